@@ -1,0 +1,55 @@
+# make demo | make test are all a newcomer needs; each installs what it lacks into .venv
+PYTHON ?= python3
+PIP = .venv/bin/python -m pip install --quiet --constraint constraints.txt
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+
+.PHONY: demo test check docs benchmarks clean
+
+demo: .venv/demo
+	.venv/bin/selfvox demo --out demo
+
+test: .venv/dev
+	.venv/bin/python -m pytest -n 2
+
+check: .venv/dev .venv/docs
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+	.venv/bin/lint-imports
+	.venv/bin/python -m pytest -n 2
+	.venv/bin/mkdocs build --strict --quiet
+
+docs: .venv/docs
+	.venv/bin/mkdocs serve
+
+benchmarks: .venv/benchmarks
+	.venv/bin/python benchmarks/reading.py
+	.venv/bin/python benchmarks/step_overhead.py
+
+.venv/bin/python:
+	$(PYTHON) -m venv .venv
+
+# torch by itself and first: an exact version is found in a local wheel folder, if there is one
+.venv/core: .venv/bin/python pyproject.toml constraints.txt
+	$(PIP) $$(grep '^torch==' constraints.txt)
+	$(PIP) --editable .
+	touch $@
+
+.venv/demo: .venv/core
+	$(PIP) --editable '.[demo]'
+	touch $@
+
+.venv/dev: .venv/core
+	$(PIP) --editable '.[demo,dev,cluster]'
+	touch $@
+
+.venv/docs: .venv/dev
+	$(PIP) --editable '.[docs]'
+	touch $@
+
+.venv/benchmarks: .venv/dev
+	$(PIP) --editable '.[benchmarks]'
+	touch $@
+
+clean:
+	rm -rf .venv demo site .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

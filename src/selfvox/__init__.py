@@ -1,0 +1,46 @@
+"""selfvox: self-supervised learning on 3D and 2D medical images. The public functions, nothing else.
+
+Each is the command line's verb of the same name, with the same arguments, defaults and help (`help(selfvox.pretrain)`).
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Callable
+from typing import Any, ParamSpec, TypeVar
+
+from selfvox import settings as _settings
+
+__version__ = "0.1.0"
+__all__ = ["demo", "evaluate", "finetune", "info", "predict", "prepare", "preview", "pretrain"]
+
+P = ParamSpec("P")
+S = TypeVar("S")
+
+
+def _verb(settings: Callable[P, S], module: str) -> Callable[P, Any]:
+    """The function of one verb: its arguments are the settings' fields; its module is imported when it is called."""
+    assert isinstance(settings, type)
+    name = settings.__name__.lower()
+
+    def verb(*args: P.args, **kwargs: P.kwargs) -> Any:
+        named = inspect.signature(settings).bind_partial(*args, **kwargs).arguments
+        return getattr(importlib.import_module(module), name)(_settings.resolve(settings, named))
+
+    options = "\n".join(f"    {option.name}: {option.help}." for option in _settings.options(settings))
+    verb.__name__ = verb.__qualname__ = name
+    verb.__doc__ = f"{settings.__doc__}\n\nArgs:\n{options}\n"
+    verb.__signature__ = inspect.signature(settings).replace(return_annotation=inspect.Signature.empty)  # type: ignore[attr-defined]
+    verb.settings = settings  # type: ignore[attr-defined]
+    return verb
+
+
+prepare = _verb(_settings.Prepare, "selfvox.data.prepare")
+pretrain = _verb(_settings.Pretrain, "selfvox.training.pretrain")
+finetune = _verb(_settings.Finetune, "selfvox.training.finetune")
+predict = _verb(_settings.Predict, "selfvox.inference.predict")
+evaluate = _verb(_settings.Evaluate, "selfvox.inference.evaluate")
+preview = _verb(_settings.Preview, "selfvox.report.preview")
+demo = _verb(_settings.Demo, "selfvox.report.demo")
+info = _verb(_settings.Info, "selfvox.report.info")
