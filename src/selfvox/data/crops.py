@@ -1,0 +1,111 @@
+"""The crops that feed training: sample number `i` of a run is always the same crop, whatever the workers or restarts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from selfvox.data.store import Store, StoredCase
+from selfvox.errors import UsageError
+
+
+class Crops(Dataset[dict[str, Tensor]]):
+    """Random crops of stored cases, endless: the order of epoch `e` and the place of crop `i` follow from the seed.
+
+    An item is `image` (channel, *crop) float32, `subject` the number of its case, and with `labels` also `label`
+    (*crop) uint8.
+
+    Args:
+        store: prepared cases.
+        cases: those to draw from; each epoch shows every case once.
+        size: edges of the crop; where it reaches over a scan's edge, the scan is mirrored.
+        seed: of the order and the places.
+        labels: read labels too.
+        foreground: share of the crops that are centred on a labelled voxel, of a class drawn evenly.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        cases: Sequence[StoredCase],
+        size: Sequence[int],
+        seed: int,
+        *,
+        labels: bool = False,
+        foreground: float = 0.0,
+    ):
+        self.store, self.cases, self.size, self.seed = store, list(cases), tuple(size), seed
+        self.labels, self.foreground = labels, foreground
+
+    def __getitem__(self, sample: int) -> dict[str, Tensor]:
+        epoch, position = divmod(sample, len(self.cases))
+        number = int(np.random.default_rng((self.seed, 0, epoch)).permutation(len(self.cases))[position])
+        case = self.cases[number]
+        start = self._place(case, np.random.default_rng((self.seed, 1, sample)))
+        item = {
+            "image": torch.from_numpy(self.store.crop(case, start, self.size)),
+            "subject": torch.tensor(number),
+        }
+        if self.labels:
+            item["label"] = torch.from_numpy(self.store.label_crop(case, start, self.size))
+        return item
+
+    def _place(self, case: StoredCase, rng: np.random.Generator) -> list[int]:
+        """The crop's first corner; negative, with the overhang spread over both ends, where the scan is smaller."""
+        focus = None
+        if self.foreground and rng.random() < self.foreground:
+            positions = self.store.foreground(case)
+            if len(positions):
+                classes = np.unique(positions[:, 0])
+                of_class = positions[positions[:, 0] == rng.choice(classes)]
+                focus = of_class[rng.integers(len(of_class)), 1:]
+        start = []
+        for axis, (have, want) in enumerate(zip(case.shape, self.size, strict=True)):
+            room = have - want
+            if room <= 0:
+                start.append(room // 2)
+            elif focus is None:
+                start.append(int(rng.integers(room + 1)))
+            else:
+                start.append(int(np.clip(focus[axis] - want // 2, 0, room)))
+        return start
+
+
+def crop_for(asked: Sequence[int] | None, cases: Sequence[StoredCase], divisor: Sequence[int] | None = None) -> tuple[int, ...]:
+    """Crop edges: those asked for, or the cases' median shape rounded up, at most 64 (volumes) or 256 (pictures).
+
+    Args:
+        asked: one edge for all axes, or one for each.
+        cases: what is cropped.
+        divisor: the encoder halves its maps so often; each edge must be a multiple. 8 by default.
+
+    Raises:
+        UsageError: edges that do not fit the scans' dimensions or the divisor.
+    """
+    d = len(cases[0].shape)
+    divisor = tuple(divisor or (8,) * d)
+    if asked is None:
+        largest = 64 if d == 3 else 256
+        median = np.median([case.shape for case in cases], axis=0)
+        return tuple(int(min(largest // by * by, -(-edge // by) * by)) for edge, by in zip(median, divisor, strict=True))
+    edges = tuple(asked) * d if len(asked) == 1 else tuple(asked)
+    if len(edges) != d:
+        raise UsageError(f"crop: names {len(edges)} edges and the scans have {d} axes; give one for each, or one for all")
+    for edge, by in zip(edges, divisor, strict=True):
+        if edge <= 0 or edge % by:
+            raise UsageError(f"crop: {edge} is no multiple of {by}; the nearest are {max(1, edge // by) * by} and {(edge // by + 1) * by}")
+    return edges
+
+
+def median_spacing(cases: Sequence[StoredCase]) -> tuple[float, ...]:
+    """The median spacing along each axis, in mm."""
+    return tuple(float(each) for each in np.median([case.spacing_mm for case in cases], axis=0))
+
+
+def most_uneven_spacing(cases: Sequence[StoredCase]) -> tuple[float, ...]:
+    """The spacing, in mm, of the case whose axes differ most."""
+    return max((case.spacing_mm for case in cases), key=lambda spacing: max(spacing) / min(spacing))

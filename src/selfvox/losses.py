@@ -1,0 +1,74 @@
+"""Losses as pure functions of tensors."""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed
+import torch.distributed.nn.functional
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def nt_xent(views: Tensor, temperature: float, same_scan: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """NT-Xent over all views of all devices (Chen et al. 2020; paper B eq. 1), and its top-1 retrieval accuracy.
+
+    Args:
+        views: (2N, width) embeddings; rows `i` and `i + N` are the two views of sample `i`. Normalised here.
+        temperature: divides the cosine similarities.
+        same_scan: (2N,) number of the scan each view comes from; other samples of a view's own scan then leave the
+            denominator, since they may look alike for good reason.
+
+    Returns:
+        The mean over the 2N views of `-log softmax` at the partner, and the share of views whose most similar other
+        view is the partner; both over the joint batch of all devices.
+    """
+    views = F.normalize(views.float(), dim=1)
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        views, same_scan = _joint(views, same_scan)
+    count = len(views)
+    similarity = views @ views.T / temperature
+    partner = torch.arange(count, device=views.device).roll(count // 2)
+    ignored = torch.eye(count, dtype=torch.bool, device=views.device)
+    if same_scan is not None:
+        ignored = ignored | (same_scan[:, None] == same_scan[None, :])
+        ignored[torch.arange(count), partner] = False
+    similarity = similarity.masked_fill(ignored, float("-inf"))
+    accuracy = (similarity.argmax(1) == partner).float().mean()
+    return F.cross_entropy(similarity, partner), accuracy.detach()
+
+
+def _joint(views: Tensor, same_scan: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """All devices' views, first views first; gradients flow back to the device each came from."""
+    halves = [part.chunk(2) for part in torch.distributed.nn.functional.all_gather(views)]
+    joint = torch.cat([half[i] for i in (0, 1) for half in halves])
+    if same_scan is None:
+        return joint, None
+    gathered = [torch.empty_like(same_scan) for _ in range(torch.distributed.get_world_size())]
+    torch.distributed.all_gather(gathered, same_scan)
+    # scans are numbered per device: set them apart
+    apart = [(part + rank * (1 << 32)).chunk(2) for rank, part in enumerate(gathered)]
+    return joint, torch.cat([half[i] for i in (0, 1) for half in apart])
+
+
+def soft_dice(logits: Tensor, target: Tensor, weights: Tensor | None = None, smooth: float = 1e-5) -> Tensor:
+    """Negative soft Dice, mean over classes, summed over batch and voxels (paper B eq. 2).
+
+    Args:
+        logits: (batch, class, *space); softmax is taken here.
+        target: (batch, *space) integers.
+        weights: (class,) weights of the mean; equal by default.
+        smooth: s of the equation.
+    """
+    probability = logits.float().softmax(1)
+    truth = F.one_hot(target.long(), logits.shape[1]).movedim(-1, 1).to(probability.dtype)
+    space = (0, *range(2, logits.ndim))
+    overlap = (probability * truth).sum(space)
+    dice = (2 * overlap + smooth) / (probability.sum(space) + truth.sum(space) + smooth)
+    if weights is None:
+        return -dice.mean()
+    return -(dice * weights).sum() / weights.sum()
+
+
+def dice_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
+    """Soft Dice plus cross-entropy, equally weighted."""
+    return soft_dice(logits, target) + F.cross_entropy(logits.float(), target.long())

@@ -1,0 +1,1 @@
+"""Networks: the encoder contract and its adapters, and what is built upon an encoder."""

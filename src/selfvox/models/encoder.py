@@ -1,0 +1,230 @@
+"""Encoders: what one is, nnU-Net's own, and adapters for MONAI's and timm's feature networks."""
+
+from __future__ import annotations
+
+import importlib
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+import torch
+import torch.nn.functional as F
+from dynamic_network_architectures.building_blocks.plain_conv_encoder import PlainConvEncoder
+from dynamic_network_architectures.building_blocks.residual_encoders import ResidualEncoder
+from torch import Tensor, nn
+
+from selfvox.errors import UsageError, did_you_mean
+from selfvox.settings import as_dict, resolve
+
+# a map of fewer voxels than this leaves InstanceNorm too little to divide by: gradients were not finite in one step of five
+SMALLEST_MAP = 4
+
+
+class Encoder(nn.Module, ABC):
+    """A network that turns images into feature maps, finest first."""
+
+    spatial_dims: int
+    in_channels: int
+    channels: tuple[int, ...]  # per level, finest first
+    strides: tuple[tuple[int, ...], ...]  # of each level relative to the input, per axis
+
+    @abstractmethod
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """(batch, channel, *space) -> one map per level, finest first."""
+
+    @property
+    def width(self) -> int:
+        """Length of an embedding."""
+        return int(self.channels[-1] * 2**self.spatial_dims)
+
+    def embed(self, x: Tensor) -> Tensor:
+        """(batch, channel, *space) -> (batch, width): the coarsest map, averaged within its 2**d corners.
+
+        The average over the whole map would be constant where the last layer is an InstanceNorm.
+        """
+        pool = F.adaptive_avg_pool3d if self.spatial_dims == 3 else F.adaptive_avg_pool2d
+        return pool(self(x)[-1], 2).flatten(1)  # type: ignore[operator]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Architecture:
+    """A U-Net encoder's settings."""
+
+    name: Annotated[Literal["plain", "residual"], "plain convolutions, or residual blocks"] = "plain"
+    channels: Annotated[tuple[int, ...], "feature channels per level, finest first"] = (16, 32, 64, 128, 256)
+    blocks: Annotated[int, "convolutions (plain) or residual blocks per level"] = 2
+    norm: Annotated[Literal["instance", "group", "batch"], "normalisation; group: 8 groups"] = "instance"
+    strides: Annotated[tuple[tuple[int, ...], ...] | None, "per level and axis; default: by crop and spacing"] = None
+
+
+class UNetEncoder(Encoder):
+    """nnU-Net's plain or residual encoder (dynamic-network-architectures)."""
+
+    def __init__(self, architecture: Architecture, spatial_dims: int, in_channels: int):
+        super().__init__()
+        assert architecture.strides is not None, "plan() fills them in"
+        self.spatial_dims, self.in_channels = spatial_dims, in_channels
+        self.channels = architecture.channels
+        self.strides = tuple(
+            tuple(math.prod(level[axis] for level in architecture.strides[: depth + 1]) for axis in range(spatial_dims))
+            for depth in range(len(architecture.strides))
+        )
+        build = PlainConvEncoder if architecture.name == "plain" else ResidualEncoder
+        norm, norm_kwargs = norm_layer(architecture.norm, spatial_dims)
+        self.net = build(
+            in_channels,
+            len(architecture.channels),
+            list(architecture.channels),
+            nn.Conv3d if spatial_dims == 3 else nn.Conv2d,
+            3,
+            [list(stride) for stride in architecture.strides],
+            architecture.blocks,
+            conv_bias=True,
+            norm_op=norm,
+            norm_op_kwargs=norm_kwargs,
+            nonlin=nn.LeakyReLU,
+            nonlin_kwargs={"inplace": True},
+            return_skips=True,
+        )
+        self.apply(he_initialise)
+
+    def forward(self, x: Tensor) -> list[Tensor]:  # noqa: D102
+        return list(self.net(x))
+
+
+class FeatureNetwork(Encoder):
+    """Any network that returns a list of feature maps, finest first; its channels and strides are found by a trial."""
+
+    def __init__(self, net: nn.Module, spatial_dims: int, in_channels: int):
+        super().__init__()
+        self.net, self.spatial_dims, self.in_channels = net, spatial_dims, in_channels
+        edge = 64
+        training = net.training
+        with torch.no_grad():
+            maps = net.eval()(torch.zeros(1, in_channels, *(edge,) * spatial_dims))
+        net.train(training)
+        if not isinstance(maps, list | tuple) or not all(isinstance(each, Tensor) for each in maps):
+            raise UsageError(
+                f"network: {type(net).__name__} returns no list of feature maps; take one that does, such as "
+                "monai:ResNetFeatures"
+            )
+        self.channels = tuple(each.shape[1] for each in maps)
+        self.strides = tuple(tuple(edge // size for size in each.shape[2:]) for each in maps)
+
+    def forward(self, x: Tensor) -> list[Tensor]:  # noqa: D102
+        return list(self.net(x))
+
+
+class NormChannels(nn.GroupNorm):
+    """GroupNorm with 8 groups, called with the number of channels alone, as the U-Net's builders do."""
+
+    def __init__(self, channels: int, **kwargs: Any):
+        super().__init__(math.gcd(8, channels), channels, **kwargs)
+
+
+def norm_layer(name: str, spatial_dims: int) -> tuple[type[nn.Module], dict[str, Any]]:
+    """The normalisation's class and arguments."""
+    norms: dict[str, tuple[type[nn.Module], type[nn.Module]]] = {
+        "instance": (nn.InstanceNorm2d, nn.InstanceNorm3d),
+        "batch": (nn.BatchNorm2d, nn.BatchNorm3d),
+        "group": (NormChannels, NormChannels),
+    }
+    return norms[name][spatial_dims - 2], {"eps": 1e-5, "affine": True}
+
+
+def names() -> list[str]:
+    """The encoders that `--network` knows."""
+    return ["plain", "residual", "monai:NAME", "timm:NAME"]
+
+
+def plan(network: str | Mapping[str, Any], crop: Sequence[int], spacing_mm: Sequence[float]) -> dict[str, Any]:
+    """Resolve the `network` setting for crops of this size: all that `build` needs to make the encoder again.
+
+    A U-Net is given as many levels as its channels name and the crop allows: every level halves the axes whose spacing
+    is below twice the finest, and no map gets smaller than 4 voxels.
+
+    Raises:
+        UsageError: an unknown network or setting.
+    """
+    given = {"name": network} if isinstance(network, str) else dict(network)
+    name = str(given.get("name", "plain"))
+    if ":" in name:
+        return given
+    if name not in ("plain", "residual"):
+        raise UsageError(f"network: no encoder is called '{name}'{did_you_mean(name, names())}")
+    architecture = resolve(Architecture, {"name": name, **given}, where="network.")
+    if architecture.strides is None:
+        strides = _strides(len(architecture.channels), crop, spacing_mm)
+        given = {**as_dict(architecture), "channels": architecture.channels[: len(strides)], "strides": strides}
+        architecture = resolve(Architecture, given, where="network.")
+    return as_dict(architecture)
+
+
+def build(spec: Mapping[str, Any], spatial_dims: int, in_channels: int) -> Encoder:
+    """Make an encoder, with fresh weights, from what `plan` resolved.
+
+    Raises:
+        UsageError: the network does not exist, or does not take these settings or dimensions.
+    """
+    kind, _, name = str(spec["name"]).partition(":")
+    settings = {key: value for key, value in spec.items() if key != "name"}
+    if not name:
+        return UNetEncoder(resolve(Architecture, spec, where="network."), spatial_dims, in_channels)
+    if kind == "monai":
+        return FeatureNetwork(_monai(name, settings, spatial_dims, in_channels), spatial_dims, in_channels)
+    if kind == "timm":
+        if spatial_dims != 2:
+            raise UsageError(f"network: timm:{name} is a 2D network and the scans are 3D; take a monai: or U-Net encoder")
+        return FeatureNetwork(_timm(name, settings, in_channels), spatial_dims, in_channels)
+    raise UsageError(f"network: no encoder is called '{spec['name']}'{did_you_mean(str(spec['name']), names())}")
+
+
+def _strides(levels: int, crop: Sequence[int], spacing_mm: Sequence[float]) -> list[list[int]]:
+    sizes, spacings = list(crop), list(spacing_mm)
+    strides = [[1] * len(sizes)]
+    while len(strides) < levels:
+        fine = 2 * min(spacings)
+        stride = [
+            2 if spacing < fine and size % 2 == 0 and size >= 2 * SMALLEST_MAP else 1
+            for size, spacing in zip(sizes, spacings, strict=True)
+        ]
+        if stride == [1] * len(sizes):
+            break
+        sizes = [size // step for size, step in zip(sizes, stride, strict=True)]
+        spacings = [spacing * step for spacing, step in zip(spacings, stride, strict=True)]
+        strides.append(stride)
+    return strides
+
+
+def _monai(name: str, settings: dict[str, Any], spatial_dims: int, in_channels: int) -> nn.Module:
+    nets = importlib.import_module("monai.networks.nets")
+    found = getattr(nets, name, None)
+    if not (isinstance(found, type) and issubclass(found, nn.Module)):
+        known = [each for each in dir(nets) if isinstance(getattr(nets, each), type)]
+        raise UsageError(f"network: MONAI has no network '{name}'{did_you_mean(name, known)}")
+    try:
+        return found(spatial_dims=spatial_dims, in_channels=in_channels, **settings)
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"network: monai:{name} does not take these settings ({error}); give them as --network.NAME") from None
+
+
+def _timm(name: str, settings: dict[str, Any], in_channels: int) -> nn.Module:
+    try:
+        timm = importlib.import_module("timm")
+    except (ImportError, RuntimeError) as error:  # RuntimeError: a torchvision that was built for another torch
+        raise UsageError(f"network: timm cannot be imported ({error}); install selfvox[timm]") from None
+    try:
+        net: nn.Module = timm.create_model(name, pretrained=False, features_only=True, in_chans=in_channels, **settings)
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise UsageError(f"network: timm:{name} cannot be made ({error}); see timm.list_models()") from None
+    return net
+
+
+def he_initialise(module: nn.Module) -> None:
+    """He-normal weights for a convolution, as nnU-Net starts from; other layers keep theirs."""
+    if isinstance(module, nn.Conv2d | nn.Conv3d | nn.ConvTranspose2d | nn.ConvTranspose3d):
+        nn.init.kaiming_normal_(module.weight, a=1e-2)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)

@@ -1,0 +1,107 @@
+"""What is built upon an encoder: a U-Net that segments, and its prediction over a whole scan."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from types import SimpleNamespace
+
+import torch
+import torch.nn.functional as F
+from dynamic_network_architectures.building_blocks.unet_decoder import UNetDecoder
+from monai.inferers.utils import sliding_window_inference
+from torch import Tensor, nn
+
+from selfvox.models.encoder import Encoder, he_initialise, norm_layer
+
+
+class Segmenter(nn.Module):
+    """A U-Net: any encoder, and nnU-Net's decoder upon its maps.
+
+    Args:
+        encoder: gives the maps.
+        classes: how many, the background included.
+        norm: normalisation of the decoder: instance, group or batch.
+    """
+
+    def __init__(self, encoder: Encoder, classes: int, norm: str = "instance"):
+        super().__init__()
+        self.encoder = encoder
+        d = encoder.spatial_dims
+        layer, layer_kwargs = norm_layer(norm, d)
+        steps = [encoder.strides[0]] + [
+            tuple(b // a for a, b in zip(fine, coarse, strict=True))
+            for fine, coarse in zip(encoder.strides, encoder.strides[1:], strict=False)
+        ]
+        # the decoder only reads these; given the encoder itself, it would own it a second time
+        shape = SimpleNamespace(
+            output_channels=list(encoder.channels),
+            strides=[list(step) for step in steps],
+            kernel_sizes=[[3] * d] * len(encoder.channels),
+            conv_op=nn.Conv3d if d == 3 else nn.Conv2d,
+            conv_bias=True,
+            norm_op=layer,
+            norm_op_kwargs=layer_kwargs,
+            dropout_op=None,
+            dropout_op_kwargs=None,
+            nonlin=nn.LeakyReLU,
+            nonlin_kwargs={"inplace": True},
+        )
+        self.decoder = UNetDecoder(shape, classes, 2, deep_supervision=False)
+        # its outputs at the coarser levels are for deep supervision, which we do not use
+        self.decoder.seg_layers = nn.ModuleList([nn.Identity()] * (len(steps) - 2) + [self.decoder.seg_layers[-1]])
+        self.decoder.apply(he_initialise)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, channel, *space) -> logits (batch, class, *space)."""
+        return self.decode(self.encoder(x), x.shape[2:])
+
+    def decode(self, maps: list[Tensor], size: Sequence[int]) -> Tensor:
+        """Logits of the input's size from the encoder's maps."""
+        logits: Tensor = self.decoder(maps)
+        if logits.shape[2:] == tuple(size):
+            return logits
+        # an encoder whose finest map is coarser than its input
+        return F.interpolate(logits, size=tuple(size), mode="trilinear" if len(size) == 3 else "bilinear")
+
+
+@torch.no_grad()
+def segment_whole(
+    network: Callable[[Tensor], Tensor], image: Tensor, window: Sequence[int], overlap: float = 0.5
+) -> Tensor:
+    """Class probabilities of a whole scan from overlapping windows, weighted towards their centres (MONAI).
+
+    Args:
+        network: (batch, channel, *window) -> logits.
+        image: (channel, *space).
+        window: edges of the windows in voxels; a smaller scan is mirrored at its edges, like the crops of training.
+        overlap: share by which neighbours overlap.
+
+    Returns:
+        (class, *space) float32, summing to one over the classes.
+    """
+    d = len(window)
+    # mirrored up to the window here, since MONAI pads with a constant that training never showed
+    short = [max(0, want - have) for want, have in zip(window, image.shape[1:], strict=True)]
+    before = [room - room // 2 for room in short]
+    padded = image[None]
+    for axis in range(d):
+        padded = _mirror(padded, 2 + axis, before[axis], short[axis] - before[axis])
+    logits = sliding_window_inference(
+        padded,
+        roi_size=tuple(window),
+        # two at a time: a CPU convolution of a single small sample leaves the fast path
+        sw_batch_size=2 if image.device.type == "cpu" else 4,
+        predictor=lambda x: network(x).float(),
+        overlap=overlap,
+        mode="gaussian",
+    )
+    for axis in range(d):
+        logits = logits.narrow(2 + axis, before[axis], image.shape[1 + axis])
+    return logits[0].softmax(0)
+
+
+def _mirror(x: Tensor, axis: int, before: int, after: int) -> Tensor:
+    """Extend one axis by mirroring, edge voxel included, as often as it takes."""
+    size = x.shape[axis]
+    positions = torch.arange(-before, size + after, device=x.device) % (2 * size)
+    return x.index_select(axis, torch.minimum(positions, 2 * size - 1 - positions))

@@ -1,0 +1,320 @@
+"""A run folder: settings, provenance, metrics, checkpoints, and weights that others can load safely."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import struct
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from selfvox.errors import UsageError, WeightsError
+from selfvox.files import sha256, whole, write_json, write_text
+from selfvox.progress import say
+from selfvox.settings import as_dict, from_yaml, to_yaml
+
+FORMAT = 1
+KEPT = 2  # checkpoints
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Everything a run needs to go on as if it had never stopped."""
+
+    step: int
+    tensors: dict[str, Tensor]
+    state: dict[str, Any]  # plain numbers and text
+
+
+class Run:
+    """A run folder that this process writes; made by `start`."""
+
+    def __init__(self, path: Path, record: dict[str, Any]):
+        self.path, self.record = path, record
+
+    def note(self, **facts: Any) -> None:
+        """Add facts to `run.json`."""
+        self.record.update(facts)
+        write_json(self.path / "run.json", self.record)
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Append one line to `metrics.jsonl`."""
+        with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": step, **metrics}) + "\n")
+
+    def save_checkpoint(self, checkpoint: Checkpoint) -> None:
+        """Write a checkpoint, whole and checksummed, and drop all but the last two.
+
+        Raises:
+            ResourceError: the disk is full; the earlier checkpoints are intact.
+        """
+        folder = self.path / "checkpoints"
+        folder.mkdir(exist_ok=True)
+        weights = folder / f"step-{checkpoint.step:08d}.safetensors"
+        save_tensors(weights, checkpoint.tensors)
+        # the record comes last: a checkpoint without one does not count
+        write_json(
+            weights.with_suffix(".json"),
+            {"format": FORMAT, "step": checkpoint.step, "sha256": sha256(weights), "state": checkpoint.state},
+        )
+        for old in sorted(folder.glob("step-*.json"))[:-KEPT]:
+            old.unlink()
+            old.with_suffix(".safetensors").unlink(missing_ok=True)
+
+    def last_checkpoint(self) -> Checkpoint | None:
+        """The newest checkpoint that is intact; None where none was ever written.
+
+        Raises:
+            WeightsError: there are checkpoints and every one is damaged.
+        """
+        for part in self.path.glob("checkpoints/.*.part.*"):
+            part.unlink()  # of a process that was killed while writing
+        records = sorted(self.path.glob("checkpoints/step-*.json"), reverse=True)
+        for record in records:
+            weights = record.with_suffix(".safetensors")
+            try:
+                written = json.loads(record.read_text(encoding="utf-8"))
+                if written["format"] != FORMAT or sha256(weights) != written["sha256"]:
+                    raise ValueError("its checksum does not match")
+                return Checkpoint(written["step"], load_tensors(weights), written["state"])
+            except (OSError, ValueError, KeyError, WeightsError) as error:
+                say(f"{weights}: damaged ({error}); taking the one before")
+        if records:
+            raise WeightsError(f"{self.path / 'checkpoints'}: every checkpoint is damaged; start the run anew in another folder")
+        return None
+
+    def forget_metrics_after(self, step: int) -> None:
+        """Drop the lines of `metrics.jsonl` past `step`: those steps are taken again."""
+        file = self.path / "metrics.jsonl"
+        if file.exists():
+            kept = [line for line in _json_lines(file) if line["step"] <= step]
+            write_text(file, "".join(json.dumps(line) + "\n" for line in kept))
+
+
+@contextlib.contextmanager
+def start(path: Path, settings: Any, *, resume: bool, main: bool = True) -> Iterator[Run]:
+    """Open a run folder for writing; `run.json` tells how it ended.
+
+    Args:
+        path: the folder; made if it is not there.
+        settings: the verb's resolved settings, kept as `settings.yaml`.
+        resume: go on with the run that lies there, under the same settings.
+        main: False on all but the first of several processes: nothing is locked or written.
+
+    Raises:
+        UsageError: the folder holds a run and `resume` is not given, the settings differ from the run's, the folder
+            cannot be written, or another process is at it.
+    """
+    if not main:
+        yield Run(path, {})
+        return
+    before = path / "settings.yaml"
+    if before.exists() and not resume:
+        raise UsageError(f"{path}: holds a run already; go on with it by --resume, or name another --out")
+    if before.exists():
+        _same_settings(path, settings)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with _locked(path):
+            if not before.exists():
+                write_text(before, to_yaml(settings))
+            with contextlib.suppress(OSError, ValueError):
+                # what was found out when the run began, such as its data
+                earlier = json.loads((path / "run.json").read_text(encoding="utf-8"))
+            record = {**(earlier if resume and before.exists() and "earlier" in locals() else {}), **provenance(settings)}
+            run = Run(path, record)
+            run.note(status="running")
+            try:
+                yield run
+            except BaseException as error:
+                with contextlib.suppress(OSError):
+                    run.note(status="stopped" if _is_stop(error) else "failed", ended=_now(), reason=_reason(error))
+                raise
+            run.note(status="finished", ended=_now())
+    except PermissionError as error:
+        raise UsageError(f"{error.filename}: cannot be written; choose another --out") from None
+
+
+def _is_stop(error: BaseException) -> bool:
+    return getattr(error, "exit_code", 1) > 128 or isinstance(error, KeyboardInterrupt)
+
+
+def _reason(error: BaseException) -> str:
+    # paths may name people; the file's own name is enough
+    return f"{type(error).__name__}: {error}".replace(str(Path.cwd()) + os.sep, "")[:500]
+
+
+def provenance(settings: Any) -> dict[str, Any]:
+    """What a run depends on besides its data: versions, code, seed, threads. No host, user or absolute path."""
+    packages = ("selfvox", "torch", "numpy", "lightning-fabric", "dynamic-network-architectures", "monai", "nibabel")
+    return {
+        "format": FORMAT,
+        "verb": type(settings).__name__.lower(),
+        "started": _now(),
+        "seed": getattr(settings, "seed", None),
+        "versions": {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in packages}},
+        "code_sha256": _code_hash(),
+        "threads": torch.get_num_threads(),
+        "cpu": torch.backends.cpu.get_cpu_capability(),
+        "cuda": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+    }
+
+
+def state_of(module: torch.nn.Module) -> dict[str, Tensor]:
+    """A module's parameters and buffers, each once, however often it is registered."""
+    return {**dict(module.named_parameters()), **dict(module.named_buffers())}
+
+
+def load_into(module: torch.nn.Module, tensors: Mapping[str, Tensor], where: str) -> str:
+    """Copy tensors into a module, all of them or none; returns the report, `42 tensors, 1.2 M values`.
+
+    Raises:
+        WeightsError: a name is missing or unknown, or a shape differs: the first one is named with both shapes.
+    """
+    own = state_of(module)
+    for name, tensor in own.items():
+        if name not in tensors:
+            raise WeightsError(f"{where}: has no tensor '{name}'; it was saved from another network")
+        if tensors[name].shape != tensor.shape:
+            raise WeightsError(
+                f"{where}: '{name}' is {tuple(tensors[name].shape)} and the network's is {tuple(tensor.shape)}; "
+                "it was saved from another network"
+            )
+        if tensors[name].is_floating_point() and not bool(torch.isfinite(tensors[name]).all()):
+            raise WeightsError(f"{where}: '{name}' holds values that are not finite; take an earlier checkpoint")
+    unknown = [name for name in tensors if name not in own]
+    if unknown:
+        raise WeightsError(f"{where}: '{unknown[0]}' is not in the network; it was saved from another network")
+    with torch.no_grad():
+        for name, tensor in own.items():
+            tensor.copy_(tensors[name])
+    return f"{len(own)} tensors, {sum(tensor.numel() for tensor in own.values()) / 1e6:.2f} M values"
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write tensors as safetensors, whole or not at all.
+
+    Raises:
+        WeightsError: a value is not finite; nothing is written.
+    """
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise WeightsError(f"{path}: not written, since '{name}' is not finite; lower the learning rate")
+    with whole(path) as temporary:
+        safetensors.torch.save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, temporary)
+
+
+def load_tensors(path: Path) -> dict[str, Tensor]:
+    """Read a safetensors file.
+
+    Raises:
+        WeightsError: it is missing, no regular file, or damaged. Nothing in it is ever executed.
+    """
+    if not path.is_file():
+        raise WeightsError(f"{path}: there is no such file of weights")
+    try:
+        tensors: dict[str, Tensor] = safetensors.torch.load_file(path)
+    except (safetensors.SafetensorError, OSError, ValueError, struct.error) as error:
+        raise WeightsError(f"{path}: not a readable safetensors file ({error}); copy it again") from None
+    return tensors
+
+
+def save_part(folder: Path, name: str, module: torch.nn.Module, card: Mapping[str, Any]) -> None:
+    """Save a part of a network for others to load: `weights.safetensors`, and `NAME.json` that says what it is."""
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = folder / "weights.safetensors"
+    save_tensors(weights, state_of(module))
+    write_json(folder / f"{name}.json", {"format": FORMAT, **card, "sha256": sha256(weights)})
+
+
+def load_part(folder: Path, name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors and the card that `save_part` wrote.
+
+    Raises:
+        WeightsError: a file is missing, damaged, or of a newer format.
+    """
+    file, weights = folder / f"{name}.json", folder / "weights.safetensors"
+    try:
+        card: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        known = card["format"] == FORMAT and isinstance(card["sha256"], str)
+    except OSError:
+        raise WeightsError(f"{folder}: holds no {name}.json; name a finished run, or the folder of its {name}") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise WeightsError(f"{file}: damaged ({error}); copy it again") from None
+    if not known:
+        raise WeightsError(f"{file}: format {card['format']} is not known to this version; update selfvox")
+    if not weights.is_file() or sha256(weights) != card["sha256"]:
+        raise WeightsError(f"{weights}: missing or damaged, its checksum does not match; copy it again")
+    return load_tensors(weights), card
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The lines of a run's `metrics.jsonl`; a half-written last line is left out."""
+    file = path / "metrics.jsonl"
+    return _json_lines(file) if file.exists() else []
+
+
+def _json_lines(file: Path) -> list[dict[str, Any]]:
+    lines = []
+    for line in file.read_text(encoding="utf-8").splitlines():
+        with contextlib.suppress(ValueError):
+            lines.append(json.loads(line))
+    return lines
+
+
+def _same_settings(path: Path, settings: Any) -> None:
+    before, now = from_yaml(path / "settings.yaml"), json.loads(json.dumps(as_dict(settings)))
+    for name, value in now.items():
+        if name not in {"resume", "out", "device", "workers", "scheduler"} and before.get(name) != value:
+            raise UsageError(
+                f"{path}: was started with {name}={before.get(name)}, not {value}; resume it with its own settings "
+                "(--config OUT/settings.yaml), or name another --out"
+            )
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Keep other processes out of the folder; a lock whose process is gone is taken over."""
+    lock = path / ".lock"
+    with contextlib.suppress(FileNotFoundError, ValueError):
+        pid = int(lock.read_text())
+        if pid != os.getpid() and _alive(pid):
+            raise UsageError(f"{path}: process {pid} is writing here; wait for it, or name another --out")
+    write_text(lock, str(os.getpid()))
+    try:
+        yield
+    finally:
+        lock.unlink(missing_ok=True)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _code_hash() -> str:
+    digest = hashlib.sha256()
+    for file in sorted(Path(__file__).parent.rglob("*.py")):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S%z")

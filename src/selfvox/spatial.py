@@ -1,0 +1,198 @@
+"""Geometry of image batches on their device: exact rotations, tiles, and affine maps in one resampling.
+
+Space is always the last `d` axes of `(batch, channel, *space)`; everything works for d = 2 and d = 3.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from selfvox.errors import UsageError
+
+AXES = "xyz"  # the names of the spatial axes in settings; of a picture, x counts rows
+
+Plane = tuple[int, int]
+
+
+class AxisRotation(NamedTuple):
+    """An exact rotation: output axis `i` runs along input axis `axes[i]`, backwards where `flipped[i]`."""
+
+    axes: tuple[int, ...]
+    flipped: tuple[bool, ...]
+
+    @property
+    def determinant(self) -> int:
+        """+1 for a rotation, -1 for a reflection."""
+        inversions = sum(a > b for a, b in itertools.combinations(self.axes, 2))
+        return -1 if (inversions + sum(self.flipped)) % 2 else 1
+
+    def apply(self, x: Tensor) -> Tensor:
+        """Rotate the last d axes of `x` by moving voxels, without interpolation."""
+        d = len(self.axes)
+        lead = range(x.ndim - d)
+        moved = x.permute(*lead, *(len(lead) + axis for axis in self.axes))
+        return moved.flip([len(lead) + i for i in range(d) if self.flipped[i]])
+
+    def inverse(self) -> AxisRotation:
+        """The rotation that undoes this one."""
+        back = tuple(self.axes.index(axis) for axis in range(len(self.axes)))
+        return AxisRotation(back, tuple(self.flipped[i] for i in back))
+
+
+def plane_rotations(spatial_dims: int, planes: Sequence[Plane] | None = None) -> tuple[AxisRotation, ...]:
+    """The identity, then 90°, 180° and 270° about each plane: 4 in 2D, 10 in 3D (paper A, section 3.4)."""
+    identity = AxisRotation(tuple(range(spatial_dims)), (False,) * spatial_dims)
+    found = [identity]
+    for a, b in planes if planes is not None else itertools.combinations(range(spatial_dims), 2):
+        axes = list(identity.axes)
+        axes[a], axes[b] = b, a
+        flip_a, flip_b = [list(identity.flipped) for _ in range(2)]
+        flip_a[a] = flip_b[b] = True
+        both = tuple(i in (a, b) for i in range(spatial_dims))
+        found += [
+            AxisRotation(tuple(axes), tuple(flip_a)),
+            AxisRotation(identity.axes, both),
+            AxisRotation(tuple(axes), tuple(flip_b)),
+        ]
+    return tuple(found)
+
+
+def rotation_group(spatial_dims: int) -> tuple[AxisRotation, ...]:
+    """Every rotation that maps the grid onto itself: 4 in 2D, 24 in 3D; the identity first."""
+    every = (
+        AxisRotation(axes, flipped)
+        for axes in itertools.permutations(range(spatial_dims))
+        for flipped in itertools.product((False, True), repeat=spatial_dims)
+    )
+    return tuple(rotation for rotation in every if rotation.determinant == 1)
+
+
+def rotate_each(x: Tensor, rotations: Sequence[AxisRotation], which: Tensor) -> Tensor:
+    """Rotate sample `i` of `x` by `rotations[which[i]]`; one pass per rotation, not per sample.
+
+    Args:
+        x: (batch, channel, *space), with equal edges on every axis that a rotation mixes.
+        rotations: the table.
+        which: (batch,) integers on the CPU.
+    """
+    out = torch.empty_like(x)
+    for number, rotation in enumerate(rotations):
+        samples = (which == number).nonzero().flatten().to(x.device)
+        if len(samples):
+            out[samples] = rotation.apply(x[samples])
+    return out
+
+
+def tiles(x: Tensor, grid: int) -> Tensor:
+    """Cut images into `grid**d` equal tiles that do not overlap; a remainder is left out evenly at both ends.
+
+    Args:
+        x: (batch, channel, *space).
+        grid: tiles along each axis.
+
+    Returns:
+        (batch, grid**d, channel, *tile), the last axis counting fastest.
+    """
+    d = x.ndim - 2
+    edges = [size // grid for size in x.shape[2:]]
+    for axis, (size, edge) in enumerate(zip(x.shape[2:], edges, strict=True)):
+        x = x.narrow(2 + axis, (size - edge * grid) // 2, edge * grid)
+    split = x.reshape(*x.shape[:2], *(number for edge in edges for number in (grid, edge)))
+    order = [0, *(2 + 2 * i for i in range(d)), 1, *(3 + 2 * i for i in range(d))]
+    return split.permute(order).reshape(x.shape[0], grid**d, x.shape[1], *edges)
+
+
+def rotation_matrices(angles: Tensor, planes: Sequence[Plane], spatial_dims: int) -> Tensor:
+    """Rotation matrices from angles about planes, composed in the order given.
+
+    Args:
+        angles: (batch, plane) in radians.
+        planes: pairs of axes, one per column of `angles`.
+        spatial_dims: d.
+
+    Returns:
+        (batch, d, d), acting on (row, column) or (x, y, z) positions.
+    """
+    total = torch.eye(spatial_dims).repeat(len(angles), 1, 1)
+    for column, (a, b) in enumerate(planes):
+        one = torch.eye(spatial_dims).repeat(len(angles), 1, 1)
+        cosine, sine = angles[:, column].cos(), angles[:, column].sin()
+        one[:, a, a] = one[:, b, b] = cosine
+        one[:, a, b], one[:, b, a] = -sine, sine
+        total = one @ total
+    return total
+
+
+def resample(x: Tensor, matrices: Tensor, shifts: Tensor, mode: str = "bilinear") -> Tensor:
+    """Map images affinely about their centres, in one interpolation; what lies outside is mirrored.
+
+    The output at position `p` (in voxels from the centre) is the input at `matrix @ p + shift`.
+
+    Args:
+        x: (batch, channel, *space).
+        matrices: (batch, d, d).
+        shifts: (batch, d) in voxels.
+        mode: "bilinear" (trilinear in 3D) or "nearest" (for labels).
+    """
+    d = x.ndim - 2
+    half = torch.tensor(x.shape[2:], dtype=torch.float32) / 2
+    # grid_sample wants positions in -1 ... 1, the last axis first
+    scaled = matrices * half[None, None, :] / half[None, :, None]
+    theta = torch.cat([scaled, (shifts / half)[:, :, None]], 2)
+    theta = torch.cat([theta[:, :, :d].flip(1, 2), theta[:, :, d:].flip(1)], 2).to(x.device, x.dtype)
+    grid = F.affine_grid(theta, list(x.shape), align_corners=False)
+    return F.grid_sample(x, grid, mode=mode, padding_mode="reflection", align_corners=False)
+
+
+def centre_edges(shape: Sequence[int], axes: Sequence[int]) -> tuple[int, ...]:
+    """`shape` with the given axes cut to their shortest edge, so that rotations may mix them."""
+    edge = min(shape[axis] for axis in axes)
+    return tuple(edge if axis in axes else size for axis, size in enumerate(shape))
+
+
+def crop_to(x: Tensor, size: Sequence[int], rng: torch.Generator) -> Tensor:
+    """A view of the batch at one random offset, `size` voxels large."""
+    for axis, (have, want) in enumerate(zip(x.shape[2:], size, strict=True)):
+        start = int(torch.randint(have - want + 1, (), generator=rng))
+        x = x.narrow(2 + axis, start, want)
+    return x
+
+
+def equal_spacing(spacing_mm: Sequence[float], tolerance: float = 0.05) -> list[Plane]:
+    """The planes (pairs of axes) whose two spacings agree within a share of `tolerance`."""
+    return [
+        (a, b)
+        for a, b in itertools.combinations(range(len(spacing_mm)), 2)
+        if math.isclose(spacing_mm[a], spacing_mm[b], rel_tol=tolerance)
+    ]
+
+
+def plane_names(planes: Sequence[Plane]) -> str:
+    """Planes as a setting writes them: `xy,xz`."""
+    return ",".join(AXES[a] + AXES[b] for a, b in planes)
+
+
+def read_planes(text: str, spatial_dims: int) -> list[Plane]:
+    """The planes that a setting names: `all`, `none`, or pairs of axes such as `xy,xz`.
+
+    Raises:
+        UsageError: a name that is no plane of such an image.
+    """
+    every = list(itertools.combinations(range(spatial_dims), 2))
+    if text == "all":
+        return every
+    known = {plane_names([plane]): plane for plane in every}
+    names = ["".join(sorted(name.strip().lower())) for name in text.split(",") if text != "none"]
+    for name in names:
+        if name not in known:
+            raise UsageError(
+                f"task.planes: '{name}' is no plane of a {spatial_dims}D image; known: all, {', '.join(known)}"
+            )
+    return [known[name] for name in names]

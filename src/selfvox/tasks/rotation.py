@@ -1,0 +1,115 @@
+"""Rotation: by which right angle, about which axis, was the image turned? (Gidaris et al. 2018; paper A, section 3.4)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Annotated, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from selfvox.errors import UsageError
+from selfvox.models.encoder import Encoder
+from selfvox.pretext import Batch, Outcome, Panel, PretextTask
+from selfvox.spatial import (
+    AXES,
+    AxisRotation,
+    centre_edges,
+    crop_to,
+    equal_spacing,
+    plane_names,
+    plane_rotations,
+    read_planes,
+    rotate_each,
+    rotation_group,
+)
+
+@dataclass(frozen=True, kw_only=True)
+class Rotation(PretextTask):
+    """Tell by which right angle the image was turned: 4 answers in 2D, 10 in 3D (24 with answers='group').
+
+    Rotations move voxels, they never interpolate. Images are cut to equal edges on the axes that mix.
+    """
+
+    versions: Annotated[int, "differently rotated versions of each image in a step"] = 1
+    answers: Annotated[
+        Literal["planes", "group"], "the identity and three turns about each plane, or every turn of the grid"
+    ] = "planes"
+    planes: Annotated[
+        str, "planes to turn in: all, in-plane (those of equal spacing), or pairs of axes such as xy or xy,xz"
+    ] = "all"
+
+    def suited_to(self, crop: Sequence[int], spacing_mm: Sequence[float]) -> Rotation:
+        """Settle the planes; refuse to turn between axes of different spacing, for the resolution would tell."""
+        spatial_dims, equal = len(spacing_mm), equal_spacing(spacing_mm)
+        if self.planes == "in-plane":
+            if not equal:
+                raise UsageError(f"task.planes: no two axes are equally spaced ({_mm(spacing_mm)}); prepare with --spacing")
+            return replace(self, planes=plane_names(equal))
+        uneven = [plane for plane in read_planes(self.planes, spatial_dims) if plane not in equal]
+        if uneven:
+            remedy = "use --task.planes in-plane or " if equal else ""
+            raise UsageError(
+                f"task rotation: the scans have spacing {_mm(spacing_mm)}, so the resolution would give a turn in "
+                f"{plane_names(uneven)} away; {remedy}prepare with equal --spacing"
+            )
+        if self.answers == "group" and self.planes != "all":
+            raise UsageError("task.answers: the whole group turns in all planes; use --task.answers planes")
+        return self
+
+    def table(self, spatial_dims: int) -> tuple[AxisRotation, ...]:
+        """The rotations, in the order of their answers; the identity is 0."""
+        if self.answers == "group":
+            return rotation_group(spatial_dims)
+        return plane_rotations(spatial_dims, read_planes(self.planes, spatial_dims))
+
+    def head(self, encoder: Encoder) -> nn.Module:  # noqa: D102
+        answers = len(self.table(encoder.spatial_dims))
+        last = nn.Linear(256, answers)
+        # small weights: an untrained network answers every rotation equally often
+        nn.init.normal_(last.weight, std=1e-3)
+        nn.init.zeros_(last.bias)
+        return nn.Sequential(nn.Linear(encoder.width, 256), nn.ReLU(), last)
+
+    def ask(self, images: Tensor, rng: torch.Generator) -> Batch:
+        """Turn each image, `versions` times and each time differently.
+
+        Returns:
+            `images` (batch * versions, channel, *space) and their `answer` (batch * versions,).
+        """
+        table = self.table(images.ndim - 2)
+        mixed = sorted({axis for plane in read_planes(self.planes, images.ndim - 2) for axis in plane})
+        images = crop_to(images, centre_edges(images.shape[2:], mixed), rng)
+        order = torch.rand(len(images), len(table), generator=rng).argsort(1)
+        answer = order[:, : self.versions].flatten()
+        turned = rotate_each(images.repeat_interleave(self.versions, 0), table, answer)
+        return {"images": turned, "answer": answer.to(images.device)}
+
+    def loss(self, encoder: Encoder, head: nn.Module, batch: Batch) -> Outcome:
+        """Cross-entropy of the answer."""
+        logits = head(encoder.embed(batch["images"])).float()
+        accuracy = (logits.argmax(1) == batch["answer"]).float().mean()
+        chance = torch.tensor(1 / logits.shape[1], device=logits.device)
+        return Outcome(F.cross_entropy(logits, batch["answer"]), {"accuracy": accuracy, "chance": chance})
+
+    def panels(self, images: Tensor, batch: Batch) -> list[list[Panel]]:
+        """Each image, then its rotated versions with the answer."""
+        table = self.table(images.ndim - 2)
+        turned = batch["images"].unflatten(0, (len(images), -1))
+        answers = batch["answer"].view(len(images), -1).tolist()
+        return [
+            [Panel("scan", image)]
+            + [Panel(f"answer {n}: {_words(table[n])}", each) for n, each in zip(row, versions, strict=True)]
+            for image, versions, row in zip(images, turned, answers, strict=True)
+        ]
+
+
+def _words(rotation: AxisRotation) -> str:
+    """`y, -x, z`: which input axis each output axis runs along."""
+    return ", ".join(f"{'-' if back else ''}{AXES[axis]}" for axis, back in zip(*rotation, strict=True))
+
+
+def _mm(spacing_mm: Sequence[float]) -> str:
+    return " x ".join(f"{spacing:.2f}" for spacing in spacing_mm) + " mm"

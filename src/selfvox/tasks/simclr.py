@@ -1,0 +1,158 @@
+"""SimCLR: which two views show the same image? (Chen et al. 2020; paper B, section 2.1)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Annotated
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from selfvox import intensity
+from selfvox.errors import UsageError, did_you_mean
+from selfvox.losses import nt_xent
+from selfvox.models.encoder import Encoder
+from selfvox.pretext import Batch, Outcome, Panel, PretextTask
+from selfvox.spatial import equal_spacing, plane_names, read_planes, resample, rotation_matrices, tiles
+
+OPS = ("rotate", "flip", "crop", "colour", "noise", "blur", "sobel", "identity")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SimCLR(PretextTask):
+    """Find, among all views of the batch, the one that shows the same image: NT-Xent on two random views of each.
+
+    A view is made by `ops_per_view` operations drawn from `ops`; the geometric ones are composed into one resampling.
+    """
+
+    temperature: Annotated[float, "divides the cosine similarities; paper B: 0.05"] = 0.05
+    grid: Annotated[int, "split each crop into grid**d patches, each a sample of its own"] = 1
+    ops: Annotated[tuple[str, ...], f"operations to draw from: {', '.join(OPS)}"] = OPS
+    ops_per_view: Annotated[int, "operations that make a view"] = 3
+    mask_same_scan: Annotated[bool, "other patches of the same scan are no negatives (with grid above 1)"] = False
+    angle: Annotated[float, "largest rotation about each axis, in degrees"] = 30.0
+    smallest_crop: Annotated[float, "shortest edge of a view, as a share of the image's"] = 0.7
+    planes: Annotated[str, "planes to rotate in: auto (those of equal spacing), all, none, or pairs of axes such as xy,xz"] = "auto"
+
+    def __post_init__(self) -> None:
+        for op in self.ops:
+            if op not in OPS:
+                raise ValueError(f"'{op}' is no operation of task.ops{did_you_mean(op, OPS)}")
+        if not 1 <= self.ops_per_view <= len(self.ops):
+            raise ValueError(f"task.ops_per_view is {self.ops_per_view}, and task.ops names {len(self.ops)}")
+        if set(self.ops) == {"identity"}:
+            raise ValueError("with task.ops=identity alone both views are the same; name another operation")
+        if self.temperature <= 0:
+            raise ValueError("task.temperature must be above 0")
+
+    def suited_to(self, crop: Sequence[int], spacing_mm: Sequence[float]) -> SimCLR:
+        """Settle the planes: rotating between axes of different spacing would shear the anatomy."""
+        if min(crop) // self.grid < 8:
+            raise UsageError(f"task.grid: {self.grid} cuts a crop of {min(crop)} voxels below 8 a tile; use a larger --crop")
+        read_planes(self.planes.replace("auto", "all"), len(crop))
+        return replace(self, planes=plane_names(equal_spacing(spacing_mm)) or "none") if self.planes == "auto" else self
+
+    def head(self, encoder: Encoder) -> nn.Module:  # noqa: D102
+        return nn.Sequential(nn.Linear(encoder.width, 512), nn.ReLU(), nn.Linear(512, 128))
+
+    def ask(self, images: Tensor, rng: torch.Generator) -> Batch:
+        """Two views of each sample.
+
+        Returns:
+            `views` (2N, channel, *space), rows `i` and `i + N` of one sample, and `scan` (2N,), the image each is from.
+        """
+        samples = tiles(images, self.grid).flatten(0, 1) if self.grid > 1 else images
+        if len(samples) < 2:
+            raise UsageError("task simclr: a batch of one image has nothing to compare it with; use --batch 2 or more")
+        chosen = self._choose(len(samples), rng)
+        scan = torch.arange(len(images), device=images.device).repeat_interleave(self.grid ** (images.ndim - 2)).repeat(2)
+        return {"views": self._views(samples.repeat(2, *(1,) * (samples.ndim - 1)), chosen, rng), "scan": scan}
+
+    def loss(self, encoder: Encoder, head: nn.Module, batch: Batch) -> Outcome:
+        """NT-Xent, with the accuracy of retrieving the partner, alignment, uniformity (Wang and Isola 2020) and spread."""
+        embedded = head(encoder.embed(batch["views"])).float()
+        loss, accuracy = nt_xent(embedded, self.temperature, batch["scan"] if self.mask_same_scan else None)
+        with torch.no_grad():
+            unit = F.normalize(embedded, dim=1)
+            first, second = unit.chunk(2)
+            metrics = {
+                "accuracy": accuracy,
+                "chance": torch.tensor(1 / (len(unit) - 1), device=unit.device),
+                "alignment": (first - second).square().sum(1).mean(),
+                "uniformity": torch.pdist(unit).square().mul(-2).exp().mean().log(),
+                "embedding_std": unit.std(0).mean() * math.sqrt(unit.shape[1]),
+            }
+        return Outcome(loss, metrics)
+
+    def panels(self, images: Tensor, batch: Batch) -> list[list[Panel]]:
+        """Each image, then the two views of its first sample."""
+        first, second = batch["views"].chunk(2)
+        per_image = len(first) // len(images)
+        return [
+            [Panel("scan", image), Panel("view 1", first[i * per_image]), Panel("view 2", second[i * per_image])]
+            for i, image in enumerate(images)
+        ]
+
+    def _choose(self, count: int, rng: torch.Generator) -> Tensor:
+        """(2 * count, ops) booleans: the operations of each view; never the identity alone for both views of a sample."""
+        chosen = torch.rand(2 * count, len(self.ops), generator=rng).argsort(1) < self.ops_per_view
+        if "identity" in self.ops and self.ops_per_view == 1:
+            identity = self.ops.index("identity")
+            others = torch.rand(count, len(self.ops), generator=rng)
+            others[:, identity] = -1
+            instead = F.one_hot(others.argmax(1), len(self.ops)).bool()
+            both = chosen[:count, identity] & chosen[count:, identity]
+            chosen[count:] = torch.where(both[:, None], instead, chosen[count:])
+        return chosen
+
+    def _views(self, x: Tensor, chosen: Tensor, rng: torch.Generator) -> Tensor:
+        """Apply the chosen operations: the geometric ones in one resampling, then colour, blur, Sobel, noise."""
+
+        def uniform(low: float, high: float) -> Tensor:
+            return torch.empty(len(x)).uniform_(low, high, generator=rng)
+
+        matrices, shifts = self._geometry(x, chosen, rng)
+        moved = self._rows(chosen, "rotate", "flip", "crop")
+        x = _on_rows(x, moved, lambda part: resample(part, matrices[moved], shifts[moved]))
+        shift, factor = uniform(-0.3, 0.3), uniform(0.6, 1.4)
+        sigma_blur, sigma_noise = uniform(0.3, 1.0), uniform(0.02, 0.2)
+        device_rng = torch.Generator(x.device).manual_seed(int(torch.randint(1 << 62, (), generator=rng)))
+        colour, blurred, edges, noisy = (self._rows(chosen, op) for op in ("colour", "blur", "sobel", "noise"))
+        x = _on_rows(x, colour, lambda part: intensity.brightness(intensity.contrast(part, factor[colour]), shift[colour]))
+        x = _on_rows(x, blurred, lambda part: intensity.blur(part, sigma_blur[blurred]))
+        x = _on_rows(x, edges, intensity.sobel)
+        return _on_rows(x, noisy, lambda part: intensity.add_noise(part, sigma_noise[noisy], device_rng))
+
+    def _geometry(self, x: Tensor, chosen: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+        """One affine map per view: flips, rotation about some axes, and a smaller crop blown up to the whole."""
+        d = x.ndim - 2
+        planes = read_planes(self.planes.replace("auto", "all"), d)
+        degrees = torch.empty(len(x), len(planes)).uniform_(-self.angle, self.angle, generator=rng)
+        some = torch.rand(len(x), len(planes), generator=rng) < 0.5
+        matrices = rotation_matrices(torch.deg2rad(degrees * some * self._column(chosen, "rotate")), planes, d)
+        flips = torch.where(torch.rand(len(x), d, generator=rng) < 0.5, -1.0, 1.0)
+        matrices = matrices * torch.where(self._column(chosen, "flip"), flips, torch.ones(d))[:, None, :]
+        scale = torch.empty(len(x), 1).uniform_(self.smallest_crop, 1.0, generator=rng)
+        scale = torch.where(self._column(chosen, "crop"), scale, torch.ones(1))
+        room = (1 - scale) * torch.tensor(x.shape[2:], dtype=torch.float32) / 2
+        shifts = (2 * torch.rand(len(x), d, generator=rng) - 1) * room
+        return matrices * scale[:, :, None], shifts
+
+    def _column(self, chosen: Tensor, op: str) -> Tensor:
+        """(views, 1) booleans: has the view this operation?"""
+        return chosen[:, [self.ops.index(op)]] if op in self.ops else torch.zeros(len(chosen), 1, dtype=torch.bool)
+
+    def _rows(self, chosen: Tensor, *ops: str) -> Tensor:
+        """The numbers of the views that have any of these operations."""
+        return torch.stack([self._column(chosen, op)[:, 0] for op in ops]).any(0).nonzero().flatten()
+
+
+def _on_rows(x: Tensor, rows: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:
+    """`x` with `change` applied to some of its samples."""
+    if not len(rows):
+        return x
+    rows = rows.to(x.device)
+    return x.index_copy(0, rows, change(x[rows]))

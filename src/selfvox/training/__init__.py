@@ -1,0 +1,1 @@
+"""Training: one optimisation loop, and the two verbs that use it."""

@@ -1,0 +1,228 @@
+"""The verb `finetune`: a segmentation network from an encoder and a few labels, or from scratch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+
+from selfvox import losses
+from selfvox.data.crops import Crops, crop_for, median_spacing, most_uneven_spacing
+from selfvox.data.prepare import prepared
+from selfvox.data.recipe import Recipe
+from selfvox.data.split import Split, make, subset
+from selfvox.data.store import Store, StoredCase
+from selfvox.errors import DataError, UsageError
+from selfvox.metrics import dice_per_class
+from selfvox.models.encoder import build, plan
+from selfvox.models.network import Segmenter, segment_whole
+from selfvox.pretext import Batch, Outcome
+from selfvox.progress import say
+from selfvox.run import Run, load_into, load_part, save_part, start
+from selfvox.settings import Finetune
+from selfvox.spatial import Plane, equal_spacing
+from selfvox.training.augment import augment
+from selfvox.training.curve import draw_curve
+from selfvox.training.loop import Objective, Plan, make_fabric, train
+
+FOREGROUND_SHARE = 0.5
+VALIDATION_SHARE = 0.2
+
+
+class Segmentation(Objective):
+    """A segmenter and the loss of its labels; the encoder stands still for the first `frozen_steps`."""
+
+    def __init__(self, network: Segmenter, loss: str, planes: Sequence[Plane], frozen_steps: int):
+        super().__init__()
+        self.network, self.planes, self.frozen_steps = network, planes, frozen_steps
+        self.loss = losses.soft_dice if loss == "dice" else losses.dice_cross_entropy
+
+    def forward(self, batch: Batch, step: int, rng: torch.Generator) -> Outcome:
+        """Augment, segment, compare."""
+        image, label = augment(batch["image"], batch["label"], self.planes, rng)
+        frozen = step < self.frozen_steps
+        # a frozen encoder's normalisation stands still too
+        self.network.encoder.train(not frozen)
+        with torch.set_grad_enabled(not frozen):
+            maps = self.network.encoder(image)
+        return Outcome(self.loss(self.network.decode(maps, image.shape[2:]), label), {})
+
+
+def finetune(settings: Finetune) -> Path:
+    """Fine-tune an encoder with a few labels to a segmentation network.
+
+    Returns:
+        The run's folder; `network/` within it is what `predict` loads.
+
+    Raises:
+        SelfvoxError: a setting, a scan, weights, a resource or a number that cannot be; says what to do.
+    """
+    pretrained = None if settings.encoder.lower() == "none" else _encoder_part(Path(settings.encoder))
+    fabric = make_fabric(settings.device, 1, settings.precision, settings.out)
+    with start(settings.out, settings, resume=settings.resume) as run:
+        recipe = Recipe.from_dict(pretrained[1]["recipe"]) if pretrained else None
+        store = prepared(settings.labelled, settings.out / "store", settings, recipe=recipe, need_labels=True)
+        classes = _classes(store)
+        split = _split(run, store, settings)
+        training, validation = _cases(store, split.train), _cases(store, split.validation)
+        torch.manual_seed(settings.seed)
+        network, card, frozen_steps = _network(settings, pretrained, store, training, len(classes))
+        crop = crop_for(settings.crop, training, network.encoder.strides[-1])
+        card |= {"crop": list(crop), "classes": {str(value): name for value, name in classes.items()}}
+        how = Plan(
+            steps=settings.steps,
+            batch=settings.batch,
+            learning_rate=settings.learning_rate,
+            weight_decay=settings.weight_decay,
+            save_every=settings.validate_every or max(1, settings.steps // 5),
+            seed=settings.seed,
+        )
+        objective = Segmentation(network, settings.loss, equal_spacing(most_uneven_spacing(training)), frozen_steps)
+        keeper = _Keeper(run, fabric, network, card, store, validation, settings, how)
+        edges = " x ".join(map(str, crop))
+        say(f"{len(training)} labelled scans to train on, {len(validation)} to validate; crops of {edges} voxels")
+        run.note(network=card["network"], crop=list(crop), data=store.record([*training, *validation]))
+        data = Crops(store, training, crop, settings.seed, labels=True, foreground=FOREGROUND_SHARE)
+        train(fabric, run, objective, data, how, title="finetune", after_step=keeper.after_step)
+        draw_curve(run.path, run.path / "curve.png")
+        say(f"network: {run.path / 'network'} ({keeper.kept})   curve: {run.path / 'curve.png'}")
+        say(f"next: selfvox predict {run.path} NEW_SCANS/ --out predictions/")
+    return settings.out
+
+
+class _Keeper:
+    """Validates on whole scans every so often, and keeps the weights that the run is to end with."""
+
+    def __init__(
+        self,
+        run: Run,
+        fabric: Fabric,
+        network: Segmenter,
+        card: dict[str, Any],
+        store: Store,
+        validation: list[StoredCase],
+        settings: Finetune,
+        how: Plan,
+    ):
+        self.run, self.fabric, self.network, self.card = run, fabric, network, card
+        self.store, self.validation, self.how = store, validation, how
+        self.best_only = settings.keep == "best" and bool(validation)
+        self.step, self.dice = 0, -1.0
+        if settings.resume and (run.path / "network" / "network.json").exists():
+            before = json.loads((run.path / "network" / "network.json").read_text(encoding="utf-8"))
+            self.step, self.dice = before["step"], before["validation_dice"] or -1.0
+
+    @property
+    def kept(self) -> str:
+        """Which weights the run ended with."""
+        which = "best by validation" if self.best_only else "last"
+        return f"{which}: step {self.step}" + (f", mean Dice {self.dice:.3f}" if self.dice >= 0 else "")
+
+    def after_step(self, step: int) -> dict[str, float]:
+        """Validate when it is time; what was measured."""
+        if step % self.how.save_every and step != self.how.steps:
+            return {}
+        scores = self._validate() if self.validation else {}
+        mean = scores.get("dice_mean", -1.0)
+        # after a kill, the step of the best may be taken again: it is the best still
+        better = mean > self.dice or step == self.step
+        if better or not self.best_only:
+            self.step, self.dice = step, mean
+            found = {"step": step, "validation_dice": mean if mean >= 0 else None}
+            save_part(self.run.path / "network", "network", self.network, {**self.card, **found})
+        return scores
+
+    def _validate(self) -> dict[str, float]:
+        self.network.eval()
+        window = self.card["crop"]
+        names = list(self.card["classes"].values())[1:]
+        scores = []
+        for case in self.validation:
+            image = self.fabric.to_device(torch.from_numpy(self.store.crop(case, (0,) * len(case.shape), case.shape)))
+            with self.fabric.autocast():
+                label = segment_whole(self.network, image, window, overlap=0.25).argmax(0)
+            truth = torch.from_numpy(self.store.label_crop(case, (0,) * len(case.shape), case.shape))
+            scores.append(dice_per_class(label.cpu().numpy(), truth.numpy(), len(names) + 1))
+        self.network.train()
+        mean = torch.tensor(scores, dtype=torch.float64).mean(0)
+        return {"dice_mean": float(mean.mean()), **{f"dice_{n}": float(d) for n, d in zip(names, mean, strict=True)}}
+
+
+def _encoder_part(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """Tensors and card of a pre-training run, or of its `encoder/` folder."""
+    return load_part(path / "encoder" if (path / "encoder").is_dir() else path, "encoder")
+
+
+def _classes(store: Store) -> dict[int, str]:
+    """The classes, background first, numbered without gaps as the network's outputs are."""
+    classes = store.classes
+    if not classes:
+        raise DataError(f"{store.path}: holds no labels; name a folder of scans with labels")
+    if sorted(classes) != list(range(len(classes))):
+        raise DataError(f"{store.path}: label values {sorted(classes)} have gaps; renumber them 0, 1, 2, ... in the labels")
+    return dict(sorted(classes.items()))
+
+
+def _split(run: Run, store: Store, settings: Finetune) -> Split:
+    """Who trains, validates and tests: the store's split or a new one, with the training subjects cut to those asked for."""
+    labelled = {case.subject for case in store.cases if case.has_label}
+    whole = store.split()
+    if whole is None:
+        whole = make(sorted(labelled), 0, max(1, round(VALIDATION_SHARE * len(labelled))) if len(labelled) > 2 else 0, 0)
+    with_labels = Split(
+        train=tuple(subject for subject in whole.train if subject in labelled),
+        validation=tuple(subject for subject in whole.validation if subject in labelled),
+        test=whole.test,
+        seed=whole.seed,
+    )
+    seed = settings.seed if settings.subset_seed is None else settings.subset_seed
+    chosen = subset(with_labels, seed, settings.labels, settings.fraction)
+    if not chosen:
+        raise UsageError("labels: no labelled subject is left to train on; ask for more, or hold fewer out")
+    split = Split(train=chosen, validation=with_labels.validation, test=with_labels.test, seed=seed)
+    split.write(run.path / "split.json")
+    return split
+
+
+def _cases(store: Store, subjects: Sequence[str]) -> list[StoredCase]:
+    wanted = set(subjects)
+    return [case for case in store.cases if case.subject in wanted and case.has_label]
+
+
+def _network(
+    settings: Finetune,
+    pretrained: tuple[dict[str, torch.Tensor], dict[str, Any]] | None,
+    store: Store,
+    training: list[StoredCase],
+    classes: int,
+) -> tuple[Segmenter, dict[str, Any], int]:
+    """The segmenter, what to say of it, and for how many steps its encoder stands still."""
+    d, channels = store.recipe.spatial_dims, len(store.recipe.channel_names)
+    if pretrained is None:
+        spec = plan(settings.network, crop_for(settings.crop, training), median_spacing(training))
+        encoder, report, frozen_steps = build(spec, d, channels), "from scratch", 0
+    else:
+        tensors, found = pretrained
+        spec = found["network"]
+        encoder = build(spec, found["spatial_dims"], found["in_channels"])
+        loaded = load_into(encoder, tensors, f"{settings.encoder}")
+        report = f"loaded {loaded} into the encoder, pre-trained by {found['task']['name']}; none left over"
+        frozen_steps = {"never": 0, "always": settings.steps, "warmup": round(settings.warmup * settings.steps)}[settings.freeze]
+    network = Segmenter(encoder, classes, spec.get("norm", "instance"))
+    decoder = sum(parameter.numel() for parameter in network.decoder.parameters()) / 1e6
+    say(f"encoder: {report}; decoder: {decoder:.2f} M values at random")
+    if frozen_steps:
+        say(f"the encoder stands still for {frozen_steps} of {settings.steps} steps")
+    card = {
+        "network": spec,
+        "spatial_dims": d,
+        "in_channels": channels,
+        "recipe": store.recipe.to_dict(),
+        "encoder": report,
+        "seed": settings.seed,
+    }
+    return network, card, frozen_steps

@@ -1,0 +1,326 @@
+"""The only optimisation loop: steps, not epochs; every batch a function of the seed and the step."""
+
+from __future__ import annotations
+
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from lightning_fabric.loggers import TensorBoardLogger
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from selfvox.errors import NumericalError, ResourceError, Stopped, UsageError
+from selfvox.pretext import Batch, Outcome
+from selfvox.progress import progress, say
+from selfvox.run import Checkpoint, Run, load_into, state_of
+
+LOG_EVERY = 10
+MOST_BAD_IN_A_ROW = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """How to optimise."""
+
+    steps: int
+    batch: int  # samples per device
+    accumulate: int = 1
+    learning_rate: float
+    weight_decay: float
+    warmup: float = 0.05  # share of the steps in which the learning rate rises
+    clip: float = 1.0  # largest norm of the gradient
+    save_every: int
+    seed: int
+
+    def learning_rate_at(self, step: int) -> float:
+        """Linear warm-up, then half a cosine down to zero."""
+        rise = max(1, round(self.warmup * self.steps))
+        if step < rise:
+            return self.learning_rate * (step + 1) / rise
+        return self.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, self.steps - rise)))
+
+
+class Objective(nn.Module):
+    """What is optimised: `forward(batch, step, rng)` gives the outcome of one batch. Subclassed by each verb."""
+
+    def forward(self, batch: Batch, step: int, rng: torch.Generator) -> Outcome:  # noqa: D102
+        raise NotImplementedError
+
+
+def make_fabric(device: str, devices: int, precision: str, logs: Path | None = None) -> Fabric:
+    """Fabric on the devices asked for, in bf16 where the processor computes it and `precision` is auto.
+
+    Raises:
+        UsageError: a device that is not there.
+    """
+    chosen = device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+    if chosen == "cuda" and not torch.cuda.is_available():
+        raise UsageError("device: there is no CUDA device here; use --device cpu")
+    if precision == "auto":
+        precision = "bf16" if _computes_bf16(chosen) else "fp32"
+    return Fabric(
+        accelerator=chosen,
+        devices=devices,
+        strategy="ddp" if devices > 1 else "auto",
+        precision="bf16-mixed" if precision == "bf16" else "32-true",
+        loggers=TensorBoardLogger(logs, name="", version="tensorboard") if logs else [],
+    )
+
+
+def _computes_bf16(device: str) -> bool:
+    if device == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return device == "cpu" and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def train(
+    fabric: Fabric,
+    run: Run,
+    objective: Objective,
+    data: Dataset[dict[str, Tensor]],
+    plan: Plan,
+    *,
+    title: str,
+    after_step: Callable[[int], Mapping[str, float]] | None = None,
+) -> None:
+    """Optimise `objective` for `plan.steps` steps, from the run's last checkpoint if it has one.
+
+    A run that was killed and goes on ends with the very weights it would have had: batches and draws follow from the
+    seed and the step, and a checkpoint holds all else.
+
+    Args:
+        fabric: devices and precision.
+        run: where metrics and checkpoints go.
+        objective: what to minimise; its parameters are trained.
+        data: crops by sample number, endless.
+        plan: how to optimise.
+        title: of the progress line.
+        after_step: called after every step with the number of steps taken; what it returns is logged with the step.
+
+    Raises:
+        NumericalError: several steps in a row had no finite loss or gradient.
+        ResourceError: memory ran out.
+        Stopped: a signal came; a checkpoint was written first.
+    """
+    # the names of the tensors are those of the bare module, whatever wraps it
+    tensors = state_of(objective)
+    optimizer = torch.optim.AdamW(objective.parameters(), lr=plan.learning_rate, weight_decay=plan.weight_decay, fused=False)
+    step, skipped = _restore(run, objective, optimizer)
+    module, optimizer = fabric.setup(objective, optimizer)
+    batches = _batches(fabric, data, plan, step)
+    with _signals() as stop, progress(title, plan.steps, step) as bar:
+        bad_in_a_row, clock = 0, _Clock(plan.batch * fabric.world_size)
+        while step < plan.steps:
+            outcome = _take_step(fabric, module, optimizer, batches, plan, step, clock)
+            if outcome is None:
+                bad_in_a_row, skipped = bad_in_a_row + 1, skipped + 1
+                if bad_in_a_row > MOST_BAD_IN_A_ROW or skipped > max(MOST_BAD_IN_A_ROW, plan.steps // 100):
+                    raise NumericalError(
+                        f"{run.path}: step {step} has no finite loss or gradient, and {skipped - 1} before it; "
+                        "lower --learning-rate, or use --precision fp32"
+                    )
+                say(f"step {step}: loss or gradient is not finite; the step was skipped")
+            else:
+                bad_in_a_row = 0
+            step += 1
+            extra = dict(after_step(step)) if after_step else {}
+            if outcome is not None and (extra or step % LOG_EVERY == 0 or step == plan.steps):
+                measured = clock.measure(outcome, plan.learning_rate_at(step - 1), skipped) | extra
+                if fabric.is_global_zero:
+                    run.log(step, measured)
+                    fabric.log_dict(measured, step=step)
+                clock.note = _caption(measured)
+            bar.advance(clock.note)
+            signal_number = _agreed(fabric, stop)
+            if signal_number or step % plan.save_every == 0 or step == plan.steps:
+                if fabric.is_global_zero:
+                    run.save_checkpoint(_checkpoint(step, tensors, optimizer, skipped))
+                fabric.barrier()
+            if signal_number and step < plan.steps:
+                name = signal.Signals(signal_number).name
+                raise Stopped(f"{run.path}: stopped by {name} after step {step}, saved; go on with --resume", signal_number)
+
+
+def _take_step(
+    fabric: Fabric,
+    module: Any,
+    optimizer: Any,
+    batches: Iterator[dict[str, Tensor]],
+    plan: Plan,
+    step: int,
+    clock: _Clock,
+) -> Outcome | None:
+    """One optimiser step; None, and weights untouched, where the loss or the gradient is not finite."""
+    for group in optimizer.param_groups:
+        group["lr"] = plan.learning_rate_at(step)
+    finite = True
+    try:
+        for part in range(plan.accumulate):
+            with clock.waiting():
+                batch = next(batches)
+            rng = generator(plan.seed, fabric.global_rank, step, part)
+            torch.manual_seed(int(torch.randint(1 << 62, (), generator=rng)))  # dropout
+            with fabric.no_backward_sync(module, enabled=part < plan.accumulate - 1):
+                outcome: Outcome = module(batch, step, rng)
+                fabric.backward(outcome.loss / plan.accumulate)
+            finite = finite and bool(torch.isfinite(outcome.loss))
+        norm = fabric.clip_gradients(module, optimizer, max_norm=plan.clip, error_if_nonfinite=False)
+        assert norm is not None
+        if finite := finite and bool(torch.isfinite(norm)):
+            optimizer.step()
+        optimizer.zero_grad()
+    except torch.OutOfMemoryError:
+        raise ResourceError("the device's memory is full; use a smaller --batch with --accumulate, or a smaller --crop") from None
+    return outcome if finite else None
+
+
+def generator(seed: int, rank: int, step: int, part: int = 0) -> torch.Generator:
+    """The random stream of one batch: a function of the seed, the device and the step alone, on the CPU."""
+    mixed = 0
+    for number in (seed, rank, step, part):
+        # one round of SplitMix64 for each number
+        mixed = (mixed + number + 0x9E3779B97F4A7C15) % (1 << 64)
+        mixed = (mixed ^ (mixed >> 30)) * 0xBF58476D1CE4E5B9 % (1 << 64)
+        mixed = (mixed ^ (mixed >> 27)) * 0x94D049BB133111EB % (1 << 64)
+        mixed ^= mixed >> 31
+    return torch.Generator().manual_seed(mixed % (1 << 63))
+
+
+def _batches(fabric: Fabric, data: Dataset[dict[str, Tensor]], plan: Plan, step: int) -> Iterator[dict[str, Tensor]]:
+    """Batches from step `step` on; batch `b` of device `r` holds the samples from `(b * devices + r) * batch` on."""
+
+    def numbers() -> Iterator[list[int]]:
+        for number in range(step * plan.accumulate, plan.steps * plan.accumulate):
+            first = (number * fabric.world_size + fabric.global_rank) * plan.batch
+            yield list(range(first, first + plan.batch))
+
+    on_gpu = fabric.device.type == "cuda"
+    # beside a CPU that trains, a process that reads would only take its core
+    loader: DataLoader[dict[str, Tensor]] = DataLoader(
+        data, batch_sampler=_Sampler(numbers), num_workers=4 if on_gpu else 0, pin_memory=on_gpu
+    )
+    for batch in loader:
+        yield fabric.to_device(batch)
+
+
+class _Sampler:
+    """Lists of sample numbers, made on demand."""
+
+    def __init__(self, numbers: Callable[[], Iterator[list[int]]]):
+        self.numbers = numbers
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return self.numbers()
+
+
+def _checkpoint(step: int, tensors: Mapping[str, Tensor], optimizer: Any, skipped: int) -> Checkpoint:
+    moments = {
+        f"optimizer.{number}.{name}": value
+        for number, values in optimizer.state_dict()["state"].items()
+        for name, value in values.items()
+    }
+    weights = {f"weights.{name}": tensor for name, tensor in tensors.items()}
+    return Checkpoint(step, {**weights, **moments}, {"skipped": skipped})
+
+
+def _restore(run: Run, objective: Objective, optimizer: torch.optim.Optimizer) -> tuple[int, int]:
+    """Load the last checkpoint, if there is one; how many steps were taken, and how many of them skipped."""
+    checkpoint = run.last_checkpoint()
+    if checkpoint is None:
+        run.forget_metrics_after(0)
+        return 0, 0
+    weights, state = {}, dict[int, dict[str, Tensor]]()
+    for key, tensor in checkpoint.tensors.items():
+        kind, _, name = key.partition(".")
+        if kind == "weights":
+            weights[name] = tensor
+        else:
+            number, _, moment = name.partition(".")
+            state.setdefault(int(number), {})[moment] = tensor
+    load_into(objective, weights, f"{run.path}: checkpoint of step {checkpoint.step}")
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    run.forget_metrics_after(checkpoint.step)
+    say(f"going on from step {checkpoint.step}")
+    return checkpoint.step, int(checkpoint.state["skipped"])
+
+
+class _Clock:
+    """Speed, and the share of time spent waiting for data."""
+
+    def __init__(self, samples_per_batch: int):
+        self.samples_per_batch = samples_per_batch
+        self.note = ""
+        self._since, self._waited, self._batches = time.monotonic(), 0.0, 0
+
+    def waiting(self) -> _Clock:
+        return self
+
+    def __enter__(self) -> None:
+        self._began = time.monotonic()
+
+    def __exit__(self, *_: object) -> None:
+        self._waited += time.monotonic() - self._began
+        self._batches += 1
+
+    def measure(self, outcome: Outcome, learning_rate: float, skipped: int) -> dict[str, float]:
+        """What is logged: since the last call, and of the last batch."""
+        now = time.monotonic()
+        passed = max(1e-9, now - self._since)
+        measured = {
+            "loss": float(outcome.loss.detach()),
+            **{name: float(value) for name, value in outcome.metrics.items()},
+            "learning_rate": learning_rate,
+            "skipped": float(skipped),
+            "images_per_s": self._batches * self.samples_per_batch / passed,
+            "waiting": self._waited / passed,
+        }
+        self._since, self._waited, self._batches = now, 0.0, 0
+        return measured
+
+
+def _caption(measured: Mapping[str, float]) -> str:
+    """`loss 1.23  accuracy .45 (chance .10)  12.3 images/s  1 % waiting`."""
+    parts = [f"loss {measured['loss']:.3f}"]
+    if "accuracy" in measured:
+        parts.append(f"accuracy {measured['accuracy']:.2f} (chance {measured['chance']:.2f})")
+    parts += [f"{measured['images_per_s']:.1f} images/s", f"{100 * measured['waiting']:.0f} % waiting"]
+    return "  ".join(parts)
+
+
+class _signals:
+    """Note SIGTERM, SIGINT and SIGUSR1 instead of dying of them; a second SIGINT ends the process at once."""
+
+    CAUGHT = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+
+    def __enter__(self) -> _signals:
+        self.number = 0
+        self._before: dict[int, Any] = {}
+        if threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.signal(number, self._note) for number in self.CAUGHT}
+        return self
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self.number == number == signal.SIGINT:
+            signal.default_int_handler(number, frame)
+        self.number = number
+        say("finishing this step and saving; press Ctrl-C again to end at once" if number == signal.SIGINT else "saving")
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+
+def _agreed(fabric: Fabric, stop: _signals) -> int:
+    """The signal that came to any of the devices' processes, so that all stop at the same step."""
+    if fabric.world_size == 1:
+        return stop.number
+    return int(fabric.all_reduce(torch.tensor(stop.number, device=fabric.device), reduce_op="max"))  # type: ignore[arg-type]

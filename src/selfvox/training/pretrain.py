@@ -1,0 +1,109 @@
+"""The verb `pretrain`: an encoder from scans without labels."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import torch
+
+from selfvox.data.crops import Crops, crop_for, median_spacing, most_uneven_spacing
+from selfvox.data.prepare import prepared
+from selfvox.data.store import StoredCase
+from selfvox.models.encoder import Encoder, build, plan
+from selfvox.pretext import Batch, Outcome, PretextTask, from_setting, to_setting
+from selfvox.progress import say
+from selfvox.run import save_part, start
+from selfvox.settings import Pretrain
+from selfvox.training.curve import draw_curve
+from selfvox.training.loop import Objective, Plan, make_fabric, train
+
+DEFAULT_STEPS = 1000
+
+
+class Question(Objective):
+    """An encoder, a head and the task that they are asked."""
+
+    def __init__(self, encoder: Encoder, task: PretextTask):
+        super().__init__()
+        self.encoder, self.head, self.task = encoder, task.head(encoder), task
+
+    def forward(self, batch: Batch, step: int, rng: torch.Generator) -> Outcome:
+        """Ask the batch's images, and measure the answer."""
+        return self.task.loss(self.encoder, self.head, self.task.ask(batch["image"], rng))
+
+
+def pretrain(settings: Pretrain) -> Path:
+    """Pre-train an encoder on scans without labels.
+
+    Returns:
+        The run's folder; `encoder/` within it holds what others load.
+
+    Raises:
+        SelfvoxError: a setting, a scan, a resource or a number that cannot be; says what to do.
+    """
+    from_setting(settings.task)  # a misspelt task is known before any scan is read
+    fabric = make_fabric(settings.device, settings.devices, settings.precision, settings.out)
+    fabric.launch()
+    with start(settings.out, settings, resume=settings.resume, main=fabric.is_global_zero) as run:
+        with fabric.rank_zero_first():
+            store = prepared(settings.scans, settings.out / "store", settings)
+        split = store.split()
+        held_out = set(split.test) if split else set()
+        cases = [case for case in store.cases if case.subject not in held_out]
+        if held_out:
+            say(f"{len(store.cases) - len(cases)} test scans stay out of pre-training")
+        crop, spacing_mm = crop_for(settings.crop, cases), median_spacing(cases)
+        task = from_setting(settings.task).suited_to(crop, most_uneven_spacing(cases))
+        spec = plan(settings.network, crop, spacing_mm)
+        torch.manual_seed(settings.seed)
+        encoder = build(spec, store.recipe.spatial_dims, len(store.recipe.channel_names))
+        objective = Question(encoder, task)
+        if settings.compile:
+            encoder.compile()
+        how = Plan(
+            steps=_steps(settings, len(cases), fabric.world_size),
+            batch=settings.batch,
+            accumulate=settings.accumulate,
+            learning_rate=settings.learning_rate,
+            weight_decay=settings.weight_decay,
+            save_every=settings.save_every,
+            seed=settings.seed,
+        )
+        card = {
+            "network": spec,
+            "spatial_dims": encoder.spatial_dims,
+            "in_channels": encoder.in_channels,
+            "crop": list(crop),
+            "spacing_mm": list(spacing_mm),
+            "recipe": store.recipe.to_dict(),
+            "task": to_setting(task),
+            "steps": how.steps,
+            "seed": settings.seed,
+        }
+        if fabric.is_global_zero:
+            _announce(task, encoder, crop, cases, how)
+            run.note(task=card["task"], network=spec, crop=list(crop), data=store.record(cases))
+        train(fabric, run, objective, Crops(store, cases, crop, settings.seed), how, title=f"pretrain {card['task']['name']}")
+        if fabric.is_global_zero:
+            save_part(run.path / "encoder", "encoder", encoder, card)
+            draw_curve(run.path, run.path / "curve.png")
+            say(f"encoder: {run.path / 'encoder'}   curve: {run.path / 'curve.png'}")
+            say(f"next: selfvox finetune LABELLED/ --encoder {run.path} --labels 10 --out runs/seg")
+    return settings.out
+
+
+def _steps(settings: Pretrain, scans: int, devices: int) -> int:
+    if settings.epochs is None:
+        return settings.steps or DEFAULT_STEPS
+    return max(1, math.ceil(settings.epochs * scans / (settings.batch * settings.accumulate * devices)))
+
+
+def _announce(task: PretextTask, encoder: Encoder, crop: tuple[int, ...], cases: list[StoredCase], how: Plan) -> None:
+    named = to_setting(task)
+    options = ", ".join(f"{name}={value}" for name, value in named.items() if name != "name")
+    million = sum(parameter.numel() for parameter in encoder.parameters()) / 1e6
+    edges = " x ".join(map(str, crop))
+    say(f"task {named['name']} ({options})")
+    say(f"encoder of {len(encoder.channels)} levels, {'-'.join(map(str, encoder.channels))} channels, {million:.2f} M weights")
+    say(f"{len(cases)} scans, crops of {edges} voxels, {how.batch} a step, {how.steps} steps")
