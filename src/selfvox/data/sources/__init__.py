@@ -1,0 +1,85 @@
+"""Ways in: each module here knows one layout of scans, and the folder is the list of them.
+
+`find` with "auto" asks each module, in alphabetical order and `folder` last, whether a place looks like its layout, and
+reads it with the first that says yes. A module has `looks_like(root) -> bool`, which never raises, and
+`read(root) -> Dataset`; a name with a leading underscore is not a source.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol, cast
+
+from selfvox.data import naming
+from selfvox.data.naming import shown
+from selfvox.errors import DataError, UsageError, did_you_mean
+
+
+@dataclass(frozen=True)
+class Case:
+    """One scan: a file per channel, or one file that holds all channels."""
+
+    id: str  # unique, safe as a file name
+    subject: str
+    images: tuple[Path, ...]
+    label: Path | None = None
+    grade: int | None = None
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """The cases found in one place, in natural order of their ids."""
+
+    root: Path
+    source: str
+    cases: tuple[Case, ...]
+    channel_names: tuple[str, ...]
+    classes: dict[int, str] | None  # value in the label -> name, background included; None: not declared
+    notes: tuple[str, ...] = ()  # what was left out or assumed, one line each
+
+
+class _Source(Protocol):
+    def looks_like(self, root: Path) -> bool: ...
+
+    def read(self, root: Path) -> Dataset: ...
+
+
+def by_id(case: Case) -> naming.Natural:
+    """Key that sorts cases by id, `scan_2` before `scan_10`."""
+    return naming.natural(case.id)
+
+
+def names() -> list[str]:
+    """The sources there are: the modules of this folder."""
+    return sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_"))
+
+
+def find(root: Path, source: str = "auto") -> Dataset:
+    """List the cases under `root`, a folder or a file, as `source` lays them out.
+
+    Raises:
+        UsageError: there is no such source.
+        DataError: nothing is there, or it cannot be read that way; in one line.
+    """
+    if source != "auto" and source not in names():
+        raise UsageError(f"no source is called '{shown(source)}'{did_you_mean(source, ['auto', *names()])}")
+    root = Path(root)
+    if not root.exists():
+        raise DataError(f"{shown(root)}: no such file or folder; is the path right?")
+    if source != "auto":
+        return _open(source).read(root)
+    in_order = sorted(names(), key=lambda name: (name == "folder", name))
+    fitting = [name for name in in_order if _open(name).looks_like(root)]
+    if not fitting:
+        raise DataError(f"{shown(root)}: not a scan, a list of scans or a folder; known layouts: {', '.join(names())}")
+    dataset = _open(fitting[0]).read(root)
+    others = [name for name in fitting[1:] if name != "folder"]
+    note = f"read as {fitting[0]}; it also looks like {' and '.join(others)}: choose with --source"
+    return replace(dataset, notes=(*dataset.notes, note)) if others else dataset
+
+
+def _open(name: str) -> _Source:
+    return cast(_Source, importlib.import_module(f"{__name__}.{name}"))

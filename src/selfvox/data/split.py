@@ -1,0 +1,131 @@
+"""Which subjects train, validate and test, and nested subsets of those that train; saved as a file.
+
+Subjects are ordered by a hash of the seed and their name, so the order does not depend on how they were listed, on the
+machine or on the version of any library.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from selfvox import files
+from selfvox.data import strict_json
+from selfvox.data.naming import natural, shown
+from selfvox.errors import DataError, UsageError
+
+_PARTS = ("train", "validation", "test")
+
+
+@dataclass(frozen=True)
+class Split:
+    """Subjects by use; no subject has two.
+
+    Raises:
+        DataError: a subject stands twice.
+    """
+
+    train: tuple[str, ...]
+    validation: tuple[str, ...]
+    test: tuple[str, ...]
+    seed: int
+
+    def __post_init__(self) -> None:
+        home: dict[str, str] = {}
+        for part in _PARTS:
+            for subject in getattr(self, part):
+                if subject in home:
+                    both = f"twice in {part}" if home[subject] == part else f"in {home[subject]} and in {part}"
+                    raise DataError(f"subject {shown(subject)} is {both}; a subject has one use only")
+                home[subject] = part
+
+
+def make(subjects: Iterable[str], test: int, validation: int, seed: int) -> Split:
+    """Set `test` and `validation` subjects aside and train on the rest; a subject's cases stay together.
+
+    With one seed, the test subjects are the same for any number of validation subjects.
+
+    Raises:
+        UsageError: no subject would be left to train on.
+    """
+    ordered = _shuffled(set(subjects), f"split {seed}")
+    if test < 0 or validation < 0:
+        raise UsageError(f"{test} subjects for testing and {validation} for validation cannot be; give 0 or more")
+    if test + validation >= len(ordered):
+        aside = f"{test} for testing and {validation} for validation"
+        raise UsageError(f"{aside} leave none of {len(ordered)} subjects to train on; set fewer aside")
+    return Split(
+        train=_sorted(ordered[test + validation :]),
+        validation=_sorted(ordered[test : test + validation]),
+        test=_sorted(ordered[:test]),
+        seed=seed,
+    )
+
+
+def subset(split: Split, seed: int, count: int | None = None, fraction: float | None = None) -> tuple[str, ...]:
+    """Some of the training subjects, or all; of one seed, a larger subset contains a smaller one.
+
+    A fraction is rounded to whole subjects, at least one.
+
+    Raises:
+        UsageError: both are given, or they ask for none or for more than there are.
+    """
+    there = len(split.train)
+    if count is not None and fraction is not None:
+        raise UsageError("give a number of labels or a fraction, not both")
+    if fraction is not None:
+        if not 0 < fraction <= 1:
+            raise UsageError(f"a fraction of {fraction} labels cannot be; give more than 0 and at most 1")
+        count = max(1, round(fraction * there))
+    if count is None:
+        count = there
+    if not 1 <= count <= there:
+        raise UsageError(f"{count} labelled subjects asked for, but there are {there} to train on; give 1 to {there}")
+    return _sorted(_shuffled(split.train, f"subset {seed}")[:count])
+
+
+def write(split: Split, path: Path) -> None:
+    """Save as JSON, with a checksum that tells an accidental change."""
+    content = dataclasses.asdict(split)
+    files.write_json(path, {**content, "sha256": _checksum(split)})
+
+
+def read(path: Path) -> Split:
+    """Read what `write` saved; a split written by hand leaves `sha256` out.
+
+    Raises:
+        DataError: not a split, changed since it was saved, or a subject has two uses; in one line.
+    """
+    content = strict_json.read(path)
+    fields = {*_PARTS, "seed"}
+    if not isinstance(content, dict) or not fields <= set(content) <= fields | {"sha256"}:
+        raise DataError(f"{shown(path)}: not a split; that is an object of train, validation, test, seed and sha256")
+    for part in _PARTS:
+        if not isinstance(content[part], list) or not all(isinstance(subject, str) for subject in content[part]):
+            raise DataError(f"{shown(path)}: '{part}' is not a list of subjects; write [\"subject\", ...]")
+    if type(content["seed"]) is not int:
+        raise DataError(f"{shown(path)}: 'seed' is not a whole number; write one")
+    try:
+        split = Split(**{part: tuple(content[part]) for part in _PARTS}, seed=content["seed"])
+    except DataError as error:
+        raise DataError(f"{shown(path)}: {error}") from None
+    if "sha256" in content and content["sha256"] != _checksum(split):
+        raise DataError(f"{shown(path)}: changed since it was saved; restore it, or remove 'sha256' to keep the change")
+    return split
+
+
+def _shuffled(subjects: Iterable[str], salt: str) -> list[str]:
+    return sorted(subjects, key=lambda subject: hashlib.sha256(f"{salt} {subject}".encode()).digest())
+
+
+def _sorted(subjects: Iterable[str]) -> tuple[str, ...]:
+    return tuple(sorted(subjects, key=natural))
+
+
+def _checksum(split: Split) -> str:
+    text = json.dumps(dataclasses.asdict(split), sort_keys=True, ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest()
