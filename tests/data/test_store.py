@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from selfvox import files
 from selfvox.data.recipe import Intensity, Prepared, Recipe, Trail
 from selfvox.data.store import (
     Store,
