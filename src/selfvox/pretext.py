@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from selfvox import tasks
 from selfvox.errors import UsageError, did_you_mean
 from selfvox.models.encoder import Encoder
-from selfvox.settings import as_dict, resolve
+from selfvox.options import as_dict, resolve
 
 Batch = dict[str, Tensor]
 

@@ -32,7 +32,9 @@ class Progress:
         left = (now - self._began) / max(1, self.done - self._start) * (self.total - self.done)
         line = f"{self.title}  {self.done}/{self.total}  {note + '  ' if note else ''}{clock(left)} left"
         if console.is_terminal:
-            console.print(line, end="\r" if self.done < self.total else "\n", overflow="ellipsis", no_wrap=True, soft_wrap=False)
+            console.print(
+                line, end="\r" if self.done < self.total else "\n", overflow="ellipsis", no_wrap=True, soft_wrap=False
+            )
         else:
             console.print(line, markup=False)
 

@@ -20,10 +20,11 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from selfvox import plain_yaml
 from selfvox.errors import UsageError, WeightsError
 from selfvox.files import sha256, whole, write_json, write_text
+from selfvox.options import as_dict, to_yaml
 from selfvox.progress import say
-from selfvox.settings import as_dict, from_yaml, to_yaml
 
 FORMAT = 1
 KEPT = 2  # checkpoints
@@ -92,7 +93,9 @@ class Run:
             except (OSError, ValueError, KeyError, WeightsError) as error:
                 say(f"{weights}: damaged ({error}); taking the one before")
         if records:
-            raise WeightsError(f"{self.path / 'checkpoints'}: every checkpoint is damaged; start the run anew in another folder")
+            raise WeightsError(
+                f"{self.path / 'checkpoints'}: every checkpoint is damaged; start the run anew in another folder"
+            )
         return None
 
     def forget_metrics_after(self, step: int) -> None:
@@ -133,7 +136,10 @@ def start(path: Path, settings: Any, *, resume: bool, main: bool = True) -> Iter
             with contextlib.suppress(OSError, ValueError):
                 # what was found out when the run began, such as its data
                 earlier = json.loads((path / "run.json").read_text(encoding="utf-8"))
-            record = {**(earlier if resume and before.exists() and "earlier" in locals() else {}), **provenance(settings)}
+            record = {
+                **(earlier if resume and before.exists() and "earlier" in locals() else {}),
+                **provenance(settings),
+            }
             run = Run(path, record)
             run.note(status="running")
             try:
@@ -164,7 +170,10 @@ def provenance(settings: Any) -> dict[str, Any]:
         "verb": type(settings).__name__.lower(),
         "started": _now(),
         "seed": getattr(settings, "seed", None),
-        "versions": {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in packages}},
+        "versions": {
+            "python": platform.python_version(),
+            **{name: importlib.metadata.version(name) for name in packages},
+        },
         "code_sha256": _code_hash(),
         "threads": torch.get_num_threads(),
         "cpu": torch.backends.cpu.get_cpu_capability(),
@@ -213,7 +222,9 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise WeightsError(f"{path}: not written, since '{name}' is not finite; lower the learning rate")
     with whole(path) as temporary:
-        safetensors.torch.save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, temporary)
+        safetensors.torch.save_file(
+            {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, temporary
+        )
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:
@@ -250,7 +261,9 @@ def load_part(folder: Path, name: str) -> tuple[dict[str, Tensor], dict[str, Any
         card: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
         known = card["format"] == FORMAT and isinstance(card["sha256"], str)
     except OSError:
-        raise WeightsError(f"{folder}: holds no {name}.json; name a finished run, or the folder of its {name}") from None
+        raise WeightsError(
+            f"{folder}: holds no {name}.json; name a finished run, or the folder of its {name}"
+        ) from None
     except (ValueError, KeyError, TypeError) as error:
         raise WeightsError(f"{file}: damaged ({error}); copy it again") from None
     if not known:
@@ -275,7 +288,7 @@ def _json_lines(file: Path) -> list[dict[str, Any]]:
 
 
 def _same_settings(path: Path, settings: Any) -> None:
-    before, now = from_yaml(path / "settings.yaml"), json.loads(json.dumps(as_dict(settings)))
+    before, now = plain_yaml.read(path / "settings.yaml"), json.loads(json.dumps(as_dict(settings)))
     for name, value in now.items():
         if name not in {"resume", "out", "device", "workers", "scheduler"} and before.get(name) != value:
             raise UsageError(

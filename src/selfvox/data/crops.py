@@ -1,4 +1,4 @@
-"""The crops that feed training: sample number `i` of a run is always the same crop, whatever the workers or restarts."""
+"""The crops that feed training: sample `i` of a run is always the same crop, whatever the workers or restarts."""
 
 from __future__ import annotations
 
@@ -75,7 +75,9 @@ class Crops(Dataset[dict[str, Tensor]]):
         return start
 
 
-def crop_for(asked: Sequence[int] | None, cases: Sequence[StoredCase], divisor: Sequence[int] | None = None) -> tuple[int, ...]:
+def crop_for(
+    asked: Sequence[int] | None, cases: Sequence[StoredCase], divisor: Sequence[int] | None = None
+) -> tuple[int, ...]:
     """Crop edges: those asked for, or the cases' median shape rounded up, at most 64 (volumes) or 256 (pictures).
 
     Args:
@@ -91,13 +93,18 @@ def crop_for(asked: Sequence[int] | None, cases: Sequence[StoredCase], divisor: 
     if asked is None:
         largest = 64 if d == 3 else 256
         median = np.median([case.shape for case in cases], axis=0)
-        return tuple(int(min(largest // by * by, -(-edge // by) * by)) for edge, by in zip(median, divisor, strict=True))
+        return tuple(
+            int(min(largest // by * by, -(-edge // by) * by)) for edge, by in zip(median, divisor, strict=True)
+        )
     edges = tuple(asked) * d if len(asked) == 1 else tuple(asked)
     if len(edges) != d:
-        raise UsageError(f"crop: names {len(edges)} edges and the scans have {d} axes; give one for each, or one for all")
+        raise UsageError(
+            f"crop: names {len(edges)} edges and the scans have {d} axes; give one for each, or one for all"
+        )
     for edge, by in zip(edges, divisor, strict=True):
         if edge <= 0 or edge % by:
-            raise UsageError(f"crop: {edge} is no multiple of {by}; the nearest are {max(1, edge // by) * by} and {(edge // by + 1) * by}")
+            nearest = f"{max(1, edge // by) * by} and {(edge // by + 1) * by}"
+            raise UsageError(f"crop: {edge} is no multiple of {by}; the nearest are {nearest}")
     return edges
 
 
@@ -109,3 +116,11 @@ def median_spacing(cases: Sequence[StoredCase]) -> tuple[float, ...]:
 def most_uneven_spacing(cases: Sequence[StoredCase]) -> tuple[float, ...]:
     """The spacing, in mm, of the case whose axes differ most."""
     return max((case.spacing_mm for case in cases), key=lambda spacing: max(spacing) / min(spacing))
+
+
+def seen(cases: Sequence[StoredCase]) -> dict[str, list[str]]:
+    """Whose scans these are, and their contents' hashes: kept with a run, so that a leak into a test can be found."""
+    return {
+        "subjects": sorted({case.subject for case in cases}),
+        "image_hashes": sorted({case.image_hash for case in cases}),
+    }

@@ -11,10 +11,10 @@ import torch
 from lightning_fabric import Fabric
 
 from selfvox import losses
-from selfvox.data.crops import Crops, crop_for, median_spacing, most_uneven_spacing
+from selfvox.data.crops import Crops, crop_for, median_spacing, most_uneven_spacing, seen
 from selfvox.data.prepare import prepared
 from selfvox.data.recipe import Recipe
-from selfvox.data.split import Split, make, subset
+from selfvox.data.split import Split, make, read_if_there, subset, write
 from selfvox.data.store import Store, StoredCase
 from selfvox.errors import DataError, UsageError
 from selfvox.metrics import dice_per_class
@@ -85,7 +85,7 @@ def finetune(settings: Finetune) -> Path:
         keeper = _Keeper(run, fabric, network, card, store, validation, settings, how)
         edges = " x ".join(map(str, crop))
         say(f"{len(training)} labelled scans to train on, {len(validation)} to validate; crops of {edges} voxels")
-        run.note(network=card["network"], crop=list(crop), data=store.record([*training, *validation]))
+        run.note(network=card["network"], crop=list(crop), data=seen([*training, *validation]))
         data = Crops(store, training, crop, settings.seed, labels=True, foreground=FOREGROUND_SHARE)
         train(fabric, run, objective, data, how, title="finetune", after_step=keeper.after_step)
         draw_curve(run.path, run.path / "curve.png")
@@ -163,16 +163,20 @@ def _classes(store: Store) -> dict[int, str]:
     if not classes:
         raise DataError(f"{store.path}: holds no labels; name a folder of scans with labels")
     if sorted(classes) != list(range(len(classes))):
-        raise DataError(f"{store.path}: label values {sorted(classes)} have gaps; renumber them 0, 1, 2, ... in the labels")
+        raise DataError(
+            f"{store.path}: label values {sorted(classes)} have gaps; renumber them 0, 1, 2, ... in the labels"
+        )
     return dict(sorted(classes.items()))
 
 
 def _split(run: Run, store: Store, settings: Finetune) -> Split:
-    """Who trains, validates and tests: the store's split or a new one, with the training subjects cut to those asked for."""
+    """Who trains, validates and tests: the store's split or a new one, its training subjects cut to those asked for."""
     labelled = {case.subject for case in store.cases if case.has_label}
-    whole = store.split()
+    whole = read_if_there(store.path / "split.json")
     if whole is None:
-        whole = make(sorted(labelled), 0, max(1, round(VALIDATION_SHARE * len(labelled))) if len(labelled) > 2 else 0, 0)
+        whole = make(
+            sorted(labelled), 0, max(1, round(VALIDATION_SHARE * len(labelled))) if len(labelled) > 2 else 0, 0
+        )
     with_labels = Split(
         train=tuple(subject for subject in whole.train if subject in labelled),
         validation=tuple(subject for subject in whole.validation if subject in labelled),
@@ -184,7 +188,7 @@ def _split(run: Run, store: Store, settings: Finetune) -> Split:
     if not chosen:
         raise UsageError("labels: no labelled subject is left to train on; ask for more, or hold fewer out")
     split = Split(train=chosen, validation=with_labels.validation, test=with_labels.test, seed=seed)
-    split.write(run.path / "split.json")
+    write(split, run.path / "split.json")
     return split
 
 
@@ -211,7 +215,8 @@ def _network(
         encoder = build(spec, found["spatial_dims"], found["in_channels"])
         loaded = load_into(encoder, tensors, f"{settings.encoder}")
         report = f"loaded {loaded} into the encoder, pre-trained by {found['task']['name']}; none left over"
-        frozen_steps = {"never": 0, "always": settings.steps, "warmup": round(settings.warmup * settings.steps)}[settings.freeze]
+        frozen_share = {"never": 0.0, "always": 1.0, "warmup": settings.warmup}[settings.freeze]
+        frozen_steps = round(frozen_share * settings.steps)
     network = Segmenter(encoder, classes, spec.get("norm", "instance"))
     decoder = sum(parameter.numel() for parameter in network.decoder.parameters()) / 1e6
     say(f"encoder: {report}; decoder: {decoder:.2f} M values at random")

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from lightning_fabric import Fabric
-from lightning_fabric.loggers import TensorBoardLogger
+from lightning_fabric.loggers.tensorboard import TensorBoardLogger
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
@@ -78,7 +78,7 @@ def make_fabric(device: str, devices: int, precision: str, logs: Path | None = N
 
 def _computes_bf16(device: str) -> bool:
     if device == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return device == "cpu" and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
@@ -113,11 +113,13 @@ def train(
     """
     # the names of the tensors are those of the bare module, whatever wraps it
     tensors = state_of(objective)
-    optimizer = torch.optim.AdamW(objective.parameters(), lr=plan.learning_rate, weight_decay=plan.weight_decay, fused=False)
+    optimizer = torch.optim.AdamW(
+        objective.parameters(), lr=plan.learning_rate, weight_decay=plan.weight_decay, fused=False
+    )
     step, skipped = _restore(run, objective, optimizer)
     module, optimizer = fabric.setup(objective, optimizer)
     batches = _batches(fabric, data, plan, step)
-    with _signals() as stop, progress(title, plan.steps, step) as bar:
+    with _Signals() as stop, progress(title, plan.steps, step) as bar:
         bad_in_a_row, clock = 0, _Clock(plan.batch * fabric.world_size)
         while step < plan.steps:
             outcome = _take_step(fabric, module, optimizer, batches, plan, step, clock)
@@ -147,7 +149,9 @@ def train(
                 fabric.barrier()
             if signal_number and step < plan.steps:
                 name = signal.Signals(signal_number).name
-                raise Stopped(f"{run.path}: stopped by {name} after step {step}, saved; go on with --resume", signal_number)
+                raise Stopped(
+                    f"{run.path}: stopped by {name} after step {step}, saved; go on with --resume", signal_number
+                )
 
 
 def _take_step(
@@ -179,7 +183,9 @@ def _take_step(
             optimizer.step()
         optimizer.zero_grad()
     except torch.OutOfMemoryError:
-        raise ResourceError("the device's memory is full; use a smaller --batch with --accumulate, or a smaller --crop") from None
+        raise ResourceError(
+            "the device's memory is full; use a smaller --batch with --accumulate, or a smaller --crop"
+        ) from None
     return outcome if finite else None
 
 
@@ -296,12 +302,12 @@ def _caption(measured: Mapping[str, float]) -> str:
     return "  ".join(parts)
 
 
-class _signals:
+class _Signals:
     """Note SIGTERM, SIGINT and SIGUSR1 instead of dying of them; a second SIGINT ends the process at once."""
 
     CAUGHT = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
-    def __enter__(self) -> _signals:
+    def __enter__(self) -> _Signals:
         self.number = 0
         self._before: dict[int, Any] = {}
         if threading.current_thread() is threading.main_thread():
@@ -312,14 +318,16 @@ class _signals:
         if self.number == number == signal.SIGINT:
             signal.default_int_handler(number, frame)
         self.number = number
-        say("finishing this step and saving; press Ctrl-C again to end at once" if number == signal.SIGINT else "saving")
+        say(
+            "finishing this step and saving; press Ctrl-C again to end at once" if number == signal.SIGINT else "saving"
+        )
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
 
-def _agreed(fabric: Fabric, stop: _signals) -> int:
+def _agreed(fabric: Fabric, stop: _Signals) -> int:
     """The signal that came to any of the devices' processes, so that all stop at the same step."""
     if fabric.world_size == 1:
         return stop.number

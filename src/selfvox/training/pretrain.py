@@ -7,8 +7,9 @@ from pathlib import Path
 
 import torch
 
-from selfvox.data.crops import Crops, crop_for, median_spacing, most_uneven_spacing
+from selfvox.data.crops import Crops, crop_for, median_spacing, most_uneven_spacing, seen
 from selfvox.data.prepare import prepared
+from selfvox.data.split import read_if_there
 from selfvox.data.store import StoredCase
 from selfvox.models.encoder import Encoder, build, plan
 from selfvox.pretext import Batch, Outcome, PretextTask, from_setting, to_setting
@@ -48,7 +49,7 @@ def pretrain(settings: Pretrain) -> Path:
     with start(settings.out, settings, resume=settings.resume, main=fabric.is_global_zero) as run:
         with fabric.rank_zero_first():
             store = prepared(settings.scans, settings.out / "store", settings)
-        split = store.split()
+        split = read_if_there(store.path / "split.json")
         held_out = set(split.test) if split else set()
         cases = [case for case in store.cases if case.subject not in held_out]
         if held_out:
@@ -83,8 +84,15 @@ def pretrain(settings: Pretrain) -> Path:
         }
         if fabric.is_global_zero:
             _announce(task, encoder, crop, cases, how)
-            run.note(task=card["task"], network=spec, crop=list(crop), data=store.record(cases))
-        train(fabric, run, objective, Crops(store, cases, crop, settings.seed), how, title=f"pretrain {card['task']['name']}")
+            run.note(task=card["task"], network=spec, crop=list(crop), data=seen(cases))
+        train(
+            fabric,
+            run,
+            objective,
+            Crops(store, cases, crop, settings.seed),
+            how,
+            title=f"pretrain {card['task']['name']}",
+        )
         if fabric.is_global_zero:
             save_part(run.path / "encoder", "encoder", encoder, card)
             draw_curve(run.path, run.path / "curve.png")
@@ -103,7 +111,8 @@ def _announce(task: PretextTask, encoder: Encoder, crop: tuple[int, ...], cases:
     named = to_setting(task)
     options = ", ".join(f"{name}={value}" for name, value in named.items() if name != "name")
     million = sum(parameter.numel() for parameter in encoder.parameters()) / 1e6
+    channels = "-".join(map(str, encoder.channels))
     edges = " x ".join(map(str, crop))
     say(f"task {named['name']} ({options})")
-    say(f"encoder of {len(encoder.channels)} levels, {'-'.join(map(str, encoder.channels))} channels, {million:.2f} M weights")
+    say(f"encoder of {len(encoder.channels)} levels, {channels} channels, {million:.2f} M weights")
     say(f"{len(cases)} scans, crops of {edges} voxels, {how.batch} a step, {how.steps} steps")
