@@ -10,10 +10,11 @@ import inspect
 from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar
 
+from selfvox import options as _options
 from selfvox import settings as _settings
 
 __version__ = "0.1.0"
-__all__ = ["demo", "evaluate", "finetune", "info", "predict", "prepare", "preview", "pretrain"]
+__all__ = ["demo", "evaluate", "finetune", "info", "predict", "prepare", "pretrain", "preview"]
 
 P = ParamSpec("P")
 S = TypeVar("S")
@@ -25,13 +26,19 @@ def _verb(settings: Callable[P, S], module: str) -> Callable[P, Any]:
     name = settings.__name__.lower()
 
     def verb(*args: P.args, **kwargs: P.kwargs) -> Any:
-        named = inspect.signature(settings).bind_partial(*args, **kwargs).arguments
-        return getattr(importlib.import_module(module), name)(_settings.resolve(settings, named))
+        known = {key: value for key, value in kwargs.items() if key in parameters}
+        given = {**kwargs, **inspect.signature(settings).bind_partial(*args, **known).arguments}
+        resolved: Any = _options.resolve(settings, given)  # before the import, which takes seconds
+        return getattr(importlib.import_module(module), name)(resolved)
 
-    options = "\n".join(f"    {option.name}: {option.help}." for option in _settings.options(settings))
+    summary, example = (settings.__doc__ or "").split("Example:\n")
+    options, parameters = _options.options(settings), inspect.signature(settings).parameters
+    lines = "\n".join(f"    {option.name}: {option.help}." for option in options)
     verb.__name__ = verb.__qualname__ = name
-    verb.__doc__ = f"{settings.__doc__}\n\nArgs:\n{options}\n"
-    verb.__signature__ = inspect.signature(settings).replace(return_annotation=inspect.Signature.empty)  # type: ignore[attr-defined]
+    verb.__doc__ = f"{summary.strip()}\n\nArgs:\n{lines}\n\nExample:\n    {example.strip()}\n"
+    verb.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+        [parameters[option.name].replace(annotation=option.type) for option in options]
+    )
     verb.settings = settings  # type: ignore[attr-defined]
     return verb
 

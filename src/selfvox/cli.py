@@ -1,0 +1,202 @@
+"""The command line: verbs -> functions. Their options are the settings dataclasses; there is no other list."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import os
+import sys
+import traceback
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import selfvox
+from selfvox import plain_yaml, usage
+from selfvox.errors import ResourceError, SelfvoxError, UsageError, did_you_mean
+from selfvox.options import Option, options, resolve, to_yaml
+
+VERBS: dict[str, Callable[..., Any]] = {
+    name: value for name, value in vars(selfvox).items() if hasattr(value, "settings")
+}
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+CLOSED = {errno.EACCES, errno.EPERM, errno.EROFS}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command line; return its exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        _command(arguments)
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever read our output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + 13
+    except BaseException as error:
+        if isinstance(error, SystemExit):
+            raise
+        if "--debug" in arguments:
+            traceback.print_exc()
+        code, message = _reason(error)
+        print(f"selfvox: {_printable(message)}", file=sys.stderr)
+        return code
+    return 0
+
+
+def _command(arguments: list[str]) -> None:
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(usage.overview(VERBS))
+    elif arguments[0] == "--version":
+        print(f"selfvox {selfvox.__version__}")
+    elif arguments[0] not in VERBS:
+        raise UsageError(f"'{arguments[0]}' is no verb{did_you_mean(arguments[0], VERBS)}")
+    else:
+        _run(arguments[0], arguments[1:])
+
+
+def _run(verb: str, arguments: list[str]) -> None:
+    settings: type = VERBS[verb].settings  # type: ignore[attr-defined]
+    known = options(settings)
+    given, how = _read(verb, known, arguments)
+    if how.get("version"):
+        print(f"selfvox {selfvox.__version__}")
+    elif how.get("help"):
+        print(usage.of_verb(verb, VERBS[verb], known, _named(given.get("task", {})).get("name")))
+    else:
+        file = plain_yaml.read(Path(how["config"])) if "config" in how else {}
+        resolved: Any = resolve(settings, _merged(known, file, given))
+        if how.get("print_config"):
+            print(to_yaml(resolved), end="")
+        else:
+            VERBS[verb](**vars(resolved))
+
+
+# reading
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        message = message.removeprefix("argument ")
+        if "explicit argument" in message:
+            raise UsageError(f"{message.split(':')[0]}: takes no value")
+        raise UsageError(f"{message}; a value that begins with - is written --option=-value")
+
+
+def _read(verb: str, known: list[Option], arguments: list[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What was given: settings by name (dotted ones as dicts), and how to run (`help`, `config`, ...)."""
+    parser = _Parser(prog=f"selfvox {verb}", add_help=False, allow_abbrev=False, argument_default=argparse.SUPPRESS)
+    positional = [option for option in known if option.positional]
+    for option in known:
+        flags = list(dict.fromkeys((usage.flag(option.name), f"--{option.name}")))
+        if bool in option.kinds:
+            parser.add_argument(*flags, dest=option.name, action=argparse.BooleanOptionalAction)
+        elif not option.positional:
+            parser.add_argument(*flags, dest=option.name)
+    parser.add_argument("--config")
+    parser.add_argument("-h", "--help", action="store_true")
+    for flag in ("--print-config", "--debug", "--version"):
+        parser.add_argument(flag, action="store_true")
+    parser.add_argument("values", nargs="*")
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    dotted, plain = _dotted(known, arguments[:end])
+    namespace, unknown = parser.parse_known_intermixed_args(plain)
+    if unknown:
+        flags = [usage.flag(option.name) for option in known if not option.positional]
+        hint = did_you_mean(unknown[0].split("=")[0], [*flags, "--config", "--help"])
+        if "known:" in hint and not unknown[0].startswith("--"):
+            hint = "; what begins with - and is no option goes behind --"
+        raise UsageError(f"no such option '{unknown[0]}'{hint}")
+    found = vars(namespace)
+    values = [*found.pop("values", []), *arguments[end + 1 :]]
+    if len(values) > len(positional):
+        names = " ".join(option.name.upper() for option in positional) or "none"
+        raise UsageError(f"'{values[len(positional)]}' is one argument too many; {verb} takes {names}")
+    how = {name: found.pop(name) for name in [*found] if name not in {option.name for option in known}}
+    found.update((option.name, value) for option, value in zip(positional, values, strict=False))
+    for name, inner in dotted.items():
+        found[name] = {**({"name": found[name]} if name in found else {}), **inner}
+    return found, how
+
+
+def _dotted(known: list[Option], arguments: list[str]) -> tuple[dict[str, dict[str, Any]], list[str]]:
+    """Take `--task.temperature 0.1` and its like out of the arguments."""
+    dicts = {option.name for option in known if _takes_dict(option)}
+    found: dict[str, dict[str, Any]] = {}
+    rest: list[str] = []
+    words = iter(arguments)
+    for word in words:
+        flag, equals, value = word.partition("=")
+        name, dot, inner = flag.removeprefix("--").replace("-", "_").partition(".")
+        if not flag.startswith("--") or not dot or name not in dicts:
+            rest.append(word)
+            continue
+        if not equals:
+            value = next(words, "--")
+            if value.startswith("--"):
+                raise UsageError(f"{flag}: needs a value, such as {flag} 1 or {flag}=true")
+        found.setdefault(name, {})[inner] = _scalar(value)
+    return found, rest
+
+
+def _scalar(text: str) -> Any:
+    """Numbers, true, false, none and lists by commas as such; anything else is text."""
+    if "," in text:
+        return [_scalar(part.strip()) for part in text.split(",")]
+    words = {"true": True, "false": False, "none": None}
+    if text.lower() in words:
+        return words[text.lower()]
+    for number in (int, float):
+        try:
+            return number(text)
+        except ValueError:
+            continue
+    return text
+
+
+def _merged(known: list[Option], under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """`over` wins; the sub-options of one and the same task or network are joined."""
+    merged = {**under, **over}
+    for option in known:
+        if _takes_dict(option) and option.name in merged:
+            low = {"name": option.default, **_named(under.get(option.name, {}))}
+            high = _named(over.get(option.name, {}))
+            joined = {**low, **high} if high.get("name", low["name"]) == low["name"] else high
+            merged[option.name] = joined if len(joined) > 1 else joined["name"]
+    return merged
+
+
+def _named(value: Any) -> dict[str, Any]:
+    return dict(value) if isinstance(value, Mapping) else {"name": value}
+
+
+def _takes_dict(option: Option) -> bool:
+    return any(typing.get_origin(kind) is dict for kind in option.kinds)
+
+
+# failing
+
+
+def _reason(error: BaseException) -> tuple[int, str]:
+    """Exit code and one line."""
+    text = " ".join(str(error).split())[:500]
+    memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    if memory or "can't allocate memory" in text or "not enough memory" in text:
+        remedy = "use a smaller --batch or --crop, fewer --workers, or a larger machine"
+        return ResourceError.exit_code, f"error: out of memory; {remedy}"
+    if isinstance(error, SelfvoxError):
+        return error.exit_code, f"error: {error}"
+    if isinstance(error, KeyboardInterrupt):
+        return 130, "stopped"
+    if isinstance(error, OSError) and error.errno in FULL:
+        return ResourceError.exit_code, f"error: {error.filename or 'output'}: the disk is full; free some space"
+    if isinstance(error, OSError) and error.errno in CLOSED:
+        return ResourceError.exit_code, f"error: {error.filename}: {error.strerror}; choose a place you may write to"
+    return 1, f"internal error: {type(error).__name__}: {text} (--debug shows where)"
+
+
+def _printable(text: str) -> str:
+    """One line that moves no cursor: names of files may hold anything."""
+    return "".join(
+        each if each.isprintable() else each.encode("unicode_escape", "backslashreplace").decode() for each in text
+    )

@@ -1,0 +1,251 @@
+import os
+import subprocess
+import sys
+
+import pytest
+import yaml
+
+import selfvox
+from selfvox import cli, errors
+from selfvox.cli import VERBS, main
+from selfvox.options import options, resolve
+
+TOP = [sys.executable, "-m", "selfvox"]
+
+
+def resolved(capsys, *arguments: str) -> dict:
+    """The settings a command line stands for."""
+    assert main([arguments[0], "--print-config", *arguments[1:]]) == 0
+    return yaml.safe_load(capsys.readouterr().out)
+
+
+def refused(capsys, *arguments: str, code: int = 2) -> str:
+    """The one line a command line is refused with."""
+    assert main(list(arguments)) == code
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("selfvox: ")
+    assert err.count("\n") == 1
+    return err.strip()
+
+
+@pytest.fixture
+def pretrain_does(monkeypatch):
+    """Let `selfvox pretrain` do something else."""
+
+    def let(action):
+        action.settings = VERBS["pretrain"].settings
+        monkeypatch.setitem(VERBS, "pretrain", action)
+
+    return let
+
+
+def raising(error: BaseException):
+    def verb(**settings):
+        raise error
+
+    return verb
+
+
+def test_help_imports_nothing_heavy():
+    code = (
+        "import sys; from selfvox.cli import main, VERBS; main([]); [main([verb, '--help']) for verb in VERBS];"
+        "main(['pretrain', 'a', '--out', 'b', '--print-config']);"
+        "print('imported:', {'torch', 'numpy', 'scipy', 'nibabel', 'matplotlib'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "imported: set()"
+
+
+def test_the_verbs_are_the_public_functions(capsys):
+    assert list(VERBS) == ["prepare", "pretrain", "finetune", "predict", "evaluate", "preview", "demo", "info"]
+    assert sorted(VERBS) == selfvox.__all__
+    assert main([]) == 0
+    alone = capsys.readouterr().out
+    assert main(["--help"]) == 0
+    assert capsys.readouterr().out == alone
+    for verb in VERBS:
+        assert f"  {verb}" in alone
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_help_of_a_verb_names_every_option_with_its_default_and_help(verb, capsys):
+    assert main([verb, "--help"]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert f"Example: selfvox {verb} " in shown
+    for option in options(VERBS[verb].settings):
+        assert option.help
+        assert " ".join(option.help.split()) in shown
+        name = option.name.upper() if option.positional else "--" + option.name.replace("_", "-")
+        assert f" {name}" in shown
+        if isinstance(option.default, int | float | str) and not isinstance(option.default, bool):
+            assert "default:" in option.help or f"{option.help} [{option.default}]" in shown
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_the_example_in_the_help_is_accepted(verb, capsys):
+    example = cli.usage._example(VERBS[verb]).split()
+    assert example[:2] == ["selfvox", verb]
+    resolved(capsys, *example[1:])
+
+
+def test_help_beside_a_task_shows_its_own_options(capsys):
+    pretext = pytest.importorskip("selfvox.pretext")
+    if not pretext.names():
+        pytest.skip("no task yet")
+    task = pretext.names()[0]
+    assert main(["pretrain", "--task", task, "--help"]) == 0
+    shown = capsys.readouterr().out
+    for option in options(pretext.find(task)):
+        assert f"--task.{option.name.replace('_', '-')} " in shown.replace("/--no", " ")
+
+
+def test_command_line_and_python_receive_the_same_settings(pretrain_does):
+    seen = {}
+    pretrain_does(lambda **settings: seen.update(settings))
+    assert main(["pretrain", "scans", "--out", "run", "--crop", "64,64,32", "--learning_rate", "1e-4", "--resume"]) == 0
+    expected = resolve(
+        selfvox.settings.Pretrain,
+        {"scans": "scans", "out": "run", "crop": (64, 64, 32), "learning_rate": 1e-4, "resume": True},
+    )
+    assert seen == vars(expected)
+
+
+def test_dashes_underscores_equals_signs_and_order_do_not_matter(capsys):
+    one = resolved(capsys, "pretrain", "scans", "--out", "o", "--learning-rate", "1e-4", "--no-resume")
+    two = resolved(capsys, "pretrain", "--learning_rate=1e-4", "--no-resume", "--out=o", "scans")
+    assert one == two
+    assert one["learning_rate"] == 1e-4
+    between = resolved(capsys, "predict", "run", "--out", "o", "scans")
+    assert (between["run"], between["scans"]) == ("run", "scans")
+
+
+def test_values_that_begin_with_a_dash_have_a_way_in(capsys):
+    assert resolved(capsys, "pretrain", "--out=-o", "--", "-scans")["scans"] == "-scans"
+    assert resolved(capsys, "pretrain", "--out=-o", "s")["out"] == "-o"
+    assert resolved(capsys, "pretrain", "s", "--out", "o", "--task.margin", "-1")["task"]["margin"] == -1
+    assert "--option=-value" in refused(capsys, "pretrain", "s", "--out", "-o")
+    assert "behind --" in refused(capsys, "pretrain", "-scans", "--out", "o")
+
+
+def test_dotted_options_become_the_dict_of_the_setting(capsys):
+    base = ("pretrain", "s", "--out", "o")
+    shown = resolved(capsys, *base, "--task", "rotation", "--task.versions", "2", "--network.channels", "16,32")
+    assert shown["task"] == {"name": "rotation", "versions": 2}
+    assert shown["network"] == {"name": "plain", "channels": [16, 32]}
+    shown = resolved(capsys, *base, "--task.full-group=true", "--task.name", "rotation", "--task.ops", "blur,none")
+    assert shown["task"] == {"name": "rotation", "full_group": True, "ops": ["blur", None]}
+    assert "needs a value" in refused(capsys, *base, "--task.versions", "--seed", "3")
+    assert "no such option" in refused(capsys, *base, "--batch.size", "3")
+
+
+def test_the_command_line_wins_over_the_file(capsys, tmp_path):
+    file = tmp_path / "settings.yaml"
+    file.write_text("scans: there\nout: o\nbatch: 3\nsteps: 7\ntask: {name: rotation, versions: 2, planes: all}\n")
+    shown = resolved(capsys, "pretrain", "here", "--config", str(file), "--batch", "4", "--task.versions", "3")
+    assert (shown["scans"], shown["batch"], shown["steps"]) == ("here", 4, 7)
+    assert shown["task"] == {"name": "rotation", "versions": 3, "planes": "all"}
+    assert resolved(capsys, "pretrain", "--config", str(file), "--task", "rotation")["task"]["versions"] == 2
+    assert resolved(capsys, "pretrain", "--config", str(file), "--task", "simclr")["task"] == "simclr"
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_printed_settings_are_a_settings_file(verb, capsys, tmp_path):
+    arguments = {option.name: "it's: #1\n\tä" for option in options(VERBS[verb].settings) if option.required}
+    positional = [option.name for option in options(VERBS[verb].settings) if option.positional]
+    words = [f"--{name}={value}" for name, value in arguments.items() if name not in positional]
+    assert main([verb, *words, "--print-config", "--", *(arguments[name] for name in positional)]) == 0
+    printed = capsys.readouterr().out
+    (tmp_path / "printed.yaml").write_text(printed, encoding="utf-8")
+    assert main([verb, "--config", str(tmp_path / "printed.yaml"), "--print-config"]) == 0
+    assert capsys.readouterr().out == printed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["pretran"], "did you mean 'pretrain'?"),
+        (["pretrain", "s", "--out", "o", "--learnig-rate", "1"], "did you mean '--learning-rate'?"),
+        (["pretrain", "s", "--out", "o", "--learn", "1"], "no such option '--learn'"),
+        (["pretrain", "s", "--out", "o", "--precision", "bf61"], "did you mean 'bf16'?"),
+        (["pretrain", "s", "--out", "o", "--batch", "many"], "batch: 'many' should be a valid integer"),
+        (["pretrain", "s", "--out", "o", "--batch"], "--batch: expected one argument"),
+        (["pretrain", "s", "--out", "o", "--resume=yes"], "--resume/--no-resume: takes no value"),
+        (["pretrain", "s"], "out: is required (the run: a folder that is made)"),
+        (["pretrain"], "scans: is required"),
+        (["pretrain", "a", "b", "--out", "o"], "'b' is one argument too many; pretrain takes SCANS"),
+        (["info", "x"], "info takes none"),
+        (["evaluate", "p", "t", "--config", "absent.yaml"], "absent.yaml: cannot be read"),
+    ],
+)
+def test_what_cannot_be_is_refused_in_one_line(arguments, said, capsys):
+    assert said in refused(capsys, *arguments)
+
+
+def test_an_unknown_key_in_a_file_is_refused_with_the_nearest(capsys, tmp_path):
+    file = tmp_path / "settings.yaml"
+    file.write_text("learnig_rate: 1\n")
+    assert "did you mean 'learning_rate'?" in refused(capsys, "pretrain", "s", "--out", "o", "--config", str(file))
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (errors.UsageError("this"), 2, "error: this"),
+        (errors.DataError("this"), 3, "error: this"),
+        (errors.WeightsError("this"), 4, "error: this"),
+        (errors.ResourceError("this"), 5, "error: this"),
+        (errors.NumericalError("this"), 6, "error: this"),
+        (errors.Stopped("this", 15), 143, "error: this"),
+        (KeyboardInterrupt(), 130, "stopped"),
+        (MemoryError(), 5, "out of memory; use a smaller --batch"),
+        (type("OutOfMemoryError", (RuntimeError,), {})("CUDA out of memory"), 5, "out of memory"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), 5, "out of memory"),
+        (OSError(28, "No space left on device", "/x/y"), 5, "/x/y: the disk is full"),
+        (PermissionError(13, "Permission denied", "/x/y"), 5, "/x/y: Permission denied"),
+        (RuntimeError("one\n  two"), 1, "internal error: RuntimeError: one two (--debug shows where)"),
+    ],
+)
+def test_every_end_has_its_exit_code_and_one_line(error, code, said, capsys, pretrain_does):
+    pretrain_does(raising(error))
+    assert said in refused(capsys, "pretrain", "s", "--out", "o", code=code)
+
+
+def test_debug_shows_where(capsys, pretrain_does):
+    pretrain_does(raising(errors.DataError("broken scan")))
+    assert main(["pretrain", "s", "--out", "o", "--debug"]) == 3
+    shown = capsys.readouterr().err
+    assert "Traceback" in shown
+    assert shown.endswith("selfvox: error: broken scan\n")
+
+
+def test_names_that_move_the_cursor_are_shown_escaped(capsys, pretrain_does):
+    pretrain_does(raising(errors.DataError("a\x1b[31m\n\u202eb\udcff.nii: bad")))
+    line = refused(capsys, "pretrain", "s", "--out", "o", code=3)
+    assert line == r"selfvox: error: a\x1b[31m\n\u202eb\udcff.nii: bad"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="pipes of a POSIX system")
+def test_a_closed_pipe_is_no_error():
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run([*TOP, "--help"], stdout=write, stderr=subprocess.PIPE, text=True)
+    os.close(write)
+    assert done.stderr == ""
+    assert done.returncode == 141
+
+
+def test_python_minus_m_and_version_agree(capsys):
+    done = subprocess.run([*TOP, "--version"], capture_output=True, text=True)
+    assert done.stdout == f"selfvox {selfvox.__version__}\n"
+    assert done.returncode == 0
+    assert main(["predict", "--version"]) == 0
+    assert capsys.readouterr().out == done.stdout
+
+
+def test_help_and_printed_settings_write_nothing(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for verb in VERBS:
+        assert main([verb, "--help"]) == 0
+    assert main(["pretrain", "s", "--out", "o", "--print-config"]) == 0
+    assert list(tmp_path.iterdir()) == []
