@@ -16,6 +16,7 @@ from selfvox.data.prepare import prepared
 from selfvox.data.recipe import Recipe
 from selfvox.data.split import Split, make, read_if_there, subset, write
 from selfvox.data.store import Store, StoredCase
+from selfvox.device import make_fabric
 from selfvox.errors import DataError, UsageError
 from selfvox.metrics import dice_per_class
 from selfvox.models.encoder import build, plan
@@ -27,7 +28,7 @@ from selfvox.settings import Finetune
 from selfvox.spatial import Plane, equal_spacing
 from selfvox.training.augment import augment
 from selfvox.training.curve import draw_curve
-from selfvox.training.loop import Objective, Plan, make_fabric, train
+from selfvox.training.loop import Objective, Plan, train
 
 FOREGROUND_SHARE = 0.5
 VALIDATION_SHARE = 0.2

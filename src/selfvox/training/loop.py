@@ -8,17 +8,15 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import torch
 from lightning_fabric import Fabric
-from lightning_fabric.loggers.tensorboard import TensorBoardLogger
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from selfvox.errors import NumericalError, ResourceError, Stopped, UsageError
+from selfvox.errors import NumericalError, ResourceError, Stopped
 from selfvox.pretext import Batch, Outcome
 from selfvox.progress import progress, say
 from selfvox.run import Checkpoint, Run, load_into, state_of
@@ -54,32 +52,6 @@ class Objective(nn.Module):
 
     def forward(self, batch: Batch, step: int, rng: torch.Generator) -> Outcome:  # noqa: D102
         raise NotImplementedError
-
-
-def make_fabric(device: str, devices: int, precision: str, logs: Path | None = None) -> Fabric:
-    """Fabric on the devices asked for, in bf16 where the processor computes it and `precision` is auto.
-
-    Raises:
-        UsageError: a device that is not there.
-    """
-    chosen = device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
-    if chosen == "cuda" and not torch.cuda.is_available():
-        raise UsageError("device: there is no CUDA device here; use --device cpu")
-    if precision == "auto":
-        precision = "bf16" if _computes_bf16(chosen) else "fp32"
-    return Fabric(
-        accelerator=chosen,
-        devices=devices,
-        strategy="ddp" if devices > 1 else "auto",
-        precision="bf16-mixed" if precision == "bf16" else "32-true",
-        loggers=TensorBoardLogger(logs, name="", version="tensorboard") if logs else [],
-    )
-
-
-def _computes_bf16(device: str) -> bool:
-    if device == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    return device == "cpu" and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def train(

@@ -11,13 +11,14 @@ from selfvox.data.crops import Crops, crop_for, median_spacing, most_uneven_spac
 from selfvox.data.prepare import prepared
 from selfvox.data.split import read_if_there
 from selfvox.data.store import StoredCase
+from selfvox.device import make_fabric
 from selfvox.models.encoder import Encoder, build, plan
 from selfvox.pretext import Batch, Outcome, PretextTask, from_setting, to_setting
 from selfvox.progress import say
 from selfvox.run import save_part, start
 from selfvox.settings import Pretrain
 from selfvox.training.curve import draw_curve
-from selfvox.training.loop import Objective, Plan, make_fabric, train
+from selfvox.training.loop import Objective, Plan, train
 
 DEFAULT_STEPS = 1000
 

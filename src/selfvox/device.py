@@ -1,0 +1,39 @@
+"""Where to compute, and in which arithmetic."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from lightning_fabric import Fabric
+from lightning_fabric.loggers.tensorboard import TensorBoardLogger
+
+from selfvox.errors import UsageError
+
+
+def make_fabric(device: str, devices: int, precision: str, logs: Path | None = None) -> Fabric:
+    """Fabric on the devices asked for, in bf16 where the processor computes it and `precision` is auto.
+
+    Raises:
+        UsageError: a device that is not there.
+    """
+    chosen = device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+    if chosen == "cuda" and not torch.cuda.is_available():
+        raise UsageError("device: there is no CUDA device here; use --device cpu")
+    if chosen == "mps" and not torch.backends.mps.is_available():
+        raise UsageError("device: there is no MPS device here; use --device cpu")
+    if precision == "auto":
+        precision = "bf16" if _computes_bf16(chosen) else "fp32"
+    return Fabric(
+        accelerator=chosen,
+        devices=devices,
+        strategy="ddp" if devices > 1 else "auto",
+        precision="bf16-mixed" if precision == "bf16" else "32-true",
+        loggers=TensorBoardLogger(logs, name="", version="tensorboard") if logs else [],
+    )
+
+
+def _computes_bf16(device: str) -> bool:
+    if device == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return device == "cpu" and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
