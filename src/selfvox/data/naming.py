@@ -6,17 +6,18 @@ The rules, in the order in which they apply:
 - A subject is the `sub-XX` in the path (BIDS), where there is one.
 - Else, where the stem says only the kind of scan (`t1.nii.gz`) or stands in several folders, the folders name the
   subject (`ann/t1.nii.gz` -> `ann`); folders for a session, a modality or a part of the data (`ses-1`, `anat`, `train`,
-  `imagesTr`) do not count.
+  `imagesTr`) count only where there is no other.
 - Else the subject is the stem without endings for session, run and modality: `ann_ses-2_T1w` -> `ann`.
 """
 
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from pathlib import PurePath
+from pathlib import Path, PurePath
 
 from selfvox.errors import DataError
 
@@ -24,7 +25,7 @@ _KIND = (
     r"t1|t1w|t1n|t1c|t1ce|t1gd|t1km|t2|t2w|t2f|flair|dwi|adc|swi|bold|pd|pdw|mr|mri|ct|cta|pet|suv|us|"
     r"image|img|scan|volume|vol|data|raw"
 )
-_TIME = r"(?:ses|session|visit|run|acq|rec|echo|dir|task|scan|series|desc|space|timepoint|tp)[-_]?[a-z0-9]*"
+_TIME = r"(?:ses|session|visit|run|timepoint|tp)[-_]?\d+|(?:ses|run|acq|rec|echo|dir|task|desc|space)-[a-z0-9]+"
 _ENDING = re.compile(rf"[-_.](?:{_KIND}|(?:ses|run|acq|rec|echo|dir|task|desc|space)-[a-z0-9]+)$", re.IGNORECASE)
 _ONLY_KIND = re.compile(rf"(?:{_KIND}|{_TIME})", re.IGNORECASE)
 _NO_SUBJECT = re.compile(
@@ -94,9 +95,19 @@ def subjects(paths: Sequence[PurePath], endings: Sequence[str]) -> list[str]:
     found = []
     for path, name, folder in zip(paths, stems, folders, strict=True):
         bids = [match[1] for part in (*path.parent.parts, name) if (match := _BIDS.match(part))]
-        from_folder = folder and (_ONLY_KIND.fullmatch(name) or len(homes[name.casefold()]) > 1)
-        found.append(safe(bids[0] if bids else "_".join(folder) if from_folder else _without_endings(name)))
+        says_nothing = _ONLY_KIND.fullmatch(name) is not None
+        from_folder = "_".join((folder or path.parent.parts) if says_nothing else folder)
+        repeated = says_nothing or len(homes[name.casefold()]) > 1
+        found.append(safe(bids[0] if bids else (repeated and from_folder) or _without_endings(name)))
     return found
+
+
+def relative(paths: Sequence[Path], root: Path) -> list[PurePath]:
+    """Each path from `root`, or, where one lies outside, from the folder that they share."""
+    if not all(path.is_relative_to(root) for path in paths):
+        root = Path(os.path.commonpath([os.path.abspath(path.parent) for path in paths]))
+        paths = [Path(os.path.abspath(path)) for path in paths]
+    return [PurePath(path.relative_to(root)) for path in paths]
 
 
 def stem(path: PurePath, ending: str) -> str:

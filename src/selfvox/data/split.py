@@ -118,6 +118,11 @@ def read(path: Path) -> Split:
     return split
 
 
+def read_if_there(path: Path) -> Split | None:
+    """The split that lies at `path`; None where there is none."""
+    return read(path) if path.exists() else None
+
+
 def _shuffled(subjects: Iterable[str], salt: str) -> list[str]:
     return sorted(subjects, key=lambda subject: hashlib.sha256(f"{salt} {subject}".encode()).digest())
 

@@ -7,6 +7,8 @@ import math
 from pathlib import Path
 from typing import Any
 
+from selfvox.data.naming import shown
+from selfvox.data.regular import open_regular
 from selfvox.errors import DataError
 
 LARGEST_BYTES = 16 * 2**20  # a data set of 100 000 cases needs about 10 MB
@@ -18,25 +20,24 @@ def read(path: Path) -> Any:
     Raises:
         DataError: the file is absent, larger than 16 MiB, not UTF-8 or not strict JSON; in one line.
     """
+    name = shown(path)
+    with open_regular(path) as file:
+        raw = file.read(LARGEST_BYTES + 1)
+    if len(raw) > LARGEST_BYTES:
+        raise DataError(f"{name}: larger than {LARGEST_BYTES >> 20} MiB; a list of cases is smaller than that")
     try:
-        if not path.is_file():
-            raise DataError(f"{path}: not a regular file; is the path right?")
-        if path.stat().st_size > LARGEST_BYTES:
-            raise DataError(f"{path}: larger than {LARGEST_BYTES >> 20} MiB; a list of cases is smaller than that")
-        text = path.read_bytes().decode("utf-8-sig")
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}); check the file and its permissions") from None
+        text = raw.decode("utf-8-sig")
     except UnicodeDecodeError:
-        raise DataError(f"{path}: not UTF-8 text; save it as UTF-8") from None
+        raise DataError(f"{name}: not UTF-8 text; save it as UTF-8") from None
     try:
         return json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse, parse_float=_finite)
     except json.JSONDecodeError as error:
         where = f"line {error.lineno}, column {error.colno}"
-        raise DataError(f"{path}: not valid JSON at {where} ({error.msg}); correct it there") from None
+        raise DataError(f"{name}: not valid JSON at {where} ({error.msg}); correct it there") from None
     except RecursionError:
-        raise DataError(f"{path}: JSON nested too deeply; this is not a list of cases") from None
+        raise DataError(f"{name}: JSON nested too deeply; this is not a list of cases") from None
     except ValueError as error:  # from the hooks below, or a number with thousands of digits
-        raise DataError(f"{path}: not strict JSON ({str(error)[:120]}); correct it") from None
+        raise DataError(f"{name}: not strict JSON ({str(error)[:120]}); correct it") from None
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

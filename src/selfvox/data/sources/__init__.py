@@ -67,8 +67,12 @@ def find(root: Path, source: str = "auto") -> Dataset:
     if source != "auto" and source not in names():
         raise UsageError(f"no source is called '{shown(source)}'{did_you_mean(source, ['auto', *names()])}")
     root = Path(root)
-    if not root.exists():
-        raise DataError(f"{shown(root)}: no such file or folder; is the path right?")
+    try:
+        there = root.exists()
+    except (OSError, ValueError):  # a name too long, a NUL in it
+        there = False
+    if not there:
+        raise DataError(f"{shown(root)[:200]}: no such file or folder; is the path right?")
     if source != "auto":
         return _open(source).read(root)
     in_order = sorted(names(), key=lambda name: (name == "folder", name))

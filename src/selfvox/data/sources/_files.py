@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from PIL import Image as Picture
 
 from selfvox.data.image import SUFFIXES_2D, suffix
 from selfvox.data.naming import shown
+from selfvox.data.regular import open_regular
 from selfvox.errors import DataError
 
 LARGEST_BYTES = 64 * 2**20
@@ -26,16 +28,17 @@ def contained(folder: Path, text: str, said_by: Path, absolute: bool = False) ->
     if not text or "\0" in text or "\\" in text or not _encodable(text):
         raise DataError(f"{what}, which is not a path; write it with / between folders")
     path = folder / text
-    if absolute and Path(text).is_absolute():
-        return path
     try:
-        inside = path.resolve().is_relative_to(folder.resolve())
+        resolved, inside = path.resolve(), folder.resolve()
+        path.is_file()
     except (OSError, RuntimeError):  # a name too long, a loop of links
         raise DataError(f"{what}, which cannot be followed; correct it") from None
-    if not inside:
+    if absolute and Path(text).is_absolute():
+        return path
+    if not resolved.is_relative_to(inside):
         remedy = "write it as an absolute path" if absolute else "move the file inside"
         raise DataError(f"{what}, which leads out of {shown(folder)}; {remedy}")
-    return path
+    return folder / resolved.relative_to(inside) if ".." in path.parts else path
 
 
 def lines(path: Path) -> list[str]:
@@ -44,11 +47,10 @@ def lines(path: Path) -> list[str]:
     Raises:
         DataError: not a regular file, too large, another encoding or NUL bytes.
     """
-    if not path.is_file():
-        raise DataError(f"{shown(path)}: not a regular file; is the path right?")
-    if path.stat().st_size > LARGEST_BYTES:
+    with open_regular(path) as file:
+        raw = file.read(LARGEST_BYTES + 1)
+    if len(raw) > LARGEST_BYTES:
         raise DataError(f"{shown(path)}: larger than {LARGEST_BYTES >> 20} MiB; a list of scans is smaller than that")
-    raw = path.read_bytes()
     if raw[:2] in (b"\xff\xfe", b"\xfe\xff"):
         raise DataError(f"{shown(path)}: written as UTF-16; save it as UTF-8")
     try:
@@ -66,15 +68,21 @@ def few(paths: Sequence[Path]) -> str:
     return ", ".join(shown(path.name) for path in paths[:3]) + more
 
 
+def counted(number: int, what: str) -> str:
+    """`1 file`, `2 files`."""
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
 def channels_of(image: Path) -> tuple[str, ...]:
     """Names for the channels of one file: a colour picture has three; its header says so, a volume counts as one."""
     if suffix(image) not in SUFFIXES_2D:
         return ("image",)
     try:
-        with Picture.open(image) as picture:
-            mode = picture.mode
-    except (OSError, ValueError, Picture.DecompressionBombError):
-        return ("image",)  # the reader will say what is wrong with it
+        # opening reads the header only; the reader says what is wrong with the rest
+        with open_regular(image) as file, warnings.catch_warnings(action="ignore"):
+            mode = Picture.open(file).mode
+    except (DataError, OSError, ValueError, SyntaxError, Picture.DecompressionBombError):
+        return ("image",)
     return ("image",) if mode.startswith(_GREY) else ("red", "green", "blue")
 
 

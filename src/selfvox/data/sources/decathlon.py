@@ -24,7 +24,7 @@ _LISTS = ("training", "validation", "test")
 def looks_like(root: Path) -> bool:
     """A `dataset.json` that lists cases, or its folder; a damaged one counts, so that it gets its message."""
     table = _table(root)
-    if not table.is_file():
+    if not table.is_file() or table.suffix.lower() != ".json":
         return False
     numbered = any((table.parent / "imagesTr").glob("*_0000.*"))  # nnU-Net's way of naming channels
     try:
@@ -35,12 +35,17 @@ def looks_like(root: Path) -> bool:
     if not isinstance(listed, list) or not listed:
         return not numbered and isinstance(content, dict) and any(name in content for name in _LISTS)
     first = listed[0].get("image") if isinstance(listed[0], dict) else listed[0]
-    return not numbered or (isinstance(first, str) and "\0" not in first and (table.parent / first).is_file())
+    try:
+        return not numbered or (isinstance(first, str) and contained(table.parent, first, table).is_file())
+    except DataError:
+        return False
 
 
 def read(root: Path) -> Dataset:
     """List the cases that `dataset.json` names."""
     table = _table(root)
+    if not table.exists():
+        raise DataError(f"{shown(root)}: no dataset.json there, so it is not a decathlon data set; try --source auto")
     content = strict_json.read(table)
     if not isinstance(content, dict):
         raise DataError(f"{shown(table)}: not an object with the list 'training'; is it a decathlon dataset.json?")
@@ -51,9 +56,13 @@ def read(root: Path) -> Dataset:
     absent = [path for path in named if not path.is_file()]
     if absent:
         raise DataError(f"{shown(table)} lists {few(absent)}, but no such file is there; restore or unlist it")
-    twice = [path for path, times in Counter(path.resolve() for path in named).items() if times > 1]
+    twice = [path for path, times in Counter(image.resolve() for image, _ in entries).items() if times > 1]
     if twice:
         raise DataError(f"{shown(table)} lists {few(twice)} more than once; keep one entry each")
+    images = {image.resolve() for image, _ in entries}
+    both = [label for _, label in entries if label and label.resolve() in images]
+    if both:
+        raise DataError(f"{shown(table)} lists {few(both)} as label and as image; correct it")
     relative = [image.relative_to(table.parent) for image, _ in entries]
     endings = [suffix(image) for image, _ in entries]
     ids, subjects = naming.ids(relative, endings), naming.subjects(relative, endings)
@@ -65,7 +74,7 @@ def read(root: Path) -> Dataset:
 
 
 def _table(root: Path) -> Path:
-    return root / "dataset.json" if root.is_dir() else root if root.name == "dataset.json" else root / "dataset.json"
+    return root / "dataset.json" if root.is_dir() else root
 
 
 def _entries(content: dict[str, Any], name: str, table: Path) -> list[tuple[Path, Path | None]]:

@@ -13,13 +13,13 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path, PurePath
+from pathlib import Path
 
 from selfvox.data import naming
 from selfvox.data.image import SUFFIXES_2D, SUFFIXES_3D, suffix
 from selfvox.data.naming import shown
 from selfvox.data.sources import Case, Dataset, by_id
-from selfvox.data.sources._files import channels_of, contained, few, lines
+from selfvox.data.sources._files import channels_of, contained, counted, few, lines
 from selfvox.errors import DataError
 
 _IMAGES = re.compile(r"(?:images?|imgs?|scans?)(tr|ts|val|)", re.IGNORECASE)
@@ -77,12 +77,12 @@ def _crawl(root: Path) -> Dataset:
     found = _walk(root)
     scans, notes = _one_kind(root, found.scans)
     if found.hidden:
-        notes.append(f"{found.hidden} hidden files or folders ignored")
+        notes.append(f"hidden files and folders ignored: {found.hidden}")
     if found.links:
-        notes.append(f"{found.links} links to folders not followed")
+        notes.append(f"links to folders not followed: {found.links}")
     if found.others:
         kinds = ", ".join(f"{count} {shown(kind) or 'without ending'}" for kind, count in found.others.most_common(4))
-        notes.append(f"{sum(found.others.values())} files that are not scans ignored ({kinds})")
+        notes.append(f"files that are not scans ignored: {found.others.total()} ({kinds})")
     images, labels, more = _pair(root, scans)
     if not images:
         looked_for = ", ".join(sorted([*SUFFIXES_3D, *SUFFIXES_2D]))
@@ -99,7 +99,7 @@ def _walk(root: Path) -> _Found:
         linked = [name for name in visible if Path(here, name).is_symlink()]
         found.links += len(linked)
         folders[:] = sorted(set(visible) - set(linked))
-        for name in files:
+        for name in sorted(files):
             if _hidden(name):
                 continue
             path = Path(here, name)
@@ -124,9 +124,9 @@ def _one_kind(root: Path, scans: list[Path]) -> tuple[list[Path], list[str]]:
     if not volumes or not pictures:
         return scans, []
     if len(volumes) >= _TIMES_AS_MANY * len(pictures):
-        return volumes, [f"{len(pictures)} pictures left out beside {len(volumes)} volumes: {few(pictures)}"]
+        return volumes, [f"{counted(len(pictures), 'picture')} left out beside {len(volumes)} volumes: {few(pictures)}"]
     if len(pictures) >= _TIMES_AS_MANY * len(volumes):
-        return pictures, [f"{len(volumes)} volumes left out beside {len(pictures)} pictures: {few(volumes)}"]
+        return pictures, [f"{counted(len(volumes), 'volume')} left out beside {len(pictures)} pictures: {few(volumes)}"]
     message = (
         f"holds {len(volumes)} volumes and {len(pictures)} pictures; put each kind in a folder of its own and name one"
     )
@@ -154,15 +154,15 @@ def _pair(root: Path, scans: Sequence[Path]) -> tuple[list[Path], dict[Path, Pat
                 both = f"{shown(label)} and {shown(labels[image])}"
                 raise DataError(f"{both} are both labels of {shown(image.name)}; keep one")
             labels[image] = label
-    note = f"{len(alone)} files named like labels left out, no scan of the same name is there: {few(alone)}"
+    note = f"named like labels, but no scan of the same name is there, left out: {few(alone)}"
     return images, labels, [note] if alone else []
 
 
 def _key(root: Path, scan: Path) -> tuple[str, ...]:
     """What a scan and its label have in common: the path without words for image and label."""
-    folders = [_IMAGES.sub(r"\1", part) if _IMAGES.fullmatch(part) else part for part in _folders(root, scan)]
-    folders = [_LABELS.sub(r"\1", part) if _LABELS.fullmatch(part) else part for part in folders]
-    return (*(part.casefold() for part in folders if part), _LABEL_ENDING.sub("", _stem(scan)))
+    words = [(_IMAGES.fullmatch(part) or _LABELS.fullmatch(part), part) for part in _folders(root, scan)]
+    folders = [(match[1] if match else part).casefold() for match, part in words]
+    return (*filter(None, folders), _LABEL_ENDING.sub("", _stem(scan)))
 
 
 def _folders(root: Path, scan: Path) -> Sequence[str]:
@@ -175,8 +175,7 @@ def _stem(scan: Path) -> str:
 
 def _dataset(root: Path, images: Iterable[Path], labels: dict[Path, Path], notes: list[str]) -> Dataset:
     images = list(images)
-    relative = [PurePath(image.relative_to(root)) if image.is_relative_to(root) else image for image in images]
-    relative = [PurePath(*path.parts[1:]) if path.is_absolute() else path for path in relative]
+    relative = naming.relative(images, root)
     endings = [suffix(image) for image in images]
     ids, subjects = naming.ids(relative, endings), naming.subjects(relative, endings)
     rows = zip(ids, subjects, images, strict=True)

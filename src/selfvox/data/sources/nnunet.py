@@ -16,7 +16,7 @@ from selfvox.data import naming, strict_json
 from selfvox.data.image import SUFFIXES_2D, suffix
 from selfvox.data.naming import shown
 from selfvox.data.sources import Case, Dataset, by_id
-from selfvox.data.sources._files import channels_of, few
+from selfvox.data.sources._files import channels_of, counted, few
 from selfvox.errors import DataError
 
 _PARTS = {"imagesTr": "labelsTr", "imagesTs": "labelsTs"}
@@ -98,7 +98,9 @@ def _scans(folder: Path, ending: str | None, notes: list[str]) -> dict[str, _Fil
             scans[match[1]][int(match[2])] = path
     if others:
         expected = f"CASE_0000{ending or ''}"
-        notes.append(f"{folder.name}: {len(others)} files left out, not named like {expected}: {few(others)}")
+        notes.append(
+            f"{folder.name}: {counted(len(others), 'file')} left out, not named like {expected}: {few(others)}"
+        )
     return dict(scans)
 
 
@@ -144,7 +146,7 @@ def _labels(folder: Path, ending: str | None, scans: dict[str, _Files], notes: l
         else:
             found[name] = path
     if alone:
-        notes.append(f"{folder.name}: {len(alone)} files left out, which no case matches: {few(alone)}")
+        notes.append(f"{folder.name}: {counted(len(alone), 'file')} left out, which no case matches: {few(alone)}")
     return found
 
 

@@ -1,0 +1,140 @@
+"""A decathlon's dataset.json: read as meant, and never trusted."""
+
+import json
+import time
+
+import pytest
+
+from selfvox.data import sources
+from selfvox.errors import DataError
+
+LABELS = {"0": "background", "1": "tumour"}
+
+
+def dataset(root, **content):
+    """Write dataset.json and touch every file it lists that stays inside."""
+    content = {"modality": {"0": "MRI"}, "labels": LABELS} | content
+    root.mkdir(exist_ok=True)
+    for entry in [entry for name in ("training", "validation", "test") for entry in content.get(name, [])]:
+        for path in entry.values() if isinstance(entry, dict) else [entry]:
+            (root / path).parent.mkdir(parents=True, exist_ok=True)
+            (root / path).touch()
+    (root / "dataset.json").write_text(json.dumps(content))
+    return root
+
+
+def refusal(root):
+    with pytest.raises(DataError) as caught:
+        sources.find(root, "decathlon")
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 1000
+    return str(caught.value)
+
+
+def test_training_and_test_lists_become_cases_with_and_without_labels(tmp_path):
+    training = [{"image": f"./imagesTr/a_{n}.nii.gz", "label": f"./labelsTr/a_{n}.nii.gz"} for n in (10, 9)]
+    found = sources.find(dataset(tmp_path, training=training, test=["./imagesTs/a_11.nii.gz"]))
+    assert [case.id for case in found.cases] == ["a_9", "a_10", "a_11"]
+    assert [case.label and case.label.relative_to(tmp_path).as_posix() for case in found.cases] == [
+        "labelsTr/a_9.nii.gz",
+        "labelsTr/a_10.nii.gz",
+        None,
+    ]
+    assert found.classes == {0: "background", 1: "tumour"}
+    assert found.notes == ("1 of 3 cases have no label",)
+    assert sources.find(tmp_path / "dataset.json") == found
+
+
+def test_several_modalities_are_channels_of_one_file_in_their_order(tmp_path):
+    names = {str(number): f"channel {number}" for number in reversed(range(11))}
+    found = sources.find(dataset(tmp_path, modality=names, training=[{"image": "a.nii.gz"}]))
+    assert found.channel_names == tuple(f"channel {number}" for number in range(11))
+    assert len(found.cases[0].images) == 1
+
+
+def test_one_stem_in_two_lists_keeps_two_ids_and_one_subject(tmp_path):
+    found = sources.find(dataset(tmp_path, training=["imagesTr/a.nii.gz"], test=["imagesTs/a.nii.gz"]))
+    assert [(case.id, case.subject) for case in found.cases] == [("imagesTr_a", "a"), ("imagesTs_a", "a")]
+
+
+@pytest.mark.parametrize("path", ["../../../etc/passwd", "/etc/passwd", "a/../../outside.nii.gz", "../outside.nii.gz"])
+@pytest.mark.parametrize("form", ["image", "label", "text"])
+def test_a_path_that_leaves_the_root_is_refused(tmp_path, path, form):
+    root = dataset(tmp_path / "root", training=["a.nii.gz"])
+    (tmp_path / "outside.nii.gz").touch()
+    entry = path if form == "text" else {"image": "a.nii.gz"} | {form: path}
+    (root / "dataset.json").write_text(json.dumps({"training": [entry]}))
+    assert "leads out of" in refusal(root)
+
+
+def test_a_link_that_leaves_the_root_is_refused_and_one_that_stays_is_not(tmp_path):
+    root = dataset(tmp_path / "root", training=["real/a.nii.gz"])
+    (tmp_path / "outside.nii.gz").touch()
+    (root / "dataset.json").write_text('{"training": ["link/a.nii.gz"]}')
+    (root / "link").symlink_to(root / "real")
+    assert len(sources.find(root).cases) == 1
+    (root / "link").unlink()
+    (root / "link").symlink_to(tmp_path)
+    (root / "dataset.json").write_text('{"training": ["link/outside.nii.gz"]}')
+    assert "leads out of" in refusal(root)
+
+
+@pytest.mark.parametrize(
+    "path", ["", " ", "a\0.nii.gz", "C:\\a.nii.gz", "\ud800.nii.gz", "x" * 5000 + ".nii.gz", "a/" * 3000 + "b.nii.gz"]
+)
+def test_what_is_no_path_is_refused(tmp_path, path):
+    root = dataset(tmp_path / "root", training=["a.nii.gz"])
+    (root / "dataset.json").write_text(json.dumps({"training": [path]}))
+    assert "dataset.json names" in refusal(root)
+
+
+def test_missing_files_are_named(tmp_path):
+    root = dataset(tmp_path, training=[{"image": f"{n}.nii.gz", "label": f"{n}_l.nii.gz"} for n in range(9)])
+    for number in range(2, 7):
+        (root / f"{number}.nii.gz").unlink()
+    message = refusal(root)
+    assert "2.nii.gz, 3.nii.gz, 4.nii.gz and 2 more" in message
+    (root / "dataset.json").write_text('{"training": [{"image": "0.nii.gz", "label": "\\u001b[31m.nii.gz"}]}')
+    assert "%1B[31m.nii.gz" in refusal(root)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ({"training": []}, "lists no case"),
+        ({}, "lists no case"),
+        ({"training": {"image": "a.nii.gz"}}, "not a list"),
+        ({"training": [3]}, r"training[0] is not a path"),
+        ({"training": ["a.nii.gz", {"label": "a.nii.gz"}]}, "training[1] is not a path"),
+        ({"training": [{"image": "a.nii.gz", "label": 1}]}, "training[0]"),
+        ({"training": ["a.nii.gz", "./a.nii.gz"]}, "more than once"),
+        ({"training": ["a.nii.gz"], "test": ["b/../a.nii.gz"]}, "more than once"),
+        ({"training": [{"image": "a.nii.gz", "label": "a.nii.gz"}]}, "as label and as image"),
+        ({"training": ["a.mat"]}, "not a scan that can be read"),
+        ({"training": ["a.nii.gz"], "modality": {"1": "MRI"}}, "from 0"),
+        ({"training": ["a.nii.gz"], "modality": ["MRI"]}, "from 0"),
+        ({"training": ["a.nii.gz"], "modality": {}}, "from 0"),
+        ({"training": ["a.nii.gz"], "labels": ["background"]}, "'labels'"),
+        ({"training": ["a.nii.gz"], "labels": {"one": "tumour"}}, "'labels'"),
+        ({"training": ["a.nii.gz"], "labels": {"-1": "tumour"}}, "'labels'"),
+        ({"training": ["a.nii.gz"], "labels": {"0": 0}}, "'labels'"),
+        ([], "not an object"),
+        ("training", "not an object"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused_in_one_line(tmp_path, content, reason):
+    for name in ("a.nii.gz", "a.mat"):
+        (tmp_path / name).touch()
+    (tmp_path / "b").mkdir()
+    (tmp_path / "dataset.json").write_text(json.dumps(content))
+    assert reason in refusal(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "text", ['{"training": ["a"], "training": ["b"]}', '{"x": NaN}', "[" * 100_000, '{"training": ["a",]}', ""]
+)
+def test_what_is_not_strict_json_is_refused_quickly(tmp_path, text):
+    (tmp_path / "dataset.json").write_text(text)
+    begun = time.perf_counter()
+    assert "dataset.json" in refusal(tmp_path)
+    assert time.perf_counter() - begun < 1

@@ -1,0 +1,203 @@
+"""A plain folder: what is a scan, what is its label, what is left out and said."""
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from selfvox.data import sources
+from selfvox.errors import DataError
+
+
+def touch(root, *names):
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).touch()
+    return root
+
+
+def labels(found):
+    return {case.images[0].name: case.label.name if case.label else None for case in found.cases}
+
+
+def notes(found):
+    return " | ".join(found.notes)
+
+
+def test_every_subfolder_is_searched_and_cases_come_in_natural_order(tmp_path):
+    touch(tmp_path, "s10.nii.gz", "a/s2.NII", "a/b/c/s1.nrrd", "s3.mha", "x/s4.mhd", "x/s4.raw")
+    found = sources.find(tmp_path)
+    assert [case.id for case in found.cases] == ["s1", "s2", "s3", "s4", "s10"]
+    assert "ignored: 1 (1 .raw)" in notes(found)
+
+
+def test_hidden_files_and_others_are_counted(tmp_path):
+    touch(
+        tmp_path,
+        "a.nii.gz",
+        "._a.nii.gz",
+        ".git/b.nii.gz",
+        "__MACOSX/c.nii.gz",
+        "readme.txt",
+        "x.csv",
+        "y.csv",
+        "LICENSE",
+    )
+    found = sources.find(tmp_path)
+    assert [case.id for case in found.cases] == ["a"]
+    assert "hidden files and folders ignored: 3" in notes(found)
+    assert "4 (2 .csv" in notes(found)
+
+
+@pytest.mark.parametrize(
+    ("image", "label"),
+    [
+        ("images/a.nii.gz", "labels/a.nii.gz"),
+        ("imagesTr/a.nii.gz", "labelsTr/a.nii.gz"),
+        ("imagesTs/a.nii.gz", "labelsTs/a.nii.gz"),
+        ("images/a.nii.gz", "masks/a.nii.gz"),
+        ("images/a.nii.gz", "segmentations/a.nrrd"),
+        ("scans/a.nii.gz", "masks/a_mask.nii.gz"),
+        ("a.nii.gz", "labels/a.nii.gz"),
+        ("train/images/a.nii.gz", "train/labels/a.nii.gz"),
+        ("images/train/a.nii.gz", "labels/train/a.nii.gz"),
+        ("a.nii.gz", "a_seg.nii.gz"),
+        ("deep/a.nii.gz", "deep/a_label.nii.gz"),
+        ("a.nii.gz", "a-mask.nii"),
+        ("images/a.png", "labels/a.png"),
+        ("images/a.jpg", "masks/a.png"),
+    ],
+)
+def test_a_label_is_recognised_in_the_usual_places(tmp_path, image, label):
+    found = sources.find(touch(tmp_path, image, label))
+    assert [(case.images, case.label) for case in found.cases] == [((tmp_path / image,), tmp_path / label)]
+
+
+def test_labels_of_another_folder_or_name_are_not_taken(tmp_path):
+    touch(tmp_path, "one/images/a.nii.gz", "two/labels/a.nii.gz", "imagesTs/b.nii.gz", "labelsTr/b.nii.gz", "c.nii.gz")
+    found = sources.find(touch(tmp_path, "d_seg.nii.gz", "x/c_seg.nii.gz"))
+    assert labels(found) == {"a.nii.gz": None, "b.nii.gz": None, "c.nii.gz": None}
+    assert "named like labels, but no scan of the same name is there, left out: " in notes(found)
+    assert "1 more" in notes(found)
+
+
+def test_two_labels_of_one_scan_are_refused(tmp_path):
+    with pytest.raises(DataError, match=r"both labels of a\.nii\.gz"):
+        sources.find(touch(tmp_path, "a.nii.gz", "a_seg.nii.gz", "a_mask.nii.gz"))
+
+
+def test_a_folder_of_labels_named_itself_is_a_folder_of_scans(tmp_path):
+    found = sources.find(touch(tmp_path / "labelsTr", "a.nii.gz", "b.nii.gz"))
+    assert [case.id for case in found.cases] == ["a", "b"]
+
+
+def test_a_folder_with_labels_alone_says_why_it_has_no_scan(tmp_path):
+    with pytest.raises(DataError, match="named like labels"):
+        sources.find(touch(tmp_path, "labels/a.nii.gz"))
+
+
+def test_dimensions_are_never_mixed(tmp_path):
+    volumes = [f"{number}.nii.gz" for number in range(8)]
+    found = sources.find(touch(tmp_path / "volumes", *volumes, "qc/0.png", "qc/1.jpg"))
+    assert len(found.cases) == 8
+    assert "2 pictures left out beside 8 volumes: 0.png, 1.jpg" in notes(found)
+    with pytest.raises(DataError, match="holds 8 volumes and 3 pictures"):
+        sources.find(touch(tmp_path / "volumes", "qc/2.png"))
+    found = sources.find(touch(tmp_path / "pictures", "x.nii", "a.png", "b.tif", "c.tiff", "d.jpeg"))
+    assert [case.id for case in found.cases] == ["a", "b", "c", "d"]
+    assert "1 volume left out" in notes(found)
+
+
+def test_a_single_file_is_a_data_set_of_one_even_when_named_like_a_label(tmp_path):
+    touch(tmp_path, "a_seg.nii.gz", "b.nii.gz")
+    found = sources.find(tmp_path / "a_seg.nii.gz")
+    assert [(case.id, case.images) for case in found.cases] == [("a_seg", (tmp_path / "a_seg.nii.gz",))]
+
+
+@pytest.mark.parametrize(("mode", "names"), [("L", 1), ("I;16", 1), ("1", 1), ("RGB", 3), ("RGBA", 3), ("P", 3)])
+def test_a_colour_picture_has_three_channels_and_a_grey_one_has_one(tmp_path, mode, names):
+    Image.new(mode, (4, 4)).save(tmp_path / "a.png")
+    assert len(sources.find(tmp_path).channel_names) == names
+
+
+def test_links_to_folders_are_not_followed_and_links_to_files_are(tmp_path):
+    touch(tmp_path / "elsewhere", "b.nii.gz")
+    root = touch(tmp_path / "root", "a.nii.gz")
+    (root / "loop").symlink_to(root)
+    (root / "away").symlink_to(tmp_path / "elsewhere")
+    (root / "b.nii.gz").symlink_to(tmp_path / "elsewhere" / "b.nii.gz")
+    found = sources.find(root)
+    assert [case.id for case in found.cases] == ["a", "b"]
+    assert "links to folders not followed: 2" in notes(found)
+
+
+def test_hostile_file_names_become_safe_ids_and_one_line_notes(tmp_path):
+    for name in (
+        b"a\nb.nii.gz",
+        b"\x1b[31mred.nii.gz",
+        b"\xff\xfe.nii.gz",
+        b"-rf.nii.gz",
+        b"a..b...nii.gz",
+        b"x\ny_seg.nii.gz",
+    ):
+        (tmp_path / os.fsdecode(name)).touch()
+    found = sources.find(tmp_path)
+    assert len(found.cases) == 5
+    assert all(text.isprintable() and ".." not in text for case in found.cases for text in (case.id, case.subject))
+    assert all(note.isprintable() for note in found.notes)
+
+
+def test_a_pipe_named_like_a_picture_does_not_stop_the_listing(tmp_path):
+    os.mkfifo(tmp_path / "a.png")
+    assert sources.find(tmp_path).channel_names == ("image",)
+
+
+def test_a_list_names_scans_relative_to_itself_or_absolute(tmp_path):
+    touch(tmp_path, "study/a/t1.nii.gz", "study/b.nii.gz", "far/c.nii.gz")
+    listed = tmp_path / "study" / "scans.txt"
+    listed.write_bytes(b"\xef\xbb\xbfa/t1.nii.gz\r\n\r\nb.nii.gz\r\n" + f"{tmp_path / 'far/c.nii.gz'}\r\n".encode())
+    found = sources.find(listed)
+    assert [(case.id, case.subject) for case in found.cases] == [("b", "b"), ("c", "c"), ("t1", "study_a")]
+    assert {case.images[0].resolve() for case in found.cases} == {
+        tmp_path / "study/a/t1.nii.gz",
+        tmp_path / "study/b.nii.gz",
+        tmp_path / "far/c.nii.gz",
+    }
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ("absent.nii.gz\n", "no such file"),
+        ("a.nii.gz\na.nii.gz\n", "more than once"),
+        ("a.nii.gz\n./a.nii.gz\n", "more than once"),
+        ("\n\n", "lists no scan"),
+        ("notes.doc\n", "not a scan"),
+        ("../outside.nii.gz\n", "leads out of"),
+        ("a.nii.gz\nb.png\n", "volumes and pictures"),
+        ("a\\b.nii.gz\n", "not a path"),
+        ("a.nii.gz\0\n", "NUL"),
+        ("x" * 5000 + ".nii.gz", "cannot be followed"),
+    ],
+)
+def test_a_bad_list_is_refused_in_one_line(tmp_path, content, reason):
+    touch(tmp_path, "in/a.nii.gz", "in/b.png", "outside.nii.gz")
+    (tmp_path / "in/scans.txt").write_text(content)
+    with pytest.raises(DataError, match=reason) as refusal:
+        sources.find(tmp_path / "in/scans.txt")
+    assert str(refusal.value).isprintable()
+    assert "scans.txt" in str(refusal.value)
+
+
+def test_the_root_may_be_the_working_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(touch(tmp_path, "images/a.nii.gz", "labels/a.nii.gz"))
+    assert labels(sources.find(Path("."))) == {"a.nii.gz": "a.nii.gz"}
+
+
+def test_thousands_of_scans_are_listed_in_a_moment(tmp_path):
+    touch(tmp_path, *(f"{number % 50}/s{number}.nii.gz" for number in range(5000)))
+    begun = time.perf_counter()
+    assert len(sources.find(tmp_path).cases) == 5000
+    assert time.perf_counter() - begun < 3

@@ -1,0 +1,168 @@
+"""A table of cases: the dialects people have, and every row that cannot be meant."""
+
+import csv
+
+import pytest
+
+from selfvox.data import sources
+from selfvox.errors import DataError
+
+FILES = ("a.nii.gz", "b.nii.gz", "c.nii.gz", "a_l.nii.gz", "b_l.nii.gz", "x.png")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    root = tmp_path / "in"
+    root.mkdir()
+    for name in FILES:
+        (root / name).touch()
+    (tmp_path / "outside.nii.gz").touch()
+    return root
+
+
+def find(folder, text, name="list.csv", encoding="utf-8"):
+    (folder / name).write_bytes(text.encode(encoding))
+    return sources.find(folder / name)
+
+
+def refusal(folder, text, **keywords):
+    with pytest.raises(DataError) as caught:
+        find(folder, text, **keywords)
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 1000
+    assert "list.csv" in str(caught.value)
+    return str(caught.value)
+
+
+PLAIN = "image,label,subject,grade\na.nii.gz,a_l.nii.gz,ann,0\nb.nii.gz,b_l.nii.gz,bob,2\n"
+
+
+def test_every_column_is_read(folder):
+    found = find(folder, PLAIN)
+    assert [(c.id, c.subject, c.images, c.label, c.grade) for c in found.cases] == [
+        ("a", "ann", (folder / "a.nii.gz",), folder / "a_l.nii.gz", 0),
+        ("b", "bob", (folder / "b.nii.gz",), folder / "b_l.nii.gz", 2),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "encoding"),
+    [
+        (PLAIN, "utf-8-sig"),
+        (PLAIN.replace("\n", "\r\n"), "utf-8"),
+        (PLAIN.replace("\n", "\r\n"), "utf-8-sig"),
+        (PLAIN.replace("\n", "\r"), "utf-8"),
+        (PLAIN.replace(",", ";"), "utf-8"),
+        (PLAIN.replace(",", "\t"), "utf-8"),
+        (PLAIN.replace(",", " , "), "utf-8"),
+        (PLAIN.replace("image,label", "Image,LABEL"), "utf-8"),
+        (PLAIN + "\n,,,\n\n", "utf-8"),
+        (PLAIN.replace("ann", '"ann"'), "utf-8"),
+        (PLAIN.rstrip("\n"), "utf-8"),
+    ],
+)
+def test_the_dialects_of_tables_mean_the_same(folder, text, encoding):
+    assert find(folder, text, encoding=encoding).cases == find(folder, PLAIN).cases
+
+
+def test_a_column_per_channel_names_the_channels(folder):
+    found = find(folder, "image_t1,image_t2,subject\na.nii.gz,b.nii.gz,ann\n", name="list.tsv")
+    assert found.channel_names == ("t1", "t2")
+    assert [path.name for path in found.cases[0].images] == ["a.nii.gz", "b.nii.gz"]
+
+
+def test_rows_of_one_subject_share_it_and_may_share_a_label(folder):
+    found = find(folder, "image,label,subject\na.nii.gz,a_l.nii.gz,ann\nb.nii.gz,a_l.nii.gz,ann\n")
+    assert [(case.id, case.subject) for case in found.cases] == [("a", "ann"), ("b", "ann")]
+
+
+def test_the_one_table_of_images_in_a_folder_is_found_and_two_are_refused(folder):
+    (folder / "participants.tsv").write_text("participant_id\tage\nann\t3\n")
+    (folder / "list.csv").write_text(PLAIN)
+    assert sources.find(folder).cases == sources.find(folder / "list.csv").cases
+    (folder / "second.csv").write_text(PLAIN)
+    with pytest.raises(DataError, match=r"several tables with images \(list\.csv, second\.csv\); name one"):
+        sources.find(folder)
+
+
+def test_what_is_empty_unused_or_not_listed_is_noted(folder):
+    notes = find(folder, "image,grade,age\na.nii.gz,1,30\nb.nii.gz,,\n").notes
+    assert "columns not used: age" in notes
+    assert "1 of 2 cases have no grade" in notes
+    assert "4 scans beside those of the table not listed: a_l.nii.gz, b_l.nii.gz, c.nii.gz and 1 more" in notes
+    assert "all grades are 1: nothing to tell apart" in notes
+
+
+@pytest.mark.parametrize("grade", ["nan", "NaN", "1.0", "-1", "1e0", "inf", "high", "²", "1000", "0x1", "1 2", "=1+1"])
+def test_a_grade_that_is_no_whole_number_is_refused_with_its_line(folder, grade):
+    message = refusal(folder, f"image,grade\na.nii.gz,1\nb.nii.gz,{grade}\n")
+    assert f"line 3 has the grade '{grade}'" in message
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("", "no column 'image'"),
+        ("\n\n", "no column 'image'"),
+        ("image,grade\n", "header but no rows"),
+        ("image,grade\n\n,\n", "header but no rows"),
+        ("file,grade\na.nii.gz,1\n", "no column 'image'; add it (its columns: file, grade)"),
+        ("imgae,grade\na.nii.gz,1\n", "no column 'image'; rename 'imgae'"),
+        ("image,image\na.nii.gz,b.nii.gz\n", "two columns 'image'"),
+        ("image,image_t1\na.nii.gz,b.nii.gz\n", "name every channel"),
+        ("image\na.nii.gz\nb.nii.gz\na.nii.gz\n", "line 2 and line 4 both name a.nii.gz"),
+        ("image\na.nii.gz\n./a.nii.gz\n", "line 2 and line 3 both name a.nii.gz"),
+        ("image_x,image_y\na.nii.gz,a.nii.gz\n", "names one file twice"),
+        ("image,label\na.nii.gz,b.nii.gz\nb.nii.gz,\n", "a label that is also an image"),
+        ("image\na.nii.gz\nabsent.nii.gz\n", "line 3 names absent.nii.gz, but no such file"),
+        ("image\nq.nii.gz\nr.nii.gz\n", "2 scans of the table are absent"),
+        ("image,label\na.nii.gz,absent.nii.gz\n", "line 2 names absent.nii.gz"),
+        ("image,grade\n,1\n", "line 2 has no image"),
+        ("image_x,image_y\na.nii.gz,\n", "line 2 has no image_y"),
+        ("image,grade\na.nii.gz,1,2\n", "line 2 has 3 cells under 2 columns"),
+        ("image,grade\na.nii.gz\n", "line 2 has 1 cells under 2 columns"),
+        ("image\na.doc\n", "not a scan"),
+        ("image\na.nii.gz\nx.png\n", "volumes and pictures"),
+        ("image\n../outside.nii.gz\n", "leads out of"),
+        ("image,label\na.nii.gz,../outside.nii.gz\n", "leads out of"),
+        ("image\n~/a.nii.gz\n", "no such file"),
+        ("image\n=cmd()\n", "not a scan"),
+        ("image\nin\\a.nii.gz\n", "not a path"),
+        ("image\na.nii.gz\0\n", "NUL"),
+        ("image\n" + "x" * 200_000 + "\n", "field larger than field limit"),
+        ("image\n" + "x" * 5_000 + ".nii.gz\n", "cannot be followed"),
+        ('image\n"a.nii.gz\n', "unexpected end of data"),
+        ("image;grade\na.nii.gz,1\n", "separated by semicolons"),
+    ],
+)
+def test_a_table_that_cannot_be_meant_is_refused_in_one_line(folder, text, reason):
+    assert reason in refusal(folder, text)
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-32", "latin-1"])
+def test_another_encoding_is_refused_with_what_to_do(folder, encoding):
+    assert "UTF-8" in refusal(folder, PLAIN.replace("ann", "änn"), encoding=encoding)
+
+
+def test_an_absolute_path_is_the_word_of_a_person_who_names_the_table(folder):
+    text = f"image\n{folder.parent / 'outside.nii.gz'}\na.nii.gz\n"
+    found = find(folder, text)
+    assert {case.images[0].name for case in found.cases} == {"outside.nii.gz", "a.nii.gz"}
+    with pytest.raises(DataError, match="leads out of"):
+        sources.find(folder)
+
+
+def test_a_link_out_of_the_folder_is_refused(folder):
+    (folder / "link.nii.gz").symlink_to(folder.parent / "outside.nii.gz")
+    assert "leads out of" in refusal(folder, "image\nlink.nii.gz\n")
+
+
+def test_subjects_become_safe_names(folder):
+    found = find(folder, 'image,subject\na.nii.gz,"../x\n\x1b[31m"\nb.nii.gz,\n')
+    assert [case.subject for case in found.cases] == ["%2E%2E%2Fx%0A%1B[31m", "b"]
+
+
+def test_a_written_table_reads_back(folder):
+    with (folder / "list.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([["image", "subject"], ["a.nii.gz", 'says "a, b"; c'], ["b.nii.gz", "x\ty"]])
+    assert [case.subject for case in sources.find(folder).cases] == ["says %22a, b%22; c", "x%09y"]

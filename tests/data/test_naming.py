@@ -1,0 +1,88 @@
+"""Names of cases and subjects: safe, unique, natural."""
+
+import random
+from pathlib import Path, PurePath
+
+import pytest
+
+from selfvox.data import naming
+from selfvox.errors import DataError
+
+HOSTILE = [
+    "..", ".", "", "../../etc/passwd", "a/b", "a\\b", "/etc", "-rf", "~", "a\nb", "\x1b[31mred", "a\0b", "a\u202eb", "C:x",
+    "name.", "name ", " name", "\udc80", "a..b", "a...", "<img src=x>", '"', "x" * 400, "ü" * 200, "%2E", "NUL\x7f",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_a_name_stays_in_its_folder_on_one_line_and_in_the_limits_of_a_file_system(text, tmp_path):
+    name = naming.safe(text)
+    assert name.isprintable()
+    assert ".." not in name
+    assert not name.startswith(("-", "."))
+    assert not set(name) & set('/\\:*?"<>|')
+    assert len(name.encode()) <= 200
+    (tmp_path / f"{name}.npy").touch()
+    assert [path.name for path in tmp_path.iterdir()] == [f"{name}.npy"]
+
+
+def test_different_texts_have_different_names():
+    rng = random.Random(0)
+    texts = {"".join(rng.choices("a.-/%2E \n~", k=rng.randint(0, 6))) for _ in range(20_000)} | set(HOSTILE)
+    assert len({naming.safe(text) for text in texts}) == len(texts)
+
+
+@pytest.mark.parametrize("name", ["sub-01_T1w", "Müller 3", "a.b-c_d~1", "患者7"])
+def test_a_plain_name_is_kept(name):
+    assert naming.safe(name) == name
+
+
+def test_names_sort_as_people_count():
+    names = ["scan10", "scan2", "scan1", "Scan3", "scan", "2b", "10a", "scan٣"]
+    assert sorted(names, key=naming.natural) == ["2b", "10a", "scan", "scan1", "scan2", "Scan3", "scan10", "scan٣"]
+
+
+def named(*paths: str) -> list[str]:
+    return naming.ids([PurePath(path) for path in paths], [".nii.gz"] * len(paths))
+
+
+def people(*paths: str) -> list[str]:
+    return naming.subjects([PurePath(path) for path in paths], [".nii.gz"] * len(paths))
+
+
+def test_a_case_is_called_by_its_stem_and_by_its_path_where_the_stem_repeats():
+    assert named("a/x.nii.gz", "b/x.nii.gz", "b/y.nii.gz") == ["a_x", "b_x", "y"]
+
+
+def test_names_stay_unique_where_joined_paths_meet():
+    names = named("a_b/c.nii.gz", "a/b_c.nii.gz", "a/c.nii.gz", "a_b_c.nii.gz", "q/b_c.nii.gz")
+    assert len({name.casefold() for name in names}) == 5
+
+
+def test_names_that_differ_only_in_case_are_told_apart_or_refused():
+    assert named("a/X.nii.gz", "b/x.nii.gz") == ["a_X", "b_x"]
+    with pytest.raises(DataError, match="upper and lower case"):
+        named("X.nii.gz", "x.nii.gz")
+
+
+@pytest.mark.parametrize(
+    ("paths", "subjects"),
+    [
+        (["sub-07/ses-1/anat/sub-07_ses-1_T1w.nii.gz", "sub-07/ses-2/func/x.nii.gz"], ["sub-07", "sub-07"]),
+        (["ann_ses-2_run-1_T1w.nii.gz", "ann_FLAIR.nii.gz", "ann.nii.gz"], ["ann", "ann", "ann"]),
+        (["ann/t1.nii.gz", "ann/t2.nii.gz", "bob/t1.nii.gz"], ["ann", "ann", "bob"]),
+        (["ann/visit_1/ct.nii.gz", "ann/visit_2/ct.nii.gz"], ["ann", "ann"]),
+        (["ann/brain.nii.gz", "bob/brain.nii.gz"], ["ann", "bob"]),
+        (["train/001.nii.gz", "train/002.nii.gz", "test/003.nii.gz"], ["001", "002", "003"]),
+        (["scan_01/t1.nii.gz", "scan_02/t1.nii.gz"], ["scan_01", "scan_02"]),
+        (["hippocampus_001.nii.gz", "hippocampus_0002.nii.gz"], ["hippocampus_001", "hippocampus_0002"]),
+        (["t1.nii.gz"], ["t1"]),
+    ],
+)
+def test_scans_of_one_person_share_a_subject(paths, subjects):
+    assert people(*paths) == subjects
+
+
+def test_paths_outside_the_root_are_named_from_the_folder_they_share():
+    paths = [Path("/home/someone/study/a/t1.nii.gz"), Path("/home/someone/study/b/t1.nii.gz")]
+    assert naming.relative(paths, Path("/elsewhere")) == [PurePath("a/t1.nii.gz"), PurePath("b/t1.nii.gz")]
