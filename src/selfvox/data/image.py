@@ -10,7 +10,7 @@ import nibabel as nib
 import numpy as np
 
 from selfvox.data import metaimage, nifti, pictures
-from selfvox.data.regular import printable
+from selfvox.data.naming import shown
 from selfvox.errors import DataError
 
 SUFFIXES_3D = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
@@ -62,7 +62,7 @@ def read(path: Path, channels: int = 1) -> Image:
     Raises:
         DataError: the file cannot be used; the message says why and what to do.
     """
-    name = printable(path)
+    name = shown(path.name)
     if suffix(path) in SUFFIXES_2D:
         data, notes = pictures.read(path)
         affine, header = np.eye(4), None
@@ -91,7 +91,7 @@ def read_label(path: Path, like: Image, classes: Collection[int] | None = None) 
     Raises:
         DataError: other shape or affine; values that are negative, fractional, not finite, or not in `classes`.
     """
-    name = printable(path)
+    name = shown(path.name)
     lossy = False
     if suffix(path) in SUFFIXES_2D:
         values, lossy = pictures.read_label(path)
@@ -143,7 +143,7 @@ def _write(path: Path, values: np.ndarray, like: Image, picture_suffixes: tuple[
 
 
 def _read_volume(path: Path) -> nifti.Volume:
-    name, ending = printable(path), suffix(path)
+    name, ending = shown(path.name), suffix(path)
     if ending in (".nii.gz", ".nii"):
         volume = nifti.read(path)
     elif ending in SUFFIXES_3D:

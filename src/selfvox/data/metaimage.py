@@ -11,8 +11,9 @@ import numpy as np
 import SimpleITK
 from isal import isal_zlib
 
+from selfvox.data.naming import shown
 from selfvox.data.nifti import HARMLESS_BYTES, LIMIT_BYTES, LIMIT_RATIO, Volume
-from selfvox.data.regular import open_regular, printable
+from selfvox.data.regular import open_regular
 from selfvox.errors import DataError
 
 _HEADER_BYTES = 2**20
@@ -39,7 +40,7 @@ def read(path: Path, limit_bytes: int = LIMIT_BYTES) -> Volume:
     Raises:
         DataError: the file is damaged, cut, too large, or of a kind that SimpleITK cannot be trusted with.
     """
-    name = printable(path)
+    name = shown(path.name)
     nrrd = path.name.lower().endswith((".nrrd", ".nhdr"))
     with open_regular(path) as file:
         promise = _nrrd(file, name) if nrrd else _meta(file, name)

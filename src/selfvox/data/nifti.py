@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
 import nibabel as nib
 import numpy as np
 from isal import isal_zlib
 
-from selfvox.data.regular import open_regular, printable
+from selfvox.data.naming import shown
+from selfvox.data.regular import open_regular
 from selfvox.errors import DataError
 from selfvox.files import whole
 
@@ -67,7 +68,7 @@ def read(path: Path, limit_bytes: int = LIMIT_BYTES, limit_ratio: int = LIMIT_RA
     Raises:
         DataError: the file is damaged, not what its name says, too large, or has no usable geometry.
     """
-    name = printable(path)
+    name = shown(path.name)
     with open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
         start = file.read(_PEEK)
@@ -76,7 +77,8 @@ def read(path: Path, limit_bytes: int = LIMIT_BYTES, limit_ratio: int = LIMIT_RA
         layout = _layout(header, name, notes)
         _check_size(layout.end, size, packed, limit_bytes, limit_ratio, name)
         affine = _affine(header, layout.shape, name, notes)
-        content = _contents(start, file, layout.end, packed, name)
+        file.seek(0)  # in one piece: joining the rest to the start would copy it
+        content = _contents(file.read(), layout.end, packed, name)
     stored = np.frombuffer(content, layout.dtype, (layout.end - layout.offset) // layout.dtype.itemsize, layout.offset)
     data = _scale(stored, layout).reshape(layout.shape, order="F")
     for text in _TEXTS:
@@ -139,7 +141,7 @@ def _parse(raw: bytes, name: str) -> tuple[nib.Nifti1Header, list[str]]:
         kind, size, where, width = nib.Nifti2Header, 540, 16, 8
     elif raw[344:348] == b"n+1\0":
         kind, size, where, width = nib.Nifti1Header, 348, 40, 2
-    elif 0 < len(raw) < 348:
+    elif len(raw) < 348:
         raise DataError(f"{name}: only {len(raw)} bytes, less than a NIfTI header; copy it again from its source")
     else:
         raise DataError(f"{name}: not a NIfTI file (wrong magic bytes); export it as NIfTI")
@@ -184,8 +186,8 @@ def _layout(header: nib.Nifti1Header, name: str, notes: list[str]) -> _Layout:
         slope, intercept = 1.0, 0.0
     if not (np.isfinite(slope) and np.isfinite(intercept)):
         raise DataError(f"{name}: slope {slope:g} and intercept {intercept:g} are not finite; export it again")
-    if header.get_xyzt_units()[0] in ("meter", "micron"):
-        notes.append(f"header's unit is the {header.get_xyzt_units()[0]}; its numbers are taken as mm")
+    if unit := {1: "metre", 3: "micrometre"}.get(int(header["xyzt_units"]) & 7):
+        notes.append(f"header's unit is the {unit}; its numbers are taken as mm")
     return _Layout(tuple(dims), dtype, int(offset), slope, intercept)
 
 
@@ -204,19 +206,20 @@ def _check_size(end: int, size: int, packed: bool, limit: int, ratio: int, name:
         raise DataError(f"{name}: {size} bytes are more than its header accounts for ({end}); export it again")
 
 
-def _contents(start: bytes, file: BinaryIO, end: int, packed: bool, name: str) -> bytes:
+def _contents(content: bytes, end: int, packed: bool, name: str) -> bytes:
     """Header and voxels, unpacked to the end of the stream with its checksum and length checked."""
-    content = start + file.read()
     if packed:
         inflate = isal_zlib.decompressobj(31)
         try:
             unpacked = inflate.decompress(content, end + _PADDING)
         except (isal_zlib.error, EOFError) as error:
             raise DataError(f"{name}: damaged gzip stream ({_reason(error)}); copy it again from its source") from error
-        if len(unpacked) >= end and inflate.eof and inflate.unused_data.strip(b"\0"):
-            raise DataError(f"{name}: more data after the end of the gzip stream; unpack and pack it again with gzip")
         if not inflate.eof and len(unpacked) < end + _PADDING:
             raise DataError(f"{name}: the gzip stream is cut; copy it again from its source")
+        if inflate.unused_data.strip(b"\0"):
+            raise DataError(f"{name}: more data after the end of the gzip stream; unpack and pack it again with gzip")
+        if not inflate.eof:
+            raise DataError(f"{name}: unpacks to more than its header accounts for; export it again")
         content = unpacked
     if len(content) < end:
         raise DataError(f"{name}: holds {len(content)} bytes where its header asks for {end}; copy it again")

@@ -9,7 +9,8 @@ import numpy as np
 from PIL import Image as Pillow
 from PIL import ImageOps
 
-from selfvox.data.regular import open_regular, printable
+from selfvox.data.naming import shown
+from selfvox.data.regular import open_regular
 from selfvox.errors import DataError
 from selfvox.files import whole
 
@@ -33,7 +34,7 @@ def read(path: Path, limit_pixels: int = LIMIT_PIXELS) -> tuple[np.ndarray, tupl
         grey = picture if picture.mode.startswith("I") else picture.convert(_GREY[picture.mode])
         return _native(np.asarray(grey))[None], notes
     if picture.mode not in _COLOUR:
-        raise DataError(f"{printable(path)}: colour space {picture.mode} is not read; save it as RGB or grey")
+        raise DataError(f"{shown(path.name)}: colour space {picture.mode} is not read; save it as RGB or grey")
     if picture.mode in ("P", "PA") or "transparency" in picture.info:
         picture = picture.convert("RGBA")  # Pillow warns when a palette with transparency goes straight to RGB
     return np.moveaxis(np.asarray(picture.convert("RGB")), -1, 0), notes
@@ -52,7 +53,7 @@ def read_label(path: Path, limit_pixels: int = LIMIT_PIXELS) -> tuple[np.ndarray
         values = values[..., 0]
     elif picture.mode not in ("P", *_GREY):
         raise DataError(
-            f"{printable(path)}: a coloured label ({picture.mode}); save one class number per pixel, as PNG"
+            f"{shown(path.name)}: a coloured label ({picture.mode}); save one class number per pixel, as PNG"
         )
     return values, picture.info["selfvox format"] == "JPEG"
 
@@ -67,7 +68,7 @@ def write(path: Path, values: np.ndarray) -> None:
 
 def _open(path: Path, limit_pixels: int) -> tuple[Pillow.Image, tuple[str, ...]]:
     """The decoded picture, upright."""
-    name = printable(path)
+    name = shown(path.name)
     with open_regular(path) as file, warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
@@ -94,14 +95,14 @@ def _open(path: Path, limit_pixels: int) -> tuple[Pillow.Image, tuple[str, ...]]
 
 def _notes(picture: Pillow.Image) -> tuple[str, ...]:
     notes = []
+    if picture.mode.startswith(("RGB", "LA")) and any(";16" in str(tile[3]) for tile in picture.tile):
+        notes.append("16 bits per colour reduced to 8")  # asked first: looking for EXIF loads a PNG and clears `tile`
     if picture.getexif().get(0x0112, 1) != 1:
         notes.append("turned upright by its EXIF tag")
     if picture.mode in ("LA", "PA", "RGBA") or "transparency" in picture.info:
         notes.append("transparency dropped")
     if picture.mode in ("P", "PA", "CMYK", "YCbCr"):
-        notes.append(f"{ {'P': 'palette', 'PA': 'palette'}.get(picture.mode, picture.mode) } converted to RGB")
-    if picture.mode.startswith(("RGB", "LA")) and any(";16" in str(tile[3]) for tile in picture.tile):
-        notes.append("16 bits per colour reduced to 8")
+        notes.append(f"{'palette' if picture.mode in ('P', 'PA') else picture.mode} converted to RGB")
     return tuple(notes)
 
 

@@ -1,4 +1,4 @@
-"""Opening only what is a plain file, and naming it on one line."""
+"""Opening only what is a plain file."""
 
 from __future__ import annotations
 
@@ -7,12 +7,8 @@ import stat
 from pathlib import Path
 from typing import BinaryIO
 
+from selfvox.data.naming import shown
 from selfvox.errors import DataError
-
-
-def printable(path: Path) -> str:
-    """The file's name with line breaks and escape sequences spelled out, so that a message stays one line."""
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in os.fsencode(path.name).decode("utf-8", "replace"))
 
 
 def open_regular(path: Path) -> BinaryIO:
@@ -22,7 +18,7 @@ def open_regular(path: Path) -> BinaryIO:
         DataError: it is missing, forbidden, or a folder, pipe, socket or device; these are never opened, since
             opening a pipe waits for ever.
     """
-    name = printable(path)
+    name = shown(path.name)
     try:
         mode = path.stat().st_mode
         if not stat.S_ISREG(mode):
