@@ -1,5 +1,6 @@
 """Splits by subject: seeded, fixed, nested, and safe on disk."""
 
+import itertools
 import json
 import random
 
@@ -59,7 +60,7 @@ def test_a_larger_subset_contains_every_smaller_one_by_count_and_by_fraction(spl
         asked = [splits.subset(split, seed, count=count) for count in range(1, 18)]
         asked += [splits.subset(split, seed, fraction=fraction / 40) for fraction in range(1, 41)]
         asked.sort(key=len)
-        for smaller, larger in zip(asked, asked[1:], strict=False):
+        for smaller, larger in itertools.pairwise(asked):
             assert set(smaller) <= set(larger) <= set(split.train)
 
 
