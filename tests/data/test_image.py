@@ -65,12 +65,14 @@ def test_the_geometry_codes_survive(tmp_path: Path, qform: int, sform: int) -> N
 
 def test_a_map_is_written_in_float32_with_its_classes_last(tmp_path: Path) -> None:
     like = scan(tmp_path)
+    like.header["pixdim"][4] = 2.5  # a repetition time
     values = np.random.default_rng(0).random((3, *like.shape))
     image.write_map(tmp_path / "map.nii.gz", values, like)
     written = nib.load(tmp_path / "map.nii.gz")
     assert written.get_data_dtype() == np.float32
     np.testing.assert_array_equal(written.get_fdata(), np.moveaxis(values.astype(np.float32), 0, -1))
     np.testing.assert_array_equal(written.affine, like.affine)
+    assert written.header.get_zooms() == (1, 2, 3, 1)
     image.write_map(tmp_path / "map.nii.gz", values[0], like)
     np.testing.assert_array_equal(nib.load(tmp_path / "map.nii.gz").get_fdata(), values[0].astype(np.float32))
 

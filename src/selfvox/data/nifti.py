@@ -96,10 +96,9 @@ def write(path: Path, data: np.ndarray, affine: np.ndarray, header: nib.Nifti1He
     for field in (*_TEXTS, "cal_max", "cal_min", "intent_code", "intent_p1", "intent_p2", "intent_p3", "scl_inter"):
         if field in fresh.keys():  # noqa: SIM118
             fresh[field] = b"" if field in _TEXTS else 0
-    spacing = fresh["pixdim"][1:4].copy()
     fresh.set_data_shape(data.shape)
     fresh.set_data_dtype(data.dtype)
-    fresh["pixdim"][1:4], fresh["pixdim"][4:] = spacing, 1
+    fresh["pixdim"][4:] = 1  # of a series it was the time between frames
     fresh["scl_slope"] = 1
     fresh["vox_offset"] = fresh.single_vox_offset
     fresh["magic"] = fresh.single_magic
