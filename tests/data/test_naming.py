@@ -11,7 +11,8 @@ from selfvox.errors import DataError
 HOSTILE = [
     "..", ".", "", "../../etc/passwd", "a/b", "a\\b", "/etc", "-rf", "~",
     "a\nb", "\x1b[31mred", "a\0b", "a\u202eb",
-    "C:x", "name.", "name ", " name", "\udc80", "a..b", "a...", "<img src=x>", '"', "x" * 400, "ü" * 200, "%2E", "NUL\x7f",
+    "C:x", "name.", "name ", " name", "\udc80", "a..b", "a...",
+    "<img src=x>", '"', "x" * 400, "ü" * 200, "%2E", "NUL\x7f",
 ]  # fmt: skip
 
 
