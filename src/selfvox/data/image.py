@@ -118,6 +118,20 @@ def read_label(path: Path, like: Image, classes: Collection[int] | None = None) 
     return label
 
 
+def read_grid(path: Path) -> Image:
+    """A label's file as an image, for its grid: `read_label` holds it, and other labels, against that. May be empty.
+
+    Raises:
+        DataError: the file cannot be used, or has more than one number per voxel.
+    """
+    if suffix(path) in SUFFIXES_2D:
+        return Image(pictures.read_label(path)[0][None], np.eye(4), shown(path.name))
+    volume = _read_volume(path)
+    if volume.data.ndim != 3:
+        raise DataError(f"{shown(path.name)}: holds {volume.data.shape[3]} volumes where a label is one; split it")
+    return Image(volume.data[None], volume.affine, shown(path.name), volume.header, volume.notes)
+
+
 def write_label(path: Path, label: np.ndarray, like: Image) -> None:
     """Write class numbers (*space) on the grid of `like`, as NIfTI or PNG, in the smallest unsigned type."""
     assert label.shape == like.shape, f"label {label.shape} for {like.name} {like.shape}"

@@ -12,7 +12,7 @@ import SimpleITK
 from isal import isal_zlib
 
 from selfvox.data.naming import shown
-from selfvox.data.nifti import HARMLESS_BYTES, LIMIT_BYTES, LIMIT_RATIO, Volume
+from selfvox.data.nifti import DAMAGED, HARMLESS_BYTES, LIMIT_BYTES, LIMIT_RATIO, Volume
 from selfvox.data.regular import open_regular
 from selfvox.errors import DataError
 
@@ -169,7 +169,7 @@ def _check_voxels(file: BinaryIO, promise: _Promise, limit: int, name: str) -> N
     inflate = isal_zlib.decompressobj(promise.wbits)
     try:
         found = len(inflate.decompress(file.read(), promise.expected + 1))
-    except (isal_zlib.error, EOFError) as error:
+    except DAMAGED as error:
         raise DataError(f"{name}: damaged compressed voxels; copy it again from its source") from error
     if found != promise.expected or not inflate.eof:
         raise DataError(f"{name}: its compressed voxels are cut or too many; copy it again from its source")

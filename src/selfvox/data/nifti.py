@@ -9,6 +9,7 @@ from typing import NamedTuple
 import nibabel as nib
 import numpy as np
 from isal import isal_zlib
+from nibabel.spatialimages import HeaderDataError
 
 from selfvox.data.naming import shown
 from selfvox.data.regular import open_regular
@@ -19,6 +20,9 @@ LIMIT_BYTES = 4 * 10**9
 LIMIT_RATIO = 200
 # Nearly empty label maps shrink a thousandfold, so the ratio is only asked of what could hurt.
 HARMLESS_BYTES = 512 * 2**20
+
+# isal's stubs take the class for an instance
+DAMAGED: tuple[type[Exception], ...] = (isal_zlib.IsalError, EOFError)  # type: ignore[assignment]
 
 _GZIP, _PEEK, _PADDING = b"\x1f\x8b", 2**17, 2**16
 _TYPES = {2: "u1", 4: "i2", 8: "i4", 16: "f4", 64: "f8", 256: "i1", 512: "u2", 768: "u4", 1024: "i8", 1280: "u8"}
@@ -128,7 +132,7 @@ def _first_bytes(start: bytes, packed: bool, name: str) -> bytes:
         return start
     try:
         return isal_zlib.decompressobj(31).decompress(start, 540)
-    except (isal_zlib.error, EOFError) as error:
+    except DAMAGED as error:
         raise DataError(f"{name}: damaged gzip stream ({_reason(error)}); copy it again from its source") from error
 
 
@@ -211,7 +215,7 @@ def _contents(content: bytes, end: int, packed: bool, name: str) -> bytes:
         inflate = isal_zlib.decompressobj(31)
         try:
             unpacked = inflate.decompress(content, end + _PADDING)
-        except (isal_zlib.error, EOFError) as error:
+        except DAMAGED as error:
             raise DataError(f"{name}: damaged gzip stream ({_reason(error)}); copy it again from its source") from error
         if not inflate.eof and len(unpacked) < end + _PADDING:
             raise DataError(f"{name}: the gzip stream is cut; copy it again from its source")
@@ -234,8 +238,8 @@ def _scale(stored: np.ndarray, layout: _Layout) -> np.ndarray:
     exact_in_float32 = stored.dtype.itemsize <= 2 or stored.dtype.type is np.float32
     scaled = stored.astype(np.float32 if exact_in_float32 else np.float64)
     with np.errstate(over="ignore", invalid="ignore"):  # the finite check that follows reports it
-        scaled *= layout.slope
-        scaled += layout.intercept
+        np.multiply(scaled, layout.slope, out=scaled)
+        np.add(scaled, layout.intercept, out=scaled)
     return scaled
 
 
@@ -264,7 +268,7 @@ def _affine(header: nib.Nifti1Header, shape: tuple[int, ...], name: str, notes: 
         try:
             qform = header.get_qform()
             _check_usable(qform, "qform", name)
-        except (ValueError, nib.spatialimages.HeaderDataError, DataError):
+        except (ValueError, HeaderDataError, DataError):
             qform, trouble = None, "the qform's quaternion or offset is impossible"
     if sform is None and trouble:
         raise DataError(f"{name}: {trouble} and there is no sform; export it again")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image as Pillow
-from PIL import ImageOps
+from PIL import ImageOps, UnidentifiedImageError
 
 from selfvox.data.naming import shown
 from selfvox.data.regular import open_regular
@@ -83,7 +83,7 @@ def _open(path: Path, limit_pixels: int) -> tuple[Pillow.Image, tuple[str, ...]]
             upright = ImageOps.exif_transpose(picture)
         except DataError:
             raise
-        except Pillow.UnidentifiedImageError as error:
+        except UnidentifiedImageError as error:
             raise DataError(f"{name}: not a PNG, JPEG or TIFF picture, whatever its name; export it again") from error
         except Pillow.DecompressionBombError as error:
             raise DataError(f"{name}: far too many pixels; crop or shrink it") from error
@@ -95,7 +95,7 @@ def _open(path: Path, limit_pixels: int) -> tuple[Pillow.Image, tuple[str, ...]]
 
 def _notes(picture: Pillow.Image) -> tuple[str, ...]:
     notes = []
-    if picture.mode.startswith(("RGB", "LA")) and any(";16" in str(tile[3]) for tile in picture.tile):
+    if picture.mode.startswith(("RGB", "LA")) and any(";16" in str(tile[3]) for tile in getattr(picture, "tile", ())):
         notes.append("16 bits per colour reduced to 8")  # asked first: looking for EXIF loads a PNG and clears `tile`
     if picture.getexif().get(0x0112, 1) != 1:
         notes.append("turned upright by its EXIF tag")
