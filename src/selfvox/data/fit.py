@@ -7,9 +7,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from selfvox.data import cases, parallel
 from selfvox.data.image import Image
-from selfvox.data.recipe import Intensity, Kind, foreground
+from selfvox.data.recipe import Intensity, Kind, Recipe, foreground
+from selfvox.data.sources import Case, Dataset
 from selfvox.errors import DataError, UsageError
+from selfvox.progress import progress, say
+from selfvox.settings import Preparation
 
 # ImageNet's, red, green, blue, as every network trained on photographs expects them; their average for grey pictures
 _RGB_MEAN, _RGB_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -20,9 +24,58 @@ _NAMES: dict[Kind, str] = {
     "mri": r"mri?|t1\w*|t2\w*|flair|dwi|adc|swi|pd\w*|pet|suv|spect|dce\w*|fa",
     "photo": r"rgb|r|g|b|red|green|blue|gr[ae]y|lumin\w*|photo\w*|colou?r",
 }
+_SAMPLES = 3  # scans looked at where a name says nothing
 _AIR_HU = -500  # nothing but CT has so many voxels so far below zero
 _VOXELS_KEPT = 10_000_000  # of a ct channel's foreground, over all scans, that its window is fitted to
 _VOXELS_PER_SCAN = 100_000
+
+
+def fit(dataset: Dataset, settings: Preparation) -> Recipe:
+    """The recipe for a data set under these settings; says, for each channel, what was chosen and why.
+
+    Raises:
+        DataError: not one scan can be read.
+        UsageError: a setting does not fit the scans.
+    """
+    names = dataset.channel_names
+    samples = _samples(dataset)
+    spatial_dims = samples[0].spatial_dims
+    for option, value in (("size", settings.size), ("spacing", settings.spacing)):
+        if value is not None and len(value) != spatial_dims:
+            raise UsageError(
+                f"{option}: {len(value)} numbers given for scans of {spatial_dims} axes; give one per axis"
+            )
+    if settings.spacing is not None and spatial_dims == 2:
+        raise UsageError("spacing: pictures have no mm; use --size")
+    chosen = choose(names, samples, settings.intensity)
+    kinds = [kind for kind, _ in chosen]
+    for _, reason in chosen:
+        say(f"intensity of {reason}")
+    ct = tuple(index for index, kind in enumerate(kinds) if kind == "ct")
+    voxels: list[list[np.ndarray]] = [[] for _ in names]
+    if ct:
+        tasks = [(cases.absolute(case), ct, len(names), len(dataset.cases)) for case in dataset.cases]
+        with progress("looking at CT values", len(tasks)) as shown:
+            for _, result in parallel.run(ct_voxels, tasks, settings.workers, settings.scheduler):
+                shown.advance()
+                # a scan that kills its worker is met again, and named, when it is prepared
+                for index, part in zip(
+                    ct, [] if isinstance(result, parallel.WorkerDiedError) else result, strict=False
+                ):
+                    voxels[index].append(part)
+    recipe = Recipe(
+        spatial_dims=spatial_dims,
+        channel_names=names,
+        intensity=intensities(kinds, voxels),
+        size=settings.size,
+        spacing_mm=settings.spacing,
+    )
+    for index in ct:
+        window = recipe.intensity[index]
+        say(
+            f"{names[index]}: window {window.lower:g} to {window.upper:g}, mean {window.mean:.4g}, std {window.std:.4g}"
+        )
+    return recipe
 
 
 def choose(channel_names: Sequence[str], samples: Sequence[Image], asked: str = "auto") -> list[tuple[Kind, str]]:
@@ -65,6 +118,20 @@ def intensities(kinds: Sequence[Kind], ct_samples: Sequence[Sequence[np.ndarray]
         else:
             found.append(Intensity(kind="mri"))
     return tuple(found)
+
+
+def ct_voxels(task: tuple[Case, tuple[int, ...], int, int]) -> list[np.ndarray]:
+    """Foreground voxels of a case's ct channels; empty where it cannot be read, since its preparation will say why.
+
+    Args:
+        task: the case, the numbers of its ct channels, how many channels it has, how many cases there are.
+    """
+    case, which, channels, count = task
+    try:
+        data = cases.read(case, channels).data
+        return [ct_sample(np.asarray(data[channel], dtype=np.float32), count) for channel in which]
+    except Exception:
+        return [np.empty(0, dtype=np.float32) for _ in which]
 
 
 def ct_sample(channel: np.ndarray, scans: int) -> np.ndarray:
@@ -116,3 +183,21 @@ def _kind(text: str) -> Kind:
         if kind == text:
             return kind
     raise UsageError(f"intensity: '{text}' is not a choice; known: auto, ct, mri, photo")
+
+
+def _samples(dataset: Dataset) -> list[Image]:
+    """A few scans from all over the data set; more are tried where some cannot be read."""
+    step = max(1, len(dataset.cases) // _SAMPLES)
+    order = [*dataset.cases[::step], *dataset.cases]
+    found: list[Image] = []
+    reason = ""
+    for case in dict.fromkeys(order):
+        if len(found) == _SAMPLES:
+            break
+        try:
+            found.append(cases.read(case, len(dataset.channel_names)))
+        except DataError as error:
+            reason = reason or str(error)
+    if not found:
+        raise DataError(f"{dataset.root}: not one of {len(dataset.cases)} scans can be used; the first: {reason}")
+    return found

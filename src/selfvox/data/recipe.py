@@ -132,9 +132,7 @@ class Recipe:
 
         Resampled by linear weights of each class and the largest of them, so no new value can appear.
         """
-        box = tuple(slice(a, b) for a, b in zip(trail.start, trail.stop, strict=True))
-        cropped = _orient(label[None], trail.orientation)[0][box]
-        return _resample_label(cropped, trail, back=False)
+        return _resample_label(inside_box(label, trail), trail, back=False)
 
     def undo(self, label: np.ndarray, trail: Trail) -> np.ndarray:
         """A prediction (*space) on the scan's own grid, dtype kept; 0 outside the foreground box."""
@@ -218,6 +216,13 @@ def canonical_orientation(image: Image) -> tuple[tuple[int, int], ...]:
     if image.spatial_dims == 2:
         return ((0, 1), (1, 1))
     return tuple((int(axis), int(sign)) for axis, sign in nib.orientations.io_orientation(image.affine))
+
+
+def inside_box(label: np.ndarray, trail: Trail) -> np.ndarray:
+    """The part of a label of the scan (*space) that is kept: canonical axes, the box around the foreground."""
+    box = tuple(slice(a, b) for a, b in zip(trail.start, trail.stop, strict=True))
+    kept: np.ndarray = _orient(label[None], trail.orientation)[0][box]
+    return kept
 
 
 def _orient(data: np.ndarray, orientation: Sequence[tuple[int, int]]) -> np.ndarray:

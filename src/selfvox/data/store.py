@@ -48,8 +48,10 @@ class StoredCase:
     affine: tuple[tuple[float, ...], ...]  # (4, 4): prepared voxel -> mm in RAS+ world
     trail: Trail
     has_label: bool
+    label_values: tuple[int, ...]  # that occur in the scan's own label
     grade: int | None
-    source_hash: str  # of the recipe and the contents of the source files, the label's too
+    recipe_hash: str  # see `recipe_digest`
+    source_hash: str  # of that and the contents of the source files, the label's too
     image_hash: str  # of the contents of the image files alone, to find one scan under two names
     sources: tuple[tuple[int, int], ...]  # size in bytes and mtime in ns of each source file
     sha256: dict[str, str]  # images, labels, foreground -> digest of the array's file
@@ -69,7 +71,7 @@ class StoredCase:
         values = dict(values)
         if naming.safe(str(values["id"])) != values["id"]:
             raise DataError(f"case id {values['id']!r} is no file name; prepare the scans again")
-        for name in ("shape", "spacing_mm", "notes"):
+        for name in ("shape", "spacing_mm", "label_values", "notes"):
             values[name] = tuple(values[name])
         for name in ("affine", "sources"):
             values[name] = tuple(tuple(each) for each in values[name])

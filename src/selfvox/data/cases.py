@@ -1,0 +1,176 @@
+"""From the files of one case to its place in the store; what a worker does."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from selfvox.data import image as images
+from selfvox.data import store
+from selfvox.data.image import Image
+from selfvox.data.naming import shown
+from selfvox.data.recipe import Recipe, inside_box
+from selfvox.data.regular import open_regular
+from selfvox.data.sources import Case
+from selfvox.data.store import StoredCase
+from selfvox.errors import DataError, SelfvoxError
+
+_SAME_GRID_VOXELS = 1e-3
+
+
+@dataclass(frozen=True)
+class Job:
+    """A case to be prepared, and all that it takes."""
+
+    store: Path
+    case: Case
+    recipe: Recipe
+    classes: tuple[int, ...] | None  # values a label may have; None: any
+    recipe_hash: str
+
+
+@dataclass(frozen=True)
+class Done:
+    """A case that lies in the store; `made` is False where the contents of its files turned out to be unchanged."""
+
+    case: StoredCase
+    made: bool
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """A case that cannot be used, and why, in one line."""
+
+    id: str
+    file: str
+    reason: str
+
+
+def read(case: Case, channels: int) -> Image:
+    """The case's image with all its channels, from one file or from one file each.
+
+    Raises:
+        DataError: a file cannot be used, or the channels lie on different grids.
+    """
+    if len(case.images) == 1:
+        image = images.read(case.images[0], channels)
+        if len(image.data) != channels:
+            raise DataError(
+                f"{image.name}: has {len(image.data)} channels where the data set has {channels}; leave it out"
+            )
+        return image
+    parts = [images.read(path) for path in case.images]
+    first = parts[0]
+    for part in parts:
+        if len(part.data) != 1 or part.shape != first.shape:
+            raise DataError(
+                f"{part.name}: shape {part.data.shape} does not fit {first.name} ({first.shape}); resample it"
+            )
+        if np.abs(part.affine - first.affine).max() > _SAME_GRID_VOXELS * min(first.spacing_mm):
+            raise DataError(f"{part.name}: lies on another grid than {first.name} (their affines differ); resample it")
+    notes = tuple(note for part in parts for note in part.notes)
+    # channels of different types keep their values in the wider one
+    return replace(first, data=np.concatenate([part.data for part in parts]), notes=notes)
+
+
+def states(case: Case) -> tuple[tuple[int, int], ...] | None:
+    """Size in bytes and mtime in ns of each of the case's files; None where one cannot be looked at."""
+    try:
+        found = [path.stat() for path in _files(case)]
+    except OSError:
+        return None
+    return tuple((each.st_size, each.st_mtime_ns) for each in found)
+
+
+def make(job: Job) -> Done | Rejected:
+    """Prepare a case and write it, unless what lies in the store was made from the same contents.
+
+    Raises:
+        ResourceError: the disk is full.
+    """
+    try:
+        return _make(job)
+    except MemoryError:
+        return rejected(job.case, "needs more memory than there is; use fewer --workers")
+    except SelfvoxError as error:
+        if not isinstance(error, DataError):
+            raise
+        return rejected(job.case, str(error))
+    except Exception as error:  # a reader's surprise at one file must not end the work on the others
+        return rejected(job.case, f"cannot be prepared ({type(error).__name__}: {error})")
+
+
+def absolute(case: Case) -> Case:
+    """The same case, found from any folder: workers on a cluster have their own."""
+    label = None if case.label is None else case.label.absolute()
+    return replace(case, images=tuple(path.absolute() for path in case.images), label=label)
+
+
+def rejected(case: Case, reason: str) -> Rejected:
+    """A rejection that names the file and stays one line."""
+    name = shown(case.images[0].name)
+    return Rejected(case.id, name, " ".join(reason.removeprefix(f"{name}: ").split()))
+
+
+def _make(job: Job) -> Done | Rejected:
+    case, before = job.case, states(job.case)
+    digests = [_digest(path) for path in _files(case)]
+    source_hash = store.digest(job.recipe_hash, *digests)
+    known = store.read_case(job.store, case.id)
+    if (
+        known is not None
+        and known.source_hash == source_hash
+        and store.is_intact(job.store, known)
+        and before is not None
+    ):
+        known = replace(known, subject=case.subject, grade=case.grade, sources=before)
+        store.write_entry(job.store, known)
+        return Done(known, made=False)
+
+    image = read(case, len(job.recipe.channel_names))
+    prepared = job.recipe.apply(image)
+    label: np.ndarray | None = None
+    values: tuple[int, ...] = ()
+    notes = image.notes
+    if case.label is not None:
+        original = images.read_label(case.label, image, job.classes)
+        label = job.recipe.apply_label(original, prepared.trail)
+        values = tuple(int(value) for value in np.unique(original))
+        cut = np.count_nonzero(original) - np.count_nonzero(inside_box(original, prepared.trail))
+        if cut:
+            notes = (*notes, f"{cut} labelled voxels lie in the background, outside the box around the foreground")
+    if before is None or states(case) != before:
+        raise DataError(f"{image.name}: changed while it was read; run the same command again")
+    stored = StoredCase(
+        id=case.id,
+        subject=case.subject,
+        grade=case.grade,
+        shape=prepared.data.shape[1:],
+        spacing_mm=prepared.spacing_mm,
+        affine=tuple(tuple(float(value) for value in row) for row in prepared.affine),
+        trail=prepared.trail,
+        has_label=label is not None,
+        label_values=values,
+        recipe_hash=job.recipe_hash,
+        source_hash=source_hash,
+        image_hash=store.digest(*digests[: len(case.images)]),
+        sources=before,
+        sha256={},
+        notes=notes,
+    )
+    return Done(store.write_case(job.store, stored, prepared, label), made=True)
+
+
+def _files(case: Case) -> tuple[Path, ...]:
+    return case.images if case.label is None else (*case.images, case.label)
+
+
+def _digest(path: Path) -> str:
+    total = hashlib.sha256()
+    with open_regular(path) as file:
+        while block := file.read(2**20):
+            total.update(block)
+    return total.hexdigest()

@@ -1,0 +1,296 @@
+"""From a data set to a store: fit the recipe, prepare what is new or changed, say what could not be used."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import fcntl
+import io
+import os
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from selfvox import files
+from selfvox.data import cases as making
+from selfvox.data import parallel, split, store
+from selfvox.data.cases import Done, Job, Rejected
+from selfvox.data.fit import fit
+from selfvox.data.recipe import Recipe
+from selfvox.data.sources import Dataset, find
+from selfvox.data.store import Store, StoredCase, is_store, open_store
+from selfvox.errors import DataError, UsageError
+from selfvox.progress import progress, say
+from selfvox.settings import Preparation, Prepare
+
+_OURS = {"manifest.json", "cases", "images", "labels", "foreground", "rejected.csv", "split.json", ".lock"}
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+
+
+def prepare(settings: Prepare) -> Path:
+    """Prepare a data set into a store, or bring the store up to date; returns the store's folder.
+
+    Raises:
+        DataError: there is nothing to prepare, or not one scan can be used.
+        UsageError: an option does not fit the data, or another process is at work on the store.
+    """
+    if is_store(settings.scans):
+        raise UsageError(f"{settings.scans}: is a store already; name the folder of the scans")
+    built = _build(find(settings.scans, settings.source), settings.out, settings, None)
+    _write_split(built, settings)
+    return settings.out
+
+
+def prepared(
+    scans: Path, out: Path, settings: Preparation, recipe: Recipe | None = None, need_labels: bool = False
+) -> Store:
+    """The store that `scans` is, or that is made from them in `out`.
+
+    Args:
+        scans: a store, or anything that `find` finds cases in.
+        out: where a store is made if `scans` is none.
+        settings: how to prepare.
+        recipe: that of an encoder, which scans must follow; default: chosen from the scans.
+        need_labels: refuse a data set without a single label.
+
+    Raises:
+        DataError: the store follows another recipe, no scan can be used, or no labels.
+    """
+    if is_store(scans):
+        ready = open_store(scans)
+        if recipe is not None and not _same_way(ready.recipe, recipe):
+            raise DataError(
+                f"{scans}: was prepared in another way than the encoder's scans; name the scans, not the store"
+            )
+        _check_fits(ready, settings)
+    else:
+        ready = _build(find(scans, settings.source), out, settings, recipe)
+    if need_labels and not any(case.has_label for case in ready.cases):
+        raise DataError(f"{scans}: has no labels; name a data set with labels")
+    return ready
+
+
+def _build(dataset: Dataset, out: Path, settings: Preparation, recipe: Recipe | None) -> Store:
+    for note in dataset.notes:
+        say(note)
+    if not dataset.cases:
+        raise DataError(f"{dataset.root}: holds no scans; name the folder they lie in")
+    if out.exists() and not is_store(out) and {each.name for each in out.iterdir()} - _OURS:
+        raise UsageError(f"{out}: holds other things than a store; name another --out")
+    (out / "cases").mkdir(parents=True, exist_ok=True)
+    with _locked(out):
+        for left in out.glob("**/.*.part.*"):
+            left.unlink()  # of a process that was killed while writing
+        return _bring_up_to_date(dataset, out, settings, recipe)
+
+
+def _bring_up_to_date(dataset: Dataset, out: Path, settings: Preparation, given: Recipe | None) -> Store:
+    before = store.read_manifest(out) if is_store(out) else None
+    if (
+        before
+        and before["cases"]
+        and not {case.id for case in dataset.cases} & {each["id"] for each in before["cases"]}
+    ):
+        raise UsageError(f"{out}: is a store of other scans, none of which lies in {dataset.root}; name another --out")
+    asked = _asked(dataset, settings, given)
+    recipe, asked = _recipe(dataset, settings, given, before, asked)
+    recipe_hash = store.recipe_digest(recipe, dataset.classes)
+
+    intact = _intact(dataset, out, recipe_hash)
+    gone = {file.stem for file in (out / "cases").glob("*.json")} - {case.id for case in dataset.cases}
+    allowed = None if dataset.classes is None else tuple(sorted(dataset.classes))
+    jobs = [
+        Job(out.absolute(), making.absolute(case), recipe, allowed, recipe_hash)
+        for case in dataset.cases
+        if case.id not in intact
+    ]
+    if jobs or gone or before is None:
+        store.write_manifest(out, recipe, dataset.classes, None, asked)
+    for case_id in gone:
+        store.remove_case(out, case_id)
+    made, refused = dict(intact), []
+    count = 0
+    for result in _run(jobs, settings):
+        if isinstance(result, Done):
+            made[result.case.id] = result.case
+            count += result.made
+        else:
+            refused.append(result)
+            store.remove_case(out, result.id)
+    _write_rejected(out, refused)
+    if not made:
+        first = f"{refused[0].file}: {refused[0].reason}"
+        raise DataError(f"{dataset.root}: not one of {len(refused)} scans can be used; the first: {first}")
+    classes = dataset.classes or _classes_found(made.values())
+    if jobs or gone or before is None or before["cases"] is None:
+        store.write_manifest(out, recipe, classes, list(made.values()), asked)
+    _summary(out, list(made.values()), count, refused)
+    return open_store(out)
+
+
+def _asked(dataset: Dataset, settings: Preparation, given: Recipe | None) -> dict[str, Any]:
+    """What decides on the recipe, besides the scans."""
+    if given is not None:
+        return {"recipe": given.to_dict()}
+    return {
+        "channel_names": list(dataset.channel_names),
+        "size": None if settings.size is None else list(settings.size),
+        "spacing_mm": None if settings.spacing is None else list(settings.spacing),
+        "intensity": settings.intensity,
+    }
+
+
+def _recipe(
+    dataset: Dataset, settings: Preparation, given: Recipe | None, before: dict[str, Any] | None, asked: dict[str, Any]
+) -> tuple[Recipe, dict[str, Any]]:
+    """The recipe given, or the store's where the same was asked for, or a new one; and what was asked, to be kept."""
+    if given is not None:
+        if len(given.channel_names) != len(dataset.channel_names):
+            raise DataError(
+                f"{dataset.root}: has {len(dataset.channel_names)} channels ({', '.join(dataset.channel_names)}) where "
+                f"the encoder was trained with {len(given.channel_names)} ({', '.join(given.channel_names)}); "
+                "name scans like those it was trained with"
+            )
+        return given, asked
+    if before is not None:
+        fitted_to = before["asked"].get("fitted_to", 0)
+        # a window fitted to a handful of scans must not stay for ever
+        if before["asked"] == asked | {"fitted_to": fitted_to} and len(dataset.cases) <= 2 * fitted_to:
+            return Recipe.from_dict(before["recipe"]), before["asked"]
+    recipe = fit(dataset, settings)
+    return recipe, asked | {"fitted_to": len(dataset.cases)}
+
+
+def _intact(dataset: Dataset, out: Path, recipe_hash: str) -> dict[str, StoredCase]:
+    """The cases whose source files look untouched (size and mtime) and whose arrays are whole."""
+    known = {}
+    for case in dataset.cases:
+        entry = store.read_case(out, case.id)
+        if entry is None or entry.recipe_hash != recipe_hash or entry.has_label != (case.label is not None):
+            continue
+        if entry.sources != making.states(case):
+            continue
+        if (entry.subject, entry.grade) != (case.subject, case.grade):
+            entry = dataclasses.replace(entry, subject=case.subject, grade=case.grade)
+            store.write_entry(out, entry)
+        known[case.id] = entry
+    # hashing lets other threads run
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        whole = list(pool.map(lambda entry: store.is_intact(out, entry), known.values()))
+    for entry, fine in zip(list(known.values()), whole, strict=True):
+        if not fine:
+            say(f"{entry.id}: its arrays are damaged; making them again")
+            del known[entry.id]
+    return known
+
+
+def _run(jobs: Sequence[Job], settings: Preparation) -> Iterator[Done | Rejected]:
+    refused = 0
+    with progress("preparing", len(jobs)) as shown:
+        for number, result in parallel.run(making.make, jobs, settings.workers, settings.scheduler):
+            if isinstance(result, parallel.WorkerDiedError):
+                reason = "the process that read it died, most likely for want of memory; use fewer --workers"
+                result = making.rejected(jobs[number].case, reason)
+            refused += isinstance(result, Rejected)
+            shown.advance(f"{refused} rejected" if refused else "")
+            yield result
+
+
+def _classes_found(cases: Any) -> dict[int, str] | None:
+    """Classes by the values that labels hold, where the data set names none."""
+    values = sorted({value for case in cases for value in case.label_values} | {0})
+    if not any(case.has_label for case in cases):
+        return None
+    return {value: f"class {value}" if value else "background" for value in values}
+
+
+def _write_rejected(out: Path, refused: Sequence[Rejected]) -> None:
+    table = out / "rejected.csv"
+    if not refused:
+        table.unlink(missing_ok=True)
+        return
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["id", "file", "reason"])
+    for each in sorted(refused, key=lambda each: each.id):
+        # a spreadsheet must not take a name for a formula
+        writer.writerow([f"'{cell}" if cell.startswith(_FORMULA) else cell for cell in dataclasses.astuple(each)])
+    files.write_text(table, text.getvalue())
+
+
+def _summary(out: Path, cases: Sequence[StoredCase], made: int, refused: Sequence[Rejected]) -> None:
+    same = defaultdict(list)
+    for case in store.in_order(cases):
+        same[case.image_hash].append(case)
+    for twins in same.values():
+        if len({case.subject for case in twins}) > 1:
+            listed = ", ".join(case.id for case in twins)
+            say(f"{listed}: the same scan under several subjects; training and test may share it, remove all but one")
+    remarks = [f"{case.id}: {note}" for case in store.in_order(cases) for note in case.notes]
+    for remark in remarks[:5]:
+        say(remark)
+    if len(remarks) > 5:
+        say(f"and {len(remarks) - 5} more remarks, in {out / 'cases'}")
+    for each in refused[:5]:
+        say(f"rejected {each.file}: {each.reason}")
+    more = f", {len(refused)} rejected (see {out / 'rejected.csv'})" if refused else ""
+    labelled = sum(case.has_label for case in cases)
+    say(f"{out}: {len(cases)} scans, {labelled} with labels; {made} prepared now, {len(cases) - made} unchanged{more}")
+
+
+def _write_split(built: Store, settings: Prepare) -> None:
+    """Decide who trains, validates and tests; a split that is there stays, unless other numbers are asked for."""
+    subjects = {case.subject for case in built.cases}
+    # only labelled subjects can be scored
+    eligible = {case.subject for case in built.cases if case.has_label} or subjects
+    there = built.split()
+    if there is None or (
+        (settings.test or settings.validation)
+        and (
+            (len(there.test), len(there.validation), there.seed) != (settings.test, settings.validation, settings.seed)
+        )
+    ):
+        if not settings.test and not settings.validation:
+            return
+        if there is not None:
+            say(f"{built.path}: makes a new split, since other numbers or another seed are asked for")
+        there = split.make(sorted(eligible), settings.test, settings.validation, settings.seed)
+    new = subjects - {*there.train, *there.validation, *there.test}
+    whole = dataclasses.replace(there, train=(*there.train, *sorted(new)))
+    split.write(whole, built.path / "split.json")
+    say(f"{len(whole.train)} subjects to train on, {len(whole.validation)} to validate, {len(whole.test)} to test")
+
+
+def _same_way(one: Recipe, other: Recipe) -> bool:
+    """Whether two recipes do the same; channels may be called differently."""
+    return dataclasses.replace(one, channel_names=other.channel_names) == other
+
+
+def _check_fits(ready: Store, settings: Preparation) -> None:
+    for option, wanted, has in (
+        ("size", settings.size, ready.recipe.size),
+        ("spacing", settings.spacing, ready.recipe.spacing_mm),
+    ):
+        if wanted is not None and wanted != has:
+            raise UsageError(f"{option}: {ready.path} was prepared otherwise; leave --{option} out, or name the scans")
+
+
+@contextmanager
+def _locked(out: Path) -> Iterator[None]:
+    """Keep other processes from building the same store; the system lifts the lock of a process that died."""
+    with (out / ".lock").open("a+", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            pid = file.read().strip() or "?"
+            raise UsageError(
+                f"{out}: process {pid} is preparing this store; wait for it, or name another --out"
+            ) from None
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
