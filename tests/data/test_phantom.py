@@ -1,0 +1,116 @@
+import itertools
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from selfvox.data import phantom
+from selfvox.data.image import read, read_label
+
+needs_template = pytest.mark.skipif(phantom._template_folder() is None, reason="nilearn is not installed")
+
+
+def window_dice(image: np.ndarray, truth: np.ndarray) -> float:
+    """The best Dice that any range of brightness reaches."""
+    body = image > 0
+    edges = np.quantile(image[body], np.linspace(0, 1, 21))
+    within = [body & (image >= low) & (image <= high) for low in edges[:-1] for high in edges[1:] if high > low]
+    return max(2 * (guess & truth).sum() / (guess.sum() + truth.sum()) for guess in within)
+
+
+@pytest.mark.parametrize("size", [(40, 36), (32, 32, 32), (24, 40, 31)])
+def test_the_label_of_shapes_is_what_the_brightness_shows(size):
+    for seed in range(5):
+        drawn = phantom.shapes(np.random.default_rng(seed), size)
+        seen = np.argmin(np.abs(drawn.image[0][..., None] - [500, 250, 750, 0]), -1) % 3
+        seen[drawn.image[0] < 120] = 0
+        assert (seen == drawn.label).mean() > 0.998
+        for value in (1, 2):
+            assert ndimage.label(drawn.label == value)[1] == 1
+
+
+def test_an_ellipsoid_has_the_volume_of_its_radii():
+    share = [(phantom.shapes(np.random.default_rng(seed), (64, 64, 64)).label == 1).mean() for seed in range(10)]
+    assert 4 / 3 * np.pi * 0.08**3 < min(share) <= max(share) < 4 / 3 * np.pi * 0.12**3
+
+
+def test_shapes_have_the_asked_channels_and_spacing():
+    drawn = phantom.shapes(np.random.default_rng(0), (40, 40, 10), channels=3, spacing_mm=(1, 1, 4))
+    assert drawn.image.shape == (3, 40, 40, 10)
+    np.testing.assert_array_equal(np.linalg.norm(drawn.affine[:3, :3], axis=0), (1, 1, 4))
+    levels = [[channel[drawn.label == value].mean() for value in (1, 2)] for channel in drawn.image]
+    assert len({tuple(np.round(pair)) for pair in levels}) == 3
+    assert phantom.shapes(np.random.default_rng(0), (9, 9)).affine.tolist() == np.eye(4).tolist()
+
+
+@needs_template
+def test_a_lesion_changes_the_brain_where_its_label_says_and_nowhere_else(monkeypatch):
+    for seed in range(3):
+        ill = phantom.brains(np.random.default_rng(seed))
+        with monkeypatch.context() as patched:
+            patched.setattr(phantom, "_with_lesion", lambda rng, image, *rest: image)
+            well = phantom.brains(np.random.default_rng(seed))
+        assert not well.label.any()
+        change = np.abs(ill.image - well.image)[0] / well.image.max()
+        assert np.median(change[ill.label > 0]) > 0.05
+        far = ndimage.distance_transform_edt(ill.label == 0) > 3
+        assert np.quantile(change[far], 0.9999) < 0.04
+
+
+@needs_template
+def test_brains_hold_both_classes_inside_the_brain_and_differ_among_subjects():
+    brains = [phantom.brains(np.random.default_rng([0, number])) for number in range(6)]
+    for drawn in brains:
+        assert set(np.unique(drawn.label)) == {0, phantom.CORE, phantom.OEDEMA}
+        brain = drawn.image[0] > 0
+        assert 0.15 < brain.mean() < 0.35  # 1.2 to 2.9 litres of box, as heads have
+        assert brain[drawn.label > 0].mean() > 0.99
+        assert not any(brain.take(end, axis).any() for axis in range(3) for end in (0, -1))
+    masks = [drawn.image[0] > 0 for drawn in brains]
+    for one, two in itertools.pairwise(masks):
+        assert 0.75 < 2 * (one & two).sum() / (one.sum() + two.sum()) < 0.99
+
+
+@needs_template
+def test_brightness_alone_finds_no_lesion():
+    brains = [phantom.brains(np.random.default_rng([0, number])) for number in range(4)]
+    assert max(window_dice(drawn.image[0], drawn.label > 0) for drawn in brains) < 0.5
+
+
+@pytest.mark.parametrize("kind", ["shapes", pytest.param("brains", marks=needs_template)])
+def test_written_scans_are_the_drawn_ones_and_the_same_each_time(kind, tmp_path):
+    paths = phantom.write(tmp_path / "a", kind, count=3, labelled=2, seed=5)
+    again = phantom.write(tmp_path / "b", kind, count=2, seed=5)
+    other = phantom.write(tmp_path / "c", kind, count=1, seed=6)
+    assert [path.relative_to(tmp_path).as_posix() for path in paths] == [
+        f"a/images/sub-00{n}.nii.gz" for n in (1, 2, 3)
+    ]
+    assert sorted(path.name for path in (tmp_path / "a/labels").iterdir()) == ["sub-001.nii.gz", "sub-002.nii.gz"]
+    assert len({path.read_bytes() for path in (*paths, *other)}) == 4
+    for one, two in zip(paths, again, strict=False):
+        assert one.read_bytes() == two.read_bytes()
+    draw = phantom.shapes if kind == "shapes" else phantom.brains
+    for number, path in enumerate(paths[:2], 1):
+        drawn, stored = draw(np.random.default_rng([5, number])), read(path)
+        assert np.abs(stored.data - drawn.image).max() <= 0.5
+        np.testing.assert_allclose(stored.affine, drawn.affine)
+        label = tmp_path / "a/labels" / path.name
+        np.testing.assert_array_equal(read_label(label, stored, {0, 1, 2}), drawn.label)
+
+
+def test_without_nilearn_shapes_are_written_and_it_is_said(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(phantom.importlib.util, "find_spec", lambda name: None)
+    said = []
+    monkeypatch.setattr(phantom, "say", said.append)
+    (path,) = phantom.write(tmp_path, "brains", count=1)
+    assert read(path).shape == (32, 32, 32)
+    assert "nilearn" in said[0]
+
+
+def test_the_template_is_read_without_importing_nilearn():
+    code = "import sys; from selfvox.data import phantom; phantom._template_folder() and phantom._template(); "
+    code += "print({'nilearn', 'torch'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
