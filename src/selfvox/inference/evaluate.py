@@ -1,0 +1,223 @@
+"""The verb `evaluate`: predictions against the truth, per case and class."""
+
+from __future__ import annotations
+
+import math
+import re
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from selfvox.data import image as images
+from selfvox.data import strict_json
+from selfvox.data.naming import natural, shown
+from selfvox.data.sources import find
+from selfvox.errors import DataError, UsageError
+from selfvox.files import write_csv
+from selfvox.inference import folder
+from selfvox.metrics import dice_per_class, surface_distances, volume_ml
+from selfvox.progress import progress, say
+from selfvox.settings import Evaluate
+
+_ENDING = re.compile(r"[-_](?:seg|label|mask)$", re.IGNORECASE)
+EMPTY_RULE = (
+    "A class that neither holds has Dice 1, one that only one holds has 0; its surface distances are not defined."
+)
+
+
+def evaluate(settings: Evaluate) -> list[dict[str, Any]]:
+    """Score predictions against the truth.
+
+    Returns:
+        One row per case and foreground class: case, class, name, dice, and in 3D hd95_mm, surface_distance_mm,
+        predicted_volume_ml, true_volume_ml; in 2D, where pixels have no known size, hd95_px, surface_distance_px,
+        predicted_area_px, true_area_px. Distances are nan where a mask is empty.
+
+    Raises:
+        DataError: nothing can be compared, or at least one pair could not; the others were.
+        UsageError: `out` is no .csv.
+    """
+    out = settings.out
+    if out is not None and (out.suffix.lower() != ".csv" or out.is_dir()):
+        raise UsageError(f"{out}: is no name for a table; end it in .csv")
+    predictions = folder.labels(settings.predictions)
+    truths, named = _truths(settings.truth, predictions)
+    named = _names(settings.predictions) or named
+    pairs = _pairs(predictions, truths, settings)
+    rows, failed = _score_all(pairs, named)
+    if rows:
+        _show(rows, len(pairs) - failed)
+    if rows and out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        write_csv(out, list(rows[0]), ([_cell(value) for value in row.values()] for row in rows))
+        say(f"scores: {out}")
+    if failed:
+        raise DataError(
+            f"{settings.predictions}: {failed} of {len(pairs)} cases could not be scored; correct the files named above"
+        )
+    return rows
+
+
+# pairing
+
+
+def _truths(root: Path, predictions: Mapping[str, Path]) -> tuple[dict[str, Path], dict[int, str] | None]:
+    """Files of true labels by case id, and the classes' names: those of a data set, or just the files in a folder."""
+    try:
+        dataset = find(root)
+    except DataError:
+        # files that are all called labels, with no scan beside them
+        if not root.is_dir():
+            raise
+        return _named_like(folder.labels(root), predictions), None
+    labelled = {case.id: case.label for case in dataset.cases if case.label is not None}
+    if labelled:
+        return labelled, dataset.classes
+    if root.is_dir():
+        return _named_like(folder.labels(root), predictions), None
+    raise DataError(f"{root}: holds no labels; name a folder of labels, or a data set with labels")
+
+
+def _named_like(files: Mapping[str, Path], predictions: Mapping[str, Path]) -> dict[str, Path]:
+    """`ann_seg` is the truth of `ann`, unless a prediction is called `ann_seg` itself."""
+    return {name if name in predictions else _ENDING.sub("", name): path for name, path in files.items()}
+
+
+def _names(predictions: Path) -> dict[int, str] | None:
+    """The classes' names that `predict` wrote beside its labels."""
+    file = predictions / "classes.json"
+    if not file.exists():
+        return None
+    written = strict_json.read(file)
+    numbers = isinstance(written, dict) and all(key.isascii() and key.isdecimal() and len(key) < 6 for key in written)
+    if not numbers or not all(isinstance(name, str) for name in written.values()):
+        raise DataError(f'{file}: is not {{"0": "background", "1": name, ...}}; correct or remove it')
+    return {int(key): name for key, name in written.items()}
+
+
+def _pairs(
+    predictions: Mapping[str, Path], truths: Mapping[str, Path], settings: Evaluate
+) -> dict[str, tuple[Path, Path]]:
+    both = sorted(predictions.keys() & truths.keys(), key=natural)
+    if not both:
+        one, other = min(predictions, key=natural), min(truths, key=natural)
+        raise DataError(
+            f"{settings.predictions}: no prediction is called like a truth in {settings.truth} "
+            f"(such as {shown(one)} and {shown(other)}); give both the same names"
+        )
+    for what, alone in (
+        ("predictions have no truth", predictions.keys() - truths.keys()),
+        ("truths have no prediction", truths.keys() - predictions.keys()),
+    ):
+        if alone:
+            say(f"{len(alone)} {what} and are left out: {_listed(alone)}")
+    return {name: (predictions[name], truths[name]) for name in both}
+
+
+def _listed(names: Iterable[str]) -> str:
+    first = [shown(name) for name in sorted(names, key=natural)]
+    return ", ".join(first[:10]) + (f" and {len(first) - 10} more" if len(first) > 10 else "")
+
+
+# scoring
+
+
+def _score_all(
+    pairs: Mapping[str, tuple[Path, Path]], named: Mapping[int, str] | None
+) -> tuple[list[dict[str, Any]], int]:
+    """The rows, and how many pairs could not be compared; every case has a row for each class met anywhere."""
+    scored: dict[str, tuple[int, dict[int, dict[str, Any]]]] = {}
+    with progress("evaluate", len(pairs)) as bar:
+        for name, (prediction, truth) in pairs.items():
+            try:
+                scored[name] = _score(prediction, truth, named)
+            except DataError as error:
+                say(str(error))
+            bar.advance()
+    met = {value for _, found in scored.values() for value in found}
+    names = dict(named) if named else {value: f"class {value}" for value in met}
+    rows = []
+    for name, (spatial_dims, found) in scored.items():
+        for value in sorted(value for value in names if value != 0):
+            measured = found.get(value) or _measured(spatial_dims, 1.0, (math.nan, math.nan), 0.0, 0.0)
+            rows.append({"case": name, "class": value, "name": names[value], **measured})
+    return rows, len(pairs) - len(scored)
+
+
+def _score(prediction: Path, truth: Path, named: Mapping[int, str] | None) -> tuple[int, dict[int, dict[str, Any]]]:
+    """The scan's number of axes, and the scores of the classes that prediction or truth holds."""
+    grid = images.read_grid(prediction)
+    one, other = (images.read_label(path, grid, named) for path in (prediction, truth))
+    there = np.flatnonzero(np.bincount(one.ravel(), minlength=2**16) + np.bincount(other.ravel(), minlength=2**16))
+    dice = [math.nan, *dice_per_class(one, other, int(there[-1]) + 1)]
+    found = {}
+    for value in (int(value) for value in there if value != 0):
+        p, t = one == value, other == value
+        distances = surface_distances(p, t, grid.spacing_mm)
+        volumes = [volume_ml(mask, grid.spacing_mm) for mask in (p, t)]
+        if grid.spatial_dims == 2:
+            volumes = [float(np.count_nonzero(mask)) for mask in (p, t)]
+        found[value] = _measured(grid.spatial_dims, dice[value], distances, *volumes)
+    return grid.spatial_dims, found
+
+
+def _measured(
+    spatial_dims: int, dice: float, distances: tuple[float, float], predicted: float, true: float
+) -> dict[str, Any]:
+    length, content = ("mm", "volume_ml") if spatial_dims == 3 else ("px", "area_px")
+    return {
+        "dice": dice,
+        f"hd95_{length}": distances[0],
+        f"surface_distance_{length}": distances[1],
+        f"predicted_{content}": predicted,
+        f"true_{content}": true,
+    }
+
+
+# showing
+
+
+def _show(rows: Sequence[Mapping[str, Any]], cases: int) -> None:
+    """Mean, spread and median of each class, and of each case's mean over its classes."""
+    columns = [column for column in rows[0] if column == "dice" or column.startswith(("hd95", "surface_distance"))]
+    table = Table(title=f"{cases} cases: mean ± standard deviation (median; n)", title_justify="left")
+    table.add_column("class")
+    for column in columns:
+        table.add_column(column.replace("_", " "), justify="right")
+    groups = {value: [row for row in rows if row["class"] == value] for value in sorted({row["class"] for row in rows})}
+    for group in groups.values():
+        table.add_row(Text(shown(group[0]["name"])), *(_summary([row[column] for row in group]) for column in columns))
+    if len(groups) > 1:
+        by_case = zip(*groups.values(), strict=True)
+        means = [[_mean([row[column] for row in case]) for column in columns] for case in by_case]
+        table.add_section()
+        table.add_row("mean of a case", *map(_summary, zip(*means, strict=True)))
+    console = Console(highlight=False)
+    console.print(table)
+    console.print(EMPTY_RULE)
+
+
+def _summary(values: Sequence[float]) -> str:
+    known = [value for value in values if not math.isnan(value)]
+    if not known:
+        return "- (n 0)"
+    spread = f"{statistics.stdev(known):.3f}" if len(known) > 1 else "-"
+    return f"{statistics.fmean(known):.3f} ± {spread} ({statistics.median(known):.3f}; {len(known)})"
+
+
+def _mean(values: Sequence[float]) -> float:
+    known = [value for value in values if not math.isnan(value)]
+    return statistics.fmean(known) if known else math.nan
+
+
+def _cell(value: Any) -> Any:
+    """A number as a table holds it: six digits, and nothing where it is not defined."""
+    if not isinstance(value, float):
+        return value
+    return "" if math.isnan(value) else f"{value:.6g}"

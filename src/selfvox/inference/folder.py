@@ -1,0 +1,164 @@
+"""A folder of predictions: whose they are, and which are there already.
+
+- `ID.nii.gz` or, for pictures, `ID.png`: class numbers; `ID_probabilities.nii.gz` or `.tif` where asked for.
+- `classes.json`: the name of each number.
+- `predictions.json`: which network made them and how. `cases.jsonl`: hashes of each scan and of what it became.
+- `rejected.csv`: scans that could not be predicted, and why.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from selfvox.data import nifti, pictures, strict_json
+from selfvox.data.cases import Rejected
+from selfvox.data.image import SUFFIXES_2D, SUFFIXES_3D, suffix
+from selfvox.data.naming import stem
+from selfvox.data.sources import Case
+from selfvox.errors import DataError, UsageError
+from selfvox.files import sha256, write_csv, write_json, write_text
+from selfvox.progress import say
+
+FORMAT = 1
+MAP_ENDING = "_probabilities"
+
+
+class Folder:
+    """A folder of predictions that this process writes."""
+
+    def __init__(self, path: Path, probabilities: bool):
+        self.path, self.probabilities = path, probabilities
+
+    def files(self, case: Case) -> list[Path]:
+        """The files that a case becomes, its label first."""
+        picture = suffix(case.images[0]) in SUFFIXES_2D
+        label = self.path / f"{case.id}{'.png' if picture else '.nii.gz'}"
+        if not self.probabilities:
+            return [label]
+        return [label, self.path / f"{case.id}{MAP_ENDING}{'.tif' if picture else '.nii.gz'}"]
+
+    def open(self, cases: Sequence[Case], how: Mapping[str, Any], classes: Mapping[int, str]) -> set[str]:
+        """Make the folder, or go on in it; returns the ids of the cases whose predictions are whole.
+
+        Raises:
+            UsageError: it holds something else, predictions made otherwise than `how`, or of other scans.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError):
+            raise UsageError(f"{self.path}: is a file; name a folder for the predictions") from None
+        for part in self.path.glob(".*.part.*"):
+            part.unlink(missing_ok=True)  # of a process that was killed while writing
+        card = {"format": FORMAT, **how}
+        if (self.path / "predictions.json").exists():
+            self._check_same(card)
+        else:
+            foreign = [path for case in cases for path in self.files(case) if path.exists()]
+            if foreign:
+                raise UsageError(f"{foreign[0]}: is there and was not predicted by this run; name another --out")
+            write_json(self.path / "predictions.json", card)
+        write_json(self.path / "classes.json", {str(value): name for value, name in classes.items()})
+        return self._kept(cases)
+
+    def record(self, case: Case) -> None:
+        """Note what was made of which scan; to be called last, since a case without a record is made again."""
+        made = {path.name: sha256(path) for path in self.files(case)}
+        with (self.path / "cases.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"id": case.id, "scan": _digests(case), "files": made}) + "\n")
+
+    def reject(self, refused: Sequence[Rejected]) -> None:
+        """Say in `rejected.csv` which scans could not be predicted, and why; no file where there is none."""
+        table = self.path / "rejected.csv"
+        if refused:
+            write_csv(table, ["id", "file", "reason"], map(dataclasses.astuple, refused))
+        else:
+            table.unlink(missing_ok=True)
+
+    def _check_same(self, card: Mapping[str, Any]) -> None:
+        before = strict_json.read(self.path / "predictions.json")
+        if not isinstance(before, dict) or before.get("network_sha256") != card["network_sha256"]:
+            raise UsageError(f"{self.path}: holds predictions of another run; name another --out")
+        for name, value in card.items():
+            if before.get(name) != value:
+                was = f"was predicted with {name} {before.get(name)}, not {value}"
+                raise UsageError(f"{self.path}: {was}; name another --out, or go on as before")
+
+    def _kept(self, cases: Sequence[Case]) -> set[str]:
+        """The cases whose predictions are whole; forgets the records of the others."""
+        ledger = self.path / "cases.jsonl"
+        records = _records(ledger)
+        kept = set()
+        for case in cases:
+            if case.id not in records:
+                continue
+            if records[case.id]["scan"] != _digests(case):
+                raise UsageError(
+                    f"{self.path}: holds the prediction of another scan called {case.id}; name another --out"
+                )
+            files = records[case.id]["files"]
+            if all(_is_whole(path, files.get(path.name)) for path in self.files(case)):
+                kept.add(case.id)
+            else:
+                del records[case.id]
+        write_text(ledger, "".join(json.dumps(record) + "\n" for record in records.values()))
+        return kept
+
+
+def labels(path: Path) -> dict[str, Path]:
+    """The files of class numbers in a folder, by case id; maps of probabilities beside them are left out.
+
+    Raises:
+        DataError: it is no folder, or two files have the same id.
+    """
+    if not path.is_dir():
+        raise DataError(f"{path}: not a folder; name the folder that the labels lie in")
+    found: dict[str, Path] = {}
+    for file in sorted(path.iterdir()):
+        ending = suffix(file)
+        if not ending or file.name.startswith("."):
+            continue
+        case_id = stem(file, ending)
+        if case_id in found:
+            raise DataError(f"{path}: {found[case_id].name} and {file.name} are both called {case_id}; keep one")
+        found[case_id] = file
+    maps = [name for name in found if name.endswith(MAP_ENDING) and name.removesuffix(MAP_ENDING) in found]
+    for name in maps:
+        del found[name]
+    if not found:
+        kinds = " ".join((*SUFFIXES_3D, *SUFFIXES_2D))
+        raise DataError(f"{path}: holds no labels ({kinds}); name the folder itself that they lie in")
+    return found
+
+
+def _records(ledger: Path) -> dict[str, dict[str, Any]]:
+    """What is written of each case; a half-written last line is left out."""
+    found = {}
+    for line in ledger.read_text(encoding="utf-8").splitlines() if ledger.exists() else []:
+        with contextlib.suppress(ValueError, KeyError, TypeError):
+            record = json.loads(line)
+            found[record["id"]] = {"id": record["id"], "scan": record["scan"], "files": dict(record["files"])}
+    return found
+
+
+def _is_whole(path: Path, digest: str | None) -> bool:
+    if digest is None or not path.is_file():
+        return False
+    if sha256(path) == digest:
+        return True
+    try:
+        # somebody may have corrected it by hand
+        pictures.read_label(path) if suffix(path) in SUFFIXES_2D else nifti.read(path)
+    except DataError:
+        say(f"{path.name}: damaged; predicting it again")
+        return False
+    say(f"{path.name}: was changed since it was predicted; kept as it is")
+    return True
+
+
+def _digests(case: Case) -> list[str]:
+    return [sha256(path) if path.is_file() else "" for path in case.images]
