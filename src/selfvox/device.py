@@ -23,7 +23,7 @@ def make_fabric(device: str, devices: int, precision: str, logs: Path | None = N
     if chosen == "mps" and not torch.backends.mps.is_available():
         raise UsageError("device: there is no MPS device here; use --device cpu")
     if precision == "auto":
-        precision = "bf16" if _computes_bf16(chosen) else "fp32"
+        precision = "bf16" if computes_bf16(chosen) else "fp32"
     return Fabric(
         accelerator=chosen,
         devices=devices,
@@ -33,7 +33,8 @@ def make_fabric(device: str, devices: int, precision: str, logs: Path | None = N
     )
 
 
-def _computes_bf16(device: str) -> bool:
+def computes_bf16(device: str) -> bool:
+    """Whether the processor itself multiplies in bf16, which pays; emulation does not count."""
     if device == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return device == "cpu" and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())

@@ -1,0 +1,101 @@
+"""The verb `info`: versions, devices, tasks, encoders and sources of this installation."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import json
+import os
+import platform
+import re
+from collections.abc import Iterable, Mapping
+from types import ModuleType
+from typing import Any
+
+import torch
+
+from selfvox import __version__, pretext, tasks
+from selfvox.data import sources
+from selfvox.device import computes_bf16
+from selfvox.models import encoder
+from selfvox.settings import Info
+
+_FOR_DEVELOPERS = ("dev", "docs", "benchmarks")
+
+
+def info(settings: Info) -> dict[str, Any]:
+    """Print and return what is installed and what can be asked for. Names no host, user or path."""
+    found = {
+        "selfvox": __version__,
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "packages": _packages(),
+        "devices": _devices(),
+        "tasks": _described(tasks, pretext.names()),
+        "encoders": encoder.names(),
+        "sources": _described(sources, sources.names()),
+    }
+    print(json.dumps(found, indent=2) if settings.json else _readable(found))
+    return found
+
+
+def _packages() -> dict[str, str | None]:
+    """The packages that selfvox asks for, and their versions; None: an optional one that is not installed."""
+    versions: dict[str, str | None] = {}
+    for requirement in importlib.metadata.requires("selfvox") or []:
+        name, extra = re.match(r"[\w.-]+", requirement), re.search(r"extra == ['\"]([\w-]+)", requirement)
+        if name is None or (extra and extra[1] in _FOR_DEVELOPERS):
+            continue
+        try:
+            versions[name[0]] = importlib.metadata.version(name[0])
+        except importlib.metadata.PackageNotFoundError:
+            versions[name[0]] = None
+    return versions
+
+
+def _devices() -> dict[str, Any]:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    cards = [torch.cuda.get_device_properties(number) for number in range(torch.cuda.device_count())]
+    return {
+        "cpu": {
+            "cores": cores,
+            "threads": torch.get_num_threads(),
+            "instructions": torch.backends.cpu.get_cpu_capability(),
+            "bf16": computes_bf16("cpu"),
+        },
+        "cuda": [
+            {"name": card.name, "memory_gib": round(card.total_memory / 2**30, 1), "bf16": computes_bf16("cuda")}
+            for card in cards
+        ],
+        "mps": torch.backends.mps.is_available(),
+    }
+
+
+def _described(folder: ModuleType, names: Iterable[str]) -> dict[str, str]:
+    """Each module of a folder with the first line of its docstring."""
+    modules = {name: importlib.import_module(f"{folder.__name__}.{name}") for name in names}
+    return {name: (module.__doc__ or "").strip().split("\n")[0] for name, module in modules.items()}
+
+
+def _readable(found: Mapping[str, Any]) -> str:
+    cpu = found["devices"]["cpu"]
+    lines = [
+        f"selfvox {found['selfvox']}, Python {found['python']}, {found['system']}",
+        "",
+        "Devices",
+        f"  cpu   {cpu['cores']} cores, {cpu['instructions']}, {_arithmetic(cpu)}",
+    ]
+    for number, card in enumerate(found["devices"]["cuda"]):
+        lines.append(f"  cuda:{number}  {card['name']}, {card['memory_gib']} GiB, {_arithmetic(card)}")
+    if found["devices"]["mps"]:
+        lines.append("  mps")
+    for title in ("tasks", "sources"):
+        lines += ["", title.capitalize(), *(f"  {name:<10}  {text}" for name, text in found[title].items())]
+    lines += ["", "Encoders", *(f"  {name}" for name in found["encoders"])]
+    lines += ["", "Packages"]
+    lines += [f"  {name:<30}{version or 'not installed (optional)'}" for name, version in found["packages"].items()]
+    return "\n".join(lines)
+
+
+def _arithmetic(device: Mapping[str, Any]) -> str:
+    return "bf16" if device["bf16"] else "fp32 (no bf16)"
