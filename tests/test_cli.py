@@ -8,7 +8,7 @@ import yaml
 import selfvox
 from selfvox import cli, errors
 from selfvox.cli import VERBS, main
-from selfvox.options import options, resolve
+from selfvox.options import as_dict, options, resolve
 
 TOP = [sys.executable, "-m", "selfvox"]
 
@@ -97,7 +97,21 @@ def test_help_beside_a_task_shows_its_own_options(capsys):
     assert main(["pretrain", "--task", task, "--help"]) == 0
     shown = capsys.readouterr().out
     for option in options(pretext.find(task)):
-        assert f"--task.{option.name.replace('_', '-')} " in shown.replace("/--no", " ")
+        assert f"--task.{option.name.replace('_', '-')} " in shown
+        assert option.help.split()[-1] in shown
+
+
+def test_the_options_of_a_task_survive_the_command_line():
+    pretext = pytest.importorskip("selfvox.pretext")
+    known = options(VERBS["pretrain"].settings)
+    for name in pretext.names():
+        task = pretext.find(name)()
+        words = ["--task", name]
+        for key, value in as_dict(task).items():
+            text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
+            words += [f"--task.{key.replace('_', '-')}", text]
+        given, _ = cli._read("pretrain", known, words)
+        assert pretext.from_setting(given["task"]) == task
 
 
 def test_command_line_and_python_receive_the_same_settings(pretrain_does):
@@ -133,8 +147,8 @@ def test_dotted_options_become_the_dict_of_the_setting(capsys):
     shown = resolved(capsys, *base, "--task", "rotation", "--task.versions", "2", "--network.channels", "16,32")
     assert shown["task"] == {"name": "rotation", "versions": 2}
     assert shown["network"] == {"name": "plain", "channels": [16, 32]}
-    shown = resolved(capsys, *base, "--task.full-group=true", "--task.name", "rotation", "--task.ops", "blur,none")
-    assert shown["task"] == {"name": "rotation", "full_group": True, "ops": ["blur", None]}
+    shown = resolved(capsys, *base, "--task.full-group=true", "--task.name", "rotation", "--task.planes", "xy,xz")
+    assert shown["task"] == {"name": "rotation", "full_group": True, "planes": "xy,xz"}
     assert "needs a value" in refused(capsys, *base, "--task.versions", "--seed", "3")
     assert "no such option" in refused(capsys, *base, "--batch.size", "3")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import errno
 import os
 import sys
@@ -140,17 +141,15 @@ def _dotted(known: list[Option], arguments: list[str]) -> tuple[dict[str, dict[s
 
 
 def _scalar(text: str) -> Any:
-    """Numbers, true, false, none and lists by commas as such; anything else is text."""
+    """Numbers, lists of numbers, true and false as such, since foreign networks need them; anything else is text."""
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
     if "," in text:
-        return [_scalar(part.strip()) for part in text.split(",")]
-    words = {"true": True, "false": False, "none": None}
-    if text.lower() in words:
-        return words[text.lower()]
+        parts = [_scalar(part.strip()) for part in text.split(",")]
+        return text if any(isinstance(part, str) for part in parts) else parts
     for number in (int, float):
-        try:
+        with contextlib.suppress(ValueError):
             return number(text)
-        except ValueError:
-            continue
     return text
 
 

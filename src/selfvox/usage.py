@@ -78,7 +78,8 @@ def of_verb(name: str, verb: Verb, known: Sequence[Option], task: str | None) ->
 
 def _entry(left: str, option: Option) -> Iterator[str]:
     if bool in option.kinds:
-        left, default = f"{left}/--no-{left.removeprefix('--')}", "yes" if option.default else "no"
+        left = f"{left} yes|no" if "." in left else f"{left}/--no-{left.removeprefix('--')}"
+        default = "yes" if option.default else "no"
     else:
         left = left if option.positional else f"{left} {_metavar(option)}"
         default = (
