@@ -76,14 +76,20 @@ class Crops(Dataset[dict[str, Tensor]]):
 
 
 def crop_for(
-    asked: Sequence[int] | None, cases: Sequence[StoredCase], divisor: Sequence[int] | None = None
+    asked: Sequence[int] | None,
+    cases: Sequence[StoredCase],
+    divisor: Sequence[int] | None = None,
+    *,
+    inside: bool = False,
 ) -> tuple[int, ...]:
-    """Crop edges: those asked for, or the cases' median shape rounded up, at most 64 (volumes) or 256 (pictures).
+    """Crop edges: those asked for, or what suits the cases, at most 64 (volumes) or 256 (pictures).
 
     Args:
         asked: one edge for all axes, or one for each.
         cases: what is cropped.
         divisor: the encoder halves its maps so often; each edge must be a multiple. 8 by default.
+        inside: by default the crop holds the median scan whole; with `inside`, it lies within nine scans of ten, so that
+            hardly any mirrored edge is seen, which could give a pretext task's answer away.
 
     Raises:
         UsageError: edges that do not fit the scans' dimensions or the divisor.
@@ -92,10 +98,10 @@ def crop_for(
     divisor = tuple(divisor or (8,) * d)
     if asked is None:
         largest = 64 if d == 3 else 256
-        median = np.median([case.shape for case in cases], axis=0)
-        return tuple(
-            int(min(largest // by * by, -(-edge // by) * by)) for edge, by in zip(median, divisor, strict=True)
-        )
+        shape = np.quantile([case.shape for case in cases], 0.1 if inside else 0.5, axis=0)
+        multiples = np.floor(shape / divisor) if inside else np.ceil(shape / divisor)
+        fitting = np.clip(multiples * divisor, divisor, [largest // by * by for by in divisor])
+        return tuple(int(edge) for edge in fitting)
     edges = tuple(asked) * d if len(asked) == 1 else tuple(asked)
     if len(edges) != d:
         raise UsageError(

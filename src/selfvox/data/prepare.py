@@ -45,7 +45,12 @@ def prepare(settings: Prepare) -> Path:
 
 
 def prepared(
-    scans: Path, out: Path, settings: Preparation, recipe: Recipe | None = None, need_labels: bool = False
+    scans: Path,
+    out: Path,
+    settings: Preparation,
+    recipe: Recipe | None = None,
+    need_labels: bool = False,
+    first: int | None = None,
 ) -> Store:
     """The store that `scans` is, or that is made from them in `out`.
 
@@ -55,6 +60,7 @@ def prepared(
         settings: how to prepare.
         recipe: that of an encoder, which scans must follow; default: chosen from the scans.
         need_labels: refuse a data set without a single label.
+        first: prepare only so many cases, for a look; default: all.
 
     Raises:
         DataError: the store follows another recipe, no scan can be used, or no labels.
@@ -67,7 +73,8 @@ def prepared(
             )
         _check_fits(ready, settings)
     else:
-        ready = _build(find(scans, settings.source), out, settings, recipe)
+        dataset = find(scans, settings.source)
+        ready = _build(dataclasses.replace(dataset, cases=dataset.cases[:first]), out, settings, recipe)
     if need_labels and not any(case.has_label for case in ready.cases):
         raise DataError(f"{scans}: has no labels; name a data set with labels")
     return ready

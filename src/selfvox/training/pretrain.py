@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -55,9 +56,9 @@ def pretrain(settings: Pretrain) -> Path:
         cases = [case for case in store.cases if case.subject not in held_out]
         if held_out:
             say(f"{len(store.cases) - len(cases)} test scans stay out of pre-training")
-        crop, spacing_mm = crop_for(settings.crop, cases), median_spacing(cases)
+        crop, spacing_mm = crop_for(settings.crop, cases, inside=True), median_spacing(cases)
         task = from_setting(settings.task).suited_to(crop, most_uneven_spacing(cases))
-        spec = plan(settings.network, crop, spacing_mm)
+        spec = plan(settings.network, task.view_size(crop), spacing_mm)
         torch.manual_seed(settings.seed)
         encoder = build(spec, store.recipe.spatial_dims, len(store.recipe.channel_names))
         objective = Question(encoder, task)
@@ -72,7 +73,7 @@ def pretrain(settings: Pretrain) -> Path:
             save_every=settings.save_every,
             seed=settings.seed,
         )
-        card = {
+        card: dict[str, Any] = {
             "network": spec,
             "spatial_dims": encoder.spatial_dims,
             "in_channels": encoder.in_channels,

@@ -1,0 +1,127 @@
+"""Pictures: previews of a pretext task, learning curves side by side, scans with truth and prediction outlined."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from selfvox.files import whole
+from selfvox.pretext import Panel
+from selfvox.run import read_metrics
+
+CLASS_COLOURS = ("#ff9f1c", "#2ec4b6", "#e71d36", "#7b2cbf", "#3a86ff")
+
+
+class Outlined(NamedTuple):
+    """A scan and the masks to outline on it, all on one grid."""
+
+    caption: str
+    image: np.ndarray  # (*space)
+    masks: Mapping[str, np.ndarray]  # (*space) integers, by name such as `truth`
+
+
+def draw_preview(rows: Sequence[Sequence[Panel]], title: str, out: Path) -> None:
+    """Draw what a network is asked: one row per scan, each panel under its caption."""
+    columns = max(len(row) for row in rows)
+    wide = 3 if rows[0][0].image.ndim == 4 else 1  # a volume shows three slices
+    figure = Figure(figsize=(1.0 + 1.9 * wide * columns, 0.6 + 2.2 * len(rows)), layout="constrained")
+    figure.suptitle(title, fontsize=10)
+    grid = figure.subplots(len(rows), columns, squeeze=False)
+    for axes_row, row in zip(grid, rows, strict=True):
+        for axes in axes_row:
+            axes.set_axis_off()
+        for axes, panel in zip(axes_row, row, strict=False):
+            axes.imshow(montage(panel.image.float().cpu().numpy()), cmap="gray")
+            axes.set_title(panel.caption, fontsize=8)
+    _save(figure, out)
+
+
+def draw_curves(runs: Mapping[str, Path], metric: str, out: Path) -> None:
+    """Draw one metric of several runs over their steps, such as the validation Dice of two twins."""
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.subplots()
+    for name, run in runs.items():
+        points = [(line["step"], line[metric]) for line in read_metrics(run) if metric in line]
+        if points:
+            axes.plot(*zip(*points, strict=True), marker="o", label=name)
+    axes.set_xlabel("fine-tuning step")
+    axes.set_ylabel(metric.replace("_", " "))
+    axes.set_ylim(0, 1)
+    axes.grid(alpha=0.3)
+    axes.legend()
+    _save(figure, out)
+
+
+def draw_outlines(cases: Sequence[Outlined], classes: Mapping[int, str], out: Path) -> None:
+    """Draw scans with masks outlined, each where its masks are largest: one row per scan, one column per mask."""
+    columns = max(len(case.masks) for case in cases)
+    figure = Figure(figsize=(0.3 + 3.2 * columns, 0.5 + 3.2 * len(cases)), layout="constrained")
+    grid = figure.subplots(len(cases), columns, squeeze=False)
+    for axes_row, case in zip(grid, cases, strict=True):
+        level = _largest_level(case.masks)
+        for axes in axes_row:
+            axes.set_axis_off()
+        for axes, (name, mask) in zip(axes_row, case.masks.items(), strict=False):
+            axes.imshow(_shown_slice(case.image, level), cmap="gray")
+            _outline(axes, _shown_slice(mask, level), classes)
+            axes.set_title(f"{case.caption}: {name}", fontsize=9)
+    handles = [
+        Axes.plot(grid[0][0], [], [], color=CLASS_COLOURS[(value - 1) % len(CLASS_COLOURS)], label=name)[0]
+        for value, name in classes.items()
+        if value
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), fontsize=9)
+    _save(figure, out)
+
+
+def montage(image: np.ndarray) -> np.ndarray:
+    """A picture of an image (channel, *space): itself in 2D; the three middle slices side by side in 3D.
+
+    Three channels of a picture are shown as colours, else the first channel; scaled to its own 1st to 99th percentile.
+    """
+    low, high = np.percentile(image, (1, 99))
+    image = np.clip((image - low) / max(high - low, 1e-6), 0, 1)
+    if image.ndim == 3:
+        return np.moveaxis(image, 0, -1) if len(image) == 3 else image[0]
+    volume = image[0]
+    x, y, z = (size // 2 for size in volume.shape)
+    slices = [_upright(volume[:, :, z]), _upright(volume[:, y, :]), _upright(volume[x, :, :])]
+    tallest = max(len(each) for each in slices)
+    padded = [np.pad(each, ((0, tallest - len(each)), (0, 2)), constant_values=1) for each in slices]
+    return np.concatenate(padded, axis=1)
+
+
+def _upright(plane: np.ndarray) -> np.ndarray:
+    """A slice (right or anterior, anterior or superior) as people look at it: up is up."""
+    return plane.T[::-1]
+
+
+def _shown_slice(array: np.ndarray, level: int) -> np.ndarray:
+    """The axial slice of a volume, upright; a picture as it is."""
+    return array if array.ndim == 2 else _upright(array[:, :, level])
+
+
+def _largest_level(masks: Mapping[str, np.ndarray]) -> int:
+    """The axial slice with most voxels in the first mask; the middle one where it is empty."""
+    first = next(iter(masks.values())) > 0
+    if first.ndim == 2:
+        return 0
+    return int(first.sum((0, 1)).argmax()) if first.any() else first.shape[2] // 2
+
+
+def _outline(axes: Axes, mask: np.ndarray, classes: Mapping[int, str]) -> None:
+    for value in classes:
+        if value and (mask == value).any():
+            colour = CLASS_COLOURS[(value - 1) % len(CLASS_COLOURS)]
+            axes.contour(mask == value, levels=[0.5], colors=[colour], linewidths=1.2)
+
+
+def _save(figure: Figure, out: Path) -> None:
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with whole(out) as temporary:
+        figure.savefig(temporary, dpi=110, metadata={"Software": None})

@@ -1,0 +1,44 @@
+"""The verb `preview`: what a pretext task asks, as a picture."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import torch
+
+from selfvox.data.crops import Crops, crop_for, most_uneven_spacing
+from selfvox.data.prepare import prepared
+from selfvox.pretext import from_setting, to_setting
+from selfvox.progress import say
+from selfvox.report.figures import draw_preview
+from selfvox.settings import Preview
+from selfvox.training.loop import generator
+
+
+def preview(settings: Preview) -> Path:
+    """Draw the question that `pretrain` would ask of some scans.
+
+    Returns:
+        The picture's path.
+
+    Raises:
+        SelfvoxError: a setting or scan that cannot be; says what to do.
+    """
+    task = from_setting(settings.task)
+    with tempfile.TemporaryDirectory() as folder:
+        store = prepared(settings.scans, Path(folder) / "store", settings, first=settings.count)
+        cases = list(store.cases)[: settings.count]
+        crop = crop_for(settings.crop, cases, inside=True)
+        task = task.suited_to(crop, most_uneven_spacing(cases))
+        crops = Crops(store, cases, crop, settings.seed)
+        images = torch.stack([crops[number]["image"] for number in range(len(cases))])
+    if len(images) == 1:
+        images = images.repeat(2, *(1,) * (images.ndim - 1))  # tasks that compare need two
+    question = task.ask(images, generator(settings.seed, 0, 0))
+    rows = task.panels(images, question)[: len(cases)]
+    named = to_setting(task)
+    options = ", ".join(f"{name}={value}" for name, value in named.items() if name != "name")
+    draw_preview(rows, f"{named['name']}: {options}", settings.out)
+    say(f"picture: {settings.out}")
+    return settings.out
