@@ -61,7 +61,7 @@ def _per_sample(values: Tensor, x: Tensor) -> Tensor:
 
 
 def _correlate(x: Tensor, weights: Tensor, axis: int) -> Tensor:
-    """Correlate one axis with a short kernel per sample (or one for all) by shifting and adding, mirrored at the edges."""
+    """Correlate one axis with a short kernel per sample (or one for all) by shift and add, mirrored at the edges."""
     radius, size = weights.shape[1] // 2, x.shape[axis]
     pad = [0, 0] * (x.ndim - 1 - axis) + [radius, radius]
     padded = F.pad(x.flatten(0, 1)[:, None], pad + [0] * (2 * (x.ndim - 2) - len(pad)), mode="reflect")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import torch
 import torch.distributed
 import torch.distributed.nn.functional
@@ -9,7 +12,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def nt_xent(views: Tensor, temperature: float, same_scan: Tensor | None = None) -> tuple[Tensor, Tensor]:
+class Retrieval(NamedTuple):
+    """How well each view finds its partner; over the joint batch of all devices."""
+
+    loss: Tensor  # scalar, with gradient
+    accuracy: Tensor  # share of views whose most similar other view is the partner
+    chance: Tensor  # that share for a guess
+
+
+def nt_xent(views: Tensor, temperature: float, same_scan: Tensor | None = None) -> Retrieval:
     """NT-Xent over all views of all devices (Chen et al. 2020; paper B eq. 1), and its top-1 retrieval accuracy.
 
     Args:
@@ -19,27 +30,30 @@ def nt_xent(views: Tensor, temperature: float, same_scan: Tensor | None = None) 
             denominator, since they may look alike for good reason.
 
     Returns:
-        The mean over the 2N views of `-log softmax` at the partner, and the share of views whose most similar other
-        view is the partner; both over the joint batch of all devices.
+        The mean over the 2N views of `-log softmax` at the partner, the accuracy and its chance.
     """
     views = F.normalize(views.float(), dim=1)
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         views, same_scan = _joint(views, same_scan)
     count = len(views)
-    similarity = views @ views.T / temperature
+    # autocast would round the similarities to 8 bits, and the temperature magnifies that
+    with torch.autocast(views.device.type, enabled=False):
+        similarity = views @ views.T / temperature
     partner = torch.arange(count, device=views.device).roll(count // 2)
     ignored = torch.eye(count, dtype=torch.bool, device=views.device)
     if same_scan is not None:
         ignored = ignored | (same_scan[:, None] == same_scan[None, :])
-        ignored[torch.arange(count), partner] = False
+        ignored.scatter_(1, partner[:, None], False)
     similarity = similarity.masked_fill(ignored, float("-inf"))
     accuracy = (similarity.argmax(1) == partner).float().mean()
-    return F.cross_entropy(similarity, partner), accuracy.detach()
+    chance = (~ignored).sum(1).float().reciprocal().mean()
+    return Retrieval(F.cross_entropy(similarity, partner), accuracy, chance)
 
 
 def _joint(views: Tensor, same_scan: Tensor | None) -> tuple[Tensor, Tensor | None]:
     """All devices' views, first views first; gradients flow back to the device each came from."""
-    halves = [part.chunk(2) for part in torch.distributed.nn.functional.all_gather(views)]
+    parts: Sequence[Tensor] = torch.distributed.nn.functional.all_gather(views)  # type: ignore[no-untyped-call]
+    halves = [part.chunk(2) for part in parts]
     joint = torch.cat([half[i] for i in (0, 1) for half in halves])
     if same_scan is None:
         return joint, None

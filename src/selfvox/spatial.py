@@ -122,11 +122,10 @@ def rotation_matrices(angles: Tensor, planes: Sequence[Plane], spatial_dims: int
     """
     total = torch.eye(spatial_dims).repeat(len(angles), 1, 1)
     for column, (a, b) in enumerate(planes):
-        one = torch.eye(spatial_dims).repeat(len(angles), 1, 1)
-        cosine, sine = angles[:, column].cos(), angles[:, column].sin()
-        one[:, a, a] = one[:, b, b] = cosine
-        one[:, a, b], one[:, b, a] = -sine, sine
-        total = one @ total
+        cosine, sine = angles[:, column, None].cos(), angles[:, column, None].sin()
+        row_a, row_b = total[:, a].clone(), total[:, b].clone()
+        total[:, a] = cosine * row_a - sine * row_b
+        total[:, b] = sine * row_a + cosine * row_b
     return total
 
 
@@ -147,13 +146,15 @@ def resample(x: Tensor, matrices: Tensor, shifts: Tensor, mode: str = "bilinear"
     scaled = matrices * half[None, None, :] / half[None, :, None]
     theta = torch.cat([scaled, (shifts / half)[:, :, None]], 2)
     theta = torch.cat([theta[:, :, :d].flip(1, 2), theta[:, :, d:].flip(1)], 2).to(x.device, x.dtype)
-    grid = F.affine_grid(theta, list(x.shape), align_corners=False)
-    return F.grid_sample(x, grid, mode=mode, padding_mode="reflection", align_corners=False)
+    # autocast would round the positions to 8 bits, a few tenths of a voxel
+    with torch.autocast(x.device.type, enabled=False):
+        grid = F.affine_grid(theta, list(x.shape), align_corners=False)
+        return F.grid_sample(x, grid, mode=mode, padding_mode="reflection", align_corners=False)
 
 
-def centre_edges(shape: Sequence[int], axes: Sequence[int]) -> tuple[int, ...]:
+def equal_edges(shape: Sequence[int], axes: Sequence[int]) -> tuple[int, ...]:
     """`shape` with the given axes cut to their shortest edge, so that rotations may mix them."""
-    edge = min(shape[axis] for axis in axes)
+    edge = min((shape[axis] for axis in axes), default=0)
     return tuple(edge if axis in axes else size for axis, size in enumerate(shape))
 
 
@@ -195,4 +196,4 @@ def read_planes(text: str, spatial_dims: int) -> list[Plane]:
             raise UsageError(
                 f"task.planes: '{name}' is no plane of a {spatial_dims}D image; known: all, {', '.join(known)}"
             )
-    return [known[name] for name in names]
+    return [known[name] for name in dict.fromkeys(names)]

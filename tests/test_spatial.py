@@ -1,0 +1,168 @@
+"""Geometry against numpy, scipy and loops."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from scipy import ndimage
+
+from selfvox import spatial
+from selfvox.errors import UsageError
+
+SHAPES = [(7, 9), (6, 7, 8)]
+
+
+def matrix(rotation):
+    """The rotation's matrix, from what it does to the positions of voxels."""
+    size = 3
+    grid = np.stack(np.meshgrid(*[np.arange(size) - 1] * len(rotation.axes), indexing="ij"))
+    moved = np.stack([rotation.apply(torch.from_numpy(axis)).numpy() for axis in grid])
+    d = len(rotation.axes)
+    # the input position seen at each output unit vector
+    return np.array([moved[(slice(None), *(np.eye(d, dtype=int)[i] + 1))] for i in range(d)]).T
+
+
+@pytest.mark.parametrize(("d", "planes", "group"), [(2, 4, 4), (3, 10, 24)])
+def test_rotations_are_distinct_and_proper(d, planes, group):
+    for table, count in ((spatial.plane_rotations(d), planes), (spatial.rotation_group(d), group)):
+        matrices = [matrix(rotation) for rotation in table]
+        assert len({each.tobytes() for each in matrices}) == len(table) == count
+        assert [round(np.linalg.det(each)) for each in matrices] == [1] * count
+        assert [rotation.determinant for rotation in table] == [1] * count
+        assert np.array_equal(matrices[0], np.eye(d))
+
+
+def test_a_reflection_has_determinant_minus_one():
+    assert spatial.AxisRotation((1, 0, 2), (False, False, False)).determinant == -1
+    assert spatial.AxisRotation((0, 1, 2), (False, True, False)).determinant == -1
+
+
+@pytest.mark.parametrize("d", [2, 3])
+def test_plane_rotations_are_those_of_numpy_in_order_of_the_angle(d):
+    x = np.random.default_rng(0).normal(size=(2, 1, *(4,) * d))
+    expected = [x]
+    for a, b in itertools.combinations(range(d), 2):
+        expected += [np.rot90(x, turns, axes=(2 + a, 2 + b)) for turns in (1, 2, 3)]
+    found = [rotation.apply(torch.from_numpy(x)).numpy() for rotation in spatial.plane_rotations(d)]
+    assert all(np.array_equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+@pytest.mark.parametrize("d", [2, 3])
+def test_the_inverse_of_every_rotation_undoes_it_exactly_on_unequal_edges(d):
+    x = torch.randn(2, 3, *(4, 5, 6)[:d])
+    for rotation in spatial.rotation_group(d):
+        assert torch.equal(rotation.inverse().apply(rotation.apply(x)), x)
+
+
+def test_rotate_each_turns_every_sample_by_its_own_rotation():
+    x, table = torch.randn(30, 2, 4, 4, 4), spatial.rotation_group(3)
+    which = torch.randint(24, (30,))
+    for sample, number, found in zip(x, which, spatial.rotate_each(x, table, which), strict=True):
+        assert torch.equal(found, table[number].apply(sample))
+
+
+@pytest.mark.parametrize(("shape", "grid"), [((8, 11), 3), ((6, 7, 9), 2), ((5, 5), 1)])
+def test_tiles_are_those_of_a_loop(shape, grid):
+    x = torch.randn(2, 3, *shape)
+    edges = [size // grid for size in shape]
+    first = [(size - edge * grid) // 2 for size, edge in zip(shape, edges, strict=True)]
+    found = spatial.tiles(x, grid)
+    for number, cell in enumerate(itertools.product(range(grid), repeat=len(shape))):
+        corner = [start + at * edge for start, at, edge in zip(first, cell, edges, strict=True)]
+        window = tuple(slice(start, start + edge) for start, edge in zip(corner, edges, strict=True))
+        assert torch.equal(found[:, number], x[(slice(None), slice(None), *window)])
+    assert found.shape[1] == grid ** len(shape)
+
+
+def random_maps(count, d, rng):
+    planes = list(itertools.combinations(range(d), 2))
+    angles = torch.empty(count, len(planes)).uniform_(-3, 3, generator=rng)
+    matrices = spatial.rotation_matrices(angles, planes, d)
+    stretch = torch.empty(count, 1, d).uniform_(0.6, 1.3, generator=rng)
+    return matrices * stretch, torch.empty(count, d).uniform_(-2, 2, generator=rng)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize(("mode", "order"), [("bilinear", 1), ("nearest", 0)])
+def test_resample_equals_scipy_mirrored_edges_included(shape, mode, order):
+    rng = torch.Generator().manual_seed(0)
+    x = torch.randn(5, 2, *shape, generator=rng)
+    matrices, shifts = random_maps(5, len(shape), rng)
+    found = spatial.resample(x, matrices, shifts, mode)
+    centre = (np.array(shape) - 1) / 2
+    for sample, m, shift, images in zip(x.numpy(), matrices.numpy(), shifts.numpy(), found.numpy(), strict=True):
+        for channel, image in zip(sample, images, strict=True):
+            offset = centre - m @ centre + shift
+            expected = ndimage.affine_transform(channel, m, offset, order=order, mode="reflect")
+            wrong = np.abs(image - expected) > 1e-4
+            # nearest: a position halfway between two voxels may fall to either
+            assert wrong.mean() <= (0.01 if mode == "nearest" else 0)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_resample_by_an_exact_rotation_is_that_rotation(shape):
+    d, edge = len(shape), shape[0]
+    x = torch.randn(2, 1, *(edge,) * d)
+    for rotation in spatial.rotation_group(d):
+        m = torch.tensor(matrix(rotation), dtype=torch.float32).expand(2, d, d)
+        assert torch.allclose(spatial.resample(x, m, torch.zeros(2, d)), rotation.apply(x), atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_mixed_precision_does_not_move_voxels(shape):
+    def once():
+        rng = torch.Generator().manual_seed(0)
+        x = torch.randn(3, 1, *shape, generator=rng)
+        return spatial.resample(x, *random_maps(3, len(shape), rng))
+
+    expected = once()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(once(), expected)
+
+
+def test_rotation_matrices_compose_in_the_order_given():
+    angles, planes = torch.tensor([[0.3, -0.5, 1.1]]), [(0, 1), (0, 2), (1, 2)]
+    expected = np.eye(3)
+    for (a, b), angle in zip(planes, angles[0].tolist(), strict=True):
+        one = np.eye(3)
+        one[a, a] = one[b, b] = np.cos(angle)
+        one[a, b], one[b, a] = -np.sin(angle), np.sin(angle)
+        expected = one @ expected
+    assert np.allclose(spatial.rotation_matrices(angles, planes, 3)[0], expected, atol=1e-6)
+
+
+def test_crop_to_reaches_every_offset_and_only_those():
+    x = torch.arange(6.0)[None, None, :, None].expand(2, 1, 6, 3)
+    rng = torch.Generator().manual_seed(0)
+    starts = {tuple(spatial.crop_to(x, (4, 3), rng)[0, 0, :, 0].tolist()) for _ in range(50)}
+    assert starts == {(0, 1, 2, 3), (1, 2, 3, 4), (2, 3, 4, 5)}
+
+
+def test_equal_edges_cuts_only_the_axes_that_mix():
+    assert spatial.equal_edges((40, 56, 48), (0, 1)) == (40, 40, 48)
+    assert spatial.equal_edges((40, 56, 48), ()) == (40, 56, 48)
+
+
+def test_planes_of_equal_spacing():
+    assert spatial.equal_spacing((1.0, 1.02, 3.0)) == [(0, 1)]
+    assert spatial.equal_spacing((1.0, 1.0)) == [(0, 1)]
+    assert spatial.equal_spacing((1.0, 2.0, 3.0)) == []
+
+
+def test_planes_are_read_as_they_are_written():
+    every = [(0, 1), (0, 2), (1, 2)]
+    for planes in (every, [(0, 2)], every[1:]):
+        assert spatial.read_planes(spatial.plane_names(planes), 3) == planes
+    assert spatial.read_planes("all", 3) == every
+    assert spatial.read_planes("none", 3) == []
+
+
+def test_a_plane_named_twice_counts_once():
+    assert spatial.read_planes("xy, yx,XY", 3) == [(0, 1)]
+
+
+@pytest.mark.parametrize(("text", "d"), [("xw", 3), ("xz", 2), ("", 3), ("xx", 3)])
+def test_what_is_no_plane_is_refused(text, d):
+    with pytest.raises(UsageError, match=r"task\.planes"):
+        spatial.read_planes(text, d)
