@@ -49,6 +49,10 @@ class PretextTask(ABC):
         """
         return self
 
+    def view_size(self, crop: Sequence[int]) -> tuple[int, ...]:
+        """Edges, in voxels, of what the encoder is shown of a crop."""
+        return tuple(crop)
+
     @abstractmethod
     def head(self, encoder: Encoder) -> nn.Module:
         """The layers between an embedding and an answer; thrown away after pre-training."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import itertools
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
+import pydantic
 import torch
 import torch.nn.functional as F
 from dynamic_network_architectures.building_blocks.plain_conv_encoder import PlainConvEncoder
@@ -16,9 +18,10 @@ from dynamic_network_architectures.building_blocks.residual_encoders import Resi
 from torch import Tensor, nn
 
 from selfvox.errors import UsageError, did_you_mean
-from selfvox.settings import as_dict, resolve
+from selfvox.options import as_dict, resolve
+from selfvox.settings import AtLeastOne
 
-# a map of fewer voxels than this leaves InstanceNorm too little to divide by: gradients were not finite in one step of five
+# a map of shorter edges leaves InstanceNorm too little to divide by: gradients were not finite in one step of five
 SMALLEST_MAP = 4
 
 
@@ -45,7 +48,7 @@ class Encoder(nn.Module, ABC):
         The average over the whole map would be constant where the last layer is an InstanceNorm.
         """
         pool = F.adaptive_avg_pool3d if self.spatial_dims == 3 else F.adaptive_avg_pool2d
-        return pool(self(x)[-1], 2).flatten(1)  # type: ignore[operator]
+        return pool(self(x)[-1], 2).flatten(1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,8 +56,10 @@ class Architecture:
     """A U-Net encoder's settings."""
 
     name: Annotated[Literal["plain", "residual"], "plain convolutions, or residual blocks"] = "plain"
-    channels: Annotated[tuple[int, ...], "feature channels per level, finest first"] = (16, 32, 64, 128, 256)
-    blocks: Annotated[int, "convolutions (plain) or residual blocks per level"] = 2
+    channels: Annotated[
+        tuple[Annotated[int, AtLeastOne], ...], "feature channels per level, finest first", pydantic.Field(min_length=2)
+    ] = (16, 32, 64, 128, 256)
+    blocks: Annotated[int, "convolutions (plain) or residual blocks per level", AtLeastOne] = 2
     norm: Annotated[Literal["instance", "group", "batch"], "normalisation; group: 8 groups"] = "instance"
     strides: Annotated[tuple[tuple[int, ...], ...] | None, "per level and axis; default: by crop and spacing"] = None
 
@@ -110,8 +115,14 @@ class FeatureNetwork(Encoder):
                 f"network: {type(net).__name__} returns no list of feature maps; take one that does, such as "
                 "monai:ResNetFeatures"
             )
+        sizes = [each.shape[2:] for each in maps]
+        if sizes != sorted(sizes, reverse=True) or any(not 1 <= size <= edge for each in sizes for size in each):
+            raise UsageError(
+                f"network: the maps of {type(net).__name__} are not (batch, channel, *space), finest first: "
+                f"{[tuple(each.shape) for each in maps]}; take another network"
+            )
         self.channels = tuple(each.shape[1] for each in maps)
-        self.strides = tuple(tuple(edge // size for size in each.shape[2:]) for each in maps)
+        self.strides = tuple(tuple(edge // size for size in each) for each in sizes)
 
     def forward(self, x: Tensor) -> list[Tensor]:  # noqa: D102
         return list(self.net(x))
@@ -159,6 +170,11 @@ def plan(network: str | Mapping[str, Any], crop: Sequence[int], spacing_mm: Sequ
         strides = _strides(len(architecture.channels), crop, spacing_mm)
         given = {**as_dict(architecture), "channels": architecture.channels[: len(strides)], "strides": strides}
         architecture = resolve(Architecture, given, where="network.")
+    elif [len(level) for level in architecture.strides] != [len(crop)] * len(architecture.channels):
+        raise UsageError(
+            f"network.strides: are no {len(crop)} numbers for each of the {len(architecture.channels)} levels; "
+            "leave them out, or give as many as network.channels"
+        )
     return as_dict(architecture)
 
 
@@ -176,7 +192,9 @@ def build(spec: Mapping[str, Any], spatial_dims: int, in_channels: int) -> Encod
         return FeatureNetwork(_monai(name, settings, spatial_dims, in_channels), spatial_dims, in_channels)
     if kind == "timm":
         if spatial_dims != 2:
-            raise UsageError(f"network: timm:{name} is a 2D network and the scans are 3D; take a monai: or U-Net encoder")
+            raise UsageError(
+                f"network: timm:{name} is a 2D network and the scans are 3D; take a monai: or U-Net encoder"
+            )
         return FeatureNetwork(_timm(name, settings, in_channels), spatial_dims, in_channels)
     raise UsageError(f"network: no encoder is called '{spec['name']}'{did_you_mean(str(spec['name']), names())}")
 
@@ -185,13 +203,11 @@ def _strides(levels: int, crop: Sequence[int], spacing_mm: Sequence[float]) -> l
     sizes, spacings = list(crop), list(spacing_mm)
     strides = [[1] * len(sizes)]
     while len(strides) < levels:
-        fine = 2 * min(spacings)
-        stride = [
-            2 if spacing < fine and size % 2 == 0 and size >= 2 * SMALLEST_MAP else 1
-            for size, spacing in zip(sizes, spacings, strict=True)
-        ]
-        if stride == [1] * len(sizes):
+        large = [size % 2 == 0 and size >= 2 * SMALLEST_MAP for size in sizes]
+        if not any(large):
             break
+        fine = 2 * min(itertools.compress(spacings, large))
+        stride = [2 if spacing < fine and ample else 1 for spacing, ample in zip(spacings, large, strict=True)]
         sizes = [size // step for size, step in zip(sizes, stride, strict=True)]
         spacings = [spacing * step for spacing, step in zip(spacings, stride, strict=True)]
         strides.append(stride)
@@ -207,7 +223,9 @@ def _monai(name: str, settings: dict[str, Any], spatial_dims: int, in_channels: 
     try:
         return found(spatial_dims=spatial_dims, in_channels=in_channels, **settings)
     except (TypeError, ValueError) as error:
-        raise UsageError(f"network: monai:{name} does not take these settings ({error}); give them as --network.NAME") from None
+        raise UsageError(
+            f"network: monai:{name} does not take these settings ({error}); give them as --network.NAME"
+        ) from None
 
 
 def _timm(name: str, settings: dict[str, Any], in_channels: int) -> nn.Module:

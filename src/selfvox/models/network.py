@@ -97,7 +97,8 @@ def segment_whole(
     )
     for axis in range(d):
         logits = logits.narrow(2 + axis, before[axis], image.shape[1 + axis])
-    return logits[0].softmax(0)
+    probabilities: Tensor = logits[0].softmax(0)
+    return probabilities
 
 
 def _mirror(x: Tensor, axis: int, before: int, after: int) -> Tensor:

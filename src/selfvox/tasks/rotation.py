@@ -1,4 +1,4 @@
-"""Rotation: by which right angle, about which axis, was the image turned? (Gidaris et al. 2018; paper A, section 3.4)."""
+"""Rotation: by which right angle, about which axis, was the image turned? (Gidaris et al. 2018; paper A, 3.4)."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from torch import Tensor, nn
 from selfvox.errors import UsageError
 from selfvox.models.encoder import Encoder
 from selfvox.pretext import Batch, Outcome, Panel, PretextTask
+from selfvox.settings import AtLeastOne
 from selfvox.spatial import (
     AXES,
     AxisRotation,
-    centre_edges,
     crop_to,
+    equal_edges,
     equal_spacing,
     plane_names,
     plane_rotations,
@@ -26,6 +27,7 @@ from selfvox.spatial import (
     rotation_group,
 )
 
+
 @dataclass(frozen=True, kw_only=True)
 class Rotation(PretextTask):
     """Tell by which right angle the image was turned: 4 answers in 2D, 10 in 3D (24 with answers='group').
@@ -33,7 +35,7 @@ class Rotation(PretextTask):
     Rotations move voxels, they never interpolate. Images are cut to equal edges on the axes that mix.
     """
 
-    versions: Annotated[int, "differently rotated versions of each image in a step"] = 1
+    versions: Annotated[int, "differently rotated versions of each image in a step", AtLeastOne] = 1
     answers: Annotated[
         Literal["planes", "group"], "the identity and three turns about each plane, or every turn of the grid"
     ] = "planes"
@@ -44,20 +46,35 @@ class Rotation(PretextTask):
     def suited_to(self, crop: Sequence[int], spacing_mm: Sequence[float]) -> Rotation:
         """Settle the planes; refuse to turn between axes of different spacing, for the resolution would tell."""
         spatial_dims, equal = len(spacing_mm), equal_spacing(spacing_mm)
+        if self.answers == "group" and self.planes != "all":
+            raise UsageError("task.answers: the whole group turns in all planes; use --task.answers planes")
         if self.planes == "in-plane":
             if not equal:
-                raise UsageError(f"task.planes: no two axes are equally spaced ({_mm(spacing_mm)}); prepare with --spacing")
-            return replace(self, planes=plane_names(equal))
-        uneven = [plane for plane in read_planes(self.planes, spatial_dims) if plane not in equal]
+                raise UsageError(
+                    f"task.planes: no two axes are equally spaced ({_mm(spacing_mm)}); prepare with --spacing"
+                )
+            return replace(self, planes=plane_names(equal)).suited_to(crop, spacing_mm)
+        planes = read_planes(self.planes, spatial_dims)
+        if not planes:
+            raise UsageError("task.planes: none leaves no rotation to tell; use all or in-plane")
+        uneven = [plane for plane in planes if plane not in equal]
         if uneven:
             remedy = "use --task.planes in-plane or " if equal else ""
             raise UsageError(
                 f"task rotation: the scans have spacing {_mm(spacing_mm)}, so the resolution would give a turn in "
                 f"{plane_names(uneven)} away; {remedy}prepare with equal --spacing"
             )
-        if self.answers == "group" and self.planes != "all":
-            raise UsageError("task.answers: the whole group turns in all planes; use --task.answers planes")
+        if self.versions > len(self.table(spatial_dims)):
+            raise UsageError(
+                f"task.versions: {self.versions} of an image cannot all differ, there are "
+                f"{len(self.table(spatial_dims))} rotations; use fewer"
+            )
         return self
+
+    def view_size(self, crop: Sequence[int]) -> tuple[int, ...]:
+        """The crop, cut to equal edges on the axes that mix."""
+        mixed = {axis for plane in read_planes(self.planes, len(crop)) for axis in plane}
+        return equal_edges(crop, sorted(mixed))
 
     def table(self, spatial_dims: int) -> tuple[AxisRotation, ...]:
         """The rotations, in the order of their answers; the identity is 0."""
@@ -80,8 +97,7 @@ class Rotation(PretextTask):
             `images` (batch * versions, channel, *space) and their `answer` (batch * versions,).
         """
         table = self.table(images.ndim - 2)
-        mixed = sorted({axis for plane in read_planes(self.planes, images.ndim - 2) for axis in plane})
-        images = crop_to(images, centre_edges(images.shape[2:], mixed), rng)
+        images = crop_to(images, self.view_size(images.shape[2:]), rng)
         order = torch.rand(len(images), len(table), generator=rng).argsort(1)
         answer = order[:, : self.versions].flatten()
         turned = rotate_each(images.repeat_interleave(self.versions, 0), table, answer)
@@ -97,7 +113,7 @@ class Rotation(PretextTask):
     def panels(self, images: Tensor, batch: Batch) -> list[list[Panel]]:
         """Each image, then its rotated versions with the answer."""
         table = self.table(images.ndim - 2)
-        turned = batch["images"].unflatten(0, (len(images), -1))
+        turned = batch["images"].view(len(images), -1, *batch["images"].shape[1:])
         answers = batch["answer"].view(len(images), -1).tolist()
         return [
             [Panel("scan", image)]

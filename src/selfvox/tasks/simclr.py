@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated
 
+import pydantic
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -15,10 +16,13 @@ from selfvox import intensity
 from selfvox.errors import UsageError, did_you_mean
 from selfvox.losses import nt_xent
 from selfvox.models.encoder import Encoder
+from selfvox.options import as_dict, resolve
 from selfvox.pretext import Batch, Outcome, Panel, PretextTask
+from selfvox.settings import AtLeastOne, Positive
 from selfvox.spatial import equal_spacing, plane_names, read_planes, resample, rotation_matrices, tiles
 
 OPS = ("rotate", "flip", "crop", "colour", "noise", "blur", "sobel", "identity")
+WITHOUT_STRENGTH = {"flip", "sobel", "identity"}  # two views made by these alone may be the very same
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,32 +32,53 @@ class SimCLR(PretextTask):
     A view is made by `ops_per_view` operations drawn from `ops`; the geometric ones are composed into one resampling.
     """
 
-    temperature: Annotated[float, "divides the cosine similarities; paper B: 0.05"] = 0.05
-    grid: Annotated[int, "split each crop into grid**d patches, each a sample of its own"] = 1
+    temperature: Annotated[float, "divides the cosine similarities; paper B: 0.05", Positive] = 0.05
+    grid: Annotated[int, "split each crop into grid**d patches, each a sample of its own", AtLeastOne] = 1
     ops: Annotated[tuple[str, ...], f"operations to draw from: {', '.join(OPS)}"] = OPS
-    ops_per_view: Annotated[int, "operations that make a view"] = 3
+    ops_per_view: Annotated[int, "operations that make a view", AtLeastOne] = 3
     mask_same_scan: Annotated[bool, "other patches of the same scan are no negatives (with grid above 1)"] = False
-    angle: Annotated[float, "largest rotation about each axis, in degrees"] = 30.0
-    smallest_crop: Annotated[float, "shortest edge of a view, as a share of the image's"] = 0.7
-    planes: Annotated[str, "planes to rotate in: auto (those of equal spacing), all, none, or pairs of axes such as xy,xz"] = "auto"
+    angle: Annotated[float, "largest rotation about each axis, in degrees", pydantic.Field(gt=0, le=180)] = 30.0
+    smallest_crop: Annotated[
+        float, "shortest edge of a view, as a share of the image's", pydantic.Field(gt=0, lt=1)
+    ] = 0.7
+    planes: Annotated[
+        str, "planes to rotate in: auto (those of equal spacing), all, none, or pairs of axes such as xy,xz"
+    ] = "auto"
 
     def __post_init__(self) -> None:
         for op in self.ops:
             if op not in OPS:
-                raise ValueError(f"'{op}' is no operation of task.ops{did_you_mean(op, OPS)}")
-        if not 1 <= self.ops_per_view <= len(self.ops):
-            raise ValueError(f"task.ops_per_view is {self.ops_per_view}, and task.ops names {len(self.ops)}")
-        if set(self.ops) == {"identity"}:
-            raise ValueError("with task.ops=identity alone both views are the same; name another operation")
-        if self.temperature <= 0:
-            raise ValueError("task.temperature must be above 0")
+                raise ValueError(f"ops: '{op}' is no operation{did_you_mean(op, OPS)}")
+        if len(set(self.ops)) < len(self.ops):
+            raise ValueError("ops: an operation is named twice; name each once")
+        if set(self.ops) <= WITHOUT_STRENGTH:
+            raise ValueError(f"ops: {','.join(self.ops)} may make the same view twice; name another operation too")
+        if self.ops_per_view > len(self.ops):
+            raise ValueError(f"ops_per_view: is {self.ops_per_view}, and task.ops names {len(self.ops)}; use fewer")
+        if self.planes == "none" and "rotate" in self.ops:
+            raise ValueError("planes: none leaves rotate without a plane; leave rotate out of task.ops")
 
     def suited_to(self, crop: Sequence[int], spacing_mm: Sequence[float]) -> SimCLR:
         """Settle the planes: rotating between axes of different spacing would shear the anatomy."""
-        if min(crop) // self.grid < 8:
-            raise UsageError(f"task.grid: {self.grid} cuts a crop of {min(crop)} voxels below 8 a tile; use a larger --crop")
-        read_planes(self.planes.replace("auto", "all"), len(crop))
-        return replace(self, planes=plane_names(equal_spacing(spacing_mm)) or "none") if self.planes == "auto" else self
+        by = 8 * self.grid
+        if any(edge % by for edge in crop):
+            nearest = ",".join(str(max(1, edge // by) * by) for edge in crop)
+            raise UsageError(
+                f"task.grid: {self.grid} leaves tiles of a crop of {' x '.join(map(str, crop))} voxels that are no "
+                f"multiple of 8; use --crop {nearest}"
+            )
+        if self.planes != "auto":
+            read_planes(self.planes, len(crop))
+            return self
+        equal = equal_spacing(spacing_mm)
+        if equal:
+            return replace(self, planes=plane_names(equal))
+        ops = [op for op in self.ops if op != "rotate"]
+        return resolve(SimCLR, {**as_dict(self), "planes": "none", "ops": ops}, where="task.")
+
+    def view_size(self, crop: Sequence[int]) -> tuple[int, ...]:
+        """The crop, or one of its tiles."""
+        return tuple(edge // self.grid for edge in crop)
 
     def head(self, encoder: Encoder) -> nn.Module:  # noqa: D102
         return nn.Sequential(nn.Linear(encoder.width, 512), nn.ReLU(), nn.Linear(512, 128))
@@ -65,27 +90,27 @@ class SimCLR(PretextTask):
             `views` (2N, channel, *space), rows `i` and `i + N` of one sample, and `scan` (2N,), the image each is from.
         """
         samples = tiles(images, self.grid).flatten(0, 1) if self.grid > 1 else images
-        if len(samples) < 2:
+        if len(images) < 2 and (self.grid == 1 or self.mask_same_scan):
             raise UsageError("task simclr: a batch of one image has nothing to compare it with; use --batch 2 or more")
         chosen = self._choose(len(samples), rng)
-        scan = torch.arange(len(images), device=images.device).repeat_interleave(self.grid ** (images.ndim - 2)).repeat(2)
-        return {"views": self._views(samples.repeat(2, *(1,) * (samples.ndim - 1)), chosen, rng), "scan": scan}
+        scan = torch.arange(len(images), device=images.device).repeat_interleave(len(samples) // len(images))
+        return {"views": self._views(torch.cat([samples, samples]), chosen, rng), "scan": scan.repeat(2)}
 
     def loss(self, encoder: Encoder, head: nn.Module, batch: Batch) -> Outcome:
-        """NT-Xent, with the accuracy of retrieving the partner, alignment, uniformity (Wang and Isola 2020) and spread."""
+        """NT-Xent; accuracy of retrieving the partner, alignment, uniformity (Wang and Isola 2020) and spread."""
         embedded = head(encoder.embed(batch["views"])).float()
-        loss, accuracy = nt_xent(embedded, self.temperature, batch["scan"] if self.mask_same_scan else None)
+        found = nt_xent(embedded, self.temperature, batch["scan"] if self.mask_same_scan else None)
         with torch.no_grad():
             unit = F.normalize(embedded, dim=1)
             first, second = unit.chunk(2)
             metrics = {
-                "accuracy": accuracy,
-                "chance": torch.tensor(1 / (len(unit) - 1), device=unit.device),
+                "accuracy": found.accuracy,
+                "chance": found.chance,
                 "alignment": (first - second).square().sum(1).mean(),
                 "uniformity": torch.pdist(unit).square().mul(-2).exp().mean().log(),
                 "embedding_std": unit.std(0).mean() * math.sqrt(unit.shape[1]),
             }
-        return Outcome(loss, metrics)
+        return Outcome(found.loss, metrics)
 
     def panels(self, images: Tensor, batch: Batch) -> list[list[Panel]]:
         """Each image, then the two views of its first sample."""
@@ -97,16 +122,14 @@ class SimCLR(PretextTask):
         ]
 
     def _choose(self, count: int, rng: torch.Generator) -> Tensor:
-        """(2 * count, ops) booleans: the operations of each view; never the identity alone for both views of a sample."""
-        chosen = torch.rand(2 * count, len(self.ops), generator=rng).argsort(1) < self.ops_per_view
-        if "identity" in self.ops and self.ops_per_view == 1:
-            identity = self.ops.index("identity")
-            others = torch.rand(count, len(self.ops), generator=rng)
-            others[:, identity] = -1
-            instead = F.one_hot(others.argmax(1), len(self.ops)).bool()
-            both = chosen[:count, identity] & chosen[count:, identity]
-            chosen[count:] = torch.where(both[:, None], instead, chosen[count:])
-        return chosen
+        """(2 * count, ops) booleans: each view's operations; never such that both views of a sample are the same."""
+        order = torch.rand(2 * count, len(self.ops), generator=rng)
+        chosen = _lowest(order, self.ops_per_view)
+        varied = torch.tensor([op not in WITHOUT_STRENGTH for op in self.ops])
+        same = (chosen[:count] == chosen[count:]).all(1) & ~(chosen[:count] & varied).any(1)
+        # the second view then takes an operation that has a strength
+        order[count:] -= (same[:, None] & varied).float()
+        return _lowest(order, self.ops_per_view)
 
     def _views(self, x: Tensor, chosen: Tensor, rng: torch.Generator) -> Tensor:
         """Apply the chosen operations: the geometric ones in one resampling, then colour, blur, Sobel, noise."""
@@ -121,7 +144,9 @@ class SimCLR(PretextTask):
         sigma_blur, sigma_noise = uniform(0.3, 1.0), uniform(0.02, 0.2)
         device_rng = torch.Generator(x.device).manual_seed(int(torch.randint(1 << 62, (), generator=rng)))
         colour, blurred, edges, noisy = (self._rows(chosen, op) for op in ("colour", "blur", "sobel", "noise"))
-        x = _on_rows(x, colour, lambda part: intensity.brightness(intensity.contrast(part, factor[colour]), shift[colour]))
+        x = _on_rows(
+            x, colour, lambda part: intensity.brightness(intensity.contrast(part, factor[colour]), shift[colour])
+        )
         x = _on_rows(x, blurred, lambda part: intensity.blur(part, sigma_blur[blurred]))
         x = _on_rows(x, edges, intensity.sobel)
         return _on_rows(x, noisy, lambda part: intensity.add_noise(part, sigma_noise[noisy], device_rng))
@@ -131,10 +156,10 @@ class SimCLR(PretextTask):
         d = x.ndim - 2
         planes = read_planes(self.planes.replace("auto", "all"), d)
         degrees = torch.empty(len(x), len(planes)).uniform_(-self.angle, self.angle, generator=rng)
-        some = torch.rand(len(x), len(planes), generator=rng) < 0.5
-        matrices = rotation_matrices(torch.deg2rad(degrees * some * self._column(chosen, "rotate")), planes, d)
-        flips = torch.where(torch.rand(len(x), d, generator=rng) < 0.5, -1.0, 1.0)
-        matrices = matrices * torch.where(self._column(chosen, "flip"), flips, torch.ones(d))[:, None, :]
+        turned = _one_or_more(len(x), len(planes), rng) & self._column(chosen, "rotate")
+        matrices = rotation_matrices(torch.deg2rad(degrees * turned), planes, d)
+        flipped = _one_or_more(len(x), d, rng) & self._column(chosen, "flip")
+        matrices = matrices * torch.where(flipped, -1.0, 1.0)[:, None, :]
         scale = torch.empty(len(x), 1).uniform_(self.smallest_crop, 1.0, generator=rng)
         scale = torch.where(self._column(chosen, "crop"), scale, torch.ones(1))
         room = (1 - scale) * torch.tensor(x.shape[2:], dtype=torch.float32) / 2
@@ -148,6 +173,17 @@ class SimCLR(PretextTask):
     def _rows(self, chosen: Tensor, *ops: str) -> Tensor:
         """The numbers of the views that have any of these operations."""
         return torch.stack([self._column(chosen, op)[:, 0] for op in ops]).any(0).nonzero().flatten()
+
+
+def _lowest(order: Tensor, count: int) -> Tensor:
+    """True at the `count` smallest values of each row."""
+    return torch.zeros_like(order, dtype=torch.bool).scatter(1, order.topk(count, 1, largest=False).indices, True)
+
+
+def _one_or_more(rows: int, of: int, rng: torch.Generator) -> Tensor:
+    """(rows, of) booleans: one drawn at random in each row, and each other half of the time."""
+    some = torch.rand(rows, of, generator=rng) < 0.5
+    return some.scatter(1, torch.randint(of, (rows, 1), generator=rng), True) if of else some
 
 
 def _on_rows(x: Tensor, rows: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:

@@ -1,0 +1,122 @@
+"""Rotation: the question is what it says, and nothing but the anatomy answers it."""
+
+import collections
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from selfvox.errors import UsageError
+from selfvox.pretext import from_setting
+from selfvox.tasks.rotation import Rotation
+
+
+def rng(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.mark.parametrize(("d", "answers", "count"), [(2, "planes", 4), (3, "planes", 10), (3, "group", 24)])
+def test_the_answer_undoes_the_turn(d, answers, count):
+    task, images = Rotation(answers=answers, versions=3), torch.randn(5, 2, *(8,) * d)
+    batch, table = task.ask(images, rng()), task.table(d)
+    assert len(table) == count
+    shown = images.repeat_interleave(3, 0)
+    for image, turned, answer in zip(shown, batch["images"], batch["answer"], strict=True):
+        assert torch.equal(table[answer].inverse().apply(turned), image)
+
+
+def test_the_versions_of_an_image_all_differ():
+    for seed in range(20):
+        answers = Rotation(versions=4).ask(torch.randn(6, 1, 8, 8, 8), rng(seed))["answer"].view(6, 4)
+        assert all(len(set(row)) == 4 for row in answers.tolist())
+
+
+def test_answers_are_uniform_and_independent_of_the_images():
+    task, counts = Rotation(), collections.Counter()
+    for seed in range(100):
+        noise = torch.randn(40, 1, 2, 2, 2, generator=rng(seed))
+        answer = task.ask(noise, rng(seed))["answer"]
+        assert torch.equal(answer, task.ask(noise.square(), rng(seed))["answer"])
+        counts.update(answer.tolist())
+    expected = 4000 / 10
+    # chi-square with 9 degrees of freedom: above 27.9 once in a thousand
+    assert sum((counts[n] - expected) ** 2 / expected for n in range(10)) < 27.9
+
+
+def accuracy_of_a_linear_probe(images):
+    """Of answers told from border voxels alone, on images that the probe has not seen."""
+    batch = Rotation().ask(images, rng(7))
+    inside = torch.zeros(images.shape[2:], dtype=torch.bool)
+    inside[1:-1, 1:-1] = True
+    seen = batch["images"][:, 0][:, ~inside].numpy()
+    seen = np.concatenate([seen, np.ones((len(seen), 1))], 1)
+    truth, half = np.eye(4)[batch["answer"].numpy()], len(seen) // 2
+    weights = np.linalg.lstsq(seen[:half], truth[:half], rcond=None)[0]
+    return float(((seen[half:] @ weights).argmax(1) == truth[half:].argmax(1)).mean())
+
+
+def test_a_probe_of_the_border_learns_nothing_from_noise_though_it_could_from_anatomy():
+    noise = torch.randn(2000, 1, 8, 8, generator=rng())
+    # four standard deviations of a guess
+    assert abs(accuracy_of_a_linear_probe(noise) - 0.25) < 4 * math.sqrt(0.25 * 0.75 / 1000)
+    assert accuracy_of_a_linear_probe(noise + torch.arange(8.0)[:, None]) > 0.9
+
+
+@pytest.mark.parametrize(("planes", "size"), [("all", (8, 8, 8)), ("xy", (8, 8, 16)), ("yz", (8, 12, 12))])
+def test_the_shape_tells_nothing(planes, size):
+    task = Rotation(planes=planes, versions=4)
+    assert task.view_size((8, 12, 16)) == size
+    batch = task.ask(torch.randn(3, 1, 8, 12, 16), rng())
+    assert batch["images"].shape[2:] == size  # one shape, whatever the answer
+
+
+@pytest.mark.parametrize(("planes", "answers"), [("all", "planes"), ("xz", "planes"), ("all", "group")])
+def test_uneven_spacing_is_refused_with_the_spacing_and_the_way_out(planes, answers):
+    task = Rotation(planes=planes, answers=answers)
+    with pytest.raises(UsageError, match=r"0\.70 x 0\.70 x 5\.00 mm.*--task\.planes in-plane.*--spacing") as refusal:
+        task.suited_to((32, 32, 16), (0.7, 0.7, 5.0))
+    assert "\n" not in str(refusal.value)
+
+
+def test_in_plane_turns_only_between_axes_of_equal_spacing():
+    task = Rotation(planes="in-plane").suited_to((32, 32, 16), (0.7, 0.7, 5.0))
+    assert task.planes == "xy"
+    assert [rotation.axes[2] for rotation in task.table(3)] == [2] * 4
+    assert not any(rotation.flipped[2] for rotation in task.table(3))
+
+
+def test_in_plane_without_two_equal_axes_is_refused():
+    with pytest.raises(UsageError, match=r"task\.planes.*--spacing"):
+        Rotation(planes="in-plane").suited_to((32, 32, 16), (0.7, 1.0, 5.0))
+
+
+@pytest.mark.parametrize(
+    ("options", "name"),
+    [
+        ({"planes": "none"}, "planes"),
+        ({"planes": "xw"}, "planes"),
+        ({"versions": 11}, "versions"),
+        ({"versions": 5, "planes": "in-plane"}, "versions"),
+        ({"answers": "group", "planes": "in-plane"}, "answers"),
+        ({"answers": "group", "planes": "xy"}, "answers"),
+    ],
+)
+def test_an_ill_posed_question_is_refused(options, name):
+    spacing = (1.0, 1.0, 3.0) if options.get("planes") == "in-plane" else (1.0, 1.0, 1.0)
+    with pytest.raises(UsageError, match=rf"task\.{name}"):
+        from_setting({"name": "rotation", **options}).suited_to((32, 32, 32), spacing)
+
+
+def test_no_two_answers_are_the_same_turn_even_when_a_plane_is_named_twice():
+    assert len(set(Rotation(planes="xy,yx,xz").table(3))) == len(Rotation(planes="xy,yx,xz").table(3)) == 7
+
+
+def test_panels_show_each_image_and_its_turns():
+    images, task = torch.randn(2, 1, 8, 8), Rotation(versions=2)
+    batch = task.ask(images, rng())
+    rows = task.panels(images, batch)
+    assert [[panel.caption.split(":")[0] for panel in row] for row in rows] == [
+        ["scan", *(f"answer {answer}" for answer in pair)] for pair in batch["answer"].view(2, 2).tolist()
+    ]
+    assert torch.equal(rows[1][2].image, batch["images"][3])

@@ -1,0 +1,158 @@
+"""SimCLR: two views of each sample, made as the settings say, and no trace of how at their borders."""
+
+import itertools
+
+import pytest
+import torch
+
+from selfvox.errors import UsageError
+from selfvox.pretext import from_setting
+from selfvox.tasks import simclr
+from selfvox.tasks.simclr import OPS, SimCLR
+
+GEOMETRIC = ("rotate", "flip", "crop")
+
+
+def rng(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def suited(d=3, **options):
+    return from_setting({"name": "simclr", **options}).suited_to((16,) * d, (1.0,) * d)
+
+
+@pytest.mark.parametrize("d", [2, 3])
+@pytest.mark.parametrize("per_view", [1, 2, 3])
+def test_the_two_views_of_a_sample_always_differ(d, per_view):
+    task = suited(d, ops_per_view=per_view)
+    for seed in range(40):
+        first, second = task.ask(torch.randn(8, 1, *(8,) * d), rng(seed))["views"].chunk(2)
+        assert not any(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+@pytest.mark.parametrize("ops", [("identity", "noise"), ("flip", "rotate"), ("sobel", "identity", "crop")])
+def test_the_two_views_differ_with_few_operations_too(ops):
+    for seed, per_view in itertools.product(range(40), range(1, len(ops) + 1)):
+        task = suited(2, ops=ops, ops_per_view=per_view)
+        first, second = task.ask(torch.randn(6, 1, 8, 8), rng(seed))["views"].chunk(2)
+        assert not any(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+@pytest.mark.parametrize("per_view", range(1, len(OPS) + 1))
+def test_every_view_has_as_many_operations_as_asked_each_equally_often(per_view):
+    chosen = suited(ops_per_view=per_view)._choose(4000, rng())
+    assert torch.equal(chosen.sum(1), torch.full((8000,), per_view))
+    # the rule that views differ shifts the shares a little where views have one operation
+    assert torch.allclose(chosen.float().mean(0), torch.full((8,), per_view / 8), atol=0.03)
+
+
+@pytest.mark.parametrize("d", [2, 3])
+def test_geometry_is_one_resampling(monkeypatch, d):
+    calls, resample = [], simclr.resample
+    monkeypatch.setattr(simclr, "resample", lambda x, *maps: calls.append(len(x)) or resample(x, *maps))
+    suited(d, ops=GEOMETRIC, ops_per_view=3).ask(torch.randn(4, 1, *(8,) * d), rng())
+    assert calls == [8]
+
+
+def test_views_without_geometry_keep_their_voxels():
+    images = torch.randn(3, 1, 8, 8, 8)
+    task = suited(ops=("identity", "colour"), ops_per_view=1)
+    chosen, views = task._choose(3, rng()), task.ask(images, rng())["views"]
+    for image, view, ops in zip(images.repeat(2, 1, 1, 1, 1), views, chosen.tolist(), strict=True):
+        if ops[0]:
+            assert torch.equal(view, image)
+        else:
+            slope = (view - view.mean()) / (image - image.mean())
+            assert torch.allclose(slope, slope.mean().expand_as(slope), rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("shape", [(16, 24), (8, 16, 12)])
+def test_nothing_is_filled_in_at_the_borders_of_a_view(shape):
+    images = torch.full((6, 2, *shape), 7.5)
+    for seed in range(10):
+        views = suited(len(shape), ops=GEOMETRIC, ops_per_view=3, angle=180).ask(images, rng(seed))["views"]
+        assert torch.allclose(views, torch.tensor(7.5), atol=1e-4)
+
+
+def test_a_crop_is_a_window_of_the_image_of_the_size_asked_for():
+    edge = 32
+    ramp = torch.arange(float(edge))[:, None].expand(40, 1, edge, edge)
+    views = suited(2, ops=("crop", "identity"), ops_per_view=2, smallest_crop=0.5).ask(ramp, rng())["views"][:, 0]
+    inner = views[:, 2:-2].mean(2)
+    steps = inner.diff(dim=1)
+    assert torch.allclose(steps, steps.mean(1, keepdim=True).expand_as(steps), atol=1e-3)
+    assert 0.5 <= steps.min() < 0.55
+    assert 0.95 < steps.max() <= 1.0
+    # the outermost half voxel of the whole image is all that a view may reach
+    centre, scale = views[:, 15:17].mean((1, 2)), steps.mean(1)
+    assert (centre - scale * edge / 2).min() >= -0.5 - 1e-3
+    assert (centre + scale * edge / 2).max() <= edge - 0.5 + 1e-3
+
+
+def test_flips_flip_and_rotations_rotate():
+    images = torch.randn(20, 1, 8, 8, 8)
+    for op in ("flip", "rotate"):
+        views = suited(ops=(op, "identity", "colour"), ops_per_view=1)
+        chosen, shown = views._choose(20, rng()), views.ask(images, rng())["views"]
+        moved = [bool((a - b).abs().max() > 0.01) for a, b in zip(shown, images.repeat(2, 1, 1, 1, 1), strict=True)]
+        assert all(there for there, ops in zip(moved, chosen[:, 0].tolist(), strict=True) if ops)
+
+
+def test_samples_are_the_tiles_of_each_image_and_know_their_scan():
+    images = torch.arange(3.0)[:, None, None, None].expand(3, 1, 32, 16)
+    batch = suited(2, grid=2, ops=GEOMETRIC).ask(images, rng())
+    assert batch["views"].shape == (24, 1, 16, 8)
+    assert torch.allclose(batch["views"].mean((1, 2, 3)), batch["scan"].float(), atol=1e-4)
+
+
+def test_planes_are_those_of_equal_spacing_unless_named():
+    crop, uneven = (16, 16, 16), (1.0, 1.0, 3.0)
+    assert SimCLR().suited_to(crop, uneven).planes == "xy"
+    assert SimCLR(planes="xz").suited_to(crop, uneven).planes == "xz"
+    nowhere = SimCLR().suited_to(crop, (1.0, 2.0, 3.0))
+    assert nowhere.planes == "none"
+    assert "rotate" not in nowhere.ops
+
+
+def test_in_a_plane_of_equal_spacing_the_third_axis_stays():
+    images = torch.arange(16.0).expand(4, 1, 16, 16, 16)
+    task = SimCLR(ops=("rotate", "identity"), ops_per_view=2).suited_to((16, 16, 16), (1.0, 1.0, 3.0))
+    assert torch.allclose(task.ask(images, rng())["views"], images.repeat(2, 1, 1, 1, 1), atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("options", "name"),
+    [
+        ({"ops": "rotat,flip"}, "ops"),
+        ({"ops": "crop,crop"}, "ops"),
+        ({"ops": "identity"}, "ops"),
+        ({"ops": "identity,sobel,flip"}, "ops"),
+        ({"ops": "rotate,crop", "ops_per_view": 3}, "ops_per_view"),
+        ({"planes": "none"}, "planes"),
+        ({"planes": "xw"}, "planes"),
+        ({"smallest_crop": 1.0}, "smallest_crop"),
+        ({"angle": 200}, "angle"),
+        ({"temperature": 0}, "temperature"),
+        ({"grid": 4}, "grid"),
+    ],
+)
+def test_a_setting_that_cannot_be_is_refused_by_name(options, name):
+    with pytest.raises(UsageError, match=rf"^task\.{name}:"):
+        suited(**options)
+
+
+def test_a_misspelt_operation_is_answered_with_the_nearest():
+    with pytest.raises(UsageError, match="did you mean 'rotate'"):
+        suited(ops="rotat,flip")
+
+
+def test_rotation_alone_on_spacings_that_all_differ_is_refused():
+    with pytest.raises(UsageError, match=r"task\.ops"):
+        SimCLR(ops=("rotate",), ops_per_view=1).suited_to((16, 16, 16), (1.0, 2.0, 3.0))
+
+
+def test_a_scan_without_others_has_no_negatives_when_its_own_are_masked():
+    images = torch.randn(1, 1, 16, 16)
+    assert len(suited(2, grid=2).ask(images, rng())["views"]) == 8
+    with pytest.raises(UsageError, match="--batch"):
+        suited(2, grid=2, mask_same_scan=True).ask(images, rng())
