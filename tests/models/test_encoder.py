@@ -1,0 +1,126 @@
+"""Planning and building encoders: what the settings say is what is built, and what cannot be is refused by name."""
+
+import json
+import math
+import sys
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+from selfvox.errors import UsageError
+from selfvox.models.encoder import SMALLEST_MAP, FeatureNetwork, build, names, plan
+
+ISOTROPIC = (1.0, 1.0, 1.0)
+
+
+def edges(spec, crop):
+    """The edges of the maps, level by level."""
+    sizes = [list(crop)]
+    for stride in spec["strides"]:
+        sizes.append([size // step for size, step in zip(sizes[-1], stride, strict=True)])
+    return [tuple(each) for each in sizes[1:]]
+
+
+def test_a_level_halves_every_axis_of_equal_spacing():
+    assert edges(plan("plain", (64, 64, 64), ISOTROPIC), (64,) * 3) == [(edge,) * 3 for edge in (64, 32, 16, 8, 4)]
+
+
+def test_a_coarse_axis_waits_until_the_others_are_as_coarse():
+    spec = plan("plain", (64, 64, 16), (0.7, 0.7, 5.0))
+    assert edges(spec, (64, 64, 16)) == [(64, 64, 16), (32, 32, 16), (16, 16, 16), (8, 8, 8), (4, 4, 4)]
+
+
+def test_a_flat_crop_goes_on_halving_its_long_axes():
+    assert edges(plan("plain", (64, 64, 8), ISOTROPIC), (64, 64, 8))[-1] == (4, 4, 4)
+
+
+@pytest.mark.parametrize("crop", [(8, 8), (40, 56, 40), (256, 64), (16, 8, 64)])
+def test_no_map_is_smaller_than_its_limit_and_channels_match_the_levels(crop):
+    spec = plan({"channels": [2, 3, 4, 5, 6, 7, 8]}, crop, (1.0,) * len(crop))
+    assert SMALLEST_MAP <= min(edges(spec, crop)[-1]) < 2 * SMALLEST_MAP
+    assert spec["channels"] == [2, 3, 4, 5, 6, 7, 8][: len(spec["strides"])]
+
+
+@pytest.mark.parametrize("network", ["residual", {"name": "plain", "channels": "4,8", "norm": "group"}])
+def test_a_plan_is_plain_values_and_planning_it_again_changes_nothing(network):
+    spec = plan(network, (16, 16, 16), ISOTROPIC)
+    assert plan(json.loads(json.dumps(spec)), (64, 64, 64), ISOTROPIC) == spec
+
+
+@pytest.mark.parametrize(("norm", "layer"), [("instance", nn.InstanceNorm3d), ("batch", nn.BatchNorm3d)])
+def test_the_norm_is_the_one_named(norm, layer):
+    encoder = build(plan({"channels": [4, 8], "norm": norm}, (8,) * 3, ISOTROPIC), 3, 1)
+    assert sum(isinstance(each, layer) for each in encoder.modules()) == 4
+
+
+def test_group_norm_has_eight_groups_where_the_channels_allow():
+    encoder = build(plan({"channels": [4, 16], "norm": "group"}, (8,) * 2, (1.0, 1.0)), 2, 1)
+    assert {each.num_groups for each in encoder.modules() if isinstance(each, nn.GroupNorm)} == {4, 8}
+
+
+def test_convolutions_start_he_normal():
+    encoder = build(plan({"channels": [64, 64]}, (8,) * 3, ISOTROPIC), 3, 1)
+    last = [each for each in encoder.modules() if isinstance(each, nn.Conv3d)][-1]
+    assert float(last.weight.detach().std()) == pytest.approx(math.sqrt(2 / (64 * 27)), rel=0.02)
+    assert not last.bias.detach().any()
+
+
+@pytest.mark.parametrize(
+    ("network", "message"),
+    [
+        ("plian", "network: .*did you mean 'plain'"),
+        ("mona:ResNetFeatures", "network: "),
+        ({"channels": [16]}, r"network\.channels"),
+        ({"channels": [16, 0]}, r"network\.channels"),
+        ({"blocks": 0}, r"network\.blocks"),
+        ({"norm": "layer"}, r"network\.norm"),
+        ({"depth": 3}, r"network\.depth"),
+        ({"channels": [4, 8], "strides": [[1, 1, 1]]}, r"network\.strides"),
+        ({"channels": [4, 8], "strides": [[1, 1], [2, 2]]}, r"network\.strides"),
+        ("monai:ResNetFeature", "did you mean 'ResNetFeatures'"),
+        ("monai:ResNetFeatures", "network: monai:ResNetFeatures does not take these settings"),
+        ({"name": "monai:BasicUNet", "features": [2] * 6}, "no list of feature maps"),
+        ("timm:resnet18", "2D network"),
+    ],
+)
+def test_what_cannot_be_built_is_refused_in_one_line(network, message):
+    with pytest.raises(UsageError, match=message) as refusal:
+        build(plan(network, (16, 16, 16), ISOTROPIC), 3, 1)
+    assert "\n" not in str(refusal.value)
+
+
+def test_every_name_that_is_offered_is_known():
+    assert [name.partition(":")[0] for name in names()] == ["plain", "residual", "monai", "timm"]
+
+
+class ChannelsLast(nn.Module):
+    """As timm's Swin: (batch, *space, channel)."""
+
+    def forward(self, x):
+        return [torch.zeros(len(x), 16, 16, 96), torch.zeros(len(x), 8, 8, 192)]
+
+
+def test_maps_with_channels_last_are_refused():
+    with pytest.raises(UsageError, match="ChannelsLast.*finest first"):
+        FeatureNetwork(ChannelsLast(), 2, 1)
+
+
+def test_a_timm_that_cannot_be_imported_is_an_error_with_its_reason(monkeypatch):
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with pytest.raises(UsageError, match=r"timm cannot be imported.*selfvox\[timm\]"):
+        build({"name": "timm:resnet18"}, 2, 1)
+
+
+def test_a_timm_network_is_made_without_download_and_with_our_channels(monkeypatch):
+    asked = {}
+
+    def create_model(name, **settings):
+        asked.update(name=name, **settings)
+        raise RuntimeError(f"Unknown model ({name})")
+
+    monkeypatch.setitem(sys.modules, "timm", SimpleNamespace(create_model=create_model))
+    with pytest.raises(UsageError, match=r"timm:resnet cannot be made \(Unknown model"):
+        build({"name": "timm:resnet", "output_stride": 16}, 2, 3)
+    assert asked == {"name": "resnet", "pretrained": False, "features_only": True, "in_chans": 3, "output_stride": 16}

@@ -1,0 +1,191 @@
+"""What every pretext task must hold, in 2D and 3D: a new file in tasks/ is tested by being there."""
+
+import dataclasses
+import math
+import typing
+
+import pytest
+import torch
+import yaml
+
+from selfvox import pretext
+from selfvox.errors import UsageError
+from selfvox.models.encoder import build, plan
+from selfvox.options import options
+
+CROPS = {2: (32, 48), 3: (16, 24, 16)}
+
+every_task = pytest.mark.parametrize("name", pretext.names())
+every_dimension = pytest.mark.parametrize("d", [2, 3], ids=["2D", "3D"])
+
+
+def suited(name, d, **settings):
+    return pretext.from_setting({"name": name, **settings}).suited_to(CROPS[d], (1.0,) * d)
+
+
+def network(task, d, channels=1, norm="instance"):
+    torch.manual_seed(0)
+    spec = plan({"channels": [4, 8, 16], "blocks": 1, "norm": norm}, task.view_size(CROPS[d]), (1.0,) * d)
+    encoder = build(spec, d, channels)
+    return encoder, task.head(encoder)
+
+
+def images(d, count=4, channels=1, seed=0):
+    return torch.randn(count, channels, *CROPS[d], generator=torch.Generator().manual_seed(seed))
+
+
+def ask(task, x, seed=0):
+    return task.ask(x, torch.Generator().manual_seed(seed))
+
+
+def other_settings(name):
+    """Each option of the task, changed."""
+    for option in options(pretext.find(name)):
+        choices = [choice for kind in option.kinds for choice in typing.get_args(kind) if choice != option.default]
+        if isinstance(option.default, bool):
+            yield {option.name: not option.default}
+        elif isinstance(option.default, int):
+            yield {option.name: option.default + 1}
+        elif isinstance(option.default, float):
+            yield {option.name: option.default * 0.9}
+        elif isinstance(option.default, str) and all(isinstance(choice, str) for choice in choices):
+            yield from ({option.name: choice} for choice in choices)
+
+
+@every_task
+@every_dimension
+def test_an_untrained_encoder_answers_at_chance(name, d):
+    task = suited(name, d)
+    encoder, head = network(task, d)
+    batch = ask(task, images(d, 8))
+    if "answer" not in batch:
+        pytest.skip("asks for no answer out of a fixed number")
+    outcome = task.loss(encoder, head, batch)
+    answers = 1 / float(outcome.metrics["chance"])
+    assert float(outcome.loss) == pytest.approx(math.log(answers), rel=0.05)
+
+
+@every_task
+@every_dimension
+@pytest.mark.parametrize("channels", [1, 3])
+def test_the_gradient_reaches_every_weight_of_encoder_and_head(name, d, channels):
+    task = suited(name, d)
+    encoder, head = network(task, d, channels)
+    outcome = task.loss(encoder, head, ask(task, images(d, channels=channels)))
+    outcome.loss.backward()
+    assert outcome.loss.ndim == 0
+    for where, weight in [*encoder.named_parameters(), *head.named_parameters()]:
+        assert weight.grad is not None, where
+        assert weight.grad.isfinite().all(), where
+        # the bias before a normalisation cannot matter, so only weights must
+        assert weight.ndim == 1 or weight.grad.any(), where
+
+
+@every_task
+@every_dimension
+def test_metrics_are_numbers_without_a_gradient_and_accuracy_has_its_chance(name, d):
+    task = suited(name, d)
+    metrics = task.loss(*network(task, d), ask(task, images(d))).metrics
+    assert not any(value.requires_grad or value.ndim for value in metrics.values())
+    assert all(math.isfinite(float(value)) for value in metrics.values())
+    assert ("accuracy" in metrics) == ("chance" in metrics)
+
+
+@every_task
+@every_dimension
+def test_the_generator_alone_decides_the_question(name, d):
+    task, x = suited(name, d), images(d)
+    before, state = x.clone(), torch.get_rng_state()
+    one, again, other = ask(task, x), ask(task, x), ask(task, x, seed=1)
+    assert one.keys() == again.keys() == other.keys()
+    assert all(torch.equal(one[key], again[key]) for key in one)
+    assert any(not torch.equal(one[key], other[key]) for key in one)
+    assert torch.equal(torch.get_rng_state(), state), "drew from the global generator"
+    assert torch.equal(x, before), "changed the images that it was given"
+
+
+@every_task
+@every_dimension
+def test_mixed_precision_asks_the_same_question(name, d):
+    task = suited(name, d)
+    expected = ask(task, images(d))
+    with torch.autocast("cpu", torch.bfloat16):
+        found = ask(task, images(d))
+        outcome = task.loss(*network(task, d), found)
+    assert all(torch.equal(found[key], expected[key]) for key in expected)
+    assert outcome.loss.dtype == torch.float32
+
+
+@every_task
+@every_dimension
+def test_the_encoder_is_shown_images_of_the_size_that_the_task_says(name, d):
+    task = suited(name, d)
+    shown = [value.shape[2:] for value in ask(task, images(d)).values() if value.ndim == d + 2]
+    assert shown
+    assert {tuple(shape) for shape in shown} == {task.view_size(CROPS[d])}
+
+
+@every_task
+@every_dimension
+def test_a_batch_of_one_is_asked_a_real_question_or_refused(name, d):
+    task = suited(name, d)
+    try:
+        batch = ask(task, images(d, 1))
+    except UsageError as refusal:
+        assert "--batch" in str(refusal)
+    else:
+        assert float(task.loss(*network(task, d), batch).loss) > 0
+
+
+@every_task
+def test_settings_survive_yaml(name):
+    settings = [{}, *other_settings(name)]
+    for options_ in settings:
+        task = pretext.from_setting({"name": name, **options_})
+        written = yaml.safe_dump(pretext.to_setting(task))
+        assert pretext.from_setting(yaml.safe_load(written)) == task
+        assert options_.items() <= pretext.to_setting(task).items()
+
+
+@every_task
+@every_dimension
+def test_every_setting_can_be_asked_or_is_refused_by_name(name, d):
+    for options_ in other_settings(name):
+        try:
+            task = suited(name, d, **options_)
+        except UsageError as refusal:
+            assert f"task.{next(iter(options_))}" in str(refusal)
+        else:
+            assert task.loss(*network(task, d), ask(task, images(d))).loss.isfinite()
+
+
+@every_task
+def test_a_bad_option_is_refused_by_name(name):
+    with pytest.raises(UsageError, match=r"task\.nonsense"):
+        pretext.from_setting({"name": name, "nonsense": 1})
+    for option in options(pretext.find(name)):
+        bad = ["nonsense", -1] if isinstance(option.default, int | float) else ["nonsense"]
+        for value in bad:
+            with pytest.raises(UsageError, match=rf"task\.{option.name}") as refusal:
+                suited(name, 3, **{option.name: value})
+            assert "\n" not in str(refusal.value)
+
+
+@every_task
+@every_dimension
+def test_panels_show_every_image(name, d):
+    task, x = suited(name, d), images(d)
+    rows = task.panels(x, ask(task, x))
+    assert len(rows) == len(x)
+    assert all(torch.equal(row[0].image, image) for row, image in zip(rows, x, strict=True))
+    assert all(panel.image.ndim == d + 1 and panel.caption for row in rows for panel in row)
+
+
+@every_task
+def test_a_task_is_settings_only_and_says_what_each_is(name):
+    task = pretext.find(name)
+    assert dataclasses.is_dataclass(task)
+    assert task.__dataclass_params__.frozen
+    assert all(option.help for option in options(task))
+    with pytest.raises(UsageError, match=f"did you mean '{name}'"):
+        pretext.find(name[:-1])
