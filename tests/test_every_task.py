@@ -62,7 +62,7 @@ def test_an_untrained_encoder_answers_at_chance(name, d):
         pytest.skip("asks for no answer out of a fixed number")
     outcome = task.loss(encoder, head, batch)
     answers = 1 / float(outcome.metrics["chance"])
-    assert float(outcome.loss) == pytest.approx(math.log(answers), rel=0.05)
+    assert float(outcome.loss.detach()) == pytest.approx(math.log(answers), rel=0.05)
 
 
 @every_task
@@ -129,12 +129,12 @@ def test_the_encoder_is_shown_images_of_the_size_that_the_task_says(name, d):
 @every_dimension
 def test_a_batch_of_one_is_asked_a_real_question_or_refused(name, d):
     task = suited(name, d)
+    batch, refusal = {}, ""
     try:
         batch = ask(task, images(d, 1))
-    except UsageError as refusal:
-        assert "--batch" in str(refusal)
-    else:
-        assert float(task.loss(*network(task, d), batch).loss) > 0
+    except UsageError as error:
+        refusal = str(error)
+    assert "--batch" in refusal or task.loss(*network(task, d), batch).loss.detach() > 0
 
 
 @every_task
@@ -151,12 +151,13 @@ def test_settings_survive_yaml(name):
 @every_dimension
 def test_every_setting_can_be_asked_or_is_refused_by_name(name, d):
     for options_ in other_settings(name):
+        refusal = ""
         try:
             task = suited(name, d, **options_)
-        except UsageError as refusal:
-            assert f"task.{next(iter(options_))}" in str(refusal)
-        else:
-            assert task.loss(*network(task, d), ask(task, images(d))).loss.isfinite()
+        except UsageError as error:
+            refusal = str(error)
+        named = f"task.{next(iter(options_))}" in refusal
+        assert named or task.loss(*network(task, d), ask(task, images(d))).loss.isfinite()
 
 
 @every_task

@@ -103,7 +103,7 @@ class ChannelsLast(nn.Module):
 
 
 def test_maps_with_channels_last_are_refused():
-    with pytest.raises(UsageError, match="ChannelsLast.*finest first"):
+    with pytest.raises(UsageError, match=r"ChannelsLast.*finest first"):
         FeatureNetwork(ChannelsLast(), 2, 1)
 
 
