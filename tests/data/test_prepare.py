@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
 import multiprocessing
 import operator
@@ -218,6 +219,26 @@ def test_damaged_arrays_and_no_others_are_made_again(scans: Path, tmp_path: Path
     assert (store / "images" / "s3.npy").read_bytes() == good
 
 
+def test_a_damaged_recipe_is_fitted_again(scans: Path, tmp_path: Path) -> None:
+    selfvox.prepare(scans, out=tmp_path / "store")
+    good = open_store(tmp_path / "store")
+    manifest = tmp_path / "store" / "manifest.json"
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"recipe": {"size": None}, "cases": None}))
+    selfvox.prepare(scans, out=tmp_path / "store")
+    assert open_store(tmp_path / "store").cases == good.cases
+
+
+def test_another_subject_in_the_table_reaches_the_store_without_new_arrays(scans: Path, tmp_path: Path) -> None:
+    table = scans / "table.csv"
+    table.write_text("image,subject,grade\ns0.nii.gz,ann,0\ns1.nii.gz,bob,1\n")
+    selfvox.prepare(table, out=tmp_path / "store")
+    before = times(tmp_path / "store")
+    table.write_text("image,subject,grade\ns0.nii.gz,ann,0\ns1.nii.gz,ann,2\n")
+    selfvox.prepare(table, out=tmp_path / "store")
+    assert [(case.subject, case.grade) for case in open_store(tmp_path / "store").cases] == [("ann", 0), ("ann", 2)]
+    assert redone(before, tmp_path / "store") == set()
+
+
 def test_no_path_user_or_host_is_in_the_store(scans: Path, tmp_path: Path) -> None:
     selfvox.prepare(scans, out=tmp_path / "store", validation=1, test=1)
     (scans / "s1.nii.gz").write_bytes(b"broken")
@@ -310,12 +331,12 @@ def test_what_does_not_fit_is_said_in_one_line(
 
 # --- killed, locked, crashed ------------------------------------------------------------------------------------------
 
-CHILD = "import sys, selfvox; selfvox.prepare(sys.argv[1], out=sys.argv[2], workers=2)"
-
 
 def start(scans: Path, store: Path) -> subprocess.Popen[bytes]:
-    # no `if __name__ == "__main__"`: workers must not run the script again
-    return subprocess.Popen([sys.executable, "-c", CHILD, scans, store], stderr=subprocess.PIPE)
+    """A user's script, without `if __name__ == "__main__"`: workers must not run it again."""
+    script = scans.parent / "script.py"
+    script.write_text(f"import selfvox\nselfvox.prepare({str(scans)!r}, out={str(store)!r}, workers=2)\n")
+    return subprocess.Popen([sys.executable, script], stderr=subprocess.PIPE, start_new_session=True)
 
 
 def wait_for(condition: Callable[[], object]) -> None:
@@ -369,7 +390,7 @@ def test_ctrl_c_stops_and_keeps_what_is_done(tmp_path: Path) -> None:
         scan(scans / f"s{number}.nii.gz", number, shape=(40, 40, 40))
     with start(scans, store) as process:
         wait_for(lambda: list(store.glob("cases/*.json")))
-        process.send_signal(signal.SIGINT)
+        os.killpg(process.pid, signal.SIGINT)  # a terminal tells the whole group
         errors = process.communicate(timeout=60)[1].decode()
     assert process.returncode != 0
     assert errors.count("Traceback") == 1  # its own, none of the workers'
@@ -391,6 +412,27 @@ def test_a_second_process_is_told_who_is_at_work(scans: Path, tmp_path: Path) ->
         with pytest.raises(UsageError, match="process 4711 is preparing this store"):
             selfvox.prepare(scans, out=tmp_path / "store")
     selfvox.prepare(scans, out=tmp_path / "store")  # the holder is gone, its lock file is not
+
+
+def test_a_full_disk_stops_and_the_next_run_goes_on(
+    scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, real_save = tmp_path / "store", np.save
+
+    def full(file: Path, array: np.ndarray, **options: object) -> None:
+        if file.name.endswith("s3.npy"):
+            file.write_bytes(b"half")
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real_save(file, array, **options)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(np, "save", full)
+        with pytest.raises(ResourceError, match="disk is full"):
+            selfvox.prepare(scans, out=store, workers=1)
+    assert {file.name for file in (store / "images").iterdir()} == {"s0.npy", "s1.npy", "s2.npy"}
+    before = times(store)
+    selfvox.prepare(scans, out=store)
+    assert redone(before, store) == {"s3", "s4"}
 
 
 def test_a_dying_worker_costs_only_its_item() -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import dataclasses
 import fcntl
 import io
+import json
 import os
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -96,18 +98,15 @@ def _build(dataset: Dataset, out: Path, settings: Preparation, recipe: Recipe | 
 
 def _bring_up_to_date(dataset: Dataset, out: Path, settings: Preparation, given: Recipe | None) -> Store:
     before = store.read_manifest(out) if is_store(out) else None
-    if (
-        before
-        and before["cases"]
-        and not {case.id for case in dataset.cases} & {each["id"] for each in before["cases"]}
-    ):
+    stored, there = {file.stem for file in (out / "cases").glob("*.json")}, {case.id for case in dataset.cases}
+    if stored and not stored & there:
         raise UsageError(f"{out}: is a store of other scans, none of which lies in {dataset.root}; name another --out")
     asked = _asked(dataset, settings, given)
     recipe, asked = _recipe(dataset, settings, given, before, asked)
     recipe_hash = store.recipe_digest(recipe, dataset.classes)
 
     intact = _intact(dataset, out, recipe_hash)
-    gone = {file.stem for file in (out / "cases").glob("*.json")} - {case.id for case in dataset.cases}
+    gone = stored - there
     allowed = None if dataset.classes is None else tuple(sorted(dataset.classes))
     jobs = [
         Job(out.absolute(), making.absolute(case), recipe, allowed, recipe_hash)
@@ -132,7 +131,8 @@ def _bring_up_to_date(dataset: Dataset, out: Path, settings: Preparation, given:
         first = f"{refused[0].file}: {refused[0].reason}"
         raise DataError(f"{dataset.root}: not one of {len(refused)} scans can be used; the first: {first}")
     classes = dataset.classes or _classes_found(made.values())
-    if jobs or gone or before is None or before["cases"] is None:
+    listed = json.loads(json.dumps([case.to_dict() for case in store.in_order(made.values())]))
+    if jobs or gone or before is None or before["cases"] != listed:
         store.write_manifest(out, recipe, classes, list(made.values()), asked)
     _summary(out, list(made.values()), count, refused)
     return open_store(out)
@@ -166,7 +166,8 @@ def _recipe(
         fitted_to = before["asked"].get("fitted_to", 0)
         # a window fitted to a handful of scans must not stay for ever
         if before["asked"] == asked | {"fitted_to": fitted_to} and len(dataset.cases) <= 2 * fitted_to:
-            return Recipe.from_dict(before["recipe"]), before["asked"]
+            with contextlib.suppress(KeyError, TypeError, ValueError):  # of a damaged manifest
+                return Recipe.from_dict(before["recipe"]), before["asked"]
     recipe = fit(dataset, settings)
     return recipe, asked | {"fitted_to": len(dataset.cases)}
 

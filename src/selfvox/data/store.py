@@ -8,8 +8,8 @@
 - `rejected.csv`: scans that could not be used, and why.
 - `split.json`: which subjects are for training, validation and testing.
 
-The arrays are plain and memory-mapped: on our scans a random crop came several times faster than from blosc2 or zarr
-(`docs/results-log.md`), and any tool can read them.
+The arrays are plain and memory-mapped. On our scans a random crop took 0.4 of the CPU time that blosc2 (zstd) takes and
+less than a tenth of zarr's, for 2.7 times the bytes; and any tool can read them.
 """
 
 from __future__ import annotations
@@ -178,7 +178,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
             f"{path}: store of version {manifest.get('version')}, but this selfvox reads version {VERSION}; "
             "prepare the scans into another folder"
         )
-    if not {"recipe", "classes", "cases"} <= manifest.keys():
+    if not {"asked", "recipe", "classes", "cases"} <= manifest.keys():
         raise DataError(f"{path / 'manifest.json'}: damaged (entries are missing); prepare into another folder")
     return manifest
 
