@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from selfvox import tasks
 from selfvox.errors import UsageError, did_you_mean
 from selfvox.models.encoder import Encoder
 from selfvox.options import as_dict, resolve
@@ -75,9 +74,12 @@ class PretextTask(ABC):
         """The question as pictures: one row per image."""
 
 
+TASKS = "selfvox.tasks"  # by name: the folder is looked into, not depended upon
+
+
 def names() -> list[str]:
     """The tasks there are: the files of `tasks/`."""
-    return sorted(module.name for module in pkgutil.iter_modules(tasks.__path__))
+    return sorted(module.name for module in pkgutil.iter_modules(importlib.import_module(TASKS).__path__))
 
 
 def find(name: str) -> type[PretextTask]:
@@ -88,7 +90,7 @@ def find(name: str) -> type[PretextTask]:
     """
     if name not in names():
         raise UsageError(f"task: no pretext task is called '{name}'{did_you_mean(name, names())}")
-    module = importlib.import_module(f"{tasks.__name__}.{name}")
+    module = importlib.import_module(f"{TASKS}.{name}")
     for value in vars(module).values():
         if isinstance(value, type) and issubclass(value, PretextTask) and value.__module__ == module.__name__:
             return value

@@ -8,6 +8,7 @@ from scipy import ndimage
 
 from selfvox.data import phantom
 from selfvox.data.image import read, read_label
+from selfvox.data.sources import find
 
 needs_template = pytest.mark.skipif(phantom._template_folder() is None, reason="nilearn is not installed")
 
@@ -52,10 +53,10 @@ def test_a_lesion_changes_the_brain_where_its_label_says_and_nowhere_else(monkey
         with monkeypatch.context() as patched:
             patched.setattr(phantom, "_with_lesion", lambda rng, image, *rest: image)
             well = phantom.brains(np.random.default_rng(seed))
-        assert not well.label.any()
+        assert not (well.label == phantom.LESION).any()
         change = np.abs(ill.image - well.image)[0] / well.image.max()
-        assert np.median(change[ill.label > 0]) > 0.05
-        far = ndimage.distance_transform_edt(ill.label == 0) > 3
+        assert np.median(change[ill.label == phantom.LESION]) > 0.05
+        far = ndimage.distance_transform_edt(ill.label != phantom.LESION) > 3
         assert np.quantile(change[far], 0.9999) < 0.04
 
 
@@ -63,7 +64,7 @@ def test_a_lesion_changes_the_brain_where_its_label_says_and_nowhere_else(monkey
 def test_brains_hold_both_classes_inside_the_brain_and_differ_among_subjects():
     brains = [phantom.brains(np.random.default_rng([0, number])) for number in range(6)]
     for drawn in brains:
-        assert set(np.unique(drawn.label)) == {0, phantom.CORE, phantom.OEDEMA}
+        assert set(np.unique(drawn.label)) == {0, phantom.WHITE, phantom.LESION}
         brain = drawn.image[0] > 0
         assert 0.15 < brain.mean() < 0.35  # 1.2 to 2.9 litres of box, as heads have
         assert brain[drawn.label > 0].mean() > 0.99
@@ -76,7 +77,7 @@ def test_brains_hold_both_classes_inside_the_brain_and_differ_among_subjects():
 @needs_template
 def test_brightness_alone_finds_no_lesion():
     brains = [phantom.brains(np.random.default_rng([0, number])) for number in range(4)]
-    assert max(window_dice(drawn.image[0], drawn.label > 0) for drawn in brains) < 0.5
+    assert max(window_dice(drawn.image[0], drawn.label == phantom.LESION) for drawn in brains) < 0.5
 
 
 @pytest.mark.parametrize("kind", ["shapes", pytest.param("brains", marks=needs_template)])
@@ -87,6 +88,8 @@ def test_written_scans_are_the_drawn_ones_and_the_same_each_time(kind, tmp_path)
     assert [path.relative_to(tmp_path).as_posix() for path in paths] == [
         f"a/images/sub-00{n}.nii.gz" for n in (1, 2, 3)
     ]
+    assert find(tmp_path / "a").classes == phantom.CLASSES[kind]
+    assert [case.label is None for case in find(tmp_path / "a").cases] == [False, False, True]
     assert sorted(path.name for path in (tmp_path / "a/labels").iterdir()) == ["sub-001.nii.gz", "sub-002.nii.gz"]
     assert len({path.read_bytes() for path in (*paths, *other)}) == 4
     for one, two in zip(paths, again, strict=False):

@@ -88,8 +88,8 @@ def crop_for(
         asked: one edge for all axes, or one for each.
         cases: what is cropped.
         divisor: the encoder halves its maps so often; each edge must be a multiple. 8 by default.
-        inside: by default the crop holds the median scan whole; with `inside`, it lies within nine scans of ten, so that
-            hardly any mirrored edge is seen, which could give a pretext task's answer away.
+        inside: by default the crop holds the median scan whole; with `inside` it lies within nine scans of ten, so
+            that hardly any mirrored edge is seen, which could give a pretext task's answer away.
 
     Raises:
         UsageError: edges that do not fit the scans' dimensions or the divisor.

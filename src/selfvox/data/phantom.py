@@ -14,13 +14,18 @@ from scipy import ndimage
 
 from selfvox.data import nifti
 from selfvox.data.image import Image, write_label
+from selfvox.files import write_json
 from selfvox.progress import say
 
 SPACING_MM = 2.5
 SIZE = (64, 80, 64)  # of a brain, in voxels
 TEMPLATE = "mni_icbm152_{}_tal_nlin_sym_09a_converted.nii.gz"
 TEMPLATE_MM = 2.0  # the files have 1 mm, and are halved
-CORE, OEDEMA = 1, 2
+WHITE, LESION = 1, 2
+CLASSES = {
+    "brains": {0: "background", WHITE: "white matter", LESION: "lesion"},
+    "shapes": {0: "background", 1: "dark", 2: "bright"},
+}
 
 
 @dataclass(frozen=True)
@@ -41,6 +46,8 @@ def write(
 ) -> list[Path]:
     """Write `images/sub-001.nii.gz`, ... and, for the first `labelled` (default: all), `labels/sub-001.nii.gz`.
 
+    A `dataset.json` in the decathlon's manner lists them and names the classes.
+
     A subject depends on the seed and its number alone. Where nilearn, which carries the template, is not installed,
     shapes take the place of brains.
 
@@ -53,7 +60,7 @@ def write(
     images, labels = folder / "images", folder / "labels"
     for place in (images, labels):
         place.mkdir(parents=True, exist_ok=True)
-    paths = []
+    paths, training, test = [], [], []
     for number in range(1, count + 1):
         rng = np.random.default_rng([seed, number])
         drawn = brains(rng) if kind == "brains" else shapes(rng)
@@ -62,7 +69,20 @@ def write(
         nifti.write(path, stored[0] if len(stored) == 1 else np.moveaxis(stored, 0, -1), drawn.affine, None)
         if labelled is None or number <= labelled:
             write_label(labels / path.name, drawn.label, Image(drawn.image, drawn.affine, path.name))
+            training.append({"image": f"images/{path.name}", "label": f"labels/{path.name}"})
+        else:
+            test.append(f"images/{path.name}")
         paths.append(path)
+    write_json(
+        folder / "dataset.json",
+        {
+            "name": f"synthetic {kind}",
+            "modality": {"0": "T1" if kind == "brains" else "MRI"},
+            "labels": {str(value): name for value, name in CLASSES[kind].items()},
+            "training": training,
+            "test": test,
+        },
+    )
     return paths
 
 
@@ -98,7 +118,7 @@ def shapes(
 
 
 def brains(rng: np.random.Generator) -> Phantom:
-    """A T1-weighted brain of 2.5 mm voxels without skull, with one or two lesions: core (1) and oedema (2).
+    """A T1-weighted brain of 2.5 mm voxels without skull: white matter (1), and one or two lesions with oedema (2).
 
     Every subject has a shape, tissue contrast, bias field and noise of its own. A lesion lies in the white matter of
     the cerebrum; its oedema is as bright as grey matter and its core varies between that and fluid, so that brightness
@@ -115,7 +135,7 @@ def brains(rng: np.random.Generator) -> Phantom:
     image = (levels[0] * grey + levels[1] * white + levels[2] * fluid) / total
     image *= 1 + 0.6 * (t1 - ndimage.gaussian_filter(t1, 3)) + 0.03 * _smooth(rng, SIZE, 40)
 
-    label = np.zeros(SIZE, np.uint8)
+    label = np.where((white > grey) & (white > fluid) & (brain > 0.5), WHITE, 0).astype(np.uint8)
     deep = ndimage.uniform_filter(brain, 9) > 0.9
     cerebrum = deep & (white / total > 0.9) & (at[2] * TEMPLATE_MM > 75)
     for _ in range(rng.choice([1, 2], p=[0.75, 0.25])):
@@ -148,8 +168,7 @@ def _with_lesion(
     image = image + oedema * (oedema_level - image) * rng.uniform(0.7, 0.95)
     image = image + core * (core_level * (1 + 0.2 * _smooth(rng, SIZE, 24)) - image)
     image = image + rim * rng.uniform(0, 0.35)
-    label[(oedema > 0.5) & (label != CORE)] = OEDEMA
-    label[core > 0.5] = CORE
+    label[(oedema > 0.5) | (core > 0.5)] = LESION
     return image
 
 

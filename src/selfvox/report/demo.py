@@ -11,6 +11,7 @@ from rich.table import Table
 from selfvox.data import image as images
 from selfvox.data import phantom
 from selfvox.data.prepare import prepare
+from selfvox.data.sources import find
 from selfvox.errors import UsageError
 from selfvox.inference.evaluate import evaluate
 from selfvox.inference.predict import predict
@@ -25,7 +26,7 @@ UNLABELLED, LABELS, VALIDATION, TEST = 20, 4, 3, 6
 TASK = "rotation"
 CROP = (48, 48, 48)
 NETWORK = {"name": "plain", "channels": [8, 16, 32, 64]}
-PRETRAIN_STEPS, FINETUNE_STEPS = 150, 60
+PRETRAIN_STEPS, FINETUNE_STEPS = 150, 150
 
 
 def demo(settings: Demo) -> Path:
@@ -103,12 +104,7 @@ def _draw_predictions(scans: Path, predictions: dict[str, Path], out: Path) -> N
         masks = {"truth": images.read_label(scans / "labels" / file.name, scan)}
         masks |= {name: images.read_label(folder / file.name, scan) for name, folder in predictions.items()}
         cases.append(Outlined(file.name.removesuffix(".nii.gz"), scan.data[0].astype(np.float32), masks))
-    draw_outlines(cases, {value: f"class {value}" for value in _values(cases)}, out)
-
-
-def _values(cases: list[Outlined]) -> list[int]:
-    """The label values in the truths, background first."""
-    return sorted({int(value) for case in cases for value in np.unique(case.masks["truth"])} | {0})
+    draw_outlines(cases, find(scans).classes or {}, out)
 
 
 def _print_table(scores: dict[str, list[dict[str, Any]]]) -> None:
