@@ -1,0 +1,105 @@
+"""What a pre-training step costs beyond its encoder: question, head, loss and optimiser, over the bare encoder.
+
+CPU time of one thread. Each round times the bare encoder, the step, and the bare encoder again; the table gives medians
+over the rounds. `A/A` is the one bare encoder over the other: where it leaves 0.90 to 1.10 the machine was too restless
+and the row is void.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from selfvox.models.encoder import Encoder, build, plan
+from selfvox.pretext import from_setting
+
+GOALS = {"rotation": 1.05, "simclr": 1.15}
+SPACING_MM = (1.0, 1.0, 1.0)
+
+
+def bare(encoder: Encoder, images: torch.Tensor, autocast: contextlib.AbstractContextManager[None]) -> None:
+    """Forward and backward of the encoder alone."""
+    with autocast:
+        coarsest = encoder(images)[-1]
+    coarsest.float().square().mean().backward()
+    encoder.zero_grad()
+
+
+def measure(name: str, dtype: str, rounds: int, batch: int, edge: int) -> tuple[float, float, float]:
+    """Step over bare encoder, A/A, and seconds of the bare encoder; each a median over the rounds."""
+    torch.manual_seed(0)
+    crop = (edge,) * 3
+    spec = plan({"name": "plain", "channels": [16, 32, 64, 128]}, crop, SPACING_MM)
+    encoder = build(spec, 3, 1)
+    task = from_setting(name).suited_to(crop, SPACING_MM)
+    head = task.head(encoder)
+    parameters = [*encoder.parameters(), *head.parameters()]
+    optimizer = torch.optim.AdamW(parameters, lr=1e-3)
+    images = torch.randn(batch, 1, *crop)
+    rng = torch.Generator().manual_seed(0)
+    seen = next(value for value in task.ask(images, rng).values() if value.shape[1:] == images.shape[1:])
+
+    def autocast() -> contextlib.AbstractContextManager[None]:
+        return torch.autocast("cpu", torch.bfloat16) if dtype == "bf16" else contextlib.nullcontext()
+
+    def step() -> None:
+        with autocast():
+            outcome = task.loss(encoder, head, task.ask(images, rng))
+        outcome.loss.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+
+    def seconds(work: Callable[[], None]) -> float:
+        start = time.process_time()
+        work()
+        return time.process_time() - start
+
+    def alone() -> None:
+        bare(encoder, seen, autocast())
+
+    times = [(seconds(alone), seconds(step), seconds(alone)) for _ in range(rounds + 1)][1:]  # the first warms up
+    ratio = statistics.median(2 * whole / (before + after) for before, whole, after in times)
+    control = statistics.median(before / after for before, _, after in times)
+    return ratio, control, statistics.median(before for before, _, _ in times)
+
+
+def main() -> int:
+    """Print the table; 1 where a goal is missed."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--edge", type=int, default=64)
+    parser.add_argument("--only", default="rotation,simclr:fp32,bf16", help="tasks, then arithmetics")
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    tasks, arithmetics = (part.split(",") for part in given.only.split(":"))
+    table = Table(title=f"{given.batch} x {given.edge}³ voxels, encoder plain 16-32-64-128, CPU time of one thread")
+    for column in ("task", "arithmetic", "bare encoder, s", "step / bare", "goal", "A/A", "verdict"):
+        table.add_column(column)
+    missed = False
+    for name in tasks:
+        for dtype in arithmetics:
+            ratio, control, alone = measure(name, dtype, given.rounds, given.batch, given.edge)
+            met = ratio <= GOALS[name]
+            void = not 0.9 <= control <= 1.1
+            missed |= not void and not met
+            verdict = "void" if void else "met" if met else "missed"
+            table.add_row(name, dtype, f"{alone:.2f}", f"{ratio:.3f}", f"{GOALS[name]:.2f}", f"{control:.3f}", verdict)
+    Console().print(table)
+    return int(missed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
