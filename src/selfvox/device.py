@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import platform
 from pathlib import Path
 
 import torch
@@ -22,6 +24,8 @@ def make_fabric(device: str, devices: int, precision: str, logs: Path | None = N
         raise UsageError("device: there is no CUDA device here; use --device cpu")
     if chosen == "mps" and not torch.backends.mps.is_available():
         raise UsageError("device: there is no MPS device here; use --device cpu")
+    if chosen == "cpu":
+        _keep_freed_memory()
     if precision == "auto":
         precision = "bf16" if computes_bf16(chosen) else "fp32"
     return Fabric(
@@ -38,3 +42,17 @@ def computes_bf16(device: str) -> bool:
     if device == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return device == "cpu" and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def _keep_freed_memory() -> None:
+    """Let this process keep what tensors free, for the next step's tensors of the same sizes.
+
+    By default glibc gives large blocks back at once, and fetching them anew, page by page, took 10 % (crops of 40
+    voxels) to 45 % (64 voxels) of a step's CPU time; peak memory stayed the same.
+    """
+    if platform.libc_ver()[0] != "glibc":
+        return
+    mallopt = ctypes.CDLL(None).mallopt
+    most_mapped, trim_threshold, top_pad = -4, -1, -2  # of malloc.h
+    for parameter, value in ((most_mapped, 0), (trim_threshold, 2**31 - 1), (top_pad, 2**28)):
+        mallopt(parameter, value)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -184,31 +185,36 @@ def _measured(
 
 
 def _show(rows: Sequence[Mapping[str, Any]], cases: int) -> None:
-    """Mean, spread and median of each class, and of each case's mean over its classes."""
-    columns = [column for column in rows[0] if column == "dice" or column.startswith(("hd95", "surface_distance"))]
-    table = Table(title=f"{cases} cases: mean ± standard deviation (median; n)", title_justify="left")
-    table.add_column("class")
-    for column in columns:
-        table.add_column(column.replace("_", " "), justify="right")
+    """Mean, spread and median of each score of each class, and of the cases' means over their classes."""
+    scores = [name for name in rows[0] if name == "dice" or name.startswith(("hd95", "surface_distance"))]
+    table = Table(title=f"{cases} cases", title_justify="left", box=SIMPLE)
+    for heading in ("class", "score", "mean ± sd", "median", "cases"):
+        table.add_column(heading, justify="left" if heading in ("class", "score") else "right")
     groups = {value: [row for row in rows if row["class"] == value] for value in sorted({row["class"] for row in rows})}
     for group in groups.values():
-        table.add_row(Text(shown(group[0]["name"])), *(_summary([row[column] for row in group]) for column in columns))
+        _add(table, shown(group[0]["name"]), {score: [row[score] for row in group] for score in scores})
     if len(groups) > 1:
-        by_case = zip(*groups.values(), strict=True)
-        means = [[_mean([row[column] for row in case]) for column in columns] for case in by_case]
-        table.add_section()
-        table.add_row("mean of a case", *map(_summary, zip(*means, strict=True)))
+        by_case = list(zip(*groups.values(), strict=True))
+        _add(
+            table,
+            "mean of classes",
+            {score: [_mean([row[score] for row in case]) for case in by_case] for score in scores},
+        )
     console = Console(highlight=False)
     console.print(table)
-    console.print(EMPTY_RULE)
+    console.print(EMPTY_RULE, soft_wrap=True)
 
 
-def _summary(values: Sequence[float]) -> str:
-    known = [value for value in values if not math.isnan(value)]
-    if not known:
-        return "- (n 0)"
-    spread = f"{statistics.stdev(known):.3f}" if len(known) > 1 else "-"
-    return f"{statistics.fmean(known):.3f} ± {spread} ({statistics.median(known):.3f}; {len(known)})"
+def _add(table: Table, name: str, scores: Mapping[str, Sequence[float]]) -> None:
+    for score, values in scores.items():
+        known = [value for value in values if not math.isnan(value)]
+        mean = f"{statistics.fmean(known):.3f}" if known else "-"
+        spread = f" ± {statistics.stdev(known):.3f}" if len(known) > 1 else ""
+        median = f"{statistics.median(known):.3f}" if known else "-"
+        # Text: a name in brackets is no style
+        table.add_row(Text(name), score.replace("_", " "), mean + spread, median, f"{len(known)} of {len(values)}")
+        name = ""
+    table.add_section()
 
 
 def _mean(values: Sequence[float]) -> float:

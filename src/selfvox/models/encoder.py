@@ -12,7 +12,6 @@ from typing import Annotated, Any, Literal
 
 import pydantic
 import torch
-import torch.nn.functional as F
 from dynamic_network_architectures.building_blocks.plain_conv_encoder import PlainConvEncoder
 from dynamic_network_architectures.building_blocks.residual_encoders import ResidualEncoder
 from torch import Tensor, nn
@@ -40,15 +39,14 @@ class Encoder(nn.Module, ABC):
     @property
     def width(self) -> int:
         """Length of an embedding."""
-        return int(self.channels[-1] * 2**self.spatial_dims)
+        return self.channels[-1]
 
     def embed(self, x: Tensor) -> Tensor:
-        """(batch, channel, *space) -> (batch, width): the coarsest map, averaged within its 2**d corners.
+        """(batch, channel, *space) -> (batch, width): the largest value of each channel of the coarsest map.
 
-        The average over the whole map would be constant where the last layer is an InstanceNorm.
+        The mean would be nearly constant where the last layer is an InstanceNorm, which has just set it.
         """
-        pool = F.adaptive_avg_pool3d if self.spatial_dims == 3 else F.adaptive_avg_pool2d
-        return pool(self(x)[-1], 2).flatten(1)
+        return self(x)[-1].flatten(2).amax(2)
 
 
 @dataclass(frozen=True, kw_only=True)
