@@ -25,8 +25,13 @@ import selfvox
 from selfvox.files import write_json
 
 TASKS = {
-    "rotation": {"task": "rotation", "batch": 4, "steps": 800, "learning_rate": 1e-3},
-    "simclr": {"task": "simclr", "batch": 8, "steps": 400, "learning_rate": 1e-3},
+    "rotation": {"task": "rotation", "batch": 4, "steps": 1000, "crop": (32, 48, 32)},
+    "simclr": {
+        "task": {"name": "simclr", "ops_per_view": 2, "temperature": 0.2},
+        "batch": 8,
+        "steps": 300,
+        "crop": (32, 48, 32),
+    },
 }
 STEPS, LABELS, SEEDS = 150, (3, 5, 10), range(5)
 ARMS = ("scratch", "rotation", "simclr", "rotation frozen", "simclr frozen", "scratch equal compute")
