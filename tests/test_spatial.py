@@ -166,3 +166,13 @@ def test_a_plane_named_twice_counts_once():
 def test_what_is_no_plane_is_refused(text, d):
     with pytest.raises(UsageError, match=r"task\.planes"):
         spatial.read_planes(text, d)
+
+
+@pytest.mark.parametrize("d", [2, 3])
+def test_images_in_bf16_are_resampled_as_in_fp32(d):
+    x = torch.randn(3, 2, *(24,) * d).bfloat16()
+    matrices = spatial.rotation_matrices(torch.full((3, 1), 0.4), [(0, 1)], d)
+    shifts = torch.rand(3, d) * 4
+    torch.testing.assert_close(
+        spatial.resample(x, matrices, shifts), spatial.resample(x.float(), matrices, shifts).bfloat16()
+    )

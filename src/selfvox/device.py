@@ -5,10 +5,12 @@ from __future__ import annotations
 import ctypes
 import platform
 from pathlib import Path
+from typing import Any
 
 import torch
 from lightning_fabric import Fabric
 from lightning_fabric.loggers.tensorboard import TensorBoardLogger
+from lightning_fabric.plugins.precision.amp import MixedPrecision
 
 from selfvox.errors import UsageError
 
@@ -32,9 +34,19 @@ def make_fabric(device: str, devices: int, precision: str, logs: Path | None = N
         accelerator=chosen,
         devices=devices,
         strategy="ddp" if devices > 1 else "auto",
-        precision="bf16-mixed" if precision == "bf16" else "32-true",
+        plugins=_KeepsInputs("bf16-mixed", chosen) if precision == "bf16" else None,
         loggers=TensorBoardLogger(logs, name="", version="tensorboard") if logs else [],
     )
+
+
+class _KeepsInputs(MixedPrecision):
+    """Mixed precision that leaves a network's inputs as they are.
+
+    Fabric would round them to bf16 before any view is made of them: 8 bits for intensities and positions.
+    """
+
+    def convert_input(self, data: Any) -> Any:
+        return data
 
 
 def computes_bf16(device: str) -> bool:

@@ -145,11 +145,12 @@ def resample(x: Tensor, matrices: Tensor, shifts: Tensor, mode: str = "bilinear"
     # grid_sample wants positions in -1 ... 1, the last axis first
     scaled = matrices * half[None, None, :] / half[None, :, None]
     theta = torch.cat([scaled, (shifts / half)[:, :, None]], 2)
-    theta = torch.cat([theta[:, :, :d].flip(1, 2), theta[:, :, d:].flip(1)], 2).to(x.device, x.dtype)
-    # autocast would round the positions to 8 bits, a few tenths of a voxel
+    theta = torch.cat([theta[:, :, :d].flip(1, 2), theta[:, :, d:].flip(1)], 2).to(x.device)
+    # in bf16, positions are tenths of a voxel off, and torch 2.13's 2D grid_sample reads outside the image
     with torch.autocast(x.device.type, enabled=False):
         grid = F.affine_grid(theta, list(x.shape), align_corners=False)
-        return F.grid_sample(x, grid, mode=mode, padding_mode="reflection", align_corners=False)
+        sampled = F.grid_sample(x.float(), grid, mode=mode, padding_mode="reflection", align_corners=False)
+    return sampled.to(x.dtype)
 
 
 def equal_edges(shape: Sequence[int], axes: Sequence[int]) -> tuple[int, ...]:
