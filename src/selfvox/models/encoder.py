@@ -46,7 +46,8 @@ class Encoder(nn.Module, ABC):
 
         The mean would be nearly constant where the last layer is an InstanceNorm, which has just set it.
         """
-        return self(x)[-1].flatten(2).amax(2)
+        coarsest: Tensor = self(x)[-1]
+        return coarsest.flatten(2).amax(2)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rich.box import SIMPLE
 from rich.table import Table
 
 from selfvox.data import image as images
@@ -26,7 +27,7 @@ UNLABELLED, LABELS, VALIDATION, TEST = 20, 4, 3, 6
 TASK = "rotation"
 CROP = (48, 48, 48)
 NETWORK = {"name": "plain", "channels": [8, 16, 32, 64]}
-PRETRAIN_STEPS, FINETUNE_STEPS = 150, 150
+PRETRAIN_STEPS, FINETUNE_STEPS = 250, 150
 
 
 def demo(settings: Demo) -> Path:
@@ -108,17 +109,14 @@ def _draw_predictions(scans: Path, predictions: dict[str, Path], out: Path) -> N
 
 
 def _print_table(scores: dict[str, list[dict[str, Any]]]) -> None:
-    """Dice of the twins on the same scans, and the paired difference, whoever wins."""
-    first, second = ([row["dice"] for row in rows] for rows in scores.values())
-    table = Table(title=f"Dice on {TEST} test scans, {LABELS} labels")
-    for column in ("", "mean", "sd", "median"):
-        table.add_column(column, justify="left" if not column else "right")
-    for name, values in zip(scores, (first, second), strict=True):
-        table.add_row(name, *(f"{value:.3f}" for value in (np.mean(values), np.std(values, ddof=1), np.median(values))))
+    """Dice of the twins on the same scans, class by class, and the paired difference, whoever wins."""
+    table = Table(title=f"Dice on {TEST} test scans after {LABELS} labels", title_justify="left", box=SIMPLE)
+    for heading in ("class", *scores, "difference, median", "wins"):
+        table.add_column(heading, justify="left" if heading == "class" else "right")
+    for name in dict.fromkeys(row["name"] for rows in scores.values() for row in rows):
+        first, second = (np.array([row["dice"] for row in rows if row["name"] == name]) for rows in scores.values())
+        means = [f"{values.mean():.3f} ± {values.std(ddof=1):.3f}" for values in (first, second)]
+        wins = f"{int((first > second).sum())} of {len(first)}"
+        table.add_row(name, *means, f"{np.median(first - second):+.3f}", wins)
     console.print(table)
-    difference = np.subtract(first, second)
-    wins = int((difference > 0).sum())
-    say(
-        f"{' minus '.join(scores)}: median {np.median(difference):+.3f}, better in {wins} of {len(difference)} cases "
-        "(scan and class); one seed of a toy budget shows how it works, not what it is worth"
-    )
+    say("One seed and a toy budget: this shows how it works, not what pre-training is worth.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -30,7 +31,7 @@ def draw_preview(rows: Sequence[Sequence[Panel]], title: str, out: Path) -> None
     columns = max(len(row) for row in rows)
     wide = 3 if rows[0][0].image.ndim == 4 else 1  # a volume shows three slices
     figure = Figure(figsize=(1.0 + 1.9 * wide * columns, 0.6 + 2.2 * len(rows)), layout="constrained")
-    figure.suptitle(title, fontsize=10)
+    figure.suptitle(textwrap.fill(title, int(12 * figure.get_figwidth())), fontsize=10)
     grid = figure.subplots(len(rows), columns, squeeze=False)
     for axes_row, row in zip(grid, rows, strict=True):
         for axes in axes_row:
@@ -58,12 +59,12 @@ def draw_curves(runs: Mapping[str, Path], metric: str, out: Path) -> None:
 
 
 def draw_outlines(cases: Sequence[Outlined], classes: Mapping[int, str], out: Path) -> None:
-    """Draw scans with masks outlined, each where its masks are largest: one row per scan, one column per mask."""
+    """Draw scans with masks outlined, at the slice that tells most: one row per scan, one column per mask."""
     columns = max(len(case.masks) for case in cases)
     figure = Figure(figsize=(0.3 + 3.2 * columns, 0.5 + 3.2 * len(cases)), layout="constrained")
     grid = figure.subplots(len(cases), columns, squeeze=False)
     for axes_row, case in zip(grid, cases, strict=True):
-        level = _largest_level(case.masks)
+        level = _telling_level(next(iter(case.masks.values())))
         for axes in axes_row:
             axes.set_axis_off()
         for axes, (name, mask) in zip(axes_row, case.masks.items(), strict=False):
@@ -106,12 +107,9 @@ def _shown_slice(array: np.ndarray, level: int) -> np.ndarray:
     return array if array.ndim == 2 else _upright(array[:, :, level])
 
 
-def _largest_level(masks: Mapping[str, np.ndarray]) -> int:
-    """The axial slice with most voxels in the first mask; the middle one where it is empty."""
-    first = next(iter(masks.values())) > 0
-    if first.ndim == 2:
-        return 0
-    return int(first.sum((0, 1)).argmax()) if first.any() else first.shape[2] // 2
+def _telling_level(mask: np.ndarray) -> int:
+    """The axial slice with most voxels of the highest class, which is the lesion or tumour; 0 for a picture."""
+    return 0 if mask.ndim == 2 else int((mask == mask.max()).sum((0, 1)).argmax())
 
 
 def _outline(axes: Axes, mask: np.ndarray, classes: Mapping[int, str]) -> None:
