@@ -73,6 +73,7 @@ def once(done: Path, work: Callable[[], None]) -> None:
 
 
 def pretrain(store: Path, run: Path, settings: dict) -> None:
+    """Pre-train on everything but the test subjects."""
     selfvox.pretrain(store, out=run, seed=0, resume=run.exists(), **settings)
 
 
@@ -106,6 +107,7 @@ def equal_compute_steps(out: Path) -> int:
 
 
 def cpu_seconds(run: Path) -> float:
+    """What the run cost."""
     return float(json.loads((run / "cost.json").read_text())["cpu_s"])
 
 
@@ -117,7 +119,7 @@ def wait_for(path: Path) -> None:
 
 def print_table(out: Path) -> None:
     """Mean Dice over classes and test subjects per arm, and paired differences to the from-scratch twin."""
-    print("arm                     labels  runs  Dice mean ± sd      minus scratch: median, wins, 95 % interval of the mean")
+    print(f"{'arm':<24}labels  runs  Dice mean ± sd    minus scratch: median, wins, 95 % interval of the mean")
     for labels in LABELS:
         twin = read(out, "scratch", labels)
         for arm in ARMS:
@@ -134,8 +136,8 @@ def print_table(out: Path) -> None:
                 wins = f"{int((by_seed > 0).sum())} of {len(seeds)}"
                 line += f"     {np.median(by_seed):+.3f}  {wins}  {low:+.3f} ... {high:+.3f}"
             print(line)
-    costs = {task: cpu_seconds(out / "pretrain" / task) for task in TASKS if (out / "pretrain" / task / "cost.json").exists()}
-    print("CPU seconds of pre-training:", {task: round(cost) for task, cost in costs.items()})
+    done = [task for task in TASKS if (out / "pretrain" / task / "cost.json").exists()]
+    print("CPU seconds of pre-training:", {task: round(cpu_seconds(out / "pretrain" / task)) for task in done})
 
 
 def read(out: Path, arm: str, labels: int) -> dict[int, np.ndarray]:
@@ -147,7 +149,8 @@ def read(out: Path, arm: str, labels: int) -> dict[int, np.ndarray]:
             with file.open(newline="") as lines:
                 rows = list(csv.DictReader(lines))
             names = sorted({row["case"] for row in rows})
-            found[seed] = np.array([np.mean([float(row["dice"]) for row in rows if row["case"] == name]) for name in names])
+            of_case = {name: [float(row["dice"]) for row in rows if row["case"] == name] for name in names}
+            found[seed] = np.array([np.mean(values) for values in of_case.values()])
     return found
 
 

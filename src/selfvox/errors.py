@@ -42,7 +42,7 @@ class NumericalError(SelfvoxError):
     exit_code = 6
 
 
-class Stopped(SelfvoxError):
+class Stopped(SelfvoxError):  # noqa: N818 - it is no error of anybody
     """A signal asked to stop; everything was saved first. The exit code is 128 + the signal's number."""
 
     def __init__(self, message: str, signal_number: int):
