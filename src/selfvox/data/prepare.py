@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import csv
 import dataclasses
 import fcntl
-import io
 import json
 import os
 from collections import defaultdict
@@ -29,7 +27,6 @@ from selfvox.progress import progress, say
 from selfvox.settings import Preparation, Prepare
 
 _OURS = {"manifest.json", "cases", "images", "labels", "foreground", "rejected.csv", "split.json", ".lock"}
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 def prepare(settings: Prepare) -> Path:
@@ -220,13 +217,8 @@ def _write_rejected(out: Path, refused: Sequence[Rejected]) -> None:
     if not refused:
         table.unlink(missing_ok=True)
         return
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["id", "file", "reason"])
-    for each in sorted(refused, key=lambda each: each.id):
-        # a spreadsheet must not take a name for a formula
-        writer.writerow([f"'{cell}" if cell.startswith(_FORMULA) else cell for cell in dataclasses.astuple(each)])
-    files.write_text(table, text.getvalue())
+    ordered = sorted(refused, key=lambda each: each.id)
+    files.write_csv(table, ("id", "file", "reason"), map(dataclasses.astuple, ordered))
 
 
 def _summary(out: Path, cases: Sequence[StoredCase], made: int, refused: Sequence[Rejected]) -> None:
