@@ -1,0 +1,127 @@
+"""Which embedding serves pre-training best? Mean, corners or maximum of the coarsest map: a probe decides.
+
+    python benchmarks/embed.py STORE          # a store with labels and a split, such as that of benchmarks/hippocampus.py
+
+Each candidate pre-trains an encoder without the test subjects; a linear map of its frozen features, from the voxels of
+5 labelled subjects, is then scored on the validation subjects (3 draws of 5). One thread; about 15 minutes.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from selfvox.data.crops import Crops, crop_for
+from selfvox.data.split import read, subset
+from selfvox.data.store import Store, StoredCase, open_store
+from selfvox.losses import dice_cross_entropy
+from selfvox.metrics import dice_per_class
+from selfvox.models.encoder import Encoder, build, plan
+from selfvox.pretext import from_setting
+from selfvox.training.loop import generator
+
+CROP, LABELS, DRAWS = (32, 48, 32), 5, 3
+TASKS = {"rotation": (4, 400), "simclr": (8, 300)}  # batch, steps
+CANDIDATES: dict[str, tuple[int, Callable[[Tensor], Tensor]]] = {  # width per channel, pooling of the coarsest map
+    "mean": (1, lambda x: x.flatten(2).mean(2)),
+    "corners": (8, lambda x: F.adaptive_avg_pool3d(x, 2).flatten(1)),
+    "maximum": (1, lambda x: x.flatten(2).amax(2)),
+}
+
+
+def main() -> None:
+    """Print one table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("store", type=Path)
+    store = open_store(parser.parse_args().store)
+    torch.set_num_threads(1)
+    print("task      embed     loss, last 50 steps   accuracy   probe Dice of each draw", flush=True)
+    print(f"untrained                                          {probe(store, untrained(store))}", flush=True)
+    for task in TASKS:
+        for name, (factor, pool) in CANDIDATES.items():
+            Encoder.width = property(lambda encoder, factor=factor: factor * encoder.channels[-1])
+            Encoder.embed = lambda encoder, x, pool=pool: pool(encoder(x)[-1])
+            encoder, loss, accuracy = pretrain(store, task)
+            print(f"{task:<10}{name:<10}{loss:.3f}  {accuracy:.2f}   {probe(store, encoder)}", flush=True)
+
+
+def untrained(store: Store) -> Encoder:
+    """A fresh encoder, the same each time."""
+    torch.manual_seed(0)
+    return build(plan("plain", CROP, (1, 1, 1)), 3, len(store.recipe.channel_names))
+
+
+def pretrain(store: Store, name: str) -> tuple[Encoder, float, float]:
+    """The encoder, and the mean loss and accuracy of the last 50 steps."""
+    batch, steps = TASKS[name]
+    task, encoder = from_setting(name).suited_to(CROP, (1, 1, 1)), untrained(store)
+    head = task.head(encoder)
+    parameters = [*encoder.parameters(), *head.parameters()]
+    optimizer = torch.optim.AdamW(parameters, lr=1e-3)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-3, steps, pct_start=0.05)
+    held_out = set(read(store.path / "split.json").test)
+    crops = Crops(store, [case for case in store.cases if case.subject not in held_out], CROP, 0)
+    last = []
+    for step in range(steps):
+        images = torch.stack([crops[step * batch + i]["image"] for i in range(batch)])
+        with torch.autocast("cpu", torch.bfloat16):
+            outcome = task.loss(encoder, head, task.ask(images, generator(0, 0, step)))
+        outcome.loss.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        schedule.step()
+        last = [*last[-49:], (float(outcome.loss.detach()), float(outcome.metrics["accuracy"]))]
+    loss, accuracy = np.mean(last, 0)
+    return encoder, float(loss), float(accuracy)
+
+
+def probe(store: Store, encoder: Encoder) -> str:
+    """Validation Dice of a linear map of the frozen features of every level, for each draw of labelled subjects."""
+    split = read(store.path / "split.json")
+    by_subject = {case.subject: case for case in store.cases}
+    scores = []
+    for draw in range(DRAWS):
+        chosen = [by_subject[subject] for subject in subset(split, draw, LABELS)]
+        x, y = (torch.cat(parts) for parts in zip(*(voxels(store, encoder, case) for case in chosen), strict=True))
+        mean, deviation = x.mean(0), x.std(0) + 1e-6
+        torch.manual_seed(draw)
+        linear = torch.nn.Linear(x.shape[1], len(store.classes or {}))
+        optimizer = torch.optim.AdamW(linear.parameters(), lr=1e-2)
+        for _ in range(150):
+            some = torch.randint(len(x), (20_000,))
+            loss = dice_cross_entropy(linear((x[some] - mean) / deviation).T[None], y[some][None])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        dice = []
+        with torch.no_grad():
+            for subject in split.validation:
+                x_new, y_new = voxels(store, encoder, by_subject[subject])
+                guess = linear((x_new - mean) / deviation).argmax(1)
+                dice.append(dice_per_class(guess.numpy(), y_new.numpy(), len(store.classes or {})))
+        scores.append(np.mean(dice))
+    return "  ".join(f"{score:.3f}" for score in scores)
+
+
+@torch.no_grad()
+def voxels(store: Store, encoder: Encoder, case: StoredCase) -> tuple[Tensor, Tensor]:
+    """(voxel, feature) of all levels, brought to the scan's grid, and the labels (voxel,)."""
+    size = crop_for(None, [case])
+    start = [(have - want) // 2 for have, want in zip(case.shape, size, strict=True)]
+    image = torch.from_numpy(store.crop(case, start, size))[None]
+    with torch.autocast("cpu", torch.bfloat16):
+        maps = encoder(image)
+    features = torch.cat([F.interpolate(each.float(), size=size, mode="trilinear") for each in maps], 1)
+    label = torch.from_numpy(store.label_crop(case, start, size).astype(np.int64))
+    return features[0].flatten(1).T, label.flatten()
+
+
+if __name__ == "__main__":
+    main()
