@@ -128,29 +128,38 @@ def start(path: Path, settings: Any, *, resume: bool, main: bool = True) -> Iter
         raise UsageError(f"{path}: holds a run already; go on with it by --resume, or name another --out")
     if before.exists():
         _same_settings(path, settings)
+    _make_folder(path)
+    with _locked(path):
+        # what was found out when the run began, such as its data
+        earlier = _record(path) if before.exists() else {}
+        if not before.exists():
+            write_text(before, to_yaml(settings))
+        run = Run(path, {**earlier, **provenance(settings)})
+        run.note(status="running")
+        try:
+            yield run
+        except BaseException as error:
+            with contextlib.suppress(OSError):
+                run.note(status="stopped" if _is_stop(error) else "failed", ended=_now(), reason=_reason(error))
+            raise
+        run.note(status="finished", ended=_now())
+
+
+def _make_folder(path: Path) -> None:
     try:
         path.mkdir(parents=True, exist_ok=True)
-        with _locked(path):
-            if not before.exists():
-                write_text(before, to_yaml(settings))
-            with contextlib.suppress(OSError, ValueError):
-                # what was found out when the run began, such as its data
-                earlier = json.loads((path / "run.json").read_text(encoding="utf-8"))
-            record = {
-                **(earlier if resume and before.exists() and "earlier" in locals() else {}),
-                **provenance(settings),
-            }
-            run = Run(path, record)
-            run.note(status="running")
-            try:
-                yield run
-            except BaseException as error:
-                with contextlib.suppress(OSError):
-                    run.note(status="stopped" if _is_stop(error) else "failed", ended=_now(), reason=_reason(error))
-                raise
-            run.note(status="finished", ended=_now())
-    except PermissionError as error:
-        raise UsageError(f"{error.filename}: cannot be written; choose another --out") from None
+        write_text(path / ".writable", "")
+        (path / ".writable").unlink()
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be written ({error.strerror}); choose another --out") from None
+
+
+def _record(path: Path) -> dict[str, Any]:
+    try:
+        record: dict[str, Any] = json.loads((path / "run.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return record
 
 
 def _is_stop(error: BaseException) -> bool:
