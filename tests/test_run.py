@@ -1,6 +1,8 @@
 import errno
 import json
 import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -18,6 +20,10 @@ def settings(tmp_path, **changed):
 
 def checkpoint(step):
     return Checkpoint(step, {"weights.a": torch.full((3,), float(step))}, {"skipped": 0})
+
+
+def started(tmp_path):
+    return start(tmp_path / "run", settings(tmp_path), resume=False)
 
 
 @pytest.fixture
@@ -114,16 +120,18 @@ def test_a_run_is_not_resumed_under_other_settings(tmp_path):
         pass
 
 
-def test_a_second_process_is_kept_out_and_a_dead_one_forgotten(tmp_path):
+def test_a_second_process_is_kept_out_until_the_first_is_gone(tmp_path):
     (tmp_path / "run").mkdir()
-    lock = tmp_path / "run" / ".lock"
-    lock.write_text(str(os.getppid()))
-    with pytest.raises(UsageError, match="is writing here"), start(tmp_path / "run", settings(tmp_path), resume=False):
+    code = "import sys, time, pathlib; from selfvox.files import locked\n"
+    code += "with locked(pathlib.Path(sys.argv[1])): print('in', flush=True); time.sleep(60)"
+    first = subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "run")], stdout=subprocess.PIPE)
+    assert first.stdout.readline() == b"in\n"
+    with pytest.raises(UsageError, match=f"process {first.pid} is writing here"), started(tmp_path):
         pass
-    lock.write_text("999999999")
-    with start(tmp_path / "run", settings(tmp_path), resume=False):
-        assert lock.read_text() == str(os.getpid())
-    assert not lock.exists()
+    first.kill()
+    first.communicate()
+    with started(tmp_path):
+        pass
 
 
 def test_a_folder_that_cannot_be_made_is_a_usage_error(tmp_path):

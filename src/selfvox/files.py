@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import errno
+import fcntl
 import hashlib
 import io
 import json
@@ -13,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from selfvox.errors import ResourceError
+from selfvox.errors import ResourceError, UsageError
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -68,6 +69,26 @@ def sha256(path: Path) -> str:
     """The file's SHA-256, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep other processes from writing into `folder`; the system lifts the lock of a process that died.
+
+    Raises:
+        UsageError: another process is at it.
+    """
+    with (folder / ".lock").open("a+", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            pid = file.read().strip() or "?"
+            raise UsageError(f"{folder}: process {pid} is writing here; wait for it, or name another --out") from None
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
 
 
 def _fsync_folder(folder: Path) -> None:

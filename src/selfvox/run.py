@@ -22,7 +22,7 @@ from torch import Tensor
 
 from selfvox import plain_yaml
 from selfvox.errors import UsageError, WeightsError
-from selfvox.files import sha256, whole, write_json, write_text
+from selfvox.files import locked, sha256, whole, write_json, write_text
 from selfvox.options import as_dict, to_yaml
 from selfvox.progress import say
 
@@ -129,7 +129,7 @@ def start(path: Path, settings: Any, *, resume: bool, main: bool = True) -> Iter
     if before.exists():
         _same_settings(path, settings)
     _make_folder(path)
-    with _locked(path):
+    with locked(path):
         # what was found out when the run began, such as its data
         earlier = _record(path) if before.exists() else {}
         if not before.exists():
@@ -304,31 +304,6 @@ def _same_settings(path: Path, settings: Any) -> None:
                 f"{path}: was started with {name}={before.get(name)}, not {value}; resume it with its own settings "
                 "(--config OUT/settings.yaml), or name another --out"
             )
-
-
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Keep other processes out of the folder; a lock whose process is gone is taken over."""
-    lock = path / ".lock"
-    with contextlib.suppress(FileNotFoundError, ValueError):
-        pid = int(lock.read_text())
-        if pid != os.getpid() and _alive(pid):
-            raise UsageError(f"{path}: process {pid} is writing here; wait for it, or name another --out")
-    write_text(lock, str(os.getpid()))
-    try:
-        yield
-    finally:
-        lock.unlink(missing_ok=True)
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def _code_hash() -> str:

@@ -409,7 +409,7 @@ def test_a_second_process_is_told_who_is_at_work(scans: Path, tmp_path: Path) ->
         lock.write("4711")
         lock.flush()
         fcntl.flock(lock, fcntl.LOCK_EX)
-        with pytest.raises(UsageError, match="process 4711 is preparing this store"):
+        with pytest.raises(UsageError, match="process 4711 is writing here"):
             selfvox.prepare(scans, out=tmp_path / "store")
     selfvox.prepare(scans, out=tmp_path / "store")  # the holder is gone, its lock file is not
 

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import fcntl
 import json
 import os
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +85,7 @@ def _build(dataset: Dataset, out: Path, settings: Preparation, recipe: Recipe | 
     if out.exists() and not is_store(out) and {each.name for each in out.iterdir()} - _OURS:
         raise UsageError(f"{out}: holds other things than a store; name another --out")
     (out / "cases").mkdir(parents=True, exist_ok=True)
-    with _locked(out):
+    with files.locked(out):
         for left in out.glob("**/.*.part.*"):
             left.unlink()  # of a process that was killed while writing
         return _bring_up_to_date(dataset, out, settings, recipe)
@@ -276,21 +274,3 @@ def _check_fits(ready: Store, settings: Preparation) -> None:
     ):
         if wanted is not None and wanted != has:
             raise UsageError(f"{option}: {ready.path} was prepared otherwise; leave --{option} out, or name the scans")
-
-
-@contextmanager
-def _locked(out: Path) -> Iterator[None]:
-    """Keep other processes from building the same store; the system lifts the lock of a process that died."""
-    with (out / ".lock").open("a+", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            pid = file.read().strip() or "?"
-            raise UsageError(
-                f"{out}: process {pid} is preparing this store; wait for it, or name another --out"
-            ) from None
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
-        yield
