@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 
-from selfvox.losses import dice_cross_entropy, nt_xent, soft_dice
+from selfvox.losses import dice_cross_entropy, nt_xent, soft_dice, triplet
 
 
 def naive_nt_xent(views, temperature, scan=None):
@@ -130,3 +130,31 @@ def test_soft_dice_of_the_truth_is_minus_one_and_of_an_absent_class_too():
     target[:, :2] = 1
     logits = torch.nn.functional.one_hot(target.long(), 3).movedim(-1, 1) * 100.0
     assert float(soft_dice(logits, target)) == pytest.approx(-1, abs=1e-5)
+
+
+@pytest.mark.parametrize("squared", [True, False])
+def test_triplet_equals_loops(squared):
+    rng = torch.Generator().manual_seed(0)
+    anchor, positive, negative = (0.5 * torch.randn(7, 5, generator=rng) for _ in range(3))
+    total, ordered = 0.0, 0
+    for a, p, n in zip(anchor.tolist(), positive.tolist(), negative.tolist(), strict=True):
+        near, far = (sum((x - y) ** 2 for x, y in zip(a, other, strict=True)) for other in (p, n))
+        if not squared:
+            near, far = math.sqrt(near), math.sqrt(far)
+        total, ordered = total + max(0.0, near - far + 0.4), ordered + (near < far)
+    found = triplet(anchor, positive, negative, 0.4, squared=squared)
+    assert [float(each) for each in found] == pytest.approx([total / 7, ordered / 7], rel=1e-5)
+
+
+@pytest.mark.parametrize("squared", [True, False])
+def test_triplet_at_equal_distances_is_the_margin_and_has_a_finite_gradient(squared):
+    anchor = torch.zeros(4, 3, requires_grad=True)
+    for other in (torch.zeros(4, 3), torch.ones(4, 3)):
+        found = triplet(anchor, other, -other, 0.7, squared=squared)
+        assert float(found.loss.detach()) == pytest.approx(0.7)
+        assert torch.autograd.grad(found.loss, anchor)[0].isfinite().all()
+
+
+def test_triplet_beyond_the_margin_costs_nothing():
+    found = triplet(torch.zeros(2, 3), torch.zeros(2, 3), torch.ones(2, 3), 1.0)
+    assert [float(found.loss), float(found.ordered)] == [0, 1]

@@ -176,3 +176,20 @@ def test_images_in_bf16_are_resampled_as_in_fp32(d):
     torch.testing.assert_close(
         spatial.resample(x, matrices, shifts), spatial.resample(x.float(), matrices, shifts).bfloat16()
     )
+
+
+@pytest.mark.parametrize("d", [2, 3])
+def test_view_maps_say_where_each_position_is_looked_up(d):
+    rng = torch.Generator().manual_seed(0)
+    shape, planes = (8, 12, 10)[:d], list(itertools.combinations(range(d), 2))
+    angles = torch.randn(5, len(planes), generator=rng)
+    flips, place = torch.rand(5, d, generator=rng) < 0.5, 2 * torch.rand(5, d, generator=rng) - 1
+    scale = torch.tensor([[0.5], [0.8], [1.0], [1.2], [2.0]])
+    matrices, shifts = spatial.view_maps(shape, angles, planes, flips, scale, place)
+    turns = spatial.rotation_matrices(angles, planes, d)
+    for i in range(5):
+        for axis in range(d):
+            unit = torch.eye(d)[axis] * scale[i] * (-1 if flips[i, axis] else 1)
+            assert torch.allclose(matrices[i] @ torch.eye(d)[axis], turns[i] @ unit, atol=1e-6)
+        room = [max(0.0, 1 - float(scale[i])) * edge / 2 for edge in shape]
+        assert shifts[i].tolist() == pytest.approx([a * b for a, b in zip(place[i].tolist(), room, strict=True)])

@@ -64,6 +64,30 @@ def _joint(views: Tensor, same_scan: Tensor | None) -> tuple[Tensor, Tensor | No
     return joint, torch.cat([half[i] for i in (0, 1) for half in apart])
 
 
+class Triplets(NamedTuple):
+    """How far apart positives and negatives are."""
+
+    loss: Tensor  # scalar, with gradient
+    ordered: Tensor  # share of triplets whose positive is nearer than their negative
+
+
+def triplet(anchor: Tensor, positive: Tensor, negative: Tensor, margin: float, *, squared: bool = True) -> Triplets:
+    """Mean of `max(0, D(anchor, positive) - D(anchor, negative) + margin)` (paper A eq. 3; Schroff et al. 2015).
+
+    Args:
+        anchor: (N, width); positive and negative alike.
+        positive: to be near.
+        negative: to be farther away, by `margin`.
+        margin: in units of the distance.
+        squared: D is the squared Euclidean distance, else the Euclidean.
+    """
+    near, far = ((anchor.float() - other.float()).square().sum(1) for other in (positive, negative))
+    if not squared:
+        # the square root has no slope at 0
+        near, far = near.clamp(min=1e-12).sqrt(), far.clamp(min=1e-12).sqrt()
+    return Triplets((near - far + margin).clamp(min=0).mean(), (near < far).float().mean())
+
+
 def soft_dice(logits: Tensor, target: Tensor, weights: Tensor | None = None, smooth: float = 1e-5) -> Tensor:
     """Negative soft Dice, mean over classes, summed over batch and voxels (paper B eq. 2).
 

@@ -129,6 +129,24 @@ def rotation_matrices(angles: Tensor, planes: Sequence[Plane], spatial_dims: int
     return total
 
 
+def view_maps(
+    shape: Sequence[int], angles: Tensor, planes: Sequence[Plane], flips: Tensor, scale: Tensor, place: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The affine maps, for `resample`, of views that are turned, flipped, and zoomed into a part of the image.
+
+    Args:
+        shape: edges of the images in voxels.
+        angles: (batch, plane) in radians.
+        planes: the planes to turn in, one per column of `angles`.
+        flips: (batch, d) booleans, the axes to flip.
+        scale: (batch, 1) edges of what is seen as a share of the image's; above 1, the mirrored surroundings are seen.
+        place: (batch, d) in -1 ... 1, where that part lies between the image's two ends.
+    """
+    matrices = rotation_matrices(angles, planes, len(shape)) * torch.where(flips, -1.0, 1.0)[:, None, :]
+    room = (1 - scale).clamp(min=0) * torch.tensor(shape, dtype=torch.float32) / 2
+    return matrices * scale[:, :, None], place * room
+
+
 def resample(x: Tensor, matrices: Tensor, shifts: Tensor, mode: str = "bilinear") -> Tensor:
     """Map images affinely about their centres, in one interpolation; what lies outside is mirrored.
 

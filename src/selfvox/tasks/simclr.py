@@ -19,7 +19,7 @@ from selfvox.models.encoder import Encoder
 from selfvox.options import as_dict, resolve
 from selfvox.pretext import Batch, Outcome, Panel, PretextTask
 from selfvox.settings import AtLeastOne, Positive
-from selfvox.spatial import equal_spacing, plane_names, read_planes, resample, rotation_matrices, tiles
+from selfvox.spatial import equal_spacing, plane_names, read_planes, resample, tiles, view_maps
 
 OPS = ("rotate", "flip", "crop", "colour", "noise", "blur", "sobel", "identity")
 WITHOUT_STRENGTH = {"flip", "sobel", "identity"}  # two views made by these alone may be the very same
@@ -157,14 +157,11 @@ class SimCLR(PretextTask):
         planes = read_planes(self.planes.replace("auto", "all"), d)
         degrees = torch.empty(len(x), len(planes)).uniform_(-self.angle, self.angle, generator=rng)
         turned = _one_or_more(len(x), len(planes), rng) & self._column(chosen, "rotate")
-        matrices = rotation_matrices(torch.deg2rad(degrees * turned), planes, d)
         flipped = _one_or_more(len(x), d, rng) & self._column(chosen, "flip")
-        matrices = matrices * torch.where(flipped, -1.0, 1.0)[:, None, :]
         scale = torch.empty(len(x), 1).uniform_(self.smallest_crop, 1.0, generator=rng)
         scale = torch.where(self._column(chosen, "crop"), scale, torch.ones(1))
-        room = (1 - scale) * torch.tensor(x.shape[2:], dtype=torch.float32) / 2
-        shifts = (2 * torch.rand(len(x), d, generator=rng) - 1) * room
-        return matrices * scale[:, :, None], shifts
+        place = 2 * torch.rand(len(x), d, generator=rng) - 1
+        return view_maps(x.shape[2:], torch.deg2rad(degrees * turned), planes, flipped, scale, place)
 
     def _column(self, chosen: Tensor, op: str) -> Tensor:
         """(views, 1) booleans: has the view this operation?"""

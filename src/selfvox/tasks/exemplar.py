@@ -1,0 +1,110 @@
+"""Exemplar: which is the same image, transformed, and which is another? (Dosovitskiy et al. 2014; paper A, 3.5)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Annotated, Literal
+
+import pydantic
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from selfvox.errors import UsageError
+from selfvox.intensity import brightness, contrast
+from selfvox.losses import nt_xent, triplet
+from selfvox.models.encoder import Encoder
+from selfvox.pretext import Batch, Outcome, Panel, PretextTask
+from selfvox.settings import Positive
+from selfvox.spatial import equal_spacing, plane_names, read_planes, resample, view_maps
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exemplar(PretextTask):
+    """Place each image nearer to a transformed copy of itself than to another image of the batch, by a margin.
+
+    The copy is turned, flipped and zoomed in one resampling, then changed in brightness and contrast.
+    """
+
+    objective: Annotated[
+        Literal["triplet", "contrastive"], "one other image each, at a margin; or NT-Xent against the whole batch"
+    ] = "triplet"
+    margin: Annotated[float, "by how much the other image must be farther away (triplet)", Positive] = 1.0
+    distance: Annotated[
+        Literal["squared", "plain"], "Euclidean distance on the unit sphere: squared, 0 to 4, or plain, 0 to 2"
+    ] = "squared"
+    temperature: Annotated[float, "divides the cosine similarities (contrastive)", Positive] = 0.1
+    angle: Annotated[float, "largest rotation about an axis, in degrees", pydantic.Field(gt=0, le=180)] = 30.0
+    zoom: Annotated[
+        float, "largest magnification; its inverse is the smallest", pydantic.Field(gt=1, le=4, allow_inf_nan=False)
+    ] = 1.25
+    planes: Annotated[
+        str, "planes to rotate in: auto (those of equal spacing), all, none, or pairs of axes such as xy,xz"
+    ] = "auto"
+
+    def suited_to(self, crop: Sequence[int], spacing_mm: Sequence[float]) -> Exemplar:
+        """Settle the planes: rotating between axes of different spacing would shear the anatomy."""
+        if self.planes != "auto":
+            read_planes(self.planes, len(crop))
+            return self
+        return replace(self, planes=plane_names(equal_spacing(spacing_mm)) or "none")
+
+    def head(self, encoder: Encoder) -> nn.Module:
+        """One projection for all three: with one for each, their biases alone could solve the task."""
+        return nn.Sequential(nn.Linear(encoder.width, 512), nn.ReLU(), nn.Linear(512, 128))
+
+    def ask(self, images: Tensor, rng: torch.Generator) -> Batch:
+        """A transformed copy of each image, and another image beside it.
+
+        Returns:
+            `views` (2N, channel, *space): the images, then their copies; `other` (N,): the row of another image.
+        """
+        count = len(images)
+        if count < 2:
+            raise UsageError("task exemplar: a batch of one image has no other to tell it from; use --batch 2 or more")
+        copies = self._transform(images, rng)
+        other = (torch.arange(count) + torch.randint(1, count, (count,), generator=rng)) % count
+        return {"views": torch.cat([images, copies]), "other": other.to(images.device)}
+
+    def loss(self, encoder: Encoder, head: nn.Module, batch: Batch) -> Outcome:
+        """Triplet or contrastive loss; share of triplets in order, and the spread of the embeddings."""
+        unit = F.normalize(head(encoder.embed(batch["views"])).float(), dim=1)
+        anchor, positive = unit.chunk(2)
+        found = triplet(anchor, positive, anchor[batch["other"]], self.margin, squared=self.distance == "squared")
+        loss = found.loss if self.objective == "triplet" else nt_xent(unit, self.temperature).loss
+        metrics = {
+            "accuracy": found.ordered,
+            "chance": torch.tensor(0.5, device=unit.device),
+            "embedding_std": unit.detach().std(0).mean() * math.sqrt(unit.shape[1]),
+        }
+        return Outcome(loss, metrics)
+
+    def panels(self, images: Tensor, batch: Batch) -> list[list[Panel]]:
+        """Each image, its copy, and the image that it must be told from."""
+        copies = batch["views"].chunk(2)[1]
+        return [
+            [Panel("scan", image), Panel("near: its copy", copy), Panel("far: another scan", images[other])]
+            for image, copy, other in zip(images, copies, batch["other"].tolist(), strict=True)
+        ]
+
+    def _transform(self, x: Tensor, rng: torch.Generator) -> Tensor:
+        """Each image flipped along an axis or not, turned about one, zoomed, brighter or darker; nothing filled in."""
+        count, d = len(x), x.ndim - 2
+        planes = read_planes(self.planes.replace("auto", "all"), d)
+
+        def uniform(low: float, high: float, columns: int = 1) -> Tensor:
+            return torch.empty(count, columns).uniform_(low, high, generator=rng)
+
+        flips = _one_of(count, d, rng) & (uniform(0, 1) < 0.5)
+        angles = torch.deg2rad(uniform(-self.angle, self.angle)) * _one_of(count, len(planes), rng)
+        scale = torch.exp(uniform(-1, 1) * math.log(self.zoom))
+        x = resample(x, *view_maps(x.shape[2:], angles, planes, flips, scale, uniform(-1, 1, d)))
+        return brightness(contrast(x, uniform(0.6, 1.4)[:, 0]), uniform(-0.3, 0.3)[:, 0])
+
+
+def _one_of(rows: int, of: int, rng: torch.Generator) -> Tensor:
+    """(rows, of) booleans: one drawn at random in each row."""
+    chosen = torch.zeros(rows, of, dtype=torch.bool)
+    return chosen.scatter(1, torch.randint(of, (rows, 1), generator=rng), True) if of else chosen
