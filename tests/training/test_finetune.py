@@ -1,0 +1,83 @@
+import json
+
+import pytest
+import torch
+
+import selfvox
+from selfvox.data.split import read
+from selfvox.errors import UsageError
+from selfvox.run import load_part
+
+
+@pytest.fixture(scope="module")
+def pretrained(shapes_store, tmp_path_factory):
+    out = tmp_path_factory.mktemp("pretrained") / "run"
+    network = {"name": "plain", "channels": [4, 8], "norm": "batch"}
+    return selfvox.pretrain(
+        shapes_store, out=out, task="rotation", steps=3, batch=2, crop=(16, 16, 16), network=network, device="cpu"
+    )
+
+
+def encoders(pretrained, run):
+    before, _ = load_part(pretrained / "encoder", "encoder")
+    after, card = load_part(run / "network", "network")
+    return before, {name: after[f"encoder.{name}"] for name in before}, card
+
+
+def test_an_encoder_frozen_for_good_keeps_every_weight_and_statistic(shapes_store, tmp_path, pretrained):
+    run = selfvox.finetune(
+        shapes_store, out=tmp_path / "run", encoder=str(pretrained), freeze="always", steps=4, crop=(16, 16, 16)
+    )
+    before, after, card = encoders(pretrained, run)
+    assert any("running_mean" in name for name in before)
+    assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
+    assert card["encoder"].startswith(f"loaded {len(before)} tensors")
+
+
+def test_a_warm_up_freezes_and_then_trains(shapes_store, tmp_path, pretrained):
+    how = {"encoder": str(pretrained), "crop": (16, 16, 16), "steps": 4, "keep": "last"}
+    run = selfvox.finetune(shapes_store, out=tmp_path / "run", warmup=0.5, **how)
+    before, after, _ = encoders(pretrained, run)
+    assert not any(torch.equal(after[name], tensor) for name, tensor in before.items() if name.endswith("conv.weight"))
+
+
+def test_from_scratch_and_pre_trained_differ_in_nothing_but_the_encoder(shapes_store, tmp_path, pretrained):
+    cards = []
+    for name, encoder in (("pre", str(pretrained)), ("scratch", "none")):
+        network = {"name": "plain", "channels": [4, 8], "norm": "batch"}
+        run = selfvox.finetune(
+            shapes_store, out=tmp_path / name, encoder=encoder, network=network, labels=2, steps=2, crop=(16, 16, 16)
+        )
+        tensors, card = load_part(run / "network", "network")
+        cards.append({key: card[key] for key in ("network", "crop", "classes", "recipe", "in_channels")})
+        cards[-1]["shapes"] = {key: tensor.shape for key, tensor in tensors.items()}
+        cards[-1]["split"] = read(run / "split.json")
+    assert cards[0] == cards[1]
+
+
+def test_labels_are_counted_by_subject_and_nested(shapes_store, tmp_path, small):
+    chosen = {}
+    for name, labels in (("one", {"labels": 1}), ("three", {"labels": 3}), ("half", {"fraction": 0.5})):
+        run = selfvox.finetune(shapes_store, out=tmp_path / name, encoder="none", steps=1, **labels, **small)
+        split = read(run / "split.json")
+        chosen[name] = set(split.train)
+        assert len(split.validation) == len(split.test) == 2
+        assert json.loads((run / "run.json").read_text())["data"]["subjects"] == sorted(
+            {*split.train, *split.validation}
+        )
+    assert (len(chosen["one"]), len(chosen["three"]), len(chosen["half"])) == (1, 3, 2)
+    assert chosen["one"] < chosen["half"] < chosen["three"]
+
+
+def test_more_labels_than_there_are_is_refused(shapes_store, tmp_path, small):
+    with pytest.raises(UsageError, match="there are 4 to train on"):
+        selfvox.finetune(shapes_store, out=tmp_path / "run", encoder="none", labels=5, **small)
+
+
+def test_the_best_step_by_validation_is_kept_and_said(shapes_store, tmp_path, small):
+    run = selfvox.finetune(shapes_store, out=tmp_path / "run", encoder="none", steps=30, validate_every=5, **small)
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    dice = {line["step"]: line["dice_mean"] for line in lines if "dice_mean" in line}
+    assert list(dice) == [5, 10, 15, 20, 25, 30]
+    card = json.loads((run / "network" / "network.json").read_text())
+    assert card["validation_dice"] == max(dice.values()) == dice[card["step"]]

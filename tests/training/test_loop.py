@@ -1,0 +1,92 @@
+import json
+import math
+
+import pytest
+import torch
+
+import selfvox
+from selfvox.errors import NumericalError, WeightsError
+from selfvox.run import load_part, load_tensors, read_metrics
+from selfvox.training import pretrain
+from selfvox.training.loop import Plan, generator
+
+
+def plan(**changed):
+    return Plan(
+        **{"steps": 100, "batch": 2, "learning_rate": 1.0, "weight_decay": 0.0, "save_every": 10, "seed": 0, **changed}
+    )
+
+
+def test_the_learning_rate_rises_in_a_line_and_falls_as_half_a_cosine():
+    rates = [plan(warmup=0.1).learning_rate_at(step) for step in range(100)]
+    assert rates[:10] == pytest.approx([(step + 1) / 10 for step in range(10)])
+    assert rates[10:] == pytest.approx([(1 + math.cos(math.pi * step / 90)) / 2 for step in range(90)])
+
+
+def test_the_stream_of_a_batch_depends_on_seed_device_step_and_part_alone():
+    drawn = {
+        key: torch.rand(4, generator=generator(*key)).tolist()
+        for key in [(0, 0, 0, 0), (1, 0, 0, 0), (0, 1, 0, 0), (0, 0, 1, 0), (0, 0, 0, 1), (1, 1, 0, 0)]
+    }
+    assert len({tuple(values) for values in drawn.values()}) == len(drawn)
+    assert torch.rand(4, generator=generator(0, 0, 1, 0)).tolist() == drawn[0, 0, 1, 0]
+
+
+def poison(monkeypatch, steps):
+    """Make the loss of these steps NaN."""
+    forward = pretrain.Question.forward
+
+    def poisoned(self, batch, step, rng):
+        outcome = forward(self, batch, step, rng)
+        return outcome._replace(loss=outcome.loss * float("nan")) if step in steps else outcome
+
+    monkeypatch.setattr(pretrain.Question, "forward", poisoned)
+
+
+def test_a_step_without_a_finite_loss_is_skipped_and_counted(shapes_store, tmp_path, small, monkeypatch):
+    poison(monkeypatch, {4, 5})
+    run = selfvox.pretrain(shapes_store, out=tmp_path / "run", task="rotation", steps=10, batch=2, **small)
+    assert read_metrics(run)[-1]["skipped"] == 2
+    tensors, _ = load_part(run / "encoder", "encoder")
+    assert all(torch.isfinite(tensor).all() for tensor in tensors.values())
+
+
+def test_a_loss_that_stays_not_finite_ends_the_run_without_a_bad_weight(shapes_store, tmp_path, small, monkeypatch):
+    poison(monkeypatch, set(range(5, 100)))
+    with pytest.raises(NumericalError, match="lower --learning-rate") as error:
+        selfvox.pretrain(shapes_store, out=tmp_path / "run", task="rotation", steps=100, batch=2, save_every=2, **small)
+    assert error.value.exit_code == 6
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["status"] == "failed"
+    for file in (tmp_path / "run" / "checkpoints").glob("*.safetensors"):
+        assert all(torch.isfinite(tensor).all() for tensor in load_tensors(file).values())
+    assert not (tmp_path / "run" / "encoder").exists()
+
+
+def test_two_accumulated_batches_weigh_as_one_of_twice_the_size(shapes_store, tmp_path, small):
+    how = {**small, "network": {"name": "plain", "channels": [4, 8]}, "precision": "fp32", "steps": 1}
+    # the images of a step are the same; each half draws its own rotations, so a task without draws is needed
+    weights = {}
+    for name, batch, accumulate in (("whole", 4, 1), ("halves", 2, 2)):
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(pretrain.Question, "forward", _brightness)
+            run = selfvox.pretrain(
+                shapes_store, out=tmp_path / name, task="rotation", batch=batch, accumulate=accumulate, **how
+            )
+        weights[name] = load_part(run / "encoder", "encoder")[0]
+    for key, tensor in weights["whole"].items():
+        torch.testing.assert_close(tensor, weights["halves"][key], atol=1e-5, rtol=1e-3)
+
+
+def _brightness(self, batch, step, rng):
+    predicted = self.head(self.encoder.embed(batch["image"])).mean(1)
+    truth = batch["image"].flatten(1).std(1)
+    return pretrain.Outcome((predicted - truth).square().mean(), {})
+
+
+def test_an_encoder_of_another_kind_is_refused_by_its_first_tensor(shapes_store, tmp_path, small):
+    run = selfvox.pretrain(shapes_store, out=tmp_path / "pre", task="rotation", steps=1, batch=2, **small)
+    card = json.loads((run / "encoder" / "encoder.json").read_text())
+    card["network"]["channels"] = [6, 8]
+    (run / "encoder" / "encoder.json").write_text(json.dumps(card))
+    with pytest.raises(WeightsError, match=r"is \(4, 1, 3, 3, 3\) and the network's is \(6, 1, 3, 3, 3\)"):
+        selfvox.finetune(shapes_store, out=tmp_path / "seg", encoder=str(run), steps=1, crop=(16, 16, 16))

@@ -1,0 +1,122 @@
+"""A run that was stopped ends with the very weights of one that was left alone."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+import selfvox
+from selfvox.errors import UsageError, WeightsError
+from selfvox.files import sha256
+from selfvox.run import read_metrics
+from selfvox.training import finetune, pretrain
+
+
+class Crash(Exception):
+    """Stands for whatever ends a process between two steps."""
+
+
+def crash_at(monkeypatch, objective, step):
+    forward = objective.forward
+
+    def crashing(self, batch, now, rng):
+        if now == step:
+            raise Crash
+        return forward(self, batch, now, rng)
+
+    monkeypatch.setattr(objective, "forward", crashing)
+
+
+@pytest.mark.parametrize("task", ["rotation", "simclr"])
+@pytest.mark.parametrize("step", [2, 9])
+def test_pretraining_goes_on_to_the_same_weights(shapes_store, tmp_path, small, monkeypatch, task, step):
+    how = {**small, "task": task, "steps": 11, "batch": 2, "save_every": 4}
+    selfvox.pretrain(shapes_store, out=tmp_path / "alone", **how)
+    with monkeypatch.context() as patched:
+        crash_at(patched, pretrain.Question, step)
+        with pytest.raises(Crash):
+            selfvox.pretrain(shapes_store, out=tmp_path / "resumed", **how)
+    assert json.loads((tmp_path / "resumed" / "run.json").read_text())["status"] == "failed"
+    selfvox.pretrain(shapes_store, out=tmp_path / "resumed", resume=True, **how)
+    alone, resumed = (sha256(tmp_path / name / "encoder" / "weights.safetensors") for name in ("alone", "resumed"))
+    assert alone == resumed
+    assert [line["step"] for line in read_metrics(tmp_path / "resumed")] == [10, 11]
+    assert json.loads((tmp_path / "resumed" / "run.json").read_text())["status"] == "finished"
+
+
+@pytest.mark.parametrize("step", [3, 7, 10])
+def test_finetuning_goes_on_to_the_same_best_weights(shapes_store, tmp_path, small, monkeypatch, step):
+    how = {**small, "encoder": "none", "steps": 12, "validate_every": 3, "labels": 2}
+    selfvox.finetune(shapes_store, out=tmp_path / "alone", **how)
+    with monkeypatch.context() as patched:
+        crash_at(patched, finetune.Segmentation, step)
+        with pytest.raises(Crash):
+            selfvox.finetune(shapes_store, out=tmp_path / "resumed", **how)
+    selfvox.finetune(shapes_store, out=tmp_path / "resumed", resume=True, **how)
+    cards = [json.loads((tmp_path / name / "network" / "network.json").read_text()) for name in ("alone", "resumed")]
+    assert cards[0] == cards[1]  # the weights' checksum is one of the keys
+
+
+def test_a_finished_run_is_resumed_to_itself(shapes_store, tmp_path, small):
+    how = {**small, "task": "rotation", "steps": 3, "batch": 2}
+    run = selfvox.pretrain(shapes_store, out=tmp_path / "run", **how)
+    before = sha256(run / "encoder" / "weights.safetensors")
+    selfvox.pretrain(shapes_store, out=run, resume=True, **how)
+    assert sha256(run / "encoder" / "weights.safetensors") == before
+
+
+def test_a_run_is_resumed_under_its_own_settings_alone(shapes_store, tmp_path, small):
+    how = {**small, "task": "rotation", "steps": 3, "batch": 2}
+    run = selfvox.pretrain(shapes_store, out=tmp_path / "run", **how)
+    with pytest.raises(UsageError, match="steps=3, not 4"):
+        selfvox.pretrain(shapes_store, out=run, resume=True, **{**how, "steps": 4})
+    with pytest.raises(UsageError, match="holds a run already"):
+        selfvox.pretrain(shapes_store, out=run, **how)
+
+
+def test_damaged_checkpoints_end_the_run_and_leave_it_as_it_is(shapes_store, tmp_path, small):
+    how = {**small, "task": "rotation", "steps": 3, "batch": 2}
+    run = selfvox.pretrain(shapes_store, out=tmp_path / "run", **how)
+    for weights in (run / "checkpoints").glob("*.safetensors"):
+        weights.write_bytes(weights.read_bytes()[:-1])
+    with pytest.raises(WeightsError, match="damaged"):
+        selfvox.pretrain(shapes_store, out=run, resume=True, **how)
+
+
+def command(store, out, *more):
+    return [
+        *(sys.executable, "-m", "selfvox", "pretrain", str(store), "--task", "rotation", "--out", str(out)),
+        *("--steps", "150", "--batch", "2", "--crop", "16,16,16", "--network.channels", "4,8", "--device", "cpu"),
+        *("--save-every", "10", *more),
+    ]
+
+
+@pytest.fixture(scope="module")
+def left_alone(shapes_store, tmp_path_factory):
+    out = tmp_path_factory.mktemp("alone") / "run"
+    subprocess.run(command(shapes_store, out), check=True, capture_output=True)
+    return sha256(out / "encoder" / "weights.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGTERM, 143), (signal.SIGINT, 130)]
+)
+def test_a_signal_costs_no_more_than_time(shapes_store, tmp_path, left_alone, number, code):
+    out = tmp_path / "run"
+    process = subprocess.Popen(command(shapes_store, out), stderr=subprocess.PIPE, text=True)
+    while not list(out.glob("checkpoints/*.json")):
+        assert process.poll() is None
+        time.sleep(0.005)
+    os.kill(process.pid, number)
+    said = process.communicate(timeout=60)[1]
+    assert process.returncode == code
+    assert not (out / "encoder").exists()
+    if number != signal.SIGKILL:
+        assert "saved; go on with --resume" in said.splitlines()[-1]
+        assert json.loads((out / "run.json").read_text())["status"] == "stopped"
+    subprocess.run(command(shapes_store, out, "--resume"), check=True, capture_output=True)
+    assert sha256(out / "encoder" / "weights.safetensors") == left_alone
