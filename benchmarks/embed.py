@@ -1,6 +1,6 @@
 """Which embedding serves pre-training best? Mean, corners or maximum of the coarsest map: a probe decides.
 
-    python benchmarks/embed.py STORE          # a store with labels and a split, such as that of benchmarks/hippocampus.py
+    python benchmarks/embed.py STORE     # a store with labels and a split, such as that of benchmarks/hippocampus.py
 
 Each candidate pre-trains an encoder without the test subjects; a linear map of its frozen features, from the voxels of
 5 labelled subjects, is then scored on the validation subjects (3 draws of 5). One thread; about 15 minutes.

@@ -129,9 +129,8 @@ class _Keeper:
             return {}
         scores = self._validate() if self.validation else {}
         mean = scores.get("dice_mean", -1.0)
-        # after a kill, the step of the best may be taken again: it is the best still
-        better = mean > self.dice or step == self.step
-        if better or not self.best_only:
+        # a step that is taken again after a kill is no better than itself, whose weights lie there
+        if mean > self.dice or not self.best_only:
             self.step, self.dice = step, mean
             found = {"step": step, "validation_dice": mean if mean >= 0 else None}
             save_part(self.run.path / "network", "network", self.network, {**self.card, **found})
