@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 import torch.distributed
-import torch.distributed.nn.functional
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -51,17 +49,26 @@ def nt_xent(views: Tensor, temperature: float, same_scan: Tensor | None = None) 
 
 
 def _joint(views: Tensor, same_scan: Tensor | None) -> tuple[Tensor, Tensor | None]:
-    """All devices' views, first views first; gradients flow back to the device each came from."""
-    parts: Sequence[Tensor] = torch.distributed.nn.functional.all_gather(views)  # type: ignore[no-untyped-call]
-    halves = [part.chunk(2) for part in parts]
-    joint = torch.cat([half[i] for i in (0, 1) for half in halves])
+    """All devices' views, first views first; each device's own carry the gradient of the joint loss."""
+    devices, own = torch.distributed.get_world_size(), torch.distributed.get_rank()
+    parts = _gathered(views.detach())
+    parts[own] = views.clone()
+    if views.requires_grad:
+        # DDP takes the mean of the devices' gradients, and the joint loss asks for their sum
+        parts[own].register_hook(lambda gradient: gradient * devices)  # type: ignore[no-untyped-call]
+    joint = torch.cat([part.chunk(2)[i] for i in (0, 1) for part in parts])
     if same_scan is None:
         return joint, None
-    gathered = [torch.empty_like(same_scan) for _ in range(torch.distributed.get_world_size())]
-    torch.distributed.all_gather(gathered, same_scan)
     # scans are numbered per device: set them apart
-    apart = [(part + rank * (1 << 32)).chunk(2) for rank, part in enumerate(gathered)]
-    return joint, torch.cat([half[i] for i in (0, 1) for half in apart])
+    apart = [part + rank * (1 << 32) for rank, part in enumerate(_gathered(same_scan))]
+    return joint, torch.cat([part.chunk(2)[i] for i in (0, 1) for part in apart])
+
+
+def _gathered(mine: Tensor) -> list[Tensor]:
+    """A tensor of every device, by rank."""
+    parts = [torch.empty_like(mine) for _ in range(torch.distributed.get_world_size())]
+    torch.distributed.all_gather(parts, mine.contiguous())
+    return parts
 
 
 class Triplets(NamedTuple):

@@ -51,6 +51,11 @@ def say(text: str) -> None:
     console.print(text, markup=False)
 
 
+def be_quiet() -> None:
+    """Say nothing more: the first of several processes speaks for all."""
+    console.quiet = True
+
+
 def clock(seconds: float) -> str:
     """Seconds as people write them: `12 s`, `3:05 min`, `2:10 h`."""
     seconds = max(0, round(seconds))

@@ -11,11 +11,11 @@ import torch
 from selfvox.data.crops import Crops, crop_for, median_spacing, most_uneven_spacing, seen
 from selfvox.data.prepare import prepared
 from selfvox.data.split import read_if_there
-from selfvox.data.store import StoredCase
+from selfvox.data.store import StoredCase, is_store, open_store
 from selfvox.device import make_fabric
 from selfvox.models.encoder import Encoder, build, plan
 from selfvox.pretext import Batch, Outcome, PretextTask, from_setting, to_setting
-from selfvox.progress import say
+from selfvox.progress import be_quiet, say
 from selfvox.run import save_part, start
 from selfvox.settings import Pretrain
 from selfvox.training.curve import draw_curve
@@ -48,9 +48,12 @@ def pretrain(settings: Pretrain) -> Path:
     from_setting(settings.task)  # a misspelt task is known before any scan is read
     fabric = make_fabric(settings.device, settings.devices, settings.precision, settings.out)
     fabric.launch()
+    if not fabric.is_global_zero:
+        be_quiet()
     with start(settings.out, settings, resume=settings.resume, main=fabric.is_global_zero) as run:
         with fabric.rank_zero_first():
-            store = prepared(settings.scans, settings.out / "store", settings)
+            made = settings.scans if is_store(settings.scans) else settings.out / "store"
+            store = prepared(settings.scans, made, settings) if fabric.is_global_zero else open_store(made)
         split = read_if_there(store.path / "split.json")
         held_out = set(split.test) if split else set()
         cases = [case for case in store.cases if case.subject not in held_out]
