@@ -58,7 +58,7 @@ def main() -> None:
         if number % parts == part:
             run = given.out / "pretrain" / name
             once(run / "cost.json", lambda run=run, settings=settings: pretrain(store, run, settings))
-    cells = [(arm, labels, seed) for arm in ARMS for seed in SEEDS for labels in LABELS]
+    cells = [(arm, labels, seed) for seed in SEEDS for arm in ARMS for labels in LABELS]
     for arm, labels, seed in cells[part::parts]:
         run = given.out / "cells" / arm.replace(" ", "-") / f"{labels}-labels-seed-{seed}"
         once(run / "cost.json", lambda cell=(arm, labels, seed), run=run: fine_tune(given, store, run, *cell))
