@@ -13,7 +13,7 @@ from selfvox.errors import UsageError
 from selfvox.models.encoder import build, plan
 from selfvox.options import options
 
-CROPS = {2: (32, 48), 3: (16, 24, 16)}
+CROPS = {2: (32, 48), 3: (32, 40, 32)}
 
 every_task = pytest.mark.parametrize("name", pretext.names())
 every_dimension = pytest.mark.parametrize("d", [2, 3], ids=["2D", "3D"])
