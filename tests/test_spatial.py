@@ -193,3 +193,86 @@ def test_view_maps_say_where_each_position_is_looked_up(d):
             assert torch.allclose(matrices[i] @ torch.eye(d)[axis], turns[i] @ unit, atol=1e-6)
         room = [max(0.0, 1 - float(scale[i])) * edge / 2 for edge in shape]
         assert shifts[i].tolist() == pytest.approx([a * b for a, b in zip(place[i].tolist(), room, strict=True)])
+
+
+GRIDS = [((32, 48), 3, 0.125), ((40, 57, 33), 3, 0.125), ((70, 31), 2, 0.3), ((64, 64, 65), 4, 0.0)]
+
+
+@pytest.mark.parametrize(("shape", "per_axis", "jitter"), GRIDS)
+def test_tiles_are_the_largest_that_leave_their_share_free(shape, per_axis, jitter):
+    grid = spatial.tile_grid(shape, per_axis, jitter)
+    for size, cell, tile, gap in zip(shape, *grid[1:], strict=True):
+        fitting = [edge for edge in range(0, cell, 8) if cell - edge >= 2 and cell - edge >= jitter * cell]
+        assert (cell, tile, gap) == (size // per_axis, fitting[-1], (cell - fitting[-1]) // 2)
+        assert gap >= 1
+
+
+@pytest.mark.parametrize(("shape", "per_axis", "jitter"), GRIDS)
+def test_tiles_lie_inside_the_image_and_never_touch(shape, per_axis, jitter):
+    grid = spatial.tile_grid(shape, per_axis, jitter)
+    corners = spatial.draw_corners(grid, shape, 100, torch.Generator().manual_seed(0)).numpy()
+    tile = np.array(grid.tile)
+    assert (corners >= 0).all()
+    assert (corners + tile <= shape).all()
+    for a, b in itertools.combinations(range(corners.shape[1]), 2):
+        # along some axis, at least the gap lies between the two
+        between = np.abs(corners[:, a] - corners[:, b]) - tile
+        assert (between >= grid.gap).any(1).all()
+
+
+@pytest.mark.parametrize(("shape", "per_axis", "jitter"), GRIDS)
+def test_corners_are_those_of_a_loop(shape, per_axis, jitter):
+    grid, rng = spatial.tile_grid(shape, per_axis, jitter), torch.Generator().manual_seed(1)
+    found = spatial.draw_corners(grid, shape, 5, torch.Generator().manual_seed(1))
+    for axis, size in enumerate(shape):
+        cell, tile, gap = grid.cell[axis], grid.tile[axis], grid.gap[axis]
+        offsets = torch.randint(size - per_axis * cell + gap + 1, (5,), generator=rng)
+        moved = torch.randint(cell - gap - tile + 1, (5, per_axis ** len(shape)), generator=rng)
+        for image in range(5):
+            for number, place in enumerate(itertools.product(range(per_axis), repeat=len(shape))):
+                expected = offsets[image] + place[axis] * cell + moved[image, number]
+                assert found[image, number, axis] == expected
+
+
+def test_every_image_has_its_own_offset_and_every_tile_its_own_jitter():
+    shape, rng = (70, 58), torch.Generator().manual_seed(0)
+    grid = spatial.tile_grid(shape, 3, 0.125)
+    corners = spatial.draw_corners(grid, shape, 2000, rng)
+    # the first tile comes as near to the first voxel, the last as near to the last, as it can
+    assert corners[:, 0].amin(0).tolist() == [0, 0]
+    assert (corners[:, -1].amax(0) + torch.tensor(grid.tile)).tolist() == list(shape)
+    steps = corners[:, 1:] - corners[:, :-1]
+    assert len(steps.flatten(1).unique(dim=0)) > 1900
+
+
+@pytest.mark.parametrize("shape", [(20, 31), (18, 20, 25)])
+def test_cut_takes_from_every_image_what_a_loop_takes(shape):
+    d, rng = len(shape), torch.Generator().manual_seed(0)
+    x, edges = torch.randn(3, 2, *shape), (8, 5, 16)[:d]
+    corners = torch.stack(
+        [torch.randint(n - e + 1, (3, 4), generator=rng) for n, e in zip(shape, edges, strict=True)], 2
+    )
+    found = spatial.cut(x, corners, edges)
+    assert found.shape == (3, 4, 2, *edges)
+    for image, places, tiles in zip(x, corners.tolist(), found, strict=True):
+        for place, tile in zip(places, tiles, strict=True):
+            window = tuple(slice(first, first + edge) for first, edge in zip(place, edges, strict=True))
+            assert torch.equal(tile, image[(slice(None), *window)])
+
+
+def test_paste_undoes_cut():
+    x = torch.randn(1, 2, 40, 48)
+    grid = spatial.tile_grid((40, 48), 3, 0.125)
+    corners = spatial.draw_corners(grid, (40, 48), 1, torch.Generator().manual_seed(0))
+    tiles = spatial.cut(x, corners, grid.tile)
+    pasted = spatial.paste(torch.zeros(2, 40, 48), tiles[0], corners[0])
+    assert torch.equal(spatial.cut(pasted[None], corners, grid.tile), tiles)
+    assert int((pasted != 0).sum()) == tiles.numel()  # tiles do not overlap, and nothing else was touched
+
+
+@pytest.mark.parametrize(("per_axis", "jitter"), [(2, 0.125), (3, 0.125), (3, 0.5), (5, 0.0)])
+def test_the_shape_for_tiles_is_the_least_that_gives_some(per_axis, jitter):
+    (edge,) = spatial.shape_for_tiles((1,), per_axis, jitter)
+    assert spatial.tile_grid((edge,), per_axis, jitter).tile == (8,)
+    assert spatial.tile_grid((edge - 8,), per_axis, jitter).tile == (0,)
+    assert spatial.shape_for_tiles((edge + 3, 8), per_axis, jitter) == (edge + 3, edge)
