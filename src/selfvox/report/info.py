@@ -90,7 +90,7 @@ def _readable(found: Mapping[str, Any]) -> str:
     if found["devices"]["mps"]:
         lines.append("  mps")
     for title in ("tasks", "sources"):
-        lines += ["", title.capitalize(), *(f"  {name:<10}  {text}" for name, text in found[title].items())]
+        lines += ["", title.capitalize(), *(f"  {name:<17}  {text}" for name, text in found[title].items())]
     lines += ["", "Encoders", *(f"  {name}" for name in found["encoders"])]
     lines += ["", "Packages"]
     lines += [f"  {name:<30}{version or 'not installed (optional)'}" for name, version in found["packages"].items()]

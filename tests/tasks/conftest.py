@@ -1,0 +1,36 @@
+"""A probe that tries to cheat: it sees the borders of tiles, and nothing else of them."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+
+
+@pytest.fixture
+def border_accuracy():
+    """Accuracy, on half of the samples, of a linear probe that was fitted to the other half."""
+
+    def accuracy(tiles, answer, answers):
+        """`tiles` (sample, tile, edge, edge) as shown; features are their border voxels, and how borders match."""
+        inside = torch.zeros(tiles.shape[2:], dtype=torch.bool)
+        inside[1:-1, 1:-1] = True
+        sides = {(axis, end): tiles.select(axis, end * (tiles.shape[axis] - 1)) for axis in (2, 3) for end in (0, 1)}
+        match = [
+            (sides[axis, end][:, a] * sides[axis, 1 - end][:, b]).mean(1)
+            for a, b in itertools.permutations(range(tiles.shape[1]), 2)
+            for axis, end in sides
+        ]
+        seen = torch.cat([tiles[:, :, ~inside].flatten(1), torch.stack(match, 1), torch.ones(len(tiles), 1)], 1)
+        seen, truth, half = seen.double().numpy(), np.eye(answers)[answer.numpy()], len(tiles) // 2
+        weights = np.linalg.lstsq(seen[:half], truth[:half], rcond=None)[0]
+        return float(((seen[half:] @ weights).argmax(1) == truth[half:].argmax(1)).mean())
+
+    return accuracy
+
+
+@pytest.fixture
+def smooth_noise():
+    """Noise (4000, 1, 32, 32) of which voxels depend on their neighbours, and on nothing two voxels away."""
+    noise = torch.randn(4000, 1, 33, 33, generator=torch.Generator().manual_seed(0))
+    return noise[..., 1:, 1:] + noise[..., :-1, 1:] + noise[..., 1:, :-1] + noise[..., :-1, :-1]
