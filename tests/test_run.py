@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from selfvox import files, run
-from selfvox.errors import ResourceError, UsageError, WeightsError
+from selfvox.errors import NumericalError, ResourceError, UsageError, WeightsError
 from selfvox.run import Checkpoint, Run, load_into, load_part, save_part, start, state_of
 from selfvox.settings import Pretrain
 
@@ -61,6 +61,41 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(opened, damage):
     assert opened.last_checkpoint().step == 1
 
 
+@pytest.mark.parametrize("change", [('"step": 2', '"step": 3'), ('"skipped": 0', '"skipped": 7'), ("{", "[")])
+def test_a_damaged_record_gives_way_to_the_one_before(opened, change):
+    for step in (1, 2):
+        opened.save_checkpoint(checkpoint(step))
+    record = opened.path / "checkpoints" / "step-00000002.json"
+    record.write_text(record.read_text().replace(*change))
+    assert opened.last_checkpoint().step == 1
+
+
+def test_a_record_of_another_kind_gives_way_to_the_one_before(opened):
+    for step in (1, 2):
+        opened.save_checkpoint(checkpoint(step))
+    (opened.path / "checkpoints" / "step-00000002.json").write_text("[]")
+    assert opened.last_checkpoint().step == 1
+
+
+def test_a_checkpoint_of_a_newer_version_is_not_called_damaged(opened):
+    opened.save_checkpoint(checkpoint(1))
+    record = opened.path / "checkpoints" / "step-00000001.json"
+    record.write_text(record.read_text().replace('"format": 1', '"format": 2'))
+    with pytest.raises(WeightsError, match="format 2 is not known to this version; update"):
+        opened.last_checkpoint()
+
+
+def test_two_intact_checkpoints_are_kept_where_a_later_one_is_damaged(opened):
+    for step in (1, 3):
+        opened.save_checkpoint(checkpoint(step))
+    (opened.path / "checkpoints" / "step-00000003.safetensors").write_bytes(b"")
+    assert opened.last_checkpoint().step == 1
+    opened.save_checkpoint(checkpoint(2))
+    assert sorted(path.name for path in opened.path.glob("checkpoints/*")) == [
+        f"step-0000000{step}.{kind}" for step in (1, 2) for kind in ("json", "safetensors")
+    ]
+
+
 def test_only_damaged_checkpoints_are_an_error_not_a_fresh_start(opened):
     opened.save_checkpoint(checkpoint(1))
     (opened.path / "checkpoints" / "step-00000001.safetensors").write_bytes(b"")
@@ -68,14 +103,18 @@ def test_only_damaged_checkpoints_are_an_error_not_a_fresh_start(opened):
         opened.last_checkpoint()
 
 
-def test_a_kill_while_writing_leaves_the_checkpoint_before(opened):
-    opened.save_checkpoint(checkpoint(1))
+def test_a_kill_while_writing_leaves_the_checkpoint_before(tmp_path):
+    with started(tmp_path) as opened:
+        opened.save_checkpoint(checkpoint(1))
     folder = opened.path / "checkpoints"
     # killed in the midst of the weights, and killed between weights and record
     (folder / ".99.part.step-00000002.safetensors").write_bytes(b"half")
     (folder / "step-00000003.safetensors").write_bytes((folder / "step-00000001.safetensors").read_bytes())
-    assert opened.last_checkpoint().step == 1
-    assert not list(folder.glob(".*.part.*"))
+    with start(tmp_path / "run", settings(tmp_path), resume=True) as opened:
+        assert opened.last_checkpoint().step == 1
+        assert not list(folder.glob(".*.part.*"))
+        opened.save_checkpoint(checkpoint(4))
+        assert sorted(path.stem for path in folder.glob("*.safetensors")) == ["step-00000001", "step-00000004"]
 
 
 def test_a_full_disk_leaves_the_checkpoint_before_and_no_debris(opened, monkeypatch):
@@ -92,8 +131,22 @@ def test_a_full_disk_leaves_the_checkpoint_before_and_no_debris(opened, monkeypa
     assert not list((opened.path / "checkpoints").glob(".*"))
 
 
+def test_a_file_that_grows_too_large_is_a_lack_of_room_and_the_earlier_one_stays(tmp_path):
+    code = "import pathlib, resource, sys, torch; from selfvox.run import load_tensors, save_tensors\n"
+    code += "from selfvox.errors import ResourceError\n"
+    code += "path = pathlib.Path(sys.argv[1]); save_tensors(path, {'a': torch.ones(4)})\n"
+    code += "resource.setrlimit(resource.RLIMIT_FSIZE, (9999, 9999))\n"
+    code += "try: save_tensors(path, {'a': torch.zeros(5000)})\n"
+    code += (
+        "except ResourceError as error: print(error, len(load_tensors(path)['a']), len(list(path.parent.iterdir())))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "a")], capture_output=True, text=True, check=True)
+    assert "a: the disk is full; free some space" in done.stdout
+    assert done.stdout.endswith(" 4 1\n")
+
+
 def test_values_that_are_not_finite_are_never_written(opened):
-    with pytest.raises(WeightsError, match="not finite"):
+    with pytest.raises(NumericalError, match="not finite"):
         opened.save_checkpoint(Checkpoint(1, {"weights.a": torch.tensor([1.0, float("nan")])}, {}))
     assert not list(opened.path.glob("checkpoints/step*"))
 
@@ -148,6 +201,36 @@ def test_how_a_run_ended_is_in_its_record(tmp_path):
         raise ZeroDivisionError
     record = json.loads((tmp_path / "run" / "run.json").read_text())
     assert (record["status"], record["reason"]) == ("failed", "ZeroDivisionError: ")
+
+
+def test_a_run_that_failed_before_it_saved_anything_is_begun_anew(tmp_path):
+    with pytest.raises(ZeroDivisionError), started(tmp_path):
+        raise ZeroDivisionError
+    with start(tmp_path / "run", settings(tmp_path, batch=3), resume=False) as opened:
+        assert "batch: 3 " in (tmp_path / "run" / "settings.yaml").read_text()
+        opened.save_checkpoint(checkpoint(1))
+    with pytest.raises(UsageError, match="holds a run already"), started(tmp_path):
+        pass
+
+
+def test_a_reason_names_no_folders_above_those_that_were_given(tmp_path):
+    with pytest.raises(ValueError), started(tmp_path):
+        raise ValueError(f"{tmp_path}/scans/sub/a.nii and {tmp_path / 'run'} and {os.path.expanduser('~')}/x")
+    reason = json.loads((tmp_path / "run" / "run.json").read_text())["reason"]
+    assert reason == "ValueError: scans/sub/a.nii and run and x"
+
+
+def test_what_changed_since_a_run_began_is_said(tmp_path, capsys, monkeypatch):
+    with started(tmp_path) as opened:
+        opened.depends_on(data={"subjects": ("a", "b")})
+    with start(tmp_path / "run", settings(tmp_path), resume=True) as opened:
+        opened.depends_on(data={"subjects": ("a", "b")})
+    assert "not as when the run began" not in capsys.readouterr().err
+    monkeypatch.setattr(run.torch, "get_num_threads", lambda: 99)
+    with start(tmp_path / "run", settings(tmp_path), resume=True) as opened:
+        assert "threads: not as when the run began" in capsys.readouterr().err
+        opened.depends_on(data={"subjects": ("a",)})
+        assert "data: not as when the run began" in capsys.readouterr().err
 
 
 def test_metrics_of_steps_that_are_taken_again_are_dropped(opened):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import importlib.metadata
 import json
 import os
 import platform
+import re
 import struct
 import time
 from collections.abc import Iterator, Mapping
@@ -21,7 +23,7 @@ import torch
 from torch import Tensor
 
 from selfvox import plain_yaml
-from selfvox.errors import UsageError, WeightsError
+from selfvox.errors import NumericalError, UsageError, WeightsError
 from selfvox.files import locked, sha256, whole, write_json, write_text
 from selfvox.options import as_dict, to_yaml
 from selfvox.progress import say
@@ -50,6 +52,14 @@ class Run:
         self.record.update(facts)
         write_json(self.path / "run.json", self.record)
 
+    def depends_on(self, **facts: Any) -> None:
+        """Add facts that the result depends on, and say which are no longer those that the run began with."""
+        now = json.loads(json.dumps(facts))
+        changed = [name for name in now if self.record.get(name, now[name]) != now[name]]
+        if changed:
+            say(f"{', '.join(changed)}: not as when the run began, so its weights will not be the same to the bit")
+        self.note(**now)
+
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Append one line to `metrics.jsonl`."""
         with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
@@ -64,34 +74,37 @@ class Run:
         folder = self.path / "checkpoints"
         folder.mkdir(exist_ok=True)
         weights = folder / f"step-{checkpoint.step:08d}.safetensors"
+        record = weights.with_suffix(".json")
         save_tensors(weights, checkpoint.tensors)
+        checksum = _checksum(weights, checkpoint.step, checkpoint.state)
         # the record comes last: a checkpoint without one does not count
-        write_json(
-            weights.with_suffix(".json"),
-            {"format": FORMAT, "step": checkpoint.step, "sha256": sha256(weights), "state": checkpoint.state},
-        )
-        for old in sorted(folder.glob("step-*.json"))[:-KEPT]:
-            old.unlink()
-            old.with_suffix(".safetensors").unlink(missing_ok=True)
+        write_json(record, {"format": FORMAT, "step": checkpoint.step, "sha256": checksum, "state": checkpoint.state})
+        # those of later steps are damaged, else the run had gone on from them
+        kept = [each for each in sorted(folder.glob("step-*.json")) if each <= record][-KEPT:]
+        for file in sorted(folder.glob("step-*")):
+            if file.with_suffix(".json") not in kept:
+                file.unlink()
 
     def last_checkpoint(self) -> Checkpoint | None:
         """The newest checkpoint that is intact; None where none was ever written.
 
         Raises:
-            WeightsError: there are checkpoints and every one is damaged.
+            WeightsError: there are checkpoints and every one is damaged, or of a newer format.
         """
-        for part in self.path.glob("checkpoints/.*.part.*"):
-            part.unlink()  # of a process that was killed while writing
         records = sorted(self.path.glob("checkpoints/step-*.json"), reverse=True)
         for record in records:
             weights = record.with_suffix(".safetensors")
             try:
                 written = json.loads(record.read_text(encoding="utf-8"))
-                if written["format"] != FORMAT or sha256(weights) != written["sha256"]:
+                if _checksum(weights, written["step"], written["state"]) != written["sha256"]:
                     raise ValueError("its checksum does not match")
-                return Checkpoint(written["step"], load_tensors(weights), written["state"])
-            except (OSError, ValueError, KeyError, WeightsError) as error:
+                checkpoint = Checkpoint(written["step"], load_tensors(weights), written["state"])
+            except (OSError, ValueError, KeyError, TypeError, RecursionError, WeightsError) as error:
                 say(f"{weights}: damaged ({error}); taking the one before")
+                continue
+            if written["format"] != FORMAT:
+                raise WeightsError(f"{record}: format {written['format']} is not known to this version; update selfvox")
+            return checkpoint
         if records:
             raise WeightsError(
                 f"{self.path / 'checkpoints'}: every checkpoint is damaged; start the run anew in another folder"
@@ -123,24 +136,32 @@ def start(path: Path, settings: Any, *, resume: bool, main: bool = True) -> Iter
     if not main:
         yield Run(path, {})
         return
-    before = path / "settings.yaml"
-    if before.exists() and not resume:
+    # one that failed before it saved anything, say for a mistyped path, is begun anew
+    there = (path / "settings.yaml").exists() and (
+        _record(path).get("status") != "failed" or any(path.glob("checkpoints/*.json"))
+    )
+    if there and not resume:
         raise UsageError(f"{path}: holds a run already; go on with it by --resume, or name another --out")
-    if before.exists():
+    if there:
         _same_settings(path, settings)
     _make_folder(path)
     with locked(path):
         # what was found out when the run began, such as its data
-        earlier = _record(path) if before.exists() else {}
-        if not before.exists():
-            write_text(before, to_yaml(settings))
-        run = Run(path, {**earlier, **provenance(settings)})
-        run.note(status="running")
+        earlier = _record(path) if there else {}
+        if not there:
+            write_text(path / "settings.yaml", to_yaml(settings))
+        for folder in ("", "checkpoints", "encoder", "network"):
+            for part in (path / folder).glob(".*.part.*"):
+                part.unlink()  # of a process that was killed while writing
+        run = Run(path, earlier)
+        run.depends_on(**provenance(settings))
+        run.note(status="running", started=_now())
         try:
             yield run
         except BaseException as error:
             with contextlib.suppress(OSError):
-                run.note(status="stopped" if _is_stop(error) else "failed", ended=_now(), reason=_reason(error))
+                status = "stopped" if _is_stop(error) else "failed"
+                run.note(status=status, ended=_now(), reason=_reason(error, settings))
             raise
         run.note(status="finished", ended=_now())
 
@@ -149,7 +170,7 @@ def _make_folder(path: Path) -> None:
     try:
         path.mkdir(parents=True, exist_ok=True)
         write_text(path / ".writable", "")
-        (path / ".writable").unlink()
+        (path / ".writable").unlink(missing_ok=True)
     except OSError as error:
         raise UsageError(f"{path}: cannot be written ({error.strerror}); choose another --out") from None
 
@@ -166,9 +187,14 @@ def _is_stop(error: BaseException) -> bool:
     return getattr(error, "exit_code", 1) > 128 or isinstance(error, KeyboardInterrupt)
 
 
-def _reason(error: BaseException) -> str:
-    # paths may name people; the file's own name is enough
-    return f"{type(error).__name__}: {error}".replace(str(Path.cwd()) + os.sep, "")[:500]
+def _reason(error: BaseException, settings: Any) -> str:
+    # the folders above may name people; the own names of those that were given are enough
+    text = f"{type(error).__name__}: {error}"
+    given = [Path(value) for value in as_dict(settings).values() if isinstance(value, str) and os.sep in value]
+    for folder in sorted((*(path.parent for path in given), Path.cwd(), Path.home()), key=lambda one: -len(str(one))):
+        if folder.is_absolute():
+            text = text.replace(f"{folder}{os.sep}".replace(2 * os.sep, os.sep), "")
+    return text[:500]
 
 
 def provenance(settings: Any) -> dict[str, Any]:
@@ -177,7 +203,6 @@ def provenance(settings: Any) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "verb": type(settings).__name__.lower(),
-        "started": _now(),
         "seed": getattr(settings, "seed", None),
         "versions": {
             "python": platform.python_version(),
@@ -225,15 +250,22 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """Write tensors as safetensors, whole or not at all.
 
     Raises:
-        WeightsError: a value is not finite; nothing is written.
+        NumericalError: a value is not finite; nothing is written.
+        ResourceError: the disk is full.
     """
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-            raise WeightsError(f"{path}: not written, since '{name}' is not finite; lower the learning rate")
+            raise NumericalError(f"{path}: not written, since '{name}' is not finite; lower --learning-rate")
     with whole(path) as temporary:
-        safetensors.torch.save_file(
-            {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, temporary
-        )
+        try:
+            safetensors.torch.save_file(
+                {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, temporary
+            )
+        except safetensors.SafetensorError as error:
+            # it hides what the system said, such as "No space left on device (os error 28)"
+            found = re.search(r"os error (\d+)", str(error))
+            number = int(found[1]) if found else errno.EIO
+            raise OSError(number, os.strerror(number), str(path)) from None
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:
@@ -273,7 +305,7 @@ def load_part(folder: Path, name: str) -> tuple[dict[str, Tensor], dict[str, Any
         raise WeightsError(
             f"{folder}: holds no {name}.json; name a finished run, or the folder of its {name}"
         ) from None
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise WeightsError(f"{file}: damaged ({error}); copy it again") from None
     if not known:
         raise WeightsError(f"{file}: format {card['format']} is not known to this version; update selfvox")
@@ -304,6 +336,11 @@ def _same_settings(path: Path, settings: Any) -> None:
                 f"{path}: was started with {name}={before.get(name)}, not {value}; resume it with its own settings "
                 "(--config OUT/settings.yaml), or name another --out"
             )
+
+
+def _checksum(weights: Path, step: int, state: Mapping[str, Any]) -> str:
+    """Over the tensors' file and what its record says."""
+    return hashlib.sha256(f"{sha256(weights)} {json.dumps([step, state])}".encode()).hexdigest()
 
 
 def _code_hash() -> str:

@@ -86,7 +86,7 @@ def finetune(settings: Finetune) -> Path:
         keeper = _Keeper(run, fabric, network, card, store, validation, settings, how)
         edges = " x ".join(map(str, crop))
         say(f"{len(training)} labelled scans to train on, {len(validation)} to validate; crops of {edges} voxels")
-        run.note(network=card["network"], crop=list(crop), data=seen([*training, *validation]))
+        run.depends_on(network=card["network"], crop=list(crop), data=seen([*training, *validation]))
         data = Crops(store, training, crop, settings.seed, labels=True, foreground=FOREGROUND_SHARE)
         train(fabric, run, objective, data, how, title="finetune", after_step=keeper.after_step)
         draw_curve(run.path, run.path / "curve.png")
@@ -115,7 +115,8 @@ class _Keeper:
         self.step, self.dice = 0, -1.0
         if settings.resume and (run.path / "network" / "network.json").exists():
             before = json.loads((run.path / "network" / "network.json").read_text(encoding="utf-8"))
-            self.step, self.dice = before["step"], before["validation_dice"] or -1.0
+            self.step = before["step"]
+            self.dice = -1.0 if before["validation_dice"] is None else before["validation_dice"]
 
     @property
     def kept(self) -> str:

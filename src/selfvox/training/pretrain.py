@@ -13,6 +13,7 @@ from selfvox.data.prepare import prepared
 from selfvox.data.split import read_if_there
 from selfvox.data.store import StoredCase, is_store, open_store
 from selfvox.device import make_fabric
+from selfvox.errors import Stopped
 from selfvox.models.encoder import Encoder, build, plan
 from selfvox.pretext import Batch, Outcome, PretextTask, from_setting, to_setting
 from selfvox.progress import be_quiet, say
@@ -47,13 +48,16 @@ def pretrain(settings: Pretrain) -> Path:
     """
     from_setting(settings.task)  # a misspelt task is known before any scan is read
     fabric = make_fabric(settings.device, settings.devices, settings.precision, settings.out)
-    fabric.launch()
     if not fabric.is_global_zero:
         be_quiet()
+        fabric.launch()  # waits for the first process, which joins when the scans are prepared
     with start(settings.out, settings, resume=settings.resume, main=fabric.is_global_zero) as run:
-        with fabric.rank_zero_first():
-            made = settings.scans if is_store(settings.scans) else settings.out / "store"
-            store = prepared(settings.scans, made, settings) if fabric.is_global_zero else open_store(made)
+        made = settings.scans if is_store(settings.scans) else settings.out / "store"
+        if fabric.is_global_zero:
+            store = prepared(settings.scans, made, settings)
+            fabric.launch()
+        else:
+            store = open_store(made)
         split = read_if_there(store.path / "split.json")
         held_out = set(split.test) if split else set()
         cases = [case for case in store.cases if case.subject not in held_out]
@@ -89,15 +93,14 @@ def pretrain(settings: Pretrain) -> Path:
         }
         if fabric.is_global_zero:
             _announce(task, encoder, crop, cases, how)
-            run.note(task=card["task"], network=spec, crop=list(crop), data=seen(cases))
-        train(
-            fabric,
-            run,
-            objective,
-            Crops(store, cases, crop, settings.seed),
-            how,
-            title=f"pretrain {card['task']['name']}",
-        )
+            run.depends_on(task=card["task"], network=spec, crop=list(crop), data=seen(cases))
+        data, title = Crops(store, cases, crop, settings.seed), f"pretrain {card['task']['name']}"
+        try:
+            train(fabric, run, objective, data, how, title=title)
+        except Stopped:
+            if fabric.is_global_zero:
+                raise
+            return settings.out  # the first process tells
         if fabric.is_global_zero:
             save_part(run.path / "encoder", "encoder", encoder, card)
             draw_curve(run.path, run.path / "curve.png")
