@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any
@@ -88,10 +89,13 @@ def train(
     optimizer = torch.optim.AdamW(
         objective.parameters(), lr=plan.learning_rate, weight_decay=plan.weight_decay, fused=False
     )
-    step, skipped = _restore(run, objective, optimizer)
+    step, skipped = _restore(fabric, run, objective, optimizer)
     module, optimizer = fabric.setup(objective, optimizer)
-    batches = _batches(fabric, data, plan, step)
-    with _Signals() as stop, progress(title, plan.steps, step) as bar:
+    with (
+        contextlib.closing(_batches(fabric, data, plan, step)) as batches,
+        _Signals() as stop,
+        progress(title, plan.steps, step) as bar,
+    ):
         bad_in_a_row, clock = 0, _Clock(plan.batch * fabric.world_size)
         while step < plan.steps:
             outcome = _take_step(fabric, module, optimizer, batches, plan, step, clock)
@@ -114,7 +118,7 @@ def train(
                     fabric.log_dict(measured, step=step)
                 clock.note = _caption(measured)
             bar.advance(clock.note)
-            signal_number = _agreed(fabric, stop)
+            signal_number = _largest(fabric, stop.number)
             if signal_number or step % plan.save_every == 0 or step == plan.steps:
                 if fabric.is_global_zero:
                     run.save_checkpoint(_checkpoint(step, tensors, optimizer, skipped))
@@ -139,6 +143,7 @@ def _take_step(
     for group in optimizer.param_groups:
         group["lr"] = plan.learning_rate_at(step)
     finite = True
+    buffers = [buffer.clone() for buffer in module.buffers()]  # a batch norm's statistics; most networks have none
     try:
         for part in range(plan.accumulate):
             with clock.waiting():
@@ -151,8 +156,12 @@ def _take_step(
             finite = finite and bool(torch.isfinite(outcome.loss))
         norm = fabric.clip_gradients(module, optimizer, max_norm=plan.clip, error_if_nonfinite=False)
         assert norm is not None
-        if finite := finite and bool(torch.isfinite(norm)):
+        finite = finite and bool(torch.isfinite(norm))
+        if finite := not _largest(fabric, not finite):
             optimizer.step()
+        else:
+            for buffer, value in zip(module.buffers(), buffers, strict=True):
+                buffer.copy_(value)
         optimizer.zero_grad()
     except torch.OutOfMemoryError:
         raise ResourceError(
@@ -173,7 +182,9 @@ def generator(seed: int, rank: int, step: int, part: int = 0) -> torch.Generator
     return torch.Generator().manual_seed(mixed % (1 << 63))
 
 
-def _batches(fabric: Fabric, data: Dataset[dict[str, Tensor]], plan: Plan, step: int) -> Iterator[dict[str, Tensor]]:
+def _batches(
+    fabric: Fabric, data: Dataset[dict[str, Tensor]], plan: Plan, step: int
+) -> Generator[dict[str, Tensor], None, None]:
     """Batches from step `step` on; batch `b` of device `r` holds the samples from `(b * devices + r) * batch` on."""
 
     def numbers() -> Iterator[list[int]]:
@@ -184,10 +195,20 @@ def _batches(fabric: Fabric, data: Dataset[dict[str, Tensor]], plan: Plan, step:
     on_gpu = fabric.device.type == "cuda"
     # beside a CPU that trains, a process that reads would only take its core
     loader: DataLoader[dict[str, Tensor]] = DataLoader(
-        data, batch_sampler=_Sampler(numbers), num_workers=4 if on_gpu else 0, pin_memory=on_gpu
+        data,
+        batch_sampler=_Sampler(numbers),
+        num_workers=4 if on_gpu else 0,
+        pin_memory=on_gpu,
+        worker_init_fn=_leave_signals,
     )
     for batch in loader:
         yield fabric.to_device(batch)
+
+
+def _leave_signals(worker: int) -> None:
+    """A signal to the whole group of processes is for the one that trains, which still needs the others' batches."""
+    for number in _Signals.CAUGHT:
+        signal.signal(number, signal.SIG_IGN)
 
 
 class _Sampler:
@@ -210,11 +231,12 @@ def _checkpoint(step: int, tensors: Mapping[str, Tensor], optimizer: Any, skippe
     return Checkpoint(step, {**weights, **moments}, {"skipped": skipped})
 
 
-def _restore(run: Run, objective: Objective, optimizer: torch.optim.Optimizer) -> tuple[int, int]:
+def _restore(fabric: Fabric, run: Run, objective: Objective, optimizer: torch.optim.Optimizer) -> tuple[int, int]:
     """Load the last checkpoint, if there is one; how many steps were taken, and how many of them skipped."""
     checkpoint = run.last_checkpoint()
+    if fabric.is_global_zero:
+        run.forget_metrics_after(checkpoint.step if checkpoint else 0)
     if checkpoint is None:
-        run.forget_metrics_after(0)
         return 0, 0
     weights, state = {}, dict[int, dict[str, Tensor]]()
     for key, tensor in checkpoint.tensors.items():
@@ -226,7 +248,6 @@ def _restore(run: Run, objective: Objective, optimizer: torch.optim.Optimizer) -
             state.setdefault(int(number), {})[moment] = tensor
     load_into(objective, weights, f"{run.path}: checkpoint of step {checkpoint.step}")
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-    run.forget_metrics_after(checkpoint.step)
     say(f"going on from step {checkpoint.step}")
     return checkpoint.step, int(checkpoint.state["skipped"])
 
@@ -290,17 +311,18 @@ class _Signals:
         if self.number == number == signal.SIGINT:
             signal.default_int_handler(number, frame)
         self.number = number
-        say(
-            "finishing this step and saving; press Ctrl-C again to end at once" if number == signal.SIGINT else "saving"
-        )
+        # where the signal fell into the writing of another line, Python refuses to write this one
+        with contextlib.suppress(RuntimeError):
+            again = "; press Ctrl-C again to end at once" if number == signal.SIGINT else ""
+            say(f"finishing this step and saving{again}")
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
 
-def _agreed(fabric: Fabric, stop: _Signals) -> int:
-    """The signal that came to any of the devices' processes, so that all stop at the same step."""
+def _largest(fabric: Fabric, number: int) -> int:
+    """The largest of the devices' numbers, so that all stop, or skip a step, together."""
     if fabric.world_size == 1:
-        return stop.number
-    return int(fabric.all_reduce(torch.tensor(stop.number, device=fabric.device), reduce_op="max"))  # type: ignore[arg-type]
+        return number
+    return int(fabric.all_reduce(torch.tensor(int(number), device=fabric.device), reduce_op="max"))  # type: ignore[arg-type]
