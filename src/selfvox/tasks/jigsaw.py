@@ -72,13 +72,13 @@ class Jigsaw(PretextTask):
         return permutation_set(self.grid**spatial_dims, self.permutations, self.seed)
 
     def head(self, encoder: Encoder) -> nn.Module:  # noqa: D102
-        last = nn.Linear(1024, self.permutations)
+        last = nn.Linear(512, self.permutations)
         # small weights: an untrained network answers every permutation equally often
         nn.init.normal_(last.weight, std=1e-3)
         nn.init.zeros_(last.bias)
         shown = self.grid**encoder.spatial_dims * encoder.width
         # channel maxima are all large and alike: without the LayerNorm answers stay at chance
-        return nn.Sequential(nn.LayerNorm(shown), nn.Linear(shown, 1024), nn.ReLU(), last)
+        return nn.Sequential(nn.LayerNorm(shown), nn.Linear(shown, 512), nn.ReLU(), last)
 
     def ask(self, images: Tensor, rng: torch.Generator) -> Batch:
         """Cut each image into tiles, and draw how they are shuffled.
