@@ -62,14 +62,16 @@ def test_loss_and_explained_share_equal_loops(shape):
     task, d = Masked(block=4), len(shape)
     encoder, head = network(task, d, channels=2)
     for level in head.levels:
-        torch.nn.init.normal_(level[-1].weight, std=0.3)
+        torch.nn.init.normal_(level.weight, std=0.3)
     batch = task.ask(torch.randn(2, 2, *shape, generator=rng()), rng(1))
     filled, target = batch["images"].clone(), details(batch["images"], 4)
+    for image, channel in itertools.product(range(2), range(2)):
+        places = [(where, bool(batch["hidden"][(image, *place)])) for place, where in blocks(shape, 4)]
+        seen = [filled[image, channel][where].flatten() for where, hidden in places if not hidden]
+        for where, hidden in places:
+            if hidden:
+                filled[image, channel][where] = torch.cat(seen).mean()
     with torch.no_grad():
-        head.fill[1] = 0.5
-        for image, (place, where) in itertools.product(range(2), blocks(shape, 4)):
-            if batch["hidden"][(image, *place)]:
-                filled[(image, 0, *where)], filled[(image, 1, *where)] = 0.0, 0.5
         found = head(encoder(filled), filled)
         errors, squares = [], []
         for image, (place, where) in itertools.product(range(2), blocks(shape, 4)):
@@ -125,3 +127,13 @@ def test_a_perfect_answer_costs_nothing():
 def test_a_question_about_nothing_or_everything_is_refused(options, name):
     with pytest.raises(UsageError, match=rf"^task\.{name}:"):
         from_setting({"name": "masked", **options}).suited_to((16, 24), (1.0, 1.0))
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_even_maps_are_read_out_and_summed(shape):
+    encoder, head = network(Masked(), len(shape), channels=2)
+    image, maps = torch.zeros(3, 2, *shape), [each * 0 + 1.5 for each in encoder(torch.zeros(3, 2, *shape))]
+    expected = sum(1.5 * level.weight.flatten(1).sum(1) + level.bias for level in head.levels)
+    drawn = head(maps, image)
+    assert drawn.shape == image.shape
+    assert torch.allclose(drawn.movedim(1, -1), expected.expand(3, *shape, 2), atol=1e-6)

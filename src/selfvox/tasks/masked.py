@@ -16,7 +16,6 @@ from selfvox.errors import UsageError
 from selfvox.models.encoder import Encoder
 from selfvox.pretext import Batch, Outcome, Panel, PretextTask
 
-WIDTH = 16  # of the decoder, which is light so that the work is the encoder's
 # variance added before dividing by it: the noise of empty air is not a question
 FLAT = 1e-2
 
@@ -60,10 +59,9 @@ class Masked(PretextTask):
 
     def loss(self, encoder: Encoder, head: nn.Module, batch: Batch) -> Outcome:
         """Mean squared error on hidden voxels; the share of their variance that is explained (0: each block's mean)."""
-        assert isinstance(head, Decoder)
         images = batch["images"]
         hidden = _voxels(batch["hidden"], images, self.block)
-        found = head(encoder(torch.where(hidden, head.fill.view(-1, *(1,) * (images.ndim - 2)), images)), images)
+        found = head(encoder(fill(images, hidden)), images)
         target = details(images, self.block)
         voxels = hidden.sum() * images.shape[1]
         error = ((found - target).square() * hidden).sum() / voxels
@@ -73,8 +71,7 @@ class Masked(PretextTask):
     def panels(self, images: Tensor, batch: Batch) -> list[list[Panel]]:
         """Each image, what the network sees of it, and what it has to fill in."""
         hidden = _voxels(batch["hidden"], images, self.block)
-        grey = images.mean(tuple(range(1, images.ndim)), keepdim=True)
-        shown, asked = torch.where(hidden, grey, images), details(images, self.block) * hidden
+        shown, asked = fill(images, hidden), details(images, self.block) * hidden
         return [
             [Panel("scan", image), Panel(f"shown: {1 - share:.0%}", seen), Panel("asked: details of the rest", detail)]
             for image, seen, detail, share in zip(
@@ -84,25 +81,37 @@ class Masked(PretextTask):
 
 
 class Decoder(nn.Module):
-    """From the encoder's maps to an image: two 1-voxel convolutions per map, enlarged and summed."""
+    """From the encoder's maps to an image: each map read out voxel by voxel, enlarged, and summed."""
 
     def __init__(self, encoder: Encoder):
         super().__init__()
-        conv: type[nn.Conv3d | nn.Conv2d] = nn.Conv3d if encoder.spatial_dims == 3 else nn.Conv2d
-        self.fill = nn.Parameter(torch.zeros(encoder.in_channels))  # what a hidden voxel looks like to the encoder
-        self.levels = nn.ModuleList()
-        for channels in encoder.channels:
-            first, last = conv(channels, WIDTH, 1), conv(WIDTH, encoder.in_channels, 1)
-            # small weights: an untrained network answers every block's mean
-            for weights in last.parameters():
-                nn.init.normal_(weights, std=1e-3)
-            self.levels.append(nn.Sequential(first, nn.LeakyReLU(), last))
+        conv = nn.Conv3d if encoder.spatial_dims == 3 else nn.Conv2d
+        self.levels = nn.ModuleList(conv(channels, encoder.in_channels, 1) for channels in encoder.channels)
+        # small weights: an untrained network answers every block's mean
+        for weights in self.levels.parameters():
+            nn.init.normal_(weights, std=1e-3)
 
     def forward(self, maps: list[Tensor], like: Tensor) -> Tensor:
         """An image of the shape of `like`."""
-        mode = "trilinear" if like.ndim == 5 else "bilinear"
-        parts = [level(each).float() for level, each in zip(self.levels, maps, strict=True)]
-        return torch.stack([F.interpolate(part, like.shape[2:], mode=mode) for part in parts]).sum(0)
+        drawn = torch.zeros_like(like)
+        for level, each in zip(self.levels, maps, strict=True):
+            part = level(each).float()
+            if part.shape != like.shape:
+                part = F.interpolate(part, like.shape[2:], mode="trilinear" if like.ndim == 5 else "bilinear")
+            drawn = drawn + part
+        return drawn
+
+
+def fill(images: Tensor, hidden: Tensor) -> Tensor:
+    """Images whose hidden voxels have the mean of the others, in each channel.
+
+    Args:
+        images: (batch, channel, *space).
+        hidden: (batch, 1, *space) booleans.
+    """
+    space = tuple(range(2, images.ndim))
+    mean = (images * ~hidden).sum(space, keepdim=True) / (~hidden).sum(space, keepdim=True)
+    return torch.where(hidden, mean, images)
 
 
 def details(images: Tensor, block: int) -> Tensor:
