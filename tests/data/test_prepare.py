@@ -471,8 +471,9 @@ def test_scans_or_a_store_serve_alike(scans: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "unused").exists()
     with pytest.raises(DataError, match="has no labels"):
         prepared(scans, tmp_path / "run" / "store", Preparation(), need_labels=True)
-    with pytest.raises(UsageError, match=r"size: .* was prepared otherwise"):
-        prepared(tmp_path / "run" / "store", tmp_path / "unused", Preparation(size=(9, 9, 9)))
+    for option, other in (("size", (9, 9, 9)), ("spacing", (2.0, 2.0, 2.0)), ("intensity", "ct")):
+        with pytest.raises(UsageError, match=f"^{option}: .* was prepared otherwise"):
+            prepared(tmp_path / "run" / "store", tmp_path / "unused", Preparation(**{option: other}))
 
 
 def test_scans_follow_the_recipe_of_an_encoder(scans: Path, tmp_path: Path) -> None:
@@ -482,6 +483,11 @@ def test_scans_follow_the_recipe_of_an_encoder(scans: Path, tmp_path: Path) -> N
     assert second.recipe == first.recipe
     assert second.cases[0].shape == (8, 8, 8)
     prepared(tmp_path / "a", tmp_path / "c", Preparation(), recipe=first.recipe)
+    same = Preparation(size=(8, 8, 8), intensity="ct")
+    assert prepared(tmp_path / "more", tmp_path / "b", same, recipe=first.recipe).recipe == first.recipe
+    for option, asked in (("size", (9, 9, 9)), ("spacing", (2.0, 2.0, 2.0)), ("intensity", "mri")):
+        with pytest.raises(UsageError, match=f"^{option}: the encoder's scans were prepared otherwise"):
+            prepared(tmp_path / "more", tmp_path / "e", Preparation(**{option: asked}), recipe=first.recipe)
     other = Recipe.from_dict(first.recipe.to_dict() | {"size": None})
     with pytest.raises(DataError, match="in another way than the encoder"):
         prepared(tmp_path / "a", tmp_path / "c", Preparation(), recipe=other)

@@ -61,14 +61,17 @@ def prepared(
 
     Raises:
         DataError: the store follows another recipe, no scan can be used, or no labels.
+        UsageError: an option asks for another recipe than the store's or the encoder's.
     """
+    if recipe is not None:
+        _check_fits(recipe, settings, "the encoder's scans were", "pre-train with it too")
     if is_store(scans):
         ready = open_store(scans)
         if recipe is not None and not _same_way(ready.recipe, recipe):
             raise DataError(
                 f"{scans}: was prepared in another way than the encoder's scans; name the scans, not the store"
             )
-        _check_fits(ready, settings)
+        _check_fits(ready.recipe, settings, f"{scans} was", "name the scans")
     else:
         dataset = find(scans, settings.source)
         ready = _build(dataclasses.replace(dataset, cases=dataset.cases[:first]), out, settings, recipe)
@@ -267,10 +270,15 @@ def _same_way(one: Recipe, other: Recipe) -> bool:
     return dataclasses.replace(one, channel_names=other.channel_names) == other
 
 
-def _check_fits(ready: Store, settings: Preparation) -> None:
-    for option, wanted, has in (
-        ("size", settings.size, ready.recipe.size),
-        ("spacing", settings.spacing, ready.recipe.spacing_mm),
+def _check_fits(recipe: Recipe, settings: Preparation, whose: str, remedy: str) -> None:
+    """Refuse options that a recipe which is there already would make mean nothing."""
+    asked = [kind.strip() for kind in settings.intensity.split(",")]
+    kinds = [each.kind for each in recipe.intensity]
+    asked *= len(kinds) if len(asked) == 1 else 1
+    for option, fits in (
+        ("size", settings.size in (None, recipe.size)),
+        ("spacing", settings.spacing in (None, recipe.spacing_mm)),
+        ("intensity", len(asked) == len(kinds) and all(a in ("auto", k) for a, k in zip(asked, kinds, strict=True))),
     ):
-        if wanted is not None and wanted != has:
-            raise UsageError(f"{option}: {ready.path} was prepared otherwise; leave --{option} out, or name the scans")
+        if not fits:
+            raise UsageError(f"{option}: {whose} prepared otherwise; leave --{option} out, or {remedy}")
