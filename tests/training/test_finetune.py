@@ -55,6 +55,14 @@ def test_from_scratch_and_pre_trained_differ_in_nothing_but_the_encoder(shapes_s
     assert cards[0] == cards[1]
 
 
+@pytest.mark.parametrize(
+    "network", ["residual", {"name": "plain", "channels": [4, 16]}, {"name": "plain", "norm": "group"}]
+)
+def test_another_network_than_the_encoder_is_refused(network, shapes_store, tmp_path, pretrained):
+    with pytest.raises(UsageError, match=r"^network: .* leave --network out"):
+        selfvox.finetune(shapes_store, out=tmp_path / "run", encoder=str(pretrained), network=network, steps=1)
+
+
 def test_labels_are_counted_by_subject_and_nested(shapes_store, tmp_path, small):
     chosen = {}
     for name, labels in (("one", {"labels": 1}), ("three", {"labels": 3}), ("half", {"fraction": 0.5})):

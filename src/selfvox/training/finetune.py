@@ -19,8 +19,9 @@ from selfvox.data.store import Store, StoredCase
 from selfvox.device import make_fabric
 from selfvox.errors import DataError, UsageError
 from selfvox.metrics import dice_per_class
-from selfvox.models.encoder import build, plan
+from selfvox.models.encoder import Architecture, build, plan
 from selfvox.models.network import Segmenter, segment_whole
+from selfvox.options import as_dict, resolve
 from selfvox.pretext import Batch, Outcome
 from selfvox.progress import say
 from selfvox.run import Run, load_into, load_part, save_part, start
@@ -155,7 +156,8 @@ class _Keeper:
 
 def _encoder_part(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """Tensors and card of a pre-training run, or of its `encoder/` folder."""
-    return load_part(path / "encoder" if (path / "encoder").is_dir() else path, "encoder")
+    folder = path / "encoder" if (path / "encoder").is_dir() else path
+    return load_part(folder, "encoder", needs=("network", "spatial_dims", "in_channels", "recipe", "task"))
 
 
 def _classes(store: Store) -> dict[int, str]:
@@ -213,6 +215,7 @@ def _network(
     else:
         tensors, found = pretrained
         spec = found["network"]
+        _check_network(settings, spec)
         encoder = build(spec, found["spatial_dims"], found["in_channels"])
         loaded = load_into(encoder, tensors, f"{settings.encoder}")
         report = f"loaded {loaded} into the encoder, pre-trained by {found['task']['name']}; none left over"
@@ -232,3 +235,20 @@ def _network(
         "seed": settings.seed,
     }
     return network, card, frozen_steps
+
+
+def _check_network(settings: Finetune, spec: dict[str, Any]) -> None:
+    """Refuse a network that was asked for beside an encoder which is another."""
+    asked = {"name": settings.network} if isinstance(settings.network, str) else {"name": "plain", **settings.network}
+    if asked == {"name": "plain"}:  # the default
+        return
+    if ":" not in str(asked["name"]):
+        filled = as_dict(resolve(Architecture, asked, where="network."))
+        asked = {name: filled[name] for name in asked}
+    for name, value in asked.items():
+        has = spec.get(name)
+        # a small crop leaves the coarsest levels out
+        if value != has and not (name == "channels" and has and value[: len(has)] == has):
+            raise UsageError(
+                f"network: {settings.encoder} has {name} {has}, not {value}; leave --network out, or pre-train with it"
+            )
