@@ -133,7 +133,7 @@ class Finetune(Preparation):
     ] = None
     steps: Annotated[int, "optimiser steps", AtLeastOne] = 500
     batch: Annotated[int, "crops per step and device", AtLeastOne] = 2
-    crop: Annotated[Edges | None, "edges of the crops in voxels; default: as in pre-training, or by the scans"] = None
+    crop: Annotated[Edges | None, "edges of the crops in voxels; default: by the scans"] = None
     seed: Seed = 0
     resume: Resume = False
     network: Network = "plain"
