@@ -12,7 +12,7 @@ import platform
 import re
 import struct
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -291,8 +291,8 @@ def save_part(folder: Path, name: str, module: torch.nn.Module, card: Mapping[st
     write_json(folder / f"{name}.json", {"format": FORMAT, **card, "sha256": sha256(weights)})
 
 
-def load_part(folder: Path, name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The tensors and the card that `save_part` wrote.
+def load_part(folder: Path, name: str, needs: Iterable[str] = ()) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors and the card that `save_part` wrote; the card holds at least what `needs` names.
 
     Raises:
         WeightsError: a file is missing, damaged, or of a newer format.
@@ -309,6 +309,9 @@ def load_part(folder: Path, name: str) -> tuple[dict[str, Tensor], dict[str, Any
         raise WeightsError(f"{file}: damaged ({error}); copy it again") from None
     if not known:
         raise WeightsError(f"{file}: format {card['format']} is not known to this version; update selfvox")
+    missing = [key for key in needs if key not in card]
+    if missing:
+        raise WeightsError(f"{file}: damaged (has no '{missing[0]}'); copy it again")
     if not weights.is_file() or sha256(weights) != card["sha256"]:
         raise WeightsError(f"{weights}: missing or damaged, its checksum does not match; copy it again")
     return load_tensors(weights), card

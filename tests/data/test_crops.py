@@ -1,0 +1,118 @@
+import itertools
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from selfvox.data.crops import Crops, crop_for, most_uneven_spacing
+from selfvox.data.store import open_store
+from selfvox.errors import UsageError
+
+
+@pytest.fixture(scope="module")
+def store(shapes_store):
+    return open_store(shapes_store)
+
+
+def crops(store, size=(16, 16, 16), seed=0, **how):
+    return Crops(store, store.cases, size, seed, **how)
+
+
+def same(one, other):
+    return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
+
+
+def test_a_sample_is_the_same_whenever_and_by_whomever_it_is_asked(store):
+    data, again = crops(store, labels=True), crops(store, labels=True)
+    expected = [data[sample] for sample in range(40)]
+    assert all(same(again[sample], expected[sample]) for sample in reversed(range(40)))
+    assert not same(crops(store, seed=1, labels=True)[0], expected[0])
+
+
+def test_workers_read_the_same_samples_in_the_same_order(store):
+    data = crops(store, labels=True, foreground=0.5)
+    loader = DataLoader(data, batch_sampler=[[3, 4], [90, 2]], num_workers=1, multiprocessing_context="fork")
+    for batch, samples in zip(loader, ([3, 4], [90, 2]), strict=True):
+        for row, sample in enumerate(samples):
+            assert same({key: value[row] for key, value in batch.items()}, data[sample])
+
+
+def test_every_epoch_shows_each_case_once_in_an_order_of_its_own(store):
+    data, count = crops(store), len(store.cases)
+    epochs = [[int(data[epoch * count + i]["subject"]) for i in range(count)] for epoch in range(4)]
+    assert all(sorted(epoch) == list(range(count)) for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) > 1
+
+
+def test_the_places_of_a_case_are_spread_evenly_over_all_there_are(store):
+    data, case = crops(store, size=(16, 16, 16)), store.cases[0]
+    starts = np.array([data._place(case, np.random.default_rng(n)) for n in range(2000)])
+    for axis, edge in enumerate(case.shape):
+        room = edge - 16
+        assert (starts[:, axis].min(), starts[:, axis].max()) == (0, room)
+        share = np.bincount(starts[:, axis], minlength=room + 1) / len(starts)
+        assert abs(share - 1 / (room + 1)).max() < 5 * (room + 1) ** -0.5 * len(starts) ** -0.5
+
+
+def test_image_and_label_are_cut_at_the_same_place(store):
+    data = crops(store, labels=True)
+    for sample in range(8):
+        item = data[sample]
+        dark, bright = (item["image"][0][item["label"] == value] for value in (1, 2))
+        # the phantom's class 1 is darker than anything in the body, class 2 brighter
+        assert len(dark) == 0 or len(bright) == 0 or dark.mean() < bright.mean() - 1
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_the_asked_share_of_crops_is_centred_on_a_labelled_voxel_of_an_evenly_drawn_class(store, share):
+    size = (3, 3, 3)
+    data = Crops(store, store.cases, size, 0, labels=True, foreground=share)
+    centres = Counter(int(data[sample]["label"][1, 1, 1]) for sample in range(600))
+    plain = np.mean([(store.label_crop(case, (0,) * 3, case.shape) > 0).mean() for case in store.cases])
+    labelled = (centres[1] + centres[2]) / 600
+    assert labelled == pytest.approx(share + (1 - share) * plain, abs=0.06)
+    if share == 1:
+        assert centres[1] / 600 == pytest.approx(0.5, abs=0.06)
+
+
+def test_a_scan_smaller_than_the_crop_lies_in_its_middle_and_is_mirrored(store):
+    case = store.cases[0]
+    size = tuple(edge + extra for edge, extra in zip(case.shape, (3, 10, 0), strict=True))
+    item = Crops(store, [case], size, 0, labels=True)[0]
+    before = [(want - have + 1) // 2 for want, have in zip(size, case.shape, strict=True)]
+    around = [(low, want - have - low) for low, want, have in zip(before, size, case.shape, strict=True)]
+    for key, read, lead in (("image", store.crop, [(0, 0)]), ("label", store.label_crop, [])):
+        expected = np.pad(read(case, (0,) * 3, case.shape), lead + around, mode="symmetric")
+        np.testing.assert_array_equal(item[key].numpy(), expected)
+
+
+class Scan:
+    def __init__(self, shape, spacing_mm=(1.0, 1.0, 1.0)):
+        self.shape, self.spacing_mm = shape, spacing_mm
+
+
+def test_crops_hold_the_median_scan_or_lie_within_nine_of_ten():
+    scans = [Scan((20 + n, 40, 200)) for n in range(11)]
+    assert crop_for(None, scans) == (32, 40, 64)
+    assert crop_for(None, scans, inside=True) == (16, 40, 64)
+    assert crop_for(None, [Scan((5, 5, 5))], inside=True) == (8, 8, 8)
+    assert crop_for(None, [Scan((500, 100))]) == (256, 104)
+    for edge, divisor in itertools.product((9, 20, 100), (2, 16, 24)):
+        found = crop_for(None, [Scan((edge,) * 3)], (divisor,) * 3)
+        assert all(each % divisor == 0 and 0 < each <= 64 for each in found)
+
+
+def test_edges_that_do_not_fit_are_refused_with_the_nearest_that_do():
+    scans = [Scan((40, 40, 40))]
+    assert crop_for((24, 32, 8), scans) == (24, 32, 8)
+    with pytest.raises(UsageError, match="30 is no multiple of 8; the nearest are 24 and 32"):
+        crop_for((24, 30, 8), scans)
+    with pytest.raises(UsageError, match="names 2 edges and the scans have 3 axes"):
+        crop_for((24, 32), scans)
+
+
+def test_the_most_uneven_spacing_is_that_of_one_case():
+    scans = [Scan((9, 9, 9), spacing) for spacing in ((1.0, 1.0, 1.5), (2.0, 2.0, 4.0), (5.0, 5.0, 5.0))]
+    assert most_uneven_spacing(scans) == (2.0, 2.0, 4.0)

@@ -1,0 +1,226 @@
+"""The whole way on the command line, in 3D and in 2D."""
+
+import contextlib
+import csv
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from PIL import Image
+
+from selfvox.cli import main
+from selfvox.data import phantom
+from selfvox.data.split import read
+from selfvox.files import sha256
+from selfvox.run import load_part, save_part
+
+NETWORK = ("--network.channels", "4,8,16", "--network.blocks", "1", "--device", "cpu")
+
+
+def selfvox(*arguments, cwd, code=0):
+    """Run one command line in this process; its standard output, or the one line it is refused with."""
+    said, told = io.StringIO(), io.StringIO()
+    with contextlib.chdir(cwd), contextlib.redirect_stdout(said), contextlib.redirect_stderr(told):
+        found = main([str(each) for each in arguments])
+    assert found == code, told.getvalue()
+    return told.getvalue().splitlines()[-1] if code else said.getvalue()
+
+
+def command(*arguments, cwd):
+    """Run one command line in a process of its own; its standard output."""
+    words = [sys.executable, "-m", "selfvox", *map(str, arguments)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(words, cwd=cwd, capture_output=True, text=True, env=environment, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def volumes(tmp_path_factory):
+    """Scans of 32 voxels, and what becomes of them up to two pre-trained encoders."""
+    root = tmp_path_factory.mktemp("volumes")
+    phantom.write(root / "scans", "shapes", count=7)
+    command("prepare", "scans", "--out", "store", "--test", 2, "--validation", 1, "--workers", 1, cwd=root)
+    how = ("--steps", 3, "--batch", 2, "--crop", "16,16,16", *NETWORK)
+    for task, run in (("rotation", selfvox), ("simclr", command)):
+        run("pretrain", "store", "--task", task, "--out", f"runs/{task}", *how, cwd=root)
+    return root
+
+
+@pytest.fixture(scope="module")
+def trained(volumes):
+    """A network that segments."""
+    how = ("--steps", 12, "--crop", "16,16,16", "--device", "cpu")
+    command("finetune", "store", "--encoder", "runs/simclr", "--labels", 3, "--out", "seg", *how, cwd=volumes)
+    return volumes
+
+
+def test_volumes_go_from_a_folder_of_scans_to_scores_on_their_own_grids(trained):
+    root = trained
+    assert len(read(root / "seg" / "split.json").train) == 3
+    command("predict", "seg", "scans/images", "--subset", "test", "--out", "predictions", cwd=root)
+    test = read(root / "store" / "split.json").test
+    assert sorted(path.name for path in root.glob("predictions/*.nii.gz")) == sorted(f"{one}.nii.gz" for one in test)
+    for name in test:
+        scan, found = (nib.load(root / folder / f"{name}.nii.gz") for folder in ("scans/images", "predictions"))
+        assert found.shape == scan.shape
+        np.testing.assert_array_equal(found.affine, scan.affine)
+        assert set(np.unique(found.dataobj)) <= {0, 1, 2}
+    said = command("evaluate", "predictions", "scans/labels", "--out", "scores.csv", cwd=root)
+    assert "bright" in said
+    assert "dice" in said.lower()
+    with (root / "scores.csv").open() as file:
+        assert {row["case"] for row in csv.DictReader(file)} >= set(test)
+
+
+def test_a_fraction_of_the_labels_from_scratch_and_a_frozen_encoder(volumes):
+    how = ("--steps", 2, "--crop", "16,16,16")
+    first = ("finetune", "store", "--encoder", "none", "--fraction", "0.5", "--out", "scratch")
+    selfvox(*first, *how, *NETWORK, cwd=volumes)
+    assert len(read(volumes / "scratch" / "split.json").train) == 2
+    frozen = ("finetune", "store", "--encoder", "runs/rotation/encoder", "--freeze", "always", "--out", "frozen")
+    selfvox(*frozen, *how, "--device", "cpu", cwd=volumes)
+    before, _ = load_part(volumes / "runs" / "rotation" / "encoder", "encoder")
+    after, card = load_part(volumes / "frozen" / "network", "network")
+    assert all(torch.equal(after[f"encoder.{name}"], tensor) for name, tensor in before.items())
+    assert "pre-trained by rotation" in card["encoder"]
+
+
+def test_a_run_goes_on_by_its_own_settings_file(volumes):
+    settings = ("--config", "runs/rotation/settings.yaml")
+    assert "finished" in (volumes / "runs" / "rotation" / "run.json").read_text()
+    said = selfvox("pretrain", *settings, cwd=volumes, code=2)
+    assert "holds a run already; go on with it by --resume" in said
+    selfvox("pretrain", *settings, "--resume", cwd=volumes)
+
+
+def test_a_preview_is_a_picture_and_info_is_json(volumes):
+    selfvox("preview", "store", "--task", "simclr", "--crop", "16,16,16", "--out", "look.png", cwd=volumes)
+    with Image.open(volumes / "look.png") as picture:
+        assert min(picture.size) > 100
+        assert len(np.unique(np.asarray(picture))) > 20
+    info = json.loads(selfvox("info", "--json", cwd=volumes))
+    assert {"rotation", "simclr"} <= set(info["tasks"])
+
+
+def test_pictures_go_the_same_way(tmp_path):
+    rng = np.random.default_rng(0)
+    for folder in ("images", "labels"):
+        (tmp_path / "scans" / folder).mkdir(parents=True)
+    for number in range(5):
+        drawn = phantom.shapes(rng, (48, 40), channels=3)
+        rgb = np.moveaxis(np.clip(drawn.image / 4, 0, 255), 0, -1).astype(np.uint8)
+        Image.fromarray(rgb).save(tmp_path / "scans" / "images" / f"eye_{number}.png")
+        Image.fromarray(drawn.label).save(tmp_path / "scans" / "labels" / f"eye_{number}.png")
+    how = ("--crop", "32,32", *NETWORK)
+    selfvox("pretrain", "scans", "--task", "simclr", "--steps", 2, "--batch", 2, "--out", "pre", *how, cwd=tmp_path)
+    also = ("--steps", 2, "--crop", "32,32", "--device", "cpu")
+    selfvox("finetune", "scans", "--encoder", "pre", "--labels", 2, "--out", "seg", *also, cwd=tmp_path)
+    selfvox("predict", "seg", "scans/images", "--out", "predictions", cwd=tmp_path)
+    for number in range(5):
+        with Image.open(tmp_path / "predictions" / f"eye_{number}.png") as found:
+            assert found.size == (40, 48)
+            assert set(np.unique(np.asarray(found))) <= {0, 1, 2}
+    selfvox("evaluate", "predictions", "scans/labels", "--out", "scores.csv", cwd=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        ("pretrain nowhere --task rotation --out x", 3, "nowhere: no such file or folder"),
+        ("pretrain store --task rotatoin --out x", 2, "did you mean 'rotation'"),
+        ("pretrain store --task simclr --batch 1 --steps 1 --out x --crop 16,16,16", 2, "--batch 2 or more"),
+        ("pretrain store --task rotation --out x --crop 15,16,16", 2, "15 is no multiple of"),
+        ("pretrain store --task rotation --out scans/dataset.json/x", 2, "cannot be written"),
+        ("pretrain store --task rotation --out /proc/x", 2, "/proc/x: cannot be written"),
+        ("pretrain store --task rotation --out runs/rotation", 2, "holds a run already"),
+        ("finetune store --encoder nowhere --out x", 4, "holds no encoder.json"),
+        ("finetune store --encoder store/manifest.json --out x", 4, "holds no encoder.json"),
+        ("finetune scans/images --encoder none --out x --steps 1", 3, "no labels"),
+        ("finetune store --encoder none --labels 99 --out x", 2, "there are 4 to train on"),
+        ("finetune store --encoder none --labels 2 --fraction 0.5 --out x", 2, "give one of them"),
+        ("predict runs/rotation scans/images --out x", 4, "network.json"),
+        ("evaluate nowhere scans/labels", 3, "nowhere"),
+    ],
+)
+def test_the_commonest_mistakes_have_a_code_and_one_line(volumes, arguments, code, said):
+    line = selfvox(*arguments.split(), cwd=volumes, code=code)
+    assert line.startswith("selfvox: error: ")
+    assert said in line
+    shutil.rmtree(volumes / "x", ignore_errors=True)
+
+
+def spoiled(volumes: Path, name: str) -> Path:
+    folder = volumes / name
+    shutil.rmtree(folder, ignore_errors=True)
+    return shutil.copytree(volumes / "runs" / "simclr" / "encoder", folder)
+
+
+def tensors_and_card(folder: Path):
+    tensors, card = load_part(folder, "encoder")
+    return {name: tensor.clone() for name, tensor in tensors.items()}, card
+
+
+class Holder(torch.nn.Module):
+    """Tensors under any names, to be saved as a part."""
+
+    def __init__(self, tensors):
+        super().__init__()
+        self.tensors = tensors
+
+    def named_parameters(self, *_):
+        yield from self.tensors.items()
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        ("flip", "checksum"),
+        ("cut", "checksum"),
+        ("nan", "not finite"),
+        ("shape", "is (9,) and the network's is"),
+        ("two-dimensional", "the network's is"),
+        ("no card", "holds no encoder.json"),
+        ("no recipe", "damaged"),
+    ],
+)
+def test_an_encoder_that_cannot_be_used_is_refused_before_training(volumes, damage, said):
+    folder = spoiled(volumes, "spoiled")
+    weights, file = folder / "weights.safetensors", folder / "encoder.json"
+    content = bytearray(weights.read_bytes())
+    tensors, card = tensors_and_card(folder)
+    first = next(name for name in tensors if name.endswith("bias"))
+    if damage == "flip":
+        content[-5] ^= 1
+        weights.write_bytes(content)
+    elif damage == "cut":
+        weights.write_bytes(content[: len(content) // 2])
+    elif damage == "no card":
+        file.unlink()
+    elif damage == "two-dimensional":
+        network = {**card["network"], "strides": [stride[:2] for stride in card["network"]["strides"]]}
+        file.write_text(json.dumps({**card, "spatial_dims": 2, "network": network}))
+    elif damage == "no recipe":
+        del card["recipe"]
+        file.write_text(json.dumps(card))
+    else:
+        tensors[first] = torch.zeros(9) if damage == "shape" else tensors[first]
+        save_part(folder, "encoder", Holder(tensors), card)
+        if damage == "nan":
+            # our own writer refuses to
+            tensors[first][0] = float("nan")
+            safetensors.torch.save_file(tensors, weights)
+            file.write_text(json.dumps({**card, "sha256": sha256(weights)}))
+    line = selfvox("finetune", "store", "--encoder", folder, "--steps", 1, "--out", "y", cwd=volumes, code=4)
+    shutil.rmtree(volumes / "y", ignore_errors=True)
+    assert said in line

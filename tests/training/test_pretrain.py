@@ -1,0 +1,104 @@
+"""What pre-training leaves behind, and what it refuses."""
+
+import getpass
+import json
+import socket
+
+import pytest
+import torch
+
+import selfvox
+from selfvox.data.split import read
+from selfvox.errors import DataError, UsageError
+from selfvox.files import sha256
+from selfvox.models.encoder import build
+from selfvox.run import load_into, load_part, read_metrics
+from selfvox.training import pretrain
+
+
+@pytest.fixture(scope="module")
+def run(shapes_store, tmp_path_factory):
+    out = tmp_path_factory.mktemp("run of tests") / "out"
+    network = {"name": "plain", "channels": [4, 8]}
+    return selfvox.pretrain(
+        shapes_store, out=out, task="rotation", steps=12, batch=2, save_every=5, crop=(16, 16, 16), network=network,
+        device="cpu",
+    )  # fmt: skip
+
+
+def test_the_encoder_is_all_that_is_needed_to_build_and_load_it(run):
+    tensors, card = load_part(run / "encoder", "encoder")
+    encoder = build(card["network"], card["spatial_dims"], card["in_channels"])
+    assert load_into(encoder, tensors, "here").startswith(f"{len(tensors)} tensors")
+    assert encoder.embed(torch.zeros(1, 1, *card["crop"])).shape == (1, encoder.width)
+    assert card["task"]["name"] == "rotation"
+    assert card["steps"] == 12
+
+
+def test_test_subjects_are_never_seen(run, shapes_store):
+    split = read(shapes_store / "split.json")
+    seen = json.loads((run / "run.json").read_text())["data"]["subjects"]
+    assert seen == sorted((*split.train, *split.validation))
+    assert not set(seen) & set(split.test)
+
+
+def test_the_folder_holds_what_the_formats_say_and_no_debris(run):
+    assert {path.name for path in run.iterdir()} == {
+        *("settings.yaml", "run.json", "metrics.jsonl", "checkpoints", "encoder", "curve.png", "tensorboard", ".lock")
+    }
+    assert sorted(path.stem for path in run.glob("checkpoints/*.json")) == ["step-00000010", "step-00000012"]
+    assert [line["step"] for line in read_metrics(run)] == [10, 12]
+    assert not list(run.rglob(".*.part.*"))
+
+
+def test_nothing_in_a_run_tells_where_or_by_whom_it_was_made(run, tmp_path_factory):
+    secrets = [str(tmp_path_factory.getbasetemp()), f"/home/{getpass.getuser()}", socket.getfqdn()]
+    for path in run.rglob("*"):
+        # the settings hold the paths as they were given: a run could not be resumed without
+        if path.is_file() and path.name != "settings.yaml":
+            content = path.read_bytes()
+            assert not [secret for secret in secrets if len(secret) > 4 and secret.encode() in content], path
+
+
+def test_a_run_is_a_function_of_its_settings(run, shapes_store, tmp_path):
+    how = {"task": "rotation", "steps": 3, "batch": 2, "crop": (16, 16, 16), "network": {"channels": [4, 8]}}
+    one, two, other = (
+        selfvox.pretrain(shapes_store, out=tmp_path / name, seed=seed, device="cpu", **how)
+        for name, seed in (("one", 0), ("two", 0), ("other", 1))
+    )
+    digests = [sha256(each / "encoder" / "weights.safetensors") for each in (one, two, other)]
+    assert digests[0] == digests[1] != digests[2]
+
+
+def test_epochs_are_passes_over_the_scans(shapes_store, tmp_path, small):
+    run = selfvox.pretrain(shapes_store, out=tmp_path / "run", task="rotation", epochs=2, batch=4, **small)
+    # six scans that are not for testing, twice, four at a time
+    assert load_part(run / "encoder", "encoder")[1]["steps"] == 3
+
+
+def test_statistics_of_a_batch_norm_outlive_a_bad_batch(shapes_store, tmp_path, small, monkeypatch):
+    forward = pretrain.Question.forward
+
+    def poisoned(self, batch, step, rng):
+        batch["image"] = batch["image"] * (float("nan") if step == 2 else 1)
+        return forward(self, batch, step, rng)
+
+    monkeypatch.setattr(pretrain.Question, "forward", poisoned)
+    how = {**small, "network": {"channels": [4, 8], "norm": "batch"}}
+    run = selfvox.pretrain(shapes_store, out=tmp_path / "run", task="rotation", steps=5, batch=2, save_every=1, **how)
+    tensors, _ = load_part(run / "encoder", "encoder")
+    assert all(torch.isfinite(tensor).all() for tensor in tensors.values())
+    assert read_metrics(run)[-1]["skipped"] == 1
+
+
+def test_mistakes_are_known_before_the_folder_is_made(shapes_store, tmp_path, small):
+    with pytest.raises(UsageError, match="did you mean 'rotation'"):
+        selfvox.pretrain(shapes_store, out=tmp_path / "run", task="rotatoin", **small)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_mistyped_path_can_be_corrected_at_once(shapes_store, tmp_path, small):
+    how = {**small, "task": "rotation", "steps": 1, "batch": 2}
+    with pytest.raises(DataError):
+        selfvox.pretrain(tmp_path / "nowhere", out=tmp_path / "run", **how)
+    selfvox.pretrain(shapes_store, out=tmp_path / "run", **how)
