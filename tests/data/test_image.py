@@ -206,6 +206,15 @@ def test_c8_a_label_of_another_shape_is_refused(tmp_path: Path) -> None:
         image.read_label(save_label(tmp_path, some_label((5, 6, 7)).astype("u1")), like)
 
 
+def test_a_small_difference_that_adds_up_over_a_large_scan_is_another_grid(tmp_path: Path) -> None:
+    voxels = np.random.default_rng(0).normal(size=(400, 4, 4)).astype(np.float32)
+    nib.save(nib.Nifti1Image(voxels, np.eye(4)), tmp_path / "long.nii.gz")
+    like, label = image.read(tmp_path / "long.nii.gz"), (voxels > 0).astype("u1")
+    image.read_label(save_label(tmp_path, label, np.diag([1.0002, 1, 1, 1])), like)
+    with pytest.raises(DataError, match=r"voxel size differs .* by 0\.36 voxels"):
+        image.read_label(save_label(tmp_path, label, np.diag([1.0009, 1, 1, 1])), like)
+
+
 def test_c8_an_affine_off_by_rounding_is_the_same_grid(tmp_path: Path) -> None:
     like = scan(tmp_path)
     image.read_label(save_label(tmp_path, some_label(like.shape).astype("u1"), moved(5e-5)), like)

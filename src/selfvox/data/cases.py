@@ -18,8 +18,6 @@ from selfvox.data.sources import Case
 from selfvox.data.store import StoredCase
 from selfvox.errors import DataError, SelfvoxError
 
-_SAME_GRID_VOXELS = 1e-3
-
 
 @dataclass(frozen=True)
 class Job:
@@ -69,7 +67,7 @@ def read(case: Case, channels: int) -> Image:
             raise DataError(
                 f"{part.name}: shape {part.data.shape} does not fit {first.name} ({first.shape}); resample it"
             )
-        if np.abs(part.affine - first.affine).max() > _SAME_GRID_VOXELS * min(first.spacing_mm):
+        if images.apart_voxels(part.affine, first) > 0:
             raise DataError(f"{part.name}: lies on another grid than {first.name} (their affines differ); resample it")
     notes = tuple(note for part in parts for note in part.notes)
     # channels of different types keep their values in the wider one

@@ -18,6 +18,7 @@ SUFFIXES_2D = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
 
 # Header geometry is float32 and tools round differently: 1e-8 is the same grid, a thousandth of a voxel is not.
 AFFINE_TOLERANCE_VOXELS = 1e-3
+FURTHEST_TOLERANCE_VOXELS = 0.1  # at the grid's corners, where a small turn or difference in spacing has added up
 MOST_UNUSABLE = 0.01
 _BLOCK = 2**16
 
@@ -193,11 +194,19 @@ def _constant(channel: np.ndarray) -> bool:
     return all((flat[i : i + _BLOCK] == flat[0]).all() for i in range(0, flat.size, _BLOCK))
 
 
+def apart_voxels(affine: np.ndarray, like: Image) -> float:
+    """How far a grid of the same shape lies from that of `like`, at its furthest corner; 0 if the two are the same."""
+    edge = min(like.spacing_mm)
+    off = float(np.abs(affine - like.affine).max() / edge)
+    furthest = nifti.furthest_corner(affine, like.affine, like.shape) / edge if like.spatial_dims == 3 else 0.0
+    return max(off, furthest) if off > AFFINE_TOLERANCE_VOXELS or furthest > FURTHEST_TOLERANCE_VOXELS else 0.0
+
+
 def _check_same_grid(affine: np.ndarray, like: Image, name: str) -> None:
-    off = float(np.abs(affine - like.affine).max() / min(like.spacing_mm))
-    if off > AFFINE_TOLERANCE_VOXELS:
+    off = apart_voxels(affine, like)
+    if off > 0:
         spacing = np.linalg.norm(affine[:3, :3], axis=0)
-        what = "voxel size" if not np.allclose(spacing, like.spacing_mm, rtol=AFFINE_TOLERANCE_VOXELS) else "affine"
+        what = "voxel size" if not np.allclose(spacing, like.spacing_mm, rtol=1e-4) else "affine"
         raise DataError(
             f"{name}: its {what} differs from that of {like.name} by {off:.2g} voxels; resample the label to it"
         )

@@ -279,7 +279,7 @@ def _affine(header: nib.Nifti1Header, shape: tuple[int, ...], name: str, notes: 
         return np.asarray(qform, np.float64)
     if trouble:
         notes.append(f"{trouble}; the sform is used")
-    elif qform is not None and (apart := _furthest_corner(sform, qform, shape)) > 0.1 * pixdim[1:4].min():
+    elif qform is not None and (apart := furthest_corner(sform, qform, shape)) > 0.1 * pixdim[1:4].min():
         notes.append(f"sform and qform disagree by up to {apart:.3g} mm; the sform is used")
     return np.asarray(sform, np.float64)
 
@@ -290,7 +290,8 @@ def _check_usable(affine: np.ndarray, what: str, name: str) -> None:
         raise DataError(f"{name}: the {what} is no usable affine (not finite, or flat); export it again")
 
 
-def _furthest_corner(a: np.ndarray, b: np.ndarray, shape: tuple[int, ...]) -> float:
+def furthest_corner(a: np.ndarray, b: np.ndarray, shape: tuple[int, ...]) -> float:
+    """How far apart, in mm, two affines put the same corner of a grid, where they differ most."""
     corners = np.stack(np.meshgrid(*[(0, n - 1) for n in shape[:3]], [1], indexing="ij"), -1).reshape(-1, 4)
     return float(np.linalg.norm((corners @ (a - b).T)[:, :3], axis=1).max())
 
