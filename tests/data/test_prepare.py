@@ -476,6 +476,14 @@ def test_scans_or_a_store_serve_alike(scans: Path, tmp_path: Path) -> None:
             prepared(tmp_path / "run" / "store", tmp_path / "unused", Preparation(**{option: other}))
 
 
+def test_what_is_written_among_the_scans_of_a_plain_folder_is_refused(scans: Path) -> None:
+    with pytest.raises(UsageError, match="lies among the scans"):
+        prepared(scans, scans / "run" / "store", Preparation())
+    with pytest.raises(UsageError, match="lies among the scans"):
+        selfvox.prepare(scans, out=scans / "store")
+    assert not (scans / "store").exists()
+
+
 def test_scans_follow_the_recipe_of_an_encoder(scans: Path, tmp_path: Path) -> None:
     first = prepared(scans, tmp_path / "a", Preparation(size=(8, 8, 8), intensity="ct"))
     scan(tmp_path / "more" / "new.nii.gz", 50)

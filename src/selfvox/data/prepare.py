@@ -36,7 +36,7 @@ def prepare(settings: Prepare) -> Path:
     """
     if is_store(settings.scans):
         raise UsageError(f"{settings.scans}: is a store already; name the folder of the scans")
-    built = _build(find(settings.scans, settings.source), settings.out, settings, None)
+    built = _build(_found(settings.scans, settings.out, settings), settings.out, settings, None)
     _write_split(built, settings)
     return settings.out
 
@@ -73,11 +73,21 @@ def prepared(
             )
         _check_fits(ready.recipe, settings, f"{scans} was", "name the scans")
     else:
-        dataset = find(scans, settings.source)
+        dataset = _found(scans, out, settings)
         ready = _build(dataclasses.replace(dataset, cases=dataset.cases[:first]), out, settings, recipe)
     if need_labels and not any(case.has_label for case in ready.cases):
         raise DataError(f"{scans}: has no labels; name a data set with labels")
     return ready
+
+
+def _found(scans: Path, out: Path, settings: Preparation) -> Dataset:
+    """The data set, where what we write does not lie among its scans."""
+    dataset = find(scans, settings.source)
+    if dataset.source == "folder" and scans.is_dir() and out.resolve().is_relative_to(scans.resolve()):
+        raise UsageError(
+            f"{out}: lies among the scans, so that its pictures would be taken for scans; name another --out"
+        )
+    return dataset
 
 
 def _build(dataset: Dataset, out: Path, settings: Preparation, recipe: Recipe | None) -> Store:
