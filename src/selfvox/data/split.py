@@ -84,7 +84,10 @@ def subset(split: Split, seed: int, count: int | None = None, fraction: float | 
     if count is None:
         count = there
     if not 1 <= count <= there:
-        raise UsageError(f"{count} labelled subjects asked for, but there are {there} to train on; give 1 to {there}")
+        aside = f" beside {len(split.validation)} for validation and {len(split.test)} for testing"
+        raise UsageError(
+            f"{count} labelled subjects asked for, but there are {there} to train on{aside}; give 1 to {there}"
+        )
     return _sorted(_shuffled(split.train, f"subset {seed}")[:count])
 
 
