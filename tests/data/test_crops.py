@@ -46,6 +46,11 @@ def test_every_epoch_shows_each_case_once_in_an_order_of_its_own(store):
     assert len({tuple(epoch) for epoch in epochs}) > 1
 
 
+def test_a_case_is_cut_at_another_place_in_every_epoch(store):
+    data = Crops(store, store.cases[:1], (16, 16, 16), 0)
+    assert len({data[epoch]["image"].numpy().tobytes() for epoch in range(20)}) == 20
+
+
 def test_the_places_of_a_case_are_spread_evenly_over_all_there_are(store):
     data, case = crops(store, size=(16, 16, 16)), store.cases[0]
     starts = np.array([data._place(case, np.random.default_rng(n)) for n in range(2000)])

@@ -1,5 +1,6 @@
 """A run that was stopped ends with the very weights of one that was left alone."""
 
+import errno
 import json
 import os
 import signal
@@ -8,12 +9,17 @@ import sys
 import time
 
 import pytest
+import torch
 
 import selfvox
-from selfvox.errors import UsageError, WeightsError
+from selfvox.data.crops import Crops
+from selfvox.data.store import open_store
+from selfvox.device import make_fabric
+from selfvox.errors import ResourceError, Stopped, UsageError, WeightsError
 from selfvox.files import sha256
-from selfvox.run import read_metrics
+from selfvox.run import Run, read_metrics
 from selfvox.training import finetune, pretrain
+from selfvox.training.loop import Plan, _batches
 
 
 class Crash(Exception):
@@ -120,3 +126,86 @@ def test_a_signal_costs_no_more_than_time(shapes_store, tmp_path, left_alone, nu
         assert json.loads((out / "run.json").read_text())["status"] == "stopped"
     subprocess.run(command(shapes_store, out, "--resume"), check=True, capture_output=True)
     assert sha256(out / "encoder" / "weights.safetensors") == left_alone
+
+
+def test_a_second_interrupt_ends_at_once_and_the_checkpoint_before_is_intact(
+    shapes_store, tmp_path, small, monkeypatch
+):
+    forward = pretrain.Question.forward
+
+    def interrupted(self, batch, step, rng):
+        if step == 5:
+            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
+        return forward(self, batch, step, rng)
+
+    how = {**small, "task": "rotation", "steps": 8, "batch": 2, "save_every": 2}
+    with monkeypatch.context() as patched:
+        patched.setattr(pretrain.Question, "forward", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            selfvox.pretrain(shapes_store, out=tmp_path / "run", **how)
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["status"] == "stopped"
+    assert sorted(path.stem for path in (tmp_path / "run").glob("checkpoints/*.json"))[-1] == "step-00000004"
+    selfvox.pretrain(shapes_store, out=tmp_path / "run", resume=True, **how)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_while_validating_is_obeyed_after_the_step(shapes_store, tmp_path, small, monkeypatch, number):
+    validate = finetune._Keeper._validate
+    monkeypatch.setattr(finetune._Keeper, "_validate", lambda self: signal.raise_signal(number) or validate(self))
+    with pytest.raises(Stopped, match="after step 2, saved") as error:
+        selfvox.finetune(shapes_store, out=tmp_path / "run", encoder="none", steps=6, validate_every=2, **small)
+    assert error.value.exit_code == 128 + number
+    assert (tmp_path / "run" / "network" / "network.json").exists()
+    assert (tmp_path / "run" / "checkpoints" / "step-00000002.json").exists()
+
+
+def test_batches_are_the_same_wherever_a_run_begins(shapes_store):
+    store, fabric = open_store(shapes_store), make_fabric("cpu", 1, "fp32")
+    data = Crops(store, store.cases, (8, 8, 8), seed=0, labels=True, foreground=0.5)
+    plan = Plan(steps=9, batch=3, accumulate=2, learning_rate=1, weight_decay=0, save_every=1, seed=0)
+    whole = list(_batches(fabric, data, plan, 0))
+    assert len(whole) == 18
+    for step in (1, 5, 8):
+        rest = list(_batches(fabric, data, plan, step))
+        assert len(rest) == 18 - 2 * step
+        for one, other in zip(rest, whole[2 * step :], strict=True):
+            assert one.keys() == other.keys()
+            assert all(torch.equal(one[key], other[key]) for key in one)
+
+
+def test_a_disk_that_fills_up_ends_with_its_code_and_the_run_goes_on_later(
+    shapes_store, tmp_path, small, monkeypatch, capsys
+):
+    how = {**small, "task": "rotation", "steps": 6, "batch": 2, "save_every": 2}
+    save, fsync = Run.save_checkpoint, os.fsync
+
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def second_fails(self, checkpoint):
+        monkeypatch.setattr(os, "fsync", full if checkpoint.step == 4 else fsync)
+        save(self, checkpoint)
+
+    selfvox.pretrain(shapes_store, out=tmp_path / "alone", **how)
+    with monkeypatch.context() as patched:
+        patched.setattr(Run, "save_checkpoint", second_fails)
+        with pytest.raises(ResourceError, match="the disk is full"):
+            selfvox.pretrain(shapes_store, out=tmp_path / "run", **how)
+    monkeypatch.setattr(os, "fsync", fsync)
+    assert [path.stem for path in (tmp_path / "run").glob("checkpoints/*.json")] == ["step-00000002"]
+    selfvox.pretrain(shapes_store, out=tmp_path / "run", resume=True, **how)
+    alone, run = (sha256(tmp_path / name / "encoder" / "weights.safetensors") for name in ("alone", "run"))
+    assert alone == run
+
+
+def test_a_validation_dice_of_zero_is_not_forgotten(shapes_store, tmp_path, small, monkeypatch):
+    monkeypatch.setattr(finetune, "dice_per_class", lambda *_: [0.0, 0.0])
+    how = {**small, "encoder": "none", "steps": 6, "validate_every": 2}
+    with monkeypatch.context() as patched:
+        crash_at(patched, finetune.Segmentation, 3)
+        with pytest.raises(Crash):
+            selfvox.finetune(shapes_store, out=tmp_path / "run", **how)
+    selfvox.finetune(shapes_store, out=tmp_path / "run", resume=True, **how)
+    card = json.loads((tmp_path / "run" / "network" / "network.json").read_text())
+    assert (card["step"], card["validation_dice"]) == (2, 0.0)
