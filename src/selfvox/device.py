@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import ctypes
 import platform
-from pathlib import Path
 from typing import Any
 
 import torch
 from lightning_fabric import Fabric
-from lightning_fabric.loggers.tensorboard import TensorBoardLogger
 from lightning_fabric.plugins.precision.amp import MixedPrecision
 
 from selfvox.errors import UsageError
 
 
-def make_fabric(device: str, devices: int, precision: str, logs: Path | None = None) -> Fabric:
+def make_fabric(device: str, devices: int, precision: str) -> Fabric:
     """Fabric on the devices asked for, in bf16 where the processor computes it and `precision` is auto.
 
     Raises:
@@ -35,7 +33,6 @@ def make_fabric(device: str, devices: int, precision: str, logs: Path | None = N
         devices=devices,
         strategy="ddp" if devices > 1 else "auto",
         plugins=_KeepsInputs("bf16-mixed", chosen) if precision == "bf16" else None,
-        loggers=TensorBoardLogger(logs, name="", version="tensorboard") if logs else [],
     )
 
 

@@ -22,7 +22,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from selfvox import plain_yaml
+from selfvox import events, plain_yaml
 from selfvox.errors import NumericalError, UsageError, WeightsError
 from selfvox.files import locked, sha256, whole, write_json, write_text
 from selfvox.options import as_dict, to_yaml
@@ -61,9 +61,10 @@ class Run:
         self.note(**now)
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Append one line to `metrics.jsonl`."""
+        """Append one line to `metrics.jsonl`, and the same for TensorBoard."""
         with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps({"step": step, **metrics}) + "\n")
+        events.add(self.path / "tensorboard", step, metrics)
 
     def save_checkpoint(self, checkpoint: Checkpoint) -> None:
         """Write a checkpoint, whole and checksummed, and drop all but the last two.
@@ -117,6 +118,7 @@ class Run:
         if file.exists():
             kept = [line for line in _json_lines(file) if line["step"] <= step]
             write_text(file, "".join(json.dumps(line) + "\n" for line in kept))
+        events.forget_after(self.path / "tensorboard", step)
 
 
 @contextlib.contextmanager

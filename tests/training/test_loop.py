@@ -1,14 +1,19 @@
 import json
 import math
+import os
+import signal
 
 import pytest
 import torch
+from torch.utils.data import DataLoader
 
 import selfvox
+from selfvox.data.crops import Crops
+from selfvox.data.store import open_store
 from selfvox.errors import NumericalError, WeightsError
 from selfvox.run import load_part, load_tensors, read_metrics
 from selfvox.training import pretrain
-from selfvox.training.loop import Plan, generator
+from selfvox.training.loop import Plan, _leave_signals, generator
 
 
 def plan(**changed):
@@ -90,3 +95,15 @@ def test_an_encoder_of_another_kind_is_refused_by_its_first_tensor(shapes_store,
     (run / "encoder" / "encoder.json").write_text(json.dumps(card))
     with pytest.raises(WeightsError, match=r"is \(4, 1, 3, 3, 3\) and the network's is \(6, 1, 3, 3, 3\)"):
         selfvox.finetune(shapes_store, out=tmp_path / "seg", encoder=str(run), steps=1, crop=(16, 16, 16))
+
+
+def test_a_signal_to_the_processes_that_read_costs_no_batch(shapes_store):
+    store = open_store(shapes_store)
+    data = Crops(store, store.cases, (8, 8, 8), seed=0)
+    loader = DataLoader(data, batch_size=None, sampler=range(200), num_workers=1, worker_init_fn=_leave_signals)
+    batches = iter(loader)
+    seen = [int(next(batches)["subject"])]
+    for number in (signal.SIGTERM, signal.SIGINT):
+        os.kill(batches._workers[0].pid, number)
+        seen += [int(next(batches)["subject"]) for _ in range(10)]
+    assert seen == [int(data[sample]["subject"]) for sample in range(21)]

@@ -58,6 +58,7 @@ def test_nothing_in_a_run_tells_where_or_by_whom_it_was_made(run, tmp_path_facto
         if path.is_file() and path.name != "settings.yaml":
             content = path.read_bytes()
             assert not [secret for secret in secrets if len(secret) > 4 and secret.encode() in content], path
+        assert socket.gethostname() not in path.name.split("."), path
 
 
 def test_a_run_is_a_function_of_its_settings(run, shapes_store, tmp_path):

@@ -64,7 +64,7 @@ def finetune(settings: Finetune) -> Path:
         SelfvoxError: a setting, a scan, weights, a resource or a number that cannot be; says what to do.
     """
     pretrained = None if settings.encoder.lower() == "none" else _encoder_part(Path(settings.encoder))
-    fabric = make_fabric(settings.device, 1, settings.precision, settings.out)
+    fabric = make_fabric(settings.device, 1, settings.precision)
     with start(settings.out, settings, resume=settings.resume) as run:
         recipe = Recipe.from_dict(pretrained[1]["recipe"]) if pretrained else None
         store = prepared(settings.labelled, settings.out / "store", settings, recipe=recipe, need_labels=True)

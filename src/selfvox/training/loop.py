@@ -115,7 +115,6 @@ def train(
                 measured = clock.measure(outcome, plan.learning_rate_at(step - 1), skipped) | extra
                 if fabric.is_global_zero:
                     run.log(step, measured)
-                    fabric.log_dict(measured, step=step)
                 clock.note = _caption(measured)
             bar.advance(clock.note)
             signal_number = _largest(fabric, stop.number)

@@ -47,7 +47,7 @@ def pretrain(settings: Pretrain) -> Path:
         SelfvoxError: a setting, a scan, a resource or a number that cannot be; says what to do.
     """
     from_setting(settings.task)  # a misspelt task is known before any scan is read
-    fabric = make_fabric(settings.device, settings.devices, settings.precision, settings.out)
+    fabric = make_fabric(settings.device, settings.devices, settings.precision)
     if not fabric.is_global_zero:
         be_quiet()
         fabric.launch()  # waits for the first process, which joins when the scans are prepared
