@@ -70,7 +70,7 @@ def test_a_refusal_names_the_option_and_what_it_takes(given, said):
         *((settings.Pretrain, PRETRAIN, {"learning_rate": rate}) for rate in (0, -1, "nan", "inf")),
         *((settings.Pretrain, PRETRAIN, {"epochs": epochs}) for epochs in (0, -1, "nan", "inf")),
         *((settings.Pretrain, PRETRAIN, {"seed": seed}) for seed in (-1, 2**63, 0.5)),
-        *((settings.Pretrain, PRETRAIN, {"crop": crop}) for crop in ("64", "64,0", "64,-1,2", "1,2,3,4", "", "4.5,4")),
+        *((settings.Pretrain, PRETRAIN, {"crop": crop}) for crop in ("64,0", "64,-1,2", "1,2,3,4", "", "4.5,4")),
         *((settings.Pretrain, PRETRAIN, {"spacing": mm}) for mm in ("1,0,1", "1,nan,1", "-1,1,1", "inf,1")),
         *((settings.Pretrain, PRETRAIN, {"intensity": kind}) for kind in ("mri,tc", "", "MRI")),
         *((settings.Finetune, FINETUNE, {"fraction": share}) for share in (0, 1.01, -0.5, "nan")),

@@ -10,20 +10,20 @@ import torch
 from lightning_fabric import Fabric
 from lightning_fabric.plugins.precision.amp import MixedPrecision
 
-from selfvox.errors import UsageError
+from selfvox.errors import ResourceError
 
 
 def make_fabric(device: str, devices: int, precision: str) -> Fabric:
     """Fabric on the devices asked for, in bf16 where the processor computes it and `precision` is auto.
 
     Raises:
-        UsageError: a device that is not there.
+        ResourceError: a device that is not there.
     """
     chosen = device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
     if chosen == "cuda" and not torch.cuda.is_available():
-        raise UsageError("device: there is no CUDA device here; use --device cpu")
+        raise ResourceError("device: there is no CUDA device here; use --device cpu")
     if chosen == "mps" and not torch.backends.mps.is_available():
-        raise UsageError("device: there is no MPS device here; use --device cpu")
+        raise ResourceError("device: there is no MPS device here; use --device cpu")
     if chosen == "cpu":
         _keep_freed_memory()
     if precision == "auto":

@@ -25,6 +25,7 @@ Positive = pydantic.Field(gt=0, allow_inf_nan=False)
 NotNegative = pydantic.Field(ge=0, allow_inf_nan=False)
 AtLeastOne = pydantic.Field(ge=1)
 Edges = Annotated[tuple[Annotated[int, AtLeastOne], ...], pydantic.Field(min_length=2, max_length=3)]
+CropEdges = Annotated[tuple[Annotated[int, AtLeastOne], ...], pydantic.Field(min_length=1, max_length=3)]
 Spacing = Annotated[tuple[Annotated[float, Positive], ...], pydantic.Field(min_length=2, max_length=3)]
 
 Source = Annotated[str, "how the scans are laid out: auto, folder, decathlon, nnunet or table", SCANS]
@@ -94,7 +95,7 @@ class Pretrain(Preparation):
     steps: Annotated[int | None, "optimiser steps; default: 1000, or what --epochs gives", AtLeastOne] = None
     epochs: Annotated[float | None, "passes over the scans, instead of --steps", Positive] = None
     batch: Annotated[int, "images per step and device", AtLeastOne] = 8
-    crop: Annotated[Edges | None, "edges of the crops in voxels, such as 64,64,64; default: by the scans"] = None
+    crop: Annotated[CropEdges | None, "edges of the crops in voxels, such as 64,64,64; default: by the scans"] = None
     seed: Seed = 0
     resume: Resume = False
     network: Network = "plain"
@@ -133,7 +134,7 @@ class Finetune(Preparation):
     ] = None
     steps: Annotated[int, "optimiser steps", AtLeastOne] = 500
     batch: Annotated[int, "crops per step and device", AtLeastOne] = 2
-    crop: Annotated[Edges | None, "edges of the crops in voxels; default: by the scans"] = None
+    crop: Annotated[CropEdges | None, "edges of the crops in voxels; default: by the scans"] = None
     seed: Seed = 0
     resume: Resume = False
     network: Network = "plain"
@@ -168,6 +169,8 @@ class Finetune(Preparation):
     def __post_init__(self) -> None:
         super().__post_init__()
         _one_of(self, "labels", "fraction")
+        if self.encoder.lower() == "none" and self.freeze == "always":
+            raise ValueError("freeze: always would freeze random weights, since --encoder is none; leave it out")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -217,7 +220,7 @@ class Preview(Preparation):
     scans: Annotated[Path, "folder of scans, or a store"] = field(kw_only=False)
     out: Annotated[Path, "the picture, .png"] = Path("preview.png")
     task: Task = "simclr"
-    crop: Annotated[Edges | None, "edges of the crops in voxels; default: by the scans"] = None
+    crop: Annotated[CropEdges | None, "edges of the crops in voxels; default: by the scans"] = None
     count: Annotated[int, "how many scans to show", AtLeastOne] = 3
     seed: Seed = 0
 

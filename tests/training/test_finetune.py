@@ -1,9 +1,12 @@
 import json
 
+import nibabel as nib
+import numpy as np
 import pytest
 import torch
 
 import selfvox
+from selfvox.data import phantom
 from selfvox.data.split import read
 from selfvox.errors import UsageError
 from selfvox.run import load_part
@@ -89,3 +92,50 @@ def test_the_best_step_by_validation_is_kept_and_said(shapes_store, tmp_path, sm
     assert list(dice) == [5, 10, 15, 20, 25, 30]
     card = json.loads((run / "network" / "network.json").read_text())
     assert card["validation_dice"] == max(dice.values()) == dice[card["step"]]
+
+
+def test_label_values_with_gaps_are_learnt_and_written_as_they_are(tmp_path, small):
+    phantom.write(tmp_path / "scans", "shapes", count=4)
+    for file in [*(tmp_path / "scans" / "labels").iterdir()]:
+        label = nib.load(file)
+        nib.save(nib.Nifti1Image(np.asarray([0, 4, 200], np.uint8)[label.get_fdata().astype(int)], label.affine), file)
+    (tmp_path / "scans" / "dataset.json").unlink()
+    run = selfvox.finetune(
+        tmp_path / "scans", out=tmp_path / "run", encoder="none", steps=60, spacing=(1.5, 1.5, 1.5), **small
+    )
+    card = json.loads((run / "network" / "network.json").read_text())
+    assert list(card["classes"]) == ["0", "4", "200"]
+    for out, more in (("plain", {}), ("maps", {"probabilities": True})):
+        selfvox.predict(run, tmp_path / "scans", out=tmp_path / out, **more)
+        values = {int(v) for f in (tmp_path / out).glob("sub-00?.nii.gz") for v in np.unique(nib.load(f).get_fdata())}
+        assert values <= {0, 4, 200}
+        assert len(values) > 1
+    rows = selfvox.evaluate(tmp_path / "plain", tmp_path / "scans" / "labels")
+    assert {row["class"] for row in rows} == {4, 200}
+
+
+def test_as_many_labels_as_there_are_train_and_none_is_left_to_validate(tmp_path, small):
+    phantom.write(tmp_path / "scans", "shapes", count=4)
+    for labels, validation in ((4, 0), (3, 1), (None, 1)):
+        run = selfvox.finetune(
+            tmp_path / "scans", out=tmp_path / f"run{labels}", encoder="none", steps=1, labels=labels, **small
+        )
+        split = read(run / "split.json")
+        assert (len(split.train), len(split.validation)) == (labels or 3, validation)
+
+
+def test_test_scans_that_the_encoder_has_seen_are_told(shapes_store, tmp_path, small, capsys):
+    how = {"task": "rotation", "steps": 1, "batch": 2, **small}
+    blind = selfvox.pretrain(shapes_store, out=tmp_path / "blind", **how)
+    phantom.write(tmp_path / "scans", "shapes", count=8)
+    seeing = selfvox.pretrain(tmp_path / "scans", out=tmp_path / "seeing", **how)
+    capsys.readouterr()
+    for encoder, told in ((blind, False), (seeing, True)):
+        out = tmp_path / f"seg-{encoder.name}"
+        selfvox.finetune(shapes_store, out=out, encoder=str(encoder), steps=1, crop=(16, 16, 16))
+        assert ("2 of 2 test scans" in capsys.readouterr().err) == told
+
+
+def test_freezing_random_weights_for_good_is_refused(shapes_store, tmp_path):
+    with pytest.raises(UsageError, match="freeze: always"):
+        selfvox.finetune(shapes_store, out=tmp_path / "run", encoder="none", freeze="always")

@@ -164,7 +164,7 @@ def _predict_all(
                 say(f"{refused[-1].file}: {refused[-1].reason}")
             else:
                 probabilities = _segment(model, fabric, prepared.data, overlap)
-                _write(folder.files(case), probabilities, image, prepared, model.recipe)
+                _write(folder.files(case), probabilities, image, prepared, model)
                 folder.record(case)
             bar.advance(f"{len(refused)} rejected" if refused else "")
     return refused
@@ -196,13 +196,14 @@ def _segment(model: Model, fabric: Fabric, data: np.ndarray, overlap: float) -> 
     return found
 
 
-def _write(paths: Sequence[Path], probabilities: np.ndarray, image: Image, prepared: Prepared, recipe: Recipe) -> None:
+def _write(paths: Sequence[Path], probabilities: np.ndarray, image: Image, prepared: Prepared, model: Model) -> None:
     """Back to the scan's grid; where voxels change their size, the probabilities go back and then decide."""
+    recipe, values = model.recipe, np.array(sorted(model.classes), np.uint16)
     if len(paths) == 1 and recipe.size is None and recipe.spacing_mm is None:
-        label = recipe.undo(probabilities.argmax(0).astype(np.uint16), prepared.trail)
+        label = recipe.undo(values[probabilities.argmax(0)], prepared.trail)
     else:
         probabilities = recipe.undo_probabilities(probabilities, prepared.trail)
-        label = probabilities.argmax(0)
+        label = values[probabilities.argmax(0)]
     for path in paths[1:]:
         images.write_map(path, probabilities, image)
     images.write_label(paths[0], label, image)

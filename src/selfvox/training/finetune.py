@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from lightning_fabric import Fabric
 
@@ -38,9 +39,12 @@ VALIDATION_SHARE = 0.2
 class Segmentation(Objective):
     """A segmenter and the loss of its labels; the encoder stands still for the first `frozen_steps`."""
 
-    def __init__(self, network: Segmenter, loss: str, planes: Sequence[Plane], frozen_steps: int):
+    def __init__(
+        self, network: Segmenter, values: Sequence[int], loss: str, planes: Sequence[Plane], frozen_steps: int
+    ):
         super().__init__()
         self.network, self.planes, self.frozen_steps = network, planes, frozen_steps
+        self.values = torch.tensor(values)  # what labels hold, in the order of the network's outputs
         self.loss = losses.soft_dice if loss == "dice" else losses.dice_cross_entropy
 
     def forward(self, batch: Batch, step: int, rng: torch.Generator) -> Outcome:
@@ -51,7 +55,8 @@ class Segmentation(Objective):
         self.network.encoder.train(not frozen)
         with torch.set_grad_enabled(not frozen):
             maps = self.network.encoder(image)
-        return Outcome(self.loss(self.network.decode(maps, image.shape[2:]), label), {})
+        output = torch.searchsorted(self.values.to(label.device), label.long())
+        return Outcome(self.loss(self.network.decode(maps, image.shape[2:]), output), {})
 
 
 def finetune(settings: Finetune) -> Path:
@@ -83,10 +88,15 @@ def finetune(settings: Finetune) -> Path:
             save_every=settings.validate_every or max(1, settings.steps // 5),
             seed=settings.seed,
         )
-        objective = Segmentation(network, settings.loss, equal_spacing(most_uneven_spacing(training)), frozen_steps)
+        planes = equal_spacing(most_uneven_spacing(training))
+        objective = Segmentation(network, list(classes), settings.loss, planes, frozen_steps)
         keeper = _Keeper(run, fabric, network, card, store, validation, settings, how)
         edges = " x ".join(map(str, crop))
         say(f"{len(training)} labelled scans to train on, {len(validation)} to validate; crops of {edges} voxels")
+        if not validation:
+            say("no labelled scan is left to validate on: the last weights are kept")
+        if pretrained:
+            _tell_leak(pretrained[1], store, split)
         run.depends_on(network=card["network"], crop=list(crop), data=seen([*training, *validation]))
         data = Crops(store, training, crop, settings.seed, labels=True, foreground=FOREGROUND_SHARE)
         train(fabric, run, objective, data, how, title="finetune", after_step=keeper.after_step)
@@ -142,13 +152,14 @@ class _Keeper:
         self.network.eval()
         window = self.card["crop"]
         names = list(self.card["classes"].values())[1:]
+        values = [int(value) for value in self.card["classes"]]
         scores = []
         for case in self.validation:
             image = self.fabric.to_device(torch.from_numpy(self.store.crop(case, (0,) * len(case.shape), case.shape)))
             with self.fabric.autocast():
                 label = segment_whole(self.network, image, window, overlap=0.25).argmax(0)
-            truth = torch.from_numpy(self.store.label_crop(case, (0,) * len(case.shape), case.shape))
-            scores.append(dice_per_class(label.cpu().numpy(), truth.numpy(), len(names) + 1))
+            truth = np.searchsorted(values, self.store.label_crop(case, (0,) * len(case.shape), case.shape))
+            scores.append(dice_per_class(label.cpu().numpy(), truth, len(names) + 1))
         self.network.train()
         mean = torch.tensor(scores, dtype=torch.float64).mean(0)
         return {"dice_mean": float(mean.mean()), **{f"dice_{n}": float(d) for n, d in zip(names, mean, strict=True)}}
@@ -157,19 +168,26 @@ class _Keeper:
 def _encoder_part(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """Tensors and card of a pre-training run, or of its `encoder/` folder."""
     folder = path / "encoder" if (path / "encoder").is_dir() else path
-    return load_part(folder, "encoder", needs=("network", "spatial_dims", "in_channels", "recipe", "task"))
+    return load_part(folder, "encoder", needs=("network", "spatial_dims", "in_channels", "recipe", "task", "seen"))
+
+
+def _tell_leak(card: dict[str, Any], store: Store, split: Split) -> None:
+    """Say which test scans the encoder has seen, by their contents or their subjects."""
+    test = [case for case in store.cases if case.subject in set(split.test)]
+    contents, subjects = set(card["seen"]["image_hashes"]), set(card["seen"]["subjects"])
+    known = [case.id for case in test if case.image_hash in contents or case.subject in subjects]
+    if known:
+        say(
+            f"{len(known)} of {len(test)} test scans ({known[0]} first) or subjects of their name were seen in "
+            "pre-training: their scores are not those of unseen scans; pre-train from a store with this split"
+        )
 
 
 def _classes(store: Store) -> dict[int, str]:
-    """The classes, background first, numbered without gaps as the network's outputs are."""
-    classes = store.classes
-    if not classes:
+    """The classes by label value, in the order of the network's outputs; the values may have gaps."""
+    if not store.classes or len(store.classes) < 2:
         raise DataError(f"{store.path}: holds no labels; name a folder of scans with labels")
-    if sorted(classes) != list(range(len(classes))):
-        raise DataError(
-            f"{store.path}: label values {sorted(classes)} have gaps; renumber them 0, 1, 2, ... in the labels"
-        )
-    return dict(sorted(classes.items()))
+    return dict(sorted(store.classes.items()))
 
 
 def _split(run: Run, store: Store, settings: Finetune) -> Split:
@@ -177,9 +195,9 @@ def _split(run: Run, store: Store, settings: Finetune) -> Split:
     labelled = {case.subject for case in store.cases if case.has_label}
     whole = read_if_there(store.path / "split.json")
     if whole is None:
-        whole = make(
-            sorted(labelled), 0, max(1, round(VALIDATION_SHARE * len(labelled))) if len(labelled) > 2 else 0, 0
-        )
+        # labels asked for train; of the others, a fifth of all validate
+        spare = len(labelled) - (settings.labels or 1)
+        whole = make(labelled, 0, max(0, min(spare, max(1, round(VALIDATION_SHARE * len(labelled))))), 0)
     with_labels = Split(
         train=tuple(subject for subject in whole.train if subject in labelled),
         validation=tuple(subject for subject in whole.validation if subject in labelled),
@@ -188,8 +206,6 @@ def _split(run: Run, store: Store, settings: Finetune) -> Split:
     )
     seed = settings.seed if settings.subset_seed is None else settings.subset_seed
     chosen = subset(with_labels, seed, settings.labels, settings.fraction)
-    if not chosen:
-        raise UsageError("labels: no labelled subject is left to train on; ask for more, or hold fewer out")
     split = Split(train=chosen, validation=with_labels.validation, test=with_labels.test, seed=seed)
     write(split, run.path / "split.json")
     return split

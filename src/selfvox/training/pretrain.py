@@ -88,6 +88,7 @@ def pretrain(settings: Pretrain) -> Path:
             "spacing_mm": list(spacing_mm),
             "recipe": store.recipe.to_dict(),
             "task": to_setting(task),
+            "seen": seen(cases),
             "steps": how.steps,
             "seed": settings.seed,
         }
