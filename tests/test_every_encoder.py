@@ -10,7 +10,7 @@ from torch import nn
 
 from selfvox.models.encoder import build, plan
 from selfvox.models.network import Segmenter
-from selfvox.run import state_of
+from selfvox.weights import state_of
 
 EDGE = 32
 

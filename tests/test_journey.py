@@ -21,7 +21,7 @@ from selfvox.cli import main
 from selfvox.data import phantom
 from selfvox.data.split import read
 from selfvox.files import sha256
-from selfvox.run import load_part, save_part
+from selfvox.weights import load_part, save_part
 
 NETWORK = ("--network.channels", "4,8,16", "--network.blocks", "1", "--device", "cpu")
 

@@ -10,8 +10,9 @@ from torch import nn
 
 from selfvox import files, run
 from selfvox.errors import NumericalError, ResourceError, UsageError, WeightsError
-from selfvox.run import Checkpoint, Run, load_into, load_part, save_part, start, state_of
+from selfvox.run import Checkpoint, Run, start
 from selfvox.settings import Pretrain
+from selfvox.weights import load_into, load_part, load_tensors, save_part, state_of
 
 
 def settings(tmp_path, **changed):
@@ -132,7 +133,7 @@ def test_a_full_disk_leaves_the_checkpoint_before_and_no_debris(opened, monkeypa
 
 
 def test_a_file_that_grows_too_large_is_a_lack_of_room_and_the_earlier_one_stays(tmp_path):
-    code = "import pathlib, resource, sys, torch; from selfvox.run import load_tensors, save_tensors\n"
+    code = "import pathlib, resource, sys, torch; from selfvox.weights import load_tensors, save_tensors\n"
     code += "from selfvox.errors import ResourceError\n"
     code += "path = pathlib.Path(sys.argv[1]); save_tensors(path, {'a': torch.ones(4)})\n"
     code += "resource.setrlimit(resource.RLIMIT_FSIZE, (9999, 9999))\n"
@@ -300,7 +301,7 @@ def test_a_pickle_is_never_executed(tmp_path):
 
     torch.save({"weights": Evil()}, tmp_path / "weights.safetensors")
     with pytest.raises(WeightsError, match="safetensors"):
-        run.load_tensors(tmp_path / "weights.safetensors")
+        load_tensors(tmp_path / "weights.safetensors")
     assert not canary.exists()
 
 

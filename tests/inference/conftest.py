@@ -10,7 +10,7 @@ import torch
 from selfvox.data.recipe import Intensity, Recipe
 from selfvox.models.encoder import build, plan
 from selfvox.models.network import Segmenter
-from selfvox.run import save_part
+from selfvox.weights import save_part
 
 CLASSES = {"0": "background", "1": "organ", "2": "lesion"}
 

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from selfvox.run import load_tensors, read_metrics
+from selfvox.run import read_metrics
+from selfvox.weights import load_tensors
 
 
 def test_two_devices_train_one_encoder_and_one_of_them_speaks(shapes_store, tmp_path):

@@ -9,7 +9,7 @@ import selfvox
 from selfvox.data import phantom
 from selfvox.data.split import read
 from selfvox.errors import UsageError
-from selfvox.run import load_part
+from selfvox.weights import load_part
 
 
 @pytest.fixture(scope="module")

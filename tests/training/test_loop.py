@@ -11,9 +11,10 @@ import selfvox
 from selfvox.data.crops import Crops
 from selfvox.data.store import open_store
 from selfvox.errors import NumericalError, WeightsError
-from selfvox.run import load_part, load_tensors, read_metrics
+from selfvox.run import read_metrics
 from selfvox.training import pretrain
 from selfvox.training.loop import Plan, _leave_signals, generator
+from selfvox.weights import load_part, load_tensors
 
 
 def plan(**changed):

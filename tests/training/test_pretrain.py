@@ -12,8 +12,9 @@ from selfvox.data.split import read
 from selfvox.errors import DataError, UsageError
 from selfvox.files import sha256
 from selfvox.models.encoder import build
-from selfvox.run import load_into, load_part, read_metrics
+from selfvox.run import read_metrics
 from selfvox.training import pretrain
+from selfvox.weights import load_into, load_part
 
 
 @pytest.fixture(scope="module")

@@ -28,8 +28,8 @@ from selfvox.inference.folder import Folder
 from selfvox.models.encoder import build
 from selfvox.models.network import Segmenter, segment_whole
 from selfvox.progress import progress, say
-from selfvox.run import load_into, load_part
 from selfvox.settings import Predict
+from selfvox.weights import load_into, load_part
 
 
 @dataclass(frozen=True)

@@ -25,12 +25,13 @@ from selfvox.models.network import Segmenter, segment_whole
 from selfvox.options import as_dict, resolve
 from selfvox.pretext import Batch, Outcome
 from selfvox.progress import say
-from selfvox.run import Run, load_into, load_part, save_part, start
+from selfvox.run import Run, start
 from selfvox.settings import Finetune
 from selfvox.spatial import Plane, equal_spacing
 from selfvox.training.augment import augment
 from selfvox.training.curve import draw_curve
 from selfvox.training.loop import Objective, Plan, train
+from selfvox.weights import load_into, load_part, save_part
 
 FOREGROUND_SHARE = 0.5
 VALIDATION_SHARE = 0.2

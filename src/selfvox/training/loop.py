@@ -20,7 +20,8 @@ from torch.utils.data import DataLoader, Dataset
 from selfvox.errors import NumericalError, ResourceError, Stopped
 from selfvox.pretext import Batch, Outcome
 from selfvox.progress import progress, say
-from selfvox.run import Checkpoint, Run, load_into, state_of
+from selfvox.run import Checkpoint, Run
+from selfvox.weights import load_into, state_of
 
 LOG_EVERY = 10
 MOST_BAD_IN_A_ROW = 3

@@ -17,10 +17,11 @@ from selfvox.errors import Stopped
 from selfvox.models.encoder import Encoder, build, plan
 from selfvox.pretext import Batch, Outcome, PretextTask, from_setting, to_setting
 from selfvox.progress import be_quiet, say
-from selfvox.run import save_part, start
+from selfvox.run import start
 from selfvox.settings import Pretrain
 from selfvox.training.curve import draw_curve
 from selfvox.training.loop import Objective, Plan, train
+from selfvox.weights import save_part
 
 DEFAULT_STEPS = 1000
 
