@@ -18,7 +18,7 @@ from selfvox.device import make_fabric
 from selfvox.errors import ResourceError, Stopped, UsageError, WeightsError
 from selfvox.files import sha256
 from selfvox.run import Run, read_metrics
-from selfvox.training import finetune, pretrain
+from selfvox.training import finetune, pretrain, segmentation
 from selfvox.training.loop import Plan, _batches
 
 
@@ -59,7 +59,7 @@ def test_finetuning_goes_on_to_the_same_best_weights(shapes_store, tmp_path, sma
     how = {**small, "encoder": "none", "steps": 12, "validate_every": 3, "labels": 2}
     selfvox.finetune(shapes_store, out=tmp_path / "alone", **how)
     with monkeypatch.context() as patched:
-        crash_at(patched, finetune.Segmentation, step)
+        crash_at(patched, segmentation.SegmentationObjective, step)
         with pytest.raises(Crash):
             selfvox.finetune(shapes_store, out=tmp_path / "resumed", **how)
     selfvox.finetune(shapes_store, out=tmp_path / "resumed", resume=True, **how)
@@ -200,10 +200,10 @@ def test_a_disk_that_fills_up_ends_with_its_code_and_the_run_goes_on_later(
 
 
 def test_a_validation_dice_of_zero_is_not_forgotten(shapes_store, tmp_path, small, monkeypatch):
-    monkeypatch.setattr(finetune, "dice_per_class", lambda *_: [0.0, 0.0])
+    monkeypatch.setattr(segmentation, "dice_per_class", lambda *_: [0.0, 0.0])
     how = {**small, "encoder": "none", "steps": 6, "validate_every": 2}
     with monkeypatch.context() as patched:
-        crash_at(patched, finetune.Segmentation, 3)
+        crash_at(patched, segmentation.SegmentationObjective, 3)
         with pytest.raises(Crash):
             selfvox.finetune(shapes_store, out=tmp_path / "run", **how)
     selfvox.finetune(shapes_store, out=tmp_path / "run", resume=True, **how)

@@ -3,61 +3,34 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from lightning_fabric import Fabric
+from torch import nn
 
-from selfvox import losses
-from selfvox.data.crops import Crops, crop_for, median_spacing, most_uneven_spacing, seen
+from selfvox.data.crops import crop_for, median_spacing, seen
 from selfvox.data.prepare import prepared
 from selfvox.data.recipe import Recipe
 from selfvox.data.split import Split, make, read_if_there, subset, write
 from selfvox.data.store import Store, StoredCase
 from selfvox.device import make_fabric
-from selfvox.errors import DataError, UsageError
-from selfvox.metrics import dice_per_class
-from selfvox.models.encoder import Architecture, build, plan
-from selfvox.models.network import Segmenter, segment_whole
+from selfvox.errors import UsageError
+from selfvox.models.encoder import Architecture, Encoder, build, plan
 from selfvox.options import as_dict, resolve
-from selfvox.pretext import Batch, Outcome
 from selfvox.progress import say
 from selfvox.run import Run, start
 from selfvox.settings import Finetune
-from selfvox.spatial import Plane, equal_spacing
-from selfvox.training.augment import augment
 from selfvox.training.curve import draw_curve
-from selfvox.training.loop import Objective, Plan, train
+from selfvox.training.goal import Goal
+from selfvox.training.loop import Plan, train
+from selfvox.training.segmentation import Segmentation
 from selfvox.weights import load_into, load_part, save_part
 
-FOREGROUND_SHARE = 0.5
 VALIDATION_SHARE = 0.2
-
-
-class Segmentation(Objective):
-    """A segmenter and the loss of its labels; the encoder stands still for the first `frozen_steps`."""
-
-    def __init__(
-        self, network: Segmenter, values: Sequence[int], loss: str, planes: Sequence[Plane], frozen_steps: int
-    ):
-        super().__init__()
-        self.network, self.planes, self.frozen_steps = network, planes, frozen_steps
-        self.values = torch.tensor(values)  # what labels hold, in the order of the network's outputs
-        self.loss = losses.soft_dice if loss == "dice" else losses.dice_cross_entropy
-
-    def forward(self, batch: Batch, step: int, rng: torch.Generator) -> Outcome:
-        """Augment, segment, compare."""
-        image, label = augment(batch["image"], batch["label"], self.planes, rng)
-        frozen = step < self.frozen_steps
-        # a frozen encoder's normalisation stands still too
-        self.network.encoder.train(not frozen)
-        with torch.set_grad_enabled(not frozen):
-            maps = self.network.encoder(image)
-        output = torch.searchsorted(self.values.to(label.device), label.long())
-        return Outcome(self.loss(self.network.decode(maps, image.shape[2:]), output), {})
 
 
 def finetune(settings: Finetune) -> Path:
@@ -74,13 +47,13 @@ def finetune(settings: Finetune) -> Path:
     with start(settings.out, settings, resume=settings.resume) as run:
         recipe = Recipe.from_dict(pretrained[1]["recipe"]) if pretrained else None
         store = prepared(settings.labelled, settings.out / "store", settings, recipe=recipe, need_labels=True)
-        classes = _classes(store)
-        split = _split(run, store, settings)
-        training, validation = _cases(store, split.train), _cases(store, split.validation)
+        goal: Goal = Segmentation(store, settings)
+        split = _split(run, store, goal, settings)
+        training, validation = _cases(store, goal, split.train), _cases(store, goal, split.validation)
         torch.manual_seed(settings.seed)
-        network, card, frozen_steps = _network(settings, pretrained, store, training, len(classes))
-        crop = crop_for(settings.crop, training, network.encoder.strides[-1])
-        card |= {"crop": list(crop), "classes": {str(value): name for value, name in classes.items()}}
+        encoder, network, card, frozen_steps = _network(settings, pretrained, store, training, goal)
+        crop = crop_for(settings.crop, training, encoder.strides[-1])
+        card |= {"crop": list(crop), **goal.card()}
         how = Plan(
             steps=settings.steps,
             batch=settings.batch,
@@ -89,17 +62,16 @@ def finetune(settings: Finetune) -> Path:
             save_every=settings.validate_every or max(1, settings.steps // 5),
             seed=settings.seed,
         )
-        planes = equal_spacing(most_uneven_spacing(training))
-        objective = Segmentation(network, list(classes), settings.loss, planes, frozen_steps)
-        keeper = _Keeper(run, fabric, network, card, store, validation, settings, how)
+        objective = goal.objective(network, training, frozen_steps)
+        keeper = _Keeper(run, fabric, goal, network, card, store, validation, settings, how)
         edges = " x ".join(map(str, crop))
-        say(f"{len(training)} labelled scans to train on, {len(validation)} to validate; crops of {edges} voxels")
+        say(f"{len(training)} {goal.scans} to train on, {len(validation)} to validate; crops of {edges} voxels")
         if not validation:
-            say("no labelled scan is left to validate on: the last weights are kept")
+            say(f"none of the {goal.scans} is left to validate on: the last weights are kept")
         if pretrained:
             _tell_leak(pretrained[1], store, split)
         run.depends_on(network=card["network"], crop=list(crop), data=seen([*training, *validation]))
-        data = Crops(store, training, crop, settings.seed, labels=True, foreground=FOREGROUND_SHARE)
+        data = goal.data(store, training, crop, settings.seed)
         train(fabric, run, objective, data, how, title="finetune", after_step=keeper.after_step)
         draw_curve(run.path, run.path / "curve.png")
         say(f"network: {run.path / 'network'} ({keeper.kept})   curve: {run.path / 'curve.png'}")
@@ -114,56 +86,48 @@ class _Keeper:
         self,
         run: Run,
         fabric: Fabric,
-        network: Segmenter,
+        goal: Goal,
+        network: nn.Module,
         card: dict[str, Any],
         store: Store,
         validation: list[StoredCase],
         settings: Finetune,
         how: Plan,
     ):
-        self.run, self.fabric, self.network, self.card = run, fabric, network, card
+        self.run, self.fabric, self.goal, self.network, self.card = run, fabric, goal, network, card
         self.store, self.validation, self.how = store, validation, how
         self.best_only = settings.keep == "best" and bool(validation)
-        self.step, self.dice = 0, -1.0
+        self.name = f"validation_{goal.score}"
+        self.step, self.score = 0, -math.inf
         if settings.resume and (run.path / "network" / "network.json").exists():
             before = json.loads((run.path / "network" / "network.json").read_text(encoding="utf-8"))
             self.step = before["step"]
-            self.dice = -1.0 if before["validation_dice"] is None else before["validation_dice"]
+            self.score = -math.inf if before[self.name] is None else before[self.name]
 
     @property
     def kept(self) -> str:
         """Which weights the run ended with."""
         which = "best by validation" if self.best_only else "last"
-        return f"{which}: step {self.step}" + (f", mean Dice {self.dice:.3f}" if self.dice >= 0 else "")
+        score = f", {self.goal.score.replace('_', ' ')} {self.score:.3f}" if math.isfinite(self.score) else ""
+        return f"{which}: step {self.step}{score}"
 
     def after_step(self, step: int) -> dict[str, float]:
         """Validate when it is time; what was measured."""
         if step % self.how.save_every and step != self.how.steps:
             return {}
-        scores = self._validate() if self.validation else {}
-        mean = scores.get("dice_mean", -1.0)
+        score, measured = self._validate() if self.validation else (-math.inf, {})
         # a step that is taken again after a kill is no better than itself, whose weights lie there
-        if mean > self.dice or not self.best_only:
-            self.step, self.dice = step, mean
-            found = {"step": step, "validation_dice": mean if mean >= 0 else None}
+        if score > self.score or not self.best_only:
+            self.step, self.score = step, score
+            found = {"step": step, self.name: score if math.isfinite(score) else None}
             save_part(self.run.path / "network", "network", self.network, {**self.card, **found})
-        return scores
+        return measured
 
-    def _validate(self) -> dict[str, float]:
+    def _validate(self) -> tuple[float, dict[str, float]]:
         self.network.eval()
-        window = self.card["crop"]
-        names = list(self.card["classes"].values())[1:]
-        values = [int(value) for value in self.card["classes"]]
-        scores = []
-        for case in self.validation:
-            image = self.fabric.to_device(torch.from_numpy(self.store.crop(case, (0,) * len(case.shape), case.shape)))
-            with self.fabric.autocast():
-                label = segment_whole(self.network, image, window, overlap=0.25).argmax(0)
-            truth = np.searchsorted(values, self.store.label_crop(case, (0,) * len(case.shape), case.shape))
-            scores.append(dice_per_class(label.cpu().numpy(), truth, len(names) + 1))
+        found = self.goal.validate(self.network, self.fabric, self.store, self.validation, self.card["crop"])
         self.network.train()
-        mean = torch.tensor(scores, dtype=torch.float64).mean(0)
-        return {"dice_mean": float(mean.mean()), **{f"dice_{n}": float(d) for n, d in zip(names, mean, strict=True)}}
+        return found
 
 
 def _encoder_part(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
@@ -184,16 +148,9 @@ def _tell_leak(card: dict[str, Any], store: Store, split: Split) -> None:
         )
 
 
-def _classes(store: Store) -> dict[int, str]:
-    """The classes by label value, in the order of the network's outputs; the values may have gaps."""
-    if not store.classes or len(store.classes) < 2:
-        raise DataError(f"{store.path}: holds no labels; name a folder of scans with labels")
-    return dict(sorted(store.classes.items()))
-
-
-def _split(run: Run, store: Store, settings: Finetune) -> Split:
+def _split(run: Run, store: Store, goal: Goal, settings: Finetune) -> Split:
     """Who trains, validates and tests: the store's split or a new one, its training subjects cut to those asked for."""
-    labelled = {case.subject for case in store.cases if case.has_label}
+    labelled = {case.subject for case in store.cases if goal.usable(case)}
     whole = read_if_there(store.path / "split.json")
     if whole is None:
         # labels asked for train; of the others, a fifth of all validate
@@ -212,9 +169,9 @@ def _split(run: Run, store: Store, settings: Finetune) -> Split:
     return split
 
 
-def _cases(store: Store, subjects: Sequence[str]) -> list[StoredCase]:
+def _cases(store: Store, goal: Goal, subjects: Sequence[str]) -> list[StoredCase]:
     wanted = set(subjects)
-    return [case for case in store.cases if case.subject in wanted and case.has_label]
+    return [case for case in store.cases if case.subject in wanted and goal.usable(case)]
 
 
 def _network(
@@ -222,9 +179,9 @@ def _network(
     pretrained: tuple[dict[str, torch.Tensor], dict[str, Any]] | None,
     store: Store,
     training: list[StoredCase],
-    classes: int,
-) -> tuple[Segmenter, dict[str, Any], int]:
-    """The segmenter, what to say of it, and for how many steps its encoder stands still."""
+    goal: Goal,
+) -> tuple[Encoder, nn.Module, dict[str, Any], int]:
+    """The encoder, the network upon it, what to say of it, and for how many steps its encoder stands still."""
     d, channels = store.recipe.spatial_dims, len(store.recipe.channel_names)
     if pretrained is None:
         spec = plan(settings.network, crop_for(settings.crop, training), median_spacing(training))
@@ -238,9 +195,10 @@ def _network(
         report = f"loaded {loaded} into the encoder, pre-trained by {found['task']['name']}; none left over"
         frozen_share = {"never": 0.0, "always": 1.0, "warmup": settings.warmup}[settings.freeze]
         frozen_steps = round(frozen_share * settings.steps)
-    network = Segmenter(encoder, classes, spec.get("norm", "instance"))
-    decoder = sum(parameter.numel() for parameter in network.decoder.parameters()) / 1e6
-    say(f"encoder: {report}; decoder: {decoder:.2f} M values at random")
+    network = goal.network(encoder, spec)
+    fresh = sum(parameter.numel() for parameter in network.parameters())
+    fresh -= sum(parameter.numel() for parameter in encoder.parameters())
+    say(f"encoder: {report}; upon it {fresh / 1e6:.2f} M values at random")
     if frozen_steps:
         say(f"the encoder stands still for {frozen_steps} of {settings.steps} steps")
     card = {
@@ -251,7 +209,7 @@ def _network(
         "encoder": report,
         "seed": settings.seed,
     }
-    return network, card, frozen_steps
+    return encoder, network, card, frozen_steps
 
 
 def _check_network(settings: Finetune, spec: dict[str, Any]) -> None:

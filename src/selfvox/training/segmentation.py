@@ -1,0 +1,100 @@
+"""Fine-tuning for segmentation: a class for every voxel."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+from torch import nn
+
+from selfvox import losses
+from selfvox.data.crops import Crops, most_uneven_spacing
+from selfvox.data.store import Store, StoredCase
+from selfvox.errors import DataError
+from selfvox.metrics import dice_per_class
+from selfvox.models.encoder import Encoder
+from selfvox.models.network import Segmenter, segment_whole
+from selfvox.pretext import Batch, Outcome
+from selfvox.settings import Finetune
+from selfvox.spatial import Plane, equal_spacing
+from selfvox.training.augment import augment
+from selfvox.training.goal import Goal
+from selfvox.training.loop import Objective
+
+FOREGROUND_SHARE = 0.5
+
+
+class Segmentation(Goal):
+    """A U-Net, soft Dice, crops of which half lie on a labelled voxel; the best by mean Dice on whole scans."""
+
+    score, scans = "dice", "labelled scans"
+
+    def __init__(self, store: Store, settings: Finetune):
+        self.classes, self.loss = _classes(store), settings.loss
+
+    def usable(self, case: StoredCase) -> bool:  # noqa: D102
+        return case.has_label
+
+    def network(self, encoder: Encoder, spec: Mapping[str, Any]) -> Segmenter:  # noqa: D102
+        return Segmenter(encoder, len(self.classes), spec.get("norm", "instance"))
+
+    def card(self) -> dict[str, Any]:  # noqa: D102
+        return {"classes": {str(value): name for value, name in self.classes.items()}}
+
+    def objective(  # noqa: D102
+        self, network: nn.Module, training: Sequence[StoredCase], frozen_steps: int
+    ) -> SegmentationObjective:
+        assert isinstance(network, Segmenter)
+        planes = equal_spacing(most_uneven_spacing(training))
+        return SegmentationObjective(network, list(self.classes), self.loss, planes, frozen_steps)
+
+    def data(self, store: Store, training: Sequence[StoredCase], crop: Sequence[int], seed: int) -> Crops:  # noqa: D102
+        return Crops(store, training, crop, seed, labels=True, foreground=FOREGROUND_SHARE)
+
+    def validate(  # noqa: D102
+        self, network: nn.Module, fabric: Fabric, store: Store, cases: Sequence[StoredCase], crop: Sequence[int]
+    ) -> tuple[float, dict[str, float]]:
+        values, names = list(self.classes), list(self.classes.values())[1:]
+        scores = []
+        for case in cases:
+            image = fabric.to_device(torch.from_numpy(store.crop(case, (0,) * len(case.shape), case.shape)))
+            with fabric.autocast():
+                label = segment_whole(network, image, crop, overlap=0.25).argmax(0)
+            truth = np.searchsorted(values, store.label_crop(case, (0,) * len(case.shape), case.shape))
+            scores.append(dice_per_class(label.cpu().numpy(), truth, len(values)))
+        means = torch.tensor(scores, dtype=torch.float64).mean(0)
+        mean = float(means.mean())
+        return mean, {"dice_mean": mean, **{f"dice_{n}": float(d) for n, d in zip(names, means, strict=True)}}
+
+
+class SegmentationObjective(Objective):
+    """A segmenter and the loss of its labels."""
+
+    def __init__(
+        self, network: Segmenter, values: Sequence[int], loss: str, planes: Sequence[Plane], frozen_steps: int
+    ):
+        super().__init__()
+        self.network, self.planes, self.frozen_steps = network, planes, frozen_steps
+        self.values = torch.tensor(values)  # what labels hold, in the order of the network's outputs
+        self.loss = losses.soft_dice if loss == "dice" else losses.dice_cross_entropy
+
+    def forward(self, batch: Batch, step: int, rng: torch.Generator) -> Outcome:
+        """Augment, segment, compare."""
+        image, label = augment(batch["image"], batch["label"], self.planes, rng)
+        frozen = step < self.frozen_steps
+        # a frozen encoder's normalisation stands still too
+        self.network.encoder.train(not frozen)
+        with torch.set_grad_enabled(not frozen):
+            maps = self.network.encoder(image)
+        output = torch.searchsorted(self.values.to(label.device), label.long())
+        return Outcome(self.loss(self.network.decode(maps, image.shape[2:]), output), {})
+
+
+def _classes(store: Store) -> dict[int, str]:
+    """The classes by label value, in the order of the network's outputs; the values may have gaps."""
+    if not store.classes or len(store.classes) < 2:
+        raise DataError(f"{store.path}: holds no labels; name a folder of scans with labels")
+    return dict(sorted(store.classes.items()))
