@@ -28,7 +28,9 @@ Edges = Annotated[tuple[Annotated[int, AtLeastOne], ...], pydantic.Field(min_len
 CropEdges = Annotated[tuple[Annotated[int, AtLeastOne], ...], pydantic.Field(min_length=1, max_length=3)]
 Spacing = Annotated[tuple[Annotated[float, Positive], ...], pydantic.Field(min_length=2, max_length=3)]
 
-Source = Annotated[str, "how the scans are laid out: auto, folder, decathlon, nnunet or table", SCANS]
+Source = Annotated[
+    str, "how the scans are laid out: auto, folder, bids (or bids:T1w), brats, decathlon, nnunet or table", SCANS
+]
 Seed = Annotated[int, "seed of everything random", pydantic.Field(ge=0, lt=2**63)]
 Precision = Annotated[
     Literal["auto", "bf16", "fp32"], "arithmetic: auto takes bf16 where the processor has it, else fp32", COMPUTER

@@ -11,6 +11,7 @@ from selfvox.data import sources
 from selfvox.errors import DataError, UsageError
 
 SHARED = Path("../shared/data")
+BRATS = {0: "background", 1: "necrotic core", 2: "oedema", 4: "enhancing tumour"}
 needs_scans = pytest.mark.skipif(not SHARED.is_dir(), reason="the real scans are not here")
 
 
@@ -107,7 +108,8 @@ def test_listing_scans_does_not_import_torch():
     [
         ("Task04_Hippocampus", "decathlon", 200, 200, ("MRI",), {0: "background", 1: "Anterior", 2: "Posterior"}),
         ("Dataset051_Sarcoma", "nnunet", 35, 35, ("T1", "CT", "PET"), {0: "background", 1: "tumour"}),
-        ("ds002748_bids", "folder", 52, 0, ("image",), None),
+        ("brats_cases", "brats", 2, 2, ("t1", "t1ce", "t2", "flair"), BRATS),
+        ("ds002748_bids", "bids", 52, 0, ("image",), None),
         ("idrid_fundus", "table", 405, 0, ("red", "green", "blue"), None),
         ("idrid_fundus/grades.csv", "table", 405, 0, ("red", "green", "blue"), None),
         ("idrid_fundus/images", "folder", 405, 0, ("red", "green", "blue"), None),

@@ -2,7 +2,8 @@
 
 `find` with "auto" asks each module, in alphabetical order and `folder` last, whether a place looks like its layout, and
 reads it with the first that says yes. A module has `looks_like(root) -> bool`, which never raises, and
-`read(root) -> Dataset`; a name with a leading underscore is not a source.
+`read(root) -> Dataset`; one that takes a choice, as in `bids:T1w`, also `narrowed(dataset, choice) -> Dataset`. A name
+with a leading underscore is not a source.
 """
 
 from __future__ import annotations
@@ -46,6 +47,8 @@ class _Source(Protocol):
 
     def read(self, root: Path) -> Dataset: ...
 
+    def narrowed(self, dataset: Dataset, choice: str) -> Dataset: ...
+
 
 def by_id(case: Case) -> naming.Natural:
     """Key that sorts cases by id, `scan_2` before `scan_10`."""
@@ -58,12 +61,13 @@ def names() -> list[str]:
 
 
 def find(root: Path, source: str = "auto") -> Dataset:
-    """List the cases under `root`, a folder or a file, as `source` lays them out.
+    """List the cases under `root`, a folder or a file, as `source` lays them out; `NAME:CHOICE` takes a part of them.
 
     Raises:
-        UsageError: there is no such source.
+        UsageError: there is no such source, or no such choice.
         DataError: nothing is there, or it cannot be read that way; in one line.
     """
+    source, colon, choice = source.partition(":")
     if source != "auto" and source not in names():
         raise UsageError(f"no source is called '{shown(source)}'{did_you_mean(source, ['auto', *names()])}")
     root = Path(root)
@@ -73,8 +77,11 @@ def find(root: Path, source: str = "auto") -> Dataset:
         there = False
     if not there:
         raise DataError(f"{shown(root)[:200]}: no such file or folder; is the path right?")
+    if colon and not hasattr(_open(source) if source in names() else None, "narrowed"):
+        raise UsageError(f"source: {shown(source)} takes no choice ':{shown(choice)}'; leave it out")
     if source != "auto":
-        return _open(source).read(root)
+        found = _open(source).read(root)
+        return _open(source).narrowed(found, choice) if colon else found
     in_order = sorted(names(), key=lambda name: (name == "folder", name))
     fitting = [name for name in in_order if _open(name).looks_like(root)]
     if not fitting:

@@ -73,6 +73,15 @@ def counted(number: int, what: str) -> str:
     return f"{number} {what}{'' if number == 1 else 's'}"
 
 
+def unreadable(error: OSError) -> None:
+    """For `os.walk`: a folder that cannot be listed is no empty one.
+
+    Raises:
+        DataError: always.
+    """
+    raise DataError(f"{shown(str(error.filename))}: cannot be listed ({error.strerror}); check its permissions")
+
+
 def channels_of(image: Path) -> tuple[str, ...]:
     """Names for the channels of one file: a colour picture has three; its header says so, a volume counts as one."""
     if suffix(image) not in SUFFIXES_2D:

@@ -19,7 +19,7 @@ from selfvox.data import naming
 from selfvox.data.image import SUFFIXES_2D, SUFFIXES_3D, suffix
 from selfvox.data.naming import shown
 from selfvox.data.sources import Case, Dataset, by_id
-from selfvox.data.sources._files import channels_of, contained, counted, few, lines
+from selfvox.data.sources._files import channels_of, contained, counted, few, lines, unreadable
 from selfvox.errors import DataError
 
 _IMAGES = re.compile(r"(?:images?|imgs?|scans?)(tr|ts|val|)", re.IGNORECASE)
@@ -93,7 +93,7 @@ def _crawl(root: Path) -> Dataset:
 
 def _walk(root: Path) -> _Found:
     found = _Found()
-    for here, folders, files in os.walk(root, onerror=_unreadable):
+    for here, folders, files in os.walk(root, onerror=unreadable):
         visible = [name for name in folders if not _hidden(name)]
         found.hidden += len(folders) - len(visible) + sum(map(_hidden, files))
         linked = [name for name in visible if Path(here, name).is_symlink()]
@@ -112,10 +112,6 @@ def _walk(root: Path) -> _Found:
 
 def _hidden(name: str) -> bool:
     return name.startswith(".") or name == "__MACOSX"
-
-
-def _unreadable(error: OSError) -> None:
-    raise DataError(f"{shown(str(error.filename))}: cannot be listed ({error.strerror}); check its permissions")
 
 
 def _one_kind(root: Path, scans: list[Path]) -> tuple[list[Path], list[str]]:
