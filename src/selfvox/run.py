@@ -197,7 +197,16 @@ def _reason(error: BaseException, settings: Any) -> str:
 
 def provenance(settings: Any) -> dict[str, Any]:
     """What a run depends on besides its data: versions, code, seed, threads. No host, user or absolute path."""
-    packages = ("selfvox", "torch", "numpy", "lightning-fabric", "dynamic-network-architectures", "monai", "nibabel")
+    packages = (
+        "selfvox",
+        "torch",
+        "numpy",
+        "lightning-fabric",
+        "dynamic-network-architectures",
+        "monai",
+        "nibabel",
+        "numba",
+    )
     return {
         "format": FORMAT,
         "verb": type(settings).__name__.lower(),

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from selfvox.errors import UsageError
+from selfvox.trilinear import affine
 
 AXES = "xyz"  # the names of the spatial axes in settings; of a picture, x counts rows
 
@@ -233,6 +234,13 @@ def resample(x: Tensor, matrices: Tensor, shifts: Tensor, mode: str = "bilinear"
         shifts: (batch, d) in voxels.
         mode: "bilinear" (trilinear in 3D) or "nearest" (for labels).
     """
+    if x.device.type == "cpu" and mode == "bilinear" and not x.requires_grad:
+        return affine(x.float(), matrices, shifts).to(x.dtype)
+    return _grid_sample(x, matrices, shifts, mode)
+
+
+def _grid_sample(x: Tensor, matrices: Tensor, shifts: Tensor, mode: str) -> Tensor:
+    """`resample` on any device, by torch."""
     d = x.ndim - 2
     half = torch.tensor(x.shape[2:], dtype=torch.float32) / 2
     # grid_sample wants positions in -1 ... 1, the last axis first
