@@ -17,6 +17,7 @@ from selfvox.options import Section
 
 SCANS = Section("How scans become arrays")
 TRAINING = Section("Training, in detail")
+UNCERTAINTY = Section("Uncertainty: many passes over each scan")
 COMPUTER = Section("Computing")
 
 INTENSITIES = ("auto", "mri", "ct", "photo")
@@ -24,6 +25,7 @@ INTENSITIES = ("auto", "mri", "ct", "photo")
 Positive = pydantic.Field(gt=0, allow_inf_nan=False)
 NotNegative = pydantic.Field(ge=0, allow_inf_nan=False)
 AtLeastOne = pydantic.Field(ge=1)
+Rate = pydantic.Field(ge=0, lt=1, allow_inf_nan=False)
 Edges = Annotated[tuple[Annotated[int, AtLeastOne], ...], pydantic.Field(min_length=2, max_length=3)]
 CropEdges = Annotated[tuple[Annotated[int, AtLeastOne], ...], pydantic.Field(min_length=1, max_length=3)]
 Spacing = Annotated[tuple[Annotated[float, Positive], ...], pydantic.Field(min_length=2, max_length=3)]
@@ -194,8 +196,41 @@ class Predict:
     overlap: Annotated[
         float, "share by which neighbouring windows overlap", pydantic.Field(ge=0, lt=1, allow_inf_nan=False)
     ] = 0.5
+    passes: Annotated[
+        int,
+        "Monte-Carlo dropout: passes over each scan; 1: a plain prediction, without dropout",
+        UNCERTAINTY,
+        AtLeastOne,
+    ] = 1
+    encoder_dropout: Annotated[float, "share of the units dropped behind each activation", UNCERTAINTY, Rate] = 0.3
+    decoder_dropout: Annotated[float, "the same in the decoder", UNCERTAINTY, Rate] = 0.0
+    dropout_kind: Annotated[Literal["element", "channel"], "drop single units or whole channels", UNCERTAINTY] = (
+        "element"
+    )
+    vote: Annotated[
+        Literal["majority", "weighted", "borda", "union", "mean"], "how the passes decide together", UNCERTAINTY
+    ] = "majority"
+    vote_weights: Annotated[
+        tuple[Annotated[float, NotNegative], ...] | None,
+        "of --vote weighted: what a vote for each class counts, such as 1,2,2",
+        UNCERTAINTY,
+    ] = None
+    union_class: Annotated[
+        str | None, "of --vote union: the class that holds wherever any pass votes for it", UNCERTAINTY
+    ] = None
+    ensemble: Annotated[tuple[Path, ...], "further fine-tuning runs that vote too, by commas", UNCERTAINTY] = ()
+    seed: Seed = 0
     precision: Precision = "auto"
     device: Device = "auto"
+
+    def __post_init__(self) -> None:
+        if self.passes > 1 and self.encoder_dropout == self.decoder_dropout == 0:
+            raise ValueError("passes: without dropout they would all be the same; give --encoder-dropout 0.3")
+        if self.passes == 1 and not self.ensemble and self.vote != "majority":
+            raise ValueError("vote: one prediction has nothing to vote on; give --passes 20 or --ensemble RUN,RUN")
+        for rule, name in (("weighted", "vote_weights"), ("union", "union_class")):
+            if (self.vote == rule) != (getattr(self, name) is not None):
+                raise ValueError(f"{name}: goes with --vote {rule}, and that with it; give both or neither")
 
 
 @dataclass(frozen=True, kw_only=True)

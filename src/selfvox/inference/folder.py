@@ -65,11 +65,17 @@ class Folder:
         write_json(self.path / "classes.json", {str(value): name for value, name in classes.items()})
         return self._kept(cases)
 
-    def record(self, case: Case) -> None:
+    def record(self, case: Case, review: Mapping[str, Any] | None = None) -> None:
         """Note what was made of which scan; to be called last, since a case without a record is made again."""
         made = {path.name: sha256(path) for path in self.files(case)}
+        line = {"id": case.id, "scan": _digests(case), "files": made, **({"review": review} if review else {})}
         with (self.path / "cases.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"id": case.id, "scan": _digests(case), "files": made}) + "\n")
+            file.write(json.dumps(line) + "\n")
+
+    def reviews(self) -> dict[str, Mapping[str, Any]]:
+        """What the passes said of each case, by its id."""
+        records = _records(self.path / "cases.jsonl")
+        return {name: record["review"] for name, record in records.items() if "review" in record}
 
     def reject(self, refused: Sequence[Rejected]) -> None:
         """Say in `rejected.csv` which scans could not be predicted, and why; no file where there is none."""
@@ -83,9 +89,9 @@ class Folder:
         before = strict_json.read(self.path / "predictions.json")
         if not isinstance(before, dict) or before.get("network_sha256") != card["network_sha256"]:
             raise UsageError(f"{self.path}: holds predictions of another run; name another --out")
-        for name, value in card.items():
-            if before.get(name) != value:
-                was = f"was predicted with {name} {before.get(name)}, not {value}"
+        for name in {**before, **card}:
+            if before.get(name) != card.get(name):
+                was = f"was predicted with {name} {before.get(name)}, not {card.get(name)}"
                 raise UsageError(f"{self.path}: {was}; name another --out, or go on as before")
 
     def _kept(self, cases: Sequence[Case]) -> set[str]:
@@ -141,7 +147,8 @@ def _records(ledger: Path) -> dict[str, dict[str, Any]]:
     for line in ledger.read_text(encoding="utf-8").splitlines() if ledger.exists() else []:
         with contextlib.suppress(ValueError, KeyError, TypeError):
             record = json.loads(line)
-            found[record["id"]] = {"id": record["id"], "scan": record["scan"], "files": dict(record["files"])}
+            kept = {"id": record["id"], "scan": record["scan"], "files": dict(record["files"])}
+            found[record["id"]] = {**kept, **({"review": record["review"]} if "review" in record else {})}
     return found
 
 

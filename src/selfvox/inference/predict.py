@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 import numpy as np
 import torch
 from lightning_fabric import Fabric
+from torch import Tensor
 
 from selfvox.data import cases as reading
 from selfvox.data import image as images
@@ -23,8 +24,10 @@ from selfvox.data.recipe import Prepared, Recipe
 from selfvox.data.sources import Case, Dataset, find
 from selfvox.data.split import read_if_there
 from selfvox.device import make_fabric
-from selfvox.errors import DataError, ResourceError, Stopped, UsageError, WeightsError
+from selfvox.errors import DataError, ResourceError, Stopped, UsageError, WeightsError, did_you_mean
+from selfvox.inference import review, votes
 from selfvox.inference.folder import Folder
+from selfvox.inference.passes import Dropout, SubNetworks, Tally, sweep
 from selfvox.models.encoder import build
 from selfvox.models.network import Segmenter, segment_whole
 from selfvox.progress import progress, say
@@ -58,23 +61,34 @@ def predict(settings: Predict) -> list[Path]:
         ResourceError: disk or memory is full.
         Stopped: a signal came; what was finished stays.
     """
-    model = load(settings.run)
+    models = [load(run) for run in (settings.run, *settings.ensemble)]
+    model = models[0]
+    _check_alike(models, settings)
     fabric = make_fabric(settings.device, 1, settings.precision)
     dataset = find(settings.scans, settings.source)
     for note in dataset.notes:
         say(note)
     cases = _chosen(dataset, settings)
     _check_channels(dataset, cases, model.recipe)
+    many = settings.passes > 1 or bool(settings.ensemble)
     with _stoppable(settings.out):
         _check_apart(settings, cases)
-        how = {"overlap": settings.overlap, "precision": str(fabric.strategy.precision.precision)}
+        how: dict[str, Any] = {"overlap": settings.overlap, "precision": str(fabric.strategy.precision.precision)}
+        if many:
+            how |= _how_many(models, settings)
         folder = Folder(settings.out, settings.probabilities)
         done = folder.open(cases, {"network_sha256": model.sha256, **how}, model.classes)
         todo = [case for case in cases if case.id not in done]
         if done:
             say(f"{len(done)} of {len(cases)} predictions are there already and are kept")
-        refused = _predict_all(todo, len(cases), model, fabric, folder, settings.overlap)
+        if many:
+            refused = _predict_many(todo, len(cases), models, fabric, folder, settings)
+        else:
+            refused = _predict_all(todo, len(cases), model, fabric, folder, settings.overlap)
     folder.reject(refused)
+    if many and (measured := folder.reviews()):
+        review.write(settings.out / "review.csv", measured, model.classes)
+        say(f"look at these first: {settings.out / 'review.csv'}")
     if refused:
         raise DataError(
             f"{settings.out}: {len(refused)} of {len(cases)} scans could not be predicted, see rejected.csv there; "
@@ -154,18 +168,45 @@ def _predict_all(
     todo: Sequence[Case], total: int, model: Model, fabric: Fabric, folder: Folder, overlap: float
 ) -> list[Rejected]:
     fabric.to_device(model.network)
+
+    def work(case: Case, image: Image, prepared: Prepared) -> None:
+        _write(folder.files(case), _segment(model, fabric, prepared.data, overlap), image, prepared, model)
+        folder.record(case)
+
+    return _each(todo, total, model.recipe, work)
+
+
+def _predict_many(
+    todo: Sequence[Case], total: int, models: Sequence[Model], fabric: Fabric, folder: Folder, settings: Predict
+) -> list[Rejected]:
+    """Predict each scan by many passes, or by several networks."""
+    dropout = Dropout(settings.encoder_dropout, settings.decoder_dropout, settings.dropout_kind, settings.seed)
+    for model in models:
+        fabric.to_device(model.network)
+    networks = [SubNetworks(model.network, dropout) for model in models]
+
+    def work(case: Case, image: Image, prepared: Prepared) -> None:
+        tally = _tally(models, networks, fabric, prepared.data, settings)
+        label = _write_vote(folder.files(case), tally, image, prepared, models[0], settings)
+        folder.record(case, review.measure(tally, label, models[0].classes, prepared.spacing_mm))
+
+    return _each(todo, total, models[0].recipe, work)
+
+
+def _each(
+    todo: Sequence[Case], total: int, recipe: Recipe, work: Callable[[Case, Image, Prepared], None]
+) -> list[Rejected]:
+    """Read each scan and work on it; those that cannot be read are returned."""
     refused = []
     with progress("predict", total, total - len(todo)) as bar:
         for case in todo:
             try:
-                image, prepared = _read(case, model.recipe)
+                image, prepared = _read(case, recipe)
             except DataError as error:
                 refused.append(rejected(case, str(error)))
                 say(f"{refused[-1].file}: {refused[-1].reason}")
             else:
-                probabilities = _segment(model, fabric, prepared.data, overlap)
-                _write(folder.files(case), probabilities, image, prepared, model)
-                folder.record(case)
+                work(case, image, prepared)
             bar.advance(f"{len(refused)} rejected" if refused else "")
     return refused
 
@@ -207,6 +248,95 @@ def _write(paths: Sequence[Path], probabilities: np.ndarray, image: Image, prepa
     for path in paths[1:]:
         images.write_map(path, probabilities, image)
     images.write_label(paths[0], label, image)
+
+
+# many passes
+
+
+def _check_alike(models: Sequence[Model], settings: Predict) -> None:
+    """Refuse runs that cannot vote together, and votes that the classes do not allow."""
+    first = models[0]
+    for run, model in zip(settings.ensemble, models[1:], strict=True):
+        for what, one, other in (
+            ("list of classes", first.classes, model.classes),
+            ("recipe", first.recipe, model.recipe),
+        ):
+            if one != other:
+                raise UsageError(
+                    f"{run}: its {what} differs from that of {settings.run}; leave it out, or train both on one store"
+                )
+    names = [first.classes[value] for value in sorted(first.classes)]
+    if settings.vote_weights is not None and len(settings.vote_weights) != len(names):
+        raise UsageError(
+            f"vote_weights: {len(settings.vote_weights)} of them for {len(names)} classes ({', '.join(names)}); "
+            "give one for each"
+        )
+    if settings.union_class is not None and settings.union_class not in names:
+        raise UsageError(
+            f"union_class: no class is called '{settings.union_class}'{did_you_mean(settings.union_class, names)}"
+        )
+
+
+def _how_many(models: Sequence[Model], settings: Predict) -> dict[str, Any]:
+    """What `predictions.json` says of the passes: all that their bytes depend on."""
+    how: dict[str, Any] = {"passes": settings.passes, "ensemble_sha256": [model.sha256 for model in models[1:]]}
+    if settings.passes > 1:
+        how |= {
+            "encoder_dropout": settings.encoder_dropout,
+            "decoder_dropout": settings.decoder_dropout,
+            "dropout_kind": settings.dropout_kind,
+            "seed": settings.seed,
+        }
+        rates = f"{settings.encoder_dropout:g} of the encoder's and {settings.decoder_dropout:g} of the decoder's"
+        say(f"{settings.passes} passes: dropout of {rates} {settings.dropout_kind}s, behind each activation")
+        say("the network was trained without dropout")
+    weights = None if settings.vote_weights is None else list(settings.vote_weights)
+    return {**how, "vote": settings.vote, "vote_weights": weights, "union_class": settings.union_class}
+
+
+def _tally(
+    models: Sequence[Model], networks: Sequence[SubNetworks], fabric: Fabric, data: np.ndarray, settings: Predict
+) -> Tally:
+    """All passes of all networks over one prepared scan (channel, *space)."""
+    try:
+        with torch.inference_mode(), fabric.autocast():
+            image = fabric.to_device(torch.from_numpy(data))
+            count = len(models) * settings.passes
+            tally = Tally(count, len(models[0].classes), image.shape[1:], {settings.vote}, image.device)
+            for number, (model, network) in enumerate(zip(models, networks, strict=True)):
+                if settings.passes == 1:
+                    tally.add(number, 0, segment_whole(model.network, image, model.window, settings.overlap))
+                else:
+                    mine = range(number * settings.passes, (number + 1) * settings.passes)
+                    with network:
+                        sweep(network, image, model.window, settings.overlap, mine, tally.add)
+    except torch.OutOfMemoryError:
+        raise ResourceError("the device's memory is full; run the same command again with --device cpu") from None
+    return tally
+
+
+def _write_vote(
+    paths: Sequence[Path], tally: Tally, image: Image, prepared: Prepared, model: Model, settings: Predict
+) -> Tensor:
+    """What the passes decided, on the scan's grid; returns it as class indices on the prepared grid.
+
+    Where voxels change their size, each class's share of the score goes back and then decides.
+    """
+    recipe, values = model.recipe, np.array(sorted(model.classes), np.uint16)
+    names = [model.classes[int(value)] for value in values]
+    of = names.index(settings.union_class) if settings.union_class is not None else 0
+    scores = tally.scores(settings.vote, settings.vote_weights or (), of)
+    decided = votes.winner(scores)
+    if recipe.size is None and recipe.spacing_mm is None:
+        label = recipe.undo(values[decided.cpu().numpy()], prepared.trail)
+    else:
+        shares = (scores / scores.sum(0)).nan_to_num(0).cpu().numpy()
+        label = values[recipe.undo_probabilities(shares, prepared.trail).argmax(0)]
+    for path in paths[1:]:
+        mean = (tally.sums / tally.passes).cpu().numpy()
+        images.write_map(path, recipe.undo_probabilities(mean, prepared.trail), image)
+    images.write_label(paths[0], label, image)
+    return decided
 
 
 @contextlib.contextmanager

@@ -25,7 +25,7 @@ class Segmenter(nn.Module):
 
     def __init__(self, encoder: Encoder, classes: int, norm: str = "instance"):
         super().__init__()
-        self.encoder = encoder
+        self.encoder, self.classes = encoder, classes
         d = encoder.spatial_dims
         layer, layer_kwargs = norm_layer(norm, d)
         steps = [encoder.strides[0]] + [
@@ -79,13 +79,7 @@ def segment_whole(
     Returns:
         (class, *space) float32, summing to one over the classes.
     """
-    d = len(window)
-    # mirrored up to the window here, since MONAI pads with a constant that training never showed
-    short = [max(0, want - have) for want, have in zip(window, image.shape[1:], strict=True)]
-    before = [room - room // 2 for room in short]
-    padded = image[None]
-    for axis in range(d):
-        padded = _mirror(padded, 2 + axis, before[axis], short[axis] - before[axis])
+    padded, before = pad_to_window(image, window)
     logits = sliding_window_inference(
         padded,
         roi_size=tuple(window),
@@ -95,10 +89,21 @@ def segment_whole(
         overlap=overlap,
         mode="gaussian",
     )
-    for axis in range(d):
+    for axis in range(len(window)):
         logits = logits.narrow(2 + axis, before[axis], image.shape[1 + axis])
     probabilities: Tensor = logits[0].softmax(0)
     return probabilities
+
+
+def pad_to_window(image: Tensor, window: Sequence[int]) -> tuple[Tensor, list[int]]:
+    """A scan (channel, *space) as a batch of one that holds a window, and how many voxels went before each axis."""
+    # mirrored up to the window here, since MONAI pads with a constant that training never showed
+    short = [max(0, want - have) for want, have in zip(window, image.shape[1:], strict=True)]
+    before = [room - room // 2 for room in short]
+    padded = image[None]
+    for axis in range(len(window)):
+        padded = _mirror(padded, 2 + axis, before[axis], short[axis] - before[axis])
+    return padded, before
 
 
 def _mirror(x: Tensor, axis: int, before: int, after: int) -> Tensor:

@@ -1,0 +1,314 @@
+"""Many passes over one scan by Monte-Carlo dropout (paper B 2.3): sub-networks, and their sums voxel by voxel.
+
+One pass is one sub-network: its masks follow from the seed, the number of the pass and the layer alone, and are the
+same in every window of every scan. Passes go through the network several at a time, each with its own mask. Memory does
+not grow with their number: what they vote is summed up, slab by slab.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from monai.data.utils import compute_importance_map, dense_patch_slices
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from selfvox.errors import UsageError
+from selfvox.inference import votes
+from selfvox.models.network import Segmenter, pad_to_window
+
+ACTIVATIONS = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.ELU, nn.CELU, nn.SELU, nn.GELU, nn.SiLU, nn.Mish)
+TOGETHER = {"cpu": 2, "cuda": 8, "mps": 4}  # on a CPU more at a time was no faster, one alone leaves the fast path
+ROOM = {"cpu": 2**28, "cuda": 2**31, "mps": 2**28}  # bytes for the unfinished logits of a block of passes
+# a 3D convolution of one smaller sample leaves oneDNN's fast path; two are then faster than one
+SMALL_VOXELS = 56**3
+SHIFTS = 2**20  # places where a pass's mask may begin in the random sequence
+
+
+@dataclass(frozen=True)
+class Dropout:
+    """Where and how units are dropped."""
+
+    encoder: float  # share of the units dropped behind each activation of the encoder
+    decoder: float
+    kind: Literal["channel", "element"]
+    seed: int
+
+
+class SubNetworks:
+    """A trained network with dropout behind each of its activations, while entered; pass t is its t-th sub-network.
+
+    Dropping channels, a mask is a draw for each channel. Dropping elements, it is a stretch of one long random sequence
+    that begins at a random place: any pass drops the same share, any two drop independently at a given position, and
+    nothing has to be drawn or kept for each pass.
+
+    Raises:
+        UsageError: there is no activation where dropout was asked for.
+    """
+
+    def __init__(self, network: Segmenter, dropout: Dropout):
+        self.network, self.dropout = network, dropout
+        self._layers: list[tuple[nn.Module, float]] = []
+        for part, rate in ((network.encoder, dropout.encoder), (network.decoder, dropout.decoder)):
+            found = [module for module in part.modules() if isinstance(module, ACTIVATIONS)]
+            if rate > 0 and not found:
+                raise UsageError(
+                    f"dropout: {type(part).__name__} has no activation layer to drop units behind; set its rate to 0"
+                )
+            self._layers += [(module, rate) for module in found if rate > 0]
+        self._hooks: list[RemovableHandle] = []
+        self._now: Sequence[int] = ()
+        self._site = itertools.count()
+        self._sequences: dict[tuple[float, torch.dtype], Tensor] = {}
+        self._drawn: dict[tuple[int, int], Any] = {}  # by pass and layer: what was drawn for it
+
+    def __enter__(self) -> SubNetworks:
+        self._hooks = [module.register_forward_hook(self._dropping(rate)) for module, rate in self._layers]
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for hook in self._hooks:
+            hook.remove()
+
+    def shared(self, window: Tensor) -> list[Tensor]:
+        """What all passes have in common of a window (1, channel, *space): the encoder's maps, or the window itself."""
+        if self.dropout.encoder > 0:
+            return [window]
+        lone = window.device.type == "cpu" and window.ndim == 5 and window[0, 0].numel() < SMALL_VOXELS
+        maps = self.network.encoder(torch.cat([window, window]) if lone else window)
+        return [each[:1] for each in maps]
+
+    def logits(self, shared: Sequence[Tensor], passes: Sequence[int], size: Sequence[int]) -> Tensor:
+        """Logits (pass, class, *size) of these passes."""
+        self._now, self._site = passes, itertools.count()
+        many = [each.expand(len(passes), *each.shape[1:]) for each in shared]
+        maps = self.network.encoder(many[0]) if self.dropout.encoder > 0 else many
+        logits: Tensor = self.network.decode(maps, size)
+        return logits
+
+    def _dropping(self, rate: float) -> Callable[[nn.Module, Any, Tensor], Tensor]:
+        def drop(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
+            site = next(self._site)  # counted by call: a network may use one activation in many places
+            drawn = [self._draw(number, site, rate, output.shape[1]) for number in self._now]
+            if self.dropout.kind == "channel":
+                mask = torch.from_numpy(np.stack(drawn)).to(output)
+                return output.mul_(mask.reshape(*mask.shape, *(1,) * (output.ndim - 2)))
+            sequence = self._sequence(rate, output)
+            for sample, start in zip(output, drawn, strict=True):
+                sample.mul_(sequence[start : start + sample.numel()].view(sample.shape))
+            return output
+
+        return drop
+
+    def _draw(self, number: int, site: int, rate: float, channels: int) -> Any:
+        """The mask of a pass's channels, or where its mask begins in the random sequence."""
+        if (number, site) not in self._drawn:
+            draw = np.random.default_rng((self.dropout.seed, number, site))
+            by_channel = self.dropout.kind == "channel"
+            self._drawn[number, site] = (
+                (draw.random(channels) >= rate).astype(np.float32) / np.float32(1 - rate)
+                if by_channel
+                else int(draw.integers(SHIFTS))
+            )
+        return self._drawn[number, site]
+
+    def _sequence(self, rate: float, like: Tensor) -> Tensor:
+        """0 with probability `rate`, else 1 / (1 - rate); long enough for one sample of `like` from any start."""
+        known = self._sequences.get((rate, like.dtype))
+        if known is None or len(known) < SHIFTS + like[0].numel():
+            # one stream of numbers, of which a longer sequence has the shorter one as its beginning
+            draw = np.random.default_rng((self.dropout.seed, 2**32))
+            kept = draw.random(SHIFTS + like[0].numel(), np.float32) >= rate
+            known = self._sequences[rate, like.dtype] = torch.from_numpy(kept).to(like).div_(1 - rate)
+        return known
+
+
+class Tally:
+    """What the passes over one scan add up to, voxel by voxel; nothing in it grows with their number.
+
+    Args:
+        passes: how many will be added.
+        classes: how many there are.
+        space: the scan's edges.
+        wants: what is summed up beside votes and probabilities: of `borda`, `mutual-information`, `variance`.
+        device: where the sums lie.
+        spill: file that takes every pass's probabilities, in 255ths, (pass, class, *space); None leaves them out.
+    """
+
+    def __init__(
+        self,
+        passes: int,
+        classes: int,
+        space: Sequence[int],
+        wants: Collection[str],
+        device: torch.device,
+        spill: Path | None = None,
+    ):
+        self.passes, self.space, self.spill = passes, tuple(space), spill
+        whole = (classes, *space)
+        self.ballots = torch.zeros(whole, dtype=torch.uint8 if passes < 256 else torch.int16, device=device)
+        self.sums = torch.zeros(whole, device=device)
+        self.squares = torch.zeros(whole, device=device) if "variance" in wants else None
+        self.entropies = torch.zeros(self.space, device=device) if "mutual-information" in wants else None
+        kind = torch.int16 if passes * (classes - 1) < 2**15 else torch.int32
+        self.points = torch.zeros(whole, dtype=kind, device=device) if "borda" in wants else None
+        self.voxels = np.zeros((passes, classes), np.int64)  # of each pass's own label
+        if spill is not None:
+            with spill.open("wb") as file:
+                file.truncate(passes * math.prod(whole))
+
+    def add(self, number: int, first: int, probabilities: Tensor) -> None:
+        """Count in planes (class, plane, *rest) of pass `number`, from the plane `first` of the first axis on."""
+        planes = slice(first, first + probabilities.shape[1])
+        chosen = votes.winner(probabilities)
+        for value in range(len(probabilities)):
+            mine = chosen == value
+            self.ballots[value, planes] += mine
+            self.voxels[number, value] += int(mine.sum())
+        self.sums[:, planes] += probabilities
+        if self.squares is not None:
+            self.squares[:, planes].addcmul_(probabilities, probabilities)
+        if self.entropies is not None:
+            self.entropies[planes] += entropy(probabilities)
+        if self.points is not None:
+            self.points[:, planes] += votes.points(probabilities[None])
+        if self.spill is not None:
+            self._spill(number, first, probabilities)
+
+    def _spill(self, number: int, first: int, probabilities: Tensor) -> None:
+        assert self.spill is not None
+        quantised = (probabilities * 255).round_().to(torch.uint8).cpu().numpy()
+        with self.spill.open("r+b", buffering=0) as file:
+            for value, planes in enumerate(quantised):
+                plane = math.prod(self.space[1:])
+                file.seek(((number * len(quantised) + value) * self.space[0] + first) * plane)
+                file.write(planes.tobytes())
+
+    def scores(self, rule: str, weights: Sequence[float], of: int) -> Tensor:
+        """What each class got by a rule, (class, *space)."""
+        if rule == "borda":
+            assert self.points is not None
+            return self.points
+        if rule == "weighted":
+            return votes.weighted(self.ballots, weights)
+        if rule == "union":
+            return votes.union(self.ballots, of)
+        return self.sums if rule == "mean" else votes.majority(self.ballots)
+
+
+def entropy(probabilities: Tensor) -> Tensor:
+    """(class, *space) -> (*space), in nats."""
+    found: Tensor = torch.special.entr(probabilities).sum(0)
+    return found
+
+
+def sweep(
+    networks: SubNetworks,
+    image: Tensor,
+    window: Sequence[int],
+    overlap: float,
+    passes: Sequence[int],
+    take: Callable[[int, int, Tensor], None],
+) -> None:
+    """Predict a scan by many sub-networks; the windows and their weights are those of `segment_whole`.
+
+    As many passes as there is room for are swept over the scan at once, so that what they share is computed once for
+    all of them.
+
+    Args:
+        networks: entered.
+        image: (channel, *space).
+        window: edges of the windows in voxels.
+        overlap: share by which neighbours overlap.
+        passes: numbers of the sub-networks.
+        take: is given the number of a pass, a plane of the first axis, and the class probabilities
+            (class, plane, *rest) from there on; every plane of every pass once.
+    """
+    padded, before = pad_to_window(image, window)
+    size, inside = padded.shape[2:], image.shape[1:]
+
+    def uncovered(number: int, first: int, probabilities: Tensor) -> None:
+        """Leave out the planes, and the ends of the other axes, that the scan was extended by."""
+        start, stop = max(first, before[0]), min(first + probabilities.shape[1], before[0] + inside[0])
+        if start >= stop:
+            return
+        kept = probabilities[:, start - first : stop - first]
+        for axis in range(1, len(size)):
+            kept = kept.narrow(1 + axis, before[axis], inside[axis])
+        take(number, start - before[0], kept)
+
+    together = TOGETHER[image.device.type]
+    plane_bytes = 4 * networks.network.classes * window[0] * math.prod(size[1:])
+    block = max(1, ROOM[image.device.type] // plane_bytes // together) * together
+    for start in range(0, len(passes), block):
+        _sweep(networks, padded, window, overlap, passes[start : start + block], uncovered)
+
+
+def _sweep(
+    networks: SubNetworks,
+    padded: Tensor,
+    window: Sequence[int],
+    overlap: float,
+    passes: Sequence[int],
+    take: Callable[[int, int, Tensor], None],
+) -> None:
+    """One way through the scan, with the logits of all these passes in a slab as thick as a window that moves along."""
+    size = padded.shape[2:]
+    step = [w if w == n else max(1, int(w * (1 - overlap))) for w, n in zip(window, size, strict=True)]
+    weight = compute_importance_map(tuple(window), "gaussian", device=padded.device)
+    slab = torch.zeros(len(passes), networks.network.classes, window[0], *size[1:], device=padded.device)
+    weights = torch.zeros(window[0], *size[1:], device=padded.device)
+    at = 0
+
+    def finish(planes: int) -> None:
+        """Hand out the slab's first planes, which no later window reaches, and move on by as many."""
+        for number, logits in zip(passes, slab, strict=True):
+            take(number, at, (logits[:, :planes] / weights[:planes]).softmax(0))
+            _move(logits.movedim(1, 0), planes)
+        _move(weights, planes)
+
+    places = dense_patch_slices(size, tuple(window), step)
+    for start, row in itertools.groupby(places, key=lambda place: int(place[0].start)):
+        if start > at:
+            finish(start - at)
+            at = start
+        for place in row:
+            here = (slice(None), *place[1:])
+            weights[here] += weight
+            shared = networks.shared(padded[(slice(None), slice(None), *place)])
+            for first in range(0, len(passes), TOGETHER[padded.device.type]):
+                few = passes[first : first + TOGETHER[padded.device.type]]
+                logits = _logits(networks, shared, few, window)
+                slab[(slice(first, first + len(few)), slice(None), *here)] += logits.float().mul_(weight)
+    finish(window[0])
+
+
+def _logits(networks: SubNetworks, shared: Sequence[Tensor], passes: Sequence[int], size: Sequence[int]) -> Tensor:
+    """Logits (pass, class, *size) of a few passes; on a device whose memory they fill, in halves."""
+    full = TOGETHER[shared[0].device.type]
+    # always as many at a time on a CPU: the arithmetic of a lone pass differs in the last digit
+    many = [*passes, *[passes[-1]] * (full - len(passes))] if shared[0].device.type == "cpu" else passes
+    try:
+        return networks.logits(shared, many, size)[: len(passes)]
+    except torch.OutOfMemoryError:
+        if len(passes) == 1:
+            raise
+    half = len(passes) // 2
+    return torch.cat([_logits(networks, shared, part, size) for part in (passes[:half], passes[half:])])
+
+
+def _move(planes: Tensor, by: int) -> None:
+    """Move what lies behind the first `by` planes to the front, and clear the rest."""
+    left = planes[by:].clone()
+    planes[: len(left)] = left
+    planes[len(left) :] = 0

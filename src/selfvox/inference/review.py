@@ -1,0 +1,84 @@
+"""Which predictions to look at first: what the passes over each scan say about it, as a table."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from selfvox.data.naming import natural
+from selfvox.files import write_csv
+from selfvox.inference.passes import Tally, entropy
+
+INTERVAL = (5, 95)  # percentiles over the passes
+
+
+def measure(tally: Tally, label: Tensor, classes: Mapping[int, str], spacing_mm: Sequence[float]) -> dict[str, Any]:
+    """What the passes over one scan say: volumes with their interval, how far they agree, how unsure they are.
+
+    Agreement is the Dice of all passes together with their vote, `2 sum |pass and vote| / sum (|pass| + |vote|)`; 1
+    where neither any pass nor the vote holds the class. Trust is its mean over the classes above 0.
+
+    Args:
+        tally: of all passes.
+        label: their vote (*space), class indices.
+        classes: name by label value.
+        spacing_mm: edges of a voxel; of a picture, whose pixels have no known size, they are counted instead.
+    """
+    size = math.prod(spacing_mm) / 1000 if len(spacing_mm) == 3 else 1.0
+    found = []
+    for number, value in enumerate(sorted(classes)):
+        if value == 0:
+            continue
+        voted, sizes = label == number, tally.voxels[:, number]
+        voxels = int(voted.sum())
+        together = int(tally.ballots[number][voted].sum(dtype=torch.int64))
+        total = int(sizes.sum()) + tally.passes * voxels
+        low, high = np.percentile(sizes, INTERVAL)
+        found.append(
+            {
+                "class": value,
+                "volume": voxels * size,
+                "low": float(low) * size,
+                "high": float(high) * size,
+                "agreement": 2 * together / total if total else 1.0,
+            }
+        )
+    unsure = [
+        float(entropy(mean / tally.passes)[mask].sum(dtype=torch.float64))
+        for mean, mask in zip(tally.sums.movedim(1, 0), label > 0, strict=True)
+    ]
+    voxels = int((label > 0).sum())
+    return {
+        "trust": statistics.fmean(each["agreement"] for each in found),
+        "entropy": sum(unsure) / voxels if voxels else None,
+        "volumes_in": "ml" if len(spacing_mm) == 3 else "px",
+        "classes": found,
+    }
+
+
+def write(path: Path, measured: Mapping[str, Mapping[str, Any]], classes: Mapping[int, str]) -> None:
+    """Write what was measured of each case as a table, the least trusted first."""
+    unit = next(iter(measured.values()))["volumes_in"]
+    header = ["case", "trust", "entropy"]
+    for value in sorted(classes):
+        if value != 0:
+            name = classes[value]
+            header += [f"{name} {unit}", f"{name} low", f"{name} high", f"{name} agreement"]
+    rows = []
+    for case, each in sorted(measured.items(), key=lambda one: (one[1]["trust"], natural(one[0]))):
+        row = [case, _cell(each["trust"]), _cell(each["entropy"])]
+        for one in each["classes"]:
+            row += [_cell(one[name]) for name in ("volume", "low", "high", "agreement")]
+        rows.append(row)
+    write_csv(path, header, rows)
+
+
+def _cell(value: float | None) -> str:
+    return "" if value is None else f"{value:.6g}"

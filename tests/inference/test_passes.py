@@ -1,0 +1,298 @@
+"""A pass is one sub-network for the whole scan, whatever is computed together with it, and nothing else is changed."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+
+from selfvox.errors import UsageError
+from selfvox.inference import passes as module
+from selfvox.inference.passes import Dropout, SubNetworks, Tally, sweep
+from selfvox.inference.predict import predict
+from selfvox.models.encoder import build, plan
+from selfvox.models.network import Segmenter, segment_whole
+from selfvox.settings import Predict
+
+from .conftest import blob, make_run, write_scan
+
+WINDOW = (16, 16, 16)
+KINDS = pytest.mark.parametrize("kind", ["channel", "element"])
+
+
+def network(name="plain", norm="instance", d=3, **how):
+    torch.manual_seed(0)
+    how = how or {"channels": (4, 8), "blocks": 1, "norm": norm}
+    spec = plan({"name": name, **how}, (16,) * d, (1.0,) * d)
+    return Segmenter(build(spec, d, 1), 3, norm).eval()
+
+
+def volume(shape=(40, 13, 27), seed=0):
+    return torch.randn(1, *shape, generator=torch.Generator().manual_seed(seed))
+
+
+@torch.inference_mode()
+def swept(net, dropout, image, window=WINDOW, passes=range(5)):
+    """Probabilities (pass, class, *space), each plane written once."""
+    found = torch.full((len(passes), net.classes, *image.shape[1:]), torch.nan)
+
+    def take(number, first, planes):
+        at = list(passes).index(number)
+        assert found[at, :, first : first + planes.shape[1]].isnan().all()
+        found[at, :, first : first + planes.shape[1]] = planes
+
+    with SubNetworks(net, dropout) as networks:
+        sweep(networks, image, window, 0.5, passes, take)
+    return found
+
+
+@KINDS
+@pytest.mark.parametrize("rates", [(0.3, 0.0), (0.0, 0.3), (0.3, 0.2)])
+@pytest.mark.parametrize("shape", [(40, 13, 27), (9, 9, 9)])
+def test_a_pass_is_the_plain_prediction_of_its_sub_network(kind, rates, shape):
+    net, image = network(), volume(shape)
+    dropout = Dropout(*rates, kind, 0)
+    found = swept(net, dropout, image)
+    with torch.inference_mode(), SubNetworks(net, dropout) as networks:
+        for number in (0, 4):
+
+            def alone(x, number=number):
+                return torch.cat([networks.logits(networks.shared(one[None]), [number], one.shape[1:]) for one in x])
+
+            torch.testing.assert_close(found[number], segment_whole(alone, image, WINDOW), atol=1e-5, rtol=0)
+    assert (found[0] - found[1]).abs().max() > 1e-3
+
+
+@KINDS
+def test_dropout_is_what_torch_drops(kind):
+    """Masks hold 0 or 1 / (1 - rate), as often as the rate says; a channel falls as a whole, a unit alone."""
+    net, rate = network(), 0.4
+    layer = next(each for each in net.encoder.modules() if isinstance(each, module.ACTIVATIONS))
+    layer.register_forward_hook(lambda _, inputs, output: undropped.append(output.clone()))
+    undropped, dropped = [], []
+    with torch.inference_mode(), SubNetworks(net, Dropout(rate, 0.0, kind, 3)) as networks:
+        layer.register_forward_hook(lambda _, inputs, output: dropped.append(output.clone()))
+        for start in range(0, 300, 50):
+            networks.logits(networks.shared(volume(WINDOW)[None]), range(start, start + 50), WINDOW)
+    before, after = torch.cat(undropped), torch.cat(dropped)
+    ratio = after / before
+    assert ((ratio.abs() < 1e-6) | ((ratio - 1 / (1 - rate)).abs() < 1e-4)).all()
+    kept = (ratio > 0.5).float()
+    assert abs(kept.mean() - (1 - rate)) < 0.06
+    per_channel = kept.flatten(2).mean(2)
+    assert bool(((per_channel == 0) | (per_channel == 1)).all()) == (kind == "channel")
+    # two passes at one position are independent of each other
+    together = (kept[::2] * kept[1::2]).mean()
+    assert abs(together - (1 - rate) ** 2) < 0.06
+
+
+@KINDS
+def test_a_pass_does_not_depend_on_what_is_computed_with_it(kind, monkeypatch):
+    net, image, dropout = network(), volume(), Dropout(0.3, 0.2, kind, 0)
+    found = swept(net, dropout, image)
+    torch.testing.assert_close(swept(net, dropout, image, passes=[3])[0], found[3], atol=0, rtol=0)
+    monkeypatch.setitem(module.TOGETHER, "cpu", 3)
+    torch.testing.assert_close(swept(net, dropout, image), found, atol=1e-5, rtol=0)
+    monkeypatch.setitem(module.ROOM, "cpu", 1)
+    torch.testing.assert_close(swept(net, dropout, image), found, atol=1e-5, rtol=0)
+
+
+def test_seed_and_number_make_a_pass():
+    net, image = network(), volume()
+    one, other = (swept(net, Dropout(0.3, 0.0, "channel", seed), image) for seed in (0, 1))
+    assert (one - other).abs().max() > 1e-3
+    assert all((one[a] - one[b]).abs().max() > 1e-3 for a in range(5) for b in range(a))
+
+
+def test_running_statistics_stay_and_the_network_is_left_as_it_was():
+    net, image = network(norm="batch"), volume()
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    plain = segment_whole(net, image, WINDOW)
+    swept(net, Dropout(0.3, 0.3, "channel", 0), image)
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+    assert torch.equal(segment_whole(net, image, WINDOW), plain)
+
+
+def test_the_encoder_is_asked_once_for_all_passes_where_it_drops_nothing():
+    net, image, calls = network(), volume((24, 16, 16)), []
+    net.encoder.register_forward_hook(lambda *_: calls.append(1))
+    swept(net, Dropout(0.0, 0.3, "channel", 0), image)
+    assert len(calls) == 2  # windows
+
+
+@pytest.mark.parametrize(
+    ("name", "how", "d"),
+    [
+        ("residual", {"channels": (4, 8), "blocks": 1}, 3),
+        ("monai:ResNetFeatures", {"model_name": "resnet10", "pretrained": False}, 2),
+    ],
+)
+def test_other_encoders_drop_too(name, how, d):
+    net = network(name, d=d, **how)
+    image = volume((40, 32) if d == 2 else (20, 16, 16))
+    found = swept(net, Dropout(0.3, 0.0, "element", 0), image, (32, 32) if d == 2 else WINDOW, range(3))
+    assert (found[0] - found[1]).abs().max() > 1e-4
+    torch.testing.assert_close(found.sum(1), torch.ones(3, *image.shape[1:]))
+
+
+def test_a_full_device_is_asked_for_fewer_passes_at_a_time(monkeypatch):
+    net, image, dropout = network(), volume(), Dropout(0.3, 0.0, "channel", 0)
+    found = swept(net, dropout, image)
+    real = SubNetworks.logits
+
+    def small(self, shared, passes, size):
+        if len(set(passes)) > 1:
+            raise torch.OutOfMemoryError
+        return real(self, shared, passes, size)
+
+    monkeypatch.setattr(SubNetworks, "logits", small)
+    torch.testing.assert_close(swept(net, dropout, image), found, atol=1e-5, rtol=0)
+
+
+def test_a_tally_adds_up_slabs_as_if_they_were_one():
+    probabilities = torch.rand(4, 3, 9, 5, 6).softmax(1)
+    wants = {"borda", "variance", "mutual-information"}
+    tally = Tally(4, 3, (9, 5, 6), wants, torch.device("cpu"))
+    for first, last in ((4, 9), (0, 4)):
+        for number in (2, 0, 3, 1):
+            tally.add(number, first, probabilities[number, :, first:last])
+    assert torch.equal(tally.ballots.long(), module.votes.ballots(probabilities))
+    assert torch.equal(tally.points.long(), module.votes.points(probabilities))
+    torch.testing.assert_close(tally.sums, probabilities.sum(0))
+    torch.testing.assert_close(tally.squares, probabilities.square().sum(0))
+    torch.testing.assert_close(tally.entropies, -(probabilities * probabilities.log()).sum((0, 1)))
+    for number, one in enumerate(probabilities.argmax(1)):
+        np.testing.assert_array_equal(tally.voxels[number], np.bincount(one.ravel().numpy(), minlength=3))
+
+
+# the verb
+
+
+def content(folder):
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.is_file()}
+
+
+def label(path):
+    return np.asarray(nib.load(path).dataobj)
+
+
+MANY = {"passes": 3, "dropout_kind": "channel"}
+VOTES = [
+    {"vote": "majority"},
+    {"vote": "weighted", "vote_weights": (1, 2, 2)},
+    {"vote": "borda"},
+    {"vote": "union", "union_class": "lesion"},
+    {"vote": "mean"},
+]
+
+
+@pytest.mark.parametrize("vote", VOTES, ids=[each["vote"] for each in VOTES])
+@pytest.mark.parametrize("how", [{}, {"spacing_mm": (1.5, 1.5, 1.5)}], ids=["same grid", "resampled"])
+def test_every_vote_is_written_on_the_scans_grid(tmp_path, vote, how):
+    run = make_run(tmp_path / "run", **how)
+    scan = write_scan(tmp_path / "a.nii.gz", blob((20, 17, 12)))
+    (path,) = predict(Predict(run=run, scans=scan, out=tmp_path / "out", **MANY, **vote))
+    assert label(path).shape == (20, 17, 12)
+    np.testing.assert_array_equal(nib.load(path).affine, nib.load(scan).affine)
+    with (tmp_path / "out" / "review.csv").open() as file:
+        (row,) = csv.DictReader(file)
+    assert row["case"] == "a"
+    assert float(row["organ low"]) <= float(row["organ high"])
+    assert 0 <= float(row["trust"]) <= 1
+
+
+def test_one_pass_writes_what_was_written_without_passes(run, scans, tmp_path):
+    predict(Predict(run=run, scans=scans, out=tmp_path / "one", passes=1, encoder_dropout=0.5, seed=4))
+    predict(Predict(run=run, scans=scans, out=tmp_path / "plain"))
+    assert content(tmp_path / "one") == content(tmp_path / "plain")
+    assert set(json.loads((tmp_path / "plain" / "predictions.json").read_text())) == {
+        *("format", "network_sha256", "overlap", "precision")
+    }
+
+
+def test_a_scan_is_predicted_alike_alone_and_among_others(run, scans, tmp_path):
+    predict(Predict(run=run, scans=scans, out=tmp_path / "all", probabilities=True, **MANY))
+    predict(Predict(run=run, scans=scans / "scan_2.nii.gz", out=tmp_path / "one", probabilities=True, **MANY))
+    for name in ("scan_2.nii.gz", "scan_2_probabilities.nii.gz"):
+        assert (tmp_path / "all" / name).read_bytes() == (tmp_path / "one" / name).read_bytes()
+
+
+def test_an_ensemble_is_the_mean_of_its_plain_predictions(run, scans, tmp_path):
+    other = make_run(tmp_path / "other", seed=1)
+    scan = scans / "scan_0.nii.gz"
+    both = {"scans": scan, "probabilities": True, "precision": "fp32"}
+    for name, one in (("a", run), ("b", other)):
+        predict(Predict(run=one, out=tmp_path / name, **both))
+    (path,) = predict(Predict(run=run, ensemble=(other,), out=tmp_path / "out", vote="mean", **both))
+    one, two, mean = (nib.load(tmp_path / n / "scan_0_probabilities.nii.gz").get_fdata() for n in ("a", "b", "out"))
+    np.testing.assert_allclose(mean, (one + two) / 2, atol=1e-6)
+    np.testing.assert_array_equal(label(path), mean.argmax(-1))
+    assert "ensemble_sha256" in json.loads((tmp_path / "out" / "predictions.json").read_text())
+
+
+def test_runs_of_other_classes_or_recipes_cannot_vote_together(run, scans, tmp_path):
+    classes = make_run(tmp_path / "classes", classes={"0": "background", "1": "organ", "2": "cyst"})
+    recipe = make_run(tmp_path / "recipe", spacing_mm=(2.0, 2.0, 2.0))
+    for other, what in ((classes, "classes"), (recipe, "recipe")):
+        with pytest.raises(UsageError, match=f"{other.name}: its .*{what}.* leave it out"):
+            predict(Predict(run=run, ensemble=(other,), scans=scans, out=tmp_path / "out"))
+
+
+def test_votes_that_cannot_be_are_refused(run, scans, tmp_path):
+    at = {"run": run, "scans": scans, "out": tmp_path / "out"}
+    for bad, match in (
+        ({"passes": 2, "encoder_dropout": 0.0}, "passes: without dropout"),
+        ({"vote": "borda"}, "vote: one prediction"),
+        ({"passes": 2, "vote": "weighted"}, "vote_weights: goes with"),
+        ({"passes": 2, "union_class": "lesion"}, "union_class: goes with"),
+    ):
+        with pytest.raises(ValueError, match=match):
+            Predict(**at, **bad)
+    for bad, match in (
+        ({"vote": "weighted", "vote_weights": (1, 2)}, "vote_weights: 2 of them for 3 classes"),
+        ({"vote": "union", "union_class": "lesions"}, "did you mean 'lesion'"),
+    ):
+        with pytest.raises(UsageError, match=match):
+            predict(Predict(**at, passes=2, **bad))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_made_with_passes_is_not_gone_on_in_without(run, scans, tmp_path):
+    out = tmp_path / "out"
+    predict(Predict(run=run, scans=scans, out=out, **MANY))
+    for other in ({}, {**MANY, "passes": 4}, {**MANY, "seed": 1}, {**MANY, "vote": "mean"}):
+        with pytest.raises(UsageError, match="was predicted with"):
+            predict(Predict(run=run, scans=scans, out=out, **other))
+
+
+def test_passes_killed_half_way_go_on_to_the_same_bytes(run, scans, tmp_path):
+    at = {"run": run, "scans": scans, "passes": 20}
+    predict(Predict(**at, out=tmp_path / "whole"))
+    out = tmp_path / "out"
+    command = f"import selfvox; selfvox.predict({str(run)!r}, {str(scans)!r}, out={str(out)!r}, passes=20)"
+    process = subprocess.Popen([sys.executable, "-c", command], stderr=subprocess.DEVNULL)
+    while not (out / "cases.jsonl").exists() and process.poll() is None:
+        time.sleep(0.002)
+    while not (out / "cases.jsonl").read_text() and process.poll() is None:
+        time.sleep(0.002)
+    os.kill(process.pid, signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert not (out / "review.csv").exists()
+    predict(Predict(**at, out=out))
+    assert content(out) == content(tmp_path / "whole")
+
+
+def test_the_least_trusted_scan_comes_first(run, scans, tmp_path):
+    predict(Predict(run=run, scans=scans, out=tmp_path / "out", **MANY))
+    with (tmp_path / "out" / "review.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    trusts = [float(row["trust"]) for row in rows]
+    assert trusts == sorted(trusts)
+    assert {row["case"] for row in rows} == {"scan_0", "scan_1", "scan_2"}
