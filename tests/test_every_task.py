@@ -1,5 +1,6 @@
 """What every pretext task must hold, in 2D and 3D: a new file in tasks/ is tested by being there."""
 
+import contextlib
 import dataclasses
 import math
 import typing
@@ -7,6 +8,7 @@ import typing
 import pytest
 import torch
 import yaml
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from selfvox import pretext
 from selfvox.errors import UsageError
@@ -102,6 +104,95 @@ def test_the_generator_alone_decides_the_question(name, d):
     assert any(not torch.equal(one[key], other[key]) for key in one)
     assert torch.equal(torch.get_rng_state(), state), "drew from the global generator"
     assert torch.equal(x, before), "changed the images that it was given"
+
+
+class Draws(TorchDispatchMode):
+    """Of every random number drawn: did it come from the generator that was passed in?"""
+
+    def __init__(self, rng):
+        super().__init__()
+        self.rng, self.found = rng, []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if torch.Tag.nondeterministic_seeded in func.tags:
+            used = (kwargs or {}).get("generator")
+            # its state moves with every draw, so no other generator has the same
+            self.found.append(used is not None and torch.equal(used.get_state(), self.rng.get_state()))
+        return func(*args, **(kwargs or {}))
+
+
+@every_task
+@every_dimension
+def test_every_device_is_asked_the_same_since_only_the_cpu_draws(name, d):
+    for options_ in [{}, *other_settings(name)]:
+        with contextlib.suppress(UsageError):
+            task = suited(name, d, **options_)
+            ask(task, images(d))  # jigsaw's set of permutations is drawn once, from a seed of its own
+            rng = torch.Generator().manual_seed(0)
+            with Draws(rng) as draws:
+                task.ask(images(d), rng)
+            assert draws.found
+            assert all(draws.found)
+
+
+def test_a_draw_from_any_other_generator_would_be_seen():
+    rng = torch.Generator().manual_seed(0)
+    with Draws(rng) as draws:
+        torch.rand(2, generator=rng)
+        torch.rand(2)
+        torch.empty(2).uniform_(generator=torch.Generator().manual_seed(0))
+        torch.nn.functional.dropout(torch.ones(2))
+    assert draws.found == [True, False, False, False]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@every_task
+@every_dimension
+def test_a_cuda_device_is_asked_what_the_cpu_is(name, d):
+    task = suited(name, d)
+    expected, found = ask(task, images(d)), ask(task, images(d).cuda())
+    assert expected.keys() == found.keys()
+    for key, value in expected.items():
+        assert found[key].is_cuda
+        torch.testing.assert_close(found[key].cpu(), value, rtol=1e-4, atol=1e-4)
+
+
+@every_task
+@every_dimension
+def test_what_an_image_is_asked_does_not_depend_on_its_neighbours(name, d):
+    task, x = suited(name, d), images(d)
+    before = ask(task, x.clone())
+    x[0] = 5 - x[0]
+    for key, after in ask(task, x).items():
+        changed = (after != before[key]).flatten(1).any(1) if after.ndim > 1 else after != before[key]
+        shows = after.ndim == d + 2
+        assert int(changed.sum()) == (len(after) // len(x) if shows else 0), key
+
+
+def reordered(question, order):
+    """The question of a batch as it would be with its images in another order."""
+    count, found = len(order), {}
+    for key, value in question.items():
+        if key in ("views", "scan"):  # first views, then second ones
+            value = value.view(2, count, *value.shape[1:])[:, order].flatten(0, 1)
+        elif len(value) % count == 0:
+            value = value.view(count, -1, *value.shape[1:])[order].flatten(0, 1)
+        found[key] = order.argsort()[value] if key == "other" else value
+    return found
+
+
+@every_task
+@every_dimension
+def test_the_order_of_the_batch_does_not_matter(name, d):
+    task, order = suited(name, d), torch.tensor([2, 0, 3, 1])
+    encoder, head = network(task, d)
+    question = ask(task, images(d))
+    with torch.no_grad():
+        expected = task.loss(encoder, head, question)
+        found = task.loss(encoder, head, reordered(question, order))
+    torch.testing.assert_close(found.loss, expected.loss, rtol=1e-4, atol=1e-5)
+    for key, value in expected.metrics.items():
+        torch.testing.assert_close(found.metrics[key], value, rtol=1e-3, atol=1e-4)
 
 
 @every_task

@@ -1,5 +1,7 @@
 """Intensity changes against scipy and closed forms; each sample by its own strength."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -36,6 +38,24 @@ def test_noise_has_the_deviation_asked_for_and_comes_from_the_generator():
     added = (one - x).flatten(1)
     assert torch.allclose(added.std(1), sigma, rtol=0.02)
     assert torch.allclose(added.mean(1), torch.zeros(3), atol=0.03)
+
+
+def test_no_two_samples_get_the_same_noise():
+    noise = intensity.add_noise(torch.zeros(6, 1, 16, 16, 16), torch.ones(6), torch.Generator().manual_seed(0))
+    alike = torch.corrcoef(noise.flatten(1)) - torch.eye(6)
+    assert alike.abs().max() < 5 / math.sqrt(16**3)
+
+
+def test_noise_is_read_from_one_field_drawn_on_the_cpu():
+    x, sigma = torch.randn(5, 2, 6, 7), torch.rand(5)
+    found = intensity.add_noise(x, sigma, torch.Generator().manual_seed(3))
+    rng = torch.Generator().manual_seed(3)
+    field = torch.randn(2 * 84, generator=rng).tolist()
+    places = torch.randint(85, (5,), generator=rng).tolist()
+    signs = torch.randint(2, (5,), generator=rng).tolist()
+    for image, after, width, place, sign in zip(x, found, sigma.tolist(), places, signs, strict=True):
+        added = [width * (1 if sign else -1) * value for value in field[place : place + 84]]
+        assert torch.allclose((after - image).flatten(), torch.tensor(added), atol=1e-5)
 
 
 def test_blur_equals_scipy(x):

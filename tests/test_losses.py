@@ -10,14 +10,15 @@ import torch
 from selfvox.losses import dice_cross_entropy, nt_xent, soft_dice, triplet
 
 
-def naive_nt_xent(views, temperature, scan=None):
+def naive_nt_xent(views, temperature, scan=None, further=()):
     """Paper B, equation (1), pair by pair; and the share of views that find their partner."""
     count = len(views)
-    unit = [view / view.norm() for view in views.double()]
+    unit = [view / view.norm() for view in [*views.double(), *further]]
     total, found, chance = 0.0, 0, 0.0
     for i in range(count):
         partner = (i + count // 2) % count
         others = [k for k in range(count) if k != i and (k == partner or scan is None or int(scan[k]) != int(scan[i]))]
+        others += range(count, len(unit))
         similarity = {k: float(unit[i] @ unit[k]) / temperature for k in others}
         total -= math.log(math.exp(similarity[partner]) / sum(math.exp(each) for each in similarity.values()))
         found += max(similarity, key=similarity.__getitem__) == partner
@@ -32,6 +33,14 @@ def test_nt_xent_equals_loops(temperature, scan):
     views = torch.cat([first, first + 0.8 * torch.randn(5, 8, generator=torch.Generator().manual_seed(1))])
     found = nt_xent(views, temperature, scan)
     assert [float(each) for each in found] == pytest.approx(naive_nt_xent(views, temperature, scan), rel=1e-4)
+
+
+@pytest.mark.parametrize("scan", [None, torch.tensor([0, 0, 1]).repeat(2)], ids=["all", "masked"])
+def test_nt_xent_against_further_embeddings_equals_loops(scan):
+    views, further = torch.randn(6, 8, requires_grad=True), 3 * torch.randn(7, 8, requires_grad=True)
+    found = nt_xent(views, 0.3, scan, further)
+    expected = naive_nt_xent(views.detach(), 0.3, scan, further.detach().double())
+    assert [float(each.detach()) for each in found] == pytest.approx(expected, rel=1e-4)
 
 
 @pytest.mark.parametrize("count", [2, 5, 16])
@@ -57,7 +66,7 @@ def test_mixed_precision_does_not_round_the_similarities():
 WORKER = """
 import sys
 import torch
-from selfvox.losses import nt_xent
+from selfvox.losses import nt_xent, of_all_devices
 
 rank, meeting, out = int(sys.argv[1]), sys.argv[2], sys.argv[3]
 torch.set_num_threads(1)
@@ -72,6 +81,7 @@ for masked in (False, True):
     loss.backward()
     torch.distributed.all_reduce(weight.grad)
     found[str(masked)] = {"loss": loss.detach(), "accuracy": accuracy, "chance": chance, "gradient": weight.grad / 2}
+found["rows"] = of_all_devices(given["images"].view(2, 2, 3, -1)[0, rank].requires_grad_())
 torch.save(found, f"{out}{rank}.pt")
 torch.distributed.destroy_process_group()
 """
@@ -102,6 +112,10 @@ def test_two_processes_have_the_loss_and_the_gradient_of_one(tmp_path):
                 assert torch.allclose(found[name], getattr(expected, name), rtol=1e-5)
             # devices average their gradients, as DDP does
             assert torch.allclose(found["gradient"], weight.grad, rtol=1e-4, atol=1e-6)
+    for rank in range(2):  # every device holds the rows of all, by rank
+        rows = torch.load(f"{tmp_path / 'out'}{rank}.pt", weights_only=True)["rows"]
+        assert torch.equal(rows, given["images"][:6])
+        assert not rows.requires_grad
 
 
 @pytest.mark.parametrize("space", [(4, 5), (3, 4, 2)])

@@ -23,9 +23,17 @@ def contrast(x: Tensor, factor: Tensor) -> Tensor:
 
 
 def add_noise(x: Tensor, sigma: Tensor, rng: torch.Generator) -> Tensor:
-    """Add Gaussian noise of standard deviation `sigma`; `rng` lies on the device of `x`."""
-    noise = torch.randn(x.shape, generator=rng, device=x.device, dtype=x.dtype)
-    return noise.mul_(_per_sample(sigma, x)).add_(x)
+    """Add Gaussian noise of standard deviation `sigma`; `rng` lies on the CPU, so that every device adds the same.
+
+    One field of twice a sample's size is drawn. Each sample reads it from a place of its own, half of them negated: to
+    draw, and to carry to a device, as many numbers as all samples have would hold a training step up.
+    """
+    size = x[0].numel()
+    field = torch.randn(2 * size, generator=rng).to(x.device, x.dtype)
+    place = torch.randint(size + 1, (len(x),), generator=rng).to(x.device)
+    sign = torch.randint(2, (len(x),), generator=rng) * 2 - 1
+    noise = field.unfold(0, size, 1)[place].view_as(x)
+    return noise.mul_(_per_sample(sign.to(sigma.device) * sigma, x)).add_(x)
 
 
 def blur(x: Tensor, sigma: Tensor, radius: int = 2) -> Tensor:

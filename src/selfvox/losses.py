@@ -18,7 +18,9 @@ class Retrieval(NamedTuple):
     chance: Tensor  # that share for a guess
 
 
-def nt_xent(views: Tensor, temperature: float, same_scan: Tensor | None = None) -> Retrieval:
+def nt_xent(
+    views: Tensor, temperature: float, same_scan: Tensor | None = None, others: Tensor | None = None
+) -> Retrieval:
     """NT-Xent over all views of all devices (Chen et al. 2020; paper B eq. 1), and its top-1 retrieval accuracy.
 
     Args:
@@ -26,26 +28,37 @@ def nt_xent(views: Tensor, temperature: float, same_scan: Tensor | None = None) 
         temperature: divides the cosine similarities.
         same_scan: (2N,) number of the scan each view comes from; other samples of a view's own scan then leave the
             denominator, since they may look alike for good reason.
+        others: (K, width) further embeddings to tell every view from; no view's partner is among them.
 
     Returns:
         The mean over the 2N views of `-log softmax` at the partner, the accuracy and its chance.
     """
     views = F.normalize(views.float(), dim=1)
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
+    if _many_devices():
         views, same_scan = _joint(views, same_scan)
     count = len(views)
+    candidates = views if others is None else torch.cat([views, F.normalize(others.float(), dim=1)])
     # autocast would round the similarities to 8 bits, and the temperature magnifies that
     with torch.autocast(views.device.type, enabled=False):
-        similarity = views @ views.T / temperature
+        similarity = views @ candidates.T / temperature
     partner = torch.arange(count, device=views.device).roll(count // 2)
-    ignored = torch.eye(count, dtype=torch.bool, device=views.device)
+    ignored = torch.eye(count, len(candidates), dtype=torch.bool, device=views.device)
     if same_scan is not None:
-        ignored = ignored | (same_scan[:, None] == same_scan[None, :])
+        ignored[:, :count] |= same_scan[:, None] == same_scan[None, :]
         ignored.scatter_(1, partner[:, None], False)
     similarity = similarity.masked_fill(ignored, float("-inf"))
     accuracy = (similarity.argmax(1) == partner).float().mean()
     chance = (~ignored).sum(1).float().reciprocal().mean()
     return Retrieval(F.cross_entropy(similarity, partner), accuracy, chance)
+
+
+def of_all_devices(mine: Tensor) -> Tensor:
+    """The rows of every device, by rank, without a gradient; the same on each device."""
+    return torch.cat(_gathered(mine.detach())) if _many_devices() else mine.detach()
+
+
+def _many_devices() -> bool:
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
 
 
 def _joint(views: Tensor, same_scan: Tensor | None) -> tuple[Tensor, Tensor | None]:

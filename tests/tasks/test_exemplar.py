@@ -10,7 +10,7 @@ from selfvox.errors import UsageError
 from selfvox.losses import nt_xent
 from selfvox.pretext import from_setting
 from selfvox.tasks import exemplar
-from selfvox.tasks.exemplar import Exemplar
+from selfvox.tasks.exemplar import Exemplar, Remembering
 
 
 def rng(seed=0):
@@ -60,6 +60,55 @@ def test_the_contrastive_objective_is_nt_xent_over_images_and_copies():
     task = suited(2, objective="contrastive", temperature=0.3)
     batch = task.ask(torch.randn(5, 1, 8, 8), rng())
     assert float(answer(task, batch).loss) == pytest.approx(float(nt_xent(batch["views"].flatten(1), 0.3).loss))
+
+
+def test_the_bank_holds_the_last_embeddings_of_images_not_of_copies():
+    head, remembered = Remembering(5), []
+    task = suited(2, bank=5)
+    remembered += head.bank.tolist()
+    for seed, count in enumerate([2, 3, 4, 7, 2]):  # 7: more than the bank holds
+        batch = task.ask(torch.randn(count, 1, 8, 16, generator=rng(seed)), rng(seed))
+        task.loss(Flat(), head, batch)
+        remembered += nn.functional.normalize(batch["views"][:count].flatten(1), dim=1).tolist()
+        assert sorted(head.bank.tolist()) == sorted(torch.tensor(remembered[-5:]).tolist())
+        assert head.bank[head.oldest].tolist() == remembered[-5]
+    head.eval()
+    before = head.bank.clone()
+    task.loss(Flat(), head, batch)
+    assert torch.equal(head.bank, before)
+
+
+@pytest.mark.parametrize("objective", ["triplet", "contrastive"])
+def test_with_a_bank_each_image_is_told_from_its_own_and_from_another_of_the_past(objective):
+    task, head = suited(2, bank=9, objective=objective, margin=1.5, temperature=0.3), Remembering(9)
+    batch, bank = task.ask(torch.randn(6, 1, 8, 16, generator=rng()), rng(1)), head.bank.clone()
+    unit = nn.functional.normalize(batch["views"].flatten(1), dim=1)
+    terms, ordered = [], []
+    for i in range(6):
+        for far in (unit[batch["other"][i]], bank[batch["remembered"][i]]):
+            near_by, far_by = ((unit[i] - each).square().sum().item() for each in (unit[i + 6], far))
+            terms.append(max(0, near_by - far_by + 1.5))
+            ordered.append(near_by < far_by)
+    expected = sum(terms) / 12 if objective == "triplet" else float(nt_xent(unit, 0.3, others=bank).loss)
+    outcome = task.loss(Flat(), head, batch)
+    assert float(outcome.loss) == pytest.approx(expected, rel=1e-5)
+    assert float(outcome.metrics["accuracy"]) == pytest.approx(sum(ordered) / 12)
+
+
+def test_every_place_of_the_bank_is_drawn_equally_often():
+    task = suited(2, bank=4)
+    drawn = torch.cat([task.ask(torch.zeros(8, 1, 8, 8), rng(seed))["remembered"] for seed in range(150)])
+    assert torch.allclose(drawn.bincount(minlength=4) / len(drawn), torch.tensor(0.25), atol=0.05)
+
+
+def test_the_bank_takes_no_gradient_and_lets_it_through_to_what_is_new():
+    encoder, task = Flat(), suited(2, bank=6, objective="contrastive")
+    encoder.width = 64
+    head = task.head(encoder)
+    for _ in range(2):  # the second step compares with what the first one left
+        task.loss(encoder, head, task.ask(torch.randn(4, 1, 8, 8), rng())).loss.backward()
+    assert not head.bank.requires_grad
+    assert all(weight.grad is not None and weight.grad.any() for weight in head.parameters())
 
 
 def test_one_head_serves_all_three():

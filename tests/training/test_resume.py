@@ -37,7 +37,7 @@ def crash_at(monkeypatch, objective, step):
     monkeypatch.setattr(objective, "forward", crashing)
 
 
-@pytest.mark.parametrize("task", ["rotation", "simclr"])
+@pytest.mark.parametrize("task", ["rotation", "simclr", {"name": "exemplar", "bank": 7}])
 @pytest.mark.parametrize("step", [2, 9])
 def test_pretraining_goes_on_to_the_same_weights(shapes_store, tmp_path, small, monkeypatch, task, step):
     how = {**small, "task": task, "steps": 11, "batch": 2, "save_every": 4}
@@ -50,6 +50,9 @@ def test_pretraining_goes_on_to_the_same_weights(shapes_store, tmp_path, small, 
     selfvox.pretrain(shapes_store, out=tmp_path / "resumed", resume=True, **how)
     alone, resumed = (sha256(tmp_path / name / "encoder" / "weights.safetensors") for name in ("alone", "resumed"))
     assert alone == resumed
+    # a head may remember what it saw
+    last = [Run(tmp_path / name, {}).last_checkpoint().tensors for name in ("alone", "resumed")]
+    assert all(torch.equal(last[0][name], last[1][name]) for name in last[0].keys() | last[1].keys())
     assert [line["step"] for line in read_metrics(tmp_path / "resumed")] == [10, 11]
     assert json.loads((tmp_path / "resumed" / "run.json").read_text())["status"] == "finished"
 

@@ -14,11 +14,13 @@ from torch import Tensor, nn
 
 from selfvox.errors import UsageError
 from selfvox.intensity import brightness, contrast
-from selfvox.losses import nt_xent, triplet
+from selfvox.losses import nt_xent, of_all_devices, triplet
 from selfvox.models.encoder import Encoder
 from selfvox.pretext import Batch, Outcome, Panel, PretextTask
-from selfvox.settings import Positive
+from selfvox.settings import NotNegative, Positive
 from selfvox.spatial import equal_spacing, plane_names, read_planes, resample, view_maps
+
+WIDTH = 128  # of an embedding
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +38,9 @@ class Exemplar(PretextTask):
         Literal["squared", "plain"], "Euclidean distance on the unit sphere: squared, 0 to 4, or plain, 0 to 2"
     ] = "squared"
     temperature: Annotated[float, "divides the cosine similarities (contrastive)", Positive] = 0.1
+    bank: Annotated[
+        int, "embeddings of earlier images of the data set to tell each image from too; 0: only the batch", NotNegative
+    ] = 0
     angle: Annotated[float, "largest rotation about an axis, in degrees", pydantic.Field(gt=0, le=180)] = 30.0
     zoom: Annotated[
         float, "largest magnification; its inverse is the smallest", pydantic.Field(gt=1, le=4, allow_inf_nan=False)
@@ -53,32 +58,48 @@ class Exemplar(PretextTask):
 
     def head(self, encoder: Encoder) -> nn.Module:
         """One projection for all three: with one for each, their biases alone could solve the task."""
-        return nn.Sequential(nn.Linear(encoder.width, 512), nn.ReLU(), nn.Linear(512, 128))
+        layers = nn.Linear(encoder.width, 512), nn.ReLU(), nn.Linear(512, WIDTH)
+        return Remembering(self.bank, *layers) if self.bank else nn.Sequential(*layers)
 
     def ask(self, images: Tensor, rng: torch.Generator) -> Batch:
         """A transformed copy of each image, and another image beside it.
 
         Returns:
-            `views` (2N, channel, *space): the images, then their copies; `other` (N,): the row of another image.
+            `views` (2N, channel, *space): the images, then their copies; `other` (N,): the row of another image; with a
+            bank also `remembered` (N,): the row of an embedding there.
         """
         count = len(images)
         if count < 2:
             raise UsageError("task exemplar: a batch of one image has no other to tell it from; use --batch 2 or more")
         copies = self._transform(images, rng)
         other = (torch.arange(count) + torch.randint(1, count, (count,), generator=rng)) % count
-        return {"views": torch.cat([images, copies]), "other": other.to(images.device)}
+        batch = {"views": torch.cat([images, copies]), "other": other.to(images.device)}
+        if self.bank:
+            batch["remembered"] = torch.randint(self.bank, (count,), generator=rng).to(images.device)
+        return batch
 
     def loss(self, encoder: Encoder, head: nn.Module, batch: Batch) -> Outcome:
-        """Triplet or contrastive loss; share of triplets in order, and the spread of the embeddings."""
+        """Triplet or contrastive loss; share of triplets in order, and the spread of the embeddings.
+
+        With a bank, each image has a second triplet, whose other image is from the bank. It does not take the place of
+        the first: all images in one spot that moves on would be far from their past.
+        """
         unit = F.normalize(head(encoder.embed(batch["views"])).float(), dim=1)
         anchor, positive = unit.chunk(2)
-        found = triplet(anchor, positive, anchor[batch["other"]], self.margin, squared=self.distance == "squared")
-        loss = found.loss if self.objective == "triplet" else nt_xent(unit, self.temperature).loss
+        past = head if isinstance(head, Remembering) else None
+        others = [anchor[batch["other"]], *([past.bank[batch["remembered"]]] if past is not None else [])]
+        found = [triplet(anchor, positive, each, self.margin, squared=self.distance == "squared") for each in others]
+        if self.objective == "triplet":
+            loss = torch.stack([each.loss for each in found]).mean()
+        else:
+            loss = nt_xent(unit, self.temperature, others=past.bank if past is not None else None).loss
         metrics = {
-            "accuracy": found.ordered,
+            "accuracy": torch.stack([each.ordered for each in found]).mean(),
             "chance": torch.tensor(0.5, device=unit.device),
             "embedding_std": unit.detach().std(0).mean() * math.sqrt(unit.shape[1]),
         }
+        if past is not None and past.training:
+            past.remember(anchor)
         return Outcome(loss, metrics)
 
     def panels(self, images: Tensor, batch: Batch) -> list[list[Panel]]:
@@ -102,6 +123,28 @@ class Exemplar(PretextTask):
         scale = torch.exp(uniform(-1, 1) * math.log(self.zoom))
         x = resample(x, *view_maps(x.shape[2:], angles, planes, flips, scale, uniform(-1, 1, d)))
         return brightness(contrast(x, uniform(0.6, 1.4)[:, 0]), uniform(-0.3, 0.3)[:, 0])
+
+
+class Remembering(nn.Sequential):
+    """A head with a bank of the embeddings it made last, the oldest overwritten first (Wang et al. 2020).
+
+    The bank is saved with the head. It starts as random points of the unit sphere, so it is never empty.
+    """
+
+    bank: Tensor
+    oldest: Tensor
+
+    def __init__(self, size: int, *layers: nn.Module):
+        super().__init__(*layers)
+        self.register_buffer("bank", F.normalize(torch.randn(size, WIDTH), dim=1))
+        self.register_buffer("oldest", torch.tensor(0))
+
+    def remember(self, embedded: Tensor) -> None:
+        """Put embeddings (N, WIDTH) of this and all other devices into the bank; of too many, the last."""
+        new, size = of_all_devices(embedded), len(self.bank)
+        rows = (self.oldest + torch.arange(len(new), device=new.device)) % size
+        self.bank[rows[-size:]] = new[-size:]
+        self.oldest.copy_((self.oldest + len(new)) % size)
 
 
 def _one_of(rows: int, of: int, rng: torch.Generator) -> Tensor:

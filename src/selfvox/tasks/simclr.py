@@ -142,14 +142,13 @@ class SimCLR(PretextTask):
         x = _on_rows(x, moved, lambda part: resample(part, matrices[moved], shifts[moved]))
         shift, factor = uniform(-0.3, 0.3), uniform(0.6, 1.4)
         sigma_blur, sigma_noise = uniform(0.3, 1.0), uniform(0.02, 0.2)
-        device_rng = torch.Generator(x.device).manual_seed(int(torch.randint(1 << 62, (), generator=rng)))
         colour, blurred, edges, noisy = (self._rows(chosen, op) for op in ("colour", "blur", "sobel", "noise"))
         x = _on_rows(
             x, colour, lambda part: intensity.brightness(intensity.contrast(part, factor[colour]), shift[colour])
         )
         x = _on_rows(x, blurred, lambda part: intensity.blur(part, sigma_blur[blurred]))
         x = _on_rows(x, edges, intensity.sobel)
-        return _on_rows(x, noisy, lambda part: intensity.add_noise(part, sigma_noise[noisy], device_rng))
+        return _on_rows(x, noisy, lambda part: intensity.add_noise(part, sigma_noise[noisy], rng))
 
     def _geometry(self, x: Tensor, chosen: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
         """One affine map per view: flips, rotation about some axes, and a smaller crop blown up to the whole."""

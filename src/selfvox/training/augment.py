@@ -31,5 +31,4 @@ def augment(image: Tensor, label: Tensor, planes: Sequence[Plane], rng: torch.Ge
     image = resample(image, matrices, shifts)
     moved = resample(label[:, None].float(), matrices, shifts, mode="nearest")[:, 0].to(label.dtype)
     image = intensity.brightness(intensity.contrast(image, uniform(0.75, 1.25)), uniform(-0.2, 0.2))
-    device_rng = torch.Generator(image.device).manual_seed(int(torch.randint(1 << 62, (), generator=rng)))
-    return intensity.add_noise(image, uniform(0, 0.1), device_rng), moved
+    return intensity.add_noise(image, uniform(0, 0.1), rng), moved
