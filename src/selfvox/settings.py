@@ -100,6 +100,10 @@ class Pretrain(Preparation):
     epochs: Annotated[float | None, "passes over the scans, instead of --steps", Positive] = None
     batch: Annotated[int, "images per step and device", AtLeastOne] = 8
     crop: Annotated[CropEdges | None, "edges of the crops in voxels, such as 64,64,64; default: by the scans"] = None
+    probe: Annotated[
+        Path | None,
+        "scans with labels, or a store of such: tells every fifth of the run what they can be told by; trains nothing",
+    ] = None
     seed: Seed = 0
     resume: Resume = False
     network: Network = "plain"

@@ -2,36 +2,98 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from selfvox.files import whole
 from selfvox.run import read_metrics
+from selfvox.training.health import scores
+
+Lines = list[dict[str, Any]]
+GUESS: dict[str, Any] = {"color": "black", "linestyle": "--", "linewidth": 1}
 
 
 def draw_curve(run: Path, out: Path) -> None:
-    """Draw what `metrics.jsonl` holds: the loss, and below it the score beside chance or the validation Dice."""
+    """Draw what `metrics.jsonl` holds: loss, score beside chance or validation Dice, probe, embeddings."""
     lines = read_metrics(run)
     if not lines:
         return
-    figure = Figure(figsize=(7, 6), layout="constrained")
-    above, below = figure.subplots(2, sharex=True)
-    above.plot([line["step"] for line in lines], [line["loss"] for line in lines], color="tab:gray")
-    above.set_ylabel("loss")
-    scores = [name for name in lines[-1] if name == "accuracy" or name.startswith("dice")]
-    scores += [name for line in lines for name in line if name.startswith("dice") and name not in scores]
-    for name in dict.fromkeys(scores):
-        points = [(line["step"], line[name]) for line in lines if name in line]
-        below.plot(*zip(*points, strict=True), label=name.replace("_", " "), marker="." if len(points) < 50 else None)
-    chance = [(line["step"], line["chance"]) for line in lines if "chance" in line]
-    if chance:
-        below.plot(*zip(*chance, strict=True), label="chance", color="black", linestyle="--", linewidth=1)
-    below.set_xlabel("step")
-    below.set_ylim(0, 1)
-    if scores:
-        below.legend()
-    for axes in (above, below):
+    names = list(dict.fromkeys(name for line in lines for name in line))
+    panels = [_loss, _scores]
+    panels += [_probe] if "probe/linear" in names else []
+    panels += [_embeddings] if "health/spread" in names else []
+    figure = Figure(figsize=(7, 1 + 2.5 * len(panels)), layout="constrained")
+    column = figure.subplots(len(panels), sharex=True)
+    for draw, axes in zip(panels, column, strict=True):
         axes.grid(alpha=0.3)
+        draw(axes, lines, names)
+    column[-1].set_xlabel("step")
     with whole(out) as temporary:
         figure.savefig(temporary, dpi=100, metadata={"Software": None})
+
+
+def _loss(axes: Axes, lines: Lines, names: list[str]) -> None:
+    """The loss; of several tasks, each one's too."""
+    axes.set_ylabel("loss")
+    _plot(axes, lines, "loss", color="tab:gray")
+    own = [name for name in names if name.endswith("/loss")]
+    for name in own:
+        _plot(axes, lines, name, label=name.removesuffix("/loss"))
+    if own:
+        axes.legend()
+
+
+def _scores(axes: Axes, lines: Lines, names: list[str]) -> None:
+    """What the task scores, beside chance, or the Dice of validation."""
+    axes.set_ylabel("score")
+    axes.set_ylim(0, 1)
+    beside = list(dict.fromkeys(name for line in lines for name in scores(line)))
+    for number, name in enumerate(beside):
+        _plot(axes, lines, name, color=f"C{number}")
+        guess = [(line["step"], scores(line)[name].chance) for line in lines if name in line]
+        style = GUESS if len(beside) == 1 else {**GUESS, "color": f"C{number}"}
+        axes.plot(*zip(*guess, strict=True), label="chance" if len(beside) == 1 else None, **style)
+    for name in names:
+        if name.startswith("dice"):
+            _plot(axes, lines, name)
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(title="dashed: chance" if len(beside) > 1 else None)
+
+
+def _probe(axes: Axes, lines: Lines, names: list[str]) -> None:
+    """The probe, beside that of the untrained encoder and chance."""
+    axes.set_ylabel("probe: balanced accuracy")
+    axes.set_ylim(0, 1)
+    for number, kind in enumerate(("linear", "knn")):
+        _plot(axes, lines, f"probe/{kind}", label=kind, color=f"C{number}")
+        axes.axhline(_last(lines, f"probe/untrained_{kind}"), color=f"C{number}", linestyle=":", label="untrained")
+    axes.axhline(_last(lines, "probe/chance"), label="chance", **GUESS)
+    axes.legend(ncols=3)
+
+
+def _embeddings(axes: Axes, lines: Lines, names: list[str]) -> None:
+    """Spread and alignment on the left, the effective rank on the right."""
+    axes.set_ylabel("embeddings: spread, alignment")
+    _plot(axes, lines, "health/spread", label="spread (0: collapsed, 1: ideal)", color="C0")
+    _plot(axes, lines, "health/alignment", label="alignment (0: views are alike)", color="C1")
+    axes.set_ylim(bottom=0)
+    right = axes.twinx()
+    right.set_ylabel("effective rank")
+    _plot(right, lines, "health/rank", label="effective rank (right axis)", color="C2")
+    right.set_ylim(bottom=0)
+    axes.legend(handles=[*axes.get_lines(), *right.get_lines()], fontsize="small")
+
+
+def _plot(axes: Axes, lines: Iterable[dict[str, Any]], name: str, label: str | None = None, **style: Any) -> None:
+    """One metric over the steps at which it was measured."""
+    points = [(line["step"], line[name]) for line in lines if name in line]
+    marker = "." if len(points) < 50 else None
+    axes.plot(*zip(*points, strict=True), label=label or name.replace("_", " "), marker=marker, **style)
+
+
+def _last(lines: Lines, name: str) -> float:
+    return float(next(line[name] for line in reversed(lines) if name in line))

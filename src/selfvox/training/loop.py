@@ -65,6 +65,7 @@ def train(
     *,
     title: str,
     after_step: Callable[[int], Mapping[str, float]] | None = None,
+    before_update: Callable[[int, Outcome], None] | None = None,
 ) -> None:
     """Optimise `objective` for `plan.steps` steps, from the run's last checkpoint if it has one.
 
@@ -79,6 +80,7 @@ def train(
         plan: how to optimise.
         title: of the progress line.
         after_step: called after every step with the number of steps taken; what it returns is logged with the step.
+        before_update: called with a step's number, from 1 on, and its outcome when the gradients are there and finite.
 
     Raises:
         NumericalError: several steps in a row had no finite loss or gradient.
@@ -99,7 +101,7 @@ def train(
     ):
         bad_in_a_row, clock = 0, _Clock(plan.batch * fabric.world_size)
         while step < plan.steps:
-            outcome = _take_step(fabric, module, optimizer, batches, plan, step, clock)
+            outcome = _take_step(fabric, module, optimizer, batches, plan, step, clock, before_update)
             if outcome is None:
                 bad_in_a_row, skipped = bad_in_a_row + 1, skipped + 1
                 if bad_in_a_row > MOST_BAD_IN_A_ROW or skipped > max(MOST_BAD_IN_A_ROW, plan.steps // 100):
@@ -138,6 +140,7 @@ def _take_step(
     plan: Plan,
     step: int,
     clock: _Clock,
+    before_update: Callable[[int, Outcome], None] | None,
 ) -> Outcome | None:
     """One optimiser step; None, and weights untouched, where the loss or the gradient is not finite."""
     for group in optimizer.param_groups:
@@ -158,6 +161,8 @@ def _take_step(
         assert norm is not None
         finite = finite and bool(torch.isfinite(norm))
         if finite := not _largest(fabric, not finite):
+            if before_update:
+                before_update(step + 1, outcome)
             optimizer.step()
         else:
             for buffer, value in zip(module.buffers(), buffers, strict=True):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import math
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,7 @@ import torch
 from selfvox.data.crops import Crops, crop_for, median_spacing, most_uneven_spacing, seen
 from selfvox.data.prepare import prepared
 from selfvox.data.split import read_if_there
-from selfvox.data.store import StoredCase, is_store, open_store
+from selfvox.data.store import Store, StoredCase, is_store, open_store
 from selfvox.device import make_fabric
 from selfvox.errors import Stopped
 from selfvox.models.encoder import Encoder, build, plan
@@ -21,6 +23,8 @@ from selfvox.run import start
 from selfvox.settings import Pretrain
 from selfvox.training.curve import draw_curve
 from selfvox.training.loop import Objective, Plan, train
+from selfvox.training.probe import choose, probe
+from selfvox.training.watch import Watch, views_of
 from selfvox.weights import save_part
 
 DEFAULT_STEPS = 1000
@@ -96,9 +100,24 @@ def pretrain(settings: Pretrain) -> Path:
         if fabric.is_global_zero:
             _announce(task, encoder, crop, cases, how)
             run.depends_on(task=card["task"], network=spec, crop=list(crop), data=seen(cases))
+        watch = None
+        if fabric.is_global_zero:
+            fabric.to_device(objective)
+            view, labelled = task.view_size(crop), _probed(settings, store, held_out)
+            probed = functools.partial(probe, encoder, *labelled, crop, settings.seed) if labelled else None
+            watch = Watch(run, fabric, encoder, views_of(store, cases, view, settings.seed), how.steps, probed)
         data, title = Crops(store, cases, crop, settings.seed), f"pretrain {card['task']['name']}"
         try:
-            train(fabric, run, objective, data, how, title=title)
+            train(
+                fabric,
+                run,
+                objective,
+                data,
+                how,
+                title=title,
+                after_step=watch.after_step if watch else None,
+                before_update=watch.before_update if watch else None,
+            )
         except Stopped:
             if fabric.is_global_zero:
                 raise
@@ -109,6 +128,21 @@ def pretrain(settings: Pretrain) -> Path:
             say(f"encoder: {run.path / 'encoder'}   curve: {run.path / 'curve.png'}")
             say(f"next: selfvox finetune LABELLED/ --encoder {run.path} --labels 10 --out runs/seg")
     return settings.out
+
+
+def _probed(
+    settings: Pretrain, store: Store, held_out: set[str]
+) -> tuple[Store, list[StoredCase], list[StoredCase]] | None:
+    """The labelled scans of `--probe`, prepared as the others are: those to learn from, those to be scored on."""
+    if settings.probe is None:
+        return None
+    labelled = store
+    if settings.probe.resolve() != settings.scans.resolve():
+        how = dataclasses.replace(settings, source="auto")  # the probe's scans may lie in another layout
+        labelled = prepared(settings.probe, settings.out / "probe", how, recipe=store.recipe)
+    training, scored = choose(labelled, [case for case in store.cases if case.subject in held_out], settings.seed)
+    say(f"probe: learns from {len(training)} labelled scans, is scored on {len(scored)} others")
+    return labelled, training, scored
 
 
 def _steps(settings: Pretrain, scans: int, devices: int) -> int:

@@ -1,0 +1,98 @@
+"""How healthy an encoder is, measured without labels: pure functions of embeddings, scores and gradients."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Score(NamedTuple):
+    """What a task scores, and what guessing scores."""
+
+    value: float
+    chance: float
+
+    @property
+    def above_chance(self) -> float:
+        """0 at chance, 1 where every answer is right."""
+        return (self.value - self.chance) / (1 - self.chance)
+
+
+def scores(metrics: Mapping[str, float]) -> dict[str, Score]:
+    """The scores that have a chance among a task's metrics, by name; `rotation/accuracy` has `rotation/chance`.
+
+    `explained`, a share of variance, is 0 by chance.
+    """
+    found = {}
+    for name, value in metrics.items():
+        prefix, kind = name[: name.rfind("/") + 1], name.rpartition("/")[2]
+        if kind == "accuracy" and f"{prefix}chance" in metrics:
+            found[name] = Score(float(value), float(metrics[f"{prefix}chance"]))
+        elif kind == "explained":
+            found[name] = Score(float(value), 0.0)
+    return found
+
+
+def spread(embeddings: Tensor) -> float:
+    """Standard deviation of L2-normalised embeddings, mean over dimensions, as a share of the ideal 1 / sqrt(width).
+
+    0 where all are the same, about 1 where they fill the sphere evenly (Chen and He 2021, figure 2).
+
+    Args:
+        embeddings: (n, width).
+    """
+    unit = F.normalize(embeddings.float(), dim=1)
+    return float(unit.std(0, correction=0).mean()) * math.sqrt(unit.shape[1])
+
+
+def effective_rank(embeddings: Tensor) -> float:
+    """RankMe: the exponential of the entropy of the normalised singular values (Garrido et al. 2023, eq. 1).
+
+    From 1, all in one direction, to the smaller of `n` and `width`. Not centred, as in the paper.
+
+    Args:
+        embeddings: (n, width).
+    """
+    singular = torch.linalg.svdvals(embeddings.double())
+    share = singular / singular.sum().clamp(min=1e-300)
+    return float(torch.special.entr(share).sum().exp())
+
+
+def alignment(first: Tensor, second: Tensor) -> float:
+    """Mean squared distance between L2-normalised embeddings of two views of one thing (Wang and Isola 2020, alpha 2).
+
+    0 where the views cannot be told apart, 2 where they are as unlike as random directions.
+
+    Args:
+        first: (n, width).
+        second: (n, width), row by row of the same thing.
+    """
+    first, second = (F.normalize(each.float(), dim=1) for each in (first, second))
+    return float((first - second).square().sum(1).mean())
+
+
+def uniformity(embeddings: Tensor) -> float:
+    """Log of the mean of exp(-2 squared distance) over pairs of L2-normalised embeddings (Wang and Isola 2020, t 2).
+
+    0 where all are the same; the lower, the more evenly they fill the sphere (about -4 in many dimensions).
+
+    Args:
+        embeddings: (n, width), n at least 2.
+    """
+    unit = F.normalize(embeddings.float(), dim=1)
+    return float(torch.pdist(unit).square().mul(-2).exp().mean().log())
+
+
+def reached(parameters: Iterable[nn.Parameter]) -> float:
+    """Share of parameters whose tensor has a gradient that is not zero throughout; to be asked before an update."""
+    total = with_gradient = 0
+    for parameter in parameters:
+        total += parameter.numel()
+        if parameter.grad is not None and bool(parameter.grad.any()):
+            with_gradient += parameter.numel()
+    return with_gradient / total

@@ -1,0 +1,198 @@
+"""The probe finds what is there and nothing else, and leaves training as it is."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+import selfvox
+from selfvox.data import phantom
+from selfvox.data.split import read
+from selfvox.data.store import open_store
+from selfvox.errors import DataError
+from selfvox.files import sha256
+from selfvox.models.encoder import Encoder, build, plan
+from selfvox.run import read_metrics
+from selfvox.training import pretrain
+from selfvox.training.probe import balanced_accuracy, choose, classify, frozen, probe, probe_run, sample_maps
+
+CROP = (16, 16, 16)
+
+
+class Sees(Encoder):
+    """An encoder whose one map is the image itself."""
+
+    spatial_dims, in_channels, channels, strides = 3, 1, (1,), ((1, 1, 1),)
+
+    def __init__(self):
+        super().__init__()
+        self.unused = torch.nn.Parameter(torch.zeros(1))
+
+    def forward(self, x):
+        return [x]
+
+
+@pytest.fixture(scope="module")
+def told_by_intensity(tmp_path_factory):
+    """Volumes whose intensity is their label: 0, 1 and 2 in blocks."""
+    folder = tmp_path_factory.mktemp("told")
+    phantom.write(folder / "scans", "shapes", count=6)
+    selfvox.prepare(folder / "scans", out=folder / "store", workers=1)
+    store = open_store(folder / "store")
+    rng = np.random.default_rng(0)
+    truth = {case.id: np.kron(rng.integers(3, size=(6, 6, 6)), np.ones((4, 4, 4), int)) for case in store.cases}
+    for case in store.cases:
+        store._open["images", case.id] = truth[case.id][None].astype(np.float16)
+        store._open["labels", case.id] = truth[case.id].astype(np.uint8)
+        store._open["foreground", case.id] = np.argwhere(truth[case.id])[:, [0, 0, 1, 2]]
+    return store
+
+
+def test_features_that_tell_the_classes_apart_score_1_and_the_encoder_is_left_as_it_was(told_by_intensity):
+    training, scored = choose(told_by_intensity, (), seed=0)
+    assert {case.subject for case in training}.isdisjoint(case.subject for case in scored)
+    encoder, state = Sees().train(), torch.random.get_rng_state()
+    found = probe(encoder, told_by_intensity, training, scored, CROP, 0)
+    assert found == {"linear": 1.0, "knn": 1.0, "chance": pytest.approx(1 / 3)}
+    assert encoder.training
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
+def test_labels_that_have_nothing_to_do_with_the_features_stay_near_chance():
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(2000, 20)), rng.integers(4, size=2000)
+    found = classify(x[:1000], y[:1000], x[1000:], y[1000:])
+    assert found["chance"] == 0.25
+    assert found["linear"] == pytest.approx(0.25, abs=0.06)
+    assert found["knn"] == pytest.approx(0.25, abs=0.06)
+
+
+def test_balanced_accuracy_counts_every_class_alike():
+    truth, answer = np.array([0] * 9 + [1]), np.zeros(10, int)
+    assert balanced_accuracy(answer, truth) == 0.5
+
+
+@pytest.mark.parametrize("crop", [(8, 12), (8, 8, 12)])
+def test_sampled_maps_are_what_whole_maps_would_hold_there(crop):
+    maps = [torch.randn(3, *crop), torch.randn(2, *(edge // 4 for edge in crop))]
+    places = np.stack([np.random.default_rng(axis).integers(edge, size=20) for axis, edge in enumerate(crop)], 1)
+    places[0], places[1] = 0, [edge - 1 for edge in crop]  # corners
+    mode = "trilinear" if len(crop) == 3 else "bilinear"
+    whole = torch.cat([F.interpolate(each[None], size=crop, mode=mode)[0] for each in maps])
+    expected = torch.stack([whole[(slice(None), *place)] for place in places.tolist()])
+    torch.testing.assert_close(sample_maps(maps, places, crop), expected)
+
+
+def test_test_subjects_are_neither_learnt_from_nor_scored(shapes_store):
+    store, split = open_store(shapes_store), read(shapes_store / "split.json")
+    training, scored = choose(store, (), seed=0)
+    assert {case.subject for case in training} == set(split.train)
+    assert {case.subject for case in scored} == set(split.validation)
+    # nor those that are for testing in another store, under whatever name
+    aside = [case for case in store.cases if case.subject == split.train[0]]
+    assert {case.subject for case in choose(store, aside, 0)[0]} == set(split.train[1:])
+
+
+def test_fewer_than_two_labelled_subjects_are_refused(shapes_store):
+    store, split = open_store(shapes_store), read(shapes_store / "split.json")
+    aside = [case for case in store.cases if case.subject != split.train[0]]
+    with pytest.raises(DataError, match=r"has labels of 1 subjects .* takes at least two"):
+        choose(store, aside, 0)
+
+
+def test_whole_scans_are_told_by_their_grade(tmp_path, capsys):
+    rng, rows = np.random.default_rng(0), ["image,grade"]
+    for number in range(12):
+        picture = rng.integers(0, 60, size=(32, 32))
+        if number % 2:
+            picture[8:24, 8:24] += 180
+        Image.fromarray(picture.astype(np.uint8)).save(tmp_path / f"p{number}.png")
+        rows.append(f"p{number}.png,{number % 2}")
+    (tmp_path / "table.csv").write_text("\n".join(rows))
+    selfvox.prepare(tmp_path / "table.csv", out=tmp_path / "store", workers=1)
+    store = open_store(tmp_path / "store")
+    assert probe(Sees(), store, *choose(store, (), 0), (32, 32), 0) == {"linear": 1.0, "knn": 1.0, "chance": 0.5}
+
+
+def test_frozen_puts_dropout_and_statistics_to_rest():
+    encoder = build(plan({"channels": (4, 8), "norm": "batch"}, CROP, (1, 1, 1)), 3, 1)
+    before = {name: buffer.clone() for name, buffer in encoder.named_buffers()}
+    with frozen(encoder):
+        assert not encoder.embed(torch.randn(2, 1, *CROP)).requires_grad
+    assert encoder.training
+    assert all(torch.equal(buffer, before[name]) for name, buffer in encoder.named_buffers())
+
+
+@pytest.fixture
+def few_voxels(monkeypatch):
+    monkeypatch.setattr("selfvox.training.probe.VOXELS", 500)
+
+
+def test_measuring_changes_no_weight_and_tells_the_untrained_encoder_beside_it(
+    shapes_store, tmp_path, small, few_voxels
+):
+    # a batch norm has statistics too, which measuring must leave alone
+    how = {**small, "network": {"channels": [4, 8], "norm": "batch"}, "task": "rotation", "steps": 10, "batch": 2}
+    with_probe = selfvox.pretrain(shapes_store, out=tmp_path / "with", probe=shapes_store, **how)
+    without = selfvox.pretrain(shapes_store, out=tmp_path / "without", **how)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("selfvox.training.watch.Watch._is_measured", lambda self, step: False)
+        unmeasured = selfvox.pretrain(shapes_store, out=tmp_path / "unmeasured", **how)
+    digests = {sha256(run / "encoder" / "weights.safetensors") for run in (with_probe, without, unmeasured)}
+    assert len(digests) == 1
+    probed = [line for line in read_metrics(with_probe) if "probe/linear" in line]
+    assert [line["step"] for line in probed] == [2, 4, 6, 8, 10]
+    assert len({line["probe/untrained_linear"] for line in probed}) == 1
+    assert not any("probe/linear" in line for line in read_metrics(without))
+    # the finished run, asked again, says the same
+    found = probe_run(with_probe, open_store(shapes_store), labels=4, seed=0)
+    assert found["linear"] == pytest.approx(probed[-1]["probe/linear"], abs=0.02)
+
+
+def test_a_resumed_run_measures_the_same(shapes_store, tmp_path, small, few_voxels, monkeypatch):
+    how = {**small, "task": "rotation", "steps": 10, "batch": 2, "save_every": 6, "probe": shapes_store}
+    selfvox.pretrain(shapes_store, out=tmp_path / "alone", **how)
+    forward = pretrain.Question.forward
+
+    def crashing(self, batch, step, rng):
+        if step == 7:
+            raise KeyboardInterrupt
+        return forward(self, batch, step, rng)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(pretrain.Question, "forward", crashing)
+        with pytest.raises(KeyboardInterrupt):
+            selfvox.pretrain(shapes_store, out=tmp_path / "resumed", **how)
+    selfvox.pretrain(shapes_store, out=tmp_path / "resumed", resume=True, **how)
+    one, other = (
+        [{key: value for key, value in line.items() if "/" in key} for line in read_metrics(tmp_path / name)]
+        for name in ("alone", "resumed")
+    )
+    assert one == other
+
+
+def test_scans_of_another_folder_are_prepared_by_the_encoders_recipe(shapes_store, tmp_path, small, few_voxels):
+    phantom.write(tmp_path / "labelled", "shapes", count=3, seed=5)
+    run = selfvox.pretrain(
+        shapes_store,
+        out=tmp_path / "run",
+        task="rotation",
+        steps=1,
+        batch=2,
+        probe=tmp_path / "labelled",
+        workers=1,
+        **small,
+    )
+    recipes = [json.loads((store / "manifest.json").read_text())["recipe"] for store in (shapes_store, run / "probe")]
+    assert recipes[0] == recipes[1]
+
+
+def test_scans_without_labels_are_no_probe(shapes_store, tmp_path, small):
+    phantom.write(tmp_path / "bare", "shapes", count=3, labelled=0)
+    with pytest.raises(DataError, match="has labels of 0 subjects"):
+        selfvox.pretrain(
+            shapes_store, out=tmp_path / "run", task="rotation", probe=tmp_path / "bare", workers=1, **small
+        )

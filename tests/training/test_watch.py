@@ -1,0 +1,133 @@
+"""What looks amiss is said once, and a healthy run is left in peace."""
+
+import json
+
+import pytest
+import torch
+from torch import nn
+
+import selfvox
+from selfvox.data.store import open_store
+from selfvox.device import make_fabric
+from selfvox.models.encoder import Encoder, build, plan
+from selfvox.pretext import Outcome
+from selfvox.run import read_metrics, start
+from selfvox.training.watch import AT_CHANCE_STEP, CROPS, Watch, views_of
+
+CROP = (16, 16, 16)
+
+
+class Constant(Encoder):
+    """Says the same of every image."""
+
+    spatial_dims, in_channels, channels, strides = 3, 1, (4,), ((1, 1, 1),)
+
+    def __init__(self):
+        super().__init__()
+        self.answer = nn.Parameter(torch.ones(4))
+
+    def forward(self, x):
+        return [self.answer.view(1, 4, 1, 1, 1).expand(len(x), 4, 4, 4, 4)]
+
+
+@pytest.fixture(scope="module")
+def views(shapes_store):
+    store = open_store(shapes_store)
+    return views_of(store, store.cases, CROP, 0)
+
+
+@pytest.fixture
+def watched(tmp_path, views):
+    """Let a watch see steps of made-up scores, and return what it said to be amiss."""
+
+    def watch(encoder, steps, score=lambda step: 0.5, gradient=1.0, last=None):
+        settings = selfvox.pretrain.settings(scans="s", out=tmp_path / "run")
+        with start(tmp_path / "run", settings, resume=True) as run:
+            watching = Watch(run, make_fabric("cpu", 1, "fp32"), encoder, views, steps)
+            for step in range(1, (last or steps) + 1):
+                for parameter in encoder.parameters():
+                    parameter.grad = torch.full_like(parameter, gradient)
+                metrics = {"rotation/accuracy": torch.tensor(score(step)), "rotation/chance": torch.tensor(0.1)}
+                watching.before_update(step, Outcome(torch.tensor(1.0), metrics))
+                watching.after_step(step)
+            return run.record.get("warned", [])
+
+    return watch
+
+
+def fresh():
+    torch.manual_seed(0)
+    return build(plan({"channels": (4, 8)}, CROP, (1, 1, 1)), 3, 1)
+
+
+def test_a_healthy_run_is_left_in_peace(watched, capsys):
+    assert watched(fresh(), 400) == []
+    assert capsys.readouterr().err == ""
+
+
+def test_a_constant_encoder_has_collapsed_and_it_is_said_once_also_when_resumed(watched, capsys):
+    assert watched(Constant(), 100) == ["collapsed"]
+    said = capsys.readouterr().err
+    assert said.count("features have collapsed") == 1
+    assert said.startswith("step 10: ")
+    assert "lower --learning-rate" in said
+    assert watched(Constant(), 100) == ["collapsed"]
+    assert capsys.readouterr().err == ""
+
+
+def test_an_encoder_that_collapses_on_the_way_is_noticed(watched, capsys):
+    encoder = fresh()
+
+    def score(step):
+        with torch.no_grad():  # every channel but one fades
+            for parameter in list(encoder.parameters())[-2:]:
+                parameter[1:] *= 0.8
+            list(encoder.parameters())[-1][0] = 1.0
+        return 0.5
+
+    assert watched(encoder, 100, score) == ["collapsed"]
+
+
+def test_a_task_solved_at_once_is_a_shortcut_and_one_solved_later_is_not(watched, capsys):
+    assert watched(fresh(), 100, lambda step: 1.0) == ["solved rotation/accuracy"]
+    assert "shortcut" in capsys.readouterr().err
+
+
+def test_a_task_solved_after_a_while_is_learnt(watched):
+    assert watched(fresh(), 100, lambda step: min(1.0, step / 30)) == []
+
+
+def test_a_score_that_stays_at_chance_is_told_half_way(watched, capsys):
+    assert watched(fresh(), 500, lambda step: 0.1, last=240) == []
+    assert watched(fresh(), 500, lambda step: 0.1) == ["chance rotation/accuracy"]
+    assert f"still at chance after {max(AT_CHANCE_STEP, 250)} steps" in capsys.readouterr().err
+
+
+def test_parameters_that_no_gradient_reaches_are_told(watched, capsys):
+    assert watched(fresh(), 20, gradient=0.0) == ["unreached"]
+    said = capsys.readouterr().err
+    assert said.startswith("step 3: 100% of the encoder's parameters get no gradient")
+
+
+def test_the_two_views_overlap_by_seven_eighths_of_every_edge(shapes_store, views):
+    first, second = views
+    assert first.shape == second.shape == (CROPS, 1, *CROP)
+    for one, other in zip(first, second, strict=True):
+        matches = 0
+        for signs in range(8):
+            here, there = [], []
+            for axis in range(3):
+                ahead = bool(signs >> axis & 1)
+                here.append(slice(2, None) if ahead else slice(None, -2))
+                there.append(slice(None, -2) if ahead else slice(2, None))
+            matches += torch.equal(one[(0, *here)], other[(0, *there)])
+        assert matches >= 1
+
+
+def test_a_run_writes_its_health_and_no_alarm(shapes_store, tmp_path, small):
+    run = selfvox.pretrain(shapes_store, out=tmp_path / "run", task="simclr", steps=20, batch=2, **small)
+    for line in read_metrics(run):
+        assert 0 < line["health/spread"] < 1.5
+        assert 1 <= line["health/rank"] <= CROPS
+        assert line["health/reached"] == 1
+    assert "warned" not in json.loads((run / "run.json").read_text())
