@@ -53,8 +53,8 @@ def read(case: Case, channels: int) -> Image:
     Raises:
         DataError: a file cannot be used, or the channels lie on different grids.
     """
-    if len(case.images) == 1:
-        image = images.read(case.images[0], channels)
+    if len(case.images) == 1 or case.stacked:
+        image = images.read_slices(case.images, case.id) if case.stacked else images.read(case.images[0], channels)
         if len(image.data) != channels:
             raise DataError(
                 f"{image.name}: has {len(image.data)} channels where the data set has {channels}; leave it out"
@@ -109,7 +109,8 @@ def absolute(case: Case) -> Case:
 
 def rejected(case: Case, reason: str) -> Rejected:
     """A rejection that names the file and stays one line."""
-    name = shown(case.images[0].name)
+    # one of many slices says nothing, and its name may be a UID with a date in it
+    name = case.id if case.stacked else shown(case.images[0].name)
     return Rejected(case.id, name, " ".join(reason.removeprefix(f"{name}: ").split()))
 
 

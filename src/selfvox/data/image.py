@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 
-from selfvox.data import metaimage, nifti, pictures
+from selfvox.data import dicom, metaimage, nifti, pictures
 from selfvox.data.naming import shown
 from selfvox.errors import DataError
 
@@ -76,14 +76,29 @@ def read(path: Path, channels: int = 1) -> Image:
             raise DataError(
                 f"{name}: holds {len(data)} volumes where {wanted} expected; split it, or declare its channels"
             )
-    data, count = _finite(data, name)
+    return _usable(Image(data, affine, name, header, notes))
+
+
+def read_slices(paths: Sequence[Path], name: str) -> Image:
+    """Read the slices of one DICOM series as a volume of one channel, called `name`.
+
+    Raises:
+        DataError: the slices cannot be used, or do not make a volume.
+    """
+    volume = dicom.read(paths, name)
+    return _usable(Image(volume.data[None], volume.affine, name, None, volume.notes))
+
+
+def _usable(image: Image) -> Image:
+    """The image without NaN and infinity; refused where a channel is constant."""
+    (data, count), name, notes = _finite(image.data, image.name), image.name, image.notes
     if count:
         notes = (*notes, f"{count} NaN or infinite voxels replaced by the minimum")
     for number, channel in enumerate(data):
         if _constant(channel):
             which = f"channel {number} has" if len(data) > 1 else "has"
             raise DataError(f"{name}: {which} the same value everywhere; leave this scan out")
-    return Image(data, affine, name, header, notes)
+    return replace(image, data=data, notes=notes)
 
 
 def read_label(path: Path, like: Image, classes: Collection[int] | None = None) -> np.ndarray:

@@ -143,7 +143,8 @@ def _check_channels(dataset: Dataset, cases: Sequence[Case], recipe: Recipe) -> 
     """Refuse what all scans have in common; the channels within a file are seen when it is read."""
     have, want = dataset.channel_names, recipe.channel_names
     named = f"{dataset.root}: has the channels {', '.join(have)} where the run was trained on {', '.join(want)}"
-    if any(len(case.images) not in (1, len(want)) for case in cases) or (len(have) > 1 and len(have) != len(want)):
+    files = {1 if case.stacked else len(case.images) for case in cases}
+    if not files <= {1, len(want)} or (len(have) > 1 and len(have) != len(want)):
         raise DataError(f"{named}; name scans with those channels")
     if sorted(have) == sorted(want) and have != want:
         raise DataError(f"{named}; put them in that order")

@@ -109,6 +109,7 @@ def test_listing_scans_does_not_import_torch():
         ("Task04_Hippocampus", "decathlon", 200, 200, ("MRI",), {0: "background", 1: "Anterior", 2: "Posterior"}),
         ("Dataset051_Sarcoma", "nnunet", 35, 35, ("T1", "CT", "PET"), {0: "background", 1: "tumour"}),
         ("brats_cases", "brats", 2, 2, ("t1", "t1ce", "t2", "flair"), BRATS),
+        ("dicom_brain", "dicom", 1, 0, ("MR",), None),
         ("ds002748_bids", "bids", 52, 0, ("image",), None),
         ("idrid_fundus", "table", 405, 0, ("red", "green", "blue"), None),
         ("idrid_fundus/grades.csv", "table", 405, 0, ("red", "green", "blue"), None),

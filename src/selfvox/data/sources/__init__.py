@@ -28,6 +28,7 @@ class Case:
     images: tuple[Path, ...]
     label: Path | None = None
     grade: int | None = None
+    stacked: bool = False  # the images are slices of one volume, not its channels
 
 
 @dataclass(frozen=True)

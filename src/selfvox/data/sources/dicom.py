@@ -1,0 +1,163 @@
+"""DICOM: every series in a folder and its subfolders is a case; no name, date or number of a patient is kept.
+
+A case is called `series-NUMBER-HASH`, the hash being one of the SeriesInstanceUID. Scans of one patient are one
+subject, called after one of the patient's series. A series whose slices have several orientations becomes one case for
+each. Of several files with one place and the same pixels, one counts.
+Localisers, screenshots, single images and what holds no image (SEG, RTSTRUCT, SR, ...) are left out and counted.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from pydicom import uid
+
+from selfvox.data import dicom
+from selfvox.data.dicom import About
+from selfvox.data.image import SUFFIXES_3D, suffix
+from selfvox.data.naming import shown
+from selfvox.data.sources import Case, Dataset, by_id
+from selfvox.data.sources._files import counted, few, unreadable
+from selfvox.errors import DataError
+
+_ENDINGS = ("", ".dcm", ".dicom", ".ima")
+_NOT_DATA = {"dicomdir", "thumbs.db", "desktop.ini"}
+_NO_IMAGES = {"SEG", "RTSTRUCT", "RTDOSE", "RTPLAN", "RTIMAGE", "SR", "PR", "KO", "DOC", "REG", "FID", "RWV", "PLAN"}
+_SCREENSHOTS = uid.SecondaryCaptureImageStorage
+_FEWEST = 3  # slices of a volume
+_SAME_DIRECTION = 1e-3
+
+_Member = tuple[Path, About]
+
+
+def looks_like(root: Path) -> bool:
+    """A DICOM file, or a folder that holds some and no other kind of volume."""
+    if root.is_file():
+        return suffix(root) == "" and dicom.is_dicom(root)
+    found = False
+    for path in _walk(root):
+        if suffix(path) in SUFFIXES_3D:
+            return False
+        found = found or (_may_be(path) and dicom.is_dicom(path))
+    return found
+
+
+def read(root: Path) -> Dataset:
+    """List the series."""
+    paths = [root] if root.is_file() else [path for path in _walk(root, strict=True) if _may_be(path)]
+    files = [path for path in paths if dicom.is_dicom(path)]
+    if not files:
+        raise DataError(f"{shown(root)}: holds no DICOM files; looked in all subfolders")
+    members: list[_Member] = []
+    damaged, left_out = [], Counter[str]()
+    for path in files:
+        about = dicom.look(path)
+        if about is None or not about.series:
+            damaged.append(path)
+        elif reason := _useless(about):
+            left_out[reason] += 1
+        else:
+            members.append((path, about))
+    stacks = _stacks(members, left_out)
+    notes = [f"{counted(len(damaged), 'file')} not readable as DICOM, left out: {few(damaged)}"] if damaged else []
+    notes += [f"left out: {count} {reason}" for reason, count in sorted(left_out.items())]
+    if not stacks:
+        raise DataError(f"{shown(root)}: holds no series of slices; {'; '.join(notes) or 'only single images'}")
+    subjects = _subjects(stacks)
+    cases = [
+        Case(id, subject, tuple(path for path, _ in stack), stacked=True)
+        for (id, stack), subject in zip(stacks.items(), subjects, strict=True)
+    ]
+    cases.sort(key=by_id)
+    modalities = {about.modality for stack in stacks.values() for _, about in stack[:1]}
+    notes += _remarks(stacks, subjects, modalities)
+    name = modalities.pop() if len(modalities) == 1 else ""
+    return Dataset(root, "dicom", tuple(cases), (name if name.isalnum() else "image",), None, tuple(notes))
+
+
+def _walk(root: Path, strict: bool = False) -> Iterator[Path]:
+    for here, folders, files in os.walk(root, onerror=unreadable if strict else None):
+        folders[:] = sorted(name for name in folders if not name.startswith(".") and name != "__MACOSX")
+        yield from (Path(here, name) for name in sorted(files) if not name.startswith("."))
+
+
+def _may_be(path: Path) -> bool:
+    """By its name: `.dcm`, none, or the last number of a UID."""
+    ending = path.suffix.lower()
+    return path.name.lower() not in _NOT_DATA and (ending in _ENDINGS or ending[1:].isdecimal())
+
+
+def _useless(about: About) -> str:
+    """Why a file is no slice of a scan; "" where it may be one."""
+    if not about.has_pixels or about.modality in _NO_IMAGES:
+        return "without an image of their own (such as SEG, RTSTRUCT, SR)"
+    if "LOCALIZER" in about.image_type:
+        return "localiser images"
+    return "screenshots (secondary captures)" if about.sop_class == _SCREENSHOTS else ""
+
+
+def _stacks(members: Sequence[_Member], left_out: Counter[str]) -> dict[str, list[_Member]]:
+    """The slices of each case, by its id; a file of several frames is kept, so that it is refused by name."""
+    series: dict[str, list[_Member]] = defaultdict(list)
+    for member in members:
+        series[member[1].series].append(member)
+    stacks = {}
+    for key, whole in series.items():
+        parts = _by_direction(whole)
+        kept = [part for part in parts if len(part) >= _FEWEST or any(about.frames > 1 for _, about in part)]
+        left_out["single images, no volumes"] += sum(len(part) for part in parts if part not in kept)
+        number = whole[0][1].number
+        id = f"series-{'x' if number is None or number < 0 else min(number, 10**9)}-{_hash(key)}"
+        for place, part in enumerate(kept):
+            stacks[id if len(kept) == 1 else f"{id}-{place + 1}"] = part
+    left_out += Counter()  # drops what counts zero
+    return stacks
+
+
+def _by_direction(members: Sequence[_Member]) -> list[list[_Member]]:
+    parts: list[list[_Member]] = []
+    for member in members:
+        mine = member[1].directions
+        for part in parts:
+            other = part[0][1].directions
+            if len(mine) == len(other) and np.allclose(mine, other, rtol=0, atol=_SAME_DIRECTION):
+                part.append(member)
+                break
+        else:
+            parts.append([member])
+    return parts
+
+
+def _subjects(stacks: dict[str, list[_Member]]) -> list[str]:
+    """One name per patient: a hash of one series' UID, since that of a number of seven digits keeps no secret."""
+    first = [stack[0][1] for stack in stacks.values()]
+    persons = [about.patient or about.study or about.series for about in first]
+    least: dict[str, str] = {}
+    for person, about in zip(persons, first, strict=True):
+        least[person] = min(least.get(person, about.series), about.series)
+    return [f"patient-{_hash(least[person])}" for person in persons]
+
+
+def _remarks(stacks: dict[str, list[_Member]], subjects: Sequence[str], modalities: set[str]) -> list[str]:
+    notes = []
+    if len(set(subjects)) == 1 and len(stacks) > 1:
+        notes.append(f"all {len(stacks)} series have one PatientID and count as one subject")
+    burned = sum(any(about.burned_in for _, about in stack) for stack in stacks.values())
+    if burned:
+        notes.append(f"series with text burned into their pixels, which may name people: {burned}")
+    parted = sum(id.count("-") > 2 for id in stacks)
+    if parted:
+        notes.append(f"{parted} cases come from series whose slices have several orientations")
+    if len(modalities) > 1:
+        listed = ", ".join(sorted(shown(each[:16]) or "unknown" for each in modalities))
+        notes.append(f"series of several modalities ({listed}) are read together; best keep each in its own folder")
+    return notes
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:12]

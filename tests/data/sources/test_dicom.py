@@ -1,0 +1,429 @@
+"""DICOM series: stacked as a second reader stacks them, refused where they do not fit, and no word of the patient."""
+
+import copy
+import csv
+import os
+import re
+import struct
+import time
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pydicom
+import pytest
+import SimpleITK
+from pydicom import uid
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.sequence import Sequence
+
+import selfvox
+from selfvox.data import cases as reading
+from selfvox.data import dicom, sources
+from selfvox.errors import DataError
+
+SHARED = Path(__file__).parents[3].parent / "shared" / "data"
+needs_scans = pytest.mark.skipif(not SHARED.is_dir(), reason="the real scans are not here")
+
+CT, SEG = "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.66.4"
+STRAIGHT = (1.0, 0, 0, 0, 1, 0)
+NAME, NUMBER, BORN = "DOE^JANE", "MRN4711", "19530217"
+
+
+def turned(degrees_x, degrees_z):
+    """Directions of a row and of a column after two turns."""
+    x, z = np.radians([degrees_x, degrees_z])
+    about_x = np.array([[1, 0, 0], [0, np.cos(x), -np.sin(x)], [0, np.sin(x), np.cos(x)]])
+    about_z = np.array([[np.cos(z), -np.sin(z), 0], [np.sin(z), np.cos(z), 0], [0, 0, 1]])
+    return tuple((about_z @ about_x)[:, :2].T.ravel())
+
+
+def series(count=6, directions=STRAIGHT, gap=2.5, shape=(9, 8), number=3, patient=NUMBER, **tags):
+    """Slices with their file meta, in order along the normal; row spacing 0.7 mm, column spacing 0.9 mm."""
+    rng = np.random.default_rng(number)
+    normal = np.cross(directions[:3], directions[3:])
+    key, study = uid.generate_uid(), uid.generate_uid()
+    slices = []
+    for place in range(count):
+        each = Dataset()
+        each.file_meta = FileMetaDataset()
+        each.file_meta.TransferSyntaxUID = uid.ExplicitVRLittleEndian
+        each.SOPClassUID, each.SOPInstanceUID = CT, uid.generate_uid()
+        each.file_meta.MediaStorageSOPClassUID = each.SOPClassUID
+        each.file_meta.MediaStorageSOPInstanceUID = each.SOPInstanceUID
+        each.PatientName, each.PatientID, each.PatientBirthDate = NAME, patient, BORN
+        each.StudyDate, each.Modality, each.ImageType = "20010413", "CT", ["ORIGINAL", "PRIMARY", "AXIAL"]
+        each.StudyInstanceUID, each.SeriesInstanceUID = study, key
+        each.SeriesNumber, each.InstanceNumber = number, count - place
+        each.SamplesPerPixel, each.PhotometricInterpretation = 1, "MONOCHROME2"
+        each.Rows, each.Columns = shape
+        each.BitsAllocated, each.BitsStored, each.HighBit, each.PixelRepresentation = 16, 12, 11, 0
+        each.RescaleSlope, each.RescaleIntercept = "1", "-1024"
+        each.PixelSpacing, each.ImageOrientationPatient = [0.7, 0.9], [round(float(d), 9) for d in directions]
+        each.ImagePositionPatient = [round(float(p), 4) for p in np.array([10, -20, 30]) + place * gap * normal]
+        each.PixelData = rng.integers(0, 4096, shape).astype("<u2").tobytes()
+        for tag, value in tags.items():
+            setattr(each, tag, value)
+        slices.append(each)
+    return slices
+
+
+def save(folder, slices):
+    """Write slices in an order that says nothing."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, each in enumerate(slices):
+        each.save_as(folder / f"IM{(number * 7) % 100:04d}.dcm", enforce_file_format=True)
+    return folder
+
+
+def read(folder):
+    found = sources.find(folder)
+    assert found.source == "dicom"
+    return reading.read(found.cases[0], 1)
+
+
+def refusal(folder):
+    with pytest.raises(DataError) as caught:
+        read(folder)
+    message = str(caught.value)
+    assert message.isprintable()
+    assert not any(secret in message for secret in (NAME, NUMBER, BORN, "JANE"))
+    return message
+
+
+@pytest.mark.parametrize("directions", [STRAIGHT, turned(20, 0), turned(-35, 50), (0, 1.0, 0, 0, 0, -1)])
+@pytest.mark.parametrize("backwards", [False, True])
+def test_voxels_lie_where_a_second_reader_puts_them(tmp_path, directions, backwards):
+    slices = series(directions=directions)
+    save(tmp_path, slices[::-1] if backwards else slices)
+    image = read(tmp_path)
+    other = SimpleITK.ImageSeriesReader()
+    other.SetFileNames(other.GetGDCMSeriesFileNames(str(tmp_path)))
+    volume = other.Execute()
+    values = SimpleITK.GetArrayFromImage(volume).transpose(2, 1, 0)
+    assert np.array_equal(image.data[0], values)
+    for index in ((0, 0, 0), (7, 8, 5), (3, 0, 2)):
+        left_posterior_superior = np.array(volume.TransformIndexToPhysicalPoint(index))
+        assert np.allclose((image.affine @ [*index, 1])[:3], left_posterior_superior * [-1, -1, 1], atol=1e-3)
+
+
+def test_the_affine_is_the_standards_equation(tmp_path):
+    """DICOM PS3.3 C.7.6.2.1.1, pixel by pixel, for slices in any order."""
+    slices = series(directions=turned(12, -7))
+    image = read(save(tmp_path, slices))
+    for k, each in enumerate(slices):
+        pixels = np.frombuffer(each.PixelData, "<u2").reshape(9, 8).astype(float) - 1024
+        row, column = (
+            np.array(each.ImageOrientationPatient[:3], float),
+            np.array(each.ImageOrientationPatient[3:], float),
+        )
+        for r in range(9):
+            for c in range(8):
+                place = np.array(each.ImagePositionPatient, float) + row * 0.9 * c + column * 0.7 * r
+                assert image.data[0, c, r, k] == pixels[r, c]
+                assert np.allclose((image.affine @ [c, r, k, 1])[:3], place * [-1, -1, 1], atol=1e-3)
+
+
+def test_slope_and_intercept_are_those_of_each_slice(tmp_path):
+    slices = series()
+    for number, each in enumerate(slices):
+        each.RescaleSlope, each.RescaleIntercept = str(0.5 + number), str(-10 * number)
+    image = read(save(tmp_path, slices))
+    for number, each in enumerate(slices):
+        stored = np.frombuffer(each.PixelData, "<u2").reshape(9, 8).T
+        assert np.allclose(image.data[0, ..., number], stored * (0.5 + number) - 10 * number)
+
+
+@pytest.mark.parametrize(
+    ("tags", "dtype", "stored", "expected"),
+    [
+        ({}, "<u2", [0xF001, 4095], [1, 4095]),  # an overlay in the upper bits
+        ({"PixelRepresentation": 1}, "<u2", [0x0FFF, 0x0800, 0x07FF], [-1, -2048, 2047]),
+        ({"PixelRepresentation": 1, "BitsStored": 16, "HighBit": 15}, "<i2", [-5, 300], [-5, 300]),
+        ({"BitsAllocated": 8, "BitsStored": 8, "HighBit": 7}, "u1", [0, 255], [0, 255]),
+        ({"BitsAllocated": 32, "BitsStored": 32, "HighBit": 31, "PixelRepresentation": 1}, "<i4", [-70000], [-70000]),
+        ({"PhotometricInterpretation": "MONOCHROME1"}, "<u2", [0, 4095, 10], [4095, 0, 4085]),
+        ({"PhotometricInterpretation": "MONOCHROME1", "PixelRepresentation": 1}, "<i2", [-2048, 5], [2047, -6]),
+    ],
+)
+def test_stored_bits_become_the_values_they_mean(tmp_path, tags, dtype, stored, expected):
+    slices = series(RescaleIntercept="0", **tags)
+    for each in slices:
+        each.PixelData = np.resize(np.array(stored, dtype), (9, 8)).tobytes()
+        each.PixelData += b"\0" * (len(each.PixelData) % 2)
+    if len(set(expected)) == 1:  # a constant scan would be refused
+        slices[0].PixelData = np.zeros((9, 8), dtype).tobytes()
+    image = read(save(tmp_path, slices))
+    assert np.array_equal(image.data[0, ..., -1], np.resize(expected, (9, 8)).T)
+
+
+@pytest.mark.parametrize("syntax", [uid.ImplicitVRLittleEndian, uid.ExplicitVRBigEndian, uid.RLELossless])
+def test_uncompressed_and_run_length_coded_files_hold_the_same(tmp_path, syntax):
+    slices = series()
+    expected = read(save(tmp_path / "plain", slices)).data
+    folder = tmp_path / "other"
+    folder.mkdir()
+    for number, each in enumerate(slices):
+        if syntax == uid.RLELossless:
+            each.compress(uid.RLELossless, generate_instance_uid=False)
+        else:
+            each.file_meta.TransferSyntaxUID = syntax
+            if syntax == uid.ExplicitVRBigEndian:
+                each.PixelData = np.frombuffer(each.PixelData, "<u2").astype(">u2").tobytes()
+        little = syntax != uid.ExplicitVRBigEndian
+        implicit = syntax == uid.ImplicitVRLittleEndian
+        pydicom.dcmwrite(folder / f"{number}", each, little_endian=little, implicit_vr=implicit)
+    assert np.array_equal(read(folder).data, expected)
+
+
+def test_a_missing_slice_is_refused_by_its_place(tmp_path):
+    slices = series(count=8)
+    del slices[3]  # at 30 + 3 * 2.5 mm
+    assert "a slice is missing between 35.00 and 40.00 mm, 5.00 mm apart where others are 2.50" in refusal(
+        save(tmp_path, slices)
+    )
+
+
+def test_slices_half_a_millimetre_off_are_uneven_and_rounding_is_not(tmp_path):
+    slices = series(count=8)
+    slices[4].ImagePositionPatient = [10, -20, 40.1]
+    assert read(save(tmp_path / "rounded", slices)).shape == (8, 9, 8)
+    slices[4].ImagePositionPatient = [10, -20, 40.5]
+    assert "unevenly spaced between" in refusal(save(tmp_path / "uneven", slices))
+
+
+def test_two_slices_at_one_place_are_refused_unless_they_are_copies(tmp_path):
+    slices = series()
+    twin = copy.deepcopy(slices[2])
+    image = read(save(tmp_path / "copy", [*slices, twin]))
+    assert image.shape == (8, 9, 6)
+    assert image.notes == ("1 identical copies of slices left out",)
+    twin.PixelData = bytes(len(twin.PixelData))
+    assert "two different slices at 35.00 mm" in refusal(save(tmp_path / "echo", [*slices, twin]))
+
+
+def test_series_in_one_folder_are_parted_and_so_are_their_orientations(tmp_path):
+    one, other = series(number=1), series(number=2, count=4)
+    sagittal = series(number=1, count=5, directions=(0, 1.0, 0, 0, 0, -1))
+    for each in sagittal:
+        each.SeriesInstanceUID = one[0].SeriesInstanceUID
+    found = sources.find(save(tmp_path, [*one, *other, *sagittal]))
+    assert sorted(len(case.images) for case in found.cases) == [4, 5, 6]
+    assert [case.id.count("-") for case in found.cases] == [3, 3, 2]
+    assert {reading.read(case, 1).shape for case in found.cases} == {(8, 9, 6), (8, 9, 4), (8, 9, 5)}
+    assert "2 cases come from series whose slices have several orientations" in found.notes
+
+
+def test_patients_are_subjects_and_are_told_apart(tmp_path):
+    slices = [*series(number=1, patient="A"), *series(number=2, patient="B"), *series(number=3, patient="A")]
+    subjects = {case.id.split("-")[1]: case.subject for case in sources.find(save(tmp_path, slices)).cases}
+    assert subjects["1"] == subjects["3"] != subjects["2"]
+
+
+def test_what_is_no_slice_of_a_scan_is_left_out_and_counted(tmp_path):
+    slices = series()
+    slices += series(number=8, count=3, ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])
+    slices += series(number=9, count=1, Modality="SEG", SOPClassUID=SEG)
+    slices += series(number=10, count=1, SOPClassUID=uid.SecondaryCaptureImageStorage)
+    slices += series(number=11, count=1)
+    save(tmp_path, slices)
+    for name in ("DICOMDIR", "Thumbs.db", ".DS_Store", "notes.txt", "picture.png"):
+        (tmp_path / name).write_bytes(bytes(128) + b"DICM")
+    (tmp_path / "IM9999").write_bytes(bytes(128) + b"DICM" + b"\xff" * 90)
+    found = sources.find(tmp_path)
+    assert [len(case.images) for case in found.cases] == [6]
+    assert found.notes == (
+        "1 file not readable as DICOM, left out: IM9999",
+        "left out: 3 localiser images",
+        "left out: 1 screenshots (secondary captures)",
+        "left out: 1 single images, no volumes",
+        "left out: 1 without an image of their own (such as SEG, RTSTRUCT, SR)",
+    )
+
+
+def test_burned_in_text_is_told(tmp_path):
+    found = sources.find(save(tmp_path, series(BurnedInAnnotation="YES")))
+    assert "series with text burned into their pixels, which may name people: 1" in found.notes
+
+
+def test_positions_win_over_spacing_between_slices(tmp_path):
+    image = read(save(tmp_path, series(SpacingBetweenSlices="5.0")))
+    assert image.spacing_mm == pytest.approx((0.9, 0.7, 2.5))
+    assert image.notes == ("SpacingBetweenSlices says 5 mm, the positions 2.5 mm: the positions are used",)
+
+
+def without(tag):
+    def drop(slices):
+        del slices[2][tag]
+
+    return drop
+
+
+def with_(**tags):
+    def change(slices):
+        for tag, value in tags.items():
+            setattr(slices[2], tag, value)
+
+    return change
+
+
+def tilted(slices):
+    for number, each in enumerate(slices):
+        each.ImagePositionPatient = [10, -20 + 0.4 * number, 30 + 2.5 * number]
+
+
+def compressed(slices):
+    slices[2].file_meta.TransferSyntaxUID = uid.JPEGLosslessSV1
+    slices[2].PixelData = pydicom.encaps.encapsulate([b"\xff\xd8\xff\xd9"])
+    slices[2]["PixelData"].VR = "OB"
+
+
+def enhanced(slices):
+    del slices[1:]
+    slices[0].NumberOfFrames = 6
+    slices[0].PixelData *= 6
+
+
+@pytest.mark.parametrize(
+    ("spoil", "reason"),
+    [
+        (without("ImagePositionPatient"), "no usable ImagePositionPatient"),
+        (without("PixelSpacing"), "no usable PixelSpacing"),
+        (with_(PixelSpacing=[0, 0.9]), "is not positive"),
+        (with_(PixelSpacing=[0.7, 0.8]), "different pixel spacings"),
+        (with_(Rows=8, Columns=9), "different shapes"),
+        (with_(PixelData=b"\0" * 142), "at 35.00 mm holds 142 bytes of pixels, its header asks for 144"),
+        (with_(PixelData=b"\0" * 200), "holds 200 bytes"),
+        (without("PixelData"), "no whole-number pixels"),
+        (with_(BitsAllocated=12), "12 bits in 12|has 12 bits in 12"),
+        (with_(HighBit=15), "12 bits in 16 .highest 15"),
+        (with_(PhotometricInterpretation="RGB", SamplesPerPixel=3), "is in colour"),
+        (with_(PhotometricInterpretation="PALETTE COLOR"), "is in colour"),
+        (with_(RescaleSlope="0"), "rescale slope 0"),
+        (with_(ModalityLUTSequence=Sequence([Dataset()])), "values behind a lookup table"),
+        (compressed, r"is compressed \(JPEG Lossless.*decompress it with dcmconv"),
+        (tilted, r"tilted by 9\.1° \(gantry tilt\)"),
+        (with_(ImagePositionPatient=[13, -20, 35]), "lies 3.0 mm beside the others"),
+        (enhanced, "several frames in one file"),
+    ],
+)
+def test_what_does_not_make_a_volume_is_refused_with_the_reason(tmp_path, spoil, reason):
+    slices = series()
+    spoil(slices)
+    assert re.search(reason, refusal(save(tmp_path, slices)))
+
+
+def test_all_slices_without_directions_are_refused_for_that(tmp_path):
+    slices = series()
+    for each in slices:
+        del each.ImageOrientationPatient
+    assert "no usable ImageOrientationPatient" in refusal(save(tmp_path, slices))
+
+
+def test_one_slice_by_itself_names_the_folder_as_remedy(tmp_path):
+    save(tmp_path, series())
+    with pytest.raises(DataError, match=r"no series of slices.*1 single images"):
+        sources.find(next(tmp_path.iterdir()))
+
+
+def test_no_preamble_is_needed_and_a_foreign_one_does_no_harm(tmp_path):
+    expected = read(save(tmp_path, series())).data
+    for path in tmp_path.iterdir():
+        raw = path.read_bytes()
+        path.write_bytes(raw[132:] if "0" in path.stem[-1] else b"MZ" + raw[2:])
+    assert np.array_equal(read(tmp_path).data, expected)
+
+
+def test_hostile_files_are_passed_over_in_no_time(tmp_path):
+    save(tmp_path, series())
+    head = bytes(128) + b"DICM"
+    nested = b"\x40\x00\x30\xa7SQ\0\0\xff\xff\xff\xff\xfe\xff\x00\xe0\xff\xff\xff\xff"
+    explicit = (tmp_path / "IM0000.dcm").read_bytes()
+    meta_end = 132 + 12 + struct.unpack("<I", explicit[140:144])[0]
+    name = explicit.index(b"\x10\x00\x10\x00PN")
+    texts = {
+        "a": explicit[:meta_end] + nested * 5000,
+        "b": head + b"\x08\x00\x60\x00UN\0\0\xff\xff\xff\xff" + b"x" * 1000,
+        "c": explicit[:meta_end] + b"\x08\x00\x08\x00OB\0\0\xfe\xff\xff\xff",
+        "d": explicit.replace(b"1.2.840.10008.1.2.1\0", b"1.2.840.10008.1.2.1.99"),
+        "e": explicit[:name] + b"\x10\x00\x10\x00UN\0\0" + struct.pack("<I", 2**20) + b"\xff" * 2**20 + explicit[name:],
+    }
+    for stem, raw in texts.items():
+        (tmp_path / stem).write_bytes(raw)
+    started = time.monotonic()
+    found = sources.find(tmp_path)
+    assert time.monotonic() - started < 5
+    assert len(found.cases) == 1
+    assert not any("\ufffd" in note or len(note) > 500 for note in found.notes)
+
+
+@pytest.mark.filterwarnings("ignore:Invalid value for VR UI")  # of writing it
+def test_a_uid_never_becomes_a_path(tmp_path):
+    found = sources.find(save(tmp_path, series(SeriesInstanceUID="../../../tmp/x", StudyInstanceUID="../y")))
+    assert found.cases[0].id.replace("-", "").isalnum()
+
+
+def test_volumes_in_a_folder_are_read_before_the_dicom_they_came_from(tmp_path):
+    save(tmp_path / "dicom", series())
+    nib.save(nib.Nifti1Image(np.arange(60, dtype=np.int16).reshape(3, 4, 5), np.eye(4)), tmp_path / "a.nii.gz")
+    assert sources.find(tmp_path).source == "folder"
+    assert sources.find(tmp_path, "dicom").source == "dicom"
+
+
+def test_nothing_of_the_patient_reaches_any_output(tmp_path, capfd):
+    """From scans to predictions, with a refused series too; every byte and every file name is searched."""
+    scans = tmp_path / "scans"
+    rng = np.random.default_rng(0)
+    for number in range(3):
+        slices = series(number=number, count=16, shape=(18, 17), patient=f"{NUMBER}{number}")
+        for each in slices:
+            each.PixelData = (1000 + rng.integers(0, 90, (18, 17))).astype("<u2").tobytes()
+            each.StudyDescription, each.ReferringPhysicianName = f"{NAME} brain", "WHO^DOCTOR"
+        save(scans / str(number), slices)
+    broken = series(number=7, count=6, PixelSpacing=[-1, 1])
+    save(scans / "7", broken)
+    selfvox.prepare(scans, out=tmp_path / "out" / "store", workers=1)
+    labelled = tmp_path / "labelled"
+    for number in range(2):
+        values = rng.normal(size=(16, 16, 16)).astype(np.float32)
+        for name, data in ((f"a{number}", values), (f"a{number}_seg", (values > 1).astype(np.uint8))):
+            labelled.mkdir(exist_ok=True)
+            nib.save(nib.Nifti1Image(data, np.eye(4)), labelled / f"{name}.nii.gz")
+    network = {"channels": [4, 8], "blocks": 1}
+    how = {"network": network, "steps": 1, "crop": (16, 16, 16), "device": "cpu", "intensity": "mri"}
+    selfvox.finetune(labelled, out=tmp_path / "out" / "seg", encoder="none", **how)
+    with pytest.raises(DataError):  # one series is refused
+        selfvox.predict(tmp_path / "out" / "seg", scans, out=tmp_path / "out" / "predictions", device="cpu")
+    made = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
+    said = "".join(capfd.readouterr())
+    with (tmp_path / "out" / "store" / "rejected.csv").open(newline="") as table:
+        assert ["is not positive" in row["reason"] for row in csv.DictReader(table)] == [True]
+    predicted = [path for path in made if path.name.endswith(".nii.gz")]
+    assert len(predicted) == 3
+    dataset = sources.find(scans)
+    for case in dataset.cases[:3]:
+        image, label = reading.read(case, 1), nib.load(tmp_path / "out" / "predictions" / f"{case.id}.nii.gz")
+        assert label.shape == image.shape
+        assert np.allclose(label.affine, image.affine, atol=1e-4)
+    unpacked = [nib.load(path).header.binaryblock for path in predicted]
+    for secret in ("DOE", "JANE", NUMBER, BORN, "20010413", "DOCTOR", *(s.SeriesInstanceUID for s in broken)):
+        assert secret not in said
+        for path in made:
+            assert secret not in str(path.relative_to(tmp_path))
+            assert secret.encode() not in path.read_bytes(), path
+        assert not any(secret.encode() in header for header in unpacked)
+
+
+@needs_scans
+def test_a_real_series_is_stacked_as_simpleitk_stacks_it():
+    found = sources.find(SHARED / "dicom_brain")
+    assert (found.source, len(found.cases), found.channel_names) == ("dicom", 1, ("MR",))
+    image = reading.read(found.cases[0], 1)
+    other = SimpleITK.ImageSeriesReader()
+    other.SetFileNames(other.GetGDCMSeriesFileNames(os.fspath(SHARED / "dicom_brain")))
+    volume = other.Execute()  # says that the positions are rounded
+    assert np.array_equal(image.data[0], SimpleITK.GetArrayFromImage(volume).transpose(2, 1, 0))
+    assert np.allclose(image.spacing_mm, volume.GetSpacing(), atol=1e-3)
+    place = volume.TransformIndexToPhysicalPoint((255, 255, 0))
+    assert np.allclose((image.affine @ [255, 255, 0, 1])[:3], np.array(place) * [-1, -1, 1], atol=0.1)
+    assert dicom.is_dicom(found.cases[0].images[0])
