@@ -40,6 +40,12 @@ def test_noise_has_the_deviation_asked_for_and_comes_from_the_generator():
     assert torch.allclose(added.mean(1), torch.zeros(3), atol=0.03)
 
 
+def test_standardise_leaves_no_trace_of_level_and_contrast_and_air_stays_dark(x):
+    for channel in intensity.standardise(x).flatten(0, 1):
+        assert [float(channel.mean()), float(channel.var(correction=0))] == pytest.approx([0, 1], abs=0.01)
+    assert intensity.standardise(torch.randn(2, 1, 8, 8) * 0.01 - 3).abs().max() < 0.5
+
+
 def test_no_two_samples_get_the_same_noise():
     noise = intensity.add_noise(torch.zeros(6, 1, 16, 16, 16), torch.ones(6), torch.Generator().manual_seed(0))
     alike = torch.corrcoef(noise.flatten(1)) - torch.eye(6)

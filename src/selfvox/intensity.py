@@ -22,6 +22,15 @@ def contrast(x: Tensor, factor: Tensor) -> Tensor:
     return torch.lerp(mean.expand_as(x), x, _per_sample(factor, x))
 
 
+def standardise(x: Tensor, flat: float = 1e-2) -> Tensor:
+    """Give every channel of every sample mean 0 and variance 1.
+
+    `flat` is added to the variance that is divided by: the noise of empty air stays small.
+    """
+    variance, mean = torch.var_mean(x, dim=tuple(range(2, x.ndim)), keepdim=True, correction=0)
+    return (x - mean) / (variance + flat).sqrt()
+
+
 def add_noise(x: Tensor, sigma: Tensor, rng: torch.Generator) -> Tensor:
     """Add Gaussian noise of standard deviation `sigma`; `rng` lies on the CPU, so that every device adds the same.
 

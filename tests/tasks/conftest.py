@@ -1,4 +1,4 @@
-"""A probe that tries to cheat: it sees the borders of tiles, and nothing else of them."""
+"""A probe that tries to cheat: it sees the borders of tiles, or other cues, and nothing else of them."""
 
 import itertools
 
@@ -8,8 +8,22 @@ import torch
 
 
 @pytest.fixture
-def border_accuracy():
+def probe():
     """Accuracy, on half of the samples, of a linear probe that was fitted to the other half."""
+
+    def accuracy(seen, answer, answers):
+        """`seen` (sample, cue); `answer` (sample,)."""
+        seen = torch.cat([seen, torch.ones(len(seen), 1)], 1).double().numpy()
+        truth, half = np.eye(answers)[answer.numpy()], len(seen) // 2
+        weights = np.linalg.lstsq(seen[:half], truth[:half], rcond=None)[0]
+        return float(((seen[half:] @ weights).argmax(1) == truth[half:].argmax(1)).mean())
+
+    return accuracy
+
+
+@pytest.fixture
+def border_accuracy(probe):
+    """Accuracy of a probe of the borders of tiles."""
 
     def accuracy(tiles, answer, answers):
         """`tiles` (sample, tile, edge, edge) as shown; features are their border voxels, and how borders match."""
@@ -21,10 +35,7 @@ def border_accuracy():
             for a, b in itertools.permutations(range(tiles.shape[1]), 2)
             for axis, end in sides
         ]
-        seen = torch.cat([tiles[:, :, ~inside].flatten(1), torch.stack(match, 1), torch.ones(len(tiles), 1)], 1)
-        seen, truth, half = seen.double().numpy(), np.eye(answers)[answer.numpy()], len(tiles) // 2
-        weights = np.linalg.lstsq(seen[:half], truth[:half], rcond=None)[0]
-        return float(((seen[half:] @ weights).argmax(1) == truth[half:].argmax(1)).mean())
+        return probe(torch.cat([tiles[:, :, ~inside].flatten(1), torch.stack(match, 1)], 1), answer, answers)
 
     return accuracy
 

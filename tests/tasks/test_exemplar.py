@@ -121,10 +121,10 @@ def test_one_head_serves_all_three():
 
 @pytest.mark.parametrize("count", [2, 3, 7])
 def test_the_other_image_is_never_the_image_itself_and_each_other_equally_often(count):
-    drawn = torch.stack([suited(2).ask(torch.zeros(count, 1, 8, 8), rng(seed))["other"] for seed in range(600)])
+    drawn = torch.stack([suited(2).ask(torch.zeros(count, 1, 8, 8), rng(seed))["other"] for seed in range(200)])
     shares = nn.functional.one_hot(drawn, count).float().mean(0)
     assert not shares.diagonal().any()
-    assert torch.allclose(shares[~torch.eye(count, dtype=torch.bool)], torch.tensor(1 / (count - 1)), atol=0.1)
+    assert torch.allclose(shares[~torch.eye(count, dtype=torch.bool)], torch.tensor(1 / (count - 1)), atol=0.15)
 
 
 @pytest.mark.parametrize("d", [2, 3])

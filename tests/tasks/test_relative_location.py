@@ -83,18 +83,17 @@ def test_border_voxels_tell_nothing_though_they_would_if_tiles_touched(border_ac
     assert accuracy() > 0.2
 
 
-def test_each_tile_has_its_own_brightness_and_contrast():
-    images = torch.randn(6, 2, 32, 32)
+def test_each_tile_has_a_brightness_and_contrast_of_its_own_whatever_they_were():
+    images = torch.randn(6, 2, 32, 32) * torch.tensor([1.0, 7.0]).view(2, 1, 1) + torch.arange(32.0)
     plain, changed = (RelativeLocation(colour_jitter=on).ask(images, rng()) for on in (False, True))
     assert torch.equal(plain["corner"], changed["corner"])
     before, after = plain["tiles"].flatten(2), changed["tiles"].flatten(2)
-    factor = after.std(2) / before.std(2)
-    shift = after.mean(2) - before.mean(2)
-    rebuilt = (before - before.mean(2, keepdim=True)) * factor[..., None] + (before.mean(2) + shift)[..., None]
-    torch.testing.assert_close(rebuilt, after)
+    factor, shift = after.std(2, keepdim=True), after.mean(2, keepdim=True)
+    line = (before - before.mean(2, keepdim=True)) / before.std(2, keepdim=True) * factor + shift
+    torch.testing.assert_close(line, after, rtol=1e-4, atol=1e-4)
     for strength, low, high in ((factor, 0.6, 1.4), (shift, -0.3, 0.3)):
-        torch.testing.assert_close(strength[:, 0], strength[:, 1])  # one for all channels
-        assert ((strength > low - 1e-4) & (strength < high + 1e-4)).all()
+        torch.testing.assert_close(strength[:, 0], strength[:, 1], rtol=0.02, atol=1e-4)  # one for all channels
+        assert ((strength > low - 0.02) & (strength < high + 0.02)).all()
         assert strength[:, 0].unique().numel() == 12
 
 

@@ -20,6 +20,7 @@ from selfvox.settings import AtLeastOne
 
 WIDTH = 128  # of a patch's latent and of a context
 SMALLEST_PATCH = 8  # voxels
+SMALLEST_GAP = 2  # voxels
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,12 +28,12 @@ class CPC(PretextTask):
     """Pick, among all patches of the image, the one that lies some layers beyond what was seen.
 
     Seen are a patch and the inverted pyramid above it. Layers are counted along the first axis. Patches overlap, but
-    what is asked for shares no voxel with what was seen.
+    what is asked for lies apart from what was seen, so that no edge goes on from one to the other.
     """
 
     grid: Annotated[int, "patches along each axis", pydantic.Field(ge=2)] = 4
     overlap: Annotated[
-        float, "share of a patch's edge that it has in common with the next", pydantic.Field(ge=0, lt=1)
+        float, "largest share of a patch's edge that it has in common with the next", pydantic.Field(ge=0, lt=1)
     ] = 0.5
     steps: Annotated[int, "layers to predict, where the grid has as many", AtLeastOne] = 2
     context: Annotated[
@@ -63,12 +64,13 @@ class CPC(PretextTask):
 
     @property
     def first(self) -> int:
-        """How many layers on lie the first patches that share no voxel with a patch."""
+        """How many layers on lie the first patches that share no voxel with a patch, nor touch it."""
         return math.ceil(1 / (1 - self.overlap) - 1e-6)
 
     def stride(self, edge: int) -> int:
-        """Voxels from a patch of this edge to the next: rounded up, so that `first` holds."""
-        return math.ceil(edge * (1 - self.overlap) - 1e-6)
+        """Voxels from a patch of this edge to the next; `first` patches on, a gap of an eighth of a patch is left."""
+        gap = max(SMALLEST_GAP, edge // 8)
+        return max(math.ceil(edge * (1 - self.overlap) - 1e-6), math.ceil((edge + gap) / self.first))
 
     def extent(self, edge: int) -> int:
         """Voxels that a row of patches of this edge covers."""

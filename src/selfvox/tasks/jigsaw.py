@@ -39,7 +39,7 @@ class Jigsaw(PretextTask):
     jitter: Annotated[
         float, "least share of a cell that its tile leaves free, to move in and as a gap", pydantic.Field(ge=0, le=0.5)
     ] = 0.125
-    colour_jitter: Annotated[bool, "change the brightness and contrast of every tile at random"] = True
+    colour_jitter: Annotated[bool, "give every tile a brightness and contrast of its own, whatever they were"] = True
     seed: Annotated[int, "seed of the set of permutations", pydantic.Field(ge=0, lt=2**63)] = 0
 
     def suited_to(self, crop: Sequence[int], spacing_mm: Sequence[float]) -> Jigsaw:
@@ -96,6 +96,8 @@ class Jigsaw(PretextTask):
         tiles = cut(images, corner, grid.tile).flatten(0, 1)
         if self.colour_jitter:
             factor, shift = torch.rand(2, len(tiles), generator=rng)
+            # jitter alone would only blur a brightness that runs through the scan
+            tiles = intensity.standardise(tiles)
             tiles = intensity.brightness(intensity.contrast(tiles, 0.6 + 0.8 * factor), 0.6 * shift - 0.3)
         return {"tiles": tiles, "corner": corner.to(images.device), "answer": answer.to(images.device)}
 

@@ -32,7 +32,7 @@ class RelativeLocation(PretextTask):
     jitter: Annotated[
         float, "least share of a cell that its tile leaves free, to move in and as a gap", pydantic.Field(ge=0, le=0.5)
     ] = 0.125
-    colour_jitter: Annotated[bool, "change the brightness and contrast of every tile at random"] = True
+    colour_jitter: Annotated[bool, "give every tile a brightness and contrast of its own, whatever they were"] = True
 
     def suited_to(self, crop: Sequence[int], spacing_mm: Sequence[float]) -> RelativeLocation:
         """Refuse crops whose tiles would be too small, and more queries than there are neighbours."""
@@ -76,6 +76,8 @@ class RelativeLocation(PretextTask):
         tiles = cut(images, corner, grid.tile).flatten(0, 1)
         if self.colour_jitter:
             factor, shift = torch.rand(2, len(tiles), generator=rng)
+            # jitter alone would only blur a brightness that runs through the scan
+            tiles = intensity.standardise(tiles)
             tiles = intensity.brightness(intensity.contrast(tiles, 0.6 + 0.8 * factor), 0.6 * shift - 0.3)
         return {"tiles": tiles, "corner": corner.to(images.device), "answer": answer.flatten().to(images.device)}
 

@@ -60,9 +60,11 @@ class Rotation(PretextTask):
         uneven = [plane for plane in planes if plane not in equal]
         if uneven:
             remedy = "use --task.planes in-plane or " if equal else ""
+            # a finer one would interpolate the coarse axis, which would then be the smooth one
+            coarsest = ",".join([f"{max(spacing_mm):.2g}"] * spatial_dims)
             raise UsageError(
                 f"task rotation: the scans have spacing {_mm(spacing_mm)}, so the resolution would give a turn in "
-                f"{plane_names(uneven)} away; {remedy}prepare with equal --spacing"
+                f"{plane_names(uneven)} away; {remedy}prepare with --spacing {coarsest} or coarser"
             )
         if self.versions > len(self.table(spatial_dims)):
             raise UsageError(

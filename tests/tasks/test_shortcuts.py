@@ -1,0 +1,179 @@
+"""Cues that would give an answer away tell nothing; and each would tell, were its protection taken away.
+
+The images are noise, whose answer cannot be known otherwise. How borders match is tested in the tasks' own files.
+"""
+
+import itertools
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from selfvox.pretext import from_setting
+from selfvox.tasks import exemplar, masked, simclr
+from selfvox.tasks.cpc import CPC
+from selfvox.tasks.rotation import Rotation
+
+
+def rng(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def noise(*shape, seed=0):
+    return torch.randn(*shape, generator=rng(seed))
+
+
+def smooth(count, edge):
+    """Images without detail, of a level of their own: resampling leaves their texture as it is."""
+    coarse = noise(count, 1, 10, 10) + 2 * noise(count, 1, 1, 1, seed=1)
+    wide = F.interpolate(coarse, (2 * edge, 2 * edge), mode="bicubic", align_corners=False)
+    return wide[..., edge // 2 : -edge // 2, edge // 2 : -edge // 2]
+
+
+def at_chance(accuracy, answers, trials):
+    """Within four standard deviations of a guess."""
+    return abs(accuracy - 1 / answers) < 4 * math.sqrt((1 - 1 / answers) / answers / trials)
+
+
+def roughness(images):
+    """(sample, axis): how much voxels differ from the next one along each axis."""
+    axes = range(2, images.ndim)
+    return torch.stack([images.diff(dim=axis).abs().flatten(1).mean(1) for axis in axes], 1)
+
+
+def test_rotation_the_resolution_tells_nothing_in_the_planes_of_equal_spacing(probe):
+    thick = noise(2000, 1, 8, 8, 2).repeat_interleave(4, 4)
+
+    def accuracy(task):
+        batch = task.ask(thick, rng(1))
+        return probe(roughness(batch["images"]), batch["answer"], len(task.table(3)))
+
+    assert at_chance(accuracy(Rotation(planes="in-plane").suited_to((8, 8, 8), (1.0, 1.0, 4.0))), 4, 1000)
+    assert accuracy(Rotation()) > 0.25  # of ten answers
+
+
+def test_rotation_the_border_tells_nothing_of_noise_in_3d_though_it_would_of_anatomy(probe):
+    inside = torch.zeros(6, 6, 6, dtype=torch.bool)
+    inside[1:-1, 1:-1, 1:-1] = True
+
+    def accuracy(images):
+        batch = Rotation().ask(images, rng(1))
+        return probe(batch["images"][:, 0][:, ~inside], batch["answer"], 10)
+
+    images, anatomy = (
+        noise(3000, 1, 6, 6, 6),
+        torch.cartesian_prod(*[torch.arange(6.0)] * 3) @ torch.tensor([1, 2, 4.0]),
+    )
+    assert at_chance(accuracy(images), 10, 1500)
+    assert accuracy(images + anatomy.view(6, 6, 6)) > 0.5
+
+
+@pytest.mark.parametrize("name", ["relative_location", "jigsaw"])
+def test_relative_location_and_jigsaw_a_brightness_that_runs_through_the_image_tells_nothing(probe, name):
+    shaded = noise(3000, 1, 32, 32) + torch.linspace(-1, 1, 32)[:, None]
+    options = {"grid": 2, "permutations": 24, "shuffles": 1} if name == "jigsaw" else {}
+    answers = 24 if name == "jigsaw" else 8
+
+    def accuracy(**more):
+        task = from_setting({"name": name, **options, **more}).suited_to((32, 32), (1.0, 1.0))
+        batch = task.ask(shaded, rng(1))
+        tiles, answer = batch["tiles"].flatten(1).view(3000, -1, 64), batch["answer"].flatten()
+        if name == "jigsaw":
+            tiles = tiles[torch.arange(3000)[:, None], task.table(2)[answer]]
+        return probe(torch.cat([tiles.mean(2), tiles.std(2)], 1), answer, answers)
+
+    assert at_chance(accuracy(), answers, 1500)
+    assert accuracy(colour_jitter=False) > 2 / answers
+
+
+def test_cpc_the_border_of_what_was_seen_does_not_go_on_in_what_is_asked(smooth_noise, monkeypatch):
+    def accuracy():
+        task = CPC().suited_to((32, 32), (1.0, 1.0))
+        patches = task.ask(smooth_noise[:500], rng())["patches"]
+        patches = patches.view(500, 16, *patches.shape[2:])
+        above, below = F.normalize(patches[:, :, -1], dim=2), F.normalize(patches[:, :, 0], dim=2)
+        # of every patch of the first layer: which patch has the border that is most like its own last one?
+        likeliest = torch.einsum("iav,icv->iac", above[:, :4], below).argmax(2)
+        return float((likeliest == torch.arange(8, 12)).float().mean())
+
+    assert at_chance(accuracy(), 16, 2000)
+    monkeypatch.setattr(CPC, "stride", lambda self, edge: edge // 2)  # patches touch
+    assert accuracy() > 0.3
+
+
+def marks(views):
+    """(sample, cue): of each of the four borders, how much of it is one value, and does it stand out?"""
+    found = []
+    for axis, end in itertools.product((2, 3), (0, -1)):
+        border = views.select(axis, end)
+        out = (border.mean((1, 2)) - views.mean((1, 2, 3))) / views.std((1, 2, 3))
+        found += [(border.diff(dim=2).abs() < 1e-5).float().mean((1, 2)), out, out.abs()]
+    return torch.stack(found, 1)
+
+
+def filled_with_zeros(x, matrices, shifts):
+    """What `resample` would do without mirroring; square pictures."""
+    scaled = torch.cat([matrices, (2 * shifts / x.shape[2])[:, :, None]], 2)
+    theta = torch.cat([scaled[:, :, :2].flip(1, 2), scaled[:, :, 2:].flip(1)], 2)
+    return F.grid_sample(x, F.affine_grid(theta, list(x.shape), align_corners=False), align_corners=False)
+
+
+def test_exemplar_nothing_at_the_border_marks_a_copy(probe, monkeypatch):
+    def accuracy():
+        task = from_setting("exemplar").suited_to((24, 24), (1.0, 1.0))
+        views = task.ask(smooth(2000, 24), rng(3))["views"]
+        mixed = torch.randperm(4000, generator=rng(4))
+        return probe(marks(views)[mixed], (mixed >= 2000).long(), 2)
+
+    assert at_chance(accuracy(), 2, 2000)
+    monkeypatch.setattr(exemplar, "resample", filled_with_zeros)
+    assert accuracy() > 0.7
+
+
+def test_simclr_nothing_at_the_border_marks_a_turned_view(probe, monkeypatch):
+    task = from_setting({"name": "simclr", "ops": "rotate,colour", "ops_per_view": 1}).suited_to((24, 24), (1.0, 1.0))
+
+    def accuracy():
+        views, turned = task.ask(smooth(2000, 24), rng(3))["views"], task._choose(2000, rng(3))[:, 0]
+        return probe(marks(views), turned.long(), 2)
+
+    assert at_chance(accuracy(), 2, 2000)
+    monkeypatch.setattr(simclr, "resample", filled_with_zeros)
+    assert accuracy() > 0.7
+
+
+def test_simclr_how_one_view_was_made_does_not_tell_how_its_partner_was(monkeypatch):
+    task = from_setting({"name": "simclr", "ops": "rotate", "ops_per_view": 1}).suited_to((24, 24), (1.0, 1.0))
+    monkeypatch.setattr(simclr, "resample", filled_with_zeros)  # the corners now show the angle
+
+    def alike():
+        constant = marks(task.ask(noise(500, 1, 24, 24), rng(3))["views"])[:, 0]
+        return float(torch.corrcoef(constant.view(2, 500))[0, 1])
+
+    assert abs(alike()) < 4 / math.sqrt(500)
+    view_maps = simclr.view_maps
+
+    def both_turned_alike(shape, angles, *rest):
+        return view_maps(shape, angles[:500].repeat(2, 1), *rest)
+
+    monkeypatch.setattr(simclr, "view_maps", both_turned_alike)
+    assert alike() > 0.9
+
+
+def test_masked_the_mask_and_the_fill_tell_nothing_of_what_is_hidden(probe, monkeypatch):
+    task, images = masked.Masked(block=4), noise(2000, 1, 16, 16)
+    question = task.ask(images, rng(1))
+    hidden = question["hidden"].repeat_interleave(4, 1).repeat_interleave(4, 2)[:, None]
+    brighter = (images * hidden).sum((1, 2, 3)) / hidden.sum((1, 2, 3)) > 0
+
+    def accuracy():
+        shown = masked.fill(images, hidden)
+        seen = torch.where(hidden, 0, shown).sum((1, 2, 3)) / (~hidden).sum((1, 2, 3))
+        fill = torch.where(hidden, shown, 0).sum((1, 2, 3)) / hidden.sum((1, 2, 3))
+        cues = torch.cat([question["hidden"].flatten(1).float(), seen[:, None], fill[:, None]], 1)
+        return probe(cues, brighter.long(), 2)
+
+    assert at_chance(accuracy(), 2, 1000)
+    monkeypatch.setattr(masked, "fill", lambda x, hidden: torch.where(hidden, x.mean((1, 2, 3), keepdim=True), x))
+    assert accuracy() > 0.9
