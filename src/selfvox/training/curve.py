@@ -25,7 +25,7 @@ def draw_curve(run: Path, out: Path) -> None:
     names = list(dict.fromkeys(name for line in lines for name in line))
     panels = [_loss, _scores]
     panels += [_probe] if "probe/linear" in names else []
-    panels += [_embeddings] if "health/spread" in names else []
+    panels += [_embeddings, _views] if "health/spread" in names else []
     figure = Figure(figsize=(7, 1 + 2.5 * len(panels)), layout="constrained")
     column = figure.subplots(len(panels), sharex=True)
     for draw, axes in zip(panels, column, strict=True):
@@ -70,22 +70,36 @@ def _probe(axes: Axes, lines: Lines, names: list[str]) -> None:
     axes.set_ylim(0, 1)
     for number, kind in enumerate(("linear", "knn")):
         _plot(axes, lines, f"probe/{kind}", label=kind, color=f"C{number}")
-        axes.axhline(_last(lines, f"probe/untrained_{kind}"), color=f"C{number}", linestyle=":", label="untrained")
+        axes.axhline(
+            _last(lines, f"probe/untrained_{kind}"), color=f"C{number}", linestyle=":", label=f"{kind}, untrained"
+        )
     axes.axhline(_last(lines, "probe/chance"), label="chance", **GUESS)
     axes.legend(ncols=3)
 
 
 def _embeddings(axes: Axes, lines: Lines, names: list[str]) -> None:
-    """Spread and alignment on the left, the effective rank on the right."""
-    axes.set_ylabel("embeddings: spread, alignment")
-    _plot(axes, lines, "health/spread", label="spread (0: collapsed, 1: ideal)", color="C0")
-    _plot(axes, lines, "health/alignment", label="alignment (0: views are alike)", color="C1")
-    axes.set_ylim(bottom=0)
-    right = axes.twinx()
-    right.set_ylabel("effective rank")
-    _plot(right, lines, "health/rank", label="effective rank (right axis)", color="C2")
-    right.set_ylim(bottom=0)
-    axes.legend(handles=[*axes.get_lines(), *right.get_lines()], fontsize="small")
+    """Whether embeddings differ: their spread on the left, their effective rank on the right."""
+    _two(axes, lines, ("health/spread", "spread (0: collapsed, 1: ideal)"), ("health/rank", "effective rank"))
+
+
+def _views(axes: Axes, lines: Lines, names: list[str]) -> None:
+    """Whether two views are alike, on the left, while different crops are not, on the right."""
+    _two(
+        axes,
+        lines,
+        ("health/alignment", "alignment (0: views alike)"),
+        ("health/uniformity", "uniformity (0: all alike)"),
+    )
+
+
+def _two(axes: Axes, lines: Lines, left: tuple[str, str], right: tuple[str, str]) -> None:
+    """Two metrics of different scale, each with its own axis that shows 0."""
+    for colour, beside, (name, label) in (("C0", axes, left), ("C1", axes.twinx(), right)):
+        _plot(beside, lines, name, color=colour)
+        beside.set_ylabel(label, color=colour, fontsize="small")
+        far = 1.15 * max((line[name] for line in lines if name in line), key=abs)
+        if far:
+            beside.set_ylim(min(0, far), max(0, far))
 
 
 def _plot(axes: Axes, lines: Iterable[dict[str, Any]], name: str, label: str | None = None, **style: Any) -> None:
