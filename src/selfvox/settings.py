@@ -20,6 +20,7 @@ TRAINING = Section("Training, in detail")
 UNCERTAINTY = Section("Uncertainty: many passes over each scan")
 COMPUTER = Section("Computing")
 
+MAPS = ("entropy", "mutual-information", "variance", "percentiles")
 INTENSITIES = ("auto", "mri", "ct", "photo")
 
 Positive = pydantic.Field(gt=0, allow_inf_nan=False)
@@ -222,6 +223,11 @@ class Predict:
     union_class: Annotated[
         str | None, "of --vote union: the class that holds wherever any pass votes for it", UNCERTAINTY
     ] = None
+    maps: Annotated[
+        tuple[str, ...],
+        "maps to write and draw, by commas: entropy, mutual-information, variance, percentiles",
+        UNCERTAINTY,
+    ] = ()
     ensemble: Annotated[tuple[Path, ...], "further fine-tuning runs that vote too, by commas", UNCERTAINTY] = ()
     seed: Seed = 0
     precision: Precision = "auto"
@@ -230,8 +236,12 @@ class Predict:
     def __post_init__(self) -> None:
         if self.passes > 1 and self.encoder_dropout == self.decoder_dropout == 0:
             raise ValueError("passes: without dropout they would all be the same; give --encoder-dropout 0.3")
-        if self.passes == 1 and not self.ensemble and self.vote != "majority":
-            raise ValueError("vote: one prediction has nothing to vote on; give --passes 20 or --ensemble RUN,RUN")
+        for name in ("vote", "maps"):
+            if self.passes == 1 and not self.ensemble and getattr(self, name) not in ("majority", ()):
+                raise ValueError(f"{name}: one prediction is not enough; give --passes 20, or --ensemble RUN")
+        for name in self.maps:
+            if name not in MAPS:
+                raise ValueError(f"maps: '{name}' is not a choice{did_you_mean(name, MAPS)}")
         for rule, name in (("weighted", "vote_weights"), ("union", "union_class")):
             if (self.vote == rule) != (getattr(self, name) is not None):
                 raise ValueError(f"{name}: goes with --vote {rule}, and that with it; give both or neither")

@@ -250,6 +250,8 @@ def test_votes_that_cannot_be_are_refused(run, scans, tmp_path):
     for bad, match in (
         ({"passes": 2, "encoder_dropout": 0.0}, "passes: without dropout"),
         ({"vote": "borda"}, "vote: one prediction"),
+        ({"maps": ("entropy",)}, "maps: one prediction"),
+        ({"passes": 2, "maps": ("entropi",)}, "did you mean 'entropy'"),
         ({"passes": 2, "vote": "weighted"}, "vote_weights: goes with"),
         ({"passes": 2, "union_class": "lesion"}, "union_class: goes with"),
     ):

@@ -3,6 +3,7 @@
 - `ID.nii.gz` or, for pictures, `ID.png`: class numbers; `ID_probabilities.nii.gz` or `.tif` where asked for.
 - `classes.json`: the name of each number.
 - `predictions.json`: which network made them and how. `cases.jsonl`: hashes of each scan and of what it became.
+- `maps/`: of many passes, where asked for: `ID_entropy.nii.gz` and so on, and their picture `ID_maps.png`.
 - `rejected.csv`: scans that could not be predicted, and why.
 """
 
@@ -31,16 +32,23 @@ MAP_ENDING = "_probabilities"
 class Folder:
     """A folder of predictions that this process writes."""
 
-    def __init__(self, path: Path, probabilities: bool):
-        self.path, self.probabilities = path, probabilities
+    def __init__(self, path: Path, probabilities: bool, maps: Sequence[str] = ()):
+        self.path, self.probabilities, self._maps = path, probabilities, tuple(maps)
 
     def files(self, case: Case) -> list[Path]:
         """The files that a case becomes, its label first."""
         picture = suffix(case.images[0]) in SUFFIXES_2D
         label = self.path / f"{case.id}{'.png' if picture else '.nii.gz'}"
-        if not self.probabilities:
-            return [label]
-        return [label, self.path / f"{case.id}{MAP_ENDING}{'.tif' if picture else '.nii.gz'}"]
+        found = [label]
+        if self.probabilities:
+            found.append(self.path / f"{case.id}{MAP_ENDING}{'.tif' if picture else '.nii.gz'}")
+        return [*found, *self.maps(case).values()]
+
+    def maps(self, case: Case) -> dict[str, Path]:
+        """The files of its maps by name, in a folder of their own so that nobody takes them for labels."""
+        ending = ".tif" if suffix(case.images[0]) in SUFFIXES_2D else ".nii.gz"
+        found = {name: self.path / "maps" / f"{case.id}_{name}{ending}" for name in self._maps}
+        return {**found, "picture": self.path / "maps" / f"{case.id}_maps.png"} if found else {}
 
     def open(self, cases: Sequence[Case], how: Mapping[str, Any], classes: Mapping[int, str]) -> set[str]:
         """Make the folder, or go on in it; returns the ids of the cases whose predictions are whole.
@@ -52,7 +60,9 @@ class Folder:
             self.path.mkdir(parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError):
             raise UsageError(f"{self.path}: is a file; name a folder for the predictions") from None
-        for part in self.path.glob(".*.part.*"):
+        if self._maps:
+            (self.path / "maps").mkdir(exist_ok=True)
+        for part in (*self.path.glob(".*.part.*"), *self.path.glob("maps/.*.part.*")):
             part.unlink(missing_ok=True)  # of a process that was killed while writing
         card = {"format": FORMAT, **how}
         if (self.path / "predictions.json").exists():

@@ -194,6 +194,17 @@ class Tally:
                 file.seek(((number * len(quantised) + value) * self.space[0] + first) * plane)
                 file.write(planes.tobytes())
 
+    def spilled(self, value: int, start: int, stop: int) -> np.ndarray:
+        """Probabilities of a class in 255ths, (pass, voxel) uint8, of the voxels from `start` to `stop`."""
+        assert self.spill is not None
+        found = np.empty((self.passes, stop - start), np.uint8)
+        voxels = math.prod(self.space)
+        with self.spill.open("rb", buffering=0) as file:
+            for number, row in enumerate(found):
+                file.seek((number * len(self.sums) + value) * voxels + start)
+                row[:] = np.frombuffer(file.read(stop - start), np.uint8)
+        return found
+
     def scores(self, rule: str, weights: Sequence[float], of: int) -> Tensor:
         """What each class got by a rule, (class, *space)."""
         if rule == "borda":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -25,7 +26,7 @@ from selfvox.data.sources import Case, Dataset, find
 from selfvox.data.split import read_if_there
 from selfvox.device import make_fabric
 from selfvox.errors import DataError, ResourceError, Stopped, UsageError, WeightsError, did_you_mean
-from selfvox.inference import review, votes
+from selfvox.inference import maps, review, votes
 from selfvox.inference.folder import Folder
 from selfvox.inference.passes import Dropout, SubNetworks, Tally, sweep
 from selfvox.models.encoder import build
@@ -76,7 +77,7 @@ def predict(settings: Predict) -> list[Path]:
         how: dict[str, Any] = {"overlap": settings.overlap, "precision": str(fabric.strategy.precision.precision)}
         if many:
             how |= _how_many(models, settings)
-        folder = Folder(settings.out, settings.probabilities)
+        folder = Folder(settings.out, settings.probabilities, maps.files(settings.maps))
         done = folder.open(cases, {"network_sha256": model.sha256, **how}, model.classes)
         todo = [case for case in cases if case.id not in done]
         if done:
@@ -187,9 +188,17 @@ def _predict_many(
     networks = [SubNetworks(model.network, dropout) for model in models]
 
     def work(case: Case, image: Image, prepared: Prepared) -> None:
-        tally = _tally(models, networks, fabric, prepared.data, settings)
-        label = _write_vote(folder.files(case), tally, image, prepared, models[0], settings)
-        folder.record(case, review.measure(tally, label, models[0].classes, prepared.spacing_mm))
+        spill = settings.out / f".{os.getpid()}.part.{case.id}.passes" if "percentiles" in settings.maps else None
+        try:
+            tally = _tally(models, networks, fabric, prepared.data, settings, spill)
+            label = _write_vote(folder.files(case), tally, image, prepared, models[0], settings)
+            measured = review.measure(tally, label, models[0].classes, prepared.spacing_mm)
+            if settings.maps:
+                _write_maps(folder.maps(case), tally, label, case, image, prepared, models[0])
+        finally:
+            if spill is not None:
+                spill.unlink(missing_ok=True)
+        folder.record(case, measured)
 
     return _each(todo, total, models[0].recipe, work)
 
@@ -292,18 +301,30 @@ def _how_many(models: Sequence[Model], settings: Predict) -> dict[str, Any]:
         say(f"{settings.passes} passes: dropout of {rates} {settings.dropout_kind}s, behind each activation")
         say("the network was trained without dropout")
     weights = None if settings.vote_weights is None else list(settings.vote_weights)
-    return {**how, "vote": settings.vote, "vote_weights": weights, "union_class": settings.union_class}
+    return {
+        **how,
+        "vote": settings.vote,
+        "vote_weights": weights,
+        "union_class": settings.union_class,
+        "maps": list(settings.maps),
+    }
 
 
 def _tally(
-    models: Sequence[Model], networks: Sequence[SubNetworks], fabric: Fabric, data: np.ndarray, settings: Predict
+    models: Sequence[Model],
+    networks: Sequence[SubNetworks],
+    fabric: Fabric,
+    data: np.ndarray,
+    settings: Predict,
+    spill: Path | None,
 ) -> Tally:
     """All passes of all networks over one prepared scan (channel, *space)."""
     try:
         with torch.inference_mode(), fabric.autocast():
             image = fabric.to_device(torch.from_numpy(data))
             count = len(models) * settings.passes
-            tally = Tally(count, len(models[0].classes), image.shape[1:], {settings.vote}, image.device)
+            wants = {settings.vote, *settings.maps}
+            tally = Tally(count, len(models[0].classes), image.shape[1:], wants, image.device, spill)
             for number, (model, network) in enumerate(zip(models, networks, strict=True)):
                 if settings.passes == 1:
                     tally.add(number, 0, segment_whole(model.network, image, model.window, settings.overlap))
@@ -333,11 +354,48 @@ def _write_vote(
     else:
         shares = (scores / scores.sum(0)).nan_to_num(0).cpu().numpy()
         label = values[recipe.undo_probabilities(shares, prepared.trail).argmax(0)]
-    for path in paths[1:]:
+    for path in paths[1:2] if settings.probabilities else ():
         mean = (tally.sums / tally.passes).cpu().numpy()
         images.write_map(path, recipe.undo_probabilities(mean, prepared.trail), image)
     images.write_label(paths[0], label, image)
     return decided
+
+
+def _write_maps(
+    paths: Mapping[str, Path],
+    tally: Tally,
+    decided: Tensor,
+    case: Case,
+    image: Image,
+    prepared: Prepared,
+    model: Model,
+) -> None:
+    """Maps on the scan's grid, where nothing is unsure outside the foreground box; and their picture."""
+    recipe, trail = model.recipe, prepared.trail
+    values = np.array(sorted(model.classes), np.uint16)
+    heat = maps.percentile_maps(tally) if tally.spill is not None else None
+    unsure = {}
+    for name, path in paths.items():
+        if name == "picture":
+            continue
+        if name.startswith("percentile-"):
+            assert heat is not None
+            of_classes = heat[[f"percentile-{each:02}" for each in maps.PERCENTILES].index(name)]
+            images.write_map(path, recipe.undo_probabilities(of_classes, trail), image)
+            continue
+        found = maps.scalar_map(name, tally).cpu().numpy()
+        each = found if found.ndim > len(tally.space) else found[None]
+        # a class in front that is sure outside the box, so that all others are 0 there
+        written = recipe.undo_probabilities(np.concatenate([np.zeros_like(each[:1]), each]), trail)[1:]
+        images.write_map(path, written if found.ndim > len(tally.space) else written[0], image)
+        unsure[name] = found.sum(0) if found.ndim > len(tally.space) else found
+    labels = {"vote": values[decided.cpu().numpy()]}
+    if case.label is not None:
+        try:
+            labels["truth"] = recipe.apply_label(images.read_label(case.label, image), trail)
+        except DataError as error:
+            say(f"{error}; drawn without it")
+    maps.draw(paths["picture"], prepared.data[0], labels, model.classes, unsure, heat, prepared.spacing_mm)
 
 
 @contextlib.contextmanager
