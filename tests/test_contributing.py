@@ -47,7 +47,7 @@ def test_the_example_passes_the_test_of_every_task(tmp_path):
     done = subprocess.run(
         [sys.executable, "-m", "pytest", *how],
         cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])},
         capture_output=True,
         text=True,
         check=False,

@@ -229,6 +229,31 @@ def test_a_batch_of_one_is_asked_a_real_question_or_refused(name, d):
 
 
 @every_task
+@every_dimension
+def test_beside_another_task_its_loss_is_added_and_its_head_learns(name, d):
+    names = sorted({name, "rotation" if name != "rotation" else "simclr"})
+    both = pretext.from_setting("+".join(names), (0.5, 2.0)).suited_to(CROPS[d], (1.0,) * d)
+    encoder, head = network(both, d)
+    batch = ask(both, images(d))
+    outcome = both.loss(encoder, head, batch)
+    expected = 0.0
+    for each, weight in zip(names, both.weights, strict=True):
+        own = {key.split("/")[1]: value for key, value in batch.items() if key.split("/")[0] == each}
+        seed = int(torch.randint(1 << 62, (), generator=torch.Generator().manual_seed(0)))
+        alone = suited(each, d).ask(images(d), pretext.stream(seed, each))
+        assert own.keys() == alone.keys()
+        assert all(torch.equal(own[key], alone[key]) for key in own)
+        single = suited(each, d).loss(encoder, head[each], own)
+        expected += weight * float(single.loss.detach())
+        assert all(torch.equal(outcome.metrics[f"{each}/{key}"], value) for key, value in single.metrics.items())
+        assert torch.equal(outcome.metrics[f"{each}/loss"], single.loss.detach())
+    assert float(outcome.loss.detach()) == pytest.approx(expected, rel=1e-6)
+    outcome.loss.backward()
+    assert all(weight.grad.any() for weight in (*encoder.parameters(), *head.parameters()) if weight.ndim > 1)
+    assert len(both.panels(images(d), batch)) == 2 * len(images(d))
+
+
+@every_task
 def test_settings_survive_yaml(name):
     settings = [{}, *other_settings(name)]
     for options_ in settings:

@@ -44,7 +44,11 @@ Network = Annotated[
     "encoder: plain or residual (nnU-Net's), monai:NAME, timm:NAME; its settings as --network.SETTING, "
     "such as --network.channels 16,32,64,128",
 ]
-Task = Annotated[str | dict[str, Any], "the pretext task; its options as --task.OPTION"]
+Task = Annotated[
+    str | dict[str, Any],
+    "the pretext task, its options as --task.OPTION; or several at once, such as rotation+simclr, their options as "
+    "--task.NAME.OPTION",
+]
 WeightDecay = Annotated[float, "decoupled weight decay of AdamW", TRAINING, NotNegative]
 Resume = Annotated[bool, "go on with the run that lies in OUT"]
 
@@ -97,6 +101,10 @@ class Pretrain(Preparation):
     scans: Annotated[Path, "folder of scans, or a store made by `selfvox prepare`"] = field(kw_only=False)
     out: Annotated[Path, "the run: a folder that is made"]
     task: Task = "simclr"
+    weights: Annotated[
+        tuple[Annotated[float, NotNegative], ...] | None,
+        "of several tasks: what the loss of each counts, such as 1,0.5; default: 1 each",
+    ] = None
     steps: Annotated[int | None, "optimiser steps; default: 1000, or what --epochs gives", AtLeastOne] = None
     epochs: Annotated[float | None, "passes over the scans, instead of --steps", Positive] = None
     batch: Annotated[int, "images per step and device", AtLeastOne] = 8

@@ -64,9 +64,13 @@ def of_verb(name: str, verb: Verb, known: Sequence[Option], task: str | None) ->
             if option.section == section:
                 blocks += _entry(option.name.upper() if option.positional else flag(option.name), option)
     if task:
-        blocks += ["", f"Options of the task {task}:"]
-        for option in options(importlib.import_module("selfvox.pretext").find(task)):
-            blocks += _entry(f"--task.{option.name.replace('_', '-')}", option)
+        pretext = importlib.import_module("selfvox.pretext")
+        names = pretext.split_names(task)
+        for each in names:
+            before = f"--task.{each}." if len(names) > 1 else "--task."
+            blocks += ["", f"Options of the task {each}:"]
+            for option in options(pretext.find(each)):
+                blocks += _entry(f"{before}{option.name.replace('_', '-')}", option)
     elif any(option.name == "task" for option in known):
         blocks += ["", f"selfvox {name} --task NAME --help shows the options of a task too."]
     blocks += ["", "Always:"]

@@ -36,7 +36,8 @@ def preview(settings: Preview) -> Path:
     if len(images) == 1:
         images = images.repeat(2, *(1,) * (images.ndim - 1))  # tasks that compare need two
     question = task.ask(images, generator(settings.seed, 0, 0))
-    rows = task.panels(images, question)[: len(cases)]
+    rows = task.panels(images, question)
+    rows = rows[: len(rows) * len(cases) // len(images)]
     named = to_setting(task)
     options = ", ".join(f"{name}={value}" for name, value in named.items() if name != "name")
     draw_preview(rows, f"{named['name']}: {options}", settings.out)

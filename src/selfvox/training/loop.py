@@ -292,10 +292,16 @@ class _Clock:
 
 
 def _caption(measured: Mapping[str, float]) -> str:
-    """`loss 1.23  accuracy .45 (chance .10)  12.3 images/s  1 % waiting`."""
+    """`loss 1.23  accuracy .45 (chance .10)  12.3 images/s  1 % waiting`; of several tasks, each by its name."""
     parts = [f"loss {measured['loss']:.3f}"]
     if "accuracy" in measured:
         parts.append(f"accuracy {measured['accuracy']:.2f} (chance {measured['chance']:.2f})")
+    for task in (name.removesuffix("/loss") for name in measured if name.endswith("/loss")):
+        if f"{task}/accuracy" in measured:
+            accuracy, chance = measured[f"{task}/accuracy"], measured[f"{task}/chance"]
+            parts.append(f"{task} {accuracy:.2f} (chance {chance:.2f})")
+        else:
+            parts.append(f"{task} loss {measured[f'{task}/loss']:.3f}")
     parts += [f"{measured['images_per_s']:.1f} images/s", f"{100 * measured['waiting']:.0f} % waiting"]
     return "  ".join(parts)
 

@@ -17,7 +17,7 @@ from selfvox.data.store import Store, StoredCase, is_store, open_store
 from selfvox.device import make_fabric
 from selfvox.errors import Stopped
 from selfvox.models.encoder import Encoder, build, plan
-from selfvox.pretext import Batch, Outcome, PretextTask, from_setting, to_setting
+from selfvox.pretext import Batch, Joint, Outcome, PretextTask, from_setting, name_of, to_setting
 from selfvox.progress import be_quiet, say
 from selfvox.run import start
 from selfvox.settings import Pretrain
@@ -51,7 +51,7 @@ def pretrain(settings: Pretrain) -> Path:
     Raises:
         SelfvoxError: a setting, a scan, a resource or a number that cannot be; says what to do.
     """
-    from_setting(settings.task)  # a misspelt task is known before any scan is read
+    from_setting(settings.task, settings.weights)  # a misspelt task is known before any scan is read
     fabric = make_fabric(settings.device, settings.devices, settings.precision)
     if not fabric.is_global_zero:
         be_quiet()
@@ -69,7 +69,7 @@ def pretrain(settings: Pretrain) -> Path:
         if held_out:
             say(f"{len(store.cases) - len(cases)} test scans stay out of pre-training")
         crop, spacing_mm = crop_for(settings.crop, cases, inside=True), median_spacing(cases)
-        task = from_setting(settings.task).suited_to(crop, most_uneven_spacing(cases))
+        task = from_setting(settings.task, settings.weights).suited_to(crop, most_uneven_spacing(cases))
         spec = plan(settings.network, task.view_size(crop), spacing_mm)
         torch.manual_seed(settings.seed)
         encoder = build(spec, store.recipe.spatial_dims, len(store.recipe.channel_names))
@@ -93,13 +93,14 @@ def pretrain(settings: Pretrain) -> Path:
             "spacing_mm": list(spacing_mm),
             "recipe": store.recipe.to_dict(),
             "task": to_setting(task),
+            "weights": list(task.weights) if isinstance(task, Joint) else None,
             "seen": seen(cases),
             "steps": how.steps,
             "seed": settings.seed,
         }
         if fabric.is_global_zero:
             _announce(task, encoder, crop, cases, how)
-            run.depends_on(task=card["task"], network=spec, crop=list(crop), data=seen(cases))
+            run.depends_on(task=card["task"], weights=card["weights"], network=spec, crop=list(crop), data=seen(cases))
         watch = None
         if fabric.is_global_zero:
             fabric.to_device(objective)
@@ -158,5 +159,8 @@ def _announce(task: PretextTask, encoder: Encoder, crop: tuple[int, ...], cases:
     channels = "-".join(map(str, encoder.channels))
     edges = " x ".join(map(str, crop))
     say(f"task {named['name']} ({options})")
+    if isinstance(task, Joint):
+        terms = [f"{weight:g} x {name_of(each)}" for each, weight in zip(task.tasks, task.weights, strict=True)]
+        say(f"loss: {' + '.join(terms)}")
     say(f"encoder of {len(encoder.channels)} levels, {channels} channels, {million:.2f} M weights")
     say(f"{len(cases)} scans, crops of {edges} voxels, {how.batch} a step, {how.steps} steps")

@@ -1,0 +1,195 @@
+"""Several tasks at once: one encoder, and what belongs to each kept apart."""
+
+import pytest
+import torch
+import yaml
+
+import selfvox
+from selfvox import pretext
+from selfvox.cli import main
+from selfvox.data.crops import Crops
+from selfvox.errors import UsageError
+from selfvox.files import sha256
+from selfvox.models.encoder import build, plan
+from selfvox.pretext import from_setting, to_setting
+from selfvox.run import read_metrics
+from selfvox.training.curve import draw_curve
+from selfvox.training.loop import _caption
+from selfvox.weights import load_part
+
+CROP = (32, 32, 32)
+
+
+def images(count=3):
+    return torch.randn(count, 1, *CROP, generator=torch.Generator().manual_seed(0))
+
+
+def encoder_for(task):
+    torch.manual_seed(0)
+    return build(plan({"channels": [4, 8, 16], "blocks": 1}, task.view_size(CROP), (1.0,) * 3), 3, 1)
+
+
+def suited(name, weights=None, **options):
+    return from_setting({"name": name, **options}, weights).suited_to(CROP, (1.0,) * 3)
+
+
+def asked(task, seed=0):
+    return task.ask(images(), torch.Generator().manual_seed(seed))
+
+
+def gradients(module):
+    return {name: weight.grad for name, weight in module.named_parameters()}
+
+
+def test_a_weight_of_zero_leaves_the_other_tasks_gradient_alone():
+    both, alone = suited("rotation+simclr", (1.0, 0.0)), suited("rotation")
+    encoder = encoder_for(both)
+    head = both.head(encoder)
+    batch = asked(both)
+    both.loss(encoder, head, batch).loss.backward()
+    assert not any(grad.any() for grad in gradients(head["simclr"]).values())
+    found = gradients(encoder)
+    encoder.zero_grad()
+    own = {key.removeprefix("rotation/"): value for key, value in batch.items() if key.startswith("rotation/")}
+    alone.loss(encoder, head["rotation"], own).loss.backward()
+    assert all(torch.equal(found[name], grad) for name, grad in gradients(encoder).items())
+
+
+def test_a_tasks_question_is_the_same_in_any_order_and_company():
+    questions = [asked(suited(name)) for name in ("jigsaw+simclr", "simclr+jigsaw", "simclr+rotation+jigsaw")]
+    for key in questions[0]:
+        assert all(torch.equal(question[key], questions[0][key]) for question in questions)
+    assert not torch.equal(asked(suited("jigsaw+simclr"), seed=1)["jigsaw/answer"], questions[0]["jigsaw/answer"])
+
+
+def test_no_two_tasks_draw_the_same_numbers():
+    drawn = [tuple(torch.rand(4, generator=pretext.stream(seed, name)).tolist()) for seed in (0, 1) for name in "ab"]
+    assert len(set(drawn)) == 4
+
+
+def test_weights_follow_their_tasks_wherever_they_stand():
+    assert from_setting("simclr+rotation", (0.5, 2)) == from_setting("rotation + simclr", (2, 0.5))
+    assert from_setting("simclr+rotation").weights == (1, 1)
+
+
+def test_the_encoder_is_planned_for_the_smallest_view():
+    both = suited("jigsaw+rotation")
+    assert both.view_size(CROP) == suited("jigsaw").view_size(CROP)
+    encoder = encoder_for(both)
+    assert len(encoder.channels) < len(encoder_for(suited("rotation")).channels)
+    smallest = min(edge for key, x in asked(both).items() if x.ndim == 5 for edge in encoder(x)[-1].shape[2:])
+    assert smallest >= 4
+
+
+def test_settings_survive_yaml_and_the_command_line(capsys):
+    task = from_setting({"name": "rotation+simclr", "simclr.temperature": 0.2, "rotation.versions": 2}, (1, 0.5))
+    written = yaml.safe_load(yaml.safe_dump(to_setting(task)))
+    assert from_setting(written, task.weights) == task
+    words = ["--task", "rotation+simclr", "--weights", "1,0.5", "--task.simclr.temperature", "0.2"]
+    assert main(["pretrain", "s", "--out", "o", *words, "--task.rotation.versions=2", "--print-config"]) == 0
+    printed = yaml.safe_load(capsys.readouterr().out)
+    assert from_setting(printed["task"], printed["weights"]) == task
+    assert main(["pretrain", "--task", "rotation+simclr", "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert "--task.rotation.versions " in shown
+    assert "--task.simclr.temperature " in shown
+
+
+@pytest.mark.parametrize(
+    ("task", "weights", "said"),
+    [
+        ("rotation+simclrr", None, "task: no pretext task is called 'simclrr'; did you mean 'simclr'"),
+        ("rotation+", None, "task: no pretext task is called ''"),
+        ("rotation+simclr+rotation", None, "task: rotation is named twice; name each task once"),
+        ("rotation+simclr", (1,), "weights: are 1 for 2 tasks; give one for each of rotation.simclr"),
+        ("rotation+simclr", (0, 0), "weights: of rotation.simclr are all 0, .* give one above 0"),
+        ("rotation", (1,), "weights: are for several tasks at once, .* leave them out"),
+        ({"name": "rotation+simclr", "temperature": 1}, None, r"task\.temperature: .* write such as task\.rotation\."),
+        ({"name": "rotation+simclr", "jigsaw.grid": 1}, None, r"task\.jigsaw\.grid: is no option of rotation or"),
+        ({"name": "rotation+simclr", "simclr.temprature": 1}, None, "temprature: .* did you mean 'temperature'"),
+        ({"name": "rotation+simclr", "simclr.ops_per_view": 9}, None, r"^task\.simclr\.ops_per_.*task\.simclr\.ops"),
+        ({"name": "jigsaw+simclr", "jigsaw.grid": 8}, None, r"^task\.jigsaw\.grid: a crop of"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_asked_together_is_refused_in_one_line(task, weights, said):
+    with pytest.raises(UsageError, match=said) as refusal:
+        from_setting(task, weights).suited_to(CROP, (1.0,) * 3)
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("weights", ["1,-1", "1,inf", "1,nan", "1,b"])
+def test_weights_are_finite_and_not_negative(weights):
+    with pytest.raises(UsageError, match=r"^weights: "):
+        selfvox.pretrain("s", out="o", task="rotation+simclr", weights=weights)
+
+
+@pytest.fixture(scope="module")
+def runs(shapes_store, tmp_path_factory):
+    """The same run left alone, and stopped after step 4 and resumed; with the tasks named in another order."""
+    folder = tmp_path_factory.mktemp("joint")
+    how = {"steps": 10, "batch": 2, "save_every": 4, "crop": (16, 16, 16), "device": "cpu"}
+    how |= {"network": {"channels": [4, 8]}, "task": {"name": "rotation+simclr", "simclr.temperature": 0.2}}
+    selfvox.pretrain(shapes_store, out=folder / "alone", weights=(1, 0.5), **how)
+    getitem = Crops.__getitem__
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Crops, "__getitem__", lambda self, sample: 1 / (sample != 11) and getitem(self, sample))
+        with pytest.raises(ZeroDivisionError):
+            selfvox.pretrain(shapes_store, out=folder / "resumed", weights=(1, 0.5), **how)
+    selfvox.pretrain(shapes_store, out=folder / "resumed", weights=(1, 0.5), resume=True, **how)
+    how["task"] = {"name": "simclr+rotation", "simclr.temperature": 0.2}
+    selfvox.pretrain(shapes_store, out=folder / "other order", weights=(0.5, 1), **how)
+    return folder
+
+
+def test_a_resumed_run_and_one_in_another_order_end_with_the_same_weights(runs):
+    digests = {sha256(runs / name / "encoder" / "weights.safetensors") for name in ("alone", "resumed", "other order")}
+    assert len(digests) == 1
+
+
+def test_a_run_keeps_the_metrics_of_each_task_apart(runs):
+    last = read_metrics(runs / "alone")[-1]
+    assert last["rotation/chance"] == pytest.approx(0.1)
+    assert last["loss"] == pytest.approx(last["rotation/loss"] + 0.5 * last["simclr/loss"], rel=1e-5)
+    shown = _caption(last)
+    assert f"rotation {last['rotation/accuracy']:.2f} (chance 0.10)" in shown
+    assert f"simclr {last['simclr/accuracy']:.2f} (chance 0.33)" in shown
+    assert "masked loss 0.900" in _caption({**last, "masked/loss": 0.9, "masked/explained": 0.1})
+
+
+def test_the_card_tells_every_task_with_its_options_and_weight(runs):
+    card = load_part(runs / "alone" / "encoder", "encoder")[1]
+    assert (
+        card["task"].items() >= {"name": "rotation+simclr", "rotation.versions": 1, "simclr.temperature": 0.2}.items()
+    )
+    task = from_setting(card["task"], card["weights"])
+    assert task == from_setting({"name": "rotation+simclr", "simclr.temperature": 0.2}, (1, 0.5)).suited_to(
+        (16, 16, 16), (1.0,) * 3
+    )
+
+
+def test_what_was_learnt_together_is_fine_tuned(runs, shapes_store, tmp_path, small):
+    run = selfvox.finetune(
+        shapes_store, out=tmp_path / "seg", encoder=str(runs / "alone"), steps=2, batch=2, crop=(16, 16, 16),
+        device="cpu",
+    )  # fmt: skip
+    assert "rotation+simclr" in load_part(run / "network", "network")[1]["encoder"]
+
+
+def test_the_curve_shows_the_loss_and_score_of_each_task(runs, tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(
+        "selfvox.training.curve.Figure.savefig", lambda figure, path, **_: drawn.append(figure) or path.touch()
+    )
+    draw_curve(runs / "alone", tmp_path / "curve.png")
+    found = {line.get_label(): list(line.get_ydata()) for axes in drawn[0].axes for line in axes.lines}
+    for name, label in [("rotation/loss", "rotation"), ("simclr/loss", "simclr"), ("simclr/accuracy", None)]:
+        assert found[label or name] == [line[name] for line in read_metrics(runs / "alone")]
+
+
+def test_a_preview_shows_the_rows_of_every_task(shapes_store, tmp_path, monkeypatch):
+    shown = []
+    monkeypatch.setattr("selfvox.report.preview.draw_preview", lambda rows, title, out: shown.append(rows))
+    selfvox.preview(shapes_store, out=tmp_path / "p.png", task="rotation+simclr", count=1, crop=(16, 16, 16))
+    captions = [row[0].caption for row in shown[0]]
+    assert captions == ["rotation: scan", "simclr: scan"]
+    assert torch.equal(shown[0][0][0].image, shown[0][1][0].image)
