@@ -49,6 +49,10 @@ Task = Annotated[
     "the pretext task, its options as --task.OPTION; or several at once, such as rotation+simclr, their options as "
     "--task.NAME.OPTION",
 ]
+Slices = Annotated[
+    Literal["axial", "coronal", "sagittal"] | None,
+    "train in 2D, on such slices of the volumes; default: on the volumes",
+]
 WeightDecay = Annotated[float, "decoupled weight decay of AdamW", TRAINING, NotNegative]
 Resume = Annotated[bool, "go on with the run that lies in OUT"]
 
@@ -109,6 +113,7 @@ class Pretrain(Preparation):
     epochs: Annotated[float | None, "passes over the scans, instead of --steps", Positive] = None
     batch: Annotated[int, "images per step and device", AtLeastOne] = 8
     crop: Annotated[CropEdges | None, "edges of the crops in voxels, such as 64,64,64; default: by the scans"] = None
+    slices: Slices = None
     probe: Annotated[
         Path | None,
         "scans with labels, or a store of such: tells every fifth of the run what they can be told by; trains nothing",
@@ -152,6 +157,7 @@ class Finetune(Preparation):
     steps: Annotated[int, "optimiser steps", AtLeastOne] = 500
     batch: Annotated[int, "crops per step and device", AtLeastOne] = 2
     crop: Annotated[CropEdges | None, "edges of the crops in voxels; default: by the scans"] = None
+    slices: Slices = None
     seed: Seed = 0
     resume: Resume = False
     network: Network = "plain"
@@ -280,6 +286,7 @@ class Preview(Preparation):
     out: Annotated[Path, "the picture, .png"] = Path("preview.png")
     task: Task = "simclr"
     crop: Annotated[CropEdges | None, "edges of the crops in voxels; default: by the scans"] = None
+    slices: Slices = None
     count: Annotated[int, "how many scans to show", AtLeastOne] = 3
     seed: Seed = 0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,6 +12,9 @@ from torch.utils.data import Dataset
 
 from selfvox.data.store import Store, StoredCase
 from selfvox.errors import UsageError
+
+SLICE_AXES = {"sagittal": 0, "coronal": 1, "axial": 2}  # x, y, z of a prepared volume: the one that slices lie along
+TRIES = 8  # places to look at before an empty slice is taken
 
 
 class Crops(Dataset[dict[str, Tensor]]):
@@ -26,6 +30,8 @@ class Crops(Dataset[dict[str, Tensor]]):
         seed: of the order and the places.
         labels: read labels too.
         foreground: share of the crops that are centred on a labelled voxel, of a class drawn evenly.
+        axis: crops of slices: one voxel along this axis of the volume, which the items do not have. Without labels,
+            the first of a few places whose slice is not constant.
     """
 
     def __init__(
@@ -37,22 +43,36 @@ class Crops(Dataset[dict[str, Tensor]]):
         *,
         labels: bool = False,
         foreground: float = 0.0,
+        axis: int | None = None,
     ):
-        self.store, self.cases, self.size, self.seed = store, list(cases), tuple(size), seed
-        self.labels, self.foreground = labels, foreground
+        self.store, self.cases, self.seed = store, list(cases), seed
+        self.size = volume_edges(size, axis)
+        self.labels, self.foreground, self.axis = labels, foreground, axis
 
     def __getitem__(self, sample: int) -> dict[str, Tensor]:
         epoch, position = divmod(sample, len(self.cases))
         number = int(np.random.default_rng((self.seed, 0, epoch)).permutation(len(self.cases))[position])
         case = self.cases[number]
-        start = self._place(case, np.random.default_rng((self.seed, 1, sample)))
-        item = {
-            "image": torch.from_numpy(self.store.crop(case, start, self.size)),
-            "subject": torch.tensor(number),
-        }
+        start, image = self._cut(case, np.random.default_rng((self.seed, 1, sample)))
+        item = {"image": torch.from_numpy(image), "subject": torch.tensor(number)}
         if self.labels:
             item["label"] = torch.from_numpy(self.store.label_crop(case, start, self.size))
+        if self.axis is not None:
+            # counted from the end, the axis is the same one with channels and without
+            dropped = self.axis - len(self.size)
+            item |= {name: item[name].squeeze(dropped) for name in item if name != "subject"}
         return item
+
+    def _cut(self, case: StoredCase, rng: np.random.Generator) -> tuple[list[int], np.ndarray]:
+        """A crop's first corner and its image."""
+        start = self._place(case, rng)
+        image = self.store.crop(case, start, self.size)
+        for _ in range(0 if self.axis is None or self.labels else TRIES - 1):
+            if np.ptp(image.reshape(len(image), -1), axis=1).any():
+                break
+            start = self._place(case, rng)
+            image = self.store.crop(case, start, self.size)
+        return start, image
 
     def _place(self, case: StoredCase, rng: np.random.Generator) -> list[int]:
         """The crop's first corner; negative, with the overhang spread over both ends, where the scan is smaller."""
@@ -73,6 +93,38 @@ class Crops(Dataset[dict[str, Tensor]]):
             else:
                 start.append(int(np.clip(focus[axis] - want // 2, 0, room)))
         return start
+
+
+def axis_of_slices(slices: str | None, cases: Sequence[StoredCase]) -> int | None:
+    """The axis of the prepared volumes that slices of this name lie along; None: no slices, the volumes themselves.
+
+    Raises:
+        UsageError: the scans are pictures.
+    """
+    if slices is None:
+        return None
+    if len(cases[0].shape) != 3:
+        raise UsageError("slices: the scans are pictures, which have no slices; leave --slices out")
+    return SLICE_AXES[slices]
+
+
+def volume_edges(size: Sequence[int], axis: int | None) -> tuple[int, ...]:
+    """Edges, in the volume, of crops of this size: those of slices along an axis are one voxel thick."""
+    return tuple(size) if axis is None else (*size[:axis], 1, *size[axis:])
+
+
+def in_plane(cases: Sequence[StoredCase], axis: int | None) -> list[StoredCase]:
+    """Cases with the shape and spacing of their slices, to plan by; as they are without an axis."""
+    if axis is None:
+        return list(cases)
+    return [
+        dataclasses.replace(
+            case,
+            shape=(*case.shape[:axis], *case.shape[axis + 1 :]),
+            spacing_mm=(*case.spacing_mm[:axis], *case.spacing_mm[axis + 1 :]),
+        )
+        for case in cases
+    ]
 
 
 def crop_for(

@@ -245,7 +245,7 @@ def sweep(
         take: is given the number of a pass, a plane of the first axis, and the class probabilities
             (class, plane, *rest) from there on; every plane of every pass once.
     """
-    padded, before = pad_to_window(image, window)
+    padded, before = pad_to_window(image[None], window)
     size, inside = padded.shape[2:], image.shape[1:]
 
     def uncovered(number: int, first: int, probabilities: Tensor) -> None:

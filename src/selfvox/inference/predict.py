@@ -20,6 +20,7 @@ from torch import Tensor
 from selfvox.data import cases as reading
 from selfvox.data import image as images
 from selfvox.data.cases import Rejected, rejected
+from selfvox.data.crops import SLICE_AXES
 from selfvox.data.image import Image
 from selfvox.data.recipe import Prepared, Recipe
 from selfvox.data.sources import Case, Dataset, find
@@ -45,6 +46,7 @@ class Model:
     window: tuple[int, ...]  # edges in voxels of what it was trained on
     classes: dict[int, str]
     sha256: str  # of its weights
+    slice_axis: int | None = None  # of the volumes whose slices it was trained on
 
 
 def predict(settings: Predict) -> list[Path]:
@@ -113,10 +115,11 @@ def load(run: Path) -> Model:
         encoder = build(spec, card["spatial_dims"], card["in_channels"])
         network = Segmenter(encoder, len(classes), spec.get("norm", "instance"))
         recipe, window = Recipe.from_dict(card["recipe"]), tuple(int(edge) for edge in card["crop"])
+        axis = SLICE_AXES[card["slices"]] if card.get("slices") else None
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise WeightsError(f"{folder / 'network.json'}: damaged ({error!r}); copy it again") from None
     say(f"network: {load_into(network, tensors, str(folder))}, of step {card.get('step')}")
-    return Model(network.eval(), recipe, window, classes, card["sha256"])
+    return Model(network.eval(), recipe, window, classes, card["sha256"], axis)
 
 
 # which scans
@@ -241,7 +244,9 @@ def _segment(model: Model, fabric: Fabric, data: np.ndarray, overlap: float) -> 
     try:
         with torch.inference_mode(), fabric.autocast():
             image = fabric.to_device(torch.from_numpy(data))
-            found: np.ndarray = segment_whole(model.network, image, model.window, overlap).cpu().numpy()
+            found: np.ndarray = (
+                segment_whole(model.network, image, model.window, overlap, model.slice_axis).cpu().numpy()
+            )
     except torch.OutOfMemoryError:
         raise ResourceError("the device's memory is full; run the same command again with --device cpu") from None
     return found
@@ -266,6 +271,8 @@ def _write(paths: Sequence[Path], probabilities: np.ndarray, image: Image, prepa
 def _check_alike(models: Sequence[Model], settings: Predict) -> None:
     """Refuse runs that cannot vote together, and votes that the classes do not allow."""
     first = models[0]
+    if settings.passes > 1 and any(model.slice_axis is not None for model in models):
+        raise UsageError("passes: networks of slices are asked once only; leave --passes out, or use --ensemble")
     for run, model in zip(settings.ensemble, models[1:], strict=True):
         for what, one, other in (
             ("list of classes", first.classes, model.classes),
@@ -327,7 +334,8 @@ def _tally(
             tally = Tally(count, len(models[0].classes), image.shape[1:], wants, image.device, spill)
             for number, (model, network) in enumerate(zip(models, networks, strict=True)):
                 if settings.passes == 1:
-                    tally.add(number, 0, segment_whole(model.network, image, model.window, settings.overlap))
+                    whole = segment_whole(model.network, image, model.window, settings.overlap, model.slice_axis)
+                    tally.add(number, 0, whole)
                 else:
                     mine = range(number * settings.passes, (number + 1) * settings.passes)
                     with network:

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 from selfvox.models.encoder import Encoder, he_initialise, norm_layer
 
+SLICES_AT_ONCE = 16
+
 
 class Segmenter(nn.Module):
     """A U-Net: any encoder, and nnU-Net's decoder upon its maps.
@@ -66,7 +68,11 @@ class Segmenter(nn.Module):
 
 @torch.no_grad()
 def segment_whole(
-    network: Callable[[Tensor], Tensor], image: Tensor, window: Sequence[int], overlap: float = 0.5
+    network: Callable[[Tensor], Tensor],
+    image: Tensor,
+    window: Sequence[int],
+    overlap: float = 0.5,
+    slice_axis: int | None = None,
 ) -> Tensor:
     """Class probabilities of a whole scan from overlapping windows, weighted towards their centres (MONAI).
 
@@ -75,32 +81,34 @@ def segment_whole(
         image: (channel, *space).
         window: edges of the windows in voxels; a smaller scan is mirrored at its edges, like the crops of training.
         overlap: share by which neighbours overlap.
+        slice_axis: a 2D network's: each slice along this axis of the volume is a picture of its own.
 
     Returns:
         (class, *space) float32, summing to one over the classes.
     """
-    padded, before = pad_to_window(image, window)
+    pictures = image[None] if slice_axis is None else image.movedim(1 + slice_axis, 0)
+    padded, before = pad_to_window(pictures, window)
     logits = sliding_window_inference(
         padded,
         roi_size=tuple(window),
         # two at a time: a CPU convolution of a single small sample leaves the fast path
-        sw_batch_size=2 if image.device.type == "cpu" else 4,
+        sw_batch_size=(2 if image.device.type == "cpu" else 4) if slice_axis is None else SLICES_AT_ONCE,
         predictor=lambda x: network(x).float(),
         overlap=overlap,
         mode="gaussian",
     )
     for axis in range(len(window)):
-        logits = logits.narrow(2 + axis, before[axis], image.shape[1 + axis])
-    probabilities: Tensor = logits[0].softmax(0)
-    return probabilities
+        logits = logits.narrow(2 + axis, before[axis], pictures.shape[2 + axis])
+    probabilities: Tensor = logits.softmax(1)
+    return probabilities[0] if slice_axis is None else probabilities.movedim(0, 1 + slice_axis)
 
 
-def pad_to_window(image: Tensor, window: Sequence[int]) -> tuple[Tensor, list[int]]:
-    """A scan (channel, *space) as a batch of one that holds a window, and how many voxels went before each axis."""
+def pad_to_window(images: Tensor, window: Sequence[int]) -> tuple[Tensor, list[int]]:
+    """Images (batch, channel, *space), extended to hold a window, and how many voxels went before each axis."""
     # mirrored up to the window here, since MONAI pads with a constant that training never showed
-    short = [max(0, want - have) for want, have in zip(window, image.shape[1:], strict=True)]
+    short = [max(0, want - have) for want, have in zip(window, images.shape[2:], strict=True)]
     before = [room - room // 2 for room in short]
-    padded = image[None]
+    padded = images
     for axis in range(len(window)):
         padded = _mirror(padded, 2 + axis, before[axis], short[axis] - before[axis])
     return padded, before

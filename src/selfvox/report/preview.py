@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from selfvox.data.crops import Crops, crop_for, most_uneven_spacing
+from selfvox.data.crops import Crops, axis_of_slices, crop_for, in_plane, most_uneven_spacing
 from selfvox.data.prepare import prepared
 from selfvox.pretext import from_setting, to_setting
 from selfvox.progress import say
@@ -29,9 +29,11 @@ def preview(settings: Preview) -> Path:
     with tempfile.TemporaryDirectory() as folder:
         store = prepared(settings.scans, Path(folder) / "store", settings, first=settings.count)
         cases = list(store.cases)[: settings.count]
-        crop = crop_for(settings.crop, cases, inside=True)
-        task = task.suited_to(crop, most_uneven_spacing(cases))
-        crops = Crops(store, cases, crop, settings.seed)
+        axis = axis_of_slices(settings.slices, cases)
+        planned = in_plane(cases, axis)
+        crop = crop_for(settings.crop, planned, inside=True)
+        task = task.suited_to(crop, most_uneven_spacing(planned))
+        crops = Crops(store, cases, crop, settings.seed, axis=axis)
         images = torch.stack([crops[number]["image"] for number in range(len(cases))])
     if len(images) == 1:
         images = images.repeat(2, *(1,) * (images.ndim - 1))  # tasks that compare need two

@@ -12,7 +12,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import nn
 
-from selfvox.data.crops import crop_for, median_spacing, seen
+from selfvox.data.crops import axis_of_slices, crop_for, in_plane, median_spacing, seen
 from selfvox.data.prepare import prepared
 from selfvox.data.recipe import Recipe
 from selfvox.data.split import Split, make, read_if_there, subset, write
@@ -43,17 +43,20 @@ def finetune(settings: Finetune) -> Path:
         SelfvoxError: a setting, a scan, weights, a resource or a number that cannot be; says what to do.
     """
     pretrained = None if settings.encoder.lower() == "none" else _encoder_part(Path(settings.encoder))
+    if pretrained:
+        _check_slices(settings, pretrained[1])
     fabric = make_fabric(settings.device, 1, settings.precision)
     with start(settings.out, settings, resume=settings.resume) as run:
         recipe = Recipe.from_dict(pretrained[1]["recipe"]) if pretrained else None
         store = prepared(settings.labelled, settings.out / "store", settings, recipe=recipe, need_labels=True)
+        axis = axis_of_slices(settings.slices, store.cases)
         goal: Goal = Segmentation(store, settings)
         split = _split(run, store, goal, settings)
         training, validation = _cases(store, goal, split.train), _cases(store, goal, split.validation)
         torch.manual_seed(settings.seed)
         encoder, network, card, frozen_steps = _network(settings, pretrained, store, training, goal)
-        crop = crop_for(settings.crop, training, encoder.strides[-1])
-        card |= {"crop": list(crop), **goal.card()}
+        crop = crop_for(settings.crop, in_plane(training, axis), encoder.strides[-1])
+        card |= {"crop": list(crop), "slices": settings.slices, **goal.card()}
         how = Plan(
             steps=settings.steps,
             batch=settings.batch,
@@ -182,9 +185,10 @@ def _network(
     goal: Goal,
 ) -> tuple[Encoder, nn.Module, dict[str, Any], int]:
     """The encoder, the network upon it, what to say of it, and for how many steps its encoder stands still."""
-    d, channels = store.recipe.spatial_dims, len(store.recipe.channel_names)
+    planned = in_plane(training, axis_of_slices(settings.slices, training))
+    d, channels = len(planned[0].shape), len(store.recipe.channel_names)
     if pretrained is None:
-        spec = plan(settings.network, crop_for(settings.crop, training), median_spacing(training))
+        spec = plan(settings.network, crop_for(settings.crop, planned), median_spacing(planned))
         encoder, report, frozen_steps = build(spec, d, channels), "from scratch", 0
     else:
         tensors, found = pretrained
@@ -210,6 +214,21 @@ def _network(
         "seed": settings.seed,
     }
     return encoder, network, card, frozen_steps
+
+
+def _check_slices(settings: Finetune, card: dict[str, Any]) -> None:
+    """Refuse a 2D encoder for a 3D network, and the other way round."""
+    before = card.get("slices")
+    if before and not settings.slices:
+        raise UsageError(
+            f"encoder: {settings.encoder} was pre-trained in 2D, on {before} slices, and does not fit a 3D network; "
+            f"use --slices {before}"
+        )
+    if settings.slices and not before:
+        raise UsageError(
+            f"slices: {settings.encoder} was not pre-trained on slices, so it does not fit a network of slices; leave "
+            f"--slices out, or pre-train with --slices {settings.slices}"
+        )
 
 
 def _check_network(settings: Finetune, spec: dict[str, Any]) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from selfvox.data.crops import Crops, crop_for, median_spacing, most_uneven_spacing, seen
+from selfvox.data.crops import Crops, axis_of_slices, crop_for, in_plane, median_spacing, most_uneven_spacing, seen
 from selfvox.data.prepare import prepared
 from selfvox.data.split import read_if_there
 from selfvox.data.store import Store, StoredCase, is_store, open_store
@@ -68,11 +68,13 @@ def pretrain(settings: Pretrain) -> Path:
         cases = [case for case in store.cases if case.subject not in held_out]
         if held_out:
             say(f"{len(store.cases) - len(cases)} test scans stay out of pre-training")
-        crop, spacing_mm = crop_for(settings.crop, cases, inside=True), median_spacing(cases)
-        task = from_setting(settings.task, settings.weights).suited_to(crop, most_uneven_spacing(cases))
+        axis = axis_of_slices(settings.slices, cases)
+        planned = in_plane(cases, axis)
+        crop, spacing_mm = crop_for(settings.crop, planned, inside=True), median_spacing(planned)
+        task = from_setting(settings.task, settings.weights).suited_to(crop, most_uneven_spacing(planned))
         spec = plan(settings.network, task.view_size(crop), spacing_mm)
         torch.manual_seed(settings.seed)
-        encoder = build(spec, store.recipe.spatial_dims, len(store.recipe.channel_names))
+        encoder = build(spec, len(crop), len(store.recipe.channel_names))
         objective = Question(encoder, task)
         if settings.compile:
             encoder.compile()
@@ -90,6 +92,7 @@ def pretrain(settings: Pretrain) -> Path:
             "spatial_dims": encoder.spatial_dims,
             "in_channels": encoder.in_channels,
             "crop": list(crop),
+            "slices": settings.slices,
             "spacing_mm": list(spacing_mm),
             "recipe": store.recipe.to_dict(),
             "task": to_setting(task),
@@ -105,9 +108,9 @@ def pretrain(settings: Pretrain) -> Path:
         if fabric.is_global_zero:
             fabric.to_device(objective)
             view, labelled = task.view_size(crop), _probed(settings, store, held_out)
-            probed = functools.partial(probe, encoder, *labelled, crop, settings.seed) if labelled else None
-            watch = Watch(run, fabric, encoder, views_of(store, cases, view, settings.seed), how.steps, probed)
-        data, title = Crops(store, cases, crop, settings.seed), f"pretrain {card['task']['name']}"
+            probed = functools.partial(probe, encoder, *labelled, crop, settings.seed, axis) if labelled else None
+            watch = Watch(run, fabric, encoder, views_of(store, cases, view, settings.seed, axis), how.steps, probed)
+        data, title = Crops(store, cases, crop, settings.seed, axis=axis), f"pretrain {card['task']['name']}"
         try:
             train(
                 fabric,

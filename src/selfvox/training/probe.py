@@ -16,7 +16,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
-from selfvox.data.crops import Crops
+from selfvox.data.crops import Crops, axis_of_slices, volume_edges
 from selfvox.data.split import Split, make, read_if_there, subset
 from selfvox.data.store import Store, StoredCase
 from selfvox.errors import DataError
@@ -38,6 +38,7 @@ def probe(
     test: Sequence[StoredCase],
     crop: Sequence[int],
     seed: int,
+    slice_axis: int | None = None,
 ) -> dict[str, float]:
     """Balanced accuracy on `test` of classifiers that learnt from the frozen features of `training`.
 
@@ -52,13 +53,14 @@ def probe(
         test: to be scored on; of other subjects.
         crop: edges of what the encoder is shown, in voxels.
         seed: of the crops and the voxels.
+        slice_axis: of a 2D encoder's: its crops are of slices along this axis.
 
     Returns:
         `linear` (logistic regression), `knn` (nearest neighbours), and `chance`, one over the number of classes.
     """
     read = voxel_features if all(case.has_label for case in (*training, *test)) else image_features
     with frozen(encoder):
-        (x, y), (x_new, y_new) = (read(encoder, store, cases, crop, seed) for cases in (training, test))
+        (x, y), (x_new, y_new) = (read(encoder, store, cases, crop, seed, slice_axis) for cases in (training, test))
     return classify(x, y, x_new, y_new)
 
 
@@ -78,10 +80,11 @@ def probe_run(run: Path, store: Store, labels: int, seed: int, device: str = "cp
         UsageError: more subjects are asked for than there are.
     """
     tensors, card = load_part(run / "encoder", "encoder", needs=("network", "spatial_dims", "in_channels", "crop"))
+    axis = axis_of_slices(card.get("slices"), store.cases)
     encoder = build(card["network"], card["spatial_dims"], card["in_channels"])
     load_into(encoder, tensors, f"{run}")
     training, validation = choose(store, (), seed, labels)
-    return probe(encoder.to(device), store, training, validation, card["crop"], seed)
+    return probe(encoder.to(device), store, training, validation, card["crop"], seed, axis)
 
 
 def choose(
@@ -144,10 +147,15 @@ def frozen(encoder: Encoder) -> Iterator[None]:
 
 
 def voxel_features(
-    encoder: Encoder, store: Store, cases: Sequence[StoredCase], crop: Sequence[int], seed: int
+    encoder: Encoder,
+    store: Store,
+    cases: Sequence[StoredCase],
+    crop: Sequence[int],
+    seed: int,
+    slice_axis: int | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Features (voxel, channels of all levels) and label values (voxel,); in each crop as many of each class."""
-    crops = Crops(store, cases, crop, seed, labels=True, foreground=FOREGROUND_SHARE)
+    crops = Crops(store, cases, crop, seed, labels=True, foreground=FOREGROUND_SHARE, axis=slice_axis)
     count = CROPS_PER_CASE * len(cases)
     device = next(encoder.parameters()).device
     features, values = [], []
@@ -164,17 +172,23 @@ def voxel_features(
 
 
 def image_features(
-    encoder: Encoder, store: Store, cases: Sequence[StoredCase], crop: Sequence[int], seed: int
+    encoder: Encoder,
+    store: Store,
+    cases: Sequence[StoredCase],
+    crop: Sequence[int],
+    seed: int,
+    slice_axis: int | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Embeddings (case, width) of the central crops, and grades (case,)."""
-    device = next(encoder.parameters()).device
+    device, edges = next(encoder.parameters()).device, volume_edges(crop, slice_axis)
     embeddings = []
     for first in range(0, len(cases), TOGETHER):
         images = [
-            store.crop(case, [(have - want) // 2 for have, want in zip(case.shape, crop, strict=True)], crop)
+            store.crop(case, [(have - want) // 2 for have, want in zip(case.shape, edges, strict=True)], edges)
             for case in cases[first : first + TOGETHER]
         ]
-        embeddings.append(encoder.embed(torch.from_numpy(np.stack(images)).to(device)).float().cpu().numpy())
+        shown = torch.from_numpy(np.stack(images)).view(len(images), -1, *crop).to(device)
+        embeddings.append(encoder.embed(shown).float().cpu().numpy())
     return np.concatenate(embeddings), np.array([case.grade for case in cases])
 
 

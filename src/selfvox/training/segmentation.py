@@ -11,7 +11,7 @@ from lightning_fabric import Fabric
 from torch import nn
 
 from selfvox import losses
-from selfvox.data.crops import Crops, most_uneven_spacing
+from selfvox.data.crops import Crops, axis_of_slices, in_plane, most_uneven_spacing
 from selfvox.data.store import Store, StoredCase
 from selfvox.errors import DataError
 from selfvox.metrics import dice_per_class
@@ -34,6 +34,7 @@ class Segmentation(Goal):
 
     def __init__(self, store: Store, settings: Finetune):
         self.classes, self.loss = _classes(store), settings.loss
+        self.axis = axis_of_slices(settings.slices, store.cases)
 
     def usable(self, case: StoredCase) -> bool:  # noqa: D102
         return case.has_label
@@ -48,11 +49,11 @@ class Segmentation(Goal):
         self, network: nn.Module, training: Sequence[StoredCase], frozen_steps: int
     ) -> SegmentationObjective:
         assert isinstance(network, Segmenter)
-        planes = equal_spacing(most_uneven_spacing(training))
+        planes = equal_spacing(most_uneven_spacing(in_plane(training, self.axis)))
         return SegmentationObjective(network, list(self.classes), self.loss, planes, frozen_steps)
 
     def data(self, store: Store, training: Sequence[StoredCase], crop: Sequence[int], seed: int) -> Crops:  # noqa: D102
-        return Crops(store, training, crop, seed, labels=True, foreground=FOREGROUND_SHARE)
+        return Crops(store, training, crop, seed, labels=True, foreground=FOREGROUND_SHARE, axis=self.axis)
 
     def validate(  # noqa: D102
         self, network: nn.Module, fabric: Fabric, store: Store, cases: Sequence[StoredCase], crop: Sequence[int]
@@ -62,7 +63,7 @@ class Segmentation(Goal):
         for case in cases:
             image = fabric.to_device(torch.from_numpy(store.crop(case, (0,) * len(case.shape), case.shape)))
             with fabric.autocast():
-                label = segment_whole(network, image, crop, overlap=0.25).argmax(0)
+                label = segment_whole(network, image, crop, 0.25, self.axis).argmax(0)
             truth = np.searchsorted(values, store.label_crop(case, (0,) * len(case.shape), case.shape))
             scores.append(dice_per_class(label.cpu().numpy(), truth, len(values)))
         means = torch.tensor(scores, dtype=torch.float64).mean(0)

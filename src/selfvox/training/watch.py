@@ -11,6 +11,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
+from selfvox.data.crops import volume_edges
 from selfvox.data.store import Store, StoredCase
 from selfvox.models.encoder import Encoder
 from selfvox.pretext import Outcome
@@ -147,12 +148,16 @@ class Watch:
             self.run.note(warned=[*warned, about])
 
 
-def views_of(store: Store, cases: Sequence[StoredCase], size: Sequence[int], seed: int) -> tuple[Tensor, Tensor]:
+def views_of(
+    store: Store, cases: Sequence[StoredCase], size: Sequence[int], seed: int, slice_axis: int | None = None
+) -> tuple[Tensor, Tensor]:
     """Two overlapping crops of each of a few scans, the same for one seed: (CROPS, channel, *size) each.
 
     The second lies an eighth of the edge further along every axis, towards the side where the scan has more room;
-    7/8 of every edge are in both. This is the pair that `health/alignment` is about, whatever the task.
+    7/8 of every edge are in both. This is the pair that `health/alignment` is about, whatever the task. Of slices along
+    `slice_axis`, the second is of the next slice.
     """
+    size = volume_edges(size, slice_axis)
     rng = np.random.default_rng((seed, 3))
     order = rng.permutation(len(cases))
     first, second = [], []
@@ -166,7 +171,8 @@ def views_of(store: Store, cases: Sequence[StoredCase], size: Sequence[int], see
             moved.append(low + (1 if room - low >= low else -1) * max(1, want // SHIFT))
         first.append(torch.from_numpy(store.crop(case, start, size)))
         second.append(torch.from_numpy(store.crop(case, moved, size)))
-    return torch.stack(first), torch.stack(second)
+    one, other = torch.stack(first), torch.stack(second)
+    return (one, other) if slice_axis is None else (one.squeeze(2 + slice_axis), other.squeeze(2 + slice_axis))
 
 
 def told(found: Mapping[str, float], untrained: Mapping[str, float]) -> str:

@@ -1,0 +1,136 @@
+"""2D networks of slices, from the volumes' store to predictions on the volumes' own grid."""
+
+import json
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+
+import selfvox
+from selfvox.data import phantom
+from selfvox.data.crops import SLICE_AXES
+from selfvox.data.image import read as read_scan
+from selfvox.data.recipe import Prepared
+from selfvox.data.split import read
+from selfvox.errors import UsageError
+from selfvox.inference.predict import load
+from selfvox.models.network import segment_whole
+from selfvox.run import read_metrics
+from selfvox.weights import load_part
+
+every_axis = pytest.mark.parametrize("name", SLICE_AXES)
+SMALL = {"network": {"channels": [4, 8]}, "crop": (16,), "device": "cpu", "precision": "fp32"}
+
+
+@every_axis
+@pytest.mark.parametrize("window", [(8, 8), (16, 8)])
+def test_a_whole_volume_is_its_slices_stacked(name, window):
+    axis = SLICE_AXES[name]
+    torch.manual_seed(0)
+    network = torch.nn.Conv2d(2, 3, 3, padding=1)
+    image = torch.randn(2, 11, 19, 37)
+    expected = [segment_whole(network, each, window, 0.25) for each in image.unbind(1 + axis)]
+    found = segment_whole(network, image, window, 0.25, axis)
+    torch.testing.assert_close(found, torch.stack(expected, 1 + axis), atol=1e-6, rtol=0)
+
+
+@pytest.fixture(scope="module")
+def runs(shapes_store, tmp_path_factory):
+    """An encoder of axial slices and one of volumes, and segmenters from the first and from scratch."""
+    folder = tmp_path_factory.mktemp("slices")
+    how = {"task": "rotation", "steps": 2, "batch": 2, **SMALL}
+    selfvox.pretrain(shapes_store, out=folder / "flat", slices="axial", probe=shapes_store, **how)
+    selfvox.pretrain(shapes_store, out=folder / "solid", **how)
+    how = {"steps": 6, "batch": 4, "labels": 2, "validate_every": 6, **SMALL}
+    del how["network"]
+    selfvox.finetune(shapes_store, out=folder / "seg", encoder=str(folder / "flat"), slices="axial", **how)
+    how["network"] = SMALL["network"]
+    selfvox.finetune(
+        shapes_store, out=folder / "sagittal", encoder="none", slices="sagittal", learning_rate=1e-2, **how
+    )
+    return folder
+
+
+def test_a_run_of_slices_says_so_and_its_network_is_2d(runs):
+    for part, run in (("encoder", "flat"), ("network", "seg")):
+        tensors, card = load_part(runs / run / part, part)
+        assert (card["slices"], card["spatial_dims"], len(card["crop"])) == ("axial", 2, 2)
+        assert card["recipe"]["spatial_dims"] == 3
+        assert {tensor.ndim for tensor in tensors.values()} == {1, 4}
+    assert load_part(runs / "solid" / "encoder", "encoder")[1]["slices"] is None
+
+
+def test_slices_are_asked_watched_and_probed_in_2d(runs):
+    last = read_metrics(runs / "flat")[-1]
+    assert last["chance"] == 0.25  # rotation has ten answers in 3D
+    assert last["health/alignment"] > 0
+    assert 0 < last["probe/linear"] <= 1
+
+
+def test_subjects_are_chosen_and_kept_apart_as_for_volumes(runs, shapes_store):
+    whole, cut = read(shapes_store / "split.json"), read(runs / "seg" / "split.json")
+    assert len(cut.train) == 2
+    assert (cut.validation, cut.test) == (whole.validation, whole.test)
+    assert set(cut.train) < set(whole.train)
+    seen = json.loads((runs / "flat" / "run.json").read_text())["data"]["subjects"]
+    assert not set(seen) & set(whole.test)
+
+
+@pytest.mark.parametrize("run", ["seg", "sagittal"])
+def test_predictions_lie_on_the_scans_grid_and_are_those_of_its_slices(runs, run, shapes_store, tmp_path):
+    phantom.write(tmp_path / "scans", "shapes", count=2)
+    # turned and mirrored, so that slices of the scan's file are not slices of the prepared volume
+    for file in (tmp_path / "scans").rglob("*.nii.gz"):
+        scan = nib.load(file)
+        turned = nib.Nifti1Image(np.asarray(scan.dataobj)[::-1].transpose(2, 0, 1), None)
+        flip = np.eye(4)
+        flip[:3, :3] = np.array([[0, -1, 0], [0, 0, 1], [1, 0, 0]])
+        flip[0, 3] = scan.shape[0] - 1
+        turned.set_sform(scan.affine @ flip, 1)
+        nib.save(turned, file)
+    paths = selfvox.predict(
+        runs / run, tmp_path / "scans", out=tmp_path / "predictions", device="cpu", precision="fp32"
+    )
+    model = load(runs / run)
+    for path in paths:
+        file = next((tmp_path / "scans").glob(f"images/{path.name}"))
+        scan, label = nib.load(file), nib.load(path)
+        assert scan.shape == label.shape
+        np.testing.assert_allclose(scan.affine, label.affine)
+        prepared: Prepared = model.recipe.apply(read_scan(file))
+        slices = np.moveaxis(prepared.data, 1 + model.slice_axis, 0)
+        each = [segment_whole(model.network, torch.from_numpy(x.copy()), model.window) for x in slices]
+        naive = np.stack([x.argmax(0).numpy() for x in each], model.slice_axis).astype(np.uint8)
+        assert np.array_equal(np.asarray(label.dataobj), model.recipe.undo(naive, prepared.trail))
+        assert len(np.unique(naive)) > 1
+
+
+@pytest.mark.parametrize(
+    ("encoder", "slices", "said"),
+    [
+        ("flat", None, r"^encoder: .*flat was pre-trained in 2D, on axial slices, .*; use --slices axial$"),
+        ("solid", "coronal", r"^slices: .*solid was not pre-trained on slices.* pre-train with --slices coronal$"),
+    ],
+)
+def test_an_encoder_of_other_dimensions_is_refused(runs, shapes_store, tmp_path, encoder, slices, said):
+    with pytest.raises(UsageError, match=said):
+        selfvox.finetune(shapes_store, out=tmp_path / "run", encoder=str(runs / encoder), slices=slices, device="cpu")
+    assert not (tmp_path / "run").exists()
+
+
+def test_networks_of_slices_in_several_directions_vote_together(runs, shapes_store, tmp_path):
+    phantom.write(tmp_path / "scans", "shapes", count=1)
+    how = {"out": tmp_path / "predictions", "device": "cpu"}
+    paths = selfvox.predict(runs / "seg", tmp_path / "scans", ensemble=[runs / "sagittal"], **how)
+    assert nib.load(paths[0]).shape == nib.load(next((tmp_path / "scans" / "images").iterdir())).shape
+    with pytest.raises(UsageError, match=r"^passes: .* leave --passes out"):
+        selfvox.predict(runs / "seg", tmp_path / "scans", passes=3, **how)
+
+
+@every_axis
+def test_a_preview_shows_slices(shapes_store, tmp_path, monkeypatch, name):
+    shown = []
+    monkeypatch.setattr("selfvox.report.preview.draw_preview", lambda rows, title, out: shown.append(rows))
+    selfvox.preview(shapes_store, out=tmp_path / "p.png", task="rotation", slices=name, crop=(16,))
+    assert {panel.image.ndim for row in shown[0] for panel in row} == {3}
