@@ -18,6 +18,10 @@ class UsageError(SelfvoxError):
     exit_code = 2
 
 
+class BusyError(UsageError):
+    """Another process is at work in the folder."""
+
+
 class DataError(SelfvoxError):
     """A scan, label, table or store that cannot be used."""
 

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from selfvox.errors import ResourceError, UsageError
+from selfvox.errors import BusyError, ResourceError
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -76,7 +76,7 @@ def locked(folder: Path) -> Iterator[None]:
     """Keep other processes from writing into `folder`; the system lifts the lock of a process that died.
 
     Raises:
-        UsageError: another process is at it.
+        BusyError: another process is at it.
     """
     with (folder / ".lock").open("a+", encoding="utf-8") as file:
         try:
@@ -84,7 +84,7 @@ def locked(folder: Path) -> Iterator[None]:
         except BlockingIOError:
             file.seek(0)
             pid = file.read().strip() or "?"
-            raise UsageError(f"{folder}: process {pid} is writing here; wait for it, or name another --out") from None
+            raise BusyError(f"{folder}: process {pid} is writing here; wait for it, or name another --out") from None
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()

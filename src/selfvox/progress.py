@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from pathlib import Path
 
 from rich.console import Console
 
@@ -39,7 +40,7 @@ class Progress:
             console.print(line, markup=False)
 
 
-@contextmanager
+@contextlib.contextmanager
 def progress(title: str, total: int, start: int = 0) -> Iterator[Progress]:
     """Show the progress of a job of `total` items, `start` of which were done before."""
     yield Progress(title, total, start, every_seconds=0.2 if console.is_terminal else 10.0)
@@ -54,6 +55,17 @@ def say(text: str) -> None:
 def be_quiet() -> None:
     """Say nothing more: the first of several processes speaks for all."""
     console.quiet = True
+
+
+@contextlib.contextmanager
+def told_to(log: Path) -> Iterator[None]:
+    """Append what is said meanwhile to a file, instead of to the person at the terminal."""
+    with (
+        log.open("a", encoding="utf-8") as file,
+        contextlib.redirect_stdout(file),
+        contextlib.redirect_stderr(file),
+    ):
+        yield
 
 
 def clock(seconds: float) -> str:

@@ -292,6 +292,33 @@ class Preview(Preparation):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Study:
+    """A label-efficiency study from a plan: methods x labels x seeds, each beside its from-scratch twin.
+
+    Example:
+        selfvox study plan.yaml --out study/
+    """
+
+    plan: Annotated[str, "the plan, .yaml, or the name of one that comes with selfvox"] = field(kw_only=False)
+    out: Annotated[Path, "the study: a folder that is made; the same command again goes on with it"]
+    data: Annotated[Path | None, "scans with labels, in place of the plan's data"] = None
+    scale: Annotated[
+        float, "share of all training steps to take, such as 0.01 for a trial", pydantic.Field(gt=0, le=1)
+    ] = 1.0
+    dry_run: Annotated[bool, "prepare the scans, time a few steps, print what it would take, and stop"] = False
+    table: Annotated[bool, "train nothing; make tables and figures of the runs that are there"] = False
+    shard: Annotated[str, "i/n: only every n-th cell from the i-th on, i from 0; for job arrays", COMPUTER] = "0/1"
+    scheduler: Annotated[
+        str | None, "address of a dask.distributed scheduler whose workers make the cells", COMPUTER
+    ] = None
+
+    def __post_init__(self) -> None:
+        number, of = (int(part) if part.isdecimal() else -1 for part in (*self.shard.split("/"), "")[:2])
+        if not 0 <= number < of:
+            raise ValueError(f"shard: '{self.shard}' is no i/n with i from 0 to n-1, such as 0/4")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Demo:
     """The whole way on synthetic scans, in minutes: pre-train, fine-tune beside the from-scratch twin, predict, score.
 

@@ -79,7 +79,7 @@ def pretrain(settings: Pretrain) -> Path:
         if settings.compile:
             encoder.compile()
         how = Plan(
-            steps=_steps(settings, len(cases), fabric.world_size),
+            steps=steps_for(settings, len(cases), fabric.world_size),
             batch=settings.batch,
             accumulate=settings.accumulate,
             learning_rate=settings.learning_rate,
@@ -149,7 +149,8 @@ def _probed(
     return labelled, training, scored
 
 
-def _steps(settings: Pretrain, scans: int, devices: int) -> int:
+def steps_for(settings: Pretrain, scans: int, devices: int) -> int:
+    """Optimiser steps: as many as asked for, or as the epochs give."""
     if settings.epochs is None:
         return settings.steps or DEFAULT_STEPS
     return max(1, math.ceil(settings.epochs * scans / (settings.batch * settings.accumulate * devices)))

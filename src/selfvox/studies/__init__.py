@@ -1,0 +1,1 @@
+"""Label-efficiency studies: methods x labels x seeds, each beside its from-scratch twin."""

@@ -1,0 +1,142 @@
+"""A plan as cells: every method and its from-scratch twin, at every number of labels, with every seed."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from selfvox.studies import plan as plans
+from selfvox.studies.plan import SCRATCH, Plan, folder_name
+
+STEPS = {"pretrain": 1000, "finetune": 500}  # the verbs' own defaults
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """What is found out of a method before the study begins; kept in `methods.json`."""
+
+    network: dict[str, Any]  # the encoder's architecture, which the twin shares
+    store: str  # what it is fine-tuned on, within the study's folder
+    pretrain_steps: int
+    pretrain_step_s: float
+    pretrain_step_flop: float  # 0 where nobody asks
+    step_s: float  # of fine-tuning
+    step_flop: float
+    validation_s: float  # of all validation subjects, once
+    test_s: float  # to predict and score all test subjects
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arm:
+    """What is trained at every number of labels: a method, or a from-scratch twin."""
+
+    name: str
+    method: str  # whose facts hold for it, and whose encoder it takes unless it is from scratch
+    finetune: dict[str, Any]
+    pretrain: dict[str, Any] | str | None = None  # None: from scratch
+    twin: str | None = None  # the arm it is compared with
+    extra_flop: float = 0.0  # to be spent on further steps: the twin at equal compute
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One run of an arm."""
+
+    arm: Arm
+    labels: int | None
+    fraction: float | None
+    seed: int
+    pretrain_seed: int | None  # None where nothing is pre-trained for it
+
+    @property
+    def folder(self) -> Path:
+        """Its run, within the study's folder."""
+        amount = f"{self.labels}-labels" if self.fraction is None else f"{100 * self.fraction:g}-percent"
+        twice = "" if self.pretrain_seed is None else f"-pretrain-{self.pretrain_seed}"
+        return Path("cells") / folder_name(self.arm.name) / f"{amount}-seed-{self.seed}{twice}"
+
+    def __str__(self) -> str:
+        amount = f"{self.labels} labels" if self.fraction is None else f"{100 * self.fraction:g} % of the labels"
+        return f"{self.arm.name}, {amount}, seed {self.seed}"
+
+
+def needing_facts(plan: Plan) -> list[str]:
+    """The methods that something must be found out of: all but a `scratch` that is only a twin's name."""
+    own = [name for name in plan.methods if plan.methods[name] != SCRATCH]
+    return own or list(plan.methods)
+
+
+def lead(plan: Plan, name: str) -> str:
+    """The first method of the same pre-training, which is done once for all of them."""
+    wanted = plans.method(plan, name).pretrain
+    return next(other for other in plan.methods if plans.method(plan, other).pretrain == wanted)
+
+
+def pretraining(plan: Plan, method: str, seed: int) -> Path:
+    """The folder of a method's pre-training, within the study's folder."""
+    return Path("pretrain") / f"{folder_name(lead(plan, method))}-seed-{seed}"
+
+
+def arms(plan: Plan, facts: dict[str, Facts]) -> list[Arm]:
+    """The methods of a plan and the twins they are compared with, each twin before the first that needs it.
+
+    A twin has its method's network, data and fine-tuning, and random weights; methods that agree in these share one.
+    """
+    found: dict[str, Arm] = {}
+    twins: dict[str, str] = {}
+    plain = next((name for name, value in plan.methods.items() if value == SCRATCH), SCRATCH)
+    for name in needing_facts(plan):
+        own = plans.method(plan, name)
+        if own.pretrain is None:
+            found[name] = Arm(name=name, method=name, finetune=dict(own.finetune))
+            continue
+        like = _from_scratch(own.finetune) | {"network": facts[name].network}
+        key = json.dumps([like, facts[name].store], sort_keys=True)
+        twin = twins.setdefault(key, plain if plain not in found else f"{plain} for {name}")
+        found.setdefault(twin, Arm(name=twin, method=name, finetune=like))
+        found[name] = Arm(name=name, method=name, finetune=dict(own.finetune), pretrain=own.pretrain, twin=twin)
+        if plan.equal_compute and facts[name].pretrain_steps:
+            extra = facts[name].pretrain_steps * facts[name].pretrain_step_flop
+            equal = f"{plain} equal compute"
+            key = json.dumps([key, extra, facts[name].step_flop])
+            equal = twins.setdefault(key, equal if equal not in found else f"{equal} to {name}")
+            found.setdefault(equal, Arm(name=equal, method=name, finetune=like, twin=twin, extra_flop=extra))
+    return list(found.values())
+
+
+def cells(plan: Plan, facts: dict[str, Facts]) -> list[Cell]:
+    """All cells, seed by seed, so that a study that is stopped half way can compare what it has."""
+    amounts = [(count, None) for count in plan.labels or ()] + [(None, share) for share in plan.fractions or ()]
+    return [
+        Cell(arm=arm, labels=labels, fraction=fraction, seed=seed, pretrain_seed=pretrain_seed)
+        for seed in plan.seeds
+        for labels, fraction in amounts
+        for arm in arms(plan, facts)
+        for pretrain_seed in (plan.pretrain_seeds if isinstance(arm.pretrain, dict) else [None])
+    ]
+
+
+def finetune_settings(plan: Plan, cell: Cell, facts: Facts) -> dict[str, Any]:
+    """Settings of the cell's `finetune`, its paths aside."""
+    settings = plans.scaled(cell.arm.finetune, plan.scale, STEPS["finetune"])
+    if cell.arm.extra_flop:
+        steps = settings.get("steps") or STEPS["finetune"]
+        settings["steps"] = steps + math.ceil(cell.arm.extra_flop / facts.step_flop)
+    amount = {"labels": cell.labels} if cell.fraction is None else {"fraction": cell.fraction}
+    return {**settings, **amount, "seed": cell.seed, "subset_seed": cell.seed}
+
+
+def pretrain_settings(plan: Plan, method: str) -> dict[str, Any]:
+    """Settings of the method's `pretrain`, its paths and seed aside."""
+    found = plans.method(plan, method).pretrain
+    assert isinstance(found, dict)
+    own = {name: value for name, value in found.items() if name not in ("scans", "source")}
+    return plans.scaled(own, plan.scale, STEPS["pretrain"])
+
+
+def _from_scratch(finetune: dict[str, Any]) -> dict[str, Any]:
+    """What of a method's fine-tuning its twin shares: all but the standing still of an encoder."""
+    return {name: value for name, value in finetune.items() if name not in ("freeze", "warmup")}

@@ -1,0 +1,227 @@
+"""What a study is to do: a YAML file, checked before anything is done."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import pydantic
+import yaml
+
+from selfvox import plain_yaml
+from selfvox.errors import UsageError, did_you_mean
+from selfvox.files import write_text
+from selfvox.options import as_dict, resolve
+from selfvox.pretext import from_setting
+from selfvox.settings import AtLeastOne, Finetune, NotNegative, Preparation, Prepare, Pretrain
+
+PRESETS = Path(__file__).parent / "presets"
+SCRATCH = "scratch"
+Seeds = Annotated[tuple[Annotated[int, NotNegative], ...], pydantic.Field(min_length=1)]
+Counts = Annotated[tuple[Annotated[int, AtLeastOne], ...], pydantic.Field(min_length=1)]
+Share = pydantic.Field(gt=0, le=1, allow_inf_nan=False)
+Shares = Annotated[tuple[Annotated[float, Share], ...], pydantic.Field(min_length=1)]
+
+# what the study itself decides; the rest of the verbs' settings may be given
+_PREPARATION = {each.name for each in dataclasses.fields(Preparation)}
+_OURS_PREPARE = {"scans", "out", "test", "validation", "seed"}
+_OURS_PRETRAIN = {"out", "seed", "resume", "devices"} | _PREPARATION - {"source"}
+_OURS_FINETUNE = {"labelled", "out", "encoder", "labels", "fraction", "seed", "subset_seed", "resume"} | _PREPARATION
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """One way to come to an encoder, and to fine-tune it."""
+
+    pretrain: Annotated[
+        dict[str, Any] | str | None,
+        "settings of `pretrain`, with `scans` where those are not the study's own; or the path of a pre-training run; "
+        "or null: from scratch",
+    ]
+    finetune: Annotated[dict[str, Any], "settings of `finetune` that differ from the shared ones"] = field(
+        default_factory=dict
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """A study: what is compared, on which data, how often."""
+
+    data: Annotated[Path, "scans with labels, in any layout; relative to the plan"]
+    methods: Annotated[dict[str, Any], "by name: `pretrain` and `finetune` settings, or `scratch`"]
+    test: Annotated[int, "subjects that are scored, the same in every cell; none of their labels is ever trained on"]
+    validation: Annotated[int, "subjects that choose the best weights, the same in every cell", NotNegative]
+    labels: Annotated[Counts | None, "how many labelled subjects to train on, such as [5, 10, 20]"] = None
+    fractions: Annotated[Shares | None, "shares of the training subjects, instead of labels"] = None
+    seeds: Annotated[Seeds, "of the draw of labelled subjects, the decoder's weights and the crops"] = (0, 1, 2)
+    pretrain_seeds: Annotated[Seeds, "of pre-training; every method is pre-trained once for each"] = (0,)
+    prepare: Annotated[dict[str, Any], "settings of `prepare`, such as size or spacing"] = field(default_factory=dict)
+    pretrain: Annotated[dict[str, Any], "settings of `pretrain` that all methods share"] = field(default_factory=dict)
+    finetune: Annotated[dict[str, Any], "settings of `finetune` that all methods share"] = field(default_factory=dict)
+    split_seed: Annotated[int, "of the draw of test and validation subjects", NotNegative] = 0
+    equal_compute: Annotated[bool, "beside each method, a from-scratch twin that is trained for as long in all"] = False
+    transductive: Annotated[bool, "pre-train on the test scans too, without their labels"] = False
+    reference: Annotated[Literal["brats2018"] | None, "draw the papers' own numbers of this data set beside ours"] = (
+        None
+    )
+    scale: Annotated[float, "share of all training steps that is taken, for a trial", Share] = 1.0
+
+    def __post_init__(self) -> None:
+        if (self.labels is None) == (self.fractions is None):
+            raise ValueError("labels and fractions: give one of them")
+        if self.test < 1:
+            raise ValueError("test: needs at least one subject to score")
+        for name in ("labels", "fractions", "seeds", "pretrain_seeds"):
+            values = getattr(self, name) or ()
+            if len(set(values)) < len(values):
+                raise ValueError(f"{name}: a value is given twice")
+        if not self.methods:
+            raise ValueError("methods: is empty; name at least one")
+
+
+def names() -> list[str]:
+    """The plans that come with selfvox."""
+    return sorted(path.stem for path in PRESETS.glob("*.yaml"))
+
+
+def read(plan: str, data: Path | None = None, scale: float = 1.0) -> Plan:
+    """Read a plan file, or a plan that comes with selfvox, and check all of it.
+
+    Args:
+        plan: path of a YAML file, or the name of a preset.
+        data: in place of the plan's data.
+        scale: in place of the plan's scale, unless 1.
+
+    Raises:
+        UsageError: there is no such plan, or something in it is unknown, missing or cannot be.
+    """
+    path = Path(os.path.expanduser(plan))
+    if not path.is_file():
+        preset = PRESETS / f"{plan}.yaml"
+        if plan not in names():
+            near = did_you_mean(plan, names())
+            raise UsageError(f"{plan}: neither a plan's file nor one that comes with selfvox{near}")
+        path = preset
+    given = plain_yaml.read(path)
+    if data is not None:
+        given["data"] = str(data.absolute())
+    elif path.parent == PRESETS:
+        raise UsageError(f"{plan}: needs the data; say where they lie with --data PATH")
+    if scale != 1:
+        given["scale"] = scale
+    try:
+        return _checked(resolve(Plan, given), path.parent)
+    except UsageError as error:
+        raise UsageError(f"{path}: {error}") from None
+
+
+def save(plan: Plan, path: Path) -> None:
+    """Keep a plan with its results, all of it filled in."""
+    write_text(path, yaml.safe_dump(as_dict(plan), sort_keys=False, allow_unicode=True, width=100))
+
+
+def load(path: Path) -> Plan:
+    """Read what `save` wrote.
+
+    Raises:
+        UsageError: there is no plan, so this is no study's folder.
+    """
+    if not path.is_file():
+        raise UsageError(f"{path.parent}: holds no study; run `selfvox study PLAN --out {path.parent}` first")
+    return resolve(Plan, plain_yaml.read(path))
+
+
+def method(plan: Plan, name: str) -> Method:
+    """A method, its own settings laid over the shared ones."""
+    value = plan.methods[name]
+    own = resolve(Method, {"pretrain": None} if value == SCRATCH else value, where=f"methods.{name}.")
+    pretrain = {**plan.pretrain, **own.pretrain} if isinstance(own.pretrain, dict) else own.pretrain
+    return Method(pretrain=pretrain, finetune={**plan.finetune, **own.finetune})
+
+
+def scaled(settings: Mapping[str, Any], scale: float, default_steps: int) -> dict[str, Any]:
+    """Settings whose steps are cut to a share of them, one at least."""
+    if scale == 1:
+        return dict(settings)
+    cut = dict(settings)
+    if cut.get("epochs") is not None:
+        cut["epochs"] = cut["epochs"] * scale
+    else:
+        cut["steps"] = max(1, round((cut.get("steps") or default_steps) * scale))
+    if cut.get("validate_every") is not None:
+        cut["validate_every"] = max(1, round(cut["validate_every"] * scale))
+    return cut
+
+
+def _checked(plan: Plan, beside: Path) -> Plan:
+    """The plan with its paths resolved; every section is read by the verb that it is meant for."""
+    section(Prepare, plan.prepare, "prepare.", _OURS_PREPARE)
+    section(Pretrain, plan.pretrain, "pretrain.", _OURS_PRETRAIN)
+    section(Finetune, plan.finetune, "finetune.", _OURS_FINETUNE)
+    methods = {}
+    for name, value in plan.methods.items():
+        where = f"methods.{name}"
+        if not isinstance(name, str) or not re.fullmatch(r"\w[\w .+=-]*", name, re.ASCII) or name != name.strip(" ."):
+            raise UsageError(f"{where}: is no name for a folder; use letters, digits, spaces and - . + =")
+        if value == SCRATCH:
+            methods[name] = value
+            continue
+        if not isinstance(value, Mapping):
+            remedy = "write `pretrain: {task: rotation}` below it"
+            raise UsageError(f"{where}: is neither {SCRATCH} nor a mapping; {remedy}")
+        own = resolve(Method, value, where=f"{where}.")
+        found: dict[str, Any] | str | None = None
+        if isinstance(own.pretrain, dict):
+            found = dict(own.pretrain)
+            whole = section(Pretrain, {**plan.pretrain, **found}, f"{where}.pretrain.", _OURS_PRETRAIN)
+            _check_task(whole.task, f"{where}.pretrain.")
+            if "scans" in found:
+                found["scans"] = _beside(beside, found["scans"])
+        elif own.pretrain is not None:
+            found = _beside(beside, own.pretrain)
+        if found is not None and name.startswith(SCRATCH):
+            raise UsageError(f"{where}: is pre-trained, so it cannot be called {SCRATCH}; rename it")
+        encoder = "none" if found is None else "-"
+        section(Finetune, {**plan.finetune, **own.finetune}, f"{where}.finetune.", _OURS_FINETUNE, encoder=encoder)
+        methods[name] = {"pretrain": found, "finetune": dict(own.finetune)}
+    if sum(value == SCRATCH for value in methods.values()) > 1:
+        raise UsageError(f"methods: more than one is plain {SCRATCH}; leave all but one out")
+    folders: dict[str, str] = {}
+    for name in methods:
+        if (twin := folders.setdefault(folder_name(name), name)) != name:
+            raise UsageError(f"methods.{name}: would share its folder with {twin}; rename one")
+    return dataclasses.replace(plan, data=Path(_beside(beside, plan.data)), methods=methods)
+
+
+def section(settings: type, given: Mapping[str, Any], where: str, ours: set[str], encoder: str = "-") -> Any:
+    """Check a section by the settings of its verb; what the study decides must not be in it."""
+    for name in given:
+        if name in ours:
+            place = "the section prepare" if name in _PREPARATION else "the study"
+            raise UsageError(f"{where}{name}: is decided by {place}; leave it out here")
+    needed = {"scans": "-", "out": "-", "labelled": "-", "encoder": encoder}
+    known = {each.name for each in dataclasses.fields(settings)}
+    filled = {name: value for name, value in needed.items() if name in known}
+    return resolve(settings, {**filled, **given}, where=where)
+
+
+def folder_name(name: str) -> str:
+    """A method's name as the name of its folder."""
+    return name.replace(" ", "-")
+
+
+def _check_task(task: Any, where: str) -> None:
+    try:
+        from_setting(task)
+    except UsageError as error:
+        raise UsageError(f"{where}{error}") from None
+
+
+def _beside(folder: Path, path: Any) -> str:
+    expanded = Path(os.path.expanduser(str(path)))
+    return str(expanded if expanded.is_absolute() else folder / expanded)

@@ -1,0 +1,187 @@
+"""What a study will take, found out by a few steps of each method before it begins."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.table import Table
+from torch.utils.flop_counter import FlopCounterMode
+
+from selfvox import files
+from selfvox.data import split as splits
+from selfvox.data import strict_json
+from selfvox.data.store import open_store
+from selfvox.options import resolve
+from selfvox.progress import clock, say, told_to
+from selfvox.settings import Finetune, Pretrain
+from selfvox.studies import cells as layout
+from selfvox.studies import plan as plans
+from selfvox.studies.cells import Cell, Facts
+from selfvox.studies.plan import Plan
+from selfvox.studies.work import card_of, held, scans_of, score, store_of
+from selfvox.training.finetune import finetune
+from selfvox.training.pretrain import pretrain, steps_for
+from selfvox.weights import load_part
+
+FORMAT = 1
+WIDTH = 100  # columns that a row needs
+MORE = 4  # steps that are timed, after a first one
+
+
+def facts_of(plan: Plan, out: Path) -> dict[str, Facts]:
+    """What is known of each method, from `methods.json`; what is not yet known is found out, once for all processes."""
+    file, needed = out / "methods.json", layout.needing_facts(plan)
+    with held(out, "trial", wait=True):
+        known = strict_json.read(file)["methods"] if file.exists() else {}
+        for name in needed:
+            if name in known and (known[name]["step_flop"] or not plan.equal_compute):
+                continue
+            say(f"timing a few steps of {name}")
+            known[name] = dataclasses.asdict(_tried(plan, out, name))
+            files.write_json(file, {"format": FORMAT, "methods": known})
+    return {name: Facts(**known[name]) for name in needed}
+
+
+def _tried(plan: Plan, out: Path, name: str) -> Facts:
+    """A method's facts, from short runs in a folder that is removed again."""
+    folder = out / "trial"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    found, runs = plans.method(plan, name).pretrain, _Runs(folder, plan.equal_compute)
+    step_s, flop, steps = 0.0, 0.0, 0
+    network: dict[str, Any] = {}
+    with told_to(folder / "log.txt"):
+        if isinstance(found, dict):
+            settings, scans = layout.pretrain_settings(plan, name), scans_of(plan, name, out)
+            fixed = {**_without_steps(settings), "scans": scans}
+            step_s, _, flop = runs.measure(lambda how: pretrain(resolve(Pretrain, {**fixed, **how})))
+            network = {"network": card_of(runs.last)["network"]}
+            steps = _pretrain_steps(settings, scans)
+        elif isinstance(found, str):
+            network = {"network": card_of(Path(found))["network"]}
+        store = store_of(plan, name, out)
+        like = {**_without_steps(plans.method(plan, name).finetune), **network, "labelled": out / store}
+        tuning_s, validation_s, tuning_flop = runs.measure(
+            lambda how: finetune(resolve(Finetune, {**like, **how, "encoder": "none", "validate_every": how["steps"]}))
+        )
+        test_s = _test_seconds(plan, runs.last)
+        network = load_part(runs.last / "network", "network")[1]["network"]
+    shutil.rmtree(folder)
+    return Facts(
+        network=network,
+        store=store,
+        pretrain_steps=steps,
+        pretrain_step_s=step_s,
+        pretrain_step_flop=flop,
+        step_s=tuning_s,
+        step_flop=tuning_flop,
+        validation_s=validation_s,
+        test_s=test_s,
+    )
+
+
+class _Runs:
+    """Short runs of one verb after another, each in a folder of its own."""
+
+    def __init__(self, folder: Path, count_flop: bool):
+        self.folder, self.count_flop, self.number = folder, count_flop, 0
+
+    @property
+    def last(self) -> Path:
+        """The folder of the last run."""
+        return self.folder / str(self.number)
+
+    def measure(self, run: Callable[[dict[str, Any]], Any]) -> tuple[float, float, float]:
+        """Seconds of a step, seconds of all else, and floating-point operations of a step.
+
+        From the difference between a longer and a shorter run, so that what both do beside the steps drops out.
+        """
+
+        def go(steps: int) -> float:
+            self.number += 1
+            began = time.monotonic()
+            run({"out": self.last, "steps": steps})
+            return time.monotonic() - began
+
+        def operations(steps: int) -> int:
+            with FlopCounterMode(display=False) as counter:
+                go(steps)
+            return int(counter.get_total_flops())
+
+        go(1)  # the first step of a process takes longer
+        short, long = go(1), go(1 + MORE)
+        flop = operations(2) - operations(1) if self.count_flop else 0
+        step_s = max(1e-6, (long - short) / MORE)
+        return step_s, max(0.0, short - step_s), float(flop)
+
+
+def _without_steps(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings without those that say how long to train."""
+    left_out = ("steps", "epochs", "validate_every", "freeze", "warmup")
+    return {name: value for name, value in settings.items() if name not in left_out}
+
+
+def _pretrain_steps(settings: Mapping[str, Any], scans: Path) -> int:
+    store = open_store(scans)
+    split = store.split()
+    test = set(split.test) if split else set()
+    count = sum(case.subject not in test for case in store.cases)
+    return steps_for(resolve(Pretrain, {**settings, "scans": "-", "out": "-"}), count, 1)
+
+
+def _test_seconds(plan: Plan, run: Path) -> float:
+    """Predicting and scoring all test subjects, from the first of them."""
+    split = splits.read(run / "split.json")
+    splits.write(dataclasses.replace(split, test=split.test[:1]), run / "split.json")
+    began = time.monotonic()
+    score(plan, run)
+    return (time.monotonic() - began) * len(split.test)
+
+
+# what it will take
+
+
+def seconds(plan: Plan, cell: Cell, facts: Facts, training: int) -> float:
+    """What a cell will take, its pre-training aside; `training`: how many subjects there are to train on."""
+    settings = layout.finetune_settings(plan, cell, facts)
+    steps = settings.get("steps") or layout.STEPS["finetune"]
+    validations = math.ceil(steps / (settings.get("validate_every") or max(1, steps // 5)))
+    return steps * facts.step_s + validations * facts.validation_s + facts.test_s
+
+
+def pretrain_seconds(facts: Facts) -> float:
+    """What a pre-training will take."""
+    return facts.pretrain_steps * facts.pretrain_step_s
+
+
+def show(plan: Plan, facts: dict[str, Facts], training: int) -> None:
+    """Print what each arm will take, and all of it, from the timed steps."""
+    table = Table(title="What it will take, from a few timed steps", title_justify="left", box=SIMPLE)
+    for heading in ("", "pre-training", "a step", "one cell", "cells", "all"):
+        table.add_column(heading, justify="left" if not heading else "right", no_wrap=True)
+    cells, total, counted = layout.cells(plan, facts), 0.0, set[str]()
+    for arm in layout.arms(plan, facts):
+        known, own = facts[arm.method], [cell for cell in cells if cell.arm.name == arm.name]
+        each = [seconds(plan, cell, known, training) for cell in own]
+        before, leader = 0.0, layout.lead(plan, arm.method)
+        if isinstance(arm.pretrain, dict) and leader not in counted:
+            counted.add(leader)
+            before = pretrain_seconds(known) * len(plan.pretrain_seeds)
+        total += before + sum(each)
+        span = " to ".join(dict.fromkeys(clock(value) for value in (min(each), max(each))))
+        times = f"{len(plan.pretrain_seeds)} x " if len(plan.pretrain_seeds) > 1 else ""
+        shown = f"{times}{clock(pretrain_seconds(known))}" if before else "-"
+        table.add_row(arm.name, shown, f"{known.step_s:.3g} s", span, str(len(own)), clock(before + sum(each)))
+    table.add_section()
+    table.add_row("all", "", "", "", str(len(cells)), clock(total))
+    console = Console(highlight=False)
+    console.width = max(console.width, WIDTH)
+    console.print(table)

@@ -1,0 +1,302 @@
+"""The work of a study: stores, pre-trainings and cells, each done once however many processes share the folder."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from selfvox import files
+from selfvox.data import split as splits
+from selfvox.data import strict_json
+from selfvox.data.prepare import prepare, prepared
+from selfvox.data.recipe import Recipe
+from selfvox.data.store import Store, open_store
+from selfvox.errors import BusyError, DataError, UsageError
+from selfvox.inference.evaluate import evaluate
+from selfvox.inference.predict import predict
+from selfvox.options import resolve
+from selfvox.progress import say, told_to
+from selfvox.settings import Evaluate, Finetune, Predict, Preparation, Prepare, Pretrain
+from selfvox.studies import cells as layout
+from selfvox.studies import plan as plans
+from selfvox.studies.cells import Cell, Facts
+from selfvox.studies.plan import Plan
+from selfvox.training.finetune import finetune
+from selfvox.training.pretrain import pretrain
+from selfvox.weights import load_part
+
+FORMAT = 1
+STORE = "store"
+
+
+def begin(plan: Plan, out: Path) -> None:
+    """Keep the plan in `out`, or see that it is the one which lies there; prepare the scans and check the split.
+
+    Seeds, labels and methods may be added to a plan; what is done stays.
+
+    Raises:
+        UsageError: `out` holds another study, or something else; or more labels are asked for than there are.
+        DataError: the scans cannot be used, or a test scan is among those that train.
+    """
+    file = out / "plan.yaml"
+    if file.exists():
+        _check_same(plan, plans.load(file), out)
+    elif out.exists() and any(each.name != "locks" for each in out.iterdir()):
+        raise UsageError(f"{out}: is not empty and holds no study; name another --out")
+    out.mkdir(parents=True, exist_ok=True)
+    with held(out, "plan", wait=True):
+        if not file.exists() or plans.load(file) != plan:
+            plans.save(plan, file)
+        given = {name: value for name, value in plan.prepare.items() if value is not None}
+        how = {"test": plan.test, "validation": plan.validation, "seed": plan.split_seed}
+        prepare(resolve(Prepare, {**given, **how, "scans": plan.data, "out": out / STORE}))
+        store = open_store(out / STORE)
+        for name in layout.needing_facts(plan):
+            _stores_of(plan, name, store, out)
+    check_labels(plan, store)
+    _check_twice(store)
+
+
+def _stores_of(plan: Plan, name: str, store: Store, out: Path) -> None:
+    """The stores that a method needs of its own: of other scans, or of the study's by an encoder's recipe."""
+    found = plans.method(plan, name).pretrain
+    if isinstance(found, dict) and (plan.transductive or "scans" in found):
+        # the study's recipe for all, so that methods differ in nothing else
+        source = resolve(Preparation, {"source": found.get("source", plan.prepare.get("source", "auto"))})
+        prepared(Path(found.get("scans", plan.data)), scans_of(plan, name, out), source, recipe=store.recipe)
+    elif isinstance(found, str):
+        recipe = Recipe.from_dict(card_of(Path(found))["recipe"])
+        if dataclasses.replace(recipe, channel_names=store.recipe.channel_names) != store.recipe:
+            own = out / store_of(plan, name, out)
+            source = resolve(Preparation, {"source": plan.prepare.get("source", "auto")})
+            prepared(plan.data, own, source, recipe=recipe, need_labels=True)
+            there = store.split()
+            assert there is not None
+            splits.write(there, own / "split.json")
+
+
+def scans_of(plan: Plan, name: str, out: Path) -> Path:
+    """The store that a method is pre-trained on."""
+    found = plans.method(plan, name).pretrain
+    assert isinstance(found, dict)
+    own = plan.transductive or "scans" in found
+    return out / "scans" / plans.folder_name(layout.lead(plan, name)) if own else out / STORE
+
+
+def store_of(plan: Plan, name: str, out: Path) -> str:
+    """The store that a method is fine-tuned on, within the study's folder."""
+    found = plans.method(plan, name).pretrain
+    if isinstance(found, str):
+        recipe = Recipe.from_dict(card_of(Path(found))["recipe"])
+        ours = open_store(out / STORE).recipe
+        if dataclasses.replace(recipe, channel_names=ours.channel_names) != ours:
+            return f"labelled/{plans.folder_name(name)}"
+    return STORE
+
+
+# cells
+
+
+def do(plan: Plan, facts: dict[str, Facts], out: Path, cell: Cell, wait: bool = False) -> None:
+    """Make a cell, and the pre-training that it needs, unless they are there.
+
+    Raises:
+        BusyError: another process is at the cell or its pre-training, and `wait` is not given.
+        DataError: a test scan was seen in pre-training.
+        SelfvoxError: what the verbs raise.
+    """
+    found = cell.arm.pretrain
+    encoder = "none"
+    if isinstance(found, str):
+        encoder = found
+    elif found is not None:
+        assert cell.pretrain_seed is not None
+        encoder = str(out / layout.pretraining(plan, cell.arm.method, cell.pretrain_seed))
+        pretrain_once(plan, out, cell.arm.method, cell.pretrain_seed, wait)
+    fact = facts[cell.arm.method]
+    given = layout.finetune_settings(plan, cell, fact)
+    settings = {**given, "pretrain": found}
+
+    def work() -> dict[str, Any]:
+        run, store = out / cell.folder, open_store(out / fact.store)
+        if encoder != "none":
+            guard(store, Path(encoder), plan.transductive)
+        paths = {"labelled": store.path, "out": run, "encoder": encoder, "resume": (run / "settings.yaml").exists()}
+        finetune(resolve(Finetune, {**given, **paths}))
+        score(plan, run)
+        split = splits.read(run / "split.json")
+        return {
+            "method": cell.arm.name,
+            "twin": cell.arm.twin,
+            "labels": len(split.train),
+            "fraction": len(split.train) / len(trainable(store)),
+            "seed": cell.seed,
+            "pretrain_seed": cell.pretrain_seed,
+            "transductive": plan.transductive and cell.arm.pretrain is not None,
+        }
+
+    once(out, cell.folder, settings, work, wait)
+
+
+def score(plan: Plan, run: Path) -> None:
+    """Predict the test subjects and score them, into the run's folder."""
+    source = plan.prepare.get("source", "auto")
+    shared: dict[str, Any] = {name: plan.finetune[name] for name in ("device", "precision") if name in plan.finetune}
+    how = {"run": run, "scans": plan.data, "out": run / "predictions", "subset": "test", "source": source}
+    predict(resolve(Predict, {**how, **shared}))
+    evaluate(Evaluate(predictions=run / "predictions", truth=plan.data, out=run / "scores.csv"))
+
+
+def pretrain_once(plan: Plan, out: Path, method: str, seed: int, wait: bool = False) -> None:
+    """Pre-train a method's encoder unless it is there."""
+    folder = layout.pretraining(plan, method, seed)
+    given = layout.pretrain_settings(plan, method)
+
+    def work() -> dict[str, Any]:
+        run = out / folder
+        paths = {"scans": scans_of(plan, method, out), "out": run, "resume": (run / "settings.yaml").exists()}
+        pretrain(resolve(Pretrain, {**given, **paths, "seed": seed}))
+        return {"method": method, "pretrain_seed": seed}
+
+    once(out, folder, {**given, "scans": plans.method(plan, method).pretrain}, work, wait)
+
+
+def once(
+    out: Path, folder: Path, settings: dict[str, Any], work: Callable[[], dict[str, Any]], wait: bool = False
+) -> None:
+    """Do the work in `folder` unless `done.json` there, which is written last, says that it was.
+
+    What the work says goes to `log.txt`. The checkpoints of what is done are removed: nobody goes on from them.
+
+    Raises:
+        BusyError: another process is at it, and `wait` is not given.
+        UsageError: it was done with other settings.
+    """
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()
+    if is_done(out / folder, digest):
+        return
+    with held(out, str(folder), wait):
+        if is_done(out / folder, digest):
+            return
+        (out / folder).mkdir(parents=True, exist_ok=True)
+        began = time.monotonic()
+        with told_to(out / folder / "log.txt"):
+            facts = work()
+        seconds = round(time.monotonic() - began, 1)
+        done = {"format": FORMAT, **facts, "seconds": seconds, "settings_sha256": digest}
+        files.write_json(out / folder / "done.json", done)
+        shutil.rmtree(out / folder / "checkpoints", ignore_errors=True)
+
+
+def is_done(folder: Path, digest: str | None = None) -> bool:
+    """Whether the work of this folder was done, with these settings.
+
+    Raises:
+        UsageError: it was done with others.
+    """
+    if not (folder / "done.json").exists():
+        return False
+    if digest not in (None, strict_json.read(folder / "done.json")["settings_sha256"]):
+        raise UsageError(f"{folder}: was made with other settings than the plan's; name another --out, or remove it")
+    return True
+
+
+@contextlib.contextmanager
+def held(out: Path, name: str, wait: bool = False) -> Iterator[None]:
+    """Keep other processes from the same piece of work; the system lifts the lock of a process that died."""
+    lock = out / "locks" / name.replace("/", "+")
+    lock.mkdir(parents=True, exist_ok=True)
+    with contextlib.ExitStack() as stack:
+        while True:
+            try:
+                stack.enter_context(files.locked(lock))
+                break
+            except BusyError:
+                if not wait:
+                    raise
+                time.sleep(1)
+        yield
+
+
+# honesty
+
+
+def guard(store: Store, encoder: Path, transductive: bool) -> None:
+    """Refuse an encoder that has seen test scans, by their contents or their subjects, unless the plan says so.
+
+    Raises:
+        DataError: it has, and `transductive` is not given.
+    """
+    split = store.split()
+    assert split is not None
+    seen = card_of(encoder)["seen"]
+    contents, subjects = set(seen["image_hashes"]), set(seen["subjects"])
+    test = [case for case in store.cases if case.subject in set(split.test)]
+    known = [case.id for case in test if case.image_hash in contents or case.subject in subjects]
+    if not known:
+        return
+    if transductive:
+        say(f"transductive: {len(known)} of {len(test)} test scans were seen in pre-training")
+        return
+    raise DataError(
+        f"{encoder}: has seen {len(known)} of {len(test)} test scans in pre-training, or subjects of their name "
+        f"({known[0]} first); pre-train without them, or write `transductive: true` into the plan"
+    )
+
+
+def _check_twice(store: Store) -> None:
+    """Refuse a test scan whose contents are those of a scan that trains."""
+    split = store.split()
+    assert split is not None
+    test = set(split.test)
+    trains = {case.image_hash: case.id for case in store.cases if case.subject not in test and case.has_label}
+    for case in store.cases:
+        if case.subject in test and case.image_hash in trains:
+            raise DataError(
+                f"{case.id}: a test scan that is the same as {trains[case.image_hash]}, which trains; "
+                "remove one, or give both the same subject in a table"
+            )
+
+
+def trainable(store: Store) -> set[str]:
+    """The labelled subjects that may be trained on."""
+    split = store.split()
+    assert split is not None
+    return {case.subject for case in store.cases if case.has_label} & set(split.train)
+
+
+def check_labels(plan: Plan, store: Store) -> None:
+    """Refuse more labels than there are, before anything is trained."""
+    split, there = store.split(), len(trainable(store))
+    assert split is not None
+    if plan.labels and max(plan.labels) > there:
+        raise UsageError(
+            f"labels: {max(plan.labels)} are asked for, but there are {there} subjects to train on beside "
+            f"{len(split.validation)} for validation and {len(split.test)} for testing"
+        )
+
+
+def card_of(encoder: Path) -> dict[str, Any]:
+    """The card of a pre-training run, or of its `encoder/` folder."""
+    folder = encoder / "encoder" if (encoder / "encoder").is_dir() else encoder
+    return load_part(folder, "encoder", needs=("network", "recipe", "seen"))[1]
+
+
+def _check_same(plan: Plan, before: Plan, out: Path) -> None:
+    """Refuse a plan that differs in what the cells of `out` were made with; more of the same is welcome."""
+    may_grow = {"labels", "fractions", "seeds", "pretrain_seeds", "methods", "reference", "equal_compute"}
+    for each in dataclasses.fields(Plan):
+        was, now = getattr(before, each.name), getattr(plan, each.name)
+        if each.name not in may_grow and was != now:
+            what = f"{each.name}: {was}, not {now}"
+            raise UsageError(f"{out}: holds a study of another plan ({what}); name another --out")
+    for name in before.methods.keys() & plan.methods.keys():
+        if before.methods[name] != plan.methods[name]:
+            raise UsageError(f"{out}: holds a study with another method {name}; name another --out, or rename it")

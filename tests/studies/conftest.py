@@ -1,0 +1,114 @@
+"""A study whose training is pretended, so that what is around it is tested in no time."""
+
+import hashlib
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from selfvox.data import phantom
+from selfvox.data import split as splits
+from selfvox.data.crops import seen
+from selfvox.data.store import open_store
+from selfvox.files import write_csv
+from selfvox.studies import trial, work
+from selfvox.studies.cells import Facts
+from selfvox.weights import save_part
+
+PLAN = {
+    "data": "scans",
+    "test": 2,
+    "validation": 2,
+    "labels": [1, 3],
+    "seeds": [0, 1],
+    "methods": {"rotation": {"pretrain": {"task": "rotation"}}, "simclr": {"pretrain": {"task": "simclr"}}},
+}
+
+
+@pytest.fixture(scope="session")
+def study_scans(tmp_path_factory):
+    """Eight labelled volumes, as files."""
+    folder = tmp_path_factory.mktemp("study") / "scans"
+    phantom.write(folder, "shapes", count=8)
+    return folder
+
+
+@pytest.fixture
+def write_plan(tmp_path, study_scans):
+    """Write a plan beside its scans; returns its path."""
+    (tmp_path / "scans").symlink_to(study_scans)
+
+    def write(**changes) -> Path:
+        plan = {name: value for name, value in {**PLAN, **changes}.items() if value is not None}
+        (tmp_path / "plan.yaml").write_text(yaml.safe_dump(plan, sort_keys=False), encoding="utf-8")
+        return tmp_path / "plan.yaml"
+
+    return write
+
+
+@pytest.fixture
+def pretended(monkeypatch):
+    """Let nothing be trained: runs are made at once, their scores a function of their settings; lists what was made."""
+    made = []
+
+    def pretrain(settings):
+        made.append(f"pretrain {settings.out.name}")
+        store = open_store(settings.scans)
+        split = store.split()
+        test = set(split.test) if split else set()
+        card = {"network": {"name": "plain"}, "recipe": store.recipe.to_dict()}
+        card["seen"] = seen([case for case in store.cases if case.subject not in test])
+        (settings.out / "settings.yaml").write_text("")
+        save_part(settings.out / "encoder", "encoder", torch.nn.Linear(1, 1), card)
+
+    def finetune(settings):
+        made.append(f"{settings.out.parent.name} {settings.out.name}")
+        split = open_store(settings.labelled).split()
+        chosen = splits.subset(split, settings.subset_seed, settings.labels, settings.fraction)
+        settings.out.mkdir(parents=True, exist_ok=True)
+        (settings.out / "settings.yaml").write_text("")
+        splits.write(splits.Split(chosen, split.validation, split.test, settings.seed), settings.out / "split.json")
+
+    def score(plan, run):
+        test = splits.read(run / "split.json").test
+        rows = []
+        for case in test:
+            for value, name in ((1, "dark"), (2, "bright")):
+                digest = hashlib.sha256(f"{run.parent.name} {run.name} {case} {value}".encode()).digest()
+                rows.append([case, value, name, f"{digest[0] / 255:.6g}"])
+        write_csv(run / "scores.csv", ["case", "class", "name", "dice"], rows)
+
+    def tried(plan, out, name):
+        return Facts(
+            network={"name": "plain"},
+            store="store",
+            pretrain_steps=10,
+            pretrain_step_s=1.0,
+            pretrain_step_flop=200.0,
+            step_s=1.0,
+            step_flop=100.0,
+            validation_s=1.0,
+            test_s=1.0,
+        )
+
+    for name, fake in (("pretrain", pretrain), ("finetune", finetune), ("score", score)):
+        monkeypatch.setattr(work, name, fake)
+    monkeypatch.setattr(trial, "_tried", tried)
+    return made
+
+
+@pytest.fixture
+def prepared_out(tmp_path_factory, study_scans):
+    """Folders for studies of the same plan that have the same store, so that it is prepared once."""
+
+    def make(name: str, like: Path | None = None) -> Path:
+        out = tmp_path_factory.mktemp("studies") / name
+        if like:
+            out.mkdir()
+            shutil.copytree(like / "store", out / "store")
+            shutil.copy(like / "plan.yaml", out / "plan.yaml")
+        return out
+
+    return make

@@ -1,0 +1,157 @@
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from selfvox.errors import UsageError
+from selfvox.studies import cells as layout
+from selfvox.studies import plan as plans
+from selfvox.studies.cells import Facts
+
+FACTS = Facts(
+    network={"name": "plain"},
+    store="store",
+    pretrain_steps=10,
+    pretrain_step_s=0.0,
+    pretrain_step_flop=200.0,
+    step_s=0.0,
+    step_flop=100.0,
+    validation_s=0.0,
+    test_s=0.0,
+)
+
+
+def rotation(**more):
+    return {"rotation": {"pretrain": {"task": "rotation"}, **more}}
+
+
+def arms(path, **facts):
+    plan = plans.read(str(path))
+    known = {name: facts.get(name, FACTS) for name in layout.needing_facts(plan)}
+    return plan, {arm.name: arm for arm in layout.arms(plan, known)}, known
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"label": [1]}, r"label: no such setting; did you mean 'labels'\?"),
+        ({"labels": None}, "labels and fractions: give one of them"),
+        ({"fractions": [0.5]}, "labels and fractions: give one of them"),
+        ({"labels": None, "fractions": [1.5]}, "fractions: .* less than or equal to 1"),
+        ({"labels": [0]}, "labels: .* greater than or equal to 1"),
+        ({"seeds": [1, 1]}, "seeds: a value is given twice"),
+        ({"test": 0}, "test: needs at least one subject"),
+        ({"test": None}, "test: is required"),
+        ({"reference": "brats2019"}, r"reference: .* did you mean 'brats2018'\?"),
+        ({"methods": {}}, "methods: is empty"),
+        ({"methods": {"a": 3}}, "methods.a: is neither scratch nor a mapping"),
+        ({"methods": {"a": "scrath"}}, "methods.a: is neither scratch nor a mapping"),
+        ({"methods": {"a": "scratch", "b": "scratch"}}, "more than one is plain scratch"),
+        ({"methods": {"../a": "scratch"}}, "methods.../a: is no name for a folder"),
+        ({"methods": {"a b": rotation()["rotation"], "a-b": rotation()["rotation"]}}, "would share its folder"),
+        ({"methods": {"scratch": rotation()["rotation"]}}, "cannot be called scratch"),
+        ({"methods": {"a": {"pretain": None}}}, r"methods.a.pretain: no such setting; did you mean 'pretrain'\?"),
+        ({"methods": {"a": {"pretrain": {"tsk": "rotation"}}}}, r"methods.a.pretrain.tsk: .* did you mean 'task'\?"),
+        ({"methods": {"a": {"pretrain": {"task": "rotatin"}}}}, r"methods.a.pretrain.task: .* mean 'rotation'\?"),
+        ({"methods": {"a": {"pretrain": {"task": {"name": "simclr", "temprature": 1}}}}}, "did you mean 'temperature'"),
+        ({"methods": {"a": {"pretrain": {"seed": 1}}}}, "methods.a.pretrain.seed: is decided by the study"),
+        ({"methods": {"a": {"pretrain": {"size": 64}}}}, "pretrain.size: is decided by the section prepare"),
+        ({"methods": rotation(finetune={"labels": 3})}, "finetune.labels: is decided by the study"),
+        (
+            {"methods": {"a": {"pretrain": None, "finetune": {"freeze": "always"}}}},
+            "freeze: always would freeze random",
+        ),
+        ({"finetune": {"stesp": 3}}, r"finetune.stesp: no such setting; did you mean 'steps'\?"),
+        ({"finetune": {"encoder": "x"}}, "finetune.encoder: is decided by the study"),
+        ({"prepare": {"spacing": [1, 1, 1], "size": [8, 8, 8]}}, "prepare.size and spacing: give one of them"),
+    ],
+)
+def test_a_plan_that_cannot_be_is_refused_with_its_place(changes, said, write_plan):
+    path = write_plan(**changes)
+    with pytest.raises(UsageError, match=f"plan.yaml: .*{said}"):
+        plans.read(str(path))
+
+
+def test_a_name_that_is_no_plan_is_refused(tmp_path):
+    with pytest.raises(UsageError, match="neither a plan's file nor one that comes with selfvox"):
+        plans.read(str(tmp_path / "nowhere.yaml"))
+
+
+def test_paths_are_relative_to_the_plan(write_plan):
+    path = write_plan(methods={"a": {"pretrain": {"scans": "other"}}, "b": {"pretrain": "runs/b"}, "c": "scratch"})
+    plan = plans.read(str(path))
+    assert plan.data == path.parent / "scans"
+    assert plan.methods["a"]["pretrain"]["scans"] == str(path.parent / "other")
+    assert plan.methods["b"]["pretrain"] == str(path.parent / "runs/b")
+    assert plans.read(str(path), data=Path("/there")).data == Path("/there")
+
+
+def test_a_saved_plan_is_read_as_it_was(write_plan, tmp_path):
+    plan = plans.read(str(write_plan(prepare={"spacing": [1, 1, 2]}, finetune={"crop": [16, 16, 8]})), scale=0.5)
+    plans.save(plan, tmp_path / "kept.yaml")
+    assert plans.load(tmp_path / "kept.yaml") == plan
+
+
+def test_a_twin_shares_all_of_its_method_but_the_encoder(write_plan):
+    network = {"name": "plain", "channels": [4, 8], "strides": [[1], [2]]}
+    path = write_plan(methods=rotation(finetune={"freeze": "always", "batch": 3}), finetune={"steps": 7, "batch": 2})
+    _, found, _ = arms(path, rotation=dataclasses.replace(FACTS, network=network))
+    assert list(found) == ["scratch", "rotation"]
+    assert found["rotation"].twin == "scratch"
+    assert found["scratch"].pretrain is None
+    assert found["scratch"].finetune == {"steps": 7, "batch": 3, "network": network}
+    assert found["rotation"].finetune == {"steps": 7, "batch": 3, "freeze": "always"}
+
+
+def test_methods_share_a_twin_only_where_network_data_and_fine_tuning_agree(write_plan):
+    methods = {
+        "a": {"pretrain": {"task": "rotation"}},
+        "frozen": {"pretrain": {"task": "rotation"}, "finetune": {"freeze": "always"}},
+        "longer": {"pretrain": {"task": "rotation"}, "finetune": {"steps": 900}},
+        "other": {"pretrain": {"task": "jigsaw"}},
+        "base": "scratch",
+    }
+    _, found, _ = arms(write_plan(methods=methods), other=dataclasses.replace(FACTS, network={"name": "residual"}))
+    twins = {name: arm.twin for name, arm in found.items()}
+    assert twins["a"] == twins["frozen"] == "base"
+    assert twins["longer"] == "base for longer"
+    assert twins["other"] == "base for other"
+    assert set(twins) == {"a", "frozen", "longer", "other", "base", "base for longer", "base for other"}
+
+
+def test_methods_of_one_pre_training_share_it(write_plan):
+    plan = plans.read(
+        str(write_plan(methods={**rotation(), "frozen": rotation(finetune={"freeze": "always"})["rotation"]}))
+    )
+    assert (
+        layout.pretraining(plan, "frozen", 1)
+        == layout.pretraining(plan, "rotation", 1)
+        == Path("pretrain/rotation-seed-1")
+    )
+
+
+def test_cells_are_methods_by_labels_by_seeds(write_plan):
+    plan, found, facts = arms(write_plan(pretrain_seeds=[0, 5]))
+    cells = layout.cells(plan, facts)
+    assert len(found) == 3
+    assert len(cells) == 2 * 2 * (1 + 2 + 2)  # labels, seeds, arms by their pre-trainings
+    assert len({cell.folder for cell in cells}) == len(cells)
+    scratch = [cell for cell in cells if cell.arm.name == "scratch"]
+    assert {(cell.labels, cell.seed) for cell in scratch} == {(1, 0), (3, 0), (1, 1), (3, 1)}
+    assert [layout.finetune_settings(plan, cell, FACTS)["subset_seed"] for cell in scratch] == [0, 0, 1, 1]
+
+
+def test_the_twin_at_equal_compute_takes_the_steps_that_pre_training_cost(write_plan):
+    plan, found, facts = arms(write_plan(equal_compute=True, methods=rotation(), finetune={"steps": 7}))
+    cells = {cell.arm.name: cell for cell in layout.cells(plan, facts)}
+    assert found["scratch equal compute"].twin == "scratch"
+    steps = {name: layout.finetune_settings(plan, cell, FACTS)["steps"] for name, cell in cells.items()}
+    assert steps == {"scratch": 7, "rotation": 7, "scratch equal compute": 7 + 10 * 200 // 100}
+
+
+def test_scale_shrinks_the_steps_and_nothing_else():
+    whole = {"steps": 300, "batch": 4, "validate_every": 50}
+    assert plans.scaled(whole, 0.01, 1000) == {"steps": 3, "batch": 4, "validate_every": 1}
+    assert plans.scaled({"epochs": 10, "batch": 4}, 0.5, 1000) == {"epochs": 5, "batch": 4}
+    assert plans.scaled({}, 0.01, 1000) == {"steps": 10}
+    assert plans.scaled(whole, 1, 1000) == whole

@@ -1,0 +1,269 @@
+import contextlib
+import csv
+import json
+import os
+import threading
+
+import pytest
+import yaml
+
+import selfvox
+from selfvox.data import split as splits
+from selfvox.errors import DataError, NumericalError, UsageError
+from selfvox.studies import study as verb
+from selfvox.studies import work
+
+
+def tables(out):
+    return [(out / name).read_bytes() for name in ("table.csv", "summary.csv")]
+
+
+@pytest.fixture
+def done(write_plan, pretended, tmp_path):
+    """A pretended study, its plan and what was made."""
+    plan, out = write_plan(), tmp_path / "out"
+    selfvox.study(str(plan), out=out)
+    return plan, out, pretended
+
+
+def test_everything_is_made_once(done):
+    plan, out, made = done
+    assert len(made) == len(set(made)) == 2 + 2 * 2 * 3  # pre-trainings; labels, seeds, arms
+    before = tables(out)
+    selfvox.study(str(plan), out=out)
+    assert len(made) == 14
+    assert tables(out) == before
+
+
+def test_subsets_are_nested_and_all_else_is_the_same(done):
+    _, out, _ = done
+    found = {path.parent.name: splits.read(path) for path in out.glob("cells/rotation/*/split.json")}
+    for seed in (0, 1):
+        one, three = (set(found[f"{n}-labels-seed-{seed}-pretrain-0"].train) for n in (1, 3))
+        assert (len(one), len(three)) == (1, 3)
+        assert one < three
+    assert len({(each.validation, each.test) for each in found.values()}) == 1
+    assert not [each for each in found.values() if set(each.train) & set(each.test)]
+    for name, split in found.items():
+        twin = splits.read(out / "cells" / "scratch" / name.removesuffix("-pretrain-0") / "split.json")
+        assert twin.train == split.train
+
+
+def test_a_study_that_was_killed_goes_on_and_makes_nothing_twice(done, tmp_path, monkeypatch):
+    plan, whole, made = done
+    made.clear()
+    once, count = work.score, iter(range(100))
+
+    def dies_at_the_fifth(plan, run):
+        if next(count) == 4:
+            raise KeyboardInterrupt
+        once(plan, run)
+
+    monkeypatch.setattr(work, "score", dies_at_the_fifth)
+    out = tmp_path / "killed"
+    with pytest.raises(KeyboardInterrupt):
+        selfvox.study(str(plan), out=out)
+    assert len(list(out.glob("cells/*/*/done.json"))) == 4
+    selfvox.study(str(plan), out=out)
+    assert len(made) == 15  # the cell it died in was begun again
+    assert len(set(made)) == 14
+    assert tables(out) == tables(whole)
+
+
+def test_shards_make_what_one_process_makes(done, tmp_path, prepared_out):
+    plan, whole, made = done
+    made.clear()
+    out = prepared_out("sharded", like=whole)
+    selfvox.study(str(plan), out=out, shard="0/2")
+    assert len(list(out.glob("cells/*/*/done.json"))) == 6
+    selfvox.study(str(plan), out=out, shard="1/2")
+    assert len(made) == len(set(made)) == 14
+    assert tables(out) == tables(whole)
+
+
+def test_processes_at_the_same_cells_share_them(done, prepared_out, monkeypatch):
+    plan, whole, made = done
+    made.clear()
+    monkeypatch.setattr(verb, "PATIENCE_S", 0.05)
+    monkeypatch.setattr(work, "told_to", lambda log: contextlib.nullcontext())  # stdout is one for all threads
+    out = prepared_out("together", like=whole)
+    threads = [threading.Thread(target=selfvox.study, args=(str(plan),), kwargs={"out": out}) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(made) == len(set(made)) == 14
+    assert tables(out) == tables(whole)
+
+
+def test_a_cell_that_another_process_is_at_is_left_to_it(done, prepared_out, monkeypatch):
+    plan, whole, made = done
+    made.clear()
+    out = prepared_out("busy", like=whole)
+    cell = "cells/scratch/1-labels-seed-0"
+    monkeypatch.setattr(verb.time, "sleep", lambda seconds: (_ for _ in ()).throw(TimeoutError))
+    with work.held(out, cell), pytest.raises(TimeoutError):
+        selfvox.study(str(plan), out=out)
+    assert len(made) == 13
+    assert "scratch 1-labels-seed-0" not in made
+
+
+def test_tables_follow_from_the_folders_alone(done):
+    plan, out, made = done
+    before, count = tables(out), len(made)
+    for name in ("table.csv", "summary.csv"):
+        (out / name).unlink()
+    plan.unlink()
+    selfvox.study("gone.yaml", out=out, table=True)
+    assert tables(out) == before
+    assert len(made) == count
+
+
+def test_a_partial_study_says_what_is_missing(done, capsys):
+    _, out, _ = done
+    (out / "cells" / "simclr" / "3-labels-seed-1-pretrain-0" / "done.json").unlink()
+    selfvox.study("any", out=out, table=True)
+    assert "1 of 12 cells are not there yet (simclr, 3 labels, seed 1 first)" in capsys.readouterr().err
+
+
+def test_the_table_holds_every_score_of_every_cell(done):
+    _, out, _ = done
+    with (out / "table.csv").open(newline="") as lines:
+        rows = list(csv.DictReader(lines))
+    assert len(rows) == 12 * 2 * 2  # cells, cases, classes
+    for row in rows:
+        twice = f"-pretrain-{row['pretrain_seed']}" if row["pretrain_seed"] else ""
+        cell = out / "cells" / row["method"] / f"{row['labels']}-labels-seed-{row['seed']}{twice}"
+        with (cell / "scores.csv").open(newline="") as lines:
+            assert {name: row[name] for name in ("case", "class", "name", "dice")} in list(csv.DictReader(lines))
+
+
+def test_a_plan_may_grow_but_not_change(done, write_plan):
+    _, out, made = done
+    selfvox.study(str(write_plan(seeds=[0, 1, 2])), out=out)
+    assert len(made) == 14 + 6
+    with pytest.raises(UsageError, match=r"another plan \(test: 2, not 1\)"):
+        selfvox.study(str(write_plan(test=1)), out=out)
+    changed = {"rotation": {"pretrain": {"task": "rotation", "steps": 9}}}
+    with pytest.raises(UsageError, match="another method rotation"):
+        selfvox.study(str(write_plan(methods=changed)), out=out)
+
+
+def test_a_folder_with_other_things_is_left_alone(write_plan, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "letter.txt").write_text("dear")
+    with pytest.raises(UsageError, match="is not empty and holds no study"):
+        selfvox.study(str(write_plan()), out=tmp_path / "out")
+    assert os.listdir(tmp_path / "out") == ["letter.txt"]
+
+
+def test_more_labels_than_there_are_is_refused_before_anything_is_trained(write_plan, pretended, tmp_path):
+    with pytest.raises(UsageError, match="labels: 5 are asked for, but there are 4 subjects to train on"):
+        selfvox.study(str(write_plan(labels=[5])), out=tmp_path / "out")
+    assert pretended == []
+
+
+def test_a_dry_run_trains_nothing(write_plan, pretended, tmp_path, capsys):
+    selfvox.study(str(write_plan()), out=tmp_path / "out", dry_run=True)
+    assert pretended == []
+    said = capsys.readouterr().out
+    assert "What it will take" in said
+    # 12 cells of 500 steps, 5 validations and a test; two pre-trainings of 10 steps; a second each
+    assert "1:41 h" in said
+    assert (12 * 506 + 20) // 60 == 101
+
+
+def test_one_cell_that_diverges_does_not_stop_the_others(write_plan, pretended, tmp_path, monkeypatch):
+    once = work.finetune
+
+    def diverges(settings):
+        if settings.encoder != "none" and "simclr" in settings.encoder and settings.seed == 1:
+            raise NumericalError("no finite loss")
+        once(settings)
+
+    monkeypatch.setattr(work, "finetune", diverges)
+    with pytest.raises(NumericalError, match="2 of 12 cells failed; the first, simclr, 1 labels, seed 1: no finite"):
+        selfvox.study(str(write_plan()), out=tmp_path / "out")
+    assert len(list(tmp_path.glob("out/cells/*/*/done.json"))) == 10
+    assert (tmp_path / "out" / "summary.csv").exists()
+
+
+# leaks
+
+
+def planted(tmp_path, study_scans, out):
+    """A folder of other scans, one of which is the first test scan under another name."""
+    test = splits.read(out / "store" / "split.json").test[0]
+    other = tmp_path / "other"
+    other.mkdir()
+    for number, name in enumerate([test, *splits.read(out / "store" / "split.json").train[:2]]):
+        (other / f"stranger{number}.nii.gz").write_bytes((study_scans / "images" / f"{name}.nii.gz").read_bytes())
+    return test
+
+
+def test_a_test_scan_seen_in_pre_training_is_refused(done, tmp_path, study_scans, write_plan):
+    _, whole, made = done
+    test = planted(tmp_path, study_scans, whole)
+    made.clear()
+    plan = write_plan(methods={"transfer": {"pretrain": {"task": "rotation", "scans": "other"}}})
+    with pytest.raises(DataError, match=f"has seen 1 of 2 test scans in pre-training.*{test}.*transductive: true"):
+        selfvox.study(str(plan), out=tmp_path / "leaky")
+    assert not list((tmp_path / "leaky" / "cells").glob("transfer/*/done.json"))
+
+
+def test_a_transductive_plan_may_and_its_tables_say_so(done, tmp_path, study_scans, write_plan, capsys):
+    planted(tmp_path, study_scans, done[1])
+    methods = {"transfer": {"pretrain": {"task": "rotation", "scans": "other"}}}
+    selfvox.study(str(write_plan(methods=methods, transductive=True)), out=tmp_path / "told")
+    assert "transfer (transductive)" in capsys.readouterr().out
+    with (tmp_path / "told" / "summary.csv").open(newline="") as lines:
+        said = {row["method"]: row["transductive"] for row in csv.DictReader(lines)}
+    assert said == {"scratch": "no", "transfer": "yes"}
+
+
+def test_without_scans_of_its_own_a_transductive_method_sees_the_test_scans(write_plan, pretended, tmp_path):
+    selfvox.study(str(write_plan(transductive=True, labels=[1], seeds=[0])), out=tmp_path / "out")
+    card = json.loads((tmp_path / "out/pretrain/rotation-seed-0/encoder/encoder.json").read_text())
+    assert set(splits.read(tmp_path / "out/store/split.json").test) < set(card["seen"]["subjects"])
+
+
+def test_a_test_scan_that_trains_under_another_name_is_refused(write_plan, pretended, tmp_path, study_scans):
+    images, labels = tmp_path / "twice" / "images", tmp_path / "twice" / "labels"
+    images.mkdir(parents=True)
+    labels.mkdir()
+    for number in range(6):
+        for folder, name in ((images, "images"), (labels, "labels")):
+            content = (study_scans / name / f"sub-00{number // 2 + 1}.nii.gz").read_bytes()
+            (folder / f"s{number}.nii.gz").write_bytes(content)
+    with pytest.raises(DataError, match=r"a test scan that is the same as s.*, which trains"):
+        selfvox.study(str(write_plan(data="twice", validation=0)), out=tmp_path / "out")
+    assert pretended == []
+
+
+# without pretending
+
+
+def test_a_small_study_in_earnest(write_plan, tmp_path, capsys):
+    shared = {"crop": 16, "batch": 2, "device": "cpu"}
+    plan = write_plan(
+        labels=[2],
+        seeds=[0],
+        equal_compute=True,
+        methods={"rotation": {"pretrain": {"task": "rotation"}, "finetune": {"freeze": "always"}}, "none": "scratch"},
+        pretrain={**shared, "steps": 2, "network": {"name": "plain", "channels": [4, 8]}},
+        finetune={**shared, "steps": 2},
+    )
+    rows = selfvox.study(str(plan), out=tmp_path / "out")
+    assert {row["method"] for row in rows} == {"none", "rotation", "none equal compute"}
+    settings = {
+        path.parent.parent.name: yaml.safe_load(path.read_text())
+        for path in tmp_path.glob("out/cells/*/*/settings.yaml")
+    }
+    assert settings["none"]["steps"] == settings["rotation"]["steps"] == 2
+    # two steps of an encoder on two crops are less than two of a whole network
+    assert 3 <= settings["none-equal-compute"]["steps"] <= 4
+    assert settings["none"]["network"]["channels"] == [4, 8]
+    cards = [json.loads(path.read_text()) for path in tmp_path.glob("out/cells/*/*/network/network.json")]
+    assert len({json.dumps(card["network"]) for card in cards}) == 1
+    assert not list(tmp_path.glob("out/**/checkpoints"))
+    assert not (tmp_path / "out" / "trial").exists()

@@ -1,0 +1,150 @@
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from selfvox.studies import table
+from selfvox.studies.results import MEAN, Result
+
+
+def result(method, labels, seed, scores, twin=None, pretrain_seed=None):
+    """A cell whose `scores` are, by case, the Dice of classes a and b."""
+    rows = tuple(
+        {"case": case, "class": str(number), "name": name, "dice": str(value)}
+        for case, values in scores.items()
+        for number, (name, value) in enumerate(zip("ab", values, strict=True), start=1)
+    )
+    return Result(
+        path=Path(),
+        method=method,
+        twin=twin,
+        labels=labels,
+        fraction=labels / 10,
+        seed=seed,
+        pretrain_seed=pretrain_seed,
+        transductive=False,
+        rows=rows,
+    )
+
+
+def random_study(rng, seeds=(0, 1, 2), labels=(2, 4), cases=("x", "y", "z"), pretrain_seeds=(0, 1)):
+    found = []
+    for n in labels:
+        for seed in seeds:
+            found.append(result("scratch", n, seed, {case: rng.random(2) for case in cases}))
+            found += [
+                result("method", n, seed, {case: rng.random(2) for case in cases}, "scratch", twice)
+                for twice in pretrain_seeds
+            ]
+    return found
+
+
+def test_the_summary_is_what_loops_over_the_rows_give():
+    found = random_study(np.random.default_rng(3))
+    for row in table.summarise(found):
+        mine = [one for one in found if (one.method, one.labels) == (row["method"], row["labels"])]
+        means = []
+        for one in mine:
+            values = [float(each["dice"]) for each in one.rows if row["name"] in (each["name"], MEAN)]
+            means.append(sum(values) / len(values))
+        mean = sum(means) / len(means)
+        assert row["mean"] == pytest.approx(mean)
+        assert row["sd"] == pytest.approx(math.sqrt(sum((m - mean) ** 2 for m in means) / (len(means) - 1)))
+        if row["method"] == "scratch":
+            assert row["twin"] is None
+            continue
+        differences = []
+        for one, own in zip(mine, means, strict=True):
+            other = next(o for o in found if (o.method, o.labels, o.seed) == ("scratch", one.labels, one.seed))
+            values = [float(each["dice"]) for each in other.rows if row["name"] in (each["name"], MEAN)]
+            differences.append(own - sum(values) / len(values))
+        assert row["pairs"] == 6
+        assert row["difference"] == pytest.approx(sum(differences) / 6)
+        assert row["difference_median"] == pytest.approx(sorted(differences)[2] / 2 + sorted(differences)[3] / 2)
+        assert row["wins"] == sum(each > 0 for each in differences)
+        assert row["low"] <= row["difference"] <= row["high"]
+
+
+def test_the_interval_of_a_constant_difference_is_that_difference():
+    rng = np.random.default_rng(0)
+    found = random_study(rng, pretrain_seeds=())
+    for one in list(found):
+        better = {
+            case: [float(row["dice"]) + 0.25 for row in one.rows if row["case"] == case] for case in one.of_case("a")
+        }
+        found.append(result("method", one.labels, one.seed, better, "scratch"))
+    rows = [row for row in table.summarise(found) if row["method"] == "method"]
+    assert rows
+    for row in rows:
+        assert (row["low"], row["high"], row["difference"]) == pytest.approx((0.25, 0.25, 0.25))
+        assert row["wins"] == row["pairs"] == 3
+
+
+def test_the_bootstrap_is_that_of_loops():
+    differences = np.random.default_rng(2).normal(0.1, 1.0, (2, 4, 5))
+    differences[1, 2] = np.nan
+    rng, means = np.random.default_rng(0), []
+    for _ in range(2000):
+        drawn = [rng.integers(size, size=size) for size in differences.shape]
+        total = [differences[p, s, c] for p in drawn[0] for s in drawn[1] for c in drawn[2]]
+        total = [value for value in total if not math.isnan(value)]
+        if total:
+            means.append(sum(total) / len(total))
+    assert table.bootstrap(differences) == pytest.approx(tuple(np.percentile(means, (2.5, 97.5))), abs=0.06)
+
+
+def test_the_interval_of_many_cases_is_the_normal_one():
+    differences = np.random.default_rng(1).normal(0.1, 1.0, (1, 1, 400))
+    low, high = table.bootstrap(differences)
+    error = differences.std() / math.sqrt(400)
+    assert low == pytest.approx(differences.mean() - 1.96 * error, abs=0.15 * error)
+    assert high == pytest.approx(differences.mean() + 1.96 * error, abs=0.15 * error)
+
+
+def test_the_spread_between_seeds_widens_the_interval():
+    between = np.array([-0.2, 0.0, 0.2])[None, :, None] + np.zeros((1, 3, 50))
+    low, high = table.bootstrap(between)
+    assert (low, high) == pytest.approx((-0.2, 0.2), abs=0.03)
+
+
+def test_runs_that_are_not_there_are_left_out_of_the_pairs():
+    whole = random_study(np.random.default_rng(5), labels=(2,))
+    found = [one for one in whole if (one.method, one.seed, one.pretrain_seed) != ("method", 1, 1)]
+    found = [one for one in found if (one.method, one.seed) != ("scratch", 2)]
+    row = next(row for row in table.summarise(found) if row["method"] == "method" and row["name"] == MEAN)
+    assert (row["runs"], row["pairs"]) == (5, 3)
+    pairs = [("0", 0), ("0", 1), ("1", 0)]
+    assert row["difference"] == pytest.approx(
+        np.mean(
+            [
+                one.mean(MEAN) - next(o for o in whole if o.method == "scratch" and o.seed == one.seed).mean(MEAN)
+                for one in whole
+                if one.method == "method" and (str(one.seed), one.pretrain_seed) in pairs
+            ]
+        )
+    )
+
+
+@pytest.mark.parametrize(
+    ("score", "labels"),
+    [(0.5, 10), (0.6, 15), (0.7, 20), (0.75, 30), (0.8, 40), (0.49, None), (0.81, None)],
+)
+def test_labels_at_a_score_lie_on_the_line_between_two_points(score, labels):
+    curve = {20: 0.7, 10: 0.5, 40: 0.8}
+    assert table.labels_at(score, curve) == (None if labels is None else pytest.approx(labels))
+
+
+def test_where_a_curve_sinks_the_first_labels_that_reach_the_score_count():
+    assert table.labels_at(0.6, {10: 0.5, 20: 0.7, 40: 0.6, 80: 0.9}) == pytest.approx(15)
+    assert table.labels_at(0.65, {10: 0.6, 20: 0.5, 40: 0.7}) == pytest.approx(35)
+    assert table.labels_at(0.5, {10: 0.5}) == 10
+    assert table.labels_at(0.5, {}) is None
+
+
+def test_labels_saved_are_those_the_twin_needs_beyond_the_method_s():
+    one = {"x": [0.6, 0.6]}
+    found = [result("scratch", n, 0, {"x": [s, s]}) for n, s in ((10, 0.5), (20, 0.7))]
+    found += [result("method", 10, 0, one, "scratch"), result("method", 20, 0, {"x": [0.9, 0.9]}, "scratch")]
+    saved = {row["labels"]: row["labels_saved"] for row in table.summarise(found) if row["method"] == "method"}
+    assert saved == {10: pytest.approx(5), 20: "cannot be told"}
