@@ -332,12 +332,15 @@ class Demo:
 
 @dataclass(frozen=True, kw_only=True)
 class Info:
-    """Versions, devices, tasks, encoders and sources.
+    """Versions, devices, tasks, encoders and sources; `info tasks`: each task, its options and its cost.
 
     Example:
-        selfvox info --json
+        selfvox info tasks
     """
 
+    subject: Annotated[Literal["all", "tasks"], "all, or tasks for what each asks, takes and costs"] = field(
+        default="all", kw_only=False
+    )
     json: Annotated[bool, "for machines"] = False
 
 

@@ -13,6 +13,7 @@ from selfvox import pretext
 from selfvox.cli import main
 from selfvox.data import sources
 from selfvox.models import encoder
+from selfvox.options import options
 
 SOURCE = Path(selfvox.__file__).parent
 
@@ -82,3 +83,34 @@ def test_nothing_tells_who_and_where(found):
     text = json.dumps(found)
     for secret in (socket.gethostname(), str(Path.home()), str(SOURCE), os.environ.get("USER", "")):
         assert len(secret) < 5 or secret not in text
+
+
+def test_info_tasks_tells_each_task_its_use_its_options_and_its_cost(capsys):
+    found = selfvox.info("tasks")
+    text = " ".join(capsys.readouterr().out.split())
+    assert list(found) == pretext.names()
+    for name, task in found.items():
+        assert f"{name}: {task['question'].partition(': ')[2]}" in text
+        assert "Good for" in task["about"]
+        assert " ".join(task["about"].split()) in text
+        known = options(pretext.find(name))
+        assert list(task["options"]) == [option.name for option in known]
+        assert main(["pretrain", "--task", name, "--help"]) == 0
+        usage = " ".join(capsys.readouterr().out.split())
+        for option in known:
+            flag = f"--task.{option.name.replace('_', '-')}"
+            assert f"{flag} [" in text
+            assert flag in usage
+            assert option.help in text
+            assert option.help in usage
+    assert main(["info", "tasks", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == found
+
+
+def test_the_cost_of_a_task_is_the_share_of_voxels_that_its_encoder_sees():
+    cost = {name: task["voxels"] for name, task in selfvox.info("tasks").items()}
+    assert [cost["rotation"], cost["masked"], cost["simclr"], cost["exemplar"]] == [1, 1, 2, 2]
+    # tiles of 16 voxels: two of relative location, 27 of jigsaw; CPC's 64 patches have 24
+    expected = [2 * 16**3, 27 * 16**3, 64 * 24**3]
+    found = [cost["relative_location"], cost["jigsaw"], cost["cpc"]]
+    assert found == pytest.approx([voxels / 64**3 for voxels in expected], abs=0.01)

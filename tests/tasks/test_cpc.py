@@ -90,7 +90,7 @@ def test_what_is_asked_for_lies_apart_from_what_was_seen_but_the_layer_before_do
             seen = set().union(*(boxes(task, crop, place)[0] for place in places))
             for step in task.ahead(layer):
                 asked = boxes(task, crop, (layer + step) * grid + centre)[0]
-                assert asked.start - max(seen) - 1 >= max(2, task.view_size(crop)[0] // 8)
+                assert asked.start - max(seen) - 1 >= max(2, task.view_size(crop)[0] // 12)
             nearer = boxes(task, crop, (layer + task.first - 1) * grid + centre)[0]
             assert not seen.isdisjoint(nearer)
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
+import inspect
 import json
 import os
 import platform
 import re
+import textwrap
 from collections.abc import Iterable, Mapping
 from types import ModuleType
 from typing import Any
@@ -18,13 +20,20 @@ from selfvox import __version__, pretext, tasks
 from selfvox.data import sources
 from selfvox.device import computes_bf16
 from selfvox.models import encoder
+from selfvox.options import as_dict, options
+from selfvox.pretext import PretextTask
 from selfvox.settings import Info
 
+CROP = (64, 64, 64)  # of which the cost of tasks is told
 _FOR_DEVELOPERS = ("dev", "docs", "benchmarks")
 
 
 def info(settings: Info) -> dict[str, Any]:
     """Print and return what is installed and what can be asked for. Names no host, user or path."""
+    if settings.subject == "tasks":
+        about = _tasks()
+        print(json.dumps(about, indent=2) if settings.json else _readable_tasks(about))
+        return about
     found = {
         "selfvox": __version__,
         "python": platform.python_version(),
@@ -37,6 +46,56 @@ def info(settings: Info) -> dict[str, Any]:
     }
     print(json.dumps(found, indent=2) if settings.json else _readable(found))
     return found
+
+
+def _tasks() -> dict[str, Any]:
+    """Of each task: its question, when to use it, its options, and the voxels its encoder sees, rotation's being 1."""
+    shown = {name: _voxels(pretext.from_setting(name)) for name in pretext.names()}
+    return {
+        name: {
+            "question": question,
+            "about": inspect.getdoc(pretext.find(name)),
+            "voxels": round(shown[name] / shown["rotation"], 2),
+            "options": {
+                option.name: {
+                    "default": as_dict(pretext.from_setting(name))[option.name],
+                    "meaning": option.help,
+                }
+                for option in options(pretext.find(name))
+            },
+        }
+        for name, question in _described(tasks, pretext.names()).items()
+    }
+
+
+def _voxels(task: PretextTask) -> int:
+    """How many voxels the encoder sees in a step with two crops: a step's time and memory go with them."""
+    task = task.suited_to(CROP, (1.0,) * len(CROP))
+    question = task.ask(torch.zeros(2, 1, *CROP), torch.Generator().manual_seed(0))
+    return sum(each.numel() for each in question.values() if each.ndim == 2 + len(CROP))
+
+
+def _readable_tasks(about: Mapping[str, Any]) -> str:
+    lines = []
+    for name, task in about.items():
+        lines += [f"{name}: {task['question'].partition(': ')[2]}", ""]
+        lines += [
+            textwrap.fill(part, 100, initial_indent="  ", subsequent_indent="  ") + "\n"
+            for part in task["about"].split("\n\n")
+        ]
+        lines += [f"  Cost: the encoder sees {task['voxels']:g} times the voxels that it sees in rotation.", ""]
+        for option, each in task["options"].items():
+            shown = ",".join(map(str, each["default"])) if isinstance(each["default"], list) else each["default"]
+            text = f"--task.{option.replace('_', '-')} [{shown}]: {each['meaning']}"
+            lines.append(
+                textwrap.fill(text, 100, initial_indent="  ", subsequent_indent=" " * 6, break_on_hyphens=False)
+            )
+        lines.append("")
+    lines.append(
+        f"Voxels are counted for crops of {' x '.join(map(str, CROP))} voxels and each task's defaults; time and"
+    )
+    lines.append("memory of a step go with them.")
+    return "\n".join(lines)
 
 
 def _packages() -> dict[str, str | None]:

@@ -29,6 +29,8 @@ class CPC(PretextTask):
 
     Seen are a patch and the inverted pyramid above it. Layers are counted along the first axis. Patches overlap, but
     what is asked for lies apart from what was seen, so that no edge goes on from one to the other.
+
+    Good for texture and local anatomy, and for scans with unequal spacings; costs the most.
     """
 
     grid: Annotated[int, "patches along each axis", pydantic.Field(ge=2)] = 4
@@ -68,8 +70,8 @@ class CPC(PretextTask):
         return math.ceil(1 / (1 - self.overlap) - 1e-6)
 
     def stride(self, edge: int) -> int:
-        """Voxels from a patch of this edge to the next; `first` patches on, a gap of an eighth of a patch is left."""
-        gap = max(SMALLEST_GAP, edge // 8)
+        """Voxels from a patch of this edge to the next; `first` patches on, a gap of a twelfth of a patch is left."""
+        gap = max(SMALLEST_GAP, edge // 12)
         return max(math.ceil(edge * (1 - self.overlap) - 1e-6), math.ceil((edge + gap) / self.first))
 
     def extent(self, edge: int) -> int:

@@ -28,6 +28,8 @@ class Exemplar(PretextTask):
     """Place each image nearer to a transformed copy of itself than to another image of the batch, by a margin.
 
     The copy is turned, flipped and zoomed in one resampling, then changed in brightness and contrast.
+
+    Good for small batches of large crops, where SimCLR has too few images to compare with.
     """
 
     objective: Annotated[

@@ -29,6 +29,8 @@ class Jigsaw(PretextTask):
     """Tell by which of a fixed set of permutations the tiles of a grid were shuffled.
 
     Tiles never touch, so no edge goes on from one to the next. Spacing need not be equal: all tiles have one shape.
+
+    Good for large scans of one body region; harder than relative location, and as free of spacing.
     """
 
     grid: Annotated[int, "tiles along each axis", pydantic.Field(ge=2, le=8)] = 3

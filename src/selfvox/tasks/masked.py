@@ -22,7 +22,10 @@ FLAT = 1e-2
 
 @dataclass(frozen=True, kw_only=True)
 class Masked(PretextTask):
-    """Fill in the blocks of the image that are hidden; how each differs from its own mean is what counts."""
+    """Fill in the blocks of the image that are hidden; how each differs from its own mean is what counts.
+
+    Good for segmentation, whose decoder needs detail at every level; fit for any scan and any batch.
+    """
 
     block: Annotated[int, "edge of a block, in voxels", pydantic.Field(ge=2)] = 8
     hidden: Annotated[float, "share of the blocks that are hidden", pydantic.Field(gt=0, lt=1)] = 0.6

@@ -26,6 +26,8 @@ class RelativeLocation(PretextTask):
     """Tell which neighbour of the central tile a tile is: 8 answers in 2D, 26 in 3D.
 
     Tiles never touch, so no edge goes on from one to the next. Spacing need not be equal: all tiles have one shape.
+
+    Good for large scans of one body region, on little hardware: tiles are small.
     """
 
     queries: Annotated[int, "neighbours asked about for each image in a step", AtLeastOne] = 1

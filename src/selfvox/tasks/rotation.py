@@ -33,6 +33,8 @@ class Rotation(PretextTask):
     """Tell by which right angle the image was turned: 4 answers in 2D, 10 in 3D (24 with answers='group').
 
     Rotations move voxels, they never interpolate. Images are cut to equal edges on the axes that mix.
+
+    Good for a first try: cheap, easy to judge by its accuracy, and fit for any organ that has an up and a front.
     """
 
     versions: Annotated[int, "differently rotated versions of each image in a step", AtLeastOne] = 1

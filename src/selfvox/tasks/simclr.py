@@ -30,6 +30,8 @@ class SimCLR(PretextTask):
     """Find, among all views of the batch, the one that shows the same image: NT-Xent on two random views of each.
 
     A view is made by `ops_per_view` operations drawn from `ops`; the geometric ones are composed into one resampling.
+
+    Good for large batches, and for classification, where whole images are told from one another.
     """
 
     temperature: Annotated[float, "divides the cosine similarities; paper B: 0.05", Positive] = 0.05
