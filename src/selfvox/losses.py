@@ -127,6 +127,25 @@ def soft_dice(logits: Tensor, target: Tensor, weights: Tensor | None = None, smo
     return -(dice * weights).sum() / weights.sum()
 
 
+def soft_dice_regions(logits: Tensor, target: Tensor, smooth: float = 1e-5) -> Tensor:
+    """Negative soft Dice of regions that may overlap, mean over regions, summed over batch and voxels.
+
+    Args:
+        logits: (batch, region, *space); each region's own sigmoid is taken here.
+        target: (batch, region, *space) bool.
+        smooth: as in `soft_dice`.
+    """
+    probability, truth = logits.float().sigmoid(), target.float()
+    space = (0, *range(2, logits.ndim))
+    overlap = (probability * truth).sum(space)
+    return -((2 * overlap + smooth) / (probability.sum(space) + truth.sum(space) + smooth)).mean()
+
+
+def dice_cross_entropy_regions(logits: Tensor, target: Tensor) -> Tensor:
+    """Soft Dice of regions plus each one's binary cross-entropy, equally weighted."""
+    return soft_dice_regions(logits, target) + F.binary_cross_entropy_with_logits(logits.float(), target.float())
+
+
 def dice_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
     """Soft Dice plus cross-entropy, equally weighted."""
     return soft_dice(logits, target) + F.cross_entropy(logits.float(), target.long())

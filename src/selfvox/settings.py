@@ -53,6 +53,7 @@ Slices = Annotated[
     Literal["axial", "coronal", "sagittal"] | None,
     "train in 2D, on such slices of the volumes; default: on the volumes",
 ]
+_REGIONS = "sets of classes to score too, which may overlap, such as 'WT=1,2,4;TC=1,4;ET=4'"
 WeightDecay = Annotated[float, "decoupled weight decay of AdamW", TRAINING, NotNegative]
 Resume = Annotated[bool, "go on with the run that lies in OUT"]
 
@@ -175,6 +176,12 @@ class Finetune(Preparation):
     loss: Annotated[
         Literal["dice", "dice+ce"], "soft Dice (paper B eq. 2), or its sum with cross-entropy", TRAINING
     ] = "dice"
+    regions: Annotated[str | None, _REGIONS + "; default: those of the data set", TRAINING] = None
+    train_on: Annotated[
+        Literal["classes", "regions"],
+        "what the network tells apart: each voxel's class, or the regions, each by itself",
+        TRAINING,
+    ] = "classes"
     learning_rate: Annotated[float, "peak learning rate of AdamW", TRAINING, Positive] = 4e-3
     weight_decay: WeightDecay = 1e-2
     validate_every: Annotated[
@@ -272,6 +279,7 @@ class Evaluate:
     predictions: Annotated[Path, "folder of predictions"] = field(kw_only=False)
     truth: Annotated[Path, "folder of true labels, or a data set with labels"] = field(kw_only=False)
     out: Annotated[Path | None, "table of the scores, .csv"] = None
+    regions: Annotated[str | None, _REGIONS + "; default: those of the run or the data set"] = None
 
 
 @dataclass(frozen=True, kw_only=True)

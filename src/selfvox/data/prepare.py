@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from selfvox import files
+from selfvox import files, regions
 from selfvox.data import cases as making
 from selfvox.data import parallel, split, store
 from selfvox.data.cases import Done, Job, Rejected
@@ -122,7 +122,7 @@ def _bring_up_to_date(dataset: Dataset, out: Path, settings: Preparation, given:
         if case.id not in intact
     ]
     if jobs or gone or before is None:
-        store.write_manifest(out, recipe, dataset.classes, None, asked)
+        store.write_manifest(out, recipe, dataset.classes, None, asked, dataset.regions)
     for case_id in gone:
         store.remove_case(out, case_id)
     made, refused = dict(intact), []
@@ -140,8 +140,9 @@ def _bring_up_to_date(dataset: Dataset, out: Path, settings: Preparation, given:
         raise DataError(f"{dataset.root}: not one of {len(refused)} scans can be used; the first: {first}")
     classes = dataset.classes or _classes_found(made.values())
     listed = json.loads(json.dumps([case.to_dict() for case in store.in_order(made.values())]))
-    if jobs or gone or before is None or before["cases"] != listed:
-        store.write_manifest(out, recipe, classes, list(made.values()), asked)
+    parts = regions.to_json(dataset.regions)
+    if jobs or gone or before is None or before["cases"] != listed or before.get("regions") != parts:
+        store.write_manifest(out, recipe, classes, list(made.values()), asked, dataset.regions)
     _summary(out, list(made.values()), count, refused)
     return open_store(out)
 

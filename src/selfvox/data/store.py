@@ -25,11 +25,12 @@ from typing import Any, cast
 
 import numpy as np
 
-from selfvox import files
+from selfvox import files, regions
 from selfvox.data import naming, split, strict_json
 from selfvox.data.recipe import Prepared, Recipe, Trail
 from selfvox.data.split import Split
 from selfvox.errors import DataError
+from selfvox.regions import Regions
 
 FORMAT, VERSION = "selfvox-store", 1
 FOREGROUND_PER_CLASS = 1000
@@ -87,12 +88,13 @@ class Store:
     recipe: Recipe
     classes: dict[int, str] | None
     cases: tuple[StoredCase, ...]  # in the order of their ids
+    regions: Regions | None = None  # sets of classes that the data set declares
     _open: OrderedDict[tuple[str, str], np.ndarray] = field(default_factory=OrderedDict, repr=False, compare=False)
     _checked: set[tuple[str, str]] = field(default_factory=set, repr=False, compare=False)
 
     def __reduce__(self) -> tuple[Callable[..., Store], tuple[Any, ...]]:
         # a loader's worker gets the facts, and maps and checks the arrays by itself
-        return Store, (self.path, self.recipe, self.classes, self.cases)
+        return Store, (self.path, self.recipe, self.classes, self.cases, self.regions)
 
     def crop(self, case: StoredCase, start: Sequence[int], size: Sequence[int]) -> np.ndarray:
         """The image from voxel `start` on, float32 (channel, *size); beyond the scan it is mirrored, edge voxel twice.
@@ -155,6 +157,7 @@ def open_store(path: Path) -> Store:
             recipe=Recipe.from_dict(manifest["recipe"]),
             classes=classes_from_json(manifest["classes"]),
             cases=tuple(StoredCase.from_dict(each) for each in manifest["cases"]),
+            regions=regions.from_json(manifest.get("regions")),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(
@@ -189,6 +192,7 @@ def write_manifest(
     classes: Mapping[int, str] | None,
     cases: Sequence[StoredCase] | None,
     asked: Mapping[str, Any],
+    parts: Regions | None = None,
 ) -> None:
     """Write the manifest; `asked` is what the recipe was made from, to know when another is wanted."""
     value = {
@@ -197,6 +201,7 @@ def write_manifest(
         "asked": dict(asked),
         "recipe": recipe.to_dict(),
         "classes": None if classes is None else {str(number): name for number, name in classes.items()},
+        "regions": regions.to_json(parts),
         "cases": None,
     }
     lines = [f" {json.dumps(name)}: {json.dumps(each, allow_nan=False)}" for name, each in value.items()]

@@ -24,11 +24,13 @@ from selfvox.files import write_csv
 from selfvox.inference import folder
 from selfvox.metrics import dice_per_class, surface_distances, volume_ml
 from selfvox.progress import progress, say
+from selfvox.regions import Regions, from_json, parse
 from selfvox.settings import Evaluate
 
 _ENDING = re.compile(r"[-_](?:seg|label|mask)$", re.IGNORECASE)
 EMPTY_RULE = (
-    "A class that neither holds has Dice 1, one that only one holds has 0; its surface distances are not defined."
+    "A class or region that neither holds has Dice 1, one that only one holds has 0; its surface distances are not "
+    "defined."
 )
 
 
@@ -36,7 +38,8 @@ def evaluate(settings: Evaluate) -> list[dict[str, Any]]:
     """Score predictions against the truth.
 
     Returns:
-        One row per case and foreground class: case, class, name, dice, and in 3D hd95_mm, surface_distance_mm,
+        One row per case and foreground class, and one per case and region, whose class is like "1+4":
+        case, class, name, dice, and in 3D hd95_mm, surface_distance_mm,
         predicted_volume_ml, true_volume_ml; in 2D, where pixels have no known size, hd95_px, surface_distance_px,
         predicted_area_px, true_area_px. Distances are nan where a mask is empty.
 
@@ -48,10 +51,12 @@ def evaluate(settings: Evaluate) -> list[dict[str, Any]]:
     if out is not None and (out.suffix.lower() != ".csv" or out.is_dir()):
         raise UsageError(f"{out}: is no name for a table; end it in .csv")
     predictions = folder.labels(settings.predictions)
-    truths, named = _truths(settings.truth, predictions)
+    asked = parse(settings.regions) if settings.regions is not None else None
+    truths, named, declared = _truths(settings.truth, predictions)
     named = _names(settings.predictions) or named
+    regions = asked or _regions(settings.predictions) or declared or {}
     pairs = _pairs(predictions, truths, settings)
-    rows, failed = _score_all(pairs, named)
+    rows, failed = _score_all(pairs, named, regions)
     if rows:
         _show(rows, len(pairs) - failed)
     if rows and out is not None:
@@ -68,20 +73,22 @@ def evaluate(settings: Evaluate) -> list[dict[str, Any]]:
 # pairing
 
 
-def _truths(root: Path, predictions: Mapping[str, Path]) -> tuple[dict[str, Path], dict[int, str] | None]:
-    """Files of true labels by case id, and the classes' names: those of a data set, or just the files in a folder."""
+def _truths(
+    root: Path, predictions: Mapping[str, Path]
+) -> tuple[dict[str, Path], dict[int, str] | None, Regions | None]:
+    """Files of true labels by case id, the classes' names and regions: a data set's, or just the files in a folder."""
     try:
         dataset = find(root)
     except DataError:
         # files that are all called labels, with no scan beside them
         if not root.is_dir():
             raise
-        return _named_like(folder.labels(root), predictions), None
+        return _named_like(folder.labels(root), predictions), None, None
     labelled = {case.id: case.label for case in dataset.cases if case.label is not None}
     if labelled:
-        return labelled, dataset.classes
+        return labelled, dataset.classes, dataset.regions
     if root.is_dir():
-        return _named_like(folder.labels(root), predictions), None
+        return _named_like(folder.labels(root), predictions), None, None
     raise DataError(f"{root}: holds no labels; name a folder of labels, or a data set with labels")
 
 
@@ -100,6 +107,15 @@ def _names(predictions: Path) -> dict[int, str] | None:
     if not numbers or not all(isinstance(name, str) for name in written.values()):
         raise DataError(f'{file}: is not {{"0": "background", "1": name, ...}}; correct or remove it')
     return {int(key): name for key, name in written.items()}
+
+
+def _regions(predictions: Path) -> Regions | None:
+    """The regions that `predict` wrote beside its labels."""
+    file = predictions / "regions.json"
+    try:
+        return from_json(strict_json.read(file)) if file.exists() else None
+    except ValueError:
+        raise DataError(f'{file}: is not {{"NAME": [1, 2], ...}}; correct or remove it') from None
 
 
 def _pairs(
@@ -130,41 +146,49 @@ def _listed(names: Iterable[str]) -> str:
 
 
 def _score_all(
-    pairs: Mapping[str, tuple[Path, Path]], named: Mapping[int, str] | None
+    pairs: Mapping[str, tuple[Path, Path]], named: Mapping[int, str] | None, regions: Regions
 ) -> tuple[list[dict[str, Any]], int]:
-    """The rows, and how many pairs could not be compared; every case has a row for each class met anywhere."""
-    scored: dict[str, tuple[int, dict[int, dict[str, Any]]]] = {}
+    """The rows, and how many pairs could not be compared.
+
+    Every case has a row for each class met anywhere, and then for each region.
+    """
+    scored: dict[str, tuple[int, dict[int | str, dict[str, Any]]]] = {}
     with progress("evaluate", len(pairs)) as bar:
         for name, (prediction, truth) in pairs.items():
             try:
-                scored[name] = _score(prediction, truth, named)
+                scored[name] = _score(prediction, truth, named, regions)
             except DataError as error:
                 say(str(error))
             bar.advance()
-    met = {value for _, found in scored.values() for value in found}
+    met = {value for _, found in scored.values() for value in found if isinstance(value, int)}
     names = dict(named) if named else {value: f"class {value}" for value in met}
     rows = []
     for name, (spatial_dims, found) in scored.items():
-        for value in sorted(value for value in names if value != 0):
-            measured = found.get(value) or _measured(spatial_dims, 1.0, (math.nan, math.nan), 0.0, 0.0)
-            rows.append({"case": name, "class": value, "name": names[value], **measured})
+        empty = _measured(spatial_dims, 1.0, (math.nan, math.nan), 0.0, 0.0)
+        parts: list[tuple[int | str, int | str, str]] = [(v, v, names[v]) for v in sorted(names) if v != 0]
+        parts += [(region, "+".join(map(str, values)), region) for region, values in regions.items()]
+        rows += [{"case": name, "class": of, "name": called, **found.get(key, empty)} for key, of, called in parts]
     return rows, len(pairs) - len(scored)
 
 
-def _score(prediction: Path, truth: Path, named: Mapping[int, str] | None) -> tuple[int, dict[int, dict[str, Any]]]:
-    """The scan's number of axes, and the scores of the classes that prediction or truth holds."""
+def _score(
+    prediction: Path, truth: Path, named: Mapping[int, str] | None, regions: Regions
+) -> tuple[int, dict[int | str, dict[str, Any]]]:
+    """The scan's number of axes, and the scores of the classes and regions that prediction or truth holds."""
     grid = images.read_grid(prediction)
     one, other = (images.read_label(path, grid, named) for path in (prediction, truth))
     there = np.flatnonzero(np.bincount(one.ravel(), minlength=2**16) + np.bincount(other.ravel(), minlength=2**16))
-    dice = [math.nan, *dice_per_class(one, other, int(there[-1]) + 1)]
+    parts: dict[int | str, tuple[int, ...]] = {int(value): (int(value),) for value in there if value != 0}
+    parts |= {name: values for name, values in regions.items() if set(values) & parts.keys()}
     found = {}
-    for value in (int(value) for value in there if value != 0):
-        p, t = one == value, other == value
+    for key, values in parts.items():
+        p, t = (np.isin(label, values) for label in (one, other))
         distances = surface_distances(p, t, grid.spacing_mm)
         volumes = [volume_ml(mask, grid.spacing_mm) for mask in (p, t)]
         if grid.spatial_dims == 2:
             volumes = [float(np.count_nonzero(mask)) for mask in (p, t)]
-        found[value] = _measured(grid.spatial_dims, dice[value], distances, *volumes)
+        dice = dice_per_class(p.astype(np.uint8), t.astype(np.uint8), 2)[0]
+        found[key] = _measured(grid.spatial_dims, dice, distances, *volumes)
     return grid.spatial_dims, found
 
 
@@ -185,16 +209,19 @@ def _measured(
 
 
 def _show(rows: Sequence[Mapping[str, Any]], cases: int) -> None:
-    """Mean, spread and median of each score of each class, and of the cases' means over their classes."""
+    """Mean, spread and median of each score of each class and region, and of the cases' means over their classes."""
     scores = [name for name in rows[0] if name == "dice" or name.startswith(("hd95", "surface_distance"))]
     table = Table(title=f"{cases} cases", title_justify="left", box=SIMPLE)
     for heading in ("class", "score", "mean ± sd", "median", "cases"):
         table.add_column(heading, justify="left" if heading in ("class", "score") else "right")
-    groups = {value: [row for row in rows if row["class"] == value] for value in sorted({row["class"] for row in rows})}
+    groups = {
+        value: [row for row in rows if row["class"] == value] for value in dict.fromkeys(row["class"] for row in rows)
+    }
     for group in groups.values():
         _add(table, shown(group[0]["name"]), {score: [row[score] for row in group] for score in scores})
-    if len(groups) > 1:
-        by_case = list(zip(*groups.values(), strict=True))
+    classes = [group for value, group in groups.items() if isinstance(value, int)]  # regions would count them again
+    if len(classes) > 1:
+        by_case = list(zip(*classes, strict=True))
         _add(
             table,
             "mean of classes",

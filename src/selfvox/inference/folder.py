@@ -1,7 +1,7 @@
 """A folder of predictions: whose they are, and which are there already.
 
 - `ID.nii.gz` or, for pictures, `ID.png`: class numbers; `ID_probabilities.nii.gz` or `.tif` where asked for.
-- `classes.json`: the name of each number.
+- `classes.json`: the name of each number. `regions.json`: the numbers of each region, where the run has some.
 - `predictions.json`: which network made them and how. `cases.jsonl`: hashes of each scan and of what it became.
 - `maps/`: of many passes, where asked for: `ID_entropy.nii.gz` and so on, and their picture `ID_maps.png`.
 - `rejected.csv`: scans that could not be predicted, and why.
@@ -24,6 +24,7 @@ from selfvox.data.sources import Case
 from selfvox.errors import DataError, UsageError
 from selfvox.files import sha256, write_csv, write_json, write_text
 from selfvox.progress import say
+from selfvox.regions import Regions, to_json
 
 FORMAT = 1
 MAP_ENDING = "_probabilities"
@@ -50,7 +51,13 @@ class Folder:
         found = {name: self.path / "maps" / f"{case.id}_{name}{ending}" for name in self._maps}
         return {**found, "picture": self.path / "maps" / f"{case.id}_maps.png"} if found else {}
 
-    def open(self, cases: Sequence[Case], how: Mapping[str, Any], classes: Mapping[int, str]) -> set[str]:
+    def open(
+        self,
+        cases: Sequence[Case],
+        how: Mapping[str, Any],
+        classes: Mapping[int, str],
+        regions: Regions | None = None,
+    ) -> set[str]:
         """Make the folder, or go on in it; returns the ids of the cases whose predictions are whole.
 
         Raises:
@@ -73,6 +80,8 @@ class Folder:
                 raise UsageError(f"{foreign[0]}: is there and was not predicted by this run; name another --out")
             write_json(self.path / "predictions.json", card)
         write_json(self.path / "classes.json", {str(value): name for value, name in classes.items()})
+        if regions is not None:
+            write_json(self.path / "regions.json", to_json(regions))
         return self._kept(cases)
 
     def record(self, case: Case, review: Mapping[str, Any] | None = None) -> None:

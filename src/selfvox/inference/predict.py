@@ -17,6 +17,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
+from selfvox import regions
 from selfvox.data import cases as reading
 from selfvox.data import image as images
 from selfvox.data.cases import Rejected, rejected
@@ -33,6 +34,7 @@ from selfvox.inference.passes import Dropout, SubNetworks, Tally, sweep
 from selfvox.models.encoder import build
 from selfvox.models.network import Segmenter, segment_whole
 from selfvox.progress import progress, say
+from selfvox.regions import Regions, decode, own_values
 from selfvox.settings import Predict
 from selfvox.weights import load_into, load_part
 
@@ -47,6 +49,15 @@ class Model:
     classes: dict[int, str]
     sha256: str  # of its weights
     slice_axis: int | None = None  # of the volumes whose slices it was trained on
+    regions: Regions | None = None
+    own: tuple[int, ...] | None = None  # of a network trained on regions: the class that each stands for
+
+    def decide(self, probabilities: np.ndarray) -> np.ndarray:
+        """Class numbers (*space) from (class, *space), or from (region, *space)."""
+        if self.own is not None:
+            return decode(probabilities, self.own)
+        decided: np.ndarray = np.array(sorted(self.classes), np.uint16)[probabilities.argmax(0)]
+        return decided
 
 
 def predict(settings: Predict) -> list[Path]:
@@ -80,7 +91,7 @@ def predict(settings: Predict) -> list[Path]:
         if many:
             how |= _how_many(models, settings)
         folder = Folder(settings.out, settings.probabilities, maps.files(settings.maps))
-        done = folder.open(cases, {"network_sha256": model.sha256, **how}, model.classes)
+        done = folder.open(cases, {"network_sha256": model.sha256, **how}, model.classes, model.regions)
         todo = [case for case in cases if case.id not in done]
         if done:
             say(f"{len(done)} of {len(cases)} predictions are there already and are kept")
@@ -113,13 +124,15 @@ def load(run: Path) -> Model:
     try:
         spec, classes = card["network"], {int(value): str(name) for value, name in card["classes"].items()}
         encoder = build(spec, card["spatial_dims"], card["in_channels"])
-        network = Segmenter(encoder, len(classes), spec.get("norm", "instance"))
+        parts = regions.from_json(card.get("regions"))
+        own = tuple(own_values(parts or {}, classes)) if card.get("trained_on") == "regions" else None
+        network = Segmenter(encoder, len(own or classes), spec.get("norm", "instance"))
         recipe, window = Recipe.from_dict(card["recipe"]), tuple(int(edge) for edge in card["crop"])
         axis = SLICE_AXES[card["slices"]] if card.get("slices") else None
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, UsageError) as error:
         raise WeightsError(f"{folder / 'network.json'}: damaged ({error!r}); copy it again") from None
     say(f"network: {load_into(network, tensors, str(folder))}, of step {card.get('step')}")
-    return Model(network.eval(), recipe, window, classes, card["sha256"], axis)
+    return Model(network.eval(), recipe, window, classes, card["sha256"], axis, parts, own)
 
 
 # which scans
@@ -244,22 +257,24 @@ def _segment(model: Model, fabric: Fabric, data: np.ndarray, overlap: float) -> 
     try:
         with torch.inference_mode(), fabric.autocast():
             image = fabric.to_device(torch.from_numpy(data))
-            found: np.ndarray = (
-                segment_whole(model.network, image, model.window, overlap, model.slice_axis).cpu().numpy()
+            found: Tensor = segment_whole(
+                model.network, image, model.window, overlap, model.slice_axis, overlapping=model.own is not None
             )
     except torch.OutOfMemoryError:
         raise ResourceError("the device's memory is full; run the same command again with --device cpu") from None
-    return found
+    return found.cpu().numpy()
 
 
 def _write(paths: Sequence[Path], probabilities: np.ndarray, image: Image, prepared: Prepared, model: Model) -> None:
     """Back to the scan's grid; where voxels change their size, the probabilities go back and then decide."""
-    recipe, values = model.recipe, np.array(sorted(model.classes), np.uint16)
+    recipe = model.recipe
     if len(paths) == 1 and recipe.size is None and recipe.spacing_mm is None:
-        label = recipe.undo(values[probabilities.argmax(0)], prepared.trail)
+        label = recipe.undo(model.decide(probabilities), prepared.trail)
     else:
-        probabilities = recipe.undo_probabilities(probabilities, prepared.trail)
-        label = values[probabilities.argmax(0)]
+        # beyond the box, the first map is sure: of regions, it is nobody's
+        apart = np.concatenate([probabilities[:1], probabilities]) if model.own else probabilities
+        probabilities = recipe.undo_probabilities(apart, prepared.trail)[1 if model.own else 0 :]
+        label = model.decide(probabilities)
     for path in paths[1:]:
         images.write_map(path, probabilities, image)
     images.write_label(paths[0], label, image)
@@ -273,6 +288,10 @@ def _check_alike(models: Sequence[Model], settings: Predict) -> None:
     first = models[0]
     if settings.passes > 1 and any(model.slice_axis is not None for model in models):
         raise UsageError("passes: networks of slices are asked once only; leave --passes out, or use --ensemble")
+    if (settings.passes > 1 or settings.ensemble) and any(model.own for model in models):
+        raise UsageError(
+            "passes: networks trained on regions have no votes; leave --passes and --ensemble out, or train on classes"
+        )
     for run, model in zip(settings.ensemble, models[1:], strict=True):
         for what, one, other in (
             ("list of classes", first.classes, model.classes),

@@ -73,6 +73,7 @@ def segment_whole(
     window: Sequence[int],
     overlap: float = 0.5,
     slice_axis: int | None = None,
+    overlapping: bool = False,
 ) -> Tensor:
     """Class probabilities of a whole scan from overlapping windows, weighted towards their centres (MONAI).
 
@@ -82,9 +83,10 @@ def segment_whole(
         window: edges of the windows in voxels; a smaller scan is mirrored at its edges, like the crops of training.
         overlap: share by which neighbours overlap.
         slice_axis: a 2D network's: each slice along this axis of the volume is a picture of its own.
+        overlapping: the outputs are regions, each with a probability of its own.
 
     Returns:
-        (class, *space) float32, summing to one over the classes.
+        (class, *space) float32, summing to one over the classes; or (region, *space).
     """
     pictures = image[None] if slice_axis is None else image.movedim(1 + slice_axis, 0)
     padded, before = pad_to_window(pictures, window)
@@ -99,7 +101,7 @@ def segment_whole(
     )
     for axis in range(len(window)):
         logits = logits.narrow(2 + axis, before[axis], pictures.shape[2 + axis])
-    probabilities: Tensor = logits.softmax(1)
+    probabilities: Tensor = logits.sigmoid() if overlapping else logits.softmax(1)
     return probabilities[0] if slice_axis is None else probabilities.movedim(0, 1 + slice_axis)
 
 

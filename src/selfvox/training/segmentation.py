@@ -13,11 +13,12 @@ from torch import nn
 from selfvox import losses
 from selfvox.data.crops import Crops, axis_of_slices, in_plane, most_uneven_spacing
 from selfvox.data.store import Store, StoredCase
-from selfvox.errors import DataError
+from selfvox.errors import DataError, UsageError
 from selfvox.metrics import dice_per_class
 from selfvox.models.encoder import Encoder
 from selfvox.models.network import Segmenter, segment_whole
 from selfvox.pretext import Batch, Outcome
+from selfvox.regions import EXAMPLE, Regions, decode, membership, own_values, parse, to_json
 from selfvox.settings import Finetune
 from selfvox.spatial import Plane, equal_spacing
 from selfvox.training.augment import augment
@@ -35,22 +36,28 @@ class Segmentation(Goal):
     def __init__(self, store: Store, settings: Finetune):
         self.classes, self.loss = _classes(store), settings.loss
         self.axis = axis_of_slices(settings.slices, store.cases)
+        self.regions = _regions(store, settings, self.classes)
+        # what is written where each region was found; None: the network tells classes apart
+        self.own = own_values(self.regions, self.classes) if settings.train_on == "regions" else None
 
     def usable(self, case: StoredCase) -> bool:  # noqa: D102
         return case.has_label
 
     def network(self, encoder: Encoder, spec: Mapping[str, Any]) -> Segmenter:  # noqa: D102
-        return Segmenter(encoder, len(self.classes), spec.get("norm", "instance"))
+        return Segmenter(encoder, len(self.own or self.classes), spec.get("norm", "instance"))
 
     def card(self) -> dict[str, Any]:  # noqa: D102
-        return {"classes": {str(value): name for value, name in self.classes.items()}}
+        classes = {str(value): name for value, name in self.classes.items()}
+        trained_on = "classes" if self.own is None else "regions"
+        return {"classes": classes, "regions": to_json(self.regions or None), "trained_on": trained_on}
 
     def objective(  # noqa: D102
         self, network: nn.Module, training: Sequence[StoredCase], frozen_steps: int
     ) -> SegmentationObjective:
         assert isinstance(network, Segmenter)
         planes = equal_spacing(most_uneven_spacing(in_plane(training, self.axis)))
-        return SegmentationObjective(network, list(self.classes), self.loss, planes, frozen_steps)
+        parts = membership(self.regions, max(self.classes)) if self.own else None
+        return SegmentationObjective(network, list(self.classes), self.loss, planes, frozen_steps, parts)
 
     def data(self, store: Store, training: Sequence[StoredCase], crop: Sequence[int], seed: int) -> Crops:  # noqa: D102
         return Crops(store, training, crop, seed, labels=True, foreground=FOREGROUND_SHARE, axis=self.axis)
@@ -58,16 +65,22 @@ class Segmentation(Goal):
     def validate(  # noqa: D102
         self, network: nn.Module, fabric: Fabric, store: Store, cases: Sequence[StoredCase], crop: Sequence[int]
     ) -> tuple[float, dict[str, float]]:
-        values, names = list(self.classes), list(self.classes.values())[1:]
+        values, names = list(self.classes), [*list(self.classes.values())[1:], *self.regions]
+        parts = membership(self.regions, 2**16 - 1)
         scores = []
         for case in cases:
             image = fabric.to_device(torch.from_numpy(store.crop(case, (0,) * len(case.shape), case.shape)))
             with fabric.autocast():
-                label = segment_whole(network, image, crop, 0.25, self.axis).argmax(0)
-            truth = np.searchsorted(values, store.label_crop(case, (0,) * len(case.shape), case.shape))
-            scores.append(dice_per_class(label.cpu().numpy(), truth, len(values)))
+                found = segment_whole(network, image, crop, 0.25, self.axis, overlapping=self.own is not None).cpu()
+            label = np.array(values)[found.argmax(0)] if self.own is None else decode(found, self.own)
+            truth = store.label_crop(case, (0,) * len(case.shape), case.shape)
+            found_at, truth_at = (np.searchsorted(values, each) for each in (label, truth))
+            of_regions = [dice_per_class(row[label], row[truth], 2)[0] for row in parts]
+            scores.append([*dice_per_class(found_at, truth_at, len(values)), *of_regions])
         means = torch.tensor(scores, dtype=torch.float64).mean(0)
-        mean = float(means.mean())
+        # the best is the best at what it was trained on
+        asked = means[: len(values) - 1] if self.own is None else means[len(values) - 1 :]
+        mean = float(asked.mean())
         return mean, {"dice_mean": mean, **{f"dice_{n}": float(d) for n, d in zip(names, means, strict=True)}}
 
 
@@ -75,12 +88,22 @@ class SegmentationObjective(Objective):
     """A segmenter and the loss of its labels."""
 
     def __init__(
-        self, network: Segmenter, values: Sequence[int], loss: str, planes: Sequence[Plane], frozen_steps: int
+        self,
+        network: Segmenter,
+        values: Sequence[int],
+        loss: str,
+        planes: Sequence[Plane],
+        frozen_steps: int,
+        parts: np.ndarray | None = None,
     ):
         super().__init__()
         self.network, self.planes, self.frozen_steps = network, planes, frozen_steps
         self.values = torch.tensor(values)  # what labels hold, in the order of the network's outputs
-        self.loss = losses.soft_dice if loss == "dice" else losses.dice_cross_entropy
+        self.parts = None if parts is None else torch.from_numpy(parts)  # (region, label value), as of `membership`
+        if parts is None:
+            self.loss = losses.soft_dice if loss == "dice" else losses.dice_cross_entropy
+        else:
+            self.loss = losses.soft_dice_regions if loss == "dice" else losses.dice_cross_entropy_regions
 
     def forward(self, batch: Batch, step: int, rng: torch.Generator) -> Outcome:
         """Augment, segment, compare."""
@@ -90,8 +113,23 @@ class SegmentationObjective(Objective):
         self.network.encoder.train(not frozen)
         with torch.set_grad_enabled(not frozen):
             maps = self.network.encoder(image)
-        output = torch.searchsorted(self.values.to(label.device), label.long())
+        if self.parts is None:
+            output = torch.searchsorted(self.values.to(label.device), label.long())
+        else:
+            output = self.parts.to(label.device)[:, label.long()].movedim(0, 1)
         return Outcome(self.loss(self.network.decode(maps, image.shape[2:]), output), {})
+
+
+def _regions(store: Store, settings: Finetune, classes: Mapping[int, str]) -> Regions:
+    """The regions asked for, or those of the data set; may be none."""
+    regions = parse(settings.regions) if settings.regions is not None else store.regions or {}
+    for name, values in regions.items():
+        if settings.regions is not None and (foreign := sorted(set(values) - set(classes))):
+            there = ", ".join(map(str, sorted(classes)))
+            raise UsageError(f"regions: {name} has the class {foreign[0]}, which the labels have not ({there})")
+    if settings.train_on == "regions" and not regions:
+        raise UsageError(f"train_on: {store.path} declares no regions; give them with --regions '{EXAMPLE}'")
+    return regions
 
 
 def _classes(store: Store) -> dict[int, str]:

@@ -69,7 +69,14 @@ def test_grades_may_be_nested_and_tables_lie_beside(tmp_path):
 def test_the_numbers_of_the_classes_are_those_of_the_year(tmp_path, modalities, labels, names):
     for number, label in enumerate(labels):
         case(tmp_path / f"case{number}", modalities, label)
-    assert sources.find(tmp_path).classes == (None if names is None else {0: "background", **names})
+    found = sources.find(tmp_path)
+    assert found.classes == (None if names is None else {0: "background", **names})
+    if names is None:
+        assert found.regions is None
+        return
+    enhancing = next(value for value, name in names.items() if name == "enhancing tumour")
+    regions = {"WT": (1, 2, enhancing), "TC": (1, enhancing), "ET": (enhancing,)}
+    assert found.regions == regions | ({"RC": (4,)} if len(names) == 4 else {})
 
 
 def test_two_visits_of_a_patient_are_one_subject(tmp_path):

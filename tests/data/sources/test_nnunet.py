@@ -124,10 +124,17 @@ def test_what_cannot_be_meant_is_refused_in_one_line(tmp_path, changed, reason):
     assert reason in refusal(dataset(tmp_path, *TWO, content=SETTINGS | changed))
 
 
-def test_overlapping_regions_and_ignored_voxels_are_pointed_out(tmp_path):
-    found = sources.find(dataset(tmp_path, *TWO, content=SETTINGS | {"labels": {"background": 0, "whole": [1, 2]}}))
+def test_lists_of_values_are_regions_in_their_order(tmp_path):
+    labels = {"background": 0, "whole": [1, 2, 3], "core": [2, 3], "enhancing": 3}
+    found = sources.find(dataset(tmp_path, *TWO, content=SETTINGS | {"labels": labels}))
     assert found.classes is None
-    assert any("overlapping regions" in note for note in found.notes)
+    assert found.regions == {"whole": (1, 2, 3), "core": (2, 3), "enhancing": (3,)}
+    assert list(found.regions) == ["whole", "core", "enhancing"]
+    with pytest.raises(DataError, match="must give each region its values"):
+        sources.find(dataset(tmp_path, *TWO, content=SETTINGS | {"labels": {"whole": [1, "2"]}}))
+
+
+def test_ignored_voxels_are_pointed_out(tmp_path):
     found = sources.find(dataset(tmp_path, *TWO, content=SETTINGS | {"labels": {"background": 0, "ignore": 1}}))
     assert any("'ignore' is treated like any other class" in note for note in found.notes)
 

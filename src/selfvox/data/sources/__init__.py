@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol, cast
@@ -41,6 +42,7 @@ class Dataset:
     channel_names: tuple[str, ...]
     classes: dict[int, str] | None  # value in the label -> name, background included; None: not declared
     notes: tuple[str, ...] = ()  # what was left out or assumed, one line each
+    regions: Mapping[str, tuple[int, ...]] | None = None  # sets of classes, which may overlap; None: not declared
 
 
 class _Source(Protocol):

@@ -79,7 +79,8 @@ def read(root: Path) -> Dataset:
     if others:
         notes.append(f"{counted(len(others), 'scan')} left out, not named like those of a case: {few(others)}")
     classes, reason = _classes(listed, {sign for _, _, sign in cases})
-    return Dataset(root, "brats", tuple(sorted(listed, key=by_id)), _CHANNELS, classes, (*notes, *reason))
+    regions = _regions(classes) if classes else None
+    return Dataset(root, "brats", tuple(sorted(listed, key=by_id)), _CHANNELS, classes, (*notes, *reason), regions)
 
 
 def _walk(root: Path, onerror: Callable[[OSError], None] | None = None) -> Iterator[tuple[Path, list[str]]]:
@@ -135,6 +136,13 @@ def _classes(cases: Sequence[Case], signs: set[str]) -> tuple[dict[int, str] | N
     if 4 in met:
         return _UNTIL_2020, ("the labels hold 4 and not 3: taken for the numbers of 2020, where 4 is enhancing tumour",)
     return _SINCE_2023, ()
+
+
+def _regions(classes: dict[int, str]) -> dict[str, tuple[int, ...]]:
+    """What the challenge scores: whole tumour, tumour core, enhancing tumour, and since 2024 the resection cavity."""
+    enhancing = next(value for value, name in classes.items() if name == _ENHANCING)
+    regions = {"WT": (1, 2, enhancing), "TC": (1, enhancing), "ET": (enhancing,)}
+    return regions | {"RC": (4,)} if classes == _SINCE_2024 else regions
 
 
 def _values(labels: Sequence[Path]) -> set[int]:

@@ -63,7 +63,9 @@ def read(root: Path) -> Dataset:
     unlabelled = sum(case.label is None for case in cases)
     if unlabelled:
         notes.append(f"{unlabelled} of {len(cases)} cases have no label")
-    return Dataset(root, "nnunet", tuple(cases), channel_names, _classes(content, root, notes), tuple(notes))
+    regions = _regions(content, root)
+    classes = None if regions else _classes(content, root, notes)
+    return Dataset(root, "nnunet", tuple(cases), channel_names, classes, tuple(notes), regions)
 
 
 def _folders(root: Path) -> list[Path]:
@@ -150,14 +152,29 @@ def _labels(folder: Path, ending: str | None, scans: dict[str, _Files], notes: l
     return found
 
 
+def _regions(content: dict[str, Any], root: Path) -> dict[str, tuple[int, ...]] | None:
+    """The regions of a data set that declares `labels` as lists of values, in their order; else None."""
+    names = content.get("labels")
+    if not isinstance(names, dict) or not any(isinstance(value, list) for value in names.values()):
+        return None
+    found = {}
+    for name, value in names.items():
+        values = value if isinstance(value, list) else [value]
+        if not values or not all(type(number) is int and 0 <= number < 2**16 for number in values):
+            example = '{"background": 0, "whole": [1, 2, 3], "core": [2, 3]}'
+            raise DataError(
+                f"{shown(root / 'dataset.json')}: 'labels' must give each region its values, as in {example}"
+            )
+        if values != [0]:
+            found[name] = tuple(sorted(set(values) - {0}))
+    return found
+
+
 def _classes(content: dict[str, Any], root: Path, notes: list[str]) -> dict[int, str] | None:
     names = content.get("labels")
     if names is None:
         return None
     table = shown(root / "dataset.json")
-    if isinstance(names, dict) and any(isinstance(value, list) for value in names.values()):
-        notes.append("the labels are declared as overlapping regions; their single values are used as they stand")
-        return None
     numbers = list(names.values()) if isinstance(names, dict) else []
     if not numbers or not all(type(number) is int and 0 <= number < 2**16 for number in numbers):
         raise DataError(f'{table}: \'labels\' must give each class its value, as in {{"background": 0, "tumour": 1}}')

@@ -1,0 +1,128 @@
+"""Training on regions: from the declaration to labels on the scan's grid and their scores."""
+
+import csv
+import json
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+import selfvox
+from selfvox.errors import UsageError
+
+CROP = (16, 16, 16)
+REGIONS = "whole=1,2;core=2"
+HOW = {
+    "encoder": "none",
+    "network": {"name": "plain", "channels": [8, 16], "blocks": 1},
+    "crop": CROP,
+    "device": "cpu",
+    "precision": "fp32",
+}
+
+
+@pytest.fixture(scope="module")
+def scans(tmp_path_factory):
+    """Six scans of a bright ball with a brighter core, class 1 and class 2."""
+    root = tmp_path_factory.mktemp("balls")
+    rng = np.random.default_rng(0)
+    place = np.stack(np.meshgrid(*[np.arange(20)] * 3, indexing="ij"))
+    for number in range(6):
+        centre = rng.uniform(8, 12, 3)[:, None, None, None]
+        away = np.sqrt(((place - centre) ** 2).sum(0))
+        label = ((away < 6).astype(np.uint8)) + (away < 3)
+        image = (label * 2.0 + 1 + rng.normal(size=label.shape) * 0.1).astype(np.float32)
+        for folder, values in (("images", image), ("labels", label.astype(np.uint8))):
+            (root / folder).mkdir(exist_ok=True)
+            nib.save(nib.Nifti1Image(values, np.diag([-1.0, -1, 1.5, 1])), root / folder / f"s{number}.nii.gz")
+    return root
+
+
+@pytest.fixture(scope="module")
+def run(scans, tmp_path_factory):
+    out = tmp_path_factory.mktemp("regions") / "run"
+    how = {"steps": 40, "batch": 2, "loss": "dice+ce", "keep": "last"}
+    return selfvox.finetune(scans, out=out, regions=REGIONS, train_on="regions", **how, **HOW)
+
+
+def test_the_network_has_an_output_for_each_region_and_says_so(run):
+    card = json.loads((run / "network" / "network.json").read_text())
+    assert card["regions"] == {"whole": [1, 2], "core": [2]}
+    assert card["trained_on"] == "regions"
+    measured = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    last = next(each for each in reversed(measured) if "dice_mean" in each)
+    assert last["dice_mean"] == pytest.approx((last["dice_whole"] + last["dice_core"]) / 2)
+    assert last["dice_whole"] > 0.7
+
+
+@pytest.mark.parametrize("probabilities", [False, True])
+def test_predictions_are_classes_and_their_regions_are_scored(scans, run, tmp_path, probabilities):
+    selfvox.predict(run, scans, out=tmp_path / "out", device="cpu", precision="fp32", probabilities=probabilities)
+    assert json.loads((tmp_path / "out" / "regions.json").read_text()) == {"whole": [1, 2], "core": [2]}
+    rows = selfvox.evaluate(tmp_path / "out", scans / "labels", out=tmp_path / "scores.csv")
+    assert [(row["class"], row["name"]) for row in rows[:4]] == [
+        (1, "class 1"),
+        (2, "class 2"),
+        ("1+2", "whole"),
+        ("2", "core"),
+    ]
+    for number in range(6):
+        one, other = (
+            np.asarray(nib.load(folder / f"s{number}.nii.gz").dataobj)
+            for folder in (tmp_path / "out", scans / "labels")
+        )
+        assert set(np.unique(one)) <= {0, 1, 2}
+        both = sum(a > 0 and b > 0 for a, b in zip(one.flat, other.flat, strict=True))
+        sizes = np.count_nonzero(one) + np.count_nonzero(other)
+        whole = next(row for row in rows if row["case"] == f"s{number}" and row["name"] == "whole")
+        assert whole["dice"] == pytest.approx(2 * both / sizes)
+        assert whole["dice"] > 0.7
+        assert whole["true_volume_ml"] == pytest.approx(np.count_nonzero(other) * 1.5 / 1000)
+    with (tmp_path / "scores.csv").open(newline="") as table:
+        assert {row["class"] for row in csv.DictReader(table)} == {"1", "2", "1+2"}
+    if probabilities:
+        maps = nib.load(tmp_path / "out" / "s0_probabilities.nii.gz").get_fdata()
+        assert maps.shape == (20, 20, 20, 2)
+        label = np.asarray(nib.load(tmp_path / "out" / "s0.nii.gz").dataobj)
+        assert np.array_equal(label == 2, maps[..., 1] > 0.5)
+
+
+def test_regions_given_to_evaluate_are_scored_in_any_folder(tmp_path):
+    one, other = np.zeros((6, 6, 6), np.uint8), np.zeros((6, 6, 6), np.uint8)
+    one[:2], other[1:3], other[1, :3] = 1, 1, 2
+    for folder, label in (("predictions", one), ("truth", other)):
+        (tmp_path / folder).mkdir()
+        nib.save(nib.Nifti1Image(label, np.eye(4)), tmp_path / folder / "a.nii.gz")
+    rows = selfvox.evaluate(tmp_path / "predictions", tmp_path / "truth", regions="all=1,2;none=7")
+    dice = {row["name"]: row["dice"] for row in rows}
+    # by hand: each holds two planes of 36, one is common; of class 1, half of that one
+    assert dice == {"class 1": pytest.approx(2 * 18 / (72 + 54)), "class 2": 0, "all": 0.5, "none": 1}
+
+
+def test_classes_stay_the_default_and_regions_are_measured_beside_them(scans, tmp_path):
+    out = selfvox.finetune(scans, out=tmp_path / "run", regions=REGIONS, steps=2, **HOW)
+    card = json.loads((out / "network" / "network.json").read_text())
+    assert card["trained_on"] == "classes"
+    last = json.loads((out / "metrics.jsonl").read_text().splitlines()[-1])
+    assert last["dice_mean"] == pytest.approx((last["dice_class 1"] + last["dice_class 2"]) / 2)
+    assert {"dice_whole", "dice_core"} <= last.keys()
+
+
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        ({"train_on": "regions"}, "declares no regions; give them with --regions"),
+        ({"regions": "whole=1,2,3"}, "whole has the class 3, which the labels have not"),
+        ({"regions": "whole=1,2", "train_on": "regions"}, "several classes"),
+        ({"regions": "core=2", "train_on": "regions"}, "class 1 is in none of them"),
+    ],
+)
+def test_regions_that_do_not_fit_the_labels_are_refused(scans, tmp_path, given, reason):
+    with pytest.raises(UsageError) as refusal:
+        selfvox.finetune(scans, out=tmp_path / "run", steps=1, **given, **HOW)
+    assert reason in str(refusal.value)
+
+
+def test_many_passes_of_a_network_of_regions_are_refused(scans, run, tmp_path):
+    with pytest.raises(UsageError, match="have no votes"):
+        selfvox.predict(run, scans, out=tmp_path / "out", passes=3, device="cpu")
