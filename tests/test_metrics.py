@@ -7,6 +7,7 @@ import pytest
 import torch
 from monai.metrics import compute_dice
 
+from selfvox import metrics
 from selfvox.metrics import dice_per_class, surface_distances, volume_ml
 
 
@@ -115,3 +116,40 @@ def test_surface_distance_to_an_empty_mask_is_nan():
 
 def test_a_litre_of_voxels_is_a_thousand_ml():
     assert volume_ml(np.ones((10, 20, 40), bool), (10, 5, 2.5)) == pytest.approx(1000)
+
+
+def answers(seed, count=60, classes=4):
+    rng = np.random.default_rng(seed)
+    return rng.integers(classes, size=count), rng.integers(classes, size=count), classes
+
+
+def test_kappa_equals_a_naive_loop():
+    for seed in range(5):
+        truth, found, classes = answers(seed)
+        observed = sum((t - f) ** 2 for t, f in zip(truth, found, strict=True)) / len(truth)
+        expected = sum((t - f) ** 2 for t in truth for f in found) / len(truth) ** 2
+        assert metrics.kappa(metrics.confusion(truth, found, classes)) == pytest.approx(1 - observed / expected)
+    assert metrics.kappa(metrics.confusion(truth, truth, classes)) == 1
+    assert metrics.kappa(metrics.confusion(np.array([0, 2]), np.array([2, 0]), 3)) == -1
+    assert math.isnan(metrics.kappa(metrics.confusion(np.zeros(3, int), np.zeros(3, int), 3)))
+
+
+def test_the_confusion_matrix_counts_pairs():
+    truth, found, classes = answers(0)
+    table = metrics.confusion(truth, found, classes)
+    for i in range(classes):
+        for j in range(classes):
+            pairs = zip(truth, found, strict=True)
+            assert table[i, j] == sum((t, f) == (i, j) for t, f in pairs)
+    expected = [np.mean(found[truth == each] == each) for each in range(classes)]
+    assert metrics.recalls(table) == pytest.approx(expected)
+
+
+def test_auc_is_how_often_a_case_of_the_class_is_ranked_above_another():
+    truth, _, classes = answers(1)
+    shares = np.random.default_rng(2).integers(5, size=(len(truth), classes)) / 5  # with ties
+    for number, found in enumerate(metrics.auc_per_class(truth, shares)):
+        own, rest = shares[truth == number, number], shares[truth != number, number]
+        wins = [1.0 if a > b else 0.5 if a == b else 0.0 for a in own for b in rest]
+        assert found == pytest.approx(sum(wins) / len(wins))
+    assert math.isnan(metrics.auc_per_class(np.zeros(4, int), np.ones((4, 2)))[1])

@@ -6,6 +6,7 @@ defaults, and the keys of `settings.yaml`. There is no second list.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -138,15 +139,13 @@ class Pretrain(Preparation):
 
 @dataclass(frozen=True, kw_only=True)
 class Finetune(Preparation):
-    """Fine-tune an encoder with a few labels to a segmentation network; `--encoder none` trains its from-scratch twin.
+    """Fine-tune an encoder with a few labels to segment, or with grades to classify; `--encoder none`: from scratch.
 
     Example:
         selfvox finetune labelled/ --encoder runs/simclr --labels 10 --out runs/seg
     """
 
-    labelled: Annotated[Path, "folder of scans with labels, or a store made by `selfvox prepare`"] = field(
-        kw_only=False
-    )
+    labelled: Annotated[Path, "folder of scans with labels, table with grades, or a store"] = field(kw_only=False)
     out: Annotated[Path, "the run: a folder that is made"]
     encoder: Annotated[str, "a pre-training run, its encoder/ folder, or none: from scratch"]
     labels: Annotated[int | None, "how many labelled subjects to train on; default: all", AtLeastOne] = None
@@ -155,6 +154,7 @@ class Finetune(Preparation):
         "share of the labelled training subjects to train on, instead of --labels",
         pydantic.Field(gt=0, le=1, allow_inf_nan=False),
     ] = None
+    fold: Annotated[str | None, "cross-validation: which of how many folds is the test set, such as 2/5"] = None
     steps: Annotated[int, "optimiser steps", AtLeastOne] = 500
     batch: Annotated[int, "crops per step and device", AtLeastOne] = 2
     crop: Annotated[CropEdges | None, "edges of the crops in voxels; default: by the scans"] = None
@@ -182,13 +182,15 @@ class Finetune(Preparation):
         "what the network tells apart: each voxel's class, or the regions, each by itself",
         TRAINING,
     ] = "classes"
+    ordinal: Annotated[bool, "classes have an order: a near miss is better than a far one", TRAINING] = True
+    balance: Annotated[bool, "draw every class equally often, where whole scans are classified", TRAINING] = False
     learning_rate: Annotated[float, "peak learning rate of AdamW", TRAINING, Positive] = 4e-3
     weight_decay: WeightDecay = 1e-2
     validate_every: Annotated[
         int | None, "steps between validations; default: a fifth of the steps", TRAINING, AtLeastOne
     ] = None
     keep: Annotated[
-        Literal["best", "last"], "which weights the run ends with: best by validation Dice, or the last", TRAINING
+        Literal["best", "last"], "which weights the run ends with: best by validation, or the last", TRAINING
     ] = "best"
     subset_seed: Annotated[
         int | None, "seed of the choice of labelled subjects; default: --seed", TRAINING, NotNegative
@@ -199,13 +201,17 @@ class Finetune(Preparation):
     def __post_init__(self) -> None:
         super().__post_init__()
         _one_of(self, "labels", "fraction")
+        if self.fold is not None and not re.fullmatch(r"[1-9]\d{0,3}/[1-9]\d{0,3}", self.fold):
+            raise ValueError(f"fold: '{self.fold}' is no fold; write which of how many, such as 2/5")
+        if self.fold is not None and int(self.fold.split("/")[0]) > int(self.fold.split("/")[1]):
+            raise ValueError(f"fold: {self.fold} counts beyond the last; the first is 1")
         if self.encoder.lower() == "none" and self.freeze == "always":
             raise ValueError("freeze: always would freeze random weights, since --encoder is none; leave it out")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Predict:
-    """Predict segmentations, each on the grid of the scan it was made from.
+    """Predict segmentations, each on the grid of the scan it was made from; or a table of classes.
 
     Example:
         selfvox predict runs/seg new_scans/ --out predictions/
@@ -270,14 +276,14 @@ class Predict:
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluate:
-    """Score predictions against the truth: Dice, surface distances in mm and volumes, per case and class.
+    """Score predictions against the truth: Dice, distances in mm and volumes; of classes kappa, accuracy and AUC.
 
     Example:
         selfvox evaluate predictions/ truth/ --out scores.csv
     """
 
     predictions: Annotated[Path, "folder of predictions"] = field(kw_only=False)
-    truth: Annotated[Path, "folder of true labels, or a data set with labels"] = field(kw_only=False)
+    truth: Annotated[Path, "folder or data set of true labels, or a table with grades"] = field(kw_only=False)
     out: Annotated[Path | None, "table of the scores, .csv"] = None
     regions: Annotated[str | None, _REGIONS + "; default: those of the run or the data set"] = None
 

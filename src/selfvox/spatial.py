@@ -254,6 +254,20 @@ def _grid_sample(x: Tensor, matrices: Tensor, shifts: Tensor, mode: str) -> Tens
     return sampled.to(x.dtype)
 
 
+def resize(x: Tensor, size: Sequence[int]) -> Tensor:
+    """Images of other edges that show the same: axes that shrink are averaged, axes that grow are interpolated.
+
+    Args:
+        x: (batch, channel, *space).
+        size: new edges in voxels.
+    """
+    fewer = [min(have, want) for have, want in zip(x.shape[2:], size, strict=True)]
+    x = F.interpolate(x, size=fewer, mode="area") if fewer != list(x.shape[2:]) else x
+    if fewer == list(size):
+        return x
+    return F.interpolate(x, size=list(size), mode="bilinear" if len(size) == 2 else "trilinear")
+
+
 def equal_edges(shape: Sequence[int], axes: Sequence[int]) -> tuple[int, ...]:
     """`shape` with the given axes cut to their shortest edge, so that rotations may mix them."""
     edge = min((shape[axis] for axis in axes), default=0)

@@ -469,7 +469,7 @@ def test_scans_or_a_store_serve_alike(scans: Path, tmp_path: Path) -> None:
     assert isinstance(made, Store)
     assert made.cases == opened.cases
     assert not (tmp_path / "unused").exists()
-    with pytest.raises(DataError, match="has no labels"):
+    with pytest.raises(DataError, match="has neither labels nor grades"):
         prepared(scans, tmp_path / "run" / "store", Preparation(), need_labels=True)
     for option, other in (("size", (9, 9, 9)), ("spacing", (2.0, 2.0, 2.0)), ("intensity", "ct")):
         with pytest.raises(UsageError, match=f"^{option}: .* was prepared otherwise"):

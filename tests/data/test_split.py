@@ -147,3 +147,40 @@ def test_what_is_no_split_is_refused(tmp_path, content):
     (tmp_path / "split.json").write_text(content)
     with pytest.raises(DataError):
         splits.read(tmp_path / "split.json")
+
+
+GRADES = {f"eye-{number:03d}": (0, 0, 0, 2, 2, 1, 3, 4, 2, 0)[number * 7 % 10] for number in range(73)}
+
+
+@pytest.mark.parametrize("count", [2, 5, 10])
+def test_every_subject_is_tested_in_exactly_one_fold_and_folds_are_alike(count):
+    for seed in range(5):
+        found = splits.folds(GRADES, count, seed)
+        assert sorted(subject for fold in found for subject in fold) == sorted(GRADES)
+        for grade in set(GRADES.values()):
+            shares = [sum(GRADES[subject] == grade for subject in fold) for fold in found]
+            assert max(shares) - min(shares) <= 1
+        assert max(map(len, found)) - min(map(len, found)) <= 1
+        assert found != splits.folds(GRADES, count, seed + 1)
+
+
+def test_folds_do_not_depend_on_the_order_of_the_subjects():
+    turned = dict(reversed(GRADES.items()))
+    assert splits.folds(turned, 5, 0) == splits.folds(GRADES, 5, 0)
+
+
+@pytest.mark.parametrize("count", [0, 1, 74])
+def test_folds_that_cannot_be_are_refused(count):
+    with pytest.raises(UsageError, match="ask for 2 to 73"):
+        splits.folds(GRADES, count, 0)
+
+
+def test_parts_and_subsets_have_the_shares_of_the_classes_and_stay_nested():
+    split = splits.make(GRADES, test=20, validation=13, seed=1, classes=GRADES)
+    asked = [splits.subset(split, 0, count=count, classes=GRADES) for count in range(1, 41)]
+    for part, of in [(split.test, tuple(GRADES)), *((each, split.train) for each in asked)]:
+        for grade in set(GRADES.values()):
+            ideal = len(part) * sum(GRADES[subject] == grade for subject in of) / len(of)
+            assert abs(sum(GRADES[subject] == grade for subject in part) - ideal) < 1.5
+    for smaller, larger in itertools.pairwise(asked):
+        assert set(smaller) < set(larger)

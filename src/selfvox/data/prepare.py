@@ -75,8 +75,8 @@ def prepared(
     else:
         dataset = _found(scans, out, settings)
         ready = _build(dataclasses.replace(dataset, cases=dataset.cases[:first]), out, settings, recipe)
-    if need_labels and not any(case.has_label for case in ready.cases):
-        raise DataError(f"{scans}: has no labels; name a data set with labels")
+    if need_labels and not any(case.has_label or case.grade is not None for case in ready.cases):
+        raise DataError(f"{scans}: has neither labels nor grades; name a data set with labels, or a table with a grade")
     return ready
 
 
@@ -257,7 +257,8 @@ def _write_split(built: Store, settings: Prepare) -> None:
     """Decide who trains, validates and tests; a split that is there stays, unless other numbers are asked for."""
     subjects = {case.subject for case in built.cases}
     # only labelled subjects can be scored
-    eligible = {case.subject for case in built.cases if case.has_label} or subjects
+    graded = store.grades(built.cases)
+    eligible = {case.subject for case in built.cases if case.has_label} or set(graded) or subjects
     there = built.split()
     if there is None or (
         (settings.test or settings.validation)
@@ -269,7 +270,7 @@ def _write_split(built: Store, settings: Prepare) -> None:
             return
         if there is not None:
             say(f"{built.path}: makes a new split, since other numbers or another seed are asked for")
-        there = split.make(sorted(eligible), settings.test, settings.validation, settings.seed)
+        there = split.make(sorted(eligible), settings.test, settings.validation, settings.seed, graded)
     new = subjects - {*there.train, *there.validation, *there.test}
     whole = dataclasses.replace(there, train=(*there.train, *sorted(new)))
     split.write(whole, built.path / "split.json")

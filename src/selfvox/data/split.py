@@ -1,7 +1,7 @@
-"""Which subjects train, validate and test, and nested subsets of those that train; saved as a file.
+"""Which subjects train, validate and test, folds of them, and nested subsets of those that train; saved as a file.
 
 Subjects are ordered by a hash of the seed and their name, so the order does not depend on how they were listed, on the
-machine or on the version of any library.
+machine or on the version of any library. Where their classes are given, every part has about the same share of each.
 """
 
 from __future__ import annotations
@@ -9,7 +9,8 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,7 +45,9 @@ class Split:
                 home[subject] = part
 
 
-def make(subjects: Iterable[str], test: int, validation: int, seed: int) -> Split:
+def make(
+    subjects: Iterable[str], test: int, validation: int, seed: int, classes: Mapping[str, int] | None = None
+) -> Split:
     """Set `test` and `validation` subjects aside and train on the rest; a subject's cases stay together.
 
     With one seed, the test subjects are the same for any number of validation subjects.
@@ -52,7 +55,7 @@ def make(subjects: Iterable[str], test: int, validation: int, seed: int) -> Spli
     Raises:
         UsageError: no subject would be left to train on.
     """
-    ordered = _shuffled(set(subjects), f"split {seed}")
+    ordered = _shuffled(set(subjects), f"split {seed}", classes)
     if test < 0 or validation < 0:
         raise UsageError(f"{test} subjects for testing and {validation} for validation cannot be; give 0 or more")
     if test + validation >= len(ordered):
@@ -66,10 +69,33 @@ def make(subjects: Iterable[str], test: int, validation: int, seed: int) -> Spli
     )
 
 
-def subset(split: Split, seed: int, count: int | None = None, fraction: float | None = None) -> tuple[str, ...]:
+def folds(classes: Mapping[str, int], count: int, seed: int) -> list[tuple[str, ...]]:
+    """Deal subjects out to `count` folds, as equal in number, in all and of each class, as can be.
+
+    Args:
+        classes: class by subject; one for all where they have none.
+        count: how many folds.
+        seed: of the order in which they are dealt.
+
+    Raises:
+        UsageError: there are fewer subjects than folds, or fewer than two folds.
+    """
+    if not 2 <= count <= len(classes):
+        raise UsageError(f"{count} folds of {len(classes)} subjects cannot be; ask for 2 to {len(classes)}")
+    by_class = sorted(_shuffled(classes, f"folds {seed}"), key=lambda subject: classes[subject])
+    return [_sorted(by_class[first::count]) for first in range(count)]
+
+
+def subset(
+    split: Split,
+    seed: int,
+    count: int | None = None,
+    fraction: float | None = None,
+    classes: Mapping[str, int] | None = None,
+) -> tuple[str, ...]:
     """Some of the training subjects, or all; of one seed, a larger subset contains a smaller one.
 
-    A fraction is rounded to whole subjects, at least one.
+    A fraction is rounded to whole subjects, at least one. `classes`: class by subject, to keep the shares of.
 
     Raises:
         UsageError: both are given, or they ask for none or for more than there are.
@@ -88,7 +114,7 @@ def subset(split: Split, seed: int, count: int | None = None, fraction: float | 
         raise UsageError(
             f"{count} labelled subjects asked for, but there are {there} to train on{aside}; give 1 to {there}"
         )
-    return _sorted(_shuffled(split.train, f"subset {seed}")[:count])
+    return _sorted(_shuffled(split.train, f"subset {seed}", classes)[:count])
 
 
 def write(split: Split, path: Path) -> None:
@@ -126,8 +152,16 @@ def read_if_there(path: Path) -> Split | None:
     return read(path) if path.exists() else None
 
 
-def _shuffled(subjects: Iterable[str], salt: str) -> list[str]:
-    return sorted(subjects, key=lambda subject: hashlib.sha256(f"{salt} {subject}".encode()).digest())
+def _shuffled(subjects: Iterable[str], salt: str, classes: Mapping[str, int] | None = None) -> list[str]:
+    """By hash; where classes are given, so that every beginning of the list has about the shares of the whole."""
+    ordered = sorted(subjects, key=lambda subject: hashlib.sha256(f"{salt} {subject}".encode()).digest())
+    if not classes:
+        return ordered
+    groups: dict[int | None, list[str]] = defaultdict(list)
+    for subject in ordered:
+        groups[classes.get(subject)].append(subject)
+    place = {each: (rank + 0.5) / len(group) for group in groups.values() for rank, each in enumerate(group)}
+    return sorted(ordered, key=lambda subject: place[subject])  # stable: ties stay as hashed
 
 
 def _sorted(subjects: Iterable[str]) -> tuple[str, ...]:

@@ -216,6 +216,15 @@ def in_order(cases: Iterable[StoredCase]) -> list[StoredCase]:
     return sorted(cases, key=lambda case: naming.natural(case.id))
 
 
+def grades(cases: Iterable[StoredCase]) -> dict[str, int]:
+    """The highest grade of each subject's cases; without the subjects that have none."""
+    found: dict[str, int] = {}
+    for case in cases:
+        if case.grade is not None:
+            found[case.subject] = max(case.grade, found.get(case.subject, case.grade))
+    return found
+
+
 def write_case(path: Path, case: StoredCase, prepared: Prepared, label: np.ndarray | None) -> StoredCase:
     """Write a case's arrays, then its JSON; returns it with the arrays' SHA-256."""
     largest = np.finfo(np.float16).max

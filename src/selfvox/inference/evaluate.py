@@ -21,7 +21,7 @@ from selfvox.data.naming import natural, shown
 from selfvox.data.sources import find
 from selfvox.errors import DataError, UsageError
 from selfvox.files import write_csv
-from selfvox.inference import folder
+from selfvox.inference import classes, folder
 from selfvox.metrics import dice_per_class, surface_distances, volume_ml
 from selfvox.progress import progress, say
 from selfvox.regions import Regions, from_json, parse
@@ -39,9 +39,9 @@ def evaluate(settings: Evaluate) -> list[dict[str, Any]]:
 
     Returns:
         One row per case and foreground class, and one per case and region, whose class is like "1+4":
-        case, class, name, dice, and in 3D hd95_mm, surface_distance_mm,
-        predicted_volume_ml, true_volume_ml; in 2D, where pixels have no known size, hd95_px, surface_distance_px,
-        predicted_area_px, true_area_px. Distances are nan where a mask is empty.
+        case, class, name, dice, and in 3D hd95_mm, surface_distance_mm, predicted_volume_ml, true_volume_ml; in 2D,
+        where pixels have no known size, hd95_px, surface_distance_px, predicted_area_px, true_area_px. Distances are
+        nan where a mask is empty. Of classified scans, one row per score: score, class, value.
 
     Raises:
         DataError: nothing can be compared, or at least one pair could not; the others were.
@@ -50,6 +50,10 @@ def evaluate(settings: Evaluate) -> list[dict[str, Any]]:
     out = settings.out
     if out is not None and (out.suffix.lower() != ".csv" or out.is_dir()):
         raise UsageError(f"{out}: is no name for a table; end it in .csv")
+    if (settings.predictions / classes.TABLE).is_file():
+        if settings.regions is not None:
+            raise UsageError(f"regions: {settings.predictions} holds classes of whole scans; leave --regions out")
+        return classes.evaluate(settings)
     predictions = folder.labels(settings.predictions)
     asked = parse(settings.regions) if settings.regions is not None else None
     truths, named, declared = _truths(settings.truth, predictions)

@@ -2,6 +2,7 @@
 
 - `ID.nii.gz` or, for pictures, `ID.png`: class numbers; `ID_probabilities.nii.gz` or `.tif` where asked for.
 - `classes.json`: the name of each number. `regions.json`: the numbers of each region, where the run has some.
+- `predictions.csv` instead of these, where each scan as a whole was classified.
 - `predictions.json`: which network made them and how. `cases.jsonl`: hashes of each scan and of what it became.
 - `maps/`: of many passes, where asked for: `ID_entropy.nii.gz` and so on, and their picture `ID_maps.png`.
 - `rejected.csv`: scans that could not be predicted, and why.
@@ -31,13 +32,22 @@ MAP_ENDING = "_probabilities"
 
 
 class Folder:
-    """A folder of predictions that this process writes."""
+    """A folder of predictions that this process writes.
 
-    def __init__(self, path: Path, probabilities: bool, maps: Sequence[str] = ()):
-        self.path, self.probabilities, self._maps = path, probabilities, tuple(maps)
+    Args:
+        path: of the folder.
+        probabilities: whether a case becomes maps of probabilities too.
+        maps: names of further maps that a case becomes.
+        answers: whether a case becomes no files, but an answer that its record holds.
+    """
+
+    def __init__(self, path: Path, probabilities: bool, maps: Sequence[str] = (), answers: bool = False):
+        self.path, self.probabilities, self._maps, self.with_answers = path, probabilities, tuple(maps), answers
 
     def files(self, case: Case) -> list[Path]:
         """The files that a case becomes, its label first."""
+        if self.with_answers:
+            return []
         picture = suffix(case.images[0]) in SUFFIXES_2D
         label = self.path / f"{case.id}{'.png' if picture else '.nii.gz'}"
         found = [label]
@@ -84,17 +94,25 @@ class Folder:
             write_json(self.path / "regions.json", to_json(regions))
         return self._kept(cases)
 
-    def record(self, case: Case, review: Mapping[str, Any] | None = None) -> None:
-        """Note what was made of which scan; to be called last, since a case without a record is made again."""
+    def record(self, case: Case, **more: Mapping[str, Any] | None) -> None:
+        """Note what was made of which scan; to be called last, since a case without a record is made again.
+
+        `more` is kept too: the `review` of several passes, or the `answer` that is all of the prediction.
+        """
         made = {path.name: sha256(path) for path in self.files(case)}
-        line = {"id": case.id, "scan": _digests(case), "files": made, **({"review": review} if review else {})}
+        line = {
+            "id": case.id,
+            "scan": _digests(case),
+            "files": made,
+            **{key: each for key, each in more.items() if each},
+        }
         with (self.path / "cases.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
 
-    def reviews(self) -> dict[str, Mapping[str, Any]]:
-        """What the passes said of each case, by its id."""
+    def noted(self, what: str) -> dict[str, Mapping[str, Any]]:
+        """The `review` or `answer` of each case that has one, by its id."""
         records = _records(self.path / "cases.jsonl")
-        return {name: record["review"] for name, record in records.items() if "review" in record}
+        return {name: record[what] for name, record in records.items() if what in record}
 
     def reject(self, refused: Sequence[Rejected]) -> None:
         """Say in `rejected.csv` which scans could not be predicted, and why; no file where there is none."""
@@ -167,7 +185,7 @@ def _records(ledger: Path) -> dict[str, dict[str, Any]]:
         with contextlib.suppress(ValueError, KeyError, TypeError):
             record = json.loads(line)
             kept = {"id": record["id"], "scan": record["scan"], "files": dict(record["files"])}
-            found[record["id"]] = {**kept, **({"review": record["review"]} if "review" in record else {})}
+            found[record["id"]] = kept | {key: record[key] for key in ("review", "answer") if key in record}
     return found
 
 

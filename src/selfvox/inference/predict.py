@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import signal
-import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,17 +14,15 @@ from lightning_fabric import Fabric
 from torch import Tensor
 
 from selfvox import regions
-from selfvox.data import cases as reading
 from selfvox.data import image as images
 from selfvox.data.cases import Rejected, rejected
 from selfvox.data.crops import SLICE_AXES
 from selfvox.data.image import Image
 from selfvox.data.recipe import Prepared, Recipe
-from selfvox.data.sources import Case, Dataset, find
-from selfvox.data.split import read_if_there
+from selfvox.data.sources import Case, find
 from selfvox.device import make_fabric
-from selfvox.errors import DataError, ResourceError, Stopped, UsageError, WeightsError, did_you_mean
-from selfvox.inference import maps, review, votes
+from selfvox.errors import DataError, ResourceError, UsageError, WeightsError, did_you_mean
+from selfvox.inference import asked, classify, maps, review, votes
 from selfvox.inference.folder import Folder
 from selfvox.inference.passes import Dropout, SubNetworks, Tally, sweep
 from selfvox.models.encoder import build
@@ -61,12 +55,12 @@ class Model:
 
 
 def predict(settings: Predict) -> list[Path]:
-    """Predict segmentations, each on the grid of the scan it was made from.
+    """Predict segmentations, each on the grid of the scan it was made from; or a table of classes.
 
     Predictions that lie in `out` already, made by the same run in the same way, are kept.
 
     Returns:
-        The predicted labels' files, in the order of the cases.
+        The predicted labels' files, in the order of the cases; of a run that classifies, the table.
 
     Raises:
         UsageError: `out` holds predictions of another run, or of other scans of the same names.
@@ -75,6 +69,8 @@ def predict(settings: Predict) -> list[Path]:
         ResourceError: disk or memory is full.
         Stopped: a signal came; what was finished stays.
     """
+    if classify.classifies(settings.run):
+        return [classify.predict(settings)]
     models = [load(run) for run in (settings.run, *settings.ensemble)]
     model = models[0]
     _check_alike(models, settings)
@@ -82,11 +78,11 @@ def predict(settings: Predict) -> list[Path]:
     dataset = find(settings.scans, settings.source)
     for note in dataset.notes:
         say(note)
-    cases = _chosen(dataset, settings)
-    _check_channels(dataset, cases, model.recipe)
+    cases = asked.chosen(dataset, settings)
+    asked.check_channels(dataset, cases, model.recipe)
     many = settings.passes > 1 or bool(settings.ensemble)
-    with _stoppable(settings.out):
-        _check_apart(settings, cases)
+    with asked.stoppable(settings.out):
+        asked.check_apart(settings, cases)
         how: dict[str, Any] = {"overlap": settings.overlap, "precision": str(fabric.strategy.precision.precision)}
         if many:
             how |= _how_many(models, settings)
@@ -100,7 +96,7 @@ def predict(settings: Predict) -> list[Path]:
         else:
             refused = _predict_all(todo, len(cases), model, fabric, folder, settings.overlap)
     folder.reject(refused)
-    if many and (measured := folder.reviews()):
+    if many and (measured := folder.noted("review")):
         review.write(settings.out / "review.csv", measured, model.classes)
         say(f"look at these first: {settings.out / 'review.csv'}")
     if refused:
@@ -133,50 +129,6 @@ def load(run: Path) -> Model:
         raise WeightsError(f"{folder / 'network.json'}: damaged ({error!r}); copy it again") from None
     say(f"network: {load_into(network, tensors, str(folder))}, of step {card.get('step')}")
     return Model(network.eval(), recipe, window, classes, card["sha256"], axis, parts, own)
-
-
-# which scans
-
-
-def _chosen(dataset: Dataset, settings: Predict) -> list[Case]:
-    if settings.subset == "all":
-        return list(dataset.cases)
-    split = read_if_there(settings.run / "split.json")
-    if split is None:
-        raise UsageError(f"subset: {settings.run} holds no split.json that says who is {settings.subset}; leave it out")
-    subjects = set(getattr(split, settings.subset))
-    cases = [case for case in dataset.cases if case.subject in subjects]
-    if not cases:
-        raise DataError(
-            f"{settings.scans}: holds none of the run's {len(subjects)} {settings.subset} subjects; "
-            "name the data set that the run was made from"
-        )
-    there = len({case.subject for case in cases})
-    say(f"subset {settings.subset}: {there} of {len(subjects)} subjects, {len(cases)} scans")
-    return cases
-
-
-def _check_channels(dataset: Dataset, cases: Sequence[Case], recipe: Recipe) -> None:
-    """Refuse what all scans have in common; the channels within a file are seen when it is read."""
-    have, want = dataset.channel_names, recipe.channel_names
-    named = f"{dataset.root}: has the channels {', '.join(have)} where the run was trained on {', '.join(want)}"
-    files = {1 if case.stacked else len(case.images) for case in cases}
-    if not files <= {1, len(want)} or (len(have) > 1 and len(have) != len(want)):
-        raise DataError(f"{named}; name scans with those channels")
-    if sorted(have) == sorted(want) and have != want:
-        raise DataError(f"{named}; put them in that order")
-    if len(have) == len(want) and have != want:
-        say(f"{named}; taken for the same, in this order")
-
-
-def _check_apart(settings: Predict, cases: Sequence[Case]) -> None:
-    out, scans = settings.out.resolve(), settings.scans.resolve()
-    if any(image.resolve().is_relative_to(out) for case in cases for image in case.images):
-        raise UsageError(f"{settings.out}: holds the scans themselves; name another --out")
-    if scans.is_dir() and out.is_relative_to(scans):
-        raise UsageError(
-            f"{settings.out}: lies among the scans, so that predictions would be taken for scans; name another --out"
-        )
 
 
 # the work
@@ -214,7 +166,7 @@ def _predict_many(
         finally:
             if spill is not None:
                 spill.unlink(missing_ok=True)
-        folder.record(case, measured)
+        folder.record(case, review=measured)
 
     return _each(todo, total, models[0].recipe, work)
 
@@ -227,7 +179,7 @@ def _each(
     with progress("predict", total, total - len(todo)) as bar:
         for case in todo:
             try:
-                image, prepared = _read(case, recipe)
+                image, prepared = asked.read(case, recipe)
             except DataError as error:
                 refused.append(rejected(case, str(error)))
                 say(f"{refused[-1].file}: {refused[-1].reason}")
@@ -235,21 +187,6 @@ def _each(
                 work(case, image, prepared)
             bar.advance(f"{len(refused)} rejected" if refused else "")
     return refused
-
-
-def _read(case: Case, recipe: Recipe) -> tuple[Image, Prepared]:
-    names = recipe.channel_names
-    try:
-        image = reading.read(case, len(names))
-        for note in image.notes:
-            say(f"{image.name}: {note}")
-        return image, recipe.apply(image)
-    except DataError:
-        raise
-    except MemoryError:
-        raise DataError("needs more memory than there is; crop it, or use a larger machine") from None
-    except Exception as error:  # a reader's surprise at one file must not end the work on the others
-        raise DataError(f"cannot be prepared ({type(error).__name__}: {error})") from error
 
 
 def _segment(model: Model, fabric: Fabric, data: np.ndarray, overlap: float) -> np.ndarray:
@@ -423,27 +360,3 @@ def _write_maps(
         except DataError as error:
             say(f"{error}; drawn without it")
     maps.draw(paths["picture"], prepared.data[0], labels, model.classes, unsure, heat, prepared.spacing_mm)
-
-
-@contextlib.contextmanager
-def _stoppable(out: Path) -> Iterator[None]:
-    """End as `Stopped` on SIGTERM and SIGINT, at once: files are whole or not there, and the rest can go on."""
-    came: list[int] = []
-
-    def interrupt(number: int, frame: FrameType | None) -> NoReturn:
-        came.append(number)
-        # no ordinary exception: nobody takes it for a damaged scan
-        raise KeyboardInterrupt
-
-    before: Mapping[int, Any] = {}
-    if threading.current_thread() is threading.main_thread():
-        before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield
-    except KeyboardInterrupt:
-        number = came[0] if came else int(signal.SIGINT)
-        name = signal.Signals(number).name
-        raise Stopped(f"{out}: stopped by {name}; run the same command again to go on", number) from None
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

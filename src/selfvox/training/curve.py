@@ -15,10 +15,11 @@ from selfvox.training.health import scores
 
 Lines = list[dict[str, Any]]
 GUESS: dict[str, Any] = {"color": "black", "linestyle": "--", "linewidth": 1}
+OF_CLASSES = ("kappa", "accuracy", "balanced_accuracy", "auc")  # of validation, where whole scans are classified
 
 
 def draw_curve(run: Path, out: Path) -> None:
-    """Draw what `metrics.jsonl` holds: loss, score beside chance or validation Dice, probe, embeddings."""
+    """Draw what `metrics.jsonl` holds: loss, score beside chance or those of validation, probe, embeddings."""
     lines = read_metrics(run)
     if not lines:
         return
@@ -48,9 +49,10 @@ def _loss(axes: Axes, lines: Lines, names: list[str]) -> None:
 
 
 def _scores(axes: Axes, lines: Lines, names: list[str]) -> None:
-    """What the task scores, beside chance, or the Dice of validation."""
+    """What the task scores, beside chance, or the scores of validation."""
     axes.set_ylabel("score")
-    axes.set_ylim(0, 1)
+    # kappa alone can be below 0
+    axes.set_ylim(min([0, *(line["kappa"] for line in lines if "kappa" in line)]), 1)
     beside = list(dict.fromkeys(name for line in lines for name in scores(line)))
     for number, name in enumerate(beside):
         _plot(axes, lines, name, color=f"C{number}")
@@ -58,7 +60,7 @@ def _scores(axes: Axes, lines: Lines, names: list[str]) -> None:
         style = GUESS if len(beside) == 1 else {**GUESS, "color": f"C{number}"}
         axes.plot(*zip(*guess, strict=True), label="chance" if len(beside) == 1 else None, **style)
     for name in names:
-        if name.startswith("dice"):
+        if name.startswith("dice") or (name in OF_CLASSES and name not in beside):
             _plot(axes, lines, name)
     if axes.get_legend_handles_labels()[0]:
         axes.legend(title="dashed: chance" if len(beside) > 1 else None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from collections.abc import Sequence
@@ -15,7 +16,7 @@ from torch import nn
 from selfvox.data.crops import axis_of_slices, crop_for, in_plane, median_spacing, seen
 from selfvox.data.prepare import prepared
 from selfvox.data.recipe import Recipe
-from selfvox.data.split import Split, make, read_if_there, subset, write
+from selfvox.data.split import Split, folds, make, read_if_there, subset, write
 from selfvox.data.store import Store, StoredCase
 from selfvox.device import make_fabric
 from selfvox.errors import UsageError
@@ -24,6 +25,7 @@ from selfvox.options import as_dict, resolve
 from selfvox.progress import say
 from selfvox.run import Run, start
 from selfvox.settings import Finetune
+from selfvox.training.classification import Classification
 from selfvox.training.curve import draw_curve
 from selfvox.training.goal import Goal
 from selfvox.training.loop import Plan, train
@@ -50,7 +52,7 @@ def finetune(settings: Finetune) -> Path:
         recipe = Recipe.from_dict(pretrained[1]["recipe"]) if pretrained else None
         store = prepared(settings.labelled, settings.out / "store", settings, recipe=recipe, need_labels=True)
         axis = axis_of_slices(settings.slices, store.cases)
-        goal: Goal = Segmentation(store, settings)
+        goal = _goal(store, settings)
         split = _split(run, store, goal, settings)
         training, validation = _cases(store, goal, split.train), _cases(store, goal, split.validation)
         torch.manual_seed(settings.seed)
@@ -133,6 +135,13 @@ class _Keeper:
         return found
 
 
+def _goal(store: Store, settings: Finetune) -> Goal:
+    """What the data can teach: labels, if there are any, else grades."""
+    if any(case.has_label for case in store.cases):
+        return Segmentation(store, settings)
+    return Classification(store, settings)
+
+
 def _encoder_part(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """Tensors and card of a pre-training run, or of its `encoder/` folder."""
     folder = path / "encoder" if (path / "encoder").is_dir() else path
@@ -153,12 +162,22 @@ def _tell_leak(card: dict[str, Any], store: Store, split: Split) -> None:
 
 def _split(run: Run, store: Store, goal: Goal, settings: Finetune) -> Split:
     """Who trains, validates and tests: the store's split or a new one, its training subjects cut to those asked for."""
-    labelled = {case.subject for case in store.cases if goal.usable(case)}
+    usable = [case for case in store.cases if goal.usable(case)]
+    labelled, strata = {case.subject for case in usable}, goal.strata(usable)
     whole = read_if_there(store.path / "split.json")
-    if whole is None:
+    test: tuple[str, ...] = ()
+    if settings.fold is not None:
+        which, count = map(int, settings.fold.split("/"))
+        # the same for every --seed, so that all runs of a fold can be compared
+        test = folds(strata or dict.fromkeys(labelled, 0), count, 0)[which - 1]
+        if whole is not None:
+            say(f"fold {settings.fold} of all {len(labelled)} subjects; the store's own split is not used")
+    if settings.fold is not None or whole is None:
         # labels asked for train; of the others, a fifth of all validate
-        spare = len(labelled) - (settings.labels or 1)
-        whole = make(labelled, 0, max(0, min(spare, max(1, round(VALIDATION_SHARE * len(labelled))))), 0)
+        left = labelled - set(test)
+        spare = len(left) - (settings.labels or 1)
+        aside = max(0, min(spare, max(1, round(VALIDATION_SHARE * len(left)))))
+        whole = dataclasses.replace(make(left, 0, aside, 0, strata), test=test)
     with_labels = Split(
         train=tuple(subject for subject in whole.train if subject in labelled),
         validation=tuple(subject for subject in whole.validation if subject in labelled),
@@ -166,7 +185,7 @@ def _split(run: Run, store: Store, goal: Goal, settings: Finetune) -> Split:
         seed=whole.seed,
     )
     seed = settings.seed if settings.subset_seed is None else settings.subset_seed
-    chosen = subset(with_labels, seed, settings.labels, settings.fraction)
+    chosen = subset(with_labels, seed, settings.labels, settings.fraction, strata)
     split = Split(train=chosen, validation=with_labels.validation, test=with_labels.test, seed=seed)
     write(split, run.path / "split.json")
     return split

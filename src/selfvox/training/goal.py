@@ -26,6 +26,10 @@ class Goal(ABC):
         """Whether the case has the truth that this goal learns from."""
 
     @abstractmethod
+    def strata(self, cases: Sequence[StoredCase]) -> dict[str, int]:
+        """A class for each subject, so that every part of a split has its share of each; empty where there is none."""
+
+    @abstractmethod
     def network(self, encoder: Encoder, spec: Mapping[str, Any]) -> nn.Module:
         """The encoder, as `encoder`, with fresh layers upon it; `spec` is what the encoder was built from."""
 

@@ -294,7 +294,7 @@ class _Clock:
 def _caption(measured: Mapping[str, float]) -> str:
     """`loss 1.23  accuracy .45 (chance .10)  12.3 images/s  1 % waiting`; of several tasks, each by its name."""
     parts = [f"loss {measured['loss']:.3f}"]
-    if "accuracy" in measured:
+    if "chance" in measured:
         parts.append(f"accuracy {measured['accuracy']:.2f} (chance {measured['chance']:.2f})")
     for task in (name.removesuffix("/loss") for name in measured if name.endswith("/loss")):
         if f"{task}/accuracy" in measured:

@@ -43,6 +43,9 @@ class Segmentation(Goal):
     def usable(self, case: StoredCase) -> bool:  # noqa: D102
         return case.has_label
 
+    def strata(self, cases: Sequence[StoredCase]) -> dict[str, int]:  # noqa: D102
+        return {}
+
     def network(self, encoder: Encoder, spec: Mapping[str, Any]) -> Segmenter:  # noqa: D102
         return Segmenter(encoder, len(self.own or self.classes), spec.get("norm", "instance"))
 

@@ -1,0 +1,107 @@
+"""Which scans a prediction is asked for, how they are read, and how the work is stopped."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Any, NoReturn
+
+from selfvox.data import cases as reading
+from selfvox.data.image import Image
+from selfvox.data.recipe import Prepared, Recipe
+from selfvox.data.sources import Case, Dataset
+from selfvox.data.split import read_if_there
+from selfvox.errors import DataError, Stopped, UsageError
+from selfvox.progress import say
+from selfvox.settings import Predict
+
+
+def chosen(dataset: Dataset, settings: Predict) -> list[Case]:
+    """The cases of the subset that is asked for."""
+    if settings.subset == "all":
+        return list(dataset.cases)
+    split = read_if_there(settings.run / "split.json")
+    if split is None:
+        raise UsageError(f"subset: {settings.run} holds no split.json that says who is {settings.subset}; leave it out")
+    subjects = set(getattr(split, settings.subset))
+    cases = [case for case in dataset.cases if case.subject in subjects]
+    if not cases:
+        raise DataError(
+            f"{settings.scans}: holds none of the run's {len(subjects)} {settings.subset} subjects; "
+            "name the data set that the run was made from"
+        )
+    there = len({case.subject for case in cases})
+    say(f"subset {settings.subset}: {there} of {len(subjects)} subjects, {len(cases)} scans")
+    return cases
+
+
+def check_channels(dataset: Dataset, cases: Sequence[Case], recipe: Recipe) -> None:
+    """Refuse what all scans have in common; the channels within a file are seen when it is read."""
+    have, want = dataset.channel_names, recipe.channel_names
+    named = f"{dataset.root}: has the channels {', '.join(have)} where the run was trained on {', '.join(want)}"
+    files = {1 if case.stacked else len(case.images) for case in cases}
+    if not files <= {1, len(want)} or (len(have) > 1 and len(have) != len(want)):
+        raise DataError(f"{named}; name scans with those channels")
+    if sorted(have) == sorted(want) and have != want:
+        raise DataError(f"{named}; put them in that order")
+    if len(have) == len(want) and have != want:
+        say(f"{named}; taken for the same, in this order")
+
+
+def check_apart(settings: Predict, cases: Sequence[Case]) -> None:
+    """Refuse a folder of predictions that is mixed up with the scans."""
+    out, scans = settings.out.resolve(), settings.scans.resolve()
+    if any(image.resolve().is_relative_to(out) for case in cases for image in case.images):
+        raise UsageError(f"{settings.out}: holds the scans themselves; name another --out")
+    if scans.is_dir() and out.is_relative_to(scans):
+        raise UsageError(
+            f"{settings.out}: lies among the scans, so that predictions would be taken for scans; name another --out"
+        )
+
+
+def read(case: Case, recipe: Recipe) -> tuple[Image, Prepared]:
+    """The case as it is and as the network wants it.
+
+    Raises:
+        DataError: it cannot be used.
+    """
+    names = recipe.channel_names
+    try:
+        image = reading.read(case, len(names))
+        for note in image.notes:
+            say(f"{image.name}: {note}")
+        return image, recipe.apply(image)
+    except DataError:
+        raise
+    except MemoryError:
+        raise DataError("needs more memory than there is; crop it, or use a larger machine") from None
+    except Exception as error:  # a reader's surprise at one file must not end the work on the others
+        raise DataError(f"cannot be prepared ({type(error).__name__}: {error})") from error
+
+
+@contextlib.contextmanager
+def stoppable(out: Path) -> Iterator[None]:
+    """End as `Stopped` on SIGTERM and SIGINT, at once: files are whole or not there, and the rest can go on."""
+    came: list[int] = []
+
+    def interrupt(number: int, frame: FrameType | None) -> NoReturn:
+        came.append(number)
+        # no ordinary exception: nobody takes it for a damaged scan
+        raise KeyboardInterrupt
+
+    before: Mapping[int, Any] = {}
+    if threading.current_thread() is threading.main_thread():
+        before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    except KeyboardInterrupt:
+        number = came[0] if came else int(signal.SIGINT)
+        name = signal.Signals(number).name
+        raise Stopped(f"{out}: stopped by {name}; run the same command again to go on", number) from None
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,180 @@
+"""Fine-tuning that classifies whole scans: it learns, goes on to the same bytes, and its table is whole."""
+
+import csv
+import json
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from PIL import Image as Pillow
+
+import selfvox
+from selfvox.data.split import read
+from selfvox.data.store import open_store
+from selfvox.errors import UsageError
+from selfvox.files import sha256
+from selfvox.training.classification import ClassificationObjective
+from selfvox.training.wholes import Wholes
+from selfvox.weights import load_part
+
+SMALL = {"network": {"name": "plain", "channels": [4, 8]}, "device": "cpu", "encoder": "none"}
+
+
+def drawn(grade, shape, rng):
+    """Stripes that get the finer the higher the grade, on noise."""
+    at = np.indices(shape)[rng.integers(len(shape))] + rng.integers(8)
+    return 60 + 120 * (at // (6, 3, 1)[grade] % 2) + rng.normal(0, 8, shape)
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """Sixty pictures of three grades, of different shapes, two of each subject."""
+    folder, rng = tmp_path_factory.mktemp("pictures"), np.random.default_rng(0)
+    lines = ["image,grade,subject"]
+    for number in range(60):
+        grade = number // 2 % 3
+        data = drawn(grade, (24, 24 if number % 4 else 32), rng)
+        Pillow.fromarray(data.clip(0, 255).astype(np.uint8)).save(folder / f"eye_{number:02}.png")
+        lines.append(f"eye_{number:02}.png,{grade},sub{number // 2:02}")
+    (folder / "grades.csv").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def store(pictures, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("store") / "store"
+    return selfvox.prepare(pictures, out=folder, test=9, validation=6, workers=1)
+
+
+def answers(out):
+    with (out / "predictions.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_grades_are_learnt_predicted_and_scored(pictures, store, tmp_path):
+    run = selfvox.finetune(store, out=tmp_path / "run", steps=120, batch=8, crop=24, learning_rate=1e-2, **SMALL)
+    _, card = load_part(run / "network", "network")
+    assert (card["classes"], card["ordinal"]) == (["0", "1", "2"], True)
+    table = selfvox.predict(run, pictures, out=tmp_path / "predictions", subset="test")
+    assert table == [tmp_path / "predictions" / "predictions.csv"]
+    rows = answers(tmp_path / "predictions")
+    test = set(read(run / "split.json").test)
+    assert len(rows) == 2 * len(test) == 18
+    assert {f"sub{int(row['id'][4:]) // 2:02}" for row in rows} == test
+    for row in rows:
+        assert row["file"] == f"{row['id']}.png"
+        assert sum(float(row[f"probability_{name}"]) for name in "012") == pytest.approx(1, abs=1e-5)
+    scores = selfvox.evaluate(tmp_path / "predictions", pictures)
+    kappa = next(row["value"] for row in scores if row["score"] == "quadratic_kappa")
+    assert kappa > 0.6
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert max(line["kappa"] for line in lines if "kappa" in line) == card["validation_kappa"]
+
+
+def test_a_run_that_crashed_goes_on_to_the_same_bytes(store, tmp_path, monkeypatch):
+    how = {**SMALL, "steps": 6, "batch": 4, "crop": 16, "validate_every": 2}
+    selfvox.finetune(store, out=tmp_path / "alone", **how)
+    forward = ClassificationObjective.forward
+
+    def crash(self, batch, step, rng):
+        if step == 3:
+            raise KeyboardInterrupt
+        return forward(self, batch, step, rng)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(ClassificationObjective, "forward", crash)
+        with pytest.raises(KeyboardInterrupt):
+            selfvox.finetune(store, out=tmp_path / "run", **how)
+    selfvox.finetune(store, out=tmp_path / "run", resume=True, **how)
+    for part in ("network/weights.safetensors", "network/network.json", "split.json"):
+        assert sha256(tmp_path / "run" / part) == sha256(tmp_path / "alone" / part)
+
+
+def test_answers_that_are_there_are_kept_and_lost_ones_made_again(pictures, store, tmp_path, capsys):
+    run = selfvox.finetune(store, out=tmp_path / "run", steps=1, batch=4, crop=16, **SMALL)
+    out = tmp_path / "predictions"
+    selfvox.predict(run, pictures, out=out)
+    table, ledger = (out / "predictions.csv").read_bytes(), (out / "cases.jsonl").read_text().splitlines()
+    (out / "predictions.csv").unlink()
+    (out / "cases.jsonl").write_text("\n".join(ledger[:40]) + "\n" + ledger[40][:30])  # killed while writing
+    capsys.readouterr()
+    selfvox.predict(run, pictures, out=out)
+    assert "40 of 60 predictions are there already" in capsys.readouterr().err
+    assert (out / "predictions.csv").read_bytes() == table
+    assert len((out / "cases.jsonl").read_text().splitlines()) == 60
+
+
+def test_a_pre_trained_encoder_is_loaded_and_stands_still_where_asked(store, tmp_path):
+    network = {"name": "plain", "channels": [4, 8], "norm": "batch"}
+    how = {"network": network, "crop": 16, "steps": 2, "batch": 4, "device": "cpu"}
+    encoder = selfvox.pretrain(store, out=tmp_path / "pre", task="rotation", **how)
+    run = selfvox.finetune(store, out=tmp_path / "run", encoder=str(encoder), freeze="always", **how)
+    before, _ = load_part(encoder / "encoder", "encoder")
+    after, card = load_part(run / "network", "network")
+    assert card["encoder"].startswith(f"loaded {len(before)} tensors")
+    assert all(torch.equal(after[f"encoder.{name}"], tensor) for name, tensor in before.items())
+
+
+def test_each_subject_is_tested_in_one_fold_and_its_scans_stay_together(store, tmp_path):
+    tested, how = [], {**SMALL, "steps": 1, "batch": 2, "crop": 16}
+    for fold in (1, 2, 3):
+        run = selfvox.finetune(store, out=tmp_path / str(fold), fold=f"{fold}/3", seed=fold, **how)
+        split = read(run / "split.json")
+        assert sorted((*split.train, *split.validation, *split.test)) == [f"sub{number:02}" for number in range(30)]
+        for part, each in ((split.test, 10), (split.validation, 4), (split.train, 16)):
+            grades = [int(subject[3:]) % 3 for subject in part]
+            assert len(grades) == each
+            assert max(map(grades.count, range(3))) - min(map(grades.count, range(3))) <= 1
+        tested += split.test
+    assert sorted(tested) == [f"sub{number:02}" for number in range(30)]
+    for wrong in ("0/5", "6/5", "2", "a/b", "1/31"):
+        with pytest.raises(UsageError, match="fold"):
+            selfvox.finetune(store, out=tmp_path / "wrong", fold=wrong, **how)
+
+
+@pytest.mark.parametrize(("name", "value"), [("regions", "A=1,2"), ("train_on", "regions"), ("loss", "dice+ce")])
+def test_what_is_of_segmentation_is_refused(store, tmp_path, name, value):
+    with pytest.raises(UsageError, match=f"{name}: is of segmentation, but .* holds grades"):
+        selfvox.finetune(store, out=tmp_path / "run", steps=1, **{name: value}, **SMALL)
+
+
+def test_nominal_classes_are_scored_by_balanced_accuracy(store, pictures, tmp_path):
+    run = selfvox.finetune(store, out=tmp_path / "run", ordinal=False, balance=True, steps=2, crop=16, **SMALL)
+    _, card = load_part(run / "network", "network")
+    assert card["ordinal"] is False
+    assert 0 <= card["validation_balanced_accuracy"] <= 1
+    selfvox.predict(run, pictures, out=tmp_path / "out", subset="test")
+    for row in answers(tmp_path / "out"):
+        assert float(row[f"probability_{row['class']}"]) == max(float(row[f"probability_{name}"]) for name in "012")
+
+
+def test_balanced_drawing_shows_every_class_equally_often(store):
+    opened = open_store(store)
+    cases = [case for case in opened.cases if case.grade != 1 or case.id < "eye_10"]
+    drawn = Wholes(opened, cases, (8, 8), 0, {case.id: case.grade for case in cases}, balance=True)
+    shown = [int(drawn[number]["answer"]) for number in range(300)]
+    assert min(map(shown.count, range(3))) > 75
+    plain = Wholes(opened, cases, (8, 8), 0, {case.id: case.grade for case in cases})
+    epoch = sorted(int(plain[number]["answer"]) for number in range(len(cases)))
+    assert epoch == sorted(case.grade for case in cases)
+
+
+def test_volumes_are_classified_the_same_way(tmp_path):
+    rng, scans = np.random.default_rng(1), tmp_path / "scans"
+    scans.mkdir()
+    lines = ["image,grade"]
+    for number in range(24):
+        at = np.indices((16, 18, 12)) - np.array([8, 9, 6]).reshape(3, 1, 1, 1)
+        ball = (at**2).sum(0) < 25
+        box = (abs(at) < 4).all(0) & ((at // 2).sum(0) % 2 == 0)
+        data = rng.normal(100, 10, ball.shape) + 300 * (box if number % 2 else ball)
+        nib.save(nib.Nifti1Image(data.astype(np.float32), np.eye(4)), scans / f"s{number:02}.nii.gz")
+        lines.append(f"s{number:02}.nii.gz,{number % 2}")
+    (scans / "grades.csv").write_text("\n".join(lines) + "\n")
+    run = selfvox.finetune(
+        scans, out=tmp_path / "run", steps=40, batch=4, crop=16, learning_rate=1e-2, workers=1, **SMALL
+    )
+    selfvox.predict(run, scans, out=tmp_path / "out", subset="validation")
+    scores = selfvox.evaluate(tmp_path / "out", scans / "grades.csv")
+    assert next(row["value"] for row in scores if row["score"] == "accuracy") > 0.7
