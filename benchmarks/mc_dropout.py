@@ -1,0 +1,208 @@
+"""What Monte-Carlo dropout costs: many passes together against as many plain forward passes of one sample each.
+
+CPU time of one thread. Each round times the plain passes, ours, and the plain passes again; the table gives medians
+over the rounds. `A/A` is the one run of plain passes over the other: where it leaves 0.90 to 1.10 the machine was too
+restless and the row is void. Memory is the peak of a process of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from selfvox.inference import maps, votes
+from selfvox.inference.passes import Dropout, SubNetworks, Tally, sweep
+from selfvox.models.encoder import build, plan
+from selfvox.models.network import Segmenter
+
+WANTED = (5, 25, 50, 75, 95)
+# where dropout is, window, arithmetic of ours: goal of ours over plain fp32 passes
+GOALS = {
+    ("everywhere", 64, "fp32"): 0.65,
+    ("everywhere", 32, "fp32"): 0.30,
+    ("decoder", 64, "fp32"): 0.55,
+    ("decoder", 32, "fp32"): 0.30,
+    ("decoder", 64, "bf16"): 0.30,
+}
+RATES = {"everywhere": (0.3, 0.3), "decoder": (0.0, 0.3)}
+
+
+def network() -> Segmenter:
+    """A U-Net of 8-16-32-64 channels, three classes."""
+    torch.manual_seed(0)
+    spec = plan({"name": "plain", "channels": [8, 16, 32, 64]}, (64,) * 3, (1.0,) * 3)
+    return Segmenter(build(spec, 3, 1), 3).eval()
+
+
+def seconds(work: Callable[[], object]) -> float:
+    """CPU time of one call."""
+    start = time.process_time()
+    work()
+    return time.process_time() - start
+
+
+def arithmetic(dtype: str) -> contextlib.AbstractContextManager[object]:
+    """Autocast in bf16, or nothing."""
+    return torch.autocast("cpu", torch.bfloat16) if dtype == "bf16" else contextlib.nullcontext()
+
+
+def compare(where: str, edge: int, dtype: str, kind: str, passes: int, rounds: int) -> tuple[float, float, float]:
+    """Ours over plain passes, ours over our own cost model, and A/A; each a median over the rounds."""
+    net, image = network(), torch.randn(1, edge, edge, edge)
+    networks = SubNetworks(net, Dropout(*RATES[where], kind, 0))
+    window = image.shape[1:]
+
+    def plain() -> None:
+        """What a loop does: one window, one pass at a time, its softmax summed up."""
+        total = torch.zeros(3, *window)
+        for _ in range(passes):
+            total += net(image[None])[0].softmax(0)
+
+    def ours() -> None:
+        tally = Tally(passes, 3, window, (), torch.device("cpu"))
+        with networks, arithmetic(dtype):
+            sweep(networks, image, window, 0.5, range(passes), tally.add)
+        votes.winner(tally.ballots)
+
+    def model() -> float:
+        """Seconds: what is shared once, and T times the rest of a pass at the best batch; without any sums."""
+        with networks, arithmetic(dtype):
+            shared = networks.shared(image[None])
+            once = seconds(lambda: networks.shared(image[None]))
+            pair = [seconds(lambda: networks.logits(shared, (0, 1), window)) for _ in range(5)]
+        return once + passes / 2 * statistics.median(pair)
+
+    with torch.inference_mode():
+        plain()
+        ours()
+        times = [(seconds(plain), seconds(ours), model(), seconds(plain)) for _ in range(rounds)]
+    ratio = statistics.median(2 * b / (a + d) for a, b, _, d in times)
+    return ratio, statistics.median(b / c for _, b, c, _ in times), statistics.median(a / d for a, _, _, d in times)
+
+
+def percentiles(passes: int, rounds: int) -> tuple[float, float, float]:
+    """torch.quantile over ours, seconds of ours for a voxel-class, and A/A."""
+    values = np.random.default_rng(0).integers(0, 256, (passes, 98_304)).astype(np.uint8)
+    floats = torch.from_numpy(np.ascontiguousarray(values.T).astype(np.float32) / 255)
+    asked = torch.tensor(WANTED) / 100
+    times = []
+    for _ in range(rounds + 1):
+        theirs = seconds(lambda: torch.quantile(floats, asked, dim=1))
+        mine = [seconds(lambda: maps.percentiles(values, WANTED)) for _ in range(2)]
+        times.append((theirs, *mine))
+    found = maps.percentiles(values, WANTED) / 255
+    assert np.abs(found - torch.quantile(floats, asked, dim=1).numpy()).max() < 1e-5
+    times = times[1:]
+    return (
+        statistics.median(theirs / one for theirs, one, _ in times),
+        statistics.median(one for _, one, _ in times) / values.shape[1],
+        statistics.median(one / other for _, one, other in times),
+    )
+
+
+def growth(rounds: int) -> float:
+    """Exponent of time over passes between 8 and 128, after the time of none."""
+    net, image = network(), torch.randn(1, 32, 32, 32)
+    networks = SubNetworks(net, Dropout(0.0, 0.3, "element", 0))
+    counts = (8, 16, 32, 64, 128)
+
+    def ours(passes: int) -> float:
+        tally = Tally(passes, 3, image.shape[1:], (), torch.device("cpu"))
+        with networks:
+            return seconds(lambda: sweep(networks, image, image.shape[1:], 0.5, range(passes), tally.add))
+
+    with torch.inference_mode():
+        ours(8)
+        best = [min(ours(count) for _ in range(rounds)) for count in counts]
+        with networks:
+            once = min(seconds(lambda: networks.shared(image[None])) for _ in range(rounds))
+    return float(np.polyfit(np.log(counts), np.log(np.array(best) - once), 1)[0])
+
+
+def peak_mb(passes: int, edge: int, with_maps: bool) -> float:
+    """Peak memory of a process that tallies this many made-up passes over a scan of this edge."""
+    code = f"from mc_dropout import tallied; tallied({passes}, {edge}, {with_maps})"
+    here = os.path.dirname(os.path.abspath(__file__))
+    done = subprocess.run([sys.executable, "-c", code], cwd=here, capture_output=True, text=True, check=True)
+    return float(done.stdout)
+
+
+def tallied(passes: int, edge: int, with_maps: bool) -> None:
+    """Sum up passes of a network that costs nothing, through the very same windows and slabs; print the peak in MB."""
+    import tempfile
+    from pathlib import Path
+
+    class Cheap(SubNetworks):
+        def shared(self, window: torch.Tensor) -> list[torch.Tensor]:
+            return [window]
+
+        def logits(self, shared: object, passes: object, size: object) -> torch.Tensor:
+            one = shared[0]  # type: ignore[index]
+            return torch.cat([one, -one, one * 0], 1).expand(len(passes), -1, *size)  # type: ignore[arg-type,misc]
+
+    with torch.inference_mode(), tempfile.TemporaryDirectory() as folder:
+        image = torch.randn(1, edge, edge, edge)
+        networks = Cheap(network(), Dropout(0.3, 0.0, "element", 0))
+        spill = Path(folder) / "passes" if with_maps else None
+        tally = Tally(passes, 3, image.shape[1:], (), torch.device("cpu"), spill)
+        sweep(networks, image, (64,) * 3, 0.5, range(passes), tally.add)
+        votes.winner(tally.ballots)
+        if with_maps:
+            maps.percentile_maps(tally)
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+
+
+def main() -> int:
+    """Print the tables; 1 where a goal is missed."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--passes", type=int, default=20)
+    parser.add_argument("--kind", default="element", choices=["element", "channel"])
+    parser.add_argument("--edge", type=int, default=128, help="of the scan whose memory is measured")
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    console, missed = Console(), False
+    table = Table(title=f"{given.passes} passes, {given.kind} dropout, U-Net 8-16-32-64, CPU time of one thread")
+    for column in ("dropout", "window", "arithmetic", "ours / plain", "goal", "ours / cost model", "A/A", "verdict"):
+        table.add_column(column)
+    for (where, edge, dtype), goal in GOALS.items():
+        ratio, modelled, control = compare(where, edge, dtype, given.kind, given.passes, given.rounds)
+        void, met = not 0.9 <= control <= 1.1, ratio <= goal and modelled <= 1.1
+        missed |= not void and not met
+        verdict = "void" if void else "met" if met else "missed"
+        shown = (f"{ratio:.3f}", f"{goal:.2f}", f"{modelled:.3f}", f"{control:.3f}", verdict)
+        table.add_row(where, f"{edge}³", dtype, *shown)
+    console.print(table)
+    speed, each, control = percentiles(100, given.rounds)
+    console.print(
+        f"percentiles of 100 passes: torch.quantile / ours {speed:.1f} (goal 25), {each * 1e9:.0f} ns for each voxel "
+        f"and class, A/A {control:.3f}"
+    )
+    console.print(f"time over passes, exponent: {growth(given.rounds):.3f} (goal 1.02)")
+    for with_maps in (False, True):
+        one, hundred = (peak_mb(count, given.edge, with_maps) for count in (1, 100))
+        limit = 1.3 * one + 256
+        missed |= hundred > limit
+        what = "votes and percentiles" if with_maps else "votes"
+        console.print(
+            f"peak memory at {given.edge}³, {what}: 1 pass {one:.0f} MB, 100 passes {hundred:.0f} (goal {limit:.0f})"
+        )
+    return int(missed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
