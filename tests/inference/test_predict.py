@@ -48,7 +48,8 @@ def bright(network):
 def thresholding(monkeypatch):
     """A network that thresholds its input, so that its prediction is known voxel by voxel."""
     real = module.segment_whole
-    monkeypatch.setattr(module, "segment_whole", lambda network, *rest: real(bright(network), *rest))
+    thresholded = lambda network, *rest, **how: real(bright(network), *rest, **how)  # noqa: E731
+    monkeypatch.setattr(module, "segment_whole", thresholded)
 
 
 @pytest.mark.parametrize("matrix", GRIDS.values(), ids=GRIDS)
@@ -159,12 +160,12 @@ def test_a_signal_stops_at_once_and_what_is_finished_stays(run, scans, tmp_path,
     real = module.segment_whole
     calls = []
 
-    def slow(*args):
+    def slow(*args, **how):
         calls.append(1)
         if len(calls) == 2:
             threading.Timer(0.1, os.kill, (os.getpid(), number)).start()
             time.sleep(20)
-        return real(*args)
+        return real(*args, **how)
 
     monkeypatch.setattr(module, "segment_whole", slow)
     handler = signal.getsignal(number)
