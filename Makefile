@@ -25,6 +25,7 @@ docs: .venv/docs
 benchmarks: .venv/benchmarks
 	-.venv/bin/python benchmarks/reading.py
 	.venv/bin/python benchmarks/step_overhead.py
+	-.venv/bin/python benchmarks/views.py
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv

@@ -24,7 +24,15 @@ from rich.table import Table
 from selfvox.models.encoder import Encoder, build, plan
 from selfvox.pretext import from_setting
 
-GOALS = {"jigsaw": 1.05, "relative_location": 1.05, "rotation": 1.05, "simclr": 1.15}
+GOALS = {
+    "rotation": 1.05,
+    "relative_location": 1.05,
+    "jigsaw": 1.05,
+    "cpc": 1.10,
+    "masked": 1.10,
+    "exemplar": 1.15,
+    "simclr": 1.15,
+}
 SPACING_MM = (1.0, 1.0, 1.0)
 
 
@@ -81,9 +89,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--edge", type=int, default=64)
-    parser.add_argument(
-        "--only", default="jigsaw,relative_location,rotation,simclr:fp32,bf16", help="tasks, then arithmetics"
-    )
+    parser.add_argument("--only", default=f"{','.join(GOALS)}:fp32,bf16", help="tasks, then arithmetics")
     given = parser.parse_args()
     torch.set_num_threads(1)
     tasks, arithmetics = (part.split(",") for part in given.only.split(":"))

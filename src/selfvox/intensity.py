@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from selfvox import compiled
+
 
 def brightness(x: Tensor, shift: Tensor) -> Tensor:
     """Add `shift` to every voxel."""
@@ -78,7 +80,9 @@ def _per_sample(values: Tensor, x: Tensor) -> Tensor:
 
 
 def _correlate(x: Tensor, weights: Tensor, axis: int) -> Tensor:
-    """Correlate one axis with a short kernel per sample (or one for all) by shift and add, mirrored at the edges."""
+    """Correlate one axis with a short kernel per sample (or one for all) mirrored at the edges."""
+    if x.device.type == "cpu" and x.dtype == torch.float32 and not x.requires_grad:
+        return compiled.correlate(x, weights.expand(len(x), -1), axis)
     radius, size = weights.shape[1] // 2, x.shape[axis]
     pad = [0, 0] * (x.ndim - 1 - axis) + [radius, radius]
     padded = F.pad(x.flatten(0, 1)[:, None], pad + [0] * (2 * (x.ndim - 2) - len(pad)), mode="reflect")

@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from selfvox.compiled import affine
 from selfvox.errors import UsageError
-from selfvox.trilinear import affine
 
 AXES = "xyz"  # the names of the spatial axes in settings; of a picture, x counts rows
 

@@ -1,12 +1,14 @@
-"""Affine maps of volumes on the CPU: one pass over the output's voxels, compiled by numba when first used.
+"""Loops over the voxels of images on the CPU, compiled by numba when first used: affine maps, kernels along an axis.
 
-Why not `grid_sample`: it writes every position to memory, reads it again and mirrors it, and takes nine times as long.
-Why not torch.compile: code as fast takes 29 s to make and needs a C++ compiler; this takes 3 s, once, and is then found
-beside the module or in the user's cache within 0.5 s.
+Why not torch's operations: `grid_sample` writes every position to memory, reads it again and mirrors it, and takes nine
+times as long; shifted copies, added up, pass through memory once per weight. Why not torch.compile: code as fast takes
+29 s to make and needs a C++ compiler; this takes some seconds, once, and is then found beside the module or in the
+user's cache within 0.5 s. There is one way on the CPU, so a run that goes on takes the one that it began with.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import ParamSpec, TypeVar
@@ -44,14 +46,35 @@ def affine(x: Tensor, matrices: Tensor, shifts: Tensor) -> Tensor:
         sample, channel = divmod(number, x.shape[1])
         _map_volume(images[sample, channel], outs[sample, channel], steps[sample], starts[sample])
 
-    threads, count = torch.get_num_threads(), len(x) * x.shape[1]
-    if min(threads, count) == 1:
-        for number in range(count):
-            one(number)
-    else:
-        with ThreadPoolExecutor(min(threads, count)) as pool:
-            list(pool.map(one, range(count)))
+    _each(len(x) * x.shape[1], one)
     return out.view(x.shape)
+
+
+def correlate(x: Tensor, weights: Tensor, axis: int) -> Tensor:
+    """One axis of each sample correlated with its own short kernel; edges are mirrored, the last voxel not repeated.
+
+    Args:
+        x: (batch, channel, *space) in fp32 on the CPU.
+        weights: (batch, size), the size odd and at most twice the axis's length.
+        axis: of `x`.
+    """
+    x = x.detach().contiguous()
+    out = torch.empty_like(x)
+    shape = (len(x), math.prod(x.shape[1:axis]), x.shape[axis], math.prod(x.shape[axis + 1 :]))
+    images, outs, kernels = x.view(shape).numpy(), out.view(shape).numpy(), weights.float().contiguous().numpy()
+    _each(len(x), lambda number: _correlate(images[number], outs[number], kernels[number]))
+    return out
+
+
+def _each(count: int, work: Callable[[int], None]) -> None:
+    """Do the work for every number, on as many threads as torch is given."""
+    threads = min(torch.get_num_threads(), count)
+    if threads == 1:
+        for number in range(count):
+            work(number)
+    else:
+        with ThreadPoolExecutor(threads) as pool:
+            list(pool.map(work, range(count)))
 
 
 def _compiled(function: Callable[P, R]) -> Callable[P, R]:
@@ -151,3 +174,30 @@ def _map_volume(image: np.ndarray, out: np.ndarray, step: np.ndarray, start: np.
                     row[k] = _between(
                         x, at, hop0, hop1, hop2, p0 - np.float32(q0), p1 - np.float32(q1), p2 - np.float32(q2)
                     )
+
+
+@_compiled
+def _correlate(image: np.ndarray, out: np.ndarray, weights: np.ndarray) -> None:
+    """`out[:, i]` becomes the sum of `weights[t] * image[:, i + t - radius]`; both (before, axis, after)."""
+    before, size, after = image.shape
+    radius, period = len(weights) // 2, max(1, 2 * size - 2)
+    for o in range(before):
+        if after == 1:
+            row, line = image[o, :, 0], out[o, :, 0]
+            for i in range(radius, size - radius):
+                total = weights[0] * row[i - radius]
+                for t in range(1, len(weights)):
+                    total += weights[t] * row[i + t - radius]
+                line[i] = total
+        for i in range(size):
+            if after == 1 and radius <= i < size - radius:
+                continue
+            for t in range(len(weights)):
+                at = abs(i + t - radius) % period
+                source, target, weight = image[o, min(at, period - at)], out[o, i], weights[t]
+                if t == 0:
+                    for k in range(after):
+                        target[k] = weight * source[k]
+                else:
+                    for k in range(after):
+                        target[k] += weight * source[k]

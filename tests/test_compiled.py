@@ -1,9 +1,9 @@
-"""The compiled resampling against torch's own, and where it must not be taken."""
+"""Compiled loops against torch's own operations, and where they must not be taken."""
 
 import pytest
 import torch
 
-from selfvox import spatial, trilinear
+from selfvox import compiled, intensity, spatial
 
 SHAPES = [(9, 14), (1, 6), (17, 8, 13), (1, 9, 12), (5, 1, 1), (2, 2, 2)]
 
@@ -21,7 +21,7 @@ def test_the_compiled_resampling_is_that_of_grid_sample_mirrored_edges_included(
     rng = torch.Generator().manual_seed(0)
     x = torch.randn(40, 3, *shape, generator=rng)
     matrices, shifts = maps(40, len(shape), rng)
-    found = trilinear.affine(x, matrices, shifts)
+    found = compiled.affine(x, matrices, shifts)
     expected = spatial._grid_sample(x, matrices, shifts, "bilinear")
     torch.testing.assert_close(found, expected, atol=1e-3, rtol=0)
     assert (found - expected).abs().mean() < 3e-5
@@ -31,13 +31,13 @@ def test_images_that_do_not_lie_in_one_piece_are_read_right():
     rng = torch.Generator().manual_seed(0)
     x = torch.randn(4, 9, 3, 12, 10, generator=rng).transpose(1, 2)[:, :, 1:, ::2]
     matrices, shifts = maps(4, 3, rng)
-    assert torch.equal(trilinear.affine(x, matrices, shifts), trilinear.affine(x.contiguous(), matrices, shifts))
+    assert torch.equal(compiled.affine(x, matrices, shifts), compiled.affine(x.contiguous(), matrices, shifts))
 
 
 def test_the_map_that_moves_nothing_gives_the_image():
     for shape in SHAPES:
         x, d = torch.randn(2, 2, *shape), len(shape)
-        found = trilinear.affine(x, torch.eye(d).expand(2, d, d), torch.zeros(2, d))
+        found = compiled.affine(x, torch.eye(d).expand(2, d, d), torch.zeros(2, d))
         torch.testing.assert_close(found, x, atol=1e-6, rtol=0)
 
 
@@ -47,7 +47,7 @@ def test_two_calls_give_the_same_bits_whatever_the_threads(monkeypatch):
     found = []
     for threads in (1, 2, 5):
         monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
-        found.append(trilinear.affine(x, matrices, shifts))
+        found.append(compiled.affine(x, matrices, shifts))
     assert all(torch.equal(each, found[0]) for each in found)
 
 
@@ -64,7 +64,7 @@ def test_labels_keep_their_values():
 
 
 def test_where_no_folder_can_keep_it_the_code_is_made_anew(monkeypatch):
-    real, asked = trilinear.numba.njit, []
+    real, asked = compiled.numba.njit, []
 
     def njit(function, *, cache=False, **how):
         asked.append(cache)
@@ -72,6 +72,25 @@ def test_where_no_folder_can_keep_it_the_code_is_made_anew(monkeypatch):
             raise RuntimeError("cannot cache function: no locator available")
         return real(function, **how)
 
-    monkeypatch.setattr(trilinear.numba, "njit", njit)
-    assert trilinear._compiled(lambda a: a + 1)(2) == 3
+    monkeypatch.setattr(compiled.numba, "njit", njit)
+    assert compiled._compiled(lambda a: a + 1)(2) == 3
     assert asked == [True, False]
+
+
+@pytest.mark.parametrize("shape", [(9, 14), (17, 8, 13), (3, 5, 4)])
+@pytest.mark.parametrize("size", [3, 5])
+def test_the_compiled_correlation_is_that_of_torch_mirrored_edges_included(shape, size):
+    rng = torch.Generator().manual_seed(0)
+    x = torch.randn(3, 2, *shape, generator=rng).transpose(2, 3)  # not in one piece
+    weights = torch.randn(3, size, generator=rng)
+    for axis in range(2, x.ndim):
+        # torch's own operations are taken in fp64
+        expected = intensity._correlate(x.double(), weights.double(), axis)
+        torch.testing.assert_close(compiled.correlate(x, weights, axis).double(), expected, atol=1e-5, rtol=0)
+        assert torch.equal(intensity._correlate(x, weights, axis), compiled.correlate(x, weights, axis))
+
+
+def test_a_blurred_image_that_wants_its_gradient_gets_it():
+    x = torch.randn(1, 1, 6, 6, requires_grad=True)
+    intensity.blur(x, torch.ones(1)).square().sum().backward()
+    assert x.grad is not None
