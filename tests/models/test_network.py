@@ -69,3 +69,17 @@ def test_the_decoder_has_the_norm_named(norm, count):
     encoder = build(plan({"channels": [4, 8, 16], "norm": norm}, (16,) * 3, (1.0,) * 3), 3, 1)
     network = Segmenter(encoder, 2, norm)
     assert sum(isinstance(each, torch.nn.BatchNorm3d) for each in network.decoder.modules()) == count / 2
+
+
+@pytest.mark.parametrize(("edge", "batches"), [(16, [2]), (48, [1])])
+def test_a_small_volume_alone_on_the_cpu_is_computed_beside_its_copy(edge, batches):
+    seen = []
+
+    def network(x):
+        seen.append(len(x))
+        return torch.cat([x, -x], 1)
+
+    image = torch.randn(1, edge, edge, edge)
+    found = segment_whole(network, image, (edge,) * 3)
+    assert seen == batches
+    torch.testing.assert_close(found, torch.cat([image, -image]).softmax(0))

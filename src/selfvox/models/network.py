@@ -95,7 +95,7 @@ def segment_whole(
         roi_size=tuple(window),
         # two at a time: a CPU convolution of a single small sample leaves the fast path
         sw_batch_size=(2 if image.device.type == "cpu" else 4) if slice_axis is None else SLICES_AT_ONCE,
-        predictor=lambda x: network(x).float(),
+        predictor=lambda x: _beside_its_copy(network, x).float(),
         overlap=overlap,
         mode="gaussian",
     )
@@ -114,6 +114,17 @@ def pad_to_window(images: Tensor, window: Sequence[int]) -> tuple[Tensor, list[i
     for axis in range(len(window)):
         padded = _mirror(padded, 2 + axis, before[axis], short[axis] - before[axis])
     return padded, before
+
+
+def _beside_its_copy(network: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """`network(x)`, where a small volume alone on the CPU is computed twice.
+
+    Two took 40 ms of an encoder and one 97 ms at 32 voxels cubed in fp32; as long at 48, and at 64 twice as long.
+    """
+    fp32_on_cpu = x.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
+    if fp32_on_cpu and len(x) == 1 and x.ndim == 5 and x[0, 0].numel() <= 40**3:
+        return network(x.expand(2, *x.shape[1:]))[:1]
+    return network(x)
 
 
 def _mirror(x: Tensor, axis: int, before: int, after: int) -> Tensor:
