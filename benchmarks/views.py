@@ -31,6 +31,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from selfvox import intensity
+from selfvox.device import make_fabric
 from selfvox.spatial import resample, rotation_matrices
 
 DEGREES, SCALE, SIGMA_BLUR, SIGMA_NOISE, GAMMA = (10.0, -20.0, 15.0), 0.9, 1.0, 0.05, 1.2
@@ -122,6 +123,7 @@ def main() -> int:
     parser.add_argument("--edge", type=int, default=96)
     given = parser.parse_args()
     warnings.filterwarnings("ignore")  # of MONAI, on what its next release will do
+    make_fabric("cpu", 1, "fp32")  # keeps freed memory, as a run does; all libraries gain by it
     torch.set_num_threads(1)
     SimpleITK.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
     rng = np.random.default_rng(0)

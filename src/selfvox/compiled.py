@@ -177,27 +177,35 @@ def _map_volume(image: np.ndarray, out: np.ndarray, step: np.ndarray, start: np.
 
 
 @_compiled
+def _add(onto: np.ndarray, row: np.ndarray, weight: np.float32, first: bool) -> None:
+    """`onto` plus the weighted row; the first row replaces what was there."""
+    if first:
+        for k in range(len(onto)):
+            onto[k] = weight * row[k]
+    else:
+        for k in range(len(onto)):
+            onto[k] += weight * row[k]
+
+
+@_compiled
 def _correlate(image: np.ndarray, out: np.ndarray, weights: np.ndarray) -> None:
     """`out[:, i]` becomes the sum of `weights[t] * image[:, i + t - radius]`; both (before, axis, after)."""
     before, size, after = image.shape
-    radius, period = len(weights) // 2, max(1, 2 * size - 2)
+    taps, period = len(weights), max(1, 2 * size - 2)
+    radius = taps // 2
+    rows, lines = image.reshape(before, size * after), out.reshape(before, size * after)
+    longer = np.empty(size + 2 * radius, np.float32)
     for o in range(before):
-        if after == 1:
-            row, line = image[o, :, 0], out[o, :, 0]
-            for i in range(radius, size - radius):
-                total = weights[0] * row[i - radius]
-                for t in range(1, len(weights)):
-                    total += weights[t] * row[i + t - radius]
-                line[i] = total
-        for i in range(size):
-            if after == 1 and radius <= i < size - radius:
-                continue
-            for t in range(len(weights)):
-                at = abs(i + t - radius) % period
-                source, target, weight = image[o, min(at, period - at)], out[o, i], weights[t]
-                if t == 0:
-                    for k in range(after):
-                        target[k] = weight * source[k]
-                else:
-                    for k in range(after):
-                        target[k] += weight * source[k]
+        if after == 1:  # the last axis: a row and its mirrored ends, shifted against itself
+            longer[radius : radius + size] = rows[o]
+            for i in range(radius):
+                left, right = (radius - i) % period, (size + i) % period
+                longer[i] = rows[o, min(left, period - left)]
+                longer[radius + size + i] = rows[o, min(right, period - right)]
+            for t in range(taps):
+                _add(lines[o], longer[t : t + size], weights[t], t == 0)
+        else:
+            for i in range(size):
+                for t in range(taps):
+                    at = abs(i + t - radius) % period
+                    _add(out[o, i], image[o, min(at, period - at)], weights[t], t == 0)
