@@ -96,6 +96,7 @@ def test_values_out_of_range_are_refused_by_name(verb, base, given):
         (settings.Pretrain, PRETRAIN | {"steps": 1, "epochs": 0.5, "first": "steps", "second": "epochs"}),
         (settings.Pretrain, PRETRAIN | {"size": "9,9", "spacing": "1,1", "first": "size", "second": "spacing"}),
         (settings.Finetune, FINETUNE | {"labels": 3, "fraction": 0.5, "first": "labels", "second": "fraction"}),
+        (settings.Finetune, FINETUNE | {"steps": 1, "epochs": 0.5, "first": "steps", "second": "epochs"}),
         (settings.Finetune, FINETUNE | {"size": "9,9", "spacing": "1,1", "first": "size", "second": "spacing"}),
     ],
 )

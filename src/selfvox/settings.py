@@ -155,7 +155,8 @@ class Finetune(Preparation):
         pydantic.Field(gt=0, le=1, allow_inf_nan=False),
     ] = None
     fold: Annotated[str | None, "cross-validation: which of how many folds is the test set, such as 2/5"] = None
-    steps: Annotated[int, "optimiser steps", AtLeastOne] = 500
+    steps: Annotated[int | None, "optimiser steps; default: 500, or what --epochs gives", AtLeastOne] = None
+    epochs: Annotated[float | None, "passes over the labelled training scans, instead of --steps", Positive] = None
     batch: Annotated[int, "crops per step and device", AtLeastOne] = 2
     crop: Annotated[CropEdges | None, "edges of the crops in voxels; default: by the scans"] = None
     slices: Slices = None
@@ -201,6 +202,7 @@ class Finetune(Preparation):
     def __post_init__(self) -> None:
         super().__post_init__()
         _one_of(self, "labels", "fraction")
+        _one_of(self, "steps", "epochs")
         if self.fold is not None and not re.fullmatch(r"[1-9]\d{0,3}/[1-9]\d{0,3}", self.fold):
             raise ValueError(f"fold: '{self.fold}' is no fold; write which of how many, such as 2/5")
         if self.fold is not None and int(self.fold.split("/")[0]) > int(self.fold.split("/")[1]):

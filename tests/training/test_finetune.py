@@ -66,6 +66,13 @@ def test_another_network_than_the_encoder_is_refused(network, shapes_store, tmp_
         selfvox.finetune(shapes_store, out=tmp_path / "run", encoder=str(pretrained), network=network, steps=1)
 
 
+def test_epochs_are_passes_over_the_labelled_scans_that_train(shapes_store, tmp_path, small):
+    how = {**small, "batch": 2, "keep": "last"}
+    run = selfvox.finetune(shapes_store, out=tmp_path / "run", encoder="none", labels=3, epochs=1.5, **how)
+    # three scans, one and a half times, two at a time
+    assert json.loads((run / "network" / "network.json").read_text())["step"] == 3
+
+
 def test_labels_are_counted_by_subject_and_nested(shapes_store, tmp_path, small):
     chosen = {}
     for name, labels in (("one", {"labels": 1}), ("three", {"labels": 3}), ("half", {"fraction": 0.5})):

@@ -33,6 +33,7 @@ from selfvox.training.segmentation import Segmentation
 from selfvox.weights import load_into, load_part, save_part
 
 VALIDATION_SHARE = 0.2
+DEFAULT_STEPS = 500
 
 
 def finetune(settings: Finetune) -> Path:
@@ -55,16 +56,17 @@ def finetune(settings: Finetune) -> Path:
         goal = _goal(store, settings)
         split = _split(run, store, goal, settings)
         training, validation = _cases(store, goal, split.train), _cases(store, goal, split.validation)
+        steps = _steps(settings, len(training))
         torch.manual_seed(settings.seed)
-        encoder, network, card, frozen_steps = _network(settings, pretrained, store, training, goal)
+        encoder, network, card, frozen_steps = _network(settings, pretrained, store, training, goal, steps)
         crop = crop_for(settings.crop, in_plane(training, axis), encoder.strides[-1])
         card |= {"crop": list(crop), "slices": settings.slices, **goal.card()}
         how = Plan(
-            steps=settings.steps,
+            steps=steps,
             batch=settings.batch,
             learning_rate=settings.learning_rate,
             weight_decay=settings.weight_decay,
-            save_every=settings.validate_every or max(1, settings.steps // 5),
+            save_every=settings.validate_every or max(1, steps // 5),
             seed=settings.seed,
         )
         objective = goal.objective(network, training, frozen_steps)
@@ -82,6 +84,12 @@ def finetune(settings: Finetune) -> Path:
         say(f"network: {run.path / 'network'} ({keeper.kept})   curve: {run.path / 'curve.png'}")
         say(f"next: selfvox predict {run.path} NEW_SCANS/ --out predictions/")
     return settings.out
+
+
+def _steps(settings: Finetune, scans: int) -> int:
+    if settings.epochs is None:
+        return settings.steps or DEFAULT_STEPS
+    return max(1, math.ceil(settings.epochs * scans / settings.batch))
 
 
 class _Keeper:
@@ -202,6 +210,7 @@ def _network(
     store: Store,
     training: list[StoredCase],
     goal: Goal,
+    steps: int,
 ) -> tuple[Encoder, nn.Module, dict[str, Any], int]:
     """The encoder, the network upon it, what to say of it, and for how many steps its encoder stands still."""
     planned = in_plane(training, axis_of_slices(settings.slices, training))
@@ -217,13 +226,13 @@ def _network(
         loaded = load_into(encoder, tensors, f"{settings.encoder}")
         report = f"loaded {loaded} into the encoder, pre-trained by {found['task']['name']}; none left over"
         frozen_share = {"never": 0.0, "always": 1.0, "warmup": settings.warmup}[settings.freeze]
-        frozen_steps = round(frozen_share * settings.steps)
+        frozen_steps = round(frozen_share * steps)
     network = goal.network(encoder, spec)
     fresh = sum(parameter.numel() for parameter in network.parameters())
     fresh -= sum(parameter.numel() for parameter in encoder.parameters())
     say(f"encoder: {report}; upon it {fresh / 1e6:.2f} M values at random")
     if frozen_steps:
-        say(f"the encoder stands still for {frozen_steps} of {settings.steps} steps")
+        say(f"the encoder stands still for {frozen_steps} of {steps} steps")
     card = {
         "network": spec,
         "spatial_dims": d,
