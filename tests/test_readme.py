@@ -58,7 +58,11 @@ def test_every_file_in_the_tree_exists():
 
 
 def test_every_source_file_is_in_the_tree_with_a_remark():
-    there = {str(path.relative_to(ROOT)) for path in (ROOT / "src").rglob("*") if path.suffix in (".py", ".typed")}
+    there = {
+        str(path.relative_to(ROOT))
+        for path in (ROOT / "src").rglob("*")
+        if path.suffix in (".py", ".typed", ".mplstyle")
+    }
     listed = tree()
     assert {path for path in listed if path.startswith("src/") and not path.endswith("/")} == there
     assert [path for path, remark in listed.items() if not remark and not path.endswith(("/", "__init__.py"))] == []

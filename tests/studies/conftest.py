@@ -12,8 +12,8 @@ from selfvox.data import phantom
 from selfvox.data import split as splits
 from selfvox.data.crops import seen
 from selfvox.data.store import open_store
-from selfvox.files import write_csv
-from selfvox.studies import trial, work
+from selfvox.files import write_csv, write_text
+from selfvox.studies import figures, trial, work
 from selfvox.studies.cells import Facts
 from selfvox.weights import save_part
 
@@ -69,6 +69,7 @@ def pretended(monkeypatch):
         chosen = splits.subset(split, settings.subset_seed, settings.labels, settings.fraction)
         settings.out.mkdir(parents=True, exist_ok=True)
         (settings.out / "settings.yaml").write_text("")
+        write_text(settings.out / "metrics.jsonl", '{"step": 1, "loss": 1, "dice_mean": 0.5}\n')
         splits.write(splits.Split(chosen, split.validation, split.test, settings.seed), settings.out / "split.json")
 
     def score(plan, run):
@@ -91,11 +92,13 @@ def pretended(monkeypatch):
             step_flop=100.0,
             validation_s=1.0,
             test_s=1.0,
+            training=4,
         )
 
     for name, fake in (("pretrain", pretrain), ("finetune", finetune), ("score", score)):
         monkeypatch.setattr(work, name, fake)
     monkeypatch.setattr(trial, "_tried", tried)
+    monkeypatch.setattr(figures, "draw", lambda plan, found, summary, folder: [])  # takes seconds
     return made
 
 

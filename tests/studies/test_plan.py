@@ -18,6 +18,7 @@ FACTS = Facts(
     step_flop=100.0,
     validation_s=0.0,
     test_s=0.0,
+    training=4,
 )
 
 
@@ -40,8 +41,9 @@ def arms(path, **facts):
         ({"labels": None, "fractions": [1.5]}, "fractions: .* less than or equal to 1"),
         ({"labels": [0]}, "labels: .* greater than or equal to 1"),
         ({"seeds": [1, 1]}, "seeds: a value is given twice"),
-        ({"test": 0}, "test: needs at least one subject"),
-        ({"test": None}, "test: is required"),
+        ({"test": 0}, "test and folds: give one of them"),
+        ({"folds": 3}, "test and folds: give one of them"),
+        ({"validation": None}, "validation: is required"),
         ({"reference": "brats2019"}, r"reference: .* did you mean 'brats2018'\?"),
         ({"methods": {}}, "methods: is empty"),
         ({"methods": {"a": 3}}, "methods.a: is neither scratch nor a mapping"),
@@ -124,8 +126,8 @@ def test_methods_of_one_pre_training_share_it(write_plan):
         str(write_plan(methods={**rotation(), "frozen": rotation(finetune={"freeze": "always"})["rotation"]}))
     )
     assert (
-        layout.pretraining(plan, "frozen", 1)
-        == layout.pretraining(plan, "rotation", 1)
+        layout.pretraining(plan, "frozen", 1, None)
+        == layout.pretraining(plan, "rotation", 1, None)
         == Path("pretrain/rotation-seed-1")
     )
 

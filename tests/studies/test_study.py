@@ -2,12 +2,14 @@ import contextlib
 import csv
 import json
 import os
+import shutil
 import threading
 
 import pytest
 import yaml
 
 import selfvox
+from selfvox.data import image as images
 from selfvox.data import split as splits
 from selfvox.errors import DataError, NumericalError, UsageError
 from selfvox.studies import study as verb
@@ -188,6 +190,23 @@ def test_one_cell_that_diverges_does_not_stop_the_others(write_plan, pretended, 
     assert (tmp_path / "out" / "summary.csv").exists()
 
 
+def test_folds_score_every_subject_once_without_having_trained_on_it(write_plan, pretended, tmp_path):
+    plan = write_plan(test=None, folds=4, validation=1, labels=None, fractions=[1.0], seeds=[0])
+    rows = selfvox.study(str(plan), out=tmp_path / "out")
+    assert len([each for each in pretended if each.startswith("pretrain ")]) == 2 * 4
+    tested = []
+    for number in range(4):
+        split = splits.read(tmp_path / f"out/cells/rotation/100-percent-seed-0-pretrain-0-fold-{number}/split.json")
+        card = json.loads((tmp_path / f"out/pretrain/rotation-seed-0-fold-{number}/encoder/encoder.json").read_text())
+        assert not set(split.test) & {*split.train, *split.validation, *card["seen"]["subjects"]}
+        tested += split.test
+    assert len(tested) == len(set(tested)) == 8
+    assert {(row["method"], row["runs"]) for row in rows} == {("scratch", 1), ("rotation", 1), ("simclr", 1)}
+    with (tmp_path / "out/table.csv").open(newline="") as lines:
+        cases = [(row["method"], row["name"], row["case"]) for row in csv.DictReader(lines)]
+    assert len(cases) == len(set(cases)) == 3 * 2 * 8
+
+
 # leaks
 
 
@@ -267,3 +286,14 @@ def test_a_small_study_in_earnest(write_plan, tmp_path, capsys):
     assert len({json.dumps(card["network"]) for card in cards}) == 1
     assert not list(tmp_path.glob("out/**/checkpoints"))
     assert not (tmp_path / "out" / "trial").exists()
+
+
+def test_the_figures_are_drawn_from_the_run_folders_alone(done, monkeypatch):
+    _, out, _ = done
+    monkeypatch.undo()
+    for left in ("store", "pretrain", "scans", "locks"):
+        shutil.rmtree(out / left, ignore_errors=True)
+    selfvox.study("gone.yaml", out=out, table=True)
+    sizes = {path.name: images.read(path).data.shape[1:] for path in (out / "figures").iterdir()}
+    assert sizes.keys() == {"labels.png", "steps.png", "differences.png"}
+    assert all(min(size) > 300 for size in sizes.values())

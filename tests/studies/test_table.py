@@ -1,3 +1,4 @@
+import dataclasses
 import math
 from pathlib import Path
 
@@ -5,7 +6,7 @@ import numpy as np
 import pytest
 
 from selfvox.studies import table
-from selfvox.studies.results import MEAN, Result
+from selfvox.studies.results import MEAN, MEAN_OF_REGIONS, Result
 
 
 def result(method, labels, seed, scores, twin=None, pretrain_seed=None):
@@ -16,7 +17,7 @@ def result(method, labels, seed, scores, twin=None, pretrain_seed=None):
         for number, (name, value) in enumerate(zip("ab", values, strict=True), start=1)
     )
     return Result(
-        path=Path(),
+        paths=(Path(),),
         method=method,
         twin=twin,
         labels=labels,
@@ -148,3 +149,18 @@ def test_labels_saved_are_those_the_twin_needs_beyond_the_method_s():
     found += [result("method", 10, 0, one, "scratch"), result("method", 20, 0, {"x": [0.9, 0.9]}, "scratch")]
     saved = {row["labels"]: row["labels_saved"] for row in table.summarise(found) if row["method"] == "method"}
     assert saved == {10: pytest.approx(5), 20: "cannot be told"}
+
+
+def test_where_there_are_regions_the_mean_is_theirs():
+    one = result("scratch", 2, 0, {"x": [0.1, 0.3], "y": [0.5, 0.7]})
+    regions = [
+        {"case": case, "class": of, "name": name, "dice": str(dice)}
+        for case, scores in (("x", (0.2, 0.6)), ("y", (0.4, 1.0)))
+        for of, name, dice in zip(("1+2", "2"), ("both", "B"), scores, strict=True)
+    ]
+    rows = [row for case in "xy" for row in [*one.rows, *regions] if row["case"] == case]
+    whole = dataclasses.replace(one, rows=tuple(rows))
+    assert whole.names() == ["a", "b", "both", "B", MEAN_OF_REGIONS]
+    assert whole.of_case(MEAN_OF_REGIONS) == pytest.approx({"x": 0.4, "y": 0.7})
+    assert whole.mean("b") == pytest.approx(0.5)
+    assert one.of_case(MEAN) == pytest.approx({"x": 0.2, "y": 0.6})

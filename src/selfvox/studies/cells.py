@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from selfvox.studies import plan as plans
 from selfvox.studies.plan import SCRATCH, Plan, folder_name
 
 STEPS = {"pretrain": 1000, "finetune": 500}  # the verbs' own defaults
+BATCH = 2  # of fine-tuning, by default
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +29,7 @@ class Facts:
     step_flop: float
     validation_s: float  # of all validation subjects, once
     test_s: float  # to predict and score all test subjects
+    training: int  # labelled subjects that there are to train on
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,17 +53,20 @@ class Cell:
     fraction: float | None
     seed: int
     pretrain_seed: int | None  # None where nothing is pre-trained for it
+    fold: int | None = None
 
     @property
     def folder(self) -> Path:
         """Its run, within the study's folder."""
         amount = f"{self.labels}-labels" if self.fraction is None else f"{100 * self.fraction:g}-percent"
         twice = "" if self.pretrain_seed is None else f"-pretrain-{self.pretrain_seed}"
-        return Path("cells") / folder_name(self.arm.name) / f"{amount}-seed-{self.seed}{twice}"
+        fold = "" if self.fold is None else f"-fold-{self.fold}"
+        return Path("cells") / folder_name(self.arm.name) / f"{amount}-seed-{self.seed}{twice}{fold}"
 
     def __str__(self) -> str:
         amount = f"{self.labels} labels" if self.fraction is None else f"{100 * self.fraction:g} % of the labels"
-        return f"{self.arm.name}, {amount}, seed {self.seed}"
+        fold = "" if self.fold is None else f", fold {self.fold}"
+        return f"{self.arm.name}, {amount}, seed {self.seed}{fold}"
 
 
 def needing_facts(plan: Plan) -> list[str]:
@@ -75,9 +81,16 @@ def lead(plan: Plan, name: str) -> str:
     return next(other for other in plan.methods if plans.method(plan, other).pretrain == wanted)
 
 
-def pretraining(plan: Plan, method: str, seed: int) -> Path:
+def pretraining(plan: Plan, method: str, seed: int, fold: int | None) -> Path:
     """The folder of a method's pre-training, within the study's folder."""
-    return Path("pretrain") / f"{folder_name(lead(plan, method))}-seed-{seed}"
+    apart = "" if fold is None or other_scans(plan, method) else f"-fold-{fold}"
+    return Path("pretrain") / f"{folder_name(lead(plan, method))}-seed-{seed}{apart}"
+
+
+def other_scans(plan: Plan, method: str) -> bool:
+    """Whether a method is pre-trained on other scans than those that may be trained on."""
+    found = plans.method(plan, method).pretrain
+    return plan.transductive or (isinstance(found, dict) and "scans" in found)
 
 
 def arms(plan: Plan, facts: dict[str, Facts]) -> list[Arm]:
@@ -111,8 +124,9 @@ def cells(plan: Plan, facts: dict[str, Facts]) -> list[Cell]:
     """All cells, seed by seed, so that a study that is stopped half way can compare what it has."""
     amounts = [(count, None) for count in plan.labels or ()] + [(None, share) for share in plan.fractions or ()]
     return [
-        Cell(arm=arm, labels=labels, fraction=fraction, seed=seed, pretrain_seed=pretrain_seed)
+        Cell(arm=arm, labels=labels, fraction=fraction, seed=seed, pretrain_seed=pretrain_seed, fold=fold)
         for seed in plan.seeds
+        for fold in ([None] if plan.folds is None else range(plan.folds))
         for labels, fraction in amounts
         for arm in arms(plan, facts)
         for pretrain_seed in (plan.pretrain_seeds if isinstance(arm.pretrain, dict) else [None])
@@ -123,10 +137,18 @@ def finetune_settings(plan: Plan, cell: Cell, facts: Facts) -> dict[str, Any]:
     """Settings of the cell's `finetune`, its paths aside."""
     settings = plans.scaled(cell.arm.finetune, plan.scale, STEPS["finetune"])
     if cell.arm.extra_flop:
-        steps = settings.get("steps") or STEPS["finetune"]
-        settings["steps"] = steps + math.ceil(cell.arm.extra_flop / facts.step_flop)
+        settings["steps"] = steps(settings, cell, facts) + math.ceil(cell.arm.extra_flop / facts.step_flop)
+        settings.pop("epochs", None)
     amount = {"labels": cell.labels} if cell.fraction is None else {"fraction": cell.fraction}
     return {**settings, **amount, "seed": cell.seed, "subset_seed": cell.seed}
+
+
+def steps(settings: Mapping[str, Any], cell: Cell, facts: Facts) -> int:
+    """Steps of a cell's fine-tuning; epochs count a scan for each subject."""
+    if settings.get("epochs") is None:
+        return int(settings.get("steps") or STEPS["finetune"])
+    count = cell.labels or max(1, round((cell.fraction or 1) * facts.training))
+    return max(1, math.ceil(float(settings["epochs"]) * count / int(settings.get("batch", BATCH))))
 
 
 def pretrain_settings(plan: Plan, method: str) -> dict[str, Any]:

@@ -31,7 +31,8 @@ Shares = Annotated[tuple[Annotated[float, Share], ...], pydantic.Field(min_lengt
 _PREPARATION = {each.name for each in dataclasses.fields(Preparation)}
 _OURS_PREPARE = {"scans", "out", "test", "validation", "seed"}
 _OURS_PRETRAIN = {"out", "seed", "resume", "devices"} | _PREPARATION - {"source"}
-_OURS_FINETUNE = {"labelled", "out", "encoder", "labels", "fraction", "seed", "subset_seed", "resume"} | _PREPARATION
+_OURS_FINETUNE = {"labelled", "out", "encoder", "labels", "fraction", "fold", "seed", "subset_seed", "resume"}
+_OURS_FINETUNE |= _PREPARATION
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,8 +55,15 @@ class Plan:
 
     data: Annotated[Path, "scans with labels, in any layout; relative to the plan"]
     methods: Annotated[dict[str, Any], "by name: `pretrain` and `finetune` settings, or `scratch`"]
-    test: Annotated[int, "subjects that are scored, the same in every cell; none of their labels is ever trained on"]
     validation: Annotated[int, "subjects that choose the best weights, the same in every cell", NotNegative]
+    test: Annotated[
+        int, "subjects that are scored, the same in every cell; nothing is trained on them", NotNegative
+    ] = 0
+    folds: Annotated[
+        int | None,
+        "instead of test: every subject is scored once, by cells that were trained without its fold",
+        pydantic.Field(ge=2),
+    ] = None
     labels: Annotated[Counts | None, "how many labelled subjects to train on, such as [5, 10, 20]"] = None
     fractions: Annotated[Shares | None, "shares of the training subjects, instead of labels"] = None
     seeds: Annotated[Seeds, "of the draw of labelled subjects, the decoder's weights and the crops"] = (0, 1, 2)
@@ -74,8 +82,8 @@ class Plan:
     def __post_init__(self) -> None:
         if (self.labels is None) == (self.fractions is None):
             raise ValueError("labels and fractions: give one of them")
-        if self.test < 1:
-            raise ValueError("test: needs at least one subject to score")
+        if (self.test > 0) == (self.folds is not None):
+            raise ValueError("test and folds: give one of them, so that there is somebody to score")
         for name in ("labels", "fractions", "seeds", "pretrain_seeds"):
             values = getattr(self, name) or ()
             if len(set(values)) < len(values):

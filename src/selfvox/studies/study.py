@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from selfvox.data import parallel
-from selfvox.data.store import open_store
 from selfvox.errors import BusyError, NumericalError
 from selfvox.progress import clock, say
 from selfvox.settings import Study
@@ -35,23 +34,28 @@ def study(settings: Study) -> list[dict[str, Any]]:
     """
     out = settings.out
     if settings.table:
-        return table.make(plans.load(out / "plan.yaml"), out)
+        return _tables(plans.load(out / "plan.yaml"), out)
     plan = plans.read(settings.plan, settings.data, settings.scale)
     work.begin(plan, out)
     facts = trial.facts_of(plan, out)
-    training = len(work.trainable(open_store(out / work.STORE)))
-    trial.show(plan, facts, training)
+    trial.show(plan, facts)
     if settings.dry_run:
         return []
     number, of = map(int, settings.shard.split("/"))
     todo = layout.cells(plan, facts)[number::of]
-    here = _Study(plan, facts, out, training)
+    here = _Study(plan, facts, out)
     failed = here.on_cluster(todo, settings.scheduler) if settings.scheduler else here.in_this_process(todo)
-    rows = table.make(plan, out)
+    rows = _tables(plan, out)
     if failed:
         first, reason = next(iter(failed.items()))
         raise NumericalError(f"{out}: {len(failed)} of {len(todo)} cells failed; the first, {first}: {reason}")
     return rows
+
+
+def _tables(plan: Plan, out: Path) -> list[dict[str, Any]]:
+    # those who end at the same time write one after the other
+    with work.held(out, "tables", wait=True):
+        return table.make(plan, out)
 
 
 @dataclass(frozen=True)
@@ -61,7 +65,6 @@ class _Study:
     plan: Plan
     facts: dict[str, Facts]
     out: Path
-    training: int  # subjects there are to train on
 
     def in_this_process(self, todo: Sequence[Cell]) -> dict[str, str]:
         """Make the cells one after the other, those that other processes are at last; what failed, and why."""
@@ -96,7 +99,9 @@ class _Study:
         failed: dict[str, str] = {}
         first = [cell for cell in todo if cell.pretrain_seed is None]
         pretrainings = {
-            layout.pretraining(self.plan, cell.arm.method, cell.pretrain_seed): _Job(self, cell, only_pretrain=True)
+            layout.pretraining(self.plan, cell.arm.method, cell.pretrain_seed, cell.fold): _Job(
+                self, cell, only_pretrain=True
+            )
             for cell in todo
             if cell.pretrain_seed is not None
         }
@@ -118,9 +123,9 @@ class _Study:
         total, counted = 0.0, set[Path]()
         for cell in cells:
             known = self.facts[cell.arm.method]
-            total += trial.seconds(self.plan, cell, known, self.training)
+            total += trial.seconds(self.plan, cell, known)
             if cell.pretrain_seed is not None:
-                before = layout.pretraining(self.plan, cell.arm.method, cell.pretrain_seed)
+                before = layout.pretraining(self.plan, cell.arm.method, cell.pretrain_seed, cell.fold)
                 if before not in counted and not work.is_done(self.out / before):
                     total += trial.pretrain_seconds(known)
                 counted.add(before)
@@ -146,7 +151,7 @@ def _make(job: _Job) -> str:
         try:
             if job.only_pretrain:
                 assert cell.pretrain_seed is not None
-                work.pretrain_once(study.plan, study.out, cell.arm.method, cell.pretrain_seed, wait=True)
+                work.pretrain_once(study.plan, study.out, cell.arm.method, cell.pretrain_seed, cell.fold, wait=True)
             else:
                 study.do(cell, wait=True)
         except NumericalError as error:

@@ -16,7 +16,7 @@ from selfvox.errors import DataError
 from selfvox.files import write_csv
 from selfvox.inference.evaluate import EMPTY_RULE
 from selfvox.progress import say
-from selfvox.studies import results
+from selfvox.studies import figures, results
 from selfvox.studies.plan import Plan
 from selfvox.studies.results import Result
 
@@ -26,7 +26,7 @@ CANNOT = "cannot be told"
 
 
 def make(plan: Plan, out: Path) -> list[dict[str, Any]]:
-    """Write `table.csv` and `summary.csv` from the run folders, and print the summary.
+    """Write `table.csv`, `summary.csv` and the figures from the run folders, and print the summary.
 
     Raises:
         DataError: no cell is done yet.
@@ -34,21 +34,23 @@ def make(plan: Plan, out: Path) -> list[dict[str, Any]]:
     found, lacking = results.read(plan, out), results.missing(plan, out)
     if not found:
         raise DataError(f"{out}: no cell is done yet; run `selfvox study PLAN --out {out}` first")
-    scores = [name for name in found[0].rows[0] if name not in ("case", "class", "name")]
+    of_row = ("fold", "case", "class", "name")
+    scores = [name for name in found[0].rows[0] if name not in of_row]
     of_run = ("method", "labels", "fraction", "seed", "pretrain_seed", "transductive")
     rows = (
-        [_cell(getattr(result, name)) for name in of_run] + [row[name] for name in ("case", "class", "name", *scores)]
+        [_cell(getattr(result, name)) for name in of_run] + [row.get(name, "") for name in (*of_row, *scores)]
         for result in found
         for row in result.rows
     )
-    write_csv(out / "table.csv", [*of_run, "case", "class", "name", *scores], rows)
+    write_csv(out / "table.csv", [*of_run, *of_row, *scores], rows)
     summary = summarise(found)
     write_csv(out / "summary.csv", list(summary[0]), ([_cell(value) for value in row.values()] for row in summary))
     _show(summary, found)
+    pictures = figures.draw(plan, found, summary, out / "figures")
     if lacking:
-        total = len(lacking) + len(found)
+        total = len(lacking) + sum(len(result.paths) for result in found)
         say(f"{len(lacking)} of {total} cells are not there yet ({lacking[0]} first); run the study again to make them")
-    say(f"tables: {out / 'table.csv'}  {out / 'summary.csv'}")
+    say(f"tables: {out / 'table.csv'}  {out / 'summary.csv'}   figures: {'  '.join(map(str, pictures))}")
     return summary
 
 
@@ -149,9 +151,11 @@ def labels_at(score: float, curve: Mapping[int, float]) -> float | None:
 
 def _show(summary: Sequence[Mapping[str, Any]], found: Sequence[Result]) -> None:
     """Print the rows of the classes' mean, or of the only class; all of them are in `summary.csv`."""
-    shown = found[0].names()[-1]
+    shown = found[0].overall
     cases, key = len(found[0].of_case(shown)), found[0].key
-    table = Table(title=f"{key.capitalize()}, {shown}, {cases} test cases", title_justify="left", box=SIMPLE)
+    table = Table(
+        title=f"{key.capitalize()}, {shown}, {cases} test case{'s' * (cases != 1)}", title_justify="left", box=SIMPLE
+    )
     for heading in ("", "labels", "runs", "mean ± sd", "minus twin: mean", "95 %", "median", "wins", "labels saved"):
         table.add_column(heading, justify="left" if not heading else "right", no_wrap=True)
     rows = [row for row in summary if row["name"] == shown]
@@ -180,11 +184,14 @@ def _show(summary: Sequence[Mapping[str, Any]], found: Sequence[Result]) -> None
         "interval draws seeds and cases anew. Labels saved: how many more the twin needs for the same score, by its",
         f"curve; '{CANNOT}' where the score lies outside of it.",
     ]
+    if key == results.KAPPA:
+        lines.append("Kappa is one number for all test cases of a run, or of a fold: cases are not drawn anew.")
     if any(row["transductive"] for row in rows):
         lines.append("Transductive: the test scans, without labels, were among those of the pre-training.")
     if key == "dice":
         lines.append(EMPTY_RULE)
-    console.print("\n".join(lines), soft_wrap=True)
+    for sentence in lines:
+        say(sentence)
 
 
 def _cell(value: Any) -> Any:

@@ -26,7 +26,7 @@ from selfvox.studies import cells as layout
 from selfvox.studies import plan as plans
 from selfvox.studies.cells import Cell, Facts
 from selfvox.studies.plan import Plan
-from selfvox.studies.work import card_of, held, scans_of, score, store_of
+from selfvox.studies.work import card_of, fold_store, held, scans_of, score, store_of, trainable
 from selfvox.training.finetune import finetune
 from selfvox.training.pretrain import pretrain, steps_for
 from selfvox.weights import load_part
@@ -60,7 +60,8 @@ def _tried(plan: Plan, out: Path, name: str) -> Facts:
     network: dict[str, Any] = {}
     with told_to(folder / "log.txt"):
         if isinstance(found, dict):
-            settings, scans = layout.pretrain_settings(plan, name), scans_of(plan, name, out)
+            settings = layout.pretrain_settings(plan, name)
+            scans = scans_of(plan, name, out, None if plan.folds is None else 0)
             fixed = {**_without_steps(settings), "scans": scans}
             step_s, _, flop = runs.measure(lambda how: pretrain(resolve(Pretrain, {**fixed, **how})))
             network = {"network": card_of(runs.last)["network"]}
@@ -68,7 +69,8 @@ def _tried(plan: Plan, out: Path, name: str) -> Facts:
         elif isinstance(found, str):
             network = {"network": card_of(Path(found))["network"]}
         store = store_of(plan, name, out)
-        like = {**_without_steps(plans.method(plan, name).finetune), **network, "labelled": out / store}
+        split_store = open_store(fold_store(out / store, None if plan.folds is None else 0))
+        like = {**_without_steps(plans.method(plan, name).finetune), **network, "labelled": split_store.path}
         tuning_s, validation_s, tuning_flop = runs.measure(
             lambda how: finetune(resolve(Finetune, {**like, **how, "encoder": "none", "validate_every": how["steps"]}))
         )
@@ -85,6 +87,7 @@ def _tried(plan: Plan, out: Path, name: str) -> Facts:
         step_flop=tuning_flop,
         validation_s=validation_s,
         test_s=test_s,
+        training=len(trainable(split_store)),
     )
 
 
@@ -125,7 +128,7 @@ class _Runs:
 
 def _without_steps(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Settings without those that say how long to train."""
-    left_out = ("steps", "epochs", "validate_every", "freeze", "warmup")
+    left_out = ("steps", "epochs", "validate_every", "freeze", "warmup", "probe")
     return {name: value for name, value in settings.items() if name not in left_out}
 
 
@@ -149,10 +152,10 @@ def _test_seconds(plan: Plan, run: Path) -> float:
 # what it will take
 
 
-def seconds(plan: Plan, cell: Cell, facts: Facts, training: int) -> float:
-    """What a cell will take, its pre-training aside; `training`: how many subjects there are to train on."""
+def seconds(plan: Plan, cell: Cell, facts: Facts) -> float:
+    """What a cell will take, its pre-training aside."""
     settings = layout.finetune_settings(plan, cell, facts)
-    steps = settings.get("steps") or layout.STEPS["finetune"]
+    steps = layout.steps(settings, cell, facts)
     validations = math.ceil(steps / (settings.get("validate_every") or max(1, steps // 5)))
     return steps * facts.step_s + validations * facts.validation_s + facts.test_s
 
@@ -162,7 +165,7 @@ def pretrain_seconds(facts: Facts) -> float:
     return facts.pretrain_steps * facts.pretrain_step_s
 
 
-def show(plan: Plan, facts: dict[str, Facts], training: int) -> None:
+def show(plan: Plan, facts: dict[str, Facts]) -> None:
     """Print what each arm will take, and all of it, from the timed steps."""
     table = Table(title="What it will take, from a few timed steps", title_justify="left", box=SIMPLE)
     for heading in ("", "pre-training", "a step", "one cell", "cells", "all"):
@@ -170,15 +173,15 @@ def show(plan: Plan, facts: dict[str, Facts], training: int) -> None:
     cells, total, counted = layout.cells(plan, facts), 0.0, set[str]()
     for arm in layout.arms(plan, facts):
         known, own = facts[arm.method], [cell for cell in cells if cell.arm.name == arm.name]
-        each = [seconds(plan, cell, known, training) for cell in own]
-        before, leader = 0.0, layout.lead(plan, arm.method)
+        each = [seconds(plan, cell, known) for cell in own]
+        times, before, leader = 0, 0.0, layout.lead(plan, arm.method)
         if isinstance(arm.pretrain, dict) and leader not in counted:
             counted.add(leader)
-            before = pretrain_seconds(known) * len(plan.pretrain_seeds)
+            times = len(plan.pretrain_seeds) * (1 if layout.other_scans(plan, arm.method) else plan.folds or 1)
+            before = pretrain_seconds(known) * times
         total += before + sum(each)
         span = " to ".join(dict.fromkeys(clock(value) for value in (min(each), max(each))))
-        times = f"{len(plan.pretrain_seeds)} x " if len(plan.pretrain_seeds) > 1 else ""
-        shown = f"{times}{clock(pretrain_seconds(known))}" if before else "-"
+        shown = f"{times} x {clock(pretrain_seconds(known))}" if before else "-"
         table.add_row(arm.name, shown, f"{known.step_s:.3g} s", span, str(len(own)), clock(before + sum(each)))
     table.add_section()
     table.add_row("all", "", "", "", str(len(cells)), clock(total))

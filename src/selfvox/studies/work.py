@@ -17,7 +17,7 @@ from selfvox.data import split as splits
 from selfvox.data import strict_json
 from selfvox.data.prepare import prepare, prepared
 from selfvox.data.recipe import Recipe
-from selfvox.data.store import Store, open_store
+from selfvox.data.store import Store, StoredCase, grades, open_store
 from selfvox.errors import BusyError, DataError, UsageError
 from selfvox.inference.evaluate import evaluate
 from selfvox.inference.predict import predict
@@ -55,39 +55,73 @@ def begin(plan: Plan, out: Path) -> None:
         if not file.exists() or plans.load(file) != plan:
             plans.save(plan, file)
         given = {name: value for name, value in plan.prepare.items() if value is not None}
-        how = {"test": plan.test, "validation": plan.validation, "seed": plan.split_seed}
+        validation = 0 if plan.folds else plan.validation  # each fold has its own
+        how = {"test": plan.test, "validation": validation, "seed": plan.split_seed}
         prepare(resolve(Prepare, {**given, **how, "scans": plan.data, "out": out / STORE}))
         store = open_store(out / STORE)
+        if plan.folds:
+            _make_folds(plan, store)
         for name in layout.needing_facts(plan):
             _stores_of(plan, name, store, out)
-    check_labels(plan, store)
-    _check_twice(store)
+    for fold in [None] if plan.folds is None else range(plan.folds):
+        split_store = open_store(fold_store(out / STORE, fold))
+        check_labels(plan, split_store)
+        _check_twice(split_store)
 
 
 def _stores_of(plan: Plan, name: str, store: Store, out: Path) -> None:
     """The stores that a method needs of its own: of other scans, or of the study's by an encoder's recipe."""
     found = plans.method(plan, name).pretrain
-    if isinstance(found, dict) and (plan.transductive or "scans" in found):
+    if isinstance(found, dict) and layout.other_scans(plan, name):
         # the study's recipe for all, so that methods differ in nothing else
         source = resolve(Preparation, {"source": found.get("source", plan.prepare.get("source", "auto"))})
-        prepared(Path(found.get("scans", plan.data)), scans_of(plan, name, out), source, recipe=store.recipe)
+        prepared(Path(found.get("scans", plan.data)), scans_of(plan, name, out, None), source, recipe=store.recipe)
     elif isinstance(found, str):
         recipe = Recipe.from_dict(card_of(Path(found))["recipe"])
         if dataclasses.replace(recipe, channel_names=store.recipe.channel_names) != store.recipe:
             own = out / store_of(plan, name, out)
             source = resolve(Preparation, {"source": plan.prepare.get("source", "auto")})
             prepared(plan.data, own, source, recipe=recipe, need_labels=True)
-            there = store.split()
-            assert there is not None
-            splits.write(there, own / "split.json")
+            if plan.folds:
+                _make_folds(plan, open_store(own))
+            else:
+                shutil.copyfile(store.path / "split.json", own / "split.json")
 
 
-def scans_of(plan: Plan, name: str, out: Path) -> Path:
+def _make_folds(plan: Plan, store: Store) -> None:
+    """A store for each fold, with a split of its own; the arrays are the store's."""
+    assert plan.folds is not None
+    subjects = sorted({case.subject for case in store.cases if is_labelled(case)})
+    without = sorted({case.subject for case in store.cases} - set(subjects))
+    # every fold has about the same share of each grade
+    classes = dict.fromkeys(subjects, -1) | grades(store.cases)
+    for number, test in enumerate(splits.folds(classes, plan.folds, plan.split_seed)):
+        folder = fold_store(store.path, number)
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in ("cases", "images", "labels", "foreground"):
+            if not (folder / name).is_symlink():
+                (folder / name).symlink_to(Path("..") / ".." / store.path.name / name)
+        rest = splits.make(set(subjects) - set(test), 0, plan.validation, plan.split_seed, classes)
+        train = (*rest.train, *without)
+        splits.write(dataclasses.replace(rest, train=train, test=test), folder / "split.json")
+        files.write_json(folder / "manifest.json", strict_json.read(store.path / "manifest.json"))
+
+
+def fold_store(store: Path, fold: int | None) -> Path:
+    """Where the store of a fold lies: beside the whole store."""
+    return store if fold is None else store.parent / f"{store.name}-folds" / str(fold)
+
+
+def is_labelled(case: StoredCase) -> bool:
+    """Whether it has a label, or a grade."""
+    return case.has_label or case.grade is not None
+
+
+def scans_of(plan: Plan, name: str, out: Path, fold: int | None) -> Path:
     """The store that a method is pre-trained on."""
-    found = plans.method(plan, name).pretrain
-    assert isinstance(found, dict)
-    own = plan.transductive or "scans" in found
-    return out / "scans" / plans.folder_name(layout.lead(plan, name)) if own else out / STORE
+    if layout.other_scans(plan, name):
+        return out / "scans" / plans.folder_name(layout.lead(plan, name))
+    return fold_store(out / STORE, fold)
 
 
 def store_of(plan: Plan, name: str, out: Path) -> str:
@@ -118,14 +152,14 @@ def do(plan: Plan, facts: dict[str, Facts], out: Path, cell: Cell, wait: bool = 
         encoder = found
     elif found is not None:
         assert cell.pretrain_seed is not None
-        encoder = str(out / layout.pretraining(plan, cell.arm.method, cell.pretrain_seed))
-        pretrain_once(plan, out, cell.arm.method, cell.pretrain_seed, wait)
+        encoder = str(out / layout.pretraining(plan, cell.arm.method, cell.pretrain_seed, cell.fold))
+        pretrain_once(plan, out, cell.arm.method, cell.pretrain_seed, cell.fold, wait)
     fact = facts[cell.arm.method]
     given = layout.finetune_settings(plan, cell, fact)
     settings = {**given, "pretrain": found}
 
     def work() -> dict[str, Any]:
-        run, store = out / cell.folder, open_store(out / fact.store)
+        run, store = out / cell.folder, open_store(fold_store(out / fact.store, cell.fold))
         if encoder != "none":
             guard(store, Path(encoder), plan.transductive)
         paths = {"labelled": store.path, "out": run, "encoder": encoder, "resume": (run / "settings.yaml").exists()}
@@ -139,6 +173,7 @@ def do(plan: Plan, facts: dict[str, Facts], out: Path, cell: Cell, wait: bool = 
             "fraction": len(split.train) / len(trainable(store)),
             "seed": cell.seed,
             "pretrain_seed": cell.pretrain_seed,
+            "fold": cell.fold,
             "transductive": plan.transductive and cell.arm.pretrain is not None,
         }
 
@@ -154,14 +189,14 @@ def score(plan: Plan, run: Path) -> None:
     evaluate(Evaluate(predictions=run / "predictions", truth=plan.data, out=run / "scores.csv"))
 
 
-def pretrain_once(plan: Plan, out: Path, method: str, seed: int, wait: bool = False) -> None:
+def pretrain_once(plan: Plan, out: Path, method: str, seed: int, fold: int | None, wait: bool = False) -> None:
     """Pre-train a method's encoder unless it is there."""
-    folder = layout.pretraining(plan, method, seed)
+    folder = layout.pretraining(plan, method, seed, fold)
     given = layout.pretrain_settings(plan, method)
 
     def work() -> dict[str, Any]:
         run = out / folder
-        paths = {"scans": scans_of(plan, method, out), "out": run, "resume": (run / "settings.yaml").exists()}
+        paths = {"scans": scans_of(plan, method, out, fold), "out": run, "resume": (run / "settings.yaml").exists()}
         pretrain(resolve(Pretrain, {**given, **paths, "seed": seed}))
         return {"method": method, "pretrain_seed": seed}
 
@@ -256,7 +291,7 @@ def _check_twice(store: Store) -> None:
     split = store.split()
     assert split is not None
     test = set(split.test)
-    trains = {case.image_hash: case.id for case in store.cases if case.subject not in test and case.has_label}
+    trains = {case.image_hash: case.id for case in store.cases if case.subject not in test and is_labelled(case)}
     for case in store.cases:
         if case.subject in test and case.image_hash in trains:
             raise DataError(
@@ -269,7 +304,7 @@ def trainable(store: Store) -> set[str]:
     """The labelled subjects that may be trained on."""
     split = store.split()
     assert split is not None
-    return {case.subject for case in store.cases if case.has_label} & set(split.train)
+    return {case.subject for case in store.cases if is_labelled(case)} & set(split.train)
 
 
 def check_labels(plan: Plan, store: Store) -> None:

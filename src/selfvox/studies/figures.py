@@ -1,0 +1,193 @@
+"""A study's figures, from its run folders alone: score by labels, by steps, and the difference to the twin."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import matplotlib.style
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
+
+from selfvox.files import whole
+from selfvox.run import read_metrics
+from selfvox.studies import plan as plans
+from selfvox.studies import reference
+from selfvox.studies.plan import Plan
+from selfvox.studies.results import Result
+
+STYLE = Path(__file__).parent / "figures.mplstyle"
+GREY = "0.35"
+STATED: dict[str, Callable[[str], list[reference.Stated]]] = {"brats2018": reference.brats2018}
+
+
+def draw(plan: Plan, found: Sequence[Result], summary: Sequence[Mapping[str, Any]], folder: Path) -> list[Path]:
+    """Draw all figures of what is done into `folder`; winners and losers alike."""
+    folder.mkdir(exist_ok=True)
+    made = []
+    names = [*found[0].averaged(), found[0].overall]
+    shown = [row for row in summary if row["name"] in names]
+    with mpl.style.context(STYLE):
+        looks = _looks(plan, found)
+        for name, figure in (
+            ("labels", _by_labels(plan, shown, looks)),
+            ("steps", _by_steps(found, looks)),
+            ("differences", _differences(shown, looks)),
+        ):
+            if figure is not None:
+                made.append(folder / f"{name}.png")
+                with whole(made[-1]) as temporary:
+                    figure.savefig(temporary, metadata={"Software": None})
+    return made
+
+
+def _looks(plan: Plan, found: Sequence[Result]) -> dict[str, dict[str, Any]]:
+    """A colour for each method; twins grey, and dashed what works on slices."""
+    twins = list(dict.fromkeys(result.method for result in found if result.twin is None))
+    colours = [each["color"] for each in mpl.rcParams["axes.prop_cycle"]]
+    looks: dict[str, dict[str, Any]] = {}
+    for method in dict.fromkeys(result.method for result in found):
+        own = plans.method(plan, method) if method in plan.methods else None
+        pretrain = own.pretrain if own and isinstance(own.pretrain, dict) else {}
+        flat = bool(own and (pretrain.get("slices") or own.finetune.get("slices")))
+        number = sum(each["color"] != GREY for each in looks.values())
+        transductive = any(result.transductive for result in found if result.method == method)
+        looks[method] = {
+            "color": GREY if method in twins else colours[number % len(colours)],
+            "linestyle": "--" if flat else "-",
+            "marker": "s" if method in twins else "o",
+            "label": method + (" (2D slices)" if flat else "") + (" (transductive)" if transductive else ""),
+        }
+    return looks
+
+
+def _by_labels(plan: Plan, summary: Sequence[Mapping[str, Any]], looks: Mapping[str, dict[str, Any]]) -> Figure:
+    """Score by labels, one panel a class: means over the runs, and bands of one standard deviation."""
+    names = list(dict.fromkeys(row["name"] for row in summary))
+    figure, panels = _panels(len(names), _title(summary[0]["score"]))
+    stated = STATED.get(plan.reference or "")
+    for axes, name in zip(panels, names, strict=True):
+        for method, look in looks.items():
+            rows = sorted(
+                (row for row in summary if row["method"] == method and row["name"] == name),
+                key=lambda row: float(row["fraction"]),
+            )
+            x = np.array([row["fraction"] for row in rows])
+            mean = np.array([row["mean"] for row in rows])
+            sd = np.array([row["sd"] or 0.0 for row in rows])
+            axes.plot(x, mean, **look)
+            axes.fill_between(x, mean - sd, mean + sd, color=look["color"], alpha=0.15, linewidth=0)
+        _draw_stated(axes, stated(name) if stated else [])
+        axes.set_title(name)
+        axes.set_xlabel("share of the labels, and their number")
+        _share_axis(axes, dict(sorted((float(row["fraction"]), int(row["labels"])) for row in summary)))
+    _legend(figure, panels)
+    return figure
+
+
+def _by_steps(found: Sequence[Result], looks: Mapping[str, dict[str, Any]]) -> Figure | None:
+    """Validation score by fine-tuning steps, one panel a number of labels: means over the runs."""
+    curves: dict[tuple[int, str], dict[int, list[float]]] = {}
+    score = ""
+    for result in found:
+        for line in (line for path in result.paths for line in read_metrics(path)):
+            score = next((each for each in ("dice_mean", "kappa") if each in line), score)
+            if score and score in line:
+                curves.setdefault((result.labels, result.method), {}).setdefault(line["step"], []).append(line[score])
+    if not curves:
+        return None
+    labels = sorted({key[0] for key in curves})
+    figure, panels = _panels(len(labels), f"{_title(score.removesuffix('_mean'))} of the validation subjects")
+    for axes, count in zip(panels, labels, strict=True):
+        for method, look in looks.items():
+            points = sorted(curves.get((count, method), {}).items())
+            steps = [step for step, _ in points]
+            mean = np.array([np.mean(values) for _, values in points])
+            sd = np.array([np.std(values, ddof=1) if len(values) > 1 else 0.0 for _, values in points])
+            axes.plot(steps, mean, **look)
+            axes.fill_between(steps, mean - sd, mean + sd, color=look["color"], alpha=0.15, linewidth=0)
+        axes.set_title(f"{count} label{'s' * (count != 1)}")
+        axes.set_xlabel("fine-tuning step")
+    _legend(figure, panels)
+    return figure
+
+
+def _differences(summary: Sequence[Mapping[str, Any]], looks: Mapping[str, dict[str, Any]]) -> Figure | None:
+    """Each method minus its twin, with the 95 % interval, one panel a class."""
+    compared = [row for row in summary if row["twin"]]
+    if not compared:
+        return None
+    names = list(dict.fromkeys(row["name"] for row in compared))
+    methods = [method for method in looks if any(row["method"] == method for row in compared)]
+    counts = sorted({row["labels"] for row in compared})
+    figure, panels = _panels(len(names), f"{_title(summary[0]['score'])} minus its twin's, 95 %")
+    for axes, name in zip(panels, names, strict=True):
+        axes.axhline(0, color="black", linewidth=1)
+        for number, method in enumerate(methods):
+            rows = [row for row in compared if row["method"] == method and row["name"] == name]
+            place = [counts.index(row["labels"]) + 0.6 * ((number + 0.5) / len(methods) - 0.5) for row in rows]
+            mean = np.array([row["difference"] for row in rows])
+            reach = [mean - [row["low"] for row in rows], [row["high"] for row in rows] - mean]
+            look = looks[method]
+            axes.errorbar(
+                place,
+                mean,
+                np.maximum(reach, 0),
+                fmt=look["marker"],
+                color=look["color"],
+                label=look["label"],
+                capsize=3,
+            )
+        axes.set_xticks(range(len(counts)), [str(count) for count in counts])
+        axes.set_title(name)
+        axes.set_xlabel("labels")
+    _legend(figure, panels)
+    return figure
+
+
+def _draw_stated(axes: Axes, stated: Sequence[reference.Stated]) -> None:
+    """A paper's own numbers, thin and dotted, so that nobody takes them for ours."""
+    for number, model in enumerate(dict.fromkeys(each.model for each in stated)):
+        points = sorted((each.fraction, each.score) for each in stated if each.model == model)
+        axes.plot(
+            *zip(*points, strict=True),
+            color="black" if model == "from scratch" else f"C{number - 1}",
+            linestyle=":",
+            linewidth=1,
+            marker="x",
+            markersize=4,
+            label=f"paper A: {model}",
+        )
+
+
+def _panels(count: int, score: str) -> tuple[Figure, list[Axes]]:
+    """A figure of so many panels, at most three in a row, and what they show upwards."""
+    columns = min(count, 3)
+    rows = -(-count // columns)
+    figure = Figure(figsize=(4.2 * columns + 0.4, 3.4 * rows + 0.7))
+    grid = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axes in grid[count:]:
+        axes.set_visible(False)
+    for axes in grid[:count:columns]:
+        axes.set_ylabel(score)
+    return figure, list(grid[:count])
+
+
+def _share_axis(axes: Axes, labels: Mapping[float, int]) -> None:
+    """Shares on a logarithmic axis, each with its number of labels; where there are few, the curves differ."""
+    axes.set_xscale("log")
+    axes.set_xticks(list(labels), [f"{100 * share:.2g} %\n{count}" for share, count in labels.items()])
+    axes.xaxis.set_minor_locator(NullLocator())
+
+
+def _legend(figure: Figure, panels: Sequence[Axes]) -> None:
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=min(4, max(1, len(labels))))
+
+
+def _title(score: str) -> str:
+    return score.replace("_", " ").capitalize()
