@@ -41,7 +41,7 @@ benchmarks: .venv/benchmarks
 	touch $@
 
 .venv/dev: .venv/core
-	$(PIP) --editable '.[demo,dev,cluster]'
+	$(PIP) --editable '.[demo,dev,cluster,tissues]'
 	touch $@
 
 .venv/docs: .venv/dev

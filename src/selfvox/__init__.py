@@ -14,7 +14,7 @@ from selfvox import options as _options
 from selfvox import settings as _settings
 
 __version__ = "0.1.0"
-__all__ = ["demo", "evaluate", "finetune", "info", "predict", "prepare", "pretrain", "preview", "study"]
+__all__ = ["demo", "evaluate", "finetune", "info", "predict", "prepare", "pretrain", "preview", "study", "tissues"]
 
 P = ParamSpec("P")
 S = TypeVar("S")
@@ -49,6 +49,7 @@ finetune = _verb(_settings.Finetune, "selfvox.training.finetune")
 predict = _verb(_settings.Predict, "selfvox.inference.predict")
 evaluate = _verb(_settings.Evaluate, "selfvox.inference.evaluate")
 study = _verb(_settings.Study, "selfvox.studies.study")
+tissues = _verb(_settings.Tissues, "selfvox.report.tissues")
 preview = _verb(_settings.Preview, "selfvox.report.preview")
 demo = _verb(_settings.Demo, "selfvox.report.demo")
 info = _verb(_settings.Info, "selfvox.report.info")

@@ -163,6 +163,12 @@ class Finetune(Preparation):
     seed: Seed = 0
     resume: Resume = False
     network: Network = "plain"
+    first_conv: Annotated[
+        Literal["mean", "tile", "random"] | None,
+        "how an encoder takes scans of other channels than its own: its first weights averaged, repeated or drawn "
+        "anew; default: refuse such scans",
+        TRAINING,
+    ] = None
     freeze: Annotated[
         Literal["warmup", "always", "never"],
         "when the pre-trained encoder stands still: the first steps, always, never",
@@ -288,6 +294,19 @@ class Evaluate:
     truth: Annotated[Path, "folder or data set of true labels, or a table with grades"] = field(kw_only=False)
     out: Annotated[Path | None, "table of the scores, .csv"] = None
     regions: Annotated[str | None, _REGIONS + "; default: those of the run or the data set"] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tissues:
+    """Label three tissues in every brain scan, automatically: what a supervised baseline pre-trains on.
+
+    Example:
+        selfvox tissues scans/ --out labelled/
+    """
+
+    scans: Annotated[Path, "folder of scans without skull, such as T1 MRI of brains"] = field(kw_only=False)
+    out: Annotated[Path, "folder of the labels and their table; those already there are kept"]
+    source: Source = "auto"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -53,6 +53,33 @@ def load_into(module: torch.nn.Module, tensors: Mapping[str, Tensor], where: str
     return f"{len(own)} tensors, {sum(tensor.numel() for tensor in own.values()) / 1e6:.2f} M values"
 
 
+def first_convolutions(tensors: Mapping[str, Tensor], module: torch.nn.Module, policy: str | None) -> dict[str, Tensor]:
+    """Fit the weights that see an image's channels to a module that takes another number of them.
+
+    Those are the tensors (out, in, ...) whose second axis alone differs. What is averaged or repeated is scaled by old
+    over new channels, so that what a voxel of equal channels adds up to stays (`tile`: where the numbers divide).
+
+    Args:
+        tensors: of the old network.
+        module: the new one.
+        policy: `mean` of the old channels in each new one, `tile` repeats them in turn, `random` keeps the new.
+    """
+    fitted = dict(tensors)
+    for name, own in state_of(module).items():
+        old = tensors.get(name)
+        if old is None or old.ndim < 3 or old.shape == own.shape:
+            continue
+        if (old.shape[0], *old.shape[2:]) != (own.shape[0], *own.shape[2:]):
+            continue
+        if policy == "random":
+            fitted[name] = own.detach().clone()
+        else:
+            channels = torch.arange(own.shape[1]) % old.shape[1]
+            spread = old[:, channels] if policy == "tile" else old.mean(1, keepdim=True).expand(own.shape)
+            fitted[name] = spread * (old.shape[1] / own.shape[1])
+    return fitted
+
+
 def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """Write tensors as safetensors, whole or not at all.
 

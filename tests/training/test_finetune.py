@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import nibabel as nib
 import numpy as np
@@ -7,8 +8,9 @@ import torch
 
 import selfvox
 from selfvox.data import phantom
+from selfvox.data.sources import find
 from selfvox.data.split import read
-from selfvox.errors import UsageError
+from selfvox.errors import DataError, UsageError
 from selfvox.weights import load_part
 
 
@@ -146,3 +148,45 @@ def test_test_scans_that_the_encoder_has_seen_are_told(shapes_store, tmp_path, s
 def test_freezing_random_weights_for_good_is_refused(shapes_store, tmp_path):
     with pytest.raises(UsageError, match="freeze: always"):
         selfvox.finetune(shapes_store, out=tmp_path / "run", encoder="none", freeze="always")
+
+
+def two_channels(folder, count=3):
+    """Shapes, and a copy of each as its second channel."""
+    phantom.write(folder / "one", "shapes", count=count)
+    shutil.copytree(folder / "one", folder / "copy")
+    rows = [
+        f"{case.subject},{case.images[0]},{folder / 'copy' / case.images[0].relative_to(folder / 'one')},{case.label}"
+        for case in find(folder / "one").cases
+    ]
+    (folder / "two.csv").write_text("\n".join(["subject,image_a,image_b,label", *rows]) + "\n")
+    return folder / "two.csv"
+
+
+def test_scans_of_other_channels_need_a_policy_which_is_told_and_kept(tmp_path, pretrained, capsys):
+    table = two_channels(tmp_path)
+    how = {"encoder": str(pretrained), "labels": 1, "steps": 1, "crop": (16, 16, 16), "device": "cpu"}
+    with pytest.raises(DataError, match="--first-conv"):
+        selfvox.finetune(table, out=tmp_path / "refused", **how)
+    run = selfvox.finetune(table, out=tmp_path / "run", first_conv="mean", freeze="always", **how)
+    before, after, card = encoders(pretrained, run)
+    assert "from 1 to 2 channels: mean" in card["encoder"]
+    assert "from 1 to 2 channels: mean" in capsys.readouterr().err
+    changed = [name for name in before if before[name].shape != after[name].shape]
+    assert len(changed) == 1
+    assert torch.allclose(after[changed[0]].sum(1, keepdim=True), before[changed[0]])
+    assert all(torch.equal(before[name], after[name]) for name in before if name not in changed)
+
+
+def test_an_encoder_that_labels_trained_serves_as_one_that_pre_training_did(shapes_store, tmp_path, small):
+    first = selfvox.finetune(shapes_store, out=tmp_path / "first", encoder="none", labels=2, steps=2, **small)
+    second = selfvox.finetune(
+        shapes_store, out=tmp_path / "second", encoder=str(first), freeze="always", labels=1, seed=1, steps=2,
+        crop=(16, 16, 16), device="cpu",
+    )  # fmt: skip
+    before, card = load_part(first / "network", "network")
+    after, later = load_part(second / "network", "network")
+    inherited = [name for name in before if name.startswith("encoder.")]
+    assert inherited
+    assert all(torch.equal(before[name], after[name]) for name in inherited)
+    assert "the labels of first" in later["encoder"]
+    assert set(card["seen"]["image_hashes"]) <= set(later["seen"]["image_hashes"])

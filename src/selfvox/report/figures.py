@@ -76,7 +76,7 @@ def draw_outlines(cases: Sequence[Outlined], classes: Mapping[int, str], out: Pa
         for value, name in classes.items()
         if value
     ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), fontsize=9)
+    figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 1 + columns), fontsize=9)
     _save(figure, out)
 
 

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,11 @@ from torch import nn
 from selfvox.data.crops import axis_of_slices, crop_for, in_plane, median_spacing, seen
 from selfvox.data.prepare import prepared
 from selfvox.data.recipe import Recipe
+from selfvox.data.sources import find
 from selfvox.data.split import Split, folds, make, read_if_there, subset, write
-from selfvox.data.store import Store, StoredCase
+from selfvox.data.store import Store, StoredCase, is_store, open_store
 from selfvox.device import make_fabric
-from selfvox.errors import UsageError
+from selfvox.errors import DataError, UsageError
 from selfvox.models.encoder import Architecture, Encoder, build, plan
 from selfvox.options import as_dict, resolve
 from selfvox.progress import say
@@ -30,7 +32,7 @@ from selfvox.training.curve import draw_curve
 from selfvox.training.goal import Goal
 from selfvox.training.loop import Plan, train
 from selfvox.training.segmentation import Segmentation
-from selfvox.weights import load_into, load_part, save_part
+from selfvox.weights import first_convolutions, load_into, load_part, save_part
 
 VALIDATION_SHARE = 0.2
 DEFAULT_STEPS = 500
@@ -50,8 +52,8 @@ def finetune(settings: Finetune) -> Path:
         _check_slices(settings, pretrained[1])
     fabric = make_fabric(settings.device, 1, settings.precision)
     with start(settings.out, settings, resume=settings.resume) as run:
-        recipe = Recipe.from_dict(pretrained[1]["recipe"]) if pretrained else None
-        store = prepared(settings.labelled, settings.out / "store", settings, recipe=recipe, need_labels=True)
+        recipe, preparation = _preparation(settings, pretrained[1]) if pretrained else (None, settings)
+        store = prepared(settings.labelled, settings.out / "store", preparation, recipe=recipe, need_labels=True)
         axis = axis_of_slices(settings.slices, store.cases)
         goal = _goal(store, settings)
         split = _split(run, store, goal, settings)
@@ -61,6 +63,7 @@ def finetune(settings: Finetune) -> Path:
         encoder, network, card, frozen_steps = _network(settings, pretrained, store, training, goal, steps)
         crop = crop_for(settings.crop, in_plane(training, axis), encoder.strides[-1])
         card |= {"crop": list(crop), "slices": settings.slices, **goal.card()}
+        card["seen"] = _all_seen([*training, *validation], pretrained)
         how = Plan(
             steps=steps,
             batch=settings.batch,
@@ -151,9 +154,35 @@ def _goal(store: Store, settings: Finetune) -> Goal:
 
 
 def _encoder_part(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """Tensors and card of a pre-training run, or of its `encoder/` folder."""
+    """Tensors and card of a pre-training run, of its `encoder/` folder, or of a fine-tuning run's encoder."""
+    needs = ("network", "spatial_dims", "in_channels", "recipe", "seen")
+    if (path / "network").is_dir():
+        tensors, card = load_part(path / "network", "network", needs)
+        prefix = "encoder."
+        own = {name.removeprefix(prefix): each for name, each in tensors.items() if name.startswith(prefix)}
+        return own, {**card, "task": {"name": f"the labels of {path.name}"}}
     folder = path / "encoder" if (path / "encoder").is_dir() else path
-    return load_part(folder, "encoder", needs=("network", "spatial_dims", "in_channels", "recipe", "task", "seen"))
+    return load_part(folder, "encoder", (*needs, "task"))
+
+
+def _preparation(settings: Finetune, card: dict[str, Any]) -> tuple[Recipe | None, Finetune]:
+    """The encoder's recipe; with other channels and `first_conv`, a new one on a grid like the encoder's."""
+    recipe = Recipe.from_dict(card["recipe"])
+    if settings.first_conv is None or _channels(settings) == len(recipe.channel_names):
+        return recipe, settings
+    return None, replace(settings, size=settings.size or recipe.size, spacing=settings.spacing or recipe.spacing_mm)
+
+
+def _channels(settings: Finetune) -> int:
+    if is_store(settings.labelled):
+        return len(open_store(settings.labelled).recipe.channel_names)
+    return len(find(settings.labelled, settings.source).channel_names)
+
+
+def _all_seen(cases: Sequence[StoredCase], pretrained: tuple[Any, dict[str, Any]] | None) -> dict[str, list[str]]:
+    """Whose scans, with their contents' hashes, the network and its encoder were trained on."""
+    own, before = seen(cases), pretrained[1]["seen"] if pretrained else {}
+    return {name: sorted({*found, *before.get(name, ())}) for name, found in own.items()}
 
 
 def _tell_leak(card: dict[str, Any], store: Store, split: Split) -> None:
@@ -222,9 +251,18 @@ def _network(
         tensors, found = pretrained
         spec = found["network"]
         _check_network(settings, spec)
-        encoder = build(spec, found["spatial_dims"], found["in_channels"])
+        if d != found["spatial_dims"]:
+            raise DataError(
+                f"{settings.labelled}: holds {d}D scans and {settings.encoder} was trained on {found['spatial_dims']}D "
+                "ones; name scans like those"
+            )
+        encoder = build(spec, d, channels)
+        if channels != found["in_channels"]:
+            tensors = first_convolutions(tensors, encoder, settings.first_conv)
         loaded = load_into(encoder, tensors, f"{settings.encoder}")
         report = f"loaded {loaded} into the encoder, pre-trained by {found['task']['name']}; none left over"
+        if channels != found["in_channels"]:
+            report += f"; first convolution from {found['in_channels']} to {channels} channels: {settings.first_conv}"
         frozen_share = {"never": 0.0, "always": 1.0, "warmup": settings.warmup}[settings.freeze]
         frozen_steps = round(frozen_share * steps)
     network = goal.network(encoder, spec)
