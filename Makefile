@@ -41,7 +41,7 @@ benchmarks: .venv/benchmarks
 	touch $@
 
 .venv/dev: .venv/core
-	$(PIP) --editable '.[demo,dev,cluster,tissues]'
+	$(PIP) --editable '.[demo,dev,cluster,tissues,jpeg]'
 	touch $@
 
 .venv/docs: .venv/dev

@@ -26,6 +26,7 @@ from selfvox.errors import DataError
 
 _HEADER_BYTES = 4 * 2**20
 _MOST_BYTES = 2**30  # of one slice's file
+_MOST_PIXELS = 2**26  # of one slice: 8192 x 8192
 _PREAMBLE = 128
 # of files without a preamble: the first group, in little-endian order
 _FIRST_GROUPS = (b"\x02\x00", b"\x08\x00")
@@ -35,6 +36,7 @@ _PLAIN = {
     uid.ExplicitVRLittleEndian: "<",
     uid.ExplicitVRBigEndian: ">",
 }
+_WRAPS = 16  # stored bits: a sign not marked shows, since no scan fills the whole range
 _SAME_MM = 0.01
 _UNEVEN = 0.05  # of the median gap: headers round positions to a tenth of a millimetre
 _TILT = 0.05  # tangent of the angle between the stack and its slices' normal
@@ -257,8 +259,13 @@ def _stored(found: pydicom.Dataset, syntax: str, where: str) -> np.ndarray:
     high = _whole(found.get("HighBit", (stored or 0) - 1))
     if allocated not in (8, 16, 32) or not stored or not 0 < stored <= allocated or high != stored - 1:
         raise DataError(f"{where} has {stored} bits in {allocated} (highest {high}); export it with 8, 16 or 32 bits")
-    if not rows or not columns:
+    if not rows or not columns or min(rows, columns) < 0:
         raise DataError(f"{where} has no usable Rows and Columns; export it again")
+    if rows * columns > _MOST_PIXELS:
+        raise DataError(f"{where} asks for {rows} x {columns} pixels, more than any slice has; export it again")
+    sign = found.get("PixelRepresentation", 0)
+    if sign not in (0, 1):
+        raise DataError(f"{where} has a PixelRepresentation other than 0 and 1; export it again")
     if syntax in _PLAIN:
         pixels, expected = found.PixelData, rows * columns * allocated // 8
         if len(pixels) not in (expected, expected + expected % 2):
@@ -267,21 +274,45 @@ def _stored(found: pydicom.Dataset, syntax: str, where: str) -> np.ndarray:
             )
         values = np.frombuffer(pixels, f"{_PLAIN[uid.UID(syntax)]}u{allocated // 8}", rows * columns)
         values = values.reshape(rows, columns).astype(np.int64)
-    elif syntax == uid.RLELossless:
-        try:
-            decoded, _ = get_decoder(uid.RLELossless).as_array(found, raw=True)
-            values = decoded.reshape(rows, columns).astype(np.int64)
-        except Exception:
-            raise DataError(f"{where} has damaged RLE pixels; copy it again from its source") from None
     else:
-        called = shown(uid.UID(syntax).name[:60])
-        raise DataError(f"{where} is compressed ({called}); convert it with dcm2niix, or decompress it with dcmconv")
+        values = _decoded(found, uid.UID(syntax), where, (rows, columns))
     values &= (1 << stored) - 1  # bits above the stored ones may hold an overlay
     low = 0
-    if found.get("PixelRepresentation", 0) == 1:
+    if sign == 1:
         low = -(1 << (stored - 1))
         values = np.where(values >= -low, values + 2 * low, values)
+    elif stored == _WRAPS and _wrapped(values):
+        raise DataError(
+            f"{where} has values near 0 and near {2**_WRAPS - 1} and none between: negative ones not marked as such "
+            "(PixelRepresentation), or a padding value; correct the header or export it again"
+        )
     return values if kind == "MONOCHROME2" else 2 * low + (1 << stored) - 1 - values
+
+
+def _decoded(found: pydicom.Dataset, syntax: uid.UID, where: str, shape: tuple[int, int]) -> np.ndarray:
+    """Compressed pixels as they are stored, by a decoder that is installed."""
+    called = shown(syntax.name[:60])
+    try:
+        decoder = get_decoder(syntax)
+    except NotImplementedError:
+        raise DataError(f"{where} is compressed ({called}), which cannot be read; convert it with dcm2niix") from None
+    if not decoder.is_available:
+        by_gdcm = any(each.startswith("gdcm") for each in decoder.missing_dependencies)
+        remedy = "pip install 'selfvox[jpeg]', or convert it with dcm2niix" if by_gdcm else "convert it with dcm2niix"
+        raise DataError(f"{where} is compressed ({called}), for which no decoder is installed; {remedy}")
+    try:
+        decoded, _ = decoder.as_array(found, raw=True)
+        values: np.ndarray = decoded.reshape(shape).astype(np.int64)
+    except Exception:
+        raise DataError(f"{where} has damaged pixels ({called}); copy it again from its source") from None
+    return values
+
+
+def _wrapped(values: np.ndarray) -> bool:
+    """Whether unsigned values leave the middle half of their range empty, with some on both sides of it."""
+    quarter = 2**_WRAPS // 4
+    low, high = values < quarter, values >= 3 * quarter
+    return bool(low.any() and high.any() and (low | high).all())
 
 
 # the stack

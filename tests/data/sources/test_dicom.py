@@ -2,6 +2,7 @@
 
 import copy
 import csv
+import io
 import os
 import re
 import struct
@@ -13,6 +14,7 @@ import numpy as np
 import pydicom
 import pytest
 import SimpleITK
+from PIL import Image
 from pydicom import uid
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.sequence import Sequence
@@ -176,6 +178,42 @@ def test_uncompressed_and_run_length_coded_files_hold_the_same(tmp_path, syntax)
     assert np.array_equal(read(folder).data, expected)
 
 
+@pytest.mark.parametrize("signed", [False, True])
+def test_jpeg_2000_holds_the_same(tmp_path, signed):
+    slices = series(PixelRepresentation=0, BitsStored=16, HighBit=15)
+    if signed:
+        for each in slices:
+            each.PixelRepresentation = 1
+    expected = read(save(tmp_path / "plain", slices)).data
+    for each in slices:
+        stored = np.frombuffer(each.PixelData, "<u2").reshape(9, 8)
+        code = io.BytesIO()
+        Image.fromarray(stored).save(code, format="jpeg2000", irreversible=False, no_jp2=True, num_resolutions=1)
+        each.PixelData = pydicom.encaps.encapsulate([code.getvalue()])
+        each["PixelData"].VR = "OB"
+        each.file_meta.TransferSyntaxUID = uid.JPEG2000Lossless
+    assert np.array_equal(read(save(tmp_path / "coded", slices)).data, expected)
+
+
+@pytest.mark.parametrize("syntax", ["JPEGLosslessProcess14_1", "JPEGLSLossless", "JPEG2000Lossless"])
+def test_what_another_program_compressed_holds_the_same(tmp_path, syntax):
+    gdcm = pytest.importorskip("gdcm", reason="needs python-gdcm")
+    expected = read(save(tmp_path / "plain", series(PixelRepresentation=1))).data
+    (tmp_path / "coded").mkdir()
+    for path in (tmp_path / "plain").iterdir():
+        reader, change, writer = gdcm.ImageReader(), gdcm.ImageChangeTransferSyntax(), gdcm.ImageWriter()
+        reader.SetFileName(os.fspath(path))
+        assert reader.Read()
+        change.SetTransferSyntax(gdcm.TransferSyntax(getattr(gdcm.TransferSyntax, syntax)))
+        change.SetInput(reader.GetImage())
+        assert change.Change()
+        writer.SetFileName(os.fspath(tmp_path / "coded" / path.name))
+        writer.SetFile(reader.GetFile())
+        writer.SetImage(change.GetOutput())
+        assert writer.Write()
+    assert np.array_equal(read(tmp_path / "coded").data, expected)
+
+
 def test_a_missing_slice_is_refused_by_its_place(tmp_path):
     slices = series(count=8)
     del slices[3]  # at 30 + 3 * 2.5 mm
@@ -233,7 +271,7 @@ def test_what_is_no_slice_of_a_scan_is_left_out_and_counted(tmp_path):
     found = sources.find(tmp_path)
     assert [len(case.images) for case in found.cases] == [6]
     assert found.notes == (
-        "1 file not readable as DICOM, left out: IM9999",
+        "1 file not readable as DICOM, left out",
         "left out: 3 localiser images",
         "left out: 1 screenshots (secondary captures)",
         "left out: 1 single images, no volumes",
@@ -272,10 +310,13 @@ def tilted(slices):
         each.ImagePositionPatient = [10, -20 + 0.4 * number, 30 + 2.5 * number]
 
 
-def compressed(slices):
-    slices[2].file_meta.TransferSyntaxUID = uid.JPEGLosslessSV1
-    slices[2].PixelData = pydicom.encaps.encapsulate([b"\xff\xd8\xff\xd9"])
-    slices[2]["PixelData"].VR = "OB"
+def compressed(syntax):
+    def change(slices):
+        slices[2].file_meta.TransferSyntaxUID = syntax
+        slices[2].PixelData = pydicom.encaps.encapsulate([b"\xff\xd8\xff\xd9"])
+        slices[2]["PixelData"].VR = "OB"
+
+    return change
 
 
 def enhanced(slices):
@@ -295,13 +336,20 @@ def enhanced(slices):
         (with_(PixelData=b"\0" * 142), "at 35.00 mm holds 142 bytes of pixels, its header asks for 144"),
         (with_(PixelData=b"\0" * 200), "holds 200 bytes"),
         (without("PixelData"), "no whole-number pixels"),
+        (with_(NumberOfFrames=1, PixelData=b"\0" * 6 * 144), "holds 864 bytes"),
+        (with_(NumberOfFrames=6), "several frames in one file"),
+        (with_(BitsAllocated=1, BitsStored=1, HighBit=0), "1 bits in 1"),
         (with_(BitsAllocated=12), "12 bits in 12|has 12 bits in 12"),
         (with_(HighBit=15), "12 bits in 16 .highest 15"),
         (with_(PhotometricInterpretation="RGB", SamplesPerPixel=3), "is in colour"),
         (with_(PhotometricInterpretation="PALETTE COLOR"), "is in colour"),
+        (with_(PhotometricInterpretation="YBR_FULL", SamplesPerPixel=3), "is in colour"),
+        (with_(PixelRepresentation=2), "a PixelRepresentation other than 0 and 1"),
         (with_(RescaleSlope="0"), "rescale slope 0"),
         (with_(ModalityLUTSequence=Sequence([Dataset()])), "values behind a lookup table"),
-        (compressed, r"is compressed \(JPEG Lossless.*decompress it with dcmconv"),
+        (compressed(uid.JPEG2000Lossless), r"damaged pixels \(JPEG 2000 Image Compression \(Lossless Only\)\)"),
+        (compressed(uid.HTJ2KLossless), r"is compressed \(High-Throughput JPEG 2000.*convert it with dcm2niix"),
+        (compressed(uid.MPEG2MPML), r"is compressed \(MPEG2.*, which cannot be read; convert it with dcm2niix"),
         (tilted, r"tilted by 9\.1° \(gantry tilt\)"),
         (with_(ImagePositionPatient=[13, -20, 35]), "lies 3.0 mm beside the others"),
         (enhanced, "several frames in one file"),
@@ -311,6 +359,59 @@ def test_what_does_not_make_a_volume_is_refused_with_the_reason(tmp_path, spoil,
     slices = series()
     spoil(slices)
     assert re.search(reason, refusal(save(tmp_path, slices)))
+
+
+def test_a_file_cut_within_its_pixels_is_refused(tmp_path):
+    save(tmp_path, series())
+    whole = (tmp_path / "IM0014.dcm").read_bytes()
+    (tmp_path / "IM0014.dcm").write_bytes(whole[:-51])
+    assert "at 35.00 mm holds 93 bytes of pixels, its header asks for 144; copy it again" in refusal(tmp_path)
+
+
+def test_an_odd_number_of_bytes_is_padded_and_read(tmp_path):
+    slices = series(shape=(9, 7), BitsAllocated=8, BitsStored=8, HighBit=7)
+    for number, each in enumerate(slices):
+        each.PixelData = bytes(range(number, 63 + number)) + b"\0"
+    assert np.array_equal(read(save(tmp_path, slices)).data[0, ..., 2] + 1024, np.arange(2, 65).reshape(9, 7).T)
+
+
+def test_a_decoder_that_is_absent_is_named_with_the_syntax(tmp_path, monkeypatch):
+    slices = series()
+    compressed(uid.JPEGLosslessSV1)(slices)
+    monkeypatch.setattr(dicom, "get_decoder", lambda syntax: NoDecoder())
+    assert re.search(r"is compressed \(JPEG Lossless.*pip install 'selfvox\[jpeg\]'", refusal(save(tmp_path, slices)))
+
+
+class NoDecoder:
+    is_available, missing_dependencies = False, ("gdcm - requires gdcm>=3.0.10", "pylibjpeg - requires ...")
+
+
+def test_negative_values_not_marked_as_such_are_refused_and_a_full_range_is_not(tmp_path):
+    how = {"count": 3, "BitsStored": 16, "HighBit": 15}
+    for name, values, refused in (
+        ("wrapped", (-1000, 3000), True),
+        ("full", (0, 2**16), False),
+        ("low", (0, 9), False),
+    ):
+        slices = series(**how)
+        for each in slices:
+            stored = np.random.default_rng(0).integers(*values, (9, 8))
+            each.PixelData = stored.astype("<i4").astype("<u2").tobytes()
+        save(tmp_path / name, slices)
+        if refused:
+            assert "negative ones not marked as such (PixelRepresentation)" in refusal(tmp_path / name)
+        else:
+            assert read(tmp_path / name).shape == (8, 9, 3)
+
+
+def test_more_pixels_than_any_slice_has_are_refused_before_they_are_decoded(tmp_path):
+    slices = series()
+    for each in slices:
+        each.compress(uid.RLELossless, generate_instance_uid=False)
+        each.Rows = each.Columns = 65535
+    started = time.monotonic()
+    assert "asks for 65535 x 65535 pixels" in refusal(save(tmp_path, slices))
+    assert time.monotonic() - started < 2
 
 
 def test_all_slices_without_directions_are_refused_for_that(tmp_path):
@@ -368,6 +469,24 @@ def test_volumes_in_a_folder_are_read_before_the_dicom_they_came_from(tmp_path):
     nib.save(nib.Nifti1Image(np.arange(60, dtype=np.int16).reshape(3, 4, 5), np.eye(4)), tmp_path / "a.nii.gz")
     assert sources.find(tmp_path).source == "folder"
     assert sources.find(tmp_path, "dicom").source == "dicom"
+
+
+def test_names_of_files_and_folders_are_not_told(tmp_path, capfd):
+    folder = tmp_path / "in" / NAME / NUMBER
+    for number in range(2):
+        slices = series(number=number, count=16, shape=(18, 17), PixelSpacing=[0.7, 0.9 * number])
+        for place, each in enumerate(slices):
+            (folder / str(number)).mkdir(parents=True, exist_ok=True)
+            each.save_as(folder / str(number) / f"JANE_DOE_{place}.dcm", enforce_file_format=True)
+    (folder / "JANE_DOE").write_bytes(bytes(128) + b"DICM" + b"\xff" * 90)
+    selfvox.prepare(tmp_path / "in", out=tmp_path / "store", workers=1)
+    said = "".join(capfd.readouterr())
+    made = [path for path in (tmp_path / "store").rglob("*") if path.is_file()]
+    assert "1 file not readable as DICOM, left out" in said
+    assert "is not positive" in (tmp_path / "store" / "rejected.csv").read_text()
+    for secret in ("DOE", "JANE", NUMBER):
+        assert secret not in said
+        assert not any(secret in str(path) or secret.encode() in path.read_bytes() for path in made)
 
 
 def test_nothing_of_the_patient_reaches_any_output(tmp_path, capfd):

@@ -22,7 +22,7 @@ from selfvox.data.dicom import About
 from selfvox.data.image import SUFFIXES_3D, suffix
 from selfvox.data.naming import shown
 from selfvox.data.sources import Case, Dataset, by_id
-from selfvox.data.sources._files import counted, few, unreadable
+from selfvox.data.sources._files import counted, unreadable
 from selfvox.errors import DataError
 
 _ENDINGS = ("", ".dcm", ".dicom", ".ima")
@@ -54,17 +54,18 @@ def read(root: Path) -> Dataset:
     if not files:
         raise DataError(f"{shown(root)}: holds no DICOM files; looked in all subfolders")
     members: list[_Member] = []
-    damaged, left_out = [], Counter[str]()
+    damaged, left_out = 0, Counter[str]()
     for path in files:
         about = dicom.look(path)
         if about is None or not about.series:
-            damaged.append(path)
+            damaged += 1
         elif reason := _useless(about):
             left_out[reason] += 1
         else:
             members.append((path, about))
     stacks = _stacks(members, left_out)
-    notes = [f"{counted(len(damaged), 'file')} not readable as DICOM, left out: {few(damaged)}"] if damaged else []
+    # without their names, which may be a patient's
+    notes = [f"{counted(damaged, 'file')} not readable as DICOM, left out"] if damaged else []
     notes += [f"left out: {count} {reason}" for reason, count in sorted(left_out.items())]
     if not stacks:
         raise DataError(f"{shown(root)}: holds no series of slices; {'; '.join(notes) or 'only single images'}")
