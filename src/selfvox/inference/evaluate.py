@@ -21,7 +21,7 @@ from selfvox.data.naming import natural, shown
 from selfvox.data.sources import find
 from selfvox.errors import DataError, UsageError
 from selfvox.files import write_csv
-from selfvox.inference import classes, folder
+from selfvox.inference import calibration, classes, folder
 from selfvox.metrics import dice_per_class, surface_distances, volume_ml
 from selfvox.progress import progress, say
 from selfvox.regions import Regions, from_json, parse
@@ -67,6 +67,10 @@ def evaluate(settings: Evaluate) -> list[dict[str, Any]]:
         out.parent.mkdir(parents=True, exist_ok=True)
         write_csv(out, list(rows[0]), ([_cell(value) for value in row.values()] for row in rows))
         say(f"scores: {out}")
+    if rows and named:
+        dice = {name: _mean([row["dice"] for row in rows if row["case"] == name]) for name in pairs}
+        scored = {name: both for name, both in pairs.items() if not math.isnan(dice[name])}
+        calibration.tell(settings.predictions, scored, sorted(named), dice, out)
     if failed:
         raise DataError(
             f"{settings.predictions}: {failed} of {len(pairs)} cases could not be scored; correct the files named above"

@@ -152,6 +152,12 @@ class Folder:
         return kept
 
 
+def map_of(label: Path) -> Path:
+    """Where the probabilities lie that belong to a file of class numbers."""
+    ending = suffix(label)
+    return label.with_name(f"{stem(label, ending)}{MAP_ENDING}{'.tif' if ending in SUFFIXES_2D else '.nii.gz'}")
+
+
 def labels(path: Path) -> dict[str, Path]:
     """The files of class numbers in a folder, by case id; maps of probabilities beside them are left out.
 
