@@ -42,13 +42,13 @@ def main() -> None:
     store = open_store(parser.parse_args().store)
     torch.set_num_threads(1)
     print("task      embed     loss, last 50 steps   accuracy   probe Dice of each draw", flush=True)
-    print(f"untrained                                          {probe(store, untrained(store))}", flush=True)
+    print(f"untrained                                          {shown(probe(store, untrained(store)))}", flush=True)
     for task in TASKS:
         for name, (factor, pool) in CANDIDATES.items():
             Encoder.width = property(lambda encoder, factor=factor: factor * encoder.channels[-1])
             Encoder.embed = lambda encoder, x, pool=pool: pool(encoder(x)[-1])
             encoder, loss, accuracy = pretrain(store, task)
-            print(f"{task:<10}{name:<10}{loss:.3f}  {accuracy:.2f}   {probe(store, encoder)}", flush=True)
+            print(f"{task:<10}{name:<10}{loss:.3f}  {accuracy:.2f}   {shown(probe(store, encoder))}", flush=True)
 
 
 def untrained(store: Store) -> Encoder:
@@ -82,13 +82,14 @@ def pretrain(store: Store, name: str) -> tuple[Encoder, float, float]:
     return encoder, float(loss), float(accuracy)
 
 
-def probe(store: Store, encoder: Encoder) -> str:
-    """Validation Dice of a linear map of the frozen features of every level, for each draw of labelled subjects."""
+def probe(store: Store, encoder: Encoder, labels: int = LABELS, draws: int = DRAWS, test: bool = False) -> np.ndarray:
+    """Dice of a linear map of the frozen features of every level: (draw of labelled subjects, subject scored)."""
     split = read(store.path / "split.json")
     by_subject = {case.subject: case for case in store.cases}
+    held_out = [voxels(store, encoder, by_subject[subject]) for subject in (split.test if test else split.validation)]
     scores = []
-    for draw in range(DRAWS):
-        chosen = [by_subject[subject] for subject in subset(split, draw, LABELS)]
+    for draw in range(draws):
+        chosen = [by_subject[subject] for subject in subset(split, draw, labels)]
         x, y = (torch.cat(parts) for parts in zip(*(voxels(store, encoder, case) for case in chosen), strict=True))
         mean, deviation = x.mean(0), x.std(0) + 1e-6
         torch.manual_seed(draw)
@@ -102,12 +103,16 @@ def probe(store: Store, encoder: Encoder) -> str:
             optimizer.step()
         dice = []
         with torch.no_grad():
-            for subject in split.validation:
-                x_new, y_new = voxels(store, encoder, by_subject[subject])
+            for x_new, y_new in held_out:
                 guess = linear((x_new - mean) / deviation).argmax(1)
-                dice.append(dice_per_class(guess.numpy(), y_new.numpy(), len(store.classes or {})))
-        scores.append(np.mean(dice))
-    return "  ".join(f"{score:.3f}" for score in scores)
+                dice.append(np.mean(dice_per_class(guess.numpy(), y_new.numpy(), len(store.classes or {}))))
+        scores.append(dice)
+    return np.array(scores)
+
+
+def shown(scores: np.ndarray) -> str:
+    """The mean of each draw."""
+    return "  ".join(f"{score:.3f}" for score in scores.mean(1))
 
 
 @torch.no_grad()
