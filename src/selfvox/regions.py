@@ -41,6 +41,20 @@ def parse(text: str) -> dict[str, tuple[int, ...]]:
     return found
 
 
+def check(regions: Regions, classes: Collection[int]) -> None:
+    """Refuse regions of classes that the labels do not have.
+
+    Raises:
+        UsageError: names the first such class.
+    """
+    for name, values in regions.items():
+        if foreign := sorted(set(values) - set(classes)):
+            there = ", ".join(map(str, sorted(classes)))
+            raise UsageError(
+                f"regions: {name} has the class {foreign[0]}, which the labels have not ({there}); correct the regions"
+            )
+
+
 def own_values(regions: Regions, classes: Collection[int]) -> list[int]:
     """For each region the one class that it has and no later region: what is written where the region was found.
 

@@ -93,6 +93,7 @@ class Prepare(Preparation):
     out: Annotated[Path, "the store: a folder that is made, or brought up to date"]
     test: Annotated[int, "subjects to keep out of all training, for testing", NotNegative] = 0
     validation: Annotated[int, "subjects to keep for validation", NotNegative] = 0
+    regions: Annotated[str | None, _REGIONS + "; default: those that the data set declares"] = None
     seed: Seed = 0
 
 

@@ -6,9 +6,11 @@ import json
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 
 import selfvox
 from selfvox.errors import UsageError
+from selfvox.models.network import segment_whole
 
 CROP = (16, 16, 16)
 REGIONS = "whole=1,2;core=2"
@@ -126,3 +128,31 @@ def test_regions_that_do_not_fit_the_labels_are_refused(scans, tmp_path, given, 
 def test_many_passes_of_a_network_of_regions_are_refused(scans, run, tmp_path):
     with pytest.raises(UsageError, match="have no votes"):
         selfvox.predict(run, scans, out=tmp_path / "out", passes=3, device="cpu")
+
+
+def test_regions_declared_when_preparing_are_those_of_every_run_upon_the_store(scans, tmp_path):
+    store = selfvox.prepare(scans, out=tmp_path / "store", regions=REGIONS)
+    run = selfvox.finetune(store, out=tmp_path / "run", steps=1, train_on="regions", **HOW)
+    card = json.loads((run / "network" / "network.json").read_text())
+    assert (card["regions"], card["trained_on"]) == ({"whole": [1, 2], "core": [2]}, "regions")
+    with pytest.raises(UsageError, match="whole has the class 3, which the labels have not"):
+        selfvox.prepare(scans, out=tmp_path / "other", regions="whole=1,3")
+
+
+def test_networks_of_slices_can_be_trained_on_regions(scans, tmp_path):
+    how = {**HOW, "crop": CROP[:2], "slices": "coronal"}
+    run = selfvox.finetune(scans, out=tmp_path / "run", steps=1, regions=REGIONS, train_on="regions", **how)
+    selfvox.predict(run, scans, out=tmp_path / "out", device="cpu", probabilities=True)
+    maps = nib.load(tmp_path / "out" / "s0_probabilities.nii.gz").get_fdata()
+    label = np.asarray(nib.load(tmp_path / "out" / "s0.nii.gz").dataobj)
+    assert maps.shape == (20, 20, 20, 2)
+    assert np.array_equal(label == 2, maps[..., 1] > 0.5)
+
+
+@pytest.mark.parametrize("axis", [None, 0, 1, 2])
+def test_each_region_has_a_probability_of_its_own_slice_by_slice_too(axis):
+    shape = (5, 6, 7)
+    image = torch.randn(1, *shape, generator=torch.Generator().manual_seed(0))
+    window = shape if axis is None else (*shape[:axis], *shape[axis + 1 :])
+    found = segment_whole(lambda x: torch.cat([x, 2 * x], 1), image, window, 0.5, axis, overlapping=True)
+    assert torch.allclose(found, torch.cat([image, 2 * image]).sigmoid(), atol=1e-6)

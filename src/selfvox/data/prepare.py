@@ -36,7 +36,10 @@ def prepare(settings: Prepare) -> Path:
     """
     if is_store(settings.scans):
         raise UsageError(f"{settings.scans}: is a store already; name the folder of the scans")
-    built = _build(_found(settings.scans, settings.out, settings), settings.out, settings, None)
+    dataset = _found(settings.scans, settings.out, settings)
+    if settings.regions is not None:
+        dataset = dataclasses.replace(dataset, regions=regions.parse(settings.regions))
+    built = _build(dataset, settings.out, settings, None)
     _write_split(built, settings)
     return settings.out
 
@@ -139,6 +142,8 @@ def _bring_up_to_date(dataset: Dataset, out: Path, settings: Preparation, given:
         first = f"{refused[0].file}: {refused[0].reason}"
         raise DataError(f"{dataset.root}: not one of {len(refused)} scans can be used; the first: {first}")
     classes = dataset.classes or _classes_found(made.values())
+    if dataset.regions and classes:
+        regions.check(dataset.regions, classes)
     listed = json.loads(json.dumps([case.to_dict() for case in store.in_order(made.values())]))
     parts = regions.to_json(dataset.regions)
     if jobs or gone or before is None or before["cases"] != listed or before.get("regions") != parts:

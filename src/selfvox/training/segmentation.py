@@ -18,7 +18,7 @@ from selfvox.metrics import dice_per_class
 from selfvox.models.encoder import Encoder
 from selfvox.models.network import Segmenter, segment_whole
 from selfvox.pretext import Batch, Outcome
-from selfvox.regions import EXAMPLE, Regions, decode, membership, own_values, parse, to_json
+from selfvox.regions import EXAMPLE, Regions, check, decode, membership, own_values, parse, to_json
 from selfvox.settings import Finetune
 from selfvox.spatial import Plane, equal_spacing
 from selfvox.training.augment import augment
@@ -126,10 +126,8 @@ class SegmentationObjective(Objective):
 def _regions(store: Store, settings: Finetune, classes: Mapping[int, str]) -> Regions:
     """The regions asked for, or those of the data set; may be none."""
     regions = parse(settings.regions) if settings.regions is not None else store.regions or {}
-    for name, values in regions.items():
-        if settings.regions is not None and (foreign := sorted(set(values) - set(classes))):
-            there = ", ".join(map(str, sorted(classes)))
-            raise UsageError(f"regions: {name} has the class {foreign[0]}, which the labels have not ({there})")
+    if settings.regions is not None:
+        check(regions, classes)
     if settings.train_on == "regions" and not regions:
         raise UsageError(f"train_on: {store.path} declares no regions; give them with --regions '{EXAMPLE}'")
     return regions

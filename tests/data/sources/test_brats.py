@@ -133,6 +133,7 @@ def test_the_decathlons_brain_tumours_are_one_file_of_four_volumes(tmp_path):
     )
     found = sources.find(tmp_path)
     assert (found.source, len(found.channel_names)) == ("decathlon", 4)
+    assert found.regions == {"WT": (1, 2, 3), "TC": (2, 3), "ET": (3,)}
     image = reading.read(found.cases[0], 4)
     whole = nib.load(tmp_path / "imagesTr" / "BRATS_001.nii.gz").get_fdata()
     assert all(np.array_equal(image.data[number], whole[..., number]) for number in range(4))

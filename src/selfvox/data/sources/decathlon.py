@@ -2,7 +2,7 @@
 
 The lists `training`, `validation` and `test` hold `{"image": ..., "label": ...}` or paths of images alone; entries
 without a label join as cases without one. `modality` names the channels; several channels lie in one 4D file. Paths are
-relative to the folder of `dataset.json` and stay inside it.
+relative to the folder of `dataset.json` and stay inside it. Brain tumours (Task01) bring the regions of BraTS along.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from selfvox.data.sources._files import contained, few
 from selfvox.errors import DataError
 
 _LISTS = ("training", "validation", "test")
+# of Task01, as it spells them; their regions are those of BraTS
+_BACKGROUND, _OEDEMA, _CORE, _ENHANCING = "background", "edema", "non-enhancing tumor", "enhancing tumour"
 
 
 def looks_like(root: Path) -> bool:
@@ -70,7 +72,9 @@ def read(root: Path) -> Dataset:
     cases = sorted((Case(id, subject, (image,), label) for id, subject, (image, label) in rows), key=by_id)
     unlabelled = sum(case.label is None for case in cases)
     notes = (f"{unlabelled} of {len(cases)} cases have no label",) if unlabelled else ()
-    return Dataset(table.parent, "decathlon", tuple(cases), _channels(content, table), _classes(content, table), notes)
+    classes = _classes(content, table)
+    channels = _channels(content, table)
+    return Dataset(table.parent, "decathlon", tuple(cases), channels, classes, notes, _regions(classes))
 
 
 def _table(root: Path) -> Path:
@@ -112,3 +116,12 @@ def _classes(content: dict[str, Any], table: Path) -> dict[int, str] | None:
         example = '{"0": "background", "1": "tumour"}'
         raise DataError(f"{shown(table)}: 'labels' must give each value in the labels a name, as in {example}")
     return {int(key): names[key] for key in sorted(names, key=int)}
+
+
+def _regions(classes: dict[int, str] | None) -> dict[str, tuple[int, ...]] | None:
+    """Whole tumour, tumour core and enhancing tumour of the decathlon's brain tumours; None of other data."""
+    value = {name: number for number, name in (classes or {}).items()}
+    if value.keys() != {_BACKGROUND, _OEDEMA, _CORE, _ENHANCING}:
+        return None
+    core = tuple(sorted((value[_CORE], value[_ENHANCING])))
+    return {"WT": tuple(sorted((value[_OEDEMA], *core))), "TC": core, "ET": (value[_ENHANCING],)}
