@@ -71,8 +71,9 @@ def test_a_pass_is_the_plain_prediction_of_its_sub_network(kind, rates, shape):
 
 
 @KINDS
-def test_dropout_is_what_torch_drops(kind):
+def test_dropout_is_what_torch_drops(kind, monkeypatch):
     """Masks hold 0 or 1 / (1 - rate), as often as the rate says; a channel falls as a whole, a unit alone."""
+    monkeypatch.setattr(module, "cut", lambda *_: None)  # so that hooks see what is dropped
     net, rate = network(), 0.4
     layer = next(each for each in net.encoder.modules() if isinstance(each, module.ACTIVATIONS))
     layer.register_forward_hook(lambda _, inputs, output: undropped.append(output.clone()))
@@ -120,24 +121,58 @@ def test_running_statistics_stay_and_the_network_is_left_as_it_was():
     assert torch.equal(segment_whole(net, image, WINDOW), plain)
 
 
-def test_the_encoder_is_asked_once_for_all_passes_where_it_drops_nothing():
-    net, image, calls = network(), volume((24, 16, 16)), []
-    net.encoder.register_forward_hook(lambda *_: calls.append(1))
-    swept(net, Dropout(0.0, 0.3, "channel", 0), image)
-    assert len(calls) == 2  # windows
+def calls(layer):
+    """The batches that a layer is given from now on."""
+    found = []
+    layer.register_forward_hook(lambda _, inputs, output: found.append(len(output)))
+    return found
+
+
+def convolutions(part):
+    return [each for each in part.modules() if isinstance(each, torch.nn.Conv3d)]
+
+
+def test_what_no_dropout_precedes_is_computed_once_for_all_passes():
+    net, image = network(), volume((24, 16, 16))  # two windows, each beside its copy
+    first, second = (calls(each) for each in convolutions(net.encoder)[:2])
+    swept(net, Dropout(0.3, 0.3, "channel", 0), image, passes=range(4))
+    assert (first, second) == ([2] * 2, [2] * 4)  # then two passes at a time
+    net = network()
+    last, decoders = calls(convolutions(net.encoder)[-1]), [calls(each) for each in convolutions(net.decoder)]
+    swept(net, Dropout(0.0, 0.3, "channel", 0), image, passes=range(4))
+    assert last == decoders[0] == [2] * 2
+    assert decoders[1] == [2] * 4
+
+
+def test_a_network_that_cannot_be_traced_gives_the_same_passes(capsys, monkeypatch):
+    net, image = network(), volume((24, 16, 16))
+    for rates in ((0.3, 0.0), (0.0, 0.3)):
+        dropout = Dropout(*rates, "element", 0)
+        found = swept(net, dropout, image)
+        assert "torch.fx" not in capsys.readouterr().err
+        with monkeypatch.context() as patch:
+            # as a network does whose code asks for a value
+            patch.setattr(net.encoder, "forward", lambda x: list(net.encoder.net(x * bool(x.sum() == x.sum()))))
+            untraced = swept(net, dropout, image)
+        assert "UNetEncoder: torch.fx cannot follow it" in capsys.readouterr().err
+        torch.testing.assert_close(untraced, found, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize(
     ("name", "how", "d"),
     [
         ("residual", {"channels": (4, 8), "blocks": 1}, 3),
+        ("plain", {"channels": (4, 8), "blocks": 1, "norm": "batch"}, 3),
         ("monai:ResNetFeatures", {"model_name": "resnet10", "pretrained": False}, 2),
     ],
 )
-def test_other_encoders_drop_too(name, how, d):
+def test_other_encoders_drop_too(name, how, d, monkeypatch):
     net = network(name, d=d, **how)
     image = volume((40, 32) if d == 2 else (20, 16, 16))
-    found = swept(net, Dropout(0.3, 0.0, "element", 0), image, (32, 32) if d == 2 else WINDOW, range(3))
+    how = (Dropout(0.3, 0.0, "element", 0), image, (32, 32) if d == 2 else WINDOW, range(3))
+    found = swept(net, *how)
+    monkeypatch.setattr(module, "cut", lambda *_: None)
+    torch.testing.assert_close(swept(net, *how), found, atol=1e-5, rtol=0)
     assert (found[0] - found[1]).abs().max() > 1e-4
     torch.testing.assert_close(found.sum(1), torch.ones(3, *image.shape[1:]))
 

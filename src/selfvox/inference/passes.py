@@ -7,6 +7,7 @@ not grow with their number: what they vote is summed up, slab by slab.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Callable, Collection, Sequence
@@ -23,7 +24,9 @@ from torch.utils.hooks import RemovableHandle
 
 from selfvox.errors import UsageError
 from selfvox.inference import votes
+from selfvox.inference.cut import cut
 from selfvox.models.network import Segmenter, pad_to_window
+from selfvox.progress import say
 
 ACTIVATIONS = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.ELU, nn.CELU, nn.SELU, nn.GELU, nn.SiLU, nn.Mish)
 TOGETHER = {"cpu": 2, "cuda": 8, "mps": 4}  # on a CPU more at a time was no faster, one alone leaves the fast path
@@ -41,6 +44,17 @@ class Dropout:
     decoder: float
     kind: Literal["channel", "element"]
     seed: int
+
+
+class _Drop(nn.Module):
+    """A place in the network where units are dropped at a rate."""
+
+    def __init__(self, drop: Callable[[Tensor, float], Tensor], rate: float):
+        super().__init__()
+        self.drop, self.rate = drop, rate
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.drop(x, self.rate)
 
 
 class SubNetworks:
@@ -70,8 +84,19 @@ class SubNetworks:
         self._sequences: dict[tuple[float, torch.dtype], Tensor] = {}
         self._drawn: dict[tuple[int, int], Any] = {}  # by pass and layer: what was drawn for it
 
+    @functools.cached_property
+    def _parts(self) -> tuple[nn.Module, nn.Module] | None:
+        """The network up to where dropout begins, and from there on; None where torch.fx cannot follow it."""
+        dropping = {module: _Drop(self._drop, rate) for module, rate in self._layers}
+        parts = cut(nn.Sequential(self.network.encoder, self.network.decoder), dropping)
+        if parts is None:
+            name = type(self.network.encoder).__name__
+            say(f"{name}: torch.fx cannot follow it, so that each pass computes more anew")
+        return parts
+
     def __enter__(self) -> SubNetworks:
-        self._hooks = [module.register_forward_hook(self._dropping(rate)) for module, rate in self._layers]
+        if self._parts is None:
+            self._hooks = [module.register_forward_hook(self._hook(rate)) for module, rate in self._layers]
         return self
 
     def __exit__(
@@ -81,34 +106,39 @@ class SubNetworks:
             hook.remove()
 
     def shared(self, window: Tensor) -> list[Tensor]:
-        """What all passes have in common of a window (1, channel, *space): the encoder's maps, or the window itself."""
-        if self.dropout.encoder > 0:
+        """What all passes have in common of a window (1, channel, *space): all that no dropout precedes.
+
+        Of a network that torch.fx cannot follow: the encoder's maps, or the window itself.
+        """
+        if self._parts is None and self.dropout.encoder > 0:
             return [window]
         lone = window.device.type == "cpu" and window.ndim == 5 and window[0, 0].numel() < SMALL_VOXELS
-        maps = self.network.encoder(torch.cat([window, window]) if lone else window)
-        return [each[:1] for each in maps]
+        early = self.network.encoder if self._parts is None else self._parts[0]
+        return [each[:1] for each in early(torch.cat([window, window]) if lone else window)]
 
     def logits(self, shared: Sequence[Tensor], passes: Sequence[int], size: Sequence[int]) -> Tensor:
         """Logits (pass, class, *size) of these passes."""
         self._now, self._site = passes, itertools.count()
         many = [each.expand(len(passes), *each.shape[1:]) for each in shared]
-        maps = self.network.encoder(many[0]) if self.dropout.encoder > 0 else many
-        logits: Tensor = self.network.decode(maps, size)
-        return logits
+        if self._parts is not None:
+            return self.network.resized(self._parts[1](*many), size)
+        return self.network.decode(self.network.encoder(many[0]) if self.dropout.encoder > 0 else many, size)
 
-    def _dropping(self, rate: float) -> Callable[[nn.Module, Any, Tensor], Tensor]:
-        def drop(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
-            site = next(self._site)  # counted by call: a network may use one activation in many places
-            drawn = [self._draw(number, site, rate, output.shape[1]) for number in self._now]
-            if self.dropout.kind == "channel":
-                mask = torch.from_numpy(np.stack(drawn)).to(output)
-                return output.mul_(mask.reshape(*mask.shape, *(1,) * (output.ndim - 2)))
-            sequence = self._sequence(rate, output)
-            for sample, start in zip(output, drawn, strict=True):
-                sample.mul_(sequence[start : start + sample.numel()].view(sample.shape))
-            return output
+    def _hook(self, rate: float) -> Callable[[nn.Module, Any, Tensor], Tensor]:
+        return lambda module, inputs, output: self._drop(output, rate)
 
-        return drop
+    def _drop(self, output: Tensor, rate: float) -> Tensor:
+        """Drop units of (pass, channel, *space); in place, unless the passes share it."""
+        site = next(self._site)  # counted by call: a network may use one activation in many places
+        drawn = [self._draw(number, site, rate, output.shape[1]) for number in self._now]
+        dropped = torch.empty_like(output, memory_format=torch.contiguous_format) if _is_shared(output) else output
+        if self.dropout.kind == "channel":
+            mask = torch.from_numpy(np.stack(drawn)).to(output)
+            return torch.mul(output, mask.reshape(*mask.shape, *(1,) * (output.ndim - 2)), out=dropped)
+        sequence = self._sequence(rate, output)
+        for sample, start, target in zip(output, drawn, dropped, strict=True):
+            torch.mul(sample, sequence[start : start + sample.numel()].view(sample.shape), out=target)
+        return dropped
 
     def _draw(self, number: int, site: int, rate: float, channels: int) -> Any:
         """The mask of a pass's channels, or where its mask begins in the random sequence."""
@@ -131,6 +161,11 @@ class SubNetworks:
             kept = draw.random(SHIFTS + like[0].numel(), np.float32) >= rate
             known = self._sequences[rate, like.dtype] = torch.from_numpy(kept).to(like).div_(1 - rate)
         return known
+
+
+def _is_shared(output: Tensor) -> bool:
+    """Whether several passes look at one tensor, or one pass may look at what later ones need."""
+    return len(output) == 1 or output.stride(0) == 0
 
 
 class Tally:

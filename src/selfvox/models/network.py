@@ -59,7 +59,10 @@ class Segmenter(nn.Module):
 
     def decode(self, maps: list[Tensor], size: Sequence[int]) -> Tensor:
         """Logits of the input's size from the encoder's maps."""
-        logits: Tensor = self.decoder(maps)
+        return self.resized(self.decoder(maps), size)
+
+    def resized(self, logits: Tensor, size: Sequence[int]) -> Tensor:
+        """The decoder's logits at the input's size."""
         if logits.shape[2:] == tuple(size):
             return logits
         # an encoder whose finest map is coarser than its input
