@@ -1,9 +1,12 @@
 import dataclasses
+import re
 from pathlib import Path
 
 import pytest
 
 from selfvox.errors import UsageError
+from selfvox.models.encoder import plan as encoder_plan
+from selfvox.pretext import from_setting
 from selfvox.studies import cells as layout
 from selfvox.studies import plan as plans
 from selfvox.studies.cells import Facts
@@ -63,6 +66,8 @@ def arms(path, **facts):
             {"methods": {"a": {"pretrain": None, "finetune": {"freeze": "always"}}}},
             "freeze: always would freeze random",
         ),
+        ({"twins_2d": {"of": ["rotatoin"]}}, r"twins_2d.of: rotatoin is no method .* did you mean 'rotation'\?"),
+        ({"twins_2d": {"of": ["rotation"], "slices": "axail"}}, "twins_2d.slices: .* did you mean 'axial'"),
         ({"finetune": {"stesp": 3}}, r"finetune.stesp: no such setting; did you mean 'steps'\?"),
         ({"finetune": {"encoder": "x"}}, "finetune.encoder: is decided by the study"),
         ({"prepare": {"spacing": [1, 1, 1], "size": [8, 8, 8]}}, "prepare.size and spacing: give one of them"),
@@ -157,3 +162,35 @@ def test_scale_shrinks_the_steps_and_nothing_else():
     assert plans.scaled({"epochs": 10, "batch": 4}, 0.5, 1000) == {"epochs": 5, "batch": 4}
     assert plans.scaled({}, 0.01, 1000) == {"steps": 10}
     assert plans.scaled(whole, 1, 1000) == whole
+
+
+@pytest.mark.parametrize("name", plans.names())
+def test_a_plan_that_comes_along_can_be_carried_out(name):
+    with pytest.raises(UsageError, match="needs the data"):
+        plans.read(name)
+    plan = plans.read(name, Path("there"), scale=0.001)
+    for method in plan.methods:
+        pretrain = layout.pretrain_settings(plan, method)
+        crop = pretrain["crop"]
+        assert len(crop) == (2 if "2D" in method or name == "retinopathy" else 3)
+        task = from_setting(pretrain["task"]).suited_to(crop, (1.0,) * len(crop))
+        network = encoder_plan(pretrain["network"], task.view_size(crop), (1.0,) * len(crop))
+        assert network["channels"] == [16, 32, 64, 128, 256]
+    lines = (plans.PRESETS / f"{name}.yaml").read_text(encoding="utf-8").splitlines()
+    numbers = [line for line in lines if re.search(r"\d", line.partition("#")[0])]
+    assert [line for line in numbers if "#" not in line] == []  # every number says where it is from
+
+
+def test_a_preset_s_name_is_corrected():
+    with pytest.raises(UsageError, match=r"did you mean 'pancreas'\?"):
+        plans.read("pancraes")
+
+
+def test_a_2d_twin_is_its_method_on_slices(write_plan):
+    flat = {"of": ["rotation"], "pretrain": {"crop": [16, 16], "batch": 8}, "finetune": {"crop": [16, 16]}}
+    shared = {"pretrain": {"crop": [16, 16, 16], "steps": 7}, "finetune": {"steps": 5}}
+    plan = plans.read(str(write_plan(methods=rotation(), twins_2d=flat, **shared)))
+    assert list(plan.methods) == ["rotation", "2D-rotation"]
+    found = plans.method(plan, "2D-rotation")
+    assert found.pretrain == {"task": "rotation", "steps": 7, "crop": [16, 16], "batch": 8, "slices": "axial"}
+    assert found.finetune == {"steps": 5, "crop": [16, 16], "slices": "axial"}

@@ -60,7 +60,9 @@ def _looks(plan: Plan, found: Sequence[Result]) -> dict[str, dict[str, Any]]:
             "color": GREY if method in twins else colours[number % len(colours)],
             "linestyle": "--" if flat else "-",
             "marker": "s" if method in twins else "o",
-            "label": method + (" (2D slices)" if flat else "") + (" (transductive)" if transductive else ""),
+            "label": method
+            + (" (2D slices)" if flat and "2D" not in method else "")
+            + (" (transductive)" if transductive else ""),
         }
     return looks
 

@@ -50,6 +50,18 @@ class Method:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Twins2D:
+    """Methods done in 2D too, on slices of the same volumes; each is a method `2D-NAME` of its own."""
+
+    of: Annotated[tuple[str, ...], "the methods", pydantic.Field(min_length=1)]
+    slices: Annotated[Literal["axial", "coronal", "sagittal"], "which slices"] = "axial"
+    pretrain: Annotated[dict[str, Any], "settings of `pretrain` that are others in 2D, such as crop"] = field(
+        default_factory=dict
+    )
+    finetune: Annotated[dict[str, Any], "settings of `finetune` that are others in 2D"] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Plan:
     """A study: what is compared, on which data, how often."""
 
@@ -71,6 +83,7 @@ class Plan:
     prepare: Annotated[dict[str, Any], "settings of `prepare`, such as size or spacing"] = field(default_factory=dict)
     pretrain: Annotated[dict[str, Any], "settings of `pretrain` that all methods share"] = field(default_factory=dict)
     finetune: Annotated[dict[str, Any], "settings of `finetune` that all methods share"] = field(default_factory=dict)
+    twins_2d: Annotated[dict[str, Any] | None, "methods to do in 2D too: `of`, `slices`, `pretrain`, `finetune`"] = None
     split_seed: Annotated[int, "of the draw of test and validation subjects", NotNegative] = 0
     equal_compute: Annotated[bool, "beside each method, a from-scratch twin that is trained for as long in all"] = False
     transductive: Annotated[bool, "pre-train on the test scans too, without their labels"] = False
@@ -168,6 +181,7 @@ def scaled(settings: Mapping[str, Any], scale: float, default_steps: int) -> dic
 
 def _checked(plan: Plan, beside: Path) -> Plan:
     """The plan with its paths resolved; every section is read by the verb that it is meant for."""
+    plan = _with_2d(plan)
     section(Prepare, plan.prepare, "prepare.", _OURS_PREPARE)
     section(Pretrain, plan.pretrain, "pretrain.", _OURS_PRETRAIN)
     section(Finetune, plan.finetune, "finetune.", _OURS_FINETUNE)
@@ -204,6 +218,24 @@ def _checked(plan: Plan, beside: Path) -> Plan:
         if (twin := folders.setdefault(folder_name(name), name)) != name:
             raise UsageError(f"methods.{name}: would share its folder with {twin}; rename one")
     return dataclasses.replace(plan, data=Path(_beside(beside, plan.data)), methods=methods)
+
+
+def _with_2d(plan: Plan) -> Plan:
+    """The plan with its 2D twins among the methods, behind the others."""
+    if plan.twins_2d is None:
+        return plan
+    flat = resolve(Twins2D, plan.twins_2d, where="twins_2d.")
+    methods = dict(plan.methods)
+    for name in flat.of:
+        own = plan.methods.get(name)
+        if not isinstance(own, Mapping) or not isinstance(own.get("pretrain"), Mapping):
+            near = did_you_mean(name, plan.methods)
+            raise UsageError(f"twins_2d.of: {name} is no method that the study pre-trains{near}")
+        methods[f"2D-{name}"] = {
+            "pretrain": {**own["pretrain"], **flat.pretrain, "slices": flat.slices},
+            "finetune": {**(own.get("finetune") or {}), **flat.finetune, "slices": flat.slices},
+        }
+    return dataclasses.replace(plan, methods=methods, twins_2d=None)
 
 
 def section(settings: type, given: Mapping[str, Any], where: str, ours: set[str], encoder: str = "-") -> Any:
