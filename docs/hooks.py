@@ -56,4 +56,10 @@ def tree(_: str) -> str:
     return f"```text\n{found[1]}```"
 
 
-INSERTS = {"options": task_options, "exit-codes": exit_codes, "layers": layers, "tree": tree}
+def plan(name: str) -> str:
+    """A plan that comes with selfvox."""
+    text = (ROOT / "src" / "selfvox" / "studies" / "presets" / f"{name}.yaml").read_text(encoding="utf-8")
+    return f"```yaml\n{text}```"
+
+
+INSERTS = {"options": task_options, "exit-codes": exit_codes, "layers": layers, "tree": tree, "plan": plan}

@@ -91,6 +91,8 @@ def test_paths_are_relative_to_the_plan(write_plan):
     assert plan.methods["a"]["pretrain"]["scans"] == str(path.parent / "other")
     assert plan.methods["b"]["pretrain"] == str(path.parent / "runs/b")
     assert plans.read(str(path), data=Path("/there")).data == Path("/there")
+    plan = plans.read(str(write_plan(pretrain={"scans": "other"})))
+    assert plans.method(plan, "rotation").pretrain["scans"] == str(path.parent / "other")
 
 
 def test_a_saved_plan_is_read_as_it_was(write_plan, tmp_path):

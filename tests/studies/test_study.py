@@ -225,9 +225,9 @@ def test_a_test_scan_seen_in_pre_training_is_refused(done, tmp_path, study_scans
     test = planted(tmp_path, study_scans, whole)
     made.clear()
     plan = write_plan(methods={"transfer": {"pretrain": {"task": "rotation", "scans": "other"}}})
-    with pytest.raises(DataError, match=f"has seen 1 of 2 test scans in pre-training.*{test}.*transductive: true"):
+    with pytest.raises(DataError, match=f"other: 1 of 2 test scans.*are seen.*{test}.*transductive: true"):
         selfvox.study(str(plan), out=tmp_path / "leaky")
-    assert not list((tmp_path / "leaky" / "cells").glob("transfer/*/done.json"))
+    assert made == []
 
 
 def test_a_transductive_plan_may_and_its_tables_say_so(done, tmp_path, study_scans, write_plan, capsys):
@@ -240,10 +240,26 @@ def test_a_transductive_plan_may_and_its_tables_say_so(done, tmp_path, study_sca
     assert said == {"scratch": "no", "transfer": "yes"}
 
 
+def test_a_run_that_has_seen_a_test_scan_is_refused_before_anything_is_trained(done, tmp_path, write_plan):
+    _, whole, made = done
+    made.clear()
+    run = whole / "pretrain" / "rotation-seed-0"
+    card = json.loads((run / "encoder" / "encoder.json").read_text())
+    test = splits.read(whole / "store" / "split.json").test[0]
+    (run / "encoder" / "encoder.json").write_text(
+        json.dumps({**card, "seen": {**card["seen"], "subjects": [*card["seen"]["subjects"], test]}})
+    )
+    plan = write_plan(methods={"mine": {"pretrain": str(run)}})
+    with pytest.raises(DataError, match=f"rotation-seed-0: 1 of 2 test scans.*{test} first"):
+        selfvox.study(str(plan), out=tmp_path / "leaky")
+    assert made == []
+
+
 def test_without_scans_of_its_own_a_transductive_method_sees_the_test_scans(write_plan, pretended, tmp_path):
     selfvox.study(str(write_plan(transductive=True, labels=[1], seeds=[0])), out=tmp_path / "out")
     card = json.loads((tmp_path / "out/pretrain/rotation-seed-0/encoder/encoder.json").read_text())
     assert set(splits.read(tmp_path / "out/store/split.json").test) < set(card["seen"]["subjects"])
+    assert (tmp_path / "out/scans/all/images").is_symlink()  # none is prepared twice
 
 
 def test_a_test_scan_that_trains_under_another_name_is_refused(write_plan, pretended, tmp_path, study_scans):

@@ -161,4 +161,4 @@ def pretrain_settings(plan: Plan, method: str) -> dict[str, Any]:
 
 def _from_scratch(finetune: dict[str, Any]) -> dict[str, Any]:
     """What of a method's fine-tuning its twin shares: all but the standing still of an encoder."""
-    return {name: value for name, value in finetune.items() if name not in ("freeze", "warmup")}
+    return {name: value for name, value in finetune.items() if name not in ("freeze", "warmup", "first_conv")}

@@ -217,7 +217,10 @@ def _checked(plan: Plan, beside: Path) -> Plan:
     for name in methods:
         if (twin := folders.setdefault(folder_name(name), name)) != name:
             raise UsageError(f"methods.{name}: would share its folder with {twin}; rename one")
-    return dataclasses.replace(plan, data=Path(_beside(beside, plan.data)), methods=methods)
+    shared = dict(plan.pretrain)
+    if "scans" in shared:
+        shared["scans"] = _beside(beside, shared["scans"])
+    return dataclasses.replace(plan, data=Path(_beside(beside, plan.data)), methods=methods, pretrain=shared)
 
 
 def _with_2d(plan: Plan) -> Plan:

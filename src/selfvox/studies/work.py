@@ -6,23 +6,26 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from selfvox import files
 from selfvox.data import split as splits
 from selfvox.data import strict_json
+from selfvox.data.crops import seen
 from selfvox.data.prepare import prepare, prepared
 from selfvox.data.recipe import Recipe
-from selfvox.data.store import Store, StoredCase, grades, open_store
+from selfvox.data.sources import find
+from selfvox.data.store import Store, StoredCase, grades, is_store, open_store
 from selfvox.errors import BusyError, DataError, UsageError
 from selfvox.inference.evaluate import evaluate
 from selfvox.inference.predict import predict
 from selfvox.options import resolve
-from selfvox.progress import say, told_to
+from selfvox.progress import told_to
 from selfvox.settings import Evaluate, Finetune, Predict, Preparation, Prepare, Pretrain
 from selfvox.studies import cells as layout
 from selfvox.studies import plan as plans
@@ -67,25 +70,42 @@ def begin(plan: Plan, out: Path) -> None:
         split_store = open_store(fold_store(out / STORE, fold))
         check_labels(plan, split_store)
         _check_twice(split_store)
+        for name in layout.needing_facts(plan):
+            found = plans.method(plan, name).pretrain
+            if isinstance(found, str):
+                guard(split_store, found, card_of(Path(found))["seen"], plan.transductive)
+            elif found is not None and "scans" in found:
+                there = seen(open_store(scans_of(plan, name, out, fold)).cases)
+                guard(split_store, found["scans"], there, plan.transductive)
 
 
 def _stores_of(plan: Plan, name: str, store: Store, out: Path) -> None:
     """The stores that a method needs of its own: of other scans, or of the study's by an encoder's recipe."""
-    found = plans.method(plan, name).pretrain
-    if isinstance(found, dict) and layout.other_scans(plan, name):
+    found, folder = plans.method(plan, name).pretrain, scans_of(plan, name, out, None)
+    usual = plan.prepare.get("source", "auto")
+    if isinstance(found, dict) and "scans" in found:
+        scans, how = Path(found["scans"]), {"source": found.get("source", "auto")}
         # the study's recipe for all, so that methods differ in nothing else
-        source = resolve(Preparation, {"source": found.get("source", plan.prepare.get("source", "auto"))})
-        prepared(Path(found.get("scans", plan.data)), scans_of(plan, name, out, None), source, recipe=store.recipe)
-    elif isinstance(found, str):
-        recipe = Recipe.from_dict(card_of(Path(found))["recipe"])
-        if dataclasses.replace(recipe, channel_names=store.recipe.channel_names) != store.recipe:
-            own = out / store_of(plan, name, out)
-            source = resolve(Preparation, {"source": plan.prepare.get("source", "auto")})
-            prepared(plan.data, own, source, recipe=recipe, need_labels=True)
-            if plan.folds:
-                _make_folds(plan, open_store(own))
-            else:
-                shutil.copyfile(store.path / "split.json", own / "split.json")
+        recipe: Recipe | None = store.recipe
+        if channels_of(scans, how["source"]) != len(store.recipe.channel_names):
+            recipe, how = None, how | {"size": store.recipe.size, "spacing": store.recipe.spacing_mm}
+        prepared(scans, folder, resolve(Preparation, how), recipe=recipe)
+    elif isinstance(found, dict) and plan.transductive:
+        _link(store, folder)
+    elif isinstance(found, str) and store_of(plan, name, out) != STORE:
+        own, recipe = out / store_of(plan, name, out), Recipe.from_dict(card_of(Path(found))["recipe"])
+        prepared(plan.data, own, resolve(Preparation, {"source": usual}), recipe=recipe, need_labels=True)
+        if plan.folds:
+            _make_folds(plan, open_store(own))
+        else:
+            shutil.copyfile(store.path / "split.json", own / "split.json")
+
+
+def channels_of(scans: Path, source: str) -> int:
+    """How many channels scans have."""
+    if is_store(scans):
+        return len(open_store(scans).recipe.channel_names)
+    return len(find(scans, source).channel_names)
 
 
 def _make_folds(plan: Plan, store: Store) -> None:
@@ -97,14 +117,20 @@ def _make_folds(plan: Plan, store: Store) -> None:
     classes = dict.fromkeys(subjects, -1) | grades(store.cases)
     for number, test in enumerate(splits.folds(classes, plan.folds, plan.split_seed)):
         folder = fold_store(store.path, number)
-        folder.mkdir(parents=True, exist_ok=True)
-        for name in ("cases", "images", "labels", "foreground"):
-            if not (folder / name).is_symlink():
-                (folder / name).symlink_to(Path("..") / ".." / store.path.name / name)
         rest = splits.make(set(subjects) - set(test), 0, plan.validation, plan.split_seed, classes)
         train = (*rest.train, *without)
+        folder.mkdir(parents=True, exist_ok=True)
         splits.write(dataclasses.replace(rest, train=train, test=test), folder / "split.json")
-        files.write_json(folder / "manifest.json", strict_json.read(store.path / "manifest.json"))
+        _link(store, folder)
+
+
+def _link(store: Store, folder: Path) -> None:
+    """A store of the same cases, their arrays those of `store`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for there in store.path.iterdir():
+        if there.is_dir() and not (folder / there.name).is_symlink():
+            (folder / there.name).symlink_to(os.path.relpath(there, folder))
+    files.write_json(folder / "manifest.json", strict_json.read(store.path / "manifest.json"))
 
 
 def fold_store(store: Path, fold: int | None) -> Path:
@@ -118,19 +144,24 @@ def is_labelled(case: StoredCase) -> bool:
 
 
 def scans_of(plan: Plan, name: str, out: Path, fold: int | None) -> Path:
-    """The store that a method is pre-trained on."""
-    if layout.other_scans(plan, name):
-        return out / "scans" / plans.folder_name(layout.lead(plan, name))
-    return fold_store(out / STORE, fold)
+    """The store that a method is pre-trained on; one for all methods of the same scans."""
+    found = plans.method(plan, name).pretrain
+    if isinstance(found, dict) and "scans" in found:
+        others = ((other, plans.method(plan, other).pretrain) for other in plan.methods)
+        first = next(name for name, each in others if isinstance(each, dict) and each.get("scans") == found["scans"])
+        return out / "scans" / plans.folder_name(first)
+    return out / "scans" / "all" if plan.transductive else fold_store(out / STORE, fold)
 
 
 def store_of(plan: Plan, name: str, out: Path) -> str:
-    """The store that a method is fine-tuned on, within the study's folder."""
+    """The store that a method is fine-tuned on, within the study's folder: the study's, unless an encoder differs."""
     found = plans.method(plan, name).pretrain
     if isinstance(found, str):
         recipe = Recipe.from_dict(card_of(Path(found))["recipe"])
         ours = open_store(out / STORE).recipe
-        if dataclasses.replace(recipe, channel_names=ours.channel_names) != ours:
+        alike = dataclasses.replace(recipe, channel_names=ours.channel_names) == ours
+        # other channels are taken by --first-conv, in scans prepared like all others
+        if not alike and len(recipe.channel_names) == len(ours.channel_names):
             return f"labelled/{plans.folder_name(name)}"
     return STORE
 
@@ -160,8 +191,7 @@ def do(plan: Plan, facts: dict[str, Facts], out: Path, cell: Cell, wait: bool = 
 
     def work() -> dict[str, Any]:
         run, store = out / cell.folder, open_store(fold_store(out / fact.store, cell.fold))
-        if encoder != "none":
-            guard(store, Path(encoder), plan.transductive)
+        known = guard(store, encoder, card_of(Path(encoder))["seen"], plan.transductive) if encoder != "none" else 0
         paths = {"labelled": store.path, "out": run, "encoder": encoder, "resume": (run / "settings.yaml").exists()}
         finetune(resolve(Finetune, {**given, **paths}))
         score(plan, run)
@@ -174,7 +204,7 @@ def do(plan: Plan, facts: dict[str, Facts], out: Path, cell: Cell, wait: bool = 
             "seed": cell.seed,
             "pretrain_seed": cell.pretrain_seed,
             "fold": cell.fold,
-            "transductive": plan.transductive and cell.arm.pretrain is not None,
+            "transductive": known > 0,
         }
 
     once(out, cell.folder, settings, work, wait)
@@ -263,27 +293,32 @@ def held(out: Path, name: str, wait: bool = False) -> Iterator[None]:
 # honesty
 
 
-def guard(store: Store, encoder: Path, transductive: bool) -> None:
-    """Refuse an encoder that has seen test scans, by their contents or their subjects, unless the plan says so.
+def guard(store: Store, what: str, by: Mapping[str, Sequence[str]], transductive: bool) -> int:
+    """Refuse what has seen test scans, by their contents or their subjects, unless the plan allows it.
+
+    Args:
+        store: has the split.
+        what: an encoder, or the scans of a pre-training, for the refusal.
+        by: the `subjects` and `image_hashes` that were seen.
+        transductive: allow it.
+
+    Returns:
+        How many test scans were seen.
 
     Raises:
-        DataError: it has, and `transductive` is not given.
+        DataError: some were, and `transductive` is not given.
     """
     split = store.split()
     assert split is not None
-    seen = card_of(encoder)["seen"]
-    contents, subjects = set(seen["image_hashes"]), set(seen["subjects"])
+    contents, subjects = set(by["image_hashes"]), set(by["subjects"])
     test = [case for case in store.cases if case.subject in set(split.test)]
     known = [case.id for case in test if case.image_hash in contents or case.subject in subjects]
-    if not known:
-        return
-    if transductive:
-        say(f"transductive: {len(known)} of {len(test)} test scans were seen in pre-training")
-        return
-    raise DataError(
-        f"{encoder}: has seen {len(known)} of {len(test)} test scans in pre-training, or subjects of their name "
-        f"({known[0]} first); pre-train without them, or write `transductive: true` into the plan"
-    )
+    if known and not transductive:
+        raise DataError(
+            f"{what}: {len(known)} of {len(test)} test scans, or subjects of their name, are seen in pre-training "
+            f"({known[0]} first); pre-train without them, or write `transductive: true` into the plan"
+        )
+    return len(known)
 
 
 def _check_twice(store: Store) -> None:
@@ -319,9 +354,11 @@ def check_labels(plan: Plan, store: Store) -> None:
 
 
 def card_of(encoder: Path) -> dict[str, Any]:
-    """The card of a pre-training run, or of its `encoder/` folder."""
-    folder = encoder / "encoder" if (encoder / "encoder").is_dir() else encoder
-    return load_part(folder, "encoder", needs=("network", "recipe", "seen"))[1]
+    """The card of a pre-training run, of its `encoder/` folder, or of a fine-tuning run."""
+    needs = ("network", "recipe", "seen")
+    if (encoder / "network").is_dir():
+        return load_part(encoder / "network", "network", needs)[1]
+    return load_part(encoder / "encoder" if (encoder / "encoder").is_dir() else encoder, "encoder", needs)[1]
 
 
 def _check_same(plan: Plan, before: Plan, out: Path) -> None:
