@@ -25,7 +25,8 @@ from rich.console import Console
 from rich.table import Table
 
 from selfvox.inference import maps, votes
-from selfvox.inference.passes import Dropout, SubNetworks, Tally, sweep
+from selfvox.inference.masks import Dropout
+from selfvox.inference.passes import SubNetworks, Tally, sweep
 from selfvox.models.encoder import build, plan
 from selfvox.models.network import Segmenter
 

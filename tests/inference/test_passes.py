@@ -15,7 +15,8 @@ import torch
 
 from selfvox.errors import UsageError
 from selfvox.inference import passes as module
-from selfvox.inference.passes import Dropout, SubNetworks, Tally, sweep
+from selfvox.inference.masks import ACTIVATIONS, Dropout
+from selfvox.inference.passes import SubNetworks, Tally, sweep
 from selfvox.inference.predict import predict
 from selfvox.models.encoder import build, plan
 from selfvox.models.network import Segmenter, segment_whole
@@ -75,7 +76,7 @@ def test_dropout_is_what_torch_drops(kind, monkeypatch):
     """Masks hold 0 or 1 / (1 - rate), as often as the rate says; a channel falls as a whole, a unit alone."""
     monkeypatch.setattr(module, "cut", lambda *_: None)  # so that hooks see what is dropped
     net, rate = network(), 0.4
-    layer = next(each for each in net.encoder.modules() if isinstance(each, module.ACTIVATIONS))
+    layer = next(each for each in net.encoder.modules() if isinstance(each, ACTIVATIONS))
     layer.register_forward_hook(lambda _, inputs, output: undropped.append(output.clone()))
     undropped, dropped = [], []
     with torch.inference_mode(), SubNetworks(net, Dropout(rate, 0.0, kind, 3)) as networks:

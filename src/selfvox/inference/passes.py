@@ -11,39 +11,23 @@ import functools
 import itertools
 import math
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from monai.data.utils import compute_importance_map, dense_patch_slices
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
-from selfvox.errors import UsageError
 from selfvox.inference import votes
 from selfvox.inference.cut import cut
+from selfvox.inference.masks import TOGETHER, Dropout, Masks
 from selfvox.models.network import Segmenter, pad_to_window
 from selfvox.progress import say
 
-ACTIVATIONS = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.ELU, nn.CELU, nn.SELU, nn.GELU, nn.SiLU, nn.Mish)
-TOGETHER = {"cpu": 2, "cuda": 8, "mps": 4}  # on a CPU more at a time was no faster, one alone leaves the fast path
 ROOM = {"cpu": 2**28, "cuda": 2**31, "mps": 2**28}  # bytes for the unfinished logits of a block of passes
 # a 3D convolution of one smaller sample leaves oneDNN's fast path; two are then faster than one
 SMALL_VOXELS = 56**3
-SHIFTS = 2**20  # places where a pass's mask may begin in the random sequence
-
-
-@dataclass(frozen=True)
-class Dropout:
-    """Where and how units are dropped."""
-
-    encoder: float  # share of the units dropped behind each activation of the encoder
-    decoder: float
-    kind: Literal["channel", "element"]
-    seed: int
 
 
 class _Drop(nn.Module):
@@ -58,11 +42,7 @@ class _Drop(nn.Module):
 
 
 class SubNetworks:
-    """A trained network with dropout behind each of its activations, while entered; pass t is its t-th sub-network.
-
-    Dropping channels, a mask is a draw for each channel. Dropping elements, it is a stretch of one long random sequence
-    that begins at a random place: any pass drops the same share, any two drop independently at a given position, and
-    nothing has to be drawn or kept for each pass.
+    """A trained segmenter with dropout behind each of its activations, while entered; pass t is its t-th sub-network.
 
     Raises:
         UsageError: there is no activation where dropout was asked for.
@@ -70,24 +50,12 @@ class SubNetworks:
 
     def __init__(self, network: Segmenter, dropout: Dropout):
         self.network, self.dropout = network, dropout
-        self._layers: list[tuple[nn.Module, float]] = []
-        for part, rate in ((network.encoder, dropout.encoder), (network.decoder, dropout.decoder)):
-            found = [module for module in part.modules() if isinstance(module, ACTIVATIONS)]
-            if rate > 0 and not found:
-                raise UsageError(
-                    f"dropout: {type(part).__name__} has no activation layer to drop units behind; set its rate to 0"
-                )
-            self._layers += [(module, rate) for module in found if rate > 0]
-        self._hooks: list[RemovableHandle] = []
-        self._now: Sequence[int] = ()
-        self._site = itertools.count()
-        self._sequences: dict[tuple[float, torch.dtype], Tensor] = {}
-        self._drawn: dict[tuple[int, int], Any] = {}  # by pass and layer: what was drawn for it
+        self.masks = Masks(network.encoder, network.decoder, dropout)
 
     @functools.cached_property
     def _parts(self) -> tuple[nn.Module, nn.Module] | None:
         """The network up to where dropout begins, and from there on; None where torch.fx cannot follow it."""
-        dropping = {module: _Drop(self._drop, rate) for module, rate in self._layers}
+        dropping = {module: _Drop(self.masks.drop, rate) for module, rate in self.masks.layers}
         parts = cut(nn.Sequential(self.network.encoder, self.network.decoder), dropping)
         if parts is None:
             name = type(self.network.encoder).__name__
@@ -96,14 +64,11 @@ class SubNetworks:
 
     def __enter__(self) -> SubNetworks:
         if self._parts is None:
-            self._hooks = [module.register_forward_hook(self._hook(rate)) for module, rate in self._layers]
+            self.masks.__enter__()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        for hook in self._hooks:
-            hook.remove()
+    def __exit__(self, *how: Any) -> None:
+        self.masks.__exit__(*how)
 
     def shared(self, window: Tensor) -> list[Tensor]:
         """What all passes have in common of a window (1, channel, *space): all that no dropout precedes.
@@ -118,54 +83,11 @@ class SubNetworks:
 
     def logits(self, shared: Sequence[Tensor], passes: Sequence[int], size: Sequence[int]) -> Tensor:
         """Logits (pass, class, *size) of these passes."""
-        self._now, self._site = passes, itertools.count()
+        self.masks.begin(passes)
         many = [each.expand(len(passes), *each.shape[1:]) for each in shared]
         if self._parts is not None:
             return self.network.resized(self._parts[1](*many), size)
         return self.network.decode(self.network.encoder(many[0]) if self.dropout.encoder > 0 else many, size)
-
-    def _hook(self, rate: float) -> Callable[[nn.Module, Any, Tensor], Tensor]:
-        return lambda module, inputs, output: self._drop(output, rate)
-
-    def _drop(self, output: Tensor, rate: float) -> Tensor:
-        """Drop units of (pass, channel, *space); in place, unless the passes share it."""
-        site = next(self._site)  # counted by call: a network may use one activation in many places
-        drawn = [self._draw(number, site, rate, output.shape[1]) for number in self._now]
-        dropped = torch.empty_like(output, memory_format=torch.contiguous_format) if _is_shared(output) else output
-        if self.dropout.kind == "channel":
-            mask = torch.from_numpy(np.stack(drawn)).to(output)
-            return torch.mul(output, mask.reshape(*mask.shape, *(1,) * (output.ndim - 2)), out=dropped)
-        sequence = self._sequence(rate, output)
-        for sample, start, target in zip(output, drawn, dropped, strict=True):
-            torch.mul(sample, sequence[start : start + sample.numel()].view(sample.shape), out=target)
-        return dropped
-
-    def _draw(self, number: int, site: int, rate: float, channels: int) -> Any:
-        """The mask of a pass's channels, or where its mask begins in the random sequence."""
-        if (number, site) not in self._drawn:
-            draw = np.random.default_rng((self.dropout.seed, number, site))
-            by_channel = self.dropout.kind == "channel"
-            self._drawn[number, site] = (
-                (draw.random(channels) >= rate).astype(np.float32) / np.float32(1 - rate)
-                if by_channel
-                else int(draw.integers(SHIFTS))
-            )
-        return self._drawn[number, site]
-
-    def _sequence(self, rate: float, like: Tensor) -> Tensor:
-        """0 with probability `rate`, else 1 / (1 - rate); long enough for one sample of `like` from any start."""
-        known = self._sequences.get((rate, like.dtype))
-        if known is None or len(known) < SHIFTS + like[0].numel():
-            # one stream of numbers, of which a longer sequence has the shorter one as its beginning
-            draw = np.random.default_rng((self.dropout.seed, 2**32))
-            kept = draw.random(SHIFTS + like[0].numel(), np.float32) >= rate
-            known = self._sequences[rate, like.dtype] = torch.from_numpy(kept).to(like).div_(1 - rate)
-        return known
-
-
-def _is_shared(output: Tensor) -> bool:
-    """Whether several passes look at one tensor, or one pass may look at what later ones need."""
-    return len(output) == 1 or output.stride(0) == 0
 
 
 class Tally:

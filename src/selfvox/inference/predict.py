@@ -21,10 +21,10 @@ from selfvox.data.image import Image
 from selfvox.data.recipe import Prepared, Recipe
 from selfvox.data.sources import Case, find
 from selfvox.device import make_fabric
-from selfvox.errors import DataError, ResourceError, UsageError, WeightsError, did_you_mean
-from selfvox.inference import asked, classify, maps, review, votes
+from selfvox.errors import DataError, ResourceError, UsageError, WeightsError
+from selfvox.inference import asked, classify, maps, review, voters, votes
 from selfvox.inference.folder import Folder
-from selfvox.inference.passes import Dropout, SubNetworks, Tally, sweep
+from selfvox.inference.passes import SubNetworks, Tally, sweep
 from selfvox.models.encoder import build
 from selfvox.models.network import Segmenter, segment_whole
 from selfvox.progress import progress, say
@@ -85,7 +85,7 @@ def predict(settings: Predict) -> list[Path]:
         asked.check_apart(settings, cases)
         how: dict[str, Any] = {"overlap": settings.overlap, "precision": str(fabric.strategy.precision.precision)}
         if many:
-            how |= _how_many(models, settings)
+            how |= voters.how(settings, [model.sha256 for model in models]) | {"maps": list(settings.maps)}
         folder = Folder(settings.out, settings.probabilities, maps.files(settings.maps))
         done = folder.open(cases, {"network_sha256": model.sha256, **how}, model.classes, model.regions)
         todo = [case for case in cases if case.id not in done]
@@ -150,10 +150,9 @@ def _predict_many(
     todo: Sequence[Case], total: int, models: Sequence[Model], fabric: Fabric, folder: Folder, settings: Predict
 ) -> list[Rejected]:
     """Predict each scan by many passes, or by several networks."""
-    dropout = Dropout(settings.encoder_dropout, settings.decoder_dropout, settings.dropout_kind, settings.seed)
     for model in models:
         fabric.to_device(model.network)
-    networks = [SubNetworks(model.network, dropout) for model in models]
+    networks = [SubNetworks(model.network, voters.dropout(settings)) for model in models]
 
     def work(case: Case, image: Image, prepared: Prepared) -> None:
         spill = settings.out / f".{os.getpid()}.part.{case.id}.passes" if "percentiles" in settings.maps else None
@@ -229,48 +228,8 @@ def _check_alike(models: Sequence[Model], settings: Predict) -> None:
         raise UsageError(
             "passes: networks trained on regions have no votes; leave --passes and --ensemble out, or train on classes"
         )
-    for run, model in zip(settings.ensemble, models[1:], strict=True):
-        for what, one, other in (
-            ("list of classes", first.classes, model.classes),
-            ("recipe", first.recipe, model.recipe),
-        ):
-            if one != other:
-                raise UsageError(
-                    f"{run}: its {what} differs from that of {settings.run}; leave it out, or train both on one store"
-                )
-    names = [first.classes[value] for value in sorted(first.classes)]
-    if settings.vote_weights is not None and len(settings.vote_weights) != len(names):
-        raise UsageError(
-            f"vote_weights: {len(settings.vote_weights)} of them for {len(names)} classes ({', '.join(names)}); "
-            "give one for each"
-        )
-    if settings.union_class is not None and settings.union_class not in names:
-        raise UsageError(
-            f"union_class: no class is called '{settings.union_class}'{did_you_mean(settings.union_class, names)}"
-        )
-
-
-def _how_many(models: Sequence[Model], settings: Predict) -> dict[str, Any]:
-    """What `predictions.json` says of the passes: all that their bytes depend on."""
-    how: dict[str, Any] = {"passes": settings.passes, "ensemble_sha256": [model.sha256 for model in models[1:]]}
-    if settings.passes > 1:
-        how |= {
-            "encoder_dropout": settings.encoder_dropout,
-            "decoder_dropout": settings.decoder_dropout,
-            "dropout_kind": settings.dropout_kind,
-            "seed": settings.seed,
-        }
-        rates = f"{settings.encoder_dropout:g} of the encoder's and {settings.decoder_dropout:g} of the decoder's"
-        say(f"{settings.passes} passes: dropout of {rates} {settings.dropout_kind}s, behind each activation")
-        say("the network was trained without dropout")
-    weights = None if settings.vote_weights is None else list(settings.vote_weights)
-    return {
-        **how,
-        "vote": settings.vote,
-        "vote_weights": weights,
-        "union_class": settings.union_class,
-        "maps": list(settings.maps),
-    }
+    voters.check_alike(settings, [{"list of classes": model.classes, "recipe": model.recipe} for model in models])
+    voters.check_vote(settings, [first.classes[value] for value in sorted(first.classes)])
 
 
 def _tally(
