@@ -86,6 +86,12 @@ def membership(regions: Regions, highest: int) -> np.ndarray:
     return table
 
 
+def positions(regions: Regions | None, classes: Collection[int]) -> dict[str, list[int]]:
+    """Where the classes of each region stand among the sorted class values."""
+    place = {value: number for number, value in enumerate(sorted(classes))}
+    return {name: [place[value] for value in values if value in place] for name, values in (regions or {}).items()}
+
+
 def decode(found: Any, own: Sequence[int]) -> np.ndarray:
     """Class numbers (*space), uint16, of the regions' probabilities (region, *space): above a half, later ones win."""
     label = np.zeros(found.shape[1:], dtype=np.uint16)

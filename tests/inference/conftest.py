@@ -15,7 +15,9 @@ from selfvox.weights import save_part
 CLASSES = {"0": "background", "1": "organ", "2": "lesion"}
 
 
-def make_run(folder, *, channel_names=("MRI",), spatial_dims=3, seed=0, classes=CLASSES, crop=16, **recipe):
+def make_run(
+    folder, *, channel_names=("MRI",), spatial_dims=3, seed=0, classes=CLASSES, crop=16, regions=None, **recipe
+):
     torch.manual_seed(seed)
     kind = Intensity(kind="mri") if spatial_dims == 3 else Intensity(kind="photo", mean=0.5, std=0.25)
     how = Recipe(
@@ -31,6 +33,7 @@ def make_run(folder, *, channel_names=("MRI",), spatial_dims=3, seed=0, classes=
         "recipe": how.to_dict(),
         "crop": list(edges),
         "classes": classes,
+        "regions": regions,
         "step": 1,
         "validation_dice": None,
     }

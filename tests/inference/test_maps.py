@@ -1,5 +1,7 @@
 """Maps against numpy and closed forms, and on the scan's own grid."""
 
+import csv
+
 import nibabel as nib
 import numpy as np
 import pytest
@@ -83,6 +85,26 @@ def test_maps_lie_on_the_scans_grid_and_are_no_labels(tmp_path, how):
     write_scan(tmp_path / "truth" / "a.nii.gz", np.asarray(nib.load(path).dataobj), nib.load(scan).affine)
     rows = evaluate(Evaluate(predictions=out, truth=tmp_path / "truth"))
     assert {row["dice"] for row in rows} == {1.0}
+
+
+def test_regions_have_percentiles_and_volumes_of_their_own(tmp_path):
+    run = make_run(tmp_path / "run", regions={"whole": [1, 2], "lesion too": [2]})
+    scan = write_scan(tmp_path / "in" / "a.nii.gz", blob((20, 17, 12)))
+    predict(Predict(run=run, scans=scan, out=tmp_path / "out", passes=5, maps=("percentiles",)))
+    maps_of = {at: nib.load(tmp_path / "out" / "maps" / f"a_percentile-{at:02}.nii.gz").get_fdata() for at in WANTED}
+    assert maps_of[50].shape == (20, 17, 12, 5)
+    for at in WANTED:
+        # of each pass, what is not whole is background: the percentiles are mirrored
+        background, whole = maps_of[100 - at][..., 0], maps_of[at][..., 3]
+        np.testing.assert_allclose(whole, 1 - background, atol=2 / 255)
+        np.testing.assert_array_equal(maps_of[at][..., 4], maps_of[at][..., 2])
+    (row,) = csv.DictReader((tmp_path / "out" / "review.csv").read_text().splitlines())
+    voxel = float(row["whole ml"]) / (np.asarray(nib.load(tmp_path / "out" / "a.nii.gz").dataobj) > 0).sum()
+    assert voxel == pytest.approx(1.0 * 1.2 * 2.0 / 1000, rel=1e-4)
+    assert [row[f"lesion too {what}"] for what in ("ml", "low", "high", "agreement")] == [
+        row[f"lesion {what}"] for what in ("ml", "low", "high", "agreement")
+    ]
+    assert float(row["whole low"]) <= float(row["whole high"])
 
 
 def test_a_picture_gets_maps_too(tmp_path):

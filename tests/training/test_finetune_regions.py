@@ -83,10 +83,23 @@ def test_predictions_are_classes_and_their_regions_are_scored(scans, run, tmp_pa
     with (tmp_path / "scores.csv").open(newline="") as table:
         assert {row["class"] for row in csv.DictReader(table)} == {"1", "2", "1+2"}
     if probabilities:
+        with (tmp_path / "scores_calibration.csv").open(newline="") as table:
+            measured = {row["case"]: row for row in csv.DictReader(table)}
+        assert len(measured) == 6
+        truth = np.asarray(nib.load(scans / "labels" / "s0.nii.gz").dataobj)
         maps = nib.load(tmp_path / "out" / "s0_probabilities.nii.gz").get_fdata()
         assert maps.shape == (20, 20, 20, 2)
         label = np.asarray(nib.load(tmp_path / "out" / "s0.nii.gz").dataobj)
         assert np.array_equal(label == 2, maps[..., 1] > 0.5)
+        each = [naive_brier(maps[..., place], truth >= least) for place, least in enumerate((1, 2))]
+        assert float(measured["s0"]["brier"]) == pytest.approx(np.mean(each), rel=1e-3)
+
+
+def naive_brier(p, truth, margin=5):
+    """Two-class Brier score in the box around what is found or true."""
+    places = np.argwhere((p > 0.5) | truth)
+    box = tuple(slice(max(0, a - margin), b + margin + 1) for a, b in zip(places.min(0), places.max(0), strict=True))
+    return float((2 * (p[box] - truth[box]) ** 2).mean())
 
 
 def test_regions_given_to_evaluate_are_scored_in_any_folder(tmp_path):

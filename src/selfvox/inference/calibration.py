@@ -16,6 +16,7 @@ from selfvox.errors import DataError
 from selfvox.files import whole, write_csv
 from selfvox.inference import folder
 from selfvox.progress import say
+from selfvox.regions import Regions
 
 BINS = 15  # of confidence (Guo et al. 2017)
 MARGIN = 5  # voxels around what is predicted or true; air far away would make every network look honest
@@ -29,6 +30,7 @@ def tell(
     values: Sequence[int],
     dice: Mapping[str, float],
     out: Path | None,
+    regions: Regions | None = None,
 ) -> None:
     """Of predictions that lie with their probabilities: how honest these are, printed and, beside `out`, kept.
 
@@ -38,6 +40,7 @@ def tell(
         values: the class numbers in the order of the maps of probabilities.
         dice: by case.
         out: the table of scores; calibration goes to `NAME_calibration.csv` and `.png` beside it.
+        regions: what the maps are of, where not of the classes; each is then measured beside the rest, and averaged.
     """
     found, table = {}, np.zeros((3, BINS))
     for name, (label, truth) in pairs.items():
@@ -45,15 +48,18 @@ def tell(
         if not file.exists():
             continue
         try:
-            probabilities = images.read(file, channels=len(values)).data
-            indices = np.searchsorted(values, images.read_label(truth, images.read_grid(label), values))
+            probabilities = images.read(file, channels=len(regions or values)).data
+            true = images.read_label(truth, images.read_grid(label), values)
         except DataError as error:
             say(f"calibration leaves out {error}")
             continue
-        if len(probabilities) != len(values) or np.abs(probabilities.sum(0) - 1).max() > ADD_UP_WITHIN:
+        if regions is not None:
+            found[name], of_case = _measure_regions(probabilities, true, regions)
+        elif len(probabilities) != len(values) or np.abs(probabilities.sum(0) - 1).max() > ADD_UP_WITHIN:
             say(f"calibration leaves out {file.name}: its maps are not those of the classes, which add up to 1")
             continue
-        found[name], of_case = measure(probabilities, indices)
+        else:
+            found[name], of_case = measure(probabilities, np.searchsorted(values, true))
         table = table + of_case
     if not found:
         return
@@ -109,6 +115,19 @@ def measure(probabilities: np.ndarray, truth: np.ndarray) -> tuple[dict[str, flo
         "error_area": error_area(-(p * np.log(np.clip(p, LEAST, None))).sum(0), wrong),
     }
     return found, table
+
+
+def _measure_regions(
+    probabilities: np.ndarray, true: np.ndarray, regions: Regions
+) -> tuple[dict[str, float], np.ndarray]:
+    """As `measure`, of each region and its complement: the mean over the regions, and their joint table."""
+    parts = [
+        measure(np.stack([1 - of_region, of_region]), np.isin(true, members).astype(int))
+        for of_region, members in zip(probabilities, regions.values(), strict=True)
+    ]
+    table = np.sum([each for _, each in parts], 0)
+    undefined = dict.fromkeys(parts[0][0], float("nan"))
+    return undefined | summary([each for each, _ in parts], table), table
 
 
 def reliability(p: np.ndarray, truth: np.ndarray) -> np.ndarray:

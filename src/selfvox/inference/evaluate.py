@@ -68,9 +68,12 @@ def evaluate(settings: Evaluate) -> list[dict[str, Any]]:
         write_csv(out, list(rows[0]), ([_cell(value) for value in row.values()] for row in rows))
         say(f"scores: {out}")
     if rows and named:
-        dice = {name: _mean([row["dice"] for row in rows if row["case"] == name]) for name in pairs}
+        # as trust is: over the classes, which regions would count again
+        of_classes = [row for row in rows if isinstance(row["class"], int)]
+        dice = {name: _mean([row["dice"] for row in of_classes if row["case"] == name]) for name in pairs}
         scored = {name: both for name, both in pairs.items() if not math.isnan(dice[name])}
-        calibration.tell(settings.predictions, scored, sorted(named), dice, out)
+        of_regions = _regions(settings.predictions) if folder.are_of_regions(settings.predictions) else None
+        calibration.tell(settings.predictions, scored, sorted(named), dice, out, of_regions)
     if failed:
         raise DataError(
             f"{settings.predictions}: {failed} of {len(pairs)} cases could not be scored; correct the files named above"

@@ -158,6 +158,13 @@ def map_of(label: Path) -> Path:
     return label.with_name(f"{stem(label, ending)}{MAP_ENDING}{'.tif' if ending in SUFFIXES_2D else '.nii.gz'}")
 
 
+def are_of_regions(path: Path) -> bool:
+    """Whether the maps of probabilities in a folder are of regions, as a network trained on these makes them."""
+    file = path / "predictions.json"
+    card = strict_json.read(file) if file.exists() else None
+    return isinstance(card, dict) and card.get("trained_on") == "regions"
+
+
 def labels(path: Path) -> dict[str, Path]:
     """The files of class numbers in a folder, by case id; maps of probabilities beside them are left out.
 

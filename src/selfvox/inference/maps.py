@@ -14,6 +14,7 @@ from torch import Tensor
 
 from selfvox.files import whole
 from selfvox.inference.passes import Tally, entropy
+from selfvox.regions import Regions
 
 PERCENTILES = (5, 25, 50, 75, 95)
 CHUNK = 2**16  # voxels whose percentiles are taken at once: fewer cost calls, more leave the processor's cache
@@ -102,15 +103,26 @@ def scalar_map(name: str, tally: Tally) -> Tensor:
     return found
 
 
-def percentile_maps(tally: Tally) -> np.ndarray:
-    """Percentiles over the passes of each class's probability, (percentile, class, *space) float16."""
-    classes, voxels = len(tally.sums), math.prod(tally.space)
-    found = np.empty((len(PERCENTILES), classes, voxels), np.float16)
-    for number in range(classes):
+def percentile_maps(tally: Tally, regions: Sequence[Sequence[int]] = ()) -> np.ndarray:
+    """Percentiles over the passes of each class's probability, and then of each region's, which is its classes' sum.
+
+    Args:
+        tally: with the passes spilled.
+        regions: class indices of each region.
+
+    Returns:
+        (percentile, class or region, *space) float16.
+    """
+    parts, voxels = [*([number] for number in range(len(tally.sums))), *regions], math.prod(tally.space)
+    found = np.empty((len(PERCENTILES), len(parts), voxels), np.float16)
+    for place, numbers in enumerate(parts):
         for start in range(0, voxels, CHUNK):
             stop = min(start + CHUNK, voxels)
-            found[:, number, start:stop] = percentiles(tally.spilled(number, start, stop), PERCENTILES) / SHARES
-    return found.reshape(len(PERCENTILES), classes, *tally.space)
+            passes = [tally.spilled(number, start, stop) for number in numbers]
+            # rounded one by one, they may add up to more than all
+            joint = passes[0] if len(passes) == 1 else np.minimum(np.sum(passes, 0), SHARES).astype(np.uint8)
+            found[:, place, start:stop] = percentiles(joint, PERCENTILES) / SHARES
+    return found.reshape(len(PERCENTILES), len(parts), *tally.space)
 
 
 # the picture
@@ -124,6 +136,7 @@ def draw(
     unsure: Mapping[str, np.ndarray],
     heat: np.ndarray | None,
     spacing_mm: Sequence[float],
+    regions: Regions | None = None,
 ) -> None:
     """Draw a scan's uncertainty at the slice that tells most: maps over the scan, percentiles as in paper B Fig. 7.
 
@@ -133,11 +146,13 @@ def draw(
         labels: label values (*space) to outline: `vote`, and `truth` where it is known.
         classes: name by label value.
         unsure: maps (*space) by name.
-        heat: (percentile, class, *space), or None.
+        heat: (percentile, class or region, *space), or None.
         spacing_mm: edges of a voxel.
+        regions: label values by name, those that `heat` has behind the classes.
     """
     values = [value for value in sorted(classes) if value != 0]
-    rows, columns = 1 + (len(values) if heat is not None else 0), max(1 + len(unsure), len(PERCENTILES))
+    parts = [(classes[value], [value]) for value in sorted(classes)] + list((regions or {}).items())
+    rows, columns = len(parts) if heat is not None else 1, max(1 + len(unsure), len(PERCENTILES))
     figure = Figure(figsize=(2.6 * columns, 0.4 + 2.7 * rows), layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False)
     for axes in grid.flat:
@@ -158,13 +173,13 @@ def draw(
             axes.set_aspect(aspect)
             figure.colorbar(over, ax=axes, shrink=0.7)
     reference = "truth" if "truth" in labels else "vote"
-    numbers = {value: number for number, value in enumerate(sorted(classes))}
-    for row, value in zip(grid[1:], values, strict=False):
+    for number, row in enumerate(grid[1:], start=1):
+        name, members = parts[number]
         for axes, percentile, maps in zip(row, PERCENTILES, heat if heat is not None else (), strict=False):
-            warmth = axes.imshow(look(maps[numbers[value]]).astype(np.float32), cmap="inferno", vmin=0, vmax=1)
+            warmth = axes.imshow(look(maps[number]).astype(np.float32), cmap="inferno", vmin=0, vmax=1)
             axes.set_aspect(aspect)
-            _outline(axes, look(labels[reference]) == value, [1], "solid", "#2ec4b6")
-            axes.set_title(f"{classes[value]}: {percentile}th percentile", fontsize=9)
+            _outline(axes, np.isin(look(labels[reference]), members), [1], "solid", "#2ec4b6")
+            axes.set_title(f"{name}: {percentile}th percentile", fontsize=9)
         figure.colorbar(warmth, ax=list(row), shrink=0.7, label=f"probability; outline: {reference}")
     out.parent.mkdir(exist_ok=True)
     with whole(out) as temporary:

@@ -86,6 +86,8 @@ def predict(settings: Predict) -> list[Path]:
         how: dict[str, Any] = {"overlap": settings.overlap, "precision": str(fabric.strategy.precision.precision)}
         if many:
             how |= voters.how(settings, [model.sha256 for model in models]) | {"maps": list(settings.maps)}
+        if model.own:
+            how |= {"trained_on": "regions"}
         folder = Folder(settings.out, settings.probabilities, maps.files(settings.maps))
         done = folder.open(cases, {"network_sha256": model.sha256, **how}, model.classes, model.regions)
         todo = [case for case in cases if case.id not in done]
@@ -159,7 +161,7 @@ def _predict_many(
         try:
             tally = _tally(models, networks, fabric, prepared.data, settings, spill)
             label = _write_vote(folder.files(case), tally, image, prepared, models[0], settings)
-            measured = review.measure(tally, label, models[0].classes, prepared.spacing_mm)
+            measured = review.measure(tally, label, models[0].classes, prepared.spacing_mm, models[0].regions)
             if settings.maps:
                 _write_maps(folder.maps(case), tally, label, case, image, prepared, models[0])
         finally:
@@ -296,7 +298,8 @@ def _write_maps(
     """Maps on the scan's grid, where nothing is unsure outside the foreground box; and their picture."""
     recipe, trail = model.recipe, prepared.trail
     values = np.array(sorted(model.classes), np.uint16)
-    heat = maps.percentile_maps(tally) if tally.spill is not None else None
+    groups = list(regions.positions(model.regions, model.classes).values())
+    heat = maps.percentile_maps(tally, groups) if tally.spill is not None else None
     unsure = {}
     for name, path in paths.items():
         if name == "picture":
@@ -318,4 +321,5 @@ def _write_maps(
             labels["truth"] = recipe.apply_label(images.read_label(case.label, image), trail)
         except DataError as error:
             say(f"{error}; drawn without it")
-    maps.draw(paths["picture"], prepared.data[0], labels, model.classes, unsure, heat, prepared.spacing_mm)
+    spacing = prepared.spacing_mm
+    maps.draw(paths["picture"], prepared.data[0], labels, model.classes, unsure, heat, spacing, model.regions)

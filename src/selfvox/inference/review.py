@@ -15,11 +15,18 @@ from torch import Tensor
 from selfvox.data.naming import natural
 from selfvox.files import write_csv
 from selfvox.inference.passes import Tally, entropy
+from selfvox.regions import Regions, positions
 
 INTERVAL = (5, 95)  # percentiles over the passes
 
 
-def measure(tally: Tally, label: Tensor, classes: Mapping[int, str], spacing_mm: Sequence[float]) -> dict[str, Any]:
+def measure(
+    tally: Tally,
+    label: Tensor,
+    classes: Mapping[int, str],
+    spacing_mm: Sequence[float],
+    regions: Regions | None = None,
+) -> dict[str, Any]:
     """What the passes over one scan say: volumes with their interval, how far they agree, how unsure they are.
 
     Agreement is the Dice of all passes together with their vote, `2 sum |pass and vote| / sum (|pass| + |vote|)`; 1
@@ -30,26 +37,18 @@ def measure(tally: Tally, label: Tensor, classes: Mapping[int, str], spacing_mm:
         label: their vote (*space), class indices.
         classes: name by label value.
         spacing_mm: edges of a voxel; of a picture, whose pixels have no known size, they are counted instead.
+        regions: sets of classes to measure too.
     """
     size = math.prod(spacing_mm) / 1000 if len(spacing_mm) == 3 else 1.0
-    found = []
-    for number, value in enumerate(sorted(classes)):
-        if value == 0:
-            continue
-        voted, sizes = label == number, tally.voxels[:, number]
-        voxels = int(voted.sum())
-        together = int(tally.ballots[number][voted].sum(dtype=torch.int64))
-        total = int(sizes.sum()) + tally.passes * voxels
-        low, high = np.percentile(sizes, INTERVAL)
-        found.append(
-            {
-                "class": value,
-                "volume": voxels * size,
-                "low": float(low) * size,
-                "high": float(high) * size,
-                "agreement": 2 * together / total if total else 1.0,
-            }
-        )
+    found = [
+        {"class": value, **_measured(tally, label, [number], size)}
+        for number, value in enumerate(sorted(classes))
+        if value != 0
+    ]
+    of_regions = [
+        {"region": name, **_measured(tally, label, numbers, size)}
+        for name, numbers in positions(regions, classes).items()
+    ]
     unsure = [
         float(entropy(mean / tally.passes)[mask].sum(dtype=torch.float64))
         for mean, mask in zip(tally.sums.movedim(1, 0), label > 0, strict=True)
@@ -60,21 +59,40 @@ def measure(tally: Tally, label: Tensor, classes: Mapping[int, str], spacing_mm:
         "entropy": sum(unsure) / voxels if voxels else None,
         "volumes_in": "ml" if len(spacing_mm) == 3 else "px",
         "classes": found,
+        "regions": of_regions,
+    }
+
+
+def _measured(tally: Tally, label: Tensor, numbers: Sequence[int], size: float) -> dict[str, float]:
+    """Of the class indices `numbers` taken together: volume, its interval, agreement."""
+    voted = torch.isin(label, torch.tensor(numbers, dtype=label.dtype, device=label.device))
+    sizes = tally.voxels[:, numbers].sum(1)
+    voxels = int(voted.sum())
+    together = sum(int(tally.ballots[number][voted].sum(dtype=torch.int64)) for number in numbers)
+    total = int(sizes.sum()) + tally.passes * voxels
+    low, high = np.percentile(sizes, INTERVAL)
+    return {
+        "volume": voxels * size,
+        "low": float(low) * size,
+        "high": float(high) * size,
+        "agreement": 2 * together / total if total else 1.0,
     }
 
 
 def write(path: Path, measured: Mapping[str, Mapping[str, Any]], classes: Mapping[int, str]) -> None:
     """Write what was measured of each case as a table, the least trusted first."""
-    unit = next(iter(measured.values()))["volumes_in"]
+    first = next(iter(measured.values()))
+    unit = first["volumes_in"]
     header = ["case", "trust", "entropy"]
-    for value in sorted(classes):
-        if value != 0:
-            name = classes[value]
-            header += [f"{name} {unit}", f"{name} low", f"{name} high", f"{name} agreement"]
+    for name in [
+        *(classes[each["class"]] for each in first["classes"]),
+        *(each["region"] for each in first["regions"]),
+    ]:
+        header += [f"{name} {unit}", f"{name} low", f"{name} high", f"{name} agreement"]
     rows = []
     for case, each in sorted(measured.items(), key=lambda one: (one[1]["trust"], natural(one[0]))):
         row = [case, _cell(each["trust"]), _cell(each["entropy"])]
-        for one in each["classes"]:
+        for one in (*each["classes"], *each["regions"]):
             row += [_cell(one[name]) for name in ("volume", "low", "high", "agreement")]
         rows.append(row)
     write_csv(path, header, rows)
