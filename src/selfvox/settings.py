@@ -343,6 +343,11 @@ class Study:
     ] = 1.0
     dry_run: Annotated[bool, "prepare the scans, time a few steps, print what it would take, and stop"] = False
     table: Annotated[bool, "train nothing; make tables and figures of the runs that are there"] = False
+    passes: Annotated[
+        int | None,
+        "train nothing; ask the runs that are there by so many passes of Monte-Carlo dropout, by place, rate and vote",
+        pydantic.Field(ge=2),
+    ] = None
     shard: Annotated[str, "i/n: only every n-th cell from the i-th on, i from 0; for job arrays", COMPUTER] = "0/1"
     scheduler: Annotated[
         str | None, "address of a dask.distributed scheduler whose workers make the cells", COMPUTER

@@ -32,7 +32,7 @@ def draw(plan: Plan, found: Sequence[Result], summary: Sequence[Mapping[str, Any
     names = [*found[0].averaged(), found[0].overall]
     shown = [row for row in summary if row["name"] in names]
     with mpl.style.context(STYLE):
-        looks = _looks(plan, found)
+        looks = looks_of(plan, found)
         for name, figure in (
             ("labels", _by_labels(plan, shown, looks)),
             ("steps", _by_steps(found, looks)),
@@ -45,7 +45,7 @@ def draw(plan: Plan, found: Sequence[Result], summary: Sequence[Mapping[str, Any
     return made
 
 
-def _looks(plan: Plan, found: Sequence[Result]) -> dict[str, dict[str, Any]]:
+def looks_of(plan: Plan, found: Sequence[Result]) -> dict[str, dict[str, Any]]:
     """A colour for each method; twins grey, and dashed what works on slices."""
     twins = list(dict.fromkeys(result.method for result in found if result.twin is None))
     colours = [each["color"] for each in mpl.rcParams["axes.prop_cycle"]]
@@ -70,7 +70,7 @@ def _looks(plan: Plan, found: Sequence[Result]) -> dict[str, dict[str, Any]]:
 def _by_labels(plan: Plan, summary: Sequence[Mapping[str, Any]], looks: Mapping[str, dict[str, Any]]) -> Figure:
     """Score by labels, one panel a class: means over the runs, and bands of one standard deviation."""
     names = list(dict.fromkeys(row["name"] for row in summary))
-    figure, panels = _panels(len(names), _title(summary[0]["score"]))
+    figure, panels = make_panels(len(names), _title(summary[0]["score"]))
     stated = STATED.get(plan.reference or "")
     for axes, name in zip(panels, names, strict=True):
         for method, look in looks.items():
@@ -86,8 +86,8 @@ def _by_labels(plan: Plan, summary: Sequence[Mapping[str, Any]], looks: Mapping[
         _draw_stated(axes, stated(name) if stated else [])
         axes.set_title(name)
         axes.set_xlabel("share of the labels, and their number")
-        _share_axis(axes, dict(sorted((float(row["fraction"]), int(row["labels"])) for row in summary)))
-    _legend(figure, panels)
+        share_axis(axes, dict(sorted((float(row["fraction"]), int(row["labels"])) for row in summary)))
+    draw_legend(figure, panels)
     return figure
 
 
@@ -103,7 +103,7 @@ def _by_steps(found: Sequence[Result], looks: Mapping[str, dict[str, Any]]) -> F
     if not curves:
         return None
     labels = sorted({key[0] for key in curves})
-    figure, panels = _panels(len(labels), f"{_title(score.removesuffix('_mean'))} of the validation subjects")
+    figure, panels = make_panels(len(labels), f"{_title(score.removesuffix('_mean'))} of the validation subjects")
     for axes, count in zip(panels, labels, strict=True):
         for method, look in looks.items():
             points = sorted(curves.get((count, method), {}).items())
@@ -114,7 +114,7 @@ def _by_steps(found: Sequence[Result], looks: Mapping[str, dict[str, Any]]) -> F
             axes.fill_between(steps, mean - sd, mean + sd, color=look["color"], alpha=0.15, linewidth=0)
         axes.set_title(f"{count} label{'s' * (count != 1)}")
         axes.set_xlabel("fine-tuning step")
-    _legend(figure, panels)
+    draw_legend(figure, panels)
     return figure
 
 
@@ -126,7 +126,7 @@ def _differences(summary: Sequence[Mapping[str, Any]], looks: Mapping[str, dict[
     names = list(dict.fromkeys(row["name"] for row in compared))
     methods = [method for method in looks if any(row["method"] == method for row in compared)]
     counts = sorted({row["labels"] for row in compared})
-    figure, panels = _panels(len(names), f"{_title(summary[0]['score'])} minus its twin's, 95 %")
+    figure, panels = make_panels(len(names), f"{_title(summary[0]['score'])} minus its twin's, 95 %")
     for axes, name in zip(panels, names, strict=True):
         axes.axhline(0, color="black", linewidth=1)
         for number, method in enumerate(methods):
@@ -147,7 +147,7 @@ def _differences(summary: Sequence[Mapping[str, Any]], looks: Mapping[str, dict[
         axes.set_xticks(range(len(counts)), [str(count) for count in counts])
         axes.set_title(name)
         axes.set_xlabel("labels")
-    _legend(figure, panels)
+    draw_legend(figure, panels)
     return figure
 
 
@@ -166,7 +166,7 @@ def _draw_stated(axes: Axes, stated: Sequence[reference.Stated]) -> None:
         )
 
 
-def _panels(count: int, score: str) -> tuple[Figure, list[Axes]]:
+def make_panels(count: int, score: str) -> tuple[Figure, list[Axes]]:
     """A figure of so many panels, at most three in a row, and what they show upwards."""
     columns = min(count, 3)
     rows = -(-count // columns)
@@ -179,14 +179,15 @@ def _panels(count: int, score: str) -> tuple[Figure, list[Axes]]:
     return figure, list(grid[:count])
 
 
-def _share_axis(axes: Axes, labels: Mapping[float, int]) -> None:
+def share_axis(axes: Axes, labels: Mapping[float, int]) -> None:
     """Shares on a logarithmic axis, each with its number of labels; where there are few, the curves differ."""
     axes.set_xscale("log")
     axes.set_xticks(list(labels), [f"{100 * share:.2g} %\n{count}" for share, count in labels.items()])
     axes.xaxis.set_minor_locator(NullLocator())
 
 
-def _legend(figure: Figure, panels: Sequence[Axes]) -> None:
+def draw_legend(figure: Figure, panels: Sequence[Axes]) -> None:
+    """One legend for all panels, below them."""
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=min(4, max(1, len(labels))))
 

@@ -85,7 +85,7 @@ def read(plan: Plan, out: Path) -> list[Result]:
         if said["method"] not in order:
             continue
         names = ("method", "twin", "labels", "fraction", "seed", "pretrain_seed", "transductive")
-        rows = _rows(done.parent / "scores.csv", said["fold"])
+        rows = rows_of(done.parent / "scores.csv", said["fold"])
         key = (done.parent.name.rpartition("-fold-")[0] or done.parent.name, said["method"])
         if key in found:
             before = found[key]
@@ -97,7 +97,7 @@ def read(plan: Plan, out: Path) -> list[Result]:
     )
 
 
-def _rows(table: Path, fold: int | None) -> tuple[dict[str, str], ...]:
+def rows_of(table: Path, fold: int | None) -> tuple[dict[str, str], ...]:
     """The rows of scores.csv. Where whole scans are classified, kappa is that of all test cases, as if of one."""
     with table.open(newline="", encoding="utf-8") as lines:
         rows = list(csv.DictReader(lines))

@@ -14,8 +14,8 @@ from selfvox.errors import BusyError, NumericalError
 from selfvox.progress import clock, say
 from selfvox.settings import Study
 from selfvox.studies import cells as layout
+from selfvox.studies import dropout, table, trial, work
 from selfvox.studies import plan as plans
-from selfvox.studies import table, trial, work
 from selfvox.studies.cells import Cell, Facts
 from selfvox.studies.plan import Plan
 
@@ -33,7 +33,9 @@ def study(settings: Study) -> list[dict[str, Any]]:
         SelfvoxError: a plan, setting, scan, resource or number that cannot be; says what to do. What is done stays.
     """
     out = settings.out
-    if settings.table:
+    if settings.passes is not None:
+        dropout.ask(out, plans.load(out / "plan.yaml"), settings.passes)
+    if settings.table or settings.passes is not None:
         return _tables(plans.load(out / "plan.yaml"), out)
     plan = plans.read(settings.plan, settings.data, settings.scale)
     work.begin(plan, out)
@@ -55,7 +57,9 @@ def study(settings: Study) -> list[dict[str, Any]]:
 def _tables(plan: Plan, out: Path) -> list[dict[str, Any]]:
     # those who end at the same time write one after the other
     with work.held(out, "tables", wait=True):
-        return table.make(plan, out)
+        rows = table.make(plan, out)
+        dropout.tell(out, plan)
+        return rows
 
 
 @dataclass(frozen=True)

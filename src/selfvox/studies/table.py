@@ -38,13 +38,13 @@ def make(plan: Plan, out: Path) -> list[dict[str, Any]]:
     scores = [name for name in found[0].rows[0] if name not in of_row]
     of_run = ("method", "labels", "fraction", "seed", "pretrain_seed", "transductive")
     rows = (
-        [_cell(getattr(result, name)) for name in of_run] + [row.get(name, "") for name in (*of_row, *scores)]
+        [cell(getattr(result, name)) for name in of_run] + [row.get(name, "") for name in (*of_row, *scores)]
         for result in found
         for row in result.rows
     )
     write_csv(out / "table.csv", [*of_run, *of_row, *scores], rows)
     summary = summarise(found)
-    write_csv(out / "summary.csv", list(summary[0]), ([_cell(value) for value in row.values()] for row in summary))
+    write_csv(out / "summary.csv", list(summary[0]), ([cell(value) for value in row.values()] for row in summary))
     _show(summary, found)
     pictures = figures.draw(plan, found, summary, out / "figures")
     if lacking:
@@ -103,16 +103,19 @@ def paired(group: Sequence[Result], twins: Sequence[Result], name: str) -> np.nd
     Returns:
         (pre-training seed, seed, case), nan where a run is not there yet; None where there is no pair.
     """
-    twin = {result.seed: result.of_case(name) for result in twins}
-    runs = {(result.pretrain_seed, result.seed): result.of_case(name) for result in group if result.seed in twin}
+    by_seeds = {(result.pretrain_seed, result.seed): result.of_case(name) for result in twins}
+    runs = {(result.pretrain_seed, result.seed): result.of_case(name) for result in group}
+    # a twin from scratch has no seed of pre-training
+    twin = {both: scores for both in runs if (scores := by_seeds.get(both) or by_seeds.get((None, both[1])))}
+    runs = {both: scores for both, scores in runs.items() if both in twin}
     if not runs:
         return None
     first, second = list(dict.fromkeys(key[0] for key in runs)), list(dict.fromkeys(key[1] for key in runs))
-    cases = sorted({case for (_, seed), scores in runs.items() for case in scores.keys() & twin[seed].keys()})
+    cases = sorted({case for both, scores in runs.items() for case in scores.keys() & twin[both].keys()})
     found = np.full((len(first), len(second), len(cases)), np.nan)
     for (pretrain_seed, seed), scores in runs.items():
         found[first.index(pretrain_seed), second.index(seed)] = [
-            scores.get(case, np.nan) - twin[seed].get(case, np.nan) for case in cases
+            scores.get(case, np.nan) - twin[pretrain_seed, seed].get(case, np.nan) for case in cases
         ]
     return found
 
@@ -194,7 +197,7 @@ def _show(summary: Sequence[Mapping[str, Any]], found: Sequence[Result]) -> None
         say(sentence)
 
 
-def _cell(value: Any) -> Any:
+def cell(value: Any) -> Any:
     """A value as the tables hold it: six digits, and nothing where there is none."""
     if isinstance(value, bool):
         return "yes" if value else "no"

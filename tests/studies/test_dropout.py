@@ -1,0 +1,130 @@
+"""Passes of Monte-Carlo dropout over a study's runs; their predictions are pretended."""
+
+import csv
+import hashlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import selfvox
+from selfvox.data import image as images
+from selfvox.errors import UsageError
+from selfvox.files import write_csv
+from selfvox.studies import dropout
+
+CARD = {"classes": {"0": "background", "1": "dark", "2": "bright"}}
+GAIN = 0.1
+DRAW = dropout.draw
+
+
+def chance(*what):
+    return hashlib.sha256(" ".join(map(str, what)).encode()).digest()[0] / 512
+
+
+def rows(path):
+    with path.open(encoding="utf-8", newline="") as lines:
+        return list(csv.DictReader(lines))
+
+
+@pytest.fixture
+def done(write_plan, pretended, tmp_path, monkeypatch):
+    """A pretended study and what its runs were asked."""
+    out, asked = tmp_path / "out", []
+    methods = {"rotation": {"pretrain": {"task": "rotation"}}}
+    selfvox.study(str(write_plan(methods=methods, seeds=[0], pretrain_seeds=[0, 1])), out=out)
+
+    def predict(settings):
+        asked.append(settings)
+        (settings.out / "maps").mkdir(parents=True)
+        (settings.out / "a_probabilities.nii.gz").write_text("large")
+        if settings.maps:
+            Image.linear_gradient("L").save(settings.out / "maps" / "a_maps.png")
+
+    def evaluate(settings):
+        run, way = settings.predictions.parent.parent.parent, settings.predictions.parent.name
+        found = []
+        for row in rows(run / "scores.csv"):
+            case = (row["case"], row["class"], row["name"])
+            gain = 0 if way == "without" else GAIN + 0.01 * chance(way)
+            found.append([*case, f"{chance(run.parent.name, run.name, *case) + gain:.9g}"])
+        write_csv(settings.out, ["case", "class", "name", "dice"], found)
+        header = ["case", *dropout.CALIBRATION]
+        write_csv(settings.out.with_name("scores_calibration.csv"), header, [["a", 0.2, 0.3, 0.4, ""]])
+
+    for name, fake in (("predict", predict), ("evaluate", evaluate), ("load_part", lambda *_: (None, CARD))):
+        monkeypatch.setattr(dropout, name, fake)
+    monkeypatch.setattr(dropout, "draw", lambda *_: [])  # takes seconds
+    return out, asked
+
+
+def test_every_run_is_asked_once_in_every_way(done):
+    out, asked = done
+    before = {path: path.read_bytes() for path in out.glob("cells/*/*/*.*")}
+    selfvox.study("gone.yaml", out=out, passes=5)
+    # 2 labels x 2 pre-trainings, in 12 ways; their twin before and after; the maps of a run of each
+    ways = {*dropout.PLACES.values(), *dropout.RATES.values(), *dropout.VOTES.values()}
+    assert len(ways) == 12
+    assert len(asked) == 4 * 12 + 2 * 2 + 2
+    assert {each.passes for each in asked} == {1, 5}
+    assert {each.subset for each in asked} == {"test"}
+    assert {(each.vote_weights, each.union_class) for each in asked if each.vote in ("weighted", "union")} == {
+        *(((1, 2, 2), None), (None, "bright"))
+    }
+    assert [each.run.name for each in asked if each.maps] == ["3-labels-seed-0", "3-labels-seed-0-pretrain-0"]
+    selfvox.study("gone.yaml", out=out, passes=5)
+    assert len(asked) == 54
+    with pytest.raises(UsageError, match="other settings"):
+        selfvox.study("gone.yaml", out=out, passes=6)
+    assert before == {path: path.read_bytes() for path in before}
+    assert not list(out.glob("cells/*/*/dropout/*/predictions"))
+
+
+def test_what_dropout_changes_is_told_of_the_same_networks_and_scans(done):
+    out, _ = done
+    selfvox.study("gone.yaml", out=out, passes=5)
+    told = rows(out / "dropout.csv")
+    for row in told:
+        way = {"encoder": float(row["encoder_dropout"]), "decoder": float(row["decoder_dropout"])}
+        way = dropout.Way(**way, vote=row["vote"] or "majority")
+        differences, scores = [], []
+        for run in out.glob(f"cells/{row['method']}/{row['labels']}-labels-*"):
+            for with_it, without in zip(
+                rows(run / way.folder / "scores.csv"), rows(run / "dropout/without/scores.csv"), strict=True
+            ):
+                if row["name"] in (with_it["name"], "mean of classes"):
+                    differences.append(float(with_it["dice"]) - float(without["dice"]))
+                    scores.append(float(with_it["dice"]))
+        assert float(row["mean"]) == pytest.approx(np.mean(scores), abs=1e-5)
+        # the gain is the same everywhere, so that its interval is a point
+        for name in ("difference", "low", "high"):
+            assert float(row[name]) == pytest.approx(np.mean(differences), abs=1e-5)
+        assert (row["ece"], row["brier"], row["error_area"]) == ("0.2", "0.3", "")
+    assert len(told) == 3 * (2 * 12 + 2 * 2)  # classes and their mean
+
+
+def test_networks_of_slices_and_of_regions_are_left_out(done, monkeypatch):
+    out, asked = done
+    for card in ({"slices": "axial"}, {"trained_on": "regions"}):
+        monkeypatch.setattr(dropout, "load_part", lambda *_, card=card: (None, CARD | card))
+        with pytest.raises(UsageError, match=r"passes: .* holds no"):
+            selfvox.study("gone.yaml", out=out, passes=2)
+    assert not asked
+
+
+def test_tables_and_figures_follow_from_the_folders_alone(done, monkeypatch):
+    out, asked = done
+    selfvox.study("gone.yaml", out=out, table=True)
+    assert not (out / "dropout.csv").exists()
+    selfvox.study("gone.yaml", out=out, passes=2)
+    before, count = (out / "dropout.csv").read_bytes(), len(asked)
+    (out / "dropout.csv").unlink()
+    monkeypatch.setattr(dropout, "draw", DRAW)
+    selfvox.study("gone.yaml", out=out, table=True)
+    assert (out / "dropout.csv").read_bytes() == before
+    assert len(asked) == count
+    names = {f"dropout{which}.png" for which in ("", "-places", "-rates", "-votes", "-calibration")}
+    names |= {"percentiles-rotation.png", "percentiles-scratch.png"}
+    sizes = {path.name: images.read(path).data.shape[1:] for path in (out / "figures").iterdir()}
+    assert set(sizes) == names
+    assert all(min(size) > 300 for name, size in sizes.items() if name.startswith("dropout"))
