@@ -72,7 +72,7 @@ def pretended(monkeypatch):
         write_text(settings.out / "metrics.jsonl", '{"step": 1, "loss": 1, "dice_mean": 0.5}\n')
         splits.write(splits.Split(chosen, split.validation, split.test, settings.seed), settings.out / "split.json")
 
-    def score(plan, run):
+    def score(plan, run, store):
         test = splits.read(run / "split.json").test
         rows = []
         for case in test:
@@ -98,7 +98,7 @@ def pretended(monkeypatch):
     for name, fake in (("pretrain", pretrain), ("finetune", finetune), ("score", score)):
         monkeypatch.setattr(work, name, fake)
     monkeypatch.setattr(trial, "_tried", tried)
-    monkeypatch.setattr(figures, "draw", lambda plan, found, summary, folder: [])  # takes seconds
+    monkeypatch.setattr(figures, "draw", lambda plan, found, summary, further, folder: [])  # takes seconds
     return made
 
 

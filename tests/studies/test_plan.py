@@ -154,6 +154,7 @@ def test_the_twin_at_equal_compute_takes_the_steps_that_pre_training_cost(write_
     plan, found, facts = arms(write_plan(equal_compute=True, methods=rotation(), finetune={"steps": 7}))
     cells = {cell.arm.name: cell for cell in layout.cells(plan, facts)}
     assert found["scratch equal compute"].twin == "scratch"
+    assert found["rotation"].equal == "scratch equal compute"
     steps = {name: layout.finetune_settings(plan, cell, FACTS)["steps"] for name, cell in cells.items()}
     assert steps == {"scratch": 7, "rotation": 7, "scratch equal compute": 7 + 10 * 200 // 100}
 
@@ -196,3 +197,8 @@ def test_a_2d_twin_is_its_method_on_slices(write_plan):
     found = plans.method(plan, "2D-rotation")
     assert found.pretrain == {"task": "rotation", "steps": 7, "crop": [16, 16], "batch": 8, "slices": "axial"}
     assert found.finetune == {"steps": 5, "crop": [16, 16], "slices": "axial"}
+    _, known, _ = arms(write_plan(methods=rotation(), twins_2d=flat, **shared))
+    assert {name: arm.twin for name, arm in known.items() if arm.pretrain} == {
+        "rotation": "scratch",
+        "2D-rotation": "2D-scratch",
+    }

@@ -56,10 +56,10 @@ def test_a_study_that_was_killed_goes_on_and_makes_nothing_twice(done, tmp_path,
     made.clear()
     once, count = work.score, iter(range(100))
 
-    def dies_at_the_fifth(plan, run):
+    def dies_at_the_fifth(plan, run, store):
         if next(count) == 4:
             raise KeyboardInterrupt
-        once(plan, run)
+        once(plan, run, store)
 
     monkeypatch.setattr(work, "score", dies_at_the_fifth)
     out = tmp_path / "killed"

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import sklearn.metrics
 
 from selfvox.studies import table
 from selfvox.studies.results import MEAN, MEAN_OF_REGIONS, Result
@@ -25,6 +26,8 @@ def result(method, labels, seed, scores, twin=None, pretrain_seed=None):
         seed=seed,
         pretrain_seed=pretrain_seed,
         transductive=False,
+        slices=None,
+        key="dice",
         rows=rows,
     )
 
@@ -164,3 +167,75 @@ def test_where_there_are_regions_the_mean_is_theirs():
     assert whole.of_case(MEAN_OF_REGIONS) == pytest.approx({"x": 0.4, "y": 0.7})
     assert whole.mean("b") == pytest.approx(0.5)
     assert one.of_case(MEAN) == pytest.approx({"x": 0.2, "y": 0.6})
+
+
+def graded(method, seed, answers, twin=None):
+    """A cell whose `answers` are, by case, the true and the predicted class."""
+    one = result(method, 5, seed, {}, twin)
+    rows = tuple(
+        {"case": case, "class": "", "name": "all classes", "true": str(true), "predicted": str(found)}
+        for case, (true, found) in answers.items()
+    )
+    return dataclasses.replace(one, key="quadratic_kappa", rows=rows)
+
+
+def random_answers(rng, wrong):
+    truth = np.arange(60) % 4
+    found = np.where(rng.random(60) < wrong, rng.integers(0, 4, 60), truth)
+    return {f"c{number:02}": pair for number, pair in enumerate(zip(truth.tolist(), found.tolist(), strict=True))}
+
+
+def test_kappa_of_the_answers_is_that_of_scikit_learn():
+    answers = random_answers(np.random.default_rng(0), 0.5)
+    truth, found = zip(*answers.values(), strict=True)
+    assert graded("a", 0, answers).mean("all classes") == pytest.approx(
+        sklearn.metrics.cohen_kappa_score(truth, found, weights="quadratic")
+    )
+    other = dataclasses.replace(graded("a", 0, answers), key="balanced_accuracy")
+    assert other.mean("all classes") == pytest.approx(sklearn.metrics.balanced_accuracy_score(truth, found))
+
+
+def test_the_difference_in_kappa_and_its_interval_are_those_of_loops():
+    rng = np.random.default_rng(3)
+    runs = [
+        (graded("m", seed, random_answers(rng, 0.3), "s"), graded("s", seed, random_answers(rng, 0.6)))
+        for seed in (0, 1)
+    ]
+    row = next(row for row in table.summarise([each for pair in runs for each in pair]) if row["method"] == "m")
+
+    def kappa(answers):
+        apart = sum((true - found) ** 2 for true, found in answers)
+        by_chance = sum((true - found) ** 2 for true, _ in answers for _, found in answers) / len(answers)
+        return 1 - apart / by_chance
+
+    def difference(pair, cases):
+        one, other = (each.answers() for each in pair)
+        return kappa([one[case] for case in cases]) - kappa([other[case] for case in cases])
+
+    cases = runs[0][0].cases()
+    by_run = [difference(pair, cases) for pair in runs]
+    assert row["difference"] == pytest.approx(np.mean(by_run))
+    assert row["wins"] == sum(value > 0 for value in by_run)
+    means = []
+    for _ in range(200):
+        drawn = rng.choice(cases, len(cases))
+        means.append(np.mean([difference(runs[seed], drawn) for seed in rng.integers(2, size=2)]))
+    assert (row["low"], row["high"]) == pytest.approx(tuple(np.percentile(means, (2.5, 97.5))), abs=0.06)
+
+
+def test_against_another_than_the_twin_all_is_as_against_the_twin():
+    found = random_study(np.random.default_rng(7))
+    twins = {(row["labels"], row["name"]): row for row in table.summarise(found) if row["method"] == "method"}
+    rows = table.against(found, [("method", "scratch"), ("method", "nobody")])
+    assert len(rows) == len(twins)
+    for row in rows:
+        assert row == {name: twins[row["labels"], row["name"]][name] for name in table.AGAINST}
+    ours = table.against(found, [("scratch", "scratch")])
+    assert {(row["difference"], row["low"], row["high"]) for row in ours} == {(0, 0, 0)}
+
+
+def test_runs_of_two_pre_trained_methods_are_paired_by_pre_training_too():
+    found = random_study(np.random.default_rng(7))
+    other = [dataclasses.replace(one, method="other") for one in found if one.method == "method"]
+    rows = table.against([*found, *other], [("method", "other")])
+    assert {(row["difference"], row["pairs"]) for row in rows} == {(0, 6)}

@@ -41,6 +41,7 @@ class Arm:
     finetune: dict[str, Any]
     pretrain: dict[str, Any] | str | None = None  # None: from scratch
     twin: str | None = None  # the arm it is compared with
+    equal: str | None = None  # the twin at equal compute
     extra_flop: float = 0.0  # to be spent on further steps: the twin at equal compute
 
 
@@ -107,16 +108,20 @@ def arms(plan: Plan, facts: dict[str, Facts]) -> list[Arm]:
             found[name] = Arm(name=name, method=name, finetune=dict(own.finetune))
             continue
         like = _from_scratch(own.finetune) | {"network": facts[name].network}
+        base = f"2D-{plain}" if own.finetune.get("slices") else plain
         key = json.dumps([like, facts[name].store], sort_keys=True)
-        twin = twins.setdefault(key, plain if plain not in found else f"{plain} for {name}")
+        twin = twins.setdefault(key, base if base not in found else f"{base} for {name}")
         found.setdefault(twin, Arm(name=twin, method=name, finetune=like))
-        found[name] = Arm(name=name, method=name, finetune=dict(own.finetune), pretrain=own.pretrain, twin=twin)
+        equal = None
         if plan.equal_compute and facts[name].pretrain_steps:
             extra = facts[name].pretrain_steps * facts[name].pretrain_step_flop
-            equal = f"{plain} equal compute"
+            equal = f"{base} equal compute"
             key = json.dumps([key, extra, facts[name].step_flop])
             equal = twins.setdefault(key, equal if equal not in found else f"{equal} to {name}")
             found.setdefault(equal, Arm(name=equal, method=name, finetune=like, twin=twin, extra_flop=extra))
+        found[name] = Arm(
+            name=name, method=name, finetune=dict(own.finetune), pretrain=own.pretrain, twin=twin, equal=equal
+        )
     return list(found.values())
 
 

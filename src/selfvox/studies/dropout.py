@@ -142,7 +142,7 @@ def tell(out: Path, asked: Plan) -> None:
             low, high = f"{row['low']:+.3f}", f"{row['high']:+.3f}"
             change = f"{row['difference']:+.3f} by Monte-Carlo dropout, 95 % {low} ... {high}"
             say(f"{row['method']}, {row['labels']} labels, Dice of {overall}: {change}")
-    drawn = draw(asked, found, [row for row in rows if row["name"] == overall], out / "figures")
+    drawn = draw(found, [row for row in rows if row["name"] == overall], out / "figures")
     say(f"dropout: {out / 'dropout.csv'}   figures: {'  '.join(map(str, drawn))}")
 
 
@@ -151,7 +151,7 @@ def _of(result: Result, way: Way) -> Result | None:
     folders = [path / way.folder for path in result.paths]
     if not all(work.is_done(folder) for folder in folders):
         return None
-    rows = tuple(row for folder in folders for row in results.rows_of(folder / "scores.csv", None))
+    rows = tuple(row for folder in folders for row in results.rows_of(folder, None))
     return dataclasses.replace(result, paths=tuple(folders), rows=rows)
 
 
@@ -184,8 +184,7 @@ def _summarise(found: Sequence[Result]) -> Iterator[dict[str, Any]]:
 
 def _change(after: Sequence[Result], before: Sequence[Result], name: str) -> dict[str, Any]:
     """The difference that dropout makes to the same networks and scans, with its interval."""
-    differences = table.paired(after, before, name)
-    assert differences is not None
+    differences = table.by_case(table.paired(after, before), name)
     low, high = table.bootstrap(differences)
     return {"difference": float(np.nanmean(differences)), "low": low, "high": high}
 
@@ -204,12 +203,12 @@ def _calibration(found: Sequence[Result]) -> dict[str, float | None]:
 # figures
 
 
-def draw(asked: Plan, found: Sequence[Result], rows: Sequence[Mapping[str, Any]], folder: Path) -> list[Path]:
+def draw(found: Sequence[Result], rows: Sequence[Mapping[str, Any]], folder: Path) -> list[Path]:
     """Draw paper B's Fig. 3 to 7 of our runs, and calibration before and after."""
     folder.mkdir(exist_ok=True)
     made = []
     with mpl.style.context(figures.STYLE):
-        looks = figures.looks_of(asked, found)
+        looks = figures.looks_of(found)
         for name, figure in (
             ("dropout", _before_after(rows, looks, ("mean",))),
             ("dropout-places", _by_way(rows, PLACES, "dropout of 0.3, where")),

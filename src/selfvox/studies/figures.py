@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,28 +15,41 @@ from matplotlib.ticker import NullLocator
 
 from selfvox.files import whole
 from selfvox.run import read_metrics
-from selfvox.studies import plan as plans
 from selfvox.studies import reference
 from selfvox.studies.plan import Plan
 from selfvox.studies.results import Result
 
 STYLE = Path(__file__).parent / "figures.mplstyle"
 GREY = "0.35"
+Rows = Sequence[Mapping[str, Any]]
 STATED: dict[str, Callable[[str], list[reference.Stated]]] = {"brats2018": reference.brats2018}
 
 
-def draw(plan: Plan, found: Sequence[Result], summary: Sequence[Mapping[str, Any]], folder: Path) -> list[Path]:
-    """Draw all figures of what is done into `folder`; winners and losers alike."""
+def draw(plan: Plan, found: Sequence[Result], summary: Rows, further: Mapping[str, Rows], folder: Path) -> list[Path]:
+    """Draw all figures of what is done into `folder`; winners and losers alike.
+
+    Args:
+        plan: says whose numbers to draw beside.
+        found: the runs.
+        summary: means and differences to the twins.
+        further: other differences, by what they are.
+        folder: is made.
+    """
     folder.mkdir(exist_ok=True)
     made = []
     names = [*found[0].averaged(), found[0].overall]
     shown = [row for row in summary if row["name"] in names]
+    others = {what: [row for row in rows if row["name"] in names] for what, rows in further.items()}
     with mpl.style.context(STYLE):
-        looks = looks_of(plan, found)
+        looks = looks_of(found, {row["twin"] for row in further["equal compute"]})
         for name, figure in (
             ("labels", _by_labels(plan, shown, looks)),
             ("steps", _by_steps(found, looks)),
-            ("differences", _differences(shown, looks)),
+            ("differences", _differences(shown, looks, "minus its twin's")),
+            *(
+                (what.replace(" ", "-"), _differences(rows, looks, f"difference, {what}"))
+                for what, rows in others.items()
+            ),
         ):
             if figure is not None:
                 made.append(folder / f"{name}.png")
@@ -45,29 +58,26 @@ def draw(plan: Plan, found: Sequence[Result], summary: Sequence[Mapping[str, Any
     return made
 
 
-def looks_of(plan: Plan, found: Sequence[Result]) -> dict[str, dict[str, Any]]:
-    """A colour for each method; twins grey, and dashed what works on slices."""
-    twins = list(dict.fromkeys(result.method for result in found if result.twin is None))
+def looks_of(found: Sequence[Result], equal: Collection[str] = ()) -> dict[str, dict[str, Any]]:
+    """A colour for each method, the same in 2D, which is dashed; twins are grey, those at equal compute dotted."""
+    methods = {result.method: result for result in found}
+    twins = {name for name, result in methods.items() if result.twin is None or name in equal}
+    coloured = list(dict.fromkeys(name.removeprefix("2D-") for name in methods if name not in twins))
     colours = [each["color"] for each in mpl.rcParams["axes.prop_cycle"]]
     looks: dict[str, dict[str, Any]] = {}
-    for method in dict.fromkeys(result.method for result in found):
-        own = plans.method(plan, method) if method in plan.methods else None
-        pretrain = own.pretrain if own and isinstance(own.pretrain, dict) else {}
-        flat = bool(own and (pretrain.get("slices") or own.finetune.get("slices")))
-        number = sum(each["color"] != GREY for each in looks.values())
-        transductive = any(result.transductive for result in found if result.method == method)
-        looks[method] = {
-            "color": GREY if method in twins else colours[number % len(colours)],
-            "linestyle": "--" if flat else "-",
-            "marker": "s" if method in twins else "o",
-            "label": method
-            + (" (2D slices)" if flat and "2D" not in method else "")
-            + (" (transductive)" if transductive else ""),
+    for name, result in methods.items():
+        transductive = any(each.transductive for each in found if each.method == name)
+        own = GREY if name in twins else colours[coloured.index(name.removeprefix("2D-")) % len(colours)]
+        looks[name] = {
+            "color": own,
+            "linestyle": ":" if name in equal else "--" if result.slices else "-",
+            "marker": "s" if name in twins else "o",
+            "label": name + (" (transductive)" if transductive else ""),
         }
     return looks
 
 
-def _by_labels(plan: Plan, summary: Sequence[Mapping[str, Any]], looks: Mapping[str, dict[str, Any]]) -> Figure:
+def _by_labels(plan: Plan, summary: Rows, looks: Mapping[str, dict[str, Any]]) -> Figure:
     """Score by labels, one panel a class: means over the runs, and bands of one standard deviation."""
     names = list(dict.fromkeys(row["name"] for row in summary))
     figure, panels = make_panels(len(names), _title(summary[0]["score"]))
@@ -83,7 +93,7 @@ def _by_labels(plan: Plan, summary: Sequence[Mapping[str, Any]], looks: Mapping[
             sd = np.array([row["sd"] or 0.0 for row in rows])
             axes.plot(x, mean, **look)
             axes.fill_between(x, mean - sd, mean + sd, color=look["color"], alpha=0.15, linewidth=0)
-        _draw_stated(axes, stated(name) if stated else [])
+        _draw_stated(axes, stated(name) if stated else [], looks)
         axes.set_title(name)
         axes.set_xlabel("share of the labels, and their number")
         share_axis(axes, dict(sorted((float(row["fraction"]), int(row["labels"])) for row in summary)))
@@ -118,15 +128,15 @@ def _by_steps(found: Sequence[Result], looks: Mapping[str, dict[str, Any]]) -> F
     return figure
 
 
-def _differences(summary: Sequence[Mapping[str, Any]], looks: Mapping[str, dict[str, Any]]) -> Figure | None:
-    """Each method minus its twin, with the 95 % interval, one panel a class."""
+def _differences(summary: Rows, looks: Mapping[str, dict[str, Any]], what: str) -> Figure | None:
+    """Each method minus another, with the 95 % interval, one panel a class."""
     compared = [row for row in summary if row["twin"]]
     if not compared:
         return None
     names = list(dict.fromkeys(row["name"] for row in compared))
     methods = [method for method in looks if any(row["method"] == method for row in compared)]
     counts = sorted({row["labels"] for row in compared})
-    figure, panels = make_panels(len(names), f"{_title(summary[0]['score'])} minus its twin's, 95 %")
+    figure, panels = make_panels(len(names), f"{_title(summary[0]['score'])} {what}, 95 %")
     for axes, name in zip(panels, names, strict=True):
         axes.axhline(0, color="black", linewidth=1)
         for number, method in enumerate(methods):
@@ -151,24 +161,24 @@ def _differences(summary: Sequence[Mapping[str, Any]], looks: Mapping[str, dict[
     return figure
 
 
-def _draw_stated(axes: Axes, stated: Sequence[reference.Stated]) -> None:
-    """A paper's own numbers, thin and dotted, so that nobody takes them for ours."""
-    for number, model in enumerate(dict.fromkeys(each.model for each in stated)):
+def _draw_stated(axes: Axes, stated: Sequence[reference.Stated], looks: Mapping[str, dict[str, Any]]) -> None:
+    """A paper's own numbers, thin and dotted, so that nobody takes them for ours; coloured like ours of the name."""
+    for model in dict.fromkeys(each.model for each in stated):
         points = sorted((each.fraction, each.score) for each in stated if each.model == model)
         axes.plot(
             *zip(*points, strict=True),
-            color="black" if model == "from scratch" else f"C{number - 1}",
+            color=looks.get(model.removeprefix("3D-"), {"color": GREY})["color"],
             linestyle=":",
             linewidth=1,
             marker="x",
             markersize=4,
-            label=f"paper A: {model}",
+            label=f"paper A states: {model}",
         )
 
 
 def make_panels(count: int, score: str) -> tuple[Figure, list[Axes]]:
     """A figure of so many panels, at most three in a row, and what they show upwards."""
-    columns = min(count, 3)
+    columns = 2 if count == 4 else min(count, 3)
     rows = -(-count // columns)
     figure = Figure(figsize=(4.2 * columns + 0.4, 3.4 * rows + 0.7))
     grid = figure.subplots(rows, columns, squeeze=False).ravel()
@@ -182,7 +192,7 @@ def make_panels(count: int, score: str) -> tuple[Figure, list[Axes]]:
 def share_axis(axes: Axes, labels: Mapping[float, int]) -> None:
     """Shares on a logarithmic axis, each with its number of labels; where there are few, the curves differ."""
     axes.set_xscale("log")
-    axes.set_xticks(list(labels), [f"{100 * share:.2g} %\n{count}" for share, count in labels.items()])
+    axes.set_xticks(list(labels), [f"{100 * share:.3g} %\n{count}" for share, count in labels.items()])
     axes.xaxis.set_minor_locator(NullLocator())
 
 

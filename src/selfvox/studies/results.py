@@ -11,14 +11,14 @@ from typing import Any
 
 from selfvox.data import strict_json
 from selfvox.data.naming import natural
+from selfvox.studies import agreement
 from selfvox.studies import cells as layout
 from selfvox.studies.cells import Facts
 from selfvox.studies.plan import Plan
 
 MEAN = "mean of classes"
 MEAN_OF_REGIONS = "mean of regions"
-KAPPA = "quadratic_kappa"
-SCORES = ("dice", KAPPA)  # columns that a study compares: the first that is there
+ALL = "all classes"  # what the score of whole scans that were classified is called
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,12 +33,9 @@ class Result:
     seed: int
     pretrain_seed: int | None
     transductive: bool
-    rows: tuple[dict[str, str], ...]  # of scores.csv, with their `fold`
-
-    @property
-    def key(self) -> str:
-        """The column that is compared."""
-        return next(name for name in SCORES if name in self.rows[0])
+    slices: str | None  # of a 2D network's
+    key: str  # what is compared: dice, quadratic_kappa or balanced_accuracy
+    rows: tuple[dict[str, str], ...]  # of scores.csv, or of answers.csv where whole scans are classified; with `fold`
 
     def names(self) -> list[str]:
         """The classes and regions that are scored, and their mean where there are several."""
@@ -70,8 +67,18 @@ class Result:
                 found.setdefault(row["case"], []).append(float(row[self.key] or "nan"))
         return {case: sum(values) / len(values) for case, values in found.items()}
 
+    def cases(self) -> list[str]:
+        """The test cases."""
+        return list(dict.fromkeys(row["case"] for row in self.rows))
+
+    def answers(self) -> dict[str, tuple[int, int]]:
+        """The true and the predicted class of each case, where whole scans are classified; else empty."""
+        return {row["case"]: (int(row["true"]), int(row["predicted"])) for row in self.rows if "predicted" in row}
+
     def mean(self, name: str) -> float:
-        """The mean score over the cases, those left out where it is not defined."""
+        """The mean score over the cases; where whole scans are classified, the score of all."""
+        if answers := self.answers():
+            return agreement.score(self.key, list(answers.values()))
         values = [value for value in self.of_case(name).values() if not math.isnan(value)]
         return sum(values) / len(values) if values else math.nan
 
@@ -84,29 +91,40 @@ def read(plan: Plan, out: Path) -> list[Result]:
         said = strict_json.read(done)
         if said["method"] not in order:
             continue
-        names = ("method", "twin", "labels", "fraction", "seed", "pretrain_seed", "transductive")
-        rows = rows_of(done.parent / "scores.csv", said["fold"])
+        names = ("method", "twin", "labels", "fraction", "seed", "pretrain_seed", "transductive", "slices")
+        rows = rows_of(done.parent, said["fold"])
         key = (done.parent.name.rpartition("-fold-")[0] or done.parent.name, said["method"])
         if key in found:
             before = found[key]
             found[key] = dataclasses.replace(before, paths=(*before.paths, done.parent), rows=(*before.rows, *rows))
         else:
-            found[key] = Result(paths=(done.parent,), rows=rows, **{name: said[name] for name in names})
+            values = {name: said[name] for name in names}
+            found[key] = Result(paths=(done.parent,), rows=rows, key=said["score"], **values)
     return sorted(
         found.values(), key=lambda one: (order.index(one.method), one.labels, one.seed, one.pretrain_seed or 0)
     )
 
 
-def rows_of(table: Path, fold: int | None) -> tuple[dict[str, str], ...]:
-    """The rows of scores.csv. Where whole scans are classified, kappa is that of all test cases, as if of one."""
-    with table.open(newline="", encoding="utf-8") as lines:
+def rows_of(run: Path, fold: int | None) -> tuple[dict[str, str], ...]:
+    """A row for each case and class; for each case, where whole scans are classified."""
+    classified = (run / "answers.csv").exists()
+    with (run / ("answers.csv" if classified else "scores.csv")).open(newline="", encoding="utf-8") as lines:
         rows = list(csv.DictReader(lines))
     place = {"fold": "" if fold is None else str(fold)}
-    if "value" in rows[0]:
-        case = "all" if fold is None else f"fold {fold}"
-        values = [row["value"] for row in rows if row["score"] == KAPPA]
-        return tuple({**place, "case": case, "class": "", "name": "all classes", KAPPA: value} for value in values)
+    if classified:
+        place |= {"class": "", "name": ALL}
     return tuple(place | row for row in rows)
+
+
+def at_equal_compute(plan: Plan, out: Path) -> list[tuple[str, str]]:
+    """Each method with its from-scratch twin at equal compute."""
+    return [(arm.name, arm.equal) for arm in layout.arms(plan, _facts(out)) if arm.equal]
+
+
+def in_2d(plan: Plan, out: Path) -> list[tuple[str, str]]:
+    """Each method, and each twin, with the one that does the same on slices."""
+    names = [arm.name for arm in layout.arms(plan, _facts(out))]
+    return [(name, f"2D-{name}") for name in names if f"2D-{name}" in names]
 
 
 def missing(plan: Plan, out: Path) -> list[str]:

@@ -18,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from selfvox import files
 from selfvox.data import split as splits
 from selfvox.data import strict_json
-from selfvox.data.store import open_store
+from selfvox.data.store import Store, open_store
 from selfvox.options import resolve
 from selfvox.progress import clock, say, told_to
 from selfvox.settings import Finetune, Pretrain
@@ -74,7 +74,7 @@ def _tried(plan: Plan, out: Path, name: str) -> Facts:
         tuning_s, validation_s, tuning_flop = runs.measure(
             lambda how: finetune(resolve(Finetune, {**like, **how, "encoder": "none", "validate_every": how["steps"]}))
         )
-        test_s = _test_seconds(plan, runs.last)
+        test_s = _test_seconds(plan, runs.last, split_store)
         network = load_part(runs.last / "network", "network")[1]["network"]
     shutil.rmtree(folder)
     return Facts(
@@ -140,13 +140,15 @@ def _pretrain_steps(settings: Mapping[str, Any], scans: Path) -> int:
     return steps_for(resolve(Pretrain, {**settings, "scans": "-", "out": "-"}), count, 1)
 
 
-def _test_seconds(plan: Plan, run: Path) -> float:
-    """Predicting and scoring all test subjects, from the first of them."""
-    split = splits.read(run / "split.json")
-    splits.write(dataclasses.replace(split, test=split.test[:1]), run / "split.json")
-    began = time.monotonic()
-    score(plan, run)
-    return (time.monotonic() - began) * len(split.test)
+def _test_seconds(plan: Plan, run: Path, store: Store) -> float:
+    """Predicting and scoring all test subjects, from the first of them and from two more, which begin no quicker."""
+    split, took = splits.read(run / "split.json"), []
+    for count in (1, 3):
+        splits.write(dataclasses.replace(split, test=split.test[:count]), run / "split.json")
+        began = time.monotonic()
+        score(plan, run, store)
+        took.append(time.monotonic() - began)
+    return took[0] + (len(split.test) - 1) * max(0.0, took[1] - took[0])
 
 
 # what it will take

@@ -17,16 +17,19 @@ from selfvox import files
 from selfvox.data import split as splits
 from selfvox.data import strict_json
 from selfvox.data.crops import seen
+from selfvox.data.naming import natural
 from selfvox.data.prepare import prepare, prepared
 from selfvox.data.recipe import Recipe
 from selfvox.data.sources import find
 from selfvox.data.store import Store, StoredCase, grades, is_store, open_store
 from selfvox.errors import BusyError, DataError, UsageError
+from selfvox.inference import classes
 from selfvox.inference.evaluate import evaluate
 from selfvox.inference.predict import predict
 from selfvox.options import resolve
 from selfvox.progress import told_to
 from selfvox.settings import Evaluate, Finetune, Predict, Preparation, Prepare, Pretrain
+from selfvox.studies import agreement
 from selfvox.studies import cells as layout
 from selfvox.studies import plan as plans
 from selfvox.studies.cells import Cell, Facts
@@ -194,7 +197,7 @@ def do(plan: Plan, facts: dict[str, Facts], out: Path, cell: Cell, wait: bool = 
         known = guard(store, encoder, card_of(Path(encoder))["seen"], plan.transductive) if encoder != "none" else 0
         paths = {"labelled": store.path, "out": run, "encoder": encoder, "resume": (run / "settings.yaml").exists()}
         finetune(resolve(Finetune, {**given, **paths}))
-        score(plan, run)
+        score(plan, run, store)
         split = splits.read(run / "split.json")
         return {
             "method": cell.arm.name,
@@ -205,18 +208,33 @@ def do(plan: Plan, facts: dict[str, Facts], out: Path, cell: Cell, wait: bool = 
             "pretrain_seed": cell.pretrain_seed,
             "fold": cell.fold,
             "transductive": known > 0,
+            "slices": given.get("slices"),
+            "score": _compared(run),
         }
 
     once(out, cell.folder, settings, work, wait)
 
 
-def score(plan: Plan, run: Path) -> None:
-    """Predict the test subjects and score them, into the run's folder."""
+def score(plan: Plan, run: Path, store: Store) -> None:
+    """Predict the test subjects and score them, into the run's folder; `store` is what the run was trained on."""
     source = plan.prepare.get("source", "auto")
     shared: dict[str, Any] = {name: plan.finetune[name] for name in ("device", "precision") if name in plan.finetune}
     how = {"run": run, "scans": plan.data, "out": run / "predictions", "subset": "test", "source": source}
     predict(resolve(Predict, {**how, **shared}))
     evaluate(Evaluate(predictions=run / "predictions", truth=plan.data, out=run / "scores.csv"))
+    if (run / "predictions" / classes.TABLE).exists():
+        answers = classes.read(run / "predictions" / classes.TABLE)
+        graded = {case.id: answers.classes.index(str(case.grade)) for case in store.cases if case.id in answers.found}
+        rows = [[case, graded[case], answers.found[case]] for case in sorted(graded, key=natural)]
+        files.write_csv(run / "answers.csv", ["case", "true", "predicted"], rows)
+
+
+def _compared(run: Path) -> str:
+    """What of a run's scores is compared with its twin's."""
+    if not (run / "answers.csv").exists():
+        return "dice"
+    ordered = strict_json.read(run / "network" / "network.json")["ordinal"]
+    return agreement.KAPPA if ordered else agreement.ACCURACY
 
 
 def pretrain_once(plan: Plan, out: Path, method: str, seed: int, fold: int | None, wait: bool = False) -> None:
