@@ -102,16 +102,19 @@ def naive_brier(p, truth, margin=5):
     return float((2 * (p[box] - truth[box]) ** 2).mean())
 
 
-def test_regions_given_to_evaluate_are_scored_in_any_folder(tmp_path):
+def test_regions_given_to_evaluate_are_scored_in_any_folder(tmp_path, capsys):
     one, other = np.zeros((6, 6, 6), np.uint8), np.zeros((6, 6, 6), np.uint8)
     one[:2], other[1:3], other[1, :3] = 1, 1, 2
     for folder, label in (("predictions", one), ("truth", other)):
         (tmp_path / folder).mkdir()
         nib.save(nib.Nifti1Image(label, np.eye(4)), tmp_path / folder / "a.nii.gz")
-    rows = selfvox.evaluate(tmp_path / "predictions", tmp_path / "truth", regions="all=1,2;none=7")
+    rows = selfvox.evaluate(tmp_path / "predictions", tmp_path / "truth", regions="all=1,2;none=7;every=2,1")
     dice = {row["name"]: row["dice"] for row in rows}
     # by hand: each holds two planes of 36, one is common; of class 1, half of that one
-    assert dice == {"class 1": pytest.approx(2 * 18 / (72 + 54)), "class 2": 0, "all": 0.5, "none": 1}
+    assert dice == {"class 1": pytest.approx(2 * 18 / (72 + 54)), "class 2": 0, "all": 0.5, "none": 1, "every": 0.5}
+    said = " ".join(capsys.readouterr().out.split())
+    assert "mean of classes dice 0.143" in said
+    assert "mean of regions dice 0.667" in said
 
 
 def test_classes_stay_the_default_and_regions_are_measured_beside_them(scans, tmp_path):

@@ -225,19 +225,18 @@ def _show(rows: Sequence[Mapping[str, Any]], cases: int) -> None:
     table = Table(title=f"{cases} cases", title_justify="left", box=SIMPLE)
     for heading in ("class", "score", "mean ± sd", "median", "cases"):
         table.add_column(heading, justify="left" if heading in ("class", "score") else "right")
-    groups = {
-        value: [row for row in rows if row["class"] == value] for value in dict.fromkeys(row["class"] for row in rows)
-    }
+    groups: dict[tuple[int | str, str], list[Mapping[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault((row["class"], row["name"]), []).append(row)
     for group in groups.values():
         _add(table, shown(group[0]["name"]), {score: [row[score] for row in group] for score in scores})
-    classes = [group for value, group in groups.items() if isinstance(value, int)]  # regions would count them again
-    if len(classes) > 1:
-        by_case = list(zip(*classes, strict=True))
-        _add(
-            table,
-            "mean of classes",
-            {score: [_mean([row[score] for row in case]) for case in by_case] for score in scores},
-        )
+    of_classes = [group for (of, _), group in groups.items() if isinstance(of, int)]
+    of_regions = [group for (of, _), group in groups.items() if not isinstance(of, int)]
+    for name, several in (("mean of classes", of_classes), ("mean of regions", of_regions)):
+        if len(several) > 1:
+            by_case = list(zip(*several, strict=True))
+            means = {score: [_mean([row[score] for row in case]) for case in by_case] for score in scores}
+            _add(table, name, means)
     console = Console(highlight=False)
     console.print(table)
     console.print(EMPTY_RULE, soft_wrap=True)

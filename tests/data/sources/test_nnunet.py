@@ -127,7 +127,7 @@ def test_what_cannot_be_meant_is_refused_in_one_line(tmp_path, changed, reason):
 def test_lists_of_values_are_regions_in_their_order(tmp_path):
     labels = {"background": 0, "whole": [1, 2, 3], "core": [2, 3], "enhancing": 3}
     found = sources.find(dataset(tmp_path, *TWO, content=SETTINGS | {"labels": labels}))
-    assert found.classes is None
+    assert found.classes == {0: "background", 1: "class 1", 2: "class 2", 3: "class 3"}
     assert found.regions == {"whole": (1, 2, 3), "core": (2, 3), "enhancing": (3,)}
     assert list(found.regions) == ["whole", "core", "enhancing"]
     with pytest.raises(DataError, match="must give each region its values"):

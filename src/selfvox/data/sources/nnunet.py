@@ -64,7 +64,7 @@ def read(root: Path) -> Dataset:
     if unlabelled:
         notes.append(f"{unlabelled} of {len(cases)} cases have no label")
     regions = _regions(content, root)
-    classes = None if regions else _classes(content, root, notes)
+    classes = _classes_of(regions) if regions else _classes(content, root, notes)
     return Dataset(root, "nnunet", tuple(cases), channel_names, classes, tuple(notes), regions)
 
 
@@ -168,6 +168,12 @@ def _regions(content: dict[str, Any], root: Path) -> dict[str, tuple[int, ...]] 
         if values != [0]:
             found[name] = tuple(sorted(set(values) - {0}))
     return found
+
+
+def _classes_of(regions: dict[str, tuple[int, ...]]) -> dict[int, str]:
+    """The classes that regions are made of, though not all labels need hold each; they have no names of their own."""
+    values = sorted({value for each in regions.values() for value in each})
+    return {0: "background", **{value: f"class {value}" for value in values}}
 
 
 def _classes(content: dict[str, Any], root: Path, notes: list[str]) -> dict[int, str] | None:
