@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 
@@ -197,6 +198,28 @@ def test_pictures_keep_their_axes_and_come_back() -> None:
     back = made.undo(made.apply_label(label, done.trail), done.trail)
     assert 2 * (back & label).sum() / (back.sum() + label.sum()) > 0.95
     assert np.abs(np.argwhere(back).mean(0) - np.argwhere(label).mean(0)).max() < 0.1
+
+
+@pytest.mark.parametrize("shape", [(60, 60), (40, 64), (64, 40), (33, 80)])
+@pytest.mark.parametrize("size", [(32, 32), (24, 36)])
+def test_a_picture_of_any_shape_is_not_stretched(shape: tuple[int, int], size: tuple[int, int]) -> None:
+    """A disc stays round, whatever is cut off at the sides; turned by a quarter, all else is turned with it."""
+    light = np.where(ball(shape, ((shape[0] - 1) / 2, (shape[1] - 1) / 2), 22) > 0, 200.0, 0.0)
+    light[:, :3] = light[:, -3:] = 0
+    made = recipe(spatial_dims=2, intensity=(Intensity(kind="photo", mean=0.0, std=1 / 255),), size=size)
+    done = made.apply(Image(light[None].astype(np.float32), np.eye(4), "eye.png"))
+    assert done.data.shape == (1, *size)
+    step = done.spacing_mm[0]
+    assert done.spacing_mm == (step, step)
+    lit = np.argwhere(done.data[0] > 100)
+    widths = (lit.max(0) - lit.min(0) + 1) * step
+    held = [min(extent, 45) for extent in (shape[0], shape[1] - 6)]
+    # where the picture ends, its outermost pixels go on
+    for width, has, extent in zip(widths, held, shape, strict=True):
+        assert abs(width - has) <= 2 * step or (has == extent and width > has)
+    other = dataclasses.replace(made, size=size[::-1])
+    turn = other.apply(Image(light.T[None].astype(np.float32), np.eye(4), "eye.png"))
+    np.testing.assert_allclose(turn.data[0].T, done.data[0], atol=1e-2)
 
 
 def test_z_score_is_over_each_channels_own_foreground() -> None:

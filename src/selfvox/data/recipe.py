@@ -77,7 +77,9 @@ class Recipe:
 
     Volumes are turned to RAS+ by swapping and flipping axes (an oblique scan stays oblique: nothing is interpolated for
     that), cropped to the box around the foreground of any channel, normalised and then resampled, if at all.
-    Pictures keep their axes. `size` and `spacing_mm` exclude each other; neither keeps the scan's own voxels.
+    Pictures keep their axes and, whatever their `size`, the shape of their pixels: the box takes in more of the
+    picture, and beyond its edge the outermost pixels' values hold. `size` and `spacing_mm` exclude each other; neither
+    keeps the scan's own voxels.
     """
 
     spatial_dims: int
@@ -113,6 +115,8 @@ class Recipe:
         names = [f"{image.name}: channel {name}" for name in self.channel_names]
         masks = [foreground(channel, name) for channel, name in zip(data, names, strict=True)]
         start, stop = _box(masks)
+        if self.size is not None and self.spatial_dims == 2:
+            start, stop = _widened(start, stop, self.size, data.shape[1:])
         box = tuple(slice(a, b) for a, b in zip(start, stop, strict=True))
         spacing = tuple(image.spacing_mm[orientation.index(each)] for each in sorted(orientation))
         step, shape = self._grid(np.subtract(stop, start).tolist(), spacing)
@@ -169,6 +173,8 @@ class Recipe:
         """Step (box voxels per prepared voxel) and shape of the prepared grid; step 1 where it is the same grid."""
         if self.size is not None:
             step = tuple(n / m for n, m in zip(box, self.size, strict=True))
+            # a stretched picture would tell how it was turned
+            step = (max(step),) * 2 if self.spatial_dims == 2 else step
             shape = self.size
         elif self.spacing_mm is not None:
             step = tuple(wanted / has for wanted, has in zip(self.spacing_mm, spacing, strict=True))
@@ -253,6 +259,20 @@ def _box(masks: Iterable[np.ndarray]) -> tuple[tuple[int, ...], tuple[int, ...]]
         start.append(max(0, int(filled[0]) - MARGIN))
         stop.append(min(extent, int(filled[-1]) + 1 + MARGIN))
     return tuple(start), tuple(stop)
+
+
+def _widened(
+    start: Sequence[int], stop: Sequence[int], size: Sequence[int], extents: Sequence[int]
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The box made as wide as `size` is beside its height, or as high, as far as the picture reaches."""
+    box = [b - a for a, b in zip(start, stop, strict=True)]
+    step = max(n / m for n, m in zip(box, size, strict=True))
+    first, last = [], []
+    for a, n, m, extent in zip(start, box, size, extents, strict=True):
+        wanted = min(extent, max(n, int(step * m)))
+        first.append(min(max(0, a - (wanted - n) // 2), extent - wanted))
+        last.append(first[-1] + wanted)
+    return tuple(first), tuple(last)
 
 
 def _offset(trail: Trail) -> list[float]:
