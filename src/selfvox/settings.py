@@ -181,6 +181,12 @@ class Finetune(Preparation):
         TRAINING,
         pydantic.Field(ge=0, le=1, allow_inf_nan=False),
     ] = 0.0625
+    head: Annotated[
+        Literal["full", "linear"],
+        "what is put upon the encoder: a decoder (two layers where scans are classified), or one linear layer, which "
+        "with --freeze always is a linear probe",
+        TRAINING,
+    ] = "full"
     loss: Annotated[
         Literal["dice", "dice+ce"], "soft Dice (paper B eq. 2), or its sum with cross-entropy", TRAINING
     ] = "dice"
@@ -214,7 +220,7 @@ class Finetune(Preparation):
             raise ValueError(f"fold: '{self.fold}' is no fold; write which of how many, such as 2/5")
         if self.fold is not None and int(self.fold.split("/")[0]) > int(self.fold.split("/")[1]):
             raise ValueError(f"fold: {self.fold} counts beyond the last; the first is 1")
-        if self.encoder.lower() == "none" and self.freeze == "always":
+        if self.encoder.lower() == "none" and self.freeze == "always" and self.head != "linear":
             raise ValueError("freeze: always would freeze random weights, since --encoder is none; leave it out")
 
 

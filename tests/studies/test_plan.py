@@ -112,6 +112,12 @@ def test_a_twin_shares_all_of_its_method_but_the_encoder(write_plan):
     assert found["rotation"].finetune == {"steps": 7, "batch": 3, "freeze": "always"}
 
 
+def test_the_twin_of_a_linear_probe_is_one_of_random_features(write_plan):
+    probe = {"head": "linear", "freeze": "always", "warmup": 0.5}
+    _, found, _ = arms(write_plan(methods=rotation(finetune=probe)))
+    assert found["scratch"].finetune == {"head": "linear", "freeze": "always", "network": FACTS.network}
+
+
 def test_methods_share_a_twin_only_where_network_data_and_fine_tuning_agree(write_plan):
     methods = {
         "a": {"pretrain": {"task": "rotation"}},

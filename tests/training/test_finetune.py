@@ -11,6 +11,7 @@ from selfvox.data import phantom
 from selfvox.data.sources import find
 from selfvox.data.split import read
 from selfvox.errors import DataError, UsageError
+from selfvox.inference import predict
 from selfvox.weights import load_part
 
 
@@ -37,6 +38,23 @@ def test_an_encoder_frozen_for_good_keeps_every_weight_and_statistic(shapes_stor
     assert any("running_mean" in name for name in before)
     assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
     assert card["encoder"].startswith(f"loaded {len(before)} tensors")
+
+
+def test_a_linear_probe_trains_one_layer_alone_also_of_random_features(shapes_store, tmp_path, pretrained):
+    how = {"head": "linear", "freeze": "always", "steps": 2, "crop": (16, 16, 16)}
+    run = selfvox.finetune(shapes_store, out=tmp_path / "run", encoder=str(pretrained), **how)
+    before, after, card = encoders(pretrained, run)
+    assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
+    assert card["head"] == "linear"
+    assert predict.load(run).network.decoder.layers[0].weight.shape == (3, 4, 1, 1, 1)
+    how["network"] = {"name": "plain", "channels": [4, 8], "norm": "batch"}
+    fresh = [
+        selfvox.finetune(shapes_store, out=tmp_path / f"fresh{steps}", encoder="none", **{**how, "steps": steps})
+        for steps in (1, 2)
+    ]
+    one, two = (load_part(each / "network", "network")[0] for each in fresh)
+    same = {name for name in one if torch.equal(one[name], two[name])}
+    assert same == {name for name in one if name.startswith("encoder.")}
 
 
 def test_a_warm_up_freezes_and_then_trains(shapes_store, tmp_path, pretrained):

@@ -102,7 +102,7 @@ def load(run: Path) -> Model:
     try:
         classes = tuple(str(name) for name in card["classes"])
         encoder = build(card["network"], card["spatial_dims"], card["in_channels"])
-        network = Classifier(encoder, len(classes), bool(card["ordinal"]))
+        network = Classifier(encoder, len(classes), bool(card["ordinal"]), card.get("head") == "linear")
         recipe, size = Recipe.from_dict(card["recipe"]), tuple(int(edge) for edge in card["crop"])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise WeightsError(f"{folder / 'network.json'}: damaged ({error!r}); copy it again") from None

@@ -124,7 +124,7 @@ def load(run: Path) -> Model:
         encoder = build(spec, card["spatial_dims"], card["in_channels"])
         parts = regions.from_json(card.get("regions"))
         own = tuple(own_values(parts or {}, classes)) if card.get("trained_on") == "regions" else None
-        network = Segmenter(encoder, len(own or classes), spec.get("norm", "instance"))
+        network = Segmenter(encoder, len(own or classes), spec.get("norm", "instance"), card.get("head") == "linear")
         recipe, window = Recipe.from_dict(card["recipe"]), tuple(int(edge) for edge in card["crop"])
         axis = SLICE_AXES[card["slices"]] if card.get("slices") else None
     except (KeyError, TypeError, ValueError, AttributeError, UsageError) as error:

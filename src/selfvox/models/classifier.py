@@ -20,9 +20,10 @@ class Classifier(nn.Module):
         encoder: gives the embedding.
         classes: how many, at least 2.
         ordinal: whether they have an order.
+        linear: put one layer upon the embedding in place of two, for a linear probe.
     """
 
-    def __init__(self, encoder: Encoder, classes: int, ordinal: bool):
+    def __init__(self, encoder: Encoder, classes: int, ordinal: bool, linear: bool = False):
         super().__init__()
         self.encoder, self.ordinal = encoder, ordinal
         width = encoder.width
@@ -30,7 +31,7 @@ class Classifier(nn.Module):
         # training starts at chance
         nn.init.normal_(last.weight, std=1e-3)
         nn.init.zeros_(last.bias)
-        self.head = nn.Sequential(nn.Linear(width, width), nn.LeakyReLU(), last)
+        self.head = nn.Sequential(last) if linear else nn.Sequential(nn.Linear(width, width), nn.LeakyReLU(), last)
         if ordinal:
             self.steps = nn.Parameter(torch.full((classes - 2,), 0.5413))  # softplus makes 1 of it
 

@@ -23,12 +23,16 @@ class Segmenter(nn.Module):
         encoder: gives the maps.
         classes: how many, the background included.
         norm: normalisation of the decoder: instance, group or batch.
+        linear: put one linear layer upon each map in place of the decoder, for a linear probe.
     """
 
-    def __init__(self, encoder: Encoder, classes: int, norm: str = "instance"):
+    def __init__(self, encoder: Encoder, classes: int, norm: str = "instance", linear: bool = False):
         super().__init__()
         self.encoder, self.classes = encoder, classes
         d = encoder.spatial_dims
+        if linear:
+            self.decoder: nn.Module = Readout(encoder, classes)
+            return
         layer, layer_kwargs = norm_layer(norm, d)
         steps = [encoder.strides[0]] + [
             tuple(b // a for a, b in zip(fine, coarse, strict=True))
@@ -48,10 +52,10 @@ class Segmenter(nn.Module):
             nonlin=nn.LeakyReLU,
             nonlin_kwargs={"inplace": True},
         )
-        self.decoder = UNetDecoder(shape, classes, 2, deep_supervision=False)
+        decoder = UNetDecoder(shape, classes, 2, deep_supervision=False)
         # its outputs at the coarser levels are for deep supervision, which we do not use
-        self.decoder.seg_layers = nn.ModuleList([nn.Identity()] * (len(steps) - 2) + [self.decoder.seg_layers[-1]])
-        self.decoder.apply(he_initialise)
+        decoder.seg_layers = nn.ModuleList([nn.Identity()] * (len(steps) - 2) + [decoder.seg_layers[-1]])
+        self.decoder = decoder.apply(he_initialise)
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, channel, *space) -> logits (batch, class, *space)."""
@@ -67,6 +71,23 @@ class Segmenter(nn.Module):
             return logits
         # an encoder whose finest map is coarser than its input
         return F.interpolate(logits, size=tuple(size), mode="trilinear" if len(size) == 3 else "bilinear")
+
+
+class Readout(nn.Module):
+    """What a linear map tells of each voxel from the maps of all levels at its place."""
+
+    def __init__(self, encoder: Encoder, classes: int):
+        super().__init__()
+        conv = nn.Conv3d if encoder.spatial_dims == 3 else nn.Conv2d
+        self.layers = nn.ModuleList(conv(channels, classes, 1) for channels in encoder.channels)
+
+    def forward(self, maps: list[Tensor]) -> Tensor:
+        """Maps, finest first -> logits (batch, class, *space) of the finest map's size."""
+        size = maps[0].shape[2:]
+        mode = "trilinear" if len(size) == 3 else "bilinear"
+        # read before it is enlarged: both are linear, so the order is free, and this one is cheap
+        read = [layer(each) for layer, each in zip(self.layers, maps, strict=True)]
+        return torch.stack([F.interpolate(each, size=size, mode=mode) for each in read]).sum(0)
 
 
 @torch.no_grad()

@@ -165,5 +165,7 @@ def pretrain_settings(plan: Plan, method: str) -> dict[str, Any]:
 
 
 def _from_scratch(finetune: dict[str, Any]) -> dict[str, Any]:
-    """What of a method's fine-tuning its twin shares: all but the standing still of an encoder."""
-    return {name: value for name, value in finetune.items() if name not in ("freeze", "warmup", "first_conv")}
+    """What of a method's fine-tuning its twin shares: all but the standing still, unless random features are probed."""
+    probed = finetune.get("head") == "linear" and finetune.get("freeze") == "always"
+    left_out = {"warmup", "first_conv"} if probed else {"freeze", "warmup", "first_conv"}
+    return {name: value for name, value in finetune.items() if name not in left_out}

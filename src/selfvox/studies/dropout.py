@@ -78,11 +78,11 @@ def ask(out: Path, asked: Plan, passes: int) -> None:
 
 
 def _has_votes(result: Result) -> bool:
-    """Whether its network takes many passes; one of slices, of regions or of whole scans does not."""
+    """Whether its network takes many passes; one of slices, of regions, of whole scans or a linear probe does not."""
     if result.key != "dice":
         return False
     card = load_part(result.paths[0] / "network", "network")[1]
-    return not card.get("slices") and card.get("trained_on") != "regions"
+    return not card.get("slices") and card.get("trained_on") != "regions" and card.get("head") != "linear"
 
 
 def _ways(result: Result) -> list[Way]:

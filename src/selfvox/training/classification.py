@@ -37,7 +37,7 @@ class Classification(Goal):
         self.classes = sorted({case.grade for case in store.cases if case.grade is not None})
         if len(self.classes) < 2:
             raise DataError(f"{store.path}: all scans have one grade, {self.classes[0]}; give scans of two at least")
-        self.ordinal, self.balance = settings.ordinal, settings.balance
+        self.ordinal, self.balance, self.linear = settings.ordinal, settings.balance, settings.head == "linear"
         self.score = "kappa" if self.ordinal else "balanced_accuracy"
 
     def usable(self, case: StoredCase) -> bool:  # noqa: D102
@@ -47,7 +47,7 @@ class Classification(Goal):
         return grades(cases)
 
     def network(self, encoder: Encoder, spec: Mapping[str, Any]) -> Classifier:  # noqa: D102
-        return Classifier(encoder, len(self.classes), self.ordinal)
+        return Classifier(encoder, len(self.classes), self.ordinal, self.linear)
 
     def card(self) -> dict[str, Any]:  # noqa: D102
         return {"classes": [str(value) for value in self.classes], "ordinal": self.ordinal}

@@ -62,7 +62,7 @@ def finetune(settings: Finetune) -> Path:
         torch.manual_seed(settings.seed)
         encoder, network, card, frozen_steps = _network(settings, pretrained, store, training, goal, steps)
         crop = crop_for(settings.crop, in_plane(training, axis), encoder.strides[-1])
-        card |= {"crop": list(crop), "slices": settings.slices, **goal.card()}
+        card |= {"crop": list(crop), "slices": settings.slices, "head": settings.head, **goal.card()}
         card["seen"] = _all_seen([*training, *validation], pretrained)
         how = Plan(
             steps=steps,
@@ -246,7 +246,8 @@ def _network(
     d, channels = len(planned[0].shape), len(store.recipe.channel_names)
     if pretrained is None:
         spec = plan(settings.network, crop_for(settings.crop, planned), median_spacing(planned))
-        encoder, report, frozen_steps = build(spec, d, channels), "from scratch", 0
+        encoder, report = build(spec, d, channels), "from scratch"
+        frozen_steps = steps if settings.freeze == "always" else 0
     else:
         tensors, found = pretrained
         spec = found["network"]

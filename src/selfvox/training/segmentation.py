@@ -34,7 +34,7 @@ class Segmentation(Goal):
     score, scans = "dice", "labelled scans"
 
     def __init__(self, store: Store, settings: Finetune):
-        self.classes, self.loss = _classes(store), settings.loss
+        self.classes, self.loss, self.linear = _classes(store), settings.loss, settings.head == "linear"
         self.axis = axis_of_slices(settings.slices, store.cases)
         self.regions = _regions(store, settings, self.classes)
         # what is written where each region was found; None: the network tells classes apart
@@ -47,7 +47,7 @@ class Segmentation(Goal):
         return {}
 
     def network(self, encoder: Encoder, spec: Mapping[str, Any]) -> Segmenter:  # noqa: D102
-        return Segmenter(encoder, len(self.own or self.classes), spec.get("norm", "instance"))
+        return Segmenter(encoder, len(self.own or self.classes), spec.get("norm", "instance"), self.linear)
 
     def card(self) -> dict[str, Any]:  # noqa: D102
         classes = {str(value): name for value, name in self.classes.items()}
