@@ -29,6 +29,16 @@ def test_training_starts_at_chance_with_every_class_possible(classes, ordinal, d
         assert network.loss(logits, answer).item() == pytest.approx(math.log(classes), rel=0.05)
 
 
+@pytest.mark.parametrize("counts", [(3, 1), (133, 18, 133, 73, 48), (0, 9, 0)])
+@pytest.mark.parametrize("ordinal", [True, False])
+def test_a_fresh_head_can_answer_with_the_shares_of_the_classes(counts, ordinal):
+    network = classifier(len(counts), ordinal)
+    network.start_at(counts)
+    with torch.no_grad():
+        found = network.probabilities(network.answer(torch.zeros(1, 8)))[0]
+    assert found.tolist() == pytest.approx([(n + 1) / (sum(counts) + len(counts)) for n in counts], rel=0.01)
+
+
 @pytest.mark.parametrize("classes", [2, 3, 5])
 def test_grades_are_cumulative_whatever_the_weights(classes):
     network = classifier(classes, ordinal=True)

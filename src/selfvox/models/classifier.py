@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -34,6 +36,25 @@ class Classifier(nn.Module):
         self.head = nn.Sequential(last) if linear else nn.Sequential(nn.Linear(width, width), nn.LeakyReLU(), last)
         if ordinal:
             self.steps = nn.Parameter(torch.full((classes - 2,), 0.5413))  # softplus makes 1 of it
+
+    @torch.no_grad()
+    def start_at(self, counts: Sequence[int]) -> None:
+        """Let a fresh head answer with the shares of the classes, so that no step is spent on learning these.
+
+        Args:
+            counts: training scans of each class; one more is counted, so that none is impossible.
+        """
+        shares = torch.tensor(counts, dtype=torch.float64) + 1
+        shares /= shares.sum()
+        last = self.head[-1]
+        assert isinstance(last, nn.Linear)
+        if not self.ordinal:
+            last.bias.copy_(shares.log())
+            return
+        at_least = shares.flip(0).cumsum(0).flip(0)[1:].logit()
+        last.bias.fill_(float(at_least.mean()))
+        # the inverse of softplus
+        self.steps.copy_((at_least[:-1] - at_least[1:]).expm1().log())
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, channel, *space) -> (batch, class) or, of ordered classes, (batch, class - 1) logits, float32."""

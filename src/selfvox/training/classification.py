@@ -56,6 +56,8 @@ class Classification(Goal):
         self, network: nn.Module, training: Sequence[StoredCase], frozen_steps: int
     ) -> ClassificationObjective:
         assert isinstance(network, Classifier)
+        answers = list(self._answers(training).values())
+        network.start_at([1 if self.balance else answers.count(number) for number in range(len(self.classes))])
         return ClassificationObjective(network, frozen_steps)
 
     def data(self, store: Store, training: Sequence[StoredCase], crop: Sequence[int], seed: int) -> Wholes:  # noqa: D102
