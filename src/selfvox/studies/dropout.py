@@ -135,7 +135,8 @@ def tell(out: Path, asked: Plan) -> None:
     if not found:
         return
     rows = list(_summarise(found))
-    write_csv(out / "dropout.csv", list(rows[0]), ([table.cell(value) for value in row.values()] for row in rows))
+    columns = [name for name in rows[0] if name != "way"]
+    write_csv(out / "dropout.csv", columns, ([table.cell(row[name]) for name in columns] for row in rows))
     overall = found[0].overall
     for row in rows:
         if row["name"] == overall and row["way"] == ENCODER:
