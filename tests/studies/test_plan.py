@@ -163,6 +163,9 @@ def test_the_twin_at_equal_compute_takes_the_steps_that_pre_training_cost(write_
     assert found["rotation"].equal == "scratch equal compute"
     steps = {name: layout.finetune_settings(plan, cell, FACTS)["steps"] for name, cell in cells.items()}
     assert steps == {"scratch": 7, "rotation": 7, "scratch equal compute": 7 + 10 * 200 // 100}
+    timed = dataclasses.replace(FACTS, pretrain_step_s=0.3, step_s=0.2)
+    plan, found, _ = arms(write_plan(equal_compute="time", methods=rotation()), rotation=timed)
+    assert found["scratch equal compute"].extra_steps == 15
 
 
 def test_scale_shrinks_the_steps_and_nothing_else():

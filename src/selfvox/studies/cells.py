@@ -42,7 +42,7 @@ class Arm:
     pretrain: dict[str, Any] | str | None = None  # None: from scratch
     twin: str | None = None  # the arm it is compared with
     equal: str | None = None  # the twin at equal compute
-    extra_flop: float = 0.0  # to be spent on further steps: the twin at equal compute
+    extra_steps: int = 0  # of the twin at equal compute: what the pre-training took, in steps of fine-tuning
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,11 +114,11 @@ def arms(plan: Plan, facts: dict[str, Facts]) -> list[Arm]:
         found.setdefault(twin, Arm(name=twin, method=name, finetune=like))
         equal = None
         if plan.equal_compute and facts[name].pretrain_steps:
-            extra = facts[name].pretrain_steps * facts[name].pretrain_step_flop
+            extra = _pretraining_in_steps(facts[name], by_time=plan.equal_compute == "time")
             equal = f"{base} equal compute"
-            key = json.dumps([key, extra, facts[name].step_flop])
+            key = json.dumps([key, extra])
             equal = twins.setdefault(key, equal if equal not in found else f"{equal} to {name}")
-            found.setdefault(equal, Arm(name=equal, method=name, finetune=like, twin=twin, extra_flop=extra))
+            found.setdefault(equal, Arm(name=equal, method=name, finetune=like, twin=twin, extra_steps=extra))
         found[name] = Arm(
             name=name, method=name, finetune=dict(own.finetune), pretrain=own.pretrain, twin=twin, equal=equal
         )
@@ -141,8 +141,8 @@ def cells(plan: Plan, facts: dict[str, Facts]) -> list[Cell]:
 def finetune_settings(plan: Plan, cell: Cell, facts: Facts) -> dict[str, Any]:
     """Settings of the cell's `finetune`, its paths aside."""
     settings = plans.scaled(cell.arm.finetune, plan.scale, STEPS["finetune"])
-    if cell.arm.extra_flop:
-        settings["steps"] = steps(settings, cell, facts) + math.ceil(cell.arm.extra_flop / facts.step_flop)
+    if cell.arm.extra_steps:
+        settings["steps"] = steps(settings, cell, facts) + cell.arm.extra_steps
         settings.pop("epochs", None)
     amount = {"labels": cell.labels} if cell.fraction is None else {"fraction": cell.fraction}
     return {**settings, **amount, "seed": cell.seed, "subset_seed": cell.seed}
@@ -162,6 +162,12 @@ def pretrain_settings(plan: Plan, method: str) -> dict[str, Any]:
     assert isinstance(found, dict)
     own = {name: value for name, value in found.items() if name not in ("scans", "source")}
     return plans.scaled(own, plan.scale, STEPS["pretrain"])
+
+
+def _pretraining_in_steps(facts: Facts, by_time: bool) -> int:
+    """How many steps of fine-tuning cost as much as the whole pre-training."""
+    step = facts.pretrain_step_s / facts.step_s if by_time else facts.pretrain_step_flop / facts.step_flop
+    return math.ceil(facts.pretrain_steps * step)
 
 
 def _from_scratch(finetune: dict[str, Any]) -> dict[str, Any]:

@@ -85,7 +85,11 @@ class Plan:
     finetune: Annotated[dict[str, Any], "settings of `finetune` that all methods share"] = field(default_factory=dict)
     twins_2d: Annotated[dict[str, Any] | None, "methods to do in 2D too: `of`, `slices`, `pretrain`, `finetune`"] = None
     split_seed: Annotated[int, "of the draw of test and validation subjects", NotNegative] = 0
-    equal_compute: Annotated[bool, "beside each method, a from-scratch twin that is trained for as long in all"] = False
+    equal_compute: Annotated[
+        bool | Literal["time"],
+        "beside each method, a from-scratch twin that is trained on for as many floating-point operations as the "
+        "pre-training took; `time`: for as many seconds",
+    ] = False
     transductive: Annotated[bool, "pre-train on the test scans too, without their labels"] = False
     reference: Annotated[Literal["brats2018"] | None, "draw the papers' own numbers of this data set beside ours"] = (
         None

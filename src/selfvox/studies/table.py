@@ -29,7 +29,7 @@ DIFFERENCES = ("95 %", "median", "wins", "labels saved")
 EQUAL, FLAT = "equal compute", "3D minus 2D"
 
 TITLES = {
-    EQUAL: "Minus the from-scratch twin at equal compute, trained on for as long as the pre-training took",
+    EQUAL: "Minus the from-scratch twin at equal compute, trained on for what the pre-training cost",
     FLAT: "3D minus 2D",
 }
 

@@ -42,7 +42,7 @@ def facts_of(plan: Plan, out: Path) -> dict[str, Facts]:
     with held(out, "trial", wait=True):
         known = strict_json.read(file)["methods"] if file.exists() else {}
         for name in needed:
-            if name in known and (known[name]["step_flop"] or not plan.equal_compute):
+            if name in known and (known[name]["step_flop"] or plan.equal_compute is not True):
                 continue
             say(f"timing a few steps of {name}")
             known[name] = dataclasses.asdict(_tried(plan, out, name))
@@ -55,7 +55,7 @@ def _tried(plan: Plan, out: Path, name: str) -> Facts:
     folder = out / "trial"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
-    found, runs = plans.method(plan, name).pretrain, _Runs(folder, plan.equal_compute)
+    found, runs = plans.method(plan, name).pretrain, _Runs(folder, plan.equal_compute is True)
     step_s, flop, steps = 0.0, 0.0, 0
     network: dict[str, Any] = {}
     with told_to(folder / "log.txt"):
