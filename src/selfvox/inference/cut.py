@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Iterable, Mapping
 
 from torch import fx, nn
-
-IN_PLACE = {getattr(operator, name) for name in dir(operator) if name.startswith("i") and hasattr(operator, name[1:])}
 
 
 def cut(network: nn.Module, behind: Mapping[nn.Module, nn.Module]) -> tuple[fx.GraphModule, fx.GraphModule] | None:
@@ -45,9 +42,8 @@ def cut(network: nn.Module, behind: Mapping[nn.Module, nn.Module]) -> tuple[fx.G
 
 
 def _writes_into(node: fx.Node) -> object:
-    """The value that a node changes in place, or None."""
-    method = node.op == "call_method" and str(node.target).endswith("_") and not str(node.target).endswith("__")
-    return node.args[0] if method or (node.op == "call_function" and node.target in IN_PLACE) else None
+    """The value that a node changes in place, or None; `+=` does not, once it is traced."""
+    return node.args[0] if node.op == "call_method" and str(node.target).endswith("_") else None
 
 
 def _parts(traced: fx.GraphModule, late: Iterable[fx.Node]) -> tuple[fx.GraphModule, fx.GraphModule]:
