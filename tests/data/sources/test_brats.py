@@ -79,6 +79,29 @@ def test_the_numbers_of_the_classes_are_those_of_the_year(tmp_path, modalities, 
     assert found.regions == regions | ({"RC": (4,)} if len(names) == 4 else {})
 
 
+@pytest.mark.parametrize(
+    ("older", "newer", "enhancing"),
+    [
+        ((0, 1, 2, 4), (0, 1, 2, 3), None),
+        ((0, 1, 2, 4), (0, 1, 2), None),
+        ((0, 1, 2), (0, 3, 4), None),
+        ((0, 1, 2, 4), (0, 1, 2, 4), 4),
+        ((0, 1, 2), (0, 1, 2, 3), 3),
+        ((0, 1, 2, 3), (0, 1, 2, 3), 3),
+        (None, (0, 1, 2, 3), 3),
+        ((0, 1, 2, 4), None, 4),
+    ],
+)
+def test_years_whose_4_is_not_the_same_are_not_read_together(tmp_path, older, newer, enhancing):
+    case(tmp_path / "Brats18_A_1", OLDER, older)
+    case(tmp_path / "BraTS-GLI-00005-000", NEWER, newer)
+    if enhancing is None:
+        with pytest.raises(DataError, match="put each year in its own folder"):
+            sources.find(tmp_path)
+    else:
+        assert sources.find(tmp_path).regions["ET"] == (enhancing,)
+
+
 def test_two_visits_of_a_patient_are_one_subject(tmp_path):
     for name in ("BraTS-GLI-00005-000", "BraTS-GLI-00005-001", "BraTS-GLI-00006-000", "TCGA-DU-7294"):
         case(tmp_path / name, NEWER)

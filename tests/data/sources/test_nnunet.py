@@ -139,6 +139,15 @@ def test_ignored_voxels_are_pointed_out(tmp_path):
     assert any("'ignore' is treated like any other class" in note for note in found.notes)
 
 
+@pytest.mark.parametrize("ignored", [4, [4]])
+def test_ignored_voxels_are_no_region_but_a_class_that_labels_may_hold(tmp_path, ignored):
+    labels = {"background": 0, "whole": [1, 2, 3], "core": [2, 3], "enhancing": 3, "ignore": ignored}
+    found = sources.find(dataset(tmp_path, *TWO, content=SETTINGS | {"labels": labels}))
+    assert found.regions == {"whole": (1, 2, 3), "core": (2, 3), "enhancing": (3,)}
+    assert found.classes == {0: "background", 1: "class 1", 2: "class 2", 3: "class 3", 4: "ignore"}
+    assert any("'ignore' is treated like any other class" in note for note in found.notes)
+
+
 def test_two_files_for_one_channel_or_label_are_refused(tmp_path):
     root = dataset(tmp_path, "imagesTr/a_0000.nii.gz", "imagesTr/a_0000.nrrd", content=None)
     assert "are one channel of one case" in refusal(root)

@@ -11,7 +11,7 @@ import contextlib
 import os
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePath
 
 import numpy as np
@@ -66,10 +66,13 @@ def read(root: Path) -> Dataset:
     places = [PurePath(folder.relative_to(root), name) for folder, name, _ in cases]
     ids = naming.ids(places, [""] * len(places))
     listed, lacking = [], []
+    labels: dict[str, list[Path]] = {}
     for id, (key, files) in zip(ids, cases.items(), strict=True):
         paths = _complete(key, files)
         lacking += [path for path in paths if not path.is_file()]
         listed.append(Case(id, _subject(key[1]), paths, files.get("seg")))
+        if "seg" in files:
+            labels.setdefault(key[2], []).append(files["seg"])
     notes = []
     if lacking:
         notes.append(f"{counted(len(lacking), 'modality file')} missing, so their cases are rejected: {few(lacking)}")
@@ -78,7 +81,7 @@ def read(root: Path) -> Dataset:
         notes.append(f"{unlabelled} of {len(listed)} cases have no label")
     if others:
         notes.append(f"{counted(len(others), 'scan')} left out, not named like those of a case: {few(others)}")
-    classes, reason = _classes(listed, {sign for _, _, sign in cases})
+    classes, reason = _classes(labels, root)
     regions = _regions(classes) if classes else None
     return Dataset(root, "brats", tuple(sorted(listed, key=by_id)), _CHANNELS, classes, (*notes, *reason), regions)
 
@@ -122,15 +125,28 @@ def _subject(name: str) -> str:
     return naming.safe(match[1] if match else name)
 
 
-def _classes(cases: Sequence[Case], signs: set[str]) -> tuple[dict[int, str] | None, tuple[str, ...]]:
-    """The classes by the years' numbering, and a note where the labels belie the files' names."""
-    labels = [case.label for case in cases if case.label is not None]
+def _classes(labels: Mapping[str, Sequence[Path]], root: Path) -> tuple[dict[int, str] | None, tuple[str, ...]]:
+    """The classes of labels by the sign in their names, and a note where they belie these.
+
+    Raises:
+        DataError: 4 is enhancing tumour in some of them and another class, or none, in others.
+    """
     if not labels:
         return None, ()
-    if signs == {"_"}:
+    if "-" not in labels:
         return _UNTIL_2020, ()
-    # names since 2023 do not settle it: 2024 added a class, and others keep the older numbers
-    met = _values([labels[round(place)] for place in np.linspace(0, len(labels) - 1, min(_LOOKED_AT, len(labels)))])
+    classes, notes = _since_2023(_values(labels["-"]))
+    if "_" in labels and classes != _UNTIL_2020 and 4 in {*classes, *_values(labels["_"])}:
+        raise DataError(
+            f"{shown(root)}: holds cases of several years, in whose labels 4 is not the same; "
+            "put each year in its own folder"
+        )
+    return classes, notes
+
+
+def _since_2023(met: set[int]) -> tuple[dict[int, str], tuple[str, ...]]:
+    """The classes of files named as since 2023, by what their labels hold."""
+    # the names do not settle it: 2024 added a class, and others keep the older numbers
     if {3, 4} <= met:
         return _SINCE_2024, ()
     if 4 in met:
@@ -146,9 +162,10 @@ def _regions(classes: dict[int, str]) -> dict[str, tuple[int, ...]]:
 
 
 def _values(labels: Sequence[Path]) -> set[int]:
-    """What occurs in those labels that can be read; preparing says what is wrong with the others."""
+    """What occurs in some of the labels that can be read; preparing says what is wrong with the others."""
     met: set[int] = set()
-    for path in labels:
+    for place in np.linspace(0, len(labels) - 1, min(_LOOKED_AT, len(labels))):
+        path = labels[round(place)]
         try:
             met |= {int(value) for value in np.unique(images.read_label(path, images.read_grid(path)))}
         except DataError:

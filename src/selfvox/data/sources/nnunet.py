@@ -63,8 +63,8 @@ def read(root: Path) -> Dataset:
     unlabelled = sum(case.label is None for case in cases)
     if unlabelled:
         notes.append(f"{unlabelled} of {len(cases)} cases have no label")
-    regions = _regions(content, root)
-    classes = _classes_of(regions) if regions else _classes(content, root, notes)
+    regions = _regions(content, root, notes)
+    classes = _classes_of(content, regions) if regions else _classes(content, root, notes)
     return Dataset(root, "nnunet", tuple(cases), channel_names, classes, tuple(notes), regions)
 
 
@@ -152,8 +152,11 @@ def _labels(folder: Path, ending: str | None, scans: dict[str, _Files], notes: l
     return found
 
 
-def _regions(content: dict[str, Any], root: Path) -> dict[str, tuple[int, ...]] | None:
-    """The regions of a data set that declares `labels` as lists of values, in their order; else None."""
+def _regions(content: dict[str, Any], root: Path, notes: list[str]) -> dict[str, tuple[int, ...]] | None:
+    """The regions of a data set that declares `labels` as lists of values, in their order; else None.
+
+    What is to be ignored is none of them.
+    """
     names = content.get("labels")
     if not isinstance(names, dict) or not any(isinstance(value, list) for value in names.values()):
         return None
@@ -165,15 +168,22 @@ def _regions(content: dict[str, Any], root: Path) -> dict[str, tuple[int, ...]] 
             raise DataError(
                 f"{shown(root / 'dataset.json')}: 'labels' must give each region its values, as in {example}"
             )
-        if values != [0]:
+        if values != [0] and name != "ignore":
             found[name] = tuple(sorted(set(values) - {0}))
+    if "ignore" in names:
+        notes.append("the class 'ignore' is treated like any other class, and belongs to no region")
     return found
 
 
-def _classes_of(regions: dict[str, tuple[int, ...]]) -> dict[int, str]:
-    """The classes that regions are made of, though not all labels need hold each; they have no names of their own."""
-    values = sorted({value for each in regions.values() for value in each})
-    return {0: "background", **{value: f"class {value}" for value in values}}
+def _classes_of(content: dict[str, Any], regions: dict[str, tuple[int, ...]]) -> dict[int, str]:
+    """The classes that regions are made of, which have no names of their own, and what is to be ignored.
+
+    Not all labels need hold each of them.
+    """
+    ignored = content["labels"].get("ignore", [])
+    names = {value: "ignore" for value in (ignored if isinstance(ignored, list) else [ignored])}
+    names |= {value: f"class {value}" for each in regions.values() for value in each}
+    return dict(sorted((names | {0: "background"}).items()))
 
 
 def _classes(content: dict[str, Any], root: Path, notes: list[str]) -> dict[int, str] | None:
