@@ -83,6 +83,33 @@ def test_labels_that_are_there_are_kept(scans, tmp_path):
     assert first.stat().st_mtime_ns == before
 
 
+def test_labels_of_another_scan_are_refused_whatever_it_is_called(scans, tmp_path):
+    selfvox.tissues(scans, out=tmp_path / "labelled")
+    other = nib.Nifti1Image(shells(7)[0], np.diag([2.0, 2.0, 2.0, 1.0]))  # on the same grid
+    other.to_filename(scans / "head1.nii.gz")
+    with pytest.raises(UsageError, match="holds the label of another scan called head1; name another --out"):
+        selfvox.tissues(scans, out=tmp_path / "labelled")
+    (tmp_path / "labelled" / "labels" / "head1.nii.gz").unlink()
+    for _ in range(2):  # removed, it is made of the new scan, and known as that from then on
+        selfvox.tissues(scans, out=tmp_path / "labelled")
+    label = np.asarray(nib.load(tmp_path / "labelled" / "labels" / "head1.nii.gz").dataobj)
+    assert (label == shells(7)[1]).mean() > 0.95
+
+
+def test_a_label_of_unknown_origin_must_lie_on_the_scan_s_grid(scans, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(verb, "SHOWN", 0)
+    (tmp_path / "labelled" / "labels").mkdir(parents=True)
+    truth = shells(0)[1]
+    for number, extent in enumerate((2.0, 3.0)):
+        label = nib.Nifti1Image(truth, np.diag([extent, 2.0, 2.0, 1.0]))
+        label.to_filename(tmp_path / "labelled" / "labels" / f"head{number}.nii.gz")
+    with pytest.raises(DataError, match="1 of 2 scans"):
+        selfvox.tissues(scans, out=tmp_path / "labelled")
+    assert "head1.nii.gz" in capsys.readouterr().err
+    kept = nib.load(tmp_path / "labelled" / "labels" / "head0.nii.gz")
+    assert np.array_equal(np.asarray(kept.dataobj), truth)
+
+
 def test_a_scan_that_cannot_be_labelled_is_named_and_the_others_are_done(scans, tmp_path, capsys):
     nib.Nifti1Image(np.zeros((8, 8, 8), np.float32), np.eye(4)).to_filename(scans / "black.nii.gz")
     with pytest.raises(DataError, match="1 of 3 scans"):

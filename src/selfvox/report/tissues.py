@@ -6,6 +6,8 @@ random field fitted by expectation maximisation (Zhang et al. 2001), is dipy's `
 
 from __future__ import annotations
 
+import contextlib
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,7 +18,7 @@ from selfvox.data import image as images
 from selfvox.data.recipe import foreground
 from selfvox.data.sources import Case, Dataset, find
 from selfvox.errors import DataError, UsageError
-from selfvox.files import write_csv
+from selfvox.files import sha256, write_csv
 from selfvox.progress import progress, say
 from selfvox.report.figures import Outlined, draw_outlines
 from selfvox.settings import Tissues
@@ -29,13 +31,13 @@ SHOWN = 3  # scans in the picture
 def tissues(settings: Tissues) -> Path:
     """Label three tissues in every scan, in the order of their brightness in the first channel.
 
-    Labels that lie in `out` already are kept.
+    Labels that lie in `out` already are kept, where they are of these scans: `scans.jsonl` there holds their hashes.
 
     Returns:
         The table of scans and labels, which `finetune` reads.
 
     Raises:
-        UsageError: `out` lies among the scans, or dipy is not installed.
+        UsageError: `out` lies among the scans or holds labels of others, or dipy is not installed.
         DataError: no volume is there, or at least one could not be labelled; the others were.
     """
     dataset = find(settings.scans, settings.source)
@@ -47,12 +49,16 @@ def tissues(settings: Tissues) -> Path:
         raise UsageError(f"{settings.out}: lies among the scans; name another --out")
     labels = settings.out / "labels"
     labels.mkdir(parents=True, exist_ok=True)
+    made_of = _check_same(dataset.cases, settings.out)
     shown: list[Outlined] = []
     failed: list[str] = []
     with progress("tissues", len(dataset.cases), 0) as bar:
         for case in dataset.cases:
             try:
-                found = _label(case, dataset, labels / f"{case.id}.nii.gz", look=len(shown) < SHOWN)
+                known = case.id in made_of
+                found = _label(case, dataset, labels / f"{case.id}.nii.gz", known, look=len(shown) < SHOWN)
+                if not known:
+                    _record(case, settings.out)
             except DataError as error:
                 failed.append(case.id)
                 say(str(error))
@@ -100,9 +106,46 @@ def classify(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
     return label
 
 
-def _label(case: Case, dataset: Dataset, path: Path, look: bool) -> Outlined | None:
-    """Write the case's label, unless it is there; what to show of it, if that is asked for."""
-    if path.exists() and not look:
+def _check_same(cases: Sequence[Case], out: Path) -> set[str]:
+    """The ids of the cases whose labels are there and known to be theirs.
+
+    Raises:
+        UsageError: a label is that of another scan.
+    """
+    records = _records(out / "scans.jsonl")
+    there = [case for case in cases if case.id in records and (out / "labels" / f"{case.id}.nii.gz").exists()]
+    for case in there:
+        if records[case.id] != _digests(case):
+            raise UsageError(f"{out}: holds the label of another scan called {case.id}; name another --out")
+    return {case.id for case in there}
+
+
+def _record(case: Case, out: Path) -> None:
+    """Note which scan was labelled; the last line of an id counts."""
+    with (out / "scans.jsonl").open("a", encoding="utf-8") as file:
+        file.write(json.dumps({"id": case.id, "scan": _digests(case)}) + "\n")
+
+
+def _records(ledger: Path) -> dict[str, list[str]]:
+    """The hashes of each scan's files by its id; a half-written line is left out."""
+    found = {}
+    for line in ledger.read_text(encoding="utf-8").splitlines() if ledger.exists() else []:
+        with contextlib.suppress(ValueError, KeyError, TypeError):
+            record = json.loads(line)
+            found[record["id"]] = record["scan"]
+    return found
+
+
+def _digests(case: Case) -> list[str]:
+    return [sha256(path) if path.is_file() else "" for path in case.images]
+
+
+def _label(case: Case, dataset: Dataset, path: Path, known: bool, look: bool) -> Outlined | None:
+    """Write the case's label, unless it is there; what to show of it, if that is asked for.
+
+    A label that is not known to be of this scan must lie on its grid.
+    """
+    if known and not look:
         return None
     image = reading.read(case, len(dataset.channel_names))
     if image.spatial_dims != 3:
