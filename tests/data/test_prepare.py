@@ -153,6 +153,16 @@ def test_nothing_usable_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "scans" / "a.nii.gz").write_bytes(b"no scan")
     with pytest.raises(DataError, match=r"not one of 1 scans can be used; the first: a.nii.gz"):
         selfvox.prepare(tmp_path / "scans", out=tmp_path / "store")
+    (tmp_path / "scans" / "b.nii.gz").write_bytes(b"none either")
+    with pytest.raises(
+        DataError, match=r"not one of 2 scans can be used \(all in .*rejected.csv\); the first: a.nii.gz"
+    ):
+        selfvox.prepare(tmp_path / "scans", out=tmp_path / "store")
+    with (tmp_path / "store" / "rejected.csv").open(newline="") as file:
+        assert [(row["id"], bool(row["reason"])) for row in csv.DictReader(file)] == [("a", True), ("b", True)]
+    scan(tmp_path / "scans" / "a.nii.gz")  # repaired
+    selfvox.prepare(tmp_path / "scans", out=tmp_path / "store")
+    assert [case.id for case in open_store(tmp_path / "store").cases] == ["a"]
 
 
 def labelled(root: Path, values: Callable[[int], tuple[int, ...]] = lambda number: (1, 2), count: int = 4) -> Path:
@@ -272,6 +282,29 @@ def test_a_split_stays_unless_other_numbers_are_asked_for(scans: Path, tmp_path:
     selfvox.prepare(scans, out=store, test=2, validation=1)
     assert len(split.read(store / "split.json").test) == 2
     assert open_store(store).split() == split.read(store / "split.json")
+
+
+def test_a_subject_whose_name_is_corrected_keeps_its_part_of_the_split(scans: Path, tmp_path: Path) -> None:
+    table, store = scans / "table.csv", tmp_path / "store"
+
+    def name(*subjects: str) -> split.Split:
+        rows = [f"s{number}.nii.gz,{subject}\n" for number, subject in enumerate(subjects)]
+        table.write_text("image,subject\n" + "".join(rows))
+        selfvox.prepare(table, out=store)
+        return split.read(store / "split.json")
+
+    table.write_text("image,subject\ns0.nii.gz,ann\ns1.nii.gz,ann\ns2.nii.gz,bob\ns3.nii.gz,cid\n")
+    selfvox.prepare(table, out=store)
+    split.write(split.Split(train=("bob",), validation=("cid",), test=("ann",), seed=3), store / "split.json")
+    scan(scans / "s1.nii.gz", seed=77)  # its arrays are made anew
+    assert name("eve", "eve", "bob", "cid", "eve") == split.Split(("bob",), ("cid",), ("eve",), 3)
+    assert name("eve", "fay", "bob", "gus") == split.Split(("bob",), ("gus",), ("eve", "fay"), 3)
+    before = (store / "split.json").read_bytes()
+    with pytest.raises(DataError, match=r"bob now has scans .* in train and test; make a new split \(another --out\)"):
+        name("eve", "bob", "bob", "gus")
+    assert (store / "split.json").read_bytes() == before
+    assert {case.subject for case in open_store(store).cases} == {"eve", "fay", "bob", "gus"}
+    assert name("eve", "hal", "bob", "gus", "new") == split.Split(("bob", "new"), ("gus",), ("eve", "hal"), 3)
 
 
 def test_only_labelled_subjects_are_set_aside(tmp_path: Path) -> None:

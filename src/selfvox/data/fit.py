@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from selfvox.data import cases, parallel
+from selfvox.data.cases import Rejected
 from selfvox.data.image import Image
 from selfvox.data.recipe import Intensity, Kind, Recipe, foreground
 from selfvox.data.sources import Case, Dataset
@@ -30,11 +31,20 @@ _VOXELS_KEPT = 10_000_000  # of a ct channel's foreground, over all scans, that 
 _VOXELS_PER_SCAN = 100_000
 
 
+class NoUsableScanError(DataError):
+    """Not one scan of a data set can be read."""
+
+    def __init__(self, refused: Sequence[Rejected]):
+        super().__init__(f"not one of {len(refused)} scans can be used")
+        self.refused = refused
+
+
 def fit(dataset: Dataset, settings: Preparation) -> Recipe:
     """The recipe for a data set under these settings; says, for each channel, what was chosen and why.
 
     Raises:
-        DataError: not one scan can be read.
+        NoUsableScanError: not one scan can be read.
+        DataError: no CT scan has a foreground.
         UsageError: a setting does not fit the scans.
     """
     names = dataset.channel_names
@@ -190,14 +200,14 @@ def _samples(dataset: Dataset) -> list[Image]:
     step = max(1, len(dataset.cases) // _SAMPLES)
     order = [*dataset.cases[::step], *dataset.cases]
     found: list[Image] = []
-    reason = ""
+    refused: list[Rejected] = []
     for case in dict.fromkeys(order):
         if len(found) == _SAMPLES:
             break
         try:
             found.append(cases.read(case, len(dataset.channel_names)))
         except DataError as error:
-            reason = reason or str(error)
+            refused.append(cases.rejected(case, str(error)))
     if not found:
-        raise DataError(f"{dataset.root}: not one of {len(dataset.cases)} scans can be used; the first: {reason}")
+        raise NoUsableScanError(refused)
     return found

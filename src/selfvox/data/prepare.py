@@ -16,7 +16,7 @@ from selfvox import files, regions
 from selfvox.data import cases as making
 from selfvox.data import parallel, split, store
 from selfvox.data.cases import Done, Job, Rejected
-from selfvox.data.fit import fit
+from selfvox.data.fit import NoUsableScanError, fit
 from selfvox.data.recipe import Recipe
 from selfvox.data.sources import Dataset, find
 from selfvox.data.store import Store, StoredCase, is_store, open_store
@@ -113,9 +113,14 @@ def _bring_up_to_date(dataset: Dataset, out: Path, settings: Preparation, given:
     if stored and not stored & there:
         raise UsageError(f"{out}: is a store of other scans, none of which lies in {dataset.root}; name another --out")
     asked = _asked(dataset, settings, given)
-    recipe, asked = _recipe(dataset, settings, given, before, asked)
+    try:
+        recipe, asked = _recipe(dataset, settings, given, before, asked)
+    except NoUsableScanError as error:
+        _write_rejected(out, error.refused)
+        raise _none_usable(dataset, out, error.refused) from None
     recipe_hash = store.recipe_digest(recipe, dataset.classes)
 
+    _carry_split_over(dataset, out)
     intact = _intact(dataset, out, recipe_hash)
     gone = stored - there
     allowed = None if dataset.classes is None else tuple(sorted(dataset.classes))
@@ -139,8 +144,7 @@ def _bring_up_to_date(dataset: Dataset, out: Path, settings: Preparation, given:
             store.remove_case(out, result.id)
     _write_rejected(out, refused)
     if not made:
-        first = f"{refused[0].file}: {refused[0].reason}"
-        raise DataError(f"{dataset.root}: not one of {len(refused)} scans can be used; the first: {first}")
+        raise _none_usable(dataset, out, refused)
     classes = dataset.classes or _classes_found(made.values())
     if dataset.regions and classes:
         regions.check(dataset.regions, classes)
@@ -186,6 +190,24 @@ def _recipe(
     return recipe, asked | {"fitted_to": len(dataset.cases)}
 
 
+def _carry_split_over(dataset: Dataset, out: Path) -> None:
+    """Give the split the names that the subjects have now, so that no test scan is trained on under another one.
+
+    Raises:
+        DataError: a subject would be in two of its parts.
+    """
+    file = out / "split.json"
+    there = split.read_if_there(file)
+    if there is None:
+        return
+    known = {case.id: store.read_case(out, case.id) for case in dataset.cases}
+    names = [(entry.subject, case.subject) for case in dataset.cases if (entry := known[case.id]) is not None]
+    changed = {(old, new) for old, new in names if old != new}
+    if changed:
+        split.write(split.renamed(there, names), file)
+        say(f"{out}: names of subjects that changed: {len(changed)}; each keeps its part of the split")
+
+
 def _intact(dataset: Dataset, out: Path, recipe_hash: str) -> dict[str, StoredCase]:
     """The cases whose source files look untouched (size and mtime) and whose arrays are whole."""
     known = {}
@@ -227,6 +249,12 @@ def _classes_found(cases: Any) -> dict[int, str] | None:
     if not any(case.has_label for case in cases):
         return None
     return {value: f"class {value}" if value else "background" for value in values}
+
+
+def _none_usable(dataset: Dataset, out: Path, refused: Sequence[Rejected]) -> DataError:
+    first = f"{refused[0].file}: {refused[0].reason}"
+    more = f" (all in {out / 'rejected.csv'})" if len(refused) > 1 else ""
+    return DataError(f"{dataset.root}: not one of {len(refused)} scans can be used{more}; the first: {first}")
 
 
 def _write_rejected(out: Path, refused: Sequence[Rejected]) -> None:

@@ -117,6 +117,36 @@ def subset(
     return _sorted(_shuffled(split.train, f"subset {seed}", classes)[:count])
 
 
+def renamed(split: Split, names: Iterable[tuple[str, str]]) -> Split:
+    """The split where scans have changed hands: who has them now has the part of who had them.
+
+    Args:
+        split: with the names as they were.
+        names: of each scan, whose it was and whose it is.
+
+    Raises:
+        DataError: a subject would have two parts.
+    """
+    names = list(names)
+    home = {subject: part for part in _PARTS for subject in getattr(split, part)}
+    parts: dict[str, set[str]] = defaultdict(set)
+    for old, new in names:
+        parts[new] |= {home[subject] for subject in (old, new) if subject in home}
+    for subject, several in sorted(parts.items()):
+        if len(several) > 1:
+            both = " and ".join(part for part in _PARTS if part in several)
+            raise DataError(
+                f"subject {shown(subject)} now has scans that the split puts in {both}; "
+                "make a new split (another --out)"
+            )
+    kept = home.keys() - ({old for old, _ in names} - parts.keys())
+    now = {subject: home[subject] for subject in kept} | {
+        subject: part for subject, each in parts.items() for part in each
+    }
+    found = {part: _sorted(subject for subject in now if now[subject] == part) for part in _PARTS}
+    return Split(**found, seed=split.seed)
+
+
 def write(split: Split, path: Path) -> None:
     """Save as JSON, with a checksum that tells an accidental change."""
     content = dataclasses.asdict(split)

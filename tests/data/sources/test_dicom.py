@@ -21,7 +21,8 @@ from pydicom.sequence import Sequence
 
 import selfvox
 from selfvox.data import cases as reading
-from selfvox.data import dicom, sources
+from selfvox.data import dicom, sources, split
+from selfvox.data.store import open_store
 from selfvox.errors import DataError
 
 SHARED = Path(__file__).parents[3].parent / "shared" / "data"
@@ -256,6 +257,27 @@ def test_patients_are_subjects_and_are_told_apart(tmp_path):
     slices = [*series(number=1, patient="A"), *series(number=2, patient="B"), *series(number=3, patient="A")]
     subjects = {case.id.split("-")[1]: case.subject for case in sources.find(save(tmp_path, slices)).cases}
     assert subjects["1"] == subjects["3"] != subjects["2"]
+
+
+def test_a_patient_in_the_test_part_stays_there_when_a_series_more_renames_it(tmp_path):
+    scans, store = tmp_path / "scans", tmp_path / "store"
+    slices = [each for number in range(3) for each in series(patient=str(number), number=number)]
+    save(scans, slices)
+    selfvox.prepare(scans, out=store, test=1, workers=1)
+    (before,) = split.read(store / "split.json").test
+    (own,) = [case.id for case in sources.find(scans).cases if case.subject == before]
+    # the patient is called after the least of its series
+    while (another := series(patient=own.split("-")[1], number=9))[0].SeriesInstanceUID > min(
+        each.SeriesInstanceUID for each in slices
+    ):
+        pass
+    save(scans / "more", another)
+    assert before not in {case.subject for case in sources.find(scans).cases}
+    selfvox.prepare(scans, out=store, workers=1)
+    (after,) = split.read(store / "split.json").test
+    mine = {case.id.split("-")[1] for case in open_store(store).cases if case.subject == after}
+    assert (after != before, mine) == (True, {own.split("-")[1], "9"})
+    assert len(split.read(store / "split.json").train) == 2
 
 
 def test_what_is_no_slice_of_a_scan_is_left_out_and_counted(tmp_path):
