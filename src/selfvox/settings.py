@@ -301,6 +301,7 @@ class Evaluate:
     truth: Annotated[Path, "folder or data set of true labels, or a table with grades"] = field(kw_only=False)
     out: Annotated[Path | None, "table of the scores, .csv"] = None
     regions: Annotated[str | None, _REGIONS + "; default: those of the run or the data set"] = None
+    source: Source = "auto"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,6 +1,7 @@
 """Scores in the table are those a hand calculation gives; what cannot be compared is named."""
 
 import csv
+import dataclasses
 import json
 import math
 import statistics
@@ -180,3 +181,20 @@ def test_what_predict_writes_is_scored_against_a_data_set(tmp_path):
         assert row["name"] == "organ"
         assert row["dice"] == pytest.approx(2 * np.sum(p & t) / (p.sum() + t.sum()))
         assert row["predicted_volume_ml"] == pytest.approx(p.sum() * np.prod(SPACING) / 1000)
+
+
+def test_the_truth_is_read_as_its_source_says(pair):
+    # a list of other cases, which auto takes first
+    (pair / "data" / "images").mkdir(parents=True)
+    (pair / "truth").rename(pair / "data" / "labels")
+    for name in ("case_2", "case_10"):
+        write_scan(pair / "data" / "images" / f"{name}.nii.gz", np.ones(SHAPE, np.float32))
+    listed = {"training": [{"image": "images/case_2.nii.gz", "label": "labels/case_10.nii.gz"}]}
+    content = {"modality": {"0": "CT"}, "labels": {"0": "background", "1": "one", "2": "two"}, **listed}
+    (pair / "data" / "dataset.json").write_text(json.dumps(content))
+    asked = Evaluate(predictions=pair / "predictions", truth=pair / "data")
+    assert {row["case"] for row in evaluate(asked)} == {"case_2"}
+    rows = evaluate(dataclasses.replace(asked, source="folder"))
+    assert {row["case"] for row in rows} == {"case_2", "case_10"}
+    with pytest.raises(DataError, match=r"no dataset.json there"):
+        evaluate(Evaluate(predictions=pair / "predictions", truth=pair / "data" / "labels", source="decathlon"))

@@ -5,6 +5,8 @@ import os
 import shutil
 import threading
 
+import nibabel as nib
+import numpy as np
 import pytest
 import yaml
 
@@ -12,6 +14,7 @@ import selfvox
 from selfvox.data import image as images
 from selfvox.data import split as splits
 from selfvox.errors import DataError, NumericalError, UsageError
+from selfvox.studies import plan as plans
 from selfvox.studies import study as verb
 from selfvox.studies import work
 
@@ -151,6 +154,84 @@ def test_a_plan_may_grow_but_not_change(done, write_plan):
         selfvox.study(str(write_plan(methods=changed)), out=out)
 
 
+@pytest.fixture
+def mine(tmp_path, study_scans):
+    """Scans of a study of its own, to be changed; in plain folders, so that every file counts."""
+    shutil.copytree(study_scans, tmp_path / "mine", ignore=shutil.ignore_patterns("dataset.json"))
+    return tmp_path / "mine"
+
+
+def changed(scans, out):
+    name = splits.read(out / "store/split.json").train[0]
+    file = scans / "labels" / f"{name}.nii.gz"
+    found = nib.load(file)
+    label = np.asarray(found.dataobj).copy()
+    label[label == 1] = 2
+    nib.save(nib.Nifti1Image(label, found.affine), file)
+    return f"{name} is another"
+
+
+def added(scans, out):
+    for name in ("images", "labels"):
+        shutil.copy(scans / name / "sub-001.nii.gz", scans / name / "sub-999.nii.gz")
+    return "sub-999 is new"
+
+
+def removed(scans, out):
+    name = splits.read(out / "store/split.json").train[0]
+    for folder in ("images", "labels"):
+        (scans / folder / f"{name}.nii.gz").unlink()
+    return f"{name} is gone"
+
+
+def test_a_study_does_not_go_on_with_other_scans(write_plan, pretended, mine, tmp_path):
+    plan, out, made = write_plan(data="mine", labels=[1], seeds=[0]), tmp_path / "out", pretended
+    selfvox.study(str(plan), out=out)
+    kept = (out / "data.json").read_bytes()
+    shutil.copytree(mine, tmp_path / "whole")
+    for change in (changed, added, removed):
+        said = change(mine, out)
+        with pytest.raises(DataError, match=rf"store: the scans are not those .* 1 differ \({said}\); put back"):
+            selfvox.study(str(plan), out=out)
+        shutil.rmtree(mine)
+        shutil.copytree(tmp_path / "whole", mine)
+    selfvox.study(str(plan), out=out)
+    # a study of before this was kept
+    (out / "data.json").unlink()
+    selfvox.study(str(plan), out=out)
+    assert (out / "data.json").read_bytes() == kept
+    (out / "data.json").unlink()
+    changed(mine, out)
+    with pytest.raises(DataError, match="the scans are not those"):
+        selfvox.study(str(plan), out=out)
+    assert len(made) == 5
+
+
+def test_scans_may_change_while_nothing_is_done(write_plan, pretended, mine, tmp_path):
+    plan, out = write_plan(data="mine", labels=[1], seeds=[0]), tmp_path / "out"
+    selfvox.study(str(plan), out=out, dry_run=True)
+    changed(mine, out)
+    selfvox.study(str(plan), out=out)
+    assert len(pretended) == 5
+
+
+def test_folds_dealt_anew_are_refused(write_plan, pretended, tmp_path, monkeypatch):
+    plan = write_plan(test=None, folds=4, validation=1, labels=None, fractions=[1.0], seeds=[0])
+    selfvox.study(str(plan), out=tmp_path / "out")
+    deal = splits.folds
+    monkeypatch.setattr(splits, "folds", lambda classes, count, seed: deal(classes, count, seed)[::-1])
+    with pytest.raises(DataError, match=r"store-folds/.: others train and test than when the study began"):
+        selfvox.study(str(plan), out=tmp_path / "out")
+
+
+def test_the_plan_s_source_says_how_the_truth_is_read_too(write_plan, tmp_path, monkeypatch):
+    asked = []
+    for name in ("predict", "evaluate"):
+        monkeypatch.setattr(work, name, asked.append)
+    work.score(plans.read(str(write_plan(prepare={"source": "table"}))), tmp_path, None)
+    assert [each.source for each in asked] == ["table", "table"]
+
+
 def test_a_folder_with_other_things_is_left_alone(write_plan, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "letter.txt").write_text("dear")
@@ -273,6 +354,22 @@ def test_a_test_scan_that_trains_under_another_name_is_refused(write_plan, prete
     with pytest.raises(DataError, match=r"a test scan that is the same as s.*, which trains"):
         selfvox.study(str(write_plan(data="twice", validation=0)), out=tmp_path / "out")
     assert pretended == []
+
+
+def test_an_unlabelled_copy_of_a_test_scan_is_refused_before_it_is_pre_trained_on(
+    write_plan, pretended, mine, tmp_path
+):
+    few = {"data": "mine", "labels": [1], "seeds": [0]}
+    path = write_plan(**few)
+    selfvox.study(str(path), out=tmp_path / "dry", dry_run=True)
+    for number, test in enumerate(splits.read(tmp_path / "dry/store/split.json").test):
+        shutil.copy(mine / "images" / f"{test}.nii.gz", mine / "images" / f"copy-{number}.nii.gz")
+    with pytest.raises(DataError, match=r"a test scan that is the same as copy-\d, which trains"):
+        selfvox.study(str(path), out=tmp_path / "out")
+    assert pretended == []
+    # nothing trains on it
+    selfvox.study(str(write_plan(**few, methods={"scratch": "scratch"})), out=tmp_path / "from-scratch")
+    selfvox.study(str(write_plan(**few, transductive=True)), out=tmp_path / "transductive")
 
 
 # without pretending

@@ -45,7 +45,7 @@ def column(name: str) -> str:
 def evaluate(settings: Evaluate) -> list[dict[str, Any]]:
     """Score a table of predicted classes: one row for each score, with its class where it is that of one."""
     answers = read(settings.predictions / TABLE)
-    truth = _truth(settings.truth, answers)
+    truth = _truth(settings.truth, settings.source, answers)
     both = sorted(truth.keys() & answers.found.keys(), key=natural)
     if not both:
         raise DataError(
@@ -104,8 +104,8 @@ def _plain(cell: str) -> str:
     return cell[1:] if cell[:1] == "'" and cell[1:2] in tuple("=+-@") else cell
 
 
-def _truth(root: Path, answers: Answers) -> dict[str, int]:
-    graded = {case.id: str(case.grade) for case in find(root).cases if case.grade is not None}
+def _truth(root: Path, source: str, answers: Answers) -> dict[str, int]:
+    graded = {case.id: str(case.grade) for case in find(root, source).cases if case.grade is not None}
     if not graded:
         raise DataError(f"{root}: holds no classes; name the table with the scans and their grade")
     unknown = sorted({grade for grade in graded.values() if grade not in answers.classes}, key=natural)

@@ -56,7 +56,7 @@ def evaluate(settings: Evaluate) -> list[dict[str, Any]]:
         return classes.evaluate(settings)
     predictions = folder.labels(settings.predictions)
     asked = parse(settings.regions) if settings.regions is not None else None
-    truths, named, declared = _truths(settings.truth, predictions)
+    truths, named, declared = _truths(settings.truth, settings.source, predictions)
     named = _names(settings.predictions) or named
     regions = asked or _regions(settings.predictions) or declared or {}
     pairs = _pairs(predictions, truths, settings)
@@ -85,14 +85,14 @@ def evaluate(settings: Evaluate) -> list[dict[str, Any]]:
 
 
 def _truths(
-    root: Path, predictions: Mapping[str, Path]
+    root: Path, source: str, predictions: Mapping[str, Path]
 ) -> tuple[dict[str, Path], dict[int, str] | None, Regions | None]:
     """Files of true labels by case id, the classes' names and regions: a data set's, or just the files in a folder."""
     try:
-        dataset = find(root)
+        dataset = find(root, source)
     except DataError:
         # files that are all called labels, with no scan beside them
-        if not root.is_dir():
+        if not root.is_dir() or source != "auto":
             raise
         return _named_like(folder.labels(root), predictions), None, None
     labelled = {case.id: case.label for case in dataset.cases if case.label is not None}

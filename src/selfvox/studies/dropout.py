@@ -117,7 +117,8 @@ def _ask(out: Path, asked: Plan, run: Path, way: Way, passes: int) -> None:
     def make() -> dict[str, Any]:
         predictions = folder / "predictions"
         predict(resolve(Predict, {**given, "run": run, "scans": asked.data, "out": predictions}))
-        evaluate(Evaluate(predictions=predictions, truth=asked.data, out=folder / "scores.csv"))
+        table = folder / "scores.csv"
+        evaluate(Evaluate(predictions=predictions, truth=asked.data, out=table, source=given["source"]))
         for kept in (*predictions.glob("review.csv"), *predictions.glob("maps/*.png")):
             kept.replace(folder / kept.name)
         shutil.rmtree(predictions)  # with the probabilities it is many times as large as all else

@@ -29,7 +29,7 @@ from selfvox.inference.predict import predict
 from selfvox.options import resolve
 from selfvox.progress import told_to
 from selfvox.settings import Evaluate, Finetune, Predict, Preparation, Prepare, Pretrain
-from selfvox.studies import agreement
+from selfvox.studies import agreement, identity
 from selfvox.studies import cells as layout
 from selfvox.studies import plan as plans
 from selfvox.studies.cells import Cell, Facts
@@ -49,7 +49,8 @@ def begin(plan: Plan, out: Path) -> None:
 
     Raises:
         UsageError: `out` holds another study, or something else; or more labels are asked for than there are.
-        DataError: the scans cannot be used, or a test scan is among those that train.
+        DataError: the scans cannot be used, a test scan is among those that train, or the scans or their split are not
+            those that something was done with.
     """
     file = out / "plan.yaml"
     if file.exists():
@@ -60,6 +61,7 @@ def begin(plan: Plan, out: Path) -> None:
     with held(out, "plan", wait=True):
         if not file.exists() or plans.load(file) != plan:
             plans.save(plan, file)
+        was = identity.before(out)
         given = {name: value for name, value in plan.prepare.items() if value is not None}
         validation = 0 if plan.folds else plan.validation  # each fold has its own
         how = {"test": plan.test, "validation": validation, "seed": plan.split_seed}
@@ -69,10 +71,11 @@ def begin(plan: Plan, out: Path) -> None:
             _make_folds(plan, store)
         for name in layout.needing_facts(plan):
             _stores_of(plan, name, store, out)
+        identity.keep(out, was)
     for fold in [None] if plan.folds is None else range(plan.folds):
         split_store = open_store(fold_store(out / STORE, fold))
         check_labels(plan, split_store)
-        _check_twice(split_store)
+        _check_twice(split_store, any(_pretrains_on_it(plan, name) for name in layout.needing_facts(plan)))
         for name in layout.needing_facts(plan):
             found = plans.method(plan, name).pretrain
             if isinstance(found, str):
@@ -221,7 +224,7 @@ def score(plan: Plan, run: Path, store: Store) -> None:
     shared: dict[str, Any] = {name: plan.finetune[name] for name in ("device", "precision") if name in plan.finetune}
     how = {"run": run, "scans": plan.data, "out": run / "predictions", "subset": "test", "source": source}
     predict(resolve(Predict, {**how, **shared}))
-    evaluate(Evaluate(predictions=run / "predictions", truth=plan.data, out=run / "scores.csv"))
+    evaluate(Evaluate(predictions=run / "predictions", truth=plan.data, out=run / "scores.csv", source=source))
     if (run / "predictions" / classes.TABLE).exists():
         answers = classes.read(run / "predictions" / classes.TABLE)
         graded = {case.id: answers.classes.index(str(case.grade)) for case in store.cases if case.id in answers.found}
@@ -339,12 +342,18 @@ def guard(store: Store, what: str, by: Mapping[str, Sequence[str]], transductive
     return len(known)
 
 
-def _check_twice(store: Store) -> None:
-    """Refuse a test scan whose contents are those of a scan that trains."""
+def _pretrains_on_it(plan: Plan, name: str) -> bool:
+    """Whether a method is pre-trained on the study's own scans, with a label or without."""
+    return isinstance(plans.method(plan, name).pretrain, dict) and not layout.other_scans(plan, name)
+
+
+def _check_twice(store: Store, without_labels: bool) -> None:
+    """Refuse a test scan whose contents are those of a scan that trains; `without_labels`: such scans train too."""
     split = store.split()
     assert split is not None
     test = set(split.test)
-    trains = {case.image_hash: case.id for case in store.cases if case.subject not in test and is_labelled(case)}
+    others = [case for case in store.cases if case.subject not in test and (without_labels or is_labelled(case))]
+    trains = {case.image_hash: case.id for case in others}
     for case in store.cases:
         if case.subject in test and case.image_hash in trains:
             raise DataError(
