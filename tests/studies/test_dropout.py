@@ -104,6 +104,33 @@ def test_what_dropout_changes_is_told_of_the_same_networks_and_scans(done):
     assert len(told) == 3 * (2 * 12 + 2 * 2)  # classes and their mean
 
 
+def test_shards_ask_what_one_process_asks(done, capsys):
+    out, asked = done
+    selfvox.study("gone.yaml", out=out, passes=5, dry_run=True)
+    assert asked == []
+    assert "54 of 54 times the test subjects are still to be predicted" in capsys.readouterr().err
+    selfvox.study("gone.yaml", out=out, passes=5, shard="1/2")
+    assert len(asked) == 27
+    selfvox.study("gone.yaml", out=out, passes=5, dry_run=True)
+    assert "27 of 54 times" in capsys.readouterr().err
+    selfvox.study("gone.yaml", out=out, passes=5, shard="0/2")
+    assert len({each.out for each in asked}) == len(asked) == 54
+    with pytest.raises(UsageError, match=r"^scheduler: does not go with --passes"):
+        selfvox.study("gone.yaml", out=out, passes=5, scheduler="tcp://head:1")
+
+
+def test_the_twin_at_equal_compute_is_asked_as_from_scratch(done, write_plan):
+    out, asked = done
+    methods = {"rotation": {"pretrain": {"task": "rotation"}}}
+    plan = write_plan(methods=methods, seeds=[0], pretrain_seeds=[0, 1], labels=[1], equal_compute=True)
+    selfvox.study(str(plan), out=out)
+    selfvox.study("gone.yaml", out=out, passes=5)
+    of_twin = [each.out.parent.name for each in asked if "equal" in each.run.parent.name]
+    assert sorted(of_twin) == sorted(
+        way.folder.split("/")[1] for way in (dropout.WITHOUT, dropout.ENCODER, dropout.MAPS)
+    )
+
+
 def test_networks_of_slices_and_of_regions_are_left_out(done, monkeypatch):
     out, asked = done
     for card in ({"slices": "axial"}, {"trained_on": "regions"}):

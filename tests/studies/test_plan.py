@@ -6,10 +6,14 @@ import pytest
 
 from selfvox.errors import UsageError
 from selfvox.models.encoder import plan as encoder_plan
+from selfvox.options import resolve
 from selfvox.pretext import from_setting
+from selfvox.settings import Finetune
 from selfvox.studies import cells as layout
 from selfvox.studies import plan as plans
+from selfvox.studies import trial
 from selfvox.studies.cells import Facts
+from selfvox.training.finetune import _steps as finetune_steps
 
 FACTS = Facts(
     network={"name": "plain"},
@@ -166,6 +170,26 @@ def test_the_twin_at_equal_compute_takes_the_steps_that_pre_training_cost(write_
     timed = dataclasses.replace(FACTS, pretrain_step_s=0.3, step_s=0.2)
     plan, found, _ = arms(write_plan(equal_compute="time", methods=rotation()), rotation=timed)
     assert found["scratch equal compute"].extra_steps == 15
+
+
+def test_epochs_count_every_scan_of_a_subject(write_plan):
+    plan, _, facts = arms(
+        write_plan(equal_compute=True, methods=rotation(), finetune={"epochs": 7, "batch": 2}),
+        rotation=dataclasses.replace(FACTS, scans_per_subject=3.0),
+    )
+    for cell in layout.cells(plan, facts):
+        given = layout.finetune_settings(plan, cell, facts["rotation"])
+        asked = resolve(Finetune, {**given, "labelled": "-", "out": "-", "encoder": "none"})
+        # 20 steps for the pre-training; the rest is what `finetune` makes of so many scans
+        of_epochs = finetune_steps(dataclasses.replace(asked, steps=None, epochs=7.0), 3 * cell.labels)
+        assert finetune_steps(asked, 3 * cell.labels) == of_epochs + (20 if "equal" in cell.arm.name else 0)
+        assert layout.steps(given, cell, facts["rotation"]) == finetune_steps(asked, 3 * cell.labels)
+
+
+def test_a_linear_probe_is_timed_standing_still():
+    probe = {"head": "linear", "freeze": "always", "warmup": 0.5, "steps": 9}
+    assert trial._without_steps(probe) == {"head": "linear", "freeze": "always"}
+    assert trial._without_steps({**probe, "head": "usual"}) == {"head": "usual"}
 
 
 def test_scale_shrinks_the_steps_and_nothing_else():

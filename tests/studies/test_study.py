@@ -1,5 +1,6 @@
 import contextlib
 import csv
+import dataclasses
 import json
 import os
 import shutil
@@ -14,9 +15,9 @@ import selfvox
 from selfvox.data import image as images
 from selfvox.data import split as splits
 from selfvox.errors import DataError, NumericalError, UsageError
+from selfvox.studies import figures, results, work
 from selfvox.studies import plan as plans
 from selfvox.studies import study as verb
-from selfvox.studies import work
 
 
 def tables(out):
@@ -246,6 +247,12 @@ def test_more_labels_than_there_are_is_refused_before_anything_is_trained(write_
     assert pretended == []
 
 
+def test_shares_that_are_the_same_number_of_labels_are_refused(write_plan, pretended, tmp_path):
+    with pytest.raises(UsageError, match="fractions: 50 % and 60 % of 4 subjects to train on are both 2; leave one"):
+        selfvox.study(str(write_plan(labels=None, fractions=[0.25, 0.5, 0.6])), out=tmp_path / "out")
+    assert pretended == []
+
+
 def test_a_dry_run_trains_nothing(write_plan, pretended, tmp_path, capsys):
     selfvox.study(str(write_plan()), out=tmp_path / "out", dry_run=True)
     assert pretended == []
@@ -410,3 +417,31 @@ def test_the_figures_are_drawn_from_the_run_folders_alone(done, monkeypatch):
     sizes = {path.name: images.read(path).data.shape[1:] for path in (out / "figures").iterdir()}
     assert sizes.keys() == {"labels.png", "steps.png", "differences.png"}
     assert all(min(size) > 300 for size in sizes.values())
+
+
+def test_runs_know_whose_their_cases_are(done):
+    _, out, _ = done
+    manifest = json.loads((out / "store" / "manifest.json").read_text())
+    for case in manifest["cases"]:
+        case["subject"] = "twins"
+    (out / "store" / "manifest.json").write_text(json.dumps(manifest))
+    found = results.read(plans.load(out / "plan.yaml"), out)
+    assert {run.subjects[case] for run in found for case in run.cases()} == {"twins"}
+    assert {run.method: run.from_scratch for run in found} == {"scratch": True, "rotation": False, "simclr": False}
+
+
+def test_curves_show_the_score_that_is_compared(done):
+    _, out, _ = done
+    whole = results.read(plans.load(out / "plan.yaml"), out)
+    measured = {"kappa": 0.25, "balanced_accuracy": 0.5}
+    for key, title, line, expected in (
+        ("dice", "Dice", {"dice_mean": 0.75}, 0.75),
+        ("balanced_accuracy", "Balanced accuracy", measured, 0.5),
+        ("quadratic_kappa", "Kappa", measured, 0.25),
+    ):
+        for file in out.glob("cells/*/*/metrics.jsonl"):
+            file.write_text(json.dumps({"step": 3, "loss": 1, **line}) + "\n")
+        found = [dataclasses.replace(run, key=key) for run in whole]
+        axes = figures._by_steps(found, figures.looks_of(found)).axes[0]
+        assert axes.get_ylabel() == f"{title} of the validation subjects"
+        assert [float(each.get_ydata()[0]) for each in axes.lines] == [expected] * 3

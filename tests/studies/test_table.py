@@ -98,6 +98,39 @@ def test_the_bootstrap_is_that_of_loops():
     assert table.bootstrap(differences) == pytest.approx(tuple(np.percentile(means, (2.5, 97.5))), abs=0.06)
 
 
+def test_the_interval_draws_subjects_with_all_of_their_cases():
+    subjects, rng, means = ["p", "p", "q", "r", "r", "r"], np.random.default_rng(0), []
+    differences = np.random.default_rng(2).normal(0.1, 1.0, (2, 3, 6))
+    for _ in range(2000):
+        seeds = [rng.integers(size, size=size) for size in (2, 3)]
+        cases = [c for who in rng.choice(["p", "q", "r"], 3) for c in range(6) if subjects[c] == who]
+        means.append(np.mean([differences[p, s, c] for p in seeds[0] for s in seeds[1] for c in cases]))
+    expected = tuple(np.percentile(means, (2.5, 97.5)))
+    assert table.bootstrap(differences, subjects) == pytest.approx(expected, abs=0.06)
+    assert table.bootstrap(differences) == table.bootstrap(differences, list("abcdef"))
+
+
+def test_a_second_scan_of_every_subject_that_is_like_the_first_tells_nothing_new():
+    def twice(one, also):
+        rows = [row | {"case": row["case"] + which} for row in one.rows for which in "12"]
+        subjects = {row["case"]: row["case"][:-1] for row in rows}
+        return dataclasses.replace(one, rows=tuple(rows), subjects=subjects if also else {})
+
+    rng = np.random.default_rng(3)
+    answers = [
+        each
+        for seed in (0, 1)
+        for each in (graded("m", seed, random_answers(rng, 0.3), "s"), graded("s", seed, random_answers(rng, 0.6)))
+    ]
+    for found in (random_study(np.random.default_rng(3)), answers):
+        once, of_subjects, of_cases = (
+            [(row["low"], row["high"]) for row in table.summarise(each) if row["twin"]]
+            for each in (found, [twice(one, True) for one in found], [twice(one, False) for one in found])
+        )
+        assert np.array(of_subjects) == pytest.approx(np.array(once))
+        assert all(high - low < 0.95 * (b - a) for (low, high), (a, b) in zip(of_cases, of_subjects, strict=True))
+
+
 def test_the_interval_of_many_cases_is_the_normal_one():
     differences = np.random.default_rng(1).normal(0.1, 1.0, (1, 1, 400))
     low, high = table.bootstrap(differences)

@@ -30,6 +30,7 @@ class Facts:
     validation_s: float  # of all validation subjects, once
     test_s: float  # to predict and score all test subjects
     training: int  # labelled subjects that there are to train on
+    scans_per_subject: float = 1.0  # of these, in the mean; studies of before it was kept count one
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,11 +150,17 @@ def finetune_settings(plan: Plan, cell: Cell, facts: Facts) -> dict[str, Any]:
 
 
 def steps(settings: Mapping[str, Any], cell: Cell, facts: Facts) -> int:
-    """Steps of a cell's fine-tuning; epochs count a scan for each subject."""
+    """Steps of a cell's fine-tuning; where it counts epochs, of as many scans as its subjects have in the mean."""
     if settings.get("epochs") is None:
         return int(settings.get("steps") or STEPS["finetune"])
     count = cell.labels or max(1, round((cell.fraction or 1) * facts.training))
-    return max(1, math.ceil(float(settings["epochs"]) * count / int(settings.get("batch", BATCH))))
+    scans = round(count * facts.scans_per_subject)
+    return max(1, math.ceil(float(settings["epochs"]) * scans / int(settings.get("batch", BATCH))))
+
+
+def is_probe(finetune: Mapping[str, Any]) -> bool:
+    """Whether one linear layer alone is trained."""
+    return finetune.get("head") == "linear" and finetune.get("freeze") == "always"
 
 
 def pretrain_settings(plan: Plan, method: str) -> dict[str, Any]:
@@ -172,6 +179,5 @@ def _pretraining_in_steps(facts: Facts, by_time: bool) -> int:
 
 def _from_scratch(finetune: dict[str, Any]) -> dict[str, Any]:
     """What of a method's fine-tuning its twin shares: all but the standing still, unless random features are probed."""
-    probed = finetune.get("head") == "linear" and finetune.get("freeze") == "always"
-    left_out = {"warmup", "first_conv"} if probed else {"freeze", "warmup", "first_conv"}
+    left_out = {"warmup", "first_conv"} if is_probe(finetune) else {"freeze", "warmup", "first_conv"}
     return {name: value for name, value in finetune.items() if name not in left_out}

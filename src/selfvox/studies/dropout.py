@@ -61,8 +61,15 @@ RATES = {f"{rate:g}": Way(encoder=rate) for rate in (0.0, 0.1, 0.2, 0.3, 0.4, 0.
 VOTES = {vote: Way(encoder=0.3, vote=vote) for vote in ("majority", "weighted", "borda", "union", "mean")}
 
 
-def ask(out: Path, asked: Plan, passes: int) -> None:
+def ask(out: Path, asked: Plan, passes: int, shard: str = "0/1", dry_run: bool = False) -> None:
     """Let every run that is there predict the test subjects in all ways; from scratch, before and after alone.
+
+    Args:
+        out: the study.
+        asked: its plan.
+        passes: of every way but `without`.
+        shard: "i/n": only every n-th way and run from the i-th on.
+        dry_run: only say how many there are.
 
     Raises:
         UsageError: no run can be asked, or they were asked by another number of passes.
@@ -72,6 +79,12 @@ def ask(out: Path, asked: Plan, passes: int) -> None:
         raise UsageError(f"passes: {out} holds no segmentation run by 3D windows or pictures; leave --passes out")
     todo = [(path, way) for result in found for path in result.paths for way in _ways(result)]
     todo += [(result.paths[0], MAPS) for result in _telling(found)]
+    first, of = map(int, shard.split("/"))
+    todo = todo[first::of]
+    if dry_run:
+        left = sum(not work.is_done(path / way.folder) for path, way in todo)
+        say(f"{left} of {len(todo)} times the test subjects are still to be predicted, by {passes} passes each")
+        return
     for number, (path, way) in enumerate(todo):
         say(f"{number}/{len(todo)} done  now {path.parent.name} {path.name}, {way.folder.removeprefix('dropout/')}")
         _ask(out, asked, path, way, passes)
@@ -86,7 +99,7 @@ def _has_votes(result: Result) -> bool:
 
 
 def _ways(result: Result) -> list[Way]:
-    if result.twin is None:
+    if result.from_scratch:
         return [WITHOUT, ENCODER]
     return list(dict.fromkeys([*PLACES.values(), *RATES.values(), *VOTES.values()]))
 
@@ -186,8 +199,8 @@ def _summarise(found: Sequence[Result]) -> Iterator[dict[str, Any]]:
 
 def _change(after: Sequence[Result], before: Sequence[Result], name: str) -> dict[str, Any]:
     """The difference that dropout makes to the same networks and scans, with its interval."""
-    differences = table.by_case(table.paired(after, before), name)
-    low, high = table.bootstrap(differences)
+    differences, subjects = table.by_case(table.paired(after, before), name)
+    low, high = table.bootstrap(differences, subjects)
     return {"difference": float(np.nanmean(differences)), "low": low, "high": high}
 
 

@@ -16,11 +16,13 @@ from matplotlib.ticker import NullLocator
 from selfvox.files import whole
 from selfvox.run import read_metrics
 from selfvox.studies import reference
+from selfvox.studies.agreement import ACCURACY, KAPPA
 from selfvox.studies.plan import Plan
 from selfvox.studies.results import Result
 
 STYLE = Path(__file__).parent / "figures.mplstyle"
 GREY = "0.35"
+MEASURED = {"dice": "dice_mean", KAPPA: "kappa", ACCURACY: ACCURACY}  # in validation, of what is compared
 Rows = Sequence[Mapping[str, Any]]
 STATED: dict[str, Callable[[str], list[reference.Stated]]] = {"brats2018": reference.brats2018}
 
@@ -104,11 +106,10 @@ def _by_labels(plan: Plan, summary: Rows, looks: Mapping[str, dict[str, Any]]) -
 def _by_steps(found: Sequence[Result], looks: Mapping[str, dict[str, Any]]) -> Figure | None:
     """Validation score by fine-tuning steps, one panel a number of labels: means over the runs."""
     curves: dict[tuple[int, str], dict[int, list[float]]] = {}
-    score = ""
+    score = MEASURED[found[0].key]
     for result in found:
         for line in (line for path in result.paths for line in read_metrics(path)):
-            score = next((each for each in ("dice_mean", "kappa") if each in line), score)
-            if score and score in line:
+            if score in line:
                 curves.setdefault((result.labels, result.method), {}).setdefault(line["step"], []).append(line[score])
     if not curves:
         return None

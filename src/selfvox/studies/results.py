@@ -5,12 +5,14 @@ from __future__ import annotations
 import csv
 import dataclasses
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from selfvox.data import strict_json
 from selfvox.data.naming import natural
+from selfvox.data.store import is_store, open_store
 from selfvox.studies import agreement
 from selfvox.studies import cells as layout
 from selfvox.studies.cells import Facts
@@ -36,6 +38,8 @@ class Result:
     slices: str | None  # of a 2D network's
     key: str  # what is compared: dice, quadratic_kappa or balanced_accuracy
     rows: tuple[dict[str, str], ...]  # of scores.csv, or of answers.csv where whole scans are classified; with `fold`
+    from_scratch: bool = False
+    subjects: Mapping[str, str] = field(default_factory=dict)  # of the cases; one that is not there is its own
 
     def names(self) -> list[str]:
         """The classes and regions that are scored, and their mean where there are several."""
@@ -85,7 +89,8 @@ class Result:
 
 def read(plan: Plan, out: Path) -> list[Result]:
     """The cells that are done, method by method in the order of the plan."""
-    order = [arm.name for arm in layout.arms(plan, _facts(out))]
+    arms = {arm.name: arm for arm in layout.arms(plan, _facts(out))}
+    order, subjects = list(arms), _subjects(out)
     found: dict[tuple[Any, ...], Result] = {}
     for done in sorted(out.glob("cells/*/*/done.json"), key=lambda path: natural(str(path.parent))):
         said = strict_json.read(done)
@@ -99,6 +104,7 @@ def read(plan: Plan, out: Path) -> list[Result]:
             found[key] = dataclasses.replace(before, paths=(*before.paths, done.parent), rows=(*before.rows, *rows))
         else:
             values = {name: said[name] for name in names}
+            values |= {"from_scratch": arms[said["method"]].pretrain is None, "subjects": subjects}
             found[key] = Result(paths=(done.parent,), rows=rows, key=said["score"], **values)
     return sorted(
         found.values(), key=lambda one: (order.index(one.method), one.labels, one.seed, one.pretrain_seed or 0)
@@ -130,6 +136,12 @@ def in_2d(plan: Plan, out: Path) -> list[tuple[str, str]]:
 def missing(plan: Plan, out: Path) -> list[str]:
     """The cells of the plan that are not done."""
     return [str(cell) for cell in layout.cells(plan, _facts(out)) if not (out / cell.folder / "done.json").exists()]
+
+
+def _subjects(out: Path) -> dict[str, str]:
+    """Whose the cases are, by the store; empty where it was left behind."""
+    store = out / "store"
+    return {case.id: case.subject for case in open_store(store).cases} if is_store(store) else {}
 
 
 def _facts(out: Path) -> dict[str, Facts]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from selfvox.data import parallel
-from selfvox.errors import BusyError, NumericalError
+from selfvox.errors import BusyError, NumericalError, UsageError
 from selfvox.progress import clock, say
 from selfvox.settings import Study
 from selfvox.studies import cells as layout
@@ -34,7 +34,11 @@ def study(settings: Study) -> list[dict[str, Any]]:
     """
     out = settings.out
     if settings.passes is not None:
-        dropout.ask(out, plans.load(out / "plan.yaml"), settings.passes)
+        if settings.scheduler is not None:
+            raise UsageError("scheduler: does not go with --passes; give --shard 0/4 and so on to several processes")
+        dropout.ask(out, plans.load(out / "plan.yaml"), settings.passes, settings.shard, settings.dry_run)
+        if settings.dry_run:
+            return []
     if settings.table or settings.passes is not None:
         return _tables(plans.load(out / "plan.yaml"), out)
     plan = plans.read(settings.plan, settings.data, settings.scale)

@@ -145,16 +145,16 @@ def _grid(pairs: Sequence[tuple[Result, Result]]) -> tuple[list[int | None], lis
 
 def _of_cases(pairs: Sequence[tuple[Result, Result]], name: str) -> tuple[np.ndarray, tuple[float, float]]:
     """Mean differences of the runs, and their interval, of a score that is a mean over cases."""
-    differences = by_case(pairs, name)
+    differences, subjects = by_case(pairs, name)
     means = [np.nanmean(run) for seeds in differences for run in seeds if not np.isnan(run).all()]
-    return np.array(means), bootstrap(differences)
+    return np.array(means), bootstrap(differences, subjects)
 
 
-def by_case(pairs: Sequence[tuple[Result, Result]], name: str) -> np.ndarray:
+def by_case(pairs: Sequence[tuple[Result, Result]], name: str) -> tuple[np.ndarray, list[str]]:
     """Differences of each run to its twin's, case by case.
 
     Returns:
-        (pre-training seed, seed, case), nan where a run is not there yet.
+        (pre-training seed, seed, case), nan where a run is not there yet; and the subject of each case.
     """
     first, second = _grid(pairs)
     scores = [(result, result.of_case(name), twin.of_case(name)) for result, twin in pairs]
@@ -164,7 +164,12 @@ def by_case(pairs: Sequence[tuple[Result, Result]], name: str) -> np.ndarray:
         found[first.index(result.pretrain_seed), second.index(result.seed)] = [
             own.get(case, np.nan) - other.get(case, np.nan) for case in cases
         ]
-    return found
+    return found, _subjects(pairs, cases)
+
+
+def _subjects(pairs: Sequence[tuple[Result, Result]], cases: Sequence[str]) -> list[str]:
+    known = pairs[0][0].subjects
+    return [known.get(case, case) for case in cases]
 
 
 def _of_answers(pairs: Sequence[tuple[Result, Result]]) -> tuple[np.ndarray, tuple[float, float]]:
@@ -174,7 +179,7 @@ def _of_answers(pairs: Sequence[tuple[Result, Result]]) -> tuple[np.ndarray, tup
     cases = sorted({case for _, own, other in answers for case in own.keys() & other.keys()})
     classes = 1 + max(max(pair) for _, *both in answers for each in both for pair in each.values())
     rng = np.random.default_rng(0)
-    drawn = [_drawn(rng, size, DRAWS) for size in (len(first), len(second), len(cases))]
+    drawn = _drawn(rng, (len(first), len(second)), _subjects(pairs, cases), DRAWS)
     drawn = [np.vstack([np.ones(each.shape[1]), each]) for each in drawn]  # what is there, before what is drawn
     by_run, total, weight = [], np.zeros(1 + DRAWS), np.zeros(1 + DRAWS)
     for result, own, other in answers:
@@ -194,16 +199,38 @@ def _of_answers(pairs: Sequence[tuple[Result, Result]]) -> tuple[np.ndarray, tup
     return np.array(by_run), (float(low), float(high))
 
 
-def _drawn(rng: np.random.Generator, size: int, draws: int) -> np.ndarray:
-    """How often each of `size` is drawn, when as many are drawn: (draws, size)."""
-    return rng.multinomial(size, [1 / size] * size, draws)
+def _drawn(rng: np.random.Generator, seeds: Sequence[int], subjects: Sequence[str], draws: int) -> list[np.ndarray]:
+    """How often each seed and each case is drawn, when as many seeds and subjects are drawn as there are.
+
+    The eyes or sessions of one subject are alike, so that they are drawn together.
+
+    Args:
+        rng: draws.
+        seeds: how many there are, for each kind of seed.
+        subjects: the subject of each case.
+        draws: how often.
+
+    Returns:
+        (draws, count) for each kind of seed, and for the cases.
+    """
+    place = {subject: number for number, subject in enumerate(dict.fromkeys(subjects))}
+    *of_seeds, of_subjects = (rng.multinomial(size, [1 / size] * size, draws) for size in (*seeds, len(place)))
+    return [*of_seeds, of_subjects[:, [place[subject] for subject in subjects]]]
 
 
-def bootstrap(differences: np.ndarray, draws: int = DRAWS) -> tuple[float, float]:
-    """95 % interval of the mean of (pre-training seed, seed, case); each axis is drawn anew, independently."""
-    rng = np.random.default_rng(0)
-    # how often each seed and case is drawn; the mean over what is drawn is a weighted one
-    drawn = [_drawn(rng, size, draws) for size in differences.shape]
+def bootstrap(
+    differences: np.ndarray, subjects: Sequence[str] | None = None, draws: int = DRAWS
+) -> tuple[float, float]:
+    """95 % interval of the mean of (pre-training seed, seed, case); seeds and subjects are drawn anew, independently.
+
+    Args:
+        differences: nan where one is not there.
+        subjects: of the cases; default: each is its own.
+        draws: how often.
+    """
+    *seeds, cases = differences.shape
+    # the mean over what is drawn is a weighted one
+    drawn = _drawn(np.random.default_rng(0), seeds, subjects or list(map(str, range(cases))), draws)
     there = ~np.isnan(differences)
     sums, counts = (
         np.einsum("np,ns,nc,psc->n", *drawn, values, optimize=True) for values in (np.nan_to_num(differences), there)
@@ -255,7 +282,7 @@ def _show(summary: Sequence[Mapping[str, Any]], found: Sequence[Result]) -> None
     console.print(table)
     lines = [
         "sd: over runs. Differences pair seed and case with the from-scratch twin: same network, labels and steps; the",
-        "interval draws seeds and cases anew. Labels saved: how many more the twin needs for the same score, by its",
+        "interval draws seeds and subjects anew. Labels saved: how many more the twin needs for the same score, by its",
         f"curve; '{CANNOT}' where the score lies outside of it.",
     ]
     if found[0].answers():

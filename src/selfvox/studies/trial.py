@@ -26,7 +26,7 @@ from selfvox.studies import cells as layout
 from selfvox.studies import plan as plans
 from selfvox.studies.cells import Cell, Facts
 from selfvox.studies.plan import Plan
-from selfvox.studies.work import card_of, fold_store, held, scans_of, score, store_of, trainable
+from selfvox.studies.work import card_of, fold_store, held, is_labelled, scans_of, score, store_of, trainable
 from selfvox.training.finetune import finetune
 from selfvox.training.pretrain import pretrain, steps_for
 from selfvox.weights import load_part
@@ -77,6 +77,7 @@ def _tried(plan: Plan, out: Path, name: str) -> Facts:
         test_s = _test_seconds(plan, runs.last, split_store)
         network = load_part(runs.last / "network", "network")[1]["network"]
     shutil.rmtree(folder)
+    subjects = trainable(split_store)
     return Facts(
         network=network,
         store=store,
@@ -87,7 +88,9 @@ def _tried(plan: Plan, out: Path, name: str) -> Facts:
         step_flop=tuning_flop,
         validation_s=validation_s,
         test_s=test_s,
-        training=len(trainable(split_store)),
+        training=len(subjects),
+        scans_per_subject=sum(is_labelled(case) and case.subject in subjects for case in split_store.cases)
+        / len(subjects),
     )
 
 
@@ -127,8 +130,10 @@ class _Runs:
 
 
 def _without_steps(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings without those that say how long to train."""
-    left_out = ("steps", "epochs", "validate_every", "freeze", "warmup", "probe")
+    """Settings without those that say how long to train; a linear probe stands still, and so does its twin."""
+    left_out = ["steps", "epochs", "validate_every", "warmup", "probe"]
+    if not layout.is_probe(settings):
+        left_out.append("freeze")
     return {name: value for name, value in settings.items() if name not in left_out}
 
 

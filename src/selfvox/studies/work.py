@@ -370,7 +370,7 @@ def trainable(store: Store) -> set[str]:
 
 
 def check_labels(plan: Plan, store: Store) -> None:
-    """Refuse more labels than there are, before anything is trained."""
+    """Refuse more labels than there are, and shares that are the same number, before anything is trained."""
     split, there = store.split(), len(trainable(store))
     assert split is not None
     if plan.labels and max(plan.labels) > there:
@@ -378,6 +378,12 @@ def check_labels(plan: Plan, store: Store) -> None:
             f"labels: {max(plan.labels)} are asked for, but there are {there} subjects to train on beside "
             f"{len(split.validation)} for validation and {len(split.test)} for testing"
         )
+    meant: dict[int, float] = {}
+    for share in plan.fractions or ():
+        count = max(1, round(share * there))
+        if meant.setdefault(count, share) != share:
+            both = f"{100 * meant[count]:g} % and {100 * share:g} %"
+            raise UsageError(f"fractions: {both} of {there} subjects to train on are both {count}; leave one out")
 
 
 def card_of(encoder: Path) -> dict[str, Any]:
