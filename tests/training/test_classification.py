@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 
 import nibabel as nib
 import numpy as np
@@ -14,6 +15,7 @@ from selfvox.data.split import read
 from selfvox.data.store import open_store
 from selfvox.errors import UsageError
 from selfvox.files import sha256
+from selfvox.training import classification
 from selfvox.training.classification import ClassificationObjective
 from selfvox.training.wholes import Wholes
 from selfvox.weights import load_part
@@ -178,3 +180,24 @@ def test_volumes_are_classified_the_same_way(tmp_path):
     selfvox.predict(run, scans, out=tmp_path / "out", subset="validation")
     scores = selfvox.evaluate(tmp_path / "out", scans / "grades.csv")
     assert next(row["value"] for row in scores if row["score"] == "accuracy") > 0.7
+
+
+def test_of_equal_scores_the_later_step_is_kept_and_undefined_ones_are_told(store, tmp_path, monkeypatch, capsys):
+    how = {**SMALL, "steps": 5, "batch": 2, "crop": 16, "validate_every": 1}
+    for number, (kappas, kept) in enumerate(
+        (
+            ([0.1, 0.5, 0.5, 0.5, 0.2], 4),
+            ([math.nan, -0.5, math.nan, -0.5, math.nan], 4),
+            ([math.nan] * 5, 5),
+        )
+    ):
+        given = iter(kappas)
+        monkeypatch.setattr(classification, "kappa", lambda _, given=given: next(given))
+        run = selfvox.finetune(store, out=tmp_path / str(number), **how)
+        card = json.loads((run / "network" / "network.json").read_text())
+        assert (card["step"], card["validation_kappa"]) == (
+            kept,
+            None if math.isnan(kappas[kept - 1]) else kappas[kept - 1],
+        )
+        said = capsys.readouterr().err
+        assert said.count("kappa of the validation scans is not defined") == (math.nan in kappas)

@@ -83,7 +83,7 @@ class Classification(Goal):
             "auc": mean_known(auc_per_class(truth, probabilities.numpy())),
         }
         known = {name: value for name, value in measured.items() if not math.isnan(value)}
-        return known.get(self.score, 0.0), known
+        return known.get(self.score, -math.inf), known
 
     def _answers(self, cases: Sequence[StoredCase]) -> dict[str, int]:
         return {case.id: self.classes.index(case.grade) for case in cases if case.grade is not None}

@@ -114,7 +114,7 @@ class _Keeper:
         self.store, self.validation, self.how = store, validation, how
         self.best_only = settings.keep == "best" and bool(validation)
         self.name = f"validation_{goal.score}"
-        self.step, self.score = 0, -math.inf
+        self.step, self.score, self.told = 0, -math.inf, False
         if settings.resume and (run.path / "network" / "network.json").exists():
             before = json.loads((run.path / "network" / "network.json").read_text(encoding="utf-8"))
             self.step = before["step"]
@@ -132,8 +132,16 @@ class _Keeper:
         if step % self.how.save_every and step != self.how.steps:
             return {}
         score, measured = self._validate() if self.validation else (-math.inf, {})
-        # a step that is taken again after a kill is no better than itself, whose weights lie there
-        if score > self.score or not self.best_only:
+        if self.validation and not math.isfinite(score) and not self.told:
+            self.told = True
+            which = (
+                "such steps are kept only where there is no other, the last of them"
+                if self.best_only
+                else "it is left out"
+            )
+            say(f"step {step}: {self.goal.score.replace('_', ' ')} of the validation scans is not defined; {which}")
+        # of equal scores the later: few scans tie often, and what was trained for longer is surer of them
+        if (score, step) >= (self.score, self.step) or not self.best_only:
             self.step, self.score = step, score
             found = {"step": step, self.name: score if math.isfinite(score) else None}
             save_part(self.run.path / "network", "network", self.network, {**self.card, **found})

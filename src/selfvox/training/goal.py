@@ -51,4 +51,7 @@ class Goal(ABC):
     def validate(
         self, network: nn.Module, fabric: Fabric, store: Store, cases: Sequence[StoredCase], crop: Sequence[int]
     ) -> tuple[float, dict[str, float]]:
-        """The score on whole scans, and all that was measured, by name; the network is in evaluation mode."""
+        """The score on whole scans, and all that was measured, by name; the network is in evaluation mode.
+
+        The score is -inf where it is not defined.
+        """
