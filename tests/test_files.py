@@ -1,7 +1,9 @@
 import csv
 import errno
+import math
 import os
 
+import numpy as np
 import pytest
 
 from selfvox import files
@@ -65,11 +67,26 @@ def test_json_has_no_nan(tmp_path):
 
 
 def test_no_cell_is_a_formula_and_numbers_stay_numbers(tmp_path):
-    cells = ["=cmd()", "+1", "-x", "@a", "\tb", "plain", -1.5, "a,b\n"]
+    cells = ["=cmd()", "+1", "-x", "@a", "\tb", "plain", -1.5, "a,b\n", 1 / 3, math.nan, None, True, np.float64(-0.25)]
     files.write_csv(tmp_path / "a.csv", ["name"], [[cell] for cell in cells])
     with (tmp_path / "a.csv").open(newline="") as file:
         rows = [row[0] for row in csv.reader(file)]
-    assert rows == ["name", "'=cmd()", "'+1", "'-x", "'@a", "'\tb", "plain", "-1.5", "a,b\n"]
+    assert rows == [
+        "name",
+        "'=cmd()",
+        "'+1",
+        "'-x",
+        "'@a",
+        "'\tb",
+        "plain",
+        "-1.5",
+        "a,b\n",
+        "0.333333",
+        "",
+        "",
+        "yes",
+        "-0.25",
+    ]
 
 
 def test_a_digest_is_that_of_the_bytes(tmp_path):

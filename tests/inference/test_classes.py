@@ -64,6 +64,17 @@ def test_scores_are_those_of_a_hand_calculation(both, capsys):
     assert ["2", "1", "0", "0", "0.000"] in [line.split() for line in said.out.splitlines()]
 
 
+def test_an_agreement_worse_than_chance_stays_a_number_in_the_table(both):
+    path = both / "predictions" / "predictions.csv"
+    rows = [[name, file, swapped, *shares] for (name, file, _, *shares), swapped in zip(ROWS, "2110", strict=True)]
+    write_csv(path, HEADER, rows)
+    out = both / "scores.csv"
+    evaluate(Evaluate(predictions=both / "predictions", truth=both / "scans" / "truth.csv", out=out))
+    with out.open(newline="") as file:
+        table = {(row["score"], row["class"]): row["value"] for row in csv.DictReader(file)}
+    assert float(table["quadratic_kappa", ""]) < 0
+
+
 @pytest.mark.parametrize(
     ("change", "reason"),
     [

@@ -75,10 +75,7 @@ def tell(
         say(f"predicted and true Dice of {len(both)} scans: {related}")
     if out is not None:
         place = out.with_name(f"{out.stem}_calibration.csv")
-        scores = [
-            [name, *("" if np.isnan(value) else f"{value:.6g}" for value in each.values())]
-            for name, each in found.items()
-        ]
+        scores = [[name, *each.values()] for name, each in found.items()]
         write_csv(place, ["case", *next(iter(found.values()))], scores)
         draw(table, trust, dice, f"{len(found)} scans", place.with_suffix(".png"))
         say(f"calibration: {place}   picture: {place.with_suffix('.png')}")

@@ -64,8 +64,7 @@ def evaluate(settings: Evaluate) -> list[dict[str, Any]]:
     _show(rows, table, answers.classes)
     if settings.out is not None:
         settings.out.parent.mkdir(parents=True, exist_ok=True)
-        lines = ([_cell(value) for value in row.values()] for row in rows)
-        write_csv(settings.out, list(rows[0]), lines)
+        write_csv(settings.out, list(rows[0]), (row.values() for row in rows))
         picture = settings.out.with_suffix(".png")
         _draw(table, answers.classes, picture)
         say(f"scores: {settings.out}   confusion matrix: {picture}")
@@ -177,10 +176,3 @@ def _draw(table: np.ndarray, classes: Sequence[str], out: Path) -> None:
     axes.set_ylabel("true class")
     with whole(out) as temporary:
         figure.savefig(temporary, dpi=150, metadata={"Software": None})
-
-
-def _cell(value: Any) -> Any:
-    """A number as a table holds it: six digits, and nothing where it is not defined."""
-    if not isinstance(value, float):
-        return value
-    return "" if math.isnan(value) else f"{value:.6g}"

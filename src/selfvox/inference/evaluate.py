@@ -65,7 +65,7 @@ def evaluate(settings: Evaluate) -> list[dict[str, Any]]:
         _show(rows, len(pairs) - failed)
     if rows and out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
-        write_csv(out, list(rows[0]), ([_cell(value) for value in row.values()] for row in rows))
+        write_csv(out, list(rows[0]), (row.values() for row in rows))
         say(f"scores: {out}")
     if rows and named:
         # as trust is: over the classes, which regions would count again
@@ -257,10 +257,3 @@ def _add(table: Table, name: str, scores: Mapping[str, Sequence[float]]) -> None
 def _mean(values: Sequence[float]) -> float:
     known = [value for value in values if not math.isnan(value)]
     return statistics.fmean(known) if known else math.nan
-
-
-def _cell(value: Any) -> Any:
-    """A number as a table holds it: six digits, and nothing where it is not defined."""
-    if not isinstance(value, float):
-        return value
-    return "" if math.isnan(value) else f"{value:.6g}"

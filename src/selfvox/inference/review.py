@@ -91,12 +91,8 @@ def write(path: Path, measured: Mapping[str, Mapping[str, Any]], classes: Mappin
         header += [f"{name} {unit}", f"{name} low", f"{name} high", f"{name} agreement"]
     rows = []
     for case, each in sorted(measured.items(), key=lambda one: (one[1]["trust"], natural(one[0]))):
-        row = [case, _cell(each["trust"]), _cell(each["entropy"])]
+        row = [case, each["trust"], each["entropy"]]
         for one in (*each["classes"], *each["regions"]):
-            row += [_cell(one[name]) for name in ("volume", "low", "high", "agreement")]
+            row += [one[name] for name in ("volume", "low", "high", "agreement")]
         rows.append(row)
     write_csv(path, header, rows)
-
-
-def _cell(value: float | None) -> str:
-    return "" if value is None else f"{value:.6g}"

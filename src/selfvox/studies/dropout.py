@@ -150,7 +150,7 @@ def tell(out: Path, asked: Plan) -> None:
         return
     rows = list(_summarise(found))
     columns = [name for name in rows[0] if name != "way"]
-    write_csv(out / "dropout.csv", columns, ([table.cell(row[name]) for name in columns] for row in rows))
+    write_csv(out / "dropout.csv", columns, ([row[name] for name in columns] for row in rows))
     overall = found[0].overall
     for row in rows:
         if row["name"] == overall and row["way"] == ENCODER:

@@ -47,19 +47,19 @@ def make(plan: Plan, out: Path) -> list[dict[str, Any]]:
     scores = [name for name in found[0].rows[0] if name not in of_row]
     of_run = ("method", "labels", "fraction", "seed", "pretrain_seed", "transductive")
     rows = (
-        [cell(getattr(result, name)) for name in of_run] + [row.get(name, "") for name in (*of_row, *scores)]
+        [getattr(result, name) for name in of_run] + [row.get(name, "") for name in (*of_row, *scores)]
         for result in found
         for row in result.rows
     )
     write_csv(out / "table.csv", [*of_run, *of_row, *scores], rows)
     summary = summarise(found)
-    write_csv(out / "summary.csv", list(summary[0]), ([cell(value) for value in row.values()] for row in summary))
+    write_csv(out / "summary.csv", list(summary[0]), (row.values() for row in summary))
     _show(summary, found)
     further = {
         EQUAL: against(found, results.at_equal_compute(plan, out)),
         FLAT: against(found, results.in_2d(plan, out)),
     }
-    lines = ([what, *map(cell, row.values())] for what, rows in further.items() for row in rows)
+    lines = ([what, *row.values()] for what, rows in further.items() for row in rows)
     write_csv(out / "comparisons.csv", ["comparison", *AGAINST], lines)
     for what, differences in further.items():
         _show_against(what, [row for row in differences if row["name"] == found[0].overall])
@@ -319,13 +319,3 @@ def _differences(row: Mapping[str, Any]) -> list[str]:
         f"{row['wins']} of {row['pairs']}",
         saved if isinstance(saved, str) else f"{saved:+.1f}",
     ]
-
-
-def cell(value: Any) -> Any:
-    """A value as the tables hold it: six digits, and nothing where there is none."""
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, float):
-        # a number, not text, which a minus would make a formula
-        return "" if np.isnan(value) else float(f"{value:.6g}")
-    return "" if value is None else value
