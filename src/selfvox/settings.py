@@ -220,8 +220,6 @@ class Finetune(Preparation):
             raise ValueError(f"fold: '{self.fold}' is no fold; write which of how many, such as 2/5")
         if self.fold is not None and int(self.fold.split("/")[0]) > int(self.fold.split("/")[1]):
             raise ValueError(f"fold: {self.fold} counts beyond the last; the first is 1")
-        if self.encoder.lower() == "none" and self.freeze == "always" and self.head != "linear":
-            raise ValueError("freeze: always would freeze random weights, since --encoder is none; leave it out")
 
 
 @dataclass(frozen=True, kw_only=True)

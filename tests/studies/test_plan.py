@@ -66,10 +66,6 @@ def arms(path, **facts):
         ({"methods": {"a": {"pretrain": {"seed": 1}}}}, "methods.a.pretrain.seed: is decided by the study"),
         ({"methods": {"a": {"pretrain": {"size": 64}}}}, "pretrain.size: is decided by the section prepare"),
         ({"methods": rotation(finetune={"labels": 3})}, "finetune.labels: is decided by the study"),
-        (
-            {"methods": {"a": {"pretrain": None, "finetune": {"freeze": "always"}}}},
-            "freeze: always would freeze random",
-        ),
         ({"twins_2d": {"of": ["rotatoin"]}}, r"twins_2d.of: rotatoin is no method .* did you mean 'rotation'\?"),
         ({"twins_2d": {"of": ["rotation"], "slices": "axail"}}, "twins_2d.slices: .* did you mean 'axial'"),
         ({"finetune": {"stesp": 3}}, r"finetune.stesp: no such setting; did you mean 'steps'\?"),
@@ -107,19 +103,20 @@ def test_a_saved_plan_is_read_as_it_was(write_plan, tmp_path):
 
 def test_a_twin_shares_all_of_its_method_but_the_encoder(write_plan):
     network = {"name": "plain", "channels": [4, 8], "strides": [[1], [2]]}
-    path = write_plan(methods=rotation(finetune={"freeze": "always", "batch": 3}), finetune={"steps": 7, "batch": 2})
+    path = write_plan(methods=rotation(finetune={"freeze": "never", "batch": 3}), finetune={"steps": 7, "batch": 2})
     _, found, _ = arms(path, rotation=dataclasses.replace(FACTS, network=network))
     assert list(found) == ["scratch", "rotation"]
     assert found["rotation"].twin == "scratch"
     assert found["scratch"].pretrain is None
     assert found["scratch"].finetune == {"steps": 7, "batch": 3, "network": network}
-    assert found["rotation"].finetune == {"steps": 7, "batch": 3, "freeze": "always"}
+    assert found["rotation"].finetune == {"steps": 7, "batch": 3, "freeze": "never"}
 
 
-def test_the_twin_of_a_linear_probe_is_one_of_random_features(write_plan):
+def test_features_that_stand_still_are_compared_with_random_ones_and_with_no_longer_training(write_plan):
     probe = {"head": "linear", "freeze": "always", "warmup": 0.5}
-    _, found, _ = arms(write_plan(methods=rotation(finetune=probe)))
-    assert found["scratch"].finetune == {"head": "linear", "freeze": "always", "network": FACTS.network}
+    _, found, _ = arms(write_plan(methods=rotation(finetune=probe), equal_compute="time"))
+    assert list(found) == ["scratch frozen", "rotation"]
+    assert found["scratch frozen"].finetune == {"head": "linear", "freeze": "always", "network": FACTS.network}
 
 
 def test_methods_share_a_twin_only_where_network_data_and_fine_tuning_agree(write_plan):
@@ -132,10 +129,12 @@ def test_methods_share_a_twin_only_where_network_data_and_fine_tuning_agree(writ
     }
     _, found, _ = arms(write_plan(methods=methods), other=dataclasses.replace(FACTS, network={"name": "residual"}))
     twins = {name: arm.twin for name, arm in found.items()}
-    assert twins["a"] == twins["frozen"] == "base"
+    assert twins["a"] == "base"
+    assert twins["frozen"] == "base frozen"
     assert twins["longer"] == "base for longer"
     assert twins["other"] == "base for other"
-    assert set(twins) == {"a", "frozen", "longer", "other", "base", "base for longer", "base for other"}
+    expected = {"a", "frozen", "longer", "other", "base", "base frozen", "base for longer", "base for other"}
+    assert set(twins) == expected
 
 
 def test_methods_of_one_pre_training_share_it(write_plan):
@@ -186,10 +185,10 @@ def test_epochs_count_every_scan_of_a_subject(write_plan):
         assert layout.steps(given, cell, facts["rotation"]) == finetune_steps(asked, 3 * cell.labels)
 
 
-def test_a_linear_probe_is_timed_standing_still():
-    probe = {"head": "linear", "freeze": "always", "warmup": 0.5, "steps": 9}
-    assert trial._without_steps(probe) == {"head": "linear", "freeze": "always"}
-    assert trial._without_steps({**probe, "head": "usual"}) == {"head": "usual"}
+def test_what_stands_still_is_timed_standing_still():
+    frozen = {"freeze": "always", "warmup": 0.5, "steps": 9}
+    assert trial._without_steps(frozen) == {"freeze": "always"}
+    assert trial._without_steps({**frozen, "freeze": "warmup"}) == {}
 
 
 def test_scale_shrinks_the_steps_and_nothing_else():

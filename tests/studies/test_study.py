@@ -392,12 +392,16 @@ def test_a_small_study_in_earnest(write_plan, tmp_path, capsys):
         labels=[2],
         seeds=[0],
         equal_compute=True,
-        methods={"rotation": {"pretrain": {"task": "rotation"}, "finetune": {"freeze": "always"}}, "none": "scratch"},
+        methods={
+            "rotation": {"pretrain": {"task": "rotation"}},
+            "frozen": {"pretrain": {"task": "rotation"}, "finetune": {"freeze": "always"}},
+            "none": "scratch",
+        },
         pretrain={**shared, "steps": 2, "network": {"name": "plain", "channels": [4, 8]}},
         finetune={**shared, "steps": 2},
     )
     rows = selfvox.study(str(plan), out=tmp_path / "out")
-    assert {row["method"] for row in rows} == {"none", "rotation", "none equal compute"}
+    assert {row["method"] for row in rows} == {"none", "rotation", "none equal compute", "frozen", "none frozen"}
     settings = {
         path.parent.parent.name: yaml.safe_load(path.read_text())
         for path in tmp_path.glob("out/cells/*/*/settings.yaml")

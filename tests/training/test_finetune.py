@@ -12,6 +12,7 @@ from selfvox.data.sources import find
 from selfvox.data.split import read
 from selfvox.errors import DataError, UsageError
 from selfvox.inference import predict
+from selfvox.models.encoder import build
 from selfvox.weights import load_part
 
 
@@ -163,9 +164,14 @@ def test_test_scans_that_the_encoder_has_seen_are_told(shapes_store, tmp_path, s
         assert ("2 of 2 test scans" in capsys.readouterr().err) == told
 
 
-def test_freezing_random_weights_for_good_is_refused(shapes_store, tmp_path):
-    with pytest.raises(UsageError, match="freeze: always"):
-        selfvox.finetune(shapes_store, out=tmp_path / "run", encoder="none", freeze="always")
+def test_random_features_may_stand_still_as_a_baseline_and_this_is_said(shapes_store, tmp_path, capsys):
+    how = {"freeze": "always", "steps": 2, "crop": (16, 16, 16), "network": {"name": "plain", "channels": [4, 8]}}
+    run = selfvox.finetune(shapes_store, out=tmp_path / "run", encoder="none", **how)
+    assert "stands still for 2 of 2 steps, its weights random: only as a baseline" in capsys.readouterr().err
+    torch.manual_seed(0)
+    drawn = build(json.loads((run / "network" / "network.json").read_text())["network"], 3, 1).named_parameters()
+    tensors, _ = load_part(run / "network", "network")
+    assert all(torch.equal(tensors[f"encoder.{name}"], tensor) for name, tensor in drawn)
 
 
 def two_channels(folder, count=3):

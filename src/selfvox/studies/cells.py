@@ -98,7 +98,8 @@ def other_scans(plan: Plan, method: str) -> bool:
 def arms(plan: Plan, facts: dict[str, Facts]) -> list[Arm]:
     """The methods of a plan and the twins they are compared with, each twin before the first that needs it.
 
-    A twin has its method's network, data and fine-tuning, and random weights; methods that agree in these share one.
+    A twin has its method's network, data and fine-tuning, and random weights, which stand still where the method's do;
+    methods that agree in these share one.
     """
     found: dict[str, Arm] = {}
     twins: dict[str, str] = {}
@@ -110,11 +111,13 @@ def arms(plan: Plan, facts: dict[str, Facts]) -> list[Arm]:
             continue
         like = _from_scratch(own.finetune) | {"network": facts[name].network}
         base = f"2D-{plain}" if own.finetune.get("slices") else plain
+        base = f"{base} frozen" if stands_still(own.finetune) else base
         key = json.dumps([like, facts[name].store], sort_keys=True)
         twin = twins.setdefault(key, base if base not in found else f"{base} for {name}")
         found.setdefault(twin, Arm(name=twin, method=name, finetune=like))
         equal = None
-        if plan.equal_compute and facts[name].pretrain_steps:
+        # random features learn nothing from more steps
+        if plan.equal_compute and facts[name].pretrain_steps and not stands_still(own.finetune):
             extra = _pretraining_in_steps(facts[name], by_time=plan.equal_compute == "time")
             equal = f"{base} equal compute"
             key = json.dumps([key, extra])
@@ -158,9 +161,9 @@ def steps(settings: Mapping[str, Any], cell: Cell, facts: Facts) -> int:
     return max(1, math.ceil(float(settings["epochs"]) * scans / int(settings.get("batch", BATCH))))
 
 
-def is_probe(finetune: Mapping[str, Any]) -> bool:
-    """Whether one linear layer alone is trained."""
-    return finetune.get("head") == "linear" and finetune.get("freeze") == "always"
+def stands_still(finetune: Mapping[str, Any]) -> bool:
+    """Whether the encoder is never trained."""
+    return finetune.get("freeze") == "always"
 
 
 def pretrain_settings(plan: Plan, method: str) -> dict[str, Any]:
@@ -178,6 +181,6 @@ def _pretraining_in_steps(facts: Facts, by_time: bool) -> int:
 
 
 def _from_scratch(finetune: dict[str, Any]) -> dict[str, Any]:
-    """What of a method's fine-tuning its twin shares: all but the standing still, unless random features are probed."""
-    left_out = {"warmup", "first_conv"} if is_probe(finetune) else {"freeze", "warmup", "first_conv"}
+    """What of a method's fine-tuning its twin shares; features that stand still are compared with random ones."""
+    left_out = {"warmup", "first_conv"} if stands_still(finetune) else {"freeze", "warmup", "first_conv"}
     return {name: value for name, value in finetune.items() if name not in left_out}

@@ -130,9 +130,9 @@ class _Runs:
 
 
 def _without_steps(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings without those that say how long to train; a linear probe stands still, and so does its twin."""
+    """Settings without those that say how long to train; what never trains its encoder is timed like that."""
     left_out = ["steps", "epochs", "validate_every", "warmup", "probe"]
-    if not layout.is_probe(settings):
+    if not layout.stands_still(settings):
         left_out.append("freeze")
     return {name: value for name, value in settings.items() if name not in left_out}
 

@@ -279,7 +279,8 @@ def _network(
     fresh -= sum(parameter.numel() for parameter in encoder.parameters())
     say(f"encoder: {report}; upon it {fresh / 1e6:.2f} M values at random")
     if frozen_steps:
-        say(f"the encoder stands still for {frozen_steps} of {steps} steps")
+        random = ", its weights random: only as a baseline of frozen encoders" if pretrained is None else ""
+        say(f"the encoder stands still for {frozen_steps} of {steps} steps{random}")
     card = {
         "network": spec,
         "spatial_dims": d,
