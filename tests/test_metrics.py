@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from monai.metrics import compute_dice
+from sklearn.metrics import roc_auc_score
 
 from selfvox import metrics
 from selfvox.metrics import dice_per_class, surface_distances, volume_ml
@@ -143,6 +144,22 @@ def test_the_confusion_matrix_counts_pairs():
             assert table[i, j] == sum((t, f) == (i, j) for t, f in pairs)
     expected = [np.mean(found[truth == each] == each) for each in range(classes)]
     assert metrics.recalls(table) == pytest.approx(expected)
+
+
+def test_scores_of_many_confusion_matrices_are_those_of_each():
+    tables = np.stack([metrics.confusion(*answers(seed, 7)) for seed in range(6)] + [np.diag([3, 0, 0, 0])])
+    assert metrics.kappa(tables) == pytest.approx([float(metrics.kappa(each)) for each in tables], nan_ok=True)
+    for found, each in zip(metrics.recalls(tables), tables, strict=True):
+        assert found == pytest.approx(
+            [row[i] / row.sum() if row.sum() else math.nan for i, row in enumerate(each)], nan_ok=True
+        )
+
+
+def test_auc_equals_scikit_learn_s_with_ties_and_is_undefined_of_one_kind():
+    rng = np.random.default_rng(1)
+    values, own = rng.integers(0, 9, 300) / 9, rng.random(300) < 0.2
+    assert metrics.auc(own, values) == pytest.approx(roc_auc_score(own, values))
+    assert math.isnan(metrics.auc(np.zeros(300, bool), values))
 
 
 def test_auc_is_how_often_a_case_of_the_class_is_ranked_above_another():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from monai.metrics.hausdorff_distance import compute_hausdorff_distance
@@ -62,40 +62,47 @@ def confusion(truth: np.ndarray, found: np.ndarray, classes: int) -> np.ndarray:
     return np.bincount(truth * classes + found, minlength=classes**2).reshape(classes, classes)
 
 
-def kappa(table: np.ndarray) -> float:
-    """Quadratic weighted kappa of a confusion matrix (Cohen 1968): 1 is agreement, 0 chance; nan for one class."""
-    numbers = np.arange(len(table))
-    weights = (numbers[:, None] - numbers[None, :]) ** 2
-    by_chance = table.sum(1)[:, None] * table.sum(0)[None, :] / max(1, table.sum())
-    apart = float((weights * by_chance).sum())
-    return 1 - float((weights * table).sum()) / apart if apart else math.nan
+def kappa(tables: np.ndarray) -> np.ndarray:
+    """Quadratic weighted kappa (...) of confusion matrices (..., true, found); nan where all is one class.
+
+    Cohen 1968: 1 is agreement, 0 chance.
+    """
+    numbers = np.arange(tables.shape[-1])
+    apart = (numbers[:, None] - numbers) ** 2
+    by_chance = np.einsum("...i,...j,ij->...", tables.sum(-1), tables.sum(-2), apart)
+    there = (tables * apart).sum((-1, -2)) * tables.sum((-1, -2))
+    ratio: np.ndarray = np.divide(there, by_chance, out=np.full(by_chance.shape, np.nan), where=by_chance > 0)
+    return 1 - ratio
 
 
-def recalls(table: np.ndarray) -> list[float]:
-    """Share of each class's cases that were found, from a confusion matrix; nan where it has none."""
-    totals = table.sum(1)
-    return [float(hit / total) if total else math.nan for hit, total in zip(np.diag(table), totals, strict=True)]
+def recalls(tables: np.ndarray) -> np.ndarray:
+    """Share of each class's cases that were found (..., class), from confusion matrices; nan where it has none."""
+    hits, totals = np.diagonal(tables, axis1=-2, axis2=-1), tables.sum(-1)
+    shares: np.ndarray = np.divide(hits, totals, out=np.full(totals.shape, np.nan), where=totals > 0)
+    return shares
+
+
+def auc(own: np.ndarray, values: np.ndarray) -> float:
+    """Area under the ROC curve: how often one of `own` has a larger value than one of the others; ties count half.
+
+    Mann-Whitney's statistic, from ranks; nan where all are `own`, or none.
+
+    Args:
+        own: (n,) true or false.
+        values: (n,).
+    """
+    positive, negative = int(own.sum()), int((~own).sum())
+    if not positive or not negative:
+        return math.nan
+    return float((rankdata(values)[own].sum() - positive * (positive + 1) / 2) / (positive * negative))
 
 
 def auc_per_class(truth: np.ndarray, probabilities: np.ndarray) -> list[float]:
-    """Area under the ROC curve of each class against the rest: how often a case of it has the larger probability.
-
-    Ties count half (Mann-Whitney); nan where all cases or none are of the class.
-
-    Args:
-        truth: (n,) class numbers.
-        probabilities: (n, class).
-    """
-    found = []
-    for number in range(probabilities.shape[1]):
-        own = truth == number
-        positive, negative = int(own.sum()), int((~own).sum())
-        ranks = rankdata(probabilities[:, number])[own].sum() - positive * (positive + 1) / 2
-        found.append(float(ranks / (positive * negative)) if positive and negative else math.nan)
-    return found
+    """`auc` of each class against the rest, from class numbers (n,) and probabilities (n, class)."""
+    return [auc(truth == number, probabilities[:, number]) for number in range(probabilities.shape[1])]
 
 
-def mean_known(values: Sequence[float]) -> float:
+def mean_known(values: Iterable[float]) -> float:
     """The mean of what is defined; nan where nothing is."""
     known = [value for value in values if not math.isnan(value)]
     return sum(known) / len(known) if known else math.nan

@@ -4,7 +4,7 @@ import math
 import nibabel as nib
 import numpy as np
 import pytest
-from sklearn.metrics import log_loss, roc_auc_score
+from sklearn.metrics import log_loss
 
 import selfvox
 from selfvox.inference import calibration as of
@@ -60,13 +60,6 @@ def test_a_perfect_and_an_ignorant_prediction_have_known_scores():
     assert of.brier(perfect, truth) == pytest.approx(0)
     assert of.brier(ignorant, truth) == pytest.approx(2 / 3)
     assert of.negative_log_likelihood(ignorant, truth) == pytest.approx(math.log(3))
-
-
-def test_error_area_equals_scikit_learn_s_with_ties_and_is_undefined_without_errors():
-    rng = np.random.default_rng(1)
-    uncertainty, wrong = rng.integers(0, 9, 300) / 9, rng.random(300) < 0.2
-    assert of.error_area(uncertainty, wrong) == pytest.approx(roc_auc_score(wrong, uncertainty))
-    assert math.isnan(of.error_area(uncertainty, np.zeros(300, bool)))
 
 
 def test_risk_falls_with_a_trust_that_knows_and_the_whole_keeps_its_mean():

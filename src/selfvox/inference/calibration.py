@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
-from scipy.stats import rankdata
 
 from selfvox.data import image as images
 from selfvox.errors import DataError
 from selfvox.files import whole, write_csv
 from selfvox.inference import folder
+from selfvox.metrics import auc
 from selfvox.progress import say
 from selfvox.regions import Regions
 
@@ -109,7 +109,8 @@ def measure(probabilities: np.ndarray, truth: np.ndarray) -> tuple[dict[str, flo
         "ece": expected_calibration_error(table),
         "brier": brier(p, t),
         "nll": negative_log_likelihood(p, t),
-        "error_area": error_area(-(p * np.log(np.clip(p, LEAST, None))).sum(0), wrong),
+        # whether a wrong voxel is less certain than a right one: 0.5 says nothing of errors, 1 lies exactly on them
+        "error_area": auc(wrong, -(p * np.log(np.clip(p, LEAST, None))).sum(0)),
     }
     return found, table
 
@@ -153,19 +154,6 @@ def brier(p: np.ndarray, truth: np.ndarray) -> float:
 def negative_log_likelihood(p: np.ndarray, truth: np.ndarray) -> float:
     """Mean of `-log` of the true class's probability, none taken for less than 1e-7."""
     return float(-np.log(np.clip(np.take_along_axis(p, truth[None], 0)[0], LEAST, None)).mean())
-
-
-def error_area(uncertainty: np.ndarray, wrong: np.ndarray) -> float:
-    """Chance that a wrong voxel is less certain than a right one (area under the ROC curve), or nan.
-
-    0.5 says that uncertainty tells nothing of errors, 1 that it lies exactly on them; nan: all are wrong, or all right.
-    """
-    positives = int(wrong.sum())
-    negatives = len(wrong) - positives
-    if not positives or not negatives:
-        return float("nan")
-    ranks = rankdata(uncertainty)[wrong].sum()
-    return float((ranks - positives * (positives + 1) / 2) / (positives * negatives))
 
 
 def risk_coverage(trust: np.ndarray, dice: np.ndarray) -> np.ndarray:

@@ -118,11 +118,11 @@ def _truth(root: Path, source: str, answers: Answers) -> dict[str, int]:
 
 def _rows(table: np.ndarray, truth: np.ndarray, shares: np.ndarray, classes: Sequence[str]) -> list[dict[str, Any]]:
     """All scores: of the whole, then the recall and AUC of each class, then the counts of the confusion matrix."""
-    recall, auc = recalls(table), auc_per_class(truth, shares)
+    recall, auc = recalls(table).tolist(), auc_per_class(truth, shares)
     total = int(table.sum())
     scores: list[tuple[str, str, float | int]] = [
         ("cases", "", total),
-        ("quadratic_kappa", "", kappa(table)),
+        ("quadratic_kappa", "", float(kappa(table))),
         ("accuracy", "", float(np.trace(table) / total)),
         ("balanced_accuracy", "", mean_known(recall)),
         ("auc", "", mean_known(auc)),

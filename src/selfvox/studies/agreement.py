@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from selfvox.metrics import kappa, recalls
+
 KAPPA, ACCURACY = "quadratic_kappa", "balanced_accuracy"  # of ordered classes, and of others
 
 
@@ -24,13 +26,7 @@ def counts(answers: Sequence[tuple[int, int]], classes: int) -> np.ndarray:
 
 def scores(key: str, tables: np.ndarray) -> np.ndarray:
     """The scores (n,) of confusion matrices (n, true, predicted); nan where one is not defined."""
-    true, total = tables.sum(2), tables.sum((1, 2))
-    with np.errstate(invalid="ignore", divide="ignore"):
-        if key == ACCURACY:
-            found: np.ndarray = np.nanmean(np.diagonal(tables, axis1=1, axis2=2) / true, axis=1)
-            return found
-        numbers = np.arange(tables.shape[1])
-        apart = (numbers[:, None] - numbers) ** 2
-        by_chance = np.einsum("ni,nj,ij->n", true, tables.sum(1), apart) / total
-        kappa: np.ndarray = 1 - np.einsum("nij,ij->n", tables, apart) / by_chance
-        return np.where(by_chance > 0, kappa, np.nan)
+    if key == KAPPA:
+        return kappa(tables)
+    found: np.ndarray = np.nanmean(recalls(tables), axis=-1)
+    return found

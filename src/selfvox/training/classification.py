@@ -77,7 +77,7 @@ class Classification(Goal):
         truth = np.array([answers[case.id] for case in cases])
         table = confusion(truth, decide(probabilities, self.ordinal).numpy(), len(self.classes))
         measured = {
-            "kappa": kappa(table),
+            "kappa": float(kappa(table)),
             "accuracy": float(np.trace(table) / table.sum()),
             "balanced_accuracy": mean_known(recalls(table)),
             "auc": mean_known(auc_per_class(truth, probabilities.numpy())),
