@@ -149,3 +149,18 @@ def load_part(folder: Path, name: str, needs: Iterable[str] = ()) -> tuple[dict[
     if not weights.is_file() or sha256(weights) != card["sha256"]:
         raise WeightsError(f"{weights}: missing or damaged, its checksum does not match; copy it again")
     return load_tensors(weights), card
+
+
+def load_encoder(run: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The encoder's tensors and the card of a pre-training run, of its `encoder/` folder, or of a fine-tuning run.
+
+    Raises:
+        WeightsError: as `load_part`.
+    """
+    needs = ("network", "spatial_dims", "in_channels", "recipe", "seen")
+    if (run / "network").is_dir():
+        tensors, card = load_part(run / "network", "network", needs)
+        prefix = "encoder."
+        own = {name.removeprefix(prefix): each for name, each in tensors.items() if name.startswith(prefix)}
+        return own, {**card, "task": {"name": f"the labels of {run.name}"}}
+    return load_part(run / "encoder" if (run / "encoder").is_dir() else run, "encoder", (*needs, "task"))

@@ -10,7 +10,7 @@ import yaml
 
 from selfvox.data import phantom
 from selfvox.data import split as splits
-from selfvox.data.crops import seen
+from selfvox.data.seen import seen
 from selfvox.data.store import open_store
 from selfvox.files import write_csv, write_text
 from selfvox.studies import figures, trial, work
@@ -58,7 +58,8 @@ def pretended(monkeypatch):
         store = open_store(settings.scans)
         split = store.split()
         test = set(split.test) if split else set()
-        card = {"network": {"name": "plain"}, "recipe": store.recipe.to_dict()}
+        card = {"network": {"name": "plain"}, "spatial_dims": 3, "in_channels": 1, "task": {"name": "rotation"}}
+        card["recipe"] = store.recipe.to_dict()
         card["seen"] = seen([case for case in store.cases if case.subject not in test])
         (settings.out / "settings.yaml").write_text("")
         save_part(settings.out / "encoder", "encoder", torch.nn.Linear(1, 1), card)

@@ -174,11 +174,3 @@ def median_spacing(cases: Sequence[StoredCase]) -> tuple[float, ...]:
 def most_uneven_spacing(cases: Sequence[StoredCase]) -> tuple[float, ...]:
     """The spacing, in mm, of the case whose axes differ most."""
     return max((case.spacing_mm for case in cases), key=lambda spacing: max(spacing) / min(spacing))
-
-
-def seen(cases: Sequence[StoredCase]) -> dict[str, list[str]]:
-    """Whose scans these are, and their contents' hashes: kept with a run, so that a leak into a test can be found."""
-    return {
-        "subjects": sorted({case.subject for case in cases}),
-        "image_hashes": sorted({case.image_hash for case in cases}),
-    }

@@ -83,6 +83,13 @@ def prepared(
     return ready
 
 
+def channels_of(scans: Path, source: str) -> int:
+    """How many channels scans, or those of a store, have."""
+    if is_store(scans):
+        return len(open_store(scans).recipe.channel_names)
+    return len(find(scans, source).channel_names)
+
+
 def _found(scans: Path, out: Path, settings: Preparation) -> Dataset:
     """The data set, where what we write does not lie among its scans."""
     dataset = find(scans, settings.source)

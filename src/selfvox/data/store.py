@@ -114,8 +114,7 @@ class Store:
 
     def split(self) -> Split | None:
         """Who trains, validates and tests, if that was decided when the store was made."""
-        file = self.path / "split.json"
-        return split.read(file) if file.exists() else None
+        return split.read_if_there(self.path / "split.json")
 
     def record(self, cases: Iterable[StoredCase]) -> dict[str, Any]:
         """What a run notes of its data: how many cases, and one hash over their ids and contents."""

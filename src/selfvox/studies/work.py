@@ -9,19 +9,18 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from selfvox import files
 from selfvox.data import split as splits
 from selfvox.data import strict_json
-from selfvox.data.crops import seen
 from selfvox.data.naming import natural
-from selfvox.data.prepare import prepare, prepared
+from selfvox.data.prepare import channels_of, prepare, prepared
 from selfvox.data.recipe import Recipe
-from selfvox.data.sources import find
-from selfvox.data.store import Store, StoredCase, grades, is_store, open_store
+from selfvox.data.seen import Seen, leaked, seen
+from selfvox.data.store import Store, StoredCase, grades, open_store
 from selfvox.errors import BusyError, DataError, UsageError
 from selfvox.inference import classes
 from selfvox.inference.evaluate import evaluate
@@ -36,7 +35,7 @@ from selfvox.studies.cells import Cell, Facts
 from selfvox.studies.plan import Plan
 from selfvox.training.finetune import finetune
 from selfvox.training.pretrain import pretrain
-from selfvox.weights import load_part
+from selfvox.weights import load_encoder
 
 FORMAT = 1
 STORE = "store"
@@ -105,13 +104,6 @@ def _stores_of(plan: Plan, name: str, store: Store, out: Path) -> None:
             _make_folds(plan, open_store(own))
         else:
             shutil.copyfile(store.path / "split.json", own / "split.json")
-
-
-def channels_of(scans: Path, source: str) -> int:
-    """How many channels scans have."""
-    if is_store(scans):
-        return len(open_store(scans).recipe.channel_names)
-    return len(find(scans, source).channel_names)
 
 
 def _make_folds(plan: Plan, store: Store) -> None:
@@ -314,13 +306,13 @@ def held(out: Path, name: str, wait: bool = False) -> Iterator[None]:
 # honesty
 
 
-def guard(store: Store, what: str, by: Mapping[str, Sequence[str]], transductive: bool) -> int:
+def guard(store: Store, what: str, by: Seen, transductive: bool) -> int:
     """Refuse what has seen test scans, by their contents or their subjects, unless the plan allows it.
 
     Args:
         store: has the split.
         what: an encoder, or the scans of a pre-training, for the refusal.
-        by: the `subjects` and `image_hashes` that were seen.
+        by: what was seen.
         transductive: allow it.
 
     Returns:
@@ -331,12 +323,10 @@ def guard(store: Store, what: str, by: Mapping[str, Sequence[str]], transductive
     """
     split = store.split()
     assert split is not None
-    contents, subjects = set(by["image_hashes"]), set(by["subjects"])
-    test = [case for case in store.cases if case.subject in set(split.test)]
-    known = [case.id for case in test if case.image_hash in contents or case.subject in subjects]
+    known, count = leaked(store, split, by)
     if known and not transductive:
         raise DataError(
-            f"{what}: {len(known)} of {len(test)} test scans, or subjects of their name, are seen in pre-training "
+            f"{what}: {len(known)} of {count} test scans, or subjects of their name, are seen in pre-training "
             f"({known[0]} first); pre-train without them, or write `transductive: true` into the plan"
         )
     return len(known)
@@ -387,11 +377,8 @@ def check_labels(plan: Plan, store: Store) -> None:
 
 
 def card_of(encoder: Path) -> dict[str, Any]:
-    """The card of a pre-training run, of its `encoder/` folder, or of a fine-tuning run."""
-    needs = ("network", "recipe", "seen")
-    if (encoder / "network").is_dir():
-        return load_part(encoder / "network", "network", needs)[1]
-    return load_part(encoder / "encoder" if (encoder / "encoder").is_dir() else encoder, "encoder", needs)[1]
+    """What is said of an encoder: of a pre-training run, of its `encoder/` folder, or of a fine-tuning run."""
+    return load_encoder(encoder)[1]
 
 
 def _check_same(plan: Plan, before: Plan, out: Path) -> None:

@@ -14,12 +14,12 @@ import torch
 from lightning_fabric import Fabric
 from torch import nn
 
-from selfvox.data.crops import axis_of_slices, crop_for, in_plane, median_spacing, seen
-from selfvox.data.prepare import prepared
+from selfvox.data.crops import axis_of_slices, crop_for, in_plane, median_spacing
+from selfvox.data.prepare import channels_of, prepared
 from selfvox.data.recipe import Recipe
-from selfvox.data.sources import find
-from selfvox.data.split import Split, folds, make, read_if_there, subset, write
-from selfvox.data.store import Store, StoredCase, is_store, open_store
+from selfvox.data.seen import leaked, seen
+from selfvox.data.split import Split, folds, make, subset, write
+from selfvox.data.store import Store, StoredCase
 from selfvox.device import make_fabric
 from selfvox.errors import DataError, UsageError
 from selfvox.models.encoder import Architecture, Encoder, build, plan
@@ -32,7 +32,7 @@ from selfvox.training.curve import draw_curve
 from selfvox.training.goal import Goal
 from selfvox.training.loop import Plan, train
 from selfvox.training.segmentation import Segmentation
-from selfvox.weights import first_convolutions, load_into, load_part, save_part
+from selfvox.weights import first_convolutions, load_encoder, load_into, save_part
 
 VALIDATION_SHARE = 0.2
 DEFAULT_STEPS = 500
@@ -47,7 +47,7 @@ def finetune(settings: Finetune) -> Path:
     Raises:
         SelfvoxError: a setting, a scan, weights, a resource or a number that cannot be; says what to do.
     """
-    pretrained = None if settings.encoder.lower() == "none" else _encoder_part(Path(settings.encoder))
+    pretrained = None if settings.encoder.lower() == "none" else load_encoder(Path(settings.encoder))
     if pretrained:
         _check_slices(settings, pretrained[1])
     fabric = make_fabric(settings.device, 1, settings.precision)
@@ -63,7 +63,7 @@ def finetune(settings: Finetune) -> Path:
         encoder, network, card, frozen_steps = _network(settings, pretrained, store, training, goal, steps)
         crop = crop_for(settings.crop, in_plane(training, axis), encoder.strides[-1])
         card |= {"crop": list(crop), "slices": settings.slices, "head": settings.head, **goal.card()}
-        card["seen"] = _all_seen([*training, *validation], pretrained)
+        card["seen"] = seen([*training, *validation], pretrained[1]["seen"] if pretrained else None)
         how = Plan(
             steps=steps,
             batch=settings.batch,
@@ -161,46 +161,20 @@ def _goal(store: Store, settings: Finetune) -> Goal:
     return Classification(store, settings)
 
 
-def _encoder_part(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """Tensors and card of a pre-training run, of its `encoder/` folder, or of a fine-tuning run's encoder."""
-    needs = ("network", "spatial_dims", "in_channels", "recipe", "seen")
-    if (path / "network").is_dir():
-        tensors, card = load_part(path / "network", "network", needs)
-        prefix = "encoder."
-        own = {name.removeprefix(prefix): each for name, each in tensors.items() if name.startswith(prefix)}
-        return own, {**card, "task": {"name": f"the labels of {path.name}"}}
-    folder = path / "encoder" if (path / "encoder").is_dir() else path
-    return load_part(folder, "encoder", (*needs, "task"))
-
-
 def _preparation(settings: Finetune, card: dict[str, Any]) -> tuple[Recipe | None, Finetune]:
     """The encoder's recipe; with other channels and `first_conv`, a new one on a grid like the encoder's."""
     recipe = Recipe.from_dict(card["recipe"])
-    if settings.first_conv is None or _channels(settings) == len(recipe.channel_names):
+    if settings.first_conv is None or channels_of(settings.labelled, settings.source) == len(recipe.channel_names):
         return recipe, settings
     return None, replace(settings, size=settings.size or recipe.size, spacing=settings.spacing or recipe.spacing_mm)
 
 
-def _channels(settings: Finetune) -> int:
-    if is_store(settings.labelled):
-        return len(open_store(settings.labelled).recipe.channel_names)
-    return len(find(settings.labelled, settings.source).channel_names)
-
-
-def _all_seen(cases: Sequence[StoredCase], pretrained: tuple[Any, dict[str, Any]] | None) -> dict[str, list[str]]:
-    """Whose scans, with their contents' hashes, the network and its encoder were trained on."""
-    own, before = seen(cases), pretrained[1]["seen"] if pretrained else {}
-    return {name: sorted({*found, *before.get(name, ())}) for name, found in own.items()}
-
-
 def _tell_leak(card: dict[str, Any], store: Store, split: Split) -> None:
     """Say which test scans the encoder has seen, by their contents or their subjects."""
-    test = [case for case in store.cases if case.subject in set(split.test)]
-    contents, subjects = set(card["seen"]["image_hashes"]), set(card["seen"]["subjects"])
-    known = [case.id for case in test if case.image_hash in contents or case.subject in subjects]
+    known, count = leaked(store, split, card["seen"])
     if known:
         say(
-            f"{len(known)} of {len(test)} test scans ({known[0]} first) or subjects of their name were seen in "
+            f"{len(known)} of {count} test scans ({known[0]} first) or subjects of their name were seen in "
             "pre-training: their scores are not those of unseen scans; pre-train from a store with this split"
         )
 
@@ -209,7 +183,7 @@ def _split(run: Run, store: Store, goal: Goal, settings: Finetune) -> Split:
     """Who trains, validates and tests: the store's split or a new one, its training subjects cut to those asked for."""
     usable = [case for case in store.cases if goal.usable(case)]
     labelled, strata = {case.subject for case in usable}, goal.strata(usable)
-    whole = read_if_there(store.path / "split.json")
+    whole = store.split()
     test: tuple[str, ...] = ()
     if settings.fold is not None:
         which, count = map(int, settings.fold.split("/"))

@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 
-from selfvox.data.crops import Crops, axis_of_slices, crop_for, in_plane, median_spacing, most_uneven_spacing, seen
+from selfvox.data.crops import Crops, axis_of_slices, crop_for, in_plane, median_spacing, most_uneven_spacing
 from selfvox.data.prepare import prepared
-from selfvox.data.split import read_if_there
+from selfvox.data.seen import seen
 from selfvox.data.store import Store, StoredCase, is_store, open_store
 from selfvox.device import make_fabric
 from selfvox.errors import Stopped
@@ -63,7 +63,7 @@ def pretrain(settings: Pretrain) -> Path:
             fabric.launch()
         else:
             store = open_store(made)
-        split = read_if_there(store.path / "split.json")
+        split = store.split()
         held_out = set(split.test) if split else set()
         cases = [case for case in store.cases if case.subject not in held_out]
         if held_out:
