@@ -23,6 +23,7 @@ COMPUTER = Section("Computing")
 
 MAPS = ("entropy", "mutual-information", "variance", "percentiles")
 INTENSITIES = ("auto", "mri", "ct", "photo")
+PRETRAIN_STEPS, FINETUNE_STEPS = 1000, 500  # where neither steps nor epochs are given
 
 Positive = pydantic.Field(gt=0, allow_inf_nan=False)
 NotNegative = pydantic.Field(ge=0, allow_inf_nan=False)
@@ -112,7 +113,11 @@ class Pretrain(Preparation):
         tuple[Annotated[float, NotNegative], ...] | None,
         "of several tasks: what the loss of each counts, such as 1,0.5; default: 1 each",
     ] = None
-    steps: Annotated[int | None, "optimiser steps; default: 1000, or what --epochs gives", AtLeastOne] = None
+    steps: Annotated[
+        int | None,
+        f"optimiser steps; default: {PRETRAIN_STEPS}, or what --epochs gives",
+        AtLeastOne,
+    ] = None
     epochs: Annotated[float | None, "passes over the scans, instead of --steps", Positive] = None
     batch: Annotated[int, "images per step and device", AtLeastOne] = 8
     crop: Annotated[CropEdges | None, "edges of the crops in voxels, such as 64,64,64; default: by the scans"] = None
@@ -156,7 +161,11 @@ class Finetune(Preparation):
         pydantic.Field(gt=0, le=1, allow_inf_nan=False),
     ] = None
     fold: Annotated[str | None, "cross-validation: which of how many folds is the test set, such as 2/5"] = None
-    steps: Annotated[int | None, "optimiser steps; default: 500, or what --epochs gives", AtLeastOne] = None
+    steps: Annotated[
+        int | None,
+        f"optimiser steps; default: {FINETUNE_STEPS}, or what --epochs gives",
+        AtLeastOne,
+    ] = None
     epochs: Annotated[float | None, "passes over the labelled training scans, instead of --steps", Positive] = None
     batch: Annotated[int, "crops per step and device", AtLeastOne] = 2
     crop: Annotated[CropEdges | None, "edges of the crops in voxels; default: by the scans"] = None

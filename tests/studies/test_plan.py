@@ -6,14 +6,11 @@ import pytest
 
 from selfvox.errors import UsageError
 from selfvox.models.encoder import plan as encoder_plan
-from selfvox.options import resolve
 from selfvox.pretext import from_setting
-from selfvox.settings import Finetune
 from selfvox.studies import cells as layout
 from selfvox.studies import plan as plans
 from selfvox.studies import trial
 from selfvox.studies.cells import Facts
-from selfvox.training.finetune import _steps as finetune_steps
 
 FACTS = Facts(
     network={"name": "plain"},
@@ -178,11 +175,9 @@ def test_epochs_count_every_scan_of_a_subject(write_plan):
     )
     for cell in layout.cells(plan, facts):
         given = layout.finetune_settings(plan, cell, facts["rotation"])
-        asked = resolve(Finetune, {**given, "labelled": "-", "out": "-", "encoder": "none"})
-        # 20 steps for the pre-training; the rest is what `finetune` makes of so many scans
-        of_epochs = finetune_steps(dataclasses.replace(asked, steps=None, epochs=7.0), 3 * cell.labels)
-        assert finetune_steps(asked, 3 * cell.labels) == of_epochs + (20 if "equal" in cell.arm.name else 0)
-        assert layout.steps(given, cell, facts["rotation"]) == finetune_steps(asked, 3 * cell.labels)
+        # 7 epochs of 3 scans each, two a step; 20 steps for the pre-training
+        of_epochs = {1: 11, 3: 32}[cell.labels]
+        assert layout.steps(given, cell, facts["rotation"]) == of_epochs + (20 if "equal" in cell.arm.name else 0)
 
 
 def test_what_stands_still_is_timed_standing_still():

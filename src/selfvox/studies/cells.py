@@ -9,11 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from selfvox.settings import FINETUNE_STEPS, PRETRAIN_STEPS, Finetune
 from selfvox.studies import plan as plans
 from selfvox.studies.plan import SCRATCH, Plan, folder_name
-
-STEPS = {"pretrain": 1000, "finetune": 500}  # the verbs' own defaults
-BATCH = 2  # of fine-tuning, by default
+from selfvox.training.loop import steps_for
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,7 +143,7 @@ def cells(plan: Plan, facts: dict[str, Facts]) -> list[Cell]:
 
 def finetune_settings(plan: Plan, cell: Cell, facts: Facts) -> dict[str, Any]:
     """Settings of the cell's `finetune`, its paths aside."""
-    settings = plans.scaled(cell.arm.finetune, plan.scale, STEPS["finetune"])
+    settings = plans.scaled(cell.arm.finetune, plan.scale, FINETUNE_STEPS)
     if cell.arm.extra_steps:
         settings["steps"] = steps(settings, cell, facts) + cell.arm.extra_steps
         settings.pop("epochs", None)
@@ -154,11 +153,10 @@ def finetune_settings(plan: Plan, cell: Cell, facts: Facts) -> dict[str, Any]:
 
 def steps(settings: Mapping[str, Any], cell: Cell, facts: Facts) -> int:
     """Steps of a cell's fine-tuning; where it counts epochs, of as many scans as its subjects have in the mean."""
-    if settings.get("epochs") is None:
-        return int(settings.get("steps") or STEPS["finetune"])
     count = cell.labels or max(1, round((cell.fraction or 1) * facts.training))
-    scans = round(count * facts.scans_per_subject)
-    return max(1, math.ceil(float(settings["epochs"]) * scans / int(settings.get("batch", BATCH))))
+    scans, batch = round(count * facts.scans_per_subject), int(settings.get("batch", Finetune.batch))
+    epochs = None if settings.get("epochs") is None else float(settings["epochs"])
+    return steps_for(int(settings.get("steps") or FINETUNE_STEPS), epochs, scans, batch)
 
 
 def stands_still(finetune: Mapping[str, Any]) -> bool:
@@ -171,7 +169,7 @@ def pretrain_settings(plan: Plan, method: str) -> dict[str, Any]:
     found = plans.method(plan, method).pretrain
     assert isinstance(found, dict)
     own = {name: value for name, value in found.items() if name not in ("scans", "source")}
-    return plans.scaled(own, plan.scale, STEPS["pretrain"])
+    return plans.scaled(own, plan.scale, PRETRAIN_STEPS)
 
 
 def _pretraining_in_steps(facts: Facts, by_time: bool) -> int:

@@ -113,7 +113,7 @@ def _telling(found: Sequence[Result]) -> list[Result]:
 
 
 def _ask(out: Path, asked: Plan, run: Path, way: Way, passes: int) -> None:
-    given: dict[str, Any] = {"subset": "test", "source": asked.prepare.get("source", "auto"), "probabilities": True}
+    given: dict[str, Any] = {"subset": "test", "source": asked.source, "probabilities": True}
     given |= {name: asked.finetune[name] for name in ("device", "precision") if name in asked.finetune}
     if way != WITHOUT:
         given |= {"passes": passes, "encoder_dropout": way.encoder, "decoder_dropout": way.decoder, "vote": way.vote}

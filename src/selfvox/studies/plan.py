@@ -96,6 +96,11 @@ class Plan:
     )
     scale: Annotated[float, "share of all training steps that is taken, for a trial", Share] = 1.0
 
+    @property
+    def source(self) -> str:
+        """How the study's scans are laid out."""
+        return str(self.prepare.get("source", Prepare.source))
+
     def __post_init__(self) -> None:
         if (self.labels is None) == (self.fractions is None):
             raise ValueError("labels and fractions: give one of them")

@@ -27,8 +27,8 @@ from selfvox.studies import plan as plans
 from selfvox.studies.cells import Cell, Facts
 from selfvox.studies.plan import Plan
 from selfvox.studies.work import card_of, fold_store, held, is_labelled, scans_of, score, store_of, trainable
-from selfvox.training.finetune import finetune
-from selfvox.training.pretrain import pretrain, steps_for
+from selfvox.training.finetune import between_validations, finetune
+from selfvox.training.pretrain import pretrain, steps_of
 from selfvox.weights import load_part
 
 FORMAT = 1
@@ -142,7 +142,7 @@ def _pretrain_steps(settings: Mapping[str, Any], scans: Path) -> int:
     split = store.split()
     test = set(split.test) if split else set()
     count = sum(case.subject not in test for case in store.cases)
-    return steps_for(resolve(Pretrain, {**settings, "scans": "-", "out": "-"}), count, 1)
+    return steps_of(resolve(Pretrain, {**settings, "scans": "-", "out": "-"}), count, 1)
 
 
 def _test_seconds(plan: Plan, run: Path, store: Store) -> float:
@@ -163,7 +163,7 @@ def seconds(plan: Plan, cell: Cell, facts: Facts) -> float:
     """What a cell will take, its pre-training aside."""
     settings = layout.finetune_settings(plan, cell, facts)
     steps = layout.steps(settings, cell, facts)
-    validations = math.ceil(steps / (settings.get("validate_every") or max(1, steps // 5)))
+    validations = math.ceil(steps / between_validations(settings.get("validate_every"), steps))
     return steps * facts.step_s + validations * facts.validation_s + facts.test_s
 
 

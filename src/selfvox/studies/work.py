@@ -87,9 +87,8 @@ def begin(plan: Plan, out: Path) -> None:
 def _stores_of(plan: Plan, name: str, store: Store, out: Path) -> None:
     """The stores that a method needs of its own: of other scans, or of the study's by an encoder's recipe."""
     found, folder = plans.method(plan, name).pretrain, scans_of(plan, name, out, None)
-    usual = plan.prepare.get("source", "auto")
     if isinstance(found, dict) and "scans" in found:
-        scans, how = Path(found["scans"]), {"source": found.get("source", "auto")}
+        scans, how = Path(found["scans"]), {"source": found.get("source", Preparation.source)}
         # the study's recipe for all, so that methods differ in nothing else
         recipe: Recipe | None = store.recipe
         if channels_of(scans, how["source"]) != len(store.recipe.channel_names):
@@ -99,7 +98,7 @@ def _stores_of(plan: Plan, name: str, store: Store, out: Path) -> None:
         _link(store, folder)
     elif isinstance(found, str) and store_of(plan, name, out) != STORE:
         own, recipe = out / store_of(plan, name, out), Recipe.from_dict(card_of(Path(found))["recipe"])
-        prepared(plan.data, own, resolve(Preparation, {"source": usual}), recipe=recipe, need_labels=True)
+        prepared(plan.data, own, resolve(Preparation, {"source": plan.source}), recipe=recipe, need_labels=True)
         if plan.folds:
             _make_folds(plan, open_store(own))
         else:
@@ -212,11 +211,10 @@ def do(plan: Plan, facts: dict[str, Facts], out: Path, cell: Cell, wait: bool = 
 
 def score(plan: Plan, run: Path, store: Store) -> None:
     """Predict the test subjects and score them, into the run's folder; `store` is what the run was trained on."""
-    source = plan.prepare.get("source", "auto")
     shared: dict[str, Any] = {name: plan.finetune[name] for name in ("device", "precision") if name in plan.finetune}
-    how = {"run": run, "scans": plan.data, "out": run / "predictions", "subset": "test", "source": source}
+    how = {"run": run, "scans": plan.data, "out": run / "predictions", "subset": "test", "source": plan.source}
     predict(resolve(Predict, {**how, **shared}))
-    evaluate(Evaluate(predictions=run / "predictions", truth=plan.data, out=run / "scores.csv", source=source))
+    evaluate(Evaluate(predictions=run / "predictions", truth=plan.data, out=run / "scores.csv", source=plan.source))
     if (run / "predictions" / classes.TABLE).exists():
         answers = classes.read(run / "predictions" / classes.TABLE)
         graded = {case.id: answers.classes.index(str(case.grade)) for case in store.cases if case.id in answers.found}

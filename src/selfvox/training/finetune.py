@@ -26,16 +26,15 @@ from selfvox.models.encoder import Architecture, Encoder, build, plan
 from selfvox.options import as_dict, resolve
 from selfvox.progress import say
 from selfvox.run import Run, start
-from selfvox.settings import Finetune
+from selfvox.settings import FINETUNE_STEPS, Finetune
 from selfvox.training.classification import Classification
 from selfvox.training.curve import draw_curve
 from selfvox.training.goal import Goal
-from selfvox.training.loop import Plan, train
+from selfvox.training.loop import Plan, steps_for, train
 from selfvox.training.segmentation import Segmentation
 from selfvox.weights import first_convolutions, load_encoder, load_into, save_part
 
 VALIDATION_SHARE = 0.2
-DEFAULT_STEPS = 500
 
 
 def finetune(settings: Finetune) -> Path:
@@ -58,7 +57,7 @@ def finetune(settings: Finetune) -> Path:
         goal = _goal(store, settings)
         split = _split(run, store, goal, settings)
         training, validation = _cases(store, goal, split.train), _cases(store, goal, split.validation)
-        steps = _steps(settings, len(training))
+        steps = steps_for(settings.steps or FINETUNE_STEPS, settings.epochs, len(training), settings.batch)
         torch.manual_seed(settings.seed)
         encoder, network, card, frozen_steps = _network(settings, pretrained, store, training, goal, steps)
         crop = crop_for(settings.crop, in_plane(training, axis), encoder.strides[-1])
@@ -69,7 +68,7 @@ def finetune(settings: Finetune) -> Path:
             batch=settings.batch,
             learning_rate=settings.learning_rate,
             weight_decay=settings.weight_decay,
-            save_every=settings.validate_every or max(1, steps // 5),
+            save_every=between_validations(settings.validate_every, steps),
             seed=settings.seed,
         )
         objective = goal.objective(network, training, frozen_steps)
@@ -89,10 +88,9 @@ def finetune(settings: Finetune) -> Path:
     return settings.out
 
 
-def _steps(settings: Finetune, scans: int) -> int:
-    if settings.epochs is None:
-        return settings.steps or DEFAULT_STEPS
-    return max(1, math.ceil(settings.epochs * scans / settings.batch))
+def between_validations(asked: int | None, steps: int) -> int:
+    """Steps from one validation to the next."""
+    return asked or max(1, steps // 5)
 
 
 class _Keeper:

@@ -49,6 +49,11 @@ class Plan:
         return self.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, self.steps - rise)))
 
 
+def steps_for(steps: int, epochs: float | None, scans: int, batch: int) -> int:
+    """Optimiser steps: as many as asked for, or as epochs of so many scans give, `batch` of them a step."""
+    return steps if epochs is None else max(1, math.ceil(epochs * scans / batch))
+
+
 class Objective(nn.Module):
     """What is optimised: `forward(batch, step, rng)` gives the outcome of one batch. Subclassed by each verb."""
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import math
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +19,12 @@ from selfvox.models.encoder import Encoder, build, plan
 from selfvox.pretext import Batch, Joint, Outcome, PretextTask, from_setting, name_of, to_setting
 from selfvox.progress import be_quiet, say
 from selfvox.run import start
-from selfvox.settings import Pretrain
+from selfvox.settings import PRETRAIN_STEPS, Pretrain
 from selfvox.training.curve import draw_curve
-from selfvox.training.loop import Objective, Plan, train
+from selfvox.training.loop import Objective, Plan, steps_for, train
 from selfvox.training.probe import choose, probe
 from selfvox.training.watch import Watch, views_of
 from selfvox.weights import save_part
-
-DEFAULT_STEPS = 1000
 
 
 class Question(Objective):
@@ -79,7 +76,7 @@ def pretrain(settings: Pretrain) -> Path:
         if settings.compile:
             encoder.compile()
         how = Plan(
-            steps=steps_for(settings, len(cases), fabric.world_size),
+            steps=steps_of(settings, len(cases), fabric.world_size),
             batch=settings.batch,
             accumulate=settings.accumulate,
             learning_rate=settings.learning_rate,
@@ -149,11 +146,10 @@ def _probed(
     return labelled, training, scored
 
 
-def steps_for(settings: Pretrain, scans: int, devices: int) -> int:
+def steps_of(settings: Pretrain, scans: int, devices: int) -> int:
     """Optimiser steps: as many as asked for, or as the epochs give."""
-    if settings.epochs is None:
-        return settings.steps or DEFAULT_STEPS
-    return max(1, math.ceil(settings.epochs * scans / (settings.batch * settings.accumulate * devices)))
+    a_step = settings.batch * settings.accumulate * devices
+    return steps_for(settings.steps or PRETRAIN_STEPS, settings.epochs, scans, a_step)
 
 
 def _announce(task: PretextTask, encoder: Encoder, crop: tuple[int, ...], cases: list[StoredCase], how: Plan) -> None:
