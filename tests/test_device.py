@@ -1,7 +1,9 @@
+import pytest
 import torch
 from torch import nn
 
-from selfvox.device import make_fabric
+from selfvox.device import asking, make_fabric
+from selfvox.errors import ResourceError
 
 
 class Recorder(nn.Module):
@@ -22,3 +24,13 @@ def test_mixed_precision_computes_in_bf16_and_leaves_the_images_as_they_are():
     fabric.setup(recorder)({"image": image})
     assert recorder.computed.dtype == torch.bfloat16
     assert torch.equal(recorder.seen, image)
+
+
+def test_answers_are_computed_in_bf16_without_gradients_and_a_full_device_is_told():
+    fabric, layer = make_fabric("cpu", 1, "bf16"), nn.Linear(4, 4)
+    with asking(fabric):
+        answer = layer(torch.randn(2, 4))
+    assert (answer.dtype, answer.requires_grad) == (torch.bfloat16, False)
+    with pytest.raises(ResourceError, match="memory is full.*--device cpu"), asking(fabric):
+        raise torch.OutOfMemoryError
+    assert torch.is_grad_enabled()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import platform
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -34,6 +36,20 @@ def make_fabric(device: str, devices: int, precision: str) -> Fabric:
         strategy="ddp" if devices > 1 else "auto",
         plugins=_KeepsInputs("bf16-mixed", chosen) if precision == "bf16" else None,
     )
+
+
+@contextlib.contextmanager
+def asking(fabric: Fabric) -> Iterator[None]:
+    """Compute answers, without gradients and in the fabric's arithmetic.
+
+    Raises:
+        ResourceError: the device's memory is full.
+    """
+    try:
+        with torch.inference_mode(), fabric.autocast():
+            yield
+    except torch.OutOfMemoryError:
+        raise ResourceError("the device's memory is full; run the same command again with --device cpu") from None
 
 
 class _KeepsInputs(MixedPrecision):

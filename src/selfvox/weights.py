@@ -151,6 +151,11 @@ def load_part(folder: Path, name: str, needs: Iterable[str] = ()) -> tuple[dict[
     return load_tensors(weights), card
 
 
+def part_of(run: Path, name: str) -> Path:
+    """The folder of a run's `encoder` or `network`; or `run` itself, where it is that folder."""
+    return run / name if (run / name).is_dir() else run
+
+
 def load_encoder(run: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The encoder's tensors and the card of a pre-training run, of its `encoder/` folder, or of a fine-tuning run.
 
@@ -163,4 +168,4 @@ def load_encoder(run: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         prefix = "encoder."
         own = {name.removeprefix(prefix): each for name, each in tensors.items() if name.startswith(prefix)}
         return own, {**card, "task": {"name": f"the labels of {run.name}"}}
-    return load_part(run / "encoder" if (run / "encoder").is_dir() else run, "encoder", (*needs, "task"))
+    return load_part(part_of(run, "encoder"), "encoder", (*needs, "task"))

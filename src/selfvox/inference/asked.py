@@ -1,26 +1,61 @@
-"""Which scans a prediction is asked for, how they are read, and how the work is stopped."""
+"""What all predictions share: which scans are asked for, how one after the other is read, and how they are stopped."""
 
 from __future__ import annotations
 
 import contextlib
 import signal
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
 from selfvox.data import cases as reading
+from selfvox.data.cases import Rejected, rejected
 from selfvox.data.image import Image
 from selfvox.data.recipe import Prepared, Recipe
-from selfvox.data.sources import Case, Dataset
+from selfvox.data.sources import Case, Dataset, find
 from selfvox.data.split import read_if_there
 from selfvox.errors import DataError, Stopped, UsageError
-from selfvox.progress import say
+from selfvox.progress import progress, say
 from selfvox.settings import Predict
 
+Work = Callable[[Case, Image, Prepared], None]  # on a case: as it is, and as the network wants it
 
-def chosen(dataset: Dataset, settings: Predict) -> list[Case]:
+
+def scans(settings: Predict, recipe: Recipe) -> list[Case]:
+    """The cases that are asked for, which the network of this recipe can take as far as can be told without reading.
+
+    Raises:
+        DataError: there is none, or they have other channels.
+        UsageError: the run has no split to choose by, or predictions and scans would be mixed up.
+    """
+    dataset = find(settings.scans, settings.source)
+    for note in dataset.notes:
+        say(note)
+    cases = _chosen(dataset, settings)
+    _check_channels(dataset, cases, recipe)
+    _check_apart(settings, cases)
+    return cases
+
+
+def each(todo: Sequence[Case], total: int, recipe: Recipe, work: Work) -> list[Rejected]:
+    """Read each case that is to be done, of so many in all, and work on it; those that cannot be read are returned."""
+    refused = []
+    with progress("predict", total, total - len(todo)) as bar:
+        for case in todo:
+            try:
+                image, prepared = _read(case, recipe)
+            except DataError as error:
+                refused.append(rejected(case, str(error)))
+                say(f"{refused[-1].file}: {refused[-1].reason}")
+            else:
+                work(case, image, prepared)
+            bar.advance(f"{len(refused)} rejected" if refused else "")
+    return refused
+
+
+def _chosen(dataset: Dataset, settings: Predict) -> list[Case]:
     """The cases of the subset that is asked for."""
     if settings.subset == "all":
         return list(dataset.cases)
@@ -39,7 +74,7 @@ def chosen(dataset: Dataset, settings: Predict) -> list[Case]:
     return cases
 
 
-def check_channels(dataset: Dataset, cases: Sequence[Case], recipe: Recipe) -> None:
+def _check_channels(dataset: Dataset, cases: Sequence[Case], recipe: Recipe) -> None:
     """Refuse what all scans have in common; the channels within a file are seen when it is read."""
     have, want = dataset.channel_names, recipe.channel_names
     named = f"{dataset.root}: has the channels {', '.join(have)} where the run was trained on {', '.join(want)}"
@@ -52,7 +87,7 @@ def check_channels(dataset: Dataset, cases: Sequence[Case], recipe: Recipe) -> N
         say(f"{named}; taken for the same, in this order")
 
 
-def check_apart(settings: Predict, cases: Sequence[Case]) -> None:
+def _check_apart(settings: Predict, cases: Sequence[Case]) -> None:
     """Refuse a folder of predictions that is mixed up with the scans."""
     out, scans = settings.out.resolve(), settings.scans.resolve()
     if any(image.resolve().is_relative_to(out) for case in cases for image in case.images):
@@ -63,7 +98,7 @@ def check_apart(settings: Predict, cases: Sequence[Case]) -> None:
         )
 
 
-def read(case: Case, recipe: Recipe) -> tuple[Image, Prepared]:
+def _read(case: Case, recipe: Recipe) -> tuple[Image, Prepared]:
     """The case as it is and as the network wants it.
 
     Raises:

@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from lightning_fabric import Fabric
 
-from selfvox.data.cases import Rejected, rejected
-from selfvox.data.recipe import Recipe
-from selfvox.data.sources import Case, find
-from selfvox.device import make_fabric
-from selfvox.errors import DataError, ResourceError, UsageError, WeightsError
+from selfvox.data.image import Image
+from selfvox.data.recipe import Prepared, Recipe
+from selfvox.data.sources import Case
+from selfvox.device import asking, make_fabric
+from selfvox.errors import UsageError, WeightsError
 from selfvox.files import write_csv
 from selfvox.inference import answers, asked, voters
 from selfvox.inference.classes import CLASS, TABLE
@@ -24,10 +24,10 @@ from selfvox.inference.folder import Folder
 from selfvox.inference.masks import TOGETHER, Masks
 from selfvox.models.classifier import Classifier
 from selfvox.models.encoder import build
-from selfvox.progress import progress, say
+from selfvox.progress import say
 from selfvox.settings import Predict
 from selfvox.spatial import resize
-from selfvox.weights import load_into, load_part
+from selfvox.weights import load_into, load_part, part_of
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Model:
 def classifies(run: Path) -> bool:
     """Whether the run's network classifies whole scans; False also where there is no readable network."""
     try:
-        card = json.loads((_part(run) / "network.json").read_text(encoding="utf-8"))
+        card = json.loads((part_of(run, "network") / "network.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
     return isinstance(card, dict) and "ordinal" in card
@@ -59,33 +59,18 @@ def predict(settings: Predict) -> Path:
     voters.check_alike(settings, [_common(each) for each in models])
     voters.check_vote(settings, model.classes)
     fabric = make_fabric(settings.device, 1, settings.precision)
-    dataset = find(settings.scans, settings.source)
-    for note in dataset.notes:
-        say(note)
-    cases = asked.chosen(dataset, settings)
-    asked.check_channels(dataset, cases, model.recipe)
-    many = settings.passes > 1 or bool(settings.ensemble)
+    cases, many = asked.scans(settings, model.recipe), voters.many(settings)
     with asked.stoppable(settings.out):
-        asked.check_apart(settings, cases)
-        folder = Folder(settings.out, probabilities=False, answers=True)
         how = {"ordinal": model.network.ordinal, "precision": str(fabric.strategy.precision.precision)}
-        if many:
-            how |= voters.how(settings, [each.sha256 for each in models])
-        done = folder.open(cases, {"network_sha256": model.sha256, **how}, dict(enumerate(model.classes)))
-        if done:
-            say(f"{len(done)} of {len(cases)} predictions are there already and are kept")
-        todo = [case for case in cases if case.id not in done]
-        refused = _predict_all(todo, len(cases), models, fabric, folder, settings)
+        how |= voters.how(settings, [each.sha256 for each in models])
+        folder = Folder(settings.out, probabilities=False, answers=True)
+        todo = folder.open(cases, {"network_sha256": model.sha256, **how}, dict(enumerate(model.classes)))
+        refused = asked.each(todo, len(cases), model.recipe, _work(models, fabric, folder, settings))
         _write(settings.out / TABLE, cases, model, folder, many)
-    folder.reject(refused)
     if many and (found := folder.noted("answer")):
         answers.write_review(settings.out / "review.csv", found, model.classes)
         say(f"look at these first: {settings.out / 'review.csv'}")
-    if refused:
-        raise DataError(
-            f"{settings.out}: {len(refused)} of {len(cases)} scans could not be predicted, see rejected.csv there; "
-            "repair or remove them and run the same command again"
-        )
+    folder.reject(refused, len(cases))
     say(f"predictions: {settings.out / TABLE} ({len(cases)} scans)")
     say(f"next: selfvox evaluate {settings.out} TRUTH.csv --out scores.csv")
     return settings.out / TABLE
@@ -97,7 +82,7 @@ def load(run: Path) -> Model:
     Raises:
         WeightsError: it is missing, damaged, or its weights do not fit.
     """
-    folder = _part(run)
+    folder = part_of(run, "network")
     tensors, card = load_part(folder, "network")
     try:
         classes = tuple(str(name) for name in card["classes"])
@@ -110,38 +95,26 @@ def load(run: Path) -> Model:
     return Model(network.eval(), recipe, size, classes, card["sha256"])
 
 
-def _part(run: Path) -> Path:
-    return run / "network" if (run / "network").is_dir() else run
-
-
 def _common(model: Model) -> dict[str, Any]:
     """What networks that vote together must have in common."""
     return {"list of classes": model.classes, "recipe": model.recipe, "setting --ordinal": model.network.ordinal}
 
 
-def _predict_all(
-    todo: Sequence[Case], total: int, models: Sequence[Model], fabric: Fabric, folder: Folder, settings: Predict
-) -> list[Rejected]:
+def _work(models: Sequence[Model], fabric: Fabric, folder: Folder, settings: Predict) -> asked.Work:
+    """Classify each scan, by all passes of all networks."""
     ordinal, names = models[0].network.ordinal, models[0].classes
     for model in models:
         fabric.to_device(model.network)
     masks = [_masks(model, settings) for model in models]
-    refused = []
-    with progress("predict", total, total - len(todo)) as bar:
-        for case in todo:
-            try:
-                _, prepared = asked.read(case, models[0].recipe)
-            except DataError as error:
-                refused.append(rejected(case, str(error)))
-                say(f"{refused[-1].file}: {refused[-1].reason}")
-            else:
-                passes = _ask(models, masks, fabric, prepared.data, settings.passes)
-                said = answers.measure(passes, ordinal, names, settings)
-                if len(passes) == 1:
-                    said = {name: said[name] for name in ("class", "probabilities")}
-                folder.record(case, answer=said)
-            bar.advance(f"{len(refused)} rejected" if refused else "")
-    return refused
+
+    def work(case: Case, image: Image, prepared: Prepared) -> None:
+        passes = _ask(models, masks, fabric, prepared.data, settings.passes)
+        said = answers.measure(passes, ordinal, names, settings)
+        if len(passes) == 1:
+            said = {name: said[name] for name in ("class", "probabilities")}
+        folder.record(case, answer=said)
+
+    return work
 
 
 def _masks(model: Model, settings: Predict) -> Masks | None:
@@ -155,17 +128,14 @@ def _ask(
 ) -> torch.Tensor:
     """Probabilities (pass, class) of a prepared scan (channel, *space), by all passes of all networks."""
     found = []
-    try:
-        with torch.inference_mode(), fabric.autocast():
-            for number, (model, drop) in enumerate(zip(models, masks, strict=True)):
-                image = fabric.to_device(resize(torch.from_numpy(data)[None], model.size))
-                if drop is None:
-                    found.append(model.network.probabilities(model.network(image)))
-                else:
-                    found.append(sweep(model.network, drop, image, range(number * passes, (number + 1) * passes)))
-            return torch.cat(found).cpu()
-    except torch.OutOfMemoryError:
-        raise ResourceError("the device's memory is full; run the same command again with --device cpu") from None
+    with asking(fabric):
+        for number, (model, drop) in enumerate(zip(models, masks, strict=True)):
+            image = fabric.to_device(resize(torch.from_numpy(data)[None], model.size))
+            if drop is None:
+                found.append(model.network.probabilities(model.network(image)))
+            else:
+                found.append(sweep(model.network, drop, image, range(number * passes, (number + 1) * passes)))
+        return torch.cat(found).cpu()
 
 
 def sweep(network: Classifier, masks: Masks, image: torch.Tensor, passes: Sequence[int]) -> torch.Tensor:

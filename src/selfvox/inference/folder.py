@@ -67,8 +67,8 @@ class Folder:
         how: Mapping[str, Any],
         classes: Mapping[int, str],
         regions: Regions | None = None,
-    ) -> set[str]:
-        """Make the folder, or go on in it; returns the ids of the cases whose predictions are whole.
+    ) -> list[Case]:
+        """Make the folder, or go on in it; returns the cases whose predictions are not there yet, or not whole.
 
         Raises:
             UsageError: it holds something else, predictions made otherwise than `how`, or of other scans.
@@ -92,7 +92,10 @@ class Folder:
         write_json(self.path / "classes.json", {str(value): name for value, name in classes.items()})
         if regions is not None:
             write_json(self.path / "regions.json", to_json(regions))
-        return self._kept(cases)
+        kept = self._kept(cases)
+        if kept:
+            say(f"{len(kept)} of {len(cases)} predictions are there already and are kept")
+        return [case for case in cases if case.id not in kept]
 
     def record(self, case: Case, **more: Mapping[str, Any] | None) -> None:
         """Note what was made of which scan; to be called last, since a case without a record is made again.
@@ -114,13 +117,21 @@ class Folder:
         records = _records(self.path / "cases.jsonl")
         return {name: record[what] for name, record in records.items() if what in record}
 
-    def reject(self, refused: Sequence[Rejected]) -> None:
-        """Say in `rejected.csv` which scans could not be predicted, and why; no file where there is none."""
+    def reject(self, refused: Sequence[Rejected], total: int) -> None:
+        """Say in `rejected.csv` which of all scans could not be predicted, and why; no file where there is none.
+
+        Raises:
+            DataError: there are some.
+        """
         table = self.path / "rejected.csv"
-        if refused:
-            write_csv(table, ["id", "file", "reason"], map(dataclasses.astuple, refused))
-        else:
+        if not refused:
             table.unlink(missing_ok=True)
+            return
+        write_csv(table, ["id", "file", "reason"], map(dataclasses.astuple, refused))
+        raise DataError(
+            f"{self.path}: {len(refused)} of {total} scans could not be predicted, see rejected.csv there; "
+            "repair or remove them and run the same command again"
+        )
 
     def _check_same(self, card: Mapping[str, Any]) -> None:
         before = strict_json.read(self.path / "predictions.json")

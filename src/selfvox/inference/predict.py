@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,22 +15,21 @@ from torch import Tensor
 
 from selfvox import regions
 from selfvox.data import image as images
-from selfvox.data.cases import Rejected, rejected
 from selfvox.data.crops import SLICE_AXES
 from selfvox.data.image import Image
 from selfvox.data.recipe import Prepared, Recipe
-from selfvox.data.sources import Case, find
-from selfvox.device import make_fabric
-from selfvox.errors import DataError, ResourceError, UsageError, WeightsError
+from selfvox.data.sources import Case
+from selfvox.device import asking, make_fabric
+from selfvox.errors import DataError, UsageError, WeightsError
 from selfvox.inference import asked, classify, maps, review, voters, votes
 from selfvox.inference.folder import Folder
 from selfvox.inference.passes import SubNetworks, Tally, sweep
 from selfvox.models.encoder import build
 from selfvox.models.network import Segmenter, segment_whole
-from selfvox.progress import progress, say
+from selfvox.progress import say
 from selfvox.regions import Regions, decode, own_values
 from selfvox.settings import Predict
-from selfvox.weights import load_into, load_part
+from selfvox.weights import load_into, load_part, part_of
 
 
 @dataclass(frozen=True)
@@ -75,37 +74,20 @@ def predict(settings: Predict) -> list[Path]:
     model = models[0]
     _check_alike(models, settings)
     fabric = make_fabric(settings.device, 1, settings.precision)
-    dataset = find(settings.scans, settings.source)
-    for note in dataset.notes:
-        say(note)
-    cases = asked.chosen(dataset, settings)
-    asked.check_channels(dataset, cases, model.recipe)
-    many = settings.passes > 1 or bool(settings.ensemble)
+    cases, many = asked.scans(settings, model.recipe), voters.many(settings)
     with asked.stoppable(settings.out):
-        asked.check_apart(settings, cases)
         how: dict[str, Any] = {"overlap": settings.overlap, "precision": str(fabric.strategy.precision.precision)}
-        if many:
-            how |= voters.how(settings, [model.sha256 for model in models]) | {"maps": list(settings.maps)}
-        if model.own:
-            how |= {"trained_on": "regions"}
+        how |= voters.how(settings, [model.sha256 for model in models])
+        how |= {"maps": list(settings.maps)} if many else {}
+        how |= {"trained_on": "regions"} if model.own else {}
         folder = Folder(settings.out, settings.probabilities, maps.files(settings.maps))
-        done = folder.open(cases, {"network_sha256": model.sha256, **how}, model.classes, model.regions)
-        todo = [case for case in cases if case.id not in done]
-        if done:
-            say(f"{len(done)} of {len(cases)} predictions are there already and are kept")
-        if many:
-            refused = _predict_many(todo, len(cases), models, fabric, folder, settings)
-        else:
-            refused = _predict_all(todo, len(cases), model, fabric, folder, settings.overlap)
-    folder.reject(refused)
+        todo = folder.open(cases, {"network_sha256": model.sha256, **how}, model.classes, model.regions)
+        work = _many_passes(models, fabric, folder, settings) if many else _one_pass(model, fabric, folder, settings)
+        refused = asked.each(todo, len(cases), model.recipe, work)
     if many and (measured := folder.noted("review")):
         review.write(settings.out / "review.csv", measured, model.classes)
         say(f"look at these first: {settings.out / 'review.csv'}")
-    if refused:
-        raise DataError(
-            f"{settings.out}: {len(refused)} of {len(cases)} scans could not be predicted, see rejected.csv there; "
-            "repair or remove them and run the same command again"
-        )
+    folder.reject(refused, len(cases))
     say(f"predictions: {settings.out} ({len(cases)} scans)")
     say(f"next: selfvox evaluate {settings.out} TRUTH/ --out scores.csv")
     return [folder.files(case)[0] for case in cases]
@@ -117,7 +99,7 @@ def load(run: Path) -> Model:
     Raises:
         WeightsError: it is missing, damaged, or its weights do not fit.
     """
-    folder = run / "network" if (run / "network").is_dir() else run
+    folder = part_of(run, "network")
     tensors, card = load_part(folder, "network")
     try:
         spec, classes = card["network"], {int(value): str(name) for value, name in card["classes"].items()}
@@ -136,21 +118,18 @@ def load(run: Path) -> Model:
 # the work
 
 
-def _predict_all(
-    todo: Sequence[Case], total: int, model: Model, fabric: Fabric, folder: Folder, overlap: float
-) -> list[Rejected]:
+def _one_pass(model: Model, fabric: Fabric, folder: Folder, settings: Predict) -> asked.Work:
+    """Predict each scan once."""
     fabric.to_device(model.network)
 
     def work(case: Case, image: Image, prepared: Prepared) -> None:
-        _write(folder.files(case), _segment(model, fabric, prepared.data, overlap), image, prepared, model)
+        _write(folder.files(case), _segment(model, fabric, prepared.data, settings.overlap), image, prepared, model)
         folder.record(case)
 
-    return _each(todo, total, model.recipe, work)
+    return work
 
 
-def _predict_many(
-    todo: Sequence[Case], total: int, models: Sequence[Model], fabric: Fabric, folder: Folder, settings: Predict
-) -> list[Rejected]:
+def _many_passes(models: Sequence[Model], fabric: Fabric, folder: Folder, settings: Predict) -> asked.Work:
     """Predict each scan by many passes, or by several networks."""
     for model in models:
         fabric.to_device(model.network)
@@ -169,37 +148,14 @@ def _predict_many(
                 spill.unlink(missing_ok=True)
         folder.record(case, review=measured)
 
-    return _each(todo, total, models[0].recipe, work)
-
-
-def _each(
-    todo: Sequence[Case], total: int, recipe: Recipe, work: Callable[[Case, Image, Prepared], None]
-) -> list[Rejected]:
-    """Read each scan and work on it; those that cannot be read are returned."""
-    refused = []
-    with progress("predict", total, total - len(todo)) as bar:
-        for case in todo:
-            try:
-                image, prepared = asked.read(case, recipe)
-            except DataError as error:
-                refused.append(rejected(case, str(error)))
-                say(f"{refused[-1].file}: {refused[-1].reason}")
-            else:
-                work(case, image, prepared)
-            bar.advance(f"{len(refused)} rejected" if refused else "")
-    return refused
+    return work
 
 
 def _segment(model: Model, fabric: Fabric, data: np.ndarray, overlap: float) -> np.ndarray:
     """Probabilities (class, *space) on the prepared grid."""
-    try:
-        with torch.inference_mode(), fabric.autocast():
-            image = fabric.to_device(torch.from_numpy(data))
-            found: Tensor = segment_whole(
-                model.network, image, model.window, overlap, model.slice_axis, overlapping=model.own is not None
-            )
-    except torch.OutOfMemoryError:
-        raise ResourceError("the device's memory is full; run the same command again with --device cpu") from None
+    with asking(fabric):
+        image, own = fabric.to_device(torch.from_numpy(data)), model.own is not None
+        found: Tensor = segment_whole(model.network, image, model.window, overlap, model.slice_axis, overlapping=own)
     return found.cpu().numpy()
 
 
@@ -243,22 +199,18 @@ def _tally(
     spill: Path | None,
 ) -> Tally:
     """All passes of all networks over one prepared scan (channel, *space)."""
-    try:
-        with torch.inference_mode(), fabric.autocast():
-            image = fabric.to_device(torch.from_numpy(data))
-            count = len(models) * settings.passes
-            wants = {settings.vote, *settings.maps}
-            tally = Tally(count, len(models[0].classes), image.shape[1:], wants, image.device, spill)
-            for number, (model, network) in enumerate(zip(models, networks, strict=True)):
-                if settings.passes == 1:
-                    whole = segment_whole(model.network, image, model.window, settings.overlap, model.slice_axis)
-                    tally.add(number, 0, whole)
-                else:
-                    mine = range(number * settings.passes, (number + 1) * settings.passes)
-                    with network:
-                        sweep(network, image, model.window, settings.overlap, mine, tally.add)
-    except torch.OutOfMemoryError:
-        raise ResourceError("the device's memory is full; run the same command again with --device cpu") from None
+    with asking(fabric):
+        image = fabric.to_device(torch.from_numpy(data))
+        count, wants = len(models) * settings.passes, {settings.vote, *settings.maps}
+        tally = Tally(count, len(models[0].classes), image.shape[1:], wants, image.device, spill)
+        for number, (model, network) in enumerate(zip(models, networks, strict=True)):
+            if settings.passes == 1:
+                whole = segment_whole(model.network, image, model.window, settings.overlap, model.slice_axis)
+                tally.add(number, 0, whole)
+            else:
+                mine = range(number * settings.passes, (number + 1) * settings.passes)
+                with network:
+                    sweep(network, image, model.window, settings.overlap, mine, tally.add)
     return tally
 
 

@@ -11,6 +11,11 @@ from selfvox.progress import say
 from selfvox.settings import Predict
 
 
+def many(settings: Predict) -> bool:
+    """Whether each scan is asked about more than once."""
+    return settings.passes > 1 or bool(settings.ensemble)
+
+
 def check_alike(settings: Predict, runs: Sequence[Mapping[str, Any]]) -> None:
     """Refuse runs that cannot vote together; `runs`: of each, what must be the same, by what it is called."""
     for run, has in zip(settings.ensemble, runs[1:], strict=True):
@@ -40,7 +45,12 @@ def dropout(settings: Predict) -> Dropout:
 
 
 def how(settings: Predict, sha256s: Sequence[str]) -> dict[str, Any]:
-    """What `predictions.json` says of the passes: all that their bytes depend on; `sha256s`: of the networks."""
+    """What `predictions.json` says of the passes: all that their bytes depend on; `sha256s`: of the networks.
+
+    Nothing where a scan is asked about once.
+    """
+    if not many(settings):
+        return {}
     found: dict[str, Any] = {"passes": settings.passes, "ensemble_sha256": list(sha256s[1:])}
     if settings.passes > 1:
         found |= {
