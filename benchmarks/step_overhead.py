@@ -21,6 +21,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from selfvox.device import make_fabric
 from selfvox.models.encoder import Encoder, build, plan
 from selfvox.pretext import from_setting
 
@@ -53,7 +54,7 @@ def measure(name: str, dtype: str, rounds: int, batch: int, edge: int) -> tuple[
     encoder = build(spec, 3, 1)
     head = task.head(encoder)
     parameters = [*encoder.parameters(), *head.parameters()]
-    optimizer = torch.optim.AdamW(parameters, lr=1e-3)
+    optimizer = torch.optim.AdamW(parameters, lr=1e-3, fused=True)
     images = torch.randn(batch, 1, *crop)
     rng = torch.Generator().manual_seed(0)
     seen = next(value for value in task.ask(images, rng).values() if value.ndim == images.ndim)
@@ -92,6 +93,7 @@ def main() -> int:
     parser.add_argument("--only", default=f"{','.join(GOALS)}:fp32,bf16", help="tasks, then arithmetics")
     given = parser.parse_args()
     torch.set_num_threads(1)
+    make_fabric("cpu", 1, "fp32")  # what is freed is kept, as in training
     tasks, arithmetics = (part.split(",") for part in given.only.split(":"))
     table = Table(title=f"{given.batch} x {given.edge}³ voxels, encoder plain 16-32-64-128, CPU time of one thread")
     for column in ("task", "arithmetic", "bare encoder, s", "step / bare", "goal", "A/A", "verdict"):

@@ -95,7 +95,7 @@ def train(
     # the names of the tensors are those of the bare module, whatever wraps it
     tensors = state_of(objective)
     optimizer = torch.optim.AdamW(
-        objective.parameters(), lr=plan.learning_rate, weight_decay=plan.weight_decay, fused=False
+        objective.parameters(), lr=plan.learning_rate, weight_decay=plan.weight_decay, fused=True
     )
     step, skipped = _restore(fabric, run, objective, optimizer)
     module, optimizer = fabric.setup(objective, optimizer)
