@@ -31,6 +31,6 @@ def test_answers_are_computed_in_bf16_without_gradients_and_a_full_device_is_tol
     with asking(fabric):
         answer = layer(torch.randn(2, 4))
     assert (answer.dtype, answer.requires_grad) == (torch.bfloat16, False)
-    with pytest.raises(ResourceError, match="memory is full.*--device cpu"), asking(fabric):
+    with pytest.raises(ResourceError, match=r"memory is full.*--device cpu"), asking(fabric):
         raise torch.OutOfMemoryError
     assert torch.is_grad_enabled()
