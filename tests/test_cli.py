@@ -59,7 +59,7 @@ def test_help_imports_nothing_heavy():
 
 def test_the_verbs_are_the_public_functions(capsys):
     way = ["prepare", "pretrain", "finetune", "predict", "evaluate", "study"]
-    assert list(VERBS) == [*way, "tissues", "preview", "demo", "info"]
+    assert list(VERBS) == [*way, "tissues", "download", "preview", "demo", "info"]
     assert sorted(VERBS) == selfvox.__all__
     assert main([]) == 0
     alone = capsys.readouterr().out

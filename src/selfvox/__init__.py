@@ -14,7 +14,19 @@ from selfvox import options as _options
 from selfvox import settings as _settings
 
 __version__ = "0.1.0"
-__all__ = ["demo", "evaluate", "finetune", "info", "predict", "prepare", "pretrain", "preview", "study", "tissues"]
+__all__ = [
+    "demo",
+    "download",
+    "evaluate",
+    "finetune",
+    "info",
+    "predict",
+    "prepare",
+    "pretrain",
+    "preview",
+    "study",
+    "tissues",
+]
 
 P = ParamSpec("P")
 S = TypeVar("S")
@@ -50,6 +62,7 @@ predict = _verb(_settings.Predict, "selfvox.inference.predict")
 evaluate = _verb(_settings.Evaluate, "selfvox.inference.evaluate")
 study = _verb(_settings.Study, "selfvox.studies.study")
 tissues = _verb(_settings.Tissues, "selfvox.report.tissues")
+download = _verb(_settings.Download, "selfvox.report.download")
 preview = _verb(_settings.Preview, "selfvox.report.preview")
 demo = _verb(_settings.Demo, "selfvox.report.demo")
 info = _verb(_settings.Info, "selfvox.report.info")

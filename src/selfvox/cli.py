@@ -16,12 +16,12 @@ from typing import Any, NoReturn
 import selfvox
 from selfvox import plain_yaml, usage
 from selfvox.errors import ResourceError, SelfvoxError, UsageError, did_you_mean
+from selfvox.files import FULL
 from selfvox.options import Option, options, resolve, to_yaml
 
 VERBS: dict[str, Callable[..., Any]] = {
     name: value for name, value in vars(selfvox).items() if hasattr(value, "settings")
 }
-FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 CLOSED = {errno.EACCES, errno.EPERM, errno.EROFS}
 
 

@@ -18,7 +18,7 @@ from typing import Any
 from selfvox.errors import BusyError, ResourceError
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 @contextmanager
@@ -38,7 +38,7 @@ def whole(path: Path) -> Iterator[Path]:
         temporary.replace(path)
         _fsync_folder(path.parent)
     except OSError as error:
-        if error.errno in _FULL:
+        if error.errno in FULL:
             raise ResourceError(f"{path}: the disk is full; free some space and run the same command again") from error
         raise
     finally:

@@ -325,6 +325,18 @@ class Tissues:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Download:
+    """Fetch a task of the Medical Segmentation Decathlon, with its labels.
+
+    Example:
+        selfvox download Task07_Pancreas data/
+    """
+
+    dataset: Annotated[str, "name of the task, such as Task07_Pancreas"] = field(kw_only=False)
+    folder: Annotated[Path, "where the task's folder is made"] = field(kw_only=False)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Preview(Preparation):
     """Draw what the network will be asked, as a picture.
 
