@@ -50,8 +50,7 @@ class Crops(Dataset[dict[str, Tensor]]):
         self.labels, self.foreground, self.axis = labels, foreground, axis
 
     def __getitem__(self, sample: int) -> dict[str, Tensor]:
-        epoch, position = divmod(sample, len(self.cases))
-        number = int(np.random.default_rng((self.seed, 0, epoch)).permutation(len(self.cases))[position])
+        number = drawn(self.seed, sample, len(self.cases))
         case = self.cases[number]
         start, image = self._cut(case, np.random.default_rng((self.seed, 1, sample)))
         item = {"image": torch.from_numpy(image), "subject": torch.tensor(number)}
@@ -93,6 +92,12 @@ class Crops(Dataset[dict[str, Tensor]]):
             else:
                 start.append(int(np.clip(focus[axis] - want // 2, 0, room)))
         return start
+
+
+def drawn(seed: int, sample: int, count: int) -> int:
+    """Which of so many cases sample `sample` shows: every epoch shows each once, in an order of its own."""
+    epoch, position = divmod(sample, count)
+    return int(np.random.default_rng((seed, 0, epoch)).permutation(count)[position])
 
 
 def axis_of_slices(slices: str | None, cases: Sequence[StoredCase]) -> int | None:

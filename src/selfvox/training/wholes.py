@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from selfvox.data.crops import drawn
 from selfvox.data.store import Store, StoredCase
 from selfvox.spatial import resize
 
@@ -40,6 +41,8 @@ class Wholes(Dataset[dict[str, Tensor]]):
     ):
         self.store, self.cases, self.size, self.seed = store, list(cases), tuple(size), seed
         self.answers, self.balance = dict(answers), balance
+        classes = sorted(set(self.answers.values()))
+        self.by_class = [[case for case in self.cases if self.answers[case.id] == answer] for answer in classes]
 
     def __getitem__(self, sample: int) -> dict[str, Tensor]:
         case = self._drawn(sample)
@@ -51,14 +54,11 @@ class Wholes(Dataset[dict[str, Tensor]]):
         }
 
     def _drawn(self, sample: int) -> StoredCase:
-        if self.balance:
-            rng = np.random.default_rng((self.seed, 1, sample))
-            answer = rng.choice(sorted(set(self.answers.values())))
-            own = [case for case in self.cases if self.answers[case.id] == answer]
-            return own[int(rng.integers(len(own)))]
-        epoch, position = divmod(sample, len(self.cases))
-        order = np.random.default_rng((self.seed, 0, epoch)).permutation(len(self.cases))
-        return self.cases[int(order[position])]
+        if not self.balance:
+            return self.cases[drawn(self.seed, sample, len(self.cases))]
+        rng = np.random.default_rng((self.seed, 1, sample))
+        of_class = self.by_class[int(rng.choice(len(self.by_class)))]
+        return of_class[int(rng.integers(len(of_class)))]
 
 
 def whole(store: Store, case: StoredCase, size: Sequence[int]) -> Tensor:
