@@ -150,6 +150,9 @@ def test_dotted_options_become_the_dict_of_the_setting(capsys):
     assert shown["network"] == {"name": "plain", "channels": [16, 32]}
     shown = resolved(capsys, *base, "--task.full-group=true", "--task.name", "rotation", "--task.planes", "xy,xz")
     assert shown["task"] == {"name": "rotation", "full_group": True, "planes": "xy,xz"}
+    shown = resolved(capsys, *base, "--network.strides", "[[1,1,1], [2, 2,1]]", "--network.norm", "batch")
+    assert shown["network"] == {"name": "plain", "strides": [[1, 1, 1], [2, 2, 1]], "norm": "batch"}
+    assert "--network.strides: not plain YAML" in refused(capsys, *base, "--network.strides", "[[1,1,1],[2,2,1]")
     assert "needs a value" in refused(capsys, *base, "--task.versions", "--seed", "3")
     assert "no such option" in refused(capsys, *base, "--batch.size", "3")
 

@@ -136,7 +136,9 @@ def _dotted(known: list[Option], arguments: list[str]) -> tuple[dict[str, dict[s
             value = next(words, "--")
             if value.startswith("--"):
                 raise UsageError(f"{flag}: needs a value, such as {flag} 1 or {flag}=true")
-        found.setdefault(name, {})[inner] = _scalar(value)
+        # only YAML can write lists of lists, such as a network's strides
+        plain = plain_yaml.value(value, flag) if value.startswith("[") else _scalar(value)
+        found.setdefault(name, {})[inner] = plain
     return found, rest
 
 

@@ -1,4 +1,4 @@
-"""Settings files: YAML with plain values only, no tags, anchors or keys given twice."""
+"""Settings files, and single settings: YAML with plain values only, no tags, anchors or keys given twice."""
 
 from __future__ import annotations
 
@@ -24,16 +24,25 @@ def read(path: Path) -> dict[str, Any]:
             content = file.read(LARGEST + 1)
         if len(content) > LARGEST:
             raise UsageError(f"{path}: larger than {LARGEST} bytes; give --config a file of settings")
-        text = content.decode("utf-8-sig")
-        _refuse_cunning(path, text)
-        value = yaml.load(text, Loader=_Strict)  # noqa: S506 - a SafeLoader underneath
+        found = value(content.decode("utf-8-sig"), str(path))
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"{path}: cannot be read ({error}); give --config a YAML file") from None
-    except (yaml.YAMLError, ValueError) as error:
-        raise UsageError(f"{path}: not plain YAML ({' '.join(str(error).split())})") from None
-    if not isinstance(value, dict):
+    if not isinstance(found, dict):
         raise UsageError(f"{path}: holds no settings; write one `name: value` a line")
-    return value
+    return found
+
+
+def value(text: str, where: str) -> Any:
+    """What a text says as YAML; `where` it stands, for refusals.
+
+    Raises:
+        UsageError: it is not YAML, or uses tags, anchors or duplicate keys.
+    """
+    try:
+        _refuse_cunning(where, text)
+        return yaml.load(text, Loader=_Strict)  # noqa: S506 - a SafeLoader underneath
+    except (yaml.YAMLError, ValueError) as error:
+        raise UsageError(f"{where}: not plain YAML ({' '.join(str(error).split())})") from None
 
 
 class _Strict(yaml.SafeLoader):
@@ -47,14 +56,14 @@ class _Strict(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def _refuse_cunning(path: Path, text: str) -> None:
+def _refuse_cunning(where: str, text: str) -> None:
     # a few lines of nested aliases expand to gigabytes, deep nesting takes minutes; settings need neither
     depth = 0
     for token in yaml.scan(text):
         if isinstance(token, yaml.AnchorToken | yaml.AliasToken | yaml.TagToken):
             line = token.start_mark.line + 1
-            raise UsageError(f"{path}: line {line} uses a YAML tag, anchor or alias; write the value itself")
+            raise UsageError(f"{where}: line {line} uses a YAML tag, anchor or alias; write the value itself")
         kind = type(token).__name__
         depth += kind.endswith("StartToken") - kind.endswith("EndToken")
         if depth > DEEPEST:
-            raise UsageError(f"{path}: nested too deep; write one `name: value` a line")
+            raise UsageError(f"{where}: nested too deep; write one `name: value` a line")
