@@ -17,13 +17,32 @@ from selfvox.studies import figures, trial, work
 from selfvox.studies.cells import Facts
 from selfvox.weights import save_part
 
+FACTS = Facts(
+    network={"name": "plain"},
+    store="store",
+    pretrain_steps=10,
+    pretrain_step_s=1.0,
+    pretrain_step_flop=200.0,
+    step_s=1.0,
+    step_flop=100.0,
+    validation_s=1.0,
+    test_s=1.0,
+    training=4,
+)
+
+
+def rotation(**more):
+    """The method rotation, by its name."""
+    return {"rotation": {"pretrain": {"task": "rotation"}, **more}}
+
+
 PLAN = {
     "data": "scans",
     "test": 2,
     "validation": 2,
     "labels": [1, 3],
     "seeds": [0, 1],
-    "methods": {"rotation": {"pretrain": {"task": "rotation"}}, "simclr": {"pretrain": {"task": "simclr"}}},
+    "methods": {**rotation(), "simclr": {"pretrain": {"task": "simclr"}}},
 }
 
 
@@ -83,18 +102,7 @@ def pretended(monkeypatch):
         write_csv(run / "scores.csv", ["case", "class", "name", "dice"], rows)
 
     def tried(plan, out, name):
-        return Facts(
-            network={"name": "plain"},
-            store="store",
-            pretrain_steps=10,
-            pretrain_step_s=1.0,
-            pretrain_step_flop=200.0,
-            step_s=1.0,
-            step_flop=100.0,
-            validation_s=1.0,
-            test_s=1.0,
-            training=4,
-        )
+        return FACTS
 
     for name, fake in (("pretrain", pretrain), ("finetune", finetune), ("score", score)):
         monkeypatch.setattr(work, name, fake)

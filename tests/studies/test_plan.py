@@ -10,24 +10,8 @@ from selfvox.pretext import from_setting
 from selfvox.studies import cells as layout
 from selfvox.studies import plan as plans
 from selfvox.studies import trial
-from selfvox.studies.cells import Facts
 
-FACTS = Facts(
-    network={"name": "plain"},
-    store="store",
-    pretrain_steps=10,
-    pretrain_step_s=0.0,
-    pretrain_step_flop=200.0,
-    step_s=0.0,
-    step_flop=100.0,
-    validation_s=0.0,
-    test_s=0.0,
-    training=4,
-)
-
-
-def rotation(**more):
-    return {"rotation": {"pretrain": {"task": "rotation"}, **more}}
+from .conftest import FACTS, rotation
 
 
 def arms(path, **facts):

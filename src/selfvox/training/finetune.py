@@ -1,4 +1,4 @@
-"""The verb `finetune`: a segmentation network from an encoder and a few labels, or from scratch."""
+"""The verb `finetune`: a network that segments or classifies, from an encoder and a few labels, or from scratch."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ VALIDATION_SHARE = 0.2
 
 
 def finetune(settings: Finetune) -> Path:
-    """Fine-tune an encoder with a few labels to a segmentation network.
+    """Fine-tune an encoder with a few labels to segment, or with grades to classify.
 
     Returns:
         The run's folder; `network/` within it is what `predict` loads.
