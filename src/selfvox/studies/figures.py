@@ -10,6 +10,7 @@ import matplotlib as mpl
 import matplotlib.style
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
@@ -22,6 +23,7 @@ from selfvox.studies.results import Result
 
 STYLE = Path(__file__).parent / "figures.mplstyle"
 GREY = "0.35"
+LEGEND_ROW = 0.2  # inches
 MEASURED = {"dice": "dice_mean", KAPPA: "kappa", ACCURACY: ACCURACY}  # in validation, of what is compared
 Rows = Sequence[Mapping[str, Any]]
 STATED: dict[str, Callable[[str], list[reference.Stated]]] = {"brats2018": reference.brats2018}
@@ -198,9 +200,16 @@ def share_axis(axes: Axes, labels: Mapping[float, int]) -> None:
 
 
 def draw_legend(figure: Figure, panels: Sequence[Axes]) -> None:
-    """One legend for all panels, below them."""
+    """One legend for all panels, below them, in as many columns as the figure is wide enough for."""
     handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=min(4, max(1, len(labels))))
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    for columns in range(min(4, max(1, len(labels))), 0, -1):
+        legend = figure.legend(handles, labels, loc="outside lower center", ncols=columns)
+        if columns == 1 or legend.get_window_extent(renderer).width <= figure.bbox.width:
+            break
+        legend.remove()
+    rows = -(-len(labels) // columns)
+    figure.set_figheight(figure.get_figheight() + LEGEND_ROW * max(0, rows - 2))
 
 
 def _title(score: str) -> str:
