@@ -202,7 +202,7 @@ def share_axis(axes: Axes, labels: Mapping[float, int]) -> None:
 def draw_legend(figure: Figure, panels: Sequence[Axes]) -> None:
     """One legend for all panels, below them, in as many columns as the figure is wide enough for."""
     handles, labels = panels[0].get_legend_handles_labels()
-    renderer = FigureCanvasAgg(figure).get_renderer()
+    renderer = FigureCanvasAgg(figure).get_renderer()  # type: ignore[no-untyped-call]
     for columns in range(min(4, max(1, len(labels))), 0, -1):
         legend = figure.legend(handles, labels, loc="outside lower center", ncols=columns)
         if columns == 1 or legend.get_window_extent(renderer).width <= figure.bbox.width:
