@@ -15,7 +15,7 @@ import selfvox
 from selfvox.data import image as images
 from selfvox.data import split as splits
 from selfvox.errors import DataError, NumericalError, UsageError
-from selfvox.studies import figures, results, work
+from selfvox.studies import figures, once, results, work
 from selfvox.studies import plan as plans
 from selfvox.studies import study as verb
 
@@ -91,7 +91,7 @@ def test_processes_at_the_same_cells_share_them(done, prepared_out, monkeypatch)
     plan, whole, made = done
     made.clear()
     monkeypatch.setattr(verb, "PATIENCE_S", 0.05)
-    monkeypatch.setattr(work, "told_to", lambda log: contextlib.nullcontext())  # stdout is one for all threads
+    monkeypatch.setattr(once, "told_to", lambda log: contextlib.nullcontext())  # stdout is one for all threads
     out = prepared_out("together", like=whole)
     threads = [threading.Thread(target=selfvox.study, args=(str(plan),), kwargs={"out": out}) for _ in range(3)]
     for thread in threads:
@@ -108,7 +108,7 @@ def test_a_cell_that_another_process_is_at_is_left_to_it(done, prepared_out, mon
     out = prepared_out("busy", like=whole)
     cell = "cells/scratch/1-labels-seed-0"
     monkeypatch.setattr(verb.time, "sleep", lambda seconds: (_ for _ in ()).throw(TimeoutError))
-    with work.held(out, cell), pytest.raises(TimeoutError):
+    with once.held(out, cell), pytest.raises(TimeoutError):
         selfvox.study(str(plan), out=out)
     assert len(made) == 13
     assert "scratch 1-labels-seed-0" not in made

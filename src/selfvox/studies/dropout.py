@@ -26,7 +26,8 @@ from selfvox.inference.predict import predict
 from selfvox.options import resolve
 from selfvox.progress import say
 from selfvox.settings import Evaluate, Predict
-from selfvox.studies import figures, plan, results, table, work
+from selfvox.studies import figures, plan, results, table
+from selfvox.studies.once import is_done, once
 from selfvox.studies.plan import Plan
 from selfvox.studies.results import Result
 from selfvox.weights import load_part
@@ -82,7 +83,7 @@ def ask(out: Path, asked: Plan, passes: int, shard: str = "0/1", dry_run: bool =
     first, of = map(int, shard.split("/"))
     todo = todo[first::of]
     if dry_run:
-        left = sum(not work.is_done(path / way.folder) for path, way in todo)
+        left = sum(not is_done(path / way.folder) for path, way in todo)
         say(f"{left} of {len(todo)} times the test subjects are still to be predicted, by {passes} passes each")
         return
     for number, (path, way) in enumerate(todo):
@@ -137,7 +138,7 @@ def _ask(out: Path, asked: Plan, run: Path, way: Way, passes: int) -> None:
         shutil.rmtree(predictions)  # with the probabilities it is many times as large as all else
         return {"passes": passes}
 
-    work.once(out, folder.relative_to(out), given, make, wait=True)
+    once(out, folder.relative_to(out), given, make, wait=True)
 
 
 # what they say
@@ -164,7 +165,7 @@ def tell(out: Path, asked: Plan) -> None:
 def _of(result: Result, way: Way) -> Result | None:
     """What a cell scored when it was asked in this way; None unless all its folds were."""
     folders = [path / way.folder for path in result.paths]
-    if not all(work.is_done(folder) for folder in folders):
+    if not all(is_done(folder) for folder in folders):
         return None
     rows = tuple(row for folder in folders for row in results.rows_of(folder, None))
     return dataclasses.replace(result, paths=tuple(folders), rows=rows)

@@ -16,7 +16,9 @@ from selfvox.settings import Study
 from selfvox.studies import cells as layout
 from selfvox.studies import dropout, table, trial, work
 from selfvox.studies import plan as plans
+from selfvox.studies.begin import begin
 from selfvox.studies.cells import Cell, Facts
+from selfvox.studies.once import held, is_done
 from selfvox.studies.plan import Plan
 
 PATIENCE_S = 2  # between looks at what other processes make
@@ -42,7 +44,7 @@ def study(settings: Study) -> list[dict[str, Any]]:
     if settings.table or settings.passes is not None:
         return _tables(plans.load(out / "plan.yaml"), out)
     plan = plans.read(settings.plan, settings.data, settings.scale)
-    work.begin(plan, out)
+    begin(plan, out)
     facts = trial.facts_of(plan, out)
     trial.show(plan, facts)
     if settings.dry_run:
@@ -60,7 +62,7 @@ def study(settings: Study) -> list[dict[str, Any]]:
 
 def _tables(plan: Plan, out: Path) -> list[dict[str, Any]]:
     # those who end at the same time write one after the other
-    with work.held(out, "tables", wait=True):
+    with held(out, "tables", wait=True):
         rows = table.make(plan, out)
         dropout.tell(out, plan)
         return rows
@@ -82,7 +84,7 @@ class _Study:
         while left:
             busy: list[Cell] = []
             for place, cell in enumerate(left):
-                if work.is_done(self.out / cell.folder):
+                if is_done(self.out / cell.folder):
                     self.do(cell)  # sees that it was made with these settings
                     continue
                 later = [*busy, *left[place + 1 :]]
@@ -134,7 +136,7 @@ class _Study:
             total += trial.seconds(self.plan, cell, known)
             if cell.pretrain_seed is not None:
                 before = layout.pretraining(self.plan, cell.arm.method, cell.pretrain_seed, cell.fold)
-                if before not in counted and not work.is_done(self.out / before):
+                if before not in counted and not is_done(self.out / before):
                     total += trial.pretrain_seconds(known)
                 counted.add(before)
         return total

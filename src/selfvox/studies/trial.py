@@ -25,8 +25,10 @@ from selfvox.settings import Finetune, Pretrain
 from selfvox.studies import cells as layout
 from selfvox.studies import plan as plans
 from selfvox.studies.cells import Cell, Facts
+from selfvox.studies.once import held
 from selfvox.studies.plan import Plan
-from selfvox.studies.work import card_of, fold_store, held, is_labelled, scans_of, score, store_of, trainable
+from selfvox.studies.stores import card_of, fold_store, is_labelled, scans_of, store_of, trainable
+from selfvox.studies.work import score
 from selfvox.training.finetune import between_validations, finetune
 from selfvox.training.pretrain import pretrain, steps_of
 from selfvox.weights import load_part
