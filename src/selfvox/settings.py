@@ -34,7 +34,10 @@ CropEdges = Annotated[tuple[Annotated[int, AtLeastOne], ...], pydantic.Field(min
 Spacing = Annotated[tuple[Annotated[float, Positive], ...], pydantic.Field(min_length=2, max_length=3)]
 
 Source = Annotated[
-    str, "how the scans are laid out: auto, folder, bids (or bids:T1w), brats, decathlon, dicom, nnunet or table", SCANS
+    str,
+    "how the scans are laid out: auto, folder, bids (or bids:T1w), brats, decathlon, dicom (or dicom:allow-gap), "
+    "nnunet or table",
+    SCANS,
 ]
 Seed = Annotated[int, "seed of everything random", pydantic.Field(ge=0, lt=2**63)]
 Precision = Annotated[

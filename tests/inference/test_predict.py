@@ -107,6 +107,17 @@ def test_probabilities_sum_to_one_and_decide_the_label(tmp_path, how):
     assert alone.read_bytes() == path.read_bytes()
 
 
+def test_what_was_assumed_of_a_scan_is_noted_beside_its_prediction(run, tmp_path):
+    scan = nib.Nifti1Image(blob((20, 17, 12)), None)
+    scan.to_filename(tmp_path / "a.nii.gz")
+    for _ in range(2):  # kept, it is still there
+        predict(Predict(run=run, scans=tmp_path / "a.nii.gz", out=tmp_path / "out"))
+        (line,) = (tmp_path / "out" / "cases.jsonl").read_text(encoding="utf-8").splitlines()
+        assert json.loads(line)["notes"] == [
+            "neither sform nor qform: orientation unknown, left and right may be swapped"
+        ]
+
+
 @pytest.mark.parametrize("channels", [1, 3])
 def test_a_picture_becomes_a_png_of_its_size(tmp_path, thresholding, channels):
     run = make_run(tmp_path / "run", spatial_dims=2, channel_names=("red", "green", "blue")[:channels])
@@ -140,9 +151,9 @@ def test_a_batch_killed_at_any_scan_goes_on_to_the_same_bytes(run, scans, tmp_pa
     code = (
         "import os, sys\nfrom pathlib import Path\nfrom selfvox.inference import folder, predict as p\n"
         "from selfvox.settings import Predict\nrecord, left = folder.Folder.record, [int(sys.argv[4])]\n"
-        "def killed(self, case):\n"
+        "def killed(self, case, **more):\n"
         "    if not left[0]:\n        (self.path / '.1.part.x.nii.gz').write_bytes(b'half')\n        os._exit(9)\n"
-        "    left[0] -= 1\n    record(self, case)\n"
+        "    left[0] -= 1\n    record(self, case, **more)\n"
         "folder.Folder.record = killed\n"
         "p.predict(Predict(run=Path(sys.argv[1]), scans=Path(sys.argv[2]), out=Path(sys.argv[3])))\n"
     )

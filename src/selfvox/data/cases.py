@@ -54,7 +54,10 @@ def read(case: Case, channels: int) -> Image:
         DataError: a file cannot be used, or the channels lie on different grids.
     """
     if len(case.images) == 1 or case.stacked:
-        image = images.read_slices(case.images, case.id) if case.stacked else images.read(case.images[0], channels)
+        if case.stacked:
+            image = images.read_slices(case.images, case.id, case.allow_gap)
+        else:
+            image = images.read(case.images[0], channels)
         if len(image.data) != channels:
             raise DataError(
                 f"{image.name}: has {len(image.data)} channels where the data set has {channels}; leave it out"
@@ -81,6 +84,11 @@ def states(case: Case) -> tuple[tuple[int, int], ...] | None:
     except OSError:
         return None
     return tuple((each.st_size, each.st_mtime_ns) for each in found)
+
+
+def asked(case: Case, recipe_hash: str) -> str:
+    """The recipe's hash, changed where the case is read in another way than usual."""
+    return store.digest(recipe_hash, "gaps filled") if case.allow_gap else recipe_hash
 
 
 def make(job: Job) -> Done | Rejected:

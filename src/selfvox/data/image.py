@@ -79,13 +79,13 @@ def read(path: Path, channels: int = 1) -> Image:
     return _usable(Image(data, affine, name, header, notes))
 
 
-def read_slices(paths: Sequence[Path], name: str) -> Image:
-    """Read the slices of one DICOM series as a volume of one channel, called `name`.
+def read_slices(paths: Sequence[Path], name: str, allow_gap: bool = False) -> Image:
+    """Read the slices of one DICOM series as a volume of one channel, called `name`; its gaps filled, if allowed.
 
     Raises:
         DataError: the slices cannot be used, or do not make a volume.
     """
-    volume = dicom.read(paths, name)
+    volume = dicom.read(paths, name, allow_gap)
     return _usable(Image(volume.data[None], volume.affine, name, None, volume.notes))
 
 

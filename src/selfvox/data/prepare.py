@@ -132,7 +132,7 @@ def _bring_up_to_date(dataset: Dataset, out: Path, settings: Preparation, given:
     gone = stored - there
     allowed = None if dataset.classes is None else tuple(sorted(dataset.classes))
     jobs = [
-        Job(out.absolute(), making.absolute(case), recipe, allowed, recipe_hash)
+        Job(out.absolute(), making.absolute(case), recipe, allowed, making.asked(case, recipe_hash))
         for case in dataset.cases
         if case.id not in intact
     ]
@@ -220,9 +220,9 @@ def _intact(dataset: Dataset, out: Path, recipe_hash: str) -> dict[str, StoredCa
     known = {}
     for case in dataset.cases:
         entry = store.read_case(out, case.id)
-        if entry is None or entry.recipe_hash != recipe_hash or entry.has_label != (case.label is not None):
+        if entry is None or entry.recipe_hash != making.asked(case, recipe_hash):
             continue
-        if entry.sources != making.states(case):
+        if entry.has_label != (case.label is not None) or entry.sources != making.states(case):
             continue
         if (entry.subject, entry.grade) != (case.subject, case.grade):
             entry = dataclasses.replace(entry, subject=case.subject, grade=case.grade)

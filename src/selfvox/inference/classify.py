@@ -112,7 +112,7 @@ def _work(models: Sequence[Model], fabric: Fabric, folder: Folder, settings: Pre
         said = answers.measure(passes, ordinal, names, settings)
         if len(passes) == 1:
             said = {name: said[name] for name in ("class", "probabilities")}
-        folder.record(case, answer=said)
+        folder.record(case, answer=said, notes=image.notes)
 
     return work
 

@@ -97,10 +97,11 @@ class Folder:
             say(f"{len(kept)} of {len(cases)} predictions are there already and are kept")
         return [case for case in cases if case.id not in kept]
 
-    def record(self, case: Case, **more: Mapping[str, Any] | None) -> None:
+    def record(self, case: Case, **more: Mapping[str, Any] | Sequence[str] | None) -> None:
         """Note what was made of which scan; to be called last, since a case without a record is made again.
 
-        `more` is kept too: the `review` of several passes, or the `answer` that is all of the prediction.
+        `more` is kept too: the `review` of several passes, the `answer` that is all of the prediction, and what the
+        reader `notes` of the scan.
         """
         made = {path.name: sha256(path) for path in self.files(case)}
         line = {
@@ -209,7 +210,7 @@ def _records(ledger: Path) -> dict[str, dict[str, Any]]:
         with contextlib.suppress(ValueError, KeyError, TypeError):
             record = json.loads(line)
             kept = {"id": record["id"], "scan": record["scan"], "files": dict(record["files"])}
-            found[record["id"]] = kept | {key: record[key] for key in ("review", "answer") if key in record}
+            found[record["id"]] = kept | {key: record[key] for key in ("review", "answer", "notes") if key in record}
     return found
 
 

@@ -124,7 +124,7 @@ def _one_pass(model: Model, fabric: Fabric, folder: Folder, settings: Predict) -
 
     def work(case: Case, image: Image, prepared: Prepared) -> None:
         _write(folder.files(case), _segment(model, fabric, prepared.data, settings.overlap), image, prepared, model)
-        folder.record(case)
+        folder.record(case, notes=image.notes)
 
     return work
 
@@ -146,7 +146,7 @@ def _many_passes(models: Sequence[Model], fabric: Fabric, folder: Folder, settin
         finally:
             if spill is not None:
                 spill.unlink(missing_ok=True)
-        folder.record(case, review=measured)
+        folder.record(case, review=measured, notes=image.notes)
 
     return work
 

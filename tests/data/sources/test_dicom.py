@@ -23,7 +23,7 @@ import selfvox
 from selfvox.data import cases as reading
 from selfvox.data import dicom, sources, split
 from selfvox.data.store import open_store
-from selfvox.errors import DataError
+from selfvox.errors import DataError, UsageError
 
 SHARED = Path(__file__).parents[3].parent / "shared" / "data"
 needs_scans = pytest.mark.skipif(not SHARED.is_dir(), reason="the real scans are not here")
@@ -221,6 +221,73 @@ def test_a_missing_slice_is_refused_by_its_place(tmp_path):
     assert "a slice is missing between 35.00 and 40.00 mm, 5.00 mm apart where others are 2.50" in refusal(
         save(tmp_path, slices)
     )
+
+
+def filled(folder):
+    return reading.read(sources.find(folder, "dicom:allow-gap").cases[0], 1)
+
+
+def test_a_missing_slice_that_is_allowed_becomes_the_mean_of_its_neighbours_and_the_rest_stays(tmp_path):
+    slices = series(count=8)
+    whole = read(save(tmp_path / "whole", slices))
+    image = filled(save(tmp_path / "gap", slices[:3] + slices[4:]))
+    assert image.data.dtype == np.int16
+    assert np.array_equal(image.affine, whole.affine)
+    expected = whole.data.copy()
+    expected[..., 3] = np.rint((whole.data[..., 2].astype(np.float32) + whole.data[..., 4]) / 2)
+    assert np.array_equal(image.data, expected)
+    assert image.notes == (
+        "a slice is missing between 35.00 and 40.00 mm, 5.00 mm apart where others are 2.50: "
+        "1 of 8 slices are no scan's but interpolated between their neighbours",
+    )
+    assert np.array_equal(filled(tmp_path / "whole").data, whole.data)
+    assert filled(tmp_path / "whole").notes == ()
+
+
+def test_uneven_slices_that_are_allowed_are_interpolated_as_numpy_does(tmp_path):
+    slices = series(count=12)
+    at = np.sort(np.random.default_rng(1).permutation(20)[:12] * 1.1)  # mm
+    for each, height in zip(slices, at, strict=True):
+        each.ImagePositionPatient = [10, -20, round(30 + float(height), 4)]
+        each.RescaleSlope = "0.5"  # not whole, so that nothing is rounded
+    image = filled(save(tmp_path, slices))
+    values = [np.frombuffer(each.PixelData, "<u2").reshape(9, 8).T * 0.5 - 1024 for each in slices]
+    step = (at[-1] - at[0]) / (image.shape[2] - 1)
+    assert np.isclose(np.linalg.norm(image.affine[:3, 2]), step)
+    assert np.isclose(step, np.median(np.diff(at)), rtol=0.1)
+    for x, y in np.ndindex(8, 9):
+        for place in range(image.shape[2]):
+            height = at[0] + place * step
+            near = np.abs(at - height) <= 0.05 * step
+            height = at[near][0] if near.any() else height
+            there = np.interp(height, at, [value[x, y] for value in values])
+            assert np.isclose(image.data[0, x, y, place], there, atol=1e-2)
+
+
+def test_more_missing_slices_than_there_are_stay_refused(tmp_path):
+    slices = series(count=6)
+    slices[-1].ImagePositionPatient = [10, -20, 1e12]
+    save(tmp_path, slices)
+    with pytest.raises(DataError, match="slices would have to be made up from 6; leave it out"):
+        filled(tmp_path)
+
+
+def test_the_store_says_what_was_filled_and_does_not_keep_it_for_who_allows_no_gap(tmp_path):
+    slices = series(count=8)
+    save(tmp_path / "scans" / "gap", slices[:3] + slices[4:])
+    save(tmp_path / "scans" / "whole", series(number=4))
+    how = {"out": tmp_path / "store", "workers": 1}
+    selfvox.prepare(tmp_path / "scans", source="dicom:allow-gap", **how)
+    notes = [note for case in open_store(tmp_path / "store").cases for note in case.notes]
+    assert [note for note in notes if "1 of 8 slices are no scan's" in note] == notes
+    assert len(notes) == 1
+    with pytest.raises(UsageError, match="dicom knows no 'gaps'; known: allow-gap"):
+        selfvox.prepare(tmp_path / "scans", source="dicom:gaps", **how)
+    selfvox.prepare(tmp_path / "scans", source="dicom", **how)
+    assert len(open_store(tmp_path / "store").cases) == 1
+    assert "have the gap filled by interpolation with --source dicom:allow-gap" in (
+        tmp_path / "store" / "rejected.csv"
+    ).read_text(encoding="utf-8")
 
 
 def test_slices_half_a_millimetre_off_are_uneven_and_rounding_is_not(tmp_path):

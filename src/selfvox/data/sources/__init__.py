@@ -30,6 +30,7 @@ class Case:
     label: Path | None = None
     grade: int | None = None
     stacked: bool = False  # the images are slices of one volume, not its channels
+    allow_gap: bool = False  # of those slices some may be missing
 
 
 @dataclass(frozen=True)

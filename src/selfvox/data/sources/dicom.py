@@ -12,6 +12,7 @@ import hashlib
 import os
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,7 @@ from selfvox.data.image import SUFFIXES_3D, suffix
 from selfvox.data.naming import shown
 from selfvox.data.sources import Case, Dataset, by_id
 from selfvox.data.sources._files import counted, unreadable
-from selfvox.errors import DataError
+from selfvox.errors import DataError, UsageError, did_you_mean
 
 _ENDINGS = ("", ".dcm", ".dicom", ".ima")
 _NOT_DATA = {"dicomdir", "thumbs.db", "desktop.ini"}
@@ -79,6 +80,13 @@ def read(root: Path) -> Dataset:
     notes += _remarks(stacks, subjects, modalities)
     name = modalities.pop() if len(modalities) == 1 else ""
     return Dataset(root, "dicom", tuple(cases), (name if name.isalnum() else "image",), None, tuple(notes))
+
+
+def narrowed(dataset: Dataset, choice: str) -> Dataset:
+    """The same series; with the choice `allow-gap`, their missing slices will be interpolated."""
+    if choice != "allow-gap":
+        raise UsageError(f"source: dicom knows no '{shown(choice)}'{did_you_mean(choice, ['allow-gap'])}")
+    return replace(dataset, cases=tuple(replace(case, allow_gap=True) for case in dataset.cases))
 
 
 def _walk(root: Path, strict: bool = False) -> Iterator[Path]:
