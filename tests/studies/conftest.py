@@ -28,6 +28,7 @@ FACTS = Facts(
     validation_s=1.0,
     test_s=1.0,
     training=4,
+    scans_per_subject=1.0,
 )
 
 

@@ -197,12 +197,8 @@ def test_a_study_does_not_go_on_with_other_scans(write_plan, pretended, mine, tm
         shutil.rmtree(mine)
         shutil.copytree(tmp_path / "whole", mine)
     selfvox.study(str(plan), out=out)
-    # a study of before this was kept
+    # whose stores lie there, but not yet what they are
     (out / "data.json").unlink()
-    facts = json.loads((out / "methods.json").read_text())
-    for each in facts["methods"].values():
-        del each["scans_per_subject"]
-    (out / "methods.json").write_text(json.dumps(facts))
     selfvox.study(str(plan), out=out)
     assert (out / "data.json").read_bytes() == kept
     (out / "data.json").unlink()
@@ -392,16 +388,12 @@ def test_a_small_study_in_earnest(write_plan, tmp_path, capsys):
         labels=[2],
         seeds=[0],
         equal_compute=True,
-        methods={
-            "rotation": {"pretrain": {"task": "rotation"}},
-            "frozen": {"pretrain": {"task": "rotation"}, "finetune": {"freeze": "always"}},
-            "none": "scratch",
-        },
+        methods={"rotation": {"pretrain": {"task": "rotation"}}, "none": "scratch"},
         pretrain={**shared, "steps": 2, "network": {"name": "plain", "channels": [4, 8]}},
         finetune={**shared, "steps": 2},
     )
     rows = selfvox.study(str(plan), out=tmp_path / "out")
-    assert {row["method"] for row in rows} == {"none", "rotation", "none equal compute", "frozen", "none frozen"}
+    assert {row["method"] for row in rows} == {"none", "rotation", "none equal compute"}
     settings = {
         path.parent.parent.name: yaml.safe_load(path.read_text())
         for path in tmp_path.glob("out/cells/*/*/settings.yaml")

@@ -29,7 +29,7 @@ class Facts:
     validation_s: float  # of all validation subjects, once
     test_s: float  # to predict and score all test subjects
     training: int  # labelled subjects that there are to train on
-    scans_per_subject: float = 1.0  # of these, in the mean; studies of before it was kept count one
+    scans_per_subject: float  # of these, in the mean
 
 
 @dataclass(frozen=True, kw_only=True)
