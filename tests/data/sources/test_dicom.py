@@ -21,7 +21,7 @@ from pydicom.sequence import Sequence
 
 import selfvox
 from selfvox.data import cases as reading
-from selfvox.data import dicom, sources, split
+from selfvox.data import dicom_file, sources, split
 from selfvox.data.store import open_store
 from selfvox.errors import DataError, UsageError
 
@@ -467,7 +467,7 @@ def test_an_odd_number_of_bytes_is_padded_and_read(tmp_path):
 def test_a_decoder_that_is_absent_is_named_with_the_syntax(tmp_path, monkeypatch):
     slices = series()
     compressed(uid.JPEGLosslessSV1)(slices)
-    monkeypatch.setattr(dicom, "get_decoder", lambda syntax: NoDecoder())
+    monkeypatch.setattr(dicom_file, "get_decoder", lambda syntax: NoDecoder())
     assert re.search(r"is compressed \(JPEG Lossless.*pip install 'selfvox\[jpeg\]'", refusal(save(tmp_path, slices)))
 
 
@@ -634,4 +634,4 @@ def test_a_real_series_is_stacked_as_simpleitk_stacks_it():
     assert np.allclose(image.spacing_mm, volume.GetSpacing(), atol=1e-3)
     place = volume.TransformIndexToPhysicalPoint((255, 255, 0))
     assert np.allclose((image.affine @ [255, 255, 0, 1])[:3], np.array(place) * [-1, -1, 1], atol=0.1)
-    assert dicom.is_dicom(found.cases[0].images[0])
+    assert dicom_file.is_dicom(found.cases[0].images[0])

@@ -18,8 +18,7 @@ from pathlib import Path
 import numpy as np
 from pydicom import uid
 
-from selfvox.data import dicom
-from selfvox.data.dicom import About
+from selfvox.data.dicom_file import About, is_dicom, look
 from selfvox.data.image import SUFFIXES_3D, suffix
 from selfvox.data.naming import shown
 from selfvox.data.sources import Case, Dataset, by_id
@@ -39,25 +38,25 @@ _Member = tuple[Path, About]
 def looks_like(root: Path) -> bool:
     """A DICOM file, or a folder that holds some and no other kind of volume."""
     if root.is_file():
-        return suffix(root) == "" and dicom.is_dicom(root)
+        return suffix(root) == "" and is_dicom(root)
     found = False
     for path in _walk(root):
         if suffix(path) in SUFFIXES_3D:
             return False
-        found = found or (_may_be(path) and dicom.is_dicom(path))
+        found = found or (_may_be(path) and is_dicom(path))
     return found
 
 
 def read(root: Path) -> Dataset:
     """List the series."""
     paths = [root] if root.is_file() else [path for path in _walk(root, strict=True) if _may_be(path)]
-    files = [path for path in paths if dicom.is_dicom(path)]
+    files = [path for path in paths if is_dicom(path)]
     if not files:
         raise DataError(f"{shown(root)}: holds no DICOM files; looked in all subfolders")
     members: list[_Member] = []
     damaged, left_out = 0, Counter[str]()
     for path in files:
-        about = dicom.look(path)
+        about = look(path)
         if about is None or not about.series:
             damaged += 1
         elif reason := _useless(about):
