@@ -70,7 +70,7 @@ def prepared(
         _check_fits(recipe, settings, "the encoder's scans were", "pre-train with it too")
     if is_store(scans):
         ready = open_store(scans)
-        if recipe is not None and not _same_way(ready.recipe, recipe):
+        if recipe is not None and not ready.recipe.does_as(recipe):
             raise DataError(
                 f"{scans}: was prepared in another way than the encoder's scans; name the scans, not the store"
             )
@@ -78,7 +78,7 @@ def prepared(
     else:
         dataset = _found(scans, out, settings)
         ready = _build(dataclasses.replace(dataset, cases=dataset.cases[:first]), out, settings, recipe)
-    if need_labels and not any(case.has_label or case.grade is not None for case in ready.cases):
+    if need_labels and not any(case.is_labelled for case in ready.cases):
         raise DataError(f"{scans}: has neither labels nor grades; name a data set with labels, or a table with a grade")
     return ready
 
@@ -315,11 +315,6 @@ def _write_split(built: Store, settings: Prepare) -> None:
     whole = dataclasses.replace(there, train=(*there.train, *sorted(new)))
     split.write(whole, built.path / "split.json")
     say(f"{len(whole.train)} subjects to train on, {len(whole.validation)} to validate, {len(whole.test)} to test")
-
-
-def _same_way(one: Recipe, other: Recipe) -> bool:
-    """Whether two recipes do the same; channels may be called differently."""
-    return dataclasses.replace(one, channel_names=other.channel_names) == other
 
 
 def _check_fits(recipe: Recipe, settings: Preparation, whose: str, remedy: str) -> None:

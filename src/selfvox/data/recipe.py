@@ -103,6 +103,10 @@ class Recipe:
             spacing_mm=None if values["spacing_mm"] is None else tuple(float(v) for v in values["spacing_mm"]),
         )
 
+    def does_as(self, other: Recipe) -> bool:
+        """Whether both do the same; channels may be called differently."""
+        return dataclasses.replace(self, channel_names=other.channel_names) == other
+
     def apply(self, image: Image) -> Prepared:
         """Prepare one scan.
 

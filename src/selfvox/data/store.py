@@ -58,6 +58,11 @@ class StoredCase:
     sha256: dict[str, str]  # images, labels, foreground -> digest of the array's file
     notes: tuple[str, ...] = ()
 
+    @property
+    def is_labelled(self) -> bool:
+        """Whether it has a label, or a grade."""
+        return self.has_label or self.grade is not None
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
         return dataclasses.asdict(self)

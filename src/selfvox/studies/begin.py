@@ -21,7 +21,6 @@ from selfvox.studies.stores import (
     card_of,
     fold_store,
     guard,
-    is_labelled,
     make_folds,
     make_own,
     scans_of,
@@ -110,7 +109,7 @@ def _check_labels(plan: Plan, store: Store) -> None:
 def _check_twice(store: Store, without_labels: bool) -> None:
     """Refuse a test scan whose contents are those of a scan that trains; `without_labels`: such scans train too."""
     test = set(split_of(store).test)
-    others = [case for case in store.cases if case.subject not in test and (without_labels or is_labelled(case))]
+    others = [case for case in store.cases if case.subject not in test and (without_labels or case.is_labelled)]
     trains = {case.image_hash: case.id for case in others}
     for case in store.cases:
         if case.subject in test and case.image_hash in trains:

@@ -15,7 +15,7 @@ from selfvox.data.prepare import channels_of, prepared
 from selfvox.data.recipe import Recipe
 from selfvox.data.seen import Seen, leaked
 from selfvox.data.split import Split
-from selfvox.data.store import Store, StoredCase, grades, open_store
+from selfvox.data.store import Store, grades, open_store
 from selfvox.errors import DataError
 from selfvox.options import resolve
 from selfvox.settings import Preparation
@@ -50,7 +50,7 @@ def make_own(plan: Plan, name: str, store: Store, out: Path) -> None:
 def make_folds(plan: Plan, store: Store) -> None:
     """Make a store for each fold, with a split of its own; the arrays are the store's."""
     assert plan.folds is not None
-    subjects = sorted({case.subject for case in store.cases if is_labelled(case)})
+    subjects = sorted({case.subject for case in store.cases if case.is_labelled})
     without = sorted({case.subject for case in store.cases} - set(subjects))
     # every fold has about the same share of each grade
     classes = dict.fromkeys(subjects, -1) | grades(store.cases)
@@ -93,9 +93,8 @@ def store_of(plan: Plan, name: str, out: Path) -> str:
     if isinstance(found, str):
         recipe = Recipe.from_dict(card_of(Path(found))["recipe"])
         ours = open_store(out / STORE).recipe
-        alike = dataclasses.replace(recipe, channel_names=ours.channel_names) == ours
         # other channels are taken by --first-conv, in scans prepared like all others
-        if not alike and len(recipe.channel_names) == len(ours.channel_names):
+        if not recipe.does_as(ours) and len(recipe.channel_names) == len(ours.channel_names):
             return f"labelled/{plans.folder_name(name)}"
     return STORE
 
@@ -112,14 +111,9 @@ def split_of(store: Store) -> Split:
     return split
 
 
-def is_labelled(case: StoredCase) -> bool:
-    """Whether it has a label, or a grade."""
-    return case.has_label or case.grade is not None
-
-
 def trainable(store: Store) -> set[str]:
     """The labelled subjects that may be trained on."""
-    return {case.subject for case in store.cases if is_labelled(case)} & set(split_of(store).train)
+    return {case.subject for case in store.cases if case.is_labelled} & set(split_of(store).train)
 
 
 def guard(store: Store, what: str, by: Seen, transductive: bool) -> int:

@@ -27,7 +27,7 @@ from selfvox.studies import plan as plans
 from selfvox.studies.cells import Cell, Facts
 from selfvox.studies.once import held
 from selfvox.studies.plan import Plan
-from selfvox.studies.stores import card_of, fold_store, is_labelled, scans_of, store_of, trainable
+from selfvox.studies.stores import card_of, fold_store, scans_of, store_of, trainable
 from selfvox.studies.work import score
 from selfvox.training.finetune import between_validations, finetune
 from selfvox.training.pretrain import pretrain, steps_of
@@ -91,7 +91,7 @@ def _tried(plan: Plan, out: Path, name: str) -> Facts:
         validation_s=validation_s,
         test_s=test_s,
         training=len(subjects),
-        scans_per_subject=sum(is_labelled(case) and case.subject in subjects for case in split_store.cases)
+        scans_per_subject=sum(case.is_labelled and case.subject in subjects for case in split_store.cases)
         / len(subjects),
     )
 
