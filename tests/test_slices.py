@@ -125,8 +125,22 @@ def test_networks_of_slices_in_several_directions_vote_together(runs, shapes_sto
     how = {"out": tmp_path / "predictions", "device": "cpu"}
     paths = selfvox.predict(runs / "seg", tmp_path / "scans", ensemble=[runs / "sagittal"], **how)
     assert nib.load(paths[0]).shape == nib.load(next((tmp_path / "scans" / "images").iterdir())).shape
-    with pytest.raises(UsageError, match=r"^passes: .* leave --passes out"):
-        selfvox.predict(runs / "seg", tmp_path / "scans", passes=3, **how)
+
+
+def test_passes_over_slices_vote_with_those_of_another_direction(runs, shapes_store, tmp_path):
+    phantom.write(tmp_path / "scans", "shapes", count=1)
+    how = {"passes": 3, "maps": ["percentiles", "variance"], "vote": "mean", "probabilities": True, "device": "cpu"}
+    mean = {}
+    for name, given in (("seg", {}), ("sagittal", {}), ("both", {"ensemble": [runs / "sagittal"]})):
+        run = runs / ("seg" if name == "both" else name)
+        (path,) = selfvox.predict(run, tmp_path / "scans", out=tmp_path / name, **given, **how)
+        mean[name] = nib.load(next((tmp_path / name).glob("*_probabilities*"))).get_fdata()
+        assert np.array_equal(np.asarray(nib.load(path).dataobj), mean[name].argmax(-1))
+        assert len([*(tmp_path / name / "maps").iterdir()]) == 7
+    second = 2 * mean["both"] - mean["seg"]  # its passes are the fourth to the sixth, others than those it makes alone
+    assert -1e-5 < second.min() < second.max() < 1 + 1e-5
+    np.testing.assert_allclose(second.sum(-1), 1, atol=1e-5)
+    assert np.abs(mean["both"] - mean["seg"]).max() > 1e-3
 
 
 @every_axis

@@ -32,8 +32,8 @@ def tallied(probabilities, tmp_path):
     passes, classes, *space = probabilities.shape
     tally = Tally(passes, classes, space, {"variance", "mutual-information"}, torch.device("cpu"), tmp_path / "spill")
     for number, one in enumerate(probabilities):
-        tally.add(number, 3, one[:, 3:])
-        tally.add(number, 0, one[:, :3])
+        tally.add(number, (slice(3, None),), one[:, 3:])
+        tally.add(number, (slice(0, 3),), one[:, :3])
     return tally
 
 

@@ -40,17 +40,17 @@ def volume(shape=(40, 13, 27), seed=0):
 
 
 @torch.inference_mode()
-def swept(net, dropout, image, window=WINDOW, passes=range(5)):
-    """Probabilities (pass, class, *space), each plane written once."""
+def swept(net, dropout, image, window=WINDOW, passes=range(5), slice_axis=None):
+    """Probabilities (pass, class, *space), each voxel written once."""
     found = torch.full((len(passes), net.classes, *image.shape[1:]), torch.nan)
 
-    def take(number, first, planes):
-        at = list(passes).index(number)
-        assert found[at, :, first : first + planes.shape[1]].isnan().all()
-        found[at, :, first : first + planes.shape[1]] = planes
+    def take(number, where, part):
+        here = (list(passes).index(number), slice(None), *where)
+        assert found[here].isnan().all()
+        found[here] = part
 
     with SubNetworks(net, dropout) as networks:
-        sweep(networks, image, window, 0.5, passes, take)
+        sweep(networks, image, window, 0.5, passes, take, slice_axis)
     return found
 
 
@@ -69,6 +69,47 @@ def test_a_pass_is_the_plain_prediction_of_its_sub_network(kind, rates, shape):
 
             torch.testing.assert_close(found[number], segment_whole(alone, image, WINDOW), atol=1e-5, rtol=0)
     assert (found[0] - found[1]).abs().max() > 1e-3
+
+
+@KINDS
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_a_pass_over_slices_is_the_plain_prediction_of_one_sub_network_for_all_of_them(kind, axis, monkeypatch):
+    net, image, window = network(d=2), volume((20, 13, 18)), (16, 16)
+    dropout = Dropout(0.3, 0.2, kind, 0)
+    found = swept(net, dropout, image, window, range(3), axis)
+    with torch.inference_mode(), SubNetworks(net, dropout) as networks:
+        for number in range(3):
+
+            def alone(x, number=number):
+                return torch.cat([networks.logits(networks.shared(one[None]), [number], one.shape[1:]) for one in x])
+
+            plain = segment_whole(alone, image, window, slice_axis=axis)
+            torch.testing.assert_close(found[number], plain, atol=1e-5, rtol=0)
+    assert (found[0] - found[1]).abs().max() > 1e-3
+    # a slice gets the same alone and among others
+    lone = swept(net, dropout, image.narrow(1 + axis, 7, 1), window, [2], axis)
+    torch.testing.assert_close(lone[0], found[2].narrow(1 + axis, 7, 1), atol=0, rtol=0)
+    monkeypatch.setitem(module.ROOM, "cpu", 1)
+    torch.testing.assert_close(swept(net, dropout, image, window, range(3), axis), found, atol=1e-5, rtol=0)
+
+
+def test_a_tally_adds_up_slices_as_it_adds_up_slabs(tmp_path):
+    probabilities = torch.rand(3, 3, 5, 6, 7).softmax(1)
+    wants = {"borda", "variance", "mutual-information"}
+    slabs = Tally(3, 3, (5, 6, 7), wants, torch.device("cpu"), tmp_path / "slabs")
+    slices = Tally(3, 3, (5, 6, 7), wants, torch.device("cpu"), tmp_path / "slices")
+    for number in range(3):
+        slabs.add(number, (), probabilities[number])
+        for place in range(7):
+            part = (slice(None), slice(None), slice(place, place + 1))
+            slices.add(number, part, probabilities[number][(slice(None), *part)])
+    for name in ("ballots", "points", "sums", "squares", "entropies"):
+        torch.testing.assert_close(getattr(slices, name), getattr(slabs, name), atol=1e-6, rtol=0)
+    np.testing.assert_array_equal(slices.voxels, slabs.voxels)
+    for value in range(3):
+        whole = (probabilities[:, value] * 255).round().to(torch.uint8).numpy().reshape(3, -1)
+        for tally in (slabs, slices):
+            np.testing.assert_array_equal(tally.spilled(value, 11, 140), whole[:, 11:140])
 
 
 @KINDS
@@ -198,7 +239,7 @@ def test_a_tally_adds_up_slabs_as_if_they_were_one():
     tally = Tally(4, 3, (9, 5, 6), wants, torch.device("cpu"))
     for first, last in ((4, 9), (0, 4)):
         for number in (2, 0, 3, 1):
-            tally.add(number, first, probabilities[number, :, first:last])
+            tally.add(number, (slice(first, last),), probabilities[number, :, first:last])
     assert torch.equal(tally.ballots.long(), module.votes.ballots(probabilities))
     assert torch.equal(tally.points.long(), module.votes.points(probabilities))
     torch.testing.assert_close(tally.sums, probabilities.sum(0))

@@ -131,9 +131,9 @@ def test_the_twin_at_equal_compute_is_asked_as_from_scratch(done, write_plan):
     )
 
 
-def test_networks_of_slices_and_of_regions_are_left_out(done, monkeypatch):
+def test_networks_of_regions_and_linear_probes_are_left_out(done, monkeypatch):
     out, asked = done
-    for card in ({"slices": "axial"}, {"trained_on": "regions"}):
+    for card in ({"head": "linear"}, {"trained_on": "regions"}):
         monkeypatch.setattr(dropout, "load_part", lambda *_, card=card: (None, CARD | card))
         with pytest.raises(UsageError, match=r"passes: .* holds no"):
             selfvox.study("gone.yaml", out=out, passes=2)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
+import os
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,8 @@ from selfvox.progress import say
 ROOM = {"cpu": 2**28, "cuda": 2**31, "mps": 2**28}  # bytes for the unfinished logits of a block of passes
 # a 3D convolution of one smaller sample leaves oneDNN's fast path; two are then faster than one
 SMALL_VOXELS = 56**3
+
+Where = tuple[slice, ...]  # a part of a scan, along its axes; those not named are whole
 
 
 class _Drop(nn.Module):
@@ -121,46 +124,32 @@ class Tally:
         self.points = torch.zeros(whole, dtype=kind, device=device) if "borda" in wants else None
         self.voxels = np.zeros((passes, classes), np.int64)  # of each pass's own label
         if spill is not None:
+            # all of its room at once: a mapped file that finds the disk full later kills the process
             with spill.open("wb") as file:
-                file.truncate(passes * math.prod(whole))
+                os.posix_fallocate(file.fileno(), 0, passes * math.prod(whole))
+            self._spilled = np.memmap(spill, np.uint8, "r+", shape=(passes, *whole))
 
-    def add(self, number: int, first: int, probabilities: Tensor) -> None:
-        """Count in planes (class, plane, *rest) of pass `number`, from the plane `first` of the first axis on."""
-        planes = slice(first, first + probabilities.shape[1])
+    def add(self, number: int, where: Where, probabilities: Tensor) -> None:
+        """Count in what pass `number` says of a part of the scan, (class, *part)."""
+        here = (slice(None), *where)
         chosen = votes.winner(probabilities)
         for value in range(len(probabilities)):
             mine = chosen == value
-            self.ballots[value, planes] += mine
+            self.ballots[value][where] += mine
             self.voxels[number, value] += int(mine.sum())
-        self.sums[:, planes] += probabilities
+        self.sums[here] += probabilities
         if self.squares is not None:
-            self.squares[:, planes].addcmul_(probabilities, probabilities)
+            self.squares[here].addcmul_(probabilities, probabilities)
         if self.entropies is not None:
-            self.entropies[planes] += entropy(probabilities)
+            self.entropies[where] += entropy(probabilities)
         if self.points is not None:
-            self.points[:, planes] += votes.points(probabilities[None])
+            self.points[here] += votes.points(probabilities[None])
         if self.spill is not None:
-            self._spill(number, first, probabilities)
-
-    def _spill(self, number: int, first: int, probabilities: Tensor) -> None:
-        assert self.spill is not None
-        quantised = (probabilities * 255).round_().to(torch.uint8).cpu().numpy()
-        with self.spill.open("r+b", buffering=0) as file:
-            for value, planes in enumerate(quantised):
-                plane = math.prod(self.space[1:])
-                file.seek(((number * len(quantised) + value) * self.space[0] + first) * plane)
-                file.write(planes.tobytes())
+            self._spilled[number][here] = (probabilities * 255).round_().to(torch.uint8).cpu().numpy()
 
     def spilled(self, value: int, start: int, stop: int) -> np.ndarray:
         """Probabilities of a class in 255ths, (pass, voxel) uint8, of the voxels from `start` to `stop`."""
-        assert self.spill is not None
-        found = np.empty((self.passes, stop - start), np.uint8)
-        voxels = math.prod(self.space)
-        with self.spill.open("rb", buffering=0) as file:
-            for number, row in enumerate(found):
-                file.seek((number * len(self.sums) + value) * voxels + start)
-                row[:] = np.frombuffer(file.read(stop - start), np.uint8)
-        return found
+        return np.array(self._spilled[:, value].reshape(self.passes, -1)[:, start:stop])
 
     def scores(self, rule: str, weights: Sequence[float], of: int) -> Tensor:
         """What each class got by a rule, (class, *space)."""
@@ -186,7 +175,8 @@ def sweep(
     window: Sequence[int],
     overlap: float,
     passes: Sequence[int],
-    take: Callable[[int, int, Tensor], None],
+    take: Callable[[int, Where, Tensor], None],
+    slice_axis: int | None = None,
 ) -> None:
     """Predict a scan by many sub-networks; the windows and their weights are those of `segment_whole`.
 
@@ -199,11 +189,34 @@ def sweep(
         window: edges of the windows in voxels.
         overlap: share by which neighbours overlap.
         passes: numbers of the sub-networks.
-        take: is given the number of a pass, a plane of the first axis, and the class probabilities
-            (class, plane, *rest) from there on; every plane of every pass once.
+        take: is given the number of a pass, a part of the scan, and the class probabilities (class, *part) there;
+            every voxel of every pass once.
+        slice_axis: a 2D network's: each slice along this axis of the volume is a picture of its own.
     """
+    if slice_axis is None:
+        _sweep_all(networks, image, window, overlap, passes, take)
+        return
+    for place, picture in enumerate(image.unbind(1 + slice_axis)):
+
+        def stack(number: int, where: Where, probabilities: Tensor, place: int = place) -> None:
+            whole = (*where[:slice_axis], slice(place, place + 1), *where[slice_axis:])
+            take(number, whole, probabilities.unsqueeze(1 + slice_axis))
+
+        _sweep_all(networks, picture, window, overlap, passes, stack)
+
+
+def _sweep_all(
+    networks: SubNetworks,
+    image: Tensor,
+    window: Sequence[int],
+    overlap: float,
+    passes: Sequence[int],
+    take: Callable[[int, Where, Tensor], None],
+) -> None:
+    """All passes, as many at once as there is room for, over a volume or a picture."""
     padded, before = pad_to_window(image[None], window)
     size, inside = padded.shape[2:], image.shape[1:]
+    rest = (slice(None),) * (len(size) - 1)
 
     def uncovered(number: int, first: int, probabilities: Tensor) -> None:
         """Leave out the planes, and the ends of the other axes, that the scan was extended by."""
@@ -213,7 +226,7 @@ def sweep(
         kept = probabilities[:, start - first : stop - first]
         for axis in range(1, len(size)):
             kept = kept.narrow(1 + axis, before[axis], inside[axis])
-        take(number, start - before[0], kept)
+        take(number, (slice(start - before[0], stop - before[0]), *rest), kept)
 
     together = TOGETHER[image.device.type]
     plane_bytes = 4 * networks.network.classes * window[0] * math.prod(size[1:])

@@ -180,8 +180,6 @@ def _write(paths: Sequence[Path], probabilities: np.ndarray, image: Image, prepa
 def _check_alike(models: Sequence[Model], settings: Predict) -> None:
     """Refuse runs that cannot vote together, and votes that the classes do not allow."""
     first = models[0]
-    if settings.passes > 1 and any(model.slice_axis is not None for model in models):
-        raise UsageError("passes: networks of slices are asked once only; leave --passes out, or use --ensemble")
     if (settings.passes > 1 or settings.ensemble) and any(model.own for model in models):
         raise UsageError(
             "passes: networks trained on regions have no votes; leave --passes and --ensemble out, or train on classes"
@@ -206,11 +204,11 @@ def _tally(
         for number, (model, network) in enumerate(zip(models, networks, strict=True)):
             if settings.passes == 1:
                 whole = segment_whole(model.network, image, model.window, settings.overlap, model.slice_axis)
-                tally.add(number, 0, whole)
+                tally.add(number, (), whole)
             else:
                 mine = range(number * settings.passes, (number + 1) * settings.passes)
                 with network:
-                    sweep(network, image, model.window, settings.overlap, mine, tally.add)
+                    sweep(network, image, model.window, settings.overlap, mine, tally.add, model.slice_axis)
     return tally
 
 

@@ -77,7 +77,9 @@ def ask(out: Path, asked: Plan, passes: int, shard: str = "0/1", dry_run: bool =
     """
     found = [result for result in results.read(asked, out) if _has_votes(result)]
     if not found:
-        raise UsageError(f"passes: {out} holds no segmentation run by 3D windows or pictures; leave --passes out")
+        raise UsageError(
+            f"passes: {out} holds no run that segments by classes, linear probes aside; leave --passes out"
+        )
     todo = [(path, way) for result in found for path in result.paths for way in _ways(result)]
     todo += [(result.paths[0], MAPS) for result in _telling(found)]
     first, of = map(int, shard.split("/"))
@@ -92,11 +94,11 @@ def ask(out: Path, asked: Plan, passes: int, shard: str = "0/1", dry_run: bool =
 
 
 def _has_votes(result: Result) -> bool:
-    """Whether its network takes many passes; one of slices, of regions, of whole scans or a linear probe does not."""
+    """Whether its network takes many passes; one of regions, of whole scans or a linear probe does not."""
     if result.key != "dice":
         return False
     card = load_part(result.paths[0] / "network", "network")[1]
-    return not card.get("slices") and card.get("trained_on") != "regions" and card.get("head") != "linear"
+    return card.get("trained_on") != "regions" and card.get("head") != "linear"
 
 
 def _ways(result: Result) -> list[Way]:
