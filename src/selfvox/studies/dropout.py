@@ -33,6 +33,7 @@ from selfvox.studies.results import Result
 from selfvox.weights import load_part
 
 FOREGROUND_WEIGHT = 2.0  # of a weighted vote: paper B takes 1, 2, 2
+HOLLOW: dict[str, Any] = {"linestyle": ":", "markerfacecolor": "white"}
 CALIBRATION = ("ece", "brier", "nll", "error_area")
 
 
@@ -254,10 +255,10 @@ def _before_after(
     figure, panels = figures.make_panels(len(scores) + both, "Dice" if both else "Mean over the scans")
     for axes, score in zip(panels, scores, strict=False):
         for method, look in looks.items():
-            for way, style in ((WITHOUT, ":"), (ENCODER, "-")):
+            for way, style in ((WITHOUT, HOLLOW), (ENCODER, {"linestyle": "-"})):
                 label = f"{look['label']}, {'without' if way == WITHOUT else 'with'} dropout"
                 points = _points(rows, method, way, score)
-                axes.plot(*points, **{**look, "linestyle": style, "label": label})
+                axes.plot(*points, **{**look, **style, "label": label})
         axes.set_title(rows[0]["name"] if both else score.upper() if score == "ece" else score.capitalize())
         _labels_axis(axes, rows)
     if both:
@@ -283,7 +284,7 @@ def _by_way(rows: Sequence[Mapping[str, Any]], ways: Mapping[str, Way], title: s
     figure, panels = figures.make_panels(len(methods), f"Dice, {rows[0]['name']}")
     for axes, method in zip(panels, methods, strict=True):
         for name, way in ways.items():
-            style: dict[str, Any] = {"color": figures.GREY, "linestyle": ":"} if way == WITHOUT else {}
+            style = {"color": figures.GREY, **HOLLOW} if way == WITHOUT else {}
             axes.plot(*_points(rows, method, way, "mean"), marker="o", label=name, **style)
         axes.set_title(f"{method}: {title}")
         _labels_axis(axes, rows)
