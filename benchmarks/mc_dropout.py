@@ -30,7 +30,8 @@ from rich.table import Table
 from selfvox.device import computes_bf16, make_fabric
 from selfvox.inference import maps, votes
 from selfvox.inference.masks import Dropout
-from selfvox.inference.passes import SubNetworks, Tally, sweep
+from selfvox.inference.passes import SubNetworks, sweep
+from selfvox.inference.tally import Tally
 from selfvox.models.encoder import build, plan
 from selfvox.models.network import Segmenter
 

@@ -14,7 +14,7 @@ from selfvox.data.image import read as read_scan
 from selfvox.data.recipe import Prepared
 from selfvox.data.split import read
 from selfvox.errors import UsageError
-from selfvox.inference.predict import load
+from selfvox.inference.model import load
 from selfvox.models.network import segment_whole
 from selfvox.run import read_metrics
 from selfvox.weights import load_part

@@ -78,6 +78,11 @@ def own_values(regions: Regions, classes: Collection[int]) -> list[int]:
     return own
 
 
+def nested(regions: Regions, own: Sequence[int]) -> list[list[int]]:
+    """For each region, the numbers of the regions whose own class it holds, itself among them; see `own_values`."""
+    return [[number for number, value in enumerate(own) if value in values] for values in regions.values()]
+
+
 def membership(regions: Regions, highest: int) -> np.ndarray:
     """Bool (region, value): whether label value 0 to `highest` belongs to it; `table[:, label]` gives the masks."""
     table = np.zeros((len(regions), highest + 1), dtype=bool)

@@ -10,8 +10,8 @@ from PIL import Image as Pillow
 
 from selfvox.inference import maps
 from selfvox.inference.evaluate import evaluate
-from selfvox.inference.passes import Tally
 from selfvox.inference.predict import predict
+from selfvox.inference.tally import Tally
 from selfvox.settings import MAPS, Evaluate, Predict
 
 from .conftest import affine, blob, make_run, write_scan
@@ -105,6 +105,16 @@ def test_regions_have_percentiles_and_volumes_of_their_own(tmp_path):
         row[f"lesion {what}"] for what in ("ml", "low", "high", "agreement")
     ]
     assert float(row["whole low"]) <= float(row["whole high"])
+
+
+@pytest.mark.parametrize("parts", [[("whole", (1, 2)), ("core", (2,))], [("none", (0,)), ("a", (1,)), ("b", (2,))]])
+def test_the_picture_has_a_row_of_percentiles_for_all_but_the_background(tmp_path, parts):
+    space = (12, 10, 8)
+    heat = np.random.default_rng(0).random((len(WANTED), len(parts), *space)).astype(np.float16)
+    label = (np.indices(space).sum(0) > 14).astype(np.uint16)
+    maps.draw(tmp_path / "a.png", heat[0, 0].astype(np.float32), {"vote": label}, parts, {}, heat, (1, 1, 1))
+    with Pillow.open(tmp_path / "a.png") as picture:
+        assert picture.height == round((0.4 + 2.7 * (1 + 2)) * 90)
 
 
 def test_a_picture_gets_maps_too(tmp_path):

@@ -16,7 +16,7 @@ import torch
 from selfvox.errors import UsageError
 from selfvox.inference import passes as module
 from selfvox.inference.masks import ACTIVATIONS, Dropout
-from selfvox.inference.passes import SubNetworks, Tally, sweep
+from selfvox.inference.passes import SubNetworks, sweep
 from selfvox.inference.predict import predict
 from selfvox.models.encoder import build, plan
 from selfvox.models.network import Segmenter, segment_whole
@@ -91,25 +91,6 @@ def test_a_pass_over_slices_is_the_plain_prediction_of_one_sub_network_for_all_o
     torch.testing.assert_close(lone[0], found[2].narrow(1 + axis, 7, 1), atol=0, rtol=0)
     monkeypatch.setitem(module.ROOM, "cpu", 1)
     torch.testing.assert_close(swept(net, dropout, image, window, range(3), axis), found, atol=1e-5, rtol=0)
-
-
-def test_a_tally_adds_up_slices_as_it_adds_up_slabs(tmp_path):
-    probabilities = torch.rand(3, 3, 5, 6, 7).softmax(1)
-    wants = {"borda", "variance", "mutual-information"}
-    slabs = Tally(3, 3, (5, 6, 7), wants, torch.device("cpu"), tmp_path / "slabs")
-    slices = Tally(3, 3, (5, 6, 7), wants, torch.device("cpu"), tmp_path / "slices")
-    for number in range(3):
-        slabs.add(number, (), probabilities[number])
-        for place in range(7):
-            part = (slice(None), slice(None), slice(place, place + 1))
-            slices.add(number, part, probabilities[number][(slice(None), *part)])
-    for name in ("ballots", "points", "sums", "squares", "entropies"):
-        torch.testing.assert_close(getattr(slices, name), getattr(slabs, name), atol=1e-6, rtol=0)
-    np.testing.assert_array_equal(slices.voxels, slabs.voxels)
-    for value in range(3):
-        whole = (probabilities[:, value] * 255).round().to(torch.uint8).numpy().reshape(3, -1)
-        for tally in (slabs, slices):
-            np.testing.assert_array_equal(tally.spilled(value, 11, 140), whole[:, 11:140])
 
 
 @KINDS
@@ -231,22 +212,6 @@ def test_a_full_device_is_asked_for_fewer_passes_at_a_time(monkeypatch):
 
     monkeypatch.setattr(SubNetworks, "logits", small)
     torch.testing.assert_close(swept(net, dropout, image), found, atol=1e-5, rtol=0)
-
-
-def test_a_tally_adds_up_slabs_as_if_they_were_one():
-    probabilities = torch.rand(4, 3, 9, 5, 6).softmax(1)
-    wants = {"borda", "variance", "mutual-information"}
-    tally = Tally(4, 3, (9, 5, 6), wants, torch.device("cpu"))
-    for first, last in ((4, 9), (0, 4)):
-        for number in (2, 0, 3, 1):
-            tally.add(number, (slice(first, last),), probabilities[number, :, first:last])
-    assert torch.equal(tally.ballots.long(), module.votes.ballots(probabilities))
-    assert torch.equal(tally.points.long(), module.votes.points(probabilities))
-    torch.testing.assert_close(tally.sums, probabilities.sum(0))
-    torch.testing.assert_close(tally.squares, probabilities.square().sum(0))
-    torch.testing.assert_close(tally.entropies, -(probabilities * probabilities.log()).sum((0, 1)))
-    for number, one in enumerate(probabilities.argmax(1)):
-        np.testing.assert_array_equal(tally.voxels[number], np.bincount(one.ravel().numpy(), minlength=3))
 
 
 # the verb

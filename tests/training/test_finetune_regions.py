@@ -141,9 +141,69 @@ def test_regions_that_do_not_fit_the_labels_are_refused(scans, tmp_path, given, 
     assert reason in str(refusal.value)
 
 
-def test_many_passes_of_a_network_of_regions_are_refused(scans, run, tmp_path):
-    with pytest.raises(UsageError, match="have no votes"):
-        selfvox.predict(run, scans, out=tmp_path / "out", passes=3, device="cpu")
+@pytest.mark.parametrize("spacing", [None, (2.0, 2.0, 2.0)])
+def test_many_passes_vote_on_each_region(scans, run, tmp_path, capsys, spacing):
+    """A region is found where most passes find it, which is where its median probability is above a half."""
+    how = {"steps": 20, "batch": 2, "loss": "dice+ce", "keep": "last", "spacing": spacing}
+    out = tmp_path / "out"
+    if spacing is not None:
+        run = selfvox.finetune(scans, out=tmp_path / "run", regions=REGIONS, train_on="regions", **how, **HOW)
+    asked = {"device": "cpu", "precision": "fp32", "passes": 3, "probabilities": True, "overlap": 0.2}
+    selfvox.predict(run, scans, out=out, maps=("entropy", "variance", "percentiles"), **asked)
+    label = np.asarray(nib.load(out / "s0.nii.gz").dataobj)
+    median = nib.load(out / "maps" / "s0_percentile-50.nii.gz").get_fdata()
+    assert median.shape == nib.load(out / "maps" / "s0_variance.nii.gz").shape == (20, 20, 20, 2)
+    if spacing is None:
+        np.testing.assert_array_equal(label == 2, median[..., 1] > 0.5)
+        np.testing.assert_array_equal(label > 0, median.max(-1) > 0.5)
+    assert nib.load(out / "maps" / "s0_entropy.nii.gz").get_fdata().max() <= np.log(2) + 1e-6
+    rows = {row["case"]: row for row in csv.DictReader((out / "review.csv").read_text().splitlines())}
+    voxels = float(rows["s0"]["whole ml"]) / 1.5 * 1000
+    assert voxels == pytest.approx(np.count_nonzero(label), rel=1e-6 if spacing is None else 0.15)
+    assert "class 1 ml" not in rows["s0"]
+    agreement = [float(rows["s0"][f"{name} agreement"]) for name in ("whole", "core")]
+    assert float(rows["s0"]["trust"]) == pytest.approx(np.mean(agreement), abs=1e-4)
+    scored = selfvox.evaluate(out, scans / "labels", out=tmp_path / "scores.csv")
+    assert np.mean([row["dice"] for row in scored if row["name"] == "whole"]) > 0.3
+    of_regions = {
+        name: [row["dice"] for row in scored if row["case"] == name and row["name"] in ("whole", "core")]
+        for name in rows
+    }
+    both = np.array([(float(rows[name]["trust"]), np.mean(dice)) for name, dice in of_regions.items()])
+    said = " ".join(capsys.readouterr().err.split())
+    assert f"predicted and true Dice of 6 scans: correlation {np.corrcoef(both.T)[0, 1]:.2f}" in said
+    # any pass that finds the core is enough
+    selfvox.predict(run, scans, out=tmp_path / "union", vote="union", union_class="core", **asked)
+    widest = np.asarray(nib.load(tmp_path / "union" / "s0.nii.gz").dataobj)
+    assert ((label == 2) <= (widest == 2)).all()
+    assert (widest == 2).sum() > (label == 2).sum()
+
+
+def test_networks_of_the_same_regions_vote_together(scans, run, tmp_path):
+    """Of one network twice, the vote is what it says alone; of one that was trained on classes, nothing is."""
+    asked = {"device": "cpu", "precision": "fp32"}
+    selfvox.predict(run, scans, out=tmp_path / "alone", **asked)
+    selfvox.predict(run, scans, ensemble=(run,), out=tmp_path / "both", **asked)
+    for number in range(6):
+        one, other = (np.asarray(nib.load(tmp_path / name / f"s{number}.nii.gz").dataobj) for name in ("alone", "both"))
+        np.testing.assert_array_equal(one, other)
+    other = selfvox.finetune(scans, out=tmp_path / "classes", regions=REGIONS, steps=1, **HOW)
+    with pytest.raises(UsageError, match="its choice of classes or regions to train on differs"):
+        selfvox.predict(run, scans, ensemble=(other,), out=tmp_path / "mixed", **asked)
+
+
+@pytest.mark.parametrize(
+    ("asked", "reason"),
+    [
+        ({"vote": "borda"}, "there is no borda vote; take majority, union or mean"),
+        ({"vote": "union", "union_class": "cor"}, "no region is called 'cor'; did you mean 'core'?"),
+    ],
+)
+def test_votes_that_regions_do_not_have_are_refused(scans, run, tmp_path, asked, reason):
+    with pytest.raises(UsageError) as refusal:
+        selfvox.predict(run, scans, out=tmp_path / "out", passes=3, device="cpu", **asked)
+    assert reason in str(refusal.value)
+    assert not (tmp_path / "out").exists()
 
 
 def test_regions_declared_when_preparing_are_those_of_every_run_upon_the_store(scans, tmp_path):

@@ -150,11 +150,14 @@ class Recipe:
         back: np.ndarray = _orient_back(canonical[None], trail.orientation)[0]
         return back
 
-    def undo_probabilities(self, probabilities: np.ndarray, trail: Trail) -> np.ndarray:
-        """Probabilities (class, *space) on the scan's own grid, float32, linear; class 0 is sure outside the box."""
+    def undo_probabilities(self, probabilities: np.ndarray, trail: Trail, background: bool = True) -> np.ndarray:
+        """Probabilities (class, *space) on the scan's own grid, float32, linear.
+
+        Outside the box the background, class 0, is sure; without a background, nothing is there.
+        """
         box = tuple(slice(a, b) for a, b in zip(trail.start, trail.stop, strict=True))
         canonical = np.zeros((len(probabilities), *_canonical_shape(trail)), dtype=np.float32)
-        canonical[0] = 1
+        canonical[0] = float(background)
         for target, values in zip(canonical, probabilities, strict=True):
             target[box] = _resample(np.asarray(values, dtype=np.float32), trail, sitk.sitkLinear, back=True)
         return _orient_back(canonical, trail.orientation)

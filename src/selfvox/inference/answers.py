@@ -13,8 +13,8 @@ from torch import Tensor
 from selfvox.data.naming import natural
 from selfvox.files import write_csv
 from selfvox.inference import votes
-from selfvox.inference.passes import entropy
 from selfvox.inference.review import INTERVAL
+from selfvox.inference.tally import entropy
 from selfvox.models.classifier import decide
 from selfvox.settings import Predict
 

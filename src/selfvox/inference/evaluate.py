@@ -68,11 +68,11 @@ def evaluate(settings: Evaluate) -> list[dict[str, Any]]:
         write_csv(out, list(rows[0]), (row.values() for row in rows))
         say(f"scores: {out}")
     if rows and named:
-        # as trust is: over the classes, which regions would count again
-        of_classes = [row for row in rows if isinstance(row["class"], int)]
-        dice = {name: _mean([row["dice"] for row in of_classes if row["case"] == name]) for name in pairs}
-        scored = {name: both for name, both in pairs.items() if not math.isnan(dice[name])}
         of_regions = _regions(settings.predictions) if folder.are_of_regions(settings.predictions) else None
+        # as trust is: over the classes, which regions would count again, or over the regions it was trained on
+        counted = [row for row in rows if isinstance(row["class"], int) == (of_regions is None)]
+        dice = {name: _mean([row["dice"] for row in counted if row["case"] == name]) for name in pairs}
+        scored = {name: both for name, both in pairs.items() if not math.isnan(dice[name])}
         calibration.tell(settings.predictions, scored, sorted(named), dice, out, of_regions)
     if failed:
         raise DataError(

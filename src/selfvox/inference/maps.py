@@ -13,8 +13,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from selfvox.files import whole
-from selfvox.inference.passes import Tally, entropy
-from selfvox.regions import Regions
+from selfvox.inference.tally import Tally
 
 PERCENTILES = (5, 25, 50, 75, 95)
 CHUNK = 2**16  # voxels whose percentiles are taken at once: fewer cost calls, more leave the processor's cache
@@ -89,14 +88,15 @@ def files(asked: Sequence[str]) -> list[str]:
 def scalar_map(name: str, tally: Tally) -> Tensor:
     """One map of what the passes disagree about, (*space), or (class, *space) of `variance`.
 
-    Entropy: of the mean probability, in nats. Mutual information: that less the passes' mean entropy, which is what is
-    unsure about the network rather than about the scan (Gal et al. 2017). Variance: of each class's probability.
+    Entropy: of the mean probability, in nats; where the network was trained on regions, the mean over these of each
+    beside its complement. Mutual information: that less the passes' mean entropy, which is what is unsure about the
+    network rather than about the scan (Gal et al. 2017). Variance: of each class's probability.
     """
     mean = tally.sums / tally.passes
     if name == "variance":
         assert tally.squares is not None
         return (tally.squares / tally.passes).sub_(mean.square_()).clamp_(min=0)
-    found = entropy(mean)
+    found = tally.entropy(mean)
     if name == "mutual-information":
         assert tally.entropies is not None
         found = found.sub_(tally.entropies / tally.passes).clamp_(min=0)
@@ -132,11 +132,10 @@ def draw(
     out: Path,
     image: np.ndarray,
     labels: Mapping[str, np.ndarray],
-    classes: Mapping[int, str],
+    parts: Sequence[tuple[str, Sequence[int]]],
     unsure: Mapping[str, np.ndarray],
     heat: np.ndarray | None,
     spacing_mm: Sequence[float],
-    regions: Regions | None = None,
 ) -> None:
     """Draw a scan's uncertainty at the slice that tells most: maps over the scan, percentiles as in paper B Fig. 7.
 
@@ -144,15 +143,15 @@ def draw(
         out: the picture, .png.
         image: (*space).
         labels: label values (*space) to outline: `vote`, and `truth` where it is known.
-        classes: name by label value.
+        parts: names and label values of the classes and regions of which `heat` has percentiles.
         unsure: maps (*space) by name.
         heat: (percentile, class or region, *space), or None.
         spacing_mm: edges of a voxel.
-        regions: label values by name, those that `heat` has behind the classes.
     """
-    values = [value for value in sorted(classes) if value != 0]
-    parts = [(classes[value], [value]) for value in sorted(classes)] + list((regions or {}).items())
-    rows, columns = len(parts) if heat is not None else 1, max(1 + len(unsure), len(PERCENTILES))
+    values = sorted({value for _, members in parts for value in members} - {0})
+    # the background's would show nothing that the others do not
+    warm = [number for number, (_, members) in enumerate(parts) if any(members)] if heat is not None else []
+    rows, columns = 1 + len(warm), max(1 + len(unsure), len(PERCENTILES))
     figure = Figure(figsize=(2.6 * columns, 0.4 + 2.7 * rows), layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False)
     for axes in grid.flat:
@@ -173,7 +172,7 @@ def draw(
             axes.set_aspect(aspect)
             figure.colorbar(over, ax=axes, shrink=0.7)
     reference = "truth" if "truth" in labels else "vote"
-    for number, row in enumerate(grid[1:], start=1):
+    for number, row in zip(warm, grid[1:], strict=True):
         name, members = parts[number]
         for axes, percentile, maps in zip(row, PERCENTILES, heat if heat is not None else (), strict=False):
             warmth = axes.imshow(look(maps[number]).astype(np.float32), cmap="inferno", vmin=0, vmax=1)

@@ -1,8 +1,8 @@
-"""Many passes over one scan by Monte-Carlo dropout (paper B 2.3): sub-networks, and their sums voxel by voxel.
+"""Many passes over one scan by Monte-Carlo dropout (paper B 2.3): sub-networks, swept over it together.
 
 One pass is one sub-network: its masks follow from the seed, the number of the pass and the layer alone, and are the
 same in every window of every scan. Passes go through the network several at a time, each with its own mask. Memory does
-not grow with their number: what they vote is summed up, slab by slab.
+not grow with their number: what they say is handed out slab by slab.
 """
 
 from __future__ import annotations
@@ -10,27 +10,22 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-import os
-from collections.abc import Callable, Collection, Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from monai.data.utils import compute_importance_map, dense_patch_slices
 from torch import Tensor, nn
 
-from selfvox.inference import votes
 from selfvox.inference.cut import cut
 from selfvox.inference.masks import TOGETHER, Dropout, Masks
+from selfvox.inference.tally import Where
 from selfvox.models.network import Segmenter, pad_to_window
 from selfvox.progress import say
 
 ROOM = {"cpu": 2**28, "cuda": 2**31, "mps": 2**28}  # bytes for the unfinished logits of a block of passes
 # a 3D convolution of one smaller sample leaves oneDNN's fast path; two are then faster than one
 SMALL_VOXELS = 56**3
-
-Where = tuple[slice, ...]  # a part of a scan, along its axes; those not named are whole
 
 
 class _Drop(nn.Module):
@@ -47,12 +42,17 @@ class _Drop(nn.Module):
 class SubNetworks:
     """A trained segmenter with dropout behind each of its activations, while entered; pass t is its t-th sub-network.
 
+    Args:
+        network: trained.
+        dropout: where and how.
+        overlapping: its outputs are regions, each with a probability of its own.
+
     Raises:
         UsageError: there is no activation where dropout was asked for.
     """
 
-    def __init__(self, network: Segmenter, dropout: Dropout):
-        self.network, self.dropout = network, dropout
+    def __init__(self, network: Segmenter, dropout: Dropout, overlapping: bool = False):
+        self.network, self.dropout, self.overlapping = network, dropout, overlapping
         self.masks = Masks(network.encoder, network.decoder, dropout)
 
     @functools.cached_property
@@ -93,82 +93,6 @@ class SubNetworks:
         return self.network.decode(self.network.encoder(many[0]) if self.dropout.encoder > 0 else many, size)
 
 
-class Tally:
-    """What the passes over one scan add up to, voxel by voxel; nothing in it grows with their number.
-
-    Args:
-        passes: how many will be added.
-        classes: how many there are.
-        space: the scan's edges.
-        wants: what is summed up beside votes and probabilities: of `borda`, `mutual-information`, `variance`.
-        device: where the sums lie.
-        spill: file that takes every pass's probabilities, in 255ths, (pass, class, *space); None leaves them out.
-    """
-
-    def __init__(
-        self,
-        passes: int,
-        classes: int,
-        space: Sequence[int],
-        wants: Collection[str],
-        device: torch.device,
-        spill: Path | None = None,
-    ):
-        self.passes, self.space, self.spill = passes, tuple(space), spill
-        whole = (classes, *space)
-        self.ballots = torch.zeros(whole, dtype=torch.uint8 if passes < 256 else torch.int16, device=device)
-        self.sums = torch.zeros(whole, device=device)
-        self.squares = torch.zeros(whole, device=device) if "variance" in wants else None
-        self.entropies = torch.zeros(self.space, device=device) if "mutual-information" in wants else None
-        kind = torch.int16 if passes * (classes - 1) < 2**15 else torch.int32
-        self.points = torch.zeros(whole, dtype=kind, device=device) if "borda" in wants else None
-        self.voxels = np.zeros((passes, classes), np.int64)  # of each pass's own label
-        if spill is not None:
-            # all of its room at once: a mapped file that finds the disk full later kills the process
-            with spill.open("wb") as file:
-                os.posix_fallocate(file.fileno(), 0, passes * math.prod(whole))
-            self._spilled = np.memmap(spill, np.uint8, "r+", shape=(passes, *whole))
-
-    def add(self, number: int, where: Where, probabilities: Tensor) -> None:
-        """Count in what pass `number` says of a part of the scan, (class, *part)."""
-        here = (slice(None), *where)
-        chosen = votes.winner(probabilities)
-        for value in range(len(probabilities)):
-            mine = chosen == value
-            self.ballots[value][where] += mine
-            self.voxels[number, value] += int(mine.sum())
-        self.sums[here] += probabilities
-        if self.squares is not None:
-            self.squares[here].addcmul_(probabilities, probabilities)
-        if self.entropies is not None:
-            self.entropies[where] += entropy(probabilities)
-        if self.points is not None:
-            self.points[here] += votes.points(probabilities[None])
-        if self.spill is not None:
-            self._spilled[number][here] = (probabilities * 255).round_().to(torch.uint8).cpu().numpy()
-
-    def spilled(self, value: int, start: int, stop: int) -> np.ndarray:
-        """Probabilities of a class in 255ths, (pass, voxel) uint8, of the voxels from `start` to `stop`."""
-        return np.array(self._spilled[:, value].reshape(self.passes, -1)[:, start:stop])
-
-    def scores(self, rule: str, weights: Sequence[float], of: int) -> Tensor:
-        """What each class got by a rule, (class, *space)."""
-        if rule == "borda":
-            assert self.points is not None
-            return self.points
-        if rule == "weighted":
-            return votes.weighted(self.ballots, weights)
-        if rule == "union":
-            return votes.union(self.ballots, of)
-        return self.sums if rule == "mean" else votes.majority(self.ballots)
-
-
-def entropy(probabilities: Tensor) -> Tensor:
-    """(class, *space) -> (*space), in nats."""
-    found: Tensor = torch.special.entr(probabilities).sum(0)
-    return found
-
-
 def sweep(
     networks: SubNetworks,
     image: Tensor,
@@ -189,7 +113,7 @@ def sweep(
         window: edges of the windows in voxels.
         overlap: share by which neighbours overlap.
         passes: numbers of the sub-networks.
-        take: is given the number of a pass, a part of the scan, and the class probabilities (class, *part) there;
+        take: is given the number of a pass, a part of the scan, and the probabilities (class or region, *part) there;
             every voxel of every pass once.
         slice_axis: a 2D network's: each slice along this axis of the volume is a picture of its own.
     """
@@ -254,7 +178,8 @@ def _sweep(
     def finish(planes: int) -> None:
         """Hand out the slab's first planes, which no later window reaches, and move on by as many."""
         for number, logits in zip(passes, slab, strict=True):
-            take(number, at, (logits[:, :planes] / weights[:planes]).softmax(0))
+            mean = logits[:, :planes] / weights[:planes]
+            take(number, at, mean.sigmoid() if networks.overlapping else mean.softmax(0))
             _move(logits.movedim(1, 0), planes)
         _move(weights, planes)
 

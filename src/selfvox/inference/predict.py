@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,42 +14,20 @@ from torch import Tensor
 
 from selfvox import regions
 from selfvox.data import image as images
-from selfvox.data.crops import SLICE_AXES
 from selfvox.data.image import Image
-from selfvox.data.recipe import Prepared, Recipe
+from selfvox.data.recipe import Prepared
 from selfvox.data.sources import Case
 from selfvox.device import asking, make_fabric
-from selfvox.errors import DataError, UsageError, WeightsError
+from selfvox.errors import DataError
 from selfvox.inference import asked, classify, maps, review, voters, votes
 from selfvox.inference.folder import Folder
-from selfvox.inference.passes import SubNetworks, Tally, sweep
-from selfvox.models.encoder import build
-from selfvox.models.network import Segmenter, segment_whole
+from selfvox.inference.model import Model, load
+from selfvox.inference.passes import SubNetworks, sweep
+from selfvox.inference.tally import RegionTally, Tally
+from selfvox.models.network import segment_whole
 from selfvox.progress import say
-from selfvox.regions import Regions, decode, own_values
+from selfvox.regions import decode, nested
 from selfvox.settings import Predict
-from selfvox.weights import load_into, load_part, part_of
-
-
-@dataclass(frozen=True)
-class Model:
-    """A trained segmenter and all that it takes to ask it."""
-
-    network: Segmenter
-    recipe: Recipe
-    window: tuple[int, ...]  # edges in voxels of what it was trained on
-    classes: dict[int, str]
-    sha256: str  # of its weights
-    slice_axis: int | None = None  # of the volumes whose slices it was trained on
-    regions: Regions | None = None
-    own: tuple[int, ...] | None = None  # of a network trained on regions: the class that each stands for
-
-    def decide(self, probabilities: np.ndarray) -> np.ndarray:
-        """Class numbers (*space) from (class, *space), or from (region, *space)."""
-        if self.own is not None:
-            return decode(probabilities, self.own)
-        decided: np.ndarray = np.array(sorted(self.classes), np.uint16)[probabilities.argmax(0)]
-        return decided
 
 
 def predict(settings: Predict) -> list[Path]:
@@ -93,28 +70,6 @@ def predict(settings: Predict) -> list[Path]:
     return [folder.files(case)[0] for case in cases]
 
 
-def load(run: Path) -> Model:
-    """The segmenter of a fine-tuning run, or of its `network/` folder.
-
-    Raises:
-        WeightsError: it is missing, damaged, or its weights do not fit.
-    """
-    folder = part_of(run, "network")
-    tensors, card = load_part(folder, "network")
-    try:
-        spec, classes = card["network"], {int(value): str(name) for value, name in card["classes"].items()}
-        encoder = build(spec, card["spatial_dims"], card["in_channels"])
-        parts = regions.from_json(card.get("regions"))
-        own = tuple(own_values(parts or {}, classes)) if card.get("trained_on") == "regions" else None
-        network = Segmenter(encoder, len(own or classes), spec.get("norm", "instance"), card.get("head") == "linear")
-        recipe, window = Recipe.from_dict(card["recipe"]), tuple(int(edge) for edge in card["crop"])
-        axis = SLICE_AXES[card["slices"]] if card.get("slices") else None
-    except (KeyError, TypeError, ValueError, AttributeError, UsageError) as error:
-        raise WeightsError(f"{folder / 'network.json'}: damaged ({error!r}); copy it again") from None
-    say(f"network: {load_into(network, tensors, str(folder))}, of step {card.get('step')}")
-    return Model(network.eval(), recipe, window, classes, card["sha256"], axis, parts, own)
-
-
 # the work
 
 
@@ -133,7 +88,7 @@ def _many_passes(models: Sequence[Model], fabric: Fabric, folder: Folder, settin
     """Predict each scan by many passes, or by several networks."""
     for model in models:
         fabric.to_device(model.network)
-    networks = [SubNetworks(model.network, voters.dropout(settings)) for model in models]
+    networks = [SubNetworks(model.network, voters.dropout(settings), model.own is not None) for model in models]
 
     def work(case: Case, image: Image, prepared: Prepared) -> None:
         spill = settings.out / f".{os.getpid()}.part.{case.id}.passes" if "percentiles" in settings.maps else None
@@ -154,9 +109,15 @@ def _many_passes(models: Sequence[Model], fabric: Fabric, folder: Folder, settin
 def _segment(model: Model, fabric: Fabric, data: np.ndarray, overlap: float) -> np.ndarray:
     """Probabilities (class, *space) on the prepared grid."""
     with asking(fabric):
-        image, own = fabric.to_device(torch.from_numpy(data)), model.own is not None
-        found: Tensor = segment_whole(model.network, image, model.window, overlap, model.slice_axis, overlapping=own)
+        found = _whole(model, fabric.to_device(torch.from_numpy(data)), overlap)
     return found.cpu().numpy()
+
+
+def _whole(model: Model, image: Tensor, overlap: float) -> Tensor:
+    """Probabilities (class or region, *space) of a prepared scan (channel, *space), asked once."""
+    own = model.own is not None
+    found: Tensor = segment_whole(model.network, image, model.window, overlap, model.slice_axis, overlapping=own)
+    return found
 
 
 def _write(paths: Sequence[Path], probabilities: np.ndarray, image: Image, prepared: Prepared, model: Model) -> None:
@@ -165,9 +126,7 @@ def _write(paths: Sequence[Path], probabilities: np.ndarray, image: Image, prepa
     if len(paths) == 1 and recipe.size is None and recipe.spacing_mm is None:
         label = recipe.undo(model.decide(probabilities), prepared.trail)
     else:
-        # beyond the box, the first map is sure: of regions, it is nobody's
-        apart = np.concatenate([probabilities[:1], probabilities]) if model.own else probabilities
-        probabilities = recipe.undo_probabilities(apart, prepared.trail)[1 if model.own else 0 :]
+        probabilities = model.undo(probabilities, prepared.trail)
         label = model.decide(probabilities)
     for path in paths[1:]:
         images.write_map(path, probabilities, image)
@@ -179,13 +138,16 @@ def _write(paths: Sequence[Path], probabilities: np.ndarray, image: Image, prepa
 
 def _check_alike(models: Sequence[Model], settings: Predict) -> None:
     """Refuse runs that cannot vote together, and votes that the classes do not allow."""
-    first = models[0]
-    if (settings.passes > 1 or settings.ensemble) and any(model.own for model in models):
-        raise UsageError(
-            "passes: networks trained on regions have no votes; leave --passes and --ensemble out, or train on classes"
-        )
-    voters.check_alike(settings, [{"list of classes": model.classes, "recipe": model.recipe} for model in models])
-    voters.check_vote(settings, [first.classes[value] for value in sorted(first.classes)])
+    alike = [
+        {
+            "list of classes": model.classes,
+            "choice of classes or regions to train on": model.outputs,
+            "recipe": model.recipe,
+        }
+        for model in models
+    ]
+    voters.check_alike(settings, alike)
+    voters.check_vote(settings, [name for name, _ in models[0].outputs], of_regions=models[0].own is not None)
 
 
 def _tally(
@@ -199,17 +161,23 @@ def _tally(
     """All passes of all networks over one prepared scan (channel, *space)."""
     with asking(fabric):
         image = fabric.to_device(torch.from_numpy(data))
-        count, wants = len(models) * settings.passes, {settings.vote, *settings.maps}
-        tally = Tally(count, len(models[0].classes), image.shape[1:], wants, image.device, spill)
+        tally = _empty_tally(models[0], len(models) * settings.passes, image, settings, spill)
         for number, (model, network) in enumerate(zip(models, networks, strict=True)):
             if settings.passes == 1:
-                whole = segment_whole(model.network, image, model.window, settings.overlap, model.slice_axis)
-                tally.add(number, (), whole)
+                tally.add(number, (), _whole(model, image, settings.overlap))
             else:
                 mine = range(number * settings.passes, (number + 1) * settings.passes)
                 with network:
                     sweep(network, image, model.window, settings.overlap, mine, tally.add, model.slice_axis)
     return tally
+
+
+def _empty_tally(model: Model, passes: int, image: Tensor, settings: Predict, spill: Path | None) -> Tally:
+    how: dict[str, Any] = {"passes": passes, "space": image.shape[1:], "device": image.device, "spill": spill}
+    how["wants"] = {settings.vote, *settings.maps}
+    if model.own is not None:
+        return RegionTally(nested(model.regions or {}, model.own), **how)
+    return Tally(classes=len(model.classes), **how)
 
 
 def _write_vote(
@@ -220,20 +188,22 @@ def _write_vote(
     Where voxels change their size, each class's share of the score goes back and then decides.
     """
     recipe, values = model.recipe, np.array(sorted(model.classes), np.uint16)
-    names = [model.classes[int(value)] for value in values]
+    names = [name for name, _ in model.outputs]
     of = names.index(settings.union_class) if settings.union_class is not None else 0
     scores = tally.scores(settings.vote, settings.vote_weights or (), of)
-    decided = votes.winner(scores)
+    if model.own is not None:
+        decided = torch.from_numpy(np.searchsorted(values, decode(scores.cpu(), model.own)).astype(np.uint8))
+    else:
+        decided = votes.winner(scores)
     if recipe.size is None and recipe.spacing_mm is None:
         label = recipe.undo(values[decided.cpu().numpy()], prepared.trail)
     else:
-        shares = (scores / scores.sum(0)).nan_to_num(0).cpu().numpy()
-        label = values[recipe.undo_probabilities(shares, prepared.trail).argmax(0)]
+        shares = scores if model.own else (scores / scores.sum(0)).nan_to_num(0)
+        label = model.decide(model.undo(shares.cpu().numpy(), prepared.trail))
     for path in paths[1:2] if settings.probabilities else ():
-        mean = (tally.sums / tally.passes).cpu().numpy()
-        images.write_map(path, recipe.undo_probabilities(mean, prepared.trail), image)
+        images.write_map(path, model.undo((tally.sums / tally.passes).cpu().numpy(), prepared.trail), image)
     images.write_label(paths[0], label, image)
-    return decided
+    return decided.to(scores.device)
 
 
 def _write_maps(
@@ -248,7 +218,8 @@ def _write_maps(
     """Maps on the scan's grid, where nothing is unsure outside the foreground box; and their picture."""
     recipe, trail = model.recipe, prepared.trail
     values = np.array(sorted(model.classes), np.uint16)
-    groups = list(regions.positions(model.regions, model.classes).values())
+    # of a network trained on regions these are all that there is
+    groups = [] if model.own else list(regions.positions(model.regions, model.classes).values())
     heat = maps.percentile_maps(tally, groups) if tally.spill is not None else None
     unsure = {}
     for name, path in paths.items():
@@ -257,12 +228,11 @@ def _write_maps(
         if name.startswith("percentile-"):
             assert heat is not None
             of_classes = heat[[f"percentile-{each:02}" for each in maps.PERCENTILES].index(name)]
-            images.write_map(path, recipe.undo_probabilities(of_classes, trail), image)
+            images.write_map(path, model.undo(of_classes, trail), image)
             continue
         found = maps.scalar_map(name, tally).cpu().numpy()
         each = found if found.ndim > len(tally.space) else found[None]
-        # a class in front that is sure outside the box, so that all others are 0 there
-        written = recipe.undo_probabilities(np.concatenate([np.zeros_like(each[:1]), each]), trail)[1:]
+        written = recipe.undo_probabilities(each, trail, background=False)
         images.write_map(path, written if found.ndim > len(tally.space) else written[0], image)
         unsure[name] = found.sum(0) if found.ndim > len(tally.space) else found
     labels = {"vote": values[decided.cpu().numpy()]}
@@ -272,4 +242,5 @@ def _write_maps(
         except DataError as error:
             say(f"{error}; drawn without it")
     spacing = prepared.spacing_mm
-    maps.draw(paths["picture"], prepared.data[0], labels, model.classes, unsure, heat, spacing, model.regions)
+    parts = model.outputs if model.own else [*model.outputs, *(model.regions or {}).items()]
+    maps.draw(paths["picture"], prepared.data[0], labels, parts, unsure, heat, spacing)

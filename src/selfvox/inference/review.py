@@ -14,7 +14,7 @@ from torch import Tensor
 
 from selfvox.data.naming import natural
 from selfvox.files import write_csv
-from selfvox.inference.passes import Tally, entropy
+from selfvox.inference.tally import RegionTally, Tally
 from selfvox.regions import Regions, positions
 
 INTERVAL = (5, 95)  # percentiles over the passes
@@ -30,7 +30,8 @@ def measure(
     """What the passes over one scan say: volumes with their interval, how far they agree, how unsure they are.
 
     Agreement is the Dice of all passes together with their vote, `2 sum |pass and vote| / sum (|pass| + |vote|)`; 1
-    where neither any pass nor the vote holds the class. Trust is its mean over the classes above 0.
+    where neither any pass nor the vote holds the class. Trust is its mean over the classes above 0; where the network
+    was trained on regions, over these, and nothing is said of classes.
 
     Args:
         tally: of all passes.
@@ -40,32 +41,37 @@ def measure(
         regions: sets of classes to measure too.
     """
     size = math.prod(spacing_mm) / 1000 if len(spacing_mm) == 3 else 1.0
-    found = [
-        {"class": value, **_measured(tally, label, [number], size)}
+    trained_on_regions = isinstance(tally, RegionTally)
+    of_classes: list[dict[str, Any]] = [
+        {"class": value, **_measured(tally, [number], _within(label, [number]), size)}
         for number, value in enumerate(sorted(classes))
-        if value != 0
+        if value != 0 and not trained_on_regions
     ]
-    of_regions = [
-        {"region": name, **_measured(tally, label, numbers, size)}
-        for name, numbers in positions(regions, classes).items()
+    of_regions: list[dict[str, Any]] = [
+        {"region": name, **_measured(tally, [place] if trained_on_regions else numbers, _within(label, numbers), size)}
+        for place, (name, numbers) in enumerate(positions(regions, classes).items())
     ]
     unsure = [
-        float(entropy(mean / tally.passes)[mask].sum(dtype=torch.float64))
+        float(tally.entropy(mean / tally.passes)[mask].sum(dtype=torch.float64))
         for mean, mask in zip(tally.sums.movedim(1, 0), label > 0, strict=True)
     ]
     voxels = int((label > 0).sum())
     return {
-        "trust": statistics.fmean(each["agreement"] for each in found),
+        "trust": statistics.fmean(each["agreement"] for each in of_classes or of_regions),
         "entropy": sum(unsure) / voxels if voxels else None,
         "volumes_in": "ml" if len(spacing_mm) == 3 else "px",
-        "classes": found,
+        "classes": of_classes,
         "regions": of_regions,
     }
 
 
-def _measured(tally: Tally, label: Tensor, numbers: Sequence[int], size: float) -> dict[str, float]:
-    """Of the class indices `numbers` taken together: volume, its interval, agreement."""
-    voted = torch.isin(label, torch.tensor(numbers, dtype=label.dtype, device=label.device))
+def _within(label: Tensor, numbers: Sequence[int]) -> Tensor:
+    """Where the label has one of these class indices."""
+    return torch.isin(label, label.new_tensor(numbers))
+
+
+def _measured(tally: Tally, numbers: Sequence[int], voted: Tensor, size: float) -> dict[str, float]:
+    """Volume, its interval, and agreement with the vote, of what the tally counts under `numbers` taken together."""
     sizes = tally.voxels[:, numbers].sum(1)
     voxels = int(voted.sum())
     together = sum(int(tally.ballots[number][voted].sum(dtype=torch.int64)) for number in numbers)

@@ -10,6 +10,8 @@ from selfvox.inference.masks import Dropout
 from selfvox.progress import say
 from selfvox.settings import Predict
 
+OF_CLASSES = ("weighted", "borda")  # votes that regions, each found or not, have no rule for
+
 
 def many(settings: Predict) -> bool:
     """Whether each scan is asked about more than once."""
@@ -26,8 +28,14 @@ def check_alike(settings: Predict, runs: Sequence[Mapping[str, Any]]) -> None:
                 )
 
 
-def check_vote(settings: Predict, names: Sequence[str]) -> None:
-    """Refuse a vote that the classes do not allow."""
+def check_vote(settings: Predict, names: Sequence[str], of_regions: bool = False) -> None:
+    """Refuse a vote that the classes, or the regions that a network was trained on, do not allow."""
+    what = "region" if of_regions else "class"
+    if of_regions and settings.vote in OF_CLASSES:
+        raise UsageError(
+            f"vote: the network was trained on regions, of which there is no {settings.vote} vote; "
+            "take majority, union or mean"
+        )
     if settings.vote_weights is not None and len(settings.vote_weights) != len(names):
         raise UsageError(
             f"vote_weights: {len(settings.vote_weights)} of them for {len(names)} classes ({', '.join(names)}); "
@@ -35,7 +43,7 @@ def check_vote(settings: Predict, names: Sequence[str]) -> None:
         )
     if settings.union_class is not None and settings.union_class not in names:
         raise UsageError(
-            f"union_class: no class is called '{settings.union_class}'{did_you_mean(settings.union_class, names)}"
+            f"union_class: no {what} is called '{settings.union_class}'{did_you_mean(settings.union_class, names)}"
         )
 
 

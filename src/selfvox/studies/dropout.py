@@ -23,6 +23,7 @@ from selfvox.errors import UsageError
 from selfvox.files import whole, write_csv
 from selfvox.inference.evaluate import evaluate
 from selfvox.inference.predict import predict
+from selfvox.inference.voters import OF_CLASSES
 from selfvox.options import resolve
 from selfvox.progress import say
 from selfvox.settings import Evaluate, Predict
@@ -78,9 +79,7 @@ def ask(out: Path, asked: Plan, passes: int, shard: str = "0/1", dry_run: bool =
     """
     found = [result for result in results.read(asked, out) if _has_votes(result)]
     if not found:
-        raise UsageError(
-            f"passes: {out} holds no run that segments by classes, linear probes aside; leave --passes out"
-        )
+        raise UsageError(f"passes: {out} holds no run that segments, linear probes aside; leave --passes out")
     todo = [(path, way) for result in found for path in result.paths for way in _ways(result)]
     todo += [(result.paths[0], MAPS) for result in _telling(found)]
     first, of = map(int, shard.split("/"))
@@ -95,17 +94,21 @@ def ask(out: Path, asked: Plan, passes: int, shard: str = "0/1", dry_run: bool =
 
 
 def _has_votes(result: Result) -> bool:
-    """Whether its network takes many passes; one of regions, of whole scans or a linear probe does not."""
-    if result.key != "dice":
-        return False
-    card = load_part(result.paths[0] / "network", "network")[1]
-    return card.get("trained_on") != "regions" and card.get("head") != "linear"
+    """Whether its network takes many passes; one of whole scans or a linear probe, which drops nothing, does not."""
+    return result.key == "dice" and _card(result.paths[0]).get("head") != "linear"
+
+
+def _card(run: Path) -> dict[str, Any]:
+    """What is written beside a run's weights."""
+    return load_part(run / "network", "network")[1]
 
 
 def _ways(result: Result) -> list[Way]:
     if result.from_scratch:
         return [WITHOUT, ENCODER]
-    return list(dict.fromkeys([*PLACES.values(), *RATES.values(), *VOTES.values()]))
+    ways = dict.fromkeys([*PLACES.values(), *RATES.values(), *VOTES.values()])
+    of_regions = _card(result.paths[0]).get("trained_on") == "regions"
+    return [way for way in ways if not of_regions or way.vote not in OF_CLASSES]
 
 
 def _telling(found: Sequence[Result]) -> list[Result]:
@@ -121,8 +124,11 @@ def _ask(out: Path, asked: Plan, run: Path, way: Way, passes: int) -> None:
     given |= {name: asked.finetune[name] for name in ("device", "precision") if name in asked.finetune}
     if way != WITHOUT:
         given |= {"passes": passes, "encoder_dropout": way.encoder, "decoder_dropout": way.decoder, "vote": way.vote}
-    classes = load_part(run / "network", "network")[1]["classes"]
+    card = _card(run)
+    classes = card["classes"]
     names = [classes[value] for value in sorted(classes, key=int)]
+    if card.get("trained_on") == "regions":
+        names = list(card["regions"])
     if way.vote == "weighted":
         given["vote_weights"] = (1.0, *[FOREGROUND_WEIGHT] * (len(names) - 1))
     if way.vote == "union":
