@@ -1,9 +1,7 @@
-import pytest
 import torch
 from torch import nn
 
 from selfvox.device import asking, make_fabric
-from selfvox.errors import ResourceError
 
 
 class Recorder(nn.Module):
@@ -26,11 +24,9 @@ def test_mixed_precision_computes_in_bf16_and_leaves_the_images_as_they_are():
     assert torch.equal(recorder.seen, image)
 
 
-def test_answers_are_computed_in_bf16_without_gradients_and_a_full_device_is_told():
+def test_answers_are_computed_in_bf16_without_gradients():
     fabric, layer = make_fabric("cpu", 1, "bf16"), nn.Linear(4, 4)
     with asking(fabric):
         answer = layer(torch.randn(2, 4))
     assert (answer.dtype, answer.requires_grad) == (torch.bfloat16, False)
-    with pytest.raises(ResourceError, match=r"memory is full.*--device cpu"), asking(fabric):
-        raise torch.OutOfMemoryError
     assert torch.is_grad_enabled()

@@ -40,16 +40,9 @@ def make_fabric(device: str, devices: int, precision: str) -> Fabric:
 
 @contextlib.contextmanager
 def asking(fabric: Fabric) -> Iterator[None]:
-    """Compute answers, without gradients and in the fabric's arithmetic.
-
-    Raises:
-        ResourceError: the device's memory is full.
-    """
-    try:
-        with torch.inference_mode(), fabric.autocast():
-            yield
-    except torch.OutOfMemoryError:
-        raise ResourceError("the device's memory is full; run the same command again with --device cpu") from None
+    """Compute answers, without gradients and in the fabric's arithmetic."""
+    with torch.inference_mode(), fabric.autocast():
+        yield
 
 
 class _KeepsInputs(MixedPrecision):

@@ -13,10 +13,12 @@ import selfvox
 from selfvox.errors import UsageError
 from selfvox.inference import answers
 from selfvox.inference.classify import sweep
-from selfvox.inference.masks import ACTIVATIONS, Dropout, Masks
+from selfvox.inference.masks import Dropout, Masks, is_activation
 from selfvox.models.classifier import Classifier
 from selfvox.models.encoder import build, plan
 from selfvox.settings import Predict
+
+from .conftest import make_run
 
 SMALL = {"network": {"name": "plain", "channels": [4, 8]}, "device": "cpu", "encoder": "none"}
 HOW = {"encoder_dropout": 0.3, "decoder_dropout": 0.2}
@@ -54,7 +56,7 @@ def sub_network(net, channels, rates, number):
     """A copy of the network with the masks of a pass written into it."""
     alone, site = copy.deepcopy(net), 0
     for part, rate in ((alone.encoder, rates[0]), (alone.head, rates[1])):
-        for layer in [each for each in part.modules() if isinstance(each, ACTIVATIONS)] if rate else ():
+        for layer in [each for each in part.modules() if is_activation(each)] if rate else ():
             kept = np.random.default_rng((7, number, site)).random(channels[site]) >= rate
             dropped = Dropped(layer, torch.tensor(kept / (1 - rate), dtype=torch.float32))
             for parent in list(part.modules()):  # some know a layer by two names
@@ -181,6 +183,12 @@ def test_an_ensemble_is_the_mean_of_its_runs(work, tmp_path):
 
 
 def test_what_cannot_vote_together_is_refused(work, tmp_path):
+    segmenter = make_run(tmp_path / "segmenter")
+    asked = {"scans": work / "scans", "out": tmp_path / "out"}
+    with pytest.raises(UsageError, match=r"segmenter: segments, where .*run0 classifies whole scans; leave it out"):
+        selfvox.predict(work / "run0", ensemble=(segmenter,), **asked)
+    with pytest.raises(UsageError, match=r"run0: classifies whole scans, where .*segmenter segments; leave it out"):
+        selfvox.predict(segmenter, ensemble=(work / "run0",), **asked)
     nominal = selfvox.finetune(
         work / "store", out=tmp_path / "nominal", steps=1, batch=2, crop=16, ordinal=False, **SMALL
     )

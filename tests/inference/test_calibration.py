@@ -4,6 +4,8 @@ import math
 import nibabel as nib
 import numpy as np
 import pytest
+from PIL import Image as Pillow
+from PIL import ImageSequence
 from sklearn.metrics import log_loss
 
 import selfvox
@@ -104,6 +106,26 @@ def test_evaluate_measures_the_probabilities_that_lie_beside_the_labels(tmp_path
     assert (tmp_path / "scores_calibration.png").stat().st_size > 1000
 
 
+def test_probabilities_of_pictures_are_measured_too(tmp_path):
+    for folder in ("pictures", "truth"):
+        (tmp_path / folder).mkdir()
+    rng = np.random.default_rng(0)
+    truths = {}
+    for number in range(2):
+        Pillow.fromarray(blob((40, 36), number).astype(np.uint8)).save(tmp_path / "pictures" / f"p{number}.png")
+        truths[number] = rng.integers(0, 3, (40, 36)).astype(np.uint8)
+        Pillow.fromarray(truths[number]).save(tmp_path / "truth" / f"p{number}.png")
+    run, out = make_run(tmp_path / "run", spatial_dims=2, crop=32), tmp_path / "predictions"
+    selfvox.predict(run, tmp_path / "pictures", out=out, probabilities=True)
+    selfvox.evaluate(out, tmp_path / "truth", out=tmp_path / "scores.csv")
+    with (tmp_path / "scores_calibration.csv").open() as lines:
+        rows = {row["case"]: row for row in csv.DictReader(lines)}
+    with Pillow.open(out / "p1_probabilities.tif") as picture:
+        p = np.stack([np.array(page) for page in ImageSequence.Iterator(picture)]).reshape(3, -1)
+    assert sorted(rows) == ["p0", "p1"]
+    assert float(rows["p1"]["ece"]) == pytest.approx(naive_ece(p, truths[1].ravel()), abs=1e-4)
+
+
 def test_maps_that_are_not_of_the_classes_are_left_out_and_told(tmp_path, capsys):
     folder = tmp_path / "predictions"
     folder.mkdir()
@@ -117,4 +139,4 @@ def test_maps_that_are_not_of_the_classes_are_left_out_and_told(tmp_path, capsys
     of.tell(folder, {"a": pair}, [0, 1, 2], {"a": 1.0}, None)
     told = capsys.readouterr().err
     assert "add up to 1" in told
-    assert "holds 2 volumes where 3 channels" in told
+    assert "holds (2, 6, 5, 4), not 3 maps of (6, 5, 4)" in told

@@ -15,7 +15,7 @@ import torch
 
 from selfvox.errors import UsageError
 from selfvox.inference import passes as module
-from selfvox.inference.masks import ACTIVATIONS, Dropout
+from selfvox.inference.masks import Dropout, is_activation
 from selfvox.inference.passes import SubNetworks, sweep
 from selfvox.inference.predict import predict
 from selfvox.models.encoder import build, plan
@@ -98,7 +98,7 @@ def test_dropout_is_what_torch_drops(kind, monkeypatch):
     """Masks hold 0 or 1 / (1 - rate), as often as the rate says; a channel falls as a whole, a unit alone."""
     monkeypatch.setattr(module, "cut", lambda *_: None)  # so that hooks see what is dropped
     net, rate = network(), 0.4
-    layer = next(each for each in net.encoder.modules() if isinstance(each, ACTIVATIONS))
+    layer = next(each for each in net.encoder.modules() if is_activation(each))
     layer.register_forward_hook(lambda _, inputs, output: undropped.append(output.clone()))
     undropped, dropped = [], []
     with torch.inference_mode(), SubNetworks(net, Dropout(rate, 0.0, kind, 3)) as networks:
@@ -187,6 +187,8 @@ def test_a_network_that_cannot_be_traced_gives_the_same_passes(capsys, monkeypat
         ("residual", {"channels": (4, 8), "blocks": 1}, 3),
         ("plain", {"channels": (4, 8), "blocks": 1, "norm": "batch"}, 3),
         ("monai:ResNetFeatures", {"model_name": "resnet10", "pretrained": False}, 2),
+        # its activation is MONAI's own
+        ("monai:EfficientNetBNFeatures", {"model_name": "efficientnet-b0", "pretrained": False}, 2),
     ],
 )
 def test_other_encoders_drop_too(name, how, d, monkeypatch):

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from unittest import mock
 
 import nibabel as nib
 import numpy as np
@@ -15,8 +16,9 @@ import pytest
 import torch
 from PIL import Image as Pillow
 
-from selfvox.errors import DataError, Stopped, UsageError, WeightsError
+from selfvox.errors import BusyError, DataError, Stopped, UsageError, WeightsError
 from selfvox.inference import predict as module
+from selfvox.inference.folder import Folder
 from selfvox.inference.predict import predict
 from selfvox.settings import Predict
 
@@ -32,7 +34,7 @@ GRIDS = {
 
 
 def content(folder):
-    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.name != ".lock"}
 
 
 def bright(network):
@@ -186,7 +188,7 @@ def test_a_signal_stops_at_once_and_what_is_finished_stays(run, scans, tmp_path,
     assert time.monotonic() - began < 15
     assert stopped.value.exit_code == 128 + number
     assert [path.name for path in sorted((tmp_path / "out").glob("*.nii.gz"))] == ["scan_0.nii.gz"]
-    assert not list((tmp_path / "out").glob(".*"))
+    assert not list((tmp_path / "out").glob(".*.part.*"))
     assert signal.getsignal(number) == handler
 
 
@@ -212,6 +214,75 @@ def test_a_damaged_prediction_is_made_again_and_a_corrected_one_kept(run, scans,
     said = capsys.readouterr().err
     assert "scan_0.nii.gz: damaged" in said
     assert "scan_1.nii.gz: was changed" in said
+
+
+def test_a_corrected_label_is_kept_though_what_lies_beside_it_is_gone(run, scans, tmp_path, capsys):
+    how = {"run": run, "scans": scans, "out": tmp_path / "out", "probabilities": True}
+    first, second, _ = predict(Predict(**how))
+    nib.save(nib.Nifti1Image(np.ones((20, 17, 12), np.uint8), nib.load(first).affine), first)
+    by_hand = first.read_bytes()
+    for label in (first, second):
+        label.with_name(label.name.replace(".nii.gz", "_probabilities.nii.gz")).unlink()
+    predict(Predict(**how))
+    assert first.read_bytes() == by_hand
+    assert not (tmp_path / "out" / "scan_0_probabilities.nii.gz").exists()
+    assert (tmp_path / "out" / "scan_1_probabilities.nii.gz").exists()
+    assert "scan_0.nii.gz: was changed since it was predicted; kept as it is" in capsys.readouterr().err
+
+
+def test_a_folder_that_another_process_predicts_into_is_left_alone(run, scans, tmp_path):
+    with Folder(tmp_path / "out", probabilities=False).held(), pytest.raises(BusyError, match="name another --out"):
+        predict(Predict(run=run, scans=scans, out=tmp_path / "out"))
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [".lock"]
+
+
+@pytest.mark.parametrize("name", ["review.csv", "classes.json"])
+def test_tables_of_somebody_else_are_not_written_over(run, scans, tmp_path, name):
+    table = tmp_path / "out" / name
+    table.parent.mkdir()
+    table.write_text("mine")
+    with pytest.raises(UsageError, match="was not predicted by this run"):
+        predict(Predict(run=run, scans=scans, out=tmp_path / "out"))
+    assert table.read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError, MemoryError, RuntimeError("DefaultCPUAllocator: can't allocate memory")]
+)
+def test_a_scan_that_memory_has_no_room_for_is_rejected_and_the_others_are_predicted(
+    run, scans, tmp_path, monkeypatch, error
+):
+    asked, plain = [], module.segment_whole
+
+    def full_once(*given, **how):
+        asked.append(given)
+        if len(asked) == 2:
+            raise error
+        return plain(*given, **how)
+
+    monkeypatch.setattr(module, "segment_whole", full_once)
+    with pytest.raises(DataError, match="1 of 3 scans could not be predicted"):
+        predict(Predict(run=run, scans=scans, out=tmp_path / "out"))
+    assert [(tmp_path / "out" / f"scan_{number}.nii.gz").exists() for number in range(3)] == [True, False, True]
+    assert "memory" in (tmp_path / "out" / "rejected.csv").read_text()
+
+
+def test_any_other_failure_is_not_taken_for_full_memory(run, scans, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "segment_whole", mock.Mock(side_effect=RuntimeError("shapes")))
+    with pytest.raises(RuntimeError, match="shapes"):
+        predict(Predict(run=run, scans=scans, out=tmp_path / "out"))
+
+
+def test_a_voter_that_was_trained_on_the_test_subjects_is_refused(run, scans, tmp_path):
+    other = make_run(tmp_path / "other", seed=1)
+    asked = {"run": run, "scans": scans, "ensemble": (other,), "subset": "test"}
+    assert len(predict(Predict(**asked, out=tmp_path / "same"))) == 2
+    for part in ("train", "validation"):
+        split = {"train": [], "validation": [], "test": ["scan_0"], "seed": 0} | {part: ["scan_2"]}
+        (other / "split.json").write_text(json.dumps(split))
+        with pytest.raises(UsageError, match=r"other: has seen 1 of the 2 test subjects, such as scan_2; leave it out"):
+            predict(Predict(**asked, out=tmp_path / part))
+    assert len(predict(Predict(**(asked | {"subset": "all"}), out=tmp_path / "all"))) == 3
 
 
 def test_a_folder_of_another_run_or_of_other_scans_is_refused(run, scans, tmp_path):

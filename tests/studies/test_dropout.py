@@ -131,13 +131,43 @@ def test_the_twin_at_equal_compute_is_asked_as_from_scratch(done, write_plan):
     )
 
 
-def test_networks_of_regions_and_linear_probes_are_left_out(done, monkeypatch):
+@pytest.mark.parametrize(
+    ("card", "votes", "decoder", "union"),
+    [
+        ({"head": "linear"}, set(dropout.VOTES), {0}, "bright"),
+        (
+            {"trained_on": "regions", "regions": {"all": [1, 2], "core": [2]}},
+            {"majority", "union", "mean"},
+            {0, 0.3},
+            "core",
+        ),
+    ],
+)
+def test_networks_are_asked_only_in_the_ways_that_they_have(done, monkeypatch, card, votes, decoder, union):
     out, asked = done
-    for card in ({"head": "linear"}, {"trained_on": "regions"}):
-        monkeypatch.setattr(dropout, "load_part", lambda *_, card=card: (None, CARD | card))
-        with pytest.raises(UsageError, match=r"passes: .* holds no"):
-            selfvox.study("gone.yaml", out=out, passes=2)
-    assert not asked
+    monkeypatch.setattr(dropout, "load_part", lambda *_: (None, CARD | card))
+    selfvox.study("gone.yaml", out=out, passes=2)
+    of_one = [each for each in asked if each.run == asked[-1].run and each.passes > 1]
+    assert {each.vote for each in of_one} == votes
+    assert {each.decoder_dropout for each in of_one} == decoder
+    assert {each.union_class for each in of_one} == {None, union}
+    assert {row["vote"] for row in rows(out / "dropout.csv")} == {"", *votes}
+
+
+def test_a_study_whose_runs_do_not_segment_is_refused(done, monkeypatch):
+    out, _ = done
+    monkeypatch.setattr(dropout.results, "read", lambda *_: [])
+    with pytest.raises(UsageError, match=r"passes: .* holds no run that segments"):
+        selfvox.study("gone.yaml", out=out, passes=2)
+
+
+def test_runs_without_calibration_are_told_of_all_the_same(done):
+    out, _ = done
+    selfvox.study("gone.yaml", out=out, passes=2)
+    for file in out.rglob("scores_calibration.csv"):
+        file.unlink()
+    selfvox.study("gone.yaml", out=out, table=True)
+    assert {row["ece"] for row in rows(out / "dropout.csv")} == {""}
 
 
 def test_tables_and_figures_follow_from_the_folders_alone(done, monkeypatch):

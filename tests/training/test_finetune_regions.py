@@ -172,6 +172,11 @@ def test_many_passes_vote_on_each_region(scans, run, tmp_path, capsys, spacing):
     both = np.array([(float(rows[name]["trust"]), np.mean(dice)) for name, dice in of_regions.items()])
     said = " ".join(capsys.readouterr().err.split())
     assert f"predicted and true Dice of 6 scans: correlation {np.corrcoef(both.T)[0, 1]:.2f}" in said
+    # of other regions than those it was trained on, the trust says nothing
+    selfvox.evaluate(out, scans / "labels", regions="any=1,2")
+    said = capsys.readouterr().err
+    assert "probabilities beside the truth" in said
+    assert "predicted and true Dice" not in said
     # any pass that finds the core is enough
     selfvox.predict(run, scans, out=tmp_path / "union", vote="union", union_class="core", **asked)
     widest = np.asarray(nib.load(tmp_path / "union" / "s0.nii.gz").dataobj)

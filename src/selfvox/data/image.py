@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -160,6 +161,23 @@ def write_map(path: Path, values: np.ndarray, like: Image) -> None:
     """Write numbers (*space) or (class, *space) on the grid of `like` as float32: NIfTI with classes last, or TIFF."""
     assert values.shape[-like.spatial_dims :] == like.shape, f"map {values.shape} for {like.name} {like.shape}"
     _write(path, values.astype(np.float32, copy=False), like, (".tif", ".tiff"))
+
+
+def read_map(path: Path, count: int, like: Image) -> np.ndarray:
+    """Numbers (map, *space), float32, as `write_map` wrote `count` maps on the grid of `like`, however large.
+
+    Raises:
+        DataError: the file cannot be used, or holds other maps.
+    """
+    if suffix(path) in SUFFIXES_2D:
+        values = pictures.read_pages(path)
+    else:
+        enough = nifti.LIMIT_BYTES + 4 * count * math.prod(like.shape)
+        data = nifti.read(path, limit_bytes=enough, limit_ratio=enough).data
+        values = np.moveaxis(data, 3, 0) if data.ndim == 4 else data[None]
+    if values.shape != (count, *like.shape):
+        raise DataError(f"{shown(path.name)}: holds {values.shape}, not {count} maps of {like.shape}; predict it again")
+    return values
 
 
 def _write(path: Path, values: np.ndarray, like: Image, picture_suffixes: tuple[str, ...]) -> None:

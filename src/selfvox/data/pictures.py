@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image as Pillow
-from PIL import ImageOps, UnidentifiedImageError
+from PIL import ImageOps, ImageSequence, UnidentifiedImageError
 
 from selfvox.data.naming import shown
 from selfvox.data.regular import open_regular
@@ -64,6 +64,25 @@ def write(path: Path, values: np.ndarray) -> None:
     kind = "TIFF" if values.dtype.kind == "f" else "PNG"
     with whole(path) as temporary:
         pages[0].save(temporary, format=kind, **({"save_all": True, "append_images": pages[1:]} if pages[1:] else {}))
+
+
+def read_pages(path: Path, limit_pixels: int = LIMIT_PIXELS) -> np.ndarray:
+    """Numbers (page, row, column), float32, as `write` wrote them as TIFF.
+
+    Raises:
+        DataError: damaged, too large, or something else.
+    """
+    with open_regular(path) as file:
+        try:
+            picture = Pillow.open(file, formats=("TIFF",))
+            if picture.width * picture.height > limit_pixels:
+                raise DataError(f"{shown(path.name)}: more than {limit_pixels} pixels; predict it again")
+            pages = [np.array(page) for page in ImageSequence.Iterator(picture)]
+            return _native(np.stack(pages)).astype(np.float32, casting="same_kind", copy=False)
+        except DataError:
+            raise
+        except Exception as error:  # decoders fail in many ways, all of which mean a damaged file
+            raise DataError(f"{shown(path.name)}: no map, or a damaged one; predict it again") from error
 
 
 def _open(path: Path, limit_pixels: int) -> tuple[Pillow.Image, tuple[str, ...]]:

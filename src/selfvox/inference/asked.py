@@ -10,9 +10,12 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
+import torch
+
 from selfvox.data import cases as reading
 from selfvox.data.cases import Rejected, rejected
 from selfvox.data.image import Image
+from selfvox.data.naming import shown
 from selfvox.data.recipe import Prepared, Recipe
 from selfvox.data.sources import Case, Dataset, find
 from selfvox.data.split import read_if_there
@@ -46,13 +49,32 @@ def each(todo: Sequence[Case], total: int, recipe: Recipe, work: Work) -> list[R
         for case in todo:
             try:
                 image, prepared = _read(case, recipe)
+                with _in_memory():
+                    work(case, image, prepared)
             except DataError as error:
                 refused.append(rejected(case, str(error)))
                 say(f"{refused[-1].file}: {refused[-1].reason}")
-            else:
-                work(case, image, prepared)
             bar.advance(f"{len(refused)} rejected" if refused else "")
     return refused
+
+
+@contextlib.contextmanager
+def _in_memory() -> Iterator[None]:
+    """Refuse a scan that memory has no room for: the others may be smaller.
+
+    Raises:
+        DataError: memory is full.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise DataError("the device's memory is full; predict it with --device cpu, into another --out") from None
+    except MemoryError:
+        raise DataError("needs more memory than there is; crop it, or use a larger machine") from None
+    except RuntimeError as error:
+        if "can't allocate memory" not in str(error):
+            raise
+        raise DataError("needs more memory than there is; crop it, or use a larger machine") from None
 
 
 def _chosen(dataset: Dataset, settings: Predict) -> list[Case]:
@@ -70,8 +92,28 @@ def _chosen(dataset: Dataset, settings: Predict) -> list[Case]:
             "name the data set that the run was made from"
         )
     there = len({case.subject for case in cases})
+    for run in settings.ensemble:
+        _check_unseen(run, settings.subset, {case.subject for case in cases})
     say(f"subset {settings.subset}: {there} of {len(subjects)} subjects, {len(cases)} scans")
     return cases
+
+
+def _check_unseen(run: Path, subset: str, subjects: set[str]) -> None:
+    """Refuse a voter that was trained on, or chosen by, those whom it is to be tested on.
+
+    Raises:
+        UsageError: names one of them.
+    """
+    split = read_if_there(run / "split.json")
+    if split is None:
+        say(f"{run}: holds no split.json, so that nobody can tell whether it has seen the {subset} subjects")
+        return
+    seen = {"train": (), "validation": split.train, "test": (*split.train, *split.validation)}[subset]
+    if both := sorted(subjects & set(seen)):
+        raise UsageError(
+            f"{run}: has seen {len(both)} of the {len(subjects)} {subset} subjects, such as {shown(both[0])}; "
+            "leave it out of --ensemble, or predict scans that are new to all"
+        )
 
 
 def _check_channels(dataset: Dataset, cases: Sequence[Case], recipe: Recipe) -> None:

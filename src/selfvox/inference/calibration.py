@@ -38,7 +38,7 @@ def tell(
         predictions: the folder that `predict` wrote; the trust in its scans is read from its `review.csv`.
         pairs: predicted and true class numbers by case.
         values: the class numbers in the order of the maps of probabilities.
-        dice: by case.
+        dice: by case; cases without one have no trust told of them.
         out: the table of scores; calibration goes to `NAME_calibration.csv` and `.png` beside it.
         regions: what the maps are of, where not of the classes; each is then measured beside the rest, and averaged.
     """
@@ -48,14 +48,15 @@ def tell(
         if not file.exists():
             continue
         try:
-            probabilities = images.read(file, channels=len(regions or values)).data
-            true = images.read_label(truth, images.read_grid(label), values)
+            grid = images.read_grid(label)
+            probabilities = images.read_map(file, len(regions or values), grid)
+            true = images.read_label(truth, grid, values)
         except DataError as error:
             say(f"calibration leaves out {error}")
             continue
         if regions is not None:
             found[name], of_case = _measure_regions(probabilities, true, regions)
-        elif len(probabilities) != len(values) or np.abs(probabilities.sum(0) - 1).max() > ADD_UP_WITHIN:
+        elif np.abs(probabilities.sum(0) - 1).max() > ADD_UP_WITHIN:
             say(f"calibration leaves out {file.name}: its maps are not those of the classes, which add up to 1")
             continue
         else:
@@ -65,7 +66,7 @@ def tell(
         return
     overall = summary(list(found.values()), table)
     say("probabilities beside the truth: " + ", ".join(f"{name} {value:.3f}" for name, value in overall.items()))
-    trust = {name: value for name, value in _trust(predictions).items() if name in found}
+    trust = {name: value for name, value in _trust(predictions).items() if name in found and name in dice}
     if len(trust) > 2:
         both = np.array([(trust[name], dice[name]) for name in sorted(trust)])
         if (both.std(0) > 0).all():

@@ -60,17 +60,17 @@ def predict(settings: Predict) -> Path:
     voters.check_vote(settings, model.classes)
     fabric = make_fabric(settings.device, 1, settings.precision)
     cases, many = asked.scans(settings, model.recipe), voters.many(settings)
-    with asked.stoppable(settings.out):
+    folder = Folder(settings.out, probabilities=False, answers=True)
+    with folder.held(), asked.stoppable(settings.out):
         how = {"ordinal": model.network.ordinal, "precision": str(fabric.strategy.precision.precision)}
         how |= voters.how(settings, [each.sha256 for each in models])
-        folder = Folder(settings.out, probabilities=False, answers=True)
         todo = folder.open(cases, {"network_sha256": model.sha256, **how}, dict(enumerate(model.classes)))
         refused = asked.each(todo, len(cases), model.recipe, _work(models, fabric, folder, settings))
         _write(settings.out / TABLE, cases, model, folder, many)
-    if many and (found := folder.noted("answer")):
-        answers.write_review(settings.out / "review.csv", found, model.classes)
-        say(f"look at these first: {settings.out / 'review.csv'}")
-    folder.reject(refused, len(cases))
+        if many and (found := folder.noted("answer")):
+            answers.write_review(settings.out / "review.csv", found, model.classes)
+            say(f"look at these first: {settings.out / 'review.csv'}")
+        folder.reject(refused, len(cases))
     say(f"predictions: {settings.out / TABLE} ({len(cases)} scans)")
     say(f"next: selfvox evaluate {settings.out} TRUTH.csv --out scores.csv")
     return settings.out / TABLE

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 from torch import fx, nn
 
@@ -20,7 +20,8 @@ def cut(network: nn.Module, behind: Mapping[nn.Module, nn.Module]) -> tuple[fx.G
         shared.
     """
     try:
-        traced = fx.symbolic_trace(network)
+        tracer = _Tracer(behind)
+        traced = fx.GraphModule(network, tracer.trace(network))
     except Exception:  # whatever a network's own code makes of the stand-in for its input
         return None
     layers = dict(traced.named_modules())
@@ -39,6 +40,18 @@ def cut(network: nn.Module, behind: Mapping[nn.Module, nn.Module]) -> tuple[fx.G
     if any(_writes_into(node) not in late for node in late if _writes_into(node) is not None):
         return None
     return _parts(traced, late)
+
+
+class _Tracer(fx.Tracer):
+    """Follows a network, but not into the modules that something is put behind."""
+
+    def __init__(self, whole: Collection[nn.Module]):
+        super().__init__()
+        self.whole = whole
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        """Whether `m` is one call; torch.fx goes into all that torch does not bring along."""
+        return m in self.whole or super().is_leaf_module(m, module_qualified_name)
 
 
 def _writes_into(node: fx.Node) -> object:

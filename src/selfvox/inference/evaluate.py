@@ -73,7 +73,9 @@ def evaluate(settings: Evaluate) -> list[dict[str, Any]]:
         counted = [row for row in rows if isinstance(row["class"], int) == (of_regions is None)]
         dice = {name: _mean([row["dice"] for row in counted if row["case"] == name]) for name in pairs}
         scored = {name: both for name, both in pairs.items() if not math.isnan(dice[name])}
-        calibration.tell(settings.predictions, scored, sorted(named), dice, out, of_regions)
+        # the trust in other regions than those that were scored says nothing of these
+        known = dice if of_regions is None or regions == of_regions else {}
+        calibration.tell(settings.predictions, scored, sorted(named), known, out, of_regions)
     if failed:
         raise DataError(
             f"{settings.predictions}: {failed} of {len(pairs)} cases could not be scored; correct the files named above"

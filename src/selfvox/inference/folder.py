@@ -13,22 +13,26 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from selfvox.data import nifti, pictures, strict_json
+from selfvox.data import image as images
+from selfvox.data import strict_json
 from selfvox.data.cases import Rejected
 from selfvox.data.image import SUFFIXES_2D, SUFFIXES_3D, suffix
 from selfvox.data.naming import stem
 from selfvox.data.sources import Case
 from selfvox.errors import DataError, UsageError
-from selfvox.files import sha256, write_csv, write_json, write_text
+from selfvox.files import locked, sha256, write_csv, write_json, write_text
+from selfvox.inference.classes import TABLE
 from selfvox.progress import say
 from selfvox.regions import Regions, to_json
 
 FORMAT = 1
 MAP_ENDING = "_probabilities"
+# what is written beside the files of the cases
+OURS = (TABLE, "classes.json", "regions.json", "cases.jsonl", "review.csv", "rejected.csv")
 
 
 class Folder:
@@ -61,6 +65,21 @@ class Folder:
         found = {name: self.path / "maps" / f"{case.id}_{name}{ending}" for name in self._maps}
         return {**found, "picture": self.path / "maps" / f"{case.id}_maps.png"} if found else {}
 
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Make the folder, and keep other processes from writing into it meanwhile.
+
+        Raises:
+            UsageError: it is a file.
+            BusyError: another process is at it.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError):
+            raise UsageError(f"{self.path}: is a file; name a folder for the predictions") from None
+        with locked(self.path):
+            yield
+
     def open(
         self,
         cases: Sequence[Case],
@@ -68,15 +87,13 @@ class Folder:
         classes: Mapping[int, str],
         regions: Regions | None = None,
     ) -> list[Case]:
-        """Make the folder, or go on in it; returns the cases whose predictions are not there yet, or not whole.
+        """Begin in the folder, or go on in it; returns the cases whose predictions are not there yet, or not whole.
+
+        To be called while it is held.
 
         Raises:
             UsageError: it holds something else, predictions made otherwise than `how`, or of other scans.
         """
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-        except (FileExistsError, NotADirectoryError):
-            raise UsageError(f"{self.path}: is a file; name a folder for the predictions") from None
         if self._maps:
             (self.path / "maps").mkdir(exist_ok=True)
         for part in (*self.path.glob(".*.part.*"), *self.path.glob("maps/.*.part.*")):
@@ -85,7 +102,8 @@ class Folder:
         if (self.path / "predictions.json").exists():
             self._check_same(card)
         else:
-            foreign = [path for case in cases for path in self.files(case) if path.exists()]
+            ours = [self.path / name for name in OURS] + [path for case in cases for path in self.files(case)]
+            foreign = [path for path in ours if path.exists()]
             if foreign:
                 raise UsageError(f"{foreign[0]}: is there and was not predicted by this run; name another --out")
             write_json(self.path / "predictions.json", card)
@@ -155,13 +173,20 @@ class Folder:
                 raise UsageError(
                     f"{self.path}: holds the prediction of another scan called {case.id}; name another --out"
                 )
-            files = records[case.id]["files"]
-            if all(_is_whole(path, files.get(path.name)) for path in self.files(case)):
+            if self._is_kept(case, records[case.id]["files"]):
                 kept.add(case.id)
             else:
                 del records[case.id]
         write_text(ledger, "".join(json.dumps(record) + "\n" for record in records.values()))
         return kept
+
+    def _is_kept(self, case: Case, digests: Mapping[str, str]) -> bool:
+        """Whether the case's files are whole, or somebody has corrected its label, which is not to be written over."""
+        files = self.files(case)
+        if files and _is_corrected(files[0], digests.get(files[0].name)):
+            say(f"{files[0].name}: was changed since it was predicted; kept as it is, and nothing beside it made anew")
+            return True
+        return all(_is_whole(path, digests.get(path.name)) for path in files)
 
 
 def map_of(label: Path) -> Path:
@@ -214,18 +239,23 @@ def _records(ledger: Path) -> dict[str, dict[str, Any]]:
     return found
 
 
+def _is_corrected(label: Path, digest: str | None) -> bool:
+    """Whether it is another label than the one that was predicted."""
+    if digest is None or not label.is_file() or sha256(label) == digest:
+        return False
+    try:
+        images.read_grid(label)
+    except DataError:
+        return False
+    return True
+
+
 def _is_whole(path: Path, digest: str | None) -> bool:
     if digest is None or not path.is_file():
         return False
-    if sha256(path) == digest:
-        return True
-    try:
-        # somebody may have corrected it by hand
-        pictures.read_label(path) if suffix(path) in SUFFIXES_2D else nifti.read(path)
-    except DataError:
+    if sha256(path) != digest:
         say(f"{path.name}: damaged; predicting it again")
         return False
-    say(f"{path.name}: was changed since it was predicted; kept as it is")
     return True
 
 

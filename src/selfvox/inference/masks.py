@@ -19,9 +19,19 @@ from torch.utils.hooks import RemovableHandle
 
 from selfvox.errors import UsageError
 
-ACTIVATIONS = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.ELU, nn.CELU, nn.SELU, nn.GELU, nn.SiLU, nn.Mish)
+# by name, since MONAI and timm have some of their own; no gates, such as nn.Sigmoid
+ACTIVATIONS = {
+    *("ReLU", "ReLU6", "LeakyReLU", "PReLU", "ELU", "CELU", "SELU", "GELU", "GELUTanh", "QuickGELU", "SiLU", "Swish"),
+    *("SwishMe", "MemoryEfficientSwish", "Mish", "MishMe", "Hardswish", "HardSwish", "HardSwishMe", "HardMish"),
+    "HardMishMe",
+}
 TOGETHER = {"cpu": 2, "cuda": 8, "mps": 4}  # on a CPU more at a time was no faster, one alone leaves the fast path
 SHIFTS = 2**20  # places where a pass's mask may begin in the random sequence
+
+
+def is_activation(module: nn.Module) -> bool:
+    """Whether units are dropped behind it."""
+    return any(kind.__name__ in ACTIVATIONS for kind in type(module).__mro__)
 
 
 @dataclass(frozen=True)
@@ -49,7 +59,7 @@ class Masks:
         self.dropout = dropout
         self.layers: list[tuple[nn.Module, float]] = []  # what is dropped behind, and how much
         for part, rate in ((encoder, dropout.encoder), (decoder, dropout.decoder)):
-            found = [module for module in part.modules() if isinstance(module, ACTIVATIONS)]
+            found = [module for module in part.modules() if is_activation(module)]
             if rate > 0 and not found:
                 raise UsageError(
                     f"dropout: {type(part).__name__} has no activation layer to drop units behind; set its rate to 0"

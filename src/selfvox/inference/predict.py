@@ -39,12 +39,15 @@ def predict(settings: Predict) -> list[Path]:
         The predicted labels' files, in the order of the cases; of a run that classifies, the table.
 
     Raises:
-        UsageError: `out` holds predictions of another run, or of other scans of the same names.
+        UsageError: `out` holds predictions of another run, or of other scans of the same names; or the runs of an
+            ensemble cannot vote together.
+        BusyError: another process is predicting into `out`.
         DataError: no scan is there, or at least one could not be predicted; the others were.
         WeightsError: the run holds no intact network.
         ResourceError: disk or memory is full.
         Stopped: a signal came; what was finished stays.
     """
+    voters.check_kinds(settings, [classify.classifies(run) for run in (settings.run, *settings.ensemble)])
     if classify.classifies(settings.run):
         return [classify.predict(settings)]
     models = [load(run) for run in (settings.run, *settings.ensemble)]
@@ -52,19 +55,19 @@ def predict(settings: Predict) -> list[Path]:
     _check_alike(models, settings)
     fabric = make_fabric(settings.device, 1, settings.precision)
     cases, many = asked.scans(settings, model.recipe), voters.many(settings)
-    with asked.stoppable(settings.out):
+    folder = Folder(settings.out, settings.probabilities, maps.files(settings.maps))
+    with folder.held(), asked.stoppable(settings.out):
         how: dict[str, Any] = {"overlap": settings.overlap, "precision": str(fabric.strategy.precision.precision)}
         how |= voters.how(settings, [model.sha256 for model in models])
         how |= {"maps": list(settings.maps)} if many else {}
         how |= {"trained_on": "regions"} if model.own else {}
-        folder = Folder(settings.out, settings.probabilities, maps.files(settings.maps))
         todo = folder.open(cases, {"network_sha256": model.sha256, **how}, model.classes, model.regions)
         work = _many_passes(models, fabric, folder, settings) if many else _one_pass(model, fabric, folder, settings)
         refused = asked.each(todo, len(cases), model.recipe, work)
-    if many and (measured := folder.noted("review")):
-        review.write(settings.out / "review.csv", measured, model.classes)
-        say(f"look at these first: {settings.out / 'review.csv'}")
-    folder.reject(refused, len(cases))
+        if many and (measured := folder.noted("review")):
+            review.write(settings.out / "review.csv", measured, model.classes)
+            say(f"look at these first: {settings.out / 'review.csv'}")
+        folder.reject(refused, len(cases))
     say(f"predictions: {settings.out} ({len(cases)} scans)")
     say(f"next: selfvox evaluate {settings.out} TRUTH/ --out scores.csv")
     return [folder.files(case)[0] for case in cases]
@@ -88,7 +91,7 @@ def _many_passes(models: Sequence[Model], fabric: Fabric, folder: Folder, settin
     """Predict each scan by many passes, or by several networks."""
     for model in models:
         fabric.to_device(model.network)
-    networks = [SubNetworks(model.network, voters.dropout(settings), model.own is not None) for model in models]
+    networks = [_sub_networks(model, settings) for model in models]
 
     def work(case: Case, image: Image, prepared: Prepared) -> None:
         spill = settings.out / f".{os.getpid()}.part.{case.id}.passes" if "percentiles" in settings.maps else None
@@ -152,7 +155,7 @@ def _check_alike(models: Sequence[Model], settings: Predict) -> None:
 
 def _tally(
     models: Sequence[Model],
-    networks: Sequence[SubNetworks],
+    networks: Sequence[SubNetworks | None],
     fabric: Fabric,
     data: np.ndarray,
     settings: Predict,
@@ -163,13 +166,20 @@ def _tally(
         image = fabric.to_device(torch.from_numpy(data))
         tally = _empty_tally(models[0], len(models) * settings.passes, image, settings, spill)
         for number, (model, network) in enumerate(zip(models, networks, strict=True)):
-            if settings.passes == 1:
+            if network is None:
                 tally.add(number, (), _whole(model, image, settings.overlap))
             else:
                 mine = range(number * settings.passes, (number + 1) * settings.passes)
                 with network:
                     sweep(network, image, model.window, settings.overlap, mine, tally.add, model.slice_axis)
     return tally
+
+
+def _sub_networks(model: Model, settings: Predict) -> SubNetworks | None:
+    """None where the network is asked once, as it is."""
+    if settings.passes == 1:
+        return None
+    return SubNetworks(model.network, voters.dropout(settings), model.own is not None)
 
 
 def _empty_tally(model: Model, passes: int, image: Tensor, settings: Predict, spill: Path | None) -> Tally:

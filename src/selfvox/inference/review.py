@@ -52,7 +52,7 @@ def measure(
         for place, (name, numbers) in enumerate(positions(regions, classes).items())
     ]
     unsure = [
-        float(tally.entropy(mean / tally.passes)[mask].sum(dtype=torch.float64))
+        float(tally.entropy(mean / tally.passes)[mask].cpu().sum(dtype=torch.float64))
         for mean, mask in zip(tally.sums.movedim(1, 0), label > 0, strict=True)
     ]
     voxels = int((label > 0).sum())

@@ -48,9 +48,7 @@ class Tally:
         self.points = torch.zeros(whole, dtype=kind, device=device) if "borda" in wants else None
         self.voxels = np.zeros((passes, classes), np.int64)  # of each pass's own label
         if spill is not None:
-            # all of its room at once: a mapped file that finds the disk full later kills the process
-            with spill.open("wb") as file:
-                os.posix_fallocate(file.fileno(), 0, passes * math.prod(whole))
+            _take_room(spill, passes * math.prod(whole))
             self._spilled = np.memmap(spill, np.uint8, "r+", shape=(passes, *whole))
 
     def add(self, number: int, where: Where, probabilities: Tensor) -> None:
@@ -126,6 +124,16 @@ class RegionTally(Tally):
         if rule == "union":
             shares[of] = (shares[of] > 0).float()
         return shares
+
+
+def _take_room(path: Path, size: int) -> None:
+    """Make a file of so many bytes on the disk: a mapped file that finds it full later kills the process."""
+    with path.open("wb") as file:
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), 0, size)
+            return
+        for start in range(0, size, 2**20):  # macOS has no such call
+            file.write(bytes(min(2**20, size - start)))
 
 
 def entropy(probabilities: Tensor) -> Tensor:

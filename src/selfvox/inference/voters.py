@@ -18,6 +18,14 @@ def many(settings: Predict) -> bool:
     return settings.passes > 1 or bool(settings.ensemble)
 
 
+def check_kinds(settings: Predict, classify: Sequence[bool]) -> None:
+    """Refuse to let networks of whole scans and of voxels vote together; `classify`: of each, whether it does so."""
+    for run, does in zip(settings.ensemble, classify[1:], strict=True):
+        if does != classify[0]:
+            what, other = ("classifies whole scans", "segments") if does else ("segments", "classifies whole scans")
+            raise UsageError(f"{run}: {what}, where {settings.run} {other}; leave it out of --ensemble")
+
+
 def check_alike(settings: Predict, runs: Sequence[Mapping[str, Any]]) -> None:
     """Refuse runs that cannot vote together; `runs`: of each, what must be the same, by what it is called."""
     for run, has in zip(settings.ensemble, runs[1:], strict=True):

@@ -77,9 +77,9 @@ def ask(out: Path, asked: Plan, passes: int, shard: str = "0/1", dry_run: bool =
     Raises:
         UsageError: no run can be asked, or they were asked by another number of passes.
     """
-    found = [result for result in results.read(asked, out) if _has_votes(result)]
+    found = [result for result in results.read(asked, out) if result.key == "dice"]
     if not found:
-        raise UsageError(f"passes: {out} holds no run that segments, linear probes aside; leave --passes out")
+        raise UsageError(f"passes: {out} holds no run that segments; leave --passes out")
     todo = [(path, way) for result in found for path in result.paths for way in _ways(result)]
     todo += [(result.paths[0], MAPS) for result in _telling(found)]
     first, of = map(int, shard.split("/"))
@@ -93,22 +93,20 @@ def ask(out: Path, asked: Plan, passes: int, shard: str = "0/1", dry_run: bool =
         _ask(out, asked, path, way, passes)
 
 
-def _has_votes(result: Result) -> bool:
-    """Whether its network takes many passes; one of whole scans or a linear probe, which drops nothing, does not."""
-    return result.key == "dice" and _card(result.paths[0]).get("head") != "linear"
-
-
 def _card(run: Path) -> dict[str, Any]:
     """What is written beside a run's weights."""
     return load_part(run / "network", "network")[1]
 
 
 def _ways(result: Result) -> list[Way]:
+    """In which it can be asked."""
     if result.from_scratch:
         return [WITHOUT, ENCODER]
     ways = dict.fromkeys([*PLACES.values(), *RATES.values(), *VOTES.values()])
-    of_regions = _card(result.paths[0]).get("trained_on") == "regions"
-    return [way for way in ways if not of_regions or way.vote not in OF_CLASSES]
+    card = _card(result.paths[0])
+    of_regions, is_linear = card.get("trained_on") == "regions", card.get("head") == "linear"
+    # a linear head has no units of its own to drop
+    return [way for way in ways if not ((of_regions and way.vote in OF_CLASSES) or (is_linear and way.decoder))]
 
 
 def _telling(found: Sequence[Result]) -> list[Result]:
@@ -218,7 +216,10 @@ def _calibration(found: Sequence[Result]) -> dict[str, float | None]:
     """Mean over runs and scans of each measure of calibration."""
     values: dict[str, list[float]] = {name: [] for name in CALIBRATION}
     for path in (path for result in found for path in result.paths):
-        with (path / "scores_calibration.csv").open(encoding="utf-8", newline="") as lines:
+        file = path / "scores_calibration.csv"
+        if not file.exists():
+            continue  # no scan could be measured, which `evaluate` has said
+        with file.open(encoding="utf-8", newline="") as lines:
             for row in csv.DictReader(lines):
                 for name in CALIBRATION:
                     values[name] += [float(row[name])] if row[name] else []
