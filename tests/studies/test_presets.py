@@ -51,7 +51,9 @@ def undrawn(monkeypatch):
 @pytest.fixture
 def brats(tmp_path):
     """Seven cases with four modalities and nested tumours."""
-    rng, at = np.random.default_rng(0), np.indices((20,) * 3) - 9.5
+    shape = (20, 24, 18)  # no cube, so that `size` stretches the scans
+    middle = np.array(shape)[:, None, None, None] / 2 - 0.5
+    rng, at = np.random.default_rng(0), np.indices(shape) - middle
     for number in range(7):
         case = tmp_path / "BraTS" / f"Brats18_{number}"
         case.mkdir(parents=True)

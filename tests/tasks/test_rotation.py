@@ -79,6 +79,11 @@ def test_uneven_spacing_is_refused_with_the_spacing_and_the_way_out(planes, answ
     assert "\n" not in str(refusal.value)
 
 
+def test_uneven_spacing_is_turned_where_that_is_asked_for():
+    task = Rotation(uneven=True).suited_to((32, 32, 32), (1.1, 1.3, 1.2))
+    assert len(task.table(3)) == 10
+
+
 def test_in_plane_turns_only_between_axes_of_equal_spacing():
     task = Rotation(planes="in-plane").suited_to((32, 32, 16), (0.7, 0.7, 5.0))
     assert task.planes == "xy"

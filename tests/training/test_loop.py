@@ -2,10 +2,11 @@ import json
 import math
 import os
 import signal
+from types import SimpleNamespace
 
 import pytest
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 import selfvox
 from selfvox.data.crops import Crops
@@ -14,7 +15,7 @@ from selfvox.errors import NumericalError, WeightsError
 from selfvox.models.encoder import build
 from selfvox.run import read_metrics
 from selfvox.training import pretrain
-from selfvox.training.loop import Plan, _leave_signals, generator
+from selfvox.training.loop import Plan, _batches, _leave_signals, generator
 from selfvox.weights import load_into, load_part, load_tensors
 
 
@@ -39,6 +40,13 @@ def test_the_stream_of_a_batch_depends_on_seed_device_step_and_part_alone():
     assert torch.rand(4, generator=generator(0, 0, 1, 0)).tolist() == drawn[0, 0, 1, 0]
 
 
+class Numbers(Dataset):
+    """A sample is its number."""
+
+    def __getitem__(self, number):
+        return {"number": torch.tensor(number)}
+
+
 def poison(monkeypatch, steps):
     """Make the loss of these steps NaN."""
     forward = pretrain.Question.forward
@@ -56,6 +64,29 @@ def test_a_step_without_a_finite_loss_is_skipped_and_counted(shapes_store, tmp_p
     assert read_metrics(run)[-1]["skipped"] == 2
     tensors, _ = load_part(run / "encoder", "encoder")
     assert all(torch.isfinite(tensor).all() for tensor in tensors.values())
+
+
+def test_what_is_measured_at_a_skipped_step_is_kept(shapes_store, tmp_path, small, monkeypatch):
+    """A validation there may have chosen the weights; the last line says how many steps were skipped."""
+    poison(monkeypatch, {3, 9})
+    measure = pretrain.Watch.after_step
+    monkeypatch.setattr(pretrain.Watch, "after_step", lambda self, step: {**measure(self, step), "probe": float(step)})
+    run = selfvox.pretrain(shapes_store, out=tmp_path / "run", task="rotation", steps=10, batch=2, **small)
+    lines = {line["step"]: line for line in read_metrics(run)}
+    assert [lines[step]["probe"] for step in (3, 4, 5)] == [3, 4, 5]
+    assert "loss" not in lines[4]
+    assert "loss" in lines[5]
+    assert (lines[4]["skipped"], lines[10]["skipped"]) == (1, 2)
+
+
+def test_batches_of_several_devices_are_apart_and_leave_nothing_out():
+    drawn = {}
+    for rank in range(3):
+        fabric = SimpleNamespace(world_size=3, global_rank=rank, device=torch.device("cpu"), to_device=lambda one: one)
+        drawn[rank] = [batch["number"].tolist() for batch in _batches(fabric, Numbers(), plan(steps=4), 1)]
+    # batch 1 to 3 of each device, of 2 samples
+    assert drawn[0] == [[6, 7], [12, 13], [18, 19]]
+    assert sorted(number for each in drawn.values() for batch in each for number in batch) == list(range(6, 24))
 
 
 def test_a_loss_that_stays_not_finite_ends_the_run_without_a_bad_weight(shapes_store, tmp_path, small, monkeypatch):

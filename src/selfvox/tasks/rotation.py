@@ -44,6 +44,9 @@ class Rotation(PretextTask):
     planes: Annotated[
         str, "planes to turn in: all, in-plane (those of equal spacing), or pairs of axes such as xy or xy,xz"
     ] = "all"
+    uneven: Annotated[
+        bool, "turn between axes of unequal spacing too, as the papers did: the resolution may then tell the turn"
+    ] = False
 
     def suited_to(self, crop: Sequence[int], spacing_mm: Sequence[float]) -> Rotation:
         """Settle the planes; refuse to turn between axes of different spacing, for the resolution would tell."""
@@ -59,7 +62,7 @@ class Rotation(PretextTask):
         planes = read_planes(self.planes, spatial_dims)
         if not planes:
             raise UsageError("task.planes: none leaves no rotation to tell; use all or in-plane")
-        uneven = [plane for plane in planes if plane not in equal]
+        uneven = [plane for plane in planes if plane not in equal and not self.uneven]
         if uneven:
             remedy = "use --task.planes in-plane or " if equal else ""
             # a finer one would interpolate the coarse axis, which would then be the smooth one

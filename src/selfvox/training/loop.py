@@ -92,6 +92,7 @@ def train(
         ResourceError: memory ran out.
         Stopped: a signal came; a checkpoint was written first.
     """
+    fabric.to_device(objective)  # before a checkpoint's moments are loaded, which go where the weights are
     # the names of the tensors are those of the bare module, whatever wraps it
     tensors = state_of(objective)
     optimizer = torch.optim.AdamW(
@@ -119,11 +120,13 @@ def train(
                 bad_in_a_row = 0
             step += 1
             extra = dict(after_step(step)) if after_step else {}
-            if outcome is not None and (extra or step % LOG_EVERY == 0 or step == plan.steps):
-                measured = clock.measure(outcome, plan.learning_rate_at(step - 1), skipped) | extra
+            if extra or step % LOG_EVERY == 0 or step == plan.steps:
+                measured = {"skipped": float(skipped)} | extra
+                if outcome is not None:
+                    measured = clock.measure(outcome, plan.learning_rate_at(step - 1), skipped) | extra
+                    clock.note = _caption(measured)
                 if fabric.is_global_zero:
                     run.log(step, measured)
-                clock.note = _caption(measured)
             bar.advance(clock.note)
             signal_number = _largest(fabric, stop.number)
             if signal_number or step % plan.save_every == 0 or step == plan.steps:
