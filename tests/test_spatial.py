@@ -150,6 +150,11 @@ def test_planes_of_equal_spacing():
     assert spatial.equal_spacing((1.0, 2.0, 3.0)) == []
 
 
+def test_a_plane_is_of_equal_spacing_only_if_it_is_in_every_scan():
+    assert spatial.equal_spacing((1.0, 1.0, 5.0), (2.0, 2.0, 2.0)) == [(0, 1)]
+    assert spatial.equal_spacing((0.5, 0.5, 5.0), (4.5, 0.5, 0.5)) == []
+
+
 def test_planes_are_read_as_they_are_written():
     every = [(0, 1), (0, 2), (1, 2)]
     for planes in (every, [(0, 2)], every[1:]):

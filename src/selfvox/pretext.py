@@ -43,8 +43,8 @@ class PretextTask(ABC):
     Weights live in the head, random numbers in the generator that is passed in.
     """
 
-    def suited_to(self, crop: Sequence[int], spacing_mm: Sequence[float]) -> PretextTask:
-        """This task, settled for crops of this size and spacing.
+    def suited_to(self, crop: Sequence[int], *spacings_mm: Sequence[float]) -> PretextTask:
+        """This task, settled for crops of this size, and for all spacings of the scans.
 
         Raises:
             UsageError: the question would be ill-posed, or give itself away, on such images; says what to do.
@@ -88,11 +88,11 @@ class Joint(PretextTask):
     tasks: tuple[PretextTask, ...]
     weights: tuple[float, ...]
 
-    def suited_to(self, crop: Sequence[int], spacing_mm: Sequence[float]) -> Joint:  # noqa: D102
+    def suited_to(self, crop: Sequence[int], *spacings_mm: Sequence[float]) -> Joint:  # noqa: D102
         suited = []
         for task in self.tasks:
             with _refusals_of(name_of(task)):
-                suited.append(task.suited_to(crop, spacing_mm))
+                suited.append(task.suited_to(crop, *spacings_mm))
         return replace(self, tasks=tuple(suited))
 
     def view_size(self, crop: Sequence[int]) -> tuple[int, ...]:

@@ -282,12 +282,12 @@ def crop_to(x: Tensor, size: Sequence[int], rng: torch.Generator) -> Tensor:
     return x
 
 
-def equal_spacing(spacing_mm: Sequence[float], tolerance: float = 0.05) -> list[Plane]:
-    """The planes (pairs of axes) whose two spacings agree within a share of `tolerance`."""
+def equal_spacing(*spacings_mm: Sequence[float], tolerance: float = 0.05) -> list[Plane]:
+    """The planes (pairs of axes) whose two spacings agree within a share of `tolerance`, in every scan's spacing."""
     return [
         (a, b)
-        for a, b in itertools.combinations(range(len(spacing_mm)), 2)
-        if math.isclose(spacing_mm[a], spacing_mm[b], rel_tol=tolerance)
+        for a, b in itertools.combinations(range(len(spacings_mm[0])), 2)
+        if all(math.isclose(each[a], each[b], rel_tol=tolerance) for each in spacings_mm)
     ]
 
 

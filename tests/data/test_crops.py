@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from selfvox.data.crops import Crops, crop_for, most_uneven_spacing
+from selfvox.data.crops import Crops, crop_for, spacings
 from selfvox.data.store import open_store
 from selfvox.errors import UsageError
 
@@ -118,6 +118,6 @@ def test_edges_that_do_not_fit_are_refused_with_the_nearest_that_do():
         crop_for((24, 32), scans)
 
 
-def test_the_most_uneven_spacing_is_that_of_one_case():
-    scans = [Scan((9, 9, 9), spacing) for spacing in ((1.0, 1.0, 1.5), (2.0, 2.0, 4.0), (5.0, 5.0, 5.0))]
-    assert most_uneven_spacing(scans) == (2.0, 2.0, 4.0)
+def test_every_spacing_of_the_cases_is_told_once():
+    scans = [Scan((9, 9, 9), spacing) for spacing in ((1.0, 1.0, 1.5), (2.0, 2.0, 4.0), (1.0, 1.0, 1.5))]
+    assert spacings(scans) == [(1.0, 1.0, 1.5), (2.0, 2.0, 4.0)]

@@ -180,6 +180,8 @@ def test_planes_are_those_of_equal_spacing_unless_named():
     crop = (16, 16, 16)
     assert Exemplar().suited_to(crop, (1.0, 1.0, 3.0)).planes == "xy"
     assert Exemplar(planes="xz").suited_to(crop, (1.0, 1.0, 3.0)).planes == "xz"
+    assert Exemplar().suited_to(crop, (1.0, 1.0, 3.0), (2.0, 2.0, 2.0)).planes == "xy"
+    assert Exemplar().suited_to(crop, (0.5, 0.5, 5.0), (4.5, 0.5, 0.5)).planes == "none"
     nowhere = Exemplar().suited_to(crop, (1.0, 2.0, 3.0))
     assert nowhere.planes == "none"
     assert nowhere.ask(torch.randn(2, 1, *crop), rng())["views"].isfinite().all()

@@ -96,6 +96,16 @@ def test_in_plane_without_two_equal_axes_is_refused():
         Rotation(planes="in-plane").suited_to((32, 32, 16), (0.7, 1.0, 5.0))
 
 
+def test_a_plane_must_be_of_equal_spacing_in_every_scan_and_those_at_fault_are_named():
+    crop, thick, across = (32, 32, 32), (0.5, 0.5, 5.0), (4.5, 0.5, 0.5)
+    assert Rotation(planes="in-plane").suited_to(crop, (1.0, 1.0, 1.0), thick, (2.0, 2.0, 3.0)).planes == "xy"
+    both = r"4\.50 x 0\.50 x 0\.50 mm and 0\.50 x 0\.50 x 5\.00 mm"
+    with pytest.raises(UsageError, match=rf"in every scan \({both}\); prepare with --spacing"):
+        Rotation(planes="in-plane").suited_to(crop, thick, across, across)
+    with pytest.raises(UsageError, match=r"of spacing 4\.50 x 0\.50 x 0\.50 mm, .* in xy away; .*--spacing 5,5,5"):
+        Rotation(planes="xy").suited_to(crop, thick, across, across)
+
+
 @pytest.mark.parametrize(
     ("options", "name"),
     [

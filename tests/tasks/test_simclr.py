@@ -109,6 +109,8 @@ def test_planes_are_those_of_equal_spacing_unless_named():
     crop, uneven = (16, 16, 16), (1.0, 1.0, 3.0)
     assert SimCLR().suited_to(crop, uneven).planes == "xy"
     assert SimCLR(planes="xz").suited_to(crop, uneven).planes == "xz"
+    assert SimCLR().suited_to(crop, (1.0, 1.0, 3.0), (2.0, 2.0, 2.0)).planes == "xy"
+    assert SimCLR().suited_to(crop, (0.5, 0.5, 5.0), (4.5, 0.5, 0.5)).planes == "none"
     nowhere = SimCLR().suited_to(crop, (1.0, 2.0, 3.0))
     assert nowhere.planes == "none"
     assert "rotate" not in nowhere.ops

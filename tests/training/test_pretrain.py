@@ -4,6 +4,8 @@ import getpass
 import json
 import socket
 
+import nibabel as nib
+import numpy as np
 import pytest
 import torch
 
@@ -70,6 +72,17 @@ def test_a_run_is_a_function_of_its_settings(run, shapes_store, tmp_path):
     )
     digests = [sha256(each / "encoder" / "weights.safetensors") for each in (one, two, other)]
     assert digests[0] == digests[1] != digests[2]
+
+
+@pytest.mark.parametrize("verb", ["pretrain", "preview"])
+def test_scans_whose_uneven_axes_differ_give_no_plane_to_turn_in(verb, tmp_path):
+    (tmp_path / "scans").mkdir()
+    for name, spacing in {"a": (0.5, 0.5, 5.0), "b": (4.5, 0.5, 0.5), "c": (4.5, 0.5, 0.5)}.items():
+        voxels = np.random.default_rng(ord(name)).normal(size=(16, 16, 16)).astype(np.float32)
+        nib.save(nib.Nifti1Image(voxels, np.diag([*spacing, 1])), tmp_path / "scans" / f"{name}.nii")
+    task = {"name": "rotation", "planes": "in-plane"}
+    with pytest.raises(UsageError, match=r"4\.50 x 0\.50 x 0\.50 mm and 0\.50 x 0\.50 x 5\.00 mm"):
+        getattr(selfvox, verb)(tmp_path / "scans", out=tmp_path / "out.png", task=task, crop=(16, 16, 16))
 
 
 def test_epochs_are_passes_over_the_scans(shapes_store, tmp_path, small):

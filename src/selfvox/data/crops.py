@@ -176,6 +176,6 @@ def median_spacing(cases: Sequence[StoredCase]) -> tuple[float, ...]:
     return tuple(float(each) for each in np.median([case.spacing_mm for case in cases], axis=0))
 
 
-def most_uneven_spacing(cases: Sequence[StoredCase]) -> tuple[float, ...]:
-    """The spacing, in mm, of the case whose axes differ most."""
-    return max((case.spacing_mm for case in cases), key=lambda spacing: max(spacing) / min(spacing))
+def spacings(cases: Sequence[StoredCase]) -> list[tuple[float, ...]]:
+    """Every spacing, in mm, that a case has, each once."""
+    return list(dict.fromkeys(case.spacing_mm for case in cases))

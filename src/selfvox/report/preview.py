@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from selfvox.data.crops import Crops, axis_of_slices, crop_for, in_plane, most_uneven_spacing
+from selfvox.data.crops import Crops, axis_of_slices, crop_for, in_plane, spacings
 from selfvox.data.prepare import prepared
 from selfvox.pretext import from_setting, to_setting
 from selfvox.progress import say
@@ -32,7 +32,7 @@ def preview(settings: Preview) -> Path:
         axis = axis_of_slices(settings.slices, cases)
         planned = in_plane(cases, axis)
         crop = crop_for(settings.crop, planned, inside=True)
-        task = task.suited_to(crop, most_uneven_spacing(planned))
+        task = task.suited_to(crop, *spacings(planned))
         crops = Crops(store, cases, crop, settings.seed, axis=axis)
         images = torch.stack([crops[number]["image"] for number in range(len(cases))])
     if len(images) == 1:

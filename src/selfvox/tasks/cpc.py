@@ -48,7 +48,7 @@ class CPC(PretextTask):
         Literal["image", "batch"], "wrong candidates: all other patches of the image, or of the whole batch"
     ] = "image"
 
-    def suited_to(self, crop: Sequence[int], spacing_mm: Sequence[float]) -> CPC:
+    def suited_to(self, crop: Sequence[int], *spacings_mm: Sequence[float]) -> CPC:
         """This task, if such a crop holds the grid, and the grid a patch to predict from a pyramid."""
         if min(self.view_size(crop)) < SMALLEST_PATCH:
             raise UsageError(

@@ -51,12 +51,12 @@ class Exemplar(PretextTask):
         str, "planes to rotate in: auto (those of equal spacing), all, none, or pairs of axes such as xy,xz"
     ] = "auto"
 
-    def suited_to(self, crop: Sequence[int], spacing_mm: Sequence[float]) -> Exemplar:
+    def suited_to(self, crop: Sequence[int], *spacings_mm: Sequence[float]) -> Exemplar:
         """Settle the planes: rotating between axes of different spacing would shear the anatomy."""
         if self.planes != "auto":
             read_planes(self.planes, len(crop))
             return self
-        return replace(self, planes=plane_names(equal_spacing(spacing_mm)) or "none")
+        return replace(self, planes=plane_names(equal_spacing(*spacings_mm)) or "none")
 
     def head(self, encoder: Encoder) -> nn.Module:
         """One projection for all three: with one for each, their biases alone could solve the task."""

@@ -44,7 +44,7 @@ class Jigsaw(PretextTask):
     colour_jitter: Annotated[bool, "give every tile a brightness and contrast of its own, whatever they were"] = True
     seed: Annotated[int, "seed of the set of permutations", pydantic.Field(ge=0, lt=2**63)] = 0
 
-    def suited_to(self, crop: Sequence[int], spacing_mm: Sequence[float]) -> Jigsaw:
+    def suited_to(self, crop: Sequence[int], *spacings_mm: Sequence[float]) -> Jigsaw:
         """Refuse crops whose tiles would be too small, and more permutations than there are."""
         needed, orders = shape_for_tiles(crop, self.grid, self.jitter), math.factorial(self.grid ** len(crop))
         if needed != tuple(crop):

@@ -30,7 +30,7 @@ class Masked(PretextTask):
     block: Annotated[int, "edge of a block, in voxels", pydantic.Field(ge=2)] = 8
     hidden: Annotated[float, "share of the blocks that are hidden", pydantic.Field(gt=0, lt=1)] = 0.6
 
-    def suited_to(self, crop: Sequence[int], spacing_mm: Sequence[float]) -> Masked:
+    def suited_to(self, crop: Sequence[int], *spacings_mm: Sequence[float]) -> Masked:
         """This task, if some blocks of such a crop are hidden and some are not."""
         blocks = math.prod(_blocks(crop, self.block))
         if blocks < 2:

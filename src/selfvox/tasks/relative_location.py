@@ -36,7 +36,7 @@ class RelativeLocation(PretextTask):
     ] = 0.125
     colour_jitter: Annotated[bool, "give every tile a brightness and contrast of its own, whatever they were"] = True
 
-    def suited_to(self, crop: Sequence[int], spacing_mm: Sequence[float]) -> RelativeLocation:
+    def suited_to(self, crop: Sequence[int], *spacings_mm: Sequence[float]) -> RelativeLocation:
         """Refuse crops whose tiles would be too small, and more queries than there are neighbours."""
         needed, answers = shape_for_tiles(crop, GRID, self.jitter), GRID ** len(crop) - 1
         if needed != tuple(crop):

@@ -17,6 +17,7 @@ from selfvox.settings import AtLeastOne
 from selfvox.spatial import (
     AXES,
     AxisRotation,
+    Plane,
     crop_to,
     equal_edges,
     equal_spacing,
@@ -48,17 +49,18 @@ class Rotation(PretextTask):
         bool, "turn between axes of unequal spacing too, as the papers did: the resolution may then tell the turn"
     ] = False
 
-    def suited_to(self, crop: Sequence[int], spacing_mm: Sequence[float]) -> Rotation:
+    def suited_to(self, crop: Sequence[int], *spacings_mm: Sequence[float]) -> Rotation:
         """Settle the planes; refuse to turn between axes of different spacing, for the resolution would tell."""
-        spatial_dims, equal = len(spacing_mm), equal_spacing(spacing_mm)
+        spatial_dims, equal = len(crop), equal_spacing(*spacings_mm)
         if self.answers == "group" and self.planes != "all":
             raise UsageError("task.answers: the whole group turns in all planes; use --task.answers planes")
         if self.planes == "in-plane":
             if not equal:
+                at_fault = _most_uneven(read_planes("all", spatial_dims), spacings_mm)
                 raise UsageError(
-                    f"task.planes: no two axes are equally spaced ({_mm(spacing_mm)}); prepare with --spacing"
+                    f"task.planes: no two axes are equally spaced in every scan ({at_fault}); prepare with --spacing"
                 )
-            return replace(self, planes=plane_names(equal)).suited_to(crop, spacing_mm)
+            return replace(self, planes=plane_names(equal)).suited_to(crop, *spacings_mm)
         planes = read_planes(self.planes, spatial_dims)
         if not planes:
             raise UsageError("task.planes: none leaves no rotation to tell; use all or in-plane")
@@ -66,10 +68,10 @@ class Rotation(PretextTask):
         if uneven:
             remedy = "use --task.planes in-plane or " if equal else ""
             # a finer one would interpolate the coarse axis, which would then be the smooth one
-            coarsest = ",".join([f"{max(spacing_mm):.2g}"] * spatial_dims)
+            coarsest = ",".join([f"{max(map(max, spacings_mm)):.2g}"] * spatial_dims)
             raise UsageError(
-                f"task rotation: the scans have spacing {_mm(spacing_mm)}, so the resolution would give a turn in "
-                f"{plane_names(uneven)} away; {remedy}prepare with --spacing {coarsest} or coarser"
+                f"task rotation: there are scans of spacing {_most_uneven(uneven, spacings_mm)}, so the resolution "
+                f"would give a turn in {plane_names(uneven)} away; {remedy}prepare with --spacing {coarsest} or coarser"
             )
         if self.versions > len(self.table(spatial_dims)):
             raise UsageError(
@@ -134,5 +136,7 @@ def _words(rotation: AxisRotation) -> str:
     return ", ".join(f"{'-' if back else ''}{AXES[axis]}" for axis, back in zip(*rotation, strict=True))
 
 
-def _mm(spacing_mm: Sequence[float]) -> str:
-    return " x ".join(f"{spacing:.2f}" for spacing in spacing_mm) + " mm"
+def _most_uneven(planes: Sequence[Plane], spacings_mm: Sequence[Sequence[float]]) -> str:
+    """For each plane the spacing whose two axes differ most, such as `0.70 x 0.70 x 5.00 mm`; each once."""
+    found = [max(spacings_mm, key=lambda each: max(each[a] / each[b], each[b] / each[a])) for a, b in planes]
+    return " and ".join(dict.fromkeys(" x ".join(f"{spacing:.2f}" for spacing in each) + " mm" for each in found))

@@ -60,7 +60,7 @@ class SimCLR(PretextTask):
         if self.planes == "none" and "rotate" in self.ops:
             raise ValueError("planes: none leaves rotate without a plane; leave rotate out of task.ops")
 
-    def suited_to(self, crop: Sequence[int], spacing_mm: Sequence[float]) -> SimCLR:
+    def suited_to(self, crop: Sequence[int], *spacings_mm: Sequence[float]) -> SimCLR:
         """Settle the planes: rotating between axes of different spacing would shear the anatomy."""
         by = 8 * self.grid
         if any(edge % by for edge in crop):
@@ -72,7 +72,7 @@ class SimCLR(PretextTask):
         if self.planes != "auto":
             read_planes(self.planes, len(crop))
             return self
-        equal = equal_spacing(spacing_mm)
+        equal = equal_spacing(*spacings_mm)
         if equal:
             return replace(self, planes=plane_names(equal))
         ops = [op for op in self.ops if op != "rotate"]

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from selfvox.data.crops import Crops, axis_of_slices, crop_for, in_plane, median_spacing, most_uneven_spacing
+from selfvox.data.crops import Crops, axis_of_slices, crop_for, in_plane, median_spacing, spacings
 from selfvox.data.prepare import prepared
 from selfvox.data.seen import seen
 from selfvox.data.store import Store, StoredCase, is_store, open_store
@@ -68,7 +68,7 @@ def pretrain(settings: Pretrain) -> Path:
         axis = axis_of_slices(settings.slices, cases)
         planned = in_plane(cases, axis)
         crop, spacing_mm = crop_for(settings.crop, planned, inside=True), median_spacing(planned)
-        task = from_setting(settings.task, settings.weights).suited_to(crop, most_uneven_spacing(planned))
+        task = from_setting(settings.task, settings.weights).suited_to(crop, *spacings(planned))
         spec = plan(settings.network, task.view_size(crop), spacing_mm)
         torch.manual_seed(settings.seed)
         encoder = build(spec, len(crop), len(store.recipe.channel_names))

@@ -11,7 +11,7 @@ from lightning_fabric import Fabric
 from torch import nn
 
 from selfvox import losses
-from selfvox.data.crops import Crops, axis_of_slices, in_plane, most_uneven_spacing
+from selfvox.data.crops import Crops, axis_of_slices, in_plane, spacings
 from selfvox.data.store import Store, StoredCase
 from selfvox.errors import DataError, UsageError
 from selfvox.metrics import dice_per_class
@@ -58,7 +58,7 @@ class Segmentation(Goal):
         self, network: nn.Module, training: Sequence[StoredCase], frozen_steps: int
     ) -> SegmentationObjective:
         assert isinstance(network, Segmenter)
-        planes = equal_spacing(most_uneven_spacing(in_plane(training, self.axis)))
+        planes = equal_spacing(*spacings(in_plane(training, self.axis)))
         parts = membership(self.regions, max(self.classes)) if self.own else None
         return SegmentationObjective(network, list(self.classes), self.loss, planes, frozen_steps, parts)
 
