@@ -26,8 +26,8 @@ def nt_xent(
     Args:
         views: (2N, width) embeddings; rows `i` and `i + N` are the two views of sample `i`. Normalised here.
         temperature: divides the cosine similarities.
-        same_scan: (2N,) number of the scan each view comes from; other samples of a view's own scan then leave the
-            denominator, since they may look alike for good reason.
+        same_scan: (2N,) number of the scan each view comes from, the same on all devices; other samples of a view's own
+            scan then leave the denominator, since they may look alike for good reason.
         others: (K, width) further embeddings to tell every view from; no view's partner is among them.
 
     Returns:
@@ -72,9 +72,8 @@ def _joint(views: Tensor, same_scan: Tensor | None) -> tuple[Tensor, Tensor | No
     joint = torch.cat([part.chunk(2)[i] for i in (0, 1) for part in parts])
     if same_scan is None:
         return joint, None
-    # scans are numbered per device: set them apart
-    apart = [part + rank * (1 << 32) for rank, part in enumerate(_gathered(same_scan))]
-    return joint, torch.cat([part.chunk(2)[i] for i in (0, 1) for part in apart])
+    scans = _gathered(same_scan)
+    return joint, torch.cat([part.chunk(2)[i] for i in (0, 1) for part in scans])
 
 
 def _gathered(mine: Tensor) -> list[Tensor]:
@@ -91,7 +90,15 @@ class Triplets(NamedTuple):
     ordered: Tensor  # share of triplets whose positive is nearer than their negative
 
 
-def triplet(anchor: Tensor, positive: Tensor, negative: Tensor, margin: float, *, squared: bool = True) -> Triplets:
+def triplet(
+    anchor: Tensor,
+    positive: Tensor,
+    negative: Tensor,
+    margin: float,
+    *,
+    squared: bool = True,
+    counted: Tensor | None = None,
+) -> Triplets:
     """Mean of `max(0, D(anchor, positive) - D(anchor, negative) + margin)` (paper A eq. 3; Schroff et al. 2015).
 
     Args:
@@ -100,31 +107,30 @@ def triplet(anchor: Tensor, positive: Tensor, negative: Tensor, margin: float, *
         negative: to be farther away, by `margin`.
         margin: in units of the distance.
         squared: D is the squared Euclidean distance, else the Euclidean.
+        counted: (N,) booleans, which triplets the means are over; all by default. Over none, they are 0.
     """
     near, far = ((anchor.float() - other.float()).square().sum(1) for other in (positive, negative))
     if not squared:
         # the square root has no slope at 0
         near, far = near.clamp(min=1e-12).sqrt(), far.clamp(min=1e-12).sqrt()
-    return Triplets((near - far + margin).clamp(min=0).mean(), (near < far).float().mean())
+    counted = torch.ones_like(near, dtype=torch.bool) if counted is None else counted
+    share = counted / counted.sum().clamp(min=1)
+    return Triplets(((near - far + margin).clamp(min=0) * share).sum(), ((near < far) * share).sum())
 
 
-def soft_dice(logits: Tensor, target: Tensor, weights: Tensor | None = None, smooth: float = 1e-5) -> Tensor:
+def soft_dice(logits: Tensor, target: Tensor, smooth: float = 1e-5) -> Tensor:
     """Negative soft Dice, mean over classes, summed over batch and voxels (paper B eq. 2).
 
     Args:
         logits: (batch, class, *space); softmax is taken here.
         target: (batch, *space) integers.
-        weights: (class,) weights of the mean; equal by default.
         smooth: s of the equation.
     """
     probability = logits.float().softmax(1)
     truth = F.one_hot(target.long(), logits.shape[1]).movedim(-1, 1).to(probability.dtype)
     space = (0, *range(2, logits.ndim))
     overlap = (probability * truth).sum(space)
-    dice = (2 * overlap + smooth) / (probability.sum(space) + truth.sum(space) + smooth)
-    if weights is None:
-        return -dice.mean()
-    return -(dice * weights).sum() / weights.sum()
+    return -((2 * overlap + smooth) / (probability.sum(space) + truth.sum(space) + smooth)).mean()
 
 
 def soft_dice_regions(logits: Tensor, target: Tensor, smooth: float = 1e-5) -> Tensor:

@@ -55,17 +55,24 @@ class PretextTask(ABC):
         """Edges, in voxels, of what the encoder is shown of a crop."""
         return tuple(crop)
 
+    @property
+    def tells_scans_apart(self) -> bool:
+        """Whether the question compares scans, so that one alone leaves nothing to ask."""
+        return False
+
     @abstractmethod
     def head(self, encoder: Encoder) -> nn.Module:
         """The layers between an embedding and an answer; thrown away after pre-training."""
 
     @abstractmethod
-    def ask(self, images: Tensor, rng: torch.Generator) -> Batch:
+    def ask(self, images: Tensor, rng: torch.Generator, scan: Tensor | None = None) -> Batch:
         """Make the question for a whole batch, on the images' device.
 
         Args:
             images: (batch, channel, *space).
             rng: a generator on the CPU, so that every device is asked the same.
+            scan: (batch,) number of the scan that each image is from, the same on all devices, for tasks that tell
+                images apart; by default each is from one of its own.
         """
 
     @abstractmethod
@@ -99,17 +106,22 @@ class Joint(PretextTask):
         """Along each axis the smallest view of any task: the encoder halves no map further than that allows."""
         return tuple(map(min, zip(*(task.view_size(crop) for task in self.tasks), strict=True)))
 
+    @property
+    def tells_scans_apart(self) -> bool:
+        """Whether any task does."""
+        return any(task.tells_scans_apart for task in self.tasks)
+
     def head(self, encoder: Encoder) -> nn.ModuleDict:
         """A head for each task, by its name."""
         return nn.ModuleDict({name_of(task): task.head(encoder) for task in self.tasks})
 
-    def ask(self, images: Tensor, rng: torch.Generator) -> Batch:
+    def ask(self, images: Tensor, rng: torch.Generator, scan: Tensor | None = None) -> Batch:
         """Every task's question about the same images, as `NAME/KEY`."""
         seed = int(torch.randint(1 << 62, (), generator=rng))
         return {
             f"{name_of(task)}/{key}": value
             for task in self.tasks
-            for key, value in task.ask(images, stream(seed, name_of(task))).items()
+            for key, value in task.ask(images, stream(seed, name_of(task)), scan).items()
         }
 
     def loss(self, encoder: Encoder, head: nn.Module, batch: Batch) -> Outcome:

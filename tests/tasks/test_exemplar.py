@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from selfvox import losses
 from selfvox.errors import UsageError
 from selfvox.losses import nt_xent
 from selfvox.pretext import from_setting
@@ -50,7 +51,8 @@ def test_loss_and_accuracy_equal_loops(distance):
 
 
 def test_collapsed_embeddings_cost_the_margin_and_have_no_spread():
-    outcome = answer(suited(2), {"views": torch.ones(8, 1, 4, 4), "other": torch.arange(4).roll(1)})
+    scan = torch.arange(4).repeat(2)
+    outcome = answer(suited(2), {"views": torch.ones(8, 1, 4, 4), "scan": scan, "other": torch.arange(4).roll(1)})
     assert float(outcome.loss) == pytest.approx(1.0)
     assert float(outcome.metrics["embedding_std"]) == pytest.approx(0, abs=1e-6)
     assert float(outcome.metrics["accuracy"]) == 0
@@ -115,16 +117,46 @@ def test_one_head_serves_all_three():
     """With a head for each, biases alone reach loss zero; with one, an encoder that sees nothing pays the margin."""
     task, encoder = suited(2), Flat()
     encoder.width = 16
-    outcome = task.loss(encoder, task.head(encoder), {"views": torch.zeros(8, 1, 4, 4), "other": torch.arange(4)})
+    batch = {"views": torch.zeros(8, 1, 4, 4), "scan": torch.arange(4).repeat(2), "other": torch.arange(4).roll(1)}
+    outcome = task.loss(encoder, task.head(encoder), batch)
     assert float(outcome.loss.detach()) == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize("count", [2, 3, 7])
 def test_the_other_image_is_never_the_image_itself_and_each_other_equally_often(count):
-    drawn = torch.stack([suited(2).ask(torch.zeros(count, 1, 8, 8), rng(seed))["other"] for seed in range(200)])
+    draws = rng()
+    drawn = torch.stack([suited(2).ask(torch.zeros(count, 1, 8, 8), draws)["other"] for _ in range(200)])
     shares = nn.functional.one_hot(drawn, count).float().mean(0)
     assert not shares.diagonal().any()
     assert torch.allclose(shares[~torch.eye(count, dtype=torch.bool)], torch.tensor(1 / (count - 1)), atol=0.15)
+
+
+def test_the_other_image_is_of_another_scan_and_each_such_equally_often():
+    scan = torch.tensor([4, 9, 4, 7, 4])
+    draws = rng()
+    drawn = torch.stack([suited(2).ask(torch.zeros(5, 1, 8, 8), draws, scan)["other"] for _ in range(200)])
+    shares = nn.functional.one_hot(drawn, 5).float().mean(0)
+    another = scan[:, None] != scan
+    assert not shares[~another].any()
+    assert torch.allclose(shares[another], (another / another.sum(1, keepdim=True))[another], atol=0.15)
+
+
+def test_images_without_another_scan_beside_them_do_not_count():
+    images, task = torch.randn(4, 1, 8, 16, generator=rng()), suited(2)
+    alone = answer(task, task.ask(images, rng(1), torch.zeros(4, dtype=torch.int64)))
+    assert [float(alone.loss), float(alone.metrics["accuracy"]), float(alone.metrics["chance"])] == [0, 0, 0]
+    task, head = suited(2, bank=5), Remembering(5)
+    batch, bank = task.ask(images, rng(1), torch.zeros(4, dtype=torch.int64)), head.bank.clone()
+    unit = nn.functional.normalize(batch["views"].flatten(1), dim=1)
+    past = losses.triplet(*unit.chunk(2), bank[batch["remembered"]], 1.0)
+    assert float(task.loss(Flat(), head, batch).loss) == pytest.approx(float(past.loss) / 2)
+
+
+def test_the_contrastive_objective_leaves_out_other_crops_of_the_same_scan():
+    task, scan = suited(2, objective="contrastive", temperature=0.3), torch.tensor([3, 1, 3, 2])
+    batch = task.ask(torch.randn(4, 1, 8, 8, generator=rng()), rng(), scan)
+    expected = nt_xent(batch["views"].flatten(1), 0.3, scan.repeat(2)).loss
+    assert float(answer(task, batch).loss) == pytest.approx(float(expected))
 
 
 @pytest.mark.parametrize("d", [2, 3])

@@ -1,11 +1,13 @@
 """SimCLR: two views of each sample, made as the settings say, and no trace of how at their borders."""
 
 import itertools
+import math
 
 import pytest
 import torch
 
 from selfvox.errors import UsageError
+from selfvox.losses import nt_xent
 from selfvox.pretext import from_setting
 from selfvox.tasks import simclr
 from selfvox.tasks.simclr import OPS, SimCLR
@@ -15,6 +17,13 @@ GEOMETRIC = ("rotate", "flip", "crop")
 
 def rng(seed=0):
     return torch.Generator().manual_seed(seed)
+
+
+class Flat(torch.nn.Module):
+    """An encoder whose embedding is the image itself."""
+
+    def embed(self, x):
+        return x.flatten(1)
 
 
 def suited(d=3, **options):
@@ -103,6 +112,30 @@ def test_samples_are_the_tiles_of_each_image_and_know_their_scan():
     batch = suited(2, grid=2, ops=GEOMETRIC).ask(images, rng())
     assert batch["views"].shape == (24, 1, 16, 8)
     assert torch.allclose(batch["views"].mean((1, 2, 3)), batch["scan"].float(), atol=1e-4)
+
+
+def test_crops_of_a_scan_that_the_batch_holds_twice_are_no_negatives_where_masked():
+    images, scan = torch.randn(3, 1, 16, 16, generator=rng()), torch.tensor([5, 2, 5])
+    task = suited(2, grid=2, mask_same_scan=True)
+    batch = task.ask(images, rng(), scan)
+    assert torch.equal(batch["scan"], scan.repeat_interleave(4).repeat(2))
+    expected = nt_xent(batch["views"].flatten(1), task.temperature, batch["scan"])
+    found = task.loss(Flat(), torch.nn.Identity(), batch)
+    assert [float(found.loss), float(found.metrics["chance"])] == pytest.approx([*map(float, expected[::2])])
+    assert float(expected.chance) == pytest.approx((2 / 9 + 1 / 17) / 3)
+    alone = task.loss(Flat(), torch.nn.Identity(), task.ask(images, rng(), torch.zeros(3, dtype=torch.int64)))
+    assert [float(alone.loss), float(alone.metrics["chance"])] == [0, 1]
+
+
+def test_uniformity_is_that_of_all_pairs_without_an_operation_that_some_devices_lack(monkeypatch):
+    monkeypatch.setattr(torch, "pdist", None)
+    task = suited(2)
+    batch = task.ask(torch.randn(3, 1, 8, 8, generator=rng()), rng())
+    unit = [(view / view.norm()).flatten() for view in batch["views"].double()]
+    pairs = [math.exp(-2 * float((a - b).square().sum())) for a, b in itertools.combinations(unit, 2)]
+    with torch.autocast("cpu", torch.bfloat16):
+        found = task.loss(Flat(), torch.nn.Identity(), batch).metrics["uniformity"]
+    assert float(found) == pytest.approx(math.log(sum(pairs) / len(pairs)), abs=1e-4)
 
 
 def test_planes_are_those_of_equal_spacing_unless_named():

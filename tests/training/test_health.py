@@ -76,3 +76,4 @@ def test_a_score_stands_beside_the_chance_of_its_own_task():
     )  # fmt: skip
     assert found == {"accuracy": (0.5, 0.1), "rotation/accuracy": (0.4, 0.2), "masked/explained": (0.3, 0.0)}
     assert found["rotation/accuracy"].above_chance == pytest.approx(0.25)
+    assert health.Score(1.0, 1.0).above_chance == 0  # a batch that leaves one answer alone

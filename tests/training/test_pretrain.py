@@ -10,11 +10,13 @@ import pytest
 import torch
 
 import selfvox
+from selfvox.data import phantom
 from selfvox.data.split import read
 from selfvox.errors import DataError, UsageError
 from selfvox.files import sha256
 from selfvox.models.encoder import build
 from selfvox.run import read_metrics
+from selfvox.tasks.exemplar import Exemplar
 from selfvox.training import pretrain
 from selfvox.weights import load_into, load_part
 
@@ -89,6 +91,28 @@ def test_epochs_are_passes_over_the_scans(shapes_store, tmp_path, small):
     run = selfvox.pretrain(shapes_store, out=tmp_path / "run", task="rotation", epochs=2, batch=4, **small)
     # six scans that are not for testing, twice, four at a time
     assert load_part(run / "encoder", "encoder")[1]["steps"] == 3
+
+
+def test_a_scan_that_a_batch_holds_twice_is_no_other_scan(shapes_store, tmp_path, small, monkeypatch):
+    ask, scans = Exemplar.ask, []
+
+    def noted(self, images, rng, scan=None):
+        batch = ask(self, images, rng, scan)
+        scans.append((scan.tolist(), scan[batch["other"]].tolist()))
+        return batch
+
+    monkeypatch.setattr(Exemplar, "ask", noted)
+    # six scans that are not for testing
+    selfvox.pretrain(shapes_store, out=tmp_path / "run", task="exemplar+rotation", steps=2, batch=9, **small)
+    assert [len(set(shown)) for shown, _ in scans] == [6, 6]
+    assert not [pair for shown, others in scans for pair in zip(shown, others, strict=True) if pair[0] == pair[1]]
+
+
+@pytest.mark.parametrize("task", ["exemplar", {"name": "rotation+simclr", "simclr.mask_same_scan": True}])
+def test_one_scan_alone_cannot_be_told_from_others(task, tmp_path, small):
+    phantom.write(tmp_path / "scans", "shapes", count=1)
+    with pytest.raises(UsageError, match=r"tells scans apart.* --task"):
+        selfvox.pretrain(tmp_path / "scans", out=tmp_path / "run", task=task, steps=1, batch=2, **small)
 
 
 def test_statistics_of_a_batch_norm_outlive_a_bad_batch(shapes_store, tmp_path, small, monkeypatch):

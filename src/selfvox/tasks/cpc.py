@@ -87,7 +87,7 @@ class CPC(PretextTask):
     def head(self, encoder: Encoder) -> nn.Module:  # noqa: D102
         return Predictor(self, encoder)
 
-    def ask(self, images: Tensor, rng: torch.Generator) -> Batch:
+    def ask(self, images: Tensor, rng: torch.Generator, scan: Tensor | None = None) -> Batch:
         """Cut each image into overlapping patches, from one random corner on.
 
         Returns:

@@ -58,24 +58,32 @@ class Exemplar(PretextTask):
             return self
         return replace(self, planes=plane_names(equal_spacing(*spacings_mm)) or "none")
 
+    @property
+    def tells_scans_apart(self) -> bool:
+        """Always."""
+        return True
+
     def head(self, encoder: Encoder) -> nn.Module:
         """One projection for all three: with one for each, their biases alone could solve the task."""
         layers = nn.Linear(encoder.width, 512), nn.ReLU(), nn.Linear(512, WIDTH)
         return Remembering(self.bank, *layers) if self.bank else nn.Sequential(*layers)
 
-    def ask(self, images: Tensor, rng: torch.Generator) -> Batch:
-        """A transformed copy of each image, and another image beside it.
+    def ask(self, images: Tensor, rng: torch.Generator, scan: Tensor | None = None) -> Batch:
+        """A transformed copy of each image, and an image of another scan beside it.
 
         Returns:
-            `views` (2N, channel, *space): the images, then their copies; `other` (N,): the row of another image; with a
-            bank also `remembered` (N,): the row of an embedding there.
+            `views` (2N, channel, *space): the images, then their copies; `scan` (2N,), the scan each is from; `other`
+            (N,): the row of an image of another scan, or any where there is none; with a bank also `remembered` (N,):
+            the row of an embedding there.
         """
         count = len(images)
         if count < 2:
             raise UsageError("task exemplar: a batch of one image has no other to tell it from; use --batch 2 or more")
         copies = self._transform(images, rng)
-        other = (torch.arange(count) + torch.randint(1, count, (count,), generator=rng)) % count
-        batch = {"views": torch.cat([images, copies]), "other": other.to(images.device)}
+        scan = torch.arange(count, device=images.device) if scan is None else scan
+        drawn = torch.rand(count, count, generator=rng).to(images.device)
+        other = drawn.masked_fill(scan[:, None] == scan, -1).argmax(1)
+        batch = {"views": torch.cat([images, copies]), "scan": scan.repeat(2), "other": other}
         if self.bank:
             batch["remembered"] = torch.randint(self.bank, (count,), generator=rng).to(images.device)
         return batch
@@ -83,21 +91,29 @@ class Exemplar(PretextTask):
     def loss(self, encoder: Encoder, head: nn.Module, batch: Batch) -> Outcome:
         """Triplet or contrastive loss; share of triplets in order, and the spread of the embeddings.
 
-        With a bank, each image has a second triplet, whose other image is from the bank. It does not take the place of
-        the first: all images in one spot that moves on would be far from their past.
+        An image whose whole batch is of its own scan has no first triplet. With a bank, each image has a second one,
+        whose other image is from the bank. It does not take the place of the first: all images in one spot that moves
+        on would be far from their past.
         """
         unit = F.normalize(head(encoder.embed(batch["views"])).float(), dim=1)
         anchor, positive = unit.chunk(2)
         past = head if isinstance(head, Remembering) else None
-        others = [anchor[batch["other"]], *([past.bank[batch["remembered"]]] if past is not None else [])]
-        found = [triplet(anchor, positive, each, self.margin, squared=self.distance == "squared") for each in others]
+        scan = batch["scan"].chunk(2)[0]
+        counted = scan[batch["other"]] != scan
+        others = [(anchor[batch["other"]], counted)]
+        if past is not None:
+            others.append((past.bank[batch["remembered"]], torch.ones_like(counted)))
+        found = [
+            triplet(anchor, positive, each, self.margin, squared=self.distance == "squared", counted=which)
+            for each, which in others
+        ]
         if self.objective == "triplet":
             loss = torch.stack([each.loss for each in found]).mean()
         else:
-            loss = nt_xent(unit, self.temperature, others=past.bank if past is not None else None).loss
+            loss = nt_xent(unit, self.temperature, batch["scan"], past.bank if past is not None else None).loss
         metrics = {
             "accuracy": torch.stack([each.ordered for each in found]).mean(),
-            "chance": torch.tensor(0.5, device=unit.device),
+            "chance": torch.stack([which.any().float() / 2 for _, which in others]).mean(),
             "embedding_std": unit.detach().std(0).mean() * math.sqrt(unit.shape[1]),
         }
         if past is not None and past.training:

@@ -82,7 +82,7 @@ class Jigsaw(PretextTask):
         # channel maxima are all large and alike: without the LayerNorm answers stay at chance
         return nn.Sequential(nn.LayerNorm(shown), nn.Linear(shown, 512), nn.ReLU(), last)
 
-    def ask(self, images: Tensor, rng: torch.Generator) -> Batch:
+    def ask(self, images: Tensor, rng: torch.Generator, scan: Tensor | None = None) -> Batch:
         """Cut each image into tiles, and draw how they are shuffled.
 
         The encoder sees one tile at a time, so it makes no difference whether tiles are shuffled or their embeddings.

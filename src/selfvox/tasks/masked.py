@@ -47,7 +47,7 @@ class Masked(PretextTask):
     def head(self, encoder: Encoder) -> nn.Module:  # noqa: D102
         return Decoder(encoder)
 
-    def ask(self, images: Tensor, rng: torch.Generator) -> Batch:
+    def ask(self, images: Tensor, rng: torch.Generator, scan: Tensor | None = None) -> Batch:
         """Choose the blocks to hide, as many in every image.
 
         Returns:

@@ -61,7 +61,7 @@ class RelativeLocation(PretextTask):
         # channel maxima are all large and alike: without the LayerNorm learning takes several times as long
         return nn.Sequential(nn.LayerNorm(2 * encoder.width), nn.Linear(2 * encoder.width, 256), nn.ReLU(), last)
 
-    def ask(self, images: Tensor, rng: torch.Generator) -> Batch:
+    def ask(self, images: Tensor, rng: torch.Generator, scan: Tensor | None = None) -> Batch:
         """Cut out the central tile of each image and `queries` of its neighbours.
 
         Returns:

@@ -99,7 +99,7 @@ class Rotation(PretextTask):
         nn.init.zeros_(last.bias)
         return nn.Sequential(nn.Linear(encoder.width, 256), nn.ReLU(), last)
 
-    def ask(self, images: Tensor, rng: torch.Generator) -> Batch:
+    def ask(self, images: Tensor, rng: torch.Generator, scan: Tensor | None = None) -> Batch:
         """Turn each image, `versions` times and each time differently.
 
         Returns:

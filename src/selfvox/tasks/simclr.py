@@ -38,7 +38,7 @@ class SimCLR(PretextTask):
     grid: Annotated[int, "split each crop into grid**d patches, each a sample of its own", AtLeastOne] = 1
     ops: Annotated[tuple[str, ...], f"operations to draw from: {', '.join(OPS)}"] = OPS
     ops_per_view: Annotated[int, "operations that make a view", AtLeastOne] = 3
-    mask_same_scan: Annotated[bool, "other patches of the same scan are no negatives (with grid above 1)"] = False
+    mask_same_scan: Annotated[bool, "other crops and patches of the same scan are no negatives"] = False
     angle: Annotated[float, "largest rotation about each axis, in degrees", pydantic.Field(gt=0, le=180)] = 30.0
     smallest_crop: Annotated[
         float, "shortest edge of a view, as a share of the image's", pydantic.Field(gt=0, lt=1)
@@ -82,21 +82,27 @@ class SimCLR(PretextTask):
         """The crop, or one of its tiles."""
         return tuple(edge // self.grid for edge in crop)
 
+    @property
+    def tells_scans_apart(self) -> bool:
+        """Where a scan's own patches are masked."""
+        return self.mask_same_scan
+
     def head(self, encoder: Encoder) -> nn.Module:  # noqa: D102
         return nn.Sequential(nn.Linear(encoder.width, 512), nn.ReLU(), nn.Linear(512, 128))
 
-    def ask(self, images: Tensor, rng: torch.Generator) -> Batch:
+    def ask(self, images: Tensor, rng: torch.Generator, scan: Tensor | None = None) -> Batch:
         """Two views of each sample.
 
         Returns:
-            `views` (2N, channel, *space), rows `i` and `i + N` of one sample, and `scan` (2N,), the image each is from.
+            `views` (2N, channel, *space), rows `i` and `i + N` of one sample, and `scan` (2N,), the scan each is from.
         """
         samples = tiles(images, self.grid).flatten(0, 1) if self.grid > 1 else images
         if len(images) < 2 and (self.grid == 1 or self.mask_same_scan):
             raise UsageError("task simclr: a batch of one image has nothing to compare it with; use --batch 2 or more")
         chosen = self._choose(len(samples), rng)
-        scan = torch.arange(len(images), device=images.device).repeat_interleave(len(samples) // len(images))
-        return {"views": self._views(torch.cat([samples, samples]), chosen, rng), "scan": scan.repeat(2)}
+        scan = torch.arange(len(images), device=images.device) if scan is None else scan
+        scan = scan.repeat_interleave(len(samples) // len(images)).repeat(2)
+        return {"views": self._views(torch.cat([samples, samples]), chosen, rng), "scan": scan}
 
     def loss(self, encoder: Encoder, head: nn.Module, batch: Batch) -> Outcome:
         """NT-Xent; accuracy of retrieving the partner, alignment, uniformity (Wang and Isola 2020) and spread."""
@@ -109,7 +115,7 @@ class SimCLR(PretextTask):
                 "accuracy": found.accuracy,
                 "chance": found.chance,
                 "alignment": (first - second).square().sum(1).mean(),
-                "uniformity": torch.pdist(unit).square().mul(-2).exp().mean().log(),
+                "uniformity": _uniformity(unit),
                 "embedding_std": unit.std(0).mean() * math.sqrt(unit.shape[1]),
             }
         return Outcome(found.loss, metrics)
@@ -171,6 +177,14 @@ class SimCLR(PretextTask):
     def _rows(self, chosen: Tensor, *ops: str) -> Tensor:
         """The numbers of the views that have any of these operations."""
         return torch.stack([self._column(chosen, op)[:, 0] for op in ops]).any(0).nonzero().flatten()
+
+
+def _uniformity(unit: Tensor) -> Tensor:
+    """Log of the mean of exp(-2 squared distance) over pairs of rows of length 1; by products, as every device can."""
+    with torch.autocast(unit.device.type, enabled=False):
+        squared = (2 - 2 * unit @ unit.T).clamp(min=0)
+    alone = torch.eye(len(unit), dtype=torch.bool, device=unit.device)
+    return squared.mul(-2).exp().masked_fill(alone, 0).sum().div(len(unit) * (len(unit) - 1)).log()
 
 
 def _lowest(order: Tensor, count: int) -> Tensor:

@@ -19,8 +19,8 @@ class Score(NamedTuple):
 
     @property
     def above_chance(self) -> float:
-        """0 at chance, 1 where every answer is right."""
-        return (self.value - self.chance) / (1 - self.chance)
+        """0 at chance, 1 where every answer is right; 0 where a guess cannot fail."""
+        return 0.0 if self.chance == 1 else (self.value - self.chance) / (1 - self.chance)
 
 
 def scores(metrics: Mapping[str, float]) -> dict[str, Score]:

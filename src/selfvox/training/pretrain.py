@@ -14,7 +14,7 @@ from selfvox.data.prepare import prepared
 from selfvox.data.seen import seen
 from selfvox.data.store import Store, StoredCase, is_store, open_store
 from selfvox.device import make_fabric
-from selfvox.errors import Stopped
+from selfvox.errors import Stopped, UsageError
 from selfvox.models.encoder import Encoder, build, plan
 from selfvox.pretext import Batch, Joint, Outcome, PretextTask, from_setting, name_of, to_setting
 from selfvox.progress import be_quiet, say
@@ -36,7 +36,7 @@ class Question(Objective):
 
     def forward(self, batch: Batch, step: int, rng: torch.Generator) -> Outcome:
         """Ask the batch's images, and measure the answer."""
-        return self.task.loss(self.encoder, self.head, self.task.ask(batch["image"], rng))
+        return self.task.loss(self.encoder, self.head, self.task.ask(batch["image"], rng, batch["subject"]))
 
 
 def pretrain(settings: Pretrain) -> Path:
@@ -69,6 +69,11 @@ def pretrain(settings: Pretrain) -> Path:
         planned = in_plane(cases, axis)
         crop, spacing_mm = crop_for(settings.crop, planned, inside=True), median_spacing(planned)
         task = from_setting(settings.task, settings.weights).suited_to(crop, *spacings(planned))
+        if task.tells_scans_apart and len(cases) == 1:
+            raise UsageError(
+                f"task {to_setting(task)['name']}: tells scans apart, and there is only {cases[0].subject}; give more "
+                "scans, or choose another --task"
+            )
         spec = plan(settings.network, task.view_size(crop), spacing_mm)
         torch.manual_seed(settings.seed)
         encoder = build(spec, len(crop), len(store.recipe.channel_names))
