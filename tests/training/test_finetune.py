@@ -87,6 +87,14 @@ def test_another_network_than_the_encoder_is_refused(network, shapes_store, tmp_
         selfvox.finetune(shapes_store, out=tmp_path / "run", encoder=str(pretrained), network=network, steps=1)
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "option"), [("balance", True, "--balance"), ("ordinal", False, "--no-ordinal")]
+)
+def test_what_is_of_classification_is_refused(name, value, option, shapes_store, tmp_path, small):
+    with pytest.raises(UsageError, match=f"^{name}: is of classification, but .* holds labels; leave {option} out"):
+        selfvox.finetune(shapes_store, out=tmp_path / "run", encoder="none", steps=1, **{name: value}, **small)
+
+
 def test_epochs_are_passes_over_the_labelled_scans_that_train(shapes_store, tmp_path, small):
     how = {**small, "batch": 2, "keep": "last"}
     run = selfvox.finetune(shapes_store, out=tmp_path / "run", encoder="none", labels=3, epochs=1.5, **how)

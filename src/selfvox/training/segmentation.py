@@ -34,6 +34,9 @@ class Segmentation(Goal):
     score, scans = "dice", "labelled scans"
 
     def __init__(self, store: Store, settings: Finetune):
+        for name, option in (("balance", "balance"), ("ordinal", "no-ordinal")):
+            if getattr(settings, name) != getattr(Finetune, name):  # the defaults
+                raise UsageError(f"{name}: is of classification, but {store.path} holds labels; leave --{option} out")
         self.classes, self.loss, self.linear = _classes(store), settings.loss, settings.head == "linear"
         self.axis = axis_of_slices(settings.slices, store.cases)
         self.regions = _regions(store, settings, self.classes)
