@@ -118,6 +118,42 @@ def test_methods_share_a_twin_only_where_network_data_and_fine_tuning_agree(writ
     assert set(twins) == expected
 
 
+@pytest.mark.parametrize("first", [True, False])
+def test_a_method_s_name_is_no_twin_s(write_plan, first):
+    own = {
+        "scratch": {"pretrain": None, "finetune": {"steps": 900}},
+        "scratch frozen": {"pretrain": None, "finetune": {"freeze": "always"}},
+        "scratch-for-rotation": {"pretrain": None, "finetune": {"batch": 1}},
+    }
+    methods = {**rotation(), "probe": {"pretrain": {"task": "rotation"}, "finetune": {"freeze": "always"}}}
+    _, found, _ = arms(write_plan(methods=own | methods if first else methods | own, finetune={"steps": 7}))
+    for name, steps in (("rotation", 7), ("probe", 7), ("scratch", 900), ("scratch frozen", 7)):
+        assert found[name].finetune["steps"] == steps
+    for name in methods:
+        assert found[name].twin not in own
+        twin = found[found[name].twin]
+        assert twin.pretrain is None
+        assert twin.finetune == {**found[name].finetune, "network": FACTS.network}
+    assert len({plans.folder_name(name) for name in found}) == len(found) == 7
+
+
+def test_frozen_features_of_a_method_are_not_taken_for_random_ones(write_plan):
+    methods = {
+        "base": "scratch",
+        "probe": {"pretrain": {"task": "rotation"}, "finetune": {"freeze": "always"}},
+        "base frozen": {"pretrain": {"task": "simclr"}, "finetune": {"freeze": "always"}},
+    }
+    _, found, _ = arms(write_plan(methods=methods))
+    assert {arm.twin for arm in found.values()} == {None, "base frozen for probe"}
+    assert found["base frozen for probe"].pretrain is None
+    assert found["base frozen"].pretrain == {"task": "simclr"}
+
+
+def test_a_method_without_anything_of_its_own_is_scratch(write_plan):
+    _, found, _ = arms(write_plan(methods={"none": {"pretrain": None}, **rotation()}, finetune={"steps": 7}))
+    assert {name: arm.twin for name, arm in found.items()} == {"none": None, "rotation": "none"}
+
+
 def test_methods_of_one_pre_training_share_it(write_plan):
     plan = plans.read(
         str(write_plan(methods={**rotation(), "frozen": rotation(finetune={"freeze": "always"})["rotation"]}))

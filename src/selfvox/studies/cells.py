@@ -98,29 +98,40 @@ def arms(plan: Plan, facts: dict[str, Facts]) -> list[Arm]:
     """The methods of a plan and the twins they are compared with, each twin before the first that needs it.
 
     A twin has its method's network, data and fine-tuning, and random weights, which stand still where the method's do;
-    methods that agree in these share one.
+    methods that agree in these share one. A name that the plan gives to a method of its own is no twin's.
     """
     found: dict[str, Arm] = {}
     twins: dict[str, str] = {}
     plain = next((name for name, value in plan.methods.items() if value == SCRATCH), SCRATCH)
+    taken = {folder_name(name) for name, value in plan.methods.items() if value != SCRATCH}
+
+    def twin_of(key: str, wanted: str, longer: str) -> str:
+        if key not in twins:
+            twins[key] = wanted if folder_name(wanted) not in taken else longer
+            while folder_name(twins[key]) in taken:
+                twins[key] += " twin"
+            taken.add(folder_name(twins[key]))
+        return twins[key]
+
     for name in needing_facts(plan):
         own = plans.method(plan, name)
         if own.pretrain is None:
             found[name] = Arm(name=name, method=name, finetune=dict(own.finetune))
             continue
+        if name not in facts:  # it was added, and not yet begun
+            continue
         like = _from_scratch(own.finetune) | {"network": facts[name].network}
         base = f"2D-{plain}" if own.finetune.get("slices") else plain
         base = f"{base} frozen" if stands_still(own.finetune) else base
         key = json.dumps([like, facts[name].store], sort_keys=True)
-        twin = twins.setdefault(key, base if base not in found else f"{base} for {name}")
+        twin = twin_of(key, base, f"{base} for {name}")
         found.setdefault(twin, Arm(name=twin, method=name, finetune=like))
         equal = None
         # random features learn nothing from more steps
         if plan.equal_compute and facts[name].pretrain_steps and not stands_still(own.finetune):
             extra = _pretraining_in_steps(facts[name], by_time=plan.equal_compute == "time")
             equal = f"{base} equal compute"
-            key = json.dumps([key, extra])
-            equal = twins.setdefault(key, equal if equal not in found else f"{equal} to {name}")
+            equal = twin_of(json.dumps([key, extra]), equal, f"{equal} to {name}")
             found.setdefault(equal, Arm(name=equal, method=name, finetune=like, twin=twin, extra_steps=extra))
         found[name] = Arm(
             name=name, method=name, finetune=dict(own.finetune), pretrain=own.pretrain, twin=twin, equal=equal

@@ -219,7 +219,8 @@ def _checked(plan: Plan, beside: Path) -> Plan:
             raise UsageError(f"{where}: is pre-trained, so it cannot be called {SCRATCH}; rename it")
         encoder = "none" if found is None else "-"
         section(Finetune, {**plan.finetune, **own.finetune}, f"{where}.finetune.", _OURS_FINETUNE, encoder=encoder)
-        methods[name] = {"pretrain": found, "finetune": dict(own.finetune)}
+        bare = found is None and not own.finetune
+        methods[name] = SCRATCH if bare else {"pretrain": found, "finetune": dict(own.finetune)}
     if sum(value == SCRATCH for value in methods.values()) > 1:
         raise UsageError(f"methods: more than one is plain {SCRATCH}; leave all but one out")
     folders: dict[str, str] = {}

@@ -88,7 +88,7 @@ class Result:
 
 
 def read(plan: Plan, out: Path) -> list[Result]:
-    """The cells that are done, method by method in the order of the plan."""
+    """The cells that are done, in all of their folds, method by method in the order of the plan."""
     arms = {arm.name: arm for arm in layout.arms(plan, _facts(out))}
     order, subjects = list(arms), _subjects(out)
     found: dict[tuple[Any, ...], Result] = {}
@@ -101,14 +101,18 @@ def read(plan: Plan, out: Path) -> list[Result]:
         key = (done.parent.name.rpartition("-fold-")[0] or done.parent.name, said["method"])
         if key in found:
             before = found[key]
-            found[key] = dataclasses.replace(before, paths=(*before.paths, done.parent), rows=(*before.rows, *rows))
+            found[key] = dataclasses.replace(
+                before,
+                paths=(*before.paths, done.parent),
+                rows=(*before.rows, *rows),
+                transductive=before.transductive or said["transductive"],
+            )
         else:
             values = {name: said[name] for name in names}
             values |= {"from_scratch": arms[said["method"]].pretrain is None, "subjects": subjects}
             found[key] = Result(paths=(done.parent,), rows=rows, key=said["score"], **values)
-    return sorted(
-        found.values(), key=lambda one: (order.index(one.method), one.labels, one.seed, one.pretrain_seed or 0)
-    )
+    whole = [one for one in found.values() if len(one.paths) == (plan.folds or 1)]
+    return sorted(whole, key=lambda one: (order.index(one.method), one.labels, one.seed, one.pretrain_seed or 0))
 
 
 def rows_of(run: Path, fold: int | None) -> tuple[dict[str, str], ...]:
@@ -128,14 +132,19 @@ def at_equal_compute(plan: Plan, out: Path) -> list[tuple[str, str]]:
 
 
 def in_2d(plan: Plan, out: Path) -> list[tuple[str, str]]:
-    """Each method, and each twin, with the one that does the same on slices."""
-    names = [arm.name for arm in layout.arms(plan, _facts(out))]
-    return [(name, f"2D-{name}") for name in names if f"2D-{name}" in names]
+    """Each method with the one that does the same on slices; then their twins, whose training is theirs."""
+    arms = {arm.name: arm for arm in layout.arms(plan, _facts(out))}
+    methods = [arms[name] for name in layout.needing_facts(plan) if name in arms]
+    pairs = [(arm, arms[f"2D-{arm.name}"]) for arm in methods if f"2D-{arm.name}" in arms]
+    twins = [both for one, flat in pairs for both in ((one.twin, flat.twin), (one.equal, flat.equal))]
+    of_methods = [(one.name, flat.name) for one, flat in pairs]
+    return [*of_methods, *dict.fromkeys((one, flat) for one, flat in twins if one and flat)]
 
 
-def missing(plan: Plan, out: Path) -> list[str]:
-    """The cells of the plan that are not done."""
-    return [str(cell) for cell in layout.cells(plan, _facts(out)) if not (out / cell.folder / "done.json").exists()]
+def missing(plan: Plan, out: Path) -> tuple[list[str], int]:
+    """The cells of the plan that are not done, and how many it has."""
+    cells = layout.cells(plan, _facts(out))
+    return [str(cell) for cell in cells if not (out / cell.folder / "done.json").exists()], len(cells)
 
 
 def _subjects(out: Path) -> dict[str, str]:
@@ -145,4 +154,7 @@ def _subjects(out: Path) -> dict[str, str]:
 
 
 def _facts(out: Path) -> dict[str, Facts]:
-    return {name: Facts(**each) for name, each in strict_json.read(out / "methods.json")["methods"].items()}
+    """What is known of each method; nothing yet of one that the plan was given last."""
+    file = out / "methods.json"
+    known = strict_json.read(file)["methods"] if file.exists() else {}
+    return {name: Facts(**each) for name, each in known.items()}

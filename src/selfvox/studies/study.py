@@ -14,7 +14,7 @@ from selfvox.errors import BusyError, NumericalError, UsageError
 from selfvox.progress import clock, say
 from selfvox.settings import Study
 from selfvox.studies import cells as layout
-from selfvox.studies import dropout, table, trial, work
+from selfvox.studies import dropout, results, table, trial, work
 from selfvox.studies import plan as plans
 from selfvox.studies.begin import begin
 from selfvox.studies.cells import Cell, Facts
@@ -53,10 +53,12 @@ def study(settings: Study) -> list[dict[str, Any]]:
     todo = layout.cells(plan, facts)[number::of]
     here = _Study(plan, facts, out)
     failed = here.on_cluster(todo, settings.scheduler) if settings.scheduler else here.in_this_process(todo)
-    rows = _tables(plan, out)
+    rows = _tables(plan, out) if results.read(plan, out) else []
     if failed:
         first, reason = next(iter(failed.items()))
         raise NumericalError(f"{out}: {len(failed)} of {len(todo)} cells failed; the first, {first}: {reason}")
+    if not rows:
+        say(f"{out}: no table yet, since no cell is done{' in all folds' if plan.folds else ''}")
     return rows
 
 

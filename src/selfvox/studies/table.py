@@ -40,9 +40,10 @@ def make(plan: Plan, out: Path) -> list[dict[str, Any]]:
     Raises:
         DataError: no cell is done yet.
     """
-    found, lacking = results.read(plan, out), results.missing(plan, out)
+    found, (lacking, total) = results.read(plan, out), results.missing(plan, out)
     if not found:
-        raise DataError(f"{out}: no cell is done yet; run `selfvox study PLAN --out {out}` first")
+        folds = " in all folds" if plan.folds else ""
+        raise DataError(f"{out}: no cell is done yet{folds}; run `selfvox study PLAN --out {out}` first")
     of_row = ("fold", "case", "class", "name")
     scores = [name for name in found[0].rows[0] if name not in of_row]
     of_run = ("method", "labels", "fraction", "seed", "pretrain_seed", "transductive")
@@ -65,7 +66,6 @@ def make(plan: Plan, out: Path) -> list[dict[str, Any]]:
         _show_against(what, [row for row in differences if row["name"] == found[0].overall])
     pictures = figures.draw(plan, found, summary, further, out / "figures")
     if lacking:
-        total = len(lacking) + sum(len(result.paths) for result in found)
         say(f"{len(lacking)} of {total} cells are not there yet ({lacking[0]} first); run the study again to make them")
     tables = [out / f"{name}.csv" for name in ("table", "summary", "comparisons")]
     say(f"tables: {'  '.join(map(str, tables))}   figures: {'  '.join(map(str, pictures))}")
@@ -104,7 +104,7 @@ def against(found: Sequence[Result], pairs: Sequence[tuple[str, str]]) -> list[d
                 for name in group[0].names():
                     row = {"method": method, "labels": labels, "name": name, "score": group[0].key}
                     rows.append(row | _compared(groups, group, other, name))
-    return rows
+    return [row for row in rows if row["twin"] is not None]
 
 
 def _groups(found: Sequence[Result]) -> dict[tuple[str, int], list[Result]]:
@@ -131,10 +131,13 @@ def _compared(
 
 
 def paired(group: Sequence[Result], twins: Sequence[Result]) -> list[tuple[Result, Result]]:
-    """Each run with its twin's run of the same seed, and of the same pre-training seed where the twin has some."""
+    """Each run with its twin's run of the same seed, and of the same pre-training seed where the twin has some.
+
+    Pairs that were not scored on one case in common are left out.
+    """
     twin = {(result.seed, result.pretrain_seed): result for result in twins}
     found = ((result, twin.get((result.seed, result.pretrain_seed), twin.get((result.seed, None)))) for result in group)
-    return [(result, other) for result, other in found if other is not None]
+    return [(result, other) for result, other in found if other and set(result.cases()) & set(other.cases())]
 
 
 def _grid(pairs: Sequence[tuple[Result, Result]]) -> tuple[list[int | None], list[int]]:
@@ -236,7 +239,7 @@ def bootstrap(
         np.einsum("np,ns,nc,psc->n", *drawn, values, optimize=True) for values in (np.nan_to_num(differences), there)
     )
     means = sums[counts > 0] / counts[counts > 0]
-    low, high = np.percentile(means, (2.5, 97.5))
+    low, high = np.percentile(means, (2.5, 97.5)) if len(means) else (np.nan, np.nan)
     return float(low), float(high)
 
 

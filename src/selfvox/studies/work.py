@@ -77,7 +77,8 @@ def score(plan: Plan, run: Path, store: Store) -> None:
     evaluate(Evaluate(predictions=run / "predictions", truth=plan.data, out=run / "scores.csv", source=plan.source))
     if (run / "predictions" / classes.TABLE).exists():
         answers = classes.read(run / "predictions" / classes.TABLE)
-        graded = {case.id: answers.classes.index(str(case.grade)) for case in store.cases if case.id in answers.found}
+        known = [case for case in store.cases if case.id in answers.found and case.grade is not None]
+        graded = {case.id: answers.classes.index(str(case.grade)) for case in known}
         rows = [[case, graded[case], answers.found[case]] for case in sorted(graded, key=natural)]
         files.write_csv(run / "answers.csv", ["case", "true", "predicted"], rows)
 

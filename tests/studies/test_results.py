@@ -1,0 +1,110 @@
+"""Studies that are half done: their folders are written by hand, as a study would leave them."""
+
+import csv
+import dataclasses
+
+import pytest
+
+import selfvox
+from selfvox.errors import DataError
+from selfvox.files import write_csv, write_json
+from selfvox.studies import cells as layout
+from selfvox.studies import figures, results
+from selfvox.studies import plan as plans
+
+from .conftest import FACTS
+
+FOLDS = {"test": None, "folds": 4, "labels": None, "fractions": [1.0], "seeds": [0]}
+
+
+@pytest.fixture
+def kept(write_plan, tmp_path, monkeypatch):
+    """Keep a study in which `done` says which cells are; returns its plan and folder."""
+    monkeypatch.setattr(figures, "draw", lambda *_: [])  # takes seconds
+
+    def keep(done, without=(), cases=lambda cell: (f"x{cell.fold}", f"y{cell.fold}"), graded=False, **changes):
+        plan, out = plans.read(str(write_plan(**changes))), tmp_path / "out"
+        facts = {name: FACTS for name in layout.needing_facts(plan) if name not in without}
+        out.mkdir()
+        plans.save(plan, out / "plan.yaml")
+        known = {name: dataclasses.asdict(each) for name, each in facts.items()}
+        write_json(out / "methods.json", {"format": 1, "methods": known})
+        for cell in filter(done, layout.cells(plan, facts)):
+            (out / cell.folder).mkdir(parents=True)
+            what = {
+                "method": cell.arm.name,
+                "twin": cell.arm.twin,
+                "labels": cell.labels or 4,
+                "fraction": cell.fraction or 0.5,
+                "seed": cell.seed,
+                "pretrain_seed": cell.pretrain_seed,
+                "fold": cell.fold,
+                "transductive": cell.arm.pretrain is not None and cell.fold == 2,
+                "slices": None,
+                "score": "quadratic_kappa" if graded else "dice",
+            }
+            write_json(out / cell.folder / "done.json", what)
+            if graded:
+                rows = [[case, number % 2, 1] for number, case in enumerate(cases(cell))]
+                write_csv(out / cell.folder / "answers.csv", ["case", "true", "predicted"], rows)
+            else:
+                rows = [[case, 1, "dark", 0.5 + cell.seed / 8] for case in cases(cell)]
+                write_csv(out / cell.folder / "scores.csv", ["case", "class", "name", "dice"], rows)
+        return plan, out
+
+    return keep
+
+
+def test_a_leak_in_any_fold_is_told(kept):
+    plan, out = kept(lambda cell: True, **FOLDS)
+    found = {run.method: run for run in results.read(plan, out)}
+    assert {name: run.transductive for name, run in found.items()} == {
+        "scratch": False,
+        "rotation": True,
+        "simclr": True,
+    }
+    assert {len(run.paths) for run in found.values()} == {4}
+
+
+def test_from_scratch_networks_in_3d_and_2d_are_paired_by_their_methods(kept):
+    methods = {
+        "a": {"pretrain": {"task": "rotation"}, "finetune": {"steps": 9}},
+        "b": {"pretrain": {"task": "simclr"}},
+        "base": "scratch",
+    }
+    flat = {"of": ["b"], "finetune": {"crop": [8, 8]}}
+    found = kept(lambda cell: False, methods=methods, twins_2d=flat, equal_compute=True, finetune={"steps": 7})
+    # `base` is the twin of a
+    equal = ("base equal compute to b", "2D-base equal compute")
+    assert results.in_2d(*found) == [("b", "2D-b"), ("base for b", "2D-base"), equal]
+
+
+def test_runs_that_lack_a_fold_are_left_out(kept, capsys):
+    _, out = kept(lambda cell: (cell.arm.name, cell.fold) not in {("rotation", 1), ("scratch", 3)}, **FOLDS)
+    rows = selfvox.study("any", out=out, table=True)
+    assert [row["method"] for row in rows] == ["simclr"]
+    assert "2 of 12 cells are not there yet" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("graded", [False, True])
+def test_runs_without_a_common_case_are_not_compared(kept, graded):
+    _, out = kept(lambda cell: True, cases=lambda cell: (cell.arm.name, cell.arm.name + "2"), graded=graded)
+    rows = selfvox.study("any", out=out, table=True)
+    assert {row["method"] for row in rows} == {"scratch", "rotation", "simclr"}
+    assert {row["twin"] for row in rows} == {None}
+
+
+def test_a_further_comparison_without_a_common_seed_is_left_out(kept):
+    _, out = kept(lambda cell: (cell.arm.name == "scratch equal compute") == (cell.seed == 0), equal_compute=True)
+    rows = selfvox.study("any", out=out, table=True)
+    assert {row["method"] for row in rows} == {"scratch", "rotation", "simclr", "scratch equal compute"}
+    with (out / "comparisons.csv").open(newline="") as lines:
+        assert list(csv.DictReader(lines)) == []
+
+
+def test_a_method_that_nothing_is_known_of_yet_is_left_out(kept):
+    _, out = kept(lambda cell: True, without=["simclr"])
+    assert {row["method"] for row in selfvox.study("any", out=out, table=True)} == {"scratch", "rotation"}
+    (out / "methods.json").unlink()
+    with pytest.raises(DataError, match="no cell is done yet"):
+        selfvox.study("any", out=out, table=True)
