@@ -81,7 +81,7 @@ def pretended(monkeypatch):
         card = {"network": {"name": "plain"}, "spatial_dims": 3, "in_channels": 1, "task": {"name": "rotation"}}
         card["recipe"] = store.recipe.to_dict()
         card["seen"] = seen([case for case in store.cases if case.subject not in test])
-        (settings.out / "settings.yaml").write_text("")
+        (settings.out / "settings.yaml").write_text(f"scans: {settings.scans}\n")
         save_part(settings.out / "encoder", "encoder", torch.nn.Linear(1, 1), card)
 
     def finetune(settings):
@@ -89,7 +89,7 @@ def pretended(monkeypatch):
         split = open_store(settings.labelled).split()
         chosen = splits.subset(split, settings.subset_seed, settings.labels, settings.fraction)
         settings.out.mkdir(parents=True, exist_ok=True)
-        (settings.out / "settings.yaml").write_text("")
+        (settings.out / "settings.yaml").write_text(f"labelled: {settings.labelled}\n")
         write_text(settings.out / "metrics.jsonl", '{"step": 1, "loss": 1, "dice_mean": 0.5}\n')
         splits.write(splits.Split(chosen, split.validation, split.test, settings.seed), settings.out / "split.json")
 

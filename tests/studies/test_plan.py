@@ -45,6 +45,10 @@ def arms(path, **facts):
         ({"methods": {"a": {"pretrain": {"task": "rotatin"}}}}, r"methods.a.pretrain.task: .* mean 'rotation'\?"),
         ({"methods": {"a": {"pretrain": {"task": {"name": "simclr", "temprature": 1}}}}}, "did you mean 'temperature'"),
         ({"methods": {"a": {"pretrain": {"seed": 1}}}}, "methods.a.pretrain.seed: is decided by the study"),
+        (
+            {"methods": {"a": {"pretrain": {"source": "bids"}}}},
+            "a.pretrain.source: says how other scans are laid",
+        ),
         ({"methods": {"a": {"pretrain": {"size": 64}}}}, "pretrain.size: is decided by the section prepare"),
         ({"methods": rotation(finetune={"labels": 3})}, "finetune.labels: is decided by the study"),
         ({"twins_2d": {"of": ["rotatoin"]}}, r"twins_2d.of: rotatoin is no method .* did you mean 'rotation'\?"),
@@ -74,6 +78,39 @@ def test_paths_are_relative_to_the_plan(write_plan):
     assert plans.read(str(path), data=Path("/there")).data == Path("/there")
     plan = plans.read(str(write_plan(pretrain={"scans": "other"})))
     assert plans.method(plan, "rotation").pretrain["scans"] == str(path.parent / "other")
+
+
+def test_a_plan_s_paths_are_the_same_from_everywhere(write_plan, monkeypatch):
+    methods = {"a": {"pretrain": {"scans": "other", "probe": "probe"}}, "b": {"pretrain": "../runs/b"}}
+    path = write_plan(methods=methods, pretrain={"probe": "shared"})
+    plan = plans.read(str(path))
+    assert plans.method(plan, "a").pretrain["probe"] == str(path.parent / "probe")
+    assert plan.pretrain == {"probe": str(path.parent / "shared")}
+    for folder in (path.parent, path.parent.parent):
+        monkeypatch.chdir(folder)
+        assert plans.read(str(path.relative_to(folder))) == plan
+
+
+def test_a_plan_is_kept_in_its_order_and_as_its_paths_were_written(write_plan, monkeypatch):
+    first = {"b": {"pretrain": "runs/b"}, "c": {"pretrain": {"scans": "other"}}, "d": {"pretrain": "runs/d"}}
+    path = write_plan(methods={"none": {"pretrain": None}, **first})
+    monkeypatch.chdir(path.parent)
+    before = dataclasses.replace(
+        plans.read("plan.yaml"),
+        methods={
+            "none": {"pretrain": None, "finetune": {}},
+            "b": {"pretrain": "runs/b", "finetune": {}},
+            "c": {"pretrain": {"scans": "./other"}, "finetune": {}},
+            "d": {"pretrain": "elsewhere/d", "finetune": {}},
+        },
+    )
+    grown = dict(reversed(first.items()))
+    write_plan(methods={"a": {"pretrain": {"task": "rotation"}}, **grown, "none": "scratch"})
+    kept = plans.as_kept(plans.read("plan.yaml"), before)
+    assert list(kept.methods) == ["none", "b", "c", "d", "a"]
+    for name in ("none", "b", "c"):
+        assert kept.methods[name] == before.methods[name]
+    assert kept.methods["d"]["pretrain"] == str(path.parent / "runs/d")
 
 
 def test_a_saved_plan_is_read_as_it_was(write_plan, tmp_path):

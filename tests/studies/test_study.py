@@ -6,6 +6,7 @@ import os
 import shutil
 import threading
 import types
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -157,6 +158,75 @@ def test_a_plan_may_grow_but_not_change(done, write_plan):
         selfvox.study(str(write_plan(methods=changed)), out=out)
 
 
+def test_a_study_goes_on_from_elsewhere_and_with_a_new_method_in_front(done, write_plan, monkeypatch):
+    plan, out, made = done
+    kept = yaml.safe_load((out / "plan.yaml").read_text())
+    (out / "plan.yaml").write_text(yaml.safe_dump({**kept, "data": "scans"}, sort_keys=False))  # as it was once kept
+    monkeypatch.chdir(plan.parent)
+    frozen = {"pretrain": {"task": "rotation"}, "finetune": {"steps": 9}}
+    write_plan(methods={"other": frozen, **kept["methods"]})
+    selfvox.study("plan.yaml", out="out")
+    # the pre-training of rotation serves it; its twin is called by it
+    assert {each.split()[0] for each in made[14:]} == {"other", "scratch-for-other"}
+    assert yaml.safe_load((out / "plan.yaml").read_text())["data"] == str(plan.parent / "scans")
+    monkeypatch.chdir(plan.parent.parent)
+    count = len(made)
+    selfvox.study(f"{plan.parent.name}/plan.yaml", out=f"{plan.parent.name}/out")
+    assert len(made) == count
+
+
+def test_a_folder_that_another_process_begins_in_is_a_study_s(write_plan, pretended, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / ".123.part.plan.yaml").write_text("data:")
+    selfvox.study(str(write_plan()), out=tmp_path / "out", dry_run=True)
+    assert (tmp_path / "out" / "plan.yaml").exists()
+
+
+def test_a_run_goes_on_under_the_paths_that_it_was_begun_with(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "run").mkdir()
+    paths = {"labelled": tmp_path / "store", "encoder": str(tmp_path / "encoder")}
+    assert work._begun(tmp_path / "run", paths) == {**paths, "out": tmp_path / "run", "resume": False}
+    (tmp_path / "run" / "settings.yaml").write_text("labelled: store  # where\nencoder: other\nlabels: null\n")
+    said = {"labelled": "store", "encoder": paths["encoder"], "out": tmp_path / "run", "resume": True}
+    assert work._begun(tmp_path / "run", paths) == said
+
+
+def test_a_run_that_was_replaced_is_not_mixed_with_what_it_was(tmp_path):
+    path, new, other = {"pretrain": "runs/x"}, *({"pretrain": "runs/x", "sha256": n} for n in (1, 2))
+    made = []
+
+    def do(settings, formerly):
+        once.once(tmp_path, Path("cell"), settings, lambda: made.append(1) or {}, formerly=formerly)
+
+    do(path, None)  # before it was looked at
+    do(new, path)
+    assert len(made) == 1
+    shutil.rmtree(tmp_path / "cell")
+    do(new, path)
+    do(new, path)
+    assert len(made) == 2
+    with pytest.raises(UsageError, match="was made with other settings"):
+        do(other, path)
+
+
+def test_a_ready_store_may_be_pre_trained_on(done, write_plan, tmp_path):
+    _, out, _ = done
+    shutil.copytree(out / "store", tmp_path / "ready")
+    manifest = json.loads((tmp_path / "ready/manifest.json").read_text())
+    test = splits.read(out / "store/split.json").test
+    manifest["cases"] = [case for case in manifest["cases"] if case["subject"] not in test]
+    (tmp_path / "ready/manifest.json").write_text(json.dumps(manifest))
+    methods = {"stored": {"pretrain": {"task": "rotation", "scans": "ready"}}}
+    shutil.copytree(out / "store", tmp_path / "second/store")
+    shutil.copy(out / "plan.yaml", tmp_path / "second/plan.yaml")
+    rows = selfvox.study(str(write_plan(methods=methods, labels=[1], seeds=[0])), out=tmp_path / "second")
+    assert {row["method"] for row in rows} == {"scratch", "stored"}
+    assert (tmp_path / "second/scans/stored/cases").resolve() == tmp_path / "ready/cases"
+    card = json.loads((tmp_path / "second/pretrain/stored-seed-0/encoder/encoder.json").read_text())
+    assert card["seen"]["subjects"] == sorted({case["subject"] for case in manifest["cases"]})
+
+
 @pytest.fixture
 def mine(tmp_path, study_scans):
     """Scans of a study of its own, to be changed; in plain folders, so that every file counts."""
@@ -289,6 +359,15 @@ def test_one_cell_that_diverges_does_not_stop_the_others(write_plan, pretended, 
         selfvox.study(str(write_plan()), out=tmp_path / "out")
     assert len(list(tmp_path.glob("out/cells/*/*/done.json"))) == 10
     assert (tmp_path / "out" / "summary.csv").exists()
+
+
+def test_where_every_cell_diverges_that_is_what_is_told(write_plan, pretended, tmp_path, monkeypatch):
+    def diverges(settings):
+        raise NumericalError("no finite loss")
+
+    monkeypatch.setattr(work, "finetune", diverges)
+    with pytest.raises(NumericalError, match="6 of 6 cells failed; the first, scratch, 1 labels, seed 0: no finite"):
+        selfvox.study(str(write_plan(seeds=[0])), out=tmp_path / "out")
 
 
 def test_folds_score_every_subject_once_without_having_trained_on_it(write_plan, pretended, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import fnmatch
 from pathlib import Path
 
 from selfvox.data.prepare import prepare
@@ -29,10 +30,13 @@ from selfvox.studies.stores import (
 )
 
 
-def begin(plan: Plan, out: Path) -> None:
+def begin(plan: Plan, out: Path) -> Plan:
     """Keep the plan in `out`, or see that it is the one which lies there; prepare the scans and check the split.
 
     Seeds, labels and methods may be added to a plan; what is done stays.
+
+    Returns:
+        The plan as it is kept: methods that were added come last.
 
     Raises:
         UsageError: `out` holds another study, or something else; or more labels are asked for than there are.
@@ -40,12 +44,16 @@ def begin(plan: Plan, out: Path) -> None:
             those that something was done with.
     """
     file = out / "plan.yaml"
-    if file.exists():
-        _check_same(plan, plans.load(file), out)
-    elif out.exists() and any(each.name != "locks" for each in out.iterdir()):
+    there = [each.name for each in out.iterdir()] if out.exists() else []
+    foreign = [name for name in there if name != "locks" and not fnmatch.fnmatch(name, ".*.part.*")]
+    # asked last: a process that begins meanwhile writes its plan before all else
+    if foreign and not file.exists():
         raise UsageError(f"{out}: is not empty and holds no study; name another --out")
     out.mkdir(parents=True, exist_ok=True)
     with held(out, "plan", wait=True):
+        if file.exists():
+            plan = plans.as_kept(plan, plans.load(file))
+            _check_same(plan, plans.load(file), out)
         if not file.exists() or plans.load(file) != plan:
             plans.save(plan, file)
         was = identity.before(out)
@@ -60,6 +68,7 @@ def begin(plan: Plan, out: Path) -> None:
             make_own(plan, name, store, out)
         identity.keep(out, was)
     _check_split(plan, out)
+    return plan
 
 
 def _check_split(plan: Plan, out: Path) -> None:
@@ -82,6 +91,8 @@ def _check_same(plan: Plan, before: Plan, out: Path) -> None:
     may_grow = {"labels", "fractions", "seeds", "pretrain_seeds", "methods", "reference", "equal_compute"}
     for each in dataclasses.fields(Plan):
         was, now = getattr(before, each.name), getattr(plan, each.name)
+        if isinstance(now, Path):  # it may have been written otherwise
+            was, now = was.resolve(), now.resolve()
         if each.name not in may_grow and was != now:
             what = f"{each.name}: {was}, not {now}"
             raise UsageError(f"{out}: holds a study of another plan ({what}); name another --out")

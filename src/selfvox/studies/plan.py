@@ -22,6 +22,7 @@ from selfvox.settings import AtLeastOne, Finetune, NotNegative, Preparation, Pre
 
 PRESETS = Path(__file__).parent / "presets"
 SCRATCH = "scratch"
+PATHS = ("scans", "probe")  # among the settings of `pretrain`
 Seeds = Annotated[tuple[Annotated[int, NotNegative], ...], pydantic.Field(min_length=1)]
 Counts = Annotated[tuple[Annotated[int, AtLeastOne], ...], pydantic.Field(min_length=1)]
 Share = pydantic.Field(gt=0, le=1, allow_inf_nan=False)
@@ -166,6 +167,29 @@ def load(path: Path) -> Plan:
     return resolve(Plan, plain_yaml.read(path))
 
 
+def as_kept(plan: Plan, before: Plan) -> Plan:
+    """A plan like one that was kept: its methods in that order, new ones last, and paths that are the same written so.
+
+    Twins and pre-trainings are called by the first method that needs them; cells are known by what was written.
+    """
+    names = [name for name in before.methods if name in plan.methods]
+    names += [name for name in plan.methods if name not in before.methods]
+    methods = {name: _written(plan.methods[name], before.methods.get(name)) for name in names}
+    return dataclasses.replace(plan, methods=methods, pretrain=_written(plan.pretrain, before.pretrain))
+
+
+def _written(now: Any, before: Any) -> Any:
+    """A method, its `pretrain` or a path, as it was written before where it means the same."""
+    if now == SCRATCH and before == {"pretrain": None, "finetune": {}}:
+        return before
+    if isinstance(now, str) and isinstance(before, str):
+        return before if Path(now).resolve() == Path(before).resolve() else now
+    if isinstance(now, Mapping) and isinstance(before, Mapping):
+        paths = [name for name in ("pretrain", *PATHS) if name in now and name in before]
+        return {**now, **{name: _written(now[name], before[name]) for name in paths}}
+    return now
+
+
 def method(plan: Plan, name: str) -> Method:
     """A method, its own settings laid over the shared ones."""
     value = plan.methods[name]
@@ -208,11 +232,13 @@ def _checked(plan: Plan, beside: Path) -> Plan:
         own = resolve(Method, value, where=f"{where}.")
         found: dict[str, Any] | str | None = None
         if isinstance(own.pretrain, dict):
-            found = dict(own.pretrain)
-            whole = section(Pretrain, {**plan.pretrain, **found}, f"{where}.pretrain.", _OURS_PRETRAIN)
+            given = {**plan.pretrain, **own.pretrain}
+            whole = section(Pretrain, given, f"{where}.pretrain.", _OURS_PRETRAIN)
             _check_task(whole.task, f"{where}.pretrain.")
-            if "scans" in found:
-                found["scans"] = _beside(beside, found["scans"])
+            if "source" in given and "scans" not in given:
+                remedy = "name them by `scans` beside it, or write it into the section prepare"
+                raise UsageError(f"{where}.pretrain.source: says how other scans are laid out; {remedy}")
+            found = _with_paths(beside, own.pretrain)
         elif own.pretrain is not None:
             found = _beside(beside, own.pretrain)
         if found is not None and name.startswith(SCRATCH):
@@ -227,9 +253,7 @@ def _checked(plan: Plan, beside: Path) -> Plan:
     for name in methods:
         if (twin := folders.setdefault(folder_name(name), name)) != name:
             raise UsageError(f"methods.{name}: would share its folder with {twin}; rename one")
-    shared = dict(plan.pretrain)
-    if "scans" in shared:
-        shared["scans"] = _beside(beside, shared["scans"])
+    shared = _with_paths(beside, plan.pretrain)
     return dataclasses.replace(plan, data=Path(_beside(beside, plan.data)), methods=methods, pretrain=shared)
 
 
@@ -275,6 +299,12 @@ def _check_task(task: Any, where: str) -> None:
         raise UsageError(f"{where}{error}") from None
 
 
+def _with_paths(folder: Path, pretrain: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of `pretrain` whose paths are resolved."""
+    paths = {name: _beside(folder, pretrain[name]) for name in PATHS if pretrain.get(name) is not None}
+    return {**pretrain, **paths}
+
+
 def _beside(folder: Path, path: Any) -> str:
-    expanded = Path(os.path.expanduser(str(path)))
-    return str(expanded if expanded.is_absolute() else folder / expanded)
+    """A path that is the same from wherever one looks."""
+    return str((folder / os.path.expanduser(str(path))).absolute())

@@ -35,7 +35,11 @@ def make_own(plan: Plan, name: str, store: Store, out: Path) -> None:
         recipe: Recipe | None = store.recipe
         if channels_of(scans, how["source"]) != len(store.recipe.channel_names):
             recipe, how = None, how | {"size": store.recipe.size, "spacing": store.recipe.spacing_mm}
-        prepared(scans, folder, resolve(Preparation, how), recipe=recipe)
+        ready = prepared(scans, folder, resolve(Preparation, how), recipe=recipe)
+        if ready.path.resolve() != folder.resolve():  # they were a store already
+            _link(ready, folder)
+            if (split := ready.split()) is not None:
+                splits.write(split, folder / "split.json")
     elif isinstance(found, dict) and plan.transductive:
         _link(store, folder)
     elif isinstance(found, str) and store_of(plan, name, out) != STORE:
@@ -44,7 +48,8 @@ def make_own(plan: Plan, name: str, store: Store, out: Path) -> None:
         if plan.folds:
             make_folds(plan, open_store(own))
         else:
-            shutil.copyfile(store.path / "split.json", own / "split.json")
+            with files.whole(own / "split.json") as temporary:
+                shutil.copyfile(store.path / "split.json", temporary)
 
 
 def make_folds(plan: Plan, store: Store) -> None:
@@ -68,7 +73,7 @@ def _link(store: Store, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for there in store.path.iterdir():
         if there.is_dir() and not (folder / there.name).is_symlink():
-            (folder / there.name).symlink_to(os.path.relpath(there, folder))
+            (folder / there.name).symlink_to(os.path.relpath(there.resolve(), folder.resolve()))
     files.write_json(folder / "manifest.json", strict_json.read(store.path / "manifest.json"))
 
 

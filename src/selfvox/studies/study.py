@@ -34,7 +34,7 @@ def study(settings: Study) -> list[dict[str, Any]]:
     Raises:
         SelfvoxError: a plan, setting, scan, resource or number that cannot be; says what to do. What is done stays.
     """
-    out = settings.out
+    out = settings.out.absolute()  # workers of a cluster stand elsewhere
     if settings.passes is not None:
         if settings.scheduler is not None:
             raise UsageError("scheduler: does not go with --passes; give --shard 0/4 and so on to several processes")
@@ -44,7 +44,7 @@ def study(settings: Study) -> list[dict[str, Any]]:
     if settings.table or settings.passes is not None:
         return _tables(plans.load(out / "plan.yaml"), out)
     plan = plans.read(settings.plan, settings.data, settings.scale)
-    begin(plan, out)
+    plan = begin(plan, out)
     facts = trial.facts_of(plan, out)
     trial.show(plan, facts)
     if settings.dry_run:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from selfvox import files
+from selfvox import files, plain_yaml
 from selfvox.data import split as splits
 from selfvox.data import strict_json
 from selfvox.data.naming import natural
@@ -44,13 +44,17 @@ def do(plan: Plan, facts: dict[str, Facts], out: Path, cell: Cell, wait: bool = 
         pretrain_once(plan, out, cell.arm.method, cell.pretrain_seed, cell.fold, wait)
     fact = facts[cell.arm.method]
     given = layout.finetune_settings(plan, cell, fact)
-    settings = {**given, "pretrain": found}
+    settings: dict[str, Any] = {**given, "pretrain": found}
+    formerly: dict[str, Any] | None = None
+    if isinstance(found, str):
+        # another run may lie there tomorrow
+        settings, formerly = {**settings, "encoder_sha256": card_of(Path(found))["sha256"]}, settings
 
     def work() -> dict[str, Any]:
         run, store = out / cell.folder, open_store(fold_store(out / fact.store, cell.fold))
         known = guard(store, encoder, card_of(Path(encoder))["seen"], plan.transductive) if encoder != "none" else 0
-        paths = {"labelled": store.path, "out": run, "encoder": encoder, "resume": (run / "settings.yaml").exists()}
-        finetune(resolve(Finetune, {**given, **paths}))
+        paths = {"labelled": store.path, "encoder": encoder}
+        finetune(resolve(Finetune, {**given, **_begun(run, paths)}))
         score(plan, run, store)
         split = splits.read(run / "split.json")
         return {
@@ -66,7 +70,19 @@ def do(plan: Plan, facts: dict[str, Facts], out: Path, cell: Cell, wait: bool = 
             "score": _compared(run),
         }
 
-    once(out, cell.folder, settings, work, wait)
+    once(out, cell.folder, settings, work, wait, formerly)
+
+
+def _begun(run: Path, paths: dict[str, Any]) -> dict[str, Any]:
+    """Paths for a run, which goes on where it was begun: then as they were written, for it takes no others."""
+    resume = (run / "settings.yaml").exists()
+    before = plain_yaml.read(run / "settings.yaml") if resume else {}
+    same = {
+        name: before[name]
+        for name, value in paths.items()
+        if isinstance(before.get(name), str) and Path(before[name]).resolve() == Path(value).resolve()
+    }
+    return {**paths, **same, "out": run, "resume": resume}
 
 
 def score(plan: Plan, run: Path, store: Store) -> None:
@@ -98,8 +114,8 @@ def pretrain_once(plan: Plan, out: Path, method: str, seed: int, fold: int | Non
 
     def work() -> dict[str, Any]:
         run = out / folder
-        paths = {"scans": scans_of(plan, method, out, fold), "out": run, "resume": (run / "settings.yaml").exists()}
-        pretrain(resolve(Pretrain, {**given, **paths, "seed": seed}))
+        paths = {"scans": scans_of(plan, method, out, fold)}
+        pretrain(resolve(Pretrain, {**given, **_begun(run, paths), "seed": seed}))
         return {"method": method, "pretrain_seed": seed}
 
     once(out, folder, {**given, "scans": plans.method(plan, method).pretrain}, work, wait)
