@@ -1,5 +1,11 @@
 """What several tests stand on: a small store of shapes, made once."""
 
+import os
+
+# before torch is imported, and for all that tests start: processes of several threads each wait for one another, which
+# made some of the tests fifty times as slow on busy cores
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import pytest
 
 import selfvox
