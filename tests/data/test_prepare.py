@@ -370,7 +370,7 @@ import time
 import numpy as np
 
 def save(*given, save=np.save, **options):
-    time.sleep(0.2)
+    time.sleep(1)
     return save(*given, **options)
 
 np.save = save
