@@ -118,6 +118,35 @@ def triplet(
     return Triplets(((near - far + margin).clamp(min=0) * share).sum(), ((near < far) * share).sum())
 
 
+def alignment(first: Tensor, second: Tensor) -> Tensor:
+    """Mean squared distance between L2-normalised embeddings of two views of one thing (Wang and Isola 2020, alpha 2).
+
+    0 where the views cannot be told apart, 2 where they are as unlike as random directions.
+
+    Args:
+        first: (n, width).
+        second: (n, width), row by row of the same thing.
+    """
+    first, second = (F.normalize(each.float(), dim=1) for each in (first, second))
+    return (first - second).square().sum(1).mean()
+
+
+def uniformity(embeddings: Tensor) -> Tensor:
+    """Log of the mean of exp(-2 squared distance) over pairs of L2-normalised embeddings (Wang and Isola 2020, t 2).
+
+    0 where all are the same; the lower, the more evenly they fill the sphere (about -4 in many dimensions).
+
+    Args:
+        embeddings: (n, width), n at least 2.
+    """
+    unit = F.normalize(embeddings.float(), dim=1)
+    # by products: pairwise distances are an operation that some devices lack
+    with torch.autocast(unit.device.type, enabled=False):
+        squared = (2 - 2 * unit @ unit.T).clamp(min=0)
+    alone = torch.eye(len(unit), dtype=torch.bool, device=unit.device)
+    return squared.mul(-2).exp().masked_fill(alone, 0).sum().div(len(unit) * (len(unit) - 1)).log()
+
+
 def soft_dice(logits: Tensor, target: Tensor, smooth: float = 1e-5) -> Tensor:
     """Negative soft Dice, mean over classes, summed over batch and voxels (paper B eq. 2).
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from selfvox import losses
 from selfvox.training import health
 
 
@@ -13,8 +14,8 @@ def test_the_same_embedding_over_and_over_has_no_spread_rank_1_and_no_uniformity
     same = torch.randn(1, 8).repeat(6, 1)
     assert health.spread(same) == pytest.approx(0, abs=1e-6)
     assert health.effective_rank(same) == pytest.approx(1)
-    assert health.uniformity(same) == pytest.approx(0, abs=1e-5)
-    assert health.alignment(same, same) == 0
+    assert losses.uniformity(same) == pytest.approx(0, abs=1e-5)
+    assert losses.alignment(same, same) == 0
 
 
 @pytest.mark.parametrize("d", [2, 5, 16])
@@ -22,14 +23,14 @@ def test_orthonormal_embeddings_have_as_many_ranks_as_directions(d):
     rotation = torch.linalg.qr(torch.randn(d, d))[0]
     assert health.effective_rank(3 * rotation) == pytest.approx(d)
     # all pairs lie sqrt(2) apart
-    assert health.uniformity(rotation) == pytest.approx(-4, abs=1e-5)
-    assert health.alignment(rotation, rotation.roll(1, 0)) == pytest.approx(2, abs=1e-5)
+    assert losses.uniformity(rotation) == pytest.approx(-4, abs=1e-5)
+    assert losses.alignment(rotation, rotation.roll(1, 0)) == pytest.approx(2, abs=1e-5)
 
 
 def test_an_antipodal_pair_lies_2_apart():
     one = torch.tensor([[3.0, 4.0], [-3.0, -4.0]])
-    assert health.uniformity(one) == pytest.approx(-8, abs=1e-5)
-    assert health.alignment(one[:1], one[1:]) == pytest.approx(4, abs=1e-5)
+    assert losses.uniformity(one) == pytest.approx(-8, abs=1e-5)
+    assert losses.alignment(one[:1], one[1:]) == pytest.approx(4, abs=1e-5)
 
 
 def test_an_even_sphere_has_a_spread_of_1():
@@ -54,10 +55,10 @@ def test_every_measure_is_what_loops_say():
     roots = torch.linalg.eigvalsh(first.T @ first).sqrt().tolist()  # the singular values, another way
     shares = [root / sum(roots) for root in roots]
     assert health.spread(first) == pytest.approx(sum(deviations) / 5, rel=1e-5)
-    assert health.uniformity(first) == pytest.approx(
+    assert losses.uniformity(first) == pytest.approx(
         math.log(sum(math.exp(-2 * d) for d in apart) / len(apart)), rel=1e-5
     )
-    assert health.alignment(first, second) == pytest.approx(sum(pairs) / 7, rel=1e-5)
+    assert losses.alignment(first, second) == pytest.approx(sum(pairs) / 7, rel=1e-5)
     assert health.effective_rank(first) == pytest.approx(math.exp(-sum(p * math.log(p) for p in shares)), rel=1e-6)
 
 

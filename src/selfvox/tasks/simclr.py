@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from selfvox import intensity
 from selfvox.errors import UsageError, did_you_mean
-from selfvox.losses import nt_xent
+from selfvox.losses import alignment, nt_xent, uniformity
 from selfvox.models.encoder import Encoder
 from selfvox.options import as_dict, resolve
 from selfvox.pretext import Batch, Outcome, Panel, PretextTask
@@ -110,12 +110,11 @@ class SimCLR(PretextTask):
         found = nt_xent(embedded, self.temperature, batch["scan"] if self.mask_same_scan else None)
         with torch.no_grad():
             unit = F.normalize(embedded, dim=1)
-            first, second = unit.chunk(2)
             metrics = {
                 "accuracy": found.accuracy,
                 "chance": found.chance,
-                "alignment": (first - second).square().sum(1).mean(),
-                "uniformity": _uniformity(unit),
+                "alignment": alignment(*embedded.chunk(2)),
+                "uniformity": uniformity(embedded),
                 "embedding_std": unit.std(0).mean() * math.sqrt(unit.shape[1]),
             }
         return Outcome(found.loss, metrics)
@@ -177,14 +176,6 @@ class SimCLR(PretextTask):
     def _rows(self, chosen: Tensor, *ops: str) -> Tensor:
         """The numbers of the views that have any of these operations."""
         return torch.stack([self._column(chosen, op)[:, 0] for op in ops]).any(0).nonzero().flatten()
-
-
-def _uniformity(unit: Tensor) -> Tensor:
-    """Log of the mean of exp(-2 squared distance) over pairs of rows of length 1; by products, as every device can."""
-    with torch.autocast(unit.device.type, enabled=False):
-        squared = (2 - 2 * unit @ unit.T).clamp(min=0)
-    alone = torch.eye(len(unit), dtype=torch.bool, device=unit.device)
-    return squared.mul(-2).exp().masked_fill(alone, 0).sum().div(len(unit) * (len(unit) - 1)).log()
 
 
 def _lowest(order: Tensor, count: int) -> Tensor:

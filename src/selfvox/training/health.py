@@ -63,31 +63,6 @@ def effective_rank(embeddings: Tensor) -> float:
     return float(torch.special.entr(share).sum().exp())
 
 
-def alignment(first: Tensor, second: Tensor) -> float:
-    """Mean squared distance between L2-normalised embeddings of two views of one thing (Wang and Isola 2020, alpha 2).
-
-    0 where the views cannot be told apart, 2 where they are as unlike as random directions.
-
-    Args:
-        first: (n, width).
-        second: (n, width), row by row of the same thing.
-    """
-    first, second = (F.normalize(each.float(), dim=1) for each in (first, second))
-    return float((first - second).square().sum(1).mean())
-
-
-def uniformity(embeddings: Tensor) -> float:
-    """Log of the mean of exp(-2 squared distance) over pairs of L2-normalised embeddings (Wang and Isola 2020, t 2).
-
-    0 where all are the same; the lower, the more evenly they fill the sphere (about -4 in many dimensions).
-
-    Args:
-        embeddings: (n, width), n at least 2.
-    """
-    unit = F.normalize(embeddings.float(), dim=1)
-    return float(torch.pdist(unit).square().mul(-2).exp().mean().log())
-
-
 def reached(parameters: Iterable[nn.Parameter]) -> float:
     """Share of parameters whose tensor has a gradient that is not zero throughout; to be asked before an update."""
     total = with_gradient = 0

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from selfvox.data.crops import volume_edges
 from selfvox.data.store import Store, StoredCase
+from selfvox.losses import alignment, uniformity
 from selfvox.models.encoder import Encoder
 from selfvox.pretext import Outcome
 from selfvox.progress import say
@@ -100,8 +101,8 @@ class Watch:
         return {
             "health/spread": health.spread(first),
             "health/rank": health.effective_rank(first),
-            "health/alignment": health.alignment(first, second),
-            "health/uniformity": health.uniformity(first),
+            "health/alignment": float(alignment(first, second)),
+            "health/uniformity": float(uniformity(first)),
         }
 
     def _probe(self) -> dict[str, float]:
