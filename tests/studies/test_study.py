@@ -507,7 +507,7 @@ def test_the_figures_are_drawn_from_the_run_folders_alone(done, monkeypatch):
         shutil.rmtree(out / left, ignore_errors=True)
     selfvox.study("gone.yaml", out=out, table=True)
     sizes = {path.name: images.read(path).data.shape[1:] for path in (out / "figures").iterdir()}
-    assert sizes.keys() == {"labels.png", "steps.png", "differences.png"}
+    assert sizes.keys() == {"labels.png", "methods.png", "steps.png", "differences.png"}
     assert all(min(size) > 300 for size in sizes.values())
 
 

@@ -48,6 +48,7 @@ def draw(plan: Plan, found: Sequence[Result], summary: Rows, further: Mapping[st
         looks = looks_of(found, {row["twin"] for row in further["equal compute"]})
         for name, figure in (
             ("labels", _by_labels(plan, shown, looks)),
+            ("methods", _by_method([row for row in shown if row["name"] == found[0].overall], looks)),
             ("steps", _by_steps(found, looks)),
             ("differences", _differences(shown, looks, "minus its twin's")),
             *(
@@ -88,21 +89,54 @@ def _by_labels(plan: Plan, summary: Rows, looks: Mapping[str, dict[str, Any]]) -
     stated = STATED.get(plan.reference or "")
     for axes, name in zip(panels, names, strict=True):
         for method, look in looks.items():
-            rows = sorted(
-                (row for row in summary if row["method"] == method and row["name"] == name),
-                key=lambda row: float(row["fraction"]),
-            )
-            x = np.array([row["fraction"] for row in rows])
-            mean = np.array([row["mean"] for row in rows])
-            sd = np.array([row["sd"] or 0.0 for row in rows])
-            axes.plot(x, mean, **look)
-            axes.fill_between(x, mean - sd, mean + sd, color=look["color"], alpha=0.15, linewidth=0)
+            _curve(axes, [row for row in summary if row["method"] == method and row["name"] == name], look)
         _draw_stated(axes, stated(name) if stated else [], looks)
         axes.set_title(name)
-        axes.set_xlabel("share of the labels, and their number")
-        share_axis(axes, dict(sorted((float(row["fraction"]), int(row["labels"])) for row in summary)))
+        _label_axis(axes, summary)
     draw_legend(figure, panels)
     return figure
+
+
+def _by_method(summary: Rows, looks: Mapping[str, dict[str, Any]]) -> Figure | None:
+    """Score by labels, one panel a method: it, the same in 2D, and their twins; bands of one standard deviation.
+
+    Args:
+        summary: of one class or region, or of all.
+        looks: of the methods.
+    """
+    twins = {row["method"]: row["twin"] for row in summary}
+    panels_of: dict[str, list[str]] = {}
+    for method in looks:
+        if twins.get(method):
+            panels_of.setdefault(method.removeprefix("2D-"), []).append(method)
+    if len(panels_of) < 2:
+        return None
+    figure, panels = make_panels(len(panels_of), _title(summary[0]["score"]))
+    for axes, (name, methods) in zip(panels, panels_of.items(), strict=True):
+        for method in [*dict.fromkeys(twins[each] for each in methods), *methods]:
+            _curve(axes, [row for row in summary if row["method"] == method], looks[method])
+        axes.set_title(name)
+        _label_axis(axes, summary)
+        axes.legend()
+    reach = np.array([axes.get_ylim() for axes in panels])
+    for axes in panels:  # curves of different panels can be compared
+        axes.set_ylim(reach[:, 0].min(), reach[:, 1].max())
+    return figure
+
+
+def _curve(axes: Axes, rows: Rows, look: Mapping[str, Any]) -> None:
+    """The means of one method, and a band of one standard deviation over its runs."""
+    rows = sorted(rows, key=lambda row: float(row["fraction"]))
+    x = np.array([row["fraction"] for row in rows])
+    mean = np.array([row["mean"] for row in rows])
+    sd = np.array([row["sd"] or 0.0 for row in rows])
+    axes.plot(x, mean, **look)
+    axes.fill_between(x, mean - sd, mean + sd, color=look["color"], alpha=0.15, linewidth=0)
+
+
+def _label_axis(axes: Axes, summary: Rows) -> None:
+    axes.set_xlabel("share of the labels, and their number")
+    share_axis(axes, dict(sorted((float(row["fraction"]), int(row["labels"])) for row in summary)))
 
 
 def _by_steps(found: Sequence[Result], looks: Mapping[str, dict[str, Any]]) -> Figure | None:
