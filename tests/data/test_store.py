@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import pickle
 from pathlib import Path
@@ -198,6 +199,14 @@ def test_a_manifest_that_does_not_fit_is_refused(tmp_path: Path, change: dict[st
     manifest.write_text(json.dumps(json.loads(manifest.read_text()) | change))
     with pytest.raises(DataError, match=message):
         open_store(tmp_path)
+
+
+def test_a_manifest_of_more_cases_than_a_list_of_scans_may_have_is_read(tmp_path: Path) -> None:
+    """A case takes a kilobyte: 16 MiB, enough for any list, held 16 000 scans, or 1200 series of 400 slices."""
+    store, _, _ = a_store(tmp_path)
+    cases = [dataclasses.replace(each, notes=("x" * 10 * 2**20,)) for each in store.cases]
+    write_manifest(tmp_path, RECIPE, CLASSES, cases, {})
+    assert open_store(tmp_path).cases == tuple(cases)
 
 
 def test_other_folders_are_no_stores(tmp_path: Path) -> None:

@@ -34,6 +34,8 @@ from selfvox.regions import Regions
 
 FORMAT, VERSION = "selfvox-store", 1
 FOREGROUND_PER_CLASS = 1000
+# a case takes about 1 kB, and 33 bytes for each DICOM slice: a million scans, or 75 000 series of 400 slices
+_LARGEST_MANIFEST_BYTES = 2**30
 _MOST_OPEN = 128  # arrays kept mapped per process: each holds a file descriptor
 _KINDS = ("images", "labels", "foreground")
 
@@ -177,7 +179,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
     """
     if not is_store(path):
         raise DataError(f"{path}: not a store; make one with `selfvox prepare SCANS --out {path}`")
-    manifest = strict_json.read(path / "manifest.json")
+    manifest = strict_json.read(path / "manifest.json", _LARGEST_MANIFEST_BYTES)
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise DataError(f"{path / 'manifest.json'}: not the manifest of a store; prepare the scans into another folder")
     if manifest.get("version") != VERSION:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,20 +12,20 @@ from selfvox.data.naming import shown
 from selfvox.data.regular import open_regular
 from selfvox.errors import DataError
 
-LARGEST_BYTES = 16 * 2**20  # a data set of 100 000 cases needs about 10 MB
+LARGEST_BYTES = 16 * 2**20  # a list of 100 000 scans needs about 10 MB
 
 
-def read(path: Path) -> Any:
+def read(path: Path, limit_bytes: int = LARGEST_BYTES) -> Any:
     """The value in a JSON file.
 
     Raises:
-        DataError: the file is absent, larger than 16 MiB, not UTF-8 or not strict JSON; in one line.
+        DataError: the file is absent, larger than the limit, not UTF-8 or not strict JSON; in one line.
     """
     name = shown(path)
     with open_regular(path) as file:
-        raw = file.read(LARGEST_BYTES + 1)
-    if len(raw) > LARGEST_BYTES:
-        raise DataError(f"{name}: larger than {LARGEST_BYTES >> 20} MiB; a list of cases is smaller than that")
+        raw = file.read(min(os.fstat(file.fileno()).st_size, limit_bytes) + 1)
+    if len(raw) > limit_bytes:
+        raise DataError(f"{name}: larger than {limit_bytes >> 20} MiB; a list of cases is smaller than that")
     try:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError:
