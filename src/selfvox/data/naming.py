@@ -5,9 +5,10 @@ The rules, in the order in which they apply:
 - A case is called by its file's stem. Where two files share a stem, both are called by their whole path, joined by `_`.
 - A subject is the `sub-XX` in the path (BIDS), where there is one.
 - Else, where the stem says only the kind of scan (`t1.nii.gz`) or stands in several folders, the folders name the
-  subject (`ann/t1.nii.gz` -> `ann`); folders for a session, a modality or a part of the data (`ses-1`, `anat`, `train`,
-  `imagesTr`) count only where there is no other.
-- Else the subject is the stem without endings for session, run and modality: `ann_ses-2_T1w` -> `ann`.
+  subject (`ann/t1.nii.gz` -> `ann`); folders for a session, a modality, a side or a part of the data (`ses-1`, `anat`,
+  `left`, `train`, `imagesTr`) count only where there is no other.
+- Else the subject is the stem without endings for session, visit, run, modality and side: `ann_ses-2_T1w`, `ann_visit2`
+  and `ann_left` -> `ann`.
 """
 
 from __future__ import annotations
@@ -26,10 +27,11 @@ _KIND = (
     r"image|img|scan|volume|vol|data|raw"
 )
 _TIME = r"(?:ses|session|visit|run|timepoint|tp)[-_]?\d+|(?:ses|run|acq|rec|echo|dir|task|desc|space)-[a-z0-9]+"
-_ENDING = re.compile(rf"[-_.](?:{_KIND}|(?:ses|run|acq|rec|echo|dir|task|desc|space)-[a-z0-9]+)$", re.IGNORECASE)
+_SIDE = r"left|right|od|os"  # two eyes of one person
+_ENDING = re.compile(rf"[-_.](?:{_KIND}|{_TIME}|{_SIDE})$", re.IGNORECASE)
 _ONLY_KIND = re.compile(rf"(?:{_KIND}|{_TIME})", re.IGNORECASE)
 _NO_SUBJECT = re.compile(
-    rf"(?:{_KIND}|{_TIME}|anat|func|fmap|perf|nii|nifti|train|training|val|valid|validation|test|testing|"
+    rf"(?:{_KIND}|{_TIME}|{_SIDE}|anat|func|fmap|perf|nii|nifti|train|training|val|valid|validation|test|testing|"
     r"images|imagestr|imagests|imagesval|imgs|scans|volumes)",
     re.IGNORECASE,
 )
