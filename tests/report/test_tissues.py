@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import selfvox
-from selfvox.data.sources import find
+from selfvox.data.sources import Case, Dataset, find
 from selfvox.errors import DataError, UsageError
 
 pytest.importorskip("dipy")
@@ -117,6 +117,18 @@ def test_a_scan_that_cannot_be_labelled_is_named_and_the_others_are_done(scans, 
     assert "black.nii.gz" in capsys.readouterr().err
     with (tmp_path / "labelled" / "table.csv").open() as lines:
         assert [row["subject"] for row in csv.DictReader(lines)] == ["head0", "head1"]
+
+
+@pytest.mark.parametrize(("root", "reason"), [("dicom", "no DICOM series"), ("decathlon", "no file of 4 channels")])
+def test_scans_that_no_table_can_list_are_refused_before_they_are_labelled(tmp_path, monkeypatch, root, reason):
+    """A table of a series' slices, or of a 4D file, was written after all the work, and could not be read."""
+    images = tuple(tmp_path / f"{number}" for number in range(5 if root == "dicom" else 1))
+    names = ("MR",) if root == "dicom" else ("FLAIR", "T1w", "t1gd", "T2w")
+    found = Dataset(tmp_path, root, (Case("a", "a", images, stacked=root == "dicom"),), names, None)
+    monkeypatch.setattr(verb, "find", lambda scans, source: found)
+    with pytest.raises(DataError, match=reason):
+        selfvox.tissues(tmp_path / "scans", out=tmp_path / "labelled")
+    assert not (tmp_path / "labelled").exists()
 
 
 def test_an_out_among_the_scans_is_refused(scans):

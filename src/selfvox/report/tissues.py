@@ -15,6 +15,7 @@ import numpy as np
 
 from selfvox.data import cases as reading
 from selfvox.data import image as images
+from selfvox.data import naming
 from selfvox.data.recipe import foreground
 from selfvox.data.sources import Case, Dataset, find
 from selfvox.errors import DataError, UsageError
@@ -38,13 +39,15 @@ def tissues(settings: Tissues) -> Path:
 
     Raises:
         UsageError: `out` lies among the scans or holds labels of others, or dipy is not installed.
-        DataError: no volume is there, or at least one could not be labelled; the others were.
+        DataError: no volume is there, or a table cannot list them; or at least one could not be labelled; the others
+            were.
     """
     dataset = find(settings.scans, settings.source)
     for note in dataset.notes:
         say(note)
     if not dataset.cases:
         raise DataError(f"{settings.scans}: holds no scans; name the folder they lie in")
+    _check_fits_a_table(dataset)
     if settings.scans.is_dir() and settings.out.resolve().is_relative_to(settings.scans.resolve()):
         raise UsageError(f"{settings.out}: lies among the scans; name another --out")
     labels = settings.out / "labels"
@@ -104,6 +107,22 @@ def classify(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
     label = np.zeros(image.shape, np.uint8)
     label[box] = np.where(inside, found, 0)
     return label
+
+
+def _check_fits_a_table(dataset: Dataset) -> None:
+    """Refuse, before hours of work, scans that the table of labels could not name.
+
+    Raises:
+        DataError: DICOM slices, or several channels in one file.
+    """
+    where = naming.shown(dataset.root)
+    if any(case.stacked for case in dataset.cases):
+        raise DataError(f"{where}: a table lists no DICOM series; convert them with dcm2niix, and label these scans")
+    if len(dataset.channel_names) > len(dataset.cases[0].images):
+        raise DataError(
+            f"{where}: a table lists no file of {len(dataset.channel_names)} channels; save a volume for each channel, "
+            "or the first alone"
+        )
 
 
 def _check_same(cases: Sequence[Case], out: Path) -> set[str]:
