@@ -36,6 +36,7 @@ def test_only_anatomy_of_the_raw_data_is_read(tmp_path):
             tmp_path,
             "sub-1/anat/sub-1_T1w.nii.gz",
             "sub-1/anat/sub-1_T1w.json",
+            "sub-1/anat/._sub-1_T1w.nii.gz",
             "sub-1/anat/sub-1_mod-T1w_defacemask.nii.gz",
             "sub-1/func/sub-1_task-rest_bold.nii.gz",
             "derivatives/fmriprep/sub-1/anat/sub-1_desc-preproc_T1w.nii.gz",

@@ -34,7 +34,8 @@ def read(root: Path) -> Dataset:
     """List every anatomical scan; one case each, whatever its suffix."""
     if not root.is_dir():
         raise DataError(f"{shown(root)}: not a folder; name the one that holds sub-*/")
-    there = sorted(path for place in _PLACES for path in root.glob(f"{place}/*") if suffix(path) in _ENDINGS)
+    found = [path for place in _PLACES for path in root.glob(f"{place}/*") if suffix(path) in _ENDINGS]
+    there = sorted(path for path in found if not path.name.startswith("."))  # macOS puts ._NAME beside each
     masks = [path for path in there if _kind(path) in _MASKS]
     scans = [path for path in there if path not in set(masks)]
     if not scans:
