@@ -67,6 +67,15 @@ def test_a_path_that_leaves_the_root_is_refused(tmp_path, path, form):
     assert "leads out of" in refusal(root)
 
 
+def test_an_absolute_path_inside_is_read_wherever_one_stands(tmp_path, monkeypatch):
+    root = dataset(tmp_path / "root", training=[str(tmp_path / "root" / "imagesTr" / "a.nii.gz")])
+    monkeypatch.chdir(tmp_path)
+    for named in (root, root.relative_to(tmp_path)):
+        assert [(case.id, case.images) for case in sources.find(named, "decathlon").cases] == [
+            ("a", (named / "imagesTr" / "a.nii.gz",))
+        ]
+
+
 def test_a_link_that_leaves_the_root_is_refused_and_one_that_stays_is_not(tmp_path):
     root = dataset(tmp_path / "root", training=["real/a.nii.gz"])
     (tmp_path / "outside.nii.gz").touch()

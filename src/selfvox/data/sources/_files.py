@@ -38,7 +38,7 @@ def contained(folder: Path, text: str, said_by: Path, absolute: bool = False) ->
     if not resolved.is_relative_to(inside):
         remedy = "write it as an absolute path" if absolute else "move the file inside"
         raise DataError(f"{what}, which leads out of {shown(folder)}; {remedy}")
-    return folder / resolved.relative_to(inside) if ".." in path.parts else path
+    return folder / resolved.relative_to(inside) if ".." in path.parts or Path(text).is_absolute() else path
 
 
 def lines(path: Path) -> list[str]:
