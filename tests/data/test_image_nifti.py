@@ -216,6 +216,15 @@ def test_finite_values_whose_sum_overflows_are_kept(tmp_path: Path) -> None:
     np.testing.assert_array_equal(image.read(save(tmp_path, nifti_bytes(data))).data[0], data)
 
 
+def test_n30_a_double_beyond_single_precision_is_infinite_since_scans_are_prepared_in_it(tmp_path: Path) -> None:
+    data = np.random.default_rng(0).normal(size=(10, 10, 10))
+    data[1, 2, 3], data[4, 5, 6] = 1e39, -1e300
+    scan = image.read(save(tmp_path, nifti_bytes(data)))
+    expected = np.where(abs(data) < 1e38, data, data[abs(data) < 1e38].min())
+    np.testing.assert_array_equal(scan.data[0], expected)
+    assert scan.notes == ("2 NaN or infinite voxels replaced by the minimum",)
+
+
 def test_n30_a_slope_that_overflows_is_refused(tmp_path: Path) -> None:
     refused(save(tmp_path, patched(112, "2f", 3e38, 0)), "NaN or infinite")
 

@@ -299,6 +299,20 @@ def test_names_and_voxels_choose_the_intensity() -> None:
         choose(("T1", "CT"), [ct], "ct,mri,mri")
 
 
+@pytest.mark.parametrize("name", ["image", "gray"])
+@pytest.mark.parametrize("highest", [1.0, 4095.0])
+def test_a_picture_that_does_not_reach_from_0_to_255_is_no_photograph(name: str, highest: float) -> None:
+    """Divided by 255, values up to 1 kept 18 steps of float16, and those of 16 bits reached a thousand deviations."""
+    picture = Image(np.linspace(0, highest, 400).reshape(1, 20, 20), np.eye(4), "a.tif")
+    assert choose((name,), [picture])[0][0] == "mri"
+
+
+def test_a_photograph_with_a_dark_channel_is_one_in_all_its_channels() -> None:
+    eye = np.random.default_rng(0).integers(0, 256, (3, 9, 8)).astype(np.uint8)
+    eye[2] = eye[2] > 128
+    assert [kind for kind, _ in choose(("red", "green", "blue"), [Image(eye, np.eye(4), "eye.png")])] == ["photo"] * 3
+
+
 def test_a_recipe_and_a_trail_come_back_from_json() -> None:
     made = recipe(size=(8, 8, 8), intensity=(Intensity(kind="ct", lower=-99.5, upper=300.25, mean=0.1, std=3.0),))
     assert Recipe.from_dict(json.loads(json.dumps(made.to_dict()))) == made
@@ -313,5 +327,9 @@ def test_what_cannot_be_prepared_is_refused_in_one_line() -> None:
         recipe().apply(Image(np.random.default_rng(0).random((1, 5, 5, 1)), np.eye(4), "a.nii.gz"))
     with pytest.raises(DataError, match="2 spatial axes where the data set has 3"):
         recipe().apply(Image(np.zeros((1, 5, 5)), np.eye(4), "a.png"))
+    far = phantom().data * np.float32(1e-6)
+    far[0, 9, 9, 9] = -3e38
+    with pytest.raises(DataError, match=r"a.nii.gz: holds values too large to be normalised; repair the scan"):
+        recipe(spacing_mm=(2.0, 2.0, 2.0)).apply(Image(far, np.eye(4), "a.nii.gz"))
     with pytest.raises(DataError, match="2 channels where the data set has 1"):
         recipe().apply(Image(np.zeros((2, 5, 5, 5)), np.eye(4), "a.nii.gz"))

@@ -25,6 +25,7 @@ _NAMES: dict[Kind, str] = {
     "mri": r"mri?|t1\w*|t2\w*|flair|dwi|adc|swi|pd\w*|pet|suv|spect|dce\w*|fa",
     "photo": r"rgb|r|g|b|red|green|blue|gr[ae]y|lumin\w*|photo\w*|colou?r",
 }
+_WHITE = 255  # of 8 bits
 _SAMPLES = 3  # scans looked at where a name says nothing
 _AIR_HU = -500  # nothing but CT has so many voxels so far below zero
 _VOXELS_KEPT = 10_000_000  # of a ct channel's foreground, over all scans, that its window is fitted to
@@ -174,14 +175,17 @@ def ct_window(samples: Sequence[np.ndarray]) -> Intensity:
 
 def _from_data(name: str, index: int, samples: Sequence[Image]) -> tuple[Kind, str]:
     picture = samples[0].spatial_dims == 2
+    # all channels together: the blue of an eye may be dark
+    lowest, highest = min(image.data.min() for image in samples), max(image.data.max() for image in samples)
+    photo = picture and lowest >= 0 and 1 < highest <= _WHITE
     words = [word for word in re.split(r"[^a-z0-9]+", name.lower()) if word]
     for kind, pattern in _NAMES.items():
-        if picture == (kind == "photo") and any(re.fullmatch(pattern, word) for word in words):
+        if (photo if kind == "photo" else not picture) and any(re.fullmatch(pattern, word) for word in words):
             return kind, f"{name}: {kind}, by its name"
     values = [image.data[index] for image in samples]
     low, high = min(v.min() for v in values), max(v.max() for v in values)
     where = f"values from {float(low):g} to {float(high):g} in {len(samples)} scans"
-    if picture and low >= 0 and high <= 255:
+    if photo:
         return "photo", f"{name}: photo, {where}"
     if not picture and all(np.percentile(v, 1) < _AIR_HU for v in values):
         return "ct", f"{name}: ct, {where}: air at the bottom of the Hounsfield scale"

@@ -204,13 +204,16 @@ def _read_volume(path: Path) -> nifti.Volume:
 
 
 def _finite(data: np.ndarray, name: str) -> tuple[np.ndarray, int]:
-    """The data with unusable voxels replaced by their channel's minimum, and how many there were."""
+    """The data with unusable voxels replaced by their channel's minimum, and how many there were.
+
+    Unusable is what is not finite in float32, in which scans are prepared.
+    """
     if data.dtype.kind != "f":
         return data, 0
     with np.errstate(over="ignore", invalid="ignore"):
-        if np.isfinite(data.sum()):  # NaN and infinity survive a sum; nothing is allocated
+        if np.isfinite(data.sum(dtype=np.float32)):  # NaN and infinity survive a sum; nothing is allocated
             return data, 0
-    good = np.isfinite(data)
+        good = np.isfinite(data.astype(np.float32, copy=False))
     count = int(data.size - np.count_nonzero(good))
     if count == 0:
         return data, 0

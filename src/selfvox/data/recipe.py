@@ -111,7 +111,8 @@ class Recipe:
         """Prepare one scan.
 
         Raises:
-            DataError: other axes or channels than the recipe's, a constant channel, or a single slice.
+            DataError: other axes or channels than the recipe's, a constant channel, a single slice, or values too
+                large to be normalised.
         """
         self._check(image)
         orientation = canonical_orientation(image)
@@ -129,6 +130,8 @@ class Recipe:
         channels = []
         for values, mask, intensity in zip(data, masks, self.intensity, strict=True):
             normalised = normalise(values[box], mask[box], intensity)
+            if not np.isfinite(normalised).all():
+                raise DataError(f"{image.name}: holds values too large to be normalised; repair the scan")
             channels.append(_shrink_or_grow(normalised, trail))
         affine = image.affine @ _to_canonical(trail) @ _to_scan_voxels(trail)
         return Prepared(
@@ -221,7 +224,8 @@ def normalise(values: np.ndarray, mask: np.ndarray, intensity: Intensity) -> np.
         values = np.clip(values, intensity.lower, intensity.upper)
     elif intensity.kind == "photo":
         values = values / 255
-    return np.asarray((values - mean) / std, dtype=np.float32)
+    with np.errstate(over="ignore"):  # the finite check that follows reports it
+        return np.asarray((values - mean) / std, dtype=np.float32)
 
 
 def canonical_orientation(image: Image) -> tuple[tuple[int, int], ...]:
