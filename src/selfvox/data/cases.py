@@ -124,7 +124,8 @@ def rejected(case: Case, reason: str) -> Rejected:
 
 def _make(job: Job) -> Done | Rejected:
     case, before = job.case, states(job.case)
-    digests = [_digest(path) for path in _files(case)]
+    called = f"{case.id}: a slice" if case.stacked else ""
+    digests = [_digest(path, called) for path in _files(case)]
     source_hash = store.digest(job.recipe_hash, *digests)
     known = store.read_case(job.store, case.id)
     if (
@@ -175,9 +176,9 @@ def _files(case: Case) -> tuple[Path, ...]:
     return case.images if case.label is None else (*case.images, case.label)
 
 
-def _digest(path: Path) -> str:
+def _digest(path: Path, called: str) -> str:
     total = hashlib.sha256()
-    with open_regular(path) as file:
+    with open_regular(path, called) as file:
         while block := file.read(2**20):
             total.update(block)
     return total.hexdigest()

@@ -126,7 +126,7 @@ def look(path: Path) -> About | None:
             found = _parsed(file.read(_HEADER_BYTES), _ABOUT, pixels=False)
             # bytes as they stand: no character set is trusted, and nothing is decoded
             told = [each.value for tag in ("PatientID", "PatientName") if (each := found.get_item(tag))]
-            patient = next((bytes(value).strip(b" \0") for value in told if value), b"")
+            patient = next((text for value in told if (text := bytes(value or b"").strip(b" \0"))), b"")
             return About(
                 sop_class=str(found.get("SOPClassUID", "")),
                 modality=str(found.get("Modality", "")),
@@ -154,7 +154,7 @@ def read_slice(path: Path, name: str) -> Slice:
     Raises:
         DataError: it is damaged, compressed in a way that cannot be read, in colour, or does not say where it lies.
     """
-    with open_regular(path) as file:
+    with open_regular(path, f"{name}: a slice") as file:
         if os.fstat(file.fileno()).st_size > _MOST_BYTES:
             raise DataError(f"{name}: a slice of more than {_MOST_BYTES >> 20} MiB; convert it with dcm2niix")
         raw = file.read()
@@ -164,7 +164,7 @@ def read_slice(path: Path, name: str) -> Slice:
         position = _numbers(found.get("ImagePositionPatient"), 3)
         directions = _numbers(found.get("ImageOrientationPatient"), 6)
         spacing = _numbers(found.get("PixelSpacing"), 2)
-        slope, intercept = (float(found.get(tag, value)) for tag, value in _RESCALE.items())
+        rescale = {tag: _numbers(found.get(tag, value), 1) for tag, value in _RESCALE.items()}
         said = _numbers(found.get("SpacingBetweenSlices"), 1)
         frames = _whole(found.get("NumberOfFrames")) or 1
     except Exception:
@@ -185,8 +185,11 @@ def read_slice(path: Path, name: str) -> Slice:
         )
     if not min(spacing) > 0:
         raise DataError(f"{name}: its PixelSpacing {spacing} is not positive; export it again")
-    if not np.isfinite([slope, intercept]).all() or slope == 0:
-        raise DataError(f"{name}: rescale slope {slope:g} and intercept {intercept:g} cannot be; export it again")
+    for tag, value in rescale.items():
+        if not value or (tag == "RescaleSlope" and value[0] == 0):
+            what = f"{tag} {value[0]:g}" if value else f"an empty or impossible {tag}"
+            raise DataError(f"{name}: a slice has {what}; export it again, with its values")
+    (slope,), (intercept,) = rescale.values()
     where = f"{name}: the slice at {float(np.array(position) @ np.cross(*frame)):.2f} mm"
     stored = _stored(found, syntax, where)
     return Slice(

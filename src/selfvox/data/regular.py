@@ -11,14 +11,14 @@ from selfvox.data.naming import shown
 from selfvox.errors import DataError
 
 
-def open_regular(path: Path) -> BinaryIO:
-    """Open a regular file, or a link to one, for reading.
+def open_regular(path: Path, called: str = "") -> BinaryIO:
+    """Open a regular file, or a link to one, for reading; messages call it `called`, where its name is not to be told.
 
     Raises:
         DataError: it is missing, forbidden, or a folder, pipe, socket or device; these are never opened, since
             opening a pipe waits for ever.
     """
-    name = shown(path.name)
+    name = called or shown(path.name)
     try:
         mode = path.stat().st_mode
         if not stat.S_ISREG(mode):

@@ -22,6 +22,7 @@ from pydicom.sequence import Sequence
 import selfvox
 from selfvox.data import cases as reading
 from selfvox.data import dicom_file, sources, split
+from selfvox.data.recipe import Intensity, Recipe
 from selfvox.data.store import open_store
 from selfvox.errors import DataError, UsageError
 
@@ -317,7 +318,35 @@ def test_series_in_one_folder_are_parted_and_so_are_their_orientations(tmp_path)
     assert sorted(len(case.images) for case in found.cases) == [4, 5, 6]
     assert [case.id.count("-") for case in found.cases] == [3, 3, 2]
     assert {reading.read(case, 1).shape for case in found.cases} == {(8, 9, 6), (8, 9, 4), (8, 9, 5)}
-    assert "2 cases come from series whose slices have several orientations" in found.notes
+    assert "2 cases come from series whose slices have several orientations or patients" in found.notes
+
+
+@pytest.mark.parametrize("blank", ["", " "])
+def test_where_the_number_is_blank_the_name_tells_who_it_is(tmp_path, blank):
+    for number, name in enumerate(("DOE^JANE", "DOE^JANE", "ROE^RICHARD")):  # three studies
+        save(tmp_path / str(number), series(number=number, patient=blank, PatientName=name))
+    subjects = {case.id.split("-")[1]: case.subject for case in sources.find(tmp_path).cases}
+    assert subjects["0"] == subjects["1"] != subjects["2"]
+
+
+def test_two_patients_with_one_series_number_are_never_one_volume(tmp_path):
+    """Both on one grid, one above the other: by their places alone they are a whole series."""
+    below = series(count=5, patient="A")
+    above = series(count=5, patient="B", SeriesInstanceUID=below[0].SeriesInstanceUID)
+    for place, each in enumerate(above):
+        each.ImagePositionPatient = [10, -20, 30 + 2.5 * (5 + place)]
+    save(tmp_path / "a", below)
+    found = sources.find(save(tmp_path / "b", above).parent)
+    assert sorted(reading.read(case, 1).affine[2, 3] for case in found.cases) == [30, 42.5]
+    assert any("several orientations or patients" in note for note in found.notes)
+
+
+@pytest.mark.parametrize("content", [b"", b"\0" * 400])
+def test_an_empty_last_slice_which_leaves_no_gap_is_told(tmp_path, content):
+    save(tmp_path, series())
+    (tmp_path / "IM0035.dcm").write_bytes(content)
+    (tmp_path / "README").write_text("not a slice")
+    assert sources.find(tmp_path).notes == ("1 file not readable as DICOM, left out",)
 
 
 def test_patients_are_subjects_and_are_told_apart(tmp_path):
@@ -434,7 +463,9 @@ def enhanced(slices):
         (with_(PhotometricInterpretation="PALETTE COLOR"), "is in colour"),
         (with_(PhotometricInterpretation="YBR_FULL", SamplesPerPixel=3), "is in colour"),
         (with_(PixelRepresentation=2), "a PixelRepresentation other than 0 and 1"),
-        (with_(RescaleSlope="0"), "rescale slope 0"),
+        (with_(RescaleSlope="0"), "a slice has RescaleSlope 0; export it again"),
+        (with_(RescaleSlope=None), "a slice has an empty or impossible RescaleSlope; export it again"),
+        (with_(RescaleIntercept=None), "a slice has an empty or impossible RescaleIntercept"),
         (with_(ModalityLUTSequence=Sequence([Dataset()])), "values behind a lookup table"),
         (compressed(uid.JPEG2000Lossless), r"damaged pixels \(JPEG 2000 Image Compression \(Lossless Only\)\)"),
         (compressed(uid.HTJ2KLossless), r"is compressed \(High-Throughput JPEG 2000.*convert it with dcm2niix"),
@@ -576,6 +607,20 @@ def test_names_of_files_and_folders_are_not_told(tmp_path, capfd):
     for secret in ("DOE", "JANE", NUMBER):
         assert secret not in said
         assert not any(secret in str(path) or secret.encode() in path.read_bytes() for path in made)
+
+
+def test_a_slice_that_vanishes_or_is_forbidden_is_not_named(tmp_path):
+    save(tmp_path, series())
+    (tmp_path / "IM0014.dcm").rename(tmp_path / f"{NAME}.dcm")
+    case = sources.find(tmp_path).cases[0]
+    (tmp_path / f"{NAME}.dcm").unlink()
+    recipe = Recipe(spatial_dims=3, channel_names=("CT",), intensity=(Intensity(kind="mri"),))
+    refused = reading.make(reading.Job(tmp_path / "store", case, recipe, None, ""))
+    with pytest.raises(DataError) as caught:
+        reading.read(case, 1)
+    for message in (refused.reason, str(caught.value)):
+        assert "a slice: no such file or directory" in message
+        assert "JANE" not in message
 
 
 def test_nothing_of_the_patient_reaches_any_output(tmp_path, capfd):

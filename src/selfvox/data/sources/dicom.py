@@ -1,8 +1,8 @@
 """DICOM: every series in a folder and its subfolders is a case; no name, date or number of a patient is kept.
 
 A case is called `series-NUMBER-HASH`, the hash being one of the SeriesInstanceUID. Scans of one patient are one
-subject, called after one of the patient's series. A series whose slices have several orientations becomes one case for
-each. Of several files with one place and the same pixels, one counts.
+subject, called after one of the patient's series. A series whose slices have several orientations, or are of several
+patients, becomes one case for each. Of several files with one place and the same pixels, one counts.
 Localisers, screenshots, single images and what holds no image (SEG, RTSTRUCT, SR, ...) are left out and counted.
 """
 
@@ -25,7 +25,8 @@ from selfvox.data.sources import Case, Dataset, by_id
 from selfvox.data.sources._files import counted, unreadable
 from selfvox.errors import DataError, UsageError, did_you_mean
 
-_ENDINGS = ("", ".dcm", ".dicom", ".ima")
+_OWN_ENDINGS = (".dcm", ".dicom", ".ima")
+_ENDINGS = ("", *_OWN_ENDINGS)
 _NOT_DATA = {"dicomdir", "thumbs.db", "desktop.ini"}
 _NO_IMAGES = {"SEG", "RTSTRUCT", "RTDOSE", "RTPLAN", "RTIMAGE", "SR", "PR", "KO", "DOC", "REG", "FID", "RWV", "PLAN"}
 _SCREENSHOTS = uid.SecondaryCaptureImageStorage
@@ -54,7 +55,9 @@ def read(root: Path) -> Dataset:
     if not files:
         raise DataError(f"{shown(root)}: holds no DICOM files; looked in all subfolders")
     members: list[_Member] = []
-    damaged, left_out = 0, Counter[str]()
+    # an empty or forbidden slice at an end leaves no gap to be seen
+    damaged = sum(path.suffix.lower() in _OWN_ENDINGS for path in set(paths) - set(files))
+    left_out = Counter[str]()
     for path in files:
         about = look(path)
         if about is None or not about.series:
@@ -116,7 +119,7 @@ def _stacks(members: Sequence[_Member], left_out: Counter[str]) -> dict[str, lis
         series[member[1].series].append(member)
     stacks = {}
     for key, whole in series.items():
-        parts = _by_direction(whole)
+        parts = [part for person in _by_patient(whole) for part in _by_direction(person)]
         kept = [part for part in parts if len(part) >= _FEWEST or any(about.frames > 1 for _, about in part)]
         left_out["single images, no volumes"] += sum(len(part) for part in parts if part not in kept)
         number = whole[0][1].number
@@ -125,6 +128,14 @@ def _stacks(members: Sequence[_Member], left_out: Counter[str]) -> dict[str, lis
             stacks[id if len(kept) == 1 else f"{id}-{place + 1}"] = part
     left_out += Counter()  # drops what counts zero
     return stacks
+
+
+def _by_patient(members: Sequence[_Member]) -> list[list[_Member]]:
+    """The slices of each patient: a careless anonymiser gives several of them one UID."""
+    people: dict[str, list[_Member]] = defaultdict(list)
+    for member in members:
+        people[member[1].patient].append(member)
+    return list(people.values())
 
 
 def _by_direction(members: Sequence[_Member]) -> list[list[_Member]]:
@@ -160,7 +171,7 @@ def _remarks(stacks: dict[str, list[_Member]], subjects: Sequence[str], modaliti
         notes.append(f"series with text burned into their pixels, which may name people: {burned}")
     parted = sum(id.count("-") > 2 for id in stacks)
     if parted:
-        notes.append(f"{parted} cases come from series whose slices have several orientations")
+        notes.append(f"{parted} cases come from series whose slices have several orientations or patients")
     if len(modalities) > 1:
         listed = ", ".join(sorted(shown(each[:16]) or "unknown" for each in modalities))
         notes.append(f"series of several modalities ({listed}) are read together; best keep each in its own folder")
