@@ -44,6 +44,12 @@ def test_voxels_and_world_equal_those_of_the_same_scan_as_nifti(
     np.testing.assert_allclose(scan.spacing_mm, (1, 2, 3))
 
 
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_an_ending_in_upper_case_is_the_same(tmp_path: Path, ending: str) -> None:
+    path = saved(tmp_path / f"scan{ending}")
+    np.testing.assert_array_equal(image.read(path.rename(tmp_path / f"SCAN{ending.upper()}")).data[0], VOXELS)
+
+
 def test_the_world_is_right_anterior_superior(tmp_path: Path) -> None:
     scan = SimpleITK.GetImageFromArray(VOXELS.T)
     scan.SetOrigin((1, 2, 3))

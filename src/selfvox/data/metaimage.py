@@ -54,7 +54,8 @@ def read(path: Path, limit_bytes: int = LIMIT_BYTES) -> Volume:
         with open_regular(path.parent / promise.detached) as file:
             _check_voxels(file, promise, limit_bytes, name)
     try:
-        image = SimpleITK.ReadImage(str(path))
+        # named, since SimpleITK knows MetaImage by its ending in lower case alone
+        image = SimpleITK.ReadImage(str(path), imageIO="NrrdImageIO" if nrrd else "MetaImageIO")
         spacing, origin, direction = image.GetSpacing(), image.GetOrigin(), image.GetDirection()
         voxels = SimpleITK.GetArrayFromImage(image)
     except RuntimeError as error:
