@@ -149,9 +149,9 @@ def test_pickled_objects_are_never_loaded(tmp_path: Path) -> None:
     store, _, _ = a_store(tmp_path)
     file = tmp_path / "images" / "scan_0.npy"
     np.save(file, np.array([{"a": 1}], dtype=object), allow_pickle=True)
-    store._checked.add(("images", "scan_0"))
+    case = dataclasses.replace(store.cases[0], sha256={"images": files.sha256(file)})
     with pytest.raises(DataError, match="cannot be read"):
-        store.crop(store.cases[0], (0, 0, 0), (2, 2, 2))
+        store.crop(case, (0, 0, 0), (2, 2, 2))
 
 
 def test_arrays_are_checked_once_and_few_stay_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -170,6 +170,20 @@ def test_arrays_are_checked_once_and_few_stay_open(tmp_path: Path, monkeypatch: 
             store.crop(case, (0, 0, 0), (2, 2, 2))
     assert len(checked) == 5
     assert len(store._open) == 2
+
+
+def test_an_array_that_is_made_anew_meanwhile_is_noticed_when_it_is_opened_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process prepares the store while this one trains: no epoch sees old scans and new ones."""
+    store, images, _ = a_store(tmp_path, count=3)
+    monkeypatch.setattr("selfvox.data.store._MOST_OPEN", 1)
+    for case in store.cases:
+        store.crop(case, (0, 0, 0), (2, 2, 2))
+    with files.whole(tmp_path / "images" / "scan_0.npy") as temporary:
+        np.save(temporary, np.zeros_like(images[0], dtype=np.float16))
+    with pytest.raises(DataError, match=r"scan_0 is damaged \(its SHA-256 differs\)"):
+        store.crop(store.cases[0], (0, 0, 0), (2, 2, 2))
 
 
 def test_a_store_travels_to_a_worker_without_its_arrays(tmp_path: Path) -> None:

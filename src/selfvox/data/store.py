@@ -39,6 +39,8 @@ _LARGEST_MANIFEST_BYTES = 2**30
 _MOST_OPEN = 128  # arrays kept mapped per process: each holds a file descriptor
 _KINDS = ("images", "labels", "foreground")
 
+_State = tuple[int, int, int] | None  # of a file: inode, size, mtime in ns; None where it is not there
+
 
 @dataclass(frozen=True, kw_only=True)
 class StoredCase:
@@ -89,7 +91,7 @@ class StoredCase:
 
 @dataclass(frozen=True)
 class Store:
-    """A finished store. Opens its arrays when they are asked for, and checks each once per process."""
+    """A finished store. Opens its arrays when they are asked for, and checks each file once per process."""
 
     path: Path
     recipe: Recipe
@@ -97,7 +99,7 @@ class Store:
     cases: tuple[StoredCase, ...]  # in the order of their ids
     regions: Regions | None = None  # sets of classes that the data set declares
     _open: OrderedDict[tuple[str, str], np.ndarray] = field(default_factory=OrderedDict, repr=False, compare=False)
-    _checked: set[tuple[str, str]] = field(default_factory=set, repr=False, compare=False)
+    _checked: set[tuple[str, str, _State]] = field(default_factory=set, repr=False, compare=False)
 
     def __reduce__(self) -> tuple[Callable[..., Store], tuple[Any, ...]]:
         # a loader's worker gets the facts, and maps and checks the arrays by itself
@@ -133,8 +135,10 @@ class Store:
         if key in self._open:
             self._open.move_to_end(key)
             return self._open[key]
-        array = read_array(self.path, case, kind, check=key not in self._checked)
-        self._checked.add(key)
+        # another process may prepare the store anew between two openings
+        state = _state(self.path / kind / f"{case.id}.npy")
+        array = read_array(self.path, case, kind, check=(*key, state) not in self._checked)
+        self._checked.add((*key, state))
         self._open[key] = array
         if len(self._open) > _MOST_OPEN:
             self._open.popitem(last=False)
@@ -292,6 +296,14 @@ def read_array(path: Path, case: StoredCase, kind: str, *, check: bool) -> np.nd
         return cast(np.ndarray, np.load(file, mmap_mode="r", allow_pickle=False))
     except (OSError, ValueError) as error:
         raise DataError(f"{file}: case {case.id} cannot be read ({error}); {remedy}") from None
+
+
+def _state(file: Path) -> _State:
+    try:
+        found = file.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def is_intact(path: Path, case: StoredCase) -> bool:
