@@ -66,6 +66,8 @@ def test_hidden_files_and_others_are_counted(tmp_path):
         ("a.nii.gz", "a_seg.nii.gz"),
         ("deep/a.nii.gz", "deep/a_label.nii.gz"),
         ("a.nii.gz", "a-mask.nii"),
+        ("a.jpg", "a_segmentation.png"),
+        ("a.nii.gz", "a_labels.nii.gz"),
         ("images/a.png", "labels/a.png"),
         ("images/a.jpg", "masks/a.png"),
     ],

@@ -1,9 +1,9 @@
 """A plain folder, searched to its last subfolder; or one scan; or a text file with one scan per line.
 
 Labels are recognised in two layouts: a folder of images beside a folder of labels with the same stems
-(`images/` + `labels/`, `imagesTr/` + `labelsTr/`, `scans/` + `masks/`, ...), and `NAME_seg`, `NAME_label` or
-`NAME_mask` beside `NAME`. Volumes and pictures are never mixed. The lines of a list are absolute, or relative to the
-list and then inside its folder.
+(`images/` + `labels/`, `imagesTr/` + `labelsTr/`, `scans/` + `masks/`, ...), and `NAME_seg`, `NAME_segmentation`,
+`NAME_label` or `NAME_mask` beside `NAME`. Volumes and pictures are never mixed. The lines of a list are absolute, or
+relative to the list and then inside its folder.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from selfvox.errors import DataError
 
 _IMAGES = re.compile(r"(?:images?|imgs?|scans?)(tr|ts|val|)", re.IGNORECASE)
 _LABELS = re.compile(r"(?:labels?|masks?|segs?|segmentations?|annotations?)(tr|ts|val|)", re.IGNORECASE)
-_LABEL_ENDING = re.compile(r"[-_](?:seg|label|mask)$", re.IGNORECASE)
+_LABEL_ENDING = re.compile(r"[-_](?:seg|segmentation|label|mask)s?$", re.IGNORECASE)
 # snapshots for quality control lie beside many volumes: up to one in four is left out, more are ambiguous
 _TIMES_AS_MANY = 4
 
