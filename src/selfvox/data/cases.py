@@ -164,7 +164,8 @@ def _make(job: Job) -> Done | Rejected:
         label_values=values,
         recipe_hash=job.recipe_hash,
         source_hash=source_hash,
-        image_hash=store.digest(*digests[: len(case.images)]),
+        # slices are called and ordered otherwise in each export
+        image_hash=store.digest(*(sorted(set(digests)) if case.stacked else digests[: len(case.images)])),
         sources=before,
         sha256={},
         notes=notes,

@@ -609,6 +609,19 @@ def test_names_of_files_and_folders_are_not_told(tmp_path, capfd):
         assert not any(secret in str(path) or secret.encode() in path.read_bytes() for path in made)
 
 
+def test_one_series_exported_twice_under_other_names_is_known_by_its_contents(tmp_path):
+    slices = series()
+    save(tmp_path / "first", slices)
+    save(tmp_path / "second", slices[::-1])
+    (tmp_path / "second" / "copy.dcm").write_bytes((tmp_path / "second" / "IM0000.dcm").read_bytes())
+    recipe = Recipe(spatial_dims=3, channel_names=("CT",), intensity=(Intensity(kind="mri"),))
+    known = []
+    for export in ("first", "second"):
+        case = sources.find(tmp_path / export).cases[0]
+        known.append(reading.make(reading.Job(tmp_path / "store" / export, case, recipe, None, "")).case.image_hash)
+    assert known[0] == known[1]
+
+
 def test_a_slice_that_vanishes_or_is_forbidden_is_not_named(tmp_path):
     save(tmp_path, series())
     (tmp_path / "IM0014.dcm").rename(tmp_path / f"{NAME}.dcm")
