@@ -1,7 +1,7 @@
 import torch
 from torch import nn
 
-from selfvox.device import asking, make_fabric
+from selfvox.device import asking, computes_bf16, make_fabric
 
 
 class Recorder(nn.Module):
@@ -30,3 +30,14 @@ def test_answers_are_computed_in_bf16_without_gradients():
         answer = layer(torch.randn(2, 4))
     assert (answer.dtype, answer.requires_grad) == (torch.bfloat16, False)
     assert torch.is_grad_enabled()
+
+
+def test_a_torch_without_onednn_as_on_apple_silicon_computes_in_fp32(monkeypatch):
+    class NoSuchOperators:  # those of mkldnn are not there at all
+        def __getattr__(self, name):
+            raise AttributeError(name)
+
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    monkeypatch.setattr(torch.ops, "mkldnn", NoSuchOperators())
+    assert not computes_bf16("cpu")
+    assert make_fabric("cpu", 1, "auto").strategy.precision.precision == "32-true"

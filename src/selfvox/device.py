@@ -59,7 +59,9 @@ def computes_bf16(device: str) -> bool:
     """Whether the processor itself multiplies in bf16, which pays; emulation does not count."""
     if device == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    return device == "cpu" and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    # where torch is built without oneDNN, as for Apple silicon, it has no such operator to ask
+    with_onednn = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    return device == "cpu" and with_onednn and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def _keep_freed_memory() -> None:
