@@ -41,6 +41,16 @@ def test_a_tilde_is_the_home_folder(monkeypatch):
     assert resolve(settings.Demo, {"out": "~/demo"}).out == Path("/home/someone/demo")
 
 
+def test_a_run_that_python_returned_is_taken_wherever_its_name_is(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/someone")
+    assert resolve(settings.Finetune, FINETUNE | {"encoder": Path("runs/a")}).encoder == "runs/a"
+    assert resolve(settings.Study, {"plan": Path("plan.yaml"), "out": "o"}).plan == "plan.yaml"
+    for given in (Path("~/a"), [Path("~/a")], "~/a", ["~/a"]):
+        assert resolve(settings.Predict, PREDICT | {"ensemble": given}).ensemble == (Path("/home/someone/a"),)
+    with pytest.raises(UsageError, match="^ensemble: is empty or no path"):
+        resolve(settings.Predict, PREDICT | {"ensemble": "a,"})
+
+
 @pytest.mark.parametrize(
     ("given", "said"),
     [

@@ -108,15 +108,26 @@ def _converted(value: Any, option: Option) -> Any:
         raise ValueError(f"{option.name}: takes a number, not {'yes' if value else 'no'} ({option.help})")
     if isinstance(value, str) and value.lower() == "none" and type(None) in option.kinds:
         return None
-    if any(typing.get_origin(kind) is tuple for kind in option.kinds):
-        if isinstance(value, str):
-            return [part.strip() for part in value.split(",")]
-        return [value] if isinstance(value, int | float) else value
-    if Path in option.kinds and isinstance(value, str | Path):
-        if not str(value) or "\0" in str(value):
-            raise ValueError(f"{option.name}: is empty or no path ({option.help})")
-        return Path(os.path.expanduser(value))  # unlike Path.expanduser, leaves the home of nobody alone
-    return value
+    if isinstance(value, Path) and str in option.kinds:  # such as a run that another verb returned
+        return str(value)
+    for kind in option.kinds:
+        if typing.get_origin(kind) is tuple:
+            if isinstance(value, str):
+                value = [part.strip() for part in value.split(",")]
+            elif isinstance(value, int | float | Path):
+                value = [value]
+            holds_paths = typing.get_args(kind)[0] is Path and isinstance(value, list | tuple)
+            return [_path(each, option) for each in value] if holds_paths else value
+    return _path(value, option) if Path in option.kinds else value
+
+
+def _path(value: Any, option: Option) -> Any:
+    """A path with its `~` expanded; what is no text stays, for pydantic to refuse."""
+    if not isinstance(value, str | Path):
+        return value
+    if not str(value) or "\0" in str(value):
+        raise ValueError(f"{option.name}: is empty or no path ({option.help})")
+    return Path(os.path.expanduser(value))  # unlike Path.expanduser, leaves the home of nobody alone
 
 
 def _explained(
