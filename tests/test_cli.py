@@ -225,6 +225,9 @@ def test_an_unknown_key_in_a_file_is_refused_with_the_nearest(capsys, tmp_path):
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), 5, "out of memory"),
         (OSError(28, "No space left on device", "/x/y"), 5, "/x/y: the disk is full"),
         (PermissionError(13, "Permission denied", "/x/y"), 5, "/x/y: Permission denied"),
+        (NotADirectoryError(20, "Not a directory", "/x/y"), 5, "/x/y: Not a directory; choose a place"),
+        (FileExistsError(17, "File exists", "/x/y"), 5, "/x/y: File exists; choose a place"),
+        (IsADirectoryError(21, "Is a directory", "/x/y"), 5, "/x/y: Is a directory; choose a place"),
         (RuntimeError("one\n  two"), 1, "internal error: RuntimeError: one two (--debug shows where)"),
     ],
 )

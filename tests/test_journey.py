@@ -151,6 +151,10 @@ def test_pictures_go_the_same_way(tmp_path):
         ("finetune store --encoder none --labels 2 --fraction 0.5 --out x", 2, "give one of them"),
         ("predict runs/rotation scans/images --out x", 4, "network.json"),
         ("evaluate nowhere scans/labels", 3, "nowhere"),
+        ("preview nowhere --out look.jpg", 2, "look.jpg: is no name for a picture; end it in .png"),
+        ("preview nowhere --out scans", 2, "scans: is no name for a picture; end it in .png"),
+        ("prepare scans --out scans/dataset.json/x", 5, "choose a place you may write to"),
+        ("demo --out scans/dataset.json", 5, "choose a place you may write to"),
     ],
 )
 def test_the_commonest_mistakes_have_a_code_and_one_line(volumes, arguments, code, said):

@@ -22,7 +22,7 @@ from selfvox.options import Option, options, resolve, to_yaml
 VERBS: dict[str, Callable[..., Any]] = {
     name: value for name, value in vars(selfvox).items() if hasattr(value, "settings")
 }
-CLOSED = {errno.EACCES, errno.EPERM, errno.EROFS}
+CLOSED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

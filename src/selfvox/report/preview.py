@@ -9,6 +9,7 @@ import torch
 
 from selfvox.data.crops import Crops, axis_of_slices, crop_for, in_plane, spacings
 from selfvox.data.prepare import prepared
+from selfvox.errors import UsageError
 from selfvox.pretext import from_setting, to_setting
 from selfvox.progress import say
 from selfvox.report.figures import draw_preview
@@ -25,6 +26,8 @@ def preview(settings: Preview) -> Path:
     Raises:
         SelfvoxError: a setting or scan that cannot be; says what to do.
     """
+    if settings.out.suffix.lower() != ".png" or settings.out.is_dir():
+        raise UsageError(f"{settings.out}: is no name for a picture; end it in .png")
     task = from_setting(settings.task)
     with tempfile.TemporaryDirectory() as folder:
         store = prepared(settings.scans, Path(folder) / "store", settings, first=settings.count)
