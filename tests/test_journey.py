@@ -155,6 +155,7 @@ def test_pictures_go_the_same_way(tmp_path):
         ("preview nowhere --out scans", 2, "scans: is no name for a picture; end it in .png"),
         ("prepare scans --out scans/dataset.json/x", 5, "choose a place you may write to"),
         ("demo --out scans/dataset.json", 5, "choose a place you may write to"),
+        ("pretrain store --task rotation --out store", 2, "store: holds a store; name another --out"),
     ],
 )
 def test_the_commonest_mistakes_have_a_code_and_one_line(volumes, arguments, code, said):

@@ -128,12 +128,14 @@ def start(path: Path, settings: Any, *, resume: bool, main: bool = True) -> Iter
         main: False on all but the first of several processes: nothing is locked or written.
 
     Raises:
-        UsageError: the folder holds a run and `resume` is not given, the settings differ from the run's, the folder
-            cannot be written, or another process is at it.
+        UsageError: the folder is a store, it holds a run and `resume` is not given, the settings differ from the
+            run's, it cannot be written, or another process is at it.
     """
     if not main:
         yield Run(path, {})
         return
+    if (path / "manifest.json").exists():  # its split would be written over
+        raise UsageError(f"{path}: holds a store; name another --out")
     # one that failed before it saved anything, say for a mistyped path, is begun anew
     there = (path / "settings.yaml").exists() and (
         _record(path).get("status") != "failed" or any(path.glob("checkpoints/*.json"))
