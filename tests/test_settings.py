@@ -47,7 +47,7 @@ def test_a_run_that_python_returned_is_taken_wherever_its_name_is(monkeypatch):
     assert resolve(settings.Study, {"plan": Path("plan.yaml"), "out": "o"}).plan == "plan.yaml"
     for given in (Path("~/a"), [Path("~/a")], "~/a", ["~/a"]):
         assert resolve(settings.Predict, PREDICT | {"ensemble": given}).ensemble == (Path("/home/someone/a"),)
-    with pytest.raises(UsageError, match="^ensemble: is empty or no path"):
+    with pytest.raises(UsageError, match=r"^ensemble: is empty or no path"):
         resolve(settings.Predict, PREDICT | {"ensemble": "a,"})
 
 

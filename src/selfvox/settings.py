@@ -46,8 +46,8 @@ Precision = Annotated[
 Device = Annotated[Literal["auto", "cpu", "cuda", "mps"], "where to compute", COMPUTER]
 Network = Annotated[
     str | dict[str, Any],
-    "encoder: plain or residual (nnU-Net's), monai:NAME, timm:NAME; its settings as --network.SETTING, "
-    "such as --network.channels 16,32,64,128",
+    "encoder: plain or residual (nnU-Net's), monai:NAME, timm:NAME, or a run, for the same network as its encoder's; "
+    "settings as --network.SETTING, such as --network.channels 16,32,64,128",
 ]
 Task = Annotated[
     str | dict[str, Any],

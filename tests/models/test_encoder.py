@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import nn
 
-from selfvox.errors import UsageError
+from selfvox.errors import UsageError, WeightsError
 from selfvox.models.encoder import SMALLEST_MAP, FeatureNetwork, build, names, plan
+from selfvox.weights import save_part
 
 ISOTROPIC = (1.0, 1.0, 1.0)
 
@@ -49,6 +50,28 @@ def test_a_plan_is_plain_values_and_planning_it_again_changes_nothing(network):
     assert plan(json.loads(json.dumps(spec)), (64, 64, 64), ISOTROPIC) == spec
 
 
+@pytest.fixture
+def run(tmp_path):
+    """A pre-training run whose task showed the encoder small views, so that it has few levels."""
+    spec = plan({"name": "residual", "channels": [2, 4, 8, 16]}, (16, 16, 16), ISOTROPIC)
+    card = {"network": spec, "spatial_dims": 3, "in_channels": 1, "recipe": {}, "seen": {}, "task": {"name": "cpc"}}
+    save_part(tmp_path / "run" / "encoder", "encoder", build(spec, 3, 1), card)
+    return tmp_path / "run"
+
+
+def test_a_network_that_names_a_run_is_that_of_its_encoder_whatever_the_crop(run):
+    spec = plan(str(run), (64, 64, 64), ISOTROPIC)
+    assert spec == plan({"name": "residual", "channels": [2, 4, 8, 16]}, (16, 16, 16), ISOTROPIC)
+    assert len(spec["channels"]) == 3
+    assert spec == plan({"name": str(run / "encoder")}, (32, 32, 32), ISOTROPIC)
+    with pytest.raises(UsageError, match=r"^network: .*run is a network of 3D scans, and these are 2D"):
+        plan(str(run), (64, 64), ISOTROPIC[:2])
+    with pytest.raises(UsageError, match=r"^network: .*run names its own settings; leave --network.norm out"):
+        plan({"name": str(run), "norm": "batch"}, (64, 64, 64), ISOTROPIC)
+    with pytest.raises(WeightsError, match=r"holds no encoder\.json"):
+        plan(str(run.parent), (64, 64, 64), ISOTROPIC)
+
+
 @pytest.mark.parametrize(("norm", "layer"), [("instance", nn.InstanceNorm3d), ("batch", nn.BatchNorm3d)])
 def test_the_norm_is_the_one_named(norm, layer):
     encoder = build(plan({"channels": [4, 8], "norm": norm}, (8,) * 3, ISOTROPIC), 3, 1)
@@ -71,6 +94,7 @@ def test_convolutions_start_he_normal():
     ("network", "message"),
     [
         ("plian", "network: .*did you mean 'plain'"),
+        ("", "network: no encoder is called ''"),
         ("mona:ResNetFeatures", "network: "),
         ({"channels": [16]}, r"network\.channels"),
         ({"channels": [16, 0]}, r"network\.channels"),

@@ -65,13 +65,13 @@ def test_a_warm_up_freezes_and_then_trains(shapes_store, tmp_path, pretrained):
     assert not any(torch.equal(after[name], tensor) for name, tensor in before.items() if name.endswith("conv.weight"))
 
 
-def test_from_scratch_and_pre_trained_differ_in_nothing_but_the_encoder(shapes_store, tmp_path, pretrained):
+@pytest.mark.parametrize("by", ["its settings", "the run"])
+def test_from_scratch_and_pre_trained_differ_in_nothing_but_the_encoder(by, shapes_store, tmp_path, pretrained):
+    network = str(pretrained) if by == "the run" else {"name": "plain", "channels": [4, 8], "norm": "batch"}
+    how = {"network": network, "labels": 2, "steps": 2} | ({} if by == "the run" else {"crop": (16, 16, 16)})
     cards = []
     for name, encoder in (("pre", str(pretrained)), ("scratch", "none")):
-        network = {"name": "plain", "channels": [4, 8], "norm": "batch"}
-        run = selfvox.finetune(
-            shapes_store, out=tmp_path / name, encoder=encoder, network=network, labels=2, steps=2, crop=(16, 16, 16)
-        )
+        run = selfvox.finetune(shapes_store, out=tmp_path / name, encoder=encoder, **how)
         tensors, card = load_part(run / "network", "network")
         cards.append({key: card[key] for key in ("network", "crop", "classes", "recipe", "in_channels")})
         cards[-1]["shapes"] = {key: tensor.shape for key, tensor in tensors.items()}

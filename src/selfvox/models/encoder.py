@@ -5,9 +5,11 @@ from __future__ import annotations
 import importlib
 import itertools
 import math
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pydantic
@@ -19,6 +21,7 @@ from torch import Tensor, nn
 from selfvox.errors import UsageError, did_you_mean
 from selfvox.options import as_dict, resolve
 from selfvox.settings import AtLeastOne
+from selfvox.weights import load_encoder
 
 # a map of shorter edges leaves InstanceNorm too little to divide by: gradients were not finite in one step of five
 SMALLEST_MAP = 4
@@ -158,13 +161,10 @@ def plan(network: str | Mapping[str, Any], crop: Sequence[int], spacing_mm: Sequ
     Raises:
         UsageError: an unknown network or setting.
     """
-    given = {"name": network} if isinstance(network, str) else dict(network)
-    name = str(given.get("name", "plain"))
-    if ":" in name:
+    given = named(network, len(crop))
+    if ":" in given["name"]:
         return given
-    if name not in ("plain", "residual"):
-        raise UsageError(f"network: no encoder is called '{name}'{did_you_mean(name, names())}")
-    architecture = resolve(Architecture, {"name": name, **given}, where="network.")
+    architecture = resolve(Architecture, given, where="network.")
     if architecture.strides is None:
         strides = _strides(len(architecture.channels), crop, spacing_mm)
         given = {**as_dict(architecture), "channels": architecture.channels[: len(strides)], "strides": strides}
@@ -175,6 +175,30 @@ def plan(network: str | Mapping[str, Any], crop: Sequence[int], spacing_mm: Sequ
             "leave them out, or give as many as network.channels"
         )
     return as_dict(architecture)
+
+
+def named(network: str | Mapping[str, Any], spatial_dims: int) -> dict[str, Any]:
+    """The `network` setting as a mapping with a name; where that is a run, all that its encoder was built from.
+
+    Raises:
+        UsageError: an unknown network, or a run of scans of other dimensions.
+        WeightsError: the run holds no intact encoder.
+    """
+    given = {"name": "plain", **({"name": network} if isinstance(network, str) else network)}
+    name = given["name"] = str(given["name"])
+    if ":" in name or name in ("plain", "residual"):
+        return given
+    run = Path(os.path.expanduser(name))
+    if not name or not run.is_dir():
+        raise UsageError(f"network: no encoder is called '{name}'{did_you_mean(name, names())}")
+    if more := sorted(given.keys() - {"name"}):
+        raise UsageError(f"network: {run} names its own settings; leave --network.{more[0]} out")
+    _, card = load_encoder(run)
+    if card["spatial_dims"] != spatial_dims:
+        raise UsageError(
+            f"network: {run} is a network of {card['spatial_dims']}D scans, and these are {spatial_dims}D; name another"
+        )
+    return dict(card["network"])
 
 
 def build(spec: Mapping[str, Any], spatial_dims: int, in_channels: int) -> Encoder:

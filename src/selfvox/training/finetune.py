@@ -22,7 +22,7 @@ from selfvox.data.split import Split, folds, make, subset, write
 from selfvox.data.store import Store, StoredCase
 from selfvox.device import make_fabric
 from selfvox.errors import DataError, UsageError
-from selfvox.models.encoder import Architecture, Encoder, build, plan
+from selfvox.models.encoder import Architecture, Encoder, build, named, plan
 from selfvox.options import as_dict, resolve
 from selfvox.progress import say
 from selfvox.run import Run, start
@@ -231,7 +231,7 @@ def _network(
     else:
         tensors, found = pretrained
         spec = found["network"]
-        _check_network(settings, spec)
+        _check_network(settings, spec, d)
         if d != found["spatial_dims"]:
             raise DataError(
                 f"{settings.labelled}: holds {d}D scans and {settings.encoder} was trained on {found['spatial_dims']}D "
@@ -279,9 +279,9 @@ def _check_slices(settings: Finetune, card: dict[str, Any]) -> None:
         )
 
 
-def _check_network(settings: Finetune, spec: dict[str, Any]) -> None:
+def _check_network(settings: Finetune, spec: dict[str, Any], d: int) -> None:
     """Refuse a network that was asked for beside an encoder which is another."""
-    asked = {"name": settings.network} if isinstance(settings.network, str) else {"name": "plain", **settings.network}
+    asked = named(settings.network, d)
     if asked == {"name": "plain"}:  # the default
         return
     if ":" not in str(asked["name"]):
