@@ -288,6 +288,9 @@ class Predict:
     def __post_init__(self) -> None:
         if self.passes > 1 and self.encoder_dropout == self.decoder_dropout == 0:
             raise ValueError("passes: without dropout they would all be the same; give --encoder-dropout 0.3")
+        for name in ("encoder_dropout", "decoder_dropout", "dropout_kind"):
+            if self.passes == 1 and getattr(self, name) != getattr(Predict, name):  # the default
+                raise ValueError(f"{name}: goes with --passes, such as --passes 20; without, nothing is dropped")
         for name in ("vote", "maps"):
             if self.passes == 1 and not self.ensemble and getattr(self, name) not in ("majority", ()):
                 raise ValueError(f"{name}: one prediction is not enough; give --passes 20, or --ensemble RUN")

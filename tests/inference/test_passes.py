@@ -253,7 +253,7 @@ def test_every_vote_is_written_on_the_scans_grid(tmp_path, vote, how):
 
 
 def test_one_pass_writes_what_was_written_without_passes(run, scans, tmp_path):
-    predict(Predict(run=run, scans=scans, out=tmp_path / "one", passes=1, encoder_dropout=0.5, seed=4))
+    predict(Predict(run=run, scans=scans, out=tmp_path / "one", passes=1, seed=4))
     predict(Predict(run=run, scans=scans, out=tmp_path / "plain"))
     assert content(tmp_path / "one") == content(tmp_path / "plain")
     assert set(json.loads((tmp_path / "plain" / "predictions.json").read_text())) == {
@@ -293,6 +293,9 @@ def test_votes_that_cannot_be_are_refused(run, scans, tmp_path):
     at = {"run": run, "scans": scans, "out": tmp_path / "out"}
     for bad, match in (
         ({"passes": 2, "encoder_dropout": 0.0}, "passes: without dropout"),
+        ({"encoder_dropout": 0.5}, "encoder_dropout: goes with --passes"),
+        ({"decoder_dropout": 0.3, "ensemble": (run,)}, "decoder_dropout: goes with --passes"),
+        ({"dropout_kind": "channel"}, "dropout_kind: goes with --passes"),
         ({"vote": "borda"}, "vote: one prediction"),
         ({"maps": ("entropy",)}, "maps: one prediction"),
         ({"passes": 2, "maps": ("entropi",)}, "did you mean 'entropy'"),
