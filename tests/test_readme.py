@@ -75,6 +75,13 @@ def test_every_link_leads_to_a_file(page):
 
 
 @every_page
+def test_every_row_of_a_table_stands_below_its_heading(page):
+    text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+    tables = re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE)
+    assert [table for table in tables if not re.match(r".*\n\|[-:| ]+\|\n", table)] == []
+
+
+@every_page
 def test_every_selfvox_command_is_accepted(page, capsys, monkeypatch, tmp_path):
     run = tmp_path / "runs" / "simclr"
     run.mkdir(parents=True)
