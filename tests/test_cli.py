@@ -79,6 +79,8 @@ def test_help_of_a_verb_names_every_option_with_its_default_and_help(verb, capsy
         assert " ".join(option.help.split()) in shown
         name = option.name.upper() if option.positional else "--" + option.name.replace("_", "-")
         assert f" {name}" in shown
+        if option.positional:
+            assert (f" [{name}] " in shown) != option.required
         if isinstance(option.default, int | float | str) and not isinstance(option.default, bool):
             assert "default:" in option.help or f"{option.help} [{option.default}]" in shown
 

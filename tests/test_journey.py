@@ -139,6 +139,8 @@ def test_pictures_go_the_same_way(tmp_path):
     [
         ("pretrain nowhere --task rotation --out x", 3, "nowhere: no such file or folder"),
         ("pretrain store --task rotatoin --out x", 2, "did you mean 'rotation'"),
+        ("pretrain nowhere --network resdual --out x", 2, "network: no encoder is called 'resdual'; did you mean"),
+        ("finetune nowhere --encoder none --network.chanels 4 --out x", 2, "network.chanels: no such setting; did you"),
         ("pretrain store --task simclr --batch 1 --steps 1 --out x --crop 16,16,16", 2, "--batch 2 or more"),
         ("pretrain store --task rotation --out x --crop 15,16,16", 2, "15 is no multiple of"),
         ("pretrain store --task rotation --out scans/dataset.json/x", 2, "cannot be written"),

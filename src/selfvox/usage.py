@@ -52,7 +52,7 @@ def of_verb(name: str, verb: Verb, known: Sequence[Option], task: str | None) ->
     required = [option for option in known if option.required and not option.positional]
     usage = [
         f"usage: selfvox {name}",
-        *(option.name.upper() for option in positional),
+        *(option.name.upper() if option.required else f"[{option.name.upper()}]" for option in positional),
         *(f"{flag(option.name)} {_metavar(option)}" for option in required),
         "[--option value]",
     ]

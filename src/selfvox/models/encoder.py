@@ -177,8 +177,19 @@ def plan(network: str | Mapping[str, Any], crop: Sequence[int], spacing_mm: Sequ
     return as_dict(architecture)
 
 
-def named(network: str | Mapping[str, Any], spatial_dims: int) -> dict[str, Any]:
+def check(network: str | Mapping[str, Any]) -> None:
+    """Refuse an unknown U-Net or setting of one, or a run without an encoder, before any scan is read."""
+    given = named(network)
+    if ":" not in given["name"]:
+        resolve(Architecture, given, where="network.")
+
+
+def named(network: str | Mapping[str, Any], spatial_dims: int | None = None) -> dict[str, Any]:
     """The `network` setting as a mapping with a name; where that is a run, all that its encoder was built from.
+
+    Args:
+        network: the setting.
+        spatial_dims: of the scans, which a run's must have too; None: not known yet.
 
     Raises:
         UsageError: an unknown network, or a run of scans of other dimensions.
@@ -194,7 +205,7 @@ def named(network: str | Mapping[str, Any], spatial_dims: int) -> dict[str, Any]
     if more := sorted(given.keys() - {"name"}):
         raise UsageError(f"network: {run} names its own settings; leave --network.{more[0]} out")
     _, card = load_encoder(run)
-    if card["spatial_dims"] != spatial_dims:
+    if spatial_dims not in (None, card["spatial_dims"]):
         raise UsageError(
             f"network: {run} is a network of {card['spatial_dims']}D scans, and these are {spatial_dims}D; name another"
         )

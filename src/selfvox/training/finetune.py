@@ -22,7 +22,7 @@ from selfvox.data.split import Split, folds, make, subset, write
 from selfvox.data.store import Store, StoredCase
 from selfvox.device import make_fabric
 from selfvox.errors import DataError, UsageError
-from selfvox.models.encoder import Architecture, Encoder, build, named, plan
+from selfvox.models.encoder import Architecture, Encoder, build, check, named, plan
 from selfvox.options import as_dict, resolve
 from selfvox.progress import say
 from selfvox.run import Run, start
@@ -49,6 +49,7 @@ def finetune(settings: Finetune) -> Path:
     pretrained = None if settings.encoder.lower() == "none" else load_encoder(Path(settings.encoder))
     if pretrained:
         _check_slices(settings, pretrained[1])
+    check(settings.network)
     fabric = make_fabric(settings.device, 1, settings.precision)
     with start(settings.out, settings, resume=settings.resume) as run:
         recipe, preparation = _preparation(settings, pretrained[1]) if pretrained else (None, settings)

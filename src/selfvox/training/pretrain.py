@@ -15,7 +15,7 @@ from selfvox.data.seen import seen
 from selfvox.data.store import Store, StoredCase, is_store, open_store
 from selfvox.device import make_fabric
 from selfvox.errors import Stopped, UsageError
-from selfvox.models.encoder import Encoder, build, plan
+from selfvox.models.encoder import Encoder, build, check, plan
 from selfvox.pretext import Batch, Joint, Outcome, PretextTask, from_setting, name_of, to_setting
 from selfvox.progress import be_quiet, say
 from selfvox.run import start
@@ -48,7 +48,9 @@ def pretrain(settings: Pretrain) -> Path:
     Raises:
         SelfvoxError: a setting, a scan, a resource or a number that cannot be; says what to do.
     """
-    from_setting(settings.task, settings.weights)  # a misspelt task is known before any scan is read
+    # a misspelt task or network is known before any scan is read
+    from_setting(settings.task, settings.weights)
+    check(settings.network)
     fabric = make_fabric(settings.device, settings.devices, settings.precision)
     if not fabric.is_global_zero:
         be_quiet()
