@@ -281,3 +281,9 @@ def test_the_shape_for_tiles_is_the_least_that_gives_some(per_axis, jitter):
     assert spatial.tile_grid((edge,), per_axis, jitter).tile == (8,)
     assert spatial.tile_grid((edge - 8,), per_axis, jitter).tile == (0,)
     assert spatial.shape_for_tiles((edge + 3, 8), per_axis, jitter) == (edge + 3, edge)
+
+
+def test_a_plane_that_is_none_is_refused_as_it_was_written():
+    assert spatial.read_planes("yx, XZ,xy", 3) == [(0, 1), (0, 2)]
+    with pytest.raises(UsageError, match="'inplane' is no plane of a 3D image"):
+        spatial.read_planes("xy, inplane", 3)

@@ -306,10 +306,12 @@ def read_planes(text: str, spatial_dims: int) -> list[Plane]:
     if text == "all":
         return every
     known = {plane_names([plane]): plane for plane in every}
-    names = ["".join(sorted(name.strip().lower())) for name in text.split(",") if text != "none"]
-    for name in names:
-        if name not in known:
+    planes = []
+    for name in [] if text == "none" else text.split(","):
+        plane = known.get("".join(sorted(name.strip().lower())))
+        if plane is None:
             raise UsageError(
-                f"task.planes: '{name}' is no plane of a {spatial_dims}D image; known: all, {', '.join(known)}"
+                f"task.planes: '{name.strip()}' is no plane of a {spatial_dims}D image; known: all, {', '.join(known)}"
             )
-    return [known[name] for name in dict.fromkeys(names)]
+        planes.append(plane)
+    return list(dict.fromkeys(planes))
