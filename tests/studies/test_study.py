@@ -16,7 +16,7 @@ import yaml
 import selfvox
 from selfvox.data import image as images
 from selfvox.data import split as splits
-from selfvox.errors import DataError, NumericalError, UsageError
+from selfvox.errors import DataError, NumericalError, Stopped, UsageError
 from selfvox.files import write_csv
 from selfvox.studies import figures, once, results, work
 from selfvox.studies import plan as plans
@@ -359,6 +359,16 @@ def test_one_cell_that_diverges_does_not_stop_the_others(write_plan, pretended, 
         selfvox.study(str(write_plan()), out=tmp_path / "out")
     assert len(list(tmp_path.glob("out/cells/*/*/done.json"))) == 10
     assert (tmp_path / "out" / "summary.csv").exists()
+
+
+def test_a_study_that_is_stopped_says_how_a_study_goes_on(write_plan, pretended, tmp_path, monkeypatch):
+    def stops(settings):
+        raise Stopped(f"{settings.out}: stopped by SIGTERM after step 3, saved; go on with --resume", 15)
+
+    monkeypatch.setattr(work, "finetune", stops)
+    with pytest.raises(Stopped, match=r"out: stopped; run the same command again to go on$") as stopped:
+        selfvox.study(str(write_plan(seeds=[0])), out=tmp_path / "out")
+    assert stopped.value.exit_code == 143
 
 
 def test_where_every_cell_diverges_that_is_what_is_told(write_plan, pretended, tmp_path, monkeypatch):

@@ -13,7 +13,7 @@ from selfvox.data import image as images
 from selfvox.data import phantom
 from selfvox.data.prepare import prepare
 from selfvox.data.sources import find
-from selfvox.errors import UsageError
+from selfvox.errors import Stopped, UsageError
 from selfvox.inference.evaluate import evaluate
 from selfvox.inference.predict import predict
 from selfvox.progress import console, say
@@ -38,15 +38,24 @@ def demo(settings: Demo) -> Path:
 
     Raises:
         UsageError: the folder is not empty.
+        Stopped: a signal came.
     """
     out = settings.out
     if out.exists() and any(out.iterdir()):
         raise UsageError(f"{out}: is not empty; remove it, or name another --out")
+    try:
+        _go_all_the_way(out, settings.seed)
+    except Stopped as error:  # of a run, which by itself would go on
+        raise Stopped(f"{out}: stopped; remove it to begin anew", error.exit_code - 128) from None
+    return out
+
+
+def _go_all_the_way(out: Path, seed: int) -> None:
     say("1 of 5: synthetic scans")
     scans, store = out / "scans", out / "store"
-    phantom.write(scans, kind="brains", count=UNLABELLED + LABELS + VALIDATION + TEST, seed=settings.seed)
+    phantom.write(scans, kind="brains", count=UNLABELLED + LABELS + VALIDATION + TEST, seed=seed)
     # every scan has a label on disk: the split decides who may look at it
-    prepare(Prepare(scans=scans, out=store, test=TEST, validation=VALIDATION, seed=settings.seed))
+    prepare(Prepare(scans=scans, out=store, test=TEST, validation=VALIDATION, seed=seed))
     preview(Preview(scans=store, out=out / "preview.png", task=TASK, crop=CROP, count=2))
 
     say(f"2 of 5: pre-training by {TASK}, no label used")
@@ -60,7 +69,7 @@ def demo(settings: Demo) -> Path:
             crop=CROP,
             steps=PRETRAIN_STEPS,
             batch=4,
-            seed=settings.seed,
+            seed=seed,
         )
     )
     say(f"3 of 5: fine-tuning with {LABELS} labels, and the from-scratch twin with the same")
@@ -74,7 +83,7 @@ def demo(settings: Demo) -> Path:
                 labels=LABELS,
                 crop=CROP,
                 steps=FINETUNE_STEPS,
-                seed=settings.seed,
+                seed=seed,
             )
         )
     say("4 of 5: predicting the test scans, each on its own grid")
@@ -93,7 +102,6 @@ def demo(settings: Demo) -> Path:
     say(f"pictures: {out / 'preview.png'}  {out / 'curves.png'}  {out / 'predictions.png'}")
     say("now with your own scans:")
     say("  selfvox pretrain YOUR_SCANS/ --out runs/simclr")
-    return out
 
 
 def _draw_predictions(scans: Path, predictions: dict[str, Path], out: Path) -> None:

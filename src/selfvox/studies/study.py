@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from selfvox.data import parallel
-from selfvox.errors import BusyError, NumericalError, UsageError
+from selfvox.errors import BusyError, NumericalError, Stopped, UsageError
 from selfvox.progress import clock, say
 from selfvox.settings import Study
 from selfvox.studies import cells as layout
@@ -33,6 +33,7 @@ def study(settings: Study) -> list[dict[str, Any]]:
 
     Raises:
         SelfvoxError: a plan, setting, scan, resource or number that cannot be; says what to do. What is done stays.
+        Stopped: a signal came; the same command goes on.
     """
     out = settings.out.absolute()  # workers of a cluster stand elsewhere
     if settings.passes is not None:
@@ -52,7 +53,10 @@ def study(settings: Study) -> list[dict[str, Any]]:
     number, of = map(int, settings.shard.split("/"))
     todo = layout.cells(plan, facts)[number::of]
     here = _Study(plan, facts, out)
-    failed = here.on_cluster(todo, settings.scheduler) if settings.scheduler else here.in_this_process(todo)
+    try:
+        failed = here.on_cluster(todo, settings.scheduler) if settings.scheduler else here.in_this_process(todo)
+    except Stopped as error:  # of a cell, which by itself would go on in another way
+        raise Stopped(f"{out}: stopped; run the same command again to go on", error.exit_code - 128) from None
     rows = _tables(plan, out) if results.read(plan, out) else []
     if failed:
         first, reason = next(iter(failed.items()))
