@@ -1,7 +1,9 @@
+import pytest
 import torch
 from torch import nn
 
 from selfvox.device import asking, computes_bf16, make_fabric
+from selfvox.errors import ResourceError
 
 
 class Recorder(nn.Module):
@@ -41,3 +43,12 @@ def test_a_torch_without_onednn_as_on_apple_silicon_computes_in_fp32(monkeypatch
     monkeypatch.setattr(torch.ops, "mkldnn", NoSuchOperators())
     assert not computes_bf16("cpu")
     assert make_fabric("cpu", 1, "auto").strategy.precision.precision == "32-true"
+
+
+@pytest.mark.parametrize(("device", "kind"), [("auto", "cuda"), ("cuda", "cuda"), ("mps", "mps")])
+def test_more_devices_than_there_are_is_refused(device, kind, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    with pytest.raises(ResourceError, match=f"^devices: 2 of {kind} are asked for, 1 found; use fewer"):
+        make_fabric(device, 2, "fp32")

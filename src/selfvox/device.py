@@ -26,6 +26,9 @@ def make_fabric(device: str, devices: int, precision: str) -> Fabric:
         raise ResourceError("device: there is no CUDA device here; use --device cpu")
     if chosen == "mps" and not torch.backends.mps.is_available():
         raise ResourceError("device: there is no MPS device here; use --device cpu")
+    there = {"cuda": torch.cuda.device_count(), "mps": 1}.get(chosen, devices)
+    if devices > there:
+        raise ResourceError(f"devices: {devices} of {chosen} are asked for, {there} found; use fewer --devices")
     if chosen == "cpu":
         _keep_freed_memory()
     if precision == "auto":
