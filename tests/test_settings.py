@@ -1,4 +1,6 @@
+import importlib
 import inspect
+import re
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -207,6 +209,8 @@ def test_a_public_function_is_its_settings(name):
         assert not isinstance(parameter.annotation, str)
         assert (parameter.default is inspect.Parameter.empty) == option.required
         assert f"{parameter.name}: {option.help}." in verb.__doc__
+    module, _, function = re.search(r"Returns:\n    What `(\S+)` does", verb.__doc__)[1].rpartition(".")
+    assert getattr(importlib.import_module(module), function).__doc__
 
 
 def test_a_public_function_refuses_before_it_imports():

@@ -46,8 +46,9 @@ def _verb(settings: Callable[P, S], module: str) -> Callable[P, Any]:
     summary, example = (settings.__doc__ or "").split("Example:\n")
     options, parameters = _options.options(settings), inspect.signature(settings).parameters
     lines = "\n".join(f"    {option.name}: {option.help}." for option in options)
+    returns = f"Returns:\n    What `{module}.{name}` does, whose help also says what it raises."
     verb.__name__ = verb.__qualname__ = name
-    verb.__doc__ = f"{summary.strip()}\n\nArgs:\n{lines}\n\nExample:\n    {example.strip()}\n"
+    verb.__doc__ = f"{summary.strip()}\n\nArgs:\n{lines}\n\n{returns}\n\nExample:\n    {example.strip()}\n"
     verb.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
         [parameters[option.name].replace(annotation=option.type) for option in options]
     )

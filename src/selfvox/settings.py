@@ -156,7 +156,7 @@ class Finetune(Preparation):
 
     labelled: Annotated[Path, "folder of scans with labels, table with grades, or a store"] = field(kw_only=False)
     out: Annotated[Path, "the run: a folder that is made"]
-    encoder: Annotated[str, "a pre-training run, its encoder/ folder, or none: from scratch"]
+    encoder: Annotated[str, "a pre-training run, its encoder/ folder, a fine-tuning run, or none: from scratch"]
     labels: Annotated[int | None, "how many labelled subjects to train on; default: all", AtLeastOne] = None
     fraction: Annotated[
         float | None,
