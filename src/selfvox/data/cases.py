@@ -115,10 +115,14 @@ def absolute(case: Case) -> Case:
     return replace(case, images=tuple(path.absolute() for path in case.images), label=label)
 
 
+def file_of(case: Case) -> str:
+    """What a table calls the case's file; of DICOM slices the id, since their names may be a patient's."""
+    return case.id if case.stacked else shown(case.images[0].name)
+
+
 def rejected(case: Case, reason: str) -> Rejected:
     """A rejection that names the file and stays one line."""
-    # one of many slices says nothing, and its name may be a UID with a date in it
-    name = case.id if case.stacked else shown(case.images[0].name)
+    name = file_of(case)
     return Rejected(case.id, name, " ".join(reason.removeprefix(f"{name}: ").split()))
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from lightning_fabric import Fabric
 
+from selfvox.data.cases import file_of
 from selfvox.data.image import Image
 from selfvox.data.recipe import Prepared, Recipe
 from selfvox.data.sources import Case
@@ -168,5 +169,5 @@ def _write(path: Path, cases: Sequence[Case], model: Model, folder: Folder, many
     for case in (case for case in cases if case.id in found):
         one = found[case.id]
         values = [value for name in of_class.values() for value in one[name]]
-        rows.append([case.id, case.images[0].name, one["class"], *values, *(one[name] for name in of_scan)])
+        rows.append([case.id, file_of(case), one["class"], *values, *(one[name] for name in of_scan)])
     write_csv(path, ["id", "file", CLASS, *header, *of_scan], rows)

@@ -8,6 +8,7 @@ import re
 import struct
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import nibabel as nib
 import numpy as np
@@ -25,6 +26,8 @@ from selfvox.data import dicom_file, sources, split
 from selfvox.data.recipe import Intensity, Recipe
 from selfvox.data.store import open_store
 from selfvox.errors import DataError, UsageError
+from selfvox.inference import classify
+from selfvox.inference.folder import Folder
 
 SHARED = Path(__file__).parents[3].parent / "shared" / "data"
 needs_scans = pytest.mark.skipif(not SHARED.is_dir(), reason="the real scans are not here")
@@ -620,6 +623,17 @@ def test_one_series_exported_twice_under_other_names_is_known_by_its_contents(tm
         case = sources.find(tmp_path / export).cases[0]
         known.append(reading.make(reading.Job(tmp_path / "store" / export, case, recipe, None, "")).case.image_hash)
     assert known[0] == known[1]
+
+
+def test_a_table_of_classes_does_not_tell_the_names_of_slices(tmp_path):
+    save(tmp_path / "in", series())
+    for path in (tmp_path / "in").iterdir():
+        path.rename(path.with_stem(f"{NAME}_{path.stem}"))
+    (case,) = sources.find(tmp_path / "in").cases
+    folder = Folder(tmp_path, probabilities=False, answers=True)
+    folder.record(case, answer={"class": "0", "probabilities": [1.0]})
+    classify._write(tmp_path / "predictions.csv", [case], SimpleNamespace(classes={"0": 0}), folder, many=False)
+    assert (tmp_path / "predictions.csv").read_text() == f"id,file,class,probability_0\n{case.id},{case.id},0,1\n"
 
 
 def test_a_slice_that_vanishes_or_is_forbidden_is_not_named(tmp_path):
