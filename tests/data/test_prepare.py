@@ -207,6 +207,21 @@ def test_a_changed_label_makes_its_case_again(tmp_path: Path) -> None:
     assert redone(before, tmp_path / "store") == {"s2"}
 
 
+def test_labels_that_change_names_are_prepared_again_although_size_and_time_are_the_same(tmp_path: Path) -> None:
+    """As of files from one archive: a mix-up that was put right by renaming stayed in the store."""
+    first, second = (tmp_path / "scans" / "labels" / f"s{number}.nii" for number in range(2))
+    for number, label in enumerate((first, second)):
+        scan(tmp_path / "scans" / "images" / f"s{number}.nii", number)
+        mask(label, (1 + number,))
+        os.utime(label, ns=(10**18, 10**18))
+    selfvox.prepare(tmp_path / "scans", out=tmp_path / "store")
+    first.rename(tmp_path / "aside")
+    second.rename(first)
+    (tmp_path / "aside").rename(second)
+    selfvox.prepare(tmp_path / "scans", out=tmp_path / "store")
+    assert [case.label_values for case in open_store(tmp_path / "store").cases] == [(0, 2), (0, 1)]
+
+
 def test_classes_that_no_one_declared_are_found_in_the_labels(tmp_path: Path) -> None:
     labelled(tmp_path / "scans")
     (tmp_path / "scans" / "dataset.json").unlink()

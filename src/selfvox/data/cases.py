@@ -78,12 +78,15 @@ def read(case: Case, channels: int) -> Image:
 
 
 def states(case: Case) -> tuple[tuple[int, int], ...] | None:
-    """Size in bytes and mtime in ns of each of the case's files; None where one cannot be looked at."""
+    """Size in bytes and time of the last change in ns of each of the case's files; None where one cannot be looked at.
+
+    Renaming counts as a change: two files that change names may have one size, and one mtime from their archive.
+    """
     try:
         found = [path.stat() for path in _files(case)]
     except OSError:
         return None
-    return tuple((each.st_size, each.st_mtime_ns) for each in found)
+    return tuple((each.st_size, max(each.st_mtime_ns, each.st_ctime_ns)) for each in found)
 
 
 def asked(case: Case, recipe_hash: str) -> str:

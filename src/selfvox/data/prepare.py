@@ -216,7 +216,7 @@ def _carry_split_over(dataset: Dataset, out: Path) -> None:
 
 
 def _intact(dataset: Dataset, out: Path, recipe_hash: str) -> dict[str, StoredCase]:
-    """The cases whose source files look untouched (size and mtime) and whose arrays are whole."""
+    """The cases whose source files look untouched (size and time) and whose arrays are whole."""
     known = {}
     for case in dataset.cases:
         entry = store.read_case(out, case.id)

@@ -58,7 +58,7 @@ class StoredCase:
     recipe_hash: str  # see `recipe_digest`
     source_hash: str  # of that and the contents of the source files, the label's too
     image_hash: str  # of the contents of the image files alone, to find one scan under two names
-    sources: tuple[tuple[int, int], ...]  # size in bytes and mtime in ns of each source file
+    sources: tuple[tuple[int, int], ...]  # size in bytes and time of the last change in ns of each source file
     sha256: dict[str, str]  # images, labels, foreground -> digest of the array's file
     notes: tuple[str, ...] = ()
 
