@@ -117,6 +117,11 @@ def test_a_cut_or_missing_voxel_file_is_refused(tmp_path: Path, ending: str) -> 
         ("a.mha", (MHA.replace("7 6 5", "9999 9999 9999") + "ElementDataFile = LOCAL\n").encode(), "2000 GB|1999.4 GB"),
         ("a.mha", (MHA.replace("7 6 5", "-7 6 5") + "ElementDataFile = LOCAL\n").encode() + RAW, "lacks"),
         ("a.mha", (MHA + "ElementDataFile = LOCAL\n").encode() + RAW + b"more", "asks for"),
+        # 93 and -1 ended the process: SimpleITK wrote beyond its memory
+        ("a.mha", (MHA.replace("NDims = 3", "NDims = 93") + "ElementDataFile = LOCAL\n").encode() + RAW, "93D; save a"),
+        ("a.mha", (MHA.replace("NDims = 3", "NDims = -1") + "ElementDataFile = LOCAL\n").encode() + RAW, "-1D; save a"),
+        ("a.mha", ("NDims: 93 = 3\n" + MHA + "ElementDataFile = LOCAL\n").encode() + RAW, "says NDims twice"),
+        ("a.mha", (MHA.replace("NDims = 3\n", "") + "ElementDataFile = LOCAL\n").encode() + RAW, "cannot read"),
         ("a.nrrd", b"", "magic"),
         ("a.nrrd", b"<svg/>", "magic"),
         ("a.nrrd", (NRRD + "encoding: raw\n\n").encode() + RAW[:-1], "asks for"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -78,15 +79,20 @@ def read(path: Path, limit_bytes: int = LIMIT_BYTES) -> Volume:
 
 
 def _meta(file: BinaryIO, name: str) -> _Promise:
-    """Lines `Key = value`, ending with ElementDataFile."""
+    """Lines `Key = value` or `Key: value`, ending with ElementDataFile."""
     fields: dict[str, str] = {}
     for line in _lines(file, name):
-        key, equals, value = line.partition("=")
-        if not equals:
+        key, *value = (part.strip() for part in re.split("[=:]", line, maxsplit=1))
+        if not value:
             raise DataError(f"{name}: not a MetaImage file; export it again")
-        fields[key.strip()] = value.strip()
-        if key.strip() == "ElementDataFile":
+        if key in fields:
+            raise DataError(f"{name}: its MetaImage header says {shown(key[:40])} twice; export it again")
+        fields[key] = value[0]
+        if key == "ElementDataFile":
             break
+    # of so many dimensions as it has no room for, SimpleITK writes over other memory
+    if fields.get("NDims", "3") != "3":
+        raise DataError(f"{name}: {shown(fields['NDims'][:20])}D; save a 3D volume of real numbers")
     try:
         kind = _BYTES[fields["ElementType"].removeprefix("MET_").lower()]
         frames = int(fields.get("ElementNumberOfChannels", "1"))
