@@ -160,6 +160,8 @@ def read_slice(path: Path, name: str) -> Slice:
         raw = file.read()
     try:
         found = _parsed(raw, _SLICE, pixels=True)
+        for tag in _SLICE:
+            found.get(tag)  # pydicom decodes a value when it is first asked for
         syntax = found.file_meta.get("TransferSyntaxUID", uid.ImplicitVRLittleEndian)
         position = _numbers(found.get("ImagePositionPatient"), 3)
         directions = _numbers(found.get("ImageOrientationPatient"), 6)

@@ -491,6 +491,15 @@ def test_a_file_cut_within_its_pixels_is_refused(tmp_path):
     assert "at 35.00 mm holds 93 bytes of pixels, its header asks for 144; copy it again" in refusal(tmp_path)
 
 
+@pytest.mark.parametrize("tag", [b"\x28\x00\x11\x00US", b"\x28\x00\x00\x01US"])
+def test_a_value_of_no_known_kind_is_a_damaged_slice(tmp_path, tag):
+    """Columns and BitsAllocated: decoded late, they ended a prediction of many scans with pydicom's own error."""
+    save(tmp_path, series())
+    path = tmp_path / "IM0014.dcm"
+    path.write_bytes(path.read_bytes().replace(tag, tag[:4] + b"LS"))
+    assert "a slice cannot be read as DICOM; copy the series again" in refusal(tmp_path)
+
+
 def test_an_odd_number_of_bytes_is_padded_and_read(tmp_path):
     slices = series(shape=(9, 7), BitsAllocated=8, BitsStored=8, HighBit=7)
     for number, each in enumerate(slices):
