@@ -322,6 +322,20 @@ def test_a_subject_whose_name_is_corrected_keeps_its_part_of_the_split(scans: Pa
     assert name("eve", "hal", "bob", "gus", "new") == split.Split(("bob", "new"), ("gus",), ("eve", "hal"), 3)
 
 
+def test_a_scan_that_gets_another_id_keeps_its_part_of_the_split(tmp_path: Path) -> None:
+    """A second file of one stem gives both the names of their paths: the first was new then, and what is new trains."""
+    store = tmp_path / "store"
+    for number in range(4):
+        scan(tmp_path / "scans" / f"site{number}" / f"p{number}.nii.gz", number)
+    selfvox.prepare(tmp_path / "scans", out=store)
+    split.write(split.Split(train=("p1",), validation=("p2",), test=("p0", "p3"), seed=3), store / "split.json")
+    scan(tmp_path / "scans" / "other" / "p0.nii.gz", 77)
+    (tmp_path / "scans" / "site2" / "p2.nii.gz").rename(tmp_path / "scans" / "site2" / "ann.nii.gz")
+    selfvox.prepare(tmp_path / "scans", out=store)
+    assert [case.subject for case in open_store(store).cases] == ["ann", "other", "p1", "p3", "site0"]
+    assert split.read(store / "split.json") == split.Split(("p1", "other"), ("ann",), ("p3", "site0"), 3)
+
+
 def test_only_labelled_subjects_are_set_aside(tmp_path: Path) -> None:
     labelled(tmp_path / "scans")
     (tmp_path / "scans" / "dataset.json").unlink()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -89,6 +90,15 @@ def states(case: Case) -> tuple[tuple[int, int], ...] | None:
     return tuple((each.st_size, max(each.st_mtime_ns, each.st_ctime_ns)) for each in found)
 
 
+def image_hash(case: Case) -> str:
+    """Of the contents of the case's image files, to find one scan under two names.
+
+    Raises:
+        DataError: a file cannot be read.
+    """
+    return _joined(case, [_digest(path, _called(case)) for path in case.images])
+
+
 def asked(case: Case, recipe_hash: str) -> str:
     """The recipe's hash, changed where the case is read in another way than usual."""
     return store.digest(recipe_hash, "gaps filled") if case.allow_gap else recipe_hash
@@ -131,8 +141,7 @@ def rejected(case: Case, reason: str) -> Rejected:
 
 def _make(job: Job) -> Done | Rejected:
     case, before = job.case, states(job.case)
-    called = f"{case.id}: a slice" if case.stacked else ""
-    digests = [_digest(path, called) for path in _files(case)]
+    digests = [_digest(path, _called(case)) for path in _files(case)]
     source_hash = store.digest(job.recipe_hash, *digests)
     known = store.read_case(job.store, case.id)
     if (
@@ -171,8 +180,7 @@ def _make(job: Job) -> Done | Rejected:
         label_values=values,
         recipe_hash=job.recipe_hash,
         source_hash=source_hash,
-        # slices are called and ordered otherwise in each export
-        image_hash=store.digest(*(sorted(set(digests)) if case.stacked else digests[: len(case.images)])),
+        image_hash=_joined(case, digests[: len(case.images)]),
         sources=before,
         sha256={},
         notes=notes,
@@ -182,6 +190,15 @@ def _make(job: Job) -> Done | Rejected:
 
 def _files(case: Case) -> tuple[Path, ...]:
     return case.images if case.label is None else (*case.images, case.label)
+
+
+def _called(case: Case) -> str:
+    return f"{case.id}: a slice" if case.stacked else ""
+
+
+def _joined(case: Case, digests: Sequence[str]) -> str:
+    # slices are called and ordered otherwise in each export
+    return store.digest(*(sorted(set(digests)) if case.stacked else digests))
 
 
 def _digest(path: Path, called: str) -> str:

@@ -7,7 +7,7 @@ import dataclasses
 import json
 import os
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -127,7 +127,7 @@ def _bring_up_to_date(dataset: Dataset, out: Path, settings: Preparation, given:
         raise _none_usable(dataset, out, error.refused) from None
     recipe_hash = store.recipe_digest(recipe, dataset.classes)
 
-    _carry_split_over(dataset, out)
+    _carry_split_over(dataset, out, stored - there)
     intact = _intact(dataset, out, recipe_hash)
     gone = stored - there
     allowed = None if dataset.classes is None else tuple(sorted(dataset.classes))
@@ -197,8 +197,10 @@ def _recipe(
     return recipe, asked | {"fitted_to": len(dataset.cases)}
 
 
-def _carry_split_over(dataset: Dataset, out: Path) -> None:
+def _carry_split_over(dataset: Dataset, out: Path, gone: Collection[str]) -> None:
     """Give the split the names that the subjects have now, so that no test scan is trained on under another one.
+
+    A scan whose id is `gone` is known by its contents under its new one.
 
     Raises:
         DataError: a subject would be in two of its parts.
@@ -209,6 +211,12 @@ def _carry_split_over(dataset: Dataset, out: Path) -> None:
         return
     known = {case.id: store.read_case(out, case.id) for case in dataset.cases}
     names = [(entry.subject, case.subject) for case in dataset.cases if (entry := known[case.id]) is not None]
+    left = [entry for case_id in gone if (entry := store.read_case(out, case_id)) is not None]
+    for case in dataset.cases if left else ():
+        if known[case.id] is None:
+            with contextlib.suppress(DataError):  # its preparation will say why
+                contents = making.image_hash(case)
+                names += [(entry.subject, case.subject) for entry in left if entry.image_hash == contents]
     changed = {(old, new) for old, new in names if old != new}
     if changed:
         split.write(split.renamed(there, names), file)
