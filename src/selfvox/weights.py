@@ -57,7 +57,8 @@ def first_convolutions(tensors: Mapping[str, Tensor], module: torch.nn.Module, p
     """Fit the weights that see an image's channels to a module that takes another number of them.
 
     Those are the tensors (out, in, ...) whose second axis alone differs. What is averaged or repeated is scaled by old
-    over new channels, so that what a voxel of equal channels adds up to stays (`tile`: where the numbers divide).
+    over new channels, so that what a voxel of equal channels adds up to stays (`tile`: where the new number is a
+    multiple of the old; of fewer channels, only the first ones' weights are used).
 
     Args:
         tensors: of the old network.
