@@ -76,6 +76,7 @@ def test_names_that_differ_only_in_case_are_told_apart_or_refused():
         (["ann/visit_1/ct.nii.gz", "ann/visit_2/ct.nii.gz"], ["ann", "ann"]),
         (["ann_visit1.nii.gz", "ann_visit_2_T1.nii.gz", "ann-ses3.nii.gz", "ann_tp4.nii.gz"], ["ann"] * 4),
         (["10_left.nii.gz", "10_right.nii.gz", "1_OD.nii.gz", "1_OS.nii.gz"], ["10", "10", "1", "1"]),
+        (["Ann_T1.nii.gz", "ann_T2.nii.gz", "ANN/t1.nii.gz"], ["Ann", "Ann", "Ann"]),
         (["left/7.nii.gz", "right/7.nii.gz", "left/8.nii.gz", "right/8.nii.gz"], ["7", "7", "8", "8"]),
         (["visitor_1.nii.gz", "upright.nii.gz", "left.nii.gz"], ["visitor_1", "upright", "left"]),
         (["ann/brain.nii.gz", "bob/brain.nii.gz"], ["ann", "bob"]),

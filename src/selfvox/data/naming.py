@@ -9,6 +9,7 @@ The rules, in the order in which they apply:
   `left`, `train`, `imagesTr`) count only where there is no other.
 - Else the subject is the stem without endings for session, visit, run, modality and side: `ann_ses-2_T1w`, `ann_visit2`
   and `ann_left` -> `ann`.
+- Subjects that differ only in upper and lower case are one, written as the first of them.
 """
 
 from __future__ import annotations
@@ -95,12 +96,14 @@ def subjects(paths: Sequence[PurePath], endings: Sequence[str]) -> list[str]:
     for name, folder in zip(stems, folders, strict=True):
         homes[name.casefold()].add(folder)
     found = []
+    spelled: dict[str, str] = {}
     for path, name, folder in zip(paths, stems, folders, strict=True):
         bids = [match[1] for part in (*path.parent.parts, name) if (match := _BIDS.match(part))]
         says_nothing = _ONLY_KIND.fullmatch(name) is not None
         from_folder = "_".join((folder or path.parent.parts) if says_nothing else folder)
         repeated = says_nothing or len(homes[name.casefold()]) > 1
-        found.append(safe(bids[0] if bids else (repeated and from_folder) or _without_endings(name)))
+        subject = safe(bids[0] if bids else (repeated and from_folder) or _without_endings(name))
+        found.append(spelled.setdefault(subject.casefold(), subject))
     return found
 
 
