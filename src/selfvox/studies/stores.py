@@ -10,12 +10,11 @@ from typing import Any
 
 from selfvox import files
 from selfvox.data import split as splits
-from selfvox.data import strict_json
 from selfvox.data.prepare import channels_of, prepared
 from selfvox.data.recipe import Recipe
 from selfvox.data.seen import Seen, leaked
 from selfvox.data.split import Split
-from selfvox.data.store import Store, grades, open_store
+from selfvox.data.store import Store, grades, open_store, read_manifest
 from selfvox.errors import DataError
 from selfvox.options import resolve
 from selfvox.settings import Preparation
@@ -74,7 +73,7 @@ def _link(store: Store, folder: Path) -> None:
     for there in store.path.iterdir():
         if there.is_dir() and not (folder / there.name).is_symlink():
             (folder / there.name).symlink_to(os.path.relpath(there.resolve(), folder.resolve()))
-    files.write_json(folder / "manifest.json", strict_json.read(store.path / "manifest.json"))
+    files.write_json(folder / "manifest.json", read_manifest(store.path))
 
 
 def fold_store(store: Path, fold: int | None) -> Path:
