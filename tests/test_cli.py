@@ -209,7 +209,8 @@ def test_what_cannot_be_is_refused_in_one_line(arguments, said, capsys):
 def test_an_unknown_key_in_a_file_is_refused_with_the_nearest(capsys, tmp_path):
     file = tmp_path / "settings.yaml"
     file.write_text("learnig_rate: 1\n")
-    assert "did you mean 'learning_rate'?" in refused(capsys, "pretrain", "s", "--out", "o", "--config", str(file))
+    said = refused(capsys, "pretrain", "s", "--out", "o", "--config", str(file))
+    assert f"{file}: learnig_rate: no such setting; did you mean 'learning_rate'?" in said
 
 
 @pytest.mark.parametrize(

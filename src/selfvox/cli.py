@@ -17,7 +17,7 @@ import selfvox
 from selfvox import plain_yaml, usage
 from selfvox.errors import ResourceError, SelfvoxError, UsageError, did_you_mean
 from selfvox.files import FULL
-from selfvox.options import Option, options, resolve, to_yaml
+from selfvox.options import Option, check_names, options, resolve, to_yaml
 
 VERBS: dict[str, Callable[..., Any]] = {
     name: value for name, value in vars(selfvox).items() if hasattr(value, "settings")
@@ -66,6 +66,7 @@ def _run(verb: str, arguments: list[str]) -> None:
         print(usage.of_verb(verb, VERBS[verb], known, _named(given.get("task", {})).get("name")))
     else:
         file = plain_yaml.read(Path(how["config"])) if "config" in how else {}
+        check_names([option.name for option in known], file, f"{how.get('config')}: ")
         resolved: Any = resolve(settings, _merged(known, file, given))
         if how.get("print_config"):
             print(to_yaml(resolved), end="")

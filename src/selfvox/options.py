@@ -9,7 +9,7 @@ import dataclasses
 import os
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -72,9 +72,7 @@ def resolve(settings: type[T], given: Mapping[str, Any], where: str = "") -> T:
         UsageError: an unknown name (with the nearest known one), a missing one, or a value of the wrong kind.
     """
     known = {option.name: option for option in options(settings)}
-    for name in given:
-        if name not in known:
-            raise UsageError(f"{where}{name}: no such setting{did_you_mean(str(name), known)}")
+    check_names(known, given, where)
     for option in known.values():
         if option.required and option.name not in given:
             raise UsageError(f"{where}{option.name}: is required ({option.help})")
@@ -85,6 +83,13 @@ def resolve(settings: type[T], given: Mapping[str, Any], where: str = "") -> T:
         raise UsageError(_explained(error, known, given, where)) from None
     except ValueError as error:
         raise UsageError(f"{where}{error}") from None
+
+
+def check_names(known: Collection[str], given: Iterable[str], where: str) -> None:
+    """Refuse a name that is no setting's; `where` goes before it."""
+    for name in given:
+        if name not in known:
+            raise UsageError(f"{where}{name}: no such setting{did_you_mean(str(name), known)}")
 
 
 def as_dict(settings: Any) -> dict[str, Any]:
