@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 
 import numpy as np
@@ -97,7 +98,12 @@ class Crops(Dataset[dict[str, Tensor]]):
 def drawn(seed: int, sample: int, count: int) -> int:
     """Which of so many cases sample `sample` shows: every epoch shows each once, in an order of its own."""
     epoch, position = divmod(sample, count)
-    return int(np.random.default_rng((seed, 0, epoch)).permutation(count)[position])
+    return int(_order(seed, epoch, count)[position])
+
+
+@functools.lru_cache(maxsize=4)
+def _order(seed: int, epoch: int, count: int) -> np.ndarray:
+    return np.random.default_rng((seed, 0, epoch)).permutation(count)
 
 
 def axis_of_slices(slices: str | None, cases: Sequence[StoredCase]) -> int | None:

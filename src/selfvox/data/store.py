@@ -17,6 +17,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import resource
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -36,7 +37,9 @@ FORMAT, VERSION = "selfvox-store", 1
 FOREGROUND_PER_CLASS = 1000
 # a case takes about 1 kB, and 33 bytes for each DICOM slice: a million scans, or 75 000 series of 400 slices
 _LARGEST_MANIFEST_BYTES = 2**30
-_MOST_OPEN = 128  # arrays kept mapped per process: each holds a file descriptor
+_DESCRIPTORS = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+# arrays kept mapped per process; each holds a file descriptor, and to map one anew takes longer than to cut from it
+_MOST_OPEN = 4096 if _DESCRIPTORS == resource.RLIM_INFINITY else min(4096, _DESCRIPTORS // 4)
 _KINDS = ("images", "labels", "foreground")
 
 _State = tuple[int, int, int] | None  # of a file: inode, size, mtime in ns; None where it is not there

@@ -229,7 +229,9 @@ def make_panels(count: int, score: str) -> tuple[Figure, list[Axes]]:
 def share_axis(axes: Axes, labels: Mapping[float, int]) -> None:
     """Shares on a logarithmic axis, each with its number of labels; where there are few, the curves differ."""
     axes.set_xscale("log")
-    axes.set_xticks(list(labels), [f"{100 * share:.3g} %\n{count}" for share, count in labels.items()])
+    shares = [f"{100 * share:.{0 if share >= 0.1 else 1}f} %" for share in labels]
+    ticks = [f"{share}\n{count}" for share, count in zip(shares, labels.values(), strict=True)]
+    axes.set_xticks(list(labels), ticks, fontsize="small")
     axes.xaxis.set_minor_locator(NullLocator())
 
 
