@@ -22,7 +22,7 @@ def test_a_legend_lies_within_its_figure_however_many_and_long_its_names_are(cou
     assert box.y1 <= min(each.get_window_extent().y0 for each in axes)
 
 
-def test_each_method_has_a_panel_with_its_2d_twin_and_what_both_are_compared_with_on_one_scale():
+def test_each_method_has_a_panel_with_its_twin_on_the_scale_of_all_methods_of_that_twin():
     def row(method, twin, fraction, mean):
         return {"method": method, "twin": twin, "score": "dice", "name": "all"} | {
             "fraction": fraction, "labels": int(20 * fraction), "mean": mean, "sd": 0.01}  # fmt: skip
@@ -31,19 +31,16 @@ def test_each_method_has_a_panel_with_its_2d_twin_and_what_both_are_compared_wit
     twins = {"rotation": "scratch", "masked": "scratch", "2D-rotation": "2D-scratch"}
     rows = [row(name, twins.get(name, ""), share, mean + share) for name, mean in means.items() for share in (0.5, 0.1)]
     looks = {name: {"color": "black", "label": name} for name in means}
-    panels = figures._by_method(rows, looks).axes
-    drawn = {
-        axes.get_title(): {line.get_label(): line.get_xydata().ravel().tolist() for line in axes.lines}
-        for axes in panels
-    }
-    assert drawn == {
-        title: {name: pytest.approx([0.1, means[name] + 0.1, 0.5, means[name] + 0.5]) for name in names}
-        for title, names in {
-            "rotation": ["scratch", "2D-scratch", "rotation", "2D-rotation"], "masked": ["scratch", "masked"],
-        }.items()
-    }  # fmt: skip
-    assert len({axes.get_ylim() for axes in panels}) == 1
-    assert panels[0].get_ylim()[0] < 0.19
-    assert panels[0].get_ylim()[1] > 1.41
-    alone = {"scratch": looks["scratch"], "masked": looks["masked"]}
+    panels = {axes.get_title(): axes for axes in figures._by_method(rows, looks).axes}
+    assert panels.keys() == twins.keys()
+    for method, axes in panels.items():
+        drawn = {line.get_label(): line.get_xydata().ravel().tolist() for line in axes.lines}
+        assert drawn == {
+            name: pytest.approx([0.1, means[name] + 0.1, 0.5, means[name] + 0.5]) for name in (method, twins[method])
+        }
+    reach = {method: axes.get_ylim() for method, axes in panels.items()}
+    assert reach["rotation"] == reach["masked"]
+    assert 0.5 < reach["masked"][0] < 0.59 < 1.41 < reach["masked"][1] < 1.5
+    assert reach["2D-rotation"][0] < 0.19 < 0.81 < reach["2D-rotation"][1] < 1
+    alone = {name: looks[name] for name in ("scratch", "masked")}
     assert figures._by_method([row for row in rows if row["method"] in alone], alone) is None

@@ -98,29 +98,29 @@ def _by_labels(plan: Plan, summary: Rows, looks: Mapping[str, dict[str, Any]]) -
 
 
 def _by_method(summary: Rows, looks: Mapping[str, dict[str, Any]]) -> Figure | None:
-    """Score by labels, one panel a method: it, the same in 2D, and their twins; bands of one standard deviation.
+    """Score by labels, one panel a method: it and its twin, with bands of one standard deviation.
 
     Args:
         summary: of one class or region, or of all.
         looks: of the methods.
     """
     twins = {row["method"]: row["twin"] for row in summary}
-    panels_of: dict[str, list[str]] = {}
-    for method in looks:
-        if twins.get(method):
-            panels_of.setdefault(method.removeprefix("2D-"), []).append(method)
-    if len(panels_of) < 2:
+    methods = [method for method in looks if twins.get(method)]
+    if len(methods) < 2:
         return None
-    figure, panels = make_panels(len(panels_of), _title(summary[0]["score"]))
-    for axes, (name, methods) in zip(panels, panels_of.items(), strict=True):
-        for method in [*dict.fromkeys(twins[each] for each in methods), *methods]:
-            _curve(axes, [row for row in summary if row["method"] == method], looks[method])
-        axes.set_title(name)
+    figure, panels = make_panels(len(methods), _title(summary[0]["score"]))
+    beside: dict[str, list[Axes]] = {}
+    for axes, method in zip(panels, methods, strict=True):
+        for each in (twins[method], method):
+            _curve(axes, [row for row in summary if row["method"] == each], looks[each])
+        axes.set_title(method)
         _label_axis(axes, summary)
         axes.legend()
-    reach = np.array([axes.get_ylim() for axes in panels])
-    for axes in panels:  # curves of different panels can be compared
-        axes.set_ylim(reach[:, 0].min(), reach[:, 1].max())
+        beside.setdefault(twins[method], []).append(axes)
+    for group in beside.values():  # methods of one twin can be compared
+        reach = np.array([axes.get_ylim() for axes in group])
+        for axes in group:
+            axes.set_ylim(reach[:, 0].min(), reach[:, 1].max())
     return figure
 
 
