@@ -409,12 +409,14 @@ np.save = save
 def start(scans: Path, store: Path) -> subprocess.Popen[bytes]:
     """A user's script, without `if __name__ == "__main__"`: workers must not run it again.
 
-    Each scan takes a while to be written, however slowly the test itself runs meanwhile.
+    Each scan takes a while to be written, however slowly the test itself runs meanwhile. It hears Ctrl-C, which a shell
+    has its background jobs ignore.
     """
     folder = scans.parent / "started"
     folder.mkdir()
     (folder / "sitecustomize.py").write_text(SLOW_DISK)
     (folder / "script.py").write_text(
+        "import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
         f"import selfvox\nselfvox.prepare({str(scans)!r}, out={str(store)!r}, workers=2)\n"
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(folder), *sys.path])}
