@@ -547,3 +547,20 @@ def test_curves_show_the_score_that_is_compared(done):
         axes = figures._by_steps(found, figures.looks_of(found)).axes[0]
         assert axes.get_ylabel() == f"{title} of the validation subjects"
         assert [float(each.get_ydata()[0]) for each in axes.lines] == [expected] * 3
+
+
+@pytest.mark.filterwarnings("ignore")  # dask's own
+def test_a_dask_cluster_makes_each_piece_once_and_the_same_tables(done, tmp_path, capsys):
+    distributed = pytest.importorskip("distributed")
+    plan, out, made = done
+    here = sorted(made)
+    made.clear()
+    with distributed.LocalCluster(
+        n_workers=1, threads_per_worker=2, processes=False, dashboard_address=None
+    ) as cluster:
+        selfvox.study(str(plan), out=tmp_path / "there", scheduler=cluster.scheduler_address)
+    assert sorted(made) == here
+    assert tables(tmp_path / "there") == tables(out)
+    said = capsys.readouterr().err  # first 2 pre-trainings and 4 cells from scratch, then 8 cells
+    assert "6/6" in said
+    assert "8/8" in said
