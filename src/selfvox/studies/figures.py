@@ -89,7 +89,7 @@ def _by_labels(plan: Plan, summary: Rows, looks: Mapping[str, dict[str, Any]]) -
     stated = STATED.get(plan.reference or "")
     for axes, name in zip(panels, names, strict=True):
         for method, look in looks.items():
-            _curve(axes, [row for row in summary if row["method"] == method and row["name"] == name], look)
+            _by_fraction(axes, [row for row in summary if row["method"] == method and row["name"] == name], look)
         _draw_stated(axes, stated(name) if stated else [], looks)
         axes.set_title(name)
         _label_axis(axes, summary)
@@ -112,7 +112,7 @@ def _by_method(summary: Rows, looks: Mapping[str, dict[str, Any]]) -> Figure | N
     beside: dict[str, list[Axes]] = {}
     for axes, method in zip(panels, methods, strict=True):
         for each in (twins[method], method):
-            _curve(axes, [row for row in summary if row["method"] == each], looks[each])
+            _by_fraction(axes, [row for row in summary if row["method"] == each], looks[each])
         axes.set_title(method)
         _label_axis(axes, summary)
         axes.legend()
@@ -124,12 +124,15 @@ def _by_method(summary: Rows, looks: Mapping[str, dict[str, Any]]) -> Figure | N
     return figure
 
 
-def _curve(axes: Axes, rows: Rows, look: Mapping[str, Any]) -> None:
-    """The means of one method, and a band of one standard deviation over its runs."""
+def _by_fraction(axes: Axes, rows: Rows, look: Mapping[str, Any]) -> None:
     rows = sorted(rows, key=lambda row: float(row["fraction"]))
-    x = np.array([row["fraction"] for row in rows])
-    mean = np.array([row["mean"] for row in rows])
-    sd = np.array([row["sd"] or 0.0 for row in rows])
+    sds = [row["sd"] or 0.0 for row in rows]
+    _curve(axes, [row["fraction"] for row in rows], [row["mean"] for row in rows], sds, look)
+
+
+def _curve(axes: Axes, x: Sequence[Any], means: Sequence[Any], sds: Sequence[Any], look: Mapping[str, Any]) -> None:
+    """Means of one method, and a band of one standard deviation over its runs."""
+    mean, sd = np.array(means), np.array(sds)
     axes.plot(x, mean, **look)
     axes.fill_between(x, mean - sd, mean + sd, color=look["color"], alpha=0.15, linewidth=0)
 
@@ -154,11 +157,8 @@ def _by_steps(found: Sequence[Result], looks: Mapping[str, dict[str, Any]]) -> F
     for axes, count in zip(panels, labels, strict=True):
         for method, look in looks.items():
             points = sorted(curves.get((count, method), {}).items())
-            steps = [step for step, _ in points]
-            mean = np.array([np.mean(values) for _, values in points])
-            sd = np.array([np.std(values, ddof=1) if len(values) > 1 else 0.0 for _, values in points])
-            axes.plot(steps, mean, **look)
-            axes.fill_between(steps, mean - sd, mean + sd, color=look["color"], alpha=0.15, linewidth=0)
+            sds = [np.std(values, ddof=1) if len(values) > 1 else 0.0 for _, values in points]
+            _curve(axes, [step for step, _ in points], [np.mean(values) for _, values in points], sds, look)
         axes.set_title(f"{count} label{'s' * (count != 1)}")
         axes.set_xlabel("fine-tuning step")
     draw_legend(figure, panels)
