@@ -127,9 +127,9 @@ def _bring_up_to_date(dataset: Dataset, out: Path, settings: Preparation, given:
         raise _none_usable(dataset, out, error.refused) from None
     recipe_hash = store.recipe_digest(recipe, dataset.classes)
 
-    _carry_split_over(dataset, out, stored - there)
-    intact = _intact(dataset, out, recipe_hash)
     gone = stored - there
+    _carry_split_over(dataset, out, gone)
+    intact = _intact(dataset, out, recipe_hash)
     allowed = None if dataset.classes is None else tuple(sorted(dataset.classes))
     jobs = [
         Job(out.absolute(), making.absolute(case), recipe, allowed, making.asked(case, recipe_hash))
