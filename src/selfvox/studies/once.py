@@ -20,53 +20,43 @@ FORMAT = 1
 
 
 def once(
-    out: Path,
-    folder: Path,
-    settings: dict[str, Any],
-    work: Callable[[], dict[str, Any]],
-    wait: bool = False,
-    formerly: dict[str, Any] | None = None,
+    out: Path, folder: Path, settings: dict[str, Any], work: Callable[[], dict[str, Any]], wait: bool = False
 ) -> None:
     """Do the work in `folder` unless `done.json` there, which is written last, says that it was.
 
     What the work says goes to `log.txt`. The checkpoints of what is done are removed: nobody goes on from them.
-    Work that was done with the settings `formerly` is taken too: they say less of the same.
 
     Raises:
         BusyError: another process is at it, and `wait` is not given.
         UsageError: it was done with other settings.
     """
-    digests = [_digest(each) for each in (settings, formerly) if each is not None]
-    if is_done(out / folder, *digests):
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()
+    if is_done(out / folder, digest):
         return
     with held(out, str(folder), wait):
-        if is_done(out / folder, *digests):
+        if is_done(out / folder, digest):
             return
         (out / folder).mkdir(parents=True, exist_ok=True)
         began = time.monotonic()
         with told_to(out / folder / "log.txt"):
             facts = work()
         seconds = round(time.monotonic() - began, 1)
-        done = {"format": FORMAT, **facts, "seconds": seconds, "settings_sha256": digests[0]}
+        done = {"format": FORMAT, **facts, "seconds": seconds, "settings_sha256": digest}
         files.write_json(out / folder / "done.json", done)
         shutil.rmtree(out / folder / "checkpoints", ignore_errors=True)
 
 
-def is_done(folder: Path, *digests: str) -> bool:
-    """Whether the work of this folder was done, with settings of one of these digests where some are given.
+def is_done(folder: Path, digest: str | None = None) -> bool:
+    """Whether the work of this folder was done, with the settings of this digest where one is given.
 
     Raises:
         UsageError: it was done with others.
     """
     if not (folder / "done.json").exists():
         return False
-    if digests and strict_json.read(folder / "done.json")["settings_sha256"] not in digests:
+    if digest not in (None, strict_json.read(folder / "done.json")["settings_sha256"]):
         raise UsageError(f"{folder}: was made with other settings than the plan's; name another --out, or remove it")
     return True
-
-
-def _digest(settings: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()
 
 
 @contextlib.contextmanager

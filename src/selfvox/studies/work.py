@@ -45,10 +45,8 @@ def do(plan: Plan, facts: dict[str, Facts], out: Path, cell: Cell, wait: bool = 
     fact = facts[cell.arm.method]
     given = layout.finetune_settings(plan, cell, fact)
     settings: dict[str, Any] = {**given, "pretrain": found}
-    formerly: dict[str, Any] | None = None
-    if isinstance(found, str):
-        # another run may lie there tomorrow
-        settings, formerly = {**settings, "encoder_sha256": card_of(Path(found))["sha256"]}, settings
+    if isinstance(found, str):  # another run may lie there tomorrow
+        settings["encoder_sha256"] = card_of(Path(found))["sha256"]
 
     def work() -> dict[str, Any]:
         run, store = out / cell.folder, open_store(fold_store(out / fact.store, cell.fold))
@@ -70,7 +68,7 @@ def do(plan: Plan, facts: dict[str, Facts], out: Path, cell: Cell, wait: bool = 
             "score": _compared(run),
         }
 
-    once(out, cell.folder, settings, work, wait, formerly)
+    once(out, cell.folder, settings, work, wait)
 
 
 def _begun(run: Path, paths: dict[str, Any]) -> dict[str, Any]:
