@@ -440,6 +440,17 @@ def test_a_run_that_has_seen_a_test_scan_is_refused_before_anything_is_trained(d
     assert made == []
 
 
+def test_a_run_that_others_weights_replace_is_not_taken_for_what_it_was(done, tmp_path, write_plan):
+    _, whole, _ = done
+    run = whole / "pretrain" / "rotation-seed-0"
+    plan = write_plan(methods={"mine": {"pretrain": str(run)}}, labels=[1], seeds=[0])
+    selfvox.study(str(plan), out=tmp_path / "out")
+    selfvox.study(str(plan), out=tmp_path / "out")
+    shutil.copytree(whole / "pretrain" / "simclr-seed-0" / "encoder", run / "encoder", dirs_exist_ok=True)
+    with pytest.raises(UsageError, match=r"mine.*was made with other settings"):
+        selfvox.study(str(plan), out=tmp_path / "out")
+
+
 def test_without_scans_of_its_own_a_transductive_method_sees_the_test_scans(write_plan, pretended, tmp_path):
     selfvox.study(str(write_plan(transductive=True, labels=[1], seeds=[0])), out=tmp_path / "out")
     card = json.loads((tmp_path / "out/pretrain/rotation-seed-0/encoder/encoder.json").read_text())
