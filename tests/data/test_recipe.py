@@ -267,6 +267,22 @@ def test_the_ct_window_is_the_pooled_percentiles() -> None:
     np.testing.assert_allclose(done.data[0], expected[box], atol=1e-4)
 
 
+def test_what_fills_the_corners_of_a_ct_changes_nothing() -> None:
+    rng = np.random.default_rng(0)
+    scan = np.full((12, 20, 20), -1000.0)
+    scan[3:9, 5:15, 6:14] = rng.normal(40, 60, (6, 10, 8))
+    beyond = np.add.outer((np.arange(20) - 9.5) ** 2, (np.arange(20) - 9.5) ** 2) > 10**2
+    made = []
+    for filling in (-1000, -1024, -2000, -3024):
+        image = Image(np.where(beyond, filling, scan)[None].astype(np.float32), np.eye(4), "ct.nii.gz")
+        window = ct_window([ct_sample(image.data[0], 1)])
+        made.append((window, recipe(channel_names=("CT",), intensity=(window,)).apply(image)))
+    for window, done in made:
+        assert (done.trail.start, done.trail.stop) == ((2, 4, 5), (10, 16, 15))
+        assert window == made[0][0]
+        np.testing.assert_array_equal(done.data, made[0][1].data)
+
+
 def test_a_large_scan_is_sampled_evenly() -> None:
     values = np.random.default_rng(0).normal(0, 100, (80, 80, 80))
     sample = ct_sample(values, scans=1)

@@ -147,7 +147,7 @@ def ct_voxels(task: tuple[Case, tuple[int, ...], int, int]) -> list[np.ndarray]:
 
 def ct_sample(channel: np.ndarray, scans: int) -> np.ndarray:
     """Foreground voxels of one ct channel, float32; evenly spaced ones where there are very many."""
-    inside: np.ndarray = channel[foreground(channel)].astype(np.float32)
+    inside: np.ndarray = channel[foreground(channel, kind="ct")].astype(np.float32)
     most = max(1000, min(_VOXELS_PER_SCAN, _VOXELS_KEPT // max(1, scans)))
     if len(inside) <= most:
         return inside

@@ -18,6 +18,7 @@ from selfvox.errors import DataError
 Kind = Literal["mri", "ct", "photo"]
 
 FOREGROUND = 0.05  # share of the robust range (0.5th to 99.5th percentile) above which a voxel is foreground
+AIR = -1024.0  # Hounsfield units; what lies below is no tissue but filling beyond the scanner's field of view
 MARGIN = 1  # voxels kept around the foreground
 SAME_GRID = 0.01  # voxels of drift over a whole axis below which nothing is resampled
 
@@ -118,7 +119,10 @@ class Recipe:
         orientation = canonical_orientation(image)
         data = _orient(np.asarray(image.data, dtype=np.float32), orientation)
         names = [f"{image.name}: channel {name}" for name in self.channel_names]
-        masks = [foreground(channel, name) for channel, name in zip(data, names, strict=True)]
+        masks = [
+            foreground(channel, name, intensity.kind)
+            for channel, name, intensity in zip(data, names, self.intensity, strict=True)
+        ]
         start, stop = _box(masks)
         if self.size is not None and self.spatial_dims == 2:
             start, stop = _widened(start, stop, self.size, data.shape[1:])
@@ -196,12 +200,16 @@ class Recipe:
         return step, shape
 
 
-def foreground(channel: np.ndarray, name: str = "image") -> np.ndarray:
+def foreground(channel: np.ndarray, name: str = "image", kind: Kind = "mri") -> np.ndarray:
     """Voxels above 5 % of the channel's robust range (0.5th to 99.5th percentile; the full range if that is empty).
+
+    In `ct`, what a scanner fills the corners with (-2000, -3024) counts as air: it would make the air a foreground.
 
     Raises:
         DataError: the channel is constant.
     """
+    if kind == "ct":
+        channel = np.maximum(channel, AIR)
     low, high = np.percentile(channel, [0.5, 99.5])
     if not high > low:
         low, high = channel.min(), channel.max()
