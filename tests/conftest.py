@@ -17,7 +17,7 @@ SMALL = {"network": {"name": "plain", "channels": [4, 8]}, "crop": CROP, "device
 
 @pytest.fixture(scope="session")
 def shapes_store(tmp_path_factory):
-    """Eight labelled volumes of 24 voxels, prepared; two subjects for testing, two for validation."""
+    """Eight labelled volumes of 32 voxels, prepared; two subjects for testing, two for validation."""
     folder = tmp_path_factory.mktemp("shapes")
     phantom.write(folder / "scans", "shapes", count=8)
     selfvox.prepare(folder / "scans", out=folder / "store", test=2, validation=2, workers=1)

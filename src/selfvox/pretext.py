@@ -44,7 +44,7 @@ class PretextTask(ABC):
     """
 
     def suited_to(self, crop: Sequence[int], *spacings_mm: Sequence[float]) -> PretextTask:
-        """This task, settled for crops of this size, and for all spacings of the scans.
+        """This task, settled for crops of this size, and for all spacings of the scans, as prepared and as scanned.
 
         Raises:
             UsageError: the question would be ill-posed, or give itself away, on such images; says what to do.

@@ -1,12 +1,15 @@
+import dataclasses
 import itertools
 from collections import Counter
 
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from selfvox.data.crops import Crops, crop_for, spacings
+import selfvox
+from selfvox.data.crops import Crops, crop_for, in_plane, resolutions, spacings
 from selfvox.data.store import open_store
 from selfvox.errors import UsageError
 
@@ -96,6 +99,28 @@ def test_a_scan_smaller_than_the_crop_lies_in_its_middle_and_is_mirrored(store):
 class Scan:
     def __init__(self, shape, spacing_mm=(1.0, 1.0, 1.0)):
         self.shape, self.spacing_mm = shape, spacing_mm
+
+
+def test_an_interpolated_axis_is_as_coarse_as_it_was_scanned(tmp_path):
+    (tmp_path / "scans").mkdir()
+    rng = np.random.default_rng(0)
+    for name, axes in {"axial": (1.0, 1.0, 5.0), "coronal": (1.0, 4.0, 1.0), "fine": (0.5, 0.5, 0.5)}.items():
+        voxels = rng.normal(size=[int(40 / each) for each in axes]).astype(np.float32)
+        nib.save(nib.Nifti1Image(voxels, np.diag([*axes, 1])), tmp_path / "scans" / f"{name}.nii")
+    cases = selfvox.prepare(tmp_path / "scans", out=tmp_path / "store", spacing=(2.0, 2.0, 2.0), workers=1)
+    cases = open_store(cases).cases
+    assert spacings(cases) == [(2.0, 2.0, 2.0)]
+    # what is coarser than asked for stays so, what is finer does not count
+    assert np.round(resolutions(cases), 1).tolist() == [[2, 2, 5], [2, 4, 2], [2, 2, 2]]
+    assert np.round(resolutions(in_plane(cases, 2)), 1).tolist() == [[2, 2], [2, 4]]
+
+
+def test_two_scans_of_one_person_have_one_number(store):
+    first, second, third = store.cases[:3]
+    cases = [first, dataclasses.replace(second, subject=first.subject), third]
+    data = Crops(store, cases, (8, 8, 8), 0)
+    shown = [int(data[sample]["subject"]) for sample in range(3)]
+    assert sorted(shown) == [0, 0, 1]
 
 
 def test_crops_hold_the_median_scan_or_lie_within_nine_of_ten():

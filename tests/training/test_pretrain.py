@@ -87,6 +87,37 @@ def test_scans_whose_uneven_axes_differ_give_no_plane_to_turn_in(verb, tmp_path)
         getattr(selfvox, verb)(tmp_path / "scans", out=tmp_path / "out.png", task=task, crop=(16, 16, 16))
 
 
+def test_making_voxels_equal_does_not_hide_that_they_were_not(tmp_path):
+    (tmp_path / "scans").mkdir()
+    for name in "ab":
+        voxels = np.random.default_rng(ord(name)).normal(size=(20, 20, 4)).astype(np.float32)
+        nib.save(nib.Nifti1Image(voxels, np.diag([1.0, 1, 5, 1])), tmp_path / "scans" / f"{name}.nii")
+    with pytest.raises(UsageError, match=r"1\.00 x 1\.00 x 5\.00 mm, as scanned .* xz,yz .* --spacing 5,5,5"):
+        selfvox.pretrain(tmp_path / "scans", out=tmp_path / "run", spacing=(1, 1, 1), task="rotation", crop=(16,))
+
+
+@pytest.mark.parametrize(("edge", "warned"), [(32, False), (40, True)])
+def test_crops_that_reach_over_the_scans_are_told_of(edge, warned, shapes_store, tmp_path, small, capsys):
+    selfvox.pretrain(
+        shapes_store, out=tmp_path / "run", task="rotation", steps=1, batch=2, **{**small, "crop": (edge,)}
+    )
+    assert ("6 of 6 scans are smaller than the crop" in capsys.readouterr().err) == warned
+
+
+def test_a_residual_network_is_never_shown_what_its_skips_cannot_halve(shapes_store, tmp_path, small):
+    how = {**small, "slices": "axial", "network": {"name": "residual", "channels": [4, 4, 4, 4, 4]}, "steps": 1}
+    how |= {"batch": 2, "crop": (64, 72)}
+    # rotation alone shows 64 x 64
+    run = selfvox.pretrain(shapes_store, out=tmp_path / "alone", task="rotation", **how)
+    assert load_part(run / "encoder", "encoder")[1]["network"]["strides"] == [[1, 1], *[[2, 2]] * 4]
+    with pytest.raises(UsageError, match="72 is no multiple of 16; the nearest are 64 and 80"):
+        selfvox.pretrain(shapes_store, out=tmp_path / "run", task="rotation+simclr", **how)
+    with pytest.raises(UsageError, match="72 is no multiple of 16"):
+        selfvox.pretrain(shapes_store, out=tmp_path / "run", task="rotation", probe=shapes_store, **how)
+    plain = {**how, "network": {"channels": [4, 4, 4, 4, 4]}}
+    selfvox.pretrain(shapes_store, out=tmp_path / "plain", task="rotation+simclr", **plain)
+
+
 def test_epochs_are_passes_over_the_scans(shapes_store, tmp_path, small):
     run = selfvox.pretrain(shapes_store, out=tmp_path / "run", task="rotation", epochs=2, batch=4, **small)
     # six scans that are not for testing, twice, four at a time

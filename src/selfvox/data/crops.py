@@ -21,7 +21,7 @@ TRIES = 8  # places to look at before an empty slice is taken
 class Crops(Dataset[dict[str, Tensor]]):
     """Random crops of stored cases, endless: the order of epoch `e` and the place of crop `i` follow from the seed.
 
-    An item is `image` (channel, *crop) float32, `subject` the number of its case, and with `labels` also `label`
+    An item is `image` (channel, *crop) float32, `subject` the number of whom it shows, and with `labels` also `label`
     (*crop) uint8.
 
     Args:
@@ -47,14 +47,14 @@ class Crops(Dataset[dict[str, Tensor]]):
         axis: int | None = None,
     ):
         self.store, self.cases, self.seed = store, list(cases), seed
+        self.number = {subject: n for n, subject in enumerate(dict.fromkeys(case.subject for case in cases))}
         self.size = volume_edges(size, axis)
         self.labels, self.foreground, self.axis = labels, foreground, axis
 
     def __getitem__(self, sample: int) -> dict[str, Tensor]:
-        number = drawn(self.seed, sample, len(self.cases))
-        case = self.cases[number]
+        case = self.cases[drawn(self.seed, sample, len(self.cases))]
         start, image = self._cut(case, np.random.default_rng((self.seed, 1, sample)))
-        item = {"image": torch.from_numpy(image), "subject": torch.tensor(number)}
+        item = {"image": torch.from_numpy(image), "subject": torch.tensor(self.number[case.subject])}
         if self.labels:
             item["label"] = torch.from_numpy(self.store.label_crop(case, start, self.size))
         if self.axis is not None:
@@ -125,7 +125,7 @@ def volume_edges(size: Sequence[int], axis: int | None) -> tuple[int, ...]:
 
 
 def in_plane(cases: Sequence[StoredCase], axis: int | None) -> list[StoredCase]:
-    """Cases with the shape and spacing of their slices, to plan by; as they are without an axis."""
+    """Cases with the shape, spacing and step of their slices, to plan by; as they are without an axis."""
     if axis is None:
         return list(cases)
     return [
@@ -133,6 +133,7 @@ def in_plane(cases: Sequence[StoredCase], axis: int | None) -> list[StoredCase]:
             case,
             shape=(*case.shape[:axis], *case.shape[axis + 1 :]),
             spacing_mm=(*case.spacing_mm[:axis], *case.spacing_mm[axis + 1 :]),
+            trail=dataclasses.replace(case.trail, step=(*case.trail.step[:axis], *case.trail.step[axis + 1 :])),
         )
         for case in cases
     ]
@@ -185,3 +186,14 @@ def median_spacing(cases: Sequence[StoredCase]) -> tuple[float, ...]:
 def spacings(cases: Sequence[StoredCase]) -> list[tuple[float, ...]]:
     """Every spacing, in mm, that a case has, each once."""
     return list(dict.fromkeys(case.spacing_mm for case in cases))
+
+
+def resolutions(cases: Sequence[StoredCase]) -> list[tuple[float, ...]]:
+    """Every distance, in mm, between voxels that tell something new: the spacing, or the scan's own if coarser."""
+    finest = [
+        tuple(
+            round(spacing / min(1.0, step), 4) for spacing, step in zip(case.spacing_mm, case.trail.step, strict=True)
+        )
+        for case in cases
+    ]
+    return list(dict.fromkeys(finest))

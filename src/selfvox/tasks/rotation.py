@@ -70,8 +70,9 @@ class Rotation(PretextTask):
             # a finer one would interpolate the coarse axis, which would then be the smooth one
             coarsest = ",".join([f"{max(map(max, spacings_mm)):.2g}"] * spatial_dims)
             raise UsageError(
-                f"task rotation: there are scans of spacing {_most_uneven(uneven, spacings_mm)}, so the resolution "
-                f"would give a turn in {plane_names(uneven)} away; {remedy}prepare with --spacing {coarsest} or coarser"
+                f"task rotation: there are scans of spacing {_most_uneven(uneven, spacings_mm)}, as scanned or as "
+                f"prepared, so the resolution would give a turn in {plane_names(uneven)} away; {remedy}prepare with "
+                f"--spacing {coarsest} or coarser"
             )
         if self.versions > len(self.table(spatial_dims)):
             raise UsageError(

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from selfvox.data.crops import Crops, axis_of_slices, crop_for, in_plane, median_spacing, spacings
+from selfvox.data.crops import Crops, axis_of_slices, crop_for, in_plane, median_spacing, resolutions, spacings
 from selfvox.data.prepare import prepared
 from selfvox.data.seen import seen
 from selfvox.data.store import Store, StoredCase, is_store, open_store
@@ -70,8 +71,8 @@ def pretrain(settings: Pretrain) -> Path:
         axis = axis_of_slices(settings.slices, cases)
         planned = in_plane(cases, axis)
         crop, spacing_mm = crop_for(settings.crop, planned, inside=True), median_spacing(planned)
-        task = from_setting(settings.task, settings.weights).suited_to(crop, *spacings(planned))
-        if task.tells_scans_apart and len(cases) == 1:
+        task = from_setting(settings.task, settings.weights).suited_to(crop, *spacings(planned), *resolutions(planned))
+        if task.tells_scans_apart and len({case.subject for case in cases}) == 1:
             raise UsageError(
                 f"task {to_setting(task)['name']}: tells scans apart, and there is only {cases[0].subject}; give more "
                 "scans, or choose another --task"
@@ -79,6 +80,8 @@ def pretrain(settings: Pretrain) -> Path:
         spec = plan(settings.network, task.view_size(crop), spacing_mm)
         torch.manual_seed(settings.seed)
         encoder = build(spec, len(crop), len(store.recipe.channel_names))
+        if spec["name"] == "residual" and (isinstance(task, Joint) or settings.probe):
+            crop_for(crop, planned, encoder.strides[-1])  # whole crops are shown too, and its skips need even maps
         objective = Question(encoder, task)
         if settings.compile:
             encoder.compile()
@@ -107,6 +110,7 @@ def pretrain(settings: Pretrain) -> Path:
         }
         if fabric.is_global_zero:
             _announce(task, encoder, crop, cases, how)
+            _warn_of_mirrors(crop, planned)
             run.depends_on(task=card["task"], weights=card["weights"], network=spec, crop=list(crop), data=seen(cases))
         watch = None
         if fabric.is_global_zero:
@@ -171,3 +175,14 @@ def _announce(task: PretextTask, encoder: Encoder, crop: tuple[int, ...], cases:
         say(f"loss: {' + '.join(terms)}")
     say(f"encoder of {len(encoder.channels)} levels, {channels} channels, {million:.2f} M weights")
     say(f"{len(cases)} scans, crops of {edges} voxels, {how.batch} a step, {how.steps} steps")
+
+
+def _warn_of_mirrors(crop: Sequence[int], cases: Sequence[StoredCase]) -> None:
+    """Say so where more than the tenth of the scans that a default crop allows is smaller than the crop."""
+    small = [any(have < want for have, want in zip(case.shape, crop, strict=True)) for case in cases]
+    if sum(small) > len(cases) / 10:
+        inside = ",".join(map(str, crop_for(None, cases, inside=True)))
+        say(
+            f"warning: {sum(small)} of {len(cases)} scans are smaller than the crop and mirrored at their edges, which "
+            f"may give answers away; --crop {inside} lies inside nine of ten"
+        )
