@@ -19,7 +19,11 @@ class Retrieval(NamedTuple):
 
 
 def nt_xent(
-    views: Tensor, temperature: float, same_scan: Tensor | None = None, others: Tensor | None = None
+    views: Tensor,
+    temperature: float,
+    same_scan: Tensor | None = None,
+    others: Tensor | None = None,
+    scan_of_others: Tensor | None = None,
 ) -> Retrieval:
     """NT-Xent over all views of all devices (Chen et al. 2020; paper B eq. 1), and its top-1 retrieval accuracy.
 
@@ -29,6 +33,7 @@ def nt_xent(
         same_scan: (2N,) number of the scan each view comes from, the same on all devices; other samples of a view's own
             scan then leave the denominator, since they may look alike for good reason.
         others: (K, width) further embeddings to tell every view from; no view's partner is among them.
+        scan_of_others: (K,) the scan each of these is from, where `same_scan` is given.
 
     Returns:
         The mean over the 2N views of `-log softmax` at the partner, the accuracy and its chance.
@@ -44,7 +49,8 @@ def nt_xent(
     partner = torch.arange(count, device=views.device).roll(count // 2)
     ignored = torch.eye(count, len(candidates), dtype=torch.bool, device=views.device)
     if same_scan is not None:
-        ignored[:, :count] |= same_scan[:, None] == same_scan[None, :]
+        scan = same_scan if scan_of_others is None else torch.cat([same_scan, scan_of_others])
+        ignored[:, : len(scan)] |= same_scan[:, None] == scan
         ignored.scatter_(1, partner[:, None], False)
     similarity = similarity.masked_fill(ignored, float("-inf"))
     accuracy = (similarity.argmax(1) == partner).float().mean()

@@ -65,15 +65,21 @@ def test_the_contrastive_objective_is_nt_xent_over_images_and_copies():
 
 
 def test_the_bank_holds_the_last_embeddings_of_images_not_of_copies():
-    head, remembered = Remembering(5), []
+    head, remembered, scans = Remembering(5), [], [-1] * 5
     task = suited(2, bank=5)
     remembered += head.bank.tolist()
     for seed, count in enumerate([2, 3, 4, 7, 2]):  # 7: more than the bank holds
-        batch = task.ask(torch.randn(count, 1, 8, 16, generator=rng(seed)), rng(seed))
+        images = torch.randn(count, 1, 8, 16, generator=rng(seed))
+        batch = task.ask(images, rng(seed), torch.arange(count) + 100 * seed)
         task.loss(Flat(), head, batch)
+        scans += (torch.arange(count) + 100 * seed).tolist()
         remembered += nn.functional.normalize(batch["views"][:count].flatten(1), dim=1).tolist()
         assert sorted(head.bank.tolist()) == sorted(torch.tensor(remembered[-5:]).tolist())
         assert head.bank[head.oldest].tolist() == remembered[-5]
+        assert (
+            dict(zip(head.scan.tolist(), head.bank.tolist(), strict=True)).items()
+            >= dict(zip(scans[-5:], torch.tensor(remembered[-5:]).tolist(), strict=True)).items()
+        )
     head.eval()
     before = head.bank.clone()
     task.loss(Flat(), head, batch)
@@ -83,18 +89,39 @@ def test_the_bank_holds_the_last_embeddings_of_images_not_of_copies():
 @pytest.mark.parametrize("objective", ["triplet", "contrastive"])
 def test_with_a_bank_each_image_is_told_from_its_own_and_from_another_of_the_past(objective):
     task, head = suited(2, bank=9, objective=objective, margin=1.5, temperature=0.3), Remembering(9)
-    batch, bank = task.ask(torch.randn(6, 1, 8, 16, generator=rng()), rng(1)), head.bank.clone()
-    unit = nn.functional.normalize(batch["views"].flatten(1), dim=1)
+    head.scan.copy_(torch.tensor([-1, 0, 1, 2, 3, 4, 5, 6, 7]))
+    batch = task.ask(torch.randn(6, 1, 8, 16, generator=rng()), rng(1))
+    batch["remembered"] = torch.tensor([0, 2, 3, 8, 6, 1])  # nobody's, the image's own, and others'
+    bank, unit = head.bank.clone(), nn.functional.normalize(batch["views"].flatten(1), dim=1)
     terms, ordered = [], []
     for i in range(6):
-        for far in (unit[batch["other"][i]], bank[batch["remembered"][i]]):
+        past = batch["remembered"][i]
+        for far in (unit[batch["other"][i]], *([bank[past]] if head.scan[past] not in (-1, i) else [])):
             near_by, far_by = ((unit[i] - each).square().sum().item() for each in (unit[i + 6], far))
             terms.append(max(0, near_by - far_by + 1.5))
             ordered.append(near_by < far_by)
-    expected = sum(terms) / 12 if objective == "triplet" else float(nt_xent(unit, 0.3, others=bank).loss)
+    assert len(terms) == 6 + 3
+    expected = sum(terms) / len(terms)
+    if objective == "contrastive":
+        expected = 0
+        for i in range(12):
+            candidates = [unit[j] for j in range(12) if j != i]
+            candidates += [bank[k] for k in range(9) if head.scan[k] != i % 6]
+            similar = torch.stack(candidates) @ unit[i] / 0.3
+            expected += float(similar.logsumexp(0) - unit[(i + 6) % 12] @ unit[i] / 0.3) / 12
     outcome = task.loss(Flat(), head, batch)
     assert float(outcome.loss) == pytest.approx(expected, rel=1e-5)
-    assert float(outcome.metrics["accuracy"]) == pytest.approx(sum(ordered) / 12)
+    assert float(outcome.metrics["accuracy"]) == pytest.approx(sum(ordered) / len(ordered))
+
+
+def test_a_bank_that_has_seen_nothing_counts_for_nothing():
+    images = torch.randn(6, 1, 8, 16, generator=rng())
+    task, head = suited(2, bank=9), Remembering(9)
+    with_bank, without = task.loss(Flat(), head, task.ask(images, rng(1))), suited(2)
+    without = answer(without, without.ask(images, rng(1)))
+    assert float(with_bank.loss) == pytest.approx(float(without.loss))
+    assert float(with_bank.metrics["accuracy"]) == pytest.approx(float(without.metrics["accuracy"]))
+    assert (head.scan >= 0).sum() == 6
 
 
 def test_every_place_of_the_bank_is_drawn_equally_often():
@@ -146,10 +173,11 @@ def test_images_without_another_scan_beside_them_do_not_count():
     alone = answer(task, task.ask(images, rng(1), torch.zeros(4, dtype=torch.int64)))
     assert [float(alone.loss), float(alone.metrics["accuracy"]), float(alone.metrics["chance"])] == [0, 0, 0]
     task, head = suited(2, bank=5), Remembering(5)
+    head.scan.fill_(7)
     batch, bank = task.ask(images, rng(1), torch.zeros(4, dtype=torch.int64)), head.bank.clone()
     unit = nn.functional.normalize(batch["views"].flatten(1), dim=1)
     past = losses.triplet(*unit.chunk(2), bank[batch["remembered"]], 1.0)
-    assert float(task.loss(Flat(), head, batch).loss) == pytest.approx(float(past.loss) / 2)
+    assert float(task.loss(Flat(), head, batch).loss) == pytest.approx(float(past.loss))
 
 
 def test_the_contrastive_objective_leaves_out_other_crops_of_the_same_scan():

@@ -7,7 +7,9 @@ import numpy as np
 from selfvox.data.crops import Crops
 from selfvox.training.wholes import Wholes
 
-CASES = [SimpleNamespace(id=str(number), shape=(4, 4), spacing_mm=(1.0, 1.0)) for number in range(23)]
+CASES = [
+    SimpleNamespace(id=str(number), subject=str(number), shape=(4, 4), spacing_mm=(1.0, 1.0)) for number in range(23)
+]
 ANSWERS = {case.id: (0, 2, 2, 5)[number % 4] for number, case in enumerate(CASES)}  # classes may have gaps
 STORE = SimpleNamespace(crop=lambda case, start, size: np.full((1, *size), float(case.id), np.float32))
 

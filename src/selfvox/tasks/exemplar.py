@@ -21,6 +21,7 @@ from selfvox.settings import NotNegative, Positive
 from selfvox.spatial import equal_spacing, plane_names, read_planes, resample, view_maps
 
 WIDTH = 128  # of an embedding
+NOBODY = -1  # the number of no scan
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,32 +93,33 @@ class Exemplar(PretextTask):
         """Triplet or contrastive loss; share of triplets in order, and the spread of the embeddings.
 
         An image whose whole batch is of its own scan has no first triplet. With a bank, each image has a second one,
-        whose other image is from the bank. It does not take the place of the first: all images in one spot that moves
-        on would be far from their past.
+        whose other image is from the bank, if it is of another scan. It does not take the place of the first: all
+        images in one spot that moves on would be far from their past.
         """
         unit = F.normalize(head(encoder.embed(batch["views"])).float(), dim=1)
         anchor, positive = unit.chunk(2)
         past = head if isinstance(head, Remembering) else None
         scan = batch["scan"].chunk(2)[0]
-        counted = scan[batch["other"]] != scan
-        others = [(anchor[batch["other"]], counted)]
+        other, counted = anchor[batch["other"]], scan[batch["other"]] != scan
         if past is not None:
-            others.append((past.bank[batch["remembered"]], torch.ones_like(counted)))
-        found = [
-            triplet(anchor, positive, each, self.margin, squared=self.distance == "squared", counted=which)
-            for each, which in others
-        ]
+            of = past.scan[batch["remembered"]]
+            other = torch.cat([other, past.bank[batch["remembered"]]])
+            counted = torch.cat([counted, (of != scan) & (of != NOBODY)])
+        pairs = [each.repeat(len(other) // len(anchor), 1) for each in (anchor, positive)]
+        found = triplet(*pairs, other, self.margin, squared=self.distance == "squared", counted=counted)
         if self.objective == "triplet":
-            loss = torch.stack([each.loss for each in found]).mean()
+            loss = found.loss
+        elif past is None:
+            loss = nt_xent(unit, self.temperature, batch["scan"]).loss
         else:
-            loss = nt_xent(unit, self.temperature, batch["scan"], past.bank if past is not None else None).loss
+            loss = nt_xent(unit, self.temperature, batch["scan"], past.bank, past.scan).loss
         metrics = {
-            "accuracy": torch.stack([each.ordered for each in found]).mean(),
-            "chance": torch.stack([which.any().float() / 2 for _, which in others]).mean(),
+            "accuracy": found.ordered,
+            "chance": counted.any().float() / 2,
             "embedding_std": unit.detach().std(0).mean() * math.sqrt(unit.shape[1]),
         }
         if past is not None and past.training:
-            past.remember(anchor)
+            past.remember(anchor, scan)
         return Outcome(loss, metrics)
 
     def panels(self, images: Tensor, batch: Batch) -> list[list[Panel]]:
@@ -146,22 +148,26 @@ class Exemplar(PretextTask):
 class Remembering(nn.Sequential):
     """A head with a bank of the embeddings it made last, the oldest overwritten first (Wang et al. 2020).
 
-    The bank is saved with the head. It starts as random points of the unit sphere, so it is never empty.
+    The bank, and the scan that each row is from, are saved with the head. It starts as random points of the unit
+    sphere, so it is never empty; these are nobody's.
     """
 
     bank: Tensor
+    scan: Tensor
     oldest: Tensor
 
     def __init__(self, size: int, *layers: nn.Module):
         super().__init__(*layers)
         self.register_buffer("bank", F.normalize(torch.randn(size, WIDTH), dim=1))
+        self.register_buffer("scan", torch.full((size,), NOBODY))
         self.register_buffer("oldest", torch.tensor(0))
 
-    def remember(self, embedded: Tensor) -> None:
-        """Put embeddings (N, WIDTH) of this and all other devices into the bank; of too many, the last."""
+    def remember(self, embedded: Tensor, scan: Tensor) -> None:
+        """Put embeddings (N, WIDTH) of scans (N,), and those of all other devices, into the bank; of many, the last."""
         new, size = of_all_devices(embedded), len(self.bank)
         rows = (self.oldest + torch.arange(len(new), device=new.device)) % size
         self.bank[rows[-size:]] = new[-size:]
+        self.scan[rows[-size:]] = of_all_devices(scan)[-size:]
         self.oldest.copy_((self.oldest + len(new)) % size)
 
 
