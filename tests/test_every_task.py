@@ -47,9 +47,9 @@ def other_settings(name):
         if isinstance(option.default, bool):
             yield {option.name: not option.default}
         elif isinstance(option.default, int):
-            yield {option.name: option.default + 1}
+            yield from ({option.name: value} for value in (option.default + 1, option.default // 2) if value)
         elif isinstance(option.default, float):
-            yield {option.name: option.default * 0.9}
+            yield from ({option.name: option.default * factor} for factor in (0.5, 2.0))
         elif isinstance(option.default, str) and all(isinstance(choice, str) for choice in choices):
             yield from ({option.name: choice} for choice in choices)
 
@@ -257,7 +257,14 @@ def test_beside_another_task_its_loss_is_added_and_its_head_learns(name, d):
 def test_settings_survive_yaml(name):
     settings = [{}, *other_settings(name)]
     for options_ in settings:
-        task = pretext.from_setting({"name": name, **options_})
+        refusal = ""
+        try:
+            task = pretext.from_setting({"name": name, **options_})
+        except UsageError as error:
+            refusal = str(error)
+        if refusal:
+            assert f"task.{next(iter(options_))}" in refusal
+            continue
         written = yaml.safe_dump(pretext.to_setting(task))
         assert pretext.from_setting(yaml.safe_load(written)) == task
         assert options_.items() <= pretext.to_setting(task).items()
@@ -265,15 +272,38 @@ def test_settings_survive_yaml(name):
 
 @every_task
 @every_dimension
-def test_every_setting_can_be_asked_or_is_refused_by_name(name, d):
-    for options_ in other_settings(name):
-        refusal = ""
+def test_every_setting_makes_a_difference_or_is_refused_by_name(name, d):
+    def asked(**settings):
+        task = suited(name, d, **settings)
+        encoder, head = network(task, d)
+        for weight in head.parameters():
+            torch.nn.init.normal_(weight, std=0.3)
+        x = torch.cat([images(d, 3), images(d, 3, seed=1)])
+        batch = task.ask(x, torch.Generator().manual_seed(0), torch.tensor([0, 1, 2, 3, 1, 0]))
+        loss = task.loss(encoder, head, batch).loss.detach()
+        assert loss.isfinite()
+        return {**batch, "loss": loss}
+
+    def outcome(**settings):
         try:
-            task = suited(name, d, **options_)
-        except UsageError as error:
-            refusal = str(error)
-        named = f"task.{next(iter(options_))}" in refusal
-        assert named or task.loss(*network(task, d), ask(task, images(d))).loss.isfinite()
+            return asked(**settings)
+        except UsageError as refusal:
+            return str(refusal)
+
+    default, made = asked(), {}
+    for settings in other_settings(name):
+        option, found = next(iter(settings)), outcome(**settings)
+        if isinstance(found, str):
+            assert "task" in found
+        same = not isinstance(found, str) and found.keys() == default.keys()
+        same = same and all(torch.equal(found[key], default[key]) for key in found)
+        made[option] = made.get(option, False) or not same
+    allows = {option for option, different in made.items() if not different}
+    for option in allows:  # what is refused without it
+        spacing = (*(1.0,) * (d - 1), 3.0)
+        with pytest.raises(UsageError, match=f"task {name}"):
+            pretext.from_setting({"name": name}).suited_to(CROPS[d], spacing)
+        pretext.from_setting({"name": name, option: True}).suited_to(CROPS[d], spacing)
 
 
 @every_task

@@ -108,13 +108,15 @@ def gru_by_hand(gru, sequence):
 
 @pytest.mark.parametrize("d", [2, 3])
 @pytest.mark.parametrize("objective", ["infonce", "pairwise"])
-@pytest.mark.parametrize("negatives", ["image", "batch"])
+@pytest.mark.parametrize("negatives", ["image", "batch", "batch of one scan"])
 def test_loss_and_accuracy_equal_loops(d, objective, negatives):
+    negatives, scan = ("batch", torch.zeros(2)) if "scan" in negatives else (negatives, None)
     task = suited(d, objective=objective, negatives=negatives)
     encoder, head = network(task, d)
     torch.nn.init.normal_(head.ahead.weight, std=0.5)
-    batch = task.ask(torch.randn(2, 1, *CROPS[d], generator=rng()), rng())
+    batch = task.ask(torch.randn(2, 1, *CROPS[d], generator=rng()), rng(), scan)
     grid, row = 4, 4 ** (d - 1)
+    negatives = "image" if scan is not None else negatives  # another crop of the same scan is no candidate
     with torch.no_grad():
         outcome = task.loss(encoder, head, batch)
         latents = torch.stack([head.latent(encoder.embed(patch[None])[0]) for patch in batch["patches"]])

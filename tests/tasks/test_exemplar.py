@@ -88,7 +88,8 @@ def test_the_bank_holds_the_last_embeddings_of_images_not_of_copies():
 
 @pytest.mark.parametrize("objective", ["triplet", "contrastive"])
 def test_with_a_bank_each_image_is_told_from_its_own_and_from_another_of_the_past(objective):
-    task, head = suited(2, bank=9, objective=objective, margin=1.5, temperature=0.3), Remembering(9)
+    how = {"margin": 1.5} if objective == "triplet" else {"temperature": 0.3}
+    task, head = suited(2, bank=9, objective=objective, **how), Remembering(9)
     head.scan.copy_(torch.tensor([-1, 0, 1, 2, 3, 4, 5, 6, 7]))
     batch = task.ask(torch.randn(6, 1, 8, 16, generator=rng()), rng(1))
     batch["remembered"] = torch.tensor([0, 2, 3, 8, 6, 1])  # nobody's, the image's own, and others'

@@ -91,7 +91,8 @@ class CPC(PretextTask):
         """Cut each image into overlapping patches, from one random corner on.
 
         Returns:
-            `patches` (batch * grid**d, channel, *patch), the last axis counting fastest, and `corner` (d,) in voxels.
+            `patches` (batch * grid**d, channel, *patch), the last axis counting fastest, `corner` (d,) in voxels, and
+            with negatives of the batch `scan` (batch,), the scan each image is from.
         """
         d, patch = images.ndim - 2, self.view_size(images.shape[2:])
         room = torch.tensor(images.shape[2:]) - torch.tensor([self.extent(edge) for edge in patch])
@@ -100,7 +101,10 @@ class CPC(PretextTask):
         for axis, (edge, start) in enumerate(zip(patch, corner.tolist(), strict=True), start=2):
             cut = cut.narrow(axis, start, self.extent(edge)).unfold(axis, edge, self.stride(edge))
         # unfolded: (batch, channel, *grid, *patch)
-        return {"patches": cut.movedim(1, 1 + d).flatten(0, d), "corner": corner.to(images.device)}
+        batch = {"patches": cut.movedim(1, 1 + d).flatten(0, d), "corner": corner.to(images.device)}
+        if self.negatives == "batch":
+            batch["scan"] = torch.arange(len(images), device=images.device) if scan is None else scan
+        return batch
 
     def loss(self, encoder: Encoder, head: nn.Module, batch: Batch) -> Outcome:
         """InfoNCE, or cross-entropy of each pair by itself; accuracy of the most likely candidate."""
@@ -114,9 +118,12 @@ class CPC(PretextTask):
             else:
                 score = predictions @ latents.flatten(0, 1).T
                 answer = (positions * torch.arange(images, device=target.device)[:, None] + target).flatten()
+                # the same place of the same scan, seen twice, would be a wrong candidate
+                again = (batch["scan"][:, None] == batch["scan"]).fill_diagonal_(False)
+                score = score.masked_fill(again.repeat_interleave(positions, 1)[:, None], float("-inf"))
         score = score.flatten(0, 1)
         accuracy = (score.argmax(1) == answer).float().mean()
-        chance = torch.tensor(1 / score.shape[1], device=score.device)
+        chance = (score > float("-inf")).sum(1).float().reciprocal().mean()
         loss = F.cross_entropy(score, answer) if self.objective == "infonce" else pairwise(score, answer)
         return Outcome(loss, {"accuracy": accuracy, "chance": chance})
 
@@ -251,11 +258,12 @@ def pairwise(score: Tensor, answer: Tensor) -> Tensor:
     """Binary cross-entropy of right and wrong pairs, the right ones weighing as much as all wrong ones.
 
     Args:
-        score: (term, candidate).
+        score: (term, candidate); -inf is no candidate.
         answer: (term,) the right candidate.
     """
     right = F.one_hot(answer, score.shape[1]).bool()
-    return (F.softplus(-score[right]).mean() + F.softplus(score[~right]).mean()) / 2
+    wrong = ~right & (score > float("-inf"))
+    return (F.softplus(-score[right]).mean() + F.softplus(score[wrong]).mean()) / 2
 
 
 def _number(index: Sequence[int], grid: int) -> int:

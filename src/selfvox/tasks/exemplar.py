@@ -52,6 +52,12 @@ class Exemplar(PretextTask):
         str, "planes to rotate in: auto (those of equal spacing), all, none, or pairs of axes such as xy,xz"
     ] = "auto"
 
+    def __post_init__(self) -> None:
+        of = {"margin": "triplet", "distance": "triplet", "temperature": "contrastive"}
+        for name, objective in of.items():
+            if self.objective != objective and getattr(self, name) != getattr(Exemplar, name):  # the default
+                raise ValueError(f"{name}: goes with --task.objective {objective}; leave it out, or choose that")
+
     def suited_to(self, crop: Sequence[int], *spacings_mm: Sequence[float]) -> Exemplar:
         """Settle the planes: rotating between axes of different spacing would shear the anatomy."""
         if self.planes != "auto":

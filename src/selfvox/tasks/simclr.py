@@ -59,6 +59,10 @@ class SimCLR(PretextTask):
             raise ValueError(f"ops_per_view: is {self.ops_per_view}, and task.ops names {len(self.ops)}; use fewer")
         if self.planes == "none" and "rotate" in self.ops:
             raise ValueError("planes: none leaves rotate without a plane; leave rotate out of task.ops")
+        # `suited_to` itself takes rotate out where no plane is left
+        for name, op in (("angle", "rotate"), ("planes", "rotate"), ("smallest_crop", "crop")):
+            if op not in self.ops and self.planes != "none" and getattr(self, name) != getattr(SimCLR, name):
+                raise ValueError(f"{name}: goes with {op}, which task.ops lacks; leave it out, or name {op} there")
 
     def suited_to(self, crop: Sequence[int], *spacings_mm: Sequence[float]) -> SimCLR:
         """Settle the planes: rotating between axes of different spacing would shear the anatomy."""
@@ -69,8 +73,8 @@ class SimCLR(PretextTask):
                 f"task.grid: {self.grid} leaves tiles of a crop of {' x '.join(map(str, crop))} voxels that are no "
                 f"multiple of 8; use --crop {nearest}"
             )
-        if self.planes != "auto":
-            read_planes(self.planes, len(crop))
+        if self.planes != "auto" or "rotate" not in self.ops:
+            read_planes(self.planes.replace("auto", "all"), len(crop))
             return self
         equal = equal_spacing(*spacings_mm)
         if equal:
@@ -98,7 +102,9 @@ class SimCLR(PretextTask):
         """
         samples = tiles(images, self.grid).flatten(0, 1) if self.grid > 1 else images
         if len(images) < 2 and (self.grid == 1 or self.mask_same_scan):
-            raise UsageError("task simclr: a batch of one image has nothing to compare it with; use --batch 2 or more")
+            raise UsageError(
+                "task simclr: a device's batch of one image has nothing to compare it with; use --batch 2 or more"
+            )
         chosen = self._choose(len(samples), rng)
         scan = torch.arange(len(images), device=images.device) if scan is None else scan
         scan = scan.repeat_interleave(len(samples) // len(images)).repeat(2)
@@ -139,7 +145,7 @@ class SimCLR(PretextTask):
         return _lowest(order, self.ops_per_view)
 
     def _views(self, x: Tensor, chosen: Tensor, rng: torch.Generator) -> Tensor:
-        """Apply the chosen operations: the geometric ones in one resampling, then colour, blur, Sobel, noise."""
+        """Apply the chosen operations: the geometric ones in one resampling, then blur, Sobel, colour, noise."""
 
         def uniform(low: float, high: float) -> Tensor:
             return torch.empty(len(x)).uniform_(low, high, generator=rng)
@@ -150,11 +156,12 @@ class SimCLR(PretextTask):
         shift, factor = uniform(-0.3, 0.3), uniform(0.6, 1.4)
         sigma_blur, sigma_noise = uniform(0.3, 1.0), uniform(0.02, 0.2)
         colour, blurred, edges, noisy = (self._rows(chosen, op) for op in ("colour", "blur", "sobel", "noise"))
+        x = _on_rows(x, blurred, lambda part: intensity.blur(part, sigma_blur[blurred]))
+        # before colour, which its standardising would take back
+        x = _on_rows(x, edges, intensity.sobel)
         x = _on_rows(
             x, colour, lambda part: intensity.brightness(intensity.contrast(part, factor[colour]), shift[colour])
         )
-        x = _on_rows(x, blurred, lambda part: intensity.blur(part, sigma_blur[blurred]))
-        x = _on_rows(x, edges, intensity.sobel)
         return _on_rows(x, noisy, lambda part: intensity.add_noise(part, sigma_noise[noisy], rng))
 
     def _geometry(self, x: Tensor, chosen: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
