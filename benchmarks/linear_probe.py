@@ -38,6 +38,8 @@ def main() -> None:
             if not (run / "encoder").is_dir():
                 continue
             card = load_part(run / "encoder", "encoder")[1]
+            if card["spatial_dims"] != store.recipe.spatial_dims:  # that of a 2D twin
+                continue
             network = json.dumps(card["network"], sort_keys=True)
             if network not in untrained:
                 found = [
