@@ -104,7 +104,7 @@ def show(out: Path) -> None:
     panels = figure.subplots(2, len(data), squeeze=False)
     print(f"{'data':<14}{'task':<20}steps  CPU s   loss: first, last   score: first, last   chance")
     for column, name in enumerate(data):
-        for task in names():
+        for number, task in enumerate(names()):
             run = out / name / task
             if not (run / "cost.json").exists():
                 continue
@@ -118,13 +118,15 @@ def show(out: Path) -> None:
                 f"       {score} {first[score]:.3f}  {last[score]:.3f}       {chance:.3f}"
             )
             steps = np.array([line["step"] for line in lines]) / cost["steps"]
-            panels[0, column].plot(steps, smooth([line[score] for line in lines]), label=f"{task}: {score}")
-            panels[1, column].plot(steps, smooth([line["loss"] / lines[0]["loss"] for line in lines]), label=task)
+            panels[0, column].plot(steps, smooth([line[score] for line in lines]), color=f"C{number}")
+            fall = smooth([line["loss"] / lines[0]["loss"] for line in lines])
+            panels[1, column].plot(steps, fall, color=f"C{number}", label=f"{task}: {score}")
         panels[0, column].set(title=name, ylim=(0, 1), ylabel="score")
         panels[1, column].set(xlabel="share of the run", ylabel="loss over the first loss")
         for panel in panels[:, column]:
             panel.grid(alpha=0.3)
-        panels[0, column].legend(fontsize=7)
+    known = dict(each for panel in panels[1] for each in zip(*panel.get_legend_handles_labels()[::-1], strict=True))
+    figure.legend(known.values(), known.keys(), loc="outside lower center", ncols=len(known))
     figure.savefig(out / "learning.png", dpi=100)
 
 
