@@ -40,15 +40,15 @@ def views(shapes_store):
 def watched(tmp_path, views):
     """Let a watch see steps of made-up scores, and return what it said to be amiss."""
 
-    def watch(encoder, steps, score=lambda step: 0.5, gradient=1.0, last=None):
+    def watch(encoder, steps, score=lambda step: 0.5, gradient=lambda step: 1.0, loss=lambda step: 1.0, last=None):
         settings = selfvox.pretrain.settings(scans="s", out=tmp_path / "run")
         with start(tmp_path / "run", settings, resume=True) as run:
             watching = Watch(run, make_fabric("cpu", 1, "fp32"), encoder, views, steps)
             for step in range(1, (last or steps) + 1):
                 for parameter in encoder.parameters():
-                    parameter.grad = torch.full_like(parameter, gradient)
+                    parameter.grad = torch.full_like(parameter, gradient(step))
                 metrics = {"rotation/accuracy": torch.tensor(score(step)), "rotation/chance": torch.tensor(0.1)}
-                watching.before_update(step, Outcome(torch.tensor(1.0), metrics))
+                watching.before_update(step, Outcome(torch.tensor(loss(step)), metrics))
                 watching.after_step(step)
             return run.record.get("warned", [])
 
@@ -104,9 +104,25 @@ def test_a_score_that_stays_at_chance_is_told_half_way(watched, capsys):
 
 
 def test_parameters_that_no_gradient_reaches_are_told(watched, capsys):
-    assert watched(fresh(), 20, gradient=0.0) == ["unreached"]
+    assert watched(fresh(), 20, gradient=lambda step: 0.0) == ["unreached"]
     said = capsys.readouterr().err
     assert said.startswith("step 3: 100% of the encoder's parameters get no gradient")
+
+
+def test_steps_without_a_loss_tell_nothing_of_what_the_gradient_reaches(watched, capsys):
+    # a triplet task that it has learnt: at step 50 every triplet is beyond the margin
+    learnt = {"gradient": lambda step: float(step < 40), "loss": lambda step: float(step < 40)}
+    assert watched(fresh(), 100, **learnt) == []
+    assert capsys.readouterr().err == ""
+
+
+def test_a_batch_without_triplets_at_the_first_measurement_tells_nothing(watched):
+    assert watched(fresh(), 20, gradient=lambda step: float(step != 3), loss=lambda step: float(step != 3)) == []
+
+
+def test_what_the_gradient_reached_once_is_not_left_random(watched):
+    # a batch of nothing but air has a loss, and the filters that see only zeros have no gradient
+    assert watched(fresh(), 100, gradient=lambda step: float(step != 50)) == []
 
 
 def test_the_two_views_overlap_by_seven_eighths_of_every_edge(shapes_store, views):

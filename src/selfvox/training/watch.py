@@ -66,7 +66,7 @@ class Watch:
         self.every = max(LEAST_BETWEEN, -(-steps // MEASURED) // LOG_EVERY * LOG_EVERY)
         self.probe, self.probe_every = probe, max(1, steps // PROBED)
         self.recent: defaultdict[str, deque[health.Score]] = defaultdict(lambda: deque(maxlen=RECENT))
-        self.reached = 1.0
+        self.reached: list[float] = []  # shares of the parameters, at the steps where that was measured
         self.untrained_spread = self._health()["health/spread"]
         self.untrained_probe = self._probe()
 
@@ -74,8 +74,9 @@ class Watch:
         """Note the scores, and at some steps how much of the encoder the gradient reaches."""
         for name, score in health.scores(outcome.metrics).items():  # type: ignore[arg-type]
             self.recent[name].append(score)
-        if step == REACHED_STEP or self._is_measured(step):
-            self.reached = health.reached(self.encoder.parameters())
+        # where all is answered, as by triplets beyond their margin, no loss is left, and no gradient
+        if (step == REACHED_STEP or self._is_measured(step)) and bool(outcome.loss):
+            self.reached.append(health.reached(self.encoder.parameters()))
 
     def after_step(self, step: int) -> dict[str, float]:
         """Measure when it is time, and warn; what was measured."""
@@ -93,7 +94,12 @@ class Watch:
         return step == LOG_EVERY or step % self.every == 0 or step == self.steps
 
     def _measure(self, step: int) -> dict[str, float]:
-        return {**self._health(), "health/reached": self.reached}
+        return {**self._health(), "health/reached": self._reached}
+
+    @property
+    def _reached(self) -> float:
+        """The most at any step: what a batch of empty air leaves out, others may reach."""
+        return max(self.reached, default=1.0)
 
     def _health(self) -> dict[str, float]:
         with frozen(self.encoder), self.fabric.autocast():
@@ -120,9 +126,9 @@ class Watch:
                 f"features have collapsed: embeddings of different crops are nearly the same (spread {spread:.4f}, "
                 f"untrained {self.untrained_spread:.4f}); lower --learning-rate, or choose another --task"
             )))  # fmt: skip
-        if step >= REACHED_STEP and self.reached < REACHED:
+        if step >= REACHED_STEP and self._reached < REACHED:
             found.append(("unreached", (
-                f"{1 - self.reached:.0%} of the encoder's parameters get no gradient and stay random: the task does "
+                f"{1 - self._reached:.0%} of the encoder's parameters get no gradient and stay random: the task does "
                 "not use the maps they make; choose another --task or --network"
             )))  # fmt: skip
         for name, recent in self.recent.items():
