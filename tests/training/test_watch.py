@@ -40,14 +40,18 @@ def views(shapes_store):
 def watched(tmp_path, views):
     """Let a watch see steps of made-up scores, and return what it said to be amiss."""
 
-    def watch(encoder, steps, score=lambda step: 0.5, gradient=lambda step: 1.0, loss=lambda step: 1.0, last=None):
+    def watch(
+        encoder, steps, score=lambda step: 0.5, gradient=lambda step: 1.0, loss=lambda step: 1.0, last=None, chance=0.1
+    ):
         settings = selfvox.pretrain.settings(scans="s", out=tmp_path / "run")
         with start(tmp_path / "run", settings, resume=True) as run:
             watching = Watch(run, make_fabric("cpu", 1, "fp32"), encoder, views, steps)
             for step in range(1, (last or steps) + 1):
                 for parameter in encoder.parameters():
                     parameter.grad = torch.full_like(parameter, gradient(step))
-                metrics = {"rotation/accuracy": torch.tensor(score(step)), "rotation/chance": torch.tensor(0.1)}
+                metrics = {"rotation/accuracy": torch.tensor(score(step)), "rotation/chance": torch.tensor(chance)}
+                if chance == 0:
+                    metrics = {"masked/explained": torch.tensor(score(step))}
                 watching.before_update(step, Outcome(torch.tensor(loss(step)), metrics))
                 watching.after_step(step)
             return run.record.get("warned", [])
@@ -101,6 +105,19 @@ def test_a_score_that_stays_at_chance_is_told_half_way(watched, capsys):
     assert watched(fresh(), 500, lambda step: 0.1, last=240) == []
     assert watched(fresh(), 500, lambda step: 0.1) == ["chance rotation/accuracy"]
     assert f"still at chance after {max(AT_CHANCE_STEP, 250)} steps" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("chance", "value", "stays"),
+    [
+        *((0.001, 0.0015, True), (0.001, 0.018, False), (0.01, 0.028, False), (0.002, 0.02, False)),
+        *((0.1, 0.115, True), (0.1, 0.125, False), (0.5, 0.505, True), (0.5, 0.515, False)),
+        *((0.0, -0.01, True), (0.0, 0.015, True), (0.0, 0.025, False)),  # a share of variance
+    ],
+)
+def test_what_is_at_chance_depends_on_the_number_of_answers(watched, chance, value, stays):
+    warned = watched(Constant(), AT_CHANCE_STEP, lambda step: value, chance=chance)
+    assert any(about.startswith("chance ") for about in warned) == stays
 
 
 def test_parameters_that_no_gradient_reaches_are_told(watched, capsys):

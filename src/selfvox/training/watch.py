@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections import defaultdict, deque
 from collections.abc import Callable, Mapping, Sequence
 
@@ -33,9 +34,9 @@ LEAST_BETWEEN = 50  # steps: a short run is measured less often
 COLLAPSED, COLLAPSED_SHARE = 0.01, 0.1
 # these runs were at most half-way from chance to all right even after 100 steps
 SOLVED_STEP, SOLVED = 20, 0.95
-# of the way from chance to all right, mean over 100 steps: about two standard errors of ten answers' accuracy, at eight
-# images a step
-AT_CHANCE_STEP, AT_CHANCE = 200, 0.02
+# of the way from chance to all right, mean over 100 steps; of more than about ten answers, two standard errors of a
+# guess's accuracy are less: NOISE times the standard deviation of one answer, at eight images a step
+AT_CHANCE_STEP, AT_CHANCE, NOISE = 200, 0.02, 0.07
 # all seven tasks reach every weight of the U-Nets; a network's unused last layers may well be a few per cent
 REACHED_STEP, REACHED = 3, 0.95
 RECENT = 100  # steps
@@ -140,7 +141,7 @@ class Watch:
                     "its options"
                 )))  # fmt: skip
             late = step >= max(AT_CHANCE_STEP, self.steps // 2) and step % LOG_EVERY == 0
-            if late and len(recent) == RECENT and _above(recent) < AT_CHANCE:
+            if late and len(recent) == RECENT and _at_chance(recent):
                 found.append((f"chance {name}", (
                     f"{name} is {_mean(recent):.3f}, still at chance after {step} steps; if it stays there, try other "
                     "values of --learning-rate, more --steps, larger crops by --crop, or an easier task"
@@ -190,8 +191,16 @@ def told(found: Mapping[str, float], untrained: Mapping[str, float]) -> str:
     return ", ".join([*scores, f"chance {found['chance']:.2f}"])
 
 
-def _above(recent: Sequence[health.Score] | deque[health.Score]) -> float:
+def _above(recent: Sequence[health.Score]) -> float:
     return sum(score.above_chance for score in recent) / len(recent)
+
+
+def _at_chance(recent: deque[health.Score]) -> bool:
+    chance = sum(score.chance for score in recent) / len(recent)
+    least = AT_CHANCE * (1 - chance)
+    if chance:  # a share of variance has none, and is no count of right answers
+        least = min(least, NOISE * math.sqrt(chance * (1 - chance)))
+    return _mean(recent) - chance <= least
 
 
 def _mean(recent: Sequence[health.Score] | deque[health.Score]) -> float:
