@@ -109,6 +109,16 @@ def test_an_untrained_network_explains_nothing(d):
     assert float(outcome.loss.detach()) == pytest.approx(1, abs=0.05)
 
 
+@pytest.mark.parametrize("d", [2, 3])
+@pytest.mark.parametrize(("noise", "least", "most"), [(0.0, 0, 0), (0.005, 0, 0), (0.02, -1, -1), (1.0, -0.1, 0.1)])
+def test_one_flat_batch_does_not_outweigh_a_hundred_others(d, noise, least, most):
+    task, images = Masked(), -1 + noise * torch.randn(2, 1, *(32,) * d, generator=rng())
+    encoder, head = network(task, d)
+    torch.nn.init.constant_(head.levels[0].bias, 0.3)
+    outcome = task.loss(encoder, head, task.ask(images, rng()))
+    assert least <= float(outcome.metrics["explained"]) <= most
+
+
 def test_a_perfect_answer_costs_nothing():
     class Told(torch.nn.Module):
         def forward(self, x):

@@ -61,7 +61,10 @@ class Masked(PretextTask):
         return {"images": images, "hidden": hidden.view(-1, *grid).to(images.device)}
 
     def loss(self, encoder: Encoder, head: nn.Module, batch: Batch) -> Outcome:
-        """Mean squared error on hidden voxels; the share of their variance that is explained (0: each block's mean)."""
+        """Mean squared error on hidden voxels; the share of their variance that is explained (0: each block's mean).
+
+        Flat images have nothing to explain and count as 0. Of nearly flat ones the share has no bound: -1 is the least.
+        """
         images = batch["images"]
         hidden = _voxels(batch["hidden"], images, self.block)
         found = head(encoder(fill(images, hidden)), images)
@@ -69,7 +72,8 @@ class Masked(PretextTask):
         voxels = hidden.sum() * images.shape[1]
         error = ((found - target).square() * hidden).sum() / voxels
         variance = (target.square() * hidden).sum() / voxels
-        return Outcome(error, {"explained": 1 - error.detach() / variance.clamp(min=1e-6)})
+        explained = torch.where(variance < FLAT, 0.0, 1 - error.detach() / variance.clamp(min=FLAT))
+        return Outcome(error, {"explained": explained.clamp(min=-1)})
 
     def panels(self, images: Tensor, batch: Batch) -> list[list[Panel]]:
         """Each image, what the network sees of it, and what it has to fill in."""
