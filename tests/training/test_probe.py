@@ -70,6 +70,15 @@ def test_labels_that_have_nothing_to_do_with_the_features_stay_near_chance():
     assert found["knn"] == pytest.approx(0.25, abs=0.06)
 
 
+@pytest.mark.parametrize(("learnt", "scored"), [(3, 5), (5, 3)])
+def test_chance_is_what_a_guess_scores_also_of_classes_that_were_not_learnt(learnt, scored):
+    rng = np.random.default_rng(0)
+    y, y_new = rng.integers(learnt, size=3000), rng.integers(scored, size=30000)
+    found = classify(rng.normal(size=(3000, 5)), y, rng.normal(size=(30000, 5)), y_new)
+    guess = balanced_accuracy(rng.integers(learnt, size=30000), y_new)
+    assert found["chance"] == pytest.approx(0.2) == pytest.approx(guess, abs=0.01)
+
+
 def test_balanced_accuracy_counts_every_class_alike():
     truth, answer = np.array([0] * 9 + [1]), np.zeros(10, int)
     assert balanced_accuracy(answer, truth) == 0.5

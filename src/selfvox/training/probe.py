@@ -56,7 +56,7 @@ def probe(
         slice_axis: of a 2D encoder's: its crops are of slices along this axis.
 
     Returns:
-        `linear` (logistic regression), `knn` (nearest neighbours), and `chance`, one over the number of classes.
+        `linear` (logistic regression), `knn` (nearest neighbours), and `chance`, which guessing scores.
     """
     read = voxel_features if all(case.has_label for case in (*training, *test)) else image_features
     with frozen(encoder):
@@ -221,6 +221,9 @@ def classify(x: np.ndarray, y: np.ndarray, x_new: np.ndarray, y_new: np.ndarray)
         y: (sample,) integers.
         x_new: other samples.
         y_new: theirs.
+
+    Returns:
+        `linear`, `knn`, and `chance`: one over the number of classes; less where some were not there to be learnt.
     """
     classes, counts = np.unique(y, return_counts=True)
     if len(classes) < 2:
@@ -236,7 +239,8 @@ def classify(x: np.ndarray, y: np.ndarray, x_new: np.ndarray, y_new: np.ndarray)
     return {
         "linear": balanced_accuracy(linear.predict(x_new), y_new),
         "knn": balanced_accuracy(neighbours.predict(x_new), y_new),
-        "chance": 1 / len(classes),
+        # a guess is one of the classes learnt, and never right of another
+        "chance": float(np.isin(np.unique(y_new), classes).mean()) / len(classes),
     }
 
 
