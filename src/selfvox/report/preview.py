@@ -9,6 +9,7 @@ import torch
 
 from selfvox.data.crops import Crops, axis_of_slices, crop_for, in_plane, spacings
 from selfvox.data.prepare import prepared
+from selfvox.data.store import is_store
 from selfvox.errors import UsageError
 from selfvox.pretext import from_setting, to_setting
 from selfvox.progress import say
@@ -20,6 +21,9 @@ from selfvox.training.loop import generator
 def preview(settings: Preview) -> Path:
     """Draw the question that `pretrain` would ask of some scans.
 
+    Of a store, all scans that are not for testing decide on the crop, and whether their spacings suit the task. Of
+    others only as many are prepared as are drawn, or two: with all of them, `pretrain` may decide otherwise.
+
     Returns:
         The picture's path.
 
@@ -29,20 +33,32 @@ def preview(settings: Preview) -> Path:
     if settings.out.suffix.lower() != ".png" or settings.out.is_dir():
         raise UsageError(f"{settings.out}: is no name for a picture; end it in .png")
     task = from_setting(settings.task)
+    least = max(2, settings.count)  # tasks that compare need two
     with tempfile.TemporaryDirectory() as folder:
-        store = prepared(settings.scans, Path(folder) / "store", settings, first=settings.count)
-        cases = list(store.cases)[: settings.count]
+        store = prepared(settings.scans, Path(folder) / "store", settings, first=least)
+        split = store.split()
+        cases = [case for case in store.cases if not split or case.subject not in split.test]
+        all_known = is_store(settings.scans) or len(cases) < least
         axis = axis_of_slices(settings.slices, cases)
         planned = in_plane(cases, axis)
         crop = crop_for(settings.crop, planned, inside=True)
         task = task.suited_to(crop, *spacings(planned))
-        crops = Crops(store, cases, crop, settings.seed, axis=axis)
-        images = torch.stack([crops[number]["image"] for number in range(len(cases))])
-    if len(images) == 1:
-        images = images.repeat(2, *(1,) * (images.ndim - 1))  # tasks that compare need two
+        if task.tells_scans_apart and all_known and len({case.subject for case in cases}) == 1:
+            raise UsageError(
+                f"task {to_setting(task)['name']}: tells scans apart, and there is only {cases[0].subject}; give more "
+                "scans, or choose another --task"
+            )
+        if not all_known:
+            say(
+                f"only the first {len(cases)} scans were looked at: with all, `pretrain` may choose another crop or "
+                "refuse their spacings; preview a store to be sure"
+            )
+        crops = Crops(store, cases[:least], crop, settings.seed, axis=axis)
+        # of a scan that is alone, two crops
+        images = torch.stack([crops[number]["image"] for number in range(max(2, len(crops.cases)))])
     question = task.ask(images, generator(settings.seed, 0, 0))
     rows = task.panels(images, question)
-    rows = rows[: len(rows) * len(cases) // len(images)]
+    rows = rows[: len(rows) * min(settings.count, len(cases)) // len(images)]
     named = to_setting(task)
     options = ", ".join(f"{name}={value}" for name, value in named.items() if name != "name")
     draw_preview(rows, f"{named['name']}: {options}", settings.out)
