@@ -61,6 +61,28 @@ def test_one_scan_alone_is_shown_where_that_is_a_question(task, tmp_path, previe
     assert len(preview(tmp_path / "scans", task=task, crop=(16,), workers=1)) == 1
 
 
+def test_the_other_scan_is_another_persons(tmp_path, preview):
+    (tmp_path / "scans").mkdir()
+    for number, name in enumerate(["ann_visit1", "ann_visit2", "ann_visit3", "bob"]):
+        voxels = np.random.default_rng(number).normal(size=(16, 16, 16)).astype(np.float32)
+        nib.save(nib.Nifti1Image(voxels, np.eye(4)), tmp_path / "scans" / f"{name}.nii")
+    store = selfvox.prepare(tmp_path / "scans", out=tmp_path / "store", workers=1)
+    for seed in range(4):
+        rows = preview(store, task="exemplar", count=4, crop=(16,), seed=seed)
+        # whole scans are shown: all of Ann's have Bob's beside them, and that has one of hers
+        shared = [sum(torch.equal(far.image, other.image) for _, _, other in rows) for _, _, far in rows]
+        assert sorted(shared) == [1, 3, 3, 3]
+
+
+def test_making_voxels_equal_does_not_hide_that_they_were_not(tmp_path, preview):
+    (tmp_path / "scans").mkdir()
+    for name in "ab":
+        voxels = np.random.default_rng(ord(name)).normal(size=(20, 20, 4)).astype(np.float32)
+        nib.save(nib.Nifti1Image(voxels, np.diag([1.0, 1, 5, 1])), tmp_path / "scans" / f"{name}.nii")
+    with pytest.raises(UsageError, match=r"1\.00 x 1\.00 x 5\.00 mm, as scanned"):
+        preview(tmp_path / "scans", spacing=(1, 1, 1), task="rotation", crop=(16,), workers=1)
+
+
 def test_test_scans_are_not_shown(shapes_store, preview):
     assert len(preview(shapes_store, task="rotation", count=8, crop=(16,))) == 6
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from selfvox.data.crops import Crops, axis_of_slices, crop_for, in_plane, spacings
+from selfvox.data.crops import Crops, axis_of_slices, crop_for, in_plane, resolutions, spacings
 from selfvox.data.prepare import prepared
 from selfvox.data.store import is_store
 from selfvox.errors import UsageError
@@ -42,7 +42,7 @@ def preview(settings: Preview) -> Path:
         axis = axis_of_slices(settings.slices, cases)
         planned = in_plane(cases, axis)
         crop = crop_for(settings.crop, planned, inside=True)
-        task = task.suited_to(crop, *spacings(planned))
+        task = task.suited_to(crop, *spacings(planned), *resolutions(planned))
         if task.tells_scans_apart and all_known and len({case.subject for case in cases}) == 1:
             raise UsageError(
                 f"task {to_setting(task)['name']}: tells scans apart, and there is only {cases[0].subject}; give more "
@@ -55,8 +55,11 @@ def preview(settings: Preview) -> Path:
             )
         crops = Crops(store, cases[:least], crop, settings.seed, axis=axis)
         # of a scan that is alone, two crops
-        images = torch.stack([crops[number]["image"] for number in range(max(2, len(crops.cases)))])
-    question = task.ask(images, generator(settings.seed, 0, 0))
+        items = [crops[number] for number in range(max(2, len(crops.cases)))]
+        images, subjects = (torch.stack([item[key] for item in items]) for key in ("image", "subject"))
+    # more of one person's scans may stand first in a folder than are drawn
+    several = len(set(subjects.tolist())) > 1
+    question = task.ask(images, generator(settings.seed, 0, 0), subjects if several else None)
     rows = task.panels(images, question)
     rows = rows[: len(rows) * min(settings.count, len(cases)) // len(images)]
     named = to_setting(task)
