@@ -111,8 +111,8 @@ class Exemplar(PretextTask):
             of = past.scan[batch["remembered"]]
             other = torch.cat([other, past.bank[batch["remembered"]]])
             counted = torch.cat([counted, (of != scan) & (of != NOBODY)])
-        pairs = [each.repeat(len(other) // len(anchor), 1) for each in (anchor, positive)]
-        found = triplet(*pairs, other, self.margin, squared=self.distance == "squared", counted=counted)
+        anchors, positives = (each.repeat(len(other) // len(anchor), 1) for each in (anchor, positive))
+        found = triplet(anchors, positives, other, self.margin, squared=self.distance == "squared", counted=counted)
         if self.objective == "triplet":
             loss = found.loss
         elif past is None:
