@@ -16,6 +16,7 @@ from selfvox.progress import say
 from selfvox.report.figures import draw_preview
 from selfvox.settings import Preview
 from selfvox.training.loop import generator
+from selfvox.training.pretrain import refuse_one_alone
 
 
 def preview(settings: Preview) -> Path:
@@ -43,12 +44,9 @@ def preview(settings: Preview) -> Path:
         planned = in_plane(cases, axis)
         crop = crop_for(settings.crop, planned, inside=True)
         task = task.suited_to(crop, *spacings(planned), *resolutions(planned))
-        if task.tells_scans_apart and all_known and len({case.subject for case in cases}) == 1:
-            raise UsageError(
-                f"task {to_setting(task)['name']}: tells scans apart, and there is only {cases[0].subject}; give more "
-                "scans, or choose another --task"
-            )
-        if not all_known:
+        if all_known:
+            refuse_one_alone(task, cases)
+        else:
             say(
                 f"only the first {len(cases)} scans were looked at: with all, `pretrain` may choose another crop or "
                 "refuse their spacings; preview a store to be sure"

@@ -72,11 +72,7 @@ def pretrain(settings: Pretrain) -> Path:
         planned = in_plane(cases, axis)
         crop, spacing_mm = crop_for(settings.crop, planned, inside=True), median_spacing(planned)
         task = from_setting(settings.task, settings.weights).suited_to(crop, *spacings(planned), *resolutions(planned))
-        if task.tells_scans_apart and len({case.subject for case in cases}) == 1:
-            raise UsageError(
-                f"task {to_setting(task)['name']}: tells scans apart, and there is only {cases[0].subject}; give more "
-                "scans, or choose another --task"
-            )
+        refuse_one_alone(task, cases)
         spec = plan(settings.network, task.view_size(crop), spacing_mm)
         torch.manual_seed(settings.seed)
         encoder = build(spec, len(crop), len(store.recipe.channel_names))
@@ -175,6 +171,19 @@ def _announce(task: PretextTask, encoder: Encoder, crop: tuple[int, ...], cases:
         say(f"loss: {' + '.join(terms)}")
     say(f"encoder of {len(encoder.channels)} levels, {channels} channels, {million:.2f} M weights")
     say(f"{len(cases)} scans, crops of {edges} voxels, {how.batch} a step, {how.steps} steps")
+
+
+def refuse_one_alone(task: PretextTask, cases: Sequence[StoredCase]) -> None:
+    """A task that tells scans apart needs those of two people.
+
+    Raises:
+        UsageError: there is only one.
+    """
+    if task.tells_scans_apart and len({case.subject for case in cases}) == 1:
+        raise UsageError(
+            f"task {to_setting(task)['name']}: tells scans apart, and there is only {cases[0].subject}; give more "
+            "scans, or choose another --task"
+        )
 
 
 def _warn_of_mirrors(crop: Sequence[int], cases: Sequence[StoredCase]) -> None:
