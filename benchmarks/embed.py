@@ -55,14 +55,16 @@ def main() -> None:
     """Print one table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("store", type=Path)
-    store = open_store(parser.parse_args().store)
+    parser.add_argument("--tasks", nargs="*", choices=TASKS, default=list(TASKS), help="only these")
+    given = parser.parse_args()
+    store = open_store(given.store)
     torch.set_num_threads(1)
     print("task               embed     loss, last 50 steps   accuracy   probe Dice of each draw", flush=True)
     print(
         f"untrained                                                   {shown(probe(store, untrained(store)))}",
         flush=True,
     )
-    for task in TASKS:
+    for task in given.tasks:
         for name, (factor, pool) in CANDIDATES.items():
             Encoder.width = property(lambda encoder, factor=factor: factor * encoder.channels[-1])
             Encoder.embed = lambda encoder, x, pool=pool: pool(encoder(x)[-1])
