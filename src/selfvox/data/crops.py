@@ -21,7 +21,7 @@ TRIES = 8  # places to look at before an empty slice is taken
 class Crops(Dataset[dict[str, Tensor]]):
     """Random crops of stored cases, endless: the order of epoch `e` and the place of crop `i` follow from the seed.
 
-    An item is `image` (channel, *crop) float32, `subject` the number of whom it shows, and with `labels` also `label`
+    An item is `image` (channel, *crop) float32, `subject` a number for the person it shows, and with `labels` also `label`
     (*crop) uint8.
 
     Args:
@@ -190,10 +190,8 @@ def spacings(cases: Sequence[StoredCase]) -> list[tuple[float, ...]]:
 
 def resolutions(cases: Sequence[StoredCase]) -> list[tuple[float, ...]]:
     """Every distance, in mm, between voxels that tell something new: the spacing, or the scan's own if coarser."""
-    finest = [
-        tuple(
-            round(spacing / min(1.0, step), 4) for spacing, step in zip(case.spacing_mm, case.trail.step, strict=True)
-        )
+    found = [
+        tuple(round(mm / min(1.0, step), 4) for mm, step in zip(case.spacing_mm, case.trail.step, strict=True))
         for case in cases
     ]
-    return list(dict.fromkeys(finest))
+    return list(dict.fromkeys(found))
