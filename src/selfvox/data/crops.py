@@ -21,8 +21,8 @@ TRIES = 8  # places to look at before an empty slice is taken
 class Crops(Dataset[dict[str, Tensor]]):
     """Random crops of stored cases, endless: the order of epoch `e` and the place of crop `i` follow from the seed.
 
-    An item is `image` (channel, *crop) float32, `subject` a number for the person it shows, and with `labels` also `label`
-    (*crop) uint8.
+    An item is `image` (channel, *crop) float32, `subject` a number for the person it shows, and with `labels` also
+    `label` (*crop) uint8.
 
     Args:
         store: prepared cases.

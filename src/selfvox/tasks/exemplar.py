@@ -115,10 +115,9 @@ class Exemplar(PretextTask):
         found = triplet(anchors, positives, other, self.margin, squared=self.distance == "squared", counted=counted)
         if self.objective == "triplet":
             loss = found.loss
-        elif past is None:
-            loss = nt_xent(unit, self.temperature, batch["scan"]).loss
         else:
-            loss = nt_xent(unit, self.temperature, batch["scan"], past.bank, past.scan).loss
+            remembered = () if past is None else (past.bank, past.scan)
+            loss = nt_xent(unit, self.temperature, batch["scan"], *remembered).loss
         metrics = {
             "accuracy": found.ordered,
             "chance": counted.any().float() / 2,
