@@ -56,6 +56,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("store", type=Path)
     parser.add_argument("--tasks", nargs="*", choices=TASKS, default=list(TASKS), help="only these")
+    parser.add_argument("--steps", type=int, help="of pre-training, instead of each task's own")
     given = parser.parse_args()
     store = open_store(given.store)
     torch.set_num_threads(1)
@@ -68,7 +69,7 @@ def main() -> None:
         for name, (factor, pool) in CANDIDATES.items():
             Encoder.width = property(lambda encoder, factor=factor: factor * encoder.channels[-1])
             Encoder.embed = lambda encoder, x, pool=pool: pool(encoder(x)[-1])
-            encoder, loss, accuracy = pretrain(store, task)
+            encoder, loss, accuracy = pretrain(store, task, given.steps)
             print(f"{task:<19}{name:<10}{loss:.3f}  {accuracy:.2f}   {shown(probe(store, encoder))}", flush=True)
 
 
@@ -78,9 +79,10 @@ def untrained(store: Store) -> Encoder:
     return build(NETWORK, 3, len(store.recipe.channel_names))
 
 
-def pretrain(store: Store, name: str) -> tuple[Encoder, float, float]:
+def pretrain(store: Store, name: str, steps: int | None = None) -> tuple[Encoder, float, float]:
     """The encoder, and the mean loss and accuracy of the last 50 steps."""
-    options, batch, steps = TASKS[name]
+    options, batch, usual = TASKS[name]
+    steps = steps or usual
     task, encoder = from_setting({"name": name, **options}).suited_to(CROP, (1, 1, 1)), untrained(store)
     head = task.head(encoder)
     parameters = [*encoder.parameters(), *head.parameters()]
@@ -102,15 +104,25 @@ def pretrain(store: Store, name: str) -> tuple[Encoder, float, float]:
     return encoder, float(loss), float(accuracy)
 
 
-def probe(store: Store, encoder: Encoder, labels: int = LABELS, draws: int = DRAWS, test: bool = False) -> np.ndarray:
-    """Dice of a linear map of the frozen features of every level: (draw of labelled subjects, subject scored)."""
+def probe(
+    store: Store,
+    encoder: Encoder,
+    labels: int = LABELS,
+    draws: int = DRAWS,
+    test: bool = False,
+    levels: slice = slice(None),
+) -> np.ndarray:
+    """Dice of a linear map of the frozen features of some levels: (draw of labelled subjects, subject scored)."""
     split = read(store.path / "split.json")
     by_subject = {case.subject: case for case in store.cases}
-    held_out = [voxels(store, encoder, by_subject[subject]) for subject in (split.test if test else split.validation)]
+    scored = split.test if test else split.validation
+    held_out = [voxels(store, encoder, by_subject[subject], levels) for subject in scored]
     scores = []
     for draw in range(draws):
         chosen = [by_subject[subject] for subject in subset(split, draw, labels)]
-        x, y = (torch.cat(parts) for parts in zip(*(voxels(store, encoder, case) for case in chosen), strict=True))
+        x, y = (
+            torch.cat(parts) for parts in zip(*(voxels(store, encoder, case, levels) for case in chosen), strict=True)
+        )
         mean, deviation = x.mean(0), x.std(0) + 1e-6
         torch.manual_seed(draw)
         linear = torch.nn.Linear(x.shape[1], len(store.classes or {}))
@@ -136,12 +148,12 @@ def shown(scores: np.ndarray) -> str:
 
 
 @torch.no_grad()
-def voxels(store: Store, encoder: Encoder, case: StoredCase) -> tuple[Tensor, Tensor]:
-    """(voxel, feature) of all levels, brought to the scan's grid, and the labels (voxel,)."""
+def voxels(store: Store, encoder: Encoder, case: StoredCase, levels: slice = slice(None)) -> tuple[Tensor, Tensor]:
+    """(voxel, feature) of some levels, brought to the scan's grid, and the labels (voxel,)."""
     size = crop_for(None, [case])
     start = [(have - want) // 2 for have, want in zip(case.shape, size, strict=True)]
     image = torch.from_numpy(store.crop(case, start, size))[None]
-    maps = encoder(image)
+    maps = encoder(image)[levels]
     features = torch.cat([F.interpolate(each.float(), size=size, mode="trilinear") for each in maps], 1)
     label = torch.from_numpy(store.label_crop(case, start, size).astype(np.int64))
     return features[0].flatten(1).T, label.flatten()

@@ -61,6 +61,20 @@ def test_features_that_tell_the_classes_apart_score_1_and_the_encoder_is_left_as
     assert torch.equal(torch.random.get_rng_state(), state)
 
 
+class SeesFinely(Sees):
+    """An encoder whose coarsest map is not to be read."""
+
+    channels, strides = (1, 1), ((1, 1, 1), (2, 2, 2))
+
+    def forward(self, x):
+        return [x, F.avg_pool3d(x, 2) * torch.nan]
+
+
+def test_the_coarsest_map_is_not_read(told_by_intensity):
+    found = probe(SeesFinely(), told_by_intensity, *choose(told_by_intensity, (), seed=0), CROP, 0)
+    assert found["linear"] == found["knn"] == 1.0
+
+
 def test_labels_that_have_nothing_to_do_with_the_features_stay_near_chance():
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(2000, 20)), rng.integers(4, size=2000)

@@ -42,9 +42,10 @@ def probe(
 ) -> dict[str, float]:
     """Balanced accuracy on `test` of classifiers that learnt from the frozen features of `training`.
 
-    Where all cases have label maps, single voxels are classified, each by the maps of every level at its place; else
-    whole scans by their grade, from the embedding of their central crop. Features are standardised. The encoder, its
-    mode and all random streams of torch are left as they are.
+    Where all cases have label maps, single voxels are classified, each by the maps at its place, of every level but the
+    coarsest, which can tell where in the crop a voxel lies however little was learnt; else whole scans by their grade,
+    from the embedding of their central crop. Features are standardised. The encoder, its mode and all random streams of
+    torch are left as they are.
 
     Args:
         encoder: on the device where it computes.
@@ -154,7 +155,7 @@ def voxel_features(
     seed: int,
     slice_axis: int | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Features (voxel, channels of all levels) and label values (voxel,); in each crop as many of each class."""
+    """Features (voxel, channels of all levels but the coarsest), label values (voxel,); evenly of a crop's classes."""
     crops = Crops(store, cases, crop, seed, labels=True, foreground=FOREGROUND_SHARE, axis=slice_axis)
     count = CROPS_PER_CASE * len(cases)
     device = next(encoder.parameters()).device
@@ -162,6 +163,7 @@ def voxel_features(
     for first in range(0, count, TOGETHER):
         items = [crops[sample] for sample in range(first, min(first + TOGETHER, count))]
         maps = encoder(torch.stack([item["image"] for item in items]).to(device))
+        maps = maps[:-1] or maps
         for number, item in enumerate(items):
             rng = np.random.default_rng((seed, 2, first + number))
             label = item["label"].numpy()
