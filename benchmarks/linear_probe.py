@@ -3,12 +3,15 @@
     python benchmarks/linear_probe.py STUDY     # a folder that `selfvox study` made, of volumes with label maps
 
 The labelled subjects of each draw are those that the study trains on with that seed; its test subjects are scored. The
-difference to the untrained encoder is paired by draw and subject; its interval draws both anew.
+difference to the untrained encoder is paired by draw and subject; its interval draws both anew. First all levels are
+read; then all but the coarsest, which can tell where in the scan a voxel lies. What place alone tells, an atlas shows:
+the commonest class of the labelled maps, laid upon one another by their centres.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 from pathlib import Path
 
@@ -16,11 +19,14 @@ import numpy as np
 import torch
 from embed import probe
 
+from selfvox.data.split import read, subset
 from selfvox.data.store import Store, open_store
+from selfvox.metrics import dice_per_class
 from selfvox.models.encoder import Encoder, build
 from selfvox.weights import load_into, load_part
 
 LABELS, DRAWS, UNTRAINED = (3, 5), 5, 2
+LEVELS = {"all levels": slice(None), "without the coarsest": slice(-1)}
 
 
 def main() -> None:
@@ -31,8 +37,10 @@ def main() -> None:
     torch.set_num_threads(1)
     store, kept = open_store(study / "store"), study / "linear_probe.json"
     scores = json.loads(kept.read_text()) if kept.exists() else {}
-    print("labels  pre-training             Dice, mean ± sd over draws   minus untrained: mean, 95 % interval, wins")
-    for labels in LABELS:
+    print("labels  pre-training                     Dice, mean ± sd over draws   minus untrained: mean, 95 %, wins")
+    for labels, named in itertools.product(LABELS, LEVELS):
+        print(named)
+        show("atlas", labels, atlas(store, labels))
         untrained: dict[str, np.ndarray] = {}
         for run in sorted((study / "pretrain").iterdir()):
             if not (run / "encoder").is_dir():
@@ -43,13 +51,14 @@ def main() -> None:
             network = json.dumps(card["network"], sort_keys=True)
             if network not in untrained:
                 found = [
-                    probed(scores, f"untrained {n} {network}", labels, store, fresh(card, n)) for n in range(UNTRAINED)
+                    probed(scores, f"untrained {n} {network}", labels, named, store, fresh(card, n))
+                    for n in range(UNTRAINED)
                 ]
                 untrained[network] = np.mean(found, 0)
                 show("untrained", labels, untrained[network])
             encoder = fresh(card, 0)
             load_into(encoder, load_part(run / "encoder", "encoder")[0], str(run))
-            show(run.name, labels, probed(scores, run.name, labels, store, encoder), untrained[network])
+            show(run.name, labels, probed(scores, run.name, labels, named, store, encoder), untrained[network])
             kept.write_text(json.dumps(scores))
 
 
@@ -59,18 +68,35 @@ def fresh(card: dict, seed: int) -> Encoder:
     return build(card["network"], card["spatial_dims"], card["in_channels"])
 
 
-def probed(scores: dict, name: str, labels: int, store: Store, encoder: Encoder) -> np.ndarray:
+def probed(scores: dict, name: str, labels: int, levels: str, store: Store, encoder: Encoder) -> np.ndarray:
     """(draw, test subject), computed once."""
-    key = f"{name}, {labels} labels"
+    key = f"{name}, {labels} labels, {levels}"
     if key not in scores:
-        scores[key] = probe(store, encoder, labels, DRAWS, test=True).tolist()
+        scores[key] = probe(store, encoder, labels, DRAWS, test=True, levels=LEVELS[levels]).tolist()
     return np.array(scores[key])
+
+
+def atlas(store: Store, labels: int) -> np.ndarray:
+    """Dice of the commonest class at each place among the labelled maps: (draw, test subject)."""
+    split = read(store.path / "split.json")
+    edges, classes = np.max([case.shape for case in store.cases], 0), len(store.classes or {})
+    maps = {}
+    for case in store.cases:
+        have = store.label_crop(case, [0] * len(edges), case.shape).reshape(case.shape)
+        before = (edges - case.shape) // 2
+        maps[case.subject] = np.pad(have, [*zip(before, edges - case.shape - before, strict=True)])
+    scores = []
+    for draw in range(DRAWS):
+        votes = [np.eye(classes)[maps[subject]] for subject in subset(split, draw, labels)]
+        guess = np.sum(votes, 0).argmax(-1)
+        scores.append([np.mean(dice_per_class(guess, maps[subject], classes)) for subject in split.test])
+    return np.array(scores)
 
 
 def show(name: str, labels: int, dice: np.ndarray, twin: np.ndarray | None = None) -> None:
     """One line of the table."""
     of_draws = dice.mean(1)
-    line = f"{labels:>6}  {name:<25}{of_draws.mean():.3f} ± {of_draws.std(ddof=1):.3f}"
+    line = f"{labels:>6}  {name:<33}{of_draws.mean():.3f} ± {of_draws.std(ddof=1):.3f}"
     if twin is not None:
         rng, difference = np.random.default_rng(0), dice - twin
         drawn = [

@@ -1,0 +1,97 @@
+"""Does a probe foretell which pre-training helps? Its rank correlation with what fine-tuning gained.
+
+    python benchmarks/foresight.py STUDY     # a folder that `selfvox study` made, of volumes with label maps
+
+The two classifiers of `--probe` learn from ten labelled training subjects and are scored on the validation subjects,
+upon all levels of each pre-trained encoder, all but the coarsest, and the coarsest alone. Beside them the Dice that
+fine-tuning gained over its from-scratch twin on the test subjects, whole and frozen, a mean over the draws of the
+fewest labels. The correlation is Spearman's, over encoders. Two draws of labelled subjects; ten seconds an encoder.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+import torch
+import yaml
+from linear_probe import fresh
+from scipy.stats import spearmanr
+
+from selfvox.data.store import Store, open_store
+from selfvox.data.strict_json import read as read_json
+from selfvox.models.encoder import Encoder
+from selfvox.training import probe
+from selfvox.weights import load_into, load_part
+
+LABELS, DRAWS = 10, 2
+
+
+def main() -> None:
+    """Print what each encoder reads and gained, then the correlations."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("study", type=Path)
+    study = parser.parse_args().study
+    torch.set_num_threads(1)
+    store, read = open_store(study / "store"), {}
+    for run in sorted((study / "pretrain").iterdir()):
+        tensors, card = load_part(run / "encoder", "encoder")
+        if card["spatial_dims"] == store.recipe.spatial_dims:
+            encoder = fresh(card, 0)
+            load_into(encoder, tensors, str(run))
+            read[run.name] = balanced_accuracy(store, encoder, card["crop"])
+            print(run.name, *(f"{what} {score:.3f}" for what, score in read[run.name].items()), sep="  ", flush=True)
+    for kind, gained in gains(study).items():
+        both = sorted(set(gained) & set(read))
+        print(f"\n{kind}: Spearman's correlation over {len(both)} encoders")
+        for what in read[both[0]]:
+            correlation = spearmanr([read[name][what] for name in both], [gained[name] for name in both])[0]
+            print(f"{what:<33}{correlation:+.2f}")
+
+
+def balanced_accuracy(store: Store, encoder: Encoder, crop: list[int]) -> dict[str, float]:
+    """Of both classifiers, upon three choices of levels: mean of the draws."""
+    finer = sum(encoder.channels[:-1])
+    encoder.register_forward_hook(lambda _, __, maps: [*maps, maps[-1]])  # the probe leaves the last one out
+    levels = {"all": slice(None), "but coarsest": slice(finer), "coarsest": slice(finer, None)}
+    found = defaultdict(list)
+    for draw in range(DRAWS):
+        parts = []
+        for cases in probe.choose(store, (), draw, LABELS):
+            with probe.frozen(encoder):
+                parts.append(probe.voxel_features(encoder, store, cases, crop, draw))
+        (x, y), (x_new, y_new) = parts
+        for name, columns in levels.items():
+            scores = probe.classify(x[:, columns], y, x_new[:, columns], y_new)
+            for classifier in ("linear", "knn"):
+                found[f"{name} {classifier}"].append(scores[classifier])
+    return {what: float(np.mean(scores)) for what, scores in found.items()}
+
+
+def gains(study: Path) -> dict[str, dict[str, float]]:
+    """Of each way of fine-tuning, each encoder's mean Dice minus the twin's over the draws of the fewest labels."""
+    cells = [(read_json(done), done.parent) for done in sorted((study / "cells").glob("*/*/done.json"))]
+    fewest = min(facts["labels"] for facts, _ in cells)
+    cells = [(facts, folder) for facts, folder in cells if facts["labels"] == fewest]
+    twins = {(facts["method"], facts["seed"]): dice(folder) for facts, folder in cells if not facts["twin"]}
+    found: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for facts, folder in cells:
+        settings = yaml.safe_load((folder / "settings.yaml").read_text())
+        if facts["twin"]:
+            kind = "frozen" if settings["freeze"] == "always" else "whole"
+            gained = dice(folder) - twins[facts["twin"], facts["seed"]]
+            found[kind][Path(settings["encoder"]).name].append(gained)
+    return {kind: {name: float(np.mean(each)) for name, each in some.items()} for kind, some in found.items()}
+
+
+def dice(cell: Path) -> float:
+    """Mean of the test scans and classes."""
+    with (cell / "scores.csv").open() as rows:
+        return float(np.mean([float(row["dice"]) for row in csv.DictReader(rows)]))
+
+
+if __name__ == "__main__":
+    main()
