@@ -84,7 +84,11 @@ def gains(study: Path) -> dict[str, dict[str, float]]:
             kind = "frozen" if settings["freeze"] == "always" else "whole"
             gained = dice(folder) - twins[facts["twin"], facts["seed"]]
             found[kind][Path(settings["encoder"]).name].append(gained)
-    return {kind: {name: float(np.mean(each)) for name, each in some.items()} for kind, some in found.items()}
+    draws = max(len(each) for some in found.values() for each in some.values())  # of the others, draws are missing
+    return {
+        kind: {name: float(np.mean(each)) for name, each in some.items() if len(each) == draws}
+        for kind, some in found.items()
+    }
 
 
 def dice(cell: Path) -> float:

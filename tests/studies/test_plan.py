@@ -7,9 +7,9 @@ import pytest
 from selfvox.errors import UsageError
 from selfvox.models.encoder import plan as encoder_plan
 from selfvox.pretext import from_setting
+from selfvox.studies import begin, trial
 from selfvox.studies import cells as layout
 from selfvox.studies import plan as plans
-from selfvox.studies import trial
 
 from .conftest import FACTS, rotation
 
@@ -286,3 +286,14 @@ def test_a_2d_twin_is_its_method_on_slices(write_plan):
         "rotation": "scratch",
         "2D-rotation": "2D-scratch",
     }
+
+
+def test_the_plans_that_the_docs_run_in_one_folder_agree_in_what_its_cells_share(tmp_path):
+    folder = Path(__file__).parents[2] / "docs" / "studies" / "hippocampus"
+    kept, *others = [plans.read(str(path), tmp_path) for path in sorted(folder.glob("*.yaml"))]
+    assert len(others) >= 4
+    for plan in others:
+        begin._check_same(plan, kept, tmp_path)
+    differing = dataclasses.replace(kept, finetune={**kept.finetune, "freeze": "always"})
+    with pytest.raises(UsageError, match="holds a study of another plan"):
+        begin._check_same(differing, kept, tmp_path)
