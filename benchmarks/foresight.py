@@ -11,19 +11,19 @@ fewest labels. The correlation is Spearman's, over encoders. Two draws of labell
 from __future__ import annotations
 
 import argparse
-import csv
 from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
 import torch
-import yaml
 from linear_probe import fresh
 from scipy.stats import spearmanr
 
+from selfvox import plain_yaml
 from selfvox.data.store import Store, open_store
 from selfvox.data.strict_json import read as read_json
 from selfvox.models.encoder import Encoder
+from selfvox.studies.results import rows_of
 from selfvox.training import probe
 from selfvox.weights import load_into, load_part
 
@@ -38,6 +38,8 @@ def main() -> None:
     torch.set_num_threads(1)
     store, read = open_store(study / "store"), {}
     for run in sorted((study / "pretrain").iterdir()):
+        if not (run / "encoder").is_dir():
+            continue
         tensors, card = load_part(run / "encoder", "encoder")
         if card["spatial_dims"] == store.recipe.spatial_dims:
             encoder = fresh(card, 0)
@@ -79,7 +81,7 @@ def gains(study: Path) -> dict[str, dict[str, float]]:
     twins = {(facts["method"], facts["seed"]): dice(folder) for facts, folder in cells if not facts["twin"]}
     found: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     for facts, folder in cells:
-        settings = yaml.safe_load((folder / "settings.yaml").read_text())
+        settings = plain_yaml.read(folder / "settings.yaml")
         if facts["twin"]:
             kind = "frozen" if settings["freeze"] == "always" else "whole"
             gained = dice(folder) - twins[facts["twin"], facts["seed"]]
@@ -93,8 +95,7 @@ def gains(study: Path) -> dict[str, dict[str, float]]:
 
 def dice(cell: Path) -> float:
     """Mean of the test scans and classes."""
-    with (cell / "scores.csv").open() as rows:
-        return float(np.mean([float(row["dice"]) for row in csv.DictReader(rows)]))
+    return float(np.mean([float(row["dice"]) for row in rows_of(cell, None)]))
 
 
 if __name__ == "__main__":
