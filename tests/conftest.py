@@ -6,6 +6,9 @@ import os
 # made some of the tests fifty times as slow on busy cores
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+from types import SimpleNamespace
+
+import matplotlib.legend
 import pytest
 
 import selfvox
@@ -13,6 +16,15 @@ from selfvox.data import phantom
 
 CROP = (16, 16, 16)
 SMALL = {"network": {"name": "plain", "channels": [4, 8]}, "crop": CROP, "device": "cpu"}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def slow_to_place_legends():
+    """Each legend takes hours to place: matplotlib warns after a second of it, of any legend without a `loc`."""
+    hours = iter(range(0, 10**9, 3600))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(matplotlib.legend, "time", SimpleNamespace(perf_counter=lambda: next(hours)))
+        yield
 
 
 @pytest.fixture(scope="session")

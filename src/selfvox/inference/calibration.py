@@ -189,7 +189,7 @@ def draw(
         panels[2].set(xlabel="share of the scans kept", ylabel="mean of 1 - Dice", xlim=(0, 1))
     for panel in panels:
         panel.grid(alpha=0.3)
-        panel.legend(fontsize=8)
+        panel.legend(loc="best", fontsize=8)
     with whole(out) as temporary:
         figure.savefig(temporary, dpi=100, metadata={"Software": None})
 

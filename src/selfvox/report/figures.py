@@ -54,7 +54,7 @@ def draw_curves(runs: Mapping[str, Path], metric: str, out: Path) -> None:
     axes.set_ylabel(metric.replace("_", " "))
     axes.set_ylim(0, 1)
     axes.grid(alpha=0.3)
-    axes.legend()
+    axes.legend(loc="best")
     _save(figure, out)
 
 

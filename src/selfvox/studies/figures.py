@@ -115,7 +115,7 @@ def _by_method(summary: Rows, looks: Mapping[str, dict[str, Any]]) -> Figure | N
             _by_fraction(axes, [row for row in summary if row["method"] == each], looks[each])
         axes.set_title(method)
         _label_axis(axes, summary)
-        axes.legend()
+        axes.legend(loc="best")
         beside.setdefault(twins[method], []).append(axes)
     for group in beside.values():  # methods of one twin can be compared
         reach = np.array([axes.get_ylim() for axes in group])

@@ -45,7 +45,7 @@ def _loss(axes: Axes, lines: Lines, names: list[str]) -> None:
     for name in own:
         _plot(axes, lines, name, label=name.removesuffix("/loss"))
     if own:
-        axes.legend()
+        axes.legend(loc="best")
 
 
 def _scores(axes: Axes, lines: Lines, names: list[str]) -> None:
@@ -63,7 +63,7 @@ def _scores(axes: Axes, lines: Lines, names: list[str]) -> None:
         if name.startswith("dice") or (name in OF_CLASSES and name not in beside):
             _plot(axes, lines, name)
     if axes.get_legend_handles_labels()[0]:
-        axes.legend(title="dashed: chance" if len(beside) > 1 else None)
+        axes.legend(loc="best", title="dashed: chance" if len(beside) > 1 else None)
 
 
 def _probe(axes: Axes, lines: Lines, names: list[str]) -> None:
@@ -76,7 +76,7 @@ def _probe(axes: Axes, lines: Lines, names: list[str]) -> None:
             _last(lines, f"probe/untrained_{kind}"), color=f"C{number}", linestyle=":", label=f"{kind}, untrained"
         )
     axes.axhline(_last(lines, "probe/chance"), label="chance", **GUESS)
-    axes.legend(ncols=3)
+    axes.legend(loc="best", ncols=3)
 
 
 def _embeddings(axes: Axes, lines: Lines, names: list[str]) -> None:
