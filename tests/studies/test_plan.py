@@ -130,6 +130,19 @@ def test_a_twin_shares_all_of_its_method_but_the_encoder(write_plan):
     assert found["rotation"].finetune == {"steps": 7, "batch": 3, "freeze": "never"}
 
 
+def test_a_method_of_its_own_from_scratch_has_the_network_that_the_others_share(write_plan):
+    shared, own = {"name": "plain", "channels": [4, 8]}, {"name": "plain", "channels": [2, 4]}
+    methods = {
+        "longer": {"pretrain": None, "finetune": {"steps": 900}},
+        "smaller": {"pretrain": None, "finetune": {"network": own}},
+        "flat": {"pretrain": None, "finetune": {"slices": "axial"}},
+    }
+    _, found, _ = arms(write_plan(methods={**rotation(), **methods}, pretrain={"network": shared}))
+    assert found["longer"].finetune == {"steps": 900, "network": shared}
+    assert found["smaller"].finetune == {"network": own}
+    assert found["flat"].finetune == {"slices": "axial"}  # a network of volumes does not fit it
+
+
 def test_features_that_stand_still_are_compared_with_random_ones_and_with_no_longer_training(write_plan):
     probe = {"head": "linear", "freeze": "always", "warmup": 0.5}
     _, found, _ = arms(write_plan(methods=rotation(finetune=probe), equal_compute="time"))

@@ -191,11 +191,14 @@ def _written(now: Any, before: Any) -> Any:
 
 
 def method(plan: Plan, name: str) -> Method:
-    """A method, its own settings laid over the shared ones."""
+    """A method, its own settings laid over the shared ones; from scratch it has the network that the others share."""
     value = plan.methods[name]
     own = resolve(Method, {"pretrain": None} if value == SCRATCH else value, where=f"methods.{name}.")
     pretrain = {**plan.pretrain, **own.pretrain} if isinstance(own.pretrain, dict) else own.pretrain
-    return Method(pretrain=pretrain, finetune={**plan.finetune, **own.finetune})
+    finetune = {**plan.finetune, **own.finetune}
+    if pretrain is None and "network" in plan.pretrain and not finetune.get("slices"):
+        finetune = {"network": plan.pretrain["network"], **finetune}
+    return Method(pretrain=pretrain, finetune=finetune)
 
 
 def scaled(settings: Mapping[str, Any], scale: float, default_steps: int) -> dict[str, Any]:
