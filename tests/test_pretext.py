@@ -104,7 +104,8 @@ def test_settings_survive_yaml_and_the_command_line(capsys):
         ("rotation+simclr", (1,), "weights: are 1 for 2 tasks; give one for each of rotation.simclr"),
         ("rotation+simclr", (0, 0), "weights: of rotation.simclr are all 0, .* give one above 0"),
         ("rotation", (1,), "weights: are for several tasks at once, .* leave them out"),
-        ({"name": "rotation+simclr", "temperature": 1}, None, r"task\.temperature: .* write such as task\.rotation\."),
+        ({"name": "rotation+simclr", "temperature": 1}, None, r"task\.temperature: .* task\.simclr\.temperature$"),
+        ({"name": "rotation+simclr", "temprature": 1}, None, r"did you mean 'simclr\.temperature'"),
         ({"name": "rotation+simclr", "jigsaw.grid": 1}, None, r"task\.jigsaw\.grid: is no option of rotation or"),
         ({"name": "rotation+simclr", "simclr.temprature": 1}, None, "temprature: .* did you mean 'temperature'"),
         ({"name": "rotation+simclr", "simclr.ops_per_view": 9}, None, r"^task\.simclr\.ops_per_.*task\.simclr\.ops"),
@@ -188,7 +189,7 @@ def test_the_curve_shows_the_loss_and_score_of_each_task(runs, tmp_path, monkeyp
 
 def test_a_preview_shows_the_rows_of_every_task(shapes_store, tmp_path, monkeypatch):
     shown = []
-    monkeypatch.setattr("selfvox.report.preview.draw_preview", lambda rows, title, out: shown.append(rows))
+    monkeypatch.setattr("selfvox.report.preview.draw_preview", lambda rows, *_, **__: shown.append(rows))
     selfvox.preview(shapes_store, out=tmp_path / "p.png", task="rotation+simclr", count=1, crop=(16, 16, 16))
     captions = [row[0].caption for row in shown[0]]
     assert captions == ["rotation: scan", "simclr: scan"]

@@ -16,6 +16,7 @@ from selfvox.data.split import read
 from selfvox.errors import UsageError
 from selfvox.inference.model import load
 from selfvox.models.network import segment_whole
+from selfvox.report.figures import montage
 from selfvox.run import read_metrics
 from selfvox.weights import load_part
 
@@ -143,9 +144,34 @@ def test_passes_over_slices_vote_with_those_of_another_direction(runs, shapes_st
     assert np.abs(mean["both"] - mean["seg"]).max() > 1e-3
 
 
+def test_what_pretrain_says_to_type_next_names_the_slices(shapes_store, tmp_path, small, capsys):
+    how = {**small, "crop": (16,), "task": "rotation", "steps": 1, "slices": "coronal"}
+    selfvox.pretrain(shapes_store, out=tmp_path / "run", **how)
+    assert (
+        f"selfvox finetune LABELLED/ --encoder {tmp_path / 'run'} --slices coronal --labels" in capsys.readouterr().err
+    )
+
+
+def test_a_slice_is_drawn_as_it_lies_and_a_photograph_as_it_is():
+    image = np.zeros((3, 4, 6))
+    image[0, 1, 5] = 1  # the second from the left, the most anterior
+    image[1] = 100
+    drawn = montage(image, is_slice=True)
+    assert drawn.shape == (6, 4)  # one channel, whose greys are its own
+    assert np.argwhere(drawn == drawn.max()).tolist() == [[0, 1]]
+    assert drawn.max() == 1
+    assert montage(image).shape == (4, 6, 3)
+
+
+def test_a_volume_s_greys_are_those_of_the_channel_that_is_shown():
+    volume = np.stack([np.linspace(0, 1, 512).reshape(8, 8, 8), np.full((8, 8, 8), 1000.0)])
+    np.testing.assert_array_equal(montage(volume), montage(volume[:1]))
+    assert montage(volume[:1]).std() > 0.2
+
+
 @every_axis
 def test_a_preview_shows_slices(shapes_store, tmp_path, monkeypatch, name):
     shown = []
-    monkeypatch.setattr("selfvox.report.preview.draw_preview", lambda rows, title, out: shown.append(rows))
+    monkeypatch.setattr("selfvox.report.preview.draw_preview", lambda rows, *_, **__: shown.append(rows))
     selfvox.preview(shapes_store, out=tmp_path / "p.png", task="rotation", slices=name, crop=(16,))
     assert {panel.image.ndim for row in shown[0] for panel in row} == {3}

@@ -9,7 +9,7 @@ import pkgutil
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -229,7 +229,10 @@ def _joint(names: Sequence[str], options: Mapping[str, Any], weights: Sequence[f
     for key, value in options.items():
         name, _, option = str(key).partition(".")
         if name not in own or not option:
-            raise UsageError(f"task.{key}: is no option of {' or '.join(names)}; write such as task.{names[0]}.{key}")
+            known = [f"{each}.{field.name}" for each, kind in kinds.items() for field in fields(kind)]
+            meant = [each for each in known if each.partition(".")[2] == key]
+            remedy = f"; write task.{meant[0]}" if meant else did_you_mean(str(key), known)
+            raise UsageError(f"task.{key}: is no option of {' or '.join(names)}{remedy}")
         own[name][option] = value
     tasks = []
     for name in sorted(names):

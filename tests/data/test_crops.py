@@ -9,7 +9,7 @@ import torch
 from torch.utils.data import DataLoader
 
 import selfvox
-from selfvox.data.crops import Crops, crop_for, in_plane, resolutions, spacings
+from selfvox.data.crops import Crops, crop_for, in_plane, is_inside, resolutions, spacings
 from selfvox.data.store import open_store
 from selfvox.errors import UsageError
 
@@ -132,6 +132,26 @@ def test_crops_hold_the_median_scan_or_lie_within_nine_of_ten():
     for edge, divisor in itertools.product((9, 20, 100), (2, 16, 24)):
         found = crop_for(None, [Scan((edge,) * 3)], (divisor,) * 3)
         assert all(each % divisor == 0 and 0 < each <= 64 for each in found)
+
+
+def test_nine_of_ten_scans_hold_the_crop_along_all_axes_at_once():
+    # each axis is short in a tenth of the scans, but not in the same ones
+    shapes = [[40, 40, 40] for _ in range(30)]
+    for number in range(9):
+        shapes[number][number % 3] = 33
+        shapes[number + 9][number % 3] = 39
+    scans = [Scan(tuple(shape)) for shape in shapes]
+    assert not is_inside((40, 40, 40), scans)
+    assert crop_for(None, scans, inside=True) == (32, 32, 32)
+    uneven = [Scan((64, 64, 40)) if n % 5 else Scan((64, 20, 40)) for n in range(50)]
+    assert crop_for(None, uneven, inside=True) == (64, 16, 40)
+    few = [Scan((16, 40, 40)), Scan((40, 40, 40)), Scan((40, 24, 40))]
+    assert crop_for(None, few, inside=True) == (16, 24, 40)
+    thin = [Scan((64, 64, 6))] * 4
+    assert crop_for(None, thin, inside=True) == (64, 64, 8)  # no crop is inside, so none is better
+    assert not is_inside((8, 8, 8), thin)
+    far = [Scan((64, 64, 64))] * 4 + [Scan((64, 20, 64))]
+    assert crop_for(None, far, inside=True) == (64, 16, 64)
 
 
 def test_edges_that_do_not_fit_are_refused_with_the_nearest_that_do():

@@ -16,7 +16,7 @@ def preview(tmp_path, monkeypatch):
 
     def rows(scans, **how):
         shown = []
-        monkeypatch.setattr("selfvox.report.preview.draw_preview", lambda rows, title, out: shown.extend(rows))
+        monkeypatch.setattr("selfvox.report.preview.draw_preview", lambda rows, *_, **__: shown.extend(rows))
         selfvox.preview(scans, out=tmp_path / "p.png", **how)
         return shown
 

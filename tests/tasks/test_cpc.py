@@ -196,6 +196,15 @@ def test_a_grid_without_a_question_is_refused(options, name):
         suited(3, **options)
 
 
+@pytest.mark.parametrize(("grid", "crop", "remedy"), [
+    *((3, 16, "--task.grid 4 or more"), (4, 16, "use a larger --crop"), (6, 16, "use a smaller grid or a larger")),
+])  # fmt: skip
+def test_what_one_refusal_says_the_next_does_not_take_back(grid, crop, remedy):
+    with pytest.raises(UsageError, match=remedy):
+        CPC(grid=grid).suited_to((crop,) * 3, (1.0,) * 3)
+    assert CPC(grid=4).suited_to((24,) * 3, (1.0,) * 3).grid == 4
+
+
 @pytest.mark.parametrize("d", [2, 3])
 def test_panels_light_up_what_is_seen_and_what_is_asked_and_never_both(d):
     task, images = suited(d), torch.rand(2, 1, *CROPS[d]) + 1

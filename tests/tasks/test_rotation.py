@@ -104,6 +104,9 @@ def test_a_plane_must_be_of_equal_spacing_in_every_scan_and_those_at_fault_are_n
         Rotation(planes="in-plane").suited_to(crop, thick, across, across)
     with pytest.raises(UsageError, match=r"of spacing 4\.50 x 0\.50 x 0\.50 mm, .* in xy away; .*--spacing 5,5,5"):
         Rotation(planes="xy").suited_to(crop, thick, across, across)
+    # of slices or of pictures: how many axes the scans have is not known here
+    with pytest.raises(UsageError, match=r"prepare with 3\.3 mm along each axis or coarser"):
+        Rotation().suited_to((32, 32), (1.9, 3.3))
 
 
 @pytest.mark.parametrize(

@@ -151,6 +151,13 @@ def test_planes_are_those_of_equal_spacing_unless_named():
     assert "rotate" not in nowhere.ops
 
 
+def test_where_rotate_is_left_out_and_too_little_stays_this_is_said():
+    for options in ({"ops": "rotate,flip,crop"}, {"ops": "rotate", "ops_per_view": 1}):
+        task = from_setting({"name": "simclr", **options})
+        with pytest.raises(UsageError, match=r"^task\.ops.* \(rotate was left out of task\.ops, since no two axes"):
+            task.suited_to((16, 16), (1.0, 2.0))
+
+
 def test_in_a_plane_of_equal_spacing_the_third_axis_stays():
     images = torch.arange(16.0).expand(4, 1, 16, 16, 16)
     task = SimCLR(ops=("rotate", "identity"), ops_per_view=2).suited_to((16, 16, 16), (1.0, 1.0, 3.0))

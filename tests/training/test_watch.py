@@ -41,8 +41,9 @@ def watched(tmp_path, views):
     """Let a watch see steps of made-up scores, and return what it said to be amiss."""
 
     def watch(
-        encoder, steps, score=lambda step: 0.5, gradient=lambda step: 1.0, loss=lambda step: 1.0, last=None, chance=0.1
-    ):
+        encoder, steps, score=lambda step: 0.5, gradient=lambda step: 1.0, loss=lambda step: 1.0, last=None, chance=0.1,
+        vectors=lambda step: 0.5,
+    ):  # fmt: skip
         settings = selfvox.pretrain.settings(scans="s", out=tmp_path / "run")
         with start(tmp_path / "run", settings, resume=True) as run:
             watching = Watch(run, make_fabric("cpu", 1, "fp32"), encoder, views, steps)
@@ -50,6 +51,7 @@ def watched(tmp_path, views):
                 for parameter in encoder.parameters():
                     parameter.grad = torch.full_like(parameter, gradient(step))
                 metrics = {"rotation/accuracy": torch.tensor(score(step)), "rotation/chance": torch.tensor(chance)}
+                metrics["simclr/embedding_std"] = torch.tensor(vectors(step))
                 if chance == 0:
                     metrics = {"masked/explained": torch.tensor(score(step))}
                 watching.before_update(step, Outcome(torch.tensor(loss(step)), metrics))
@@ -90,6 +92,13 @@ def test_an_encoder_that_collapses_on_the_way_is_noticed(watched, capsys):
         return 0.5
 
     assert watched(encoder, 100, score) == ["collapsed"]
+
+
+def test_vectors_that_collapse_while_features_do_not_are_noticed(watched, capsys):
+    assert watched(fresh(), 200, vectors=lambda step: 0.5 if step < 50 or step % 2 else 0.0) == []
+    assert watched(fresh(), 200, vectors=lambda step: 0.5 if step < 50 else 0.002) == ["collapsed simclr/embedding_std"]
+    assert "simclr/embedding_std was 0.0" in (said := capsys.readouterr().err)
+    assert said.count("collapsed") == 1
 
 
 def test_a_task_solved_at_once_is_a_shortcut_and_one_solved_later_is_not(watched, capsys):

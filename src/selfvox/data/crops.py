@@ -165,7 +165,17 @@ def crop_for(
         shape = np.quantile([case.shape for case in cases], 0.1 if inside else 0.5, axis=0)
         multiples = np.floor(shape / divisor) if inside else np.ceil(shape / divisor)
         fitting = np.clip(multiples * divisor, divisor, [largest // by * by for by in divisor])
-        return tuple(int(edge) for edge in fitting)
+        found = [int(edge) for edge in fitting]
+        # nine of ten along each axis may be fewer along all; shorten that which takes most scans in, at once or in time
+        while inside and not is_inside(found, cases) and is_inside(divisor, cases):
+            far = {
+                axis: [by if n == axis else each for n, each in enumerate(found)]
+                for axis, by in enumerate(divisor)
+                if found[axis] > by
+            }
+            near = {axis: [*found[:axis], found[axis] - divisor[axis], *found[axis + 1 :]] for axis in far}
+            found = near[max(far, key=lambda axis: (_held(near[axis], cases), _held(far[axis], cases)))]
+        return tuple(found)
     edges = tuple(asked) * d if len(asked) == 1 else tuple(asked)
     if len(edges) != d:
         raise UsageError(
@@ -176,6 +186,16 @@ def crop_for(
             nearest = f"{max(1, edge // by) * by} and {(edge // by + 1) * by}"
             raise UsageError(f"crop: {edge} is no multiple of {by}; the nearest are {nearest}")
     return edges
+
+
+def is_inside(crop: Sequence[int], cases: Sequence[StoredCase]) -> bool:
+    """Whether nine scans of ten, at least, hold the crop."""
+    return _held(crop, cases) >= 0.9 * len(cases)
+
+
+def _held(crop: Sequence[int], cases: Sequence[StoredCase]) -> int:
+    """How many scans hold the crop."""
+    return int((np.array([case.shape for case in cases]) >= crop).all(1).sum())
 
 
 def median_spacing(cases: Sequence[StoredCase]) -> tuple[float, ...]:

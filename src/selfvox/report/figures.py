@@ -26,8 +26,8 @@ class Outlined(NamedTuple):
     masks: Mapping[str, np.ndarray]  # (*space) integers, by name such as `truth`
 
 
-def draw_preview(rows: Sequence[Sequence[Panel]], title: str, out: Path) -> None:
-    """Draw what a network is asked: one row per scan, each panel under its caption."""
+def draw_preview(rows: Sequence[Sequence[Panel]], title: str, out: Path, slices: bool = False) -> None:
+    """Draw what a network is asked: one row per scan, each panel under its caption; of `slices`, upright ones."""
     columns = max(len(row) for row in rows)
     wide = 3 if rows[0][0].image.ndim == 4 else 1  # a volume shows three slices
     figure = Figure(figsize=(1.0 + 1.9 * wide * columns, 0.6 + 2.2 * len(rows)), layout="constrained")
@@ -37,7 +37,7 @@ def draw_preview(rows: Sequence[Sequence[Panel]], title: str, out: Path) -> None
         for axes in axes_row:
             axes.set_axis_off()
         for axes, panel in zip(axes_row, row, strict=False):
-            axes.imshow(montage(panel.image.float().cpu().numpy()), cmap="gray")
+            axes.imshow(montage(panel.image.float().cpu().numpy(), slices), cmap="gray")
             axes.set_title(panel.caption, fontsize=8)
     _save(figure, out)
 
@@ -80,15 +80,19 @@ def draw_outlines(cases: Sequence[Outlined], classes: Mapping[int, str], out: Pa
     _save(figure, out)
 
 
-def montage(image: np.ndarray) -> np.ndarray:
+def montage(image: np.ndarray, is_slice: bool = False) -> np.ndarray:
     """A picture of an image (channel, *space): itself in 2D; the three middle slices side by side in 3D.
 
     Three channels of a picture are shown as colours, else the first channel; scaled to its own 1st to 99th percentile.
+    A 2D image that `is_slice` of a volume is no picture, and lies as its axes do.
     """
+    if is_slice or image.ndim == 4 or len(image) != 3:
+        image = image[:1]
     low, high = np.percentile(image, (1, 99))
     image = np.clip((image - low) / max(high - low, 1e-6), 0, 1)
     if image.ndim == 3:
-        return np.moveaxis(image, 0, -1) if len(image) == 3 else image[0]
+        shown = np.moveaxis(image, 0, -1) if len(image) == 3 else image[0]
+        return _upright(shown) if is_slice else shown
     volume = image[0]
     x, y, z = (size // 2 for size in volume.shape)
     slices = [_upright(volume[:, :, z]), _upright(volume[:, y, :]), _upright(volume[x, :, :])]

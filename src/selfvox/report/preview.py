@@ -62,6 +62,9 @@ def preview(settings: Preview) -> Path:
     rows = rows[: len(rows) * min(settings.count, len(cases)) // len(images)]
     named = to_setting(task)
     options = ", ".join(f"{name}={value}" for name, value in named.items() if name != "name")
-    draw_preview(rows, f"{named['name']}: {options}", settings.out)
+    channels = store.recipe.channel_names
+    if len(channels) > 1 and (axis is not None or store.recipe.spatial_dims == 3):
+        options += f"; shown: {channels[0]}, the first of {len(channels)} channels"
+    draw_preview(rows, f"{named['name']}: {options}", settings.out, slices=axis is not None)
     say(f"picture: {settings.out}")
     return settings.out

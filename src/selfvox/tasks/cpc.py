@@ -50,17 +50,18 @@ class CPC(PretextTask):
 
     def suited_to(self, crop: Sequence[int], *spacings_mm: Sequence[float]) -> CPC:
         """This task, if such a crop holds the grid, and the grid a patch to predict from a pyramid."""
-        if min(self.view_size(crop)) < SMALLEST_PATCH:
-            raise UsageError(
-                f"task.grid: {self.grid} patches along each axis of a crop of {' x '.join(map(str, crop))} voxels get "
-                f"fewer than {SMALLEST_PATCH} voxels each; use a smaller grid or a larger --crop"
-            )
         least = self.first + 2
         if self.grid < least:
             name, remedy = ("overlap", " or a smaller overlap") if self.overlap else ("grid", "")
             raise UsageError(
                 f"task.{name}: no patch with others above it has one below that shares no voxel with it; use "
                 f"--task.grid {least} or more{remedy}"
+            )
+        if min(self.view_size(crop)) < SMALLEST_PATCH:
+            remedy = "a smaller grid or " if self.grid > least else ""
+            raise UsageError(
+                f"task.grid: {self.grid} patches along each axis of a crop of {' x '.join(map(str, crop))} voxels get "
+                f"fewer than {SMALLEST_PATCH} voxels each; use {remedy}a larger --crop"
             )
         return self
 

@@ -68,11 +68,13 @@ class Rotation(PretextTask):
         if uneven:
             remedy = "use --task.planes in-plane or " if equal else ""
             # a finer one would interpolate the coarse axis, which would then be the smooth one
-            coarsest = ",".join([f"{max(map(max, spacings_mm)):.2g}"] * spatial_dims)
+            coarsest = f"{max(map(max, spacings_mm)):.2g}"
+            # two axes may be those of a slice, and the scans have three
+            spacing = f"--spacing {','.join([coarsest] * 3)}" if spatial_dims == 3 else f"{coarsest} mm along each axis"
             raise UsageError(
                 f"task rotation: there are scans of spacing {_most_uneven(uneven, spacings_mm)}, as scanned or as "
                 f"prepared, so the resolution would give a turn in {plane_names(uneven)} away; {remedy}prepare with "
-                f"--spacing {coarsest} or coarser"
+                f"{spacing} or coarser"
             )
         if self.versions > len(self.table(spatial_dims)):
             raise UsageError(

@@ -80,7 +80,11 @@ class SimCLR(PretextTask):
         if equal:
             return replace(self, planes=plane_names(equal))
         ops = [op for op in self.ops if op != "rotate"]
-        return resolve(SimCLR, {**as_dict(self), "planes": "none", "ops": ops}, where="task.")
+        try:
+            return resolve(SimCLR, {**as_dict(self), "planes": "none", "ops": ops}, where="task.")
+        except UsageError as error:
+            why = "rotate was left out of task.ops, since no two axes are equally spaced in every scan"
+            raise UsageError(f"{error} ({why})") from None
 
     def view_size(self, crop: Sequence[int]) -> tuple[int, ...]:
         """The crop, or one of its tiles."""

@@ -10,7 +10,16 @@ from typing import Any
 
 import torch
 
-from selfvox.data.crops import Crops, axis_of_slices, crop_for, in_plane, median_spacing, resolutions, spacings
+from selfvox.data.crops import (
+    Crops,
+    axis_of_slices,
+    crop_for,
+    in_plane,
+    is_inside,
+    median_spacing,
+    resolutions,
+    spacings,
+)
 from selfvox.data.prepare import prepared
 from selfvox.data.seen import seen
 from selfvox.data.store import Store, StoredCase, is_store, open_store
@@ -134,7 +143,8 @@ def pretrain(settings: Pretrain) -> Path:
             save_part(run.path / "encoder", "encoder", encoder, card)
             draw_curve(run.path, run.path / "curve.png")
             say(f"encoder: {run.path / 'encoder'}   curve: {run.path / 'curve.png'}")
-            say(f"next: selfvox finetune LABELLED/ --encoder {run.path} --labels 10 --out runs/seg")
+            flat = f" --slices {settings.slices}" if settings.slices else ""
+            say(f"next: selfvox finetune LABELLED/ --encoder {run.path}{flat} --labels 10 --out runs/seg")
     return settings.out
 
 
@@ -188,10 +198,13 @@ def refuse_one_alone(task: PretextTask, cases: Sequence[StoredCase]) -> None:
 
 def _warn_of_mirrors(crop: Sequence[int], cases: Sequence[StoredCase]) -> None:
     """Say so where more than the tenth of the scans that a default crop allows is smaller than the crop."""
-    small = [any(have < want for have, want in zip(case.shape, crop, strict=True)) for case in cases]
-    if sum(small) > len(cases) / 10:
-        inside = ",".join(map(str, crop_for(None, cases, inside=True)))
+    if not is_inside(crop, cases):
+        inside = crop_for(None, cases, inside=True)
+        remedy = f"--crop {','.join(map(str, inside))} lies inside nine of ten"
+        if not is_inside(inside, cases):
+            remedy = f"no crop of {' x '.join(map(str, inside))} or more lies inside nine of ten"
+        small = sum(any(have < want for have, want in zip(case.shape, crop, strict=True)) for case in cases)
         say(
-            f"warning: {sum(small)} of {len(cases)} scans are smaller than the crop and mirrored at their edges, which "
-            f"may give answers away; --crop {inside} lies inside nine of ten"
+            f"warning: {small} of {len(cases)} scans are smaller than the crop and mirrored at their edges, which "
+            f"may give answers away; {remedy}"
         )

@@ -67,6 +67,7 @@ class Watch:
         self.every = max(LEAST_BETWEEN, -(-steps // MEASURED) // LOG_EVERY * LOG_EVERY)
         self.probe, self.probe_every = probe, max(1, steps // PROBED)
         self.recent: defaultdict[str, deque[health.Score]] = defaultdict(lambda: deque(maxlen=RECENT))
+        self.spreads: defaultdict[str, deque[float]] = defaultdict(lambda: deque(maxlen=RECENT))
         self.reached: list[float] = []  # shares of the parameters, at the steps where that was measured
         self.untrained_spread = self._health()["health/spread"]
         self.untrained_probe = self._probe()
@@ -75,6 +76,9 @@ class Watch:
         """Note the scores, and at some steps how much of the encoder the gradient reaches."""
         for name, score in health.scores(outcome.metrics).items():  # type: ignore[arg-type]
             self.recent[name].append(score)
+        for name, value in outcome.metrics.items():
+            if name.endswith("embedding_std"):
+                self.spreads[name].append(float(value))
         # where all is answered, as by triplets beyond their margin, no loss is left, and no gradient
         if (step == REACHED_STEP or self._is_measured(step)) and bool(outcome.loss):
             self.reached.append(health.reached(self.encoder.parameters()))
@@ -127,6 +131,13 @@ class Watch:
                 f"features have collapsed: embeddings of different crops are nearly the same (spread {spread:.4f}, "
                 f"untrained {self.untrained_spread:.4f}); lower --learning-rate, or choose another --task"
             )))  # fmt: skip
+        for name, spreads in self.spreads.items():
+            late, mean = len(spreads) == RECENT and step % LOG_EVERY == 0, float(np.mean(spreads))
+            if late and mean < COLLAPSED and not _same(self.views[0]):
+                found.append((f"collapsed {name}", (
+                    f"the vectors that the task compares have collapsed: {name} was {mean:.4f} in the last {RECENT} "
+                    "steps, so different images get the same one; lower --learning-rate, or enlarge --batch"
+                )))  # fmt: skip
         if step >= REACHED_STEP and self._reached < REACHED:
             found.append(("unreached", (
                 f"{1 - self._reached:.0%} of the encoder's parameters get no gradient and stay random: the task does "
