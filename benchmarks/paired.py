@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 from selfvox.studies import plan as plans
 from selfvox.studies.results import read
@@ -25,9 +26,12 @@ def main() -> None:
     parser.add_argument("other")
     said = parser.parse_args()
     # what the runs were made with stands in their folders; of the plan only the names count
-    both = {name: {"pretrain": None, "finetune": {"steps": n}} for n, name in enumerate((said.method, said.other), 1)}
+    both: dict[str, Any] = {name: {"pretrain": None} for name in (said.method, said.other)}
     found = read(dataclasses.replace(plans.load(said.study / "plan.yaml"), methods=both), said.study)
-    for row in against(found, [(said.method, said.other)]):
+    rows = against(found, [(said.method, said.other)])
+    if not rows:
+        raise SystemExit(f"{said.study}: no number of labels at which both {said.method} and {said.other} are done")
+    for row in rows:
         if row["name"] == found[0].overall:
             print(
                 f"{row['labels']} labels: {row['difference']:+.3f} ({row['low']:+.3f} to {row['high']:+.3f}), "
