@@ -174,7 +174,7 @@ def crop_for(
                 if found[axis] > by
             }
             near = {axis: [*found[:axis], found[axis] - divisor[axis], *found[axis + 1 :]] for axis in far}
-            found = near[max(far, key=lambda axis: (_held(near[axis], cases), _held(far[axis], cases)))]
+            found = near[max(far, key=lambda axis: (held(near[axis], cases), held(far[axis], cases)))]
         return tuple(found)
     edges = tuple(asked) * d if len(asked) == 1 else tuple(asked)
     if len(edges) != d:
@@ -190,10 +190,10 @@ def crop_for(
 
 def is_inside(crop: Sequence[int], cases: Sequence[StoredCase]) -> bool:
     """Whether nine scans of ten, at least, hold the crop."""
-    return _held(crop, cases) >= 0.9 * len(cases)
+    return held(crop, cases) >= 0.9 * len(cases)
 
 
-def _held(crop: Sequence[int], cases: Sequence[StoredCase]) -> int:
+def held(crop: Sequence[int], cases: Sequence[StoredCase]) -> int:
     """How many scans hold the crop."""
     return int((np.array([case.shape for case in cases]) >= crop).all(1).sum())
 

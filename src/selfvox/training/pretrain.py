@@ -14,6 +14,7 @@ from selfvox.data.crops import (
     Crops,
     axis_of_slices,
     crop_for,
+    held,
     in_plane,
     is_inside,
     median_spacing,
@@ -203,7 +204,7 @@ def _warn_of_mirrors(crop: Sequence[int], cases: Sequence[StoredCase]) -> None:
         remedy = f"--crop {','.join(map(str, inside))} lies inside nine of ten"
         if not is_inside(inside, cases):
             remedy = f"no crop of {' x '.join(map(str, inside))} or more lies inside nine of ten"
-        small = sum(any(have < want for have, want in zip(case.shape, crop, strict=True)) for case in cases)
+        small = len(cases) - held(crop, cases)
         say(
             f"warning: {small} of {len(cases)} scans are smaller than the crop and mirrored at their edges, which "
             f"may give answers away; {remedy}"

@@ -132,11 +132,11 @@ class Watch:
                 f"untrained {self.untrained_spread:.4f}); lower --learning-rate, or choose another --task"
             )))  # fmt: skip
         for name, spreads in self.spreads.items():
-            late, mean = len(spreads) == RECENT and step % LOG_EVERY == 0, float(np.mean(spreads))
-            if late and mean < COLLAPSED and not _same(self.views[0]):
+            full = len(spreads) == RECENT and step % LOG_EVERY == 0
+            if full and np.mean(spreads) < COLLAPSED and not _same(self.views[0]):
                 found.append((f"collapsed {name}", (
-                    f"the vectors that the task compares have collapsed: {name} was {mean:.4f} in the last {RECENT} "
-                    "steps, so different images get the same one; lower --learning-rate, or enlarge --batch"
+                    f"the vectors that the task compares have collapsed: {name} was {np.mean(spreads):.4f} in the last "
+                    f"{RECENT} steps, so different images get the same one; lower --learning-rate, or enlarge --batch"
                 )))  # fmt: skip
         if step >= REACHED_STEP and self._reached < REACHED:
             found.append(("unreached", (
