@@ -1,3 +1,5 @@
+import platform
+
 import pytest
 import torch
 from torch import nn
@@ -43,6 +45,24 @@ def test_a_torch_without_onednn_as_on_apple_silicon_computes_in_fp32(monkeypatch
     monkeypatch.setattr(torch.ops, "mkldnn", NoSuchOperators())
     assert not computes_bf16("cpu")
     assert make_fabric("cpu", 1, "auto").strategy.precision.precision == "32-true"
+
+
+@pytest.mark.parametrize(
+    ("machine", "instructions", "pays"),
+    [("x86_64", False, False), ("x86_64", True, True), ("AMD64", False, False), ("aarch64", False, True)],
+)
+def test_a_processor_that_only_emulates_bf16_computes_in_fp32(machine, instructions, pays, monkeypatch):
+    class Accepts:  # oneDNN says so of any processor with AVX-512, with bf16 instructions or without
+        def _is_mkldnn_bf16_supported(self):
+            return True
+
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
+    monkeypatch.setattr(torch.ops, "mkldnn", Accepts())
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: instructions)
+    monkeypatch.setattr(platform, "machine", lambda: machine)
+    assert computes_bf16("cpu") == pays
+    precision = make_fabric("cpu", 1, "auto").strategy.precision.precision
+    assert precision == ("bf16-mixed" if pays else "32-true")
 
 
 @pytest.mark.parametrize(("device", "kind"), [("auto", "cuda"), ("cuda", "cuda"), ("mps", "mps")])
