@@ -15,12 +15,16 @@ import yaml
 
 import selfvox
 from selfvox.data import image as images
+from selfvox.data import phantom
 from selfvox.data import split as splits
-from selfvox.errors import DataError, NumericalError, Stopped, UsageError
+from selfvox.data.store import open_store
+from selfvox.errors import BusyError, DataError, NumericalError, Stopped, UsageError
 from selfvox.files import write_csv
-from selfvox.studies import figures, once, results, work
+from selfvox.studies import figures, once, results, trial, work
 from selfvox.studies import plan as plans
 from selfvox.studies import study as verb
+
+from .conftest import PLAN
 
 
 def tables(out):
@@ -156,6 +160,80 @@ def test_a_plan_may_grow_but_not_change(done, write_plan):
     changed = {"rotation": {"pretrain": {"task": "rotation", "steps": 9}}}
     with pytest.raises(UsageError, match="another method rotation"):
         selfvox.study(str(write_plan(methods=changed)), out=out)
+
+
+def refuses(monkeypatch, wrong):
+    """Let the trial refuse methods in whose settings `wrong` finds something; lists what is tried."""
+    tried, likely = [], trial._tried
+
+    def refuse(plan, out, name):
+        tried.append(name)
+        if wrong(plans.method(plan, name)):
+            raise UsageError(f"crop: does not fit {name}")
+        return likely(plan, out, name)
+
+    monkeypatch.setattr(trial, "_tried", refuse)
+    return tried
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"pretrain": {"crop": [8, 8, 8]}},
+        {"test": 3},
+        {"methods": {"rotation": {"pretrain": {"task": "rotation", "crop": [8, 8, 8]}}}},
+        {"prepare": {"spacing": [2, 2, 2]}},
+    ],
+)
+def test_a_plan_that_was_refused_is_corrected_where_it_lies(done, wrong, write_plan, tmp_path, monkeypatch):
+    _, whole, made = done
+    out, count = tmp_path / "refused", len(made)
+    with monkeypatch.context() as patched:
+        refuses(patched, lambda method: True)
+        with pytest.raises(UsageError, match="does not fit rotation"):
+            selfvox.study(str(write_plan(**wrong)), out=out)
+    selfvox.study(str(write_plan()), out=out)
+    assert sorted(made[count:]) == sorted(made[:count])
+    assert tables(out) == tables(whole)
+    manifests = [(each / "store" / "manifest.json").read_text() for each in (out, whole)]
+    assert manifests[0] == manifests[1]
+
+
+def test_scans_that_were_the_wrong_ones_are_put_right_before_anything_is_trained(done, write_plan, tmp_path):
+    _, whole, _ = done
+    phantom.write(tmp_path / "others", "shapes", count=9, seed=5)
+    out = tmp_path / "wrong"
+    selfvox.study(str(write_plan(data="others")), out=out, dry_run=True)
+    selfvox.study(str(write_plan()), out=out)
+    assert tables(out) == tables(whole)
+
+
+def test_a_method_that_was_refused_is_corrected_and_others_stay(done, write_plan, monkeypatch, tmp_path):
+    _, out, made = done
+    count = len(made)
+    for name, scans in (("wrong", 3), ("right", 4)):
+        for path in phantom.write(tmp_path / "drawn", "shapes", count=scans, seed=scans):
+            (tmp_path / name).mkdir(exist_ok=True)
+            path.rename(tmp_path / name / f"other-{path.name}")
+    new = {"task": "masked", "crop": [8, 8, 8], "scans": "wrong"}
+    tried = refuses(monkeypatch, lambda method: "crop" in (method.pretrain or {}))
+    with pytest.raises(UsageError, match="does not fit masked"):
+        selfvox.study(str(write_plan(methods={**PLAN["methods"], "masked": {"pretrain": new}})), out=out)
+    new = {"task": "masked", "scans": "right"}
+    selfvox.study(str(write_plan(methods={**PLAN["methods"], "masked": {"pretrain": new}})), out=out)
+    assert tried == ["masked", "masked"]
+    assert {each.split()[0] for each in made[count:]} == {"pretrain", "masked"}
+    assert len(open_store(out / "scans" / "masked").cases) == 4
+
+
+def test_a_dry_run_is_corrected_and_timed_anew(write_plan, pretended, monkeypatch, tmp_path):
+    tried = refuses(monkeypatch, lambda method: False)
+    selfvox.study(str(write_plan()), out=tmp_path / "out", dry_run=True)
+    methods = {**PLAN["methods"], "rotation": {"pretrain": {"task": "rotation", "steps": 7}}}
+    selfvox.study(str(write_plan(methods=methods)), out=tmp_path / "out", dry_run=True)
+    assert tried == ["rotation", "simclr", "rotation"]
+    with once.held(tmp_path / "out", "trial"), pytest.raises(BusyError):
+        selfvox.study(str(write_plan()), out=tmp_path / "out", dry_run=True)
 
 
 def test_a_study_goes_on_from_elsewhere_and_with_a_new_method_in_front(done, write_plan, monkeypatch):

@@ -13,7 +13,7 @@ from selfvox.errors import DataError, UsageError
 from selfvox.options import resolve
 from selfvox.settings import Prepare
 from selfvox.studies import cells as layout
-from selfvox.studies import identity
+from selfvox.studies import identity, trial
 from selfvox.studies import plan as plans
 from selfvox.studies.once import held
 from selfvox.studies.plan import Plan
@@ -33,13 +33,15 @@ from selfvox.studies.stores import (
 def begin(plan: Plan, out: Path) -> Plan:
     """Keep the plan in `out`, or see that it is the one which lies there; prepare the scans and check the split.
 
-    Seeds, labels and methods may be added to a plan; what is done stays.
+    Seeds, labels and methods may be added to a plan; what is done stays. What was never begun, as where a plan was
+    refused, may be corrected.
 
     Returns:
         The plan as it is kept: methods that were added come last.
 
     Raises:
-        UsageError: `out` holds another study, or something else; or more labels are asked for than there are.
+        UsageError: `out` holds another study that was begun, or something else; or more labels are asked for than there
+            are.
         DataError: the scans cannot be used, a test scan is among those that train, or the scans or their split are not
             those that something was done with.
     """
@@ -52,8 +54,8 @@ def begin(plan: Plan, out: Path) -> Plan:
     out.mkdir(parents=True, exist_ok=True)
     with held(out, "plan", wait=True):
         if file.exists():
-            plan = plans.as_kept(plan, plans.load(file))
-            _check_same(plan, plans.load(file), out)
+            plan = plans.as_kept(plan, kept := plans.load(file))
+            _make_way(plan, kept, out)
         if not file.exists() or plans.load(file) != plan:
             plans.save(plan, file)
         was = identity.before(out)
@@ -86,19 +88,42 @@ def _check_split(plan: Plan, out: Path) -> None:
                 guard(split_store, found["scans"], there, plan.transductive)
 
 
-def _check_same(plan: Plan, before: Plan, out: Path) -> None:
-    """Refuse a plan that differs in what the cells of `out` were made with; more of the same is welcome."""
+def _make_way(plan: Plan, before: Plan, out: Path) -> None:
+    """Forget what was prepared and found out for what a plan no longer says, where nothing was trained with it yet.
+
+    Raises:
+        UsageError: something was trained with it.
+        BusyError: another process is finding it out.
+    """
+    shared = _differing(plan, before)
+    if shared and (any(out.glob("pretrain/*")) or any(out.glob("cells/*/*"))):
+        raise UsageError(f"{out}: holds a study of another plan ({shared}); name another --out")
+    changed = [name for name, value in before.methods.items() if plan.methods.get(name, value) != value]
+    folders = [plans.folder_name(name) for name in changed]
+    for name, folder in zip(changed, folders, strict=True):
+        if any(out.glob(f"pretrain/{folder}-seed-*")) or any(out.glob(f"cells/{folder}/*")):
+            raise UsageError(f"{out}: holds a study with another method {name}; name another --out, or rename it")
+    if not shared and not changed:
+        return
+    with held(out, "trial"):
+        trial.forget(out, list(before.methods) if shared else changed)
+        if shared:
+            identity.forget(out, f"{STORE}-folds", "scans", "labelled")
+            if (plan.data.resolve(), plan.prepare) != (before.data.resolve(), before.prepare):
+                identity.forget(out, STORE)
+        identity.forget(out, *(f"{kind}/{folder}" for kind in ("scans", "labelled") for folder in folders))
+
+
+def _differing(plan: Plan, before: Plan) -> str | None:
+    """In what all methods of a plan differ from another's; more labels, seeds and methods are no difference."""
     may_grow = {"labels", "fractions", "seeds", "pretrain_seeds", "methods", "reference", "equal_compute"}
     for each in dataclasses.fields(Plan):
         was, now = getattr(before, each.name), getattr(plan, each.name)
         if isinstance(now, Path):  # it may have been written otherwise
             was, now = was.resolve(), now.resolve()
         if each.name not in may_grow and was != now:
-            what = f"{each.name}: {was}, not {now}"
-            raise UsageError(f"{out}: holds a study of another plan ({what}); name another --out")
-    for name in before.methods.keys() & plan.methods.keys():
-        if before.methods[name] != plan.methods[name]:
-            raise UsageError(f"{out}: holds a study with another method {name}; name another --out, or rename it")
+            return f"{each.name}: {was}, not {now}"
+    return None
 
 
 def _check_labels(plan: Plan, store: Store) -> None:

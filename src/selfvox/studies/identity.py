@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,16 @@ def before(out: Path) -> dict[str, Any]:
     """What was kept when the study began; where nothing was, what its stores are now."""
     file = out / FILE
     return strict_json.read(file) if file.exists() else found(out)
+
+
+def forget(out: Path, *folders: str) -> None:
+    """Remove stores, or folders of stores, of which nothing was made, and what was kept of them."""
+    kept = before(out)
+    for folder in folders:
+        shutil.rmtree(out / folder, ignore_errors=True)
+        for part in ("cases", "splits"):
+            kept[part] = {name: value for name, value in kept[part].items() if not f"{name}/".startswith(f"{folder}/")}
+    files.write_json(out / FILE, kept)
 
 
 def keep(out: Path, was: dict[str, Any]) -> None:

@@ -6,7 +6,7 @@ import dataclasses
 import math
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,15 @@ def facts_of(plan: Plan, out: Path) -> dict[str, Facts]:
             known[name] = dataclasses.asdict(_tried(plan, out, name))
             files.write_json(file, {"format": FORMAT, "methods": known})
     return {name: Facts(**known[name]) for name in needed}
+
+
+def forget(out: Path, methods: Collection[str]) -> None:
+    """Let these methods be timed anew."""
+    file = out / "methods.json"
+    if file.exists():
+        known = strict_json.read(file)["methods"]
+        left = {name: value for name, value in known.items() if name not in methods}
+        files.write_json(file, {"format": FORMAT, "methods": left})
 
 
 def _tried(plan: Plan, out: Path, name: str) -> Facts:
