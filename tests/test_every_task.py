@@ -218,14 +218,13 @@ def test_the_encoder_is_shown_images_of_the_size_that_the_task_says(name, d):
 
 @every_task
 @every_dimension
-def test_a_batch_of_one_is_asked_a_real_question_or_refused(name, d):
+def test_the_least_batch_is_asked_a_real_question_and_a_smaller_one_refused(name, d):
     task = suited(name, d)
-    batch, refusal = {}, ""
-    try:
-        batch = ask(task, images(d, 1))
-    except UsageError as error:
-        refusal = str(error)
-    assert "--batch" in refusal or task.loss(*network(task, d), batch).loss.detach() > 0
+    assert task.loss(*network(task, d), ask(task, images(d, task.least_batch))).loss.detach() > 0
+    for too_few in range(1, task.least_batch):
+        for refused in (lambda: task.check_batch(too_few), lambda: ask(task, images(d, too_few))):  # noqa: B023
+            with pytest.raises(UsageError, match=f"use --batch {task.least_batch} or more"):
+                refused()
 
 
 @every_task

@@ -141,7 +141,17 @@ def test_pictures_go_the_same_way(tmp_path):
         ("pretrain store --task rotatoin --out x", 2, "did you mean 'rotation'"),
         ("pretrain nowhere --network resdual --out x", 2, "network: no encoder is called 'resdual'; did you mean"),
         ("finetune nowhere --encoder none --network.chanels 4 --out x", 2, "network.chanels: no such setting; did you"),
-        ("pretrain store --task simclr --batch 1 --steps 1 --out x --crop 16,16,16", 2, "--batch 2 or more"),
+        (
+            "pretrain nowhere --task simclr --batch 1 --out x",
+            2,
+            "nothing to compare; use --batch 2 or more",
+        ),
+        (
+            "pretrain nowhere --task rotation+exemplar --batch 1 --out x",
+            2,
+            "task exemplar+rotation: a device's batch of 1",
+        ),
+        ("pretrain nowhere --task rotation --probe missing --out x", 3, "missing: no such file or folder"),
         ("pretrain store --task rotation --out x --crop 15,16,16", 2, "15 is no multiple of"),
         ("pretrain store --task rotation --out scans/dataset.json/x", 2, "cannot be written"),
         ("pretrain store --task rotation --out /proc/x", 2, "/proc/x: cannot be written"),

@@ -1,5 +1,7 @@
 """Several tasks at once: one encoder, and what belongs to each kept apart."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 import yaml
@@ -42,7 +44,7 @@ def gradients(module):
 
 
 def test_a_weight_of_zero_leaves_the_other_tasks_gradient_alone():
-    both, alone = suited("rotation+simclr", (1.0, 0.0)), suited("rotation")
+    both, alone = replace(suited("rotation+simclr"), weights=(1.0, 0.0)), suited("rotation")
     encoder = encoder_for(both)
     head = both.head(encoder)
     batch = asked(both)
@@ -102,7 +104,8 @@ def test_settings_survive_yaml_and_the_command_line(capsys):
         ("rotation+", None, "task: no pretext task is called ''"),
         ("rotation+simclr+rotation", None, "task: rotation is named twice; name each task once"),
         ("rotation+simclr", (1,), "weights: are 1 for 2 tasks; give one for each of rotation.simclr"),
-        ("rotation+simclr", (0, 0), "weights: of rotation.simclr are all 0, .* give one above 0"),
+        ("rotation+simclr", (1, 0), "weights: with 0 for simclr nothing .*; leave simclr out of the task"),
+        ("simclr+rotation", (1, 0), "weights: with 0 for rotation nothing"),
         ("rotation", (1,), "weights: are for several tasks at once, .* leave them out"),
         ({"name": "rotation+simclr", "temperature": 1}, None, r"task\.temperature: .* task\.simclr\.temperature$"),
         ({"name": "rotation+simclr", "temprature": 1}, None, r"did you mean 'simclr\.temperature'"),

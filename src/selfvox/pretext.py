@@ -51,6 +51,23 @@ class PretextTask(ABC):
         """
         return self
 
+    @property
+    def least_batch(self) -> int:
+        """How many images a device's batch must have, so that there is something to ask."""
+        return 1
+
+    def check_batch(self, images: int) -> None:
+        """Refuse a batch of fewer images.
+
+        Raises:
+            UsageError: it has fewer.
+        """
+        if images < self.least_batch:
+            raise UsageError(
+                f"task {to_setting(self)['name']}: a device's batch of {images} leaves nothing to compare; use "
+                f"--batch {self.least_batch} or more"
+            )
+
     def view_size(self, crop: Sequence[int]) -> tuple[int, ...]:
         """Edges, in voxels, of what the encoder is shown of a crop."""
         return tuple(crop)
@@ -101,6 +118,11 @@ class Joint(PretextTask):
             with _refusals_of(name_of(task)):
                 suited.append(task.suited_to(crop, *spacings_mm))
         return replace(self, tasks=tuple(suited))
+
+    @property
+    def least_batch(self) -> int:
+        """Enough for each task."""
+        return max(task.least_batch for task in self.tasks)
 
     def view_size(self, crop: Sequence[int]) -> tuple[int, ...]:
         """Along each axis the smallest view of any task: the encoder halves no map further than that allows."""
@@ -224,8 +246,9 @@ def _joint(names: Sequence[str], options: Mapping[str, Any], weights: Sequence[f
     weights = (1.0,) * len(names) if weights is None else weights
     if len(weights) != len(names):
         raise UsageError(f"weights: are {len(weights)} for {len(names)} tasks; give one for each of {'+'.join(names)}")
-    if not any(weights):
-        raise UsageError(f"weights: of {'+'.join(names)} are all 0, so nothing would be learned; give one above 0")
+    if 0 in weights:
+        idle = names[list(weights).index(0)]
+        raise UsageError(f"weights: with 0 for {idle} nothing would be learned from it; leave {idle} out of the task")
     for key, value in options.items():
         name, _, option = str(key).partition(".")
         if name not in own or not option:

@@ -34,6 +34,19 @@ def arms(path, **facts):
         ({"validation": None}, "validation: is required"),
         ({"reference": "brats2019"}, r"reference: .* did you mean 'brats2018'\?"),
         ({"methods": {}}, "methods: is empty"),
+        ({"methods": rotation(finetune={"network": "plian"})}, r"rotation.finetune.network: .* did you mean 'plain'"),
+        (
+            {"methods": rotation(), "pretrain": {"network": {"name": "plain", "chanels": [4]}}},
+            r"methods.rotation.pretrain.network.chanels: no such setting; did you mean 'channels'",
+        ),
+        (
+            {"methods": {"a": {"pretrain": {"task": "rotation+simclr", "weights": [1]}}}},
+            "methods.a.pretrain.weights: are 1 for 2 tasks",
+        ),
+        (
+            {"methods": {"a": {"pretrain": {"task": "exemplar"}}}, "pretrain": {"batch": 1}},
+            "methods.a.pretrain.task exemplar: .*; use --batch 2 or more",
+        ),
         ({"methods": {"a": 3}}, "methods.a: is neither scratch nor a mapping"),
         ({"methods": {"a": "scrath"}}, "methods.a: is neither scratch nor a mapping"),
         ({"methods": {"a": "scratch", "b": "scratch"}}, "more than one is plain scratch"),

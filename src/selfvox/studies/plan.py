@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -16,6 +17,7 @@ import yaml
 from selfvox import plain_yaml
 from selfvox.errors import UsageError, did_you_mean
 from selfvox.files import write_text
+from selfvox.models.encoder import check
 from selfvox.options import as_dict, resolve
 from selfvox.pretext import from_setting
 from selfvox.settings import AtLeastOne, Finetune, NotNegative, Preparation, Prepare, Pretrain
@@ -237,7 +239,9 @@ def _checked(plan: Plan, beside: Path) -> Plan:
         if isinstance(own.pretrain, dict):
             given = {**plan.pretrain, **own.pretrain}
             whole = section(Pretrain, given, f"{where}.pretrain.", _OURS_PRETRAIN)
-            _check_task(whole.task, f"{where}.pretrain.")
+            with _refusals_in(f"{where}.pretrain."):
+                from_setting(whole.task, whole.weights).check_batch(whole.batch)
+                check(whole.network)
             if "source" in given and "scans" not in given:
                 remedy = "name them by `scans` beside it, or write it into the section prepare"
                 raise UsageError(f"{where}.pretrain.source: says how other scans are laid out; {remedy}")
@@ -247,7 +251,11 @@ def _checked(plan: Plan, beside: Path) -> Plan:
         if found is not None and name.startswith(SCRATCH):
             raise UsageError(f"{where}: is pre-trained, so it cannot be called {SCRATCH}; rename it")
         encoder = "none" if found is None else "-"
-        section(Finetune, {**plan.finetune, **own.finetune}, f"{where}.finetune.", _OURS_FINETUNE, encoder=encoder)
+        tuned = section(
+            Finetune, {**plan.finetune, **own.finetune}, f"{where}.finetune.", _OURS_FINETUNE, encoder=encoder
+        )
+        with _refusals_in(f"{where}.finetune."):
+            check(tuned.network)
         bare = found is None and not own.finetune
         methods[name] = SCRATCH if bare else {"pretrain": found, "finetune": dict(own.finetune)}
     if sum(value == SCRATCH for value in methods.values()) > 1:
@@ -295,9 +303,11 @@ def folder_name(name: str) -> str:
     return name.replace(" ", "-")
 
 
-def _check_task(task: Any, where: str) -> None:
+@contextlib.contextmanager
+def _refusals_in(where: str) -> Iterator[None]:
+    """Refusals of a verb, that say where in the plan they are meant."""
     try:
-        from_setting(task)
+        yield
     except UsageError as error:
         raise UsageError(f"{where}{error}") from None
 

@@ -12,7 +12,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from selfvox.errors import UsageError
 from selfvox.intensity import brightness, contrast
 from selfvox.losses import nt_xent, of_all_devices, triplet
 from selfvox.models.encoder import Encoder
@@ -66,6 +65,11 @@ class Exemplar(PretextTask):
         return replace(self, planes=plane_names(equal_spacing(*spacings_mm)) or "none")
 
     @property
+    def least_batch(self) -> int:
+        """One image has no other, not even where earlier ones are remembered: the first triplet is of the batch."""
+        return 2
+
+    @property
     def tells_scans_apart(self) -> bool:
         """Always."""
         return True
@@ -83,9 +87,7 @@ class Exemplar(PretextTask):
             (N,): the row of an image of another scan, or any where there is none; with a bank also `remembered` (N,):
             the row of an embedding there.
         """
-        count = len(images)
-        if count < 2:
-            raise UsageError("task exemplar: a batch of one image has no other to tell it from; use --batch 2 or more")
+        self.check_batch(count := len(images))
         copies = self._transform(images, rng)
         scan = torch.arange(count, device=images.device) if scan is None else scan
         drawn = torch.rand(count, count, generator=rng).to(images.device)

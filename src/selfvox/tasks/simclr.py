@@ -86,6 +86,11 @@ class SimCLR(PretextTask):
             why = "rotate was left out of task.ops, since no two axes are equally spaced in every scan"
             raise UsageError(f"{error} ({why})") from None
 
+    @property
+    def least_batch(self) -> int:
+        """One image will do where it has tiles to tell apart."""
+        return 2 if self.grid == 1 or self.mask_same_scan else 1
+
     def view_size(self, crop: Sequence[int]) -> tuple[int, ...]:
         """The crop, or one of its tiles."""
         return tuple(edge // self.grid for edge in crop)
@@ -104,11 +109,8 @@ class SimCLR(PretextTask):
         Returns:
             `views` (2N, channel, *space), rows `i` and `i + N` of one sample, and `scan` (2N,), the scan each is from.
         """
+        self.check_batch(len(images))
         samples = tiles(images, self.grid).flatten(0, 1) if self.grid > 1 else images
-        if len(images) < 2 and (self.grid == 1 or self.mask_same_scan):
-            raise UsageError(
-                "task simclr: a device's batch of one image has nothing to compare it with; use --batch 2 or more"
-            )
         chosen = self._choose(len(samples), rng)
         scan = torch.arange(len(images), device=images.device) if scan is None else scan
         scan = scan.repeat_interleave(len(samples) // len(images)).repeat(2)

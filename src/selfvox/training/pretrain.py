@@ -23,6 +23,7 @@ from selfvox.data.crops import (
 )
 from selfvox.data.prepare import prepared
 from selfvox.data.seen import seen
+from selfvox.data.sources import find
 from selfvox.data.store import Store, StoredCase, is_store, open_store
 from selfvox.device import make_fabric
 from selfvox.errors import Stopped, UsageError
@@ -59,9 +60,11 @@ def pretrain(settings: Pretrain) -> Path:
     Raises:
         SelfvoxError: a setting, a scan, a resource or a number that cannot be; says what to do.
     """
-    # a misspelt task or network is known before any scan is read
-    from_setting(settings.task, settings.weights)
+    # what is misspelt, missing or too small is known before any scan is prepared
+    from_setting(settings.task, settings.weights).check_batch(settings.batch)
     check(settings.network)
+    if settings.probe is not None and not is_store(settings.probe):
+        find(settings.probe)
     fabric = make_fabric(settings.device, settings.devices, settings.precision)
     if not fabric.is_global_zero:
         be_quiet()
