@@ -21,6 +21,7 @@ from selfvox.errors import NumericalError, ResourceError, Stopped
 from selfvox.pretext import Batch, Outcome
 from selfvox.progress import progress, say
 from selfvox.run import Checkpoint, Run
+from selfvox.training.health import scores
 from selfvox.weights import load_into, state_of
 
 LOG_EVERY = 10
@@ -302,14 +303,9 @@ class _Clock:
 def _caption(measured: Mapping[str, float]) -> str:
     """`loss 1.23  accuracy .45 (chance .10)  12.3 images/s  1 % waiting`; of several tasks, each by its name."""
     parts = [f"loss {measured['loss']:.3f}"]
-    if "chance" in measured:
-        parts.append(f"accuracy {measured['accuracy']:.2f} (chance {measured['chance']:.2f})")
-    for task in (name.removesuffix("/loss") for name in measured if name.endswith("/loss")):
-        if f"{task}/accuracy" in measured:
-            accuracy, chance = measured[f"{task}/accuracy"], measured[f"{task}/chance"]
-            parts.append(f"{task} {accuracy:.2f} (chance {chance:.2f})")
-        else:
-            parts.append(f"{task} loss {measured[f'{task}/loss']:.3f}")
+    for name, score in scores(measured).items():
+        called = name.removesuffix("/accuracy").replace("/", " ")
+        parts.append(f"{called} {score.value:.2f} (chance {score.chance:.2f})")
     parts += [f"{measured['images_per_s']:.1f} images/s", f"{100 * measured['waiting']:.0f} % waiting"]
     return "  ".join(parts)
 
