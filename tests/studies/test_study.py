@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import threading
+import time
 import types
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from selfvox.data import phantom
 from selfvox.data import split as splits
 from selfvox.data.store import open_store
 from selfvox.errors import BusyError, DataError, NumericalError, Stopped, UsageError
-from selfvox.files import write_csv
+from selfvox.files import write_csv, write_text
 from selfvox.studies import figures, once, results, trial, work
 from selfvox.studies import plan as plans
 from selfvox.studies import study as verb
@@ -137,6 +138,28 @@ def test_a_partial_study_says_what_is_missing(done, capsys):
     (out / "cells" / "simclr" / "3-labels-seed-1-pretrain-0" / "done.json").unlink()
     selfvox.study("any", out=out, table=True)
     assert "1 of 12 cells are not there yet (simclr, 3 labels, seed 1 first)" in capsys.readouterr().err
+
+
+def test_what_is_done_counts_as_done_before_anything_is_made(done, capsys):
+    plan, out, _ = done
+    (out / "cells" / "scratch" / "1-labels-seed-0" / "done.json").unlink()
+    capsys.readouterr()
+    selfvox.study(str(plan), out=out)
+    assert "11/12 done  now scratch, 1 labels, seed 0  8:26 min left" in capsys.readouterr().err
+
+
+def test_a_step_is_timed_by_the_runs_own_clock_however_long_the_rest_takes(tmp_path):
+    rest_s = iter((0.2, 0.0))  # the second run's is shorter by more than its steps take
+
+    def run(how):
+        time.sleep(next(rest_s) + 0.01 * how["steps"])
+        how["out"].mkdir()
+        line = {"step": how["steps"], "images_per_s": 400.0}
+        write_text(how["out"] / "metrics.jsonl", json.dumps(line) + "\n")
+
+    step_s, rest, flop = trial._Runs(tmp_path, count_flop=False).measure(run, 4)
+    assert (step_s, flop) == (0.01, 0)
+    assert 0 <= rest < 0.1
 
 
 def test_the_table_holds_every_score_of_every_cell(done):

@@ -13,9 +13,10 @@ from selfvox.data.crops import Crops
 from selfvox.data.store import open_store
 from selfvox.errors import NumericalError, WeightsError
 from selfvox.models.encoder import build
+from selfvox.pretext import Outcome
 from selfvox.run import read_metrics
-from selfvox.training import pretrain
-from selfvox.training.loop import Plan, _batches, _leave_signals, generator
+from selfvox.training import loop, pretrain
+from selfvox.training.loop import Plan, _batches, _Clock, _leave_signals, generator
 from selfvox.weights import load_into, load_part, load_tensors
 
 
@@ -144,3 +145,29 @@ def test_a_signal_to_the_processes_that_read_costs_no_batch(shapes_store):
         os.kill(batches._workers[0].pid, number)
         seen += [int(next(batches)["subject"]) for _ in range(10)]
     assert seen == [int(data[sample]["subject"]) for sample in range(21)]
+
+
+def test_what_is_done_between_steps_is_none_of_their_time(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(loop.time, "monotonic", lambda: now[0])
+    clock = _Clock(4)
+    with clock.waiting():
+        now[0] += 1
+    now[0] += 1
+    with clock.standing():
+        now[0] += 100
+    measured = clock.measure(Outcome(torch.tensor(0.0), {}), 0.1, 0)
+    assert (measured["images_per_s"], measured["waiting"]) == (2, 0.5)
+
+
+def test_the_speed_that_a_run_logs_is_that_of_its_steps(shapes_store, tmp_path, small, monkeypatch):
+    later, real = [0.0], loop.time.monotonic
+    monkeypatch.setattr(loop.time, "monotonic", lambda: real() + later[0])
+
+    def takes_days(self, step):
+        later[0] += 1e6
+        return {"measured": 1.0}
+
+    monkeypatch.setattr(pretrain.Watch, "after_step", takes_days)
+    selfvox.pretrain(shapes_store, out=tmp_path / "run", task="rotation", steps=2, batch=2, **small)
+    assert all(line["images_per_s"] > 0.01 for line in read_metrics(tmp_path / "run"))

@@ -86,7 +86,7 @@ class _Study:
         """Make the cells one after the other, those that other processes are at last; what failed, and why."""
         failed: dict[str, str] = {}
         total, watch = len(todo), _Watch()
-        left = list(todo)
+        left = sorted(todo, key=lambda cell: not is_done(self.out / cell.folder))
         while left:
             busy: list[Cell] = []
             for place, cell in enumerate(left):

@@ -21,6 +21,7 @@ from selfvox.data import strict_json
 from selfvox.data.store import Store, open_store
 from selfvox.options import resolve
 from selfvox.progress import clock, say, told_to
+from selfvox.run import read_metrics
 from selfvox.settings import Finetune, Pretrain
 from selfvox.studies import cells as layout
 from selfvox.studies import plan as plans
@@ -35,7 +36,7 @@ from selfvox.weights import load_part
 
 FORMAT = 1
 WIDTH = 100  # columns that a row needs
-MORE = 4  # steps that are timed, after a first one
+STEPS = 5  # that are timed
 
 
 def facts_of(plan: Plan, out: Path) -> dict[str, Facts]:
@@ -74,7 +75,8 @@ def _tried(plan: Plan, out: Path, name: str) -> Facts:
             settings = layout.pretrain_settings(plan, name)
             scans = scans_of(plan, name, out, None if plan.folds is None else 0)
             fixed = {**_without_steps(settings), "scans": scans}
-            step_s, _, flop = runs.measure(lambda how: pretrain(resolve(Pretrain, {**fixed, **how})))
+            images = int(settings.get("batch", Pretrain.batch)) * int(settings.get("accumulate", Pretrain.accumulate))
+            step_s, _, flop = runs.measure(lambda how: pretrain(resolve(Pretrain, {**fixed, **how})), images)
             network = {"network": card_of(runs.last)["network"]}
             steps = _pretrain_steps(settings, scans)
         elif isinstance(found, str):
@@ -83,7 +85,8 @@ def _tried(plan: Plan, out: Path, name: str) -> Facts:
         split_store = open_store(fold_store(out / store, None if plan.folds is None else 0))
         like = {**_without_steps(plans.method(plan, name).finetune), **network, "labelled": split_store.path}
         tuning_s, validation_s, tuning_flop = runs.measure(
-            lambda how: finetune(resolve(Finetune, {**like, **how, "encoder": "none", "validate_every": how["steps"]}))
+            lambda how: finetune(resolve(Finetune, {**like, **how, "encoder": "none", "validate_every": how["steps"]})),
+            int(like.get("batch", Finetune.batch)),
         )
         test_s = _test_seconds(plan, runs.last, split_store)
         network = load_part(runs.last / "network", "network")[1]["network"]
@@ -116,10 +119,11 @@ class _Runs:
         """The folder of the last run."""
         return self.folder / str(self.number)
 
-    def measure(self, run: Callable[[dict[str, Any]], Any]) -> tuple[float, float, float]:
-        """Seconds of a step, seconds of all else, and floating-point operations of a step.
+    def measure(self, run: Callable[[dict[str, Any]], Any], images: int) -> tuple[float, float, float]:
+        """Seconds of a step of so many images, seconds of all else, and floating-point operations of a step.
 
-        From the difference between a longer and a shorter run, so that what both do beside the steps drops out.
+        The run's own clock times its steps: the difference between a longer run and a shorter one would be mostly how
+        the rest of them, which takes longer than a few steps, happened to differ.
         """
 
         def go(steps: int) -> float:
@@ -134,10 +138,11 @@ class _Runs:
             return int(counter.get_total_flops())
 
         go(1)  # the first step of a process takes longer
-        short, long = go(1), go(1 + MORE)
+        whole = go(STEPS)
+        speed = read_metrics(self.last)[-1].get("images_per_s")  # none where the last step was skipped
+        step_s = images / speed if speed else whole / STEPS
         flop = operations(2) - operations(1) if self.count_flop else 0
-        step_s = max(1e-6, (long - short) / MORE)
-        return step_s, max(0.0, short - step_s), float(flop)
+        return step_s, max(0.0, whole - STEPS * step_s), float(flop)
 
 
 def _without_steps(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -120,7 +120,8 @@ def train(
             else:
                 bad_in_a_row = 0
             step += 1
-            extra = dict(after_step(step)) if after_step else {}
+            with clock.standing():
+                extra = dict(after_step(step)) if after_step else {}
             if extra or step % LOG_EVERY == 0 or step == plan.steps:
                 measured = {"skipped": float(skipped)} | extra
                 if outcome is not None:
@@ -267,7 +268,7 @@ def _restore(fabric: Fabric, run: Run, objective: Objective, optimizer: torch.op
 
 
 class _Clock:
-    """Speed, and the share of time spent waiting for data."""
+    """Speed of the steps, and the share of their time spent waiting for data."""
 
     def __init__(self, samples_per_batch: int):
         self.samples_per_batch = samples_per_batch
@@ -283,6 +284,13 @@ class _Clock:
     def __exit__(self, *_: object) -> None:
         self._waited += time.monotonic() - self._began
         self._batches += 1
+
+    @contextlib.contextmanager
+    def standing(self) -> Iterator[None]:
+        """Stand still: what is done between steps, such as validation, is none of their time."""
+        began = time.monotonic()
+        yield
+        self._since += time.monotonic() - began
 
     def measure(self, outcome: Outcome, learning_rate: float, skipped: int) -> dict[str, float]:
         """What is logged: since the last call, and of the last batch."""
