@@ -160,6 +160,7 @@ def test_a_run_keeps_the_metrics_of_each_task_apart(runs):
     assert "masked explained 0.10 (chance 0.00)" in _caption({**last, "masked/loss": 0.9, "masked/explained": 0.1})
     alone = _caption({"loss": 0.9, "explained": 0.1, "images_per_s": 1.0, "waiting": 0.0})
     assert alone == "loss 0.900  explained 0.10 (chance 0.00)  1.0 images/s  0 % waiting"
+    assert "explained 0.00 " in _caption({"loss": 0.9, "explained": -0.001, "images_per_s": 1.0, "waiting": 0.0})
 
 
 def test_the_card_tells_every_task_with_its_options_and_weight(runs):

@@ -36,6 +36,10 @@ def arms(path, **facts):
         ({"methods": {}}, "methods: is empty"),
         ({"methods": rotation(finetune={"network": "plian"})}, r"rotation.finetune.network: .* did you mean 'plain'"),
         (
+            {"methods": {"scratch": "scratch"}, "finetune": {"network": "plian"}},
+            r"methods.scratch.finetune.network: .* did you mean 'plain'",
+        ),
+        (
             {"methods": rotation(), "pretrain": {"network": {"name": "plain", "chanels": [4]}}},
             r"methods.rotation.pretrain.network.chanels: no such setting; did you mean 'channels'",
         ),
@@ -312,6 +316,11 @@ def test_a_2d_twin_is_its_method_on_slices(write_plan):
         "rotation": "scratch",
         "2D-rotation": "2D-scratch",
     }
+
+
+def test_a_run_whose_network_was_taken_may_be_gone_when_all_is_done(write_plan):
+    for network in ("gone/run", {"name": "gone/run"}):
+        assert plans.read(str(write_plan(pretrain={"network": network}))).pretrain == {"network": network}
 
 
 def test_the_plans_that_the_docs_run_in_one_folder_agree_in_what_its_cells_share(tmp_path):

@@ -242,21 +242,60 @@ def test_a_method_that_was_refused_is_corrected_and_others_stay(done, write_plan
     tried = refuses(monkeypatch, lambda method: "crop" in (method.pretrain or {}))
     with pytest.raises(UsageError, match="does not fit masked"):
         selfvox.study(str(write_plan(methods={**PLAN["methods"], "masked": {"pretrain": new}})), out=out)
+    for folder in ("labelled/masked", "labelled/masked-folds/0"):
+        (out / folder).mkdir(parents=True)
     new = {"task": "masked", "scans": "right"}
     selfvox.study(str(write_plan(methods={**PLAN["methods"], "masked": {"pretrain": new}})), out=out)
     assert tried == ["masked", "masked"]
     assert {each.split()[0] for each in made[count:]} == {"pretrain", "masked"}
     assert len(open_store(out / "scans" / "masked").cases) == 4
+    assert not list((out / "labelled").iterdir())
+
+
+SLOWER = {**PLAN["methods"], "rotation": {"pretrain": {"task": "rotation", "steps": 7}}}
 
 
 def test_a_dry_run_is_corrected_and_timed_anew(write_plan, pretended, monkeypatch, tmp_path):
-    tried = refuses(monkeypatch, lambda method: False)
-    selfvox.study(str(write_plan()), out=tmp_path / "out", dry_run=True)
-    methods = {**PLAN["methods"], "rotation": {"pretrain": {"task": "rotation", "steps": 7}}}
-    selfvox.study(str(write_plan(methods=methods)), out=tmp_path / "out", dry_run=True)
+    out, tried = tmp_path / "out", refuses(monkeypatch, lambda method: False)
+
+    def dry_run(**plan):
+        tried.clear()
+        selfvox.study(str(write_plan(**plan)), out=out, dry_run=True)
+        return tried
+
+    assert dry_run() == ["rotation", "simclr"]
+    assert dry_run(seeds=[3]) == []
+    with once.held(out, "trial"), pytest.raises(BusyError):
+        dry_run(methods=SLOWER)
+    for folder in ("store-folds/0", "scans/rotation", "labelled/rotation"):
+        (out / folder).mkdir(parents=True)
+    assert dry_run(methods=SLOWER) == ["rotation", "simclr"]
+    assert not any((out / folder).exists() for folder in ("store-folds", "scans", "labelled"))
+    # what is known of a method that was left out is not known of one of its name
+    assert dry_run(methods={"rotation": SLOWER["rotation"]}, pretrain={"batch": 2}) == ["rotation"]
+    assert dry_run(methods=SLOWER, pretrain={"batch": 2}) == ["simclr"]
+    assert dry_run(methods={"simclr": SLOWER["simclr"]}, pretrain={"batch": 2}) == []
+    assert "rotation" in dry_run(methods=PLAN["methods"], pretrain={"batch": 2})
+
+
+@pytest.mark.parametrize("begun", ["pretrain/simclr-seed-0", "cells/simclr/1-labels-seed-0", "cells/scratch/1"])
+def test_where_something_is_begun_only_what_was_never_tried_may_change(
+    begun, write_plan, pretended, monkeypatch, tmp_path
+):
+    out, tried = tmp_path / "out", refuses(monkeypatch, lambda method: False)
+    selfvox.study(str(write_plan()), out=out, dry_run=True)
+    (out / begun).mkdir(parents=True)
+    kept = plans.load(out / "plan.yaml")
+    # its twin, its pre-training and its stores may serve what was begun
+    with pytest.raises(UsageError, match="another method rotation"):
+        selfvox.study(str(write_plan(methods=SLOWER)), out=out)
+    with pytest.raises(UsageError, match=r"another plan \(pretrain: "):
+        selfvox.study(str(write_plan(pretrain={"batch": 2})), out=out)
+    assert plans.load(out / "plan.yaml") == kept
+    # one that was left out and comes back as another is timed anew
+    selfvox.study(str(write_plan(methods={"simclr": PLAN["methods"]["simclr"]})), out=out, dry_run=True)
+    selfvox.study(str(write_plan(methods=SLOWER)), out=out, dry_run=True)
     assert tried == ["rotation", "simclr", "rotation"]
-    with once.held(tmp_path / "out", "trial"), pytest.raises(BusyError):
-        selfvox.study(str(write_plan()), out=tmp_path / "out", dry_run=True)
 
 
 def test_a_study_goes_on_from_elsewhere_and_with_a_new_method_in_front(done, write_plan, monkeypatch):

@@ -33,8 +33,8 @@ from selfvox.studies.stores import (
 def begin(plan: Plan, out: Path) -> Plan:
     """Keep the plan in `out`, or see that it is the one which lies there; prepare the scans and check the split.
 
-    Seeds, labels and methods may be added to a plan; what is done stays. What was never begun, as where a plan was
-    refused, may be corrected.
+    Seeds, labels and methods may be added to a plan; what is done stays. A plan may be corrected until something is
+    begun, and a method that was refused.
 
     Returns:
         The plan as it is kept: methods that were added come last.
@@ -89,29 +89,40 @@ def _check_split(plan: Plan, out: Path) -> None:
 
 
 def _make_way(plan: Plan, before: Plan, out: Path) -> None:
-    """Forget what was prepared and found out for what a plan no longer says, where nothing was trained with it yet.
+    """Forget what was prepared and found out for what a plan no longer says; nothing that was trained rests on it.
+
+    While nothing is begun, all may change. Afterwards only a method that was never tried out, as where it was refused:
+    no twin, pre-training or store of another method is called by it.
 
     Raises:
-        UsageError: something was trained with it.
+        UsageError: something may rest on it.
         BusyError: another process is finding it out.
     """
     shared = _differing(plan, before)
-    if shared and (any(out.glob("pretrain/*")) or any(out.glob("cells/*/*"))):
-        raise UsageError(f"{out}: holds a study of another plan ({shared}); name another --out")
     changed = [name for name, value in before.methods.items() if plan.methods.get(name, value) != value]
-    folders = [plans.folder_name(name) for name in changed]
-    for name, folder in zip(changed, folders, strict=True):
-        if any(out.glob(f"pretrain/{folder}-seed-*")) or any(out.glob(f"cells/{folder}/*")):
-            raise UsageError(f"{out}: holds a study with another method {name}; name another --out, or rename it")
-    if not shared and not changed:
-        return
-    with held(out, "trial"):
-        trial.forget(out, list(before.methods) if shared else changed)
+    known = trial.known(out)
+    begun = {each.parent.name for each in out.glob("cells/*/*")}
+    if begun or any(out.glob("pretrain/*")):
         if shared:
-            identity.forget(out, f"{STORE}-folds", "scans", "labelled")
-            if (plan.data.resolve(), plan.prepare) != (before.data.resolve(), before.prepare):
-                identity.forget(out, STORE)
-        identity.forget(out, *(f"{kind}/{folder}" for kind in ("scans", "labelled") for folder in folders))
+            raise UsageError(f"{out}: holds a study of another plan ({shared}); name another --out")
+        for name in changed:
+            if name in known:
+                raise UsageError(f"{out}: holds a study with another method {name}; name another --out, or rename it")
+        own = (("scans", ""), ("labelled", ""), ("labelled", "-folds"))
+        stores = [f"{kind}/{plans.folder_name(name)}{of}" for name in changed for kind, of in own]
+        # such a one was in the plan before, and left out
+        added = plan.methods.keys() - before.methods.keys()
+        stale = known & {name for name in added if plans.folder_name(name) not in begun}
+    elif shared or changed or known - before.methods.keys():
+        stores, stale = [f"{STORE}-folds", "scans", "labelled"], known
+        if (plan.data.resolve(), plan.prepare) != (before.data.resolve(), before.prepare):
+            stores.append(STORE)
+    else:
+        return
+    if stores or stale:
+        with held(out, "trial"):
+            trial.forget(out, stale)
+            identity.forget(out, *stores)
 
 
 def _differing(plan: Plan, before: Plan) -> str | None:

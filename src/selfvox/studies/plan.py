@@ -241,7 +241,6 @@ def _checked(plan: Plan, beside: Path) -> Plan:
             whole = section(Pretrain, given, f"{where}.pretrain.", _OURS_PRETRAIN)
             with _refusals_in(f"{where}.pretrain."):
                 from_setting(whole.task, whole.weights).check_batch(whole.batch)
-                check(whole.network)
             if "source" in given and "scans" not in given:
                 remedy = "name them by `scans` beside it, or write it into the section prepare"
                 raise UsageError(f"{where}.pretrain.source: says how other scans are laid out; {remedy}")
@@ -251,11 +250,7 @@ def _checked(plan: Plan, beside: Path) -> Plan:
         if found is not None and name.startswith(SCRATCH):
             raise UsageError(f"{where}: is pre-trained, so it cannot be called {SCRATCH}; rename it")
         encoder = "none" if found is None else "-"
-        tuned = section(
-            Finetune, {**plan.finetune, **own.finetune}, f"{where}.finetune.", _OURS_FINETUNE, encoder=encoder
-        )
-        with _refusals_in(f"{where}.finetune."):
-            check(tuned.network)
+        section(Finetune, {**plan.finetune, **own.finetune}, f"{where}.finetune.", _OURS_FINETUNE, encoder=encoder)
         bare = found is None and not own.finetune
         methods[name] = SCRATCH if bare else {"pretrain": found, "finetune": dict(own.finetune)}
     if sum(value == SCRATCH for value in methods.values()) > 1:
@@ -265,7 +260,12 @@ def _checked(plan: Plan, beside: Path) -> Plan:
         if (twin := folders.setdefault(folder_name(name), name)) != name:
             raise UsageError(f"methods.{name}: would share its folder with {twin}; rename one")
     shared = _with_paths(beside, plan.pretrain)
-    return dataclasses.replace(plan, data=Path(_beside(beside, plan.data)), methods=methods, pretrain=shared)
+    plan = dataclasses.replace(plan, data=Path(_beside(beside, plan.data)), methods=methods, pretrain=shared)
+    for name in methods:
+        for kind, settings in dataclasses.asdict(method(plan, name)).items():
+            if isinstance(settings, dict):
+                _check_network(settings.get("network", "plain"), f"methods.{name}.{kind}.")
+    return plan
 
 
 def _with_2d(plan: Plan) -> Plan:
@@ -301,6 +301,14 @@ def section(settings: type, given: Mapping[str, Any], where: str, ours: set[str]
 def folder_name(name: str) -> str:
     """A method's name as the name of its folder."""
     return name.replace(" ", "-")
+
+
+def _check_network(network: Any, where: str) -> None:
+    """Refuse a misspelt U-Net; a run that an encoder is taken from may be gone when all of that is done."""
+    called = network.get("name", "plain") if isinstance(network, Mapping) else network
+    if os.sep not in str(called):
+        with _refusals_in(where):
+            check(network)
 
 
 @contextlib.contextmanager

@@ -53,13 +53,18 @@ def facts_of(plan: Plan, out: Path) -> dict[str, Facts]:
     return {name: Facts(**known[name]) for name in needed}
 
 
-def forget(out: Path, methods: Collection[str]) -> None:
-    """Let these methods be timed anew."""
+def known(out: Path) -> set[str]:
+    """The methods that something was found out of."""
     file = out / "methods.json"
-    if file.exists():
-        known = strict_json.read(file)["methods"]
-        left = {name: value for name, value in known.items() if name not in methods}
-        files.write_json(file, {"format": FORMAT, "methods": left})
+    return set(strict_json.read(file)["methods"]) if file.exists() else set()
+
+
+def forget(out: Path, methods: Collection[str]) -> None:
+    """Let these methods be tried anew."""
+    if known(out) & set(methods):
+        left = strict_json.read(out / "methods.json")["methods"]
+        left = {name: value for name, value in left.items() if name not in methods}
+        files.write_json(out / "methods.json", {"format": FORMAT, "methods": left})
 
 
 def _tried(plan: Plan, out: Path, name: str) -> Facts:

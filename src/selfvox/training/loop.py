@@ -313,7 +313,7 @@ def _caption(measured: Mapping[str, float]) -> str:
     parts = [f"loss {measured['loss']:.3f}"]
     for name, score in scores(measured).items():
         called = name.removesuffix("/accuracy").replace("/", " ")
-        parts.append(f"{called} {score.value:.2f} (chance {score.chance:.2f})")
+        parts.append(f"{called} {score.value:z.2f} (chance {score.chance:.2f})")
     parts += [f"{measured['images_per_s']:.1f} images/s", f"{100 * measured['waiting']:.0f} % waiting"]
     return "  ".join(parts)
 

@@ -23,10 +23,9 @@ from selfvox.data.crops import (
 )
 from selfvox.data.prepare import prepared
 from selfvox.data.seen import seen
-from selfvox.data.sources import find
 from selfvox.data.store import Store, StoredCase, is_store, open_store
 from selfvox.device import make_fabric
-from selfvox.errors import Stopped, UsageError
+from selfvox.errors import DataError, Stopped, UsageError
 from selfvox.models.encoder import Encoder, build, check, plan
 from selfvox.pretext import Batch, Joint, Outcome, PretextTask, from_setting, name_of, to_setting
 from selfvox.progress import be_quiet, say
@@ -63,8 +62,8 @@ def pretrain(settings: Pretrain) -> Path:
     # what is misspelt, missing or too small is known before any scan is prepared
     from_setting(settings.task, settings.weights).check_batch(settings.batch)
     check(settings.network)
-    if settings.probe is not None and not is_store(settings.probe):
-        find(settings.probe)
+    if settings.probe is not None and not settings.probe.exists():
+        raise DataError(f"{settings.probe}: no such file or folder to probe with; is the path right?")
     fabric = make_fabric(settings.device, settings.devices, settings.precision)
     if not fabric.is_global_zero:
         be_quiet()
