@@ -5,6 +5,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from scipy import ndimage
 
 from selfvox import spatial
@@ -281,6 +282,28 @@ def test_the_shape_for_tiles_is_the_least_that_gives_some(per_axis, jitter):
     assert spatial.tile_grid((edge,), per_axis, jitter).tile == (8,)
     assert spatial.tile_grid((edge - 8,), per_axis, jitter).tile == (0,)
     assert spatial.shape_for_tiles((edge + 3, 8), per_axis, jitter) == (edge + 3, edge)
+
+
+@pytest.mark.parametrize(("shape", "size"), [((4, 7), (8, 20)), ((4, 5, 3), (16, 5, 7)), ((2, 2, 2), (2, 3, 2))])
+def test_maps_are_enlarged_as_by_interpolate(shape, size):
+    x = torch.randn(2, 3, *shape, requires_grad=True)
+    found, expected = (
+        spatial.enlarge(x, size),
+        F.interpolate(x, size, mode="trilinear" if len(size) == 3 else "bilinear"),
+    )
+    assert torch.allclose(found, expected, atol=1e-5)
+    given = torch.randn_like(expected)
+    gradients = [torch.autograd.grad(each, x, given)[0] for each in (found, expected)]
+    assert torch.allclose(*gradients, atol=1e-4)
+
+
+def test_maps_are_enlarged_in_fp32_under_autocast_and_keep_their_type():
+    x = torch.randn(2, 3, 4, 7)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = spatial.enlarge(x, (8, 20))
+    assert torch.equal(found, spatial.enlarge(x, (8, 20)))
+    halved = spatial.enlarge(x.bfloat16(), (8, 20))
+    assert torch.equal(halved, spatial.enlarge(x.bfloat16().float(), (8, 20)).bfloat16())
 
 
 def test_a_plane_that_is_none_is_refused_as_it_was_written():

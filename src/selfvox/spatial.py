@@ -263,9 +263,28 @@ def resize(x: Tensor, size: Sequence[int]) -> Tensor:
     """
     fewer = [min(have, want) for have, want in zip(x.shape[2:], size, strict=True)]
     x = F.interpolate(x, size=fewer, mode="area") if fewer != list(x.shape[2:]) else x
-    if fewer == list(size):
-        return x
-    return F.interpolate(x, size=list(size), mode="bilinear" if len(size) == 2 else "trilinear")
+    return enlarge(x, size)
+
+
+def enlarge(x: Tensor, size: Sequence[int]) -> Tensor:
+    """Maps brought to a finer grid linearly, as by `F.interpolate`, but one axis after the other.
+
+    Each axis is a small matrix product: less work than 8 corners per voxel, above all for the gradient, whose sum on a
+    GPU then also has a fixed order.
+
+    Args:
+        x: (batch, channel, *space).
+        size: new edges in voxels, none of them smaller.
+    """
+    fine = x.float()
+    with torch.autocast(x.device.type, enabled=False):
+        for axis in reversed(range(2, x.ndim)):
+            have, want = x.shape[axis], size[axis - 2]
+            if have != want:
+                weights = F.interpolate(torch.eye(have, device=x.device)[None], want, mode="linear")[0].T
+                shape = [*fine.shape[:axis], want, *fine.shape[axis + 1 :]]
+                fine = (weights @ fine.reshape(-1, have, math.prod(shape[axis + 1 :]))).view(shape)
+    return fine.to(x.dtype)
 
 
 def equal_edges(shape: Sequence[int], axes: Sequence[int]) -> tuple[int, ...]:

@@ -6,12 +6,12 @@ from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 
 import torch
-import torch.nn.functional as F
 from dynamic_network_architectures.building_blocks.unet_decoder import UNetDecoder
 from monai.inferers.utils import sliding_window_inference
 from torch import Tensor, nn
 
 from selfvox.models.encoder import Encoder, he_initialise, norm_layer
+from selfvox.spatial import enlarge
 
 SLICES_AT_ONCE = 16
 
@@ -67,10 +67,8 @@ class Segmenter(nn.Module):
 
     def resized(self, logits: Tensor, size: Sequence[int]) -> Tensor:
         """The decoder's logits at the input's size."""
-        if logits.shape[2:] == tuple(size):
-            return logits
-        # an encoder whose finest map is coarser than its input
-        return F.interpolate(logits, size=tuple(size), mode="trilinear" if len(size) == 3 else "bilinear")
+        # coarser where the encoder's finest map is coarser than its input
+        return enlarge(logits, size)
 
 
 class Readout(nn.Module):
@@ -84,10 +82,9 @@ class Readout(nn.Module):
     def forward(self, maps: list[Tensor]) -> Tensor:
         """Maps, finest first -> logits (batch, class, *space) of the finest map's size."""
         size = maps[0].shape[2:]
-        mode = "trilinear" if len(size) == 3 else "bilinear"
         # read before it is enlarged: both are linear, so the order is free, and this one is cheap
         read = [layer(each) for layer, each in zip(self.layers, maps, strict=True)]
-        return torch.stack([F.interpolate(each, size=size, mode=mode) for each in read]).sum(0)
+        return torch.stack([enlarge(each, size) for each in read]).sum(0)
 
 
 @torch.no_grad()

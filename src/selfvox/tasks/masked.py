@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from selfvox.errors import UsageError
 from selfvox.models.encoder import Encoder
 from selfvox.pretext import Batch, Outcome, Panel, PretextTask
+from selfvox.spatial import enlarge
 
 # variance added before dividing by it: the noise of empty air is not a question
 FLAT = 1e-2
@@ -102,10 +103,7 @@ class Decoder(nn.Module):
         """An image of the shape of `like`."""
         drawn = torch.zeros_like(like)
         for level, each in zip(self.levels, maps, strict=True):
-            part = level(each).float()
-            if part.shape != like.shape:
-                part = F.interpolate(part, like.shape[2:], mode="trilinear" if like.ndim == 5 else "bilinear")
-            drawn = drawn + part
+            drawn = drawn + enlarge(level(each).float(), like.shape[2:])
         return drawn
 
 
