@@ -29,8 +29,10 @@ def standardise(x: Tensor, flat: float = 1e-2) -> Tensor:
 
     `flat` is added to the variance that is divided by: the noise of empty air stays small.
     """
-    variance, mean = torch.var_mean(x, dim=tuple(range(2, x.ndim)), keepdim=True, correction=0)
-    return (x - mean) / (variance + flat).sqrt()
+    space = tuple(range(2, x.ndim))
+    # torch.var_mean takes three times as long
+    away = x - x.mean(space, keepdim=True)
+    return away / (away.square().mean(space, keepdim=True) + flat).sqrt()
 
 
 def add_noise(x: Tensor, sigma: Tensor, rng: torch.Generator) -> Tensor:
@@ -71,8 +73,8 @@ def sobel(x: Tensor) -> Tensor:
         squares = squares.addcmul_(part, part)
     space = tuple(range(2, x.ndim))
     magnitude = squares.sqrt_()
-    deviation, mean = torch.std_mean(magnitude, dim=space, keepdim=True, correction=0)
-    return (magnitude - mean) / deviation.clamp(min=1e-6)
+    away = magnitude - magnitude.mean(space, keepdim=True)
+    return away / away.square().mean(space, keepdim=True).sqrt().clamp(min=1e-6)
 
 
 def _per_sample(values: Tensor, x: Tensor) -> Tensor:
