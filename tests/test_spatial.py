@@ -292,6 +292,7 @@ def test_maps_are_enlarged_as_by_interpolate(shape, size):
         F.interpolate(x, size, mode="trilinear" if len(size) == 3 else "bilinear"),
     )
     assert torch.allclose(found, expected, atol=1e-5)
+    assert torch.autograd.gradcheck(lambda x: spatial.enlarge(x, size), x.detach().double()[:1].requires_grad_())
     given = torch.randn_like(expected)
     gradients = [torch.autograd.grad(each, x, given)[0] for each in (found, expected)]
     assert torch.allclose(*gradients, atol=1e-4)

@@ -263,27 +263,35 @@ def resize(x: Tensor, size: Sequence[int]) -> Tensor:
     """
     fewer = [min(have, want) for have, want in zip(x.shape[2:], size, strict=True)]
     x = F.interpolate(x, size=fewer, mode="area") if fewer != list(x.shape[2:]) else x
-    return enlarge(x, size)
+    if fewer == list(size):
+        return x
+    return F.interpolate(x, size=list(size), mode="bilinear" if len(size) == 2 else "trilinear")
 
 
 def enlarge(x: Tensor, size: Sequence[int]) -> Tensor:
-    """Maps brought to a finer grid linearly, as by `F.interpolate`, but one axis after the other.
+    """Maps brought to a finer grid linearly, as by `F.interpolate`, but by one matrix product for each axis.
 
-    Each axis is a small matrix product: less work than 8 corners per voxel, above all for the gradient, whose sum on a
-    GPU then also has a fixed order.
+    Less work than weighing 4 or 8 corners for each voxel, above all for the gradient, whose sum on a GPU then also has
+    a fixed order. One value that is not finite spoils all of its map.
 
     Args:
         x: (batch, channel, *space).
-        size: new edges in voxels, none of them smaller.
+        size: new edges in voxels.
     """
-    fine = x.float()
+    fine = x.to(torch.promote_types(x.dtype, torch.float32))
     with torch.autocast(x.device.type, enabled=False):
         for axis in reversed(range(2, x.ndim)):
             have, want = x.shape[axis], size[axis - 2]
-            if have != want:
-                weights = F.interpolate(torch.eye(have, device=x.device)[None], want, mode="linear")[0].T
-                shape = [*fine.shape[:axis], want, *fine.shape[axis + 1 :]]
-                fine = (weights @ fine.reshape(-1, have, math.prod(shape[axis + 1 :]))).view(shape)
+            if have == want:
+                continue
+            unit = torch.eye(have, dtype=fine.dtype, device=x.device)
+            weights = F.interpolate(unit[None], want, mode="linear")[0]  # (have, want)
+            if axis == x.ndim - 1:
+                fine = fine @ weights
+                continue
+            shape = [*fine.shape[:axis], want, *fine.shape[axis + 1 :]]
+            rows = fine.reshape(-1, have, math.prod(shape[axis + 1 :]))
+            fine = torch.bmm(weights.T.expand(len(rows), -1, -1), rows).view(shape)
     return fine.to(x.dtype)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 
 import torch
+import torch.nn.functional as F
 from dynamic_network_architectures.building_blocks.unet_decoder import UNetDecoder
 from monai.inferers.utils import sliding_window_inference
 from torch import Tensor, nn
@@ -67,8 +68,10 @@ class Segmenter(nn.Module):
 
     def resized(self, logits: Tensor, size: Sequence[int]) -> Tensor:
         """The decoder's logits at the input's size."""
-        # coarser where the encoder's finest map is coarser than its input
-        return enlarge(logits, size)
+        if logits.shape[2:] == tuple(size):
+            return logits
+        # an encoder whose finest map is coarser than its input
+        return F.interpolate(logits, size=tuple(size), mode="trilinear" if len(size) == 3 else "bilinear")
 
 
 class Readout(nn.Module):
