@@ -39,7 +39,7 @@ def make_residual(d, channels, monkeypatch):
 
 
 def make_monai(d, channels, monkeypatch):
-    spec = {"name": "monai:ResNetFeatures", "model_name": "resnet10", "pretrained": False}
+    spec = {"name": "monai:ResNetFeatures", "model_name": "resnet10"}
     return build(plan(spec, (EDGE,) * d, (1.0,) * d), d, channels)
 
 
@@ -48,7 +48,7 @@ def make_timm_double(d, channels, monkeypatch):
         assert (name, pretrained, features_only) == ("double", False, True)
         return TimmFeatures(in_chans)
 
-    monkeypatch.setitem(sys.modules, "timm", SimpleNamespace(create_model=create_model))
+    monkeypatch.setitem(sys.modules, "timm", SimpleNamespace(create_model=create_model, is_model=lambda _: True))
     return build(plan("timm:double", (EDGE,) * d, (1.0,) * d), d, channels)
 
 

@@ -140,6 +140,7 @@ def test_pictures_go_the_same_way(tmp_path):
         ("pretrain nowhere --task rotation --out x", 3, "nowhere: no such file or folder"),
         ("pretrain store --task rotatoin --out x", 2, "did you mean 'rotation'"),
         ("pretrain nowhere --network resdual --out x", 2, "network: no encoder is called 'resdual'; did you mean"),
+        ("pretrain nowhere --network monai:ResNetFeature --out x", 2, "did you mean 'ResNetFeatures'"),
         ("finetune nowhere --encoder none --network.chanels 4 --out x", 2, "network.chanels: no such setting; did you"),
         (
             "pretrain nowhere --task simclr --batch 1 --out x",

@@ -51,6 +51,10 @@ class PretextTask(ABC):
         """
         return self
 
+    def least_crop(self, crop: Sequence[int]) -> tuple[int, ...]:
+        """Edges with room for the question, none below the crop's."""
+        return tuple(crop)
+
     @property
     def least_batch(self) -> int:
         """How many images a device's batch must have, so that there is something to ask."""
@@ -118,6 +122,10 @@ class Joint(PretextTask):
             with _refusals_of(name_of(task)):
                 suited.append(task.suited_to(crop, *spacings_mm))
         return replace(self, tasks=tuple(suited))
+
+    def least_crop(self, crop: Sequence[int]) -> tuple[int, ...]:
+        """Room for each task."""
+        return tuple(map(max, zip(*(task.least_crop(crop) for task in self.tasks), strict=True)))
 
     @property
     def least_batch(self) -> int:

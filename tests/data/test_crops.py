@@ -163,6 +163,16 @@ def test_edges_that_do_not_fit_are_refused_with_the_nearest_that_do():
         crop_for((24, 32), scans)
 
 
+def test_a_crop_of_which_a_scan_fills_hardly_anything_is_refused():
+    scans = [Scan((40, 48, 40)), Scan((40, 40, 40))]
+    assert crop_for((120, 144, 120), scans) == (120, 144, 120)
+    with pytest.raises(UsageError, match=r"1000 x 1000 x 1000 voxels are more than 27 times .* 40 x 48 x 40"):
+        crop_for((1000,), scans)
+    assert crop_for((24, 24), [Scan((9, 9))]) == (24, 24)
+    with pytest.raises(UsageError, match="more than 9 times"):
+        crop_for((32, 32), [Scan((9, 9))])
+
+
 def test_every_spacing_of_the_cases_is_told_once():
     scans = [Scan((9, 9, 9), spacing) for spacing in ((1.0, 1.0, 1.5), (2.0, 2.0, 4.0), (1.0, 1.0, 1.5))]
     assert spacings(scans) == [(1.0, 1.0, 1.5), (2.0, 2.0, 4.0)]

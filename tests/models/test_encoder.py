@@ -1,16 +1,18 @@
 """Planning and building encoders: what the settings say is what is built, and what cannot be is refused by name."""
 
+import importlib
 import json
 import math
 import sys
 from types import SimpleNamespace
 
+import monai
 import pytest
 import torch
 from torch import nn
 
 from selfvox.errors import UsageError, WeightsError
-from selfvox.models.encoder import SMALLEST_MAP, FeatureNetwork, build, names, plan
+from selfvox.models.encoder import SMALLEST_MAP, FeatureNetwork, build, check, names, plan
 from selfvox.weights import save_part
 
 ISOTROPIC = (1.0, 1.0, 1.0)
@@ -104,7 +106,7 @@ def test_convolutions_start_he_normal():
         ({"channels": [4, 8], "strides": [[1, 1, 1]]}, r"network\.strides"),
         ({"channels": [4, 8], "strides": [[1, 1], [2, 2]]}, r"network\.strides"),
         ("monai:ResNetFeature", "did you mean 'ResNetFeatures'"),
-        ("monai:ResNetFeatures", "network: monai:ResNetFeatures does not take these settings"),
+        ("monai:ResNetFeatures", "network: monai:ResNetFeatures cannot be made with these settings .*model_name"),
         ({"name": "monai:BasicUNet", "features": [2] * 6}, "no list of feature maps"),
         ("timm:resnet18", "2D network"),
     ],
@@ -113,6 +115,39 @@ def test_what_cannot_be_built_is_refused_in_one_line(network, message):
     with pytest.raises(UsageError, match=message) as refusal:
         build(plan(network, (16, 16, 16), ISOTROPIC), 3, 1)
     assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("network", "message"),
+    [
+        ("mona:ResNetFeatures", "no encoder is called 'mona:ResNetFeatures'; known: monai:NAME"),
+        ("monai:resnet10", "MONAI has no network 'resnet10'"),
+        ("timm:resnet1O", "timm has no network 'resnet1O'.*did you mean 'resnet10'"),
+        ({"name": "monai:ResNetFeatures", "pretrained": True}, r"network\.pretrained: .*leave it out"),
+        ({"name": "timm:resnet10", "pretrained": "no"}, r"network\.pretrained: .*leave it out"),
+    ],
+)
+def test_a_network_that_cannot_be_is_known_from_its_name(network, message, monkeypatch):
+    known = ["resnet10"]
+    timm = SimpleNamespace(is_model=known.__contains__, list_models=lambda: known, create_model=dict)
+    monkeypatch.setitem(sys.modules, "timm", timm)
+    with pytest.raises(UsageError, match=message):
+        check(network)
+    check({"name": "monai:ResNetFeatures", "pretrained": False})
+    check("timm:resnet10")
+
+
+def test_monai_fetches_no_weights(monkeypatch):
+    class Fetches(nn.Module):
+        def __init__(self, spatial_dims, in_channels, pretrained=True):
+            super().__init__()
+            assert not pretrained
+
+        def forward(self, x):
+            return [x]
+
+    monkeypatch.setattr(monai.networks.nets, "Fetches", Fetches, raising=False)
+    assert build(plan("monai:Fetches", (16, 16), (1.0, 1.0)), 2, 3).channels == (3,)
 
 
 def test_every_name_that_is_offered_is_known():
@@ -137,6 +172,15 @@ def test_a_timm_that_cannot_be_imported_is_an_error_with_its_reason(monkeypatch)
         build({"name": "timm:resnet18"}, 2, 1)
 
 
+def test_a_torchvision_for_another_torch_is_told_from_a_missing_timm(monkeypatch):
+    def fails(name):
+        raise RuntimeError("operator torchvision::nms does not exist")
+
+    monkeypatch.setattr(importlib, "import_module", fails)
+    with pytest.raises(UsageError, match=r"torchvision::nms .* install the torchvision that belongs to torch \d"):
+        build({"name": "timm:resnet18"}, 2, 1)
+
+
 def test_a_timm_network_is_made_without_download_and_with_our_channels(monkeypatch):
     asked = {}
 
@@ -144,7 +188,7 @@ def test_a_timm_network_is_made_without_download_and_with_our_channels(monkeypat
         asked.update(name=name, **settings)
         raise RuntimeError(f"Unknown model ({name})")
 
-    monkeypatch.setitem(sys.modules, "timm", SimpleNamespace(create_model=create_model))
-    with pytest.raises(UsageError, match=r"timm:resnet cannot be made \(Unknown model"):
+    monkeypatch.setitem(sys.modules, "timm", SimpleNamespace(create_model=create_model, is_model=lambda _: True))
+    with pytest.raises(UsageError, match=r"timm:resnet cannot be made with these settings \(Unknown model"):
         build({"name": "timm:resnet", "output_stride": 16}, 2, 3)
     assert asked == {"name": "resnet", "pretrained": False, "features_only": True, "in_chans": 3, "output_stride": 16}

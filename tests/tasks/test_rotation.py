@@ -92,7 +92,7 @@ def test_in_plane_turns_only_between_axes_of_equal_spacing():
 
 
 def test_in_plane_without_two_equal_axes_is_refused():
-    with pytest.raises(UsageError, match=r"task\.planes.*--spacing"):
+    with pytest.raises(UsageError, match=r"task\.planes.*--spacing 5,5,5 or coarser"):
         Rotation(planes="in-plane").suited_to((32, 32, 16), (0.7, 1.0, 5.0))
 
 

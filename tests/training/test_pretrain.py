@@ -104,6 +104,25 @@ def test_crops_that_reach_over_the_scans_are_told_of(edge, warned, shapes_store,
     assert ("6 of 6 scans are smaller than the crop" in capsys.readouterr().err) == warned
 
 
+@pytest.mark.parametrize("task", ["jigsaw", "rotation+relative_location"])
+def test_a_default_crop_has_room_for_the_task_where_half_the_scans_have(task, tmp_path, small, capsys):
+    rng, how = np.random.default_rng(0), {**small, "crop": None, "task": task, "steps": 1, "batch": 2}
+    for folder, edges in {"most": (34, 34, 28), "few": (34, 28, 28)}.items():
+        (tmp_path / folder).mkdir()
+        for number, edge in enumerate(edges):
+            image = nib.Nifti1Image(rng.normal(size=(40, 32, edge)).astype(np.float32), np.eye(4))
+            nib.save(image, tmp_path / folder / f"{number}.nii")
+    selfvox.pretrain(tmp_path / "most", out=tmp_path / "run", **how)
+    told = capsys.readouterr().err
+    assert "crops of 40 x 32 x 32 voxels" in told
+    assert "1 of 3 scans" in told
+    assert "40 x 32 x 24, which lies inside nine of ten, has no room for this task" in told
+    with pytest.raises(UsageError, match=r"40 x 32 x 24 voxels has no room .* --crop 40,32,32"):
+        selfvox.pretrain(tmp_path / "few", out=tmp_path / "not", **how)
+    with pytest.raises(UsageError, match="40 x 32 x 24 voxels has no room"):
+        selfvox.pretrain(tmp_path / "most", out=tmp_path / "asked", **how | {"crop": (40, 32, 24)})
+
+
 def test_a_residual_network_is_never_shown_what_its_skips_cannot_halve(shapes_store, tmp_path, small):
     how = {**small, "slices": "axial", "network": {"name": "residual", "channels": [4, 4, 4, 4, 4]}, "steps": 1}
     how |= {"batch": 2, "crop": (64, 72)}

@@ -1,6 +1,7 @@
 """The probe finds what is there and nothing else, and leaves training as it is."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -124,6 +125,8 @@ def test_fewer_than_two_labelled_subjects_are_refused(shapes_store):
     aside = [case for case in store.cases if case.subject != split.train[0]]
     with pytest.raises(DataError, match=r"has labels of 1 subjects .* takes at least two"):
         choose(store, aside, 0)
+    with pytest.raises(DataError, match=r"^labelled: has labels of 1"):
+        choose(store, aside, 0, scans=Path("labelled"))
 
 
 def test_whole_scans_are_told_by_their_grade(tmp_path, capsys):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -161,10 +162,10 @@ def crop_for(
     d = len(cases[0].shape)
     divisor = tuple(divisor or (8,) * d)
     if asked is None:
-        largest = 64 if d == 3 else 256
+        longest = 64 if d == 3 else 256
         shape = np.quantile([case.shape for case in cases], 0.1 if inside else 0.5, axis=0)
         multiples = np.floor(shape / divisor) if inside else np.ceil(shape / divisor)
-        fitting = np.clip(multiples * divisor, divisor, [largest // by * by for by in divisor])
+        fitting = np.clip(multiples * divisor, divisor, [longest // by * by for by in divisor])
         found = [int(edge) for edge in fitting]
         # nine of ten along each axis may be fewer along all; shorten that which takes most scans in, at once or in time
         while inside and not is_inside(found, cases) and is_inside(divisor, cases):
@@ -185,6 +186,12 @@ def crop_for(
         if edge <= 0 or edge % by:
             nearest = f"{max(1, edge // by) * by} and {(edge // by + 1) * by}"
             raise UsageError(f"crop: {edge} is no multiple of {by}; the nearest are {nearest}")
+    largest = max((case.shape for case in cases), key=math.prod)
+    if math.prod(edges) > 3**d * max(math.prod(largest), math.prod(divisor)):
+        raise UsageError(
+            f"crop: {' x '.join(map(str, edges))} voxels are more than {3**d} times the largest scan's "
+            f"{' x '.join(map(str, largest))}; use a smaller --crop"
+        )
     return edges
 
 

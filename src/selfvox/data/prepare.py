@@ -184,7 +184,7 @@ def _recipe(
             raise DataError(
                 f"{dataset.root}: has {len(dataset.channel_names)} channels ({', '.join(dataset.channel_names)}) where "
                 f"the encoder was trained with {len(given.channel_names)} ({', '.join(given.channel_names)}); "
-                "name scans like those it was trained with, or choose a --first-conv such as mean"
+                "name scans like those it was trained with (`finetune` can adapt it: --first-conv mean)"
             )
         return given, asked
     if before is not None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
+import inspect
 import itertools
 import math
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -180,7 +182,10 @@ def plan(network: str | Mapping[str, Any], crop: Sequence[int], spacing_mm: Sequ
 def check(network: str | Mapping[str, Any]) -> None:
     """Refuse an unknown U-Net or setting of one, or a run without an encoder, before any scan is read."""
     given = named(network)
-    if ":" not in given["name"]:
+    kind, colon, name = given["name"].partition(":")
+    if colon:
+        _maker(kind, name)
+    else:
         resolve(Architecture, given, where="network.")
 
 
@@ -197,6 +202,8 @@ def named(network: str | Mapping[str, Any], spatial_dims: int | None = None) -> 
     """
     given = {"name": "plain", **({"name": network} if isinstance(network, str) else network)}
     name = given["name"] = str(given["name"])
+    if ":" in name and given.get("pretrained", False) is not False:
+        raise UsageError("network.pretrained: weights of others are not fetched, networks begin random; leave it out")
     if ":" in name or name in ("plain", "residual"):
         return given
     run = Path(os.path.expanduser(name))
@@ -219,18 +226,23 @@ def build(spec: Mapping[str, Any], spatial_dims: int, in_channels: int) -> Encod
         UsageError: the network does not exist, or does not take these settings or dimensions.
     """
     kind, _, name = str(spec["name"]).partition(":")
-    settings = {key: value for key, value in spec.items() if key != "name"}
     if not name:
         return UNetEncoder(resolve(Architecture, spec, where="network."), spatial_dims, in_channels)
+    if kind == "timm" and spatial_dims != 2:
+        raise UsageError(f"network: timm:{name} is a 2D network and the scans are 3D; take a monai: or U-Net encoder")
+    settings = {key: value for key, value in spec.items() if key not in ("name", "pretrained")}
     if kind == "monai":
-        return FeatureNetwork(_monai(name, settings, spatial_dims, in_channels), spatial_dims, in_channels)
-    if kind == "timm":
-        if spatial_dims != 2:
-            raise UsageError(
-                f"network: timm:{name} is a 2D network and the scans are 3D; take a monai: or U-Net encoder"
-            )
-        return FeatureNetwork(_timm(name, settings, in_channels), spatial_dims, in_channels)
-    raise UsageError(f"network: no encoder is called '{spec['name']}'{did_you_mean(str(spec['name']), names())}")
+        settings |= {"spatial_dims": spatial_dims, "in_channels": in_channels}
+    else:
+        settings |= {"features_only": True, "in_chans": in_channels}
+    try:
+        net = _maker(kind, name)(**settings)
+    except (ImportError, RuntimeError, TypeError, ValueError) as error:
+        reason = str(error).partition("\n")[0]
+        raise UsageError(
+            f"network: {kind}:{name} cannot be made with these settings ({reason}); give its own as --network.NAME"
+        ) from None
+    return FeatureNetwork(net, spatial_dims, in_channels)
 
 
 def _strides(levels: int, crop: Sequence[int], spacing_mm: Sequence[float]) -> list[list[int]]:
@@ -248,30 +260,35 @@ def _strides(levels: int, crop: Sequence[int], spacing_mm: Sequence[float]) -> l
     return strides
 
 
-def _monai(name: str, settings: dict[str, Any], spatial_dims: int, in_channels: int) -> nn.Module:
-    nets = importlib.import_module("monai.networks.nets")
-    found = getattr(nets, name, None)
-    if not (isinstance(found, type) and issubclass(found, nn.Module)):
-        known = [each for each in dir(nets) if isinstance(getattr(nets, each), type)]
-        raise UsageError(f"network: MONAI has no network '{name}'{did_you_mean(name, known)}")
-    try:
-        return found(spatial_dims=spatial_dims, in_channels=in_channels, **settings)
-    except (TypeError, ValueError) as error:
-        raise UsageError(
-            f"network: monai:{name} does not take these settings ({error}); give them as --network.NAME"
-        ) from None
+def _maker(kind: str, name: str) -> Callable[..., nn.Module]:
+    """What makes a network of MONAI's or timm's, with random weights.
 
-
-def _timm(name: str, settings: dict[str, Any], in_channels: int) -> nn.Module:
-    try:
-        timm = importlib.import_module("timm")
-    except (ImportError, RuntimeError) as error:  # RuntimeError: a torchvision that was built for another torch
-        raise UsageError(f"network: timm cannot be imported ({error}); install selfvox[timm]") from None
-    try:
-        net: nn.Module = timm.create_model(name, pretrained=False, features_only=True, in_chans=in_channels, **settings)
-    except (RuntimeError, TypeError, ValueError) as error:
-        raise UsageError(f"network: timm:{name} cannot be made ({error}); see timm.list_models()") from None
-    return net
+    Raises:
+        UsageError: there is no such network, or its library cannot be imported.
+    """
+    if kind == "monai":
+        nets = importlib.import_module("monai.networks.nets")
+        known = {each: value for each, value in vars(nets).items() if isinstance(value, type)}
+        found = known.get(name)
+        if found is None or not issubclass(found, nn.Module):
+            raise UsageError(f"network: MONAI has no network '{name}'{did_you_mean(name, list(known))}")
+        # some fetch weights unless they are told not to
+        takes = inspect.signature(found).parameters
+        return functools.partial(found, pretrained=False) if "pretrained" in takes else found
+    if kind == "timm":
+        try:
+            timm = importlib.import_module("timm")
+        except ModuleNotFoundError as error:
+            raise UsageError(f"network: timm cannot be imported ({error}); install selfvox[timm]") from None
+        except (ImportError, RuntimeError) as error:
+            raise UsageError(
+                f"network: timm cannot be imported ({error}); install the torchvision that belongs to torch "
+                f"{torch.__version__}"
+            ) from None
+        if not timm.is_model(name):
+            raise UsageError(f"network: timm has no network '{name}'{did_you_mean(name, timm.list_models())}")
+        return functools.partial(timm.create_model, name, pretrained=False)
+    raise UsageError(f"network: no encoder is called '{kind}:{name}'{did_you_mean(f'{kind}:{name}', names())}")
 
 
 def he_initialise(module: nn.Module) -> None:

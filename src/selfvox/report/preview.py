@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from selfvox.data.crops import Crops, axis_of_slices, crop_for, in_plane, resolutions, spacings
+from selfvox.data.crops import Crops, axis_of_slices, in_plane, resolutions, spacings
 from selfvox.data.prepare import prepared
 from selfvox.data.store import is_store
 from selfvox.errors import UsageError
@@ -16,7 +16,7 @@ from selfvox.progress import say
 from selfvox.report.figures import draw_preview
 from selfvox.settings import Preview
 from selfvox.training.loop import generator
-from selfvox.training.pretrain import refuse_one_alone
+from selfvox.training.pretrain import crop_with_room, refuse_one_alone
 
 
 def preview(settings: Preview) -> Path:
@@ -42,7 +42,7 @@ def preview(settings: Preview) -> Path:
         all_known = is_store(settings.scans) or len(cases) < least
         axis = axis_of_slices(settings.slices, cases)
         planned = in_plane(cases, axis)
-        crop = crop_for(settings.crop, planned, inside=True)
+        crop = crop_with_room(task, settings.crop, planned)
         task = task.suited_to(crop, *spacings(planned), *resolutions(planned))
         if all_known:
             refuse_one_alone(task, cases)

@@ -46,7 +46,7 @@ class Jigsaw(PretextTask):
 
     def suited_to(self, crop: Sequence[int], *spacings_mm: Sequence[float]) -> Jigsaw:
         """Refuse crops whose tiles would be too small, and more permutations than there are."""
-        needed, orders = shape_for_tiles(crop, self.grid, self.jitter), math.factorial(self.grid ** len(crop))
+        needed, orders = self.least_crop(crop), math.factorial(self.grid ** len(crop))
         if needed != tuple(crop):
             raise UsageError(
                 f"task.grid: a crop of {' x '.join(map(str, crop))} voxels has no room for {self.grid} tiles of 8 "
@@ -64,6 +64,10 @@ class Jigsaw(PretextTask):
                 "permutations; use fewer"
             )
         return self
+
+    def least_crop(self, crop: Sequence[int]) -> tuple[int, ...]:
+        """Room for tiles of 8 voxels along each axis."""
+        return shape_for_tiles(crop, self.grid, self.jitter)
 
     def view_size(self, crop: Sequence[int]) -> tuple[int, ...]:
         """A tile."""

@@ -38,7 +38,7 @@ class RelativeLocation(PretextTask):
 
     def suited_to(self, crop: Sequence[int], *spacings_mm: Sequence[float]) -> RelativeLocation:
         """Refuse crops whose tiles would be too small, and more queries than there are neighbours."""
-        needed, answers = shape_for_tiles(crop, GRID, self.jitter), GRID ** len(crop) - 1
+        needed, answers = self.least_crop(crop), GRID ** len(crop) - 1
         if needed != tuple(crop):
             raise UsageError(
                 f"task relative_location: a crop of {' x '.join(map(str, crop))} voxels has no room for {GRID} tiles "
@@ -48,6 +48,10 @@ class RelativeLocation(PretextTask):
         if self.queries > answers:
             raise UsageError(f"task.queries: {self.queries} are more than the {answers} neighbours; use fewer")
         return self
+
+    def least_crop(self, crop: Sequence[int]) -> tuple[int, ...]:
+        """Room for tiles of 8 voxels along each axis."""
+        return shape_for_tiles(crop, GRID, self.jitter)
 
     def view_size(self, crop: Sequence[int]) -> tuple[int, ...]:
         """A tile."""

@@ -54,11 +54,16 @@ class Rotation(PretextTask):
         spatial_dims, equal = len(crop), equal_spacing(*spacings_mm)
         if self.answers == "group" and self.planes != "all":
             raise UsageError("task.answers: the whole group turns in all planes; use --task.answers planes")
+        # a finer one would interpolate the coarse axis, which would then be the smooth one
+        coarsest = f"{max(map(max, spacings_mm)):.2g}"
+        # two axes may be those of a slice, and the scans have three
+        spacing = f"--spacing {','.join([coarsest] * 3)}" if spatial_dims == 3 else f"{coarsest} mm along each axis"
         if self.planes == "in-plane":
             if not equal:
                 at_fault = _most_uneven(read_planes("all", spatial_dims), spacings_mm)
                 raise UsageError(
-                    f"task.planes: no two axes are equally spaced in every scan ({at_fault}); prepare with --spacing"
+                    f"task.planes: no two axes are equally spaced in every scan ({at_fault}); prepare with {spacing} "
+                    "or coarser"
                 )
             return replace(self, planes=plane_names(equal)).suited_to(crop, *spacings_mm)
         planes = read_planes(self.planes, spatial_dims)
@@ -67,10 +72,6 @@ class Rotation(PretextTask):
         uneven = [plane for plane in planes if plane not in equal and not self.uneven]
         if uneven:
             remedy = "use --task.planes in-plane or " if equal else ""
-            # a finer one would interpolate the coarse axis, which would then be the smooth one
-            coarsest = f"{max(map(max, spacings_mm)):.2g}"
-            # two axes may be those of a slice, and the scans have three
-            spacing = f"--spacing {','.join([coarsest] * 3)}" if spatial_dims == 3 else f"{coarsest} mm along each axis"
             raise UsageError(
                 f"task rotation: there are scans of spacing {_most_uneven(uneven, spacings_mm)}, as scanned or as "
                 f"prepared, so the resolution would give a turn in {plane_names(uneven)} away; {remedy}prepare with "

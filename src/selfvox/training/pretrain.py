@@ -82,8 +82,9 @@ def pretrain(settings: Pretrain) -> Path:
             say(f"{len(store.cases) - len(cases)} test scans stay out of pre-training")
         axis = axis_of_slices(settings.slices, cases)
         planned = in_plane(cases, axis)
-        crop, spacing_mm = crop_for(settings.crop, planned, inside=True), median_spacing(planned)
-        task = from_setting(settings.task, settings.weights).suited_to(crop, *spacings(planned), *resolutions(planned))
+        task, spacing_mm = from_setting(settings.task, settings.weights), median_spacing(planned)
+        crop = crop_with_room(task, settings.crop, planned)
+        task = task.suited_to(crop, *spacings(planned), *resolutions(planned))
         refuse_one_alone(task, cases)
         spec = plan(settings.network, task.view_size(crop), spacing_mm)
         torch.manual_seed(settings.seed)
@@ -118,7 +119,7 @@ def pretrain(settings: Pretrain) -> Path:
         }
         if fabric.is_global_zero:
             _announce(task, encoder, crop, cases, how)
-            _warn_of_mirrors(crop, planned)
+            _warn_of_mirrors(task, crop, planned)
             run.depends_on(task=card["task"], weights=card["weights"], network=spec, crop=list(crop), data=seen(cases))
         watch = None
         if fabric.is_global_zero:
@@ -161,7 +162,8 @@ def _probed(
     if settings.probe.resolve() != settings.scans.resolve():
         how = dataclasses.replace(settings, source="auto")  # the probe's scans may lie in another layout
         labelled = prepared(settings.probe, settings.out / "probe", how, recipe=store.recipe)
-    training, scored = choose(labelled, [case for case in store.cases if case.subject in held_out], settings.seed)
+    tests = [case for case in store.cases if case.subject in held_out]
+    training, scored = choose(labelled, tests, settings.seed, scans=settings.probe)
     say(f"probe: learns from {len(training)} labelled scans, is scored on {len(scored)} others")
     return labelled, training, scored
 
@@ -186,6 +188,13 @@ def _announce(task: PretextTask, encoder: Encoder, crop: tuple[int, ...], cases:
     say(f"{len(cases)} scans, crops of {edges} voxels, {how.batch} a step, {how.steps} steps")
 
 
+def crop_with_room(task: PretextTask, asked: Sequence[int] | None, cases: Sequence[StoredCase]) -> tuple[int, ...]:
+    """The crop that was asked for; by default one inside nine scans of ten, or longer, inside half, for the task."""
+    crop = crop_for(asked, cases, inside=True)
+    longer = task.least_crop(crop)
+    return longer if asked is None and held(longer, cases) >= len(cases) / 2 else crop
+
+
 def refuse_one_alone(task: PretextTask, cases: Sequence[StoredCase]) -> None:
     """A task that tells scans apart needs those of two people.
 
@@ -199,13 +208,16 @@ def refuse_one_alone(task: PretextTask, cases: Sequence[StoredCase]) -> None:
         )
 
 
-def _warn_of_mirrors(crop: Sequence[int], cases: Sequence[StoredCase]) -> None:
+def _warn_of_mirrors(task: PretextTask, crop: Sequence[int], cases: Sequence[StoredCase]) -> None:
     """Say so where more than the tenth of the scans that a default crop allows is smaller than the crop."""
     if not is_inside(crop, cases):
         inside = crop_for(None, cases, inside=True)
+        edges = " x ".join(map(str, inside))
         remedy = f"--crop {','.join(map(str, inside))} lies inside nine of ten"
         if not is_inside(inside, cases):
-            remedy = f"no crop of {' x '.join(map(str, inside))} or more lies inside nine of ten"
+            remedy = f"no crop of {edges} or more lies inside nine of ten"
+        elif task.least_crop(inside) != inside:
+            remedy = f"{edges}, which lies inside nine of ten, has no room for this task; a finer --spacing gives more"
         small = len(cases) - held(crop, cases)
         say(
             f"warning: {small} of {len(cases)} scans are smaller than the crop and mirrored at their edges, which "

@@ -89,7 +89,12 @@ def probe_run(run: Path, store: Store, labels: int, seed: int, device: str = "cp
 
 
 def choose(
-    store: Store, held_out: Sequence[StoredCase], seed: int, labels: int | None = None
+    store: Store,
+    held_out: Sequence[StoredCase],
+    seed: int,
+    labels: int | None = None,
+    *,
+    scans: Path | None = None,
 ) -> tuple[list[StoredCase], list[StoredCase]]:
     """Cases to learn from and cases to be scored on, never those of test subjects.
 
@@ -100,6 +105,7 @@ def choose(
         held_out: cases that are for testing elsewhere; left out by subject and by contents.
         seed: of the draw.
         labels: how many subjects to learn from; by default as many as make a quick probe.
+        scans: what the store was prepared from, for refusals.
 
     Raises:
         DataError: fewer than two subjects can be used.
@@ -119,8 +125,8 @@ def choose(
     usable = {case.subject for case in cases}
     if len(usable) < 2:
         raise DataError(
-            f"{store.path}: has labels of {len(usable)} subjects that are not for testing, and a probe takes at least "
-            "two; name more labelled scans"
+            f"{scans or store.path}: has labels of {len(usable)} subjects that are not for testing, and a probe takes "
+            "at least two; name more labelled scans"
         )
     if split is None or not usable & set(split.validation) or not usable & set(split.train):
         split = make(usable, 0, len(usable) // 2, 0)
