@@ -126,7 +126,7 @@ def show(out: Path) -> None:
         for panel in panels[:, column]:
             panel.grid(alpha=0.3)
     known = dict(each for panel in panels[1] for each in zip(*panel.get_legend_handles_labels()[::-1], strict=True))
-    figure.legend(known.values(), known.keys(), loc="outside lower center", ncols=len(known))
+    figure.legend(known.values(), known.keys(), loc="outside lower center", ncols=min(len(known), 2 * panels.shape[1]))
     figure.savefig(out / "learning.png", dpi=100)
 
 
