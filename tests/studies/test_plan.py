@@ -1,5 +1,6 @@
 import dataclasses
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -318,8 +319,9 @@ def test_a_2d_twin_is_its_method_on_slices(write_plan):
     }
 
 
-def test_a_run_whose_network_was_taken_may_be_gone_when_all_is_done(write_plan):
-    for network in ("gone/run", {"name": "gone/run"}):
+def test_where_a_network_was_taken_from_may_be_gone_when_all_is_done(write_plan, monkeypatch):
+    monkeypatch.setitem(sys.modules, "timm", None)
+    for network in ("gone/run", {"name": "gone/run"}, "timm:resnet18"):
         assert plans.read(str(write_plan(pretrain={"network": network}))).pretrain == {"network": network}
 
 

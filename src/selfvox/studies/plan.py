@@ -304,9 +304,9 @@ def folder_name(name: str) -> str:
 
 
 def _check_network(network: Any, where: str) -> None:
-    """Refuse a misspelt U-Net; a run that an encoder is taken from may be gone when all of that is done."""
-    called = network.get("name", "plain") if isinstance(network, Mapping) else network
-    if os.sep not in str(called):
+    """Refuse a misspelt U-Net; a run that is taken as one, or another's library, may be gone when all is done."""
+    called = str(network.get("name", "plain") if isinstance(network, Mapping) else network)
+    if os.sep not in called and ":" not in called:
         with _refusals_in(where):
             check(network)
 
