@@ -29,10 +29,8 @@ def standardise(x: Tensor, flat: float = 1e-2) -> Tensor:
 
     `flat` is added to the variance that is divided by: the noise of empty air stays small.
     """
-    space = tuple(range(2, x.ndim))
-    # torch.var_mean takes three times as long
-    away = x - x.mean(space, keepdim=True)
-    return away / (away.square().mean(space, keepdim=True) + flat).sqrt()
+    away, variance = _centred(x)
+    return away / (variance + flat).sqrt()
 
 
 def add_noise(x: Tensor, sigma: Tensor, rng: torch.Generator) -> Tensor:
@@ -71,10 +69,15 @@ def sobel(x: Tensor) -> Tensor:
         for axis in range(2, x.ndim):
             part = _correlate(part, slope if axis == along else smooth, axis)
         squares = squares.addcmul_(part, part)
+    away, variance = _centred(squares.sqrt_())
+    return away / variance.sqrt().clamp(min=1e-6)
+
+
+def _centred(x: Tensor) -> tuple[Tensor, Tensor]:
+    """`x` less the mean of each channel, and its variance, in a third of the time of `torch.var_mean`."""
     space = tuple(range(2, x.ndim))
-    magnitude = squares.sqrt_()
-    away = magnitude - magnitude.mean(space, keepdim=True)
-    return away / away.square().mean(space, keepdim=True).sqrt().clamp(min=1e-6)
+    away = x - x.mean(space, keepdim=True)
+    return away, away.square().mean(space, keepdim=True)
 
 
 def _per_sample(values: Tensor, x: Tensor) -> Tensor:
