@@ -287,10 +287,8 @@ def test_the_shape_for_tiles_is_the_least_that_gives_some(per_axis, jitter):
 @pytest.mark.parametrize(("shape", "size"), [((4, 7), (8, 20)), ((4, 5, 3), (16, 5, 7)), ((2, 2, 2), (2, 3, 2))])
 def test_maps_are_enlarged_as_by_interpolate(shape, size):
     x = torch.randn(2, 3, *shape, requires_grad=True)
-    found, expected = (
-        spatial.enlarge(x, size),
-        F.interpolate(x, size, mode="trilinear" if len(size) == 3 else "bilinear"),
-    )
+    found = spatial.enlarge(x, size)
+    expected = F.interpolate(x, size, mode="trilinear" if len(size) == 3 else "bilinear")
     assert torch.allclose(found, expected, atol=1e-5)
     assert torch.autograd.gradcheck(lambda x: spatial.enlarge(x, size), x.detach().double()[:1].requires_grad_())
     given = torch.randn_like(expected)

@@ -1,4 +1,4 @@
-"""Geometry of image batches on their device: exact rotations, tiles, and affine maps in one resampling.
+"""Geometry of image batches on their device: exact rotations, tiles, affine maps in one resampling, sizes.
 
 Space is always the last `d` axes of `(batch, channel, *space)`; everything works for d = 2 and d = 3.
 """
