@@ -19,13 +19,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from selfvox.data.crops import Crops, crop_for
-from selfvox.data.split import read, subset
-from selfvox.data.store import Store, StoredCase, open_store
-from selfvox.losses import dice_cross_entropy
-from selfvox.metrics import dice_per_class
-from selfvox.models.encoder import Encoder, build
-from selfvox.pretext import from_setting
+from selfvox.data.preparation.split import read, subset
+from selfvox.data.preparation.store import Store, StoredCase, open_store
+from selfvox.data.sampling.crop_size import crop_for
+from selfvox.data.sampling.crops import Crops
+from selfvox.models.build import build
+from selfvox.models.encoder import Encoder
+from selfvox.ops.losses import dice_cross_entropy
+from selfvox.ops.metrics import dice_per_class
+from selfvox.tasks import from_setting
 from selfvox.training.loop import generator
 
 CROP, LABELS, DRAWS = (32, 40, 32), 5, 3
@@ -44,7 +46,9 @@ TASKS: dict[str, tuple[dict[str, Any], int, int]] = {  # options, batch, steps
     "exemplar": ({"objective": "contrastive"}, 12, 100),
     "simclr": ({"ops_per_view": 2, "temperature": 0.2}, 12, 100),
 }
-CANDIDATES: dict[str, tuple[int, Callable[[Tensor], Tensor]]] = {  # width per channel, pooling of the coarsest map
+CANDIDATES: dict[
+    str, tuple[int, Callable[[Tensor], Tensor]]
+] = {  # width per channel, pooling of the coarsest map
     "mean": (1, lambda x: x.flatten(2).mean(2)),
     "corners": (8, lambda x: F.adaptive_avg_pool3d(x, 2).flatten(1)),
     "maximum": (1, lambda x: x.flatten(2).amax(2)),
@@ -53,14 +57,19 @@ CANDIDATES: dict[str, tuple[int, Callable[[Tensor], Tensor]]] = {  # width per c
 
 def main() -> None:
     """Print one table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("store", type=Path)
     parser.add_argument("--tasks", nargs="*", choices=TASKS, default=list(TASKS), help="only these")
     parser.add_argument("--steps", type=int, help="of pre-training, instead of each task's own")
     given = parser.parse_args()
     store = open_store(given.store)
     torch.set_num_threads(1)
-    print("task               embed     loss, last 50 steps   accuracy   probe Dice of each draw", flush=True)
+    print(
+        "task               embed     loss, last 50 steps   accuracy   probe Dice of each draw",
+        flush=True,
+    )
     print(
         f"untrained                                                   {shown(probe(store, untrained(store)))}",
         flush=True,
@@ -70,7 +79,10 @@ def main() -> None:
             Encoder.width = property(lambda encoder, factor=factor: factor * encoder.channels[-1])
             Encoder.embed = lambda encoder, x, pool=pool: pool(encoder(x)[-1])
             encoder, loss, accuracy = pretrain(store, task, given.steps)
-            print(f"{task:<19}{name:<10}{loss:.3f}  {accuracy:.2f}   {shown(probe(store, encoder))}", flush=True)
+            print(
+                f"{task:<19}{name:<10}{loss:.3f}  {accuracy:.2f}   {shown(probe(store, encoder))}",
+                flush=True,
+            )
 
 
 def untrained(store: Store) -> Encoder:
@@ -83,7 +95,10 @@ def pretrain(store: Store, name: str, steps: int | None = None) -> tuple[Encoder
     """The encoder, and the mean loss and accuracy of the last 50 steps."""
     options, batch, usual = TASKS[name]
     steps = steps or usual
-    task, encoder = from_setting({"name": name, **options}).suited_to(CROP, (1, 1, 1)), untrained(store)
+    task, encoder = (
+        from_setting({"name": name, **options}).suited_to(CROP, (1, 1, 1)),
+        untrained(store),
+    )
     head = task.head(encoder)
     parameters = [*encoder.parameters(), *head.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=2e-3)
@@ -121,7 +136,10 @@ def probe(
     for draw in range(draws):
         chosen = [by_subject[subject] for subject in subset(split, draw, labels)]
         x, y = (
-            torch.cat(parts) for parts in zip(*(voxels(store, encoder, case, levels) for case in chosen), strict=True)
+            torch.cat(parts)
+            for parts in zip(
+                *(voxels(store, encoder, case, levels) for case in chosen), strict=True
+            )
         )
         mean, deviation = x.mean(0), x.std(0) + 1e-6
         torch.manual_seed(draw)
@@ -137,7 +155,9 @@ def probe(
         with torch.no_grad():
             for x_new, y_new in held_out:
                 guess = linear((x_new - mean) / deviation).argmax(1)
-                dice.append(np.mean(dice_per_class(guess.numpy(), y_new.numpy(), len(store.classes or {}))))
+                dice.append(
+                    np.mean(dice_per_class(guess.numpy(), y_new.numpy(), len(store.classes or {})))
+                )
         scores.append(dice)
     return np.array(scores)
 
@@ -148,13 +168,17 @@ def shown(scores: np.ndarray) -> str:
 
 
 @torch.no_grad()
-def voxels(store: Store, encoder: Encoder, case: StoredCase, levels: slice = slice(None)) -> tuple[Tensor, Tensor]:
+def voxels(
+    store: Store, encoder: Encoder, case: StoredCase, levels: slice = slice(None)
+) -> tuple[Tensor, Tensor]:
     """(voxel, feature) of some levels, brought to the scan's grid, and the labels (voxel,)."""
     size = crop_for(None, [case])
     start = [(have - want) // 2 for have, want in zip(case.shape, size, strict=True)]
     image = torch.from_numpy(store.crop(case, start, size))[None]
     maps = encoder(image)[levels]
-    features = torch.cat([F.interpolate(each.float(), size=size, mode="trilinear") for each in maps], 1)
+    features = torch.cat(
+        [F.interpolate(each.float(), size=size, mode="trilinear") for each in maps], 1
+    )
     label = torch.from_numpy(store.label_crop(case, start, size).astype(np.int64))
     return features[0].flatten(1).T, label.flatten()
 

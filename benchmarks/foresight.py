@@ -19,20 +19,22 @@ import torch
 from linear_probe import fresh
 from scipy.stats import spearmanr
 
-from selfvox import plain_yaml
-from selfvox.data.store import Store, open_store
-from selfvox.data.strict_json import read as read_json
+from selfvox.data.formats.strict_json import read as read_json
+from selfvox.data.preparation.store import Store, open_store
 from selfvox.models.encoder import Encoder
+from selfvox.runs.weights import load_into, load_part
+from selfvox.settings import safe_yaml
 from selfvox.studies.results import rows_of
 from selfvox.training import probe
-from selfvox.weights import load_into, load_part
 
 LABELS, DRAWS = 10, 2
 
 
 def main() -> None:
     """Print what each encoder reads and gained, then the correlations."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("study", type=Path)
     study = parser.parse_args().study
     torch.set_num_threads(1)
@@ -45,19 +47,28 @@ def main() -> None:
             encoder = fresh(card, 0)
             load_into(encoder, tensors, str(run))
             read[run.name] = balanced_accuracy(store, encoder, card["crop"])
-            print(run.name, *(f"{what} {score:.3f}" for what, score in read[run.name].items()), sep="  ", flush=True)
+            print(
+                run.name,
+                *(f"{what} {score:.3f}" for what, score in read[run.name].items()),
+                sep="  ",
+                flush=True,
+            )
     for kind, gained in gains(study).items():
         both = sorted(set(gained) & set(read))
         print(f"\n{kind}: Spearman's correlation over {len(both)} encoders")
         for what in read[both[0]]:
-            correlation = spearmanr([read[name][what] for name in both], [gained[name] for name in both])[0]
+            correlation = spearmanr(
+                [read[name][what] for name in both], [gained[name] for name in both]
+            )[0]
             print(f"{what:<33}{correlation:+.2f}")
 
 
 def balanced_accuracy(store: Store, encoder: Encoder, crop: list[int]) -> dict[str, float]:
     """Of both classifiers, upon three choices of levels: mean of the draws."""
     finer = sum(encoder.channels[:-1])
-    encoder.register_forward_hook(lambda _, __, maps: [*maps, maps[-1]])  # the probe leaves the last one out
+    encoder.register_forward_hook(
+        lambda _, __, maps: [*maps, maps[-1]]
+    )  # the probe leaves the last one out
     levels = {"all": slice(None), "but coarsest": slice(finer), "coarsest": slice(finer, None)}
     found = defaultdict(list)
     for draw in range(DRAWS):
@@ -75,18 +86,26 @@ def balanced_accuracy(store: Store, encoder: Encoder, crop: list[int]) -> dict[s
 
 def gains(study: Path) -> dict[str, dict[str, float]]:
     """Of each way of fine-tuning, each encoder's mean Dice minus the twin's over the draws of the fewest labels."""
-    cells = [(read_json(done), done.parent) for done in sorted((study / "cells").glob("*/*/done.json"))]
+    cells = [
+        (read_json(done), done.parent) for done in sorted((study / "cells").glob("*/*/done.json"))
+    ]
     fewest = min(facts["labels"] for facts, _ in cells)
     cells = [(facts, folder) for facts, folder in cells if facts["labels"] == fewest]
-    twins = {(facts["method"], facts["seed"]): dice(folder) for facts, folder in cells if not facts["twin"]}
+    twins = {
+        (facts["method"], facts["seed"]): dice(folder)
+        for facts, folder in cells
+        if not facts["twin"]
+    }
     found: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     for facts, folder in cells:
-        settings = plain_yaml.read(folder / "settings.yaml")
+        settings = safe_yaml.read(folder / "settings.yaml")
         if facts["twin"]:
             kind = "frozen" if settings["freeze"] == "always" else "whole"
             gained = dice(folder) - twins[facts["twin"], facts["seed"]]
             found[kind][Path(settings["encoder"]).name].append(gained)
-    draws = max(len(each) for some in found.values() for each in some.values())  # of the others, draws are missing
+    draws = max(
+        len(each) for some in found.values() for each in some.values()
+    )  # of the others, draws are missing
     return {
         kind: {name: float(np.mean(each)) for name, each in some.items() if len(each) == draws}
         for kind, some in found.items()

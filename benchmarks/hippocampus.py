@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 import selfvox
-from selfvox.files import write_json
+from selfvox.runs.atomic_files import write_json
 
 TASKS = {
     "rotation": {"task": "rotation", "batch": 4, "steps": 1000, "crop": (32, 48, 32)},
@@ -34,12 +34,21 @@ TASKS = {
     },
 }
 STEPS, LABELS, SEEDS = 150, (3, 5, 10), range(5)
-ARMS = ("scratch", "rotation", "simclr", "rotation frozen", "simclr frozen", "scratch equal compute")
+ARMS = (
+    "scratch",
+    "rotation",
+    "simclr",
+    "rotation frozen",
+    "simclr frozen",
+    "scratch equal compute",
+)
 
 
 def main() -> None:
     """Run one part of the study, or print its table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("data", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--part", default="0/1", help="i/n: every nth cell, from the ith on")
@@ -57,11 +66,16 @@ def main() -> None:
     for number, (name, settings) in enumerate(TASKS.items()):
         if number % parts == part:
             run = given.out / "pretrain" / name
-            once(run / "cost.json", lambda run=run, settings=settings: pretrain(store, run, settings))
+            once(
+                run / "cost.json", lambda run=run, settings=settings: pretrain(store, run, settings)
+            )
     cells = [(arm, labels, seed) for seed in SEEDS for arm in ARMS for labels in LABELS]
     for arm, labels, seed in cells[part::parts]:
         run = given.out / "cells" / arm.replace(" ", "-") / f"{labels}-labels-seed-{seed}"
-        once(run / "cost.json", lambda cell=(arm, labels, seed), run=run: fine_tune(given, store, run, *cell))
+        once(
+            run / "cost.json",
+            lambda cell=(arm, labels, seed), run=run: fine_tune(given, store, run, *cell),
+        )
 
 
 def once(done: Path, work: Callable[[], None]) -> None:
@@ -77,7 +91,9 @@ def pretrain(store: Path, run: Path, settings: dict) -> None:
     selfvox.pretrain(store, out=run, seed=0, resume=run.exists(), **settings)
 
 
-def fine_tune(given: argparse.Namespace, store: Path, run: Path, arm: str, labels: int, seed: int) -> None:
+def fine_tune(
+    given: argparse.Namespace, store: Path, run: Path, arm: str, labels: int, seed: int
+) -> None:
     """Train, predict the test subjects, score."""
     task = next((task for task in TASKS if arm.startswith(task)), None)
     encoder = given.out / "pretrain" / task if task else None
@@ -119,7 +135,9 @@ def wait_for(path: Path) -> None:
 
 def print_table(out: Path) -> None:
     """Mean Dice over classes and test subjects per arm, and paired differences to the from-scratch twin."""
-    print(f"{'arm':<24}labels  runs  Dice mean ± sd    minus scratch: median, wins, 95 % interval of the mean")
+    print(
+        f"{'arm':<24}labels  runs  Dice mean ± sd    minus scratch: median, wins, 95 % interval of the mean"
+    )
     for labels in LABELS:
         twin = read(out, "scratch", labels)
         for arm in ARMS:
@@ -137,7 +155,10 @@ def print_table(out: Path) -> None:
                 line += f"     {np.median(by_seed):+.3f}  {wins}  {low:+.3f} ... {high:+.3f}"
             print(line)
     done = [task for task in TASKS if (out / "pretrain" / task / "cost.json").exists()]
-    print("CPU seconds of pre-training:", {task: round(cpu_seconds(out / "pretrain" / task)) for task in done})
+    print(
+        "CPU seconds of pre-training:",
+        {task: round(cpu_seconds(out / "pretrain" / task)) for task in done},
+    )
 
 
 def read(out: Path, arm: str, labels: int) -> dict[int, np.ndarray]:
@@ -149,7 +170,9 @@ def read(out: Path, arm: str, labels: int) -> dict[int, np.ndarray]:
             with file.open(newline="") as lines:
                 rows = list(csv.DictReader(lines))
             names = sorted({row["case"] for row in rows})
-            of_case = {name: [float(row["dice"]) for row in rows if row["case"] == name] for name in names}
+            of_case = {
+                name: [float(row["dice"]) for row in rows if row["case"] == name] for name in names
+            }
             found[seed] = np.array([np.mean(values) for values in of_case.values()])
     return found
 
@@ -159,7 +182,8 @@ def bootstrap(paired: np.ndarray, draws: int = 5000) -> tuple[float, float]:
     rng = np.random.default_rng(0)
     seeds, subjects = paired.shape
     means = [
-        paired[rng.integers(seeds, size=seeds)][:, rng.integers(subjects, size=subjects)].mean() for _ in range(draws)
+        paired[rng.integers(seeds, size=seeds)][:, rng.integers(subjects, size=subjects)].mean()
+        for _ in range(draws)
     ]
     low, high = np.percentile(means, (2.5, 97.5))
     return float(low), float(high)

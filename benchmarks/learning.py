@@ -19,9 +19,9 @@ import torch
 from matplotlib.figure import Figure
 
 import selfvox
-from selfvox.files import write_json
-from selfvox.pretext import names
-from selfvox.run import read_metrics
+from selfvox.runs.atomic_files import write_json
+from selfvox.runs.run_folder import read_metrics
+from selfvox.tasks import names
 
 TRIAL, MOST = 4, 1500  # steps of the timed trial; most steps of a run
 BATCH = {"rotation": 8, "relative_location": 16, "simclr": 12, "exemplar": 12}
@@ -44,7 +44,9 @@ NETWORK = {"name": "plain", "channels": (8, 16, 32, 64)}
 
 def main() -> None:
     """Run what is not there yet, then show all."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("out", type=Path)
     parser.add_argument("data", nargs="*", help="NAME=SCANS")
     parser.add_argument("--minutes", type=float, default=2.0, help="CPU minutes of each run")
@@ -75,12 +77,18 @@ def learn(name: str, store: Path, task: str, run: Path, budget_s: float) -> None
     }
     chosen = run.parent / f"{task}-steps.json"
     if not chosen.exists():
-        cost = [seconds(lambda steps=steps: trial(store, run, how, steps)) for steps in (1, 2, 2 + TRIAL)][
-            1:
-        ]  # the first pays imports
-        write_json(chosen, {"steps": min(MOST, max(20, round(budget_s * TRIAL / max(0.01, cost[1] - cost[0]))))})
+        cost = [
+            seconds(lambda steps=steps: trial(store, run, how, steps))
+            for steps in (1, 2, 2 + TRIAL)
+        ][1:]  # the first pays imports
+        write_json(
+            chosen,
+            {"steps": min(MOST, max(20, round(budget_s * TRIAL / max(0.01, cost[1] - cost[0]))))},
+        )
     number = json.loads(chosen.read_text())["steps"]
-    took = seconds(lambda: selfvox.pretrain(store, out=run, steps=number, **how, resume=run.exists()))
+    took = seconds(
+        lambda: selfvox.pretrain(store, out=run, steps=number, **how, resume=run.exists())
+    )
     write_json(run / "cost.json", {"cpu_s": took, "steps": number})
 
 
@@ -109,24 +117,40 @@ def show(out: Path) -> None:
             if not (run / "cost.json").exists():
                 continue
             cost, lines = json.loads((run / "cost.json").read_text()), read_metrics(run)
-            score = next(key for key in ("accuracy", "explained", "ordered", "loss") if key in lines[-1])
+            score = next(
+                key for key in ("accuracy", "explained", "ordered", "loss") if key in lines[-1]
+            )
             tail = max(1, min(5, len(lines) // 4))
-            first, last = lines[0], {key: np.mean([line[key] for line in lines[-tail:]]) for key in ("loss", score)}
+            first, last = (
+                lines[0],
+                {key: np.mean([line[key] for line in lines[-tail:]]) for key in ("loss", score)},
+            )
             chance = lines[-1].get("chance", 0.0)
             print(
                 f"{name:<14}{task:<20}{cost['steps']:>5}{cost['cpu_s']:>7.0f}   {first['loss']:.3f}  {last['loss']:.3f}"
                 f"       {score} {first[score]:.3f}  {last[score]:.3f}       {chance:.3f}"
             )
             steps = np.array([line["step"] for line in lines]) / cost["steps"]
-            panels[0, column].plot(steps, smooth([line[score] for line in lines]), color=f"C{number}")
+            panels[0, column].plot(
+                steps, smooth([line[score] for line in lines]), color=f"C{number}"
+            )
             fall = smooth([line["loss"] / lines[0]["loss"] for line in lines])
             panels[1, column].plot(steps, fall, color=f"C{number}", label=f"{task}: {score}")
         panels[0, column].set(title=name, ylim=(0, 1), ylabel="score")
         panels[1, column].set(xlabel="share of the run", ylabel="loss over the first loss")
         for panel in panels[:, column]:
             panel.grid(alpha=0.3)
-    known = dict(each for panel in panels[1] for each in zip(*panel.get_legend_handles_labels()[::-1], strict=True))
-    figure.legend(known.values(), known.keys(), loc="outside lower center", ncols=min(len(known), 2 * panels.shape[1]))
+    known = dict(
+        each
+        for panel in panels[1]
+        for each in zip(*panel.get_legend_handles_labels()[::-1], strict=True)
+    )
+    figure.legend(
+        known.values(),
+        known.keys(),
+        loc="outside lower center",
+        ncols=min(len(known), 2 * panels.shape[1]),
+    )
     figure.savefig(out / "learning.png", dpi=100)
 
 

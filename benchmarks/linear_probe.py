@@ -19,11 +19,12 @@ import numpy as np
 import torch
 from embed import probe
 
-from selfvox.data.split import read, subset
-from selfvox.data.store import Store, open_store
-from selfvox.metrics import dice_per_class
-from selfvox.models.encoder import Encoder, build
-from selfvox.weights import load_into, load_part
+from selfvox.data.preparation.split import read, subset
+from selfvox.data.preparation.store import Store, open_store
+from selfvox.models.build import build
+from selfvox.models.encoder import Encoder
+from selfvox.ops.metrics import dice_per_class
+from selfvox.runs.weights import load_into, load_part
 
 LABELS, DRAWS, UNTRAINED = (3, 5), 5, 2
 LEVELS = {"all levels": slice(None), "without the coarsest": slice(-1)}
@@ -31,13 +32,17 @@ LEVELS = {"all levels": slice(None), "without the coarsest": slice(-1)}
 
 def main() -> None:
     """Print one table, and keep the scores in STUDY/linear_probe.json."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("study", type=Path)
     study = parser.parse_args().study
     torch.set_num_threads(1)
     store, kept = open_store(study / "store"), study / "linear_probe.json"
     scores = json.loads(kept.read_text()) if kept.exists() else {}
-    print("labels  pre-training                     Dice, mean ± sd over draws   minus untrained: mean, 95 %, wins")
+    print(
+        "labels  pre-training                     Dice, mean ± sd over draws   minus untrained: mean, 95 %, wins"
+    )
     for labels, named in itertools.product(LABELS, LEVELS):
         print(named)
         show("atlas", labels, atlas(store, labels))
@@ -58,7 +63,12 @@ def main() -> None:
                 show("untrained", labels, untrained[network])
             encoder = fresh(card, 0)
             load_into(encoder, load_part(run / "encoder", "encoder")[0], str(run))
-            show(run.name, labels, probed(scores, run.name, labels, named, store, encoder), untrained[network])
+            show(
+                run.name,
+                labels,
+                probed(scores, run.name, labels, named, store, encoder),
+                untrained[network],
+            )
             kept.write_text(json.dumps(scores))
 
 
@@ -68,11 +78,15 @@ def fresh(card: dict, seed: int) -> Encoder:
     return build(card["network"], card["spatial_dims"], card["in_channels"])
 
 
-def probed(scores: dict, name: str, labels: int, levels: str, store: Store, encoder: Encoder) -> np.ndarray:
+def probed(
+    scores: dict, name: str, labels: int, levels: str, store: Store, encoder: Encoder
+) -> np.ndarray:
     """(draw, test subject), computed once."""
     key = f"{name}, {labels} labels, {levels}"
     if key not in scores:
-        scores[key] = probe(store, encoder, labels, DRAWS, test=True, levels=LEVELS[levels]).tolist()
+        scores[key] = probe(
+            store, encoder, labels, DRAWS, test=True, levels=LEVELS[levels]
+        ).tolist()
     return np.array(scores[key])
 
 
@@ -89,7 +103,9 @@ def atlas(store: Store, labels: int) -> np.ndarray:
     for draw in range(DRAWS):
         votes = [np.eye(classes)[maps[subject]] for subject in subset(split, draw, labels)]
         guess = np.sum(votes, 0).argmax(-1)
-        scores.append([np.mean(dice_per_class(guess, maps[subject], classes)) for subject in split.test])
+        scores.append(
+            [np.mean(dice_per_class(guess, maps[subject], classes)) for subject in split.test]
+        )
     return np.array(scores)
 
 
@@ -100,11 +116,14 @@ def show(name: str, labels: int, dice: np.ndarray, twin: np.ndarray | None = Non
     if twin is not None:
         rng, difference = np.random.default_rng(0), dice - twin
         drawn = [
-            difference[rng.integers(0, n, n)][:, rng.integers(0, m, m)].mean() for n, m in [difference.shape] * 2000
+            difference[rng.integers(0, n, n)][:, rng.integers(0, m, m)].mean()
+            for n, m in [difference.shape] * 2000
         ]
         low, high = np.percentile(drawn, [2.5, 97.5])
         wins = int((difference.mean(1) > 0).sum())
-        line += f"{'':<17}{difference.mean():+.3f}  {low:+.3f} ... {high:+.3f}  {wins} of {len(dice)}"
+        line += (
+            f"{'':<17}{difference.mean():+.3f}  {low:+.3f} ... {high:+.3f}  {wins} of {len(dice)}"
+        )
     print(line, flush=True)
 
 

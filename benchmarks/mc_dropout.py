@@ -27,13 +27,13 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from selfvox.device import computes_bf16, make_fabric
-from selfvox.inference import maps, votes
-from selfvox.inference.masks import Dropout
-from selfvox.inference.passes import SubNetworks, sweep
-from selfvox.inference.tally import Tally
-from selfvox.models.encoder import build, plan
-from selfvox.models.network import Segmenter
+from selfvox.models.build import build, plan
+from selfvox.models.segmenter import Segmenter
+from selfvox.runs.device import computes_bf16, make_fabric
+from selfvox.uncertainty import maps, vote_rules
+from selfvox.uncertainty.accumulator import Tally
+from selfvox.uncertainty.mc_dropout import Dropout
+from selfvox.uncertainty.passes import SubNetworks, sweep
 
 WANTED = (5, 25, 50, 75, 95)
 # where dropout is, window, arithmetic of ours: goal of ours over plain fp32 passes
@@ -66,7 +66,9 @@ def arithmetic(dtype: str) -> contextlib.AbstractContextManager[object]:
     return torch.autocast("cpu", torch.bfloat16) if dtype == "bf16" else contextlib.nullcontext()
 
 
-def compare(where: str, edge: int, dtype: str, kind: str, passes: int, rounds: int) -> tuple[float, float, float]:
+def compare(
+    where: str, edge: int, dtype: str, kind: str, passes: int, rounds: int
+) -> tuple[float, float, float]:
     """Ours over plain passes, ours over our own cost model, and A/A; each a median over the rounds."""
     net, image = network(), torch.randn(1, edge, edge, edge)
     networks = SubNetworks(net, Dropout(*RATES[where], kind, 0))
@@ -82,7 +84,7 @@ def compare(where: str, edge: int, dtype: str, kind: str, passes: int, rounds: i
         tally = Tally(passes, 3, window, (), torch.device("cpu"))
         with networks, arithmetic(dtype):
             sweep(networks, image, window, 0.5, range(passes), tally.add)
-        votes.winner(tally.ballots)
+        vote_rules.winner(tally.ballots)
 
     def model() -> float:
         """Seconds: what is shared once, and T times the rest of a pass at the best batch; without any sums."""
@@ -97,7 +99,11 @@ def compare(where: str, edge: int, dtype: str, kind: str, passes: int, rounds: i
         ours()
         times = [(seconds(plain), seconds(ours), model(), seconds(plain)) for _ in range(rounds)]
     ratio = statistics.median(2 * b / (a + d) for a, b, _, d in times)
-    return ratio, statistics.median(b / c for _, b, c, _ in times), statistics.median(a / d for a, _, _, d in times)
+    return (
+        ratio,
+        statistics.median(b / c for _, b, c, _ in times),
+        statistics.median(a / d for a, _, _, d in times),
+    )
 
 
 def percentiles(passes: int, rounds: int) -> tuple[float, float, float]:
@@ -120,7 +126,9 @@ def percentiles(passes: int, rounds: int) -> tuple[float, float, float]:
     )
 
 
-def beside_torch_uncertainty(passes: int, rounds: int) -> tuple[float, float, float, float, float] | None:
+def beside_torch_uncertainty(
+    passes: int, rounds: int
+) -> tuple[float, float, float, float, float] | None:
     """Ours over torch-uncertainty's wrapper, its loop and its batch, the same network and rates; and how values agree.
 
     Returns:
@@ -143,7 +151,9 @@ def beside_torch_uncertainty(passes: int, rounds: int) -> tuple[float, float, fl
     for each in [each for each in dropping.modules() if not isinstance(each, torch.nn.LeakyReLU)]:
         for name, child in each.named_children():
             if isinstance(child, torch.nn.LeakyReLU):
-                setattr(each, name, torch.nn.Sequential(child, torch.nn.Dropout(RATES["everywhere"][0])))
+                setattr(
+                    each, name, torch.nn.Sequential(child, torch.nn.Dropout(RATES["everywhere"][0]))
+                )
     networks = SubNetworks(net, Dropout(*RATES["everywhere"], "element", 0))
 
     def theirs(on_batch: bool) -> torch.Tensor:
@@ -155,7 +165,12 @@ def beside_torch_uncertainty(passes: int, rounds: int) -> tuple[float, float, fl
         found = torch.empty(passes, 3, *image.shape[1:])
         with networks:
             sweep(
-                networks, image, image.shape[1:], 0.5, range(passes), lambda one, at, planes: found[one].copy_(planes)
+                networks,
+                image,
+                image.shape[1:],
+                0.5,
+                range(passes),
+                lambda one, at, planes: found[one].copy_(planes),
             )
         return found
 
@@ -189,7 +204,9 @@ def growth(rounds: int) -> float:
     def ours(passes: int) -> float:
         tally = Tally(passes, 3, image.shape[1:], (), torch.device("cpu"))
         with networks:
-            return seconds(lambda: sweep(networks, image, image.shape[1:], 0.5, range(passes), tally.add))
+            return seconds(
+                lambda: sweep(networks, image, image.shape[1:], 0.5, range(passes), tally.add)
+            )
 
     with torch.inference_mode():
         ours(8)
@@ -203,7 +220,9 @@ def peak_mb(passes: int, edge: int, with_maps: bool) -> float:
     """Peak memory of a process that tallies this many made-up passes over a scan of this edge."""
     code = f"from mc_dropout import tallied; tallied({passes}, {edge}, {with_maps})"
     here = os.path.dirname(os.path.abspath(__file__))
-    done = subprocess.run([sys.executable, "-c", code], cwd=here, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=here, capture_output=True, text=True, check=True
+    )
     return float(done.stdout)
 
 
@@ -226,7 +245,7 @@ def tallied(passes: int, edge: int, with_maps: bool) -> None:
         spill = Path(folder) / "passes" if with_maps else None
         tally = Tally(passes, 3, image.shape[1:], (), torch.device("cpu"), spill)
         sweep(networks, image, (64,) * 3, 0.5, range(passes), tally.add)
-        votes.winner(tally.ballots)
+        vote_rules.winner(tally.ballots)
         if with_maps:
             maps.percentile_maps(tally)
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
@@ -238,19 +257,36 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--passes", type=int, default=20)
     parser.add_argument("--kind", default="element", choices=["element", "channel"])
-    parser.add_argument("--edge", type=int, default=128, help="of the scan whose memory is measured")
+    parser.add_argument(
+        "--edge", type=int, default=128, help="of the scan whose memory is measured"
+    )
     given = parser.parse_args()
     torch.set_num_threads(1)
-    make_fabric("cpu", 1, "fp32")  # keeps freed memory, as `predict` does; the plain passes gain by it too
+    make_fabric(
+        "cpu", 1, "fp32"
+    )  # keeps freed memory, as `predict` does; the plain passes gain by it too
     console, missed = Console(), False
-    table = Table(title=f"{given.passes} passes, {given.kind} dropout, U-Net 8-16-32-64, CPU time of one thread")
-    for column in ("dropout", "window", "arithmetic", "ours / plain", "goal", "ours / cost model", "A/A", "verdict"):
+    table = Table(
+        title=f"{given.passes} passes, {given.kind} dropout, U-Net 8-16-32-64, CPU time of one thread"
+    )
+    for column in (
+        "dropout",
+        "window",
+        "arithmetic",
+        "ours / plain",
+        "goal",
+        "ours / cost model",
+        "A/A",
+        "verdict",
+    ):
         table.add_column(column)
     for (where, edge, dtype), goal in GOALS.items():
         if dtype == "bf16" and not computes_bf16("cpu"):
             console.print("this processor has no bf16 of its own: its row is left out")
             continue
-        ratio, modelled, control = compare(where, edge, dtype, given.kind, given.passes, given.rounds)
+        ratio, modelled, control = compare(
+            where, edge, dtype, given.kind, given.passes, given.rounds
+        )
         void, met = not 0.9 <= control <= 1.1, ratio <= goal and modelled <= 1.1
         missed |= not void and not met
         verdict = "void" if void else "met" if met else "missed"

@@ -20,17 +20,23 @@ from selfvox.studies.table import against
 
 def main() -> None:
     """Print a line for each number of labels."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("study", type=Path)
     parser.add_argument("method")
     parser.add_argument("other")
     said = parser.parse_args()
     # what the runs were made with stands in their folders; of the plan only the names count
     both: dict[str, Any] = {name: {"pretrain": None} for name in (said.method, said.other)}
-    found = read(dataclasses.replace(plans.load(said.study / "plan.yaml"), methods=both), said.study)
+    found = read(
+        dataclasses.replace(plans.load(said.study / "plan.yaml"), methods=both), said.study
+    )
     rows = against(found, [(said.method, said.other)])
     if not rows:
-        raise SystemExit(f"{said.study}: no number of labels at which both {said.method} and {said.other} are done")
+        raise SystemExit(
+            f"{said.study}: no number of labels at which both {said.method} and {said.other} are done"
+        )
     for row in rows:
         if row["name"] == found[0].overall:
             print(

@@ -30,9 +30,9 @@ from rich.table import Table
 from scipy.ndimage import gaussian_filter
 
 import selfvox
-from selfvox.data.image import read
-from selfvox.data.recipe import foreground
-from selfvox.data.store import open_store
+from selfvox.data.formats.image import read
+from selfvox.data.preparation.recipe import foreground
+from selfvox.data.preparation.store import open_store
 
 EDGE, CROP = 128, 64
 GOALS = {"read": {"nibabel": 5.0}, "crop": {"zarr": 4.0}}
@@ -47,10 +47,14 @@ def head(rng: np.random.Generator) -> np.ndarray:
     bias = 1 + 0.2 * grid[0] * grid[1]
     signal = np.where(inside, gaussian_filter(tissue * bias, 0.6), 0)
     # the noise of a magnitude image
-    return np.hypot(signal + rng.normal(0, 8, signal.shape), rng.normal(0, 8, signal.shape)).astype(np.int16)
+    return np.hypot(signal + rng.normal(0, 8, signal.shape), rng.normal(0, 8, signal.shape)).astype(
+        np.int16
+    )
 
 
-def race(ways: Mapping[str, Callable[[], np.ndarray]], rounds: int, rng: np.random.Generator) -> dict[str, list[float]]:
+def race(
+    ways: Mapping[str, Callable[[], np.ndarray]], rounds: int, rng: np.random.Generator
+) -> dict[str, list[float]]:
     """CPU seconds of each way, round by round, in shuffled order; `ours` runs twice, as `ours` and `again`."""
     both = {**ways, "again": ways["ours"]}
     times: dict[str, list[float]] = {name: [] for name in both}
@@ -62,7 +66,9 @@ def race(ways: Mapping[str, Callable[[], np.ndarray]], rounds: int, rng: np.rand
     return times
 
 
-def report(console: Console, title: str, times: Mapping[str, Sequence[float]], goals: Mapping[str, float]) -> bool:
+def report(
+    console: Console, title: str, times: Mapping[str, Sequence[float]], goals: Mapping[str, float]
+) -> bool:
     """Print a table; whether no goal was missed on a quiet machine."""
     ours = times["ours"]
     control = statistics.median(a / b for a, b in zip(times["again"], ours, strict=True))
@@ -109,7 +115,9 @@ def main() -> int:
         return 0 if cropping(console, scan, Path(folder), values, rounds, rng) and fine else 1
 
 
-def reading(console: Console, scan: Path, values: np.ndarray, rounds: int, rng: np.random.Generator) -> bool:
+def reading(
+    console: Console, scan: Path, values: np.ndarray, rounds: int, rng: np.random.Generator
+) -> bool:
     """The whole scan, as stored."""
     ways = {
         "ours": lambda: read(scan).data[0],
@@ -119,14 +127,21 @@ def reading(console: Console, scan: Path, values: np.ndarray, rounds: int, rng: 
     for name, way in ways.items():
         assert np.array_equal(way(), values), name
     # what no reader can go below
-    ways["inflate alone (isal)"] = lambda: np.frombuffer(isal_zlib.decompress(scan.read_bytes(), wbits=31), np.uint8)
+    ways["inflate alone (isal)"] = lambda: np.frombuffer(
+        isal_zlib.decompress(scan.read_bytes(), wbits=31), np.uint8
+    )
     size = f"{scan.stat().st_size / 1e6:.2f} of {values.nbytes / 1e6:.2f} MB"
     title = f"whole scan, {EDGE}^3 int16 .nii.gz ({size}); only ours checks it"
     return report(console, title, race(ways, rounds, rng), GOALS["read"])
 
 
 def cropping(
-    console: Console, scan: Path, folder: Path, values: np.ndarray, rounds: int, rng: np.random.Generator
+    console: Console,
+    scan: Path,
+    folder: Path,
+    values: np.ndarray,
+    rounds: int,
+    rng: np.random.Generator,
 ) -> bool:
     """A random crop of the prepared scan; the store's and zarr's arrays stay open, a .nii.gz cannot."""
     store = open_store(folder / "store")
@@ -136,16 +151,24 @@ def cropping(
     mean, std = float(inside.mean()), float(inside.std())
     arrays = {
         f"zarr, {name}": zarr.create_array(folder / f"{name}.zarr", data=whole, chunks=chunks)
-        for name, chunks in {"32^3 chunks": (1, 32, 32, 32), "its own chunks": "auto", "one chunk": whole.shape}.items()
+        for name, chunks in {
+            "32^3 chunks": (1, 32, 32, 32),
+            "its own chunks": "auto",
+            "one chunk": whole.shape,
+        }.items()
     }
     corner = [0, 0, 0]
 
     def from_nifti() -> np.ndarray:
-        where = tuple(slice(a + b, a + b + CROP) for a, b in zip(case.trail.start, corner, strict=True))
+        where = tuple(
+            slice(a + b, a + b + CROP) for a, b in zip(case.trail.start, corner, strict=True)
+        )
         return (np.asarray(nib.load(scan).dataobj[where], dtype=np.float32)[None] - mean) / std
 
     def from_zarr(array: zarr.Array) -> np.ndarray:
-        return np.asarray(array[(slice(None), *(slice(a, a + CROP) for a in corner))]).astype(np.float32)
+        return np.asarray(array[(slice(None), *(slice(a, a + CROP) for a in corner))]).astype(
+            np.float32
+        )
 
     ways = {
         "ours": lambda: store.crop(case, corner, (CROP,) * 3),

@@ -22,8 +22,8 @@ from rich.table import Table
 
 import selfvox
 from selfvox.data import phantom
-from selfvox.files import sha256
-from selfvox.run import read_metrics
+from selfvox.runs.atomic_files import sha256
+from selfvox.runs.run_folder import read_metrics
 
 STEPS, SAVE_EVERY, LOG_EVERY = 400, 25, 10
 
@@ -37,7 +37,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the steps at which to kill")
     arguments = parser.parse_args()
     draw = random.Random(arguments.seed)
-    table = Table("run", "killed after step", "resumed from", "SHA-256 of encoder/weights.safetensors", "")
+    table = Table(
+        "run", "killed after step", "resumed from", "SHA-256 of encoder/weights.safetensors", ""
+    )
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         phantom.write(folder / "scans", "shapes", count=6)
@@ -48,8 +50,14 @@ def main() -> None:
         equal = []
         for number in range(1, arguments.kills + 1):
             name = f"killed {number}"
-            step, saved = kill(folder, name, arguments, draw.randrange(LOG_EVERY, STEPS - 2 * LOG_EVERY))
-            subprocess.run([*command(folder, name, arguments), "--resume"], check=True, stderr=subprocess.DEVNULL)
+            step, saved = kill(
+                folder, name, arguments, draw.randrange(LOG_EVERY, STEPS - 2 * LOG_EVERY)
+            )
+            subprocess.run(
+                [*command(folder, name, arguments), "--resume"],
+                check=True,
+                stderr=subprocess.DEVNULL,
+            )
             found = checksum(folder / name)
             equal.append(found == expected)
             table.add_row(name, str(step), str(saved), found, "equal" if equal[-1] else "DIFFERS")
@@ -62,9 +70,26 @@ def main() -> None:
 def command(folder: Path, name: str, arguments: argparse.Namespace) -> list[str]:
     """The command line of one run."""
     return [
-        *(sys.executable, "-m", "selfvox", "pretrain", str(folder / "store"), "--out", str(folder / name)),
+        *(
+            sys.executable,
+            "-m",
+            "selfvox",
+            "pretrain",
+            str(folder / "store"),
+            "--out",
+            str(folder / name),
+        ),
         *("--task", arguments.task, "--precision", arguments.precision, "--device", "cpu"),
-        *("--steps", str(STEPS), "--save-every", str(SAVE_EVERY), "--batch", "2", "--crop", "16,16,16"),
+        *(
+            "--steps",
+            str(STEPS),
+            "--save-every",
+            str(SAVE_EVERY),
+            "--batch",
+            "2",
+            "--crop",
+            "16,16,16",
+        ),
         *("--network.channels", "8,16,32"),
     ]
 

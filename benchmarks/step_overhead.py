@@ -21,9 +21,10 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from selfvox.device import computes_bf16, make_fabric
-from selfvox.models.encoder import Encoder, build, plan
-from selfvox.pretext import from_setting
+from selfvox.models.build import build, plan
+from selfvox.models.encoder import Encoder
+from selfvox.runs.device import computes_bf16, make_fabric
+from selfvox.tasks import from_setting
 
 GOALS = {
     "rotation": 1.05,
@@ -37,7 +38,9 @@ GOALS = {
 SPACING_MM = (1.0, 1.0, 1.0)
 
 
-def bare(encoder: Encoder, images: torch.Tensor, autocast: contextlib.AbstractContextManager[None]) -> None:
+def bare(
+    encoder: Encoder, images: torch.Tensor, autocast: contextlib.AbstractContextManager[None]
+) -> None:
     """Forward and backward of the encoder alone."""
     with autocast:
         coarsest = encoder(images)[-1]
@@ -45,7 +48,9 @@ def bare(encoder: Encoder, images: torch.Tensor, autocast: contextlib.AbstractCo
     encoder.zero_grad()
 
 
-def measure(name: str, dtype: str, rounds: int, batch: int, edge: int) -> tuple[float, float, float]:
+def measure(
+    name: str, dtype: str, rounds: int, batch: int, edge: int
+) -> tuple[float, float, float]:
     """Step over bare encoder, A/A, and seconds of the bare encoder; each a median over the rounds."""
     torch.manual_seed(0)
     crop = (edge,) * 3
@@ -60,7 +65,9 @@ def measure(name: str, dtype: str, rounds: int, batch: int, edge: int) -> tuple[
     seen = next(value for value in task.ask(images, rng).values() if value.ndim == images.ndim)
 
     def autocast() -> contextlib.AbstractContextManager[None]:
-        return torch.autocast("cpu", torch.bfloat16) if dtype == "bf16" else contextlib.nullcontext()
+        return (
+            torch.autocast("cpu", torch.bfloat16) if dtype == "bf16" else contextlib.nullcontext()
+        )
 
     def step() -> None:
         with autocast():
@@ -78,7 +85,9 @@ def measure(name: str, dtype: str, rounds: int, batch: int, edge: int) -> tuple[
     def alone() -> None:
         bare(encoder, seen, autocast())
 
-    times = [(seconds(alone), seconds(step), seconds(alone)) for _ in range(rounds + 1)][1:]  # the first warms up
+    times = [(seconds(alone), seconds(step), seconds(alone)) for _ in range(rounds + 1)][
+        1:
+    ]  # the first warms up
     ratio = statistics.median(2 * whole / (before + after) for before, whole, after in times)
     control = statistics.median(before / after for before, _, after in times)
     return ratio, control, statistics.median(before for before, _, _ in times)
@@ -90,13 +99,25 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--edge", type=int, default=64)
-    parser.add_argument("--only", default=f"{','.join(GOALS)}:fp32,bf16", help="tasks, then arithmetics")
+    parser.add_argument(
+        "--only", default=f"{','.join(GOALS)}:fp32,bf16", help="tasks, then arithmetics"
+    )
     given = parser.parse_args()
     torch.set_num_threads(1)
     make_fabric("cpu", 1, "fp32")  # what is freed is kept, as in training
     tasks, arithmetics = (part.split(",") for part in given.only.split(":"))
-    table = Table(title=f"{given.batch} x {given.edge}³ voxels, encoder plain 16-32-64-128, CPU time of one thread")
-    for column in ("task", "arithmetic", "bare encoder, s", "step / bare", "goal", "A/A", "verdict"):
+    table = Table(
+        title=f"{given.batch} x {given.edge}³ voxels, encoder plain 16-32-64-128, CPU time of one thread"
+    )
+    for column in (
+        "task",
+        "arithmetic",
+        "bare encoder, s",
+        "step / bare",
+        "goal",
+        "A/A",
+        "verdict",
+    ):
         table.add_column(column)
     missed = False
     for name in tasks:
@@ -106,7 +127,15 @@ def main() -> int:
             void, emulated = not 0.9 <= control <= 1.1, dtype == "bf16" and not computes_bf16("cpu")
             missed |= not void and not emulated and not met
             verdict = "void" if void else "emulated" if emulated else "met" if met else "missed"
-            table.add_row(name, dtype, f"{alone:.2f}", f"{ratio:.3f}", f"{GOALS[name]:.2f}", f"{control:.3f}", verdict)
+            table.add_row(
+                name,
+                dtype,
+                f"{alone:.2f}",
+                f"{ratio:.3f}",
+                f"{GOALS[name]:.2f}",
+                f"{control:.3f}",
+                verdict,
+            )
     Console().print(table)
     return int(missed)
 

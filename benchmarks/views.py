@@ -30,9 +30,9 @@ from rich.table import Table
 from scipy import ndimage
 from torch import Tensor
 
-from selfvox import intensity
-from selfvox.device import make_fabric
-from selfvox.spatial import resample, rotation_matrices
+from selfvox.ops import intensity
+from selfvox.ops.affine import resample, rotation_matrices
+from selfvox.runs.device import make_fabric
 
 DEGREES, SCALE, SIGMA_BLUR, SIGMA_NOISE, GAMMA = (10.0, -20.0, 15.0), 0.9, 1.0, 0.05, 1.2
 PLANES = ((1, 2), (0, 2), (0, 1))  # of turns about x, y and z
@@ -49,7 +49,9 @@ Works = dict[str, Callable[[], list[Tensor]]]  # by the names of the goals
 def turn(library: str) -> Tensor:
     """The rotation by DEGREES as this library understands them."""
     order, senses = CONVENTIONS[library]
-    angles = torch.tensor([[np.deg2rad(senses[axis] * DEGREES[axis]) for axis in order]], dtype=torch.float32)
+    angles = torch.tensor(
+        [[np.deg2rad(senses[axis] * DEGREES[axis]) for axis in order]], dtype=torch.float32
+    )
     return rotation_matrices(angles, [PLANES[axis] for axis in order], 3)
 
 
@@ -73,12 +75,16 @@ def by_monai(volumes: list[Tensor]) -> Works:
     """Dictionary transforms, a volume at a time."""
     radians, keys = tuple(np.deg2rad(DEGREES)), ["image"]
     rotate = monai.Rotated(keys, radians, padding_mode="reflection", align_corners=False)
-    both = monai.Affined(keys, rotate_params=radians, scale_params=(1 / SCALE,) * 3, padding_mode="reflection")
+    both = monai.Affined(
+        keys, rotate_params=radians, scale_params=(1 / SCALE,) * 3, padding_mode="reflection"
+    )
     blur = monai.GaussianSmoothd(keys, sigma=SIGMA_BLUR)
     noise = monai.RandGaussianNoised(keys, prob=1, std=SIGMA_NOISE, sample_std=False)
     chain = monai.Compose([both, blur, noise, monai.AdjustContrastd(keys, gamma=GAMMA)])
     given = [{"image": volume} for volume in volumes]
-    return _one_by_one(lambda change: [change(each)["image"].as_tensor() for each in given], rotate, blur, chain)
+    return _one_by_one(
+        lambda change: [change(each)["image"].as_tensor() for each in given], rotate, blur, chain
+    )
 
 
 def by_torchio(volumes: list[Tensor]) -> Works:
@@ -89,11 +95,16 @@ def by_torchio(volumes: list[Tensor]) -> Works:
     blur, noise = tio.Blur(std=(SIGMA_BLUR,) * 3), tio.Noise(mean=0, std=SIGMA_NOISE, seed=0)
     chain = tio.Compose([both, blur, noise, tio.Gamma(gamma=GAMMA)])
     given = [tio.Subject(image=tio.ScalarImage(tensor=volume)) for volume in volumes]
-    return _one_by_one(lambda change: [change(each)["image"].data for each in given], rotate, blur, chain)
+    return _one_by_one(
+        lambda change: [change(each)["image"].data for each in given], rotate, blur, chain
+    )
 
 
 def _one_by_one(apply: Callable[[Callable], list[Tensor]], *changes: Callable) -> Works:
-    return {name: lambda change=change: apply(change) for name, change in zip(GOALS, changes, strict=True)}
+    return {
+        name: lambda change=change: apply(change)
+        for name, change in zip(GOALS, changes, strict=True)
+    }
 
 
 def check(volumes: list[Tensor]) -> None:
@@ -105,7 +116,9 @@ def check(volumes: list[Tensor]) -> None:
         for name, most in (("rotation", 1e-3), ("blur", 0.2)):
             for mine, other in zip(ours(volumes, library)[name](), theirs[name](), strict=True):
                 away = (mine[middle] - other[middle]).abs().max() / mine[middle].std()
-                assert away < most, f"{name}: ours and {library}'s are {away:.2g} standard deviations apart"
+                assert away < most, (
+                    f"{name}: ours and {library}'s are {away:.2g} standard deviations apart"
+                )
 
 
 def milliseconds(work: Callable[[], list[Tensor]], count: int) -> float:
@@ -117,7 +130,9 @@ def milliseconds(work: Callable[[], list[Tensor]], count: int) -> float:
 
 def main() -> int:
     """Print the table; 1 where a goal is missed or a row is void."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--edge", type=int, default=96)
@@ -128,25 +143,41 @@ def main() -> int:
     SimpleITK.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
     rng = np.random.default_rng(0)
     volumes = [
-        torch.from_numpy(ndimage.gaussian_filter(rng.normal(size=(1, *(given.edge,) * 3)), (0, 2, 2, 2))).float() * 20
+        torch.from_numpy(
+            ndimage.gaussian_filter(rng.normal(size=(1, *(given.edge,) * 3)), (0, 2, 2, 2))
+        ).float()
+        * 20
         for _ in range(given.batch)
     ]
     check(volumes)
-    table = Table(title=f"{given.batch} volumes of {given.edge}³, ms of CPU time per volume, one thread")
+    table = Table(
+        title=f"{given.batch} volumes of {given.edge}³, ms of CPU time per volume, one thread"
+    )
     for column in ("", "selfvox", "TorchIO", "MONAI", "times as fast (goal)", "A/A", "verdict"):
         table.add_column(column)
     mine, theirs, failed = ours(volumes), (by_torchio(volumes), by_monai(volumes)), False
     for name, goals in GOALS.items():
         works = (mine[name], *(other[name] for other in theirs), mine[name])
         # the first round warms up
-        rounds = [[milliseconds(work, given.batch) for work in works] for _ in range(given.rounds + 1)][1:]
-        ratios = [statistics.median(2 * each[n] / (each[0] + each[3]) for each in rounds) for n in (1, 2)]
+        rounds = [
+            [milliseconds(work, given.batch) for work in works] for _ in range(given.rounds + 1)
+        ][1:]
+        ratios = [
+            statistics.median(2 * each[n] / (each[0] + each[3]) for each in rounds) for n in (1, 2)
+        ]
         control = statistics.median(each[0] / each[3] for each in rounds)
-        met, void = all(a >= b for a, b in zip(ratios, goals, strict=True)), not 0.9 <= control <= 1.1
+        met, void = (
+            all(a >= b for a, b in zip(ratios, goals, strict=True)),
+            not 0.9 <= control <= 1.1,
+        )
         failed |= void or not met
         medians = [f"{statistics.median(each[n] for each in rounds):.1f}" for n in range(3)]
-        gains = ", ".join(f"{ratio:.1f} ({goal:g})" for ratio, goal in zip(ratios, goals, strict=True))
-        table.add_row(name, *medians, gains, f"{control:.2f}", "void" if void else "met" if met else "missed")
+        gains = ", ".join(
+            f"{ratio:.1f} ({goal:g})" for ratio, goal in zip(ratios, goals, strict=True)
+        )
+        table.add_row(
+            name, *medians, gains, f"{control:.2f}", "void" if void else "met" if met else "missed"
+        )
     Console().print(table)
     return int(failed)
 

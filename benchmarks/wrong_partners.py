@@ -15,13 +15,15 @@ import torch
 from torch import Tensor
 
 from selfvox.cli import main
-from selfvox.pretext import Batch
+from selfvox.ops.outcome import Batch
 from selfvox.tasks.simclr import SimCLR
 
 ask = SimCLR.ask
 
 
-def wrongly_paired(self: SimCLR, images: Tensor, rng: torch.Generator, scan: Tensor | None = None) -> Batch:
+def wrongly_paired(
+    self: SimCLR, images: Tensor, rng: torch.Generator, scan: Tensor | None = None
+) -> Batch:
     """The second view of each sample is that of the one before."""
     batch = ask(self, images, rng, scan)
     first, second = batch["views"].chunk(2)

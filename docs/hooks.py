@@ -7,32 +7,44 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-from selfvox import errors, pretext
-from selfvox.options import options
-from selfvox.usage import flag
+from selfvox import errors, tasks
+from selfvox.cli_help import flag
+from selfvox.settings.options import options
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
     """Called by mkdocs with the text of each page."""
-    return re.sub(r"<!-- insert: ([\w-]+) ?(\w*) -->", lambda found: INSERTS[found[1]](*found.groups()[1:]), markdown)
+    return re.sub(
+        r"<!-- insert: ([\w-]+) ?(\w*) -->",
+        lambda found: INSERTS[found[1]](*found.groups()[1:]),
+        markdown,
+    )
 
 
 def task_options(name: str) -> str:
     """The options of a task, as a table."""
     rows = ["| option | default | meaning |", "|---|---|---|"]
-    for option in options(pretext.find(name)):
+    for option in options(tasks.find(name)):
         default = option.default
         shown = ",".join(map(str, default)) if isinstance(default, tuple) else str(default)
-        rows.append(f"| `{flag('task.' + option.name)}` | `{shown}` | {option.help} |".replace("True", "yes"))
+        rows.append(
+            f"| `{flag('task.' + option.name)}` | `{shown}` | {option.help} |".replace(
+                "True", "yes"
+            )
+        )
     return "\n".join(rows).replace("`False`", "`no`")
 
 
 def exit_codes(_: str) -> str:
     """What the command line returns, and why."""
     rows = ["| code | meaning |", "|---|---|", "| 0 | done |"]
-    classes = [each for each in vars(errors).values() if isinstance(each, type) and each.__module__ == errors.__name__]
+    classes = [
+        each
+        for each in vars(errors).values()
+        if isinstance(each, type) and each.__module__ == errors.__name__
+    ]
     for each in classes:
         code = each.exit_code
         if each not in (errors.SelfvoxError, errors.Stopped):
@@ -51,15 +63,25 @@ def layers(_: str) -> str:
 
 def tree(_: str) -> str:
     """The annotated file tree, from the README."""
-    found = re.search(r"```tree\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    found = re.search(
+        r"```tree\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL
+    )
     assert found, "README.md has lost its tree"
     return f"```text\n{found[1]}```"
 
 
 def plan(name: str) -> str:
     """A plan that comes with selfvox."""
-    text = (ROOT / "src" / "selfvox" / "studies" / "presets" / f"{name}.yaml").read_text(encoding="utf-8")
+    text = (ROOT / "src" / "selfvox" / "studies" / "presets" / f"{name}.yaml").read_text(
+        encoding="utf-8"
+    )
     return f"```yaml\n{text}```"
 
 
-INSERTS = {"options": task_options, "exit-codes": exit_codes, "layers": layers, "tree": tree, "plan": plan}
+INSERTS = {
+    "options": task_options,
+    "exit-codes": exit_codes,
+    "layers": layers,
+    "tree": tree,
+    "plan": plan,
+}

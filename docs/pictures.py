@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 import selfvox
-from selfvox import pretext
+from selfvox import tasks
 from selfvox.data import phantom
 
 IMAGES = Path(__file__).resolve().parent / "images"
@@ -26,8 +26,10 @@ def main() -> None:
             volume = np.asarray(nibabel.load(path).dataobj, dtype=np.float32)
             level = volume[:, :, volume.shape[2] // 2].T[::-1]
             picture = Image.fromarray((255 * level / level.max()).astype(np.uint8))
-            picture.resize((128, 160), Image.Resampling.BICUBIC).save(slices / f"{path.name.split('.')[0]}.png")
-        for name in pretext.names():
+            picture.resize((128, 160), Image.Resampling.BICUBIC).save(
+                slices / f"{path.name.split('.')[0]}.png"
+            )
+        for name in tasks.names():
             for d, source in ((2, slices), (3, scans / "images")):
                 out = IMAGES / f"{name.replace('_', '-')}-{d}d.png"
                 # exemplar shows another scan too

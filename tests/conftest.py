@@ -6,13 +6,21 @@ import os
 # made some of the tests fifty times as slow on busy cores
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import json
 from types import SimpleNamespace
 
 import matplotlib.legend
+import nibabel as nib
+import numpy as np
 import pytest
+import torch
 
 import selfvox
 from selfvox.data import phantom
+from selfvox.data.preparation.recipe import Intensity, Recipe
+from selfvox.models.build import build, plan
+from selfvox.models.segmenter import Segmenter
+from selfvox.runs.weights import save_part
 
 CROP = (16, 16, 16)
 SMALL = {"network": {"name": "plain", "channels": [4, 8]}, "crop": CROP, "device": "cpu"}
@@ -40,3 +48,89 @@ def shapes_store(tmp_path_factory):
 def small():
     """Settings of a network and crops that take milliseconds."""
     return dict(SMALL)
+
+
+CLASSES = {"0": "background", "1": "organ", "2": "lesion"}
+
+
+def make_run(
+    folder,
+    *,
+    channel_names=("MRI",),
+    spatial_dims=3,
+    seed=0,
+    classes=CLASSES,
+    crop=16,
+    regions=None,
+    **recipe,
+):
+    torch.manual_seed(seed)
+    kind = (
+        Intensity(kind="mri") if spatial_dims == 3 else Intensity(kind="photo", mean=0.5, std=0.25)
+    )
+    how = Recipe(
+        spatial_dims=spatial_dims,
+        channel_names=channel_names,
+        intensity=(kind,) * len(channel_names),
+        **recipe,
+    )
+    edges = (crop,) * spatial_dims
+    spec = plan({"name": "plain", "channels": (4, 8), "blocks": 1}, edges, (1.0,) * spatial_dims)
+    network = Segmenter(build(spec, spatial_dims, len(channel_names)), len(classes))
+    card = {
+        "network": spec,
+        "spatial_dims": spatial_dims,
+        "in_channels": len(channel_names),
+        "recipe": how.to_dict(),
+        "crop": list(edges),
+        "classes": classes,
+        "regions": regions,
+        "step": 1,
+        "validation_dice": None,
+    }
+    save_part(folder / "network", "network", network, card)
+    split = {"train": ["scan_0"], "validation": [], "test": ["scan_1", "scan_2"], "seed": 0}
+    (folder / "split.json").write_text(json.dumps(split))
+    return folder
+
+
+def blob(shape, seed=0):
+    """A bright ellipsoid off the centre of a dark noisy volume, so that there is a foreground box to be cut out."""
+    rng = np.random.default_rng(seed)
+    at = np.indices(shape) / np.array(shape).reshape(-1, *(1,) * len(shape))
+    centre = rng.uniform(0.4, 0.6, (len(shape), *(1,) * len(shape)))
+    inside = ((at - centre) ** 2).sum(0) < 0.07
+    return (np.where(inside, 600 + 400 * rng.random(shape), 0)).astype(np.int16)
+
+
+def affine(
+    spacing=(1.0, 1.2, 2.0), turn=0.0, axes=(0, 1, 2), signs=(1, 1, 1), origin=(-31, 17.5, 4)
+):
+    """Voxel -> mm with the axes permuted, flipped and turned about z by `turn` radians."""
+    matrix = np.eye(4)
+    rotation = np.array(
+        [[np.cos(turn), -np.sin(turn), 0], [np.sin(turn), np.cos(turn), 0], [0, 0, 1]]
+    )
+    matrix[:3, :3] = (rotation * np.array(signs))[:, axes] * np.array(spacing)
+    matrix[:3, 3] = origin
+    return matrix
+
+
+def write_scan(path, data, matrix=None):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scan = nib.Nifti1Image(data, affine() if matrix is None else matrix)
+    scan.header["descrip"] = b"DOE^JANE"
+    nib.save(scan, path)
+    return path
+
+
+@pytest.fixture
+def run(tmp_path):
+    return make_run(tmp_path / "run")
+
+
+@pytest.fixture
+def scans(tmp_path):
+    for number in range(3):
+        write_scan(tmp_path / "scans" / f"scan_{number}.nii.gz", blob((20, 17, 12), number))
+    return tmp_path / "scans"

@@ -6,9 +6,10 @@ import pytest
 import yaml
 
 import selfvox
-from selfvox import cli, errors
+from selfvox import cli, errors, tasks
 from selfvox.cli import VERBS, main
-from selfvox.options import as_dict, options, resolve
+from selfvox.settings.options import as_dict, options, resolve
+from selfvox.settings.verbs import Pretrain
 
 TOP = [sys.executable, "-m", "selfvox"]
 
@@ -87,49 +88,68 @@ def test_help_of_a_verb_names_every_option_with_its_default_and_help(verb, capsy
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_the_example_in_the_help_is_accepted(verb, capsys):
-    example = cli.usage._example(VERBS[verb]).split()
+    example = cli.cli_help._example(VERBS[verb]).split()
     assert example[:2] == ["selfvox", verb]
     resolved(capsys, *example[1:])
 
 
 def test_help_beside_a_task_shows_its_own_options(capsys):
-    pretext = pytest.importorskip("selfvox.pretext")
-    if not pretext.names():
-        pytest.skip("no task yet")
-    task = pretext.names()[0]
+    task = tasks.names()[0]
     assert main(["pretrain", "--task", task, "--help"]) == 0
     shown = capsys.readouterr().out
-    for option in options(pretext.find(task)):
+    for option in options(tasks.find(task)):
         assert f"--task.{option.name.replace('_', '-')} " in shown
         assert option.help.split()[-1] in shown
 
 
 def test_the_options_of_a_task_survive_the_command_line():
-    pretext = pytest.importorskip("selfvox.pretext")
     known = options(VERBS["pretrain"].settings)
-    for name in pretext.names():
-        task = pretext.find(name)()
+    for name in tasks.names():
+        task = tasks.find(name)()
         words = ["--task", name]
         for key, value in as_dict(task).items():
             text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
             words += [f"--task.{key.replace('_', '-')}", text]
         given, _ = cli._read("pretrain", known, words)
-        assert pretext.from_setting(given["task"]) == task
+        assert tasks.from_setting(given["task"]) == task
 
 
 def test_command_line_and_python_receive_the_same_settings(pretrain_does):
     seen = {}
     pretrain_does(lambda **settings: seen.update(settings))
-    assert main(["pretrain", "scans", "--out", "run", "--crop", "64,64,32", "--learning_rate", "1e-4", "--resume"]) == 0
+    assert (
+        main(
+            [
+                "pretrain",
+                "scans",
+                "--out",
+                "run",
+                "--crop",
+                "64,64,32",
+                "--learning_rate",
+                "1e-4",
+                "--resume",
+            ]
+        )
+        == 0
+    )
     expected = resolve(
-        selfvox.settings.Pretrain,
-        {"scans": "scans", "out": "run", "crop": (64, 64, 32), "learning_rate": 1e-4, "resume": True},
+        Pretrain,
+        {
+            "scans": "scans",
+            "out": "run",
+            "crop": (64, 64, 32),
+            "learning_rate": 1e-4,
+            "resume": True,
+        },
     )
     assert seen == vars(expected)
 
 
 def test_dashes_underscores_equals_signs_and_order_do_not_matter(capsys):
-    one = resolved(capsys, "pretrain", "scans", "--out", "o", "--learning-rate", "1e-4", "--no-resume")
+    one = resolved(
+        capsys, "pretrain", "scans", "--out", "o", "--learning-rate", "1e-4", "--no-resume"
+    )
     two = resolved(capsys, "pretrain", "--learning_rate=1e-4", "--no-resume", "--out=o", "scans")
     assert one == two
     assert one["learning_rate"] == 1e-4
@@ -140,42 +160,74 @@ def test_dashes_underscores_equals_signs_and_order_do_not_matter(capsys):
 def test_values_that_begin_with_a_dash_have_a_way_in(capsys):
     assert resolved(capsys, "pretrain", "--out=-o", "--", "-scans")["scans"] == "-scans"
     assert resolved(capsys, "pretrain", "--out=-o", "s")["out"] == "-o"
-    assert resolved(capsys, "pretrain", "s", "--out", "o", "--task.margin", "-1")["task"]["margin"] == -1
+    assert (
+        resolved(capsys, "pretrain", "s", "--out", "o", "--task.margin", "-1")["task"]["margin"]
+        == -1
+    )
     assert "--option=-value" in refused(capsys, "pretrain", "s", "--out", "-o")
     assert "behind --" in refused(capsys, "pretrain", "-scans", "--out", "o")
 
 
 def test_dotted_options_become_the_dict_of_the_setting(capsys):
     base = ("pretrain", "s", "--out", "o")
-    shown = resolved(capsys, *base, "--task", "rotation", "--task.versions", "2", "--network.channels", "16,32")
+    shown = resolved(
+        capsys, *base, "--task", "rotation", "--task.versions", "2", "--network.channels", "16,32"
+    )
     assert shown["task"] == {"name": "rotation", "versions": 2}
     assert shown["network"] == {"name": "plain", "channels": [16, 32]}
-    shown = resolved(capsys, *base, "--task.full-group=true", "--task.name", "rotation", "--task.planes", "xy,xz")
+    shown = resolved(
+        capsys, *base, "--task.full-group=true", "--task.name", "rotation", "--task.planes", "xy,xz"
+    )
     assert shown["task"] == {"name": "rotation", "full_group": True, "planes": "xy,xz"}
-    shown = resolved(capsys, *base, "--network.strides", "[[1,1,1], [2, 2,1]]", "--network.norm", "batch")
+    shown = resolved(
+        capsys, *base, "--network.strides", "[[1,1,1], [2, 2,1]]", "--network.norm", "batch"
+    )
     assert shown["network"] == {"name": "plain", "strides": [[1, 1, 1], [2, 2, 1]], "norm": "batch"}
-    assert "--network.strides: not plain YAML" in refused(capsys, *base, "--network.strides", "[[1,1,1],[2,2,1]")
+    assert "--network.strides: not plain YAML" in refused(
+        capsys, *base, "--network.strides", "[[1,1,1],[2,2,1]"
+    )
     assert "needs a value" in refused(capsys, *base, "--task.versions", "--seed", "3")
     assert "no such option" in refused(capsys, *base, "--batch.size", "3")
 
 
 def test_the_command_line_wins_over_the_file(capsys, tmp_path):
     file = tmp_path / "settings.yaml"
-    file.write_text("scans: there\nout: o\nbatch: 3\nsteps: 7\ntask: {name: rotation, versions: 2, planes: all}\n")
-    shown = resolved(capsys, "pretrain", "here", "--config", str(file), "--batch", "4", "--task.versions", "3")
+    file.write_text(
+        "scans: there\nout: o\nbatch: 3\nsteps: 7\ntask: {name: rotation, versions: 2, planes: all}\n"
+    )
+    shown = resolved(
+        capsys, "pretrain", "here", "--config", str(file), "--batch", "4", "--task.versions", "3"
+    )
     assert (shown["scans"], shown["batch"], shown["steps"]) == ("here", 4, 7)
     assert shown["task"] == {"name": "rotation", "versions": 3, "planes": "all"}
-    assert resolved(capsys, "pretrain", "--config", str(file), "--task", "rotation")["task"]["versions"] == 2
-    assert resolved(capsys, "pretrain", "--config", str(file), "--task", "simclr")["task"] == "simclr"
+    assert (
+        resolved(capsys, "pretrain", "--config", str(file), "--task", "rotation")["task"][
+            "versions"
+        ]
+        == 2
+    )
+    assert (
+        resolved(capsys, "pretrain", "--config", str(file), "--task", "simclr")["task"] == "simclr"
+    )
 
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_printed_settings_are_a_settings_file(verb, capsys, tmp_path):
-    arguments = {option.name: "it's: #1\n\tä" for option in options(VERBS[verb].settings) if option.required}
+    arguments = {
+        option.name: "it's: #1\n\tä" for option in options(VERBS[verb].settings) if option.required
+    }
     positional = [option.name for option in options(VERBS[verb].settings) if option.positional]
     words = [f"--{name}={value}" for name, value in arguments.items() if name not in positional]
     assert (
-        main([verb, *words, "--print-config", "--", *(arguments[name] for name in positional if name in arguments)])
+        main(
+            [
+                verb,
+                *words,
+                "--print-config",
+                "--",
+                *(arguments[name] for name in positional if name in arguments),
+            ]
+        )
         == 0
     )
     printed = capsys.readouterr().out
@@ -191,12 +243,18 @@ def test_printed_settings_are_a_settings_file(verb, capsys, tmp_path):
         (["pretrain", "s", "--out", "o", "--learnig-rate", "1"], "did you mean '--learning-rate'?"),
         (["pretrain", "s", "--out", "o", "--learn", "1"], "no such option '--learn'"),
         (["pretrain", "s", "--out", "o", "--precision", "bf61"], "did you mean 'bf16'?"),
-        (["pretrain", "s", "--out", "o", "--batch", "many"], "batch: 'many' should be a valid integer"),
+        (
+            ["pretrain", "s", "--out", "o", "--batch", "many"],
+            "batch: 'many' should be a valid integer",
+        ),
         (["pretrain", "s", "--out", "o", "--batch"], "--batch: expected one argument"),
         (["pretrain", "s", "--out", "o", "--resume=yes"], "--resume/--no-resume: takes no value"),
         (["pretrain", "s"], "out: is required (the run: a folder that is made)"),
         (["pretrain"], "scans: is required"),
-        (["pretrain", "a", "b", "--out", "o"], "'b' is one argument too many; pretrain takes SCANS"),
+        (
+            ["pretrain", "a", "b", "--out", "o"],
+            "'b' is one argument too many; pretrain takes SCANS",
+        ),
         (["info", "tasks", "x"], "info takes SUBJECT"),
         (["info", "task"], "did you mean 'tasks'"),
         (["evaluate", "p", "t", "--config", "absent.yaml"], "absent.yaml: cannot be read"),
@@ -228,10 +286,22 @@ def test_an_unknown_key_in_a_file_is_refused_with_the_nearest(capsys, tmp_path):
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), 5, "out of memory"),
         (OSError(28, "No space left on device", "/x/y"), 5, "/x/y: the disk is full"),
         (PermissionError(13, "Permission denied", "/x/y"), 5, "/x/y: Permission denied"),
-        (NotADirectoryError(20, "Not a directory", "/x/y"), 5, "/x/y: Not a directory; choose a place"),
+        (
+            NotADirectoryError(20, "Not a directory", "/x/y"),
+            5,
+            "/x/y: Not a directory; choose a place",
+        ),
         (FileExistsError(17, "File exists", "/x/y"), 5, "/x/y: File exists; choose a place"),
-        (IsADirectoryError(21, "Is a directory", "/x/y"), 5, "/x/y: Is a directory; choose a place"),
-        (RuntimeError("one\n  two"), 1, "internal error: RuntimeError: one two (--debug shows where)"),
+        (
+            IsADirectoryError(21, "Is a directory", "/x/y"),
+            5,
+            "/x/y: Is a directory; choose a place",
+        ),
+        (
+            RuntimeError("one\n  two"),
+            1,
+            "internal error: RuntimeError: one two (--debug shows where)",
+        ),
     ],
 )
 def test_every_end_has_its_exit_code_and_one_line(error, code, said, capsys, pretrain_does):

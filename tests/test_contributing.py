@@ -11,13 +11,15 @@ import pytest
 import torch
 
 import selfvox
-from selfvox import pretext, tasks
+from selfvox import tasks
 from selfvox.data import phantom
-from selfvox.models.encoder import build, plan
-from selfvox.run import read_metrics
+from selfvox.models.build import build, plan
+from selfvox.runs.run_folder import read_metrics
 
 ROOT = Path(__file__).parent.parent
-TASK, TEST = re.findall(r"```python\n(.*?)```", (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"), re.DOTALL)
+TASK, TEST = re.findall(
+    r"```python\n(.*?)```", (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"), re.DOTALL
+)
 
 
 @pytest.fixture(autouse=True)
@@ -28,13 +30,17 @@ def the_example_is_a_file_of_tasks(tmp_path, monkeypatch):
 
 
 def test_the_example_is_found_by_its_file_name():
-    assert "mirror" in pretext.names()
-    assert pretext.find("mirror").__name__ == "Mirror"
+    assert "mirror" in tasks.names()
+    assert tasks.find("mirror").__name__ == "Mirror"
 
 
 def test_the_example_test_holds(tmp_path):
     (tmp_path / "test_mirror.py").write_text(TEST, encoding="utf-8")
-    tests = [value for name, value in runpy.run_path(str(tmp_path / "test_mirror.py")).items() if name[:5] == "test_"]
+    tests = [
+        value
+        for name, value in runpy.run_path(str(tmp_path / "test_mirror.py")).items()
+        if name[:5] == "test_"
+    ]
     assert tests
     for test in tests:
         test()
@@ -43,11 +49,22 @@ def test_the_example_test_holds(tmp_path):
 def test_the_example_passes_the_test_of_every_task(tmp_path):
     plugin = f"from selfvox import tasks\ntasks.__path__ = [*tasks.__path__, {str(tmp_path / 'tasks')!r}]\n"
     (tmp_path / "with_mirror.py").write_text(plugin, encoding="utf-8")
-    how = ["-p", "with_mirror", "-p", "no:cacheprovider", "-k", "mirror", "tests/test_every_task.py"]
+    how = [
+        "-p",
+        "with_mirror",
+        "-p",
+        "no:cacheprovider",
+        "-k",
+        "mirror",
+        "tests/test_every_task.py",
+    ]
     done = subprocess.run(
         [sys.executable, "-m", "pytest", *how],
         cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])},
+        env={
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]),
+        },
         capture_output=True,
         text=True,
         check=False,
@@ -61,8 +78,10 @@ def test_the_example_learns_in_2d_and_3d(d):
     torch.manual_seed(0)
     rng = torch.Generator().manual_seed(0)
     # a bright side, so that mirroring can be seen
-    images = torch.linspace(-1, 1, 8).view(1, 1, 8, *(1,) * (d - 1)).expand(8, 1, *(8,) * d).contiguous()
-    task = pretext.from_setting("mirror")
+    images = (
+        torch.linspace(-1, 1, 8).view(1, 1, 8, *(1,) * (d - 1)).expand(8, 1, *(8,) * d).contiguous()
+    )
+    task = tasks.from_setting("mirror")
     encoder = build(plan({"channels": [4, 8], "blocks": 1}, (8,) * d, (1.0,) * d), d, 1)
     head = task.head(encoder)
     optimizer = torch.optim.AdamW([*encoder.parameters(), *head.parameters()], lr=1e-2)

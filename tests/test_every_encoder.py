@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from selfvox.models.encoder import build, plan
-from selfvox.models.network import Segmenter
-from selfvox.weights import state_of
+from selfvox.models.build import build, plan
+from selfvox.models.segmenter import Segmenter
+from selfvox.runs.weights import state_of
 
 EDGE = 32
 
@@ -20,8 +20,12 @@ class TimmFeatures(nn.Module):
 
     def __init__(self, in_chans):
         super().__init__()
-        self.stem = nn.Sequential(nn.Conv2d(in_chans, 8, 7, 2, 3, bias=False), nn.BatchNorm2d(8), nn.ReLU())
-        self.stage = nn.Sequential(nn.Conv2d(8, 12, 3, 2, 1, bias=False), nn.BatchNorm2d(12), nn.ReLU())
+        self.stem = nn.Sequential(
+            nn.Conv2d(in_chans, 8, 7, 2, 3, bias=False), nn.BatchNorm2d(8), nn.ReLU()
+        )
+        self.stage = nn.Sequential(
+            nn.Conv2d(8, 12, 3, 2, 1, bias=False), nn.BatchNorm2d(12), nn.ReLU()
+        )
         self.feature_info = SimpleNamespace(channels=lambda: [8, 12], reduction=lambda: [2, 4])
 
     def forward(self, x):
@@ -30,7 +34,9 @@ class TimmFeatures(nn.Module):
 
 
 def make_plain(d, channels, monkeypatch):
-    return build(plan({"name": "plain", "channels": [4, 8, 16]}, (EDGE,) * d, (1.0,) * d), d, channels)
+    return build(
+        plan({"name": "plain", "channels": [4, 8, 16]}, (EDGE,) * d, (1.0,) * d), d, channels
+    )
 
 
 def make_residual(d, channels, monkeypatch):
@@ -48,7 +54,9 @@ def make_timm_double(d, channels, monkeypatch):
         assert (name, pretrained, features_only) == ("double", False, True)
         return TimmFeatures(in_chans)
 
-    monkeypatch.setitem(sys.modules, "timm", SimpleNamespace(create_model=create_model, is_model=lambda _: True))
+    monkeypatch.setitem(
+        sys.modules, "timm", SimpleNamespace(create_model=create_model, is_model=lambda _: True)
+    )
     return build(plan("timm:double", (EDGE,) * d, (1.0,) * d), d, channels)
 
 
@@ -68,14 +76,18 @@ ENCODERS = [
 ]
 
 
-@pytest.fixture(params=ENCODERS, ids=lambda param: f"{param[0].__name__.removeprefix('make_')}-{param[1]}D")
+@pytest.fixture(
+    params=ENCODERS, ids=lambda param: f"{param[0].__name__.removeprefix('make_')}-{param[1]}D"
+)
 def encoder(request, monkeypatch):
     make, d = request.param
     torch.manual_seed(0)
     return make(d, 1, monkeypatch)
 
 
-@pytest.fixture(params=ENCODERS, ids=lambda param: f"{param[0].__name__.removeprefix('make_')}-{param[1]}D")
+@pytest.fixture(
+    params=ENCODERS, ids=lambda param: f"{param[0].__name__.removeprefix('make_')}-{param[1]}D"
+)
 def of_three_channels(request, monkeypatch):
     make, d = request.param
     return make(d, 3, monkeypatch)
@@ -110,7 +122,9 @@ def test_different_images_have_different_embeddings(encoder):
 
 @pytest.mark.parametrize("make", [make_plain, make_residual])
 @pytest.mark.parametrize("d", [2, 3])
-def test_the_embedding_keeps_what_the_plain_average_loses_to_the_instance_norm(make, d, monkeypatch):
+def test_the_embedding_keeps_what_the_plain_average_loses_to_the_instance_norm(
+    make, d, monkeypatch
+):
     torch.manual_seed(0)
     encoder, x = make(d, 1, monkeypatch), smooth(d)
     average = encoder(x)[-1].flatten(2).mean(2).detach()

@@ -10,24 +10,26 @@ import torch
 import yaml
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from selfvox import pretext
+from selfvox import joint, tasks
 from selfvox.errors import UsageError
-from selfvox.models.encoder import build, plan
-from selfvox.options import options
+from selfvox.models.build import build, plan
+from selfvox.settings.options import options
 
 CROPS = {2: (32, 48), 3: (32, 40, 32)}
 
-every_task = pytest.mark.parametrize("name", pretext.names())
+every_task = pytest.mark.parametrize("name", tasks.names())
 every_dimension = pytest.mark.parametrize("d", [2, 3], ids=["2D", "3D"])
 
 
 def suited(name, d, **settings):
-    return pretext.from_setting({"name": name, **settings}).suited_to(CROPS[d], (1.0,) * d)
+    return tasks.from_setting({"name": name, **settings}).suited_to(CROPS[d], (1.0,) * d)
 
 
 def network(task, d, channels=1, norm="instance"):
     torch.manual_seed(0)
-    spec = plan({"channels": [4, 8, 16], "blocks": 1, "norm": norm}, task.view_size(CROPS[d]), (1.0,) * d)
+    spec = plan(
+        {"channels": [4, 8, 16], "blocks": 1, "norm": norm}, task.view_size(CROPS[d]), (1.0,) * d
+    )
     encoder = build(spec, d, channels)
     return encoder, task.head(encoder)
 
@@ -42,12 +44,19 @@ def ask(task, x, seed=0):
 
 def other_settings(name):
     """Each option of the task, changed."""
-    for option in options(pretext.find(name)):
-        choices = [choice for kind in option.kinds for choice in typing.get_args(kind) if choice != option.default]
+    for option in options(tasks.find(name)):
+        choices = [
+            choice
+            for kind in option.kinds
+            for choice in typing.get_args(kind)
+            if choice != option.default
+        ]
         if isinstance(option.default, bool):
             yield {option.name: not option.default}
         elif isinstance(option.default, int):
-            yield from ({option.name: value} for value in (option.default + 1, option.default // 2) if value)
+            yield from (
+                {option.name: value} for value in (option.default + 1, option.default // 2) if value
+            )
         elif isinstance(option.default, float):
             yield from ({option.name: option.default * factor} for factor in (0.5, 2.0))
         elif isinstance(option.default, str) and all(isinstance(choice, str) for choice in choices):
@@ -117,7 +126,9 @@ class Draws(TorchDispatchMode):
         if torch.Tag.nondeterministic_seeded in func.tags:
             used = (kwargs or {}).get("generator")
             # its state moves with every draw, so no other generator has the same
-            self.found.append(used is not None and torch.equal(used.get_state(), self.rng.get_state()))
+            self.found.append(
+                used is not None and torch.equal(used.get_state(), self.rng.get_state())
+            )
         return func(*args, **(kwargs or {}))
 
 
@@ -127,7 +138,9 @@ def test_every_device_is_asked_the_same_since_only_the_cpu_draws(name, d):
     for options_ in [{}, *other_settings(name)]:
         with contextlib.suppress(UsageError):
             task = suited(name, d, **options_)
-            ask(task, images(d))  # jigsaw's set of permutations is drawn once, from a seed of its own
+            ask(
+                task, images(d)
+            )  # jigsaw's set of permutations is drawn once, from a seed of its own
             rng = torch.Generator().manual_seed(0)
             with Draws(rng) as draws:
                 task.ask(images(d), rng)
@@ -164,7 +177,9 @@ def test_what_an_image_is_asked_does_not_depend_on_its_neighbours(name, d):
     before = ask(task, x.clone())
     x[0] = 5 - x[0]
     for key, after in ask(task, x).items():
-        changed = (after != before[key]).flatten(1).any(1) if after.ndim > 1 else after != before[key]
+        changed = (
+            (after != before[key]).flatten(1).any(1) if after.ndim > 1 else after != before[key]
+        )
         shows = after.ndim == d + 2
         assert int(changed.sum()) == (len(after) // len(x) if shows else 0), key
 
@@ -231,24 +246,33 @@ def test_the_least_batch_is_asked_a_real_question_and_a_smaller_one_refused(name
 @every_dimension
 def test_beside_another_task_its_loss_is_added_and_its_head_learns(name, d):
     names = sorted({name, "rotation" if name != "rotation" else "simclr"})
-    both = pretext.from_setting("+".join(names), (0.5, 2.0)).suited_to(CROPS[d], (1.0,) * d)
+    both = tasks.from_setting("+".join(names), (0.5, 2.0)).suited_to(CROPS[d], (1.0,) * d)
     encoder, head = network(both, d)
     batch = ask(both, images(d))
     outcome = both.loss(encoder, head, batch)
     expected = 0.0
     for each, weight in zip(names, both.weights, strict=True):
-        own = {key.split("/")[1]: value for key, value in batch.items() if key.split("/")[0] == each}
+        own = {
+            key.split("/")[1]: value for key, value in batch.items() if key.split("/")[0] == each
+        }
         seed = int(torch.randint(1 << 62, (), generator=torch.Generator().manual_seed(0)))
-        alone = suited(each, d).ask(images(d), pretext.stream(seed, each))
+        alone = suited(each, d).ask(images(d), joint.stream(seed, each))
         assert own.keys() == alone.keys()
         assert all(torch.equal(own[key], alone[key]) for key in own)
         single = suited(each, d).loss(encoder, head[each], own)
         expected += weight * float(single.loss.detach())
-        assert all(torch.equal(outcome.metrics[f"{each}/{key}"], value) for key, value in single.metrics.items())
+        assert all(
+            torch.equal(outcome.metrics[f"{each}/{key}"], value)
+            for key, value in single.metrics.items()
+        )
         assert torch.equal(outcome.metrics[f"{each}/loss"], single.loss.detach())
     assert float(outcome.loss.detach()) == pytest.approx(expected, rel=1e-6)
     outcome.loss.backward()
-    assert all(weight.grad.any() for weight in (*encoder.parameters(), *head.parameters()) if weight.ndim > 1)
+    assert all(
+        weight.grad.any()
+        for weight in (*encoder.parameters(), *head.parameters())
+        if weight.ndim > 1
+    )
     assert len(both.panels(images(d), batch)) == 2 * len(images(d))
 
 
@@ -258,15 +282,15 @@ def test_settings_survive_yaml(name):
     for options_ in settings:
         refusal = ""
         try:
-            task = pretext.from_setting({"name": name, **options_})
+            task = tasks.from_setting({"name": name, **options_})
         except UsageError as error:
             refusal = str(error)
         if refusal:
             assert f"task.{next(iter(options_))}" in refusal
             continue
-        written = yaml.safe_dump(pretext.to_setting(task))
-        assert pretext.from_setting(yaml.safe_load(written)) == task
-        assert options_.items() <= pretext.to_setting(task).items()
+        written = yaml.safe_dump(tasks.to_setting(task))
+        assert tasks.from_setting(yaml.safe_load(written)) == task
+        assert options_.items() <= tasks.to_setting(task).items()
 
 
 @every_task
@@ -301,15 +325,15 @@ def test_every_setting_makes_a_difference_or_is_refused_by_name(name, d):
     for option in allows:  # what is refused without it
         spacing = (*(1.0,) * (d - 1), 3.0)
         with pytest.raises(UsageError, match=f"task {name}"):
-            pretext.from_setting({"name": name}).suited_to(CROPS[d], spacing)
-        pretext.from_setting({"name": name, option: True}).suited_to(CROPS[d], spacing)
+            tasks.from_setting({"name": name}).suited_to(CROPS[d], spacing)
+        tasks.from_setting({"name": name, option: True}).suited_to(CROPS[d], spacing)
 
 
 @every_task
 def test_a_bad_option_is_refused_by_name(name):
     with pytest.raises(UsageError, match=r"task\.nonsense"):
-        pretext.from_setting({"name": name, "nonsense": 1})
-    for option in options(pretext.find(name)):
+        tasks.from_setting({"name": name, "nonsense": 1})
+    for option in options(tasks.find(name)):
         bad = ["nonsense", -1] if isinstance(option.default, int | float) else ["nonsense"]
         for value in bad:
             with pytest.raises(UsageError, match=rf"task\.{option.name}") as refusal:
@@ -329,9 +353,9 @@ def test_panels_show_every_image(name, d):
 
 @every_task
 def test_a_task_is_settings_only_and_says_what_each_is(name):
-    task = pretext.find(name)
+    task = tasks.find(name)
     assert dataclasses.is_dataclass(task)
     assert task.__dataclass_params__.frozen
     assert all(option.help for option in options(task))
     with pytest.raises(UsageError, match=f"did you mean '{name}'"):
-        pretext.find(name[:-1])
+        tasks.find(name[:-1])

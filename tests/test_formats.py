@@ -11,7 +11,7 @@ import yaml
 
 import selfvox
 from selfvox.data import phantom
-from selfvox.options import options
+from selfvox.settings.options import options
 
 TEXT = (Path(__file__).parent.parent / "docs" / "formats.md").read_text(encoding="utf-8")
 SECTIONS = dict(re.findall(r"^## ([\w ]+)\n(.*?)(?=^## |\Z)", TEXT, re.DOTALL | re.MULTILINE))
@@ -34,7 +34,12 @@ def made(tmp_path_factory):
     selfvox.pretrain(root / "store", out=root / "pre", task="rotation", network=small, **how)
     selfvox.finetune(root / "store", out=root / "seg", encoder=str(root / "pre"), **how)
     selfvox.predict(
-        root / "seg", root / "scans", out=root / "predictions", subset="test", probabilities=True, device="cpu"
+        root / "seg",
+        root / "scans",
+        out=root / "predictions",
+        subset="test",
+        probabilities=True,
+        device="cpu",
     )
     selfvox.evaluate(root / "predictions", root / "scans" / "labels", out=root / "scores.csv")
     return root
@@ -42,16 +47,28 @@ def made(tmp_path_factory):
 
 def keys(file: Path) -> set[str]:
     return set(
-        json.loads(file.read_text(encoding="utf-8").splitlines()[-1] if file.suffix == ".jsonl" else file.read_text())
+        json.loads(
+            file.read_text(encoding="utf-8").splitlines()[-1]
+            if file.suffix == ".jsonl"
+            else file.read_text()
+        )
     )
 
 
 def test_every_file_is_named(made):
-    for folder, section in (("store", "Store"), ("pre", "Run"), ("seg", "Run"), ("predictions", "Predictions")):
+    for folder, section in (
+        ("store", "Store"),
+        ("pre", "Run"),
+        ("seg", "Run"),
+        ("predictions", "Predictions"),
+    ):
         for path in (made / folder).iterdir():
             name = f"{path.name}/" if path.is_dir() else path.name
             name = (
-                name.replace("sub-001", "ID").replace("sub-002", "ID").replace("sub-003", "ID").replace("sub-004", "ID")
+                name.replace("sub-001", "ID")
+                .replace("sub-002", "ID")
+                .replace("sub-003", "ID")
+                .replace("sub-004", "ID")
             )
             known = named(section) | {".lock"}
             assert name in known or any(each.startswith(name) for each in known), f"{folder}/{name}"
@@ -95,10 +112,17 @@ def test_tensors_are_called_as_the_page_says(made):
 
     parts = {name.split(".")[0] for name in names("pre/checkpoints/step-00000002.safetensors")}
     assert parts == {"weights", "optimizer"}
-    moments = {name.split(".")[2] for name in names("pre/checkpoints/step-00000002.safetensors") if name[0] == "o"}
+    moments = {
+        name.split(".")[2]
+        for name in names("pre/checkpoints/step-00000002.safetensors")
+        if name[0] == "o"
+    }
     assert moments <= named("Checkpoint")
     assert all(name.startswith("net.") for name in names("pre/encoder/weights.safetensors"))
-    assert all(name.startswith(("encoder.net.", "decoder.")) for name in names("seg/network/weights.safetensors"))
+    assert all(
+        name.startswith(("encoder.net.", "decoder."))
+        for name in names("seg/network/weights.safetensors")
+    )
 
 
 def test_settings_yaml_holds_every_setting(made):

@@ -19,9 +19,9 @@ from PIL import Image
 
 from selfvox.cli import main
 from selfvox.data import phantom
-from selfvox.data.split import read
-from selfvox.files import sha256
-from selfvox.weights import load_part, save_part
+from selfvox.data.preparation.split import read
+from selfvox.runs.atomic_files import sha256
+from selfvox.runs.weights import load_part, save_part
 
 NETWORK = ("--network.channels", "4,8,16", "--network.blocks", "1", "--device", "cpu")
 
@@ -39,7 +39,9 @@ def command(*arguments, cwd):
     """Run one command line in a process of its own; its standard output."""
     words = [sys.executable, "-m", "selfvox", *map(str, arguments)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(words, cwd=cwd, capture_output=True, text=True, env=environment, timeout=120)
+    done = subprocess.run(
+        words, cwd=cwd, capture_output=True, text=True, env=environment, timeout=120
+    )
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
     return done.stdout
@@ -50,7 +52,19 @@ def volumes(tmp_path_factory):
     """Scans of 32 voxels, and what becomes of them up to two pre-trained encoders."""
     root = tmp_path_factory.mktemp("volumes")
     phantom.write(root / "scans", "shapes", count=7)
-    command("prepare", "scans", "--out", "store", "--test", 2, "--validation", 1, "--workers", 1, cwd=root)
+    command(
+        "prepare",
+        "scans",
+        "--out",
+        "store",
+        "--test",
+        2,
+        "--validation",
+        1,
+        "--workers",
+        1,
+        cwd=root,
+    )
     how = ("--steps", 3, "--batch", 2, "--crop", "16,16,16", *NETWORK)
     for task, run in (("rotation", selfvox), ("simclr", command)):
         run("pretrain", "store", "--task", task, "--out", f"runs/{task}", *how, cwd=root)
@@ -61,7 +75,18 @@ def volumes(tmp_path_factory):
 def trained(volumes):
     """A network that segments."""
     how = ("--steps", 12, "--crop", "16,16,16", "--device", "cpu")
-    command("finetune", "store", "--encoder", "runs/simclr", "--labels", 3, "--out", "seg", *how, cwd=volumes)
+    command(
+        "finetune",
+        "store",
+        "--encoder",
+        "runs/simclr",
+        "--labels",
+        3,
+        "--out",
+        "seg",
+        *how,
+        cwd=volumes,
+    )
     return volumes
 
 
@@ -70,9 +95,13 @@ def test_volumes_go_from_a_folder_of_scans_to_scores_on_their_own_grids(trained)
     assert len(read(root / "seg" / "split.json").train) == 3
     command("predict", "seg", "scans/images", "--subset", "test", "--out", "predictions", cwd=root)
     test = read(root / "store" / "split.json").test
-    assert sorted(path.name for path in root.glob("predictions/*.nii.gz")) == sorted(f"{one}.nii.gz" for one in test)
+    assert sorted(path.name for path in root.glob("predictions/*.nii.gz")) == sorted(
+        f"{one}.nii.gz" for one in test
+    )
     for name in test:
-        scan, found = (nib.load(root / folder / f"{name}.nii.gz") for folder in ("scans/images", "predictions"))
+        scan, found = (
+            nib.load(root / folder / f"{name}.nii.gz") for folder in ("scans/images", "predictions")
+        )
         assert found.shape == scan.shape
         np.testing.assert_array_equal(found.affine, scan.affine)
         assert set(np.unique(found.dataobj)) <= {0, 1, 2}
@@ -88,7 +117,16 @@ def test_a_fraction_of_the_labels_from_scratch_and_a_frozen_encoder(volumes):
     first = ("finetune", "store", "--encoder", "none", "--fraction", "0.5", "--out", "scratch")
     selfvox(*first, *how, *NETWORK, cwd=volumes)
     assert len(read(volumes / "scratch" / "split.json").train) == 2
-    frozen = ("finetune", "store", "--encoder", "runs/rotation/encoder", "--freeze", "always", "--out", "frozen")
+    frozen = (
+        "finetune",
+        "store",
+        "--encoder",
+        "runs/rotation/encoder",
+        "--freeze",
+        "always",
+        "--out",
+        "frozen",
+    )
     selfvox(*frozen, *how, "--device", "cpu", cwd=volumes)
     before, _ = load_part(volumes / "runs" / "rotation" / "encoder", "encoder")
     after, card = load_part(volumes / "frozen" / "network", "network")
@@ -105,7 +143,17 @@ def test_a_run_goes_on_by_its_own_settings_file(volumes):
 
 
 def test_a_preview_is_a_picture_and_info_is_json(volumes):
-    selfvox("preview", "store", "--task", "simclr", "--crop", "16,16,16", "--out", "look.png", cwd=volumes)
+    selfvox(
+        "preview",
+        "store",
+        "--task",
+        "simclr",
+        "--crop",
+        "16,16,16",
+        "--out",
+        "look.png",
+        cwd=volumes,
+    )
     with Image.open(volumes / "look.png") as picture:
         assert min(picture.size) > 100
         assert len(np.unique(np.asarray(picture))) > 20
@@ -123,9 +171,24 @@ def test_pictures_go_the_same_way(tmp_path):
         Image.fromarray(rgb).save(tmp_path / "scans" / "images" / f"eye_{number}.png")
         Image.fromarray(drawn.label).save(tmp_path / "scans" / "labels" / f"eye_{number}.png")
     how = ("--crop", "32,32", *NETWORK)
-    selfvox("pretrain", "scans", "--task", "simclr", "--steps", 2, "--batch", 2, "--out", "pre", *how, cwd=tmp_path)
+    selfvox(
+        "pretrain",
+        "scans",
+        "--task",
+        "simclr",
+        "--steps",
+        2,
+        "--batch",
+        2,
+        "--out",
+        "pre",
+        *how,
+        cwd=tmp_path,
+    )
     also = ("--steps", 2, "--crop", "32,32", "--device", "cpu")
-    selfvox("finetune", "scans", "--encoder", "pre", "--labels", 2, "--out", "seg", *also, cwd=tmp_path)
+    selfvox(
+        "finetune", "scans", "--encoder", "pre", "--labels", 2, "--out", "seg", *also, cwd=tmp_path
+    )
     selfvox("predict", "seg", "scans/images", "--out", "predictions", cwd=tmp_path)
     for number in range(5):
         with Image.open(tmp_path / "predictions" / f"eye_{number}.png") as found:
@@ -139,9 +202,21 @@ def test_pictures_go_the_same_way(tmp_path):
     [
         ("pretrain nowhere --task rotation --out x", 3, "nowhere: no such file or folder"),
         ("pretrain store --task rotatoin --out x", 2, "did you mean 'rotation'"),
-        ("pretrain nowhere --network resdual --out x", 2, "network: no encoder is called 'resdual'; did you mean"),
-        ("pretrain nowhere --network monai:ResNetFeature --out x", 2, "did you mean 'ResNetFeatures'"),
-        ("finetune nowhere --encoder none --network.chanels 4 --out x", 2, "network.chanels: no such setting; did you"),
+        (
+            "pretrain nowhere --network resdual --out x",
+            2,
+            "network: no encoder is called 'resdual'; did you mean",
+        ),
+        (
+            "pretrain nowhere --network monai:ResNetFeature --out x",
+            2,
+            "did you mean 'ResNetFeatures'",
+        ),
+        (
+            "finetune nowhere --encoder none --network.chanels 4 --out x",
+            2,
+            "network.chanels: no such setting; did you",
+        ),
         (
             "pretrain nowhere --task simclr --batch 1 --out x",
             2,
@@ -152,7 +227,11 @@ def test_pictures_go_the_same_way(tmp_path):
             2,
             "task exemplar+rotation: a device's batch of 1",
         ),
-        ("pretrain nowhere --task rotation --probe missing --out x", 3, "missing: no such file or folder"),
+        (
+            "pretrain nowhere --task rotation --probe missing --out x",
+            3,
+            "missing: no such file or folder",
+        ),
         ("pretrain store --task rotation --out x --crop 15,16,16", 2, "15 is no multiple of"),
         ("pretrain store --task rotation --out scans/dataset.json/x", 2, "cannot be written"),
         ("pretrain store --task rotation --out /proc/x", 2, "/proc/x: cannot be written"),
@@ -168,7 +247,11 @@ def test_pictures_go_the_same_way(tmp_path):
         ("preview nowhere --out scans", 2, "scans: is no name for a picture; end it in .png"),
         ("prepare scans --out scans/dataset.json/x", 5, "choose a place you may write to"),
         ("demo --out scans/dataset.json", 5, "choose a place you may write to"),
-        ("pretrain store --task rotation --out store", 2, "store: holds a store; name another --out"),
+        (
+            "pretrain store --task rotation --out store",
+            2,
+            "store: holds a store; name another --out",
+        ),
     ],
 )
 def test_the_commonest_mistakes_have_a_code_and_one_line(volumes, arguments, code, said):
@@ -226,7 +309,10 @@ def test_an_encoder_that_cannot_be_used_is_refused_before_training(volumes, dama
     elif damage == "no card":
         file.unlink()
     elif damage == "two-dimensional":
-        network = {**card["network"], "strides": [stride[:2] for stride in card["network"]["strides"]]}
+        network = {
+            **card["network"],
+            "strides": [stride[:2] for stride in card["network"]["strides"]],
+        }
         file.write_text(json.dumps({**card, "spatial_dims": 2, "network": network}))
     elif damage == "no recipe":
         del card["recipe"]
@@ -240,6 +326,8 @@ def test_an_encoder_that_cannot_be_used_is_refused_before_training(volumes, dama
             safetensors.torch.save_file(tensors, weights)
             file.write_text(json.dumps({**card, "sha256": sha256(weights)}))
     code = 3 if damage == "two-dimensional" else 4  # nothing is wrong with that one
-    line = selfvox("finetune", "store", "--encoder", folder, "--steps", 1, "--out", "y", cwd=volumes, code=code)
+    line = selfvox(
+        "finetune", "store", "--encoder", folder, "--steps", 1, "--out", "y", cwd=volumes, code=code
+    )
     shutil.rmtree(volumes / "y", ignore_errors=True)
     assert said in line

@@ -8,35 +8,53 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 SOURCE = ROOT / "src" / "selfvox"
-DATA = [path for path in (SOURCE / "data").rglob("*.py") if path.name != "crops.py"]
+DATA = [path for path in (SOURCE / "data").rglob("*.py") if path.parent.name != "sampling"]
+LAZY = {"__init__.py", "cli_help.py"}  # answer before torch is imported, which takes seconds
 
 
 def run(code: str) -> str:
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
 
 def test_data_flows_one_way():
-    run("import sys; from importlinter.cli import lint_imports; sys.exit(lint_imports(no_cache=True))")
+    run(
+        "import sys; from importlinter.cli import lint_imports; sys.exit(lint_imports(no_cache=True))"
+    )
 
 
 def test_every_module_has_a_layer():
-    contract = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"][0]
-    layered = {name.strip() for layer in contract["layers"] for name in layer.split("|")}
-    there = {path.stem for path in SOURCE.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()}
+    contract = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"][
+        "contracts"
+    ][0]
+    layered = {
+        name.strip().partition(".")[0] for layer in contract["layers"] for name in layer.split("|")
+    }
+    layered |= {"commands"}
+    there = {
+        path.stem
+        for path in SOURCE.iterdir()
+        if path.suffix == ".py" or (path / "__init__.py").exists()
+    }
     assert layered == there - {"__init__", "__main__"}
 
 
 def test_the_data_layer_imports_no_torch():
-    modules = sorted(".".join(path.relative_to(SOURCE.parent).with_suffix("").parts) for path in DATA)
-    assert "selfvox.data.prepare" in modules
+    modules = sorted(
+        ".".join(path.relative_to(SOURCE.parent).with_suffix("").parts) for path in DATA
+    )
+    assert "selfvox.data.preparation.build_store" in modules
     modules = ", ".join(name.removesuffix(".__init__") for name in modules)
     assert run(f"import sys, {modules}; print('torch' in sys.modules)") == "False\n"
 
 
 def test_help_imports_no_torch():
-    code = "import sys; from selfvox.cli import main; main(['--help']); print('torch' in sys.modules)"
+    code = (
+        "import sys; from selfvox.cli import main; main(['--help']); print('torch' in sys.modules)"
+    )
     assert run(code).splitlines()[-1] == "False"
 
 
@@ -44,6 +62,7 @@ def test_no_function_imports_our_own_modules():
     found = [
         f"{path.relative_to(SOURCE)}:{node.lineno}"
         for path in SOURCE.rglob("*.py")
+        if str(path.relative_to(SOURCE)) not in LAZY
         for function in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
         if isinstance(function, ast.FunctionDef)
         for node in ast.walk(function)

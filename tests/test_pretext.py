@@ -7,17 +7,17 @@ import torch
 import yaml
 
 import selfvox
-from selfvox import pretext
+from selfvox import joint
 from selfvox.cli import main
-from selfvox.data.crops import Crops
+from selfvox.data.sampling.crops import Crops
 from selfvox.errors import UsageError
-from selfvox.files import sha256
-from selfvox.models.encoder import build, plan
-from selfvox.pretext import from_setting, to_setting
-from selfvox.run import read_metrics
-from selfvox.training.curve import draw_curve
+from selfvox.models.build import build, plan
+from selfvox.runs.atomic_files import sha256
+from selfvox.runs.run_folder import read_metrics
+from selfvox.runs.weights import load_part
+from selfvox.tasks import from_setting, to_setting
+from selfvox.training.learning_curve import draw_curve
 from selfvox.training.loop import _caption
-from selfvox.weights import load_part
 
 CROP = (32, 32, 32)
 
@@ -28,7 +28,9 @@ def images(count=3):
 
 def encoder_for(task):
     torch.manual_seed(0)
-    return build(plan({"channels": [4, 8, 16], "blocks": 1}, task.view_size(CROP), (1.0,) * 3), 3, 1)
+    return build(
+        plan({"channels": [4, 8, 16], "blocks": 1}, task.view_size(CROP), (1.0,) * 3), 3, 1
+    )
 
 
 def suited(name, weights=None, **options):
@@ -52,20 +54,32 @@ def test_a_weight_of_zero_leaves_the_other_tasks_gradient_alone():
     assert not any(grad.any() for grad in gradients(head["simclr"]).values())
     found = gradients(encoder)
     encoder.zero_grad()
-    own = {key.removeprefix("rotation/"): value for key, value in batch.items() if key.startswith("rotation/")}
+    own = {
+        key.removeprefix("rotation/"): value
+        for key, value in batch.items()
+        if key.startswith("rotation/")
+    }
     alone.loss(encoder, head["rotation"], own).loss.backward()
     assert all(torch.equal(found[name], grad) for name, grad in gradients(encoder).items())
 
 
 def test_a_tasks_question_is_the_same_in_any_order_and_company():
-    questions = [asked(suited(name)) for name in ("jigsaw+simclr", "simclr+jigsaw", "simclr+rotation+jigsaw")]
+    questions = [
+        asked(suited(name)) for name in ("jigsaw+simclr", "simclr+jigsaw", "simclr+rotation+jigsaw")
+    ]
     for key in questions[0]:
         assert all(torch.equal(question[key], questions[0][key]) for question in questions)
-    assert not torch.equal(asked(suited("jigsaw+simclr"), seed=1)["jigsaw/answer"], questions[0]["jigsaw/answer"])
+    assert not torch.equal(
+        asked(suited("jigsaw+simclr"), seed=1)["jigsaw/answer"], questions[0]["jigsaw/answer"]
+    )
 
 
 def test_no_two_tasks_draw_the_same_numbers():
-    drawn = [tuple(torch.rand(4, generator=pretext.stream(seed, name)).tolist()) for seed in (0, 1) for name in "ab"]
+    drawn = [
+        tuple(torch.rand(4, generator=joint.stream(seed, name)).tolist())
+        for seed in (0, 1)
+        for name in "ab"
+    ]
     assert len(set(drawn)) == 4
 
 
@@ -79,16 +93,25 @@ def test_the_encoder_is_planned_for_the_smallest_view():
     assert both.view_size(CROP) == suited("jigsaw").view_size(CROP)
     encoder = encoder_for(both)
     assert len(encoder.channels) < len(encoder_for(suited("rotation")).channels)
-    smallest = min(edge for key, x in asked(both).items() if x.ndim == 5 for edge in encoder(x)[-1].shape[2:])
+    smallest = min(
+        edge for key, x in asked(both).items() if x.ndim == 5 for edge in encoder(x)[-1].shape[2:]
+    )
     assert smallest >= 4
 
 
 def test_settings_survive_yaml_and_the_command_line(capsys):
-    task = from_setting({"name": "rotation+simclr", "simclr.temperature": 0.2, "rotation.versions": 2}, (1, 0.5))
+    task = from_setting(
+        {"name": "rotation+simclr", "simclr.temperature": 0.2, "rotation.versions": 2}, (1, 0.5)
+    )
     written = yaml.safe_load(yaml.safe_dump(to_setting(task)))
     assert from_setting(written, task.weights) == task
     words = ["--task", "rotation+simclr", "--weights", "1,0.5", "--task.simclr.temperature", "0.2"]
-    assert main(["pretrain", "s", "--out", "o", *words, "--task.rotation.versions=2", "--print-config"]) == 0
+    assert (
+        main(
+            ["pretrain", "s", "--out", "o", *words, "--task.rotation.versions=2", "--print-config"]
+        )
+        == 0
+    )
     printed = yaml.safe_load(capsys.readouterr().out)
     assert from_setting(printed["task"], printed["weights"]) == task
     assert main(["pretrain", "--task", "rotation+simclr", "--help"]) == 0
@@ -132,11 +155,16 @@ def runs(shapes_store, tmp_path_factory):
     """The same run left alone, and stopped after step 4 and resumed; with the tasks named in another order."""
     folder = tmp_path_factory.mktemp("joint")
     how = {"steps": 10, "batch": 2, "save_every": 4, "crop": (16, 16, 16), "device": "cpu"}
-    how |= {"network": {"channels": [4, 8]}, "task": {"name": "rotation+simclr", "simclr.temperature": 0.2}}
+    how |= {
+        "network": {"channels": [4, 8]},
+        "task": {"name": "rotation+simclr", "simclr.temperature": 0.2},
+    }
     selfvox.pretrain(shapes_store, out=folder / "alone", weights=(1, 0.5), **how)
     getitem = Crops.__getitem__
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(Crops, "__getitem__", lambda self, sample: 1 / (sample != 11) and getitem(self, sample))
+        patched.setattr(
+            Crops, "__getitem__", lambda self, sample: 1 / (sample != 11) and getitem(self, sample)
+        )
         with pytest.raises(ZeroDivisionError):
             selfvox.pretrain(shapes_store, out=folder / "resumed", weights=(1, 0.5), **how)
     selfvox.pretrain(shapes_store, out=folder / "resumed", weights=(1, 0.5), resume=True, **how)
@@ -146,32 +174,42 @@ def runs(shapes_store, tmp_path_factory):
 
 
 def test_a_resumed_run_and_one_in_another_order_end_with_the_same_weights(runs):
-    digests = {sha256(runs / name / "encoder" / "weights.safetensors") for name in ("alone", "resumed", "other order")}
+    digests = {
+        sha256(runs / name / "encoder" / "weights.safetensors")
+        for name in ("alone", "resumed", "other order")
+    }
     assert len(digests) == 1
 
 
 def test_a_run_keeps_the_metrics_of_each_task_apart(runs):
     last = read_metrics(runs / "alone")[-1]
     assert last["rotation/chance"] == pytest.approx(0.1)
-    assert last["loss"] == pytest.approx(last["rotation/loss"] + 0.5 * last["simclr/loss"], rel=1e-5)
+    assert last["loss"] == pytest.approx(
+        last["rotation/loss"] + 0.5 * last["simclr/loss"], rel=1e-5
+    )
     shown = _caption(last)
     assert f"rotation {last['rotation/accuracy']:.2f} (chance 0.10)" in shown
     assert f"simclr {last['simclr/accuracy']:.2f} (chance 0.33)" in shown
-    assert "masked explained 0.10 (chance 0.00)" in _caption({**last, "masked/loss": 0.9, "masked/explained": 0.1})
+    assert "masked explained 0.10 (chance 0.00)" in _caption(
+        {**last, "masked/loss": 0.9, "masked/explained": 0.1}
+    )
     alone = _caption({"loss": 0.9, "explained": 0.1, "images_per_s": 1.0, "waiting": 0.0})
     assert alone == "loss 0.900  explained 0.10 (chance 0.00)  1.0 images/s  0 % waiting"
-    assert "explained 0.00 " in _caption({"loss": 0.9, "explained": -0.001, "images_per_s": 1.0, "waiting": 0.0})
+    assert "explained 0.00 " in _caption(
+        {"loss": 0.9, "explained": -0.001, "images_per_s": 1.0, "waiting": 0.0}
+    )
 
 
 def test_the_card_tells_every_task_with_its_options_and_weight(runs):
     card = load_part(runs / "alone" / "encoder", "encoder")[1]
     assert (
-        card["task"].items() >= {"name": "rotation+simclr", "rotation.versions": 1, "simclr.temperature": 0.2}.items()
+        card["task"].items()
+        >= {"name": "rotation+simclr", "rotation.versions": 1, "simclr.temperature": 0.2}.items()
     )
     task = from_setting(card["task"], card["weights"])
-    assert task == from_setting({"name": "rotation+simclr", "simclr.temperature": 0.2}, (1, 0.5)).suited_to(
-        (16, 16, 16), (1.0,) * 3
-    )
+    assert task == from_setting(
+        {"name": "rotation+simclr", "simclr.temperature": 0.2}, (1, 0.5)
+    ).suited_to((16, 16, 16), (1.0,) * 3)
 
 
 def test_what_was_learnt_together_is_fine_tuned(runs, shapes_store, tmp_path, small):
@@ -185,18 +223,29 @@ def test_what_was_learnt_together_is_fine_tuned(runs, shapes_store, tmp_path, sm
 def test_the_curve_shows_the_loss_and_score_of_each_task(runs, tmp_path, monkeypatch):
     drawn = []
     monkeypatch.setattr(
-        "selfvox.training.curve.Figure.savefig", lambda figure, path, **_: drawn.append(figure) or path.touch()
+        "selfvox.training.learning_curve.Figure.savefig",
+        lambda figure, path, **_: drawn.append(figure) or path.touch(),
     )
     draw_curve(runs / "alone", tmp_path / "curve.png")
-    found = {line.get_label(): list(line.get_ydata()) for axes in drawn[0].axes for line in axes.lines}
-    for name, label in [("rotation/loss", "rotation"), ("simclr/loss", "simclr"), ("simclr/accuracy", None)]:
+    found = {
+        line.get_label(): list(line.get_ydata()) for axes in drawn[0].axes for line in axes.lines
+    }
+    for name, label in [
+        ("rotation/loss", "rotation"),
+        ("simclr/loss", "simclr"),
+        ("simclr/accuracy", None),
+    ]:
         assert found[label or name] == [line[name] for line in read_metrics(runs / "alone")]
 
 
 def test_a_preview_shows_the_rows_of_every_task(shapes_store, tmp_path, monkeypatch):
     shown = []
-    monkeypatch.setattr("selfvox.report.preview.draw_preview", lambda rows, *_, **__: shown.append(rows))
-    selfvox.preview(shapes_store, out=tmp_path / "p.png", task="rotation+simclr", count=1, crop=(16, 16, 16))
+    monkeypatch.setattr(
+        "selfvox.commands.preview.draw_preview", lambda rows, *_, **__: shown.append(rows)
+    )
+    selfvox.preview(
+        shapes_store, out=tmp_path / "p.png", task="rotation+simclr", count=1, crop=(16, 16, 16)
+    )
     captions = [row[0].caption for row in shown[0]]
     assert captions == ["rotation: scan", "simclr: scan"]
     assert torch.equal(shown[0][0][0].image, shown[0][1][0].image)

@@ -10,9 +10,9 @@ import pytest
 import yaml
 
 import selfvox
-from selfvox import errors, pretext
+from selfvox import errors, tasks
 from selfvox.cli import main
-from selfvox.options import options, resolve
+from selfvox.settings.options import options, resolve
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
@@ -22,7 +22,11 @@ every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.re
 
 
 def blocks(page: Path, language: str) -> list[str]:
-    found = re.findall(rf"^( *)```{language}\n(.*?)^\1```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+    found = re.findall(
+        rf"^( *)```{language}\n(.*?)^\1```",
+        page.read_text(encoding="utf-8"),
+        re.DOTALL | re.MULTILINE,
+    )
     return [re.sub(rf"^{indent}", "", block, flags=re.MULTILINE) for indent, block in found]
 
 
@@ -65,7 +69,11 @@ def test_every_source_file_is_in_the_tree_with_a_remark():
     }
     listed = tree()
     assert {path for path in listed if path.startswith("src/") and not path.endswith("/")} == there
-    assert [path for path, remark in listed.items() if not remark and not path.endswith(("/", "__init__.py"))] == []
+    assert [
+        path
+        for path, remark in listed.items()
+        if not remark and not path.endswith(("/", "__init__.py"))
+    ] == []
 
 
 @every_page
@@ -76,7 +84,9 @@ def test_every_link_leads_to_a_file(page):
 
 @every_page
 def test_every_row_of_a_table_stands_below_its_heading(page):
-    text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+    text = re.sub(
+        r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE
+    )
     tables = re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE)
     assert [table for table in tables if not re.match(r".*\n\|[-:| ]+\|\n", table)] == []
 
@@ -93,7 +103,7 @@ def test_every_selfvox_command_is_accepted(page, capsys, monkeypatch, tmp_path):
         assert main([words[1], "--print-config", *words[2:]]) == 0, words
         resolved = yaml.safe_load(capsys.readouterr().out)
         if "task" in resolved:
-            pretext.from_setting(resolved["task"])
+            tasks.from_setting(resolved["task"])
 
 
 @every_page
@@ -124,7 +134,7 @@ def test_every_python_call_takes_the_arguments_it_is_given(page):
         given |= {keyword.arg: ast.literal_eval(keyword.value) for keyword in call.keywords}
         resolved = resolve(verb.settings, given)
         if hasattr(resolved, "task"):
-            pretext.from_setting(resolved.task)
+            tasks.from_setting(resolved.task)
 
 
 def test_the_readme_shows_the_shortest_workflow():
@@ -133,11 +143,11 @@ def test_the_readme_shows_the_shortest_workflow():
     assert {words[1] for words in commands(README) if words[0] == "make"} == {"demo", "test"}
 
 
-@pytest.mark.parametrize("name", pretext.names())
+@pytest.mark.parametrize("name", tasks.names())
 def test_every_task_has_a_page_with_its_options(name):
     page = ROOT / "docs" / "tasks" / f"{name}.md"
     shown = hooks().on_page_markdown(page.read_text(encoding="utf-8"))
-    for option in options(pretext.find(name)):
+    for option in options(tasks.find(name)):
         assert f"| `--task.{option.name.replace('_', '-')}` |" in shown
         assert option.help in shown
     assert f"tasks/{name}.md" in (ROOT / "mkdocs.yml").read_text()
@@ -151,7 +161,11 @@ def test_no_insert_is_left_in_a_page(page):
 def test_every_refusal_of_the_docs_is_one_of_the_code():
     source = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "src").rglob("*.py"))
     source = re.sub(r'"\n\s*f?"', "", source)  # literals that go on in the next line
-    table = (ROOT / "docs" / "how-to" / "own-scans.md").read_text(encoding="utf-8").split("| what it says |")[1]
+    table = (
+        (ROOT / "docs" / "how-to" / "own-scans.md")
+        .read_text(encoding="utf-8")
+        .split("| what it says |")[1]
+    )
     said = [row.split("|")[1].strip() for row in table.split("\n\n")[0].splitlines()[2:]]
     assert len(said) > 5
     for words in said:
@@ -167,4 +181,7 @@ def test_the_exit_codes_of_the_docs_are_those_of_the_errors():
 def test_the_citation_names_this_version_and_both_papers():
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
     assert citation["version"] == selfvox.__version__
-    assert [reference["authors"][0]["family-names"] for reference in citation["references"]] == ["Taleb", "Ali"]
+    assert [reference["authors"][0]["family-names"] for reference in citation["references"]] == [
+        "Taleb",
+        "Ali",
+    ]

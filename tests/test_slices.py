@@ -9,16 +9,16 @@ import torch
 
 import selfvox
 from selfvox.data import phantom
-from selfvox.data.crops import SLICE_AXES
-from selfvox.data.image import read as read_scan
-from selfvox.data.recipe import Prepared
-from selfvox.data.split import read
+from selfvox.data.formats.image import read as read_scan
+from selfvox.data.preparation.recipe import Prepared
+from selfvox.data.preparation.split import read
+from selfvox.data.sampling.crop_size import SLICE_AXES
 from selfvox.errors import UsageError
-from selfvox.inference.model import load
-from selfvox.models.network import segment_whole
+from selfvox.models.sliding_window import segment_whole
+from selfvox.prediction.trained_segmenter import load
 from selfvox.report.figures import montage
-from selfvox.run import read_metrics
-from selfvox.weights import load_part
+from selfvox.runs.run_folder import read_metrics
+from selfvox.runs.weights import load_part
 
 every_axis = pytest.mark.parametrize("name", SLICE_AXES)
 SMALL = {"network": {"channels": [4, 8]}, "crop": (16,), "device": "cpu", "precision": "fp32"}
@@ -45,10 +45,17 @@ def runs(shapes_store, tmp_path_factory):
     selfvox.pretrain(shapes_store, out=folder / "solid", **how)
     how = {"steps": 6, "batch": 4, "labels": 2, "validate_every": 6, **SMALL}
     del how["network"]
-    selfvox.finetune(shapes_store, out=folder / "seg", encoder=str(folder / "flat"), slices="axial", **how)
+    selfvox.finetune(
+        shapes_store, out=folder / "seg", encoder=str(folder / "flat"), slices="axial", **how
+    )
     how["network"] = SMALL["network"]
     selfvox.finetune(
-        shapes_store, out=folder / "sagittal", encoder="none", slices="sagittal", learning_rate=1e-2, **how
+        shapes_store,
+        out=folder / "sagittal",
+        encoder="none",
+        slices="sagittal",
+        learning_rate=1e-2,
+        **how,
     )
     return folder
 
@@ -79,7 +86,9 @@ def test_subjects_are_chosen_and_kept_apart_as_for_volumes(runs, shapes_store):
 
 
 @pytest.mark.parametrize("run", ["seg", "sagittal"])
-def test_predictions_lie_on_the_scans_grid_and_are_those_of_its_slices(runs, run, shapes_store, tmp_path):
+def test_predictions_lie_on_the_scans_grid_and_are_those_of_its_slices(
+    runs, run, shapes_store, tmp_path
+):
     phantom.write(tmp_path / "scans", "shapes", count=2)
     # turned and mirrored, so that slices of the scan's file are not slices of the prepared volume
     for file in (tmp_path / "scans").rglob("*.nii.gz"):
@@ -102,7 +111,9 @@ def test_predictions_lie_on_the_scans_grid_and_are_those_of_its_slices(runs, run
         np.testing.assert_allclose(scan.affine, label.affine)
         prepared: Prepared = model.recipe.apply(read_scan(file))
         slices = np.moveaxis(prepared.data, 1 + axis, 0)
-        each = [segment_whole(model.network, torch.from_numpy(x.copy()), model.window) for x in slices]
+        each = [
+            segment_whole(model.network, torch.from_numpy(x.copy()), model.window) for x in slices
+        ]
         naive = np.stack([x.argmax(0).numpy() for x in each], axis).astype(np.uint8)
         assert np.array_equal(np.asarray(label.dataobj), model.recipe.undo(naive, prepared.trail))
         assert len(np.unique(naive)) > 1
@@ -111,13 +122,29 @@ def test_predictions_lie_on_the_scans_grid_and_are_those_of_its_slices(runs, run
 @pytest.mark.parametrize(
     ("encoder", "slices", "said"),
     [
-        ("flat", None, r"^encoder: .*flat was pre-trained in 2D, on axial slices, .*; use --slices axial$"),
-        ("solid", "coronal", r"^slices: .*solid was not pre-trained on slices.* pre-train with --slices coronal$"),
+        (
+            "flat",
+            None,
+            r"^encoder: .*flat was pre-trained in 2D, on axial slices, .*; use --slices axial$",
+        ),
+        (
+            "solid",
+            "coronal",
+            r"^slices: .*solid was not pre-trained on slices.* pre-train with --slices coronal$",
+        ),
     ],
 )
-def test_an_encoder_of_other_dimensions_is_refused(runs, shapes_store, tmp_path, encoder, slices, said):
+def test_an_encoder_of_other_dimensions_is_refused(
+    runs, shapes_store, tmp_path, encoder, slices, said
+):
     with pytest.raises(UsageError, match=said):
-        selfvox.finetune(shapes_store, out=tmp_path / "run", encoder=str(runs / encoder), slices=slices, device="cpu")
+        selfvox.finetune(
+            shapes_store,
+            out=tmp_path / "run",
+            encoder=str(runs / encoder),
+            slices=slices,
+            device="cpu",
+        )
     assert not (tmp_path / "run").exists()
 
 
@@ -125,12 +152,20 @@ def test_networks_of_slices_in_several_directions_vote_together(runs, shapes_sto
     phantom.write(tmp_path / "scans", "shapes", count=1)
     how = {"out": tmp_path / "predictions", "device": "cpu"}
     paths = selfvox.predict(runs / "seg", tmp_path / "scans", ensemble=[runs / "sagittal"], **how)
-    assert nib.load(paths[0]).shape == nib.load(next((tmp_path / "scans" / "images").iterdir())).shape
+    assert (
+        nib.load(paths[0]).shape == nib.load(next((tmp_path / "scans" / "images").iterdir())).shape
+    )
 
 
 def test_passes_over_slices_vote_with_those_of_another_direction(runs, shapes_store, tmp_path):
     phantom.write(tmp_path / "scans", "shapes", count=1)
-    how = {"passes": 3, "maps": ["percentiles", "variance"], "vote": "mean", "probabilities": True, "device": "cpu"}
+    how = {
+        "passes": 3,
+        "maps": ["percentiles", "variance"],
+        "vote": "mean",
+        "probabilities": True,
+        "device": "cpu",
+    }
     mean = {}
     for name, given in (("seg", {}), ("sagittal", {}), ("both", {"ensemble": [runs / "sagittal"]})):
         run = runs / ("seg" if name == "both" else name)
@@ -138,7 +173,9 @@ def test_passes_over_slices_vote_with_those_of_another_direction(runs, shapes_st
         mean[name] = nib.load(next((tmp_path / name).glob("*_probabilities*"))).get_fdata()
         assert np.array_equal(np.asarray(nib.load(path).dataobj), mean[name].argmax(-1))
         assert len([*(tmp_path / name / "maps").iterdir()]) == 7
-    second = 2 * mean["both"] - mean["seg"]  # its passes are the fourth to the sixth, others than those it makes alone
+    second = (
+        2 * mean["both"] - mean["seg"]
+    )  # its passes are the fourth to the sixth, others than those it makes alone
     assert -1e-5 < second.min() < second.max() < 1 + 1e-5
     np.testing.assert_allclose(second.sum(-1), 1, atol=1e-5)
     assert np.abs(mean["both"] - mean["seg"]).max() > 1e-3
@@ -148,7 +185,8 @@ def test_what_pretrain_says_to_type_next_names_the_slices(shapes_store, tmp_path
     how = {**small, "crop": (16,), "task": "rotation", "steps": 1, "slices": "coronal"}
     selfvox.pretrain(shapes_store, out=tmp_path / "run", **how)
     assert (
-        f"selfvox finetune LABELLED/ --encoder {tmp_path / 'run'} --slices coronal --labels" in capsys.readouterr().err
+        f"selfvox finetune LABELLED/ --encoder {tmp_path / 'run'} --slices coronal --labels"
+        in capsys.readouterr().err
     )
 
 
@@ -172,6 +210,8 @@ def test_a_volume_s_greys_are_those_of_the_channel_that_is_shown():
 @every_axis
 def test_a_preview_shows_slices(shapes_store, tmp_path, monkeypatch, name):
     shown = []
-    monkeypatch.setattr("selfvox.report.preview.draw_preview", lambda rows, *_, **__: shown.append(rows))
+    monkeypatch.setattr(
+        "selfvox.commands.preview.draw_preview", lambda rows, *_, **__: shown.append(rows)
+    )
     selfvox.preview(shapes_store, out=tmp_path / "p.png", task="rotation", slices=name, crop=(16,))
     assert {panel.image.ndim for row in shown[0] for panel in row} == {3}

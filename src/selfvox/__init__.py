@@ -10,8 +10,8 @@ import inspect
 from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar
 
-from selfvox import options as _options
-from selfvox import settings as _settings
+from selfvox.settings import options as _options
+from selfvox.settings import verbs as _settings
 
 __version__ = "0.1.0"
 __all__ = [
@@ -32,10 +32,11 @@ P = ParamSpec("P")
 S = TypeVar("S")
 
 
-def _verb(settings: Callable[P, S], module: str) -> Callable[P, Any]:
+def _verb(settings: Callable[P, S]) -> Callable[P, Any]:
     """The function of one verb: its arguments are the settings' fields; its module is imported when it is called."""
     assert isinstance(settings, type)
     name = settings.__name__.lower()
+    module = f"selfvox.commands.{name}"
 
     def verb(*args: P.args, **kwargs: P.kwargs) -> Any:
         known = {key: value for key, value in kwargs.items() if key in parameters}
@@ -48,7 +49,9 @@ def _verb(settings: Callable[P, S], module: str) -> Callable[P, Any]:
     lines = "\n".join(f"    {option.name}: {option.help}." for option in options)
     returns = f"Returns:\n    What `{module}.{name}` does, whose help also says what it raises."
     verb.__name__ = verb.__qualname__ = name
-    verb.__doc__ = f"{summary.strip()}\n\nArgs:\n{lines}\n\n{returns}\n\nExample:\n    {example.strip()}\n"
+    verb.__doc__ = (
+        f"{summary.strip()}\n\nArgs:\n{lines}\n\n{returns}\n\nExample:\n    {example.strip()}\n"
+    )
     verb.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
         [parameters[option.name].replace(annotation=option.type) for option in options]
     )
@@ -56,14 +59,14 @@ def _verb(settings: Callable[P, S], module: str) -> Callable[P, Any]:
     return verb
 
 
-prepare = _verb(_settings.Prepare, "selfvox.data.prepare")
-pretrain = _verb(_settings.Pretrain, "selfvox.training.pretrain")
-finetune = _verb(_settings.Finetune, "selfvox.training.finetune")
-predict = _verb(_settings.Predict, "selfvox.inference.predict")
-evaluate = _verb(_settings.Evaluate, "selfvox.inference.evaluate")
-study = _verb(_settings.Study, "selfvox.studies.study")
-tissues = _verb(_settings.Tissues, "selfvox.report.tissues")
-download = _verb(_settings.Download, "selfvox.report.download")
-preview = _verb(_settings.Preview, "selfvox.report.preview")
-demo = _verb(_settings.Demo, "selfvox.report.demo")
-info = _verb(_settings.Info, "selfvox.report.info")
+prepare = _verb(_settings.Prepare)
+pretrain = _verb(_settings.Pretrain)
+finetune = _verb(_settings.Finetune)
+predict = _verb(_settings.Predict)
+evaluate = _verb(_settings.Evaluate)
+study = _verb(_settings.Study)
+tissues = _verb(_settings.Tissues)
+download = _verb(_settings.Download)
+preview = _verb(_settings.Preview)
+demo = _verb(_settings.Demo)
+info = _verb(_settings.Info)

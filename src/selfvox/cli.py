@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import selfvox
-from selfvox import plain_yaml, usage
+from selfvox import cli_help
 from selfvox.errors import ResourceError, SelfvoxError, UsageError, did_you_mean
-from selfvox.files import FULL
-from selfvox.options import Option, check_names, options, resolve, to_yaml
+from selfvox.runs.atomic_files import FULL
+from selfvox.settings import safe_yaml
+from selfvox.settings.options import Option, check_names, options, resolve, to_yaml
 
 VERBS: dict[str, Callable[..., Any]] = {
     name: value for name, value in vars(selfvox).items() if hasattr(value, "settings")
@@ -47,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _command(arguments: list[str]) -> None:
     if not arguments or arguments[0] in ("-h", "--help", "help"):
-        print(usage.overview(VERBS))
+        print(cli_help.overview(VERBS))
     elif arguments[0] == "--version":
         print(f"selfvox {selfvox.__version__}")
     elif arguments[0] not in VERBS:
@@ -63,9 +64,9 @@ def _run(verb: str, arguments: list[str]) -> None:
     if how.get("version"):
         print(f"selfvox {selfvox.__version__}")
     elif how.get("help"):
-        print(usage.of_verb(verb, VERBS[verb], known, _named(given.get("task", {})).get("name")))
+        print(cli_help.of_verb(verb, VERBS[verb], known, _named(given.get("task", {})).get("name")))
     else:
-        file = plain_yaml.read(Path(how["config"])) if "config" in how else {}
+        file = safe_yaml.read(Path(how["config"])) if "config" in how else {}
         check_names([option.name for option in known], file, f"{how.get('config')}: ")
         resolved: Any = resolve(settings, _merged(known, file, given))
         if how.get("print_config"):
@@ -85,12 +86,19 @@ class _Parser(argparse.ArgumentParser):
         raise UsageError(f"{message}; a value that begins with - is written --option=-value")
 
 
-def _read(verb: str, known: list[Option], arguments: list[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+def _read(
+    verb: str, known: list[Option], arguments: list[str]
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """What was given: settings by name (dotted ones as dicts), and how to run (`help`, `config`, ...)."""
-    parser = _Parser(prog=f"selfvox {verb}", add_help=False, allow_abbrev=False, argument_default=argparse.SUPPRESS)
+    parser = _Parser(
+        prog=f"selfvox {verb}",
+        add_help=False,
+        allow_abbrev=False,
+        argument_default=argparse.SUPPRESS,
+    )
     positional = [option for option in known if option.positional]
     for option in known:
-        flags = list(dict.fromkeys((usage.flag(option.name), f"--{option.name}")))
+        flags = list(dict.fromkeys((cli_help.flag(option.name), f"--{option.name}")))
         if bool in option.kinds:
             parser.add_argument(*flags, dest=option.name, action=argparse.BooleanOptionalAction)
         elif not option.positional:
@@ -104,7 +112,7 @@ def _read(verb: str, known: list[Option], arguments: list[str]) -> tuple[dict[st
     dotted, plain = _dotted(known, arguments[:end])
     namespace, unknown = parser.parse_known_intermixed_args(plain)
     if unknown:
-        flags = [usage.flag(option.name) for option in known if not option.positional]
+        flags = [cli_help.flag(option.name) for option in known if not option.positional]
         hint = did_you_mean(unknown[0].split("=")[0], [*flags, "--config", "--help"])
         if "known:" in hint and not unknown[0].startswith("--"):
             hint = "; what begins with - and is no option goes behind --"
@@ -113,15 +121,21 @@ def _read(verb: str, known: list[Option], arguments: list[str]) -> tuple[dict[st
     values = [*found.pop("values", []), *arguments[end + 1 :]]
     if len(values) > len(positional):
         names = " ".join(option.name.upper() for option in positional) or "none"
-        raise UsageError(f"'{values[len(positional)]}' is one argument too many; {verb} takes {names}")
-    how = {name: found.pop(name) for name in [*found] if name not in {option.name for option in known}}
+        raise UsageError(
+            f"'{values[len(positional)]}' is one argument too many; {verb} takes {names}"
+        )
+    how = {
+        name: found.pop(name) for name in [*found] if name not in {option.name for option in known}
+    }
     found.update((option.name, value) for option, value in zip(positional, values, strict=False))
     for name, inner in dotted.items():
         found[name] = {**({"name": found[name]} if name in found else {}), **inner}
     return found, how
 
 
-def _dotted(known: list[Option], arguments: list[str]) -> tuple[dict[str, dict[str, Any]], list[str]]:
+def _dotted(
+    known: list[Option], arguments: list[str]
+) -> tuple[dict[str, dict[str, Any]], list[str]]:
     """Take `--task.temperature 0.1` and its like out of the arguments."""
     dicts = {option.name for option in known if _takes_dict(option)}
     found: dict[str, dict[str, Any]] = {}
@@ -138,7 +152,7 @@ def _dotted(known: list[Option], arguments: list[str]) -> tuple[dict[str, dict[s
             if value.startswith("--"):
                 raise UsageError(f"{flag}: needs a value, such as {flag} 1 or {flag}=true")
         # only YAML can write lists of lists, such as a network's strides
-        plain = plain_yaml.value(value, flag) if value.startswith("[") else _scalar(value)
+        plain = safe_yaml.value(value, flag) if value.startswith("[") else _scalar(value)
         found.setdefault(name, {})[inner] = plain
     return found, rest
 
@@ -156,7 +170,9 @@ def _scalar(text: str) -> Any:
     return text
 
 
-def _merged(known: list[Option], under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+def _merged(
+    known: list[Option], under: Mapping[str, Any], over: Mapping[str, Any]
+) -> dict[str, Any]:
     """`over` wins; the sub-options of one and the same task or network are joined."""
     merged = {**under, **over}
     for option in known:
@@ -191,14 +207,21 @@ def _reason(error: BaseException) -> tuple[int, str]:
     if isinstance(error, KeyboardInterrupt):
         return 130, "stopped"
     if isinstance(error, OSError) and error.errno in FULL:
-        return ResourceError.exit_code, f"error: {error.filename or 'output'}: the disk is full; free some space"
+        return (
+            ResourceError.exit_code,
+            f"error: {error.filename or 'output'}: the disk is full; free some space",
+        )
     if isinstance(error, OSError) and error.errno in CLOSED:
-        return ResourceError.exit_code, f"error: {error.filename}: {error.strerror}; choose a place you may write to"
+        return (
+            ResourceError.exit_code,
+            f"error: {error.filename}: {error.strerror}; choose a place you may write to",
+        )
     return 1, f"internal error: {type(error).__name__}: {text} (--debug shows where)"
 
 
 def _printable(text: str) -> str:
     """One line that moves no cursor: names of files may hold anything."""
     return "".join(
-        each if each.isprintable() else each.encode("unicode_escape", "backslashreplace").decode() for each in text
+        each if each.isprintable() else each.encode("unicode_escape", "backslashreplace").decode()
+        for each in text
     )

@@ -30,7 +30,9 @@ def test_a_name_stays_in_its_folder_on_one_line_and_in_the_limits_of_a_file_syst
 
 def test_different_texts_have_different_names():
     rng = random.Random(0)
-    texts = {"".join(rng.choices("a.-/%2E \n~", k=rng.randint(0, 6))) for _ in range(20_000)} | set(HOSTILE)
+    texts = {"".join(rng.choices("a.-/%2E \n~", k=rng.randint(0, 6))) for _ in range(20_000)} | set(
+        HOSTILE
+    )
     assert len({naming.safe(text) for text in texts}) == len(texts)
 
 
@@ -41,7 +43,16 @@ def test_a_plain_name_is_kept(name):
 
 def test_names_sort_as_people_count():
     names = ["scan10", "scan2", "scan1", "Scan3", "scan", "2b", "10a", "scan٣"]
-    assert sorted(names, key=naming.natural) == ["2b", "10a", "scan", "scan1", "scan2", "Scan3", "scan10", "scan٣"]
+    assert sorted(names, key=naming.natural) == [
+        "2b",
+        "10a",
+        "scan",
+        "scan1",
+        "scan2",
+        "Scan3",
+        "scan10",
+        "scan٣",
+    ]
 
 
 def named(*paths: str) -> list[str]:
@@ -70,19 +81,34 @@ def test_names_that_differ_only_in_case_are_told_apart_or_refused():
 @pytest.mark.parametrize(
     ("paths", "subjects"),
     [
-        (["sub-07/ses-1/anat/sub-07_ses-1_T1w.nii.gz", "sub-07/ses-2/func/x.nii.gz"], ["sub-07", "sub-07"]),
+        (
+            ["sub-07/ses-1/anat/sub-07_ses-1_T1w.nii.gz", "sub-07/ses-2/func/x.nii.gz"],
+            ["sub-07", "sub-07"],
+        ),
         (["ann_ses-2_run-1_T1w.nii.gz", "ann_FLAIR.nii.gz", "ann.nii.gz"], ["ann", "ann", "ann"]),
         (["ann/t1.nii.gz", "ann/t2.nii.gz", "bob/t1.nii.gz"], ["ann", "ann", "bob"]),
         (["ann/visit_1/ct.nii.gz", "ann/visit_2/ct.nii.gz"], ["ann", "ann"]),
-        (["ann_visit1.nii.gz", "ann_visit_2_T1.nii.gz", "ann-ses3.nii.gz", "ann_tp4.nii.gz"], ["ann"] * 4),
-        (["10_left.nii.gz", "10_right.nii.gz", "1_OD.nii.gz", "1_OS.nii.gz"], ["10", "10", "1", "1"]),
+        (
+            ["ann_visit1.nii.gz", "ann_visit_2_T1.nii.gz", "ann-ses3.nii.gz", "ann_tp4.nii.gz"],
+            ["ann"] * 4,
+        ),
+        (
+            ["10_left.nii.gz", "10_right.nii.gz", "1_OD.nii.gz", "1_OS.nii.gz"],
+            ["10", "10", "1", "1"],
+        ),
         (["Ann_T1.nii.gz", "ann_T2.nii.gz", "ANN/t1.nii.gz"], ["Ann", "Ann", "Ann"]),
-        (["left/7.nii.gz", "right/7.nii.gz", "left/8.nii.gz", "right/8.nii.gz"], ["7", "7", "8", "8"]),
+        (
+            ["left/7.nii.gz", "right/7.nii.gz", "left/8.nii.gz", "right/8.nii.gz"],
+            ["7", "7", "8", "8"],
+        ),
         (["visitor_1.nii.gz", "upright.nii.gz", "left.nii.gz"], ["visitor_1", "upright", "left"]),
         (["ann/brain.nii.gz", "bob/brain.nii.gz"], ["ann", "bob"]),
         (["train/001.nii.gz", "train/002.nii.gz", "test/003.nii.gz"], ["001", "002", "003"]),
         (["scan_01/t1.nii.gz", "scan_02/t1.nii.gz"], ["scan_01", "scan_02"]),
-        (["hippocampus_001.nii.gz", "hippocampus_0002.nii.gz"], ["hippocampus_001", "hippocampus_0002"]),
+        (
+            ["hippocampus_001.nii.gz", "hippocampus_0002.nii.gz"],
+            ["hippocampus_001", "hippocampus_0002"],
+        ),
         (["t1.nii.gz"], ["t1"]),
     ],
 )
@@ -92,4 +118,7 @@ def test_scans_of_one_person_share_a_subject(paths, subjects):
 
 def test_paths_outside_the_root_are_named_from_the_folder_they_share():
     paths = [Path("/home/someone/study/a/t1.nii.gz"), Path("/home/someone/study/b/t1.nii.gz")]
-    assert naming.relative(paths, Path("/elsewhere")) == [PurePath("a/t1.nii.gz"), PurePath("b/t1.nii.gz")]
+    assert naming.relative(paths, Path("/elsewhere")) == [
+        PurePath("a/t1.nii.gz"),
+        PurePath("b/t1.nii.gz"),
+    ]

@@ -7,17 +7,24 @@ import pytest
 from scipy import ndimage
 
 from selfvox.data import phantom
-from selfvox.data.image import read, read_label
+from selfvox.data.formats.image import read, read_label
 from selfvox.data.sources import find
 
-needs_template = pytest.mark.skipif(phantom._template_folder() is None, reason="nilearn is not installed")
+needs_template = pytest.mark.skipif(
+    phantom._template_folder() is None, reason="nilearn is not installed"
+)
 
 
 def window_dice(image: np.ndarray, truth: np.ndarray) -> float:
     """The best Dice that any range of brightness reaches."""
     body = image > 0
     edges = np.quantile(image[body], np.linspace(0, 1, 21))
-    within = [body & (image >= low) & (image <= high) for low in edges[:-1] for high in edges[1:] if high > low]
+    within = [
+        body & (image >= low) & (image <= high)
+        for low in edges[:-1]
+        for high in edges[1:]
+        if high > low
+    ]
     return max(2 * (guess & truth).sum() / (guess.sum() + truth.sum()) for guess in within)
 
 
@@ -33,7 +40,10 @@ def test_the_label_of_shapes_is_what_the_brightness_shows(size):
 
 
 def test_an_ellipsoid_has_the_volume_of_its_radii():
-    share = [(phantom.shapes(np.random.default_rng(seed), (64, 64, 64)).label == 1).mean() for seed in range(10)]
+    share = [
+        (phantom.shapes(np.random.default_rng(seed), (64, 64, 64)).label == 1).mean()
+        for seed in range(10)
+    ]
     assert 4 / 3 * np.pi * 0.08**3 < min(share) <= max(share) < 4 / 3 * np.pi * 0.12**3
 
 
@@ -90,7 +100,10 @@ def test_written_scans_are_the_drawn_ones_and_the_same_each_time(kind, tmp_path)
     ]
     assert find(tmp_path / "a").classes == phantom.CLASSES[kind]
     assert [case.label is None for case in find(tmp_path / "a").cases] == [False, False, True]
-    assert sorted(path.name for path in (tmp_path / "a/labels").iterdir()) == ["sub-001.nii.gz", "sub-002.nii.gz"]
+    assert sorted(path.name for path in (tmp_path / "a/labels").iterdir()) == [
+        "sub-001.nii.gz",
+        "sub-002.nii.gz",
+    ]
     assert len({path.read_bytes() for path in (*paths, *other)}) == 4
     for one, two in zip(paths, again, strict=False):
         assert one.read_bytes() == two.read_bytes()

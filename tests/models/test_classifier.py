@@ -5,13 +5,15 @@ import math
 import pytest
 import torch
 
+from selfvox.models.build import build, plan
 from selfvox.models.classifier import Classifier, decide
-from selfvox.models.encoder import build, plan
 
 
 def classifier(classes, ordinal, d=2):
     torch.manual_seed(0)
-    return Classifier(build(plan({"channels": (4, 8)}, (16,) * d, (1.0,) * d), d, 1), classes, ordinal)
+    return Classifier(
+        build(plan({"channels": (4, 8)}, (16,) * d, (1.0,) * d), d, 1), classes, ordinal
+    )
 
 
 @pytest.mark.parametrize("classes", [2, 3, 5])
@@ -36,7 +38,9 @@ def test_a_fresh_head_can_answer_with_the_shares_of_the_classes(counts, ordinal)
     network.start_at(counts)
     with torch.no_grad():
         found = network.probabilities(network.answer(torch.zeros(1, 8)))[0]
-    assert found.tolist() == pytest.approx([(n + 1) / (sum(counts) + len(counts)) for n in counts], rel=0.01)
+    assert found.tolist() == pytest.approx(
+        [(n + 1) / (sum(counts) + len(counts)) for n in counts], rel=0.01
+    )
 
 
 @pytest.mark.parametrize("classes", [2, 3, 5])
@@ -78,7 +82,9 @@ def test_no_image_is_left_without_a_class_where_no_cumulative_output_is_above_ev
 
 def test_the_ordinal_decision_is_the_median_of_the_probabilities():
     probabilities = (torch.randn(500, 5) * 2).softmax(1)
-    for row, found in zip(probabilities.tolist(), decide(probabilities, True).tolist(), strict=True):
+    for row, found in zip(
+        probabilities.tolist(), decide(probabilities, True).tolist(), strict=True
+    ):
         at_least = [sum(row[k:]) for k in range(5)]
         assert found == max(k for k in range(5) if k == 0 or at_least[k] >= 0.5)
     assert torch.equal(decide(probabilities, False), probabilities.argmax(1))

@@ -12,8 +12,10 @@ import torch
 from torch import nn
 
 from selfvox.errors import UsageError, WeightsError
-from selfvox.models.encoder import SMALLEST_MAP, FeatureNetwork, build, check, names, plan
-from selfvox.weights import save_part
+from selfvox.models.adapters import FeatureNetwork
+from selfvox.models.build import build, check, names, plan
+from selfvox.models.unet import SMALLEST_MAP
+from selfvox.runs.weights import save_part
 
 ISOTROPIC = (1.0, 1.0, 1.0)
 
@@ -27,12 +29,20 @@ def edges(spec, crop):
 
 
 def test_a_level_halves_every_axis_of_equal_spacing():
-    assert edges(plan("plain", (64, 64, 64), ISOTROPIC), (64,) * 3) == [(edge,) * 3 for edge in (64, 32, 16, 8, 4)]
+    assert edges(plan("plain", (64, 64, 64), ISOTROPIC), (64,) * 3) == [
+        (edge,) * 3 for edge in (64, 32, 16, 8, 4)
+    ]
 
 
 def test_a_coarse_axis_waits_until_the_others_are_as_coarse():
     spec = plan("plain", (64, 64, 16), (0.7, 0.7, 5.0))
-    assert edges(spec, (64, 64, 16)) == [(64, 64, 16), (32, 32, 16), (16, 16, 16), (8, 8, 8), (4, 4, 4)]
+    assert edges(spec, (64, 64, 16)) == [
+        (64, 64, 16),
+        (32, 32, 16),
+        (16, 16, 16),
+        (8, 8, 8),
+        (4, 4, 4),
+    ]
 
 
 def test_a_flat_crop_goes_on_halving_its_long_axes():
@@ -46,7 +56,9 @@ def test_no_map_is_smaller_than_its_limit_and_channels_match_the_levels(crop):
     assert spec["channels"] == [2, 3, 4, 5, 6, 7, 8][: len(spec["strides"])]
 
 
-@pytest.mark.parametrize("network", ["residual", {"name": "plain", "channels": "4,8", "norm": "group"}])
+@pytest.mark.parametrize(
+    "network", ["residual", {"name": "plain", "channels": "4,8", "norm": "group"}]
+)
 def test_a_plan_is_plain_values_and_planning_it_again_changes_nothing(network):
     spec = plan(network, (16, 16, 16), ISOTROPIC)
     assert plan(json.loads(json.dumps(spec)), (64, 64, 64), ISOTROPIC) == spec
@@ -56,7 +68,14 @@ def test_a_plan_is_plain_values_and_planning_it_again_changes_nothing(network):
 def run(tmp_path):
     """A pre-training run whose task showed the encoder small views, so that it has few levels."""
     spec = plan({"name": "residual", "channels": [2, 4, 8, 16]}, (16, 16, 16), ISOTROPIC)
-    card = {"network": spec, "spatial_dims": 3, "in_channels": 1, "recipe": {}, "seen": {}, "task": {"name": "cpc"}}
+    card = {
+        "network": spec,
+        "spatial_dims": 3,
+        "in_channels": 1,
+        "recipe": {},
+        "seen": {},
+        "task": {"name": "cpc"},
+    }
     save_part(tmp_path / "run" / "encoder", "encoder", build(spec, 3, 1), card)
     return tmp_path / "run"
 
@@ -66,15 +85,21 @@ def test_a_network_that_names_a_run_is_that_of_its_encoder_whatever_the_crop(run
     assert spec == plan({"name": "residual", "channels": [2, 4, 8, 16]}, (16, 16, 16), ISOTROPIC)
     assert len(spec["channels"]) == 3
     assert spec == plan({"name": str(run / "encoder")}, (32, 32, 32), ISOTROPIC)
-    with pytest.raises(UsageError, match=r"^network: .*run is a network of 3D scans, and these are 2D"):
+    with pytest.raises(
+        UsageError, match=r"^network: .*run is a network of 3D scans, and these are 2D"
+    ):
         plan(str(run), (64, 64), ISOTROPIC[:2])
-    with pytest.raises(UsageError, match=r"^network: .*run names its own settings; leave --network.norm out"):
+    with pytest.raises(
+        UsageError, match=r"^network: .*run names its own settings; leave --network.norm out"
+    ):
         plan({"name": str(run), "norm": "batch"}, (64, 64, 64), ISOTROPIC)
     with pytest.raises(WeightsError, match=r"holds no encoder\.json"):
         plan(str(run.parent), (64, 64, 64), ISOTROPIC)
 
 
-@pytest.mark.parametrize(("norm", "layer"), [("instance", nn.InstanceNorm3d), ("batch", nn.BatchNorm3d)])
+@pytest.mark.parametrize(
+    ("norm", "layer"), [("instance", nn.InstanceNorm3d), ("batch", nn.BatchNorm3d)]
+)
 def test_the_norm_is_the_one_named(norm, layer):
     encoder = build(plan({"channels": [4, 8], "norm": norm}, (8,) * 3, ISOTROPIC), 3, 1)
     assert sum(isinstance(each, layer) for each in encoder.modules()) == 4
@@ -82,7 +107,10 @@ def test_the_norm_is_the_one_named(norm, layer):
 
 def test_group_norm_has_eight_groups_where_the_channels_allow():
     encoder = build(plan({"channels": [4, 16], "norm": "group"}, (8,) * 2, (1.0, 1.0)), 2, 1)
-    assert {each.num_groups for each in encoder.modules() if isinstance(each, nn.GroupNorm)} == {4, 8}
+    assert {each.num_groups for each in encoder.modules() if isinstance(each, nn.GroupNorm)} == {
+        4,
+        8,
+    }
 
 
 def test_convolutions_start_he_normal():
@@ -106,7 +134,10 @@ def test_convolutions_start_he_normal():
         ({"channels": [4, 8], "strides": [[1, 1, 1]]}, r"network\.strides"),
         ({"channels": [4, 8], "strides": [[1, 1], [2, 2]]}, r"network\.strides"),
         ("monai:ResNetFeature", "did you mean 'ResNetFeatures'"),
-        ("monai:ResNetFeatures", "network: monai:ResNetFeatures cannot be made with these settings .*model_name"),
+        (
+            "monai:ResNetFeatures",
+            "network: monai:ResNetFeatures cannot be made with these settings .*model_name",
+        ),
         ({"name": "monai:BasicUNet", "features": [2] * 6}, "no list of feature maps"),
         ("timm:resnet18", "2D network"),
     ],
@@ -123,13 +154,18 @@ def test_what_cannot_be_built_is_refused_in_one_line(network, message):
         ("mona:ResNetFeatures", "no encoder is called 'mona:ResNetFeatures'; known: monai:NAME"),
         ("monai:resnet10", "MONAI has no network 'resnet10'"),
         ("timm:resnet1O", "timm has no network 'resnet1O'.*did you mean 'resnet10'"),
-        ({"name": "monai:ResNetFeatures", "pretrained": True}, r"network\.pretrained: .*leave it out"),
+        (
+            {"name": "monai:ResNetFeatures", "pretrained": True},
+            r"network\.pretrained: .*leave it out",
+        ),
         ({"name": "timm:resnet10", "pretrained": "no"}, r"network\.pretrained: .*leave it out"),
     ],
 )
 def test_a_network_that_cannot_be_is_known_from_its_name(network, message, monkeypatch):
     known = ["resnet10"]
-    timm = SimpleNamespace(is_model=known.__contains__, list_models=lambda: known, create_model=dict)
+    timm = SimpleNamespace(
+        is_model=known.__contains__, list_models=lambda: known, create_model=dict
+    )
     monkeypatch.setitem(sys.modules, "timm", timm)
     with pytest.raises(UsageError, match=message):
         check(network)
@@ -177,7 +213,9 @@ def test_a_torchvision_for_another_torch_is_told_from_a_missing_timm(monkeypatch
         raise RuntimeError("operator torchvision::nms does not exist")
 
     monkeypatch.setattr(importlib, "import_module", fails)
-    with pytest.raises(UsageError, match=r"torchvision::nms .* install the torchvision that belongs to torch \d"):
+    with pytest.raises(
+        UsageError, match=r"torchvision::nms .* install the torchvision that belongs to torch \d"
+    ):
         build({"name": "timm:resnet18"}, 2, 1)
 
 
@@ -188,7 +226,17 @@ def test_a_timm_network_is_made_without_download_and_with_our_channels(monkeypat
         asked.update(name=name, **settings)
         raise RuntimeError(f"Unknown model ({name})")
 
-    monkeypatch.setitem(sys.modules, "timm", SimpleNamespace(create_model=create_model, is_model=lambda _: True))
-    with pytest.raises(UsageError, match=r"timm:resnet cannot be made with these settings \(Unknown model"):
+    monkeypatch.setitem(
+        sys.modules, "timm", SimpleNamespace(create_model=create_model, is_model=lambda _: True)
+    )
+    with pytest.raises(
+        UsageError, match=r"timm:resnet cannot be made with these settings \(Unknown model"
+    ):
         build({"name": "timm:resnet", "output_stride": 16}, 2, 3)
-    assert asked == {"name": "resnet", "pretrained": False, "features_only": True, "in_chans": 3, "output_stride": 16}
+    assert asked == {
+        "name": "resnet",
+        "pretrained": False,
+        "features_only": True,
+        "in_chans": 3,
+        "output_stride": 16,
+    }

@@ -5,8 +5,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from selfvox.models.encoder import build, plan
-from selfvox.models.network import Segmenter, segment_whole
+from selfvox.models.build import build, plan
+from selfvox.models.segmenter import Segmenter
+from selfvox.models.sliding_window import segment_whole
 
 
 def identity(x):
@@ -71,7 +72,9 @@ def test_a_linear_readout_is_one_linear_map_of_all_features_at_a_voxel(d):
     network = Segmenter(encoder, 3, linear=True)
     image = torch.randn(2, 1, *(16,) * d)
     mode = "trilinear" if d == 3 else "bilinear"
-    features = torch.cat([F.interpolate(each, size=(16,) * d, mode=mode) for each in encoder(image)], 1)
+    features = torch.cat(
+        [F.interpolate(each, size=(16,) * d, mode=mode) for each in encoder(image)], 1
+    )
     weight = torch.cat([layer.weight.flatten(1) for layer in network.decoder.layers], 1)
     bias = sum(layer.bias for layer in network.decoder.layers)
     expected = torch.einsum("oc,nc...->no...", weight, features) + bias.view(-1, *(1,) * d)
@@ -82,7 +85,10 @@ def test_a_linear_readout_is_one_linear_map_of_all_features_at_a_voxel(d):
 def test_the_decoder_has_the_norm_named(norm, count):
     encoder = build(plan({"channels": [4, 8, 16], "norm": norm}, (16,) * 3, (1.0,) * 3), 3, 1)
     network = Segmenter(encoder, 2, norm)
-    assert sum(isinstance(each, torch.nn.BatchNorm3d) for each in network.decoder.modules()) == count / 2
+    assert (
+        sum(isinstance(each, torch.nn.BatchNorm3d) for each in network.decoder.modules())
+        == count / 2
+    )
 
 
 @pytest.mark.parametrize(("edge", "batches"), [(16, [2]), (48, [1])])

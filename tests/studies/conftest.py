@@ -9,13 +9,13 @@ import torch
 import yaml
 
 from selfvox.data import phantom
-from selfvox.data import split as splits
-from selfvox.data.seen import seen
-from selfvox.data.store import open_store
-from selfvox.files import write_csv, write_text
-from selfvox.studies import figures, trial, work
-from selfvox.studies.cells import Facts
-from selfvox.weights import save_part
+from selfvox.data.preparation import split as splits
+from selfvox.data.preparation.leakage import seen
+from selfvox.data.preparation.store import open_store
+from selfvox.runs.atomic_files import write_csv, write_text
+from selfvox.runs.weights import save_part
+from selfvox.studies import cost, figures, run_cell
+from selfvox.studies.design import Facts
 
 FACTS = Facts(
     network={"name": "plain"},
@@ -78,7 +78,12 @@ def pretended(monkeypatch):
         store = open_store(settings.scans)
         split = store.split()
         test = set(split.test) if split else set()
-        card = {"network": {"name": "plain"}, "spatial_dims": 3, "in_channels": 1, "task": {"name": "rotation"}}
+        card = {
+            "network": {"name": "plain"},
+            "spatial_dims": 3,
+            "in_channels": 1,
+            "task": {"name": "rotation"},
+        }
         card["recipe"] = store.recipe.to_dict()
         card["seen"] = seen([case for case in store.cases if case.subject not in test])
         (settings.out / "settings.yaml").write_text(f"scans: {settings.scans}\n")
@@ -91,14 +96,19 @@ def pretended(monkeypatch):
         settings.out.mkdir(parents=True, exist_ok=True)
         (settings.out / "settings.yaml").write_text(f"labelled: {settings.labelled}\n")
         write_text(settings.out / "metrics.jsonl", '{"step": 1, "loss": 1, "dice_mean": 0.5}\n')
-        splits.write(splits.Split(chosen, split.validation, split.test, settings.seed), settings.out / "split.json")
+        splits.write(
+            splits.Split(chosen, split.validation, split.test, settings.seed),
+            settings.out / "split.json",
+        )
 
     def score(plan, run, store):
         test = splits.read(run / "split.json").test
         rows = []
         for case in test:
             for value, name in ((1, "dark"), (2, "bright")):
-                digest = hashlib.sha256(f"{run.parent.name} {run.name} {case} {value}".encode()).digest()
+                digest = hashlib.sha256(
+                    f"{run.parent.name} {run.name} {case} {value}".encode()
+                ).digest()
                 rows.append([case, value, name, f"{digest[0] / 255:.6g}"])
         write_csv(run / "scores.csv", ["case", "class", "name", "dice"], rows)
 
@@ -106,9 +116,11 @@ def pretended(monkeypatch):
         return FACTS
 
     for name, fake in (("pretrain", pretrain), ("finetune", finetune), ("score", score)):
-        monkeypatch.setattr(work, name, fake)
-    monkeypatch.setattr(trial, "_tried", tried)
-    monkeypatch.setattr(figures, "draw", lambda plan, found, summary, further, folder: [])  # takes seconds
+        monkeypatch.setattr(run_cell, name, fake)
+    monkeypatch.setattr(cost, "_tried", tried)
+    monkeypatch.setattr(
+        figures, "draw", lambda plan, found, summary, further, folder: []
+    )  # takes seconds
     return made
 
 

@@ -11,7 +11,9 @@ def test_a_legend_lies_within_its_figure_however_many_and_long_its_names_are(cou
     with mpl.style.context(figures.STYLE):
         figure, axes = figures.make_panels(panels, "Dice")
         for number in range(count):
-            axes[0].plot([1, 2], [number, number], label=f"relative_location of other heads {number}")
+            axes[0].plot(
+                [1, 2], [number, number], label=f"relative_location of other heads {number}"
+            )
         figures.draw_legend(figure, axes)
         canvas = FigureCanvasAgg(figure)
         canvas.draw()
@@ -29,14 +31,19 @@ def test_each_method_has_a_panel_with_its_twin_on_the_scale_of_all_methods_of_th
 
     means = {"scratch": 0.5, "rotation": 0.6, "masked": 0.9, "2D-scratch": 0.1, "2D-rotation": 0.3}
     twins = {"rotation": "scratch", "masked": "scratch", "2D-rotation": "2D-scratch"}
-    rows = [row(name, twins.get(name, ""), share, mean + share) for name, mean in means.items() for share in (0.5, 0.1)]
+    rows = [
+        row(name, twins.get(name, ""), share, mean + share)
+        for name, mean in means.items()
+        for share in (0.5, 0.1)
+    ]
     looks = {name: {"color": "black", "label": name} for name in means}
     panels = {axes.get_title(): axes for axes in figures._by_method(rows, looks).axes}
     assert panels.keys() == twins.keys()
     for method, axes in panels.items():
         drawn = {line.get_label(): line.get_xydata().ravel().tolist() for line in axes.lines}
         assert drawn == {
-            name: pytest.approx([0.1, means[name] + 0.1, 0.5, means[name] + 0.5]) for name in (method, twins[method])
+            name: pytest.approx([0.1, means[name] + 0.1, 0.5, means[name] + 0.5])
+            for name in (method, twins[method])
         }
     reach = {method: axes.get_ylim() for method, axes in panels.items()}
     assert reach["rotation"] == reach["masked"]

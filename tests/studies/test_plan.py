@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 
 from selfvox.errors import UsageError
-from selfvox.models.encoder import plan as encoder_plan
-from selfvox.pretext import from_setting
-from selfvox.studies import begin, trial
-from selfvox.studies import cells as layout
+from selfvox.models.build import plan as encoder_plan
+from selfvox.studies import cost, setup
+from selfvox.studies import design as layout
 from selfvox.studies import plan as plans
+from selfvox.tasks import from_setting
 
 from .conftest import FACTS, rotation
 
@@ -35,7 +35,10 @@ def arms(path, **facts):
         ({"validation": None}, "validation: is required"),
         ({"reference": "brats2019"}, r"reference: .* did you mean 'brats2018'\?"),
         ({"methods": {}}, "methods: is empty"),
-        ({"methods": rotation(finetune={"network": "plian"})}, r"rotation.finetune.network: .* did you mean 'plain'"),
+        (
+            {"methods": rotation(finetune={"network": "plian"})},
+            r"rotation.finetune.network: .* did you mean 'plain'",
+        ),
         (
             {"methods": {"scratch": "scratch"}, "finetune": {"network": "plian"}},
             r"methods.scratch.finetune.network: .* did you mean 'plain'",
@@ -56,24 +59,54 @@ def arms(path, **facts):
         ({"methods": {"a": "scrath"}}, "methods.a: is neither scratch nor a mapping"),
         ({"methods": {"a": "scratch", "b": "scratch"}}, "more than one is plain scratch"),
         ({"methods": {"../a": "scratch"}}, "methods.../a: is no name for a folder"),
-        ({"methods": {"a b": rotation()["rotation"], "a-b": rotation()["rotation"]}}, "would share its folder"),
+        (
+            {"methods": {"a b": rotation()["rotation"], "a-b": rotation()["rotation"]}},
+            "would share its folder",
+        ),
         ({"methods": {"scratch": rotation()["rotation"]}}, "cannot be called scratch"),
-        ({"methods": {"a": {"pretain": None}}}, r"methods.a.pretain: no such setting; did you mean 'pretrain'\?"),
-        ({"methods": {"a": {"pretrain": {"tsk": "rotation"}}}}, r"methods.a.pretrain.tsk: .* did you mean 'task'\?"),
-        ({"methods": {"a": {"pretrain": {"task": "rotatin"}}}}, r"methods.a.pretrain.task: .* mean 'rotation'\?"),
-        ({"methods": {"a": {"pretrain": {"task": {"name": "simclr", "temprature": 1}}}}}, "did you mean 'temperature'"),
-        ({"methods": {"a": {"pretrain": {"seed": 1}}}}, "methods.a.pretrain.seed: is decided by the study"),
+        (
+            {"methods": {"a": {"pretain": None}}},
+            r"methods.a.pretain: no such setting; did you mean 'pretrain'\?",
+        ),
+        (
+            {"methods": {"a": {"pretrain": {"tsk": "rotation"}}}},
+            r"methods.a.pretrain.tsk: .* did you mean 'task'\?",
+        ),
+        (
+            {"methods": {"a": {"pretrain": {"task": "rotatin"}}}},
+            r"methods.a.pretrain.task: .* mean 'rotation'\?",
+        ),
+        (
+            {"methods": {"a": {"pretrain": {"task": {"name": "simclr", "temprature": 1}}}}},
+            "did you mean 'temperature'",
+        ),
+        (
+            {"methods": {"a": {"pretrain": {"seed": 1}}}},
+            "methods.a.pretrain.seed: is decided by the study",
+        ),
         (
             {"methods": {"a": {"pretrain": {"source": "bids"}}}},
             "a.pretrain.source: says how other scans are laid",
         ),
-        ({"methods": {"a": {"pretrain": {"size": 64}}}}, "pretrain.size: is decided by the section prepare"),
+        (
+            {"methods": {"a": {"pretrain": {"size": 64}}}},
+            "pretrain.size: is decided by the section prepare",
+        ),
         ({"methods": rotation(finetune={"labels": 3})}, "finetune.labels: is decided by the study"),
-        ({"twins_2d": {"of": ["rotatoin"]}}, r"twins_2d.of: rotatoin is no method .* did you mean 'rotation'\?"),
-        ({"twins_2d": {"of": ["rotation"], "slices": "axail"}}, "twins_2d.slices: .* did you mean 'axial'"),
+        (
+            {"twins_2d": {"of": ["rotatoin"]}},
+            r"twins_2d.of: rotatoin is no method .* did you mean 'rotation'\?",
+        ),
+        (
+            {"twins_2d": {"of": ["rotation"], "slices": "axail"}},
+            "twins_2d.slices: .* did you mean 'axial'",
+        ),
         ({"finetune": {"stesp": 3}}, r"finetune.stesp: no such setting; did you mean 'steps'\?"),
         ({"finetune": {"encoder": "x"}}, "finetune.encoder: is decided by the study"),
-        ({"prepare": {"spacing": [1, 1, 1], "size": [8, 8, 8]}}, "prepare.size and spacing: give one of them"),
+        (
+            {"prepare": {"spacing": [1, 1, 1], "size": [8, 8, 8]}},
+            "prepare.size and spacing: give one of them",
+        ),
     ],
 )
 def test_a_plan_that_cannot_be_is_refused_with_its_place(changes, said, write_plan):
@@ -88,7 +121,9 @@ def test_a_name_that_is_no_plan_is_refused(tmp_path):
 
 
 def test_paths_are_relative_to_the_plan(write_plan):
-    path = write_plan(methods={"a": {"pretrain": {"scans": "other"}}, "b": {"pretrain": "runs/b"}, "c": "scratch"})
+    path = write_plan(
+        methods={"a": {"pretrain": {"scans": "other"}}, "b": {"pretrain": "runs/b"}, "c": "scratch"}
+    )
     plan = plans.read(str(path))
     assert plan.data == path.parent / "scans"
     assert plan.methods["a"]["pretrain"]["scans"] == str(path.parent / "other")
@@ -99,7 +134,10 @@ def test_paths_are_relative_to_the_plan(write_plan):
 
 
 def test_a_plan_s_paths_are_the_same_from_everywhere(write_plan, monkeypatch):
-    methods = {"a": {"pretrain": {"scans": "other", "probe": "probe"}}, "b": {"pretrain": "../runs/b"}}
+    methods = {
+        "a": {"pretrain": {"scans": "other", "probe": "probe"}},
+        "b": {"pretrain": "../runs/b"},
+    }
     path = write_plan(methods=methods, pretrain={"probe": "shared"})
     plan = plans.read(str(path))
     assert plans.method(plan, "a").pretrain["probe"] == str(path.parent / "probe")
@@ -110,7 +148,11 @@ def test_a_plan_s_paths_are_the_same_from_everywhere(write_plan, monkeypatch):
 
 
 def test_a_plan_is_kept_in_its_order_and_as_its_paths_were_written(write_plan, monkeypatch):
-    first = {"b": {"pretrain": "runs/b"}, "c": {"pretrain": {"scans": "other"}}, "d": {"pretrain": "runs/d"}}
+    first = {
+        "b": {"pretrain": "runs/b"},
+        "c": {"pretrain": {"scans": "other"}},
+        "d": {"pretrain": "runs/d"},
+    }
     path = write_plan(methods={"none": {"pretrain": None}, **first})
     monkeypatch.chdir(path.parent)
     before = dataclasses.replace(
@@ -132,14 +174,19 @@ def test_a_plan_is_kept_in_its_order_and_as_its_paths_were_written(write_plan, m
 
 
 def test_a_saved_plan_is_read_as_it_was(write_plan, tmp_path):
-    plan = plans.read(str(write_plan(prepare={"spacing": [1, 1, 2]}, finetune={"crop": [16, 16, 8]})), scale=0.5)
+    plan = plans.read(
+        str(write_plan(prepare={"spacing": [1, 1, 2]}, finetune={"crop": [16, 16, 8]})), scale=0.5
+    )
     plans.save(plan, tmp_path / "kept.yaml")
     assert plans.load(tmp_path / "kept.yaml") == plan
 
 
 def test_a_twin_shares_all_of_its_method_but_the_encoder(write_plan):
     network = {"name": "plain", "channels": [4, 8], "strides": [[1], [2]]}
-    path = write_plan(methods=rotation(finetune={"freeze": "never", "batch": 3}), finetune={"steps": 7, "batch": 2})
+    path = write_plan(
+        methods=rotation(finetune={"freeze": "never", "batch": 3}),
+        finetune={"steps": 7, "batch": 2},
+    )
     _, found, _ = arms(path, rotation=dataclasses.replace(FACTS, network=network))
     assert list(found) == ["scratch", "rotation"]
     assert found["rotation"].twin == "scratch"
@@ -161,11 +208,17 @@ def test_a_method_of_its_own_from_scratch_has_the_network_that_the_others_share(
     assert found["flat"].finetune == {"slices": "axial"}  # a network of volumes does not fit it
 
 
-def test_features_that_stand_still_are_compared_with_random_ones_and_with_no_longer_training(write_plan):
+def test_features_that_stand_still_are_compared_with_random_ones_and_with_no_longer_training(
+    write_plan,
+):
     probe = {"head": "linear", "freeze": "always", "warmup": 0.5}
     _, found, _ = arms(write_plan(methods=rotation(finetune=probe), equal_compute="time"))
     assert list(found) == ["scratch frozen", "rotation"]
-    assert found["scratch frozen"].finetune == {"head": "linear", "freeze": "always", "network": FACTS.network}
+    assert found["scratch frozen"].finetune == {
+        "head": "linear",
+        "freeze": "always",
+        "network": FACTS.network,
+    }
 
 
 def test_methods_share_a_twin_only_where_network_data_and_fine_tuning_agree(write_plan):
@@ -176,13 +229,24 @@ def test_methods_share_a_twin_only_where_network_data_and_fine_tuning_agree(writ
         "other": {"pretrain": {"task": "jigsaw"}},
         "base": "scratch",
     }
-    _, found, _ = arms(write_plan(methods=methods), other=dataclasses.replace(FACTS, network={"name": "residual"}))
+    _, found, _ = arms(
+        write_plan(methods=methods), other=dataclasses.replace(FACTS, network={"name": "residual"})
+    )
     twins = {name: arm.twin for name, arm in found.items()}
     assert twins["a"] == "base"
     assert twins["frozen"] == "base frozen"
     assert twins["longer"] == "base for longer"
     assert twins["other"] == "base for other"
-    expected = {"a", "frozen", "longer", "other", "base", "base frozen", "base for longer", "base for other"}
+    expected = {
+        "a",
+        "frozen",
+        "longer",
+        "other",
+        "base",
+        "base frozen",
+        "base for longer",
+        "base for other",
+    }
     assert set(twins) == expected
 
 
@@ -193,8 +257,13 @@ def test_a_method_s_name_is_no_twin_s(write_plan, first):
         "scratch frozen": {"pretrain": None, "finetune": {"freeze": "always"}},
         "scratch-for-rotation": {"pretrain": None, "finetune": {"batch": 1}},
     }
-    methods = {**rotation(), "probe": {"pretrain": {"task": "rotation"}, "finetune": {"freeze": "always"}}}
-    _, found, _ = arms(write_plan(methods=own | methods if first else methods | own, finetune={"steps": 7}))
+    methods = {
+        **rotation(),
+        "probe": {"pretrain": {"task": "rotation"}, "finetune": {"freeze": "always"}},
+    }
+    _, found, _ = arms(
+        write_plan(methods=own | methods if first else methods | own, finetune={"steps": 7})
+    )
     for name, steps in (("rotation", 7), ("probe", 7), ("scratch", 900), ("scratch frozen", 7)):
         assert found[name].finetune["steps"] == steps
     for name in methods:
@@ -218,13 +287,22 @@ def test_frozen_features_of_a_method_are_not_taken_for_random_ones(write_plan):
 
 
 def test_a_method_without_anything_of_its_own_is_scratch(write_plan):
-    _, found, _ = arms(write_plan(methods={"none": {"pretrain": None}, **rotation()}, finetune={"steps": 7}))
+    _, found, _ = arms(
+        write_plan(methods={"none": {"pretrain": None}, **rotation()}, finetune={"steps": 7})
+    )
     assert {name: arm.twin for name, arm in found.items()} == {"none": None, "rotation": "none"}
 
 
 def test_methods_of_one_pre_training_share_it(write_plan):
     plan = plans.read(
-        str(write_plan(methods={**rotation(), "frozen": rotation(finetune={"freeze": "always"})["rotation"]}))
+        str(
+            write_plan(
+                methods={
+                    **rotation(),
+                    "frozen": rotation(finetune={"freeze": "always"})["rotation"],
+                }
+            )
+        )
     )
     assert (
         layout.pretraining(plan, "frozen", 1, None)
@@ -241,15 +319,24 @@ def test_cells_are_methods_by_labels_by_seeds(write_plan):
     assert len({cell.folder for cell in cells}) == len(cells)
     scratch = [cell for cell in cells if cell.arm.name == "scratch"]
     assert {(cell.labels, cell.seed) for cell in scratch} == {(1, 0), (3, 0), (1, 1), (3, 1)}
-    assert [layout.finetune_settings(plan, cell, FACTS)["subset_seed"] for cell in scratch] == [0, 0, 1, 1]
+    assert [layout.finetune_settings(plan, cell, FACTS)["subset_seed"] for cell in scratch] == [
+        0,
+        0,
+        1,
+        1,
+    ]
 
 
 def test_the_twin_at_equal_compute_takes_the_steps_that_pre_training_cost(write_plan):
-    plan, found, facts = arms(write_plan(equal_compute=True, methods=rotation(), finetune={"steps": 7}))
+    plan, found, facts = arms(
+        write_plan(equal_compute=True, methods=rotation(), finetune={"steps": 7})
+    )
     cells = {cell.arm.name: cell for cell in layout.cells(plan, facts)}
     assert found["scratch equal compute"].twin == "scratch"
     assert found["rotation"].equal == "scratch equal compute"
-    steps = {name: layout.finetune_settings(plan, cell, FACTS)["steps"] for name, cell in cells.items()}
+    steps = {
+        name: layout.finetune_settings(plan, cell, FACTS)["steps"] for name, cell in cells.items()
+    }
     assert steps == {"scratch": 7, "rotation": 7, "scratch equal compute": 7 + 10 * 200 // 100}
     timed = dataclasses.replace(FACTS, pretrain_step_s=0.3, step_s=0.2)
     plan, found, _ = arms(write_plan(equal_compute="time", methods=rotation()), rotation=timed)
@@ -265,13 +352,15 @@ def test_epochs_count_every_scan_of_a_subject(write_plan):
         given = layout.finetune_settings(plan, cell, facts["rotation"])
         # 7 epochs of 3 scans each, two a step; 20 steps for the pre-training
         of_epochs = {1: 11, 3: 32}[cell.labels]
-        assert layout.steps(given, cell, facts["rotation"]) == of_epochs + (20 if "equal" in cell.arm.name else 0)
+        assert layout.steps(given, cell, facts["rotation"]) == of_epochs + (
+            20 if "equal" in cell.arm.name else 0
+        )
 
 
 def test_what_stands_still_is_timed_standing_still():
     frozen = {"freeze": "always", "warmup": 0.5, "steps": 9}
-    assert trial._without_steps(frozen) == {"freeze": "always"}
-    assert trial._without_steps({**frozen, "freeze": "warmup"}) == {}
+    assert cost._without_steps(frozen) == {"freeze": "always"}
+    assert cost._without_steps({**frozen, "freeze": "warmup"}) == {}
 
 
 def test_scale_shrinks_the_steps_and_nothing_else():
@@ -305,12 +394,22 @@ def test_a_preset_s_name_is_corrected():
 
 
 def test_a_2d_twin_is_its_method_on_slices(write_plan):
-    flat = {"of": ["rotation"], "pretrain": {"crop": [16, 16], "batch": 8}, "finetune": {"crop": [16, 16]}}
+    flat = {
+        "of": ["rotation"],
+        "pretrain": {"crop": [16, 16], "batch": 8},
+        "finetune": {"crop": [16, 16]},
+    }
     shared = {"pretrain": {"crop": [16, 16, 16], "steps": 7}, "finetune": {"steps": 5}}
     plan = plans.read(str(write_plan(methods=rotation(), twins_2d=flat, **shared)))
     assert list(plan.methods) == ["rotation", "2D-rotation"]
     found = plans.method(plan, "2D-rotation")
-    assert found.pretrain == {"task": "rotation", "steps": 7, "crop": [16, 16], "batch": 8, "slices": "axial"}
+    assert found.pretrain == {
+        "task": "rotation",
+        "steps": 7,
+        "crop": [16, 16],
+        "batch": 8,
+        "slices": "axial",
+    }
     assert found.finetune == {"steps": 5, "crop": [16, 16], "slices": "axial"}
     _, known, _ = arms(write_plan(methods=rotation(), twins_2d=flat, **shared))
     assert {name: arm.twin for name, arm in known.items() if arm.pretrain} == {
@@ -322,7 +421,9 @@ def test_a_2d_twin_is_its_method_on_slices(write_plan):
 def test_where_a_network_was_taken_from_may_be_gone_when_all_is_done(write_plan, monkeypatch):
     monkeypatch.setitem(sys.modules, "timm", None)
     for network in ("gone/run", {"name": "gone/run"}, "timm:resnet18"):
-        assert plans.read(str(write_plan(pretrain={"network": network}))).pretrain == {"network": network}
+        assert plans.read(str(write_plan(pretrain={"network": network}))).pretrain == {
+            "network": network
+        }
 
 
 def test_the_plans_that_the_docs_run_in_one_folder_agree_in_what_its_cells_share(tmp_path):
@@ -330,7 +431,7 @@ def test_the_plans_that_the_docs_run_in_one_folder_agree_in_what_its_cells_share
     kept, *others = [plans.read(str(path), tmp_path) for path in sorted(folder.glob("*.yaml"))]
     assert len(others) >= 4
     for plan in others:
-        assert begin._differing(plan, kept) is None
+        assert setup._differing(plan, kept) is None
         assert all(kept.methods.get(name, value) == value for name, value in plan.methods.items())
     differing = dataclasses.replace(kept, finetune={**kept.finetune, "freeze": "always"})
-    assert begin._differing(differing, kept).startswith("finetune: ")
+    assert setup._differing(differing, kept).startswith("finetune: ")

@@ -9,9 +9,9 @@ import yaml
 from PIL import Image
 
 import selfvox
+from selfvox.commands import finetune, pretrain
 from selfvox.studies import figures
 from selfvox.studies import plan as plans
-from selfvox.training import finetune, pretrain
 
 EDGE = 16
 
@@ -29,7 +29,10 @@ def shrunk(name, folder, method, **changes):
             section["crop"] = [EDGE] * len(section["crop"])
             section["batch"] = 2
             if "network" in section:
-                section["network"] |= {"channels": [4, 8], "strides": section["network"]["strides"][:2]}
+                section["network"] |= {
+                    "channels": [4, 8],
+                    "strides": section["network"]["strides"][:2],
+                }
     path = folder / f"{name}.yaml"
     path.write_text(yaml.safe_dump({**plan, **changes}, sort_keys=False), encoding="utf-8")
     return path
@@ -44,8 +47,8 @@ def rows(path):
 def undrawn(monkeypatch):
     """Draw nothing: pictures take most of the time, and have tests of their own."""
     monkeypatch.setattr(figures, "draw", lambda *_: [])
-    for verb in (pretrain, finetune):
-        monkeypatch.setattr(verb, "draw_curve", lambda *_: None)
+    for command in (pretrain, finetune):
+        monkeypatch.setattr(command, "draw_curve", lambda *_: None)
 
 
 @pytest.fixture
@@ -61,7 +64,10 @@ def brats(tmp_path):
         label = np.select([far < 2, far < 4, far < 6], [1, 4, 2], 0).astype(np.uint8)
         for channel, modality in enumerate(("t1", "t1ce", "t2", "flair")):
             scan = 100 + 20 * channel + 30 * label + rng.normal(0, 5, label.shape)
-            nib.save(nib.Nifti1Image(scan.astype(np.float32), np.eye(4)), case / f"{case.name}_{modality}.nii.gz")
+            nib.save(
+                nib.Nifti1Image(scan.astype(np.float32), np.eye(4)),
+                case / f"{case.name}_{modality}.nii.gz",
+            )
         nib.save(nib.Nifti1Image(label, np.eye(4)), case / f"{case.name}_seg.nii.gz")
     return tmp_path / "BraTS"
 
@@ -79,7 +85,9 @@ def fundus(tmp_path):
 
 
 def test_brain_tumours_are_scored_by_region_in_3d_and_2d(brats, tmp_path):
-    plan = shrunk("brats2018", tmp_path, "Rotation", test=2, validation=1, fractions=[1.0], seeds=[0])
+    plan = shrunk(
+        "brats2018", tmp_path, "Rotation", test=2, validation=1, fractions=[1.0], seeds=[0]
+    )
     found = selfvox.study(str(plan), data=brats, out=tmp_path / "out", scale=1e-5)
     assert {(row["method"], row["twin"]) for row in found} == {
         ("scratch", None),
@@ -88,10 +96,21 @@ def test_brain_tumours_are_scored_by_region_in_3d_and_2d(brats, tmp_path):
         ("2D-Rotation", "2D-scratch"),
     }
     names = [row["name"] for row in found if row["method"] == "Rotation"]
-    assert names == ["necrotic core", "oedema", "enhancing tumour", "WT", "TC", "ET", "mean of regions"]
+    assert names == [
+        "necrotic core",
+        "oedema",
+        "enhancing tumour",
+        "WT",
+        "TC",
+        "ET",
+        "mean of regions",
+    ]
     of = {row["name"]: row["mean"] for row in found if row["method"] == "Rotation"}
     assert of["mean of regions"] == pytest.approx((of["WT"] + of["TC"] + of["ET"]) / 3)
-    pairs = {(row["comparison"], row["method"], row["twin"]) for row in rows(tmp_path / "out" / "comparisons.csv")}
+    pairs = {
+        (row["comparison"], row["method"], row["twin"])
+        for row in rows(tmp_path / "out" / "comparisons.csv")
+    }
     assert pairs == {("3D minus 2D", name, f"2D-{name}") for name in ("scratch", "Rotation")}
 
 

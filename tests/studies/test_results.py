@@ -7,8 +7,8 @@ import pytest
 
 import selfvox
 from selfvox.errors import DataError
-from selfvox.files import write_csv, write_json
-from selfvox.studies import cells as layout
+from selfvox.runs.atomic_files import write_csv, write_json
+from selfvox.studies import design as layout
 from selfvox.studies import figures, results
 from selfvox.studies import plan as plans
 
@@ -22,7 +22,13 @@ def kept(write_plan, tmp_path, monkeypatch):
     """Keep a study in which `done` says which cells are; returns its plan and folder."""
     monkeypatch.setattr(figures, "draw", lambda *_: [])  # takes seconds
 
-    def keep(done, without=(), cases=lambda cell: (f"x{cell.fold}", f"y{cell.fold}"), graded=False, **changes):
+    def keep(
+        done,
+        without=(),
+        cases=lambda cell: (f"x{cell.fold}", f"y{cell.fold}"),
+        graded=False,
+        **changes,
+    ):
         plan, out = plans.read(str(write_plan(**changes))), tmp_path / "out"
         facts = {name: FACTS for name in layout.needing_facts(plan) if name not in without}
         out.mkdir()
@@ -73,14 +79,22 @@ def test_from_scratch_networks_in_3d_and_2d_are_paired_by_their_methods(kept):
         "base": "scratch",
     }
     flat = {"of": ["b"], "finetune": {"crop": [8, 8]}}
-    found = kept(lambda cell: False, methods=methods, twins_2d=flat, equal_compute=True, finetune={"steps": 7})
+    found = kept(
+        lambda cell: False,
+        methods=methods,
+        twins_2d=flat,
+        equal_compute=True,
+        finetune={"steps": 7},
+    )
     # `base` is the twin of a
     equal = ("base equal compute to b", "2D-base equal compute")
     assert results.in_2d(*found) == [("b", "2D-b"), ("base for b", "2D-base"), equal]
 
 
 def test_runs_that_lack_a_fold_are_left_out(kept, capsys):
-    _, out = kept(lambda cell: (cell.arm.name, cell.fold) not in {("rotation", 1), ("scratch", 3)}, **FOLDS)
+    _, out = kept(
+        lambda cell: (cell.arm.name, cell.fold) not in {("rotation", 1), ("scratch", 3)}, **FOLDS
+    )
     rows = selfvox.study("any", out=out, table=True)
     assert [row["method"] for row in rows] == ["simclr"]
     assert "2 of 12 cells are not there yet" in capsys.readouterr().err
@@ -88,23 +102,36 @@ def test_runs_that_lack_a_fold_are_left_out(kept, capsys):
 
 @pytest.mark.parametrize("graded", [False, True])
 def test_runs_without_a_common_case_are_not_compared(kept, graded):
-    _, out = kept(lambda cell: True, cases=lambda cell: (cell.arm.name, cell.arm.name + "2"), graded=graded)
+    _, out = kept(
+        lambda cell: True, cases=lambda cell: (cell.arm.name, cell.arm.name + "2"), graded=graded
+    )
     rows = selfvox.study("any", out=out, table=True)
     assert {row["method"] for row in rows} == {"scratch", "rotation", "simclr"}
     assert {row["twin"] for row in rows} == {None}
 
 
 def test_a_further_comparison_without_a_common_seed_is_left_out(kept):
-    _, out = kept(lambda cell: (cell.arm.name == "scratch equal compute") == (cell.seed == 0), equal_compute=True)
+    _, out = kept(
+        lambda cell: (cell.arm.name == "scratch equal compute") == (cell.seed == 0),
+        equal_compute=True,
+    )
     rows = selfvox.study("any", out=out, table=True)
-    assert {row["method"] for row in rows} == {"scratch", "rotation", "simclr", "scratch equal compute"}
+    assert {row["method"] for row in rows} == {
+        "scratch",
+        "rotation",
+        "simclr",
+        "scratch equal compute",
+    }
     with (out / "comparisons.csv").open(newline="") as lines:
         assert list(csv.DictReader(lines)) == []
 
 
 def test_a_method_that_nothing_is_known_of_yet_is_left_out(kept):
     _, out = kept(lambda cell: True, without=["simclr"])
-    assert {row["method"] for row in selfvox.study("any", out=out, table=True)} == {"scratch", "rotation"}
+    assert {row["method"] for row in selfvox.study("any", out=out, table=True)} == {
+        "scratch",
+        "rotation",
+    }
     (out / "methods.json").unlink()
     with pytest.raises(DataError, match="no cell is done yet"):
         selfvox.study("any", out=out, table=True)

@@ -15,15 +15,14 @@ import pytest
 import yaml
 
 import selfvox
-from selfvox.data import image as images
 from selfvox.data import phantom
-from selfvox.data import split as splits
-from selfvox.data.store import open_store
+from selfvox.data.formats import image as images
+from selfvox.data.preparation import split as splits
+from selfvox.data.preparation.store import open_store
 from selfvox.errors import BusyError, DataError, NumericalError, Stopped, UsageError
-from selfvox.files import write_csv, write_text
-from selfvox.studies import figures, once, results, trial, work
+from selfvox.runs.atomic_files import write_csv, write_text
+from selfvox.studies import cost, figures, results, run_cell, run_once, run_study
 from selfvox.studies import plan as plans
-from selfvox.studies import study as verb
 
 from .conftest import PLAN
 
@@ -51,7 +50,9 @@ def test_everything_is_made_once(done):
 
 def test_subsets_are_nested_and_all_else_is_the_same(done):
     _, out, _ = done
-    found = {path.parent.name: splits.read(path) for path in out.glob("cells/rotation/*/split.json")}
+    found = {
+        path.parent.name: splits.read(path) for path in out.glob("cells/rotation/*/split.json")
+    }
     for seed in (0, 1):
         one, three = (set(found[f"{n}-labels-seed-{seed}-pretrain-0"].train) for n in (1, 3))
         assert (len(one), len(three)) == (1, 3)
@@ -59,21 +60,23 @@ def test_subsets_are_nested_and_all_else_is_the_same(done):
     assert len({(each.validation, each.test) for each in found.values()}) == 1
     assert not [each for each in found.values() if set(each.train) & set(each.test)]
     for name, split in found.items():
-        twin = splits.read(out / "cells" / "scratch" / name.removesuffix("-pretrain-0") / "split.json")
+        twin = splits.read(
+            out / "cells" / "scratch" / name.removesuffix("-pretrain-0") / "split.json"
+        )
         assert twin.train == split.train
 
 
 def test_a_study_that_was_killed_goes_on_and_makes_nothing_twice(done, tmp_path, monkeypatch):
     plan, whole, made = done
     made.clear()
-    once, count = work.score, iter(range(100))
+    run_once, count = run_cell.score, iter(range(100))
 
     def dies_at_the_fifth(plan, run, store):
         if next(count) == 4:
             raise KeyboardInterrupt
-        once(plan, run, store)
+        run_once(plan, run, store)
 
-    monkeypatch.setattr(work, "score", dies_at_the_fifth)
+    monkeypatch.setattr(run_cell, "score", dies_at_the_fifth)
     out = tmp_path / "killed"
     with pytest.raises(KeyboardInterrupt):
         selfvox.study(str(plan), out=out)
@@ -98,10 +101,15 @@ def test_shards_make_what_one_process_makes(done, tmp_path, prepared_out):
 def test_processes_at_the_same_cells_share_them(done, prepared_out, monkeypatch):
     plan, whole, made = done
     made.clear()
-    monkeypatch.setattr(verb, "PATIENCE_S", 0.05)
-    monkeypatch.setattr(once, "told_to", lambda log: contextlib.nullcontext())  # stdout is one for all threads
+    monkeypatch.setattr(run_study, "PATIENCE_S", 0.05)
+    monkeypatch.setattr(
+        run_once, "told_to", lambda log: contextlib.nullcontext()
+    )  # stdout is one for all threads
     out = prepared_out("together", like=whole)
-    threads = [threading.Thread(target=selfvox.study, args=(str(plan),), kwargs={"out": out}) for _ in range(3)]
+    threads = [
+        threading.Thread(target=selfvox.study, args=(str(plan),), kwargs={"out": out})
+        for _ in range(3)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -115,8 +123,10 @@ def test_a_cell_that_another_process_is_at_is_left_to_it(done, prepared_out, mon
     made.clear()
     out = prepared_out("busy", like=whole)
     cell = "cells/scratch/1-labels-seed-0"
-    monkeypatch.setattr(verb.time, "sleep", lambda seconds: (_ for _ in ()).throw(TimeoutError))
-    with once.held(out, cell), pytest.raises(TimeoutError):
+    monkeypatch.setattr(
+        run_study.time, "sleep", lambda seconds: (_ for _ in ()).throw(TimeoutError)
+    )
+    with run_once.held(out, cell), pytest.raises(TimeoutError):
         selfvox.study(str(plan), out=out)
     assert len(made) == 13
     assert "scratch 1-labels-seed-0" not in made
@@ -137,7 +147,10 @@ def test_a_partial_study_says_what_is_missing(done, capsys):
     _, out, _ = done
     (out / "cells" / "simclr" / "3-labels-seed-1-pretrain-0" / "done.json").unlink()
     selfvox.study("any", out=out, table=True)
-    assert "1 of 12 cells are not there yet (simclr, 3 labels, seed 1 first)" in capsys.readouterr().err
+    assert (
+        "1 of 12 cells are not there yet (simclr, 3 labels, seed 1 first)"
+        in capsys.readouterr().err
+    )
 
 
 def test_what_is_done_counts_as_done_before_anything_is_made(done, capsys):
@@ -157,7 +170,7 @@ def test_a_step_is_timed_by_the_runs_own_clock_however_long_the_rest_takes(tmp_p
         line = {"step": how["steps"], "images_per_s": 400.0}
         write_text(how["out"] / "metrics.jsonl", json.dumps(line) + "\n")
 
-    step_s, rest, flop = trial._Runs(tmp_path, count_flop=False).measure(run, 4)
+    step_s, rest, flop = cost._Runs(tmp_path, count_flop=False).measure(run, 4)
     assert (step_s, flop) == (0.01, 0)
     assert 0 <= rest < 0.1
 
@@ -171,7 +184,9 @@ def test_the_table_holds_every_score_of_every_cell(done):
         twice = f"-pretrain-{row['pretrain_seed']}" if row["pretrain_seed"] else ""
         cell = out / "cells" / row["method"] / f"{row['labels']}-labels-seed-{row['seed']}{twice}"
         with (cell / "scores.csv").open(newline="") as lines:
-            assert {name: row[name] for name in ("case", "class", "name", "dice")} in list(csv.DictReader(lines))
+            assert {name: row[name] for name in ("case", "class", "name", "dice")} in list(
+                csv.DictReader(lines)
+            )
 
 
 def test_a_plan_may_grow_but_not_change(done, write_plan):
@@ -187,7 +202,7 @@ def test_a_plan_may_grow_but_not_change(done, write_plan):
 
 def refuses(monkeypatch, wrong):
     """Let the trial refuse methods in whose settings `wrong` finds something; lists what is tried."""
-    tried, likely = [], trial._tried
+    tried, likely = [], cost._tried
 
     def refuse(plan, out, name):
         tried.append(name)
@@ -195,7 +210,7 @@ def refuses(monkeypatch, wrong):
             raise UsageError(f"crop: does not fit {name}")
         return likely(plan, out, name)
 
-    monkeypatch.setattr(trial, "_tried", refuse)
+    monkeypatch.setattr(cost, "_tried", refuse)
     return tried
 
 
@@ -208,7 +223,9 @@ def refuses(monkeypatch, wrong):
         {"prepare": {"spacing": [2, 2, 2]}},
     ],
 )
-def test_a_plan_that_was_refused_is_corrected_where_it_lies(done, wrong, write_plan, tmp_path, monkeypatch):
+def test_a_plan_that_was_refused_is_corrected_where_it_lies(
+    done, wrong, write_plan, tmp_path, monkeypatch
+):
     _, whole, made = done
     out, count = tmp_path / "refused", len(made)
     with monkeypatch.context() as patched:
@@ -222,7 +239,9 @@ def test_a_plan_that_was_refused_is_corrected_where_it_lies(done, wrong, write_p
     assert manifests[0] == manifests[1]
 
 
-def test_scans_that_were_the_wrong_ones_are_put_right_before_anything_is_trained(done, write_plan, tmp_path):
+def test_scans_that_were_the_wrong_ones_are_put_right_before_anything_is_trained(
+    done, write_plan, tmp_path
+):
     _, whole, _ = done
     phantom.write(tmp_path / "others", "shapes", count=9, seed=5)
     out = tmp_path / "wrong"
@@ -231,7 +250,9 @@ def test_scans_that_were_the_wrong_ones_are_put_right_before_anything_is_trained
     assert tables(out) == tables(whole)
 
 
-def test_a_method_that_was_refused_is_corrected_and_others_stay(done, write_plan, monkeypatch, tmp_path):
+def test_a_method_that_was_refused_is_corrected_and_others_stay(
+    done, write_plan, monkeypatch, tmp_path
+):
     _, out, made = done
     count = len(made)
     for name, scans in (("wrong", 3), ("right", 4)):
@@ -241,11 +262,15 @@ def test_a_method_that_was_refused_is_corrected_and_others_stay(done, write_plan
     new = {"task": "masked", "crop": [8, 8, 8], "scans": "wrong"}
     tried = refuses(monkeypatch, lambda method: "crop" in (method.pretrain or {}))
     with pytest.raises(UsageError, match="does not fit masked"):
-        selfvox.study(str(write_plan(methods={**PLAN["methods"], "masked": {"pretrain": new}})), out=out)
+        selfvox.study(
+            str(write_plan(methods={**PLAN["methods"], "masked": {"pretrain": new}})), out=out
+        )
     for folder in ("labelled/masked", "labelled/masked-folds/0"):
         (out / folder).mkdir(parents=True)
     new = {"task": "masked", "scans": "right"}
-    selfvox.study(str(write_plan(methods={**PLAN["methods"], "masked": {"pretrain": new}})), out=out)
+    selfvox.study(
+        str(write_plan(methods={**PLAN["methods"], "masked": {"pretrain": new}})), out=out
+    )
     assert tried == ["masked", "masked"]
     assert {each.split()[0] for each in made[count:]} == {"pretrain", "masked"}
     assert len(open_store(out / "scans" / "masked").cases) == 4
@@ -265,7 +290,7 @@ def test_a_dry_run_is_corrected_and_timed_anew(write_plan, pretended, monkeypatc
 
     assert dry_run() == ["rotation", "simclr"]
     assert dry_run(seeds=[3]) == []
-    with once.held(out, "trial"), pytest.raises(BusyError):
+    with run_once.held(out, "trial"), pytest.raises(BusyError):
         dry_run(methods=SLOWER)
     for folder in ("store-folds/0", "scans/rotation", "labelled/rotation"):
         (out / folder).mkdir(parents=True)
@@ -278,7 +303,9 @@ def test_a_dry_run_is_corrected_and_timed_anew(write_plan, pretended, monkeypatc
     assert "rotation" in dry_run(methods=PLAN["methods"], pretrain={"batch": 2})
 
 
-@pytest.mark.parametrize("begun", ["pretrain/simclr-seed-0", "cells/simclr/1-labels-seed-0", "cells/scratch/1"])
+@pytest.mark.parametrize(
+    "begun", ["pretrain/simclr-seed-0", "cells/simclr/1-labels-seed-0", "cells/scratch/1"]
+)
 def test_where_something_is_begun_only_what_was_never_tried_may_change(
     begun, write_plan, pretended, monkeypatch, tmp_path
 ):
@@ -293,15 +320,21 @@ def test_where_something_is_begun_only_what_was_never_tried_may_change(
         selfvox.study(str(write_plan(pretrain={"batch": 2})), out=out)
     assert plans.load(out / "plan.yaml") == kept
     # one that was left out and comes back as another is timed anew
-    selfvox.study(str(write_plan(methods={"simclr": PLAN["methods"]["simclr"]})), out=out, dry_run=True)
+    selfvox.study(
+        str(write_plan(methods={"simclr": PLAN["methods"]["simclr"]})), out=out, dry_run=True
+    )
     selfvox.study(str(write_plan(methods=SLOWER)), out=out, dry_run=True)
     assert tried == ["rotation", "simclr", "rotation"]
 
 
-def test_a_study_goes_on_from_elsewhere_and_with_a_new_method_in_front(done, write_plan, monkeypatch):
+def test_a_study_goes_on_from_elsewhere_and_with_a_new_method_in_front(
+    done, write_plan, monkeypatch
+):
     plan, out, made = done
     kept = yaml.safe_load((out / "plan.yaml").read_text())
-    (out / "plan.yaml").write_text(yaml.safe_dump({**kept, "data": "scans"}, sort_keys=False))  # as it was once kept
+    (out / "plan.yaml").write_text(
+        yaml.safe_dump({**kept, "data": "scans"}, sort_keys=False)
+    )  # as it was once kept
     monkeypatch.chdir(plan.parent)
     frozen = {"pretrain": {"task": "rotation"}, "finetune": {"steps": 9}}
     write_plan(methods={"other": frozen, **kept["methods"]})
@@ -326,17 +359,28 @@ def test_a_run_goes_on_under_the_paths_that_it_was_begun_with(tmp_path, monkeypa
     monkeypatch.chdir(tmp_path)
     (tmp_path / "run").mkdir()
     paths = {"labelled": tmp_path / "store", "encoder": str(tmp_path / "encoder")}
-    assert work._begun(tmp_path / "run", paths) == {**paths, "out": tmp_path / "run", "resume": False}
-    (tmp_path / "run" / "settings.yaml").write_text("labelled: store  # where\nencoder: other\nlabels: null\n")
-    said = {"labelled": "store", "encoder": paths["encoder"], "out": tmp_path / "run", "resume": True}
-    assert work._begun(tmp_path / "run", paths) == said
+    assert run_cell._begun(tmp_path / "run", paths) == {
+        **paths,
+        "out": tmp_path / "run",
+        "resume": False,
+    }
+    (tmp_path / "run" / "settings.yaml").write_text(
+        "labelled: store  # where\nencoder: other\nlabels: null\n"
+    )
+    said = {
+        "labelled": "store",
+        "encoder": paths["encoder"],
+        "out": tmp_path / "run",
+        "resume": True,
+    }
+    assert run_cell._begun(tmp_path / "run", paths) == said
 
 
 def test_a_run_that_was_replaced_is_not_mixed_with_what_it_was(tmp_path):
     made = []
 
     def do(settings):
-        once.once(tmp_path, Path("cell"), settings, lambda: made.append(1) or {})
+        run_once.once(tmp_path, Path("cell"), settings, lambda: made.append(1) or {})
 
     do({"pretrain": "runs/x", "encoder_sha256": 1})
     do({"pretrain": "runs/x", "encoder_sha256": 1})
@@ -355,7 +399,9 @@ def test_a_ready_store_may_be_pre_trained_on(done, write_plan, tmp_path):
     methods = {"stored": {"pretrain": {"task": "rotation", "scans": "ready"}}}
     shutil.copytree(out / "store", tmp_path / "second/store")
     shutil.copy(out / "plan.yaml", tmp_path / "second/plan.yaml")
-    rows = selfvox.study(str(write_plan(methods=methods, labels=[1], seeds=[0])), out=tmp_path / "second")
+    rows = selfvox.study(
+        str(write_plan(methods=methods, labels=[1], seeds=[0])), out=tmp_path / "second"
+    )
     assert {row["method"] for row in rows} == {"scratch", "stored"}
     assert (tmp_path / "second/scans/stored/cases").resolve() == tmp_path / "ready/cases"
     card = json.loads((tmp_path / "second/pretrain/stored-seed-0/encoder/encoder.json").read_text())
@@ -399,7 +445,9 @@ def test_a_study_does_not_go_on_with_other_scans(write_plan, pretended, mine, tm
     shutil.copytree(mine, tmp_path / "whole")
     for change in (changed, added, removed):
         said = change(mine, out)
-        with pytest.raises(DataError, match=rf"store: the scans are not those .* 1 differ \({said}\); put back"):
+        with pytest.raises(
+            DataError, match=rf"store: the scans are not those .* 1 differ \({said}\); put back"
+        ):
             selfvox.study(str(plan), out=out)
         shutil.rmtree(mine)
         shutil.copytree(tmp_path / "whole", mine)
@@ -427,28 +475,35 @@ def test_folds_dealt_anew_are_refused(write_plan, pretended, tmp_path, monkeypat
     plan = write_plan(test=None, folds=4, validation=1, labels=None, fractions=[1.0], seeds=[0])
     selfvox.study(str(plan), out=tmp_path / "out")
     deal = splits.folds
-    monkeypatch.setattr(splits, "folds", lambda classes, count, seed: deal(classes, count, seed)[::-1])
-    with pytest.raises(DataError, match=r"store-folds/.: others train and test than when the study began"):
+    monkeypatch.setattr(
+        splits, "folds", lambda classes, count, seed: deal(classes, count, seed)[::-1]
+    )
+    with pytest.raises(
+        DataError, match=r"store-folds/.: others train and test than when the study began"
+    ):
         selfvox.study(str(plan), out=tmp_path / "out")
 
 
 def test_the_plan_s_source_says_how_the_truth_is_read_too(write_plan, tmp_path, monkeypatch):
     asked = []
     for name in ("predict", "evaluate"):
-        monkeypatch.setattr(work, name, asked.append)
-    work.score(plans.read(str(write_plan(prepare={"source": "table"}))), tmp_path, None)
+        monkeypatch.setattr(run_cell, name, asked.append)
+    run_cell.score(plans.read(str(write_plan(prepare={"source": "table"}))), tmp_path, None)
     assert [each.source for each in asked] == ["table", "table"]
 
 
 def test_cases_without_a_grade_have_no_answer(write_plan, tmp_path, monkeypatch):
     for name in ("predict", "evaluate"):
-        monkeypatch.setattr(work, name, lambda settings: None)
+        monkeypatch.setattr(run_cell, name, lambda settings: None)
     header = ["id", "class", "probability_0", "probability_2"]
     (tmp_path / "predictions").mkdir()
     rows = [["a", "2", 0, 1], ["b", "0", 1, 0], ["c", "0", 1, 0]]
     write_csv(tmp_path / "predictions" / "predictions.csv", header, rows)
-    cases = [types.SimpleNamespace(id=name, grade=grade) for name, grade in (("a", 2), ("b", None), ("c", 2))]
-    work.score(plans.read(str(write_plan())), tmp_path, types.SimpleNamespace(cases=cases))
+    cases = [
+        types.SimpleNamespace(id=name, grade=grade)
+        for name, grade in (("a", 2), ("b", None), ("c", 2))
+    ]
+    run_cell.score(plans.read(str(write_plan())), tmp_path, types.SimpleNamespace(cases=cases))
     assert (tmp_path / "answers.csv").read_text() == "case,true,predicted\na,1,1\nc,1,0\n"
 
 
@@ -460,15 +515,23 @@ def test_a_folder_with_other_things_is_left_alone(write_plan, tmp_path):
     assert os.listdir(tmp_path / "out") == ["letter.txt"]
 
 
-def test_more_labels_than_there_are_is_refused_before_anything_is_trained(write_plan, pretended, tmp_path):
-    with pytest.raises(UsageError, match="labels: 5 are asked for, but there are 4 subjects to train on"):
+def test_more_labels_than_there_are_is_refused_before_anything_is_trained(
+    write_plan, pretended, tmp_path
+):
+    with pytest.raises(
+        UsageError, match="labels: 5 are asked for, but there are 4 subjects to train on"
+    ):
         selfvox.study(str(write_plan(labels=[5])), out=tmp_path / "out")
     assert pretended == []
 
 
 def test_shares_that_are_the_same_number_of_labels_are_refused(write_plan, pretended, tmp_path):
-    with pytest.raises(UsageError, match="fractions: 50 % and 60 % of 4 subjects to train on are both 2; leave one"):
-        selfvox.study(str(write_plan(labels=None, fractions=[0.25, 0.5, 0.6])), out=tmp_path / "out")
+    with pytest.raises(
+        UsageError, match="fractions: 50 % and 60 % of 4 subjects to train on are both 2; leave one"
+    ):
+        selfvox.study(
+            str(write_plan(labels=None, fractions=[0.25, 0.5, 0.6])), out=tmp_path / "out"
+        )
     assert pretended == []
 
 
@@ -477,56 +540,84 @@ def test_a_dry_run_trains_nothing(write_plan, pretended, tmp_path, capsys):
     assert pretended == []
     said = capsys.readouterr().out
     assert "What it will take" in said
-    seconds = 12 * (500 + 5 + 1) + 2 * 10  # cells: steps, validations and a test; pre-trainings; a second each
+    seconds = (
+        12 * (500 + 5 + 1) + 2 * 10
+    )  # cells: steps, validations and a test; pre-trainings; a second each
     assert f"{seconds // 3600}:{seconds % 3600 // 60:02} h" in said
 
 
-def test_one_cell_that_diverges_does_not_stop_the_others(write_plan, pretended, tmp_path, monkeypatch):
-    once = work.finetune
+def test_one_cell_that_diverges_does_not_stop_the_others(
+    write_plan, pretended, tmp_path, monkeypatch
+):
+    run_once = run_cell.finetune
 
     def diverges(settings):
         if settings.encoder != "none" and "simclr" in settings.encoder and settings.seed == 1:
             raise NumericalError("no finite loss")
-        once(settings)
+        run_once(settings)
 
-    monkeypatch.setattr(work, "finetune", diverges)
-    with pytest.raises(NumericalError, match="2 of 12 cells failed; the first, simclr, 1 labels, seed 1: no finite"):
+    monkeypatch.setattr(run_cell, "finetune", diverges)
+    with pytest.raises(
+        NumericalError, match="2 of 12 cells failed; the first, simclr, 1 labels, seed 1: no finite"
+    ):
         selfvox.study(str(write_plan()), out=tmp_path / "out")
     assert len(list(tmp_path.glob("out/cells/*/*/done.json"))) == 10
     assert (tmp_path / "out" / "summary.csv").exists()
 
 
-def test_a_study_that_is_stopped_says_how_a_study_goes_on(write_plan, pretended, tmp_path, monkeypatch):
+def test_a_study_that_is_stopped_says_how_a_study_goes_on(
+    write_plan, pretended, tmp_path, monkeypatch
+):
     def stops(settings):
-        raise Stopped(f"{settings.out}: stopped by SIGTERM after step 3, saved; go on with --resume", 15)
+        raise Stopped(
+            f"{settings.out}: stopped by SIGTERM after step 3, saved; go on with --resume", 15
+        )
 
-    monkeypatch.setattr(work, "finetune", stops)
-    with pytest.raises(Stopped, match=r"out: stopped; run the same command again to go on$") as stopped:
+    monkeypatch.setattr(run_cell, "finetune", stops)
+    with pytest.raises(
+        Stopped, match=r"out: stopped; run the same command again to go on$"
+    ) as stopped:
         selfvox.study(str(write_plan(seeds=[0])), out=tmp_path / "out")
     assert stopped.value.exit_code == 143
 
 
-def test_where_every_cell_diverges_that_is_what_is_told(write_plan, pretended, tmp_path, monkeypatch):
+def test_where_every_cell_diverges_that_is_what_is_told(
+    write_plan, pretended, tmp_path, monkeypatch
+):
     def diverges(settings):
         raise NumericalError("no finite loss")
 
-    monkeypatch.setattr(work, "finetune", diverges)
-    with pytest.raises(NumericalError, match="6 of 6 cells failed; the first, scratch, 1 labels, seed 0: no finite"):
+    monkeypatch.setattr(run_cell, "finetune", diverges)
+    with pytest.raises(
+        NumericalError, match="6 of 6 cells failed; the first, scratch, 1 labels, seed 0: no finite"
+    ):
         selfvox.study(str(write_plan(seeds=[0])), out=tmp_path / "out")
 
 
-def test_folds_score_every_subject_once_without_having_trained_on_it(write_plan, pretended, tmp_path):
+def test_folds_score_every_subject_once_without_having_trained_on_it(
+    write_plan, pretended, tmp_path
+):
     plan = write_plan(test=None, folds=4, validation=1, labels=None, fractions=[1.0], seeds=[0])
     rows = selfvox.study(str(plan), out=tmp_path / "out")
     assert len([each for each in pretended if each.startswith("pretrain ")]) == 2 * 4
     tested = []
     for number in range(4):
-        split = splits.read(tmp_path / f"out/cells/rotation/100-percent-seed-0-pretrain-0-fold-{number}/split.json")
-        card = json.loads((tmp_path / f"out/pretrain/rotation-seed-0-fold-{number}/encoder/encoder.json").read_text())
+        split = splits.read(
+            tmp_path / f"out/cells/rotation/100-percent-seed-0-pretrain-0-fold-{number}/split.json"
+        )
+        card = json.loads(
+            (
+                tmp_path / f"out/pretrain/rotation-seed-0-fold-{number}/encoder/encoder.json"
+            ).read_text()
+        )
         assert not set(split.test) & {*split.train, *split.validation, *card["seen"]["subjects"]}
         tested += split.test
     assert len(tested) == len(set(tested)) == 8
-    assert {(row["method"], row["runs"]) for row in rows} == {("scratch", 1), ("rotation", 1), ("simclr", 1)}
+    assert {(row["method"], row["runs"]) for row in rows} == {
+        ("scratch", 1),
+        ("rotation", 1),
+        ("simclr", 1),
+    }
     with (tmp_path / "out/table.csv").open(newline="") as lines:
         cases = [(row["method"], row["name"], row["case"]) for row in csv.DictReader(lines)]
     assert len(cases) == len(set(cases)) == 3 * 2 * 8
@@ -541,7 +632,9 @@ def planted(tmp_path, study_scans, out):
     other = tmp_path / "other"
     other.mkdir()
     for number, name in enumerate([test, *splits.read(out / "store" / "split.json").train[:2]]):
-        (other / f"stranger{number}.nii.gz").write_bytes((study_scans / "images" / f"{name}.nii.gz").read_bytes())
+        (other / f"stranger{number}.nii.gz").write_bytes(
+            (study_scans / "images" / f"{name}.nii.gz").read_bytes()
+        )
     return test
 
 
@@ -550,12 +643,16 @@ def test_a_test_scan_seen_in_pre_training_is_refused(done, tmp_path, study_scans
     test = planted(tmp_path, study_scans, whole)
     made.clear()
     plan = write_plan(methods={"transfer": {"pretrain": {"task": "rotation", "scans": "other"}}})
-    with pytest.raises(DataError, match=f"other: 1 of 2 test scans.*are seen.*{test}.*transductive: true"):
+    with pytest.raises(
+        DataError, match=f"other: 1 of 2 test scans.*are seen.*{test}.*transductive: true"
+    ):
         selfvox.study(str(plan), out=tmp_path / "leaky")
     assert made == []
 
 
-def test_a_transductive_plan_may_and_its_tables_say_so(done, tmp_path, study_scans, write_plan, capsys):
+def test_a_transductive_plan_may_and_its_tables_say_so(
+    done, tmp_path, study_scans, write_plan, capsys
+):
     planted(tmp_path, study_scans, done[1])
     methods = {"transfer": {"pretrain": {"task": "rotation", "scans": "other"}}}
     selfvox.study(str(write_plan(methods=methods, transductive=True)), out=tmp_path / "told")
@@ -565,14 +662,18 @@ def test_a_transductive_plan_may_and_its_tables_say_so(done, tmp_path, study_sca
     assert said == {"scratch": "no", "transfer": "yes"}
 
 
-def test_a_run_that_has_seen_a_test_scan_is_refused_before_anything_is_trained(done, tmp_path, write_plan):
+def test_a_run_that_has_seen_a_test_scan_is_refused_before_anything_is_trained(
+    done, tmp_path, write_plan
+):
     _, whole, made = done
     made.clear()
     run = whole / "pretrain" / "rotation-seed-0"
     card = json.loads((run / "encoder" / "encoder.json").read_text())
     test = splits.read(whole / "store" / "split.json").test[0]
     (run / "encoder" / "encoder.json").write_text(
-        json.dumps({**card, "seen": {**card["seen"], "subjects": [*card["seen"]["subjects"], test]}})
+        json.dumps(
+            {**card, "seen": {**card["seen"], "subjects": [*card["seen"]["subjects"], test]}}
+        )
     )
     plan = write_plan(methods={"mine": {"pretrain": str(run)}})
     with pytest.raises(DataError, match=f"rotation-seed-0: 1 of 2 test scans.*{test} first"):
@@ -586,19 +687,25 @@ def test_a_run_that_others_weights_replace_is_not_taken_for_what_it_was(done, tm
     plan = write_plan(methods={"mine": {"pretrain": str(run)}}, labels=[1], seeds=[0])
     selfvox.study(str(plan), out=tmp_path / "out")
     selfvox.study(str(plan), out=tmp_path / "out")
-    shutil.copytree(whole / "pretrain" / "simclr-seed-0" / "encoder", run / "encoder", dirs_exist_ok=True)
+    shutil.copytree(
+        whole / "pretrain" / "simclr-seed-0" / "encoder", run / "encoder", dirs_exist_ok=True
+    )
     with pytest.raises(UsageError, match=r"mine.*was made with other settings"):
         selfvox.study(str(plan), out=tmp_path / "out")
 
 
-def test_without_scans_of_its_own_a_transductive_method_sees_the_test_scans(write_plan, pretended, tmp_path):
+def test_without_scans_of_its_own_a_transductive_method_sees_the_test_scans(
+    write_plan, pretended, tmp_path
+):
     selfvox.study(str(write_plan(transductive=True, labels=[1], seeds=[0])), out=tmp_path / "out")
     card = json.loads((tmp_path / "out/pretrain/rotation-seed-0/encoder/encoder.json").read_text())
     assert set(splits.read(tmp_path / "out/store/split.json").test) < set(card["seen"]["subjects"])
     assert (tmp_path / "out/scans/all/images").is_symlink()  # none is prepared twice
 
 
-def test_a_test_scan_that_trains_under_another_name_is_refused(write_plan, pretended, tmp_path, study_scans):
+def test_a_test_scan_that_trains_under_another_name_is_refused(
+    write_plan, pretended, tmp_path, study_scans
+):
     images, labels = tmp_path / "twice" / "images", tmp_path / "twice" / "labels"
     images.mkdir(parents=True)
     labels.mkdir()
@@ -623,7 +730,9 @@ def test_an_unlabelled_copy_of_a_test_scan_is_refused_before_it_is_pre_trained_o
         selfvox.study(str(path), out=tmp_path / "out")
     assert pretended == []
     # nothing trains on it
-    selfvox.study(str(write_plan(**few, methods={"scratch": "scratch"})), out=tmp_path / "from-scratch")
+    selfvox.study(
+        str(write_plan(**few, methods={"scratch": "scratch"})), out=tmp_path / "from-scratch"
+    )
     selfvox.study(str(write_plan(**few, transductive=True)), out=tmp_path / "transductive")
 
 
@@ -650,7 +759,9 @@ def test_a_small_study_in_earnest(write_plan, tmp_path, capsys):
     # two steps of an encoder on two crops are less than two of a whole network
     assert 3 <= settings["none-equal-compute"]["steps"] <= 4
     assert settings["none"]["network"]["channels"] == [4, 8]
-    cards = [json.loads(path.read_text()) for path in tmp_path.glob("out/cells/*/*/network/network.json")]
+    cards = [
+        json.loads(path.read_text()) for path in tmp_path.glob("out/cells/*/*/network/network.json")
+    ]
     assert len({json.dumps(card["network"]) for card in cards}) == 1
     assert not list(tmp_path.glob("out/**/checkpoints"))
     assert not (tmp_path / "out" / "trial").exists()
@@ -675,7 +786,11 @@ def test_runs_know_whose_their_cases_are(done):
     (out / "store" / "manifest.json").write_text(json.dumps(manifest))
     found = results.read(plans.load(out / "plan.yaml"), out)
     assert {run.subjects[case] for run in found for case in run.cases()} == {"twins"}
-    assert {run.method: run.from_scratch for run in found} == {"scratch": True, "rotation": False, "simclr": False}
+    assert {run.method: run.from_scratch for run in found} == {
+        "scratch": True,
+        "rotation": False,
+        "simclr": False,
+    }
 
 
 def test_curves_show_the_score_that_is_compared(done):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import sklearn.metrics
 
-from selfvox.studies import table
+from selfvox.studies import statistics, table
 from selfvox.studies.results import MEAN, MEAN_OF_REGIONS, Result
 
 
@@ -50,22 +50,34 @@ def test_the_summary_is_what_loops_over_the_rows_give():
         mine = [one for one in found if (one.method, one.labels) == (row["method"], row["labels"])]
         means = []
         for one in mine:
-            values = [float(each["dice"]) for each in one.rows if row["name"] in (each["name"], MEAN)]
+            values = [
+                float(each["dice"]) for each in one.rows if row["name"] in (each["name"], MEAN)
+            ]
             means.append(sum(values) / len(values))
         mean = sum(means) / len(means)
         assert row["mean"] == pytest.approx(mean)
-        assert row["sd"] == pytest.approx(math.sqrt(sum((m - mean) ** 2 for m in means) / (len(means) - 1)))
+        assert row["sd"] == pytest.approx(
+            math.sqrt(sum((m - mean) ** 2 for m in means) / (len(means) - 1))
+        )
         if row["method"] == "scratch":
             assert row["twin"] is None
             continue
         differences = []
         for one, own in zip(mine, means, strict=True):
-            other = next(o for o in found if (o.method, o.labels, o.seed) == ("scratch", one.labels, one.seed))
-            values = [float(each["dice"]) for each in other.rows if row["name"] in (each["name"], MEAN)]
+            other = next(
+                o
+                for o in found
+                if (o.method, o.labels, o.seed) == ("scratch", one.labels, one.seed)
+            )
+            values = [
+                float(each["dice"]) for each in other.rows if row["name"] in (each["name"], MEAN)
+            ]
             differences.append(own - sum(values) / len(values))
         assert row["pairs"] == 6
         assert row["difference"] == pytest.approx(sum(differences) / 6)
-        assert row["difference_median"] == pytest.approx(sorted(differences)[2] / 2 + sorted(differences)[3] / 2)
+        assert row["difference_median"] == pytest.approx(
+            sorted(differences)[2] / 2 + sorted(differences)[3] / 2
+        )
         assert row["wins"] == sum(each > 0 for each in differences)
         assert row["low"] <= row["difference"] <= row["high"]
 
@@ -75,7 +87,8 @@ def test_the_interval_of_a_constant_difference_is_that_difference():
     found = random_study(rng, pretrain_seeds=())
     for one in list(found):
         better = {
-            case: [float(row["dice"]) + 0.25 for row in one.rows if row["case"] == case] for case in one.of_case("a")
+            case: [float(row["dice"]) + 0.25 for row in one.rows if row["case"] == case]
+            for case in one.of_case("a")
         }
         found.append(result("method", one.labels, one.seed, better, "scratch"))
     rows = [row for row in table.summarise(found) if row["method"] == "method"]
@@ -95,7 +108,9 @@ def test_the_bootstrap_is_that_of_loops():
         total = [value for value in total if not math.isnan(value)]
         if total:
             means.append(sum(total) / len(total))
-    assert table.bootstrap(differences) == pytest.approx(tuple(np.percentile(means, (2.5, 97.5))), abs=0.06)
+    assert statistics.bootstrap(differences) == pytest.approx(
+        tuple(np.percentile(means, (2.5, 97.5))), abs=0.06
+    )
 
 
 def test_the_interval_draws_subjects_with_all_of_their_cases():
@@ -103,11 +118,15 @@ def test_the_interval_draws_subjects_with_all_of_their_cases():
     differences = np.random.default_rng(2).normal(0.1, 1.0, (2, 3, 6))
     for _ in range(2000):
         seeds = [rng.integers(size, size=size) for size in (2, 3)]
-        cases = [c for who in rng.choice(["p", "q", "r"], 3) for c in range(6) if subjects[c] == who]
-        means.append(np.mean([differences[p, s, c] for p in seeds[0] for s in seeds[1] for c in cases]))
+        cases = [
+            c for who in rng.choice(["p", "q", "r"], 3) for c in range(6) if subjects[c] == who
+        ]
+        means.append(
+            np.mean([differences[p, s, c] for p in seeds[0] for s in seeds[1] for c in cases])
+        )
     expected = tuple(np.percentile(means, (2.5, 97.5)))
-    assert table.bootstrap(differences, subjects) == pytest.approx(expected, abs=0.06)
-    assert table.bootstrap(differences) == table.bootstrap(differences, list("abcdef"))
+    assert statistics.bootstrap(differences, subjects) == pytest.approx(expected, abs=0.06)
+    assert statistics.bootstrap(differences) == statistics.bootstrap(differences, list("abcdef"))
 
 
 def test_a_second_scan_of_every_subject_that_is_like_the_first_tells_nothing_new():
@@ -120,20 +139,30 @@ def test_a_second_scan_of_every_subject_that_is_like_the_first_tells_nothing_new
     answers = [
         each
         for seed in (0, 1)
-        for each in (graded("m", seed, random_answers(rng, 0.3), "s"), graded("s", seed, random_answers(rng, 0.6)))
+        for each in (
+            graded("m", seed, random_answers(rng, 0.3), "s"),
+            graded("s", seed, random_answers(rng, 0.6)),
+        )
     ]
     for found in (random_study(np.random.default_rng(3)), answers):
         once, of_subjects, of_cases = (
             [(row["low"], row["high"]) for row in table.summarise(each) if row["twin"]]
-            for each in (found, [twice(one, True) for one in found], [twice(one, False) for one in found])
+            for each in (
+                found,
+                [twice(one, True) for one in found],
+                [twice(one, False) for one in found],
+            )
         )
         assert np.array(of_subjects) == pytest.approx(np.array(once))
-        assert all(high - low < 0.95 * (b - a) for (low, high), (a, b) in zip(of_cases, of_subjects, strict=True))
+        assert all(
+            high - low < 0.95 * (b - a)
+            for (low, high), (a, b) in zip(of_cases, of_subjects, strict=True)
+        )
 
 
 def test_the_interval_of_many_cases_is_the_normal_one():
     differences = np.random.default_rng(1).normal(0.1, 1.0, (1, 1, 400))
-    low, high = table.bootstrap(differences)
+    low, high = statistics.bootstrap(differences)
     error = differences.std() / math.sqrt(400)
     assert low == pytest.approx(differences.mean() - 1.96 * error, abs=0.15 * error)
     assert high == pytest.approx(differences.mean() + 1.96 * error, abs=0.15 * error)
@@ -141,7 +170,7 @@ def test_the_interval_of_many_cases_is_the_normal_one():
 
 def test_the_spread_between_seeds_widens_the_interval():
     between = np.array([-0.2, 0.0, 0.2])[None, :, None] + np.zeros((1, 3, 50))
-    low, high = table.bootstrap(between)
+    low, high = statistics.bootstrap(between)
     assert (low, high) == pytest.approx((-0.2, 0.2), abs=0.03)
 
 
@@ -149,13 +178,16 @@ def test_runs_that_are_not_there_are_left_out_of_the_pairs():
     whole = random_study(np.random.default_rng(5), labels=(2,))
     found = [one for one in whole if (one.method, one.seed, one.pretrain_seed) != ("method", 1, 1)]
     found = [one for one in found if (one.method, one.seed) != ("scratch", 2)]
-    row = next(row for row in table.summarise(found) if row["method"] == "method" and row["name"] == MEAN)
+    row = next(
+        row for row in table.summarise(found) if row["method"] == "method" and row["name"] == MEAN
+    )
     assert (row["runs"], row["pairs"]) == (5, 3)
     pairs = [("0", 0), ("0", 1), ("1", 0)]
     assert row["difference"] == pytest.approx(
         np.mean(
             [
-                one.mean(MEAN) - next(o for o in whole if o.method == "scratch" and o.seed == one.seed).mean(MEAN)
+                one.mean(MEAN)
+                - next(o for o in whole if o.method == "scratch" and o.seed == one.seed).mean(MEAN)
                 for one in whole
                 if one.method == "method" and (str(one.seed), one.pretrain_seed) in pairs
             ]
@@ -169,21 +201,28 @@ def test_runs_that_are_not_there_are_left_out_of_the_pairs():
 )
 def test_labels_at_a_score_lie_on_the_line_between_two_points(score, labels):
     curve = {20: 0.7, 10: 0.5, 40: 0.8}
-    assert table.labels_at(score, curve) == (None if labels is None else pytest.approx(labels))
+    assert statistics.labels_at(score, curve) == (None if labels is None else pytest.approx(labels))
 
 
 def test_where_a_curve_sinks_the_first_labels_that_reach_the_score_count():
-    assert table.labels_at(0.6, {10: 0.5, 20: 0.7, 40: 0.6, 80: 0.9}) == pytest.approx(15)
-    assert table.labels_at(0.65, {10: 0.6, 20: 0.5, 40: 0.7}) == pytest.approx(35)
-    assert table.labels_at(0.5, {10: 0.5}) == 10
-    assert table.labels_at(0.5, {}) is None
+    assert statistics.labels_at(0.6, {10: 0.5, 20: 0.7, 40: 0.6, 80: 0.9}) == pytest.approx(15)
+    assert statistics.labels_at(0.65, {10: 0.6, 20: 0.5, 40: 0.7}) == pytest.approx(35)
+    assert statistics.labels_at(0.5, {10: 0.5}) == 10
+    assert statistics.labels_at(0.5, {}) is None
 
 
 def test_labels_saved_are_those_the_twin_needs_beyond_the_method_s():
     one = {"x": [0.6, 0.6]}
     found = [result("scratch", n, 0, {"x": [s, s]}) for n, s in ((10, 0.5), (20, 0.7))]
-    found += [result("method", 10, 0, one, "scratch"), result("method", 20, 0, {"x": [0.9, 0.9]}, "scratch")]
-    saved = {row["labels"]: row["labels_saved"] for row in table.summarise(found) if row["method"] == "method"}
+    found += [
+        result("method", 10, 0, one, "scratch"),
+        result("method", 20, 0, {"x": [0.9, 0.9]}, "scratch"),
+    ]
+    saved = {
+        row["labels"]: row["labels_saved"]
+        for row in table.summarise(found)
+        if row["method"] == "method"
+    }
     assert saved == {10: pytest.approx(5), 20: "cannot be told"}
 
 
@@ -206,7 +245,13 @@ def graded(method, seed, answers, twin=None):
     """A cell whose `answers` are, by case, the true and the predicted class."""
     one = result(method, 5, seed, {}, twin)
     rows = tuple(
-        {"case": case, "class": "", "name": "all classes", "true": str(true), "predicted": str(found)}
+        {
+            "case": case,
+            "class": "",
+            "name": "all classes",
+            "true": str(true),
+            "predicted": str(found),
+        }
         for case, (true, found) in answers.items()
     )
     return dataclasses.replace(one, key="quadratic_kappa", rows=rows)
@@ -215,7 +260,10 @@ def graded(method, seed, answers, twin=None):
 def random_answers(rng, wrong):
     truth = np.arange(60) % 4
     found = np.where(rng.random(60) < wrong, rng.integers(0, 4, 60), truth)
-    return {f"c{number:02}": pair for number, pair in enumerate(zip(truth.tolist(), found.tolist(), strict=True))}
+    return {
+        f"c{number:02}": pair
+        for number, pair in enumerate(zip(truth.tolist(), found.tolist(), strict=True))
+    }
 
 
 def test_kappa_of_the_answers_is_that_of_scikit_learn():
@@ -225,20 +273,31 @@ def test_kappa_of_the_answers_is_that_of_scikit_learn():
         sklearn.metrics.cohen_kappa_score(truth, found, weights="quadratic")
     )
     other = dataclasses.replace(graded("a", 0, answers), key="balanced_accuracy")
-    assert other.mean("all classes") == pytest.approx(sklearn.metrics.balanced_accuracy_score(truth, found))
+    assert other.mean("all classes") == pytest.approx(
+        sklearn.metrics.balanced_accuracy_score(truth, found)
+    )
 
 
 def test_the_difference_in_kappa_and_its_interval_are_those_of_loops():
     rng = np.random.default_rng(3)
     runs = [
-        (graded("m", seed, random_answers(rng, 0.3), "s"), graded("s", seed, random_answers(rng, 0.6)))
+        (
+            graded("m", seed, random_answers(rng, 0.3), "s"),
+            graded("s", seed, random_answers(rng, 0.6)),
+        )
         for seed in (0, 1)
     ]
-    row = next(row for row in table.summarise([each for pair in runs for each in pair]) if row["method"] == "m")
+    row = next(
+        row
+        for row in table.summarise([each for pair in runs for each in pair])
+        if row["method"] == "m"
+    )
 
     def kappa(answers):
         apart = sum((true - found) ** 2 for true, found in answers)
-        by_chance = sum((true - found) ** 2 for true, _ in answers for _, found in answers) / len(answers)
+        by_chance = sum((true - found) ** 2 for true, _ in answers for _, found in answers) / len(
+            answers
+        )
         return 1 - apart / by_chance
 
     def difference(pair, cases):
@@ -253,12 +312,18 @@ def test_the_difference_in_kappa_and_its_interval_are_those_of_loops():
     for _ in range(200):
         drawn = rng.choice(cases, len(cases))
         means.append(np.mean([difference(runs[seed], drawn) for seed in rng.integers(2, size=2)]))
-    assert (row["low"], row["high"]) == pytest.approx(tuple(np.percentile(means, (2.5, 97.5))), abs=0.06)
+    assert (row["low"], row["high"]) == pytest.approx(
+        tuple(np.percentile(means, (2.5, 97.5))), abs=0.06
+    )
 
 
 def test_against_another_than_the_twin_all_is_as_against_the_twin():
     found = random_study(np.random.default_rng(7))
-    twins = {(row["labels"], row["name"]): row for row in table.summarise(found) if row["method"] == "method"}
+    twins = {
+        (row["labels"], row["name"]): row
+        for row in table.summarise(found)
+        if row["method"] == "method"
+    }
     rows = table.against(found, [("method", "scratch"), ("method", "nobody")])
     assert len(rows) == len(twins)
     for row in rows:

@@ -29,13 +29,19 @@ def border_accuracy(probe):
         """`tiles` (sample, tile, edge, edge) as shown; features are their border voxels, and how borders match."""
         inside = torch.zeros(tiles.shape[2:], dtype=torch.bool)
         inside[1:-1, 1:-1] = True
-        sides = {(axis, end): tiles.select(axis, end * (tiles.shape[axis] - 1)) for axis in (2, 3) for end in (0, 1)}
+        sides = {
+            (axis, end): tiles.select(axis, end * (tiles.shape[axis] - 1))
+            for axis in (2, 3)
+            for end in (0, 1)
+        }
         match = [
             (sides[axis, end][:, a] * sides[axis, 1 - end][:, b]).mean(1)
             for a, b in itertools.permutations(range(tiles.shape[1]), 2)
             for axis, end in sides
         ]
-        return probe(torch.cat([tiles[:, :, ~inside].flatten(1), torch.stack(match, 1)], 1), answer, answers)
+        return probe(
+            torch.cat([tiles[:, :, ~inside].flatten(1), torch.stack(match, 1)], 1), answer, answers
+        )
 
     return accuracy
 

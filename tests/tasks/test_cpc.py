@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 
 from selfvox.errors import UsageError
-from selfvox.models.encoder import build, plan
-from selfvox.pretext import from_setting
+from selfvox.models.build import build, plan
+from selfvox.tasks import from_setting
 from selfvox.tasks.cpc import CPC, WIDTH, PyramidConv, pairwise, pyramid
 
 CROPS = {2: (32, 48), 3: (24, 32, 24)}
@@ -35,13 +35,18 @@ def boxes(task, crop, place):
     """The voxels, along each axis, that a patch covers."""
     index = np.unravel_index(place, (task.grid,) * len(crop))
     edges = task.view_size(crop)
-    return [range(i * task.stride(edge), i * task.stride(edge) + edge) for i, edge in zip(index, edges, strict=True)]
+    return [
+        range(i * task.stride(edge), i * task.stride(edge) + edge)
+        for i, edge in zip(index, edges, strict=True)
+    ]
 
 
 @pytest.mark.parametrize("d", [2, 3])
 @pytest.mark.parametrize("grid", [3, 4, 6])
 def test_pyramids_are_windows_of_a_mirrored_grid(d, grid):
-    numbers = np.pad(np.arange(grid**d).reshape((grid,) * d), [(0, 0)] + [(grid, grid)] * (d - 1), mode="reflect")
+    numbers = np.pad(
+        np.arange(grid**d).reshape((grid,) * d), [(0, 0)] + [(grid, grid)] * (d - 1), mode="reflect"
+    )
     for layer in range(grid - 1):
         found = pyramid(grid, d, layer)
         assert len(found) == grid ** (d - 1)
@@ -74,15 +79,26 @@ def test_patches_are_cut_where_loops_would_cut_them(d):
 @pytest.mark.parametrize("d", [2, 3])
 def test_the_corner_lies_anywhere_that_leaves_room(d):
     task = suited(d)
-    room = [size - task.extent(edge) for size, edge in zip(CROPS[d], task.view_size(CROPS[d]), strict=True)]
-    drawn = torch.stack([task.ask(torch.zeros(1, 1, *CROPS[d]), rng(seed))["corner"] for seed in range(150)])
+    room = [
+        size - task.extent(edge)
+        for size, edge in zip(CROPS[d], task.view_size(CROPS[d]), strict=True)
+    ]
+    drawn = torch.stack(
+        [task.ask(torch.zeros(1, 1, *CROPS[d]), rng(seed))["corner"] for seed in range(150)]
+    )
     assert any(room)
-    assert [sorted(set(column.tolist())) for column in drawn.T] == [list(range(free + 1)) for free in room]
+    assert [sorted(set(column.tolist())) for column in drawn.T] == [
+        list(range(free + 1)) for free in room
+    ]
 
 
-@pytest.mark.parametrize(("grid", "overlap"), [(4, 0.5), (3, 0.0), (4, 0.3), (6, 0.66), (7, 0.5), (4, 0.1)])
+@pytest.mark.parametrize(
+    ("grid", "overlap"), [(4, 0.5), (3, 0.0), (4, 0.3), (6, 0.66), (7, 0.5), (4, 0.1)]
+)
 @pytest.mark.parametrize("edge", [64, 72, 100, 124])
-def test_what_is_asked_for_lies_apart_from_what_was_seen_but_the_layer_before_does_not(grid, overlap, edge):
+def test_what_is_asked_for_lies_apart_from_what_was_seen_but_the_layer_before_does_not(
+    grid, overlap, edge
+):
     task, crop = CPC(grid=grid, overlap=overlap).suited_to((edge, edge), (1.0, 1.0)), (edge, edge)
     assert task.extent(task.view_size(crop)[0]) <= edge
     for layer in range(grid - task.first):
@@ -97,7 +113,9 @@ def test_what_is_asked_for_lies_apart_from_what_was_seen_but_the_layer_before_do
 
 def gru_by_hand(gru, sequence):
     """The last state, gate by gate."""
-    w, u, b, c = (getattr(gru, name) for name in ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0"))
+    w, u, b, c = (
+        getattr(gru, name) for name in ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")
+    )
     state = torch.zeros(WIDTH)
     for each in sequence:
         x, h = (w @ each + b).chunk(3), (u @ state + c).chunk(3)
@@ -116,10 +134,14 @@ def test_loss_and_accuracy_equal_loops(d, objective, negatives):
     torch.nn.init.normal_(head.ahead.weight, std=0.5)
     batch = task.ask(torch.randn(2, 1, *CROPS[d], generator=rng()), rng(), scan)
     grid, row = 4, 4 ** (d - 1)
-    negatives = "image" if scan is not None else negatives  # another crop of the same scan is no candidate
+    negatives = (
+        "image" if scan is not None else negatives
+    )  # another crop of the same scan is no candidate
     with torch.no_grad():
         outcome = task.loss(encoder, head, batch)
-        latents = torch.stack([head.latent(encoder.embed(patch[None])[0]) for patch in batch["patches"]])
+        latents = torch.stack(
+            [head.latent(encoder.embed(patch[None])[0]) for patch in batch["patches"]]
+        )
         latents = latents.view(2, grid**d, WIDTH)
         terms, chosen, right, wrong = [], [], [], []
         for image, layer in itertools.product(range(2), range(3)):
@@ -127,12 +149,20 @@ def test_loss_and_accuracy_equal_loops(d, objective, negatives):
                 for number, step in enumerate((2, 3)):
                     if layer + step >= grid:
                         continue
-                    context = gru_by_hand(head.context.gru, [latents[image, place] for place in places])
+                    context = gru_by_hand(
+                        head.context.gru, [latents[image, place] for place in places]
+                    )
                     guess = head.ahead(context)[number * WIDTH : (number + 1) * WIDTH]
                     target = (layer + step) * row + centre
                     among = [image] if negatives == "image" else [0, 1]
-                    score = {(i, at): float(guess @ latents[i, at]) for i in among for at in range(grid**d)}
-                    terms.append(math.log(sum(math.exp(s) for s in score.values())) - score[image, target])
+                    score = {
+                        (i, at): float(guess @ latents[i, at])
+                        for i in among
+                        for at in range(grid**d)
+                    }
+                    terms.append(
+                        math.log(sum(math.exp(s) for s in score.values())) - score[image, target]
+                    )
                     chosen.append(max(score, key=score.__getitem__) == (image, target))
                     right.append(math.log1p(math.exp(-score.pop((image, target)))))
                     wrong += [math.log1p(math.exp(s)) for s in score.values()]
@@ -141,7 +171,9 @@ def test_loss_and_accuracy_equal_loops(d, objective, negatives):
         expected = (sum(right) / len(right) + sum(wrong) / len(wrong)) / 2
     assert float(outcome.loss) == pytest.approx(expected, rel=1e-4)
     assert float(outcome.metrics["accuracy"]) == pytest.approx(sum(chosen) / len(chosen))
-    assert 1 / float(outcome.metrics["chance"]) == pytest.approx(grid**d * (2 if negatives == "batch" else 1))
+    assert 1 / float(outcome.metrics["chance"]) == pytest.approx(
+        grid**d * (2 if negatives == "batch" else 1)
+    )
 
 
 @pytest.mark.parametrize("d", [2, 3])
@@ -149,7 +181,9 @@ def test_loss_and_accuracy_equal_loops(d, objective, negatives):
 @pytest.mark.parametrize("negatives", ["image", "batch"])
 def test_an_untrained_network_is_at_chance(d, context, negatives):
     task = suited(d, context=context, negatives=negatives)
-    outcome = task.loss(*network(task, d), task.ask(torch.randn(4, 1, *CROPS[d], generator=rng()), rng()))
+    outcome = task.loss(
+        *network(task, d), task.ask(torch.randn(4, 1, *CROPS[d], generator=rng()), rng())
+    )
     chance = float(outcome.metrics["chance"])
     assert float(outcome.loss.detach()) == pytest.approx(-math.log(chance), rel=0.05)
     assert float(outcome.metrics["accuracy"]) < 10 * chance
@@ -165,7 +199,9 @@ def test_stacked_convolutions_see_the_inverted_pyramid_and_nothing_else(d):
     context = conv(latents)[0]
     assert len(context) == layers * row
     for layer, centre in itertools.product(range(layers), range(row)):
-        (gradient,) = torch.autograd.grad(context[layer * row + centre].sum(), latents, retain_graph=True)
+        (gradient,) = torch.autograd.grad(
+            context[layer * row + centre].sum(), latents, retain_graph=True
+        )
         seen = gradient[0].abs().sum(1).nonzero().flatten().tolist()
         assert seen == sorted(set(pyramid(grid, d, layer)[centre]))
 

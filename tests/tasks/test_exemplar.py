@@ -6,11 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from selfvox import losses
 from selfvox.errors import UsageError
-from selfvox.losses import nt_xent
-from selfvox.pretext import from_setting
-from selfvox.tasks import exemplar
+from selfvox.ops import losses
+from selfvox.ops.losses import nt_xent
+from selfvox.tasks import exemplar, from_setting
 from selfvox.tasks.exemplar import Exemplar, Remembering
 
 
@@ -40,7 +39,9 @@ def test_loss_and_accuracy_equal_loops(distance):
     unit = [(view / view.norm()).flatten().tolist() for view in batch["views"].double()]
     total, ordered = 0.0, 0
     for i, other in enumerate(batch["other"].tolist()):
-        near, far = (sum((a - b) ** 2 for a, b in zip(unit[i], unit[k], strict=True)) for k in (i + 6, other))
+        near, far = (
+            sum((a - b) ** 2 for a, b in zip(unit[i], unit[k], strict=True)) for k in (i + 6, other)
+        )
         if distance == "plain":
             near, far = math.sqrt(near), math.sqrt(far)
         total, ordered = total + max(0.0, near - far + 0.7), ordered + (near < far)
@@ -52,7 +53,9 @@ def test_loss_and_accuracy_equal_loops(distance):
 
 def test_collapsed_embeddings_cost_the_margin_and_have_no_spread():
     scan = torch.arange(4).repeat(2)
-    outcome = answer(suited(2), {"views": torch.ones(8, 1, 4, 4), "scan": scan, "other": torch.arange(4).roll(1)})
+    outcome = answer(
+        suited(2), {"views": torch.ones(8, 1, 4, 4), "scan": scan, "other": torch.arange(4).roll(1)}
+    )
     assert float(outcome.loss) == pytest.approx(1.0)
     assert float(outcome.metrics["embedding_std"]) == pytest.approx(0, abs=1e-6)
     assert float(outcome.metrics["accuracy"]) == 0
@@ -61,7 +64,9 @@ def test_collapsed_embeddings_cost_the_margin_and_have_no_spread():
 def test_the_contrastive_objective_is_nt_xent_over_images_and_copies():
     task = suited(2, objective="contrastive", temperature=0.3)
     batch = task.ask(torch.randn(5, 1, 8, 8), rng())
-    assert float(answer(task, batch).loss) == pytest.approx(float(nt_xent(batch["views"].flatten(1), 0.3).loss))
+    assert float(answer(task, batch).loss) == pytest.approx(
+        float(nt_xent(batch["views"].flatten(1), 0.3).loss)
+    )
 
 
 def test_the_bank_holds_the_last_embeddings_of_images_not_of_copies():
@@ -97,8 +102,13 @@ def test_with_a_bank_each_image_is_told_from_its_own_and_from_another_of_the_pas
     terms, ordered = [], []
     for i in range(6):
         past = batch["remembered"][i]
-        for far in (unit[batch["other"][i]], *([bank[past]] if head.scan[past] not in (-1, i) else [])):
-            near_by, far_by = ((unit[i] - each).square().sum().item() for each in (unit[i + 6], far))
+        for far in (
+            unit[batch["other"][i]],
+            *([bank[past]] if head.scan[past] not in (-1, i) else []),
+        ):
+            near_by, far_by = (
+                (unit[i] - each).square().sum().item() for each in (unit[i + 6], far)
+            )
             terms.append(max(0, near_by - far_by + 1.5))
             ordered.append(near_by < far_by)
     assert len(terms) == 6 + 3
@@ -127,7 +137,9 @@ def test_a_bank_that_has_seen_nothing_counts_for_nothing():
 
 def test_every_place_of_the_bank_is_drawn_equally_often():
     task = suited(2, bank=4)
-    drawn = torch.cat([task.ask(torch.zeros(8, 1, 8, 8), rng(seed))["remembered"] for seed in range(150)])
+    drawn = torch.cat(
+        [task.ask(torch.zeros(8, 1, 8, 8), rng(seed))["remembered"] for seed in range(150)]
+    )
     assert torch.allclose(drawn.bincount(minlength=4) / len(drawn), torch.tensor(0.25), atol=0.05)
 
 
@@ -145,7 +157,11 @@ def test_one_head_serves_all_three():
     """With a head for each, biases alone reach loss zero; with one, an encoder that sees nothing pays the margin."""
     task, encoder = suited(2), Flat()
     encoder.width = 16
-    batch = {"views": torch.zeros(8, 1, 4, 4), "scan": torch.arange(4).repeat(2), "other": torch.arange(4).roll(1)}
+    batch = {
+        "views": torch.zeros(8, 1, 4, 4),
+        "scan": torch.arange(4).repeat(2),
+        "other": torch.arange(4).roll(1),
+    }
     outcome = task.loss(encoder, task.head(encoder), batch)
     assert float(outcome.loss.detach()) == pytest.approx(1.0)
 
@@ -153,26 +169,38 @@ def test_one_head_serves_all_three():
 @pytest.mark.parametrize("count", [2, 3, 7])
 def test_the_other_image_is_never_the_image_itself_and_each_other_equally_often(count):
     draws = rng()
-    drawn = torch.stack([suited(2).ask(torch.zeros(count, 1, 8, 8), draws)["other"] for _ in range(200)])
+    drawn = torch.stack(
+        [suited(2).ask(torch.zeros(count, 1, 8, 8), draws)["other"] for _ in range(200)]
+    )
     shares = nn.functional.one_hot(drawn, count).float().mean(0)
     assert not shares.diagonal().any()
-    assert torch.allclose(shares[~torch.eye(count, dtype=torch.bool)], torch.tensor(1 / (count - 1)), atol=0.15)
+    assert torch.allclose(
+        shares[~torch.eye(count, dtype=torch.bool)], torch.tensor(1 / (count - 1)), atol=0.15
+    )
 
 
 def test_the_other_image_is_of_another_scan_and_each_such_equally_often():
     scan = torch.tensor([4, 9, 4, 7, 4])
     draws = rng()
-    drawn = torch.stack([suited(2).ask(torch.zeros(5, 1, 8, 8), draws, scan)["other"] for _ in range(200)])
+    drawn = torch.stack(
+        [suited(2).ask(torch.zeros(5, 1, 8, 8), draws, scan)["other"] for _ in range(200)]
+    )
     shares = nn.functional.one_hot(drawn, 5).float().mean(0)
     another = scan[:, None] != scan
     assert not shares[~another].any()
-    assert torch.allclose(shares[another], (another / another.sum(1, keepdim=True))[another], atol=0.15)
+    assert torch.allclose(
+        shares[another], (another / another.sum(1, keepdim=True))[another], atol=0.15
+    )
 
 
 def test_images_without_another_scan_beside_them_do_not_count():
     images, task = torch.randn(4, 1, 8, 16, generator=rng()), suited(2)
     alone = answer(task, task.ask(images, rng(1), torch.zeros(4, dtype=torch.int64)))
-    assert [float(alone.loss), float(alone.metrics["accuracy"]), float(alone.metrics["chance"])] == [0, 0, 0]
+    assert [
+        float(alone.loss),
+        float(alone.metrics["accuracy"]),
+        float(alone.metrics["chance"]),
+    ] == [0, 0, 0]
     task, head = suited(2, bank=5), Remembering(5)
     head.scan.fill_(7)
     batch, bank = task.ask(images, rng(1), torch.zeros(4, dtype=torch.int64)), head.bank.clone()
@@ -191,7 +219,9 @@ def test_the_contrastive_objective_leaves_out_other_crops_of_the_same_scan():
 @pytest.mark.parametrize("d", [2, 3])
 def test_images_stay_and_their_copies_are_made_in_one_resampling(monkeypatch, d):
     calls, resample = [], exemplar.resample
-    monkeypatch.setattr(exemplar, "resample", lambda x, *maps: calls.append(len(x)) or resample(x, *maps))
+    monkeypatch.setattr(
+        exemplar, "resample", lambda x, *maps: calls.append(len(x)) or resample(x, *maps)
+    )
     images = torch.randn(4, 2, *(8,) * d)
     first, copies = suited(d).ask(images, rng())["views"].chunk(2)
     assert calls == [4]
@@ -233,7 +263,9 @@ def test_the_maps_flip_half_of_the_copies_turn_about_one_axis_and_zoom_both_ways
     assert drawn["angles"].abs().max().rad2deg() == pytest.approx(60, abs=1)
     assert drawn["flips"].sum(1).max() == 1
     assert drawn["flips"].float().mean(0).tolist() == pytest.approx([0.5 / d] * d, abs=0.04)
-    assert [float(drawn["scale"].min()), float(drawn["scale"].max())] == pytest.approx([0.8, 1.25], abs=0.01)
+    assert [float(drawn["scale"].min()), float(drawn["scale"].max())] == pytest.approx(
+        [0.8, 1.25], abs=0.01
+    )
     assert (drawn["scale"] < 1).float().mean() == pytest.approx(0.5, abs=0.04)
 
 

@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 
 from selfvox.errors import UsageError
-from selfvox.models.encoder import build, plan
-from selfvox.spatial import TileGrid
+from selfvox.models.build import build, plan
+from selfvox.ops.tiles import TileGrid
 from selfvox.tasks import jigsaw
 from selfvox.tasks.jigsaw import Jigsaw, permutation_set
 
@@ -25,7 +25,10 @@ def rng(seed=0):
 
 def distances(rows):
     """Of every pair of rows, the number of places where they differ."""
-    return [sum(a != b for a, b in zip(*pair, strict=True)) for pair in itertools.combinations(rows.tolist(), 2)]
+    return [
+        sum(a != b for a, b in zip(*pair, strict=True))
+        for pair in itertools.combinations(rows.tolist(), 2)
+    ]
 
 
 @pytest.mark.parametrize("tiles", [8, 9, 27])
@@ -81,10 +84,14 @@ def test_tiles_are_whole_pieces_of_the_image_in_true_order(d, grid):
     cells = list(itertools.product(range(grid), repeat=d))
     for tiles, corners in zip(batch["tiles"].chunk(10), batch["corner"].tolist(), strict=True):
         for tile, corner, cell in zip(tiles, corners, cells, strict=True):
-            expected = [torch.arange(first, first + edge) for first, edge in zip(corner, edges, strict=True)]
+            expected = [
+                torch.arange(first, first + edge) for first, edge in zip(corner, edges, strict=True)
+            ]
             # neither filled nor mirrored: every position once, in order
             assert torch.equal(tile, torch.stack(torch.meshgrid(*expected, indexing="ij")).float())
-            room = [size % grid + size // grid - edge for size, edge in zip(shape, edges, strict=True)]
+            room = [
+                size % grid + size // grid - edge for size, edge in zip(shape, edges, strict=True)
+            ]
             for first, number, size, free in zip(corner, cell, shape, room, strict=True):
                 assert number * (size // grid) <= first <= number * (size // grid) + free
 
@@ -123,7 +130,9 @@ def test_answers_are_uniform_differ_within_an_image_and_are_independent_of_it():
     assert sum((counts[n] - 250) ** 2 / 250 for n in range(10)) < 27.9
 
 
-def test_border_voxels_tell_nothing_though_they_would_if_tiles_touched(border_accuracy, smooth_noise, monkeypatch):
+def test_border_voxels_tell_nothing_though_they_would_if_tiles_touched(
+    border_accuracy, smooth_noise, monkeypatch
+):
     task = Jigsaw(grid=2, permutations=24, shuffles=1)
     noise = smooth_noise[..., :24, :24]
 
@@ -131,7 +140,9 @@ def test_border_voxels_tell_nothing_though_they_would_if_tiles_touched(border_ac
         batch = task.ask(noise, rng(7))
         answer = batch["answer"][:, 0]
         tiles = batch["tiles"].view(len(noise), 4, 8, 8)
-        return border_accuracy(tiles[torch.arange(len(noise))[:, None], task.table(2)[answer]], answer, 24)
+        return border_accuracy(
+            tiles[torch.arange(len(noise))[:, None], task.table(2)[answer]], answer, 24
+        )
 
     # four standard deviations of a guess
     assert abs(accuracy() - 1 / 24) < 4 * math.sqrt(1 / 24 * 23 / 24 / 2000)
@@ -145,11 +156,17 @@ def test_the_settings_name_the_set():
 
 
 def test_small_crops_are_refused_with_one_that_does():
-    with pytest.raises(UsageError, match=r"task\.grid.*32 x 24 x 16 voxels.*--crop 32,32,32") as refusal:
+    with pytest.raises(
+        UsageError, match=r"task\.grid.*32 x 24 x 16 voxels.*--crop 32,32,32"
+    ) as refusal:
         Jigsaw().suited_to((32, 24, 16), (1.0, 1.0, 5.0))
     assert "\n" not in str(refusal.value)
     assert Jigsaw().suited_to((32, 32, 32), (1.0, 1.0, 5.0)).view_size((32, 32, 32)) == (8, 8, 8)
-    assert Jigsaw(grid=2).suited_to((24, 24, 24), (1.0, 1.0, 5.0)).view_size((24, 24, 24)) == (8, 8, 8)
+    assert Jigsaw(grid=2).suited_to((24, 24, 24), (1.0, 1.0, 5.0)).view_size((24, 24, 24)) == (
+        8,
+        8,
+        8,
+    )
 
 
 def test_more_permutations_than_there_are_is_refused():
@@ -169,6 +186,9 @@ def test_panels_show_the_tiles_in_place_and_as_shuffled():
         assert [panel.caption for panel in row] == ["scan", "in place", f"answer {answer} of 100"]
         for place, tile in enumerate(table[answer].tolist()):
             x, y = corners[tile].tolist()
-            piece, (i, j) = image[:, x : x + 8, y : y + 8], (place // 3 * 9, place % 3 * 9)  # one dark voxel between
+            piece, (i, j) = (
+                image[:, x : x + 8, y : y + 8],
+                (place // 3 * 9, place % 3 * 9),
+            )  # one dark voxel between
             assert torch.equal(row[1].image[:, x : x + 8, y : y + 8], piece)
             assert torch.equal(row[2].image[:, i : i + 8, j : j + 8], piece)

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from selfvox.errors import UsageError
-from selfvox.models.encoder import build, plan
-from selfvox.pretext import from_setting
+from selfvox.models.build import build, plan
+from selfvox.tasks import from_setting
 from selfvox.tasks.masked import Masked, details
 
 SHAPES = [(16, 24), (13, 10), (8, 12, 9)]  # the last block of an axis may be cut off
@@ -20,7 +20,9 @@ def rng(seed=0):
 
 def network(task, d, channels=1):
     torch.manual_seed(0)
-    encoder = build(plan({"channels": [4, 8], "blocks": 1, "norm": "group"}, (16,) * d, (1.0,) * d), d, channels)
+    encoder = build(
+        plan({"channels": [4, 8], "blocks": 1, "norm": "group"}, (16,) * d, (1.0,) * d), d, channels
+    )
     return encoder, task.head(encoder)
 
 
@@ -51,10 +53,14 @@ def test_the_noise_of_empty_air_is_hardly_asked():
 @pytest.mark.parametrize("hidden", [0.25, 0.6])
 def test_every_image_has_as_many_hidden_blocks_as_asked_anywhere(shape, hidden):
     task = Masked(block=4, hidden=hidden).suited_to(shape, (1.0,) * len(shape))
-    drawn = torch.cat([task.ask(torch.zeros(50, 1, *shape), rng(seed))["hidden"] for seed in range(20)])
+    drawn = torch.cat(
+        [task.ask(torch.zeros(50, 1, *shape), rng(seed))["hidden"] for seed in range(20)]
+    )
     count = math.prod(drawn.shape[1:])
     assert set(drawn.flatten(1).sum(1).tolist()) == {round(hidden * count)}
-    assert torch.allclose(drawn.float().mean(0), torch.tensor(round(hidden * count) / count), atol=0.08)
+    assert torch.allclose(
+        drawn.float().mean(0), torch.tensor(round(hidden * count) / count), atol=0.08
+    )
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -66,7 +72,9 @@ def test_loss_and_explained_share_equal_loops(shape):
     batch = task.ask(torch.randn(2, 2, *shape, generator=rng()), rng(1))
     filled, target = batch["images"].clone(), details(batch["images"], 4)
     for image, channel in itertools.product(range(2), range(2)):
-        places = [(where, bool(batch["hidden"][(image, *place)])) for place, where in blocks(shape, 4)]
+        places = [
+            (where, bool(batch["hidden"][(image, *place)])) for place, where in blocks(shape, 4)
+        ]
         seen = [filled[image, channel][where].flatten() for where, hidden in places if not hidden]
         for where, hidden in places:
             if hidden:
@@ -104,13 +112,17 @@ def test_the_answer_does_not_depend_on_hidden_voxels(d):
 @pytest.mark.parametrize("d", [2, 3])
 def test_an_untrained_network_explains_nothing(d):
     task, shape = Masked(), (32,) * d
-    outcome = task.loss(*network(task, d), task.ask(torch.randn(4, 1, *shape, generator=rng()), rng()))
+    outcome = task.loss(
+        *network(task, d), task.ask(torch.randn(4, 1, *shape, generator=rng()), rng())
+    )
     assert float(outcome.metrics["explained"]) == pytest.approx(0, abs=0.02)
     assert float(outcome.loss.detach()) == pytest.approx(1, abs=0.05)
 
 
 @pytest.mark.parametrize("d", [2, 3])
-@pytest.mark.parametrize(("noise", "least", "most"), [(0.0, 0, 0), (0.005, 0, 0), (0.02, -1, -1), (1.0, -0.1, 0.1)])
+@pytest.mark.parametrize(
+    ("noise", "least", "most"), [(0.0, 0, 0), (0.005, 0, 0), (0.02, -1, -1), (1.0, -0.1, 0.1)]
+)
 def test_one_flat_batch_does_not_outweigh_a_hundred_others(d, noise, least, most):
     task, images = Masked(), -1 + noise * torch.randn(2, 1, *(32,) * d, generator=rng())
     encoder, head = network(task, d)
@@ -132,7 +144,8 @@ def test_a_perfect_answer_costs_nothing():
 
 
 @pytest.mark.parametrize(
-    ("options", "name"), [({"block": 32}, "block"), ({"hidden": 0.05}, "hidden"), ({"hidden": 0.95}, "hidden")]
+    ("options", "name"),
+    [({"block": 32}, "block"), ({"hidden": 0.05}, "hidden"), ({"hidden": 0.95}, "hidden")],
 )
 def test_a_question_about_nothing_or_everything_is_refused(options, name):
     with pytest.raises(UsageError, match=rf"^task\.{name}:"):
@@ -142,7 +155,10 @@ def test_a_question_about_nothing_or_everything_is_refused(options, name):
 @pytest.mark.parametrize("shape", SHAPES)
 def test_even_maps_are_read_out_and_summed(shape):
     encoder, head = network(Masked(), len(shape), channels=2)
-    image, maps = torch.zeros(3, 2, *shape), [each * 0 + 1.5 for each in encoder(torch.zeros(3, 2, *shape))]
+    image, maps = (
+        torch.zeros(3, 2, *shape),
+        [each * 0 + 1.5 for each in encoder(torch.zeros(3, 2, *shape))],
+    )
     expected = sum(1.5 * level.weight.flatten(1).sum(1) + level.bias for level in head.levels)
     drawn = head(maps, image)
     assert drawn.shape == image.shape

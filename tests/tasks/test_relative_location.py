@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 
 from selfvox.errors import UsageError
-from selfvox.models.encoder import build, plan
-from selfvox.spatial import TileGrid
+from selfvox.models.build import build, plan
+from selfvox.ops.tiles import TileGrid
 from selfvox.tasks import relative_location
 from selfvox.tasks.relative_location import RelativeLocation
 
@@ -40,7 +40,9 @@ def test_the_answer_is_the_neighbour_that_a_loop_finds(d, queries):
         corner = [[int(axis.min()) for axis in tile] for tile in shown]
         for query, answer in zip(corner[1:], answers.tolist(), strict=True):
             cells = [size // 3 for size in shape]
-            step = [round((a - b) / cell) for a, b, cell in zip(query, corner[0], cells, strict=True)]
+            step = [
+                round((a - b) / cell) for a, b, cell in zip(query, corner[0], cells, strict=True)
+            ]
             assert steps[answer] == tuple(step)
 
 
@@ -50,14 +52,21 @@ def test_tiles_are_whole_pieces_of_the_image(d):
     edges = task.view_size(shape)
     batch = task.ask(coordinates(shape, 10), rng())
     for tile, corner in zip(batch["tiles"], batch["corner"].flatten(0, 1).tolist(), strict=True):
-        expected = [torch.arange(first, first + edge) for first, edge in zip(corner, edges, strict=True)]
+        expected = [
+            torch.arange(first, first + edge) for first, edge in zip(corner, edges, strict=True)
+        ]
         # neither filled nor mirrored: every position once, in order, and inside the image
         assert torch.equal(tile, torch.stack(torch.meshgrid(*expected, indexing="ij")).float())
-        assert all(0 <= first <= size - edge for first, edge, size in zip(corner, edges, shape, strict=True))
+        assert all(
+            0 <= first <= size - edge
+            for first, edge, size in zip(corner, edges, shape, strict=True)
+        )
 
 
 def test_the_queries_of_an_image_all_differ():
-    answers = RelativeLocation(queries=26).ask(torch.randn(3, 1, 32, 32, 32), rng())["answer"].view(3, 26)
+    answers = (
+        RelativeLocation(queries=26).ask(torch.randn(3, 1, 32, 32, 32), rng())["answer"].view(3, 26)
+    )
     assert all(sorted(row) == list(range(26)) for row in answers.tolist())
 
 
@@ -72,14 +81,18 @@ def test_answers_are_uniform_and_independent_of_the_images():
     assert sum((counts[n] - 500) ** 2 / 500 for n in range(8)) < 24.3
 
 
-def test_border_voxels_tell_nothing_though_they_would_if_tiles_touched(border_accuracy, smooth_noise, monkeypatch):
+def test_border_voxels_tell_nothing_though_they_would_if_tiles_touched(
+    border_accuracy, smooth_noise, monkeypatch
+):
     def accuracy():
         batch = RelativeLocation(queries=1).ask(smooth_noise, rng(7))
         return border_accuracy(batch["tiles"].view(-1, 2, 8, 8), batch["answer"], 8)
 
     # four standard deviations of a guess
     assert abs(accuracy() - 1 / 8) < 4 * math.sqrt(1 / 8 * 7 / 8 / 2000)
-    monkeypatch.setattr(relative_location, "tile_grid", lambda *_: TileGrid(3, (8, 8), (8, 8), (0, 0)))
+    monkeypatch.setattr(
+        relative_location, "tile_grid", lambda *_: TileGrid(3, (8, 8), (8, 8), (0, 0))
+    )
     assert accuracy() > 0.2
 
 
@@ -92,7 +105,9 @@ def test_each_tile_has_a_brightness_and_contrast_of_its_own_whatever_they_were()
     line = (before - before.mean(2, keepdim=True)) / before.std(2, keepdim=True) * factor + shift
     torch.testing.assert_close(line, after, rtol=1e-4, atol=1e-4)
     for strength, low, high in ((factor, 0.6, 1.4), (shift, -0.3, 0.3)):
-        torch.testing.assert_close(strength[:, 0], strength[:, 1], rtol=0.02, atol=1e-4)  # one for all channels
+        torch.testing.assert_close(
+            strength[:, 0], strength[:, 1], rtol=0.02, atol=1e-4
+        )  # one for all channels
         assert ((strength > low - 0.02) & (strength < high + 0.02)).all()
         assert strength[:, 0].unique().numel() == 12
 
@@ -123,7 +138,11 @@ def test_small_crops_are_refused_with_one_that_does():
     with pytest.raises(UsageError, match=r"32 x 24 x 16 voxels.*--crop 32,32,32") as refusal:
         RelativeLocation().suited_to((32, 24, 16), (1.0, 1.0, 1.0))
     assert "\n" not in str(refusal.value)
-    assert RelativeLocation().suited_to((32, 32, 32), (1.0, 1.0, 1.0)).view_size((32, 32, 32)) == (8, 8, 8)
+    assert RelativeLocation().suited_to((32, 32, 32), (1.0, 1.0, 1.0)).view_size((32, 32, 32)) == (
+        8,
+        8,
+        8,
+    )
     with pytest.raises(UsageError, match=r"--crop 48,48"):
         RelativeLocation(jitter=0.5).suited_to((40, 40), (1.0, 1.0))
 

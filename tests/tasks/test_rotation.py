@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from selfvox.errors import UsageError
-from selfvox.pretext import from_setting
+from selfvox.tasks import from_setting
 from selfvox.tasks.rotation import Rotation
 
 
@@ -16,7 +16,9 @@ def rng(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
-@pytest.mark.parametrize(("d", "answers", "count"), [(2, "planes", 4), (3, "planes", 10), (3, "group", 24)])
+@pytest.mark.parametrize(
+    ("d", "answers", "count"), [(2, "planes", 4), (3, "planes", 10), (3, "group", 24)]
+)
 def test_the_answer_undoes_the_turn(d, answers, count):
     task, images = Rotation(answers=answers, versions=3), torch.randn(5, 2, *(8,) * d)
     batch, table = task.ask(images, rng()), task.table(d)
@@ -28,7 +30,9 @@ def test_the_answer_undoes_the_turn(d, answers, count):
 
 def test_the_versions_of_an_image_all_differ():
     for seed in range(20):
-        answers = Rotation(versions=4).ask(torch.randn(6, 1, 8, 8, 8), rng(seed))["answer"].view(6, 4)
+        answers = (
+            Rotation(versions=4).ask(torch.randn(6, 1, 8, 8, 8), rng(seed))["answer"].view(6, 4)
+        )
         assert all(len(set(row)) == 4 for row in answers.tolist())
 
 
@@ -63,7 +67,9 @@ def test_a_probe_of_the_border_learns_nothing_from_noise_though_it_could_from_an
     assert accuracy_of_a_linear_probe(noise + torch.arange(8.0)[:, None]) > 0.9
 
 
-@pytest.mark.parametrize(("planes", "size"), [("all", (8, 8, 8)), ("xy", (8, 8, 16)), ("yz", (8, 12, 12))])
+@pytest.mark.parametrize(
+    ("planes", "size"), [("all", (8, 8, 8)), ("xy", (8, 8, 16)), ("yz", (8, 12, 12))]
+)
 def test_the_shape_tells_nothing(planes, size):
     task = Rotation(planes=planes, versions=4)
     assert task.view_size((8, 12, 16)) == size
@@ -71,10 +77,14 @@ def test_the_shape_tells_nothing(planes, size):
     assert batch["images"].shape[2:] == size  # one shape, whatever the answer
 
 
-@pytest.mark.parametrize(("planes", "answers"), [("all", "planes"), ("xz", "planes"), ("all", "group")])
+@pytest.mark.parametrize(
+    ("planes", "answers"), [("all", "planes"), ("xz", "planes"), ("all", "group")]
+)
 def test_uneven_spacing_is_refused_with_the_spacing_and_the_way_out(planes, answers):
     task = Rotation(planes=planes, answers=answers)
-    with pytest.raises(UsageError, match=r"0\.70 x 0\.70 x 5\.00 mm.*--task\.planes in-plane.*--spacing") as refusal:
+    with pytest.raises(
+        UsageError, match=r"0\.70 x 0\.70 x 5\.00 mm.*--task\.planes in-plane.*--spacing"
+    ) as refusal:
         task.suited_to((32, 32, 16), (0.7, 0.7, 5.0))
     assert "\n" not in str(refusal.value)
 
@@ -98,11 +108,16 @@ def test_in_plane_without_two_equal_axes_is_refused():
 
 def test_a_plane_must_be_of_equal_spacing_in_every_scan_and_those_at_fault_are_named():
     crop, thick, across = (32, 32, 32), (0.5, 0.5, 5.0), (4.5, 0.5, 0.5)
-    assert Rotation(planes="in-plane").suited_to(crop, (1.0, 1.0, 1.0), thick, (2.0, 2.0, 3.0)).planes == "xy"
+    assert (
+        Rotation(planes="in-plane").suited_to(crop, (1.0, 1.0, 1.0), thick, (2.0, 2.0, 3.0)).planes
+        == "xy"
+    )
     both = r"4\.50 x 0\.50 x 0\.50 mm and 0\.50 x 0\.50 x 5\.00 mm"
     with pytest.raises(UsageError, match=rf"in every scan \({both}\); prepare with --spacing"):
         Rotation(planes="in-plane").suited_to(crop, thick, across, across)
-    with pytest.raises(UsageError, match=r"of spacing 4\.50 x 0\.50 x 0\.50 mm, .* in xy away; .*--spacing 5,5,5"):
+    with pytest.raises(
+        UsageError, match=r"of spacing 4\.50 x 0\.50 x 0\.50 mm, .* in xy away; .*--spacing 5,5,5"
+    ):
         Rotation(planes="xy").suited_to(crop, thick, across, across)
     # of slices or of pictures: how many axes the scans have is not known here
     with pytest.raises(UsageError, match=r"prepare with 3\.3 mm along each axis or coarser"):
@@ -127,7 +142,11 @@ def test_an_ill_posed_question_is_refused(options, name):
 
 
 def test_no_two_answers_are_the_same_turn_even_when_a_plane_is_named_twice():
-    assert len(set(Rotation(planes="xy,yx,xz").table(3))) == len(Rotation(planes="xy,yx,xz").table(3)) == 7
+    assert (
+        len(set(Rotation(planes="xy,yx,xz").table(3)))
+        == len(Rotation(planes="xy,yx,xz").table(3))
+        == 7
+    )
 
 
 def test_panels_show_each_image_and_its_turns():
@@ -135,6 +154,7 @@ def test_panels_show_each_image_and_its_turns():
     batch = task.ask(images, rng())
     rows = task.panels(images, batch)
     assert [[panel.caption.split(":")[0] for panel in row] for row in rows] == [
-        ["scan", *(f"answer {answer}" for answer in pair)] for pair in batch["answer"].view(2, 2).tolist()
+        ["scan", *(f"answer {answer}" for answer in pair)]
+        for pair in batch["answer"].view(2, 2).tolist()
     ]
     assert torch.equal(rows[1][2].image, batch["images"][3])

@@ -10,8 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from selfvox.pretext import from_setting
-from selfvox.tasks import exemplar, masked, simclr
+from selfvox.tasks import exemplar, from_setting, masked, simclr
 from selfvox.tasks.cpc import CPC
 from selfvox.tasks.rotation import Rotation
 
@@ -49,7 +48,9 @@ def test_rotation_the_resolution_tells_nothing_in_the_planes_of_equal_spacing(pr
         batch = task.ask(thick, rng(1))
         return probe(roughness(batch["images"]), batch["answer"], len(task.table(3)))
 
-    assert at_chance(accuracy(Rotation(planes="in-plane").suited_to((8, 8, 8), (1.0, 1.0, 4.0))), 4, 1000)
+    assert at_chance(
+        accuracy(Rotation(planes="in-plane").suited_to((8, 8, 8), (1.0, 1.0, 4.0))), 4, 1000
+    )
     assert accuracy(Rotation()) > 0.25  # of ten answers
 
 
@@ -70,7 +71,9 @@ def test_rotation_the_border_tells_nothing_of_noise_in_3d_though_it_would_of_ana
 
 
 @pytest.mark.parametrize("name", ["relative_location", "jigsaw"])
-def test_relative_location_and_jigsaw_a_brightness_that_runs_through_the_image_tells_nothing(probe, name):
+def test_relative_location_and_jigsaw_a_brightness_that_runs_through_the_image_tells_nothing(
+    probe, name
+):
     shaded = noise(3000, 1, 32, 32) + torch.linspace(-1, 1, 32)[:, None]
     options = {"grid": 2, "permutations": 24, "shuffles": 1} if name == "jigsaw" else {}
     answers = 24 if name == "jigsaw" else 8
@@ -116,7 +119,9 @@ def filled_with_zeros(x, matrices, shifts):
     """What `resample` would do without mirroring; square pictures."""
     scaled = torch.cat([matrices, (2 * shifts / x.shape[2])[:, :, None]], 2)
     theta = torch.cat([scaled[:, :, :2].flip(1, 2), scaled[:, :, 2:].flip(1)], 2)
-    return F.grid_sample(x, F.affine_grid(theta, list(x.shape), align_corners=False), align_corners=False)
+    return F.grid_sample(
+        x, F.affine_grid(theta, list(x.shape), align_corners=False), align_corners=False
+    )
 
 
 def test_exemplar_nothing_at_the_border_marks_a_copy(probe, monkeypatch):
@@ -132,10 +137,15 @@ def test_exemplar_nothing_at_the_border_marks_a_copy(probe, monkeypatch):
 
 
 def test_simclr_nothing_at_the_border_marks_a_turned_view(probe, monkeypatch):
-    task = from_setting({"name": "simclr", "ops": "rotate,colour", "ops_per_view": 1}).suited_to((24, 24), (1.0, 1.0))
+    task = from_setting({"name": "simclr", "ops": "rotate,colour", "ops_per_view": 1}).suited_to(
+        (24, 24), (1.0, 1.0)
+    )
 
     def accuracy():
-        views, turned = task.ask(smooth(2000, 24), rng(3))["views"], task._choose(2000, rng(3))[:, 0]
+        views, turned = (
+            task.ask(smooth(2000, 24), rng(3))["views"],
+            task._choose(2000, rng(3))[:, 0],
+        )
         return probe(marks(views), turned.long(), 2)
 
     assert at_chance(accuracy(), 2, 2000)
@@ -144,7 +154,9 @@ def test_simclr_nothing_at_the_border_marks_a_turned_view(probe, monkeypatch):
 
 
 def test_simclr_how_one_view_was_made_does_not_tell_how_its_partner_was(monkeypatch):
-    task = from_setting({"name": "simclr", "ops": "rotate", "ops_per_view": 1}).suited_to((24, 24), (1.0, 1.0))
+    task = from_setting({"name": "simclr", "ops": "rotate", "ops_per_view": 1}).suited_to(
+        (24, 24), (1.0, 1.0)
+    )
     monkeypatch.setattr(simclr, "resample", filled_with_zeros)  # the corners now show the angle
 
     def alike():
@@ -175,5 +187,7 @@ def test_masked_the_mask_and_the_fill_tell_nothing_of_what_is_hidden(probe, monk
         return probe(cues, brighter.long(), 2)
 
     assert at_chance(accuracy(), 2, 1000)
-    monkeypatch.setattr(masked, "fill", lambda x, hidden: torch.where(hidden, x.mean((1, 2, 3), keepdim=True), x))
+    monkeypatch.setattr(
+        masked, "fill", lambda x, hidden: torch.where(hidden, x.mean((1, 2, 3), keepdim=True), x)
+    )
     assert accuracy() > 0.9

@@ -7,9 +7,8 @@ import pytest
 import torch
 
 from selfvox.errors import UsageError
-from selfvox.losses import nt_xent
-from selfvox.pretext import from_setting
-from selfvox.tasks import simclr
+from selfvox.ops.losses import nt_xent
+from selfvox.tasks import from_setting, simclr
 from selfvox.tasks.simclr import OPS, SimCLR
 
 GEOMETRIC = ("rotate", "flip", "crop")
@@ -40,7 +39,8 @@ def test_the_two_views_of_a_sample_always_differ(d, per_view):
 
 
 @pytest.mark.parametrize(
-    "ops", [("identity", "noise"), ("flip", "rotate"), ("sobel", "identity", "crop"), ("colour", "sobel")]
+    "ops",
+    [("identity", "noise"), ("flip", "rotate"), ("sobel", "identity", "crop"), ("colour", "sobel")],
 )
 def test_the_two_views_differ_with_few_operations_too(ops):
     for seed, per_view in itertools.product(range(40), range(1, len(ops) + 1)):
@@ -60,7 +60,9 @@ def test_every_view_has_as_many_operations_as_asked_each_equally_often(per_view)
 @pytest.mark.parametrize("d", [2, 3])
 def test_geometry_is_one_resampling(monkeypatch, d):
     calls, resample = [], simclr.resample
-    monkeypatch.setattr(simclr, "resample", lambda x, *maps: calls.append(len(x)) or resample(x, *maps))
+    monkeypatch.setattr(
+        simclr, "resample", lambda x, *maps: calls.append(len(x)) or resample(x, *maps)
+    )
     suited(d, ops=GEOMETRIC, ops_per_view=3).ask(torch.randn(4, 1, *(8,) * d), rng())
     assert calls == [8]
 
@@ -81,14 +83,18 @@ def test_views_without_geometry_keep_their_voxels():
 def test_nothing_is_filled_in_at_the_borders_of_a_view(shape):
     images = torch.full((6, 2, *shape), 7.5)
     for seed in range(10):
-        views = suited(len(shape), ops=GEOMETRIC, ops_per_view=3, angle=180).ask(images, rng(seed))["views"]
+        views = suited(len(shape), ops=GEOMETRIC, ops_per_view=3, angle=180).ask(images, rng(seed))[
+            "views"
+        ]
         assert torch.allclose(views, torch.tensor(7.5), atol=1e-4)
 
 
 def test_a_crop_is_a_window_of_the_image_of_the_size_asked_for():
     edge = 32
     ramp = torch.arange(float(edge))[:, None].expand(40, 1, edge, edge)
-    views = suited(2, ops=("crop", "identity"), ops_per_view=2, smallest_crop=0.5).ask(ramp, rng())["views"][:, 0]
+    views = suited(2, ops=("crop", "identity"), ops_per_view=2, smallest_crop=0.5).ask(ramp, rng())[
+        "views"
+    ][:, 0]
     inner = views[:, 2:-2].mean(2)
     steps = inner.diff(dim=1)
     assert torch.allclose(steps, steps.mean(1, keepdim=True).expand_as(steps), atol=1e-3)
@@ -105,7 +111,10 @@ def test_flips_flip_and_rotations_rotate():
     for op in ("flip", "rotate"):
         views = suited(ops=(op, "identity", "colour"), ops_per_view=1)
         chosen, shown = views._choose(20, rng()), views.ask(images, rng())["views"]
-        moved = [bool((a - b).abs().max() > 0.01) for a, b in zip(shown, images.repeat(2, 1, 1, 1, 1), strict=True)]
+        moved = [
+            bool((a - b).abs().max() > 0.01)
+            for a, b in zip(shown, images.repeat(2, 1, 1, 1, 1), strict=True)
+        ]
         assert all(there for there, ops in zip(moved, chosen[:, 0].tolist(), strict=True) if ops)
 
 
@@ -123,9 +132,13 @@ def test_crops_of_a_scan_that_the_batch_holds_twice_are_no_negatives_where_maske
     assert torch.equal(batch["scan"], scan.repeat_interleave(4).repeat(2))
     expected = nt_xent(batch["views"].flatten(1), task.temperature, batch["scan"])
     found = task.loss(Flat(), torch.nn.Identity(), batch)
-    assert [float(found.loss), float(found.metrics["chance"])] == pytest.approx([*map(float, expected[::2])])
+    assert [float(found.loss), float(found.metrics["chance"])] == pytest.approx(
+        [*map(float, expected[::2])]
+    )
     assert float(expected.chance) == pytest.approx((2 / 9 + 1 / 17) / 3)
-    alone = task.loss(Flat(), torch.nn.Identity(), task.ask(images, rng(), torch.zeros(3, dtype=torch.int64)))
+    alone = task.loss(
+        Flat(), torch.nn.Identity(), task.ask(images, rng(), torch.zeros(3, dtype=torch.int64))
+    )
     assert [float(alone.loss), float(alone.metrics["chance"])] == [0, 1]
 
 
@@ -134,7 +147,9 @@ def test_uniformity_is_that_of_all_pairs_without_an_operation_that_some_devices_
     task = suited(2)
     batch = task.ask(torch.randn(3, 1, 8, 8, generator=rng()), rng())
     unit = [(view / view.norm()).flatten() for view in batch["views"].double()]
-    pairs = [math.exp(-2 * float((a - b).square().sum())) for a, b in itertools.combinations(unit, 2)]
+    pairs = [
+        math.exp(-2 * float((a - b).square().sum())) for a, b in itertools.combinations(unit, 2)
+    ]
     with torch.autocast("cpu", torch.bfloat16):
         found = task.loss(Flat(), torch.nn.Identity(), batch).metrics["uniformity"]
     assert float(found) == pytest.approx(math.log(sum(pairs) / len(pairs)), abs=1e-4)
@@ -154,13 +169,17 @@ def test_planes_are_those_of_equal_spacing_unless_named():
 def test_where_rotate_is_left_out_and_too_little_stays_this_is_said():
     for options in ({"ops": "rotate,flip,crop"}, {"ops": "rotate", "ops_per_view": 1}):
         task = from_setting({"name": "simclr", **options})
-        with pytest.raises(UsageError, match=r"^task\.ops.* \(rotate was left out of task\.ops, since no two axes"):
+        with pytest.raises(
+            UsageError, match=r"^task\.ops.* \(rotate was left out of task\.ops, since no two axes"
+        ):
             task.suited_to((16, 16), (1.0, 2.0))
 
 
 def test_in_a_plane_of_equal_spacing_the_third_axis_stays():
     images = torch.arange(16.0).expand(4, 1, 16, 16, 16)
-    task = SimCLR(ops=("rotate", "identity"), ops_per_view=2).suited_to((16, 16, 16), (1.0, 1.0, 3.0))
+    task = SimCLR(ops=("rotate", "identity"), ops_per_view=2).suited_to(
+        (16, 16, 16), (1.0, 1.0, 3.0)
+    )
     assert torch.allclose(task.ask(images, rng())["views"], images.repeat(2, 1, 1, 1, 1), atol=1e-4)
 
 

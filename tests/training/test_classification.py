@@ -11,14 +11,14 @@ import torch
 from PIL import Image as Pillow
 
 import selfvox
-from selfvox.data.split import read
-from selfvox.data.store import open_store
+from selfvox.data.preparation.split import read
+from selfvox.data.preparation.store import open_store
+from selfvox.data.sampling.whole_scans import Wholes
 from selfvox.errors import UsageError
-from selfvox.files import sha256
+from selfvox.runs.atomic_files import sha256
+from selfvox.runs.weights import load_part
 from selfvox.training import classification
 from selfvox.training.classification import ClassificationObjective
-from selfvox.training.wholes import Wholes
-from selfvox.weights import load_part
 
 SMALL = {"network": {"name": "plain", "channels": [4, 8]}, "device": "cpu", "encoder": "none"}
 
@@ -55,7 +55,9 @@ def answers(out):
 
 
 def test_grades_are_learnt_predicted_and_scored(pictures, store, tmp_path):
-    run = selfvox.finetune(store, out=tmp_path / "run", steps=120, batch=8, crop=24, learning_rate=1e-2, **SMALL)
+    run = selfvox.finetune(
+        store, out=tmp_path / "run", steps=120, batch=8, crop=24, learning_rate=1e-2, **SMALL
+    )
     _, card = load_part(run / "network", "network")
     assert (card["classes"], card["ordinal"]) == (["0", "1", "2"], True)
     table = selfvox.predict(run, pictures, out=tmp_path / "predictions", subset="test")
@@ -66,7 +68,9 @@ def test_grades_are_learnt_predicted_and_scored(pictures, store, tmp_path):
     assert {f"sub{int(row['id'][4:]) // 2:02}" for row in rows} == test
     for row in rows:
         assert row["file"] == f"{row['id']}.png"
-        assert sum(float(row[f"probability_{name}"]) for name in "012") == pytest.approx(1, abs=1e-5)
+        assert sum(float(row[f"probability_{name}"]) for name in "012") == pytest.approx(
+            1, abs=1e-5
+        )
     scores = selfvox.evaluate(tmp_path / "predictions", pictures)
     kappa = next(row["value"] for row in scores if row["score"] == "quadratic_kappa")
     assert kappa > 0.6
@@ -93,13 +97,20 @@ def test_a_run_that_crashed_goes_on_to_the_same_bytes(store, tmp_path, monkeypat
         assert sha256(tmp_path / "run" / part) == sha256(tmp_path / "alone" / part)
 
 
-def test_answers_that_are_there_are_kept_and_lost_ones_made_again(pictures, store, tmp_path, capsys):
+def test_answers_that_are_there_are_kept_and_lost_ones_made_again(
+    pictures, store, tmp_path, capsys
+):
     run = selfvox.finetune(store, out=tmp_path / "run", steps=1, batch=4, crop=16, **SMALL)
     out = tmp_path / "predictions"
     selfvox.predict(run, pictures, out=out)
-    table, ledger = (out / "predictions.csv").read_bytes(), (out / "cases.jsonl").read_text().splitlines()
+    table, ledger = (
+        (out / "predictions.csv").read_bytes(),
+        (out / "cases.jsonl").read_text().splitlines(),
+    )
     (out / "predictions.csv").unlink()
-    (out / "cases.jsonl").write_text("\n".join(ledger[:40]) + "\n" + ledger[40][:30])  # killed while writing
+    (out / "cases.jsonl").write_text(
+        "\n".join(ledger[:40]) + "\n" + ledger[40][:30]
+    )  # killed while writing
     capsys.readouterr()
     selfvox.predict(run, pictures, out=out)
     assert "40 of 60 predictions are there already" in capsys.readouterr().err
@@ -111,7 +122,9 @@ def test_a_pre_trained_encoder_is_loaded_and_stands_still_where_asked(store, tmp
     network = {"name": "plain", "channels": [4, 8], "norm": "batch"}
     how = {"network": network, "crop": 16, "steps": 2, "batch": 4, "device": "cpu"}
     encoder = selfvox.pretrain(store, out=tmp_path / "pre", task="rotation", **how)
-    run = selfvox.finetune(store, out=tmp_path / "run", encoder=str(encoder), freeze="always", **how)
+    run = selfvox.finetune(
+        store, out=tmp_path / "run", encoder=str(encoder), freeze="always", **how
+    )
     before, _ = load_part(encoder / "encoder", "encoder")
     after, card = load_part(run / "network", "network")
     assert card["encoder"].startswith(f"loaded {len(before)} tensors")
@@ -123,7 +136,9 @@ def test_each_subject_is_tested_in_one_fold_and_its_scans_stay_together(store, t
     for fold in (1, 2, 3):
         run = selfvox.finetune(store, out=tmp_path / str(fold), fold=f"{fold}/3", seed=fold, **how)
         split = read(run / "split.json")
-        assert sorted((*split.train, *split.validation, *split.test)) == [f"sub{number:02}" for number in range(30)]
+        assert sorted((*split.train, *split.validation, *split.test)) == [
+            f"sub{number:02}" for number in range(30)
+        ]
         for part, each in ((split.test, 10), (split.validation, 4), (split.train, 16)):
             grades = [int(subject[3:]) % 3 for subject in part]
             assert len(grades) == each
@@ -135,20 +150,26 @@ def test_each_subject_is_tested_in_one_fold_and_its_scans_stay_together(store, t
             selfvox.finetune(store, out=tmp_path / "wrong", fold=wrong, **how)
 
 
-@pytest.mark.parametrize(("name", "value"), [("regions", "A=1,2"), ("train_on", "regions"), ("loss", "dice+ce")])
+@pytest.mark.parametrize(
+    ("name", "value"), [("regions", "A=1,2"), ("train_on", "regions"), ("loss", "dice+ce")]
+)
 def test_what_is_of_segmentation_is_refused(store, tmp_path, name, value):
     with pytest.raises(UsageError, match=f"{name}: is of segmentation, but .* holds grades"):
         selfvox.finetune(store, out=tmp_path / "run", steps=1, **{name: value}, **SMALL)
 
 
 def test_nominal_classes_are_scored_by_balanced_accuracy(store, pictures, tmp_path):
-    run = selfvox.finetune(store, out=tmp_path / "run", ordinal=False, balance=True, steps=2, crop=16, **SMALL)
+    run = selfvox.finetune(
+        store, out=tmp_path / "run", ordinal=False, balance=True, steps=2, crop=16, **SMALL
+    )
     _, card = load_part(run / "network", "network")
     assert card["ordinal"] is False
     assert 0 <= card["validation_balanced_accuracy"] <= 1
     selfvox.predict(run, pictures, out=tmp_path / "out", subset="test")
     for row in answers(tmp_path / "out"):
-        assert float(row[f"probability_{row['class']}"]) == max(float(row[f"probability_{name}"]) for name in "012")
+        assert float(row[f"probability_{row['class']}"]) == max(
+            float(row[f"probability_{name}"]) for name in "012"
+        )
 
 
 def test_balanced_drawing_shows_every_class_equally_often(store):
@@ -171,18 +192,29 @@ def test_volumes_are_classified_the_same_way(tmp_path):
         ball = (at**2).sum(0) < 25
         box = (abs(at) < 4).all(0) & ((at // 2).sum(0) % 2 == 0)
         data = rng.normal(100, 10, ball.shape) + 300 * (box if number % 2 else ball)
-        nib.save(nib.Nifti1Image(data.astype(np.float32), np.eye(4)), scans / f"s{number:02}.nii.gz")
+        nib.save(
+            nib.Nifti1Image(data.astype(np.float32), np.eye(4)), scans / f"s{number:02}.nii.gz"
+        )
         lines.append(f"s{number:02}.nii.gz,{number % 2}")
     (scans / "grades.csv").write_text("\n".join(lines) + "\n")
     run = selfvox.finetune(
-        scans, out=tmp_path / "run", steps=40, batch=4, crop=16, learning_rate=1e-2, workers=1, **SMALL
+        scans,
+        out=tmp_path / "run",
+        steps=40,
+        batch=4,
+        crop=16,
+        learning_rate=1e-2,
+        workers=1,
+        **SMALL,
     )
     selfvox.predict(run, scans, out=tmp_path / "out", subset="validation")
     scores = selfvox.evaluate(tmp_path / "out", scans / "grades.csv")
     assert next(row["value"] for row in scores if row["score"] == "accuracy") > 0.7
 
 
-def test_of_equal_scores_the_later_step_is_kept_and_undefined_ones_are_told(store, tmp_path, monkeypatch, capsys):
+def test_of_equal_scores_the_later_step_is_kept_and_undefined_ones_are_told(
+    store, tmp_path, monkeypatch, capsys
+):
     how = {**SMALL, "steps": 5, "batch": 2, "crop": 16, "validate_every": 1}
     for number, (kappas, kept) in enumerate(
         (

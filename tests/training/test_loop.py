@@ -9,33 +9,50 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 import selfvox
-from selfvox.data.crops import Crops
-from selfvox.data.store import open_store
+from selfvox.data.preparation.store import open_store
+from selfvox.data.sampling.crops import Crops
 from selfvox.errors import NumericalError, WeightsError
-from selfvox.models.encoder import build
-from selfvox.pretext import Outcome
-from selfvox.run import read_metrics
-from selfvox.training import loop, pretrain
+from selfvox.models.build import build
+from selfvox.ops.outcome import Outcome
+from selfvox.runs.run_folder import read_metrics
+from selfvox.runs.weights import load_into, load_part, load_tensors
+from selfvox.training import loop, monitor, pretext_objective
 from selfvox.training.loop import Plan, _batches, _Clock, _leave_signals, generator
-from selfvox.weights import load_into, load_part, load_tensors
 
 
 def plan(**changed):
     return Plan(
-        **{"steps": 100, "batch": 2, "learning_rate": 1.0, "weight_decay": 0.0, "save_every": 10, "seed": 0, **changed}
+        **{
+            "steps": 100,
+            "batch": 2,
+            "learning_rate": 1.0,
+            "weight_decay": 0.0,
+            "save_every": 10,
+            "seed": 0,
+            **changed,
+        }
     )
 
 
 def test_the_learning_rate_rises_in_a_line_and_falls_as_half_a_cosine():
     rates = [plan(warmup=0.1).learning_rate_at(step) for step in range(100)]
     assert rates[:10] == pytest.approx([(step + 1) / 10 for step in range(10)])
-    assert rates[10:] == pytest.approx([(1 + math.cos(math.pi * step / 90)) / 2 for step in range(90)])
+    assert rates[10:] == pytest.approx(
+        [(1 + math.cos(math.pi * step / 90)) / 2 for step in range(90)]
+    )
 
 
 def test_the_stream_of_a_batch_depends_on_seed_device_step_and_part_alone():
     drawn = {
         key: torch.rand(4, generator=generator(*key)).tolist()
-        for key in [(0, 0, 0, 0), (1, 0, 0, 0), (0, 1, 0, 0), (0, 0, 1, 0), (0, 0, 0, 1), (1, 1, 0, 0)]
+        for key in [
+            (0, 0, 0, 0),
+            (1, 0, 0, 0),
+            (0, 1, 0, 0),
+            (0, 0, 1, 0),
+            (0, 0, 0, 1),
+            (1, 1, 0, 0),
+        ]
     }
     assert len({tuple(values) for values in drawn.values()}) == len(drawn)
     assert torch.rand(4, generator=generator(0, 0, 1, 0)).tolist() == drawn[0, 0, 1, 0]
@@ -50,18 +67,22 @@ class Numbers(Dataset):
 
 def poison(monkeypatch, steps):
     """Make the loss of these steps NaN."""
-    forward = pretrain.Question.forward
+    forward = pretext_objective.Question.forward
 
     def poisoned(self, batch, step, rng):
         outcome = forward(self, batch, step, rng)
         return outcome._replace(loss=outcome.loss * float("nan")) if step in steps else outcome
 
-    monkeypatch.setattr(pretrain.Question, "forward", poisoned)
+    monkeypatch.setattr(pretext_objective.Question, "forward", poisoned)
 
 
-def test_a_step_without_a_finite_loss_is_skipped_and_counted(shapes_store, tmp_path, small, monkeypatch):
+def test_a_step_without_a_finite_loss_is_skipped_and_counted(
+    shapes_store, tmp_path, small, monkeypatch
+):
     poison(monkeypatch, {4, 5})
-    run = selfvox.pretrain(shapes_store, out=tmp_path / "run", task="rotation", steps=10, batch=2, **small)
+    run = selfvox.pretrain(
+        shapes_store, out=tmp_path / "run", task="rotation", steps=10, batch=2, **small
+    )
     assert read_metrics(run)[-1]["skipped"] == 2
     tensors, _ = load_part(run / "encoder", "encoder")
     assert all(torch.isfinite(tensor).all() for tensor in tensors.values())
@@ -70,9 +91,15 @@ def test_a_step_without_a_finite_loss_is_skipped_and_counted(shapes_store, tmp_p
 def test_what_is_measured_at_a_skipped_step_is_kept(shapes_store, tmp_path, small, monkeypatch):
     """A validation there may have chosen the weights; the last line says how many steps were skipped."""
     poison(monkeypatch, {3, 9})
-    measure = pretrain.Watch.after_step
-    monkeypatch.setattr(pretrain.Watch, "after_step", lambda self, step: {**measure(self, step), "probe": float(step)})
-    run = selfvox.pretrain(shapes_store, out=tmp_path / "run", task="rotation", steps=10, batch=2, **small)
+    measure = monitor.Watch.after_step
+    monkeypatch.setattr(
+        monitor.Watch,
+        "after_step",
+        lambda self, step: {**measure(self, step), "probe": float(step)},
+    )
+    run = selfvox.pretrain(
+        shapes_store, out=tmp_path / "run", task="rotation", steps=10, batch=2, **small
+    )
     lines = {line["step"]: line for line in read_metrics(run)}
     assert [lines[step]["probe"] for step in (3, 4, 5)] == [3, 4, 5]
     assert "loss" not in lines[4]
@@ -83,17 +110,33 @@ def test_what_is_measured_at_a_skipped_step_is_kept(shapes_store, tmp_path, smal
 def test_batches_of_several_devices_are_apart_and_leave_nothing_out():
     drawn = {}
     for rank in range(3):
-        fabric = SimpleNamespace(world_size=3, global_rank=rank, device=torch.device("cpu"), to_device=lambda one: one)
-        drawn[rank] = [batch["number"].tolist() for batch in _batches(fabric, Numbers(), plan(steps=4), 1)]
+        fabric = SimpleNamespace(
+            world_size=3, global_rank=rank, device=torch.device("cpu"), to_device=lambda one: one
+        )
+        drawn[rank] = [
+            batch["number"].tolist() for batch in _batches(fabric, Numbers(), plan(steps=4), 1)
+        ]
     # batch 1 to 3 of each device, of 2 samples
     assert drawn[0] == [[6, 7], [12, 13], [18, 19]]
-    assert sorted(number for each in drawn.values() for batch in each for number in batch) == list(range(6, 24))
+    assert sorted(number for each in drawn.values() for batch in each for number in batch) == list(
+        range(6, 24)
+    )
 
 
-def test_a_loss_that_stays_not_finite_ends_the_run_without_a_bad_weight(shapes_store, tmp_path, small, monkeypatch):
+def test_a_loss_that_stays_not_finite_ends_the_run_without_a_bad_weight(
+    shapes_store, tmp_path, small, monkeypatch
+):
     poison(monkeypatch, set(range(5, 100)))
     with pytest.raises(NumericalError, match="lower --learning-rate") as error:
-        selfvox.pretrain(shapes_store, out=tmp_path / "run", task="rotation", steps=100, batch=2, save_every=2, **small)
+        selfvox.pretrain(
+            shapes_store,
+            out=tmp_path / "run",
+            task="rotation",
+            steps=100,
+            batch=2,
+            save_every=2,
+            **small,
+        )
     assert error.value.exit_code == 6
     assert json.loads((tmp_path / "run" / "run.json").read_text())["status"] == "failed"
     for file in (tmp_path / "run" / "checkpoints").glob("*.safetensors"):
@@ -102,16 +145,26 @@ def test_a_loss_that_stays_not_finite_ends_the_run_without_a_bad_weight(shapes_s
 
 
 def test_two_accumulated_batches_weigh_as_one_of_twice_the_size(shapes_store, tmp_path, small):
-    how = {**small, "network": {"name": "plain", "channels": [4, 8]}, "precision": "fp32", "steps": 1}
+    how = {
+        **small,
+        "network": {"name": "plain", "channels": [4, 8]},
+        "precision": "fp32",
+        "steps": 1,
+    }
     # the images of a step are the same; each half draws its own rotations, so a task without draws is needed
     # what the encoder computes is compared: the bias of a convolution that a normalisation follows has no gradient but
     # rounding, which Adam makes a step of
     image, features = torch.randn(2, 1, 16, 16, 16, generator=torch.Generator().manual_seed(0)), {}
     for name, batch, accumulate in (("whole", 4, 1), ("halves", 2, 2)):
         with pytest.MonkeyPatch.context() as patched:
-            patched.setattr(pretrain.Question, "forward", _brightness)
+            patched.setattr(pretext_objective.Question, "forward", _brightness)
             run = selfvox.pretrain(
-                shapes_store, out=tmp_path / name, task="rotation", batch=batch, accumulate=accumulate, **how
+                shapes_store,
+                out=tmp_path / name,
+                task="rotation",
+                batch=batch,
+                accumulate=accumulate,
+                **how,
             )
         tensors, card = load_part(run / "encoder", "encoder")
         encoder = build(card["network"], 3, 1)
@@ -123,22 +176,30 @@ def test_two_accumulated_batches_weigh_as_one_of_twice_the_size(shapes_store, tm
 def _brightness(self, batch, step, rng):
     predicted = self.head(self.encoder.embed(batch["image"])).mean(1)
     truth = batch["image"].flatten(1).std(1)
-    return pretrain.Outcome((predicted - truth).square().mean(), {})
+    return Outcome((predicted - truth).square().mean(), {})
 
 
 def test_an_encoder_of_another_kind_is_refused_by_its_first_tensor(shapes_store, tmp_path, small):
-    run = selfvox.pretrain(shapes_store, out=tmp_path / "pre", task="rotation", steps=1, batch=2, **small)
+    run = selfvox.pretrain(
+        shapes_store, out=tmp_path / "pre", task="rotation", steps=1, batch=2, **small
+    )
     card = json.loads((run / "encoder" / "encoder.json").read_text())
     card["network"]["channels"] = [6, 8]
     (run / "encoder" / "encoder.json").write_text(json.dumps(card))
-    with pytest.raises(WeightsError, match=r"is \(4, 1, 3, 3, 3\) and the network's is \(6, 1, 3, 3, 3\)"):
-        selfvox.finetune(shapes_store, out=tmp_path / "seg", encoder=str(run), steps=1, crop=(16, 16, 16))
+    with pytest.raises(
+        WeightsError, match=r"is \(4, 1, 3, 3, 3\) and the network's is \(6, 1, 3, 3, 3\)"
+    ):
+        selfvox.finetune(
+            shapes_store, out=tmp_path / "seg", encoder=str(run), steps=1, crop=(16, 16, 16)
+        )
 
 
 def test_a_signal_to_the_processes_that_read_costs_no_batch(shapes_store):
     store = open_store(shapes_store)
     data = Crops(store, store.cases, (8, 8, 8), seed=0)
-    loader = DataLoader(data, batch_size=None, sampler=range(200), num_workers=1, worker_init_fn=_leave_signals)
+    loader = DataLoader(
+        data, batch_size=None, sampler=range(200), num_workers=1, worker_init_fn=_leave_signals
+    )
     batches = iter(loader)
     seen = [int(next(batches)["subject"])]
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -168,6 +229,6 @@ def test_the_speed_that_a_run_logs_is_that_of_its_steps(shapes_store, tmp_path, 
         later[0] += 1e6
         return {"measured": 1.0}
 
-    monkeypatch.setattr(pretrain.Watch, "after_step", takes_days)
+    monkeypatch.setattr(monitor.Watch, "after_step", takes_days)
     selfvox.pretrain(shapes_store, out=tmp_path / "run", task="rotation", steps=2, batch=2, **small)
     assert all(line["images_per_s"] > 0.01 for line in read_metrics(tmp_path / "run"))

@@ -11,14 +11,23 @@ from PIL import Image
 
 import selfvox
 from selfvox.data import phantom
-from selfvox.data.split import read
-from selfvox.data.store import open_store
+from selfvox.data.preparation.split import read
+from selfvox.data.preparation.store import open_store
 from selfvox.errors import DataError
-from selfvox.files import sha256
-from selfvox.models.encoder import Encoder, build, plan
-from selfvox.run import read_metrics
-from selfvox.training import pretrain
-from selfvox.training.probe import balanced_accuracy, choose, classify, frozen, probe, probe_run, sample_maps
+from selfvox.models.build import build, plan
+from selfvox.models.encoder import Encoder
+from selfvox.runs.atomic_files import sha256
+from selfvox.runs.run_folder import read_metrics
+from selfvox.training import pretext_objective
+from selfvox.training.probe import (
+    balanced_accuracy,
+    choose,
+    classify,
+    frozen,
+    probe,
+    probe_run,
+    sample_maps,
+)
 
 CROP = (16, 16, 16)
 
@@ -44,7 +53,10 @@ def told_by_intensity(tmp_path_factory):
     selfvox.prepare(folder / "scans", out=folder / "store", workers=1)
     store = open_store(folder / "store")
     rng = np.random.default_rng(0)
-    truth = {case.id: np.kron(rng.integers(3, size=(6, 6, 6)), np.ones((4, 4, 4), int)) for case in store.cases}
+    truth = {
+        case.id: np.kron(rng.integers(3, size=(6, 6, 6)), np.ones((4, 4, 4), int))
+        for case in store.cases
+    }
     for case in store.cases:
         store._open["images", case.id] = truth[case.id][None].astype(np.float16)
         store._open["labels", case.id] = truth[case.id].astype(np.uint8)
@@ -52,7 +64,9 @@ def told_by_intensity(tmp_path_factory):
     return store
 
 
-def test_features_that_tell_the_classes_apart_score_1_and_the_encoder_is_left_as_it_was(told_by_intensity):
+def test_features_that_tell_the_classes_apart_score_1_and_the_encoder_is_left_as_it_was(
+    told_by_intensity,
+):
     training, scored = choose(told_by_intensity, (), seed=0)
     assert {case.subject for case in training}.isdisjoint(case.subject for case in scored)
     encoder, state = Sees().train(), torch.random.get_rng_state()
@@ -102,7 +116,9 @@ def test_balanced_accuracy_counts_every_class_alike():
 @pytest.mark.parametrize("crop", [(8, 12), (8, 8, 12)])
 def test_sampled_maps_are_what_whole_maps_would_hold_there(crop):
     maps = [torch.randn(3, *crop), torch.randn(2, *(edge // 4 for edge in crop))]
-    places = np.stack([np.random.default_rng(axis).integers(edge, size=20) for axis, edge in enumerate(crop)], 1)
+    places = np.stack(
+        [np.random.default_rng(axis).integers(edge, size=20) for axis, edge in enumerate(crop)], 1
+    )
     places[0], places[1] = 0, [edge - 1 for edge in crop]  # corners
     mode = "trilinear" if len(crop) == 3 else "bilinear"
     whole = torch.cat([F.interpolate(each[None], size=crop, mode=mode)[0] for each in maps])
@@ -140,7 +156,11 @@ def test_whole_scans_are_told_by_their_grade(tmp_path, capsys):
     (tmp_path / "table.csv").write_text("\n".join(rows))
     selfvox.prepare(tmp_path / "table.csv", out=tmp_path / "store", workers=1)
     store = open_store(tmp_path / "store")
-    assert probe(Sees(), store, *choose(store, (), 0), (32, 32), 0) == {"linear": 1.0, "knn": 1.0, "chance": 0.5}
+    assert probe(Sees(), store, *choose(store, (), 0), (32, 32), 0) == {
+        "linear": 1.0,
+        "knn": 1.0,
+        "chance": 0.5,
+    }
 
 
 def test_frozen_puts_dropout_and_statistics_to_rest():
@@ -161,13 +181,21 @@ def test_measuring_changes_no_weight_and_tells_the_untrained_encoder_beside_it(
     shapes_store, tmp_path, small, few_voxels
 ):
     # a batch norm has statistics too, which measuring must leave alone
-    how = {**small, "network": {"channels": [4, 8], "norm": "batch"}, "task": "rotation", "steps": 10, "batch": 2}
+    how = {
+        **small,
+        "network": {"channels": [4, 8], "norm": "batch"},
+        "task": "rotation",
+        "steps": 10,
+        "batch": 2,
+    }
     with_probe = selfvox.pretrain(shapes_store, out=tmp_path / "with", probe=shapes_store, **how)
     without = selfvox.pretrain(shapes_store, out=tmp_path / "without", **how)
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("selfvox.training.watch.Watch._is_measured", lambda self, step: False)
+        patched.setattr("selfvox.training.monitor.Watch._is_measured", lambda self, step: False)
         unmeasured = selfvox.pretrain(shapes_store, out=tmp_path / "unmeasured", **how)
-    digests = {sha256(run / "encoder" / "weights.safetensors") for run in (with_probe, without, unmeasured)}
+    digests = {
+        sha256(run / "encoder" / "weights.safetensors") for run in (with_probe, without, unmeasured)
+    }
     assert len(digests) == 1
     probed = [line for line in read_metrics(with_probe) if "probe/linear" in line]
     assert [line["step"] for line in probed] == [2, 4, 6, 8, 10]
@@ -179,9 +207,16 @@ def test_measuring_changes_no_weight_and_tells_the_untrained_encoder_beside_it(
 
 
 def test_a_resumed_run_measures_the_same(shapes_store, tmp_path, small, few_voxels, monkeypatch):
-    how = {**small, "task": "rotation", "steps": 10, "batch": 2, "save_every": 6, "probe": shapes_store}
+    how = {
+        **small,
+        "task": "rotation",
+        "steps": 10,
+        "batch": 2,
+        "save_every": 6,
+        "probe": shapes_store,
+    }
     selfvox.pretrain(shapes_store, out=tmp_path / "alone", **how)
-    forward = pretrain.Question.forward
+    forward = pretext_objective.Question.forward
 
     def crashing(self, batch, step, rng):
         if step == 7:
@@ -189,18 +224,23 @@ def test_a_resumed_run_measures_the_same(shapes_store, tmp_path, small, few_voxe
         return forward(self, batch, step, rng)
 
     with monkeypatch.context() as patched:
-        patched.setattr(pretrain.Question, "forward", crashing)
+        patched.setattr(pretext_objective.Question, "forward", crashing)
         with pytest.raises(KeyboardInterrupt):
             selfvox.pretrain(shapes_store, out=tmp_path / "resumed", **how)
     selfvox.pretrain(shapes_store, out=tmp_path / "resumed", resume=True, **how)
     one, other = (
-        [{key: value for key, value in line.items() if "/" in key} for line in read_metrics(tmp_path / name)]
+        [
+            {key: value for key, value in line.items() if "/" in key}
+            for line in read_metrics(tmp_path / name)
+        ]
         for name in ("alone", "resumed")
     )
     assert one == other
 
 
-def test_scans_of_another_folder_are_prepared_by_the_encoders_recipe(shapes_store, tmp_path, small, few_voxels):
+def test_scans_of_another_folder_are_prepared_by_the_encoders_recipe(
+    shapes_store, tmp_path, small, few_voxels
+):
     phantom.write(tmp_path / "labelled", "shapes", count=3, seed=5)
     run = selfvox.pretrain(
         shapes_store,
@@ -212,7 +252,10 @@ def test_scans_of_another_folder_are_prepared_by_the_encoders_recipe(shapes_stor
         workers=1,
         **small,
     )
-    recipes = [json.loads((store / "manifest.json").read_text())["recipe"] for store in (shapes_store, run / "probe")]
+    recipes = [
+        json.loads((store / "manifest.json").read_text())["recipe"]
+        for store in (shapes_store, run / "probe")
+    ]
     assert recipes[0] == recipes[1]
 
 
@@ -220,5 +263,10 @@ def test_scans_without_labels_are_no_probe(shapes_store, tmp_path, small):
     phantom.write(tmp_path / "bare", "shapes", count=3, labelled=0)
     with pytest.raises(DataError, match="has labels of 0 subjects"):
         selfvox.pretrain(
-            shapes_store, out=tmp_path / "run", task="rotation", probe=tmp_path / "bare", workers=1, **small
+            shapes_store,
+            out=tmp_path / "run",
+            task="rotation",
+            probe=tmp_path / "bare",
+            workers=1,
+            **small,
         )

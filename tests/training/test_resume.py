@@ -12,13 +12,13 @@ import pytest
 import torch
 
 import selfvox
-from selfvox.data.crops import Crops
-from selfvox.data.store import open_store
-from selfvox.device import make_fabric
+from selfvox.data.preparation.store import open_store
+from selfvox.data.sampling.crops import Crops
 from selfvox.errors import ResourceError, Stopped, UsageError, WeightsError
-from selfvox.files import sha256
-from selfvox.run import Run, read_metrics
-from selfvox.training import finetune, pretrain, segmentation
+from selfvox.runs.atomic_files import sha256
+from selfvox.runs.device import make_fabric
+from selfvox.runs.run_folder import Run, read_metrics
+from selfvox.training import best_checkpoint, pretext_objective, segmentation
 from selfvox.training.loop import Plan, _batches
 
 
@@ -39,26 +39,34 @@ def crash_at(monkeypatch, objective, step):
 
 @pytest.mark.parametrize("task", ["rotation", "simclr", {"name": "exemplar", "bank": 7}])
 @pytest.mark.parametrize("step", [2, 9])
-def test_pretraining_goes_on_to_the_same_weights(shapes_store, tmp_path, small, monkeypatch, task, step):
+def test_pretraining_goes_on_to_the_same_weights(
+    shapes_store, tmp_path, small, monkeypatch, task, step
+):
     how = {**small, "task": task, "steps": 11, "batch": 2, "save_every": 4}
     selfvox.pretrain(shapes_store, out=tmp_path / "alone", **how)
     with monkeypatch.context() as patched:
-        crash_at(patched, pretrain.Question, step)
+        crash_at(patched, pretext_objective.Question, step)
         with pytest.raises(Crash):
             selfvox.pretrain(shapes_store, out=tmp_path / "resumed", **how)
     assert json.loads((tmp_path / "resumed" / "run.json").read_text())["status"] == "failed"
     selfvox.pretrain(shapes_store, out=tmp_path / "resumed", resume=True, **how)
-    alone, resumed = (sha256(tmp_path / name / "encoder" / "weights.safetensors") for name in ("alone", "resumed"))
+    alone, resumed = (
+        sha256(tmp_path / name / "encoder" / "weights.safetensors") for name in ("alone", "resumed")
+    )
     assert alone == resumed
     # a head may remember what it saw
     last = [Run(tmp_path / name, {}).last_checkpoint().tensors for name in ("alone", "resumed")]
-    assert all(torch.equal(last[0][name], last[1][name]) for name in last[0].keys() | last[1].keys())
+    assert all(
+        torch.equal(last[0][name], last[1][name]) for name in last[0].keys() | last[1].keys()
+    )
     assert [line["step"] for line in read_metrics(tmp_path / "resumed")] == [10, 11]
     assert json.loads((tmp_path / "resumed" / "run.json").read_text())["status"] == "finished"
 
 
 @pytest.mark.parametrize("step", [3, 7, 10])
-def test_finetuning_goes_on_to_the_same_best_weights(shapes_store, tmp_path, small, monkeypatch, step):
+def test_finetuning_goes_on_to_the_same_best_weights(
+    shapes_store, tmp_path, small, monkeypatch, step
+):
     how = {**small, "encoder": "none", "steps": 12, "validate_every": 3, "labels": 2}
     selfvox.finetune(shapes_store, out=tmp_path / "alone", **how)
     with monkeypatch.context() as patched:
@@ -66,7 +74,10 @@ def test_finetuning_goes_on_to_the_same_best_weights(shapes_store, tmp_path, sma
         with pytest.raises(Crash):
             selfvox.finetune(shapes_store, out=tmp_path / "resumed", **how)
     selfvox.finetune(shapes_store, out=tmp_path / "resumed", resume=True, **how)
-    cards = [json.loads((tmp_path / name / "network" / "network.json").read_text()) for name in ("alone", "resumed")]
+    cards = [
+        json.loads((tmp_path / name / "network" / "network.json").read_text())
+        for name in ("alone", "resumed")
+    ]
     assert cards[0] == cards[1]  # the weights' checksum is one of the keys
 
 
@@ -98,8 +109,29 @@ def test_damaged_checkpoints_end_the_run_and_leave_it_as_it_is(shapes_store, tmp
 
 def command(store, out, *more):
     return [
-        *(sys.executable, "-m", "selfvox", "pretrain", str(store), "--task", "rotation", "--out", str(out)),
-        *("--steps", "150", "--batch", "2", "--crop", "16,16,16", "--network.channels", "4,8", "--device", "cpu"),
+        *(
+            sys.executable,
+            "-m",
+            "selfvox",
+            "pretrain",
+            str(store),
+            "--task",
+            "rotation",
+            "--out",
+            str(out),
+        ),
+        *(
+            "--steps",
+            "150",
+            "--batch",
+            "2",
+            "--crop",
+            "16,16,16",
+            "--network.channels",
+            "4,8",
+            "--device",
+            "cpu",
+        ),
         *("--save-every", "10", *more),
     ]
 
@@ -112,7 +144,8 @@ def left_alone(shapes_store, tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGTERM, 143), (signal.SIGINT, 130)]
+    ("number", "code"),
+    [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGTERM, 143), (signal.SIGINT, 130)],
 )
 def test_a_signal_costs_no_more_than_time(shapes_store, tmp_path, left_alone, number, code):
     out = tmp_path / "run"
@@ -134,7 +167,7 @@ def test_a_signal_costs_no_more_than_time(shapes_store, tmp_path, left_alone, nu
 def test_a_second_interrupt_ends_at_once_and_the_checkpoint_before_is_intact(
     shapes_store, tmp_path, small, monkeypatch
 ):
-    forward = pretrain.Question.forward
+    forward = pretext_objective.Question.forward
 
     def interrupted(self, batch, step, rng):
         if step == 5:
@@ -144,20 +177,31 @@ def test_a_second_interrupt_ends_at_once_and_the_checkpoint_before_is_intact(
 
     how = {**small, "task": "rotation", "steps": 8, "batch": 2, "save_every": 2}
     with monkeypatch.context() as patched:
-        patched.setattr(pretrain.Question, "forward", interrupted)
+        patched.setattr(pretext_objective.Question, "forward", interrupted)
         with pytest.raises(KeyboardInterrupt):
             selfvox.pretrain(shapes_store, out=tmp_path / "run", **how)
     assert json.loads((tmp_path / "run" / "run.json").read_text())["status"] == "stopped"
-    assert sorted(path.stem for path in (tmp_path / "run").glob("checkpoints/*.json"))[-1] == "step-00000004"
+    assert (
+        sorted(path.stem for path in (tmp_path / "run").glob("checkpoints/*.json"))[-1]
+        == "step-00000004"
+    )
     selfvox.pretrain(shapes_store, out=tmp_path / "run", resume=True, **how)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
-def test_a_signal_while_validating_is_obeyed_after_the_step(shapes_store, tmp_path, small, monkeypatch, number):
-    validate = finetune._Keeper._validate
-    monkeypatch.setattr(finetune._Keeper, "_validate", lambda self: signal.raise_signal(number) or validate(self))
+def test_a_signal_while_validating_is_obeyed_after_the_step(
+    shapes_store, tmp_path, small, monkeypatch, number
+):
+    validate = best_checkpoint._Keeper._validate
+    monkeypatch.setattr(
+        best_checkpoint._Keeper,
+        "_validate",
+        lambda self: signal.raise_signal(number) or validate(self),
+    )
     with pytest.raises(Stopped, match="after step 2, saved") as error:
-        selfvox.finetune(shapes_store, out=tmp_path / "run", encoder="none", steps=6, validate_every=2, **small)
+        selfvox.finetune(
+            shapes_store, out=tmp_path / "run", encoder="none", steps=6, validate_every=2, **small
+        )
     assert error.value.exit_code == 128 + number
     assert (tmp_path / "run" / "network" / "network.json").exists()
     assert (tmp_path / "run" / "checkpoints" / "step-00000002.json").exists()
@@ -166,7 +210,9 @@ def test_a_signal_while_validating_is_obeyed_after_the_step(shapes_store, tmp_pa
 def test_batches_are_the_same_wherever_a_run_begins(shapes_store):
     store, fabric = open_store(shapes_store), make_fabric("cpu", 1, "fp32")
     data = Crops(store, store.cases, (8, 8, 8), seed=0, labels=True, foreground=0.5)
-    plan = Plan(steps=9, batch=3, accumulate=2, learning_rate=1, weight_decay=0, save_every=1, seed=0)
+    plan = Plan(
+        steps=9, batch=3, accumulate=2, learning_rate=1, weight_decay=0, save_every=1, seed=0
+    )
     whole = list(_batches(fabric, data, plan, 0))
     assert len(whole) == 18
     for step in (1, 5, 8):
@@ -196,9 +242,13 @@ def test_a_disk_that_fills_up_ends_with_its_code_and_the_run_goes_on_later(
         with pytest.raises(ResourceError, match="the disk is full"):
             selfvox.pretrain(shapes_store, out=tmp_path / "run", **how)
     monkeypatch.setattr(os, "fsync", fsync)
-    assert [path.stem for path in (tmp_path / "run").glob("checkpoints/*.json")] == ["step-00000002"]
+    assert [path.stem for path in (tmp_path / "run").glob("checkpoints/*.json")] == [
+        "step-00000002"
+    ]
     selfvox.pretrain(shapes_store, out=tmp_path / "run", resume=True, **how)
-    alone, run = (sha256(tmp_path / name / "encoder" / "weights.safetensors") for name in ("alone", "run"))
+    alone, run = (
+        sha256(tmp_path / name / "encoder" / "weights.safetensors") for name in ("alone", "run")
+    )
     assert alone == run
 
 

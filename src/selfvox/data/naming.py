@@ -46,7 +46,9 @@ Natural = tuple[list[tuple[int, int, str]], str]
 def natural(text: str) -> Natural:
     """Key that sorts `scan_2` before `scan_10`."""
     parts = re.findall(r"\d{1,18}|\D+|\d", text, re.ASCII)
-    return [(0, int(part), "") if part[0] in "0123456789" else (1, 0, part.casefold()) for part in parts], text
+    return [
+        (0, int(part), "") if part[0] in "0123456789" else (1, 0, part.casefold()) for part in parts
+    ], text
 
 
 def safe(text: str) -> str:
@@ -78,20 +80,32 @@ def ids(paths: Sequence[PurePath], endings: Sequence[str]) -> list[str]:
         DataError: two paths differ only in upper and lower case.
     """
     names = [safe(stem(path, ending)) for path, ending in zip(paths, endings, strict=True)]
-    longer = [safe("_".join([*path.parent.parts, stem(path, end)])) for path, end in zip(paths, endings, strict=True)]
+    longer = [
+        safe("_".join([*path.parent.parts, stem(path, end)]))
+        for path, end in zip(paths, endings, strict=True)
+    ]
     for better in (longer, [safe(path.as_posix()) for path in paths]):
         again = _repeated(names)
-        names = [new if old.casefold() in again else old for old, new in zip(names, better, strict=True)]
+        names = [
+            new if old.casefold() in again else old for old, new in zip(names, better, strict=True)
+        ]
     if again := _repeated(names):
-        twice = [shown(path) for path, name in zip(paths, names, strict=True) if name.casefold() in again]
-        raise DataError(f"{twice[0]} and {twice[1]} differ only in upper and lower case; rename one")
+        twice = [
+            shown(path) for path, name in zip(paths, names, strict=True) if name.casefold() in again
+        ]
+        raise DataError(
+            f"{twice[0]} and {twice[1]} differ only in upper and lower case; rename one"
+        )
     return names
 
 
 def subjects(paths: Sequence[PurePath], endings: Sequence[str]) -> list[str]:
     """The subject of each path (relative to the data set's root), by the rules above."""
     stems = [stem(path, ending) for path, ending in zip(paths, endings, strict=True)]
-    folders = [tuple(part for part in path.parent.parts if not _NO_SUBJECT.fullmatch(part)) for path in paths]
+    folders = [
+        tuple(part for part in path.parent.parts if not _NO_SUBJECT.fullmatch(part))
+        for path in paths
+    ]
     homes: dict[str, set[tuple[str, ...]]] = defaultdict(set)
     for name, folder in zip(stems, folders, strict=True):
         homes[name.casefold()].add(folder)

@@ -12,10 +12,10 @@ from typing import Literal
 import numpy as np
 from scipy import ndimage
 
-from selfvox.data import nifti
-from selfvox.data.image import Image, write_label
-from selfvox.files import write_json
-from selfvox.progress import say
+from selfvox.data.formats import nifti
+from selfvox.data.formats.image import Image, write_label
+from selfvox.runs.atomic_files import write_json
+from selfvox.runs.progress import say
 
 SPACING_MM = 2.5
 SIZE = (64, 80, 64)  # of a brain, in voxels
@@ -66,9 +66,13 @@ def write(
         drawn = brains(rng) if kind == "brains" else shapes(rng)
         stored = np.rint(drawn.image).astype(np.int16)
         path = images / f"sub-{number:03}.nii.gz"
-        nifti.write(path, stored[0] if len(stored) == 1 else np.moveaxis(stored, 0, -1), drawn.affine, None)
+        nifti.write(
+            path, stored[0] if len(stored) == 1 else np.moveaxis(stored, 0, -1), drawn.affine, None
+        )
         if labelled is None or number <= labelled:
-            write_label(labels / path.name, drawn.label, Image(drawn.image, drawn.affine, path.name))
+            write_label(
+                labels / path.name, drawn.label, Image(drawn.image, drawn.affine, path.name)
+            )
             training.append({"image": f"images/{path.name}", "label": f"labels/{path.name}"})
         else:
             test.append(f"images/{path.name}")
@@ -141,11 +145,19 @@ def brains(rng: np.random.Generator) -> Phantom:
     for _ in range(rng.choice([1, 2], p=[0.75, 0.25])):
         centre = place[tuple(rng.choice(np.argwhere(cerebrum)))]
         image = _with_lesion(
-            rng.spawn(1)[0], image, label, place - centre, white / total, brain * (1 - fluid / total), levels
+            rng.spawn(1)[0],
+            image,
+            label,
+            place - centre,
+            white / total,
+            brain * (1 - fluid / total),
+            levels,
         )
     image *= brain * np.exp(0.12 * _smooth(rng, SIZE, 3))
     image = _rician(rng, image, rng.uniform(0.02, 0.05)) * (brain > 0.5) * rng.uniform(300, 1200)
-    return Phantom(image[None].astype(np.float32), label, _affine(SIZE, np.full(3, SPACING_MM), flip=True))
+    return Phantom(
+        image[None].astype(np.float32), label, _affine(SIZE, np.full(3, SPACING_MM), flip=True)
+    )
 
 
 def _with_lesion(
@@ -160,8 +172,13 @@ def _with_lesion(
     """Draw a lesion around where `offset` (mm) is zero, into the image that is returned and into `label`."""
     distance = np.sqrt(((offset / rng.uniform(0.75, 1.35, 3)) ** 2).sum(-1)) / rng.uniform(14, 26)
     # oedema follows the white matter and stops at the cortex
-    oedema = _sigmoid((1.0 - distance - 0.7 * (1 - white) + 0.2 * _smooth(rng, SIZE, 14)) / 0.06) * tissue
-    core = _sigmoid((rng.uniform(0.5, 0.7) - distance + 0.12 * _smooth(rng, SIZE, 18)) / 0.06) * tissue
+    oedema = (
+        _sigmoid((1.0 - distance - 0.7 * (1 - white) + 0.2 * _smooth(rng, SIZE, 14)) / 0.06)
+        * tissue
+    )
+    core = (
+        _sigmoid((rng.uniform(0.5, 0.7) - distance + 0.12 * _smooth(rng, SIZE, 18)) / 0.06) * tissue
+    )
     rim = core * (1 - core) * 4
     oedema_level = rng.uniform(0.9, 1.1) * levels[0]
     core_level = rng.uniform(levels[2] + 0.1, levels[0] - 0.05)
@@ -178,7 +195,9 @@ def _deformed(rng: np.random.Generator, place: np.ndarray) -> np.ndarray:
     rotation = np.array([[1, -c, b], [c, 1, -a], [-b, a, 1]])  # to first order
     moved = place @ (rotation * rng.uniform(1.08, 1.18, 3))
     for millimetres, knots in ((3.5, 5), (1.5, 12)):
-        moved = moved + millimetres * np.stack([_smooth(rng, place.shape[:-1], knots) for _ in range(3)], -1)
+        moved = moved + millimetres * np.stack(
+            [_smooth(rng, place.shape[:-1], knots) for _ in range(3)], -1
+        )
     centre_mm = np.array([98, 117, 77])  # of the brain in the template's files
     return np.moveaxis((moved + centre_mm) / TEMPLATE_MM - 0.25, -1, 0)
 
@@ -193,7 +212,10 @@ def _template() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         data = nifti.read(folder / TEMPLATE.format(name)).data.astype(np.float32) / 255
         data = data[tuple(slice(0, length // 2 * 2) for length in data.shape)]
         for axis in range(3):
-            data = (data.take(range(0, data.shape[axis], 2), axis) + data.take(range(1, data.shape[axis], 2), axis)) / 2
+            data = (
+                data.take(range(0, data.shape[axis], 2), axis)
+                + data.take(range(1, data.shape[axis], 2), axis)
+            ) / 2
         maps.append(data)
     return maps[0], maps[1], maps[2]
 
@@ -216,14 +238,19 @@ def _smooth(rng: np.random.Generator, size: Sequence[int], knots: int) -> np.nda
         weight = np.exp(-(offset**2))
         weight /= weight.sum(1, keepdims=True)
         # einsum, not tensordot: the sums do not depend on the number of BLAS threads
-        field = np.moveaxis(np.einsum("ab,b...->a...", weight, np.moveaxis(field, axis, 0)), 0, axis)
+        field = np.moveaxis(
+            np.einsum("ab,b...->a...", weight, np.moveaxis(field, axis, 0)), 0, axis
+        )
     field -= field.mean()
     return np.asarray(field / field.std(), np.float32)
 
 
 def _millimetres(size: Sequence[int], spacing_mm: np.ndarray) -> np.ndarray:
     """(*space, axis): where each voxel lies, from the middle of the grid."""
-    axes = [(np.arange(length) - (length - 1) / 2) * step for length, step in zip(size, spacing_mm, strict=True)]
+    axes = [
+        (np.arange(length) - (length - 1) / 2) * step
+        for length, step in zip(size, spacing_mm, strict=True)
+    ]
     return np.stack(np.meshgrid(*axes, indexing="ij"), -1).astype(np.float32)
 
 

@@ -33,7 +33,11 @@ class Classifier(nn.Module):
         # training starts at chance
         nn.init.normal_(last.weight, std=1e-3)
         nn.init.zeros_(last.bias)
-        self.head = nn.Sequential(last) if linear else nn.Sequential(nn.Linear(width, width), nn.LeakyReLU(), last)
+        self.head = (
+            nn.Sequential(last)
+            if linear
+            else nn.Sequential(nn.Linear(width, width), nn.LeakyReLU(), last)
+        )
         if ordinal:
             self.steps = nn.Parameter(torch.full((classes - 2,), 0.5413))  # softplus makes 1 of it
 

@@ -11,9 +11,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from selfvox.files import whole
 from selfvox.pretext import Panel
-from selfvox.run import read_metrics
+from selfvox.runs.atomic_files import whole
+from selfvox.runs.run_folder import read_metrics
 
 CLASS_COLOURS = ("#ff9f1c", "#2ec4b6", "#e71d36", "#7b2cbf", "#3a86ff")
 
@@ -26,11 +26,15 @@ class Outlined(NamedTuple):
     masks: Mapping[str, np.ndarray]  # (*space) integers, by name such as `truth`
 
 
-def draw_preview(rows: Sequence[Sequence[Panel]], title: str, out: Path, slices: bool = False) -> None:
+def draw_preview(
+    rows: Sequence[Sequence[Panel]], title: str, out: Path, slices: bool = False
+) -> None:
     """Draw what a network is asked: one row per scan, each panel under its caption; of `slices`, upright ones."""
     columns = max(len(row) for row in rows)
     wide = 3 if rows[0][0].image.ndim == 4 else 1  # a volume shows three slices
-    figure = Figure(figsize=(1.0 + 1.9 * wide * columns, 0.6 + 2.2 * len(rows)), layout="constrained")
+    figure = Figure(
+        figsize=(1.0 + 1.9 * wide * columns, 0.6 + 2.2 * len(rows)), layout="constrained"
+    )
     figure.suptitle(textwrap.fill(title, int(12 * figure.get_figwidth())), fontsize=10)
     grid = figure.subplots(len(rows), columns, squeeze=False)
     for axes_row, row in zip(grid, rows, strict=True):
@@ -72,11 +76,18 @@ def draw_outlines(cases: Sequence[Outlined], classes: Mapping[int, str], out: Pa
             _outline(axes, _shown_slice(mask, level), classes)
             axes.set_title(f"{case.caption}: {name}", fontsize=9)
     handles = [
-        Axes.plot(grid[0][0], [], [], color=CLASS_COLOURS[(value - 1) % len(CLASS_COLOURS)], label=name)[0]
+        Axes.plot(
+            grid[0][0], [], [], color=CLASS_COLOURS[(value - 1) % len(CLASS_COLOURS)], label=name
+        )[0]
         for value, name in classes.items()
         if value
     ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 1 + columns), fontsize=9)
+    figure.legend(
+        handles=handles,
+        loc="outside lower center",
+        ncols=min(len(handles), 1 + columns),
+        fontsize=9,
+    )
     _save(figure, out)
 
 
@@ -97,7 +108,9 @@ def montage(image: np.ndarray, is_slice: bool = False) -> np.ndarray:
     x, y, z = (size // 2 for size in volume.shape)
     slices = [_upright(volume[:, :, z]), _upright(volume[:, y, :]), _upright(volume[x, :, :])]
     tallest = max(len(each) for each in slices)
-    padded = [np.pad(each, ((0, tallest - len(each)), (0, 2)), constant_values=1) for each in slices]
+    padded = [
+        np.pad(each, ((0, tallest - len(each)), (0, 2)), constant_values=1) for each in slices
+    ]
     return np.concatenate(padded, axis=1)
 
 

@@ -14,22 +14,28 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
-from selfvox.files import whole
-from selfvox.run import read_metrics
+from selfvox.runs.atomic_files import whole
+from selfvox.runs.run_folder import read_metrics
 from selfvox.studies import reference
-from selfvox.studies.agreement import ACCURACY, KAPPA
+from selfvox.studies.class_scores import ACCURACY, KAPPA
 from selfvox.studies.plan import Plan
 from selfvox.studies.results import Result
 
 STYLE = Path(__file__).parent / "figures.mplstyle"
 GREY = "0.35"
 LEGEND_ROW = 0.2  # inches
-MEASURED = {"dice": "dice_mean", KAPPA: "kappa", ACCURACY: ACCURACY}  # in validation, of what is compared
+MEASURED = {
+    "dice": "dice_mean",
+    KAPPA: "kappa",
+    ACCURACY: ACCURACY,
+}  # in validation, of what is compared
 Rows = Sequence[Mapping[str, Any]]
 STATED: dict[str, Callable[[str], list[reference.Stated]]] = {"brats2018": reference.brats2018}
 
 
-def draw(plan: Plan, found: Sequence[Result], summary: Rows, further: Mapping[str, Rows], folder: Path) -> list[Path]:
+def draw(
+    plan: Plan, found: Sequence[Result], summary: Rows, further: Mapping[str, Rows], folder: Path
+) -> list[Path]:
     """Draw all figures of what is done into `folder`; winners and losers alike.
 
     Args:
@@ -48,7 +54,10 @@ def draw(plan: Plan, found: Sequence[Result], summary: Rows, further: Mapping[st
         looks = looks_of(found, {row["twin"] for row in further["equal compute"]})
         for name, figure in (
             ("labels", _by_labels(plan, shown, looks)),
-            ("methods", _by_method([row for row in shown if row["name"] == found[0].overall], looks)),
+            (
+                "methods",
+                _by_method([row for row in shown if row["name"] == found[0].overall], looks),
+            ),
             ("steps", _by_steps(found, looks)),
             ("differences", _differences(shown, looks, "minus its twin's")),
             *(
@@ -67,12 +76,18 @@ def looks_of(found: Sequence[Result], equal: Collection[str] = ()) -> dict[str, 
     """A colour for each method, the same in 2D, which is dashed; twins are grey, those at equal compute dotted."""
     methods = {result.method: result for result in found}
     twins = {name for name, result in methods.items() if result.twin is None or name in equal}
-    coloured = list(dict.fromkeys(name.removeprefix("2D-") for name in methods if name not in twins))
+    coloured = list(
+        dict.fromkeys(name.removeprefix("2D-") for name in methods if name not in twins)
+    )
     colours = [each["color"] for each in mpl.rcParams["axes.prop_cycle"]]
     looks: dict[str, dict[str, Any]] = {}
     for name, result in methods.items():
         transductive = any(each.transductive for each in found if each.method == name)
-        own = GREY if name in twins else colours[coloured.index(name.removeprefix("2D-")) % len(colours)]
+        own = (
+            GREY
+            if name in twins
+            else colours[coloured.index(name.removeprefix("2D-")) % len(colours)]
+        )
         looks[name] = {
             "color": own,
             "linestyle": ":" if name in equal else "--" if result.slices else "-",
@@ -89,7 +104,11 @@ def _by_labels(plan: Plan, summary: Rows, looks: Mapping[str, dict[str, Any]]) -
     stated = STATED.get(plan.reference or "")
     for axes, name in zip(panels, names, strict=True):
         for method, look in looks.items():
-            _by_fraction(axes, [row for row in summary if row["method"] == method and row["name"] == name], look)
+            _by_fraction(
+                axes,
+                [row for row in summary if row["method"] == method and row["name"] == name],
+                look,
+            )
         _draw_stated(axes, stated(name) if stated else [], looks)
         axes.set_title(name)
         _label_axis(axes, summary)
@@ -130,7 +149,9 @@ def _by_fraction(axes: Axes, rows: Rows, look: Mapping[str, Any]) -> None:
     _curve(axes, [row["fraction"] for row in rows], [row["mean"] for row in rows], sds, look)
 
 
-def _curve(axes: Axes, x: Sequence[Any], means: Sequence[Any], sds: Sequence[Any], look: Mapping[str, Any]) -> None:
+def _curve(
+    axes: Axes, x: Sequence[Any], means: Sequence[Any], sds: Sequence[Any], look: Mapping[str, Any]
+) -> None:
     """Means of one method, and a band of one standard deviation over its runs."""
     mean, sd = np.array(means), np.array(sds)
     axes.plot(x, mean, **look)
@@ -149,16 +170,26 @@ def _by_steps(found: Sequence[Result], looks: Mapping[str, dict[str, Any]]) -> F
     for result in found:
         for line in (line for path in result.paths for line in read_metrics(path)):
             if score in line:
-                curves.setdefault((result.labels, result.method), {}).setdefault(line["step"], []).append(line[score])
+                curves.setdefault((result.labels, result.method), {}).setdefault(
+                    line["step"], []
+                ).append(line[score])
     if not curves:
         return None
     labels = sorted({key[0] for key in curves})
-    figure, panels = make_panels(len(labels), f"{_title(score.removesuffix('_mean'))} of the validation subjects")
+    figure, panels = make_panels(
+        len(labels), f"{_title(score.removesuffix('_mean'))} of the validation subjects"
+    )
     for axes, count in zip(panels, labels, strict=True):
         for method, look in looks.items():
             points = sorted(curves.get((count, method), {}).items())
             sds = [np.std(values, ddof=1) if len(values) > 1 else 0.0 for _, values in points]
-            _curve(axes, [step for step, _ in points], [np.mean(values) for _, values in points], sds, look)
+            _curve(
+                axes,
+                [step for step, _ in points],
+                [np.mean(values) for _, values in points],
+                sds,
+                look,
+            )
         axes.set_title(f"{count} label{'s' * (count != 1)}")
         axes.set_xlabel("fine-tuning step")
     draw_legend(figure, panels)
@@ -178,7 +209,10 @@ def _differences(summary: Rows, looks: Mapping[str, dict[str, Any]], what: str) 
         axes.axhline(0, color="black", linewidth=1)
         for number, method in enumerate(methods):
             rows = [row for row in compared if row["method"] == method and row["name"] == name]
-            place = [counts.index(row["labels"]) + 0.6 * ((number + 0.5) / len(methods) - 0.5) for row in rows]
+            place = [
+                counts.index(row["labels"]) + 0.6 * ((number + 0.5) / len(methods) - 0.5)
+                for row in rows
+            ]
             mean = np.array([row["difference"] for row in rows])
             reach = [mean - [row["low"] for row in rows], [row["high"] for row in rows] - mean]
             look = looks[method]
@@ -198,7 +232,9 @@ def _differences(summary: Rows, looks: Mapping[str, dict[str, Any]], what: str) 
     return figure
 
 
-def _draw_stated(axes: Axes, stated: Sequence[reference.Stated], looks: Mapping[str, dict[str, Any]]) -> None:
+def _draw_stated(
+    axes: Axes, stated: Sequence[reference.Stated], looks: Mapping[str, dict[str, Any]]
+) -> None:
     """A paper's own numbers, thin and dotted, so that nobody takes them for ours; coloured like ours of the name."""
     for model in dict.fromkeys(each.model for each in stated):
         points = sorted((each.fraction, each.score) for each in stated if each.model == model)

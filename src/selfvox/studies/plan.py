@@ -14,13 +14,13 @@ from typing import Annotated, Any, Literal
 import pydantic
 import yaml
 
-from selfvox import plain_yaml
 from selfvox.errors import UsageError, did_you_mean
-from selfvox.files import write_text
-from selfvox.models.encoder import check
-from selfvox.options import as_dict, resolve
-from selfvox.pretext import from_setting
-from selfvox.settings import AtLeastOne, Finetune, NotNegative, Preparation, Prepare, Pretrain
+from selfvox.models.build import check
+from selfvox.runs.atomic_files import write_text
+from selfvox.settings import safe_yaml
+from selfvox.settings.options import as_dict, resolve
+from selfvox.settings.verbs import AtLeastOne, Finetune, NotNegative, Preparation, Prepare, Pretrain
+from selfvox.tasks import from_setting
 
 PRESETS = Path(__file__).parent / "presets"
 SCRATCH = "scratch"
@@ -34,7 +34,17 @@ Shares = Annotated[tuple[Annotated[float, Share], ...], pydantic.Field(min_lengt
 _PREPARATION = {each.name for each in dataclasses.fields(Preparation)}
 _OURS_PREPARE = {"scans", "out", "test", "validation", "seed"}
 _OURS_PRETRAIN = {"out", "seed", "resume", "devices"} | _PREPARATION - {"source"}
-_OURS_FINETUNE = {"labelled", "out", "encoder", "labels", "fraction", "fold", "seed", "subset_seed", "resume"}
+_OURS_FINETUNE = {
+    "labelled",
+    "out",
+    "encoder",
+    "labels",
+    "fraction",
+    "fold",
+    "seed",
+    "subset_seed",
+    "resume",
+}
 _OURS_FINETUNE |= _PREPARATION
 
 
@@ -47,9 +57,9 @@ class Method:
         "settings of `pretrain`, with `scans` where those are not the study's own; or the path of a pre-training run; "
         "or null: from scratch",
     ]
-    finetune: Annotated[dict[str, Any], "settings of `finetune` that differ from the shared ones"] = field(
-        default_factory=dict
-    )
+    finetune: Annotated[
+        dict[str, Any], "settings of `finetune` that differ from the shared ones"
+    ] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,10 +68,12 @@ class Twins2D:
 
     of: Annotated[tuple[str, ...], "the methods", pydantic.Field(min_length=1)]
     slices: Annotated[Literal["axial", "coronal", "sagittal"], "which slices"] = "axial"
-    pretrain: Annotated[dict[str, Any], "settings of `pretrain` that are others in 2D, such as crop"] = field(
+    pretrain: Annotated[
+        dict[str, Any], "settings of `pretrain` that are others in 2D, such as crop"
+    ] = field(default_factory=dict)
+    finetune: Annotated[dict[str, Any], "settings of `finetune` that are others in 2D"] = field(
         default_factory=dict
     )
-    finetune: Annotated[dict[str, Any], "settings of `finetune` that are others in 2D"] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,23 +82,41 @@ class Plan:
 
     data: Annotated[Path, "scans with labels, in any layout; relative to the plan"]
     methods: Annotated[dict[str, Any], "by name: `pretrain` and `finetune` settings, or `scratch`"]
-    validation: Annotated[int, "subjects that choose the best weights, the same in every cell", NotNegative]
+    validation: Annotated[
+        int, "subjects that choose the best weights, the same in every cell", NotNegative
+    ]
     test: Annotated[
-        int, "subjects that are scored, the same in every cell; nothing is trained on them", NotNegative
+        int,
+        "subjects that are scored, the same in every cell; nothing is trained on them",
+        NotNegative,
     ] = 0
     folds: Annotated[
         int | None,
         "instead of test: every subject is scored once, by cells that were trained without its fold",
         pydantic.Field(ge=2),
     ] = None
-    labels: Annotated[Counts | None, "how many labelled subjects to train on, such as [5, 10, 20]"] = None
+    labels: Annotated[
+        Counts | None, "how many labelled subjects to train on, such as [5, 10, 20]"
+    ] = None
     fractions: Annotated[Shares | None, "shares of the training subjects, instead of labels"] = None
-    seeds: Annotated[Seeds, "of the draw of labelled subjects, the decoder's weights and the crops"] = (0, 1, 2)
-    pretrain_seeds: Annotated[Seeds, "of pre-training; every method is pre-trained once for each"] = (0,)
-    prepare: Annotated[dict[str, Any], "settings of `prepare`, such as size or spacing"] = field(default_factory=dict)
-    pretrain: Annotated[dict[str, Any], "settings of `pretrain` that all methods share"] = field(default_factory=dict)
-    finetune: Annotated[dict[str, Any], "settings of `finetune` that all methods share"] = field(default_factory=dict)
-    twins_2d: Annotated[dict[str, Any] | None, "methods to do in 2D too: `of`, `slices`, `pretrain`, `finetune`"] = None
+    seeds: Annotated[
+        Seeds, "of the draw of labelled subjects, the decoder's weights and the crops"
+    ] = (0, 1, 2)
+    pretrain_seeds: Annotated[
+        Seeds, "of pre-training; every method is pre-trained once for each"
+    ] = (0,)
+    prepare: Annotated[dict[str, Any], "settings of `prepare`, such as size or spacing"] = field(
+        default_factory=dict
+    )
+    pretrain: Annotated[dict[str, Any], "settings of `pretrain` that all methods share"] = field(
+        default_factory=dict
+    )
+    finetune: Annotated[dict[str, Any], "settings of `finetune` that all methods share"] = field(
+        default_factory=dict
+    )
+    twins_2d: Annotated[
+        dict[str, Any] | None, "methods to do in 2D too: `of`, `slices`, `pretrain`, `finetune`"
+    ] = None
     split_seed: Annotated[int, "of the draw of test and validation subjects", NotNegative] = 0
     equal_compute: Annotated[
         bool | Literal["time"],
@@ -94,9 +124,9 @@ class Plan:
         "pre-training took; `time`: for as many seconds",
     ] = False
     transductive: Annotated[bool, "pre-train on the test scans too, without their labels"] = False
-    reference: Annotated[Literal["brats2018"] | None, "draw the papers' own numbers of this data set beside ours"] = (
-        None
-    )
+    reference: Annotated[
+        Literal["brats2018"] | None, "draw the papers' own numbers of this data set beside ours"
+    ] = None
     scale: Annotated[float, "share of all training steps that is taken, for a trial", Share] = 1.0
 
     @property
@@ -140,7 +170,7 @@ def read(plan: str, data: Path | None = None, scale: float = 1.0) -> Plan:
             near = did_you_mean(plan, names())
             raise UsageError(f"{plan}: neither a plan's file nor one that comes with selfvox{near}")
         path = preset
-    given = plain_yaml.read(path)
+    given = safe_yaml.read(path)
     if data is not None:
         given["data"] = str(data.absolute())
     elif path.parent == PRESETS:
@@ -165,8 +195,10 @@ def load(path: Path) -> Plan:
         UsageError: there is no plan, so this is no study's folder.
     """
     if not path.is_file():
-        raise UsageError(f"{path.parent}: holds no study; run `selfvox study PLAN --out {path.parent}` first")
-    return resolve(Plan, plain_yaml.read(path))
+        raise UsageError(
+            f"{path.parent}: holds no study; run `selfvox study PLAN --out {path.parent}` first"
+        )
+    return resolve(Plan, safe_yaml.read(path))
 
 
 def as_kept(plan: Plan, before: Plan) -> Plan:
@@ -177,7 +209,9 @@ def as_kept(plan: Plan, before: Plan) -> Plan:
     names = [name for name in before.methods if name in plan.methods]
     names += [name for name in plan.methods if name not in before.methods]
     methods = {name: _written(plan.methods[name], before.methods.get(name)) for name in names}
-    return dataclasses.replace(plan, methods=methods, pretrain=_written(plan.pretrain, before.pretrain))
+    return dataclasses.replace(
+        plan, methods=methods, pretrain=_written(plan.pretrain, before.pretrain)
+    )
 
 
 def _written(now: Any, before: Any) -> Any:
@@ -195,7 +229,9 @@ def _written(now: Any, before: Any) -> Any:
 def method(plan: Plan, name: str) -> Method:
     """A method, its own settings laid over the shared ones; from scratch it has the network that the others share."""
     value = plan.methods[name]
-    own = resolve(Method, {"pretrain": None} if value == SCRATCH else value, where=f"methods.{name}.")
+    own = resolve(
+        Method, {"pretrain": None} if value == SCRATCH else value, where=f"methods.{name}."
+    )
     pretrain = {**plan.pretrain, **own.pretrain} if isinstance(own.pretrain, dict) else own.pretrain
     finetune = {**plan.finetune, **own.finetune}
     if pretrain is None and "network" in plan.pretrain and not finetune.get("slices"):
@@ -226,8 +262,14 @@ def _checked(plan: Plan, beside: Path) -> Plan:
     methods = {}
     for name, value in plan.methods.items():
         where = f"methods.{name}"
-        if not isinstance(name, str) or not re.fullmatch(r"\w[\w .+=-]*", name, re.ASCII) or name != name.strip(" ."):
-            raise UsageError(f"{where}: is no name for a folder; use letters, digits, spaces and - . + =")
+        if (
+            not isinstance(name, str)
+            or not re.fullmatch(r"\w[\w .+=-]*", name, re.ASCII)
+            or name != name.strip(" .")
+        ):
+            raise UsageError(
+                f"{where}: is no name for a folder; use letters, digits, spaces and - . + ="
+            )
         if value == SCRATCH:
             methods[name] = value
             continue
@@ -243,14 +285,24 @@ def _checked(plan: Plan, beside: Path) -> Plan:
                 from_setting(whole.task, whole.weights).check_batch(whole.batch)
             if "source" in given and "scans" not in given:
                 remedy = "name them by `scans` beside it, or write it into the section prepare"
-                raise UsageError(f"{where}.pretrain.source: says how other scans are laid out; {remedy}")
+                raise UsageError(
+                    f"{where}.pretrain.source: says how other scans are laid out; {remedy}"
+                )
             found = _with_paths(beside, own.pretrain)
         elif own.pretrain is not None:
             found = _beside(beside, own.pretrain)
         if found is not None and name.startswith(SCRATCH):
-            raise UsageError(f"{where}: is pre-trained, so it cannot be called {SCRATCH}; rename it")
+            raise UsageError(
+                f"{where}: is pre-trained, so it cannot be called {SCRATCH}; rename it"
+            )
         encoder = "none" if found is None else "-"
-        section(Finetune, {**plan.finetune, **own.finetune}, f"{where}.finetune.", _OURS_FINETUNE, encoder=encoder)
+        section(
+            Finetune,
+            {**plan.finetune, **own.finetune},
+            f"{where}.finetune.",
+            _OURS_FINETUNE,
+            encoder=encoder,
+        )
         bare = found is None and not own.finetune
         methods[name] = SCRATCH if bare else {"pretrain": found, "finetune": dict(own.finetune)}
     if sum(value == SCRATCH for value in methods.values()) > 1:
@@ -260,7 +312,9 @@ def _checked(plan: Plan, beside: Path) -> Plan:
         if (twin := folders.setdefault(folder_name(name), name)) != name:
             raise UsageError(f"methods.{name}: would share its folder with {twin}; rename one")
     shared = _with_paths(beside, plan.pretrain)
-    plan = dataclasses.replace(plan, data=Path(_beside(beside, plan.data)), methods=methods, pretrain=shared)
+    plan = dataclasses.replace(
+        plan, data=Path(_beside(beside, plan.data)), methods=methods, pretrain=shared
+    )
     for name in methods:
         for kind, settings in dataclasses.asdict(method(plan, name)).items():
             if isinstance(settings, dict):
@@ -286,7 +340,9 @@ def _with_2d(plan: Plan) -> Plan:
     return dataclasses.replace(plan, methods=methods, twins_2d=None)
 
 
-def section(settings: type, given: Mapping[str, Any], where: str, ours: set[str], encoder: str = "-") -> Any:
+def section(
+    settings: type, given: Mapping[str, Any], where: str, ours: set[str], encoder: str = "-"
+) -> Any:
     """Check a section by the settings of its verb; what the study decides must not be in it."""
     for name in given:
         if name in ours:
@@ -322,7 +378,9 @@ def _refusals_in(where: str) -> Iterator[None]:
 
 def _with_paths(folder: Path, pretrain: Mapping[str, Any]) -> dict[str, Any]:
     """Settings of `pretrain` whose paths are resolved."""
-    paths = {name: _beside(folder, pretrain[name]) for name in PATHS if pretrain.get(name) is not None}
+    paths = {
+        name: _beside(folder, pretrain[name]) for name in PATHS if pretrain.get(name) is not None
+    }
     return {**pretrain, **paths}
 
 

@@ -36,5 +36,11 @@ _FIGURE = {
 def brats2018(name: str) -> list[Stated]:
     """What paper A states of a region: WT, TC or ET; nothing of any other name."""
     few = _FIGURE if name == "WT" else {}
-    stated = [Stated(model, share, score) for model, curve in few.items() for share, score in curve.items()]
-    return stated + [Stated(model, 1.0, scores[name]) for model, scores in _TABLE.items() if name in scores]
+    stated = [
+        Stated(model, share, score)
+        for model, curve in few.items()
+        for share, score in curve.items()
+    ]
+    return stated + [
+        Stated(model, 1.0, scores[name]) for model, scores in _TABLE.items() if name in scores
+    ]

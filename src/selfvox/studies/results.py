@@ -10,12 +10,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from selfvox.data import strict_json
+from selfvox.data.formats import strict_json
 from selfvox.data.naming import natural
-from selfvox.data.store import is_store, open_store
-from selfvox.studies import agreement
-from selfvox.studies import cells as layout
-from selfvox.studies.cells import Facts
+from selfvox.data.preparation.store import is_store, open_store
+from selfvox.studies import class_scores
+from selfvox.studies import design as layout
+from selfvox.studies.design import Facts
 from selfvox.studies.plan import Plan
 
 MEAN = "mean of classes"
@@ -37,9 +37,13 @@ class Result:
     transductive: bool
     slices: str | None  # of a 2D network's
     key: str  # what is compared: dice, quadratic_kappa or balanced_accuracy
-    rows: tuple[dict[str, str], ...]  # of scores.csv, or of answers.csv where whole scans are classified; with `fold`
+    rows: tuple[
+        dict[str, str], ...
+    ]  # of scores.csv, or of answers.csv where whole scans are classified; with `fold`
     from_scratch: bool = False
-    subjects: Mapping[str, str] = field(default_factory=dict)  # of the cases; one that is not there is its own
+    subjects: Mapping[str, str] = field(
+        default_factory=dict
+    )  # of the cases; one that is not there is its own
 
     def names(self) -> list[str]:
         """The classes and regions that are scored, and their mean where there are several."""
@@ -77,12 +81,16 @@ class Result:
 
     def answers(self) -> dict[str, tuple[int, int]]:
         """The true and the predicted class of each case, where whole scans are classified; else empty."""
-        return {row["case"]: (int(row["true"]), int(row["predicted"])) for row in self.rows if "predicted" in row}
+        return {
+            row["case"]: (int(row["true"]), int(row["predicted"]))
+            for row in self.rows
+            if "predicted" in row
+        }
 
     def mean(self, name: str) -> float:
         """The mean score over the cases; where whole scans are classified, the score of all."""
         if answers := self.answers():
-            return agreement.score(self.key, list(answers.values()))
+            return class_scores.score(self.key, list(answers.values()))
         values = [value for value in self.of_case(name).values() if not math.isnan(value)]
         return sum(values) / len(values) if values else math.nan
 
@@ -96,7 +104,16 @@ def read(plan: Plan, out: Path) -> list[Result]:
         said = strict_json.read(done)
         if said["method"] not in order:
             continue
-        names = ("method", "twin", "labels", "fraction", "seed", "pretrain_seed", "transductive", "slices")
+        names = (
+            "method",
+            "twin",
+            "labels",
+            "fraction",
+            "seed",
+            "pretrain_seed",
+            "transductive",
+            "slices",
+        )
         rows = rows_of(done.parent, said["fold"])
         key = (done.parent.name.rpartition("-fold-")[0] or done.parent.name, said["method"])
         if key in found:
@@ -112,13 +129,18 @@ def read(plan: Plan, out: Path) -> list[Result]:
             values |= {"from_scratch": arms[said["method"]].pretrain is None, "subjects": subjects}
             found[key] = Result(paths=(done.parent,), rows=rows, key=said["score"], **values)
     whole = [one for one in found.values() if len(one.paths) == (plan.folds or 1)]
-    return sorted(whole, key=lambda one: (order.index(one.method), one.labels, one.seed, one.pretrain_seed or 0))
+    return sorted(
+        whole,
+        key=lambda one: (order.index(one.method), one.labels, one.seed, one.pretrain_seed or 0),
+    )
 
 
 def rows_of(run: Path, fold: int | None) -> tuple[dict[str, str], ...]:
     """A row for each case and class; for each case, where whole scans are classified."""
     classified = (run / "answers.csv").exists()
-    with (run / ("answers.csv" if classified else "scores.csv")).open(newline="", encoding="utf-8") as lines:
+    with (run / ("answers.csv" if classified else "scores.csv")).open(
+        newline="", encoding="utf-8"
+    ) as lines:
         rows = list(csv.DictReader(lines))
     place = {"fold": "" if fold is None else str(fold)}
     if classified:
@@ -136,7 +158,9 @@ def in_2d(plan: Plan, out: Path) -> list[tuple[str, str]]:
     arms = {arm.name: arm for arm in layout.arms(plan, _facts(out))}
     methods = [arms[name] for name in layout.needing_facts(plan) if name in arms]
     pairs = [(arm, arms[f"2D-{arm.name}"]) for arm in methods if f"2D-{arm.name}" in arms]
-    twins = [both for one, flat in pairs for both in ((one.twin, flat.twin), (one.equal, flat.equal))]
+    twins = [
+        both for one, flat in pairs for both in ((one.twin, flat.twin), (one.equal, flat.equal))
+    ]
     of_methods = [(one.name, flat.name) for one, flat in pairs]
     return [*of_methods, *dict.fromkeys((one, flat) for one, flat in twins if one and flat)]
 
@@ -144,7 +168,9 @@ def in_2d(plan: Plan, out: Path) -> list[tuple[str, str]]:
 def missing(plan: Plan, out: Path) -> tuple[list[str], int]:
     """The cells of the plan that are not done, and how many it has."""
     cells = layout.cells(plan, _facts(out))
-    return [str(cell) for cell in cells if not (out / cell.folder / "done.json").exists()], len(cells)
+    return [str(cell) for cell in cells if not (out / cell.folder / "done.json").exists()], len(
+        cells
+    )
 
 
 def _subjects(out: Path) -> dict[str, str]:

@@ -8,19 +8,19 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from selfvox import files
-from selfvox.data import split as splits
-from selfvox.data.prepare import channels_of, prepared
-from selfvox.data.recipe import Recipe
-from selfvox.data.seen import Seen, leaked
-from selfvox.data.split import Split
-from selfvox.data.store import Store, grades, open_store, read_manifest
+from selfvox.data.preparation import split as splits
+from selfvox.data.preparation.build_store import channels_of, prepared
+from selfvox.data.preparation.leakage import Seen, leaked
+from selfvox.data.preparation.recipe import Recipe
+from selfvox.data.preparation.split import Split
+from selfvox.data.preparation.store import Store, grades, open_store, read_manifest
 from selfvox.errors import DataError
-from selfvox.options import resolve
-from selfvox.settings import Preparation
+from selfvox.runs import atomic_files
+from selfvox.runs.weights import load_encoder
+from selfvox.settings.options import resolve
+from selfvox.settings.verbs import Preparation
 from selfvox.studies import plan as plans
 from selfvox.studies.plan import Plan
-from selfvox.weights import load_encoder
 
 STORE = "store"
 
@@ -33,7 +33,10 @@ def make_own(plan: Plan, name: str, store: Store, out: Path) -> None:
         # the study's recipe for all, so that methods differ in nothing else
         recipe: Recipe | None = store.recipe
         if channels_of(scans, how["source"]) != len(store.recipe.channel_names):
-            recipe, how = None, how | {"size": store.recipe.size, "spacing": store.recipe.spacing_mm}
+            recipe, how = (
+                None,
+                how | {"size": store.recipe.size, "spacing": store.recipe.spacing_mm},
+            )
         ready = prepared(scans, folder, resolve(Preparation, how), recipe=recipe)
         if ready.path.resolve() != folder.resolve():  # they were a store already
             _link(ready, folder)
@@ -42,12 +45,21 @@ def make_own(plan: Plan, name: str, store: Store, out: Path) -> None:
     elif isinstance(found, dict) and plan.transductive:
         _link(store, folder)
     elif isinstance(found, str) and store_of(plan, name, out) != STORE:
-        own, recipe = out / store_of(plan, name, out), Recipe.from_dict(card_of(Path(found))["recipe"])
-        prepared(plan.data, own, resolve(Preparation, {"source": plan.source}), recipe=recipe, need_labels=True)
+        own, recipe = (
+            out / store_of(plan, name, out),
+            Recipe.from_dict(card_of(Path(found))["recipe"]),
+        )
+        prepared(
+            plan.data,
+            own,
+            resolve(Preparation, {"source": plan.source}),
+            recipe=recipe,
+            need_labels=True,
+        )
         if plan.folds:
             make_folds(plan, open_store(own))
         else:
-            with files.whole(own / "split.json") as temporary:
+            with atomic_files.whole(own / "split.json") as temporary:
                 shutil.copyfile(store.path / "split.json", temporary)
 
 
@@ -73,7 +85,7 @@ def _link(store: Store, folder: Path) -> None:
     for there in store.path.iterdir():
         if there.is_dir() and not (folder / there.name).is_symlink():
             (folder / there.name).symlink_to(os.path.relpath(there.resolve(), folder.resolve()))
-    files.write_json(folder / "manifest.json", read_manifest(store.path))
+    atomic_files.write_json(folder / "manifest.json", read_manifest(store.path))
 
 
 def fold_store(store: Path, fold: int | None) -> Path:
@@ -86,7 +98,11 @@ def scans_of(plan: Plan, name: str, out: Path, fold: int | None) -> Path:
     found = plans.method(plan, name).pretrain
     if isinstance(found, dict) and "scans" in found:
         others = ((other, plans.method(plan, other).pretrain) for other in plan.methods)
-        first = next(name for name, each in others if isinstance(each, dict) and each.get("scans") == found["scans"])
+        first = next(
+            name
+            for name, each in others
+            if isinstance(each, dict) and each.get("scans") == found["scans"]
+        )
         return out / "scans" / plans.folder_name(first)
     return out / "scans" / "all" if plan.transductive else fold_store(out / STORE, fold)
 

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from selfvox.errors import UsageError
 from selfvox.models.encoder import Encoder
-from selfvox.pretext import Batch, Outcome, Panel, PretextTask
-from selfvox.settings import AtLeastOne
+from selfvox.ops.outcome import Batch, Outcome
+from selfvox.pretext import Panel, PretextTask
+from selfvox.settings.verbs import AtLeastOne
 
 WIDTH = 128  # of a patch's latent and of a context
 SMALLEST_PATCH = 8  # voxels
@@ -35,17 +36,22 @@ class CPC(PretextTask):
 
     grid: Annotated[int, "patches along each axis", pydantic.Field(ge=2)] = 4
     overlap: Annotated[
-        float, "largest share of a patch's edge that it has in common with the next", pydantic.Field(ge=0, lt=1)
+        float,
+        "largest share of a patch's edge that it has in common with the next",
+        pydantic.Field(ge=0, lt=1),
     ] = 0.5
     steps: Annotated[int, "layers to predict, where the grid has as many", AtLeastOne] = 2
     context: Annotated[
-        Literal["gru", "conv"], "what sums up the pyramid: a GRU, farthest layer first, or convolutions down the layers"
+        Literal["gru", "conv"],
+        "what sums up the pyramid: a GRU, farthest layer first, or convolutions down the layers",
     ] = "gru"
     objective: Annotated[
-        Literal["infonce", "pairwise"], "log-softmax over all candidates, or each candidate right or wrong by itself"
+        Literal["infonce", "pairwise"],
+        "log-softmax over all candidates, or each candidate right or wrong by itself",
     ] = "infonce"
     negatives: Annotated[
-        Literal["image", "batch"], "wrong candidates: all other patches of the image, or of the whole batch"
+        Literal["image", "batch"],
+        "wrong candidates: all other patches of the image, or of the whole batch",
     ] = "image"
 
     def suited_to(self, crop: Sequence[int], *spacings_mm: Sequence[float]) -> CPC:
@@ -73,7 +79,9 @@ class CPC(PretextTask):
     def stride(self, edge: int) -> int:
         """Voxels from a patch of this edge to the next; `first` patches on, a gap of a twelfth of a patch is left."""
         gap = max(SMALLEST_GAP, edge // 12)
-        return max(math.ceil(edge * (1 - self.overlap) - 1e-6), math.ceil((edge + gap) / self.first))
+        return max(
+            math.ceil(edge * (1 - self.overlap) - 1e-6), math.ceil((edge + gap) / self.first)
+        )
 
     def extent(self, edge: int) -> int:
         """Voxels that a row of patches of this edge covers."""
@@ -82,7 +90,8 @@ class CPC(PretextTask):
     def view_size(self, crop: Sequence[int]) -> tuple[int, ...]:
         """Edges of a patch: the largest that fit, multiples of 4."""
         return tuple(
-            next((edge for edge in range(size // 4 * 4, 0, -4) if self.extent(edge) <= size), 0) for size in crop
+            next((edge for edge in range(size // 4 * 4, 0, -4) if self.extent(edge) <= size), 0)
+            for size in crop
         )
 
     def head(self, encoder: Encoder) -> nn.Module:  # noqa: D102
@@ -104,7 +113,9 @@ class CPC(PretextTask):
         # unfolded: (batch, channel, *grid, *patch)
         batch = {"patches": cut.movedim(1, 1 + d).flatten(0, d), "corner": corner.to(images.device)}
         if self.negatives == "batch":
-            batch["scan"] = torch.arange(len(images), device=images.device) if scan is None else scan
+            batch["scan"] = (
+                torch.arange(len(images), device=images.device) if scan is None else scan
+            )
         return batch
 
     def loss(self, encoder: Encoder, head: nn.Module, batch: Batch) -> Outcome:
@@ -118,14 +129,22 @@ class CPC(PretextTask):
                 answer = target.repeat(images)
             else:
                 score = predictions @ latents.flatten(0, 1).T
-                answer = (positions * torch.arange(images, device=target.device)[:, None] + target).flatten()
+                answer = (
+                    positions * torch.arange(images, device=target.device)[:, None] + target
+                ).flatten()
                 # the same place of the same scan, seen twice, would be a wrong candidate
                 again = (batch["scan"][:, None] == batch["scan"]).fill_diagonal_(False)
-                score = score.masked_fill(again.repeat_interleave(positions, 1)[:, None], float("-inf"))
+                score = score.masked_fill(
+                    again.repeat_interleave(positions, 1)[:, None], float("-inf")
+                )
         score = score.flatten(0, 1)
         accuracy = (score.argmax(1) == answer).float().mean()
         chance = (score > float("-inf")).sum(1).float().reciprocal().mean()
-        loss = F.cross_entropy(score, answer) if self.objective == "infonce" else pairwise(score, answer)
+        loss = (
+            F.cross_entropy(score, answer)
+            if self.objective == "infonce"
+            else pairwise(score, answer)
+        )
         return Outcome(loss, {"accuracy": accuracy, "chance": chance})
 
     def panels(self, images: Tensor, batch: Batch) -> list[list[Panel]]:
@@ -135,7 +154,9 @@ class CPC(PretextTask):
         middle = _number([self.grid // 2] * (d - 1), self.grid)
         seen = pyramid(self.grid, d, layer)[middle]
         asked = [(layer + step) * row + middle for step in self.ahead(layer)]
-        context, targets = (self._spot(places, images, batch["corner"].tolist()) for places in (seen, asked))
+        context, targets = (
+            self._spot(places, images, batch["corner"].tolist()) for places in (seen, asked)
+        )
         dark = images.amin(tuple(range(1, images.ndim)), keepdim=True)
         words = " and ".join(str(step) for step in self.ahead(layer))
         return [
@@ -145,7 +166,10 @@ class CPC(PretextTask):
                 Panel(f"asked: {words} layers on", after),
             ]
             for image, before, after in zip(
-                images, torch.lerp(dark, images, context), torch.lerp(dark, images, targets), strict=True
+                images,
+                torch.lerp(dark, images, context),
+                torch.lerp(dark, images, targets),
+                strict=True,
             )
         ]
 
@@ -155,11 +179,18 @@ class CPC(PretextTask):
 
     def _spot(self, places: Sequence[int], images: Tensor, corner: Sequence[int]) -> Tensor:
         """(*space), 1 in these patches and little elsewhere."""
-        light, patch = torch.full(images.shape[2:], 0.25, device=images.device), self.view_size(images.shape[2:])
+        light, patch = (
+            torch.full(images.shape[2:], 0.25, device=images.device),
+            self.view_size(images.shape[2:]),
+        )
         for place in places:
             index = [place // self.grid**axis % self.grid for axis in reversed(range(len(patch)))]
-            starts = [at + i * self.stride(edge) for at, i, edge in zip(corner, index, patch, strict=True)]
-            light[tuple(slice(start, start + edge) for start, edge in zip(starts, patch, strict=True))] = 1
+            starts = [
+                at + i * self.stride(edge) for at, i, edge in zip(corner, index, patch, strict=True)
+            ]
+            light[
+                tuple(slice(start, start + edge) for start, edge in zip(starts, patch, strict=True))
+            ] = 1
         return light
 
 
@@ -180,17 +211,23 @@ class Predictor(nn.Module):
         self.ahead = nn.Linear(WIDTH, len(task.ahead(0)) * WIDTH)
         nn.init.normal_(self.ahead.weight, std=1e-3)
         nn.init.zeros_(self.ahead.bias)
-        terms = [(anchor, step) for anchor in range(layers * row) for step in task.ahead(anchor // row)]
+        terms = [
+            (anchor, step) for anchor in range(layers * row) for step in task.ahead(anchor // row)
+        ]
         self.register_buffer("anchors", torch.tensor([anchor for anchor, _ in terms]))
         self.register_buffer("steps", torch.tensor([step - task.first for _, step in terms]))
-        self.register_buffer("targets", torch.tensor([anchor + step * row for anchor, step in terms]))
+        self.register_buffer(
+            "targets", torch.tensor([anchor + step * row for anchor, step in terms])
+        )
         self.positions = grid**d
 
     def forward(self, embedded: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(batch * position, width) -> latents, predictions (batch, term, WIDTH), and each term's right position."""
         latents = self.latent(embedded).view(-1, self.positions, WIDTH)
         context = self.context(latents)
-        predictions = self.ahead(context).view(*context.shape[:2], -1, WIDTH)[:, self.anchors, self.steps]
+        predictions = self.ahead(context).view(*context.shape[:2], -1, WIDTH)[
+            :, self.anchors, self.steps
+        ]
         return latents.float(), predictions.float(), self.targets
 
 
@@ -202,7 +239,9 @@ class PyramidGRU(nn.Module):
         self.gru = nn.GRU(WIDTH, WIDTH, batch_first=True)
         self.layers = layers
         for layer in range(layers):
-            self.register_buffer(f"pyramid{layer}", torch.tensor(pyramid(grid, spatial_dims, layer)))
+            self.register_buffer(
+                f"pyramid{layer}", torch.tensor(pyramid(grid, spatial_dims, layer))
+            )
 
     def forward(self, latents: Tensor) -> Tensor:
         """(batch, position, WIDTH) -> (batch, anchor, WIDTH)."""

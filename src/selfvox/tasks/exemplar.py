@@ -12,12 +12,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from selfvox.intensity import brightness, contrast
-from selfvox.losses import nt_xent, of_all_devices, triplet
 from selfvox.models.encoder import Encoder
-from selfvox.pretext import Batch, Outcome, Panel, PretextTask
-from selfvox.settings import NotNegative, Positive
-from selfvox.spatial import equal_spacing, plane_names, read_planes, resample, view_maps
+from selfvox.ops.affine import resample, view_maps
+from selfvox.ops.gather import of_all_devices
+from selfvox.ops.intensity import brightness, contrast
+from selfvox.ops.losses import nt_xent, triplet
+from selfvox.ops.outcome import Batch, Outcome
+from selfvox.ops.planes import equal_spacing, plane_names, read_planes
+from selfvox.pretext import Panel, PretextTask
+from selfvox.settings.verbs import NotNegative, Positive
 
 WIDTH = 128  # of an embedding
 NOBODY = -1  # the number of no scan
@@ -33,29 +36,44 @@ class Exemplar(PretextTask):
     """
 
     objective: Annotated[
-        Literal["triplet", "contrastive"], "one other image each, at a margin; or NT-Xent against the whole batch"
+        Literal["triplet", "contrastive"],
+        "one other image each, at a margin; or NT-Xent against the whole batch",
     ] = "triplet"
-    margin: Annotated[float, "by how much the other image must be farther away (triplet)", Positive] = 1.0
+    margin: Annotated[
+        float, "by how much the other image must be farther away (triplet)", Positive
+    ] = 1.0
     distance: Annotated[
-        Literal["squared", "plain"], "Euclidean distance on the unit sphere: squared, 0 to 4, or plain, 0 to 2"
+        Literal["squared", "plain"],
+        "Euclidean distance on the unit sphere: squared, 0 to 4, or plain, 0 to 2",
     ] = "squared"
     temperature: Annotated[float, "divides the cosine similarities (contrastive)", Positive] = 0.1
     bank: Annotated[
-        int, "embeddings of earlier images of the data set to tell each image from too; 0: only the batch", NotNegative
+        int,
+        "embeddings of earlier images of the data set to tell each image from too; 0: only the batch",
+        NotNegative,
     ] = 0
-    angle: Annotated[float, "largest rotation about an axis, in degrees", pydantic.Field(gt=0, le=180)] = 30.0
+    angle: Annotated[
+        float, "largest rotation about an axis, in degrees", pydantic.Field(gt=0, le=180)
+    ] = 30.0
     zoom: Annotated[
-        float, "largest magnification; its inverse is the smallest", pydantic.Field(gt=1, le=4, allow_inf_nan=False)
+        float,
+        "largest magnification; its inverse is the smallest",
+        pydantic.Field(gt=1, le=4, allow_inf_nan=False),
     ] = 1.25
     planes: Annotated[
-        str, "planes to rotate in: auto (those of equal spacing), all, none, or pairs of axes such as xy,xz"
+        str,
+        "planes to rotate in: auto (those of equal spacing), all, none, or pairs of axes such as xy,xz",
     ] = "auto"
 
     def __post_init__(self) -> None:
         of = {"margin": "triplet", "distance": "triplet", "temperature": "contrastive"}
         for name, objective in of.items():
-            if self.objective != objective and getattr(self, name) != getattr(Exemplar, name):  # the default
-                raise ValueError(f"{name}: goes with --task.objective {objective}; leave it out, or choose that")
+            if self.objective != objective and getattr(self, name) != getattr(
+                Exemplar, name
+            ):  # the default
+                raise ValueError(
+                    f"{name}: goes with --task.objective {objective}; leave it out, or choose that"
+                )
 
     def suited_to(self, crop: Sequence[int], *spacings_mm: Sequence[float]) -> Exemplar:
         """Settle the planes: rotating between axes of different spacing would shear the anatomy."""
@@ -94,7 +112,9 @@ class Exemplar(PretextTask):
         other = drawn.masked_fill(scan[:, None] == scan, -1).argmax(1)
         batch = {"views": torch.cat([images, copies]), "scan": scan.repeat(2), "other": other}
         if self.bank:
-            batch["remembered"] = torch.randint(self.bank, (count,), generator=rng).to(images.device)
+            batch["remembered"] = torch.randint(self.bank, (count,), generator=rng).to(
+                images.device
+            )
         return batch
 
     def loss(self, encoder: Encoder, head: nn.Module, batch: Batch) -> Outcome:
@@ -113,8 +133,17 @@ class Exemplar(PretextTask):
             of = past.scan[batch["remembered"]]
             other = torch.cat([other, past.bank[batch["remembered"]]])
             counted = torch.cat([counted, (of != scan) & (of != NOBODY)])
-        anchors, positives = (each.repeat(len(other) // len(anchor), 1) for each in (anchor, positive))
-        found = triplet(anchors, positives, other, self.margin, squared=self.distance == "squared", counted=counted)
+        anchors, positives = (
+            each.repeat(len(other) // len(anchor), 1) for each in (anchor, positive)
+        )
+        found = triplet(
+            anchors,
+            positives,
+            other,
+            self.margin,
+            squared=self.distance == "squared",
+            counted=counted,
+        )
         if self.objective == "triplet":
             loss = found.loss
         else:
@@ -133,7 +162,11 @@ class Exemplar(PretextTask):
         """Each image, its copy, and the image that it must be told from."""
         copies = batch["views"].chunk(2)[1]
         return [
-            [Panel("scan", image), Panel("near: its copy", copy), Panel("far: another scan", images[other])]
+            [
+                Panel("scan", image),
+                Panel("near: its copy", copy),
+                Panel("far: another scan", images[other]),
+            ]
             for image, copy, other in zip(images, copies, batch["other"].tolist(), strict=True)
         ]
 

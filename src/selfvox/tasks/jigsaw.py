@@ -14,12 +14,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from selfvox import intensity
 from selfvox.errors import UsageError
 from selfvox.models.encoder import Encoder
-from selfvox.pretext import Batch, Outcome, Panel, PretextTask
-from selfvox.settings import AtLeastOne
-from selfvox.spatial import cut, draw_corners, paste, shape_for_tiles, tile_grid
+from selfvox.ops import intensity
+from selfvox.ops.outcome import Batch, Outcome
+from selfvox.ops.tiles import cut, draw_corners, paste, shape_for_tiles, tile_grid
+from selfvox.pretext import Panel, PretextTask
+from selfvox.settings.verbs import AtLeastOne
 
 CANDIDATES = 20_000  # orders to pick from where there are too many to list
 
@@ -35,13 +36,21 @@ class Jigsaw(PretextTask):
 
     grid: Annotated[int, "tiles along each axis", pydantic.Field(ge=2, le=8)] = 3
     shuffles: Annotated[
-        int, "different permutations of each image's tiles in a step; the tiles are encoded once", AtLeastOne
+        int,
+        "different permutations of each image's tiles in a step; the tiles are encoded once",
+        AtLeastOne,
     ] = 16
-    permutations: Annotated[int, "permutations to tell apart: the answers", pydantic.Field(ge=2, le=1000)] = 100
+    permutations: Annotated[
+        int, "permutations to tell apart: the answers", pydantic.Field(ge=2, le=1000)
+    ] = 100
     jitter: Annotated[
-        float, "least share of a cell that its tile leaves free, to move in and as a gap", pydantic.Field(ge=0, le=0.5)
+        float,
+        "least share of a cell that its tile leaves free, to move in and as a gap",
+        pydantic.Field(ge=0, le=0.5),
     ] = 0.125
-    colour_jitter: Annotated[bool, "give every tile a brightness and contrast of its own, whatever they were"] = True
+    colour_jitter: Annotated[
+        bool, "give every tile a brightness and contrast of its own, whatever they were"
+    ] = True
     seed: Annotated[int, "seed of the set of permutations", pydantic.Field(ge=0, lt=2**63)] = 0
 
     def suited_to(self, crop: Sequence[int], *spacings_mm: Sequence[float]) -> Jigsaw:
@@ -104,8 +113,14 @@ class Jigsaw(PretextTask):
             factor, shift = torch.rand(2, len(tiles), generator=rng)
             # jitter alone would only blur a brightness that runs through the scan
             tiles = intensity.standardise(tiles)
-            tiles = intensity.brightness(intensity.contrast(tiles, 0.6 + 0.8 * factor), 0.6 * shift - 0.3)
-        return {"tiles": tiles, "corner": corner.to(images.device), "answer": answer.to(images.device)}
+            tiles = intensity.brightness(
+                intensity.contrast(tiles, 0.6 + 0.8 * factor), 0.6 * shift - 0.3
+            )
+        return {
+            "tiles": tiles,
+            "corner": corner.to(images.device),
+            "answer": answer.to(images.device),
+        }
 
     def loss(self, encoder: Encoder, head: nn.Module, batch: Batch) -> Outcome:
         """Cross-entropy of the answer, from the embeddings in the order shown."""
@@ -115,7 +130,9 @@ class Jigsaw(PretextTask):
         logits = head(embedded[sample, table[answer]].flatten(2).flatten(0, 1)).float()
         accuracy = (logits.argmax(1) == answer.flatten()).float().mean()
         chance = torch.tensor(1 / logits.shape[1], device=logits.device)
-        return Outcome(F.cross_entropy(logits, answer.flatten()), {"accuracy": accuracy, "chance": chance})
+        return Outcome(
+            F.cross_entropy(logits, answer.flatten()), {"accuracy": accuracy, "chance": chance}
+        )
 
     def panels(self, images: Tensor, batch: Batch) -> list[list[Panel]]:
         """Each image, its tiles where they lie, and the tiles as first shuffled, with the answer."""
@@ -133,7 +150,10 @@ class Jigsaw(PretextTask):
             [
                 Panel("scan", image),
                 Panel("in place", paste(dark(image.shape), shown, corner)),
-                Panel(f"answer {answer} of {self.permutations}", paste(dark(whole), shown[table[answer]], places)),
+                Panel(
+                    f"answer {answer} of {self.permutations}",
+                    paste(dark(whole), shown[table[answer]], places),
+                ),
             ]
             for image, shown, corner, answer in zip(
                 images, tiles, batch["corner"], batch["answer"][:, 0].tolist(), strict=True
@@ -155,7 +175,10 @@ def permutation_set(tiles: int, count: int, seed: int) -> Tensor:
         candidates = torch.rand(CANDIDATES, tiles, generator=rng).argsort(1)
     compared = candidates.to(torch.int16).T.contiguous()
     picked = [int(torch.randint(len(candidates), (), generator=rng))]
-    smallest, total = torch.full((len(candidates),), tiles), torch.zeros(len(candidates), dtype=torch.int64)
+    smallest, total = (
+        torch.full((len(candidates),), tiles),
+        torch.zeros(len(candidates), dtype=torch.int64),
+    )
     while len(picked) < count:
         distance = (compared != compared[:, picked[-1:]]).sum(0)
         smallest, total = torch.minimum(smallest, distance), total + distance

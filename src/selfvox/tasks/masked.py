@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from selfvox.errors import UsageError
 from selfvox.models.encoder import Encoder
-from selfvox.pretext import Batch, Outcome, Panel, PretextTask
-from selfvox.spatial import enlarge
+from selfvox.ops.outcome import Batch, Outcome
+from selfvox.ops.resize import enlarge
+from selfvox.pretext import Panel, PretextTask
 
 # variance added before dividing by it: the noise of empty air is not a question
 FLAT = 1e-2
@@ -29,7 +30,9 @@ class Masked(PretextTask):
     """
 
     block: Annotated[int, "edge of a block, in voxels", pydantic.Field(ge=2)] = 8
-    hidden: Annotated[float, "share of the blocks that are hidden", pydantic.Field(gt=0, lt=1)] = 0.6
+    hidden: Annotated[float, "share of the blocks that are hidden", pydantic.Field(gt=0, lt=1)] = (
+        0.6
+    )
 
     def suited_to(self, crop: Sequence[int], *spacings_mm: Sequence[float]) -> Masked:
         """This task, if some blocks of such a crop are hidden and some are not."""
@@ -81,7 +84,11 @@ class Masked(PretextTask):
         hidden = _voxels(batch["hidden"], images, self.block)
         shown, asked = fill(images, hidden), details(images, self.block) * hidden
         return [
-            [Panel("scan", image), Panel(f"shown: {1 - share:.0%}", seen), Panel("asked: details of the rest", detail)]
+            [
+                Panel("scan", image),
+                Panel(f"shown: {1 - share:.0%}", seen),
+                Panel("asked: details of the rest", detail),
+            ]
             for image, seen, detail, share in zip(
                 images, shown, asked, hidden.float().flatten(1).mean(1).tolist(), strict=True
             )
@@ -94,7 +101,9 @@ class Decoder(nn.Module):
     def __init__(self, encoder: Encoder):
         super().__init__()
         conv = nn.Conv3d if encoder.spatial_dims == 3 else nn.Conv2d
-        self.levels = nn.ModuleList(conv(channels, encoder.in_channels, 1) for channels in encoder.channels)
+        self.levels = nn.ModuleList(
+            conv(channels, encoder.in_channels, 1) for channels in encoder.channels
+        )
         # small weights: an untrained network answers every block's mean
         for weights in self.levels.parameters():
             nn.init.normal_(weights, std=1e-3)

@@ -11,12 +11,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from selfvox import intensity
 from selfvox.errors import UsageError
 from selfvox.models.encoder import Encoder
-from selfvox.pretext import Batch, Outcome, Panel, PretextTask
-from selfvox.settings import AtLeastOne
-from selfvox.spatial import AXES, cut, draw_corners, paste, shape_for_tiles, tile_grid
+from selfvox.ops import intensity
+from selfvox.ops.outcome import Batch, Outcome
+from selfvox.ops.planes import AXES
+from selfvox.ops.tiles import cut, draw_corners, paste, shape_for_tiles, tile_grid
+from selfvox.pretext import Panel, PretextTask
+from selfvox.settings.verbs import AtLeastOne
 
 GRID = 3  # tiles along each axis: the reference in the middle, its neighbours around it
 
@@ -32,9 +34,13 @@ class RelativeLocation(PretextTask):
 
     queries: Annotated[int, "neighbours asked about for each image in a step", AtLeastOne] = 1
     jitter: Annotated[
-        float, "least share of a cell that its tile leaves free, to move in and as a gap", pydantic.Field(ge=0, le=0.5)
+        float,
+        "least share of a cell that its tile leaves free, to move in and as a gap",
+        pydantic.Field(ge=0, le=0.5),
     ] = 0.125
-    colour_jitter: Annotated[bool, "give every tile a brightness and contrast of its own, whatever they were"] = True
+    colour_jitter: Annotated[
+        bool, "give every tile a brightness and contrast of its own, whatever they were"
+    ] = True
 
     def suited_to(self, crop: Sequence[int], *spacings_mm: Sequence[float]) -> RelativeLocation:
         """Refuse crops whose tiles would be too small, and more queries than there are neighbours."""
@@ -46,7 +52,9 @@ class RelativeLocation(PretextTask):
                 "finer --spacing)"
             )
         if self.queries > answers:
-            raise UsageError(f"task.queries: {self.queries} are more than the {answers} neighbours; use fewer")
+            raise UsageError(
+                f"task.queries: {self.queries} are more than the {answers} neighbours; use fewer"
+            )
         return self
 
     def least_crop(self, crop: Sequence[int]) -> tuple[int, ...]:
@@ -63,7 +71,9 @@ class RelativeLocation(PretextTask):
         nn.init.normal_(last.weight, std=1e-3)
         nn.init.zeros_(last.bias)
         # channel maxima are all large and alike: without the LayerNorm learning takes several times as long
-        return nn.Sequential(nn.LayerNorm(2 * encoder.width), nn.Linear(2 * encoder.width, 256), nn.ReLU(), last)
+        return nn.Sequential(
+            nn.LayerNorm(2 * encoder.width), nn.Linear(2 * encoder.width, 256), nn.ReLU(), last
+        )
 
     def ask(self, images: Tensor, rng: torch.Generator, scan: Tensor | None = None) -> Batch:
         """Cut out the central tile of each image and `queries` of its neighbours.
@@ -84,8 +94,14 @@ class RelativeLocation(PretextTask):
             factor, shift = torch.rand(2, len(tiles), generator=rng)
             # jitter alone would only blur a brightness that runs through the scan
             tiles = intensity.standardise(tiles)
-            tiles = intensity.brightness(intensity.contrast(tiles, 0.6 + 0.8 * factor), 0.6 * shift - 0.3)
-        return {"tiles": tiles, "corner": corner.to(images.device), "answer": answer.flatten().to(images.device)}
+            tiles = intensity.brightness(
+                intensity.contrast(tiles, 0.6 + 0.8 * factor), 0.6 * shift - 0.3
+            )
+        return {
+            "tiles": tiles,
+            "corner": corner.to(images.device),
+            "answer": answer.flatten().to(images.device),
+        }
 
     def loss(self, encoder: Encoder, head: nn.Module, batch: Batch) -> Outcome:
         """Cross-entropy of the answer."""
@@ -94,16 +110,27 @@ class RelativeLocation(PretextTask):
         logits = head(torch.cat([reference, embedded[:, 1:]], 2).flatten(0, 1)).float()
         accuracy = (logits.argmax(1) == batch["answer"]).float().mean()
         chance = torch.tensor(1 / logits.shape[1], device=logits.device)
-        return Outcome(F.cross_entropy(logits, batch["answer"]), {"accuracy": accuracy, "chance": chance})
+        return Outcome(
+            F.cross_entropy(logits, batch["answer"]), {"accuracy": accuracy, "chance": chance}
+        )
 
     def panels(self, images: Tensor, batch: Batch) -> list[list[Panel]]:
         """Each image, where its tiles lie, the reference, and the queries with their answers."""
         tiles = batch["tiles"].view(len(images), -1, *batch["tiles"].shape[1:])
         answers = batch["answer"].view(len(images), -1).tolist()
         return [
-            [Panel("scan", image), Panel("in place", paste(_dimmed(image), shown, corner)), Panel("centre", shown[0])]
-            + [Panel(f"answer {n}: {_words(n, image.ndim - 1)}", tile) for n, tile in zip(row, shown[1:], strict=True)]
-            for image, shown, corner, row in zip(images, tiles, batch["corner"], answers, strict=True)
+            [
+                Panel("scan", image),
+                Panel("in place", paste(_dimmed(image), shown, corner)),
+                Panel("centre", shown[0]),
+            ]
+            + [
+                Panel(f"answer {n}: {_words(n, image.ndim - 1)}", tile)
+                for n, tile in zip(row, shown[1:], strict=True)
+            ]
+            for image, shown, corner, row in zip(
+                images, tiles, batch["corner"], answers, strict=True
+            )
         ]
 
 

@@ -12,21 +12,12 @@ from torch import Tensor, nn
 
 from selfvox.errors import UsageError
 from selfvox.models.encoder import Encoder
-from selfvox.pretext import Batch, Outcome, Panel, PretextTask
-from selfvox.settings import AtLeastOne
-from selfvox.spatial import (
-    AXES,
-    AxisRotation,
-    Plane,
-    crop_to,
-    equal_edges,
-    equal_spacing,
-    plane_names,
-    plane_rotations,
-    read_planes,
-    rotate_each,
-    rotation_group,
-)
+from selfvox.ops.outcome import Batch, Outcome
+from selfvox.ops.planes import AXES, Plane, equal_edges, equal_spacing, plane_names, read_planes
+from selfvox.ops.resize import crop_to
+from selfvox.ops.rotations import AxisRotation, plane_rotations, rotate_each, rotation_group
+from selfvox.pretext import Panel, PretextTask
+from selfvox.settings.verbs import AtLeastOne
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,24 +31,33 @@ class Rotation(PretextTask):
 
     versions: Annotated[int, "differently rotated versions of each image in a step", AtLeastOne] = 1
     answers: Annotated[
-        Literal["planes", "group"], "the identity and three turns about each plane, or every turn of the grid"
+        Literal["planes", "group"],
+        "the identity and three turns about each plane, or every turn of the grid",
     ] = "planes"
     planes: Annotated[
-        str, "planes to turn in: all, in-plane (those of equal spacing), or pairs of axes such as xy or xy,xz"
+        str,
+        "planes to turn in: all, in-plane (those of equal spacing), or pairs of axes such as xy or xy,xz",
     ] = "all"
     uneven: Annotated[
-        bool, "turn between axes of unequal spacing too, as the papers did: the resolution may then tell the turn"
+        bool,
+        "turn between axes of unequal spacing too, as the papers did: the resolution may then tell the turn",
     ] = False
 
     def suited_to(self, crop: Sequence[int], *spacings_mm: Sequence[float]) -> Rotation:
         """Settle the planes; refuse to turn between axes of different spacing, for the resolution would tell."""
         spatial_dims, equal = len(crop), equal_spacing(*spacings_mm)
         if self.answers == "group" and self.planes != "all":
-            raise UsageError("task.answers: the whole group turns in all planes; use --task.answers planes")
+            raise UsageError(
+                "task.answers: the whole group turns in all planes; use --task.answers planes"
+            )
         # a finer one would interpolate the coarse axis, which would then be the smooth one
         coarsest = f"{max(map(max, spacings_mm)):.2g}"
         # two axes may be those of a slice, and the scans have three
-        spacing = f"--spacing {','.join([coarsest] * 3)}" if spatial_dims == 3 else f"{coarsest} mm along each axis"
+        spacing = (
+            f"--spacing {','.join([coarsest] * 3)}"
+            if spatial_dims == 3
+            else f"{coarsest} mm along each axis"
+        )
         if self.planes == "in-plane":
             if not equal:
                 at_fault = _most_uneven(read_planes("all", spatial_dims), spacings_mm)
@@ -121,7 +121,9 @@ class Rotation(PretextTask):
         logits = head(encoder.embed(batch["images"])).float()
         accuracy = (logits.argmax(1) == batch["answer"]).float().mean()
         chance = torch.tensor(1 / logits.shape[1], device=logits.device)
-        return Outcome(F.cross_entropy(logits, batch["answer"]), {"accuracy": accuracy, "chance": chance})
+        return Outcome(
+            F.cross_entropy(logits, batch["answer"]), {"accuracy": accuracy, "chance": chance}
+        )
 
     def panels(self, images: Tensor, batch: Batch) -> list[list[Panel]]:
         """Each image, then its rotated versions with the answer."""
@@ -130,17 +132,27 @@ class Rotation(PretextTask):
         answers = batch["answer"].view(len(images), -1).tolist()
         return [
             [Panel("scan", image)]
-            + [Panel(f"answer {n}: {_words(table[n])}", each) for n, each in zip(row, versions, strict=True)]
+            + [
+                Panel(f"answer {n}: {_words(table[n])}", each)
+                for n, each in zip(row, versions, strict=True)
+            ]
             for image, versions, row in zip(images, turned, answers, strict=True)
         ]
 
 
 def _words(rotation: AxisRotation) -> str:
     """`y, -x, z`: which input axis each output axis runs along."""
-    return ", ".join(f"{'-' if back else ''}{AXES[axis]}" for axis, back in zip(*rotation, strict=True))
+    return ", ".join(
+        f"{'-' if back else ''}{AXES[axis]}" for axis, back in zip(*rotation, strict=True)
+    )
 
 
 def _most_uneven(planes: Sequence[Plane], spacings_mm: Sequence[Sequence[float]]) -> str:
     """For each plane the spacing whose two axes differ most, such as `0.70 x 0.70 x 5.00 mm`; each once."""
-    found = [max(spacings_mm, key=lambda each: max(each[a] / each[b], each[b] / each[a])) for a, b in planes]
-    return " and ".join(dict.fromkeys(" x ".join(f"{spacing:.2f}" for spacing in each) + " mm" for each in found))
+    found = [
+        max(spacings_mm, key=lambda each: max(each[a] / each[b], each[b] / each[a]))
+        for a, b in planes
+    ]
+    return " and ".join(
+        dict.fromkeys(" x ".join(f"{spacing:.2f}" for spacing in each) + " mm" for each in found)
+    )

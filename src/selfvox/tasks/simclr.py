@@ -12,17 +12,24 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from selfvox import intensity
 from selfvox.errors import UsageError, did_you_mean
-from selfvox.losses import alignment, nt_xent, uniformity
 from selfvox.models.encoder import Encoder
-from selfvox.options import as_dict, resolve
-from selfvox.pretext import Batch, Outcome, Panel, PretextTask
-from selfvox.settings import AtLeastOne, Positive
-from selfvox.spatial import equal_spacing, plane_names, read_planes, resample, tiles, view_maps
+from selfvox.ops import intensity
+from selfvox.ops.affine import resample, view_maps
+from selfvox.ops.losses import alignment, nt_xent, uniformity
+from selfvox.ops.outcome import Batch, Outcome
+from selfvox.ops.planes import equal_spacing, plane_names, read_planes
+from selfvox.ops.tiles import tiles
+from selfvox.pretext import Panel, PretextTask
+from selfvox.settings.options import as_dict, resolve
+from selfvox.settings.verbs import AtLeastOne, Positive
 
 OPS = ("rotate", "flip", "crop", "colour", "noise", "blur", "sobel", "identity")
-WITHOUT_STRENGTH = {"flip", "sobel", "identity"}  # two views made by these alone may be the very same
+WITHOUT_STRENGTH = {
+    "flip",
+    "sobel",
+    "identity",
+}  # two views made by these alone may be the very same
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,16 +42,23 @@ class SimCLR(PretextTask):
     """
 
     temperature: Annotated[float, "divides the cosine similarities; paper B: 0.05", Positive] = 0.05
-    grid: Annotated[int, "split each crop into grid**d patches, each a sample of its own", AtLeastOne] = 1
+    grid: Annotated[
+        int, "split each crop into grid**d patches, each a sample of its own", AtLeastOne
+    ] = 1
     ops: Annotated[tuple[str, ...], f"operations to draw from: {', '.join(OPS)}"] = OPS
     ops_per_view: Annotated[int, "operations that make a view", AtLeastOne] = 3
-    mask_same_scan: Annotated[bool, "other crops and patches of the same scan are no negatives"] = False
-    angle: Annotated[float, "largest rotation about each axis, in degrees", pydantic.Field(gt=0, le=180)] = 30.0
+    mask_same_scan: Annotated[bool, "other crops and patches of the same scan are no negatives"] = (
+        False
+    )
+    angle: Annotated[
+        float, "largest rotation about each axis, in degrees", pydantic.Field(gt=0, le=180)
+    ] = 30.0
     smallest_crop: Annotated[
         float, "shortest edge of a view, as a share of the image's", pydantic.Field(gt=0, lt=1)
     ] = 0.7
     planes: Annotated[
-        str, "planes to rotate in: auto (those of equal spacing), all, none, or pairs of axes such as xy,xz"
+        str,
+        "planes to rotate in: auto (those of equal spacing), all, none, or pairs of axes such as xy,xz",
     ] = "auto"
 
     def __post_init__(self) -> None:
@@ -54,15 +68,27 @@ class SimCLR(PretextTask):
         if len(set(self.ops)) < len(self.ops):
             raise ValueError("ops: an operation is named twice; name each once")
         if set(self.ops) <= WITHOUT_STRENGTH:
-            raise ValueError(f"ops: {','.join(self.ops)} may make the same view twice; name another operation too")
+            raise ValueError(
+                f"ops: {','.join(self.ops)} may make the same view twice; name another operation too"
+            )
         if self.ops_per_view > len(self.ops):
-            raise ValueError(f"ops_per_view: is {self.ops_per_view}, and task.ops names {len(self.ops)}; use fewer")
+            raise ValueError(
+                f"ops_per_view: is {self.ops_per_view}, and task.ops names {len(self.ops)}; use fewer"
+            )
         if self.planes == "none" and "rotate" in self.ops:
-            raise ValueError("planes: none leaves rotate without a plane; leave rotate out of task.ops")
+            raise ValueError(
+                "planes: none leaves rotate without a plane; leave rotate out of task.ops"
+            )
         # `suited_to` itself takes rotate out where no plane is left
         for name, op in (("angle", "rotate"), ("planes", "rotate"), ("smallest_crop", "crop")):
-            if op not in self.ops and self.planes != "none" and getattr(self, name) != getattr(SimCLR, name):
-                raise ValueError(f"{name}: goes with {op}, which task.ops lacks; leave it out, or name {op} there")
+            if (
+                op not in self.ops
+                and self.planes != "none"
+                and getattr(self, name) != getattr(SimCLR, name)
+            ):
+                raise ValueError(
+                    f"{name}: goes with {op}, which task.ops lacks; leave it out, or name {op} there"
+                )
 
     def suited_to(self, crop: Sequence[int], *spacings_mm: Sequence[float]) -> SimCLR:
         """Settle the planes: rotating between axes of different spacing would shear the anatomy."""
@@ -136,7 +162,11 @@ class SimCLR(PretextTask):
         first, second = batch["views"].chunk(2)
         per_image = len(first) // len(images)
         return [
-            [Panel("scan", image), Panel("view 1", first[i * per_image]), Panel("view 2", second[i * per_image])]
+            [
+                Panel("scan", image),
+                Panel("view 1", first[i * per_image]),
+                Panel("view 2", second[i * per_image]),
+            ]
             for i, image in enumerate(images)
         ]
 
@@ -161,12 +191,18 @@ class SimCLR(PretextTask):
         x = _on_rows(x, moved, lambda part: resample(part, matrices[moved], shifts[moved]))
         shift, factor = uniform(-0.3, 0.3), uniform(0.6, 1.4)
         sigma_blur, sigma_noise = uniform(0.3, 1.0), uniform(0.02, 0.2)
-        colour, blurred, edges, noisy = (self._rows(chosen, op) for op in ("colour", "blur", "sobel", "noise"))
+        colour, blurred, edges, noisy = (
+            self._rows(chosen, op) for op in ("colour", "blur", "sobel", "noise")
+        )
         x = _on_rows(x, blurred, lambda part: intensity.blur(part, sigma_blur[blurred]))
         # before colour, which its standardising would take back
         x = _on_rows(x, edges, intensity.sobel)
         x = _on_rows(
-            x, colour, lambda part: intensity.brightness(intensity.contrast(part, factor[colour]), shift[colour])
+            x,
+            colour,
+            lambda part: intensity.brightness(
+                intensity.contrast(part, factor[colour]), shift[colour]
+            ),
         )
         return _on_rows(x, noisy, lambda part: intensity.add_noise(part, sigma_noise[noisy], rng))
 
@@ -180,20 +216,30 @@ class SimCLR(PretextTask):
         scale = torch.empty(len(x), 1).uniform_(self.smallest_crop, 1.0, generator=rng)
         scale = torch.where(self._column(chosen, "crop"), scale, torch.ones(1))
         place = 2 * torch.rand(len(x), d, generator=rng) - 1
-        return view_maps(x.shape[2:], torch.deg2rad(degrees * turned), planes, flipped, scale, place)
+        return view_maps(
+            x.shape[2:], torch.deg2rad(degrees * turned), planes, flipped, scale, place
+        )
 
     def _column(self, chosen: Tensor, op: str) -> Tensor:
         """(views, 1) booleans: has the view this operation?"""
-        return chosen[:, [self.ops.index(op)]] if op in self.ops else torch.zeros(len(chosen), 1, dtype=torch.bool)
+        return (
+            chosen[:, [self.ops.index(op)]]
+            if op in self.ops
+            else torch.zeros(len(chosen), 1, dtype=torch.bool)
+        )
 
     def _rows(self, chosen: Tensor, *ops: str) -> Tensor:
         """The numbers of the views that have any of these operations."""
-        return torch.stack([self._column(chosen, op)[:, 0] for op in ops]).any(0).nonzero().flatten()
+        return (
+            torch.stack([self._column(chosen, op)[:, 0] for op in ops]).any(0).nonzero().flatten()
+        )
 
 
 def _lowest(order: Tensor, count: int) -> Tensor:
     """True at the `count` smallest values of each row."""
-    return torch.zeros_like(order, dtype=torch.bool).scatter(1, order.topk(count, 1, largest=False).indices, True)
+    return torch.zeros_like(order, dtype=torch.bool).scatter(
+        1, order.topk(count, 1, largest=False).indices, True
+    )
 
 
 def _one_or_more(rows: int, of: int, rng: torch.Generator) -> Tensor:

@@ -8,11 +8,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from selfvox import intensity
-from selfvox.spatial import Plane, resample, rotation_matrices
+from selfvox.ops import intensity
+from selfvox.ops.affine import resample, rotation_matrices
+from selfvox.ops.planes import Plane
 
 
-def augment(image: Tensor, label: Tensor, planes: Sequence[Plane], rng: torch.Generator) -> tuple[Tensor, Tensor]:
+def augment(
+    image: Tensor, label: Tensor, planes: Sequence[Plane], rng: torch.Generator
+) -> tuple[Tensor, Tensor]:
     """Change a batch as scans differ among people and scanners; image and label move alike, in one resampling.
 
     Args:

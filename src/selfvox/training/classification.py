@@ -11,17 +11,17 @@ import torch
 from lightning_fabric import Fabric
 from torch import nn
 
-from selfvox.data.store import Store, StoredCase, grades
+from selfvox.data.preparation.store import Store, StoredCase, grades
+from selfvox.data.sampling.whole_scans import Wholes, whole
 from selfvox.errors import DataError, UsageError
-from selfvox.metrics import auc_per_class, confusion, kappa, mean_known, recalls
 from selfvox.models.classifier import Classifier, decide
 from selfvox.models.encoder import Encoder
-from selfvox.pretext import Batch, Outcome
-from selfvox.settings import Finetune
+from selfvox.ops.metrics import auc_per_class, confusion, kappa, mean_known, recalls
+from selfvox.ops.outcome import Batch, Outcome
+from selfvox.settings.verbs import Finetune
 from selfvox.training.augment import augment_whole
-from selfvox.training.goal import Goal
+from selfvox.training.downstream import Goal
 from selfvox.training.loop import Objective
-from selfvox.training.wholes import Wholes, whole
 
 
 class Classification(Goal):
@@ -30,14 +30,27 @@ class Classification(Goal):
     scans = "scans with a class"
 
     def __init__(self, store: Store, settings: Finetune):
-        for name, usual in (("slices", None), ("regions", None), ("train_on", "classes"), ("loss", "dice")):
+        for name, usual in (
+            ("slices", None),
+            ("regions", None),
+            ("train_on", "classes"),
+            ("loss", "dice"),
+        ):
             if getattr(settings, name) != usual:
                 option = name.replace("_", "-")
-                raise UsageError(f"{name}: is of segmentation, but {store.path} holds grades; leave --{option} out")
+                raise UsageError(
+                    f"{name}: is of segmentation, but {store.path} holds grades; leave --{option} out"
+                )
         self.classes = sorted({case.grade for case in store.cases if case.grade is not None})
         if len(self.classes) < 2:
-            raise DataError(f"{store.path}: all scans have one grade, {self.classes[0]}; give scans of two at least")
-        self.ordinal, self.balance, self.linear = settings.ordinal, settings.balance, settings.head == "linear"
+            raise DataError(
+                f"{store.path}: all scans have one grade, {self.classes[0]}; give scans of two at least"
+            )
+        self.ordinal, self.balance, self.linear = (
+            settings.ordinal,
+            settings.balance,
+            settings.head == "linear",
+        )
         self.score = "kappa" if self.ordinal else "balanced_accuracy"
 
     def usable(self, case: StoredCase) -> bool:  # noqa: D102
@@ -57,15 +70,24 @@ class Classification(Goal):
     ) -> ClassificationObjective:
         assert isinstance(network, Classifier)
         answers = list(self._answers(training).values())
-        network.start_at([1 if self.balance else answers.count(number) for number in range(len(self.classes))])
+        network.start_at(
+            [1 if self.balance else answers.count(number) for number in range(len(self.classes))]
+        )
         return ClassificationObjective(network, frozen_steps)
 
-    def data(self, store: Store, training: Sequence[StoredCase], crop: Sequence[int], seed: int) -> Wholes:  # noqa: D102
+    def data(
+        self, store: Store, training: Sequence[StoredCase], crop: Sequence[int], seed: int
+    ) -> Wholes:  # noqa: D102
         return Wholes(store, training, crop, seed, self._answers(training), balance=self.balance)
 
     @torch.no_grad()
     def validate(  # noqa: D102
-        self, network: nn.Module, fabric: Fabric, store: Store, cases: Sequence[StoredCase], crop: Sequence[int]
+        self,
+        network: nn.Module,
+        fabric: Fabric,
+        store: Store,
+        cases: Sequence[StoredCase],
+        crop: Sequence[int],
     ) -> tuple[float, dict[str, float]]:
         assert isinstance(network, Classifier)
         found = []

@@ -18,11 +18,11 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from selfvox.errors import NumericalError, ResourceError, Stopped
-from selfvox.pretext import Batch, Outcome
-from selfvox.progress import progress, say
-from selfvox.run import Checkpoint, Run
-from selfvox.training.health import scores
-from selfvox.weights import load_into, state_of
+from selfvox.ops.outcome import Batch, Outcome
+from selfvox.runs.progress import progress, say
+from selfvox.runs.run_folder import Checkpoint, Run
+from selfvox.runs.weights import load_into, state_of
+from selfvox.training.embedding_health import scores
 
 LOG_EVERY = 10
 MOST_BAD_IN_A_ROW = 3
@@ -47,7 +47,11 @@ class Plan:
         rise = max(1, round(self.warmup * self.steps))
         if step < rise:
             return self.learning_rate * (step + 1) / rise
-        return self.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, self.steps - rise)))
+        return (
+            self.learning_rate
+            * 0.5
+            * (1 + math.cos(math.pi * (step - rise) / max(1, self.steps - rise)))
+        )
 
 
 def steps_for(steps: int, epochs: float | None, scans: int, batch: int) -> int:
@@ -93,7 +97,9 @@ def train(
         ResourceError: memory ran out.
         Stopped: a signal came; a checkpoint was written first.
     """
-    fabric.to_device(objective)  # before a checkpoint's moments are loaded, which go where the weights are
+    fabric.to_device(
+        objective
+    )  # before a checkpoint's moments are loaded, which go where the weights are
     # the names of the tensors are those of the bare module, whatever wraps it
     tensors = state_of(objective)
     optimizer = torch.optim.AdamW(
@@ -108,10 +114,14 @@ def train(
     ):
         bad_in_a_row, clock = 0, _Clock(plan.batch * fabric.world_size)
         while step < plan.steps:
-            outcome = _take_step(fabric, module, optimizer, batches, plan, step, clock, before_update)
+            outcome = _take_step(
+                fabric, module, optimizer, batches, plan, step, clock, before_update
+            )
             if outcome is None:
                 bad_in_a_row, skipped = bad_in_a_row + 1, skipped + 1
-                if bad_in_a_row > MOST_BAD_IN_A_ROW or skipped > max(MOST_BAD_IN_A_ROW, plan.steps // 100):
+                if bad_in_a_row > MOST_BAD_IN_A_ROW or skipped > max(
+                    MOST_BAD_IN_A_ROW, plan.steps // 100
+                ):
                     raise NumericalError(
                         f"{run.path}: step {step} has no finite loss or gradient, and {skipped - 1} before it; "
                         "lower --learning-rate, or use --precision fp32"
@@ -125,7 +135,9 @@ def train(
             if extra or step % LOG_EVERY == 0 or step == plan.steps:
                 measured = {"skipped": float(skipped)} | extra
                 if outcome is not None:
-                    measured = clock.measure(outcome, plan.learning_rate_at(step - 1), skipped) | extra
+                    measured = (
+                        clock.measure(outcome, plan.learning_rate_at(step - 1), skipped) | extra
+                    )
                     clock.note = _caption(measured)
                 if fabric.is_global_zero:
                     run.log(step, measured)
@@ -138,7 +150,8 @@ def train(
             if signal_number and step < plan.steps:
                 name = signal.Signals(signal_number).name
                 raise Stopped(
-                    f"{run.path}: stopped by {name} after step {step}, saved; go on with --resume", signal_number
+                    f"{run.path}: stopped by {name} after step {step}, saved; go on with --resume",
+                    signal_number,
                 )
 
 
@@ -156,7 +169,9 @@ def _take_step(
     for group in optimizer.param_groups:
         group["lr"] = plan.learning_rate_at(step)
     finite = True
-    buffers = [buffer.clone() for buffer in module.buffers()]  # a batch norm's statistics; most networks have none
+    buffers = [
+        buffer.clone() for buffer in module.buffers()
+    ]  # a batch norm's statistics; most networks have none
     try:
         for part in range(plan.accumulate):
             with clock.waiting():
@@ -167,7 +182,9 @@ def _take_step(
                 outcome: Outcome = module(batch, step, rng)
                 fabric.backward(outcome.loss / plan.accumulate)
             finite = finite and bool(torch.isfinite(outcome.loss))
-        norm = fabric.clip_gradients(module, optimizer, max_norm=plan.clip, error_if_nonfinite=False)
+        norm = fabric.clip_gradients(
+            module, optimizer, max_norm=plan.clip, error_if_nonfinite=False
+        )
         assert norm is not None
         finite = finite and bool(torch.isfinite(norm))
         if finite := not _largest(fabric, not finite):
@@ -236,7 +253,9 @@ class _Sampler:
         return self.numbers()
 
 
-def _checkpoint(step: int, tensors: Mapping[str, Tensor], optimizer: Any, skipped: int) -> Checkpoint:
+def _checkpoint(
+    step: int, tensors: Mapping[str, Tensor], optimizer: Any, skipped: int
+) -> Checkpoint:
     moments = {
         f"optimizer.{number}.{name}": value
         for number, values in optimizer.state_dict()["state"].items()
@@ -246,7 +265,9 @@ def _checkpoint(step: int, tensors: Mapping[str, Tensor], optimizer: Any, skippe
     return Checkpoint(step, {**weights, **moments}, {"skipped": skipped})
 
 
-def _restore(fabric: Fabric, run: Run, objective: Objective, optimizer: torch.optim.Optimizer) -> tuple[int, int]:
+def _restore(
+    fabric: Fabric, run: Run, objective: Objective, optimizer: torch.optim.Optimizer
+) -> tuple[int, int]:
     """Load the last checkpoint, if there is one; how many steps were taken, and how many of them skipped."""
     checkpoint = run.last_checkpoint()
     if fabric.is_global_zero:
@@ -262,7 +283,9 @@ def _restore(fabric: Fabric, run: Run, objective: Objective, optimizer: torch.op
             number, _, moment = name.partition(".")
             state.setdefault(int(number), {})[moment] = tensor
     load_into(objective, weights, f"{run.path}: checkpoint of step {checkpoint.step}")
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    optimizer.load_state_dict(
+        {"state": state, "param_groups": optimizer.state_dict()["param_groups"]}
+    )
     say(f"going on from step {checkpoint.step}")
     return checkpoint.step, int(checkpoint.state["skipped"])
 
@@ -314,7 +337,10 @@ def _caption(measured: Mapping[str, float]) -> str:
     for name, score in scores(measured).items():
         called = name.removesuffix("/accuracy").replace("/", " ")
         parts.append(f"{called} {score.value:z.2f} (chance {score.chance:.2f})")
-    parts += [f"{measured['images_per_s']:.1f} images/s", f"{100 * measured['waiting']:.0f} % waiting"]
+    parts += [
+        f"{measured['images_per_s']:.1f} images/s",
+        f"{100 * measured['waiting']:.0f} % waiting",
+    ]
     return "  ".join(parts)
 
 

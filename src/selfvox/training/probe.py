@@ -16,14 +16,19 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
-from selfvox.data.crops import Crops, axis_of_slices, volume_edges
-from selfvox.data.split import Split, make, read_if_there, subset
-from selfvox.data.store import Store, StoredCase
+from selfvox.data.preparation.split import Split, make, read_if_there, subset
+from selfvox.data.preparation.store import Store, StoredCase
+from selfvox.data.sampling.crop_size import axis_of_slices, volume_edges
+from selfvox.data.sampling.crops import Crops
 from selfvox.errors import DataError
-from selfvox.models.encoder import Encoder, build
-from selfvox.weights import load_into, load_part
+from selfvox.models.build import build
+from selfvox.models.encoder import Encoder
+from selfvox.runs.weights import load_into, load_part
 
-SUBJECTS = {"voxels": 10, "images": 50}  # at most so many to learn from, and so many to be scored on
+SUBJECTS = {
+    "voxels": 10,
+    "images": 50,
+}  # at most so many to learn from, and so many to be scored on
 CROPS_PER_CASE = 4
 FOREGROUND_SHARE = 0.75  # of the crops, so that small classes are met
 VOXELS = 6000  # to learn from, and to be scored on; evenly of the classes in each crop
@@ -61,11 +66,15 @@ def probe(
     """
     read = voxel_features if all(case.has_label for case in (*training, *test)) else image_features
     with frozen(encoder):
-        (x, y), (x_new, y_new) = (read(encoder, store, cases, crop, seed, slice_axis) for cases in (training, test))
+        (x, y), (x_new, y_new) = (
+            read(encoder, store, cases, crop, seed, slice_axis) for cases in (training, test)
+        )
     return classify(x, y, x_new, y_new)
 
 
-def probe_run(run: Path, store: Store, labels: int, seed: int, device: str = "cpu") -> dict[str, float]:
+def probe_run(
+    run: Path, store: Store, labels: int, seed: int, device: str = "cpu"
+) -> dict[str, float]:
     """Probe a finished pre-training run: learn from `labels` subjects of a store, be scored on its validation subjects.
 
     Args:
@@ -80,7 +89,9 @@ def probe_run(run: Path, store: Store, labels: int, seed: int, device: str = "cp
         DataError: too few labels.
         UsageError: more subjects are asked for than there are.
     """
-    tensors, card = load_part(run / "encoder", "encoder", needs=("network", "spatial_dims", "in_channels", "crop"))
+    tensors, card = load_part(
+        run / "encoder", "encoder", needs=("network", "spatial_dims", "in_channels", "crop")
+    )
     axis = axis_of_slices(card.get("slices"), store.cases)
     encoder = build(card["network"], card["spatial_dims"], card["in_channels"])
     load_into(encoder, tensors, f"{run}")
@@ -132,7 +143,12 @@ def choose(
         split = make(usable, 0, len(usable) // 2, 0)
     drawn = []
     for part, wanted in ((split.train, labels), (split.validation, None)):
-        there = Split(train=tuple(subject for subject in part if subject in usable), validation=(), test=(), seed=0)
+        there = Split(
+            train=tuple(subject for subject in part if subject in usable),
+            validation=(),
+            test=(),
+            seed=0,
+        )
         drawn.append(set(subset(there, seed, wanted or min(SUBJECTS[kind], len(there.train)))))
     training, scored = ([case for case in cases if case.subject in some] for some in drawn)
     return training, scored
@@ -162,7 +178,9 @@ def voxel_features(
     slice_axis: int | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Features (voxel, channels of all levels but the coarsest), label values (voxel,); evenly of a crop's classes."""
-    crops = Crops(store, cases, crop, seed, labels=True, foreground=FOREGROUND_SHARE, axis=slice_axis)
+    crops = Crops(
+        store, cases, crop, seed, labels=True, foreground=FOREGROUND_SHARE, axis=slice_axis
+    )
     count = CROPS_PER_CASE * len(cases)
     device = next(encoder.parameters()).device
     features, values = [], []
@@ -174,7 +192,9 @@ def voxel_features(
             rng = np.random.default_rng((seed, 2, first + number))
             label = item["label"].numpy()
             places = _draw(label, max(1, VOXELS // count), rng)
-            features.append(sample_maps([each[number] for each in maps], places, crop).float().cpu().numpy())
+            features.append(
+                sample_maps([each[number] for each in maps], places, crop).float().cpu().numpy()
+            )
             values.append(label[tuple(places.T)])
     return np.concatenate(features), np.concatenate(values)
 
@@ -192,7 +212,11 @@ def image_features(
     embeddings = []
     for first in range(0, len(cases), TOGETHER):
         images = [
-            store.crop(case, [(have - want) // 2 for have, want in zip(case.shape, edges, strict=True)], edges)
+            store.crop(
+                case,
+                [(have - want) // 2 for have, want in zip(case.shape, edges, strict=True)],
+                edges,
+            )
             for case in cases[first : first + TOGETHER]
         ]
         shown = torch.from_numpy(np.stack(images)).view(len(images), -1, *crop).to(device)
@@ -215,13 +239,17 @@ def sample_maps(maps: Sequence[Tensor], places: np.ndarray, crop: Sequence[int])
     at = torch.from_numpy((2 * places + 1) / np.array(crop) - 1).float().to(maps[0].device)
     grid = at.flip(1).view(1, *(1,) * (d - 1), -1, d)  # grid_sample names the last axis first
     sampled = [
-        F.grid_sample(each[None].float(), grid, padding_mode="border", align_corners=False).flatten(2)[0].T
+        F.grid_sample(each[None].float(), grid, padding_mode="border", align_corners=False)
+        .flatten(2)[0]
+        .T
         for each in maps
     ]
     return torch.cat(sampled, 1)
 
 
-def classify(x: np.ndarray, y: np.ndarray, x_new: np.ndarray, y_new: np.ndarray) -> dict[str, float]:
+def classify(
+    x: np.ndarray, y: np.ndarray, x_new: np.ndarray, y_new: np.ndarray
+) -> dict[str, float]:
     """Balanced accuracy on (x_new, y_new) of logistic regression and nearest neighbours that learnt from (x, y).
 
     Args:
@@ -235,7 +263,9 @@ def classify(x: np.ndarray, y: np.ndarray, x_new: np.ndarray, y_new: np.ndarray)
     """
     classes, counts = np.unique(y, return_counts=True)
     if len(classes) < 2:
-        raise DataError("probe: all labels to learn from are the same; name scans with several classes")
+        raise DataError(
+            "probe: all labels to learn from are the same; name scans with several classes"
+        )
     scaler = StandardScaler().fit(x)
     x, x_new = scaler.transform(x), scaler.transform(x_new)
     with warnings.catch_warnings():
@@ -254,7 +284,9 @@ def classify(x: np.ndarray, y: np.ndarray, x_new: np.ndarray, y_new: np.ndarray)
 
 def balanced_accuracy(predicted: np.ndarray, truth: np.ndarray) -> float:
     """Share of correct answers of each class of the truth, mean over the classes."""
-    return float(np.mean([(predicted[truth == value] == value).mean() for value in np.unique(truth)]))
+    return float(
+        np.mean([(predicted[truth == value] == value).mean() for value in np.unique(truth)])
+    )
 
 
 def _draw(label: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
@@ -263,5 +295,7 @@ def _draw(label: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray
     drawn = []
     for value in values:
         there = np.flatnonzero(label == value)
-        drawn.append(rng.choice(there, min(len(there), max(1, count // len(values))), replace=False))
+        drawn.append(
+            rng.choice(there, min(len(there), max(1, count // len(values))), replace=False)
+        )
     return np.stack(np.unravel_index(np.concatenate(drawn), label.shape), axis=1)

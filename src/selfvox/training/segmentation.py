@@ -10,19 +10,30 @@ import torch
 from lightning_fabric import Fabric
 from torch import nn
 
-from selfvox import losses
-from selfvox.data.crops import Crops, axis_of_slices, in_plane, spacings
-from selfvox.data.store import Store, StoredCase
+from selfvox.data.preparation.store import Store, StoredCase
+from selfvox.data.sampling.crop_size import axis_of_slices, in_plane, spacings
+from selfvox.data.sampling.crops import Crops
 from selfvox.errors import DataError, UsageError
-from selfvox.metrics import dice_per_class
 from selfvox.models.encoder import Encoder
-from selfvox.models.network import Segmenter, segment_whole
-from selfvox.pretext import Batch, Outcome
-from selfvox.regions import EXAMPLE, Regions, check, decode, membership, own_values, parse, to_json
-from selfvox.settings import Finetune
-from selfvox.spatial import Plane, equal_spacing
+from selfvox.models.segmenter import Segmenter
+from selfvox.models.sliding_window import segment_whole
+from selfvox.ops import losses
+from selfvox.ops.metrics import dice_per_class
+from selfvox.ops.outcome import Batch, Outcome
+from selfvox.ops.planes import Plane, equal_spacing
+from selfvox.ops.regions import (
+    EXAMPLE,
+    Regions,
+    check,
+    decode,
+    membership,
+    own_values,
+    parse,
+    to_json,
+)
+from selfvox.settings.verbs import Finetune
 from selfvox.training.augment import augment
-from selfvox.training.goal import Goal
+from selfvox.training.downstream import Goal
 from selfvox.training.loop import Objective
 
 FOREGROUND_SHARE = 0.5
@@ -36,12 +47,20 @@ class Segmentation(Goal):
     def __init__(self, store: Store, settings: Finetune):
         for name, option in (("balance", "balance"), ("ordinal", "no-ordinal")):
             if getattr(settings, name) != getattr(Finetune, name):  # the defaults
-                raise UsageError(f"{name}: is of classification, but {store.path} holds labels; leave --{option} out")
-        self.classes, self.loss, self.linear = _classes(store), settings.loss, settings.head == "linear"
+                raise UsageError(
+                    f"{name}: is of classification, but {store.path} holds labels; leave --{option} out"
+                )
+        self.classes, self.loss, self.linear = (
+            _classes(store),
+            settings.loss,
+            settings.head == "linear",
+        )
         self.axis = axis_of_slices(settings.slices, store.cases)
         self.regions = _regions(store, settings, self.classes)
         # what is written where each region was found; None: the network tells classes apart
-        self.own = own_values(self.regions, self.classes) if settings.train_on == "regions" else None
+        self.own = (
+            own_values(self.regions, self.classes) if settings.train_on == "regions" else None
+        )
 
     def usable(self, case: StoredCase) -> bool:  # noqa: D102
         return case.has_label
@@ -50,12 +69,18 @@ class Segmentation(Goal):
         return {}
 
     def network(self, encoder: Encoder, spec: Mapping[str, Any]) -> Segmenter:  # noqa: D102
-        return Segmenter(encoder, len(self.own or self.classes), spec.get("norm", "instance"), self.linear)
+        return Segmenter(
+            encoder, len(self.own or self.classes), spec.get("norm", "instance"), self.linear
+        )
 
     def card(self) -> dict[str, Any]:  # noqa: D102
         classes = {str(value): name for value, name in self.classes.items()}
         trained_on = "classes" if self.own is None else "regions"
-        return {"classes": classes, "regions": to_json(self.regions or None), "trained_on": trained_on}
+        return {
+            "classes": classes,
+            "regions": to_json(self.regions or None),
+            "trained_on": trained_on,
+        }
 
     def objective(  # noqa: D102
         self, network: nn.Module, training: Sequence[StoredCase], frozen_steps: int
@@ -63,22 +88,39 @@ class Segmentation(Goal):
         assert isinstance(network, Segmenter)
         planes = equal_spacing(*spacings(in_plane(training, self.axis)))
         parts = membership(self.regions, max(self.classes)) if self.own else None
-        return SegmentationObjective(network, list(self.classes), self.loss, planes, frozen_steps, parts)
+        return SegmentationObjective(
+            network, list(self.classes), self.loss, planes, frozen_steps, parts
+        )
 
-    def data(self, store: Store, training: Sequence[StoredCase], crop: Sequence[int], seed: int) -> Crops:  # noqa: D102
-        return Crops(store, training, crop, seed, labels=True, foreground=FOREGROUND_SHARE, axis=self.axis)
+    def data(
+        self, store: Store, training: Sequence[StoredCase], crop: Sequence[int], seed: int
+    ) -> Crops:  # noqa: D102
+        return Crops(
+            store, training, crop, seed, labels=True, foreground=FOREGROUND_SHARE, axis=self.axis
+        )
 
     def validate(  # noqa: D102
-        self, network: nn.Module, fabric: Fabric, store: Store, cases: Sequence[StoredCase], crop: Sequence[int]
+        self,
+        network: nn.Module,
+        fabric: Fabric,
+        store: Store,
+        cases: Sequence[StoredCase],
+        crop: Sequence[int],
     ) -> tuple[float, dict[str, float]]:
         values, names = list(self.classes), [*list(self.classes.values())[1:], *self.regions]
         parts = membership(self.regions, 2**16 - 1)
         scores = []
         for case in cases:
-            image = fabric.to_device(torch.from_numpy(store.crop(case, (0,) * len(case.shape), case.shape)))
+            image = fabric.to_device(
+                torch.from_numpy(store.crop(case, (0,) * len(case.shape), case.shape))
+            )
             with fabric.autocast():
-                found = segment_whole(network, image, crop, 0.25, self.axis, overlapping=self.own is not None).cpu()
-            label = np.array(values)[found.argmax(0)] if self.own is None else decode(found, self.own)
+                found = segment_whole(
+                    network, image, crop, 0.25, self.axis, overlapping=self.own is not None
+                ).cpu()
+            label = (
+                np.array(values)[found.argmax(0)] if self.own is None else decode(found, self.own)
+            )
             truth = store.label_crop(case, (0,) * len(case.shape), case.shape)
             found_at, truth_at = (np.searchsorted(values, each) for each in (label, truth))
             of_regions = [dice_per_class(row[label], row[truth], 2)[0] for row in parts]
@@ -87,7 +129,10 @@ class Segmentation(Goal):
         # the best is the best at what it was trained on
         asked = means[: len(values) - 1] if self.own is None else means[len(values) - 1 :]
         mean = float(asked.mean())
-        return mean, {"dice_mean": mean, **{f"dice_{n}": float(d) for n, d in zip(names, means, strict=True)}}
+        return mean, {
+            "dice_mean": mean,
+            **{f"dice_{n}": float(d) for n, d in zip(names, means, strict=True)},
+        }
 
 
 class SegmentationObjective(Objective):
@@ -104,12 +149,18 @@ class SegmentationObjective(Objective):
     ):
         super().__init__()
         self.network, self.planes, self.frozen_steps = network, planes, frozen_steps
-        self.values = torch.tensor(values)  # what labels hold, in the order of the network's outputs
-        self.parts = None if parts is None else torch.from_numpy(parts)  # (region, label value), as of `membership`
+        self.values = torch.tensor(
+            values
+        )  # what labels hold, in the order of the network's outputs
+        self.parts = (
+            None if parts is None else torch.from_numpy(parts)
+        )  # (region, label value), as of `membership`
         if parts is None:
             self.loss = losses.soft_dice if loss == "dice" else losses.dice_cross_entropy
         else:
-            self.loss = losses.soft_dice_regions if loss == "dice" else losses.dice_cross_entropy_regions
+            self.loss = (
+                losses.soft_dice_regions if loss == "dice" else losses.dice_cross_entropy_regions
+            )
 
     def forward(self, batch: Batch, step: int, rng: torch.Generator) -> Outcome:
         """Augment, segment, compare."""
@@ -132,7 +183,9 @@ def _regions(store: Store, settings: Finetune, classes: Mapping[int, str]) -> Re
     if settings.regions is not None:
         check(regions, classes)
     if settings.train_on == "regions" and not regions:
-        raise UsageError(f"train_on: {store.path} declares no regions; give them with --regions '{EXAMPLE}'")
+        raise UsageError(
+            f"train_on: {store.path} declares no regions; give them with --regions '{EXAMPLE}'"
+        )
     return regions
 
 

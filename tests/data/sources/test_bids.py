@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from selfvox.data import sources, split
+from selfvox.data import sources
+from selfvox.data.preparation import split
 from selfvox.errors import DataError, UsageError
 
 SHARED = Path(__file__).parents[3].parent / "shared" / "data"
@@ -27,7 +28,12 @@ def test_sessions_are_cases_of_one_subject_and_no_split_parts_them(tmp_path):
         ("sub-a_ses-2_T1w", "sub-a"),
     ]
     parted = split.make({each.subject for each in found.cases}, 1, 1, 0)
-    assert sorted((*parted.train, *parted.validation, *parted.test)) == ["sub-a", "sub-b", "sub-c", "sub-d"]
+    assert sorted((*parted.train, *parted.validation, *parted.test)) == [
+        "sub-a",
+        "sub-b",
+        "sub-c",
+        "sub-d",
+    ]
 
 
 def test_only_anatomy_of_the_raw_data_is_read(tmp_path):
@@ -48,10 +54,17 @@ def test_only_anatomy_of_the_raw_data_is_read(tmp_path):
 
 
 def test_one_kind_of_scan_can_be_chosen(tmp_path):
-    dataset(tmp_path, "sub-1/anat/sub-1_T1w.nii.gz", "sub-1/anat/sub-1_run-1_T2w.nii.gz", "sub-2/anat/sub-2_T2w.nii")
+    dataset(
+        tmp_path,
+        "sub-1/anat/sub-1_T1w.nii.gz",
+        "sub-1/anat/sub-1_run-1_T2w.nii.gz",
+        "sub-2/anat/sub-2_T2w.nii",
+    )
     found = sources.find(tmp_path)
     assert len(found.cases) == 3
-    assert found.notes == ("scans of several kinds (2 T2w, 1 T1w); take one kind with --source bids:T2w",)
+    assert found.notes == (
+        "scans of several kinds (2 T2w, 1 T1w); take one kind with --source bids:T2w",
+    )
     chosen = sources.find(tmp_path, "bids:T2w")
     assert [each.id for each in chosen.cases] == ["sub-1_run-1_T2w", "sub-2_T2w"]
     assert chosen.notes == ()

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 import selfvox
-from selfvox.data import cases as reading
 from selfvox.data import sources
+from selfvox.data.preparation import prepare_case as reading
 from selfvox.errors import DataError
 
 OLDER, NEWER = ("_t1", "_t1ce", "_t2", "_flair"), ("-t1n", "-t1c", "-t2w", "-t2f")
@@ -22,7 +22,9 @@ def volume(path, values):
     nib.save(nib.Nifti1Image(values, np.diag([-1.0, -1, 1, 1])), path)
 
 
-def case(folder, modalities=OLDER, label=(0, 1, 2, 4), shape=(12, 13, 14), lacks=(), ending=".nii.gz"):
+def case(
+    folder, modalities=OLDER, label=(0, 1, 2, 4), shape=(12, 13, 14), lacks=(), ending=".nii.gz"
+):
     """A case whose channel number is its first voxel's value, so that an exchange shows."""
     rng = np.random.default_rng(0)
     for number, modality in enumerate(modalities):
@@ -51,7 +53,10 @@ def test_grades_may_be_nested_and_tables_lie_beside(tmp_path):
     case(tmp_path / "LGG" / "Brats18_B_1", label=None, ending=".nii")
     (tmp_path / "survival_data.csv").write_text("BraTS18ID,Age,Survival\nBrats18_A_1,60,300\n")
     found = sources.find(tmp_path)
-    assert [(each.id, each.label is None) for each in found.cases] == [("Brats18_A_1", False), ("Brats18_B_1", True)]
+    assert [(each.id, each.label is None) for each in found.cases] == [
+        ("Brats18_A_1", False),
+        ("Brats18_B_1", True),
+    ]
     assert found.notes == ("1 of 2 cases have no label",)
 
 
@@ -61,7 +66,11 @@ def test_grades_may_be_nested_and_tables_lie_beside(tmp_path):
         (OLDER, [(0, 1, 2)], {1: "necrotic core", 2: "oedema", 4: "enhancing tumour"}),
         (NEWER, [(0, 1, 2), (0, 3)], {1: "necrotic core", 2: "oedema", 3: "enhancing tumour"}),
         (NEWER, [(0, 1, 2), (0, 4)], {1: "necrotic core", 2: "oedema", 4: "enhancing tumour"}),
-        (NEWER, [(0, 4), (0, 3)], {1: "necrotic core", 2: "oedema", 3: "enhancing tumour", 4: "resection cavity"}),
+        (
+            NEWER,
+            [(0, 4), (0, 3)],
+            {1: "necrotic core", 2: "oedema", 3: "enhancing tumour", 4: "resection cavity"},
+        ),
         (NEWER, [(0,)], {1: "necrotic core", 2: "oedema", 3: "enhancing tumour"}),
         (NEWER, [None], None),
     ],
@@ -103,7 +112,12 @@ def test_years_whose_4_is_not_the_same_are_not_read_together(tmp_path, older, ne
 
 
 def test_two_visits_of_a_patient_are_one_subject(tmp_path):
-    for name in ("BraTS-GLI-00005-000", "BraTS-GLI-00005-001", "BraTS-GLI-00006-000", "TCGA-DU-7294"):
+    for name in (
+        "BraTS-GLI-00005-000",
+        "BraTS-GLI-00005-001",
+        "BraTS-GLI-00006-000",
+        "TCGA-DU-7294",
+    ):
         case(tmp_path / name, NEWER)
     found = sources.find(tmp_path)
     assert [each.subject for each in found.cases] == [
@@ -138,7 +152,10 @@ def test_one_channel_in_two_files_is_refused(tmp_path):
 def test_two_modalities_of_a_plain_folder_are_no_brats(tmp_path):
     case(tmp_path / "ann", lacks=("_t1ce", "_t2"), label=None)
     assert sources.find(tmp_path).source == "folder"
-    for root, reason in ((tmp_path / "ann" / "ann_t1.nii.gz", "not a folder"), (tmp_path / "none", "no BraTS case")):
+    for root, reason in (
+        (tmp_path / "ann" / "ann_t1.nii.gz", "not a folder"),
+        (tmp_path / "none", "no BraTS case"),
+    ):
         (tmp_path / "none").mkdir(exist_ok=True)
         with pytest.raises(DataError, match=reason):
             sources.find(root, "brats")
@@ -165,6 +182,9 @@ def test_the_decathlons_brain_tumours_are_one_file_of_four_volumes(tmp_path):
 @needs_scans
 def test_real_cases_are_found_whole():
     found = sources.find(SHARED / "brats_cases")
-    assert (found.source, [each.id for each in found.cases]) == ("brats", ["TCGA-DU-7294", "TCGA-FG-6692"])
+    assert (found.source, [each.id for each in found.cases]) == (
+        "brats",
+        ["TCGA-DU-7294", "TCGA-FG-6692"],
+    )
     assert sorted(found.classes) == [0, 1, 2, 4]
     assert [path.name[-11:-7] for path in found.cases[0].images] == ["-t1n", "-t1c", "-t2w", "-t2f"]

@@ -15,7 +15,9 @@ def dataset(root, **content):
     """Write dataset.json and touch every file it lists that stays inside."""
     content = {"modality": {"0": "MRI"}, "labels": LABELS} | content
     root.mkdir(exist_ok=True)
-    for entry in [entry for name in ("training", "validation", "test") for entry in content.get(name, [])]:
+    for entry in [
+        entry for name in ("training", "validation", "test") for entry in content.get(name, [])
+    ]:
         for path in entry.values() if isinstance(entry, dict) else [entry]:
             (root / path).parent.mkdir(parents=True, exist_ok=True)
             (root / path).touch()
@@ -32,7 +34,9 @@ def refusal(root):
 
 
 def test_training_and_test_lists_become_cases_with_and_without_labels(tmp_path):
-    training = [{"image": f"./imagesTr/a_{n}.nii.gz", "label": f"./labelsTr/a_{n}.nii.gz"} for n in (10, 9)]
+    training = [
+        {"image": f"./imagesTr/a_{n}.nii.gz", "label": f"./labelsTr/a_{n}.nii.gz"} for n in (10, 9)
+    ]
     found = sources.find(dataset(tmp_path, training=training, test=["./imagesTs/a_11.nii.gz"]))
     assert [case.id for case in found.cases] == ["a_9", "a_10", "a_11"]
     assert [case.label and case.label.relative_to(tmp_path).as_posix() for case in found.cases] == [
@@ -53,11 +57,18 @@ def test_several_modalities_are_channels_of_one_file_in_their_order(tmp_path):
 
 
 def test_one_stem_in_two_lists_keeps_two_ids_and_one_subject(tmp_path):
-    found = sources.find(dataset(tmp_path, training=["imagesTr/a.nii.gz"], test=["imagesTs/a.nii.gz"]))
-    assert [(case.id, case.subject) for case in found.cases] == [("imagesTr_a", "a"), ("imagesTs_a", "a")]
+    found = sources.find(
+        dataset(tmp_path, training=["imagesTr/a.nii.gz"], test=["imagesTs/a.nii.gz"])
+    )
+    assert [(case.id, case.subject) for case in found.cases] == [
+        ("imagesTr_a", "a"),
+        ("imagesTs_a", "a"),
+    ]
 
 
-@pytest.mark.parametrize("path", ["../../../etc/passwd", "/etc/passwd", "a/../../outside.nii.gz", "../outside.nii.gz"])
+@pytest.mark.parametrize(
+    "path", ["../../../etc/passwd", "/etc/passwd", "a/../../outside.nii.gz", "../outside.nii.gz"]
+)
 @pytest.mark.parametrize("form", ["image", "label", "text"])
 def test_a_path_that_leaves_the_root_is_refused(tmp_path, path, form):
     root = dataset(tmp_path / "root", training=["a.nii.gz"])
@@ -89,7 +100,16 @@ def test_a_link_that_leaves_the_root_is_refused_and_one_that_stays_is_not(tmp_pa
 
 
 @pytest.mark.parametrize(
-    "path", ["", " ", "a\0.nii.gz", "C:\\a.nii.gz", "\ud800.nii.gz", "x" * 5000 + ".nii.gz", "a/" * 3000 + "b.nii.gz"]
+    "path",
+    [
+        "",
+        " ",
+        "a\0.nii.gz",
+        "C:\\a.nii.gz",
+        "\ud800.nii.gz",
+        "x" * 5000 + ".nii.gz",
+        "a/" * 3000 + "b.nii.gz",
+    ],
 )
 def test_what_is_no_path_is_refused(tmp_path, path):
     root = dataset(tmp_path / "root", training=["a.nii.gz"])
@@ -98,12 +118,16 @@ def test_what_is_no_path_is_refused(tmp_path, path):
 
 
 def test_missing_files_are_named(tmp_path):
-    root = dataset(tmp_path, training=[{"image": f"{n}.nii.gz", "label": f"{n}_l.nii.gz"} for n in range(9)])
+    root = dataset(
+        tmp_path, training=[{"image": f"{n}.nii.gz", "label": f"{n}_l.nii.gz"} for n in range(9)]
+    )
     for number in range(2, 7):
         (root / f"{number}.nii.gz").unlink()
     message = refusal(root)
     assert "2.nii.gz, 3.nii.gz, 4.nii.gz and 2 more" in message
-    (root / "dataset.json").write_text('{"training": [{"image": "0.nii.gz", "label": "\\u001b[31m.nii.gz"}]}')
+    (root / "dataset.json").write_text(
+        '{"training": [{"image": "0.nii.gz", "label": "\\u001b[31m.nii.gz"}]}'
+    )
     assert "%1B[31m.nii.gz" in refusal(root)
 
 
@@ -140,7 +164,14 @@ def test_what_cannot_be_meant_is_refused_in_one_line(tmp_path, content, reason):
 
 
 @pytest.mark.parametrize(
-    "text", ['{"training": ["a"], "training": ["b"]}', '{"x": NaN}', "[" * 100_000, '{"training": ["a",]}', ""]
+    "text",
+    [
+        '{"training": ["a"], "training": ["b"]}',
+        '{"x": NaN}',
+        "[" * 100_000,
+        '{"training": ["a",]}',
+        "",
+    ],
 )
 def test_what_is_not_strict_json_is_refused_quickly(tmp_path, text):
     (tmp_path / "dataset.json").write_text(text)

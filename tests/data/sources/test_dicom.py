@@ -21,13 +21,15 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.sequence import Sequence
 
 import selfvox
-from selfvox.data import cases as reading
-from selfvox.data import dicom_file, sources, split
-from selfvox.data.recipe import Intensity, Recipe
-from selfvox.data.store import open_store
+from selfvox.data import sources
+from selfvox.data.formats import dicom_file
+from selfvox.data.preparation import prepare_case as reading
+from selfvox.data.preparation import split
+from selfvox.data.preparation.recipe import Intensity, Recipe
+from selfvox.data.preparation.store import open_store
 from selfvox.errors import DataError, UsageError
-from selfvox.inference import classify
-from selfvox.inference.folder import Folder
+from selfvox.prediction import classify
+from selfvox.prediction.output_folder import Folder
 
 SHARED = Path(__file__).parents[3].parent / "shared" / "data"
 needs_scans = pytest.mark.skipif(not SHARED.is_dir(), reason="the real scans are not here")
@@ -59,15 +61,24 @@ def series(count=6, directions=STRAIGHT, gap=2.5, shape=(9, 8), number=3, patien
         each.file_meta.MediaStorageSOPClassUID = each.SOPClassUID
         each.file_meta.MediaStorageSOPInstanceUID = each.SOPInstanceUID
         each.PatientName, each.PatientID, each.PatientBirthDate = NAME, patient, BORN
-        each.StudyDate, each.Modality, each.ImageType = "20010413", "CT", ["ORIGINAL", "PRIMARY", "AXIAL"]
+        each.StudyDate, each.Modality, each.ImageType = (
+            "20010413",
+            "CT",
+            ["ORIGINAL", "PRIMARY", "AXIAL"],
+        )
         each.StudyInstanceUID, each.SeriesInstanceUID = study, key
         each.SeriesNumber, each.InstanceNumber = number, count - place
         each.SamplesPerPixel, each.PhotometricInterpretation = 1, "MONOCHROME2"
         each.Rows, each.Columns = shape
         each.BitsAllocated, each.BitsStored, each.HighBit, each.PixelRepresentation = 16, 12, 11, 0
         each.RescaleSlope, each.RescaleIntercept = "1", "-1024"
-        each.PixelSpacing, each.ImageOrientationPatient = [0.7, 0.9], [round(float(d), 9) for d in directions]
-        each.ImagePositionPatient = [round(float(p), 4) for p in np.array([10, -20, 30]) + place * gap * normal]
+        each.PixelSpacing, each.ImageOrientationPatient = (
+            [0.7, 0.9],
+            [round(float(d), 9) for d in directions],
+        )
+        each.ImagePositionPatient = [
+            round(float(p), 4) for p in np.array([10, -20, 30]) + place * gap * normal
+        ]
         each.PixelData = rng.integers(0, 4096, shape).astype("<u2").tobytes()
         for tag, value in tags.items():
             setattr(each, tag, value)
@@ -98,7 +109,9 @@ def refusal(folder):
     return message
 
 
-@pytest.mark.parametrize("directions", [STRAIGHT, turned(20, 0), turned(-35, 50), (0, 1.0, 0, 0, 0, -1)])
+@pytest.mark.parametrize(
+    "directions", [STRAIGHT, turned(20, 0), turned(-35, 50), (0, 1.0, 0, 0, 0, -1)]
+)
 @pytest.mark.parametrize("backwards", [False, True])
 def test_voxels_lie_where_a_second_reader_puts_them(tmp_path, directions, backwards):
     slices = series(directions=directions)
@@ -111,7 +124,9 @@ def test_voxels_lie_where_a_second_reader_puts_them(tmp_path, directions, backwa
     assert np.array_equal(image.data[0], values)
     for index in ((0, 0, 0), (7, 8, 5), (3, 0, 2)):
         left_posterior_superior = np.array(volume.TransformIndexToPhysicalPoint(index))
-        assert np.allclose((image.affine @ [*index, 1])[:3], left_posterior_superior * [-1, -1, 1], atol=1e-3)
+        assert np.allclose(
+            (image.affine @ [*index, 1])[:3], left_posterior_superior * [-1, -1, 1], atol=1e-3
+        )
 
 
 def test_the_affine_is_the_standards_equation(tmp_path):
@@ -126,9 +141,13 @@ def test_the_affine_is_the_standards_equation(tmp_path):
         )
         for r in range(9):
             for c in range(8):
-                place = np.array(each.ImagePositionPatient, float) + row * 0.9 * c + column * 0.7 * r
+                place = (
+                    np.array(each.ImagePositionPatient, float) + row * 0.9 * c + column * 0.7 * r
+                )
                 assert image.data[0, c, r, k] == pixels[r, c]
-                assert np.allclose((image.affine @ [c, r, k, 1])[:3], place * [-1, -1, 1], atol=1e-3)
+                assert np.allclose(
+                    (image.affine @ [c, r, k, 1])[:3], place * [-1, -1, 1], atol=1e-3
+                )
 
 
 def test_slope_and_intercept_are_those_of_each_slice(tmp_path):
@@ -148,9 +167,19 @@ def test_slope_and_intercept_are_those_of_each_slice(tmp_path):
         ({"PixelRepresentation": 1}, "<u2", [0x0FFF, 0x0800, 0x07FF], [-1, -2048, 2047]),
         ({"PixelRepresentation": 1, "BitsStored": 16, "HighBit": 15}, "<i2", [-5, 300], [-5, 300]),
         ({"BitsAllocated": 8, "BitsStored": 8, "HighBit": 7}, "u1", [0, 255], [0, 255]),
-        ({"BitsAllocated": 32, "BitsStored": 32, "HighBit": 31, "PixelRepresentation": 1}, "<i4", [-70000], [-70000]),
+        (
+            {"BitsAllocated": 32, "BitsStored": 32, "HighBit": 31, "PixelRepresentation": 1},
+            "<i4",
+            [-70000],
+            [-70000],
+        ),
         ({"PhotometricInterpretation": "MONOCHROME1"}, "<u2", [0, 4095, 10], [4095, 0, 4085]),
-        ({"PhotometricInterpretation": "MONOCHROME1", "PixelRepresentation": 1}, "<i2", [-2048, 5], [2047, -6]),
+        (
+            {"PhotometricInterpretation": "MONOCHROME1", "PixelRepresentation": 1},
+            "<i2",
+            [-2048, 5],
+            [2047, -6],
+        ),
     ],
 )
 def test_stored_bits_become_the_values_they_mean(tmp_path, tags, dtype, stored, expected):
@@ -164,7 +193,9 @@ def test_stored_bits_become_the_values_they_mean(tmp_path, tags, dtype, stored, 
     assert np.array_equal(image.data[0, ..., -1], np.resize(expected, (9, 8)).T)
 
 
-@pytest.mark.parametrize("syntax", [uid.ImplicitVRLittleEndian, uid.ExplicitVRBigEndian, uid.RLELossless])
+@pytest.mark.parametrize(
+    "syntax", [uid.ImplicitVRLittleEndian, uid.ExplicitVRBigEndian, uid.RLELossless]
+)
 def test_uncompressed_and_run_length_coded_files_hold_the_same(tmp_path, syntax):
     slices = series()
     expected = read(save(tmp_path / "plain", slices)).data
@@ -193,20 +224,28 @@ def test_jpeg_2000_holds_the_same(tmp_path, signed):
     for each in slices:
         stored = np.frombuffer(each.PixelData, "<u2").reshape(9, 8)
         code = io.BytesIO()
-        Image.fromarray(stored).save(code, format="jpeg2000", irreversible=False, no_jp2=True, num_resolutions=1)
+        Image.fromarray(stored).save(
+            code, format="jpeg2000", irreversible=False, no_jp2=True, num_resolutions=1
+        )
         each.PixelData = pydicom.encaps.encapsulate([code.getvalue()])
         each["PixelData"].VR = "OB"
         each.file_meta.TransferSyntaxUID = uid.JPEG2000Lossless
     assert np.array_equal(read(save(tmp_path / "coded", slices)).data, expected)
 
 
-@pytest.mark.parametrize("syntax", ["JPEGLosslessProcess14_1", "JPEGLSLossless", "JPEG2000Lossless"])
+@pytest.mark.parametrize(
+    "syntax", ["JPEGLosslessProcess14_1", "JPEGLSLossless", "JPEG2000Lossless"]
+)
 def test_what_another_program_compressed_holds_the_same(tmp_path, syntax):
     gdcm = pytest.importorskip("gdcm", reason="needs python-gdcm")
     expected = read(save(tmp_path / "plain", series(PixelRepresentation=1))).data
     (tmp_path / "coded").mkdir()
     for path in (tmp_path / "plain").iterdir():
-        reader, change, writer = gdcm.ImageReader(), gdcm.ImageChangeTransferSyntax(), gdcm.ImageWriter()
+        reader, change, writer = (
+            gdcm.ImageReader(),
+            gdcm.ImageChangeTransferSyntax(),
+            gdcm.ImageWriter(),
+        )
         reader.SetFileName(os.fspath(path))
         assert reader.Read()
         change.SetTransferSyntax(gdcm.TransferSyntax(getattr(gdcm.TransferSyntax, syntax)))
@@ -222,8 +261,9 @@ def test_what_another_program_compressed_holds_the_same(tmp_path, syntax):
 def test_a_missing_slice_is_refused_by_its_place(tmp_path):
     slices = series(count=8)
     del slices[3]  # at 30 + 3 * 2.5 mm
-    assert "a slice is missing between 35.00 and 40.00 mm, 5.00 mm apart where others are 2.50" in refusal(
-        save(tmp_path, slices)
+    assert (
+        "a slice is missing between 35.00 and 40.00 mm, 5.00 mm apart where others are 2.50"
+        in refusal(save(tmp_path, slices))
     )
 
 
@@ -231,7 +271,9 @@ def filled(folder):
     return reading.read(sources.find(folder, "dicom:allow-gap").cases[0], 1)
 
 
-def test_a_missing_slice_that_is_allowed_becomes_the_mean_of_its_neighbours_and_the_rest_stays(tmp_path):
+def test_a_missing_slice_that_is_allowed_becomes_the_mean_of_its_neighbours_and_the_rest_stays(
+    tmp_path,
+):
     slices = series(count=8)
     whole = read(save(tmp_path / "whole", slices))
     image = filled(save(tmp_path / "gap", slices[:3] + slices[4:]))
@@ -320,8 +362,14 @@ def test_series_in_one_folder_are_parted_and_so_are_their_orientations(tmp_path)
     found = sources.find(save(tmp_path, [*one, *other, *sagittal]))
     assert sorted(len(case.images) for case in found.cases) == [4, 5, 6]
     assert [case.id.count("-") for case in found.cases] == [3, 3, 2]
-    assert {reading.read(case, 1).shape for case in found.cases} == {(8, 9, 6), (8, 9, 4), (8, 9, 5)}
-    assert "2 cases come from series whose slices have several orientations or patients" in found.notes
+    assert {reading.read(case, 1).shape for case in found.cases} == {
+        (8, 9, 6),
+        (8, 9, 4),
+        (8, 9, 5),
+    }
+    assert (
+        "2 cases come from series whose slices have several orientations or patients" in found.notes
+    )
 
 
 @pytest.mark.parametrize("blank", ["", " "])
@@ -353,8 +401,14 @@ def test_an_empty_last_slice_which_leaves_no_gap_is_told(tmp_path, content):
 
 
 def test_patients_are_subjects_and_are_told_apart(tmp_path):
-    slices = [*series(number=1, patient="A"), *series(number=2, patient="B"), *series(number=3, patient="A")]
-    subjects = {case.id.split("-")[1]: case.subject for case in sources.find(save(tmp_path, slices)).cases}
+    slices = [
+        *series(number=1, patient="A"),
+        *series(number=2, patient="B"),
+        *series(number=3, patient="A"),
+    ]
+    subjects = {
+        case.id.split("-")[1]: case.subject for case in sources.find(save(tmp_path, slices)).cases
+    }
     assert subjects["1"] == subjects["3"] != subjects["2"]
 
 
@@ -408,7 +462,9 @@ def test_burned_in_text_is_told(tmp_path):
 def test_positions_win_over_spacing_between_slices(tmp_path):
     image = read(save(tmp_path, series(SpacingBetweenSlices="5.0")))
     assert image.spacing_mm == pytest.approx((0.9, 0.7, 2.5))
-    assert image.notes == ("SpacingBetweenSlices says 5 mm, the positions 2.5 mm: the positions are used",)
+    assert image.notes == (
+        "SpacingBetweenSlices says 5 mm, the positions 2.5 mm: the positions are used",
+    )
 
 
 def without(tag):
@@ -454,7 +510,10 @@ def enhanced(slices):
         (with_(PixelSpacing=[0, 0.9]), "is not positive"),
         (with_(PixelSpacing=[0.7, 0.8]), "different pixel spacings"),
         (with_(Rows=8, Columns=9), "different shapes"),
-        (with_(PixelData=b"\0" * 142), "at 35.00 mm holds 142 bytes of pixels, its header asks for 144"),
+        (
+            with_(PixelData=b"\0" * 142),
+            "at 35.00 mm holds 142 bytes of pixels, its header asks for 144",
+        ),
         (with_(PixelData=b"\0" * 200), "holds 200 bytes"),
         (without("PixelData"), "no whole-number pixels"),
         (with_(NumberOfFrames=1, PixelData=b"\0" * 6 * 144), "holds 864 bytes"),
@@ -467,12 +526,24 @@ def enhanced(slices):
         (with_(PhotometricInterpretation="YBR_FULL", SamplesPerPixel=3), "is in colour"),
         (with_(PixelRepresentation=2), "a PixelRepresentation other than 0 and 1"),
         (with_(RescaleSlope="0"), "a slice has RescaleSlope 0; export it again"),
-        (with_(RescaleSlope=None), "a slice has an empty or impossible RescaleSlope; export it again"),
+        (
+            with_(RescaleSlope=None),
+            "a slice has an empty or impossible RescaleSlope; export it again",
+        ),
         (with_(RescaleIntercept=None), "a slice has an empty or impossible RescaleIntercept"),
         (with_(ModalityLUTSequence=Sequence([Dataset()])), "values behind a lookup table"),
-        (compressed(uid.JPEG2000Lossless), r"damaged pixels \(JPEG 2000 Image Compression \(Lossless Only\)\)"),
-        (compressed(uid.HTJ2KLossless), r"is compressed \(High-Throughput JPEG 2000.*convert it with dcm2niix"),
-        (compressed(uid.MPEG2MPML), r"is compressed \(MPEG2.*, which cannot be read; convert it with dcm2niix"),
+        (
+            compressed(uid.JPEG2000Lossless),
+            r"damaged pixels \(JPEG 2000 Image Compression \(Lossless Only\)\)",
+        ),
+        (
+            compressed(uid.HTJ2KLossless),
+            r"is compressed \(High-Throughput JPEG 2000.*convert it with dcm2niix",
+        ),
+        (
+            compressed(uid.MPEG2MPML),
+            r"is compressed \(MPEG2.*, which cannot be read; convert it with dcm2niix",
+        ),
         (tilted, r"tilted by 9\.1° \(gantry tilt\)"),
         (with_(ImagePositionPatient=[13, -20, 35]), "lies 3.0 mm beside the others"),
         (enhanced, "several frames in one file"),
@@ -488,7 +559,10 @@ def test_a_file_cut_within_its_pixels_is_refused(tmp_path):
     save(tmp_path, series())
     whole = (tmp_path / "IM0014.dcm").read_bytes()
     (tmp_path / "IM0014.dcm").write_bytes(whole[:-51])
-    assert "at 35.00 mm holds 93 bytes of pixels, its header asks for 144; copy it again" in refusal(tmp_path)
+    assert (
+        "at 35.00 mm holds 93 bytes of pixels, its header asks for 144; copy it again"
+        in refusal(tmp_path)
+    )
 
 
 @pytest.mark.parametrize("tag", [b"\x28\x00\x11\x00US", b"\x28\x00\x00\x01US"])
@@ -504,18 +578,26 @@ def test_an_odd_number_of_bytes_is_padded_and_read(tmp_path):
     slices = series(shape=(9, 7), BitsAllocated=8, BitsStored=8, HighBit=7)
     for number, each in enumerate(slices):
         each.PixelData = bytes(range(number, 63 + number)) + b"\0"
-    assert np.array_equal(read(save(tmp_path, slices)).data[0, ..., 2] + 1024, np.arange(2, 65).reshape(9, 7).T)
+    assert np.array_equal(
+        read(save(tmp_path, slices)).data[0, ..., 2] + 1024, np.arange(2, 65).reshape(9, 7).T
+    )
 
 
 def test_a_decoder_that_is_absent_is_named_with_the_syntax(tmp_path, monkeypatch):
     slices = series()
     compressed(uid.JPEGLosslessSV1)(slices)
     monkeypatch.setattr(dicom_file, "get_decoder", lambda syntax: NoDecoder())
-    assert re.search(r"is compressed \(JPEG Lossless.*pip install 'selfvox\[jpeg\]'", refusal(save(tmp_path, slices)))
+    assert re.search(
+        r"is compressed \(JPEG Lossless.*pip install 'selfvox\[jpeg\]'",
+        refusal(save(tmp_path, slices)),
+    )
 
 
 class NoDecoder:
-    is_available, missing_dependencies = False, ("gdcm - requires gdcm>=3.0.10", "pylibjpeg - requires ...")
+    is_available, missing_dependencies = (
+        False,
+        ("gdcm - requires gdcm>=3.0.10", "pylibjpeg - requires ..."),
+    )
 
 
 def test_negative_values_not_marked_as_such_are_refused_and_a_full_range_is_not(tmp_path):
@@ -531,7 +613,9 @@ def test_negative_values_not_marked_as_such_are_refused_and_a_full_range_is_not(
             each.PixelData = stored.astype("<i4").astype("<u2").tobytes()
         save(tmp_path / name, slices)
         if refused:
-            assert "negative ones not marked as such (PixelRepresentation)" in refusal(tmp_path / name)
+            assert "negative ones not marked as such (PixelRepresentation)" in refusal(
+                tmp_path / name
+            )
         else:
             assert read(tmp_path / name).shape == (8, 9, 3)
 
@@ -579,7 +663,11 @@ def test_hostile_files_are_passed_over_in_no_time(tmp_path):
         "b": head + b"\x08\x00\x60\x00UN\0\0\xff\xff\xff\xff" + b"x" * 1000,
         "c": explicit[:meta_end] + b"\x08\x00\x08\x00OB\0\0\xfe\xff\xff\xff",
         "d": explicit.replace(b"1.2.840.10008.1.2.1\0", b"1.2.840.10008.1.2.1.99"),
-        "e": explicit[:name] + b"\x10\x00\x10\x00UN\0\0" + struct.pack("<I", 2**20) + b"\xff" * 2**20 + explicit[name:],
+        "e": explicit[:name]
+        + b"\x10\x00\x10\x00UN\0\0"
+        + struct.pack("<I", 2**20)
+        + b"\xff" * 2**20
+        + explicit[name:],
     }
     for stem, raw in texts.items():
         (tmp_path / stem).write_bytes(raw)
@@ -592,13 +680,18 @@ def test_hostile_files_are_passed_over_in_no_time(tmp_path):
 
 @pytest.mark.filterwarnings("ignore:Invalid value for VR UI")  # of writing it
 def test_a_uid_never_becomes_a_path(tmp_path):
-    found = sources.find(save(tmp_path, series(SeriesInstanceUID="../../../tmp/x", StudyInstanceUID="../y")))
+    found = sources.find(
+        save(tmp_path, series(SeriesInstanceUID="../../../tmp/x", StudyInstanceUID="../y"))
+    )
     assert found.cases[0].id.replace("-", "").isalnum()
 
 
 def test_volumes_in_a_folder_are_read_before_the_dicom_they_came_from(tmp_path):
     save(tmp_path / "dicom", series())
-    nib.save(nib.Nifti1Image(np.arange(60, dtype=np.int16).reshape(3, 4, 5), np.eye(4)), tmp_path / "a.nii.gz")
+    nib.save(
+        nib.Nifti1Image(np.arange(60, dtype=np.int16).reshape(3, 4, 5), np.eye(4)),
+        tmp_path / "a.nii.gz",
+    )
     assert sources.find(tmp_path).source == "folder"
     assert sources.find(tmp_path, "dicom").source == "dicom"
 
@@ -625,12 +718,18 @@ def test_one_series_exported_twice_under_other_names_is_known_by_its_contents(tm
     slices = series()
     save(tmp_path / "first", slices)
     save(tmp_path / "second", slices[::-1])
-    (tmp_path / "second" / "copy.dcm").write_bytes((tmp_path / "second" / "IM0000.dcm").read_bytes())
+    (tmp_path / "second" / "copy.dcm").write_bytes(
+        (tmp_path / "second" / "IM0000.dcm").read_bytes()
+    )
     recipe = Recipe(spatial_dims=3, channel_names=("CT",), intensity=(Intensity(kind="mri"),))
     known = []
     for export in ("first", "second"):
         case = sources.find(tmp_path / export).cases[0]
-        known.append(reading.make(reading.Job(tmp_path / "store" / export, case, recipe, None, "")).case.image_hash)
+        known.append(
+            reading.make(
+                reading.Job(tmp_path / "store" / export, case, recipe, None, "")
+            ).case.image_hash
+        )
     assert known[0] == known[1]
 
 
@@ -641,8 +740,12 @@ def test_a_table_of_classes_does_not_tell_the_names_of_slices(tmp_path):
     (case,) = sources.find(tmp_path / "in").cases
     folder = Folder(tmp_path, probabilities=False, answers=True)
     folder.record(case, answer={"class": "0", "probabilities": [1.0]})
-    classify._write(tmp_path / "predictions.csv", [case], SimpleNamespace(classes={"0": 0}), folder, many=False)
-    assert (tmp_path / "predictions.csv").read_text() == f"id,file,class,probability_0\n{case.id},{case.id},0,1\n"
+    classify._write(
+        tmp_path / "predictions.csv", [case], SimpleNamespace(classes={"0": 0}), folder, many=False
+    )
+    assert (
+        tmp_path / "predictions.csv"
+    ).read_text() == f"id,file,class,probability_0\n{case.id},{case.id},0,1\n"
 
 
 def test_a_slice_that_vanishes_or_is_forbidden_is_not_named(tmp_path):
@@ -675,14 +778,25 @@ def test_nothing_of_the_patient_reaches_any_output(tmp_path, capfd):
     labelled = tmp_path / "labelled"
     for number in range(2):
         values = rng.normal(size=(16, 16, 16)).astype(np.float32)
-        for name, data in ((f"a{number}", values), (f"a{number}_seg", (values > 1).astype(np.uint8))):
+        for name, data in (
+            (f"a{number}", values),
+            (f"a{number}_seg", (values > 1).astype(np.uint8)),
+        ):
             labelled.mkdir(exist_ok=True)
             nib.save(nib.Nifti1Image(data, np.eye(4)), labelled / f"{name}.nii.gz")
     network = {"channels": [4, 8], "blocks": 1}
-    how = {"network": network, "steps": 1, "crop": (16, 16, 16), "device": "cpu", "intensity": "mri"}
+    how = {
+        "network": network,
+        "steps": 1,
+        "crop": (16, 16, 16),
+        "device": "cpu",
+        "intensity": "mri",
+    }
     selfvox.finetune(labelled, out=tmp_path / "out" / "seg", encoder="none", **how)
     with pytest.raises(DataError):  # one series is refused
-        selfvox.predict(tmp_path / "out" / "seg", scans, out=tmp_path / "out" / "predictions", device="cpu")
+        selfvox.predict(
+            tmp_path / "out" / "seg", scans, out=tmp_path / "out" / "predictions", device="cpu"
+        )
     made = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
     said = "".join(capfd.readouterr())
     with (tmp_path / "out" / "store" / "rejected.csv").open(newline="") as table:
@@ -691,11 +805,22 @@ def test_nothing_of_the_patient_reaches_any_output(tmp_path, capfd):
     assert len(predicted) == 3
     dataset = sources.find(scans)
     for case in dataset.cases[:3]:
-        image, label = reading.read(case, 1), nib.load(tmp_path / "out" / "predictions" / f"{case.id}.nii.gz")
+        image, label = (
+            reading.read(case, 1),
+            nib.load(tmp_path / "out" / "predictions" / f"{case.id}.nii.gz"),
+        )
         assert label.shape == image.shape
         assert np.allclose(label.affine, image.affine, atol=1e-4)
     unpacked = [nib.load(path).header.binaryblock for path in predicted]
-    for secret in ("DOE", "JANE", NUMBER, BORN, "20010413", "DOCTOR", *(s.SeriesInstanceUID for s in broken)):
+    for secret in (
+        "DOE",
+        "JANE",
+        NUMBER,
+        BORN,
+        "20010413",
+        "DOCTOR",
+        *(s.SeriesInstanceUID for s in broken),
+    ):
         assert secret not in said
         for path in made:
             assert secret not in str(path.relative_to(tmp_path))
@@ -714,5 +839,7 @@ def test_a_real_series_is_stacked_as_simpleitk_stacks_it():
     assert np.array_equal(image.data[0], SimpleITK.GetArrayFromImage(volume).transpose(2, 1, 0))
     assert np.allclose(image.spacing_mm, volume.GetSpacing(), atol=1e-3)
     place = volume.TransformIndexToPhysicalPoint((255, 255, 0))
-    assert np.allclose((image.affine @ [255, 255, 0, 1])[:3], np.array(place) * [-1, -1, 1], atol=0.1)
+    assert np.allclose(
+        (image.affine @ [255, 255, 0, 1])[:3], np.array(place) * [-1, -1, 1], atol=0.1
+    )
     assert dicom_file.is_dicom(found.cases[0].images[0])

@@ -24,7 +24,9 @@ def touch(root, *names):
 
 def test_the_folder_is_the_list():
     folder = Path(sources.__file__).parent
-    assert sources.names() == sorted(path.stem for path in folder.glob("*.py") if not path.stem.startswith("_"))
+    assert sources.names() == sorted(
+        path.stem for path in folder.glob("*.py") if not path.stem.startswith("_")
+    )
     assert {"decathlon", "folder", "nnunet", "table"} <= set(sources.names())
 
 
@@ -46,7 +48,12 @@ def test_only_a_source_can_be_opened(tmp_path, name):
 
 @pytest.mark.parametrize("source", ["auto", *sources.names()])
 def test_nothing_there_is_refused_in_one_line_whatever_the_source(tmp_path, source):
-    for root in (tmp_path, tmp_path / "absent", touch(tmp_path, "file.xyz") / "file.xyz", tmp_path / ("x" * 300)):
+    for root in (
+        tmp_path,
+        tmp_path / "absent",
+        touch(tmp_path, "file.xyz") / "file.xyz",
+        tmp_path / ("x" * 300),
+    ):
         with pytest.raises(DataError) as refusal:
             sources.find(root, source)
         assert "\n" not in str(refusal.value)
@@ -64,13 +71,19 @@ def test_each_layout_is_recognised(tmp_path):
     decathlon = touch(tmp_path / "decathlon", "imagesTr/a_0007.nii.gz")
     (decathlon / "dataset.json").write_text(json.dumps({"training": ["imagesTr/a_0007.nii.gz"]}))
     nnunet = touch(tmp_path / "nnunet", "imagesTr/a_0000.nii.gz")
-    older = touch(tmp_path / "older", "imagesTr/a_0000.nii.gz")  # nnU-Net's first version kept the decathlon's lists
-    (older / "dataset.json").write_text(json.dumps({"modality": {"0": "CT"}, "training": ["imagesTr/a.nii.gz"]}))
+    older = touch(
+        tmp_path / "older", "imagesTr/a_0000.nii.gz"
+    )  # nnU-Net's first version kept the decathlon's lists
+    (older / "dataset.json").write_text(
+        json.dumps({"modality": {"0": "CT"}, "training": ["imagesTr/a.nii.gz"]})
+    )
     table = touch(tmp_path / "table", "a.nii.gz")
     (table / "list.csv").write_text("image\na.nii.gz\n")
     folder = touch(tmp_path / "folder", "deep/er/a.nii.gz", "participants.tsv")
     (folder / "participants.tsv").write_text("participant_id\tage\nsub-01\t3\n")
-    found = {root.name: sources.find(root).source for root in (decathlon, nnunet, older, table, folder)}
+    found = {
+        root.name: sources.find(root).source for root in (decathlon, nnunet, older, table, folder)
+    }
     assert found == {
         "decathlon": "decathlon",
         "nnunet": "nnunet",
@@ -98,7 +111,7 @@ def test_a_damaged_dataset_json_is_reported_rather_than_passed_over(tmp_path):
 
 
 def test_listing_scans_does_not_import_torch():
-    code = "import sys; from selfvox.data import sources, split; [sources._open(n) for n in sources.names()]; "
+    code = "import sys; from selfvox.data import sources; from selfvox.data.preparation import split; [sources._open(n) for n in sources.names()]; "
     subprocess.run([sys.executable, "-c", code + "assert 'torch' not in sys.modules"], check=True)
 
 
@@ -106,8 +119,22 @@ def test_listing_scans_does_not_import_torch():
 @pytest.mark.parametrize(
     ("name", "source", "cases", "labels", "channels", "classes"),
     [
-        ("Task04_Hippocampus", "decathlon", 200, 200, ("MRI",), {0: "background", 1: "Anterior", 2: "Posterior"}),
-        ("Dataset051_Sarcoma", "nnunet", 35, 35, ("T1", "CT", "PET"), {0: "background", 1: "tumour"}),
+        (
+            "Task04_Hippocampus",
+            "decathlon",
+            200,
+            200,
+            ("MRI",),
+            {0: "background", 1: "Anterior", 2: "Posterior"},
+        ),
+        (
+            "Dataset051_Sarcoma",
+            "nnunet",
+            35,
+            35,
+            ("T1", "CT", "PET"),
+            {0: "background", 1: "tumour"},
+        ),
         ("brats_cases", "brats", 2, 2, ("t1", "t1ce", "t2", "flair"), BRATS),
         ("dicom_brain", "dicom", 1, 0, ("MR",), None),
         ("ds002748_bids", "bids", 52, 0, ("image",), None),
@@ -118,8 +145,17 @@ def test_listing_scans_does_not_import_torch():
 )
 def test_real_data_sets_are_found_whole(name, source, cases, labels, channels, classes):
     found = sources.find(SHARED / name)
-    assert (found.source, len(found.cases), found.channel_names, found.classes) == (source, cases, channels, classes)
-    assert len({case.id for case in found.cases}) == len({case.subject for case in found.cases}) == cases
+    assert (found.source, len(found.cases), found.channel_names, found.classes) == (
+        source,
+        cases,
+        channels,
+        classes,
+    )
+    assert (
+        len({case.id for case in found.cases})
+        == len({case.subject for case in found.cases})
+        == cases
+    )
     assert sum(case.label is not None for case in found.cases) == labels
     assert all(path.is_file() for case in found.cases for path in case.images)
 
@@ -128,7 +164,11 @@ def test_real_data_sets_are_found_whole(name, source, cases, labels, channels, c
 def test_bids_subjects_and_fundus_grades_are_kept():
     bids = sources.find(SHARED / "ds002748_bids")
     assert all(case.id == f"{case.subject}_T1w" for case in bids.cases)
-    assert {case.subject for case in bids.cases} == {path.name for path in (SHARED / "ds002748_bids").glob("sub-*")}
-    grades = {case.images[0].name: case.grade for case in sources.find(SHARED / "idrid_fundus").cases}
+    assert {case.subject for case in bids.cases} == {
+        path.name for path in (SHARED / "ds002748_bids").glob("sub-*")
+    }
+    grades = {
+        case.images[0].name: case.grade for case in sources.find(SHARED / "idrid_fundus").cases
+    }
     lines = (SHARED / "idrid_fundus/grades.csv").read_text().split()[1:]
     assert grades == {Path(line.split(",")[0]).name: int(line.split(",")[1]) for line in lines}

@@ -74,11 +74,20 @@ def test_hidden_files_and_others_are_counted(tmp_path):
 )
 def test_a_label_is_recognised_in_the_usual_places(tmp_path, image, label):
     found = sources.find(touch(tmp_path, image, label))
-    assert [(case.images, case.label) for case in found.cases] == [((tmp_path / image,), tmp_path / label)]
+    assert [(case.images, case.label) for case in found.cases] == [
+        ((tmp_path / image,), tmp_path / label)
+    ]
 
 
 def test_labels_of_another_folder_or_name_are_not_taken(tmp_path):
-    touch(tmp_path, "one/images/a.nii.gz", "two/labels/a.nii.gz", "imagesTs/b.nii.gz", "labelsTr/b.nii.gz", "c.nii.gz")
+    touch(
+        tmp_path,
+        "one/images/a.nii.gz",
+        "two/labels/a.nii.gz",
+        "imagesTs/b.nii.gz",
+        "labelsTr/b.nii.gz",
+        "c.nii.gz",
+    )
     found = sources.find(touch(tmp_path, "d_seg.nii.gz", "x/c_seg.nii.gz"))
     assert labels(found) == {"a.nii.gz": None, "b.nii.gz": None, "c.nii.gz": None}
     assert "named like labels, but no scan of the same name is there, left out: " in notes(found)
@@ -107,7 +116,9 @@ def test_dimensions_are_never_mixed(tmp_path):
     assert "2 pictures left out beside 8 volumes: 0.png, 1.jpg" in notes(found)
     with pytest.raises(DataError, match="holds 8 volumes and 3 pictures"):
         sources.find(touch(tmp_path / "volumes", "qc/2.png"))
-    found = sources.find(touch(tmp_path / "pictures", "x.nii", "a.png", "b.tif", "c.tiff", "d.jpeg"))
+    found = sources.find(
+        touch(tmp_path / "pictures", "x.nii", "a.png", "b.tif", "c.tiff", "d.jpeg")
+    )
     assert [case.id for case in found.cases] == ["a", "b", "c", "d"]
     assert "1 volume left out" in notes(found)
 
@@ -115,10 +126,14 @@ def test_dimensions_are_never_mixed(tmp_path):
 def test_a_single_file_is_a_data_set_of_one_even_when_named_like_a_label(tmp_path):
     touch(tmp_path, "a_seg.nii.gz", "b.nii.gz")
     found = sources.find(tmp_path / "a_seg.nii.gz")
-    assert [(case.id, case.images) for case in found.cases] == [("a_seg", (tmp_path / "a_seg.nii.gz",))]
+    assert [(case.id, case.images) for case in found.cases] == [
+        ("a_seg", (tmp_path / "a_seg.nii.gz",))
+    ]
 
 
-@pytest.mark.parametrize(("mode", "names"), [("L", 1), ("I;16", 1), ("1", 1), ("RGB", 3), ("RGBA", 3), ("P", 3)])
+@pytest.mark.parametrize(
+    ("mode", "names"), [("L", 1), ("I;16", 1), ("1", 1), ("RGB", 3), ("RGBA", 3), ("P", 3)]
+)
 def test_a_colour_picture_has_three_channels_and_a_grey_one_has_one(tmp_path, mode, names):
     Image.new(mode, (4, 4)).save(tmp_path / "a.png")
     assert len(sources.find(tmp_path).channel_names) == names
@@ -147,7 +162,11 @@ def test_hostile_file_names_become_safe_ids_and_one_line_notes(tmp_path):
         (tmp_path / os.fsdecode(name)).touch()
     found = sources.find(tmp_path)
     assert len(found.cases) == 5
-    assert all(text.isprintable() and ".." not in text for case in found.cases for text in (case.id, case.subject))
+    assert all(
+        text.isprintable() and ".." not in text
+        for case in found.cases
+        for text in (case.id, case.subject)
+    )
     assert all(note.isprintable() for note in found.notes)
 
 
@@ -159,9 +178,15 @@ def test_a_pipe_named_like_a_picture_does_not_stop_the_listing(tmp_path):
 def test_a_list_names_scans_relative_to_itself_or_absolute(tmp_path):
     touch(tmp_path, "study/a/t1.nii.gz", "study/b.nii.gz", "far/c.nii.gz")
     listed = tmp_path / "study" / "scans.txt"
-    listed.write_bytes(b"\xef\xbb\xbfa/t1.nii.gz\r\n\r\nb.nii.gz\r\n" + f"{tmp_path / 'far/c.nii.gz'}\r\n".encode())
+    listed.write_bytes(
+        b"\xef\xbb\xbfa/t1.nii.gz\r\n\r\nb.nii.gz\r\n" + f"{tmp_path / 'far/c.nii.gz'}\r\n".encode()
+    )
     found = sources.find(listed)
-    assert [(case.id, case.subject) for case in found.cases] == [("b", "b"), ("c", "c"), ("t1", "study_a")]
+    assert [(case.id, case.subject) for case in found.cases] == [
+        ("b", "b"),
+        ("c", "c"),
+        ("t1", "study_a"),
+    ]
     assert {case.images[0].resolve() for case in found.cases} == {
         tmp_path / "study/a/t1.nii.gz",
         tmp_path / "study/b.nii.gz",

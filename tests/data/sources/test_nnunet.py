@@ -31,7 +31,12 @@ def refusal(root):
     return str(caught.value)
 
 
-TWO = ("imagesTr/b_10_0000.nii.gz", "imagesTr/b_10_0001.nii.gz", "imagesTr/b_9_0000.nii.gz", "imagesTr/b_9_0001.nii.gz")
+TWO = (
+    "imagesTr/b_10_0000.nii.gz",
+    "imagesTr/b_10_0001.nii.gz",
+    "imagesTr/b_9_0000.nii.gz",
+    "imagesTr/b_9_0001.nii.gz",
+)
 
 
 def test_channels_are_joined_in_order_and_labels_found(tmp_path):
@@ -40,7 +45,11 @@ def test_channels_are_joined_in_order_and_labels_found(tmp_path):
     found = sources.find(root)
     assert [case.id for case in found.cases] == ["b_9", "b_10", "c"]
     assert [path.name for path in found.cases[1].images] == ["b_10_0000.nii.gz", "b_10_0001.nii.gz"]
-    assert [case.label.name if case.label else None for case in found.cases] == ["b_9.nii.gz", "b_10.nii.gz", None]
+    assert [case.label.name if case.label else None for case in found.cases] == [
+        "b_9.nii.gz",
+        "b_10.nii.gz",
+        None,
+    ]
     assert (found.channel_names, found.classes) == (("T1", "CT"), {0: "background", 1: "tumour"})
     assert found.notes == ("1 of 3 cases have no label",)
 
@@ -55,8 +64,13 @@ def test_a_missing_channel_names_the_case_and_the_channel(tmp_path, missing):
 
 
 def test_a_missing_channel_is_seen_without_a_dataset_json_too(tmp_path):
-    assert "case b_9 has no channel _0001 of 2" in refusal(dataset(tmp_path, *TWO[:3], content=None))
-    assert sources.find(dataset(tmp_path, TWO[3], content=None)).channel_names == ("channel 0", "channel 1")
+    assert "case b_9 has no channel _0001 of 2" in refusal(
+        dataset(tmp_path, *TWO[:3], content=None)
+    )
+    assert sources.find(dataset(tmp_path, TWO[3], content=None)).channel_names == (
+        "channel 0",
+        "channel 1",
+    )
 
 
 def test_a_channel_too_many_is_refused(tmp_path):
@@ -65,14 +79,27 @@ def test_a_channel_too_many_is_refused(tmp_path):
 
 
 def test_what_matches_no_case_is_noted(tmp_path):
-    found = sources.find(dataset(tmp_path, *TWO, "imagesTr/readme.txt", "imagesTr/.x_0000.nii.gz", "labelsTr/q.nii.gz"))
+    found = sources.find(
+        dataset(
+            tmp_path, *TWO, "imagesTr/readme.txt", "imagesTr/.x_0000.nii.gz", "labelsTr/q.nii.gz"
+        )
+    )
     assert len(found.cases) == 2
-    assert "imagesTr: 2 files left out, not named like CASE_0000.nii.gz: .x_0000.nii.gz, readme.txt" in found.notes
+    assert (
+        "imagesTr: 2 files left out, not named like CASE_0000.nii.gz: .x_0000.nii.gz, readme.txt"
+        in found.notes
+    )
     assert "labelsTr: 1 file left out, which no case matches: q.nii.gz" in found.notes
 
 
 def test_one_case_in_training_and_test_keeps_two_ids_and_one_subject(tmp_path):
-    root = dataset(tmp_path, "imagesTr/a_0000.nii.gz", "imagesTs/a_0000.nii.gz", "labelsTs/a.nii.gz", content=None)
+    root = dataset(
+        tmp_path,
+        "imagesTr/a_0000.nii.gz",
+        "imagesTs/a_0000.nii.gz",
+        "labelsTs/a.nii.gz",
+        content=None,
+    )
     found = sources.find(root)
     assert [(case.id, case.subject, case.label is None) for case in found.cases] == [
         ("imagesTr_a", "a", True),
@@ -81,7 +108,11 @@ def test_one_case_in_training_and_test_keeps_two_ids_and_one_subject(tmp_path):
 
 
 def test_the_first_generation_names_its_channels_modality(tmp_path):
-    content = {"modality": {"0": "CT"}, "labels": {"background": 0}, "training": [{"image": "./imagesTr/a.nii.gz"}]}
+    content = {
+        "modality": {"0": "CT"},
+        "labels": {"background": 0},
+        "training": [{"image": "./imagesTr/a.nii.gz"}],
+    }
     found = sources.find(dataset(tmp_path, "imagesTr/a_0000.nii.gz", content=content))
     assert (found.source, found.channel_names) == ("nnunet", ("CT",))
 
@@ -135,13 +166,21 @@ def test_lists_of_values_are_regions_in_their_order(tmp_path):
 
 
 def test_ignored_voxels_are_pointed_out(tmp_path):
-    found = sources.find(dataset(tmp_path, *TWO, content=SETTINGS | {"labels": {"background": 0, "ignore": 1}}))
+    found = sources.find(
+        dataset(tmp_path, *TWO, content=SETTINGS | {"labels": {"background": 0, "ignore": 1}})
+    )
     assert any("'ignore' is treated like any other class" in note for note in found.notes)
 
 
 @pytest.mark.parametrize("ignored", [4, [4]])
 def test_ignored_voxels_are_no_region_but_a_class_that_labels_may_hold(tmp_path, ignored):
-    labels = {"background": 0, "whole": [1, 2, 3], "core": [2, 3], "enhancing": 3, "ignore": ignored}
+    labels = {
+        "background": 0,
+        "whole": [1, 2, 3],
+        "core": [2, 3],
+        "enhancing": 3,
+        "ignore": ignored,
+    }
     found = sources.find(dataset(tmp_path, *TWO, content=SETTINGS | {"labels": labels}))
     assert found.regions == {"whole": (1, 2, 3), "core": (2, 3), "enhancing": (3,)}
     assert found.classes == {0: "background", 1: "class 1", 2: "class 2", 3: "class 3", 4: "ignore"}
@@ -152,4 +191,6 @@ def test_two_files_for_one_channel_or_label_are_refused(tmp_path):
     root = dataset(tmp_path, "imagesTr/a_0000.nii.gz", "imagesTr/a_0000.nrrd", content=None)
     assert "are one channel of one case" in refusal(root)
     (root / "imagesTr/a_0000.nrrd").unlink()
-    assert "are labels of one case" in refusal(dataset(root, "labelsTr/a.nii", "labelsTr/a.nii.gz", content=None))
+    assert "are labels of one case" in refusal(
+        dataset(root, "labelsTr/a.nii", "labelsTr/a.nii.gz", content=None)
+    )

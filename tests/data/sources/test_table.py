@@ -81,7 +81,9 @@ def test_the_one_table_of_images_in_a_folder_is_found_and_two_are_refused(folder
     (folder / "list.csv").write_text(PLAIN)
     assert sources.find(folder).cases == sources.find(folder / "list.csv").cases
     (folder / "second.csv").write_text(PLAIN)
-    with pytest.raises(DataError, match=r"several tables with images \(list\.csv, second\.csv\); name one"):
+    with pytest.raises(
+        DataError, match=r"several tables with images \(list\.csv, second\.csv\); name one"
+    ):
         sources.find(folder)
 
 
@@ -89,11 +91,16 @@ def test_what_is_empty_unused_or_not_listed_is_noted(folder):
     notes = find(folder, "image,grade,age\na.nii.gz,1,30\nb.nii.gz,,\n").notes
     assert "columns not used: age" in notes
     assert "1 of 2 cases have no grade" in notes
-    assert "4 scans beside those of the table not listed: a_l.nii.gz, b_l.nii.gz, c.nii.gz and 1 more" in notes
+    assert (
+        "4 scans beside those of the table not listed: a_l.nii.gz, b_l.nii.gz, c.nii.gz and 1 more"
+        in notes
+    )
     assert "all grades are 1: nothing to tell apart" in notes
 
 
-@pytest.mark.parametrize("grade", ["nan", "NaN", "1.0", "-1", "1e0", "inf", "high", "²", "1000", "0x1", "1 2", "=1+1"])
+@pytest.mark.parametrize(
+    "grade", ["nan", "NaN", "1.0", "-1", "1e0", "inf", "high", "²", "1000", "0x1", "1 2", "=1+1"]
+)
 def test_a_grade_that_is_no_whole_number_is_refused_with_its_line(folder, grade):
     message = refusal(folder, f"image,grade\na.nii.gz,1\nb.nii.gz,{grade}\n")
     assert f"line 3 has the grade '{grade}'" in message
@@ -164,5 +171,7 @@ def test_subjects_become_safe_names(folder):
 
 def test_a_written_table_reads_back(folder):
     with (folder / "list.csv").open("w", newline="") as file:
-        csv.writer(file).writerows([["image", "subject"], ["a.nii.gz", 'says "a, b"; c'], ["b.nii.gz", "x\ty"]])
+        csv.writer(file).writerows(
+            [["image", "subject"], ["a.nii.gz", 'says "a, b"; c'], ["b.nii.gz", "x\ty"]]
+        )
     assert [case.subject for case in sources.find(folder).cases] == ["says %22a, b%22; c", "x%09y"]

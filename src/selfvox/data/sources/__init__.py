@@ -41,9 +41,13 @@ class Dataset:
     source: str
     cases: tuple[Case, ...]
     channel_names: tuple[str, ...]
-    classes: dict[int, str] | None  # value in the label -> name, background included; None: not declared
+    classes: (
+        dict[int, str] | None
+    )  # value in the label -> name, background included; None: not declared
     notes: tuple[str, ...] = ()  # what was left out or assumed, one line each
-    regions: Mapping[str, tuple[int, ...]] | None = None  # sets of classes, which may overlap; None: not declared
+    regions: Mapping[str, tuple[int, ...]] | None = (
+        None  # sets of classes, which may overlap; None: not declared
+    )
 
 
 class _Source(Protocol):
@@ -61,7 +65,9 @@ def by_id(case: Case) -> naming.Natural:
 
 def names() -> list[str]:
     """The sources there are: the modules of this folder."""
-    return sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_"))
+    return sorted(
+        module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_")
+    )
 
 
 def find(root: Path, source: str = "auto") -> Dataset:
@@ -73,7 +79,9 @@ def find(root: Path, source: str = "auto") -> Dataset:
     """
     source, colon, choice = source.partition(":")
     if source != "auto" and source not in names():
-        raise UsageError(f"no source is called '{shown(source)}'{did_you_mean(source, ['auto', *names()])}")
+        raise UsageError(
+            f"no source is called '{shown(source)}'{did_you_mean(source, ['auto', *names()])}"
+        )
     root = Path(root)
     try:
         there = root.exists()
@@ -82,14 +90,18 @@ def find(root: Path, source: str = "auto") -> Dataset:
     if not there:
         raise DataError(f"{shown(root)[:200]}: no such file or folder; is the path right?")
     if colon and not hasattr(_open(source) if source in names() else None, "narrowed"):
-        raise UsageError(f"source: {shown(source)} takes no choice ':{shown(choice)}'; leave it out")
+        raise UsageError(
+            f"source: {shown(source)} takes no choice ':{shown(choice)}'; leave it out"
+        )
     if source != "auto":
         found = _open(source).read(root)
         return _open(source).narrowed(found, choice) if colon else found
     in_order = sorted(names(), key=lambda name: (name == "folder", name))
     fitting = [name for name in in_order if _open(name).looks_like(root)]
     if not fitting:
-        raise DataError(f"{shown(root)}: not a scan, a list of scans or a folder; known layouts: {', '.join(names())}")
+        raise DataError(
+            f"{shown(root)}: not a scan, a list of scans or a folder; known layouts: {', '.join(names())}"
+        )
     dataset = _open(fitting[0]).read(root)
     others = [name for name in fitting[1:] if name != "folder"]
     note = f"read as {fitting[0]}; it also looks like {' and '.join(others)}: choose with --source"

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from PIL import Image as Picture
 
-from selfvox.data.image import SUFFIXES_2D, suffix
+from selfvox.data.formats.image import SUFFIXES_2D, suffix
+from selfvox.data.formats.safe_open import open_regular
 from selfvox.data.naming import shown
-from selfvox.data.regular import open_regular
 from selfvox.errors import DataError
 
 LARGEST_BYTES = 64 * 2**20
@@ -38,7 +38,11 @@ def contained(folder: Path, text: str, said_by: Path, absolute: bool = False) ->
     if not resolved.is_relative_to(inside):
         remedy = "write it as an absolute path" if absolute else "move the file inside"
         raise DataError(f"{what}, which leads out of {shown(folder)}; {remedy}")
-    return folder / resolved.relative_to(inside) if ".." in path.parts or Path(text).is_absolute() else path
+    return (
+        folder / resolved.relative_to(inside)
+        if ".." in path.parts or Path(text).is_absolute()
+        else path
+    )
 
 
 def lines(path: Path) -> list[str]:
@@ -50,15 +54,21 @@ def lines(path: Path) -> list[str]:
     with open_regular(path) as file:
         raw = file.read(LARGEST_BYTES + 1)
     if len(raw) > LARGEST_BYTES:
-        raise DataError(f"{shown(path)}: larger than {LARGEST_BYTES >> 20} MiB; a list of scans is smaller than that")
+        raise DataError(
+            f"{shown(path)}: larger than {LARGEST_BYTES >> 20} MiB; a list of scans is smaller than that"
+        )
     if raw[:2] in (b"\xff\xfe", b"\xfe\xff"):
         raise DataError(f"{shown(path)}: written as UTF-16; save it as UTF-8")
     try:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise DataError(f"{shown(path)}: not UTF-8 text at byte {error.start}; save it as UTF-8") from None
+        raise DataError(
+            f"{shown(path)}: not UTF-8 text at byte {error.start}; save it as UTF-8"
+        ) from None
     if "\0" in text:
-        raise DataError(f"{shown(path)}: holds NUL bytes, so it is not a text file; save it as UTF-8")
+        raise DataError(
+            f"{shown(path)}: holds NUL bytes, so it is not a text file; save it as UTF-8"
+        )
     return text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
 
 
@@ -79,7 +89,9 @@ def unreadable(error: OSError) -> None:
     Raises:
         DataError: always.
     """
-    raise DataError(f"{shown(str(error.filename))}: cannot be listed ({error.strerror}); check its permissions")
+    raise DataError(
+        f"{shown(str(error.filename))}: cannot be listed ({error.strerror}); check its permissions"
+    )
 
 
 def channels_of(image: Path) -> tuple[str, ...]:

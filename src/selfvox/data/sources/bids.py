@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from selfvox.data import naming
-from selfvox.data.image import suffix
+from selfvox.data.formats.image import suffix
 from selfvox.data.naming import shown
 from selfvox.data.sources import Case, Dataset, by_id
 from selfvox.data.sources._files import counted, few, lines
@@ -34,12 +34,18 @@ def read(root: Path) -> Dataset:
     """List every anatomical scan; one case each, whatever its suffix."""
     if not root.is_dir():
         raise DataError(f"{shown(root)}: not a folder; name the one that holds sub-*/")
-    found = [path for place in _PLACES for path in root.glob(f"{place}/*") if suffix(path) in _ENDINGS]
-    there = sorted(path for path in found if not path.name.startswith("."))  # macOS puts ._NAME beside each
+    found = [
+        path for place in _PLACES for path in root.glob(f"{place}/*") if suffix(path) in _ENDINGS
+    ]
+    there = sorted(
+        path for path in found if not path.name.startswith(".")
+    )  # macOS puts ._NAME beside each
     masks = [path for path in there if _kind(path) in _MASKS]
     scans = [path for path in there if path not in set(masks)]
     if not scans:
-        raise DataError(f"{shown(root)}: no scan found; looked for sub-*/anat/*.nii.gz and sub-*/ses-*/anat/*.nii.gz")
+        raise DataError(
+            f"{shown(root)}: no scan found; looked for sub-*/anat/*.nii.gz and sub-*/ses-*/anat/*.nii.gz"
+        )
     relative, endings = naming.relative(scans, root), [suffix(scan) for scan in scans]
     ids = naming.ids(relative, endings)
     subjects = [naming.safe(path.parts[0]) for path in relative]
@@ -51,7 +57,9 @@ def read(root: Path) -> Dataset:
     kinds = Counter(map(_kind, scans)).most_common()
     if len(kinds) > 1:
         listed = ", ".join(f"{count} {shown(kind)}" for kind, count in kinds)
-        notes.append(f"scans of several kinds ({listed}); take one kind with --source bids:{shown(kinds[0][0])}")
+        notes.append(
+            f"scans of several kinds ({listed}); take one kind with --source bids:{shown(kinds[0][0])}"
+        )
     return Dataset(root, "bids", tuple(cases), ("image",), None, tuple(notes))
 
 
@@ -59,7 +67,9 @@ def narrowed(dataset: Dataset, kind: str) -> Dataset:
     """Only the scans whose names end in `_kind`."""
     kinds = {_kind(case.images[0]) for case in dataset.cases}
     if kind not in kinds:
-        raise UsageError(f"source: {shown(dataset.root)} holds no _{shown(kind)} scans{did_you_mean(kind, kinds)}")
+        raise UsageError(
+            f"source: {shown(dataset.root)} holds no _{shown(kind)} scans{did_you_mean(kind, kinds)}"
+        )
     left = tuple(case for case in dataset.cases if _kind(case.images[0]) == kind)
     notes = tuple(note for note in dataset.notes if "several kinds" not in note)
     return replace(dataset, cases=left, notes=notes)
@@ -80,7 +90,9 @@ def _participants(root: Path, there: set[str]) -> list[str]:
     except DataError as error:
         return [f"{error} (its scans are used all the same)"]
     if header[0].strip() != "participant_id":
-        return ["participants.tsv has no first column participant_id, so it is not compared with the folders"]
+        return [
+            "participants.tsv has no first column participant_id, so it is not compared with the folders"
+        ]
     listed = {row[0].strip() for row in rows}
     listed = {name if name.startswith("sub-") else f"sub-{name}" for name in listed}
     return [

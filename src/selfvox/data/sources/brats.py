@@ -16,9 +16,9 @@ from pathlib import Path, PurePath
 
 import numpy as np
 
-from selfvox.data import image as images
 from selfvox.data import naming
-from selfvox.data.image import SUFFIXES_2D, suffix
+from selfvox.data.formats import image as images
+from selfvox.data.formats.image import SUFFIXES_2D, suffix
 from selfvox.data.naming import shown
 from selfvox.data.sources import Case, Dataset, by_id
 from selfvox.data.sources._files import counted, few, unreadable
@@ -26,7 +26,9 @@ from selfvox.errors import DataError
 
 _CHANNELS = ("t1", "t1ce", "t2", "flair")
 _NAMED = {"_": ("t1", "t1ce", "t2", "flair", "seg"), "-": ("t1n", "t1c", "t2w", "t2f", "seg")}
-_FILE = re.compile(r"(.+)(?:(_)(t1|t1ce|t2|flair|seg)|(-)(t1n|t1c|t2w|t2f|seg))", re.IGNORECASE | re.DOTALL)
+_FILE = re.compile(
+    r"(.+)(?:(_)(t1|t1ce|t2|flair|seg)|(-)(t1n|t1c|t2w|t2f|seg))", re.IGNORECASE | re.DOTALL
+)
 # BraTS-GLI-00005-000 and -001 are two visits of one patient
 _VISIT = re.compile(r"(BraTS-[A-Za-z]+-\d+)-\d{3}", re.IGNORECASE | re.ASCII)
 _ENOUGH = 3  # modalities of one case, to recognise the layout although one is missing
@@ -62,7 +64,9 @@ def read(root: Path) -> Dataset:
         cases |= {key: files for key, files in found.items() if files.keys() != {"seg"}}
         others += foreign
     if not cases:
-        raise DataError(f"{shown(root)}: holds no BraTS case; looked for CASE_t1ce.nii.gz or CASE-t1c.nii.gz")
+        raise DataError(
+            f"{shown(root)}: holds no BraTS case; looked for CASE_t1ce.nii.gz or CASE-t1c.nii.gz"
+        )
     places = [PurePath(folder.relative_to(root), name) for folder, name, _ in cases]
     ids = naming.ids(places, [""] * len(places))
     listed, lacking = [], []
@@ -75,21 +79,37 @@ def read(root: Path) -> Dataset:
             labels.setdefault(key[2], []).append(files["seg"])
     notes = []
     if lacking:
-        notes.append(f"{counted(len(lacking), 'modality file')} missing, so their cases are rejected: {few(lacking)}")
+        notes.append(
+            f"{counted(len(lacking), 'modality file')} missing, so their cases are rejected: {few(lacking)}"
+        )
     unlabelled = sum(case.label is None for case in listed)
     if unlabelled:
         notes.append(f"{unlabelled} of {len(listed)} cases have no label")
     if others:
-        notes.append(f"{counted(len(others), 'scan')} left out, not named like those of a case: {few(others)}")
+        notes.append(
+            f"{counted(len(others), 'scan')} left out, not named like those of a case: {few(others)}"
+        )
     classes, reason = _classes(labels, root)
     regions = _regions(classes) if classes else None
-    return Dataset(root, "brats", tuple(sorted(listed, key=by_id)), _CHANNELS, classes, (*notes, *reason), regions)
+    return Dataset(
+        root,
+        "brats",
+        tuple(sorted(listed, key=by_id)),
+        _CHANNELS,
+        classes,
+        (*notes, *reason),
+        regions,
+    )
 
 
-def _walk(root: Path, onerror: Callable[[OSError], None] | None = None) -> Iterator[tuple[Path, list[str]]]:
+def _walk(
+    root: Path, onerror: Callable[[OSError], None] | None = None
+) -> Iterator[tuple[Path, list[str]]]:
     """Each folder with its visible files; links to folders are not followed."""
     for here, folders, files in os.walk(root, onerror=onerror):
-        folders[:] = sorted(name for name in folders if not name.startswith(".") and name != "__MACOSX")
+        folders[:] = sorted(
+            name for name in folders if not name.startswith(".") and name != "__MACOSX"
+        )
         yield Path(here), sorted(name for name in files if not name.startswith("."))
 
 
@@ -108,7 +128,9 @@ def _sorted(here: Path, names: Sequence[str]) -> tuple[dict[_Key, _Files], list[
         sign, modality = match[2] or match[4], (match[3] or match[5]).lower()
         files = cases[here, match[1], sign]
         if modality in files:
-            raise DataError(f"{shown(path)} and {shown(files[modality].name)} are one channel of one case; keep one")
+            raise DataError(
+                f"{shown(path)} and {shown(files[modality].name)} are one channel of one case; keep one"
+            )
         files[modality] = path
     return dict(cases), others
 
@@ -117,7 +139,9 @@ def _complete(key: _Key, files: _Files) -> tuple[Path, ...]:
     """The files of the channels in order; of one that is missing, what it should be called."""
     folder, name, sign = key
     ending = suffix(next(iter(files.values())))
-    return tuple(files.get(each, folder / f"{name}{sign}{each}{ending}") for each in _NAMED[sign][:4])
+    return tuple(
+        files.get(each, folder / f"{name}{sign}{each}{ending}") for each in _NAMED[sign][:4]
+    )
 
 
 def _subject(name: str) -> str:
@@ -125,7 +149,9 @@ def _subject(name: str) -> str:
     return naming.safe(match[1] if match else name)
 
 
-def _classes(labels: Mapping[str, Sequence[Path]], root: Path) -> tuple[dict[int, str] | None, tuple[str, ...]]:
+def _classes(
+    labels: Mapping[str, Sequence[Path]], root: Path
+) -> tuple[dict[int, str] | None, tuple[str, ...]]:
     """The classes of labels by the sign in their names, and a note where they belie these.
 
     Raises:
@@ -150,7 +176,9 @@ def _since_2023(met: set[int]) -> tuple[dict[int, str], tuple[str, ...]]:
     if {3, 4} <= met:
         return _SINCE_2024, ()
     if 4 in met:
-        return _UNTIL_2020, ("the labels hold 4 and not 3: taken for the numbers of 2020, where 4 is enhancing tumour",)
+        return _UNTIL_2020, (
+            "the labels hold 4 and not 3: taken for the numbers of 2020, where 4 is enhancing tumour",
+        )
     return _SINCE_2023, ()
 
 
@@ -167,7 +195,9 @@ def _values(labels: Sequence[Path]) -> set[int]:
     for place in np.linspace(0, len(labels) - 1, min(_LOOKED_AT, len(labels))):
         path = labels[round(place)]
         try:
-            met |= {int(value) for value in np.unique(images.read_label(path, images.read_grid(path)))}
+            met |= {
+                int(value) for value in np.unique(images.read_label(path, images.read_grid(path)))
+            }
         except DataError:
             continue
     return met

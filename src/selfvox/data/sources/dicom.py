@@ -18,8 +18,8 @@ from pathlib import Path
 import numpy as np
 from pydicom import uid
 
-from selfvox.data.dicom_file import About, is_dicom, look
-from selfvox.data.image import SUFFIXES_3D, suffix
+from selfvox.data.formats.dicom_file import About, is_dicom, look
+from selfvox.data.formats.image import SUFFIXES_3D, suffix
 from selfvox.data.naming import shown
 from selfvox.data.sources import Case, Dataset, by_id
 from selfvox.data.sources._files import counted, unreadable
@@ -28,7 +28,21 @@ from selfvox.errors import DataError, UsageError, did_you_mean
 _OWN_ENDINGS = (".dcm", ".dicom", ".ima")
 _ENDINGS = ("", *_OWN_ENDINGS)
 _NOT_DATA = {"dicomdir", "thumbs.db", "desktop.ini"}
-_NO_IMAGES = {"SEG", "RTSTRUCT", "RTDOSE", "RTPLAN", "RTIMAGE", "SR", "PR", "KO", "DOC", "REG", "FID", "RWV", "PLAN"}
+_NO_IMAGES = {
+    "SEG",
+    "RTSTRUCT",
+    "RTDOSE",
+    "RTPLAN",
+    "RTIMAGE",
+    "SR",
+    "PR",
+    "KO",
+    "DOC",
+    "REG",
+    "FID",
+    "RWV",
+    "PLAN",
+}
 _SCREENSHOTS = uid.SecondaryCaptureImageStorage
 _FEWEST = 3  # slices of a volume
 _SAME_DIRECTION = 1e-3
@@ -50,7 +64,9 @@ def looks_like(root: Path) -> bool:
 
 def read(root: Path) -> Dataset:
     """List the series."""
-    paths = [root] if root.is_file() else [path for path in _walk(root, strict=True) if _may_be(path)]
+    paths = (
+        [root] if root.is_file() else [path for path in _walk(root, strict=True) if _may_be(path)]
+    )
     files = [path for path in paths if is_dicom(path)]
     if not files:
         raise DataError(f"{shown(root)}: holds no DICOM files; looked in all subfolders")
@@ -71,7 +87,9 @@ def read(root: Path) -> Dataset:
     notes = [f"{counted(damaged, 'file')} not readable as DICOM, left out"] if damaged else []
     notes += [f"left out: {count} {reason}" for reason, count in sorted(left_out.items())]
     if not stacks:
-        raise DataError(f"{shown(root)}: holds no series of slices; {'; '.join(notes) or 'only single images'}")
+        raise DataError(
+            f"{shown(root)}: holds no series of slices; {'; '.join(notes) or 'only single images'}"
+        )
     subjects = _subjects(stacks)
     cases = [
         Case(id, subject, tuple(path for path, _ in stack), stacked=True)
@@ -81,19 +99,25 @@ def read(root: Path) -> Dataset:
     modalities = {about.modality for stack in stacks.values() for _, about in stack[:1]}
     notes += _remarks(stacks, subjects, modalities)
     name = modalities.pop() if len(modalities) == 1 else ""
-    return Dataset(root, "dicom", tuple(cases), (name if name.isalnum() else "image",), None, tuple(notes))
+    return Dataset(
+        root, "dicom", tuple(cases), (name if name.isalnum() else "image",), None, tuple(notes)
+    )
 
 
 def narrowed(dataset: Dataset, choice: str) -> Dataset:
     """The same series; with the choice `allow-gap`, their missing slices will be interpolated."""
     if choice != "allow-gap":
-        raise UsageError(f"source: dicom knows no '{shown(choice)}'{did_you_mean(choice, ['allow-gap'])}")
+        raise UsageError(
+            f"source: dicom knows no '{shown(choice)}'{did_you_mean(choice, ['allow-gap'])}"
+        )
     return replace(dataset, cases=tuple(replace(case, allow_gap=True) for case in dataset.cases))
 
 
 def _walk(root: Path, strict: bool = False) -> Iterator[Path]:
     for here, folders, files in os.walk(root, onerror=unreadable if strict else None):
-        folders[:] = sorted(name for name in folders if not name.startswith(".") and name != "__MACOSX")
+        folders[:] = sorted(
+            name for name in folders if not name.startswith(".") and name != "__MACOSX"
+        )
         yield from (Path(here, name) for name in sorted(files) if not name.startswith("."))
 
 
@@ -120,8 +144,14 @@ def _stacks(members: Sequence[_Member], left_out: Counter[str]) -> dict[str, lis
     stacks = {}
     for key, whole in series.items():
         parts = [part for person in _by_patient(whole) for part in _by_direction(person)]
-        kept = [part for part in parts if len(part) >= _FEWEST or any(about.frames > 1 for _, about in part)]
-        left_out["single images, no volumes"] += sum(len(part) for part in parts if part not in kept)
+        kept = [
+            part
+            for part in parts
+            if len(part) >= _FEWEST or any(about.frames > 1 for _, about in part)
+        ]
+        left_out["single images, no volumes"] += sum(
+            len(part) for part in parts if part not in kept
+        )
         number = whole[0][1].number
         id = f"series-{'x' if number is None or number < 0 else min(number, 10**9)}-{_hash(key)}"
         for place, part in enumerate(kept):
@@ -162,7 +192,9 @@ def _subjects(stacks: dict[str, list[_Member]]) -> list[str]:
     return [f"patient-{_hash(least[person])}" for person in persons]
 
 
-def _remarks(stacks: dict[str, list[_Member]], subjects: Sequence[str], modalities: set[str]) -> list[str]:
+def _remarks(
+    stacks: dict[str, list[_Member]], subjects: Sequence[str], modalities: set[str]
+) -> list[str]:
     notes = []
     if len(set(subjects)) == 1 and len(stacks) > 1:
         notes.append(f"all {len(stacks)} series have one PatientID and count as one subject")
@@ -171,10 +203,14 @@ def _remarks(stacks: dict[str, list[_Member]], subjects: Sequence[str], modaliti
         notes.append(f"series with text burned into their pixels, which may name people: {burned}")
     parted = sum(id.count("-") > 2 for id in stacks)
     if parted:
-        notes.append(f"{parted} cases come from series whose slices have several orientations or patients")
+        notes.append(
+            f"{parted} cases come from series whose slices have several orientations or patients"
+        )
     if len(modalities) > 1:
         listed = ", ".join(sorted(shown(each[:16]) or "unknown" for each in modalities))
-        notes.append(f"series of several modalities ({listed}) are read together; best keep each in its own folder")
+        notes.append(
+            f"series of several modalities ({listed}) are read together; best keep each in its own folder"
+        )
     return notes
 
 

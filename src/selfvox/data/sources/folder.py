@@ -16,14 +16,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from selfvox.data import naming
-from selfvox.data.image import SUFFIXES_2D, SUFFIXES_3D, suffix
+from selfvox.data.formats.image import SUFFIXES_2D, SUFFIXES_3D, suffix
 from selfvox.data.naming import shown
 from selfvox.data.sources import Case, Dataset, by_id
 from selfvox.data.sources._files import channels_of, contained, counted, few, lines, unreadable
 from selfvox.errors import DataError
 
 _IMAGES = re.compile(r"(?:images?|imgs?|scans?)(tr|ts|val|)", re.IGNORECASE)
-_LABELS = re.compile(r"(?:labels?|masks?|segs?|segmentations?|annotations?)(tr|ts|val|)", re.IGNORECASE)
+_LABELS = re.compile(
+    r"(?:labels?|masks?|segs?|segmentations?|annotations?)(tr|ts|val|)", re.IGNORECASE
+)
 _LABEL_ENDING = re.compile(r"[-_](?:seg|segmentation|label|mask)s?$", re.IGNORECASE)
 # snapshots for quality control lie beside many volumes: up to one in four is left out, more are ambiguous
 _TIMES_AS_MANY = 4
@@ -42,17 +44,25 @@ def read(root: Path) -> Dataset:
         return _dataset(root.parent, [root], {}, [])
     if root.suffix.lower() == ".txt":
         return _listed(root)
-    raise DataError(f"{shown(root)}: not a scan; readable are {', '.join(sorted([*SUFFIXES_3D, *SUFFIXES_2D]))}")
+    raise DataError(
+        f"{shown(root)}: not a scan; readable are {', '.join(sorted([*SUFFIXES_3D, *SUFFIXES_2D]))}"
+    )
 
 
 def _listed(table: Path) -> Dataset:
-    scans = [contained(table.parent, line, table, absolute=True) for line in lines(table) if line.strip()]
+    scans = [
+        contained(table.parent, line, table, absolute=True) for line in lines(table) if line.strip()
+    ]
     strange = [scan for scan in scans if not suffix(scan)]
     if strange:
-        raise DataError(f"{shown(table)} lists {few(strange)}, which is not a scan that can be read; remove it")
+        raise DataError(
+            f"{shown(table)} lists {few(strange)}, which is not a scan that can be read; remove it"
+        )
     absent = [scan for scan in scans if not scan.is_file()]
     if absent:
-        raise DataError(f"{shown(table)} lists {few(absent)}, but no such file is there; correct the list")
+        raise DataError(
+            f"{shown(table)} lists {few(absent)}, but no such file is there; correct the list"
+        )
     twice = [scan for scan, times in Counter(scans).items() if times > 1]
     if twice:
         raise DataError(f"{shown(table)} lists {few(twice)} more than once; keep one line each")
@@ -81,13 +91,18 @@ def _crawl(root: Path) -> Dataset:
     if found.links:
         notes.append(f"links to folders not followed: {found.links}")
     if found.others:
-        kinds = ", ".join(f"{count} {shown(kind) or 'without ending'}" for kind, count in found.others.most_common(4))
+        kinds = ", ".join(
+            f"{count} {shown(kind) or 'without ending'}"
+            for kind, count in found.others.most_common(4)
+        )
         notes.append(f"files that are not scans ignored: {found.others.total()} ({kinds})")
     images, labels, more = _pair(root, scans)
     if not images:
         looked_for = ", ".join(sorted([*SUFFIXES_3D, *SUFFIXES_2D]))
         seen = "; ".join([*more, *notes]) or "the folder is empty"
-        raise DataError(f"{shown(root)}: no scan found; looked for {looked_for} in all subfolders; {seen}")
+        raise DataError(
+            f"{shown(root)}: no scan found; looked for {looked_for} in all subfolders; {seen}"
+        )
     return _dataset(root, images, labels, [*notes, *more])
 
 
@@ -120,18 +135,22 @@ def _one_kind(root: Path, scans: list[Path]) -> tuple[list[Path], list[str]]:
     if not volumes or not pictures:
         return scans, []
     if len(volumes) >= _TIMES_AS_MANY * len(pictures):
-        return volumes, [f"{counted(len(pictures), 'picture')} left out beside {len(volumes)} volumes: {few(pictures)}"]
+        return volumes, [
+            f"{counted(len(pictures), 'picture')} left out beside {len(volumes)} volumes: {few(pictures)}"
+        ]
     if len(pictures) >= _TIMES_AS_MANY * len(volumes):
-        return pictures, [f"{counted(len(volumes), 'volume')} left out beside {len(pictures)} pictures: {few(volumes)}"]
-    message = (
-        f"holds {len(volumes)} volumes and {len(pictures)} pictures; put each kind in a folder of its own and name one"
-    )
+        return pictures, [
+            f"{counted(len(volumes), 'volume')} left out beside {len(pictures)} pictures: {few(volumes)}"
+        ]
+    message = f"holds {len(volumes)} volumes and {len(pictures)} pictures; put each kind in a folder of its own and name one"
     raise DataError(f"{shown(root)} {message}")
 
 
 def _pair(root: Path, scans: Sequence[Path]) -> tuple[list[Path], dict[Path, Path], list[str]]:
     """Tell images from labels: the images, the label of each image that has one, and notes."""
-    in_label_folder = {scan for scan in scans if any(_LABELS.fullmatch(part) for part in _folders(root, scan))}
+    in_label_folder = {
+        scan for scan in scans if any(_LABELS.fullmatch(part) for part in _folders(root, scan))
+    }
     rest = [scan for scan in scans if scan not in in_label_folder]
     named_so = {scan for scan in rest if _LABEL_ENDING.search(_stem(scan))}
     images = [scan for scan in rest if scan not in named_so]
@@ -156,7 +175,9 @@ def _pair(root: Path, scans: Sequence[Path]) -> tuple[list[Path], dict[Path, Pat
 
 def _key(root: Path, scan: Path) -> tuple[str, ...]:
     """What a scan and its label have in common: the path without words for image and label."""
-    words = [(_IMAGES.fullmatch(part) or _LABELS.fullmatch(part), part) for part in _folders(root, scan)]
+    words = [
+        (_IMAGES.fullmatch(part) or _LABELS.fullmatch(part), part) for part in _folders(root, scan)
+    ]
     folders = [(match[1] if match else part).casefold() for match, part in words]
     return (*filter(None, folders), _LABEL_ENDING.sub("", _stem(scan)))
 
@@ -169,12 +190,18 @@ def _stem(scan: Path) -> str:
     return naming.stem(scan, suffix(scan))
 
 
-def _dataset(root: Path, images: Iterable[Path], labels: dict[Path, Path], notes: list[str]) -> Dataset:
+def _dataset(
+    root: Path, images: Iterable[Path], labels: dict[Path, Path], notes: list[str]
+) -> Dataset:
     images = list(images)
     relative = naming.relative(images, root)
     endings = [suffix(image) for image in images]
     ids, subjects = naming.ids(relative, endings), naming.subjects(relative, endings)
     rows = zip(ids, subjects, images, strict=True)
-    cases = sorted((Case(id, subject, (image,), labels.get(image)) for id, subject, image in rows), key=by_id)
+    cases = sorted(
+        (Case(id, subject, (image,), labels.get(image)) for id, subject, image in rows), key=by_id
+    )
     notes = [f"{len(labels)} of {len(cases)} scans have a label", *notes] if labels else notes
-    return Dataset(root, "folder", tuple(cases), channels_of(cases[0].images[0]), None, tuple(notes))
+    return Dataset(
+        root, "folder", tuple(cases), channels_of(cases[0].images[0]), None, tuple(notes)
+    )

@@ -12,8 +12,9 @@ from dataclasses import replace
 from pathlib import Path, PurePath
 from typing import Any
 
-from selfvox.data import naming, strict_json
-from selfvox.data.image import SUFFIXES_2D, suffix
+from selfvox.data import naming
+from selfvox.data.formats import strict_json
+from selfvox.data.formats.image import SUFFIXES_2D, suffix
 from selfvox.data.naming import shown
 from selfvox.data.sources import Case, Dataset, by_id
 from selfvox.data.sources._files import channels_of, counted, few
@@ -28,7 +29,11 @@ _Files = dict[int, Path]  # channel number -> file
 def looks_like(root: Path) -> bool:
     """A folder with numbered channels in `imagesTr` or `imagesTs`, or the folder of such `DatasetXXX_...`."""
     try:
-        return any(any((folder / images).glob("*_0000.*")) for folder in _folders(root) for images in _PARTS)
+        return any(
+            any((folder / images).glob("*_0000.*"))
+            for folder in _folders(root)
+            for images in _PARTS
+        )
     except OSError:
         return False
 
@@ -41,11 +46,15 @@ def read(root: Path) -> Dataset:
     root = folders[0]
     content = strict_json.read(root / "dataset.json") if (root / "dataset.json").exists() else {}
     if not isinstance(content, dict):
-        raise DataError(f"{shown(root / 'dataset.json')}: not an object; is it an nnU-Net dataset.json?")
+        raise DataError(
+            f"{shown(root / 'dataset.json')}: not an object; is it an nnU-Net dataset.json?"
+        )
     ending = _ending(content, root)
     notes: list[str] = []
     scans = {images: _scans(root / images, ending, notes) for images in _PARTS}
-    channel_names, files = _channels(content, root, [channels for part in scans.values() for channels in part.values()])
+    channel_names, files = _channels(
+        content, root, [channels for part in scans.values() for channels in part.values()]
+    )
     cases = []
     for part, found in scans.items():
         labels = _labels(root / _PARTS[part], ending, found, notes)
@@ -53,11 +62,18 @@ def read(root: Path) -> Dataset:
         subjects = naming.subjects(relative, [""] * len(found))
         for (name, channels), subject in zip(found.items(), subjects, strict=True):
             cases.append(
-                Case(f"{part}/{name}", subject, _complete(channels, files, name, root / part), labels.get(name))
+                Case(
+                    f"{part}/{name}",
+                    subject,
+                    _complete(channels, files, name, root / part),
+                    labels.get(name),
+                )
             )
     if not cases:
         example = f"imagesTr/CASE_0000{ending or '.nii.gz'}"
-        raise DataError(f"{shown(root)}: no case found; looked for files like {example} in imagesTr and imagesTs")
+        raise DataError(
+            f"{shown(root)}: no case found; looked for files like {example} in imagesTr and imagesTs"
+        )
     ids = naming.ids([PurePath(case.id) for case in cases], [""] * len(cases))
     cases = sorted((replace(case, id=id) for case, id in zip(cases, ids, strict=True)), key=by_id)
     unlabelled = sum(case.label is None for case in cases)
@@ -72,7 +88,9 @@ def _folders(root: Path) -> list[Path]:
     """The data set itself, or those of the folder that holds several."""
     if not root.is_dir():
         return [root]
-    inside = sorted(path for path in root.iterdir() if _DATASET.fullmatch(path.name) and path.is_dir())
+    inside = sorted(
+        path for path in root.iterdir() if _DATASET.fullmatch(path.name) and path.is_dir()
+    )
     return inside if inside and not any((root / part).is_dir() for part in _PARTS) else [root]
 
 
@@ -82,7 +100,9 @@ def _ending(content: dict[str, Any], root: Path) -> str | None:
         return None
     if not isinstance(ending, str) or suffix(Path("scan" + ending)) != ending.lower():
         table, what = shown(root / "dataset.json"), shown(str(ending)[:20])
-        raise DataError(f"{table}: scans with file_ending '{what}' cannot be read; convert them to .nii.gz")
+        raise DataError(
+            f"{table}: scans with file_ending '{what}' cannot be read; convert them to .nii.gz"
+        )
     return ending
 
 
@@ -92,10 +112,17 @@ def _scans(folder: Path, ending: str | None, notes: list[str]) -> dict[str, _Fil
     others = []
     for path in sorted(folder.iterdir()) if folder.is_dir() else []:
         match = _CHANNEL.fullmatch(naming.stem(path, suffix(path)))
-        if match is None or not suffix(path) or (ending and not path.name.endswith(ending)) or path.name[0] == ".":
+        if (
+            match is None
+            or not suffix(path)
+            or (ending and not path.name.endswith(ending))
+            or path.name[0] == "."
+        ):
             others.append(path)
         elif twin := scans[match[1]].get(int(match[2])):
-            raise DataError(f"{shown(path)} and {shown(twin.name)} are one channel of one case; keep one")
+            raise DataError(
+                f"{shown(path)} and {shown(twin.name)} are one channel of one case; keep one"
+            )
         else:
             scans[match[1]][int(match[2])] = path
     if others:
@@ -106,20 +133,32 @@ def _scans(folder: Path, ending: str | None, notes: list[str]) -> dict[str, _Fil
     return dict(scans)
 
 
-def _channels(content: dict[str, Any], root: Path, scans: list[_Files]) -> tuple[tuple[str, ...], int]:
+def _channels(
+    content: dict[str, Any], root: Path, scans: list[_Files]
+) -> tuple[tuple[str, ...], int]:
     """The channels' names, and how many files hold them."""
     highest = max((number for files in scans for number in files), default=0)
     names = content.get("channel_names", content.get("modality"))
     if names is None:
         count = highest + 1
         one = scans[0].get(0) if scans and count == 1 else None
-        return (channels_of(one) if one else tuple(f"channel {number}" for number in range(count))), count
-    numbered = isinstance(names, dict) and set(names) == {str(number) for number in range(len(names))}
+        return (
+            channels_of(one) if one else tuple(f"channel {number}" for number in range(count))
+        ), count
+    numbered = isinstance(names, dict) and set(names) == {
+        str(number) for number in range(len(names))
+    }
     if not numbered or not names or not all(isinstance(name, str) for name in names.values()):
         example = '{"0": "T1", "1": "CT"}'
-        raise DataError(f"{shown(root / 'dataset.json')}: 'channel_names' must number them from 0, as in {example}")
+        raise DataError(
+            f"{shown(root / 'dataset.json')}: 'channel_names' must number them from 0, as in {example}"
+        )
     in_order = tuple(names[str(number)] for number in range(len(names)))
-    colour = len(names) == 3 and scans and all(set(files) == {0} and suffix(files[0]) in SUFFIXES_2D for files in scans)
+    colour = (
+        len(names) == 3
+        and scans
+        and all(set(files) == {0} and suffix(files[0]) in SUFFIXES_2D for files in scans)
+    )
     return in_order, 1 if colour else len(names)
 
 
@@ -128,7 +167,9 @@ def _complete(found: _Files, count: int, case: str, folder: Path) -> tuple[Path,
     extra = [f"_{number:04d}" for number in found if number >= count]
     where = f"{shown(folder)}: case {shown(case)}"
     if missing:
-        raise DataError(f"{where} has no channel {', '.join(missing[:4])} of {count}; add the file or remove the case")
+        raise DataError(
+            f"{where} has no channel {', '.join(missing[:4])} of {count}; add the file or remove the case"
+        )
     if extra:
         raise DataError(
             f"{where} has a channel {', '.join(extra[:4])}, but {count} are declared; remove it or declare it"
@@ -136,23 +177,36 @@ def _complete(found: _Files, count: int, case: str, folder: Path) -> tuple[Path,
     return tuple(found[number] for number in range(count))
 
 
-def _labels(folder: Path, ending: str | None, scans: dict[str, _Files], notes: list[str]) -> dict[str, Path]:
+def _labels(
+    folder: Path, ending: str | None, scans: dict[str, _Files], notes: list[str]
+) -> dict[str, Path]:
     found: dict[str, Path] = {}
     alone = []
     for path in sorted(folder.iterdir()) if folder.is_dir() else []:
         name = naming.stem(path, suffix(path))
-        if path.name[0] == "." or not suffix(path) or (ending and not path.name.endswith(ending)) or name not in scans:
+        if (
+            path.name[0] == "."
+            or not suffix(path)
+            or (ending and not path.name.endswith(ending))
+            or name not in scans
+        ):
             alone.append(path)
         elif name in found:
-            raise DataError(f"{shown(path)} and {shown(found[name].name)} are labels of one case; keep one")
+            raise DataError(
+                f"{shown(path)} and {shown(found[name].name)} are labels of one case; keep one"
+            )
         else:
             found[name] = path
     if alone:
-        notes.append(f"{folder.name}: {counted(len(alone), 'file')} left out, which no case matches: {few(alone)}")
+        notes.append(
+            f"{folder.name}: {counted(len(alone), 'file')} left out, which no case matches: {few(alone)}"
+        )
     return found
 
 
-def _regions(content: dict[str, Any], root: Path, notes: list[str]) -> dict[str, tuple[int, ...]] | None:
+def _regions(
+    content: dict[str, Any], root: Path, notes: list[str]
+) -> dict[str, tuple[int, ...]] | None:
     """The regions of a data set that declares `labels` as lists of values, in their order; else None.
 
     What is to be ignored is none of them.
@@ -193,7 +247,9 @@ def _classes(content: dict[str, Any], root: Path, notes: list[str]) -> dict[int,
     table = shown(root / "dataset.json")
     numbers = list(names.values()) if isinstance(names, dict) else []
     if not numbers or not all(type(number) is int and 0 <= number < 2**16 for number in numbers):
-        raise DataError(f'{table}: \'labels\' must give each class its value, as in {{"background": 0, "tumour": 1}}')
+        raise DataError(
+            f'{table}: \'labels\' must give each class its value, as in {{"background": 0, "tumour": 1}}'
+        )
     if len(set(numbers)) < len(numbers):
         raise DataError(f"{table}: 'labels' gives two classes the same value; give each its own")
     if "ignore" in names:

@@ -16,7 +16,7 @@ from itertools import zip_longest
 from pathlib import Path
 
 from selfvox.data import naming
-from selfvox.data.image import SUFFIXES_2D, suffix
+from selfvox.data.formats.image import SUFFIXES_2D, suffix
 from selfvox.data.naming import shown
 from selfvox.data.sources import Case, Dataset, by_id
 from selfvox.data.sources._files import channels_of, contained, counted, few, lines
@@ -39,7 +39,9 @@ def read(root: Path) -> Dataset:
     tables = [root] if root.is_file() else _tables(root)
     if len(tables) != 1:
         what = (
-            f"several tables with images ({few(tables)}); name one" if tables else "no CSV or TSV with a column 'image'"
+            f"several tables with images ({few(tables)}); name one"
+            if tables
+            else "no CSV or TSV with a column 'image'"
         )
         raise DataError(f"{shown(root)} holds {what}")
     table = tables[0]
@@ -53,12 +55,20 @@ def read(root: Path) -> Dataset:
     endings = [suffix(image) for image in first]
     ids, guessed = naming.ids(relative, endings), naming.subjects(relative, endings)
     cases = [
-        Case(id, naming.safe(row.subject) if row.subject else guess, row.images, row.label, row.grade)
+        Case(
+            id, naming.safe(row.subject) if row.subject else guess, row.images, row.label, row.grade
+        )
         for id, guess, row in zip(ids, guessed, found, strict=True)
     ]
     notes += _remarks(table, found)
-    names = tuple(channels.values()) if len(channels) > 1 or "image" not in channels else channels_of(first[0])
-    return Dataset(table.parent, "table", tuple(sorted(cases, key=by_id)), names, None, tuple(notes))
+    names = (
+        tuple(channels.values())
+        if len(channels) > 1 or "image" not in channels
+        else channels_of(first[0])
+    )
+    return Dataset(
+        table.parent, "table", tuple(sorted(cases, key=by_id)), names, None, tuple(notes)
+    )
 
 
 @dataclass(frozen=True)
@@ -72,7 +82,11 @@ class _Row:
 
 def _tables(folder: Path) -> list[Path]:
     try:
-        return sorted(path for path in folder.iterdir() if path.suffix.lower() in _ENDINGS and _has_images(path))
+        return sorted(
+            path
+            for path in folder.iterdir()
+            if path.suffix.lower() in _ENDINGS and _has_images(path)
+        )
     except OSError:
         return []
 
@@ -97,14 +111,19 @@ def _content(table: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]], 
     """The names of the columns, the rows with their line numbers, and notes."""
     text = lines(table)
     separator = _separator(text[0])
-    columns, where = _names(text[0], separator), f"{shown(table)} (separated by {_SEPARATORS[separator]})"
+    columns, where = (
+        _names(text[0], separator),
+        f"{shown(table)} (separated by {_SEPARATORS[separator]})",
+    )
     twice = [name for name, times in Counter(columns).items() if times > 1]
     if twice:
         raise DataError(f"{where} has two columns '{shown(twice[0])}'; rename one")
     images = [name for name in columns if _IMAGE.fullmatch(name)]
     if not images:
         there = ", ".join(shown(name[:30]) for name in columns[:6]) or "none"
-        near = next((name for name in columns if did_you_mean(name, ["image"]).startswith("; did")), None)
+        near = next(
+            (name for name in columns if did_you_mean(name, ["image"]).startswith("; did")), None
+        )
         remedy = f"rename '{shown(near)}'" if near else "add it"
         raise DataError(f"{where} has no column 'image'; {remedy} (its columns: {there})")
     if "image" in images and len(images) > 1:
@@ -121,17 +140,28 @@ def _content(table: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]], 
                     f"{place} has {len(cells)} cells under {len(columns)} columns; quote what holds separators"
                 )
             if any(cell.strip() for cell in cells):
-                rows.append((reader.line_num + 1, {n: c.strip() for n, c in zip_longest(columns, cells, fillvalue="")}))
+                rows.append(
+                    (
+                        reader.line_num + 1,
+                        {n: c.strip() for n, c in zip_longest(columns, cells, fillvalue="")},
+                    )
+                )
     except csv.Error as error:
         raise DataError(f"{where} line {reader.line_num + 1}: {error}; correct that line") from None
     if not rows:
         raise DataError(f"{where} has a header but no rows; add one per case")
     unused = [name for name in columns if name not in (*images, *_OPTIONAL)]
-    notes = [f"columns not used: {', '.join(shown(name[:30]) for name in unused[:10])}"] if unused else []
+    notes = (
+        [f"columns not used: {', '.join(shown(name[:30]) for name in unused[:10])}"]
+        if unused
+        else []
+    )
     return columns, rows, notes
 
 
-def _row(numbered: tuple[int, dict[str, str]], channels: Sequence[str], table: Path, absolute: bool) -> _Row:
+def _row(
+    numbered: tuple[int, dict[str, str]], channels: Sequence[str], table: Path, absolute: bool
+) -> _Row:
     number, cells = numbered
     place = f"line {number}"
     where = f"{shown(table)} {place}"
@@ -141,10 +171,14 @@ def _row(numbered: tuple[int, dict[str, str]], channels: Sequence[str], table: P
     images = tuple(contained(table.parent, cells[name], table, absolute) for name in channels)
     strange = [image for image in images if not suffix(image)]
     if strange:
-        raise DataError(f"{where} names {few(strange)}, which is not a scan that can be read; correct it")
+        raise DataError(
+            f"{where} names {few(strange)}, which is not a scan that can be read; correct it"
+        )
     label, grade = cells.get("label"), cells.get("grade")
     if grade and not _GRADE.fullmatch(grade):
-        raise DataError(f"{where} has the grade '{shown(grade[:20])}'; write a whole number from 0 to 999, or nothing")
+        raise DataError(
+            f"{where} has the grade '{shown(grade[:20])}'; write a whole number from 0 to 999, or nothing"
+        )
     return _Row(
         place,
         images,
@@ -169,12 +203,16 @@ def _check(table: Path, rows: Sequence[_Row]) -> None:
         for path in row.images:
             where = home.setdefault(path.resolve(), row.place)
             if where is not row.place:
-                raise DataError(f"{shown(table)} {where} and {row.place} both name {few([path])}; keep one row each")
+                raise DataError(
+                    f"{shown(table)} {where} and {row.place} both name {few([path])}; keep one row each"
+                )
         if len(set(files)) < len(files):
             raise DataError(f"{shown(table)} {row.place} names one file twice; correct it")
     both = [row for row in rows if row.label and row.label.resolve() in home]
     if both:
-        raise DataError(f"{shown(table)} {both[0].place} has a label that is also an image; correct it")
+        raise DataError(
+            f"{shown(table)} {both[0].place} has a label that is also an image; correct it"
+        )
     flat = [all(suffix(image) in SUFFIXES_2D for image in row.images) for row in rows]
     deep = [all(suffix(image) not in SUFFIXES_2D for image in row.images) for row in rows]
     if not all(flat) and not all(deep):
@@ -185,9 +223,16 @@ def _remarks(table: Path, rows: Sequence[_Row]) -> list[str]:
     notes = []
     listed = {path for row in rows for path in (*row.images, row.label) if path}
     folders = sorted({image.parent for row in rows for image in row.images})
-    beside = {path for folder in folders for path in folder.iterdir() if suffix(path) and not path.name.startswith(".")}
+    beside = {
+        path
+        for folder in folders
+        for path in folder.iterdir()
+        if suffix(path) and not path.name.startswith(".")
+    }
     if unlisted := sorted(beside - listed):
-        notes.append(f"{counted(len(unlisted), 'scan')} beside those of the table not listed: {few(unlisted)}")
+        notes.append(
+            f"{counted(len(unlisted), 'scan')} beside those of the table not listed: {few(unlisted)}"
+        )
     for what, missing in (
         ("label", sum(row.label is None for row in rows)),
         ("grade", sum(row.grade is None for row in rows)),

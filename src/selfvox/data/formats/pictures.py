@@ -1,0 +1,162 @@
+"""PNG, JPEG and TIFF pictures through Pillow: upright, in grey or red-green-blue, and no larger than a limit."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+from PIL import Image as Pillow
+from PIL import ImageOps, ImageSequence, UnidentifiedImageError
+
+from selfvox.data.formats.safe_open import open_regular
+from selfvox.data.naming import shown
+from selfvox.errors import DataError
+from selfvox.runs.atomic_files import whole
+
+LIMIT_PIXELS = 2**26
+_FORMATS = ("PNG", "JPEG", "TIFF")
+_GREY = {
+    "1": "L",
+    "L": "L",
+    "LA": "L",
+    "I;16": "I;16",
+    "I;16B": "I;16",
+    "I;16L": "I;16",
+    "I": "I",
+    "F": "F",
+}
+_COLOUR = ("RGB", "RGBA", "RGBX", "P", "PA", "CMYK", "YCbCr")
+
+
+def read(path: Path, limit_pixels: int = LIMIT_PIXELS) -> tuple[np.ndarray, tuple[str, ...]]:
+    """The picture as (channel, row, column), one channel of grey or three of colour, and notes.
+
+    1-bit becomes 0 and 255; a palette, CMYK and YCbCr become RGB; transparency is dropped; 16-bit and floating grey
+    keep their values; a camera's EXIF rotation is applied.
+
+    Raises:
+        DataError: damaged, animated, several pages, too large, or not a PNG, JPEG or TIFF.
+    """
+    picture, notes = _open(path, limit_pixels)
+    if picture.mode in _GREY:
+        grey = picture if picture.mode.startswith("I") else picture.convert(_GREY[picture.mode])
+        return _native(np.asarray(grey))[None], notes
+    if picture.mode not in _COLOUR:
+        raise DataError(
+            f"{shown(path.name)}: colour space {picture.mode} is not read; save it as RGB or grey"
+        )
+    if picture.mode in ("P", "PA") or "transparency" in picture.info:
+        picture = picture.convert(
+            "RGBA"
+        )  # Pillow warns when a palette with transparency goes straight to RGB
+    return np.moveaxis(np.asarray(picture.convert("RGB")), -1, 0), notes
+
+
+def read_label(path: Path, limit_pixels: int = LIMIT_PIXELS) -> tuple[np.ndarray, bool]:
+    """Class numbers (row, column) as stored, and whether the format is lossy: a palette's indices, 1-bit as 0 and 1."""
+    picture, _ = _open(path, limit_pixels)
+    values = _native(np.asarray(picture))
+    if picture.mode == "1":
+        values = values.astype(np.uint8)
+    elif (
+        picture.mode in ("RGB", "RGBA", "LA")
+        and (values[..., :1] == values[..., : 3 if values.shape[-1] > 2 else 1]).all()
+    ):
+        values = values[..., 0]
+    elif picture.mode not in ("P", *_GREY):
+        raise DataError(
+            f"{shown(path.name)}: a coloured label ({picture.mode}); save one class number per pixel, as PNG"
+        )
+    return values, picture.info["selfvox format"] == "JPEG"
+
+
+def write(path: Path, values: np.ndarray) -> None:
+    """Write (row, column) of uint8 or uint16 as PNG, or float32, (row, column) or (page, row, column), as TIFF."""
+    pages = [Pillow.fromarray(page) for page in (values if values.ndim == 3 else values[None])]
+    kind = "TIFF" if values.dtype.kind == "f" else "PNG"
+    with whole(path) as temporary:
+        pages[0].save(
+            temporary,
+            format=kind,
+            **({"save_all": True, "append_images": pages[1:]} if pages[1:] else {}),
+        )
+
+
+def read_pages(path: Path, limit_pixels: int = LIMIT_PIXELS) -> np.ndarray:
+    """Numbers (page, row, column), float32, as `write` wrote them as TIFF.
+
+    Raises:
+        DataError: damaged, too large, or something else.
+    """
+    with open_regular(path) as file:
+        try:
+            picture = Pillow.open(file, formats=("TIFF",))
+            if picture.width * picture.height > limit_pixels:
+                raise DataError(
+                    f"{shown(path.name)}: more than {limit_pixels} pixels; predict it again"
+                )
+            pages = [np.array(page) for page in ImageSequence.Iterator(picture)]
+            return _native(np.stack(pages)).astype(np.float32, casting="same_kind", copy=False)
+        except DataError:
+            raise
+        except Exception as error:  # decoders fail in many ways, all of which mean a damaged file
+            raise DataError(
+                f"{shown(path.name)}: no map, or a damaged one; predict it again"
+            ) from error
+
+
+def _open(path: Path, limit_pixels: int) -> tuple[Pillow.Image, tuple[str, ...]]:
+    """The decoded picture, upright."""
+    name = shown(path.name)
+    with open_regular(path) as file, warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            picture = Pillow.open(file, formats=_FORMATS)
+            width, height = picture.size
+            if width * height > limit_pixels:
+                raise DataError(
+                    f"{name}: {width} x {height} pixels are more than {limit_pixels}; crop or shrink it"
+                )
+            if getattr(picture, "n_frames", 1) > 1:
+                raise DataError(
+                    f"{name}: animated, or several pages; save the one picture that is meant"
+                )
+            kind, notes = picture.format, _notes(picture)
+            picture.load()
+            upright = ImageOps.exif_transpose(picture)
+        except DataError:
+            raise
+        except UnidentifiedImageError as error:
+            raise DataError(
+                f"{name}: not a PNG, JPEG or TIFF picture, whatever its name; export it again"
+            ) from error
+        except Pillow.DecompressionBombError as error:
+            raise DataError(f"{name}: far too many pixels; crop or shrink it") from error
+        except Exception as error:  # decoders fail in many ways, all of which mean a damaged file
+            raise DataError(f"{name}: damaged picture; copy it again from its source") from error
+    upright.info["selfvox format"] = kind
+    return upright, notes + tuple(sorted({" ".join(str(w.message).split()) for w in caught}))
+
+
+def _notes(picture: Pillow.Image) -> tuple[str, ...]:
+    notes = []
+    if picture.mode.startswith(("RGB", "LA")) and any(
+        ";16" in str(tile[3]) for tile in getattr(picture, "tile", ())
+    ):
+        notes.append(
+            "16 bits per colour reduced to 8"
+        )  # asked first: looking for EXIF loads a PNG and clears `tile`
+    if picture.getexif().get(0x0112, 1) != 1:
+        notes.append("turned upright by its EXIF tag")
+    if picture.mode in ("LA", "PA", "RGBA") or "transparency" in picture.info:
+        notes.append("transparency dropped")
+    if picture.mode in ("P", "PA", "CMYK", "YCbCr"):
+        notes.append(
+            f"{'palette' if picture.mode in ('P', 'PA') else picture.mode} converted to RGB"
+        )
+    return tuple(notes)
+
+
+def _native(values: np.ndarray) -> np.ndarray:
+    return values.astype(values.dtype.newbyteorder("="), copy=False)

@@ -1,0 +1,67 @@
+"""JSON written by others, read without trust: bounded size and depth, no duplicate keys, no NaN."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+from selfvox.data.formats.safe_open import open_regular
+from selfvox.data.naming import shown
+from selfvox.errors import DataError
+
+LARGEST_BYTES = 16 * 2**20  # a list of 100 000 scans needs about 10 MB
+
+
+def read(path: Path, limit_bytes: int = LARGEST_BYTES) -> Any:
+    """The value in a JSON file.
+
+    Raises:
+        DataError: the file is absent, larger than the limit, not UTF-8 or not strict JSON; in one line.
+    """
+    name = shown(path)
+    with open_regular(path) as file:
+        raw = file.read(min(os.fstat(file.fileno()).st_size, limit_bytes) + 1)
+    if len(raw) > limit_bytes:
+        raise DataError(
+            f"{name}: larger than {limit_bytes >> 20} MiB; a list of cases is smaller than that"
+        )
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise DataError(f"{name}: not UTF-8 text; save it as UTF-8") from None
+    try:
+        return json.loads(
+            text, object_pairs_hook=_unique, parse_constant=_refuse, parse_float=_finite
+        )
+    except json.JSONDecodeError as error:
+        where = f"line {error.lineno}, column {error.colno}"
+        raise DataError(
+            f"{name}: not valid JSON at {where} ({error.msg}); correct it there"
+        ) from None
+    except RecursionError:
+        raise DataError(f"{name}: JSON nested too deeply; this is not a list of cases") from None
+    except ValueError as error:  # from the hooks below, or a number with thousands of digits
+        raise DataError(f"{name}: not strict JSON ({str(error)[:120]}); correct it") from None
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise ValueError(f"the key {key[:60]!r} stands twice")
+        found[key] = value
+    return found
+
+
+def _refuse(word: str) -> float:
+    raise ValueError(f"{word} is not a JSON number")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"the number {text[:20]} is too large")
+    return number

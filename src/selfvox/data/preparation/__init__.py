@@ -1,0 +1,1 @@
+"""Preparation: from scans to a store of arrays, with its recipe and split."""

@@ -1,0 +1,1 @@
+"""Sampling: which crops or whole scans training sees."""

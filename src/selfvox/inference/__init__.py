@@ -1,1 +1,0 @@
-"""From scans and a fine-tuned run to predictions, and from predictions to scores."""

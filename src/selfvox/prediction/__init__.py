@@ -1,0 +1,1 @@
+"""Prediction: trained networks, the loop over scans, and the folder of predictions."""

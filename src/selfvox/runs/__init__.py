@@ -1,0 +1,1 @@
+"""Run folders and what they are made of: files, weights, devices, progress, event logs."""

@@ -1,0 +1,1 @@
+"""Settings: one dataclass per command, seen as options and as YAML."""

@@ -1,0 +1,1 @@
+"""Uncertainty: Monte-Carlo dropout, votes of many passes, maps and trust."""

@@ -1,0 +1,238 @@
+import errno
+import hashlib
+import json
+import logging
+import multiprocessing
+import os
+import shutil
+import tarfile
+import time
+from collections import namedtuple
+
+import nibabel as nib
+import numpy as np
+import pytest
+from monai.apps import DecathlonDataset
+
+import selfvox
+from selfvox.cli import main
+from selfvox.commands import download as verb
+from selfvox.errors import BusyError, DataError, ResourceError, UsageError
+from selfvox.runs.atomic_files import locked
+
+TASK = "Task09_Spleen"
+
+
+@pytest.fixture
+def archive(tmp_path):
+    """A decathlon task of two scans, one of them with a label, as the archive that is to be fetched."""
+    root = tmp_path / "far" / TASK
+    for name in ("imagesTr/a", "imagesTs/b", "labelsTr/a"):
+        path = root / f"{name}.nii.gz"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        nib.Nifti1Image(
+            np.random.default_rng(0).integers(2, size=(4, 5, 6), dtype=np.uint8), np.eye(4)
+        ).to_filename(path)
+    listed = {
+        "modality": {"0": "CT"},
+        "labels": {"0": "background", "1": "spleen"},
+        "training": [{"image": "./imagesTr/a.nii.gz", "label": "./labelsTr/a.nii.gz"}],
+        "test": ["./imagesTs/b.nii.gz"],
+    }
+    (root / "dataset.json").write_text(json.dumps(listed))
+    return packed(root)
+
+
+def packed(root):
+    path = root.parent / f"{TASK}.tar"
+    with tarfile.open(path, "w") as file:
+        file.add(root, TASK)
+    return path
+
+
+@pytest.fixture
+def served(archive, monkeypatch):
+    """Let MONAI's table lead to the archive; called again, it takes the checksum of what lies there by then."""
+
+    def serve():
+        monkeypatch.setitem(DecathlonDataset.resource, TASK, archive.as_uri())
+        monkeypatch.setitem(
+            DecathlonDataset.md5, TASK, hashlib.md5(archive.read_bytes()).hexdigest()
+        )
+
+    serve()
+    return serve
+
+
+def test_a_task_comes_whole_says_what_is_next_and_leaves_nothing_else(
+    served, archive, tmp_path, capsys
+):
+    assert main(["download", TASK, str(tmp_path / "data")]) == 0
+    out, err = capsys.readouterr()
+    lines = err.splitlines()
+    assert out == ""
+    assert (
+        lines[-2]
+        == f"{TASK}: 2 scans, 1 with a label   licence: CC-BY-SA 4.0, medicaldecathlon.com"
+    )
+    assert (
+        lines[-1]
+        == f"next: selfvox pretrain {tmp_path}/data/{TASK} --task simclr --out runs/{TASK}"
+    )
+    assert [path.name for path in (tmp_path / "data").iterdir()] == [TASK]
+    for path in (archive.parent / TASK).rglob("*.*"):
+        assert (
+            tmp_path / "data" / TASK / path.relative_to(archive.parent / TASK)
+        ).read_bytes() == path.read_bytes()
+
+
+def test_a_task_that_is_there_is_left_alone(served, tmp_path):
+    place = selfvox.download(TASK, tmp_path)
+    with pytest.raises(UsageError, match=f"{TASK}: is there already; use it, or remove it"):
+        selfvox.download(TASK, tmp_path)
+    assert (place / "dataset.json").exists()
+
+
+def test_a_mistyped_task_is_refused_with_the_nearest(tmp_path):
+    with pytest.raises(
+        UsageError, match="'pancreas' is no task of the decathlon; did you mean 'Task07_Pancreas'"
+    ):
+        selfvox.download("pancreas", tmp_path / "data")
+    with pytest.raises(UsageError, match="known: Task01_BrainTumour, Task02_Heart"):
+        selfvox.download("../x", tmp_path / "data")
+    assert not (tmp_path / "data").exists()
+
+
+def test_every_task_of_monai_has_a_safe_address_and_a_checksum():
+    assert set(DecathlonDataset.resource) == set(DecathlonDataset.md5)
+    assert all(address.startswith("https://") for address in DecathlonDataset.resource.values())
+
+
+@pytest.mark.parametrize("change", [("resource", "http://localhost/x.tar"), ("md5", None)])
+def test_an_address_without_encryption_or_checksum_is_refused(
+    change, served, tmp_path, monkeypatch
+):
+    monkeypatch.setitem(getattr(DecathlonDataset, change[0]), TASK, change[1])
+    with pytest.raises(DataError, match="no safe address or checksum"):
+        selfvox.download(TASK, tmp_path / "data")
+    assert [*(tmp_path / "data").iterdir()] == []
+
+
+def test_a_wrong_checksum_is_refused_and_nothing_is_left(served, archive, tmp_path, monkeypatch):
+    words = logging.Handler()
+    monkeypatch.setattr(words, "emit", lambda record: pytest.fail(f"MONAI said {record.msg}"))
+    monkeypatch.setattr(verb.utils.logger, "handlers", [words])
+    archive.write_bytes(archive.read_bytes()[:-1] + b"x")
+    with pytest.raises(
+        DataError, match="has not the checksum that MONAI knows; run the same command again"
+    ):
+        selfvox.download(TASK, tmp_path / "data")
+    assert [*(tmp_path / "data").iterdir()] == []
+
+
+def test_no_network_is_said_in_one_line_and_nothing_is_left(served, archive, tmp_path, capsys):
+    archive.unlink()
+    assert main(["download", TASK, str(tmp_path / "data")]) == ResourceError.exit_code
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert f"{TASK}: cannot be had from" in err
+    assert "is there a network?" in err
+    assert [*(tmp_path / "data").iterdir()] == []
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_download_killed_half_way_begins_anew(served, archive, tmp_path):
+    whole = archive.with_suffix(".whole")
+    archive.rename(whole)
+    os.mkfifo(archive)
+    victim = multiprocessing.get_context("fork").Process(
+        target=selfvox.download, args=(TASK, tmp_path / "data")
+    )
+    with archive.open("r+b", buffering=0) as pipe:
+        pipe.write(bytes(50_000))
+        victim.start()
+        patience = time.monotonic() + 15
+        try:
+            while not any(path.stat().st_size for path in tmp_path.glob("data/.*/tmp*/*.tar")):
+                assert time.monotonic() < patience
+                time.sleep(0.01)
+        finally:
+            victim.kill()
+            victim.join()
+    whole.replace(archive)
+    assert [path.name for path in (tmp_path / "data").iterdir()] == [f".{TASK}.part"]
+    selfvox.download(TASK, tmp_path / "data")
+    assert [path.name for path in (tmp_path / "data").iterdir()] == [TASK]
+
+
+def test_unpacking_that_was_killed_goes_on_from_the_archive(served, archive, tmp_path):
+    half = tmp_path / "data" / f".{TASK}.part" / "unpacked" / TASK
+    half.mkdir(parents=True)
+    (half / "dataset.json").write_text("{")
+    archive.rename(half.parent.parent / f"{TASK}.tar")
+    place = selfvox.download(
+        TASK, tmp_path / "data"
+    )  # where it came from there is nothing any more
+    assert json.loads((place / "dataset.json").read_text())["labels"]["1"] == "spleen"
+    assert [path.name for path in (tmp_path / "data").iterdir()] == [TASK]
+
+
+def test_a_disk_that_would_not_hold_it_is_refused_beforehand(
+    served, archive, tmp_path, monkeypatch
+):
+    size = archive.stat().st_size
+    monkeypatch.setattr(
+        shutil, "disk_usage", lambda folder: namedtuple("Usage", "free")(2 * size - 1)
+    )
+    with pytest.raises(
+        ResourceError, match=r"the disk is too full, 0\.0 GB is needed; free some space"
+    ):
+        selfvox.download(TASK, tmp_path / "data")
+    assert [*(tmp_path / "data").iterdir()] == []
+
+
+def test_a_disk_that_fills_while_unpacking_keeps_the_archive_alone(
+    served, archive, tmp_path, monkeypatch
+):
+    def full(file, folder):
+        folder.mkdir()
+        (folder / "half").write_text("half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(verb.utils, "extractall", full)
+        with pytest.raises(ResourceError, match="the disk is too full, more is needed"):
+            selfvox.download(TASK, tmp_path / "data")
+    part = tmp_path / "data" / f".{TASK}.part"
+    assert {path.name for path in part.iterdir()} == {f"{TASK}.tar", ".lock"}
+    archive.unlink()
+    selfvox.download(TASK, tmp_path / "data")
+    assert [path.name for path in (tmp_path / "data").iterdir()] == [TASK]
+
+
+@pytest.mark.parametrize("bad", ["link", "listed"])
+def test_an_archive_that_is_no_decathlon_task_is_refused(bad, served, archive, tmp_path):
+    root = archive.parent / TASK
+    if bad == "link":
+        (root / "out").symlink_to("/etc")
+    else:
+        (root / "imagesTs" / "b.nii.gz").unlink()
+    packed(root)
+    served()
+    with pytest.raises(DataError, match="is no decathlon data set"):
+        selfvox.download(TASK, tmp_path / "data")
+    assert [*(tmp_path / "data").iterdir()] == []
+
+
+def test_two_downloads_of_one_task_do_not_meet(served, tmp_path):
+    part = tmp_path / f".{TASK}.part"
+    part.mkdir()
+    with locked(part), pytest.raises(BusyError, match="another process is downloading"):
+        selfvox.download(TASK, tmp_path)
+    assert (part / ".lock").exists()
+
+
+def test_a_file_in_the_folder_s_place_is_refused(served, tmp_path):
+    (tmp_path / "data").write_text("")
+    with pytest.raises(UsageError, match="is no folder"):
+        selfvox.download(TASK, tmp_path / "data")

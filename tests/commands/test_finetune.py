@@ -1,0 +1,318 @@
+import json
+import shutil
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+
+import selfvox
+from selfvox.data import phantom
+from selfvox.data.preparation.split import read
+from selfvox.data.sources import find
+from selfvox.errors import DataError, UsageError
+from selfvox.models.build import build
+from selfvox.prediction.trained_segmenter import load
+from selfvox.runs.weights import load_part
+
+
+@pytest.fixture(scope="module")
+def pretrained(shapes_store, tmp_path_factory):
+    out = tmp_path_factory.mktemp("pretrained") / "run"
+    network = {"name": "plain", "channels": [4, 8], "norm": "batch"}
+    return selfvox.pretrain(
+        shapes_store,
+        out=out,
+        task="rotation",
+        steps=3,
+        batch=2,
+        crop=(16, 16, 16),
+        network=network,
+        device="cpu",
+    )
+
+
+def encoders(pretrained, run):
+    before, _ = load_part(pretrained / "encoder", "encoder")
+    after, card = load_part(run / "network", "network")
+    return before, {name: after[f"encoder.{name}"] for name in before}, card
+
+
+def test_an_encoder_frozen_for_good_keeps_every_weight_and_statistic(
+    shapes_store, tmp_path, pretrained
+):
+    run = selfvox.finetune(
+        shapes_store,
+        out=tmp_path / "run",
+        encoder=str(pretrained),
+        freeze="always",
+        steps=4,
+        crop=(16, 16, 16),
+    )
+    before, after, card = encoders(pretrained, run)
+    assert any("running_mean" in name for name in before)
+    assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
+    assert card["encoder"].startswith(f"loaded {len(before)} tensors")
+
+
+def test_a_linear_probe_trains_one_layer_alone_also_of_random_features(
+    shapes_store, tmp_path, pretrained
+):
+    how = {"head": "linear", "freeze": "always", "steps": 2, "crop": (16, 16, 16)}
+    how["keep"] = "last"  # which step is best depends on the arithmetic: bf16 or fp32
+    run = selfvox.finetune(shapes_store, out=tmp_path / "run", encoder=str(pretrained), **how)
+    before, after, card = encoders(pretrained, run)
+    assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
+    assert card["head"] == "linear"
+    assert load(run).network.decoder.layers[0].weight.shape == (3, 4, 1, 1, 1)
+    how["network"] = {"name": "plain", "channels": [4, 8], "norm": "batch"}
+    fresh = [
+        selfvox.finetune(
+            shapes_store, out=tmp_path / f"fresh{steps}", encoder="none", **{**how, "steps": steps}
+        )
+        for steps in (1, 2)
+    ]
+    one, two = (load_part(each / "network", "network")[0] for each in fresh)
+    same = {name for name in one if torch.equal(one[name], two[name])}
+    assert same == {name for name in one if name.startswith("encoder.")}
+
+
+def test_a_warm_up_freezes_and_then_trains(shapes_store, tmp_path, pretrained):
+    how = {"encoder": str(pretrained), "crop": (16, 16, 16), "steps": 4, "keep": "last"}
+    run = selfvox.finetune(shapes_store, out=tmp_path / "run", warmup=0.5, **how)
+    before, after, _ = encoders(pretrained, run)
+    assert not any(
+        torch.equal(after[name], tensor)
+        for name, tensor in before.items()
+        if name.endswith("conv.weight")
+    )
+
+
+@pytest.mark.parametrize("by", ["its settings", "the run"])
+def test_from_scratch_and_pre_trained_differ_in_nothing_but_the_encoder(
+    by, shapes_store, tmp_path, pretrained
+):
+    network = (
+        str(pretrained)
+        if by == "the run"
+        else {"name": "plain", "channels": [4, 8], "norm": "batch"}
+    )
+    how = {"network": network, "labels": 2, "steps": 2} | (
+        {} if by == "the run" else {"crop": (16, 16, 16)}
+    )
+    cards = []
+    for name, encoder in (("pre", str(pretrained)), ("scratch", "none")):
+        run = selfvox.finetune(shapes_store, out=tmp_path / name, encoder=encoder, **how)
+        tensors, card = load_part(run / "network", "network")
+        cards.append(
+            {key: card[key] for key in ("network", "crop", "classes", "recipe", "in_channels")}
+        )
+        cards[-1]["shapes"] = {key: tensor.shape for key, tensor in tensors.items()}
+        cards[-1]["split"] = read(run / "split.json")
+    assert cards[0] == cards[1]
+
+
+@pytest.mark.parametrize(
+    "network",
+    ["residual", {"name": "plain", "channels": [4, 16]}, {"name": "plain", "norm": "group"}],
+)
+def test_another_network_than_the_encoder_is_refused(network, shapes_store, tmp_path, pretrained):
+    with pytest.raises(UsageError, match=r"^network: .* leave --network out"):
+        selfvox.finetune(
+            shapes_store, out=tmp_path / "run", encoder=str(pretrained), network=network, steps=1
+        )
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "option"),
+    [("balance", True, "--balance"), ("ordinal", False, "--no-ordinal")],
+)
+def test_what_is_of_classification_is_refused(name, value, option, shapes_store, tmp_path, small):
+    with pytest.raises(
+        UsageError, match=f"^{name}: is of classification, but .* holds labels; leave {option} out"
+    ):
+        selfvox.finetune(
+            shapes_store, out=tmp_path / "run", encoder="none", steps=1, **{name: value}, **small
+        )
+
+
+def test_epochs_are_passes_over_the_labelled_scans_that_train(shapes_store, tmp_path, small):
+    how = {**small, "batch": 2, "keep": "last"}
+    run = selfvox.finetune(
+        shapes_store, out=tmp_path / "run", encoder="none", labels=3, epochs=1.5, **how
+    )
+    # three scans, one and a half times, two at a time
+    assert json.loads((run / "network" / "network.json").read_text())["step"] == 3
+
+
+def test_labels_are_counted_by_subject_and_nested(shapes_store, tmp_path, small):
+    chosen = {}
+    for name, labels in (
+        ("one", {"labels": 1}),
+        ("three", {"labels": 3}),
+        ("half", {"fraction": 0.5}),
+    ):
+        run = selfvox.finetune(
+            shapes_store, out=tmp_path / name, encoder="none", steps=1, **labels, **small
+        )
+        split = read(run / "split.json")
+        chosen[name] = set(split.train)
+        assert len(split.validation) == len(split.test) == 2
+        assert json.loads((run / "run.json").read_text())["data"]["subjects"] == sorted(
+            {*split.train, *split.validation}
+        )
+    assert (len(chosen["one"]), len(chosen["three"]), len(chosen["half"])) == (1, 3, 2)
+    assert chosen["one"] < chosen["half"] < chosen["three"]
+
+
+def test_more_labels_than_there_are_is_refused(shapes_store, tmp_path, small):
+    with pytest.raises(
+        UsageError, match="there are 4 to train on beside 2 for validation and 2 for testing"
+    ):
+        selfvox.finetune(shapes_store, out=tmp_path / "run", encoder="none", labels=5, **small)
+
+
+def test_the_best_step_by_validation_is_kept_and_said(shapes_store, tmp_path, small):
+    run = selfvox.finetune(
+        shapes_store, out=tmp_path / "run", encoder="none", steps=30, validate_every=5, **small
+    )
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    dice = {line["step"]: line["dice_mean"] for line in lines if "dice_mean" in line}
+    assert list(dice) == [5, 10, 15, 20, 25, 30]
+    card = json.loads((run / "network" / "network.json").read_text())
+    assert card["validation_dice"] == max(dice.values()) == dice[card["step"]]
+
+
+def test_label_values_with_gaps_are_learnt_and_written_as_they_are(tmp_path, small):
+    phantom.write(tmp_path / "scans", "shapes", count=4)
+    for file in [*(tmp_path / "scans" / "labels").iterdir()]:
+        label = nib.load(file)
+        nib.save(
+            nib.Nifti1Image(
+                np.asarray([0, 4, 200], np.uint8)[label.get_fdata().astype(int)], label.affine
+            ),
+            file,
+        )
+    (tmp_path / "scans" / "dataset.json").unlink()
+    run = selfvox.finetune(
+        tmp_path / "scans",
+        out=tmp_path / "run",
+        encoder="none",
+        steps=60,
+        spacing=(1.5, 1.5, 1.5),
+        **small,
+    )
+    card = json.loads((run / "network" / "network.json").read_text())
+    assert list(card["classes"]) == ["0", "4", "200"]
+    for out, more in (("plain", {}), ("maps", {"probabilities": True})):
+        selfvox.predict(run, tmp_path / "scans", out=tmp_path / out, **more)
+        values = {
+            int(v)
+            for f in (tmp_path / out).glob("sub-00?.nii.gz")
+            for v in np.unique(nib.load(f).get_fdata())
+        }
+        assert values <= {0, 4, 200}
+        assert len(values) > 1
+    rows = selfvox.evaluate(tmp_path / "plain", tmp_path / "scans" / "labels")
+    assert {row["class"] for row in rows} == {4, 200}
+
+
+def test_as_many_labels_as_there_are_train_and_none_is_left_to_validate(tmp_path, small):
+    phantom.write(tmp_path / "scans", "shapes", count=4)
+    for labels, validation in ((4, 0), (3, 1), (None, 1)):
+        run = selfvox.finetune(
+            tmp_path / "scans",
+            out=tmp_path / f"run{labels}",
+            encoder="none",
+            steps=1,
+            labels=labels,
+            **small,
+        )
+        split = read(run / "split.json")
+        assert (len(split.train), len(split.validation)) == (labels or 3, validation)
+
+
+def test_test_scans_that_the_encoder_has_seen_are_told(shapes_store, tmp_path, small, capsys):
+    how = {"task": "rotation", "steps": 1, "batch": 2, **small}
+    blind = selfvox.pretrain(shapes_store, out=tmp_path / "blind", **how)
+    phantom.write(tmp_path / "scans", "shapes", count=8)
+    seeing = selfvox.pretrain(tmp_path / "scans", out=tmp_path / "seeing", **how)
+    capsys.readouterr()
+    for encoder, told in ((blind, False), (seeing, True)):
+        out = tmp_path / f"seg-{encoder.name}"
+        selfvox.finetune(shapes_store, out=out, encoder=str(encoder), steps=1, crop=(16, 16, 16))
+        assert ("2 of 2 test scans" in capsys.readouterr().err) == told
+
+
+def test_random_features_may_stand_still_as_a_baseline_and_this_is_said(
+    shapes_store, tmp_path, capsys
+):
+    how = {
+        "freeze": "always",
+        "steps": 2,
+        "crop": (16, 16, 16),
+        "network": {"name": "plain", "channels": [4, 8]},
+    }
+    run = selfvox.finetune(shapes_store, out=tmp_path / "run", encoder="none", **how)
+    assert (
+        "stands still for 2 of 2 steps, its weights random: only as a baseline"
+        in capsys.readouterr().err
+    )
+    torch.manual_seed(0)
+    drawn = build(
+        json.loads((run / "network" / "network.json").read_text())["network"], 3, 1
+    ).named_parameters()
+    tensors, _ = load_part(run / "network", "network")
+    assert all(torch.equal(tensors[f"encoder.{name}"], tensor) for name, tensor in drawn)
+
+
+def two_channels(folder, count=3):
+    """Shapes, and a copy of each as its second channel."""
+    phantom.write(folder / "one", "shapes", count=count)
+    shutil.copytree(folder / "one", folder / "copy")
+    rows = [
+        f"{case.subject},{case.images[0]},{folder / 'copy' / case.images[0].relative_to(folder / 'one')},{case.label}"
+        for case in find(folder / "one").cases
+    ]
+    (folder / "two.csv").write_text("\n".join(["subject,image_a,image_b,label", *rows]) + "\n")
+    return folder / "two.csv"
+
+
+def test_scans_of_other_channels_need_a_policy_which_is_told_and_kept(tmp_path, pretrained, capsys):
+    table = two_channels(tmp_path)
+    how = {
+        "encoder": str(pretrained),
+        "labels": 1,
+        "steps": 1,
+        "crop": (16, 16, 16),
+        "device": "cpu",
+    }
+    with pytest.raises(DataError, match="--first-conv"):
+        selfvox.finetune(table, out=tmp_path / "refused", **how)
+    run = selfvox.finetune(table, out=tmp_path / "run", first_conv="mean", freeze="always", **how)
+    before, after, card = encoders(pretrained, run)
+    assert "from 1 to 2 channels: mean" in card["encoder"]
+    assert "from 1 to 2 channels: mean" in capsys.readouterr().err
+    changed = [name for name in before if before[name].shape != after[name].shape]
+    assert len(changed) == 1
+    assert torch.allclose(after[changed[0]].sum(1, keepdim=True), before[changed[0]])
+    assert all(torch.equal(before[name], after[name]) for name in before if name not in changed)
+
+
+def test_an_encoder_that_labels_trained_serves_as_one_that_pre_training_did(
+    shapes_store, tmp_path, small
+):
+    first = selfvox.finetune(
+        shapes_store, out=tmp_path / "first", encoder="none", labels=2, steps=2, **small
+    )
+    second = selfvox.finetune(
+        shapes_store, out=tmp_path / "second", encoder=str(first), freeze="always", labels=1, seed=1, steps=2,
+        crop=(16, 16, 16), device="cpu",
+    )  # fmt: skip
+    before, card = load_part(first / "network", "network")
+    after, later = load_part(second / "network", "network")
+    inherited = [name for name in before if name.startswith("encoder.")]
+    assert inherited
+    assert all(torch.equal(before[name], after[name]) for name in inherited)
+    assert "the labels of first" in later["encoder"]
+    assert set(card["seen"]["image_hashes"]) <= set(later["seen"]["image_hashes"])

@@ -1,0 +1,444 @@
+"""Predictions lie on the grid of their scan, whatever it is, and a stopped batch goes on to the same bytes."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from unittest import mock
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from PIL import Image as Pillow
+
+from selfvox.commands.predict import predict
+from selfvox.errors import BusyError, DataError, Stopped, UsageError, WeightsError
+from selfvox.prediction import segment
+from selfvox.prediction.output_folder import Folder
+from selfvox.settings.verbs import Predict
+
+from ..conftest import affine, blob, make_run, write_scan
+
+GRIDS = {
+    "straight": affine(),
+    "flipped": affine(signs=(-1, 1, -1)),
+    "permuted": affine(axes=(2, 0, 1), signs=(1, -1, 1)),
+    "oblique": affine(turn=0.4),
+    "oblique, permuted and flipped": affine(turn=-0.7, axes=(1, 2, 0), signs=(-1, -1, 1)),
+}
+
+
+def content(folder):
+    return {
+        path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.name != ".lock"
+    }
+
+
+def bright(network):
+    """Logits that give class 1 more than half of the probability where the prepared scan is above its own mean."""
+
+    def logits(x):
+        return torch.cat([-x[:, :1], x[:, :1], torch.full_like(x[:, :1], -100)], 1)
+
+    return logits
+
+
+@pytest.fixture
+def thresholding(monkeypatch):
+    """A network that thresholds its input, so that its prediction is known voxel by voxel."""
+    real = segment.segment_whole
+    thresholded = lambda network, *rest, **how: real(bright(network), *rest, **how)  # noqa: E731
+    monkeypatch.setattr(segment, "segment_whole", thresholded)
+
+
+@pytest.mark.parametrize("matrix", GRIDS.values(), ids=GRIDS)
+def test_a_prediction_lies_on_its_scans_grid(run, tmp_path, matrix):
+    scan = write_scan(tmp_path / "a.nii.gz", blob((20, 17, 12)), matrix)
+    (path,) = predict(Predict(run=run, scans=scan, out=tmp_path / "out"))
+    before, after = nib.load(scan), nib.load(path)
+    assert path == tmp_path / "out" / "a.nii.gz"
+    assert after.shape == before.shape
+    np.testing.assert_array_equal(after.affine, before.affine)
+    for field in (
+        "pixdim",
+        "sform_code",
+        "qform_code",
+        "quatern_b",
+        "qoffset_x",
+        "srow_x",
+        "xyzt_units",
+    ):
+        np.testing.assert_array_equal(after.header[field], before.header[field])
+    assert set(np.unique(after.dataobj)) <= {0, 1, 2}
+
+
+@pytest.mark.parametrize("matrix", GRIDS.values(), ids=GRIDS)
+def test_a_thresholding_network_gives_the_thresholded_scan(run, tmp_path, thresholding, matrix):
+    data = blob((23, 14, 19))
+    scan = write_scan(tmp_path / "a.nii.gz", data, matrix)
+    (path,) = predict(Predict(run=run, scans=scan, out=tmp_path / "out", precision="fp32"))
+    # the recipe's foreground is above 5 % of the robust range
+    inside = data[data > 0.05 * np.percentile(data, 99.5)]
+    np.testing.assert_array_equal(np.asarray(nib.load(path).dataobj), data > inside.mean())
+
+
+@pytest.mark.parametrize(
+    "how", [{"spacing_mm": (1.0, 1.0, 1.0)}, {"size": (24, 24, 24)}], ids=["spacing", "size"]
+)
+@pytest.mark.parametrize("matrix", GRIDS.values(), ids=GRIDS)
+def test_a_resampling_recipe_brings_a_surface_back_to_where_it_is(
+    tmp_path, thresholding, matrix, how
+):
+    at = np.indices((23, 30, 19)).astype(np.float64)
+    data = 1000 * np.exp(-((at - np.array([10, 17, 8]).reshape(3, 1, 1, 1)) ** 2).sum(0) / 90)
+    run = make_run(tmp_path / "run", **how)
+    scan = write_scan(tmp_path / "a.nii.gz", data.astype(np.float32), matrix)
+    (path,) = predict(Predict(run=run, scans=scan, out=tmp_path / "out", precision="fp32"))
+    found = np.asarray(nib.load(path).dataobj) == 1
+    threshold = data[data > 0.05 * np.percentile(data, 99.5)].mean()
+    # the surface may be a quarter of a voxel off, where the data rise by this much
+    tolerance = (
+        0.25 * np.linalg.norm(np.gradient(data), axis=0)[np.abs(data - threshold) < 50].max()
+    )
+    clear = np.abs(data - threshold) > tolerance
+    assert clear.mean() > 0.95
+    np.testing.assert_array_equal(found[clear], data[clear] > threshold)
+
+
+@pytest.mark.parametrize("how", [{}, {"spacing_mm": (1.5, 1.5, 1.5)}])
+def test_probabilities_sum_to_one_and_decide_the_label(tmp_path, how):
+    run = make_run(tmp_path / "run", **how)
+    scan = write_scan(
+        tmp_path / "a.nii.gz", blob((20, 17, 12)), GRIDS["oblique, permuted and flipped"]
+    )
+    (path,) = predict(Predict(run=run, scans=scan, out=tmp_path / "out", probabilities=True))
+    written = nib.load(tmp_path / "out" / "a_probabilities.nii.gz")
+    probabilities = written.get_fdata()
+    assert probabilities.shape == (20, 17, 12, 3)
+    np.testing.assert_array_equal(written.affine, nib.load(scan).affine)
+    np.testing.assert_allclose(probabilities.sum(-1), 1, atol=1e-5)
+    np.testing.assert_array_equal(probabilities.argmax(-1), np.asarray(nib.load(path).dataobj))
+    (alone,) = predict(Predict(run=run, scans=scan, out=tmp_path / "alone"))
+    assert alone.read_bytes() == path.read_bytes()
+
+
+def test_what_was_assumed_of_a_scan_is_noted_beside_its_prediction(run, tmp_path):
+    scan = nib.Nifti1Image(blob((20, 17, 12)), None)
+    scan.to_filename(tmp_path / "a.nii.gz")
+    for _ in range(2):  # kept, it is still there
+        predict(Predict(run=run, scans=tmp_path / "a.nii.gz", out=tmp_path / "out"))
+        (line,) = (tmp_path / "out" / "cases.jsonl").read_text(encoding="utf-8").splitlines()
+        assert json.loads(line)["notes"] == [
+            "neither sform nor qform: orientation unknown, left and right may be swapped"
+        ]
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_picture_becomes_a_png_of_its_size(tmp_path, thresholding, channels):
+    run = make_run(
+        tmp_path / "run", spatial_dims=2, channel_names=("red", "green", "blue")[:channels]
+    )
+    picture = np.zeros((40, 31, 3), np.uint8)
+    picture[10:25, 5:20] = 255
+    tmp_path.joinpath("in").mkdir()
+    Pillow.fromarray(picture if channels == 3 else picture[..., 0]).save(
+        tmp_path / "in" / "eye.png"
+    )
+    (path,) = predict(
+        Predict(run=run, scans=tmp_path / "in", out=tmp_path / "out", probabilities=True)
+    )
+    with (
+        Pillow.open(path) as label,
+        Pillow.open(tmp_path / "out" / "eye_probabilities.tif") as probabilities,
+    ):
+        np.testing.assert_array_equal(np.asarray(label), picture[..., 0] > 0)
+        assert probabilities.n_frames == 3
+
+
+def test_two_runs_write_the_same_bytes(run, scans, tmp_path):
+    for out in ("one", "two"):
+        predict(Predict(run=run, scans=scans, out=tmp_path / out, probabilities=True))
+    assert content(tmp_path / "one") == content(tmp_path / "two")
+    assert json.loads((tmp_path / "one" / "classes.json").read_text())["2"] == "lesion"
+
+
+def test_no_text_of_the_header_and_no_path_is_written(run, scans, tmp_path):
+    predict(Predict(run=run, scans=scans, out=tmp_path / "out"))
+    for path in (tmp_path / "out").iterdir():
+        raw = (
+            bytes(nib.load(path).header.binaryblock) if path.suffix == ".gz" else path.read_bytes()
+        )
+        assert b"DOE^JANE" not in raw
+        assert str(tmp_path).encode() not in raw
+
+
+def test_a_batch_killed_at_any_scan_goes_on_to_the_same_bytes(run, scans, tmp_path):
+    predict(Predict(run=run, scans=scans, out=tmp_path / "whole"))
+    code = (
+        "import os, sys\nfrom pathlib import Path\nfrom selfvox.prediction import output_folder as folder\nfrom selfvox.commands import predict as p\n"
+        "from selfvox.settings.verbs import Predict\nrecord, left = folder.Folder.record, [int(sys.argv[4])]\n"
+        "def killed(self, case, **more):\n"
+        "    if not left[0]:\n        (self.path / '.1.part.x.nii.gz').write_bytes(b'half')\n        os._exit(9)\n"
+        "    left[0] -= 1\n    record(self, case, **more)\n"
+        "folder.Folder.record = killed\n"
+        "p.predict(Predict(run=Path(sys.argv[1]), scans=Path(sys.argv[2]), out=Path(sys.argv[3])))\n"
+    )
+    out = tmp_path / "out"
+    command = [sys.executable, "-c", code, str(run), str(scans), str(out), "1"]
+    assert subprocess.run(command, capture_output=True, check=False).returncode == 9
+    kept = (out / "scan_0.nii.gz").stat().st_mtime_ns
+    predict(Predict(run=run, scans=scans, out=out))
+    assert content(out) == content(tmp_path / "whole")
+    assert (out / "scan_0.nii.gz").stat().st_mtime_ns == kept
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_stops_at_once_and_what_is_finished_stays(
+    run, scans, tmp_path, monkeypatch, number
+):
+    real = segment.segment_whole
+    calls = []
+
+    def slow(*args, **how):
+        calls.append(1)
+        if len(calls) == 2:
+            threading.Timer(0.1, os.kill, (os.getpid(), number)).start()
+            time.sleep(20)
+        return real(*args, **how)
+
+    monkeypatch.setattr(segment, "segment_whole", slow)
+    handler = signal.getsignal(number)
+    began = time.monotonic()
+    with pytest.raises(Stopped) as stopped:
+        predict(Predict(run=run, scans=scans, out=tmp_path / "out"))
+    assert time.monotonic() - began < 15
+    assert stopped.value.exit_code == 128 + number
+    assert [path.name for path in sorted((tmp_path / "out").glob("*.nii.gz"))] == ["scan_0.nii.gz"]
+    assert not list((tmp_path / "out").glob(".*.part.*"))
+    assert signal.getsignal(number) == handler
+
+
+def test_finished_predictions_are_not_made_again(run, scans, tmp_path, monkeypatch, capsys):
+    first = predict(Predict(run=run, scans=scans, out=tmp_path / "out"))
+    before = content(tmp_path / "out")
+    monkeypatch.setattr(segment, "segment_whole", None)
+    assert predict(Predict(run=run, scans=scans, out=tmp_path / "out")) == first
+    assert content(tmp_path / "out") == before
+    assert "3 of 3 predictions are there already" in capsys.readouterr().err
+
+
+def test_a_damaged_prediction_is_made_again_and_a_corrected_one_kept(run, scans, tmp_path, capsys):
+    first, second, _ = predict(Predict(run=run, scans=scans, out=tmp_path / "out"))
+    whole = first.read_bytes()
+    first.write_bytes(whole[: len(whole) // 2])
+    corrected = nib.Nifti1Image(np.ones((20, 17, 12), np.uint8), nib.load(second).affine)
+    nib.save(corrected, second)
+    by_hand = second.read_bytes()
+    predict(Predict(run=run, scans=scans, out=tmp_path / "out"))
+    assert first.read_bytes() == whole
+    assert second.read_bytes() == by_hand
+    said = capsys.readouterr().err
+    assert "scan_0.nii.gz: damaged" in said
+    assert "scan_1.nii.gz: was changed" in said
+
+
+def test_a_corrected_label_is_kept_though_what_lies_beside_it_is_gone(run, scans, tmp_path, capsys):
+    how = {"run": run, "scans": scans, "out": tmp_path / "out", "probabilities": True}
+    first, second, _ = predict(Predict(**how))
+    nib.save(nib.Nifti1Image(np.ones((20, 17, 12), np.uint8), nib.load(first).affine), first)
+    by_hand = first.read_bytes()
+    for label in (first, second):
+        label.with_name(label.name.replace(".nii.gz", "_probabilities.nii.gz")).unlink()
+    predict(Predict(**how))
+    assert first.read_bytes() == by_hand
+    assert not (tmp_path / "out" / "scan_0_probabilities.nii.gz").exists()
+    assert (tmp_path / "out" / "scan_1_probabilities.nii.gz").exists()
+    assert (
+        "scan_0.nii.gz: was changed since it was predicted; kept as it is"
+        in capsys.readouterr().err
+    )
+
+
+def test_a_folder_that_another_process_predicts_into_is_left_alone(run, scans, tmp_path):
+    with (
+        Folder(tmp_path / "out", probabilities=False).held(),
+        pytest.raises(BusyError, match="name another --out"),
+    ):
+        predict(Predict(run=run, scans=scans, out=tmp_path / "out"))
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [".lock"]
+
+
+@pytest.mark.parametrize("name", ["review.csv", "classes.json"])
+def test_tables_of_somebody_else_are_not_written_over(run, scans, tmp_path, name):
+    table = tmp_path / "out" / name
+    table.parent.mkdir()
+    table.write_text("mine")
+    with pytest.raises(UsageError, match="was not predicted by this run"):
+        predict(Predict(run=run, scans=scans, out=tmp_path / "out"))
+    assert table.read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError,
+        MemoryError,
+        RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+    ],
+)
+def test_a_scan_that_memory_has_no_room_for_is_rejected_and_the_others_are_predicted(
+    run, scans, tmp_path, monkeypatch, error
+):
+    asked, plain = [], segment.segment_whole
+
+    def full_once(*given, **how):
+        asked.append(given)
+        if len(asked) == 2:
+            raise error
+        return plain(*given, **how)
+
+    monkeypatch.setattr(segment, "segment_whole", full_once)
+    with pytest.raises(DataError, match="1 of 3 scans could not be predicted"):
+        predict(Predict(run=run, scans=scans, out=tmp_path / "out"))
+    assert [(tmp_path / "out" / f"scan_{number}.nii.gz").exists() for number in range(3)] == [
+        True,
+        False,
+        True,
+    ]
+    assert "memory" in (tmp_path / "out" / "rejected.csv").read_text()
+
+
+def test_any_other_failure_is_not_taken_for_full_memory(run, scans, tmp_path, monkeypatch):
+    monkeypatch.setattr(segment, "segment_whole", mock.Mock(side_effect=RuntimeError("shapes")))
+    with pytest.raises(RuntimeError, match="shapes"):
+        predict(Predict(run=run, scans=scans, out=tmp_path / "out"))
+
+
+def test_a_voter_that_was_trained_on_the_test_subjects_is_refused(run, scans, tmp_path):
+    other = make_run(tmp_path / "other", seed=1)
+    asked = {"run": run, "scans": scans, "ensemble": (other,), "subset": "test"}
+    assert len(predict(Predict(**asked, out=tmp_path / "same"))) == 2
+    for part in ("train", "validation"):
+        split = {"train": [], "validation": [], "test": ["scan_0"], "seed": 0} | {part: ["scan_2"]}
+        (other / "split.json").write_text(json.dumps(split))
+        with pytest.raises(
+            UsageError,
+            match=r"other: has seen 1 of the 2 test subjects, such as scan_2; leave it out",
+        ):
+            predict(Predict(**asked, out=tmp_path / part))
+    assert len(predict(Predict(**(asked | {"subset": "all"}), out=tmp_path / "all"))) == 3
+
+
+def test_a_folder_of_another_run_or_of_other_scans_is_refused(run, scans, tmp_path):
+    out = tmp_path / "out"
+    predict(Predict(run=run, scans=scans, out=out))
+    before = content(out)
+    other = make_run(tmp_path / "other", seed=1)
+    with pytest.raises(UsageError, match="another run"):
+        predict(Predict(run=other, scans=scans, out=out))
+    with pytest.raises(UsageError, match=r"overlap 0\.5, not 0\.25"):
+        predict(Predict(run=run, scans=scans, out=out, overlap=0.25))
+    write_scan(tmp_path / "later" / "scan_1.nii.gz", blob((20, 17, 12), 9))
+    with pytest.raises(UsageError, match="another scan called scan_1"):
+        predict(Predict(run=run, scans=tmp_path / "later", out=out))
+    assert content(out) == before
+
+
+def test_the_scans_themselves_are_never_overwritten(run, scans):
+    before = content(scans)
+    for given, out in ((scans / "scan_0.nii.gz", scans), (scans, scans), (scans, scans / "out")):
+        with pytest.raises(UsageError, match="name another --out"):
+            predict(Predict(run=run, scans=given, out=out))
+    assert content(scans) == before
+
+
+def test_files_of_the_same_name_that_were_not_predicted_are_not_overwritten(run, scans, tmp_path):
+    truth = write_scan(
+        tmp_path / "truth" / "scan_2.nii.gz", np.ones((20, 17, 12), np.uint8)
+    ).read_bytes()
+    with pytest.raises(UsageError, match=r"scan_2\.nii\.gz: is there"):
+        predict(Predict(run=run, scans=scans, out=tmp_path / "truth"))
+    assert (tmp_path / "truth" / "scan_2.nii.gz").read_bytes() == truth
+
+
+def test_bad_scans_are_named_and_the_others_predicted(run, scans, tmp_path, capsys):
+    (scans / "=cmd().nii.gz").write_bytes(b"no scan")
+    write_scan(scans / "flat.nii.gz", np.ones((9, 9, 9), np.int16))
+    with pytest.raises(DataError, match="2 of 5 scans"):
+        predict(Predict(run=run, scans=scans, out=tmp_path / "out"))
+    assert {path.name for path in (tmp_path / "out").glob("*.nii.gz")} == {
+        f"scan_{n}.nii.gz" for n in range(3)
+    }
+    with (tmp_path / "out" / "rejected.csv").open() as file:
+        rows = {row["id"]: row["reason"] for row in csv.DictReader(file)}
+    assert rows.keys() == {"'=cmd()", "flat"}
+    assert "same value everywhere" in rows["flat"]
+    assert "flat.nii.gz: " in capsys.readouterr().err
+    for bad in ("=cmd()", "flat"):
+        (scans / f"{bad}.nii.gz").unlink()
+    predict(Predict(run=run, scans=scans, out=tmp_path / "out"))
+    assert not (tmp_path / "out" / "rejected.csv").exists()
+
+
+def test_scans_with_other_channels_are_refused_by_name(tmp_path):
+    run = make_run(tmp_path / "run", channel_names=("T1", "FLAIR"))
+    for case in ("a", "b"):
+        for number in range(3):
+            write_scan(
+                tmp_path / "raw" / "imagesTr" / f"{case}_{number:04}.nii.gz",
+                blob((20, 17, 12), number),
+            )
+        write_scan(
+            tmp_path / "raw" / "labelsTr" / f"{case}.nii.gz", np.ones((20, 17, 12), np.uint8)
+        )
+    names = {
+        "channel_names": {"0": "T1", "1": "T2", "2": "FLAIR"},
+        "labels": {"background": 0, "organ": 1},
+    }
+    (tmp_path / "raw" / "dataset.json").write_text(
+        json.dumps({**names, "numTraining": 2, "file_ending": ".nii.gz"})
+    )
+    with pytest.raises(DataError, match=r"T1, T2, FLAIR where the run was trained on T1, FLAIR"):
+        predict(Predict(run=run, scans=tmp_path / "raw", out=tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_scan_with_two_channels_in_one_file_is_predicted(tmp_path):
+    run = make_run(tmp_path / "run", channel_names=("T1", "FLAIR"))
+    both = np.stack([blob((20, 17, 12), 1), blob((20, 17, 12), 2)], -1)
+    scan = write_scan(tmp_path / "a.nii.gz", both)
+    (path,) = predict(Predict(run=run, scans=scan, out=tmp_path / "out"))
+    assert nib.load(path).shape == (20, 17, 12)
+    single = write_scan(tmp_path / "b.nii.gz", both[..., 0])
+    with pytest.raises(DataError, match="1 of 1"):
+        predict(Predict(run=run, scans=single, out=tmp_path / "other"))
+
+
+def test_a_subset_is_what_the_run_says_and_a_list_is_a_list(run, scans, tmp_path):
+    test = predict(Predict(run=run, scans=scans, out=tmp_path / "test", subset="test"))
+    assert [path.name for path in test] == ["scan_1.nii.gz", "scan_2.nii.gz"]
+    (scans / "few.txt").write_text("scan_2.nii.gz\n")
+    listed = predict(Predict(run=run, scans=scans / "few.txt", out=tmp_path / "listed"))
+    assert [path.read_bytes() for path in listed] == [test[1].read_bytes()]
+    with pytest.raises(DataError, match="none of the run's 0 validation subjects"):
+        predict(Predict(run=run, scans=scans, out=tmp_path / "none", subset="validation"))
+
+
+def test_a_smaller_scan_than_the_window_is_predicted(run, tmp_path):
+    scan = write_scan(tmp_path / "a.nii.gz", blob((7, 9, 5)))
+    (path,) = predict(Predict(run=run, scans=scan, out=tmp_path / "out"))
+    assert nib.load(path).shape == (7, 9, 5)
+
+
+def test_a_run_without_an_intact_network_is_refused(run, scans, tmp_path):
+    with pytest.raises(WeightsError, match=r"holds no network\.json"):
+        predict(Predict(run=tmp_path, scans=scans, out=tmp_path / "out"))
+    weights = run / "network" / "weights.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"x")
+    with pytest.raises(WeightsError, match="checksum"):
+        predict(Predict(run=run, scans=scans, out=tmp_path / "out"))

@@ -1,0 +1,725 @@
+"""A data set becomes a store: only what changed is redone, a bad scan is named, a killed run goes on."""
+
+from __future__ import annotations
+
+import csv
+import errno
+import json
+import multiprocessing
+import operator
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+import selfvox
+from selfvox.data.formats.image import read, read_label
+from selfvox.data.preparation import parallel, split
+from selfvox.data.preparation.build_store import prepared
+from selfvox.data.preparation.recipe import Recipe, foreground
+from selfvox.data.preparation.store import Store, open_store
+from selfvox.errors import DataError, ResourceError, UsageError
+from selfvox.settings.verbs import Preparation
+
+REAL = Path(__file__).parents[2].parent / "shared" / "data"
+
+
+def real(name: str) -> Path:
+    if not (REAL / name).is_dir():
+        pytest.skip(f"the scans of {name} are not on this machine")
+    return REAL / name
+
+
+def scan(path: Path, seed: int = 0, shape: tuple[int, ...] = (14, 12, 10), low: float = 0) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    data = np.full(shape, low, dtype=np.float32)
+    data[2:-2, 2:-2, 2:-2] = np.random.default_rng(seed).uniform(
+        100, 200, [extent - 4 for extent in shape]
+    )
+    nib.save(nib.Nifti1Image(data, np.diag([1, 1, 2, 1])), path)
+
+
+def mask(
+    path: Path, values: tuple[int, ...] = (1, 2), shape: tuple[int, ...] = (14, 12, 10)
+) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    data = np.zeros(shape, dtype=np.uint8)
+    for value in values:
+        data[4 + value, 4:8, 4:6] = value
+    nib.save(nib.Nifti1Image(data, np.diag([1, 1, 2, 1])), path)
+
+
+@pytest.fixture
+def scans(tmp_path: Path) -> Path:
+    for number in range(5):
+        scan(tmp_path / "scans" / f"s{number}.nii.gz", number)
+    return tmp_path / "scans"
+
+
+def times(store: Path) -> dict[str, int]:
+    return {file.stem: file.stat().st_mtime_ns for file in (store / "images").glob("*.npy")}
+
+
+def redone(before: dict[str, int], store: Path) -> set[str]:
+    return {name for name, when in times(store).items() if before.get(name) != when}
+
+
+def test_a_folder_of_scans_becomes_a_store(scans: Path, tmp_path: Path) -> None:
+    assert selfvox.prepare(scans, out=tmp_path / "store") == tmp_path / "store"
+    store = open_store(tmp_path / "store")
+    assert [case.id for case in store.cases] == ["s0", "s1", "s2", "s3", "s4"]
+    for case in store.cases:
+        image = read(scans / f"{case.id}.nii.gz")
+        inside = foreground(image.data[0])
+        raw = image.data[0][1:-1, 1:-1, 1:-1]
+        expected = (raw - image.data[0][inside].mean()) / image.data[0][inside].std()
+        np.testing.assert_allclose(store.crop(case, (0, 0, 0), case.shape)[0], expected, atol=2e-3)
+        assert case.spacing_mm == (1, 1, 2)
+
+
+def test_only_what_changed_is_prepared_again(
+    scans: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = tmp_path / "store"
+    selfvox.prepare(scans, out=store)
+    before, manifest = times(store), (store / "manifest.json").stat().st_mtime_ns
+
+    selfvox.prepare(scans, out=store)
+    assert redone(before, store) == set()
+    assert (store / "manifest.json").stat().st_mtime_ns == manifest
+
+    scan(scans / "s1.nii.gz", seed=77)  # new content
+    (scans / "s2.nii.gz").touch()  # new time, same content
+    scan(scans / "s9.nii.gz", seed=9)  # new scan
+    (scans / "s3.nii.gz").unlink()
+    capsys.readouterr()
+    selfvox.prepare(scans, out=store)
+    assert redone(before, store) == {"s1", "s9"}
+    assert "2 prepared now, 3 unchanged" in capsys.readouterr().err
+    assert [case.id for case in open_store(store).cases] == ["s0", "s1", "s2", "s4", "s9"]
+    assert not list(store.glob("*/s3.*"))
+
+    before = times(store)
+    selfvox.prepare(scans, out=store, size=(8, 8, 8))
+    assert redone(before, store) == {"s0", "s1", "s2", "s4", "s9"}
+    assert {case.shape for case in open_store(store).cases} == {(8, 8, 8)}
+
+
+def test_the_store_does_not_depend_on_the_workers(scans: Path, tmp_path: Path) -> None:
+    for number in range(5, 9):
+        scan(scans / f"s{number}.nii.gz", number)
+    selfvox.prepare(scans, out=tmp_path / "one", workers=1, intensity="ct")
+    selfvox.prepare(scans, out=tmp_path / "two", workers=2, intensity="ct")
+    one, two = open_store(tmp_path / "one"), open_store(tmp_path / "two")
+    assert one.cases == two.cases
+    assert one.recipe == two.recipe
+    assert (tmp_path / "one" / "manifest.json").read_bytes() == (
+        tmp_path / "two" / "manifest.json"
+    ).read_bytes()
+
+
+def test_bad_scans_are_named_and_the_others_go_on(scans: Path, tmp_path: Path) -> None:
+    whole = (scans / "s1.nii.gz").read_bytes()
+    (scans / "s1.nii.gz").write_bytes(whole[: len(whole) // 2])
+    (scans / "=1+1.nii.gz").write_bytes(b"no scan")
+    nib.save(nib.Nifti1Image(np.full((9, 9, 9), 7, np.int16), np.eye(4)), scans / "flat.nii.gz")
+    selfvox.prepare(scans, out=tmp_path / "store")
+    assert [case.id for case in open_store(tmp_path / "store").cases] == ["s0", "s2", "s3", "s4"]
+    with (tmp_path / "store" / "rejected.csv").open(newline="") as file:
+        rows = {row["id"]: row for row in csv.DictReader(file)}
+    assert set(rows) == {"'=1+1", "flat", "s1"}
+    assert rows["'=1+1"]["file"].startswith("'=")  # no formula for a spreadsheet
+    assert "same value everywhere" in rows["flat"]["reason"]
+
+    scan(scans / "s1.nii.gz", 1)  # repaired
+    (scans / "=1+1.nii.gz").unlink()
+    (scans / "flat.nii.gz").unlink()
+    selfvox.prepare(scans, out=tmp_path / "store")
+    assert len(open_store(tmp_path / "store").cases) == 5
+    assert not (tmp_path / "store" / "rejected.csv").exists()
+
+
+def test_a_scan_that_turns_bad_leaves_the_store(scans: Path, tmp_path: Path) -> None:
+    selfvox.prepare(scans, out=tmp_path / "store")
+    (scans / "s1.nii.gz").write_bytes(b"broken")
+    selfvox.prepare(scans, out=tmp_path / "store")
+    assert "s1" not in [case.id for case in open_store(tmp_path / "store").cases]
+    assert not list((tmp_path / "store").glob("*/s1.*"))
+
+
+def test_nothing_usable_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "scans").mkdir()
+    (tmp_path / "scans" / "a.nii.gz").write_bytes(b"no scan")
+    with pytest.raises(DataError, match=r"not one of 1 scans can be used; the first: a.nii.gz"):
+        selfvox.prepare(tmp_path / "scans", out=tmp_path / "store")
+    (tmp_path / "scans" / "b.nii.gz").write_bytes(b"none either")
+    with pytest.raises(
+        DataError,
+        match=r"not one of 2 scans can be used \(all in .*rejected.csv\); the first: a.nii.gz",
+    ):
+        selfvox.prepare(tmp_path / "scans", out=tmp_path / "store")
+    with (tmp_path / "store" / "rejected.csv").open(newline="") as file:
+        assert [(row["id"], bool(row["reason"])) for row in csv.DictReader(file)] == [
+            ("a", True),
+            ("b", True),
+        ]
+    scan(tmp_path / "scans" / "a.nii.gz")  # repaired
+    selfvox.prepare(tmp_path / "scans", out=tmp_path / "store")
+    assert [case.id for case in open_store(tmp_path / "store").cases] == ["a"]
+
+
+def labelled(
+    root: Path, values: Callable[[int], tuple[int, ...]] = lambda number: (1, 2), count: int = 4
+) -> Path:
+    for number in range(count):
+        scan(root / "imagesTr" / f"s{number}.nii.gz", number)
+        mask(root / "labelsTr" / f"s{number}.nii.gz", values(number))
+    table = {
+        "name": "x",
+        "modality": {"0": "MRI"},
+        "labels": {"0": "background", "1": "a", "2": "b"},
+        "training": [
+            {"image": f"./imagesTr/s{number}.nii.gz", "label": f"./labelsTr/s{number}.nii.gz"}
+            for number in range(count)
+        ],
+        "test": [],
+    }
+    (root / "dataset.json").write_text(json.dumps(table))
+    return root
+
+
+def test_labels_are_kept_and_undeclared_values_refused(tmp_path: Path) -> None:
+    scans = labelled(tmp_path / "scans", lambda number: (1, 2) if number else (1, 5))
+    selfvox.prepare(scans, out=tmp_path / "store")
+    store = open_store(tmp_path / "store")
+    assert [case.id for case in store.cases] == ["s1", "s2", "s3"]
+    assert "unexpected label values 5" in (tmp_path / "store" / "rejected.csv").read_text()
+    assert store.classes == {0: "background", 1: "a", 2: "b"}
+    case = store.cases[0]
+    label = store.label_crop(case, (0, 0, 0), case.shape)
+    image = read(scans / "imagesTr" / "s1.nii.gz")
+    np.testing.assert_array_equal(
+        store.recipe.undo(label, case.trail), read_label(scans / "labelsTr" / "s1.nii.gz", image)
+    )
+
+
+def test_a_changed_label_makes_its_case_again(tmp_path: Path) -> None:
+    scans = labelled(tmp_path / "scans")
+    selfvox.prepare(scans, out=tmp_path / "store")
+    before = times(tmp_path / "store")
+    mask(scans / "labelsTr" / "s2.nii.gz", (2,))
+    selfvox.prepare(scans, out=tmp_path / "store")
+    assert redone(before, tmp_path / "store") == {"s2"}
+
+
+def test_labels_that_change_names_are_prepared_again_although_size_and_time_are_the_same(
+    tmp_path: Path,
+) -> None:
+    """As of files from one archive: a mix-up that was put right by renaming stayed in the store."""
+    first, second = (tmp_path / "scans" / "labels" / f"s{number}.nii" for number in range(2))
+    for number, label in enumerate((first, second)):
+        scan(tmp_path / "scans" / "images" / f"s{number}.nii", number)
+        mask(label, (1 + number,))
+        os.utime(label, ns=(10**18, 10**18))
+    selfvox.prepare(tmp_path / "scans", out=tmp_path / "store")
+    first.rename(tmp_path / "aside")
+    second.rename(first)
+    (tmp_path / "aside").rename(second)
+    selfvox.prepare(tmp_path / "scans", out=tmp_path / "store")
+    assert [case.label_values for case in open_store(tmp_path / "store").cases] == [(0, 2), (0, 1)]
+
+
+def test_classes_that_no_one_declared_are_found_in_the_labels(tmp_path: Path) -> None:
+    labelled(tmp_path / "scans")
+    (tmp_path / "scans" / "dataset.json").unlink()
+    selfvox.prepare(tmp_path / "scans", out=tmp_path / "store")
+    assert open_store(tmp_path / "store").classes == {0: "background", 1: "class 1", 2: "class 2"}
+
+
+def test_damaged_arrays_and_no_others_are_made_again(scans: Path, tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    selfvox.prepare(scans, out=store)
+    good = (store / "images" / "s3.npy").read_bytes()
+    before = times(store)
+    damaged = bytearray(good)
+    damaged[-1] ^= 4
+    (store / "images" / "s3.npy").write_bytes(damaged)
+    (store / "images" / "s4.npy").unlink()
+    stamp = times(store)["s3"]
+    selfvox.prepare(scans, out=store)
+    assert redone(before | {"s3": stamp}, store) == {"s3", "s4"}
+    assert (store / "images" / "s3.npy").read_bytes() == good
+
+
+def test_a_damaged_recipe_is_fitted_again(scans: Path, tmp_path: Path) -> None:
+    selfvox.prepare(scans, out=tmp_path / "store")
+    good = open_store(tmp_path / "store")
+    manifest = tmp_path / "store" / "manifest.json"
+    manifest.write_text(
+        json.dumps(json.loads(manifest.read_text()) | {"recipe": {"size": None}, "cases": None})
+    )
+    selfvox.prepare(scans, out=tmp_path / "store")
+    assert open_store(tmp_path / "store").cases == good.cases
+
+
+def test_another_subject_in_the_table_reaches_the_store_without_new_arrays(
+    scans: Path, tmp_path: Path
+) -> None:
+    table = scans / "table.csv"
+    table.write_text("image,subject,grade\ns0.nii.gz,ann,0\ns1.nii.gz,bob,1\n")
+    selfvox.prepare(table, out=tmp_path / "store")
+    before = times(tmp_path / "store")
+    table.write_text("image,subject,grade\ns0.nii.gz,ann,0\ns1.nii.gz,ann,2\n")
+    selfvox.prepare(table, out=tmp_path / "store")
+    assert [(case.subject, case.grade) for case in open_store(tmp_path / "store").cases] == [
+        ("ann", 0),
+        ("ann", 2),
+    ]
+    assert redone(before, tmp_path / "store") == set()
+
+
+def test_no_path_user_or_host_is_in_the_store(scans: Path, tmp_path: Path) -> None:
+    selfvox.prepare(scans, out=tmp_path / "store", validation=1, test=1)
+    (scans / "s1.nii.gz").write_bytes(b"broken")
+    selfvox.prepare(scans, out=tmp_path / "store")
+    for file in (tmp_path / "store").rglob("*"):
+        if file.is_file():
+            content = file.read_bytes()
+            for secret in (str(tmp_path), os.uname().nodename, os.environ.get("HOME", "/root")):
+                assert secret.encode() not in content, file
+
+
+def test_one_scan_under_two_subjects_is_noticed(
+    scans: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copy(scans / "s1.nii.gz", scans / "twin.nii.gz")
+    selfvox.prepare(scans, out=tmp_path / "store")
+    assert "s1, twin: the same scan under several subjects" in capsys.readouterr().err
+
+
+def test_a_split_stays_unless_other_numbers_are_asked_for(scans: Path, tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    selfvox.prepare(scans, out=store, test=1, validation=1)
+    first = split.read(store / "split.json")
+    assert (len(first.train), len(first.validation), len(first.test)) == (3, 1, 1)
+    scan(scans / "s9.nii.gz", 9)
+    for again in ({}, {"test": 1, "validation": 1}):
+        selfvox.prepare(scans, out=store, **again)
+        kept = split.read(store / "split.json")
+        assert (kept.validation, kept.test) == (first.validation, first.test)
+        assert set(kept.train) == {*first.train, "s9"}
+    selfvox.prepare(scans, out=store, test=2, validation=1)
+    assert len(split.read(store / "split.json").test) == 2
+    assert open_store(store).split() == split.read(store / "split.json")
+
+
+def test_a_subject_whose_name_is_corrected_keeps_its_part_of_the_split(
+    scans: Path, tmp_path: Path
+) -> None:
+    table, store = scans / "table.csv", tmp_path / "store"
+
+    def name(*subjects: str) -> split.Split:
+        rows = [f"s{number}.nii.gz,{subject}\n" for number, subject in enumerate(subjects)]
+        table.write_text("image,subject\n" + "".join(rows))
+        selfvox.prepare(table, out=store)
+        return split.read(store / "split.json")
+
+    table.write_text("image,subject\ns0.nii.gz,ann\ns1.nii.gz,ann\ns2.nii.gz,bob\ns3.nii.gz,cid\n")
+    selfvox.prepare(table, out=store)
+    split.write(
+        split.Split(train=("bob",), validation=("cid",), test=("ann",), seed=3),
+        store / "split.json",
+    )
+    scan(scans / "s1.nii.gz", seed=77)  # its arrays are made anew
+    assert name("eve", "eve", "bob", "cid", "eve") == split.Split(("bob",), ("cid",), ("eve",), 3)
+    assert name("eve", "fay", "bob", "gus") == split.Split(("bob",), ("gus",), ("eve", "fay"), 3)
+    before = (store / "split.json").read_bytes()
+    with pytest.raises(
+        DataError,
+        match=r"bob now has scans .* in train and test; make a new split \(another --out\)",
+    ):
+        name("eve", "bob", "bob", "gus")
+    assert (store / "split.json").read_bytes() == before
+    assert {case.subject for case in open_store(store).cases} == {"eve", "fay", "bob", "gus"}
+    assert name("eve", "hal", "bob", "gus", "new") == split.Split(
+        ("bob", "new"), ("gus",), ("eve", "hal"), 3
+    )
+
+
+def test_a_scan_that_gets_another_id_keeps_its_part_of_the_split(tmp_path: Path) -> None:
+    """A second file of one stem gives both the names of their paths: the first was new then, and what is new trains."""
+    store = tmp_path / "store"
+    for number in range(4):
+        scan(tmp_path / "scans" / f"site{number}" / f"p{number}.nii.gz", number)
+    selfvox.prepare(tmp_path / "scans", out=store)
+    split.write(
+        split.Split(train=("p1",), validation=("p2",), test=("p0", "p3"), seed=3),
+        store / "split.json",
+    )
+    scan(tmp_path / "scans" / "other" / "p0.nii.gz", 77)
+    (tmp_path / "scans" / "site2" / "p2.nii.gz").rename(tmp_path / "scans" / "site2" / "ann.nii.gz")
+    selfvox.prepare(tmp_path / "scans", out=store)
+    assert [case.subject for case in open_store(store).cases] == [
+        "ann",
+        "other",
+        "p1",
+        "p3",
+        "site0",
+    ]
+    assert split.read(store / "split.json") == split.Split(
+        ("p1", "other"), ("ann",), ("p3", "site0"), 3
+    )
+
+
+def test_only_labelled_subjects_are_set_aside(tmp_path: Path) -> None:
+    labelled(tmp_path / "scans")
+    (tmp_path / "scans" / "dataset.json").unlink()
+    for number in range(10, 16):
+        scan(tmp_path / "scans" / "imagesTr" / f"s{number}.nii.gz", number)
+    selfvox.prepare(tmp_path / "scans", out=tmp_path / "store", test=2, validation=1)
+    found = split.read(tmp_path / "store" / "split.json")
+    assert {*found.test, *found.validation} <= {"s0", "s1", "s2", "s3"}
+    assert len(found.train) == 7
+
+
+def test_a_window_is_kept_until_the_data_set_has_doubled(scans: Path, tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    selfvox.prepare(scans, out=store, intensity="ct")
+    window = open_store(store).recipe
+    before = times(store)
+    scan(scans / "s5.nii.gz", 5)
+    selfvox.prepare(scans, out=store, intensity="ct")
+    assert open_store(store).recipe == window
+    assert redone(before, store) == {"s5"}
+    for number in range(6, 12):
+        scan(scans / f"s{number}.nii.gz", number)
+    selfvox.prepare(scans, out=store, intensity="ct")
+    assert open_store(store).recipe != window
+
+
+def test_a_store_of_other_scans_and_a_foreign_folder_are_left_alone(
+    scans: Path, tmp_path: Path
+) -> None:
+    selfvox.prepare(scans, out=tmp_path / "store")
+    scan(tmp_path / "others" / "other.nii.gz")
+    with pytest.raises(UsageError, match="store of other scans"):
+        selfvox.prepare(tmp_path / "others", out=tmp_path / "store")
+    assert len(open_store(tmp_path / "store").cases) == 5
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "thesis.txt").write_text("years of work")
+    with pytest.raises(UsageError, match="holds other things"):
+        selfvox.prepare(scans, out=tmp_path / "home")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"size": (8, 8)}, "size: 2 numbers given for scans of 3 axes"),
+        ({"intensity": "ct,mri"}, "2 given for 1 channels"),
+        ({"intensity": "mri", "scheduler": "tcp://127.0.0.1:1"}, "cannot be reached"),
+    ],
+)
+def test_what_does_not_fit_is_said_in_one_line(
+    scans: Path,
+    tmp_path: Path,
+    settings: dict[str, object],
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(parallel, "PATIENCE", "1s")
+    with pytest.raises((UsageError, ResourceError), match=message) as caught:
+        selfvox.prepare(scans, out=tmp_path / "store", **settings)
+    assert "\n" not in str(caught.value)
+
+
+# --- killed, locked, crashed ------------------------------------------------------------------------------------------
+
+
+SLOW_DISK = """
+import time
+import numpy as np
+
+def save(*given, save=np.save, **options):
+    time.sleep(1)
+    return save(*given, **options)
+
+np.save = save
+"""
+
+
+def start(scans: Path, store: Path) -> subprocess.Popen[bytes]:
+    """A user's script, without `if __name__ == "__main__"`: workers must not run it again.
+
+    Each scan takes a while to be written, however slowly the test itself runs meanwhile. It hears Ctrl-C, which a shell
+    has its background jobs ignore.
+    """
+    folder = scans.parent / "started"
+    folder.mkdir()
+    (folder / "sitecustomize.py").write_text(SLOW_DISK)
+    (folder / "script.py").write_text(
+        "import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        f"import selfvox\nselfvox.prepare({str(scans)!r}, out={str(store)!r}, workers=2)\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(folder), *sys.path])}
+    script = [sys.executable, folder / "script.py"]
+    return subprocess.Popen(script, stderr=subprocess.PIPE, start_new_session=True, env=environment)
+
+
+def wait_for(condition: Callable[[], object]) -> None:
+    end = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def children(pid: int) -> set[int]:
+    found: set[int] = set()
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rsplit(") ", 1)[1].split()
+        except OSError:
+            continue
+        if int(fields[1]) == pid and fields[0] != "Z":
+            found |= {int(stat.parent.name)} | children(int(stat.parent.name))
+    return found
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc to see orphans")
+def test_a_killed_run_leaves_no_process_and_the_next_one_completes_it(tmp_path: Path) -> None:
+    scans, store = tmp_path / "scans", tmp_path / "store"
+    for number in range(60):
+        scan(scans / f"s{number}.nii.gz", number)
+    with start(scans, store) as process:
+        wait_for(lambda: len(list(store.glob("cases/*.json"))) >= 5)
+        family = children(process.pid)
+        process.kill()
+    assert len(family) >= 3  # fork server and two workers
+    wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in family))
+    finished = {file.stem: file.stat().st_mtime_ns for file in store.glob("images/*.npy")}
+    done = {file.stem for file in store.glob("cases/*.json")}
+    assert 5 <= len(done) < 60
+    with pytest.raises(DataError, match="unfinished; run the same"):
+        open_store(store)
+
+    (store / "images" / ".99999.part.s7.npy").write_bytes(b"half")
+    selfvox.prepare(scans, out=store, workers=1)
+    assert len(open_store(store).cases) == 60
+    assert not redone(finished, store) & done
+    assert not list(store.glob("**/.*.part.*"))
+    selfvox.prepare(scans, out=tmp_path / "undisturbed", workers=1)
+    assert open_store(store).cases == open_store(tmp_path / "undisturbed").cases
+
+
+def test_ctrl_c_stops_and_keeps_what_is_done(tmp_path: Path) -> None:
+    scans, store = tmp_path / "scans", tmp_path / "store"
+    for number in range(60):
+        scan(scans / f"s{number}.nii.gz", number)
+    with start(scans, store) as process:
+        wait_for(lambda: list(store.glob("cases/*.json")))
+        os.killpg(process.pid, signal.SIGINT)  # a terminal tells the whole group
+        errors = process.communicate(timeout=60)[1].decode()
+    assert process.returncode != 0
+    assert errors.count("Traceback") == 1  # its own, none of the workers'
+    done = {file.stem for file in store.glob("cases/*.json")}
+    assert 0 < len(done) < 60
+    before = times(store)
+    selfvox.prepare(scans, out=store, workers=1)
+    assert not redone(before, store) & done
+    assert len(open_store(store).cases) == 60
+
+
+def test_a_second_process_is_told_who_is_at_work(scans: Path, tmp_path: Path) -> None:
+    fcntl = pytest.importorskip("fcntl")
+    (tmp_path / "store" / "cases").mkdir(parents=True)
+    with (tmp_path / "store" / ".lock").open("w") as lock:
+        lock.write("4711")
+        lock.flush()
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(UsageError, match="process 4711 is writing here"):
+            selfvox.prepare(scans, out=tmp_path / "store")
+    selfvox.prepare(scans, out=tmp_path / "store")  # the holder is gone, its lock file is not
+
+
+def test_a_full_disk_stops_and_the_next_run_goes_on(
+    scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, real_save = tmp_path / "store", np.save
+
+    def full(file: Path, array: np.ndarray, **options: object) -> None:
+        if file.name.endswith("s3.npy"):
+            file.write_bytes(b"half")
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real_save(file, array, **options)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(np, "save", full)
+        with pytest.raises(ResourceError, match="disk is full"):
+            selfvox.prepare(scans, out=store, workers=1)
+    assert {file.name for file in (store / "images").iterdir()} == {"s0.npy", "s1.npy", "s2.npy"}
+    before = times(store)
+    selfvox.prepare(scans, out=store)
+    assert redone(before, store) == {"s3", "s4"}
+
+
+def test_a_dying_worker_costs_only_its_item() -> None:
+    """Item 3 kills whatever process runs it; all others give their result."""
+    items = [partial(int, number) if number != 3 else partial(os._exit, 9) for number in range(12)]
+    results = dict(parallel.run(operator.call, items, workers=2))
+    assert isinstance(results.pop(3), parallel.WorkerDiedError)
+    assert results == {number: number for number in range(12) if number != 3}
+
+
+def test_workers_start_without_torch() -> None:
+    code = "import sys, selfvox.data.preparation.build_store; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+    assert "forkserver" in multiprocessing.get_all_start_methods() or sys.platform == "win32"
+
+
+@pytest.mark.filterwarnings("ignore")  # dask's own
+def test_a_dask_cluster_makes_the_same_store(scans: Path, tmp_path: Path) -> None:
+    distributed = pytest.importorskip("distributed")
+    selfvox.prepare(scans, out=tmp_path / "here", workers=1, intensity="ct")
+    with distributed.LocalCluster(
+        n_workers=1, threads_per_worker=2, processes=False, dashboard_address=None
+    ) as cluster:
+        selfvox.prepare(
+            scans, out=tmp_path / "there", scheduler=cluster.scheduler_address, intensity="ct"
+        )
+    assert open_store(tmp_path / "here").cases == open_store(tmp_path / "there").cases
+
+
+# --- for other verbs --------------------------------------------------------------------------------------------------
+
+
+def test_scans_or_a_store_serve_alike(scans: Path, tmp_path: Path) -> None:
+    made = prepared(scans, tmp_path / "run" / "store", Preparation())
+    opened = prepared(tmp_path / "run" / "store", tmp_path / "unused", Preparation())
+    assert isinstance(made, Store)
+    assert made.cases == opened.cases
+    assert not (tmp_path / "unused").exists()
+    with pytest.raises(DataError, match="has neither labels nor grades"):
+        prepared(scans, tmp_path / "run" / "store", Preparation(), need_labels=True)
+    for option, other in (("size", (9, 9, 9)), ("spacing", (2.0, 2.0, 2.0)), ("intensity", "ct")):
+        with pytest.raises(UsageError, match=f"^{option}: .* was prepared otherwise"):
+            prepared(
+                tmp_path / "run" / "store", tmp_path / "unused", Preparation(**{option: other})
+            )
+
+
+def test_what_is_written_among_the_scans_of_a_plain_folder_is_refused(scans: Path) -> None:
+    with pytest.raises(UsageError, match="lies among the scans"):
+        prepared(scans, scans / "run" / "store", Preparation())
+    with pytest.raises(UsageError, match="lies among the scans"):
+        selfvox.prepare(scans, out=scans / "store")
+    assert not (scans / "store").exists()
+
+
+def test_scans_follow_the_recipe_of_an_encoder(scans: Path, tmp_path: Path) -> None:
+    first = prepared(scans, tmp_path / "a", Preparation(size=(8, 8, 8), intensity="ct"))
+    scan(tmp_path / "more" / "new.nii.gz", 50)
+    second = prepared(tmp_path / "more", tmp_path / "b", Preparation(), recipe=first.recipe)
+    assert second.recipe == first.recipe
+    assert second.cases[0].shape == (8, 8, 8)
+    prepared(tmp_path / "a", tmp_path / "c", Preparation(), recipe=first.recipe)
+    same = Preparation(size=(8, 8, 8), intensity="ct")
+    assert (
+        prepared(tmp_path / "more", tmp_path / "b", same, recipe=first.recipe).recipe
+        == first.recipe
+    )
+    for option, asked in (("size", (9, 9, 9)), ("spacing", (2.0, 2.0, 2.0)), ("intensity", "mri")):
+        with pytest.raises(
+            UsageError, match=f"^{option}: the encoder's scans were prepared otherwise"
+        ):
+            prepared(
+                tmp_path / "more",
+                tmp_path / "e",
+                Preparation(**{option: asked}),
+                recipe=first.recipe,
+            )
+    other = Recipe.from_dict(first.recipe.to_dict() | {"size": None})
+    with pytest.raises(DataError, match="in another way than the encoder"):
+        prepared(tmp_path / "a", tmp_path / "c", Preparation(), recipe=other)
+    two = Recipe.from_dict(
+        first.recipe.to_dict() | {"channel_names": ["a", "b"], "intensity": [{"kind": "mri"}] * 2}
+    )
+    with pytest.raises(DataError, match=r"has 1 channels .* where the encoder was trained with 2"):
+        prepared(tmp_path / "more", tmp_path / "d", Preparation(), recipe=two)
+
+
+# --- real scans -------------------------------------------------------------------------------------------------------
+
+
+def subset(source: Path, target: Path, names: list[str]) -> Path:
+    for name in names:
+        for file in source.glob(name):
+            (target / file.relative_to(source)).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(file, target / file.relative_to(source))
+    return target
+
+
+def test_hippocampus_round_trip(tmp_path: Path) -> None:
+    source = real("Task04_Hippocampus")
+    scans = subset(source, tmp_path / "scans", ["*Tr/hippocampus_00*.nii.gz"])
+    selfvox.prepare(scans, out=tmp_path / "store")
+    store = open_store(tmp_path / "store")
+    assert len(store.cases) >= 4
+    for case in store.cases:
+        label = store.label_crop(case, (0, 0, 0), case.shape)
+        image = read(scans / "imagesTr" / f"{case.id}.nii.gz")
+        original = read_label(scans / "labelsTr" / f"{case.id}.nii.gz", image)
+        np.testing.assert_array_equal(store.recipe.undo(label, case.trail), original)
+
+
+def test_sarcoma_three_channels(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = real("Dataset051_Sarcoma")
+    scans = subset(source, tmp_path / "scans", ["*Tr/STS_00[12]*", "dataset.json"])
+    table = json.loads((scans / "dataset.json").read_text())
+    (scans / "dataset.json").write_text(json.dumps(table | {"numTraining": 2}))
+    selfvox.prepare(scans, out=tmp_path / "store", spacing=(3, 3, 3))
+    assert "intensity of CT: ct, by its name" in capsys.readouterr().err
+    store = open_store(tmp_path / "store")
+    assert [each.kind for each in store.recipe.intensity] == ["mri", "ct", "mri"]
+    for case in store.cases:
+        assert case.spacing_mm == pytest.approx((3, 3, 3))
+        assert store.crop(case, (0, 0, 0), case.shape).shape == (3, *case.shape)
+        back = store.recipe.undo(store.label_crop(case, (0, 0, 0), case.shape), case.trail)
+        image = read(scans / "imagesTr" / f"{case.id}_0000.nii.gz")
+        original = read_label(scans / "labelsTr" / f"{case.id}.nii.gz", image)
+        assert 2 * (back & original).sum() / (back.sum() + original.sum()) > 0.9
+
+
+def test_whole_heads_as_a_plain_folder(tmp_path: Path) -> None:
+    source = real("ds002748_bids")
+    scans = subset(source, tmp_path / "scans", ["sub-0[13]/anat/*.nii.gz"])
+    selfvox.prepare(scans, out=tmp_path / "store")
+    store = open_store(tmp_path / "store")
+    assert [case.subject for case in store.cases] == ["sub-01", "sub-03"]
+    for case, file in zip(store.cases, sorted(scans.rglob("*.nii.gz")), strict=True):
+        raw = nib.as_closest_canonical(nib.load(file))  # a second implementation of the orientation
+        whole = np.asarray(raw.dataobj, dtype=np.float32)
+        box = tuple(slice(a, b) for a, b in zip(case.trail.start, case.trail.stop, strict=True))
+        crop = store.crop(case, (0, 0, 0), case.shape)[0]
+        assert np.corrcoef(crop.ravel(), whole[box].ravel())[0, 1] > 0.99999
+        np.testing.assert_allclose(
+            nib.affines.apply_affine(raw.affine, case.trail.start),
+            np.array(case.affine)[:3, 3],
+            atol=1e-4,
+        )
+
+
+def test_fundus_pictures(tmp_path: Path) -> None:
+    source = real("idrid_fundus")
+    scans = subset(source, tmp_path / "scans", ["images/train_IDRiD_00*.png"])
+    selfvox.prepare(scans, out=tmp_path / "store", size=(64, 64))
+    store = open_store(tmp_path / "store")
+    assert [each.kind for each in store.recipe.intensity] == ["photo"] * 3
+    assert {store.crop(case, (0, 0), (64, 64)).shape for case in store.cases} == {(3, 64, 64)}

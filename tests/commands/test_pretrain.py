@@ -1,0 +1,261 @@
+"""What pre-training leaves behind, and what it refuses."""
+
+import getpass
+import json
+import socket
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+
+import selfvox
+from selfvox.data import phantom
+from selfvox.data.preparation.split import read
+from selfvox.errors import DataError, UsageError
+from selfvox.models.build import build
+from selfvox.runs.atomic_files import sha256
+from selfvox.runs.run_folder import read_metrics
+from selfvox.runs.weights import load_into, load_part
+from selfvox.tasks.exemplar import Exemplar
+from selfvox.training import pretext_objective
+
+
+@pytest.fixture(scope="module")
+def run(shapes_store, tmp_path_factory):
+    out = tmp_path_factory.mktemp("run of tests") / "out"
+    network = {"name": "plain", "channels": [4, 8]}
+    return selfvox.pretrain(
+        shapes_store, out=out, task="rotation", steps=12, batch=2, save_every=5, crop=(16, 16, 16), network=network,
+        device="cpu",
+    )  # fmt: skip
+
+
+def test_the_encoder_is_all_that_is_needed_to_build_and_load_it(run):
+    tensors, card = load_part(run / "encoder", "encoder")
+    encoder = build(card["network"], card["spatial_dims"], card["in_channels"])
+    assert load_into(encoder, tensors, "here").startswith(f"{len(tensors)} tensors")
+    assert encoder.embed(torch.zeros(1, 1, *card["crop"])).shape == (1, encoder.width)
+    assert card["task"]["name"] == "rotation"
+    assert card["steps"] == 12
+
+
+def test_test_subjects_are_never_seen(run, shapes_store):
+    split = read(shapes_store / "split.json")
+    seen = json.loads((run / "run.json").read_text())["data"]["subjects"]
+    assert seen == sorted((*split.train, *split.validation))
+    assert not set(seen) & set(split.test)
+
+
+def test_the_folder_holds_what_the_formats_say_and_no_debris(run):
+    assert {path.name for path in run.iterdir()} == {
+        *(
+            "settings.yaml",
+            "run.json",
+            "metrics.jsonl",
+            "checkpoints",
+            "encoder",
+            "curve.png",
+            "tensorboard",
+            ".lock",
+        )
+    }
+    assert sorted(path.stem for path in run.glob("checkpoints/*.json")) == [
+        "step-00000010",
+        "step-00000012",
+    ]
+    assert [line["step"] for line in read_metrics(run)] == [10, 12]
+    assert not list(run.rglob(".*.part.*"))
+
+
+def test_nothing_in_a_run_tells_where_or_by_whom_it_was_made(run, tmp_path_factory):
+    secrets = [str(tmp_path_factory.getbasetemp()), f"/home/{getpass.getuser()}", socket.getfqdn()]
+    for path in run.rglob("*"):
+        # the settings hold the paths as they were given: a run could not be resumed without
+        if path.is_file() and path.name != "settings.yaml":
+            content = path.read_bytes()
+            assert not [
+                secret for secret in secrets if len(secret) > 4 and secret.encode() in content
+            ], path
+        assert socket.gethostname() not in path.name.split("."), path
+
+
+def test_a_run_is_a_function_of_its_settings(run, shapes_store, tmp_path):
+    how = {
+        "task": "rotation",
+        "steps": 3,
+        "batch": 2,
+        "crop": (16, 16, 16),
+        "network": {"channels": [4, 8]},
+    }
+    one, two, other = (
+        selfvox.pretrain(shapes_store, out=tmp_path / name, seed=seed, device="cpu", **how)
+        for name, seed in (("one", 0), ("two", 0), ("other", 1))
+    )
+    digests = [sha256(each / "encoder" / "weights.safetensors") for each in (one, two, other)]
+    assert digests[0] == digests[1] != digests[2]
+
+
+@pytest.mark.parametrize("verb", ["pretrain", "preview"])
+def test_scans_whose_uneven_axes_differ_give_no_plane_to_turn_in(verb, tmp_path):
+    (tmp_path / "scans").mkdir()
+    for name, spacing in {"a": (0.5, 0.5, 5.0), "b": (4.5, 0.5, 0.5), "c": (4.5, 0.5, 0.5)}.items():
+        voxels = np.random.default_rng(ord(name)).normal(size=(16, 16, 16)).astype(np.float32)
+        nib.save(
+            nib.Nifti1Image(voxels, np.diag([*spacing, 1])), tmp_path / "scans" / f"{name}.nii"
+        )
+    task = {"name": "rotation", "planes": "in-plane"}
+    with pytest.raises(UsageError, match=r"4\.50 x 0\.50 x 0\.50 mm and 0\.50 x 0\.50 x 5\.00 mm"):
+        getattr(selfvox, verb)(
+            tmp_path / "scans", out=tmp_path / "out.png", task=task, crop=(16, 16, 16)
+        )
+
+
+def test_making_voxels_equal_does_not_hide_that_they_were_not(tmp_path):
+    (tmp_path / "scans").mkdir()
+    for name in "ab":
+        voxels = np.random.default_rng(ord(name)).normal(size=(20, 20, 4)).astype(np.float32)
+        nib.save(
+            nib.Nifti1Image(voxels, np.diag([1.0, 1, 5, 1])), tmp_path / "scans" / f"{name}.nii"
+        )
+    with pytest.raises(
+        UsageError, match=r"1\.00 x 1\.00 x 5\.00 mm, as scanned .* xz,yz .* --spacing 5,5,5"
+    ):
+        selfvox.pretrain(
+            tmp_path / "scans", out=tmp_path / "run", spacing=(1, 1, 1), task="rotation", crop=(16,)
+        )
+
+
+@pytest.mark.parametrize(("edge", "warned"), [(32, False), (40, True)])
+def test_crops_that_reach_over_the_scans_are_told_of(
+    edge, warned, shapes_store, tmp_path, small, capsys
+):
+    selfvox.pretrain(
+        shapes_store,
+        out=tmp_path / "run",
+        task="rotation",
+        steps=1,
+        batch=2,
+        **{**small, "crop": (edge,)},
+    )
+    assert ("6 of 6 scans are smaller than the crop" in capsys.readouterr().err) == warned
+
+
+@pytest.mark.parametrize("task", ["jigsaw", "rotation+relative_location"])
+def test_a_default_crop_has_room_for_the_task_where_half_the_scans_have(
+    task, tmp_path, small, capsys
+):
+    rng, how = (
+        np.random.default_rng(0),
+        {**small, "crop": None, "task": task, "steps": 1, "batch": 2},
+    )
+    for folder, edges in {"most": (34, 34, 28), "few": (34, 28, 28)}.items():
+        (tmp_path / folder).mkdir()
+        for number, edge in enumerate(edges):
+            image = nib.Nifti1Image(rng.normal(size=(40, 32, edge)).astype(np.float32), np.eye(4))
+            nib.save(image, tmp_path / folder / f"{number}.nii")
+    selfvox.pretrain(tmp_path / "most", out=tmp_path / "run", **how)
+    told = capsys.readouterr().err
+    assert "crops of 40 x 32 x 32 voxels" in told
+    assert "1 of 3 scans" in told
+    assert "40 x 32 x 24, which lies inside nine of ten, has no room for this task" in told
+    with pytest.raises(UsageError, match=r"40 x 32 x 24 voxels has no room .* --crop 40,32,32"):
+        selfvox.pretrain(tmp_path / "few", out=tmp_path / "not", **how)
+    with pytest.raises(UsageError, match="40 x 32 x 24 voxels has no room"):
+        selfvox.pretrain(tmp_path / "most", out=tmp_path / "asked", **how | {"crop": (40, 32, 24)})
+
+
+def test_a_residual_network_is_never_shown_what_its_skips_cannot_halve(
+    shapes_store, tmp_path, small
+):
+    how = {
+        **small,
+        "slices": "axial",
+        "network": {"name": "residual", "channels": [4, 4, 4, 4, 4]},
+        "steps": 1,
+    }
+    how |= {"batch": 2, "crop": (64, 72)}
+    # rotation alone shows 64 x 64
+    run = selfvox.pretrain(shapes_store, out=tmp_path / "alone", task="rotation", **how)
+    assert load_part(run / "encoder", "encoder")[1]["network"]["strides"] == [[1, 1], *[[2, 2]] * 4]
+    with pytest.raises(UsageError, match="72 is no multiple of 16; the nearest are 64 and 80"):
+        selfvox.pretrain(shapes_store, out=tmp_path / "run", task="rotation+simclr", **how)
+    with pytest.raises(UsageError, match="72 is no multiple of 16"):
+        selfvox.pretrain(
+            shapes_store, out=tmp_path / "run", task="rotation", probe=shapes_store, **how
+        )
+    plain = {**how, "network": {"channels": [4, 4, 4, 4, 4]}}
+    selfvox.pretrain(shapes_store, out=tmp_path / "plain", task="rotation+simclr", **plain)
+
+
+def test_epochs_are_passes_over_the_scans(shapes_store, tmp_path, small):
+    run = selfvox.pretrain(
+        shapes_store, out=tmp_path / "run", task="rotation", epochs=2, batch=4, **small
+    )
+    # six scans that are not for testing, twice, four at a time
+    assert load_part(run / "encoder", "encoder")[1]["steps"] == 3
+
+
+def test_a_scan_that_a_batch_holds_twice_is_no_other_scan(
+    shapes_store, tmp_path, small, monkeypatch
+):
+    ask, scans = Exemplar.ask, []
+
+    def noted(self, images, rng, scan=None):
+        batch = ask(self, images, rng, scan)
+        scans.append((scan.tolist(), scan[batch["other"]].tolist()))
+        return batch
+
+    monkeypatch.setattr(Exemplar, "ask", noted)
+    # six scans that are not for testing
+    selfvox.pretrain(
+        shapes_store, out=tmp_path / "run", task="exemplar+rotation", steps=2, batch=9, **small
+    )
+    assert [len(set(shown)) for shown, _ in scans] == [6, 6]
+    assert not [
+        pair
+        for shown, others in scans
+        for pair in zip(shown, others, strict=True)
+        if pair[0] == pair[1]
+    ]
+
+
+@pytest.mark.parametrize(
+    "task", ["exemplar", {"name": "rotation+simclr", "simclr.mask_same_scan": True}]
+)
+def test_one_scan_alone_cannot_be_told_from_others(task, tmp_path, small):
+    phantom.write(tmp_path / "scans", "shapes", count=1)
+    with pytest.raises(UsageError, match=r"tells scans apart.* --task"):
+        selfvox.pretrain(
+            tmp_path / "scans", out=tmp_path / "run", task=task, steps=1, batch=2, **small
+        )
+
+
+def test_statistics_of_a_batch_norm_outlive_a_bad_batch(shapes_store, tmp_path, small, monkeypatch):
+    forward = pretext_objective.Question.forward
+
+    def poisoned(self, batch, step, rng):
+        batch["image"] = batch["image"] * (float("nan") if step == 2 else 1)
+        return forward(self, batch, step, rng)
+
+    monkeypatch.setattr(pretext_objective.Question, "forward", poisoned)
+    how = {**small, "network": {"channels": [4, 8], "norm": "batch"}}
+    run = selfvox.pretrain(
+        shapes_store, out=tmp_path / "run", task="rotation", steps=5, batch=2, save_every=1, **how
+    )
+    tensors, _ = load_part(run / "encoder", "encoder")
+    assert all(torch.isfinite(tensor).all() for tensor in tensors.values())
+    assert read_metrics(run)[-1]["skipped"] == 1
+
+
+def test_mistakes_are_known_before_the_folder_is_made(shapes_store, tmp_path, small):
+    with pytest.raises(UsageError, match="did you mean 'rotation'"):
+        selfvox.pretrain(shapes_store, out=tmp_path / "run", task="rotatoin", **small)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_mistyped_path_can_be_corrected_at_once(shapes_store, tmp_path, small):
+    how = {**small, "task": "rotation", "steps": 1, "batch": 2}
+    with pytest.raises(DataError):
+        selfvox.pretrain(tmp_path / "nowhere", out=tmp_path / "run", **how)
+    selfvox.pretrain(shapes_store, out=tmp_path / "run", **how)

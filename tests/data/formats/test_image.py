@@ -1,0 +1,271 @@
+"""Labels, and what is written: the grid of the scan, and nothing that names a patient."""
+
+from __future__ import annotations
+
+import gzip
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import SimpleITK
+
+from selfvox.data.formats import image
+from selfvox.errors import DataError, ResourceError
+
+SHARED = Path(__file__).parents[3].parent / "shared" / "data"
+OBLIQUE = nib.affines.from_matvec(
+    nib.eulerangles.euler2mat(0.4, 0.3, 0.2) @ np.diag([1.0, 2, -3]), [5, 6, 7]
+)
+CANARY = b"DOE^JANE"
+
+
+def scan(folder: Path, affine: np.ndarray = OBLIQUE, **codes: int) -> image.Image:
+    made = nib.Nifti1Image(np.random.default_rng(1).integers(0, 900, (7, 6, 5), dtype="i2"), affine)
+    made.set_qform(affine, codes.get("qform", 1))
+    made.set_sform(affine, codes.get("sform", 2))
+    for field in ("descrip", "aux_file", "intent_name", "db_name", "data_type"):
+        made.header[field] = CANARY
+    made.header.extensions.append(nib.nifti1.Nifti1Extension("comment", CANARY))
+    nib.save(made, folder / "scan.nii.gz")
+    return image.read(folder / "scan.nii.gz")
+
+
+def some_label(shape: tuple[int, ...], highest: int = 2) -> np.ndarray:
+    return np.random.default_rng(2).integers(0, highest, shape, endpoint=True)
+
+
+def save_label(folder: Path, values: np.ndarray, affine: np.ndarray = OBLIQUE) -> Path:
+    nib.Nifti1Image(values, affine).to_filename(folder / "label.nii.gz")
+    return folder / "label.nii.gz"
+
+
+def test_a_written_label_has_the_grid_of_its_scan_for_nibabel_and_simpleitk(tmp_path: Path) -> None:
+    like, written = scan(tmp_path), tmp_path / "out.nii.gz"
+    label = some_label(like.shape)
+    image.write_label(written, label, like)
+    theirs, ours = nib.load(tmp_path / "scan.nii.gz"), nib.load(written)
+    np.testing.assert_array_equal(np.asanyarray(ours.dataobj), label)
+    assert (int(ours.header["qform_code"]), int(ours.header["sform_code"])) == (1, 2)
+    np.testing.assert_array_equal(ours.get_qform(), theirs.get_qform())
+    np.testing.assert_array_equal(ours.get_sform(), theirs.get_sform())
+    assert ours.header.get_zooms() == theirs.header.get_zooms()
+    a, b = SimpleITK.ReadImage(tmp_path / "scan.nii.gz"), SimpleITK.ReadImage(written)
+    np.testing.assert_array_equal(SimpleITK.GetArrayFromImage(b), label.T)
+    assert (a.GetSize(), a.GetSpacing(), a.GetOrigin()) == (
+        b.GetSize(),
+        b.GetSpacing(),
+        b.GetOrigin(),
+    )
+    assert a.GetDirection() == b.GetDirection()
+
+
+@pytest.mark.parametrize(("qform", "sform"), [(0, 0), (1, 0), (0, 3), (4, 1)])
+def test_the_geometry_codes_survive(tmp_path: Path, qform: int, sform: int) -> None:
+    like = scan(tmp_path, qform=qform, sform=sform)
+    image.write_label(tmp_path / "out.nii", some_label(like.shape), like)
+    header = nib.load(tmp_path / "out.nii").header
+    assert (int(header["qform_code"]), int(header["sform_code"])) == (qform, sform)
+    np.testing.assert_array_equal(
+        image.read_label(tmp_path / "out.nii", like), some_label(like.shape)
+    )
+
+
+def test_a_map_is_written_in_float32_with_its_classes_last(tmp_path: Path) -> None:
+    like = scan(tmp_path)
+    like.header["pixdim"][4] = 2.5  # a repetition time
+    values = np.random.default_rng(0).random((3, *like.shape))
+    image.write_map(tmp_path / "map.nii.gz", values, like)
+    written = nib.load(tmp_path / "map.nii.gz")
+    assert written.get_data_dtype() == np.float32
+    np.testing.assert_array_equal(
+        written.get_fdata(), np.moveaxis(values.astype(np.float32), 0, -1)
+    )
+    np.testing.assert_array_equal(written.affine, like.affine)
+    assert written.header.get_zooms() == (1, 2, 3, 1)
+    image.write_map(tmp_path / "map.nii.gz", values[0], like)
+    np.testing.assert_array_equal(
+        nib.load(tmp_path / "map.nii.gz").get_fdata(), values[0].astype(np.float32)
+    )
+
+
+@pytest.mark.parametrize("kind", [nib.Nifti1Image, nib.Nifti2Image])
+@pytest.mark.parametrize("order", "<>")
+def test_a_label_of_any_kind_of_scan_is_written(tmp_path: Path, kind: type, order: str) -> None:
+    made = kind(
+        np.arange(60, dtype="i2").reshape(3, 4, 5), OBLIQUE, kind.header_class(endianness=order)
+    )
+    nib.save(made, tmp_path / "scan.nii.gz")
+    like = image.read(tmp_path / "scan.nii.gz")
+    image.write_label(tmp_path / "out.nii.gz", some_label(like.shape), like)
+    written = nib.load(tmp_path / "out.nii.gz")
+    np.testing.assert_array_equal(np.asanyarray(written.dataobj), some_label(like.shape))
+    np.testing.assert_array_equal(
+        written.affine, made.affine if kind is nib.Nifti2Image else like.affine
+    )
+
+
+@pytest.mark.parametrize("highest", [1, 255, 256, 65535, 65536])
+def test_a_label_is_written_in_the_smallest_unsigned_type(tmp_path: Path, highest: int) -> None:
+    like = scan(tmp_path)
+    image.write_label(tmp_path / "out.nii.gz", np.full(like.shape, highest), like)
+    expected = np.uint8 if highest < 256 else np.uint16 if highest < 65536 else np.uint32
+    assert nib.load(tmp_path / "out.nii.gz").get_data_dtype() == expected
+
+
+def test_nothing_that_names_a_patient_is_kept_or_written(tmp_path: Path) -> None:
+    like = scan(tmp_path)
+    assert CANARY in gzip.decompress((tmp_path / "scan.nii.gz").read_bytes())
+    assert CANARY not in like.header.binaryblock
+    like.header["descrip"] = CANARY  # even where a caller put it back
+    image.write_label(tmp_path / "out.nii.gz", some_label(like.shape), like)
+    image.write_map(tmp_path / "map.nii", np.ones(like.shape), like)
+    packed = (tmp_path / "out.nii.gz").read_bytes()
+    assert packed[3] == 0  # the gzip header holds no file name
+    assert CANARY not in gzip.decompress(packed)
+    assert CANARY not in (tmp_path / "map.nii").read_bytes()
+
+
+def test_the_same_label_makes_the_same_bytes(tmp_path: Path) -> None:
+    like = scan(tmp_path)
+    for name in ("a.nii.gz", "b.nii.gz"):
+        image.write_label(tmp_path / name, some_label(like.shape), like)
+    assert (tmp_path / "a.nii.gz").read_bytes() == (tmp_path / "b.nii.gz").read_bytes()
+
+
+def test_a_full_disk_leaves_the_old_file_and_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    like = scan(tmp_path)
+    image.write_label(tmp_path / "out.nii.gz", some_label(like.shape), like)
+    before = (tmp_path / "out.nii.gz").read_bytes()
+
+    def full(path: Path, content: bytes) -> int:
+        with path.open("wb") as file:
+            file.write(content[:10])
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(ResourceError):
+        image.write_label(tmp_path / "out.nii.gz", some_label(like.shape, 1), like)
+    assert (tmp_path / "out.nii.gz").read_bytes() == before
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["out.nii.gz", "scan.nii.gz"]
+
+
+@pytest.mark.parametrize("dtype", ["u1", "i2", "i4", "f4", "f8"])
+def test_a_label_reads_as_it_was_saved_whatever_its_type(tmp_path: Path, dtype: str) -> None:
+    like = scan(tmp_path)
+    label = image.read_label(
+        save_label(tmp_path, some_label(like.shape).astype(dtype)), like, {0, 1, 2}
+    )
+    np.testing.assert_array_equal(label, some_label(like.shape))
+    assert label.dtype == np.uint8
+
+
+def test_a_label_scaled_by_a_slope_is_read_as_whole_numbers(tmp_path: Path) -> None:
+    like = scan(tmp_path)
+    made = nib.Nifti1Image(some_label(like.shape).astype("u1") * 100, OBLIQUE)
+    made.header["scl_slope"], made.header["scl_inter"] = 0.01, 0
+    raw = bytearray(made.to_bytes())
+    raw[112:120] = np.array([0.01, 0], "<f4").tobytes()
+    (tmp_path / "label.nii").write_bytes(raw)
+    np.testing.assert_array_equal(
+        image.read_label(tmp_path / "label.nii", like), some_label(like.shape)
+    )
+
+
+def test_labels_above_255_are_kept(tmp_path: Path) -> None:
+    like = scan(tmp_path)
+    label = some_label(like.shape, 40_000)
+    read = image.read_label(save_label(tmp_path, label.astype("i4")), like, range(40_001))
+    np.testing.assert_array_equal(read, label)
+    assert read.dtype == np.uint16
+
+
+@pytest.mark.parametrize(
+    ("bad", "reason"),
+    [
+        pytest.param(
+            5.0, "unexpected label values 5; declared are 0, 1, 2", id="C7 outside the set"
+        ),
+        pytest.param(0.9999, "not whole numbers", id="C7 0.9999"),
+        pytest.param(np.nan, "not whole numbers", id="N30 NaN"),
+        pytest.param(np.inf, "not whole numbers", id="N30 Inf"),
+        pytest.param(-1.0, "from -1 to", id="negative"),
+        pytest.param(70_000.0, "to 70000", id="too high"),
+    ],
+)
+def test_an_impossible_label_value_is_refused(tmp_path: Path, bad: float, reason: str) -> None:
+    like = scan(tmp_path)
+    values = some_label(like.shape).astype("f8")
+    values[3, 3, 3] = bad
+    with pytest.raises(DataError, match=reason) as caught:
+        image.read_label(save_label(tmp_path, values), like, {0, 1, 2})
+    assert str(caught.value).startswith("label.nii.gz: ")
+
+
+def moved(millimetres: float) -> np.ndarray:
+    affine = OBLIQUE.copy()
+    affine[0, 3] += millimetres
+    return affine
+
+
+@pytest.mark.parametrize(
+    ("affine", "reason"),
+    [
+        pytest.param(OBLIQUE @ np.diag([1, 1, 1.5, 1]), "voxel size differs", id="C8 spacing"),
+        pytest.param(moved(2e-3), "affine differs", id="C8 affine off by 2e-3 voxel"),
+        pytest.param(OBLIQUE @ np.diag([-1, 1, 1, 1]), "affine differs", id="C8 mirrored"),
+    ],
+)
+def test_c8_a_label_on_another_grid_is_refused(
+    tmp_path: Path, affine: np.ndarray, reason: str
+) -> None:
+    like = scan(tmp_path)
+    with pytest.raises(DataError, match=f"label.nii.gz: its {reason}.*scan.nii.gz"):
+        image.read_label(save_label(tmp_path, some_label(like.shape).astype("u1"), affine), like)
+
+
+def test_c8_a_label_of_another_shape_is_refused(tmp_path: Path) -> None:
+    like = scan(tmp_path)
+    with pytest.raises(DataError, match=r"shape \(5, 6, 7\) for scan.nii.gz of \(7, 6, 5\)"):
+        image.read_label(save_label(tmp_path, some_label((5, 6, 7)).astype("u1")), like)
+
+
+def test_a_small_difference_that_adds_up_over_a_large_scan_is_another_grid(tmp_path: Path) -> None:
+    voxels = np.random.default_rng(0).normal(size=(400, 4, 4)).astype(np.float32)
+    nib.save(nib.Nifti1Image(voxels, np.eye(4)), tmp_path / "long.nii.gz")
+    like, label = image.read(tmp_path / "long.nii.gz"), (voxels > 0).astype("u1")
+    image.read_label(save_label(tmp_path, label, np.diag([1.0002, 1, 1, 1])), like)
+    with pytest.raises(DataError, match=r"voxel size differs .* by 0\.36 voxels"):
+        image.read_label(save_label(tmp_path, label, np.diag([1.0009, 1, 1, 1])), like)
+
+
+def test_c8_an_affine_off_by_rounding_is_the_same_grid(tmp_path: Path) -> None:
+    like = scan(tmp_path)
+    image.read_label(save_label(tmp_path, some_label(like.shape).astype("u1"), moved(5e-5)), like)
+
+
+def test_a_label_of_background_alone_is_read(tmp_path: Path) -> None:
+    like = scan(tmp_path)
+    assert image.read_label(save_label(tmp_path, np.zeros(like.shape, "u1")), like).max() == 0
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="no real scans beside the project")
+@pytest.mark.parametrize("data_set", ["Task04_Hippocampus", "Dataset051_Sarcoma"])
+def test_real_labels_lie_on_their_scans_and_survive_a_round_trip(
+    tmp_path: Path, data_set: str
+) -> None:
+    labels = sorted((SHARED / data_set / "labelsTr").glob("*.nii.gz"))[::9]
+    assert labels
+    for path in labels:
+        ending = "_0000.nii.gz" if data_set.startswith("Dataset") else ".nii.gz"
+        like = image.read(SHARED / data_set / "imagesTr" / path.name.replace(".nii.gz", ending))
+        label = image.read_label(path, like, {0, 1, 2})
+        image.write_label(tmp_path / path.name, label, like)
+        original, written = SimpleITK.ReadImage(path), SimpleITK.ReadImage(tmp_path / path.name)
+        np.testing.assert_array_equal(
+            SimpleITK.GetArrayFromImage(written), SimpleITK.GetArrayFromImage(original)
+        )
+        assert written.GetDirection() == pytest.approx(original.GetDirection(), abs=1e-6)
+        assert written.GetOrigin() == pytest.approx(original.GetOrigin(), abs=1e-4)

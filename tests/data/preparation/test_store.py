@@ -1,0 +1,249 @@
+"""What is written is what is read, in part, mirrored at the edges; damage is noticed."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from selfvox.data.preparation.recipe import Intensity, Prepared, Recipe, Trail
+from selfvox.data.preparation.store import (
+    Store,
+    StoredCase,
+    is_store,
+    labelled_voxels,
+    mirrored_crop,
+    open_store,
+    write_case,
+    write_manifest,
+)
+from selfvox.errors import DataError
+from selfvox.runs import atomic_files
+
+RECIPE = Recipe(spatial_dims=3, channel_names=("T1", "T2"), intensity=(Intensity(kind="mri"),) * 2)
+CLASSES = {0: "background", 1: "organ", 7: "lesion"}
+
+
+def a_store(
+    path: Path, count: int = 2, shape: tuple[int, ...] = (9, 7, 5)
+) -> tuple[Store, list[np.ndarray], np.ndarray]:
+    rng = np.random.default_rng(0)
+    label = rng.choice([0, 1, 7], shape).astype(np.uint8)
+    images, cases = [], []
+    for number in range(count):
+        data = rng.normal(0, 1, (2, *shape)).astype(np.float32)
+        trail = Trail(
+            shape=shape,
+            orientation=((0, 1), (1, 1), (2, 1)),
+            start=(0, 0, 0),
+            stop=shape,
+            step=(1.0, 1.0, 1.0),
+            prepared=shape,
+        )
+        case = StoredCase(
+            id=f"scan_{number}",
+            subject=f"subject_{number}",
+            shape=shape,
+            spacing_mm=(1.0, 1.0, 2.0),
+            affine=tuple(map(tuple, np.eye(4).tolist())),
+            trail=trail,
+            has_label=number == 0,
+            label_values=(0, 1, 7) if number == 0 else (),
+            grade=None,
+            recipe_hash="",
+            source_hash=f"{number}",
+            image_hash=f"{number}",
+            sources=((10, 20),),
+            sha256={},
+        )
+        prepared = Prepared(data, (1.0, 1.0, 2.0), np.eye(4), trail)
+        cases.append(write_case(path, case, prepared, label if case.has_label else None))
+        images.append(data.astype(np.float16).astype(np.float32))
+    write_manifest(path, RECIPE, CLASSES, cases, {})
+    return open_store(path), images, label
+
+
+def test_what_was_written_is_read(tmp_path: Path) -> None:
+    store, images, label = a_store(tmp_path, count=11)
+    assert [case.id for case in store.cases] == [
+        f"scan_{number}" for number in range(11)
+    ]  # 2 before 10
+    assert store.recipe == RECIPE
+    assert store.classes == CLASSES
+    for case, image in zip(store.cases, images, strict=True):
+        crop = store.crop(case, (0, 0, 0), case.shape)
+        assert crop.dtype == np.float32
+        np.testing.assert_array_equal(crop, image)
+    np.testing.assert_array_equal(
+        store.label_crop(store.cases[0], (1, 2, 3), (4, 4, 2)), label[1:5, 2:6, 3:5]
+    )
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_crop_is_a_slice_of_the_symmetric_padding(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    dims = int(rng.integers(2, 4))
+    array = rng.normal(size=(2, *rng.integers(1, 8, dims)))
+    start, size = rng.integers(-25, 20, dims), rng.integers(1, 30, dims)
+    padded = np.pad(array, [(0, 0)] + [(30, 60)] * dims, mode="symmetric")
+    naive = padded[
+        (slice(None), *(slice(a + 30, a + 30 + n) for a, n in zip(start, size, strict=True)))
+    ]
+    np.testing.assert_array_equal(mirrored_crop(array, start.tolist(), size.tolist()), naive)
+
+
+def test_image_and_label_are_mirrored_alike(tmp_path: Path) -> None:
+    store, images, label = a_store(tmp_path)
+    where = ((-4, 3, -8), (16, 16, 16))
+    for crop, whole in (
+        (store.crop(store.cases[0], *where)[0], images[0][0]),
+        (store.label_crop(store.cases[0], *where), label),
+    ):
+        padded = np.pad(whole, 20, mode="symmetric")
+        np.testing.assert_array_equal(crop, padded[16:32, 23:39, 12:28])
+
+
+def test_a_crop_is_a_copy_that_may_be_changed(tmp_path: Path) -> None:
+    store, images, _ = a_store(tmp_path)
+    store.crop(store.cases[0], (0, 0, 0), (2, 2, 2))[:] = 99
+    label = store.label_crop(store.cases[0], (0, 0, 0), (2, 2, 2))
+    label[:] = 99
+    np.testing.assert_array_equal(store.crop(store.cases[0], (0, 0, 0), (9, 7, 5)), images[0])
+
+
+def test_foreground_lists_voxels_of_every_class() -> None:
+    label = np.zeros((40, 40, 40), np.uint16)
+    label[3:30, 3:30, 3:30] = 1
+    label[5, 6, 7] = 300
+    places = labelled_voxels(label)
+    assert (places[:, 0] == 1).sum() == 1000
+    assert (places[:, 0] == 300).sum() == 1
+    np.testing.assert_array_equal(label[tuple(places[:, 1:].T)], places[:, 0])
+    assert len(np.unique(places, axis=0)) == len(places)
+    np.testing.assert_array_equal(places, labelled_voxels(label))
+
+
+def test_the_stored_foreground_lies_on_the_label(tmp_path: Path) -> None:
+    store, _, label = a_store(tmp_path)
+    places = store.foreground(store.cases[0])
+    np.testing.assert_array_equal(label[tuple(places[:, 1:].T)], places[:, 0])
+    assert set(places[:, 0]) == {1, 7}
+
+
+def _flip(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[-3] ^= 1
+    file.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    "damage", [_flip, lambda f: f.write_bytes(f.read_bytes()[:-1]), lambda f: f.unlink()]
+)
+def test_damage_is_named_with_its_remedy(tmp_path: Path, damage: object) -> None:
+    a_store(tmp_path)
+    damage(tmp_path / "images" / "scan_1.npy")  # type: ignore[operator]
+    store = open_store(tmp_path)
+    store.crop(store.cases[0], (0, 0, 0), (2, 2, 2))
+    with pytest.raises(DataError, match=r"scan_1.*run `selfvox prepare SCANS --out .*` again"):
+        store.crop(store.cases[1], (0, 0, 0), (2, 2, 2))
+
+
+def test_pickled_objects_are_never_loaded(tmp_path: Path) -> None:
+    """An array of objects is a pickle; even with a matching hash it is refused."""
+    store, _, _ = a_store(tmp_path)
+    file = tmp_path / "images" / "scan_0.npy"
+    np.save(file, np.array([{"a": 1}], dtype=object), allow_pickle=True)
+    case = dataclasses.replace(store.cases[0], sha256={"images": atomic_files.sha256(file)})
+    with pytest.raises(DataError, match="cannot be read"):
+        store.crop(case, (0, 0, 0), (2, 2, 2))
+
+
+def test_arrays_are_checked_once_and_few_stay_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, _, _ = a_store(tmp_path, count=5)
+    monkeypatch.setattr("selfvox.data.preparation.store._MOST_OPEN", 2)
+    checked = []
+    real = atomic_files.sha256
+
+    def counted(file: Path) -> str:
+        checked.append(file)
+        return real(file)
+
+    monkeypatch.setattr(atomic_files, "sha256", counted)
+    for _ in range(3):
+        for case in store.cases:
+            store.crop(case, (0, 0, 0), (2, 2, 2))
+    assert len(checked) == 5
+    assert len(store._open) == 2
+
+
+def test_an_array_that_is_made_anew_meanwhile_is_noticed_when_it_is_opened_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process prepares the store while this one trains: no epoch sees old scans and new ones."""
+    store, images, _ = a_store(tmp_path, count=3)
+    monkeypatch.setattr("selfvox.data.preparation.store._MOST_OPEN", 1)
+    for case in store.cases:
+        store.crop(case, (0, 0, 0), (2, 2, 2))
+    with atomic_files.whole(tmp_path / "images" / "scan_0.npy") as temporary:
+        np.save(temporary, np.zeros_like(images[0], dtype=np.float16))
+    with pytest.raises(DataError, match=r"scan_0 is damaged \(its SHA-256 differs\)"):
+        store.crop(store.cases[0], (0, 0, 0), (2, 2, 2))
+
+
+def test_a_store_travels_to_a_worker_without_its_arrays(tmp_path: Path) -> None:
+    store, images, _ = a_store(tmp_path, shape=(40, 40, 40))
+    store.crop(store.cases[0], (0, 0, 0), (2, 2, 2))
+    packed = pickle.dumps(store)
+    assert len(packed) < 5000
+    there = pickle.loads(packed)
+    assert there == store
+    np.testing.assert_array_equal(there.crop(there.cases[1], (0, 0, 0), (40, 40, 40)), images[1])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"version": 99}, "version 99"),
+        ({"format": "other"}, "not the manifest of a store"),
+        ({"cases": None}, "unfinished"),
+        ({"cases": [{"id": "../../etc/passwd"}]}, "no file name"),
+        ({"cases": [{"id": "a"}]}, "damaged"),
+        ({"recipe": {}}, "damaged"),
+    ],
+)
+def test_a_manifest_that_does_not_fit_is_refused(
+    tmp_path: Path, change: dict[str, object], message: str
+) -> None:
+    a_store(tmp_path)
+    manifest = tmp_path / "manifest.json"
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | change))
+    with pytest.raises(DataError, match=message):
+        open_store(tmp_path)
+
+
+def test_a_manifest_of_more_cases_than_a_list_of_scans_may_have_is_read(tmp_path: Path) -> None:
+    """A case takes a kilobyte: 16 MiB, enough for any list, held 16 000 scans, or 1200 series of 400 slices."""
+    store, _, _ = a_store(tmp_path)
+    cases = [dataclasses.replace(each, notes=("x" * 10 * 2**20,)) for each in store.cases]
+    write_manifest(tmp_path, RECIPE, CLASSES, cases, {})
+    assert open_store(tmp_path).cases == tuple(cases)
+
+
+def test_other_folders_are_no_stores(tmp_path: Path) -> None:
+    assert not is_store(tmp_path)
+    with pytest.raises(DataError, match="not a store; make one with"):
+        open_store(tmp_path)
+
+
+def test_what_a_run_records_changes_with_the_contents(tmp_path: Path) -> None:
+    store, _, _ = a_store(tmp_path)
+    both, one = store.record(store.cases), store.record(store.cases[:1])
+    assert both == store.record(store.cases[::-1])
+    assert both["cases"] == 2
+    assert both["sha256"] != one["sha256"]

@@ -1,0 +1,197 @@
+import dataclasses
+import itertools
+from collections import Counter
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+import selfvox
+from selfvox.data.preparation.store import open_store
+from selfvox.data.sampling.crop_size import crop_for, in_plane, is_inside, resolutions, spacings
+from selfvox.data.sampling.crops import Crops
+from selfvox.errors import UsageError
+
+
+@pytest.fixture(scope="module")
+def store(shapes_store):
+    return open_store(shapes_store)
+
+
+def crops(store, size=(16, 16, 16), seed=0, **how):
+    return Crops(store, store.cases, size, seed, **how)
+
+
+def same(one, other):
+    return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
+
+
+def test_a_sample_is_the_same_whenever_and_by_whomever_it_is_asked(store):
+    data, again = crops(store, labels=True), crops(store, labels=True)
+    expected = [data[sample] for sample in range(40)]
+    assert all(same(again[sample], expected[sample]) for sample in reversed(range(40)))
+    assert not same(crops(store, seed=1, labels=True)[0], expected[0])
+
+
+def test_workers_read_the_same_samples_in_the_same_order(store):
+    data = crops(store, labels=True, foreground=0.5)
+    loader = DataLoader(
+        data, batch_sampler=[[3, 4], [90, 2]], num_workers=1, multiprocessing_context="fork"
+    )
+    for batch, samples in zip(loader, ([3, 4], [90, 2]), strict=True):
+        for row, sample in enumerate(samples):
+            assert same({key: value[row] for key, value in batch.items()}, data[sample])
+
+
+def test_every_epoch_shows_each_case_once_in_an_order_of_its_own(store):
+    data, count = crops(store), len(store.cases)
+    epochs = [[int(data[epoch * count + i]["subject"]) for i in range(count)] for epoch in range(4)]
+    assert all(sorted(epoch) == list(range(count)) for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) > 1
+
+
+def test_a_case_is_cut_at_another_place_in_every_epoch(store):
+    data = Crops(store, store.cases[:1], (16, 16, 16), 0)
+    assert len({data[epoch]["image"].numpy().tobytes() for epoch in range(20)}) == 20
+
+
+def test_the_places_of_a_case_are_spread_evenly_over_all_there_are(store):
+    data, case = crops(store, size=(16, 16, 16)), store.cases[0]
+    starts = np.array([data._place(case, np.random.default_rng(n)) for n in range(2000)])
+    for axis, edge in enumerate(case.shape):
+        room = edge - 16
+        assert (starts[:, axis].min(), starts[:, axis].max()) == (0, room)
+        share = np.bincount(starts[:, axis], minlength=room + 1) / len(starts)
+        assert abs(share - 1 / (room + 1)).max() < 5 * (room + 1) ** -0.5 * len(starts) ** -0.5
+
+
+def test_image_and_label_are_cut_at_the_same_place(store):
+    data = crops(store, labels=True)
+    for sample in range(8):
+        item = data[sample]
+        dark, bright = (item["image"][0][item["label"] == value] for value in (1, 2))
+        # the phantom's class 1 is darker than anything in the body, class 2 brighter
+        assert len(dark) == 0 or len(bright) == 0 or dark.mean() < bright.mean() - 1
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_the_asked_share_of_crops_is_centred_on_a_labelled_voxel_of_an_evenly_drawn_class(
+    store, share
+):
+    size = (3, 3, 3)
+    data = Crops(store, store.cases, size, 0, labels=True, foreground=share)
+    centres = Counter(int(data[sample]["label"][1, 1, 1]) for sample in range(600))
+    plain = np.mean(
+        [(store.label_crop(case, (0,) * 3, case.shape) > 0).mean() for case in store.cases]
+    )
+    labelled = (centres[1] + centres[2]) / 600
+    assert labelled == pytest.approx(share + (1 - share) * plain, abs=0.06)
+    if share == 1:
+        assert centres[1] / 600 == pytest.approx(0.5, abs=0.06)
+
+
+def test_a_scan_smaller_than_the_crop_lies_in_its_middle_and_is_mirrored(store):
+    case = store.cases[0]
+    size = tuple(edge + extra for edge, extra in zip(case.shape, (3, 10, 0), strict=True))
+    item = Crops(store, [case], size, 0, labels=True)[0]
+    before = [(want - have + 1) // 2 for want, have in zip(size, case.shape, strict=True)]
+    around = [
+        (low, want - have - low) for low, want, have in zip(before, size, case.shape, strict=True)
+    ]
+    for key, read, lead in (("image", store.crop, [(0, 0)]), ("label", store.label_crop, [])):
+        expected = np.pad(read(case, (0,) * 3, case.shape), lead + around, mode="symmetric")
+        np.testing.assert_array_equal(item[key].numpy(), expected)
+
+
+class Scan:
+    def __init__(self, shape, spacing_mm=(1.0, 1.0, 1.0)):
+        self.shape, self.spacing_mm = shape, spacing_mm
+
+
+def test_an_interpolated_axis_is_as_coarse_as_it_was_scanned(tmp_path):
+    (tmp_path / "scans").mkdir()
+    rng = np.random.default_rng(0)
+    for name, axes in {
+        "axial": (1.0, 1.0, 5.0),
+        "coronal": (1.0, 4.0, 1.0),
+        "fine": (0.5, 0.5, 0.5),
+    }.items():
+        voxels = rng.normal(size=[int(40 / each) for each in axes]).astype(np.float32)
+        nib.save(nib.Nifti1Image(voxels, np.diag([*axes, 1])), tmp_path / "scans" / f"{name}.nii")
+    cases = selfvox.prepare(
+        tmp_path / "scans", out=tmp_path / "store", spacing=(2.0, 2.0, 2.0), workers=1
+    )
+    cases = open_store(cases).cases
+    assert spacings(cases) == [(2.0, 2.0, 2.0)]
+    # what is coarser than asked for stays so, what is finer does not count
+    assert np.round(resolutions(cases), 1).tolist() == [[2, 2, 5], [2, 4, 2], [2, 2, 2]]
+    assert np.round(resolutions(in_plane(cases, 2)), 1).tolist() == [[2, 2], [2, 4]]
+
+
+def test_two_scans_of_one_person_have_one_number(store):
+    first, second, third = store.cases[:3]
+    cases = [first, dataclasses.replace(second, subject=first.subject), third]
+    data = Crops(store, cases, (8, 8, 8), 0)
+    shown = [int(data[sample]["subject"]) for sample in range(3)]
+    assert sorted(shown) == [0, 0, 1]
+
+
+def test_crops_hold_the_median_scan_or_lie_within_nine_of_ten():
+    scans = [Scan((20 + n, 40, 200)) for n in range(11)]
+    assert crop_for(None, scans) == (32, 40, 64)
+    assert crop_for(None, scans, inside=True) == (16, 40, 64)
+    assert crop_for(None, [Scan((5, 5, 5))], inside=True) == (8, 8, 8)
+    assert crop_for(None, [Scan((500, 100))]) == (256, 104)
+    for edge, divisor in itertools.product((9, 20, 100), (2, 16, 24)):
+        found = crop_for(None, [Scan((edge,) * 3)], (divisor,) * 3)
+        assert all(each % divisor == 0 and 0 < each <= 64 for each in found)
+
+
+def test_nine_of_ten_scans_hold_the_crop_along_all_axes_at_once():
+    # each axis is short in a tenth of the scans, but not in the same ones
+    shapes = [[40, 40, 40] for _ in range(30)]
+    for number in range(9):
+        shapes[number][number % 3] = 33
+        shapes[number + 9][number % 3] = 39
+    scans = [Scan(tuple(shape)) for shape in shapes]
+    assert not is_inside((40, 40, 40), scans)
+    assert crop_for(None, scans, inside=True) == (32, 32, 32)
+    uneven = [Scan((64, 64, 40)) if n % 5 else Scan((64, 20, 40)) for n in range(50)]
+    assert crop_for(None, uneven, inside=True) == (64, 16, 40)
+    few = [Scan((16, 40, 40)), Scan((40, 40, 40)), Scan((40, 24, 40))]
+    assert crop_for(None, few, inside=True) == (16, 24, 40)
+    thin = [Scan((64, 64, 6))] * 4
+    assert crop_for(None, thin, inside=True) == (64, 64, 8)  # no crop is inside, so none is better
+    assert not is_inside((8, 8, 8), thin)
+    far = [Scan((64, 64, 64))] * 4 + [Scan((64, 20, 64))]
+    assert crop_for(None, far, inside=True) == (64, 16, 64)
+
+
+def test_edges_that_do_not_fit_are_refused_with_the_nearest_that_do():
+    scans = [Scan((40, 40, 40))]
+    assert crop_for((24, 32, 8), scans) == (24, 32, 8)
+    with pytest.raises(UsageError, match="30 is no multiple of 8; the nearest are 24 and 32"):
+        crop_for((24, 30, 8), scans)
+    with pytest.raises(UsageError, match="names 2 edges and the scans have 3 axes"):
+        crop_for((24, 32), scans)
+
+
+def test_a_crop_of_which_a_scan_fills_hardly_anything_is_refused():
+    scans = [Scan((40, 48, 40)), Scan((40, 40, 40))]
+    assert crop_for((120, 144, 120), scans) == (120, 144, 120)
+    with pytest.raises(
+        UsageError, match=r"1000 x 1000 x 1000 voxels are more than 27 times .* 40 x 48 x 40"
+    ):
+        crop_for((1000,), scans)
+    assert crop_for((24, 24), [Scan((9, 9))]) == (24, 24)
+    with pytest.raises(UsageError, match="more than 9 times"):
+        crop_for((32, 32), [Scan((9, 9))])
+
+
+def test_every_spacing_of_the_cases_is_told_once():
+    scans = [
+        Scan((9, 9, 9), spacing) for spacing in ((1.0, 1.0, 1.5), (2.0, 2.0, 4.0), (1.0, 1.0, 1.5))
+    ]
+    assert spacings(scans) == [(1.0, 1.0, 1.5), (2.0, 2.0, 4.0)]

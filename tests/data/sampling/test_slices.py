@@ -1,0 +1,90 @@
+"""Crops of slices, out of the very store that holds the volumes."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from selfvox.data.preparation.store import open_store
+from selfvox.data.sampling.crop_size import SLICE_AXES, axis_of_slices, crop_for, in_plane
+from selfvox.data.sampling.crops import Crops
+from selfvox.errors import UsageError
+
+every_axis = pytest.mark.parametrize("name", SLICE_AXES)
+
+
+@pytest.fixture(scope="module")
+def store(shapes_store):
+    return open_store(shapes_store)
+
+
+@every_axis
+def test_a_slice_crop_is_the_same_part_of_one_slice_of_the_volume(store, name, monkeypatch):
+    axis, case = SLICE_AXES[name], store.cases[0]
+    # every voxel holds its place
+    place = np.ravel_multi_index(np.indices(case.shape), case.shape).astype(np.float32)
+    arrays = {
+        "images": place[None],
+        "labels": place.astype(np.int32),
+        "foreground": store.foreground(case),
+    }
+    monkeypatch.setattr(type(store), "_array", lambda self, case, kind: arrays[kind])
+    data = Crops(store, [case], (16, 8), 0, labels=True, foreground=0.5, axis=axis)
+    levels = set()
+    for sample in range(24):
+        item = data[sample]
+        first = list(np.unravel_index(int(item["image"][0, 0, 0]), case.shape))
+        level = first.pop(axis)
+        expected = np.take(place, level, axis)[first[0] : first[0] + 16, first[1] : first[1] + 8]
+        assert np.array_equal(item["image"], expected[None])
+        assert np.array_equal(item["label"], expected.astype(np.int32))
+        levels.add(level)
+    assert len(levels) > 8
+
+
+@every_axis
+def test_a_sample_is_the_same_whenever_it_is_asked(store, name):
+    one, again = (Crops(store, store.cases, (16, 16), 0, axis=SLICE_AXES[name]) for _ in range(2))
+    expected = [one[sample]["image"] for sample in range(12)]
+    assert all(
+        torch.equal(again[sample]["image"], expected[sample]) for sample in reversed(range(12))
+    )
+
+
+@every_axis
+def test_empty_slices_are_not_shown_but_where_there_is_nothing_else(store, name, monkeypatch):
+    axis, case = SLICE_AXES[name], store.cases[0]
+    read = type(store).crop
+
+    def mostly_empty(self, case, start, size):
+        """Of every four slices, three are constant."""
+        image = read(self, case, start, size)
+        return image if start[axis] % 4 == 0 else np.zeros_like(image)
+
+    monkeypatch.setattr(type(store), "crop", mostly_empty)
+    data = Crops(store, [case], (16, 16), 0, axis=axis)
+    empty = np.mean([np.ptp(data[sample]["image"].numpy()) == 0 for sample in range(200)])
+    assert empty < 3 * 0.75**8
+    monkeypatch.setattr(
+        type(store), "crop", lambda self, case, start, size: np.ones((1, *size), np.float32)
+    )
+    assert data[0]["image"].shape == (1, 16, 16)
+
+
+@every_axis
+def test_slices_have_the_shape_and_spacing_of_the_other_two_axes(store, name):
+    axis = SLICE_AXES[name]
+    case = dataclasses.replace(store.cases[0], shape=(20, 30, 40), spacing_mm=(1.0, 2.0, 3.0))
+    flat = in_plane([case], axis)[0]
+    assert flat.shape == {0: (30, 40), 1: (20, 40), 2: (20, 30)}[axis]
+    assert flat.spacing_mm == {0: (2.0, 3.0), 1: (1.0, 3.0), 2: (1.0, 2.0)}[axis]
+    assert len(crop_for(None, [flat])) == 2
+    assert in_plane([case], None) == [case]
+
+
+def test_pictures_have_no_slices(store):
+    pictures = in_plane(store.cases, 0)
+    assert axis_of_slices(None, pictures) is None
+    with pytest.raises(UsageError, match=r"^slices: .* leave --slices out$"):
+        axis_of_slices("axial", pictures)

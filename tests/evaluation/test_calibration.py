@@ -1,0 +1,152 @@
+import csv
+import math
+
+import nibabel as nib
+import numpy as np
+import pytest
+from PIL import Image as Pillow
+from PIL import ImageSequence
+from sklearn.metrics import log_loss
+
+import selfvox
+from selfvox.evaluation import calibration as of
+
+from ..conftest import blob, make_run
+
+
+def drawn(honest=True, classes=3, voxels=40_000, seed=0):
+    """Probabilities (class, voxel), and truths that are drawn from them, or from a flatter version of them."""
+    rng = np.random.default_rng(seed)
+    p = rng.dirichlet(np.full(classes, 0.5), voxels)
+    true = p if honest else 0.5 * p + 0.5 / classes
+    truth = (rng.random(voxels)[:, None] > true.cumsum(1)).sum(1)
+    return p.T, truth.clip(max=classes - 1)
+
+
+def naive_ece(p, truth, bins=15):
+    confidence, right = p.max(0), p.argmax(0) == truth
+    total = 0.0
+    for number in range(bins):
+        inside = (confidence >= number / bins) & (
+            (confidence < (number + 1) / bins) | (number == bins - 1)
+        )
+        if inside.any():
+            total += inside.mean() * abs(confidence[inside].mean() - right[inside].mean())
+    return total
+
+
+@pytest.mark.parametrize("honest", [True, False])
+def test_calibration_error_equals_a_loop_over_the_bins_and_tells_boasting_from_honesty(honest):
+    p, truth = drawn(honest)
+    found = of.expected_calibration_error(of.reliability(p, truth))
+    assert found == pytest.approx(naive_ece(p, truth))
+    assert (found < 0.01) == honest
+
+
+def test_tables_of_parts_add_up_to_that_of_the_whole():
+    p, truth = drawn()
+    parts = of.reliability(p[:, :999], truth[:999]) + of.reliability(p[:, 999:], truth[999:])
+    assert np.allclose(parts, of.reliability(p, truth))
+
+
+def test_brier_and_likelihood_equal_other_implementations():
+    p, truth = drawn(voxels=500)
+    one_hot = np.eye(3)[truth].T
+    assert of.brier(p, truth) == pytest.approx(
+        np.mean([((a - b) ** 2).sum() for a, b in zip(p.T, one_hot.T, strict=True)])
+    )
+    assert of.negative_log_likelihood(p, truth) == pytest.approx(
+        log_loss(truth, np.clip(p, 1e-7, None).T), rel=1e-3
+    )
+
+
+def test_a_perfect_and_an_ignorant_prediction_have_known_scores():
+    truth = np.array([0, 1, 2, 1])
+    perfect, ignorant = np.eye(3)[truth].T, np.full((3, 4), 1 / 3)
+    assert of.brier(perfect, truth) == pytest.approx(0)
+    assert of.brier(ignorant, truth) == pytest.approx(2 / 3)
+    assert of.negative_log_likelihood(ignorant, truth) == pytest.approx(math.log(3))
+
+
+def test_risk_falls_with_a_trust_that_knows_and_the_whole_keeps_its_mean():
+    dice = np.array([0.9, 0.2, 0.7, 0.5])
+    known, opposite = of.risk_coverage(dice, dice), of.risk_coverage(-dice, dice)
+    assert np.allclose(known, [0.1, 0.2, 0.3, 0.425])
+    assert known.mean() < opposite.mean()
+    assert known[-1] == opposite[-1] == pytest.approx((1 - dice).mean())
+
+
+def test_only_the_box_around_prediction_and_truth_counts():
+    truth = np.zeros((60, 8), int)
+    truth[20:24, 3] = 1
+    p = np.stack([np.where(truth, 0.4, 0.9), np.where(truth, 0.6, 0.1)])
+    small, _ = of.measure(p, truth)
+    padded = [(0, 0), (500, 500), (0, 0)]
+    large, _ = of.measure(np.pad(p, padded, mode="edge"), np.pad(truth, padded[1:]))
+    assert large == pytest.approx(small, nan_ok=True)
+
+
+def test_evaluate_measures_the_probabilities_that_lie_beside_the_labels(tmp_path, capsys):
+    scans, truth = tmp_path / "scans", tmp_path / "truth"
+    scans.mkdir()
+    truth.mkdir()
+    rng = np.random.default_rng(0)
+    for number in range(3):
+        nib.Nifti1Image(blob((20, 18, 16), number), np.eye(4)).to_filename(
+            scans / f"s{number}.nii.gz"
+        )
+        label = rng.integers(0, 3, (20, 18, 16)).astype(np.uint8)
+        nib.Nifti1Image(label, np.eye(4)).to_filename(truth / f"s{number}.nii.gz")
+    run, out = make_run(tmp_path / "run"), tmp_path / "predictions"
+    selfvox.predict(run, scans, out=out, probabilities=True, passes=3, encoder_dropout=0.3)
+    selfvox.evaluate(out, truth, out=tmp_path / "scores.csv")
+    told = capsys.readouterr().err
+    assert "probabilities beside the truth: ece" in told
+    assert "correlation" in told
+    with (tmp_path / "scores_calibration.csv").open() as lines:
+        rows = {row["case"]: row for row in csv.DictReader(lines)}
+    assert sorted(rows) == ["s0", "s1", "s2"]
+    p = np.moveaxis(np.asarray(nib.load(out / "s1_probabilities.nii.gz").dataobj), -1, 0).reshape(
+        3, -1
+    )
+    t = np.asarray(nib.load(truth / "s1.nii.gz").dataobj).ravel()
+    assert float(rows["s1"]["ece"]) == pytest.approx(naive_ece(p, t), abs=1e-4)
+    assert (tmp_path / "scores_calibration.png").stat().st_size > 1000
+
+
+def test_probabilities_of_pictures_are_measured_too(tmp_path):
+    for folder in ("pictures", "truth"):
+        (tmp_path / folder).mkdir()
+    rng = np.random.default_rng(0)
+    truths = {}
+    for number in range(2):
+        Pillow.fromarray(blob((40, 36), number).astype(np.uint8)).save(
+            tmp_path / "pictures" / f"p{number}.png"
+        )
+        truths[number] = rng.integers(0, 3, (40, 36)).astype(np.uint8)
+        Pillow.fromarray(truths[number]).save(tmp_path / "truth" / f"p{number}.png")
+    run, out = make_run(tmp_path / "run", spatial_dims=2, crop=32), tmp_path / "predictions"
+    selfvox.predict(run, tmp_path / "pictures", out=out, probabilities=True)
+    selfvox.evaluate(out, tmp_path / "truth", out=tmp_path / "scores.csv")
+    with (tmp_path / "scores_calibration.csv").open() as lines:
+        rows = {row["case"]: row for row in csv.DictReader(lines)}
+    with Pillow.open(out / "p1_probabilities.tif") as picture:
+        p = np.stack([np.array(page) for page in ImageSequence.Iterator(picture)]).reshape(3, -1)
+    assert sorted(rows) == ["p0", "p1"]
+    assert float(rows["p1"]["ece"]) == pytest.approx(naive_ece(p, truths[1].ravel()), abs=1e-4)
+
+
+def test_maps_that_are_not_of_the_classes_are_left_out_and_told(tmp_path, capsys):
+    folder = tmp_path / "predictions"
+    folder.mkdir()
+    label = np.zeros((6, 5, 4), np.uint8)
+    label[2:4, 2:4, 1:3] = 1
+    nib.Nifti1Image(label, np.eye(4)).to_filename(folder / "a.nii.gz")
+    maps = np.random.default_rng(0).random((6, 5, 4, 2), np.float32)
+    nib.Nifti1Image(maps, np.eye(4)).to_filename(folder / "a_probabilities.nii.gz")
+    pair = (folder / "a.nii.gz", folder / "a.nii.gz")
+    of.tell(folder, {"a": pair}, [0, 1], {"a": 1.0}, None)
+    of.tell(folder, {"a": pair}, [0, 1, 2], {"a": 1.0}, None)
+    told = capsys.readouterr().err
+    assert "add up to 1" in told
+    assert "holds (2, 6, 5, 4), not 3 maps of (6, 5, 4)" in told

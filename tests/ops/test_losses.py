@@ -1,0 +1,207 @@
+"""Losses against loops, closed forms, and two processes against one."""
+
+import math
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from selfvox.ops.losses import dice_cross_entropy, nt_xent, soft_dice, triplet
+
+
+def naive_nt_xent(views, temperature, scan=None, further=()):
+    """Paper B, equation (1), pair by pair; and the share of views that find their partner."""
+    count = len(views)
+    unit = [view / view.norm() for view in [*views.double(), *further]]
+    total, found, chance = 0.0, 0, 0.0
+    for i in range(count):
+        partner = (i + count // 2) % count
+        others = [
+            k
+            for k in range(count)
+            if k != i and (k == partner or scan is None or int(scan[k]) != int(scan[i]))
+        ]
+        others += range(count, len(unit))
+        similarity = {k: float(unit[i] @ unit[k]) / temperature for k in others}
+        total -= math.log(
+            math.exp(similarity[partner]) / sum(math.exp(each) for each in similarity.values())
+        )
+        found += max(similarity, key=similarity.__getitem__) == partner
+        chance += 1 / len(others)
+    return total / count, found / count, chance / count
+
+
+@pytest.mark.parametrize("temperature", [0.05, 0.5])
+@pytest.mark.parametrize(
+    "scan", [None, torch.tensor([0, 0, 1, 2, 2]).repeat(2)], ids=["all", "masked"]
+)
+def test_nt_xent_equals_loops(temperature, scan):
+    first = torch.randn(5, 8, generator=torch.Generator().manual_seed(0))
+    views = torch.cat(
+        [first, first + 0.8 * torch.randn(5, 8, generator=torch.Generator().manual_seed(1))]
+    )
+    found = nt_xent(views, temperature, scan)
+    assert [float(each) for each in found] == pytest.approx(
+        naive_nt_xent(views, temperature, scan), rel=1e-4
+    )
+
+
+@pytest.mark.parametrize("scan", [None, torch.tensor([0, 0, 1]).repeat(2)], ids=["all", "masked"])
+def test_nt_xent_against_further_embeddings_equals_loops(scan):
+    views, further = (
+        torch.randn(6, 8, requires_grad=True),
+        3 * torch.randn(7, 8, requires_grad=True),
+    )
+    found = nt_xent(views, 0.3, scan, further)
+    expected = naive_nt_xent(views.detach(), 0.3, scan, further.detach().double())
+    assert [float(each.detach()) for each in found] == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("count", [2, 5, 16])
+def test_nt_xent_of_identical_embeddings_is_the_log_of_the_choices(count):
+    found = nt_xent(torch.ones(2 * count, 4), 0.05)
+    assert float(found.loss) == pytest.approx(math.log(2 * count - 1), rel=1e-5)
+    assert float(found.chance) == pytest.approx(1 / (2 * count - 1))
+
+
+def test_nt_xent_of_perfect_pairs_is_nearly_zero():
+    found = nt_xent(torch.eye(6).repeat(2, 1), 0.05)
+    assert float(found.loss) < 1e-6
+    assert float(found.accuracy) == 1
+
+
+def test_mixed_precision_does_not_round_the_similarities():
+    views = torch.randn(16, 32, generator=torch.Generator().manual_seed(0))
+    with torch.autocast("cpu", torch.bfloat16):
+        inside = nt_xent(views, 0.05).loss
+    assert torch.equal(inside, nt_xent(views, 0.05).loss)
+
+
+WORKER = """
+import sys
+import torch
+from selfvox.ops.gather import of_all_devices
+from selfvox.ops.losses import nt_xent
+
+rank, meeting, out = int(sys.argv[1]), sys.argv[2], sys.argv[3]
+torch.set_num_threads(1)
+torch.distributed.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=2)
+given = torch.load(f"{meeting}.pt", weights_only=True)
+found = {}
+for masked in (False, True):
+    weight = given["weight"].clone().requires_grad_()
+    # N = 6 samples, three on each device; both hold one of scan 1
+    mine = given["images"].view(2, 2, 3, -1)[:, rank].flatten(0, 1)
+    scan = torch.tensor([[0, 0, 1], [1, 2, 2]])[rank].repeat(2) if masked else None
+    loss, accuracy, chance = nt_xent(mine @ weight, 0.2, scan)
+    loss.backward()
+    torch.distributed.all_reduce(weight.grad)
+    found[str(masked)] = {"loss": loss.detach(), "accuracy": accuracy, "chance": chance, "gradient": weight.grad / 2}
+found["rows"] = of_all_devices(given["images"].view(2, 2, 3, -1)[0, rank].requires_grad_())
+torch.save(found, f"{out}{rank}.pt")
+torch.distributed.destroy_process_group()
+"""
+
+
+def test_two_processes_have_the_loss_and_the_gradient_of_one(tmp_path):
+    rng = torch.Generator().manual_seed(0)
+    given = {
+        "images": torch.randn(12, 5, generator=rng),
+        "weight": torch.randn(5, 4, generator=rng),
+    }
+    meeting = tmp_path / "meeting"
+    torch.save(given, f"{meeting}.pt")
+    workers = [
+        subprocess.Popen(
+            [sys.executable, "-c", WORKER, str(rank), str(meeting), str(tmp_path / "out")]
+        )
+        for rank in range(2)
+    ]
+    try:
+        assert [worker.wait(60) for worker in workers] == [0, 0]
+    finally:
+        for worker in workers:
+            worker.kill()
+    for masked in (False, True):
+        weight = given["weight"].clone().requires_grad_()
+        scan = torch.tensor([0, 0, 1, 1, 2, 2]).repeat(2) if masked else None
+        expected = nt_xent(given["images"] @ weight, 0.2, scan)
+        expected.loss.backward()
+        for rank in range(2):
+            found = torch.load(f"{tmp_path / 'out'}{rank}.pt", weights_only=True)[str(masked)]
+            for name in ("loss", "accuracy", "chance"):
+                assert torch.allclose(found[name], getattr(expected, name), rtol=1e-5)
+            # devices average their gradients, as DDP does
+            assert torch.allclose(found["gradient"], weight.grad, rtol=1e-4, atol=1e-6)
+    for rank in range(2):  # every device holds the rows of all, by rank
+        rows = torch.load(f"{tmp_path / 'out'}{rank}.pt", weights_only=True)["rows"]
+        assert torch.equal(rows, given["images"][:6])
+        assert not rows.requires_grad
+
+
+@pytest.mark.parametrize("space", [(4, 5), (3, 4, 2)])
+def test_soft_dice_equals_equation_2_by_hand(space):
+    rng = torch.Generator().manual_seed(0)
+    logits = torch.randn(2, 3, *space, generator=rng)
+    target = torch.randint(3, (2, *space), generator=rng, dtype=torch.uint8)
+    probability = torch.softmax(logits.double(), 1).movedim(1, -1).reshape(-1, 3)
+    scores = []
+    for c in range(3):
+        overlap = predicted = there = 0.0
+        for p, g in zip(probability[:, c].tolist(), target.flatten().tolist(), strict=True):
+            overlap, predicted, there = overlap + p * (g == c), predicted + p, there + (g == c)
+        scores.append((2 * overlap + 1e-5) / (predicted + there + 1e-5))
+    assert float(soft_dice(logits, target)) == pytest.approx(-sum(scores) / 3, rel=1e-5)
+    picked = [
+        math.log(row[g])
+        for row, g in zip(probability.tolist(), target.flatten().tolist(), strict=True)
+    ]
+    both = -sum(scores) / 3 - sum(picked) / len(picked)
+    assert float(dice_cross_entropy(logits, target)) == pytest.approx(both, rel=1e-5)
+
+
+def test_soft_dice_of_the_truth_is_minus_one_and_of_an_absent_class_too():
+    target = torch.zeros(1, 4, 4, dtype=torch.uint8)
+    target[:, :2] = 1
+    logits = torch.nn.functional.one_hot(target.long(), 3).movedim(-1, 1) * 100.0
+    assert float(soft_dice(logits, target)) == pytest.approx(-1, abs=1e-5)
+
+
+@pytest.mark.parametrize("squared", [True, False])
+def test_triplet_equals_loops(squared):
+    rng = torch.Generator().manual_seed(0)
+    anchor, positive, negative = (0.5 * torch.randn(7, 5, generator=rng) for _ in range(3))
+    total, ordered = 0.0, 0
+    for a, p, n in zip(anchor.tolist(), positive.tolist(), negative.tolist(), strict=True):
+        near, far = (sum((x - y) ** 2 for x, y in zip(a, other, strict=True)) for other in (p, n))
+        if not squared:
+            near, far = math.sqrt(near), math.sqrt(far)
+        total, ordered = total + max(0.0, near - far + 0.4), ordered + (near < far)
+    found = triplet(anchor, positive, negative, 0.4, squared=squared)
+    assert [float(each) for each in found] == pytest.approx([total / 7, ordered / 7], rel=1e-5)
+
+
+def test_triplets_that_do_not_count_change_nothing():
+    rows = torch.randn(3, 6, 5, generator=torch.Generator().manual_seed(0))
+    counted = torch.tensor([True, False, True, True, False, True])
+    found, expected = triplet(*rows, 0.4, counted=counted), triplet(*rows[:, counted], 0.4)
+    assert [float(each) for each in found] == pytest.approx([float(each) for each in expected])
+    rows.requires_grad_()
+    none = triplet(*rows, 0.4, counted=torch.zeros(6, dtype=torch.bool))
+    assert [float(each.detach()) for each in none] == [0, 0]
+    assert not torch.autograd.grad(none.loss, rows)[0].any()
+
+
+@pytest.mark.parametrize("squared", [True, False])
+def test_triplet_at_equal_distances_is_the_margin_and_has_a_finite_gradient(squared):
+    anchor = torch.zeros(4, 3, requires_grad=True)
+    for other in (torch.zeros(4, 3), torch.ones(4, 3)):
+        found = triplet(anchor, other, -other, 0.7, squared=squared)
+        assert float(found.loss.detach()) == pytest.approx(0.7)
+        assert torch.autograd.grad(found.loss, anchor)[0].isfinite().all()
+
+
+def test_triplet_beyond_the_margin_costs_nothing():
+    found = triplet(torch.zeros(2, 3), torch.zeros(2, 3), torch.ones(2, 3), 1.0)
+    assert [float(found.loss), float(found.ordered)] == [0, 1]

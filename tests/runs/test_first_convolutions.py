@@ -1,0 +1,48 @@
+import pytest
+import torch
+from torch import nn
+
+from selfvox.runs.weights import first_convolutions, load_into, state_of
+
+
+def net(channels):
+    return nn.Sequential(nn.Conv3d(channels, 5, 3), nn.ReLU(), nn.Conv3d(5, 4, 3))
+
+
+@pytest.mark.parametrize(("old", "new"), [(1, 4), (2, 4), (4, 1), (3, 2)])
+def test_every_policy_fits_and_touches_nothing_else(old, new):
+    torch.manual_seed(0)
+    tensors = state_of(net(old))
+    for policy in ("mean", "tile", "random"):
+        target = net(new)
+        own = {name: each.clone() for name, each in state_of(target).items()}
+        fitted = first_convolutions(tensors, target, policy)
+        load_into(target, fitted, "here")
+        assert all(
+            torch.equal(fitted[name], tensors[name]) for name in tensors if name != "0.weight"
+        )
+        first = fitted["0.weight"]
+        for out in range(5):
+            for channel in range(new):
+                expected = {
+                    "mean": sum(tensors["0.weight"][out, each] for each in range(old))
+                    / old
+                    * old
+                    / new,
+                    "tile": tensors["0.weight"][out, channel % old] * old / new,
+                    "random": own["0.weight"][out, channel],
+                }[policy]
+                assert torch.allclose(first[out, channel], expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("policy", ["mean", "tile"])
+def test_one_image_in_all_channels_is_answered_as_before(policy):
+    torch.manual_seed(0)
+    old, new, image = net(1), net(4), torch.randn(2, 1, 8, 8, 8)
+    load_into(new, first_convolutions(state_of(old), new, policy), "here")
+    assert torch.allclose(new(image.expand(-1, 4, -1, -1, -1)), old(image), atol=1e-5)
+
+
+def test_a_network_of_other_kernels_is_left_for_the_loader_to_refuse():
+    fitted = first_convolutions(state_of(nn.Conv3d(1, 5, 5)), nn.Conv3d(2, 5, 3), "mean")
+    assert fitted["weight"].shape[2:] == (5, 5, 5)

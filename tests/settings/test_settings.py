@@ -1,0 +1,272 @@
+import importlib
+import inspect
+import re
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import pytest
+import yaml
+
+import selfvox
+from selfvox.errors import UsageError
+from selfvox.settings import safe_yaml, verbs
+from selfvox.settings.options import as_dict, options, resolve, to_yaml
+
+PRETRAIN = {"scans": "s", "out": "o"}
+FINETUNE = {"labelled": "s", "out": "o", "encoder": "none"}
+PREDICT = {"run": "r", "scans": "s", "out": "o"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Toy:
+    """Settings of a task that exists nowhere."""
+
+    temperature: Annotated[float, "softness"] = 0.1
+    channels: Annotated[tuple[int, ...], "widths"] = (1, 2)
+    kind: Annotated[Literal["hard", "soft"], "which"] = "soft"
+    flip: Annotated[bool, "mirror"] = False
+    name: Annotated[str | None, "what it is called"] = "toy"
+
+
+def test_text_becomes_the_type_of_the_option():
+    toy = resolve(Toy, {"temperature": "1e-3", "channels": "16, 32", "flip": "yes", "name": "None"})
+    assert toy == Toy(temperature=1e-3, channels=(16, 32), flip=True, name=None)
+    assert resolve(Toy, {"channels": 8}).channels == (8,)
+    assert resolve(Toy, {"channels": "8"}).channels == (8,)
+    assert resolve(Toy, as_dict(toy)) == toy
+
+
+def test_a_tilde_is_the_home_folder(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/someone")
+    assert resolve(verbs.Demo, {"out": "~/demo"}).out == Path("/home/someone/demo")
+
+
+def test_a_run_that_python_returned_is_taken_wherever_its_name_is(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/someone")
+    assert resolve(verbs.Finetune, FINETUNE | {"encoder": Path("runs/a")}).encoder == "runs/a"
+    assert resolve(verbs.Study, {"plan": Path("plan.yaml"), "out": "o"}).plan == "plan.yaml"
+    for given in (Path("~/a"), [Path("~/a")], "~/a", ["~/a"]):
+        assert resolve(verbs.Predict, PREDICT | {"ensemble": given}).ensemble == (
+            Path("/home/someone/a"),
+        )
+    with pytest.raises(UsageError, match=r"^ensemble: is empty or no path"):
+        resolve(verbs.Predict, PREDICT | {"ensemble": "a,"})
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"temprature": 1}, r"task\.temprature: no such setting; did you mean 'temperature'\?"),
+        ({3: 1}, r"task\.3: no such setting"),
+        ({"kind": "sofd"}, r"task\.kind: 'sofd' is not a choice; did you mean 'soft'\?"),
+        ({"kind": False}, r"task\.kind: 'False' is not a choice; known: hard, soft"),
+        (
+            {"temperature": "warm"},
+            r"task\.temperature: 'warm' should be a valid number \(softness\)",
+        ),
+        ({"temperature": True}, r"task\.temperature: takes a number, not yes"),
+        ({"channels": "1,b"}, r"task\.channels: '1,b' should be a valid integer"),
+        ({"temperature": [1, 2]}, r"task\.temperature: '\[1, 2\]' should be a valid number"),
+        ({"flip": "perhaps"}, r"task\.flip: 'perhaps' should be a valid boolean"),
+    ],
+)
+def test_a_refusal_names_the_option_and_what_it_takes(given, said):
+    with pytest.raises(UsageError, match=f"^{said}"):
+        resolve(Toy, given, where="task.")
+
+
+@pytest.mark.parametrize(
+    ("verb", "base", "given"),
+    [
+        *(
+            (verbs.Pretrain, PRETRAIN, {name: 0})
+            for name in ("steps", "batch", "accumulate", "save_every", "devices")
+        ),
+        *((verbs.Pretrain, PRETRAIN, {"learning_rate": rate}) for rate in (0, -1, "nan", "inf")),
+        *((verbs.Pretrain, PRETRAIN, {"epochs": epochs}) for epochs in (0, -1, "nan", "inf")),
+        *((verbs.Pretrain, PRETRAIN, {"seed": seed}) for seed in (-1, 2**63, 0.5)),
+        *(
+            (verbs.Pretrain, PRETRAIN, {"crop": crop})
+            for crop in ("64,0", "64,-1,2", "1,2,3,4", "", "4.5,4")
+        ),
+        *(
+            (verbs.Pretrain, PRETRAIN, {"spacing": mm})
+            for mm in ("1,0,1", "1,nan,1", "-1,1,1", "inf,1")
+        ),
+        *((verbs.Pretrain, PRETRAIN, {"intensity": kind}) for kind in ("mri,tc", "", "MRI")),
+        *((verbs.Finetune, FINETUNE, {"fraction": share}) for share in (0, 1.01, -0.5, "nan")),
+        *((verbs.Finetune, FINETUNE, {"warmup": share}) for share in (-0.1, 1.1, "nan")),
+        *((verbs.Finetune, FINETUNE, {name: 0}) for name in ("labels", "steps", "validate_every")),
+        *((verbs.Predict, PREDICT, {"overlap": share}) for share in (-0.1, 1, "nan")),
+        (verbs.Pretrain, PRETRAIN, {"weight_decay": -1}),
+        (verbs.Pretrain, PRETRAIN, {"workers": -1}),
+        (verbs.Prepare, PRETRAIN, {"test": -1}),
+        (verbs.Pretrain, PRETRAIN, {"out": ""}),
+        (verbs.Pretrain, PRETRAIN, {"scans": "a\0b"}),
+    ],
+)
+def test_values_out_of_range_are_refused_by_name(verb, base, given):
+    resolve(verb, base)
+    with pytest.raises(UsageError, match=f"^{next(iter(given))}: "):
+        resolve(verb, base | given)
+
+
+@pytest.mark.parametrize(
+    ("verb", "given"),
+    [
+        (
+            verbs.Pretrain,
+            PRETRAIN | {"steps": 1, "epochs": 0.5, "first": "steps", "second": "epochs"},
+        ),
+        (
+            verbs.Pretrain,
+            PRETRAIN | {"size": "9,9", "spacing": "1,1", "first": "size", "second": "spacing"},
+        ),
+        (
+            verbs.Finetune,
+            FINETUNE | {"labels": 3, "fraction": 0.5, "first": "labels", "second": "fraction"},
+        ),
+        (
+            verbs.Finetune,
+            FINETUNE | {"steps": 1, "epochs": 0.5, "first": "steps", "second": "epochs"},
+        ),
+        (
+            verbs.Finetune,
+            FINETUNE | {"size": "9,9", "spacing": "1,1", "first": "size", "second": "spacing"},
+        ),
+    ],
+)
+def test_two_options_for_one_thing_are_refused_together_and_accepted_alone(verb, given):
+    first, second = given.pop("first"), given.pop("second")
+    with pytest.raises(UsageError, match=f"^{first} and {second}: give one of them, not both$"):
+        resolve(verb, given)
+    for other in (first, second):
+        resolve(verb, {name: value for name, value in given.items() if name != other})
+
+
+def test_settings_survive_yaml(tmp_path):
+    original = resolve(
+        verbs.Pretrain, PRETRAIN | {"crop": "8,8", "task": {"name": "simclr", "temperature": 0.1}}
+    )
+    (tmp_path / "settings.yaml").write_text(to_yaml(original))
+    assert resolve(verbs.Pretrain, safe_yaml.read(tmp_path / "settings.yaml")) == original
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("a: !!python/object/apply:os.system ['touch canary']", "tag"),
+        ("a: !!python/name:os.system", "tag"),
+        ("a: &x [1]\nb: *x", "anchor"),
+        ("<<: *x", "alias"),
+        ("a: &a [x,x]\nb: &b [*a,*a]\nc: [*b,*b]", "anchor"),
+        ("a: 1\na: 2", "'a' is given twice"),
+        ("[1, 2]", "holds no settings"),
+        ("", "holds no settings"),
+        ("a: [", "not plain YAML"),
+        ("a: " + "[" * 100_000, "nested too deep"),
+        ("a: " + "9" * 5000, "not plain YAML"),
+        ("a: 2020-13-45", "not plain YAML"),
+        ("a\0b: 1", "not plain YAML"),
+        ("? [a]\n: b", "not plain YAML"),
+    ],
+)
+def test_yaml_that_is_more_than_values_is_refused_in_one_line_and_at_once(
+    text, said, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    Path("settings.yaml").write_text(text)
+    began = time.process_time()
+    with pytest.raises(UsageError, match=said) as refusal:
+        safe_yaml.read(Path("settings.yaml"))
+    assert time.process_time() - began < 5
+    assert "\n" not in str(refusal.value)
+    assert str(refusal.value).startswith("settings.yaml: ")
+    assert not Path("canary").exists()
+
+
+def test_a_settings_file_is_utf8_of_bounded_size(tmp_path):
+    file = tmp_path / "settings.yaml"
+    file.write_bytes(b"\xef\xbb\xbfout: \xc3\xa4\r\nseed: 1\r\n")
+    assert safe_yaml.read(file) == {"out": "ä", "seed": 1}
+    file.write_bytes("out: ä".encode("utf-16"))
+    with pytest.raises(UsageError, match="cannot be read"):
+        safe_yaml.read(file)
+    file.write_bytes(b"a: " + b"x" * safe_yaml.LARGEST)
+    with pytest.raises(UsageError, match="larger than"):
+        safe_yaml.read(file)
+    with pytest.raises(UsageError, match="cannot be read"):
+        safe_yaml.read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "hostile",
+    [
+        "{_target_: os.system}",
+        "{out: o, class_path: os.system}",
+        "{$import: os}",
+        "{scans: s, out: o, _target_: x}",
+    ],
+)
+def test_keys_that_would_run_code_elsewhere_are_unknown_here(hostile, tmp_path):
+    (tmp_path / "settings.yaml").write_text(hostile)
+    with pytest.raises(UsageError, match="no such setting"):
+        resolve(verbs.Pretrain, safe_yaml.read(tmp_path / "settings.yaml"))
+
+
+def test_nothing_is_looked_up_in_the_environment(monkeypatch):
+    monkeypatch.setenv("SECRET", "canary")
+    for text in ("${oc.env:SECRET}", "$SECRET", "${SECRET}"):
+        assert str(resolve(verbs.Demo, {"out": text}).out) == text
+
+
+def test_a_type_checker_sees_the_options(tmp_path):
+    api = pytest.importorskip("mypy.api")
+    file = tmp_path / "use.py"
+    call = 'selfvox.pretrain(Path("s"), out=Path("o"), {})\n'
+    file.write_text(
+        f"import selfvox\nfrom pathlib import Path\n{call.format('batch=3')}{call.format('bacth=3')}"
+    )
+    out, _, _ = api.run(
+        [str(file), "--no-error-summary", f"--cache-dir={tmp_path}", "--follow-imports=silent"]
+    )
+    assert [line.split(":")[1] for line in out.splitlines()] == ["4"], out
+    assert 'did you mean "batch"' in out
+
+
+@pytest.mark.parametrize("name", selfvox.__all__)
+def test_a_public_function_is_its_settings(name):
+    verb = getattr(selfvox, name)
+    fields = {option.name: option for option in options(verb.settings)}
+    parameters = inspect.signature(verb).parameters
+    assert list(parameters) == list(fields)
+    for parameter in parameters.values():
+        option = fields[parameter.name]
+        assert parameter.annotation == option.type
+        assert not isinstance(parameter.annotation, str)
+        assert (parameter.default is inspect.Parameter.empty) == option.required
+        assert f"{parameter.name}: {option.help}." in verb.__doc__
+    module, _, function = re.search(r"Returns:\n    What `(\S+)` does", verb.__doc__)[1].rpartition(
+        "."
+    )
+    assert getattr(importlib.import_module(module), function).__doc__
+
+
+def test_a_public_function_refuses_before_it_imports():
+    with pytest.raises(UsageError, match="did you mean 'batch'"):
+        selfvox.pretrain("s", out="o", bacth=3)
+    with pytest.raises(UsageError, match="out: is required"):
+        selfvox.pretrain("s")
+    with pytest.raises(TypeError):
+        selfvox.pretrain("s", "o")
+    with pytest.raises(TypeError):
+        selfvox.pretrain("s", scans="s", out="o")
+
+
+def test_printed_yaml_holds_the_help_beside_each_setting():
+    shown = to_yaml(resolve(verbs.Predict, PREDICT))
+    assert yaml.safe_load(shown) == as_dict(resolve(verbs.Predict, PREDICT))
+    for option in options(verbs.Predict):
+        assert f"  # {option.help}\n" in shown

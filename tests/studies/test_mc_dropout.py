@@ -1,0 +1,206 @@
+"""Passes of Monte-Carlo dropout over a study's runs; their predictions are pretended."""
+
+import csv
+import hashlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import selfvox
+from selfvox.data.formats import image as images
+from selfvox.errors import UsageError
+from selfvox.runs.atomic_files import write_csv
+from selfvox.studies import mc_dropout
+
+CARD = {"classes": {"0": "background", "1": "dark", "2": "bright"}}
+GAIN = 0.1
+DRAW = mc_dropout.draw
+
+
+def chance(*what):
+    return hashlib.sha256(" ".join(map(str, what)).encode()).digest()[0] / 512
+
+
+def rows(path):
+    with path.open(encoding="utf-8", newline="") as lines:
+        return list(csv.DictReader(lines))
+
+
+@pytest.fixture
+def done(write_plan, pretended, tmp_path, monkeypatch):
+    """A pretended study and what its runs were asked."""
+    out, asked = tmp_path / "out", []
+    methods = {"rotation": {"pretrain": {"task": "rotation"}}}
+    selfvox.study(str(write_plan(methods=methods, seeds=[0], pretrain_seeds=[0, 1])), out=out)
+
+    def predict(settings):
+        asked.append(settings)
+        (settings.out / "maps").mkdir(parents=True)
+        (settings.out / "a_probabilities.nii.gz").write_text("large")
+        if settings.maps:
+            Image.linear_gradient("L").save(settings.out / "maps" / "a_maps.png")
+
+    def evaluate(settings):
+        run, way = settings.predictions.parent.parent.parent, settings.predictions.parent.name
+        found = []
+        for row in rows(run / "scores.csv"):
+            case = (row["case"], row["class"], row["name"])
+            gain = 0 if way == "without" else GAIN + 0.01 * chance(way)
+            found.append([*case, f"{chance(run.parent.name, run.name, *case) + gain:.9g}"])
+        write_csv(settings.out, ["case", "class", "name", "dice"], found)
+        header = ["case", *mc_dropout.CALIBRATION]
+        write_csv(
+            settings.out.with_name("scores_calibration.csv"), header, [["a", 0.2, 0.3, 0.4, ""]]
+        )
+
+    for name, fake in (
+        ("predict", predict),
+        ("evaluate", evaluate),
+        ("load_part", lambda *_: (None, CARD)),
+    ):
+        monkeypatch.setattr(mc_dropout, name, fake)
+    monkeypatch.setattr(mc_dropout, "draw", lambda *_: [])  # takes seconds
+    return out, asked
+
+
+def test_every_run_is_asked_once_in_every_way(done):
+    out, asked = done
+    before = {path: path.read_bytes() for path in out.glob("cells/*/*/*.*")}
+    selfvox.study("gone.yaml", out=out, passes=5)
+    # 2 labels x 2 pre-trainings, in 12 ways; their twin before and after; the maps of a run of each
+    ways = {*mc_dropout.PLACES.values(), *mc_dropout.RATES.values(), *mc_dropout.VOTES.values()}
+    assert len(ways) == 12
+    assert len(asked) == 4 * 12 + 2 * 2 + 2
+    assert {each.passes for each in asked} == {1, 5}
+    assert {each.subset for each in asked} == {"test"}
+    assert {
+        (each.vote_weights, each.union_class)
+        for each in asked
+        if each.vote in ("weighted", "union")
+    } == {*(((1, 2, 2), None), (None, "bright"))}
+    assert [each.run.name for each in asked if each.maps] == [
+        "3-labels-seed-0",
+        "3-labels-seed-0-pretrain-0",
+    ]
+    selfvox.study("gone.yaml", out=out, passes=5)
+    assert len(asked) == 54
+    with pytest.raises(UsageError, match="other settings"):
+        selfvox.study("gone.yaml", out=out, passes=6)
+    assert before == {path: path.read_bytes() for path in before}
+    assert not list(out.glob("cells/*/*/dropout/*/predictions"))
+
+
+def test_what_dropout_changes_is_told_of_the_same_networks_and_scans(done):
+    out, _ = done
+    selfvox.study("gone.yaml", out=out, passes=5)
+    told = rows(out / "dropout.csv")
+    assert "way" not in told[0]  # what it is made of has columns of its own
+    for row in told:
+        way = {"encoder": float(row["encoder_dropout"]), "decoder": float(row["decoder_dropout"])}
+        way = mc_dropout.Way(**way, vote=row["vote"] or "majority")
+        differences, scores = [], []
+        for run in out.glob(f"cells/{row['method']}/{row['labels']}-labels-*"):
+            for with_it, without in zip(
+                rows(run / way.folder / "scores.csv"),
+                rows(run / "dropout/without/scores.csv"),
+                strict=True,
+            ):
+                if row["name"] in (with_it["name"], "mean of classes"):
+                    differences.append(float(with_it["dice"]) - float(without["dice"]))
+                    scores.append(float(with_it["dice"]))
+        assert float(row["mean"]) == pytest.approx(np.mean(scores), abs=1e-5)
+        # the gain is the same everywhere, so that its interval is a point
+        for name in ("difference", "low", "high"):
+            assert float(row[name]) == pytest.approx(np.mean(differences), abs=1e-5)
+        assert (row["ece"], row["brier"], row["error_area"]) == ("0.2", "0.3", "")
+    assert len(told) == 3 * (2 * 12 + 2 * 2)  # classes and their mean
+
+
+def test_shards_ask_what_one_process_asks(done, capsys):
+    out, asked = done
+    selfvox.study("gone.yaml", out=out, passes=5, dry_run=True)
+    assert asked == []
+    assert "54 of 54 times the test subjects are still to be predicted" in capsys.readouterr().err
+    selfvox.study("gone.yaml", out=out, passes=5, shard="1/2")
+    assert len(asked) == 27
+    selfvox.study("gone.yaml", out=out, passes=5, dry_run=True)
+    assert "27 of 54 times" in capsys.readouterr().err
+    selfvox.study("gone.yaml", out=out, passes=5, shard="0/2")
+    assert len({each.out for each in asked}) == len(asked) == 54
+    with pytest.raises(UsageError, match=r"^scheduler: does not go with --passes"):
+        selfvox.study("gone.yaml", out=out, passes=5, scheduler="tcp://head:1")
+
+
+def test_the_twin_at_equal_compute_is_asked_as_from_scratch(done, write_plan):
+    out, asked = done
+    methods = {"rotation": {"pretrain": {"task": "rotation"}}}
+    plan = write_plan(
+        methods=methods, seeds=[0], pretrain_seeds=[0, 1], labels=[1], equal_compute=True
+    )
+    selfvox.study(str(plan), out=out)
+    selfvox.study("gone.yaml", out=out, passes=5)
+    of_twin = [each.out.parent.name for each in asked if "equal" in each.run.parent.name]
+    assert sorted(of_twin) == sorted(
+        way.folder.split("/")[1]
+        for way in (mc_dropout.WITHOUT, mc_dropout.ENCODER, mc_dropout.MAPS)
+    )
+
+
+@pytest.mark.parametrize(
+    ("card", "votes", "decoder", "union"),
+    [
+        ({"head": "linear"}, set(mc_dropout.VOTES), {0}, "bright"),
+        (
+            {"trained_on": "regions", "regions": {"all": [1, 2], "core": [2]}},
+            {"majority", "union", "mean"},
+            {0, 0.3},
+            "core",
+        ),
+    ],
+)
+def test_networks_are_asked_only_in_the_ways_that_they_have(
+    done, monkeypatch, card, votes, decoder, union
+):
+    out, asked = done
+    monkeypatch.setattr(mc_dropout, "load_part", lambda *_: (None, CARD | card))
+    selfvox.study("gone.yaml", out=out, passes=2)
+    of_one = [each for each in asked if each.run == asked[-1].run and each.passes > 1]
+    assert {each.vote for each in of_one} == votes
+    assert {each.decoder_dropout for each in of_one} == decoder
+    assert {each.union_class for each in of_one} == {None, union}
+    assert {row["vote"] for row in rows(out / "dropout.csv")} == {"", *votes}
+
+
+def test_a_study_whose_runs_do_not_segment_is_refused(done, monkeypatch):
+    out, _ = done
+    monkeypatch.setattr(mc_dropout.results, "read", lambda *_: [])
+    with pytest.raises(UsageError, match=r"passes: .* holds no run that segments"):
+        selfvox.study("gone.yaml", out=out, passes=2)
+
+
+def test_runs_without_calibration_are_told_of_all_the_same(done):
+    out, _ = done
+    selfvox.study("gone.yaml", out=out, passes=2)
+    for file in out.rglob("scores_calibration.csv"):
+        file.unlink()
+    selfvox.study("gone.yaml", out=out, table=True)
+    assert {row["ece"] for row in rows(out / "dropout.csv")} == {""}
+
+
+def test_tables_and_figures_follow_from_the_folders_alone(done, monkeypatch):
+    out, asked = done
+    selfvox.study("gone.yaml", out=out, table=True)
+    assert not (out / "dropout.csv").exists()
+    selfvox.study("gone.yaml", out=out, passes=2)
+    before, count = (out / "dropout.csv").read_bytes(), len(asked)
+    (out / "dropout.csv").unlink()
+    monkeypatch.setattr(mc_dropout, "draw", DRAW)
+    selfvox.study("gone.yaml", out=out, table=True)
+    assert (out / "dropout.csv").read_bytes() == before
+    assert len(asked) == count
+    names = {f"dropout{which}.png" for which in ("", "-places", "-rates", "-votes", "-calibration")}
+    names |= {"percentiles-rotation.png", "percentiles-scratch.png"}
+    sizes = {path.name: images.read(path).data.shape[1:] for path in (out / "figures").iterdir()}
+    assert set(sizes) == names
+    assert all(min(size) > 300 for name, size in sizes.items() if name.startswith("dropout"))

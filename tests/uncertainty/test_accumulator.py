@@ -1,0 +1,109 @@
+"""What passes add up to, against loops over passes and voxels."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+
+from selfvox.ops.regions import decode, nested, own_values
+from selfvox.uncertainty import vote_rules
+from selfvox.uncertainty.accumulator import RegionTally, Tally
+
+SPACE = (4, 5, 6)
+CPU = torch.device("cpu")
+REGIONS = {"whole": (1, 2, 3), "core": (1, 3), "apart": (3,)}
+OWN = own_values(REGIONS, [0, 1, 2, 3])
+
+
+def test_slices_add_up_as_slabs_do(tmp_path):
+    probabilities = torch.rand(3, 3, 5, 6, 7).softmax(1)
+    how = {
+        "passes": 3,
+        "classes": 3,
+        "space": (5, 6, 7),
+        "wants": {"borda", "variance", "mutual-information"},
+        "device": CPU,
+    }
+    slabs = Tally(**how, spill=tmp_path / "slabs")
+    slices = Tally(**how, spill=tmp_path / "slices")
+    for number in range(3):
+        slabs.add(number, (), probabilities[number])
+        for place in range(7):
+            part = (slice(None), slice(None), slice(place, place + 1))
+            slices.add(number, part, probabilities[number][(slice(None), *part)])
+    for name in ("ballots", "points", "sums", "squares", "entropies"):
+        torch.testing.assert_close(getattr(slices, name), getattr(slabs, name), atol=1e-6, rtol=0)
+    np.testing.assert_array_equal(slices.voxels, slabs.voxels)
+    for value in range(3):
+        whole = (probabilities[:, value] * 255).round().to(torch.uint8).numpy().reshape(3, -1)
+        for tally in (slabs, slices):
+            np.testing.assert_array_equal(tally.spilled(value, 11, 140), whole[:, 11:140])
+
+
+def test_slabs_add_up_to_the_whole():
+    probabilities = torch.rand(4, 3, 9, 5, 6).softmax(1)
+    wants = {"borda", "variance", "mutual-information"}
+    tally = Tally(4, 3, (9, 5, 6), wants, torch.device("cpu"))
+    for first, last in ((4, 9), (0, 4)):
+        for number in (2, 0, 3, 1):
+            tally.add(number, (slice(first, last),), probabilities[number, :, first:last])
+    assert torch.equal(tally.ballots.long(), vote_rules.ballots(probabilities))
+    assert torch.equal(tally.points.long(), vote_rules.points(probabilities))
+    torch.testing.assert_close(tally.sums, probabilities.sum(0))
+    torch.testing.assert_close(tally.squares, probabilities.square().sum(0))
+    torch.testing.assert_close(tally.entropies, -(probabilities * probabilities.log()).sum((0, 1)))
+    for number, one in enumerate(probabilities.argmax(1)):
+        np.testing.assert_array_equal(
+            tally.voxels[number], np.bincount(one.ravel().numpy(), minlength=3)
+        )
+
+
+def of_regions(probabilities):
+    tally = RegionTally(
+        nested(REGIONS, OWN),
+        passes=len(probabilities),
+        space=SPACE,
+        wants={"mutual-information"},
+        device=CPU,
+    )
+    for number, each in enumerate(probabilities):
+        tally.add(number, (), each)
+    return tally
+
+
+def test_regions_are_counted_as_the_labels_that_the_passes_would_write():
+    probabilities = torch.rand(5, 3, *SPACE, generator=torch.Generator().manual_seed(0))
+    tally = of_regions(probabilities)
+    found = np.zeros((5, 3, *SPACE), int)
+    for number, *voxel in itertools.product(range(5), *map(range, SPACE)):
+        label = 0
+        for place, own in enumerate((2, 1, 3)):
+            if probabilities[(number, place, *voxel)] > 0.5:
+                label = own
+        for place, values in enumerate(REGIONS.values()):
+            found[(number, place, *voxel)] = label in values
+    np.testing.assert_array_equal(tally.ballots.numpy(), found.sum(0))
+    np.testing.assert_array_equal(tally.voxels, found.sum((2, 3, 4)))
+    np.testing.assert_allclose(tally.scores("majority", (), 0), found.mean(0), atol=1e-6)
+    np.testing.assert_allclose(tally.scores("mean", (), 0), probabilities.mean(0), atol=1e-6)
+    union = tally.scores("union", (), 1)
+    np.testing.assert_array_equal(union[1], found[:, 1].any(0))
+    np.testing.assert_allclose(union[[0, 2]], found.mean(0)[[0, 2]], atol=1e-6)
+
+
+@pytest.mark.parametrize("rule", ["majority", "mean"])
+def test_one_pass_over_regions_is_what_it_would_write_alone(rule):
+    probabilities = torch.rand(1, 3, *SPACE, generator=torch.Generator().manual_seed(1))
+    voted = decode(of_regions(probabilities).scores(rule, (), 0), OWN)
+    np.testing.assert_array_equal(voted, decode(probabilities[0], OWN))
+    assert len(np.unique(voted)) == 4
+
+
+def test_the_entropy_of_regions_is_the_mean_of_each_beside_its_complement():
+    p = torch.rand(2, 3, *SPACE, generator=torch.Generator().manual_seed(2)).double()
+    expected = -(p * p.log() + (1 - p) * (1 - p).log()).mean(1)
+    tally = of_regions(p.float())
+    torch.testing.assert_close(tally.entropy(p[0]), expected[0])
+    torch.testing.assert_close(tally.entropies.double(), expected.sum(0), atol=1e-5, rtol=0)
+    assert float(tally.entropy(torch.full((3, 1), 0.5))) == pytest.approx(np.log(2))

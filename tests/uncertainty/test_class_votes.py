@@ -1,0 +1,232 @@
+"""Many passes over whole scans: each is one sub-network for all of them, and what they say is what they vote."""
+
+import copy
+import csv
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image as Pillow
+from torch import nn
+
+import selfvox
+from selfvox.errors import UsageError
+from selfvox.models.build import build, plan
+from selfvox.models.classifier import Classifier
+from selfvox.settings.verbs import Predict
+from selfvox.uncertainty import class_votes
+from selfvox.uncertainty.class_passes import sweep
+from selfvox.uncertainty.mc_dropout import Dropout, Masks, is_activation
+
+from ..conftest import make_run
+
+SMALL = {"network": {"name": "plain", "channels": [4, 8]}, "device": "cpu", "encoder": "none"}
+HOW = {"encoder_dropout": 0.3, "decoder_dropout": 0.2}
+
+
+def network(d=2, ordinal=True):
+    torch.manual_seed(1)
+    spec = plan({"name": "plain", "channels": (4, 8), "blocks": 1}, (16,) * d, (1.0,) * d)
+    net = Classifier(build(spec, d, 1), 3, ordinal).eval()
+    nn.init.normal_(net.head[-1].weight, std=0.2)  # at chance, nothing would change its answers
+    return net
+
+
+def images(d=2, count=2):
+    return torch.randn(count, 1, 1, *(16,) * d, generator=torch.Generator().manual_seed(0))
+
+
+@torch.inference_mode()
+def swept(net, dropout, image, passes=range(5)):
+    return sweep(net, Masks(net.encoder, net.head, dropout), image, passes)
+
+
+class Dropped(nn.Module):
+    """An activation and a mask of its channels behind it."""
+
+    def __init__(self, activation, mask):
+        super().__init__()
+        self.activation, self.mask = activation, mask
+
+    def forward(self, x):
+        return self.activation(x) * self.mask.view(1, -1, *(1,) * (x.ndim - 2))
+
+
+def sub_network(net, channels, rates, number):
+    """A copy of the network with the masks of a pass written into it."""
+    alone, site = copy.deepcopy(net), 0
+    for part, rate in ((alone.encoder, rates[0]), (alone.head, rates[1])):
+        for layer in [each for each in part.modules() if is_activation(each)] if rate else ():
+            kept = np.random.default_rng((7, number, site)).random(channels[site]) >= rate
+            dropped = Dropped(layer, torch.tensor(kept / (1 - rate), dtype=torch.float32))
+            for parent in list(part.modules()):  # some know a layer by two names
+                for name in [name for name, child in parent._modules.items() if child is layer]:
+                    if not isinstance(parent, Dropped):
+                        parent._modules[name] = dropped
+            site += 1
+    return alone
+
+
+@pytest.mark.parametrize("d", [2, 3])
+@pytest.mark.parametrize(
+    ("rates", "channels"), [((0.3, 0.2), (4, 8, 8)), ((0.4, 0.0), (4, 8)), ((0.0, 0.4), (8,))]
+)
+def test_a_pass_is_one_sub_network_for_all_images(rates, channels, d):
+    net = network(d)
+    for image in images(d):
+        found = swept(net, Dropout(*rates, "channel", 7), image)
+        for number in range(5):
+            with torch.inference_mode():
+                alone = sub_network(net, channels, rates, number)
+                expected = net.probabilities(alone(image))
+            torch.testing.assert_close(found[number : number + 1], expected, atol=1e-6, rtol=0)
+        assert (found[0] - found[1]).abs().max() > 1e-4
+
+
+@pytest.mark.parametrize("kind", ["channel", "element"])
+def test_a_pass_alone_is_that_pass_of_many_bit_for_bit(kind):
+    net, (image, _) = network(), images()
+    found = swept(net, Dropout(0.3, 0.2, kind, 0), image)
+    for number in range(5):
+        assert torch.equal(
+            swept(net, Dropout(0.3, 0.2, kind, 0), image, [number])[0], found[number]
+        )
+    assert not torch.allclose(swept(net, Dropout(0.3, 0.2, kind, 1), image), found, atol=1e-4)
+
+
+PASSES = torch.tensor([[0.6, 0.3, 0.1], [0.52, 0.38, 0.1], [0.1, 0.2, 0.7], [0.0, 0.4, 0.6]])
+
+
+@pytest.mark.parametrize(
+    ("ordinal", "how", "expected", "votes"),
+    [
+        (False, {}, "a", [2, 0, 2]),  # a tie goes to the first
+        (False, {"vote": "mean"}, "c", [2, 0, 2]),  # 0.305, 0.32, 0.375
+        (False, {"vote": "weighted", "vote_weights": (1, 1, 2)}, "c", [2, 0, 2]),
+        (False, {"vote": "borda"}, "a", [2, 0, 2]),  # points 4, 4, 4
+        (False, {"vote": "union", "union_class": "c"}, "c", [2, 0, 2]),
+        (True, {"vote": "mean"}, "b", [2, 0, 2]),  # the median of 0.305, 0.32, 0.375
+    ],
+)
+def test_passes_decide_and_are_trusted_as_they_vote(ordinal, how, expected, votes):
+    settings = Predict(run="r", scans="s", out="o", passes=4, **how)
+    said = class_votes.measure(PASSES, ordinal, ("a", "b", "c"), settings)
+    assert (said["class"], said["votes"]) == (expected, votes)
+    assert said["trust"] == votes["abc".index(expected)] / 4
+    assert said["probabilities"] == pytest.approx([0.305, 0.32, 0.375])
+    assert said["low"][2] == pytest.approx(0.1)
+    assert said["high"][2] == pytest.approx(
+        0.6 + 0.1 * 0.85
+    )  # between the last two of 0.1, 0.1, 0.6, 0.7
+    assert said["entropy"] == pytest.approx(
+        -sum(p * np.log(p) for p in (0.305, 0.32, 0.375)), abs=1e-6
+    )
+
+
+# the verb
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory):
+    """Twelve pictures of three grades, their store, and a run of seed 0 and of seed 1."""
+    folder, rng = tmp_path_factory.mktemp("work"), np.random.default_rng(0)
+    lines = ["image,grade"]
+    (folder / "scans").mkdir()
+    for number in range(12):
+        data = rng.normal(60 + 50 * (number % 3), 20, (16, 16)).clip(0, 255).astype(np.uint8)
+        Pillow.fromarray(data).save(folder / "scans" / f"eye_{number:02}.png")
+        lines.append(f"eye_{number:02}.png,{number % 3}")
+    (folder / "scans" / "grades.csv").write_text("\n".join(lines) + "\n")
+    selfvox.prepare(folder / "scans", out=folder / "store", workers=1)
+    for seed in (0, 1):
+        how = {"steps": 12, "batch": 4, "crop": 16, "seed": seed, "learning_rate": 1e-2, **SMALL}
+        selfvox.finetune(folder / "store", out=folder / f"run{seed}", **how)
+    return folder
+
+
+def table(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_passes_become_a_table_and_a_list_of_what_to_review_the_least_trusted_first(
+    work, tmp_path, capsys
+):
+    how = {"passes": 5, **HOW}
+    (path,) = selfvox.predict(work / "run0", work / "scans", out=tmp_path / "a", **how)
+    rows, review = table(path), table(tmp_path / "a" / "review.csv")
+    for row in rows:
+        ballots = [int(row[f"votes_{name}"]) for name in "012"]
+        assert sum(ballots) == 5
+        assert float(row["trust"]) == max(ballots) / 5 == ballots[int(row["class"])] / 5
+        for name in "012":
+            assert 0 <= float(row[f"low_{name}"]) <= float(row[f"high_{name}"]) <= 1
+        assert sum(float(row[f"probability_{name}"]) for name in "012") == pytest.approx(
+            1, abs=1e-5
+        )
+    assert len({row["entropy"] for row in rows}) > 1
+    order = [(float(row["trust"]), -float(row["entropy"])) for row in review]
+    assert order == sorted(order)
+    assert {(row["case"], row["class"]) for row in review} == {
+        (row["id"], row["class"]) for row in rows
+    }
+    # the same seed says the same, whatever else was asked for; another seed something else
+    selfvox.predict(work / "run0", work / "scans" / "eye_07.png", out=tmp_path / "b", **how)
+    assert table(tmp_path / "b" / "predictions.csv") == [
+        row for row in rows if row["id"] == "eye_07"
+    ]
+    selfvox.predict(work / "run0", work / "scans", out=tmp_path / "c", seed=1, **how)
+    assert table(tmp_path / "c" / "predictions.csv") != rows
+    # some are lost, as by a kill, and made again
+    ledger = (tmp_path / "a" / "cases.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "a" / "cases.jsonl").write_text("".join(ledger[:5]))
+    before = path.read_bytes()
+    capsys.readouterr()
+    selfvox.predict(work / "run0", work / "scans", out=tmp_path / "a", **how)
+    assert "5 of 12 predictions are there already" in capsys.readouterr().err
+    assert path.read_bytes() == before
+    assert selfvox.evaluate(tmp_path / "a", work / "scans" / "grades.csv")
+
+
+def test_an_ensemble_is_the_mean_of_its_runs(work, tmp_path):
+    alone = [
+        selfvox.predict(work / f"run{n}", work / "scans", out=tmp_path / str(n))[0] for n in (0, 1)
+    ]
+    (path,) = selfvox.predict(
+        work / "run0", work / "scans", out=tmp_path / "both", ensemble=(work / "run1",)
+    )
+    for one, other, both in zip(*map(table, (*alone, path)), strict=True):
+        assert [one["id"], other["id"]] == [both["id"]] * 2
+        assert sum(int(both[f"votes_{name}"]) for name in "012") == 2
+        for name in (f"probability_{name}" for name in "012"):
+            assert float(both[name]) == pytest.approx(
+                (float(one[name]) + float(other[name])) / 2, abs=1e-6
+            )
+
+
+def test_what_cannot_vote_together_is_refused(work, tmp_path):
+    segmenter = make_run(tmp_path / "segmenter")
+    asked = {"scans": work / "scans", "out": tmp_path / "out"}
+    with pytest.raises(
+        UsageError, match=r"segmenter: segments, where .*run0 classifies whole scans; leave it out"
+    ):
+        selfvox.predict(work / "run0", ensemble=(segmenter,), **asked)
+    with pytest.raises(
+        UsageError, match=r"run0: classifies whole scans, where .*segmenter segments; leave it out"
+    ):
+        selfvox.predict(segmenter, ensemble=(work / "run0",), **asked)
+    nominal = selfvox.finetune(
+        work / "store", out=tmp_path / "nominal", steps=1, batch=2, crop=16, ordinal=False, **SMALL
+    )
+    how = {"scans": work / "scans", "out": tmp_path / "out"}
+    for reason, more in (
+        ("its setting --ordinal differs", {"ensemble": (nominal,)}),
+        ("classifies whole scans, of which there are no maps", {"passes": 2, "maps": ("entropy",)}),
+        (
+            "vote_weights: 2 of them for 3 classes",
+            {"passes": 2, "vote": "weighted", "vote_weights": (1, 2)},
+        ),
+        ("no class is called 'severe'", {"passes": 2, "vote": "union", "union_class": "severe"}),
+    ):
+        with pytest.raises(UsageError, match=reason):
+            selfvox.predict(work / "run0", **how, **more)

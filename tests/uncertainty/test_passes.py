@@ -1,0 +1,382 @@
+"""A pass is one sub-network for the whole scan, whatever is computed together with it, and nothing else is changed."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+
+from selfvox.commands.predict import predict
+from selfvox.errors import UsageError
+from selfvox.models.build import build, plan
+from selfvox.models.segmenter import Segmenter
+from selfvox.models.sliding_window import segment_whole
+from selfvox.settings.verbs import Predict
+from selfvox.uncertainty import passes as module
+from selfvox.uncertainty.mc_dropout import Dropout, is_activation
+from selfvox.uncertainty.passes import SubNetworks, sweep
+
+from ..conftest import blob, make_run, write_scan
+
+WINDOW = (16, 16, 16)
+KINDS = pytest.mark.parametrize("kind", ["channel", "element"])
+
+
+def network(name="plain", norm="instance", d=3, **how):
+    torch.manual_seed(0)
+    how = how or {"channels": (4, 8), "blocks": 1, "norm": norm}
+    spec = plan({"name": name, **how}, (16,) * d, (1.0,) * d)
+    return Segmenter(build(spec, d, 1), 3, norm).eval()
+
+
+def volume(shape=(40, 13, 27), seed=0):
+    return torch.randn(1, *shape, generator=torch.Generator().manual_seed(seed))
+
+
+@torch.inference_mode()
+def swept(net, dropout, image, window=WINDOW, passes=range(5), slice_axis=None):
+    """Probabilities (pass, class, *space), each voxel written once."""
+    found = torch.full((len(passes), net.classes, *image.shape[1:]), torch.nan)
+
+    def take(number, where, part):
+        here = (list(passes).index(number), slice(None), *where)
+        assert found[here].isnan().all()
+        found[here] = part
+
+    with SubNetworks(net, dropout) as networks:
+        sweep(networks, image, window, 0.5, passes, take, slice_axis)
+    return found
+
+
+@KINDS
+@pytest.mark.parametrize("rates", [(0.3, 0.0), (0.0, 0.3), (0.3, 0.2)])
+@pytest.mark.parametrize("shape", [(40, 13, 27), (9, 9, 9)])
+def test_a_pass_is_the_plain_prediction_of_its_sub_network(kind, rates, shape):
+    net, image = network(), volume(shape)
+    dropout = Dropout(*rates, kind, 0)
+    found = swept(net, dropout, image)
+    with torch.inference_mode(), SubNetworks(net, dropout) as networks:
+        for number in (0, 4):
+
+            def alone(x, number=number):
+                return torch.cat(
+                    [
+                        networks.logits(networks.shared(one[None]), [number], one.shape[1:])
+                        for one in x
+                    ]
+                )
+
+            torch.testing.assert_close(
+                found[number], segment_whole(alone, image, WINDOW), atol=1e-5, rtol=0
+            )
+    assert (found[0] - found[1]).abs().max() > 1e-3
+
+
+@KINDS
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_a_pass_over_slices_is_the_plain_prediction_of_one_sub_network_for_all_of_them(
+    kind, axis, monkeypatch
+):
+    net, image, window = network(d=2), volume((20, 13, 18)), (16, 16)
+    dropout = Dropout(0.3, 0.2, kind, 0)
+    found = swept(net, dropout, image, window, range(3), axis)
+    with torch.inference_mode(), SubNetworks(net, dropout) as networks:
+        for number in range(3):
+
+            def alone(x, number=number):
+                return torch.cat(
+                    [
+                        networks.logits(networks.shared(one[None]), [number], one.shape[1:])
+                        for one in x
+                    ]
+                )
+
+            plain = segment_whole(alone, image, window, slice_axis=axis)
+            torch.testing.assert_close(found[number], plain, atol=1e-5, rtol=0)
+    assert (found[0] - found[1]).abs().max() > 1e-3
+    # a slice gets the same alone and among others
+    lone = swept(net, dropout, image.narrow(1 + axis, 7, 1), window, [2], axis)
+    torch.testing.assert_close(lone[0], found[2].narrow(1 + axis, 7, 1), atol=0, rtol=0)
+    monkeypatch.setitem(module.ROOM, "cpu", 1)
+    torch.testing.assert_close(
+        swept(net, dropout, image, window, range(3), axis), found, atol=1e-5, rtol=0
+    )
+
+
+@KINDS
+def test_dropout_is_what_torch_drops(kind, monkeypatch):
+    """Masks hold 0 or 1 / (1 - rate), as often as the rate says; a channel falls as a whole, a unit alone."""
+    monkeypatch.setattr(module, "cut", lambda *_: None)  # so that hooks see what is dropped
+    net, rate = network(), 0.4
+    layer = next(each for each in net.encoder.modules() if is_activation(each))
+    layer.register_forward_hook(lambda _, inputs, output: undropped.append(output.clone()))
+    undropped, dropped = [], []
+    with torch.inference_mode(), SubNetworks(net, Dropout(rate, 0.0, kind, 3)) as networks:
+        layer.register_forward_hook(lambda _, inputs, output: dropped.append(output.clone()))
+        for start in range(0, 300, 50):
+            networks.logits(networks.shared(volume(WINDOW)[None]), range(start, start + 50), WINDOW)
+    before, after = torch.cat(undropped), torch.cat(dropped)
+    ratio = after / before
+    assert ((ratio.abs() < 1e-6) | ((ratio - 1 / (1 - rate)).abs() < 1e-4)).all()
+    kept = (ratio > 0.5).float()
+    assert abs(kept.mean() - (1 - rate)) < 0.06
+    per_channel = kept.flatten(2).mean(2)
+    assert bool(((per_channel == 0) | (per_channel == 1)).all()) == (kind == "channel")
+    # two passes at one position are independent of each other
+    together = (kept[::2] * kept[1::2]).mean()
+    assert abs(together - (1 - rate) ** 2) < 0.06
+
+
+@KINDS
+def test_a_pass_does_not_depend_on_what_is_computed_with_it(kind, monkeypatch):
+    net, image, dropout = network(), volume(), Dropout(0.3, 0.2, kind, 0)
+    found = swept(net, dropout, image)
+    torch.testing.assert_close(swept(net, dropout, image, passes=[3])[0], found[3], atol=0, rtol=0)
+    monkeypatch.setitem(module.TOGETHER, "cpu", 3)
+    torch.testing.assert_close(swept(net, dropout, image), found, atol=1e-5, rtol=0)
+    monkeypatch.setitem(module.ROOM, "cpu", 1)
+    torch.testing.assert_close(swept(net, dropout, image), found, atol=1e-5, rtol=0)
+
+
+def test_seed_and_number_make_a_pass():
+    net, image = network(), volume()
+    one, other = (swept(net, Dropout(0.3, 0.0, "channel", seed), image) for seed in (0, 1))
+    assert (one - other).abs().max() > 1e-3
+    assert all((one[a] - one[b]).abs().max() > 1e-3 for a in range(5) for b in range(a))
+
+
+def test_running_statistics_stay_and_the_network_is_left_as_it_was():
+    net, image = network(norm="batch"), volume()
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    plain = segment_whole(net, image, WINDOW)
+    swept(net, Dropout(0.3, 0.3, "channel", 0), image)
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+    assert torch.equal(segment_whole(net, image, WINDOW), plain)
+
+
+def calls(layer):
+    """The batches that a layer is given from now on."""
+    found = []
+    layer.register_forward_hook(lambda _, inputs, output: found.append(len(output)))
+    return found
+
+
+def convolutions(part):
+    return [each for each in part.modules() if isinstance(each, torch.nn.Conv3d)]
+
+
+def test_what_no_dropout_precedes_is_computed_once_for_all_passes():
+    net, image = network(), volume((24, 16, 16))  # two windows, each beside its copy
+    first, second = (calls(each) for each in convolutions(net.encoder)[:2])
+    swept(net, Dropout(0.3, 0.3, "channel", 0), image, passes=range(4))
+    assert (first, second) == ([2] * 2, [2] * 4)  # then two passes at a time
+    net = network()
+    last, decoders = (
+        calls(convolutions(net.encoder)[-1]),
+        [calls(each) for each in convolutions(net.decoder)],
+    )
+    swept(net, Dropout(0.0, 0.3, "channel", 0), image, passes=range(4))
+    assert last == decoders[0] == [2] * 2
+    assert decoders[1] == [2] * 4
+
+
+def test_a_network_that_cannot_be_traced_gives_the_same_passes(capsys, monkeypatch):
+    net, image = network(), volume((24, 16, 16))
+    for rates in ((0.3, 0.0), (0.0, 0.3)):
+        dropout = Dropout(*rates, "element", 0)
+        found = swept(net, dropout, image)
+        assert "torch.fx" not in capsys.readouterr().err
+        with monkeypatch.context() as patch:
+            # as a network does whose code asks for a value
+            patch.setattr(
+                net.encoder,
+                "forward",
+                lambda x: list(net.encoder.net(x * bool(x.sum() == x.sum()))),
+            )
+            untraced = swept(net, dropout, image)
+        assert "UNetEncoder: torch.fx cannot follow it" in capsys.readouterr().err
+        torch.testing.assert_close(untraced, found, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "how", "d"),
+    [
+        ("residual", {"channels": (4, 8), "blocks": 1}, 3),
+        ("plain", {"channels": (4, 8), "blocks": 1, "norm": "batch"}, 3),
+        ("monai:ResNetFeatures", {"model_name": "resnet10", "pretrained": False}, 2),
+        # its activation is MONAI's own
+        ("monai:EfficientNetBNFeatures", {"model_name": "efficientnet-b0", "pretrained": False}, 2),
+    ],
+)
+def test_other_encoders_drop_too(name, how, d, monkeypatch):
+    net = network(name, d=d, **how)
+    image = volume((40, 32) if d == 2 else (20, 16, 16))
+    how = (Dropout(0.3, 0.0, "element", 0), image, (32, 32) if d == 2 else WINDOW, range(3))
+    found = swept(net, *how)
+    monkeypatch.setattr(module, "cut", lambda *_: None)
+    torch.testing.assert_close(swept(net, *how), found, atol=1e-5, rtol=0)
+    assert (found[0] - found[1]).abs().max() > 1e-4
+    torch.testing.assert_close(found.sum(1), torch.ones(3, *image.shape[1:]))
+
+
+def test_a_full_device_is_asked_for_fewer_passes_at_a_time(monkeypatch):
+    net, image, dropout = network(), volume(), Dropout(0.3, 0.0, "channel", 0)
+    found = swept(net, dropout, image)
+    real = SubNetworks.logits
+
+    def small(self, shared, passes, size):
+        if len(set(passes)) > 1:
+            raise torch.OutOfMemoryError
+        return real(self, shared, passes, size)
+
+    monkeypatch.setattr(SubNetworks, "logits", small)
+    torch.testing.assert_close(swept(net, dropout, image), found, atol=1e-5, rtol=0)
+
+
+# the verb
+
+
+def content(folder):
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.is_file()}
+
+
+def label(path):
+    return np.asarray(nib.load(path).dataobj)
+
+
+MANY = {"passes": 3, "dropout_kind": "channel"}
+VOTES = [
+    {"vote": "majority"},
+    {"vote": "weighted", "vote_weights": (1, 2, 2)},
+    {"vote": "borda"},
+    {"vote": "union", "union_class": "lesion"},
+    {"vote": "mean"},
+]
+
+
+@pytest.mark.parametrize("vote", VOTES, ids=[each["vote"] for each in VOTES])
+@pytest.mark.parametrize(
+    "how", [{}, {"spacing_mm": (1.5, 1.5, 1.5)}], ids=["same grid", "resampled"]
+)
+def test_every_vote_is_written_on_the_scans_grid(tmp_path, vote, how):
+    run = make_run(tmp_path / "run", **how)
+    scan = write_scan(tmp_path / "a.nii.gz", blob((20, 17, 12)))
+    (path,) = predict(Predict(run=run, scans=scan, out=tmp_path / "out", **MANY, **vote))
+    assert label(path).shape == (20, 17, 12)
+    np.testing.assert_array_equal(nib.load(path).affine, nib.load(scan).affine)
+    with (tmp_path / "out" / "review.csv").open() as file:
+        (row,) = csv.DictReader(file)
+    assert row["case"] == "a"
+    assert float(row["organ low"]) <= float(row["organ high"])
+    assert 0 <= float(row["trust"]) <= 1
+
+
+def test_one_pass_writes_what_was_written_without_passes(run, scans, tmp_path):
+    predict(Predict(run=run, scans=scans, out=tmp_path / "one", passes=1, seed=4))
+    predict(Predict(run=run, scans=scans, out=tmp_path / "plain"))
+    assert content(tmp_path / "one") == content(tmp_path / "plain")
+    assert set(json.loads((tmp_path / "plain" / "predictions.json").read_text())) == {
+        *("format", "network_sha256", "overlap", "precision")
+    }
+
+
+def test_a_scan_is_predicted_alike_alone_and_among_others(run, scans, tmp_path):
+    predict(Predict(run=run, scans=scans, out=tmp_path / "all", probabilities=True, **MANY))
+    predict(
+        Predict(
+            run=run, scans=scans / "scan_2.nii.gz", out=tmp_path / "one", probabilities=True, **MANY
+        )
+    )
+    for name in ("scan_2.nii.gz", "scan_2_probabilities.nii.gz"):
+        assert (tmp_path / "all" / name).read_bytes() == (tmp_path / "one" / name).read_bytes()
+
+
+def test_an_ensemble_is_the_mean_of_its_plain_predictions(run, scans, tmp_path):
+    other = make_run(tmp_path / "other", seed=1)
+    scan = scans / "scan_0.nii.gz"
+    both = {"scans": scan, "probabilities": True, "precision": "fp32"}
+    for name, one in (("a", run), ("b", other)):
+        predict(Predict(run=one, out=tmp_path / name, **both))
+    (path,) = predict(
+        Predict(run=run, ensemble=(other,), out=tmp_path / "out", vote="mean", **both)
+    )
+    one, two, mean = (
+        nib.load(tmp_path / n / "scan_0_probabilities.nii.gz").get_fdata()
+        for n in ("a", "b", "out")
+    )
+    np.testing.assert_allclose(mean, (one + two) / 2, atol=1e-6)
+    np.testing.assert_array_equal(label(path), mean.argmax(-1))
+    assert "ensemble_sha256" in json.loads((tmp_path / "out" / "predictions.json").read_text())
+
+
+def test_runs_of_other_classes_or_recipes_cannot_vote_together(run, scans, tmp_path):
+    classes = make_run(tmp_path / "classes", classes={"0": "background", "1": "organ", "2": "cyst"})
+    recipe = make_run(tmp_path / "recipe", spacing_mm=(2.0, 2.0, 2.0))
+    for other, what in ((classes, "classes"), (recipe, "recipe")):
+        with pytest.raises(UsageError, match=f"{other.name}: its .*{what}.* leave it out"):
+            predict(Predict(run=run, ensemble=(other,), scans=scans, out=tmp_path / "out"))
+
+
+def test_votes_that_cannot_be_are_refused(run, scans, tmp_path):
+    at = {"run": run, "scans": scans, "out": tmp_path / "out"}
+    for bad, match in (
+        ({"passes": 2, "encoder_dropout": 0.0}, "passes: without dropout"),
+        ({"encoder_dropout": 0.5}, "encoder_dropout: goes with --passes"),
+        ({"decoder_dropout": 0.3, "ensemble": (run,)}, "decoder_dropout: goes with --passes"),
+        ({"dropout_kind": "channel"}, "dropout_kind: goes with --passes"),
+        ({"vote": "borda"}, "vote: one prediction"),
+        ({"maps": ("entropy",)}, "maps: one prediction"),
+        ({"passes": 2, "maps": ("entropi",)}, "did you mean 'entropy'"),
+        ({"passes": 2, "vote": "weighted"}, "vote_weights: goes with"),
+        ({"passes": 2, "union_class": "lesion"}, "union_class: goes with"),
+    ):
+        with pytest.raises(ValueError, match=match):
+            Predict(**at, **bad)
+    for bad, match in (
+        ({"vote": "weighted", "vote_weights": (1, 2)}, "vote_weights: 2 of them for 3 classes"),
+        ({"vote": "union", "union_class": "lesions"}, "did you mean 'lesion'"),
+    ):
+        with pytest.raises(UsageError, match=match):
+            predict(Predict(**at, passes=2, **bad))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_made_with_passes_is_not_gone_on_in_without(run, scans, tmp_path):
+    out = tmp_path / "out"
+    predict(Predict(run=run, scans=scans, out=out, **MANY))
+    for other in ({}, {**MANY, "passes": 4}, {**MANY, "seed": 1}, {**MANY, "vote": "mean"}):
+        with pytest.raises(UsageError, match="was predicted with"):
+            predict(Predict(run=run, scans=scans, out=out, **other))
+
+
+def test_passes_killed_half_way_go_on_to_the_same_bytes(run, scans, tmp_path):
+    at = {"run": run, "scans": scans, "passes": 20}
+    predict(Predict(**at, out=tmp_path / "whole"))
+    out = tmp_path / "out"
+    command = f"import selfvox; selfvox.predict({str(run)!r}, {str(scans)!r}, out={str(out)!r}, passes=20)"
+    process = subprocess.Popen([sys.executable, "-c", command], stderr=subprocess.DEVNULL)
+    while not (out / "cases.jsonl").exists() and process.poll() is None:
+        time.sleep(0.002)
+    while not (out / "cases.jsonl").read_text() and process.poll() is None:
+        time.sleep(0.002)
+    os.kill(process.pid, signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert not (out / "review.csv").exists()
+    predict(Predict(**at, out=out))
+    assert content(out) == content(tmp_path / "whole")
+
+
+def test_the_least_trusted_scan_comes_first(run, scans, tmp_path):
+    predict(Predict(run=run, scans=scans, out=tmp_path / "out", **MANY))
+    with (tmp_path / "out" / "review.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    trusts = [float(row["trust"]) for row in rows]
+    assert trusts == sorted(trusts)
+    assert {row["case"] for row in rows} == {"scan_0", "scan_1", "scan_2"}
