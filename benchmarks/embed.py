@@ -19,16 +19,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from selfvox.data.preparation.split import read, subset
+from selfvox.data.preparation.split import choose_subset, read_split
 from selfvox.data.preparation.store import Store, StoredCase, open_store
-from selfvox.data.sampling.crop_size import crop_for
+from selfvox.data.sampling.crop_size import choose_crop
 from selfvox.data.sampling.crops import Crops
-from selfvox.models.build import build
+from selfvox.models.build import build_encoder
 from selfvox.models.encoder import Encoder
 from selfvox.ops.losses import dice_cross_entropy
 from selfvox.ops.metrics import dice_per_class
-from selfvox.tasks import from_setting
-from selfvox.training.loop import generator
+from selfvox.tasks import task_from_setting
+from selfvox.training.loop import batch_generator
 
 CROP, LABELS, DRAWS = (32, 40, 32), 5, 3
 NETWORK = {  # tiles of 8 voxels become one: no instance norm
@@ -88,7 +88,7 @@ def main() -> None:
 def untrained(store: Store) -> Encoder:
     """A fresh encoder, the same each time."""
     torch.manual_seed(0)
-    return build(NETWORK, 3, len(store.recipe.channel_names))
+    return build_encoder(NETWORK, 3, len(store.recipe.channel_names))
 
 
 def pretrain(store: Store, name: str, steps: int | None = None) -> tuple[Encoder, float, float]:
@@ -96,19 +96,19 @@ def pretrain(store: Store, name: str, steps: int | None = None) -> tuple[Encoder
     options, batch, usual = TASKS[name]
     steps = steps or usual
     task, encoder = (
-        from_setting({"name": name, **options}).suited_to(CROP, (1, 1, 1)),
+        task_from_setting({"name": name, **options}).configure(CROP, (1, 1, 1)),
         untrained(store),
     )
     head = task.head(encoder)
     parameters = [*encoder.parameters(), *head.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=2e-3)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, steps, pct_start=0.05)
-    held_out = set(read(store.path / "split.json").test)
+    held_out = set(read_split(store.path / "split.json").test)
     crops = Crops(store, [case for case in store.cases if case.subject not in held_out], CROP, 0)
     last = []
     for step in range(steps):
         images = torch.stack([crops[step * batch + i]["image"] for i in range(batch)])
-        outcome = task.loss(encoder, head, task.ask(images, generator(0, 0, step)))
+        outcome = task.loss(encoder, head, task.make_batch(images, batch_generator(0, 0, step)))
         outcome.loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
@@ -128,13 +128,13 @@ def probe(
     levels: slice = slice(None),
 ) -> np.ndarray:
     """Dice of a linear map of the frozen features of some levels: (draw of labelled subjects, subject scored)."""
-    split = read(store.path / "split.json")
+    split = read_split(store.path / "split.json")
     by_subject = {case.subject: case for case in store.cases}
     scored = split.test if test else split.validation
     held_out = [voxels(store, encoder, by_subject[subject], levels) for subject in scored]
     scores = []
     for draw in range(draws):
-        chosen = [by_subject[subject] for subject in subset(split, draw, labels)]
+        chosen = [by_subject[subject] for subject in choose_subset(split, draw, labels)]
         x, y = (
             torch.cat(parts)
             for parts in zip(
@@ -172,7 +172,7 @@ def voxels(
     store: Store, encoder: Encoder, case: StoredCase, levels: slice = slice(None)
 ) -> tuple[Tensor, Tensor]:
     """(voxel, feature) of some levels, brought to the scan's grid, and the labels (voxel,)."""
-    size = crop_for(None, [case])
+    size = choose_crop(None, [case])
     start = [(have - want) // 2 for have, want in zip(case.shape, size, strict=True)]
     image = torch.from_numpy(store.crop(case, start, size))[None]
     maps = encoder(image)[levels]

@@ -19,10 +19,10 @@ import torch
 from linear_probe import fresh
 from scipy.stats import spearmanr
 
-from selfvox.data.formats.strict_json import read as read_json
+from selfvox.data.formats.strict_json import read_json as read_json
 from selfvox.data.preparation.store import Store, open_store
 from selfvox.models.encoder import Encoder
-from selfvox.runs.weights import load_into, load_part
+from selfvox.runs.weights import load_part, load_strictly
 from selfvox.settings import safe_yaml
 from selfvox.studies.results import rows_of
 from selfvox.training import probe
@@ -45,7 +45,7 @@ def main() -> None:
         tensors, card = load_part(run / "encoder", "encoder")
         if card["spatial_dims"] == store.recipe.spatial_dims:
             encoder = fresh(card, 0)
-            load_into(encoder, tensors, str(run))
+            load_strictly(encoder, tensors, str(run))
             read[run.name] = balanced_accuracy(store, encoder, card["crop"])
             print(
                 run.name,
@@ -73,8 +73,8 @@ def balanced_accuracy(store: Store, encoder: Encoder, crop: list[int]) -> dict[s
     found = defaultdict(list)
     for draw in range(DRAWS):
         parts = []
-        for cases in probe.choose(store, (), draw, LABELS):
-            with probe.frozen(encoder):
+        for cases in probe.split_probe_cases(store, (), draw, LABELS):
+            with probe.frozen_encoder(encoder):
                 parts.append(probe.voxel_features(encoder, store, cases, crop, draw))
         (x, y), (x_new, y_new) = parts
         for name, columns in levels.items():
@@ -98,7 +98,7 @@ def gains(study: Path) -> dict[str, dict[str, float]]:
     }
     found: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     for facts, folder in cells:
-        settings = safe_yaml.read(folder / "settings.yaml")
+        settings = safe_yaml.read_yaml(folder / "settings.yaml")
         if facts["twin"]:
             kind = "frozen" if settings["freeze"] == "always" else "whole"
             gained = dice(folder) - twins[facts["twin"], facts["seed"]]

@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 import selfvox
 from selfvox.runs.atomic_files import write_json
 from selfvox.runs.run_folder import read_metrics
-from selfvox.tasks import names
+from selfvox.tasks import task_names
 
 TRIAL, MOST = 4, 1500  # steps of the timed trial; most steps of a run
 BATCH = {"rotation": 8, "relative_location": 16, "simclr": 12, "exemplar": 12}
@@ -50,7 +50,7 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("data", nargs="*", help="NAME=SCANS")
     parser.add_argument("--minutes", type=float, default=2.0, help="CPU minutes of each run")
-    parser.add_argument("--tasks", nargs="*", choices=names(), help="only these")
+    parser.add_argument("--tasks", nargs="*", choices=task_names(), help="only these")
     given = parser.parse_args()
     torch.set_num_threads(1)
     data = dict(each.split("=", 1) for each in given.data)
@@ -58,7 +58,7 @@ def main() -> None:
         store = given.out / name / "store"
         if not (store / "manifest.json").exists():
             selfvox.prepare(scans, out=store, workers=1, spacing=SPACING.get(name))
-        for task in given.tasks or names():
+        for task in given.tasks or task_names():
             run = given.out / name / task
             if not (run / "cost.json").exists():
                 learn(name, store, task, run, 60 * given.minutes)
@@ -112,7 +112,7 @@ def show(out: Path) -> None:
     panels = figure.subplots(2, len(data), squeeze=False)
     print(f"{'data':<14}{'task':<20}steps  CPU s   loss: first, last   score: first, last   chance")
     for column, name in enumerate(data):
-        for number, task in enumerate(names()):
+        for number, task in enumerate(task_names()):
             run = out / name / task
             if not (run / "cost.json").exists():
                 continue

@@ -19,12 +19,12 @@ import numpy as np
 import torch
 from embed import probe
 
-from selfvox.data.preparation.split import read, subset
+from selfvox.data.preparation.split import choose_subset, read_split
 from selfvox.data.preparation.store import Store, open_store
-from selfvox.models.build import build
+from selfvox.models.build import build_encoder
 from selfvox.models.encoder import Encoder
 from selfvox.ops.metrics import dice_per_class
-from selfvox.runs.weights import load_into, load_part
+from selfvox.runs.weights import load_part, load_strictly
 
 LABELS, DRAWS, UNTRAINED = (3, 5), 5, 2
 LEVELS = {"all levels": slice(None), "without the coarsest": slice(-1)}
@@ -62,7 +62,7 @@ def main() -> None:
                 untrained[network] = np.mean(found, 0)
                 show("untrained", labels, untrained[network])
             encoder = fresh(card, 0)
-            load_into(encoder, load_part(run / "encoder", "encoder")[0], str(run))
+            load_strictly(encoder, load_part(run / "encoder", "encoder")[0], str(run))
             show(
                 run.name,
                 labels,
@@ -75,7 +75,7 @@ def main() -> None:
 def fresh(card: dict, seed: int) -> Encoder:
     """The encoder of this card, with random weights."""
     torch.manual_seed(seed)
-    return build(card["network"], card["spatial_dims"], card["in_channels"])
+    return build_encoder(card["network"], card["spatial_dims"], card["in_channels"])
 
 
 def probed(
@@ -92,7 +92,7 @@ def probed(
 
 def atlas(store: Store, labels: int) -> np.ndarray:
     """Dice of the commonest class at each place among the labelled maps: (draw, test subject)."""
-    split = read(store.path / "split.json")
+    split = read_split(store.path / "split.json")
     edges, classes = np.max([case.shape for case in store.cases], 0), len(store.classes or {})
     maps = {}
     for case in store.cases:
@@ -101,7 +101,7 @@ def atlas(store: Store, labels: int) -> np.ndarray:
         maps[case.subject] = np.pad(have, [*zip(before, edges - case.shape - before, strict=True)])
     scores = []
     for draw in range(DRAWS):
-        votes = [np.eye(classes)[maps[subject]] for subject in subset(split, draw, labels)]
+        votes = [np.eye(classes)[maps[subject]] for subject in choose_subset(split, draw, labels)]
         guess = np.sum(votes, 0).argmax(-1)
         scores.append(
             [np.mean(dice_per_class(guess, maps[subject], classes)) for subject in split.test]

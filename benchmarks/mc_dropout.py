@@ -27,13 +27,13 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from selfvox.models.build import build, plan
+from selfvox.models.build import build_encoder, plan_encoder
 from selfvox.models.segmenter import Segmenter
-from selfvox.runs.device import computes_bf16, make_fabric
+from selfvox.runs.device import make_fabric, supports_bf16
 from selfvox.uncertainty import maps, vote_rules
-from selfvox.uncertainty.accumulator import Tally
+from selfvox.uncertainty.accumulator import VoteAccumulator
 from selfvox.uncertainty.mc_dropout import Dropout
-from selfvox.uncertainty.passes import SubNetworks, sweep
+from selfvox.uncertainty.passes import SubNetworks, run_passes
 
 WANTED = (5, 25, 50, 75, 95)
 # where dropout is, window, arithmetic of ours: goal of ours over plain fp32 passes
@@ -50,8 +50,8 @@ RATES = {"everywhere": (0.3, 0.3), "decoder": (0.0, 0.3)}
 def network() -> Segmenter:
     """A U-Net of 8-16-32-64 channels, three classes."""
     torch.manual_seed(0)
-    spec = plan({"name": "plain", "channels": [8, 16, 32, 64]}, (64,) * 3, (1.0,) * 3)
-    return Segmenter(build(spec, 3, 1), 3).eval()
+    spec = plan_encoder({"name": "plain", "channels": [8, 16, 32, 64]}, (64,) * 3, (1.0,) * 3)
+    return Segmenter(build_encoder(spec, 3, 1), 3).eval()
 
 
 def seconds(work: Callable[[], object]) -> float:
@@ -81,9 +81,9 @@ def compare(
             total += net(image[None])[0].softmax(0)
 
     def ours() -> None:
-        tally = Tally(passes, 3, window, (), torch.device("cpu"))
+        tally = VoteAccumulator(passes, 3, window, (), torch.device("cpu"))
         with networks, arithmetic(dtype):
-            sweep(networks, image, window, 0.5, range(passes), tally.add)
+            run_passes(networks, image, window, 0.5, range(passes), tally.add)
         vote_rules.winner(tally.ballots)
 
     def model() -> float:
@@ -164,7 +164,7 @@ def beside_torch_uncertainty(
     def ours() -> torch.Tensor:
         found = torch.empty(passes, 3, *image.shape[1:])
         with networks:
-            sweep(
+            run_passes(
                 networks,
                 image,
                 image.shape[1:],
@@ -202,10 +202,10 @@ def growth(rounds: int) -> float:
     counts = (8, 16, 32, 64, 128)
 
     def ours(passes: int) -> float:
-        tally = Tally(passes, 3, image.shape[1:], (), torch.device("cpu"))
+        tally = VoteAccumulator(passes, 3, image.shape[1:], (), torch.device("cpu"))
         with networks:
             return seconds(
-                lambda: sweep(networks, image, image.shape[1:], 0.5, range(passes), tally.add)
+                lambda: run_passes(networks, image, image.shape[1:], 0.5, range(passes), tally.add)
             )
 
     with torch.inference_mode():
@@ -243,8 +243,8 @@ def tallied(passes: int, edge: int, with_maps: bool) -> None:
         image = torch.randn(1, edge, edge, edge)
         networks = Cheap(network(), Dropout(0.3, 0.0, "element", 0))
         spill = Path(folder) / "passes" if with_maps else None
-        tally = Tally(passes, 3, image.shape[1:], (), torch.device("cpu"), spill)
-        sweep(networks, image, (64,) * 3, 0.5, range(passes), tally.add)
+        tally = VoteAccumulator(passes, 3, image.shape[1:], (), torch.device("cpu"), spill)
+        run_passes(networks, image, (64,) * 3, 0.5, range(passes), tally.add)
         vote_rules.winner(tally.ballots)
         if with_maps:
             maps.percentile_maps(tally)
@@ -281,7 +281,7 @@ def main() -> int:
     ):
         table.add_column(column)
     for (where, edge, dtype), goal in GOALS.items():
-        if dtype == "bf16" and not computes_bf16("cpu"):
+        if dtype == "bf16" and not supports_bf16("cpu"):
             console.print("this processor has no bf16 of its own: its row is left out")
             continue
         ratio, modelled, control = compare(

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from selfvox.studies import plan as plans
-from selfvox.studies.results import read
+from selfvox.studies.results import read_results
 from selfvox.studies.table import against
 
 
@@ -29,8 +29,8 @@ def main() -> None:
     said = parser.parse_args()
     # what the runs were made with stands in their folders; of the plan only the names count
     both: dict[str, Any] = {name: {"pretrain": None} for name in (said.method, said.other)}
-    found = read(
-        dataclasses.replace(plans.load(said.study / "plan.yaml"), methods=both), said.study
+    found = read_results(
+        dataclasses.replace(plans.load_plan(said.study / "plan.yaml"), methods=both), said.study
     )
     rows = against(found, [(said.method, said.other)])
     if not rows:

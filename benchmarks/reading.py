@@ -30,7 +30,7 @@ from rich.table import Table
 from scipy.ndimage import gaussian_filter
 
 import selfvox
-from selfvox.data.formats.image import read
+from selfvox.data.formats.image import read_image
 from selfvox.data.preparation.recipe import foreground
 from selfvox.data.preparation.store import open_store
 
@@ -120,7 +120,7 @@ def reading(
 ) -> bool:
     """The whole scan, as stored."""
     ways = {
-        "ours": lambda: read(scan).data[0],
+        "ours": lambda: read_image(scan).data[0],
         "nibabel": lambda: np.asarray(nib.load(scan).dataobj),
         "SimpleITK": lambda: sitk.GetArrayFromImage(sitk.ReadImage(str(scan))).T,
     }
@@ -161,7 +161,7 @@ def cropping(
 
     def from_nifti() -> np.ndarray:
         where = tuple(
-            slice(a + b, a + b + CROP) for a, b in zip(case.trail.start, corner, strict=True)
+            slice(a + b, a + b + CROP) for a, b in zip(case.geometry.start, corner, strict=True)
         )
         return (np.asarray(nib.load(scan).dataobj[where], dtype=np.float32)[None] - mean) / std
 

@@ -21,10 +21,10 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from selfvox.models.build import build, plan
+from selfvox.models.build import build_encoder, plan_encoder
 from selfvox.models.encoder import Encoder
-from selfvox.runs.device import computes_bf16, make_fabric
-from selfvox.tasks import from_setting
+from selfvox.runs.device import make_fabric, supports_bf16
+from selfvox.tasks import task_from_setting
 
 GOALS = {
     "rotation": 1.05,
@@ -54,15 +54,19 @@ def measure(
     """Step over bare encoder, A/A, and seconds of the bare encoder; each a median over the rounds."""
     torch.manual_seed(0)
     crop = (edge,) * 3
-    task = from_setting(name).suited_to(crop, SPACING_MM)
-    spec = plan({"name": "plain", "channels": [16, 32, 64, 128]}, task.view_size(crop), SPACING_MM)
-    encoder = build(spec, 3, 1)
+    task = task_from_setting(name).configure(crop, SPACING_MM)
+    spec = plan_encoder(
+        {"name": "plain", "channels": [16, 32, 64, 128]}, task.input_size(crop), SPACING_MM
+    )
+    encoder = build_encoder(spec, 3, 1)
     head = task.head(encoder)
     parameters = [*encoder.parameters(), *head.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=1e-3, fused=True)
     images = torch.randn(batch, 1, *crop)
     rng = torch.Generator().manual_seed(0)
-    seen = next(value for value in task.ask(images, rng).values() if value.ndim == images.ndim)
+    seen = next(
+        value for value in task.make_batch(images, rng).values() if value.ndim == images.ndim
+    )
 
     def autocast() -> contextlib.AbstractContextManager[None]:
         return (
@@ -71,7 +75,7 @@ def measure(
 
     def step() -> None:
         with autocast():
-            outcome = task.loss(encoder, head, task.ask(images, rng))
+            outcome = task.loss(encoder, head, task.make_batch(images, rng))
         outcome.loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
@@ -124,7 +128,7 @@ def main() -> int:
         for dtype in arithmetics:
             ratio, control, alone = measure(name, dtype, given.rounds, given.batch, given.edge)
             met = ratio <= GOALS[name]
-            void, emulated = not 0.9 <= control <= 1.1, dtype == "bf16" and not computes_bf16("cpu")
+            void, emulated = not 0.9 <= control <= 1.1, dtype == "bf16" and not supports_bf16("cpu")
             missed |= not void and not emulated and not met
             verdict = "void" if void else "emulated" if emulated else "met" if met else "missed"
             table.add_row(

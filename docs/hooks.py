@@ -26,7 +26,7 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
 def task_options(name: str) -> str:
     """The options of a task, as a table."""
     rows = ["| option | default | meaning |", "|---|---|---|"]
-    for option in options(tasks.find(name)):
+    for option in options(tasks.find_task(name)):
         default = option.default
         shown = ",".join(map(str, default)) if isinstance(default, tuple) else str(default)
         rows.append(

@@ -29,7 +29,7 @@ def main() -> None:
             picture.resize((128, 160), Image.Resampling.BICUBIC).save(
                 slices / f"{path.name.split('.')[0]}.png"
             )
-        for name in tasks.names():
+        for name in tasks.task_names():
             for d, source in ((2, slices), (3, scans / "images")):
                 out = IMAGES / f"{name.replace('_', '-')}-{d}d.png"
                 # exemplar shows another scan too

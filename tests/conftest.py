@@ -18,7 +18,7 @@ import torch
 import selfvox
 from selfvox.data import phantom
 from selfvox.data.preparation.recipe import Intensity, Recipe
-from selfvox.models.build import build, plan
+from selfvox.models.build import build_encoder, plan_encoder
 from selfvox.models.segmenter import Segmenter
 from selfvox.runs.weights import save_part
 
@@ -75,8 +75,10 @@ def make_run(
         **recipe,
     )
     edges = (crop,) * spatial_dims
-    spec = plan({"name": "plain", "channels": (4, 8), "blocks": 1}, edges, (1.0,) * spatial_dims)
-    network = Segmenter(build(spec, spatial_dims, len(channel_names)), len(classes))
+    spec = plan_encoder(
+        {"name": "plain", "channels": (4, 8), "blocks": 1}, edges, (1.0,) * spatial_dims
+    )
+    network = Segmenter(build_encoder(spec, spatial_dims, len(channel_names)), len(classes))
     card = {
         "network": spec,
         "spatial_dims": spatial_dims,

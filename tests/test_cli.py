@@ -94,24 +94,24 @@ def test_the_example_in_the_help_is_accepted(verb, capsys):
 
 
 def test_help_beside_a_task_shows_its_own_options(capsys):
-    task = tasks.names()[0]
+    task = tasks.task_names()[0]
     assert main(["pretrain", "--task", task, "--help"]) == 0
     shown = capsys.readouterr().out
-    for option in options(tasks.find(task)):
+    for option in options(tasks.find_task(task)):
         assert f"--task.{option.name.replace('_', '-')} " in shown
         assert option.help.split()[-1] in shown
 
 
 def test_the_options_of_a_task_survive_the_command_line():
     known = options(VERBS["pretrain"].settings)
-    for name in tasks.names():
-        task = tasks.find(name)()
+    for name in tasks.task_names():
+        task = tasks.find_task(name)()
         words = ["--task", name]
         for key, value in as_dict(task).items():
             text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
             words += [f"--task.{key.replace('_', '-')}", text]
         given, _ = cli._read("pretrain", known, words)
-        assert tasks.from_setting(given["task"]) == task
+        assert tasks.task_from_setting(given["task"]) == task
 
 
 def test_command_line_and_python_receive_the_same_settings(pretrain_does):

@@ -13,7 +13,7 @@ import torch
 import selfvox
 from selfvox import tasks
 from selfvox.data import phantom
-from selfvox.models.build import build, plan
+from selfvox.models.build import build_encoder, plan_encoder
 from selfvox.runs.run_folder import read_metrics
 
 ROOT = Path(__file__).parent.parent
@@ -30,8 +30,8 @@ def the_example_is_a_file_of_tasks(tmp_path, monkeypatch):
 
 
 def test_the_example_is_found_by_its_file_name():
-    assert "mirror" in tasks.names()
-    assert tasks.find("mirror").__name__ == "Mirror"
+    assert "mirror" in tasks.task_names()
+    assert tasks.find_task("mirror").__name__ == "Mirror"
 
 
 def test_the_example_test_holds(tmp_path):
@@ -81,12 +81,14 @@ def test_the_example_learns_in_2d_and_3d(d):
     images = (
         torch.linspace(-1, 1, 8).view(1, 1, 8, *(1,) * (d - 1)).expand(8, 1, *(8,) * d).contiguous()
     )
-    task = tasks.from_setting("mirror")
-    encoder = build(plan({"channels": [4, 8], "blocks": 1}, (8,) * d, (1.0,) * d), d, 1)
+    task = tasks.task_from_setting("mirror")
+    encoder = build_encoder(
+        plan_encoder({"channels": [4, 8], "blocks": 1}, (8,) * d, (1.0,) * d), d, 1
+    )
     head = task.head(encoder)
     optimizer = torch.optim.AdamW([*encoder.parameters(), *head.parameters()], lr=1e-2)
     for _ in range(30):
-        outcome = task.loss(encoder, head, task.ask(images, rng))
+        outcome = task.loss(encoder, head, task.make_batch(images, rng))
         optimizer.zero_grad()
         outcome.loss.backward()
         optimizer.step()

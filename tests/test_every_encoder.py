@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from selfvox.models.build import build, plan
+from selfvox.models.build import build_encoder, plan_encoder
 from selfvox.models.segmenter import Segmenter
-from selfvox.runs.weights import state_of
+from selfvox.runs.weights import state_tensors
 
 EDGE = 32
 
@@ -34,19 +34,23 @@ class TimmFeatures(nn.Module):
 
 
 def make_plain(d, channels, monkeypatch):
-    return build(
-        plan({"name": "plain", "channels": [4, 8, 16]}, (EDGE,) * d, (1.0,) * d), d, channels
+    return build_encoder(
+        plan_encoder({"name": "plain", "channels": [4, 8, 16]}, (EDGE,) * d, (1.0,) * d),
+        d,
+        channels,
     )
 
 
 def make_residual(d, channels, monkeypatch):
-    spec = plan({"name": "residual", "channels": [4, 8, 16], "blocks": 1}, (EDGE,) * d, (1.0,) * d)
-    return build(spec, d, channels)
+    spec = plan_encoder(
+        {"name": "residual", "channels": [4, 8, 16], "blocks": 1}, (EDGE,) * d, (1.0,) * d
+    )
+    return build_encoder(spec, d, channels)
 
 
 def make_monai(d, channels, monkeypatch):
     spec = {"name": "monai:ResNetFeatures", "model_name": "resnet10"}
-    return build(plan(spec, (EDGE,) * d, (1.0,) * d), d, channels)
+    return build_encoder(plan_encoder(spec, (EDGE,) * d, (1.0,) * d), d, channels)
 
 
 def make_timm_double(d, channels, monkeypatch):
@@ -57,7 +61,7 @@ def make_timm_double(d, channels, monkeypatch):
     monkeypatch.setitem(
         sys.modules, "timm", SimpleNamespace(create_model=create_model, is_model=lambda _: True)
     )
-    return build(plan("timm:double", (EDGE,) * d, (1.0,) * d), d, channels)
+    return build_encoder(plan_encoder("timm:double", (EDGE,) * d, (1.0,) * d), d, channels)
 
 
 def make_timm(d, channels, monkeypatch):
@@ -65,7 +69,7 @@ def make_timm(d, channels, monkeypatch):
         import timm  # noqa: F401
     except (ImportError, RuntimeError) as error:
         pytest.skip(f"timm cannot be imported: {error}")
-    return build(plan("timm:resnet10t", (EDGE,) * d, (1.0,) * d), d, channels)
+    return build_encoder(plan_encoder("timm:resnet10t", (EDGE,) * d, (1.0,) * d), d, channels)
 
 
 ENCODERS = [
@@ -150,11 +154,11 @@ def test_the_embedding_trains_every_weight(encoder):
 
 def test_the_state_holds_every_tensor_once(encoder):
     network = Segmenter(encoder, 2)
-    state = state_of(network)
+    state = state_tensors(network)
     places = [tensor.data_ptr() for tensor in state.values()]
     assert len(places) == len(set(places))
     assert set(places) == {tensor.data_ptr() for tensor in network.state_dict().values()}
-    assert sum(name.startswith("encoder.") for name in state) == len(state_of(encoder))
+    assert sum(name.startswith("encoder.") for name in state) == len(state_tensors(encoder))
 
 
 def test_three_channels_go_in(of_three_channels):

@@ -12,25 +12,25 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from selfvox import joint, tasks
 from selfvox.errors import UsageError
-from selfvox.models.build import build, plan
+from selfvox.models.build import build_encoder, plan_encoder
 from selfvox.settings.options import options
 
 CROPS = {2: (32, 48), 3: (32, 40, 32)}
 
-every_task = pytest.mark.parametrize("name", tasks.names())
+every_task = pytest.mark.parametrize("name", tasks.task_names())
 every_dimension = pytest.mark.parametrize("d", [2, 3], ids=["2D", "3D"])
 
 
 def suited(name, d, **settings):
-    return tasks.from_setting({"name": name, **settings}).suited_to(CROPS[d], (1.0,) * d)
+    return tasks.task_from_setting({"name": name, **settings}).configure(CROPS[d], (1.0,) * d)
 
 
 def network(task, d, channels=1, norm="instance"):
     torch.manual_seed(0)
-    spec = plan(
-        {"channels": [4, 8, 16], "blocks": 1, "norm": norm}, task.view_size(CROPS[d]), (1.0,) * d
+    spec = plan_encoder(
+        {"channels": [4, 8, 16], "blocks": 1, "norm": norm}, task.input_size(CROPS[d]), (1.0,) * d
     )
-    encoder = build(spec, d, channels)
+    encoder = build_encoder(spec, d, channels)
     return encoder, task.head(encoder)
 
 
@@ -38,13 +38,13 @@ def images(d, count=4, channels=1, seed=0):
     return torch.randn(count, channels, *CROPS[d], generator=torch.Generator().manual_seed(seed))
 
 
-def ask(task, x, seed=0):
-    return task.ask(x, torch.Generator().manual_seed(seed))
+def make_batch(task, x, seed=0):
+    return task.make_batch(x, torch.Generator().manual_seed(seed))
 
 
 def other_settings(name):
     """Each option of the task, changed."""
-    for option in options(tasks.find(name)):
+    for option in options(tasks.find_task(name)):
         choices = [
             choice
             for kind in option.kinds
@@ -68,7 +68,7 @@ def other_settings(name):
 def test_an_untrained_encoder_answers_at_chance(name, d):
     task = suited(name, d)
     encoder, head = network(task, d)
-    batch = ask(task, images(d, 8))
+    batch = make_batch(task, images(d, 8))
     if "answer" not in batch:
         pytest.skip("asks for no answer out of a fixed number")
     outcome = task.loss(encoder, head, batch)
@@ -82,7 +82,7 @@ def test_an_untrained_encoder_answers_at_chance(name, d):
 def test_the_gradient_reaches_every_weight_of_encoder_and_head(name, d, channels):
     task = suited(name, d)
     encoder, head = network(task, d, channels)
-    outcome = task.loss(encoder, head, ask(task, images(d, channels=channels)))
+    outcome = task.loss(encoder, head, make_batch(task, images(d, channels=channels)))
     outcome.loss.backward()
     assert outcome.loss.ndim == 0
     for where, weight in [*encoder.named_parameters(), *head.named_parameters()]:
@@ -96,7 +96,7 @@ def test_the_gradient_reaches_every_weight_of_encoder_and_head(name, d, channels
 @every_dimension
 def test_metrics_are_numbers_without_a_gradient_and_accuracy_has_its_chance(name, d):
     task = suited(name, d)
-    metrics = task.loss(*network(task, d), ask(task, images(d))).metrics
+    metrics = task.loss(*network(task, d), make_batch(task, images(d))).metrics
     assert not any(value.requires_grad or value.ndim for value in metrics.values())
     assert all(math.isfinite(float(value)) for value in metrics.values())
     assert ("accuracy" in metrics) == ("chance" in metrics)
@@ -107,7 +107,7 @@ def test_metrics_are_numbers_without_a_gradient_and_accuracy_has_its_chance(name
 def test_the_generator_alone_decides_the_question(name, d):
     task, x = suited(name, d), images(d)
     before, state = x.clone(), torch.get_rng_state()
-    one, again, other = ask(task, x), ask(task, x), ask(task, x, seed=1)
+    one, again, other = make_batch(task, x), make_batch(task, x), make_batch(task, x, seed=1)
     assert one.keys() == again.keys() == other.keys()
     assert all(torch.equal(one[key], again[key]) for key in one)
     assert any(not torch.equal(one[key], other[key]) for key in one)
@@ -138,12 +138,12 @@ def test_every_device_is_asked_the_same_since_only_the_cpu_draws(name, d):
     for options_ in [{}, *other_settings(name)]:
         with contextlib.suppress(UsageError):
             task = suited(name, d, **options_)
-            ask(
+            make_batch(
                 task, images(d)
             )  # jigsaw's set of permutations is drawn once, from a seed of its own
             rng = torch.Generator().manual_seed(0)
             with Draws(rng) as draws:
-                task.ask(images(d), rng)
+                task.make_batch(images(d), rng)
             assert draws.found
             assert all(draws.found)
 
@@ -163,7 +163,7 @@ def test_a_draw_from_any_other_generator_would_be_seen():
 @every_dimension
 def test_a_cuda_device_is_asked_what_the_cpu_is(name, d):
     task = suited(name, d)
-    expected, found = ask(task, images(d)), ask(task, images(d).cuda())
+    expected, found = make_batch(task, images(d)), make_batch(task, images(d).cuda())
     assert expected.keys() == found.keys()
     for key, value in expected.items():
         assert found[key].is_cuda
@@ -174,9 +174,9 @@ def test_a_cuda_device_is_asked_what_the_cpu_is(name, d):
 @every_dimension
 def test_what_an_image_is_asked_does_not_depend_on_its_neighbours(name, d):
     task, x = suited(name, d), images(d)
-    before = ask(task, x.clone())
+    before = make_batch(task, x.clone())
     x[0] = 5 - x[0]
-    for key, after in ask(task, x).items():
+    for key, after in make_batch(task, x).items():
         changed = (
             (after != before[key]).flatten(1).any(1) if after.ndim > 1 else after != before[key]
         )
@@ -201,7 +201,7 @@ def reordered(question, order):
 def test_the_order_of_the_batch_does_not_matter(name, d):
     task, order = suited(name, d), torch.tensor([2, 0, 3, 1])
     encoder, head = network(task, d)
-    question = ask(task, images(d))
+    question = make_batch(task, images(d))
     with torch.no_grad():
         expected = task.loss(encoder, head, question)
         found = task.loss(encoder, head, reordered(question, order))
@@ -214,9 +214,9 @@ def test_the_order_of_the_batch_does_not_matter(name, d):
 @every_dimension
 def test_mixed_precision_asks_the_same_question(name, d):
     task = suited(name, d)
-    expected = ask(task, images(d))
+    expected = make_batch(task, images(d))
     with torch.autocast("cpu", torch.bfloat16):
-        found = ask(task, images(d))
+        found = make_batch(task, images(d))
         outcome = task.loss(*network(task, d), found)
     assert all(torch.equal(found[key], expected[key]) for key in expected)
     assert outcome.loss.dtype == torch.float32
@@ -226,19 +226,26 @@ def test_mixed_precision_asks_the_same_question(name, d):
 @every_dimension
 def test_the_encoder_is_shown_images_of_the_size_that_the_task_says(name, d):
     task = suited(name, d)
-    shown = [value.shape[2:] for value in ask(task, images(d)).values() if value.ndim == d + 2]
+    shown = [
+        value.shape[2:] for value in make_batch(task, images(d)).values() if value.ndim == d + 2
+    ]
     assert shown
-    assert {tuple(shape) for shape in shown} == {task.view_size(CROPS[d])}
+    assert {tuple(shape) for shape in shown} == {task.input_size(CROPS[d])}
 
 
 @every_task
 @every_dimension
 def test_the_least_batch_is_asked_a_real_question_and_a_smaller_one_refused(name, d):
     task = suited(name, d)
-    assert task.loss(*network(task, d), ask(task, images(d, task.least_batch))).loss.detach() > 0
-    for too_few in range(1, task.least_batch):
-        for refused in (lambda: task.check_batch(too_few), lambda: ask(task, images(d, too_few))):  # noqa: B023
-            with pytest.raises(UsageError, match=f"use --batch {task.least_batch} or more"):
+    assert (
+        task.loss(*network(task, d), make_batch(task, images(d, task.min_batch))).loss.detach() > 0
+    )
+    for too_few in range(1, task.min_batch):
+        for refused in (
+            lambda: task.check_batch(too_few),
+            lambda: make_batch(task, images(d, too_few)),
+        ):
+            with pytest.raises(UsageError, match=f"use --batch {task.min_batch} or more"):
                 refused()
 
 
@@ -246,9 +253,9 @@ def test_the_least_batch_is_asked_a_real_question_and_a_smaller_one_refused(name
 @every_dimension
 def test_beside_another_task_its_loss_is_added_and_its_head_learns(name, d):
     names = sorted({name, "rotation" if name != "rotation" else "simclr"})
-    both = tasks.from_setting("+".join(names), (0.5, 2.0)).suited_to(CROPS[d], (1.0,) * d)
+    both = tasks.task_from_setting("+".join(names), (0.5, 2.0)).configure(CROPS[d], (1.0,) * d)
     encoder, head = network(both, d)
-    batch = ask(both, images(d))
+    batch = make_batch(both, images(d))
     outcome = both.loss(encoder, head, batch)
     expected = 0.0
     for each, weight in zip(names, both.weights, strict=True):
@@ -256,7 +263,7 @@ def test_beside_another_task_its_loss_is_added_and_its_head_learns(name, d):
             key.split("/")[1]: value for key, value in batch.items() if key.split("/")[0] == each
         }
         seed = int(torch.randint(1 << 62, (), generator=torch.Generator().manual_seed(0)))
-        alone = suited(each, d).ask(images(d), joint.stream(seed, each))
+        alone = suited(each, d).make_batch(images(d), joint.task_generator(seed, each))
         assert own.keys() == alone.keys()
         assert all(torch.equal(own[key], alone[key]) for key in own)
         single = suited(each, d).loss(encoder, head[each], own)
@@ -273,7 +280,7 @@ def test_beside_another_task_its_loss_is_added_and_its_head_learns(name, d):
         for weight in (*encoder.parameters(), *head.parameters())
         if weight.ndim > 1
     )
-    assert len(both.panels(images(d), batch)) == 2 * len(images(d))
+    assert len(both.preview_panels(images(d), batch)) == 2 * len(images(d))
 
 
 @every_task
@@ -282,15 +289,15 @@ def test_settings_survive_yaml(name):
     for options_ in settings:
         refusal = ""
         try:
-            task = tasks.from_setting({"name": name, **options_})
+            task = tasks.task_from_setting({"name": name, **options_})
         except UsageError as error:
             refusal = str(error)
         if refusal:
             assert f"task.{next(iter(options_))}" in refusal
             continue
-        written = yaml.safe_dump(tasks.to_setting(task))
-        assert tasks.from_setting(yaml.safe_load(written)) == task
-        assert options_.items() <= tasks.to_setting(task).items()
+        written = yaml.safe_dump(tasks.task_to_setting(task))
+        assert tasks.task_from_setting(yaml.safe_load(written)) == task
+        assert options_.items() <= tasks.task_to_setting(task).items()
 
 
 @every_task
@@ -302,7 +309,9 @@ def test_every_setting_makes_a_difference_or_is_refused_by_name(name, d):
         for weight in head.parameters():
             torch.nn.init.normal_(weight, std=0.3)
         x = torch.cat([images(d, 3), images(d, 3, seed=1)])
-        batch = task.ask(x, torch.Generator().manual_seed(0), torch.tensor([0, 1, 2, 3, 1, 0]))
+        batch = task.make_batch(
+            x, torch.Generator().manual_seed(0), torch.tensor([0, 1, 2, 3, 1, 0])
+        )
         loss = task.loss(encoder, head, batch).loss.detach()
         assert loss.isfinite()
         return {**batch, "loss": loss}
@@ -325,15 +334,15 @@ def test_every_setting_makes_a_difference_or_is_refused_by_name(name, d):
     for option in allows:  # what is refused without it
         spacing = (*(1.0,) * (d - 1), 3.0)
         with pytest.raises(UsageError, match=f"task {name}"):
-            tasks.from_setting({"name": name}).suited_to(CROPS[d], spacing)
-        tasks.from_setting({"name": name, option: True}).suited_to(CROPS[d], spacing)
+            tasks.task_from_setting({"name": name}).configure(CROPS[d], spacing)
+        tasks.task_from_setting({"name": name, option: True}).configure(CROPS[d], spacing)
 
 
 @every_task
 def test_a_bad_option_is_refused_by_name(name):
     with pytest.raises(UsageError, match=r"task\.nonsense"):
-        tasks.from_setting({"name": name, "nonsense": 1})
-    for option in options(tasks.find(name)):
+        tasks.task_from_setting({"name": name, "nonsense": 1})
+    for option in options(tasks.find_task(name)):
         bad = ["nonsense", -1] if isinstance(option.default, int | float) else ["nonsense"]
         for value in bad:
             with pytest.raises(UsageError, match=rf"task\.{option.name}") as refusal:
@@ -345,7 +354,7 @@ def test_a_bad_option_is_refused_by_name(name):
 @every_dimension
 def test_panels_show_every_image(name, d):
     task, x = suited(name, d), images(d)
-    rows = task.panels(x, ask(task, x))
+    rows = task.preview_panels(x, make_batch(task, x))
     assert len(rows) == len(x)
     assert all(torch.equal(row[0].image, image) for row, image in zip(rows, x, strict=True))
     assert all(panel.image.ndim == d + 1 and panel.caption for row in rows for panel in row)
@@ -353,9 +362,9 @@ def test_panels_show_every_image(name, d):
 
 @every_task
 def test_a_task_is_settings_only_and_says_what_each_is(name):
-    task = tasks.find(name)
+    task = tasks.find_task(name)
     assert dataclasses.is_dataclass(task)
     assert task.__dataclass_params__.frozen
     assert all(option.help for option in options(task))
     with pytest.raises(UsageError, match=f"did you mean '{name}'"):
-        tasks.find(name[:-1])
+        tasks.find_task(name[:-1])

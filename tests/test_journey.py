@@ -19,7 +19,7 @@ from PIL import Image
 
 from selfvox.cli import main
 from selfvox.data import phantom
-from selfvox.data.preparation.split import read
+from selfvox.data.preparation.split import read_split
 from selfvox.runs.atomic_files import sha256
 from selfvox.runs.weights import load_part, save_part
 
@@ -92,9 +92,9 @@ def trained(volumes):
 
 def test_volumes_go_from_a_folder_of_scans_to_scores_on_their_own_grids(trained):
     root = trained
-    assert len(read(root / "seg" / "split.json").train) == 3
+    assert len(read_split(root / "seg" / "split.json").train) == 3
     command("predict", "seg", "scans/images", "--subset", "test", "--out", "predictions", cwd=root)
-    test = read(root / "store" / "split.json").test
+    test = read_split(root / "store" / "split.json").test
     assert sorted(path.name for path in root.glob("predictions/*.nii.gz")) == sorted(
         f"{one}.nii.gz" for one in test
     )
@@ -116,7 +116,7 @@ def test_a_fraction_of_the_labels_from_scratch_and_a_frozen_encoder(volumes):
     how = ("--steps", 2, "--crop", "16,16,16")
     first = ("finetune", "store", "--encoder", "none", "--fraction", "0.5", "--out", "scratch")
     selfvox(*first, *how, *NETWORK, cwd=volumes)
-    assert len(read(volumes / "scratch" / "split.json").train) == 2
+    assert len(read_split(volumes / "scratch" / "split.json").train) == 2
     frozen = (
         "finetune",
         "store",

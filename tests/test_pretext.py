@@ -11,11 +11,11 @@ from selfvox import joint
 from selfvox.cli import main
 from selfvox.data.sampling.crops import Crops
 from selfvox.errors import UsageError
-from selfvox.models.build import build, plan
+from selfvox.models.build import build_encoder, plan_encoder
 from selfvox.runs.atomic_files import sha256
 from selfvox.runs.run_folder import read_metrics
 from selfvox.runs.weights import load_part
-from selfvox.tasks import from_setting, to_setting
+from selfvox.tasks import task_from_setting, task_to_setting
 from selfvox.training.learning_curve import draw_curve
 from selfvox.training.loop import _caption
 
@@ -28,17 +28,17 @@ def images(count=3):
 
 def encoder_for(task):
     torch.manual_seed(0)
-    return build(
-        plan({"channels": [4, 8, 16], "blocks": 1}, task.view_size(CROP), (1.0,) * 3), 3, 1
+    return build_encoder(
+        plan_encoder({"channels": [4, 8, 16], "blocks": 1}, task.input_size(CROP), (1.0,) * 3), 3, 1
     )
 
 
 def suited(name, weights=None, **options):
-    return from_setting({"name": name, **options}, weights).suited_to(CROP, (1.0,) * 3)
+    return task_from_setting({"name": name, **options}, weights).configure(CROP, (1.0,) * 3)
 
 
 def asked(task, seed=0):
-    return task.ask(images(), torch.Generator().manual_seed(seed))
+    return task.make_batch(images(), torch.Generator().manual_seed(seed))
 
 
 def gradients(module):
@@ -76,7 +76,7 @@ def test_a_tasks_question_is_the_same_in_any_order_and_company():
 
 def test_no_two_tasks_draw_the_same_numbers():
     drawn = [
-        tuple(torch.rand(4, generator=joint.stream(seed, name)).tolist())
+        tuple(torch.rand(4, generator=joint.task_generator(seed, name)).tolist())
         for seed in (0, 1)
         for name in "ab"
     ]
@@ -84,13 +84,15 @@ def test_no_two_tasks_draw_the_same_numbers():
 
 
 def test_weights_follow_their_tasks_wherever_they_stand():
-    assert from_setting("simclr+rotation", (0.5, 2)) == from_setting("rotation + simclr", (2, 0.5))
-    assert from_setting("simclr+rotation").weights == (1, 1)
+    assert task_from_setting("simclr+rotation", (0.5, 2)) == task_from_setting(
+        "rotation + simclr", (2, 0.5)
+    )
+    assert task_from_setting("simclr+rotation").weights == (1, 1)
 
 
 def test_the_encoder_is_planned_for_the_smallest_view():
     both = suited("jigsaw+rotation")
-    assert both.view_size(CROP) == suited("jigsaw").view_size(CROP)
+    assert both.input_size(CROP) == suited("jigsaw").input_size(CROP)
     encoder = encoder_for(both)
     assert len(encoder.channels) < len(encoder_for(suited("rotation")).channels)
     smallest = min(
@@ -100,11 +102,11 @@ def test_the_encoder_is_planned_for_the_smallest_view():
 
 
 def test_settings_survive_yaml_and_the_command_line(capsys):
-    task = from_setting(
+    task = task_from_setting(
         {"name": "rotation+simclr", "simclr.temperature": 0.2, "rotation.versions": 2}, (1, 0.5)
     )
-    written = yaml.safe_load(yaml.safe_dump(to_setting(task)))
-    assert from_setting(written, task.weights) == task
+    written = yaml.safe_load(yaml.safe_dump(task_to_setting(task)))
+    assert task_from_setting(written, task.weights) == task
     words = ["--task", "rotation+simclr", "--weights", "1,0.5", "--task.simclr.temperature", "0.2"]
     assert (
         main(
@@ -113,7 +115,7 @@ def test_settings_survive_yaml_and_the_command_line(capsys):
         == 0
     )
     printed = yaml.safe_load(capsys.readouterr().out)
-    assert from_setting(printed["task"], printed["weights"]) == task
+    assert task_from_setting(printed["task"], printed["weights"]) == task
     assert main(["pretrain", "--task", "rotation+simclr", "--help"]) == 0
     shown = capsys.readouterr().out
     assert "--task.rotation.versions " in shown
@@ -140,7 +142,7 @@ def test_settings_survive_yaml_and_the_command_line(capsys):
 )  # fmt: skip
 def test_what_cannot_be_asked_together_is_refused_in_one_line(task, weights, said):
     with pytest.raises(UsageError, match=said) as refusal:
-        from_setting(task, weights).suited_to(CROP, (1.0,) * 3)
+        task_from_setting(task, weights).configure(CROP, (1.0,) * 3)
     assert "\n" not in str(refusal.value)
 
 
@@ -206,10 +208,10 @@ def test_the_card_tells_every_task_with_its_options_and_weight(runs):
         card["task"].items()
         >= {"name": "rotation+simclr", "rotation.versions": 1, "simclr.temperature": 0.2}.items()
     )
-    task = from_setting(card["task"], card["weights"])
-    assert task == from_setting(
+    task = task_from_setting(card["task"], card["weights"])
+    assert task == task_from_setting(
         {"name": "rotation+simclr", "simclr.temperature": 0.2}, (1, 0.5)
-    ).suited_to((16, 16, 16), (1.0,) * 3)
+    ).configure((16, 16, 16), (1.0,) * 3)
 
 
 def test_what_was_learnt_together_is_fine_tuned(runs, shapes_store, tmp_path, small):

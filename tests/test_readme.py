@@ -103,7 +103,7 @@ def test_every_selfvox_command_is_accepted(page, capsys, monkeypatch, tmp_path):
         assert main([words[1], "--print-config", *words[2:]]) == 0, words
         resolved = yaml.safe_load(capsys.readouterr().out)
         if "task" in resolved:
-            tasks.from_setting(resolved["task"])
+            tasks.task_from_setting(resolved["task"])
 
 
 @every_page
@@ -134,7 +134,7 @@ def test_every_python_call_takes_the_arguments_it_is_given(page):
         given |= {keyword.arg: ast.literal_eval(keyword.value) for keyword in call.keywords}
         resolved = resolve(verb.settings, given)
         if hasattr(resolved, "task"):
-            tasks.from_setting(resolved.task)
+            tasks.task_from_setting(resolved.task)
 
 
 def test_the_readme_shows_the_shortest_workflow():
@@ -143,11 +143,11 @@ def test_the_readme_shows_the_shortest_workflow():
     assert {words[1] for words in commands(README) if words[0] == "make"} == {"demo", "test"}
 
 
-@pytest.mark.parametrize("name", tasks.names())
+@pytest.mark.parametrize("name", tasks.task_names())
 def test_every_task_has_a_page_with_its_options(name):
     page = ROOT / "docs" / "tasks" / f"{name}.md"
     shown = hooks().on_page_markdown(page.read_text(encoding="utf-8"))
-    for option in options(tasks.find(name)):
+    for option in options(tasks.find_task(name)):
         assert f"| `--task.{option.name.replace('_', '-')}` |" in shown
         assert option.help in shown
     assert f"tasks/{name}.md" in (ROOT / "mkdocs.yml").read_text()

@@ -9,13 +9,13 @@ import torch
 
 import selfvox
 from selfvox.data import phantom
-from selfvox.data.formats.image import read as read_scan
-from selfvox.data.preparation.recipe import Prepared
-from selfvox.data.preparation.split import read
+from selfvox.data.formats.image import read_image as read_scan
+from selfvox.data.preparation.recipe import PreparedScan
+from selfvox.data.preparation.split import read_split
 from selfvox.data.sampling.crop_size import SLICE_AXES
 from selfvox.errors import UsageError
-from selfvox.models.sliding_window import segment_whole
-from selfvox.prediction.trained_segmenter import load
+from selfvox.models.sliding_window import segment_scan
+from selfvox.prediction.trained_segmenter import load_segmenter
 from selfvox.report.figures import montage
 from selfvox.runs.run_folder import read_metrics
 from selfvox.runs.weights import load_part
@@ -31,8 +31,8 @@ def test_a_whole_volume_is_its_slices_stacked(name, window):
     torch.manual_seed(0)
     network = torch.nn.Conv2d(2, 3, 3, padding=1)
     image = torch.randn(2, 11, 19, 37)
-    expected = [segment_whole(network, each, window, 0.25) for each in image.unbind(1 + axis)]
-    found = segment_whole(network, image, window, 0.25, axis)
+    expected = [segment_scan(network, each, window, 0.25) for each in image.unbind(1 + axis)]
+    found = segment_scan(network, image, window, 0.25, axis)
     torch.testing.assert_close(found, torch.stack(expected, 1 + axis), atol=1e-6, rtol=0)
 
 
@@ -77,7 +77,7 @@ def test_slices_are_asked_watched_and_probed_in_2d(runs):
 
 
 def test_subjects_are_chosen_and_kept_apart_as_for_volumes(runs, shapes_store):
-    whole, cut = read(shapes_store / "split.json"), read(runs / "seg" / "split.json")
+    whole, cut = read_split(shapes_store / "split.json"), read_split(runs / "seg" / "split.json")
     assert len(cut.train) == 2
     assert (cut.validation, cut.test) == (whole.validation, whole.test)
     assert set(cut.train) < set(whole.train)
@@ -102,20 +102,22 @@ def test_predictions_lie_on_the_scans_grid_and_are_those_of_its_slices(
     paths = selfvox.predict(
         runs / run, tmp_path / "scans", out=tmp_path / "predictions", device="cpu", precision="fp32"
     )
-    model = load(runs / run)
+    model = load_segmenter(runs / run)
     axis = {"seg": 2, "sagittal": 0}[run]
     for path in paths:
         file = next((tmp_path / "scans").glob(f"images/{path.name}"))
         scan, label = nib.load(file), nib.load(path)
         assert scan.shape == label.shape
         np.testing.assert_allclose(scan.affine, label.affine)
-        prepared: Prepared = model.recipe.apply(read_scan(file))
+        prepared: PreparedScan = model.recipe.apply(read_scan(file))
         slices = np.moveaxis(prepared.data, 1 + axis, 0)
         each = [
-            segment_whole(model.network, torch.from_numpy(x.copy()), model.window) for x in slices
+            segment_scan(model.network, torch.from_numpy(x.copy()), model.window) for x in slices
         ]
         naive = np.stack([x.argmax(0).numpy() for x in each], axis).astype(np.uint8)
-        assert np.array_equal(np.asarray(label.dataobj), model.recipe.undo(naive, prepared.trail))
+        assert np.array_equal(
+            np.asarray(label.dataobj), model.recipe.undo(naive, prepared.geometry)
+        )
         assert len(np.unique(naive)) > 1
 
 

@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 import selfvox
 from selfvox import cli_help
 from selfvox.errors import ResourceError, SelfvoxError, UsageError, did_you_mean
-from selfvox.runs.atomic_files import FULL
+from selfvox.runs.atomic_files import DISK_FULL_ERRORS
 from selfvox.settings import safe_yaml
 from selfvox.settings.options import Option, check_names, options, resolve, to_yaml
 
@@ -66,7 +66,7 @@ def _run(verb: str, arguments: list[str]) -> None:
     elif how.get("help"):
         print(cli_help.of_verb(verb, VERBS[verb], known, _named(given.get("task", {})).get("name")))
     else:
-        file = safe_yaml.read(Path(how["config"])) if "config" in how else {}
+        file = safe_yaml.read_yaml(Path(how["config"])) if "config" in how else {}
         check_names([option.name for option in known], file, f"{how.get('config')}: ")
         resolved: Any = resolve(settings, _merged(known, file, given))
         if how.get("print_config"):
@@ -206,7 +206,7 @@ def _reason(error: BaseException) -> tuple[int, str]:
         return error.exit_code, f"error: {error}"
     if isinstance(error, KeyboardInterrupt):
         return 130, "stopped"
-    if isinstance(error, OSError) and error.errno in FULL:
+    if isinstance(error, OSError) and error.errno in DISK_FULL_ERRORS:
         return (
             ResourceError.exit_code,
             f"error: {error.filename or 'output'}: the disk is full; free some space",

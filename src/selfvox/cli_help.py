@@ -75,11 +75,11 @@ def of_verb(name: str, verb: Verb, known: Sequence[Option], task: str | None) ->
     if task:
         from selfvox import tasks  # only here: it imports torch, which takes seconds
 
-        names = tasks.split_names(task)
+        names = tasks.split_task_names(task)
         for each in names:
             before = f"--task.{each}." if len(names) > 1 else "--task."
             blocks += ["", f"Options of the task {each}:"]
-            for option in options(tasks.find(each)):
+            for option in options(tasks.find_task(each)):
                 blocks += _entry(f"{before}{option.name.replace('_', '-')}", option)
     elif any(option.name == "task" for option in known):
         blocks += ["", f"selfvox {name} --task NAME --help shows the options of a task too."]

@@ -33,42 +33,42 @@ class Joint(PretextTask):
         """The names of its tasks, joined by `+`."""
         return "+".join(task.name for task in self.tasks)
 
-    def suited_to(self, crop: Sequence[int], *spacings_mm: Sequence[float]) -> Joint:  # noqa: D102
+    def configure(self, crop: Sequence[int], *spacings_mm: Sequence[float]) -> Joint:
         suited = []
         for task in self.tasks:
             with refusals_of(task.name):
-                suited.append(task.suited_to(crop, *spacings_mm))
+                suited.append(task.configure(crop, *spacings_mm))
         return replace(self, tasks=tuple(suited))
 
-    def least_crop(self, crop: Sequence[int]) -> tuple[int, ...]:
+    def min_crop(self, crop: Sequence[int]) -> tuple[int, ...]:
         """Room for each task."""
-        return tuple(map(max, zip(*(task.least_crop(crop) for task in self.tasks), strict=True)))
+        return tuple(map(max, zip(*(task.min_crop(crop) for task in self.tasks), strict=True)))
 
     @property
-    def least_batch(self) -> int:
+    def min_batch(self) -> int:
         """Enough for each task."""
-        return max(task.least_batch for task in self.tasks)
+        return max(task.min_batch for task in self.tasks)
 
-    def view_size(self, crop: Sequence[int]) -> tuple[int, ...]:
+    def input_size(self, crop: Sequence[int]) -> tuple[int, ...]:
         """Along each axis the smallest view of any task: the encoder halves no map further than that allows."""
-        return tuple(map(min, zip(*(task.view_size(crop) for task in self.tasks), strict=True)))
+        return tuple(map(min, zip(*(task.input_size(crop) for task in self.tasks), strict=True)))
 
     @property
-    def tells_scans_apart(self) -> bool:
+    def needs_distinct_scans(self) -> bool:
         """Whether any task does."""
-        return any(task.tells_scans_apart for task in self.tasks)
+        return any(task.needs_distinct_scans for task in self.tasks)
 
     def head(self, encoder: Encoder) -> nn.ModuleDict:
         """A head for each task, by its name."""
         return nn.ModuleDict({task.name: task.head(encoder) for task in self.tasks})
 
-    def ask(self, images: Tensor, rng: torch.Generator, scan: Tensor | None = None) -> Batch:
+    def make_batch(self, images: Tensor, rng: torch.Generator, scan: Tensor | None = None) -> Batch:
         """Every task's question about the same images, as `NAME/KEY`."""
         seed = int(torch.randint(1 << 62, (), generator=rng))
         return {
             f"{task.name}/{key}": value
             for task in self.tasks
-            for key, value in task.ask(images, stream(seed, task.name), scan).items()
+            for key, value in task.make_batch(images, task_generator(seed, task.name), scan).items()
         }
 
     def loss(self, encoder: Encoder, head: nn.Module, batch: Batch) -> Outcome:
@@ -83,19 +83,19 @@ class Joint(PretextTask):
             metrics.update({f"{name}/{key}": value for key, value in own.items()})
         return Outcome(torch.stack(terms).sum(), metrics)
 
-    def panels(self, images: Tensor, batch: Batch) -> list[list[Panel]]:
+    def preview_panels(self, images: Tensor, batch: Batch) -> list[list[Panel]]:
         """The rows of every task, image by image; the first panel says whose question it is."""
         rows = []
         for task in self.tasks:
             name = task.name
-            own = task.panels(images, _part(batch, name))
+            own = task.preview_panels(images, _part(batch, name))
             rows.append(
                 [[Panel(f"{name}: {row[0].caption}", row[0].image), *row[1:]] for row in own]
             )
         return [row for of_one_image in zip(*rows, strict=True) for row in of_one_image]
 
 
-def stream(seed: int, name: str) -> torch.Generator:
+def task_generator(seed: int, name: str) -> torch.Generator:
     """One task's random numbers: by its name, so that they are the same whichever tasks stand beside it."""
     digest = hashlib.sha256(f"{seed} {name}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)

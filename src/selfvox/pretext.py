@@ -34,7 +34,7 @@ class PretextTask(ABC):
         """The name that a user chooses it by: that of its file."""
         return type(self).__module__.rpartition(".")[2]
 
-    def suited_to(self, crop: Sequence[int], *spacings_mm: Sequence[float]) -> PretextTask:
+    def configure(self, crop: Sequence[int], *spacings_mm: Sequence[float]) -> PretextTask:
         """This task, settled for crops of this size, and for all spacings of the scans, as prepared and as scanned.
 
         Raises:
@@ -42,12 +42,12 @@ class PretextTask(ABC):
         """
         return self
 
-    def least_crop(self, crop: Sequence[int]) -> tuple[int, ...]:
+    def min_crop(self, crop: Sequence[int]) -> tuple[int, ...]:
         """Edges with room for the question, none below the crop's."""
         return tuple(crop)
 
     @property
-    def least_batch(self) -> int:
+    def min_batch(self) -> int:
         """How many images a device's batch must have, so that there is something to ask."""
         return 1
 
@@ -57,18 +57,18 @@ class PretextTask(ABC):
         Raises:
             UsageError: it has fewer.
         """
-        if images < self.least_batch:
+        if images < self.min_batch:
             raise UsageError(
                 f"task {self.name}: a device's batch of {images} leaves nothing to compare; use "
-                f"--batch {self.least_batch} or more"
+                f"--batch {self.min_batch} or more"
             )
 
-    def view_size(self, crop: Sequence[int]) -> tuple[int, ...]:
+    def input_size(self, crop: Sequence[int]) -> tuple[int, ...]:
         """Edges, in voxels, of what the encoder is shown of a crop."""
         return tuple(crop)
 
     @property
-    def tells_scans_apart(self) -> bool:
+    def needs_distinct_scans(self) -> bool:
         """Whether the question compares scans, so that one alone leaves nothing to ask."""
         return False
 
@@ -77,7 +77,7 @@ class PretextTask(ABC):
         """The layers between an embedding and an answer; thrown away after pre-training."""
 
     @abstractmethod
-    def ask(self, images: Tensor, rng: torch.Generator, scan: Tensor | None = None) -> Batch:
+    def make_batch(self, images: Tensor, rng: torch.Generator, scan: Tensor | None = None) -> Batch:
         """Make the question for a whole batch, on the images' device.
 
         Args:
@@ -89,8 +89,8 @@ class PretextTask(ABC):
 
     @abstractmethod
     def loss(self, encoder: Encoder, head: nn.Module, batch: Batch) -> Outcome:
-        """How well the network answers what `ask` made."""
+        """How well the network answers what `make_batch` made."""
 
     @abstractmethod
-    def panels(self, images: Tensor, batch: Batch) -> list[list[Panel]]:
+    def preview_panels(self, images: Tensor, batch: Batch) -> list[list[Panel]]:
         """The question as pictures: one row per image, in their order; of several tasks, one per image and task."""

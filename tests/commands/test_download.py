@@ -18,7 +18,7 @@ import selfvox
 from selfvox.cli import main
 from selfvox.commands import download as verb
 from selfvox.errors import BusyError, DataError, ResourceError, UsageError
-from selfvox.runs.atomic_files import locked
+from selfvox.runs.atomic_files import folder_lock
 
 TASK = "Task09_Spleen"
 
@@ -227,7 +227,7 @@ def test_an_archive_that_is_no_decathlon_task_is_refused(bad, served, archive, t
 def test_two_downloads_of_one_task_do_not_meet(served, tmp_path):
     part = tmp_path / f".{TASK}.part"
     part.mkdir()
-    with locked(part), pytest.raises(BusyError, match="another process is downloading"):
+    with folder_lock(part), pytest.raises(BusyError, match="another process is downloading"):
         selfvox.download(TASK, tmp_path)
     assert (part / ".lock").exists()
 

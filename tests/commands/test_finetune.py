@@ -8,11 +8,11 @@ import torch
 
 import selfvox
 from selfvox.data import phantom
-from selfvox.data.preparation.split import read
-from selfvox.data.sources import find
+from selfvox.data.preparation.split import read_split
+from selfvox.data.sources import find_dataset
 from selfvox.errors import DataError, UsageError
-from selfvox.models.build import build
-from selfvox.prediction.trained_segmenter import load
+from selfvox.models.build import build_encoder
+from selfvox.prediction.trained_segmenter import load_segmenter
 from selfvox.runs.weights import load_part
 
 
@@ -64,7 +64,7 @@ def test_a_linear_probe_trains_one_layer_alone_also_of_random_features(
     before, after, card = encoders(pretrained, run)
     assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
     assert card["head"] == "linear"
-    assert load(run).network.decoder.layers[0].weight.shape == (3, 4, 1, 1, 1)
+    assert load_segmenter(run).network.decoder.layers[0].weight.shape == (3, 4, 1, 1, 1)
     how["network"] = {"name": "plain", "channels": [4, 8], "norm": "batch"}
     fresh = [
         selfvox.finetune(
@@ -108,7 +108,7 @@ def test_from_scratch_and_pre_trained_differ_in_nothing_but_the_encoder(
             {key: card[key] for key in ("network", "crop", "classes", "recipe", "in_channels")}
         )
         cards[-1]["shapes"] = {key: tensor.shape for key, tensor in tensors.items()}
-        cards[-1]["split"] = read(run / "split.json")
+        cards[-1]["split"] = read_split(run / "split.json")
     assert cards[0] == cards[1]
 
 
@@ -155,7 +155,7 @@ def test_labels_are_counted_by_subject_and_nested(shapes_store, tmp_path, small)
         run = selfvox.finetune(
             shapes_store, out=tmp_path / name, encoder="none", steps=1, **labels, **small
         )
-        split = read(run / "split.json")
+        split = read_split(run / "split.json")
         chosen[name] = set(split.train)
         assert len(split.validation) == len(split.test) == 2
         assert json.loads((run / "run.json").read_text())["data"]["subjects"] == sorted(
@@ -228,7 +228,7 @@ def test_as_many_labels_as_there_are_train_and_none_is_left_to_validate(tmp_path
             labels=labels,
             **small,
         )
-        split = read(run / "split.json")
+        split = read_split(run / "split.json")
         assert (len(split.train), len(split.validation)) == (labels or 3, validation)
 
 
@@ -259,7 +259,7 @@ def test_random_features_may_stand_still_as_a_baseline_and_this_is_said(
         in capsys.readouterr().err
     )
     torch.manual_seed(0)
-    drawn = build(
+    drawn = build_encoder(
         json.loads((run / "network" / "network.json").read_text())["network"], 3, 1
     ).named_parameters()
     tensors, _ = load_part(run / "network", "network")
@@ -272,7 +272,7 @@ def two_channels(folder, count=3):
     shutil.copytree(folder / "one", folder / "copy")
     rows = [
         f"{case.subject},{case.images[0]},{folder / 'copy' / case.images[0].relative_to(folder / 'one')},{case.label}"
-        for case in find(folder / "one").cases
+        for case in find_dataset(folder / "one").cases
     ]
     (folder / "two.csv").write_text("\n".join(["subject,image_a,image_b,label", *rows]) + "\n")
     return folder / "two.csv"

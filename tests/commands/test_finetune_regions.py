@@ -10,7 +10,7 @@ import torch
 
 import selfvox
 from selfvox.errors import UsageError
-from selfvox.models.sliding_window import segment_whole
+from selfvox.models.sliding_window import segment_scan
 
 CROP = (16, 16, 16)
 REGIONS = "whole=1,2;core=2"
@@ -285,7 +285,7 @@ def test_each_region_has_a_probability_of_its_own_slice_by_slice_too(axis):
     shape = (5, 6, 7)
     image = torch.randn(1, *shape, generator=torch.Generator().manual_seed(0))
     window = shape if axis is None else (*shape[:axis], *shape[axis + 1 :])
-    found = segment_whole(
+    found = segment_scan(
         lambda x: torch.cat([x, 2 * x], 1), image, window, 0.5, axis, overlapping=True
     )
     assert torch.allclose(found, torch.cat([image, 2 * image]).sigmoid(), atol=1e-6)

@@ -12,7 +12,7 @@ import selfvox
 from selfvox import tasks
 from selfvox.cli import main
 from selfvox.data import sources
-from selfvox.models import build
+from selfvox.models.encoder import encoder_names
 from selfvox.settings.options import options
 
 SOURCE = Path(selfvox.__file__).parent
@@ -36,9 +36,9 @@ def test_tasks_and_sources_are_the_files_of_their_folders(found):
         for name, text in found[title].items():
             assert text
             assert (SOURCE / folder / f"{name}.py").read_text().startswith(f'"""{text}')
-    assert list(found["tasks"]) == tasks.names()
-    assert list(found["sources"]) == sources.names()
-    assert found["encoders"] == build.names()
+    assert list(found["tasks"]) == tasks.task_names()
+    assert list(found["sources"]) == sources.source_names()
+    assert found["encoders"] == encoder_names()
 
 
 def test_versions_are_those_that_run(found):
@@ -96,12 +96,12 @@ def test_nothing_tells_who_and_where(found):
 def test_info_tasks_tells_each_task_its_use_its_options_and_its_cost(capsys):
     found = selfvox.info("tasks")
     text = " ".join(capsys.readouterr().out.split())
-    assert list(found) == tasks.names()
+    assert list(found) == tasks.task_names()
     for name, task in found.items():
         assert f"{name}: {task['question'].partition(': ')[2]}" in text
         assert "Good for" in task["about"]
         assert " ".join(task["about"].split()) in text
-        known = options(tasks.find(name))
+        known = options(tasks.find_task(name))
         assert list(task["options"]) == [option.name for option in known]
         assert main(["pretrain", "--task", name, "--help"]) == 0
         usage = " ".join(capsys.readouterr().out.split())

@@ -19,7 +19,7 @@ from PIL import Image as Pillow
 from selfvox.commands.predict import predict
 from selfvox.errors import BusyError, DataError, Stopped, UsageError, WeightsError
 from selfvox.prediction import segment
-from selfvox.prediction.output_folder import Folder
+from selfvox.prediction.output_folder import OutputFolder
 from selfvox.settings.verbs import Predict
 
 from ..conftest import affine, blob, make_run, write_scan
@@ -51,9 +51,9 @@ def bright(network):
 @pytest.fixture
 def thresholding(monkeypatch):
     """A network that thresholds its input, so that its prediction is known voxel by voxel."""
-    real = segment.segment_whole
+    real = segment.segment_scan
     thresholded = lambda network, *rest, **how: real(bright(network), *rest, **how)  # noqa: E731
-    monkeypatch.setattr(segment, "segment_whole", thresholded)
+    monkeypatch.setattr(segment, "segment_scan", thresholded)
 
 
 @pytest.mark.parametrize("matrix", GRIDS.values(), ids=GRIDS)
@@ -181,11 +181,11 @@ def test_a_batch_killed_at_any_scan_goes_on_to_the_same_bytes(run, scans, tmp_pa
     predict(Predict(run=run, scans=scans, out=tmp_path / "whole"))
     code = (
         "import os, sys\nfrom pathlib import Path\nfrom selfvox.prediction import output_folder as folder\nfrom selfvox.commands import predict as p\n"
-        "from selfvox.settings.verbs import Predict\nrecord, left = folder.Folder.record, [int(sys.argv[4])]\n"
+        "from selfvox.settings.verbs import Predict\nrecord, left = folder.OutputFolder.record, [int(sys.argv[4])]\n"
         "def killed(self, case, **more):\n"
         "    if not left[0]:\n        (self.path / '.1.part.x.nii.gz').write_bytes(b'half')\n        os._exit(9)\n"
         "    left[0] -= 1\n    record(self, case, **more)\n"
-        "folder.Folder.record = killed\n"
+        "folder.OutputFolder.record = killed\n"
         "p.predict(Predict(run=Path(sys.argv[1]), scans=Path(sys.argv[2]), out=Path(sys.argv[3])))\n"
     )
     out = tmp_path / "out"
@@ -201,7 +201,7 @@ def test_a_batch_killed_at_any_scan_goes_on_to_the_same_bytes(run, scans, tmp_pa
 def test_a_signal_stops_at_once_and_what_is_finished_stays(
     run, scans, tmp_path, monkeypatch, number
 ):
-    real = segment.segment_whole
+    real = segment.segment_scan
     calls = []
 
     def slow(*args, **how):
@@ -211,7 +211,7 @@ def test_a_signal_stops_at_once_and_what_is_finished_stays(
             time.sleep(20)
         return real(*args, **how)
 
-    monkeypatch.setattr(segment, "segment_whole", slow)
+    monkeypatch.setattr(segment, "segment_scan", slow)
     handler = signal.getsignal(number)
     began = time.monotonic()
     with pytest.raises(Stopped) as stopped:
@@ -226,7 +226,7 @@ def test_a_signal_stops_at_once_and_what_is_finished_stays(
 def test_finished_predictions_are_not_made_again(run, scans, tmp_path, monkeypatch, capsys):
     first = predict(Predict(run=run, scans=scans, out=tmp_path / "out"))
     before = content(tmp_path / "out")
-    monkeypatch.setattr(segment, "segment_whole", None)
+    monkeypatch.setattr(segment, "segment_scan", None)
     assert predict(Predict(run=run, scans=scans, out=tmp_path / "out")) == first
     assert content(tmp_path / "out") == before
     assert "3 of 3 predictions are there already" in capsys.readouterr().err
@@ -266,7 +266,7 @@ def test_a_corrected_label_is_kept_though_what_lies_beside_it_is_gone(run, scans
 
 def test_a_folder_that_another_process_predicts_into_is_left_alone(run, scans, tmp_path):
     with (
-        Folder(tmp_path / "out", probabilities=False).held(),
+        OutputFolder(tmp_path / "out", probabilities=False).held(),
         pytest.raises(BusyError, match="name another --out"),
     ):
         predict(Predict(run=run, scans=scans, out=tmp_path / "out"))
@@ -294,7 +294,7 @@ def test_tables_of_somebody_else_are_not_written_over(run, scans, tmp_path, name
 def test_a_scan_that_memory_has_no_room_for_is_rejected_and_the_others_are_predicted(
     run, scans, tmp_path, monkeypatch, error
 ):
-    asked, plain = [], segment.segment_whole
+    asked, plain = [], segment.segment_scan
 
     def full_once(*given, **how):
         asked.append(given)
@@ -302,7 +302,7 @@ def test_a_scan_that_memory_has_no_room_for_is_rejected_and_the_others_are_predi
             raise error
         return plain(*given, **how)
 
-    monkeypatch.setattr(segment, "segment_whole", full_once)
+    monkeypatch.setattr(segment, "segment_scan", full_once)
     with pytest.raises(DataError, match="1 of 3 scans could not be predicted"):
         predict(Predict(run=run, scans=scans, out=tmp_path / "out"))
     assert [(tmp_path / "out" / f"scan_{number}.nii.gz").exists() for number in range(3)] == [
@@ -314,7 +314,7 @@ def test_a_scan_that_memory_has_no_room_for_is_rejected_and_the_others_are_predi
 
 
 def test_any_other_failure_is_not_taken_for_full_memory(run, scans, tmp_path, monkeypatch):
-    monkeypatch.setattr(segment, "segment_whole", mock.Mock(side_effect=RuntimeError("shapes")))
+    monkeypatch.setattr(segment, "segment_scan", mock.Mock(side_effect=RuntimeError("shapes")))
     with pytest.raises(RuntimeError, match="shapes"):
         predict(Predict(run=run, scans=scans, out=tmp_path / "out"))
 

@@ -22,13 +22,13 @@ import numpy as np
 import pytest
 
 import selfvox
-from selfvox.data.formats.image import read, read_label
+from selfvox.data.formats.image import read_image, read_label
 from selfvox.data.preparation import parallel, split
-from selfvox.data.preparation.build_store import prepared
+from selfvox.data.preparation.build_store import open_or_build_store
 from selfvox.data.preparation.recipe import Recipe, foreground
 from selfvox.data.preparation.store import Store, open_store
 from selfvox.errors import DataError, ResourceError, UsageError
-from selfvox.settings.verbs import Preparation
+from selfvox.settings.verbs import PreparationSettings
 
 REAL = Path(__file__).parents[2].parent / "shared" / "data"
 
@@ -78,7 +78,7 @@ def test_a_folder_of_scans_becomes_a_store(scans: Path, tmp_path: Path) -> None:
     store = open_store(tmp_path / "store")
     assert [case.id for case in store.cases] == ["s0", "s1", "s2", "s3", "s4"]
     for case in store.cases:
-        image = read(scans / f"{case.id}.nii.gz")
+        image = read_image(scans / f"{case.id}.nii.gz")
         inside = foreground(image.data[0])
         raw = image.data[0][1:-1, 1:-1, 1:-1]
         expected = (raw - image.data[0][inside].mean()) / image.data[0][inside].std()
@@ -206,9 +206,9 @@ def test_labels_are_kept_and_undeclared_values_refused(tmp_path: Path) -> None:
     assert store.classes == {0: "background", 1: "a", 2: "b"}
     case = store.cases[0]
     label = store.label_crop(case, (0, 0, 0), case.shape)
-    image = read(scans / "imagesTr" / "s1.nii.gz")
+    image = read_image(scans / "imagesTr" / "s1.nii.gz")
     np.testing.assert_array_equal(
-        store.recipe.undo(label, case.trail), read_label(scans / "labelsTr" / "s1.nii.gz", image)
+        store.recipe.undo(label, case.geometry), read_label(scans / "labelsTr" / "s1.nii.gz", image)
     )
 
 
@@ -309,17 +309,17 @@ def test_one_scan_under_two_subjects_is_noticed(
 def test_a_split_stays_unless_other_numbers_are_asked_for(scans: Path, tmp_path: Path) -> None:
     store = tmp_path / "store"
     selfvox.prepare(scans, out=store, test=1, validation=1)
-    first = split.read(store / "split.json")
+    first = split.read_split(store / "split.json")
     assert (len(first.train), len(first.validation), len(first.test)) == (3, 1, 1)
     scan(scans / "s9.nii.gz", 9)
     for again in ({}, {"test": 1, "validation": 1}):
         selfvox.prepare(scans, out=store, **again)
-        kept = split.read(store / "split.json")
+        kept = split.read_split(store / "split.json")
         assert (kept.validation, kept.test) == (first.validation, first.test)
         assert set(kept.train) == {*first.train, "s9"}
     selfvox.prepare(scans, out=store, test=2, validation=1)
-    assert len(split.read(store / "split.json").test) == 2
-    assert open_store(store).split() == split.read(store / "split.json")
+    assert len(split.read_split(store / "split.json").test) == 2
+    assert open_store(store).split() == split.read_split(store / "split.json")
 
 
 def test_a_subject_whose_name_is_corrected_keeps_its_part_of_the_split(
@@ -331,11 +331,11 @@ def test_a_subject_whose_name_is_corrected_keeps_its_part_of_the_split(
         rows = [f"s{number}.nii.gz,{subject}\n" for number, subject in enumerate(subjects)]
         table.write_text("image,subject\n" + "".join(rows))
         selfvox.prepare(table, out=store)
-        return split.read(store / "split.json")
+        return split.read_split(store / "split.json")
 
     table.write_text("image,subject\ns0.nii.gz,ann\ns1.nii.gz,ann\ns2.nii.gz,bob\ns3.nii.gz,cid\n")
     selfvox.prepare(table, out=store)
-    split.write(
+    split.write_split(
         split.Split(train=("bob",), validation=("cid",), test=("ann",), seed=3),
         store / "split.json",
     )
@@ -361,7 +361,7 @@ def test_a_scan_that_gets_another_id_keeps_its_part_of_the_split(tmp_path: Path)
     for number in range(4):
         scan(tmp_path / "scans" / f"site{number}" / f"p{number}.nii.gz", number)
     selfvox.prepare(tmp_path / "scans", out=store)
-    split.write(
+    split.write_split(
         split.Split(train=("p1",), validation=("p2",), test=("p0", "p3"), seed=3),
         store / "split.json",
     )
@@ -375,7 +375,7 @@ def test_a_scan_that_gets_another_id_keeps_its_part_of_the_split(tmp_path: Path)
         "p3",
         "site0",
     ]
-    assert split.read(store / "split.json") == split.Split(
+    assert split.read_split(store / "split.json") == split.Split(
         ("p1", "other"), ("ann",), ("p3", "site0"), 3
     )
 
@@ -386,7 +386,7 @@ def test_only_labelled_subjects_are_set_aside(tmp_path: Path) -> None:
     for number in range(10, 16):
         scan(tmp_path / "scans" / "imagesTr" / f"s{number}.nii.gz", number)
     selfvox.prepare(tmp_path / "scans", out=tmp_path / "store", test=2, validation=1)
-    found = split.read(tmp_path / "store" / "split.json")
+    found = split.read_split(tmp_path / "store" / "split.json")
     assert {*found.test, *found.validation} <= {"s0", "s1", "s2", "s3"}
     assert len(found.train) == 7
 
@@ -601,58 +601,68 @@ def test_a_dask_cluster_makes_the_same_store(scans: Path, tmp_path: Path) -> Non
 
 
 def test_scans_or_a_store_serve_alike(scans: Path, tmp_path: Path) -> None:
-    made = prepared(scans, tmp_path / "run" / "store", Preparation())
-    opened = prepared(tmp_path / "run" / "store", tmp_path / "unused", Preparation())
+    made = open_or_build_store(scans, tmp_path / "run" / "store", PreparationSettings())
+    opened = open_or_build_store(
+        tmp_path / "run" / "store", tmp_path / "unused", PreparationSettings()
+    )
     assert isinstance(made, Store)
     assert made.cases == opened.cases
     assert not (tmp_path / "unused").exists()
     with pytest.raises(DataError, match="has neither labels nor grades"):
-        prepared(scans, tmp_path / "run" / "store", Preparation(), need_labels=True)
+        open_or_build_store(
+            scans, tmp_path / "run" / "store", PreparationSettings(), need_labels=True
+        )
     for option, other in (("size", (9, 9, 9)), ("spacing", (2.0, 2.0, 2.0)), ("intensity", "ct")):
         with pytest.raises(UsageError, match=f"^{option}: .* was prepared otherwise"):
-            prepared(
-                tmp_path / "run" / "store", tmp_path / "unused", Preparation(**{option: other})
+            open_or_build_store(
+                tmp_path / "run" / "store",
+                tmp_path / "unused",
+                PreparationSettings(**{option: other}),
             )
 
 
 def test_what_is_written_among_the_scans_of_a_plain_folder_is_refused(scans: Path) -> None:
     with pytest.raises(UsageError, match="lies among the scans"):
-        prepared(scans, scans / "run" / "store", Preparation())
+        open_or_build_store(scans, scans / "run" / "store", PreparationSettings())
     with pytest.raises(UsageError, match="lies among the scans"):
         selfvox.prepare(scans, out=scans / "store")
     assert not (scans / "store").exists()
 
 
 def test_scans_follow_the_recipe_of_an_encoder(scans: Path, tmp_path: Path) -> None:
-    first = prepared(scans, tmp_path / "a", Preparation(size=(8, 8, 8), intensity="ct"))
+    first = open_or_build_store(
+        scans, tmp_path / "a", PreparationSettings(size=(8, 8, 8), intensity="ct")
+    )
     scan(tmp_path / "more" / "new.nii.gz", 50)
-    second = prepared(tmp_path / "more", tmp_path / "b", Preparation(), recipe=first.recipe)
+    second = open_or_build_store(
+        tmp_path / "more", tmp_path / "b", PreparationSettings(), recipe=first.recipe
+    )
     assert second.recipe == first.recipe
     assert second.cases[0].shape == (8, 8, 8)
-    prepared(tmp_path / "a", tmp_path / "c", Preparation(), recipe=first.recipe)
-    same = Preparation(size=(8, 8, 8), intensity="ct")
+    open_or_build_store(tmp_path / "a", tmp_path / "c", PreparationSettings(), recipe=first.recipe)
+    same = PreparationSettings(size=(8, 8, 8), intensity="ct")
     assert (
-        prepared(tmp_path / "more", tmp_path / "b", same, recipe=first.recipe).recipe
+        open_or_build_store(tmp_path / "more", tmp_path / "b", same, recipe=first.recipe).recipe
         == first.recipe
     )
     for option, asked in (("size", (9, 9, 9)), ("spacing", (2.0, 2.0, 2.0)), ("intensity", "mri")):
         with pytest.raises(
             UsageError, match=f"^{option}: the encoder's scans were prepared otherwise"
         ):
-            prepared(
+            open_or_build_store(
                 tmp_path / "more",
                 tmp_path / "e",
-                Preparation(**{option: asked}),
+                PreparationSettings(**{option: asked}),
                 recipe=first.recipe,
             )
     other = Recipe.from_dict(first.recipe.to_dict() | {"size": None})
     with pytest.raises(DataError, match="in another way than the encoder"):
-        prepared(tmp_path / "a", tmp_path / "c", Preparation(), recipe=other)
+        open_or_build_store(tmp_path / "a", tmp_path / "c", PreparationSettings(), recipe=other)
     two = Recipe.from_dict(
         first.recipe.to_dict() | {"channel_names": ["a", "b"], "intensity": [{"kind": "mri"}] * 2}
     )
     with pytest.raises(DataError, match=r"has 1 channels .* where the encoder was trained with 2"):
-        prepared(tmp_path / "more", tmp_path / "d", Preparation(), recipe=two)
+        open_or_build_store(tmp_path / "more", tmp_path / "d", PreparationSettings(), recipe=two)
 
 
 # --- real scans -------------------------------------------------------------------------------------------------------
@@ -674,9 +684,9 @@ def test_hippocampus_round_trip(tmp_path: Path) -> None:
     assert len(store.cases) >= 4
     for case in store.cases:
         label = store.label_crop(case, (0, 0, 0), case.shape)
-        image = read(scans / "imagesTr" / f"{case.id}.nii.gz")
+        image = read_image(scans / "imagesTr" / f"{case.id}.nii.gz")
         original = read_label(scans / "labelsTr" / f"{case.id}.nii.gz", image)
-        np.testing.assert_array_equal(store.recipe.undo(label, case.trail), original)
+        np.testing.assert_array_equal(store.recipe.undo(label, case.geometry), original)
 
 
 def test_sarcoma_three_channels(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -691,8 +701,8 @@ def test_sarcoma_three_channels(tmp_path: Path, capsys: pytest.CaptureFixture[st
     for case in store.cases:
         assert case.spacing_mm == pytest.approx((3, 3, 3))
         assert store.crop(case, (0, 0, 0), case.shape).shape == (3, *case.shape)
-        back = store.recipe.undo(store.label_crop(case, (0, 0, 0), case.shape), case.trail)
-        image = read(scans / "imagesTr" / f"{case.id}_0000.nii.gz")
+        back = store.recipe.undo(store.label_crop(case, (0, 0, 0), case.shape), case.geometry)
+        image = read_image(scans / "imagesTr" / f"{case.id}_0000.nii.gz")
         original = read_label(scans / "labelsTr" / f"{case.id}.nii.gz", image)
         assert 2 * (back & original).sum() / (back.sum() + original.sum()) > 0.9
 
@@ -706,11 +716,13 @@ def test_whole_heads_as_a_plain_folder(tmp_path: Path) -> None:
     for case, file in zip(store.cases, sorted(scans.rglob("*.nii.gz")), strict=True):
         raw = nib.as_closest_canonical(nib.load(file))  # a second implementation of the orientation
         whole = np.asarray(raw.dataobj, dtype=np.float32)
-        box = tuple(slice(a, b) for a, b in zip(case.trail.start, case.trail.stop, strict=True))
+        box = tuple(
+            slice(a, b) for a, b in zip(case.geometry.start, case.geometry.stop, strict=True)
+        )
         crop = store.crop(case, (0, 0, 0), case.shape)[0]
         assert np.corrcoef(crop.ravel(), whole[box].ravel())[0, 1] > 0.99999
         np.testing.assert_allclose(
-            nib.affines.apply_affine(raw.affine, case.trail.start),
+            nib.affines.apply_affine(raw.affine, case.geometry.start),
             np.array(case.affine)[:3, 3],
             atol=1e-4,
         )

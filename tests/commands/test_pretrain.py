@@ -11,12 +11,12 @@ import torch
 
 import selfvox
 from selfvox.data import phantom
-from selfvox.data.preparation.split import read
+from selfvox.data.preparation.split import read_split
 from selfvox.errors import DataError, UsageError
-from selfvox.models.build import build
+from selfvox.models.build import build_encoder
 from selfvox.runs.atomic_files import sha256
 from selfvox.runs.run_folder import read_metrics
-from selfvox.runs.weights import load_into, load_part
+from selfvox.runs.weights import load_part, load_strictly
 from selfvox.tasks.exemplar import Exemplar
 from selfvox.training import pretext_objective
 
@@ -33,15 +33,15 @@ def run(shapes_store, tmp_path_factory):
 
 def test_the_encoder_is_all_that_is_needed_to_build_and_load_it(run):
     tensors, card = load_part(run / "encoder", "encoder")
-    encoder = build(card["network"], card["spatial_dims"], card["in_channels"])
-    assert load_into(encoder, tensors, "here").startswith(f"{len(tensors)} tensors")
+    encoder = build_encoder(card["network"], card["spatial_dims"], card["in_channels"])
+    assert load_strictly(encoder, tensors, "here").startswith(f"{len(tensors)} tensors")
     assert encoder.embed(torch.zeros(1, 1, *card["crop"])).shape == (1, encoder.width)
     assert card["task"]["name"] == "rotation"
     assert card["steps"] == 12
 
 
 def test_test_subjects_are_never_seen(run, shapes_store):
-    split = read(shapes_store / "split.json")
+    split = read_split(shapes_store / "split.json")
     seen = json.loads((run / "run.json").read_text())["data"]["subjects"]
     assert seen == sorted((*split.train, *split.validation))
     assert not set(seen) & set(split.test)
@@ -199,14 +199,14 @@ def test_epochs_are_passes_over_the_scans(shapes_store, tmp_path, small):
 def test_a_scan_that_a_batch_holds_twice_is_no_other_scan(
     shapes_store, tmp_path, small, monkeypatch
 ):
-    ask, scans = Exemplar.ask, []
+    ask, scans = Exemplar.make_batch, []
 
     def noted(self, images, rng, scan=None):
         batch = ask(self, images, rng, scan)
         scans.append((scan.tolist(), scan[batch["other"]].tolist()))
         return batch
 
-    monkeypatch.setattr(Exemplar, "ask", noted)
+    monkeypatch.setattr(Exemplar, "make_batch", noted)
     # six scans that are not for testing
     selfvox.pretrain(
         shapes_store, out=tmp_path / "run", task="exemplar+rotation", steps=2, batch=9, **small
@@ -232,13 +232,13 @@ def test_one_scan_alone_cannot_be_told_from_others(task, tmp_path, small):
 
 
 def test_statistics_of_a_batch_norm_outlive_a_bad_batch(shapes_store, tmp_path, small, monkeypatch):
-    forward = pretext_objective.Question.forward
+    forward = pretext_objective.PretextObjective.forward
 
     def poisoned(self, batch, step, rng):
         batch["image"] = batch["image"] * (float("nan") if step == 2 else 1)
         return forward(self, batch, step, rng)
 
-    monkeypatch.setattr(pretext_objective.Question, "forward", poisoned)
+    monkeypatch.setattr(pretext_objective.PretextObjective, "forward", poisoned)
     how = {**small, "network": {"channels": [4, 8], "norm": "batch"}}
     run = selfvox.pretrain(
         shapes_store, out=tmp_path / "run", task="rotation", steps=5, batch=2, save_every=1, **how

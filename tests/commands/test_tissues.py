@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import selfvox
-from selfvox.data.sources import Case, Dataset, find
+from selfvox.data.sources import Case, Dataset, find_dataset
 from selfvox.errors import DataError, UsageError
 
 pytest.importorskip("dipy")
@@ -68,7 +68,7 @@ def test_brightness_scale_and_offset_do_not_matter():
 
 def test_labels_lie_on_the_scan_s_grid_and_the_table_can_be_fine_tuned_on(scans, tmp_path):
     table = selfvox.tissues(scans, out=tmp_path / "labelled")
-    dataset = find(table)
+    dataset = find_dataset(table)
     assert [case.subject for case in dataset.cases] == ["head0", "head1"]
     for number, case in enumerate(dataset.cases):
         label = nib.load(case.label)
@@ -141,7 +141,7 @@ def test_scans_that_no_table_can_list_are_refused_before_they_are_labelled(
     images = tuple(tmp_path / f"{number}" for number in range(5 if root == "dicom" else 1))
     names = ("MR",) if root == "dicom" else ("FLAIR", "T1w", "t1gd", "T2w")
     found = Dataset(tmp_path, root, (Case("a", "a", images, stacked=root == "dicom"),), names, None)
-    monkeypatch.setattr(verb, "find", lambda scans, source: found)
+    monkeypatch.setattr(verb, "find_dataset", lambda scans, source: found)
     with pytest.raises(DataError, match=reason):
         selfvox.tissues(tmp_path / "scans", out=tmp_path / "labelled")
     assert not (tmp_path / "labelled").exists()

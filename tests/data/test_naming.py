@@ -18,7 +18,7 @@ HOSTILE = [
 
 @pytest.mark.parametrize("text", HOSTILE)
 def test_a_name_stays_in_its_folder_on_one_line_and_in_the_limits_of_a_file_system(text, tmp_path):
-    name = naming.safe(text)
+    name = naming.safe_name(text)
     assert name.isprintable()
     assert ".." not in name
     assert not name.startswith(("-", "."))
@@ -33,17 +33,17 @@ def test_different_texts_have_different_names():
     texts = {"".join(rng.choices("a.-/%2E \n~", k=rng.randint(0, 6))) for _ in range(20_000)} | set(
         HOSTILE
     )
-    assert len({naming.safe(text) for text in texts}) == len(texts)
+    assert len({naming.safe_name(text) for text in texts}) == len(texts)
 
 
 @pytest.mark.parametrize("name", ["sub-01_T1w", "Müller 3", "a.b-c_d~1", "患者7"])
 def test_a_plain_name_is_kept(name):
-    assert naming.safe(name) == name
+    assert naming.safe_name(name) == name
 
 
 def test_names_sort_as_people_count():
     names = ["scan10", "scan2", "scan1", "Scan3", "scan", "2b", "10a", "scan٣"]
-    assert sorted(names, key=naming.natural) == [
+    assert sorted(names, key=naming.natural_key) == [
         "2b",
         "10a",
         "scan",
@@ -56,11 +56,11 @@ def test_names_sort_as_people_count():
 
 
 def named(*paths: str) -> list[str]:
-    return naming.ids([PurePath(path) for path in paths], [".nii.gz"] * len(paths))
+    return naming.case_ids([PurePath(path) for path in paths], [".nii.gz"] * len(paths))
 
 
 def people(*paths: str) -> list[str]:
-    return naming.subjects([PurePath(path) for path in paths], [".nii.gz"] * len(paths))
+    return naming.subject_names([PurePath(path) for path in paths], [".nii.gz"] * len(paths))
 
 
 def test_a_case_is_called_by_its_stem_and_by_its_path_where_the_stem_repeats():

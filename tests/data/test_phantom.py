@@ -7,8 +7,8 @@ import pytest
 from scipy import ndimage
 
 from selfvox.data import phantom
-from selfvox.data.formats.image import read, read_label
-from selfvox.data.sources import find
+from selfvox.data.formats.image import read_image, read_label
+from selfvox.data.sources import find_dataset
 
 needs_template = pytest.mark.skipif(
     phantom._template_folder() is None, reason="nilearn is not installed"
@@ -98,8 +98,12 @@ def test_written_scans_are_the_drawn_ones_and_the_same_each_time(kind, tmp_path)
     assert [path.relative_to(tmp_path).as_posix() for path in paths] == [
         f"a/images/sub-00{n}.nii.gz" for n in (1, 2, 3)
     ]
-    assert find(tmp_path / "a").classes == phantom.CLASSES[kind]
-    assert [case.label is None for case in find(tmp_path / "a").cases] == [False, False, True]
+    assert find_dataset(tmp_path / "a").classes == phantom.CLASSES[kind]
+    assert [case.label is None for case in find_dataset(tmp_path / "a").cases] == [
+        False,
+        False,
+        True,
+    ]
     assert sorted(path.name for path in (tmp_path / "a/labels").iterdir()) == [
         "sub-001.nii.gz",
         "sub-002.nii.gz",
@@ -109,7 +113,7 @@ def test_written_scans_are_the_drawn_ones_and_the_same_each_time(kind, tmp_path)
         assert one.read_bytes() == two.read_bytes()
     draw = phantom.shapes if kind == "shapes" else phantom.brains
     for number, path in enumerate(paths[:2], 1):
-        drawn, stored = draw(np.random.default_rng([5, number])), read(path)
+        drawn, stored = draw(np.random.default_rng([5, number])), read_image(path)
         assert np.abs(stored.data - drawn.image).max() <= 0.5
         np.testing.assert_allclose(stored.affine, drawn.affine)
         label = tmp_path / "a/labels" / path.name
@@ -119,9 +123,9 @@ def test_written_scans_are_the_drawn_ones_and_the_same_each_time(kind, tmp_path)
 def test_without_nilearn_shapes_are_written_and_it_is_said(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(phantom.importlib.util, "find_spec", lambda name: None)
     said = []
-    monkeypatch.setattr(phantom, "say", said.append)
+    monkeypatch.setattr(phantom, "echo", said.append)
     (path,) = phantom.write(tmp_path, "brains", count=1)
-    assert read(path).shape == (32, 32, 32)
+    assert read_image(path).shape == (32, 32, 32)
     assert "nilearn" in said[0]
 
 

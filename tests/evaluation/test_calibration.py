@@ -80,9 +80,9 @@ def test_only_the_box_around_prediction_and_truth_counts():
     truth = np.zeros((60, 8), int)
     truth[20:24, 3] = 1
     p = np.stack([np.where(truth, 0.4, 0.9), np.where(truth, 0.6, 0.1)])
-    small, _ = of.measure(p, truth)
+    small, _ = of.measure_calibration(p, truth)
     padded = [(0, 0), (500, 500), (0, 0)]
-    large, _ = of.measure(np.pad(p, padded, mode="edge"), np.pad(truth, padded[1:]))
+    large, _ = of.measure_calibration(np.pad(p, padded, mode="edge"), np.pad(truth, padded[1:]))
     assert large == pytest.approx(small, nan_ok=True)
 
 
@@ -145,8 +145,8 @@ def test_maps_that_are_not_of_the_classes_are_left_out_and_told(tmp_path, capsys
     maps = np.random.default_rng(0).random((6, 5, 4, 2), np.float32)
     nib.Nifti1Image(maps, np.eye(4)).to_filename(folder / "a_probabilities.nii.gz")
     pair = (folder / "a.nii.gz", folder / "a.nii.gz")
-    of.tell(folder, {"a": pair}, [0, 1], {"a": 1.0}, None)
-    of.tell(folder, {"a": pair}, [0, 1, 2], {"a": 1.0}, None)
+    of.report_calibration(folder, {"a": pair}, [0, 1], {"a": 1.0}, None)
+    of.report_calibration(folder, {"a": pair}, [0, 1, 2], {"a": 1.0}, None)
     told = capsys.readouterr().err
     assert "add up to 1" in told
     assert "holds (2, 6, 5, 4), not 3 maps of (6, 5, 4)" in told

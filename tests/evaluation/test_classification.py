@@ -34,7 +34,7 @@ def both(tmp_path):
 
 
 def test_the_table_is_read_back_as_it_was_written(both):
-    answers = class_table.read(both / "predictions" / "predictions.csv")
+    answers = class_table.read_class_table(both / "predictions" / "predictions.csv")
     assert answers.classes == ("0", "1", "2")
     assert answers.found == {row[0]: int(row[2]) for row in ROWS}
     assert answers.probabilities == {row[0]: row[3:] for row in ROWS}

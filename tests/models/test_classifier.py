@@ -5,14 +5,16 @@ import math
 import pytest
 import torch
 
-from selfvox.models.build import build, plan
-from selfvox.models.classifier import Classifier, decide
+from selfvox.models.build import build_encoder, plan_encoder
+from selfvox.models.classifier import Classifier, decide_class
 
 
 def classifier(classes, ordinal, d=2):
     torch.manual_seed(0)
     return Classifier(
-        build(plan({"channels": (4, 8)}, (16,) * d, (1.0,) * d), d, 1), classes, ordinal
+        build_encoder(plan_encoder({"channels": (4, 8)}, (16,) * d, (1.0,) * d), d, 1),
+        classes,
+        ordinal,
     )
 
 
@@ -74,8 +76,8 @@ def test_no_image_is_left_without_a_class_where_no_cumulative_output_is_above_ev
     # the papers' code counted outputs above .5, less one, and dropped the images for which that was -1
     network = classifier(5, ordinal=True)
     logits = torch.tensor([[-9.0, -10, -11, -12], [9.0, 8, 7, 6], [1.0, 0.5, -0.5, -1]])
-    assert decide(network.probabilities(logits), True).tolist() == [0, 4, 2]
-    every = decide(torch.rand(1000, 5).softmax(1), True)
+    assert decide_class(network.probabilities(logits), True).tolist() == [0, 4, 2]
+    every = decide_class(torch.rand(1000, 5).softmax(1), True)
     assert len(every) == 1000
     assert 0 <= int(every.min()) <= int(every.max()) <= 4
 
@@ -83,8 +85,8 @@ def test_no_image_is_left_without_a_class_where_no_cumulative_output_is_above_ev
 def test_the_ordinal_decision_is_the_median_of_the_probabilities():
     probabilities = (torch.randn(500, 5) * 2).softmax(1)
     for row, found in zip(
-        probabilities.tolist(), decide(probabilities, True).tolist(), strict=True
+        probabilities.tolist(), decide_class(probabilities, True).tolist(), strict=True
     ):
         at_least = [sum(row[k:]) for k in range(5)]
         assert found == max(k for k in range(5) if k == 0 or at_least[k] >= 0.5)
-    assert torch.equal(decide(probabilities, False), probabilities.argmax(1))
+    assert torch.equal(decide_class(probabilities, False), probabilities.argmax(1))

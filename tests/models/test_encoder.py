@@ -13,7 +13,8 @@ from torch import nn
 
 from selfvox.errors import UsageError, WeightsError
 from selfvox.models.adapters import FeatureNetwork
-from selfvox.models.build import build, check, names, plan
+from selfvox.models.build import build_encoder, check_network, plan_encoder
+from selfvox.models.encoder import encoder_names
 from selfvox.models.unet import SMALLEST_MAP
 from selfvox.runs.weights import save_part
 
@@ -29,13 +30,13 @@ def edges(spec, crop):
 
 
 def test_a_level_halves_every_axis_of_equal_spacing():
-    assert edges(plan("plain", (64, 64, 64), ISOTROPIC), (64,) * 3) == [
+    assert edges(plan_encoder("plain", (64, 64, 64), ISOTROPIC), (64,) * 3) == [
         (edge,) * 3 for edge in (64, 32, 16, 8, 4)
     ]
 
 
 def test_a_coarse_axis_waits_until_the_others_are_as_coarse():
-    spec = plan("plain", (64, 64, 16), (0.7, 0.7, 5.0))
+    spec = plan_encoder("plain", (64, 64, 16), (0.7, 0.7, 5.0))
     assert edges(spec, (64, 64, 16)) == [
         (64, 64, 16),
         (32, 32, 16),
@@ -46,12 +47,12 @@ def test_a_coarse_axis_waits_until_the_others_are_as_coarse():
 
 
 def test_a_flat_crop_goes_on_halving_its_long_axes():
-    assert edges(plan("plain", (64, 64, 8), ISOTROPIC), (64, 64, 8))[-1] == (4, 4, 4)
+    assert edges(plan_encoder("plain", (64, 64, 8), ISOTROPIC), (64, 64, 8))[-1] == (4, 4, 4)
 
 
 @pytest.mark.parametrize("crop", [(8, 8), (40, 56, 40), (256, 64), (16, 8, 64)])
 def test_no_map_is_smaller_than_its_limit_and_channels_match_the_levels(crop):
-    spec = plan({"channels": [2, 3, 4, 5, 6, 7, 8]}, crop, (1.0,) * len(crop))
+    spec = plan_encoder({"channels": [2, 3, 4, 5, 6, 7, 8]}, crop, (1.0,) * len(crop))
     assert SMALLEST_MAP <= min(edges(spec, crop)[-1]) < 2 * SMALLEST_MAP
     assert spec["channels"] == [2, 3, 4, 5, 6, 7, 8][: len(spec["strides"])]
 
@@ -60,14 +61,14 @@ def test_no_map_is_smaller_than_its_limit_and_channels_match_the_levels(crop):
     "network", ["residual", {"name": "plain", "channels": "4,8", "norm": "group"}]
 )
 def test_a_plan_is_plain_values_and_planning_it_again_changes_nothing(network):
-    spec = plan(network, (16, 16, 16), ISOTROPIC)
-    assert plan(json.loads(json.dumps(spec)), (64, 64, 64), ISOTROPIC) == spec
+    spec = plan_encoder(network, (16, 16, 16), ISOTROPIC)
+    assert plan_encoder(json.loads(json.dumps(spec)), (64, 64, 64), ISOTROPIC) == spec
 
 
 @pytest.fixture
 def run(tmp_path):
     """A pre-training run whose task showed the encoder small views, so that it has few levels."""
-    spec = plan({"name": "residual", "channels": [2, 4, 8, 16]}, (16, 16, 16), ISOTROPIC)
+    spec = plan_encoder({"name": "residual", "channels": [2, 4, 8, 16]}, (16, 16, 16), ISOTROPIC)
     card = {
         "network": spec,
         "spatial_dims": 3,
@@ -76,37 +77,43 @@ def run(tmp_path):
         "seen": {},
         "task": {"name": "cpc"},
     }
-    save_part(tmp_path / "run" / "encoder", "encoder", build(spec, 3, 1), card)
+    save_part(tmp_path / "run" / "encoder", "encoder", build_encoder(spec, 3, 1), card)
     return tmp_path / "run"
 
 
 def test_a_network_that_names_a_run_is_that_of_its_encoder_whatever_the_crop(run):
-    spec = plan(str(run), (64, 64, 64), ISOTROPIC)
-    assert spec == plan({"name": "residual", "channels": [2, 4, 8, 16]}, (16, 16, 16), ISOTROPIC)
+    spec = plan_encoder(str(run), (64, 64, 64), ISOTROPIC)
+    assert spec == plan_encoder(
+        {"name": "residual", "channels": [2, 4, 8, 16]}, (16, 16, 16), ISOTROPIC
+    )
     assert len(spec["channels"]) == 3
-    assert spec == plan({"name": str(run / "encoder")}, (32, 32, 32), ISOTROPIC)
+    assert spec == plan_encoder({"name": str(run / "encoder")}, (32, 32, 32), ISOTROPIC)
     with pytest.raises(
         UsageError, match=r"^network: .*run is a network of 3D scans, and these are 2D"
     ):
-        plan(str(run), (64, 64), ISOTROPIC[:2])
+        plan_encoder(str(run), (64, 64), ISOTROPIC[:2])
     with pytest.raises(
         UsageError, match=r"^network: .*run names its own settings; leave --network.norm out"
     ):
-        plan({"name": str(run), "norm": "batch"}, (64, 64, 64), ISOTROPIC)
+        plan_encoder({"name": str(run), "norm": "batch"}, (64, 64, 64), ISOTROPIC)
     with pytest.raises(WeightsError, match=r"holds no encoder\.json"):
-        plan(str(run.parent), (64, 64, 64), ISOTROPIC)
+        plan_encoder(str(run.parent), (64, 64, 64), ISOTROPIC)
 
 
 @pytest.mark.parametrize(
     ("norm", "layer"), [("instance", nn.InstanceNorm3d), ("batch", nn.BatchNorm3d)]
 )
 def test_the_norm_is_the_one_named(norm, layer):
-    encoder = build(plan({"channels": [4, 8], "norm": norm}, (8,) * 3, ISOTROPIC), 3, 1)
+    encoder = build_encoder(
+        plan_encoder({"channels": [4, 8], "norm": norm}, (8,) * 3, ISOTROPIC), 3, 1
+    )
     assert sum(isinstance(each, layer) for each in encoder.modules()) == 4
 
 
 def test_group_norm_has_eight_groups_where_the_channels_allow():
-    encoder = build(plan({"channels": [4, 16], "norm": "group"}, (8,) * 2, (1.0, 1.0)), 2, 1)
+    encoder = build_encoder(
+        plan_encoder({"channels": [4, 16], "norm": "group"}, (8,) * 2, (1.0, 1.0)), 2, 1
+    )
     assert {each.num_groups for each in encoder.modules() if isinstance(each, nn.GroupNorm)} == {
         4,
         8,
@@ -114,7 +121,7 @@ def test_group_norm_has_eight_groups_where_the_channels_allow():
 
 
 def test_convolutions_start_he_normal():
-    encoder = build(plan({"channels": [64, 64]}, (8,) * 3, ISOTROPIC), 3, 1)
+    encoder = build_encoder(plan_encoder({"channels": [64, 64]}, (8,) * 3, ISOTROPIC), 3, 1)
     last = [each for each in encoder.modules() if isinstance(each, nn.Conv3d)][-1]
     assert float(last.weight.detach().std()) == pytest.approx(math.sqrt(2 / (64 * 27)), rel=0.02)
     assert not last.bias.detach().any()
@@ -144,7 +151,7 @@ def test_convolutions_start_he_normal():
 )
 def test_what_cannot_be_built_is_refused_in_one_line(network, message):
     with pytest.raises(UsageError, match=message) as refusal:
-        build(plan(network, (16, 16, 16), ISOTROPIC), 3, 1)
+        build_encoder(plan_encoder(network, (16, 16, 16), ISOTROPIC), 3, 1)
     assert "\n" not in str(refusal.value)
 
 
@@ -168,9 +175,9 @@ def test_a_network_that_cannot_be_is_known_from_its_name(network, message, monke
     )
     monkeypatch.setitem(sys.modules, "timm", timm)
     with pytest.raises(UsageError, match=message):
-        check(network)
-    check({"name": "monai:ResNetFeatures", "pretrained": False})
-    check("timm:resnet10")
+        check_network(network)
+    check_network({"name": "monai:ResNetFeatures", "pretrained": False})
+    check_network("timm:resnet10")
 
 
 def test_monai_fetches_no_weights(monkeypatch):
@@ -183,11 +190,16 @@ def test_monai_fetches_no_weights(monkeypatch):
             return [x]
 
     monkeypatch.setattr(monai.networks.nets, "Fetches", Fetches, raising=False)
-    assert build(plan("monai:Fetches", (16, 16), (1.0, 1.0)), 2, 3).channels == (3,)
+    assert build_encoder(plan_encoder("monai:Fetches", (16, 16), (1.0, 1.0)), 2, 3).channels == (3,)
 
 
 def test_every_name_that_is_offered_is_known():
-    assert [name.partition(":")[0] for name in names()] == ["plain", "residual", "monai", "timm"]
+    assert [name.partition(":")[0] for name in encoder_names()] == [
+        "plain",
+        "residual",
+        "monai",
+        "timm",
+    ]
 
 
 class ChannelsLast(nn.Module):
@@ -205,7 +217,7 @@ def test_maps_with_channels_last_are_refused():
 def test_a_timm_that_cannot_be_imported_is_an_error_with_its_reason(monkeypatch):
     monkeypatch.setitem(sys.modules, "timm", None)
     with pytest.raises(UsageError, match=r"timm cannot be imported.*selfvox\[timm\]"):
-        build({"name": "timm:resnet18"}, 2, 1)
+        build_encoder({"name": "timm:resnet18"}, 2, 1)
 
 
 def test_a_torchvision_for_another_torch_is_told_from_a_missing_timm(monkeypatch):
@@ -216,7 +228,7 @@ def test_a_torchvision_for_another_torch_is_told_from_a_missing_timm(monkeypatch
     with pytest.raises(
         UsageError, match=r"torchvision::nms .* install the torchvision that belongs to torch \d"
     ):
-        build({"name": "timm:resnet18"}, 2, 1)
+        build_encoder({"name": "timm:resnet18"}, 2, 1)
 
 
 def test_a_timm_network_is_made_without_download_and_with_our_channels(monkeypatch):
@@ -232,7 +244,7 @@ def test_a_timm_network_is_made_without_download_and_with_our_channels(monkeypat
     with pytest.raises(
         UsageError, match=r"timm:resnet cannot be made with these settings \(Unknown model"
     ):
-        build({"name": "timm:resnet", "output_stride": 16}, 2, 3)
+        build_encoder({"name": "timm:resnet", "output_stride": 16}, 2, 3)
     assert asked == {
         "name": "resnet",
         "pretrained": False,

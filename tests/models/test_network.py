@@ -5,9 +5,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from selfvox.models.build import build, plan
+from selfvox.models.build import build_encoder, plan_encoder
 from selfvox.models.segmenter import Segmenter
-from selfvox.models.sliding_window import segment_whole
+from selfvox.models.sliding_window import segment_scan
 
 
 def identity(x):
@@ -27,7 +27,7 @@ def identity(x):
 )
 def test_a_whole_scan_through_the_identity_is_the_scan(shape, window, overlap):
     image = torch.randn(3, *shape, generator=torch.Generator().manual_seed(0))
-    found = segment_whole(identity, image, window, overlap)
+    found = segment_scan(identity, image, window, overlap)
     assert torch.allclose(found, image.softmax(0), atol=1e-5)
 
 
@@ -38,7 +38,7 @@ def test_a_scan_smaller_than_the_window_is_mirrored_as_crops_are():
         seen.append(x.clone())  # the sliding window weighs its windows in place
         return x
 
-    segment_whole(look, image, (8, 8, 8))
+    segment_scan(look, image, (8, 8, 8))
     expected = np.pad(image.numpy(), [(0, 0), (2, 1), (3, 2), (0, 0)], mode="symmetric")
     assert np.array_equal(seen[0][0].numpy(), expected)
 
@@ -50,7 +50,7 @@ def test_windows_are_weighted_towards_their_centres():
     def errs(x):
         return window.repeat(len(x), 1, 1, 1)
 
-    found = segment_whole(errs, torch.zeros(1, 8, 12), (8, 8), overlap=0.5)
+    found = segment_scan(errs, torch.zeros(1, 8, 12), (8, 8), overlap=0.5)
     # column 7 is the edge of the first window and near the centre of the second
     assert found[1, 2:6, 7].max() < 0.52
     assert found[1, :, 11].min() > 0.99
@@ -58,7 +58,7 @@ def test_windows_are_weighted_towards_their_centres():
 
 @pytest.mark.parametrize("d", [2, 3])
 def test_a_segmenter_has_no_weight_that_it_does_not_use(d):
-    encoder = build(plan({"channels": [4, 8, 16]}, (16,) * d, (1.0,) * d), d, 2)
+    encoder = build_encoder(plan_encoder({"channels": [4, 8, 16]}, (16,) * d, (1.0,) * d), d, 2)
     network = Segmenter(encoder, 3)
     logits = network(torch.randn(2, 2, *(16,) * d))
     assert logits.shape == (2, 3, *(16,) * d)
@@ -68,7 +68,9 @@ def test_a_segmenter_has_no_weight_that_it_does_not_use(d):
 
 @pytest.mark.parametrize("d", [2, 3])
 def test_a_linear_readout_is_one_linear_map_of_all_features_at_a_voxel(d):
-    encoder = build(plan({"channels": [4, 8, 16]}, (16,) * d, (1.0,) * d), d, 1).eval()
+    encoder = build_encoder(
+        plan_encoder({"channels": [4, 8, 16]}, (16,) * d, (1.0,) * d), d, 1
+    ).eval()
     network = Segmenter(encoder, 3, linear=True)
     image = torch.randn(2, 1, *(16,) * d)
     mode = "trilinear" if d == 3 else "bilinear"
@@ -83,7 +85,9 @@ def test_a_linear_readout_is_one_linear_map_of_all_features_at_a_voxel(d):
 
 @pytest.mark.parametrize(("norm", "count"), [("instance", 0), ("batch", 8)])
 def test_the_decoder_has_the_norm_named(norm, count):
-    encoder = build(plan({"channels": [4, 8, 16], "norm": norm}, (16,) * 3, (1.0,) * 3), 3, 1)
+    encoder = build_encoder(
+        plan_encoder({"channels": [4, 8, 16], "norm": norm}, (16,) * 3, (1.0,) * 3), 3, 1
+    )
     network = Segmenter(encoder, 2, norm)
     assert (
         sum(isinstance(each, torch.nn.BatchNorm3d) for each in network.decoder.modules())
@@ -100,6 +104,6 @@ def test_a_small_volume_alone_on_the_cpu_is_computed_beside_its_copy(edge, batch
         return torch.cat([x, -x], 1)
 
     image = torch.randn(1, edge, edge, edge)
-    found = segment_whole(network, image, (edge,) * 3)
+    found = segment_scan(network, image, (edge,) * 3)
     assert seen == batches
     torch.testing.assert_close(found, torch.cat([image, -image]).softmax(0))

@@ -81,7 +81,7 @@ def test_mixed_precision_does_not_round_the_similarities():
 WORKER = """
 import sys
 import torch
-from selfvox.ops.gather import of_all_devices
+from selfvox.ops.gather import gather_embeddings
 from selfvox.ops.losses import nt_xent
 
 rank, meeting, out = int(sys.argv[1]), sys.argv[2], sys.argv[3]
@@ -98,7 +98,7 @@ for masked in (False, True):
     loss.backward()
     torch.distributed.all_reduce(weight.grad)
     found[str(masked)] = {"loss": loss.detach(), "accuracy": accuracy, "chance": chance, "gradient": weight.grad / 2}
-found["rows"] = of_all_devices(given["images"].view(2, 2, 3, -1)[0, rank].requires_grad_())
+found["rows"] = gather_embeddings(given["images"].view(2, 2, 3, -1)[0, rank].requires_grad_())
 torch.save(found, f"{out}{rank}.pt")
 torch.distributed.destroy_process_group()
 """

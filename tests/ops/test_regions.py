@@ -6,7 +6,14 @@ import torch
 
 from selfvox.errors import UsageError
 from selfvox.ops.losses import dice_cross_entropy_regions, soft_dice_regions
-from selfvox.ops.regions import decode, from_json, membership, own_values, parse, to_json
+from selfvox.ops.regions import (
+    decode_regions,
+    membership_matrix,
+    parse_regions,
+    region_labels,
+    regions_from_json,
+    regions_to_json,
+)
 
 BRATS = {"WT": (1, 2, 4), "TC": (1, 4), "ET": (4,)}
 CLASSES = (0, 1, 2, 4)
@@ -17,10 +24,10 @@ def random_label(shape=(5, 6, 7)):
 
 
 def test_regions_are_read_as_they_are_declared():
-    assert parse("WT=1,2,4;TC=1,4;ET=4") == BRATS
-    assert parse(" WT = 4, 2,1 ;TC=1,4; ET=4; ") == BRATS
-    assert list(parse("ET=4;WT=1,4")) == ["ET", "WT"]
-    assert from_json(to_json(BRATS)) == BRATS
+    assert parse_regions("WT=1,2,4;TC=1,4;ET=4") == BRATS
+    assert parse_regions(" WT = 4, 2,1 ;TC=1,4; ET=4; ") == BRATS
+    assert list(parse_regions("ET=4;WT=1,4")) == ["ET", "WT"]
+    assert regions_from_json(regions_to_json(BRATS)) == BRATS
 
 
 @pytest.mark.parametrize(
@@ -42,18 +49,18 @@ def test_regions_are_read_as_they_are_declared():
 )
 def test_another_form_is_refused_with_an_example_or_a_remedy(text):
     with pytest.raises(UsageError, match=r"^regions: ") as refusal:
-        parse(text)
+        parse_regions(text)
     assert any(word in str(refusal.value) for word in ("WT=1,2,4", "its own name", "leave it out"))
 
 
 def test_masks_equal_loops():
     label = random_label()
-    masks = membership(BRATS, 4)[:, label]
+    masks = membership_matrix(BRATS, 4)[:, label]
     for number, values in enumerate(BRATS.values()):
         for index in np.ndindex(label.shape):
             assert masks[(number, *index)] == (int(label[index]) in values)
     assert torch.equal(
-        torch.from_numpy(membership(BRATS, 4))[:, torch.from_numpy(label).long()],
+        torch.from_numpy(membership_matrix(BRATS, 4))[:, torch.from_numpy(label).long()],
         torch.from_numpy(masks),
     )
 
@@ -70,16 +77,16 @@ def test_masks_equal_loops():
 def test_a_label_made_regions_and_label_again_is_itself(regions):
     values = sorted({0, *(value for each in regions.values() for value in each)})
     label = np.random.default_rng(0).choice(np.array(values, np.uint16), (6, 7, 8))
-    own = own_values(regions, values)
+    own = region_labels(regions, values)
     assert np.array_equal(
-        decode(membership(regions, max(values))[:, label].astype(float), own), label
+        decode_regions(membership_matrix(regions, max(values))[:, label].astype(float), own), label
     )
 
 
 def test_later_regions_are_written_over_earlier_ones_as_a_loop_does():
     rng = np.random.default_rng(1)
     found = rng.random((3, 4, 5, 6)).astype(np.float32)
-    label = decode(torch.from_numpy(found), own_values(BRATS, CLASSES))
+    label = decode_regions(torch.from_numpy(found), region_labels(BRATS, CLASSES))
     for index in np.ndindex(label.shape):
         expected = 0
         for probability, value in zip(found[(slice(None), *index)], (2, 1, 4), strict=True):
@@ -99,7 +106,7 @@ def test_later_regions_are_written_over_earlier_ones_as_a_loop_does():
 )
 def test_regions_that_no_label_could_be_made_of_are_refused(regions, classes, reason):
     with pytest.raises(UsageError) as refusal:
-        own_values(regions, classes)
+        region_labels(regions, classes)
     assert reason in str(refusal.value)
 
 

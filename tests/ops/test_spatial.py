@@ -64,7 +64,9 @@ def test_the_inverse_of_every_rotation_undoes_it_exactly_on_unequal_edges(d):
 def test_rotate_each_turns_every_sample_by_its_own_rotation():
     x, table = torch.randn(30, 2, 4, 4, 4), rotations.rotation_group(3)
     which = torch.randint(24, (30,))
-    for sample, number, found in zip(x, which, rotations.rotate_each(x, table, which), strict=True):
+    for sample, number, found in zip(
+        x, which, rotations.rotate_batch(x, table, which), strict=True
+    ):
         assert torch.equal(found, table[number].apply(sample))
 
 
@@ -73,7 +75,7 @@ def test_tiles_are_those_of_a_loop(shape, grid):
     x = torch.randn(2, 3, *shape)
     edges = [size // grid for size in shape]
     first = [(size - edge * grid) // 2 for size, edge in zip(shape, edges, strict=True)]
-    found = tiles.tiles(x, grid)
+    found = tiles.split_into_tiles(x, grid)
     for number, cell in enumerate(itertools.product(range(grid), repeat=len(shape))):
         corner = [start + at * edge for start, at, edge in zip(first, cell, edges, strict=True)]
         window = tuple(
@@ -278,7 +280,7 @@ def test_cut_takes_from_every_image_what_a_loop_takes(shape):
         ],
         2,
     )
-    found = tiles.cut(x, corners, edges)
+    found = tiles.gather_tiles(x, corners, edges)
     assert found.shape == (3, 4, 2, *edges)
     for image, places, image_tiles in zip(x, corners.tolist(), found, strict=True):
         for place, tile in zip(places, image_tiles, strict=True):
@@ -292,9 +294,9 @@ def test_paste_undoes_cut():
     x = torch.randn(1, 2, 40, 48)
     grid = tiles.tile_grid((40, 48), 3, 0.125)
     corners = tiles.draw_corners(grid, (40, 48), 1, torch.Generator().manual_seed(0))
-    shown = tiles.cut(x, corners, grid.tile)
-    pasted = tiles.paste(torch.zeros(2, 40, 48), shown[0], corners[0])
-    assert torch.equal(tiles.cut(pasted[None], corners, grid.tile), shown)
+    shown = tiles.gather_tiles(x, corners, grid.tile)
+    pasted = tiles.paste_tiles(torch.zeros(2, 40, 48), shown[0], corners[0])
+    assert torch.equal(tiles.gather_tiles(pasted[None], corners, grid.tile), shown)
     assert (
         int((pasted != 0).sum()) == shown.numel()
     )  # tiles do not overlap, and nothing else was touched

@@ -12,7 +12,7 @@ from selfvox.runs import atomic_files
 
 def test_a_file_appears_whole_and_the_temporary_one_is_gone(tmp_path):
     path = tmp_path / "a.json"
-    with atomic_files.whole(path) as temporary:
+    with atomic_files.atomic_write(path) as temporary:
         temporary.write_text("half")
         assert not path.exists()
         assert temporary.suffix == ".json"

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from selfvox.errors import ResourceError
-from selfvox.runs.device import asking, computes_bf16, make_fabric
+from selfvox.runs.device import inference_mode, make_fabric, supports_bf16
 
 
 class Recorder(nn.Module):
@@ -30,7 +30,7 @@ def test_mixed_precision_computes_in_bf16_and_leaves_the_images_as_they_are():
 
 def test_answers_are_computed_in_bf16_without_gradients():
     fabric, layer = make_fabric("cpu", 1, "bf16"), nn.Linear(4, 4)
-    with asking(fabric):
+    with inference_mode(fabric):
         answer = layer(torch.randn(2, 4))
     assert (answer.dtype, answer.requires_grad) == (torch.bfloat16, False)
     assert torch.is_grad_enabled()
@@ -43,7 +43,7 @@ def test_a_torch_without_onednn_as_on_apple_silicon_computes_in_fp32(monkeypatch
 
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
     monkeypatch.setattr(torch.ops, "mkldnn", NoSuchOperators())
-    assert not computes_bf16("cpu")
+    assert not supports_bf16("cpu")
     assert make_fabric("cpu", 1, "auto").strategy.precision.precision == "32-true"
 
 
@@ -67,7 +67,7 @@ def test_a_processor_that_only_emulates_bf16_computes_in_fp32(
     monkeypatch.setattr(torch.ops, "mkldnn", Accepts())
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: instructions)
     monkeypatch.setattr(platform, "machine", lambda: machine)
-    assert computes_bf16("cpu") == pays
+    assert supports_bf16("cpu") == pays
     precision = make_fabric("cpu", 1, "auto").strategy.precision.precision
     assert precision == ("bf16-mixed" if pays else "32-true")
 

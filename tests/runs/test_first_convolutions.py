@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from selfvox.runs.weights import first_convolutions, load_into, state_of
+from selfvox.runs.weights import adapt_first_convolutions, load_strictly, state_tensors
 
 
 def net(channels):
@@ -12,12 +12,12 @@ def net(channels):
 @pytest.mark.parametrize(("old", "new"), [(1, 4), (2, 4), (4, 1), (3, 2)])
 def test_every_policy_fits_and_touches_nothing_else(old, new):
     torch.manual_seed(0)
-    tensors = state_of(net(old))
+    tensors = state_tensors(net(old))
     for policy in ("mean", "tile", "random"):
         target = net(new)
-        own = {name: each.clone() for name, each in state_of(target).items()}
-        fitted = first_convolutions(tensors, target, policy)
-        load_into(target, fitted, "here")
+        own = {name: each.clone() for name, each in state_tensors(target).items()}
+        fitted = adapt_first_convolutions(tensors, target, policy)
+        load_strictly(target, fitted, "here")
         assert all(
             torch.equal(fitted[name], tensors[name]) for name in tensors if name != "0.weight"
         )
@@ -39,10 +39,10 @@ def test_every_policy_fits_and_touches_nothing_else(old, new):
 def test_one_image_in_all_channels_is_answered_as_before(policy):
     torch.manual_seed(0)
     old, new, image = net(1), net(4), torch.randn(2, 1, 8, 8, 8)
-    load_into(new, first_convolutions(state_of(old), new, policy), "here")
+    load_strictly(new, adapt_first_convolutions(state_tensors(old), new, policy), "here")
     assert torch.allclose(new(image.expand(-1, 4, -1, -1, -1)), old(image), atol=1e-5)
 
 
 def test_a_network_of_other_kernels_is_left_for_the_loader_to_refuse():
-    fitted = first_convolutions(state_of(nn.Conv3d(1, 5, 5)), nn.Conv3d(2, 5, 3), "mean")
+    fitted = adapt_first_convolutions(state_tensors(nn.Conv3d(1, 5, 5)), nn.Conv3d(2, 5, 3), "mean")
     assert fitted["weight"].shape[2:] == (5, 5, 5)

@@ -10,8 +10,8 @@ from torch import nn
 
 from selfvox.errors import NumericalError, ResourceError, UsageError, WeightsError
 from selfvox.runs import atomic_files, run_folder
-from selfvox.runs.run_folder import Checkpoint, Run, start
-from selfvox.runs.weights import load_into, load_part, load_tensors, save_part, state_of
+from selfvox.runs.run_folder import Checkpoint, Run, open_run
+from selfvox.runs.weights import load_part, load_strictly, load_tensors, save_part, state_tensors
 from selfvox.settings.verbs import Pretrain
 
 
@@ -24,12 +24,12 @@ def checkpoint(step):
 
 
 def started(tmp_path):
-    return start(tmp_path / "run", settings(tmp_path), resume=False)
+    return open_run(tmp_path / "run", settings(tmp_path), resume=False)
 
 
 @pytest.fixture
 def opened(tmp_path):
-    with start(tmp_path / "run", settings(tmp_path), resume=False) as opened:
+    with open_run(tmp_path / "run", settings(tmp_path), resume=False) as opened:
         yield opened
 
 
@@ -124,7 +124,7 @@ def test_a_kill_while_writing_leaves_the_checkpoint_before(tmp_path):
     (folder / "step-00000003.safetensors").write_bytes(
         (folder / "step-00000001.safetensors").read_bytes()
     )
-    with start(tmp_path / "run", settings(tmp_path), resume=True) as opened:
+    with open_run(tmp_path / "run", settings(tmp_path), resume=True) as opened:
         assert opened.last_checkpoint().step == 1
         assert not list(folder.glob(".*.part.*"))
         opened.save_checkpoint(checkpoint(4))
@@ -172,31 +172,31 @@ def test_values_that_are_not_finite_are_never_written(opened):
 
 
 def test_a_run_that_is_there_is_not_written_into_unless_resumed(tmp_path):
-    with start(tmp_path / "run", settings(tmp_path), resume=False):
+    with open_run(tmp_path / "run", settings(tmp_path), resume=False):
         pass
     with (
         pytest.raises(UsageError, match="holds a run already"),
-        start(tmp_path / "run", settings(tmp_path), resume=False),
+        open_run(tmp_path / "run", settings(tmp_path), resume=False),
     ):
         pass
-    with start(tmp_path / "run", settings(tmp_path), resume=True):
+    with open_run(tmp_path / "run", settings(tmp_path), resume=True):
         pass
 
 
 def test_a_run_is_not_resumed_under_other_settings(tmp_path):
-    with start(tmp_path / "run", settings(tmp_path, batch=4), resume=False):
+    with open_run(tmp_path / "run", settings(tmp_path, batch=4), resume=False):
         pass
     with (
         pytest.raises(UsageError, match="batch=4, not 8"),
-        start(tmp_path / "run", settings(tmp_path, batch=8), resume=True),
+        open_run(tmp_path / "run", settings(tmp_path, batch=8), resume=True),
     ):
         pass
 
 
 def test_a_second_process_is_kept_out_until_the_first_is_gone(tmp_path):
     (tmp_path / "run").mkdir()
-    code = "import sys, time, pathlib; from selfvox.runs.atomic_files import locked\n"
-    code += "with locked(pathlib.Path(sys.argv[1])): print('in', flush=True); time.sleep(60)"
+    code = "import sys, time, pathlib; from selfvox.runs.atomic_files import folder_lock\n"
+    code += "with folder_lock(pathlib.Path(sys.argv[1])): print('in', flush=True); time.sleep(60)"
     first = subprocess.Popen(
         [sys.executable, "-c", code, str(tmp_path / "run")], stdout=subprocess.PIPE
     )
@@ -213,16 +213,19 @@ def test_a_folder_that_cannot_be_made_is_a_usage_error(tmp_path):
     (tmp_path / "run").write_text("a file in the way")
     with (
         pytest.raises(UsageError, match="run"),
-        start(tmp_path / "run", settings(tmp_path), resume=False),
+        open_run(tmp_path / "run", settings(tmp_path), resume=False),
     ):
         pass
 
 
 def test_how_a_run_ended_is_in_its_record(tmp_path):
-    with start(tmp_path / "run", settings(tmp_path), resume=False):
+    with open_run(tmp_path / "run", settings(tmp_path), resume=False):
         assert json.loads((tmp_path / "run" / "run.json").read_text())["status"] == "running"
     assert json.loads((tmp_path / "run" / "run.json").read_text())["status"] == "finished"
-    with pytest.raises(ZeroDivisionError), start(tmp_path / "run", settings(tmp_path), resume=True):
+    with (
+        pytest.raises(ZeroDivisionError),
+        open_run(tmp_path / "run", settings(tmp_path), resume=True),
+    ):
         raise ZeroDivisionError
     record = json.loads((tmp_path / "run" / "run.json").read_text())
     assert (record["status"], record["reason"]) == ("failed", "ZeroDivisionError: ")
@@ -231,7 +234,7 @@ def test_how_a_run_ended_is_in_its_record(tmp_path):
 def test_a_run_that_failed_before_it_saved_anything_is_begun_anew(tmp_path):
     with pytest.raises(ZeroDivisionError), started(tmp_path):
         raise ZeroDivisionError
-    with start(tmp_path / "run", settings(tmp_path, batch=3), resume=False) as opened:
+    with open_run(tmp_path / "run", settings(tmp_path, batch=3), resume=False) as opened:
         assert "batch: 3 " in (tmp_path / "run" / "settings.yaml").read_text()
         opened.save_checkpoint(checkpoint(1))
     with pytest.raises(UsageError, match="holds a run already"), started(tmp_path):
@@ -250,11 +253,11 @@ def test_a_reason_names_no_folders_above_those_that_were_given(tmp_path):
 def test_what_changed_since_a_run_began_is_said(tmp_path, capsys, monkeypatch):
     with started(tmp_path) as opened:
         opened.depends_on(data={"subjects": ("a", "b")})
-    with start(tmp_path / "run", settings(tmp_path), resume=True) as opened:
+    with open_run(tmp_path / "run", settings(tmp_path), resume=True) as opened:
         opened.depends_on(data={"subjects": ("a", "b")})
     assert "not as when the run began" not in capsys.readouterr().err
     monkeypatch.setattr(run_folder.torch, "get_num_threads", lambda: 99)
-    with start(tmp_path / "run", settings(tmp_path), resume=True) as opened:
+    with open_run(tmp_path / "run", settings(tmp_path), resume=True) as opened:
         assert "threads: not as when the run began" in capsys.readouterr().err
         opened.depends_on(data={"subjects": ("a",)})
         assert "data: not as when the run began" in capsys.readouterr().err
@@ -283,10 +286,10 @@ def test_a_part_is_loaded_whole_and_reported(tmp_path):
     save_part(tmp_path, "encoder", one, {"name": "x"})
     tensors, card = load_part(tmp_path, "encoder")
     assert card["name"] == "x"
-    assert load_into(two, tensors, "here").startswith("7 tensors")
+    assert load_strictly(two, tensors, "here").startswith("7 tensors")
     assert all(
         torch.equal(a, b)
-        for a, b in zip(state_of(one).values(), state_of(two).values(), strict=True)
+        for a, b in zip(state_tensors(one).values(), state_tensors(two).values(), strict=True)
     )
 
 
@@ -304,12 +307,12 @@ def test_a_part_is_loaded_whole_and_reported(tmp_path):
 )
 def test_tensors_that_do_not_fit_are_refused_and_nothing_is_loaded(change, message):
     module = Twice()
-    before = {name: tensor.clone() for name, tensor in state_of(module).items()}
-    tensors = {name: tensor.clone() + 1 for name, tensor in state_of(Twice()).items()}
+    before = {name: tensor.clone() for name, tensor in state_tensors(module).items()}
+    tensors = {name: tensor.clone() + 1 for name, tensor in state_tensors(Twice()).items()}
     change(tensors)
     with pytest.raises(WeightsError, match=message):
-        load_into(module, tensors, "here")
-    assert all(torch.equal(tensor, before[name]) for name, tensor in state_of(module).items())
+        load_strictly(module, tensors, "here")
+    assert all(torch.equal(tensor, before[name]) for name, tensor in state_tensors(module).items())
 
 
 def test_a_part_whose_weights_were_changed_or_are_no_safetensors_is_refused(tmp_path):

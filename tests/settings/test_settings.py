@@ -151,7 +151,7 @@ def test_settings_survive_yaml(tmp_path):
         verbs.Pretrain, PRETRAIN | {"crop": "8,8", "task": {"name": "simclr", "temperature": 0.1}}
     )
     (tmp_path / "settings.yaml").write_text(to_yaml(original))
-    assert resolve(verbs.Pretrain, safe_yaml.read(tmp_path / "settings.yaml")) == original
+    assert resolve(verbs.Pretrain, safe_yaml.read_yaml(tmp_path / "settings.yaml")) == original
 
 
 @pytest.mark.parametrize(
@@ -180,7 +180,7 @@ def test_yaml_that_is_more_than_values_is_refused_in_one_line_and_at_once(
     Path("settings.yaml").write_text(text)
     began = time.process_time()
     with pytest.raises(UsageError, match=said) as refusal:
-        safe_yaml.read(Path("settings.yaml"))
+        safe_yaml.read_yaml(Path("settings.yaml"))
     assert time.process_time() - began < 5
     assert "\n" not in str(refusal.value)
     assert str(refusal.value).startswith("settings.yaml: ")
@@ -190,15 +190,15 @@ def test_yaml_that_is_more_than_values_is_refused_in_one_line_and_at_once(
 def test_a_settings_file_is_utf8_of_bounded_size(tmp_path):
     file = tmp_path / "settings.yaml"
     file.write_bytes(b"\xef\xbb\xbfout: \xc3\xa4\r\nseed: 1\r\n")
-    assert safe_yaml.read(file) == {"out": "ä", "seed": 1}
+    assert safe_yaml.read_yaml(file) == {"out": "ä", "seed": 1}
     file.write_bytes("out: ä".encode("utf-16"))
     with pytest.raises(UsageError, match="cannot be read"):
-        safe_yaml.read(file)
+        safe_yaml.read_yaml(file)
     file.write_bytes(b"a: " + b"x" * safe_yaml.LARGEST)
     with pytest.raises(UsageError, match="larger than"):
-        safe_yaml.read(file)
+        safe_yaml.read_yaml(file)
     with pytest.raises(UsageError, match="cannot be read"):
-        safe_yaml.read(tmp_path)
+        safe_yaml.read_yaml(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -213,7 +213,7 @@ def test_a_settings_file_is_utf8_of_bounded_size(tmp_path):
 def test_keys_that_would_run_code_elsewhere_are_unknown_here(hostile, tmp_path):
     (tmp_path / "settings.yaml").write_text(hostile)
     with pytest.raises(UsageError, match="no such setting"):
-        resolve(verbs.Pretrain, safe_yaml.read(tmp_path / "settings.yaml"))
+        resolve(verbs.Pretrain, safe_yaml.read_yaml(tmp_path / "settings.yaml"))
 
 
 def test_nothing_is_looked_up_in_the_environment(monkeypatch):

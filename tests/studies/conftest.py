@@ -10,14 +10,14 @@ import yaml
 
 from selfvox.data import phantom
 from selfvox.data.preparation import split as splits
-from selfvox.data.preparation.leakage import seen
+from selfvox.data.preparation.leakage import seen_scans
 from selfvox.data.preparation.store import open_store
 from selfvox.runs.atomic_files import write_csv, write_text
 from selfvox.runs.weights import save_part
 from selfvox.studies import cost, figures, run_cell
-from selfvox.studies.design import Facts
+from selfvox.studies.design import MethodFacts
 
-FACTS = Facts(
+FACTS = MethodFacts(
     network={"name": "plain"},
     store="store",
     pretrain_steps=10,
@@ -85,24 +85,26 @@ def pretended(monkeypatch):
             "task": {"name": "rotation"},
         }
         card["recipe"] = store.recipe.to_dict()
-        card["seen"] = seen([case for case in store.cases if case.subject not in test])
+        card["seen"] = seen_scans([case for case in store.cases if case.subject not in test])
         (settings.out / "settings.yaml").write_text(f"scans: {settings.scans}\n")
         save_part(settings.out / "encoder", "encoder", torch.nn.Linear(1, 1), card)
 
     def finetune(settings):
         made.append(f"{settings.out.parent.name} {settings.out.name}")
         split = open_store(settings.labelled).split()
-        chosen = splits.subset(split, settings.subset_seed, settings.labels, settings.fraction)
+        chosen = splits.choose_subset(
+            split, settings.subset_seed, settings.labels, settings.fraction
+        )
         settings.out.mkdir(parents=True, exist_ok=True)
         (settings.out / "settings.yaml").write_text(f"labelled: {settings.labelled}\n")
         write_text(settings.out / "metrics.jsonl", '{"step": 1, "loss": 1, "dice_mean": 0.5}\n')
-        splits.write(
+        splits.write_split(
             splits.Split(chosen, split.validation, split.test, settings.seed),
             settings.out / "split.json",
         )
 
     def score(plan, run, store):
-        test = splits.read(run / "split.json").test
+        test = splits.read_split(run / "split.json").test
         rows = []
         for case in test:
             for value, name in ((1, "dark"), (2, "bright")):

@@ -174,7 +174,7 @@ def test_networks_are_asked_only_in_the_ways_that_they_have(
 
 def test_a_study_whose_runs_do_not_segment_is_refused(done, monkeypatch):
     out, _ = done
-    monkeypatch.setattr(mc_dropout.results, "read", lambda *_: [])
+    monkeypatch.setattr(mc_dropout.results, "read_results", lambda *_: [])
     with pytest.raises(UsageError, match=r"passes: .* holds no run that segments"):
         selfvox.study("gone.yaml", out=out, passes=2)
 
@@ -201,6 +201,8 @@ def test_tables_and_figures_follow_from_the_folders_alone(done, monkeypatch):
     assert len(asked) == count
     names = {f"dropout{which}.png" for which in ("", "-places", "-rates", "-votes", "-calibration")}
     names |= {"percentiles-rotation.png", "percentiles-scratch.png"}
-    sizes = {path.name: images.read(path).data.shape[1:] for path in (out / "figures").iterdir()}
+    sizes = {
+        path.name: images.read_image(path).data.shape[1:] for path in (out / "figures").iterdir()
+    }
     assert set(sizes) == names
     assert all(min(size) > 300 for name, size in sizes.items() if name.startswith("dropout"))

@@ -6,19 +6,19 @@ from pathlib import Path
 import pytest
 
 from selfvox.errors import UsageError
-from selfvox.models.build import plan as encoder_plan
+from selfvox.models.build import plan_encoder as encoder_plan
 from selfvox.studies import cost, setup
 from selfvox.studies import design as layout
 from selfvox.studies import plan as plans
-from selfvox.tasks import from_setting
+from selfvox.tasks import task_from_setting
 
 from .conftest import FACTS, rotation
 
 
 def arms(path, **facts):
-    plan = plans.read(str(path))
-    known = {name: facts.get(name, FACTS) for name in layout.needing_facts(plan)}
-    return plan, {arm.name: arm for arm in layout.arms(plan, known)}, known
+    plan = plans.read_plan(str(path))
+    known = {name: facts.get(name, FACTS) for name in layout.methods_to_time(plan)}
+    return plan, {arm.name: arm for arm in layout.list_arms(plan, known)}, known
 
 
 @pytest.mark.parametrize(
@@ -112,25 +112,25 @@ def arms(path, **facts):
 def test_a_plan_that_cannot_be_is_refused_with_its_place(changes, said, write_plan):
     path = write_plan(**changes)
     with pytest.raises(UsageError, match=f"plan.yaml: .*{said}"):
-        plans.read(str(path))
+        plans.read_plan(str(path))
 
 
 def test_a_name_that_is_no_plan_is_refused(tmp_path):
     with pytest.raises(UsageError, match="neither a plan's file nor one that comes with selfvox"):
-        plans.read(str(tmp_path / "nowhere.yaml"))
+        plans.read_plan(str(tmp_path / "nowhere.yaml"))
 
 
 def test_paths_are_relative_to_the_plan(write_plan):
     path = write_plan(
         methods={"a": {"pretrain": {"scans": "other"}}, "b": {"pretrain": "runs/b"}, "c": "scratch"}
     )
-    plan = plans.read(str(path))
+    plan = plans.read_plan(str(path))
     assert plan.data == path.parent / "scans"
     assert plan.methods["a"]["pretrain"]["scans"] == str(path.parent / "other")
     assert plan.methods["b"]["pretrain"] == str(path.parent / "runs/b")
-    assert plans.read(str(path), data=Path("/there")).data == Path("/there")
-    plan = plans.read(str(write_plan(pretrain={"scans": "other"})))
-    assert plans.method(plan, "rotation").pretrain["scans"] == str(path.parent / "other")
+    assert plans.read_plan(str(path), data=Path("/there")).data == Path("/there")
+    plan = plans.read_plan(str(write_plan(pretrain={"scans": "other"})))
+    assert plans.resolve_method(plan, "rotation").pretrain["scans"] == str(path.parent / "other")
 
 
 def test_a_plan_s_paths_are_the_same_from_everywhere(write_plan, monkeypatch):
@@ -139,12 +139,12 @@ def test_a_plan_s_paths_are_the_same_from_everywhere(write_plan, monkeypatch):
         "b": {"pretrain": "../runs/b"},
     }
     path = write_plan(methods=methods, pretrain={"probe": "shared"})
-    plan = plans.read(str(path))
-    assert plans.method(plan, "a").pretrain["probe"] == str(path.parent / "probe")
+    plan = plans.read_plan(str(path))
+    assert plans.resolve_method(plan, "a").pretrain["probe"] == str(path.parent / "probe")
     assert plan.pretrain == {"probe": str(path.parent / "shared")}
     for folder in (path.parent, path.parent.parent):
         monkeypatch.chdir(folder)
-        assert plans.read(str(path.relative_to(folder))) == plan
+        assert plans.read_plan(str(path.relative_to(folder))) == plan
 
 
 def test_a_plan_is_kept_in_its_order_and_as_its_paths_were_written(write_plan, monkeypatch):
@@ -156,7 +156,7 @@ def test_a_plan_is_kept_in_its_order_and_as_its_paths_were_written(write_plan, m
     path = write_plan(methods={"none": {"pretrain": None}, **first})
     monkeypatch.chdir(path.parent)
     before = dataclasses.replace(
-        plans.read("plan.yaml"),
+        plans.read_plan("plan.yaml"),
         methods={
             "none": {"pretrain": None, "finetune": {}},
             "b": {"pretrain": "runs/b", "finetune": {}},
@@ -166,7 +166,7 @@ def test_a_plan_is_kept_in_its_order_and_as_its_paths_were_written(write_plan, m
     )
     grown = dict(reversed(first.items()))
     write_plan(methods={"a": {"pretrain": {"task": "rotation"}}, **grown, "none": "scratch"})
-    kept = plans.as_kept(plans.read("plan.yaml"), before)
+    kept = plans.as_kept(plans.read_plan("plan.yaml"), before)
     assert list(kept.methods) == ["none", "b", "c", "d", "a"]
     for name in ("none", "b", "c"):
         assert kept.methods[name] == before.methods[name]
@@ -174,11 +174,11 @@ def test_a_plan_is_kept_in_its_order_and_as_its_paths_were_written(write_plan, m
 
 
 def test_a_saved_plan_is_read_as_it_was(write_plan, tmp_path):
-    plan = plans.read(
+    plan = plans.read_plan(
         str(write_plan(prepare={"spacing": [1, 1, 2]}, finetune={"crop": [16, 16, 8]})), scale=0.5
     )
-    plans.save(plan, tmp_path / "kept.yaml")
-    assert plans.load(tmp_path / "kept.yaml") == plan
+    plans.save_plan(plan, tmp_path / "kept.yaml")
+    assert plans.load_plan(tmp_path / "kept.yaml") == plan
 
 
 def test_a_twin_shares_all_of_its_method_but_the_encoder(write_plan):
@@ -294,7 +294,7 @@ def test_a_method_without_anything_of_its_own_is_scratch(write_plan):
 
 
 def test_methods_of_one_pre_training_share_it(write_plan):
-    plan = plans.read(
+    plan = plans.read_plan(
         str(
             write_plan(
                 methods={
@@ -313,7 +313,7 @@ def test_methods_of_one_pre_training_share_it(write_plan):
 
 def test_cells_are_methods_by_labels_by_seeds(write_plan):
     plan, found, facts = arms(write_plan(pretrain_seeds=[0, 5]))
-    cells = layout.cells(plan, facts)
+    cells = layout.list_cells(plan, facts)
     assert len(found) == 3
     assert len(cells) == 2 * 2 * (1 + 2 + 2)  # labels, seeds, arms by their pre-trainings
     assert len({cell.folder for cell in cells}) == len(cells)
@@ -331,7 +331,7 @@ def test_the_twin_at_equal_compute_takes_the_steps_that_pre_training_cost(write_
     plan, found, facts = arms(
         write_plan(equal_compute=True, methods=rotation(), finetune={"steps": 7})
     )
-    cells = {cell.arm.name: cell for cell in layout.cells(plan, facts)}
+    cells = {cell.arm.name: cell for cell in layout.list_cells(plan, facts)}
     assert found["scratch equal compute"].twin == "scratch"
     assert found["rotation"].equal == "scratch equal compute"
     steps = {
@@ -348,7 +348,7 @@ def test_epochs_count_every_scan_of_a_subject(write_plan):
         write_plan(equal_compute=True, methods=rotation(), finetune={"epochs": 7, "batch": 2}),
         rotation=dataclasses.replace(FACTS, scans_per_subject=3.0),
     )
-    for cell in layout.cells(plan, facts):
+    for cell in layout.list_cells(plan, facts):
         given = layout.finetune_settings(plan, cell, facts["rotation"])
         # 7 epochs of 3 scans each, two a step; 20 steps for the pre-training
         of_epochs = {1: 11, 3: 32}[cell.labels]
@@ -371,17 +371,17 @@ def test_scale_shrinks_the_steps_and_nothing_else():
     assert plans.scaled(whole, 1, 1000) == whole
 
 
-@pytest.mark.parametrize("name", plans.names())
+@pytest.mark.parametrize("name", plans.preset_names())
 def test_a_plan_that_comes_along_can_be_carried_out(name):
     with pytest.raises(UsageError, match="needs the data"):
-        plans.read(name)
-    plan = plans.read(name, Path("there"), scale=0.001)
+        plans.read_plan(name)
+    plan = plans.read_plan(name, Path("there"), scale=0.001)
     for method in plan.methods:
         pretrain = layout.pretrain_settings(plan, method)
         crop = pretrain["crop"]
         assert len(crop) == (2 if "2D" in method or name == "retinopathy" else 3)
-        task = from_setting(pretrain["task"]).suited_to(crop, (1.0,) * len(crop))
-        network = encoder_plan(pretrain["network"], task.view_size(crop), (1.0,) * len(crop))
+        task = task_from_setting(pretrain["task"]).configure(crop, (1.0,) * len(crop))
+        network = encoder_plan(pretrain["network"], task.input_size(crop), (1.0,) * len(crop))
         assert network["channels"] == [16, 32, 64, 128, 256]
     lines = (plans.PRESETS / f"{name}.yaml").read_text(encoding="utf-8").splitlines()
     numbers = [line for line in lines if re.search(r"\d", line.partition("#")[0])]
@@ -390,7 +390,7 @@ def test_a_plan_that_comes_along_can_be_carried_out(name):
 
 def test_a_preset_s_name_is_corrected():
     with pytest.raises(UsageError, match=r"did you mean 'pancreas'\?"):
-        plans.read("pancraes")
+        plans.read_plan("pancraes")
 
 
 def test_a_2d_twin_is_its_method_on_slices(write_plan):
@@ -400,9 +400,9 @@ def test_a_2d_twin_is_its_method_on_slices(write_plan):
         "finetune": {"crop": [16, 16]},
     }
     shared = {"pretrain": {"crop": [16, 16, 16], "steps": 7}, "finetune": {"steps": 5}}
-    plan = plans.read(str(write_plan(methods=rotation(), twins_2d=flat, **shared)))
+    plan = plans.read_plan(str(write_plan(methods=rotation(), twins_2d=flat, **shared)))
     assert list(plan.methods) == ["rotation", "2D-rotation"]
-    found = plans.method(plan, "2D-rotation")
+    found = plans.resolve_method(plan, "2D-rotation")
     assert found.pretrain == {
         "task": "rotation",
         "steps": 7,
@@ -421,14 +421,14 @@ def test_a_2d_twin_is_its_method_on_slices(write_plan):
 def test_where_a_network_was_taken_from_may_be_gone_when_all_is_done(write_plan, monkeypatch):
     monkeypatch.setitem(sys.modules, "timm", None)
     for network in ("gone/run", {"name": "gone/run"}, "timm:resnet18"):
-        assert plans.read(str(write_plan(pretrain={"network": network}))).pretrain == {
+        assert plans.read_plan(str(write_plan(pretrain={"network": network}))).pretrain == {
             "network": network
         }
 
 
 def test_the_plans_that_the_docs_run_in_one_folder_agree_in_what_its_cells_share(tmp_path):
     folder = Path(__file__).parents[2] / "docs" / "studies" / "hippocampus"
-    kept, *others = [plans.read(str(path), tmp_path) for path in sorted(folder.glob("*.yaml"))]
+    kept, *others = [plans.read_plan(str(path), tmp_path) for path in sorted(folder.glob("*.yaml"))]
     assert len(others) >= 4
     for plan in others:
         assert setup._differing(plan, kept) is None

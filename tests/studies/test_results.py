@@ -29,13 +29,13 @@ def kept(write_plan, tmp_path, monkeypatch):
         graded=False,
         **changes,
     ):
-        plan, out = plans.read(str(write_plan(**changes))), tmp_path / "out"
-        facts = {name: FACTS for name in layout.needing_facts(plan) if name not in without}
+        plan, out = plans.read_plan(str(write_plan(**changes))), tmp_path / "out"
+        facts = {name: FACTS for name in layout.methods_to_time(plan) if name not in without}
         out.mkdir()
-        plans.save(plan, out / "plan.yaml")
+        plans.save_plan(plan, out / "plan.yaml")
         known = {name: dataclasses.asdict(each) for name, each in facts.items()}
         write_json(out / "methods.json", {"format": 1, "methods": known})
-        for cell in filter(done, layout.cells(plan, facts)):
+        for cell in filter(done, layout.list_cells(plan, facts)):
             (out / cell.folder).mkdir(parents=True)
             what = {
                 "method": cell.arm.name,
@@ -63,7 +63,7 @@ def kept(write_plan, tmp_path, monkeypatch):
 
 def test_a_leak_in_any_fold_is_told(kept):
     plan, out = kept(lambda cell: True, **FOLDS)
-    found = {run.method: run for run in results.read(plan, out)}
+    found = {run.method: run for run in results.read_results(plan, out)}
     assert {name: run.transductive for name, run in found.items()} == {
         "scratch": False,
         "rotation": True,

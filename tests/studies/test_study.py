@@ -51,7 +51,8 @@ def test_everything_is_made_once(done):
 def test_subsets_are_nested_and_all_else_is_the_same(done):
     _, out, _ = done
     found = {
-        path.parent.name: splits.read(path) for path in out.glob("cells/rotation/*/split.json")
+        path.parent.name: splits.read_split(path)
+        for path in out.glob("cells/rotation/*/split.json")
     }
     for seed in (0, 1):
         one, three = (set(found[f"{n}-labels-seed-{seed}-pretrain-0"].train) for n in (1, 3))
@@ -60,7 +61,7 @@ def test_subsets_are_nested_and_all_else_is_the_same(done):
     assert len({(each.validation, each.test) for each in found.values()}) == 1
     assert not [each for each in found.values() if set(each.train) & set(each.test)]
     for name, split in found.items():
-        twin = splits.read(
+        twin = splits.read_split(
             out / "cells" / "scratch" / name.removesuffix("-pretrain-0") / "split.json"
         )
         assert twin.train == split.train
@@ -103,7 +104,7 @@ def test_processes_at_the_same_cells_share_them(done, prepared_out, monkeypatch)
     made.clear()
     monkeypatch.setattr(run_study, "PATIENCE_S", 0.05)
     monkeypatch.setattr(
-        run_once, "told_to", lambda log: contextlib.nullcontext()
+        run_once, "redirect_output", lambda log: contextlib.nullcontext()
     )  # stdout is one for all threads
     out = prepared_out("together", like=whole)
     threads = [
@@ -126,7 +127,7 @@ def test_a_cell_that_another_process_is_at_is_left_to_it(done, prepared_out, mon
     monkeypatch.setattr(
         run_study.time, "sleep", lambda seconds: (_ for _ in ()).throw(TimeoutError)
     )
-    with run_once.held(out, cell), pytest.raises(TimeoutError):
+    with run_once.study_lock(out, cell), pytest.raises(TimeoutError):
         selfvox.study(str(plan), out=out)
     assert len(made) == 13
     assert "scratch 1-labels-seed-0" not in made
@@ -206,7 +207,7 @@ def refuses(monkeypatch, wrong):
 
     def refuse(plan, out, name):
         tried.append(name)
-        if wrong(plans.method(plan, name)):
+        if wrong(plans.resolve_method(plan, name)):
             raise UsageError(f"crop: does not fit {name}")
         return likely(plan, out, name)
 
@@ -290,7 +291,7 @@ def test_a_dry_run_is_corrected_and_timed_anew(write_plan, pretended, monkeypatc
 
     assert dry_run() == ["rotation", "simclr"]
     assert dry_run(seeds=[3]) == []
-    with run_once.held(out, "trial"), pytest.raises(BusyError):
+    with run_once.study_lock(out, "trial"), pytest.raises(BusyError):
         dry_run(methods=SLOWER)
     for folder in ("store-folds/0", "scans/rotation", "labelled/rotation"):
         (out / folder).mkdir(parents=True)
@@ -312,13 +313,13 @@ def test_where_something_is_begun_only_what_was_never_tried_may_change(
     out, tried = tmp_path / "out", refuses(monkeypatch, lambda method: False)
     selfvox.study(str(write_plan()), out=out, dry_run=True)
     (out / begun).mkdir(parents=True)
-    kept = plans.load(out / "plan.yaml")
+    kept = plans.load_plan(out / "plan.yaml")
     # its twin, its pre-training and its stores may serve what was begun
     with pytest.raises(UsageError, match="another method rotation"):
         selfvox.study(str(write_plan(methods=SLOWER)), out=out)
     with pytest.raises(UsageError, match=r"another plan \(pretrain: "):
         selfvox.study(str(write_plan(pretrain={"batch": 2})), out=out)
-    assert plans.load(out / "plan.yaml") == kept
+    assert plans.load_plan(out / "plan.yaml") == kept
     # one that was left out and comes back as another is timed anew
     selfvox.study(
         str(write_plan(methods={"simclr": PLAN["methods"]["simclr"]})), out=out, dry_run=True
@@ -380,7 +381,7 @@ def test_a_run_that_was_replaced_is_not_mixed_with_what_it_was(tmp_path):
     made = []
 
     def do(settings):
-        run_once.once(tmp_path, Path("cell"), settings, lambda: made.append(1) or {})
+        run_once.run_once(tmp_path, Path("cell"), settings, lambda: made.append(1) or {})
 
     do({"pretrain": "runs/x", "encoder_sha256": 1})
     do({"pretrain": "runs/x", "encoder_sha256": 1})
@@ -393,7 +394,7 @@ def test_a_ready_store_may_be_pre_trained_on(done, write_plan, tmp_path):
     _, out, _ = done
     shutil.copytree(out / "store", tmp_path / "ready")
     manifest = json.loads((tmp_path / "ready/manifest.json").read_text())
-    test = splits.read(out / "store/split.json").test
+    test = splits.read_split(out / "store/split.json").test
     manifest["cases"] = [case for case in manifest["cases"] if case["subject"] not in test]
     (tmp_path / "ready/manifest.json").write_text(json.dumps(manifest))
     methods = {"stored": {"pretrain": {"task": "rotation", "scans": "ready"}}}
@@ -416,7 +417,7 @@ def mine(tmp_path, study_scans):
 
 
 def changed(scans, out):
-    name = splits.read(out / "store/split.json").train[0]
+    name = splits.read_split(out / "store/split.json").train[0]
     file = scans / "labels" / f"{name}.nii.gz"
     found = nib.load(file)
     label = np.asarray(found.dataobj).copy()
@@ -432,7 +433,7 @@ def added(scans, out):
 
 
 def removed(scans, out):
-    name = splits.read(out / "store/split.json").train[0]
+    name = splits.read_split(out / "store/split.json").train[0]
     for folder in ("images", "labels"):
         (scans / folder / f"{name}.nii.gz").unlink()
     return f"{name} is gone"
@@ -474,9 +475,9 @@ def test_scans_may_change_while_nothing_is_done(write_plan, pretended, mine, tmp
 def test_folds_dealt_anew_are_refused(write_plan, pretended, tmp_path, monkeypatch):
     plan = write_plan(test=None, folds=4, validation=1, labels=None, fractions=[1.0], seeds=[0])
     selfvox.study(str(plan), out=tmp_path / "out")
-    deal = splits.folds
+    deal = splits.make_folds
     monkeypatch.setattr(
-        splits, "folds", lambda classes, count, seed: deal(classes, count, seed)[::-1]
+        splits, "make_folds", lambda classes, count, seed: deal(classes, count, seed)[::-1]
     )
     with pytest.raises(
         DataError, match=r"store-folds/.: others train and test than when the study began"
@@ -488,7 +489,7 @@ def test_the_plan_s_source_says_how_the_truth_is_read_too(write_plan, tmp_path, 
     asked = []
     for name in ("predict", "evaluate"):
         monkeypatch.setattr(run_cell, name, asked.append)
-    run_cell.score(plans.read(str(write_plan(prepare={"source": "table"}))), tmp_path, None)
+    run_cell.score(plans.read_plan(str(write_plan(prepare={"source": "table"}))), tmp_path, None)
     assert [each.source for each in asked] == ["table", "table"]
 
 
@@ -503,7 +504,7 @@ def test_cases_without_a_grade_have_no_answer(write_plan, tmp_path, monkeypatch)
         types.SimpleNamespace(id=name, grade=grade)
         for name, grade in (("a", 2), ("b", None), ("c", 2))
     ]
-    run_cell.score(plans.read(str(write_plan())), tmp_path, types.SimpleNamespace(cases=cases))
+    run_cell.score(plans.read_plan(str(write_plan())), tmp_path, types.SimpleNamespace(cases=cases))
     assert (tmp_path / "answers.csv").read_text() == "case,true,predicted\na,1,1\nc,1,0\n"
 
 
@@ -602,7 +603,7 @@ def test_folds_score_every_subject_once_without_having_trained_on_it(
     assert len([each for each in pretended if each.startswith("pretrain ")]) == 2 * 4
     tested = []
     for number in range(4):
-        split = splits.read(
+        split = splits.read_split(
             tmp_path / f"out/cells/rotation/100-percent-seed-0-pretrain-0-fold-{number}/split.json"
         )
         card = json.loads(
@@ -628,10 +629,12 @@ def test_folds_score_every_subject_once_without_having_trained_on_it(
 
 def planted(tmp_path, study_scans, out):
     """A folder of other scans, one of which is the first test scan under another name."""
-    test = splits.read(out / "store" / "split.json").test[0]
+    test = splits.read_split(out / "store" / "split.json").test[0]
     other = tmp_path / "other"
     other.mkdir()
-    for number, name in enumerate([test, *splits.read(out / "store" / "split.json").train[:2]]):
+    for number, name in enumerate(
+        [test, *splits.read_split(out / "store" / "split.json").train[:2]]
+    ):
         (other / f"stranger{number}.nii.gz").write_bytes(
             (study_scans / "images" / f"{name}.nii.gz").read_bytes()
         )
@@ -669,7 +672,7 @@ def test_a_run_that_has_seen_a_test_scan_is_refused_before_anything_is_trained(
     made.clear()
     run = whole / "pretrain" / "rotation-seed-0"
     card = json.loads((run / "encoder" / "encoder.json").read_text())
-    test = splits.read(whole / "store" / "split.json").test[0]
+    test = splits.read_split(whole / "store" / "split.json").test[0]
     (run / "encoder" / "encoder.json").write_text(
         json.dumps(
             {**card, "seen": {**card["seen"], "subjects": [*card["seen"]["subjects"], test]}}
@@ -699,7 +702,9 @@ def test_without_scans_of_its_own_a_transductive_method_sees_the_test_scans(
 ):
     selfvox.study(str(write_plan(transductive=True, labels=[1], seeds=[0])), out=tmp_path / "out")
     card = json.loads((tmp_path / "out/pretrain/rotation-seed-0/encoder/encoder.json").read_text())
-    assert set(splits.read(tmp_path / "out/store/split.json").test) < set(card["seen"]["subjects"])
+    assert set(splits.read_split(tmp_path / "out/store/split.json").test) < set(
+        card["seen"]["subjects"]
+    )
     assert (tmp_path / "out/scans/all/images").is_symlink()  # none is prepared twice
 
 
@@ -724,7 +729,7 @@ def test_an_unlabelled_copy_of_a_test_scan_is_refused_before_it_is_pre_trained_o
     few = {"data": "mine", "labels": [1], "seeds": [0]}
     path = write_plan(**few)
     selfvox.study(str(path), out=tmp_path / "dry", dry_run=True)
-    for number, test in enumerate(splits.read(tmp_path / "dry/store/split.json").test):
+    for number, test in enumerate(splits.read_split(tmp_path / "dry/store/split.json").test):
         shutil.copy(mine / "images" / f"{test}.nii.gz", mine / "images" / f"copy-{number}.nii.gz")
     with pytest.raises(DataError, match=r"a test scan that is the same as copy-\d, which trains"):
         selfvox.study(str(path), out=tmp_path / "out")
@@ -773,7 +778,9 @@ def test_the_figures_are_drawn_from_the_run_folders_alone(done, monkeypatch):
     for left in ("store", "pretrain", "scans", "locks"):
         shutil.rmtree(out / left, ignore_errors=True)
     selfvox.study("gone.yaml", out=out, table=True)
-    sizes = {path.name: images.read(path).data.shape[1:] for path in (out / "figures").iterdir()}
+    sizes = {
+        path.name: images.read_image(path).data.shape[1:] for path in (out / "figures").iterdir()
+    }
     assert sizes.keys() == {"labels.png", "methods.png", "steps.png", "differences.png"}
     assert all(min(size) > 300 for size in sizes.values())
 
@@ -784,7 +791,7 @@ def test_runs_know_whose_their_cases_are(done):
     for case in manifest["cases"]:
         case["subject"] = "twins"
     (out / "store" / "manifest.json").write_text(json.dumps(manifest))
-    found = results.read(plans.load(out / "plan.yaml"), out)
+    found = results.read_results(plans.load_plan(out / "plan.yaml"), out)
     assert {run.subjects[case] for run in found for case in run.cases()} == {"twins"}
     assert {run.method: run.from_scratch for run in found} == {
         "scratch": True,
@@ -795,7 +802,7 @@ def test_runs_know_whose_their_cases_are(done):
 
 def test_curves_show_the_score_that_is_compared(done):
     _, out, _ = done
-    whole = results.read(plans.load(out / "plan.yaml"), out)
+    whole = results.read_results(plans.load_plan(out / "plan.yaml"), out)
     measured = {"kappa": 0.25, "balanced_accuracy": 0.5}
     for key, title, line, expected in (
         ("dice", "Dice", {"dice_mean": 0.75}, 0.75),

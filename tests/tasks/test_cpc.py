@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 
 from selfvox.errors import UsageError
-from selfvox.models.build import build, plan
-from selfvox.tasks import from_setting
+from selfvox.models.build import build_encoder, plan_encoder
+from selfvox.tasks import task_from_setting
 from selfvox.tasks.cpc import CPC, WIDTH, PyramidConv, pairwise, pyramid
 
 CROPS = {2: (32, 48), 3: (24, 32, 24)}
@@ -21,20 +21,20 @@ def rng(seed=0):
 
 
 def suited(d, **options):
-    return from_setting({"name": "cpc", **options}).suited_to(CROPS[d], (1.0,) * d)
+    return task_from_setting({"name": "cpc", **options}).configure(CROPS[d], (1.0,) * d)
 
 
 def network(task, d):
     torch.manual_seed(0)
-    spec = plan({"channels": [4, 8], "blocks": 1}, task.view_size(CROPS[d]), (1.0,) * d)
-    encoder = build(spec, d, 1)
+    spec = plan_encoder({"channels": [4, 8], "blocks": 1}, task.input_size(CROPS[d]), (1.0,) * d)
+    encoder = build_encoder(spec, d, 1)
     return encoder, task.head(encoder)
 
 
 def boxes(task, crop, place):
     """The voxels, along each axis, that a patch covers."""
     index = np.unravel_index(place, (task.grid,) * len(crop))
-    edges = task.view_size(crop)
+    edges = task.input_size(crop)
     return [
         range(i * task.stride(edge), i * task.stride(edge) + edge)
         for i, edge in zip(index, edges, strict=True)
@@ -68,8 +68,8 @@ def test_a_pyramid_is_as_long_as_the_paper_says():
 @pytest.mark.parametrize("d", [2, 3])
 def test_patches_are_cut_where_loops_would_cut_them(d):
     task, images = suited(d), torch.randn(2, 2, *CROPS[d])
-    batch = task.ask(images, rng())
-    patches = batch["patches"].view(2, task.grid**d, 2, *task.view_size(CROPS[d]))
+    batch = task.make_batch(images, rng())
+    patches = batch["patches"].view(2, task.grid**d, 2, *task.input_size(CROPS[d]))
     for image, place in itertools.product(range(2), range(task.grid**d)):
         box = zip(boxes(task, CROPS[d], place), batch["corner"].tolist(), strict=True)
         where = tuple(slice(start + along.start, start + along.stop) for along, start in box)
@@ -81,10 +81,10 @@ def test_the_corner_lies_anywhere_that_leaves_room(d):
     task = suited(d)
     room = [
         size - task.extent(edge)
-        for size, edge in zip(CROPS[d], task.view_size(CROPS[d]), strict=True)
+        for size, edge in zip(CROPS[d], task.input_size(CROPS[d]), strict=True)
     ]
     drawn = torch.stack(
-        [task.ask(torch.zeros(1, 1, *CROPS[d]), rng(seed))["corner"] for seed in range(150)]
+        [task.make_batch(torch.zeros(1, 1, *CROPS[d]), rng(seed))["corner"] for seed in range(150)]
     )
     assert any(room)
     assert [sorted(set(column.tolist())) for column in drawn.T] == [
@@ -99,14 +99,14 @@ def test_the_corner_lies_anywhere_that_leaves_room(d):
 def test_what_is_asked_for_lies_apart_from_what_was_seen_but_the_layer_before_does_not(
     grid, overlap, edge
 ):
-    task, crop = CPC(grid=grid, overlap=overlap).suited_to((edge, edge), (1.0, 1.0)), (edge, edge)
-    assert task.extent(task.view_size(crop)[0]) <= edge
+    task, crop = CPC(grid=grid, overlap=overlap).configure((edge, edge), (1.0, 1.0)), (edge, edge)
+    assert task.extent(task.input_size(crop)[0]) <= edge
     for layer in range(grid - task.first):
         for centre, places in enumerate(pyramid(grid, 2, layer)):
             seen = set().union(*(boxes(task, crop, place)[0] for place in places))
             for step in task.ahead(layer):
                 asked = boxes(task, crop, (layer + step) * grid + centre)[0]
-                assert asked.start - max(seen) - 1 >= max(2, task.view_size(crop)[0] // 12)
+                assert asked.start - max(seen) - 1 >= max(2, task.input_size(crop)[0] // 12)
             nearer = boxes(task, crop, (layer + task.first - 1) * grid + centre)[0]
             assert not seen.isdisjoint(nearer)
 
@@ -132,7 +132,7 @@ def test_loss_and_accuracy_equal_loops(d, objective, negatives):
     task = suited(d, objective=objective, negatives=negatives)
     encoder, head = network(task, d)
     torch.nn.init.normal_(head.ahead.weight, std=0.5)
-    batch = task.ask(torch.randn(2, 1, *CROPS[d], generator=rng()), rng(), scan)
+    batch = task.make_batch(torch.randn(2, 1, *CROPS[d], generator=rng()), rng(), scan)
     grid, row = 4, 4 ** (d - 1)
     negatives = (
         "image" if scan is not None else negatives
@@ -182,7 +182,7 @@ def test_loss_and_accuracy_equal_loops(d, objective, negatives):
 def test_an_untrained_network_is_at_chance(d, context, negatives):
     task = suited(d, context=context, negatives=negatives)
     outcome = task.loss(
-        *network(task, d), task.ask(torch.randn(4, 1, *CROPS[d], generator=rng()), rng())
+        *network(task, d), task.make_batch(torch.randn(4, 1, *CROPS[d], generator=rng()), rng())
     )
     chance = float(outcome.metrics["chance"])
     assert float(outcome.loss.detach()) == pytest.approx(-math.log(chance), rel=0.05)
@@ -237,18 +237,18 @@ def test_a_grid_without_a_question_is_refused(options, name):
 ])  # fmt: skip
 def test_what_one_refusal_says_the_next_does_not_take_back(grid, crop, remedy):
     with pytest.raises(UsageError, match=remedy):
-        CPC(grid=grid).suited_to((crop,) * 3, (1.0,) * 3)
-    assert CPC(grid=4).suited_to((24,) * 3, (1.0,) * 3).grid == 4
+        CPC(grid=grid).configure((crop,) * 3, (1.0,) * 3)
+    assert CPC(grid=4).configure((24,) * 3, (1.0,) * 3).grid == 4
 
 
 @pytest.mark.parametrize("d", [2, 3])
 def test_panels_light_up_what_is_seen_and_what_is_asked_and_never_both(d):
     task, images = suited(d), torch.rand(2, 1, *CROPS[d]) + 1
     images[:, :, 0] = 0  # the darkest voxels, so that what is dimmed differs
-    rows = task.panels(images, batch := task.ask(images, rng()))
+    rows = task.preview_panels(images, batch := task.make_batch(images, rng()))
     inner = tuple(
         slice(start, start + task.extent(edge))
-        for start, edge in zip(batch["corner"].tolist(), task.view_size(CROPS[d]), strict=True)
+        for start, edge in zip(batch["corner"].tolist(), task.input_size(CROPS[d]), strict=True)
     )
     for image, row in zip(images, rows, strict=True):
         seen, asked = ((panel.image == image) & (image > 0) for panel in row[1:])

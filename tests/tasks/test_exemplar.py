@@ -9,7 +9,7 @@ from torch import nn
 from selfvox.errors import UsageError
 from selfvox.ops import losses
 from selfvox.ops.losses import nt_xent
-from selfvox.tasks import exemplar, from_setting
+from selfvox.tasks import exemplar, task_from_setting
 from selfvox.tasks.exemplar import Exemplar, Remembering
 
 
@@ -18,7 +18,7 @@ def rng(seed=0):
 
 
 def suited(d=3, **options):
-    return from_setting({"name": "exemplar", **options}).suited_to((16,) * d, (1.0,) * d)
+    return task_from_setting({"name": "exemplar", **options}).configure((16,) * d, (1.0,) * d)
 
 
 class Flat(nn.Module):
@@ -35,7 +35,7 @@ def answer(task, batch):
 @pytest.mark.parametrize("distance", ["squared", "plain"])
 def test_loss_and_accuracy_equal_loops(distance):
     task = suited(2, distance=distance, margin=0.7)
-    batch = task.ask(torch.randn(6, 1, 8, 8, generator=rng()), rng(1))
+    batch = task.make_batch(torch.randn(6, 1, 8, 8, generator=rng()), rng(1))
     unit = [(view / view.norm()).flatten().tolist() for view in batch["views"].double()]
     total, ordered = 0.0, 0
     for i, other in enumerate(batch["other"].tolist()):
@@ -63,7 +63,7 @@ def test_collapsed_embeddings_cost_the_margin_and_have_no_spread():
 
 def test_the_contrastive_objective_is_nt_xent_over_images_and_copies():
     task = suited(2, objective="contrastive", temperature=0.3)
-    batch = task.ask(torch.randn(5, 1, 8, 8), rng())
+    batch = task.make_batch(torch.randn(5, 1, 8, 8), rng())
     assert float(answer(task, batch).loss) == pytest.approx(
         float(nt_xent(batch["views"].flatten(1), 0.3).loss)
     )
@@ -75,7 +75,7 @@ def test_the_bank_holds_the_last_embeddings_of_images_not_of_copies():
     remembered += head.bank.tolist()
     for seed, count in enumerate([2, 3, 4, 7, 2]):  # 7: more than the bank holds
         images = torch.randn(count, 1, 8, 16, generator=rng(seed))
-        batch = task.ask(images, rng(seed), torch.arange(count) + 100 * seed)
+        batch = task.make_batch(images, rng(seed), torch.arange(count) + 100 * seed)
         task.loss(Flat(), head, batch)
         scans += (torch.arange(count) + 100 * seed).tolist()
         remembered += nn.functional.normalize(batch["views"][:count].flatten(1), dim=1).tolist()
@@ -96,7 +96,7 @@ def test_with_a_bank_each_image_is_told_from_its_own_and_from_another_of_the_pas
     how = {"margin": 1.5} if objective == "triplet" else {"temperature": 0.3}
     task, head = suited(2, bank=9, objective=objective, **how), Remembering(9)
     head.scan.copy_(torch.tensor([-1, 0, 1, 2, 3, 4, 5, 6, 7]))
-    batch = task.ask(torch.randn(6, 1, 8, 16, generator=rng()), rng(1))
+    batch = task.make_batch(torch.randn(6, 1, 8, 16, generator=rng()), rng(1))
     batch["remembered"] = torch.tensor([0, 2, 3, 8, 6, 1])  # nobody's, the image's own, and others'
     bank, unit = head.bank.clone(), nn.functional.normalize(batch["views"].flatten(1), dim=1)
     terms, ordered = [], []
@@ -128,8 +128,8 @@ def test_with_a_bank_each_image_is_told_from_its_own_and_from_another_of_the_pas
 def test_a_bank_that_has_seen_nothing_counts_for_nothing():
     images = torch.randn(6, 1, 8, 16, generator=rng())
     task, head = suited(2, bank=9), Remembering(9)
-    with_bank, without = task.loss(Flat(), head, task.ask(images, rng(1))), suited(2)
-    without = answer(without, without.ask(images, rng(1)))
+    with_bank, without = task.loss(Flat(), head, task.make_batch(images, rng(1))), suited(2)
+    without = answer(without, without.make_batch(images, rng(1)))
     assert float(with_bank.loss) == pytest.approx(float(without.loss))
     assert float(with_bank.metrics["accuracy"]) == pytest.approx(float(without.metrics["accuracy"]))
     assert (head.scan >= 0).sum() == 6
@@ -138,7 +138,7 @@ def test_a_bank_that_has_seen_nothing_counts_for_nothing():
 def test_every_place_of_the_bank_is_drawn_equally_often():
     task = suited(2, bank=4)
     drawn = torch.cat(
-        [task.ask(torch.zeros(8, 1, 8, 8), rng(seed))["remembered"] for seed in range(150)]
+        [task.make_batch(torch.zeros(8, 1, 8, 8), rng(seed))["remembered"] for seed in range(150)]
     )
     assert torch.allclose(drawn.bincount(minlength=4) / len(drawn), torch.tensor(0.25), atol=0.05)
 
@@ -148,7 +148,7 @@ def test_the_bank_takes_no_gradient_and_lets_it_through_to_what_is_new():
     encoder.width = 64
     head = task.head(encoder)
     for _ in range(2):  # the second step compares with what the first one left
-        task.loss(encoder, head, task.ask(torch.randn(4, 1, 8, 8), rng())).loss.backward()
+        task.loss(encoder, head, task.make_batch(torch.randn(4, 1, 8, 8), rng())).loss.backward()
     assert not head.bank.requires_grad
     assert all(weight.grad is not None and weight.grad.any() for weight in head.parameters())
 
@@ -170,7 +170,7 @@ def test_one_head_serves_all_three():
 def test_the_other_image_is_never_the_image_itself_and_each_other_equally_often(count):
     draws = rng()
     drawn = torch.stack(
-        [suited(2).ask(torch.zeros(count, 1, 8, 8), draws)["other"] for _ in range(200)]
+        [suited(2).make_batch(torch.zeros(count, 1, 8, 8), draws)["other"] for _ in range(200)]
     )
     shares = nn.functional.one_hot(drawn, count).float().mean(0)
     assert not shares.diagonal().any()
@@ -183,7 +183,7 @@ def test_the_other_image_is_of_another_scan_and_each_such_equally_often():
     scan = torch.tensor([4, 9, 4, 7, 4])
     draws = rng()
     drawn = torch.stack(
-        [suited(2).ask(torch.zeros(5, 1, 8, 8), draws, scan)["other"] for _ in range(200)]
+        [suited(2).make_batch(torch.zeros(5, 1, 8, 8), draws, scan)["other"] for _ in range(200)]
     )
     shares = nn.functional.one_hot(drawn, 5).float().mean(0)
     another = scan[:, None] != scan
@@ -195,7 +195,7 @@ def test_the_other_image_is_of_another_scan_and_each_such_equally_often():
 
 def test_images_without_another_scan_beside_them_do_not_count():
     images, task = torch.randn(4, 1, 8, 16, generator=rng()), suited(2)
-    alone = answer(task, task.ask(images, rng(1), torch.zeros(4, dtype=torch.int64)))
+    alone = answer(task, task.make_batch(images, rng(1), torch.zeros(4, dtype=torch.int64)))
     assert [
         float(alone.loss),
         float(alone.metrics["accuracy"]),
@@ -203,7 +203,10 @@ def test_images_without_another_scan_beside_them_do_not_count():
     ] == [0, 0, 0]
     task, head = suited(2, bank=5), Remembering(5)
     head.scan.fill_(7)
-    batch, bank = task.ask(images, rng(1), torch.zeros(4, dtype=torch.int64)), head.bank.clone()
+    batch, bank = (
+        task.make_batch(images, rng(1), torch.zeros(4, dtype=torch.int64)),
+        head.bank.clone(),
+    )
     unit = nn.functional.normalize(batch["views"].flatten(1), dim=1)
     past = losses.triplet(*unit.chunk(2), bank[batch["remembered"]], 1.0)
     assert float(task.loss(Flat(), head, batch).loss) == pytest.approx(float(past.loss))
@@ -211,7 +214,7 @@ def test_images_without_another_scan_beside_them_do_not_count():
 
 def test_the_contrastive_objective_leaves_out_other_crops_of_the_same_scan():
     task, scan = suited(2, objective="contrastive", temperature=0.3), torch.tensor([3, 1, 3, 2])
-    batch = task.ask(torch.randn(4, 1, 8, 8, generator=rng()), rng(), scan)
+    batch = task.make_batch(torch.randn(4, 1, 8, 8, generator=rng()), rng(), scan)
     expected = nt_xent(batch["views"].flatten(1), 0.3, scan.repeat(2)).loss
     assert float(answer(task, batch).loss) == pytest.approx(float(expected))
 
@@ -223,7 +226,7 @@ def test_images_stay_and_their_copies_are_made_in_one_resampling(monkeypatch, d)
         exemplar, "resample", lambda x, *maps: calls.append(len(x)) or resample(x, *maps)
     )
     images = torch.randn(4, 2, *(8,) * d)
-    first, copies = suited(d).ask(images, rng())["views"].chunk(2)
+    first, copies = suited(d).make_batch(images, rng())["views"].chunk(2)
     assert calls == [4]
     assert torch.equal(first, images)
     assert ((copies - images).abs().amax(tuple(range(1, d + 2))) > 0.1).all()
@@ -234,13 +237,13 @@ def test_nothing_is_filled_in_at_the_borders_of_a_copy(monkeypatch, shape):
     monkeypatch.setattr(exemplar, "brightness", lambda x, shift: x)
     images = torch.full((6, 2, *shape), 7.5)
     for seed in range(10):
-        copies = suited(len(shape), zoom=4).ask(images, rng(seed))["views"][6:]
+        copies = suited(len(shape), zoom=4).make_batch(images, rng(seed))["views"][6:]
         assert torch.allclose(copies, torch.tensor(7.5), atol=1e-4)
 
 
 def test_brightness_and_contrast_change_an_image_by_a_straight_line(monkeypatch):
     monkeypatch.setattr(exemplar, "resample", lambda x, *maps: x)
-    images, copies = suited(2).ask(torch.randn(50, 1, 16, 16), rng())["views"].chunk(2)
+    images, copies = suited(2).make_batch(torch.randn(50, 1, 16, 16), rng())["views"].chunk(2)
     factor = copies.std((1, 2, 3)) / images.std((1, 2, 3))
     shift = copies.mean((1, 2, 3)) - images.mean((1, 2, 3))
     line = (images - images.mean((2, 3), keepdim=True)) * factor.view(-1, 1, 1, 1)
@@ -258,7 +261,7 @@ def test_the_maps_flip_half_of_the_copies_turn_about_one_axis_and_zoom_both_ways
         return torch.eye(d).repeat(len(angles), 1, 1), torch.zeros(len(angles), d)
 
     monkeypatch.setattr(exemplar, "view_maps", keep)
-    suited(d, angle=60).ask(torch.zeros(2000, 1, *(2,) * d), rng())
+    suited(d, angle=60).make_batch(torch.zeros(2000, 1, *(2,) * d), rng())
     assert torch.equal((drawn["angles"] != 0).sum(1), torch.ones(2000, dtype=torch.int64))
     assert drawn["angles"].abs().max().rad2deg() == pytest.approx(60, abs=1)
     assert drawn["flips"].sum(1).max() == 1
@@ -271,15 +274,15 @@ def test_the_maps_flip_half_of_the_copies_turn_about_one_axis_and_zoom_both_ways
 
 def test_planes_are_those_of_equal_spacing_unless_named():
     crop = (16, 16, 16)
-    assert Exemplar().suited_to(crop, (1.0, 1.0, 3.0)).planes == "xy"
-    assert Exemplar(planes="xz").suited_to(crop, (1.0, 1.0, 3.0)).planes == "xz"
-    assert Exemplar().suited_to(crop, (1.0, 1.0, 3.0), (2.0, 2.0, 2.0)).planes == "xy"
-    assert Exemplar().suited_to(crop, (0.5, 0.5, 5.0), (4.5, 0.5, 0.5)).planes == "none"
-    nowhere = Exemplar().suited_to(crop, (1.0, 2.0, 3.0))
+    assert Exemplar().configure(crop, (1.0, 1.0, 3.0)).planes == "xy"
+    assert Exemplar(planes="xz").configure(crop, (1.0, 1.0, 3.0)).planes == "xz"
+    assert Exemplar().configure(crop, (1.0, 1.0, 3.0), (2.0, 2.0, 2.0)).planes == "xy"
+    assert Exemplar().configure(crop, (0.5, 0.5, 5.0), (4.5, 0.5, 0.5)).planes == "none"
+    nowhere = Exemplar().configure(crop, (1.0, 2.0, 3.0))
     assert nowhere.planes == "none"
-    assert nowhere.ask(torch.randn(2, 1, *crop), rng())["views"].isfinite().all()
+    assert nowhere.make_batch(torch.randn(2, 1, *crop), rng())["views"].isfinite().all()
 
 
 def test_a_batch_of_one_is_refused():
     with pytest.raises(UsageError, match="--batch 2"):
-        suited(2).ask(torch.zeros(1, 1, 8, 8), rng())
+        suited(2).make_batch(torch.zeros(1, 1, 8, 8), rng())

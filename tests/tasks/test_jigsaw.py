@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from selfvox.errors import UsageError
-from selfvox.models.build import build, plan
+from selfvox.models.build import build_encoder, plan_encoder
 from selfvox.ops.tiles import TileGrid
 from selfvox.tasks import jigsaw
 from selfvox.tasks.jigsaw import Jigsaw, permutation_set
@@ -79,8 +79,8 @@ def test_a_seed_gives_one_set_everywhere_and_no_row_twice():
 def test_tiles_are_whole_pieces_of_the_image_in_true_order(d, grid):
     task, shape = Jigsaw(grid=grid, permutations=24, colour_jitter=False), SHAPES[d]
     positions = torch.stack(torch.meshgrid(*map(torch.arange, shape), indexing="ij")).float()
-    edges = task.view_size(shape)
-    batch = task.ask(positions.expand(10, *positions.shape), rng())
+    edges = task.input_size(shape)
+    batch = task.make_batch(positions.expand(10, *positions.shape), rng())
     cells = list(itertools.product(range(grid), repeat=d))
     for tiles, corners in zip(batch["tiles"].chunk(10), batch["corner"].tolist(), strict=True):
         for tile, corner, cell in zip(tiles, corners, cells, strict=True):
@@ -99,10 +99,12 @@ def test_tiles_are_whole_pieces_of_the_image_in_true_order(d, grid):
 @every_dimension
 def test_the_loss_is_that_of_a_loop_that_shuffles_the_tiles_themselves(d):
     task, shape = Jigsaw(shuffles=3, permutations=30), SHAPES[d]
-    encoder = build(plan({"channels": [4, 8]}, task.view_size(shape), (1.0,) * d), d, 1)
+    encoder = build_encoder(
+        plan_encoder({"channels": [4, 8]}, task.input_size(shape), (1.0,) * d), d, 1
+    )
     head, sizes = task.head(encoder), []
     torch.nn.init.normal_(head[-1].weight)
-    batch, table = task.ask(torch.randn(3, 1, *shape), rng()), task.table(d)
+    batch, table = task.make_batch(torch.randn(3, 1, *shape), rng()), task.table(d)
     expected, right = [], []
     for tiles, answers in zip(batch["tiles"].chunk(3), batch["answer"], strict=True):
         for answer in answers:
@@ -122,8 +124,8 @@ def test_answers_are_uniform_differ_within_an_image_and_are_independent_of_it():
     task, counts = Jigsaw(grid=2, permutations=10, shuffles=4), collections.Counter()
     for seed in range(25):
         noise = torch.randn(100, 1, 20, 20, generator=rng(seed))
-        answer = task.ask(noise, rng(seed))["answer"]
-        assert torch.equal(answer, task.ask(noise.square(), rng(seed))["answer"])
+        answer = task.make_batch(noise, rng(seed))["answer"]
+        assert torch.equal(answer, task.make_batch(noise.square(), rng(seed))["answer"])
         assert all(len(set(row)) == 4 for row in answer.tolist())
         counts.update(answer[:, 0].tolist())
     # chi-square with 9 degrees of freedom: above 27.9 once in a thousand
@@ -137,7 +139,7 @@ def test_border_voxels_tell_nothing_though_they_would_if_tiles_touched(
     noise = smooth_noise[..., :24, :24]
 
     def accuracy():
-        batch = task.ask(noise, rng(7))
+        batch = task.make_batch(noise, rng(7))
         answer = batch["answer"][:, 0]
         tiles = batch["tiles"].view(len(noise), 4, 8, 8)
         return border_accuracy(
@@ -159,10 +161,10 @@ def test_small_crops_are_refused_with_one_that_does():
     with pytest.raises(
         UsageError, match=r"task\.grid.*32 x 24 x 16 voxels.*--crop 32,32,32"
     ) as refusal:
-        Jigsaw().suited_to((32, 24, 16), (1.0, 1.0, 5.0))
+        Jigsaw().configure((32, 24, 16), (1.0, 1.0, 5.0))
     assert "\n" not in str(refusal.value)
-    assert Jigsaw().suited_to((32, 32, 32), (1.0, 1.0, 5.0)).view_size((32, 32, 32)) == (8, 8, 8)
-    assert Jigsaw(grid=2).suited_to((24, 24, 24), (1.0, 1.0, 5.0)).view_size((24, 24, 24)) == (
+    assert Jigsaw().configure((32, 32, 32), (1.0, 1.0, 5.0)).input_size((32, 32, 32)) == (8, 8, 8)
+    assert Jigsaw(grid=2).configure((24, 24, 24), (1.0, 1.0, 5.0)).input_size((24, 24, 24)) == (
         8,
         8,
         8,
@@ -171,17 +173,21 @@ def test_small_crops_are_refused_with_one_that_does():
 
 def test_more_permutations_than_there_are_is_refused():
     with pytest.raises(UsageError, match=r"task\.permutations.*24"):
-        Jigsaw(grid=2).suited_to((64, 64), (1.0, 1.0))
-    assert Jigsaw(grid=2).suited_to((64, 64, 64), (1.0, 1.0, 1.0))
+        Jigsaw(grid=2).configure((64, 64), (1.0, 1.0))
+    assert Jigsaw(grid=2).configure((64, 64, 64), (1.0, 1.0, 1.0))
     with pytest.raises(UsageError, match=r"task\.shuffles"):
-        Jigsaw(shuffles=5, permutations=4).suited_to((64, 64), (1.0, 1.0))
+        Jigsaw(shuffles=5, permutations=4).configure((64, 64), (1.0, 1.0))
 
 
 def test_panels_show_the_tiles_in_place_and_as_shuffled():
     images, task = torch.randn(2, 1, 32, 32), Jigsaw(colour_jitter=False)
-    batch, table = task.ask(images, rng()), task.table(2)
+    batch, table = task.make_batch(images, rng()), task.table(2)
     for image, answer, corners, row in zip(
-        images, batch["answer"][:, 0], batch["corner"], task.panels(images, batch), strict=True
+        images,
+        batch["answer"][:, 0],
+        batch["corner"],
+        task.preview_panels(images, batch),
+        strict=True,
     ):
         assert [panel.caption for panel in row] == ["scan", "in place", f"answer {answer} of 100"]
         for place, tile in enumerate(table[answer].tolist()):

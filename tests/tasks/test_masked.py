@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from selfvox.errors import UsageError
-from selfvox.models.build import build, plan
-from selfvox.tasks import from_setting
+from selfvox.models.build import build_encoder, plan_encoder
+from selfvox.tasks import task_from_setting
 from selfvox.tasks.masked import Masked, details
 
 SHAPES = [(16, 24), (13, 10), (8, 12, 9)]  # the last block of an axis may be cut off
@@ -20,8 +20,10 @@ def rng(seed=0):
 
 def network(task, d, channels=1):
     torch.manual_seed(0)
-    encoder = build(
-        plan({"channels": [4, 8], "blocks": 1, "norm": "group"}, (16,) * d, (1.0,) * d), d, channels
+    encoder = build_encoder(
+        plan_encoder({"channels": [4, 8], "blocks": 1, "norm": "group"}, (16,) * d, (1.0,) * d),
+        d,
+        channels,
     )
     return encoder, task.head(encoder)
 
@@ -52,9 +54,9 @@ def test_the_noise_of_empty_air_is_hardly_asked():
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("hidden", [0.25, 0.6])
 def test_every_image_has_as_many_hidden_blocks_as_asked_anywhere(shape, hidden):
-    task = Masked(block=4, hidden=hidden).suited_to(shape, (1.0,) * len(shape))
+    task = Masked(block=4, hidden=hidden).configure(shape, (1.0,) * len(shape))
     drawn = torch.cat(
-        [task.ask(torch.zeros(50, 1, *shape), rng(seed))["hidden"] for seed in range(20)]
+        [task.make_batch(torch.zeros(50, 1, *shape), rng(seed))["hidden"] for seed in range(20)]
     )
     count = math.prod(drawn.shape[1:])
     assert set(drawn.flatten(1).sum(1).tolist()) == {round(hidden * count)}
@@ -69,7 +71,7 @@ def test_loss_and_explained_share_equal_loops(shape):
     encoder, head = network(task, d, channels=2)
     for level in head.levels:
         torch.nn.init.normal_(level.weight, std=0.3)
-    batch = task.ask(torch.randn(2, 2, *shape, generator=rng()), rng(1))
+    batch = task.make_batch(torch.randn(2, 2, *shape, generator=rng()), rng(1))
     filled, target = batch["images"].clone(), details(batch["images"], 4)
     for image, channel in itertools.product(range(2), range(2)):
         places = [
@@ -97,7 +99,7 @@ def test_loss_and_explained_share_equal_loops(shape):
 def test_the_answer_does_not_depend_on_hidden_voxels(d):
     task, shape = Masked(block=4), (16,) * d
     encoder, head = network(task, d)
-    batch = task.ask(torch.randn(2, 1, *shape, generator=rng()), rng(1))
+    batch = task.make_batch(torch.randn(2, 1, *shape, generator=rng()), rng(1))
     hidden = batch["hidden"][:, None]
     for axis in range(d):
         hidden = hidden.repeat_interleave(4, 2 + axis)
@@ -113,7 +115,7 @@ def test_the_answer_does_not_depend_on_hidden_voxels(d):
 def test_an_untrained_network_explains_nothing(d):
     task, shape = Masked(), (32,) * d
     outcome = task.loss(
-        *network(task, d), task.ask(torch.randn(4, 1, *shape, generator=rng()), rng())
+        *network(task, d), task.make_batch(torch.randn(4, 1, *shape, generator=rng()), rng())
     )
     assert float(outcome.metrics["explained"]) == pytest.approx(0, abs=0.02)
     assert float(outcome.loss.detach()) == pytest.approx(1, abs=0.05)
@@ -127,7 +129,7 @@ def test_one_flat_batch_does_not_outweigh_a_hundred_others(d, noise, least, most
     task, images = Masked(), -1 + noise * torch.randn(2, 1, *(32,) * d, generator=rng())
     encoder, head = network(task, d)
     torch.nn.init.constant_(head.levels[0].bias, 0.3)
-    outcome = task.loss(encoder, head, task.ask(images, rng()))
+    outcome = task.loss(encoder, head, task.make_batch(images, rng()))
     assert least <= float(outcome.metrics["explained"]) <= most
 
 
@@ -139,7 +141,7 @@ def test_a_perfect_answer_costs_nothing():
     task, images = Masked(), torch.randn(2, 1, 16, 16)
     _, head = network(task, 2)
     head.forward = lambda maps, like: details(images, 8)
-    outcome = task.loss(Told(), head, task.ask(images, rng()))
+    outcome = task.loss(Told(), head, task.make_batch(images, rng()))
     assert [float(outcome.loss), float(outcome.metrics["explained"])] == [0, 1]
 
 
@@ -149,7 +151,7 @@ def test_a_perfect_answer_costs_nothing():
 )
 def test_a_question_about_nothing_or_everything_is_refused(options, name):
     with pytest.raises(UsageError, match=rf"^task\.{name}:"):
-        from_setting({"name": "masked", **options}).suited_to((16, 24), (1.0, 1.0))
+        task_from_setting({"name": "masked", **options}).configure((16, 24), (1.0, 1.0))
 
 
 @pytest.mark.parametrize("shape", SHAPES)

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from selfvox.errors import UsageError
-from selfvox.models.build import build, plan
+from selfvox.models.build import build_encoder, plan_encoder
 from selfvox.ops.tiles import TileGrid
 from selfvox.tasks import relative_location
 from selfvox.tasks.relative_location import RelativeLocation
@@ -32,10 +32,10 @@ def coordinates(shape, count):
 @pytest.mark.parametrize("queries", [1, 5])
 def test_the_answer_is_the_neighbour_that_a_loop_finds(d, queries):
     task, shape = RelativeLocation(queries=queries, colour_jitter=False), SHAPES[d]
-    batch = task.ask(coordinates(shape, 20), rng())
+    batch = task.make_batch(coordinates(shape, 20), rng())
     steps = [step for step in itertools.product((-1, 0, 1), repeat=d) if any(step)]
     assert len(steps) == {2: 8, 3: 26}[d]
-    tiles = batch["tiles"].view(20, 1 + queries, d, *task.view_size(shape))
+    tiles = batch["tiles"].view(20, 1 + queries, d, *task.input_size(shape))
     for shown, answers in zip(tiles, batch["answer"].view(20, queries), strict=True):
         corner = [[int(axis.min()) for axis in tile] for tile in shown]
         for query, answer in zip(corner[1:], answers.tolist(), strict=True):
@@ -49,8 +49,8 @@ def test_the_answer_is_the_neighbour_that_a_loop_finds(d, queries):
 @every_dimension
 def test_tiles_are_whole_pieces_of_the_image(d):
     task, shape = RelativeLocation(queries=8, colour_jitter=False), SHAPES[d]
-    edges = task.view_size(shape)
-    batch = task.ask(coordinates(shape, 10), rng())
+    edges = task.input_size(shape)
+    batch = task.make_batch(coordinates(shape, 10), rng())
     for tile, corner in zip(batch["tiles"], batch["corner"].flatten(0, 1).tolist(), strict=True):
         expected = [
             torch.arange(first, first + edge) for first, edge in zip(corner, edges, strict=True)
@@ -65,7 +65,9 @@ def test_tiles_are_whole_pieces_of_the_image(d):
 
 def test_the_queries_of_an_image_all_differ():
     answers = (
-        RelativeLocation(queries=26).ask(torch.randn(3, 1, 32, 32, 32), rng())["answer"].view(3, 26)
+        RelativeLocation(queries=26)
+        .make_batch(torch.randn(3, 1, 32, 32, 32), rng())["answer"]
+        .view(3, 26)
     )
     assert all(sorted(row) == list(range(26)) for row in answers.tolist())
 
@@ -74,8 +76,8 @@ def test_answers_are_uniform_and_independent_of_the_images():
     task, counts = RelativeLocation(), collections.Counter()
     for seed in range(40):
         noise = torch.randn(100, 1, 30, 30, generator=rng(seed))
-        answer = task.ask(noise, rng(seed))["answer"]
-        assert torch.equal(answer, task.ask(noise.square(), rng(seed))["answer"])
+        answer = task.make_batch(noise, rng(seed))["answer"]
+        assert torch.equal(answer, task.make_batch(noise.square(), rng(seed))["answer"])
         counts.update(answer.tolist())
     # chi-square with 7 degrees of freedom: above 24.3 once in a thousand
     assert sum((counts[n] - 500) ** 2 / 500 for n in range(8)) < 24.3
@@ -85,7 +87,7 @@ def test_border_voxels_tell_nothing_though_they_would_if_tiles_touched(
     border_accuracy, smooth_noise, monkeypatch
 ):
     def accuracy():
-        batch = RelativeLocation(queries=1).ask(smooth_noise, rng(7))
+        batch = RelativeLocation(queries=1).make_batch(smooth_noise, rng(7))
         return border_accuracy(batch["tiles"].view(-1, 2, 8, 8), batch["answer"], 8)
 
     # four standard deviations of a guess
@@ -98,7 +100,9 @@ def test_border_voxels_tell_nothing_though_they_would_if_tiles_touched(
 
 def test_each_tile_has_a_brightness_and_contrast_of_its_own_whatever_they_were():
     images = torch.randn(6, 2, 32, 32) * torch.tensor([1.0, 7.0]).view(2, 1, 1) + torch.arange(32.0)
-    plain, changed = (RelativeLocation(colour_jitter=on).ask(images, rng()) for on in (False, True))
+    plain, changed = (
+        RelativeLocation(colour_jitter=on).make_batch(images, rng()) for on in (False, True)
+    )
     assert torch.equal(plain["corner"], changed["corner"])
     before, after = plain["tiles"].flatten(2), changed["tiles"].flatten(2)
     factor, shift = after.std(2, keepdim=True), after.mean(2, keepdim=True)
@@ -114,11 +118,13 @@ def test_each_tile_has_a_brightness_and_contrast_of_its_own_whatever_they_were()
 
 @every_dimension
 def test_the_loss_is_that_of_a_loop_over_pairs_though_all_tiles_are_encoded_at_once(d):
-    task, shape = RelativeLocation(queries=3).suited_to(SHAPES[d], (1.0,) * d), SHAPES[d]
-    encoder = build(plan({"channels": [4, 8]}, task.view_size(shape), (1.0,) * d), d, 1)
+    task, shape = RelativeLocation(queries=3).configure(SHAPES[d], (1.0,) * d), SHAPES[d]
+    encoder = build_encoder(
+        plan_encoder({"channels": [4, 8]}, task.input_size(shape), (1.0,) * d), d, 1
+    )
     head, sizes = task.head(encoder), []
     torch.nn.init.normal_(head[-1].weight)
-    batch = task.ask(torch.randn(4, 1, *shape), rng())
+    batch = task.make_batch(torch.randn(4, 1, *shape), rng())
     expected, right, answers = [], [], iter(batch["answer"])
     for of_image in batch["tiles"].chunk(4):
         for query in of_image[1:]:
@@ -136,35 +142,41 @@ def test_the_loss_is_that_of_a_loop_over_pairs_though_all_tiles_are_encoded_at_o
 
 def test_small_crops_are_refused_with_one_that_does():
     with pytest.raises(UsageError, match=r"32 x 24 x 16 voxels.*--crop 32,32,32") as refusal:
-        RelativeLocation().suited_to((32, 24, 16), (1.0, 1.0, 1.0))
+        RelativeLocation().configure((32, 24, 16), (1.0, 1.0, 1.0))
     assert "\n" not in str(refusal.value)
-    assert RelativeLocation().suited_to((32, 32, 32), (1.0, 1.0, 1.0)).view_size((32, 32, 32)) == (
+    assert RelativeLocation().configure((32, 32, 32), (1.0, 1.0, 1.0)).input_size((32, 32, 32)) == (
         8,
         8,
         8,
     )
     with pytest.raises(UsageError, match=r"--crop 48,48"):
-        RelativeLocation(jitter=0.5).suited_to((40, 40), (1.0, 1.0))
+        RelativeLocation(jitter=0.5).configure((40, 40), (1.0, 1.0))
 
 
 def test_more_queries_than_neighbours_are_refused():
     with pytest.raises(UsageError, match=r"task\.queries.*8"):
-        RelativeLocation(queries=9).suited_to((64, 64), (1.0, 1.0))
+        RelativeLocation(queries=9).configure((64, 64), (1.0, 1.0))
 
 
 def test_unequal_spacing_changes_nothing():
     task = RelativeLocation()
-    assert task.suited_to((64, 64, 32), (0.7, 0.7, 5.0)) == task
-    shapes = {tile.shape for tile in task.ask(torch.randn(50, 1, 64, 64, 32), rng())["tiles"]}
+    assert task.configure((64, 64, 32), (0.7, 0.7, 5.0)) == task
+    shapes = {
+        tile.shape for tile in task.make_batch(torch.randn(50, 1, 64, 64, 32), rng())["tiles"]
+    }
     assert shapes == {(1, 16, 16, 8)}  # one shape, whatever the answer
 
 
 def test_panels_name_the_place_and_put_the_tiles_there():
     images, task = torch.randn(2, 1, 32, 32), RelativeLocation(queries=8, colour_jitter=False)
-    batch = task.ask(images, rng())
+    batch = task.make_batch(images, rng())
     words = ["-x -y", "-x", "-x +y", "-y", "+y", "+x -y", "+x", "+x +y"]
     for image, answers, corners, row in zip(
-        images, batch["answer"].view(2, 8), batch["corner"], task.panels(images, batch), strict=True
+        images,
+        batch["answer"].view(2, 8),
+        batch["corner"],
+        task.preview_panels(images, batch),
+        strict=True,
     ):
         assert [panel.caption for panel in row[:3]] == ["scan", "in place", "centre"]
         assert [panel.caption for panel in row[3:]] == [f"answer {n}: {words[n]}" for n in answers]

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from selfvox.errors import UsageError
-from selfvox.tasks import from_setting
+from selfvox.tasks import task_from_setting
 from selfvox.tasks.rotation import Rotation
 
 
@@ -21,7 +21,7 @@ def rng(seed=0):
 )
 def test_the_answer_undoes_the_turn(d, answers, count):
     task, images = Rotation(answers=answers, versions=3), torch.randn(5, 2, *(8,) * d)
-    batch, table = task.ask(images, rng()), task.table(d)
+    batch, table = task.make_batch(images, rng()), task.table(d)
     assert len(table) == count
     shown = images.repeat_interleave(3, 0)
     for image, turned, answer in zip(shown, batch["images"], batch["answer"], strict=True):
@@ -31,7 +31,9 @@ def test_the_answer_undoes_the_turn(d, answers, count):
 def test_the_versions_of_an_image_all_differ():
     for seed in range(20):
         answers = (
-            Rotation(versions=4).ask(torch.randn(6, 1, 8, 8, 8), rng(seed))["answer"].view(6, 4)
+            Rotation(versions=4)
+            .make_batch(torch.randn(6, 1, 8, 8, 8), rng(seed))["answer"]
+            .view(6, 4)
         )
         assert all(len(set(row)) == 4 for row in answers.tolist())
 
@@ -40,8 +42,8 @@ def test_answers_are_uniform_and_independent_of_the_images():
     task, counts = Rotation(), collections.Counter()
     for seed in range(100):
         noise = torch.randn(40, 1, 2, 2, 2, generator=rng(seed))
-        answer = task.ask(noise, rng(seed))["answer"]
-        assert torch.equal(answer, task.ask(noise.square(), rng(seed))["answer"])
+        answer = task.make_batch(noise, rng(seed))["answer"]
+        assert torch.equal(answer, task.make_batch(noise.square(), rng(seed))["answer"])
         counts.update(answer.tolist())
     expected = 4000 / 10
     # chi-square with 9 degrees of freedom: above 27.9 once in a thousand
@@ -50,7 +52,7 @@ def test_answers_are_uniform_and_independent_of_the_images():
 
 def accuracy_of_a_linear_probe(images):
     """Of answers told from border voxels alone, on images that the probe has not seen."""
-    batch = Rotation().ask(images, rng(7))
+    batch = Rotation().make_batch(images, rng(7))
     inside = torch.zeros(images.shape[2:], dtype=torch.bool)
     inside[1:-1, 1:-1] = True
     seen = batch["images"][:, 0][:, ~inside].numpy()
@@ -72,8 +74,8 @@ def test_a_probe_of_the_border_learns_nothing_from_noise_though_it_could_from_an
 )
 def test_the_shape_tells_nothing(planes, size):
     task = Rotation(planes=planes, versions=4)
-    assert task.view_size((8, 12, 16)) == size
-    batch = task.ask(torch.randn(3, 1, 8, 12, 16), rng())
+    assert task.input_size((8, 12, 16)) == size
+    batch = task.make_batch(torch.randn(3, 1, 8, 12, 16), rng())
     assert batch["images"].shape[2:] == size  # one shape, whatever the answer
 
 
@@ -85,17 +87,17 @@ def test_uneven_spacing_is_refused_with_the_spacing_and_the_way_out(planes, answ
     with pytest.raises(
         UsageError, match=r"0\.70 x 0\.70 x 5\.00 mm.*--task\.planes in-plane.*--spacing"
     ) as refusal:
-        task.suited_to((32, 32, 16), (0.7, 0.7, 5.0))
+        task.configure((32, 32, 16), (0.7, 0.7, 5.0))
     assert "\n" not in str(refusal.value)
 
 
 def test_uneven_spacing_is_turned_where_that_is_asked_for():
-    task = Rotation(uneven=True).suited_to((32, 32, 32), (1.1, 1.3, 1.2))
+    task = Rotation(uneven=True).configure((32, 32, 32), (1.1, 1.3, 1.2))
     assert len(task.table(3)) == 10
 
 
 def test_in_plane_turns_only_between_axes_of_equal_spacing():
-    task = Rotation(planes="in-plane").suited_to((32, 32, 16), (0.7, 0.7, 5.0))
+    task = Rotation(planes="in-plane").configure((32, 32, 16), (0.7, 0.7, 5.0))
     assert task.planes == "xy"
     assert [rotation.axes[2] for rotation in task.table(3)] == [2] * 4
     assert not any(rotation.flipped[2] for rotation in task.table(3))
@@ -103,25 +105,25 @@ def test_in_plane_turns_only_between_axes_of_equal_spacing():
 
 def test_in_plane_without_two_equal_axes_is_refused():
     with pytest.raises(UsageError, match=r"task\.planes.*--spacing 5,5,5 or coarser"):
-        Rotation(planes="in-plane").suited_to((32, 32, 16), (0.7, 1.0, 5.0))
+        Rotation(planes="in-plane").configure((32, 32, 16), (0.7, 1.0, 5.0))
 
 
 def test_a_plane_must_be_of_equal_spacing_in_every_scan_and_those_at_fault_are_named():
     crop, thick, across = (32, 32, 32), (0.5, 0.5, 5.0), (4.5, 0.5, 0.5)
     assert (
-        Rotation(planes="in-plane").suited_to(crop, (1.0, 1.0, 1.0), thick, (2.0, 2.0, 3.0)).planes
+        Rotation(planes="in-plane").configure(crop, (1.0, 1.0, 1.0), thick, (2.0, 2.0, 3.0)).planes
         == "xy"
     )
     both = r"4\.50 x 0\.50 x 0\.50 mm and 0\.50 x 0\.50 x 5\.00 mm"
     with pytest.raises(UsageError, match=rf"in every scan \({both}\); prepare with --spacing"):
-        Rotation(planes="in-plane").suited_to(crop, thick, across, across)
+        Rotation(planes="in-plane").configure(crop, thick, across, across)
     with pytest.raises(
         UsageError, match=r"of spacing 4\.50 x 0\.50 x 0\.50 mm, .* in xy away; .*--spacing 5,5,5"
     ):
-        Rotation(planes="xy").suited_to(crop, thick, across, across)
+        Rotation(planes="xy").configure(crop, thick, across, across)
     # of slices or of pictures: how many axes the scans have is not known here
     with pytest.raises(UsageError, match=r"prepare with 3\.3 mm along each axis or coarser"):
-        Rotation().suited_to((32, 32), (1.9, 3.3))
+        Rotation().configure((32, 32), (1.9, 3.3))
 
 
 @pytest.mark.parametrize(
@@ -138,7 +140,7 @@ def test_a_plane_must_be_of_equal_spacing_in_every_scan_and_those_at_fault_are_n
 def test_an_ill_posed_question_is_refused(options, name):
     spacing = (1.0, 1.0, 3.0) if options.get("planes") == "in-plane" else (1.0, 1.0, 1.0)
     with pytest.raises(UsageError, match=rf"task\.{name}"):
-        from_setting({"name": "rotation", **options}).suited_to((32, 32, 32), spacing)
+        task_from_setting({"name": "rotation", **options}).configure((32, 32, 32), spacing)
 
 
 def test_no_two_answers_are_the_same_turn_even_when_a_plane_is_named_twice():
@@ -151,8 +153,8 @@ def test_no_two_answers_are_the_same_turn_even_when_a_plane_is_named_twice():
 
 def test_panels_show_each_image_and_its_turns():
     images, task = torch.randn(2, 1, 8, 8), Rotation(versions=2)
-    batch = task.ask(images, rng())
-    rows = task.panels(images, batch)
+    batch = task.make_batch(images, rng())
+    rows = task.preview_panels(images, batch)
     assert [[panel.caption.split(":")[0] for panel in row] for row in rows] == [
         ["scan", *(f"answer {answer}" for answer in pair)]
         for pair in batch["answer"].view(2, 2).tolist()

@@ -10,7 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from selfvox.tasks import exemplar, from_setting, masked, simclr
+from selfvox.tasks import exemplar, masked, simclr, task_from_setting
 from selfvox.tasks.cpc import CPC
 from selfvox.tasks.rotation import Rotation
 
@@ -45,11 +45,11 @@ def test_rotation_the_resolution_tells_nothing_in_the_planes_of_equal_spacing(pr
     thick = noise(2000, 1, 8, 8, 2).repeat_interleave(4, 4)
 
     def accuracy(task):
-        batch = task.ask(thick, rng(1))
+        batch = task.make_batch(thick, rng(1))
         return probe(roughness(batch["images"]), batch["answer"], len(task.table(3)))
 
     assert at_chance(
-        accuracy(Rotation(planes="in-plane").suited_to((8, 8, 8), (1.0, 1.0, 4.0))), 4, 1000
+        accuracy(Rotation(planes="in-plane").configure((8, 8, 8), (1.0, 1.0, 4.0))), 4, 1000
     )
     assert accuracy(Rotation()) > 0.25  # of ten answers
 
@@ -59,7 +59,7 @@ def test_rotation_the_border_tells_nothing_of_noise_in_3d_though_it_would_of_ana
     inside[1:-1, 1:-1, 1:-1] = True
 
     def accuracy(images):
-        batch = Rotation().ask(images, rng(1))
+        batch = Rotation().make_batch(images, rng(1))
         return probe(batch["images"][:, 0][:, ~inside], batch["answer"], 10)
 
     images, anatomy = (
@@ -79,8 +79,8 @@ def test_relative_location_and_jigsaw_a_brightness_that_runs_through_the_image_t
     answers = 24 if name == "jigsaw" else 8
 
     def accuracy(**more):
-        task = from_setting({"name": name, **options, **more}).suited_to((32, 32), (1.0, 1.0))
-        batch = task.ask(shaded, rng(1))
+        task = task_from_setting({"name": name, **options, **more}).configure((32, 32), (1.0, 1.0))
+        batch = task.make_batch(shaded, rng(1))
         tiles, answer = batch["tiles"].flatten(1).view(3000, -1, 64), batch["answer"].flatten()
         if name == "jigsaw":
             tiles = tiles[torch.arange(3000)[:, None], task.table(2)[answer]]
@@ -92,8 +92,8 @@ def test_relative_location_and_jigsaw_a_brightness_that_runs_through_the_image_t
 
 def test_cpc_the_border_of_what_was_seen_does_not_go_on_in_what_is_asked(smooth_noise, monkeypatch):
     def accuracy():
-        task = CPC().suited_to((32, 32), (1.0, 1.0))
-        patches = task.ask(smooth_noise[:500], rng())["patches"]
+        task = CPC().configure((32, 32), (1.0, 1.0))
+        patches = task.make_batch(smooth_noise[:500], rng())["patches"]
         patches = patches.view(500, 16, *patches.shape[2:])
         above, below = F.normalize(patches[:, :, -1], dim=2), F.normalize(patches[:, :, 0], dim=2)
         # of every patch of the first layer: which patch has the border that is most like its own last one?
@@ -126,8 +126,8 @@ def filled_with_zeros(x, matrices, shifts):
 
 def test_exemplar_nothing_at_the_border_marks_a_copy(probe, monkeypatch):
     def accuracy():
-        task = from_setting("exemplar").suited_to((24, 24), (1.0, 1.0))
-        views = task.ask(smooth(2000, 24), rng(3))["views"]
+        task = task_from_setting("exemplar").configure((24, 24), (1.0, 1.0))
+        views = task.make_batch(smooth(2000, 24), rng(3))["views"]
         mixed = torch.randperm(4000, generator=rng(4))
         return probe(marks(views)[mixed], (mixed >= 2000).long(), 2)
 
@@ -137,13 +137,13 @@ def test_exemplar_nothing_at_the_border_marks_a_copy(probe, monkeypatch):
 
 
 def test_simclr_nothing_at_the_border_marks_a_turned_view(probe, monkeypatch):
-    task = from_setting({"name": "simclr", "ops": "rotate,colour", "ops_per_view": 1}).suited_to(
-        (24, 24), (1.0, 1.0)
-    )
+    task = task_from_setting(
+        {"name": "simclr", "ops": "rotate,colour", "ops_per_view": 1}
+    ).configure((24, 24), (1.0, 1.0))
 
     def accuracy():
         views, turned = (
-            task.ask(smooth(2000, 24), rng(3))["views"],
+            task.make_batch(smooth(2000, 24), rng(3))["views"],
             task._choose(2000, rng(3))[:, 0],
         )
         return probe(marks(views), turned.long(), 2)
@@ -154,13 +154,13 @@ def test_simclr_nothing_at_the_border_marks_a_turned_view(probe, monkeypatch):
 
 
 def test_simclr_how_one_view_was_made_does_not_tell_how_its_partner_was(monkeypatch):
-    task = from_setting({"name": "simclr", "ops": "rotate", "ops_per_view": 1}).suited_to(
+    task = task_from_setting({"name": "simclr", "ops": "rotate", "ops_per_view": 1}).configure(
         (24, 24), (1.0, 1.0)
     )
     monkeypatch.setattr(simclr, "resample", filled_with_zeros)  # the corners now show the angle
 
     def alike():
-        constant = marks(task.ask(noise(500, 1, 24, 24), rng(3))["views"])[:, 0]
+        constant = marks(task.make_batch(noise(500, 1, 24, 24), rng(3))["views"])[:, 0]
         return float(torch.corrcoef(constant.view(2, 500))[0, 1])
 
     assert abs(alike()) < 4 / math.sqrt(500)
@@ -175,7 +175,7 @@ def test_simclr_how_one_view_was_made_does_not_tell_how_its_partner_was(monkeypa
 
 def test_masked_the_mask_and_the_fill_tell_nothing_of_what_is_hidden(probe, monkeypatch):
     task, images = masked.Masked(block=4), noise(2000, 1, 16, 16)
-    question = task.ask(images, rng(1))
+    question = task.make_batch(images, rng(1))
     hidden = question["hidden"].repeat_interleave(4, 1).repeat_interleave(4, 2)[:, None]
     brighter = (images * hidden).sum((1, 2, 3)) / hidden.sum((1, 2, 3)) > 0
 

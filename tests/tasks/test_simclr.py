@@ -8,7 +8,7 @@ import torch
 
 from selfvox.errors import UsageError
 from selfvox.ops.losses import nt_xent
-from selfvox.tasks import from_setting, simclr
+from selfvox.tasks import simclr, task_from_setting
 from selfvox.tasks.simclr import OPS, SimCLR
 
 GEOMETRIC = ("rotate", "flip", "crop")
@@ -26,7 +26,7 @@ class Flat(torch.nn.Module):
 
 
 def suited(d=3, **options):
-    return from_setting({"name": "simclr", **options}).suited_to((16,) * d, (1.0,) * d)
+    return task_from_setting({"name": "simclr", **options}).configure((16,) * d, (1.0,) * d)
 
 
 @pytest.mark.parametrize("d", [2, 3])
@@ -34,7 +34,7 @@ def suited(d=3, **options):
 def test_the_two_views_of_a_sample_always_differ(d, per_view):
     task = suited(d, ops_per_view=per_view)
     for seed in range(40):
-        first, second = task.ask(torch.randn(8, 1, *(8,) * d), rng(seed))["views"].chunk(2)
+        first, second = task.make_batch(torch.randn(8, 1, *(8,) * d), rng(seed))["views"].chunk(2)
         assert not any(torch.allclose(a, b, atol=1e-4) for a, b in zip(first, second, strict=True))
 
 
@@ -45,7 +45,7 @@ def test_the_two_views_of_a_sample_always_differ(d, per_view):
 def test_the_two_views_differ_with_few_operations_too(ops):
     for seed, per_view in itertools.product(range(40), range(1, len(ops) + 1)):
         task = suited(2, ops=ops, ops_per_view=per_view)
-        first, second = task.ask(torch.randn(6, 1, 8, 8), rng(seed))["views"].chunk(2)
+        first, second = task.make_batch(torch.randn(6, 1, 8, 8), rng(seed))["views"].chunk(2)
         assert not any(torch.allclose(a, b, atol=1e-4) for a, b in zip(first, second, strict=True))
 
 
@@ -63,14 +63,14 @@ def test_geometry_is_one_resampling(monkeypatch, d):
     monkeypatch.setattr(
         simclr, "resample", lambda x, *maps: calls.append(len(x)) or resample(x, *maps)
     )
-    suited(d, ops=GEOMETRIC, ops_per_view=3).ask(torch.randn(4, 1, *(8,) * d), rng())
+    suited(d, ops=GEOMETRIC, ops_per_view=3).make_batch(torch.randn(4, 1, *(8,) * d), rng())
     assert calls == [8]
 
 
 def test_views_without_geometry_keep_their_voxels():
     images = torch.randn(3, 1, 8, 8, 8)
     task = suited(ops=("identity", "colour"), ops_per_view=1)
-    chosen, views = task._choose(3, rng()), task.ask(images, rng())["views"]
+    chosen, views = task._choose(3, rng()), task.make_batch(images, rng())["views"]
     for image, view, ops in zip(images.repeat(2, 1, 1, 1, 1), views, chosen.tolist(), strict=True):
         if ops[0]:
             assert torch.equal(view, image)
@@ -83,18 +83,18 @@ def test_views_without_geometry_keep_their_voxels():
 def test_nothing_is_filled_in_at_the_borders_of_a_view(shape):
     images = torch.full((6, 2, *shape), 7.5)
     for seed in range(10):
-        views = suited(len(shape), ops=GEOMETRIC, ops_per_view=3, angle=180).ask(images, rng(seed))[
-            "views"
-        ]
+        views = suited(len(shape), ops=GEOMETRIC, ops_per_view=3, angle=180).make_batch(
+            images, rng(seed)
+        )["views"]
         assert torch.allclose(views, torch.tensor(7.5), atol=1e-4)
 
 
 def test_a_crop_is_a_window_of_the_image_of_the_size_asked_for():
     edge = 32
     ramp = torch.arange(float(edge))[:, None].expand(40, 1, edge, edge)
-    views = suited(2, ops=("crop", "identity"), ops_per_view=2, smallest_crop=0.5).ask(ramp, rng())[
-        "views"
-    ][:, 0]
+    views = suited(2, ops=("crop", "identity"), ops_per_view=2, smallest_crop=0.5).make_batch(
+        ramp, rng()
+    )["views"][:, 0]
     inner = views[:, 2:-2].mean(2)
     steps = inner.diff(dim=1)
     assert torch.allclose(steps, steps.mean(1, keepdim=True).expand_as(steps), atol=1e-3)
@@ -110,7 +110,7 @@ def test_flips_flip_and_rotations_rotate():
     images = torch.randn(20, 1, 8, 8, 8)
     for op in ("flip", "rotate"):
         views = suited(ops=(op, "identity", "colour"), ops_per_view=1)
-        chosen, shown = views._choose(20, rng()), views.ask(images, rng())["views"]
+        chosen, shown = views._choose(20, rng()), views.make_batch(images, rng())["views"]
         moved = [
             bool((a - b).abs().max() > 0.01)
             for a, b in zip(shown, images.repeat(2, 1, 1, 1, 1), strict=True)
@@ -120,7 +120,7 @@ def test_flips_flip_and_rotations_rotate():
 
 def test_samples_are_the_tiles_of_each_image_and_know_their_scan():
     images = torch.arange(3.0)[:, None, None, None].expand(3, 1, 32, 16)
-    batch = suited(2, grid=2, ops=GEOMETRIC).ask(images, rng())
+    batch = suited(2, grid=2, ops=GEOMETRIC).make_batch(images, rng())
     assert batch["views"].shape == (24, 1, 16, 8)
     assert torch.allclose(batch["views"].mean((1, 2, 3)), batch["scan"].float(), atol=1e-4)
 
@@ -128,7 +128,7 @@ def test_samples_are_the_tiles_of_each_image_and_know_their_scan():
 def test_crops_of_a_scan_that_the_batch_holds_twice_are_no_negatives_where_masked():
     images, scan = torch.randn(3, 1, 16, 16, generator=rng()), torch.tensor([5, 2, 5])
     task = suited(2, grid=2, mask_same_scan=True)
-    batch = task.ask(images, rng(), scan)
+    batch = task.make_batch(images, rng(), scan)
     assert torch.equal(batch["scan"], scan.repeat_interleave(4).repeat(2))
     expected = nt_xent(batch["views"].flatten(1), task.temperature, batch["scan"])
     found = task.loss(Flat(), torch.nn.Identity(), batch)
@@ -137,7 +137,9 @@ def test_crops_of_a_scan_that_the_batch_holds_twice_are_no_negatives_where_maske
     )
     assert float(expected.chance) == pytest.approx((2 / 9 + 1 / 17) / 3)
     alone = task.loss(
-        Flat(), torch.nn.Identity(), task.ask(images, rng(), torch.zeros(3, dtype=torch.int64))
+        Flat(),
+        torch.nn.Identity(),
+        task.make_batch(images, rng(), torch.zeros(3, dtype=torch.int64)),
     )
     assert [float(alone.loss), float(alone.metrics["chance"])] == [0, 1]
 
@@ -145,7 +147,7 @@ def test_crops_of_a_scan_that_the_batch_holds_twice_are_no_negatives_where_maske
 def test_uniformity_is_that_of_all_pairs_without_an_operation_that_some_devices_lack(monkeypatch):
     monkeypatch.setattr(torch, "pdist", None)
     task = suited(2)
-    batch = task.ask(torch.randn(3, 1, 8, 8, generator=rng()), rng())
+    batch = task.make_batch(torch.randn(3, 1, 8, 8, generator=rng()), rng())
     unit = [(view / view.norm()).flatten() for view in batch["views"].double()]
     pairs = [
         math.exp(-2 * float((a - b).square().sum())) for a, b in itertools.combinations(unit, 2)
@@ -157,30 +159,32 @@ def test_uniformity_is_that_of_all_pairs_without_an_operation_that_some_devices_
 
 def test_planes_are_those_of_equal_spacing_unless_named():
     crop, uneven = (16, 16, 16), (1.0, 1.0, 3.0)
-    assert SimCLR().suited_to(crop, uneven).planes == "xy"
-    assert SimCLR(planes="xz").suited_to(crop, uneven).planes == "xz"
-    assert SimCLR().suited_to(crop, (1.0, 1.0, 3.0), (2.0, 2.0, 2.0)).planes == "xy"
-    assert SimCLR().suited_to(crop, (0.5, 0.5, 5.0), (4.5, 0.5, 0.5)).planes == "none"
-    nowhere = SimCLR().suited_to(crop, (1.0, 2.0, 3.0))
+    assert SimCLR().configure(crop, uneven).planes == "xy"
+    assert SimCLR(planes="xz").configure(crop, uneven).planes == "xz"
+    assert SimCLR().configure(crop, (1.0, 1.0, 3.0), (2.0, 2.0, 2.0)).planes == "xy"
+    assert SimCLR().configure(crop, (0.5, 0.5, 5.0), (4.5, 0.5, 0.5)).planes == "none"
+    nowhere = SimCLR().configure(crop, (1.0, 2.0, 3.0))
     assert nowhere.planes == "none"
     assert "rotate" not in nowhere.ops
 
 
 def test_where_rotate_is_left_out_and_too_little_stays_this_is_said():
     for options in ({"ops": "rotate,flip,crop"}, {"ops": "rotate", "ops_per_view": 1}):
-        task = from_setting({"name": "simclr", **options})
+        task = task_from_setting({"name": "simclr", **options})
         with pytest.raises(
             UsageError, match=r"^task\.ops.* \(rotate was left out of task\.ops, since no two axes"
         ):
-            task.suited_to((16, 16), (1.0, 2.0))
+            task.configure((16, 16), (1.0, 2.0))
 
 
 def test_in_a_plane_of_equal_spacing_the_third_axis_stays():
     images = torch.arange(16.0).expand(4, 1, 16, 16, 16)
-    task = SimCLR(ops=("rotate", "identity"), ops_per_view=2).suited_to(
+    task = SimCLR(ops=("rotate", "identity"), ops_per_view=2).configure(
         (16, 16, 16), (1.0, 1.0, 3.0)
     )
-    assert torch.allclose(task.ask(images, rng())["views"], images.repeat(2, 1, 1, 1, 1), atol=1e-4)
+    assert torch.allclose(
+        task.make_batch(images, rng())["views"], images.repeat(2, 1, 1, 1, 1), atol=1e-4
+    )
 
 
 @pytest.mark.parametrize(
@@ -211,11 +215,11 @@ def test_a_misspelt_operation_is_answered_with_the_nearest():
 
 def test_rotation_alone_on_spacings_that_all_differ_is_refused():
     with pytest.raises(UsageError, match=r"task\.ops"):
-        SimCLR(ops=("rotate",), ops_per_view=1).suited_to((16, 16, 16), (1.0, 2.0, 3.0))
+        SimCLR(ops=("rotate",), ops_per_view=1).configure((16, 16, 16), (1.0, 2.0, 3.0))
 
 
 def test_a_scan_without_others_has_no_negatives_when_its_own_are_masked():
     images = torch.randn(1, 1, 16, 16)
-    assert len(suited(2, grid=2).ask(images, rng())["views"]) == 8
+    assert len(suited(2, grid=2).make_batch(images, rng())["views"]) == 8
     with pytest.raises(UsageError, match="--batch"):
-        suited(2, grid=2, mask_same_scan=True).ask(images, rng())
+        suited(2, grid=2, mask_same_scan=True).make_batch(images, rng())

@@ -11,9 +11,9 @@ import torch
 from PIL import Image as Pillow
 
 import selfvox
-from selfvox.data.preparation.split import read
+from selfvox.data.preparation.split import read_split
 from selfvox.data.preparation.store import open_store
-from selfvox.data.sampling.whole_scans import Wholes
+from selfvox.data.sampling.whole_scans import WholeScans
 from selfvox.errors import UsageError
 from selfvox.runs.atomic_files import sha256
 from selfvox.runs.weights import load_part
@@ -63,7 +63,7 @@ def test_grades_are_learnt_predicted_and_scored(pictures, store, tmp_path):
     table = selfvox.predict(run, pictures, out=tmp_path / "predictions", subset="test")
     assert table == [tmp_path / "predictions" / "predictions.csv"]
     rows = answers(tmp_path / "predictions")
-    test = set(read(run / "split.json").test)
+    test = set(read_split(run / "split.json").test)
     assert len(rows) == 2 * len(test) == 18
     assert {f"sub{int(row['id'][4:]) // 2:02}" for row in rows} == test
     for row in rows:
@@ -135,7 +135,7 @@ def test_each_subject_is_tested_in_one_fold_and_its_scans_stay_together(store, t
     tested, how = [], {**SMALL, "steps": 1, "batch": 2, "crop": 16}
     for fold in (1, 2, 3):
         run = selfvox.finetune(store, out=tmp_path / str(fold), fold=f"{fold}/3", seed=fold, **how)
-        split = read(run / "split.json")
+        split = read_split(run / "split.json")
         assert sorted((*split.train, *split.validation, *split.test)) == [
             f"sub{number:02}" for number in range(30)
         ]
@@ -175,10 +175,12 @@ def test_nominal_classes_are_scored_by_balanced_accuracy(store, pictures, tmp_pa
 def test_balanced_drawing_shows_every_class_equally_often(store):
     opened = open_store(store)
     cases = [case for case in opened.cases if case.grade != 1 or case.id < "eye_10"]
-    drawn = Wholes(opened, cases, (8, 8), 0, {case.id: case.grade for case in cases}, balance=True)
+    drawn = WholeScans(
+        opened, cases, (8, 8), 0, {case.id: case.grade for case in cases}, balance=True
+    )
     shown = [int(drawn[number]["answer"]) for number in range(300)]
     assert min(map(shown.count, range(3))) > 75
-    plain = Wholes(opened, cases, (8, 8), 0, {case.id: case.grade for case in cases})
+    plain = WholeScans(opened, cases, (8, 8), 0, {case.id: case.grade for case in cases})
     epoch = sorted(int(plain[number]["answer"]) for number in range(len(cases)))
     assert epoch == sorted(case.grade for case in cases)
 

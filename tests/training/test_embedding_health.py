@@ -76,17 +76,17 @@ def test_every_measure_is_what_loops_say():
 def test_reached_is_the_share_of_parameters_whose_tensor_has_a_gradient():
     used, unused = nn.Linear(3, 4), nn.Linear(5, 4)  # 16 and 24 parameters
     used(torch.ones(1, 3)).sum().backward()
-    assert embedding_health.reached([*used.parameters(), *unused.parameters()]) == pytest.approx(
-        16 / 40
-    )
+    assert embedding_health.share_with_gradient(
+        [*used.parameters(), *unused.parameters()]
+    ) == pytest.approx(16 / 40)
     (0 * unused(torch.ones(1, 5))).sum().backward()  # a gradient of zeros is none
-    assert embedding_health.reached([*used.parameters(), *unused.parameters()]) == pytest.approx(
-        16 / 40
-    )
+    assert embedding_health.share_with_gradient(
+        [*used.parameters(), *unused.parameters()]
+    ) == pytest.approx(16 / 40)
 
 
 def test_a_score_stands_beside_the_chance_of_its_own_task():
-    found = embedding_health.scores(
+    found = embedding_health.chance_scores(
         {"loss": 1, "accuracy": 0.5, "chance": 0.1, "rotation/accuracy": 0.4, "rotation/chance": 0.2,
          "masked/explained": 0.3, "simclr/accuracy": 0.9, "uniformity": -1}
     )  # fmt: skip

@@ -12,16 +12,16 @@ import selfvox
 from selfvox.data.preparation.store import open_store
 from selfvox.data.sampling.crops import Crops
 from selfvox.errors import NumericalError, WeightsError
-from selfvox.models.build import build
+from selfvox.models.build import build_encoder
 from selfvox.ops.outcome import Outcome
 from selfvox.runs.run_folder import read_metrics
-from selfvox.runs.weights import load_into, load_part, load_tensors
+from selfvox.runs.weights import load_part, load_strictly, load_tensors
 from selfvox.training import loop, monitor, pretext_objective
-from selfvox.training.loop import Plan, _batches, _Clock, _leave_signals, generator
+from selfvox.training.loop import TrainingPlan, _batches, _Clock, _leave_signals, batch_generator
 
 
 def plan(**changed):
-    return Plan(
+    return TrainingPlan(
         **{
             "steps": 100,
             "batch": 2,
@@ -44,7 +44,7 @@ def test_the_learning_rate_rises_in_a_line_and_falls_as_half_a_cosine():
 
 def test_the_stream_of_a_batch_depends_on_seed_device_step_and_part_alone():
     drawn = {
-        key: torch.rand(4, generator=generator(*key)).tolist()
+        key: torch.rand(4, generator=batch_generator(*key)).tolist()
         for key in [
             (0, 0, 0, 0),
             (1, 0, 0, 0),
@@ -55,7 +55,7 @@ def test_the_stream_of_a_batch_depends_on_seed_device_step_and_part_alone():
         ]
     }
     assert len({tuple(values) for values in drawn.values()}) == len(drawn)
-    assert torch.rand(4, generator=generator(0, 0, 1, 0)).tolist() == drawn[0, 0, 1, 0]
+    assert torch.rand(4, generator=batch_generator(0, 0, 1, 0)).tolist() == drawn[0, 0, 1, 0]
 
 
 class Numbers(Dataset):
@@ -67,13 +67,13 @@ class Numbers(Dataset):
 
 def poison(monkeypatch, steps):
     """Make the loss of these steps NaN."""
-    forward = pretext_objective.Question.forward
+    forward = pretext_objective.PretextObjective.forward
 
     def poisoned(self, batch, step, rng):
         outcome = forward(self, batch, step, rng)
         return outcome._replace(loss=outcome.loss * float("nan")) if step in steps else outcome
 
-    monkeypatch.setattr(pretext_objective.Question, "forward", poisoned)
+    monkeypatch.setattr(pretext_objective.PretextObjective, "forward", poisoned)
 
 
 def test_a_step_without_a_finite_loss_is_skipped_and_counted(
@@ -91,9 +91,9 @@ def test_a_step_without_a_finite_loss_is_skipped_and_counted(
 def test_what_is_measured_at_a_skipped_step_is_kept(shapes_store, tmp_path, small, monkeypatch):
     """A validation there may have chosen the weights; the last line says how many steps were skipped."""
     poison(monkeypatch, {3, 9})
-    measure = monitor.Watch.after_step
+    measure = monitor.TrainingMonitor.after_step
     monkeypatch.setattr(
-        monitor.Watch,
+        monitor.TrainingMonitor,
         "after_step",
         lambda self, step: {**measure(self, step), "probe": float(step)},
     )
@@ -157,7 +157,7 @@ def test_two_accumulated_batches_weigh_as_one_of_twice_the_size(shapes_store, tm
     image, features = torch.randn(2, 1, 16, 16, 16, generator=torch.Generator().manual_seed(0)), {}
     for name, batch, accumulate in (("whole", 4, 1), ("halves", 2, 2)):
         with pytest.MonkeyPatch.context() as patched:
-            patched.setattr(pretext_objective.Question, "forward", _brightness)
+            patched.setattr(pretext_objective.PretextObjective, "forward", _brightness)
             run = selfvox.pretrain(
                 shapes_store,
                 out=tmp_path / name,
@@ -167,8 +167,8 @@ def test_two_accumulated_batches_weigh_as_one_of_twice_the_size(shapes_store, tm
                 **how,
             )
         tensors, card = load_part(run / "encoder", "encoder")
-        encoder = build(card["network"], 3, 1)
-        load_into(encoder, tensors, name)
+        encoder = build_encoder(card["network"], 3, 1)
+        load_strictly(encoder, tensors, name)
         features[name] = encoder(image)
     torch.testing.assert_close(features["whole"], features["halves"], atol=1e-4, rtol=1e-3)
 
@@ -229,6 +229,6 @@ def test_the_speed_that_a_run_logs_is_that_of_its_steps(shapes_store, tmp_path, 
         later[0] += 1e6
         return {"measured": 1.0}
 
-    monkeypatch.setattr(monitor.Watch, "after_step", takes_days)
+    monkeypatch.setattr(monitor.TrainingMonitor, "after_step", takes_days)
     selfvox.pretrain(shapes_store, out=tmp_path / "run", task="rotation", steps=2, batch=2, **small)
     assert all(line["images_per_s"] > 0.01 for line in read_metrics(tmp_path / "run"))

@@ -8,12 +8,12 @@ from torch import nn
 
 import selfvox
 from selfvox.data.preparation.store import open_store
-from selfvox.models.build import build, plan
+from selfvox.models.build import build_encoder, plan_encoder
 from selfvox.models.encoder import Encoder
 from selfvox.ops.outcome import Outcome
 from selfvox.runs.device import make_fabric
-from selfvox.runs.run_folder import read_metrics, start
-from selfvox.training.monitor import AT_CHANCE_STEP, CROPS, Watch, views_of
+from selfvox.runs.run_folder import open_run, read_metrics
+from selfvox.training.monitor import AT_CHANCE_STEP, CROPS, TrainingMonitor, views_of
 
 CROP = (16, 16, 16)
 
@@ -46,8 +46,8 @@ def watched(tmp_path, views):
         vectors=lambda step: 0.5,
     ):  # fmt: skip
         settings = selfvox.pretrain.settings(scans="s", out=tmp_path / "run")
-        with start(tmp_path / "run", settings, resume=True) as run:
-            watching = Watch(run, make_fabric("cpu", 1, "fp32"), encoder, views, steps)
+        with open_run(tmp_path / "run", settings, resume=True) as run:
+            watching = TrainingMonitor(run, make_fabric("cpu", 1, "fp32"), encoder, views, steps)
             for step in range(1, (last or steps) + 1):
                 for parameter in encoder.parameters():
                     parameter.grad = torch.full_like(parameter, gradient(step))
@@ -67,7 +67,7 @@ def watched(tmp_path, views):
 
 def fresh():
     torch.manual_seed(0)
-    return build(plan({"channels": (4, 8)}, CROP, (1, 1, 1)), 3, 1)
+    return build_encoder(plan_encoder({"channels": (4, 8)}, CROP, (1, 1, 1)), 3, 1)
 
 
 def test_a_healthy_run_is_left_in_peace(watched, capsys):

@@ -11,22 +11,22 @@ from PIL import Image
 
 import selfvox
 from selfvox.data import phantom
-from selfvox.data.preparation.split import read
+from selfvox.data.preparation.split import read_split
 from selfvox.data.preparation.store import open_store
 from selfvox.errors import DataError
-from selfvox.models.build import build, plan
+from selfvox.models.build import build_encoder, plan_encoder
 from selfvox.models.encoder import Encoder
 from selfvox.runs.atomic_files import sha256
 from selfvox.runs.run_folder import read_metrics
 from selfvox.training import pretext_objective
 from selfvox.training.probe import (
     balanced_accuracy,
-    choose,
     classify,
-    frozen,
+    frozen_encoder,
     probe,
     probe_run,
     sample_maps,
+    split_probe_cases,
 )
 
 CROP = (16, 16, 16)
@@ -67,7 +67,7 @@ def told_by_intensity(tmp_path_factory):
 def test_features_that_tell_the_classes_apart_score_1_and_the_encoder_is_left_as_it_was(
     told_by_intensity,
 ):
-    training, scored = choose(told_by_intensity, (), seed=0)
+    training, scored = split_probe_cases(told_by_intensity, (), seed=0)
     assert {case.subject for case in training}.isdisjoint(case.subject for case in scored)
     encoder, state = Sees().train(), torch.random.get_rng_state()
     found = probe(encoder, told_by_intensity, training, scored, CROP, 0)
@@ -86,7 +86,9 @@ class SeesFinely(Sees):
 
 
 def test_the_coarsest_map_is_not_read(told_by_intensity):
-    found = probe(SeesFinely(), told_by_intensity, *choose(told_by_intensity, (), seed=0), CROP, 0)
+    found = probe(
+        SeesFinely(), told_by_intensity, *split_probe_cases(told_by_intensity, (), seed=0), CROP, 0
+    )
     assert found["linear"] == found["knn"] == 1.0
 
 
@@ -127,22 +129,22 @@ def test_sampled_maps_are_what_whole_maps_would_hold_there(crop):
 
 
 def test_test_subjects_are_neither_learnt_from_nor_scored(shapes_store):
-    store, split = open_store(shapes_store), read(shapes_store / "split.json")
-    training, scored = choose(store, (), seed=0)
+    store, split = open_store(shapes_store), read_split(shapes_store / "split.json")
+    training, scored = split_probe_cases(store, (), seed=0)
     assert {case.subject for case in training} == set(split.train)
     assert {case.subject for case in scored} == set(split.validation)
     # nor those that are for testing in another store, under whatever name
     aside = [case for case in store.cases if case.subject == split.train[0]]
-    assert {case.subject for case in choose(store, aside, 0)[0]} == set(split.train[1:])
+    assert {case.subject for case in split_probe_cases(store, aside, 0)[0]} == set(split.train[1:])
 
 
 def test_fewer_than_two_labelled_subjects_are_refused(shapes_store):
-    store, split = open_store(shapes_store), read(shapes_store / "split.json")
+    store, split = open_store(shapes_store), read_split(shapes_store / "split.json")
     aside = [case for case in store.cases if case.subject != split.train[0]]
     with pytest.raises(DataError, match=r"has labels of 1 subjects .* takes at least two"):
-        choose(store, aside, 0)
+        split_probe_cases(store, aside, 0)
     with pytest.raises(DataError, match=r"^labelled: has labels of 1"):
-        choose(store, aside, 0, scans=Path("labelled"))
+        split_probe_cases(store, aside, 0, scans=Path("labelled"))
 
 
 def test_whole_scans_are_told_by_their_grade(tmp_path, capsys):
@@ -156,7 +158,7 @@ def test_whole_scans_are_told_by_their_grade(tmp_path, capsys):
     (tmp_path / "table.csv").write_text("\n".join(rows))
     selfvox.prepare(tmp_path / "table.csv", out=tmp_path / "store", workers=1)
     store = open_store(tmp_path / "store")
-    assert probe(Sees(), store, *choose(store, (), 0), (32, 32), 0) == {
+    assert probe(Sees(), store, *split_probe_cases(store, (), 0), (32, 32), 0) == {
         "linear": 1.0,
         "knn": 1.0,
         "chance": 0.5,
@@ -164,9 +166,11 @@ def test_whole_scans_are_told_by_their_grade(tmp_path, capsys):
 
 
 def test_frozen_puts_dropout_and_statistics_to_rest():
-    encoder = build(plan({"channels": (4, 8), "norm": "batch"}, CROP, (1, 1, 1)), 3, 1)
+    encoder = build_encoder(
+        plan_encoder({"channels": (4, 8), "norm": "batch"}, CROP, (1, 1, 1)), 3, 1
+    )
     before = {name: buffer.clone() for name, buffer in encoder.named_buffers()}
-    with frozen(encoder):
+    with frozen_encoder(encoder):
         assert not encoder.embed(torch.randn(2, 1, *CROP)).requires_grad
     assert encoder.training
     assert all(torch.equal(buffer, before[name]) for name, buffer in encoder.named_buffers())
@@ -191,7 +195,9 @@ def test_measuring_changes_no_weight_and_tells_the_untrained_encoder_beside_it(
     with_probe = selfvox.pretrain(shapes_store, out=tmp_path / "with", probe=shapes_store, **how)
     without = selfvox.pretrain(shapes_store, out=tmp_path / "without", **how)
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("selfvox.training.monitor.Watch._is_measured", lambda self, step: False)
+        patched.setattr(
+            "selfvox.training.monitor.TrainingMonitor._is_measured", lambda self, step: False
+        )
         unmeasured = selfvox.pretrain(shapes_store, out=tmp_path / "unmeasured", **how)
     digests = {
         sha256(run / "encoder" / "weights.safetensors") for run in (with_probe, without, unmeasured)
@@ -216,7 +222,7 @@ def test_a_resumed_run_measures_the_same(shapes_store, tmp_path, small, few_voxe
         "probe": shapes_store,
     }
     selfvox.pretrain(shapes_store, out=tmp_path / "alone", **how)
-    forward = pretext_objective.Question.forward
+    forward = pretext_objective.PretextObjective.forward
 
     def crashing(self, batch, step, rng):
         if step == 7:
@@ -224,7 +230,7 @@ def test_a_resumed_run_measures_the_same(shapes_store, tmp_path, small, few_voxe
         return forward(self, batch, step, rng)
 
     with monkeypatch.context() as patched:
-        patched.setattr(pretext_objective.Question, "forward", crashing)
+        patched.setattr(pretext_objective.PretextObjective, "forward", crashing)
         with pytest.raises(KeyboardInterrupt):
             selfvox.pretrain(shapes_store, out=tmp_path / "resumed", **how)
     selfvox.pretrain(shapes_store, out=tmp_path / "resumed", resume=True, **how)

@@ -19,7 +19,7 @@ from selfvox.runs.atomic_files import sha256
 from selfvox.runs.device import make_fabric
 from selfvox.runs.run_folder import Run, read_metrics
 from selfvox.training import best_checkpoint, pretext_objective, segmentation
-from selfvox.training.loop import Plan, _batches
+from selfvox.training.loop import TrainingPlan, _batches
 
 
 class Crash(Exception):
@@ -45,7 +45,7 @@ def test_pretraining_goes_on_to_the_same_weights(
     how = {**small, "task": task, "steps": 11, "batch": 2, "save_every": 4}
     selfvox.pretrain(shapes_store, out=tmp_path / "alone", **how)
     with monkeypatch.context() as patched:
-        crash_at(patched, pretext_objective.Question, step)
+        crash_at(patched, pretext_objective.PretextObjective, step)
         with pytest.raises(Crash):
             selfvox.pretrain(shapes_store, out=tmp_path / "resumed", **how)
     assert json.loads((tmp_path / "resumed" / "run.json").read_text())["status"] == "failed"
@@ -167,7 +167,7 @@ def test_a_signal_costs_no_more_than_time(shapes_store, tmp_path, left_alone, nu
 def test_a_second_interrupt_ends_at_once_and_the_checkpoint_before_is_intact(
     shapes_store, tmp_path, small, monkeypatch
 ):
-    forward = pretext_objective.Question.forward
+    forward = pretext_objective.PretextObjective.forward
 
     def interrupted(self, batch, step, rng):
         if step == 5:
@@ -177,7 +177,7 @@ def test_a_second_interrupt_ends_at_once_and_the_checkpoint_before_is_intact(
 
     how = {**small, "task": "rotation", "steps": 8, "batch": 2, "save_every": 2}
     with monkeypatch.context() as patched:
-        patched.setattr(pretext_objective.Question, "forward", interrupted)
+        patched.setattr(pretext_objective.PretextObjective, "forward", interrupted)
         with pytest.raises(KeyboardInterrupt):
             selfvox.pretrain(shapes_store, out=tmp_path / "run", **how)
     assert json.loads((tmp_path / "run" / "run.json").read_text())["status"] == "stopped"
@@ -192,9 +192,9 @@ def test_a_second_interrupt_ends_at_once_and_the_checkpoint_before_is_intact(
 def test_a_signal_while_validating_is_obeyed_after_the_step(
     shapes_store, tmp_path, small, monkeypatch, number
 ):
-    validate = best_checkpoint._Keeper._validate
+    validate = best_checkpoint.BestCheckpoint._validate
     monkeypatch.setattr(
-        best_checkpoint._Keeper,
+        best_checkpoint.BestCheckpoint,
         "_validate",
         lambda self: signal.raise_signal(number) or validate(self),
     )
@@ -210,7 +210,7 @@ def test_a_signal_while_validating_is_obeyed_after_the_step(
 def test_batches_are_the_same_wherever_a_run_begins(shapes_store):
     store, fabric = open_store(shapes_store), make_fabric("cpu", 1, "fp32")
     data = Crops(store, store.cases, (8, 8, 8), seed=0, labels=True, foreground=0.5)
-    plan = Plan(
+    plan = TrainingPlan(
         steps=9, batch=3, accumulate=2, learning_rate=1, weight_decay=0, save_every=1, seed=0
     )
     whole = list(_batches(fabric, data, plan, 0))

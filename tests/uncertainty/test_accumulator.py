@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from selfvox.ops.regions import decode, nested, own_values
+from selfvox.ops.regions import decode_regions, nested_regions, region_labels
 from selfvox.uncertainty import vote_rules
-from selfvox.uncertainty.accumulator import RegionTally, Tally
+from selfvox.uncertainty.accumulator import RegionVoteAccumulator, VoteAccumulator
 
 SPACE = (4, 5, 6)
 CPU = torch.device("cpu")
 REGIONS = {"whole": (1, 2, 3), "core": (1, 3), "apart": (3,)}
-OWN = own_values(REGIONS, [0, 1, 2, 3])
+OWN = region_labels(REGIONS, [0, 1, 2, 3])
 
 
 def test_slices_add_up_as_slabs_do(tmp_path):
@@ -25,8 +25,8 @@ def test_slices_add_up_as_slabs_do(tmp_path):
         "wants": {"borda", "variance", "mutual-information"},
         "device": CPU,
     }
-    slabs = Tally(**how, spill=tmp_path / "slabs")
-    slices = Tally(**how, spill=tmp_path / "slices")
+    slabs = VoteAccumulator(**how, spill=tmp_path / "slabs")
+    slices = VoteAccumulator(**how, spill=tmp_path / "slices")
     for number in range(3):
         slabs.add(number, (), probabilities[number])
         for place in range(7):
@@ -44,12 +44,12 @@ def test_slices_add_up_as_slabs_do(tmp_path):
 def test_slabs_add_up_to_the_whole():
     probabilities = torch.rand(4, 3, 9, 5, 6).softmax(1)
     wants = {"borda", "variance", "mutual-information"}
-    tally = Tally(4, 3, (9, 5, 6), wants, torch.device("cpu"))
+    tally = VoteAccumulator(4, 3, (9, 5, 6), wants, torch.device("cpu"))
     for first, last in ((4, 9), (0, 4)):
         for number in (2, 0, 3, 1):
             tally.add(number, (slice(first, last),), probabilities[number, :, first:last])
-    assert torch.equal(tally.ballots.long(), vote_rules.ballots(probabilities))
-    assert torch.equal(tally.points.long(), vote_rules.points(probabilities))
+    assert torch.equal(tally.ballots.long(), vote_rules.count_ballots(probabilities))
+    assert torch.equal(tally.points.long(), vote_rules.borda_points(probabilities))
     torch.testing.assert_close(tally.sums, probabilities.sum(0))
     torch.testing.assert_close(tally.squares, probabilities.square().sum(0))
     torch.testing.assert_close(tally.entropies, -(probabilities * probabilities.log()).sum((0, 1)))
@@ -60,8 +60,8 @@ def test_slabs_add_up_to_the_whole():
 
 
 def of_regions(probabilities):
-    tally = RegionTally(
-        nested(REGIONS, OWN),
+    tally = RegionVoteAccumulator(
+        nested_regions(REGIONS, OWN),
         passes=len(probabilities),
         space=SPACE,
         wants={"mutual-information"},
@@ -95,8 +95,8 @@ def test_regions_are_counted_as_the_labels_that_the_passes_would_write():
 @pytest.mark.parametrize("rule", ["majority", "mean"])
 def test_one_pass_over_regions_is_what_it_would_write_alone(rule):
     probabilities = torch.rand(1, 3, *SPACE, generator=torch.Generator().manual_seed(1))
-    voted = decode(of_regions(probabilities).scores(rule, (), 0), OWN)
-    np.testing.assert_array_equal(voted, decode(probabilities[0], OWN))
+    voted = decode_regions(of_regions(probabilities).scores(rule, (), 0), OWN)
+    np.testing.assert_array_equal(voted, decode_regions(probabilities[0], OWN))
     assert len(np.unique(voted)) == 4
 
 

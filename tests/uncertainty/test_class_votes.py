@@ -11,12 +11,12 @@ from torch import nn
 
 import selfvox
 from selfvox.errors import UsageError
-from selfvox.models.build import build, plan
+from selfvox.models.build import build_encoder, plan_encoder
 from selfvox.models.classifier import Classifier
 from selfvox.settings.verbs import Predict
 from selfvox.uncertainty import class_votes
-from selfvox.uncertainty.class_passes import sweep
-from selfvox.uncertainty.mc_dropout import Dropout, Masks, is_activation
+from selfvox.uncertainty.class_passes import run_class_passes
+from selfvox.uncertainty.mc_dropout import Dropout, DropoutMasks, is_activation
 
 from ..conftest import make_run
 
@@ -26,8 +26,8 @@ HOW = {"encoder_dropout": 0.3, "decoder_dropout": 0.2}
 
 def network(d=2, ordinal=True):
     torch.manual_seed(1)
-    spec = plan({"name": "plain", "channels": (4, 8), "blocks": 1}, (16,) * d, (1.0,) * d)
-    net = Classifier(build(spec, d, 1), 3, ordinal).eval()
+    spec = plan_encoder({"name": "plain", "channels": (4, 8), "blocks": 1}, (16,) * d, (1.0,) * d)
+    net = Classifier(build_encoder(spec, d, 1), 3, ordinal).eval()
     nn.init.normal_(net.head[-1].weight, std=0.2)  # at chance, nothing would change its answers
     return net
 
@@ -38,7 +38,7 @@ def images(d=2, count=2):
 
 @torch.inference_mode()
 def swept(net, dropout, image, passes=range(5)):
-    return sweep(net, Masks(net.encoder, net.head, dropout), image, passes)
+    return run_class_passes(net, DropoutMasks(net.encoder, net.head, dropout), image, passes)
 
 
 class Dropped(nn.Module):
@@ -110,7 +110,7 @@ PASSES = torch.tensor([[0.6, 0.3, 0.1], [0.52, 0.38, 0.1], [0.1, 0.2, 0.7], [0.0
 )
 def test_passes_decide_and_are_trusted_as_they_vote(ordinal, how, expected, votes):
     settings = Predict(run="r", scans="s", out="o", passes=4, **how)
-    said = class_votes.measure(PASSES, ordinal, ("a", "b", "c"), settings)
+    said = class_votes.measure_class_votes(PASSES, ordinal, ("a", "b", "c"), settings)
     assert (said["class"], said["votes"]) == (expected, votes)
     assert said["trust"] == votes["abc".index(expected)] / 4
     assert said["probabilities"] == pytest.approx([0.305, 0.32, 0.375])

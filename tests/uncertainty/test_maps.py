@@ -12,7 +12,7 @@ from selfvox.commands.evaluate import evaluate
 from selfvox.commands.predict import predict
 from selfvox.settings.verbs import MAPS, Evaluate, Predict
 from selfvox.uncertainty import maps
-from selfvox.uncertainty.accumulator import Tally
+from selfvox.uncertainty.accumulator import VoteAccumulator
 
 from ..conftest import affine, blob, make_run, write_scan
 
@@ -32,7 +32,7 @@ def test_percentiles_are_numpys(passes, monkeypatch):
 
 def tallied(probabilities, tmp_path):
     passes, classes, *space = probabilities.shape
-    tally = Tally(
+    tally = VoteAccumulator(
         passes,
         classes,
         space,
@@ -141,7 +141,7 @@ def test_the_picture_has_a_row_of_percentiles_for_all_but_the_background(tmp_pat
     space = (12, 10, 8)
     heat = np.random.default_rng(0).random((len(WANTED), len(parts), *space)).astype(np.float16)
     label = (np.indices(space).sum(0) > 14).astype(np.uint16)
-    maps.draw(
+    maps.draw_maps(
         tmp_path / "a.png",
         heat[0, 0].astype(np.float32),
         {"vote": label},

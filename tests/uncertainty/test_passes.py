@@ -15,13 +15,13 @@ import torch
 
 from selfvox.commands.predict import predict
 from selfvox.errors import UsageError
-from selfvox.models.build import build, plan
+from selfvox.models.build import build_encoder, plan_encoder
 from selfvox.models.segmenter import Segmenter
-from selfvox.models.sliding_window import segment_whole
+from selfvox.models.sliding_window import segment_scan
 from selfvox.settings.verbs import Predict
 from selfvox.uncertainty import passes as module
 from selfvox.uncertainty.mc_dropout import Dropout, is_activation
-from selfvox.uncertainty.passes import SubNetworks, sweep
+from selfvox.uncertainty.passes import SubNetworks, run_passes
 
 from ..conftest import blob, make_run, write_scan
 
@@ -32,8 +32,8 @@ KINDS = pytest.mark.parametrize("kind", ["channel", "element"])
 def network(name="plain", norm="instance", d=3, **how):
     torch.manual_seed(0)
     how = how or {"channels": (4, 8), "blocks": 1, "norm": norm}
-    spec = plan({"name": name, **how}, (16,) * d, (1.0,) * d)
-    return Segmenter(build(spec, d, 1), 3, norm).eval()
+    spec = plan_encoder({"name": name, **how}, (16,) * d, (1.0,) * d)
+    return Segmenter(build_encoder(spec, d, 1), 3, norm).eval()
 
 
 def volume(shape=(40, 13, 27), seed=0):
@@ -51,7 +51,7 @@ def swept(net, dropout, image, window=WINDOW, passes=range(5), slice_axis=None):
         found[here] = part
 
     with SubNetworks(net, dropout) as networks:
-        sweep(networks, image, window, 0.5, passes, take, slice_axis)
+        run_passes(networks, image, window, 0.5, passes, take, slice_axis)
     return found
 
 
@@ -74,7 +74,7 @@ def test_a_pass_is_the_plain_prediction_of_its_sub_network(kind, rates, shape):
                 )
 
             torch.testing.assert_close(
-                found[number], segment_whole(alone, image, WINDOW), atol=1e-5, rtol=0
+                found[number], segment_scan(alone, image, WINDOW), atol=1e-5, rtol=0
             )
     assert (found[0] - found[1]).abs().max() > 1e-3
 
@@ -98,7 +98,7 @@ def test_a_pass_over_slices_is_the_plain_prediction_of_one_sub_network_for_all_o
                     ]
                 )
 
-            plain = segment_whole(alone, image, window, slice_axis=axis)
+            plain = segment_scan(alone, image, window, slice_axis=axis)
             torch.testing.assert_close(found[number], plain, atol=1e-5, rtol=0)
     assert (found[0] - found[1]).abs().max() > 1e-3
     # a slice gets the same alone and among others
@@ -113,7 +113,9 @@ def test_a_pass_over_slices_is_the_plain_prediction_of_one_sub_network_for_all_o
 @KINDS
 def test_dropout_is_what_torch_drops(kind, monkeypatch):
     """Masks hold 0 or 1 / (1 - rate), as often as the rate says; a channel falls as a whole, a unit alone."""
-    monkeypatch.setattr(module, "cut", lambda *_: None)  # so that hooks see what is dropped
+    monkeypatch.setattr(
+        module, "split_network", lambda *_: None
+    )  # so that hooks see what is dropped
     net, rate = network(), 0.4
     layer = next(each for each in net.encoder.modules() if is_activation(each))
     layer.register_forward_hook(lambda _, inputs, output: undropped.append(output.clone()))
@@ -139,7 +141,7 @@ def test_a_pass_does_not_depend_on_what_is_computed_with_it(kind, monkeypatch):
     net, image, dropout = network(), volume(), Dropout(0.3, 0.2, kind, 0)
     found = swept(net, dropout, image)
     torch.testing.assert_close(swept(net, dropout, image, passes=[3])[0], found[3], atol=0, rtol=0)
-    monkeypatch.setitem(module.TOGETHER, "cpu", 3)
+    monkeypatch.setitem(module.PASSES_AT_ONCE, "cpu", 3)
     torch.testing.assert_close(swept(net, dropout, image), found, atol=1e-5, rtol=0)
     monkeypatch.setitem(module.ROOM, "cpu", 1)
     torch.testing.assert_close(swept(net, dropout, image), found, atol=1e-5, rtol=0)
@@ -155,10 +157,10 @@ def test_seed_and_number_make_a_pass():
 def test_running_statistics_stay_and_the_network_is_left_as_it_was():
     net, image = network(norm="batch"), volume()
     before = {name: value.clone() for name, value in net.state_dict().items()}
-    plain = segment_whole(net, image, WINDOW)
+    plain = segment_scan(net, image, WINDOW)
     swept(net, Dropout(0.3, 0.3, "channel", 0), image)
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
-    assert torch.equal(segment_whole(net, image, WINDOW), plain)
+    assert torch.equal(segment_scan(net, image, WINDOW), plain)
 
 
 def calls(layer):
@@ -220,7 +222,7 @@ def test_other_encoders_drop_too(name, how, d, monkeypatch):
     image = volume((40, 32) if d == 2 else (20, 16, 16))
     how = (Dropout(0.3, 0.0, "element", 0), image, (32, 32) if d == 2 else WINDOW, range(3))
     found = swept(net, *how)
-    monkeypatch.setattr(module, "cut", lambda *_: None)
+    monkeypatch.setattr(module, "split_network", lambda *_: None)
     torch.testing.assert_close(swept(net, *how), found, atol=1e-5, rtol=0)
     assert (found[0] - found[1]).abs().max() > 1e-4
     torch.testing.assert_close(found.sum(1), torch.ones(3, *image.shape[1:]))

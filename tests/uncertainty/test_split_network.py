@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from selfvox.uncertainty.split_network import cut
+from selfvox.uncertainty.split_network import split_network
 
 
 class Double(nn.Module):
@@ -63,7 +63,7 @@ def whole(net, x):
 @torch.no_grad()
 def test_both_parts_together_are_the_network():
     net, x = Branches(), torch.randn(2, 1, 8, 8)
-    early, late = cut(net, {net.act: Double()})
+    early, late = split_network(net, {net.act: Double()})
     shared = early(x)
     assert len(shared) == 2
     torch.testing.assert_close(late(*shared), whole(net, x), atol=0, rtol=0)
@@ -73,7 +73,7 @@ def test_both_parts_together_are_the_network():
 @torch.no_grad()
 def test_the_early_part_can_be_used_again():
     net, x = Branches(), torch.randn(1, 1, 8, 8)
-    early, late = cut(net, {net.act: Double()})
+    early, late = split_network(net, {net.act: Double()})
     shared = early(x)
     first = late(*shared)
     torch.testing.assert_close(late(*shared), first, atol=0, rtol=0)
@@ -82,7 +82,7 @@ def test_the_early_part_can_be_used_again():
 @torch.no_grad()
 def test_adding_into_what_is_shared_leaves_it_as_it_was():
     net, x = Writes("operator"), torch.randn(1, 1, 8, 8)
-    early, late = cut(net, {net.act: Double()})
+    early, late = split_network(net, {net.act: Double()})
     shared = early(x)
     for _ in range(2):
         torch.testing.assert_close(late(*shared), whole(net, x), atol=0, rtol=0)
@@ -90,4 +90,4 @@ def test_adding_into_what_is_shared_leaves_it_as_it_was():
 
 @pytest.mark.parametrize("net", [Writes("method"), Decides()], ids=["writes", "decides"])
 def test_what_cannot_be_shared_or_followed_is_not_cut(net):
-    assert cut(net, {net.act: Double()}) is None
+    assert split_network(net, {net.act: Double()}) is None

@@ -35,11 +35,11 @@ def naive(rule, probabilities, weights=(1, 2, 2, 3), of=2):
 
 
 def decide(rule, probabilities):
-    ballots = vote_rules.ballots(probabilities)
+    ballots = vote_rules.count_ballots(probabilities)
     scores = {
         "majority": lambda: vote_rules.majority(ballots),
         "weighted": lambda: vote_rules.weighted(ballots, (1, 2, 2, 3)),
-        "borda": lambda: vote_rules.points(probabilities),
+        "borda": lambda: vote_rules.borda_points(probabilities),
         "union": lambda: vote_rules.union(ballots, 2),
         "mean": lambda: probabilities.sum(0),
     }[rule]()
@@ -73,9 +73,9 @@ def test_passes_that_agree_get_what_they_say(rule, passes):
 
 def test_an_equal_number_of_votes_goes_to_the_lower_class():
     probabilities = torch.tensor([[0.1, 0.2, 0.7], [0.1, 0.7, 0.2]])[..., None]
-    assert decide_three(vote_rules.majority(vote_rules.ballots(probabilities))) == 1
-    assert decide_three(vote_rules.points(probabilities)) == 1
-    assert decide_three(vote_rules.union(vote_rules.ballots(probabilities), 2)) == 2
+    assert decide_three(vote_rules.majority(vote_rules.count_ballots(probabilities))) == 1
+    assert decide_three(vote_rules.borda_points(probabilities)) == 1
+    assert decide_three(vote_rules.union(vote_rules.count_ballots(probabilities), 2)) == 2
 
 
 def decide_three(scores):
@@ -83,5 +83,5 @@ def decide_three(scores):
 
 
 def test_union_leaves_as_many_votes_as_there_were():
-    ballots = vote_rules.ballots(drawn(3))
+    ballots = vote_rules.count_ballots(drawn(3))
     assert (vote_rules.union(ballots, 1).sum(0) == PASSES).all()

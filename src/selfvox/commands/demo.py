@@ -17,10 +17,10 @@ from selfvox.commands.pretrain import pretrain
 from selfvox.commands.preview import preview
 from selfvox.data import phantom
 from selfvox.data.formats import image as images
-from selfvox.data.sources import find
+from selfvox.data.sources import find_dataset
 from selfvox.errors import Stopped, UsageError
 from selfvox.report.figures import Outlined, draw_curves, draw_outlines
-from selfvox.runs.progress import console, say
+from selfvox.runs.progress import console, echo
 from selfvox.settings.verbs import Demo, Evaluate, Finetune, Predict, Prepare, Pretrain, Preview
 
 UNLABELLED, LABELS, VALIDATION, TEST = 20, 4, 3, 6
@@ -51,14 +51,14 @@ def demo(settings: Demo) -> Path:
 
 
 def _go_all_the_way(out: Path, seed: int) -> None:
-    say("1 of 5: synthetic scans")
+    echo("1 of 5: synthetic scans")
     scans, store = out / "scans", out / "store"
     phantom.write(scans, kind="brains", count=UNLABELLED + LABELS + VALIDATION + TEST, seed=seed)
     # every scan has a label on disk: the split decides who may look at it
     prepare(Prepare(scans=scans, out=store, test=TEST, validation=VALIDATION, seed=seed))
     preview(Preview(scans=store, out=out / "preview.png", task=TASK, crop=CROP, count=2))
 
-    say(f"2 of 5: pre-training by {TASK}, no label used")
+    echo(f"2 of 5: pre-training by {TASK}, no label used")
     runs = {"pre-trained": out / "runs" / "pretrained", "from scratch": out / "runs" / "scratch"}
     encoder = pretrain(
         Pretrain(
@@ -72,7 +72,7 @@ def _go_all_the_way(out: Path, seed: int) -> None:
             seed=seed,
         )
     )
-    say(f"3 of 5: fine-tuning with {LABELS} labels, and the from-scratch twin with the same")
+    echo(f"3 of 5: fine-tuning with {LABELS} labels, and the from-scratch twin with the same")
     for name, run in runs.items():
         finetune(
             Finetune(
@@ -86,12 +86,12 @@ def _go_all_the_way(out: Path, seed: int) -> None:
                 seed=seed,
             )
         )
-    say("4 of 5: predicting the test scans, each on its own grid")
+    echo("4 of 5: predicting the test scans, each on its own grid")
     predictions = {name: out / "predictions" / run.name for name, run in runs.items()}
     for name, run in runs.items():
         predict(Predict(run=run, scans=scans, out=predictions[name], subset="test"))
 
-    say("5 of 5: scores and pictures")
+    echo("5 of 5: scores and pictures")
     scores = {
         name: evaluate(
             Evaluate(
@@ -103,9 +103,9 @@ def _go_all_the_way(out: Path, seed: int) -> None:
     draw_curves(runs, "dice_mean", out / "curves.png")
     _draw_predictions(scans, predictions, out / "predictions.png")
     _print_table(scores)
-    say(f"pictures: {out / 'preview.png'}  {out / 'curves.png'}  {out / 'predictions.png'}")
-    say("now with your own scans:")
-    say("  selfvox pretrain YOUR_SCANS/ --out runs/simclr")
+    echo(f"pictures: {out / 'preview.png'}  {out / 'curves.png'}  {out / 'predictions.png'}")
+    echo("now with your own scans:")
+    echo("  selfvox pretrain YOUR_SCANS/ --out runs/simclr")
 
 
 def _draw_predictions(scans: Path, predictions: dict[str, Path], out: Path) -> None:
@@ -113,7 +113,7 @@ def _draw_predictions(scans: Path, predictions: dict[str, Path], out: Path) -> N
     files = sorted(next(iter(predictions.values())).glob("*.nii.gz"))[:3]
     cases = []
     for file in files:
-        scan = images.read(scans / "images" / file.name)
+        scan = images.read_image(scans / "images" / file.name)
         masks = {"truth": images.read_label(scans / "labels" / file.name, scan)}
         masks |= {
             name: images.read_label(folder / file.name, scan)
@@ -122,7 +122,7 @@ def _draw_predictions(scans: Path, predictions: dict[str, Path], out: Path) -> N
         cases.append(
             Outlined(file.name.removesuffix(".nii.gz"), scan.data[0].astype(np.float32), masks)
         )
-    draw_outlines(cases, find(scans).classes or {}, out)
+    draw_outlines(cases, find_dataset(scans).classes or {}, out)
 
 
 def _print_table(scores: dict[str, list[dict[str, Any]]]) -> None:
@@ -141,4 +141,4 @@ def _print_table(scores: dict[str, list[dict[str, Any]]]) -> None:
         wins = f"{int((first > second).sum())} of {len(first)}"
         table.add_row(name, *means, f"{np.median(first - second):+.3f}", wins)
     console.print(table)
-    say("One seed and a toy budget: this shows how it works, not what pre-training is worth.")
+    echo("One seed and a toy budget: this shows how it works, not what pre-training is worth.")

@@ -20,11 +20,11 @@ from urllib.request import Request, urlopen
 
 from monai.apps import DecathlonDataset, utils
 
-from selfvox.data.naming import shown
-from selfvox.data.sources import Dataset, find
+from selfvox.data.naming import printable
+from selfvox.data.sources import Dataset, find_dataset
 from selfvox.errors import BusyError, DataError, ResourceError, UsageError, did_you_mean
-from selfvox.runs.atomic_files import FULL, locked
-from selfvox.runs.progress import Progress, progress, say
+from selfvox.runs.atomic_files import DISK_FULL_ERRORS, folder_lock
+from selfvox.runs.progress import ProgressBar, echo, progress_bar
 from selfvox.settings.verbs import Download
 
 _PATIENCE_SECONDS = 60  # without a byte
@@ -45,37 +45,39 @@ def download(settings: Download) -> Path:
     task = settings.dataset
     if task not in DecathlonDataset.resource:
         hint = did_you_mean(task, DecathlonDataset.resource)
-        raise UsageError(f"'{shown(task)}' is no task of the decathlon{hint}")
+        raise UsageError(f"'{printable(task)}' is no task of the decathlon{hint}")
     place, part = settings.folder / task, settings.folder / f".{task}.part"
     if place.exists():
         raise UsageError(
-            f"{shown(place)}: is there already; use it, or remove it to download it anew"
+            f"{printable(place)}: is there already; use it, or remove it to download it anew"
         )
     try:
         part.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
-        raise UsageError(f"{shown(settings.folder)}: is no folder; name another place") from None
+        raise UsageError(
+            f"{printable(settings.folder)}: is no folder; name another place"
+        ) from None
     with _alone(part, task):
         archive = part / f"{task}.tar"
         with _left_clean(part, archive):
             _fetch(task, archive)
             dataset = _unpack(archive, place)
     labelled = sum(case.label is not None for case in dataset.cases)
-    say(
+    echo(
         f"{task}: {len(dataset.cases)} scans, {labelled} with a label   licence: CC-BY-SA 4.0, medicaldecathlon.com"
     )
-    say(f"next: selfvox pretrain {place} --task simclr --out runs/{task}")
+    echo(f"next: selfvox pretrain {place} --task simclr --out runs/{task}")
     return place
 
 
 @contextlib.contextmanager
 def _alone(part: Path, task: str) -> Iterator[None]:
     try:
-        with locked(part):
+        with folder_lock(part):
             yield
     except BusyError:
         raise BusyError(
-            f"{shown(part.parent)}: another process is downloading {task} here; wait for it"
+            f"{printable(part.parent)}: another process is downloading {task} here; wait for it"
         ) from None
 
 
@@ -86,7 +88,7 @@ def _left_clean(part: Path, archive: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in FULL:
+        if error.errno not in DISK_FULL_ERRORS:
             raise
         raise _no_room(part.parent, "more") from error
     finally:
@@ -116,7 +118,7 @@ def _fetch(task: str, archive: Path) -> None:
         room, need = shutil.disk_usage(archive.parent).free, size if archive.exists() else 2 * size
         if room < need:
             raise _no_room(archive.parent.parent, f"{need / 1e9:.1f} GB")
-        say(
+        echo(
             f"{task}: {size / 1e9:.1f} GB from {host}"
             + (", here already" if archive.exists() else "")
         )
@@ -129,9 +131,9 @@ def _fetch(task: str, archive: Path) -> None:
             f"{task}: what came from {host} has not the checksum that MONAI knows; {remedy}"
         ) from None
     except (OSError, http.client.HTTPException) as error:
-        if isinstance(error, OSError) and error.errno in FULL:
+        if isinstance(error, OSError) and error.errno in DISK_FULL_ERRORS:
             raise
-        reason = shown(" ".join(str(error).split())[:200])
+        reason = printable(" ".join(str(error).split())[:200])
         remedy = "is there a network? Run the same command again, or get it from medicaldecathlon.com by hand"
         raise ResourceError(f"{task}: cannot be had from {host} ({reason}); {remedy}") from error
 
@@ -160,7 +162,7 @@ def _watched(part: Path, size: int) -> Iterator[None]:
     """Show how far the archive in `part` has grown, once a second."""
     done = threading.Event()
 
-    def watch(bar: Progress) -> None:
+    def watch(bar: ProgressBar) -> None:
         while not done.wait(1):
             there = 0
             for path in part.rglob("*.tar"):
@@ -168,7 +170,7 @@ def _watched(part: Path, size: int) -> Iterator[None]:
                     there = max(there, path.stat().st_size)
             bar.advance(count=there // _MB - bar.done)
 
-    with progress("download, MB", size // _MB) as bar:
+    with progress_bar("download, MB", size // _MB) as bar:
         watcher = threading.Thread(target=watch, args=(bar,), daemon=True)
         watcher.start()
         try:
@@ -181,22 +183,22 @@ def _watched(part: Path, size: int) -> Iterator[None]:
 def _unpack(archive: Path, place: Path) -> Dataset:
     """Unpack beside the archive, see that the data set is whole, move it to its place; then the archive may go."""
     inside = archive.parent / "unpacked"
-    say(f"unpack {place.name}")
+    echo(f"unpack {place.name}")
     try:
         with _borrowed(archive.parent):
             utils.extractall(archive, inside)  # noqa: S202 - MONAI's, which refuses links and ways out
-        find(inside / place.name, "decathlon")
+        find_dataset(inside / place.name, "decathlon")
     except (ValueError, tarfile.TarError, DataError) as error:
         archive.unlink()
-        reason = shown(" ".join(str(error).split())[:300])
+        reason = printable(" ".join(str(error).split())[:300])
         raise DataError(
             f"{place.name}: the archive is no decathlon data set ({reason}); get it by hand"
         ) from error
     (inside / place.name).replace(place)
     archive.unlink()
-    return find(place, "decathlon")
+    return find_dataset(place, "decathlon")
 
 
 def _no_room(folder: Path, need: str) -> ResourceError:
     remedy = "free some space and run the same command again, or name a folder on another disk"
-    return ResourceError(f"{shown(folder)}: the disk is too full, {need} is needed; {remedy}")
+    return ResourceError(f"{printable(folder)}: the disk is too full, {need} is needed; {remedy}")

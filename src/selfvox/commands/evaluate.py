@@ -16,10 +16,10 @@ from selfvox.evaluation.segmentation import (
     _show,
     _truths,
 )
-from selfvox.ops.regions import parse
+from selfvox.ops.regions import parse_regions
 from selfvox.prediction import class_table, output_folder
 from selfvox.runs.atomic_files import write_csv
-from selfvox.runs.progress import say
+from selfvox.runs.progress import echo
 from selfvox.settings.verbs import Evaluate
 
 
@@ -39,14 +39,14 @@ def evaluate(settings: Evaluate) -> list[dict[str, Any]]:
     out = settings.out
     if out is not None and (out.suffix.lower() != ".csv" or out.is_dir()):
         raise UsageError(f"{out}: is no name for a table; end it in .csv")
-    if (settings.predictions / class_table.TABLE).is_file():
+    if (settings.predictions / class_table.TABLE_NAME).is_file():
         if settings.regions is not None:
             raise UsageError(
                 f"regions: {settings.predictions} holds classes of whole scans; leave --regions out"
             )
-        return classification.evaluate(settings)
-    predictions = output_folder.labels(settings.predictions)
-    asked = parse(settings.regions) if settings.regions is not None else None
+        return classification.evaluate_classes(settings)
+    predictions = output_folder.label_files(settings.predictions)
+    asked = parse_regions(settings.regions) if settings.regions is not None else None
     truths, named, declared = _truths(settings.truth, settings.source, predictions)
     named = _names(settings.predictions) or named
     regions = asked or _regions(settings.predictions) or declared or {}
@@ -57,11 +57,11 @@ def evaluate(settings: Evaluate) -> list[dict[str, Any]]:
     if rows and out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
         write_csv(out, list(rows[0]), (row.values() for row in rows))
-        say(f"scores: {out}")
+        echo(f"scores: {out}")
     if rows and named:
         of_regions = (
             _regions(settings.predictions)
-            if output_folder.are_of_regions(settings.predictions)
+            if output_folder.holds_regions(settings.predictions)
             else None
         )
         # as trust is: over the classes, which regions would count again, or over the regions it was trained on
@@ -72,7 +72,9 @@ def evaluate(settings: Evaluate) -> list[dict[str, Any]]:
         scored = {name: both for name, both in pairs.items() if not math.isnan(dice[name])}
         # the trust in other regions than those that were scored says nothing of these
         known = dice if of_regions is None or regions == of_regions else {}
-        calibration.tell(settings.predictions, scored, sorted(named), known, out, of_regions)
+        calibration.report_calibration(
+            settings.predictions, scored, sorted(named), known, out, of_regions
+        )
     if failed:
         raise DataError(
             f"{settings.predictions}: {failed} of {len(pairs)} cases could not be scored; correct the files named above"

@@ -11,27 +11,27 @@ from typing import Any
 import torch
 from torch import nn
 
-from selfvox.data.preparation.build_store import channels_of, prepared
-from selfvox.data.preparation.leakage import leaked, seen
+from selfvox.data.preparation.build_store import count_channels, open_or_build_store
+from selfvox.data.preparation.leakage import find_leaks, seen_scans
 from selfvox.data.preparation.recipe import Recipe
-from selfvox.data.preparation.split import Split, folds, make, subset, write
+from selfvox.data.preparation.split import Split, choose_subset, make_folds, make_split, write_split
 from selfvox.data.preparation.store import Store, StoredCase
-from selfvox.data.sampling.crop_size import axis_of_slices, crop_for, in_plane, median_spacing
+from selfvox.data.sampling.crop_size import choose_crop, in_plane_cases, median_spacing, slice_axis
 from selfvox.errors import DataError, UsageError
-from selfvox.models.build import build, check, named, plan
+from selfvox.models.build import build_encoder, check_network, network_settings, plan_encoder
 from selfvox.models.encoder import Encoder
 from selfvox.models.unet import Architecture
 from selfvox.runs.device import make_fabric
-from selfvox.runs.progress import say
-from selfvox.runs.run_folder import Run, start
-from selfvox.runs.weights import first_convolutions, load_encoder, load_into
+from selfvox.runs.progress import echo
+from selfvox.runs.run_folder import Run, open_run
+from selfvox.runs.weights import adapt_first_convolutions, load_strictly, read_encoder
 from selfvox.settings.options import as_dict, resolve
 from selfvox.settings.verbs import FINETUNE_STEPS, Finetune
-from selfvox.training.best_checkpoint import _Keeper, between_validations
+from selfvox.training.best_checkpoint import BestCheckpoint, validation_interval
 from selfvox.training.classification import Classification
-from selfvox.training.downstream import Goal
+from selfvox.training.downstream import DownstreamTask
 from selfvox.training.learning_curve import draw_curve
-from selfvox.training.loop import Plan, steps_for, train
+from selfvox.training.loop import TrainingPlan, count_steps, train
 from selfvox.training.segmentation import Segmentation
 
 VALIDATION_SHARE = 0.2
@@ -47,71 +47,73 @@ def finetune(settings: Finetune) -> Path:
         SelfvoxError: a setting, a scan, weights, a resource or a number that cannot be; says what to do.
     """
     pretrained = (
-        None if settings.encoder.lower() == "none" else load_encoder(Path(settings.encoder))
+        None if settings.encoder.lower() == "none" else read_encoder(Path(settings.encoder))
     )
     if pretrained:
         _check_slices(settings, pretrained[1])
-    check(settings.network)
+    check_network(settings.network)
     fabric = make_fabric(settings.device, 1, settings.precision)
-    with start(settings.out, settings, resume=settings.resume) as run:
+    with open_run(settings.out, settings, resume=settings.resume) as run:
         recipe, preparation = (
             _preparation(settings, pretrained[1]) if pretrained else (None, settings)
         )
-        store = prepared(
+        store = open_or_build_store(
             settings.labelled, settings.out / "store", preparation, recipe=recipe, need_labels=True
         )
-        axis = axis_of_slices(settings.slices, store.cases)
+        axis = slice_axis(settings.slices, store.cases)
         goal = _goal(store, settings)
         split = _split(run, store, goal, settings)
         training, validation = (
             _cases(store, goal, split.train),
             _cases(store, goal, split.validation),
         )
-        steps = steps_for(
+        steps = count_steps(
             settings.steps or FINETUNE_STEPS, settings.epochs, len(training), settings.batch
         )
         torch.manual_seed(settings.seed)
         encoder, network, card, frozen_steps = _network(
             settings, pretrained, store, training, goal, steps
         )
-        crop = crop_for(settings.crop, in_plane(training, axis), encoder.strides[-1])
+        crop = choose_crop(settings.crop, in_plane_cases(training, axis), encoder.strides[-1])
         card |= {
             "crop": list(crop),
             "slices": settings.slices,
             "head": settings.head,
             **goal.card(),
         }
-        card["seen"] = seen([*training, *validation], pretrained[1]["seen"] if pretrained else None)
-        how = Plan(
+        card["seen"] = seen_scans(
+            [*training, *validation], pretrained[1]["seen"] if pretrained else None
+        )
+        how = TrainingPlan(
             steps=steps,
             batch=settings.batch,
             learning_rate=settings.learning_rate,
             weight_decay=settings.weight_decay,
-            save_every=between_validations(settings.validate_every, steps),
+            save_every=validation_interval(settings.validate_every, steps),
             seed=settings.seed,
         )
         objective = goal.objective(network, training, frozen_steps)
-        keeper = _Keeper(run, fabric, goal, network, card, store, validation, settings, how)
+        keeper = BestCheckpoint(run, fabric, goal, network, card, store, validation, settings, how)
         edges = " x ".join(map(str, crop))
-        say(
+        echo(
             f"{len(training)} {goal.scans} to train on, {len(validation)} to validate; crops of {edges} voxels"
         )
         if not validation:
-            say(f"none of the {goal.scans} is left to validate on: the last weights are kept")
+            echo(f"none of the {goal.scans} is left to validate on: the last weights are kept")
         if pretrained:
             _tell_leak(pretrained[1], store, split)
         run.depends_on(
-            network=card["network"], crop=list(crop), data=seen([*training, *validation])
+            network=card["network"], crop=list(crop), data=seen_scans([*training, *validation])
         )
         data = goal.data(store, training, crop, settings.seed)
         train(fabric, run, objective, data, how, title="finetune", after_step=keeper.after_step)
         draw_curve(run.path, run.path / "curve.png")
-        say(f"network: {run.path / 'network'} ({keeper.kept})   curve: {run.path / 'curve.png'}")
-        say(f"next: selfvox predict {run.path} NEW_SCANS/ --out predictions/")
+        echo(f"network: {run.path / 'network'} ({keeper.kept})   curve: {run.path / 'curve.png'}")
+        echo(f"next: selfvox predict {run.path} NEW_SCANS/ --out predictions/")
     return settings.out
 
 
-def _goal(store: Store, settings: Finetune) -> Goal:
+def _goal(store: Store, settings: Finetune) -> DownstreamTask:
     """What the data can teach: labels, if there are any, else grades."""
     if any(case.has_label for case in store.cases):
         return Segmentation(store, settings)
@@ -121,7 +123,7 @@ def _goal(store: Store, settings: Finetune) -> Goal:
 def _preparation(settings: Finetune, card: dict[str, Any]) -> tuple[Recipe | None, Finetune]:
     """The encoder's recipe; with other channels and `first_conv`, a new one on a grid like the encoder's."""
     recipe = Recipe.from_dict(card["recipe"])
-    if settings.first_conv is None or channels_of(settings.labelled, settings.source) == len(
+    if settings.first_conv is None or count_channels(settings.labelled, settings.source) == len(
         recipe.channel_names
     ):
         return recipe, settings
@@ -132,15 +134,15 @@ def _preparation(settings: Finetune, card: dict[str, Any]) -> tuple[Recipe | Non
 
 def _tell_leak(card: dict[str, Any], store: Store, split: Split) -> None:
     """Say which test scans the encoder has seen, by their contents or their subjects."""
-    known, count = leaked(store, split, card["seen"])
+    known, count = find_leaks(store, split, card["seen"])
     if known:
-        say(
+        echo(
             f"{len(known)} of {count} test scans ({known[0]} first) or subjects of their name were seen in "
             "pre-training: their scores are not those of unseen scans; pre-train from a store with this split"
         )
 
 
-def _split(run: Run, store: Store, goal: Goal, settings: Finetune) -> Split:
+def _split(run: Run, store: Store, goal: DownstreamTask, settings: Finetune) -> Split:
     """Who trains, validates and tests: the store's split or a new one, its training subjects cut to those asked for."""
     usable = [case for case in store.cases if goal.usable(case)]
     labelled, strata = {case.subject for case in usable}, goal.strata(usable)
@@ -149,9 +151,9 @@ def _split(run: Run, store: Store, goal: Goal, settings: Finetune) -> Split:
     if settings.fold is not None:
         which, count = map(int, settings.fold.split("/"))
         # the same for every --seed, so that all runs of a fold can be compared
-        test = folds(strata or dict.fromkeys(labelled, 0), count, 0)[which - 1]
+        test = make_folds(strata or dict.fromkeys(labelled, 0), count, 0)[which - 1]
         if whole is not None:
-            say(
+            echo(
                 f"fold {settings.fold} of all {len(labelled)} subjects; the store's own split is not used"
             )
     if settings.fold is not None or whole is None:
@@ -159,7 +161,7 @@ def _split(run: Run, store: Store, goal: Goal, settings: Finetune) -> Split:
         left = labelled - set(test)
         spare = len(left) - (settings.labels or 1)
         aside = max(0, min(spare, max(1, round(VALIDATION_SHARE * len(left)))))
-        whole = dataclasses.replace(make(left, 0, aside, 0, strata), test=test)
+        whole = dataclasses.replace(make_split(left, 0, aside, 0, strata), test=test)
     with_labels = Split(
         train=tuple(subject for subject in whole.train if subject in labelled),
         validation=tuple(subject for subject in whole.validation if subject in labelled),
@@ -167,13 +169,13 @@ def _split(run: Run, store: Store, goal: Goal, settings: Finetune) -> Split:
         seed=whole.seed,
     )
     seed = settings.seed if settings.subset_seed is None else settings.subset_seed
-    chosen = subset(with_labels, seed, settings.labels, settings.fraction, strata)
+    chosen = choose_subset(with_labels, seed, settings.labels, settings.fraction, strata)
     split = Split(train=chosen, validation=with_labels.validation, test=with_labels.test, seed=seed)
-    write(split, run.path / "split.json")
+    write_split(split, run.path / "split.json")
     return split
 
 
-def _cases(store: Store, goal: Goal, subjects: Sequence[str]) -> list[StoredCase]:
+def _cases(store: Store, goal: DownstreamTask, subjects: Sequence[str]) -> list[StoredCase]:
     wanted = set(subjects)
     return [case for case in store.cases if case.subject in wanted and goal.usable(case)]
 
@@ -183,15 +185,17 @@ def _network(
     pretrained: tuple[dict[str, torch.Tensor], dict[str, Any]] | None,
     store: Store,
     training: list[StoredCase],
-    goal: Goal,
+    goal: DownstreamTask,
     steps: int,
 ) -> tuple[Encoder, nn.Module, dict[str, Any], int]:
     """The encoder, the network upon it, what to say of it, and for how many steps its encoder stands still."""
-    planned = in_plane(training, axis_of_slices(settings.slices, training))
+    planned = in_plane_cases(training, slice_axis(settings.slices, training))
     d, channels = len(planned[0].shape), len(store.recipe.channel_names)
     if pretrained is None:
-        spec = plan(settings.network, crop_for(settings.crop, planned), median_spacing(planned))
-        encoder, report = build(spec, d, channels), "from scratch"
+        spec = plan_encoder(
+            settings.network, choose_crop(settings.crop, planned), median_spacing(planned)
+        )
+        encoder, report = build_encoder(spec, d, channels), "from scratch"
         frozen_steps = steps if settings.freeze == "always" else 0
     else:
         tensors, found = pretrained
@@ -202,10 +206,10 @@ def _network(
                 f"{settings.labelled}: holds {d}D scans and {settings.encoder} was trained on {found['spatial_dims']}D "
                 "ones; name scans like those"
             )
-        encoder = build(spec, d, channels)
+        encoder = build_encoder(spec, d, channels)
         if channels != found["in_channels"]:
-            tensors = first_convolutions(tensors, encoder, settings.first_conv)
-        loaded = load_into(encoder, tensors, f"{settings.encoder}")
+            tensors = adapt_first_convolutions(tensors, encoder, settings.first_conv)
+        loaded = load_strictly(encoder, tensors, f"{settings.encoder}")
         report = f"loaded {loaded} into the encoder, pre-trained by {found['task']['name']}; none left over"
         if channels != found["in_channels"]:
             report += f"; first convolution from {found['in_channels']} to {channels} channels: {settings.first_conv}"
@@ -214,14 +218,14 @@ def _network(
     network = goal.network(encoder, spec)
     fresh = sum(parameter.numel() for parameter in network.parameters())
     fresh -= sum(parameter.numel() for parameter in encoder.parameters())
-    say(f"encoder: {report}; upon it {fresh / 1e6:.2f} M values at random")
+    echo(f"encoder: {report}; upon it {fresh / 1e6:.2f} M values at random")
     if frozen_steps:
         random = (
             ", its weights random: only as a baseline of frozen encoders"
             if pretrained is None
             else ""
         )
-        say(f"the encoder stands still for {frozen_steps} of {steps} steps{random}")
+        echo(f"the encoder stands still for {frozen_steps} of {steps} steps{random}")
     card = {
         "network": spec,
         "spatial_dims": d,
@@ -250,7 +254,7 @@ def _check_slices(settings: Finetune, card: dict[str, Any]) -> None:
 
 def _check_network(settings: Finetune, spec: dict[str, Any], d: int) -> None:
     """Refuse a network that was asked for beside an encoder which is another."""
-    asked = named(settings.network, d)
+    asked = network_settings(settings.network, d)
     if asked == {"name": "plain"}:  # the default
         return
     if ":" not in str(asked["name"]):

@@ -18,9 +18,9 @@ import torch
 
 from selfvox import __version__, tasks
 from selfvox.data import sources
-from selfvox.models import build
+from selfvox.models.encoder import encoder_names
 from selfvox.pretext import PretextTask
-from selfvox.runs.device import computes_bf16
+from selfvox.runs.device import supports_bf16
 from selfvox.settings.options import as_dict, options
 from selfvox.settings.verbs import Info
 
@@ -40,9 +40,9 @@ def info(settings: Info) -> dict[str, Any]:
         "system": f"{platform.system()} {platform.machine()}",
         "packages": _packages(),
         "devices": _devices(),
-        "tasks": _described(tasks, tasks.names()),
-        "encoders": build.names(),
-        "sources": _described(sources, sources.names()),
+        "tasks": _described(tasks, tasks.task_names()),
+        "encoders": encoder_names(),
+        "sources": _described(sources, sources.source_names()),
     }
     print(json.dumps(found, indent=2) if settings.json else _readable(found))
     return found
@@ -50,28 +50,28 @@ def info(settings: Info) -> dict[str, Any]:
 
 def _tasks() -> dict[str, Any]:
     """Of each task: its question, when to use it, its options, and the voxels its encoder sees, rotation's being 1."""
-    shown = {name: _voxels(tasks.from_setting(name)) for name in tasks.names()}
+    shown = {name: _voxels(tasks.task_from_setting(name)) for name in tasks.task_names()}
     return {
         name: {
             "question": question,
-            "about": inspect.getdoc(tasks.find(name)),
+            "about": inspect.getdoc(tasks.find_task(name)),
             "voxels": round(shown[name] / shown["rotation"], 2),
             "options": {
                 option.name: {
-                    "default": as_dict(tasks.from_setting(name))[option.name],
+                    "default": as_dict(tasks.task_from_setting(name))[option.name],
                     "meaning": option.help,
                 }
-                for option in options(tasks.find(name))
+                for option in options(tasks.find_task(name))
             },
         }
-        for name, question in _described(tasks, tasks.names()).items()
+        for name, question in _described(tasks, tasks.task_names()).items()
     }
 
 
 def _voxels(task: PretextTask) -> int:
     """How many voxels the encoder sees in a step with two crops: a step's time and memory go with them."""
-    task = task.suited_to(CROP, (1.0,) * len(CROP))
-    question = task.ask(torch.zeros(2, 1, *CROP), torch.Generator().manual_seed(0))
+    task = task.configure(CROP, (1.0,) * len(CROP))
+    question = task.make_batch(torch.zeros(2, 1, *CROP), torch.Generator().manual_seed(0))
     return sum(each.numel() for each in question.values() if each.ndim == 2 + len(CROP))
 
 
@@ -138,13 +138,13 @@ def _devices() -> dict[str, Any]:
             "cores": cores,
             "threads": torch.get_num_threads(),
             "instructions": torch.backends.cpu.get_cpu_capability(),
-            "bf16": computes_bf16("cpu"),
+            "bf16": supports_bf16("cpu"),
         },
         "cuda": [
             {
                 "name": card.name,
                 "memory_gib": round(card.total_memory / 2**30, 1),
-                "bf16": computes_bf16("cuda"),
+                "bf16": supports_bf16("cuda"),
             }
             for card in cards
         ],

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from selfvox.prediction import classify, scan_loop, trained_classifier
-from selfvox.prediction.output_folder import Folder
+from selfvox.prediction.output_folder import OutputFolder
 from selfvox.prediction.segment import _check_alike, _many_passes, _one_pass
-from selfvox.prediction.trained_segmenter import load
+from selfvox.prediction.trained_segmenter import load_segmenter
 from selfvox.runs.device import make_fabric
-from selfvox.runs.progress import say
+from selfvox.runs.progress import echo
 from selfvox.settings.verbs import Predict
 from selfvox.uncertainty import ensemble, maps, review
 
@@ -32,23 +32,24 @@ def predict(settings: Predict) -> list[Path]:
         ResourceError: disk or memory is full.
         Stopped: a signal came; what was finished stays.
     """
-    ensemble.check_kinds(
-        settings, [trained_classifier.classifies(run) for run in (settings.run, *settings.ensemble)]
+    ensemble.check_same_kind(
+        settings,
+        [trained_classifier.is_classifier(run) for run in (settings.run, *settings.ensemble)],
     )
-    if trained_classifier.classifies(settings.run):
-        return [classify.predict(settings)]
-    models = [load(run) for run in (settings.run, *settings.ensemble)]
+    if trained_classifier.is_classifier(settings.run):
+        return [classify.predict_classes(settings)]
+    models = [load_segmenter(run) for run in (settings.run, *settings.ensemble)]
     model = models[0]
     _check_alike(models, settings)
     fabric = make_fabric(settings.device, 1, settings.precision)
-    cases, many = scan_loop.scans(settings, model.recipe), ensemble.many(settings)
-    folder = Folder(settings.out, settings.probabilities, maps.files(settings.maps))
-    with folder.held(), scan_loop.stoppable(settings.out):
+    cases, many = scan_loop.chosen_cases(settings, model.recipe), ensemble.has_many_votes(settings)
+    folder = OutputFolder(settings.out, settings.probabilities, maps.map_names(settings.maps))
+    with folder.held(), scan_loop.stop_on_signal(settings.out):
         how: dict[str, Any] = {
             "overlap": settings.overlap,
             "precision": str(fabric.strategy.precision.precision),
         }
-        how |= ensemble.how(settings, [model.sha256 for model in models])
+        how |= ensemble.vote_settings(settings, [model.sha256 for model in models])
         how |= {"maps": list(settings.maps)} if many else {}
         how |= {"trained_on": "regions"} if model.own else {}
         todo = folder.open(
@@ -59,11 +60,11 @@ def predict(settings: Predict) -> list[Path]:
             if many
             else _one_pass(model, fabric, folder, settings)
         )
-        refused = scan_loop.each(todo, len(cases), model.recipe, work)
+        refused = scan_loop.process_scans(todo, len(cases), model.recipe, work)
         if many and (measured := folder.noted("review")):
-            review.write(settings.out / "review.csv", measured, model.classes)
-            say(f"look at these first: {settings.out / 'review.csv'}")
+            review.write_review(settings.out / "review.csv", measured, model.classes)
+            echo(f"look at these first: {settings.out / 'review.csv'}")
         folder.reject(refused, len(cases))
-    say(f"predictions: {settings.out} ({len(cases)} scans)")
-    say(f"next: selfvox evaluate {settings.out} TRUTH/ --out scores.csv")
+    echo(f"predictions: {settings.out} ({len(cases)} scans)")
+    echo(f"next: selfvox evaluate {settings.out} TRUTH/ --out scores.csv")
     return [folder.files(case)[0] for case in cases]

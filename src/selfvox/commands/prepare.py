@@ -10,7 +10,7 @@ from selfvox.data.preparation.build_store import _build, _found
 from selfvox.data.preparation.store import Store, is_store
 from selfvox.errors import UsageError
 from selfvox.ops import regions
-from selfvox.runs.progress import say
+from selfvox.runs.progress import echo
 from selfvox.settings.verbs import Prepare
 
 
@@ -25,7 +25,7 @@ def prepare(settings: Prepare) -> Path:
         raise UsageError(f"{settings.scans}: is a store already; name the folder of the scans")
     dataset = _found(settings.scans, settings.out, settings)
     if settings.regions is not None:
-        dataset = dataclasses.replace(dataset, regions=regions.parse(settings.regions))
+        dataset = dataclasses.replace(dataset, regions=regions.parse_regions(settings.regions))
     built = _build(dataset, settings.out, settings, None)
     _write_split(built, settings)
     return settings.out
@@ -48,15 +48,15 @@ def _write_split(built: Store, settings: Prepare) -> None:
         if not settings.test and not settings.validation:
             return
         if there is not None:
-            say(
+            echo(
                 f"{built.path}: makes a new split, since other numbers or another seed are asked for"
             )
-        there = split.make(
+        there = split.make_split(
             sorted(eligible), settings.test, settings.validation, settings.seed, graded
         )
     new = subjects - {*there.train, *there.validation, *there.test}
     whole = dataclasses.replace(there, train=(*there.train, *sorted(new)))
-    split.write(whole, built.path / "split.json")
-    say(
+    split.write_split(whole, built.path / "split.json")
+    echo(
         f"{len(whole.train)} subjects to train on, {len(whole.validation)} to validate, {len(whole.test)} to test"
     )

@@ -9,39 +9,39 @@ from typing import Any
 
 import torch
 
-from selfvox.data.preparation.build_store import prepared
-from selfvox.data.preparation.leakage import seen
+from selfvox.data.preparation.build_store import open_or_build_store
+from selfvox.data.preparation.leakage import seen_scans
 from selfvox.data.preparation.store import Store, StoredCase, is_store, open_store
 from selfvox.data.sampling.crop_size import (
-    axis_of_slices,
-    crop_for,
-    in_plane,
+    choose_crop,
+    distinct_resolutions,
+    distinct_spacings,
+    in_plane_cases,
     median_spacing,
-    resolutions,
-    spacings,
+    slice_axis,
 )
 from selfvox.data.sampling.crops import Crops
 from selfvox.errors import DataError, Stopped
 from selfvox.joint import Joint
-from selfvox.models.build import build, check, plan
+from selfvox.models.build import build_encoder, check_network, plan_encoder
 from selfvox.runs.device import make_fabric
-from selfvox.runs.progress import be_quiet, say
-from selfvox.runs.run_folder import start
+from selfvox.runs.progress import echo, silence
+from selfvox.runs.run_folder import open_run
 from selfvox.runs.weights import save_part
 from selfvox.settings.verbs import Pretrain
-from selfvox.tasks import from_setting, to_setting
+from selfvox.tasks import task_from_setting, task_to_setting
 from selfvox.training.learning_curve import draw_curve
-from selfvox.training.loop import Plan, train
-from selfvox.training.monitor import Watch, views_of
-from selfvox.training.pretext_objective import Question
+from selfvox.training.loop import TrainingPlan, train
+from selfvox.training.monitor import TrainingMonitor, views_of
+from selfvox.training.pretext_objective import PretextObjective
 from selfvox.training.pretrain_plan import (
-    _announce,
-    _warn_of_mirrors,
-    crop_with_room,
-    refuse_one_alone,
-    steps_of,
+    announce,
+    check_distinct_scans,
+    pretext_crop,
+    pretrain_steps,
+    warn_of_mirroring,
 )
-from selfvox.training.probe import choose, probe
+from selfvox.training.probe import probe, split_probe_cases
 
 
 def pretrain(settings: Pretrain) -> Path:
@@ -54,20 +54,22 @@ def pretrain(settings: Pretrain) -> Path:
         SelfvoxError: a setting, a scan, a resource or a number that cannot be; says what to do.
     """
     # what is misspelt, missing or too small is known before any scan is prepared
-    from_setting(settings.task, settings.weights).check_batch(settings.batch)
-    check(settings.network)
+    task_from_setting(settings.task, settings.weights).check_batch(settings.batch)
+    check_network(settings.network)
     if settings.probe is not None and not settings.probe.exists():
         raise DataError(
             f"{settings.probe}: no such file or folder to probe with; is the path right?"
         )
     fabric = make_fabric(settings.device, settings.devices, settings.precision)
     if not fabric.is_global_zero:
-        be_quiet()
+        silence()
         fabric.launch()  # waits for the first process, which joins when the scans are prepared
-    with start(settings.out, settings, resume=settings.resume, main=fabric.is_global_zero) as run:
+    with open_run(
+        settings.out, settings, resume=settings.resume, main=fabric.is_global_zero
+    ) as run:
         made = settings.scans if is_store(settings.scans) else settings.out / "store"
         if fabric.is_global_zero:
-            store = prepared(settings.scans, made, settings)
+            store = open_or_build_store(settings.scans, made, settings)
             fabric.launch()
         else:
             store = open_store(made)
@@ -75,25 +77,28 @@ def pretrain(settings: Pretrain) -> Path:
         held_out = set(split.test) if split else set()
         cases = [case for case in store.cases if case.subject not in held_out]
         if held_out:
-            say(f"{len(store.cases) - len(cases)} test scans stay out of pre-training")
-        axis = axis_of_slices(settings.slices, cases)
-        planned = in_plane(cases, axis)
-        task, spacing_mm = from_setting(settings.task, settings.weights), median_spacing(planned)
-        crop = crop_with_room(task, settings.crop, planned)
-        task = task.suited_to(crop, *spacings(planned), *resolutions(planned))
-        refuse_one_alone(task, cases)
-        spec = plan(settings.network, task.view_size(crop), spacing_mm)
+            echo(f"{len(store.cases) - len(cases)} test scans stay out of pre-training")
+        axis = slice_axis(settings.slices, cases)
+        planned = in_plane_cases(cases, axis)
+        task, spacing_mm = (
+            task_from_setting(settings.task, settings.weights),
+            median_spacing(planned),
+        )
+        crop = pretext_crop(task, settings.crop, planned)
+        task = task.configure(crop, *distinct_spacings(planned), *distinct_resolutions(planned))
+        check_distinct_scans(task, cases)
+        spec = plan_encoder(settings.network, task.input_size(crop), spacing_mm)
         torch.manual_seed(settings.seed)
-        encoder = build(spec, len(crop), len(store.recipe.channel_names))
+        encoder = build_encoder(spec, len(crop), len(store.recipe.channel_names))
         if spec["name"] == "residual" and (isinstance(task, Joint) or settings.probe):
-            crop_for(
+            choose_crop(
                 crop, planned, encoder.strides[-1]
             )  # whole crops are shown too, and its skips need even maps
-        objective = Question(encoder, task)
+        objective = PretextObjective(encoder, task)
         if settings.compile:
             encoder.compile()
-        how = Plan(
-            steps=steps_of(settings, len(cases), fabric.world_size),
+        how = TrainingPlan(
+            steps=pretrain_steps(settings, len(cases), fabric.world_size),
             batch=settings.batch,
             accumulate=settings.accumulate,
             learning_rate=settings.learning_rate,
@@ -109,32 +114,32 @@ def pretrain(settings: Pretrain) -> Path:
             "slices": settings.slices,
             "spacing_mm": list(spacing_mm),
             "recipe": store.recipe.to_dict(),
-            "task": to_setting(task),
+            "task": task_to_setting(task),
             "weights": list(task.weights) if isinstance(task, Joint) else None,
-            "seen": seen(cases),
+            "seen": seen_scans(cases),
             "steps": how.steps,
             "seed": settings.seed,
         }
         if fabric.is_global_zero:
-            _announce(task, encoder, crop, cases, how)
-            _warn_of_mirrors(task, crop, planned)
+            announce(task, encoder, crop, cases, how)
+            warn_of_mirroring(task, crop, planned)
             run.depends_on(
                 task=card["task"],
                 weights=card["weights"],
                 network=spec,
                 crop=list(crop),
-                data=seen(cases),
+                data=seen_scans(cases),
             )
         watch = None
         if fabric.is_global_zero:
             fabric.to_device(objective)
-            view, labelled = task.view_size(crop), _probed(settings, store, held_out)
+            view, labelled = task.input_size(crop), _probed(settings, store, held_out)
             probed = (
                 functools.partial(probe, encoder, *labelled, crop, settings.seed, axis)
                 if labelled
                 else None
             )
-            watch = Watch(
+            watch = TrainingMonitor(
                 run,
                 fabric,
                 encoder,
@@ -164,9 +169,9 @@ def pretrain(settings: Pretrain) -> Path:
         if fabric.is_global_zero:
             save_part(run.path / "encoder", "encoder", encoder, card)
             draw_curve(run.path, run.path / "curve.png")
-            say(f"encoder: {run.path / 'encoder'}   curve: {run.path / 'curve.png'}")
+            echo(f"encoder: {run.path / 'encoder'}   curve: {run.path / 'curve.png'}")
             flat = f" --slices {settings.slices}" if settings.slices else ""
-            say(
+            echo(
                 f"next: selfvox finetune LABELLED/ --encoder {run.path}{flat} --labels 10 --out runs/seg"
             )
     return settings.out
@@ -183,8 +188,10 @@ def _probed(
         how = dataclasses.replace(
             settings, source="auto"
         )  # the probe's scans may lie in another layout
-        labelled = prepared(settings.probe, settings.out / "probe", how, recipe=store.recipe)
+        labelled = open_or_build_store(
+            settings.probe, settings.out / "probe", how, recipe=store.recipe
+        )
     tests = [case for case in store.cases if case.subject in held_out]
-    training, scored = choose(labelled, tests, settings.seed, scans=settings.probe)
-    say(f"probe: learns from {len(training)} labelled scans, is scored on {len(scored)} others")
+    training, scored = split_probe_cases(labelled, tests, settings.seed, scans=settings.probe)
+    echo(f"probe: learns from {len(training)} labelled scans, is scored on {len(scored)} others")
     return labelled, training, scored

@@ -7,17 +7,22 @@ from pathlib import Path
 
 import torch
 
-from selfvox.data.preparation.build_store import prepared
+from selfvox.data.preparation.build_store import open_or_build_store
 from selfvox.data.preparation.store import is_store
-from selfvox.data.sampling.crop_size import axis_of_slices, in_plane, resolutions, spacings
+from selfvox.data.sampling.crop_size import (
+    distinct_resolutions,
+    distinct_spacings,
+    in_plane_cases,
+    slice_axis,
+)
 from selfvox.data.sampling.crops import Crops
 from selfvox.errors import UsageError
 from selfvox.report.figures import draw_preview
-from selfvox.runs.progress import say
+from selfvox.runs.progress import echo
 from selfvox.settings.verbs import Preview
-from selfvox.tasks import from_setting, to_setting
-from selfvox.training.loop import generator
-from selfvox.training.pretrain_plan import crop_with_room, refuse_one_alone
+from selfvox.tasks import task_from_setting, task_to_setting
+from selfvox.training.loop import batch_generator
+from selfvox.training.pretrain_plan import check_distinct_scans, pretext_crop
 
 
 def preview(settings: Preview) -> Path:
@@ -34,21 +39,21 @@ def preview(settings: Preview) -> Path:
     """
     if settings.out.suffix.lower() != ".png" or settings.out.is_dir():
         raise UsageError(f"{settings.out}: is no name for a picture; end it in .png")
-    task = from_setting(settings.task)
+    task = task_from_setting(settings.task)
     least = max(2, settings.count)  # tasks that compare need two
     with tempfile.TemporaryDirectory() as folder:
-        store = prepared(settings.scans, Path(folder) / "store", settings, first=least)
+        store = open_or_build_store(settings.scans, Path(folder) / "store", settings, first=least)
         split = store.split()
         cases = [case for case in store.cases if not split or case.subject not in split.test]
         all_known = is_store(settings.scans) or len(cases) < least
-        axis = axis_of_slices(settings.slices, cases)
-        planned = in_plane(cases, axis)
-        crop = crop_with_room(task, settings.crop, planned)
-        task = task.suited_to(crop, *spacings(planned), *resolutions(planned))
+        axis = slice_axis(settings.slices, cases)
+        planned = in_plane_cases(cases, axis)
+        crop = pretext_crop(task, settings.crop, planned)
+        task = task.configure(crop, *distinct_spacings(planned), *distinct_resolutions(planned))
         if all_known:
-            refuse_one_alone(task, cases)
+            check_distinct_scans(task, cases)
         else:
-            say(
+            echo(
                 f"only the first {len(cases)} scans were looked at: with all, `pretrain` may choose another crop or "
                 "refuse their spacings; preview a store to be sure"
             )
@@ -60,14 +65,16 @@ def preview(settings: Preview) -> Path:
         )
     # more of one person's scans may stand first in a folder than are drawn
     several = len(set(subjects.tolist())) > 1
-    question = task.ask(images, generator(settings.seed, 0, 0), subjects if several else None)
-    rows = task.panels(images, question)
+    question = task.make_batch(
+        images, batch_generator(settings.seed, 0, 0), subjects if several else None
+    )
+    rows = task.preview_panels(images, question)
     rows = rows[: len(rows) * min(settings.count, len(cases)) // len(images)]
-    named = to_setting(task)
+    named = task_to_setting(task)
     options = ", ".join(f"{name}={value}" for name, value in named.items() if name != "name")
     channels = store.recipe.channel_names
     if len(channels) > 1 and (axis is not None or store.recipe.spatial_dims == 3):
         options += f"; shown: {channels[0]}, the first of {len(channels)} channels"
     draw_preview(rows, f"{named['name']}: {options}", settings.out, slices=axis is not None)
-    say(f"picture: {settings.out}")
+    echo(f"picture: {settings.out}")
     return settings.out

@@ -6,15 +6,15 @@ from pathlib import Path
 from typing import Any
 
 from selfvox.errors import NumericalError, Stopped, UsageError
-from selfvox.runs.progress import say
+from selfvox.runs.progress import echo
 from selfvox.settings.verbs import Study
 from selfvox.studies import cost, mc_dropout, results, table
 from selfvox.studies import design as layout
 from selfvox.studies import plan as plans
 from selfvox.studies.plan import Plan
-from selfvox.studies.run_once import held
+from selfvox.studies.run_once import study_lock
 from selfvox.studies.run_study import _Study
-from selfvox.studies.setup import begin
+from selfvox.studies.setup import set_up
 
 
 def study(settings: Study) -> list[dict[str, Any]]:
@@ -33,21 +33,25 @@ def study(settings: Study) -> list[dict[str, Any]]:
             raise UsageError(
                 "scheduler: does not go with --passes; give --shard 0/4 and so on to several processes"
             )
-        mc_dropout.ask(
-            out, plans.load(out / "plan.yaml"), settings.passes, settings.shard, settings.dry_run
+        mc_dropout.predict_with_passes(
+            out,
+            plans.load_plan(out / "plan.yaml"),
+            settings.passes,
+            settings.shard,
+            settings.dry_run,
         )
         if settings.dry_run:
             return []
     if settings.table or settings.passes is not None:
-        return _tables(plans.load(out / "plan.yaml"), out)
-    plan = plans.read(settings.plan, settings.data, settings.scale)
-    plan = begin(plan, out)
-    facts = cost.facts_of(plan, out)
-    cost.show(plan, facts)
+        return _tables(plans.load_plan(out / "plan.yaml"), out)
+    plan = plans.read_plan(settings.plan, settings.data, settings.scale)
+    plan = set_up(plan, out)
+    facts = cost.measure_facts(plan, out)
+    cost.show_costs(plan, facts)
     if settings.dry_run:
         return []
     number, of = map(int, settings.shard.split("/"))
-    todo = layout.cells(plan, facts)[number::of]
+    todo = layout.list_cells(plan, facts)[number::of]
     here = _Study(plan, facts, out)
     try:
         failed = (
@@ -59,20 +63,20 @@ def study(settings: Study) -> list[dict[str, Any]]:
         raise Stopped(
             f"{out}: stopped; run the same command again to go on", error.exit_code - 128
         ) from None
-    rows = _tables(plan, out) if results.read(plan, out) else []
+    rows = _tables(plan, out) if results.read_results(plan, out) else []
     if failed:
         first, reason = next(iter(failed.items()))
         raise NumericalError(
             f"{out}: {len(failed)} of {len(todo)} cells failed; the first, {first}: {reason}"
         )
     if not rows:
-        say(f"{out}: no table yet, since no cell is done{' in all folds' if plan.folds else ''}")
+        echo(f"{out}: no table yet, since no cell is done{' in all folds' if plan.folds else ''}")
     return rows
 
 
 def _tables(plan: Plan, out: Path) -> list[dict[str, Any]]:
     # those who end at the same time write one after the other
-    with held(out, "tables", wait=True):
-        rows = table.make(plan, out)
-        mc_dropout.tell(out, plan)
+    with study_lock(out, "tables", wait=True):
+        rows = table.make_tables(plan, out)
+        mc_dropout.summarise_passes(out, plan)
         return rows

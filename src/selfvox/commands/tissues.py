@@ -17,11 +17,11 @@ from selfvox.data import naming
 from selfvox.data.formats import image as images
 from selfvox.data.preparation import prepare_case as reading
 from selfvox.data.preparation.recipe import foreground
-from selfvox.data.sources import Case, Dataset, find
+from selfvox.data.sources import Case, Dataset, find_dataset
 from selfvox.errors import DataError, UsageError
 from selfvox.report.figures import Outlined, draw_outlines
 from selfvox.runs.atomic_files import sha256, write_csv
-from selfvox.runs.progress import progress, say
+from selfvox.runs.progress import echo, progress_bar
 from selfvox.settings.verbs import Tissues
 
 NAMES = {0: "background", 1: "darkest tissue", 2: "middle tissue", 3: "brightest tissue"}
@@ -42,9 +42,9 @@ def tissues(settings: Tissues) -> Path:
         DataError: no volume is there, or a table cannot list them; or at least one could not be labelled; the others
             were.
     """
-    dataset = find(settings.scans, settings.source)
+    dataset = find_dataset(settings.scans, settings.source)
     for note in dataset.notes:
-        say(note)
+        echo(note)
     if not dataset.cases:
         raise DataError(f"{settings.scans}: holds no scans; name the folder they lie in")
     _check_fits_a_table(dataset)
@@ -55,7 +55,7 @@ def tissues(settings: Tissues) -> Path:
     made_of = _check_same(dataset.cases, settings.out)
     shown: list[Outlined] = []
     failed: list[str] = []
-    with progress("tissues", len(dataset.cases), 0) as bar:
+    with progress_bar("tissues", len(dataset.cases), 0) as bar:
         for case in dataset.cases:
             try:
                 known = case.id in made_of
@@ -66,7 +66,7 @@ def tissues(settings: Tissues) -> Path:
                     _record(case, settings.out)
             except DataError as error:
                 failed.append(case.id)
-                say(str(error))
+                echo(str(error))
             else:
                 shown += [found] if found else []
             bar.advance(f"{len(failed)} failed" if failed else "")
@@ -80,8 +80,8 @@ def tissues(settings: Tissues) -> Path:
             f"{settings.scans}: {len(failed)} of {len(dataset.cases)} scans could not be labelled, see above; repair "
             "or remove them and run the same command again"
         )
-    say(f"labels: {labels} ({len(done)} scans)   look at {settings.out / 'check.png'} first")
-    say(f"next: selfvox finetune {settings.out / 'table.csv'} --encoder none --out runs/tissues")
+    echo(f"labels: {labels} ({len(done)} scans)   look at {settings.out / 'check.png'} first")
+    echo(f"next: selfvox finetune {settings.out / 'table.csv'} --encoder none --out runs/tissues")
     return settings.out / "table.csv"
 
 
@@ -121,7 +121,7 @@ def _check_fits_a_table(dataset: Dataset) -> None:
     Raises:
         DataError: DICOM slices, or several channels in one file.
     """
-    where = naming.shown(dataset.root)
+    where = naming.printable(dataset.root)
     if any(case.stacked for case in dataset.cases):
         raise DataError(
             f"{where}: a table lists no DICOM series; convert them with dcm2niix, and label these scans"
@@ -180,7 +180,7 @@ def _label(case: Case, dataset: Dataset, path: Path, known: bool, look: bool) ->
     """
     if known and not look:
         return None
-    image = reading.read(case, len(dataset.channel_names))
+    image = reading.read_case(case, len(dataset.channel_names))
     if image.spatial_dims != 3:
         raise DataError(f"{image.name}: is no volume; tissues are found in volumes alone")
     channel = np.asarray(image.data[0], np.float32)

@@ -40,10 +40,10 @@ _BIDS = re.compile(r"(sub-[A-Za-z0-9]+)(?:_|$)")
 _LONGEST_BYTES = 150  # of a name, so that it and an ending fit the 255 bytes of file systems
 
 
-Natural = tuple[list[tuple[int, int, str]], str]
+NaturalKey = tuple[list[tuple[int, int, str]], str]
 
 
-def natural(text: str) -> Natural:
+def natural_key(text: str) -> NaturalKey:
     """Key that sorts `scan_2` before `scan_10`."""
     parts = re.findall(r"\d{1,18}|\D+|\d", text, re.ASCII)
     return [
@@ -51,7 +51,7 @@ def natural(text: str) -> Natural:
     ], text
 
 
-def safe(text: str) -> str:
+def safe_name(text: str) -> str:
     """`text` as a file name that cannot leave its folder: what is not plain becomes `%XX`; the rest stays.
 
     Plain is any printable character, space included, but not the separators and reserved ones of any file system, nor
@@ -66,12 +66,12 @@ def safe(text: str) -> str:
     return escaped or "%"
 
 
-def shown(path: PurePath | str) -> str:
+def printable(path: PurePath | str) -> str:
     """A path for a message: control characters escaped, so that it stays one line."""
     return "".join(c if c.isprintable() else _percent(c) for c in str(path))
 
 
-def ids(paths: Sequence[PurePath], endings: Sequence[str]) -> list[str]:
+def case_ids(paths: Sequence[PurePath], endings: Sequence[str]) -> list[str]:
     """A unique name for each path (relative to the data set's root); `endings` are their suffixes, `.nii.gz` whole.
 
     Names that differ only in upper and lower case count as the same: some file systems cannot tell them apart.
@@ -79,19 +79,21 @@ def ids(paths: Sequence[PurePath], endings: Sequence[str]) -> list[str]:
     Raises:
         DataError: two paths differ only in upper and lower case.
     """
-    names = [safe(stem(path, ending)) for path, ending in zip(paths, endings, strict=True)]
+    names = [safe_name(stem(path, ending)) for path, ending in zip(paths, endings, strict=True)]
     longer = [
-        safe("_".join([*path.parent.parts, stem(path, end)]))
+        safe_name("_".join([*path.parent.parts, stem(path, end)]))
         for path, end in zip(paths, endings, strict=True)
     ]
-    for better in (longer, [safe(path.as_posix()) for path in paths]):
+    for better in (longer, [safe_name(path.as_posix()) for path in paths]):
         again = _repeated(names)
         names = [
             new if old.casefold() in again else old for old, new in zip(names, better, strict=True)
         ]
     if again := _repeated(names):
         twice = [
-            shown(path) for path, name in zip(paths, names, strict=True) if name.casefold() in again
+            printable(path)
+            for path, name in zip(paths, names, strict=True)
+            if name.casefold() in again
         ]
         raise DataError(
             f"{twice[0]} and {twice[1]} differ only in upper and lower case; rename one"
@@ -99,7 +101,7 @@ def ids(paths: Sequence[PurePath], endings: Sequence[str]) -> list[str]:
     return names
 
 
-def subjects(paths: Sequence[PurePath], endings: Sequence[str]) -> list[str]:
+def subject_names(paths: Sequence[PurePath], endings: Sequence[str]) -> list[str]:
     """The subject of each path (relative to the data set's root), by the rules above."""
     stems = [stem(path, ending) for path, ending in zip(paths, endings, strict=True)]
     folders = [
@@ -116,7 +118,9 @@ def subjects(paths: Sequence[PurePath], endings: Sequence[str]) -> list[str]:
         says_nothing = _ONLY_KIND.fullmatch(name) is not None
         from_folder = "_".join((folder or path.parent.parts) if says_nothing else folder)
         repeated = says_nothing or len(homes[name.casefold()]) > 1
-        subject = safe(bids[0] if bids else (repeated and from_folder) or _without_endings(name))
+        subject = safe_name(
+            bids[0] if bids else (repeated and from_folder) or _without_endings(name)
+        )
         found.append(spelled.setdefault(subject.casefold(), subject))
     return found
 

@@ -15,7 +15,7 @@ from scipy import ndimage
 from selfvox.data.formats import nifti
 from selfvox.data.formats.image import Image, write_label
 from selfvox.runs.atomic_files import write_json
-from selfvox.runs.progress import say
+from selfvox.runs.progress import echo
 
 SPACING_MM = 2.5
 SIZE = (64, 80, 64)  # of a brain, in voxels
@@ -55,7 +55,7 @@ def write(
         The images.
     """
     if kind == "brains" and _template_folder() is None:
-        say("nilearn is not installed: plain shapes instead of brains (pip install nilearn)")
+        echo("nilearn is not installed: plain shapes instead of brains (pip install nilearn)")
         kind = "shapes"
     images, labels = folder / "images", folder / "labels"
     for place in (images, labels):
@@ -66,7 +66,7 @@ def write(
         drawn = brains(rng) if kind == "brains" else shapes(rng)
         stored = np.rint(drawn.image).astype(np.int16)
         path = images / f"sub-{number:03}.nii.gz"
-        nifti.write(
+        nifti.write_nifti(
             path, stored[0] if len(stored) == 1 else np.moveaxis(stored, 0, -1), drawn.affine, None
         )
         if labelled is None or number <= labelled:
@@ -209,7 +209,7 @@ def _template() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     assert folder is not None, "brains() needs nilearn's files; ask _template_folder() first"
     maps = []
     for name in ("t1", "gm", "wm"):
-        data = nifti.read(folder / TEMPLATE.format(name)).data.astype(np.float32) / 255
+        data = nifti.read_nifti(folder / TEMPLATE.format(name)).data.astype(np.float32) / 255
         data = data[tuple(slice(0, length // 2 * 2) for length in data.shape)]
         for axis in range(3):
             data = (

@@ -15,8 +15,8 @@ from selfvox.errors import DataError
 from selfvox.ops.metrics import auc
 from selfvox.ops.regions import Regions
 from selfvox.prediction import output_folder
-from selfvox.runs.atomic_files import whole, write_csv
-from selfvox.runs.progress import say
+from selfvox.runs.atomic_files import atomic_write, write_csv
+from selfvox.runs.progress import echo
 
 BINS = 15  # of confidence (Guo et al. 2017)
 MARGIN = (
@@ -26,7 +26,7 @@ LEAST = 1e-7  # probability, in a logarithm
 ADD_UP_WITHIN = 1e-2
 
 
-def tell(
+def report_calibration(
     predictions: Path,
     pairs: Mapping[str, tuple[Path, Path]],
     values: Sequence[int],
@@ -46,7 +46,7 @@ def tell(
     """
     found, table = {}, np.zeros((3, BINS))
     for name, (label, truth) in pairs.items():
-        file = output_folder.map_of(label)
+        file = output_folder.probability_file(label)
         if not file.exists():
             continue
         try:
@@ -54,22 +54,22 @@ def tell(
             probabilities = images.read_map(file, len(regions or values), grid)
             true = images.read_label(truth, grid, values)
         except DataError as error:
-            say(f"calibration leaves out {error}")
+            echo(f"calibration leaves out {error}")
             continue
         if regions is not None:
             found[name], of_case = _measure_regions(probabilities, true, regions)
         elif np.abs(probabilities.sum(0) - 1).max() > ADD_UP_WITHIN:
-            say(
+            echo(
                 f"calibration leaves out {file.name}: its maps are not those of the classes, which add up to 1"
             )
             continue
         else:
-            found[name], of_case = measure(probabilities, np.searchsorted(values, true))
+            found[name], of_case = measure_calibration(probabilities, np.searchsorted(values, true))
         table = table + of_case
     if not found:
         return
     overall = summary(list(found.values()), table)
-    say(
+    echo(
         "probabilities beside the truth: "
         + ", ".join(f"{name} {value:.3f}" for name, value in overall.items())
     )
@@ -82,13 +82,13 @@ def tell(
             related = f"correlation {np.corrcoef(both.T)[0, 1]:.2f}"
         else:
             related = "no correlation, since one of them is the same for all"
-        say(f"predicted and true Dice of {len(both)} scans: {related}")
+        echo(f"predicted and true Dice of {len(both)} scans: {related}")
     if out is not None:
         place = out.with_name(f"{out.stem}_calibration.csv")
         scores = [[name, *each.values()] for name, each in found.items()]
         write_csv(place, ["case", *next(iter(found.values()))], scores)
         draw(table, trust, dice, f"{len(found)} scans", place.with_suffix(".png"))
-        say(f"calibration: {place}   picture: {place.with_suffix('.png')}")
+        echo(f"calibration: {place}   picture: {place.with_suffix('.png')}")
 
 
 def _trust(predictions: Path) -> dict[str, float]:
@@ -100,7 +100,9 @@ def _trust(predictions: Path) -> dict[str, float]:
         return {row["case"]: float(row["trust"]) for row in csv.DictReader(lines) if row["trust"]}
 
 
-def measure(probabilities: np.ndarray, truth: np.ndarray) -> tuple[dict[str, float], np.ndarray]:
+def measure_calibration(
+    probabilities: np.ndarray, truth: np.ndarray
+) -> tuple[dict[str, float], np.ndarray]:
     """Calibration of one scan, in the box around what is predicted or true.
 
     Args:
@@ -133,7 +135,9 @@ def _measure_regions(
 ) -> tuple[dict[str, float], np.ndarray]:
     """As `measure`, of each region and its complement: the mean over the regions, and their joint table."""
     parts = [
-        measure(np.stack([1 - of_region, of_region]), np.isin(true, members).astype(int))
+        measure_calibration(
+            np.stack([1 - of_region, of_region]), np.isin(true, members).astype(int)
+        )
         for of_region, members in zip(probabilities, regions.values(), strict=True)
     ]
     table = np.sum([each for _, each in parts], 0)
@@ -204,7 +208,7 @@ def draw(
     for panel in panels:
         panel.grid(alpha=0.3)
         panel.legend(loc="best", fontsize=8)
-    with whole(out) as temporary:
+    with atomic_write(out) as temporary:
         figure.savefig(temporary, dpi=100, metadata={"Software": None})
 
 

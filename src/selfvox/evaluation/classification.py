@@ -14,32 +14,32 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from selfvox.data.naming import natural, shown
-from selfvox.data.sources import find
+from selfvox.data.naming import natural_key, printable
+from selfvox.data.sources import find_dataset
 from selfvox.errors import DataError
-from selfvox.ops.metrics import auc_per_class, confusion, kappa, mean_known, recalls
-from selfvox.prediction.class_table import TABLE, Answers, read
-from selfvox.runs.atomic_files import whole, write_csv
-from selfvox.runs.progress import say
+from selfvox.ops.metrics import auc_per_class, confusion, kappa, nan_mean, recalls
+from selfvox.prediction.class_table import TABLE_NAME, ClassTable, read_class_table
+from selfvox.runs.atomic_files import atomic_write, write_csv
+from selfvox.runs.progress import echo
 from selfvox.settings.verbs import Evaluate
 
 
-def evaluate(settings: Evaluate) -> list[dict[str, Any]]:
+def evaluate_classes(settings: Evaluate) -> list[dict[str, Any]]:
     """Score a table of predicted classes: one row for each score, with its class where it is that of one."""
-    answers = read(settings.predictions / TABLE)
+    answers = read_class_table(settings.predictions / TABLE_NAME)
     truth = _truth(settings.truth, settings.source, answers)
-    both = sorted(truth.keys() & answers.found.keys(), key=natural)
+    both = sorted(truth.keys() & answers.found.keys(), key=natural_key)
     if not both:
         raise DataError(
             f"{settings.predictions}: no prediction is called like a scan of {settings.truth} "
-            f"(such as {shown(min(answers.found))} and {shown(min(truth))}); name the table that the scans came from"
+            f"(such as {printable(min(answers.found))} and {printable(min(truth))}); name the table that the scans came from"
         )
     for what, alone in (
         ("predictions have no true class", answers.found.keys() - truth.keys()),
         ("scans with a class have no prediction", truth.keys() - answers.found.keys()),
     ):
         if alone:
-            say(f"{len(alone)} {what} and are left out")
+            echo(f"{len(alone)} {what} and are left out")
     true = np.array([truth[name] for name in both])
     table = confusion(true, np.array([answers.found[name] for name in both]), len(answers.classes))
     rows = _rows(
@@ -51,23 +51,25 @@ def evaluate(settings: Evaluate) -> list[dict[str, Any]]:
         write_csv(settings.out, list(rows[0]), (row.values() for row in rows))
         picture = settings.out.with_suffix(".png")
         _draw(table, answers.classes, picture)
-        say(f"scores: {settings.out}   confusion matrix: {picture}")
+        echo(f"scores: {settings.out}   confusion matrix: {picture}")
     return rows
 
 
-def _truth(root: Path, source: str, answers: Answers) -> dict[str, int]:
+def _truth(root: Path, source: str, answers: ClassTable) -> dict[str, int]:
     graded = {
-        case.id: str(case.grade) for case in find(root, source).cases if case.grade is not None
+        case.id: str(case.grade)
+        for case in find_dataset(root, source).cases
+        if case.grade is not None
     }
     if not graded:
         raise DataError(f"{root}: holds no classes; name the table with the scans and their grade")
     unknown = sorted(
-        {grade for grade in graded.values() if grade not in answers.classes}, key=natural
+        {grade for grade in graded.values() if grade not in answers.classes}, key=natural_key
     )
     if unknown:
         raise DataError(
-            f"{root}: has the class '{shown(unknown[0])}', which the run was not trained on "
-            f"({', '.join(map(shown, answers.classes))}); correct or remove its rows"
+            f"{root}: has the class '{printable(unknown[0])}', which the run was not trained on "
+            f"({', '.join(map(printable, answers.classes))}); correct or remove its rows"
         )
     return {name: answers.classes.index(grade) for name, grade in graded.items()}
 
@@ -82,8 +84,8 @@ def _rows(
         ("cases", "", total),
         ("quadratic_kappa", "", float(kappa(table))),
         ("accuracy", "", float(np.trace(table) / total)),
-        ("balanced_accuracy", "", mean_known(recall)),
-        ("auc", "", mean_known(auc)),
+        ("balanced_accuracy", "", nan_mean(recall)),
+        ("auc", "", nan_mean(auc)),
     ]
     scores += [("recall", name, value) for name, value in zip(classes, recall, strict=True)]
     scores += [("auc", name, value) for name, value in zip(classes, auc, strict=True)]
@@ -117,11 +119,11 @@ def _show(rows: Sequence[Mapping[str, Any]], table: np.ndarray, classes: Sequenc
         title="true class (rows), predicted class (columns)", title_justify="left", box=SIMPLE
     )
     for heading in ("", *classes, "recall"):
-        matrix.add_column(Text(shown(heading)), justify="right")
+        matrix.add_column(Text(printable(heading)), justify="right")
     for name, counts in zip(classes, table.tolist(), strict=True):
         share = "-" if math.isnan(recall[name]) else f"{recall[name]:.3f}"
         # Text: a name in brackets is no style
-        matrix.add_row(Text(shown(name)), *map(str, counts), share)
+        matrix.add_row(Text(printable(name)), *map(str, counts), share)
     console.print(matrix)
 
 
@@ -142,12 +144,12 @@ def _draw(table: np.ndarray, classes: Sequence[str], out: Path) -> None:
                 va="center",
                 color="white" if shares[i, j] > 0.6 else "black",
             )
-    names = [shown(name) for name in classes]
+    names = [printable(name) for name in classes]
     axes.set_xticks(
         range(len(names)), names, rotation=45 if max(map(len, names)) > 3 else 0, parse_math=False
     )
     axes.set_yticks(range(len(names)), names, parse_math=False)
     axes.set_xlabel("predicted class")
     axes.set_ylabel("true class")
-    with whole(out) as temporary:
+    with atomic_write(out) as temporary:
         figure.savefig(temporary, dpi=150, metadata={"Software": None})

@@ -17,13 +17,13 @@ from rich.text import Text
 
 from selfvox.data.formats import image as images
 from selfvox.data.formats import strict_json
-from selfvox.data.naming import natural, shown
-from selfvox.data.sources import find
+from selfvox.data.naming import natural_key, printable
+from selfvox.data.sources import find_dataset
 from selfvox.errors import DataError
 from selfvox.ops.metrics import dice_per_class, surface_distances, volume_ml
-from selfvox.ops.regions import Regions, from_json
+from selfvox.ops.regions import Regions, regions_from_json
 from selfvox.prediction import output_folder
-from selfvox.runs.progress import progress, say
+from selfvox.runs.progress import echo, progress_bar
 from selfvox.settings.verbs import Evaluate
 
 _ENDING = re.compile(r"[-_](?:seg|label|mask)$", re.IGNORECASE)
@@ -41,17 +41,17 @@ def _truths(
 ) -> tuple[dict[str, Path], dict[int, str] | None, Regions | None]:
     """Files of true labels by case id, the classes' names and regions: a data set's, or just the files in a folder."""
     try:
-        dataset = find(root, source)
+        dataset = find_dataset(root, source)
     except DataError:
         # files that are all called labels, with no scan beside them
         if not root.is_dir() or source != "auto":
             raise
-        return _named_like(output_folder.labels(root), predictions), None, None
+        return _named_like(output_folder.label_files(root), predictions), None, None
     labelled = {case.id: case.label for case in dataset.cases if case.label is not None}
     if labelled:
         return labelled, dataset.classes, dataset.regions
     if root.is_dir():
-        return _named_like(output_folder.labels(root), predictions), None, None
+        return _named_like(output_folder.label_files(root), predictions), None, None
     raise DataError(f"{root}: holds no labels; name a folder of labels, or a data set with labels")
 
 
@@ -67,7 +67,7 @@ def _names(predictions: Path) -> dict[int, str] | None:
     file = predictions / "classes.json"
     if not file.exists():
         return None
-    written = strict_json.read(file)
+    written = strict_json.read_json(file)
     numbers = isinstance(written, dict) and all(
         key.isascii() and key.isdecimal() and len(key) < 6 for key in written
     )
@@ -82,7 +82,7 @@ def _regions(predictions: Path) -> Regions | None:
     """The regions that `predict` wrote beside its labels."""
     file = predictions / "regions.json"
     try:
-        return from_json(strict_json.read(file)) if file.exists() else None
+        return regions_from_json(strict_json.read_json(file)) if file.exists() else None
     except ValueError:
         raise DataError(f'{file}: is not {{"NAME": [1, 2], ...}}; correct or remove it') from None
 
@@ -90,24 +90,24 @@ def _regions(predictions: Path) -> Regions | None:
 def _pairs(
     predictions: Mapping[str, Path], truths: Mapping[str, Path], settings: Evaluate
 ) -> dict[str, tuple[Path, Path]]:
-    both = sorted(predictions.keys() & truths.keys(), key=natural)
+    both = sorted(predictions.keys() & truths.keys(), key=natural_key)
     if not both:
-        one, other = min(predictions, key=natural), min(truths, key=natural)
+        one, other = min(predictions, key=natural_key), min(truths, key=natural_key)
         raise DataError(
             f"{settings.predictions}: no prediction is called like a truth in {settings.truth} "
-            f"(such as {shown(one)} and {shown(other)}); give both the same names"
+            f"(such as {printable(one)} and {printable(other)}); give both the same names"
         )
     for what, alone in (
         ("predictions have no truth", predictions.keys() - truths.keys()),
         ("truths have no prediction", truths.keys() - predictions.keys()),
     ):
         if alone:
-            say(f"{len(alone)} {what} and are left out: {_listed(alone)}")
+            echo(f"{len(alone)} {what} and are left out: {_listed(alone)}")
     return {name: (predictions[name], truths[name]) for name in both}
 
 
 def _listed(names: Iterable[str]) -> str:
-    first = [shown(name) for name in sorted(names, key=natural)]
+    first = [printable(name) for name in sorted(names, key=natural_key)]
     return ", ".join(first[:10]) + (f" and {len(first) - 10} more" if len(first) > 10 else "")
 
 
@@ -122,12 +122,12 @@ def _score_all(
     Every case has a row for each class met anywhere, and then for each region.
     """
     scored: dict[str, tuple[int, dict[int | str, dict[str, Any]]]] = {}
-    with progress("evaluate", len(pairs)) as bar:
+    with progress_bar("evaluate", len(pairs)) as bar:
         for name, (prediction, truth) in pairs.items():
             try:
                 scored[name] = _score(prediction, truth, named, regions)
             except DataError as error:
-                say(str(error))
+                echo(str(error))
             bar.advance()
     met = {value for _, found in scored.values() for value in found if isinstance(value, int)}
     names = dict(named) if named else {value: f"class {value}" for value in met}
@@ -202,7 +202,7 @@ def _show(rows: Sequence[Mapping[str, Any]], cases: int) -> None:
     for group in groups.values():
         _add(
             table,
-            shown(group[0]["name"]),
+            printable(group[0]["name"]),
             {score: [row[score] for row in group] for score in scores},
         )
     of_classes = [group for (of, _), group in groups.items() if isinstance(of, int)]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from selfvox.errors import UsageError, did_you_mean
-from selfvox.models.encoder import Encoder, names
+from selfvox.models.encoder import Encoder, encoder_names
 
 
 class FeatureNetwork(Encoder):
@@ -41,7 +41,7 @@ class FeatureNetwork(Encoder):
         self.channels = tuple(each.shape[1] for each in maps)
         self.strides = tuple(tuple(edge // size for size in each) for each in sizes)
 
-    def forward(self, x: Tensor) -> list[Tensor]:  # noqa: D102
+    def forward(self, x: Tensor) -> list[Tensor]:
         return list(self.net(x))
 
 
@@ -80,5 +80,5 @@ def _maker(kind: str, name: str) -> Callable[..., nn.Module]:
             )
         return functools.partial(timm.create_model, name, pretrained=False)
     raise UsageError(
-        f"network: no encoder is called '{kind}:{name}'{did_you_mean(f'{kind}:{name}', names())}"
+        f"network: no encoder is called '{kind}:{name}'{did_you_mean(f'{kind}:{name}', encoder_names())}"
     )

@@ -9,13 +9,13 @@ from typing import Any
 
 from selfvox.errors import UsageError, did_you_mean
 from selfvox.models.adapters import FeatureNetwork, _maker
-from selfvox.models.encoder import Encoder, names
+from selfvox.models.encoder import Encoder, encoder_names
 from selfvox.models.unet import Architecture, UNetEncoder, _strides
-from selfvox.runs.weights import load_encoder
+from selfvox.runs.weights import read_encoder
 from selfvox.settings.options import as_dict, resolve
 
 
-def plan(
+def plan_encoder(
     network: str | Mapping[str, Any], crop: Sequence[int], spacing_mm: Sequence[float]
 ) -> dict[str, Any]:
     """Resolve the `network` setting for crops of this size: all that `build` needs to make the encoder again.
@@ -26,7 +26,7 @@ def plan(
     Raises:
         UsageError: an unknown network or setting.
     """
-    given = named(network, len(crop))
+    given = network_settings(network, len(crop))
     if ":" in given["name"]:
         return given
     architecture = resolve(Architecture, given, where="network.")
@@ -46,9 +46,9 @@ def plan(
     return as_dict(architecture)
 
 
-def check(network: str | Mapping[str, Any]) -> None:
+def check_network(network: str | Mapping[str, Any]) -> None:
     """Refuse an unknown U-Net or setting of one, or a run without an encoder, before any scan is read."""
-    given = named(network)
+    given = network_settings(network)
     kind, colon, name = given["name"].partition(":")
     if colon:
         _maker(kind, name)
@@ -56,7 +56,9 @@ def check(network: str | Mapping[str, Any]) -> None:
         resolve(Architecture, given, where="network.")
 
 
-def named(network: str | Mapping[str, Any], spatial_dims: int | None = None) -> dict[str, Any]:
+def network_settings(
+    network: str | Mapping[str, Any], spatial_dims: int | None = None
+) -> dict[str, Any]:
     """The `network` setting as a mapping with a name; where that is a run, all that its encoder was built from.
 
     Args:
@@ -77,10 +79,12 @@ def named(network: str | Mapping[str, Any], spatial_dims: int | None = None) -> 
         return given
     run = Path(os.path.expanduser(name))
     if not name or not run.is_dir():
-        raise UsageError(f"network: no encoder is called '{name}'{did_you_mean(name, names())}")
+        raise UsageError(
+            f"network: no encoder is called '{name}'{did_you_mean(name, encoder_names())}"
+        )
     if more := sorted(given.keys() - {"name"}):
         raise UsageError(f"network: {run} names its own settings; leave --network.{more[0]} out")
-    _, card = load_encoder(run)
+    _, card = read_encoder(run)
     if spatial_dims not in (None, card["spatial_dims"]):
         raise UsageError(
             f"network: {run} is a network of {card['spatial_dims']}D scans, and these are {spatial_dims}D; name another"
@@ -88,7 +92,7 @@ def named(network: str | Mapping[str, Any], spatial_dims: int | None = None) -> 
     return dict(card["network"])
 
 
-def build(spec: Mapping[str, Any], spatial_dims: int, in_channels: int) -> Encoder:
+def build_encoder(spec: Mapping[str, Any], spatial_dims: int, in_channels: int) -> Encoder:
     """Make an encoder, with fresh weights, from what `plan` resolved.
 
     Raises:

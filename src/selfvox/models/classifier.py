@@ -87,7 +87,7 @@ class Classifier(nn.Module):
         return (at_least[:, :-1] - at_least[:, 1:]).clamp(min=0)
 
 
-def decide(probabilities: Tensor, ordinal: bool) -> Tensor:
+def decide_class(probabilities: Tensor, ordinal: bool) -> Tensor:
     """The number of the class: the most probable; of ordered ones the median, the last that is at least even odds.
 
     Args:

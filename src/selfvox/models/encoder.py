@@ -33,6 +33,6 @@ class Encoder(nn.Module, ABC):
         return coarsest.flatten(2).amax(2)
 
 
-def names() -> list[str]:
+def encoder_names() -> list[str]:
     """The encoders that `--network` knows."""
     return ["plain", "residual", "monai:NAME", "timm:NAME"]

@@ -12,7 +12,7 @@ SLICES_AT_ONCE = 16
 
 
 @torch.no_grad()
-def segment_whole(
+def segment_scan(
     network: Callable[[Tensor], Tensor],
     image: Tensor,
     window: Sequence[int],

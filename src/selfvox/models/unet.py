@@ -75,7 +75,7 @@ class UNetEncoder(Encoder):
         )
         self.apply(he_initialise)
 
-    def forward(self, x: Tensor) -> list[Tensor]:  # noqa: D102
+    def forward(self, x: Tensor) -> list[Tensor]:
         return list(self.net(x))
 
 

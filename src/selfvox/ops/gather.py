@@ -7,7 +7,7 @@ import torch.distributed
 from torch import Tensor
 
 
-def of_all_devices(mine: Tensor) -> Tensor:
+def gather_embeddings(mine: Tensor) -> Tensor:
     """The rows of every device, by rank, without a gradient; the same on each device."""
     return torch.cat(_gathered(mine.detach())) if _many_devices() else mine.detach()
 

@@ -124,7 +124,7 @@ def auc_per_class(truth: np.ndarray, probabilities: np.ndarray) -> list[float]:
     ]
 
 
-def mean_known(values: Iterable[float]) -> float:
+def nan_mean(values: Iterable[float]) -> float:
     """The mean of what is defined; nan where nothing is."""
     known = [value for value in values if not math.isnan(value)]
     return sum(known) / len(known) if known else math.nan

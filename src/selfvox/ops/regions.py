@@ -15,10 +15,10 @@ from selfvox.errors import UsageError
 
 Regions = Mapping[str, tuple[int, ...]]  # name -> the label values that belong to it
 
-EXAMPLE = "WT=1,2,4;TC=1,4;ET=4"
+REGIONS_EXAMPLE = "WT=1,2,4;TC=1,4;ET=4"
 
 
-def parse(text: str) -> dict[str, tuple[int, ...]]:
+def parse_regions(text: str) -> dict[str, tuple[int, ...]]:
     """Regions from `NAME=VALUE,VALUE;NAME=VALUE`.
 
     Raises:
@@ -31,7 +31,7 @@ def parse(text: str) -> dict[str, tuple[int, ...]]:
         numbers = all(value.isascii() and value.isdecimal() and len(value) < 6 for value in values)
         if not name or not equals or not numbers or not name.isprintable():
             raise UsageError(
-                f"regions: '{part.strip()}' is not NAME=VALUE,VALUE; write them as in '{EXAMPLE}'"
+                f"regions: '{part.strip()}' is not NAME=VALUE,VALUE; write them as in '{REGIONS_EXAMPLE}'"
             )
         if name in found:
             raise UsageError(f"regions: {name} is declared twice; give each its own name")
@@ -39,11 +39,11 @@ def parse(text: str) -> dict[str, tuple[int, ...]]:
         if 0 in found[name]:
             raise UsageError(f"regions: {name} holds the background, 0; leave it out")
     if not found:
-        raise UsageError(f"regions: none is declared; write them as in '{EXAMPLE}'")
+        raise UsageError(f"regions: none is declared; write them as in '{REGIONS_EXAMPLE}'")
     return found
 
 
-def check(regions: Regions, classes: Collection[int]) -> None:
+def check_regions(regions: Regions, classes: Collection[int]) -> None:
     """Refuse regions of classes that the labels do not have.
 
     Raises:
@@ -57,7 +57,7 @@ def check(regions: Regions, classes: Collection[int]) -> None:
             )
 
 
-def own_values(regions: Regions, classes: Collection[int]) -> list[int]:
+def region_labels(regions: Regions, classes: Collection[int]) -> list[int]:
     """For each region the one class that it has and no later region: what is written where the region was found.
 
     Raises:
@@ -82,7 +82,7 @@ def own_values(regions: Regions, classes: Collection[int]) -> list[int]:
     return own
 
 
-def nested(regions: Regions, own: Sequence[int]) -> list[list[int]]:
+def nested_regions(regions: Regions, own: Sequence[int]) -> list[list[int]]:
     """For each region, the numbers of the regions whose own class it holds, itself among them; see `own_values`."""
     return [
         [number for number, value in enumerate(own) if value in values]
@@ -90,7 +90,7 @@ def nested(regions: Regions, own: Sequence[int]) -> list[list[int]]:
     ]
 
 
-def membership(regions: Regions, highest: int) -> np.ndarray:
+def membership_matrix(regions: Regions, highest: int) -> np.ndarray:
     """Bool (region, value): whether label value 0 to `highest` belongs to it; `table[:, label]` gives the masks."""
     table = np.zeros((len(regions), highest + 1), dtype=bool)
     for row, values in zip(table, regions.values(), strict=True):
@@ -98,7 +98,7 @@ def membership(regions: Regions, highest: int) -> np.ndarray:
     return table
 
 
-def positions(regions: Regions | None, classes: Collection[int]) -> dict[str, list[int]]:
+def region_class_indices(regions: Regions | None, classes: Collection[int]) -> dict[str, list[int]]:
     """Where the classes of each region stand among the sorted class values."""
     place = {value: number for number, value in enumerate(sorted(classes))}
     return {
@@ -107,7 +107,7 @@ def positions(regions: Regions | None, classes: Collection[int]) -> dict[str, li
     }
 
 
-def decode(found: Any, own: Sequence[int]) -> np.ndarray:
+def decode_regions(found: Any, own: Sequence[int]) -> np.ndarray:
     """Class numbers (*space), uint16, of the regions' probabilities (region, *space): above a half, later ones win."""
     label = np.zeros(found.shape[1:], dtype=np.uint16)
     for probability, value in zip(np.asarray(found), own, strict=True):
@@ -115,12 +115,12 @@ def decode(found: Any, own: Sequence[int]) -> np.ndarray:
     return label
 
 
-def to_json(regions: Regions | None) -> dict[str, list[int]] | None:
+def regions_to_json(regions: Regions | None) -> dict[str, list[int]] | None:
     """As JSON holds them."""
     return None if regions is None else {name: list(values) for name, values in regions.items()}
 
 
-def from_json(written: Any) -> dict[str, tuple[int, ...]] | None:
+def regions_from_json(written: Any) -> dict[str, tuple[int, ...]] | None:
     """The inverse of `to_json`.
 
     Raises:

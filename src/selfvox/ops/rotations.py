@@ -67,7 +67,7 @@ def rotation_group(spatial_dims: int) -> tuple[AxisRotation, ...]:
     return tuple(rotation for rotation in every if rotation.determinant == 1)
 
 
-def rotate_each(x: Tensor, rotations: Sequence[AxisRotation], which: Tensor) -> Tensor:
+def rotate_batch(x: Tensor, rotations: Sequence[AxisRotation], which: Tensor) -> Tensor:
     """Rotate sample `i` of `x` by `rotations[which[i]]`; one pass per rotation, not per sample.
 
     Args:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 
-def tiles(x: Tensor, grid: int) -> Tensor:
+def split_into_tiles(x: Tensor, grid: int) -> Tensor:
     """Cut images into `grid**d` equal tiles that do not overlap; a remainder is left out evenly at both ends.
 
     Args:
@@ -85,7 +85,7 @@ def draw_corners(grid: TileGrid, shape: Sequence[int], batch: int, rng: torch.Ge
     return torch.stack(along, 2)
 
 
-def cut(x: Tensor, corners: Tensor, edges: Sequence[int]) -> Tensor:
+def gather_tiles(x: Tensor, corners: Tensor, edges: Sequence[int]) -> Tensor:
     """Cut tiles out of every image, each image at places of its own; all in one gather.
 
     Args:
@@ -104,7 +104,7 @@ def cut(x: Tensor, corners: Tensor, edges: Sequence[int]) -> Tensor:
     return windows[place]
 
 
-def paste(onto: Tensor, tiles: Tensor, corners: Tensor) -> Tensor:
+def paste_tiles(onto: Tensor, tiles: Tensor, corners: Tensor) -> Tensor:
     """A copy of one image with tiles (tile, channel, *edges) put at their corners (tile, d); for pictures."""
     image = onto.clone()
     for tile, corner in zip(tiles, corners.tolist(), strict=True):

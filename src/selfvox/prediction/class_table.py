@@ -8,12 +8,12 @@ from pathlib import Path
 
 from selfvox.errors import DataError
 
-TABLE, CLASS = "predictions.csv", "class"
+TABLE_NAME, CLASS_COLUMN = "predictions.csv", "class"
 _PROBABILITY = "probability_"
 
 
 @dataclass(frozen=True)
-class Answers:
+class ClassTable:
     """What a table of predictions says."""
 
     classes: tuple[str, ...]
@@ -21,12 +21,12 @@ class Answers:
     probabilities: dict[str, list[float]]
 
 
-def column(name: str) -> str:
+def probability_column(name: str) -> str:
     """The column that holds the probability of the class `name`."""
     return f"{_PROBABILITY}{name}"
 
 
-def read(path: Path) -> Answers:
+def read_class_table(path: Path) -> ClassTable:
     """Read a table of predictions.
 
     Raises:
@@ -38,23 +38,23 @@ def read(path: Path) -> Answers:
         classes = tuple(
             name.removeprefix(_PROBABILITY) for name in columns if name.startswith(_PROBABILITY)
         )
-        if not {"id", CLASS} <= set(columns) or len(classes) < 2:
+        if not {"id", CLASS_COLUMN} <= set(columns) or len(classes) < 2:
             raise DataError(
-                f"{path}: has not the columns id, class and {column('NAME')} of each class; predict again"
+                f"{path}: has not the columns id, class and {probability_column('NAME')} of each class; predict again"
             )
         found, probabilities = {}, {}
         for row in reader:
             name = _plain(row["id"] or "")
             try:
-                found[name] = classes.index(_plain(row[CLASS]))
-                probabilities[name] = [float(row[column(each)]) for each in classes]
+                found[name] = classes.index(_plain(row[CLASS_COLUMN]))
+                probabilities[name] = [float(row[probability_column(each)]) for each in classes]
             except (ValueError, TypeError):
                 raise DataError(
                     f"{path} line {reader.line_num}: has no class or probability of its columns; predict again"
                 ) from None
     if not found:
         raise DataError(f"{path}: holds no predictions; predict again")
-    return Answers(classes, found, probabilities)
+    return ClassTable(classes, found, probabilities)
 
 
 def _plain(cell: str) -> str:

@@ -24,18 +24,18 @@ from selfvox.data.naming import stem
 from selfvox.data.preparation.prepare_case import Rejected
 from selfvox.data.sources import Case
 from selfvox.errors import DataError, UsageError
-from selfvox.ops.regions import Regions, to_json
-from selfvox.prediction.class_table import TABLE
-from selfvox.runs.atomic_files import locked, sha256, write_csv, write_json, write_text
-from selfvox.runs.progress import say
+from selfvox.ops.regions import Regions, regions_to_json
+from selfvox.prediction.class_table import TABLE_NAME
+from selfvox.runs.atomic_files import folder_lock, sha256, write_csv, write_json, write_text
+from selfvox.runs.progress import echo
 
 FORMAT = 1
 MAP_ENDING = "_probabilities"
 # what is written beside the files of the cases
-OURS = (TABLE, "classes.json", "regions.json", "cases.jsonl", "review.csv", "rejected.csv")
+OURS = (TABLE_NAME, "classes.json", "regions.json", "cases.jsonl", "review.csv", "rejected.csv")
 
 
-class Folder:
+class OutputFolder:
     """A folder of predictions that this process writes.
 
     Args:
@@ -84,7 +84,7 @@ class Folder:
             self.path.mkdir(parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError):
             raise UsageError(f"{self.path}: is a file; name a folder for the predictions") from None
-        with locked(self.path):
+        with folder_lock(self.path):
             yield
 
     def open(
@@ -122,10 +122,10 @@ class Folder:
             self.path / "classes.json", {str(value): name for value, name in classes.items()}
         )
         if regions is not None:
-            write_json(self.path / "regions.json", to_json(regions))
+            write_json(self.path / "regions.json", regions_to_json(regions))
         kept = self._kept(cases)
         if kept:
-            say(f"{len(kept)} of {len(cases)} predictions are there already and are kept")
+            echo(f"{len(kept)} of {len(cases)} predictions are there already and are kept")
         return [case for case in cases if case.id not in kept]
 
     def record(self, case: Case, **more: Mapping[str, Any] | Sequence[str] | None) -> None:
@@ -166,7 +166,7 @@ class Folder:
         )
 
     def _check_same(self, card: Mapping[str, Any]) -> None:
-        before = strict_json.read(self.path / "predictions.json")
+        before = strict_json.read_json(self.path / "predictions.json")
         if not isinstance(before, dict) or before.get("network_sha256") != card["network_sha256"]:
             raise UsageError(f"{self.path}: holds predictions of another run; name another --out")
         for name in {**before, **card}:
@@ -197,14 +197,14 @@ class Folder:
         """Whether the case's files are whole, or somebody has corrected its label, which is not to be written over."""
         files = self.files(case)
         if files and _is_corrected(files[0], digests.get(files[0].name)):
-            say(
+            echo(
                 f"{files[0].name}: was changed since it was predicted; kept as it is, and nothing beside it made anew"
             )
             return True
         return all(_is_whole(path, digests.get(path.name)) for path in files)
 
 
-def map_of(label: Path) -> Path:
+def probability_file(label: Path) -> Path:
     """Where the probabilities lie that belong to a file of class numbers."""
     ending = suffix(label)
     return label.with_name(
@@ -212,14 +212,14 @@ def map_of(label: Path) -> Path:
     )
 
 
-def are_of_regions(path: Path) -> bool:
+def holds_regions(path: Path) -> bool:
     """Whether the maps of probabilities in a folder are of regions, as a network trained on these makes them."""
     file = path / "predictions.json"
-    card = strict_json.read(file) if file.exists() else None
+    card = strict_json.read_json(file) if file.exists() else None
     return isinstance(card, dict) and card.get("trained_on") == "regions"
 
 
-def labels(path: Path) -> dict[str, Path]:
+def label_files(path: Path) -> dict[str, Path]:
     """The files of class numbers in a folder, by case id; maps of probabilities beside them are left out.
 
     Raises:
@@ -281,7 +281,7 @@ def _is_whole(path: Path, digest: str | None) -> bool:
     if digest is None or not path.is_file():
         return False
     if sha256(path) != digest:
-        say(f"{path.name}: damaged; predicting it again")
+        echo(f"{path.name}: damaged; predicting it again")
         return False
     return True
 

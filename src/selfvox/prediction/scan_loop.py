@@ -13,47 +13,51 @@ from typing import Any, NoReturn
 import torch
 
 from selfvox.data.formats.image import Image
-from selfvox.data.naming import shown
+from selfvox.data.naming import printable
 from selfvox.data.preparation import prepare_case as reading
-from selfvox.data.preparation.prepare_case import Rejected, rejected
-from selfvox.data.preparation.recipe import Prepared, Recipe
-from selfvox.data.preparation.split import read_if_there
-from selfvox.data.sources import Case, Dataset, find
+from selfvox.data.preparation.prepare_case import Rejected, make_rejected
+from selfvox.data.preparation.recipe import PreparedScan, Recipe
+from selfvox.data.preparation.split import read_split_if_present
+from selfvox.data.sources import Case, Dataset, find_dataset
 from selfvox.errors import DataError, Stopped, UsageError
-from selfvox.runs.progress import progress, say
+from selfvox.runs.progress import echo, progress_bar
 from selfvox.settings.verbs import Predict
 
-Work = Callable[[Case, Image, Prepared], None]  # on a case: as it is, and as the network wants it
+ScanFunction = Callable[
+    [Case, Image, PreparedScan], None
+]  # on a case: as it is, and as the network wants it
 
 
-def scans(settings: Predict, recipe: Recipe) -> list[Case]:
+def chosen_cases(settings: Predict, recipe: Recipe) -> list[Case]:
     """The cases that are asked for, which the network of this recipe can take as far as can be told without reading.
 
     Raises:
         DataError: there is none, or they have other channels.
         UsageError: the run has no split to choose by, or predictions and scans would be mixed up.
     """
-    dataset = find(settings.scans, settings.source)
+    dataset = find_dataset(settings.scans, settings.source)
     for note in dataset.notes:
-        say(note)
+        echo(note)
     cases = _chosen(dataset, settings)
     _check_channels(dataset, cases, recipe)
     _check_apart(settings, cases)
     return cases
 
 
-def each(todo: Sequence[Case], total: int, recipe: Recipe, work: Work) -> list[Rejected]:
+def process_scans(
+    todo: Sequence[Case], total: int, recipe: Recipe, work: ScanFunction
+) -> list[Rejected]:
     """Read each case that is to be done, of so many in all, and work on it; those that cannot be read are returned."""
     refused = []
-    with progress("predict", total, total - len(todo)) as bar:
+    with progress_bar("predict", total, total - len(todo)) as bar:
         for case in todo:
             try:
                 image, prepared = _read(case, recipe)
                 with _in_memory():
                     work(case, image, prepared)
             except DataError as error:
-                refused.append(rejected(case, str(error)))
-                say(f"{refused[-1].file}: {refused[-1].reason}")
+                refused.append(make_rejected(case, str(error)))
+                echo(f"{refused[-1].file}: {refused[-1].reason}")
             bar.advance(f"{len(refused)} rejected" if refused else "")
     return refused
 
@@ -87,7 +91,7 @@ def _chosen(dataset: Dataset, settings: Predict) -> list[Case]:
     """The cases of the subset that is asked for."""
     if settings.subset == "all":
         return list(dataset.cases)
-    split = read_if_there(settings.run / "split.json")
+    split = read_split_if_present(settings.run / "split.json")
     if split is None:
         raise UsageError(
             f"subset: {settings.run} holds no split.json that says who is {settings.subset}; leave it out"
@@ -102,7 +106,7 @@ def _chosen(dataset: Dataset, settings: Predict) -> list[Case]:
     there = len({case.subject for case in cases})
     for run in settings.ensemble:
         _check_unseen(run, settings.subset, {case.subject for case in cases})
-    say(f"subset {settings.subset}: {there} of {len(subjects)} subjects, {len(cases)} scans")
+    echo(f"subset {settings.subset}: {there} of {len(subjects)} subjects, {len(cases)} scans")
     return cases
 
 
@@ -112,9 +116,9 @@ def _check_unseen(run: Path, subset: str, subjects: set[str]) -> None:
     Raises:
         UsageError: names one of them.
     """
-    split = read_if_there(run / "split.json")
+    split = read_split_if_present(run / "split.json")
     if split is None:
-        say(
+        echo(
             f"{run}: holds no split.json, so that nobody can tell whether it has seen the {subset} subjects"
         )
         return
@@ -123,7 +127,7 @@ def _check_unseen(run: Path, subset: str, subjects: set[str]) -> None:
     ]
     if both := sorted(subjects & set(seen)):
         raise UsageError(
-            f"{run}: has seen {len(both)} of the {len(subjects)} {subset} subjects, such as {shown(both[0])}; "
+            f"{run}: has seen {len(both)} of the {len(subjects)} {subset} subjects, such as {printable(both[0])}; "
             "leave it out of --ensemble, or predict scans that are new to all"
         )
 
@@ -138,7 +142,7 @@ def _check_channels(dataset: Dataset, cases: Sequence[Case], recipe: Recipe) -> 
     if sorted(have) == sorted(want) and have != want:
         raise DataError(f"{named}; put them in that order")
     if len(have) == len(want) and have != want:
-        say(f"{named}; taken for the same, in this order")
+        echo(f"{named}; taken for the same, in this order")
 
 
 def _check_apart(settings: Predict, cases: Sequence[Case]) -> None:
@@ -152,7 +156,7 @@ def _check_apart(settings: Predict, cases: Sequence[Case]) -> None:
         )
 
 
-def _read(case: Case, recipe: Recipe) -> tuple[Image, Prepared]:
+def _read(case: Case, recipe: Recipe) -> tuple[Image, PreparedScan]:
     """The case as it is and as the network wants it.
 
     Raises:
@@ -160,9 +164,9 @@ def _read(case: Case, recipe: Recipe) -> tuple[Image, Prepared]:
     """
     names = recipe.channel_names
     try:
-        image = reading.read(case, len(names))
+        image = reading.read_case(case, len(names))
         for note in image.notes:
-            say(f"{image.name}: {note}")
+            echo(f"{image.name}: {note}")
         return image, recipe.apply(image)
     except DataError:
         raise
@@ -177,7 +181,7 @@ def _read(case: Case, recipe: Recipe) -> tuple[Image, Prepared]:
 
 
 @contextlib.contextmanager
-def stoppable(out: Path) -> Iterator[None]:
+def stop_on_signal(out: Path) -> Iterator[None]:
     """End as `Stopped` on SIGTERM and SIGINT, at once: files are whole or not there, and the rest can go on."""
     came: list[int] = []
 

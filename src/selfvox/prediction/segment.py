@@ -14,30 +14,32 @@ from torch import Tensor
 
 from selfvox.data.formats import image as images
 from selfvox.data.formats.image import Image
-from selfvox.data.preparation.recipe import Prepared
+from selfvox.data.preparation.recipe import PreparedScan
 from selfvox.data.sources import Case
 from selfvox.errors import DataError
-from selfvox.models.sliding_window import segment_whole
+from selfvox.models.sliding_window import segment_scan
 from selfvox.ops import regions
-from selfvox.ops.regions import decode, nested
+from selfvox.ops.regions import decode_regions, nested_regions
 from selfvox.prediction import scan_loop
-from selfvox.prediction.output_folder import Folder
-from selfvox.prediction.trained_segmenter import Model
-from selfvox.runs.device import asking
-from selfvox.runs.progress import say
+from selfvox.prediction.output_folder import OutputFolder
+from selfvox.prediction.trained_segmenter import TrainedSegmenter
+from selfvox.runs.device import inference_mode
+from selfvox.runs.progress import echo
 from selfvox.settings.verbs import Predict
 from selfvox.uncertainty import ensemble, maps, review, vote_rules
-from selfvox.uncertainty.accumulator import RegionTally, Tally
-from selfvox.uncertainty.passes import SubNetworks, sweep
+from selfvox.uncertainty.accumulator import RegionVoteAccumulator, VoteAccumulator
+from selfvox.uncertainty.passes import SubNetworks, run_passes
 
 # the work
 
 
-def _one_pass(model: Model, fabric: Fabric, folder: Folder, settings: Predict) -> scan_loop.Work:
+def _one_pass(
+    model: TrainedSegmenter, fabric: Fabric, folder: OutputFolder, settings: Predict
+) -> scan_loop.ScanFunction:
     """Predict each scan once."""
     fabric.to_device(model.network)
 
-    def work(case: Case, image: Image, prepared: Prepared) -> None:
+    def work(case: Case, image: Image, prepared: PreparedScan) -> None:
         _write(
             folder.files(case),
             _segment(model, fabric, prepared.data, settings.overlap),
@@ -51,14 +53,14 @@ def _one_pass(model: Model, fabric: Fabric, folder: Folder, settings: Predict) -
 
 
 def _many_passes(
-    models: Sequence[Model], fabric: Fabric, folder: Folder, settings: Predict
-) -> scan_loop.Work:
+    models: Sequence[TrainedSegmenter], fabric: Fabric, folder: OutputFolder, settings: Predict
+) -> scan_loop.ScanFunction:
     """Predict each scan by many passes, or by several networks."""
     for model in models:
         fabric.to_device(model.network)
     networks = [_sub_networks(model, settings) for model in models]
 
-    def work(case: Case, image: Image, prepared: Prepared) -> None:
+    def work(case: Case, image: Image, prepared: PreparedScan) -> None:
         spill = (
             settings.out / f".{os.getpid()}.part.{case.id}.passes"
             if "percentiles" in settings.maps
@@ -67,7 +69,7 @@ def _many_passes(
         try:
             tally = _tally(models, networks, fabric, prepared.data, settings, spill)
             label = _write_vote(folder.files(case), tally, image, prepared, models[0], settings)
-            measured = review.measure(
+            measured = review.measure_review(
                 tally, label, models[0].classes, prepared.spacing_mm, models[0].regions
             )
             if settings.maps:
@@ -80,31 +82,37 @@ def _many_passes(
     return work
 
 
-def _segment(model: Model, fabric: Fabric, data: np.ndarray, overlap: float) -> np.ndarray:
+def _segment(
+    model: TrainedSegmenter, fabric: Fabric, data: np.ndarray, overlap: float
+) -> np.ndarray:
     """Probabilities (class, *space) on the prepared grid."""
-    with asking(fabric):
+    with inference_mode(fabric):
         found = _whole(model, fabric.to_device(torch.from_numpy(data)), overlap)
     return found.cpu().numpy()
 
 
-def _whole(model: Model, image: Tensor, overlap: float) -> Tensor:
+def _whole(model: TrainedSegmenter, image: Tensor, overlap: float) -> Tensor:
     """Probabilities (class or region, *space) of a prepared scan (channel, *space), asked once."""
     own = model.own is not None
-    found: Tensor = segment_whole(
+    found: Tensor = segment_scan(
         model.network, image, model.window, overlap, model.slice_axis, overlapping=own
     )
     return found
 
 
 def _write(
-    paths: Sequence[Path], probabilities: np.ndarray, image: Image, prepared: Prepared, model: Model
+    paths: Sequence[Path],
+    probabilities: np.ndarray,
+    image: Image,
+    prepared: PreparedScan,
+    model: TrainedSegmenter,
 ) -> None:
     """Back to the scan's grid; where voxels change their size, the probabilities go back and then decide."""
     recipe = model.recipe
     if len(paths) == 1 and recipe.size is None and recipe.spacing_mm is None:
-        label = recipe.undo(model.decide(probabilities), prepared.trail)
+        label = recipe.undo(model.decide(probabilities), prepared.geometry)
     else:
-        probabilities = model.undo(probabilities, prepared.trail)
+        probabilities = model.undo(probabilities, prepared.geometry)
         label = model.decide(probabilities)
     for path in paths[1:]:
         images.write_map(path, probabilities, image)
@@ -114,7 +122,7 @@ def _write(
 # many passes
 
 
-def _check_alike(models: Sequence[Model], settings: Predict) -> None:
+def _check_alike(models: Sequence[TrainedSegmenter], settings: Predict) -> None:
     """Refuse runs that cannot vote together, and votes that the classes do not allow."""
     alike = [
         {
@@ -124,22 +132,22 @@ def _check_alike(models: Sequence[Model], settings: Predict) -> None:
         }
         for model in models
     ]
-    ensemble.check_alike(settings, alike)
+    ensemble.check_compatible(settings, alike)
     ensemble.check_vote(
         settings, [name for name, _ in models[0].outputs], of_regions=models[0].own is not None
     )
 
 
 def _tally(
-    models: Sequence[Model],
+    models: Sequence[TrainedSegmenter],
     networks: Sequence[SubNetworks | None],
     fabric: Fabric,
     data: np.ndarray,
     settings: Predict,
     spill: Path | None,
-) -> Tally:
+) -> VoteAccumulator:
     """All passes of all networks over one prepared scan (channel, *space)."""
-    with asking(fabric):
+    with inference_mode(fabric):
         image = fabric.to_device(torch.from_numpy(data))
         tally = _empty_tally(models[0], len(models) * settings.passes, image, settings, spill)
         for number, (model, network) in enumerate(zip(models, networks, strict=True)):
@@ -148,7 +156,7 @@ def _tally(
             else:
                 mine = range(number * settings.passes, (number + 1) * settings.passes)
                 with network:
-                    sweep(
+                    run_passes(
                         network,
                         image,
                         model.window,
@@ -160,16 +168,18 @@ def _tally(
     return tally
 
 
-def _sub_networks(model: Model, settings: Predict) -> SubNetworks | None:
+def _sub_networks(model: TrainedSegmenter, settings: Predict) -> SubNetworks | None:
     """None where the network is asked once, as it is."""
     if settings.passes == 1:
         return None
-    return SubNetworks(model.network, ensemble.dropout(settings), model.own is not None)
+    return SubNetworks(
+        model.network, ensemble.dropout_from_settings(settings), model.own is not None
+    )
 
 
 def _empty_tally(
-    model: Model, passes: int, image: Tensor, settings: Predict, spill: Path | None
-) -> Tally:
+    model: TrainedSegmenter, passes: int, image: Tensor, settings: Predict, spill: Path | None
+) -> VoteAccumulator:
     how: dict[str, Any] = {
         "passes": passes,
         "space": image.shape[1:],
@@ -178,16 +188,16 @@ def _empty_tally(
     }
     how["wants"] = {settings.vote, *settings.maps}
     if model.own is not None:
-        return RegionTally(nested(model.regions or {}, model.own), **how)
-    return Tally(classes=len(model.classes), **how)
+        return RegionVoteAccumulator(nested_regions(model.regions or {}, model.own), **how)
+    return VoteAccumulator(classes=len(model.classes), **how)
 
 
 def _write_vote(
     paths: Sequence[Path],
-    tally: Tally,
+    tally: VoteAccumulator,
     image: Image,
-    prepared: Prepared,
-    model: Model,
+    prepared: PreparedScan,
+    model: TrainedSegmenter,
     settings: Predict,
 ) -> Tensor:
     """What the passes decided, on the scan's grid; returns it as class indices on the prepared grid.
@@ -200,18 +210,18 @@ def _write_vote(
     scores = tally.scores(settings.vote, settings.vote_weights or (), of)
     if model.own is not None:
         decided = torch.from_numpy(
-            np.searchsorted(values, decode(scores.cpu(), model.own)).astype(np.uint8)
+            np.searchsorted(values, decode_regions(scores.cpu(), model.own)).astype(np.uint8)
         )
     else:
         decided = vote_rules.winner(scores)
     if recipe.size is None and recipe.spacing_mm is None:
-        label = recipe.undo(values[decided.cpu().numpy()], prepared.trail)
+        label = recipe.undo(values[decided.cpu().numpy()], prepared.geometry)
     else:
         shares = scores if model.own else (scores / scores.sum(0)).nan_to_num(0)
-        label = model.decide(model.undo(shares.cpu().numpy(), prepared.trail))
+        label = model.decide(model.undo(shares.cpu().numpy(), prepared.geometry))
     for path in paths[1:2] if settings.probabilities else ():
         images.write_map(
-            path, model.undo((tally.sums / tally.passes).cpu().numpy(), prepared.trail), image
+            path, model.undo((tally.sums / tally.passes).cpu().numpy(), prepared.geometry), image
         )
     images.write_label(paths[0], label, image)
     return decided.to(scores.device)
@@ -219,18 +229,22 @@ def _write_vote(
 
 def _write_maps(
     paths: Mapping[str, Path],
-    tally: Tally,
+    tally: VoteAccumulator,
     decided: Tensor,
     case: Case,
     image: Image,
-    prepared: Prepared,
-    model: Model,
+    prepared: PreparedScan,
+    model: TrainedSegmenter,
 ) -> None:
     """Maps on the scan's grid, where nothing is unsure outside the foreground box; and their picture."""
-    recipe, trail = model.recipe, prepared.trail
+    recipe, geometry = model.recipe, prepared.geometry
     values = np.array(sorted(model.classes), np.uint16)
     # of a network trained on regions these are all that there is
-    groups = [] if model.own else list(regions.positions(model.regions, model.classes).values())
+    groups = (
+        []
+        if model.own
+        else list(regions.region_class_indices(model.regions, model.classes).values())
+    )
     heat = maps.percentile_maps(tally, groups) if tally.spill is not None else None
     unsure = {}
     for name, path in paths.items():
@@ -239,19 +253,19 @@ def _write_maps(
         if name.startswith("percentile-"):
             assert heat is not None
             of_classes = heat[[f"percentile-{each:02}" for each in maps.PERCENTILES].index(name)]
-            images.write_map(path, model.undo(of_classes, trail), image)
+            images.write_map(path, model.undo(of_classes, geometry), image)
             continue
         found = maps.scalar_map(name, tally).cpu().numpy()
         each = found if found.ndim > len(tally.space) else found[None]
-        written = recipe.undo_probabilities(each, trail, background=False)
+        written = recipe.undo_probabilities(each, geometry, background=False)
         images.write_map(path, written if found.ndim > len(tally.space) else written[0], image)
         unsure[name] = found.sum(0) if found.ndim > len(tally.space) else found
     labels = {"vote": values[decided.cpu().numpy()]}
     if case.label is not None:
         try:
-            labels["truth"] = recipe.apply_label(images.read_label(case.label, image), trail)
+            labels["truth"] = recipe.apply_label(images.read_label(case.label, image), geometry)
         except DataError as error:
-            say(f"{error}; drawn without it")
+            echo(f"{error}; drawn without it")
     spacing = prepared.spacing_mm
     parts = model.outputs if model.own else [*model.outputs, *(model.regions or {}).items()]
-    maps.draw(paths["picture"], prepared.data[0], labels, parts, unsure, heat, spacing)
+    maps.draw_maps(paths["picture"], prepared.data[0], labels, parts, unsure, heat, spacing)

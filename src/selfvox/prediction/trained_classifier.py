@@ -8,14 +8,14 @@ from pathlib import Path
 
 from selfvox.data.preparation.recipe import Recipe
 from selfvox.errors import WeightsError
-from selfvox.models.build import build
+from selfvox.models.build import build_encoder
 from selfvox.models.classifier import Classifier
-from selfvox.runs.progress import say
-from selfvox.runs.weights import load_into, load_part, part_of
+from selfvox.runs.progress import echo
+from selfvox.runs.weights import load_part, load_strictly, part_folder
 
 
 @dataclass(frozen=True)
-class Model:
+class TrainedClassifier:
     """A trained classifier and all that it takes to ask it."""
 
     network: Classifier
@@ -25,26 +25,28 @@ class Model:
     sha256: str  # of its weights
 
 
-def classifies(run: Path) -> bool:
+def is_classifier(run: Path) -> bool:
     """Whether the run's network classifies whole scans; False also where there is no readable network."""
     try:
-        card = json.loads((part_of(run, "network") / "network.json").read_text(encoding="utf-8"))
+        card = json.loads(
+            (part_folder(run, "network") / "network.json").read_text(encoding="utf-8")
+        )
     except (OSError, ValueError):
         return False
     return isinstance(card, dict) and "ordinal" in card
 
 
-def load(run: Path) -> Model:
+def load_classifier(run: Path) -> TrainedClassifier:
     """The classifier of a fine-tuning run, or of its `network/` folder.
 
     Raises:
         WeightsError: it is missing, damaged, or its weights do not fit.
     """
-    folder = part_of(run, "network")
+    folder = part_folder(run, "network")
     tensors, card = load_part(folder, "network")
     try:
         classes = tuple(str(name) for name in card["classes"])
-        encoder = build(card["network"], card["spatial_dims"], card["in_channels"])
+        encoder = build_encoder(card["network"], card["spatial_dims"], card["in_channels"])
         network = Classifier(
             encoder, len(classes), bool(card["ordinal"]), card.get("head") == "linear"
         )
@@ -53,5 +55,5 @@ def load(run: Path) -> Model:
         raise WeightsError(
             f"{folder / 'network.json'}: damaged ({error!r}); copy it again"
         ) from None
-    say(f"network: {load_into(network, tensors, str(folder))}, of step {card.get('step')}")
-    return Model(network.eval(), recipe, size, classes, card["sha256"])
+    echo(f"network: {load_strictly(network, tensors, str(folder))}, of step {card.get('step')}")
+    return TrainedClassifier(network.eval(), recipe, size, classes, card["sha256"])

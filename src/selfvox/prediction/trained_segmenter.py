@@ -7,19 +7,19 @@ from pathlib import Path
 
 import numpy as np
 
-from selfvox.data.preparation.recipe import Recipe, Trail
+from selfvox.data.preparation.recipe import Geometry, Recipe
 from selfvox.data.sampling.crop_size import SLICE_AXES
 from selfvox.errors import UsageError, WeightsError
-from selfvox.models.build import build
+from selfvox.models.build import build_encoder
 from selfvox.models.segmenter import Segmenter
 from selfvox.ops import regions
-from selfvox.ops.regions import Regions, decode, own_values
-from selfvox.runs.progress import say
-from selfvox.runs.weights import load_into, load_part, part_of
+from selfvox.ops.regions import Regions, decode_regions, region_labels
+from selfvox.runs.progress import echo
+from selfvox.runs.weights import load_part, load_strictly, part_folder
 
 
 @dataclass(frozen=True)
-class Model:
+class TrainedSegmenter:
     """A trained segmenter, and how scans are made ready for it and its answers are read."""
 
     network: Segmenter
@@ -43,32 +43,34 @@ class Model:
     def decide(self, probabilities: np.ndarray) -> np.ndarray:
         """Class numbers (*space) from (class, *space), or from (region, *space)."""
         if self.own is not None:
-            return decode(probabilities, self.own)
+            return decode_regions(probabilities, self.own)
         decided: np.ndarray = np.array(sorted(self.classes), np.uint16)[probabilities.argmax(0)]
         return decided
 
-    def undo(self, probabilities: np.ndarray, trail: Trail) -> np.ndarray:
+    def undo(self, probabilities: np.ndarray, geometry: Geometry) -> np.ndarray:
         """Probabilities on the scan's grid; beyond the foreground box all is background, and in no region."""
-        return self.recipe.undo_probabilities(probabilities, trail, background=self.own is None)
+        return self.recipe.undo_probabilities(probabilities, geometry, background=self.own is None)
 
 
-def load(run: Path) -> Model:
+def load_segmenter(run: Path) -> TrainedSegmenter:
     """The segmenter of a fine-tuning run, or of its `network/` folder.
 
     Raises:
         WeightsError: it is missing, damaged, or its weights do not fit.
     """
-    folder = part_of(run, "network")
+    folder = part_folder(run, "network")
     tensors, card = load_part(folder, "network")
     try:
         spec, classes = (
             card["network"],
             {int(value): str(name) for value, name in card["classes"].items()},
         )
-        encoder = build(spec, card["spatial_dims"], card["in_channels"])
-        parts = regions.from_json(card.get("regions"))
+        encoder = build_encoder(spec, card["spatial_dims"], card["in_channels"])
+        parts = regions.regions_from_json(card.get("regions"))
         own = (
-            tuple(own_values(parts or {}, classes)) if card.get("trained_on") == "regions" else None
+            tuple(region_labels(parts or {}, classes))
+            if card.get("trained_on") == "regions"
+            else None
         )
         network = Segmenter(
             encoder, len(own or classes), spec.get("norm", "instance"), card.get("head") == "linear"
@@ -79,5 +81,7 @@ def load(run: Path) -> Model:
         raise WeightsError(
             f"{folder / 'network.json'}: damaged ({error!r}); copy it again"
         ) from None
-    say(f"network: {load_into(network, tensors, str(folder))}, of step {card.get('step')}")
-    return Model(network.eval(), recipe, window, classes, card["sha256"], axis, parts, own)
+    echo(f"network: {load_strictly(network, tensors, str(folder))}, of step {card.get('step')}")
+    return TrainedSegmenter(
+        network.eval(), recipe, window, classes, card["sha256"], axis, parts, own
+    )

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from selfvox.pretext import Panel
-from selfvox.runs.atomic_files import whole
+from selfvox.runs.atomic_files import atomic_write
 from selfvox.runs.run_folder import read_metrics
 
 CLASS_COLOURS = ("#ff9f1c", "#2ec4b6", "#e71d36", "#7b2cbf", "#3a86ff")
@@ -138,5 +138,5 @@ def _outline(axes: Axes, mask: np.ndarray, classes: Mapping[int, str]) -> None:
 
 def _save(figure: Figure, out: Path) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
-    with whole(out) as temporary:
+    with atomic_write(out) as temporary:
         figure.savefig(temporary, dpi=110, metadata={"Software": None})

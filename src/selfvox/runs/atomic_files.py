@@ -18,11 +18,11 @@ from typing import Any
 from selfvox.errors import BusyError, ResourceError
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
-FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+DISK_FULL_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 @contextmanager
-def whole(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on leaving, fsync it and rename it to `path`, or remove it on any error.
 
     The temporary name ends like `path`, since many writers choose the format by the ending.
@@ -38,7 +38,7 @@ def whole(path: Path) -> Iterator[Path]:
         temporary.replace(path)
         _fsync_folder(path.parent)
     except OSError as error:
-        if error.errno in FULL:
+        if error.errno in DISK_FULL_ERRORS:
             raise ResourceError(
                 f"{path}: the disk is full; free some space and run the same command again"
             ) from error
@@ -49,7 +49,7 @@ def whole(path: Path) -> Iterator[Path]:
 
 def write_text(path: Path, text: str) -> None:
     """Write `text` to `path`, whole or not at all."""
-    with whole(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
@@ -86,7 +86,7 @@ def sha256(path: Path) -> str:
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def folder_lock(folder: Path) -> Iterator[None]:
     """Keep other processes from writing into `folder`; the system lifts the lock of a process that died.
 
     Raises:

@@ -34,7 +34,7 @@ def make_fabric(device: str, devices: int, precision: str) -> Fabric:
     if chosen == "cpu":
         _keep_freed_memory()
     if precision == "auto":
-        precision = "bf16" if computes_bf16(chosen) else "fp32"
+        precision = "bf16" if supports_bf16(chosen) else "fp32"
     return Fabric(
         accelerator=chosen,
         devices=devices,
@@ -44,7 +44,7 @@ def make_fabric(device: str, devices: int, precision: str) -> Fabric:
 
 
 @contextlib.contextmanager
-def asking(fabric: Fabric) -> Iterator[None]:
+def inference_mode(fabric: Fabric) -> Iterator[None]:
     """Compute answers, without gradients and in the fabric's arithmetic."""
     with torch.inference_mode(), fabric.autocast():
         yield
@@ -60,7 +60,7 @@ class _KeepsInputs(MixedPrecision):
         return data
 
 
-def computes_bf16(device: str) -> bool:
+def supports_bf16(device: str) -> bool:
     """Whether the processor itself multiplies in bf16, which pays; emulation does not count."""
     if device == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))

@@ -13,7 +13,7 @@ from rich.console import Console
 console = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
-class Progress:
+class ProgressBar:
     """Counts done items of a job and prints count, speed and time left. Made by `progress`."""
 
     def __init__(self, title: str, total: int, start: int, every_seconds: float):
@@ -31,7 +31,7 @@ class Progress:
             return
         self._printed = now
         left = (now - self._began) / max(1, self.done - self._start) * (self.total - self.done)
-        line = f"{self.title}  {self.done}/{self.total}  {note + '  ' if note else ''}{clock(left)} left"
+        line = f"{self.title}  {self.done}/{self.total}  {note + '  ' if note else ''}{format_seconds(left)} left"
         if console.is_terminal:
             console.print(
                 line,
@@ -45,24 +45,24 @@ class Progress:
 
 
 @contextlib.contextmanager
-def progress(title: str, total: int, start: int = 0) -> Iterator[Progress]:
+def progress_bar(title: str, total: int, start: int = 0) -> Iterator[ProgressBar]:
     """Show the progress of a job of `total` items, `start` of which were done before."""
-    yield Progress(title, total, start, every_seconds=0.2 if console.is_terminal else 10.0)
+    yield ProgressBar(title, total, start, every_seconds=0.2 if console.is_terminal else 10.0)
     sys.stderr.flush()
 
 
-def say(text: str) -> None:
+def echo(text: str) -> None:
     """One line for the person at the terminal."""
     console.print(text, markup=False)
 
 
-def be_quiet() -> None:
+def silence() -> None:
     """Say nothing more: the first of several processes speaks for all."""
     console.quiet = True
 
 
 @contextlib.contextmanager
-def told_to(log: Path) -> Iterator[None]:
+def redirect_output(log: Path) -> Iterator[None]:
     """Append what is said meanwhile to a file, instead of to the person at the terminal."""
     with (
         log.open("a", encoding="utf-8") as file,
@@ -72,7 +72,7 @@ def told_to(log: Path) -> Iterator[None]:
         yield
 
 
-def clock(seconds: float) -> str:
+def format_seconds(seconds: float) -> str:
     """Seconds as people write them: `12 s`, `3:05 min`, `2:10 h`."""
     seconds = max(0, round(seconds))
     if seconds < 60:

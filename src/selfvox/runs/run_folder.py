@@ -19,8 +19,8 @@ from torch import Tensor
 
 from selfvox.errors import UsageError, WeightsError
 from selfvox.runs import tensorboard
-from selfvox.runs.atomic_files import locked, sha256, write_json, write_text
-from selfvox.runs.progress import say
+from selfvox.runs.atomic_files import folder_lock, sha256, write_json, write_text
+from selfvox.runs.progress import echo
 from selfvox.runs.weights import load_tensors, save_tensors
 from selfvox.settings import safe_yaml
 from selfvox.settings.options import as_dict, to_yaml
@@ -54,7 +54,7 @@ class Run:
         now = json.loads(json.dumps(facts))
         changed = [name for name in now if self.record.get(name, now[name]) != now[name]]
         if changed:
-            say(
+            echo(
                 f"{', '.join(changed)}: not as when the run began, so its weights will not be the same to the bit"
             )
         self.note(**now)
@@ -63,7 +63,7 @@ class Run:
         """Append one line to `metrics.jsonl`, and the same for TensorBoard."""
         with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps({"step": step, **metrics}) + "\n")
-        tensorboard.add(self.path / "tensorboard", step, metrics)
+        tensorboard.add_scalars(self.path / "tensorboard", step, metrics)
 
     def save_checkpoint(self, checkpoint: Checkpoint) -> None:
         """Write a checkpoint, whole and checksummed, and drop all but the last two.
@@ -115,7 +115,7 @@ class Run:
                 RecursionError,
                 WeightsError,
             ) as error:
-                say(f"{weights}: damaged ({error}); taking the one before")
+                echo(f"{weights}: damaged ({error}); taking the one before")
                 continue
             if written["format"] != FORMAT:
                 raise WeightsError(
@@ -134,11 +134,11 @@ class Run:
         if file.exists():
             kept = [line for line in _json_lines(file) if line["step"] <= step]
             write_text(file, "".join(json.dumps(line) + "\n" for line in kept))
-        tensorboard.forget_after(self.path / "tensorboard", step)
+        tensorboard.drop_scalars_after(self.path / "tensorboard", step)
 
 
 @contextlib.contextmanager
-def start(path: Path, settings: Any, *, resume: bool, main: bool = True) -> Iterator[Run]:
+def open_run(path: Path, settings: Any, *, resume: bool, main: bool = True) -> Iterator[Run]:
     """Open a run folder for writing; `run.json` tells how it ended.
 
     Args:
@@ -167,7 +167,7 @@ def start(path: Path, settings: Any, *, resume: bool, main: bool = True) -> Iter
     if there:
         _same_settings(path, settings)
     _make_folder(path)
-    with locked(path):
+    with folder_lock(path):
         # what was found out when the run began, such as its data
         earlier = _record(path) if there else {}
         if not there:
@@ -269,7 +269,10 @@ def _json_lines(file: Path) -> list[dict[str, Any]]:
 
 
 def _same_settings(path: Path, settings: Any) -> None:
-    before, now = safe_yaml.read(path / "settings.yaml"), json.loads(json.dumps(as_dict(settings)))
+    before, now = (
+        safe_yaml.read_yaml(path / "settings.yaml"),
+        json.loads(json.dumps(as_dict(settings))),
+    )
     for name, value in now.items():
         if (
             name not in {"resume", "out", "device", "workers", "scheduler"}

@@ -10,24 +10,24 @@ from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.record_writer import RecordWriter
 
-NAME = "events.out.tfevents"  # TensorBoard looks for `tfevents` in a name
+EVENT_FILE = "events.out.tfevents"  # TensorBoard looks for `tfevents` in a name
 
 
-def add(folder: Path, step: int, metrics: Mapping[str, float]) -> None:
+def add_scalars(folder: Path, step: int, metrics: Mapping[str, float]) -> None:
     """Append one step's metrics."""
     values = [Summary.Value(tag=name, simple_value=float(value)) for name, value in metrics.items()]
     _append(folder, Event(step=step, summary=Summary(value=values)))
 
 
-def forget_after(folder: Path, step: int) -> None:
+def drop_scalars_after(folder: Path, step: int) -> None:
     """Have TensorBoard drop what comes after `step`: those steps are taken again."""
-    if (folder / NAME).exists():
+    if (folder / EVENT_FILE).exists():
         _append(folder, Event(step=step + 1, session_log=SessionLog(status=SessionLog.START)))
 
 
 def _append(folder: Path, event: Event) -> None:
     folder.mkdir(exist_ok=True)
-    with (folder / NAME).open("ab") as file:
+    with (folder / EVENT_FILE).open("ab") as file:
         writer = RecordWriter(file)
         if not file.tell():
             writer.write(

@@ -17,23 +17,23 @@ import torch
 from torch import Tensor
 
 from selfvox.errors import NumericalError, WeightsError
-from selfvox.runs.atomic_files import sha256, whole, write_json
+from selfvox.runs.atomic_files import atomic_write, sha256, write_json
 
 FORMAT = 1  # of a card
 
 
-def state_of(module: torch.nn.Module) -> dict[str, Tensor]:
+def state_tensors(module: torch.nn.Module) -> dict[str, Tensor]:
     """A module's parameters and buffers, each once, however often it is registered."""
     return {**dict(module.named_parameters()), **dict(module.named_buffers())}
 
 
-def load_into(module: torch.nn.Module, tensors: Mapping[str, Tensor], where: str) -> str:
+def load_strictly(module: torch.nn.Module, tensors: Mapping[str, Tensor], where: str) -> str:
     """Copy tensors into a module, all of them or none; returns the report, `42 tensors, 1.2 M values`.
 
     Raises:
         WeightsError: a name is missing or unknown, or a shape differs: the first one is named with both shapes.
     """
-    own = state_of(module)
+    own = state_tensors(module)
     for name, tensor in own.items():
         if name not in tensors:
             raise WeightsError(
@@ -61,7 +61,7 @@ def load_into(module: torch.nn.Module, tensors: Mapping[str, Tensor], where: str
     )
 
 
-def first_convolutions(
+def adapt_first_convolutions(
     tensors: Mapping[str, Tensor], module: torch.nn.Module, policy: str | None
 ) -> dict[str, Tensor]:
     """Fit the weights that see an image's channels to a module that takes another number of them.
@@ -76,7 +76,7 @@ def first_convolutions(
         policy: `mean` of the old channels in each new one, `tile` repeats them in turn, `random` keeps the new.
     """
     fitted = dict(tensors)
-    for name, own in state_of(module).items():
+    for name, own in state_tensors(module).items():
         old = tensors.get(name)
         if old is None or old.ndim < 3 or old.shape == own.shape:
             continue
@@ -107,7 +107,7 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
             raise NumericalError(
                 f"{path}: not written, since '{name}' is not finite; lower --learning-rate"
             )
-    with whole(path) as temporary:
+    with atomic_write(path) as temporary:
         try:
             safetensors.torch.save_file(
                 {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},
@@ -141,7 +141,7 @@ def save_part(folder: Path, name: str, module: torch.nn.Module, card: Mapping[st
     """Save a part of a network for others to load: `weights.safetensors`, and `NAME.json` that says what it is."""
     folder.mkdir(parents=True, exist_ok=True)
     weights = folder / "weights.safetensors"
-    save_tensors(weights, state_of(module))
+    save_tensors(weights, state_tensors(module))
     write_json(folder / f"{name}.json", {"format": FORMAT, **card, "sha256": sha256(weights)})
 
 
@@ -177,12 +177,12 @@ def load_part(
     return load_tensors(weights), card
 
 
-def part_of(run: Path, name: str) -> Path:
+def part_folder(run: Path, name: str) -> Path:
     """The folder of a run's `encoder` or `network`; or `run` itself, where it is that folder."""
     return run / name if (run / name).is_dir() else run
 
 
-def load_encoder(run: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def read_encoder(run: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The encoder's tensors and the card of a pre-training run, of its `encoder/` folder, or of a fine-tuning run.
 
     Raises:
@@ -198,4 +198,4 @@ def load_encoder(run: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             if name.startswith(prefix)
         }
         return own, {**card, "task": {"name": f"the labels of {run.name}"}}
-    return load_part(part_of(run, "encoder"), "encoder", (*needs, "task"))
+    return load_part(part_folder(run, "encoder"), "encoder", (*needs, "task"))

@@ -13,7 +13,7 @@ LARGEST = 1_000_000  # bytes
 DEEPEST = 20  # levels
 
 
-def read(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path) -> dict[str, Any]:
     """Read a YAML file that holds a mapping of setting names, and nothing else.
 
     Raises:

@@ -72,7 +72,7 @@ Resume = Annotated[bool, "go on with the run that lies in OUT"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Preparation:
+class PreparationSettings:
     """How scans become arrays; shared by every verb that may have to prepare them."""
 
     source: Source = "auto"
@@ -104,7 +104,7 @@ class Preparation:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Prepare(Preparation):
+class Prepare(PreparationSettings):
     """Prepare scans: oriented, cropped to the body, resampled, normalised; one array per scan, and a manifest.
 
     Example:
@@ -122,7 +122,7 @@ class Prepare(Preparation):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pretrain(Preparation):
+class Pretrain(PreparationSettings):
     """Pre-train an encoder on scans without labels, by a task that images answer about themselves.
 
     Example:
@@ -171,7 +171,7 @@ class Pretrain(Preparation):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Finetune(Preparation):
+class Finetune(PreparationSettings):
     """Fine-tune an encoder with a few labels to segment, or with grades to classify; `--encoder none`: from scratch.
 
     Example:
@@ -418,7 +418,7 @@ class Download:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Preview(Preparation):
+class Preview(PreparationSettings):
     """Draw what the network will be asked, as a picture.
 
     Example:

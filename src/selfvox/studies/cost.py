@@ -21,63 +21,66 @@ from selfvox.data.formats import strict_json
 from selfvox.data.preparation import split as splits
 from selfvox.data.preparation.store import Store, open_store
 from selfvox.runs import atomic_files
-from selfvox.runs.progress import clock, say, told_to
+from selfvox.runs.progress import echo, format_seconds, redirect_output
 from selfvox.runs.run_folder import read_metrics
 from selfvox.runs.weights import load_part
 from selfvox.settings.options import resolve
 from selfvox.settings.verbs import Finetune, Pretrain
 from selfvox.studies import design as layout
 from selfvox.studies import plan as plans
-from selfvox.studies.design import Cell, Facts
+from selfvox.studies.design import Cell, MethodFacts
 from selfvox.studies.plan import Plan
 from selfvox.studies.run_cell import score
-from selfvox.studies.run_once import held
+from selfvox.studies.run_once import study_lock
 from selfvox.studies.stores import card_of, fold_store, scans_of, store_of, trainable
-from selfvox.training.best_checkpoint import between_validations
-from selfvox.training.pretrain_plan import steps_of
+from selfvox.training.best_checkpoint import validation_interval
+from selfvox.training.pretrain_plan import pretrain_steps
 
 FORMAT = 1
 WIDTH = 100  # columns that a row needs
 STEPS = 5  # that are timed
 
 
-def facts_of(plan: Plan, out: Path) -> dict[str, Facts]:
+def measure_facts(plan: Plan, out: Path) -> dict[str, MethodFacts]:
     """What is known of each method, from `methods.json`; what is not yet known is found out, once for all processes."""
-    file, needed = out / "methods.json", layout.needing_facts(plan)
-    with held(out, "trial", wait=True):
-        known = strict_json.read(file)["methods"] if file.exists() else {}
+    file, needed = out / "methods.json", layout.methods_to_time(plan)
+    with study_lock(out, "trial", wait=True):
+        known = strict_json.read_json(file)["methods"] if file.exists() else {}
         for name in needed:
             if name in known and (known[name]["step_flop"] or plan.equal_compute is not True):
                 continue
-            say(f"timing a few steps of {name}")
+            echo(f"timing a few steps of {name}")
             known[name] = dataclasses.asdict(_tried(plan, out, name))
             atomic_files.write_json(file, {"format": FORMAT, "methods": known})
-    return {name: Facts(**known[name]) for name in needed}
+    return {name: MethodFacts(**known[name]) for name in needed}
 
 
-def known(out: Path) -> set[str]:
+def timed_methods(out: Path) -> set[str]:
     """The methods that something was found out of."""
     file = out / "methods.json"
-    return set(strict_json.read(file)["methods"]) if file.exists() else set()
+    return set(strict_json.read_json(file)["methods"]) if file.exists() else set()
 
 
-def forget(out: Path, methods: Collection[str]) -> None:
+def forget_methods(out: Path, methods: Collection[str]) -> None:
     """Let these methods be tried anew."""
-    if known(out) & set(methods):
-        left = strict_json.read(out / "methods.json")["methods"]
+    if timed_methods(out) & set(methods):
+        left = strict_json.read_json(out / "methods.json")["methods"]
         left = {name: value for name, value in left.items() if name not in methods}
         atomic_files.write_json(out / "methods.json", {"format": FORMAT, "methods": left})
 
 
-def _tried(plan: Plan, out: Path, name: str) -> Facts:
+def _tried(plan: Plan, out: Path, name: str) -> MethodFacts:
     """A method's facts, from short runs in a folder that is removed again."""
     folder = out / "trial"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
-    found, runs = plans.method(plan, name).pretrain, _Runs(folder, plan.equal_compute is True)
+    found, runs = (
+        plans.resolve_method(plan, name).pretrain,
+        _Runs(folder, plan.equal_compute is True),
+    )
     step_s, flop, steps = 0.0, 0.0, 0
     network: dict[str, Any] = {}
-    with told_to(folder / "log.txt"):
+    with redirect_output(folder / "log.txt"):
         if isinstance(found, dict):
             settings = layout.pretrain_settings(plan, name)
             scans = scans_of(plan, name, out, None if plan.folds is None else 0)
@@ -95,7 +98,7 @@ def _tried(plan: Plan, out: Path, name: str) -> Facts:
         store = store_of(plan, name, out)
         split_store = open_store(fold_store(out / store, None if plan.folds is None else 0))
         like = {
-            **_without_steps(plans.method(plan, name).finetune),
+            **_without_steps(plans.resolve_method(plan, name).finetune),
             **network,
             "labelled": split_store.path,
         }
@@ -111,7 +114,7 @@ def _tried(plan: Plan, out: Path, name: str) -> Facts:
         network = load_part(runs.last / "network", "network")[1]["network"]
     shutil.rmtree(folder)
     subjects = trainable(split_store)
-    return Facts(
+    return MethodFacts(
         network=network,
         store=store,
         pretrain_steps=steps,
@@ -183,14 +186,14 @@ def _pretrain_steps(settings: Mapping[str, Any], scans: Path) -> int:
     split = store.split()
     test = set(split.test) if split else set()
     count = sum(case.subject not in test for case in store.cases)
-    return steps_of(resolve(Pretrain, {**settings, "scans": "-", "out": "-"}), count, 1)
+    return pretrain_steps(resolve(Pretrain, {**settings, "scans": "-", "out": "-"}), count, 1)
 
 
 def _test_seconds(plan: Plan, run: Path, store: Store) -> float:
     """Predicting and scoring all test subjects, from the first of them and from two more, which begin no quicker."""
-    split, took = splits.read(run / "split.json"), []
+    split, took = splits.read_split(run / "split.json"), []
     for count in (1, 3):
-        splits.write(dataclasses.replace(split, test=split.test[:count]), run / "split.json")
+        splits.write_split(dataclasses.replace(split, test=split.test[:count]), run / "split.json")
         began = time.monotonic()
         score(plan, run, store)
         took.append(time.monotonic() - began)
@@ -200,31 +203,31 @@ def _test_seconds(plan: Plan, run: Path, store: Store) -> float:
 # what it will take
 
 
-def seconds(plan: Plan, cell: Cell, facts: Facts) -> float:
+def seconds(plan: Plan, cell: Cell, facts: MethodFacts) -> float:
     """What a cell will take, its pre-training aside."""
     settings = layout.finetune_settings(plan, cell, facts)
     steps = layout.steps(settings, cell, facts)
-    validations = math.ceil(steps / between_validations(settings.get("validate_every"), steps))
+    validations = math.ceil(steps / validation_interval(settings.get("validate_every"), steps))
     return steps * facts.step_s + validations * facts.validation_s + facts.test_s
 
 
-def pretrain_seconds(facts: Facts) -> float:
+def pretrain_seconds(facts: MethodFacts) -> float:
     """What a pre-training will take."""
     return facts.pretrain_steps * facts.pretrain_step_s
 
 
-def show(plan: Plan, facts: dict[str, Facts]) -> None:
+def show_costs(plan: Plan, facts: dict[str, MethodFacts]) -> None:
     """Print what each arm will take, and all of it, from the timed steps."""
     table = Table(
         title="What it will take, from a few timed steps", title_justify="left", box=SIMPLE
     )
     for heading in ("", "pre-training", "a step", "one cell", "cells", "all"):
         table.add_column(heading, justify="left" if not heading else "right", no_wrap=True)
-    cells, total, counted = layout.cells(plan, facts), 0.0, set[str]()
-    for arm in layout.arms(plan, facts):
+    cells, total, counted = layout.list_cells(plan, facts), 0.0, set[str]()
+    for arm in layout.list_arms(plan, facts):
         known, own = facts[arm.method], [cell for cell in cells if cell.arm.name == arm.name]
         each = [seconds(plan, cell, known) for cell in own]
-        times, before, leader = 0, 0.0, layout.lead(plan, arm.method)
+        times, before, leader = 0, 0.0, layout.lead_method(plan, arm.method)
         if isinstance(arm.pretrain, dict) and leader not in counted:
             counted.add(leader)
             times = len(plan.pretrain_seeds) * (
@@ -232,13 +235,18 @@ def show(plan: Plan, facts: dict[str, Facts]) -> None:
             )
             before = pretrain_seconds(known) * times
         total += before + sum(each)
-        span = " to ".join(dict.fromkeys(clock(value) for value in (min(each), max(each))))
-        shown = f"{times} x {clock(pretrain_seconds(known))}" if before else "-"
+        span = " to ".join(dict.fromkeys(format_seconds(value) for value in (min(each), max(each))))
+        shown = f"{times} x {format_seconds(pretrain_seconds(known))}" if before else "-"
         table.add_row(
-            arm.name, shown, f"{known.step_s:.3g} s", span, str(len(own)), clock(before + sum(each))
+            arm.name,
+            shown,
+            f"{known.step_s:.3g} s",
+            span,
+            str(len(own)),
+            format_seconds(before + sum(each)),
         )
     table.add_section()
-    table.add_row("all", "", "", "", str(len(cells)), clock(total))
+    table.add_row("all", "", "", "", str(len(cells)), format_seconds(total))
     console = Console(highlight=False)
     console.width = max(console.width, WIDTH)
     console.print(table)

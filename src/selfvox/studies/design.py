@@ -12,11 +12,11 @@ from typing import Any
 from selfvox.settings.verbs import FINETUNE_STEPS, PRETRAIN_STEPS, Finetune
 from selfvox.studies import plan as plans
 from selfvox.studies.plan import SCRATCH, Plan, folder_name
-from selfvox.training.loop import steps_for
+from selfvox.training.loop import count_steps
 
 
 @dataclass(frozen=True, kw_only=True)
-class Facts:
+class MethodFacts:
     """What is found out of a method before the study begins; kept in `methods.json`."""
 
     network: dict[str, Any]  # the encoder's architecture, which the twin shares
@@ -80,31 +80,33 @@ class Cell:
         return f"{self.arm.name}, {amount}, seed {self.seed}{fold}"
 
 
-def needing_facts(plan: Plan) -> list[str]:
+def methods_to_time(plan: Plan) -> list[str]:
     """The methods that something must be found out of: all but a `scratch` that is only a twin's name."""
     own = [name for name in plan.methods if plan.methods[name] != SCRATCH]
     return own or list(plan.methods)
 
 
-def lead(plan: Plan, name: str) -> str:
+def lead_method(plan: Plan, name: str) -> str:
     """The first method of the same pre-training, which is done once for all of them."""
-    wanted = plans.method(plan, name).pretrain
-    return next(other for other in plan.methods if plans.method(plan, other).pretrain == wanted)
+    wanted = plans.resolve_method(plan, name).pretrain
+    return next(
+        other for other in plan.methods if plans.resolve_method(plan, other).pretrain == wanted
+    )
 
 
 def pretraining(plan: Plan, method: str, seed: int, fold: int | None) -> Path:
     """The folder of a method's pre-training, within the study's folder."""
     apart = "" if fold is None or other_scans(plan, method) else f"-fold-{fold}"
-    return Path("pretrain") / f"{folder_name(lead(plan, method))}-seed-{seed}{apart}"
+    return Path("pretrain") / f"{folder_name(lead_method(plan, method))}-seed-{seed}{apart}"
 
 
 def other_scans(plan: Plan, method: str) -> bool:
     """Whether a method is pre-trained on other scans than those that may be trained on."""
-    found = plans.method(plan, method).pretrain
+    found = plans.resolve_method(plan, method).pretrain
     return plan.transductive or (isinstance(found, dict) and "scans" in found)
 
 
-def arms(plan: Plan, facts: dict[str, Facts]) -> list[Arm]:
+def list_arms(plan: Plan, facts: dict[str, MethodFacts]) -> list[Arm]:
     """The methods of a plan and the twins they are compared with, each twin before the first that needs it.
 
     A twin has its method's network, data and fine-tuning, and random weights, which stand still where the method's do;
@@ -123,8 +125,8 @@ def arms(plan: Plan, facts: dict[str, Facts]) -> list[Arm]:
             taken.add(folder_name(twins[key]))
         return twins[key]
 
-    for name in needing_facts(plan):
-        own = plans.method(plan, name)
+    for name in methods_to_time(plan):
+        own = plans.resolve_method(plan, name)
         if own.pretrain is None:
             found[name] = Arm(name=name, method=name, finetune=dict(own.finetune))
             continue
@@ -156,7 +158,7 @@ def arms(plan: Plan, facts: dict[str, Facts]) -> list[Arm]:
     return list(found.values())
 
 
-def cells(plan: Plan, facts: dict[str, Facts]) -> list[Cell]:
+def list_cells(plan: Plan, facts: dict[str, MethodFacts]) -> list[Cell]:
     """All cells, seed by seed, so that a study that is stopped half way can compare what it has."""
     amounts = [(count, None) for count in plan.labels or ()] + [
         (None, share) for share in plan.fractions or ()
@@ -173,12 +175,12 @@ def cells(plan: Plan, facts: dict[str, Facts]) -> list[Cell]:
         for seed in plan.seeds
         for fold in ([None] if plan.folds is None else range(plan.folds))
         for labels, fraction in amounts
-        for arm in arms(plan, facts)
+        for arm in list_arms(plan, facts)
         for pretrain_seed in (plan.pretrain_seeds if isinstance(arm.pretrain, dict) else [None])
     ]
 
 
-def finetune_settings(plan: Plan, cell: Cell, facts: Facts) -> dict[str, Any]:
+def finetune_settings(plan: Plan, cell: Cell, facts: MethodFacts) -> dict[str, Any]:
     """Settings of the cell's `finetune`, its paths aside."""
     settings = plans.scaled(cell.arm.finetune, plan.scale, FINETUNE_STEPS)
     if cell.arm.extra_steps:
@@ -188,7 +190,7 @@ def finetune_settings(plan: Plan, cell: Cell, facts: Facts) -> dict[str, Any]:
     return {**settings, **amount, "seed": cell.seed, "subset_seed": cell.seed}
 
 
-def steps(settings: Mapping[str, Any], cell: Cell, facts: Facts) -> int:
+def steps(settings: Mapping[str, Any], cell: Cell, facts: MethodFacts) -> int:
     """Steps of a cell's fine-tuning; where it counts epochs, of as many scans as its subjects have in the mean."""
     count = cell.labels or max(1, round((cell.fraction or 1) * facts.training))
     scans, batch = (
@@ -196,7 +198,7 @@ def steps(settings: Mapping[str, Any], cell: Cell, facts: Facts) -> int:
         int(settings.get("batch", Finetune.batch)),
     )
     epochs = None if settings.get("epochs") is None else float(settings["epochs"])
-    return steps_for(int(settings.get("steps") or FINETUNE_STEPS), epochs, scans, batch)
+    return count_steps(int(settings.get("steps") or FINETUNE_STEPS), epochs, scans, batch)
 
 
 def stands_still(finetune: Mapping[str, Any]) -> bool:
@@ -206,13 +208,13 @@ def stands_still(finetune: Mapping[str, Any]) -> bool:
 
 def pretrain_settings(plan: Plan, method: str) -> dict[str, Any]:
     """Settings of the method's `pretrain`, its paths and seed aside."""
-    found = plans.method(plan, method).pretrain
+    found = plans.resolve_method(plan, method).pretrain
     assert isinstance(found, dict)
     own = {name: value for name, value in found.items() if name not in ("scans", "source")}
     return plans.scaled(own, plan.scale, PRETRAIN_STEPS)
 
 
-def _pretraining_in_steps(facts: Facts, by_time: bool) -> int:
+def _pretraining_in_steps(facts: MethodFacts, by_time: bool) -> int:
     """How many steps of fine-tuning cost as much as the whole pre-training."""
     step = (
         facts.pretrain_step_s / facts.step_s

@@ -14,7 +14,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
-from selfvox.runs.atomic_files import whole
+from selfvox.runs.atomic_files import atomic_write
 from selfvox.runs.run_folder import read_metrics
 from selfvox.studies import reference
 from selfvox.studies.class_scores import ACCURACY, KAPPA
@@ -67,7 +67,7 @@ def draw(
         ):
             if figure is not None:
                 made.append(folder / f"{name}.png")
-                with whole(made[-1]) as temporary:
+                with atomic_write(made[-1]) as temporary:
                     figure.savefig(temporary, metadata={"Software": None})
     return made
 

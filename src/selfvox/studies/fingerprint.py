@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from selfvox.data.formats import strict_json
-from selfvox.data.naming import shown
+from selfvox.data.naming import printable
 from selfvox.data.preparation.store import digest, open_store
 from selfvox.errors import DataError
 from selfvox.runs import atomic_files
@@ -52,7 +52,7 @@ def found(out: Path) -> dict[str, Any]:
 def before(out: Path) -> dict[str, Any]:
     """What was kept when the study began; where nothing was, what its stores are now."""
     file = out / FILE
-    return strict_json.read(file) if file.exists() else found(out)
+    return strict_json.read_json(file) if file.exists() else found(out)
 
 
 def forget(out: Path, *folders: str) -> None:
@@ -93,7 +93,7 @@ def _check(out: Path, was: dict[str, Any], now: dict[str, Any]) -> None:
             what = "is new" if first not in old else "is gone" if first not in new else "is another"
             raise DataError(
                 f"{out / store}: the scans are not those that the study began with: {len(changed)} differ "
-                f"({shown(first)} {what}); {remedy}"
+                f"({printable(first)} {what}); {remedy}"
             )
     for store in was["splits"].keys() & now["splits"].keys():
         if was["splits"][store] != now["splits"][store]:

@@ -22,16 +22,16 @@ from matplotlib.figure import Figure
 from selfvox.commands.evaluate import evaluate
 from selfvox.commands.predict import predict
 from selfvox.errors import UsageError
-from selfvox.runs.atomic_files import whole, write_csv
-from selfvox.runs.progress import say
+from selfvox.runs.atomic_files import atomic_write, write_csv
+from selfvox.runs.progress import echo
 from selfvox.runs.weights import load_part
 from selfvox.settings.options import resolve
 from selfvox.settings.verbs import Evaluate, Predict
 from selfvox.studies import figures, plan, results, statistics
 from selfvox.studies.plan import Plan
 from selfvox.studies.results import Result
-from selfvox.studies.run_once import is_done, once
-from selfvox.uncertainty.ensemble import OF_CLASSES
+from selfvox.studies.run_once import is_done, run_once
+from selfvox.uncertainty.ensemble import CLASS_ONLY_VOTES
 
 FOREGROUND_WEIGHT = 2.0  # of a weighted vote: paper B takes 1, 2, 2
 HOLLOW: dict[str, Any] = {"linestyle": ":", "markerfacecolor": "white"}
@@ -71,7 +71,9 @@ VOTES = {
 }
 
 
-def ask(out: Path, asked: Plan, passes: int, shard: str = "0/1", dry_run: bool = False) -> None:
+def predict_with_passes(
+    out: Path, asked: Plan, passes: int, shard: str = "0/1", dry_run: bool = False
+) -> None:
     """Let every run that is there predict the test subjects in all ways; from scratch, before and after alone.
 
     Args:
@@ -84,7 +86,7 @@ def ask(out: Path, asked: Plan, passes: int, shard: str = "0/1", dry_run: bool =
     Raises:
         UsageError: no run can be asked, or they were asked by another number of passes.
     """
-    found = [result for result in results.read(asked, out) if result.key == "dice"]
+    found = [result for result in results.read_results(asked, out) if result.key == "dice"]
     if not found:
         raise UsageError(f"passes: {out} holds no run that segments; leave --passes out")
     todo = [(path, way) for result in found for path in result.paths for way in _ways(result)]
@@ -93,12 +95,12 @@ def ask(out: Path, asked: Plan, passes: int, shard: str = "0/1", dry_run: bool =
     todo = todo[first::of]
     if dry_run:
         left = sum(not is_done(path / way.folder) for path, way in todo)
-        say(
+        echo(
             f"{left} of {len(todo)} times the test subjects are still to be predicted, by {passes} passes each"
         )
         return
     for number, (path, way) in enumerate(todo):
-        say(
+        echo(
             f"{number}/{len(todo)} done  now {path.parent.name} {path.name}, {way.folder.removeprefix('dropout/')}"
         )
         _ask(out, asked, path, way, passes)
@@ -120,7 +122,7 @@ def _ways(result: Result) -> list[Way]:
     return [
         way
         for way in ways
-        if not ((of_regions and way.vote in OF_CLASSES) or (is_linear and way.decoder))
+        if not ((of_regions and way.vote in CLASS_ONLY_VOTES) or (is_linear and way.decoder))
     ]
 
 
@@ -171,17 +173,17 @@ def _ask(out: Path, asked: Plan, run: Path, way: Way, passes: int) -> None:
         shutil.rmtree(predictions)  # with the probabilities it is many times as large as all else
         return {"passes": passes}
 
-    once(out, folder.relative_to(out), given, make, wait=True)
+    run_once(out, folder.relative_to(out), given, make, wait=True)
 
 
 # what they say
 
 
-def tell(out: Path, asked: Plan) -> None:
+def summarise_passes(out: Path, asked: Plan) -> None:
     """Write `dropout.csv`, draw the figures and print what dropout changes; nothing where nobody was asked."""
     found = [
         result
-        for result in results.read(asked, out)
+        for result in results.read_results(asked, out)
         if _of(result, WITHOUT) and _of(result, ENCODER)
     ]
     if not found:
@@ -194,9 +196,9 @@ def tell(out: Path, asked: Plan) -> None:
         if row["name"] == overall and row["way"] == ENCODER:
             low, high = f"{row['low']:+.3f}", f"{row['high']:+.3f}"
             change = f"{row['difference']:+.3f} by Monte-Carlo dropout, 95 % {low} ... {high}"
-            say(f"{row['method']}, {row['labels']} labels, Dice of {overall}: {change}")
+            echo(f"{row['method']}, {row['labels']} labels, Dice of {overall}: {change}")
     drawn = draw(found, [row for row in rows if row["name"] == overall], out / "figures")
-    say(f"dropout: {out / 'dropout.csv'}   figures: {'  '.join(map(str, drawn))}")
+    echo(f"dropout: {out / 'dropout.csv'}   figures: {'  '.join(map(str, drawn))}")
 
 
 def _of(result: Result, way: Way) -> Result | None:
@@ -282,12 +284,12 @@ def draw(found: Sequence[Result], rows: Sequence[Mapping[str, Any]], folder: Pat
         ):
             if figure is not None:
                 made.append(folder / f"{name}.png")
-                with whole(made[-1]) as temporary:
+                with atomic_write(made[-1]) as temporary:
                     figure.savefig(temporary, metadata={"Software": None})
     for result in _telling(found):
         for picture in sorted((result.paths[0] / MAPS.folder).glob("*_maps.png"))[:1]:
             made.append(folder / f"percentiles-{plan.folder_name(result.method)}.png")
-            with whole(made[-1]) as temporary:
+            with atomic_write(made[-1]) as temporary:
                 shutil.copyfile(picture, temporary)
     return made
 

@@ -15,12 +15,19 @@ import pydantic
 import yaml
 
 from selfvox.errors import UsageError, did_you_mean
-from selfvox.models.build import check
+from selfvox.models.build import check_network
 from selfvox.runs.atomic_files import write_text
 from selfvox.settings import safe_yaml
 from selfvox.settings.options import as_dict, resolve
-from selfvox.settings.verbs import AtLeastOne, Finetune, NotNegative, Preparation, Prepare, Pretrain
-from selfvox.tasks import from_setting
+from selfvox.settings.verbs import (
+    AtLeastOne,
+    Finetune,
+    NotNegative,
+    PreparationSettings,
+    Prepare,
+    Pretrain,
+)
+from selfvox.tasks import task_from_setting
 
 PRESETS = Path(__file__).parent / "presets"
 SCRATCH = "scratch"
@@ -31,7 +38,7 @@ Share = pydantic.Field(gt=0, le=1, allow_inf_nan=False)
 Shares = Annotated[tuple[Annotated[float, Share], ...], pydantic.Field(min_length=1)]
 
 # what the study itself decides; the rest of the verbs' settings may be given
-_PREPARATION = {each.name for each in dataclasses.fields(Preparation)}
+_PREPARATION = {each.name for each in dataclasses.fields(PreparationSettings)}
 _OURS_PREPARE = {"scans", "out", "test", "validation", "seed"}
 _OURS_PRETRAIN = {"out", "seed", "resume", "devices"} | _PREPARATION - {"source"}
 _OURS_FINETUNE = {
@@ -147,12 +154,12 @@ class Plan:
             raise ValueError("methods: is empty; name at least one")
 
 
-def names() -> list[str]:
+def preset_names() -> list[str]:
     """The plans that come with selfvox."""
     return sorted(path.stem for path in PRESETS.glob("*.yaml"))
 
 
-def read(plan: str, data: Path | None = None, scale: float = 1.0) -> Plan:
+def read_plan(plan: str, data: Path | None = None, scale: float = 1.0) -> Plan:
     """Read a plan file, or a plan that comes with selfvox, and check all of it.
 
     Args:
@@ -166,11 +173,11 @@ def read(plan: str, data: Path | None = None, scale: float = 1.0) -> Plan:
     path = Path(os.path.expanduser(plan))
     if not path.is_file():
         preset = PRESETS / f"{plan}.yaml"
-        if plan not in names():
-            near = did_you_mean(plan, names())
+        if plan not in preset_names():
+            near = did_you_mean(plan, preset_names())
             raise UsageError(f"{plan}: neither a plan's file nor one that comes with selfvox{near}")
         path = preset
-    given = safe_yaml.read(path)
+    given = safe_yaml.read_yaml(path)
     if data is not None:
         given["data"] = str(data.absolute())
     elif path.parent == PRESETS:
@@ -183,12 +190,12 @@ def read(plan: str, data: Path | None = None, scale: float = 1.0) -> Plan:
         raise UsageError(f"{path}: {error}") from None
 
 
-def save(plan: Plan, path: Path) -> None:
+def save_plan(plan: Plan, path: Path) -> None:
     """Keep a plan with its results, all of it filled in."""
     write_text(path, yaml.safe_dump(as_dict(plan), sort_keys=False, allow_unicode=True, width=100))
 
 
-def load(path: Path) -> Plan:
+def load_plan(path: Path) -> Plan:
     """Read what `save` wrote.
 
     Raises:
@@ -198,7 +205,7 @@ def load(path: Path) -> Plan:
         raise UsageError(
             f"{path.parent}: holds no study; run `selfvox study PLAN --out {path.parent}` first"
         )
-    return resolve(Plan, safe_yaml.read(path))
+    return resolve(Plan, safe_yaml.read_yaml(path))
 
 
 def as_kept(plan: Plan, before: Plan) -> Plan:
@@ -226,7 +233,7 @@ def _written(now: Any, before: Any) -> Any:
     return now
 
 
-def method(plan: Plan, name: str) -> Method:
+def resolve_method(plan: Plan, name: str) -> Method:
     """A method, its own settings laid over the shared ones; from scratch it has the network that the others share."""
     value = plan.methods[name]
     own = resolve(
@@ -282,7 +289,7 @@ def _checked(plan: Plan, beside: Path) -> Plan:
             given = {**plan.pretrain, **own.pretrain}
             whole = section(Pretrain, given, f"{where}.pretrain.", _OURS_PRETRAIN)
             with _refusals_in(f"{where}.pretrain."):
-                from_setting(whole.task, whole.weights).check_batch(whole.batch)
+                task_from_setting(whole.task, whole.weights).check_batch(whole.batch)
             if "source" in given and "scans" not in given:
                 remedy = "name them by `scans` beside it, or write it into the section prepare"
                 raise UsageError(
@@ -316,7 +323,7 @@ def _checked(plan: Plan, beside: Path) -> Plan:
         plan, data=Path(_beside(beside, plan.data)), methods=methods, pretrain=shared
     )
     for name in methods:
-        for kind, settings in dataclasses.asdict(method(plan, name)).items():
+        for kind, settings in dataclasses.asdict(resolve_method(plan, name)).items():
             if isinstance(settings, dict):
                 _check_network(settings.get("network", "plain"), f"methods.{name}.{kind}.")
     return plan
@@ -364,7 +371,7 @@ def _check_network(network: Any, where: str) -> None:
     called = str(network.get("name", "plain") if isinstance(network, Mapping) else network)
     if os.sep not in called and ":" not in called:
         with _refusals_in(where):
-            check(network)
+            check_network(network)
 
 
 @contextlib.contextmanager

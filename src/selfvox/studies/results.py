@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from selfvox.data.formats import strict_json
-from selfvox.data.naming import natural
+from selfvox.data.naming import natural_key
 from selfvox.data.preparation.store import is_store, open_store
 from selfvox.studies import class_scores
 from selfvox.studies import design as layout
-from selfvox.studies.design import Facts
+from selfvox.studies.design import MethodFacts
 from selfvox.studies.plan import Plan
 
 MEAN = "mean of classes"
@@ -95,13 +95,15 @@ class Result:
         return sum(values) / len(values) if values else math.nan
 
 
-def read(plan: Plan, out: Path) -> list[Result]:
+def read_results(plan: Plan, out: Path) -> list[Result]:
     """The cells that are done, in all of their folds, method by method in the order of the plan."""
-    arms = {arm.name: arm for arm in layout.arms(plan, _facts(out))}
+    arms = {arm.name: arm for arm in layout.list_arms(plan, _facts(out))}
     order, subjects = list(arms), _subjects(out)
     found: dict[tuple[Any, ...], Result] = {}
-    for done in sorted(out.glob("cells/*/*/done.json"), key=lambda path: natural(str(path.parent))):
-        said = strict_json.read(done)
+    for done in sorted(
+        out.glob("cells/*/*/done.json"), key=lambda path: natural_key(str(path.parent))
+    ):
+        said = strict_json.read_json(done)
         if said["method"] not in order:
             continue
         names = (
@@ -150,13 +152,13 @@ def rows_of(run: Path, fold: int | None) -> tuple[dict[str, str], ...]:
 
 def at_equal_compute(plan: Plan, out: Path) -> list[tuple[str, str]]:
     """Each method with its from-scratch twin at equal compute."""
-    return [(arm.name, arm.equal) for arm in layout.arms(plan, _facts(out)) if arm.equal]
+    return [(arm.name, arm.equal) for arm in layout.list_arms(plan, _facts(out)) if arm.equal]
 
 
 def in_2d(plan: Plan, out: Path) -> list[tuple[str, str]]:
     """Each method with the one that does the same on slices; then their twins, whose training is theirs."""
-    arms = {arm.name: arm for arm in layout.arms(plan, _facts(out))}
-    methods = [arms[name] for name in layout.needing_facts(plan) if name in arms]
+    arms = {arm.name: arm for arm in layout.list_arms(plan, _facts(out))}
+    methods = [arms[name] for name in layout.methods_to_time(plan) if name in arms]
     pairs = [(arm, arms[f"2D-{arm.name}"]) for arm in methods if f"2D-{arm.name}" in arms]
     twins = [
         both for one, flat in pairs for both in ((one.twin, flat.twin), (one.equal, flat.equal))
@@ -167,7 +169,7 @@ def in_2d(plan: Plan, out: Path) -> list[tuple[str, str]]:
 
 def missing(plan: Plan, out: Path) -> tuple[list[str], int]:
     """The cells of the plan that are not done, and how many it has."""
-    cells = layout.cells(plan, _facts(out))
+    cells = layout.list_cells(plan, _facts(out))
     return [str(cell) for cell in cells if not (out / cell.folder / "done.json").exists()], len(
         cells
     )
@@ -179,8 +181,8 @@ def _subjects(out: Path) -> dict[str, str]:
     return {case.id: case.subject for case in open_store(store).cases} if is_store(store) else {}
 
 
-def _facts(out: Path) -> dict[str, Facts]:
+def _facts(out: Path) -> dict[str, MethodFacts]:
     """What is known of each method; nothing yet of one that the plan was given last."""
     file = out / "methods.json"
-    known = strict_json.read(file)["methods"] if file.exists() else {}
-    return {name: Facts(**each) for name, each in known.items()}
+    known = strict_json.read_json(file)["methods"] if file.exists() else {}
+    return {name: MethodFacts(**each) for name, each in known.items()}

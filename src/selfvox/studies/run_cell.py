@@ -10,7 +10,7 @@ from selfvox.commands.finetune import finetune
 from selfvox.commands.predict import predict
 from selfvox.commands.pretrain import pretrain
 from selfvox.data.formats import strict_json
-from selfvox.data.naming import natural
+from selfvox.data.naming import natural_key
 from selfvox.data.preparation import split as splits
 from selfvox.data.preparation.store import Store, open_store
 from selfvox.prediction import class_table
@@ -21,13 +21,15 @@ from selfvox.settings.verbs import Evaluate, Finetune, Predict, Pretrain
 from selfvox.studies import class_scores
 from selfvox.studies import design as layout
 from selfvox.studies import plan as plans
-from selfvox.studies.design import Cell, Facts
+from selfvox.studies.design import Cell, MethodFacts
 from selfvox.studies.plan import Plan
-from selfvox.studies.run_once import once
+from selfvox.studies.run_once import run_once
 from selfvox.studies.stores import card_of, fold_store, guard, scans_of, trainable
 
 
-def do(plan: Plan, facts: dict[str, Facts], out: Path, cell: Cell, wait: bool = False) -> None:
+def run_cell(
+    plan: Plan, facts: dict[str, MethodFacts], out: Path, cell: Cell, wait: bool = False
+) -> None:
     """Make a cell, and the pre-training that it needs, unless they are there.
 
     Raises:
@@ -61,7 +63,7 @@ def do(plan: Plan, facts: dict[str, Facts], out: Path, cell: Cell, wait: bool = 
         paths = {"labelled": store.path, "encoder": encoder}
         finetune(resolve(Finetune, {**given, **_begun(run, paths)}))
         score(plan, run, store)
-        split = splits.read(run / "split.json")
+        split = splits.read_split(run / "split.json")
         return {
             "method": cell.arm.name,
             "twin": cell.arm.twin,
@@ -75,13 +77,13 @@ def do(plan: Plan, facts: dict[str, Facts], out: Path, cell: Cell, wait: bool = 
             "score": _compared(run),
         }
 
-    once(out, cell.folder, settings, work, wait)
+    run_once(out, cell.folder, settings, work, wait)
 
 
 def _begun(run: Path, paths: dict[str, Any]) -> dict[str, Any]:
     """Paths for a run, which goes on where it was begun: then as they were written, for it takes no others."""
     resume = (run / "settings.yaml").exists()
-    before = safe_yaml.read(run / "settings.yaml") if resume else {}
+    before = safe_yaml.read_yaml(run / "settings.yaml") if resume else {}
     same = {
         name: before[name]
         for name, value in paths.items()
@@ -112,13 +114,15 @@ def score(plan: Plan, run: Path, store: Store) -> None:
             source=plan.source,
         )
     )
-    if (run / "predictions" / class_table.TABLE).exists():
-        answers = class_table.read(run / "predictions" / class_table.TABLE)
+    if (run / "predictions" / class_table.TABLE_NAME).exists():
+        answers = class_table.read_class_table(run / "predictions" / class_table.TABLE_NAME)
         known = [
             case for case in store.cases if case.id in answers.found and case.grade is not None
         ]
         graded = {case.id: answers.classes.index(str(case.grade)) for case in known}
-        rows = [[case, graded[case], answers.found[case]] for case in sorted(graded, key=natural)]
+        rows = [
+            [case, graded[case], answers.found[case]] for case in sorted(graded, key=natural_key)
+        ]
         atomic_files.write_csv(run / "answers.csv", ["case", "true", "predicted"], rows)
 
 
@@ -126,7 +130,7 @@ def _compared(run: Path) -> str:
     """What of a run's scores is compared with its twin's."""
     if not (run / "answers.csv").exists():
         return "dice"
-    ordered = strict_json.read(run / "network" / "network.json")["ordinal"]
+    ordered = strict_json.read_json(run / "network" / "network.json")["ordinal"]
     return class_scores.KAPPA if ordered else class_scores.ACCURACY
 
 
@@ -143,4 +147,6 @@ def pretrain_once(
         pretrain(resolve(Pretrain, {**given, **_begun(run, paths), "seed": seed}))
         return {"method": method, "pretrain_seed": seed}
 
-    once(out, folder, {**given, "scans": plans.method(plan, method).pretrain}, work, wait)
+    run_once(
+        out, folder, {**given, "scans": plans.resolve_method(plan, method).pretrain}, work, wait
+    )

@@ -14,12 +14,12 @@ from typing import Any
 from selfvox.data.formats import strict_json
 from selfvox.errors import BusyError, UsageError
 from selfvox.runs import atomic_files
-from selfvox.runs.progress import told_to
+from selfvox.runs.progress import redirect_output
 
 FORMAT = 1
 
 
-def once(
+def run_once(
     out: Path,
     folder: Path,
     settings: dict[str, Any],
@@ -37,12 +37,12 @@ def once(
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()
     if is_done(out / folder, digest):
         return
-    with held(out, str(folder), wait):
+    with study_lock(out, str(folder), wait):
         if is_done(out / folder, digest):
             return
         (out / folder).mkdir(parents=True, exist_ok=True)
         began = time.monotonic()
-        with told_to(out / folder / "log.txt"):
+        with redirect_output(out / folder / "log.txt"):
             facts = work()
         seconds = round(time.monotonic() - began, 1)
         done = {"format": FORMAT, **facts, "seconds": seconds, "settings_sha256": digest}
@@ -58,7 +58,7 @@ def is_done(folder: Path, digest: str | None = None) -> bool:
     """
     if not (folder / "done.json").exists():
         return False
-    if digest not in (None, strict_json.read(folder / "done.json")["settings_sha256"]):
+    if digest not in (None, strict_json.read_json(folder / "done.json")["settings_sha256"]):
         raise UsageError(
             f"{folder}: was made with other settings than the plan's; name another --out, or remove it"
         )
@@ -66,14 +66,14 @@ def is_done(folder: Path, digest: str | None = None) -> bool:
 
 
 @contextlib.contextmanager
-def held(out: Path, name: str, wait: bool = False) -> Iterator[None]:
+def study_lock(out: Path, name: str, wait: bool = False) -> Iterator[None]:
     """Keep other processes from the same piece of work; the system lifts the lock of a process that died."""
     lock = out / "locks" / name.replace("/", "+")
     lock.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:
         while True:
             try:
-                stack.enter_context(atomic_files.locked(lock))
+                stack.enter_context(atomic_files.folder_lock(lock))
                 break
             except BusyError:
                 if not wait:

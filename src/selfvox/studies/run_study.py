@@ -10,10 +10,10 @@ from pathlib import Path
 
 from selfvox.data.preparation import parallel
 from selfvox.errors import BusyError, NumericalError
-from selfvox.runs.progress import clock, say
+from selfvox.runs.progress import echo, format_seconds
 from selfvox.studies import cost, run_cell
 from selfvox.studies import design as layout
-from selfvox.studies.design import Cell, Facts
+from selfvox.studies.design import Cell, MethodFacts
 from selfvox.studies.plan import Plan
 from selfvox.studies.run_once import is_done
 
@@ -26,7 +26,7 @@ class _Study:
     """A study at work."""
 
     plan: Plan
-    facts: dict[str, Facts]
+    facts: dict[str, MethodFacts]
     out: Path
 
     def in_this_process(self, todo: Sequence[Cell]) -> dict[str, str]:
@@ -42,7 +42,9 @@ class _Study:
                     continue
                 later = [*busy, *left[place + 1 :]]
                 left_s = watch.left(self.cost([cell, *later]))
-                say(f"{total - len(later) - 1}/{total} done  now {cell}  {clock(left_s)} left")
+                echo(
+                    f"{total - len(later) - 1}/{total} done  now {cell}  {format_seconds(left_s)} left"
+                )
                 cost = self.cost([cell])
                 try:
                     with watch.on(cost):
@@ -50,7 +52,7 @@ class _Study:
                 except BusyError:
                     busy.append(cell)
                 except NumericalError as error:
-                    say(f"{cell}: failed ({error})")
+                    echo(f"{cell}: failed ({error})")
                     failed[str(cell)] = str(error)
             if busy and len(busy) == len(left):
                 time.sleep(PATIENCE_S)
@@ -76,12 +78,12 @@ class _Study:
                 said = "its worker died" if isinstance(result, parallel.WorkerDiedError) else result
                 if said and not jobs[number].only_pretrain:
                     failed[str(jobs[number].cell)] = said
-                say(f"{done}/{len(jobs)}  {jobs[number]}  {said or 'done'}")
+                echo(f"{done}/{len(jobs)}  {jobs[number]}  {said or 'done'}")
         return failed
 
     def do(self, cell: Cell, wait: bool = False) -> None:
         """Make one cell unless it is there."""
-        run_cell.do(self.plan, self.facts, self.out, cell, wait)
+        run_cell.run_cell(self.plan, self.facts, self.out, cell, wait)
 
     def cost(self, cells: Sequence[Cell]) -> float:
         """Seconds that cells will take by the trial, the pre-trainings that are not there included."""

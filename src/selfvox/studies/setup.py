@@ -7,7 +7,7 @@ import fnmatch
 from pathlib import Path
 
 from selfvox.commands.prepare import prepare
-from selfvox.data.preparation.leakage import seen
+from selfvox.data.preparation.leakage import seen_scans
 from selfvox.data.preparation.store import Store, open_store
 from selfvox.errors import DataError, UsageError
 from selfvox.settings.options import resolve
@@ -16,7 +16,7 @@ from selfvox.studies import cost, fingerprint
 from selfvox.studies import design as layout
 from selfvox.studies import plan as plans
 from selfvox.studies.plan import Plan
-from selfvox.studies.run_once import held
+from selfvox.studies.run_once import study_lock
 from selfvox.studies.stores import (
     STORE,
     card_of,
@@ -30,7 +30,7 @@ from selfvox.studies.stores import (
 )
 
 
-def begin(plan: Plan, out: Path) -> Plan:
+def set_up(plan: Plan, out: Path) -> Plan:
     """Keep the plan in `out`, or see that it is the one which lies there; prepare the scans and check the split.
 
     Seeds, labels and methods may be added to a plan; what is done stays. A plan may be corrected until something is
@@ -52,12 +52,12 @@ def begin(plan: Plan, out: Path) -> Plan:
     if foreign and not file.exists():
         raise UsageError(f"{out}: is not empty and holds no study; name another --out")
     out.mkdir(parents=True, exist_ok=True)
-    with held(out, "plan", wait=True):
+    with study_lock(out, "plan", wait=True):
         if file.exists():
-            plan = plans.as_kept(plan, kept := plans.load(file))
+            plan = plans.as_kept(plan, kept := plans.load_plan(file))
             _make_way(plan, kept, out)
-        if not file.exists() or plans.load(file) != plan:
-            plans.save(plan, file)
+        if not file.exists() or plans.load_plan(file) != plan:
+            plans.save_plan(plan, file)
         was = fingerprint.before(out)
         given = {name: value for name, value in plan.prepare.items() if value is not None}
         validation = 0 if plan.folds else plan.validation  # each fold has its own
@@ -66,7 +66,7 @@ def begin(plan: Plan, out: Path) -> Plan:
         store = open_store(out / STORE)
         if plan.folds:
             make_folds(plan, store)
-        for name in layout.needing_facts(plan):
+        for name in layout.methods_to_time(plan):
             make_own(plan, name, store, out)
         fingerprint.keep(out, was)
     _check_split(plan, out)
@@ -79,14 +79,14 @@ def _check_split(plan: Plan, out: Path) -> None:
         split_store = open_store(fold_store(out / STORE, fold))
         _check_labels(plan, split_store)
         _check_twice(
-            split_store, any(_pretrains_on_it(plan, name) for name in layout.needing_facts(plan))
+            split_store, any(_pretrains_on_it(plan, name) for name in layout.methods_to_time(plan))
         )
-        for name in layout.needing_facts(plan):
-            found = plans.method(plan, name).pretrain
+        for name in layout.methods_to_time(plan):
+            found = plans.resolve_method(plan, name).pretrain
             if isinstance(found, str):
                 guard(split_store, found, card_of(Path(found))["seen"], plan.transductive)
             elif found is not None and "scans" in found:
-                there = seen(open_store(scans_of(plan, name, out, fold)).cases)
+                there = seen_scans(open_store(scans_of(plan, name, out, fold)).cases)
                 guard(split_store, found["scans"], there, plan.transductive)
 
 
@@ -104,7 +104,7 @@ def _make_way(plan: Plan, before: Plan, out: Path) -> None:
     changed = [
         name for name, value in before.methods.items() if plan.methods.get(name, value) != value
     ]
-    known = cost.known(out)
+    known = cost.timed_methods(out)
     begun = {each.parent.name for each in out.glob("cells/*/*")}
     if begun or any(out.glob("pretrain/*")):
         if shared:
@@ -126,8 +126,8 @@ def _make_way(plan: Plan, before: Plan, out: Path) -> None:
     else:
         return
     if stores or stale:
-        with held(out, "trial"):
-            cost.forget(out, stale)
+        with study_lock(out, "trial"):
+            cost.forget_methods(out, stale)
             fingerprint.forget(out, *stores)
 
 
@@ -188,6 +188,6 @@ def _check_twice(store: Store, without_labels: bool) -> None:
 
 def _pretrains_on_it(plan: Plan, name: str) -> bool:
     """Whether a method is pre-trained on the study's own scans, with a label or without."""
-    return isinstance(plans.method(plan, name).pretrain, dict) and not layout.other_scans(
+    return isinstance(plans.resolve_method(plan, name).pretrain, dict) and not layout.other_scans(
         plan, name
     )

@@ -9,16 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from selfvox.data.preparation import split as splits
-from selfvox.data.preparation.build_store import channels_of, prepared
-from selfvox.data.preparation.leakage import Seen, leaked
+from selfvox.data.preparation.build_store import count_channels, open_or_build_store
+from selfvox.data.preparation.leakage import SeenScans, find_leaks
 from selfvox.data.preparation.recipe import Recipe
 from selfvox.data.preparation.split import Split
 from selfvox.data.preparation.store import Store, grades, open_store, read_manifest
 from selfvox.errors import DataError
 from selfvox.runs import atomic_files
-from selfvox.runs.weights import load_encoder
+from selfvox.runs.weights import read_encoder
 from selfvox.settings.options import resolve
-from selfvox.settings.verbs import Preparation
+from selfvox.settings.verbs import PreparationSettings
 from selfvox.studies import plan as plans
 from selfvox.studies.plan import Plan
 
@@ -27,21 +27,24 @@ STORE = "store"
 
 def make_own(plan: Plan, name: str, store: Store, out: Path) -> None:
     """Make the stores that a method needs of its own: of other scans, or of the study's by an encoder's recipe."""
-    found, folder = plans.method(plan, name).pretrain, scans_of(plan, name, out, None)
+    found, folder = plans.resolve_method(plan, name).pretrain, scans_of(plan, name, out, None)
     if isinstance(found, dict) and "scans" in found:
-        scans, how = Path(found["scans"]), {"source": found.get("source", Preparation.source)}
+        scans, how = (
+            Path(found["scans"]),
+            {"source": found.get("source", PreparationSettings.source)},
+        )
         # the study's recipe for all, so that methods differ in nothing else
         recipe: Recipe | None = store.recipe
-        if channels_of(scans, how["source"]) != len(store.recipe.channel_names):
+        if count_channels(scans, how["source"]) != len(store.recipe.channel_names):
             recipe, how = (
                 None,
                 how | {"size": store.recipe.size, "spacing": store.recipe.spacing_mm},
             )
-        ready = prepared(scans, folder, resolve(Preparation, how), recipe=recipe)
+        ready = open_or_build_store(scans, folder, resolve(PreparationSettings, how), recipe=recipe)
         if ready.path.resolve() != folder.resolve():  # they were a store already
             _link(ready, folder)
             if (split := ready.split()) is not None:
-                splits.write(split, folder / "split.json")
+                splits.write_split(split, folder / "split.json")
     elif isinstance(found, dict) and plan.transductive:
         _link(store, folder)
     elif isinstance(found, str) and store_of(plan, name, out) != STORE:
@@ -49,17 +52,17 @@ def make_own(plan: Plan, name: str, store: Store, out: Path) -> None:
             out / store_of(plan, name, out),
             Recipe.from_dict(card_of(Path(found))["recipe"]),
         )
-        prepared(
+        open_or_build_store(
             plan.data,
             own,
-            resolve(Preparation, {"source": plan.source}),
+            resolve(PreparationSettings, {"source": plan.source}),
             recipe=recipe,
             need_labels=True,
         )
         if plan.folds:
             make_folds(plan, open_store(own))
         else:
-            with atomic_files.whole(own / "split.json") as temporary:
+            with atomic_files.atomic_write(own / "split.json") as temporary:
                 shutil.copyfile(store.path / "split.json", temporary)
 
 
@@ -70,12 +73,14 @@ def make_folds(plan: Plan, store: Store) -> None:
     without = sorted({case.subject for case in store.cases} - set(subjects))
     # every fold has about the same share of each grade
     classes = dict.fromkeys(subjects, -1) | grades(store.cases)
-    for number, test in enumerate(splits.folds(classes, plan.folds, plan.split_seed)):
+    for number, test in enumerate(splits.make_folds(classes, plan.folds, plan.split_seed)):
         folder = fold_store(store.path, number)
-        rest = splits.make(set(subjects) - set(test), 0, plan.validation, plan.split_seed, classes)
+        rest = splits.make_split(
+            set(subjects) - set(test), 0, plan.validation, plan.split_seed, classes
+        )
         train = (*rest.train, *without)
         folder.mkdir(parents=True, exist_ok=True)
-        splits.write(dataclasses.replace(rest, train=train, test=test), folder / "split.json")
+        splits.write_split(dataclasses.replace(rest, train=train, test=test), folder / "split.json")
         _link(store, folder)
 
 
@@ -95,9 +100,9 @@ def fold_store(store: Path, fold: int | None) -> Path:
 
 def scans_of(plan: Plan, name: str, out: Path, fold: int | None) -> Path:
     """The store that a method is pre-trained on; one for all methods of the same scans."""
-    found = plans.method(plan, name).pretrain
+    found = plans.resolve_method(plan, name).pretrain
     if isinstance(found, dict) and "scans" in found:
-        others = ((other, plans.method(plan, other).pretrain) for other in plan.methods)
+        others = ((other, plans.resolve_method(plan, other).pretrain) for other in plan.methods)
         first = next(
             name
             for name, each in others
@@ -109,7 +114,7 @@ def scans_of(plan: Plan, name: str, out: Path, fold: int | None) -> Path:
 
 def store_of(plan: Plan, name: str, out: Path) -> str:
     """The store that a method is fine-tuned on, within the study's folder: the study's, unless an encoder differs."""
-    found = plans.method(plan, name).pretrain
+    found = plans.resolve_method(plan, name).pretrain
     if isinstance(found, str):
         recipe = Recipe.from_dict(card_of(Path(found))["recipe"])
         ours = open_store(out / STORE).recipe
@@ -121,7 +126,7 @@ def store_of(plan: Plan, name: str, out: Path) -> str:
 
 def card_of(encoder: Path) -> dict[str, Any]:
     """What is said of an encoder: of a pre-training run, of its `encoder/` folder, or of a fine-tuning run."""
-    return load_encoder(encoder)[1]
+    return read_encoder(encoder)[1]
 
 
 def split_of(store: Store) -> Split:
@@ -136,7 +141,7 @@ def trainable(store: Store) -> set[str]:
     return {case.subject for case in store.cases if case.is_labelled} & set(split_of(store).train)
 
 
-def guard(store: Store, what: str, by: Seen, transductive: bool) -> int:
+def guard(store: Store, what: str, by: SeenScans, transductive: bool) -> int:
     """Refuse what has seen test scans, by their contents or their subjects, unless the plan allows it.
 
     Args:
@@ -151,7 +156,7 @@ def guard(store: Store, what: str, by: Seen, transductive: bool) -> int:
     Raises:
         DataError: some were, and `transductive` is not given.
     """
-    known, count = leaked(store, split_of(store), by)
+    known, count = find_leaks(store, split_of(store), by)
     if known and not transductive:
         raise DataError(
             f"{what}: {len(known)} of {count} test scans, or subjects of their name, are seen in pre-training "

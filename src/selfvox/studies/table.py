@@ -15,7 +15,7 @@ from rich.text import Text
 from selfvox.errors import DataError
 from selfvox.evaluation.segmentation import EMPTY_RULE
 from selfvox.runs.atomic_files import write_csv
-from selfvox.runs.progress import say
+from selfvox.runs.progress import echo
 from selfvox.studies import figures, results
 from selfvox.studies.plan import Plan
 from selfvox.studies.results import Result
@@ -41,13 +41,13 @@ TITLES = {
 }
 
 
-def make(plan: Plan, out: Path) -> list[dict[str, Any]]:
+def make_tables(plan: Plan, out: Path) -> list[dict[str, Any]]:
     """Write `table.csv`, `summary.csv` and the figures from the run folders, and print the summary.
 
     Raises:
         DataError: no cell is done yet.
     """
-    found, (lacking, total) = results.read(plan, out), results.missing(plan, out)
+    found, (lacking, total) = results.read_results(plan, out), results.missing(plan, out)
     if not found:
         folds = " in all folds" if plan.folds else ""
         raise DataError(
@@ -76,11 +76,11 @@ def make(plan: Plan, out: Path) -> list[dict[str, Any]]:
         _show_against(what, [row for row in differences if row["name"] == found[0].overall])
     pictures = figures.draw(plan, found, summary, further, out / "figures")
     if lacking:
-        say(
+        echo(
             f"{len(lacking)} of {total} cells are not there yet ({lacking[0]} first); run the study again to make them"
         )
     tables = [out / f"{name}.csv" for name in ("table", "summary", "comparisons")]
-    say(f"tables: {'  '.join(map(str, tables))}   figures: {'  '.join(map(str, pictures))}")
+    echo(f"tables: {'  '.join(map(str, tables))}   figures: {'  '.join(map(str, pictures))}")
     return summary
 
 

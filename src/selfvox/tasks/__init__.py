@@ -14,19 +14,21 @@ from selfvox.pretext import PretextTask
 from selfvox.settings.options import as_dict, resolve
 
 
-def names() -> list[str]:
+def task_names() -> list[str]:
     """The tasks there are: the files of `tasks/`."""
     return sorted(module.name for module in pkgutil.iter_modules(__path__))
 
 
-def find(name: str) -> type[PretextTask]:
+def find_task(name: str) -> type[PretextTask]:
     """The task called `name`.
 
     Raises:
         UsageError: there is none; names the nearest.
     """
-    if name not in names():
-        raise UsageError(f"task: no pretext task is called '{name}'{did_you_mean(name, names())}")
+    if name not in task_names():
+        raise UsageError(
+            f"task: no pretext task is called '{name}'{did_you_mean(name, task_names())}"
+        )
     module = importlib.import_module(f"{__name__}.{name}")
     for value in vars(module).values():
         if (
@@ -38,12 +40,12 @@ def find(name: str) -> type[PretextTask]:
     raise AssertionError(f"tasks/{name}.py defines no PretextTask")
 
 
-def split_names(name: str) -> list[str]:
+def split_task_names(name: str) -> list[str]:
     """`rotation+simclr` -> each by itself."""
     return [part.strip() for part in name.split("+")]
 
 
-def from_setting(
+def task_from_setting(
     task: str | Mapping[str, Any], weights: Sequence[float] | None = None
 ) -> PretextTask:
     """The task that a setting means: its name, or a mapping of `name` and its options.
@@ -55,17 +57,17 @@ def from_setting(
         UsageError: a task, option or weight that cannot be; says what to do.
     """
     options = {"name": task} if isinstance(task, str) else dict(task)
-    given = split_names(str(options.pop("name", "")))
+    given = split_task_names(str(options.pop("name", "")))
     if len(given) > 1:
         return _joint(given, options, weights)
     if weights is not None:
         raise UsageError(
             "weights: are for several tasks at once, such as --task rotation+simclr; leave them out"
         )
-    return resolve(find(given[0]), options, where="task.")
+    return resolve(find_task(given[0]), options, where="task.")
 
 
-def to_setting(task: PretextTask) -> dict[str, Any]:
+def task_to_setting(task: PretextTask) -> dict[str, Any]:
     """The mapping that `from_setting` reads back; a joint task's `weights` go beside it."""
     if isinstance(task, Joint):
         own = {
@@ -80,7 +82,10 @@ def to_setting(task: PretextTask) -> dict[str, Any]:
 def _joint(
     names: Sequence[str], options: Mapping[str, Any], weights: Sequence[float] | None
 ) -> Joint:
-    kinds, own = {name: find(name) for name in names}, {name: dict[str, Any]() for name in names}
+    kinds, own = (
+        {name: find_task(name) for name in names},
+        {name: dict[str, Any]() for name in names},
+    )
     if len(kinds) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise UsageError(f"task: {twice} is named twice; name each task once")

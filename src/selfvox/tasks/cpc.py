@@ -54,7 +54,7 @@ class CPC(PretextTask):
         "wrong candidates: all other patches of the image, or of the whole batch",
     ] = "image"
 
-    def suited_to(self, crop: Sequence[int], *spacings_mm: Sequence[float]) -> CPC:
+    def configure(self, crop: Sequence[int], *spacings_mm: Sequence[float]) -> CPC:
         """This task, if such a crop holds the grid, and the grid a patch to predict from a pyramid."""
         least = self.first + 2
         if self.grid < least:
@@ -63,7 +63,7 @@ class CPC(PretextTask):
                 f"task.{name}: no patch with others above it has one below that shares no voxel with it; use "
                 f"--task.grid {least} or more{remedy}"
             )
-        if min(self.view_size(crop)) < SMALLEST_PATCH:
+        if min(self.input_size(crop)) < SMALLEST_PATCH:
             remedy = "a smaller grid or " if self.grid > least else ""
             raise UsageError(
                 f"task.grid: {self.grid} patches along each axis of a crop of {' x '.join(map(str, crop))} voxels get "
@@ -87,24 +87,24 @@ class CPC(PretextTask):
         """Voxels that a row of patches of this edge covers."""
         return edge + (self.grid - 1) * self.stride(edge)
 
-    def view_size(self, crop: Sequence[int]) -> tuple[int, ...]:
+    def input_size(self, crop: Sequence[int]) -> tuple[int, ...]:
         """Edges of a patch: the largest that fit, multiples of 4."""
         return tuple(
             next((edge for edge in range(size // 4 * 4, 0, -4) if self.extent(edge) <= size), 0)
             for size in crop
         )
 
-    def head(self, encoder: Encoder) -> nn.Module:  # noqa: D102
+    def head(self, encoder: Encoder) -> nn.Module:
         return Predictor(self, encoder)
 
-    def ask(self, images: Tensor, rng: torch.Generator, scan: Tensor | None = None) -> Batch:
+    def make_batch(self, images: Tensor, rng: torch.Generator, scan: Tensor | None = None) -> Batch:
         """Cut each image into overlapping patches, from one random corner on.
 
         Returns:
             `patches` (batch * grid**d, channel, *patch), the last axis counting fastest, `corner` (d,) in voxels, and
             with negatives of the batch `scan` (batch,), the scan each image is from.
         """
-        d, patch = images.ndim - 2, self.view_size(images.shape[2:])
+        d, patch = images.ndim - 2, self.input_size(images.shape[2:])
         room = torch.tensor(images.shape[2:]) - torch.tensor([self.extent(edge) for edge in patch])
         corner = (torch.rand(d, generator=rng) * (room + 1)).long()
         cut = images
@@ -147,7 +147,7 @@ class CPC(PretextTask):
         )
         return Outcome(loss, {"accuracy": accuracy, "chance": chance})
 
-    def panels(self, images: Tensor, batch: Batch) -> list[list[Panel]]:
+    def preview_panels(self, images: Tensor, batch: Batch) -> list[list[Panel]]:
         """Each image, what one of its patches knows of it (itself and the pyramid above), and what lies farther on."""
         d = images.ndim - 2
         row, layer = self.grid ** (d - 1), self.grid - 1 - self.first
@@ -181,7 +181,7 @@ class CPC(PretextTask):
         """(*space), 1 in these patches and little elsewhere."""
         light, patch = (
             torch.full(images.shape[2:], 0.25, device=images.device),
-            self.view_size(images.shape[2:]),
+            self.input_size(images.shape[2:]),
         )
         for place in places:
             index = [place // self.grid**axis % self.grid for axis in reversed(range(len(patch)))]
@@ -307,7 +307,7 @@ def pairwise(score: Tensor, answer: Tensor) -> Tensor:
 
 
 def _number(index: Sequence[int], grid: int) -> int:
-    """A patch's position in the order of `ask`."""
+    """A patch's position in the order of `make_batch`."""
     return sum(i * grid**axis for axis, i in enumerate(reversed(index)))
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from selfvox.models.encoder import Encoder
 from selfvox.ops.affine import resample, view_maps
-from selfvox.ops.gather import of_all_devices
+from selfvox.ops.gather import gather_embeddings
 from selfvox.ops.intensity import brightness, contrast
 from selfvox.ops.losses import nt_xent, triplet
 from selfvox.ops.outcome import Batch, Outcome
@@ -75,7 +75,7 @@ class Exemplar(PretextTask):
                     f"{name}: goes with --task.objective {objective}; leave it out, or choose that"
                 )
 
-    def suited_to(self, crop: Sequence[int], *spacings_mm: Sequence[float]) -> Exemplar:
+    def configure(self, crop: Sequence[int], *spacings_mm: Sequence[float]) -> Exemplar:
         """Settle the planes: rotating between axes of different spacing would shear the anatomy."""
         if self.planes != "auto":
             read_planes(self.planes, len(crop))
@@ -83,12 +83,12 @@ class Exemplar(PretextTask):
         return replace(self, planes=plane_names(equal_spacing(*spacings_mm)) or "none")
 
     @property
-    def least_batch(self) -> int:
+    def min_batch(self) -> int:
         """One image has no other, not even where earlier ones are remembered: the first triplet is of the batch."""
         return 2
 
     @property
-    def tells_scans_apart(self) -> bool:
+    def needs_distinct_scans(self) -> bool:
         """Always."""
         return True
 
@@ -97,7 +97,7 @@ class Exemplar(PretextTask):
         layers = nn.Linear(encoder.width, 512), nn.ReLU(), nn.Linear(512, WIDTH)
         return Remembering(self.bank, *layers) if self.bank else nn.Sequential(*layers)
 
-    def ask(self, images: Tensor, rng: torch.Generator, scan: Tensor | None = None) -> Batch:
+    def make_batch(self, images: Tensor, rng: torch.Generator, scan: Tensor | None = None) -> Batch:
         """A transformed copy of each image, and an image of another scan beside it.
 
         Returns:
@@ -158,7 +158,7 @@ class Exemplar(PretextTask):
             past.remember(anchor, scan)
         return Outcome(loss, metrics)
 
-    def panels(self, images: Tensor, batch: Batch) -> list[list[Panel]]:
+    def preview_panels(self, images: Tensor, batch: Batch) -> list[list[Panel]]:
         """Each image, its copy, and the image that it must be told from."""
         copies = batch["views"].chunk(2)[1]
         return [
@@ -204,10 +204,10 @@ class Remembering(nn.Sequential):
 
     def remember(self, embedded: Tensor, scan: Tensor) -> None:
         """Put embeddings (N, WIDTH) of scans (N,), and those of all other devices, into the bank; of many, the last."""
-        new, size = of_all_devices(embedded), len(self.bank)
+        new, size = gather_embeddings(embedded), len(self.bank)
         rows = (self.oldest + torch.arange(len(new), device=new.device)) % size
         self.bank[rows[-size:]] = new[-size:]
-        self.scan[rows[-size:]] = of_all_devices(scan)[-size:]
+        self.scan[rows[-size:]] = gather_embeddings(scan)[-size:]
         self.oldest.copy_((self.oldest + len(new)) % size)
 
 

@@ -18,7 +18,7 @@ from selfvox.errors import UsageError
 from selfvox.models.encoder import Encoder
 from selfvox.ops import intensity
 from selfvox.ops.outcome import Batch, Outcome
-from selfvox.ops.tiles import cut, draw_corners, paste, shape_for_tiles, tile_grid
+from selfvox.ops.tiles import draw_corners, gather_tiles, paste_tiles, shape_for_tiles, tile_grid
 from selfvox.pretext import Panel, PretextTask
 from selfvox.settings.verbs import AtLeastOne
 
@@ -53,9 +53,9 @@ class Jigsaw(PretextTask):
     ] = True
     seed: Annotated[int, "seed of the set of permutations", pydantic.Field(ge=0, lt=2**63)] = 0
 
-    def suited_to(self, crop: Sequence[int], *spacings_mm: Sequence[float]) -> Jigsaw:
+    def configure(self, crop: Sequence[int], *spacings_mm: Sequence[float]) -> Jigsaw:
         """Refuse crops whose tiles would be too small, and more permutations than there are."""
-        needed, orders = self.least_crop(crop), math.factorial(self.grid ** len(crop))
+        needed, orders = self.min_crop(crop), math.factorial(self.grid ** len(crop))
         if needed != tuple(crop):
             raise UsageError(
                 f"task.grid: a crop of {' x '.join(map(str, crop))} voxels has no room for {self.grid} tiles of 8 "
@@ -74,11 +74,11 @@ class Jigsaw(PretextTask):
             )
         return self
 
-    def least_crop(self, crop: Sequence[int]) -> tuple[int, ...]:
+    def min_crop(self, crop: Sequence[int]) -> tuple[int, ...]:
         """Room for tiles of 8 voxels along each axis."""
         return shape_for_tiles(crop, self.grid, self.jitter)
 
-    def view_size(self, crop: Sequence[int]) -> tuple[int, ...]:
+    def input_size(self, crop: Sequence[int]) -> tuple[int, ...]:
         """A tile."""
         return tile_grid(crop, self.grid, self.jitter).tile
 
@@ -86,7 +86,7 @@ class Jigsaw(PretextTask):
         """(answer, tile): which tile of the grid is shown at each place."""
         return permutation_set(self.grid**spatial_dims, self.permutations, self.seed)
 
-    def head(self, encoder: Encoder) -> nn.Module:  # noqa: D102
+    def head(self, encoder: Encoder) -> nn.Module:
         last = nn.Linear(512, self.permutations)
         # small weights: an untrained network answers every permutation equally often
         nn.init.normal_(last.weight, std=1e-3)
@@ -95,7 +95,7 @@ class Jigsaw(PretextTask):
         # channel maxima are all large and alike: without the LayerNorm answers stay at chance
         return nn.Sequential(nn.LayerNorm(shown), nn.Linear(shown, 512), nn.ReLU(), last)
 
-    def ask(self, images: Tensor, rng: torch.Generator, scan: Tensor | None = None) -> Batch:
+    def make_batch(self, images: Tensor, rng: torch.Generator, scan: Tensor | None = None) -> Batch:
         """Cut each image into tiles, and draw how they are shuffled.
 
         The encoder sees one tile at a time, so it makes no difference whether tiles are shuffled or their embeddings.
@@ -108,7 +108,7 @@ class Jigsaw(PretextTask):
         grid, table = tile_grid(shape, self.grid, self.jitter), self.table(len(shape))
         corner = draw_corners(grid, shape, len(images), rng)
         answer = torch.rand(len(images), len(table), generator=rng).argsort(1)[:, : self.shuffles]
-        tiles = cut(images, corner, grid.tile).flatten(0, 1)
+        tiles = gather_tiles(images, corner, grid.tile).flatten(0, 1)
         if self.colour_jitter:
             factor, shift = torch.rand(2, len(tiles), generator=rng)
             # jitter alone would only blur a brightness that runs through the scan
@@ -134,7 +134,7 @@ class Jigsaw(PretextTask):
             F.cross_entropy(logits, answer.flatten()), {"accuracy": accuracy, "chance": chance}
         )
 
-    def panels(self, images: Tensor, batch: Batch) -> list[list[Panel]]:
+    def preview_panels(self, images: Tensor, batch: Batch) -> list[list[Panel]]:
         """Each image, its tiles where they lie, and the tiles as first shuffled, with the answer."""
         table = self.table(images.ndim - 2).to(images.device)
         tiles = batch["tiles"].view(len(images), -1, *batch["tiles"].shape[1:])
@@ -149,10 +149,10 @@ class Jigsaw(PretextTask):
         return [
             [
                 Panel("scan", image),
-                Panel("in place", paste(dark(image.shape), shown, corner)),
+                Panel("in place", paste_tiles(dark(image.shape), shown, corner)),
                 Panel(
                     f"answer {answer} of {self.permutations}",
-                    paste(dark(whole), shown[table[answer]], places),
+                    paste_tiles(dark(whole), shown[table[answer]], places),
                 ),
             ]
             for image, shown, corner, answer in zip(

@@ -34,7 +34,7 @@ class Masked(PretextTask):
         0.6
     )
 
-    def suited_to(self, crop: Sequence[int], *spacings_mm: Sequence[float]) -> Masked:
+    def configure(self, crop: Sequence[int], *spacings_mm: Sequence[float]) -> Masked:
         """This task, if some blocks of such a crop are hidden and some are not."""
         blocks = math.prod(_blocks(crop, self.block))
         if blocks < 2:
@@ -48,10 +48,10 @@ class Masked(PretextTask):
             )
         return self
 
-    def head(self, encoder: Encoder) -> nn.Module:  # noqa: D102
+    def head(self, encoder: Encoder) -> nn.Module:
         return Decoder(encoder)
 
-    def ask(self, images: Tensor, rng: torch.Generator, scan: Tensor | None = None) -> Batch:
+    def make_batch(self, images: Tensor, rng: torch.Generator, scan: Tensor | None = None) -> Batch:
         """Choose the blocks to hide, as many in every image.
 
         Returns:
@@ -79,7 +79,7 @@ class Masked(PretextTask):
         explained = torch.where(variance < FLAT, 0.0, 1 - error.detach() / variance.clamp(min=FLAT))
         return Outcome(error, {"explained": explained.clamp(min=-1)})
 
-    def panels(self, images: Tensor, batch: Batch) -> list[list[Panel]]:
+    def preview_panels(self, images: Tensor, batch: Batch) -> list[list[Panel]]:
         """Each image, what the network sees of it, and what it has to fill in."""
         hidden = _voxels(batch["hidden"], images, self.block)
         shown, asked = fill(images, hidden), details(images, self.block) * hidden

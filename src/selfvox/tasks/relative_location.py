@@ -16,7 +16,7 @@ from selfvox.models.encoder import Encoder
 from selfvox.ops import intensity
 from selfvox.ops.outcome import Batch, Outcome
 from selfvox.ops.planes import AXES
-from selfvox.ops.tiles import cut, draw_corners, paste, shape_for_tiles, tile_grid
+from selfvox.ops.tiles import draw_corners, gather_tiles, paste_tiles, shape_for_tiles, tile_grid
 from selfvox.pretext import Panel, PretextTask
 from selfvox.settings.verbs import AtLeastOne
 
@@ -42,9 +42,9 @@ class RelativeLocation(PretextTask):
         bool, "give every tile a brightness and contrast of its own, whatever they were"
     ] = True
 
-    def suited_to(self, crop: Sequence[int], *spacings_mm: Sequence[float]) -> RelativeLocation:
+    def configure(self, crop: Sequence[int], *spacings_mm: Sequence[float]) -> RelativeLocation:
         """Refuse crops whose tiles would be too small, and more queries than there are neighbours."""
-        needed, answers = self.least_crop(crop), GRID ** len(crop) - 1
+        needed, answers = self.min_crop(crop), GRID ** len(crop) - 1
         if needed != tuple(crop):
             raise UsageError(
                 f"task relative_location: a crop of {' x '.join(map(str, crop))} voxels has no room for {GRID} tiles "
@@ -57,15 +57,15 @@ class RelativeLocation(PretextTask):
             )
         return self
 
-    def least_crop(self, crop: Sequence[int]) -> tuple[int, ...]:
+    def min_crop(self, crop: Sequence[int]) -> tuple[int, ...]:
         """Room for tiles of 8 voxels along each axis."""
         return shape_for_tiles(crop, GRID, self.jitter)
 
-    def view_size(self, crop: Sequence[int]) -> tuple[int, ...]:
+    def input_size(self, crop: Sequence[int]) -> tuple[int, ...]:
         """A tile."""
         return tile_grid(crop, GRID, self.jitter).tile
 
-    def head(self, encoder: Encoder) -> nn.Module:  # noqa: D102
+    def head(self, encoder: Encoder) -> nn.Module:
         last = nn.Linear(256, GRID**encoder.spatial_dims - 1)
         # small weights: an untrained network answers every place equally often
         nn.init.normal_(last.weight, std=1e-3)
@@ -75,7 +75,7 @@ class RelativeLocation(PretextTask):
             nn.LayerNorm(2 * encoder.width), nn.Linear(2 * encoder.width, 256), nn.ReLU(), last
         )
 
-    def ask(self, images: Tensor, rng: torch.Generator, scan: Tensor | None = None) -> Batch:
+    def make_batch(self, images: Tensor, rng: torch.Generator, scan: Tensor | None = None) -> Batch:
         """Cut out the central tile of each image and `queries` of its neighbours.
 
         Returns:
@@ -89,7 +89,7 @@ class RelativeLocation(PretextTask):
         centre = answers // 2
         shown = torch.cat([torch.full((len(images), 1), centre), answer + (answer >= centre)], 1)
         corner = corner.gather(1, shown[:, :, None].expand(-1, -1, len(shape)))
-        tiles = cut(images, corner, grid.tile).flatten(0, 1)
+        tiles = gather_tiles(images, corner, grid.tile).flatten(0, 1)
         if self.colour_jitter:
             factor, shift = torch.rand(2, len(tiles), generator=rng)
             # jitter alone would only blur a brightness that runs through the scan
@@ -114,14 +114,14 @@ class RelativeLocation(PretextTask):
             F.cross_entropy(logits, batch["answer"]), {"accuracy": accuracy, "chance": chance}
         )
 
-    def panels(self, images: Tensor, batch: Batch) -> list[list[Panel]]:
+    def preview_panels(self, images: Tensor, batch: Batch) -> list[list[Panel]]:
         """Each image, where its tiles lie, the reference, and the queries with their answers."""
         tiles = batch["tiles"].view(len(images), -1, *batch["tiles"].shape[1:])
         answers = batch["answer"].view(len(images), -1).tolist()
         return [
             [
                 Panel("scan", image),
-                Panel("in place", paste(_dimmed(image), shown, corner)),
+                Panel("in place", paste_tiles(_dimmed(image), shown, corner)),
                 Panel("centre", shown[0]),
             ]
             + [

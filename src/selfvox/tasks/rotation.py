@@ -15,7 +15,7 @@ from selfvox.models.encoder import Encoder
 from selfvox.ops.outcome import Batch, Outcome
 from selfvox.ops.planes import AXES, Plane, equal_edges, equal_spacing, plane_names, read_planes
 from selfvox.ops.resize import crop_to
-from selfvox.ops.rotations import AxisRotation, plane_rotations, rotate_each, rotation_group
+from selfvox.ops.rotations import AxisRotation, plane_rotations, rotate_batch, rotation_group
 from selfvox.pretext import Panel, PretextTask
 from selfvox.settings.verbs import AtLeastOne
 
@@ -43,7 +43,7 @@ class Rotation(PretextTask):
         "turn between axes of unequal spacing too, as the papers did: the resolution may then tell the turn",
     ] = False
 
-    def suited_to(self, crop: Sequence[int], *spacings_mm: Sequence[float]) -> Rotation:
+    def configure(self, crop: Sequence[int], *spacings_mm: Sequence[float]) -> Rotation:
         """Settle the planes; refuse to turn between axes of different spacing, for the resolution would tell."""
         spatial_dims, equal = len(crop), equal_spacing(*spacings_mm)
         if self.answers == "group" and self.planes != "all":
@@ -65,7 +65,7 @@ class Rotation(PretextTask):
                     f"task.planes: no two axes are equally spaced in every scan ({at_fault}); prepare with {spacing} "
                     "or coarser"
                 )
-            return replace(self, planes=plane_names(equal)).suited_to(crop, *spacings_mm)
+            return replace(self, planes=plane_names(equal)).configure(crop, *spacings_mm)
         planes = read_planes(self.planes, spatial_dims)
         if not planes:
             raise UsageError("task.planes: none leaves no rotation to tell; use all or in-plane")
@@ -84,7 +84,7 @@ class Rotation(PretextTask):
             )
         return self
 
-    def view_size(self, crop: Sequence[int]) -> tuple[int, ...]:
+    def input_size(self, crop: Sequence[int]) -> tuple[int, ...]:
         """The crop, cut to equal edges on the axes that mix."""
         mixed = {axis for plane in read_planes(self.planes, len(crop)) for axis in plane}
         return equal_edges(crop, sorted(mixed))
@@ -95,7 +95,7 @@ class Rotation(PretextTask):
             return rotation_group(spatial_dims)
         return plane_rotations(spatial_dims, read_planes(self.planes, spatial_dims))
 
-    def head(self, encoder: Encoder) -> nn.Module:  # noqa: D102
+    def head(self, encoder: Encoder) -> nn.Module:
         answers = len(self.table(encoder.spatial_dims))
         last = nn.Linear(256, answers)
         # small weights: an untrained network answers every rotation equally often
@@ -103,17 +103,17 @@ class Rotation(PretextTask):
         nn.init.zeros_(last.bias)
         return nn.Sequential(nn.Linear(encoder.width, 256), nn.ReLU(), last)
 
-    def ask(self, images: Tensor, rng: torch.Generator, scan: Tensor | None = None) -> Batch:
+    def make_batch(self, images: Tensor, rng: torch.Generator, scan: Tensor | None = None) -> Batch:
         """Turn each image, `versions` times and each time differently.
 
         Returns:
             `images` (batch * versions, channel, *space) and their `answer` (batch * versions,).
         """
         table = self.table(images.ndim - 2)
-        images = crop_to(images, self.view_size(images.shape[2:]), rng)
+        images = crop_to(images, self.input_size(images.shape[2:]), rng)
         order = torch.rand(len(images), len(table), generator=rng).argsort(1)
         answer = order[:, : self.versions].flatten()
-        turned = rotate_each(images.repeat_interleave(self.versions, 0), table, answer)
+        turned = rotate_batch(images.repeat_interleave(self.versions, 0), table, answer)
         return {"images": turned, "answer": answer.to(images.device)}
 
     def loss(self, encoder: Encoder, head: nn.Module, batch: Batch) -> Outcome:
@@ -125,7 +125,7 @@ class Rotation(PretextTask):
             F.cross_entropy(logits, batch["answer"]), {"accuracy": accuracy, "chance": chance}
         )
 
-    def panels(self, images: Tensor, batch: Batch) -> list[list[Panel]]:
+    def preview_panels(self, images: Tensor, batch: Batch) -> list[list[Panel]]:
         """Each image, then its rotated versions with the answer."""
         table = self.table(images.ndim - 2)
         turned = batch["images"].view(len(images), -1, *batch["images"].shape[1:])

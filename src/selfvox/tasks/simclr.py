@@ -19,7 +19,7 @@ from selfvox.ops.affine import resample, view_maps
 from selfvox.ops.losses import alignment, nt_xent, uniformity
 from selfvox.ops.outcome import Batch, Outcome
 from selfvox.ops.planes import equal_spacing, plane_names, read_planes
-from selfvox.ops.tiles import tiles
+from selfvox.ops.tiles import split_into_tiles
 from selfvox.pretext import Panel, PretextTask
 from selfvox.settings.options import as_dict, resolve
 from selfvox.settings.verbs import AtLeastOne, Positive
@@ -79,7 +79,7 @@ class SimCLR(PretextTask):
             raise ValueError(
                 "planes: none leaves rotate without a plane; leave rotate out of task.ops"
             )
-        # `suited_to` itself takes rotate out where no plane is left
+        # `configure` itself takes rotate out where no plane is left
         for name, op in (("angle", "rotate"), ("planes", "rotate"), ("smallest_crop", "crop")):
             if (
                 op not in self.ops
@@ -90,7 +90,7 @@ class SimCLR(PretextTask):
                     f"{name}: goes with {op}, which task.ops lacks; leave it out, or name {op} there"
                 )
 
-    def suited_to(self, crop: Sequence[int], *spacings_mm: Sequence[float]) -> SimCLR:
+    def configure(self, crop: Sequence[int], *spacings_mm: Sequence[float]) -> SimCLR:
         """Settle the planes: rotating between axes of different spacing would shear the anatomy."""
         by = 8 * self.grid
         if any(edge % by for edge in crop):
@@ -113,30 +113,30 @@ class SimCLR(PretextTask):
             raise UsageError(f"{error} ({why})") from None
 
     @property
-    def least_batch(self) -> int:
+    def min_batch(self) -> int:
         """One image will do where it has tiles to tell apart."""
         return 2 if self.grid == 1 or self.mask_same_scan else 1
 
-    def view_size(self, crop: Sequence[int]) -> tuple[int, ...]:
+    def input_size(self, crop: Sequence[int]) -> tuple[int, ...]:
         """The crop, or one of its tiles."""
         return tuple(edge // self.grid for edge in crop)
 
     @property
-    def tells_scans_apart(self) -> bool:
+    def needs_distinct_scans(self) -> bool:
         """Where a scan's own patches are masked."""
         return self.mask_same_scan
 
-    def head(self, encoder: Encoder) -> nn.Module:  # noqa: D102
+    def head(self, encoder: Encoder) -> nn.Module:
         return nn.Sequential(nn.Linear(encoder.width, 512), nn.ReLU(), nn.Linear(512, 128))
 
-    def ask(self, images: Tensor, rng: torch.Generator, scan: Tensor | None = None) -> Batch:
+    def make_batch(self, images: Tensor, rng: torch.Generator, scan: Tensor | None = None) -> Batch:
         """Two views of each sample.
 
         Returns:
             `views` (2N, channel, *space), rows `i` and `i + N` of one sample, and `scan` (2N,), the scan each is from.
         """
         self.check_batch(len(images))
-        samples = tiles(images, self.grid).flatten(0, 1) if self.grid > 1 else images
+        samples = split_into_tiles(images, self.grid).flatten(0, 1) if self.grid > 1 else images
         chosen = self._choose(len(samples), rng)
         scan = torch.arange(len(images), device=images.device) if scan is None else scan
         scan = scan.repeat_interleave(len(samples) // len(images)).repeat(2)
@@ -157,7 +157,7 @@ class SimCLR(PretextTask):
             }
         return Outcome(found.loss, metrics)
 
-    def panels(self, images: Tensor, batch: Batch) -> list[list[Panel]]:
+    def preview_panels(self, images: Tensor, batch: Batch) -> list[list[Panel]]:
         """Each image, then the two views of its first sample."""
         first, second = batch["views"].chunk(2)
         per_image = len(first) // len(images)

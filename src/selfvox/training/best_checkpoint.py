@@ -10,33 +10,33 @@ from lightning_fabric import Fabric
 from torch import nn
 
 from selfvox.data.preparation.store import Store, StoredCase
-from selfvox.runs.progress import say
+from selfvox.runs.progress import echo
 from selfvox.runs.run_folder import Run
 from selfvox.runs.weights import save_part
 from selfvox.settings.verbs import Finetune
-from selfvox.training.downstream import Goal
-from selfvox.training.loop import Plan
+from selfvox.training.downstream import DownstreamTask
+from selfvox.training.loop import TrainingPlan
 
 
-def between_validations(asked: int | None, steps: int) -> int:
+def validation_interval(asked: int | None, steps: int) -> int:
     """Steps from one validation to the next."""
     return asked or max(1, steps // 5)
 
 
-class _Keeper:
+class BestCheckpoint:
     """Validates on whole scans every so often, and keeps the weights that the run is to end with."""
 
     def __init__(
         self,
         run: Run,
         fabric: Fabric,
-        goal: Goal,
+        goal: DownstreamTask,
         network: nn.Module,
         card: dict[str, Any],
         store: Store,
         validation: list[StoredCase],
         settings: Finetune,
-        how: Plan,
+        how: TrainingPlan,
     ):
         self.run, self.fabric, self.goal, self.network, self.card = run, fabric, goal, network, card
         self.store, self.validation, self.how = store, validation, how
@@ -71,7 +71,7 @@ class _Keeper:
                 if self.best_only
                 else "it is left out"
             )
-            say(
+            echo(
                 f"step {step}: {self.goal.score.replace('_', ' ')} of the validation scans is not defined; {which}"
             )
         # of equal scores the later: few scans tie often, and what was trained for longer is surer of them

@@ -12,19 +12,19 @@ from lightning_fabric import Fabric
 from torch import nn
 
 from selfvox.data.preparation.store import Store, StoredCase, grades
-from selfvox.data.sampling.whole_scans import Wholes, whole
+from selfvox.data.sampling.whole_scans import WholeScans, resized_scan
 from selfvox.errors import DataError, UsageError
-from selfvox.models.classifier import Classifier, decide
+from selfvox.models.classifier import Classifier, decide_class
 from selfvox.models.encoder import Encoder
-from selfvox.ops.metrics import auc_per_class, confusion, kappa, mean_known, recalls
+from selfvox.ops.metrics import auc_per_class, confusion, kappa, nan_mean, recalls
 from selfvox.ops.outcome import Batch, Outcome
 from selfvox.settings.verbs import Finetune
 from selfvox.training.augment import augment_whole
-from selfvox.training.downstream import Goal
+from selfvox.training.downstream import DownstreamTask
 from selfvox.training.loop import Objective
 
 
-class Classification(Goal):
+class Classification(DownstreamTask):
     """Whole scans resized to the crop's edges, and two layers upon the encoder's embedding of them."""
 
     scans = "scans with a class"
@@ -53,19 +53,19 @@ class Classification(Goal):
         )
         self.score = "kappa" if self.ordinal else "balanced_accuracy"
 
-    def usable(self, case: StoredCase) -> bool:  # noqa: D102
+    def usable(self, case: StoredCase) -> bool:
         return case.grade is not None
 
-    def strata(self, cases: Sequence[StoredCase]) -> dict[str, int]:  # noqa: D102
+    def strata(self, cases: Sequence[StoredCase]) -> dict[str, int]:
         return grades(cases)
 
-    def network(self, encoder: Encoder, spec: Mapping[str, Any]) -> Classifier:  # noqa: D102
+    def network(self, encoder: Encoder, spec: Mapping[str, Any]) -> Classifier:
         return Classifier(encoder, len(self.classes), self.ordinal, self.linear)
 
-    def card(self) -> dict[str, Any]:  # noqa: D102
+    def card(self) -> dict[str, Any]:
         return {"classes": [str(value) for value in self.classes], "ordinal": self.ordinal}
 
-    def objective(  # noqa: D102
+    def objective(
         self, network: nn.Module, training: Sequence[StoredCase], frozen_steps: int
     ) -> ClassificationObjective:
         assert isinstance(network, Classifier)
@@ -77,11 +77,13 @@ class Classification(Goal):
 
     def data(
         self, store: Store, training: Sequence[StoredCase], crop: Sequence[int], seed: int
-    ) -> Wholes:  # noqa: D102
-        return Wholes(store, training, crop, seed, self._answers(training), balance=self.balance)
+    ) -> WholeScans:
+        return WholeScans(
+            store, training, crop, seed, self._answers(training), balance=self.balance
+        )
 
     @torch.no_grad()
-    def validate(  # noqa: D102
+    def validate(
         self,
         network: nn.Module,
         fabric: Fabric,
@@ -92,17 +94,19 @@ class Classification(Goal):
         assert isinstance(network, Classifier)
         found = []
         for case in cases:
-            image = fabric.to_device(whole(store, case, crop)[None])
+            image = fabric.to_device(resized_scan(store, case, crop)[None])
             with fabric.autocast():
                 found.append(network.probabilities(network(image)).cpu())
         probabilities, answers = torch.cat(found), self._answers(cases)
         truth = np.array([answers[case.id] for case in cases])
-        table = confusion(truth, decide(probabilities, self.ordinal).numpy(), len(self.classes))
+        table = confusion(
+            truth, decide_class(probabilities, self.ordinal).numpy(), len(self.classes)
+        )
         measured = {
             "kappa": float(kappa(table)),
             "accuracy": float(np.trace(table) / table.sum()),
-            "balanced_accuracy": mean_known(recalls(table)),
-            "auc": mean_known(auc_per_class(truth, probabilities.numpy())),
+            "balanced_accuracy": nan_mean(recalls(table)),
+            "auc": nan_mean(auc_per_class(truth, probabilities.numpy())),
         }
         known = {name: value for name, value in measured.items() if not math.isnan(value)}
         return known.get(self.score, -math.inf), known

@@ -15,7 +15,7 @@ from selfvox.models.encoder import Encoder
 from selfvox.training.loop import Objective
 
 
-class Goal(ABC):
+class DownstreamTask(ABC):
     """A network upon an encoder, the loss of its answers, the data that it learns from, and how good it is."""
 
     score: str  # what tells the best weights, the larger the better; the card has it as `validation_SCORE`

@@ -23,7 +23,7 @@ class Score(NamedTuple):
         return 0.0 if self.chance == 1 else (self.value - self.chance) / (1 - self.chance)
 
 
-def scores(metrics: Mapping[str, float]) -> dict[str, Score]:
+def chance_scores(metrics: Mapping[str, float]) -> dict[str, Score]:
     """The scores that have a chance among a task's metrics, by name; `rotation/accuracy` has `rotation/chance`.
 
     `explained`, a share of variance, is 0 by chance.
@@ -63,7 +63,7 @@ def effective_rank(embeddings: Tensor) -> float:
     return float(torch.special.entr(share).sum().exp())
 
 
-def reached(parameters: Iterable[nn.Parameter]) -> float:
+def share_with_gradient(parameters: Iterable[nn.Parameter]) -> float:
     """Share of parameters whose tensor has a gradient that is not zero throughout; to be asked before an update."""
     total = with_gradient = 0
     for parameter in parameters:

@@ -9,9 +9,9 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from selfvox.runs.atomic_files import whole
+from selfvox.runs.atomic_files import atomic_write
 from selfvox.runs.run_folder import read_metrics
-from selfvox.training.embedding_health import scores
+from selfvox.training.embedding_health import chance_scores
 
 Lines = list[dict[str, Any]]
 GUESS: dict[str, Any] = {"color": "black", "linestyle": "--", "linewidth": 1}
@@ -38,7 +38,7 @@ def draw_curve(run: Path, out: Path) -> None:
         axes.grid(alpha=0.3)
         draw(axes, lines, names)
     column[-1].set_xlabel("step")
-    with whole(out) as temporary:
+    with atomic_write(out) as temporary:
         figure.savefig(temporary, dpi=100, metadata={"Software": None})
 
 
@@ -58,10 +58,10 @@ def _scores(axes: Axes, lines: Lines, names: list[str]) -> None:
     axes.set_ylabel("score")
     # kappa alone can be below 0
     axes.set_ylim(min([0, *(line["kappa"] for line in lines if "kappa" in line)]), 1)
-    beside = list(dict.fromkeys(name for line in lines for name in scores(line)))
+    beside = list(dict.fromkeys(name for line in lines for name in chance_scores(line)))
     for number, name in enumerate(beside):
         _plot(axes, lines, name, color=f"C{number}")
-        guess = [(line["step"], scores(line)[name].chance) for line in lines if name in line]
+        guess = [(line["step"], chance_scores(line)[name].chance) for line in lines if name in line]
         style = GUESS if len(beside) == 1 else {**GUESS, "color": f"C{number}"}
         axes.plot(*zip(*guess, strict=True), label="chance" if len(beside) == 1 else None, **style)
     for name in names:

@@ -19,17 +19,17 @@ from torch.utils.data import DataLoader, Dataset
 
 from selfvox.errors import NumericalError, ResourceError, Stopped
 from selfvox.ops.outcome import Batch, Outcome
-from selfvox.runs.progress import progress, say
+from selfvox.runs.progress import echo, progress_bar
 from selfvox.runs.run_folder import Checkpoint, Run
-from selfvox.runs.weights import load_into, state_of
-from selfvox.training.embedding_health import scores
+from selfvox.runs.weights import load_strictly, state_tensors
+from selfvox.training.embedding_health import chance_scores
 
 LOG_EVERY = 10
 MOST_BAD_IN_A_ROW = 3
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class TrainingPlan:
     """How to optimise."""
 
     steps: int
@@ -54,7 +54,7 @@ class Plan:
         )
 
 
-def steps_for(steps: int, epochs: float | None, scans: int, batch: int) -> int:
+def count_steps(steps: int, epochs: float | None, scans: int, batch: int) -> int:
     """Optimiser steps: as many as asked for, or as epochs of so many scans give, `batch` of them a step."""
     return steps if epochs is None else max(1, math.ceil(epochs * scans / batch))
 
@@ -62,7 +62,7 @@ def steps_for(steps: int, epochs: float | None, scans: int, batch: int) -> int:
 class Objective(nn.Module):
     """What is optimised: `forward(batch, step, rng)` gives the outcome of one batch. Subclassed by each verb."""
 
-    def forward(self, batch: Batch, step: int, rng: torch.Generator) -> Outcome:  # noqa: D102
+    def forward(self, batch: Batch, step: int, rng: torch.Generator) -> Outcome:
         raise NotImplementedError
 
 
@@ -71,7 +71,7 @@ def train(
     run: Run,
     objective: Objective,
     data: Dataset[dict[str, Tensor]],
-    plan: Plan,
+    plan: TrainingPlan,
     *,
     title: str,
     after_step: Callable[[int], Mapping[str, float]] | None = None,
@@ -101,7 +101,7 @@ def train(
         objective
     )  # before a checkpoint's moments are loaded, which go where the weights are
     # the names of the tensors are those of the bare module, whatever wraps it
-    tensors = state_of(objective)
+    tensors = state_tensors(objective)
     optimizer = torch.optim.AdamW(
         objective.parameters(), lr=plan.learning_rate, weight_decay=plan.weight_decay, fused=True
     )
@@ -110,7 +110,7 @@ def train(
     with (
         contextlib.closing(_batches(fabric, data, plan, step)) as batches,
         _Signals() as stop,
-        progress(title, plan.steps, step) as bar,
+        progress_bar(title, plan.steps, step) as bar,
     ):
         bad_in_a_row, clock = 0, _Clock(plan.batch * fabric.world_size)
         while step < plan.steps:
@@ -126,7 +126,7 @@ def train(
                         f"{run.path}: step {step} has no finite loss or gradient, and {skipped - 1} before it; "
                         "lower --learning-rate, or use --precision fp32"
                     )
-                say(f"step {step}: loss or gradient is not finite; the step was skipped")
+                echo(f"step {step}: loss or gradient is not finite; the step was skipped")
             else:
                 bad_in_a_row = 0
             step += 1
@@ -160,7 +160,7 @@ def _take_step(
     module: Any,
     optimizer: Any,
     batches: Iterator[dict[str, Tensor]],
-    plan: Plan,
+    plan: TrainingPlan,
     step: int,
     clock: _Clock,
     before_update: Callable[[int, Outcome], None] | None,
@@ -176,7 +176,7 @@ def _take_step(
         for part in range(plan.accumulate):
             with clock.waiting():
                 batch = next(batches)
-            rng = generator(plan.seed, fabric.global_rank, step, part)
+            rng = batch_generator(plan.seed, fabric.global_rank, step, part)
             torch.manual_seed(int(torch.randint(1 << 62, (), generator=rng)))  # dropout
             with fabric.no_backward_sync(module, enabled=part < plan.accumulate - 1):
                 outcome: Outcome = module(batch, step, rng)
@@ -202,7 +202,7 @@ def _take_step(
     return outcome if finite else None
 
 
-def generator(seed: int, rank: int, step: int, part: int = 0) -> torch.Generator:
+def batch_generator(seed: int, rank: int, step: int, part: int = 0) -> torch.Generator:
     """The random stream of one batch: a function of the seed, the device and the step alone, on the CPU."""
     mixed = 0
     for number in (seed, rank, step, part):
@@ -215,7 +215,7 @@ def generator(seed: int, rank: int, step: int, part: int = 0) -> torch.Generator
 
 
 def _batches(
-    fabric: Fabric, data: Dataset[dict[str, Tensor]], plan: Plan, step: int
+    fabric: Fabric, data: Dataset[dict[str, Tensor]], plan: TrainingPlan, step: int
 ) -> Generator[dict[str, Tensor], None, None]:
     """Batches from step `step` on; batch `b` of device `r` holds the samples from `(b * devices + r) * batch` on."""
 
@@ -282,11 +282,11 @@ def _restore(
         else:
             number, _, moment = name.partition(".")
             state.setdefault(int(number), {})[moment] = tensor
-    load_into(objective, weights, f"{run.path}: checkpoint of step {checkpoint.step}")
+    load_strictly(objective, weights, f"{run.path}: checkpoint of step {checkpoint.step}")
     optimizer.load_state_dict(
         {"state": state, "param_groups": optimizer.state_dict()["param_groups"]}
     )
-    say(f"going on from step {checkpoint.step}")
+    echo(f"going on from step {checkpoint.step}")
     return checkpoint.step, int(checkpoint.state["skipped"])
 
 
@@ -334,7 +334,7 @@ class _Clock:
 def _caption(measured: Mapping[str, float]) -> str:
     """`loss 1.23  accuracy .45 (chance .10)  12.3 images/s  1 % waiting`; of several tasks, each by its name."""
     parts = [f"loss {measured['loss']:.3f}"]
-    for name, score in scores(measured).items():
+    for name, score in chance_scores(measured).items():
         called = name.removesuffix("/accuracy").replace("/", " ")
         parts.append(f"{called} {score.value:z.2f} (chance {score.chance:.2f})")
     parts += [
@@ -363,7 +363,7 @@ class _Signals:
         # where the signal fell into the writing of another line, Python refuses to write this one
         with contextlib.suppress(RuntimeError):
             again = "; press Ctrl-C again to end at once" if number == signal.SIGINT else ""
-            say(f"finishing this step and saving{again}")
+            echo(f"finishing this step and saving{again}")
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():

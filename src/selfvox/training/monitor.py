@@ -17,11 +17,11 @@ from selfvox.data.sampling.crop_size import volume_edges
 from selfvox.models.encoder import Encoder
 from selfvox.ops.losses import alignment, uniformity
 from selfvox.ops.outcome import Outcome
-from selfvox.runs.progress import say
+from selfvox.runs.progress import echo
 from selfvox.runs.run_folder import Run
 from selfvox.training import embedding_health
 from selfvox.training.loop import LOG_EVERY
-from selfvox.training.probe import frozen
+from selfvox.training.probe import frozen_encoder
 
 # two views of each, shown without gradient ten times in 1000 steps of eight crops: 0.6 % of a rotation run's CPU time
 CROPS = 12
@@ -42,7 +42,7 @@ REACHED_STEP, REACHED = 3, 0.95
 RECENT = 100  # steps
 
 
-class Watch:
+class TrainingMonitor:
     """Measures and warns; its methods are called by the loop.
 
     Args:
@@ -84,14 +84,14 @@ class Watch:
 
     def before_update(self, step: int, outcome: Outcome) -> None:
         """Note the scores, and at some steps how much of the encoder the gradient reaches."""
-        for name, score in embedding_health.scores(outcome.metrics).items():  # type: ignore[arg-type]
+        for name, score in embedding_health.chance_scores(outcome.metrics).items():  # type: ignore[arg-type]
             self.recent[name].append(score)
         for name, value in outcome.metrics.items():
             if name.endswith("embedding_std"):
                 self.spreads[name].append(float(value))
         # where all is answered, as by triplets beyond their margin, no loss is left, and no gradient
         if (step == REACHED_STEP or self._is_measured(step)) and bool(outcome.loss):
-            self.reached.append(embedding_health.reached(self.encoder.parameters()))
+            self.reached.append(embedding_health.share_with_gradient(self.encoder.parameters()))
 
     def after_step(self, step: int) -> dict[str, float]:
         """Measure when it is time, and warn; what was measured."""
@@ -104,7 +104,7 @@ class Watch:
                 for name in found
                 if name != "chance"
             }
-            say(f"probe at step {step}: {told(found, self.untrained_probe)}")
+            echo(f"probe at step {step}: {told(found, self.untrained_probe)}")
         for about, text in self._amiss(step, measured):
             self._warn(about, f"step {step}: {text}")
         return measured
@@ -121,7 +121,7 @@ class Watch:
         return max(self.reached, default=1.0)
 
     def _health(self) -> dict[str, float]:
-        with frozen(self.encoder), self.fabric.autocast():
+        with frozen_encoder(self.encoder), self.fabric.autocast():
             first, second = (
                 self.encoder.embed(each.to(self.fabric.device)).float().cpu() for each in self.views
             )
@@ -181,7 +181,7 @@ class Watch:
         """Say it, unless it was said before in this run, however often that was resumed."""
         warned = self.run.record.get("warned", [])
         if about not in warned:
-            say(text)
+            echo(text)
             self.run.note(warned=[*warned, about])
 
 

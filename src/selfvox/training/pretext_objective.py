@@ -10,7 +10,7 @@ from selfvox.pretext import PretextTask
 from selfvox.training.loop import Objective
 
 
-class Question(Objective):
+class PretextObjective(Objective):
     """An encoder, a head and the task that they are asked."""
 
     def __init__(self, encoder: Encoder, task: PretextTask):
@@ -20,5 +20,5 @@ class Question(Objective):
     def forward(self, batch: Batch, step: int, rng: torch.Generator) -> Outcome:
         """Ask the batch's images, and measure the answer."""
         return self.task.loss(
-            self.encoder, self.head, self.task.ask(batch["image"], rng, batch["subject"])
+            self.encoder, self.head, self.task.make_batch(batch["image"], rng, batch["subject"])
         )

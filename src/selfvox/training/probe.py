@@ -16,14 +16,14 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
-from selfvox.data.preparation.split import Split, make, read_if_there, subset
+from selfvox.data.preparation.split import Split, choose_subset, make_split, read_split_if_present
 from selfvox.data.preparation.store import Store, StoredCase
-from selfvox.data.sampling.crop_size import axis_of_slices, volume_edges
+from selfvox.data.sampling.crop_size import slice_axis, volume_edges
 from selfvox.data.sampling.crops import Crops
 from selfvox.errors import DataError
-from selfvox.models.build import build
+from selfvox.models.build import build_encoder
 from selfvox.models.encoder import Encoder
-from selfvox.runs.weights import load_into, load_part
+from selfvox.runs.weights import load_part, load_strictly
 
 SUBJECTS = {
     "voxels": 10,
@@ -65,7 +65,7 @@ def probe(
         `linear` (logistic regression), `knn` (nearest neighbours), and `chance`, which guessing scores.
     """
     read = voxel_features if all(case.has_label for case in (*training, *test)) else image_features
-    with frozen(encoder):
+    with frozen_encoder(encoder):
         (x, y), (x_new, y_new) = (
             read(encoder, store, cases, crop, seed, slice_axis) for cases in (training, test)
         )
@@ -92,14 +92,14 @@ def probe_run(
     tensors, card = load_part(
         run / "encoder", "encoder", needs=("network", "spatial_dims", "in_channels", "crop")
     )
-    axis = axis_of_slices(card.get("slices"), store.cases)
-    encoder = build(card["network"], card["spatial_dims"], card["in_channels"])
-    load_into(encoder, tensors, f"{run}")
-    training, validation = choose(store, (), seed, labels)
+    axis = slice_axis(card.get("slices"), store.cases)
+    encoder = build_encoder(card["network"], card["spatial_dims"], card["in_channels"])
+    load_strictly(encoder, tensors, f"{run}")
+    training, validation = split_probe_cases(store, (), seed, labels)
     return probe(encoder.to(device), store, training, validation, card["crop"], seed, axis)
 
 
-def choose(
+def split_probe_cases(
     store: Store,
     held_out: Sequence[StoredCase],
     seed: int,
@@ -123,7 +123,7 @@ def choose(
     """
     kind = "voxels" if any(case.has_label for case in store.cases) else "images"
     subjects, hashes = {case.subject for case in held_out}, {case.image_hash for case in held_out}
-    split = read_if_there(store.path / "split.json")
+    split = read_split_if_present(store.path / "split.json")
     if split:
         subjects |= set(split.test)
     cases = [
@@ -140,7 +140,7 @@ def choose(
             "at least two; name more labelled scans"
         )
     if split is None or not usable & set(split.validation) or not usable & set(split.train):
-        split = make(usable, 0, len(usable) // 2, 0)
+        split = make_split(usable, 0, len(usable) // 2, 0)
     drawn = []
     for part, wanted in ((split.train, labels), (split.validation, None)):
         there = Split(
@@ -149,13 +149,15 @@ def choose(
             test=(),
             seed=0,
         )
-        drawn.append(set(subset(there, seed, wanted or min(SUBJECTS[kind], len(there.train)))))
+        drawn.append(
+            set(choose_subset(there, seed, wanted or min(SUBJECTS[kind], len(there.train))))
+        )
     training, scored = ([case for case in cases if case.subject in some] for some in drawn)
     return training, scored
 
 
 @contextlib.contextmanager
-def frozen(encoder: Encoder) -> Iterator[None]:
+def frozen_encoder(encoder: Encoder) -> Iterator[None]:
     """The encoder in evaluation mode, without gradients and, if it is compiled, without compiling it once more."""
     training = encoder.training
     encoder.eval()

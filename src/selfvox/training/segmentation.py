@@ -11,35 +11,35 @@ from lightning_fabric import Fabric
 from torch import nn
 
 from selfvox.data.preparation.store import Store, StoredCase
-from selfvox.data.sampling.crop_size import axis_of_slices, in_plane, spacings
+from selfvox.data.sampling.crop_size import distinct_spacings, in_plane_cases, slice_axis
 from selfvox.data.sampling.crops import Crops
 from selfvox.errors import DataError, UsageError
 from selfvox.models.encoder import Encoder
 from selfvox.models.segmenter import Segmenter
-from selfvox.models.sliding_window import segment_whole
+from selfvox.models.sliding_window import segment_scan
 from selfvox.ops import losses
 from selfvox.ops.metrics import dice_per_class
 from selfvox.ops.outcome import Batch, Outcome
 from selfvox.ops.planes import Plane, equal_spacing
 from selfvox.ops.regions import (
-    EXAMPLE,
+    REGIONS_EXAMPLE,
     Regions,
-    check,
-    decode,
-    membership,
-    own_values,
-    parse,
-    to_json,
+    check_regions,
+    decode_regions,
+    membership_matrix,
+    parse_regions,
+    region_labels,
+    regions_to_json,
 )
 from selfvox.settings.verbs import Finetune
 from selfvox.training.augment import augment
-from selfvox.training.downstream import Goal
+from selfvox.training.downstream import DownstreamTask
 from selfvox.training.loop import Objective
 
 FOREGROUND_SHARE = 0.5
 
 
-class Segmentation(Goal):
+class Segmentation(DownstreamTask):
     """A U-Net, soft Dice, crops of which half lie on a labelled voxel; the best by mean Dice on whole scans."""
 
     score, scans = "dice", "labelled scans"
@@ -55,51 +55,51 @@ class Segmentation(Goal):
             settings.loss,
             settings.head == "linear",
         )
-        self.axis = axis_of_slices(settings.slices, store.cases)
+        self.axis = slice_axis(settings.slices, store.cases)
         self.regions = _regions(store, settings, self.classes)
         # what is written where each region was found; None: the network tells classes apart
         self.own = (
-            own_values(self.regions, self.classes) if settings.train_on == "regions" else None
+            region_labels(self.regions, self.classes) if settings.train_on == "regions" else None
         )
 
-    def usable(self, case: StoredCase) -> bool:  # noqa: D102
+    def usable(self, case: StoredCase) -> bool:
         return case.has_label
 
-    def strata(self, cases: Sequence[StoredCase]) -> dict[str, int]:  # noqa: D102
+    def strata(self, cases: Sequence[StoredCase]) -> dict[str, int]:
         return {}
 
-    def network(self, encoder: Encoder, spec: Mapping[str, Any]) -> Segmenter:  # noqa: D102
+    def network(self, encoder: Encoder, spec: Mapping[str, Any]) -> Segmenter:
         return Segmenter(
             encoder, len(self.own or self.classes), spec.get("norm", "instance"), self.linear
         )
 
-    def card(self) -> dict[str, Any]:  # noqa: D102
+    def card(self) -> dict[str, Any]:
         classes = {str(value): name for value, name in self.classes.items()}
         trained_on = "classes" if self.own is None else "regions"
         return {
             "classes": classes,
-            "regions": to_json(self.regions or None),
+            "regions": regions_to_json(self.regions or None),
             "trained_on": trained_on,
         }
 
-    def objective(  # noqa: D102
+    def objective(
         self, network: nn.Module, training: Sequence[StoredCase], frozen_steps: int
     ) -> SegmentationObjective:
         assert isinstance(network, Segmenter)
-        planes = equal_spacing(*spacings(in_plane(training, self.axis)))
-        parts = membership(self.regions, max(self.classes)) if self.own else None
+        planes = equal_spacing(*distinct_spacings(in_plane_cases(training, self.axis)))
+        parts = membership_matrix(self.regions, max(self.classes)) if self.own else None
         return SegmentationObjective(
             network, list(self.classes), self.loss, planes, frozen_steps, parts
         )
 
     def data(
         self, store: Store, training: Sequence[StoredCase], crop: Sequence[int], seed: int
-    ) -> Crops:  # noqa: D102
+    ) -> Crops:
         return Crops(
             store, training, crop, seed, labels=True, foreground=FOREGROUND_SHARE, axis=self.axis
         )
 
-    def validate(  # noqa: D102
+    def validate(
         self,
         network: nn.Module,
         fabric: Fabric,
@@ -108,18 +108,20 @@ class Segmentation(Goal):
         crop: Sequence[int],
     ) -> tuple[float, dict[str, float]]:
         values, names = list(self.classes), [*list(self.classes.values())[1:], *self.regions]
-        parts = membership(self.regions, 2**16 - 1)
+        parts = membership_matrix(self.regions, 2**16 - 1)
         scores = []
         for case in cases:
             image = fabric.to_device(
                 torch.from_numpy(store.crop(case, (0,) * len(case.shape), case.shape))
             )
             with fabric.autocast():
-                found = segment_whole(
+                found = segment_scan(
                     network, image, crop, 0.25, self.axis, overlapping=self.own is not None
                 ).cpu()
             label = (
-                np.array(values)[found.argmax(0)] if self.own is None else decode(found, self.own)
+                np.array(values)[found.argmax(0)]
+                if self.own is None
+                else decode_regions(found, self.own)
             )
             truth = store.label_crop(case, (0,) * len(case.shape), case.shape)
             found_at, truth_at = (np.searchsorted(values, each) for each in (label, truth))
@@ -179,12 +181,14 @@ class SegmentationObjective(Objective):
 
 def _regions(store: Store, settings: Finetune, classes: Mapping[int, str]) -> Regions:
     """The regions asked for, or those of the data set; may be none."""
-    regions = parse(settings.regions) if settings.regions is not None else store.regions or {}
+    regions = (
+        parse_regions(settings.regions) if settings.regions is not None else store.regions or {}
+    )
     if settings.regions is not None:
-        check(regions, classes)
+        check_regions(regions, classes)
     if settings.train_on == "regions" and not regions:
         raise UsageError(
-            f"train_on: {store.path} declares no regions; give them with --regions '{EXAMPLE}'"
+            f"train_on: {store.path} declares no regions; give them with --regions '{REGIONS_EXAMPLE}'"
         )
     return regions
 

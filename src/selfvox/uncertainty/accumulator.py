@@ -14,10 +14,10 @@ from torch import Tensor
 
 from selfvox.uncertainty import vote_rules
 
-Where = tuple[slice, ...]  # a part of a scan, along its axes; those not named are whole
+ScanPart = tuple[slice, ...]  # a part of a scan, along its axes; those not named are whole
 
 
-class Tally:
+class VoteAccumulator:
     """What the passes over one scan add up to, voxel by voxel; nothing in it grows with their number.
 
     Args:
@@ -55,7 +55,7 @@ class Tally:
             _take_room(spill, passes * math.prod(whole))
             self._spilled = np.memmap(spill, np.uint8, "r+", shape=(passes, *whole))
 
-    def add(self, number: int, where: Where, probabilities: Tensor) -> None:
+    def add(self, number: int, where: ScanPart, probabilities: Tensor) -> None:
         """Count in what pass `number` says of a part of the scan, (class, *part)."""
         here = (slice(None), *where)
         for value, mine in enumerate(self.held(probabilities)):
@@ -67,7 +67,7 @@ class Tally:
         if self.entropies is not None:
             self.entropies[where] += self.entropy(probabilities)
         if self.points is not None:
-            self.points[here] += vote_rules.points(probabilities[None])
+            self.points[here] += vote_rules.borda_points(probabilities[None])
         if self.spill is not None:
             self._spilled[number][here] = (
                 (probabilities * 255).round_().to(torch.uint8).cpu().numpy()
@@ -98,7 +98,7 @@ class Tally:
         return self.sums if rule == "mean" else vote_rules.majority(self.ballots)
 
 
-class RegionTally(Tally):
+class RegionVoteAccumulator(VoteAccumulator):
     """The same of a network trained on regions: wherever `Tally` says class, it is a region beside its complement.
 
     Args:

@@ -7,17 +7,17 @@ from collections.abc import Sequence
 import torch
 
 from selfvox.models.classifier import Classifier
-from selfvox.uncertainty.mc_dropout import TOGETHER, Masks
+from selfvox.uncertainty.mc_dropout import PASSES_AT_ONCE, DropoutMasks
 
 
-def sweep(
-    network: Classifier, masks: Masks, image: torch.Tensor, passes: Sequence[int]
+def run_class_passes(
+    network: Classifier, masks: DropoutMasks, image: torch.Tensor, passes: Sequence[int]
 ) -> torch.Tensor:
     """Probabilities (pass, class) of one image (1, channel, *space) by these sub-networks.
 
     What the passes share is computed once: all of the encoder, where nothing is dropped in it.
     """
-    dropping, few = masks.dropout.encoder > 0, TOGETHER[image.device.type]
+    dropping, few = masks.dropout.encoder > 0, PASSES_AT_ONCE[image.device.type]
     shared = image if dropping else network.encoder.embed(image)
     found = []
     with masks:

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from selfvox.data.naming import natural
-from selfvox.models.classifier import decide
+from selfvox.data.naming import natural_key
+from selfvox.models.classifier import decide_class
 from selfvox.runs.atomic_files import write_csv
 from selfvox.settings.verbs import Predict
 from selfvox.uncertainty import vote_rules
@@ -19,7 +19,7 @@ from selfvox.uncertainty.accumulator import entropy
 from selfvox.uncertainty.review import INTERVAL
 
 
-def measure(
+def measure_class_votes(
     passes: Tensor, ordinal: bool, names: Sequence[str], settings: Predict
 ) -> dict[str, Any]:
     """The class that the passes decide on, and what they say of it.
@@ -33,10 +33,10 @@ def measure(
         names: of the classes.
         settings: say how they vote.
     """
-    each, mean = decide(passes, ordinal), passes.mean(0)
+    each, mean = decide_class(passes, ordinal), passes.mean(0)
     ballots = torch.bincount(each, minlength=len(names))
     if settings.vote == "mean":
-        number = int(decide(mean[None], ordinal))
+        number = int(decide_class(mean[None], ordinal))
     else:
         number = int(vote_rules.winner(_scores(ballots, passes, names, settings)))
     low, high = np.percentile(passes.numpy(), INTERVAL, axis=0)
@@ -57,7 +57,8 @@ def write_review(
     """Write the cases as a table, the least trusted first; of equally trusted ones that of the larger entropy."""
     rows = []
     for case, one in sorted(
-        answers.items(), key=lambda item: (item[1]["trust"], -item[1]["entropy"], natural(item[0]))
+        answers.items(),
+        key=lambda item: (item[1]["trust"], -item[1]["entropy"], natural_key(item[0])),
     ):
         at = names.index(one["class"])
         shares = [one[name][at] for name in ("probabilities", "low", "high")]
@@ -68,7 +69,7 @@ def write_review(
 def _scores(ballots: Tensor, passes: Tensor, names: Sequence[str], settings: Predict) -> Tensor:
     """Scores (class,), of which the highest wins."""
     if settings.vote == "borda":
-        return vote_rules.points(passes)
+        return vote_rules.borda_points(passes)
     if settings.vote_weights is not None:
         return vote_rules.weighted(ballots, settings.vote_weights)
     if settings.union_class is not None:

@@ -12,8 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from selfvox.runs.atomic_files import whole
-from selfvox.uncertainty.accumulator import Tally
+from selfvox.runs.atomic_files import atomic_write
+from selfvox.uncertainty.accumulator import VoteAccumulator
 
 PERCENTILES = (5, 25, 50, 75, 95)
 CHUNK = (
@@ -87,7 +87,7 @@ def _comparators(count: int, ranks: tuple[int, ...]) -> list[tuple[int, int, str
     return kept[::-1]
 
 
-def files(asked: Sequence[str]) -> list[str]:
+def map_names(asked: Sequence[str]) -> list[str]:
     """The names of the files that these maps become: one for each percentile."""
     found = [name for name in dict.fromkeys(asked) if name != "percentiles"]
     return found + (
@@ -95,7 +95,7 @@ def files(asked: Sequence[str]) -> list[str]:
     )
 
 
-def scalar_map(name: str, tally: Tally) -> Tensor:
+def scalar_map(name: str, tally: VoteAccumulator) -> Tensor:
     """One map of what the passes disagree about, (*space), or (class, *space) of `variance`.
 
     Entropy: of the mean probability, in nats; where the network was trained on regions, the mean over these of each
@@ -113,7 +113,7 @@ def scalar_map(name: str, tally: Tally) -> Tensor:
     return found
 
 
-def percentile_maps(tally: Tally, regions: Sequence[Sequence[int]] = ()) -> np.ndarray:
+def percentile_maps(tally: VoteAccumulator, regions: Sequence[Sequence[int]] = ()) -> np.ndarray:
     """Percentiles over the passes of each class's probability, and then of each region's, which is its classes' sum.
 
     Args:
@@ -145,7 +145,7 @@ def percentile_maps(tally: Tally, regions: Sequence[Sequence[int]] = ()) -> np.n
 # the picture
 
 
-def draw(
+def draw_maps(
     out: Path,
     image: np.ndarray,
     labels: Mapping[str, np.ndarray],
@@ -210,7 +210,7 @@ def draw(
             warmth, ax=list(row), shrink=0.7, label=f"probability; outline: {reference}"
         )
     out.parent.mkdir(exist_ok=True)
-    with whole(out) as temporary:
+    with atomic_write(out) as temporary:
         figure.savefig(temporary, dpi=90, metadata={"Software": None})
 
 

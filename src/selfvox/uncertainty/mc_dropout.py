@@ -47,7 +47,7 @@ ACTIVATIONS = {
     ),
     "HardMishMe",
 }
-TOGETHER = {
+PASSES_AT_ONCE = {
     "cpu": 2,
     "cuda": 8,
     "mps": 4,
@@ -70,7 +70,7 @@ class Dropout:
     seed: int
 
 
-class Masks:
+class DropoutMasks:
     """Dropout behind each activation of an encoder and of what lies upon it, while entered.
 
     Dropping channels, a mask is a draw for each channel. Dropping elements, it is a stretch of one long random sequence
@@ -97,7 +97,7 @@ class Masks:
         self._sequences: dict[tuple[float, torch.dtype], Tensor] = {}
         self._drawn: dict[tuple[int, int], Any] = {}  # by pass and layer: what was drawn for it
 
-    def __enter__(self) -> Masks:
+    def __enter__(self) -> DropoutMasks:
         self._hooks = [
             module.register_forward_hook(self._hook(rate)) for module, rate in self.layers
         ]

@@ -19,10 +19,10 @@ from torch import Tensor, nn
 
 from selfvox.models.segmenter import Segmenter
 from selfvox.models.sliding_window import pad_to_window
-from selfvox.runs.progress import say
-from selfvox.uncertainty.accumulator import Where
-from selfvox.uncertainty.mc_dropout import TOGETHER, Dropout, Masks
-from selfvox.uncertainty.split_network import cut
+from selfvox.runs.progress import echo
+from selfvox.uncertainty.accumulator import ScanPart
+from selfvox.uncertainty.mc_dropout import PASSES_AT_ONCE, Dropout, DropoutMasks
+from selfvox.uncertainty.split_network import split_network
 
 ROOM = {
     "cpu": 2**28,
@@ -58,16 +58,16 @@ class SubNetworks:
 
     def __init__(self, network: Segmenter, dropout: Dropout, overlapping: bool = False):
         self.network, self.dropout, self.overlapping = network, dropout, overlapping
-        self.masks = Masks(network.encoder, network.decoder, dropout)
+        self.masks = DropoutMasks(network.encoder, network.decoder, dropout)
 
     @functools.cached_property
     def _parts(self) -> tuple[nn.Module, nn.Module] | None:
         """The network up to where dropout begins, and from there on; None where torch.fx cannot follow it."""
         dropping = {module: _Drop(self.masks.drop, rate) for module, rate in self.masks.layers}
-        parts = cut(nn.Sequential(self.network.encoder, self.network.decoder), dropping)
+        parts = split_network(nn.Sequential(self.network.encoder, self.network.decoder), dropping)
         if parts is None:
             name = type(self.network.encoder).__name__
-            say(f"{name}: torch.fx cannot follow it, so that each pass computes more anew")
+            echo(f"{name}: torch.fx cannot follow it, so that each pass computes more anew")
         return parts
 
     def __enter__(self) -> SubNetworks:
@@ -104,16 +104,16 @@ class SubNetworks:
         )
 
 
-def sweep(
+def run_passes(
     networks: SubNetworks,
     image: Tensor,
     window: Sequence[int],
     overlap: float,
     passes: Sequence[int],
-    take: Callable[[int, Where, Tensor], None],
+    take: Callable[[int, ScanPart, Tensor], None],
     slice_axis: int | None = None,
 ) -> None:
-    """Predict a scan by many sub-networks; the windows and their weights are those of `segment_whole`.
+    """Predict a scan by many sub-networks; the windows and their weights are those of `segment_scan`.
 
     As many passes as there is room for are swept over the scan at once, so that what they share is computed once for
     all of them.
@@ -133,7 +133,7 @@ def sweep(
         return
     for place, picture in enumerate(image.unbind(1 + slice_axis)):
 
-        def stack(number: int, where: Where, probabilities: Tensor, place: int = place) -> None:
+        def stack(number: int, where: ScanPart, probabilities: Tensor, place: int = place) -> None:
             whole = (*where[:slice_axis], slice(place, place + 1), *where[slice_axis:])
             take(number, whole, probabilities.unsqueeze(1 + slice_axis))
 
@@ -146,7 +146,7 @@ def _sweep_all(
     window: Sequence[int],
     overlap: float,
     passes: Sequence[int],
-    take: Callable[[int, Where, Tensor], None],
+    take: Callable[[int, ScanPart, Tensor], None],
 ) -> None:
     """All passes, as many at once as there is room for, over a volume or a picture."""
     padded, before = pad_to_window(image[None], window)
@@ -166,7 +166,7 @@ def _sweep_all(
             kept = kept.narrow(1 + axis, before[axis], inside[axis])
         take(number, (slice(start - before[0], stop - before[0]), *rest), kept)
 
-    together = TOGETHER[image.device.type]
+    together = PASSES_AT_ONCE[image.device.type]
     plane_bytes = 4 * networks.network.classes * window[0] * math.prod(size[1:])
     block = max(1, ROOM[image.device.type] // plane_bytes // together) * together
     for start in range(0, len(passes), block):
@@ -210,8 +210,8 @@ def _sweep(
             here = (slice(None), *place[1:])
             weights[here] += weight
             shared = networks.shared(padded[(slice(None), slice(None), *place)])
-            for first in range(0, len(passes), TOGETHER[padded.device.type]):
-                few = passes[first : first + TOGETHER[padded.device.type]]
+            for first in range(0, len(passes), PASSES_AT_ONCE[padded.device.type]):
+                few = passes[first : first + PASSES_AT_ONCE[padded.device.type]]
                 logits = _logits(networks, shared, few, window)
                 slab[(slice(first, first + len(few)), slice(None), *here)] += logits.float().mul_(
                     weight
@@ -223,7 +223,7 @@ def _logits(
     networks: SubNetworks, shared: Sequence[Tensor], passes: Sequence[int], size: Sequence[int]
 ) -> Tensor:
     """Logits (pass, class, *size) of a few passes; on a device whose memory they fill, in halves."""
-    full = TOGETHER[shared[0].device.type]
+    full = PASSES_AT_ONCE[shared[0].device.type]
     # always as many at a time on a CPU: the arithmetic of a lone pass differs in the last digit
     many = (
         [*passes, *[passes[-1]] * (full - len(passes))]

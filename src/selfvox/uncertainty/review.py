@@ -12,16 +12,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from selfvox.data.naming import natural
-from selfvox.ops.regions import Regions, positions
+from selfvox.data.naming import natural_key
+from selfvox.ops.regions import Regions, region_class_indices
 from selfvox.runs.atomic_files import write_csv
-from selfvox.uncertainty.accumulator import RegionTally, Tally
+from selfvox.uncertainty.accumulator import RegionVoteAccumulator, VoteAccumulator
 
 INTERVAL = (5, 95)  # percentiles over the passes
 
 
-def measure(
-    tally: Tally,
+def measure_review(
+    tally: VoteAccumulator,
     label: Tensor,
     classes: Mapping[int, str],
     spacing_mm: Sequence[float],
@@ -41,7 +41,7 @@ def measure(
         regions: sets of classes to measure too.
     """
     size = math.prod(spacing_mm) / 1000 if len(spacing_mm) == 3 else 1.0
-    trained_on_regions = isinstance(tally, RegionTally)
+    trained_on_regions = isinstance(tally, RegionVoteAccumulator)
     of_classes: list[dict[str, Any]] = [
         {"class": value, **_measured(tally, [number], _within(label, [number]), size)}
         for number, value in enumerate(sorted(classes))
@@ -54,7 +54,7 @@ def measure(
                 tally, [place] if trained_on_regions else numbers, _within(label, numbers), size
             ),
         }
-        for place, (name, numbers) in enumerate(positions(regions, classes).items())
+        for place, (name, numbers) in enumerate(region_class_indices(regions, classes).items())
     ]
     unsure = [
         float(tally.entropy(mean / tally.passes)[mask].cpu().sum(dtype=torch.float64))
@@ -75,7 +75,9 @@ def _within(label: Tensor, numbers: Sequence[int]) -> Tensor:
     return torch.isin(label, label.new_tensor(numbers))
 
 
-def _measured(tally: Tally, numbers: Sequence[int], voted: Tensor, size: float) -> dict[str, float]:
+def _measured(
+    tally: VoteAccumulator, numbers: Sequence[int], voted: Tensor, size: float
+) -> dict[str, float]:
     """Volume, its interval, and agreement with the vote, of what the tally counts under `numbers` taken together."""
     sizes = tally.voxels[:, numbers].sum(1)
     voxels = int(voted.sum())
@@ -90,7 +92,7 @@ def _measured(tally: Tally, numbers: Sequence[int], voted: Tensor, size: float) 
     }
 
 
-def write(
+def write_review(
     path: Path, measured: Mapping[str, Mapping[str, Any]], classes: Mapping[int, str]
 ) -> None:
     """Write what was measured of each case as a table, the least trusted first."""
@@ -103,7 +105,9 @@ def write(
     ]:
         header += [f"{name} {unit}", f"{name} low", f"{name} high", f"{name} agreement"]
     rows = []
-    for case, each in sorted(measured.items(), key=lambda one: (one[1]["trust"], natural(one[0]))):
+    for case, each in sorted(
+        measured.items(), key=lambda one: (one[1]["trust"], natural_key(one[0]))
+    ):
         row = [case, each["trust"], each["entropy"]]
         for one in (*each["classes"], *each["regions"]):
             row += [one[name] for name in ("volume", "low", "high", "agreement")]

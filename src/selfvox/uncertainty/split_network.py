@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Mapping
 from torch import fx, nn
 
 
-def cut(
+def split_network(
     network: nn.Module, behind: Mapping[nn.Module, nn.Module]
 ) -> tuple[fx.GraphModule, fx.GraphModule] | None:
     """Put a module behind each of some modules, and part what none of these precedes from the rest.

@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 
 
-def ballots(probabilities: Tensor) -> Tensor:
+def count_ballots(probabilities: Tensor) -> Tensor:
     """(pass, class, *space) -> (class, *space) int64: how many passes hold each class for the most probable one."""
     chosen = probabilities.argmax(1)
     return torch.stack([(chosen == number).sum(0) for number in range(probabilities.shape[1])])
 
 
-def points(probabilities: Tensor) -> Tensor:
+def borda_points(probabilities: Tensor) -> Tensor:
     """(pass, class, *space) -> (class, *space) int64: Borda's points summed over the passes (paper B 2.3).
 
     The most probable class of a pass gets as many points as there are other classes, the least probable none.

@@ -28,7 +28,7 @@ def scan(folder: Path, affine: np.ndarray = OBLIQUE, **codes: int) -> image.Imag
         made.header[field] = CANARY
     made.header.extensions.append(nib.nifti1.Nifti1Extension("comment", CANARY))
     nib.save(made, folder / "scan.nii.gz")
-    return image.read(folder / "scan.nii.gz")
+    return image.read_image(folder / "scan.nii.gz")
 
 
 def some_label(shape: tuple[int, ...], highest: int = 2) -> np.ndarray:
@@ -96,7 +96,7 @@ def test_a_label_of_any_kind_of_scan_is_written(tmp_path: Path, kind: type, orde
         np.arange(60, dtype="i2").reshape(3, 4, 5), OBLIQUE, kind.header_class(endianness=order)
     )
     nib.save(made, tmp_path / "scan.nii.gz")
-    like = image.read(tmp_path / "scan.nii.gz")
+    like = image.read_image(tmp_path / "scan.nii.gz")
     image.write_label(tmp_path / "out.nii.gz", some_label(like.shape), like)
     written = nib.load(tmp_path / "out.nii.gz")
     np.testing.assert_array_equal(np.asanyarray(written.dataobj), some_label(like.shape))
@@ -235,7 +235,7 @@ def test_c8_a_label_of_another_shape_is_refused(tmp_path: Path) -> None:
 def test_a_small_difference_that_adds_up_over_a_large_scan_is_another_grid(tmp_path: Path) -> None:
     voxels = np.random.default_rng(0).normal(size=(400, 4, 4)).astype(np.float32)
     nib.save(nib.Nifti1Image(voxels, np.eye(4)), tmp_path / "long.nii.gz")
-    like, label = image.read(tmp_path / "long.nii.gz"), (voxels > 0).astype("u1")
+    like, label = image.read_image(tmp_path / "long.nii.gz"), (voxels > 0).astype("u1")
     image.read_label(save_label(tmp_path, label, np.diag([1.0002, 1, 1, 1])), like)
     with pytest.raises(DataError, match=r"voxel size differs .* by 0\.36 voxels"):
         image.read_label(save_label(tmp_path, label, np.diag([1.0009, 1, 1, 1])), like)
@@ -260,7 +260,9 @@ def test_real_labels_lie_on_their_scans_and_survive_a_round_trip(
     assert labels
     for path in labels:
         ending = "_0000.nii.gz" if data_set.startswith("Dataset") else ".nii.gz"
-        like = image.read(SHARED / data_set / "imagesTr" / path.name.replace(".nii.gz", ending))
+        like = image.read_image(
+            SHARED / data_set / "imagesTr" / path.name.replace(".nii.gz", ending)
+        )
         label = image.read_label(path, like, {0, 1, 2})
         image.write_label(tmp_path / path.name, label, like)
         original, written = SimpleITK.ReadImage(path), SimpleITK.ReadImage(tmp_path / path.name)

@@ -36,8 +36,8 @@ def test_voxels_and_world_equal_those_of_the_same_scan_as_nifti(
     tmp_path: Path, ending: str, packed: bool, dtype: str
 ) -> None:
     values = abs(VOXELS).astype(dtype)
-    scan = image.read(saved(tmp_path / f"scan{ending}", values, packed))
-    twin = image.read(saved(tmp_path / "twin.nii.gz", values))
+    scan = image.read_image(saved(tmp_path / f"scan{ending}", values, packed))
+    twin = image.read_image(saved(tmp_path / "twin.nii.gz", values))
     np.testing.assert_array_equal(scan.data, twin.data)
     assert scan.data.dtype == twin.data.dtype
     np.testing.assert_allclose(scan.affine, twin.affine, atol=1e-5)
@@ -48,7 +48,7 @@ def test_voxels_and_world_equal_those_of_the_same_scan_as_nifti(
 def test_an_ending_in_upper_case_is_the_same(tmp_path: Path, ending: str) -> None:
     path = saved(tmp_path / f"scan{ending}")
     np.testing.assert_array_equal(
-        image.read(path.rename(tmp_path / f"SCAN{ending.upper()}")).data[0], VOXELS
+        image.read_image(path.rename(tmp_path / f"SCAN{ending.upper()}")).data[0], VOXELS
     )
 
 
@@ -57,13 +57,13 @@ def test_the_world_is_right_anterior_superior(tmp_path: Path) -> None:
     scan.SetOrigin((1, 2, 3))
     SimpleITK.WriteImage(scan, tmp_path / "scan.mha")
     expected = [[-1, 0, 0, -1], [0, -1, 0, -2], [0, 0, 1, 3], [0, 0, 0, 1]]
-    np.testing.assert_array_equal(image.read(tmp_path / "scan.mha").affine, expected)
+    np.testing.assert_array_equal(image.read_image(tmp_path / "scan.mha").affine, expected)
 
 
 @pytest.mark.parametrize("ending", [".mha", ".nrrd"])
 def test_a_label_written_for_it_lies_on_it_for_simpleitk(tmp_path: Path, ending: str) -> None:
     path = saved(tmp_path / f"scan{ending}")
-    like = image.read(path)
+    like = image.read_image(path)
     image.write_label(tmp_path / "label.nii.gz", VOXELS > 0, like)
     a, b = SimpleITK.ReadImage(path), SimpleITK.ReadImage(tmp_path / "label.nii.gz")
     assert (a.GetSize(), a.GetSpacing()) == (b.GetSize(), b.GetSpacing())
@@ -79,7 +79,7 @@ def test_a_cut_file_is_refused(tmp_path: Path, ending: str, packed: bool, lost: 
     path = saved(tmp_path / f"scan{ending}", packed=packed)
     path.write_bytes(path.read_bytes()[:-lost])
     with pytest.raises(DataError, match=r"asks for|cut|damaged"):
-        image.read(path)
+        image.read_image(path)
 
 
 @pytest.mark.parametrize("ending", [".mha", ".nrrd"])
@@ -89,7 +89,7 @@ def test_a_flipped_bit_of_packed_voxels_is_refused(tmp_path: Path, ending: str) 
     content[-6] ^= 1
     path.write_bytes(content)
     with pytest.raises(DataError, match=r"damaged|cut"):
-        image.read(path)
+        image.read_image(path)
 
 
 @pytest.mark.parametrize("ending", [".mhd", ".nhdr"])
@@ -98,10 +98,10 @@ def test_a_cut_or_missing_voxel_file_is_refused(tmp_path: Path, ending: str) -> 
     voxels = next(p for p in tmp_path.iterdir() if p != path)
     voxels.write_bytes(voxels.read_bytes()[:-1])
     with pytest.raises(DataError, match="asks for"):
-        image.read(path)
+        image.read_image(path)
     voxels.unlink()
     with pytest.raises(DataError, match="no such file"):
-        image.read(path)
+        image.read_image(path)
 
 
 @pytest.mark.parametrize(
@@ -171,7 +171,7 @@ def test_a_foreign_or_false_header_is_refused(
 ) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(DataError, match=reason) as caught:
-        image.read(tmp_path / name)
+        image.read_image(tmp_path / name)
     assert "\n" not in str(caught.value)
 
 
@@ -184,13 +184,13 @@ def test_files_written_by_hand_are_read(tmp_path: Path) -> None:
     (tmp_path / "b.mha").write_bytes(header.encode() + packed)
     (tmp_path / "c.nrrd").write_bytes((NRRD + "encoding: gzip\n\n").encode() + gzip.compress(RAW))
     for path in sorted(tmp_path.iterdir()):
-        np.testing.assert_array_equal(image.read(path).data[0], VOXELS)
+        np.testing.assert_array_equal(image.read_image(path).data[0], VOXELS)
 
 
 def test_nan_voxels_are_seen(tmp_path: Path) -> None:
     values = VOXELS.astype("f4")
     values[1, 1, 1] = np.nan
-    scan = image.read(saved(tmp_path / "scan.mha", values))
+    scan = image.read_image(saved(tmp_path / "scan.mha", values))
     assert scan.data[0, 1, 1, 1] == VOXELS.min()
     assert len(scan.notes) == 1
 
@@ -201,10 +201,10 @@ def test_vectors_are_channels_where_the_data_set_says_so(tmp_path: Path) -> None
     SimpleITK.WriteImage(SimpleITK.GetImageFromArray(values, isVector=True), tmp_path / "scan.mha")
     for name in ("scan.nrrd", "scan.mha"):
         np.testing.assert_array_equal(
-            image.read(tmp_path / name, channels=3).data, values.transpose(3, 2, 1, 0)
+            image.read_image(tmp_path / name, channels=3).data, values.transpose(3, 2, 1, 0)
         )
         with pytest.raises(DataError, match="holds 3 volumes"):
-            image.read(tmp_path / name)
+            image.read_image(tmp_path / name)
 
 
 @pytest.mark.parametrize("shape", [(6, 7), (1, 6, 7), (2, 5, 6, 7)])
@@ -213,4 +213,4 @@ def test_only_volumes_are_read(tmp_path: Path, shape: tuple[int, ...]) -> None:
         SimpleITK.GetImageFromArray(np.ones(shape, "i2"), isVector=False), tmp_path / "scan.mha"
     )
     with pytest.raises(DataError, match=r"3D volume|single slice"):
-        image.read(tmp_path / "scan.mha")
+        image.read_image(tmp_path / "scan.mha")

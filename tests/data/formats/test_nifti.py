@@ -60,7 +60,7 @@ def save(folder: Path, content: bytes, name: str = "scan.nii") -> Path:
 
 def refused(path: Path, reason: str, **options: int) -> None:
     with pytest.raises(DataError, match=reason) as caught:
-        image.read(path, **options)
+        image.read_image(path, **options)
     message = str(caught.value)
     assert message.startswith(path.name)
     assert "\n" not in message
@@ -196,7 +196,7 @@ def test_n11_dimensions_whose_product_overflows_are_refused_at_once_without_memo
     ],
 )
 def test_a_small_flaw_is_repaired_with_a_note(tmp_path: Path, content: bytes, note: str) -> None:
-    scan = image.read(save(tmp_path, content))
+    scan = image.read_image(save(tmp_path, content))
     np.testing.assert_array_equal(scan.data[0], voxels())
     np.testing.assert_array_equal(scan.affine, AFFINE)
     assert scan.spacing_mm == (2, 2, 3)
@@ -208,7 +208,7 @@ def test_n25_a_scan_without_sform_and_qform_lies_where_nibabel_puts_it_and_says_
     tmp_path: Path,
 ) -> None:
     path = save(tmp_path, patches((252, "2h", 0, 0)))
-    scan = image.read(path)
+    scan = image.read_image(path)
     assert "orientation unknown" in scan.notes[0]
     np.testing.assert_array_equal(scan.affine, nib.load(path).affine)
 
@@ -219,7 +219,7 @@ def test_the_qform_is_taken_where_there_is_no_sform(tmp_path: Path) -> None:
     )
     made = nib.Nifti1Image(voxels(), None)
     made.set_qform(turned, 1)
-    scan = image.read(save(tmp_path, made.to_bytes()))
+    scan = image.read_image(save(tmp_path, made.to_bytes()))
     np.testing.assert_allclose(scan.affine, turned, atol=1e-5)
     assert scan.notes == ()
 
@@ -229,7 +229,7 @@ def test_n26_the_sform_wins_over_another_qform_with_a_note(tmp_path: Path) -> No
     made.set_sform(AFFINE @ np.diag([2, 2, 2, 1]), 1)
     made.set_qform(AFFINE, 1)
     made.header["pixdim"][1:4] = (2, 2, 3)
-    scan = image.read(save(tmp_path, made.to_bytes()))
+    scan = image.read_image(save(tmp_path, made.to_bytes()))
     assert scan.spacing_mm == (4, 4, 6)
     assert "disagree" in scan.notes[0]
 
@@ -237,7 +237,7 @@ def test_n26_the_sform_wins_over_another_qform_with_a_note(tmp_path: Path) -> No
 def test_n30_few_unusable_voxels_become_the_minimum_and_many_are_refused(tmp_path: Path) -> None:
     data = np.random.default_rng(0).normal(size=(10, 10, 10)).astype("f4")
     data[1, 2, 3], data[4, 5, 6], data[7, 8, 9] = NAN, INF, -INF
-    scan = image.read(save(tmp_path, nifti_bytes(data)))
+    scan = image.read_image(save(tmp_path, nifti_bytes(data)))
     expected = np.where(np.isfinite(data), data, data[np.isfinite(data)].min())
     np.testing.assert_array_equal(scan.data[0], expected)
     assert scan.notes == ("3 NaN or infinite voxels replaced by the minimum",)
@@ -247,7 +247,7 @@ def test_n30_few_unusable_voxels_become_the_minimum_and_many_are_refused(tmp_pat
 
 def test_finite_values_whose_sum_overflows_are_kept(tmp_path: Path) -> None:
     data = voxels("f4") * np.float32(3e36)
-    np.testing.assert_array_equal(image.read(save(tmp_path, nifti_bytes(data))).data[0], data)
+    np.testing.assert_array_equal(image.read_image(save(tmp_path, nifti_bytes(data))).data[0], data)
 
 
 def test_n30_a_double_beyond_single_precision_is_infinite_since_scans_are_prepared_in_it(
@@ -255,7 +255,7 @@ def test_n30_a_double_beyond_single_precision_is_infinite_since_scans_are_prepar
 ) -> None:
     data = np.random.default_rng(0).normal(size=(10, 10, 10))
     data[1, 2, 3], data[4, 5, 6] = 1e39, -1e300
-    scan = image.read(save(tmp_path, nifti_bytes(data)))
+    scan = image.read_image(save(tmp_path, nifti_bytes(data)))
     expected = np.where(abs(data) < 1e38, data, data[abs(data) < 1e38].min())
     np.testing.assert_array_equal(scan.data[0], expected)
     assert scan.notes == ("2 NaN or infinite voxels replaced by the minimum",)
@@ -268,14 +268,14 @@ def test_n30_a_slope_that_overflows_is_refused(tmp_path: Path) -> None:
 def test_n32_frames_are_channels_where_the_data_set_says_so(tmp_path: Path) -> None:
     data = voxels(shape=(6, 5, 4, 3))
     path = save(tmp_path, nifti_bytes(data))
-    np.testing.assert_array_equal(image.read(path, channels=3).data, np.moveaxis(data, 3, 0))
+    np.testing.assert_array_equal(image.read_image(path, channels=3).data, np.moveaxis(data, 3, 0))
     refused(path, "2 channels are expected", channels=2)
 
 
 def test_n34_trailing_axes_of_one_are_dropped(tmp_path: Path) -> None:
     data = voxels(shape=(6, 5, 4, 1, 1))
     np.testing.assert_array_equal(
-        image.read(save(tmp_path, nifti_bytes(data))).data[0], data[..., 0, 0]
+        image.read_image(save(tmp_path, nifti_bytes(data))).data[0], data[..., 0, 0]
     )
 
 
@@ -296,7 +296,7 @@ def test_n35_every_real_type_order_and_orientation_reads_as_nibabel_reads_it(
     made = kind(voxels(dtype), affine, kind.header_class(endianness=order))
     made.set_data_dtype(dtype)
     path = save(tmp_path, gzip.compress(made.to_bytes(), 1), "scan.nii.gz")
-    scan, expected = image.read(path), nib.load(path)
+    scan, expected = image.read_image(path), nib.load(path)
     assert expected.header.endianness == order
     np.testing.assert_array_equal(scan.data[0], np.asanyarray(expected.dataobj))
     np.testing.assert_array_equal(scan.affine, expected.affine)
@@ -310,7 +310,7 @@ def test_slope_and_intercept_are_applied_as_nibabel_applies_them(
 ) -> None:
     path = save(tmp_path, patched(112, "2f", 0.37, -1024, of=nifti_bytes(voxels(dtype))))
     np.testing.assert_allclose(
-        image.read(path).data[0], nib.load(path).get_fdata(), rtol=1e-6, atol=1e-3
+        image.read_image(path).data[0], nib.load(path).get_fdata(), rtol=1e-6, atol=1e-3
     )
 
 
@@ -319,7 +319,7 @@ def test_n36_an_endless_chain_of_extensions_is_never_walked(tmp_path: Path) -> N
     struct.pack_into("<f", raw, 108, 384)
     chain = b"\1\0\0\0" + struct.pack("<2i", -16, 6) + bytes(24)
     content = bytes(raw[:348]) + chain + bytes(raw[352:])
-    np.testing.assert_array_equal(image.read(save(tmp_path, content)).data[0], voxels())
+    np.testing.assert_array_equal(image.read_image(save(tmp_path, content)).data[0], voxels())
 
 
 @pytest.mark.parametrize("name", ["scan", "scan.nii.bz2", ".nii.gz"])
@@ -339,7 +339,7 @@ def test_n38_only_a_regular_file_is_ever_opened(
 def test_n38_a_missing_file_is_named_and_a_link_to_a_scan_is_read(tmp_path: Path) -> None:
     refused(tmp_path / "scan.nii", "no such file")
     (tmp_path / "link.nii").symlink_to(save(tmp_path, nifti_bytes()))
-    np.testing.assert_array_equal(image.read(tmp_path / "link.nii").data[0], voxels())
+    np.testing.assert_array_equal(image.read_image(tmp_path / "link.nii").data[0], voxels())
 
 
 def zeros_zipped(header: bytes, megabytes: int) -> bytes:
@@ -366,7 +366,7 @@ def test_n39_a_small_header_cannot_make_a_stream_grow_past_what_it_says(tmp_path
     path = save(tmp_path, zeros_zipped(nifti_bytes(), 64), "scan.nii.gz")
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises(DataError, match="more"):
-        nifti.read(path)
+        nifti.read_nifti(path)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 20_000  # kB of 65,536
 
 
@@ -375,15 +375,15 @@ def test_n39_a_nearly_empty_label_that_shrinks_a_thousandfold_is_read(tmp_path: 
     data[100, 100, 50] = 1
     path = save(tmp_path, gzip.compress(nifti_bytes(data)), "scan.nii.gz")
     assert data.nbytes > 500 * path.stat().st_size
-    np.testing.assert_array_equal(image.read(path).data[0], data)
+    np.testing.assert_array_equal(image.read_image(path).data[0], data)
 
 
 def test_n40_a_scan_smaller_than_any_crop_is_read(tmp_path: Path) -> None:
-    assert image.read(save(tmp_path, nifti_bytes(voxels(shape=(2, 2, 2))))).shape == (2, 2, 2)
+    assert image.read_image(save(tmp_path, nifti_bytes(voxels(shape=(2, 2, 2))))).shape == (2, 2, 2)
 
 
 def test_a_stored_type_is_kept_and_its_memory_never_copied(tmp_path: Path) -> None:
-    scan = image.read(save(tmp_path, ZIPPED, "scan.nii.gz"))
+    scan = image.read_image(save(tmp_path, ZIPPED, "scan.nii.gz"))
     owner = scan.data
     while isinstance(owner, np.ndarray):
         owner = owner.base
@@ -392,7 +392,7 @@ def test_a_stored_type_is_kept_and_its_memory_never_copied(tmp_path: Path) -> No
 
 def test_a_name_with_line_breaks_and_escapes_makes_one_plain_line(tmp_path: Path) -> None:
     with pytest.raises(DataError) as caught:
-        image.read(save(tmp_path, b"", "a\nb\x1b[31m.nii"))
+        image.read_image(save(tmp_path, b"", "a\nb\x1b[31m.nii"))
     assert str(caught.value).isprintable()
 
 
@@ -401,7 +401,7 @@ def test_the_reader_survives_any_single_byte_of_the_header(tmp_path: Path) -> No
     for at in range(348):
         content = raw[:at] + rng.integers(0, 256, 1, np.uint8).tobytes() + raw[at + 1 :]
         try:
-            scan = image.read(save(tmp_path, content))
+            scan = image.read_image(save(tmp_path, content))
         except DataError:
             continue
         assert np.isfinite(scan.data).all()
@@ -417,7 +417,7 @@ def test_real_scans_read_as_nibabel_reads_them() -> None:
     ]
     assert len(found) > 100
     for path in found[::12]:
-        scan, expected = image.read(path), nib.load(path)
+        scan, expected = image.read_image(path), nib.load(path)
         np.testing.assert_array_equal(
             scan.data[0], np.asanyarray(expected.dataobj), err_msg=path.name
         )

@@ -63,7 +63,7 @@ def png_of_header(
 
 def test_p3_grey_keeps_its_values(tmp_path: Path) -> None:
     for name in ("a.png", "a.tif", "a.tiff", "A.PNG"):
-        scan = image.read(saved(tmp_path / name, GREY))
+        scan = image.read_image(saved(tmp_path / name, GREY))
         np.testing.assert_array_equal(scan.data, GREY[None])
         assert (scan.data.dtype, scan.shape, scan.spatial_dims, scan.spacing_mm) == (
             np.uint8,
@@ -77,7 +77,7 @@ def test_p3_grey_keeps_its_values(tmp_path: Path) -> None:
 def test_p3_colour_is_three_channels_first(tmp_path: Path) -> None:
     for name in ("a.png", "a.tif"):
         np.testing.assert_array_equal(
-            image.read(saved(tmp_path / name, COLOUR)).data, COLOUR.transpose(2, 0, 1)
+            image.read_image(saved(tmp_path / name, COLOUR)).data, COLOUR.transpose(2, 0, 1)
         )
 
 
@@ -85,7 +85,7 @@ def test_p3_one_bit_becomes_0_and_255(tmp_path: Path) -> None:
     bits = np.array([[True, False, True], [False, False, True]])
     for name in ("a.png", "a.tif"):
         np.testing.assert_array_equal(
-            image.read(saved(tmp_path / name, bits)).data[0], bits * np.uint8(255)
+            image.read_image(saved(tmp_path / name, bits)).data[0], bits * np.uint8(255)
         )
 
 
@@ -93,11 +93,11 @@ def test_p3_a_palette_becomes_its_colours(tmp_path: Path) -> None:
     colours = np.array([[10, 20, 30], [40, 50, 60], [70, 80, 90]], "u1")[
         [[0, 1, 2], [2, 1, 0]]
     ].transpose(2, 0, 1)
-    scan = image.read(saved(tmp_path / "a.png", palette()))
+    scan = image.read_image(saved(tmp_path / "a.png", palette()))
     np.testing.assert_array_equal(scan.data, colours)
     assert scan.notes == ("palette converted to RGB",)
     np.testing.assert_array_equal(
-        image.read(saved(tmp_path / "b.png", palette(), transparency=1)).data, colours
+        image.read_image(saved(tmp_path / "b.png", palette(), transparency=1)).data, colours
     )
 
 
@@ -105,7 +105,7 @@ def test_p3_a_palette_becomes_its_colours(tmp_path: Path) -> None:
 def test_p3_transparency_is_dropped_and_the_colours_below_it_kept(
     tmp_path: Path, values: np.ndarray
 ) -> None:
-    scan = image.read(saved(tmp_path / "a.png", with_alpha(values)))
+    scan = image.read_image(saved(tmp_path / "a.png", with_alpha(values)))
     np.testing.assert_array_equal(
         scan.data, np.moveaxis(values if values.ndim == 3 else values[..., None], -1, 0)
     )
@@ -117,7 +117,7 @@ def test_p3_cmyk_becomes_rgb(tmp_path: Path) -> None:
         np.array([[[255, 0, 0, 0], [0, 255, 0, 0]], [[0, 0, 0, 255], [0, 0, 0, 0]]], "u1"), "CMYK"
     )
     expected = [[[0, 255, 255], [255, 0, 255]], [[0, 0, 0], [255, 255, 255]]]
-    scan = image.read(saved(tmp_path / "a.tif", inks))
+    scan = image.read_image(saved(tmp_path / "a.tif", inks))
     np.testing.assert_array_equal(scan.data, np.transpose(expected, (2, 0, 1)))
     assert scan.notes == ("CMYK converted to RGB",)
 
@@ -125,7 +125,7 @@ def test_p3_cmyk_becomes_rgb(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["a.png", "a.tif"])
 def test_p3_sixteen_bits_are_kept(tmp_path: Path, name: str) -> None:
     values = np.array([[0, 255, 256], [4095, 40_000, 65_535]], "u2")
-    scan = image.read(saved(tmp_path / name, values))
+    scan = image.read_image(saved(tmp_path / name, values))
     np.testing.assert_array_equal(scan.data[0], values)
     assert scan.data.dtype == np.uint16
 
@@ -133,7 +133,7 @@ def test_p3_sixteen_bits_are_kept(tmp_path: Path, name: str) -> None:
 def test_p3_big_endian_sixteen_bits_are_kept(tmp_path: Path) -> None:
     values = np.array([[0, 255, 256], [4095, 40_000, 65_535]], "u2")
     picture = Pillow.frombytes("I;16B", (3, 2), values.astype(">u2").tobytes())
-    scan = image.read(saved(tmp_path / "a.tif", picture))
+    scan = image.read_image(saved(tmp_path / "a.tif", picture))
     np.testing.assert_array_equal(scan.data[0], values)
     assert scan.data.dtype.isnative
 
@@ -141,16 +141,18 @@ def test_p3_big_endian_sixteen_bits_are_kept(tmp_path: Path) -> None:
 def test_p3_sixteen_bit_colour_is_reduced_to_eight_and_says_so(tmp_path: Path) -> None:
     rows = b"".join(b"\0" + (row.astype(">u2") * 257).tobytes() for row in COLOUR)
     (tmp_path / "a.png").write_bytes(png_of_header(3, 2, bits=16, colour=2, data=rows))
-    scan = image.read(tmp_path / "a.png")
+    scan = image.read_image(tmp_path / "a.png")
     np.testing.assert_array_equal(scan.data, COLOUR.transpose(2, 0, 1))
     assert scan.notes == ("16 bits per colour reduced to 8",)
 
 
 def test_p3_floating_grey_is_kept_and_p9_its_nan_repaired(tmp_path: Path) -> None:
     values = np.linspace(-1, 1, 400, dtype="f4").reshape(20, 20)
-    np.testing.assert_array_equal(image.read(saved(tmp_path / "a.tif", values)).data[0], values)
+    np.testing.assert_array_equal(
+        image.read_image(saved(tmp_path / "a.tif", values)).data[0], values
+    )
     values[3, 4] = np.nan
-    scan = image.read(saved(tmp_path / "b.tif", values))
+    scan = image.read_image(saved(tmp_path / "b.tif", values))
     assert (scan.data[0, 3, 4], len(scan.notes)) == (-1, 1)
 
 
@@ -158,7 +160,7 @@ def test_a_jpeg_reads_as_pillow_reads_it(tmp_path: Path) -> None:
     values = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
     path = saved(tmp_path / "a.jpg", values)
     np.testing.assert_array_equal(
-        image.read(path).data, np.asarray(Pillow.open(path)).transpose(2, 0, 1)
+        image.read_image(path).data, np.asarray(Pillow.open(path)).transpose(2, 0, 1)
     )
 
 
@@ -177,7 +179,7 @@ def test_a_jpeg_reads_as_pillow_reads_it(tmp_path: Path) -> None:
 def test_p4_exif_turns_scan_and_mask_alike_once(tmp_path: Path, tag: int, undo) -> None:
     exif = Pillow.Exif()
     exif[0x0112] = tag
-    scan = image.read(saved(tmp_path / "a.png", GREY, exif=exif))
+    scan = image.read_image(saved(tmp_path / "a.png", GREY, exif=exif))
     np.testing.assert_array_equal(scan.data[0], undo(GREY))
     assert scan.notes == ("turned upright by its EXIF tag",)
     np.testing.assert_array_equal(
@@ -194,7 +196,7 @@ def test_p1_a_cut_file_is_refused(tmp_path: Path, name: str, share: float) -> No
     content = path.read_bytes()
     path.write_bytes(content[: int(share * len(content))])
     with pytest.raises(DataError, match=r"damaged|not a PNG") as caught:
-        image.read(path)
+        image.read_image(path)
     assert str(caught.value).startswith(name)
 
 
@@ -203,12 +205,12 @@ def test_p2_too_many_pixels_are_refused_at_once(tmp_path: Path, edge: int) -> No
     (tmp_path / "a.png").write_bytes(png_of_header(edge, edge))
     start = time.process_time()
     with pytest.raises(DataError, match="pixels"):
-        image.read(tmp_path / "a.png")
+        image.read_image(tmp_path / "a.png")
     assert time.process_time() - start < 0.2
 
 
 def test_p5_a_blurred_mask_is_refused_naming_its_values(tmp_path: Path) -> None:
-    scan = image.read(saved(tmp_path / "a.png", COLOUR))
+    scan = image.read_image(saved(tmp_path / "a.png", COLOUR))
     with pytest.raises(
         DataError, match=r"unexpected label values 100, 128, 254, 255; declared are 0, 1"
     ):
@@ -216,13 +218,13 @@ def test_p5_a_blurred_mask_is_refused_naming_its_values(tmp_path: Path) -> None:
 
 
 def test_p5_a_jpeg_mask_is_refused_even_without_declared_classes(tmp_path: Path) -> None:
-    scan = image.read(saved(tmp_path / "a.png", COLOUR))
+    scan = image.read_image(saved(tmp_path / "a.png", COLOUR))
     with pytest.raises(DataError, match="JPEG"):
         image.read_label(saved(tmp_path / "mask.png", GREY, format="JPEG"), scan)
 
 
 def test_p6_a_mask_of_another_size_is_refused(tmp_path: Path) -> None:
-    scan = image.read(saved(tmp_path / "a.png", COLOUR))
+    scan = image.read_image(saved(tmp_path / "a.png", COLOUR))
     with pytest.raises(DataError, match=r"shape \(3, 2\) for a.png of \(2, 3\)"):
         image.read_label(saved(tmp_path / "mask.png", np.ascontiguousarray(GREY.T)), scan)
 
@@ -237,7 +239,7 @@ def test_p7_animations_and_pages_are_refused(tmp_path: Path, name: str, kind: st
         append_images=[Pillow.fromarray(255 - GREY)],
     )
     with pytest.raises(DataError, match="animated, or several pages"):
-        image.read(tmp_path / name)
+        image.read_image(tmp_path / name)
 
 
 @pytest.mark.parametrize(
@@ -255,7 +257,7 @@ def test_p7_animations_and_pages_are_refused(tmp_path: Path, name: str, kind: st
 def test_p8_a_renamed_file_is_refused(tmp_path: Path, name: str, content: bytes) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(DataError, match="not a PNG, JPEG or TIFF"):
-        image.read(tmp_path / name)
+        image.read_image(tmp_path / name)
 
 
 @pytest.mark.parametrize("kind", [b"zTXt", b"iCCP"])
@@ -266,7 +268,7 @@ def test_p8_a_chunk_that_grows_a_thousandfold_is_refused_or_ignored_without_grow
     (tmp_path / "a.png").write_bytes(png_of_header(2, 1, bomb, data=b"\0\1\2"))
     start = time.process_time()
     with contextlib.suppress(DataError):
-        np.testing.assert_array_equal(image.read(tmp_path / "a.png").data, [[[1, 2]]])
+        np.testing.assert_array_equal(image.read_image(tmp_path / "a.png").data, [[[1, 2]]])
     assert time.process_time() - start < 0.5
 
 
@@ -294,16 +296,16 @@ def test_p9_a_tiff_with_an_impossible_field_is_refused_or_read_right(
             content[at + 2 : at + 12] = struct.pack("<HII", 4, 1, value)
     path.write_bytes(content)
     with contextlib.suppress(DataError):
-        np.testing.assert_array_equal(image.read(path).data, GREY[None])
+        np.testing.assert_array_equal(image.read_image(path).data, GREY[None])
 
 
 def test_a_constant_picture_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="same value"):
-        image.read(saved(tmp_path / "a.png", np.full((4, 4), 3, "u1")))
+        image.read_image(saved(tmp_path / "a.png", np.full((4, 4), 3, "u1")))
 
 
 def test_a_mask_is_read_from_palette_one_bit_grey_and_equal_colours(tmp_path: Path) -> None:
-    scan = image.read(saved(tmp_path / "a.png", COLOUR))
+    scan = image.read_image(saved(tmp_path / "a.png", COLOUR))
     indices = np.array([[0, 1, 2], [2, 1, 0]], "u1")
     masks = {
         "palette": (palette(), indices),
@@ -323,7 +325,7 @@ def test_a_mask_is_read_from_palette_one_bit_grey_and_equal_colours(tmp_path: Pa
 
 @pytest.mark.parametrize("highest", [2, 300])
 def test_a_written_mask_is_read_back(tmp_path: Path, highest: int) -> None:
-    scan = image.read(saved(tmp_path / "a.png", COLOUR))
+    scan = image.read_image(saved(tmp_path / "a.png", COLOUR))
     label = np.random.default_rng(0).integers(0, highest, scan.shape, endpoint=True)
     label[0, 0] = highest
     image.write_label(tmp_path / "mask.png", label, scan)
@@ -331,7 +333,7 @@ def test_a_written_mask_is_read_back(tmp_path: Path, highest: int) -> None:
 
 
 def test_a_map_of_a_picture_is_a_floating_tiff_with_a_page_per_class(tmp_path: Path) -> None:
-    scan = image.read(saved(tmp_path / "a.png", COLOUR))
+    scan = image.read_image(saved(tmp_path / "a.png", COLOUR))
     values = np.random.default_rng(0).random((3, *scan.shape)).astype("f4")
     image.write_map(tmp_path / "map.tif", values, scan)
     with Pillow.open(tmp_path / "map.tif") as pages:
@@ -347,4 +349,4 @@ def test_real_photographs_read_as_pillow_reads_them() -> None:
     for path in found[::20]:
         with Pillow.open(path) as picture:
             expected = np.asarray(picture.convert("RGB")).transpose(2, 0, 1)
-        np.testing.assert_array_equal(image.read(path).data, expected)
+        np.testing.assert_array_equal(image.read_image(path).data, expected)

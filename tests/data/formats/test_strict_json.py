@@ -33,7 +33,7 @@ def test_what_is_not_strict_json_is_refused_in_one_line(tmp_path, text, reason):
     path.write_text(text)
     begun = time.perf_counter()
     with pytest.raises(DataError, match=reason) as refusal:
-        strict_json.read(path)
+        strict_json.read_json(path)
     assert time.perf_counter() - begun < 1
     assert "\n" not in str(refusal.value)
     assert str(path) in str(refusal.value)
@@ -45,7 +45,7 @@ def test_a_huge_file_is_refused_without_reading_it(tmp_path):
         file.truncate(2**30)
     begun = time.perf_counter()
     with pytest.raises(DataError, match="larger than 16 MiB"):
-        strict_json.read(path)
+        strict_json.read_json(path)
     assert time.perf_counter() - begun < 1
 
 
@@ -54,7 +54,7 @@ def test_many_keys_with_one_twice_are_refused_quickly(tmp_path):
     path.write_text("{" + ",".join(f'"{number}":0' for number in [*range(300_000), 299_999]) + "}")
     begun = time.perf_counter()
     with pytest.raises(DataError, match="'299999' stands twice"):
-        strict_json.read(path)
+        strict_json.read_json(path)
     assert time.perf_counter() - begun < 1
 
 
@@ -62,13 +62,13 @@ def test_other_encodings_are_refused_and_a_byte_order_mark_is_not(tmp_path):
     path = tmp_path / "dataset.json"
     path.write_bytes('{"a": "ü"}'.encode("utf-16"))
     with pytest.raises(DataError, match="UTF-8"):
-        strict_json.read(path)
+        strict_json.read_json(path)
     path.write_bytes('{"a": "ü"}'.encode("utf-8-sig"))
-    assert strict_json.read(path) == {"a": "ü"}
+    assert strict_json.read_json(path) == {"a": "ü"}
 
 
 def test_a_pipe_and_a_missing_file_are_refused_without_waiting(tmp_path):
     os.mkfifo(tmp_path / "pipe.json")
     for name in ("pipe.json", "absent.json"):
         with pytest.raises(DataError):
-            strict_json.read(tmp_path / name)
+            strict_json.read_json(tmp_path / name)

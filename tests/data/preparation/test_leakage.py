@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from selfvox.data.preparation.leakage import leaked, seen
+from selfvox.data.preparation.leakage import find_leaks, seen_scans
 from selfvox.data.preparation.split import Split
 
 
@@ -16,10 +16,10 @@ CASES = [case("a1", "a", "x"), case("a2", "a", "y"), case("b1", "b", "z"), case(
 
 
 def test_what_was_seen_is_sorted_and_joined_with_what_was_before():
-    assert seen(CASES[1:]) == {"subjects": ["a", "b", "c"], "image_hashes": ["x", "y", "z"]}
+    assert seen_scans(CASES[1:]) == {"subjects": ["a", "b", "c"], "image_hashes": ["x", "y", "z"]}
     before = {"subjects": ["d", "a"], "image_hashes": ["w"]}
-    assert seen(CASES[:1], before) == {"subjects": ["a", "d"], "image_hashes": ["w", "x"]}
-    assert seen(CASES[:1], {}) == {
+    assert seen_scans(CASES[:1], before) == {"subjects": ["a", "d"], "image_hashes": ["w", "x"]}
+    assert seen_scans(CASES[:1], {}) == {
         "subjects": ["a"],
         "image_hashes": ["x"],
     }  # kept by an older version
@@ -34,4 +34,4 @@ def test_a_test_scan_is_known_by_its_subject_or_its_contents_and_others_do_not_c
 ):
     split = Split(train=("b", "c"), validation=(), test=("a",), seed=0)
     known = {"subjects": subjects, "image_hashes": contents}
-    assert leaked(SimpleNamespace(cases=CASES), split, known) == (found, 2)
+    assert find_leaks(SimpleNamespace(cases=CASES), split, known) == (found, 2)

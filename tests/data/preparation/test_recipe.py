@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from selfvox.data.formats.image import Image
-from selfvox.data.preparation.fit_recipe import choose, ct_sample, ct_window, intensities
-from selfvox.data.preparation.recipe import Intensity, Recipe, Trail, foreground
+from selfvox.data.preparation.fit_recipe import choose_recipe, ct_sample, ct_window, intensities
+from selfvox.data.preparation.recipe import Geometry, Intensity, Recipe, foreground
 from selfvox.errors import DataError, UsageError
 
 MRI = Intensity(kind="mri")
@@ -74,12 +74,12 @@ def test_every_orientation_gives_the_same_array_and_undo_is_the_identity(codes: 
     label = np.where(inside, np.random.default_rng(1).integers(0, 4, scan.shape), 0).astype(
         np.uint8
     )
-    there = recipe().apply_label(label, other.trail)
+    there = recipe().apply_label(label, other.geometry)
     assert there.shape == other.data.shape[1:]
-    np.testing.assert_array_equal(recipe().undo(there, other.trail), label)
+    np.testing.assert_array_equal(recipe().undo(there, other.geometry), label)
 
     one_hot = (np.arange(4)[:, None, None, None] == there).astype(np.float32)
-    back = recipe().undo_probabilities(one_hot, other.trail)
+    back = recipe().undo_probabilities(one_hot, other.geometry)
     np.testing.assert_array_equal(back.argmax(0), label)
     np.testing.assert_array_equal(back.sum(0), np.ones(label.shape))
 
@@ -113,7 +113,7 @@ def test_the_prepared_affine_points_at_the_same_anatomy() -> None:
         np.testing.assert_allclose(np.linalg.norm(done.affine[:3, :3], axis=0), done.spacing_mm)
         # the centre of the box keeps its place in mm
         first = nib.affines.apply_affine(
-            phantom().affine, (done.trail.start, np.array(done.trail.stop) - 1)
+            phantom().affine, (done.geometry.start, np.array(done.geometry.stop) - 1)
         )
         np.testing.assert_allclose(corner.mean(0), first.mean(0), atol=1e-9)
 
@@ -125,7 +125,9 @@ def test_a_smooth_label_survives_the_round_trip(codes: str, settings: dict[str, 
     scan = turned(scan, codes)
     label = ball(scan.shape, tuple(0.5 * extent - 1.3 for extent in scan.shape), 9)
     done = recipe(**settings).apply(scan)
-    back = recipe(**settings).undo(recipe(**settings).apply_label(label, done.trail), done.trail)
+    back = recipe(**settings).undo(
+        recipe(**settings).apply_label(label, done.geometry), done.geometry
+    )
     assert back.shape == label.shape
     assert back.dtype == label.dtype
     assert 2 * (back & label).sum() / (back.sum() + label.sum()) > 0.95
@@ -136,15 +138,15 @@ def test_a_smooth_label_survives_the_round_trip(codes: str, settings: dict[str, 
 def test_shrinking_moves_a_label_to_no_side_on_average() -> None:
     """One coarse disc is off by part of a voxel, but over all places against the grid nothing is left."""
     made = recipe(spatial_dims=2, size=(20, 19))
-    trail = made.apply(phantom((42, 36))).trail
+    geometry = made.apply(phantom((42, 36))).geometry
     rng, moved = np.random.default_rng(0), []
     for _ in range(500):
         middle = [
             (a + b - 1) / 2 + rng.uniform(-3.5, 3.5)
-            for a, b in zip(trail.start, trail.stop, strict=True)
+            for a, b in zip(geometry.start, geometry.stop, strict=True)
         ]
         label = ball((42, 36), tuple(middle), 8)
-        back = made.undo(made.apply_label(label, trail), trail)
+        back = made.undo(made.apply_label(label, geometry), geometry)
         moved.append(np.argwhere(back).mean(0) - np.argwhere(label).mean(0))
     assert np.abs(np.mean(moved, 0)).max() < 0.05
 
@@ -154,8 +156,8 @@ def test_the_way_back_of_probabilities_keeps_place_and_sum() -> None:
     made = recipe(size=(24, 24, 24))
     done = made.apply(scan)
     label = ball(scan.shape, (19, 17, 15), 9)
-    there = made.apply_label(label, done.trail).astype(np.float32)
-    back = made.undo_probabilities(np.stack([1 - there, there]), done.trail)
+    there = made.apply_label(label, done.geometry).astype(np.float32)
+    back = made.undo_probabilities(np.stack([1 - there, there]), done.geometry)
     np.testing.assert_allclose(back.sum(0), 1, atol=1e-6)
     weighted = (np.argwhere(label >= 0) * back[1].reshape(-1, 1)).sum(0) / back[1].sum()
     assert np.abs(weighted - np.argwhere(label).mean(0)).max() < 0.1
@@ -167,9 +169,9 @@ def test_labels_take_no_value_that_was_not_there() -> None:
     label = np.random.default_rng(0).choice([0, 3, 200], scan.shape).astype(np.uint8)
     made = recipe(spacing_mm=(0.7, 2.0, 1.1))
     done = made.apply(scan)
-    there = made.apply_label(label, done.trail)
+    there = made.apply_label(label, done.geometry)
     assert set(np.unique(there)) <= {0, 3, 200}
-    assert set(np.unique(made.undo(there, done.trail))) <= {0, 3, 200}
+    assert set(np.unique(made.undo(there, done.geometry))) <= {0, 3, 200}
 
 
 def test_size_and_spacing_are_met_exactly() -> None:
@@ -217,7 +219,7 @@ def test_pictures_keep_their_axes_and_come_back() -> None:
     done = made.apply(rgb)
     assert done.data.shape == (3, 45, 35)
     label = ball((40, 30), (18.2, 14.6), 8)
-    back = made.undo(made.apply_label(label, done.trail), done.trail)
+    back = made.undo(made.apply_label(label, done.geometry), done.geometry)
     assert 2 * (back & label).sum() / (back.sum() + label.sum()) > 0.95
     assert np.abs(np.argwhere(back).mean(0) - np.argwhere(label).mean(0)).max() < 0.1
 
@@ -253,7 +255,7 @@ def test_z_score_is_over_each_channels_own_foreground() -> None:
     second.data[:, :10] = 0
     both = Image(np.concatenate([first.data, 1000 - second.data * 2]), first.affine, "two.nii.gz")
     done = recipe(channel_names=("T1", "T2"), intensity=(MRI, MRI)).apply(both)
-    box = tuple(slice(a, b) for a, b in zip(done.trail.start, done.trail.stop, strict=True))
+    box = tuple(slice(a, b) for a, b in zip(done.geometry.start, done.geometry.stop, strict=True))
     for prepared, raw in zip(done.data, both.data, strict=True):
         low, high = np.percentile(raw, [0.5, 99.5])
         inside = prepared[(raw > low + 0.05 * (high - low))[box]]
@@ -272,7 +274,7 @@ def test_photographs_are_scaled_as_imagenet() -> None:
     expected = (data / 255 - np.reshape((0.485, 0.456, 0.406), (3, 1, 1))) / np.reshape(
         (0.229, 0.224, 0.225), (3, 1, 1)
     )
-    box = tuple(slice(a, b) for a, b in zip(done.trail.start, done.trail.stop, strict=True))
+    box = tuple(slice(a, b) for a, b in zip(done.geometry.start, done.geometry.stop, strict=True))
     np.testing.assert_allclose(done.data, expected[(slice(None), *box)], atol=1e-5)
 
 
@@ -295,7 +297,7 @@ def test_the_ct_window_is_the_pooled_percentiles() -> None:
 
     image = Image(scans[0][None], np.eye(4), "ct.nii.gz")
     done = recipe(channel_names=("CT",), intensity=(window,)).apply(image)
-    box = tuple(slice(a, b) for a, b in zip(done.trail.start, done.trail.stop, strict=True))
+    box = tuple(slice(a, b) for a, b in zip(done.geometry.start, done.geometry.stop, strict=True))
     expected = (np.clip(scans[0], lower, upper) - clipped.mean()) / clipped.std()
     np.testing.assert_allclose(done.data[0], expected[box], atol=1e-4)
 
@@ -313,7 +315,7 @@ def test_what_fills_the_corners_of_a_ct_changes_nothing() -> None:
         window = ct_window([ct_sample(image.data[0], 1)])
         made.append((window, recipe(channel_names=("CT",), intensity=(window,)).apply(image)))
     for window, done in made:
-        assert (done.trail.start, done.trail.stop) == ((2, 4, 5), (10, 16, 15))
+        assert (done.geometry.start, done.geometry.stop) == ((2, 4, 5), (10, 16, 15))
         assert window == made[0][0]
         np.testing.assert_array_equal(done.data, made[0][1].data)
 
@@ -335,26 +337,26 @@ def test_the_box_holds_the_foreground_of_all_channels_and_a_margin() -> None:
     done = recipe(channel_names=("a", "b"), intensity=(MRI, MRI)).apply(
         Image(data, np.eye(4), "two.nii.gz")
     )
-    assert done.trail.start == (4, 4, 1)
-    assert done.trail.stop == (16, 19, 13)
+    assert done.geometry.start == (4, 4, 1)
+    assert done.geometry.stop == (16, 19, 13)
 
 
 def test_names_and_voxels_choose_the_intensity() -> None:
     air = np.full((1, 10, 10, 10), -1000.0)
     air[0, 3:8, 3:8, 3:8] = 40
     ct = Image(air, np.eye(4), "a.nii.gz")
-    assert [kind for kind, _ in choose(("T1", "CT", "PET"), [ct])] == ["mri", "ct", "mri"]
-    assert choose(("image",), [ct])[0] == ("ct", choose(("image",), [ct])[0][1])
-    assert choose(("image",), [phantom()])[0][0] == "mri"
+    assert [kind for kind, _ in choose_recipe(("T1", "CT", "PET"), [ct])] == ["mri", "ct", "mri"]
+    assert choose_recipe(("image",), [ct])[0] == ("ct", choose_recipe(("image",), [ct])[0][1])
+    assert choose_recipe(("image",), [phantom()])[0][0] == "mri"
     picture = Image(np.full((1, 5, 5), 200, np.uint8), np.eye(4), "a.png")
-    assert choose(("image",), [picture])[0][0] == "photo"
-    assert choose(("R",), [picture])[0] == ("photo", "R: photo, by its name")
-    assert choose(("T1", "CT"), [ct], "ct,mri") == [
+    assert choose_recipe(("image",), [picture])[0][0] == "photo"
+    assert choose_recipe(("R",), [picture])[0] == ("photo", "R: photo, by its name")
+    assert choose_recipe(("T1", "CT"), [ct], "ct,mri") == [
         ("ct", "T1: ct, as asked"),
         ("mri", "CT: mri, as asked"),
     ]
     with pytest.raises(UsageError, match="3 given for 2 channels"):
-        choose(("T1", "CT"), [ct], "ct,mri,mri")
+        choose_recipe(("T1", "CT"), [ct], "ct,mri,mri")
 
 
 @pytest.mark.parametrize("name", ["image", "gray"])
@@ -364,14 +366,15 @@ def test_a_picture_that_does_not_reach_from_0_to_255_is_no_photograph(
 ) -> None:
     """Divided by 255, values up to 1 kept 18 steps of float16, and those of 16 bits reached a thousand deviations."""
     picture = Image(np.linspace(0, highest, 400).reshape(1, 20, 20), np.eye(4), "a.tif")
-    assert choose((name,), [picture])[0][0] == "mri"
+    assert choose_recipe((name,), [picture])[0][0] == "mri"
 
 
 def test_a_photograph_with_a_dark_channel_is_one_in_all_its_channels() -> None:
     eye = np.random.default_rng(0).integers(0, 256, (3, 9, 8)).astype(np.uint8)
     eye[2] = eye[2] > 128
     assert [
-        kind for kind, _ in choose(("red", "green", "blue"), [Image(eye, np.eye(4), "eye.png")])
+        kind
+        for kind, _ in choose_recipe(("red", "green", "blue"), [Image(eye, np.eye(4), "eye.png")])
     ] == ["photo"] * 3
 
 
@@ -381,8 +384,8 @@ def test_a_recipe_and_a_trail_come_back_from_json() -> None:
         intensity=(Intensity(kind="ct", lower=-99.5, upper=300.25, mean=0.1, std=3.0),),
     )
     assert Recipe.from_dict(json.loads(json.dumps(made.to_dict()))) == made
-    trail = made.apply(phantom()).trail
-    assert Trail.from_dict(json.loads(json.dumps(trail.to_dict()))) == trail
+    geometry = made.apply(phantom()).geometry
+    assert Geometry.from_dict(json.loads(json.dumps(geometry.to_dict()))) == geometry
 
 
 def test_what_cannot_be_prepared_is_refused_in_one_line() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from selfvox.data.preparation.recipe import Intensity, Prepared, Recipe, Trail
+from selfvox.data.preparation.recipe import Geometry, Intensity, PreparedScan, Recipe
 from selfvox.data.preparation.store import (
     Store,
     StoredCase,
@@ -36,7 +36,7 @@ def a_store(
     images, cases = [], []
     for number in range(count):
         data = rng.normal(0, 1, (2, *shape)).astype(np.float32)
-        trail = Trail(
+        geometry = Geometry(
             shape=shape,
             orientation=((0, 1), (1, 1), (2, 1)),
             start=(0, 0, 0),
@@ -50,7 +50,7 @@ def a_store(
             shape=shape,
             spacing_mm=(1.0, 1.0, 2.0),
             affine=tuple(map(tuple, np.eye(4).tolist())),
-            trail=trail,
+            geometry=geometry,
             has_label=number == 0,
             label_values=(0, 1, 7) if number == 0 else (),
             grade=None,
@@ -60,7 +60,7 @@ def a_store(
             sources=((10, 20),),
             sha256={},
         )
-        prepared = Prepared(data, (1.0, 1.0, 2.0), np.eye(4), trail)
+        prepared = PreparedScan(data, (1.0, 1.0, 2.0), np.eye(4), geometry)
         cases.append(write_case(path, case, prepared, label if case.has_label else None))
         images.append(data.astype(np.float16).astype(np.float32))
     write_manifest(path, RECIPE, CLASSES, cases, {})
@@ -190,7 +190,7 @@ def test_an_array_that_is_made_anew_meanwhile_is_noticed_when_it_is_opened_again
     monkeypatch.setattr("selfvox.data.preparation.store._MOST_OPEN", 1)
     for case in store.cases:
         store.crop(case, (0, 0, 0), (2, 2, 2))
-    with atomic_files.whole(tmp_path / "images" / "scan_0.npy") as temporary:
+    with atomic_files.atomic_write(tmp_path / "images" / "scan_0.npy") as temporary:
         np.save(temporary, np.zeros_like(images[0], dtype=np.float16))
     with pytest.raises(DataError, match=r"scan_0 is damaged \(its SHA-256 differs\)"):
         store.crop(store.cases[0], (0, 0, 0), (2, 2, 2))

@@ -10,7 +10,13 @@ from torch.utils.data import DataLoader
 
 import selfvox
 from selfvox.data.preparation.store import open_store
-from selfvox.data.sampling.crop_size import crop_for, in_plane, is_inside, resolutions, spacings
+from selfvox.data.sampling.crop_size import (
+    choose_crop,
+    distinct_resolutions,
+    distinct_spacings,
+    fits_most_scans,
+    in_plane_cases,
+)
 from selfvox.data.sampling.crops import Crops
 from selfvox.errors import UsageError
 
@@ -124,10 +130,10 @@ def test_an_interpolated_axis_is_as_coarse_as_it_was_scanned(tmp_path):
         tmp_path / "scans", out=tmp_path / "store", spacing=(2.0, 2.0, 2.0), workers=1
     )
     cases = open_store(cases).cases
-    assert spacings(cases) == [(2.0, 2.0, 2.0)]
+    assert distinct_spacings(cases) == [(2.0, 2.0, 2.0)]
     # what is coarser than asked for stays so, what is finer does not count
-    assert np.round(resolutions(cases), 1).tolist() == [[2, 2, 5], [2, 4, 2], [2, 2, 2]]
-    assert np.round(resolutions(in_plane(cases, 2)), 1).tolist() == [[2, 2], [2, 4]]
+    assert np.round(distinct_resolutions(cases), 1).tolist() == [[2, 2, 5], [2, 4, 2], [2, 2, 2]]
+    assert np.round(distinct_resolutions(in_plane_cases(cases, 2)), 1).tolist() == [[2, 2], [2, 4]]
 
 
 def test_two_scans_of_one_person_have_one_number(store):
@@ -140,12 +146,12 @@ def test_two_scans_of_one_person_have_one_number(store):
 
 def test_crops_hold_the_median_scan_or_lie_within_nine_of_ten():
     scans = [Scan((20 + n, 40, 200)) for n in range(11)]
-    assert crop_for(None, scans) == (32, 40, 64)
-    assert crop_for(None, scans, inside=True) == (16, 40, 64)
-    assert crop_for(None, [Scan((5, 5, 5))], inside=True) == (8, 8, 8)
-    assert crop_for(None, [Scan((500, 100))]) == (256, 104)
+    assert choose_crop(None, scans) == (32, 40, 64)
+    assert choose_crop(None, scans, inside=True) == (16, 40, 64)
+    assert choose_crop(None, [Scan((5, 5, 5))], inside=True) == (8, 8, 8)
+    assert choose_crop(None, [Scan((500, 100))]) == (256, 104)
     for edge, divisor in itertools.product((9, 20, 100), (2, 16, 24)):
-        found = crop_for(None, [Scan((edge,) * 3)], (divisor,) * 3)
+        found = choose_crop(None, [Scan((edge,) * 3)], (divisor,) * 3)
         assert all(each % divisor == 0 and 0 < each <= 64 for each in found)
 
 
@@ -156,42 +162,46 @@ def test_nine_of_ten_scans_hold_the_crop_along_all_axes_at_once():
         shapes[number][number % 3] = 33
         shapes[number + 9][number % 3] = 39
     scans = [Scan(tuple(shape)) for shape in shapes]
-    assert not is_inside((40, 40, 40), scans)
-    assert crop_for(None, scans, inside=True) == (32, 32, 32)
+    assert not fits_most_scans((40, 40, 40), scans)
+    assert choose_crop(None, scans, inside=True) == (32, 32, 32)
     uneven = [Scan((64, 64, 40)) if n % 5 else Scan((64, 20, 40)) for n in range(50)]
-    assert crop_for(None, uneven, inside=True) == (64, 16, 40)
+    assert choose_crop(None, uneven, inside=True) == (64, 16, 40)
     few = [Scan((16, 40, 40)), Scan((40, 40, 40)), Scan((40, 24, 40))]
-    assert crop_for(None, few, inside=True) == (16, 24, 40)
+    assert choose_crop(None, few, inside=True) == (16, 24, 40)
     thin = [Scan((64, 64, 6))] * 4
-    assert crop_for(None, thin, inside=True) == (64, 64, 8)  # no crop is inside, so none is better
-    assert not is_inside((8, 8, 8), thin)
+    assert choose_crop(None, thin, inside=True) == (
+        64,
+        64,
+        8,
+    )  # no crop is inside, so none is better
+    assert not fits_most_scans((8, 8, 8), thin)
     far = [Scan((64, 64, 64))] * 4 + [Scan((64, 20, 64))]
-    assert crop_for(None, far, inside=True) == (64, 16, 64)
+    assert choose_crop(None, far, inside=True) == (64, 16, 64)
 
 
 def test_edges_that_do_not_fit_are_refused_with_the_nearest_that_do():
     scans = [Scan((40, 40, 40))]
-    assert crop_for((24, 32, 8), scans) == (24, 32, 8)
+    assert choose_crop((24, 32, 8), scans) == (24, 32, 8)
     with pytest.raises(UsageError, match="30 is no multiple of 8; the nearest are 24 and 32"):
-        crop_for((24, 30, 8), scans)
+        choose_crop((24, 30, 8), scans)
     with pytest.raises(UsageError, match="names 2 edges and the scans have 3 axes"):
-        crop_for((24, 32), scans)
+        choose_crop((24, 32), scans)
 
 
 def test_a_crop_of_which_a_scan_fills_hardly_anything_is_refused():
     scans = [Scan((40, 48, 40)), Scan((40, 40, 40))]
-    assert crop_for((120, 144, 120), scans) == (120, 144, 120)
+    assert choose_crop((120, 144, 120), scans) == (120, 144, 120)
     with pytest.raises(
         UsageError, match=r"1000 x 1000 x 1000 voxels are more than 27 times .* 40 x 48 x 40"
     ):
-        crop_for((1000,), scans)
-    assert crop_for((24, 24), [Scan((9, 9))]) == (24, 24)
+        choose_crop((1000,), scans)
+    assert choose_crop((24, 24), [Scan((9, 9))]) == (24, 24)
     with pytest.raises(UsageError, match="more than 9 times"):
-        crop_for((32, 32), [Scan((9, 9))])
+        choose_crop((32, 32), [Scan((9, 9))])
 
 
 def test_every_spacing_of_the_cases_is_told_once():
     scans = [
         Scan((9, 9, 9), spacing) for spacing in ((1.0, 1.0, 1.5), (2.0, 2.0, 4.0), (1.0, 1.0, 1.5))
     ]
-    assert spacings(scans) == [(1.0, 1.0, 1.5), (2.0, 2.0, 4.0)]
+    assert distinct_spacings(scans) == [(1.0, 1.0, 1.5), (2.0, 2.0, 4.0)]

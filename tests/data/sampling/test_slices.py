@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from selfvox.data.preparation.store import open_store
-from selfvox.data.sampling.crop_size import SLICE_AXES, axis_of_slices, crop_for, in_plane
+from selfvox.data.sampling.crop_size import SLICE_AXES, choose_crop, in_plane_cases, slice_axis
 from selfvox.data.sampling.crops import Crops
 from selfvox.errors import UsageError
 
@@ -76,15 +76,15 @@ def test_empty_slices_are_not_shown_but_where_there_is_nothing_else(store, name,
 def test_slices_have_the_shape_and_spacing_of_the_other_two_axes(store, name):
     axis = SLICE_AXES[name]
     case = dataclasses.replace(store.cases[0], shape=(20, 30, 40), spacing_mm=(1.0, 2.0, 3.0))
-    flat = in_plane([case], axis)[0]
+    flat = in_plane_cases([case], axis)[0]
     assert flat.shape == {0: (30, 40), 1: (20, 40), 2: (20, 30)}[axis]
     assert flat.spacing_mm == {0: (2.0, 3.0), 1: (1.0, 3.0), 2: (1.0, 2.0)}[axis]
-    assert len(crop_for(None, [flat])) == 2
-    assert in_plane([case], None) == [case]
+    assert len(choose_crop(None, [flat])) == 2
+    assert in_plane_cases([case], None) == [case]
 
 
 def test_pictures_have_no_slices(store):
-    pictures = in_plane(store.cases, 0)
-    assert axis_of_slices(None, pictures) is None
+    pictures = in_plane_cases(store.cases, 0)
+    assert slice_axis(None, pictures) is None
     with pytest.raises(UsageError, match=r"^slices: .* leave --slices out$"):
-        axis_of_slices("axial", pictures)
+        slice_axis("axial", pictures)

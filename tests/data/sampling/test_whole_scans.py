@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 
 from selfvox.data.sampling.crops import Crops
-from selfvox.data.sampling.whole_scans import Wholes
+from selfvox.data.sampling.whole_scans import WholeScans
 
 CASES = [
     SimpleNamespace(id=str(number), subject=str(number), shape=(4, 4), spacing_mm=(1.0, 1.0))
@@ -20,7 +20,7 @@ STORE = SimpleNamespace(
 
 
 def shown(seed, **how):
-    data = Wholes(STORE, CASES, (2, 2), seed, ANSWERS, **how)
+    data = WholeScans(STORE, CASES, (2, 2), seed, ANSWERS, **how)
     return [int(data[sample]["image"].max()) for sample in range(100)]
 
 

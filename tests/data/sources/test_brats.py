@@ -41,9 +41,9 @@ def case(
 @pytest.mark.parametrize("modalities", [OLDER, NEWER])
 def test_both_ways_of_naming_give_t1_t1ce_t2_flair(tmp_path, modalities):
     case(tmp_path / "BraTS20_Training_001", modalities)
-    found = sources.find(tmp_path)
+    found = sources.find_dataset(tmp_path)
     assert (found.source, found.channel_names) == ("brats", ("t1", "t1ce", "t2", "flair"))
-    image = reading.read(found.cases[0], 4)
+    image = reading.read_case(found.cases[0], 4)
     assert image.data[:, 0, 0, 0].tolist() == [0, 1, 2, 3]
     assert found.cases[0].label.name.endswith("seg.nii.gz")
 
@@ -52,7 +52,7 @@ def test_grades_may_be_nested_and_tables_lie_beside(tmp_path):
     case(tmp_path / "HGG" / "Brats18_A_1")
     case(tmp_path / "LGG" / "Brats18_B_1", label=None, ending=".nii")
     (tmp_path / "survival_data.csv").write_text("BraTS18ID,Age,Survival\nBrats18_A_1,60,300\n")
-    found = sources.find(tmp_path)
+    found = sources.find_dataset(tmp_path)
     assert [(each.id, each.label is None) for each in found.cases] == [
         ("Brats18_A_1", False),
         ("Brats18_B_1", True),
@@ -78,7 +78,7 @@ def test_grades_may_be_nested_and_tables_lie_beside(tmp_path):
 def test_the_numbers_of_the_classes_are_those_of_the_year(tmp_path, modalities, labels, names):
     for number, label in enumerate(labels):
         case(tmp_path / f"case{number}", modalities, label)
-    found = sources.find(tmp_path)
+    found = sources.find_dataset(tmp_path)
     assert found.classes == (None if names is None else {0: "background", **names})
     if names is None:
         assert found.regions is None
@@ -106,9 +106,9 @@ def test_years_whose_4_is_not_the_same_are_not_read_together(tmp_path, older, ne
     case(tmp_path / "BraTS-GLI-00005-000", NEWER, newer)
     if enhancing is None:
         with pytest.raises(DataError, match="put each year in its own folder"):
-            sources.find(tmp_path)
+            sources.find_dataset(tmp_path)
     else:
-        assert sources.find(tmp_path).regions["ET"] == (enhancing,)
+        assert sources.find_dataset(tmp_path).regions["ET"] == (enhancing,)
 
 
 def test_two_visits_of_a_patient_are_one_subject(tmp_path):
@@ -119,7 +119,7 @@ def test_two_visits_of_a_patient_are_one_subject(tmp_path):
         "TCGA-DU-7294",
     ):
         case(tmp_path / name, NEWER)
-    found = sources.find(tmp_path)
+    found = sources.find_dataset(tmp_path)
     assert [each.subject for each in found.cases] == [
         *["BraTS-GLI-00005"] * 2,
         "BraTS-GLI-00006",
@@ -131,7 +131,7 @@ def test_two_visits_of_a_patient_are_one_subject(tmp_path):
 def test_a_case_that_lacks_a_modality_is_rejected_by_its_name_and_the_others_go_on(tmp_path):
     case(tmp_path / "scans" / "whole")
     case(tmp_path / "scans" / "part", lacks=("_t1ce",))
-    found = sources.find(tmp_path / "scans")
+    found = sources.find_dataset(tmp_path / "scans")
     assert "1 modality file missing, so their cases are rejected: part_t1ce.nii.gz" in found.notes
     selfvox.prepare(tmp_path / "scans", out=tmp_path / "store", workers=1)
     with (tmp_path / "store" / "rejected.csv").open(newline="") as table:
@@ -146,19 +146,19 @@ def test_one_channel_in_two_files_is_refused(tmp_path):
     case(tmp_path / "b")
     (tmp_path / "a" / "a_t1.nii").touch()
     with pytest.raises(DataError, match="one channel of one case; keep one"):
-        sources.find(tmp_path)
+        sources.find_dataset(tmp_path)
 
 
 def test_two_modalities_of_a_plain_folder_are_no_brats(tmp_path):
     case(tmp_path / "ann", lacks=("_t1ce", "_t2"), label=None)
-    assert sources.find(tmp_path).source == "folder"
+    assert sources.find_dataset(tmp_path).source == "folder"
     for root, reason in (
         (tmp_path / "ann" / "ann_t1.nii.gz", "not a folder"),
         (tmp_path / "none", "no BraTS case"),
     ):
         (tmp_path / "none").mkdir(exist_ok=True)
         with pytest.raises(DataError, match=reason):
-            sources.find(root, "brats")
+            sources.find_dataset(root, "brats")
 
 
 def test_the_decathlons_brain_tumours_are_one_file_of_four_volumes(tmp_path):
@@ -171,17 +171,17 @@ def test_the_decathlons_brain_tumours_are_one_file_of_four_volumes(tmp_path):
         ' "labels": {"0": "background", "1": "edema", "2": "non-enhancing tumor", "3": "enhancing tumour"},'
         ' "training": [{"image": "./imagesTr/BRATS_001.nii.gz", "label": "./labelsTr/BRATS_001.nii.gz"}]}'
     )
-    found = sources.find(tmp_path)
+    found = sources.find_dataset(tmp_path)
     assert (found.source, len(found.channel_names)) == ("decathlon", 4)
     assert found.regions == {"WT": (1, 2, 3), "TC": (2, 3), "ET": (3,)}
-    image = reading.read(found.cases[0], 4)
+    image = reading.read_case(found.cases[0], 4)
     whole = nib.load(tmp_path / "imagesTr" / "BRATS_001.nii.gz").get_fdata()
     assert all(np.array_equal(image.data[number], whole[..., number]) for number in range(4))
 
 
 @needs_scans
 def test_real_cases_are_found_whole():
-    found = sources.find(SHARED / "brats_cases")
+    found = sources.find_dataset(SHARED / "brats_cases")
     assert (found.source, [each.id for each in found.cases]) == (
         "brats",
         ["TCGA-DU-7294", "TCGA-FG-6692"],

@@ -27,7 +27,7 @@ def dataset(root, **content):
 
 def refusal(root):
     with pytest.raises(DataError) as caught:
-        sources.find(root, "decathlon")
+        sources.find_dataset(root, "decathlon")
     assert str(caught.value).isprintable()
     assert len(str(caught.value)) < 1000
     return str(caught.value)
@@ -37,7 +37,9 @@ def test_training_and_test_lists_become_cases_with_and_without_labels(tmp_path):
     training = [
         {"image": f"./imagesTr/a_{n}.nii.gz", "label": f"./labelsTr/a_{n}.nii.gz"} for n in (10, 9)
     ]
-    found = sources.find(dataset(tmp_path, training=training, test=["./imagesTs/a_11.nii.gz"]))
+    found = sources.find_dataset(
+        dataset(tmp_path, training=training, test=["./imagesTs/a_11.nii.gz"])
+    )
     assert [case.id for case in found.cases] == ["a_9", "a_10", "a_11"]
     assert [case.label and case.label.relative_to(tmp_path).as_posix() for case in found.cases] == [
         "labelsTr/a_9.nii.gz",
@@ -46,18 +48,20 @@ def test_training_and_test_lists_become_cases_with_and_without_labels(tmp_path):
     ]
     assert found.classes == {0: "background", 1: "tumour"}
     assert found.notes == ("1 of 3 cases have no label",)
-    assert sources.find(tmp_path / "dataset.json") == found
+    assert sources.find_dataset(tmp_path / "dataset.json") == found
 
 
 def test_several_modalities_are_channels_of_one_file_in_their_order(tmp_path):
     names = {str(number): f"channel {number}" for number in reversed(range(11))}
-    found = sources.find(dataset(tmp_path, modality=names, training=[{"image": "a.nii.gz"}]))
+    found = sources.find_dataset(
+        dataset(tmp_path, modality=names, training=[{"image": "a.nii.gz"}])
+    )
     assert found.channel_names == tuple(f"channel {number}" for number in range(11))
     assert len(found.cases[0].images) == 1
 
 
 def test_one_stem_in_two_lists_keeps_two_ids_and_one_subject(tmp_path):
-    found = sources.find(
+    found = sources.find_dataset(
         dataset(tmp_path, training=["imagesTr/a.nii.gz"], test=["imagesTs/a.nii.gz"])
     )
     assert [(case.id, case.subject) for case in found.cases] == [
@@ -82,9 +86,9 @@ def test_an_absolute_path_inside_is_read_wherever_one_stands(tmp_path, monkeypat
     root = dataset(tmp_path / "root", training=[str(tmp_path / "root" / "imagesTr" / "a.nii.gz")])
     monkeypatch.chdir(tmp_path)
     for named in (root, root.relative_to(tmp_path)):
-        assert [(case.id, case.images) for case in sources.find(named, "decathlon").cases] == [
-            ("a", (named / "imagesTr" / "a.nii.gz",))
-        ]
+        assert [
+            (case.id, case.images) for case in sources.find_dataset(named, "decathlon").cases
+        ] == [("a", (named / "imagesTr" / "a.nii.gz",))]
 
 
 def test_a_link_that_leaves_the_root_is_refused_and_one_that_stays_is_not(tmp_path):
@@ -92,7 +96,7 @@ def test_a_link_that_leaves_the_root_is_refused_and_one_that_stays_is_not(tmp_pa
     (tmp_path / "outside.nii.gz").touch()
     (root / "dataset.json").write_text('{"training": ["link/a.nii.gz"]}')
     (root / "link").symlink_to(root / "real")
-    assert len(sources.find(root).cases) == 1
+    assert len(sources.find_dataset(root).cases) == 1
     (root / "link").unlink()
     (root / "link").symlink_to(tmp_path)
     (root / "dataset.json").write_text('{"training": ["link/outside.nii.gz"]}')

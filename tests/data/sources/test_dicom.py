@@ -29,7 +29,7 @@ from selfvox.data.preparation.recipe import Intensity, Recipe
 from selfvox.data.preparation.store import open_store
 from selfvox.errors import DataError, UsageError
 from selfvox.prediction import classify
-from selfvox.prediction.output_folder import Folder
+from selfvox.prediction.output_folder import OutputFolder
 
 SHARED = Path(__file__).parents[3].parent / "shared" / "data"
 needs_scans = pytest.mark.skipif(not SHARED.is_dir(), reason="the real scans are not here")
@@ -95,9 +95,9 @@ def save(folder, slices):
 
 
 def read(folder):
-    found = sources.find(folder)
+    found = sources.find_dataset(folder)
     assert found.source == "dicom"
-    return reading.read(found.cases[0], 1)
+    return reading.read_case(found.cases[0], 1)
 
 
 def refusal(folder):
@@ -268,7 +268,7 @@ def test_a_missing_slice_is_refused_by_its_place(tmp_path):
 
 
 def filled(folder):
-    return reading.read(sources.find(folder, "dicom:allow-gap").cases[0], 1)
+    return reading.read_case(sources.find_dataset(folder, "dicom:allow-gap").cases[0], 1)
 
 
 def test_a_missing_slice_that_is_allowed_becomes_the_mean_of_its_neighbours_and_the_rest_stays(
@@ -359,10 +359,10 @@ def test_series_in_one_folder_are_parted_and_so_are_their_orientations(tmp_path)
     sagittal = series(number=1, count=5, directions=(0, 1.0, 0, 0, 0, -1))
     for each in sagittal:
         each.SeriesInstanceUID = one[0].SeriesInstanceUID
-    found = sources.find(save(tmp_path, [*one, *other, *sagittal]))
+    found = sources.find_dataset(save(tmp_path, [*one, *other, *sagittal]))
     assert sorted(len(case.images) for case in found.cases) == [4, 5, 6]
     assert [case.id.count("-") for case in found.cases] == [3, 3, 2]
-    assert {reading.read(case, 1).shape for case in found.cases} == {
+    assert {reading.read_case(case, 1).shape for case in found.cases} == {
         (8, 9, 6),
         (8, 9, 4),
         (8, 9, 5),
@@ -376,7 +376,9 @@ def test_series_in_one_folder_are_parted_and_so_are_their_orientations(tmp_path)
 def test_where_the_number_is_blank_the_name_tells_who_it_is(tmp_path, blank):
     for number, name in enumerate(("DOE^JANE", "DOE^JANE", "ROE^RICHARD")):  # three studies
         save(tmp_path / str(number), series(number=number, patient=blank, PatientName=name))
-    subjects = {case.id.split("-")[1]: case.subject for case in sources.find(tmp_path).cases}
+    subjects = {
+        case.id.split("-")[1]: case.subject for case in sources.find_dataset(tmp_path).cases
+    }
     assert subjects["0"] == subjects["1"] != subjects["2"]
 
 
@@ -387,8 +389,8 @@ def test_two_patients_with_one_series_number_are_never_one_volume(tmp_path):
     for place, each in enumerate(above):
         each.ImagePositionPatient = [10, -20, 30 + 2.5 * (5 + place)]
     save(tmp_path / "a", below)
-    found = sources.find(save(tmp_path / "b", above).parent)
-    assert sorted(reading.read(case, 1).affine[2, 3] for case in found.cases) == [30, 42.5]
+    found = sources.find_dataset(save(tmp_path / "b", above).parent)
+    assert sorted(reading.read_case(case, 1).affine[2, 3] for case in found.cases) == [30, 42.5]
     assert any("several orientations or patients" in note for note in found.notes)
 
 
@@ -397,7 +399,7 @@ def test_an_empty_last_slice_which_leaves_no_gap_is_told(tmp_path, content):
     save(tmp_path, series())
     (tmp_path / "IM0035.dcm").write_bytes(content)
     (tmp_path / "README").write_text("not a slice")
-    assert sources.find(tmp_path).notes == ("1 file not readable as DICOM, left out",)
+    assert sources.find_dataset(tmp_path).notes == ("1 file not readable as DICOM, left out",)
 
 
 def test_patients_are_subjects_and_are_told_apart(tmp_path):
@@ -407,7 +409,8 @@ def test_patients_are_subjects_and_are_told_apart(tmp_path):
         *series(number=3, patient="A"),
     ]
     subjects = {
-        case.id.split("-")[1]: case.subject for case in sources.find(save(tmp_path, slices)).cases
+        case.id.split("-")[1]: case.subject
+        for case in sources.find_dataset(save(tmp_path, slices)).cases
     }
     assert subjects["1"] == subjects["3"] != subjects["2"]
 
@@ -417,20 +420,20 @@ def test_a_patient_in_the_test_part_stays_there_when_a_series_more_renames_it(tm
     slices = [each for number in range(3) for each in series(patient=str(number), number=number)]
     save(scans, slices)
     selfvox.prepare(scans, out=store, test=1, workers=1)
-    (before,) = split.read(store / "split.json").test
-    (own,) = [case.id for case in sources.find(scans).cases if case.subject == before]
+    (before,) = split.read_split(store / "split.json").test
+    (own,) = [case.id for case in sources.find_dataset(scans).cases if case.subject == before]
     # the patient is called after the least of its series
     while (another := series(patient=own.split("-")[1], number=9))[0].SeriesInstanceUID > min(
         each.SeriesInstanceUID for each in slices
     ):
         pass
     save(scans / "more", another)
-    assert before not in {case.subject for case in sources.find(scans).cases}
+    assert before not in {case.subject for case in sources.find_dataset(scans).cases}
     selfvox.prepare(scans, out=store, workers=1)
-    (after,) = split.read(store / "split.json").test
+    (after,) = split.read_split(store / "split.json").test
     mine = {case.id.split("-")[1] for case in open_store(store).cases if case.subject == after}
     assert (after != before, mine) == (True, {own.split("-")[1], "9"})
-    assert len(split.read(store / "split.json").train) == 2
+    assert len(split.read_split(store / "split.json").train) == 2
 
 
 def test_what_is_no_slice_of_a_scan_is_left_out_and_counted(tmp_path):
@@ -443,7 +446,7 @@ def test_what_is_no_slice_of_a_scan_is_left_out_and_counted(tmp_path):
     for name in ("DICOMDIR", "Thumbs.db", ".DS_Store", "notes.txt", "picture.png"):
         (tmp_path / name).write_bytes(bytes(128) + b"DICM")
     (tmp_path / "IM9999").write_bytes(bytes(128) + b"DICM" + b"\xff" * 90)
-    found = sources.find(tmp_path)
+    found = sources.find_dataset(tmp_path)
     assert [len(case.images) for case in found.cases] == [6]
     assert found.notes == (
         "1 file not readable as DICOM, left out",
@@ -455,7 +458,7 @@ def test_what_is_no_slice_of_a_scan_is_left_out_and_counted(tmp_path):
 
 
 def test_burned_in_text_is_told(tmp_path):
-    found = sources.find(save(tmp_path, series(BurnedInAnnotation="YES")))
+    found = sources.find_dataset(save(tmp_path, series(BurnedInAnnotation="YES")))
     assert "series with text burned into their pixels, which may name people: 1" in found.notes
 
 
@@ -640,7 +643,7 @@ def test_all_slices_without_directions_are_refused_for_that(tmp_path):
 def test_one_slice_by_itself_names_the_folder_as_remedy(tmp_path):
     save(tmp_path, series())
     with pytest.raises(DataError, match=r"no series of slices.*1 single images"):
-        sources.find(next(tmp_path.iterdir()))
+        sources.find_dataset(next(tmp_path.iterdir()))
 
 
 def test_no_preamble_is_needed_and_a_foreign_one_does_no_harm(tmp_path):
@@ -672,7 +675,7 @@ def test_hostile_files_are_passed_over_in_no_time(tmp_path):
     for stem, raw in texts.items():
         (tmp_path / stem).write_bytes(raw)
     started = time.monotonic()
-    found = sources.find(tmp_path)
+    found = sources.find_dataset(tmp_path)
     assert time.monotonic() - started < 5
     assert len(found.cases) == 1
     assert not any("\ufffd" in note or len(note) > 500 for note in found.notes)
@@ -680,7 +683,7 @@ def test_hostile_files_are_passed_over_in_no_time(tmp_path):
 
 @pytest.mark.filterwarnings("ignore:Invalid value for VR UI")  # of writing it
 def test_a_uid_never_becomes_a_path(tmp_path):
-    found = sources.find(
+    found = sources.find_dataset(
         save(tmp_path, series(SeriesInstanceUID="../../../tmp/x", StudyInstanceUID="../y"))
     )
     assert found.cases[0].id.replace("-", "").isalnum()
@@ -692,8 +695,8 @@ def test_volumes_in_a_folder_are_read_before_the_dicom_they_came_from(tmp_path):
         nib.Nifti1Image(np.arange(60, dtype=np.int16).reshape(3, 4, 5), np.eye(4)),
         tmp_path / "a.nii.gz",
     )
-    assert sources.find(tmp_path).source == "folder"
-    assert sources.find(tmp_path, "dicom").source == "dicom"
+    assert sources.find_dataset(tmp_path).source == "folder"
+    assert sources.find_dataset(tmp_path, "dicom").source == "dicom"
 
 
 def test_names_of_files_and_folders_are_not_told(tmp_path, capfd):
@@ -724,10 +727,10 @@ def test_one_series_exported_twice_under_other_names_is_known_by_its_contents(tm
     recipe = Recipe(spatial_dims=3, channel_names=("CT",), intensity=(Intensity(kind="mri"),))
     known = []
     for export in ("first", "second"):
-        case = sources.find(tmp_path / export).cases[0]
+        case = sources.find_dataset(tmp_path / export).cases[0]
         known.append(
-            reading.make(
-                reading.Job(tmp_path / "store" / export, case, recipe, None, "")
+            reading.prepare_case(
+                reading.CaseJob(tmp_path / "store" / export, case, recipe, None, "")
             ).case.image_hash
         )
     assert known[0] == known[1]
@@ -737,8 +740,8 @@ def test_a_table_of_classes_does_not_tell_the_names_of_slices(tmp_path):
     save(tmp_path / "in", series())
     for path in (tmp_path / "in").iterdir():
         path.rename(path.with_stem(f"{NAME}_{path.stem}"))
-    (case,) = sources.find(tmp_path / "in").cases
-    folder = Folder(tmp_path, probabilities=False, answers=True)
+    (case,) = sources.find_dataset(tmp_path / "in").cases
+    folder = OutputFolder(tmp_path, probabilities=False, answers=True)
     folder.record(case, answer={"class": "0", "probabilities": [1.0]})
     classify._write(
         tmp_path / "predictions.csv", [case], SimpleNamespace(classes={"0": 0}), folder, many=False
@@ -751,12 +754,12 @@ def test_a_table_of_classes_does_not_tell_the_names_of_slices(tmp_path):
 def test_a_slice_that_vanishes_or_is_forbidden_is_not_named(tmp_path):
     save(tmp_path, series())
     (tmp_path / "IM0014.dcm").rename(tmp_path / f"{NAME}.dcm")
-    case = sources.find(tmp_path).cases[0]
+    case = sources.find_dataset(tmp_path).cases[0]
     (tmp_path / f"{NAME}.dcm").unlink()
     recipe = Recipe(spatial_dims=3, channel_names=("CT",), intensity=(Intensity(kind="mri"),))
-    refused = reading.make(reading.Job(tmp_path / "store", case, recipe, None, ""))
+    refused = reading.prepare_case(reading.CaseJob(tmp_path / "store", case, recipe, None, ""))
     with pytest.raises(DataError) as caught:
-        reading.read(case, 1)
+        reading.read_case(case, 1)
     for message in (refused.reason, str(caught.value)):
         assert "a slice: no such file or directory" in message
         assert "JANE" not in message
@@ -803,10 +806,10 @@ def test_nothing_of_the_patient_reaches_any_output(tmp_path, capfd):
         assert ["is not positive" in row["reason"] for row in csv.DictReader(table)] == [True]
     predicted = [path for path in made if path.name.endswith(".nii.gz")]
     assert len(predicted) == 3
-    dataset = sources.find(scans)
+    dataset = sources.find_dataset(scans)
     for case in dataset.cases[:3]:
         image, label = (
-            reading.read(case, 1),
+            reading.read_case(case, 1),
             nib.load(tmp_path / "out" / "predictions" / f"{case.id}.nii.gz"),
         )
         assert label.shape == image.shape
@@ -830,9 +833,9 @@ def test_nothing_of_the_patient_reaches_any_output(tmp_path, capfd):
 
 @needs_scans
 def test_a_real_series_is_stacked_as_simpleitk_stacks_it():
-    found = sources.find(SHARED / "dicom_brain")
+    found = sources.find_dataset(SHARED / "dicom_brain")
     assert (found.source, len(found.cases), found.channel_names) == ("dicom", 1, ("MR",))
-    image = reading.read(found.cases[0], 1)
+    image = reading.read_case(found.cases[0], 1)
     other = SimpleITK.ImageSeriesReader()
     other.SetFileNames(other.GetGDCMSeriesFileNames(os.fspath(SHARED / "dicom_brain")))
     volume = other.Execute()  # says that the positions are rounded

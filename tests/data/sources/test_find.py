@@ -24,29 +24,29 @@ def touch(root, *names):
 
 def test_the_folder_is_the_list():
     folder = Path(sources.__file__).parent
-    assert sources.names() == sorted(
+    assert sources.source_names() == sorted(
         path.stem for path in folder.glob("*.py") if not path.stem.startswith("_")
     )
-    assert {"decathlon", "folder", "nnunet", "table"} <= set(sources.names())
+    assert {"decathlon", "folder", "nnunet", "table"} <= set(sources.source_names())
 
 
 def test_every_source_opens_with_what_it_reads():
-    for name in sources.names():
+    for name in sources.source_names():
         assert sources._open(name).__doc__
 
 
 def test_an_unknown_source_is_refused_with_the_nearest_name(tmp_path):
     with pytest.raises(UsageError, match="did you mean 'decathlon'"):
-        sources.find(tmp_path, "decatlon")
+        sources.find_dataset(tmp_path, "decatlon")
 
 
 @pytest.mark.parametrize("name", ["__init__", "_files", "../folder", "os", ""])
 def test_only_a_source_can_be_opened(tmp_path, name):
     with pytest.raises(UsageError):
-        sources.find(tmp_path, name)
+        sources.find_dataset(tmp_path, name)
 
 
-@pytest.mark.parametrize("source", ["auto", *sources.names()])
+@pytest.mark.parametrize("source", ["auto", *sources.source_names()])
 def test_nothing_there_is_refused_in_one_line_whatever_the_source(tmp_path, source):
     for root in (
         tmp_path,
@@ -55,16 +55,16 @@ def test_nothing_there_is_refused_in_one_line_whatever_the_source(tmp_path, sour
         tmp_path / ("x" * 300),
     ):
         with pytest.raises(DataError) as refusal:
-            sources.find(root, source)
+            sources.find_dataset(root, source)
         assert "\n" not in str(refusal.value)
         assert str(tmp_path) in str(refusal.value) or root.name in str(refusal.value)
 
 
 def test_an_empty_folder_names_what_was_looked_for(tmp_path):
     with pytest.raises(DataError, match=r"looked for .*\.nii\.gz.*the folder is empty"):
-        sources.find(tmp_path)
+        sources.find_dataset(tmp_path)
     with pytest.raises(DataError, match=r"2 \(2 \.dcm\)"):
-        sources.find(touch(tmp_path, "a.dcm", "b/c.dcm"))
+        sources.find_dataset(touch(tmp_path, "a.dcm", "b/c.dcm"))
 
 
 def test_each_layout_is_recognised(tmp_path):
@@ -82,7 +82,8 @@ def test_each_layout_is_recognised(tmp_path):
     folder = touch(tmp_path / "folder", "deep/er/a.nii.gz", "participants.tsv")
     (folder / "participants.tsv").write_text("participant_id\tage\nsub-01\t3\n")
     found = {
-        root.name: sources.find(root).source for root in (decathlon, nnunet, older, table, folder)
+        root.name: sources.find_dataset(root).source
+        for root in (decathlon, nnunet, older, table, folder)
     }
     assert found == {
         "decathlon": "decathlon",
@@ -97,21 +98,21 @@ def test_a_place_that_looks_like_two_layouts_says_so(tmp_path):
     touch(tmp_path, "a.nii.gz")
     (tmp_path / "dataset.json").write_text('{"training": ["a.nii.gz"]}')
     (tmp_path / "list.csv").write_text("image\na.nii.gz\n")
-    found = sources.find(tmp_path)
+    found = sources.find_dataset(tmp_path)
     assert found.source == "decathlon"
     assert "read as decathlon; it also looks like table: choose with --source" in found.notes
-    assert sources.find(tmp_path, "table").source == "table"
+    assert sources.find_dataset(tmp_path, "table").source == "table"
 
 
 def test_a_damaged_dataset_json_is_reported_rather_than_passed_over(tmp_path):
     touch(tmp_path, "a.nii.gz")
     (tmp_path / "dataset.json").write_text('{"training": ["a.nii.gz",]}')
     with pytest.raises(DataError, match="not valid JSON at line 1"):
-        sources.find(tmp_path)
+        sources.find_dataset(tmp_path)
 
 
 def test_listing_scans_does_not_import_torch():
-    code = "import sys; from selfvox.data import sources; from selfvox.data.preparation import split; [sources._open(n) for n in sources.names()]; "
+    code = "import sys; from selfvox.data import sources; from selfvox.data.preparation import split; [sources._open(n) for n in sources.source_names()]; "
     subprocess.run([sys.executable, "-c", code + "assert 'torch' not in sys.modules"], check=True)
 
 
@@ -144,7 +145,7 @@ def test_listing_scans_does_not_import_torch():
     ],
 )
 def test_real_data_sets_are_found_whole(name, source, cases, labels, channels, classes):
-    found = sources.find(SHARED / name)
+    found = sources.find_dataset(SHARED / name)
     assert (found.source, len(found.cases), found.channel_names, found.classes) == (
         source,
         cases,
@@ -162,13 +163,14 @@ def test_real_data_sets_are_found_whole(name, source, cases, labels, channels, c
 
 @needs_scans
 def test_bids_subjects_and_fundus_grades_are_kept():
-    bids = sources.find(SHARED / "ds002748_bids")
+    bids = sources.find_dataset(SHARED / "ds002748_bids")
     assert all(case.id == f"{case.subject}_T1w" for case in bids.cases)
     assert {case.subject for case in bids.cases} == {
         path.name for path in (SHARED / "ds002748_bids").glob("sub-*")
     }
     grades = {
-        case.images[0].name: case.grade for case in sources.find(SHARED / "idrid_fundus").cases
+        case.images[0].name: case.grade
+        for case in sources.find_dataset(SHARED / "idrid_fundus").cases
     }
     lines = (SHARED / "idrid_fundus/grades.csv").read_text().split()[1:]
     assert grades == {Path(line.split(",")[0]).name: int(line.split(",")[1]) for line in lines}

@@ -28,7 +28,7 @@ def notes(found):
 
 def test_every_subfolder_is_searched_and_cases_come_in_natural_order(tmp_path):
     touch(tmp_path, "s10.nii.gz", "a/s2.NII", "a/b/c/s1.nrrd", "s3.mha", "x/s4.mhd", "x/s4.raw")
-    found = sources.find(tmp_path)
+    found = sources.find_dataset(tmp_path)
     assert [case.id for case in found.cases] == ["s1", "s2", "s3", "s4", "s10"]
     assert "ignored: 1 (1 .raw)" in notes(found)
 
@@ -45,7 +45,7 @@ def test_hidden_files_and_others_are_counted(tmp_path):
         "y.csv",
         "LICENSE",
     )
-    found = sources.find(tmp_path)
+    found = sources.find_dataset(tmp_path)
     assert [case.id for case in found.cases] == ["a"]
     assert "hidden files and folders ignored: 3" in notes(found)
     assert "4 (2 .csv" in notes(found)
@@ -73,7 +73,7 @@ def test_hidden_files_and_others_are_counted(tmp_path):
     ],
 )
 def test_a_label_is_recognised_in_the_usual_places(tmp_path, image, label):
-    found = sources.find(touch(tmp_path, image, label))
+    found = sources.find_dataset(touch(tmp_path, image, label))
     assert [(case.images, case.label) for case in found.cases] == [
         ((tmp_path / image,), tmp_path / label)
     ]
@@ -88,7 +88,7 @@ def test_labels_of_another_folder_or_name_are_not_taken(tmp_path):
         "labelsTr/b.nii.gz",
         "c.nii.gz",
     )
-    found = sources.find(touch(tmp_path, "d_seg.nii.gz", "x/c_seg.nii.gz"))
+    found = sources.find_dataset(touch(tmp_path, "d_seg.nii.gz", "x/c_seg.nii.gz"))
     assert labels(found) == {"a.nii.gz": None, "b.nii.gz": None, "c.nii.gz": None}
     assert "named like labels, but no scan of the same name is there, left out: " in notes(found)
     assert "1 more" in notes(found)
@@ -96,27 +96,27 @@ def test_labels_of_another_folder_or_name_are_not_taken(tmp_path):
 
 def test_two_labels_of_one_scan_are_refused(tmp_path):
     with pytest.raises(DataError, match=r"both labels of a\.nii\.gz"):
-        sources.find(touch(tmp_path, "a.nii.gz", "a_seg.nii.gz", "a_mask.nii.gz"))
+        sources.find_dataset(touch(tmp_path, "a.nii.gz", "a_seg.nii.gz", "a_mask.nii.gz"))
 
 
 def test_a_folder_of_labels_named_itself_is_a_folder_of_scans(tmp_path):
-    found = sources.find(touch(tmp_path / "labelsTr", "a.nii.gz", "b.nii.gz"))
+    found = sources.find_dataset(touch(tmp_path / "labelsTr", "a.nii.gz", "b.nii.gz"))
     assert [case.id for case in found.cases] == ["a", "b"]
 
 
 def test_a_folder_with_labels_alone_says_why_it_has_no_scan(tmp_path):
     with pytest.raises(DataError, match="named like labels"):
-        sources.find(touch(tmp_path, "labels/a.nii.gz"))
+        sources.find_dataset(touch(tmp_path, "labels/a.nii.gz"))
 
 
 def test_dimensions_are_never_mixed(tmp_path):
     volumes = [f"{number}.nii.gz" for number in range(8)]
-    found = sources.find(touch(tmp_path / "volumes", *volumes, "qc/0.png", "qc/1.jpg"))
+    found = sources.find_dataset(touch(tmp_path / "volumes", *volumes, "qc/0.png", "qc/1.jpg"))
     assert len(found.cases) == 8
     assert "2 pictures left out beside 8 volumes: 0.png, 1.jpg" in notes(found)
     with pytest.raises(DataError, match="holds 8 volumes and 3 pictures"):
-        sources.find(touch(tmp_path / "volumes", "qc/2.png"))
-    found = sources.find(
+        sources.find_dataset(touch(tmp_path / "volumes", "qc/2.png"))
+    found = sources.find_dataset(
         touch(tmp_path / "pictures", "x.nii", "a.png", "b.tif", "c.tiff", "d.jpeg")
     )
     assert [case.id for case in found.cases] == ["a", "b", "c", "d"]
@@ -125,7 +125,7 @@ def test_dimensions_are_never_mixed(tmp_path):
 
 def test_a_single_file_is_a_data_set_of_one_even_when_named_like_a_label(tmp_path):
     touch(tmp_path, "a_seg.nii.gz", "b.nii.gz")
-    found = sources.find(tmp_path / "a_seg.nii.gz")
+    found = sources.find_dataset(tmp_path / "a_seg.nii.gz")
     assert [(case.id, case.images) for case in found.cases] == [
         ("a_seg", (tmp_path / "a_seg.nii.gz",))
     ]
@@ -136,7 +136,7 @@ def test_a_single_file_is_a_data_set_of_one_even_when_named_like_a_label(tmp_pat
 )
 def test_a_colour_picture_has_three_channels_and_a_grey_one_has_one(tmp_path, mode, names):
     Image.new(mode, (4, 4)).save(tmp_path / "a.png")
-    assert len(sources.find(tmp_path).channel_names) == names
+    assert len(sources.find_dataset(tmp_path).channel_names) == names
 
 
 def test_links_to_folders_are_not_followed_and_links_to_files_are(tmp_path):
@@ -145,7 +145,7 @@ def test_links_to_folders_are_not_followed_and_links_to_files_are(tmp_path):
     (root / "loop").symlink_to(root)
     (root / "away").symlink_to(tmp_path / "elsewhere")
     (root / "b.nii.gz").symlink_to(tmp_path / "elsewhere" / "b.nii.gz")
-    found = sources.find(root)
+    found = sources.find_dataset(root)
     assert [case.id for case in found.cases] == ["a", "b"]
     assert "links to folders not followed: 2" in notes(found)
 
@@ -160,7 +160,7 @@ def test_hostile_file_names_become_safe_ids_and_one_line_notes(tmp_path):
         b"x\ny_seg.nii.gz",
     ):
         (tmp_path / os.fsdecode(name)).touch()
-    found = sources.find(tmp_path)
+    found = sources.find_dataset(tmp_path)
     assert len(found.cases) == 5
     assert all(
         text.isprintable() and ".." not in text
@@ -172,7 +172,7 @@ def test_hostile_file_names_become_safe_ids_and_one_line_notes(tmp_path):
 
 def test_a_pipe_named_like_a_picture_does_not_stop_the_listing(tmp_path):
     os.mkfifo(tmp_path / "a.png")
-    assert sources.find(tmp_path).channel_names == ("image",)
+    assert sources.find_dataset(tmp_path).channel_names == ("image",)
 
 
 def test_a_list_names_scans_relative_to_itself_or_absolute(tmp_path):
@@ -181,7 +181,7 @@ def test_a_list_names_scans_relative_to_itself_or_absolute(tmp_path):
     listed.write_bytes(
         b"\xef\xbb\xbfa/t1.nii.gz\r\n\r\nb.nii.gz\r\n" + f"{tmp_path / 'far/c.nii.gz'}\r\n".encode()
     )
-    found = sources.find(listed)
+    found = sources.find_dataset(listed)
     assert [(case.id, case.subject) for case in found.cases] == [
         ("b", "b"),
         ("c", "c"),
@@ -213,18 +213,18 @@ def test_a_bad_list_is_refused_in_one_line(tmp_path, content, reason):
     touch(tmp_path, "in/a.nii.gz", "in/b.png", "outside.nii.gz")
     (tmp_path / "in/scans.txt").write_text(content)
     with pytest.raises(DataError, match=reason) as refusal:
-        sources.find(tmp_path / "in/scans.txt")
+        sources.find_dataset(tmp_path / "in/scans.txt")
     assert str(refusal.value).isprintable()
     assert "scans.txt" in str(refusal.value)
 
 
 def test_the_root_may_be_the_working_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(touch(tmp_path, "images/a.nii.gz", "labels/a.nii.gz"))
-    assert labels(sources.find(Path("."))) == {"a.nii.gz": "a.nii.gz"}
+    assert labels(sources.find_dataset(Path("."))) == {"a.nii.gz": "a.nii.gz"}
 
 
 def test_thousands_of_scans_are_listed_in_a_moment(tmp_path):
     touch(tmp_path, *(f"{number % 50}/s{number}.nii.gz" for number in range(5000)))
     begun = time.perf_counter()
-    assert len(sources.find(tmp_path).cases) == 5000
+    assert len(sources.find_dataset(tmp_path).cases) == 5000
     assert time.perf_counter() - begun < 3

@@ -26,7 +26,7 @@ def dataset(root, *files, content=SETTINGS):
 
 def refusal(root):
     with pytest.raises(DataError) as caught:
-        sources.find(root)
+        sources.find_dataset(root)
     assert str(caught.value).isprintable()
     return str(caught.value)
 
@@ -42,7 +42,7 @@ TWO = (
 def test_channels_are_joined_in_order_and_labels_found(tmp_path):
     root = dataset(tmp_path / "Dataset001_X", *TWO, "labelsTr/b_9.nii.gz", "labelsTr/b_10.nii.gz")
     dataset(root, "imagesTs/c_0001.nii.gz", "imagesTs/c_0000.nii.gz")
-    found = sources.find(root)
+    found = sources.find_dataset(root)
     assert [case.id for case in found.cases] == ["b_9", "b_10", "c"]
     assert [path.name for path in found.cases[1].images] == ["b_10_0000.nii.gz", "b_10_0001.nii.gz"]
     assert [case.label.name if case.label else None for case in found.cases] == [
@@ -67,7 +67,7 @@ def test_a_missing_channel_is_seen_without_a_dataset_json_too(tmp_path):
     assert "case b_9 has no channel _0001 of 2" in refusal(
         dataset(tmp_path, *TWO[:3], content=None)
     )
-    assert sources.find(dataset(tmp_path, TWO[3], content=None)).channel_names == (
+    assert sources.find_dataset(dataset(tmp_path, TWO[3], content=None)).channel_names == (
         "channel 0",
         "channel 1",
     )
@@ -79,7 +79,7 @@ def test_a_channel_too_many_is_refused(tmp_path):
 
 
 def test_what_matches_no_case_is_noted(tmp_path):
-    found = sources.find(
+    found = sources.find_dataset(
         dataset(
             tmp_path, *TWO, "imagesTr/readme.txt", "imagesTr/.x_0000.nii.gz", "labelsTr/q.nii.gz"
         )
@@ -100,7 +100,7 @@ def test_one_case_in_training_and_test_keeps_two_ids_and_one_subject(tmp_path):
         "labelsTs/a.nii.gz",
         content=None,
     )
-    found = sources.find(root)
+    found = sources.find_dataset(root)
     assert [(case.id, case.subject, case.label is None) for case in found.cases] == [
         ("imagesTr_a", "a", True),
         ("imagesTs_a", "a", False),
@@ -113,22 +113,24 @@ def test_the_first_generation_names_its_channels_modality(tmp_path):
         "labels": {"background": 0},
         "training": [{"image": "./imagesTr/a.nii.gz"}],
     }
-    found = sources.find(dataset(tmp_path, "imagesTr/a_0000.nii.gz", content=content))
+    found = sources.find_dataset(dataset(tmp_path, "imagesTr/a_0000.nii.gz", content=content))
     assert (found.source, found.channel_names) == ("nnunet", ("CT",))
 
 
 def test_a_colour_picture_holds_three_channels_in_one_file(tmp_path):
     (tmp_path / "imagesTr").mkdir()
     Image.new("RGB", (4, 4)).save(tmp_path / "imagesTr/a_0000.png")
-    assert sources.find(tmp_path).channel_names == ("red", "green", "blue")
+    assert sources.find_dataset(tmp_path).channel_names == ("red", "green", "blue")
     names = {"0": "R", "1": "G", "2": "B"}
-    found = sources.find(dataset(tmp_path, content={"channel_names": names, "file_ending": ".png"}))
+    found = sources.find_dataset(
+        dataset(tmp_path, content={"channel_names": names, "file_ending": ".png"})
+    )
     assert (found.channel_names, len(found.cases[0].images)) == (("R", "G", "B"), 1)
 
 
 def test_of_a_folder_of_data_sets_the_only_one_is_taken_and_several_are_refused(tmp_path):
     dataset(tmp_path / "Dataset001_X", *TWO)
-    assert sources.find(tmp_path).root == tmp_path / "Dataset001_X"
+    assert sources.find_dataset(tmp_path).root == tmp_path / "Dataset001_X"
     dataset(tmp_path / "Dataset002_Y", *TWO)
     assert "several data sets (Dataset001_X, Dataset002_Y); name one" in refusal(tmp_path)
 
@@ -157,16 +159,18 @@ def test_what_cannot_be_meant_is_refused_in_one_line(tmp_path, changed, reason):
 
 def test_lists_of_values_are_regions_in_their_order(tmp_path):
     labels = {"background": 0, "whole": [1, 2, 3], "core": [2, 3], "enhancing": 3}
-    found = sources.find(dataset(tmp_path, *TWO, content=SETTINGS | {"labels": labels}))
+    found = sources.find_dataset(dataset(tmp_path, *TWO, content=SETTINGS | {"labels": labels}))
     assert found.classes == {0: "background", 1: "class 1", 2: "class 2", 3: "class 3"}
     assert found.regions == {"whole": (1, 2, 3), "core": (2, 3), "enhancing": (3,)}
     assert list(found.regions) == ["whole", "core", "enhancing"]
     with pytest.raises(DataError, match="must give each region its values"):
-        sources.find(dataset(tmp_path, *TWO, content=SETTINGS | {"labels": {"whole": [1, "2"]}}))
+        sources.find_dataset(
+            dataset(tmp_path, *TWO, content=SETTINGS | {"labels": {"whole": [1, "2"]}})
+        )
 
 
 def test_ignored_voxels_are_pointed_out(tmp_path):
-    found = sources.find(
+    found = sources.find_dataset(
         dataset(tmp_path, *TWO, content=SETTINGS | {"labels": {"background": 0, "ignore": 1}})
     )
     assert any("'ignore' is treated like any other class" in note for note in found.notes)
@@ -181,7 +185,7 @@ def test_ignored_voxels_are_no_region_but_a_class_that_labels_may_hold(tmp_path,
         "enhancing": 3,
         "ignore": ignored,
     }
-    found = sources.find(dataset(tmp_path, *TWO, content=SETTINGS | {"labels": labels}))
+    found = sources.find_dataset(dataset(tmp_path, *TWO, content=SETTINGS | {"labels": labels}))
     assert found.regions == {"whole": (1, 2, 3), "core": (2, 3), "enhancing": (3,)}
     assert found.classes == {0: "background", 1: "class 1", 2: "class 2", 3: "class 3", 4: "ignore"}
     assert any("'ignore' is treated like any other class" in note for note in found.notes)

@@ -22,7 +22,7 @@ def folder(tmp_path):
 
 def find(folder, text, name="list.csv", encoding="utf-8"):
     (folder / name).write_bytes(text.encode(encoding))
-    return sources.find(folder / name)
+    return sources.find_dataset(folder / name)
 
 
 def refusal(folder, text, **keywords):
@@ -79,12 +79,12 @@ def test_rows_of_one_subject_share_it_and_may_share_a_label(folder):
 def test_the_one_table_of_images_in_a_folder_is_found_and_two_are_refused(folder):
     (folder / "participants.tsv").write_text("participant_id\tage\nann\t3\n")
     (folder / "list.csv").write_text(PLAIN)
-    assert sources.find(folder).cases == sources.find(folder / "list.csv").cases
+    assert sources.find_dataset(folder).cases == sources.find_dataset(folder / "list.csv").cases
     (folder / "second.csv").write_text(PLAIN)
     with pytest.raises(
         DataError, match=r"several tables with images \(list\.csv, second\.csv\); name one"
     ):
-        sources.find(folder)
+        sources.find_dataset(folder)
 
 
 def test_what_is_empty_unused_or_not_listed_is_noted(folder):
@@ -156,7 +156,7 @@ def test_an_absolute_path_is_the_word_of_a_person_who_names_the_table(folder):
     found = find(folder, text)
     assert {case.images[0].name for case in found.cases} == {"outside.nii.gz", "a.nii.gz"}
     with pytest.raises(DataError, match="leads out of"):
-        sources.find(folder)
+        sources.find_dataset(folder)
 
 
 def test_a_link_out_of_the_folder_is_refused(folder):
@@ -174,4 +174,7 @@ def test_a_written_table_reads_back(folder):
         csv.writer(file).writerows(
             [["image", "subject"], ["a.nii.gz", 'says "a, b"; c'], ["b.nii.gz", "x\ty"]]
         )
-    assert [case.subject for case in sources.find(folder).cases] == ["says %22a, b%22; c", "x%09y"]
+    assert [case.subject for case in sources.find_dataset(folder).cases] == [
+        "says %22a, b%22; c",
+        "x%09y",
+    ]

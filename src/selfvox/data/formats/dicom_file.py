@@ -20,7 +20,7 @@ from pydicom import uid
 from pydicom.pixels.decoders.base import get_decoder
 
 from selfvox.data.formats.safe_open import open_regular
-from selfvox.data.naming import shown
+from selfvox.data.naming import printable
 from selfvox.errors import DataError
 
 _HEADER_BYTES = 4 * 2**20
@@ -74,7 +74,7 @@ _SLICE = [
 ]
 
 
-class About(NamedTuple):
+class DicomHeader(NamedTuple):
     """What a file says of itself, without its pixels."""
 
     sop_class: str
@@ -119,7 +119,7 @@ def is_dicom(path: Path) -> bool:
     return start[_PREAMBLE:] == b"DICM" or (start[:2] in _FIRST_GROUPS and (explicit or implicit))
 
 
-def look(path: Path) -> About | None:
+def read_header(path: Path) -> DicomHeader | None:
     """What a file says of itself; None where it cannot be read as DICOM."""
     try:
         with open_regular(path) as file, _quiet():
@@ -131,7 +131,7 @@ def look(path: Path) -> About | None:
             patient = next(
                 (text for value in told if (text := bytes(value or b"").strip(b" \0"))), b""
             )
-            return About(
+            return DicomHeader(
                 sop_class=str(found.get("SOPClassUID", "")),
                 modality=str(found.get("Modality", "")),
                 image_type=tuple(str(each) for each in _several(found.get("ImageType"))),
@@ -223,7 +223,7 @@ def _stored(found: pydicom.Dataset, syntax: str, where: str) -> np.ndarray:
     """The stored values (row, column) of one slice, where they are plain grey numbers; MONOCHROME1 turned around."""
     kind = str(found.get("PhotometricInterpretation", ""))
     if kind not in ("MONOCHROME1", "MONOCHROME2") or found.get("SamplesPerPixel", 1) != 1:
-        raise DataError(f"{where} is in colour ({shown(kind[:20])}); leave this series out")
+        raise DataError(f"{where} is in colour ({printable(kind[:20])}); leave this series out")
     if "ModalityLUTSequence" in found or "PixelData" not in found:
         what = (
             "values behind a lookup table"
@@ -281,7 +281,7 @@ def _decoded(
     found: pydicom.Dataset, syntax: uid.UID, where: str, shape: tuple[int, int]
 ) -> np.ndarray:
     """Compressed pixels as they are stored, by a decoder that is installed."""
-    called = shown(syntax.name[:60])
+    called = printable(syntax.name[:60])
     try:
         decoder = get_decoder(syntax)
     except NotImplementedError:

@@ -17,7 +17,7 @@ _TILT = 0.05  # tangent of the angle between the stack and its slices' normal
 _SAME_DIRECTION = 1e-3
 
 
-def read(paths: Sequence[Path], name: str, allow_gap: bool = False) -> Volume:
+def read_series(paths: Sequence[Path], name: str, allow_gap: bool = False) -> Volume:
     """Stack the slices of one series by their positions along the normal; values rescaled slice by slice.
 
     Args:

@@ -11,7 +11,7 @@ import nibabel as nib
 import numpy as np
 
 from selfvox.data.formats import dicom_series, itk, nifti, pictures
-from selfvox.data.naming import shown
+from selfvox.data.naming import printable
 from selfvox.errors import DataError
 
 SUFFIXES_3D = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
@@ -60,7 +60,7 @@ def suffix(path: Path) -> str:
     return next((s for s in (*SUFFIXES_3D, *SUFFIXES_2D) if name.endswith(s) and name != s), "")
 
 
-def read(path: Path, channels: int = 1) -> Image:
+def read_image(path: Path, channels: int = 1) -> Image:
     """Read a scan; a 4D file only where its last axis has `channels` > 1.
 
     Few NaN or infinite voxels become the channel's minimum, with a note. The data may be read-only.
@@ -68,9 +68,9 @@ def read(path: Path, channels: int = 1) -> Image:
     Raises:
         DataError: the file cannot be used; the message says why and what to do.
     """
-    name = shown(path.name)
+    name = printable(path.name)
     if suffix(path) in SUFFIXES_2D:
-        data, notes = pictures.read(path)
+        data, notes = pictures.read_picture(path)
         affine, header = np.eye(4), None
     else:
         volume = _read_volume(path)
@@ -90,7 +90,7 @@ def read_slices(paths: Sequence[Path], name: str, allow_gap: bool = False) -> Im
     Raises:
         DataError: the slices cannot be used, or do not make a volume.
     """
-    volume = dicom_series.read(paths, name, allow_gap)
+    volume = dicom_series.read_series(paths, name, allow_gap)
     return _usable(Image(volume.data[None], volume.affine, name, None, volume.notes))
 
 
@@ -112,7 +112,7 @@ def read_label(path: Path, like: Image, classes: Collection[int] | None = None) 
     Raises:
         DataError: other shape or affine; values that are negative, fractional, not finite, or not in `classes`.
     """
-    name = shown(path.name)
+    name = printable(path.name)
     lossy = False
     if suffix(path) in SUFFIXES_2D:
         values, lossy = pictures.read_label(path)
@@ -148,13 +148,15 @@ def read_grid(path: Path) -> Image:
         DataError: the file cannot be used, or has more than one number per voxel.
     """
     if suffix(path) in SUFFIXES_2D:
-        return Image(pictures.read_label(path)[0][None], np.eye(4), shown(path.name))
+        return Image(pictures.read_label(path)[0][None], np.eye(4), printable(path.name))
     volume = _read_volume(path)
     if volume.data.ndim != 3:
         raise DataError(
-            f"{shown(path.name)}: holds {volume.data.shape[3]} volumes where a label is one; split it"
+            f"{printable(path.name)}: holds {volume.data.shape[3]} volumes where a label is one; split it"
         )
-    return Image(volume.data[None], volume.affine, shown(path.name), volume.header, volume.notes)
+    return Image(
+        volume.data[None], volume.affine, printable(path.name), volume.header, volume.notes
+    )
 
 
 def write_label(path: Path, label: np.ndarray, like: Image) -> None:
@@ -185,11 +187,11 @@ def read_map(path: Path, count: int, like: Image) -> np.ndarray:
         values = pictures.read_pages(path)
     else:
         enough = nifti.LIMIT_BYTES + 4 * count * math.prod(like.shape)
-        data = nifti.read(path, limit_bytes=enough, limit_ratio=enough).data
+        data = nifti.read_nifti(path, limit_bytes=enough, limit_ratio=enough).data
         values = np.moveaxis(data, 3, 0) if data.ndim == 4 else data[None]
     if values.shape != (count, *like.shape):
         raise DataError(
-            f"{shown(path.name)}: holds {values.shape}, not {count} maps of {like.shape}; predict it again"
+            f"{printable(path.name)}: holds {values.shape}, not {count} maps of {like.shape}; predict it again"
         )
     return values
 
@@ -199,9 +201,9 @@ def _write(path: Path, values: np.ndarray, like: Image, picture_suffixes: tuple[
     if suffix(path) not in endings:
         raise ValueError(f"{path.name} for {like.name}: must end in {' or '.join(endings)}")
     if like.spatial_dims == 2:
-        pictures.write(path, values)
+        pictures.write_picture(path, values)
     else:
-        nifti.write(
+        nifti.write_nifti(
             path,
             np.moveaxis(values, 0, -1) if values.ndim == 4 else values,
             like.affine,
@@ -210,11 +212,11 @@ def _write(path: Path, values: np.ndarray, like: Image, picture_suffixes: tuple[
 
 
 def _read_volume(path: Path) -> nifti.Volume:
-    name, ending = shown(path.name), suffix(path)
+    name, ending = printable(path.name), suffix(path)
     if ending in (".nii.gz", ".nii"):
-        volume = nifti.read(path)
+        volume = nifti.read_nifti(path)
     elif ending in SUFFIXES_3D:
-        volume = itk.read(path)
+        volume = itk.read_itk(path)
     else:
         raise DataError(
             f"{name}: unknown kind of file; known are {' '.join((*SUFFIXES_3D, *SUFFIXES_2D))}"
@@ -257,7 +259,7 @@ def _constant(channel: np.ndarray) -> bool:
     return all((flat[i : i + _BLOCK] == flat[0]).all() for i in range(0, flat.size, _BLOCK))
 
 
-def apart_voxels(affine: np.ndarray, like: Image) -> float:
+def grid_distance_voxels(affine: np.ndarray, like: Image) -> float:
     """How far a grid of the same shape lies from that of `like`, at its furthest corner; 0 if the two are the same."""
     edge = min(like.spacing_mm)
     off = float(np.abs(affine - like.affine).max() / edge)
@@ -274,7 +276,7 @@ def apart_voxels(affine: np.ndarray, like: Image) -> float:
 
 
 def _check_same_grid(affine: np.ndarray, like: Image, name: str) -> None:
-    off = apart_voxels(affine, like)
+    off = grid_distance_voxels(affine, like)
     if off > 0:
         spacing = np.linalg.norm(affine[:3, :3], axis=0)
         what = "voxel size" if not np.allclose(spacing, like.spacing_mm, rtol=1e-4) else "affine"

@@ -14,7 +14,7 @@ from isal import isal_zlib
 
 from selfvox.data.formats.nifti import DAMAGED, HARMLESS_BYTES, LIMIT_BYTES, LIMIT_RATIO, Volume
 from selfvox.data.formats.safe_open import open_regular
-from selfvox.data.naming import shown
+from selfvox.data.naming import printable
 from selfvox.errors import DataError
 
 _HEADER_BYTES = 2**20
@@ -67,13 +67,13 @@ class _Promise(NamedTuple):
     offset: int  # where the voxels start in this file
 
 
-def read(path: Path, limit_bytes: int = LIMIT_BYTES) -> Volume:
+def read_itk(path: Path, limit_bytes: int = LIMIT_BYTES) -> Volume:
     """Read `.nrrd`, `.nhdr`, `.mha` or `.mhd`; ITK's left-posterior-superior world becomes right-anterior-superior.
 
     Raises:
         DataError: the file is damaged, cut, too large, or of a kind that SimpleITK cannot be trusted with.
     """
-    name = shown(path.name)
+    name = printable(path.name)
     nrrd = path.name.lower().endswith((".nrrd", ".nhdr"))
     with open_regular(path) as file:
         promise = _nrrd(file, name) if nrrd else _meta(file, name)
@@ -128,14 +128,16 @@ def _meta(file: BinaryIO, name: str) -> _Promise:
             raise DataError(f"{name}: not a MetaImage file; export it again")
         if key in fields:
             raise DataError(
-                f"{name}: its MetaImage header says {shown(key[:40])} twice; export it again"
+                f"{name}: its MetaImage header says {printable(key[:40])} twice; export it again"
             )
         fields[key] = value[0]
         if key == "ElementDataFile":
             break
     # of so many dimensions as it has no room for, SimpleITK writes over other memory
     if fields.get("NDims", "3") != "3":
-        raise DataError(f"{name}: {shown(fields['NDims'][:20])}D; save a 3D volume of real numbers")
+        raise DataError(
+            f"{name}: {printable(fields['NDims'][:20])}D; save a 3D volume of real numbers"
+        )
     try:
         kind = _BYTES[fields["ElementType"].removeprefix("MET_").lower()]
         frames = int(fields.get("ElementNumberOfChannels", "1"))

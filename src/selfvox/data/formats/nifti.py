@@ -12,9 +12,9 @@ from isal import isal_zlib
 from nibabel.spatialimages import HeaderDataError
 
 from selfvox.data.formats.safe_open import open_regular
-from selfvox.data.naming import shown
+from selfvox.data.naming import printable
 from selfvox.errors import DataError
-from selfvox.runs.atomic_files import whole
+from selfvox.runs.atomic_files import atomic_write
 
 LIMIT_BYTES = 4 * 10**9
 LIMIT_RATIO = 200
@@ -77,7 +77,9 @@ class _Layout(NamedTuple):
         return self.offset + voxels * self.dtype.itemsize
 
 
-def read(path: Path, limit_bytes: int = LIMIT_BYTES, limit_ratio: int = LIMIT_RATIO) -> Volume:
+def read_nifti(
+    path: Path, limit_bytes: int = LIMIT_BYTES, limit_ratio: int = LIMIT_RATIO
+) -> Volume:
     """Read a NIfTI-1 or NIfTI-2 file, `.nii` or `.nii.gz`, whole and checked.
 
     The header's texts (description, names) are blanked: they may name a patient. Extensions are not read.
@@ -85,7 +87,7 @@ def read(path: Path, limit_bytes: int = LIMIT_BYTES, limit_ratio: int = LIMIT_RA
     Raises:
         DataError: the file is damaged, not what its name says, too large, or has no usable geometry.
     """
-    name = shown(path.name)
+    name = printable(path.name)
     with open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
         start = file.read(_PEEK)
@@ -106,7 +108,7 @@ def read(path: Path, limit_bytes: int = LIMIT_BYTES, limit_ratio: int = LIMIT_RA
     return Volume(data, affine, header, tuple(notes))
 
 
-def write(
+def write_nifti(
     path: Path, data: np.ndarray, affine: np.ndarray, header: nib.Nifti1Header | None
 ) -> None:
     """Write (x, y, z) or (x, y, z, frame) on the grid of `header`, or of `affine` where there is none.
@@ -136,7 +138,7 @@ def write(
     content += data.astype(data.dtype.newbyteorder("<"), copy=False).tobytes(order="F")
     if path.name.lower().endswith(".gz"):
         content = isal_zlib.compress(content, wbits=31)
-    with whole(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_bytes(content)
 
 

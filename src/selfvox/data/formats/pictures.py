@@ -10,9 +10,9 @@ from PIL import Image as Pillow
 from PIL import ImageOps, ImageSequence, UnidentifiedImageError
 
 from selfvox.data.formats.safe_open import open_regular
-from selfvox.data.naming import shown
+from selfvox.data.naming import printable
 from selfvox.errors import DataError
-from selfvox.runs.atomic_files import whole
+from selfvox.runs.atomic_files import atomic_write
 
 LIMIT_PIXELS = 2**26
 _FORMATS = ("PNG", "JPEG", "TIFF")
@@ -29,7 +29,9 @@ _GREY = {
 _COLOUR = ("RGB", "RGBA", "RGBX", "P", "PA", "CMYK", "YCbCr")
 
 
-def read(path: Path, limit_pixels: int = LIMIT_PIXELS) -> tuple[np.ndarray, tuple[str, ...]]:
+def read_picture(
+    path: Path, limit_pixels: int = LIMIT_PIXELS
+) -> tuple[np.ndarray, tuple[str, ...]]:
     """The picture as (channel, row, column), one channel of grey or three of colour, and notes.
 
     1-bit becomes 0 and 255; a palette, CMYK and YCbCr become RGB; transparency is dropped; 16-bit and floating grey
@@ -44,7 +46,7 @@ def read(path: Path, limit_pixels: int = LIMIT_PIXELS) -> tuple[np.ndarray, tupl
         return _native(np.asarray(grey))[None], notes
     if picture.mode not in _COLOUR:
         raise DataError(
-            f"{shown(path.name)}: colour space {picture.mode} is not read; save it as RGB or grey"
+            f"{printable(path.name)}: colour space {picture.mode} is not read; save it as RGB or grey"
         )
     if picture.mode in ("P", "PA") or "transparency" in picture.info:
         picture = picture.convert(
@@ -66,16 +68,16 @@ def read_label(path: Path, limit_pixels: int = LIMIT_PIXELS) -> tuple[np.ndarray
         values = values[..., 0]
     elif picture.mode not in ("P", *_GREY):
         raise DataError(
-            f"{shown(path.name)}: a coloured label ({picture.mode}); save one class number per pixel, as PNG"
+            f"{printable(path.name)}: a coloured label ({picture.mode}); save one class number per pixel, as PNG"
         )
     return values, picture.info["selfvox format"] == "JPEG"
 
 
-def write(path: Path, values: np.ndarray) -> None:
+def write_picture(path: Path, values: np.ndarray) -> None:
     """Write (row, column) of uint8 or uint16 as PNG, or float32, (row, column) or (page, row, column), as TIFF."""
     pages = [Pillow.fromarray(page) for page in (values if values.ndim == 3 else values[None])]
     kind = "TIFF" if values.dtype.kind == "f" else "PNG"
-    with whole(path) as temporary:
+    with atomic_write(path) as temporary:
         pages[0].save(
             temporary,
             format=kind,
@@ -94,7 +96,7 @@ def read_pages(path: Path, limit_pixels: int = LIMIT_PIXELS) -> np.ndarray:
             picture = Pillow.open(file, formats=("TIFF",))
             if picture.width * picture.height > limit_pixels:
                 raise DataError(
-                    f"{shown(path.name)}: more than {limit_pixels} pixels; predict it again"
+                    f"{printable(path.name)}: more than {limit_pixels} pixels; predict it again"
                 )
             pages = [np.array(page) for page in ImageSequence.Iterator(picture)]
             return _native(np.stack(pages)).astype(np.float32, casting="same_kind", copy=False)
@@ -102,13 +104,13 @@ def read_pages(path: Path, limit_pixels: int = LIMIT_PIXELS) -> np.ndarray:
             raise
         except Exception as error:  # decoders fail in many ways, all of which mean a damaged file
             raise DataError(
-                f"{shown(path.name)}: no map, or a damaged one; predict it again"
+                f"{printable(path.name)}: no map, or a damaged one; predict it again"
             ) from error
 
 
 def _open(path: Path, limit_pixels: int) -> tuple[Pillow.Image, tuple[str, ...]]:
     """The decoded picture, upright."""
-    name = shown(path.name)
+    name = printable(path.name)
     with open_regular(path) as file, warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:

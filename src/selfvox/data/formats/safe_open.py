@@ -7,7 +7,7 @@ import stat
 from pathlib import Path
 from typing import BinaryIO
 
-from selfvox.data.naming import shown
+from selfvox.data.naming import printable
 from selfvox.errors import DataError
 
 
@@ -18,7 +18,7 @@ def open_regular(path: Path, called: str = "") -> BinaryIO:
         DataError: it is missing, forbidden, or a folder, pipe, socket or device; these are never opened, since
             opening a pipe waits for ever.
     """
-    name = called or shown(path.name)
+    name = called or printable(path.name)
     try:
         mode = path.stat().st_mode
         if not stat.S_ISREG(mode):

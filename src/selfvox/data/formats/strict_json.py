@@ -9,19 +9,19 @@ from pathlib import Path
 from typing import Any
 
 from selfvox.data.formats.safe_open import open_regular
-from selfvox.data.naming import shown
+from selfvox.data.naming import printable
 from selfvox.errors import DataError
 
 LARGEST_BYTES = 16 * 2**20  # a list of 100 000 scans needs about 10 MB
 
 
-def read(path: Path, limit_bytes: int = LARGEST_BYTES) -> Any:
+def read_json(path: Path, limit_bytes: int = LARGEST_BYTES) -> Any:
     """The value in a JSON file.
 
     Raises:
         DataError: the file is absent, larger than the limit, not UTF-8 or not strict JSON; in one line.
     """
-    name = shown(path)
+    name = printable(path)
     with open_regular(path) as file:
         raw = file.read(min(os.fstat(file.fileno()).st_size, limit_bytes) + 1)
     if len(raw) > limit_bytes:

@@ -14,16 +14,16 @@ from typing import Any
 
 from selfvox.data.preparation import parallel, split, store
 from selfvox.data.preparation import prepare_case as making
-from selfvox.data.preparation.fit_recipe import NoUsableScanError, fit
-from selfvox.data.preparation.prepare_case import Done, Job, Rejected
+from selfvox.data.preparation.fit_recipe import NoUsableScanError, fit_recipe
+from selfvox.data.preparation.prepare_case import CaseJob, PreparedCase, Rejected
 from selfvox.data.preparation.recipe import Recipe
 from selfvox.data.preparation.store import Store, StoredCase, is_store, open_store
-from selfvox.data.sources import Dataset, find
+from selfvox.data.sources import Dataset, find_dataset
 from selfvox.errors import DataError, UsageError
 from selfvox.ops import regions
 from selfvox.runs import atomic_files
-from selfvox.runs.progress import progress, say
-from selfvox.settings.verbs import Preparation
+from selfvox.runs.progress import echo, progress_bar
+from selfvox.settings.verbs import PreparationSettings
 
 _OURS = {
     "manifest.json",
@@ -37,10 +37,10 @@ _OURS = {
 }
 
 
-def prepared(
+def open_or_build_store(
     scans: Path,
     out: Path,
-    settings: Preparation,
+    settings: PreparationSettings,
     recipe: Recipe | None = None,
     need_labels: bool = False,
     first: int | None = None,
@@ -80,16 +80,16 @@ def prepared(
     return ready
 
 
-def channels_of(scans: Path, source: str) -> int:
+def count_channels(scans: Path, source: str) -> int:
     """How many channels scans, or those of a store, have."""
     if is_store(scans):
         return len(open_store(scans).recipe.channel_names)
-    return len(find(scans, source).channel_names)
+    return len(find_dataset(scans, source).channel_names)
 
 
-def _found(scans: Path, out: Path, settings: Preparation) -> Dataset:
+def _found(scans: Path, out: Path, settings: PreparationSettings) -> Dataset:
     """The data set, where what we write does not lie among its scans."""
-    dataset = find(scans, settings.source)
+    dataset = find_dataset(scans, settings.source)
     if (
         dataset.source == "folder"
         and scans.is_dir()
@@ -101,22 +101,24 @@ def _found(scans: Path, out: Path, settings: Preparation) -> Dataset:
     return dataset
 
 
-def _build(dataset: Dataset, out: Path, settings: Preparation, recipe: Recipe | None) -> Store:
+def _build(
+    dataset: Dataset, out: Path, settings: PreparationSettings, recipe: Recipe | None
+) -> Store:
     for note in dataset.notes:
-        say(note)
+        echo(note)
     if not dataset.cases:
         raise DataError(f"{dataset.root}: holds no scans; name the folder they lie in")
     if out.exists() and not is_store(out) and {each.name for each in out.iterdir()} - _OURS:
         raise UsageError(f"{out}: holds other things than a store; name another --out")
     (out / "cases").mkdir(parents=True, exist_ok=True)
-    with atomic_files.locked(out):
+    with atomic_files.folder_lock(out):
         for left in out.glob("**/.*.part.*"):
             left.unlink()  # of a process that was killed while writing
         return _bring_up_to_date(dataset, out, settings, recipe)
 
 
 def _bring_up_to_date(
-    dataset: Dataset, out: Path, settings: Preparation, given: Recipe | None
+    dataset: Dataset, out: Path, settings: PreparationSettings, given: Recipe | None
 ) -> Store:
     before = store.read_manifest(out) if is_store(out) else None
     stored, there = (
@@ -140,7 +142,13 @@ def _bring_up_to_date(
     intact = _intact(dataset, out, recipe_hash)
     allowed = None if dataset.classes is None else tuple(sorted(dataset.classes))
     jobs = [
-        Job(out.absolute(), making.absolute(case), recipe, allowed, making.asked(case, recipe_hash))
+        CaseJob(
+            out.absolute(),
+            making.with_absolute_paths(case),
+            recipe,
+            allowed,
+            making.request_hash(case, recipe_hash),
+        )
         for case in dataset.cases
         if case.id not in intact
     ]
@@ -151,7 +159,7 @@ def _bring_up_to_date(
     made, refused = dict(intact), []
     count = 0
     for result in _run(jobs, settings):
-        if isinstance(result, Done):
+        if isinstance(result, PreparedCase):
             made[result.case.id] = result.case
             count += result.made
         else:
@@ -162,9 +170,9 @@ def _bring_up_to_date(
         raise _none_usable(dataset, out, refused)
     classes = dataset.classes or _classes_found(made.values())
     if dataset.regions and classes:
-        regions.check(dataset.regions, classes)
-    listed = json.loads(json.dumps([case.to_dict() for case in store.in_order(made.values())]))
-    parts = regions.to_json(dataset.regions)
+        regions.check_regions(dataset.regions, classes)
+    listed = json.loads(json.dumps([case.to_dict() for case in store.sort_cases(made.values())]))
+    parts = regions.regions_to_json(dataset.regions)
     if (
         jobs
         or gone
@@ -177,7 +185,7 @@ def _bring_up_to_date(
     return open_store(out)
 
 
-def _asked(dataset: Dataset, settings: Preparation, given: Recipe | None) -> dict[str, Any]:
+def _asked(dataset: Dataset, settings: PreparationSettings, given: Recipe | None) -> dict[str, Any]:
     """What decides on the recipe, besides the scans."""
     if given is not None:
         return {"recipe": given.to_dict()}
@@ -191,7 +199,7 @@ def _asked(dataset: Dataset, settings: Preparation, given: Recipe | None) -> dic
 
 def _recipe(
     dataset: Dataset,
-    settings: Preparation,
+    settings: PreparationSettings,
     given: Recipe | None,
     before: dict[str, Any] | None,
     asked: dict[str, Any],
@@ -214,7 +222,7 @@ def _recipe(
         ):
             with contextlib.suppress(KeyError, TypeError, ValueError):  # of a damaged manifest
                 return Recipe.from_dict(before["recipe"]), before["asked"]
-    recipe = fit(dataset, settings)
+    recipe = fit_recipe(dataset, settings)
     return recipe, asked | {"fitted_to": len(dataset.cases)}
 
 
@@ -227,7 +235,7 @@ def _carry_split_over(dataset: Dataset, out: Path, gone: Collection[str]) -> Non
         DataError: a subject would be in two of its parts.
     """
     file = out / "split.json"
-    there = split.read_if_there(file)
+    there = split.read_split_if_present(file)
     if there is None:
         return
     known = {case.id: store.read_case(out, case.id) for case in dataset.cases}
@@ -246,8 +254,8 @@ def _carry_split_over(dataset: Dataset, out: Path, gone: Collection[str]) -> Non
                 ]
     changed = {(old, new) for old, new in names if old != new}
     if changed:
-        split.write(split.renamed(there, names), file)
-        say(
+        split.write_split(split.rename_subjects(there, names), file)
+        echo(
             f"{out}: names of subjects that changed: {len(changed)}; each keeps its part of the split"
         )
 
@@ -257,9 +265,9 @@ def _intact(dataset: Dataset, out: Path, recipe_hash: str) -> dict[str, StoredCa
     known = {}
     for case in dataset.cases:
         entry = store.read_case(out, case.id)
-        if entry is None or entry.recipe_hash != making.asked(case, recipe_hash):
+        if entry is None or entry.recipe_hash != making.request_hash(case, recipe_hash):
             continue
-        if entry.has_label != (case.label is not None) or entry.sources != making.states(case):
+        if entry.has_label != (case.label is not None) or entry.sources != making.file_states(case):
             continue
         if (entry.subject, entry.grade) != (case.subject, case.grade):
             entry = dataclasses.replace(entry, subject=case.subject, grade=case.grade)
@@ -270,18 +278,22 @@ def _intact(dataset: Dataset, out: Path, recipe_hash: str) -> dict[str, StoredCa
         whole = list(pool.map(lambda entry: store.is_intact(out, entry), known.values()))
     for entry, fine in zip(list(known.values()), whole, strict=True):
         if not fine:
-            say(f"{entry.id}: its arrays are damaged; making them again")
+            echo(f"{entry.id}: its arrays are damaged; making them again")
             del known[entry.id]
     return known
 
 
-def _run(jobs: Sequence[Job], settings: Preparation) -> Iterator[Done | Rejected]:
+def _run(
+    jobs: Sequence[CaseJob], settings: PreparationSettings
+) -> Iterator[PreparedCase | Rejected]:
     refused = 0
-    with progress("preparing", len(jobs)) as shown:
-        for number, result in parallel.run(making.make, jobs, settings.workers, settings.scheduler):
+    with progress_bar("preparing", len(jobs)) as shown:
+        for number, result in parallel.run(
+            making.prepare_case, jobs, settings.workers, settings.scheduler
+        ):
             if isinstance(result, parallel.WorkerDiedError):
                 reason = "the process that read it died, most likely for want of memory; use fewer --workers"
-                result = making.rejected(jobs[number].case, reason)
+                result = making.make_rejected(jobs[number].case, reason)
             refused += isinstance(result, Rejected)
             shown.advance(f"{refused} rejected" if refused else "")
             yield result
@@ -316,29 +328,29 @@ def _summary(
     out: Path, cases: Sequence[StoredCase], made: int, refused: Sequence[Rejected]
 ) -> None:
     same = defaultdict(list)
-    for case in store.in_order(cases):
+    for case in store.sort_cases(cases):
         same[case.image_hash].append(case)
     for twins in same.values():
         if len({case.subject for case in twins}) > 1:
             listed = ", ".join(case.id for case in twins)
-            say(
+            echo(
                 f"{listed}: the same scan under several subjects; training and test may share it, remove all but one"
             )
-    remarks = [f"{case.id}: {note}" for case in store.in_order(cases) for note in case.notes]
+    remarks = [f"{case.id}: {note}" for case in store.sort_cases(cases) for note in case.notes]
     for remark in remarks[:5]:
-        say(remark)
+        echo(remark)
     if len(remarks) > 5:
-        say(f"and {len(remarks) - 5} more remarks, in {out / 'cases'}")
+        echo(f"and {len(remarks) - 5} more remarks, in {out / 'cases'}")
     for each in refused[:5]:
-        say(f"rejected {each.file}: {each.reason}")
+        echo(f"rejected {each.file}: {each.reason}")
     more = f", {len(refused)} rejected (see {out / 'rejected.csv'})" if refused else ""
     labelled = sum(case.has_label for case in cases)
-    say(
+    echo(
         f"{out}: {len(cases)} scans, {labelled} with labels; {made} prepared now, {len(cases) - made} unchanged{more}"
     )
 
 
-def _check_fits(recipe: Recipe, settings: Preparation, whose: str, remedy: str) -> None:
+def _check_fits(recipe: Recipe, settings: PreparationSettings, whose: str, remedy: str) -> None:
     """Refuse options that a recipe which is there already would make mean nothing."""
     asked = [kind.strip() for kind in settings.intensity.split(",")]
     kinds = [each.kind for each in recipe.intensity]

@@ -13,8 +13,8 @@ from selfvox.data.preparation.prepare_case import Rejected
 from selfvox.data.preparation.recipe import Intensity, Kind, Recipe, foreground
 from selfvox.data.sources import Case, Dataset
 from selfvox.errors import DataError, UsageError
-from selfvox.runs.progress import progress, say
-from selfvox.settings.verbs import Preparation
+from selfvox.runs.progress import echo, progress_bar
+from selfvox.settings.verbs import PreparationSettings
 
 # ImageNet's, red, green, blue, as every network trained on photographs expects them; their average for grey pictures
 _RGB_MEAN, _RGB_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -42,7 +42,7 @@ class NoUsableScanError(DataError):
         self.refused = refused
 
 
-def fit(dataset: Dataset, settings: Preparation) -> Recipe:
+def fit_recipe(dataset: Dataset, settings: PreparationSettings) -> Recipe:
     """The recipe for a data set under these settings; says, for each channel, what was chosen and why.
 
     Raises:
@@ -60,18 +60,18 @@ def fit(dataset: Dataset, settings: Preparation) -> Recipe:
             )
     if settings.spacing is not None and spatial_dims == 2:
         raise UsageError("spacing: pictures have no mm; use --size")
-    chosen = choose(names, samples, settings.intensity)
+    chosen = choose_recipe(names, samples, settings.intensity)
     kinds = [kind for kind, _ in chosen]
     for _, reason in chosen:
-        say(f"intensity of {reason}")
+        echo(f"intensity of {reason}")
     ct = tuple(index for index, kind in enumerate(kinds) if kind == "ct")
     voxels: list[list[np.ndarray]] = [[] for _ in names]
     if ct:
         tasks = [
-            (prepare_case.absolute(case), ct, len(names), len(dataset.cases))
+            (prepare_case.with_absolute_paths(case), ct, len(names), len(dataset.cases))
             for case in dataset.cases
         ]
-        with progress("looking at CT values", len(tasks)) as shown:
+        with progress_bar("looking at CT values", len(tasks)) as shown:
             for _, result in parallel.run(ct_voxels, tasks, settings.workers, settings.scheduler):
                 shown.advance()
                 # a scan that kills its worker is met again, and named, when it is prepared
@@ -88,13 +88,13 @@ def fit(dataset: Dataset, settings: Preparation) -> Recipe:
     )
     for index in ct:
         window = recipe.intensity[index]
-        say(
+        echo(
             f"{names[index]}: window {window.lower:g} to {window.upper:g}, mean {window.mean:.4g}, std {window.std:.4g}"
         )
     return recipe
 
 
-def choose(
+def choose_recipe(
     channel_names: Sequence[str], samples: Sequence[Image], asked: str = "auto"
 ) -> list[tuple[Kind, str]]:
     """The intensity kind of each channel, and why, in one line.
@@ -150,7 +150,7 @@ def ct_voxels(task: tuple[Case, tuple[int, ...], int, int]) -> list[np.ndarray]:
     """
     case, which, channels, count = task
     try:
-        data = prepare_case.read(case, channels).data
+        data = prepare_case.read_case(case, channels).data
         return [ct_sample(np.asarray(data[channel], dtype=np.float32), count) for channel in which]
     except Exception:
         return [np.empty(0, dtype=np.float32) for _ in which]
@@ -227,9 +227,9 @@ def _samples(dataset: Dataset) -> list[Image]:
         if len(found) == _SAMPLES:
             break
         try:
-            found.append(prepare_case.read(case, len(dataset.channel_names)))
+            found.append(prepare_case.read_case(case, len(dataset.channel_names)))
         except DataError as error:
-            refused.append(prepare_case.rejected(case, str(error)))
+            refused.append(prepare_case.make_rejected(case, str(error)))
     if not found:
         raise NoUsableScanError(refused)
     return found

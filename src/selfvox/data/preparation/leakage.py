@@ -7,10 +7,12 @@ from collections.abc import Mapping, Sequence
 from selfvox.data.preparation.split import Split
 from selfvox.data.preparation.store import Store, StoredCase
 
-Seen = Mapping[str, Sequence[str]]  # `subjects`, and `image_hashes` of their scans' contents
+SeenScans = Mapping[str, Sequence[str]]  # `subjects`, and `image_hashes` of their scans' contents
 
 
-def seen(cases: Sequence[StoredCase], before: Seen | None = None) -> dict[str, list[str]]:
+def seen_scans(
+    cases: Sequence[StoredCase], before: SeenScans | None = None
+) -> dict[str, list[str]]:
     """The subjects and contents of these cases, and of what was seen before."""
     found = {
         "subjects": {case.subject for case in cases},
@@ -19,7 +21,7 @@ def seen(cases: Sequence[StoredCase], before: Seen | None = None) -> dict[str, l
     return {name: sorted(each.union((before or {}).get(name, ()))) for name, each in found.items()}
 
 
-def leaked(store: Store, split: Split, known: Seen) -> tuple[list[str], int]:
+def find_leaks(store: Store, split: Split, known: SeenScans) -> tuple[list[str], int]:
     """The ids of the test scans that were seen, by their contents or their subjects; and how many there are."""
     held_out, contents, subjects = (
         set(split.test),

@@ -12,7 +12,7 @@ import numpy as np
 from selfvox.data.formats import image as images
 from selfvox.data.formats.image import Image
 from selfvox.data.formats.safe_open import open_regular
-from selfvox.data.naming import shown
+from selfvox.data.naming import printable
 from selfvox.data.preparation import store
 from selfvox.data.preparation.recipe import Recipe, inside_box
 from selfvox.data.preparation.store import StoredCase
@@ -21,7 +21,7 @@ from selfvox.errors import DataError, SelfvoxError
 
 
 @dataclass(frozen=True)
-class Job:
+class CaseJob:
     """A case to be prepared, and all that it takes."""
 
     store: Path
@@ -32,7 +32,7 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Done:
+class PreparedCase:
     """A case that lies in the store; `made` is False where the contents of its files turned out to be unchanged."""
 
     case: StoredCase
@@ -48,7 +48,7 @@ class Rejected:
     reason: str
 
 
-def read(case: Case, channels: int) -> Image:
+def read_case(case: Case, channels: int) -> Image:
     """The case's image with all its channels, from one file or from one file each.
 
     Raises:
@@ -58,20 +58,20 @@ def read(case: Case, channels: int) -> Image:
         if case.stacked:
             image = images.read_slices(case.images, case.id, case.allow_gap)
         else:
-            image = images.read(case.images[0], channels)
+            image = images.read_image(case.images[0], channels)
         if len(image.data) != channels:
             raise DataError(
                 f"{image.name}: has {len(image.data)} channels where the data set has {channels}; leave it out"
             )
         return image
-    parts = [images.read(path) for path in case.images]
+    parts = [images.read_image(path) for path in case.images]
     first = parts[0]
     for part in parts:
         if len(part.data) != 1 or part.shape != first.shape:
             raise DataError(
                 f"{part.name}: shape {part.data.shape} does not fit {first.name} ({first.shape}); resample it"
             )
-        if images.apart_voxels(part.affine, first) > 0:
+        if images.grid_distance_voxels(part.affine, first) > 0:
             raise DataError(
                 f"{part.name}: lies on another grid than {first.name} (their affines differ); resample it"
             )
@@ -80,7 +80,7 @@ def read(case: Case, channels: int) -> Image:
     return replace(first, data=np.concatenate([part.data for part in parts]), notes=notes)
 
 
-def states(case: Case) -> tuple[tuple[int, int], ...] | None:
+def file_states(case: Case) -> tuple[tuple[int, int], ...] | None:
     """Size in bytes and time of the last change in ns of each of the case's files; None where one cannot be looked at.
 
     Renaming counts as a change: two files that change names may have one size, and one mtime from their archive.
@@ -101,12 +101,12 @@ def image_hash(case: Case) -> str:
     return _joined(case, [_digest(path, _called(case)) for path in case.images])
 
 
-def asked(case: Case, recipe_hash: str) -> str:
+def request_hash(case: Case, recipe_hash: str) -> str:
     """The recipe's hash, changed where the case is read in another way than usual."""
     return store.digest(recipe_hash, "gaps filled") if case.allow_gap else recipe_hash
 
 
-def make(job: Job) -> Done | Rejected:
+def prepare_case(job: CaseJob) -> PreparedCase | Rejected:
     """Prepare a case and write it, unless what lies in the store was made from the same contents.
 
     Raises:
@@ -115,36 +115,36 @@ def make(job: Job) -> Done | Rejected:
     try:
         return _make(job)
     except MemoryError:
-        return rejected(job.case, "needs more memory than there is; use fewer --workers")
+        return make_rejected(job.case, "needs more memory than there is; use fewer --workers")
     except SelfvoxError as error:
         if not isinstance(error, DataError):
             raise
-        return rejected(job.case, str(error))
+        return make_rejected(job.case, str(error))
     except (
         Exception
     ) as error:  # a reader's surprise at one file must not end the work on the others
-        return rejected(job.case, f"cannot be prepared ({type(error).__name__}: {error})")
+        return make_rejected(job.case, f"cannot be prepared ({type(error).__name__}: {error})")
 
 
-def absolute(case: Case) -> Case:
+def with_absolute_paths(case: Case) -> Case:
     """The same case, found from any folder: workers on a cluster have their own."""
     label = None if case.label is None else case.label.absolute()
     return replace(case, images=tuple(path.absolute() for path in case.images), label=label)
 
 
-def file_of(case: Case) -> str:
+def main_file(case: Case) -> str:
     """What a table calls the case's file; of DICOM slices the id, since their names may be a patient's."""
-    return case.id if case.stacked else shown(case.images[0].name)
+    return case.id if case.stacked else printable(case.images[0].name)
 
 
-def rejected(case: Case, reason: str) -> Rejected:
+def make_rejected(case: Case, reason: str) -> Rejected:
     """A rejection that names the file and stays one line."""
-    name = file_of(case)
+    name = main_file(case)
     return Rejected(case.id, name, " ".join(reason.removeprefix(f"{name}: ").split()))
 
 
-def _make(job: Job) -> Done | Rejected:
-    case, before = job.case, states(job.case)
+def _make(job: CaseJob) -> PreparedCase | Rejected:
+    case, before = job.case, file_states(job.case)
     digests = [_digest(path, _called(case)) for path in _files(case)]
     source_hash = store.digest(job.recipe_hash, *digests)
     known = store.read_case(job.store, case.id)
@@ -156,24 +156,24 @@ def _make(job: Job) -> Done | Rejected:
     ):
         known = replace(known, subject=case.subject, grade=case.grade, sources=before)
         store.write_entry(job.store, known)
-        return Done(known, made=False)
+        return PreparedCase(known, made=False)
 
-    image = read(case, len(job.recipe.channel_names))
+    image = read_case(case, len(job.recipe.channel_names))
     prepared = job.recipe.apply(image)
     label: np.ndarray | None = None
     values: tuple[int, ...] = ()
     notes = image.notes
     if case.label is not None:
         original = images.read_label(case.label, image, job.classes)
-        label = job.recipe.apply_label(original, prepared.trail)
+        label = job.recipe.apply_label(original, prepared.geometry)
         values = tuple(int(value) for value in np.unique(original))
-        cut = np.count_nonzero(original) - np.count_nonzero(inside_box(original, prepared.trail))
+        cut = np.count_nonzero(original) - np.count_nonzero(inside_box(original, prepared.geometry))
         if cut:
             notes = (
                 *notes,
                 f"{cut} labelled voxels lie in the background, outside the box around the foreground",
             )
-    if before is None or states(case) != before:
+    if before is None or file_states(case) != before:
         raise DataError(f"{image.name}: changed while it was read; run the same command again")
     stored = StoredCase(
         id=case.id,
@@ -182,7 +182,7 @@ def _make(job: Job) -> Done | Rejected:
         shape=prepared.data.shape[1:],
         spacing_mm=prepared.spacing_mm,
         affine=tuple(tuple(float(value) for value in row) for row in prepared.affine),
-        trail=prepared.trail,
+        geometry=prepared.geometry,
         has_label=label is not None,
         label_values=values,
         recipe_hash=job.recipe_hash,
@@ -192,7 +192,7 @@ def _make(job: Job) -> Done | Rejected:
         sha256={},
         notes=notes,
     )
-    return Done(store.write_case(job.store, stored, prepared, label), made=True)
+    return PreparedCase(store.write_case(job.store, stored, prepared, label), made=True)
 
 
 def _files(case: Case) -> tuple[Path, ...]:

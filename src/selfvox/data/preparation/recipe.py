@@ -44,7 +44,7 @@ class Intensity:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Trail:
+class Geometry:
     """The way one scan took, in voxels: all that `undo` needs."""
 
     shape: tuple[int, ...]  # of the scan
@@ -61,7 +61,7 @@ class Trail:
         return dataclasses.asdict(self)
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Trail:
+    def from_dict(cls, values: Mapping[str, Any]) -> Geometry:
         """The inverse of `to_dict`, lists as JSON gives them."""
         orientation = tuple((int(axis), int(sign)) for axis, sign in values["orientation"])
         ints = {
@@ -72,13 +72,13 @@ class Trail:
 
 
 @dataclass(frozen=True)
-class Prepared:
+class PreparedScan:
     """A scan as networks see it."""
 
     data: np.ndarray  # float32 (channel, *space)
     spacing_mm: tuple[float, ...]
     affine: np.ndarray  # (4, 4): prepared voxel -> mm in RAS+ world
-    trail: Trail
+    geometry: Geometry
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,7 +119,7 @@ class Recipe:
         """Whether both do the same; channels may be called differently."""
         return dataclasses.replace(self, channel_names=other.channel_names) == other
 
-    def apply(self, image: Image) -> Prepared:
+    def apply(self, image: Image) -> PreparedScan:
         """Prepare one scan.
 
         Raises:
@@ -140,7 +140,7 @@ class Recipe:
         box = tuple(slice(a, b) for a, b in zip(start, stop, strict=True))
         spacing = tuple(image.spacing_mm[orientation.index(each)] for each in sorted(orientation))
         step, shape = self._grid(np.subtract(stop, start).tolist(), spacing)
-        trail = Trail(
+        geometry = Geometry(
             shape=image.shape,
             orientation=orientation,
             start=start,
@@ -156,45 +156,45 @@ class Recipe:
                 raise DataError(
                     f"{image.name}: holds values too large to be normalised; repair the scan"
                 )
-            channels.append(_shrink_or_grow(normalised, trail))
-        affine = image.affine @ _to_canonical(trail) @ _to_scan_voxels(trail)
-        return Prepared(
+            channels.append(_shrink_or_grow(normalised, geometry))
+        affine = image.affine @ _to_canonical(geometry) @ _to_scan_voxels(geometry)
+        return PreparedScan(
             np.stack(channels),
             tuple(float(s * t) for s, t in zip(spacing, step, strict=True)),
             affine,
-            trail,
+            geometry,
         )
 
-    def apply_label(self, label: np.ndarray, trail: Trail) -> np.ndarray:
+    def apply_label(self, label: np.ndarray, geometry: Geometry) -> np.ndarray:
         """A label of the scan (*space) on the prepared grid, dtype kept.
 
         Resampled by linear weights of each class and the largest of them, so no new value can appear.
         """
-        return _resample_label(inside_box(label, trail), trail, back=False)
+        return _resample_label(inside_box(label, geometry), geometry, back=False)
 
-    def undo(self, label: np.ndarray, trail: Trail) -> np.ndarray:
+    def undo(self, label: np.ndarray, geometry: Geometry) -> np.ndarray:
         """A prediction (*space) on the scan's own grid, dtype kept; 0 outside the foreground box."""
-        box = tuple(slice(a, b) for a, b in zip(trail.start, trail.stop, strict=True))
-        canonical = np.zeros(_canonical_shape(trail), dtype=label.dtype)
-        canonical[box] = _resample_label(label, trail, back=True)
-        back: np.ndarray = _orient_back(canonical[None], trail.orientation)[0]
+        box = tuple(slice(a, b) for a, b in zip(geometry.start, geometry.stop, strict=True))
+        canonical = np.zeros(_canonical_shape(geometry), dtype=label.dtype)
+        canonical[box] = _resample_label(label, geometry, back=True)
+        back: np.ndarray = _orient_back(canonical[None], geometry.orientation)[0]
         return back
 
     def undo_probabilities(
-        self, probabilities: np.ndarray, trail: Trail, background: bool = True
+        self, probabilities: np.ndarray, geometry: Geometry, background: bool = True
     ) -> np.ndarray:
         """Probabilities (class, *space) on the scan's own grid, float32, linear.
 
         Outside the box the background, class 0, is sure; without a background, nothing is there.
         """
-        box = tuple(slice(a, b) for a, b in zip(trail.start, trail.stop, strict=True))
-        canonical = np.zeros((len(probabilities), *_canonical_shape(trail)), dtype=np.float32)
+        box = tuple(slice(a, b) for a, b in zip(geometry.start, geometry.stop, strict=True))
+        canonical = np.zeros((len(probabilities), *_canonical_shape(geometry)), dtype=np.float32)
         canonical[0] = float(background)
         for target, values in zip(canonical, probabilities, strict=True):
             target[box] = _resample(
-                np.asarray(values, dtype=np.float32), trail, sitk.sitkLinear, back=True
+                np.asarray(values, dtype=np.float32), geometry, sitk.sitkLinear, back=True
             )
-        return _orient_back(canonical, trail.orientation)
+        return _orient_back(canonical, geometry.orientation)
 
     def _check(self, image: Image) -> None:
         if image.spatial_dims != self.spatial_dims:
@@ -276,10 +276,10 @@ def canonical_orientation(image: Image) -> tuple[tuple[int, int], ...]:
     )
 
 
-def inside_box(label: np.ndarray, trail: Trail) -> np.ndarray:
+def inside_box(label: np.ndarray, geometry: Geometry) -> np.ndarray:
     """The part of a label of the scan (*space) that is kept: canonical axes, the box around the foreground."""
-    box = tuple(slice(a, b) for a, b in zip(trail.start, trail.stop, strict=True))
-    kept: np.ndarray = _orient(label[None], trail.orientation)[0][box]
+    box = tuple(slice(a, b) for a, b in zip(geometry.start, geometry.stop, strict=True))
+    kept: np.ndarray = _orient(label[None], geometry.orientation)[0][box]
     return kept
 
 
@@ -294,9 +294,9 @@ def _orient_back(data: np.ndarray, orientation: Sequence[tuple[int, int]]) -> np
     return _orient(data, [(int(axis), int(sign)) for axis, sign in inverse])
 
 
-def _canonical_shape(trail: Trail) -> tuple[int, ...]:
-    shape = [0] * len(trail.shape)
-    for extent, (axis, _) in zip(trail.shape, trail.orientation, strict=True):
+def _canonical_shape(geometry: Geometry) -> tuple[int, ...]:
+    shape = [0] * len(geometry.shape)
+    for extent, (axis, _) in zip(geometry.shape, geometry.orientation, strict=True):
         shape[axis] = extent
     return tuple(shape)
 
@@ -327,71 +327,73 @@ def _widened(
     return tuple(first), tuple(last)
 
 
-def _offset(trail: Trail) -> list[float]:
+def _offset(geometry: Geometry) -> list[float]:
     """Where the first prepared voxel lies, in voxels of the box: both grids share their centre."""
     return [
         (stop - start - 1) / 2 - step * (count - 1) / 2
         for start, stop, step, count in zip(
-            trail.start, trail.stop, trail.step, trail.prepared, strict=True
+            geometry.start, geometry.stop, geometry.step, geometry.prepared, strict=True
         )
     ]
 
 
-def _to_canonical(trail: Trail) -> np.ndarray:
+def _to_canonical(geometry: Geometry) -> np.ndarray:
     """(4, 4): canonical voxel -> voxel of the scan."""
     matrix = np.eye(4)
-    spatial = len(trail.shape)
+    spatial = len(geometry.shape)
     matrix[:spatial, :spatial] = 0
-    for index, (axis, sign) in enumerate(trail.orientation):
+    for index, (axis, sign) in enumerate(geometry.orientation):
         matrix[index, axis] = sign
-        matrix[index, 3] = 0 if sign == 1 else trail.shape[index] - 1
+        matrix[index, 3] = 0 if sign == 1 else geometry.shape[index] - 1
     return matrix
 
 
-def _to_scan_voxels(trail: Trail) -> np.ndarray:
+def _to_scan_voxels(geometry: Geometry) -> np.ndarray:
     """(4, 4): prepared voxel -> canonical voxel."""
     matrix = np.eye(4)
     for axis, (start, step, offset) in enumerate(
-        zip(trail.start, trail.step, _offset(trail), strict=True)
+        zip(geometry.start, geometry.step, _offset(geometry), strict=True)
     ):
         matrix[axis, axis] = step
         matrix[axis, 3] = start + offset
     return matrix
 
 
-def _is_same_grid(trail: Trail) -> bool:
-    box = tuple(b - a for a, b in zip(trail.start, trail.stop, strict=True))
-    return box == trail.prepared and all(step == 1 for step in trail.step)
+def _is_same_grid(geometry: Geometry) -> bool:
+    box = tuple(b - a for a, b in zip(geometry.start, geometry.stop, strict=True))
+    return box == geometry.prepared and all(step == 1 for step in geometry.step)
 
 
-def _shrink_or_grow(values: np.ndarray, trail: Trail) -> np.ndarray:
+def _shrink_or_grow(values: np.ndarray, geometry: Geometry) -> np.ndarray:
     """An image by cubic B-spline, kept within its own range, since a cubic overshoots at edges.
 
     Axes that shrink are smoothed first, else fine detail would come back as noise; sigma as in Cardoso et al. 2015.
     """
-    if _is_same_grid(trail):
+    if _is_same_grid(geometry):
         return values
     low, high = values.min(), values.max()
-    sigma = [0.4247 * np.sqrt(max(step**2 - 1, 0)) for step in trail.step]
+    sigma = [0.4247 * np.sqrt(max(step**2 - 1, 0)) for step in geometry.step]
     smooth = gaussian_filter(values, sigma, mode="nearest")
     # a cubic needs four samples along every axis
     interpolator = sitk.sitkBSpline if min(values.shape) >= 4 else sitk.sitkLinear
-    return np.asarray(np.clip(_resample(smooth, trail, interpolator, back=False), low, high))
+    return np.asarray(np.clip(_resample(smooth, geometry, interpolator, back=False), low, high))
 
 
-def _resample(values: np.ndarray, trail: Trail, interpolator: int, *, back: bool) -> np.ndarray:
+def _resample(
+    values: np.ndarray, geometry: Geometry, interpolator: int, *, back: bool
+) -> np.ndarray:
     """From the box to the prepared grid, or back; beyond the outermost voxels their value holds."""
-    if _is_same_grid(trail):
+    if _is_same_grid(geometry):
         return values
-    box = [b - a for a, b in zip(trail.start, trail.stop, strict=True)]
+    box = [b - a for a, b in zip(geometry.start, geometry.stop, strict=True)]
     # SimpleITK counts axes the other way round
-    step, offset = list(trail.step)[::-1], _offset(trail)[::-1]
+    step, offset = list(geometry.step)[::-1], _offset(geometry)[::-1]
     unit, zero = [1.0] * len(step), [0.0] * len(step)
     image = sitk.GetImageFromArray(np.ascontiguousarray(values))
     image.SetSpacing(step if back else unit)
     image.SetOrigin(offset if back else zero)
     target = sitk.ResampleImageFilter()
-    target.SetSize((box if back else list(trail.prepared))[::-1])
+    target.SetSize((box if back else list(geometry.prepared))[::-1])
     target.SetOutputSpacing(unit if back else step)
     target.SetOutputOrigin(zero if back else offset)
     target.SetInterpolator(interpolator)
@@ -400,12 +402,14 @@ def _resample(values: np.ndarray, trail: Trail, interpolator: int, *, back: bool
     return result
 
 
-def _resample_label(label: np.ndarray, trail: Trail, *, back: bool) -> np.ndarray:
-    if _is_same_grid(trail):
+def _resample_label(label: np.ndarray, geometry: Geometry, *, back: bool) -> np.ndarray:
+    if _is_same_grid(geometry):
         return label
     best: np.ndarray | None = None
     for value in np.unique(label):
-        weight = _resample((label == value).astype(np.float32), trail, sitk.sitkLinear, back=back)
+        weight = _resample(
+            (label == value).astype(np.float32), geometry, sitk.sitkLinear, back=back
+        )
         if best is None:
             best, result = weight, np.full(weight.shape, value, dtype=label.dtype)
         else:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from selfvox.data.formats import strict_json
-from selfvox.data.naming import natural, shown
+from selfvox.data.naming import natural_key, printable
 from selfvox.errors import DataError, UsageError
 from selfvox.runs import atomic_files
 
@@ -46,12 +46,12 @@ class Split:
                         else f"in {home[subject]} and in {part}"
                     )
                     raise DataError(
-                        f"subject {shown(subject)} is {both}; a subject has one use only"
+                        f"subject {printable(subject)} is {both}; a subject has one use only"
                     )
                 home[subject] = part
 
 
-def make(
+def make_split(
     subjects: Iterable[str],
     test: int,
     validation: int,
@@ -83,7 +83,7 @@ def make(
     )
 
 
-def folds(classes: Mapping[str, int], count: int, seed: int) -> list[tuple[str, ...]]:
+def make_folds(classes: Mapping[str, int], count: int, seed: int) -> list[tuple[str, ...]]:
     """Deal subjects out to `count` folds, as equal in number, in all and of each class, as can be.
 
     Args:
@@ -102,7 +102,7 @@ def folds(classes: Mapping[str, int], count: int, seed: int) -> list[tuple[str, 
     return [_sorted(by_class[first::count]) for first in range(count)]
 
 
-def subset(
+def choose_subset(
     split: Split,
     seed: int,
     count: int | None = None,
@@ -135,7 +135,7 @@ def subset(
     return _sorted(_shuffled(split.train, f"subset {seed}", classes)[:count])
 
 
-def renamed(split: Split, names: Iterable[tuple[str, str]]) -> Split:
+def rename_subjects(split: Split, names: Iterable[tuple[str, str]]) -> Split:
     """The split where scans have changed hands: who has them now has the part of who had them.
 
     Args:
@@ -154,7 +154,7 @@ def renamed(split: Split, names: Iterable[tuple[str, str]]) -> Split:
         if len(several) > 1:
             both = " and ".join(part for part in _PARTS if part in several)
             raise DataError(
-                f"subject {shown(subject)} now has scans that the split puts in {both}; "
+                f"subject {printable(subject)} now has scans that the split puts in {both}; "
                 "make a new split (another --out)"
             )
     kept = home.keys() - ({old for old, _ in names} - parts.keys())
@@ -165,47 +165,47 @@ def renamed(split: Split, names: Iterable[tuple[str, str]]) -> Split:
     return Split(**found, seed=split.seed)
 
 
-def write(split: Split, path: Path) -> None:
+def write_split(split: Split, path: Path) -> None:
     """Save as JSON, with a checksum that tells an accidental change."""
     content = dataclasses.asdict(split)
     atomic_files.write_json(path, {**content, "sha256": _checksum(split)})
 
 
-def read(path: Path) -> Split:
+def read_split(path: Path) -> Split:
     """Read what `write` saved; a split written by hand leaves `sha256` out.
 
     Raises:
         DataError: not a split, changed since it was saved, or a subject has two uses; in one line.
     """
-    content = strict_json.read(path)
+    content = strict_json.read_json(path)
     fields = {*_PARTS, "seed"}
     if not isinstance(content, dict) or not fields <= set(content) <= fields | {"sha256"}:
         raise DataError(
-            f"{shown(path)}: not a split; that is an object of train, validation, test, seed and sha256"
+            f"{printable(path)}: not a split; that is an object of train, validation, test, seed and sha256"
         )
     for part in _PARTS:
         if not isinstance(content[part], list) or not all(
             isinstance(subject, str) for subject in content[part]
         ):
             raise DataError(
-                f"{shown(path)}: '{part}' is not a list of subjects; write [\"subject\", ...]"
+                f"{printable(path)}: '{part}' is not a list of subjects; write [\"subject\", ...]"
             )
     if type(content["seed"]) is not int:
-        raise DataError(f"{shown(path)}: 'seed' is not a whole number; write one")
+        raise DataError(f"{printable(path)}: 'seed' is not a whole number; write one")
     try:
         split = Split(**{part: tuple(content[part]) for part in _PARTS}, seed=content["seed"])
     except DataError as error:
-        raise DataError(f"{shown(path)}: {error}") from None
+        raise DataError(f"{printable(path)}: {error}") from None
     if "sha256" in content and content["sha256"] != _checksum(split):
         raise DataError(
-            f"{shown(path)}: changed since it was saved; restore it, or remove 'sha256' to keep the change"
+            f"{printable(path)}: changed since it was saved; restore it, or remove 'sha256' to keep the change"
         )
     return split
 
 
-def read_if_there(path: Path) -> Split | None:
+def read_split_if_present(path: Path) -> Split | None:
     """The split that lies at `path`; None where there is none."""
-    return read(path) if path.exists() else None
+    return read_split(path) if path.exists() else None
 
 
 def _shuffled(
@@ -229,7 +229,7 @@ def _shuffled(
 
 
 def _sorted(subjects: Iterable[str]) -> tuple[str, ...]:
-    return tuple(sorted(subjects, key=natural))
+    return tuple(sorted(subjects, key=natural_key))
 
 
 def _checksum(split: Split) -> str:

@@ -29,7 +29,7 @@ import numpy as np
 from selfvox.data import naming
 from selfvox.data.formats import strict_json
 from selfvox.data.preparation import split
-from selfvox.data.preparation.recipe import Prepared, Recipe, Trail
+from selfvox.data.preparation.recipe import Geometry, PreparedScan, Recipe
 from selfvox.data.preparation.split import Split
 from selfvox.errors import DataError
 from selfvox.ops import regions
@@ -59,7 +59,7 @@ class StoredCase:
     shape: tuple[int, ...]  # of the prepared array, without its channels
     spacing_mm: tuple[float, ...]
     affine: tuple[tuple[float, ...], ...]  # (4, 4): prepared voxel -> mm in RAS+ world
-    trail: Trail
+    geometry: Geometry
     has_label: bool
     label_values: tuple[int, ...]  # that occur in the scan's own label
     grade: int | None
@@ -78,8 +78,9 @@ class StoredCase:
         return self.has_label or self.grade is not None
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        return dataclasses.asdict(self)
+        """Plain values for JSON; the file calls the geometry `trail`."""
+        values = dataclasses.asdict(self)
+        return {"trail" if name == "geometry" else name: value for name, value in values.items()}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> StoredCase:
@@ -89,13 +90,13 @@ class StoredCase:
             DataError: an id that is not safe as a file name.
         """
         values = dict(values)
-        if naming.safe(str(values["id"])) != values["id"]:
+        if naming.safe_name(str(values["id"])) != values["id"]:
             raise DataError(f"case id {values['id']!r} is no file name; prepare the scans again")
         for name in ("shape", "spacing_mm", "label_values", "notes"):
             values[name] = tuple(values[name])
         for name in ("affine", "sources"):
             values[name] = tuple(tuple(each) for each in values[name])
-        values["trail"] = Trail.from_dict(values["trail"])
+        values["geometry"] = Geometry.from_dict(values.pop("trail"))
         return cls(**values)
 
 
@@ -135,11 +136,11 @@ class Store:
 
     def split(self) -> Split | None:
         """Who trains, validates and tests, if that was decided when the store was made."""
-        return split.read_if_there(self.path / "split.json")
+        return split.read_split_if_present(self.path / "split.json")
 
     def record(self, cases: Iterable[StoredCase]) -> dict[str, Any]:
         """What a run notes of its data: how many cases, and one hash over their ids and contents."""
-        lines = [f"{case.id} {case.source_hash}" for case in in_order(cases)]
+        lines = [f"{case.id} {case.source_hash}" for case in sort_cases(cases)]
         return {"cases": len(lines), "sha256": digest(*lines)}
 
     def _array(self, case: StoredCase, kind: str) -> np.ndarray:
@@ -179,7 +180,7 @@ def open_store(path: Path) -> Store:
             recipe=Recipe.from_dict(manifest["recipe"]),
             classes=classes_from_json(manifest["classes"]),
             cases=tuple(StoredCase.from_dict(each) for each in manifest["cases"]),
-            regions=regions.from_json(manifest.get("regions")),
+            regions=regions.regions_from_json(manifest.get("regions")),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(
@@ -195,7 +196,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
     """
     if not is_store(path):
         raise DataError(f"{path}: not a store; make one with `selfvox prepare SCANS --out {path}`")
-    manifest = strict_json.read(path / "manifest.json", _LARGEST_MANIFEST_BYTES)
+    manifest = strict_json.read_json(path / "manifest.json", _LARGEST_MANIFEST_BYTES)
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise DataError(
             f"{path / 'manifest.json'}: not the manifest of a store; prepare the scans into another folder"
@@ -229,21 +230,21 @@ def write_manifest(
         "classes": None
         if classes is None
         else {str(number): name for number, name in classes.items()},
-        "regions": regions.to_json(parts),
+        "regions": regions.regions_to_json(parts),
         "cases": None,
     }
     lines = [
         f" {json.dumps(name)}: {json.dumps(each, allow_nan=False)}" for name, each in value.items()
     ]
     if cases is not None:
-        entries = [json.dumps(case.to_dict(), allow_nan=False) for case in in_order(cases)]
+        entries = [json.dumps(case.to_dict(), allow_nan=False) for case in sort_cases(cases)]
         lines[-1] = ' "cases": [\n  ' + ",\n  ".join(entries) + "\n ]"
     atomic_files.write_text(path / "manifest.json", "{\n" + ",\n".join(lines) + "\n}\n")
 
 
-def in_order(cases: Iterable[StoredCase]) -> list[StoredCase]:
+def sort_cases(cases: Iterable[StoredCase]) -> list[StoredCase]:
     """Cases in the natural order of their ids: `scan_2` before `scan_10`."""
-    return sorted(cases, key=lambda case: naming.natural(case.id))
+    return sorted(cases, key=lambda case: naming.natural_key(case.id))
 
 
 def grades(cases: Iterable[StoredCase]) -> dict[str, int]:
@@ -256,7 +257,7 @@ def grades(cases: Iterable[StoredCase]) -> dict[str, int]:
 
 
 def write_case(
-    path: Path, case: StoredCase, prepared: Prepared, label: np.ndarray | None
+    path: Path, case: StoredCase, prepared: PreparedScan, label: np.ndarray | None
 ) -> StoredCase:
     """Write a case's arrays, then its JSON; returns it with the arrays' SHA-256."""
     largest = np.finfo(np.float16).max
@@ -268,7 +269,7 @@ def write_case(
     for kind, array in arrays.items():
         target = path / kind / f"{case.id}.npy"
         target.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_files.whole(target) as temporary:
+        with atomic_files.atomic_write(target) as temporary:
             np.save(temporary, array, allow_pickle=False)
             digests[kind] = atomic_files.sha256(temporary)
     case = dataclasses.replace(case, sha256=digests)
@@ -289,7 +290,7 @@ def read_case(path: Path, case_id: str) -> StoredCase | None:
     if not entry.exists():
         return None
     try:
-        case = StoredCase.from_dict(strict_json.read(entry))
+        case = StoredCase.from_dict(strict_json.read_json(entry))
     except (DataError, KeyError, TypeError, ValueError):
         return None
     return case if case.id == case_id else None

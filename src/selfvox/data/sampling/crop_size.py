@@ -18,7 +18,7 @@ SLICE_AXES = {
 }  # x, y, z of a prepared volume: the one that slices lie along
 
 
-def axis_of_slices(slices: str | None, cases: Sequence[StoredCase]) -> int | None:
+def slice_axis(slices: str | None, cases: Sequence[StoredCase]) -> int | None:
     """The axis of the prepared volumes that slices of this name lie along; None: no slices, the volumes themselves.
 
     Raises:
@@ -36,7 +36,7 @@ def volume_edges(size: Sequence[int], axis: int | None) -> tuple[int, ...]:
     return tuple(size) if axis is None else (*size[:axis], 1, *size[axis:])
 
 
-def in_plane(cases: Sequence[StoredCase], axis: int | None) -> list[StoredCase]:
+def in_plane_cases(cases: Sequence[StoredCase], axis: int | None) -> list[StoredCase]:
     """Cases with the shape, spacing and step of their slices, to plan by; as they are without an axis."""
     if axis is None:
         return list(cases)
@@ -45,15 +45,15 @@ def in_plane(cases: Sequence[StoredCase], axis: int | None) -> list[StoredCase]:
             case,
             shape=(*case.shape[:axis], *case.shape[axis + 1 :]),
             spacing_mm=(*case.spacing_mm[:axis], *case.spacing_mm[axis + 1 :]),
-            trail=dataclasses.replace(
-                case.trail, step=(*case.trail.step[:axis], *case.trail.step[axis + 1 :])
+            geometry=dataclasses.replace(
+                case.geometry, step=(*case.geometry.step[:axis], *case.geometry.step[axis + 1 :])
             ),
         )
         for case in cases
     ]
 
 
-def crop_for(
+def choose_crop(
     asked: Sequence[int] | None,
     cases: Sequence[StoredCase],
     divisor: Sequence[int] | None = None,
@@ -81,7 +81,7 @@ def crop_for(
         fitting = np.clip(multiples * divisor, divisor, [longest // by * by for by in divisor])
         found = [int(edge) for edge in fitting]
         # nine of ten along each axis may be fewer along all; shorten that which takes most scans in, at once or in time
-        while inside and not is_inside(found, cases) and is_inside(divisor, cases):
+        while inside and not fits_most_scans(found, cases) and fits_most_scans(divisor, cases):
             far = {
                 axis: [by if n == axis else each for n, each in enumerate(found)]
                 for axis, by in enumerate(divisor)
@@ -92,7 +92,13 @@ def crop_for(
                 for axis in far
             }
             found = near[
-                max(far, key=lambda axis: (held(near[axis], cases), held(far[axis], cases)))
+                max(
+                    far,
+                    key=lambda axis: (
+                        count_containing(near[axis], cases),
+                        count_containing(far[axis], cases),
+                    ),
+                )
             ]
         return tuple(found)
     edges = tuple(asked) * d if len(asked) == 1 else tuple(asked)
@@ -113,12 +119,12 @@ def crop_for(
     return edges
 
 
-def is_inside(crop: Sequence[int], cases: Sequence[StoredCase]) -> bool:
+def fits_most_scans(crop: Sequence[int], cases: Sequence[StoredCase]) -> bool:
     """Whether nine scans of ten, at least, hold the crop."""
-    return held(crop, cases) >= 0.9 * len(cases)
+    return count_containing(crop, cases) >= 0.9 * len(cases)
 
 
-def held(crop: Sequence[int], cases: Sequence[StoredCase]) -> int:
+def count_containing(crop: Sequence[int], cases: Sequence[StoredCase]) -> int:
     """How many scans hold the crop."""
     return int((np.array([case.shape for case in cases]) >= crop).all(1).sum())
 
@@ -128,17 +134,17 @@ def median_spacing(cases: Sequence[StoredCase]) -> tuple[float, ...]:
     return tuple(float(each) for each in np.median([case.spacing_mm for case in cases], axis=0))
 
 
-def spacings(cases: Sequence[StoredCase]) -> list[tuple[float, ...]]:
+def distinct_spacings(cases: Sequence[StoredCase]) -> list[tuple[float, ...]]:
     """Every spacing, in mm, that a case has, each once."""
     return list(dict.fromkeys(case.spacing_mm for case in cases))
 
 
-def resolutions(cases: Sequence[StoredCase]) -> list[tuple[float, ...]]:
+def distinct_resolutions(cases: Sequence[StoredCase]) -> list[tuple[float, ...]]:
     """Every distance, in mm, between voxels that tell something new: the spacing, or the scan's own if coarser."""
     found = [
         tuple(
             round(mm / min(1.0, step), 4)
-            for mm, step in zip(case.spacing_mm, case.trail.step, strict=True)
+            for mm, step in zip(case.spacing_mm, case.geometry.step, strict=True)
         )
         for case in cases
     ]

@@ -52,7 +52,7 @@ class Crops(Dataset[dict[str, Tensor]]):
         self.labels, self.foreground, self.axis = labels, foreground, axis
 
     def __getitem__(self, sample: int) -> dict[str, Tensor]:
-        case = self.cases[drawn(self.seed, sample, len(self.cases))]
+        case = self.cases[case_index(self.seed, sample, len(self.cases))]
         start, image = self._cut(case, np.random.default_rng((self.seed, 1, sample)))
         item = {
             "image": torch.from_numpy(image),
@@ -98,7 +98,7 @@ class Crops(Dataset[dict[str, Tensor]]):
         return start
 
 
-def drawn(seed: int, sample: int, count: int) -> int:
+def case_index(seed: int, sample: int, count: int) -> int:
     """Which of so many cases sample `sample` shows: every epoch shows each once, in an order of its own."""
     epoch, position = divmod(sample, count)
     return int(_order(seed, epoch, count)[position])

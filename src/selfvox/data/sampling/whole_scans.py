@@ -10,11 +10,11 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from selfvox.data.preparation.store import Store, StoredCase
-from selfvox.data.sampling.crops import drawn
+from selfvox.data.sampling.crops import case_index
 from selfvox.ops.resize import resize
 
 
-class Wholes(Dataset[dict[str, Tensor]]):
+class WholeScans(Dataset[dict[str, Tensor]]):
     """Stored cases, resized, endless: sample `i` of a run is always the same case.
 
     An item is `image` (channel, *size) float32, `answer` the number of its class, and `spacing` (d,) of the resized
@@ -53,20 +53,20 @@ class Wholes(Dataset[dict[str, Tensor]]):
             for step, have, want in zip(case.spacing_mm, case.shape, self.size, strict=True)
         ]
         return {
-            "image": whole(self.store, case, self.size),
+            "image": resized_scan(self.store, case, self.size),
             "answer": torch.tensor(self.answers[case.id]),
             "spacing": torch.tensor(edges),
         }
 
     def _drawn(self, sample: int) -> StoredCase:
         if not self.balance:
-            return self.cases[drawn(self.seed, sample, len(self.cases))]
+            return self.cases[case_index(self.seed, sample, len(self.cases))]
         rng = np.random.default_rng((self.seed, 1, sample))
         of_class = self.by_class[int(rng.choice(len(self.by_class)))]
         return of_class[int(rng.integers(len(of_class)))]
 
 
-def whole(store: Store, case: StoredCase, size: Sequence[int]) -> Tensor:
+def resized_scan(store: Store, case: StoredCase, size: Sequence[int]) -> Tensor:
     """The case's whole image resized, float32 (channel, *size)."""
     return resize(
         torch.from_numpy(store.crop(case, (0,) * len(case.shape), case.shape))[None], size

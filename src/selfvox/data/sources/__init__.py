@@ -2,7 +2,7 @@
 
 `find` with "auto" asks each module, in alphabetical order and `folder` last, whether a place looks like its layout, and
 reads it with the first that says yes. A module has `looks_like(root) -> bool`, which never raises, and
-`read(root) -> Dataset`; one that takes a choice, as in `bids:T1w`, also `narrowed(dataset, choice) -> Dataset`. A name
+`read_dataset(root) -> Dataset`; one that takes a choice, as in `bids:T1w`, also `choose(dataset, choice) -> Dataset`. A name
 with a leading underscore is not a source.
 """
 
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Protocol, cast
 
 from selfvox.data import naming
-from selfvox.data.naming import shown
+from selfvox.data.naming import printable
 from selfvox.errors import DataError, UsageError, did_you_mean
 
 
@@ -53,24 +53,24 @@ class Dataset:
 class _Source(Protocol):
     def looks_like(self, root: Path) -> bool: ...
 
-    def read(self, root: Path) -> Dataset: ...
+    def read_dataset(self, root: Path) -> Dataset: ...
 
-    def narrowed(self, dataset: Dataset, choice: str) -> Dataset: ...
+    def choose(self, dataset: Dataset, choice: str) -> Dataset: ...
 
 
-def by_id(case: Case) -> naming.Natural:
+def case_key(case: Case) -> naming.NaturalKey:
     """Key that sorts cases by id, `scan_2` before `scan_10`."""
-    return naming.natural(case.id)
+    return naming.natural_key(case.id)
 
 
-def names() -> list[str]:
+def source_names() -> list[str]:
     """The sources there are: the modules of this folder."""
     return sorted(
         module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_")
     )
 
 
-def find(root: Path, source: str = "auto") -> Dataset:
+def find_dataset(root: Path, source: str = "auto") -> Dataset:
     """List the cases under `root`, a folder or a file, as `source` lays them out; `NAME:CHOICE` takes a part of them.
 
     Raises:
@@ -78,9 +78,9 @@ def find(root: Path, source: str = "auto") -> Dataset:
         DataError: nothing is there, or it cannot be read that way; in one line.
     """
     source, colon, choice = source.partition(":")
-    if source != "auto" and source not in names():
+    if source != "auto" and source not in source_names():
         raise UsageError(
-            f"no source is called '{shown(source)}'{did_you_mean(source, ['auto', *names()])}"
+            f"no source is called '{printable(source)}'{did_you_mean(source, ['auto', *source_names()])}"
         )
     root = Path(root)
     try:
@@ -88,21 +88,21 @@ def find(root: Path, source: str = "auto") -> Dataset:
     except (OSError, ValueError):  # a name too long, a NUL in it
         there = False
     if not there:
-        raise DataError(f"{shown(root)[:200]}: no such file or folder; is the path right?")
-    if colon and not hasattr(_open(source) if source in names() else None, "narrowed"):
+        raise DataError(f"{printable(root)[:200]}: no such file or folder; is the path right?")
+    if colon and not hasattr(_open(source) if source in source_names() else None, "choose"):
         raise UsageError(
-            f"source: {shown(source)} takes no choice ':{shown(choice)}'; leave it out"
+            f"source: {printable(source)} takes no choice ':{printable(choice)}'; leave it out"
         )
     if source != "auto":
-        found = _open(source).read(root)
-        return _open(source).narrowed(found, choice) if colon else found
-    in_order = sorted(names(), key=lambda name: (name == "folder", name))
+        found = _open(source).read_dataset(root)
+        return _open(source).choose(found, choice) if colon else found
+    in_order = sorted(source_names(), key=lambda name: (name == "folder", name))
     fitting = [name for name in in_order if _open(name).looks_like(root)]
     if not fitting:
         raise DataError(
-            f"{shown(root)}: not a scan, a list of scans or a folder; known layouts: {', '.join(names())}"
+            f"{printable(root)}: not a scan, a list of scans or a folder; known layouts: {', '.join(source_names())}"
         )
-    dataset = _open(fitting[0]).read(root)
+    dataset = _open(fitting[0]).read_dataset(root)
     others = [name for name in fitting[1:] if name != "folder"]
     note = f"read as {fitting[0]}; it also looks like {' and '.join(others)}: choose with --source"
     return replace(dataset, notes=(*dataset.notes, note)) if others else dataset

@@ -10,7 +10,7 @@ from PIL import Image as Picture
 
 from selfvox.data.formats.image import SUFFIXES_2D, suffix
 from selfvox.data.formats.safe_open import open_regular
-from selfvox.data.naming import shown
+from selfvox.data.naming import printable
 from selfvox.errors import DataError
 
 LARGEST_BYTES = 64 * 2**20
@@ -23,7 +23,7 @@ def contained(folder: Path, text: str, said_by: Path, absolute: bool = False) ->
     Raises:
         DataError: it leads out of the folder or is no path at all.
     """
-    what = f"{shown(said_by)} names '{shown(text[:120])}'"
+    what = f"{printable(said_by)} names '{printable(text[:120])}'"
     text = text.strip()
     if not text or "\0" in text or "\\" in text or not _encodable(text):
         raise DataError(f"{what}, which is not a path; write it with / between folders")
@@ -37,7 +37,7 @@ def contained(folder: Path, text: str, said_by: Path, absolute: bool = False) ->
         return path
     if not resolved.is_relative_to(inside):
         remedy = "write it as an absolute path" if absolute else "move the file inside"
-        raise DataError(f"{what}, which leads out of {shown(folder)}; {remedy}")
+        raise DataError(f"{what}, which leads out of {printable(folder)}; {remedy}")
     return (
         folder / resolved.relative_to(inside)
         if ".." in path.parts or Path(text).is_absolute()
@@ -55,19 +55,19 @@ def lines(path: Path) -> list[str]:
         raw = file.read(LARGEST_BYTES + 1)
     if len(raw) > LARGEST_BYTES:
         raise DataError(
-            f"{shown(path)}: larger than {LARGEST_BYTES >> 20} MiB; a list of scans is smaller than that"
+            f"{printable(path)}: larger than {LARGEST_BYTES >> 20} MiB; a list of scans is smaller than that"
         )
     if raw[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        raise DataError(f"{shown(path)}: written as UTF-16; save it as UTF-8")
+        raise DataError(f"{printable(path)}: written as UTF-16; save it as UTF-8")
     try:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError(
-            f"{shown(path)}: not UTF-8 text at byte {error.start}; save it as UTF-8"
+            f"{printable(path)}: not UTF-8 text at byte {error.start}; save it as UTF-8"
         ) from None
     if "\0" in text:
         raise DataError(
-            f"{shown(path)}: holds NUL bytes, so it is not a text file; save it as UTF-8"
+            f"{printable(path)}: holds NUL bytes, so it is not a text file; save it as UTF-8"
         )
     return text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
 
@@ -75,7 +75,7 @@ def lines(path: Path) -> list[str]:
 def few(paths: Sequence[Path]) -> str:
     """The first three names, and how many more."""
     more = f" and {len(paths) - 3} more" if len(paths) > 3 else ""
-    return ", ".join(shown(path.name) for path in paths[:3]) + more
+    return ", ".join(printable(path.name) for path in paths[:3]) + more
 
 
 def counted(number: int, what: str) -> str:
@@ -90,7 +90,7 @@ def unreadable(error: OSError) -> None:
         DataError: always.
     """
     raise DataError(
-        f"{shown(str(error.filename))}: cannot be listed ({error.strerror}); check its permissions"
+        f"{printable(str(error.filename))}: cannot be listed ({error.strerror}); check its permissions"
     )
 
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from selfvox.data import naming
 from selfvox.data.formats.image import suffix
-from selfvox.data.naming import shown
-from selfvox.data.sources import Case, Dataset, by_id
+from selfvox.data.naming import printable
+from selfvox.data.sources import Case, Dataset, case_key
 from selfvox.data.sources._files import counted, few, lines
 from selfvox.errors import DataError, UsageError, did_you_mean
 
@@ -30,10 +30,10 @@ def looks_like(root: Path) -> bool:
         return False
 
 
-def read(root: Path) -> Dataset:
+def read_dataset(root: Path) -> Dataset:
     """List every anatomical scan; one case each, whatever its suffix."""
     if not root.is_dir():
-        raise DataError(f"{shown(root)}: not a folder; name the one that holds sub-*/")
+        raise DataError(f"{printable(root)}: not a folder; name the one that holds sub-*/")
     found = [
         path for place in _PLACES for path in root.glob(f"{place}/*") if suffix(path) in _ENDINGS
     ]
@@ -44,31 +44,31 @@ def read(root: Path) -> Dataset:
     scans = [path for path in there if path not in set(masks)]
     if not scans:
         raise DataError(
-            f"{shown(root)}: no scan found; looked for sub-*/anat/*.nii.gz and sub-*/ses-*/anat/*.nii.gz"
+            f"{printable(root)}: no scan found; looked for sub-*/anat/*.nii.gz and sub-*/ses-*/anat/*.nii.gz"
         )
     relative, endings = naming.relative(scans, root), [suffix(scan) for scan in scans]
-    ids = naming.ids(relative, endings)
-    subjects = [naming.safe(path.parts[0]) for path in relative]
+    ids = naming.case_ids(relative, endings)
+    subjects = [naming.safe_name(path.parts[0]) for path in relative]
     rows = zip(ids, subjects, scans, strict=True)
-    cases = sorted((Case(id, subject, (scan,)) for id, subject, scan in rows), key=by_id)
+    cases = sorted((Case(id, subject, (scan,)) for id, subject, scan in rows), key=case_key)
     notes = _participants(root, {path.parts[0] for path in relative})
     if masks:
         notes.append(f"{counted(len(masks), 'mask')} left out: {few(masks)}")
     kinds = Counter(map(_kind, scans)).most_common()
     if len(kinds) > 1:
-        listed = ", ".join(f"{count} {shown(kind)}" for kind, count in kinds)
+        listed = ", ".join(f"{count} {printable(kind)}" for kind, count in kinds)
         notes.append(
-            f"scans of several kinds ({listed}); take one kind with --source bids:{shown(kinds[0][0])}"
+            f"scans of several kinds ({listed}); take one kind with --source bids:{printable(kinds[0][0])}"
         )
     return Dataset(root, "bids", tuple(cases), ("image",), None, tuple(notes))
 
 
-def narrowed(dataset: Dataset, kind: str) -> Dataset:
+def choose(dataset: Dataset, kind: str) -> Dataset:
     """Only the scans whose names end in `_kind`."""
     kinds = {_kind(case.images[0]) for case in dataset.cases}
     if kind not in kinds:
         raise UsageError(
-            f"source: {shown(dataset.root)} holds no _{shown(kind)} scans{did_you_mean(kind, kinds)}"
+            f"source: {printable(dataset.root)} holds no _{printable(kind)} scans{did_you_mean(kind, kinds)}"
         )
     left = tuple(case for case in dataset.cases if _kind(case.images[0]) == kind)
     notes = tuple(note for note in dataset.notes if "several kinds" not in note)
@@ -96,7 +96,7 @@ def _participants(root: Path, there: set[str]) -> list[str]:
     listed = {row[0].strip() for row in rows}
     listed = {name if name.startswith("sub-") else f"sub-{name}" for name in listed}
     return [
-        f"{counted(len(names), 'subject')} {what}: {few([Path(name) for name in sorted(names, key=naming.natural)])}"
+        f"{counted(len(names), 'subject')} {what}: {few([Path(name) for name in sorted(names, key=naming.natural_key)])}"
         for what, names in (
             ("of participants.tsv without a scan", listed - there),
             ("with scans and not in participants.tsv", there - listed),

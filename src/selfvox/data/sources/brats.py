@@ -19,8 +19,8 @@ import numpy as np
 from selfvox.data import naming
 from selfvox.data.formats import image as images
 from selfvox.data.formats.image import SUFFIXES_2D, suffix
-from selfvox.data.naming import shown
-from selfvox.data.sources import Case, Dataset, by_id
+from selfvox.data.naming import printable
+from selfvox.data.sources import Case, Dataset, case_key
 from selfvox.data.sources._files import counted, few, unreadable
 from selfvox.errors import DataError
 
@@ -53,10 +53,10 @@ def looks_like(root: Path) -> bool:
     return False
 
 
-def read(root: Path) -> Dataset:
+def read_dataset(root: Path) -> Dataset:
     """List the cases, with their segmentation where there is one."""
     if not root.is_dir():
-        raise DataError(f"{shown(root)}: not a folder; name the one that holds the cases")
+        raise DataError(f"{printable(root)}: not a folder; name the one that holds the cases")
     cases: dict[_Key, _Files] = {}
     others: list[Path] = []
     for here, names in _walk(root, unreadable):
@@ -65,10 +65,10 @@ def read(root: Path) -> Dataset:
         others += foreign
     if not cases:
         raise DataError(
-            f"{shown(root)}: holds no BraTS case; looked for CASE_t1ce.nii.gz or CASE-t1c.nii.gz"
+            f"{printable(root)}: holds no BraTS case; looked for CASE_t1ce.nii.gz or CASE-t1c.nii.gz"
         )
     places = [PurePath(folder.relative_to(root), name) for folder, name, _ in cases]
-    ids = naming.ids(places, [""] * len(places))
+    ids = naming.case_ids(places, [""] * len(places))
     listed, lacking = [], []
     labels: dict[str, list[Path]] = {}
     for id, (key, files) in zip(ids, cases.items(), strict=True):
@@ -94,7 +94,7 @@ def read(root: Path) -> Dataset:
     return Dataset(
         root,
         "brats",
-        tuple(sorted(listed, key=by_id)),
+        tuple(sorted(listed, key=case_key)),
         _CHANNELS,
         classes,
         (*notes, *reason),
@@ -129,7 +129,7 @@ def _sorted(here: Path, names: Sequence[str]) -> tuple[dict[_Key, _Files], list[
         files = cases[here, match[1], sign]
         if modality in files:
             raise DataError(
-                f"{shown(path)} and {shown(files[modality].name)} are one channel of one case; keep one"
+                f"{printable(path)} and {printable(files[modality].name)} are one channel of one case; keep one"
             )
         files[modality] = path
     return dict(cases), others
@@ -146,7 +146,7 @@ def _complete(key: _Key, files: _Files) -> tuple[Path, ...]:
 
 def _subject(name: str) -> str:
     match = _VISIT.fullmatch(name)
-    return naming.safe(match[1] if match else name)
+    return naming.safe_name(match[1] if match else name)
 
 
 def _classes(
@@ -164,7 +164,7 @@ def _classes(
     classes, notes = _since_2023(_values(labels["-"]))
     if "_" in labels and classes != _UNTIL_2020 and 4 in {*classes, *_values(labels["_"])}:
         raise DataError(
-            f"{shown(root)}: holds cases of several years, in whose labels 4 is not the same; "
+            f"{printable(root)}: holds cases of several years, in whose labels 4 is not the same; "
             "put each year in its own folder"
         )
     return classes, notes

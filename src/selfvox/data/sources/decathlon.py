@@ -14,8 +14,8 @@ from typing import Any
 from selfvox.data import naming
 from selfvox.data.formats import strict_json
 from selfvox.data.formats.image import suffix
-from selfvox.data.naming import shown
-from selfvox.data.sources import Case, Dataset, by_id
+from selfvox.data.naming import printable
+from selfvox.data.sources import Case, Dataset, case_key
 from selfvox.data.sources._files import contained, few
 from selfvox.errors import DataError
 
@@ -36,7 +36,7 @@ def looks_like(root: Path) -> bool:
         return False
     numbered = any((table.parent / "imagesTr").glob("*_0000.*"))  # nnU-Net's way of naming channels
     try:
-        content = strict_json.read(table)
+        content = strict_json.read_json(table)
     except DataError:
         return not numbered
     listed = content.get("training") if isinstance(content, dict) else None
@@ -53,26 +53,26 @@ def looks_like(root: Path) -> bool:
         return False
 
 
-def read(root: Path) -> Dataset:
+def read_dataset(root: Path) -> Dataset:
     """List the cases that `dataset.json` names."""
     table = _table(root)
     if not table.exists():
         raise DataError(
-            f"{shown(root)}: no dataset.json there, so it is not a decathlon data set; try --source auto"
+            f"{printable(root)}: no dataset.json there, so it is not a decathlon data set; try --source auto"
         )
-    content = strict_json.read(table)
+    content = strict_json.read_json(table)
     if not isinstance(content, dict):
         raise DataError(
-            f"{shown(table)}: not an object with the list 'training'; is it a decathlon dataset.json?"
+            f"{printable(table)}: not an object with the list 'training'; is it a decathlon dataset.json?"
         )
     entries = [entry for name in _LISTS for entry in _entries(content, name, table)]
     if not entries:
-        raise DataError(f"{shown(table)} lists no case under {', '.join(_LISTS)}; add some")
+        raise DataError(f"{printable(table)} lists no case under {', '.join(_LISTS)}; add some")
     named = [path for image, label in entries for path in (image, label) if path]
     absent = [path for path in named if not path.is_file()]
     if absent:
         raise DataError(
-            f"{shown(table)} lists {few(absent)}, but no such file is there; restore or unlist it"
+            f"{printable(table)} lists {few(absent)}, but no such file is there; restore or unlist it"
         )
     twice = [
         path
@@ -80,17 +80,19 @@ def read(root: Path) -> Dataset:
         if times > 1
     ]
     if twice:
-        raise DataError(f"{shown(table)} lists {few(twice)} more than once; keep one entry each")
+        raise DataError(
+            f"{printable(table)} lists {few(twice)} more than once; keep one entry each"
+        )
     images = {image.resolve() for image, _ in entries}
     both = [label for _, label in entries if label and label.resolve() in images]
     if both:
-        raise DataError(f"{shown(table)} lists {few(both)} as label and as image; correct it")
+        raise DataError(f"{printable(table)} lists {few(both)} as label and as image; correct it")
     relative = [image.relative_to(table.parent) for image, _ in entries]
     endings = [suffix(image) for image, _ in entries]
-    ids, subjects = naming.ids(relative, endings), naming.subjects(relative, endings)
+    ids, subjects = naming.case_ids(relative, endings), naming.subject_names(relative, endings)
     rows = zip(ids, subjects, entries, strict=True)
     cases = sorted(
-        (Case(id, subject, (image,), label) for id, subject, (image, label) in rows), key=by_id
+        (Case(id, subject, (image,), label) for id, subject, (image, label) in rows), key=case_key
     )
     unlabelled = sum(case.label is None for case in cases)
     notes = (f"{unlabelled} of {len(cases)} cases have no label",) if unlabelled else ()
@@ -109,7 +111,7 @@ def _entries(content: dict[str, Any], name: str, table: Path) -> list[tuple[Path
     listed = content.get(name, [])
     if not isinstance(listed, list):
         raise DataError(
-            f'{shown(table)}: \'{name}\' is not a list; write [{{"image": ..., "label": ...}}, ...]'
+            f'{printable(table)}: \'{name}\' is not a list; write [{{"image": ..., "label": ...}}, ...]'
         )
     return [_entry(entry, f"{name}[{place}]", table) for place, entry in enumerate(listed)]
 
@@ -120,11 +122,11 @@ def _entry(entry: Any, place: str, table: Path) -> tuple[Path, Path | None]:
     )
     if not isinstance(image, str) or not (label is None or isinstance(label, str)):
         form = 'a path or {"image": path, "label": path}'
-        raise DataError(f"{shown(table)}: {place} is not {form}; correct it")
+        raise DataError(f"{printable(table)}: {place} is not {form}; correct it")
     found = contained(table.parent, image, table)
     if not suffix(found):
         raise DataError(
-            f"{shown(table)}: {place} names '{shown(image[:120])}', not a scan that can be read"
+            f"{printable(table)}: {place} names '{printable(image[:120])}', not a scan that can be read"
         )
     return found, None if label is None else contained(table.parent, label, table)
 
@@ -136,7 +138,7 @@ def _channels(content: dict[str, Any], table: Path) -> tuple[str, ...]:
     }
     if not numbered or not names or not all(isinstance(name, str) for name in names.values()):
         raise DataError(
-            f'{shown(table)}: \'modality\' must number the channels from 0, as in {{"0": "MRI"}}'
+            f'{printable(table)}: \'modality\' must number the channels from 0, as in {{"0": "MRI"}}'
         )
     return tuple(names[str(number)] for number in range(len(names)))
 
@@ -151,7 +153,7 @@ def _classes(content: dict[str, Any], table: Path) -> dict[int, str] | None:
     if not numbers or not names or not all(isinstance(name, str) for name in names.values()):
         example = '{"0": "background", "1": "tumour"}'
         raise DataError(
-            f"{shown(table)}: 'labels' must give each value in the labels a name, as in {example}"
+            f"{printable(table)}: 'labels' must give each value in the labels a name, as in {example}"
         )
     return {int(key): names[key] for key in sorted(names, key=int)}
 

@@ -18,10 +18,10 @@ from pathlib import Path
 import numpy as np
 from pydicom import uid
 
-from selfvox.data.formats.dicom_file import About, is_dicom, look
+from selfvox.data.formats.dicom_file import DicomHeader, is_dicom, read_header
 from selfvox.data.formats.image import SUFFIXES_3D, suffix
-from selfvox.data.naming import shown
-from selfvox.data.sources import Case, Dataset, by_id
+from selfvox.data.naming import printable
+from selfvox.data.sources import Case, Dataset, case_key
 from selfvox.data.sources._files import counted, unreadable
 from selfvox.errors import DataError, UsageError, did_you_mean
 
@@ -47,7 +47,7 @@ _SCREENSHOTS = uid.SecondaryCaptureImageStorage
 _FEWEST = 3  # slices of a volume
 _SAME_DIRECTION = 1e-3
 
-_Member = tuple[Path, About]
+_Member = tuple[Path, DicomHeader]
 
 
 def looks_like(root: Path) -> bool:
@@ -62,20 +62,20 @@ def looks_like(root: Path) -> bool:
     return found
 
 
-def read(root: Path) -> Dataset:
+def read_dataset(root: Path) -> Dataset:
     """List the series."""
     paths = (
         [root] if root.is_file() else [path for path in _walk(root, strict=True) if _may_be(path)]
     )
     files = [path for path in paths if is_dicom(path)]
     if not files:
-        raise DataError(f"{shown(root)}: holds no DICOM files; looked in all subfolders")
+        raise DataError(f"{printable(root)}: holds no DICOM files; looked in all subfolders")
     members: list[_Member] = []
     # an empty or forbidden slice at an end leaves no gap to be seen
     damaged = sum(path.suffix.lower() in _OWN_ENDINGS for path in set(paths) - set(files))
     left_out = Counter[str]()
     for path in files:
-        about = look(path)
+        about = read_header(path)
         if about is None or not about.series:
             damaged += 1
         elif reason := _useless(about):
@@ -88,14 +88,14 @@ def read(root: Path) -> Dataset:
     notes += [f"left out: {count} {reason}" for reason, count in sorted(left_out.items())]
     if not stacks:
         raise DataError(
-            f"{shown(root)}: holds no series of slices; {'; '.join(notes) or 'only single images'}"
+            f"{printable(root)}: holds no series of slices; {'; '.join(notes) or 'only single images'}"
         )
     subjects = _subjects(stacks)
     cases = [
         Case(id, subject, tuple(path for path, _ in stack), stacked=True)
         for (id, stack), subject in zip(stacks.items(), subjects, strict=True)
     ]
-    cases.sort(key=by_id)
+    cases.sort(key=case_key)
     modalities = {about.modality for stack in stacks.values() for _, about in stack[:1]}
     notes += _remarks(stacks, subjects, modalities)
     name = modalities.pop() if len(modalities) == 1 else ""
@@ -104,11 +104,11 @@ def read(root: Path) -> Dataset:
     )
 
 
-def narrowed(dataset: Dataset, choice: str) -> Dataset:
+def choose(dataset: Dataset, choice: str) -> Dataset:
     """The same series; with the choice `allow-gap`, their missing slices will be interpolated."""
     if choice != "allow-gap":
         raise UsageError(
-            f"source: dicom knows no '{shown(choice)}'{did_you_mean(choice, ['allow-gap'])}"
+            f"source: dicom knows no '{printable(choice)}'{did_you_mean(choice, ['allow-gap'])}"
         )
     return replace(dataset, cases=tuple(replace(case, allow_gap=True) for case in dataset.cases))
 
@@ -127,7 +127,7 @@ def _may_be(path: Path) -> bool:
     return path.name.lower() not in _NOT_DATA and (ending in _ENDINGS or ending[1:].isdecimal())
 
 
-def _useless(about: About) -> str:
+def _useless(about: DicomHeader) -> str:
     """Why a file is no slice of a scan; "" where it may be one."""
     if not about.has_pixels or about.modality in _NO_IMAGES:
         return "without an image of their own (such as SEG, RTSTRUCT, SR)"
@@ -207,7 +207,7 @@ def _remarks(
             f"{parted} cases come from series whose slices have several orientations or patients"
         )
     if len(modalities) > 1:
-        listed = ", ".join(sorted(shown(each[:16]) or "unknown" for each in modalities))
+        listed = ", ".join(sorted(printable(each[:16]) or "unknown" for each in modalities))
         notes.append(
             f"series of several modalities ({listed}) are read together; best keep each in its own folder"
         )

@@ -17,8 +17,8 @@ from pathlib import Path
 
 from selfvox.data import naming
 from selfvox.data.formats.image import SUFFIXES_2D, SUFFIXES_3D, suffix
-from selfvox.data.naming import shown
-from selfvox.data.sources import Case, Dataset, by_id
+from selfvox.data.naming import printable
+from selfvox.data.sources import Case, Dataset, case_key
 from selfvox.data.sources._files import channels_of, contained, counted, few, lines, unreadable
 from selfvox.errors import DataError
 
@@ -36,7 +36,7 @@ def looks_like(root: Path) -> bool:
     return root.is_dir() or suffix(root) != "" or root.suffix.lower() == ".txt"
 
 
-def read(root: Path) -> Dataset:
+def read_dataset(root: Path) -> Dataset:
     """List the scans with what labels lie beside them."""
     if root.is_dir():
         return _crawl(root)
@@ -45,7 +45,7 @@ def read(root: Path) -> Dataset:
     if root.suffix.lower() == ".txt":
         return _listed(root)
     raise DataError(
-        f"{shown(root)}: not a scan; readable are {', '.join(sorted([*SUFFIXES_3D, *SUFFIXES_2D]))}"
+        f"{printable(root)}: not a scan; readable are {', '.join(sorted([*SUFFIXES_3D, *SUFFIXES_2D]))}"
     )
 
 
@@ -56,20 +56,20 @@ def _listed(table: Path) -> Dataset:
     strange = [scan for scan in scans if not suffix(scan)]
     if strange:
         raise DataError(
-            f"{shown(table)} lists {few(strange)}, which is not a scan that can be read; remove it"
+            f"{printable(table)} lists {few(strange)}, which is not a scan that can be read; remove it"
         )
     absent = [scan for scan in scans if not scan.is_file()]
     if absent:
         raise DataError(
-            f"{shown(table)} lists {few(absent)}, but no such file is there; correct the list"
+            f"{printable(table)} lists {few(absent)}, but no such file is there; correct the list"
         )
     twice = [scan for scan, times in Counter(scans).items() if times > 1]
     if twice:
-        raise DataError(f"{shown(table)} lists {few(twice)} more than once; keep one line each")
+        raise DataError(f"{printable(table)} lists {few(twice)} more than once; keep one line each")
     if not scans:
-        raise DataError(f"{shown(table)} lists no scan; write one path per line")
+        raise DataError(f"{printable(table)} lists no scan; write one path per line")
     if len({suffix(scan) in SUFFIXES_2D for scan in scans}) > 1:
-        raise DataError(f"{shown(table)} lists volumes and pictures; make one list of each")
+        raise DataError(f"{printable(table)} lists volumes and pictures; make one list of each")
     return _dataset(table.parent, scans, {}, [])
 
 
@@ -92,7 +92,7 @@ def _crawl(root: Path) -> Dataset:
         notes.append(f"links to folders not followed: {found.links}")
     if found.others:
         kinds = ", ".join(
-            f"{count} {shown(kind) or 'without ending'}"
+            f"{count} {printable(kind) or 'without ending'}"
             for kind, count in found.others.most_common(4)
         )
         notes.append(f"files that are not scans ignored: {found.others.total()} ({kinds})")
@@ -101,7 +101,7 @@ def _crawl(root: Path) -> Dataset:
         looked_for = ", ".join(sorted([*SUFFIXES_3D, *SUFFIXES_2D]))
         seen = "; ".join([*more, *notes]) or "the folder is empty"
         raise DataError(
-            f"{shown(root)}: no scan found; looked for {looked_for} in all subfolders; {seen}"
+            f"{printable(root)}: no scan found; looked for {looked_for} in all subfolders; {seen}"
         )
     return _dataset(root, images, labels, [*notes, *more])
 
@@ -143,7 +143,7 @@ def _one_kind(root: Path, scans: list[Path]) -> tuple[list[Path], list[str]]:
             f"{counted(len(volumes), 'volume')} left out beside {len(pictures)} pictures: {few(volumes)}"
         ]
     message = f"holds {len(volumes)} volumes and {len(pictures)} pictures; put each kind in a folder of its own and name one"
-    raise DataError(f"{shown(root)} {message}")
+    raise DataError(f"{printable(root)} {message}")
 
 
 def _pair(root: Path, scans: Sequence[Path]) -> tuple[list[Path], dict[Path, Path], list[str]]:
@@ -166,8 +166,8 @@ def _pair(root: Path, scans: Sequence[Path]) -> tuple[list[Path], dict[Path, Pat
             alone.append(label)
         for image in partners:
             if image in labels:
-                both = f"{shown(label)} and {shown(labels[image])}"
-                raise DataError(f"{both} are both labels of {shown(image.name)}; keep one")
+                both = f"{printable(label)} and {printable(labels[image])}"
+                raise DataError(f"{both} are both labels of {printable(image.name)}; keep one")
             labels[image] = label
     note = f"named like labels, but no scan of the same name is there, left out: {few(alone)}"
     return images, labels, [note] if alone else []
@@ -196,10 +196,11 @@ def _dataset(
     images = list(images)
     relative = naming.relative(images, root)
     endings = [suffix(image) for image in images]
-    ids, subjects = naming.ids(relative, endings), naming.subjects(relative, endings)
+    ids, subjects = naming.case_ids(relative, endings), naming.subject_names(relative, endings)
     rows = zip(ids, subjects, images, strict=True)
     cases = sorted(
-        (Case(id, subject, (image,), labels.get(image)) for id, subject, image in rows), key=by_id
+        (Case(id, subject, (image,), labels.get(image)) for id, subject, image in rows),
+        key=case_key,
     )
     notes = [f"{len(labels)} of {len(cases)} scans have a label", *notes] if labels else notes
     return Dataset(

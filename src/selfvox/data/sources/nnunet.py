@@ -15,8 +15,8 @@ from typing import Any
 from selfvox.data import naming
 from selfvox.data.formats import strict_json
 from selfvox.data.formats.image import SUFFIXES_2D, suffix
-from selfvox.data.naming import shown
-from selfvox.data.sources import Case, Dataset, by_id
+from selfvox.data.naming import printable
+from selfvox.data.sources import Case, Dataset, case_key
 from selfvox.data.sources._files import channels_of, counted, few
 from selfvox.errors import DataError
 
@@ -38,16 +38,20 @@ def looks_like(root: Path) -> bool:
         return False
 
 
-def read(root: Path) -> Dataset:
+def read_dataset(root: Path) -> Dataset:
     """List the cases of one data set."""
     folders = _folders(root)
     if len(folders) != 1:
-        raise DataError(f"{shown(root)} holds several data sets ({few(folders)}); name one of them")
+        raise DataError(
+            f"{printable(root)} holds several data sets ({few(folders)}); name one of them"
+        )
     root = folders[0]
-    content = strict_json.read(root / "dataset.json") if (root / "dataset.json").exists() else {}
+    content = (
+        strict_json.read_json(root / "dataset.json") if (root / "dataset.json").exists() else {}
+    )
     if not isinstance(content, dict):
         raise DataError(
-            f"{shown(root / 'dataset.json')}: not an object; is it an nnU-Net dataset.json?"
+            f"{printable(root / 'dataset.json')}: not an object; is it an nnU-Net dataset.json?"
         )
     ending = _ending(content, root)
     notes: list[str] = []
@@ -59,7 +63,7 @@ def read(root: Path) -> Dataset:
     for part, found in scans.items():
         labels = _labels(root / _PARTS[part], ending, found, notes)
         relative = [PurePath(part, name) for name in found]
-        subjects = naming.subjects(relative, [""] * len(found))
+        subjects = naming.subject_names(relative, [""] * len(found))
         for (name, channels), subject in zip(found.items(), subjects, strict=True):
             cases.append(
                 Case(
@@ -72,10 +76,12 @@ def read(root: Path) -> Dataset:
     if not cases:
         example = f"imagesTr/CASE_0000{ending or '.nii.gz'}"
         raise DataError(
-            f"{shown(root)}: no case found; looked for files like {example} in imagesTr and imagesTs"
+            f"{printable(root)}: no case found; looked for files like {example} in imagesTr and imagesTs"
         )
-    ids = naming.ids([PurePath(case.id) for case in cases], [""] * len(cases))
-    cases = sorted((replace(case, id=id) for case, id in zip(cases, ids, strict=True)), key=by_id)
+    ids = naming.case_ids([PurePath(case.id) for case in cases], [""] * len(cases))
+    cases = sorted(
+        (replace(case, id=id) for case, id in zip(cases, ids, strict=True)), key=case_key
+    )
     unlabelled = sum(case.label is None for case in cases)
     if unlabelled:
         notes.append(f"{unlabelled} of {len(cases)} cases have no label")
@@ -99,7 +105,7 @@ def _ending(content: dict[str, Any], root: Path) -> str | None:
     if ending is None:
         return None
     if not isinstance(ending, str) or suffix(Path("scan" + ending)) != ending.lower():
-        table, what = shown(root / "dataset.json"), shown(str(ending)[:20])
+        table, what = printable(root / "dataset.json"), printable(str(ending)[:20])
         raise DataError(
             f"{table}: scans with file_ending '{what}' cannot be read; convert them to .nii.gz"
         )
@@ -121,7 +127,7 @@ def _scans(folder: Path, ending: str | None, notes: list[str]) -> dict[str, _Fil
             others.append(path)
         elif twin := scans[match[1]].get(int(match[2])):
             raise DataError(
-                f"{shown(path)} and {shown(twin.name)} are one channel of one case; keep one"
+                f"{printable(path)} and {printable(twin.name)} are one channel of one case; keep one"
             )
         else:
             scans[match[1]][int(match[2])] = path
@@ -151,7 +157,7 @@ def _channels(
     if not numbered or not names or not all(isinstance(name, str) for name in names.values()):
         example = '{"0": "T1", "1": "CT"}'
         raise DataError(
-            f"{shown(root / 'dataset.json')}: 'channel_names' must number them from 0, as in {example}"
+            f"{printable(root / 'dataset.json')}: 'channel_names' must number them from 0, as in {example}"
         )
     in_order = tuple(names[str(number)] for number in range(len(names)))
     colour = (
@@ -165,7 +171,7 @@ def _channels(
 def _complete(found: _Files, count: int, case: str, folder: Path) -> tuple[Path, ...]:
     missing = [f"_{number:04d}" for number in range(count) if number not in found]
     extra = [f"_{number:04d}" for number in found if number >= count]
-    where = f"{shown(folder)}: case {shown(case)}"
+    where = f"{printable(folder)}: case {printable(case)}"
     if missing:
         raise DataError(
             f"{where} has no channel {', '.join(missing[:4])} of {count}; add the file or remove the case"
@@ -193,7 +199,7 @@ def _labels(
             alone.append(path)
         elif name in found:
             raise DataError(
-                f"{shown(path)} and {shown(found[name].name)} are labels of one case; keep one"
+                f"{printable(path)} and {printable(found[name].name)} are labels of one case; keep one"
             )
         else:
             found[name] = path
@@ -220,7 +226,7 @@ def _regions(
         if not values or not all(type(number) is int and 0 <= number < 2**16 for number in values):
             example = '{"background": 0, "whole": [1, 2, 3], "core": [2, 3]}'
             raise DataError(
-                f"{shown(root / 'dataset.json')}: 'labels' must give each region its values, as in {example}"
+                f"{printable(root / 'dataset.json')}: 'labels' must give each region its values, as in {example}"
             )
         if values != [0] and name != "ignore":
             found[name] = tuple(sorted(set(values) - {0}))
@@ -244,7 +250,7 @@ def _classes(content: dict[str, Any], root: Path, notes: list[str]) -> dict[int,
     names = content.get("labels")
     if names is None:
         return None
-    table = shown(root / "dataset.json")
+    table = printable(root / "dataset.json")
     numbers = list(names.values()) if isinstance(names, dict) else []
     if not numbers or not all(type(number) is int and 0 <= number < 2**16 for number in numbers):
         raise DataError(

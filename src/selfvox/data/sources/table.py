@@ -17,8 +17,8 @@ from pathlib import Path
 
 from selfvox.data import naming
 from selfvox.data.formats.image import SUFFIXES_2D, suffix
-from selfvox.data.naming import shown
-from selfvox.data.sources import Case, Dataset, by_id
+from selfvox.data.naming import printable
+from selfvox.data.sources import Case, Dataset, case_key
 from selfvox.data.sources._files import channels_of, contained, counted, few, lines
 from selfvox.errors import DataError, did_you_mean
 
@@ -34,7 +34,7 @@ def looks_like(root: Path) -> bool:
     return root.suffix.lower() in _ENDINGS if root.is_file() else bool(_tables(root))
 
 
-def read(root: Path) -> Dataset:
+def read_dataset(root: Path) -> Dataset:
     """List the rows of the table, or of the one table in the folder."""
     tables = [root] if root.is_file() else _tables(root)
     if len(tables) != 1:
@@ -43,7 +43,7 @@ def read(root: Path) -> Dataset:
             if tables
             else "no CSV or TSV with a column 'image'"
         )
-        raise DataError(f"{shown(root)} holds {what}")
+        raise DataError(f"{printable(root)} holds {what}")
     table = tables[0]
     columns, rows, notes = _content(table)
     channels = {name: match[1] or "image" for name in columns if (match := _IMAGE.fullmatch(name))}
@@ -53,10 +53,14 @@ def read(root: Path) -> Dataset:
     first = [row.images[0] for row in found]
     relative = naming.relative(first, table.parent)
     endings = [suffix(image) for image in first]
-    ids, guessed = naming.ids(relative, endings), naming.subjects(relative, endings)
+    ids, guessed = naming.case_ids(relative, endings), naming.subject_names(relative, endings)
     cases = [
         Case(
-            id, naming.safe(row.subject) if row.subject else guess, row.images, row.label, row.grade
+            id,
+            naming.safe_name(row.subject) if row.subject else guess,
+            row.images,
+            row.label,
+            row.grade,
         )
         for id, guess, row in zip(ids, guessed, found, strict=True)
     ]
@@ -67,7 +71,7 @@ def read(root: Path) -> Dataset:
         else channels_of(first[0])
     )
     return Dataset(
-        table.parent, "table", tuple(sorted(cases, key=by_id)), names, None, tuple(notes)
+        table.parent, "table", tuple(sorted(cases, key=case_key)), names, None, tuple(notes)
     )
 
 
@@ -113,22 +117,22 @@ def _content(table: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]], 
     separator = _separator(text[0])
     columns, where = (
         _names(text[0], separator),
-        f"{shown(table)} (separated by {_SEPARATORS[separator]})",
+        f"{printable(table)} (separated by {_SEPARATORS[separator]})",
     )
     twice = [name for name, times in Counter(columns).items() if times > 1]
     if twice:
-        raise DataError(f"{where} has two columns '{shown(twice[0])}'; rename one")
+        raise DataError(f"{where} has two columns '{printable(twice[0])}'; rename one")
     images = [name for name in columns if _IMAGE.fullmatch(name)]
     if not images:
-        there = ", ".join(shown(name[:30]) for name in columns[:6]) or "none"
+        there = ", ".join(printable(name[:30]) for name in columns[:6]) or "none"
         near = next(
             (name for name in columns if did_you_mean(name, ["image"]).startswith("; did")), None
         )
-        remedy = f"rename '{shown(near)}'" if near else "add it"
+        remedy = f"rename '{printable(near)}'" if near else "add it"
         raise DataError(f"{where} has no column 'image'; {remedy} (its columns: {there})")
     if "image" in images and len(images) > 1:
         raise DataError(
-            f"{where} has 'image' and '{shown(images[-1])}'; name every channel image_NAME, or only one image"
+            f"{where} has 'image' and '{printable(images[-1])}'; name every channel image_NAME, or only one image"
         )
     rows = []
     reader = csv.reader((line + "\n" for line in text[1:]), delimiter=separator, strict=True)
@@ -152,7 +156,7 @@ def _content(table: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]], 
         raise DataError(f"{where} has a header but no rows; add one per case")
     unused = [name for name in columns if name not in (*images, *_OPTIONAL)]
     notes = (
-        [f"columns not used: {', '.join(shown(name[:30]) for name in unused[:10])}"]
+        [f"columns not used: {', '.join(printable(name[:30]) for name in unused[:10])}"]
         if unused
         else []
     )
@@ -164,10 +168,10 @@ def _row(
 ) -> _Row:
     number, cells = numbered
     place = f"line {number}"
-    where = f"{shown(table)} {place}"
+    where = f"{printable(table)} {place}"
     empty = [name for name in channels if not cells[name]]
     if empty:
-        raise DataError(f"{where} has no {shown(empty[0])}; add its path or remove the row")
+        raise DataError(f"{where} has no {printable(empty[0])}; add its path or remove the row")
     images = tuple(contained(table.parent, cells[name], table, absolute) for name in channels)
     strange = [image for image in images if not suffix(image)]
     if strange:
@@ -177,7 +181,7 @@ def _row(
     label, grade = cells.get("label"), cells.get("grade")
     if grade and not _GRADE.fullmatch(grade):
         raise DataError(
-            f"{where} has the grade '{shown(grade[:20])}'; write a whole number from 0 to 999, or nothing"
+            f"{where} has the grade '{printable(grade[:20])}'; write a whole number from 0 to 999, or nothing"
         )
     return _Row(
         place,
@@ -198,25 +202,25 @@ def _check(table: Path, rows: Sequence[_Row]) -> None:
             everywhere = sum(not path.is_file() for other in rows for path in other.images)
             more = f" ({everywhere} scans of the table are absent)" if everywhere > 1 else ""
             raise DataError(
-                f"{shown(table)} {row.place} names {few(absent)}, but no such file is there{more}; correct it"
+                f"{printable(table)} {row.place} names {few(absent)}, but no such file is there{more}; correct it"
             )
         for path in row.images:
             where = home.setdefault(path.resolve(), row.place)
             if where is not row.place:
                 raise DataError(
-                    f"{shown(table)} {where} and {row.place} both name {few([path])}; keep one row each"
+                    f"{printable(table)} {where} and {row.place} both name {few([path])}; keep one row each"
                 )
         if len(set(files)) < len(files):
-            raise DataError(f"{shown(table)} {row.place} names one file twice; correct it")
+            raise DataError(f"{printable(table)} {row.place} names one file twice; correct it")
     both = [row for row in rows if row.label and row.label.resolve() in home]
     if both:
         raise DataError(
-            f"{shown(table)} {both[0].place} has a label that is also an image; correct it"
+            f"{printable(table)} {both[0].place} has a label that is also an image; correct it"
         )
     flat = [all(suffix(image) in SUFFIXES_2D for image in row.images) for row in rows]
     deep = [all(suffix(image) not in SUFFIXES_2D for image in row.images) for row in rows]
     if not all(flat) and not all(deep):
-        raise DataError(f"{shown(table)} names volumes and pictures; make one table of each")
+        raise DataError(f"{printable(table)} names volumes and pictures; make one table of each")
 
 
 def _remarks(table: Path, rows: Sequence[_Row]) -> list[str]:
