@@ -19,7 +19,7 @@ from selfvox.data import phantom
 from selfvox.data.formats import image as images
 from selfvox.data.sources import find_dataset
 from selfvox.errors import Stopped, UsageError
-from selfvox.report.figures import Outlined, draw_curves, draw_outlines
+from selfvox.report.figures import OutlinedScan, draw_curves, draw_outlines
 from selfvox.runs.progress import console, echo
 from selfvox.settings.verbs import Demo, Evaluate, Finetune, Predict, Prepare, Pretrain, Preview
 
@@ -120,7 +120,7 @@ def _draw_predictions(scans: Path, predictions: dict[str, Path], out: Path) -> N
             for name, folder in predictions.items()
         }
         cases.append(
-            Outlined(file.name.removesuffix(".nii.gz"), scan.data[0].astype(np.float32), masks)
+            OutlinedScan(file.name.removesuffix(".nii.gz"), scan.data[0].astype(np.float32), masks)
         )
     draw_outlines(cases, find_dataset(scans).classes or {}, out)
 

@@ -19,7 +19,7 @@ from selfvox.data.preparation import prepare_case as reading
 from selfvox.data.preparation.recipe import foreground
 from selfvox.data.sources import Case, Dataset, find_dataset
 from selfvox.errors import DataError, UsageError
-from selfvox.report.figures import Outlined, draw_outlines
+from selfvox.report.figures import OutlinedScan, draw_outlines
 from selfvox.runs.atomic_files import sha256, write_csv
 from selfvox.runs.progress import echo, progress_bar
 from selfvox.settings.verbs import Tissues
@@ -53,7 +53,7 @@ def tissues(settings: Tissues) -> Path:
     labels = settings.out / "labels"
     labels.mkdir(parents=True, exist_ok=True)
     made_of = _check_same(dataset.cases, settings.out)
-    shown: list[Outlined] = []
+    shown: list[OutlinedScan] = []
     failed: list[str] = []
     with progress_bar("tissues", len(dataset.cases), 0) as bar:
         for case in dataset.cases:
@@ -173,7 +173,9 @@ def _digests(case: Case) -> list[str]:
     return [sha256(path) if path.is_file() else "" for path in case.images]
 
 
-def _label(case: Case, dataset: Dataset, path: Path, known: bool, look: bool) -> Outlined | None:
+def _label(
+    case: Case, dataset: Dataset, path: Path, known: bool, look: bool
+) -> OutlinedScan | None:
     """Write the case's label, unless it is there; what to show of it, if that is asked for.
 
     A label that is not known to be of this scan must lie on its grid.
@@ -189,7 +191,7 @@ def _label(case: Case, dataset: Dataset, path: Path, known: bool, look: bool) ->
     else:
         label = classify(channel, foreground(channel, image.name))
         images.write_label(path, label, image)
-    return Outlined(case.id, channel, {"tissues": label}) if look else None
+    return OutlinedScan(case.id, channel, {"tissues": label}) if look else None
 
 
 def _write_table(dataset: Dataset, cases: Sequence[Case], out: Path) -> None:

@@ -1,4 +1,4 @@
-"""Pictures: previews of a pretext task, learning curves side by side, scans with truth and prediction outlined."""
+"""Pictures of scans and runs: previews of a pretext task, learning curves, outlined masks."""
 
 from __future__ import annotations
 
@@ -8,17 +8,24 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
+from selfvox.plotting import (
+    axial_slice,
+    class_colour,
+    informative_level,
+    outline,
+    save_figure,
+    upright,
+)
 from selfvox.pretext import Panel
-from selfvox.runs.atomic_files import atomic_write
 from selfvox.runs.run_folder import read_metrics
 
-CLASS_COLOURS = ("#ff9f1c", "#2ec4b6", "#e71d36", "#7b2cbf", "#3a86ff")
+DPI = 110
 
 
-class Outlined(NamedTuple):
+class OutlinedScan(NamedTuple):
     """A scan and the masks to outline on it, all on one grid."""
 
     caption: str
@@ -29,11 +36,18 @@ class Outlined(NamedTuple):
 def draw_preview(
     rows: Sequence[Sequence[Panel]], title: str, out: Path, slices: bool = False
 ) -> None:
-    """Draw what a network is asked: one row per scan, each panel under its caption; of `slices`, upright ones."""
+    """Draw the panels of a pretext task: one row per scan, a caption above each panel.
+
+    Args:
+        rows: panels of each scan.
+        title: of the whole picture; wrapped to its width.
+        out: the picture, .png.
+        slices: the 2D panels are slices of volumes, which are turned upright.
+    """
     columns = max(len(row) for row in rows)
-    wide = 3 if rows[0][0].image.ndim == 4 else 1  # a volume shows three slices
+    slices_shown = 3 if rows[0][0].image.ndim == 4 else 1
     figure = Figure(
-        figsize=(1.0 + 1.9 * wide * columns, 0.6 + 2.2 * len(rows)), layout="constrained"
+        figsize=(1.0 + 1.9 * slices_shown * columns, 0.6 + 2.2 * len(rows)), layout="constrained"
     )
     figure.suptitle(textwrap.fill(title, int(12 * figure.get_figwidth())), fontsize=10)
     grid = figure.subplots(len(rows), columns, squeeze=False)
@@ -43,42 +57,53 @@ def draw_preview(
         for axes, panel in zip(axes_row, row, strict=False):
             axes.imshow(montage(panel.image.float().cpu().numpy(), slices), cmap="gray")
             axes.set_title(panel.caption, fontsize=8)
-    _save(figure, out)
+    save_figure(figure, out, DPI)
 
 
 def draw_curves(runs: Mapping[str, Path], metric: str, out: Path) -> None:
-    """Draw one metric of several runs over their steps, such as the validation Dice of two twins."""
+    """Draw one metric of several runs over their steps.
+
+    Args:
+        runs: run folders by the name to show.
+        metric: a key of `metrics.jsonl`, between 0 and 1, such as `dice_mean`.
+        out: the picture, .png.
+    """
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.subplots()
     for name, run in runs.items():
-        points = [(line["step"], line[metric]) for line in read_metrics(run) if metric in line]
-        if points:
-            axes.plot(*zip(*points, strict=True), marker="o", label=name)
+        lines = [line for line in read_metrics(run) if metric in line]
+        if lines:
+            steps = [line["step"] for line in lines]
+            axes.plot(steps, [line[metric] for line in lines], marker="o", label=name)
     axes.set_xlabel("fine-tuning step")
     axes.set_ylabel(metric.replace("_", " "))
     axes.set_ylim(0, 1)
     axes.grid(alpha=0.3)
     axes.legend(loc="best")
-    _save(figure, out)
+    save_figure(figure, out, DPI)
 
 
-def draw_outlines(cases: Sequence[Outlined], classes: Mapping[int, str], out: Path) -> None:
-    """Draw scans with masks outlined, at the slice that tells most: one row per scan, one column per mask."""
+def draw_outlines(cases: Sequence[OutlinedScan], classes: Mapping[int, str], out: Path) -> None:
+    """Draw scans with masks outlined: one row per scan, one column per mask.
+
+    Args:
+        cases: each is shown at the level that is informative for its first mask.
+        classes: names by label value, for the legend.
+        out: the picture, .png.
+    """
     columns = max(len(case.masks) for case in cases)
     figure = Figure(figsize=(0.3 + 3.2 * columns, 0.5 + 3.2 * len(cases)), layout="constrained")
     grid = figure.subplots(len(cases), columns, squeeze=False)
     for axes_row, case in zip(grid, cases, strict=True):
-        level = _telling_level(next(iter(case.masks.values())))
+        level = informative_level(next(iter(case.masks.values())))
         for axes in axes_row:
             axes.set_axis_off()
         for axes, (name, mask) in zip(axes_row, case.masks.items(), strict=False):
-            axes.imshow(_shown_slice(case.image, level), cmap="gray")
-            _outline(axes, _shown_slice(mask, level), classes)
+            axes.imshow(axial_slice(case.image, level), cmap="gray")
+            outline(axes, axial_slice(mask, level), classes)
             axes.set_title(f"{case.caption}: {name}", fontsize=9)
     handles = [
-        Axes.plot(
-            grid[0][0], [], [], color=CLASS_COLOURS[(value - 1) % len(CLASS_COLOURS)], label=name
-        )[0]
+        Line2D([], [], color=class_colour(value), label=name)
         for value, name in classes.items()
         if value
     ]
@@ -88,55 +113,36 @@ def draw_outlines(cases: Sequence[Outlined], classes: Mapping[int, str], out: Pa
         ncols=min(len(handles), 1 + columns),
         fontsize=9,
     )
-    _save(figure, out)
+    save_figure(figure, out, DPI)
 
 
 def montage(image: np.ndarray, is_slice: bool = False) -> np.ndarray:
-    """A picture of an image (channel, *space): itself in 2D; the three middle slices side by side in 3D.
+    """Arrange an image for display: a 2D image as it is, a volume as its three middle slices.
 
-    Three channels of a picture are shown as colours, else the first channel; scaled to its own 1st to 99th percentile.
-    A 2D image that `is_slice` of a volume is no picture, and lies as its axes do.
+    Grey values are scaled from the 1st to the 99th percentile.
+
+    Args:
+        image: (channel, *space). Three channels of a picture are colours; otherwise the first
+            channel is shown.
+        is_slice: the 2D image is a slice of a volume, so it is turned upright.
+
+    Returns:
+        (row, column) or (row, column, colour), 0 to 1.
     """
-    if is_slice or image.ndim == 4 or len(image) != 3:
+    is_picture = image.ndim == 3 and not is_slice
+    if not (is_picture and len(image) == 3):
         image = image[:1]
     low, high = np.percentile(image, (1, 99))
     image = np.clip((image - low) / max(high - low, 1e-6), 0, 1)
-    if image.ndim == 3:
-        shown = np.moveaxis(image, 0, -1) if len(image) == 3 else image[0]
-        return _upright(shown) if is_slice else shown
+    if is_picture:
+        return np.moveaxis(image, 0, -1) if len(image) == 3 else image[0]
+    if is_slice:
+        return upright(image[0])
     volume = image[0]
     x, y, z = (size // 2 for size in volume.shape)
-    slices = [_upright(volume[:, :, z]), _upright(volume[:, y, :]), _upright(volume[x, :, :])]
-    tallest = max(len(each) for each in slices)
+    slices = [upright(volume[:, :, z]), upright(volume[:, y, :]), upright(volume[x, :, :])]
+    height = max(len(plane) for plane in slices)
     padded = [
-        np.pad(each, ((0, tallest - len(each)), (0, 2)), constant_values=1) for each in slices
+        np.pad(plane, ((0, height - len(plane)), (0, 2)), constant_values=1) for plane in slices
     ]
     return np.concatenate(padded, axis=1)
-
-
-def _upright(plane: np.ndarray) -> np.ndarray:
-    """A slice (right or anterior, anterior or superior) as people look at it: up is up."""
-    return plane.T[::-1]
-
-
-def _shown_slice(array: np.ndarray, level: int) -> np.ndarray:
-    """The axial slice of a volume, upright; a picture as it is."""
-    return array if array.ndim == 2 else _upright(array[:, :, level])
-
-
-def _telling_level(mask: np.ndarray) -> int:
-    """The axial slice with most voxels of the highest class, which is the lesion or tumour; 0 for a picture."""
-    return 0 if mask.ndim == 2 else int((mask == mask.max()).sum((0, 1)).argmax())
-
-
-def _outline(axes: Axes, mask: np.ndarray, classes: Mapping[int, str]) -> None:
-    for value in classes:
-        if value and (mask == value).any():
-            colour = CLASS_COLOURS[(value - 1) % len(CLASS_COLOURS)]
-            axes.contour(mask == value, levels=[0.5], colors=[colour], linewidths=1.2)
-
-
-def _save(figure: Figure, out: Path) -> None:
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_write(out) as temporary:
-        figure.savefig(temporary, dpi=110, metadata={"Software": None})
