@@ -242,8 +242,8 @@ def test_the_least_batch_is_asked_a_real_question_and_a_smaller_one_refused(name
     )
     for too_few in range(1, task.min_batch):
         for refused in (
-            lambda: task.check_batch(too_few),
-            lambda: make_batch(task, images(d, too_few)),
+            lambda: task.check_batch(too_few),  # noqa: B023
+            lambda: make_batch(task, images(d, too_few)),  # noqa: B023
         ):
             with pytest.raises(UsageError, match=f"use --batch {task.min_batch} or more"):
                 refused()

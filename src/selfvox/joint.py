@@ -33,7 +33,7 @@ class Joint(PretextTask):
         """The names of its tasks, joined by `+`."""
         return "+".join(task.name for task in self.tasks)
 
-    def configure(self, crop: Sequence[int], *spacings_mm: Sequence[float]) -> Joint:
+    def configure(self, crop: Sequence[int], *spacings_mm: Sequence[float]) -> Joint:  # noqa: D102
         suited = []
         for task in self.tasks:
             with refusals_of(task.name):

@@ -41,7 +41,7 @@ class FeatureNetwork(Encoder):
         self.channels = tuple(each.shape[1] for each in maps)
         self.strides = tuple(tuple(edge // size for size in each) for each in sizes)
 
-    def forward(self, x: Tensor) -> list[Tensor]:
+    def forward(self, x: Tensor) -> list[Tensor]:  # noqa: D102
         return list(self.net(x))
 
 

@@ -75,7 +75,7 @@ class UNetEncoder(Encoder):
         )
         self.apply(he_initialise)
 
-    def forward(self, x: Tensor) -> list[Tensor]:
+    def forward(self, x: Tensor) -> list[Tensor]:  # noqa: D102
         return list(self.net(x))
 
 

@@ -94,7 +94,7 @@ class CPC(PretextTask):
             for size in crop
         )
 
-    def head(self, encoder: Encoder) -> nn.Module:
+    def head(self, encoder: Encoder) -> nn.Module:  # noqa: D102
         return Predictor(self, encoder)
 
     def make_batch(self, images: Tensor, rng: torch.Generator, scan: Tensor | None = None) -> Batch:

@@ -86,7 +86,7 @@ class Jigsaw(PretextTask):
         """(answer, tile): which tile of the grid is shown at each place."""
         return permutation_set(self.grid**spatial_dims, self.permutations, self.seed)
 
-    def head(self, encoder: Encoder) -> nn.Module:
+    def head(self, encoder: Encoder) -> nn.Module:  # noqa: D102
         last = nn.Linear(512, self.permutations)
         # small weights: an untrained network answers every permutation equally often
         nn.init.normal_(last.weight, std=1e-3)

@@ -48,7 +48,7 @@ class Masked(PretextTask):
             )
         return self
 
-    def head(self, encoder: Encoder) -> nn.Module:
+    def head(self, encoder: Encoder) -> nn.Module:  # noqa: D102
         return Decoder(encoder)
 
     def make_batch(self, images: Tensor, rng: torch.Generator, scan: Tensor | None = None) -> Batch:

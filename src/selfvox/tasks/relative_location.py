@@ -65,7 +65,7 @@ class RelativeLocation(PretextTask):
         """A tile."""
         return tile_grid(crop, GRID, self.jitter).tile
 
-    def head(self, encoder: Encoder) -> nn.Module:
+    def head(self, encoder: Encoder) -> nn.Module:  # noqa: D102
         last = nn.Linear(256, GRID**encoder.spatial_dims - 1)
         # small weights: an untrained network answers every place equally often
         nn.init.normal_(last.weight, std=1e-3)

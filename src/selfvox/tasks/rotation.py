@@ -95,7 +95,7 @@ class Rotation(PretextTask):
             return rotation_group(spatial_dims)
         return plane_rotations(spatial_dims, read_planes(self.planes, spatial_dims))
 
-    def head(self, encoder: Encoder) -> nn.Module:
+    def head(self, encoder: Encoder) -> nn.Module:  # noqa: D102
         answers = len(self.table(encoder.spatial_dims))
         last = nn.Linear(256, answers)
         # small weights: an untrained network answers every rotation equally often

@@ -53,19 +53,19 @@ class Classification(DownstreamTask):
         )
         self.score = "kappa" if self.ordinal else "balanced_accuracy"
 
-    def usable(self, case: StoredCase) -> bool:
+    def usable(self, case: StoredCase) -> bool:  # noqa: D102
         return case.grade is not None
 
-    def strata(self, cases: Sequence[StoredCase]) -> dict[str, int]:
+    def strata(self, cases: Sequence[StoredCase]) -> dict[str, int]:  # noqa: D102
         return grades(cases)
 
-    def network(self, encoder: Encoder, spec: Mapping[str, Any]) -> Classifier:
+    def network(self, encoder: Encoder, spec: Mapping[str, Any]) -> Classifier:  # noqa: D102
         return Classifier(encoder, len(self.classes), self.ordinal, self.linear)
 
-    def card(self) -> dict[str, Any]:
+    def card(self) -> dict[str, Any]:  # noqa: D102
         return {"classes": [str(value) for value in self.classes], "ordinal": self.ordinal}
 
-    def objective(
+    def objective(  # noqa: D102
         self, network: nn.Module, training: Sequence[StoredCase], frozen_steps: int
     ) -> ClassificationObjective:
         assert isinstance(network, Classifier)
@@ -75,7 +75,7 @@ class Classification(DownstreamTask):
         )
         return ClassificationObjective(network, frozen_steps)
 
-    def data(
+    def data(  # noqa: D102
         self, store: Store, training: Sequence[StoredCase], crop: Sequence[int], seed: int
     ) -> WholeScans:
         return WholeScans(
@@ -83,7 +83,7 @@ class Classification(DownstreamTask):
         )
 
     @torch.no_grad()
-    def validate(
+    def validate(  # noqa: D102
         self,
         network: nn.Module,
         fabric: Fabric,

@@ -62,7 +62,7 @@ def count_steps(steps: int, epochs: float | None, scans: int, batch: int) -> int
 class Objective(nn.Module):
     """What is optimised: `forward(batch, step, rng)` gives the outcome of one batch. Subclassed by each verb."""
 
-    def forward(self, batch: Batch, step: int, rng: torch.Generator) -> Outcome:
+    def forward(self, batch: Batch, step: int, rng: torch.Generator) -> Outcome:  # noqa: D102
         raise NotImplementedError
 
 

@@ -26,7 +26,7 @@ def pretrain_steps(settings: Pretrain, scans: int, devices: int) -> int:
     return count_steps(settings.steps or PRETRAIN_STEPS, settings.epochs, scans, a_step)
 
 
-def announce(
+def announce(  # noqa: D103
     task: PretextTask,
     encoder: Encoder,
     crop: tuple[int, ...],

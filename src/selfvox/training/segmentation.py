@@ -62,18 +62,18 @@ class Segmentation(DownstreamTask):
             region_labels(self.regions, self.classes) if settings.train_on == "regions" else None
         )
 
-    def usable(self, case: StoredCase) -> bool:
+    def usable(self, case: StoredCase) -> bool:  # noqa: D102
         return case.has_label
 
-    def strata(self, cases: Sequence[StoredCase]) -> dict[str, int]:
+    def strata(self, cases: Sequence[StoredCase]) -> dict[str, int]:  # noqa: D102
         return {}
 
-    def network(self, encoder: Encoder, spec: Mapping[str, Any]) -> Segmenter:
+    def network(self, encoder: Encoder, spec: Mapping[str, Any]) -> Segmenter:  # noqa: D102
         return Segmenter(
             encoder, len(self.own or self.classes), spec.get("norm", "instance"), self.linear
         )
 
-    def card(self) -> dict[str, Any]:
+    def card(self) -> dict[str, Any]:  # noqa: D102
         classes = {str(value): name for value, name in self.classes.items()}
         trained_on = "classes" if self.own is None else "regions"
         return {
@@ -82,7 +82,7 @@ class Segmentation(DownstreamTask):
             "trained_on": trained_on,
         }
 
-    def objective(
+    def objective(  # noqa: D102
         self, network: nn.Module, training: Sequence[StoredCase], frozen_steps: int
     ) -> SegmentationObjective:
         assert isinstance(network, Segmenter)
@@ -92,14 +92,14 @@ class Segmentation(DownstreamTask):
             network, list(self.classes), self.loss, planes, frozen_steps, parts
         )
 
-    def data(
+    def data(  # noqa: D102
         self, store: Store, training: Sequence[StoredCase], crop: Sequence[int], seed: int
     ) -> Crops:
         return Crops(
             store, training, crop, seed, labels=True, foreground=FOREGROUND_SHARE, axis=self.axis
         )
 
-    def validate(
+    def validate(  # noqa: D102
         self,
         network: nn.Module,
         fabric: Fabric,
