@@ -19,6 +19,7 @@ from selfvox.data.preparation import prepare_case as reading
 from selfvox.data.preparation.recipe import foreground
 from selfvox.data.sources import Case, Dataset, find_dataset
 from selfvox.errors import DataError, UsageError
+from selfvox.ops.boxes import bounding_box
 from selfvox.report.figures import OutlinedScan, draw_outlines
 from selfvox.runs.atomic_files import sha256, write_csv
 from selfvox.runs.progress import echo, progress_bar
@@ -101,7 +102,7 @@ def classify(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
         raise UsageError(
             "tissues: needs dipy; install it with `pip install selfvox[tissues]`"
         ) from None
-    box = tuple(slice(places.min(), places.max() + 1) for places in np.nonzero(mask))
+    box = bounding_box(mask)
     part, inside = image[box].astype(np.float64), mask[box]
     low, high = np.percentile(part[inside], (0.5, 99.5))
     # dipy fills voxels of exactly 0 with noise of its own, another one each time

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 
 from selfvox.data.formats import image as images
 from selfvox.errors import DataError
+from selfvox.ops.boxes import bounding_box
 from selfvox.ops.metrics import auc
 from selfvox.ops.regions import Regions
 from selfvox.prediction import output_folder
@@ -226,10 +227,4 @@ def _around(mask: np.ndarray) -> tuple[slice, ...]:
     """The box around a mask, with a margin; everything where the mask is empty."""
     if not mask.any():
         return tuple(slice(None) for _ in mask.shape)
-    box = []
-    for axis in range(mask.ndim):
-        there = np.flatnonzero(
-            mask.any(tuple(other for other in range(mask.ndim) if other != axis))
-        )
-        box.append(slice(max(0, int(there[0]) - MARGIN), int(there[-1]) + 1 + MARGIN))
-    return tuple(box)
+    return bounding_box(mask, MARGIN)

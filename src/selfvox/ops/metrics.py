@@ -12,6 +12,8 @@ from monai.metrics.surface_distance import compute_average_surface_distance
 from scipy.stats import rankdata
 from torch import from_numpy
 
+from selfvox.ops.boxes import bounding_box
+
 MARGIN = (
     1  # voxels around the union of both masks, so that its rim is background where the scan goes on
 )
@@ -46,15 +48,9 @@ def surface_distances(
     union = prediction | truth
     if not (prediction.any() and truth.any()):
         return math.nan, math.nan
-    box = []
-    for axis in range(union.ndim):
-        filled = np.flatnonzero(
-            union.any(axis=tuple(other for other in range(union.ndim) if other != axis))
-        )
-        box.append(slice(max(0, int(filled[0]) - MARGIN), int(filled[-1]) + 1 + MARGIN))
+    box = bounding_box(union, MARGIN)
     masks = [
-        from_numpy(np.ascontiguousarray(mask[tuple(box)]))[None, None]
-        for mask in (prediction, truth)
+        from_numpy(np.ascontiguousarray(mask[box]))[None, None] for mask in (prediction, truth)
     ]
     how = {"include_background": True, "spacing": [float(s) for s in spacing_mm]}
     with warnings.catch_warnings():

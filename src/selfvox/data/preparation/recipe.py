@@ -14,6 +14,7 @@ from scipy.ndimage import gaussian_filter
 
 from selfvox.data.formats.image import Image
 from selfvox.errors import DataError
+from selfvox.ops.boxes import bounding_box
 
 Kind = Literal["mri", "ct", "photo"]
 
@@ -303,14 +304,8 @@ def _canonical_shape(geometry: Geometry) -> tuple[int, ...]:
 
 def _box(masks: Iterable[np.ndarray]) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """The box around the voxels of any mask, with its margin."""
-    union = np.logical_or.reduce(list(masks))
-    start, stop = [], []
-    for axis, extent in enumerate(union.shape):
-        others = tuple(a for a in range(union.ndim) if a != axis)
-        filled = np.flatnonzero(union.any(axis=others))
-        start.append(max(0, int(filled[0]) - MARGIN))
-        stop.append(min(extent, int(filled[-1]) + 1 + MARGIN))
-    return tuple(start), tuple(stop)
+    box = bounding_box(np.logical_or.reduce(list(masks)), MARGIN)
+    return tuple(side.start for side in box), tuple(side.stop for side in box)
 
 
 def _widened(
