@@ -20,6 +20,7 @@ from torch import Tensor
 from selfvox.errors import UsageError, WeightsError
 from selfvox.runs import tensorboard
 from selfvox.runs.atomic_files import folder_lock, sha256, write_json, write_text
+from selfvox.runs.ledger import append_record, read_records, write_records
 from selfvox.runs.progress import echo
 from selfvox.runs.weights import load_tensors, save_tensors
 from selfvox.settings import safe_yaml
@@ -61,8 +62,7 @@ class Run:
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Append one line to `metrics.jsonl`, and the same for TensorBoard."""
-        with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": step, **metrics}) + "\n")
+        append_record(self.path / "metrics.jsonl", {"step": step, **metrics})
         tensorboard.add_scalars(self.path / "tensorboard", step, metrics)
 
     def save_checkpoint(self, checkpoint: Checkpoint) -> None:
@@ -132,8 +132,7 @@ class Run:
         """Drop the lines of `metrics.jsonl` past `step`: those steps are taken again."""
         file = self.path / "metrics.jsonl"
         if file.exists():
-            kept = [line for line in _json_lines(file) if line["step"] <= step]
-            write_text(file, "".join(json.dumps(line) + "\n" for line in kept))
+            write_records(file, [line for line in read_records(file) if line["step"] <= step])
         tensorboard.drop_scalars_after(self.path / "tensorboard", step)
 
 
@@ -256,16 +255,7 @@ def provenance(settings: Any) -> dict[str, Any]:
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """The lines of a run's `metrics.jsonl`; a half-written last line is left out."""
-    file = path / "metrics.jsonl"
-    return _json_lines(file) if file.exists() else []
-
-
-def _json_lines(file: Path) -> list[dict[str, Any]]:
-    lines = []
-    for line in file.read_text(encoding="utf-8").splitlines():
-        with contextlib.suppress(ValueError):
-            lines.append(json.loads(line))
-    return lines
+    return read_records(path / "metrics.jsonl")
 
 
 def _same_settings(path: Path, settings: Any) -> None:
