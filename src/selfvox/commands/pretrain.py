@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -73,10 +74,8 @@ def pretrain(settings: Pretrain) -> Path:
             fabric.launch()
         else:
             store = open_store(made)
-        split = store.split()
-        held_out = set(split.test) if split else set()
-        cases = [case for case in store.cases if case.subject not in held_out]
-        if held_out:
+        cases = store.without_test_subjects()
+        if len(cases) < len(store.cases):
             echo(f"{len(store.cases) - len(cases)} test scans stay out of pre-training")
         axis = slice_axis(settings.slices, cases)
         planned = in_plane_cases(cases, axis)
@@ -133,7 +132,7 @@ def pretrain(settings: Pretrain) -> Path:
         watch = None
         if fabric.is_global_zero:
             fabric.to_device(objective)
-            view, labelled = task.input_size(crop), _probed(settings, store, held_out)
+            view, labelled = task.input_size(crop), _probed(settings, store, cases)
             probed = (
                 functools.partial(probe, encoder, *labelled, crop, settings.seed, axis)
                 if labelled
@@ -178,9 +177,12 @@ def pretrain(settings: Pretrain) -> Path:
 
 
 def _probed(
-    settings: Pretrain, store: Store, held_out: set[str]
+    settings: Pretrain, store: Store, cases: Sequence[StoredCase]
 ) -> tuple[Store, list[StoredCase], list[StoredCase]] | None:
-    """The labelled scans of `--probe`, prepared as the others are: those to learn from, those to be scored on."""
+    """The labelled scans of `--probe`, prepared as the others are: those to learn from, those to be scored on.
+
+    Subjects of the store that `cases`, the scans of the pre-training, leave out are for testing.
+    """
     if settings.probe is None:
         return None
     labelled = store
@@ -191,7 +193,8 @@ def _probed(
         labelled = open_or_build_store(
             settings.probe, settings.out / "probe", how, recipe=store.recipe
         )
-    tests = [case for case in store.cases if case.subject in held_out]
+    subjects = {case.subject for case in cases}
+    tests = [case for case in store.cases if case.subject not in subjects]
     training, scored = split_probe_cases(labelled, tests, settings.seed, scans=settings.probe)
     echo(f"probe: learns from {len(training)} labelled scans, is scored on {len(scored)} others")
     return labelled, training, scored

@@ -43,8 +43,7 @@ def preview(settings: Preview) -> Path:
     least = max(2, settings.count)  # tasks that compare need two
     with tempfile.TemporaryDirectory() as folder:
         store = open_or_build_store(settings.scans, Path(folder) / "store", settings, first=least)
-        split = store.split()
-        cases = [case for case in store.cases if not split or case.subject not in split.test]
+        cases = store.without_test_subjects()
         all_known = is_store(settings.scans) or len(cases) < least
         axis = slice_axis(settings.slices, cases)
         planned = in_plane_cases(cases, axis)

@@ -182,10 +182,7 @@ def _without_steps(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _pretrain_steps(settings: Mapping[str, Any], scans: Path) -> int:
-    store = open_store(scans)
-    split = store.split()
-    test = set(split.test) if split else set()
-    count = sum(case.subject not in test for case in store.cases)
+    count = len(open_store(scans).without_test_subjects())
     return pretrain_steps(resolve(Pretrain, {**settings, "scans": "-", "out": "-"}), count, 1)
 
 

@@ -16,7 +16,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
-from selfvox.data.preparation.split import Split, choose_subset, make_split, read_split_if_present
+from selfvox.data.preparation.split import Split, choose_subset, make_split
 from selfvox.data.preparation.store import Store, StoredCase
 from selfvox.data.sampling.crop_size import slice_axis, volume_edges
 from selfvox.data.sampling.crops import Crops
@@ -123,12 +123,10 @@ def split_probe_cases(
     """
     kind = "voxels" if any(case.has_label for case in store.cases) else "images"
     subjects, hashes = {case.subject for case in held_out}, {case.image_hash for case in held_out}
-    split = read_split_if_present(store.path / "split.json")
-    if split:
-        subjects |= set(split.test)
+    split = store.split()
     cases = [
         case
-        for case in store.cases
+        for case in store.without_test_subjects()
         if (case.has_label if kind == "voxels" else case.grade is not None)
         and case.subject not in subjects
         and case.image_hash not in hashes

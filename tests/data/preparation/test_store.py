@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from selfvox.data.preparation.recipe import Geometry, Intensity, PreparedScan, Recipe
+from selfvox.data.preparation.split import Split, write_split
 from selfvox.data.preparation.store import (
     Store,
     StoredCase,
@@ -247,3 +248,13 @@ def test_what_a_run_records_changes_with_the_contents(tmp_path: Path) -> None:
     assert both == store.record(store.cases[::-1])
     assert both["cases"] == 2
     assert both["sha256"] != one["sha256"]
+
+
+def test_cases_of_test_subjects_alone_are_left_out(tmp_path: Path) -> None:
+    store, _, _ = a_store(tmp_path, count=4)
+    assert store.without_test_subjects() == list(store.cases)
+    subjects = [case.subject for case in store.cases]
+    fixed = Split(train=(subjects[0],), validation=(subjects[1],), test=(subjects[2],), seed=0)
+    write_split(fixed, tmp_path / "split.json")
+    remaining = [case.subject for case in store.without_test_subjects()]
+    assert remaining == [subjects[0], subjects[1], subjects[3]]

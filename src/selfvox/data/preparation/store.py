@@ -138,6 +138,12 @@ class Store:
         """Who trains, validates and tests, if that was decided when the store was made."""
         return split.read_split_if_present(self.path / "split.json")
 
+    def without_test_subjects(self) -> list[StoredCase]:
+        """The cases that may be trained on or looked at: all but those of the split's test subjects."""
+        fixed = self.split()
+        test = set(fixed.test) if fixed else set()
+        return [case for case in self.cases if case.subject not in test]
+
     def record(self, cases: Iterable[StoredCase]) -> dict[str, Any]:
         """What a run notes of its data: how many cases, and one hash over their ids and contents."""
         lines = [f"{case.id} {case.source_hash}" for case in sort_cases(cases)]
