@@ -42,7 +42,9 @@ def info(settings: Info) -> dict[str, Any]:
         "devices": _devices(),
         "tasks": _described(tasks, tasks.task_names()),
         "encoders": encoder_names(),
-        "sources": _described(sources, sources.source_names()),
+        "sources": {
+            name: _first_line(sources.open_source(name)) for name in sources.source_names()
+        },
     }
     print(json.dumps(found, indent=2) if settings.json else _readable(found))
     return found
@@ -155,7 +157,11 @@ def _devices() -> dict[str, Any]:
 def _described(folder: ModuleType, names: Iterable[str]) -> dict[str, str]:
     """Each module of a folder with the first line of its docstring."""
     modules = {name: importlib.import_module(f"{folder.__name__}.{name}") for name in names}
-    return {name: (module.__doc__ or "").strip().split("\n")[0] for name, module in modules.items()}
+    return {name: _first_line(module) for name, module in modules.items()}
+
+
+def _first_line(module: object) -> str:
+    return (module.__doc__ or "").strip().split("\n")[0]
 
 
 def _readable(found: Mapping[str, Any]) -> str:

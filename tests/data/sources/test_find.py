@@ -32,7 +32,7 @@ def test_the_folder_is_the_list():
 
 def test_every_source_opens_with_what_it_reads():
     for name in sources.source_names():
-        assert sources._open(name).__doc__
+        assert sources.open_source(name).__doc__
 
 
 def test_an_unknown_source_is_refused_with_the_nearest_name(tmp_path):
@@ -112,7 +112,7 @@ def test_a_damaged_dataset_json_is_reported_rather_than_passed_over(tmp_path):
 
 
 def test_listing_scans_does_not_import_torch():
-    code = "import sys; from selfvox.data import sources; from selfvox.data.preparation import split; [sources._open(n) for n in sources.source_names()]; "
+    code = "import sys; from selfvox.data import sources; from selfvox.data.preparation import split; [sources.open_source(n) for n in sources.source_names()]; "
     subprocess.run([sys.executable, "-c", code + "assert 'torch' not in sys.modules"], check=True)
 
 

@@ -1,23 +1,34 @@
-"""Ways in: each module here knows one layout of scans, and the folder is the list of them.
+"""Sources: each module here reads one layout of scans, and the folder is the list of them.
 
-`find` with "auto" asks each module, in alphabetical order and `folder` last, whether a place looks like its layout, and
-reads it with the first that says yes. A module has `looks_like(root) -> bool`, which never raises, and
-`read_dataset(root) -> Dataset`; one that takes a choice, as in `bids:T1w`, also `choose(dataset, choice) -> Dataset`. A name
-with a leading underscore is not a source.
+A source has `looks_like(root) -> bool`, which never raises, and `read_dataset(root) -> Dataset`. One
+that takes a choice, as in `bids:T1w`, also has `choose(dataset, choice) -> Dataset`. A module with a
+leading underscore is not a source. An installed package adds a source by an entry point of the group
+`selfvox.sources` that names the module:
+
+    [project.entry-points."selfvox.sources"]
+    NAME = "package.module"
+
+With `auto`, `find_dataset` asks each source whether a path looks like its layout and reads it with the
+first that agrees: the modules here in alphabetical order, then those of packages, `folder` last.
 """
 
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
 import pkgutil
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from importlib.metadata import EntryPoint
 from pathlib import Path
-from typing import Protocol, cast
+from typing import Protocol, cast, runtime_checkable
 
 from selfvox.data import naming
 from selfvox.data.naming import printable
 from selfvox.errors import DataError, UsageError, did_you_mean
+
+ENTRY_POINT_GROUP = "selfvox.sources"
 
 
 @dataclass(frozen=True)
@@ -30,32 +41,42 @@ class Case:
     label: Path | None = None
     grade: int | None = None
     stacked: bool = False  # the images are slices of one volume, not its channels
-    allow_gap: bool = False  # of those slices some may be missing
+    allow_gap: bool = False  # slices may be missing
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """The cases found in one place, in natural order of their ids."""
+    """The cases of one data set, in natural order of their ids."""
 
     root: Path
     source: str
     cases: tuple[Case, ...]
     channel_names: tuple[str, ...]
-    classes: (
-        dict[int, str] | None
-    )  # value in the label -> name, background included; None: not declared
+    # value in the label -> name, background included; None: not declared
+    classes: dict[int, str] | None
     notes: tuple[str, ...] = ()  # what was left out or assumed, one line each
-    regions: Mapping[str, tuple[int, ...]] | None = (
-        None  # sets of classes, which may overlap; None: not declared
-    )
+    # sets of classes, which may overlap; None: not declared
+    regions: Mapping[str, tuple[int, ...]] | None = None
 
 
-class _Source(Protocol):
-    def looks_like(self, root: Path) -> bool: ...
+class Source(Protocol):
+    """A module that reads one layout of scans; the first line of its docstring describes the layout."""
 
-    def read_dataset(self, root: Path) -> Dataset: ...
+    __doc__: str | None
 
-    def choose(self, dataset: Dataset, choice: str) -> Dataset: ...
+    def looks_like(self, root: Path) -> bool:
+        """Whether `root` has this layout; never raises."""
+
+    def read_dataset(self, root: Path) -> Dataset:
+        """List the cases; raises a `DataError` of one line where that is impossible."""
+
+
+@runtime_checkable
+class SourceWithChoice(Source, Protocol):
+    """A source that also takes a choice, as in `bids:T1w`."""
+
+    def choose(self, dataset: Dataset, choice: str) -> Dataset:
+        """The data set restricted or changed by `choice`; raises a `UsageError` for an unknown one."""
 
 
 def case_key(case: Case) -> naming.NaturalKey:
@@ -64,49 +85,116 @@ def case_key(case: Case) -> naming.NaturalKey:
 
 
 def source_names() -> list[str]:
-    """The sources there are: the modules of this folder."""
-    return sorted(
-        module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_")
-    )
+    """The names of all sources, built in and installed; imports none of them."""
+    return sorted({*_built_in_names(), *_entry_points()})
+
+
+def open_source(name: str) -> Source:
+    """Import the source called `name`; a built-in one wins over one of an installed package.
+
+    Raises:
+        UsageError: there is none, two packages install it, or the package's module is no source.
+    """
+    if name in _built_in_names():
+        return cast(Source, importlib.import_module(f"{__name__}.{name}"))
+    entry_points = _entry_points().get(name, [])
+    if not entry_points:
+        nearest = did_you_mean(name, ["auto", *source_names()])
+        raise UsageError(f"source: unknown source '{printable(name)}'{nearest}")
+    if len(entry_points) > 1:
+        packages = " and ".join(sorted(map(_package, entry_points)))
+        raise UsageError(
+            f"source: the packages {packages} both install a source '{name}'; uninstall one of them"
+        )
+    return _load(entry_points[0])
 
 
 def find_dataset(root: Path, source: str = "auto") -> Dataset:
-    """List the cases under `root`, a folder or a file, as `source` lays them out; `NAME:CHOICE` takes a part of them.
+    """List the cases under `root`, a folder or a file, in the layout `source`.
+
+    `NAME:CHOICE` passes a choice to the source, such as one kind of scan (`bids:T1w`).
 
     Raises:
         UsageError: there is no such source, or no such choice.
-        DataError: nothing is there, or it cannot be read that way; in one line.
+        DataError: `root` is absent, or cannot be read in this layout; in one line.
     """
-    source, colon, choice = source.partition(":")
-    if source != "auto" and source not in source_names():
-        raise UsageError(
-            f"no source is called '{printable(source)}'{did_you_mean(source, ['auto', *source_names()])}"
-        )
+    name, colon, choice = source.partition(":")
+    opened = None if name == "auto" else open_source(name)
     root = Path(root)
-    try:
-        there = root.exists()
-    except (OSError, ValueError):  # a name too long, a NUL in it
-        there = False
-    if not there:
+    if not _exists(root):
         raise DataError(f"{printable(root)[:200]}: no such file or folder; is the path right?")
-    if colon and not hasattr(_open(source) if source in source_names() else None, "choose"):
+    if colon and not isinstance(opened, SourceWithChoice):
         raise UsageError(
-            f"source: {printable(source)} takes no choice ':{printable(choice)}'; leave it out"
+            f"source: {printable(name)} takes no choice ':{printable(choice)}'; leave it out"
         )
-    if source != "auto":
-        found = _open(source).read_dataset(root)
-        return _open(source).choose(found, choice) if colon else found
-    in_order = sorted(source_names(), key=lambda name: (name == "folder", name))
-    fitting = [name for name in in_order if _open(name).looks_like(root)]
-    if not fitting:
+    if opened is None:
+        return _read_first_match(root)
+    dataset = opened.read_dataset(root)
+    if colon and isinstance(opened, SourceWithChoice):
+        dataset = opened.choose(dataset, choice)
+    return dataset
+
+
+def _read_first_match(root: Path) -> Dataset:
+    """Read with the first source that recognises `root`; a note names the others that do."""
+    built_in = _built_in_names()
+    # built-in layouts first, so that installing a package never changes how known data are read
+    in_order = sorted(
+        source_names(), key=lambda name: (name == "folder", name not in built_in, name)
+    )
+    matches = [name for name in in_order if open_source(name).looks_like(root)]
+    if not matches:
+        layouts = ", ".join(source_names())
         raise DataError(
-            f"{printable(root)}: not a scan, a list of scans or a folder; known layouts: {', '.join(source_names())}"
+            f"{printable(root)}: not a scan, a list of scans or a folder; known layouts: {layouts}"
         )
-    dataset = _open(fitting[0]).read_dataset(root)
-    others = [name for name in fitting[1:] if name != "folder"]
-    note = f"read as {fitting[0]}; it also looks like {' and '.join(others)}: choose with --source"
-    return replace(dataset, notes=(*dataset.notes, note)) if others else dataset
+    dataset = open_source(matches[0]).read_dataset(root)
+    # any folder looks like a plain folder, so that this match tells nothing
+    alternatives = [name for name in matches[1:] if name != "folder"]
+    if not alternatives:
+        return dataset
+    note = (
+        f"read as {matches[0]}; it also looks like {' and '.join(alternatives)}: "
+        "choose with --source"
+    )
+    return replace(dataset, notes=(*dataset.notes, note))
 
 
-def _open(name: str) -> _Source:
-    return cast(_Source, importlib.import_module(f"{__name__}.{name}"))
+def _exists(root: Path) -> bool:
+    try:
+        return root.exists()
+    except (OSError, ValueError):  # a name that is too long, or that contains NUL
+        return False
+
+
+def _built_in_names() -> list[str]:
+    modules = pkgutil.iter_modules(__path__)
+    return sorted(module.name for module in modules if not module.name.startswith("_"))
+
+
+def _entry_points() -> dict[str, list[EntryPoint]]:
+    """The entry points of installed packages by their names; more than one is a clash."""
+    by_name: dict[str, list[EntryPoint]] = defaultdict(list)
+    for entry_point in importlib.metadata.entry_points(group=ENTRY_POINT_GROUP):
+        by_name[entry_point.name].append(entry_point)
+    return dict(by_name)
+
+
+def _package(entry_point: EntryPoint) -> str:
+    return entry_point.dist.name if entry_point.dist else "(unknown)"
+
+
+def _load(entry_point: EntryPoint) -> Source:
+    """Import the module of an installed source and check that it is one."""
+    where = f"source: '{entry_point.name}' of the package {_package(entry_point)}"
+    try:
+        module = entry_point.load()
+    except Exception as error:  # code of others may fail in any way while it is imported
+        reason = printable(" ".join(str(error).split()))
+        raise UsageError(
+            f"{where} cannot be imported ({reason}); reinstall or uninstall the package"
+        ) from error
+    for function in ("looks_like", "read_dataset"):
+        if not callable(getattr(module, function, None)):
+            raise UsageError(f"{where} has no function {function}; update or uninstall the package")
+    return cast(Source, module)
