@@ -165,7 +165,7 @@ def test_values_that_begin_with_a_dash_have_a_way_in(capsys):
         == -1
     )
     assert "--option=-value" in refused(capsys, "pretrain", "s", "--out", "-o")
-    assert "behind --" in refused(capsys, "pretrain", "-scans", "--out", "o")
+    assert "after --" in refused(capsys, "pretrain", "-scans", "--out", "o")
 
 
 def test_dotted_options_become_the_dict_of_the_setting(capsys):
@@ -239,7 +239,7 @@ def test_printed_settings_are_a_settings_file(verb, capsys, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["pretran"], "did you mean 'pretrain'?"),
+        (["pretran"], "unknown command 'pretran'; did you mean 'pretrain'?"),
         (["pretrain", "s", "--out", "o", "--learnig-rate", "1"], "did you mean '--learning-rate'?"),
         (["pretrain", "s", "--out", "o", "--learn", "1"], "no such option '--learn'"),
         (["pretrain", "s", "--out", "o", "--precision", "bf61"], "did you mean 'bf16'?"),
@@ -249,7 +249,7 @@ def test_printed_settings_are_a_settings_file(verb, capsys, tmp_path):
         ),
         (["pretrain", "s", "--out", "o", "--batch"], "--batch: expected one argument"),
         (["pretrain", "s", "--out", "o", "--resume=yes"], "--resume/--no-resume: takes no value"),
-        (["pretrain", "s"], "out: is required (the run: a folder that is made)"),
+        (["pretrain", "s"], "out: is required (the run: a folder, created)"),
         (["pretrain"], "scans: is required"),
         (
             ["pretrain", "a", "b", "--out", "o"],
@@ -289,13 +289,13 @@ def test_an_unknown_key_in_a_file_is_refused_with_the_nearest(capsys, tmp_path):
         (
             NotADirectoryError(20, "Not a directory", "/x/y"),
             5,
-            "/x/y: Not a directory; choose a place",
+            "/x/y: Not a directory; choose a folder",
         ),
-        (FileExistsError(17, "File exists", "/x/y"), 5, "/x/y: File exists; choose a place"),
+        (FileExistsError(17, "File exists", "/x/y"), 5, "/x/y: File exists; choose a folder"),
         (
             IsADirectoryError(21, "Is a directory", "/x/y"),
             5,
-            "/x/y: Is a directory; choose a place",
+            "/x/y: Is a directory; choose a folder",
         ),
         (
             RuntimeError("one\n  two"),

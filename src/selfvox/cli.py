@@ -1,4 +1,7 @@
-"""The command line: verbs -> functions. Their options are the settings dataclasses; there is no other list."""
+"""The command line: runs a verb's function with the options given.
+
+The options are the fields of the settings dataclasses; there is no other list.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,14 @@ from selfvox.settings.options import Option, check_names, options, resolve, to_y
 VERBS: dict[str, Callable[..., Any]] = {
     name: value for name, value in vars(selfvox).items() if hasattr(value, "settings")
 }
-CLOSED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST}
+NOT_WRITABLE_ERRORS = {
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.EEXIST,
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -32,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         _command(arguments)
         sys.stdout.flush()
-    except BrokenPipeError:  # whoever read our output has seen enough
+    except BrokenPipeError:  # the reader of our output has closed it, such as `head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + 13
     except BaseException as error:
@@ -40,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         if "--debug" in arguments:
             traceback.print_exc()
-        code, message = _reason(error)
+        code, message = _exit_code_and_message(error)
         print(f"selfvox: {_printable(message)}", file=sys.stderr)
         return code
     return 0
@@ -52,24 +62,25 @@ def _command(arguments: list[str]) -> None:
     elif arguments[0] == "--version":
         print(f"selfvox {selfvox.__version__}")
     elif arguments[0] not in VERBS:
-        raise UsageError(f"'{arguments[0]}' is no verb{did_you_mean(arguments[0], VERBS)}")
+        raise UsageError(f"unknown command '{arguments[0]}'{did_you_mean(arguments[0], VERBS)}")
     else:
         _run(arguments[0], arguments[1:])
 
 
 def _run(verb: str, arguments: list[str]) -> None:
     settings: type = VERBS[verb].settings  # type: ignore[attr-defined]
-    known = options(settings)
-    given, how = _read(verb, known, arguments)
-    if how.get("version"):
+    verb_options = options(settings)
+    values, flags = _read(verb, verb_options, arguments)
+    if flags.get("version"):
         print(f"selfvox {selfvox.__version__}")
-    elif how.get("help"):
-        print(cli_help.of_verb(verb, VERBS[verb], known, _named(given.get("task", {})).get("name")))
+    elif flags.get("help"):
+        task = _with_name(values.get("task", {})).get("name")
+        print(cli_help.of_verb(verb, VERBS[verb], verb_options, task))
     else:
-        file = safe_yaml.read_yaml(Path(how["config"])) if "config" in how else {}
-        check_names([option.name for option in known], file, f"{how.get('config')}: ")
-        resolved: Any = resolve(settings, _merged(known, file, given))
-        if how.get("print_config"):
+        from_file = safe_yaml.read_yaml(Path(flags["config"])) if "config" in flags else {}
+        check_names([option.name for option in verb_options], from_file, f"{flags.get('config')}: ")
+        resolved: Any = resolve(settings, _merged(verb_options, from_file, values))
+        if flags.get("print_config"):
             print(to_yaml(resolved), end="")
         else:
             VERBS[verb](**vars(resolved))
@@ -83,87 +94,105 @@ class _Parser(argparse.ArgumentParser):
         message = message.removeprefix("argument ")
         if "explicit argument" in message:
             raise UsageError(f"{message.split(':')[0]}: takes no value")
-        raise UsageError(f"{message}; a value that begins with - is written --option=-value")
+        raise UsageError(f"{message}; write a value that begins with - as --option=-value")
 
 
 def _read(
-    verb: str, known: list[Option], arguments: list[str]
+    verb: str, verb_options: list[Option], arguments: list[str]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What was given: settings by name (dotted ones as dicts), and how to run (`help`, `config`, ...)."""
+    """Settings by name (dotted ones as dicts), and general flags (`help`, `config`, ...)."""
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    dotted, plain = _split_dotted(verb_options, arguments[:end])
+    namespace, unknown = _parser(verb, verb_options).parse_known_intermixed_args(plain)
+    if unknown:
+        raise UsageError(_unknown_option(unknown[0], verb_options))
+    parsed = vars(namespace)
+    words = [*parsed.pop("words", []), *arguments[end + 1 :]]
+    values = {
+        option.name: parsed.pop(option.name) for option in verb_options if option.name in parsed
+    }
+    values |= _positional_values(verb, verb_options, words)
+    for name, inner in dotted.items():
+        chosen = {"name": values[name]} if name in values else {}
+        values[name] = chosen | inner
+    return values, parsed
+
+
+def _parser(verb: str, verb_options: list[Option]) -> _Parser:
     parser = _Parser(
         prog=f"selfvox {verb}",
         add_help=False,
         allow_abbrev=False,
         argument_default=argparse.SUPPRESS,
     )
-    positional = [option for option in known if option.positional]
-    for option in known:
-        flags = list(dict.fromkeys((cli_help.flag(option.name), f"--{option.name}")))
+    for option in verb_options:
+        # --learning-rate and --learning_rate
+        spellings = list(dict.fromkeys((cli_help.flag(option.name), f"--{option.name}")))
         if bool in option.kinds:
-            parser.add_argument(*flags, dest=option.name, action=argparse.BooleanOptionalAction)
+            parser.add_argument(*spellings, dest=option.name, action=argparse.BooleanOptionalAction)
         elif not option.positional:
-            parser.add_argument(*flags, dest=option.name)
+            parser.add_argument(*spellings, dest=option.name)
     parser.add_argument("--config")
     parser.add_argument("-h", "--help", action="store_true")
     for flag in ("--print-config", "--debug", "--version"):
         parser.add_argument(flag, action="store_true")
-    parser.add_argument("values", nargs="*")
-    end = arguments.index("--") if "--" in arguments else len(arguments)
-    dotted, plain = _dotted(known, arguments[:end])
-    namespace, unknown = parser.parse_known_intermixed_args(plain)
-    if unknown:
-        flags = [cli_help.flag(option.name) for option in known if not option.positional]
-        hint = did_you_mean(unknown[0].split("=")[0], [*flags, "--config", "--help"])
-        if "known:" in hint and not unknown[0].startswith("--"):
-            hint = "; what begins with - and is no option goes behind --"
-        raise UsageError(f"no such option '{unknown[0]}'{hint}")
-    found = vars(namespace)
-    values = [*found.pop("values", []), *arguments[end + 1 :]]
-    if len(values) > len(positional):
-        names = " ".join(option.name.upper() for option in positional) or "none"
-        raise UsageError(
-            f"'{values[len(positional)]}' is one argument too many; {verb} takes {names}"
-        )
-    how = {
-        name: found.pop(name) for name in [*found] if name not in {option.name for option in known}
-    }
-    found.update((option.name, value) for option, value in zip(positional, values, strict=False))
-    for name, inner in dotted.items():
-        found[name] = {**({"name": found[name]} if name in found else {}), **inner}
-    return found, how
+    parser.add_argument("words", nargs="*")
+    return parser
 
 
-def _dotted(
-    known: list[Option], arguments: list[str]
+def _unknown_option(word: str, verb_options: list[Option]) -> str:
+    flags = [cli_help.flag(option.name) for option in verb_options if not option.positional]
+    hint = did_you_mean(word.split("=")[0], [*flags, "--config", "--help"])
+    if "known:" in hint and not word.startswith("--"):
+        hint = "; put arguments that begin with - after --"
+    return f"no such option '{word}'{hint}"
+
+
+def _positional_values(
+    verb: str, verb_options: list[Option], words: Sequence[str]
+) -> dict[str, str]:
+    names = [option.name for option in verb_options if option.positional]
+    if len(words) > len(names):
+        listed = " ".join(names).upper() or "none"
+        raise UsageError(f"'{words[len(names)]}' is one argument too many; {verb} takes {listed}")
+    return dict(zip(names, words, strict=False))
+
+
+def _split_dotted(
+    verb_options: list[Option], arguments: list[str]
 ) -> tuple[dict[str, dict[str, Any]], list[str]]:
-    """Take `--task.temperature 0.1` and its like out of the arguments."""
-    dicts = {option.name for option in known if _takes_dict(option)}
-    found: dict[str, dict[str, Any]] = {}
-    rest: list[str] = []
+    """Separate dotted options, such as `--task.temperature 0.1`, from all other arguments."""
+    dict_names = {option.name for option in verb_options if _takes_dict(option)}
+    dotted: dict[str, dict[str, Any]] = {}
+    plain: list[str] = []
     words = iter(arguments)
     for word in words:
         flag, equals, value = word.partition("=")
         name, dot, inner = flag.removeprefix("--").replace("-", "_").partition(".")
-        if not flag.startswith("--") or not dot or name not in dicts:
-            rest.append(word)
+        if not flag.startswith("--") or not dot or name not in dict_names:
+            plain.append(word)
             continue
         if not equals:
             value = next(words, "--")
             if value.startswith("--"):
                 raise UsageError(f"{flag}: needs a value, such as {flag} 1 or {flag}=true")
         # only YAML can write lists of lists, such as a network's strides
-        plain = safe_yaml.value(value, flag) if value.startswith("[") else _scalar(value)
-        found.setdefault(name, {})[inner] = plain
-    return found, rest
+        is_list = value.startswith("[")
+        parsed = safe_yaml.parse_value(value, flag) if is_list else _scalar(value)
+        dotted.setdefault(name, {})[inner] = parsed
+    return dotted, plain
 
 
 def _scalar(text: str) -> Any:
-    """Numbers, lists of numbers, true and false as such, since foreign networks need them; anything else is text."""
+    """Convert numbers, lists of numbers, true and false; other text stays text.
+
+    The dataclass of a task knows its types; MONAI's and timm's networks need the values themselves.
+    """
     if text.lower() in ("true", "false"):
         return text.lower() == "true"
     if "," in text:
-        parts = [_scalar(part.strip()) for part in text.split(",")]
-        return text if any(isinstance(part, str) for part in parts) else parts
+        items = [_scalar(item.strip()) for item in text.split(",")]
+        return text if any(isinstance(item, str) for item in items) else items
     for number in (int, float):
         with contextlib.suppress(ValueError):
             return number(text)
@@ -171,20 +200,21 @@ def _scalar(text: str) -> Any:
 
 
 def _merged(
-    known: list[Option], under: Mapping[str, Any], over: Mapping[str, Any]
+    verb_options: list[Option], from_file: Mapping[str, Any], values: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """`over` wins; the sub-options of one and the same task or network are joined."""
-    merged = {**under, **over}
-    for option in known:
+    """The command line overrides the file; options of the same task or network are joined."""
+    merged = {**from_file, **values}
+    for option in verb_options:
         if _takes_dict(option) and option.name in merged:
-            low = {"name": option.default, **_named(under.get(option.name, {}))}
-            high = _named(over.get(option.name, {}))
-            joined = {**low, **high} if high.get("name", low["name"]) == low["name"] else high
+            low = {"name": option.default, **_with_name(from_file.get(option.name, {}))}
+            high = _with_name(values.get(option.name, {}))
+            same_name = high.get("name", low["name"]) == low["name"]
+            joined = {**low, **high} if same_name else high
             merged[option.name] = joined if len(joined) > 1 else joined["name"]
     return merged
 
 
-def _named(value: Any) -> dict[str, Any]:
+def _with_name(value: Any) -> dict[str, Any]:
     return dict(value) if isinstance(value, Mapping) else {"name": value}
 
 
@@ -195,8 +225,7 @@ def _takes_dict(option: Option) -> bool:
 # failing
 
 
-def _reason(error: BaseException) -> tuple[int, str]:
-    """Exit code and one line."""
+def _exit_code_and_message(error: BaseException) -> tuple[int, str]:
     text = " ".join(str(error).split())[:500]
     memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
     if memory or "can't allocate memory" in text or "not enough memory" in text:
@@ -207,21 +236,17 @@ def _reason(error: BaseException) -> tuple[int, str]:
     if isinstance(error, KeyboardInterrupt):
         return 130, "stopped"
     if isinstance(error, OSError) and error.errno in DISK_FULL_ERRORS:
-        return (
-            ResourceError.exit_code,
-            f"error: {error.filename or 'output'}: the disk is full; free some space",
-        )
-    if isinstance(error, OSError) and error.errno in CLOSED:
-        return (
-            ResourceError.exit_code,
-            f"error: {error.filename}: {error.strerror}; choose a place you may write to",
-        )
+        message = f"error: {error.filename or 'output'}: the disk is full; free some space"
+        return ResourceError.exit_code, message
+    if isinstance(error, OSError) and error.errno in NOT_WRITABLE_ERRORS:
+        message = f"error: {error.filename}: {error.strerror}; choose a folder you may write to"
+        return ResourceError.exit_code, message
     return 1, f"internal error: {type(error).__name__}: {text} (--debug shows where)"
 
 
 def _printable(text: str) -> str:
-    """One line that moves no cursor: names of files may hold anything."""
+    """One line without control characters: names of files may contain any."""
     return "".join(
-        each if each.isprintable() else each.encode("unicode_escape", "backslashreplace").decode()
-        for each in text
+        char if char.isprintable() else char.encode("unicode_escape", "backslashreplace").decode()
+        for char in text
     )

@@ -1,4 +1,4 @@
-"""What can go wrong, and the exit code that says so. A message is one line: the file, the reason, the remedy."""
+"""Errors and their exit codes. A message is one line: the file, the reason, the remedy."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from collections.abc import Iterable
 
 
 class SelfvoxError(Exception):
-    """Base of every refusal that a person is meant to read; `exit_code` is what the command line returns."""
+    """Base of all errors that a user can mend; the command line returns `exit_code`."""
 
     exit_code = 1
 
 
 class UsageError(SelfvoxError):
-    """An option or setting that cannot be."""
+    """An invalid option or setting."""
 
     exit_code = 2
 
 
 class BusyError(UsageError):
-    """Another process is at work in the folder."""
+    """Another process is working in the folder."""
 
 
 class DataError(SelfvoxError):
@@ -29,33 +29,35 @@ class DataError(SelfvoxError):
 
 
 class WeightsError(SelfvoxError):
-    """A checkpoint or encoder that does not fit, is damaged or is not trusted."""
+    """A checkpoint or encoder that is damaged, unsafe or does not fit."""
 
     exit_code = 4
 
 
 class ResourceError(SelfvoxError):
-    """Disk, memory or a device is lacking."""
+    """Disk space, memory or a device is missing."""
 
     exit_code = 5
 
 
 class NumericalError(SelfvoxError):
-    """Training left the finite numbers."""
+    """Training produced values that are not finite."""
 
     exit_code = 6
 
 
-class Stopped(SelfvoxError):  # noqa: N818 - it is no error of anybody
-    """A signal asked to stop; everything was saved first. The exit code is 128 + the signal's number."""
+class Stopped(SelfvoxError):  # noqa: N818 - a stop is not an error
+    """Stopped by a signal, after everything was saved; the exit code is 128 + the signal number."""
 
     def __init__(self, message: str, signal_number: int):
         super().__init__(message)
         self.exit_code = 128 + signal_number
 
 
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """`; did you mean 'simclr'?`, or the whole list where nothing is near."""
-    known = sorted(known)
-    near = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
-    return f"; did you mean '{near[0]}'?" if near else f"; known: {', '.join(known) or 'none'}"
+def did_you_mean(word: str, choices: Iterable[str]) -> str:
+    """`; did you mean 'simclr'?`, or the list of all choices if none is similar."""
+    choices = sorted(choices)
+    similar = difflib.get_close_matches(word, choices, n=1, cutoff=0.6)
+    if similar:
+        return f"; did you mean '{similar[0]}'?"
+    return f"; known: {', '.join(choices) or 'none'}"

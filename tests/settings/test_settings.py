@@ -10,7 +10,9 @@ import pytest
 import yaml
 
 import selfvox
+from selfvox.data.sources import source_names
 from selfvox.errors import UsageError
+from selfvox.models.encoder import encoder_names
 from selfvox.settings import safe_yaml, verbs
 from selfvox.settings.options import as_dict, options, resolve, to_yaml
 
@@ -51,7 +53,7 @@ def test_a_run_that_python_returned_is_taken_wherever_its_name_is(monkeypatch):
         assert resolve(verbs.Predict, PREDICT | {"ensemble": given}).ensemble == (
             Path("/home/someone/a"),
         )
-    with pytest.raises(UsageError, match=r"^ensemble: is empty or no path"):
+    with pytest.raises(UsageError, match=r"^ensemble: is empty or not a path"):
         resolve(verbs.Predict, PREDICT | {"ensemble": "a,"})
 
 
@@ -74,7 +76,7 @@ def test_a_run_that_python_returned_is_taken_wherever_its_name_is(monkeypatch):
 )
 def test_a_refusal_names_the_option_and_what_it_takes(given, said):
     with pytest.raises(UsageError, match=f"^{said}"):
-        resolve(Toy, given, where="task.")
+        resolve(Toy, given, prefix="task.")
 
 
 @pytest.mark.parametrize(
@@ -163,10 +165,10 @@ def test_settings_survive_yaml(tmp_path):
         ("<<: *x", "alias"),
         ("a: &a [x,x]\nb: &b [*a,*a]\nc: [*b,*b]", "anchor"),
         ("a: 1\na: 2", "'a' is given twice"),
-        ("[1, 2]", "holds no settings"),
-        ("", "holds no settings"),
+        ("[1, 2]", "contains no settings"),
+        ("", "contains no settings"),
         ("a: [", "not plain YAML"),
-        ("a: " + "[" * 100_000, "nested too deep"),
+        ("a: " + "[" * 100_000, "nested too deeply"),
         ("a: " + "9" * 5000, "not plain YAML"),
         ("a: 2020-13-45", "not plain YAML"),
         ("a\0b: 1", "not plain YAML"),
@@ -194,7 +196,7 @@ def test_a_settings_file_is_utf8_of_bounded_size(tmp_path):
     file.write_bytes("out: ä".encode("utf-16"))
     with pytest.raises(UsageError, match="cannot be read"):
         safe_yaml.read_yaml(file)
-    file.write_bytes(b"a: " + b"x" * safe_yaml.LARGEST)
+    file.write_bytes(b"a: " + b"x" * safe_yaml.MAX_BYTES)
     with pytest.raises(UsageError, match="larger than"):
         safe_yaml.read_yaml(file)
     with pytest.raises(UsageError, match="cannot be read"):
@@ -270,3 +272,46 @@ def test_printed_yaml_holds_the_help_beside_each_setting():
     assert yaml.safe_load(shown) == as_dict(resolve(verbs.Predict, PREDICT))
     for option in options(verbs.Predict):
         assert f"  # {option.help}\n" in shown
+
+
+@pytest.mark.parametrize(
+    "text", ["4/4", "5/4", "-1/4", "1", "1/", "/4", "1/2/3", "a/b", "", "0/0", "0.5/2"]
+)
+def test_a_shard_is_a_number_below_a_count(text):
+    with pytest.raises(UsageError, match=r"^shard: invalid shard '.*'; use I/N"):
+        resolve(verbs.Study, {"plan": "p", "out": "o", "shard": text})
+    assert verbs.parse_shard("3/4") == (3, 4)
+    assert resolve(verbs.Study, {"plan": "p", "out": "o", "shard": "0/1"}).shard == "0/1"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("2-5", "invalid fold '2-5'; use K/N"),
+        ("0/5", "invalid fold '0/5'; use K/N"),
+        ("6/5", "6/5 is beyond the last fold; use 1/5 to 5/5"),
+    ],
+)
+def test_a_fold_is_one_of_its_count(text, message):
+    with pytest.raises(UsageError, match=f"^fold: {message}"):
+        resolve(verbs.Finetune, FINETUNE | {"fold": text})
+    assert resolve(verbs.Finetune, FINETUNE | {"fold": "5/5"}).fold == "5/5"
+
+
+def test_the_help_lists_every_source():
+    text = next(option.help for option in options(verbs.Prepare) if option.name == "source")
+    listed = re.sub(r" \(or [^)]*\)", "", text.partition(": ")[2]).replace(" or ", ", ").split(", ")
+    assert listed == ["auto", *source_names()]
+
+
+def test_the_help_lists_every_encoder_and_map():
+    by_name = {option.name: option.help for option in options(verbs.Predict)}
+    assert by_name["maps"].endswith(": " + ", ".join(verbs.MAPS))
+    network = next(option.help for option in options(verbs.Pretrain) if option.name == "network")
+    for name in encoder_names():
+        assert name in network
+
+
+def test_the_defaults_of_a_single_pass_are_accepted_when_spelled_out():
+    spelled_out = {"encoder_dropout": 0.3, "decoder_dropout": 0.0, "dropout_kind": "element"}
+    assert resolve(verbs.Predict, PREDICT | spelled_out) == resolve(verbs.Predict, PREDICT)

@@ -329,15 +329,18 @@ def test_runs_of_other_classes_or_recipes_cannot_vote_together(run, scans, tmp_p
 def test_votes_that_cannot_be_are_refused(run, scans, tmp_path):
     at = {"run": run, "scans": scans, "out": tmp_path / "out"}
     for bad, match in (
-        ({"passes": 2, "encoder_dropout": 0.0}, "passes: without dropout"),
-        ({"encoder_dropout": 0.5}, "encoder_dropout: goes with --passes"),
-        ({"decoder_dropout": 0.3, "ensemble": (run,)}, "decoder_dropout: goes with --passes"),
-        ({"dropout_kind": "channel"}, "dropout_kind: goes with --passes"),
-        ({"vote": "borda"}, "vote: one prediction"),
-        ({"maps": ("entropy",)}, "maps: one prediction"),
+        ({"passes": 2, "encoder_dropout": 0.0}, "passes: all passes would be equal"),
+        ({"encoder_dropout": 0.5}, "encoder_dropout: a single pass has no dropout"),
+        (
+            {"decoder_dropout": 0.3, "ensemble": (run,)},
+            "decoder_dropout: a single pass has no dropout",
+        ),
+        ({"dropout_kind": "channel"}, "dropout_kind: a single pass has no dropout"),
+        ({"vote": "borda"}, "vote: needs several predictions"),
+        ({"maps": ("entropy",)}, "maps: needs several predictions"),
         ({"passes": 2, "maps": ("entropi",)}, "did you mean 'entropy'"),
-        ({"passes": 2, "vote": "weighted"}, "vote_weights: goes with"),
-        ({"passes": 2, "union_class": "lesion"}, "union_class: goes with"),
+        ({"passes": 2, "vote": "weighted"}, "vote_weights: belongs to"),
+        ({"passes": 2, "union_class": "lesion"}, "union_class: belongs to"),
     ):
         with pytest.raises(ValueError, match=match):
             Predict(**at, **bad)

@@ -258,7 +258,7 @@ def _check_network(settings: Finetune, spec: dict[str, Any], d: int) -> None:
     if asked == {"name": "plain"}:  # the default
         return
     if ":" not in str(asked["name"]):
-        filled = as_dict(resolve(Architecture, asked, where="network."))
+        filled = as_dict(resolve(Architecture, asked, prefix="network."))
         asked = {name: filled[name] for name in asked}
     for name, value in asked.items():
         has = spec.get(name)

@@ -7,7 +7,7 @@ from typing import Any
 
 from selfvox.errors import NumericalError, Stopped, UsageError
 from selfvox.runs.progress import echo
-from selfvox.settings.verbs import Study
+from selfvox.settings.verbs import Study, parse_shard
 from selfvox.studies import cost, mc_dropout, results, table
 from selfvox.studies import design as layout
 from selfvox.studies import plan as plans
@@ -50,7 +50,7 @@ def study(settings: Study) -> list[dict[str, Any]]:
     cost.show_costs(plan, facts)
     if settings.dry_run:
         return []
-    number, of = map(int, settings.shard.split("/"))
+    number, of = parse_shard(settings.shard)
     todo = layout.list_cells(plan, facts)[number::of]
     here = _Study(plan, facts, out)
     try:

@@ -29,7 +29,7 @@ def plan_encoder(
     given = network_settings(network, len(crop))
     if ":" in given["name"]:
         return given
-    architecture = resolve(Architecture, given, where="network.")
+    architecture = resolve(Architecture, given, prefix="network.")
     if architecture.strides is None:
         strides = _strides(len(architecture.channels), crop, spacing_mm)
         given = {
@@ -37,7 +37,7 @@ def plan_encoder(
             "channels": architecture.channels[: len(strides)],
             "strides": strides,
         }
-        architecture = resolve(Architecture, given, where="network.")
+        architecture = resolve(Architecture, given, prefix="network.")
     elif [len(level) for level in architecture.strides] != [len(crop)] * len(architecture.channels):
         raise UsageError(
             f"network.strides: are no {len(crop)} numbers for each of the {len(architecture.channels)} levels; "
@@ -53,7 +53,7 @@ def check_network(network: str | Mapping[str, Any]) -> None:
     if colon:
         _maker(kind, name)
     else:
-        resolve(Architecture, given, where="network.")
+        resolve(Architecture, given, prefix="network.")
 
 
 def network_settings(
@@ -100,7 +100,9 @@ def build_encoder(spec: Mapping[str, Any], spatial_dims: int, in_channels: int) 
     """
     kind, _, name = str(spec["name"]).partition(":")
     if not name:
-        return UNetEncoder(resolve(Architecture, spec, where="network."), spatial_dims, in_channels)
+        return UNetEncoder(
+            resolve(Architecture, spec, prefix="network."), spatial_dims, in_channels
+        )
     if kind == "timm" and spatial_dims != 2:
         raise UsageError(
             f"network: timm:{name} is a 2D network and the scans are 3D; take a monai: or U-Net encoder"

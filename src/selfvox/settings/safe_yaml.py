@@ -1,4 +1,4 @@
-"""Settings files, and single settings: YAML with plain values only, no tags, anchors or keys given twice."""
+"""Settings as YAML with plain values only: no tags, anchors or duplicate keys."""
 
 from __future__ import annotations
 
@@ -9,46 +9,47 @@ import yaml
 
 from selfvox.errors import UsageError
 
-LARGEST = 1_000_000  # bytes
-DEEPEST = 20  # levels
+MAX_BYTES = 1_000_000
+MAX_DEPTH = 20  # levels of nesting
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """Read a YAML file that holds a mapping of setting names, and nothing else.
+    """Read a YAML file: a mapping from setting names to values.
 
     Raises:
-        UsageError: the file cannot be read, is not YAML, uses tags, anchors or duplicate keys, or is not a mapping.
+        UsageError: the file cannot be read, is not YAML, uses tags, anchors or duplicate keys, or
+            is not a mapping.
     """
     try:
         with path.open("rb") as file:
-            content = file.read(LARGEST + 1)
-        if len(content) > LARGEST:
+            content = file.read(MAX_BYTES + 1)
+        if len(content) > MAX_BYTES:
             raise UsageError(
-                f"{path}: larger than {LARGEST} bytes; give --config a file of settings"
+                f"{path}: larger than {MAX_BYTES} bytes; give --config a file of settings"
             )
-        found = value(content.decode("utf-8-sig"), str(path))
+        settings = parse_value(content.decode("utf-8-sig"), str(path))
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"{path}: cannot be read ({error}); give --config a YAML file") from None
-    if not isinstance(found, dict):
-        raise UsageError(f"{path}: holds no settings; write one `name: value` a line")
-    return found
+    if not isinstance(settings, dict):
+        raise UsageError(f"{path}: contains no settings; write one `name: value` per line")
+    return settings
 
 
-def value(text: str, where: str) -> Any:
-    """What a text says as YAML; `where` it stands, for refusals.
+def parse_value(text: str, location: str) -> Any:
+    """Parse a text as YAML; `location` begins the message of an error.
 
     Raises:
         UsageError: it is not YAML, or uses tags, anchors or duplicate keys.
     """
     try:
-        _refuse_cunning(where, text)
+        _check_plain(text, location)
         return yaml.load(text, Loader=_Strict)  # noqa: S506 - a SafeLoader underneath
     except (yaml.YAMLError, ValueError) as error:
-        raise UsageError(f"{where}: not plain YAML ({' '.join(str(error).split())})") from None
+        raise UsageError(f"{location}: not plain YAML ({' '.join(str(error).split())})") from None
 
 
 class _Strict(yaml.SafeLoader):
-    """Safe YAML that refuses a key given twice."""
+    """Safe YAML that refuses duplicate keys."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = [self.construct_object(key, deep=True) for key, _ in node.value]
@@ -58,16 +59,17 @@ class _Strict(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def _refuse_cunning(where: str, text: str) -> None:
-    # a few lines of nested aliases expand to gigabytes, deep nesting takes minutes; settings need neither
+def _check_plain(text: str, location: str) -> None:
+    # a few lines of nested aliases expand to gigabytes, and deep nesting takes minutes to parse;
+    # settings need neither
     depth = 0
     for token in yaml.scan(text):
         if isinstance(token, yaml.AnchorToken | yaml.AliasToken | yaml.TagToken):
             line = token.start_mark.line + 1
             raise UsageError(
-                f"{where}: line {line} uses a YAML tag, anchor or alias; write the value itself"
+                f"{location}: line {line} uses a YAML tag, anchor or alias; write the value itself"
             )
         kind = type(token).__name__
         depth += kind.endswith("StartToken") - kind.endswith("EndToken")
-        if depth > DEEPEST:
-            raise UsageError(f"{where}: nested too deep; write one `name: value` a line")
+        if depth > MAX_DEPTH:
+            raise UsageError(f"{location}: nested too deeply; write one `name: value` per line")

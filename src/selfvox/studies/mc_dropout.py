@@ -26,7 +26,7 @@ from selfvox.runs.atomic_files import atomic_write, write_csv
 from selfvox.runs.progress import echo
 from selfvox.runs.weights import load_part
 from selfvox.settings.options import resolve
-from selfvox.settings.verbs import Evaluate, Predict
+from selfvox.settings.verbs import Evaluate, Predict, parse_shard
 from selfvox.studies import figures, plan, results, statistics
 from selfvox.studies.plan import Plan
 from selfvox.studies.results import Result
@@ -91,7 +91,7 @@ def predict_with_passes(
         raise UsageError(f"passes: {out} holds no run that segments; leave --passes out")
     todo = [(path, way) for result in found for path in result.paths for way in _ways(result)]
     todo += [(result.paths[0], MAPS) for result in _telling(found)]
-    first, of = map(int, shard.split("/"))
+    first, of = parse_shard(shard)
     todo = todo[first::of]
     if dry_run:
         left = sum(not is_done(path / way.folder) for path, way in todo)

@@ -237,7 +237,7 @@ def resolve_method(plan: Plan, name: str) -> Method:
     """A method, its own settings laid over the shared ones; from scratch it has the network that the others share."""
     value = plan.methods[name]
     own = resolve(
-        Method, {"pretrain": None} if value == SCRATCH else value, where=f"methods.{name}."
+        Method, {"pretrain": None} if value == SCRATCH else value, prefix=f"methods.{name}."
     )
     pretrain = {**plan.pretrain, **own.pretrain} if isinstance(own.pretrain, dict) else own.pretrain
     finetune = {**plan.finetune, **own.finetune}
@@ -283,7 +283,7 @@ def _checked(plan: Plan, beside: Path) -> Plan:
         if not isinstance(value, Mapping):
             remedy = "write `pretrain: {task: rotation}` below it"
             raise UsageError(f"{where}: is neither {SCRATCH} nor a mapping; {remedy}")
-        own = resolve(Method, value, where=f"{where}.")
+        own = resolve(Method, value, prefix=f"{where}.")
         found: dict[str, Any] | str | None = None
         if isinstance(own.pretrain, dict):
             given = {**plan.pretrain, **own.pretrain}
@@ -333,7 +333,7 @@ def _with_2d(plan: Plan) -> Plan:
     """The plan with its 2D twins among the methods, behind the others."""
     if plan.twins_2d is None:
         return plan
-    flat = resolve(Twins2D, plan.twins_2d, where="twins_2d.")
+    flat = resolve(Twins2D, plan.twins_2d, prefix="twins_2d.")
     methods = dict(plan.methods)
     for name in flat.of:
         own = plan.methods.get(name)
@@ -358,7 +358,7 @@ def section(
     needed = {"scans": "-", "out": "-", "labelled": "-", "encoder": encoder}
     known = {each.name for each in dataclasses.fields(settings)}
     filled = {name: value for name, value in needed.items() if name in known}
-    return resolve(settings, {**filled, **given}, where=where)
+    return resolve(settings, {**filled, **given}, prefix=where)
 
 
 def folder_name(name: str) -> str:

@@ -64,7 +64,7 @@ def task_from_setting(
         raise UsageError(
             "weights: are for several tasks at once, such as --task rotation+simclr; leave them out"
         )
-    return resolve(find_task(given[0]), options, where="task.")
+    return resolve(find_task(given[0]), options, prefix="task.")
 
 
 def task_to_setting(task: PretextTask) -> dict[str, Any]:
@@ -112,7 +112,7 @@ def _joint(
     tasks = []
     for name in sorted(names):
         with refusals_of(name):
-            tasks.append(resolve(kinds[name], own[name], where="task."))
+            tasks.append(resolve(kinds[name], own[name], prefix="task."))
     return Joint(
         tasks=tuple(tasks),
         weights=tuple(weight for _, weight in sorted(zip(names, weights, strict=True))),

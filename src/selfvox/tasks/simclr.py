@@ -107,7 +107,7 @@ class SimCLR(PretextTask):
             return replace(self, planes=plane_names(equal))
         ops = [op for op in self.ops if op != "rotate"]
         try:
-            return resolve(SimCLR, {**as_dict(self), "planes": "none", "ops": ops}, where="task.")
+            return resolve(SimCLR, {**as_dict(self), "planes": "none", "ops": ops}, prefix="task.")
         except UsageError as error:
             why = "rotate was left out of task.ops, since no two axes are equally spaced in every scan"
             raise UsageError(f"{error} ({why})") from None
