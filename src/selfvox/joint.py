@@ -36,7 +36,7 @@ class Joint(PretextTask):
     def configure(self, crop: Sequence[int], *spacings_mm: Sequence[float]) -> Joint:  # noqa: D102
         suited = []
         for task in self.tasks:
-            with refusals_of(task.name):
+            with rename_options(task.name):
                 suited.append(task.configure(crop, *spacings_mm))
         return replace(self, tasks=tuple(suited))
 
@@ -111,7 +111,7 @@ def _part(batch: Batch, name: str) -> Batch:
 
 
 @contextlib.contextmanager
-def refusals_of(name: str) -> Iterator[None]:
+def rename_options(name: str) -> Iterator[None]:
     """Refusals that call an option what it is called beside other tasks: `task.grid` is `task.jigsaw.grid`."""
     try:
         yield

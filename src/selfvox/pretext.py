@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from selfvox import plugins
 from selfvox.errors import UsageError
 from selfvox.models.encoder import Encoder
 from selfvox.ops.outcome import Batch, Outcome
@@ -31,8 +33,11 @@ class PretextTask(ABC):
 
     @property
     def name(self) -> str:
-        """The name that a user chooses it by: that of its file."""
-        return type(self).__module__.rpartition(".")[2]
+        """What a user chooses it by: the name of its file in `tasks/`, or a plug-in's entry point.
+
+        A task of neither kind, which is passed as an object, has that of its class.
+        """
+        return _name_of(type(self))
 
     def configure(self, crop: Sequence[int], *spacings_mm: Sequence[float]) -> PretextTask:
         """This task, settled for crops of this size, and for all spacings of the scans, as prepared and as scanned.
@@ -94,3 +99,12 @@ class PretextTask(ABC):
     @abstractmethod
     def preview_panels(self, images: Tensor, batch: Batch) -> list[list[Panel]]:
         """The question as pictures: one row per image, in their order; of several tasks, one per image and task."""
+
+
+@functools.cache  # a loss asks for it in every step, and a search of all packages takes milliseconds
+def _name_of(task: type[PretextTask]) -> str:
+    folder, _, file = task.__module__.rpartition(".")
+    if folder == "selfvox.tasks":
+        return file
+    plugin = plugins.plugin_of(plugins.TASKS, task)
+    return plugin.name if plugin else task.__name__

@@ -12,7 +12,7 @@ import selfvox
 from selfvox import tasks
 from selfvox.cli import main
 from selfvox.data import sources
-from selfvox.models.encoder import encoder_names
+from selfvox.models.build import encoder_names
 from selfvox.settings.options import options
 
 SOURCE = Path(selfvox.__file__).parent

@@ -13,8 +13,7 @@ from torch import nn
 
 from selfvox.errors import UsageError, WeightsError
 from selfvox.models.adapters import FeatureNetwork
-from selfvox.models.build import build_encoder, check_network, plan_encoder
-from selfvox.models.encoder import encoder_names
+from selfvox.models.build import build_encoder, check_network, encoder_names, plan_encoder
 from selfvox.models.unet import SMALLEST_MAP
 from selfvox.runs.weights import save_part
 

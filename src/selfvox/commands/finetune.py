@@ -20,7 +20,7 @@ from selfvox.data.sampling.crop_size import choose_crop, in_plane_cases, median_
 from selfvox.errors import DataError, UsageError
 from selfvox.models.build import build_encoder, check_network, network_settings, plan_encoder
 from selfvox.models.encoder import Encoder
-from selfvox.models.unet import Architecture
+from selfvox.models.unet import PLAIN, RESIDUAL, Architecture
 from selfvox.runs.device import make_fabric
 from selfvox.runs.progress import echo
 from selfvox.runs.run_folder import Run, open_run
@@ -257,7 +257,7 @@ def _check_network(settings: Finetune, spec: dict[str, Any], d: int) -> None:
     asked = network_settings(settings.network, d)
     if asked == {"name": "plain"}:  # the default
         return
-    if ":" not in str(asked["name"]):
+    if asked["name"] in (PLAIN.name, RESIDUAL.name):
         filled = as_dict(resolve(Architecture, asked, prefix="network."))
         asked = {name: filled[name] for name in asked}
     for name, value in asked.items():

@@ -18,7 +18,7 @@ import torch
 
 from selfvox import __version__, tasks
 from selfvox.data import sources
-from selfvox.models.encoder import encoder_names
+from selfvox.models.build import encoder_names
 from selfvox.pretext import PretextTask
 from selfvox.runs.device import supports_bf16
 from selfvox.settings.options import as_dict, options
@@ -40,7 +40,7 @@ def info(settings: Info) -> dict[str, Any]:
         "system": f"{platform.system()} {platform.machine()}",
         "packages": _packages(),
         "devices": _devices(),
-        "tasks": _described(tasks, tasks.task_names()),
+        "tasks": {name: tasks.task_question(name) for name in tasks.task_names()},
         "encoders": encoder_names(),
         "sources": {
             name: _first_line(sources.open_source(name)) for name in sources.source_names()
@@ -66,7 +66,7 @@ def _tasks() -> dict[str, Any]:
                 for option in options(tasks.find_task(name))
             },
         }
-        for name, question in _described(tasks, tasks.task_names()).items()
+        for name, question in ((name, tasks.task_question(name)) for name in tasks.task_names())
     }
 
 

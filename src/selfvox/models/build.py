@@ -7,116 +7,131 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
+from selfvox import plugins
 from selfvox.errors import UsageError, did_you_mean
-from selfvox.models.adapters import FeatureNetwork, _maker
-from selfvox.models.encoder import Encoder, encoder_names
-from selfvox.models.unet import Architecture, UNetEncoder, _strides
+from selfvox.models.adapters import MONAI, TIMM, PluginEncoder, wrap_module
+from selfvox.models.encoder import Encoder
+from selfvox.models.family import Family
+from selfvox.models.unet import PLAIN, RESIDUAL
 from selfvox.runs.weights import read_encoder
-from selfvox.settings.options import as_dict, resolve
+
+Network = (
+    str | Mapping[str, Any] | nn.Module
+)  # a name or run, a name with its settings, or a module
+
+FAMILIES: tuple[Family, ...] = (PLAIN, RESIDUAL, MONAI, TIMM)
+
+
+def encoder_names() -> list[str]:
+    """The encoders that `--network` offers: selfvox's own, then those of installed packages."""
+    built_in = [family.usage for family in FAMILIES]
+    names = {plugin.name for plugin in plugins.installed_plugins(plugins.ENCODERS)}
+    return built_in + sorted(names - set(built_in))
 
 
 def plan_encoder(
-    network: str | Mapping[str, Any], crop: Sequence[int], spacing_mm: Sequence[float]
+    network: Network, crop: Sequence[int], spacing_mm: Sequence[float]
 ) -> dict[str, Any]:
-    """Resolve the `network` setting for crops of this size: all that `build` needs to make the encoder again.
+    """Resolve the `network` setting for crops of this size: all that `build_encoder` needs.
 
-    A U-Net is given as many levels as its channels name and the crop allows: every level halves the axes whose spacing
-    is below twice the finest, and no map gets smaller than 4 voxels.
+    Args:
+        network: a name, a run, a name with settings, or a module, of which only the class is noted.
+        crop: edges of what the encoder is given, in voxels.
+        spacing_mm: of these voxels, along each axis.
 
     Raises:
         UsageError: an unknown network or setting.
     """
-    given = network_settings(network, len(crop))
-    if ":" in given["name"]:
-        return given
-    architecture = resolve(Architecture, given, prefix="network.")
-    if architecture.strides is None:
-        strides = _strides(len(architecture.channels), crop, spacing_mm)
-        given = {
-            **as_dict(architecture),
-            "channels": architecture.channels[: len(strides)],
-            "strides": strides,
-        }
-        architecture = resolve(Architecture, given, prefix="network.")
-    elif [len(level) for level in architecture.strides] != [len(crop)] * len(architecture.channels):
-        raise UsageError(
-            f"network.strides: are no {len(crop)} numbers for each of the {len(architecture.channels)} levels; "
-            "leave them out, or give as many as network.channels"
-        )
-    return as_dict(architecture)
+    if isinstance(network, nn.Module):
+        return {"name": f"{type(network).__module__}:{type(network).__qualname__}"}
+    settings = network_settings(network, len(crop))
+    return _find_family(settings).plan(_without_plugin(settings), crop, spacing_mm)
 
 
-def check_network(network: str | Mapping[str, Any]) -> None:
-    """Refuse an unknown U-Net or setting of one, or a run without an encoder, before any scan is read."""
-    given = network_settings(network)
-    kind, colon, name = given["name"].partition(":")
-    if colon:
-        _maker(kind, name)
-    else:
-        resolve(Architecture, given, prefix="network.")
+def check_network(network: Network) -> None:
+    """Refuse an unknown network or setting, or a run without an encoder, before any scan is read."""
+    if isinstance(network, nn.Module):
+        return
+    settings = network_settings(network)
+    _find_family(settings).check(_without_plugin(settings))
 
 
 def network_settings(
     network: str | Mapping[str, Any], spatial_dims: int | None = None
 ) -> dict[str, Any]:
-    """The `network` setting as a mapping with a name; where that is a run, all that its encoder was built from.
+    """The `network` setting as a mapping with a name; of a run, what its encoder was built from.
 
     Args:
         network: the setting.
-        spatial_dims: of the scans, which a run's must have too; None: not known yet.
+        spatial_dims: of the scans, which a run's must have too; None: not yet known.
 
     Raises:
         UsageError: an unknown network, or a run of scans of other dimensions.
-        WeightsError: the run holds no intact encoder.
+        WeightsError: the run contains no intact encoder.
     """
-    given = {"name": "plain", **({"name": network} if isinstance(network, str) else network)}
-    name = given["name"] = str(given["name"])
-    if ":" in name and given.get("pretrained", False) is not False:
-        raise UsageError(
-            "network.pretrained: weights of others are not fetched, networks begin random; leave it out"
-        )
-    if ":" in name or name in ("plain", "residual"):
-        return given
+    options = {"name": network} if isinstance(network, str) else network
+    settings = {"name": "plain", **options}
+    name = str(settings["name"])
+    settings["name"] = name
     run = Path(os.path.expanduser(name))
-    if not name or not run.is_dir():
-        raise UsageError(
-            f"network: no encoder is called '{name}'{did_you_mean(name, encoder_names())}"
-        )
-    if more := sorted(given.keys() - {"name"}):
-        raise UsageError(f"network: {run} names its own settings; leave --network.{more[0]} out")
+    # a name is never taken for the folder of the same name
+    if ":" in name or not name or _family_of(name) or not run.is_dir():
+        _find_family(settings)
+        return settings
+    if extra := sorted(settings.keys() - {"name"}):
+        raise UsageError(f"network: {run} names its own settings; leave --network.{extra[0]} out")
     _, card = read_encoder(run)
     if spatial_dims not in (None, card["spatial_dims"]):
         raise UsageError(
-            f"network: {run} is a network of {card['spatial_dims']}D scans, and these are {spatial_dims}D; name another"
+            f"network: {run} is a network of {card['spatial_dims']}D scans, and these are "
+            f"{spatial_dims}D; name another"
         )
     return dict(card["network"])
 
 
-def build_encoder(spec: Mapping[str, Any], spatial_dims: int, in_channels: int) -> Encoder:
-    """Make an encoder, with fresh weights, from what `plan` resolved.
+def build_encoder(
+    spec: Mapping[str, Any] | nn.Module, spatial_dims: int, in_channels: int
+) -> Encoder:
+    """Make an encoder, with fresh weights, from what `plan_encoder` resolved.
+
+    Args:
+        spec: the plan; or a module, which is returned with the weights that it has: as it is where
+            it is an `Encoder`, else wrapped, if it returns a list of feature maps.
+        spatial_dims: 2 or 3.
+        in_channels: of the images.
 
     Raises:
         UsageError: the network does not exist, or does not take these settings or dimensions.
     """
-    kind, _, name = str(spec["name"]).partition(":")
-    if not name:
-        return UNetEncoder(
-            resolve(Architecture, spec, prefix="network."), spatial_dims, in_channels
-        )
-    if kind == "timm" and spatial_dims != 2:
-        raise UsageError(
-            f"network: timm:{name} is a 2D network and the scans are 3D; take a monai: or U-Net encoder"
-        )
-    settings = {key: value for key, value in spec.items() if key not in ("name", "pretrained")}
-    if kind == "monai":
-        settings |= {"spatial_dims": spatial_dims, "in_channels": in_channels}
-    else:
-        settings |= {"features_only": True, "in_chans": in_channels}
+    if isinstance(spec, nn.Module):
+        return wrap_module(spec, spatial_dims, in_channels)
+    return _find_family(spec).build(_without_plugin(spec), spatial_dims, in_channels)
+
+
+def _find_family(settings: Mapping[str, Any]) -> Family:
+    name = str(settings["name"])
+    family = _family_of(name)
+    if family is not None:
+        return family
+    if missing := plugins.missing_plugin(name, settings.get("plugin")):
+        raise UsageError(f"network: {missing}")
+    raise UsageError(f"network: no encoder is called '{name}'{did_you_mean(name, encoder_names())}")
+
+
+def _family_of(name: str) -> Family | None:
+    """The family that a name belongs to; None where there is none."""
+    built_in = {family.usage: family for family in FAMILIES}
     try:
-        net = _maker(kind, name)(**settings)
-    except (ImportError, RuntimeError, TypeError, ValueError) as error:
-        reason = str(error).partition("\n")[0]
-        raise UsageError(
-            f"network: {kind}:{name} cannot be made with these settings ({reason}); give its own as --network.NAME"
-        ) from None
-    return FeatureNetwork(net, spatial_dims, in_channels)
+        plugin = plugins.find_plugin(plugins.ENCODERS, name, built_in)
+    except UsageError as error:
+        raise UsageError(f"network: {error}") from None
+    if plugin is not None:
+        return PluginEncoder(plugin)
+    library, colon, _ = name.partition(":")
+    return built_in.get(f"{library}:NAME" if colon else name)
+
+
+def _without_plugin(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in settings.items() if key != "plugin"}

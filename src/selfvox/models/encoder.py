@@ -25,14 +25,9 @@ class Encoder(nn.Module, ABC):
         return self.channels[-1]
 
     def embed(self, x: Tensor) -> Tensor:
-        """(batch, channel, *space) -> (batch, width): the largest value of each channel of the coarsest map.
+        """(batch, channel, *space) -> (batch, width): the maximum of each channel of the coarsest map.
 
-        The mean would be nearly constant where the last layer is an InstanceNorm, which has just set it.
+        The mean would be nearly constant where the last layer is an InstanceNorm, which sets it.
         """
         coarsest: Tensor = self(x)[-1]
         return coarsest.flatten(2).amax(2)
-
-
-def encoder_names() -> list[str]:
-    """The encoders that `--network` knows."""
-    return ["plain", "residual", "monai:NAME", "timm:NAME"]

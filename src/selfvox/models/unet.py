@@ -13,16 +13,20 @@ from dynamic_network_architectures.building_blocks.plain_conv_encoder import Pla
 from dynamic_network_architectures.building_blocks.residual_encoders import ResidualEncoder
 from torch import Tensor, nn
 
+from selfvox.errors import UsageError
 from selfvox.models.encoder import Encoder
+from selfvox.models.family import Family, Settings
+from selfvox.settings.options import as_dict, resolve
 from selfvox.settings.verbs import AtLeastOne
 
-# a map of shorter edges leaves InstanceNorm too little to divide by: gradients were not finite in one step of five
+# a map of shorter edges leaves InstanceNorm too little to divide by: gradients were not finite in
+# one step of five
 SMALLEST_MAP = 4
 
 
 @dataclass(frozen=True, kw_only=True)
 class Architecture:
-    """A U-Net encoder's settings."""
+    """Settings of a U-Net encoder."""
 
     name: Annotated[Literal["plain", "residual"], "plain convolutions, or residual blocks"] = (
         "plain"
@@ -42,29 +46,36 @@ class Architecture:
 
 
 class UNetEncoder(Encoder):
-    """nnU-Net's plain or residual encoder (dynamic-network-architectures)."""
+    """nnU-Net's plain or residual encoder (dynamic-network-architectures).
 
-    def __init__(self, architecture: Architecture, spatial_dims: int, in_channels: int):
+    Args:
+        architecture: the settings; its `strides` are not read.
+        strides: (level, axis), of each level relative to the level above it.
+        spatial_dims: 2 or 3.
+        in_channels: of the images.
+    """
+
+    def __init__(
+        self,
+        architecture: Architecture,
+        strides: Sequence[Sequence[int]],
+        spatial_dims: int,
+        in_channels: int,
+    ):
         super().__init__()
-        assert architecture.strides is not None, "plan() fills them in"
-        self.spatial_dims, self.in_channels = spatial_dims, in_channels
+        self.spatial_dims = spatial_dims
+        self.in_channels = in_channels
         self.channels = architecture.channels
-        self.strides = tuple(
-            tuple(
-                math.prod(level[axis] for level in architecture.strides[: depth + 1])
-                for axis in range(spatial_dims)
-            )
-            for depth in range(len(architecture.strides))
-        )
-        build = PlainConvEncoder if architecture.name == "plain" else ResidualEncoder
+        self.strides = _cumulative_strides(strides)
+        network = PlainConvEncoder if architecture.name == "plain" else ResidualEncoder
         norm, norm_kwargs = norm_layer(architecture.norm, spatial_dims)
-        self.net = build(
+        self.net = network(
             in_channels,
             len(architecture.channels),
             list(architecture.channels),
             nn.Conv3d if spatial_dims == 3 else nn.Conv2d,
             3,
-            [list(stride) for stride in architecture.strides],
+            [list(stride) for stride in strides],
             architecture.blocks,
             conv_bias=True,
             norm_op=norm,
@@ -77,6 +88,53 @@ class UNetEncoder(Encoder):
 
     def forward(self, x: Tensor) -> list[Tensor]:  # noqa: D102
         return list(self.net(x))
+
+
+@dataclass(frozen=True)
+class UNet(Family):
+    """One kind of U-Net encoder; its settings are those of `Architecture`."""
+
+    name: str
+
+    @property
+    def usage(self) -> str:  # noqa: D102
+        return self.name
+
+    def check(self, settings: Settings) -> None:  # noqa: D102
+        resolve(Architecture, settings, prefix="network.")
+
+    def plan(
+        self, settings: Settings, crop: Sequence[int], spacing_mm: Sequence[float]
+    ) -> dict[str, Any]:
+        """As many levels as the channels name and the crop allows; see `plan_strides`."""
+        architecture = resolve(Architecture, settings, prefix="network.")
+        if architecture.strides is None:
+            strides = plan_strides(len(architecture.channels), crop, spacing_mm)
+            planned = {
+                **as_dict(architecture),
+                "channels": architecture.channels[: len(strides)],
+                "strides": strides,
+            }
+            architecture = resolve(Architecture, planned, prefix="network.")
+        elif [len(level) for level in architecture.strides] != [len(crop)] * len(
+            architecture.channels
+        ):
+            raise UsageError(
+                f"network.strides: expected {len(crop)} numbers for each of the "
+                f"{len(architecture.channels)} levels; leave them out, or give as many as "
+                "network.channels"
+            )
+        return as_dict(architecture)
+
+    def build(self, spec: Settings, spatial_dims: int, in_channels: int) -> Encoder:  # noqa: D102
+        architecture = resolve(Architecture, spec, prefix="network.")
+        if architecture.strides is None:
+            raise UsageError("network.strides: are missing from this plan; plan the network first")
+        return UNetEncoder(architecture, architecture.strides, spatial_dims, in_channels)
+
+
+PLAIN = UNet("plain")
+RESIDUAL = UNet("residual")
 
 
 class NormChannels(nn.GroupNorm):
@@ -96,17 +154,32 @@ def norm_layer(name: str, spatial_dims: int) -> tuple[type[nn.Module], dict[str,
     return norms[name][spatial_dims - 2], {"eps": 1e-5, "affine": True}
 
 
-def _strides(levels: int, crop: Sequence[int], spacing_mm: Sequence[float]) -> list[list[int]]:
-    sizes, spacings = list(crop), list(spacing_mm)
+def _cumulative_strides(strides: Sequence[Sequence[int]]) -> tuple[tuple[int, ...], ...]:
+    """Strides relative to the input, from those relative to the level above."""
+    return tuple(itertools.accumulate(map(tuple, strides), _multiply))
+
+
+def _multiply(stride: tuple[int, ...], step: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(a * b for a, b in zip(stride, step, strict=True))
+
+
+def plan_strides(levels: int, crop: Sequence[int], spacing_mm: Sequence[float]) -> list[list[int]]:
+    """Strides of up to `levels` levels: each halves the axes of a spacing below twice the finest.
+
+    An axis is halved only where that leaves whole voxels and a map of at least `SMALLEST_MAP`; the
+    levels end where no axis is.
+    """
+    sizes = list(crop)
+    spacings = list(spacing_mm)
     strides = [[1] * len(sizes)]
     while len(strides) < levels:
-        large = [size % 2 == 0 and size >= 2 * SMALLEST_MAP for size in sizes]
-        if not any(large):
+        divisible = [size % 2 == 0 and size >= 2 * SMALLEST_MAP for size in sizes]
+        if not any(divisible):
             break
-        fine = 2 * min(itertools.compress(spacings, large))
+        limit = 2 * min(itertools.compress(spacings, divisible))
         stride = [
-            2 if spacing < fine and ample else 1
-            for spacing, ample in zip(spacings, large, strict=True)
+            2 if halves and spacing < limit else 1
+            for spacing, halves in zip(spacings, divisible, strict=True)
         ]
         sizes = [size // step for size, step in zip(sizes, stride, strict=True)]
         spacings = [spacing * step for spacing, step in zip(spacings, stride, strict=True)]

@@ -1,0 +1,30 @@
+"""Answers out of a fixed number: the layer that gives them, and how well they are given."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from selfvox.ops.outcome import Outcome
+
+
+def answer_layer(width: int, answers: int) -> nn.Linear:
+    """A linear layer of small weights: an untrained network finds every answer equally likely."""
+    layer = nn.Linear(width, answers)
+    nn.init.normal_(layer.weight, std=1e-3)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+def answer_outcome(logits: Tensor, answer: Tensor) -> Outcome:
+    """Cross-entropy, and the accuracy with its chance.
+
+    Args:
+        logits: (n, answers); the loss is computed in float32.
+        answer: (n,) integers.
+    """
+    logits = logits.float()
+    accuracy = (logits.argmax(1) == answer).float().mean()
+    chance = torch.tensor(1 / logits.shape[1], device=logits.device)
+    return Outcome(F.cross_entropy(logits, answer), {"accuracy": accuracy, "chance": chance})
