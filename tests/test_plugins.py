@@ -76,6 +76,7 @@ def make(spatial_dims, in_channels, width=4):
 @pytest.fixture
 def install(tmp_path, monkeypatch):
     """Put a package of a name on the path, with entry points and modules, as pip would install it."""
+
     def install_package(name, entry_points, modules=(), version="1.5"):
         site = tmp_path / f"site_{name}"
         info = site / f"{name.replace('-', '_')}-{version}.dist-info"
