@@ -436,7 +436,7 @@ def test_a_smaller_scan_than_the_window_is_predicted(run, tmp_path):
 
 
 def test_a_run_without_an_intact_network_is_refused(run, scans, tmp_path):
-    with pytest.raises(WeightsError, match=r"holds no network\.json"):
+    with pytest.raises(WeightsError, match=r"has no network\.json"):
         predict(Predict(run=tmp_path, scans=scans, out=tmp_path / "out"))
     weights = run / "network" / "weights.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"x")

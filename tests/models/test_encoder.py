@@ -95,7 +95,7 @@ def test_a_network_that_names_a_run_is_that_of_its_encoder_whatever_the_crop(run
         UsageError, match=r"^network: .*run names its own settings; leave --network.norm out"
     ):
         plan_encoder({"name": str(run), "norm": "batch"}, (64, 64, 64), ISOTROPIC)
-    with pytest.raises(WeightsError, match=r"holds no encoder\.json"):
+    with pytest.raises(WeightsError, match=r"has no encoder\.json"):
         plan_encoder(str(run.parent), (64, 64, 64), ISOTROPIC)
 
 

@@ -210,7 +210,13 @@ def _network(
         if channels != found["in_channels"]:
             tensors = adapt_first_convolutions(tensors, encoder, settings.first_conv)
         loaded = load_strictly(encoder, tensors, f"{settings.encoder}")
-        report = f"loaded {loaded} into the encoder, pre-trained by {found['task']['name']}; none left over"
+        # the encoder of a fine-tuning run has no pretext task
+        learned_from = (
+            found["task"]["name"]
+            if found["task"]
+            else f"the labels of {Path(settings.encoder).name}"
+        )
+        report = f"loaded {loaded} into the encoder, pre-trained by {learned_from}; none left over"
         if channels != found["in_channels"]:
             report += f"; first convolution from {found['in_channels']} to {channels} channels: {settings.first_conv}"
         frozen_share = {"never": 0.0, "always": 1.0, "warmup": settings.warmup}[settings.freeze]

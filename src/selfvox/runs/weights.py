@@ -1,4 +1,4 @@
-"""Weights on disk: safetensors and a JSON card, checked strictly when they are loaded. Nothing in them is executed."""
+"""Weights on disk: safetensors and a JSON card, loaded strictly; nothing in them is executed."""
 
 from __future__ import annotations
 
@@ -27,104 +27,131 @@ def state_tensors(module: torch.nn.Module) -> dict[str, Tensor]:
     return {**dict(module.named_parameters()), **dict(module.named_buffers())}
 
 
-def load_strictly(module: torch.nn.Module, tensors: Mapping[str, Tensor], where: str) -> str:
-    """Copy tensors into a module, all of them or none; returns the report, `42 tensors, 1.2 M values`.
+def load_strictly(module: torch.nn.Module, tensors: Mapping[str, Tensor], origin: str) -> str:
+    """Copy tensors into a module, all of them or none.
+
+    Args:
+        module: its parameters and buffers are overwritten.
+        tensors: by the names of these.
+        origin: the file or run they come from, for messages.
+
+    Returns:
+        A report: `42 tensors, 1.20 M values`.
 
     Raises:
-        WeightsError: a name is missing or unknown, or a shape differs: the first one is named with both shapes.
+        WeightsError: a name is missing or unknown, a shape differs, or a value is not finite; the
+            first such tensor is named.
     """
-    own = state_tensors(module)
-    for name, tensor in own.items():
+    targets = state_tensors(module)
+    _check_fit(targets, tensors, origin)
+    with torch.no_grad():
+        for name, target in targets.items():
+            target.copy_(tensors[name])
+    values = sum(target.numel() for target in targets.values())
+    return f"{len(targets)} tensors, {values / 1e6:.2f} M values"
+
+
+def _check_fit(targets: Mapping[str, Tensor], tensors: Mapping[str, Tensor], origin: str) -> None:
+    """Refuse tensors that are not exactly those of the network, or are not finite.
+
+    Raises:
+        WeightsError: the first that does not fit.
+    """
+    for name, target in targets.items():
         if name not in tensors:
             raise WeightsError(
-                f"{where}: has no tensor '{name}'; it was saved from another network"
+                f"{origin}: has no tensor '{name}'; it was saved from another network"
             )
-        if tensors[name].shape != tensor.shape:
+        tensor = tensors[name]
+        if tensor.shape != target.shape:
             raise WeightsError(
-                f"{where}: '{name}' is {tuple(tensors[name].shape)} and the network's is {tuple(tensor.shape)}; "
-                "it was saved from another network"
+                f"{origin}: '{name}' is {tuple(tensor.shape)} and the network's is "
+                f"{tuple(target.shape)}; it was saved from another network"
             )
-        if tensors[name].is_floating_point() and not bool(torch.isfinite(tensors[name]).all()):
+        if not _is_finite(tensor):
             raise WeightsError(
-                f"{where}: '{name}' holds values that are not finite; take an earlier checkpoint"
+                f"{origin}: '{name}' has values that are not finite; use an earlier checkpoint"
             )
-    unknown = [name for name in tensors if name not in own]
+    unknown = [name for name in tensors if name not in targets]
     if unknown:
         raise WeightsError(
-            f"{where}: '{unknown[0]}' is not in the network; it was saved from another network"
+            f"{origin}: '{unknown[0]}' is not in the network; it was saved from another network"
         )
-    with torch.no_grad():
-        for name, tensor in own.items():
-            tensor.copy_(tensors[name])
-    return (
-        f"{len(own)} tensors, {sum(tensor.numel() for tensor in own.values()) / 1e6:.2f} M values"
-    )
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    return not tensor.is_floating_point() or bool(torch.isfinite(tensor).all())
 
 
 def adapt_first_convolutions(
     tensors: Mapping[str, Tensor], module: torch.nn.Module, policy: str | None
 ) -> dict[str, Tensor]:
-    """Fit the weights that see an image's channels to a module that takes another number of them.
+    """Fit the weights that see an image's channels to a module with another number of channels.
 
-    Those are the tensors (out, in, ...) whose second axis alone differs. What is averaged or repeated is scaled by old
-    over new channels, so that what a voxel of equal channels adds up to stays (`tile`: where the new number is a
-    multiple of the old; of fewer channels, only the first ones' weights are used).
+    These are the tensors (out, in, ...) that differ in their second axis alone. Averaged or
+    repeated weights are scaled by old over new channels, so that the sum over equal channels stays
+    the same. (`tile`: exactly, if the new number is a multiple of the old one. If there are fewer
+    channels than before, only the weights of the first ones are used.)
 
     Args:
         tensors: of the old network.
         module: the new one.
-        policy: `mean` of the old channels in each new one, `tile` repeats them in turn, `random` keeps the new.
+        policy: `mean` puts the mean of the old channels into each new one, `tile` repeats the old
+            ones in turn, `random` keeps the module's own weights.
     """
-    fitted = dict(tensors)
-    for name, own in state_tensors(module).items():
+    adapted = dict(tensors)
+    for name, target in state_tensors(module).items():
         old = tensors.get(name)
-        if old is None or old.ndim < 3 or old.shape == own.shape:
-            continue
-        if (old.shape[0], *old.shape[2:]) != (own.shape[0], *own.shape[2:]):
+        if old is None or not _differ_in_channels(old, target):
             continue
         if policy == "random":
-            fitted[name] = own.detach().clone()
+            adapted[name] = target.detach().clone()
+            continue
+        if policy == "tile":
+            channels = torch.arange(target.shape[1]) % old.shape[1]
+            spread = old[:, channels]
         else:
-            channels = torch.arange(own.shape[1]) % old.shape[1]
-            spread = (
-                old[:, channels]
-                if policy == "tile"
-                else old.mean(1, keepdim=True).expand(own.shape)
-            )
-            fitted[name] = spread * (old.shape[1] / own.shape[1])
-    return fitted
+            spread = old.mean(1, keepdim=True).expand(target.shape)
+        adapted[name] = spread * (old.shape[1] / target.shape[1])
+    return adapted
+
+
+def _differ_in_channels(old: Tensor, new: Tensor) -> bool:
+    """Whether two convolution weights (out, in, *kernel) differ in their input channels alone."""
+    if old.ndim < 3 or old.shape == new.shape:
+        return False
+    return (old.shape[0], *old.shape[2:]) == (new.shape[0], *new.shape[2:])
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write tensors as safetensors, whole or not at all.
+    """Write tensors as safetensors, atomically.
 
     Raises:
         NumericalError: a value is not finite; nothing is written.
         ResourceError: the disk is full.
     """
     for name, tensor in tensors.items():
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+        if not _is_finite(tensor):
             raise NumericalError(
                 f"{path}: not written, since '{name}' is not finite; lower --learning-rate"
             )
+    # safetensors refuses tensors that are not contiguous
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with atomic_write(path) as temporary:
         try:
-            safetensors.torch.save_file(
-                {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},
-                temporary,
-            )
+            safetensors.torch.save_file(plain, temporary)
         except safetensors.SafetensorError as error:
-            # it hides what the system said, such as "No space left on device (os error 28)"
-            found = re.search(r"os error (\d+)", str(error))
-            number = int(found[1]) if found else errno.EIO
+            # it hides the system's error number in its text: "No space left (os error 28)"
+            match = re.search(r"os error (\d+)", str(error))
+            number = int(match[1]) if match else errno.EIO
             raise OSError(number, os.strerror(number), str(path)) from None
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:
-    """Read a safetensors file.
+    """Read a safetensors file; nothing in it is ever executed.
 
     Raises:
-        WeightsError: it is missing, no regular file, or damaged. Nothing in it is ever executed.
+        WeightsError: it is missing, not a regular file, or damaged.
     """
     if not path.is_file():
         raise WeightsError(f"{path}: there is no such file of weights")
@@ -138,38 +165,36 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def save_part(folder: Path, name: str, module: torch.nn.Module, card: Mapping[str, Any]) -> None:
-    """Save a part of a network for others to load: `weights.safetensors`, and `NAME.json` that says what it is."""
+    """Save a part of a network with its card.
+
+    Args:
+        folder: gets `weights.safetensors` and the card `NAME.json`.
+        name: `encoder` or `network`.
+        module: the weights.
+        card: what is needed to build the module and to use it.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     weights = folder / "weights.safetensors"
     save_tensors(weights, state_tensors(module))
+    # the card comes last: its checksum says that the weights are complete
     write_json(folder / f"{name}.json", {"format": FORMAT, **card, "sha256": sha256(weights)})
 
 
 def load_part(
     folder: Path, name: str, needs: Iterable[str] = ()
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The tensors and the card that `save_part` wrote; the card holds at least what `needs` names.
+    """The tensors and the card that `save_part` wrote.
+
+    Args:
+        folder: of the part.
+        name: `encoder` or `network`.
+        needs: keys that the card must have.
 
     Raises:
         WeightsError: a file is missing, damaged, or of a newer format.
     """
-    file, weights = folder / f"{name}.json", folder / "weights.safetensors"
-    try:
-        card: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-        known = card["format"] == FORMAT and isinstance(card["sha256"], str)
-    except OSError:
-        raise WeightsError(
-            f"{folder}: holds no {name}.json; name a finished run, or the folder of its {name}"
-        ) from None
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise WeightsError(f"{file}: damaged ({error}); copy it again") from None
-    if not known:
-        raise WeightsError(
-            f"{file}: format {card['format']} is not known to this version; update selfvox"
-        )
-    missing = [key for key in needs if key not in card]
-    if missing:
-        raise WeightsError(f"{file}: damaged (has no '{missing[0]}'); copy it again")
+    card = _read_card(folder, name, needs)
+    weights = folder / "weights.safetensors"
     if not weights.is_file() or sha256(weights) != card["sha256"]:
         raise WeightsError(
             f"{weights}: missing or damaged, its checksum does not match; copy it again"
@@ -177,25 +202,54 @@ def load_part(
     return load_tensors(weights), card
 
 
+def _read_card(folder: Path, name: str, needs: Iterable[str]) -> dict[str, Any]:
+    """The card `NAME.json` of a folder, as `load_part` checks it."""
+    file = folder / f"{name}.json"
+    try:
+        card: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        readable = card["format"] == FORMAT and isinstance(card["sha256"], str)
+    except OSError:
+        raise WeightsError(
+            f"{folder}: has no {name}.json; name a finished run, or the folder of its {name}"
+        ) from None
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise WeightsError(f"{file}: damaged ({error}); copy it again") from None
+    if not readable:
+        raise WeightsError(
+            f"{file}: format {card['format']} is not known to this version; update selfvox"
+        )
+    missing = [key for key in needs if key not in card]
+    if missing:
+        raise WeightsError(f"{file}: damaged (has no '{missing[0]}'); copy it again")
+    return card
+
+
 def part_folder(run: Path, name: str) -> Path:
-    """The folder of a run's `encoder` or `network`; or `run` itself, where it is that folder."""
+    """The folder of a run's `encoder` or `network`; or `run` itself, if it is that folder."""
     return run / name if (run / name).is_dir() else run
 
 
 def read_encoder(run: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The encoder's tensors and the card of a pre-training run, of its `encoder/` folder, or of a fine-tuning run.
+    """The tensors and the card of an encoder.
+
+    Args:
+        run: a pre-training run, its `encoder/` folder, or a fine-tuning run.
+
+    Returns:
+        The encoder's tensors, and its card. `task` in the card has the settings of the pretext
+        task; it is None for a fine-tuning run: that encoder learned from labels.
 
     Raises:
         WeightsError: as `load_part`.
     """
     needs = ("network", "spatial_dims", "in_channels", "recipe", "seen")
-    if (run / "network").is_dir():
-        tensors, card = load_part(run / "network", "network", needs)
-        prefix = "encoder."
-        own = {
-            name.removeprefix(prefix): each
-            for name, each in tensors.items()
-            if name.startswith(prefix)
-        }
-        return own, {**card, "task": {"name": f"the labels of {run.name}"}}
-    return load_part(part_folder(run, "encoder"), "encoder", (*needs, "task"))
+    if not (run / "network").is_dir():
+        return load_part(part_folder(run, "encoder"), "encoder", (*needs, "task"))
+    tensors, card = load_part(run / "network", "network", needs)
+    prefix = "encoder."
+    encoder = {
+        name.removeprefix(prefix): tensor
+        for name, tensor in tensors.items()
+        if name.startswith(prefix)
+    }
+    return encoder, {**card, "task": None}
