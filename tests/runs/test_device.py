@@ -1,3 +1,6 @@
+"""Precision and devices follow the hardware; mixed precision leaves the images as they are."""
+
+import ctypes
 import platform
 
 import pytest
@@ -14,8 +17,8 @@ class Recorder(nn.Module):
         self.layer = nn.Linear(4, 4)
 
     def forward(self, batch):
-        self.seen = batch["image"]
-        self.computed = self.layer(self.seen)
+        self.image = batch["image"]
+        self.computed = self.layer(self.image)
         return self.computed
 
 
@@ -25,14 +28,15 @@ def test_mixed_precision_computes_in_bf16_and_leaves_the_images_as_they_are():
     image = torch.randn(2, 4)
     fabric.setup(recorder)({"image": image})
     assert recorder.computed.dtype == torch.bfloat16
-    assert torch.equal(recorder.seen, image)
+    assert torch.equal(recorder.image, image)
 
 
-def test_answers_are_computed_in_bf16_without_gradients():
-    fabric, layer = make_fabric("cpu", 1, "bf16"), nn.Linear(4, 4)
+def test_predictions_are_computed_in_bf16_without_gradients():
+    fabric = make_fabric("cpu", 1, "bf16")
+    layer = nn.Linear(4, 4)
     with inference_mode(fabric):
-        answer = layer(torch.randn(2, 4))
-    assert (answer.dtype, answer.requires_grad) == (torch.bfloat16, False)
+        prediction = layer(torch.randn(2, 4))
+    assert (prediction.dtype, prediction.requires_grad) == (torch.bfloat16, False)
     assert torch.is_grad_enabled()
 
 
@@ -59,7 +63,7 @@ def test_a_torch_without_onednn_as_on_apple_silicon_computes_in_fp32(monkeypatch
 def test_a_processor_that_only_emulates_bf16_computes_in_fp32(
     machine, instructions, pays, monkeypatch
 ):
-    class Accepts:  # oneDNN says so of any processor with AVX-512, with bf16 instructions or without
+    class Accepts:  # as oneDNN does of any processor with AVX-512, with or without bf16
         def _is_mkldnn_bf16_supported(self):
             return True
 
@@ -77,7 +81,32 @@ def test_more_devices_than_there_are_is_refused(device, kind, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
-    with pytest.raises(
-        ResourceError, match=f"^devices: 2 of {kind} are asked for, 1 found; use fewer"
-    ):
+    with pytest.raises(ResourceError, match=f"^devices: 2 of {kind} requested, 1 found; use fewer"):
         make_fabric(device, 2, "fp32")
+
+
+class Libc:
+    """Records the calls of glibc's mallopt."""
+
+    def __init__(self, name):
+        assert name is None  # the C library of this process
+        self.calls = []
+        self.mallopt = lambda parameter, value: self.calls.append((parameter, value))
+
+
+@pytest.mark.parametrize(
+    ("device", "library", "is_kept"),
+    [("cpu", "glibc", True), ("auto", "glibc", True), ("cpu", "", False), ("cuda", "glibc", False)],
+)
+def test_freed_memory_is_kept_for_the_next_step_on_a_cpu_with_glibc(
+    device, library, is_kept, monkeypatch
+):
+    libc = Libc(None)
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: libc)
+    monkeypatch.setattr(platform, "libc_ver", lambda: (library, "2.36"))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: device == "cuda")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    make_fabric(device, 1, "fp32")
+    # mallopt(3): M_MMAP_MAX, M_TRIM_THRESHOLD and M_TOP_PAD
+    expected = {-4: 0, -1: 2**31 - 1, -2: 2**28}
+    assert dict(libc.calls) == (expected if is_kept else {})

@@ -1,4 +1,4 @@
-"""Where to compute, and in which arithmetic."""
+"""Device and precision of a computation."""
 
 from __future__ import annotations
 
@@ -16,36 +16,42 @@ from selfvox.errors import ResourceError
 
 
 def make_fabric(device: str, devices: int, precision: str) -> Fabric:
-    """Fabric on the devices asked for, in bf16 where the processor computes it and `precision` is auto.
+    """Fabric on the requested devices.
+
+    Args:
+        device: auto, cpu, cuda or mps; auto is cuda where there is a CUDA device, else cpu.
+        devices: how many of them.
+        precision: auto, fp32 or bf16; auto is bf16 where the processor supports it, else fp32.
 
     Raises:
-        ResourceError: a device that is not there.
+        ResourceError: a device is missing.
     """
-    chosen = device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
-    if chosen == "cuda" and not torch.cuda.is_available():
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda" and not torch.cuda.is_available():
         raise ResourceError("device: there is no CUDA device here; use --device cpu")
-    if chosen == "mps" and not torch.backends.mps.is_available():
+    if device == "mps" and not torch.backends.mps.is_available():
         raise ResourceError("device: there is no MPS device here; use --device cpu")
-    there = {"cuda": torch.cuda.device_count(), "mps": 1}.get(chosen, devices)
-    if devices > there:
+    available = {"cuda": torch.cuda.device_count(), "mps": 1}.get(device, devices)
+    if devices > available:
         raise ResourceError(
-            f"devices: {devices} of {chosen} are asked for, {there} found; use fewer --devices"
+            f"devices: {devices} of {device} requested, {available} found; use fewer --devices"
         )
-    if chosen == "cpu":
+    if device == "cpu":
         _keep_freed_memory()
     if precision == "auto":
-        precision = "bf16" if supports_bf16(chosen) else "fp32"
+        precision = "bf16" if supports_bf16(device) else "fp32"
     return Fabric(
-        accelerator=chosen,
+        accelerator=device,
         devices=devices,
         strategy="ddp" if devices > 1 else "auto",
-        plugins=_KeepsInputs("bf16-mixed", chosen) if precision == "bf16" else None,
+        plugins=_KeepsInputs("bf16-mixed", device) if precision == "bf16" else None,
     )
 
 
 @contextlib.contextmanager
 def inference_mode(fabric: Fabric) -> Iterator[None]:
-    """Compute answers, without gradients and in the fabric's arithmetic."""
+    """Predict without gradients, in the fabric's precision."""
     with torch.inference_mode(), fabric.autocast():
         yield
 
@@ -53,7 +59,7 @@ def inference_mode(fabric: Fabric) -> Iterator[None]:
 class _KeepsInputs(MixedPrecision):
     """Mixed precision that leaves a network's inputs as they are.
 
-    Fabric would round them to bf16 before any view is made of them: 8 bits for intensities and positions.
+    Fabric would round them to bf16, 8 bits for intensities and positions, before any view is made.
     """
 
     def convert_input(self, data: Any) -> Any:
@@ -61,28 +67,33 @@ class _KeepsInputs(MixedPrecision):
 
 
 def supports_bf16(device: str) -> bool:
-    """Whether the processor itself multiplies in bf16, which pays; emulation does not count."""
+    """Whether the processor itself multiplies in bf16, which is faster; emulation is slower."""
     if device == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    # where torch is built without oneDNN, as for Apple silicon, it has no such operator to ask
+    # a torch without oneDNN, as for Apple silicon, lacks the operator called below
     if device != "cpu" or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return False
-    # oneDNN says so of every x86 that has AVX-512; emulated, a convolution takes twice as long as in fp32
-    emulated = (
-        platform.machine() in ("x86_64", "AMD64") and not torch.cpu._is_avx512_bf16_supported()
-    )
+    # oneDNN claims support on every x86 with AVX-512; emulated, a convolution takes twice as long
+    # as in fp32
+    is_x86 = platform.machine() in ("x86_64", "AMD64")
+    emulated = is_x86 and not torch.cpu._is_avx512_bf16_supported()
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()) and not emulated
 
 
 def _keep_freed_memory() -> None:
-    """Let this process keep what tensors free, for the next step's tensors of the same sizes.
+    """Let this process reuse the memory of freed tensors for the next step's tensors.
 
-    By default glibc gives large blocks back at once, and fetching them anew, page by page, took 10 % (crops of 40
-    voxels) to 45 % (64 voxels) of a step's CPU time; peak memory stayed the same.
+    By default glibc returns large blocks to the system at once. To fetch them again, page by page,
+    took 10 % (crops of 40 voxels) to 45 % (64 voxels) of a step's CPU time; the peak memory is the
+    same.
     """
     if platform.libc_ver()[0] != "glibc":
         return
     mallopt = ctypes.CDLL(None).mallopt
-    most_mapped, trim_threshold, top_pad = -4, -1, -2  # of malloc.h
-    for parameter, value in ((most_mapped, 0), (trim_threshold, 2**31 - 1), (top_pad, 2**28)):
-        mallopt(parameter, value)
+    # the numbers of these parameters in malloc.h
+    trim_threshold = -1
+    top_pad = -2
+    most_mapped = -4
+    mallopt(most_mapped, 0)  # large blocks come from the heap, which can keep them
+    mallopt(trim_threshold, 2**31 - 1)  # the heap never shrinks
+    mallopt(top_pad, 2**28)  # and grows in large steps
