@@ -138,7 +138,7 @@ def test_a_run_goes_on_by_its_own_settings_file(volumes):
     settings = ("--config", "runs/rotation/settings.yaml")
     assert "finished" in (volumes / "runs" / "rotation" / "run.json").read_text()
     said = selfvox("pretrain", *settings, cwd=volumes, code=2)
-    assert "holds a run already; go on with it by --resume" in said
+    assert "already contains a run; continue it with --resume" in said
     selfvox("pretrain", *settings, "--resume", cwd=volumes)
 
 
@@ -235,9 +235,9 @@ def test_pictures_go_the_same_way(tmp_path):
         ("pretrain store --task rotation --out x --crop 15,16,16", 2, "15 is no multiple of"),
         ("pretrain store --task rotation --out scans/dataset.json/x", 2, "cannot be written"),
         ("pretrain store --task rotation --out /proc/x", 2, "/proc/x: cannot be written"),
-        ("pretrain store --task rotation --out runs/rotation", 2, "holds a run already"),
-        ("finetune store --encoder nowhere --out x", 4, "holds no encoder.json"),
-        ("finetune store --encoder store/manifest.json --out x", 4, "holds no encoder.json"),
+        ("pretrain store --task rotation --out runs/rotation", 2, "already contains a run"),
+        ("finetune store --encoder nowhere --out x", 4, "has no encoder.json"),
+        ("finetune store --encoder store/manifest.json --out x", 4, "has no encoder.json"),
         ("finetune scans/images --encoder none --out x --steps 1", 3, "neither labels nor grades"),
         ("finetune store --encoder none --labels 99 --out x", 2, "there are 4 to train on"),
         ("finetune store --encoder none --labels 2 --fraction 0.5 --out x", 2, "give one of them"),
@@ -250,7 +250,7 @@ def test_pictures_go_the_same_way(tmp_path):
         (
             "pretrain store --task rotation --out store",
             2,
-            "store: holds a store; name another --out",
+            "store: is a store; name another --out",
         ),
     ],
 )
@@ -291,7 +291,7 @@ class Holder(torch.nn.Module):
         ("nan", "not finite"),
         ("shape", "is (9,) and the network's is"),
         ("two-dimensional", "was trained on 2D ones"),
-        ("no card", "holds no encoder.json"),
+        ("no card", "has no encoder.json"),
         ("no recipe", "damaged"),
     ],
 )

@@ -1,3 +1,5 @@
+"""Files are complete or missing, never half-written; tables are safe in a spreadsheet."""
+
 import csv
 import errno
 import math
@@ -10,18 +12,18 @@ from selfvox.errors import ResourceError
 from selfvox.runs import atomic_files
 
 
-def test_a_file_appears_whole_and_the_temporary_one_is_gone(tmp_path):
+def test_a_file_appears_complete_and_the_temporary_one_is_gone(tmp_path):
     path = tmp_path / "a.json"
     with atomic_files.atomic_write(path) as temporary:
         temporary.write_text("half")
         assert not path.exists()
         assert temporary.suffix == ".json"
         assert temporary.name.startswith(".")
-    assert [each.name for each in tmp_path.iterdir()] == ["a.json"]
+    assert [file.name for file in tmp_path.iterdir()] == ["a.json"]
     assert path.read_text() == "half"
 
 
-def test_an_error_while_writing_leaves_what_was_there(tmp_path):
+def test_an_error_while_writing_keeps_the_old_file(tmp_path):
     atomic_files.write_text(tmp_path / "a", "before")
     with pytest.raises(UnicodeEncodeError):
         atomic_files.write_text(tmp_path / "a", "half \udcff")
@@ -31,7 +33,7 @@ def test_an_error_while_writing_leaves_what_was_there(tmp_path):
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
 @pytest.mark.parametrize("call", ["fsync", "replace"])
-def test_a_full_disk_leaves_what_was_there_and_says_so(tmp_path, monkeypatch, call, number):
+def test_a_full_disk_keeps_the_old_file_and_is_reported(tmp_path, monkeypatch, call, number):
     atomic_files.write_text(tmp_path / "a", "before")
 
     def full(*_):
@@ -50,24 +52,33 @@ def test_a_full_disk_leaves_what_was_there_and_says_so(tmp_path, monkeypatch, ca
     assert len(list(tmp_path.iterdir())) == 1
 
 
-def test_other_failures_of_the_system_stay_what_they_are(tmp_path):
+def test_other_system_errors_are_passed_on(tmp_path):
     with pytest.raises(FileNotFoundError):
         atomic_files.write_text(tmp_path / "nowhere" / "a", "x")
 
 
-def test_content_and_folder_are_on_the_disk_before_and_after_the_renaming(tmp_path, monkeypatch):
+def test_the_content_is_fsynced_before_the_rename_and_the_folder_after_it(tmp_path, monkeypatch):
     order = []
-    fsync, replace = os.fsync, atomic_files.Path.replace
+    fsync = os.fsync
+    replace = atomic_files.Path.replace
     monkeypatch.setattr(
         atomic_files.os, "fsync", lambda number: order.append("fsync") or fsync(number)
     )
     monkeypatch.setattr(
         atomic_files.Path,
         "replace",
-        lambda one, other: order.append("rename") or replace(one, other),
+        lambda source, target: order.append("rename") or replace(source, target),
     )
     atomic_files.write_text(tmp_path / "a", "x")
     assert order == ["fsync", "rename", "fsync"]
+
+
+def test_temporary_files_of_killed_writers_are_removed_and_others_stay(tmp_path):
+    (tmp_path / ".99.part.a.json").write_text("half")
+    (tmp_path / ".hidden").write_text("mine")
+    atomic_files.write_text(tmp_path / "a.json", "complete")
+    atomic_files.remove_temporary_files(tmp_path)
+    assert sorted(file.name for file in tmp_path.iterdir()) == [".hidden", "a.json"]
 
 
 def test_json_has_no_nan(tmp_path):

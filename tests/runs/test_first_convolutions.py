@@ -1,3 +1,5 @@
+"""The first convolution of a network is adapted to another number of image channels."""
+
 import pytest
 import torch
 from torch import nn
@@ -15,7 +17,7 @@ def test_every_policy_fits_and_touches_nothing_else(old, new):
     tensors = state_tensors(net(old))
     for policy in ("mean", "tile", "random"):
         target = net(new)
-        own = {name: each.clone() for name, each in state_tensors(target).items()}
+        random = {name: tensor.clone() for name, tensor in state_tensors(target).items()}
         fitted = adapt_first_convolutions(tensors, target, policy)
         load_strictly(target, fitted, "here")
         assert all(
@@ -25,20 +27,22 @@ def test_every_policy_fits_and_touches_nothing_else(old, new):
         for out in range(5):
             for channel in range(new):
                 expected = {
-                    "mean": sum(tensors["0.weight"][out, each] for each in range(old))
+                    "mean": sum(tensors["0.weight"][out, index] for index in range(old))
                     / old
                     * old
                     / new,
                     "tile": tensors["0.weight"][out, channel % old] * old / new,
-                    "random": own["0.weight"][out, channel],
+                    "random": random["0.weight"][out, channel],
                 }[policy]
                 assert torch.allclose(first[out, channel], expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("policy", ["mean", "tile"])
-def test_one_image_in_all_channels_is_answered_as_before(policy):
+def test_one_image_in_all_channels_gives_the_same_output_as_before(policy):
     torch.manual_seed(0)
-    old, new, image = net(1), net(4), torch.randn(2, 1, 8, 8, 8)
+    old = net(1)
+    new = net(4)
+    image = torch.randn(2, 1, 8, 8, 8)
     load_strictly(new, adapt_first_convolutions(state_tensors(old), new, policy), "here")
     assert torch.allclose(new(image.expand(-1, 4, -1, -1, -1)), old(image), atol=1e-5)
 

@@ -1,3 +1,5 @@
+"""A run folder survives kills, damage and full disks, and never mixes two runs."""
+
 import errno
 import json
 import os
@@ -115,7 +117,7 @@ def test_only_damaged_checkpoints_are_an_error_not_a_fresh_start(opened):
         opened.last_checkpoint()
 
 
-def test_a_kill_while_writing_leaves_the_checkpoint_before(tmp_path):
+def test_a_kill_while_writing_keeps_the_checkpoint_before(tmp_path):
     with started(tmp_path) as opened:
         opened.save_checkpoint(checkpoint(1))
     folder = opened.path / "checkpoints"
@@ -134,7 +136,17 @@ def test_a_kill_while_writing_leaves_the_checkpoint_before(tmp_path):
         ]
 
 
-def test_a_full_disk_leaves_the_checkpoint_before_and_no_debris(opened, monkeypatch):
+@pytest.mark.parametrize("folder", ["", "checkpoints", "encoder", "network"])
+def test_half_written_files_are_removed_when_a_run_is_continued(tmp_path, folder):
+    with started(tmp_path) as opened:
+        (opened.path / folder).mkdir(exist_ok=True)
+        half = opened.path / folder / ".99.part.weights.safetensors"
+        half.write_bytes(b"half")
+    with open_run(tmp_path / "run", settings(tmp_path), resume=True):
+        assert not half.exists()
+
+
+def test_a_full_disk_keeps_the_checkpoint_before_and_no_temporary_files(opened, monkeypatch):
     opened.save_checkpoint(checkpoint(1))
 
     def full(descriptor):
@@ -148,21 +160,28 @@ def test_a_full_disk_leaves_the_checkpoint_before_and_no_debris(opened, monkeypa
     assert not list((opened.path / "checkpoints").glob(".*"))
 
 
-def test_a_file_that_grows_too_large_is_a_lack_of_room_and_the_earlier_one_stays(tmp_path):
-    code = "import pathlib, resource, sys, torch; from selfvox.runs.weights import load_tensors, save_tensors\n"
-    code += "from selfvox.errors import ResourceError\n"
-    code += "path = pathlib.Path(sys.argv[1]); save_tensors(path, {'a': torch.ones(4)})\n"
-    code += "resource.setrlimit(resource.RLIMIT_FSIZE, (9999, 9999))\n"
-    code += "try: save_tensors(path, {'a': torch.zeros(5000)})\n"
-    code += "except ResourceError as error: print(error, len(load_tensors(path)['a']), len(list(path.parent.iterdir())))"
-    done = subprocess.run(
+def test_a_file_over_the_size_limit_is_reported_as_a_full_disk_and_the_old_one_stays(tmp_path):
+    code = """
+import pathlib, resource, sys, torch
+from selfvox.errors import ResourceError
+from selfvox.runs.weights import load_tensors, save_tensors
+
+path = pathlib.Path(sys.argv[1])
+save_tensors(path, {"a": torch.ones(4)})
+resource.setrlimit(resource.RLIMIT_FSIZE, (9999, 9999))
+try:
+    save_tensors(path, {"a": torch.zeros(5000)})
+except ResourceError as error:
+    print(error, len(load_tensors(path)["a"]), len(list(path.parent.iterdir())))
+"""
+    finished = subprocess.run(
         [sys.executable, "-c", code, str(tmp_path / "a")],
         capture_output=True,
         text=True,
         check=True,
     )
-    assert "a: the disk is full; free some space" in done.stdout
-    assert done.stdout.endswith(" 4 1\n")
+    assert "a: the disk is full; free some space" in finished.stdout
+    assert finished.stdout.endswith(" 4 1\n")
 
 
 def test_values_that_are_not_finite_are_never_written(opened):
@@ -171,11 +190,11 @@ def test_values_that_are_not_finite_are_never_written(opened):
     assert not list(opened.path.glob("checkpoints/step*"))
 
 
-def test_a_run_that_is_there_is_not_written_into_unless_resumed(tmp_path):
+def test_an_existing_run_is_only_written_into_when_resumed(tmp_path):
     with open_run(tmp_path / "run", settings(tmp_path), resume=False):
         pass
     with (
-        pytest.raises(UsageError, match="holds a run already"),
+        pytest.raises(UsageError, match="already contains a run"),
         open_run(tmp_path / "run", settings(tmp_path), resume=False),
     ):
         pass
@@ -183,7 +202,7 @@ def test_a_run_that_is_there_is_not_written_into_unless_resumed(tmp_path):
         pass
 
 
-def test_a_run_is_not_resumed_under_other_settings(tmp_path):
+def test_a_run_is_not_resumed_with_other_settings(tmp_path):
     with open_run(tmp_path / "run", settings(tmp_path, batch=4), resume=False):
         pass
     with (
@@ -218,7 +237,7 @@ def test_a_folder_that_cannot_be_made_is_a_usage_error(tmp_path):
         pass
 
 
-def test_how_a_run_ended_is_in_its_record(tmp_path):
+def test_the_record_says_how_a_run_ended(tmp_path):
     with open_run(tmp_path / "run", settings(tmp_path), resume=False):
         assert json.loads((tmp_path / "run" / "run.json").read_text())["status"] == "running"
     assert json.loads((tmp_path / "run" / "run.json").read_text())["status"] == "finished"
@@ -231,13 +250,13 @@ def test_how_a_run_ended_is_in_its_record(tmp_path):
     assert (record["status"], record["reason"]) == ("failed", "ZeroDivisionError: ")
 
 
-def test_a_run_that_failed_before_it_saved_anything_is_begun_anew(tmp_path):
+def test_a_run_that_failed_before_its_first_checkpoint_is_started_again(tmp_path):
     with pytest.raises(ZeroDivisionError), started(tmp_path):
         raise ZeroDivisionError
     with open_run(tmp_path / "run", settings(tmp_path, batch=3), resume=False) as opened:
         assert "batch: 3 " in (tmp_path / "run" / "settings.yaml").read_text()
         opened.save_checkpoint(checkpoint(1))
-    with pytest.raises(UsageError, match="holds a run already"), started(tmp_path):
+    with pytest.raises(UsageError, match="already contains a run"), started(tmp_path):
         pass
 
 
@@ -250,20 +269,20 @@ def test_a_reason_names_no_folders_above_those_that_were_given(tmp_path):
     assert reason == "ValueError: scans/sub/a.nii and run and x"
 
 
-def test_what_changed_since_a_run_began_is_said(tmp_path, capsys, monkeypatch):
+def test_facts_that_changed_since_a_run_began_are_reported(tmp_path, capsys, monkeypatch):
     with started(tmp_path) as opened:
         opened.depends_on(data={"subjects": ("a", "b")})
     with open_run(tmp_path / "run", settings(tmp_path), resume=True) as opened:
         opened.depends_on(data={"subjects": ("a", "b")})
-    assert "not as when the run began" not in capsys.readouterr().err
+    assert "changed since the run began" not in capsys.readouterr().err
     monkeypatch.setattr(run_folder.torch, "get_num_threads", lambda: 99)
     with open_run(tmp_path / "run", settings(tmp_path), resume=True) as opened:
-        assert "threads: not as when the run began" in capsys.readouterr().err
+        assert "threads: changed since the run began" in capsys.readouterr().err
         opened.depends_on(data={"subjects": ("a",)})
-        assert "data: not as when the run began" in capsys.readouterr().err
+        assert "data: changed since the run began" in capsys.readouterr().err
 
 
-def test_metrics_of_steps_that_are_taken_again_are_dropped(opened):
+def test_metrics_of_steps_that_a_resumed_run_repeats_are_dropped(opened):
     for step in (10, 20, 30):
         opened.log(step, {"loss": 1.0})
     with (opened.path / "metrics.jsonl").open("a") as file:
@@ -281,15 +300,16 @@ class Twice(nn.Module):
         self.all = nn.Sequential(self.conv, nn.BatchNorm2d(2))
 
 
-def test_a_part_is_loaded_whole_and_reported(tmp_path):
-    one, two = Twice(), Twice()
-    save_part(tmp_path, "encoder", one, {"name": "x"})
+def test_a_part_is_loaded_completely_and_reported(tmp_path):
+    saved = Twice()
+    loaded = Twice()
+    save_part(tmp_path, "encoder", saved, {"name": "x"})
     tensors, card = load_part(tmp_path, "encoder")
     assert card["name"] == "x"
-    assert load_strictly(two, tensors, "here").startswith("7 tensors")
+    assert load_strictly(loaded, tensors, "here").startswith("7 tensors")
     assert all(
         torch.equal(a, b)
-        for a, b in zip(state_tensors(one).values(), state_tensors(two).values(), strict=True)
+        for a, b in zip(state_tensors(saved).values(), state_tensors(loaded).values(), strict=True)
     )
 
 
@@ -307,15 +327,15 @@ def test_a_part_is_loaded_whole_and_reported(tmp_path):
 )
 def test_tensors_that_do_not_fit_are_refused_and_nothing_is_loaded(change, message):
     module = Twice()
-    before = {name: tensor.clone() for name, tensor in state_tensors(module).items()}
+    initial = {name: tensor.clone() for name, tensor in state_tensors(module).items()}
     tensors = {name: tensor.clone() + 1 for name, tensor in state_tensors(Twice()).items()}
     change(tensors)
     with pytest.raises(WeightsError, match=message):
         load_strictly(module, tensors, "here")
-    assert all(torch.equal(tensor, before[name]) for name, tensor in state_tensors(module).items())
+    assert all(torch.equal(tensor, initial[name]) for name, tensor in state_tensors(module).items())
 
 
-def test_a_part_whose_weights_were_changed_or_are_no_safetensors_is_refused(tmp_path):
+def test_a_part_with_changed_weights_or_without_a_card_is_refused(tmp_path):
     save_part(tmp_path, "encoder", Twice(), {})
     weights = tmp_path / "weights.safetensors"
     content = bytearray(weights.read_bytes())
@@ -323,7 +343,7 @@ def test_a_part_whose_weights_were_changed_or_are_no_safetensors_is_refused(tmp_
     weights.write_bytes(content)
     with pytest.raises(WeightsError, match="checksum"):
         load_part(tmp_path, "encoder")
-    with pytest.raises(WeightsError, match=r"holds no encoder\.json"):
+    with pytest.raises(WeightsError, match=r"has no encoder\.json"):
         load_part(tmp_path / "nowhere", "encoder")
 
 
@@ -340,5 +360,5 @@ def test_a_pickle_is_never_executed(tmp_path):
     assert not canary.exists()
 
 
-def test_a_run_is_made_by_start_alone(tmp_path):
+def test_a_folder_without_checkpoints_has_no_last_one(tmp_path):
     assert Run(tmp_path, {}).last_checkpoint() is None

@@ -1,3 +1,5 @@
+"""TensorBoard's own reader sees the metrics that were added, each step once."""
+
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -5,11 +7,11 @@ from selfvox.runs import tensorboard
 
 
 def read(folder):
-    """What TensorBoard itself makes of it."""
-    found = EventAccumulator(str(folder)).Reload()
+    """(step, value) of every metric, read by TensorBoard."""
+    events = EventAccumulator(str(folder)).Reload()
     return {
-        tag: [(each.step, each.value) for each in found.Scalars(tag)]
-        for tag in found.Tags()["scalars"]
+        tag: [(event.step, event.value) for event in events.Scalars(tag)]
+        for tag in events.Tags()["scalars"]
     }
 
 
@@ -22,7 +24,7 @@ def test_tensorboard_reads_what_was_added(tmp_path):
     }
 
 
-def test_steps_that_are_taken_again_are_seen_once(tmp_path):
+def test_steps_that_a_resumed_run_repeats_appear_once(tmp_path):
     tensorboard.drop_scalars_after(tmp_path, 0)
     for step in (10, 20, 30):
         tensorboard.add_scalars(tmp_path, step, {"loss": 1.0})
@@ -31,7 +33,7 @@ def test_steps_that_are_taken_again_are_seen_once(tmp_path):
     assert read(tmp_path)["loss"] == [(10, 1.0), (20, 1.0), (30, 2.0)]
 
 
-def test_a_record_cut_short_by_a_kill_does_not_hide_the_ones_before(tmp_path):
+def test_a_truncated_last_record_does_not_hide_the_records_before_it(tmp_path):
     for step in (10, 20):
         tensorboard.add_scalars(tmp_path, step, {"loss": 1.0})
     file = tmp_path / tensorboard.EVENT_FILE

@@ -94,7 +94,7 @@ def test_a_run_is_resumed_under_its_own_settings_alone(shapes_store, tmp_path, s
     run = selfvox.pretrain(shapes_store, out=tmp_path / "run", **how)
     with pytest.raises(UsageError, match="steps=3, not 4"):
         selfvox.pretrain(shapes_store, out=run, resume=True, **{**how, "steps": 4})
-    with pytest.raises(UsageError, match="holds a run already"):
+    with pytest.raises(UsageError, match="already contains a run"):
         selfvox.pretrain(shapes_store, out=run, **how)
 
 

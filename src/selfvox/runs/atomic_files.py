@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all: written beside their place, fsynced, renamed."""
+"""Atomic files: written to a temporary file, fsynced, renamed."""
 
 from __future__ import annotations
 
@@ -17,15 +17,17 @@ from typing import Any
 
 from selfvox.errors import BusyError, ResourceError
 
+# a spreadsheet evaluates cells that begin like this
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 DISK_FULL_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; on leaving, fsync it and rename it to `path`, or remove it on any error.
+    """Yield a temporary path in the folder of `path`; afterwards fsync it and rename it to `path`.
 
-    The temporary name ends like `path`, since many writers choose the format by the ending.
+    After an error the temporary file is removed and `path` stays as it was. The temporary name
+    ends like `path`, since many writers choose the format by the ending.
 
     Raises:
         ResourceError: the disk is full.
@@ -36,6 +38,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
+        # the new name is an entry of the folder, which has to reach the disk too
         _fsync_folder(path.parent)
     except OSError as error:
         if error.errno in DISK_FULL_ERRORS:
@@ -47,21 +50,31 @@ def atomic_write(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def remove_temporary_files(folder: Path) -> None:
+    """Remove what killed writers left in this folder; call it under the folder's lock."""
+    for file in folder.glob(".*.part.*"):
+        file.unlink(missing_ok=True)
+
+
 def write_text(path: Path, text: str) -> None:
-    """Write `text` to `path`, whole or not at all."""
+    """Write `text` to `path`, atomically."""
     with atomic_write(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write `value` as JSON, keys in the order given; NaN is refused since JSON has none."""
+    """Write `value` as JSON, keys in the order given.
+
+    Raises:
+        ValueError: a number is NaN or infinite, which JSON does not have.
+    """
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Iterable[Any]]) -> None:
-    """Write a table: numbers to six digits, nothing for NaN and None, `yes` and `no`.
+    """Write a table: floats with six digits, an empty cell for NaN and None, `yes` and `no`.
 
-    Text that a spreadsheet would take for a formula gets a `'` in front.
+    Text that a spreadsheet would evaluate as a formula gets a `'` in front.
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -76,7 +89,9 @@ def _cell(value: Any) -> Any:
         return "yes" if value else "no"
     if isinstance(value, float):
         return "" if math.isnan(value) else f"{value:.6g}"
-    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
+    if isinstance(value, str) and value.startswith(_FORMULA):
+        return f"'{value}"
+    return value
 
 
 def sha256(path: Path) -> str:
@@ -87,10 +102,12 @@ def sha256(path: Path) -> str:
 
 @contextmanager
 def folder_lock(folder: Path) -> Iterator[None]:
-    """Keep other processes from writing into `folder`; the system lifts the lock of a process that died.
+    """Keep other processes from writing into `folder`.
+
+    The operating system releases the lock of a process that dies.
 
     Raises:
-        BusyError: another process is at it.
+        BusyError: another process has the lock.
     """
     with (folder / ".lock").open("a+", encoding="utf-8") as file:
         try:

@@ -1,4 +1,4 @@
-"""Telling a person how far a job is: one live line on a terminal, a line every few seconds elsewhere."""
+"""Progress for the terminal: one live line, or a line every few seconds in a log file."""
 
 from __future__ import annotations
 
@@ -14,28 +14,34 @@ console = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 class ProgressBar:
-    """Counts done items of a job and prints count, speed and time left. Made by `progress`."""
+    """Counts finished items and prints the time left; made by `progress_bar`."""
 
     def __init__(self, title: str, total: int, start: int, every_seconds: float):
-        self.title, self.total, self.done = title, total, start
-        self._every = every_seconds
-        # a monotonic clock: time of day may jump
-        self._began = self._printed = time.monotonic()
+        self.title = title
+        self.total = total
+        self.done = start
         self._start = start
+        self._every_seconds = every_seconds
+        # a monotonic clock: time of day may jump
+        self._start_time = time.monotonic()
+        self._last_print = self._start_time
 
     def advance(self, note: str = "", count: int = 1) -> None:
-        """Count `count` more items as done; `note` is shown beside them."""
+        """Count `count` more items as done; `note` is printed in the same line."""
         self.done += count
-        now = time.monotonic()
-        if now - self._printed < self._every and self.done < self.total:
+        now_seconds = time.monotonic()
+        finished = self.done >= self.total
+        if now_seconds - self._last_print < self._every_seconds and not finished:
             return
-        self._printed = now
-        left = (now - self._began) / max(1, self.done - self._start) * (self.total - self.done)
-        line = f"{self.title}  {self.done}/{self.total}  {note + '  ' if note else ''}{format_seconds(left)} left"
+        self._last_print = now_seconds
+        seconds_per_item = (now_seconds - self._start_time) / max(1, self.done - self._start)
+        remaining = format_seconds(seconds_per_item * (self.total - self.done))
+        note = f"{note}  " if note else ""
+        line = f"{self.title}  {self.done}/{self.total}  {note}{remaining} left"
         if console.is_terminal:
             console.print(
                 line,
-                end="\r" if self.done < self.total else "\n",
+                end="\n" if finished else "\r",
                 overflow="ellipsis",
                 no_wrap=True,
                 soft_wrap=False,
@@ -46,24 +52,24 @@ class ProgressBar:
 
 @contextlib.contextmanager
 def progress_bar(title: str, total: int, start: int = 0) -> Iterator[ProgressBar]:
-    """Show the progress of a job of `total` items, `start` of which were done before."""
+    """Show the progress of a job of `total` items; `start` of them were done by an earlier run."""
     yield ProgressBar(title, total, start, every_seconds=0.2 if console.is_terminal else 10.0)
     sys.stderr.flush()
 
 
 def echo(text: str) -> None:
-    """One line for the person at the terminal."""
+    """Print one line for the person at the terminal."""
     console.print(text, markup=False)
 
 
 def silence() -> None:
-    """Say nothing more: the first of several processes speaks for all."""
+    """Print nothing more: of several processes only the first one prints."""
     console.quiet = True
 
 
 @contextlib.contextmanager
 def redirect_output(log: Path) -> Iterator[None]:
-    """Append what is said meanwhile to a file, instead of to the person at the terminal."""
+    """Append what is printed meanwhile to a file, instead of to the terminal."""
     with (
         log.open("a", encoding="utf-8") as file,
         contextlib.redirect_stdout(file),

@@ -19,7 +19,13 @@ from torch import Tensor
 
 from selfvox.errors import UsageError, WeightsError
 from selfvox.runs import tensorboard
-from selfvox.runs.atomic_files import folder_lock, sha256, write_json, write_text
+from selfvox.runs.atomic_files import (
+    folder_lock,
+    remove_temporary_files,
+    sha256,
+    write_json,
+    write_text,
+)
 from selfvox.runs.ledger import append_record, read_records, write_records
 from selfvox.runs.progress import echo
 from selfvox.runs.weights import load_tensors, save_tensors
@@ -27,12 +33,25 @@ from selfvox.settings import safe_yaml
 from selfvox.settings.options import as_dict, to_yaml
 
 FORMAT = 1
-KEPT = 2  # checkpoints
+CHECKPOINTS_KEPT = 2  # if the newest is damaged, a run continues from the one before
+METRICS = "metrics.jsonl"
+# they say where a run computes, not what; a run may be resumed elsewhere
+_NOT_COMPARED = {"resume", "out", "device", "workers", "scheduler"}
+_PACKAGES = (
+    "selfvox",
+    "torch",
+    "numpy",
+    "lightning-fabric",
+    "dynamic-network-architectures",
+    "monai",
+    "nibabel",
+    "numba",
+)
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Everything a run needs to go on as if it had never stopped."""
+    """Everything a run needs to continue as if it had never stopped."""
 
     step: int
     tensors: dict[str, Tensor]
@@ -40,10 +59,11 @@ class Checkpoint:
 
 
 class Run:
-    """A run folder that this process writes; made by `start`."""
+    """A run folder that this process writes; made by `open_run`."""
 
     def __init__(self, path: Path, record: dict[str, Any]):
-        self.path, self.record = path, record
+        self.path = path
+        self.record = record
 
     def note(self, **facts: Any) -> None:
         """Add facts to `run.json`."""
@@ -51,22 +71,23 @@ class Run:
         write_json(self.path / "run.json", self.record)
 
     def depends_on(self, **facts: Any) -> None:
-        """Add facts that the result depends on, and say which are no longer those that the run began with."""
-        now = json.loads(json.dumps(facts))
-        changed = [name for name in now if self.record.get(name, now[name]) != now[name]]
+        """Add facts that the result depends on, and report those that changed since the start."""
+        current = json.loads(json.dumps(facts))
+        changed = [name for name, fact in current.items() if self.record.get(name, fact) != fact]
         if changed:
             echo(
-                f"{', '.join(changed)}: not as when the run began, so its weights will not be the same to the bit"
+                f"{', '.join(changed)}: changed since the run began, "
+                "so its weights will not be bit-identical"
             )
-        self.note(**now)
+        self.note(**current)
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Append one line to `metrics.jsonl`, and the same for TensorBoard."""
-        append_record(self.path / "metrics.jsonl", {"step": step, **metrics})
+        """Append one step's metrics to `metrics.jsonl` and to TensorBoard's file."""
+        append_record(self.path / METRICS, {"step": step, **metrics})
         tensorboard.add_scalars(self.path / "tensorboard", step, metrics)
 
     def save_checkpoint(self, checkpoint: Checkpoint) -> None:
-        """Write a checkpoint, whole and checksummed, and drop all but the last two.
+        """Write a checkpoint atomically, with a checksum, and remove all but the last two.
 
         Raises:
             ResourceError: the disk is full; the earlier checkpoints are intact.
@@ -87,104 +108,130 @@ class Run:
                 "state": checkpoint.state,
             },
         )
-        # those of later steps are damaged, else the run had gone on from them
-        kept = [each for each in sorted(folder.glob("step-*.json")) if each <= record][-KEPT:]
-        for file in sorted(folder.glob("step-*")):
-            if file.with_suffix(".json") not in kept:
-                file.unlink()
+        _remove_old_checkpoints(folder, record)
 
     def last_checkpoint(self) -> Checkpoint | None:
-        """The newest checkpoint that is intact; None where none was ever written.
+        """The newest checkpoint that is intact; None if none was ever written.
 
         Raises:
-            WeightsError: there are checkpoints and every one is damaged, or of a newer format.
+            WeightsError: every checkpoint is damaged, or the newest one has a newer format.
         """
         records = sorted(self.path.glob("checkpoints/step-*.json"), reverse=True)
         for record in records:
-            weights = record.with_suffix(".safetensors")
-            try:
-                written = json.loads(record.read_text(encoding="utf-8"))
-                if _checksum(weights, written["step"], written["state"]) != written["sha256"]:
-                    raise ValueError("its checksum does not match")
-                checkpoint = Checkpoint(written["step"], load_tensors(weights), written["state"])
-            except (
-                OSError,
-                ValueError,
-                KeyError,
-                TypeError,
-                RecursionError,
-                WeightsError,
-            ) as error:
-                echo(f"{weights}: damaged ({error}); taking the one before")
-                continue
-            if written["format"] != FORMAT:
-                raise WeightsError(
-                    f"{record}: format {written['format']} is not known to this version; update selfvox"
-                )
-            return checkpoint
+            checkpoint = _read_checkpoint(record)
+            if checkpoint is not None:
+                return checkpoint
         if records:
             raise WeightsError(
-                f"{self.path / 'checkpoints'}: every checkpoint is damaged; start the run anew in another folder"
+                f"{self.path / 'checkpoints'}: every checkpoint is damaged; "
+                "start the run again in another folder"
             )
         return None
 
     def forget_metrics_after(self, step: int) -> None:
-        """Drop the lines of `metrics.jsonl` past `step`: those steps are taken again."""
-        file = self.path / "metrics.jsonl"
-        if file.exists():
-            write_records(file, [line for line in read_records(file) if line["step"] <= step])
+        """Drop the metrics of steps after `step`, which a resumed run computes again."""
+        ledger = self.path / METRICS
+        if ledger.exists():
+            write_records(
+                ledger, [record for record in read_records(ledger) if record["step"] <= step]
+            )
         tensorboard.drop_scalars_after(self.path / "tensorboard", step)
+
+
+def _remove_old_checkpoints(folder: Path, newest: Path) -> None:
+    """Keep the last two checkpoints up to the record `newest`.
+
+    Later ones are damaged, otherwise the run would have continued from them.
+    """
+    records = [file for file in sorted(folder.glob("step-*.json")) if file <= newest]
+    recent = records[-CHECKPOINTS_KEPT:]
+    for file in sorted(folder.glob("step-*")):
+        if file.with_suffix(".json") not in recent:
+            file.unlink()
+
+
+def _read_checkpoint(record: Path) -> Checkpoint | None:
+    """The checkpoint of this record; None, with a message, if it is damaged.
+
+    Raises:
+        WeightsError: it has a newer format.
+    """
+    weights = record.with_suffix(".safetensors")
+    try:
+        values = json.loads(record.read_text(encoding="utf-8"))
+        if _checksum(weights, values["step"], values["state"]) != values["sha256"]:
+            raise ValueError("its checksum does not match")
+        checkpoint = Checkpoint(values["step"], load_tensors(weights), values["state"])
+        file_format = values["format"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, WeightsError) as error:
+        echo(f"{weights}: damaged ({error}); using the one before")
+        return None
+    if file_format != FORMAT:
+        raise WeightsError(
+            f"{record}: format {file_format} is not known to this version; update selfvox"
+        )
+    return checkpoint
 
 
 @contextlib.contextmanager
 def open_run(path: Path, settings: Any, *, resume: bool, main: bool = True) -> Iterator[Run]:
-    """Open a run folder for writing; `run.json` tells how it ended.
+    """Open a run folder for writing; `run.json` records how the run ends.
 
     Args:
-        path: the folder; made if it is not there.
+        path: the folder; created if it is missing.
         settings: the verb's resolved settings, kept as `settings.yaml`.
-        resume: go on with the run that lies there, under the same settings.
+        resume: continue the run of this folder, with the same settings.
         main: False on all but the first of several processes: nothing is locked or written.
 
     Raises:
-        UsageError: the folder is a store, it holds a run and `resume` is not given, the settings differ from the
-            run's, it cannot be written, or another process is at it.
+        UsageError: the folder is a store, it contains a run and `resume` is not given, the
+            settings differ from the run's, or the folder cannot be written.
+        BusyError: another process writes to it.
     """
     if not main:
         yield Run(path, {})
         return
-    if (path / "manifest.json").exists():  # its split would be written over
-        raise UsageError(f"{path}: holds a store; name another --out")
-    # one that failed before it saved anything, say for a mistyped path, is begun anew
-    there = (path / "settings.yaml").exists() and (
-        _record(path).get("status") != "failed" or any(path.glob("checkpoints/*.json"))
-    )
-    if there and not resume:
+    # the split of a store would be overwritten
+    if (path / "manifest.json").exists():
+        raise UsageError(f"{path}: is a store; name another --out")
+    continues = _contains_run(path)
+    if continues and not resume:
         raise UsageError(
-            f"{path}: holds a run already; go on with it by --resume, or name another --out"
+            f"{path}: already contains a run; continue it with --resume, or name another --out"
         )
-    if there:
-        _same_settings(path, settings)
+    if continues:
+        _check_same_settings(path, settings)
     _make_folder(path)
     with folder_lock(path):
-        # what was found out when the run began, such as its data
-        earlier = _record(path) if there else {}
-        if not there:
+        # facts of the start, such as hashes of the data
+        record = _read_run_record(path) if continues else {}
+        if not continues:
             write_text(path / "settings.yaml", to_yaml(settings))
         for folder in ("", "checkpoints", "encoder", "network"):
-            for part in (path / folder).glob(".*.part.*"):
-                part.unlink()  # of a process that was killed while writing
-        run = Run(path, earlier)
+            remove_temporary_files(path / folder)
+        run = Run(path, record)
         run.depends_on(**provenance(settings))
-        run.note(status="running", started=_now())
+        run.note(status="running", started=_timestamp())
         try:
             yield run
         except BaseException as error:
             with contextlib.suppress(OSError):
                 status = "stopped" if _is_stop(error) else "failed"
-                run.note(status=status, ended=_now(), reason=_reason(error, settings))
+                run.note(status=status, ended=_timestamp(), reason=_reason(error, settings))
             raise
-        run.note(status="finished", ended=_now())
+        run.note(status="finished", ended=_timestamp())
+
+
+def _contains_run(path: Path) -> bool:
+    """Whether there is a run to continue.
+
+    A run that failed before it saved a checkpoint, for example because of a mistyped path, does
+    not count and is started again.
+    """
+    if not (path / "settings.yaml").exists():
+        return False
+    failed = _read_run_record(path).get("status") == "failed"
+    return not failed or any(path.glob("checkpoints/*.json"))
 
 
 def _make_folder(path: Path) -> None:
@@ -198,7 +245,8 @@ def _make_folder(path: Path) -> None:
         ) from None
 
 
-def _record(path: Path) -> dict[str, Any]:
+def _read_run_record(path: Path) -> dict[str, Any]:
+    """What `run.json` contains; nothing if it is missing or damaged."""
     try:
         record: dict[str, Any] = json.loads((path / "run.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -207,45 +255,39 @@ def _record(path: Path) -> dict[str, Any]:
 
 
 def _is_stop(error: BaseException) -> bool:
+    """Whether a person or a scheduler stopped the run: exit codes above 128 are of signals."""
     return getattr(error, "exit_code", 1) > 128 or isinstance(error, KeyboardInterrupt)
 
 
 def _reason(error: BaseException, settings: Any) -> str:
-    # the folders above may name people; the own names of those that were given are enough
+    """The error in one text, without the folders above the given paths: they may name people."""
     text = f"{type(error).__name__}: {error}"
-    given = [
+    paths = [
         Path(value)
         for value in as_dict(settings).values()
         if isinstance(value, str) and os.sep in value
     ]
-    for folder in sorted(
-        (*(path.parent for path in given), Path.cwd(), Path.home()), key=lambda one: -len(str(one))
-    ):
+    folders = [*(path.parent for path in paths), Path.cwd(), Path.home()]
+    # the longest first: a folder contains the text of the folders above it
+    for folder in sorted(folders, key=lambda folder: -len(str(folder))):
         if folder.is_absolute():
-            text = text.replace(f"{folder}{os.sep}".replace(2 * os.sep, os.sep), "")
+            prefix = f"{folder}{os.sep}".replace(2 * os.sep, os.sep)
+            text = text.replace(prefix, "")
     return text[:500]
 
 
 def provenance(settings: Any) -> dict[str, Any]:
-    """What a run depends on besides its data: versions, code, seed, threads. No host, user or absolute path."""
-    packages = (
-        "selfvox",
-        "torch",
-        "numpy",
-        "lightning-fabric",
-        "dynamic-network-architectures",
-        "monai",
-        "nibabel",
-        "numba",
-    )
+    """What a run depends on, except its data: versions, code, seed, threads.
+
+    It names no host, user or absolute path.
+    """
+    versions = {"python": platform.python_version()}
+    versions |= {name: importlib.metadata.version(name) for name in _PACKAGES}
     return {
         "format": FORMAT,
         "verb": type(settings).__name__.lower(),
         "seed": getattr(settings, "seed", None),
-        "versions": {
-            "python": platform.python_version(),
-            **{name: importlib.metadata.version(name) for name in packages},
-        },
+        "versions": versions,
         "code_sha256": _code_hash(),
         "threads": torch.get_num_threads(),
         "cpu": torch.backends.cpu.get_cpu_capability(),
@@ -254,28 +296,28 @@ def provenance(settings: Any) -> dict[str, Any]:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The lines of a run's `metrics.jsonl`; a half-written last line is left out."""
-    return read_records(path / "metrics.jsonl")
+    """The records of a run's `metrics.jsonl`; a half-written last line is left out."""
+    return read_records(path / METRICS)
 
 
-def _same_settings(path: Path, settings: Any) -> None:
-    before, now = (
-        safe_yaml.read_yaml(path / "settings.yaml"),
-        json.loads(json.dumps(as_dict(settings))),
-    )
-    for name, value in now.items():
-        if (
-            name not in {"resume", "out", "device", "workers", "scheduler"}
-            and before.get(name) != value
-        ):
+def _check_same_settings(path: Path, settings: Any) -> None:
+    """Refuse to resume a run with other settings than it was started with.
+
+    Raises:
+        UsageError: the first setting that differs.
+    """
+    previous = safe_yaml.read_yaml(path / "settings.yaml")
+    current = json.loads(json.dumps(as_dict(settings)))
+    for name, value in current.items():
+        if name not in _NOT_COMPARED and previous.get(name) != value:
             raise UsageError(
-                f"{path}: was started with {name}={before.get(name)}, not {value}; resume it with its own settings "
-                "(--config OUT/settings.yaml), or name another --out"
+                f"{path}: was started with {name}={previous.get(name)}, not {value}; resume it "
+                "with its own settings (--config OUT/settings.yaml), or name another --out"
             )
 
 
 def _checksum(weights: Path, step: int, state: Mapping[str, Any]) -> str:
-    """Over the tensors' file and what its record says."""
+    """Over the file of tensors and the contents of its record."""
     return hashlib.sha256(f"{sha256(weights)} {json.dumps([step, state])}".encode()).hexdigest()
 
 
@@ -286,5 +328,5 @@ def _code_hash() -> str:
     return digest.hexdigest()
 
 
-def _now() -> str:
+def _timestamp() -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S%z")

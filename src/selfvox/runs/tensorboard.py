@@ -1,4 +1,7 @@
-"""Metrics for TensorBoard: an event file that, unlike tensorboard's own, is not named after the host."""
+"""Metrics for TensorBoard.
+
+The event file has a fixed name; tensorboard's own writer would put the host's name into it.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,7 @@ def add_scalars(folder: Path, step: int, metrics: Mapping[str, float]) -> None:
 
 
 def drop_scalars_after(folder: Path, step: int) -> None:
-    """Have TensorBoard drop what comes after `step`: those steps are taken again."""
+    """Make TensorBoard drop the steps after `step`, which a resumed run computes again."""
     if (folder / EVENT_FILE).exists():
         _append(folder, Event(step=step + 1, session_log=SessionLog(status=SessionLog.START)))
 
@@ -29,9 +32,9 @@ def _append(folder: Path, event: Event) -> None:
     folder.mkdir(exist_ok=True)
     with (folder / EVENT_FILE).open("ab") as file:
         writer = RecordWriter(file)
-        if not file.tell():
-            writer.write(
-                Event(wall_time=time.time(), file_version="brain.Event:2").SerializeToString()
-            )
+        is_new = file.tell() == 0
+        if is_new:
+            header = Event(wall_time=time.time(), file_version="brain.Event:2")
+            writer.write(header.SerializeToString())
         event.wall_time = time.time()
         writer.write(event.SerializeToString())

@@ -1,0 +1,67 @@
+"""Progress lines count items, estimate the time left and come only every few seconds."""
+
+import pytest
+
+from selfvox.runs import progress
+
+
+class Clock:
+    """A monotonic clock that a test sets."""
+
+    def __init__(self):
+        self.seconds = 100.0
+
+    def monotonic(self):
+        return self.seconds
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(progress, "time", clock)
+    return clock
+
+
+def test_a_line_is_printed_every_ten_seconds_and_at_the_end(clock, capsys):
+    with progress.progress_bar("training", total=40) as bar:
+        for _ in range(40):
+            clock.seconds += 1
+            bar.advance("loss 1.5")
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == [
+        "training  10/40  loss 1.5  30 s left",
+        "training  20/40  loss 1.5  20 s left",
+        "training  30/40  loss 1.5  10 s left",
+        "training  40/40  loss 1.5  0 s left",
+    ]
+
+
+def test_items_of_an_earlier_run_do_not_count_for_the_speed(clock, capsys):
+    with progress.progress_bar("training", total=100, start=90) as bar:
+        clock.seconds += 20
+        bar.advance(count=5)
+    assert capsys.readouterr().err == "training  95/100  20 s left\n"
+
+
+def test_redirected_output_is_appended_to_the_log(tmp_path, capsys):
+    (tmp_path / "log.txt").write_text("before\n")
+    with progress.redirect_output(tmp_path / "log.txt"):
+        progress.echo("meanwhile [1/2]")
+    progress.echo("after")
+    assert (tmp_path / "log.txt").read_text() == "before\nmeanwhile [1/2]\n"
+    assert capsys.readouterr().err == "after\n"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (-3, "0 s"),
+        (59.4, "59 s"),
+        (59.6, "1:00 min"),
+        (185, "3:05 min"),
+        (3600, "1:00 h"),
+        (7800, "2:10 h"),
+    ],
+)
+def test_seconds_are_written_as_people_write_them(seconds, text):
+    assert progress.format_seconds(seconds) == text
