@@ -3,7 +3,7 @@ PYTHON ?= python3
 PIP = .venv/bin/python -m pip install --quiet --constraint constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: demo test check docs benchmarks clean
+.PHONY: demo test check docs docs-text benchmarks clean
 
 demo: .venv/demo
 	.venv/bin/selfvox demo --out demo
@@ -21,6 +21,10 @@ check: .venv/dev .venv/docs
 
 docs: .venv/docs
 	.venv/bin/mkdocs serve
+
+# rewrite the generated parts of the pages: options, exit codes, plans, file tree, layers, Python functions
+docs-text: .venv/dev
+	.venv/bin/python docs/generate.py
 
 benchmarks: .venv/benchmarks
 	-.venv/bin/python benchmarks/reading.py

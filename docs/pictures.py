@@ -1,7 +1,8 @@
-"""Draws docs/images/TASK-2d.png and TASK-3d.png, what each task asks of synthetic brains: `python docs/pictures.py`."""
+"""Draw the pictures of the pages from synthetic brains: `python docs/pictures.py [tasks|tutorial]`."""
 
 from __future__ import annotations
 
+import sys
 import tempfile
 from pathlib import Path
 
@@ -17,10 +18,11 @@ IMAGES = Path(__file__).resolve().parent / "images"
 SHADES = 96  # small files
 
 
-def main() -> None:
-    """Draw every task, in 2D and 3D."""
+def draw_tasks() -> None:
+    """Draw docs/images/TASK-2d.png and TASK-3d.png: the question of every task."""
     with tempfile.TemporaryDirectory() as folder:
-        scans, slices = Path(folder) / "scans", Path(folder) / "slices"
+        scans = Path(folder) / "scans"
+        slices = Path(folder) / "slices"
         slices.mkdir()
         for path in phantom.write(scans, count=2):
             volume = np.asarray(nibabel.load(path).dataobj, dtype=np.float32)
@@ -30,13 +32,62 @@ def main() -> None:
                 slices / f"{path.name.split('.')[0]}.png"
             )
         for name in tasks.task_names():
-            for d, source in ((2, slices), (3, scans / "images")):
-                out = IMAGES / f"{name.replace('_', '-')}-{d}d.png"
+            for spatial_dims, source in ((2, slices), (3, scans / "images")):
+                out = IMAGES / f"{name.replace('_', '-')}-{spatial_dims}d.png"
                 # exemplar shows another scan too
-                count = 2 if d == 2 or name == "exemplar" else 1
+                count = 2 if spatial_dims == 2 or name == "exemplar" else 1
                 selfvox.preview(source, task=name, count=count, out=out)
-                Image.open(out).convert("L").quantize(SHADES).save(out, optimize=True)
+                _save_small(out, out, grey=True)
+
+
+def draw_tutorial() -> None:
+    """Draw docs/images/tutorial-*.png: the commands of docs/tutorial.md on few scans with few steps."""
+    network = {"name": "plain", "channels": [8, 16, 32, 64]}
+    crop = (48, 48, 48)
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        scans = root / "scans"
+        store = root / "store"
+        run = root / "runs" / "pretrained"
+        phantom.write(scans, kind="brains", count=24)
+        selfvox.prepare(scans, out=store, test=4, validation=4)
+        selfvox.preview(store, task="rotation", crop=crop, count=2, out=root / "preview.png")
+        selfvox.pretrain(
+            store, out=run, task="rotation", network=network, crop=crop, batch=4, steps=300
+        )
+        selfvox.finetune(
+            store,
+            out=root / "runs" / "seg",
+            encoder=str(run),
+            labels=6,
+            crop=crop,
+            steps=150,
+            validate_every=30,
+        )
+        selfvox.predict(
+            root / "runs" / "seg",
+            scans,
+            out=root / "predictions",
+            subset="test",
+            passes=10,
+            maps=("entropy", "mutual-information"),
+        )
+        pictures = {
+            "preview": root / "preview.png",
+            "pretrain": run / "curve.png",
+            "finetune": root / "runs" / "seg" / "curve.png",
+            "maps": sorted((root / "predictions" / "maps").glob("*_maps.png"))[0],
+        }
+        for name, path in pictures.items():
+            _save_small(path, IMAGES / f"tutorial-{name}.png", grey=name == "preview")
+
+
+def _save_small(source: Path, target: Path, grey: bool) -> None:
+    picture = Image.open(source).convert("L" if grey else "RGB")
+    picture.quantize(SHADES).save(target, optimize=True)
 
 
 if __name__ == "__main__":
-    main()
+    drawings = {"tasks": draw_tasks, "tutorial": draw_tutorial}
+    for name in sys.argv[1:] or drawings:
+        drawings[name]()

@@ -1,4 +1,4 @@
-"""docs/formats.md names every file and key that a run through all verbs leaves behind."""
+"""docs/reference/formats.md names every file and key that a run through all verbs leaves behind."""
 
 import csv
 import json
@@ -13,7 +13,7 @@ import selfvox
 from selfvox.data import phantom
 from selfvox.settings.options import options
 
-TEXT = (Path(__file__).parent.parent / "docs" / "formats.md").read_text(encoding="utf-8")
+TEXT = (Path(__file__).parent.parent / "docs" / "reference" / "formats.md").read_text(encoding="utf-8")
 SECTIONS = dict(re.findall(r"^## ([\w ]+)\n(.*?)(?=^## |\Z)", TEXT, re.DOTALL | re.MULTILINE))
 
 

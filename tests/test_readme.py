@@ -1,4 +1,4 @@
-"""What the README and the docs say is so: files, links, commands, options and file formats."""
+"""README and docs agree with the code: links, commands, Python examples, generated parts, messages and plain words."""
 
 import ast
 import importlib.util
@@ -11,69 +11,85 @@ import yaml
 
 import selfvox
 from selfvox import errors, tasks
-from selfvox.cli import main
+from selfvox.cli import VERBS, main
+from selfvox.data import phantom
 from selfvox.settings.options import options, resolve
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
-PAGES = [README, ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+CONTRIBUTING = ROOT / "CONTRIBUTING.md"
+DOCS = ROOT / "docs"
+PAGES = [README, CONTRIBUTING, ROOT / "CHANGELOG.md", *sorted(DOCS.rglob("*.md"))]
+TINY = ["--crop", "16,16,16", "--device", "cpu", "--steps", "2", "--batch", "2"]
 
 every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 
 
 def blocks(page: Path, language: str) -> list[str]:
-    found = re.findall(
+    """The code blocks of a page in one language, without their indentation."""
+    matches = re.findall(
         rf"^( *)```{language}\n(.*?)^\1```",
         page.read_text(encoding="utf-8"),
         re.DOTALL | re.MULTILINE,
     )
-    return [re.sub(rf"^{indent}", "", block, flags=re.MULTILINE) for indent, block in found]
+    return [re.sub(rf"^{indent}", "", block, flags=re.MULTILINE) for indent, block in matches]
 
 
 def commands(page: Path) -> list[list[str]]:
+    """The shell commands of a page as lists of words; a backslash continues a line."""
     return [
         shlex.split(line, comments=True)
         for block in blocks(page, "bash")
-        for line in block.splitlines()
+        for line in block.replace("\\\n", " ").splitlines()
         if line.strip() and not line.lstrip().startswith("#")
     ]
 
 
-def tree() -> dict[str, str]:
-    """Path -> remark, of the README's tree."""
-    found, folders = {}, []
-    for line in blocks(README, "tree")[0].splitlines():
-        indent, name, remark = re.fullmatch(r"( *)(\S+) *(.*)", line).groups()
-        folders[len(indent) // 2 :] = [name]
-        found["".join(folders)] = remark
-    return found
+def selfvox_commands(page: Path) -> list[list[str]]:
+    """The selfvox commands of a page, without the word `selfvox`."""
+    return [words[1:] for words in commands(page) if Path(words[0]).name == "selfvox"]
 
 
-def hooks():
-    spec = importlib.util.spec_from_file_location("hooks", ROOT / "docs" / "hooks.py")
+def generator():
+    """The script docs/generate.py as a module."""
+    spec = importlib.util.spec_from_file_location("generate", DOCS / "generate.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
 
-def test_every_file_in_the_tree_exists():
-    assert [path for path in tree() if not (ROOT / path).exists()] == []
-    assert [path for path in tree() if (ROOT / path).is_dir() != path.endswith("/")] == []
+@every_page
+def test_generated_parts_equal_the_code(page):
+    text = page.read_text(encoding="utf-8")
+    assert generator().fill(text) == text, "run `make docs-text`"
 
 
-def test_every_source_file_is_in_the_tree_with_a_remark():
-    there = {
-        str(path.relative_to(ROOT))
-        for path in (ROOT / "src").rglob("*")
-        if path.suffix in (".py", ".typed", ".mplstyle")
-    }
-    listed = tree()
-    assert {path for path in listed if path.startswith("src/") and not path.endswith("/")} == there
-    assert [
-        path
-        for path, remark in listed.items()
-        if not remark and not path.endswith(("/", "__init__.py"))
-    ] == []
+def test_generating_replaces_a_text_that_differs_from_the_code():
+    text = "before\n<!-- begin: exit-codes -->\nold\n<!-- end: exit-codes -->\nafter"
+    filled = generator().fill(text)
+    assert "old" not in filled
+    assert filled.startswith("before\n")
+    assert filled.endswith("\nafter")
+    assert generator().fill(filled) == filled
+
+
+def test_the_file_tree_lists_every_module_once():
+    listed = generator().tree("")
+    modules = [path.name for path in (ROOT / "src").rglob("*.py") if path.name != "__init__.py"]
+    for name in set(modules):
+        assert len(re.findall(rf"^ +{re.escape(name)}(?: |$)", listed, re.MULTILINE)) == (
+            modules.count(name)
+        )
+
+
+def test_every_module_says_in_its_first_line_what_it_is_for():
+    lines = generator().tree("").splitlines()[2:-1]
+    assert [line for line in lines if len(line.split(maxsplit=1)) < 2 and "presets/" not in line] == []
+
+
+def test_the_pages_contain_each_kind_of_generated_part():
+    text = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
+    assert set(re.findall(r"<!-- begin: ([\w-]+)", text)) == set(generator().GENERATORS)
 
 
 @every_page
@@ -83,7 +99,7 @@ def test_every_link_leads_to_a_file(page):
 
 
 @every_page
-def test_every_row_of_a_table_stands_below_its_heading(page):
+def test_every_row_of_a_table_follows_a_heading(page):
     text = re.sub(
         r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE
     )
@@ -96,39 +112,39 @@ def test_every_selfvox_command_is_accepted(page, capsys, monkeypatch, tmp_path):
     run = tmp_path / "runs" / "simclr"
     run.mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
-    for words in commands(page):
-        if Path(words[0]).name != "selfvox":
-            continue
+    for verb, *arguments in selfvox_commands(page):
         (run / "settings.yaml").write_text("task: simclr\n")  # for --config
-        assert main([words[1], "--print-config", *words[2:]]) == 0, words
+        assert main([verb, "--print-config", *arguments]) == 0, [verb, *arguments]
         resolved = yaml.safe_load(capsys.readouterr().out)
         if "task" in resolved:
             tasks.task_from_setting(resolved["task"])
 
 
 @every_page
-def test_every_make_target_and_script_is_there(page):
-    targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+def test_every_make_target_and_script_exists(page):
+    targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
     for words in commands(page):
         if words[0] == "make":
             assert words[1] in targets
         elif Path(words[0]).name == "python" and words[1] != "-m":
             assert (ROOT / words[1]).exists()
         else:
-            assert Path(words[0]).name in ("selfvox", "python", "ruff", "mypy")
+            assert Path(words[0]).name in ("selfvox", "python", "pip", "ruff", "mypy")
 
 
 @every_page
-def test_every_python_call_takes_the_arguments_it_is_given(page):
+def test_every_python_call_of_a_command_takes_its_arguments(page):
     calls = [
         node
         for block in blocks(page, "python")
         if "import selfvox\n" in block
         for node in ast.walk(ast.parse(block))
         if isinstance(node, ast.Call)
+        and ast.unparse(node.func).removeprefix("selfvox.") in VERBS
+        and ast.unparse(node.func).startswith("selfvox.")
     ]
     for call in calls:
-        verb = getattr(selfvox, call.func.attr)
+        verb = VERBS[call.func.attr]
         names = [option.name for option in options(verb.settings) if option.positional]
         given = dict(zip(names, map(ast.literal_eval, call.args), strict=False))
         given |= {keyword.arg: ast.literal_eval(keyword.value) for keyword in call.keywords}
@@ -137,51 +153,97 @@ def test_every_python_call_takes_the_arguments_it_is_given(page):
             tasks.task_from_setting(resolved.task)
 
 
-def test_the_readme_shows_the_shortest_workflow():
-    said = {words[1] for words in commands(README) if Path(words[0]).name == "selfvox"}
-    assert {"pretrain", "finetune", "predict", "evaluate"} <= said
+def test_the_commands_of_the_readme_run_from_scans_to_scores(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    phantom.write(tmp_path / "labelled", kind="shapes", count=4)
+    (tmp_path / "scans").symlink_to(tmp_path / "labelled" / "images")
+    (tmp_path / "new_scans").symlink_to(tmp_path / "labelled" / "images")
+    (tmp_path / "truth").symlink_to(tmp_path / "labelled" / "labels")
+    more = {"preview": TINY[:2], "pretrain": TINY, "finetune": TINY, "predict": TINY[2:4]}
+    lines = [words for words in selfvox_commands(README) if words[0] in VERBS]
+    five = [words for words in lines if words[0] != "study"]
+    assert [words[0] for words in five] == ["preview", "pretrain", "finetune", "predict", "evaluate"]
+    for words in five:
+        assert main([*words, *more.get(words[0], [])]) == 0, words
+    assert len(list((tmp_path / "predictions").glob("*.nii.gz"))) == 4
+    assert (tmp_path / "scores.csv").exists()
     assert {words[1] for words in commands(README) if words[0] == "make"} == {"demo", "test"}
+
+
+def test_the_python_examples_of_the_library_page_run(monkeypatch, tmp_path, capsys):
+    monkeypatch.chdir(tmp_path)
+    phantom.write(tmp_path / "scans", kind="shapes", count=4)
+    small = "crop=(16, 16, 16), device='cpu', network={'channels': [4, 8]}, steps=2"
+    names: dict[str, object] = {}
+    for block in blocks(DOCS / "how-to" / "use-as-a-library.md", "python"):
+        code = block.replace("range(100)", "range(2)").replace("steps=2000", "steps=2")
+        code = code.replace("steps=2)", f"{small})").replace("(32, 32, 32)", "(16, 16, 16)")
+        code = code.replace('"runs/rotation")', f'"runs/rotation", {small})', 1)
+        exec(compile(code, "use-as-a-library.md", "exec"), names)
+    assert "4 8" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", tasks.task_names())
 def test_every_task_has_a_page_with_its_options(name):
-    page = ROOT / "docs" / "tasks" / f"{name}.md"
-    shown = hooks().on_page_markdown(page.read_text(encoding="utf-8"))
+    shown = (DOCS / "tasks" / f"{name}.md").read_text(encoding="utf-8")
     for option in options(tasks.find_task(name)):
         assert f"| `--task.{option.name.replace('_', '-')}` |" in shown
-        assert option.help in shown
+        assert option.help.replace("|", "\\|") in shown
     assert f"tasks/{name}.md" in (ROOT / "mkdocs.yml").read_text()
 
 
-@every_page
-def test_no_insert_is_left_in_a_page(page):
-    assert "<!-- insert" not in hooks().on_page_markdown(page.read_text(encoding="utf-8"))
+@pytest.mark.parametrize("name", tasks.task_names())
+def test_every_page_of_a_task_has_the_same_order(name):
+    text = (DOCS / "tasks" / f"{name}.md").read_text(encoding="utf-8")
+    headings = re.findall(r"^## (.*)$", text, re.MULTILINE)
+    assert headings == ["What it asks", "Options", "What is logged", "How it can cheat", "Good to know", "Source"]
 
 
-def test_every_refusal_of_the_docs_is_one_of_the_code():
+def test_every_message_of_the_docs_is_one_of_the_code():
     source = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "src").rglob("*.py"))
-    source = re.sub(r'"\n\s*f?"', "", source)  # literals that go on in the next line
-    table = (
-        (ROOT / "docs" / "how-to" / "own-scans.md")
-        .read_text(encoding="utf-8")
-        .split("| what it says |")[1]
-    )
-    said = [row.split("|")[1].strip() for row in table.split("\n\n")[0].splitlines()[2:]]
-    assert len(said) > 5
-    for words in said:
-        assert re.search(".{1,99}?".join(map(re.escape, words.split(" ... "))), source), words
+    source = re.sub(r'"\n\s*f?"', "", source)  # literals that continue in the next line
+    page = (DOCS / "troubleshooting.md").read_text(encoding="utf-8")
+    table = page.split("| message |")[1].split("\n\n")[0]
+    messages = [row.split("|")[1].strip() for row in table.splitlines()[2:]]
+    assert len(messages) > 5
+    missing = [
+        message
+        for message in messages
+        if not re.search(".{1,99}?".join(map(re.escape, message.split(" ... "))), source)
+    ]
+    assert missing == []
 
 
 def test_the_exit_codes_of_the_docs_are_those_of_the_errors():
-    shown = hooks().exit_codes("")
+    shown = generator().exit_codes("")
     for error in (errors.UsageError, errors.DataError, errors.WeightsError, errors.ResourceError):
         assert f"| {error.exit_code} | {error.__doc__.splitlines()[0]} |" in shown
+
+
+def avoided_words() -> list[str]:
+    """The words that CONTRIBUTING.md asks to avoid: the first column of its table."""
+    table = CONTRIBUTING.read_text(encoding="utf-8").split("| avoid |")[1].split("\n\n")[0]
+    return [word for row in table.splitlines()[2:] for word in row.split("|")[1].strip().split(", ")]
+
+
+@every_page
+def test_no_page_uses_a_word_to_avoid(page):
+    words = avoided_words()
+    assert len(words) >= 20
+    text = page.read_text(encoding="utf-8").split("| avoid |")[0]
+    text = re.sub(r"<!-- begin.*?<!-- end.*?-->", " ", text, flags=re.DOTALL)  # the code's own words
+    text = re.sub(r"^ *```.*?^ *```", " ", text, flags=re.DOTALL | re.MULTILINE)
+    text = re.sub(r"`[^`]*`", " ", text)
+    if page.name == "troubleshooting.md":
+        text = re.sub(r"^\|[^|]*\|", "|", text, flags=re.MULTILINE)  # quoted messages
+    used = [word for word in words if re.search(rf"\b{re.escape(word)}\b", text, re.IGNORECASE)]
+    assert used == []
 
 
 def test_the_citation_names_this_version_and_both_papers():
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
     assert citation["version"] == selfvox.__version__
-    assert [reference["authors"][0]["family-names"] for reference in citation["references"]] == [
-        "Taleb",
-        "Ali",
-    ]
+    references = citation["references"]
+    assert [reference["authors"][0]["family-names"] for reference in references] == ["Taleb", "Ali"]
+    readme = README.read_text(encoding="utf-8")
+    assert all(reference["url"] in readme for reference in references)
