@@ -27,9 +27,7 @@ PAGES = [
     ROOT / "CONTRIBUTING.md",
     *sorted((ROOT / "docs").rglob("*.md")),
 ]
-PART = re.compile(
-    r"(<!-- begin: ([\w-]+) ?(\w*) -->\n)(.*?)(<!-- end: \2 -->)", re.DOTALL
-)
+PART = re.compile(r"(<!-- begin: ([\w-]+) ?(\w*) -->\n)(.*?)(<!-- end: \2 -->)", re.DOTALL)
 REMARK_COLUMN = 30
 
 
@@ -60,11 +58,14 @@ def task_options(name: str) -> str:
 
 def exit_codes(_: str) -> str:
     """What the command line returns, and why."""
-    rows = ["| code | meaning |", "|---|---|", "| 0 | done |"]
     skipped = (errors.SelfvoxError, errors.Stopped)
-    for error in vars(errors).values():
-        if isinstance(error, type) and error.__module__ == errors.__name__ and error not in skipped:
-            rows.append(f"| {error.exit_code} | {(error.__doc__ or '').splitlines()[0]} |")
+    listed = [
+        error
+        for error in vars(errors).values()
+        if isinstance(error, type) and error.__module__ == errors.__name__ and error not in skipped
+    ]
+    rows = ["| code | meaning |", "|---|---|", "| 0 | done |"]
+    rows += [f"| {error.exit_code} | {(error.__doc__ or '').splitlines()[0]} |" for error in listed]
     rows.append("| 130, 143 | Stopped by Ctrl-C or SIGTERM; training saves a checkpoint first. |")
     rows.append("| 1 | An internal error. Please report it with the output of `--debug`. |")
     return "\n".join(rows)

@@ -13,7 +13,9 @@ import selfvox
 from selfvox.data import phantom
 from selfvox.settings.options import options
 
-TEXT = (Path(__file__).parent.parent / "docs" / "reference" / "formats.md").read_text(encoding="utf-8")
+TEXT = (Path(__file__).parent.parent / "docs" / "reference" / "formats.md").read_text(
+    encoding="utf-8"
+)
 SECTIONS = dict(re.findall(r"^## ([\w ]+)\n(.*?)(?=^## |\Z)", TEXT, re.DOTALL | re.MULTILINE))
 
 

@@ -84,7 +84,9 @@ def test_the_file_tree_lists_every_module_once():
 
 def test_every_module_says_in_its_first_line_what_it_is_for():
     lines = generator().tree("").splitlines()[2:-1]
-    assert [line for line in lines if len(line.split(maxsplit=1)) < 2 and "presets/" not in line] == []
+    assert [
+        line for line in lines if len(line.split(maxsplit=1)) < 2 and "presets/" not in line
+    ] == []
 
 
 def test_the_pages_contain_each_kind_of_generated_part():
@@ -162,7 +164,13 @@ def test_the_commands_of_the_readme_run_from_scans_to_scores(monkeypatch, tmp_pa
     more = {"preview": TINY[:2], "pretrain": TINY, "finetune": TINY, "predict": TINY[2:4]}
     lines = [words for words in selfvox_commands(README) if words[0] in VERBS]
     five = [words for words in lines if words[0] != "study"]
-    assert [words[0] for words in five] == ["preview", "pretrain", "finetune", "predict", "evaluate"]
+    assert [words[0] for words in five] == [
+        "preview",
+        "pretrain",
+        "finetune",
+        "predict",
+        "evaluate",
+    ]
     for words in five:
         assert main([*words, *more.get(words[0], [])]) == 0, words
     assert len(list((tmp_path / "predictions").glob("*.nii.gz"))) == 4
@@ -196,7 +204,14 @@ def test_every_task_has_a_page_with_its_options(name):
 def test_every_page_of_a_task_has_the_same_order(name):
     text = (DOCS / "tasks" / f"{name}.md").read_text(encoding="utf-8")
     headings = re.findall(r"^## (.*)$", text, re.MULTILINE)
-    assert headings == ["What it asks", "Options", "What is logged", "How it can cheat", "Good to know", "Source"]
+    assert headings == [
+        "What it asks",
+        "Options",
+        "What is logged",
+        "How it can cheat",
+        "Good to know",
+        "Source",
+    ]
 
 
 def test_every_message_of_the_docs_is_one_of_the_code():
@@ -232,7 +247,9 @@ def test_no_page_uses_a_word_to_avoid(page):
     words = avoided_words()
     assert len(words) >= 20
     text = page.read_text(encoding="utf-8").split("| avoid |")[0]
-    text = re.sub(r"<!-- begin.*?<!-- end.*?-->", " ", text, flags=re.DOTALL)  # the code's own words
+    text = re.sub(
+        r"<!-- begin.*?<!-- end.*?-->", " ", text, flags=re.DOTALL
+    )  # the code's own words
     text = re.sub(r"^ *```.*?^ *```", " ", text, flags=re.DOTALL | re.MULTILINE)
     text = re.sub(r"`[^`]*`", " ", text)
     if page.name == "troubleshooting.md":
