@@ -8,7 +8,6 @@ import re
 import struct
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import nibabel as nib
 import numpy as np
@@ -28,7 +27,7 @@ from selfvox.data.preparation import split
 from selfvox.data.preparation.recipe import Intensity, Recipe
 from selfvox.data.preparation.store import open_store
 from selfvox.errors import DataError, UsageError
-from selfvox.prediction import classify
+from selfvox.prediction.class_table import write_class_table
 from selfvox.prediction.output_folder import OutputFolder
 
 SHARED = Path(__file__).parents[3].parent / "shared" / "data"
@@ -741,10 +740,10 @@ def test_a_table_of_classes_does_not_tell_the_names_of_slices(tmp_path):
     for path in (tmp_path / "in").iterdir():
         path.rename(path.with_stem(f"{NAME}_{path.stem}"))
     (case,) = sources.find_dataset(tmp_path / "in").cases
-    folder = OutputFolder(tmp_path, probabilities=False, answers=True)
+    folder = OutputFolder(tmp_path, answers_only=True)
     folder.record(case, answer={"class": "0", "probabilities": [1.0]})
-    classify._write(
-        tmp_path / "predictions.csv", [case], SimpleNamespace(classes={"0": 0}), folder, many=False
+    write_class_table(
+        tmp_path / "predictions.csv", [case], folder.answers(), ["0"], with_votes=False
     )
     assert (
         tmp_path / "predictions.csv"
