@@ -313,7 +313,9 @@ def test_more_missing_slices_than_there_are_stay_refused(tmp_path):
     slices = series(count=6)
     slices[-1].ImagePositionPatient = [10, -20, 1e12]
     save(tmp_path, slices)
-    with pytest.raises(DataError, match="slices would have to be interpolated from 6; leave it out"):
+    with pytest.raises(
+        DataError, match="slices would have to be interpolated from 6; leave it out"
+    ):
         filled(tmp_path)
 
 
@@ -561,9 +563,8 @@ def test_a_file_cut_within_its_pixels_is_refused(tmp_path):
     save(tmp_path, series())
     whole = (tmp_path / "IM0014.dcm").read_bytes()
     (tmp_path / "IM0014.dcm").write_bytes(whole[:-51])
-    assert (
-        "at 35.00 mm has 93 bytes of pixels, its header asks for 144; copy it again"
-        in refusal(tmp_path)
+    assert "at 35.00 mm has 93 bytes of pixels, its header asks for 144; copy it again" in refusal(
+        tmp_path
     )
 
 
