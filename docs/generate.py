@@ -183,7 +183,8 @@ def _public_names() -> list[str]:
 
 def _function(name: str) -> str:
     value = getattr(selfvox, name)
-    blocks = [f"### {name}", f"```python\n{_signature(name, value)}\n```"]
+    # a block of text: ruff would reformat Python in the page, and the page would differ from the code
+    blocks = [f"### {name}", f"```text\n{_signature(name, value)}\n```"]
     if name in VERBS:
         summary = (value.__doc__ or "").split("\n")[0]
         blocks.append(f"{summary} The arguments are the [options of the command](cli.md#{name}).")
