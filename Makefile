@@ -3,7 +3,7 @@ PYTHON ?= python3
 PIP = .venv/bin/python -m pip install --quiet --constraint constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: demo test check docs docs-text benchmarks clean
+.PHONY: demo test check stub docs docs-text benchmarks clean
 
 demo: .venv/demo
 	.venv/bin/selfvox demo --out demo
@@ -18,6 +18,10 @@ check: .venv/dev .venv/docs
 	.venv/bin/lint-imports
 	.venv/bin/python -m pytest -n 2
 	.venv/bin/mkdocs build --strict --quiet
+
+# what type checkers see of the public functions
+stub: .venv/dev
+	.venv/bin/python tools/write_stub.py
 
 docs: .venv/docs
 	.venv/bin/mkdocs serve

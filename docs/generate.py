@@ -157,7 +157,7 @@ def _remark(path: Path) -> str:
 
 def _command(name: str) -> str:
     verb = VERBS[name]
-    listed = options(verb.settings)
+    listed = options(verb)
     positional = [option for option in listed if option.positional]
     words = [
         option.name.upper() if option.required else f"[{option.name.upper()}]"

@@ -147,10 +147,10 @@ def test_every_python_call_of_a_command_takes_its_arguments(page):
     ]
     for call in calls:
         verb = VERBS[call.func.attr]
-        names = [option.name for option in options(verb.settings) if option.positional]
+        names = [option.name for option in options(verb) if option.positional]
         given = dict(zip(names, map(ast.literal_eval, call.args), strict=False))
         given |= {keyword.arg: ast.literal_eval(keyword.value) for keyword in call.keywords}
-        resolved = resolve(verb.settings, given)
+        resolved = resolve(verb, given)
         if hasattr(resolved, "task"):
             tasks.task_from_setting(resolved.task)
 

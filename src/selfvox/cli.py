@@ -12,20 +12,19 @@ import os
 import sys
 import traceback
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 import selfvox
 from selfvox import cli_help
 from selfvox.errors import ResourceError, SelfvoxError, UsageError, did_you_mean
+from selfvox.functions import run_verb
 from selfvox.runs.atomic_files import DISK_FULL_ERRORS
 from selfvox.settings import safe_yaml
 from selfvox.settings.options import Option, check_names, options, resolve, to_yaml
+from selfvox.settings.verbs import VERBS
 
-VERBS: dict[str, Callable[..., Any]] = {
-    name: value for name, value in vars(selfvox).items() if hasattr(value, "settings")
-}
 NOT_WRITABLE_ERRORS = {
     errno.EACCES,
     errno.EPERM,
@@ -58,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _command(arguments: list[str]) -> None:
     if not arguments or arguments[0] in ("-h", "--help", "help"):
-        print(cli_help.overview(VERBS))
+        print(cli_help.overview())
     elif arguments[0] == "--version":
         print(f"selfvox {selfvox.__version__}")
     elif arguments[0] not in VERBS:
@@ -68,14 +67,14 @@ def _command(arguments: list[str]) -> None:
 
 
 def _run(verb: str, arguments: list[str]) -> None:
-    settings: type = VERBS[verb].settings  # type: ignore[attr-defined]
+    settings = VERBS[verb]
     verb_options = options(settings)
     values, flags = _read(verb, verb_options, arguments)
     if flags.get("version"):
         print(f"selfvox {selfvox.__version__}")
     elif flags.get("help"):
         task = _with_name(values.get("task", {})).get("name")
-        print(cli_help.of_verb(verb, VERBS[verb], verb_options, task))
+        print(cli_help.of_verb(verb, task))
     else:
         from_file = safe_yaml.read_yaml(Path(flags["config"])) if "config" in flags else {}
         check_names([option.name for option in verb_options], from_file, f"{flags.get('config')}: ")
@@ -83,7 +82,7 @@ def _run(verb: str, arguments: list[str]) -> None:
         if flags.get("print_config"):
             print(to_yaml(resolved), end="")
         else:
-            VERBS[verb](**vars(resolved))
+            run_verb(resolved)
 
 
 # reading

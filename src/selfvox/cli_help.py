@@ -2,32 +2,32 @@
 
 from __future__ import annotations
 
+import inspect
 import shutil
 import textwrap
 import typing
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import selfvox
 from selfvox.settings.options import Option, options
+from selfvox.settings.verbs import VERBS
 
 WORKFLOW = ("pretrain", "finetune", "predict", "evaluate")
 
-Verb = Callable[..., Any]
 
-
-def overview(verbs: Mapping[str, Verb]) -> str:
+def overview() -> str:
     """The help of `selfvox` alone: the workflow and the verbs."""
     table = "\n".join(
-        textwrap.fill(f"  {name:<10}{_summary(verb)}", _width(), subsequent_indent=" " * 12)
-        for name, verb in verbs.items()
+        textwrap.fill(f"  {verb:<10}{_summary(verb)}", _width(), subsequent_indent=" " * 12)
+        for verb in VERBS
     )
-    steps = "\n".join(f"  {_example(verbs[name])}" for name in WORKFLOW)
+    steps = "\n".join(f"  {example(verb)}" for verb in WORKFLOW)
     return (
         f"selfvox {selfvox.__version__}: self-supervised learning on 3D and 2D medical images\n\n"
         f"usage: selfvox VERB ... [--option value]\n\n"
-        f"Try it on synthetic scans:\n  {_example(verbs['demo'])}\n\n"
+        f"Try it on synthetic scans:\n  {example('demo')}\n\n"
         f"From your scans to segmentations:\n{steps}\n\nVerbs:\n{table}\n\n"
         "selfvox VERB --help shows the options of a verb, selfvox --version the version."
     )
@@ -38,26 +38,28 @@ def flag(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-def _summary(verb: Verb) -> str:
-    first_line = (verb.__doc__ or "").split("\n")[0]
+def example(verb: str) -> str:
+    """The command line that the help of a verb shows."""
+    return (VERBS[verb].__doc__ or "").rpartition("Example:\n")[2].strip()
+
+
+def _description(verb: str) -> str:
+    """The paragraphs that say what the verb does."""
+    return inspect.cleandoc(VERBS[verb].__doc__ or "").partition("\n\nReturns:\n")[0]
+
+
+def _summary(verb: str) -> str:
+    first_line = _description(verb).split("\n")[0]
     return first_line.split(":")[0].split(";")[0].rstrip(".")
 
 
-def _description(verb: Verb) -> str:
-    """The paragraphs before the arguments."""
-    return (verb.__doc__ or "").partition("\n\nArgs:\n")[0]
-
-
-def _example(verb: Verb) -> str:
-    return (verb.__doc__ or "").rpartition("Example:\n")[2].strip()
-
-
-def of_verb(name: str, verb: Verb, verb_options: Sequence[Option], task: str | None) -> str:
+def of_verb(verb: str, task: str | None) -> str:
     """The help of one verb, including the options of `task` if it names a task."""
-    lines = [_usage(name, verb_options)]
+    verb_options = options(VERBS[verb])
+    lines = [_usage(verb, verb_options)]
     for paragraph in _description(verb).split("\n\n"):
         lines += textwrap.wrap(paragraph, _width())
-    lines += ["", f"Example: {_example(verb)}"]
+    lines += ["", f"Example: {example(verb)}"]
     for section in dict.fromkeys(option.section for option in verb_options):
         lines += ["", f"{section or 'Options'}:"]
         for option in verb_options:
@@ -67,7 +69,7 @@ def of_verb(name: str, verb: Verb, verb_options: Sequence[Option], task: str | N
     if task:
         lines += _task_options(task)
     elif any(option.name == "task" for option in verb_options):
-        lines += ["", f"selfvox {name} --task NAME --help also shows the options of that task."]
+        lines += ["", f"selfvox {verb} --task NAME --help also shows the options of that task."]
     lines += ["", "Always:"]
     lines += _row("--config FILE", "settings from a YAML file; the command line overrides it")
     lines += _row("--print-config", "print all settings as YAML and exit")
@@ -75,8 +77,8 @@ def of_verb(name: str, verb: Verb, verb_options: Sequence[Option], task: str | N
     return "\n".join(lines)
 
 
-def _usage(name: str, verb_options: Sequence[Option]) -> str:
-    words = [f"usage: selfvox {name}"]
+def _usage(verb: str, verb_options: Sequence[Option]) -> str:
+    words = [f"usage: selfvox {verb}"]
     for option in verb_options:
         if option.positional:
             words.append(option.name.upper() if option.required else f"[{option.name.upper()}]")

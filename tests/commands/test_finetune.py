@@ -12,7 +12,7 @@ from selfvox.data.preparation.split import read_split
 from selfvox.data.sources import find_dataset
 from selfvox.errors import DataError, UsageError
 from selfvox.models.build import build_encoder
-from selfvox.prediction.trained_model import load_segmenter
+from selfvox.prediction.trained_segmenter import load_segmenter
 from selfvox.runs.weights import load_part
 
 
@@ -117,7 +117,7 @@ def test_from_scratch_and_pre_trained_differ_in_nothing_but_the_encoder(
     ["residual", {"name": "plain", "channels": [4, 16]}, {"name": "plain", "norm": "group"}],
 )
 def test_another_network_than_the_encoder_is_refused(network, shapes_store, tmp_path, pretrained):
-    with pytest.raises(UsageError, match=r"^network: .* leave --network out"):
+    with pytest.raises(UsageError, match=r"^network: .* leave `network` out"):
         selfvox.finetune(
             shapes_store, out=tmp_path / "run", encoder=str(pretrained), network=network, steps=1
         )
@@ -125,7 +125,7 @@ def test_another_network_than_the_encoder_is_refused(network, shapes_store, tmp_
 
 @pytest.mark.parametrize(
     ("name", "value", "option"),
-    [("balance", True, "--balance"), ("ordinal", False, "--no-ordinal")],
+    [("balance", True, "balance=True"), ("ordinal", False, "ordinal=False")],
 )
 def test_what_is_of_classification_is_refused(name, value, option, shapes_store, tmp_path, small):
     with pytest.raises(
@@ -287,7 +287,7 @@ def test_scans_of_other_channels_need_a_policy_which_is_told_and_kept(tmp_path, 
         "crop": (16, 16, 16),
         "device": "cpu",
     }
-    with pytest.raises(DataError, match="--first-conv"):
+    with pytest.raises(DataError, match='first_conv="mean"'):
         selfvox.finetune(table, out=tmp_path / "refused", **how)
     run = selfvox.finetune(table, out=tmp_path / "run", first_conv="mean", freeze="always", **how)
     before, after, card = encoders(pretrained, run)

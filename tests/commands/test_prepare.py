@@ -345,7 +345,7 @@ def test_a_subject_whose_name_is_corrected_keeps_its_part_of_the_split(
     before = (store / "split.json").read_bytes()
     with pytest.raises(
         DataError,
-        match=r"bob now has scans .* in train and test; make a new split \(another --out\)",
+        match=r"bob now has scans .* in train and test; make a new split \(another `out`\)",
     ):
         name("eve", "bob", "bob", "gus")
     assert (store / "split.json").read_bytes() == before

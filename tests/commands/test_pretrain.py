@@ -119,7 +119,7 @@ def test_making_voxels_equal_does_not_hide_that_they_were_not(tmp_path):
             nib.Nifti1Image(voxels, np.diag([1.0, 1, 5, 1])), tmp_path / "scans" / f"{name}.nii"
         )
     with pytest.raises(
-        UsageError, match=r"1\.00 x 1\.00 x 5\.00 mm, as scanned .* xz,yz .* --spacing 5,5,5"
+        UsageError, match=r"1\.00 x 1\.00 x 5\.00 mm, as scanned .* xz,yz .* spacing=\(5, 5, 5\)"
     ):
         selfvox.pretrain(
             tmp_path / "scans", out=tmp_path / "run", spacing=(1, 1, 1), task="rotation", crop=(16,)
@@ -159,7 +159,7 @@ def test_a_default_crop_has_room_for_the_task_where_half_the_scans_have(
     assert "crops of 40 x 32 x 32 voxels" in told
     assert "1 of 3 scans" in told
     assert "40 x 32 x 24, which lies inside nine of ten, has no room for this task" in told
-    with pytest.raises(UsageError, match=r"40 x 32 x 24 voxels has no room .* --crop 40,32,32"):
+    with pytest.raises(UsageError, match=r"40 x 32 x 24 voxels has no room .* crop=\(40, 32, 32\)"):
         selfvox.pretrain(tmp_path / "few", out=tmp_path / "not", **how)
     with pytest.raises(UsageError, match="40 x 32 x 24 voxels has no room"):
         selfvox.pretrain(tmp_path / "most", out=tmp_path / "asked", **how | {"crop": (40, 32, 24)})
@@ -225,7 +225,7 @@ def test_a_scan_that_a_batch_holds_twice_is_no_other_scan(
 )
 def test_one_scan_alone_cannot_be_told_from_others(task, tmp_path, small):
     phantom.write(tmp_path / "scans", "shapes", count=1)
-    with pytest.raises(UsageError, match=r"tells scans apart.* --task"):
+    with pytest.raises(UsageError, match=r"tells scans apart.* `task`"):
         selfvox.pretrain(
             tmp_path / "scans", out=tmp_path / "run", task=task, steps=1, batch=2, **small
         )

@@ -96,7 +96,7 @@ def test_labels_of_another_scan_are_refused_whatever_it_is_called(scans, tmp_pat
     other = nib.Nifti1Image(shells(7)[0], np.diag([2.0, 2.0, 2.0, 1.0]))  # on the same grid
     other.to_filename(scans / "head1.nii.gz")
     with pytest.raises(
-        UsageError, match="holds the label of another scan called head1; name another --out"
+        UsageError, match="holds the label of another scan called head1; name another `out`"
     ):
         selfvox.tissues(scans, out=tmp_path / "labelled")
     (tmp_path / "labelled" / "labels" / "head1.nii.gz").unlink()

@@ -128,7 +128,7 @@ def test_shards_ask_what_one_process_asks(done, capsys):
     assert "27 of 54 times" in capsys.readouterr().err
     selfvox.study("gone.yaml", out=out, passes=5, shard="0/2")
     assert len({each.out for each in asked}) == len(asked) == 54
-    with pytest.raises(UsageError, match=r"^scheduler: does not go with --passes"):
+    with pytest.raises(UsageError, match=r"^scheduler: does not go with `passes`"):
         selfvox.study("gone.yaml", out=out, passes=5, scheduler="tcp://head:1")
 
 

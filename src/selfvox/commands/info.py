@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from selfvox import __version__, tasks
+from selfvox import tasks
 from selfvox.data import sources
 from selfvox.models.build import encoder_names
 from selfvox.pretext import PretextTask
@@ -35,7 +35,7 @@ def info(settings: Info) -> dict[str, Any]:
         print(json.dumps(about, indent=2) if settings.json else _readable_tasks(about))
         return about
     found = {
-        "selfvox": __version__,
+        "selfvox": importlib.metadata.version("selfvox"),
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
         "packages": _packages(),

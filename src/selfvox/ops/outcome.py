@@ -10,7 +10,7 @@ Batch = dict[str, Tensor]
 
 
 class Outcome(NamedTuple):
-    """A loss and its metrics."""
+    """What a loss has to say."""
 
     loss: Tensor  # scalar, with gradient
-    metrics: dict[str, Tensor]  # scalars, detached; `accuracy` comes with its `chance`
+    metrics: dict[str, Tensor]  # scalars, detached; `accuracy` has its `chance` beside it

@@ -25,6 +25,10 @@ class Section(str):
     """The heading under which `--help` shows an option; options without a section come first."""
 
 
+class PathOrName:
+    """Marks a text option that may be a path: Python callers may pass a `Path` for it."""
+
+
 class Option(typing.NamedTuple):
     """One field of a settings dataclass, as the command line needs it."""
 
@@ -34,6 +38,7 @@ class Option(typing.NamedTuple):
     default: Any  # dataclasses.MISSING for a required option
     positional: bool
     section: str  # heading in the help; "" comes first
+    accepts_path: bool = False  # text that may be a path
 
     @property
     def required(self) -> bool:
@@ -60,9 +65,16 @@ def options(settings: type) -> list[Option]:
         section = next((mark for mark in marks if isinstance(mark, Section)), Section())
         text = next((mark for mark in marks if isinstance(mark, str) and mark is not section), "")
         default = field.default_factory() if callable(field.default_factory) else field.default
-        positional = field.kw_only is False
         listed.append(
-            Option(field.name, plain_types[field.name], text, default, positional, str(section))
+            Option(
+                name=field.name,
+                type=plain_types[field.name],
+                help=text,
+                default=default,
+                positional=field.kw_only is False,
+                section=str(section),
+                accepts_path=PathOrName in marks,
+            )
         )
     return sorted(
         listed, key=lambda option: (not option.positional, not option.required, option.section > "")
@@ -131,7 +143,7 @@ def _converted(value: Any, option: Option) -> Any:
         )
     if isinstance(value, str) and value.lower() == "none" and type(None) in option.kinds:
         return None
-    if isinstance(value, Path) and str in option.kinds:  # such as a run that another verb returned
+    if isinstance(value, os.PathLike) and str in option.kinds:  # such as a run of another verb
         return str(value)
     for kind in option.kinds:
         if typing.get_origin(kind) is tuple:
@@ -143,7 +155,7 @@ def _as_list(value: Any, element: Any, option: Option) -> Any:
     """A list from "1,2" or from one number or path; other values stay, for pydantic to check."""
     if isinstance(value, str):
         value = [text.strip() for text in value.split(",")]
-    elif isinstance(value, int | float | Path):
+    elif isinstance(value, int | float | os.PathLike):
         value = [value]
     if element is Path and isinstance(value, list | tuple):
         return [_path(item, option) for item in value]
@@ -152,7 +164,7 @@ def _as_list(value: Any, element: Any, option: Option) -> Any:
 
 def _path(value: Any, option: Option) -> Any:
     """A path with `~` expanded; a value that is not text stays, for pydantic to refuse."""
-    if not isinstance(value, str | Path):
+    if not isinstance(value, str | os.PathLike):
         return value
     if not str(value) or "\0" in str(value):
         raise ValueError(f"{option.name}: is empty or not a path ({option.help})")

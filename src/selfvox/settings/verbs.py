@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal
 import pydantic
 
 from selfvox.errors import did_you_mean
-from selfvox.settings.options import Section
+from selfvox.settings.options import PathOrName, Section
 
 SCANS = Section("How scans become arrays")
 TRAINING = Section("Training, in detail")
@@ -58,6 +58,7 @@ Precision = Annotated[
 Device = Annotated[Literal["auto", "cpu", "cuda", "mps"], "device to compute on", COMPUTER]
 Network = Annotated[
     str | dict[str, Any],
+    PathOrName,
     "encoder: plain or residual (nnU-Net's), monai:NAME, timm:NAME, or a run, to use the same "
     "architecture; settings as --network.SETTING, such as --network.channels 16,32,64,128",
 ]
@@ -107,6 +108,9 @@ class PreparationSettings:
 class Prepare(PreparationSettings):
     """Prepare scans: orient, crop to the body, resample, normalise; one array per scan.
 
+    Returns:
+        The store's folder.
+
     Example:
         selfvox prepare scans/ --out store/
     """
@@ -124,6 +128,9 @@ class Prepare(PreparationSettings):
 @dataclass(frozen=True, kw_only=True)
 class Pretrain(PreparationSettings):
     """Pre-train an encoder on scans without labels, by a self-supervised task.
+
+    Returns:
+        The run's folder, which `finetune` takes as its encoder.
 
     Example:
         selfvox pretrain scans/ --task simclr --out runs/simclr
@@ -181,6 +188,9 @@ class Finetune(PreparationSettings):
 
     `--encoder none` trains from scratch.
 
+    Returns:
+        The run's folder, which `predict` takes.
+
     Example:
         selfvox finetune labelled/ --encoder runs/simclr --labels 10 --out runs/seg
     """
@@ -191,6 +201,7 @@ class Finetune(PreparationSettings):
     out: Annotated[Path, "the run: a folder, created"]
     encoder: Annotated[
         str,
+        PathOrName,
         "a pre-training run, its encoder/ folder, a fine-tuning run, or none: train from scratch",
     ]
     labels: Annotated[
@@ -285,6 +296,9 @@ class Finetune(PreparationSettings):
 class Predict:
     """Predict segmentations, each on the grid of its scan; or a table of classes.
 
+    Returns:
+        The files of the predicted labels, one per scan; for a classifier, the table.
+
     Example:
         selfvox predict runs/seg new_scans/ --out predictions/
     """
@@ -376,6 +390,9 @@ class Predict:
 class Evaluate:
     """Score predictions against the truth: Dice, distances in mm, volumes; kappa, accuracy, AUC.
 
+    Returns:
+        The rows of the table of scores.
+
     Example:
         selfvox evaluate predictions/ truth/ --out scores.csv
     """
@@ -393,6 +410,9 @@ class Evaluate:
 class Tissues:
     """Label three tissues in brain scans automatically, to pre-train a supervised baseline.
 
+    Returns:
+        The table of the labelled scans.
+
     Example:
         selfvox tissues scans/ --out labelled/
     """
@@ -408,6 +428,9 @@ class Tissues:
 class Download:
     """Download a task of the Medical Segmentation Decathlon, with its labels.
 
+    Returns:
+        The folder of the task, which the other commands take.
+
     Example:
         selfvox download Task07_Pancreas data/
     """
@@ -419,6 +442,9 @@ class Download:
 @dataclass(frozen=True, kw_only=True)
 class Preview(PreparationSettings):
     """Draw the examples that a pretext task makes from your scans, as a picture.
+
+    Returns:
+        The picture.
 
     Example:
         selfvox preview scans/ --task simclr --out preview.png
@@ -437,13 +463,16 @@ class Preview(PreparationSettings):
 class Study:
     """Run a label-efficiency study: methods x labels x seeds, each with a from-scratch baseline.
 
+    Returns:
+        The rows of the study's summary.
+
     Example:
         selfvox study plan.yaml --out study/
     """
 
-    plan: Annotated[str, "the plan, a .yaml file, or the name of a plan shipped with selfvox"] = (
-        field(kw_only=False)
-    )
+    plan: Annotated[
+        str, PathOrName, "the plan, a .yaml file, or the name of a plan shipped with selfvox"
+    ] = field(kw_only=False)
     out: Annotated[Path, "the study: a folder, created; the same command again continues it"]
     data: Annotated[Path | None, "scans with labels; overrides the data of the plan"] = None
     scale: Annotated[
@@ -478,6 +507,9 @@ class Demo:
 
     Pre-train, fine-tune, train a from-scratch baseline, predict and score.
 
+    Returns:
+        The folder of the demo.
+
     Example:
         selfvox demo --out demo
     """
@@ -490,6 +522,9 @@ class Demo:
 class Info:
     """List versions, devices, tasks, encoders and sources; `info tasks` describes each task.
 
+    Returns:
+        The listed facts by name.
+
     Example:
         selfvox info tasks
     """
@@ -498,6 +533,24 @@ class Info:
         Literal["all", "tasks"], "all, or tasks: what each task does, its options and its cost"
     ] = field(default="all", kw_only=False)
     json: Annotated[bool, "print JSON"] = False
+
+
+VERBS: dict[str, type] = {
+    settings.__name__.lower(): settings
+    for settings in (
+        Prepare,
+        Pretrain,
+        Finetune,
+        Predict,
+        Evaluate,
+        Study,
+        Tissues,
+        Download,
+        Preview,
+        Demo,
+        Info,
+    )
+}
 
 
 def _one_of(settings: Any, first: str, second: str) -> None:

@@ -1,0 +1,500 @@
+# Written by tools/write_stub.py from the settings dataclasses: `make stub`
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+AnyPath: TypeAlias = str | os.PathLike[str]
+Rows: TypeAlias = list[dict[str, Any]]
+
+__version__: str
+
+__all__ = [
+    "demo",
+    "download",
+    "evaluate",
+    "finetune",
+    "info",
+    "predict",
+    "prepare",
+    "pretrain",
+    "preview",
+    "study",
+    "tissues",
+]
+
+def prepare(
+    scans: AnyPath,
+    *,
+    out: AnyPath,
+    test: int = 0,
+    validation: int = 0,
+    regions: str | None = None,
+    seed: int = 0,
+    source: str = "auto",
+    size: int | Sequence[int] | None = None,
+    spacing: float | Sequence[float] | None = None,
+    intensity: str = "auto",
+    workers: int = 0,
+    scheduler: str | None = None,
+) -> Path:
+    """Prepare scans: orient, crop to the body, resample, normalise; one array per scan.
+
+    Args:
+        scans: folder of scans, dataset.json, table.csv or a single scan.
+        out: the store: a folder, created or updated.
+        test: number of subjects held out for testing.
+        validation: number of subjects held out for validation.
+        regions: sets of classes, also scored; they may overlap, such as 'WT=1,2,4;TC=1,4;ET=4';
+            default: those of the data set.
+        seed: seed of all random numbers.
+        source: layout of the scans on disk: auto, bids (or bids:T1w), brats, decathlon, dicom
+            (or dicom:allow-gap), folder, nnunet or table.
+        size: resize every scan to this many voxels per axis, such as (128, 128, 128).
+        spacing: resample every scan to this spacing in mm, such as (1, 1, 1).
+        intensity: normalisation: auto, mri (z-score), ct (fixed window) or photo; one for all
+            channels, or one per channel, separated by commas.
+        workers: processes that prepare scans; 0: one per core.
+        scheduler: address of a dask.distributed scheduler; its workers prepare the scans.
+
+    Returns:
+        The store's folder.
+
+    Raises:
+        SelfvoxError: an invalid argument, scan or run; the message names the remedy.
+
+    Example:
+        selfvox.prepare("scans/", out="store/")
+    """
+
+def pretrain(
+    scans: AnyPath,
+    *,
+    out: AnyPath,
+    task: str | Mapping[str, Any] = "simclr",
+    weights: float | Sequence[float] | None = None,
+    steps: int | None = None,
+    epochs: float | None = None,
+    batch: int = 8,
+    crop: int | Sequence[int] | None = None,
+    slices: Literal["axial", "coronal", "sagittal"] | None = None,
+    probe: AnyPath | None = None,
+    seed: int = 0,
+    resume: bool = False,
+    network: AnyPath | Mapping[str, Any] = "plain",
+    source: str = "auto",
+    size: int | Sequence[int] | None = None,
+    spacing: float | Sequence[float] | None = None,
+    intensity: str = "auto",
+    workers: int = 0,
+    scheduler: str | None = None,
+    learning_rate: float = 0.001,
+    weight_decay: float = 0.01,
+    accumulate: int = 1,
+    save_every: int = 100,
+    precision: Literal["auto", "bf16", "fp32"] = "auto",
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto",
+    devices: int = 1,
+    compile: bool = False,
+) -> Path:
+    """Pre-train an encoder on scans without labels, by a self-supervised task.
+
+    Args:
+        scans: folder of scans, or a store made by `selfvox prepare`.
+        out: the run: a folder, created.
+        task: pretext task, with its options as task["OPTION"]; or several tasks, such as
+            rotation+simclr, with their options as task["NAME.OPTION"].
+        weights: for several tasks: weight of each loss, such as (1, 0.5); default: 1 each.
+        steps: optimiser steps; default: 1000, unless `epochs` is given.
+        epochs: passes over the scans, instead of `steps`.
+        batch: images per step and device.
+        crop: size of the crops in voxels, such as (64, 64, 64); default: from the scans.
+        slices: train in 2D on these slices of the volumes; default: train on the volumes.
+        probe: labelled scans, or a store of such, for a linear and a nearest-neighbour probe of
+            the frozen encoder, run five times; never trained on.
+        seed: seed of all random numbers.
+        resume: continue the run in OUT.
+        network: encoder: plain or residual (nnU-Net's), monai:NAME, timm:NAME, or a run, to use
+            the same architecture; settings as network["SETTING"], such as network={...,
+            "channels": (16, 32, 64, 128)}.
+        source: layout of the scans on disk: auto, bids (or bids:T1w), brats, decathlon, dicom
+            (or dicom:allow-gap), folder, nnunet or table.
+        size: resize every scan to this many voxels per axis, such as (128, 128, 128).
+        spacing: resample every scan to this spacing in mm, such as (1, 1, 1).
+        intensity: normalisation: auto, mri (z-score), ct (fixed window) or photo; one for all
+            channels, or one per channel, separated by commas.
+        workers: processes that prepare scans; 0: one per core.
+        scheduler: address of a dask.distributed scheduler; its workers prepare the scans.
+        learning_rate: peak learning rate of AdamW.
+        weight_decay: decoupled weight decay of AdamW.
+        accumulate: batches per optimiser step: their gradients are accumulated.
+        save_every: steps between checkpoints.
+        precision: arithmetic: auto uses bf16 where the processor supports it, else fp32.
+        device: device to compute on.
+        devices: number of devices (processes) to train on.
+        compile: compile the encoder by torch.compile; worth it on long runs.
+
+    Returns:
+        The run's folder, which `finetune` takes as its encoder.
+
+    Raises:
+        SelfvoxError: an invalid argument, scan or run; the message names the remedy.
+
+    Example:
+        selfvox.pretrain("scans/", task="simclr", out="runs/simclr")
+    """
+
+def finetune(
+    labelled: AnyPath,
+    *,
+    out: AnyPath,
+    encoder: AnyPath,
+    labels: int | None = None,
+    fraction: float | None = None,
+    fold: str | None = None,
+    steps: int | None = None,
+    epochs: float | None = None,
+    batch: int = 2,
+    crop: int | Sequence[int] | None = None,
+    slices: Literal["axial", "coronal", "sagittal"] | None = None,
+    seed: int = 0,
+    resume: bool = False,
+    network: AnyPath | Mapping[str, Any] = "plain",
+    source: str = "auto",
+    size: int | Sequence[int] | None = None,
+    spacing: float | Sequence[float] | None = None,
+    intensity: str = "auto",
+    workers: int = 0,
+    scheduler: str | None = None,
+    first_conv: Literal["mean", "tile", "random"] | None = None,
+    freeze: Literal["warmup", "always", "never"] = "warmup",
+    warmup: float = 0.0625,
+    head: Literal["full", "linear"] = "full",
+    loss: Literal["dice", "dice+ce"] = "dice",
+    regions: str | None = None,
+    train_on: Literal["classes", "regions"] = "classes",
+    ordinal: bool = True,
+    balance: bool = False,
+    learning_rate: float = 0.004,
+    weight_decay: float = 0.01,
+    validate_every: int | None = None,
+    keep: Literal["best", "last"] = "best",
+    subset_seed: int | None = None,
+    precision: Literal["auto", "bf16", "fp32"] = "auto",
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto",
+) -> Path:
+    """Fine-tune an encoder with a few labels to segment, or with grades to classify.
+
+    `encoder="none"` trains from scratch.
+
+    Args:
+        labelled: folder of scans with labels, table with grades, or a store.
+        out: the run: a folder, created.
+        encoder: a pre-training run, its encoder/ folder, a fine-tuning run, or none: train from
+            scratch.
+        labels: number of labelled subjects to train on; default: all.
+        fraction: share of the labelled training subjects to train on, instead of `labels`.
+        fold: cross-validation: K/N tests on fold K of N, such as 2/5.
+        steps: optimiser steps; default: 500, unless `epochs` is given.
+        epochs: passes over the labelled training scans, instead of `steps`.
+        batch: crops per step and device.
+        crop: size of the crops in voxels; default: from the scans.
+        slices: train in 2D on these slices of the volumes; default: train on the volumes.
+        seed: seed of all random numbers.
+        resume: continue the run in OUT.
+        network: encoder: plain or residual (nnU-Net's), monai:NAME, timm:NAME, or a run, to use
+            the same architecture; settings as network["SETTING"], such as network={...,
+            "channels": (16, 32, 64, 128)}.
+        source: layout of the scans on disk: auto, bids (or bids:T1w), brats, decathlon, dicom
+            (or dicom:allow-gap), folder, nnunet or table.
+        size: resize every scan to this many voxels per axis, such as (128, 128, 128).
+        spacing: resample every scan to this spacing in mm, such as (1, 1, 1).
+        intensity: normalisation: auto, mri (z-score), ct (fixed window) or photo; one for all
+            channels, or one per channel, separated by commas.
+        workers: processes that prepare scans; 0: one per core.
+        scheduler: address of a dask.distributed scheduler; its workers prepare the scans.
+        first_conv: how to adapt the first convolution to scans of other channels than the
+            encoder's: weights averaged, repeated or random; default: refuse such scans.
+        freeze: when the pre-trained encoder is frozen: in the first steps, always, or never.
+        warmup: share of the steps with a frozen encoder; in the papers 25 of 400 epochs.
+        head: layers after the encoder: full (a decoder; two layers for classification) or one
+            linear layer, which with freeze="always" is a linear probe.
+        loss: soft Dice (paper B eq. 2), or the sum of soft Dice and cross-entropy.
+        regions: sets of classes, also scored; they may overlap, such as 'WT=1,2,4;TC=1,4;ET=4';
+            default: those of the data set.
+        train_on: output of the network: one class per voxel, or each region separately.
+        ordinal: classes are ordered, such as grades: a near miss costs less than a far one.
+        balance: classification: draw every class equally often.
+        learning_rate: peak learning rate of AdamW.
+        weight_decay: decoupled weight decay of AdamW.
+        validate_every: steps between validations; default: a fifth of the steps.
+        keep: weights to keep: the best by validation, or the last.
+        subset_seed: seed that chooses the labelled subjects; default: `seed`.
+        precision: arithmetic: auto uses bf16 where the processor supports it, else fp32.
+        device: device to compute on.
+
+    Returns:
+        The run's folder, which `predict` takes.
+
+    Raises:
+        SelfvoxError: an invalid argument, scan or run; the message names the remedy.
+
+    Example:
+        selfvox.finetune("labelled/", encoder="runs/simclr", labels=10, out="runs/seg")
+    """
+
+def predict(
+    run: AnyPath,
+    scans: AnyPath,
+    *,
+    out: AnyPath,
+    subset: Literal["all", "train", "validation", "test"] = "all",
+    probabilities: bool = False,
+    overlap: float = 0.5,
+    seed: int = 0,
+    source: str = "auto",
+    passes: int = 1,
+    encoder_dropout: float = 0.3,
+    decoder_dropout: float = 0.0,
+    dropout_kind: Literal["element", "channel"] = "element",
+    vote: Literal["majority", "weighted", "borda", "union", "mean"] = "majority",
+    vote_weights: float | Sequence[float] | None = None,
+    union_class: str | None = None,
+    maps: str | Sequence[str] = (),
+    ensemble: AnyPath | Sequence[AnyPath] = (),
+    precision: Literal["auto", "bf16", "fp32"] = "auto",
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto",
+) -> list[Path]:
+    """Predict segmentations, each on the grid of its scan; or a table of classes.
+
+    Args:
+        run: a fine-tuning run.
+        scans: a folder of scans, one scan, or a .txt file with one scan a line.
+        out: folder of the predictions; existing ones are kept.
+        subset: predict only these subjects of the run's split.
+        probabilities: also write the probability of every class.
+        overlap: overlap of neighbouring windows, as a share of their size.
+        seed: seed of all random numbers.
+        source: layout of the scans on disk: auto, bids (or bids:T1w), brats, decathlon, dicom
+            (or dicom:allow-gap), folder, nnunet or table.
+        passes: Monte-Carlo dropout: passes over each scan; 1: one prediction without dropout.
+        encoder_dropout: dropout rate after each activation of the encoder.
+        decoder_dropout: dropout rate after each activation of the decoder.
+        dropout_kind: drop single units, or whole channels.
+        vote: rule that combines the passes.
+        vote_weights: for vote="weighted": weight of a vote for each class, such as (1, 2, 2).
+        union_class: for vote="union": the class to predict wherever any pass predicts it.
+        maps: maps to write and draw, separated by commas: entropy, mutual-information,
+            variance, percentiles.
+        ensemble: more fine-tuning runs to combine with RUN, separated by commas.
+        precision: arithmetic: auto uses bf16 where the processor supports it, else fp32.
+        device: device to compute on.
+
+    Returns:
+        The files of the predicted labels, one per scan; for a classifier, the table.
+
+    Raises:
+        SelfvoxError: an invalid argument, scan or run; the message names the remedy.
+
+    Example:
+        selfvox.predict("runs/seg", "new_scans/", out="predictions/")
+    """
+
+def evaluate(
+    predictions: AnyPath,
+    truth: AnyPath,
+    *,
+    out: AnyPath | None = None,
+    regions: str | None = None,
+    source: str = "auto",
+) -> Rows:
+    """Score predictions against the truth: Dice, distances in mm, volumes; kappa, accuracy, AUC.
+
+    Args:
+        predictions: folder of predictions.
+        truth: folder or data set with true labels, or a table with grades.
+        out: table of the scores to write, .csv.
+        regions: sets of classes, also scored; they may overlap, such as 'WT=1,2,4;TC=1,4;ET=4';
+            default: those of the run or the data set.
+        source: layout of the scans on disk: auto, bids (or bids:T1w), brats, decathlon, dicom
+            (or dicom:allow-gap), folder, nnunet or table.
+
+    Returns:
+        The rows of the table of scores.
+
+    Raises:
+        SelfvoxError: an invalid argument, scan or run; the message names the remedy.
+
+    Example:
+        selfvox.evaluate("predictions/", "truth/", out="scores.csv")
+    """
+
+def study(
+    plan: AnyPath,
+    *,
+    out: AnyPath,
+    data: AnyPath | None = None,
+    scale: float = 1.0,
+    dry_run: bool = False,
+    table: bool = False,
+    passes: int | None = None,
+    shard: str = "0/1",
+    scheduler: str | None = None,
+) -> Rows:
+    """Run a label-efficiency study: methods x labels x seeds, each with a from-scratch baseline.
+
+    Args:
+        plan: the plan, a .yaml file, or the name of a plan shipped with selfvox.
+        out: the study: a folder, created; the same command again continues it.
+        data: scans with labels; overrides the data of the plan.
+        scale: share of all training steps to run, such as 0.01 for a trial.
+        dry_run: prepare the scans, time a few steps, print the expected cost, and stop.
+        table: no training; make tables and figures of the finished runs.
+        passes: no training; predict with the finished runs by this many passes of Monte-Carlo
+            dropout, for several places, rates and votes.
+        shard: I/N: run every Nth cell from the Ith on, counted from 0; for job arrays.
+        scheduler: address of a dask.distributed scheduler; its workers run the cells.
+
+    Returns:
+        The rows of the study's summary.
+
+    Raises:
+        SelfvoxError: an invalid argument, scan or run; the message names the remedy.
+
+    Example:
+        selfvox.study("plan.yaml", out="study/")
+    """
+
+def tissues(
+    scans: AnyPath,
+    *,
+    out: AnyPath,
+    source: str = "auto",
+) -> Path:
+    """Label three tissues in brain scans automatically, to pre-train a supervised baseline.
+
+    Args:
+        scans: folder of skull-stripped scans, such as T1 MRI of brains.
+        out: folder of the labels and their table; existing ones are kept.
+        source: layout of the scans on disk: auto, bids (or bids:T1w), brats, decathlon, dicom
+            (or dicom:allow-gap), folder, nnunet or table.
+
+    Returns:
+        The table of the labelled scans.
+
+    Raises:
+        SelfvoxError: an invalid argument, scan or run; the message names the remedy.
+
+    Example:
+        selfvox.tissues("scans/", out="labelled/")
+    """
+
+def download(
+    dataset: str,
+    folder: AnyPath,
+) -> Path:
+    """Download a task of the Medical Segmentation Decathlon, with its labels.
+
+    Args:
+        dataset: name of the task, such as Task07_Pancreas.
+        folder: folder to create the task's folder in.
+
+    Returns:
+        The folder of the task, which the other commands take.
+
+    Raises:
+        SelfvoxError: an invalid argument, scan or run; the message names the remedy.
+
+    Example:
+        selfvox.download("Task07_Pancreas", "data/")
+    """
+
+def preview(
+    scans: AnyPath,
+    *,
+    out: AnyPath = "preview.png",
+    task: str | Mapping[str, Any] = "simclr",
+    crop: int | Sequence[int] | None = None,
+    slices: Literal["axial", "coronal", "sagittal"] | None = None,
+    count: int = 3,
+    seed: int = 0,
+    source: str = "auto",
+    size: int | Sequence[int] | None = None,
+    spacing: float | Sequence[float] | None = None,
+    intensity: str = "auto",
+    workers: int = 0,
+    scheduler: str | None = None,
+) -> Path:
+    """Draw the examples that a pretext task makes from your scans, as a picture.
+
+    Args:
+        scans: folder of scans, or a store.
+        out: the picture to write, .png.
+        task: pretext task, with its options as task["OPTION"]; or several tasks, such as
+            rotation+simclr, with their options as task["NAME.OPTION"].
+        crop: size of the crops in voxels; default: from the scans.
+        slices: train in 2D on these slices of the volumes; default: train on the volumes.
+        count: number of scans to show.
+        seed: seed of all random numbers.
+        source: layout of the scans on disk: auto, bids (or bids:T1w), brats, decathlon, dicom
+            (or dicom:allow-gap), folder, nnunet or table.
+        size: resize every scan to this many voxels per axis, such as (128, 128, 128).
+        spacing: resample every scan to this spacing in mm, such as (1, 1, 1).
+        intensity: normalisation: auto, mri (z-score), ct (fixed window) or photo; one for all
+            channels, or one per channel, separated by commas.
+        workers: processes that prepare scans; 0: one per core.
+        scheduler: address of a dask.distributed scheduler; its workers prepare the scans.
+
+    Returns:
+        The picture.
+
+    Raises:
+        SelfvoxError: an invalid argument, scan or run; the message names the remedy.
+
+    Example:
+        selfvox.preview("scans/", task="simclr", out="preview.png")
+    """
+
+def demo(
+    *,
+    out: AnyPath = "demo",
+    seed: int = 0,
+) -> Path:
+    """Run the whole workflow on synthetic scans, in minutes.
+
+    Pre-train, fine-tune, train a from-scratch baseline, predict and score.
+
+    Args:
+        out: folder of the demo; must be empty or new.
+        seed: seed of all random numbers.
+
+    Returns:
+        The folder of the demo.
+
+    Raises:
+        SelfvoxError: an invalid argument, scan or run; the message names the remedy.
+
+    Example:
+        selfvox.demo(out="demo")
+    """
+
+def info(
+    subject: Literal["all", "tasks"] = "all",
+    *,
+    json: bool = False,
+) -> dict[str, Any]:
+    """List versions, devices, tasks, encoders and sources; `info tasks` describes each task.
+
+    Args:
+        subject: all, or tasks: what each task does, its options and its cost.
+        json: print JSON.
+
+    Returns:
+        The listed facts by name.
+
+    Raises:
+        SelfvoxError: an invalid argument, scan or run; the message names the remedy.
+
+    Example:
+        selfvox.info("tasks")
+    """
