@@ -31,7 +31,7 @@ from scipy.ndimage import gaussian_filter
 
 import selfvox
 from selfvox.data.formats.image import read_image
-from selfvox.data.preparation.recipe import foreground
+from selfvox.data.preparation.normalise import foreground
 from selfvox.data.preparation.store import open_store
 
 EDGE, CROP = 128, 64

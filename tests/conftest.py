@@ -17,7 +17,8 @@ import torch
 
 import selfvox
 from selfvox.data import phantom
-from selfvox.data.preparation.recipe import Intensity, Recipe
+from selfvox.data.preparation.normalise import Intensity
+from selfvox.data.preparation.recipe import Recipe
 from selfvox.models.build import build_encoder, plan_encoder
 from selfvox.models.segmenter import Segmenter
 from selfvox.runs.weights import save_part

@@ -166,7 +166,7 @@ def test_pictures_go_the_same_way(tmp_path):
     for folder in ("images", "labels"):
         (tmp_path / "scans" / folder).mkdir(parents=True)
     for number in range(5):
-        drawn = phantom.shapes(rng, (48, 40), channels=3)
+        drawn = phantom.draw_shapes(rng, (48, 40), channels=3)
         rgb = np.moveaxis(np.clip(drawn.image / 4, 0, 255), 0, -1).astype(np.uint8)
         Image.fromarray(rgb).save(tmp_path / "scans" / "images" / f"eye_{number}.png")
         Image.fromarray(drawn.label).save(tmp_path / "scans" / "labels" / f"eye_{number}.png")

@@ -25,7 +25,8 @@ import selfvox
 from selfvox.data.formats.image import read_image, read_label
 from selfvox.data.preparation import parallel, split
 from selfvox.data.preparation.build_store import open_or_build_store
-from selfvox.data.preparation.recipe import Recipe, foreground
+from selfvox.data.preparation.normalise import foreground
+from selfvox.data.preparation.recipe import Recipe
 from selfvox.data.preparation.store import Store, open_store
 from selfvox.errors import DataError, ResourceError, UsageError
 from selfvox.settings.verbs import PreparationSettings
@@ -416,7 +417,7 @@ def test_a_store_of_other_scans_and_a_foreign_folder_are_left_alone(
     assert len(open_store(tmp_path / "store").cases) == 5
     (tmp_path / "home").mkdir()
     (tmp_path / "home" / "thesis.txt").write_text("years of work")
-    with pytest.raises(UsageError, match="holds other things"):
+    with pytest.raises(UsageError, match="contains files that are not of a store"):
         selfvox.prepare(scans, out=tmp_path / "home")
 
 
@@ -435,7 +436,7 @@ def test_what_does_not_fit_is_said_in_one_line(
     message: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(parallel, "PATIENCE", "1s")
+    monkeypatch.setattr(parallel, "SCHEDULER_TIMEOUT", "1s")
     with pytest.raises((UsageError, ResourceError), match=message) as caught:
         selfvox.prepare(scans, out=tmp_path / "store", **settings)
     assert "\n" not in str(caught.value)
@@ -613,7 +614,7 @@ def test_scans_or_a_store_serve_alike(scans: Path, tmp_path: Path) -> None:
             scans, tmp_path / "run" / "store", PreparationSettings(), need_labels=True
         )
     for option, other in (("size", (9, 9, 9)), ("spacing", (2.0, 2.0, 2.0)), ("intensity", "ct")):
-        with pytest.raises(UsageError, match=f"^{option}: .* was prepared otherwise"):
+        with pytest.raises(UsageError, match=f"^{option}: .* was prepared differently"):
             open_or_build_store(
                 tmp_path / "run" / "store",
                 tmp_path / "unused",
@@ -622,9 +623,9 @@ def test_scans_or_a_store_serve_alike(scans: Path, tmp_path: Path) -> None:
 
 
 def test_what_is_written_among_the_scans_of_a_plain_folder_is_refused(scans: Path) -> None:
-    with pytest.raises(UsageError, match="lies among the scans"):
+    with pytest.raises(UsageError, match="is inside the folder of the scans"):
         open_or_build_store(scans, scans / "run" / "store", PreparationSettings())
-    with pytest.raises(UsageError, match="lies among the scans"):
+    with pytest.raises(UsageError, match="is inside the folder of the scans"):
         selfvox.prepare(scans, out=scans / "store")
     assert not (scans / "store").exists()
 
@@ -647,7 +648,7 @@ def test_scans_follow_the_recipe_of_an_encoder(scans: Path, tmp_path: Path) -> N
     )
     for option, asked in (("size", (9, 9, 9)), ("spacing", (2.0, 2.0, 2.0)), ("intensity", "mri")):
         with pytest.raises(
-            UsageError, match=f"^{option}: the encoder's scans were prepared otherwise"
+            UsageError, match=f"^{option}: the encoder's scans were prepared differently"
         ):
             open_or_build_store(
                 tmp_path / "more",

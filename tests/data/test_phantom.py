@@ -31,7 +31,7 @@ def window_dice(image: np.ndarray, truth: np.ndarray) -> float:
 @pytest.mark.parametrize("size", [(40, 36), (32, 32, 32), (24, 40, 31)])
 def test_the_label_of_shapes_is_what_the_brightness_shows(size):
     for seed in range(5):
-        drawn = phantom.shapes(np.random.default_rng(seed), size)
+        drawn = phantom.draw_shapes(np.random.default_rng(seed), size)
         seen = np.argmin(np.abs(drawn.image[0][..., None] - [500, 250, 750, 0]), -1) % 3
         seen[drawn.image[0] < 120] = 0
         assert (seen == drawn.label).mean() > 0.998
@@ -41,28 +41,32 @@ def test_the_label_of_shapes_is_what_the_brightness_shows(size):
 
 def test_an_ellipsoid_has_the_volume_of_its_radii():
     share = [
-        (phantom.shapes(np.random.default_rng(seed), (64, 64, 64)).label == 1).mean()
+        (phantom.draw_shapes(np.random.default_rng(seed), (64, 64, 64)).label == 1).mean()
         for seed in range(10)
     ]
     assert 4 / 3 * np.pi * 0.08**3 < min(share) <= max(share) < 4 / 3 * np.pi * 0.12**3
 
 
 def test_shapes_have_the_asked_channels_and_spacing():
-    drawn = phantom.shapes(np.random.default_rng(0), (40, 40, 10), channels=3, spacing_mm=(1, 1, 4))
+    drawn = phantom.draw_shapes(
+        np.random.default_rng(0), (40, 40, 10), channels=3, spacing_mm=(1, 1, 4)
+    )
     assert drawn.image.shape == (3, 40, 40, 10)
     np.testing.assert_array_equal(np.linalg.norm(drawn.affine[:3, :3], axis=0), (1, 1, 4))
     levels = [[channel[drawn.label == value].mean() for value in (1, 2)] for channel in drawn.image]
     assert len({tuple(np.round(pair)) for pair in levels}) == 3
-    assert phantom.shapes(np.random.default_rng(0), (9, 9)).affine.tolist() == np.eye(4).tolist()
+    assert (
+        phantom.draw_shapes(np.random.default_rng(0), (9, 9)).affine.tolist() == np.eye(4).tolist()
+    )
 
 
 @needs_template
 def test_a_lesion_changes_the_brain_where_its_label_says_and_nowhere_else(monkeypatch):
     for seed in range(3):
-        ill = phantom.brains(np.random.default_rng(seed))
+        ill = phantom.draw_brain(np.random.default_rng(seed))
         with monkeypatch.context() as patched:
-            patched.setattr(phantom, "_with_lesion", lambda rng, image, *rest: image)
-            well = phantom.brains(np.random.default_rng(seed))
+            patched.setattr(phantom, "_draw_lesion", lambda rng, image, *args, **options: image)
+            well = phantom.draw_brain(np.random.default_rng(seed))
         assert not (well.label == phantom.LESION).any()
         change = np.abs(ill.image - well.image)[0] / well.image.max()
         assert np.median(change[ill.label == phantom.LESION]) > 0.05
@@ -72,7 +76,7 @@ def test_a_lesion_changes_the_brain_where_its_label_says_and_nowhere_else(monkey
 
 @needs_template
 def test_brains_hold_both_classes_inside_the_brain_and_differ_among_subjects():
-    brains = [phantom.brains(np.random.default_rng([0, number])) for number in range(6)]
+    brains = [phantom.draw_brain(np.random.default_rng([0, number])) for number in range(6)]
     for drawn in brains:
         assert set(np.unique(drawn.label)) == {0, phantom.WHITE, phantom.LESION}
         brain = drawn.image[0] > 0
@@ -86,7 +90,7 @@ def test_brains_hold_both_classes_inside_the_brain_and_differ_among_subjects():
 
 @needs_template
 def test_brightness_alone_finds_no_lesion():
-    brains = [phantom.brains(np.random.default_rng([0, number])) for number in range(4)]
+    brains = [phantom.draw_brain(np.random.default_rng([0, number])) for number in range(4)]
     assert max(window_dice(drawn.image[0], drawn.label == phantom.LESION) for drawn in brains) < 0.5
 
 
@@ -111,7 +115,7 @@ def test_written_scans_are_the_drawn_ones_and_the_same_each_time(kind, tmp_path)
     assert len({path.read_bytes() for path in (*paths, *other)}) == 4
     for one, two in zip(paths, again, strict=False):
         assert one.read_bytes() == two.read_bytes()
-    draw = phantom.shapes if kind == "shapes" else phantom.brains
+    draw = phantom.draw_shapes if kind == "shapes" else phantom.draw_brain
     for number, path in enumerate(paths[:2], 1):
         drawn, stored = draw(np.random.default_rng([5, number])), read_image(path)
         assert np.abs(stored.data - drawn.image).max() <= 0.5

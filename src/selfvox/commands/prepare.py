@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from selfvox.data.preparation import split, store
-from selfvox.data.preparation.build_store import _build, _found
-from selfvox.data.preparation.store import Store, is_store
+from selfvox.data.preparation import split
+from selfvox.data.preparation.build_store import build_store, find_scans
+from selfvox.data.preparation.split import Split
+from selfvox.data.preparation.store import Store, is_store, subject_grades
 from selfvox.errors import UsageError
 from selfvox.ops import regions
 from selfvox.runs.progress import echo
@@ -19,44 +20,53 @@ def prepare(settings: Prepare) -> Path:
 
     Raises:
         DataError: there is nothing to prepare, or not one scan can be used.
-        UsageError: an option does not fit the data, or another process is at work on the store.
+        UsageError: an option does not fit the data, or another process writes to the store.
     """
     if is_store(settings.scans):
         raise UsageError(f"{settings.scans}: is a store already; name the folder of the scans")
-    dataset = _found(settings.scans, settings.out, settings)
+    dataset = find_scans(settings.scans, settings.out, settings)
     if settings.regions is not None:
         dataset = dataclasses.replace(dataset, regions=regions.parse_regions(settings.regions))
-    built = _build(dataset, settings.out, settings, None)
-    _write_split(built, settings)
+    store = build_store(dataset, settings.out, settings)
+    _write_split(store, settings)
     return settings.out
 
 
-def _write_split(built: Store, settings: Prepare) -> None:
-    """Decide who trains, validates and tests; a split that is there stays, unless other numbers are asked for."""
-    subjects = {case.subject for case in built.cases}
-    # only labelled subjects can be scored
-    graded = store.grades(built.cases)
-    eligible = {case.subject for case in built.cases if case.has_label} or set(graded) or subjects
-    there = built.split()
-    if there is None or (
-        (settings.test or settings.validation)
-        and (
-            (len(there.test), len(there.validation), there.seed)
-            != (settings.test, settings.validation, settings.seed)
-        )
-    ):
-        if not settings.test and not settings.validation:
-            return
-        if there is not None:
-            echo(
-                f"{built.path}: makes a new split, since other numbers or another seed are asked for"
-            )
-        there = split.make_split(
-            sorted(eligible), settings.test, settings.validation, settings.seed, graded
-        )
-    new = subjects - {*there.train, *there.validation, *there.test}
-    whole = dataclasses.replace(there, train=(*there.train, *sorted(new)))
-    split.write_split(whole, built.path / "split.json")
+def _write_split(store: Store, settings: Prepare) -> None:
+    """Decide who trains, validates and tests; subjects that are new since then train.
+
+    An existing split stays, unless other numbers or another seed are requested.
+    """
+    current = store.split()
+    is_requested = bool(settings.test or settings.validation)
+    if current is None and not is_requested:
+        return
+    if current is not None and is_requested and not _is_as_requested(current, settings):
+        echo(f"{store.path}: makes a new split, since other numbers or another seed are requested")
+        current = None
+    if current is None:
+        current = _make_split(store, settings)
+    subjects = {case.subject for case in store.cases}
+    new = subjects - {*current.train, *current.validation, *current.test}
+    current = dataclasses.replace(current, train=(*current.train, *sorted(new)))
+    split.write_split(current, store.path / "split.json")
     echo(
-        f"{len(whole.train)} subjects to train on, {len(whole.validation)} to validate, {len(whole.test)} to test"
+        f"{len(current.train)} subjects to train on, {len(current.validation)} to validate, "
+        f"{len(current.test)} to test"
+    )
+
+
+def _is_as_requested(existing: Split, settings: Prepare) -> bool:
+    numbers = (len(existing.test), len(existing.validation), existing.seed)
+    return numbers == (settings.test, settings.validation, settings.seed)
+
+
+def _make_split(store: Store, settings: Prepare) -> Split:
+    """A new split of the subjects that can be scored: with labels, else with grades, else all."""
+    grades = subject_grades(store.cases)
+    subjects = {case.subject for case in store.cases if case.has_label}
+    if not subjects:
+        subjects = set(grades) or {case.subject for case in store.cases}
+    return split.make_split(
+        sorted(subjects), settings.test, settings.validation, settings.seed, grades
     )

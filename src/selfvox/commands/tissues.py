@@ -16,7 +16,7 @@ import numpy as np
 from selfvox.data import naming
 from selfvox.data.formats import image as images
 from selfvox.data.preparation import prepare_case as reading
-from selfvox.data.preparation.recipe import foreground
+from selfvox.data.preparation.normalise import foreground
 from selfvox.data.sources import Case, Dataset, find_dataset
 from selfvox.errors import DataError, UsageError
 from selfvox.ops.boxes import bounding_box

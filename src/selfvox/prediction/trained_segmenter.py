@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from selfvox.data.preparation.recipe import Geometry, Recipe
+from selfvox.data.preparation.geometry import Geometry
+from selfvox.data.preparation.recipe import Recipe
 from selfvox.data.sampling.crop_size import SLICE_AXES
 from selfvox.errors import UsageError, WeightsError
 from selfvox.models.build import build_encoder

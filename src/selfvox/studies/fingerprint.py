@@ -9,7 +9,7 @@ from typing import Any
 
 from selfvox.data.formats import strict_json
 from selfvox.data.naming import printable
-from selfvox.data.preparation.store import digest, open_store
+from selfvox.data.preparation.store import hash_texts, open_store
 from selfvox.errors import DataError
 from selfvox.runs import atomic_files
 
@@ -32,7 +32,7 @@ def found(out: Path) -> dict[str, Any]:
                 continue
             if pattern in _STORES:
                 cases[name] = {
-                    case.id: digest(
+                    case.id: hash_texts(
                         case.image_hash,
                         case.subject,
                         str(case.grade),
@@ -43,7 +43,7 @@ def found(out: Path) -> dict[str, Any]:
             if (split := store.split()) is not None:
                 there = {case.subject for case in store.cases}
                 parts = (split.train, split.validation, split.test)
-                dealt[name] = digest(
+                dealt[name] = hash_texts(
                     json.dumps([sorted(there.intersection(part)) for part in parts])
                 )
     return {"format": FORMAT, "cases": cases, "splits": dealt}

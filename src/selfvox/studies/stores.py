@@ -13,7 +13,7 @@ from selfvox.data.preparation.build_store import count_channels, open_or_build_s
 from selfvox.data.preparation.leakage import SeenScans, find_leaks
 from selfvox.data.preparation.recipe import Recipe
 from selfvox.data.preparation.split import Split
-from selfvox.data.preparation.store import Store, grades, open_store, read_manifest
+from selfvox.data.preparation.store import Store, open_store, read_manifest, subject_grades
 from selfvox.errors import DataError
 from selfvox.runs import atomic_files
 from selfvox.runs.weights import read_encoder
@@ -72,7 +72,7 @@ def make_folds(plan: Plan, store: Store) -> None:
     subjects = sorted({case.subject for case in store.cases if case.is_labelled})
     without = sorted({case.subject for case in store.cases} - set(subjects))
     # every fold has about the same share of each grade
-    classes = dict.fromkeys(subjects, -1) | grades(store.cases)
+    classes = dict.fromkeys(subjects, -1) | subject_grades(store.cases)
     for number, test in enumerate(splits.make_folds(classes, plan.folds, plan.split_seed)):
         folder = fold_store(store.path, number)
         rest = splits.make_split(
@@ -119,7 +119,7 @@ def store_of(plan: Plan, name: str, out: Path) -> str:
         recipe = Recipe.from_dict(card_of(Path(found))["recipe"])
         ours = open_store(out / STORE).recipe
         # other channels are taken by --first-conv, in scans prepared like all others
-        if not recipe.does_as(ours) and len(recipe.channel_names) == len(ours.channel_names):
+        if not recipe.is_equivalent(ours) and len(recipe.channel_names) == len(ours.channel_names):
             return f"labelled/{plans.folder_name(name)}"
     return STORE
 

@@ -11,7 +11,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import nn
 
-from selfvox.data.preparation.store import Store, StoredCase, grades
+from selfvox.data.preparation.store import Store, StoredCase, subject_grades
 from selfvox.data.sampling.whole_scans import WholeScans, resized_scan
 from selfvox.errors import DataError, UsageError
 from selfvox.models.classifier import Classifier, decide_class
@@ -57,7 +57,7 @@ class Classification(DownstreamTask):
         return case.grade is not None
 
     def strata(self, cases: Sequence[StoredCase]) -> dict[str, int]:  # noqa: D102
-        return grades(cases)
+        return subject_grades(cases)
 
     def network(self, encoder: Encoder, spec: Mapping[str, Any]) -> Classifier:  # noqa: D102
         return Classifier(encoder, len(self.classes), self.ordinal, self.linear)

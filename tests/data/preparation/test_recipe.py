@@ -11,8 +11,15 @@ import numpy as np
 import pytest
 
 from selfvox.data.formats.image import Image
-from selfvox.data.preparation.fit_recipe import choose_recipe, ct_sample, ct_window, intensities
-from selfvox.data.preparation.recipe import Geometry, Intensity, Recipe, foreground
+from selfvox.data.preparation.fit_recipe import (
+    choose_intensity_kinds,
+    fit_ct_window,
+    fit_intensities,
+    sample_ct_voxels,
+)
+from selfvox.data.preparation.geometry import Geometry
+from selfvox.data.preparation.normalise import Intensity, foreground
+from selfvox.data.preparation.recipe import Recipe
 from selfvox.errors import DataError, UsageError
 
 MRI = Intensity(kind="mri")
@@ -213,7 +220,7 @@ def test_pictures_keep_their_axes_and_come_back() -> None:
     made = recipe(
         spatial_dims=2,
         channel_names=("R", "G", "B"),
-        intensity=intensities(["photo"] * 3, [[]] * 3),
+        intensity=fit_intensities(["photo"] * 3, [[]] * 3),
         size=(45, 35),
     )
     done = made.apply(rgb)
@@ -268,7 +275,7 @@ def test_photographs_are_scaled_as_imagenet() -> None:
     made = recipe(
         spatial_dims=2,
         channel_names=("R", "G", "B"),
-        intensity=intensities(["photo"] * 3, [[]] * 3),
+        intensity=fit_intensities(["photo"] * 3, [[]] * 3),
     )
     done = made.apply(Image(data, np.eye(4), "eye.png"))
     expected = (data / 255 - np.reshape((0.485, 0.456, 0.406), (3, 1, 1))) / np.reshape(
@@ -278,13 +285,13 @@ def test_photographs_are_scaled_as_imagenet() -> None:
     np.testing.assert_allclose(done.data, expected[(slice(None), *box)], atol=1e-5)
 
 
-def test_the_ct_window_is_the_pooled_percentiles() -> None:
+def test_the_fit_ct_window_is_the_pooled_percentiles() -> None:
     rng = np.random.default_rng(0)
     scans = [
         np.where(rng.random((10, 9, 8)) < 0.3, -1000, rng.normal(50 * k, 100, (10, 9, 8)))
         for k in range(4)
     ]
-    window = ct_window([ct_sample(scan, len(scans)) for scan in scans])
+    window = fit_ct_window([sample_ct_voxels(scan, len(scans)) for scan in scans])
     pooled = []
     for scan in scans:
         low, high = np.percentile(scan, 0.5), np.percentile(scan, 99.5)
@@ -293,7 +300,7 @@ def test_the_ct_window_is_the_pooled_percentiles() -> None:
     clipped = np.clip(pooled, lower, upper)
     assert (window.lower, window.upper) == pytest.approx((lower, upper), rel=1e-5)
     assert (window.mean, window.std) == pytest.approx((clipped.mean(), clipped.std()), rel=1e-5)
-    assert window == ct_window([ct_sample(scan, len(scans)) for scan in reversed(scans)])
+    assert window == fit_ct_window([sample_ct_voxels(scan, len(scans)) for scan in reversed(scans)])
 
     image = Image(scans[0][None], np.eye(4), "ct.nii.gz")
     done = recipe(channel_names=("CT",), intensity=(window,)).apply(image)
@@ -312,7 +319,7 @@ def test_what_fills_the_corners_of_a_ct_changes_nothing() -> None:
         image = Image(
             np.where(beyond, filling, scan)[None].astype(np.float32), np.eye(4), "ct.nii.gz"
         )
-        window = ct_window([ct_sample(image.data[0], 1)])
+        window = fit_ct_window([sample_ct_voxels(image.data[0], 1)])
         made.append((window, recipe(channel_names=("CT",), intensity=(window,)).apply(image)))
     for window, done in made:
         assert (done.geometry.start, done.geometry.stop) == ((2, 4, 5), (10, 16, 15))
@@ -322,7 +329,7 @@ def test_what_fills_the_corners_of_a_ct_changes_nothing() -> None:
 
 def test_a_large_scan_is_sampled_evenly() -> None:
     values = np.random.default_rng(0).normal(0, 100, (80, 80, 80))
-    sample = ct_sample(values, scans=1)
+    sample = sample_ct_voxels(values, scans=1)
     assert len(sample) == 100_000
     whole = values[foreground(values)]
     np.testing.assert_allclose(
@@ -345,18 +352,25 @@ def test_names_and_voxels_choose_the_intensity() -> None:
     air = np.full((1, 10, 10, 10), -1000.0)
     air[0, 3:8, 3:8, 3:8] = 40
     ct = Image(air, np.eye(4), "a.nii.gz")
-    assert [kind for kind, _ in choose_recipe(("T1", "CT", "PET"), [ct])] == ["mri", "ct", "mri"]
-    assert choose_recipe(("image",), [ct])[0] == ("ct", choose_recipe(("image",), [ct])[0][1])
-    assert choose_recipe(("image",), [phantom()])[0][0] == "mri"
+    assert [kind for kind, _ in choose_intensity_kinds(("T1", "CT", "PET"), [ct])] == [
+        "mri",
+        "ct",
+        "mri",
+    ]
+    assert choose_intensity_kinds(("image",), [ct])[0] == (
+        "ct",
+        choose_intensity_kinds(("image",), [ct])[0][1],
+    )
+    assert choose_intensity_kinds(("image",), [phantom()])[0][0] == "mri"
     picture = Image(np.full((1, 5, 5), 200, np.uint8), np.eye(4), "a.png")
-    assert choose_recipe(("image",), [picture])[0][0] == "photo"
-    assert choose_recipe(("R",), [picture])[0] == ("photo", "R: photo, by its name")
-    assert choose_recipe(("T1", "CT"), [ct], "ct,mri") == [
-        ("ct", "T1: ct, as asked"),
-        ("mri", "CT: mri, as asked"),
+    assert choose_intensity_kinds(("image",), [picture])[0][0] == "photo"
+    assert choose_intensity_kinds(("R",), [picture])[0] == ("photo", "R: photo, by its name")
+    assert choose_intensity_kinds(("T1", "CT"), [ct], "ct,mri") == [
+        ("ct", "T1: ct, as requested"),
+        ("mri", "CT: mri, as requested"),
     ]
     with pytest.raises(UsageError, match="3 given for 2 channels"):
-        choose_recipe(("T1", "CT"), [ct], "ct,mri,mri")
+        choose_intensity_kinds(("T1", "CT"), [ct], "ct,mri,mri")
 
 
 @pytest.mark.parametrize("name", ["image", "gray"])
@@ -366,7 +380,7 @@ def test_a_picture_that_does_not_reach_from_0_to_255_is_no_photograph(
 ) -> None:
     """Divided by 255, values up to 1 kept 18 steps of float16, and those of 16 bits reached a thousand deviations."""
     picture = Image(np.linspace(0, highest, 400).reshape(1, 20, 20), np.eye(4), "a.tif")
-    assert choose_recipe((name,), [picture])[0][0] == "mri"
+    assert choose_intensity_kinds((name,), [picture])[0][0] == "mri"
 
 
 def test_a_photograph_with_a_dark_channel_is_one_in_all_its_channels() -> None:
@@ -374,7 +388,9 @@ def test_a_photograph_with_a_dark_channel_is_one_in_all_its_channels() -> None:
     eye[2] = eye[2] > 128
     assert [
         kind
-        for kind, _ in choose_recipe(("red", "green", "blue"), [Image(eye, np.eye(4), "eye.png")])
+        for kind, _ in choose_intensity_kinds(
+            ("red", "green", "blue"), [Image(eye, np.eye(4), "eye.png")]
+        )
     ] == ["photo"] * 3
 
 
@@ -398,7 +414,7 @@ def test_what_cannot_be_prepared_is_refused_in_one_line() -> None:
     far = phantom().data * np.float32(1e-6)
     far[0, 9, 9, 9] = -3e38
     with pytest.raises(
-        DataError, match=r"a.nii.gz: holds values too large to be normalised; repair the scan"
+        DataError, match=r"a.nii.gz: has values too large to be normalised; repair the scan"
     ):
         recipe(spacing_mm=(2.0, 2.0, 2.0)).apply(Image(far, np.eye(4), "a.nii.gz"))
     with pytest.raises(DataError, match="2 channels where the data set has 1"):

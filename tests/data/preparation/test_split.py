@@ -188,7 +188,7 @@ def test_folds_do_not_depend_on_the_order_of_the_subjects():
 
 @pytest.mark.parametrize("count", [0, 1, 74])
 def test_folds_that_cannot_be_are_refused(count):
-    with pytest.raises(UsageError, match="ask for 2 to 73"):
+    with pytest.raises(UsageError, match="use 2 to 73"):
         splits.make_folds(GRADES, count, 0)
 
 

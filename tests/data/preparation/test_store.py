@@ -10,19 +10,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from selfvox.data.preparation.recipe import Geometry, Intensity, PreparedScan, Recipe
+from selfvox.data.preparation.geometry import Geometry
+from selfvox.data.preparation.normalise import Intensity
+from selfvox.data.preparation.recipe import PreparedScan, Recipe
 from selfvox.data.preparation.split import Split, write_split
 from selfvox.data.preparation.store import (
     Store,
     StoredCase,
     is_store,
-    labelled_voxels,
-    mirrored_crop,
     open_store,
+    sample_labelled_voxels,
     write_case,
     write_manifest,
 )
 from selfvox.errors import DataError
+from selfvox.ops.mirrored_crop import mirrored_crop
 from selfvox.runs import atomic_files
 
 RECIPE = Recipe(spatial_dims=3, channel_names=("T1", "T2"), intensity=(Intensity(kind="mri"),) * 2)
@@ -43,7 +45,7 @@ def a_store(
             start=(0, 0, 0),
             stop=shape,
             step=(1.0, 1.0, 1.0),
-            prepared=shape,
+            prepared_shape=shape,
         )
         case = StoredCase(
             id=f"scan_{number}",
@@ -120,12 +122,12 @@ def test_foreground_lists_voxels_of_every_class() -> None:
     label = np.zeros((40, 40, 40), np.uint16)
     label[3:30, 3:30, 3:30] = 1
     label[5, 6, 7] = 300
-    places = labelled_voxels(label)
+    places = sample_labelled_voxels(label)
     assert (places[:, 0] == 1).sum() == 1000
     assert (places[:, 0] == 300).sum() == 1
     np.testing.assert_array_equal(label[tuple(places[:, 1:].T)], places[:, 0])
     assert len(np.unique(places, axis=0)) == len(places)
-    np.testing.assert_array_equal(places, labelled_voxels(label))
+    np.testing.assert_array_equal(places, sample_labelled_voxels(label))
 
 
 def test_the_stored_foreground_lies_on_the_label(tmp_path: Path) -> None:
@@ -213,7 +215,7 @@ def test_a_store_travels_to_a_worker_without_its_arrays(tmp_path: Path) -> None:
         ({"version": 99}, "version 99"),
         ({"format": "other"}, "not the manifest of a store"),
         ({"cases": None}, "unfinished"),
-        ({"cases": [{"id": "../../etc/passwd"}]}, "no file name"),
+        ({"cases": [{"id": "../../etc/passwd"}]}, "not a safe file name"),
         ({"cases": [{"id": "a"}]}, "damaged"),
         ({"recipe": {}}, "damaged"),
     ],

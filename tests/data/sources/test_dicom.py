@@ -25,7 +25,8 @@ from selfvox.data import sources
 from selfvox.data.formats import dicom_file
 from selfvox.data.preparation import prepare_case as reading
 from selfvox.data.preparation import split
-from selfvox.data.preparation.recipe import Intensity, Recipe
+from selfvox.data.preparation.normalise import Intensity
+from selfvox.data.preparation.recipe import Recipe
 from selfvox.data.preparation.store import open_store
 from selfvox.errors import DataError, UsageError
 from selfvox.prediction import classify

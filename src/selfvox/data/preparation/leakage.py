@@ -1,4 +1,4 @@
-"""Whose scans a network was trained on: kept in its card, so that a leak into a test can be found."""
+"""Leakage: which subjects and scans a network was trained on, to find them among test scans."""
 
 from __future__ import annotations
 
@@ -11,24 +11,27 @@ SeenScans = Mapping[str, Sequence[str]]  # `subjects`, and `image_hashes` of the
 
 
 def seen_scans(
-    cases: Sequence[StoredCase], before: SeenScans | None = None
+    cases: Sequence[StoredCase], earlier: SeenScans | None = None
 ) -> dict[str, list[str]]:
-    """The subjects and contents of these cases, and of what was seen before."""
-    found = {
+    """The subjects and contents of these cases, joined with those of an earlier training."""
+    joined = {
         "subjects": {case.subject for case in cases},
         "image_hashes": {case.image_hash for case in cases},
     }
-    return {name: sorted(each.union((before or {}).get(name, ()))) for name, each in found.items()}
+    if earlier is None:
+        earlier = {}
+    return {name: sorted(values.union(earlier.get(name, ()))) for name, values in joined.items()}
 
 
-def find_leaks(store: Store, split: Split, known: SeenScans) -> tuple[list[str], int]:
-    """The ids of the test scans that were seen, by their contents or their subjects; and how many there are."""
-    held_out, contents, subjects = (
-        set(split.test),
-        set(known["image_hashes"]),
-        set(known["subjects"]),
-    )
-    test = [case for case in store.cases if case.subject in held_out]
-    return [
-        case.id for case in test if case.image_hash in contents or case.subject in subjects
-    ], len(test)
+def find_leaks(store: Store, split: Split, training: SeenScans) -> tuple[list[str], int]:
+    """The test scans that were seen in training, by their contents or their subjects.
+
+    Returns:
+        Their ids, and the number of all test scans.
+    """
+    test_subjects = set(split.test)
+    subjects = set(training["subjects"])
+    contents = set(training["image_hashes"])
+    test = [case for case in store.cases if case.subject in test_subjects]
+    leaks = [case.id for case in test if case.image_hash in contents or case.subject in subjects]
+    return leaks, len(test)

@@ -1,4 +1,7 @@
-"""One function over many items: here, in processes, or on a dask cluster; a worker that dies costs its item only."""
+"""One function over many items: in this process, in several, or on a dask cluster.
+
+A worker that dies costs only the item that killed it.
+"""
 
 from __future__ import annotations
 
@@ -22,76 +25,99 @@ from selfvox.errors import ResourceError, UsageError
 T = TypeVar("T")
 R = TypeVar("R")
 
-PATIENCE = "10s"  # for a scheduler to answer
-_WORTH_A_POOL = 8  # items; starting workers takes about a second
+SCHEDULER_TIMEOUT = "10s"
+_LEAST_FOR_POOL = 8  # items; starting workers takes about a second
 
 
 class WorkerDiedError(Exception):
-    """The process at work on an item died, most often for want of memory."""
+    """The process that worked on an item died, most often because of too little memory."""
 
 
 def run(
     function: Callable[[T], R], items: Sequence[T], workers: int = 0, scheduler: str | None = None
 ) -> Iterator[tuple[int, R | WorkerDiedError]]:
-    """Yield the number of each item and its result, as they are done.
+    """Yield the number of each item and its result, in the order in which they finish.
 
     Args:
-        function: a module's own function; it may run twice on an item whose worker died.
-        items: what it is applied to; items and results are pickled.
-        workers: processes; 0 takes one per core. One, or few items, run in this process.
-        scheduler: address of a dask.distributed scheduler that runs it instead; its workers must see the same paths.
+        function: a function at the top of a module, which can be pickled; it may run twice on an
+            item if a worker died.
+        items: its arguments; items and results are pickled.
+        workers: processes; 0: one per core. A single one, or few items, run in this process.
+        scheduler: address of a dask.distributed scheduler that runs the function instead; its
+            workers must see the same paths.
 
     Raises:
-        ResourceError: the cluster cannot be reached, or what `function` raises.
+        ResourceError: the cluster cannot be reached.
+        UsageError: dask.distributed is not installed.
+        Exception: whatever `function` raises.
     """
-    workers = workers or len(
-        os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
-    )
+    workers = workers or _available_cores()
     if scheduler is not None:
         yield from _on_cluster(function, items, scheduler)
-    elif workers == 1 or len(items) < _WORTH_A_POOL:
+    elif workers == 1 or len(items) < _LEAST_FOR_POOL:
         yield from enumerate(map(function, items))
     else:
         yield from _in_processes(function, items, workers)
 
 
+def _available_cores() -> int:
+    """Cores that this process may use; a scheduler such as SLURM may allow fewer than there are."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def _in_processes(
     function: Callable[[T], R], items: Sequence[T], workers: int
 ) -> Iterator[tuple[int, R | WorkerDiedError]]:
-    todo, suspects = deque(enumerate(items)), deque[tuple[int, T]]()
-    while todo or suspects:
-        # what was at work when a worker died goes again, one at a time, to find the one that did it
+    waiting = deque(enumerate(items))
+    suspects = deque[tuple[int, T]]()
+    while waiting or suspects:
+        # a dead worker breaks the whole pool: all items that ran then are run again, one at a time,
+        # to find the one that killed it
         alone = bool(suspects)
-        queue, width = (suspects, 1) if alone else (todo, min(workers, len(todo)))
-        flying: dict[Future[R], tuple[int, T]] = {}
+        queue = suspects if alone else waiting
+        width = 1 if alone else min(workers, len(waiting))
+        running: dict[Future[R], tuple[int, T]] = {}
         try:
-            with ProcessPoolExecutor(
-                width, multiprocessing.get_context(_start_method()), _begin_worker
-            ) as pool:
-                while queue or flying:
-                    while queue and len(flying) < width:
-                        number, item = queue.popleft()
-                        with _hidden_main():
-                            flying[_submit(pool, function, item)] = number, item
-                    for future in wait(flying, return_when=FIRST_COMPLETED).done:
-                        result = future.result()
-                        number, _ = flying.pop(future)
-                        yield number, result
+            yield from _run_pool(function, queue, width, running)
         except BrokenProcessPool:
             if alone:
-                number, _ = flying.popitem()[1]
+                _, (number, _) = running.popitem()
                 yield number, WorkerDiedError()
-                suspects.extend(flying.values())
-            else:
-                suspects.extend(flying.values())
+            suspects.extend(running.values())
+
+
+def _run_pool(
+    function: Callable[[T], R],
+    queue: deque[tuple[int, T]],
+    width: int,
+    running: dict[Future[R], tuple[int, T]],
+) -> Iterator[tuple[int, R]]:
+    """Empty the queue with a pool of `width` processes; `running` are the items at work.
+
+    Raises:
+        BrokenProcessPool: a process died.
+    """
+    context = multiprocessing.get_context(_start_method())
+    with ProcessPoolExecutor(width, context, _begin_worker) as pool:
+        while queue or running:
+            while queue and len(running) < width:
+                number, item = queue.popleft()
+                # submitting may start a worker
+                with _hidden_main():
+                    running[_submit(pool, function, item)] = number, item
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                result = future.result()
+                number, _ = running.pop(future)
+                yield number, result
 
 
 def _submit(pool: ProcessPoolExecutor, function: Callable[[T], R], item: T) -> Future[R]:
     try:
         return pool.submit(function, item)
-    except (
-        BrokenProcessPool
-    ) as error:  # it died while idle: the item is told so, as if it had been running
+    except BrokenProcessPool as error:
+        # a worker died while idle: the item fails as if it had been running
         failed: Future[R] = Future()
         failed.set_exception(error)
         return failed
@@ -107,7 +133,7 @@ def _on_cluster(
             "scheduler: needs dask.distributed; install it with `pip install selfvox[cluster]`"
         ) from None
     try:
-        client = distributed.Client(scheduler, timeout=PATIENCE)
+        client = distributed.Client(scheduler, timeout=SCHEDULER_TIMEOUT)
     except (OSError, ValueError) as error:
         raise ResourceError(
             f"scheduler {scheduler}: cannot be reached ({error}); is `dask scheduler` running?"
@@ -123,7 +149,8 @@ def _on_cluster(
 
 
 def _start_method() -> str:
-    # a fork of a process that has threads (torch's) can hang; a fork server imports the readers once for all workers
+    # a fork of a process that has threads (torch's) can hang; a fork server imports the readers
+    # once for all workers
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return "spawn"
     multiprocessing.set_forkserver_preload(["selfvox.data.preparation.fit_recipe"])
@@ -132,7 +159,10 @@ def _start_method() -> str:
 
 @contextmanager
 def _hidden_main() -> Iterator[None]:
-    """Keep new workers from running the caller's script again, which has no `if __name__ == "__main__"` as a rule."""
+    """Keep new workers from running the caller's script again.
+
+    A worker imports the main module, and most scripts have no `if __name__ == "__main__"`.
+    """
     main: Any = sys.modules["__main__"]
     sys.modules["__main__"] = types.ModuleType("__main__")
     try:
@@ -142,15 +172,18 @@ def _hidden_main() -> Iterator[None]:
 
 
 def _begin_worker() -> None:
-    signal.signal(
-        signal.SIGINT, signal.SIG_IGN
-    )  # Ctrl-C reaches the whole group; the main process ends us in order
+    # Ctrl-C reaches all processes of the group; the main process ends the workers in order
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # there is one worker per core already
     sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
     threading.Thread(target=_die_with_parent, daemon=True).start()
 
 
 def _die_with_parent() -> None:
-    """Pool workers hold both ends of their queue: after a kill of the parent they would wait for work for ever."""
+    """End this worker with its parent.
+
+    Workers have both ends of their queue open: if the parent was killed, they would wait for ever.
+    """
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()

@@ -1,4 +1,4 @@
-"""From the files of one case to its place in the store; what a worker does."""
+"""From the files of one case to its place in the store: the work of one worker process."""
 
 from __future__ import annotations
 
@@ -14,34 +14,38 @@ from selfvox.data.formats.image import Image
 from selfvox.data.formats.safe_open import open_regular
 from selfvox.data.naming import printable
 from selfvox.data.preparation import store
-from selfvox.data.preparation.recipe import Recipe, inside_box
+from selfvox.data.preparation.geometry import crop_to_box
+from selfvox.data.preparation.recipe import PreparedScan, Recipe
 from selfvox.data.preparation.store import StoredCase
 from selfvox.data.sources import Case
 from selfvox.errors import DataError, SelfvoxError
 
+# of each source file: size in bytes and time of the last change in ns
+FileStates = tuple[tuple[int, int], ...]
+
 
 @dataclass(frozen=True)
 class CaseJob:
-    """A case to be prepared, and all that it takes."""
+    """A case to prepare, with all that its preparation needs."""
 
     store: Path
     case: Case
     recipe: Recipe
-    classes: tuple[int, ...] | None  # values a label may have; None: any
+    classes: tuple[int, ...] | None  # values that a label may have; None: any
     recipe_hash: str
 
 
 @dataclass(frozen=True)
 class PreparedCase:
-    """A case that lies in the store; `made` is False where the contents of its files turned out to be unchanged."""
+    """A case in the store; `is_new` is False if the contents of its files turned out unchanged."""
 
     case: StoredCase
-    made: bool
+    is_new: bool
 
 
 @dataclass(frozen=True)
 class Rejected:
-    """A case that cannot be used, and why, in one line."""
+    """A case that cannot be used, with the reason in one line."""
 
     id: str
     file: str
@@ -49,91 +53,100 @@ class Rejected:
 
 
 def read_case(case: Case, channels: int) -> Image:
-    """The case's image with all its channels, from one file or from one file each.
+    """The case's image with all its channels, from one file, one per channel, or one per slice.
 
     Raises:
-        DataError: a file cannot be used, or the channels lie on different grids.
+        DataError: a file cannot be used, or the channels are on different grids.
     """
-    if len(case.images) == 1 or case.stacked:
-        if case.stacked:
-            image = images.read_slices(case.images, case.id, case.allow_gap)
-        else:
-            image = images.read_image(case.images[0], channels)
-        if len(image.data) != channels:
+    if len(case.images) > 1 and not case.stacked:
+        return _read_channels(case)
+    if case.stacked:
+        image = images.read_slices(case.images, case.id, case.allow_gap)
+    else:
+        image = images.read_image(case.images[0], channels)
+    if len(image.data) != channels:
+        raise DataError(
+            f"{image.name}: has {len(image.data)} channels where the data set has {channels}; "
+            "leave it out"
+        )
+    return image
+
+
+def _read_channels(case: Case) -> Image:
+    """The image of a case that has one file per channel."""
+    channels = [images.read_image(path) for path in case.images]
+    first = channels[0]
+    for channel in channels:
+        if len(channel.data) != 1 or channel.shape != first.shape:
             raise DataError(
-                f"{image.name}: has {len(image.data)} channels where the data set has {channels}; leave it out"
+                f"{channel.name}: shape {channel.data.shape} does not fit {first.name} "
+                f"({first.shape}); resample it"
             )
-        return image
-    parts = [images.read_image(path) for path in case.images]
-    first = parts[0]
-    for part in parts:
-        if len(part.data) != 1 or part.shape != first.shape:
+        if images.grid_distance_voxels(channel.affine, first) > 0:
             raise DataError(
-                f"{part.name}: shape {part.data.shape} does not fit {first.name} ({first.shape}); resample it"
+                f"{channel.name}: is on another grid than {first.name} (their affines differ); "
+                "resample it"
             )
-        if images.grid_distance_voxels(part.affine, first) > 0:
-            raise DataError(
-                f"{part.name}: lies on another grid than {first.name} (their affines differ); resample it"
-            )
-    notes = tuple(note for part in parts for note in part.notes)
+    notes = tuple(note for channel in channels for note in channel.notes)
     # channels of different types keep their values in the wider one
-    return replace(first, data=np.concatenate([part.data for part in parts]), notes=notes)
+    data = np.concatenate([channel.data for channel in channels])
+    return replace(first, data=data, notes=notes)
 
 
-def file_states(case: Case) -> tuple[tuple[int, int], ...] | None:
-    """Size in bytes and time of the last change in ns of each of the case's files; None where one cannot be looked at.
+def file_states(case: Case) -> FileStates | None:
+    """Size in bytes and time of the last change in ns of each file; None if one is unreadable.
 
-    Renaming counts as a change: two files that change names may have one size, and one mtime from their archive.
+    Renaming counts as a change: two files that swap their names may have one size, and one mtime
+    from their archive.
     """
     try:
-        found = [path.stat() for path in _files(case)]
+        stats = [path.stat() for path in _files(case)]
     except OSError:
         return None
-    return tuple((each.st_size, max(each.st_mtime_ns, each.st_ctime_ns)) for each in found)
+    return tuple((stat.st_size, max(stat.st_mtime_ns, stat.st_ctime_ns)) for stat in stats)
 
 
 def image_hash(case: Case) -> str:
-    """Of the contents of the case's image files, to find one scan under two names.
+    """Hash of the contents of the case's image files, to find one scan under two names.
 
     Raises:
         DataError: a file cannot be read.
     """
-    return _joined(case, [_digest(path, _called(case)) for path in case.images])
+    return _combine(case, [_file_hash(path, case) for path in case.images])
 
 
 def request_hash(case: Case, recipe_hash: str) -> str:
-    """The recipe's hash, changed where the case is read in another way than usual."""
-    return store.digest(recipe_hash, "gaps filled") if case.allow_gap else recipe_hash
+    """The recipe's hash, changed if the case is read with an option."""
+    return store.hash_texts(recipe_hash, "gaps filled") if case.allow_gap else recipe_hash
 
 
 def prepare_case(job: CaseJob) -> PreparedCase | Rejected:
-    """Prepare a case and write it, unless what lies in the store was made from the same contents.
+    """Prepare a case and write it, unless the stored one was made from the same contents.
 
     Raises:
         ResourceError: the disk is full.
     """
     try:
-        return _make(job)
+        return _prepare(job)
     except MemoryError:
         return make_rejected(job.case, "needs more memory than there is; use fewer --workers")
-    except SelfvoxError as error:
-        if not isinstance(error, DataError):
-            raise
+    except DataError as error:
         return make_rejected(job.case, str(error))
-    except (
-        Exception
-    ) as error:  # a reader's surprise at one file must not end the work on the others
+    except SelfvoxError:
+        raise
+    # an unforeseen error in one file must not end the work on the others
+    except Exception as error:
         return make_rejected(job.case, f"cannot be prepared ({type(error).__name__}: {error})")
 
 
 def with_absolute_paths(case: Case) -> Case:
-    """The same case, found from any folder: workers on a cluster have their own."""
+    """The same case with absolute paths: workers of a cluster have their own working folder."""
     label = None if case.label is None else case.label.absolute()
     return replace(case, images=tuple(path.absolute() for path in case.images), label=label)
 
 
 def main_file(case: Case) -> str:
-    """What a table calls the case's file; of DICOM slices the id, since their names may be a patient's."""
+    """The case's file in a table; for DICOM slices the id, since their names may be a patient's."""
     return case.id if case.stacked else printable(case.images[0].name)
 
 
@@ -143,37 +156,28 @@ def make_rejected(case: Case, reason: str) -> Rejected:
     return Rejected(case.id, name, " ".join(reason.removeprefix(f"{name}: ").split()))
 
 
-def _make(job: CaseJob) -> PreparedCase | Rejected:
-    case, before = job.case, file_states(job.case)
-    digests = [_digest(path, _called(case)) for path in _files(case)]
-    source_hash = store.digest(job.recipe_hash, *digests)
-    known = store.read_case(job.store, case.id)
-    if (
-        known is not None
-        and known.source_hash == source_hash
-        and store.is_intact(job.store, known)
-        and before is not None
-    ):
-        known = replace(known, subject=case.subject, grade=case.grade, sources=before)
-        store.write_entry(job.store, known)
-        return PreparedCase(known, made=False)
+def _prepare(job: CaseJob) -> PreparedCase | Rejected:
+    case = job.case
+    states = file_states(case)
+    digests = [_file_hash(path, case) for path in _files(case)]
+    source_hash = store.hash_texts(job.recipe_hash, *digests)
+    unchanged = _stored_case(job, source_hash)
+    if unchanged is not None and states is not None:
+        unchanged = replace(unchanged, subject=case.subject, grade=case.grade, sources=states)
+        store.write_entry(job.store, unchanged)
+        return PreparedCase(unchanged, is_new=False)
 
     image = read_case(case, len(job.recipe.channel_names))
     prepared = job.recipe.apply(image)
     label: np.ndarray | None = None
-    values: tuple[int, ...] = ()
+    label_values: tuple[int, ...] = ()
     notes = image.notes
     if case.label is not None:
         original = images.read_label(case.label, image, job.classes)
         label = job.recipe.apply_label(original, prepared.geometry)
-        values = tuple(int(value) for value in np.unique(original))
-        cut = np.count_nonzero(original) - np.count_nonzero(inside_box(original, prepared.geometry))
-        if cut:
-            notes = (
-                *notes,
-                f"{cut} labelled voxels lie in the background, outside the box around the foreground",
-            )
-    if before is None or file_states(case) != before:
+        label_values = tuple(int(value) for value in np.unique(original))
+        notes = (*notes, *_notes_of_label(original, prepared))
+    if states is None or file_states(case) != states:
         raise DataError(f"{image.name}: changed while it was read; run the same command again")
     stored = StoredCase(
         id=case.id,
@@ -184,33 +188,49 @@ def _make(job: CaseJob) -> PreparedCase | Rejected:
         affine=tuple(tuple(float(value) for value in row) for row in prepared.affine),
         geometry=prepared.geometry,
         has_label=label is not None,
-        label_values=values,
+        label_values=label_values,
         recipe_hash=job.recipe_hash,
         source_hash=source_hash,
-        image_hash=_joined(case, digests[: len(case.images)]),
-        sources=before,
+        image_hash=_combine(case, digests[: len(case.images)]),
+        sources=states,
         sha256={},
         notes=notes,
     )
-    return PreparedCase(store.write_case(job.store, stored, prepared, label), made=True)
+    return PreparedCase(store.write_case(job.store, stored, prepared, label), is_new=True)
+
+
+def _stored_case(job: CaseJob, source_hash: str) -> StoredCase | None:
+    """The case in the store, if it was made from the same contents and its arrays are intact."""
+    stored = store.read_entry(job.store, job.case.id)
+    if stored is None or stored.source_hash != source_hash:
+        return None
+    return stored if store.is_intact(job.store, stored) else None
+
+
+def _notes_of_label(label: np.ndarray, prepared: PreparedScan) -> list[str]:
+    """A note if the foreground box does not contain the whole label."""
+    inside = np.count_nonzero(crop_to_box(label, prepared.geometry))
+    outside = np.count_nonzero(label) - inside
+    if not outside:
+        return []
+    return [f"{outside} labelled voxels are in the background, outside the foreground box"]
 
 
 def _files(case: Case) -> tuple[Path, ...]:
     return case.images if case.label is None else (*case.images, case.label)
 
 
-def _called(case: Case) -> str:
-    return f"{case.id}: a slice" if case.stacked else ""
+def _combine(case: Case, digests: Sequence[str]) -> str:
+    """One hash of the case's image files."""
+    # each export names and orders the slices of a series differently
+    return store.hash_texts(*(sorted(set(digests)) if case.stacked else digests))
 
 
-def _joined(case: Case, digests: Sequence[str]) -> str:
-    # slices are called and ordered otherwise in each export
-    return store.digest(*(sorted(set(digests)) if case.stacked else digests))
-
-
-def _digest(path: Path, called: str) -> str:
+def _file_hash(path: Path, case: Case) -> str:
+    # the name of a DICOM file may be a patient's
+    name = f"{case.id}: a slice" if case.stacked else ""
     total = hashlib.sha256()
-    with open_regular(path, called) as file:
+    with open_regular(path, name) as file:
         while block := file.read(2**20):
             total.update(block)
     return total.hexdigest()

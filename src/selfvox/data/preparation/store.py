@@ -1,15 +1,17 @@
 """Prepared cases on disk: one array per scan, read in part, and a manifest.
 
 - `manifest.json`: format, recipe, classes and every case.
-- `cases/ID.json`: one case: geometry, what it was made from, SHA-256 of its arrays; written last, so it says "done".
+- `cases/ID.json`: one case: geometry, source files, SHA-256 of its arrays; written last, so a case
+  that has it is complete.
 - `images/ID.npy`: float16 (channel, *space).
 - `labels/ID.npy`: uint8 or uint16 (*space), where the case has a label.
-- `foreground/ID.npy`: int32 (n, 1 + spatial_dims): class and place of up to 1000 voxels of each labelled class.
+- `foreground/ID.npy`: int32 (n, 1 + spatial_dims): class and position of up to 1000 voxels of
+  each labelled class.
 - `rejected.csv`: scans that could not be used, and why.
 - `split.json`: which subjects are for training, validation and testing.
 
-The arrays are plain and memory-mapped. On our scans a random crop took 0.4 of the CPU time that blosc2 (zstd) takes and
-less than a tenth of zarr's, for 2.7 times the bytes; and any tool can read them.
+The arrays are plain and memory-mapped. On our scans a random crop took 0.4 of the CPU time of
+blosc2 (zstd) and less than a tenth of zarr's, for 2.7 times the bytes; and any tool can read them.
 """
 
 from __future__ import annotations
@@ -29,25 +31,29 @@ import numpy as np
 from selfvox.data import naming
 from selfvox.data.formats import strict_json
 from selfvox.data.preparation import split
-from selfvox.data.preparation.recipe import Geometry, PreparedScan, Recipe
+from selfvox.data.preparation.geometry import Geometry
+from selfvox.data.preparation.recipe import PreparedScan, Recipe
 from selfvox.data.preparation.split import Split
 from selfvox.errors import DataError
 from selfvox.ops import regions
+from selfvox.ops.mirrored_crop import mirrored_crop
 from selfvox.ops.regions import Regions
 from selfvox.runs import atomic_files
 
-FORMAT, VERSION = "selfvox-store", 1
+FORMAT = "selfvox-store"
+VERSION = 1
 FOREGROUND_PER_CLASS = 1000
-# a case takes about 1 kB, and 33 bytes for each DICOM slice: a million scans, or 75 000 series of 400 slices
+# a case takes about 1 kB, and 33 bytes for each DICOM slice: this is enough for a million scans, or
+# 75 000 series of 400 slices
 _LARGEST_MANIFEST_BYTES = 2**30
 _DESCRIPTORS = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-# arrays kept mapped per process; each holds a file descriptor, and to map one anew takes longer than to cut from it
+# arrays kept mapped per process: mapping one again takes longer than reading a crop from it, but
+# each needs a file descriptor
 _MOST_OPEN = 4096 if _DESCRIPTORS == resource.RLIM_INFINITY else min(4096, _DESCRIPTORS // 4)
 _KINDS = ("images", "labels", "foreground")
 
-_State = (
-    tuple[int, int, int] | None
-)  # of a file: inode, size, mtime in ns; None where it is not there
+# of a file: inode, size, mtime in ns; None if it is missing
+_FileState = tuple[int, int, int] | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,11 +70,10 @@ class StoredCase:
     label_values: tuple[int, ...]  # that occur in the scan's own label
     grade: int | None
     recipe_hash: str  # see `recipe_digest`
-    source_hash: str  # of that and the contents of the source files, the label's too
+    source_hash: str  # of recipe_hash and the contents of the source files, the label included
     image_hash: str  # of the contents of the image files alone, to find one scan under two names
-    sources: tuple[
-        tuple[int, int], ...
-    ]  # size in bytes and time of the last change in ns of each source file
+    # of each source file: size in bytes and time of the last change in ns
+    sources: tuple[tuple[int, int], ...]
     sha256: dict[str, str]  # images, labels, foreground -> digest of the array's file
     notes: tuple[str, ...] = ()
 
@@ -79,8 +84,13 @@ class StoredCase:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON; the file calls the geometry `trail`."""
-        values = dataclasses.asdict(self)
-        return {"trail" if name == "geometry" else name: value for name, value in values.items()}
+        values = {}
+        for name, value in dataclasses.asdict(self).items():
+            if name == "geometry":
+                values["trail"] = self.geometry.to_dict()
+            else:
+                values[name] = value
+        return values
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> StoredCase:
@@ -91,18 +101,20 @@ class StoredCase:
         """
         values = dict(values)
         if naming.safe_name(str(values["id"])) != values["id"]:
-            raise DataError(f"case id {values['id']!r} is no file name; prepare the scans again")
+            raise DataError(
+                f"case id {values['id']!r} is not a safe file name; prepare the scans again"
+            )
         for name in ("shape", "spacing_mm", "label_values", "notes"):
             values[name] = tuple(values[name])
         for name in ("affine", "sources"):
-            values[name] = tuple(tuple(each) for each in values[name])
+            values[name] = tuple(tuple(row) for row in values[name])
         values["geometry"] = Geometry.from_dict(values.pop("trail"))
         return cls(**values)
 
 
 @dataclass(frozen=True)
 class Store:
-    """A finished store. Opens its arrays when they are asked for, and checks each file once per process."""
+    """A finished store; it maps an array at its first use, and checks a file once per process."""
 
     path: Path
     recipe: Recipe
@@ -112,14 +124,18 @@ class Store:
     _open: OrderedDict[tuple[str, str], np.ndarray] = field(
         default_factory=OrderedDict, repr=False, compare=False
     )
-    _checked: set[tuple[str, str, _State]] = field(default_factory=set, repr=False, compare=False)
+    _checked: set[tuple[str, str, _FileState]] = field(
+        default_factory=set, repr=False, compare=False
+    )
 
     def __reduce__(self) -> tuple[Callable[..., Store], tuple[Any, ...]]:
-        # a loader's worker gets the facts, and maps and checks the arrays by itself
+        # a loader's worker gets no arrays: it maps and checks them itself
         return Store, (self.path, self.recipe, self.classes, self.cases, self.regions)
 
     def crop(self, case: StoredCase, start: Sequence[int], size: Sequence[int]) -> np.ndarray:
-        """The image from voxel `start` on, float32 (channel, *size); beyond the scan it is mirrored, edge voxel twice.
+        """The image from voxel `start` on, float32 (channel, *size).
+
+        Beyond the scan it is mirrored; the edge voxel appears twice.
 
         Raises:
             DataError: the stored array is damaged.
@@ -127,35 +143,38 @@ class Store:
         return mirrored_crop(self._array(case, "images"), start, size).astype(np.float32)
 
     def label_crop(self, case: StoredCase, start: Sequence[int], size: Sequence[int]) -> np.ndarray:
-        """The label of the same crop (*size), uint8, or uint16 where a class is above 255; mirrored alike."""
+        """The label of the same crop (*size), uint8, or uint16 if a class is above 255."""
         return mirrored_crop(self._array(case, "labels"), start, size)
 
     def foreground(self, case: StoredCase) -> np.ndarray:
-        """Class and place of up to 1000 voxels of each labelled class: int (n, 1 + spatial_dims), class first."""
+        """Class and position of up to 1000 voxels of each labelled class.
+
+        int32 (n, 1 + spatial_dims), class first.
+        """
         return np.asarray(self._array(case, "foreground"))
 
     def split(self) -> Split | None:
-        """Who trains, validates and tests, if that was decided when the store was made."""
+        """Who trains, validates and tests; None if that was not decided."""
         return split.read_split_if_present(self.path / "split.json")
 
     def without_test_subjects(self) -> list[StoredCase]:
-        """The cases that may be trained on or looked at: all but those of the split's test subjects."""
-        fixed = self.split()
-        test = set(fixed.test) if fixed else set()
+        """The cases that may be trained on: all except those of the split's test subjects."""
+        stored_split = self.split()
+        test = set(stored_split.test) if stored_split else set()
         return [case for case in self.cases if case.subject not in test]
 
     def record(self, cases: Iterable[StoredCase]) -> dict[str, Any]:
-        """What a run notes of its data: how many cases, and one hash over their ids and contents."""
+        """Number of cases and one hash of their ids and contents, for the record of a run."""
         lines = [f"{case.id} {case.source_hash}" for case in sort_cases(cases)]
-        return {"cases": len(lines), "sha256": digest(*lines)}
+        return {"cases": len(lines), "sha256": hash_texts(*lines)}
 
     def _array(self, case: StoredCase, kind: str) -> np.ndarray:
         key = (kind, case.id)
         if key in self._open:
             self._open.move_to_end(key)
             return self._open[key]
-        # another process may prepare the store anew between two openings
-        state = _state(self.path / kind / f"{case.id}.npy")
+        # another process may prepare the store again between two openings
+        state = _file_state(self.path / kind / f"{case.id}.npy")
         array = read_array(self.path, case, kind, check=(*key, state) not in self._checked)
         self._checked.add((*key, state))
         self._open[key] = array
@@ -178,19 +197,21 @@ def open_store(path: Path) -> Store:
     manifest = read_manifest(path)
     if manifest["cases"] is None:
         raise DataError(
-            f"{path}: this store is unfinished; run the same `selfvox prepare` again, it goes on where it stopped"
+            f"{path}: this store is unfinished; run the same `selfvox prepare` again, it continues "
+            "where it stopped"
         )
     try:
         return Store(
             path=path,
             recipe=Recipe.from_dict(manifest["recipe"]),
             classes=classes_from_json(manifest["classes"]),
-            cases=tuple(StoredCase.from_dict(each) for each in manifest["cases"]),
+            cases=tuple(StoredCase.from_dict(values) for values in manifest["cases"]),
             regions=regions.regions_from_json(manifest.get("regions")),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(
-            f"{path / 'manifest.json'}: damaged ({error!r}); delete it and run `selfvox prepare` again"
+            f"{path / 'manifest.json'}: damaged ({error!r}); delete it and run `selfvox prepare` "
+            "again"
         ) from None
 
 
@@ -205,12 +226,13 @@ def read_manifest(path: Path) -> dict[str, Any]:
     manifest = strict_json.read_json(path / "manifest.json", _LARGEST_MANIFEST_BYTES)
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise DataError(
-            f"{path / 'manifest.json'}: not the manifest of a store; prepare the scans into another folder"
+            f"{path / 'manifest.json'}: not the manifest of a store; prepare the scans into "
+            "another folder"
         )
     if manifest.get("version") != VERSION:
         raise DataError(
-            f"{path}: store of version {manifest.get('version')}, but this selfvox reads version {VERSION}; "
-            "prepare the scans into another folder"
+            f"{path}: store of version {manifest.get('version')}, but this selfvox reads version "
+            f"{VERSION}; prepare the scans into another folder"
         )
     if not {"asked", "recipe", "classes", "cases"} <= manifest.keys():
         raise DataError(
@@ -224,23 +246,33 @@ def write_manifest(
     recipe: Recipe,
     classes: Mapping[int, str] | None,
     cases: Sequence[StoredCase] | None,
-    asked: Mapping[str, Any],
-    parts: Regions | None = None,
+    request: Mapping[str, Any],
+    declared_regions: Regions | None = None,
 ) -> None:
-    """Write the manifest; `asked` is what the recipe was made from, to know when another is wanted."""
+    """Write the manifest, one line per case.
+
+    Args:
+        path: of the store.
+        recipe: of its cases.
+        classes: names by number; None if there are no labels.
+        cases: None while the store is being built.
+        request: what the recipe was chosen from; another request needs another recipe.
+        declared_regions: sets of classes that the data set declares.
+    """
     value = {
         "format": FORMAT,
         "version": VERSION,
-        "asked": dict(asked),
+        "asked": dict(request),
         "recipe": recipe.to_dict(),
         "classes": None
         if classes is None
         else {str(number): name for number, name in classes.items()},
-        "regions": regions.regions_to_json(parts),
+        "regions": regions.regions_to_json(declared_regions),
         "cases": None,
     }
     lines = [
-        f" {json.dumps(name)}: {json.dumps(each, allow_nan=False)}" for name, each in value.items()
+        f" {json.dumps(name)}: {json.dumps(entry, allow_nan=False)}"
+        for name, entry in value.items()
     ]
     if cases is not None:
         entries = [json.dumps(case.to_dict(), allow_nan=False) for case in sort_cases(cases)]
@@ -253,24 +285,31 @@ def sort_cases(cases: Iterable[StoredCase]) -> list[StoredCase]:
     return sorted(cases, key=lambda case: naming.natural_key(case.id))
 
 
-def grades(cases: Iterable[StoredCase]) -> dict[str, int]:
+def subject_grades(cases: Iterable[StoredCase]) -> dict[str, int]:
     """The highest grade of each subject's cases; without the subjects that have none."""
-    found: dict[str, int] = {}
+    highest: dict[str, int] = {}
     for case in cases:
         if case.grade is not None:
-            found[case.subject] = max(case.grade, found.get(case.subject, case.grade))
-    return found
+            highest[case.subject] = max(case.grade, highest.get(case.subject, case.grade))
+    return highest
 
 
 def write_case(
     path: Path, case: StoredCase, prepared: PreparedScan, label: np.ndarray | None
 ) -> StoredCase:
-    """Write a case's arrays, then its JSON; returns it with the arrays' SHA-256."""
+    """Write a case's arrays, then its JSON; returns the case with the arrays' SHA-256.
+
+    Args:
+        path: of the store.
+        case: without the SHA-256.
+        prepared: its image is stored as float16, clipped to the range of that type.
+        label: (*space) on the same grid.
+    """
     largest = np.finfo(np.float16).max
     arrays = {"images": np.clip(prepared.data, -largest, largest).astype(np.float16)}
     if label is not None:
         arrays["labels"] = label
-        arrays["foreground"] = labelled_voxels(label)
+        arrays["foreground"] = sample_labelled_voxels(label)
     digests = {}
     for kind, array in arrays.items():
         target = path / kind / f"{case.id}.npy"
@@ -284,14 +323,14 @@ def write_case(
 
 
 def write_entry(path: Path, case: StoredCase) -> None:
-    """Write a case's JSON, which says that its arrays are there."""
+    """Write a case's JSON, which says that its arrays are complete."""
     entry = path / "cases" / f"{case.id}.json"
     entry.parent.mkdir(parents=True, exist_ok=True)
     atomic_files.write_json(entry, case.to_dict())
 
 
-def read_case(path: Path, case_id: str) -> StoredCase | None:
-    """A case's own JSON; None where there is none or it cannot be used, since it is then simply made again."""
+def read_entry(path: Path, case_id: str) -> StoredCase | None:
+    """A case's JSON; None if it is missing or damaged: the case is then prepared again."""
     entry = path / "cases" / f"{case_id}.json"
     if not entry.exists():
         return None
@@ -303,20 +342,26 @@ def read_case(path: Path, case_id: str) -> StoredCase | None:
 
 
 def remove_case(path: Path, case_id: str) -> None:
-    """Remove what belongs to a case; its JSON first, so that a half-removed case is no case."""
+    """Remove a case's files; its JSON first, so that a half-removed case does not count."""
     (path / "cases" / f"{case_id}.json").unlink(missing_ok=True)
     for kind in _KINDS:
         (path / kind / f"{case_id}.npy").unlink(missing_ok=True)
 
 
 def read_array(path: Path, case: StoredCase, kind: str, *, check: bool) -> np.ndarray:
-    """Map one array of a case; `check` compares its SHA-256 first.
+    """Memory-map one array of a case.
+
+    Args:
+        path: of the store.
+        case: the case.
+        kind: images, labels or foreground.
+        check: compare the file's SHA-256 first.
 
     Raises:
-        DataError: absent or damaged; the message says how to make it again.
+        DataError: missing or damaged; the message says how to prepare it again.
     """
     file = path / kind / f"{case.id}.npy"
-    remedy = f"run `selfvox prepare SCANS --out {path}` again, it makes the damaged cases anew"
+    remedy = f"run `selfvox prepare SCANS --out {path}` again, it repairs the damaged cases"
     if kind not in case.sha256:
         raise DataError(f"{path}: case {case.id} has no {kind}; use a labelled case")
     try:
@@ -327,16 +372,16 @@ def read_array(path: Path, case: StoredCase, kind: str, *, check: bool) -> np.nd
         raise DataError(f"{file}: case {case.id} cannot be read ({error}); {remedy}") from None
 
 
-def _state(file: Path) -> _State:
+def _file_state(file: Path) -> _FileState:
     try:
-        found = file.stat()
+        stat = file.stat()
     except OSError:
         return None
-    return found.st_ino, found.st_size, found.st_mtime_ns
+    return stat.st_ino, stat.st_size, stat.st_mtime_ns
 
 
 def is_intact(path: Path, case: StoredCase) -> bool:
-    """Whether all arrays of a case are there, byte for byte."""
+    """Whether all arrays of a case are unchanged, byte for byte."""
     try:
         return all(
             atomic_files.sha256(path / kind / f"{case.id}.npy") == digest
@@ -346,56 +391,36 @@ def is_intact(path: Path, case: StoredCase) -> bool:
         return False
 
 
-def mirrored_crop(array: np.ndarray, start: Sequence[int], size: Sequence[int]) -> np.ndarray:
-    """Copy `size` voxels of the last axes from `start` on, mirrored beyond the array as often as it takes.
+def sample_labelled_voxels(label: np.ndarray) -> np.ndarray:
+    """Class and position of up to 1000 voxels of each class above 0, drawn uniformly.
 
-    Equal to a slice of `np.pad(array, ..., mode="symmetric")`, without padding or reading the whole.
+    Returns:
+        int32 (n, 1 + label.ndim), class first.
     """
-    spatial = len(size)
-    read: list[slice] = []
-    take: list[np.ndarray | None] = []
-    for extent, first, count in zip(array.shape[-spatial:], start, size, strict=True):
-        if first >= 0 and first + count <= extent:
-            read.append(slice(first, first + count))
-            take.append(None)
-            continue
-        place = np.arange(first, first + count) % (2 * extent)
-        place = np.where(place < extent, place, 2 * extent - 1 - place)
-        low = int(place.min())
-        read.append(slice(low, int(place.max()) + 1))
-        take.append(place - low)
-    every: list[slice] = [slice(None)] * (array.ndim - spatial)
-    part = array[tuple(every + read)]
-    for axis, place in enumerate(take, start=array.ndim - spatial):
-        if place is not None:
-            part = np.take(part, place, axis=axis)
-    return np.array(part, order="C")
-
-
-def labelled_voxels(label: np.ndarray) -> np.ndarray:
-    """Class and place of up to 1000 voxels of each class above 0, drawn evenly; int32 (n, 1 + label.ndim)."""
-    rng = np.random.default_rng(0)  # a fixed draw: the same label gives the same file
-    found = [np.empty((0, 1 + label.ndim), dtype=np.int32)]
+    rng = np.random.default_rng(0)  # fixed: the same label gives the same file
+    samples = [np.empty((0, 1 + label.ndim), dtype=np.int32)]
     for value in np.unique(label[label > 0]):
         voxels = np.flatnonzero(label == value)
         if len(voxels) > FOREGROUND_PER_CLASS:
             voxels = np.sort(rng.choice(voxels, FOREGROUND_PER_CLASS, replace=False))
-        places = np.stack(np.unravel_index(voxels, label.shape), axis=1)
-        found.append(
-            np.concatenate([np.full((len(places), 1), value), places], axis=1).astype(np.int32)
-        )
-    return np.concatenate(found)
+        positions = np.stack(np.unravel_index(voxels, label.shape), axis=1)
+        classes = np.full((len(positions), 1), value)
+        samples.append(np.concatenate([classes, positions], axis=1).astype(np.int32))
+    return np.concatenate(samples)
 
 
-def digest(*parts: str) -> str:
+def hash_texts(*texts: str) -> str:
     """SHA-256 of several texts, in order."""
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+    return hashlib.sha256("\n".join(texts).encode()).hexdigest()
 
 
 def recipe_digest(recipe: Recipe, classes: Mapping[int, str] | None) -> str:
-    """What a stored case depends on besides its files: recipe, allowed label values and this format's version."""
-    known = None if classes is None else sorted(classes)
-    return digest(json.dumps([VERSION, recipe.to_dict(), known], sort_keys=True))
+    """Hash of all that a stored case depends on, except its files.
+
+    These are the recipe, the allowed label values and the version of this format.
+    """
+    values = None if classes is None else sorted(classes)
+    return hash_texts(json.dumps([VERSION, recipe.to_dict(), values], sort_keys=True))
 
 
 def classes_from_json(values: Mapping[str, str] | None) -> dict[int, str] | None:

@@ -5,21 +5,26 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
+from typing import TypeVar
 
 import numpy as np
 
 from selfvox.data.preparation.store import StoredCase
 from selfvox.errors import UsageError
 
-SLICE_AXES = {
-    "sagittal": 0,
-    "coronal": 1,
-    "axial": 2,
-}  # x, y, z of a prepared volume: the one that slices lie along
+T = TypeVar("T")
+
+# slices of this name are perpendicular to this axis of a prepared volume: x, y, z
+SLICE_AXES = {"sagittal": 0, "coronal": 1, "axial": 2}
+_LONGEST_EDGE = {2: 256, 3: 64}  # of a crop that nobody chose, by dimensions
 
 
 def slice_axis(slices: str | None, cases: Sequence[StoredCase]) -> int | None:
-    """The axis of the prepared volumes that slices of this name lie along; None: no slices, the volumes themselves.
+    """The axis of the prepared volumes that these slices are perpendicular to.
+
+    Args:
+        slices: sagittal, coronal or axial; None: the volumes themselves, without an axis.
+        cases: the prepared volumes.
 
     Raises:
         UsageError: the scans are pictures.
@@ -32,120 +37,170 @@ def slice_axis(slices: str | None, cases: Sequence[StoredCase]) -> int | None:
 
 
 def volume_edges(size: Sequence[int], axis: int | None) -> tuple[int, ...]:
-    """Edges, in the volume, of crops of this size: those of slices along an axis are one voxel thick."""
+    """Edges of a crop in the volume: a crop of slices is one voxel thick along their axis."""
     return tuple(size) if axis is None else (*size[:axis], 1, *size[axis:])
 
 
 def in_plane_cases(cases: Sequence[StoredCase], axis: int | None) -> list[StoredCase]:
-    """Cases with the shape, spacing and step of their slices, to plan by; as they are without an axis."""
+    """Cases with shape, spacing and step of their slices; unchanged without an axis."""
     if axis is None:
         return list(cases)
     return [
         dataclasses.replace(
             case,
-            shape=(*case.shape[:axis], *case.shape[axis + 1 :]),
-            spacing_mm=(*case.spacing_mm[:axis], *case.spacing_mm[axis + 1 :]),
-            geometry=dataclasses.replace(
-                case.geometry, step=(*case.geometry.step[:axis], *case.geometry.step[axis + 1 :])
-            ),
+            shape=_without(case.shape, axis),
+            spacing_mm=_without(case.spacing_mm, axis),
+            geometry=dataclasses.replace(case.geometry, step=_without(case.geometry.step, axis)),
         )
         for case in cases
     ]
 
 
+def _without(values: Sequence[T], axis: int) -> tuple[T, ...]:
+    return (*values[:axis], *values[axis + 1 :])
+
+
 def choose_crop(
-    asked: Sequence[int] | None,
+    requested: Sequence[int] | None,
     cases: Sequence[StoredCase],
     divisor: Sequence[int] | None = None,
     *,
     inside: bool = False,
 ) -> tuple[int, ...]:
-    """Crop edges: those asked for, or what suits the cases, at most 64 (volumes) or 256 (pictures).
+    """Edges of a crop: the requested ones, or what suits the cases, at most 64 (256 in pictures).
 
     Args:
-        asked: one edge for all axes, or one for each.
+        requested: one edge for all axes, or one per axis; None: what suits the cases.
         cases: what is cropped.
-        divisor: the encoder halves its maps so often; each edge must be a multiple. 8 by default.
-        inside: by default the crop holds the median scan whole; with `inside` it lies within nine scans of ten, so
-            that hardly any mirrored edge is seen, which could give a pretext task's answer away.
+        divisor: by axis: each edge must be a multiple, since the encoder halves its maps as often.
+            8 by default.
+        inside: by default the crop contains the whole median scan; with `inside` it is contained
+            in nine scans of ten, so that hardly any mirrored edge is seen, which could reveal a
+            pretext task's answer.
 
     Raises:
         UsageError: edges that do not fit the scans' dimensions or the divisor.
     """
-    d = len(cases[0].shape)
-    divisor = tuple(divisor or (8,) * d)
-    if asked is None:
-        longest = 64 if d == 3 else 256
-        shape = np.quantile([case.shape for case in cases], 0.1 if inside else 0.5, axis=0)
-        multiples = np.floor(shape / divisor) if inside else np.ceil(shape / divisor)
-        fitting = np.clip(multiples * divisor, divisor, [longest // by * by for by in divisor])
-        found = [int(edge) for edge in fitting]
-        # nine of ten along each axis may be fewer along all; shorten that which takes most scans in, at once or in time
-        while inside and not fits_most_scans(found, cases) and fits_most_scans(divisor, cases):
-            far = {
-                axis: [by if n == axis else each for n, each in enumerate(found)]
-                for axis, by in enumerate(divisor)
-                if found[axis] > by
-            }
-            near = {
-                axis: [*found[:axis], found[axis] - divisor[axis], *found[axis + 1 :]]
-                for axis in far
-            }
-            found = near[
-                max(
-                    far,
-                    key=lambda axis: (
-                        count_containing(near[axis], cases),
-                        count_containing(far[axis], cases),
-                    ),
-                )
-            ]
-        return tuple(found)
-    edges = tuple(asked) * d if len(asked) == 1 else tuple(asked)
-    if len(edges) != d:
+    dims = len(cases[0].shape)
+    divisor = tuple(divisor or (8,) * dims)
+    if requested is not None:
+        edges = tuple(requested) * dims if len(requested) == 1 else tuple(requested)
+        _check_crop(edges, cases, divisor)
+        return edges
+    crop = _typical_crop(cases, divisor, inside=inside)
+    if inside:
+        return _shrink_until_it_fits(crop, cases, divisor)
+    return crop
+
+
+def _check_crop(edges: Sequence[int], cases: Sequence[StoredCase], divisor: Sequence[int]) -> None:
+    """Refuse requested edges that do not fit.
+
+    Raises:
+        UsageError: too few or too many edges, no multiples, or far larger than every scan.
+    """
+    dims = len(cases[0].shape)
+    if len(edges) != dims:
         raise UsageError(
-            f"crop: names {len(edges)} edges and the scans have {d} axes; give one for each, or one for all"
+            f"crop: names {len(edges)} edges and the scans have {dims} axes; give one for each, or "
+            "one for all"
         )
-    for edge, by in zip(edges, divisor, strict=True):
-        if edge <= 0 or edge % by:
-            nearest = f"{max(1, edge // by) * by} and {(edge // by + 1) * by}"
-            raise UsageError(f"crop: {edge} is no multiple of {by}; the nearest are {nearest}")
+    for edge, unit in zip(edges, divisor, strict=True):
+        if edge <= 0 or edge % unit:
+            below = max(1, edge // unit) * unit
+            above = (edge // unit + 1) * unit
+            raise UsageError(
+                f"crop: {edge} is no multiple of {unit}; the nearest are {below} and {above}"
+            )
     largest = max((case.shape for case in cases), key=math.prod)
-    if math.prod(edges) > 3**d * max(math.prod(largest), math.prod(divisor)):
+    # three times the largest scan along every axis: beyond that, nearly all voxels are mirrored
+    if math.prod(edges) > 3**dims * max(math.prod(largest), math.prod(divisor)):
         raise UsageError(
-            f"crop: {' x '.join(map(str, edges))} voxels are more than {3**d} times the largest scan's "
-            f"{' x '.join(map(str, largest))}; use a smaller --crop"
+            f"crop: {' x '.join(map(str, edges))} voxels are more than {3**dims} times the largest "
+            f"scan's {' x '.join(map(str, largest))}; use a smaller --crop"
         )
-    return edges
+
+
+def _typical_crop(
+    cases: Sequence[StoredCase], divisor: Sequence[int], *, inside: bool
+) -> tuple[int, ...]:
+    """The median edge along each axis, rounded up; or the edge of nine scans of ten, down."""
+    longest = _LONGEST_EDGE[len(divisor)]
+    shapes = [case.shape for case in cases]
+    if inside:
+        multiples = np.floor(np.quantile(shapes, 0.1, axis=0) / divisor)
+    else:
+        multiples = np.ceil(np.quantile(shapes, 0.5, axis=0) / divisor)
+    largest = [longest // unit * unit for unit in divisor]
+    return tuple(int(edge) for edge in np.clip(multiples * divisor, divisor, largest))
+
+
+def _shrink_until_it_fits(
+    crop: tuple[int, ...], cases: Sequence[StoredCase], divisor: Sequence[int]
+) -> tuple[int, ...]:
+    """Shorten a crop until nine scans of ten contain it; unchanged if none of any size would fit.
+
+    Nine of ten scans along each axis may be fewer along all axes at once.
+    """
+    if not fits_most_scans(divisor, cases):
+        return crop
+    while not fits_most_scans(crop, cases):
+        crop = _shorten(crop, cases, divisor)
+    return crop
+
+
+def _shorten(
+    crop: tuple[int, ...], cases: Sequence[StoredCase], divisor: Sequence[int]
+) -> tuple[int, ...]:
+    """The crop, one unit shorter along the axis where that lets most scans contain it.
+
+    Among axes that gain equally many scans now, the one counts that could gain most in the end,
+    at its shortest; among these the first.
+    """
+    best_crop = crop
+    best_gain = (-1, -1)
+    for axis, unit in enumerate(divisor):
+        if crop[axis] <= unit:
+            continue
+        shorter = _with_edge(crop, axis, crop[axis] - unit)
+        shortest = _with_edge(crop, axis, unit)
+        gain = (count_containing(shorter, cases), count_containing(shortest, cases))
+        if gain > best_gain:
+            best_crop = shorter
+            best_gain = gain
+    return best_crop
+
+
+def _with_edge(crop: tuple[int, ...], axis: int, edge: int) -> tuple[int, ...]:
+    return (*crop[:axis], edge, *crop[axis + 1 :])
 
 
 def fits_most_scans(crop: Sequence[int], cases: Sequence[StoredCase]) -> bool:
-    """Whether nine scans of ten, at least, hold the crop."""
+    """Whether at least nine scans of ten contain the crop."""
     return count_containing(crop, cases) >= 0.9 * len(cases)
 
 
 def count_containing(crop: Sequence[int], cases: Sequence[StoredCase]) -> int:
-    """How many scans hold the crop."""
+    """How many scans contain the crop."""
     return int((np.array([case.shape for case in cases]) >= crop).all(1).sum())
 
 
 def median_spacing(cases: Sequence[StoredCase]) -> tuple[float, ...]:
     """The median spacing along each axis, in mm."""
-    return tuple(float(each) for each in np.median([case.spacing_mm for case in cases], axis=0))
+    return tuple(float(mm) for mm in np.median([case.spacing_mm for case in cases], axis=0))
 
 
 def distinct_spacings(cases: Sequence[StoredCase]) -> list[tuple[float, ...]]:
-    """Every spacing, in mm, that a case has, each once."""
+    """Every spacing of the cases, in mm, once."""
     return list(dict.fromkeys(case.spacing_mm for case in cases))
 
 
 def distinct_resolutions(cases: Sequence[StoredCase]) -> list[tuple[float, ...]]:
-    """Every distance, in mm, between voxels that tell something new: the spacing, or the scan's own if coarser."""
-    found = [
-        tuple(
-            round(mm / min(1.0, step), 4)
-            for mm, step in zip(case.spacing_mm, case.geometry.step, strict=True)
-        )
-        for case in cases
-    ]
-    return list(dict.fromkeys(found))
+    """Every resolution of the cases, in mm, once: the spacing, or that of the scan if coarser."""
+    return list(dict.fromkeys(_resolution(case) for case in cases))
+
+
+def _resolution(case: StoredCase) -> tuple[float, ...]:
+    # a step below 1 is interpolation, which adds voxels but no detail
+    axes = zip(case.spacing_mm, case.geometry.step, strict=True)
+    return tuple(round(mm / min(1.0, step), 4) for mm, step in axes)

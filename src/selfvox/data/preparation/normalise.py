@@ -1,0 +1,86 @@
+"""Intensity of one channel: its kind, its foreground, and the normalisation that follows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from selfvox.errors import DataError
+
+Kind = Literal["mri", "ct", "photo"]
+
+# share of the robust range (0.5th to 99.5th percentile) above which a voxel is foreground
+FOREGROUND = 0.05
+# Hounsfield units; lower values are no tissue but padding beyond the scanner's field of view
+AIR = -1024.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Intensity:
+    """How one channel's values are normalised.
+
+    mri: (value - mean) / std over the scan's own foreground; nothing is stored.
+    ct: clipped to [lower, upper], then (value - mean) / std; all four are fitted to the data set.
+    photo: (value / 255 - mean) / std; both are ImageNet's, so that networks trained on photographs
+    can be used.
+    """
+
+    kind: Kind
+    lower: float | None = None
+    upper: float | None = None
+    mean: float | None = None
+    std: float | None = None
+
+
+def foreground(channel: np.ndarray, name: str = "image", kind: Kind = "mri") -> np.ndarray:
+    """Voxels above 5 % of the channel's robust range (0.5th to 99.5th percentile), bool.
+
+    If that range is empty, the full range counts. In `ct`, the values with which a scanner fills
+    the corners (-2000, -3024) count as air: otherwise all air would be foreground.
+
+    Args:
+        channel: (*space).
+        name: of the channel, for the message.
+        kind: of its intensity.
+
+    Raises:
+        DataError: the channel is constant.
+    """
+    if kind == "ct":
+        channel = np.maximum(channel, AIR)
+    low, high = np.percentile(channel, [0.5, 99.5])
+    if not high > low:
+        low = channel.min()
+        high = channel.max()
+    if not high > low:
+        raise DataError(f"{name} is constant ({float(low):g}); leave this scan out")
+    mask: np.ndarray = channel > low + FOREGROUND * (high - low)
+    return mask
+
+
+def normalise(values: np.ndarray, mask: np.ndarray, intensity: Intensity) -> np.ndarray:
+    """One channel's values, normalised, float32; not finite where they are too large for it.
+
+    Args:
+        values: of the channel (*space).
+        mask: its foreground; used by `mri` alone.
+        intensity: of the channel.
+    """
+    if intensity.kind == "mri":
+        inside = values[mask].astype(np.float64)
+        mean = float(inside.mean())
+        std = float(inside.std()) or 1.0
+    else:
+        assert intensity.mean is not None
+        assert intensity.std is not None
+        mean = intensity.mean
+        std = intensity.std
+    if intensity.kind == "ct":
+        values = np.clip(values, intensity.lower, intensity.upper)
+    elif intensity.kind == "photo":
+        values = values / 255
+    # the caller checks that the result is finite
+    with np.errstate(over="ignore"):
+        return np.asarray((values - mean) / std, dtype=np.float32)
