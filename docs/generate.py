@@ -29,6 +29,7 @@ PAGES = [
 ]
 PART = re.compile(r"(<!-- begin: ([\w-]+) ?(\w*) -->\n)(.*?)(<!-- end: \2 -->)", re.DOTALL)
 REMARK_COLUMN = 30
+MOST_IN_ONE_PIECE = 4
 
 
 def main() -> None:
@@ -127,6 +128,8 @@ def _default(value: Any) -> str:
         return ""
     if isinstance(value, bool):
         return "`yes`" if value else "`no`"
+    if isinstance(value, tuple) and len(value) > MOST_IN_ONE_PIECE:
+        return ", ".join(f"`{item}`" for item in value)  # can be broken into lines
     text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
     return f"`{text}`"
 
