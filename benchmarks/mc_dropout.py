@@ -32,6 +32,7 @@ from selfvox.models.segmenter import Segmenter
 from selfvox.runs.device import make_fabric, supports_bf16
 from selfvox.uncertainty import maps, vote_rules
 from selfvox.uncertainty.accumulator import VoteAccumulator
+from selfvox.uncertainty.labelling import ClassLabelling
 from selfvox.uncertainty.mc_dropout import Dropout
 from selfvox.uncertainty.passes import SubNetworks, run_passes
 
@@ -81,7 +82,7 @@ def compare(
             total += net(image[None])[0].softmax(0)
 
     def ours() -> None:
-        tally = VoteAccumulator(passes, 3, window, (), torch.device("cpu"))
+        tally = VoteAccumulator(passes, ClassLabelling(3), window, (), torch.device("cpu"))
         with networks, arithmetic(dtype):
             run_passes(networks, image, window, 0.5, range(passes), tally.add)
         vote_rules.winner(tally.ballots)
@@ -202,7 +203,7 @@ def growth(rounds: int) -> float:
     counts = (8, 16, 32, 64, 128)
 
     def ours(passes: int) -> float:
-        tally = VoteAccumulator(passes, 3, image.shape[1:], (), torch.device("cpu"))
+        tally = VoteAccumulator(passes, ClassLabelling(3), image.shape[1:], (), torch.device("cpu"))
         with networks:
             return seconds(
                 lambda: run_passes(networks, image, image.shape[1:], 0.5, range(passes), tally.add)
@@ -243,7 +244,9 @@ def tallied(passes: int, edge: int, with_maps: bool) -> None:
         image = torch.randn(1, edge, edge, edge)
         networks = Cheap(network(), Dropout(0.3, 0.0, "element", 0))
         spill = Path(folder) / "passes" if with_maps else None
-        tally = VoteAccumulator(passes, 3, image.shape[1:], (), torch.device("cpu"), spill)
+        tally = VoteAccumulator(
+            passes, ClassLabelling(3), image.shape[1:], (), torch.device("cpu"), spill
+        )
         run_passes(networks, image, (64,) * 3, 0.5, range(passes), tally.add)
         vote_rules.winner(tally.ballots)
         if with_maps:

@@ -12,7 +12,7 @@ from selfvox.data.preparation.split import read_split
 from selfvox.data.sources import find_dataset
 from selfvox.errors import DataError, UsageError
 from selfvox.models.build import build_encoder
-from selfvox.prediction.trained_segmenter import load_segmenter
+from selfvox.prediction.trained_model import load_segmenter
 from selfvox.runs.weights import load_part
 
 

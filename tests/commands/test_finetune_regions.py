@@ -154,7 +154,7 @@ def test_classes_stay_the_default_and_regions_are_measured_beside_them(scans, tm
     ("given", "reason"),
     [
         ({"train_on": "regions"}, "declares no regions; give them with regions="),
-        ({"regions": "whole=1,2,3"}, "whole has the class 3, which the labels have not"),
+        ({"regions": "whole=1,2,3"}, "whole has the class 3, but the labels have"),
         ({"regions": "whole=1,2", "train_on": "regions"}, "several classes"),
         ({"regions": "core=2", "train_on": "regions"}, "class 1 is in none of them"),
     ],
@@ -264,7 +264,7 @@ def test_regions_declared_when_preparing_are_those_of_every_run_upon_the_store(s
     run = selfvox.finetune(store, out=tmp_path / "run", steps=1, train_on="regions", **HOW)
     card = json.loads((run / "network" / "network.json").read_text())
     assert (card["regions"], card["trained_on"]) == ({"whole": [1, 2], "core": [2]}, "regions")
-    with pytest.raises(UsageError, match="whole has the class 3, which the labels have not"):
+    with pytest.raises(UsageError, match="whole has the class 3, but the labels have"):
         selfvox.prepare(scans, out=tmp_path / "other", regions="whole=1,3")
 
 

@@ -229,7 +229,7 @@ def test_finished_predictions_are_not_made_again(run, scans, tmp_path, monkeypat
     monkeypatch.setattr(segment, "segment_scan", None)
     assert predict(Predict(run=run, scans=scans, out=tmp_path / "out")) == first
     assert content(tmp_path / "out") == before
-    assert "3 of 3 predictions are there already" in capsys.readouterr().err
+    assert "3 of 3 predictions exist already" in capsys.readouterr().err
 
 
 def test_a_damaged_prediction_is_made_again_and_a_corrected_one_kept(run, scans, tmp_path, capsys):
@@ -266,7 +266,7 @@ def test_a_corrected_label_is_kept_though_what_lies_beside_it_is_gone(run, scans
 
 def test_a_folder_that_another_process_predicts_into_is_left_alone(run, scans, tmp_path):
     with (
-        OutputFolder(tmp_path / "out", probabilities=False).held(),
+        OutputFolder(tmp_path / "out").lock(),
         pytest.raises(BusyError, match="name another --out"),
     ):
         predict(Predict(run=run, scans=scans, out=tmp_path / "out"))
@@ -361,7 +361,7 @@ def test_files_of_the_same_name_that_were_not_predicted_are_not_overwritten(run,
     truth = write_scan(
         tmp_path / "truth" / "scan_2.nii.gz", np.ones((20, 17, 12), np.uint8)
     ).read_bytes()
-    with pytest.raises(UsageError, match=r"scan_2\.nii\.gz: is there"):
+    with pytest.raises(UsageError, match=r"scan_2\.nii\.gz: exists"):
         predict(Predict(run=run, scans=scans, out=tmp_path / "truth"))
     assert (tmp_path / "truth" / "scan_2.nii.gz").read_bytes() == truth
 
@@ -436,8 +436,9 @@ def test_a_smaller_scan_than_the_window_is_predicted(run, tmp_path):
 
 
 def test_a_run_without_an_intact_network_is_refused(run, scans, tmp_path):
+    (tmp_path / "empty").mkdir()
     with pytest.raises(WeightsError, match=r"has no network\.json"):
-        predict(Predict(run=tmp_path, scans=scans, out=tmp_path / "out"))
+        predict(Predict(run=tmp_path / "empty", scans=scans, out=tmp_path / "out"))
     weights = run / "network" / "weights.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"x")
     with pytest.raises(WeightsError, match="checksum"):

@@ -36,7 +36,7 @@ def both(tmp_path):
 def test_the_table_is_read_back_as_it_was_written(both):
     answers = class_table.read_class_table(both / "predictions" / "predictions.csv")
     assert answers.classes == ("0", "1", "2")
-    assert answers.found == {row[0]: int(row[2]) for row in ROWS}
+    assert answers.predicted == {row[0]: int(row[2]) for row in ROWS}
     assert answers.probabilities == {row[0]: row[3:] for row in ROWS}
 
 
@@ -85,9 +85,9 @@ def test_an_agreement_worse_than_chance_stays_a_number_in_the_table(both):
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        (("class", "grade"), "has not the columns"),
-        ((",0.8,", ",high,"), r"line 2: has no class or probability"),
-        (("c.png,1,", "c.png,7,"), r"line 4: has no class or probability"),
+        (("class", "grade"), "columns missing"),
+        ((",0.8,", ",high,"), r"line 2: class or probability missing"),
+        (("c.png,1,", "c.png,7,"), r"line 4: class or probability missing"),
     ],
 )
 def test_a_damaged_table_is_refused_with_its_line(both, change, reason):

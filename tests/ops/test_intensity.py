@@ -19,13 +19,13 @@ def x(request):
 
 def test_brightness_adds_its_shift(x):
     shift = torch.tensor([0.0, 1.5, -2.0])
-    for before, after, by in zip(x, intensity.brightness(x, shift), shift, strict=True):
+    for before, after, by in zip(x, intensity.shift_brightness(x, shift), shift, strict=True):
         assert torch.equal(after, before + by)
 
 
 def test_contrast_keeps_the_mean_and_scales_the_deviation_of_every_channel(x):
     factor = torch.tensor([1.0, 0.5, 2.0])
-    after, space = intensity.contrast(x, factor), tuple(range(2, x.ndim))
+    after, space = intensity.scale_contrast(x, factor), tuple(range(2, x.ndim))
     assert torch.allclose(after.mean(space), x.mean(space), atol=1e-4)
     assert torch.allclose(after.std(space), x.std(space) * factor[:, None], rtol=1e-4)
 
@@ -87,7 +87,7 @@ def test_blur_of_no_width_changes_nothing(x):
 
 
 def test_sobel_equals_scipy(x):
-    for sample, found in zip(x.double().numpy(), intensity.sobel(x).numpy(), strict=True):
+    for sample, found in zip(x.double().numpy(), intensity.sobel_magnitude(x).numpy(), strict=True):
         for channel, edges in zip(sample, found, strict=True):
             slopes = [ndimage.sobel(channel, axis, mode="mirror") for axis in range(channel.ndim)]
             magnitude = np.sqrt(sum(slope**2 for slope in slopes))
@@ -96,14 +96,14 @@ def test_sobel_equals_scipy(x):
 
 def test_sobel_of_a_flat_image_is_zero():
     assert torch.equal(
-        intensity.sobel(torch.full((2, 1, 8, 8, 8), 1234.5)), torch.zeros(2, 1, 8, 8, 8)
+        intensity.sobel_magnitude(torch.full((2, 1, 8, 8, 8), 1234.5)), torch.zeros(2, 1, 8, 8, 8)
     )
 
 
-@pytest.mark.parametrize("change", ["brightness", "contrast", "blur"])
+@pytest.mark.parametrize("change", ["shift_brightness", "scale_contrast", "blur"])
 def test_the_input_is_left_as_it_was(x, change):
     before = x.clone()
     getattr(intensity, change)(x, torch.tensor([0.5, 0.6, 0.7]))
-    intensity.sobel(x)
+    intensity.sobel_magnitude(x)
     intensity.add_noise(x, torch.ones(3), torch.Generator())
     assert torch.equal(x, before)

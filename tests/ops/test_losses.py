@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 
-from selfvox.ops.losses import dice_cross_entropy, nt_xent, soft_dice, triplet
+from selfvox.ops.losses import dice_cross_entropy, nt_xent, soft_dice, triplet_loss
 
 
 def naive_nt_xent(views, temperature, scan=None, further=()):
@@ -178,17 +178,20 @@ def test_triplet_equals_loops(squared):
         if not squared:
             near, far = math.sqrt(near), math.sqrt(far)
         total, ordered = total + max(0.0, near - far + 0.4), ordered + (near < far)
-    found = triplet(anchor, positive, negative, 0.4, squared=squared)
+    found = triplet_loss(anchor, positive, negative, 0.4, squared=squared)
     assert [float(each) for each in found] == pytest.approx([total / 7, ordered / 7], rel=1e-5)
 
 
 def test_triplets_that_do_not_count_change_nothing():
     rows = torch.randn(3, 6, 5, generator=torch.Generator().manual_seed(0))
     counted = torch.tensor([True, False, True, True, False, True])
-    found, expected = triplet(*rows, 0.4, counted=counted), triplet(*rows[:, counted], 0.4)
+    found, expected = (
+        triplet_loss(*rows, 0.4, counted=counted),
+        triplet_loss(*rows[:, counted], 0.4),
+    )
     assert [float(each) for each in found] == pytest.approx([float(each) for each in expected])
     rows.requires_grad_()
-    none = triplet(*rows, 0.4, counted=torch.zeros(6, dtype=torch.bool))
+    none = triplet_loss(*rows, 0.4, counted=torch.zeros(6, dtype=torch.bool))
     assert [float(each.detach()) for each in none] == [0, 0]
     assert not torch.autograd.grad(none.loss, rows)[0].any()
 
@@ -197,11 +200,11 @@ def test_triplets_that_do_not_count_change_nothing():
 def test_triplet_at_equal_distances_is_the_margin_and_has_a_finite_gradient(squared):
     anchor = torch.zeros(4, 3, requires_grad=True)
     for other in (torch.zeros(4, 3), torch.ones(4, 3)):
-        found = triplet(anchor, other, -other, 0.7, squared=squared)
+        found = triplet_loss(anchor, other, -other, 0.7, squared=squared)
         assert float(found.loss.detach()) == pytest.approx(0.7)
         assert torch.autograd.grad(found.loss, anchor)[0].isfinite().all()
 
 
 def test_triplet_beyond_the_margin_costs_nothing():
-    found = triplet(torch.zeros(2, 3), torch.zeros(2, 3), torch.ones(2, 3), 1.0)
+    found = triplet_loss(torch.zeros(2, 3), torch.zeros(2, 3), torch.ones(2, 3), 1.0)
     assert [float(found.loss), float(found.ordered)] == [0, 1]

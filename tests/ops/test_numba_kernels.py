@@ -23,7 +23,7 @@ def test_the_compiled_resampling_is_that_of_grid_sample_mirrored_edges_included(
     rng = torch.Generator().manual_seed(0)
     x = torch.randn(40, 3, *shape, generator=rng)
     matrices, shifts = maps(40, len(shape), rng)
-    found = numba_kernels.affine(x, matrices, shifts)
+    found = numba_kernels.resample_linearly(x, matrices, shifts)
     expected = affine._grid_sample(x, matrices, shifts, "bilinear")
     torch.testing.assert_close(found, expected, atol=1e-3, rtol=0)
     assert (found - expected).abs().mean() < 3e-5
@@ -34,15 +34,15 @@ def test_images_that_do_not_lie_in_one_piece_are_read_right():
     x = torch.randn(4, 9, 3, 12, 10, generator=rng).transpose(1, 2)[:, :, 1:, ::2]
     matrices, shifts = maps(4, 3, rng)
     assert torch.equal(
-        numba_kernels.affine(x, matrices, shifts),
-        numba_kernels.affine(x.contiguous(), matrices, shifts),
+        numba_kernels.resample_linearly(x, matrices, shifts),
+        numba_kernels.resample_linearly(x.contiguous(), matrices, shifts),
     )
 
 
 def test_the_map_that_moves_nothing_gives_the_image():
     for shape in SHAPES:
         x, d = torch.randn(2, 2, *shape), len(shape)
-        found = numba_kernels.affine(x, torch.eye(d).expand(2, d, d), torch.zeros(2, d))
+        found = numba_kernels.resample_linearly(x, torch.eye(d).expand(2, d, d), torch.zeros(2, d))
         torch.testing.assert_close(found, x, atol=1e-6, rtol=0)
 
 
@@ -52,7 +52,7 @@ def test_two_calls_give_the_same_bits_whatever_the_threads(monkeypatch):
     found = []
     for threads in (1, 2, 5):
         monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
-        found.append(numba_kernels.affine(x, matrices, shifts))
+        found.append(numba_kernels.resample_linearly(x, matrices, shifts))
     assert all(torch.equal(each, found[0]) for each in found)
 
 

@@ -208,7 +208,7 @@ def test_images_without_another_scan_beside_them_do_not_count():
         head.bank.clone(),
     )
     unit = nn.functional.normalize(batch["views"].flatten(1), dim=1)
-    past = losses.triplet(*unit.chunk(2), bank[batch["remembered"]], 1.0)
+    past = losses.triplet_loss(*unit.chunk(2), bank[batch["remembered"]], 1.0)
     assert float(task.loss(Flat(), head, batch).loss) == pytest.approx(float(past.loss))
 
 

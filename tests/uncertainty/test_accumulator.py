@@ -8,7 +8,9 @@ import torch
 
 from selfvox.ops.regions import decode_regions, nested_regions, region_labels
 from selfvox.uncertainty import vote_rules
-from selfvox.uncertainty.accumulator import RegionVoteAccumulator, VoteAccumulator
+from selfvox.uncertainty.accumulator import VoteAccumulator
+from selfvox.uncertainty.labelling import ClassLabelling, RegionLabelling
+from selfvox.uncertainty.vote_rules import VoteOptions
 
 SPACE = (4, 5, 6)
 CPU = torch.device("cpu")
@@ -20,13 +22,13 @@ def test_slices_add_up_as_slabs_do(tmp_path):
     probabilities = torch.rand(3, 3, 5, 6, 7).softmax(1)
     how = {
         "passes": 3,
-        "classes": 3,
+        "labelling": ClassLabelling(3),
         "space": (5, 6, 7),
-        "wants": {"borda", "variance", "mutual-information"},
+        "needs": {"points", "squares", "entropies"},
         "device": CPU,
     }
-    slabs = VoteAccumulator(**how, spill=tmp_path / "slabs")
-    slices = VoteAccumulator(**how, spill=tmp_path / "slices")
+    slabs = VoteAccumulator(**how, passes_file=tmp_path / "slabs")
+    slices = VoteAccumulator(**how, passes_file=tmp_path / "slices")
     for number in range(3):
         slabs.add(number, (), probabilities[number])
         for place in range(7):
@@ -38,13 +40,13 @@ def test_slices_add_up_as_slabs_do(tmp_path):
     for value in range(3):
         whole = (probabilities[:, value] * 255).round().to(torch.uint8).numpy().reshape(3, -1)
         for tally in (slabs, slices):
-            np.testing.assert_array_equal(tally.spilled(value, 11, 140), whole[:, 11:140])
+            np.testing.assert_array_equal(tally.stored_passes(value, 11, 140), whole[:, 11:140])
 
 
 def test_slabs_add_up_to_the_whole():
     probabilities = torch.rand(4, 3, 9, 5, 6).softmax(1)
-    wants = {"borda", "variance", "mutual-information"}
-    tally = VoteAccumulator(4, 3, (9, 5, 6), wants, torch.device("cpu"))
+    needs = {"points", "squares", "entropies"}
+    tally = VoteAccumulator(4, ClassLabelling(3), (9, 5, 6), needs, CPU)
     for first, last in ((4, 9), (0, 4)):
         for number in (2, 0, 3, 1):
             tally.add(number, (slice(first, last),), probabilities[number, :, first:last])
@@ -60,13 +62,8 @@ def test_slabs_add_up_to_the_whole():
 
 
 def of_regions(probabilities):
-    tally = RegionVoteAccumulator(
-        nested_regions(REGIONS, OWN),
-        passes=len(probabilities),
-        space=SPACE,
-        wants={"mutual-information"},
-        device=CPU,
-    )
+    labelling = RegionLabelling(nested_regions(REGIONS, OWN))
+    tally = VoteAccumulator(len(probabilities), labelling, SPACE, {"entropies"}, CPU)
     for number, each in enumerate(probabilities):
         tally.add(number, (), each)
     return tally
@@ -85,9 +82,17 @@ def test_regions_are_counted_as_the_labels_that_the_passes_would_write():
             found[(number, place, *voxel)] = label in values
     np.testing.assert_array_equal(tally.ballots.numpy(), found.sum(0))
     np.testing.assert_array_equal(tally.voxels, found.sum((2, 3, 4)))
-    np.testing.assert_allclose(tally.scores("majority", (), 0), found.mean(0), atol=1e-6)
-    np.testing.assert_allclose(tally.scores("mean", (), 0), probabilities.mean(0), atol=1e-6)
-    union = tally.scores("union", (), 1)
+    np.testing.assert_allclose(
+        tally.scores(vote_rules.VOTE_RULES["majority"], VoteOptions(union_index=0)),
+        found.mean(0),
+        atol=1e-6,
+    )
+    np.testing.assert_allclose(
+        tally.scores(vote_rules.VOTE_RULES["mean"], VoteOptions(union_index=0)),
+        probabilities.mean(0),
+        atol=1e-6,
+    )
+    union = tally.scores(vote_rules.VOTE_RULES["union"], VoteOptions(union_index=1))
     np.testing.assert_array_equal(union[1], found[:, 1].any(0))
     np.testing.assert_allclose(union[[0, 2]], found.mean(0)[[0, 2]], atol=1e-6)
 
@@ -95,7 +100,10 @@ def test_regions_are_counted_as_the_labels_that_the_passes_would_write():
 @pytest.mark.parametrize("rule", ["majority", "mean"])
 def test_one_pass_over_regions_is_what_it_would_write_alone(rule):
     probabilities = torch.rand(1, 3, *SPACE, generator=torch.Generator().manual_seed(1))
-    voted = decode_regions(of_regions(probabilities).scores(rule, (), 0), OWN)
+    voted = decode_regions(
+        of_regions(probabilities).scores(vote_rules.VOTE_RULES[rule], VoteOptions(union_index=0)),
+        OWN,
+    )
     np.testing.assert_array_equal(voted, decode_regions(probabilities[0], OWN))
     assert len(np.unique(voted)) == 4
 
@@ -104,6 +112,6 @@ def test_the_entropy_of_regions_is_the_mean_of_each_beside_its_complement():
     p = torch.rand(2, 3, *SPACE, generator=torch.Generator().manual_seed(2)).double()
     expected = -(p * p.log() + (1 - p) * (1 - p).log()).mean(1)
     tally = of_regions(p.float())
-    torch.testing.assert_close(tally.entropy(p[0]), expected[0])
+    torch.testing.assert_close(tally.labelling.entropy(p[0]), expected[0])
     torch.testing.assert_close(tally.entropies.double(), expected.sum(0), atol=1e-5, rtol=0)
-    assert float(tally.entropy(torch.full((3, 1), 0.5))) == pytest.approx(np.log(2))
+    assert float(tally.labelling.entropy(torch.full((3, 1), 0.5))) == pytest.approx(np.log(2))

@@ -13,9 +13,9 @@ import selfvox
 from selfvox.errors import UsageError
 from selfvox.models.build import build_encoder, plan_encoder
 from selfvox.models.classifier import Classifier
-from selfvox.settings.verbs import Predict
 from selfvox.uncertainty import class_votes
 from selfvox.uncertainty.class_passes import run_class_passes
+from selfvox.uncertainty.ensemble import PassSettings
 from selfvox.uncertainty.mc_dropout import Dropout, DropoutMasks, is_activation
 
 from ..conftest import make_run
@@ -109,16 +109,15 @@ PASSES = torch.tensor([[0.6, 0.3, 0.1], [0.52, 0.38, 0.1], [0.1, 0.2, 0.7], [0.0
     ],
 )
 def test_passes_decide_and_are_trusted_as_they_vote(ordinal, how, expected, votes):
-    settings = Predict(run="r", scans="s", out="o", passes=4, **how)
-    said = class_votes.measure_class_votes(PASSES, ordinal, ("a", "b", "c"), settings)
-    assert (said["class"], said["votes"]) == (expected, votes)
-    assert said["trust"] == votes["abc".index(expected)] / 4
-    assert said["probabilities"] == pytest.approx([0.305, 0.32, 0.375])
-    assert said["low"][2] == pytest.approx(0.1)
-    assert said["high"][2] == pytest.approx(
-        0.6 + 0.1 * 0.85
-    )  # between the last two of 0.1, 0.1, 0.6, 0.7
-    assert said["entropy"] == pytest.approx(
+    settings = PassSettings(passes=4, **how)
+    result = class_votes.count_class_votes(PASSES, ordinal, ("a", "b", "c"), settings)
+    assert (result.name, result.votes) == (expected, votes)
+    assert result.trust == votes["abc".index(expected)] / 4
+    assert result.probabilities == pytest.approx([0.305, 0.32, 0.375])
+    assert result.low[2] == pytest.approx(0.1)
+    # between the last two of 0.1, 0.1, 0.6, 0.7
+    assert result.high[2] == pytest.approx(0.6 + 0.1 * 0.85)
+    assert result.entropy == pytest.approx(
         -sum(p * np.log(p) for p in (0.305, 0.32, 0.375)), abs=1e-6
     )
 
@@ -183,7 +182,7 @@ def test_passes_become_a_table_and_a_list_of_what_to_review_the_least_trusted_fi
     before = path.read_bytes()
     capsys.readouterr()
     selfvox.predict(work / "run0", work / "scans", out=tmp_path / "a", **how)
-    assert "5 of 12 predictions are there already" in capsys.readouterr().err
+    assert "5 of 12 predictions exist already" in capsys.readouterr().err
     assert path.read_bytes() == before
     assert selfvox.evaluate(tmp_path / "a", work / "scans" / "grades.csv")
 
@@ -221,9 +220,9 @@ def test_what_cannot_vote_together_is_refused(work, tmp_path):
     how = {"scans": work / "scans", "out": tmp_path / "out"}
     for reason, more in (
         ("its setting --ordinal differs", {"ensemble": (nominal,)}),
-        ("classifies whole scans, of which there are no maps", {"passes": 2, "maps": ("entropy",)}),
+        ("classifies whole scans, which have no maps", {"passes": 2, "maps": ("entropy",)}),
         (
-            "vote_weights: 2 of them for 3 classes",
+            "vote_weights: 2 weights for 3 classes",
             {"passes": 2, "vote": "weighted", "vote_weights": (1, 2)},
         ),
         ("no class is called 'severe'", {"passes": 2, "vote": "union", "union_class": "severe"}),

@@ -13,6 +13,7 @@ from selfvox.commands.predict import predict
 from selfvox.settings.verbs import MAPS, Evaluate, Predict
 from selfvox.uncertainty import maps
 from selfvox.uncertainty.accumulator import VoteAccumulator
+from selfvox.uncertainty.labelling import ClassLabelling
 
 from ..conftest import affine, blob, make_run, write_scan
 
@@ -34,9 +35,9 @@ def tallied(probabilities, tmp_path):
     passes, classes, *space = probabilities.shape
     tally = VoteAccumulator(
         passes,
-        classes,
+        ClassLabelling(classes),
         space,
-        {"variance", "mutual-information"},
+        {"squares", "entropies"},
         torch.device("cpu"),
         tmp_path / "spill",
     )
@@ -52,10 +53,10 @@ def test_maps_are_what_their_formulas_say(tmp_path):
     p = probabilities.double().numpy()
     mean = p.mean(0)
     entropy = -(mean * np.log(mean)).sum(0)
-    np.testing.assert_allclose(maps.scalar_map("entropy", tally), entropy, atol=1e-5)
+    np.testing.assert_allclose(maps.entropy_map(tally), entropy, atol=1e-5)
     information = entropy + (p * np.log(p)).sum(1).mean(0)
-    np.testing.assert_allclose(maps.scalar_map("mutual-information", tally), information, atol=1e-5)
-    np.testing.assert_allclose(maps.scalar_map("variance", tally), p.var(0), atol=1e-6)
+    np.testing.assert_allclose(maps.mutual_information_map(tally), information, atol=1e-5)
+    np.testing.assert_allclose(maps.variance_map(tally), p.var(0), atol=1e-6)
     exact = np.percentile(p, WANTED, axis=0)
     np.testing.assert_allclose(
         maps.percentile_maps(tally), exact, atol=1 / 510 + 5e-4
@@ -65,8 +66,8 @@ def test_maps_are_what_their_formulas_say(tmp_path):
 def test_passes_that_agree_have_no_mutual_information_and_no_variance(tmp_path):
     one = torch.rand(1, 3, 5, 4, 6).softmax(1)
     tally = tallied(one.expand(6, *one.shape[1:]), tmp_path)
-    assert maps.scalar_map("mutual-information", tally).max() < 1e-6
-    assert maps.scalar_map("variance", tally).max() < 1e-6
+    assert maps.mutual_information_map(tally).max() < 1e-6
+    assert maps.variance_map(tally).max() < 1e-6
 
 
 @pytest.mark.parametrize(
@@ -141,15 +142,15 @@ def test_the_picture_has_a_row_of_percentiles_for_all_but_the_background(tmp_pat
     space = (12, 10, 8)
     heat = np.random.default_rng(0).random((len(WANTED), len(parts), *space)).astype(np.float16)
     label = (np.indices(space).sum(0) > 14).astype(np.uint16)
-    maps.draw_maps(
-        tmp_path / "a.png",
-        heat[0, 0].astype(np.float32),
-        {"vote": label},
-        parts,
-        {},
-        heat,
-        (1, 1, 1),
+    picture = maps.MapPicture(
+        image=heat[0, 0].astype(np.float32),
+        labels={"vote": label},
+        parts=parts,
+        overlays={},
+        percentiles=list(heat),
+        spacing_mm=(1, 1, 1),
     )
+    maps.draw_maps(tmp_path / "a.png", picture)
     with Pillow.open(tmp_path / "a.png") as picture:
         assert picture.height == round((0.4 + 2.7 * (1 + 2)) * 90)
 

@@ -345,7 +345,7 @@ def test_votes_that_cannot_be_are_refused(run, scans, tmp_path):
         with pytest.raises(ValueError, match=match):
             Predict(**at, **bad)
     for bad, match in (
-        ({"vote": "weighted", "vote_weights": (1, 2)}, "vote_weights: 2 of them for 3 classes"),
+        ({"vote": "weighted", "vote_weights": (1, 2)}, "vote_weights: 2 weights for 3 classes"),
         ({"vote": "union", "union_class": "lesions"}, "did you mean 'lesion'"),
     ):
         with pytest.raises(UsageError, match=match):

@@ -17,7 +17,7 @@ from selfvox.evaluation.segmentation import (
     _truths,
 )
 from selfvox.ops.regions import parse_regions
-from selfvox.prediction import class_table, output_folder
+from selfvox.prediction import output_folder
 from selfvox.runs.atomic_files import write_csv
 from selfvox.runs.progress import echo
 from selfvox.settings.verbs import Evaluate
@@ -39,7 +39,7 @@ def evaluate(settings: Evaluate) -> list[dict[str, Any]]:
     out = settings.out
     if out is not None and (out.suffix.lower() != ".csv" or out.is_dir()):
         raise UsageError(f"{out}: is no name for a table; end it in .csv")
-    if (settings.predictions / class_table.TABLE_NAME).is_file():
+    if (settings.predictions / output_folder.CLASS_TABLE).is_file():
         if settings.regions is not None:
             raise UsageError(
                 f"regions: {settings.predictions} holds classes of whole scans; leave --regions out"
@@ -61,7 +61,7 @@ def evaluate(settings: Evaluate) -> list[dict[str, Any]]:
     if rows and named:
         of_regions = (
             _regions(settings.predictions)
-            if output_folder.holds_regions(settings.predictions)
+            if output_folder.has_region_probabilities(settings.predictions)
             else None
         )
         # as trust is: over the classes, which regions would count again, or over the regions it was trained on

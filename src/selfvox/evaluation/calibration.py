@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -75,7 +74,9 @@ def report_calibration(
         + ", ".join(f"{name} {value:.3f}" for name, value in overall.items())
     )
     trust = {
-        name: value for name, value in _trust(predictions).items() if name in found and name in dice
+        name: value
+        for name, value in output_folder.read_trust(predictions).items()
+        if name in found and name in dice
     }
     if len(trust) > 2:
         both = np.array([(trust[name], dice[name]) for name in sorted(trust)])
@@ -90,15 +91,6 @@ def report_calibration(
         write_csv(place, ["case", *next(iter(found.values()))], scores)
         draw(table, trust, dice, f"{len(found)} scans", place.with_suffix(".png"))
         echo(f"calibration: {place}   picture: {place.with_suffix('.png')}")
-
-
-def _trust(predictions: Path) -> dict[str, float]:
-    """The predicted Dice of each case, if passes voted."""
-    file = predictions / "review.csv"
-    if not file.exists():
-        return {}
-    with file.open(encoding="utf-8", newline="") as lines:
-        return {row["case"]: float(row["trust"]) for row in csv.DictReader(lines) if row["trust"]}
 
 
 def measure_calibration(

@@ -18,7 +18,8 @@ from selfvox.data.naming import natural_key, printable
 from selfvox.data.sources import find_dataset
 from selfvox.errors import DataError
 from selfvox.ops.metrics import auc_per_class, confusion, kappa, nan_mean, recalls
-from selfvox.prediction.class_table import TABLE_NAME, ClassTable, read_class_table
+from selfvox.prediction.class_table import ClassTable, read_class_table
+from selfvox.prediction.output_folder import CLASS_TABLE
 from selfvox.runs.atomic_files import atomic_write, write_csv
 from selfvox.runs.progress import echo
 from selfvox.settings.verbs import Evaluate
@@ -26,22 +27,24 @@ from selfvox.settings.verbs import Evaluate
 
 def evaluate_classes(settings: Evaluate) -> list[dict[str, Any]]:
     """Score a table of predicted classes: one row for each score, with its class where it is that of one."""
-    answers = read_class_table(settings.predictions / TABLE_NAME)
+    answers = read_class_table(settings.predictions / CLASS_TABLE)
     truth = _truth(settings.truth, settings.source, answers)
-    both = sorted(truth.keys() & answers.found.keys(), key=natural_key)
+    both = sorted(truth.keys() & answers.predicted.keys(), key=natural_key)
     if not both:
         raise DataError(
             f"{settings.predictions}: no prediction is called like a scan of {settings.truth} "
-            f"(such as {printable(min(answers.found))} and {printable(min(truth))}); name the table that the scans came from"
+            f"(such as {printable(min(answers.predicted))} and {printable(min(truth))}); name the table that the scans came from"
         )
     for what, alone in (
-        ("predictions have no true class", answers.found.keys() - truth.keys()),
-        ("scans with a class have no prediction", truth.keys() - answers.found.keys()),
+        ("predictions have no true class", answers.predicted.keys() - truth.keys()),
+        ("scans with a class have no prediction", truth.keys() - answers.predicted.keys()),
     ):
         if alone:
             echo(f"{len(alone)} {what} and are left out")
     true = np.array([truth[name] for name in both])
-    table = confusion(true, np.array([answers.found[name] for name in both]), len(answers.classes))
+    table = confusion(
+        true, np.array([answers.predicted[name] for name in both]), len(answers.classes)
+    )
     rows = _rows(
         table, true, np.array([answers.probabilities[name] for name in both]), answers.classes
     )

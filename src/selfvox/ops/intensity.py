@@ -1,7 +1,7 @@
 """Intensity changes of image batches on their device, each sample by its own strength.
 
-`x` is (batch, channel, *space); a strength is (batch,). Nothing here draws random numbers except `add_noise`, whose
-generator is passed in.
+`x` is (batch, channel, *space); a strength is (batch,). Only `add_noise` and `redraw_intensity`
+draw random numbers, from the generator that is passed in.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from torch import Tensor
 from selfvox.ops import numba_kernels
 
 
-def brightness(x: Tensor, shift: Tensor) -> Tensor:
+def shift_brightness(x: Tensor, shift: Tensor) -> Tensor:
     """Add `shift` to every voxel."""
     return x + _per_sample(shift, x)
 
 
-def contrast(x: Tensor, factor: Tensor) -> Tensor:
-    """Stretch every channel about its own mean."""
+def scale_contrast(x: Tensor, factor: Tensor) -> Tensor:
+    """Scale every channel about its own mean."""
     mean = x.mean(dim=tuple(range(2, x.ndim)), keepdim=True)
     return torch.lerp(mean.expand_as(x), x, _per_sample(factor, x))
 
@@ -29,28 +29,44 @@ def standardise(x: Tensor, flat: float = 1e-2) -> Tensor:
 
     `flat` is added to the variance that is divided by: the noise of empty air stays small.
     """
-    away, variance = _centred(x)
-    return away / (variance + flat).sqrt()
+    centred, variance = _centred(x)
+    return centred / (variance + flat).sqrt()
+
+
+def redraw_intensity(x: Tensor, rng: torch.Generator) -> Tensor:
+    """Replace each sample's brightness and contrast by random ones.
+
+    A jitter alone would only blur a brightness that drifts through the scan, so each sample is
+    standardised first; then its contrast is scaled by 0.6 to 1.4 and its brightness shifted by -0.3
+    to 0.3.
+    """
+    factor, shift = torch.rand(2, len(x), generator=rng)
+    x = scale_contrast(standardise(x), 0.6 + 0.8 * factor)
+    return shift_brightness(x, 0.6 * shift - 0.3)
 
 
 def add_noise(x: Tensor, sigma: Tensor, rng: torch.Generator) -> Tensor:
-    """Add Gaussian noise of standard deviation `sigma`; `rng` lies on the CPU, so that every device adds the same.
+    """Add Gaussian noise of standard deviation `sigma`.
 
-    One field of twice a sample's size is drawn. Each sample reads it from a place of its own, half of them negated: to
-    draw, and to carry to a device, as many numbers as all samples have would hold a training step up.
+    `rng` is on the CPU, so that every device adds the same noise.
+
+    One field of twice a sample's size is drawn. Each sample reads it from its own random offset,
+    half of them negated: drawing as many numbers as all samples have, and copying them to a device,
+    would delay every training step.
     """
     size = x[0].numel()
     field = torch.randn(2 * size, generator=rng).to(x.device, x.dtype)
-    place = torch.randint(size + 1, (len(x),), generator=rng).to(x.device)
+    offset = torch.randint(size + 1, (len(x),), generator=rng).to(x.device)
     sign = torch.randint(2, (len(x),), generator=rng) * 2 - 1
-    noise = field.unfold(0, size, 1)[place].view_as(x)
+    noise = field.unfold(0, size, 1)[offset].view_as(x)
     return noise.mul_(_per_sample(sign.to(sigma.device) * sigma, x)).add_(x)
 
 
 def blur(x: Tensor, sigma: Tensor, radius: int = 2) -> Tensor:
     """Gaussian blur of `sigma` voxels, one axis after the other; edges are mirrored.
 
-    The kernel has `2 * radius + 1` weights that sum to one: right for sigma up to about half the radius.
+    The kernel has `2 * radius + 1` weights that sum to one: right for sigma up to about half the
+    radius.
     """
     offsets = torch.arange(-radius, radius + 1, device=sigma.device)
     weights = torch.exp(-(offsets**2) / (2 * sigma[:, None].clamp(min=1e-3) ** 2))
@@ -60,24 +76,28 @@ def blur(x: Tensor, sigma: Tensor, radius: int = 2) -> Tensor:
     return x
 
 
-def sobel(x: Tensor) -> Tensor:
-    """Magnitude of the Sobel gradient, each channel scaled to mean 0 and standard deviation 1; flat images give 0."""
-    smooth, slope = x.new_tensor([[1.0, 2.0, 1.0]]), x.new_tensor([[-1.0, 0.0, 1.0]])
+def sobel_magnitude(x: Tensor) -> Tensor:
+    """Magnitude of the Sobel gradient, scaled to mean 0 and standard deviation 1 in each channel.
+
+    Flat images give 0.
+    """
+    smooth = x.new_tensor([[1.0, 2.0, 1.0]])
+    slope = x.new_tensor([[-1.0, 0.0, 1.0]])
     squares = torch.zeros_like(x)
-    for along in range(2, x.ndim):
-        part = x
+    for gradient_axis in range(2, x.ndim):
+        gradient = x
         for axis in range(2, x.ndim):
-            part = _correlate(part, slope if axis == along else smooth, axis)
-        squares = squares.addcmul_(part, part)
-    away, variance = _centred(squares.sqrt_())
-    return away / variance.sqrt().clamp(min=1e-6)
+            gradient = _correlate(gradient, slope if axis == gradient_axis else smooth, axis)
+        squares = squares.addcmul_(gradient, gradient)
+    centred, variance = _centred(squares.sqrt_())
+    return centred / variance.sqrt().clamp(min=1e-6)
 
 
 def _centred(x: Tensor) -> tuple[Tensor, Tensor]:
-    """`x` less the mean of each channel, and its variance, in a third of the time of `torch.var_mean`."""
+    """`x` less each channel's mean, and its variance; takes a third of `torch.var_mean`'s time."""
     space = tuple(range(2, x.ndim))
-    away = x - x.mean(space, keepdim=True)
-    return away, away.square().mean(space, keepdim=True)
+    centred = x - x.mean(space, keepdim=True)
+    return centred, centred.square().mean(space, keepdim=True)
 
 
 def _per_sample(values: Tensor, x: Tensor) -> Tensor:
@@ -88,11 +108,12 @@ def _correlate(x: Tensor, weights: Tensor, axis: int) -> Tensor:
     """Correlate one axis with a short kernel per sample (or one for all) mirrored at the edges."""
     if x.device.type == "cpu" and x.dtype == torch.float32 and not x.requires_grad:
         return numba_kernels.correlate(x, weights.expand(len(x), -1), axis)
-    radius, size = weights.shape[1] // 2, x.shape[axis]
+    radius = weights.shape[1] // 2
+    size = x.shape[axis]
+    # F.pad lists the last axis first, and reflects at most the last three
     pad = [0, 0] * (x.ndim - 1 - axis) + [radius, radius]
-    padded = F.pad(
-        x.flatten(0, 1)[:, None], pad + [0] * (2 * (x.ndim - 2) - len(pad)), mode="reflect"
-    )
+    pad += [0] * (2 * (x.ndim - 2) - len(pad))
+    padded = F.pad(x.flatten(0, 1)[:, None], pad, mode="reflect")
     padded = padded.view(*x.shape[:2], *padded.shape[2:])
     total = padded.narrow(axis, 0, size) * _per_sample(weights[:, 0], x)
     for offset in range(1, weights.shape[1]):

@@ -5,54 +5,56 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-import torch.distributed
 import torch.nn.functional as F
 from torch import Tensor
 
-from selfvox.ops.gather import _joint, _many_devices
+from selfvox.ops.gather import gather_views, is_distributed
 
 
 class Retrieval(NamedTuple):
     """How well each view finds its partner; over the joint batch of all devices."""
 
     loss: Tensor  # scalar, with gradient
-    accuracy: Tensor  # share of views whose most similar other view is the partner
+    accuracy: Tensor  # share of views that are more similar to their partner than to any other
     chance: Tensor  # that share for a guess
 
 
 def nt_xent(
     views: Tensor,
     temperature: float,
-    same_scan: Tensor | None = None,
-    others: Tensor | None = None,
-    scan_of_others: Tensor | None = None,
+    scan: Tensor | None = None,
+    negatives: Tensor | None = None,
+    negative_scan: Tensor | None = None,
 ) -> Retrieval:
-    """NT-Xent over all views of all devices (Chen et al. 2020; paper B eq. 1), and its top-1 retrieval accuracy.
+    """NT-Xent over all views of all devices (Chen et al. 2020; paper B eq. 1).
 
     Args:
-        views: (2N, width) embeddings; rows `i` and `i + N` are the two views of sample `i`. Normalised here.
+        views: (2N, width) embeddings; rows `i` and `i + N` are the two views of sample `i`.
+            Normalised here.
         temperature: divides the cosine similarities.
-        same_scan: (2N,) number of the scan each view comes from, the same on all devices; other samples of a view's own
-            scan then leave the denominator, since they may look alike for good reason.
-        others: (K, width) further embeddings to tell every view from; no view's partner is among them.
-        scan_of_others: (K,) the scan each of these is from, where `same_scan` is given.
+        scan: (2N,) number of the scan each view comes from, the same on all devices; other samples
+            of the same scan then leave the denominator, since they may look alike for good reason.
+        negatives: (K, width) further embeddings; no view's partner is among them.
+        negative_scan: (K,) the scan each of these is from, where `scan` is given.
 
     Returns:
         The mean over the 2N views of `-log softmax` at the partner, the accuracy and its chance.
     """
     views = F.normalize(views.float(), dim=1)
-    if _many_devices():
-        views, same_scan = _joint(views, same_scan)
+    if is_distributed():
+        views, scan = gather_views(views, scan)
     count = len(views)
-    candidates = views if others is None else torch.cat([views, F.normalize(others.float(), dim=1)])
+    candidates = views
+    if negatives is not None:
+        candidates = torch.cat([views, F.normalize(negatives.float(), dim=1)])
     # autocast would round the similarities to 8 bits, and the temperature magnifies that
     with torch.autocast(views.device.type, enabled=False):
         similarity = views @ candidates.T / temperature
     partner = torch.arange(count, device=views.device).roll(count // 2)
     ignored = torch.eye(count, len(candidates), dtype=torch.bool, device=views.device)
-    if same_scan is not None:
-        scan = same_scan if scan_of_others is None else torch.cat([same_scan, scan_of_others])
-        ignored[:, : len(scan)] |= same_scan[:, None] == scan
+    if scan is not None:
+        candidate_scan = scan if negative_scan is None else torch.cat([scan, negative_scan])
+        ignored[:, : len(candidate_scan)] |= scan[:, None] == candidate_scan
         ignored.scatter_(1, partner[:, None], False)
     similarity = similarity.masked_fill(ignored, float("-inf"))
     accuracy = (similarity.argmax(1) == partner).float().mean()
@@ -64,10 +66,10 @@ class Triplets(NamedTuple):
     """How far apart positives and negatives are."""
 
     loss: Tensor  # scalar, with gradient
-    ordered: Tensor  # share of triplets whose positive is nearer than their negative
+    ordered: Tensor  # share of triplets with the positive nearer than the negative
 
 
-def triplet(
+def triplet_loss(
     anchor: Tensor,
     positive: Tensor,
     negative: Tensor,
@@ -76,44 +78,51 @@ def triplet(
     squared: bool = True,
     counted: Tensor | None = None,
 ) -> Triplets:
-    """Mean of `max(0, D(anchor, positive) - D(anchor, negative) + margin)` (paper A eq. 3; Schroff et al. 2015).
+    """Triplet loss (paper A eq. 3; Schroff et al. 2015).
+
+    The mean of `max(0, D(anchor, positive) - D(anchor, negative) + margin)`.
 
     Args:
-        anchor: (N, width); positive and negative alike.
-        positive: to be near.
-        negative: to be farther away, by `margin`.
+        anchor: (N, width).
+        positive: (N, width), to be near.
+        negative: (N, width), to be farther away, by `margin`.
         margin: in units of the distance.
         squared: D is the squared Euclidean distance, else the Euclidean.
-        counted: (N,) booleans, which triplets the means are over; all by default. Over none, they are 0.
+        counted: (N,) booleans, which triplets the means are over; all by default. Over none, they
+            are 0.
     """
-    near, far = ((anchor.float() - other.float()).square().sum(1) for other in (positive, negative))
+    near = (anchor.float() - positive.float()).square().sum(1)
+    far = (anchor.float() - negative.float()).square().sum(1)
     if not squared:
         # the square root has no slope at 0
-        near, far = near.clamp(min=1e-12).sqrt(), far.clamp(min=1e-12).sqrt()
-    counted = torch.ones_like(near, dtype=torch.bool) if counted is None else counted
+        near = near.clamp(min=1e-12).sqrt()
+        far = far.clamp(min=1e-12).sqrt()
+    if counted is None:
+        counted = torch.ones_like(near, dtype=torch.bool)
     share = counted / counted.sum().clamp(min=1)
-    return Triplets(
-        ((near - far + margin).clamp(min=0) * share).sum(), ((near < far) * share).sum()
-    )
+    loss = ((near - far + margin).clamp(min=0) * share).sum()
+    return Triplets(loss, ((near < far) * share).sum())
 
 
 def alignment(first: Tensor, second: Tensor) -> Tensor:
-    """Mean squared distance between L2-normalised embeddings of two views of one thing (Wang and Isola 2020, alpha 2).
+    """Mean squared distance of L2-normalised pairs (Wang and Isola 2020, alpha = 2).
 
-    0 where the views cannot be told apart, 2 where they are as unlike as random directions.
+    0 where the views are identical, 2 where they are as different as random directions.
 
     Args:
         first: (n, width).
         second: (n, width), row by row of the same thing.
     """
-    first, second = (F.normalize(each.float(), dim=1) for each in (first, second))
-    return (first - second).square().sum(1).mean()
+    difference = F.normalize(first.float(), dim=1) - F.normalize(second.float(), dim=1)
+    return difference.square().sum(1).mean()
 
 
 def uniformity(embeddings: Tensor) -> Tensor:
-    """Log of the mean of exp(-2 squared distance) over pairs of L2-normalised embeddings (Wang and Isola 2020, t 2).
+    """Uniformity of L2-normalised embeddings (Wang and Isola 2020, t = 2).
 
-    0 where all are the same; the lower, the more evenly they fill the sphere (about -4 in many dimensions).
+    The log of the mean of exp(-2 squared distance) over pairs.
+    0 where all are the same; the lower, the more evenly they fill the sphere (about -4 in many
+    dimensions).
 
     Args:
         embeddings: (n, width), n at least 2.
@@ -122,8 +131,9 @@ def uniformity(embeddings: Tensor) -> Tensor:
     # by products: pairwise distances are an operation that some devices lack
     with torch.autocast(unit.device.type, enabled=False):
         squared = (2 - 2 * unit @ unit.T).clamp(min=0)
-    alone = torch.eye(len(unit), dtype=torch.bool, device=unit.device)
-    return squared.mul(-2).exp().masked_fill(alone, 0).sum().div(len(unit) * (len(unit) - 1)).log()
+    itself = torch.eye(len(unit), dtype=torch.bool, device=unit.device)
+    pairs = len(unit) * (len(unit) - 1)
+    return squared.mul(-2).exp().masked_fill(itself, 0).sum().div(pairs).log()
 
 
 def soft_dice(logits: Tensor, target: Tensor, smooth: float = 1e-5) -> Tensor:
@@ -136,32 +146,34 @@ def soft_dice(logits: Tensor, target: Tensor, smooth: float = 1e-5) -> Tensor:
     """
     probability = logits.float().softmax(1)
     truth = F.one_hot(target.long(), logits.shape[1]).movedim(-1, 1).to(probability.dtype)
-    space = (0, *range(2, logits.ndim))
-    overlap = (probability * truth).sum(space)
-    return -((2 * overlap + smooth) / (probability.sum(space) + truth.sum(space) + smooth)).mean()
+    return _negative_dice(probability, truth, smooth)
 
 
 def soft_dice_regions(logits: Tensor, target: Tensor, smooth: float = 1e-5) -> Tensor:
-    """Negative soft Dice of regions that may overlap, mean over regions, summed over batch and voxels.
+    """Negative soft Dice of regions that may overlap, mean over the regions.
 
     Args:
         logits: (batch, region, *space); each region's own sigmoid is taken here.
         target: (batch, region, *space) bool.
         smooth: as in `soft_dice`.
     """
-    probability, truth = logits.float().sigmoid(), target.float()
-    space = (0, *range(2, logits.ndim))
-    overlap = (probability * truth).sum(space)
-    return -((2 * overlap + smooth) / (probability.sum(space) + truth.sum(space) + smooth)).mean()
-
-
-def dice_cross_entropy_regions(logits: Tensor, target: Tensor) -> Tensor:
-    """Soft Dice of regions plus each one's binary cross-entropy, equally weighted."""
-    return soft_dice_regions(logits, target) + F.binary_cross_entropy_with_logits(
-        logits.float(), target.float()
-    )
+    return _negative_dice(logits.float().sigmoid(), target.float(), smooth)
 
 
 def dice_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
-    """Soft Dice plus cross-entropy, equally weighted."""
+    """Soft Dice plus cross-entropy, equally weighted; shapes as in `soft_dice`."""
     return soft_dice(logits, target) + F.cross_entropy(logits.float(), target.long())
+
+
+def dice_cross_entropy_regions(logits: Tensor, target: Tensor) -> Tensor:
+    """Soft Dice of regions plus their binary cross-entropy; shapes as in `soft_dice_regions`."""
+    cross_entropy = F.binary_cross_entropy_with_logits(logits.float(), target.float())
+    return soft_dice_regions(logits, target) + cross_entropy
+
+
+def _negative_dice(probability: Tensor, truth: Tensor, smooth: float) -> Tensor:
+    """Over (batch, class, *space) in float32; batch and voxels are summed before the ratio."""
+    batch_and_space = (0, *range(2, probability.ndim))
+    overlap = (probability * truth).sum(batch_and_space)
+    total = probability.sum(batch_and_space) + truth.sum(batch_and_space)
+    return -((2 * overlap + smooth) / (total + smooth)).mean()

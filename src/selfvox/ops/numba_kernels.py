@@ -1,15 +1,16 @@
-"""Loops over the voxels of images on the CPU, compiled by numba when first used: affine maps, kernels along an axis.
+"""Loops over the voxels of images on the CPU, compiled by numba when first used.
 
-Why not torch's operations: `grid_sample` writes every position to memory, reads it again and mirrors it, and takes nine
-times as long; shifted copies, added up, pass through memory once per weight. Why not torch.compile: code as fast takes
-29 s to make and needs a C++ compiler; this takes some seconds, once, and is then found beside the module or in the
-user's cache within 0.5 s. There is one way on the CPU, so a run that goes on takes the one that it began with.
+Why not torch's operations: `grid_sample` writes every position to memory, reads it again and
+mirrors it, and takes nine times as long; shifted copies, added up, pass through memory once per
+weight. Why not torch.compile: code as fast takes 29 s to make and needs a C++ compiler; this takes
+some seconds, once, and is then loaded from a cache (next to the module, or the user's) within
+0.5 s. The CPU always uses this code, so a resumed run uses what it began with.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import ParamSpec, TypeVar
 
@@ -22,8 +23,8 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-def affine(x: Tensor, matrices: Tensor, shifts: Tensor) -> Tensor:
-    """What `spatial.resample` does, linearly, without gradients.
+def resample_linearly(x: Tensor, matrices: Tensor, shifts: Tensor) -> Tensor:
+    """`ops.affine.resample`, linear and without gradients.
 
     Args:
         x: (batch, channel, *space) in fp32 on the CPU.
@@ -31,27 +32,50 @@ def affine(x: Tensor, matrices: Tensor, shifts: Tensor) -> Tensor:
         shifts: (batch, d) in voxels.
     """
     d = x.ndim - 2
+    # the kernel is 3D; a picture is a volume of one layer
     volumes = x.detach().contiguous().view(*x.shape[:2], *(1,) * (3 - d), *x.shape[2:])
     out = torch.empty_like(volumes)
-    # numpy: autocast would round the product to bf16, and so move voxels
-    maps, moves = matrices.double().numpy(), shifts.double().numpy()
-    size = np.array(x.shape[2:])
-    centre, axes = (size - 1) / 2, size > 1  # an axis of one voxel has that voxel everywhere
-    steps, starts = np.zeros((len(x), 3, 3), np.float32), np.zeros((len(x), 3), np.float32)
-    steps[:, 3 - d :, 3 - d :] = maps * axes[:, None]
-    starts[:, 3 - d :] = (moves + centre - maps @ centre) * axes
-    images, outs = volumes.numpy(), out.numpy()
+    steps, starts = _index_maps(x.shape[2:], matrices, shifts)
+    inputs = volumes.numpy()
+    outputs = out.numpy()
+    channels = x.shape[1]
 
-    def one(number: int) -> None:
-        sample, channel = divmod(number, x.shape[1])
-        _map_volume(images[sample, channel], outs[sample, channel], steps[sample], starts[sample])
+    def map_channel(number: int) -> None:
+        sample, channel = divmod(number, channels)
+        _map_volume(
+            inputs[sample, channel], outputs[sample, channel], steps[sample], starts[sample]
+        )
 
-    _each(len(x) * x.shape[1], one)
+    _run_on_threads(len(x) * channels, map_channel)
     return out.view(x.shape)
 
 
+def _index_maps(
+    shape: Sequence[int], matrices: Tensor, shifts: Tensor
+) -> tuple[np.ndarray, np.ndarray]:
+    """The maps as the kernel wants them: about the first voxel instead of the centre, always in 3D.
+
+    Returns:
+        `steps` (batch, 3, 3) and `starts` (batch, 3), in fp32.
+    """
+    d = len(shape)
+    # numpy: autocast would round the product to bf16, and so move voxels
+    maps = matrices.double().numpy()
+    moves = shifts.double().numpy()
+    size = np.array(shape)
+    centre = (size - 1) / 2
+    extended = size > 1  # an axis of one voxel has that voxel everywhere
+    steps = np.zeros((len(maps), 3, 3), np.float32)
+    starts = np.zeros((len(maps), 3), np.float32)
+    steps[:, 3 - d :, 3 - d :] = maps * extended[:, None]
+    starts[:, 3 - d :] = (moves + centre - maps @ centre) * extended
+    return steps, starts
+
+
 def correlate(x: Tensor, weights: Tensor, axis: int) -> Tensor:
-    """One axis of each sample correlated with its own short kernel; edges are mirrored, the last voxel not repeated.
+    """Correlate one axis of each sample with its own short kernel.
+
+    Edges are mirrored, the last voxel is not repeated.
 
     Args:
         x: (batch, channel, *space) in fp32 on the CPU.
@@ -61,39 +85,43 @@ def correlate(x: Tensor, weights: Tensor, axis: int) -> Tensor:
     x = x.detach().contiguous()
     out = torch.empty_like(x)
     shape = (len(x), math.prod(x.shape[1:axis]), x.shape[axis], math.prod(x.shape[axis + 1 :]))
-    images, outs, kernels = (
-        x.view(shape).numpy(),
-        out.view(shape).numpy(),
-        weights.float().contiguous().numpy(),
+    inputs = x.view(shape).numpy()
+    outputs = out.view(shape).numpy()
+    kernels = weights.float().contiguous().numpy()
+    _run_on_threads(
+        len(x), lambda sample: _correlate(inputs[sample], outputs[sample], kernels[sample])
     )
-    _each(len(x), lambda number: _correlate(images[number], outs[number], kernels[number]))
     return out
 
 
-def _each(count: int, work: Callable[[int], None]) -> None:
-    """Do the work for every number, on as many threads as torch is given."""
+def _run_on_threads(count: int, task: Callable[[int], None]) -> None:
+    """Run the task for every number below `count`, on as many threads as torch has."""
     threads = min(torch.get_num_threads(), count)
     if threads == 1:
         for number in range(count):
-            work(number)
+            task(number)
     else:
         with ThreadPoolExecutor(threads) as pool:
-            list(pool.map(work, range(count)))
+            list(pool.map(task, range(count)))
 
 
 def _compiled(function: Callable[P, R]) -> Callable[P, R]:
-    """The function in machine code, kept on disk where that can be written."""
-    how = {"fastmath": True, "nogil": True, "error_model": "numpy"}
+    """The function in machine code, cached on disk where that is writable."""
+    options = {
+        "fastmath": True,  # sums may be reordered into vector instructions
+        "nogil": True,  # threads run in parallel
+        "error_model": "numpy",  # a division by zero gives inf, without a branch in the loop
+    }
     try:
-        code: Callable[P, R] = numba.njit(function, cache=True, **how)
-    except RuntimeError:  # neither the package's folder nor the user's cache can be written
-        code = numba.njit(function, **how)
+        code: Callable[P, R] = numba.njit(function, cache=True, **options)
+    except RuntimeError:  # neither the package's folder nor the user's cache is writable
+        code = numba.njit(function, **options)
     return code
 
 
 @_compiled
 def _mirrored(position: np.float32, size: int) -> np.float32:
-    """A position mirrored about the outer faces of the first and last voxel, then held between their centres."""
+    """A position mirrored about the outer faces of the image, then clamped to voxel centres."""
     period = np.float32(2 * size)
     position = abs(position + np.float32(0.5))
     position -= period * np.floor(position / period)
@@ -103,12 +131,13 @@ def _mirrored(position: np.float32, size: int) -> np.float32:
 
 @_compiled
 def _inside(start: np.float32, step: np.float32, size: int, count: int) -> tuple[int, int]:
-    """From which `k` to before which all of `start + k * step` lie between the first voxel and the last."""
+    """The range of `k` with `start + k * step` between the first and last voxel: first, end."""
     # a little less than the last: rounding must not lead beyond it
     last = np.float32(size - 1) * np.float32(1 - 1e-5)
     if abs(step) < np.float32(1e-9):
         return (0, count) if 0 <= start <= last else (0, 0)
-    first, end = -start / step, (last - start) / step
+    first = -start / step
+    end = (last - start) / step
     if first > end:
         first, end = end, first
     low = int(np.ceil(min(max(first, np.float32(0)), np.float32(count))))
@@ -121,7 +150,7 @@ def _inside(start: np.float32, step: np.float32, size: int, count: int) -> tuple
 
 
 @_compiled
-def _between(
+def _interpolate(
     x: np.ndarray,
     at: np.uint32,
     a: np.uint32,
@@ -131,27 +160,37 @@ def _between(
     g: np.float32,
     h: np.float32,
 ) -> np.float32:
-    """The value in the cube of eight voxels from `at` on: hops `a`, `b`, `c` along its axes, shares `f`, `g`, `h`."""
+    """Trilinear interpolation between the eight voxels from `at` on.
+
+    `a`, `b` and `c` are the steps in memory along the axes, `f`, `g` and `h` the fractions of a
+    voxel.
+    """
     x00 = x[at] + h * (x[at + c] - x[at])
     x01 = x[at + b] + h * (x[at + b + c] - x[at + b])
     x10 = x[at + a] + h * (x[at + a + c] - x[at + a])
     x11 = x[at + a + b] + h * (x[at + a + b + c] - x[at + a + b])
-    near, far = x00 + g * (x01 - x00), x10 + g * (x11 - x10)
+    near = x00 + g * (x01 - x00)
+    far = x10 + g * (x11 - x10)
     value: np.float32 = near + f * (far - near)
     return value
 
 
 @_compiled
 def _map_volume(image: np.ndarray, out: np.ndarray, step: np.ndarray, start: np.ndarray) -> None:
-    """`out[p]` becomes the value of `image` at `step @ p + start`; both (x, y, z) in fp32 and contiguous."""
+    """`out[p] = image(step @ p + start)`; both (x, y, z), in fp32 and contiguous."""
     n0, n1, n2 = image.shape
     x = image.reshape(-1)
     # unsigned: numba would look for negative indices, which count from the end
-    across0, across1 = np.uint32(n1 * n2), np.uint32(n2)
+    stride0 = np.uint32(n1 * n2)
+    stride1 = np.uint32(n2)
+    # towards the next voxel; an axis of one voxel has none
     hop0 = np.uint32(n1 * n2 if n0 > 1 else 0)
     hop1 = np.uint32(n2 if n1 > 1 else 0)
     hop2 = np.uint32(1 if n2 > 1 else 0)
-    s0, s1, s2 = step[0, 2], step[1, 2], step[2, 2]
+    # from one voxel to the next along the last axis
+    s0 = step[0, 2]
+    s1 = step[1, 2]
+    s2 = step[2, 2]
     for i in range(n0):
         for j in range(n1):
             row = out[i, j]
@@ -161,16 +200,20 @@ def _map_volume(image: np.ndarray, out: np.ndarray, step: np.ndarray, start: np.
             low0, high0 = _inside(b0, s0, n0, n2)
             low1, high1 = _inside(b1, s1, n1, n2)
             low2, high2 = _inside(b2, s2, n2, n2)
-            low, high = max(low0, low1, low2), min(high0, high1, high2)
+            low = max(low0, low1, low2)
+            high = min(high0, high1, high2)
             if low >= high:
                 low = high = 0
+            # inside the image no position is mirrored: this loop takes nearly all of the time
             for k in range(low, high):
                 p0 = b0 + s0 * np.float32(k)
                 p1 = b1 + s1 * np.float32(k)
                 p2 = b2 + s2 * np.float32(k)
-                q0, q1, q2 = np.int32(p0), np.int32(p1), np.int32(p2)
-                at = np.uint32(q0) * across0 + np.uint32(q1) * across1 + np.uint32(q2)
-                row[k] = _between(
+                q0 = np.int32(p0)
+                q1 = np.int32(p1)
+                q2 = np.int32(p2)
+                at = np.uint32(q0) * stride0 + np.uint32(q1) * stride1 + np.uint32(q2)
+                row[k] = _interpolate(
                     x,
                     at,
                     hop0,
@@ -180,6 +223,7 @@ def _map_volume(image: np.ndarray, out: np.ndarray, step: np.ndarray, start: np.
                     p1 - np.float32(q1),
                     p2 - np.float32(q2),
                 )
+            # before and behind it
             for end in range(2):
                 for k in range(0 if end == 0 else high, low if end == 0 else n2):
                     p0 = _mirrored(b0 + s0 * np.float32(k), n0)
@@ -188,8 +232,8 @@ def _map_volume(image: np.ndarray, out: np.ndarray, step: np.ndarray, start: np.
                     q0 = np.int32(max(min(int(p0), n0 - 2), 0))
                     q1 = np.int32(max(min(int(p1), n1 - 2), 0))
                     q2 = np.int32(max(min(int(p2), n2 - 2), 0))
-                    at = np.uint32(q0) * across0 + np.uint32(q1) * across1 + np.uint32(q2)
-                    row[k] = _between(
+                    at = np.uint32(q0) * stride0 + np.uint32(q1) * stride1 + np.uint32(q2)
+                    row[k] = _interpolate(
                         x,
                         at,
                         hop0,
@@ -214,21 +258,24 @@ def _add(onto: np.ndarray, row: np.ndarray, weight: np.float32, first: bool) -> 
 
 @_compiled
 def _correlate(image: np.ndarray, out: np.ndarray, weights: np.ndarray) -> None:
-    """`out[:, i]` becomes the sum of `weights[t] * image[:, i + t - radius]`; both (before, axis, after)."""
-    before, size, after = image.shape
-    taps, period = len(weights), max(1, 2 * size - 2)
+    """`out[:, i] = sum(weights[t] * image[:, i + t - radius])`; both (outer, axis, inner)."""
+    outer, size, inner = image.shape
+    taps = len(weights)
+    period = max(1, 2 * size - 2)
     radius = taps // 2
-    rows, lines = image.reshape(before, size * after), out.reshape(before, size * after)
-    longer = np.empty(size + 2 * radius, np.float32)
-    for o in range(before):
-        if after == 1:  # the last axis: a row and its mirrored ends, shifted against itself
-            longer[radius : radius + size] = rows[o]
+    rows = image.reshape(outer, size * inner)
+    lines = out.reshape(outer, size * inner)
+    padded = np.empty(size + 2 * radius, np.float32)
+    for o in range(outer):
+        if inner == 1:  # the last axis: a row and its mirrored ends, shifted against itself
+            padded[radius : radius + size] = rows[o]
             for i in range(radius):
-                left, right = (radius - i) % period, (size + i) % period
-                longer[i] = rows[o, min(left, period - left)]
-                longer[radius + size + i] = rows[o, min(right, period - right)]
+                start = (radius - i) % period
+                end = (size + i) % period
+                padded[i] = rows[o, min(start, period - start)]
+                padded[radius + size + i] = rows[o, min(end, period - end)]
             for t in range(taps):
-                _add(lines[o], longer[t : t + size], weights[t], t == 0)
+                _add(lines[o], padded[t : t + size], weights[t], t == 0)
         else:
             for i in range(size):
                 for t in range(taps):

@@ -10,7 +10,7 @@ Batch = dict[str, Tensor]
 
 
 class Outcome(NamedTuple):
-    """What a loss has to say."""
+    """A loss and its metrics."""
 
     loss: Tensor  # scalar, with gradient
-    metrics: dict[str, Tensor]  # scalars, detached; `accuracy` has its `chance` beside it
+    metrics: dict[str, Tensor]  # scalars, detached; `accuracy` comes with its `chance`

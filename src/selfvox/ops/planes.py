@@ -8,23 +8,24 @@ from collections.abc import Sequence
 
 from selfvox.errors import UsageError
 
-AXES = "xyz"  # the names of the spatial axes in settings; of a picture, x counts rows
+AXES = "xyz"  # the spatial axes in settings; of a picture, x counts rows
 
 Plane = tuple[int, int]
 
 
 def equal_edges(shape: Sequence[int], axes: Sequence[int]) -> tuple[int, ...]:
-    """`shape` with the given axes cut to their shortest edge, so that rotations may mix them."""
+    """`shape` with the given axes shortened to the shortest of them: rotations may mix them."""
     edge = min((shape[axis] for axis in axes), default=0)
     return tuple(edge if axis in axes else size for axis, size in enumerate(shape))
 
 
 def equal_spacing(*spacings_mm: Sequence[float], tolerance: float = 0.05) -> list[Plane]:
-    """The planes (pairs of axes) whose two spacings agree within a share of `tolerance`, in every scan's spacing."""
+    """The planes (pairs of axes) of equal spacing, within a share of `tolerance`, in every scan."""
+    pairs = itertools.combinations(range(len(spacings_mm[0])), 2)
     return [
         (a, b)
-        for a, b in itertools.combinations(range(len(spacings_mm[0])), 2)
-        if all(math.isclose(each[a], each[b], rel_tol=tolerance) for each in spacings_mm)
+        for a, b in pairs
+        if all(math.isclose(spacing[a], spacing[b], rel_tol=tolerance) for spacing in spacings_mm)
     ]
 
 
@@ -37,18 +38,21 @@ def read_planes(text: str, spatial_dims: int) -> list[Plane]:
     """The planes that a setting names: `all`, `none`, or pairs of axes such as `xy,xz`.
 
     Raises:
-        UsageError: a name that is no plane of such an image.
+        UsageError: a name is not a plane of such an image.
     """
-    every = list(itertools.combinations(range(spatial_dims), 2))
+    all_planes = list(itertools.combinations(range(spatial_dims), 2))
     if text == "all":
-        return every
-    known = {plane_names([plane]): plane for plane in every}
+        return all_planes
+    if text == "none":
+        return []
+    plane_of = {plane_names([plane]): plane for plane in all_planes}
     planes = []
-    for name in [] if text == "none" else text.split(","):
-        plane = known.get("".join(sorted(name.strip().lower())))
+    for name in text.split(","):
+        plane = plane_of.get("".join(sorted(name.strip().lower())))
         if plane is None:
             raise UsageError(
-                f"task.planes: '{name.strip()}' is no plane of a {spatial_dims}D image; known: all, {', '.join(known)}"
+                f"task.planes: '{name.strip()}' is not a plane of a {spatial_dims}D image; "
+                f"known: all, {', '.join(plane_of)}"
             )
         planes.append(plane)
-    return list(dict.fromkeys(planes))
+    return list(dict.fromkeys(planes))  # each once

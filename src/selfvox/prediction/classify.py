@@ -1,143 +1,131 @@
-"""Classify whole scans with a trained classifier."""
+"""Classify one scan in memory with trained classifiers: the same code for a notebook and for the command line."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from lightning_fabric import Fabric
 
 from selfvox.data.formats.image import Image
-from selfvox.data.preparation.prepare_case import main_file
 from selfvox.data.preparation.recipe import PreparedScan
-from selfvox.data.sources import Case
 from selfvox.errors import UsageError
 from selfvox.ops.resize import resize
-from selfvox.prediction import scan_loop
-from selfvox.prediction.class_table import CLASS_COLUMN, TABLE_NAME
-from selfvox.prediction.output_folder import OutputFolder
-from selfvox.prediction.trained_classifier import TrainedClassifier, load_classifier
-from selfvox.runs.atomic_files import write_csv
+from selfvox.prediction.trained_model import TrainedClassifier
 from selfvox.runs.device import inference_mode, make_fabric
-from selfvox.runs.progress import echo
-from selfvox.settings.verbs import Predict
-from selfvox.uncertainty import class_votes, ensemble
+from selfvox.uncertainty import ensemble
 from selfvox.uncertainty.class_passes import run_class_passes
+from selfvox.uncertainty.class_votes import ClassVotes, count_class_votes
+from selfvox.uncertainty.ensemble import PassSettings
 from selfvox.uncertainty.mc_dropout import DropoutMasks
 
 
-def predict_classes(settings: Predict) -> Path:
-    """Classify the scans; returns the table. Answers that are there already, of the same run and scans, are kept."""
+def predict_image(
+    models: TrainedClassifier | Sequence[TrainedClassifier],
+    image: Image,
+    settings: PassSettings | None = None,
+    *,
+    fabric: Fabric | None = None,
+) -> ClassVotes:
+    """Classify one image that is in memory; of a single pass, low and high are its probabilities.
+
+    Args:
+        models: one network, or several that vote together.
+        image: with its geometry, as it was read: the recipe of the run is applied here.
+        settings: of passes and votes; default: one plain prediction per network.
+        fabric: device and arithmetic; default: a GPU where there is one, in bf16 where the processor has it.
+
+    Raises:
+        DataError: the image does not fit the recipe of the run.
+        UsageError: the networks cannot vote together, or not in this way.
+    """
+    models = [models] if isinstance(models, TrainedClassifier) else list(models)
+    settings = settings or PassSettings()
+    check_vote(models, settings)
+    classifier = ScanClassifier(models, settings, fabric or make_fabric("auto", 1, "auto"))
+    return classifier.classify(models[0].recipe.apply(image))
+
+
+def check_vote(
+    models: Sequence[TrainedClassifier], settings: PassSettings, runs: Sequence[Path] | None = None
+) -> None:
+    """Refuse networks that cannot vote together, and votes and maps that whole scans do not have.
+
+    Args:
+        models: the leading one first.
+        settings: of passes and votes.
+        runs: their folders, for the message.
+
+    Raises:
+        UsageError: names the first such run or setting.
+    """
+    names = runs or [Path(f"model {number}") for number in range(len(models))]
     if settings.maps:
         raise UsageError(
-            f"maps: {settings.run} classifies whole scans, of which there are no maps; leave --maps out"
+            f"maps: {names[0]} classifies whole scans, which have no maps; leave --maps out"
         )
-    models = [load_classifier(run) for run in (settings.run, *settings.ensemble)]
-    model = models[0]
-    ensemble.check_compatible(settings, [_common(each) for each in models])
-    ensemble.check_vote(settings, model.classes)
-    fabric = make_fabric(settings.device, 1, settings.precision)
-    cases, many = scan_loop.chosen_cases(settings, model.recipe), ensemble.has_many_votes(settings)
-    folder = OutputFolder(settings.out, probabilities=False, answers=True)
-    with folder.held(), scan_loop.stop_on_signal(settings.out):
-        how = {
-            "ordinal": model.network.ordinal,
-            "precision": str(fabric.strategy.precision.precision),
+    facts = [
+        {
+            "list of classes": model.classes,
+            "recipe": model.recipe,
+            "setting --ordinal": model.network.ordinal,
         }
-        how |= ensemble.vote_settings(settings, [each.sha256 for each in models])
-        todo = folder.open(
-            cases, {"network_sha256": model.sha256, **how}, dict(enumerate(model.classes))
-        )
-        refused = scan_loop.process_scans(
-            todo, len(cases), model.recipe, _work(models, fabric, folder, settings)
-        )
-        _write(settings.out / TABLE_NAME, cases, model, folder, many)
-        if many and (found := folder.noted("answer")):
-            class_votes.write_review(settings.out / "review.csv", found, model.classes)
-            echo(f"look at these first: {settings.out / 'review.csv'}")
-        folder.reject(refused, len(cases))
-    echo(f"predictions: {settings.out / TABLE_NAME} ({len(cases)} scans)")
-    echo(f"next: selfvox evaluate {settings.out} TRUTH.csv --out scores.csv")
-    return settings.out / TABLE_NAME
+        for model in models
+    ]
+    ensemble.check_compatible(names, facts)
+    ensemble.check_vote(settings, models[0].classes)
 
 
-def _common(model: TrainedClassifier) -> dict[str, Any]:
-    """What networks that vote together must have in common."""
-    return {
-        "list of classes": model.classes,
-        "recipe": model.recipe,
-        "setting --ordinal": model.network.ordinal,
-    }
+class ScanClassifier:
+    """Networks on their device, ready to classify one scan after the other.
 
+    Args:
+        models: the leading one first; its recipe prepares the scans.
+        settings: of passes and votes.
+        fabric: device and arithmetic.
 
-def _work(
-    models: Sequence[TrainedClassifier], fabric: Fabric, folder: OutputFolder, settings: Predict
-) -> scan_loop.ScanFunction:
-    """Classify each scan, by all passes of all networks."""
-    ordinal, names = models[0].network.ordinal, models[0].classes
-    for model in models:
-        fabric.to_device(model.network)
-    masks = [_masks(model, settings) for model in models]
+    Raises:
+        UsageError: dropout is asked for and a network has no activation to drop units after.
+    """
 
-    def work(case: Case, image: Image, prepared: PreparedScan) -> None:
-        passes = _ask(models, masks, fabric, prepared.data, settings.passes)
-        said = class_votes.measure_class_votes(passes, ordinal, names, settings)
-        if len(passes) == 1:
-            said = {name: said[name] for name in ("class", "probabilities")}
-        folder.record(case, answer=said, notes=image.notes)
+    def __init__(self, models: Sequence[TrainedClassifier], settings: PassSettings, fabric: Fabric):
+        self.models = models
+        self.settings = settings
+        self.fabric = fabric
+        self._masks: list[DropoutMasks] = []
+        for model in models:
+            fabric.to_device(model.network)
+            if settings.passes > 1:
+                network = model.network
+                self._masks.append(DropoutMasks(network.encoder, network.head, settings.dropout))
 
-    return work
+    @property
+    def votes(self) -> bool:
+        """Whether several predictions of each scan vote."""
+        return self.settings.has_several(len(self.models))
 
+    def classify(self, prepared: PreparedScan) -> ClassVotes:
+        """Classify one prepared scan by all passes of all networks."""
+        passes = self._passes(prepared.data)
+        model = self.models[0]
+        return count_class_votes(passes, model.network.ordinal, model.classes, self.settings)
 
-def _masks(model: TrainedClassifier, settings: Predict) -> DropoutMasks | None:
-    if settings.passes == 1:
-        return None
-    return DropoutMasks(
-        model.network.encoder, model.network.head, ensemble.dropout_from_settings(settings)
-    )
-
-
-def _ask(
-    models: Sequence[TrainedClassifier],
-    masks: Sequence[DropoutMasks | None],
-    fabric: Fabric,
-    data: np.ndarray,
-    passes: int,
-) -> torch.Tensor:
-    """Probabilities (pass, class) of a prepared scan (channel, *space), by all passes of all networks."""
-    found = []
-    with inference_mode(fabric):
-        for number, (model, drop) in enumerate(zip(models, masks, strict=True)):
-            image = fabric.to_device(resize(torch.from_numpy(data)[None], model.size))
-            if drop is None:
-                found.append(model.network.probabilities(model.network(image)))
-            else:
-                found.append(
-                    run_class_passes(
-                        model.network, drop, image, range(number * passes, (number + 1) * passes)
-                    )
+    def _passes(self, data: np.ndarray) -> torch.Tensor:
+        """Probabilities (pass, class) of a prepared scan (channel, *space)."""
+        count = self.settings.passes
+        probabilities = []
+        with inference_mode(self.fabric):
+            for number, model in enumerate(self.models):
+                scan = torch.from_numpy(data)[None]
+                image = self.fabric.to_device(resize(scan, model.input_size))
+                if count == 1:
+                    probabilities.append(model.probabilities(image))
+                    continue
+                # passes are numbered across the networks: no two have the same masks
+                passes = range(number * count, (number + 1) * count)
+                probabilities.append(
+                    run_class_passes(model.network, self._masks[number], image, passes)
                 )
-        return torch.cat(found).cpu()
-
-
-def _write(
-    path: Path, cases: Sequence[Case], model: TrainedClassifier, folder: OutputFolder, many: bool
-) -> None:
-    """The table of all answers that are there, in the order of the cases."""
-    found = folder.noted("answer")
-    of_class = {"probability": "probabilities"} | (
-        {name: name for name in ("low", "high", "votes")} if many else {}
-    )
-    of_scan = ("entropy", "trust") if many else ()
-    header = [f"{head}_{name}" for head in of_class for name in model.classes]
-    rows = []
-    for case in (case for case in cases if case.id in found):
-        one = found[case.id]
-        values = [value for name in of_class.values() for value in one[name]]
-        rows.append(
-            [case.id, main_file(case), one["class"], *values, *(one[name] for name in of_scan)]
-        )
-    write_csv(path, ["id", "file", CLASS_COLUMN, *header, *of_scan], rows)
+            return torch.cat(probabilities).cpu()

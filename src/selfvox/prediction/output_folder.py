@@ -1,18 +1,19 @@
-"""A folder of predictions: whose they are, and which are there already.
+"""The folder that `predict` writes: names of its files, which predictions exist already, and how it is read again.
 
-- `ID.nii.gz` or, for pictures, `ID.png`: class numbers; `ID_probabilities.nii.gz` or `.tif` where asked for.
+- `ID.nii.gz` or, for pictures, `ID.png`: class numbers; `ID_probabilities.nii.gz` or `.tif` on request.
 - `classes.json`: the name of each number. `regions.json`: the numbers of each region, where the run has some.
-- `predictions.csv` instead of these, where each scan as a whole was classified.
-- `predictions.json`: which network made them and how. `cases.jsonl`: hashes of each scan and of what it became.
-- `maps/`: of many passes, where asked for: `ID_entropy.nii.gz` and so on, and their picture `ID_maps.png`.
+- `predictions.csv` instead of these, where whole scans were classified.
+- `predictions.json`: the network and the settings. `cases.jsonl`: hashes of each scan and of its predictions.
+- `review.csv`: of several passes, which predictions to review first.
+- `maps/`: of several passes, on request: `ID_entropy.nii.gz` and so on, and their picture `ID_maps.png`.
 - `rejected.csv`: scans that could not be predicted, and why.
 """
 
 from __future__ import annotations
 
 import contextlib
+import csv
 import dataclasses
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,15 +25,26 @@ from selfvox.data.naming import stem
 from selfvox.data.preparation.prepare_case import Rejected
 from selfvox.data.sources import Case
 from selfvox.errors import DataError, UsageError
-from selfvox.ops.regions import Regions, regions_to_json
-from selfvox.prediction.class_table import TABLE_NAME
-from selfvox.runs.atomic_files import folder_lock, sha256, write_csv, write_json, write_text
+from selfvox.ops.regions import Regions, regions_from_json, regions_to_json
+from selfvox.runs.atomic_files import folder_lock, sha256, write_csv, write_json
+from selfvox.runs.ledger import append_record, read_records, write_records
 from selfvox.runs.progress import echo
 
-FORMAT = 1
-MAP_ENDING = "_probabilities"
-# what is written beside the files of the cases
-OURS = (TABLE_NAME, "classes.json", "regions.json", "cases.jsonl", "review.csv", "rejected.csv")
+FORMAT = 1  # of predictions.json
+CARD = "predictions.json"
+CLASS_NAMES = "classes.json"
+REGION_CLASSES = "regions.json"
+CLASS_TABLE = "predictions.csv"
+LEDGER = "cases.jsonl"
+REVIEW_TABLE = "review.csv"
+REJECTED_TABLE = "rejected.csv"
+MAPS_FOLDER = "maps"
+PROBABILITY_ENDING = "_probabilities"
+# files that are not of one case; found in a folder without a card, they are somebody else's
+_TABLES = (CLASS_TABLE, CLASS_NAMES, REGION_CLASSES, LEDGER, REVIEW_TABLE, REJECTED_TABLE)
+_RECORD_KEYS = ("id", "scan", "files")  # of a line of the ledger
+_OPTIONAL_KEYS = ("review", "answer", "notes")
+_TEMPORARY = ".*.part.*"  # files of a process that was killed while it wrote
 
 
 class OutputFolder:
@@ -40,45 +52,61 @@ class OutputFolder:
 
     Args:
         path: of the folder.
-        probabilities: whether a case becomes maps of probabilities too.
-        maps: names of further maps that a case becomes.
-        answers: whether a case becomes no files, but an answer that its record holds.
+        probabilities: whether each case has a file of probabilities too.
+        map_endings: endings of the maps of each case.
+        answers_only: whether a case has no files, but an answer in its record.
     """
 
     def __init__(
-        self, path: Path, probabilities: bool, maps: Sequence[str] = (), answers: bool = False
+        self,
+        path: Path,
+        probabilities: bool = False,
+        map_endings: Sequence[str] = (),
+        answers_only: bool = False,
     ):
-        self.path, self.probabilities, self._maps, self.with_answers = (
-            path,
-            probabilities,
-            tuple(maps),
-            answers,
-        )
+        self.path = path
+        self.probabilities = probabilities
+        self._map_endings = tuple(map_endings)
+        self._answers_only = answers_only
+
+    def label_file(self, case: Case) -> Path:
+        """The file of class numbers of a case."""
+        return self.path / f"{case.id}{'.png' if _is_picture(case) else '.nii.gz'}"
+
+    def probability_file(self, case: Case) -> Path:
+        """The file of probabilities of a case."""
+        return probability_file(self.label_file(case))
+
+    def map_files(self, case: Case) -> dict[str, Path]:
+        """Files of the maps of a case by their ending, in a folder of their own: they are no labels."""
+        suffix_of_maps = ".tif" if _is_picture(case) else ".nii.gz"
+        folder = self.path / MAPS_FOLDER
+        return {
+            ending: folder / f"{case.id}_{ending}{suffix_of_maps}" for ending in self._map_endings
+        }
+
+    def map_picture(self, case: Case) -> Path:
+        """The picture of the maps of a case."""
+        return self.path / MAPS_FOLDER / f"{case.id}_maps.png"
 
     def files(self, case: Case) -> list[Path]:
-        """The files that a case becomes, its label first."""
-        if self.with_answers:
+        """All files of a case, its label first."""
+        if self._answers_only:
             return []
-        picture = suffix(case.images[0]) in SUFFIXES_2D
-        label = self.path / f"{case.id}{'.png' if picture else '.nii.gz'}"
-        found = [label]
+        files = [self.label_file(case)]
         if self.probabilities:
-            found.append(self.path / f"{case.id}{MAP_ENDING}{'.tif' if picture else '.nii.gz'}")
-        return [*found, *self.maps(case).values()]
-
-    def maps(self, case: Case) -> dict[str, Path]:
-        """The files of its maps by name, in a folder of their own so that nobody takes them for labels."""
-        ending = ".tif" if suffix(case.images[0]) in SUFFIXES_2D else ".nii.gz"
-        found = {name: self.path / "maps" / f"{case.id}_{name}{ending}" for name in self._maps}
-        return {**found, "picture": self.path / "maps" / f"{case.id}_maps.png"} if found else {}
+            files.append(self.probability_file(case))
+        if self._map_endings:
+            files += [*self.map_files(case).values(), self.map_picture(case)]
+        return files
 
     @contextlib.contextmanager
-    def held(self) -> Iterator[None]:
-        """Make the folder, and keep other processes from writing into it meanwhile.
+    def lock(self) -> Iterator[None]:
+        """Make the folder, and keep other processes from writing into it.
 
         Raises:
             UsageError: it is a file.
-            BusyError: another process is at it.
+            BusyError: another process writes into it.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -90,184 +118,261 @@ class OutputFolder:
     def open(
         self,
         cases: Sequence[Case],
-        how: Mapping[str, Any],
+        card: Mapping[str, Any],
         classes: Mapping[int, str],
         regions: Regions | None = None,
     ) -> list[Case]:
-        """Begin in the folder, or go on in it; returns the cases whose predictions are not there yet, or not whole.
+        """Start or continue in the folder, which is locked; returns the cases whose predictions are missing or damaged.
 
-        To be called while it is held.
+        Args:
+            cases: all cases to predict.
+            card: network and settings that predictions depend on.
+            classes: name by class number.
+            regions: class numbers by name.
 
         Raises:
-            UsageError: it holds something else, predictions made otherwise than `how`, or of other scans.
+            UsageError: the folder contains something else, or predictions of another card or of other scans.
         """
-        if self._maps:
-            (self.path / "maps").mkdir(exist_ok=True)
-        for part in (*self.path.glob(".*.part.*"), *self.path.glob("maps/.*.part.*")):
-            part.unlink(missing_ok=True)  # of a process that was killed while writing
-        card = {"format": FORMAT, **how}
-        if (self.path / "predictions.json").exists():
-            self._check_same(card)
+        if self._map_endings:
+            (self.path / MAPS_FOLDER).mkdir(exist_ok=True)
+        for folder in (self.path, self.path / MAPS_FOLDER):
+            for leftover in folder.glob(_TEMPORARY):
+                leftover.unlink(missing_ok=True)
+        card = {"format": FORMAT, **card}
+        if (self.path / CARD).exists():
+            self._check_card(card)
         else:
-            ours = [self.path / name for name in OURS] + [
-                path for case in cases for path in self.files(case)
-            ]
-            foreign = [path for path in ours if path.exists()]
-            if foreign:
-                raise UsageError(
-                    f"{foreign[0]}: is there and was not predicted by this run; name another --out"
-                )
-            write_json(self.path / "predictions.json", card)
-        write_json(
-            self.path / "classes.json", {str(value): name for value, name in classes.items()}
-        )
+            self._check_no_foreign_files(cases)
+            write_json(self.path / CARD, card)
+        names = {str(value): name for value, name in classes.items()}
+        write_json(self.path / CLASS_NAMES, names)
         if regions is not None:
-            write_json(self.path / "regions.json", regions_to_json(regions))
-        kept = self._kept(cases)
-        if kept:
-            echo(f"{len(kept)} of {len(cases)} predictions are there already and are kept")
-        return [case for case in cases if case.id not in kept]
+            write_json(self.path / REGION_CLASSES, regions_to_json(regions))
+        finished = self._finished(cases)
+        if finished:
+            echo(f"{len(finished)} of {len(cases)} predictions exist already and are kept")
+        return [case for case in cases if case.id not in finished]
 
-    def record(self, case: Case, **more: Mapping[str, Any] | Sequence[str] | None) -> None:
-        """Note what was made of which scan; to be called last, since a case without a record is made again.
+    def record(
+        self,
+        case: Case,
+        *,
+        review: Mapping[str, Any] | None = None,
+        answer: Mapping[str, Any] | None = None,
+        notes: Sequence[str] = (),
+    ) -> None:
+        """Record what was made of a scan; called last, since a case without a record is predicted again.
 
-        `more` is kept too: the `review` of several passes, the `answer` that is all of the prediction, and what the
-        reader `notes` of the scan.
+        Args:
+            case: predicted.
+            review: measures of several passes.
+            answer: the prediction itself, where a case has no files.
+            notes: what the reader assumed about the scan.
         """
-        made = {path.name: sha256(path) for path in self.files(case)}
-        line = {
+        record: dict[str, Any] = {
             "id": case.id,
             "scan": _digests(case),
-            "files": made,
-            **{key: each for key, each in more.items() if each},
+            "files": {path.name: sha256(path) for path in self.files(case)},
         }
-        with (self.path / "cases.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+        if review:
+            record["review"] = review
+        if answer:
+            record["answer"] = answer
+        if notes:
+            record["notes"] = notes
+        append_record(self.path / LEDGER, record)
 
-    def noted(self, what: str) -> dict[str, Mapping[str, Any]]:
-        """The `review` or `answer` of each case that has one, by its id."""
-        records = _records(self.path / "cases.jsonl")
-        return {name: record[what] for name, record in records.items() if what in record}
+    def reviews(self) -> dict[str, Mapping[str, Any]]:
+        """The review of each case that has one, by its id."""
+        return self._recorded("review")
 
-    def reject(self, refused: Sequence[Rejected], total: int) -> None:
-        """Say in `rejected.csv` which of all scans could not be predicted, and why; no file where there is none.
+    def answers(self) -> dict[str, Mapping[str, Any]]:
+        """The answer of each case that has one, by its id."""
+        return self._recorded("answer")
+
+    def write_rejected(self, rejected: Sequence[Rejected], total: int) -> None:
+        """Write which of all scans could not be predicted, and why; no file where there is none.
 
         Raises:
             DataError: there are some.
         """
-        table = self.path / "rejected.csv"
-        if not refused:
+        table = self.path / REJECTED_TABLE
+        if not rejected:
             table.unlink(missing_ok=True)
             return
-        write_csv(table, ["id", "file", "reason"], map(dataclasses.astuple, refused))
+        write_csv(table, ["id", "file", "reason"], map(dataclasses.astuple, rejected))
         raise DataError(
-            f"{self.path}: {len(refused)} of {total} scans could not be predicted, see rejected.csv there; "
+            f"{self.path}: {len(rejected)} of {total} scans could not be predicted, see {REJECTED_TABLE} there; "
             "repair or remove them and run the same command again"
         )
 
-    def _check_same(self, card: Mapping[str, Any]) -> None:
-        before = strict_json.read_json(self.path / "predictions.json")
-        if not isinstance(before, dict) or before.get("network_sha256") != card["network_sha256"]:
-            raise UsageError(f"{self.path}: holds predictions of another run; name another --out")
-        for name in {**before, **card}:
-            if before.get(name) != card.get(name):
-                was = f"was predicted with {name} {before.get(name)}, not {card.get(name)}"
-                raise UsageError(f"{self.path}: {was}; name another --out, or go on as before")
+    def _recorded(self, key: str) -> dict[str, Mapping[str, Any]]:
+        records = _read_ledger(self.path / LEDGER)
+        return {case: record[key] for case, record in records.items() if key in record}
 
-    def _kept(self, cases: Sequence[Case]) -> set[str]:
-        """The cases whose predictions are whole; forgets the records of the others."""
-        ledger = self.path / "cases.jsonl"
-        records = _records(ledger)
-        kept = set()
+    def _check_card(self, card: Mapping[str, Any]) -> None:
+        """Refuse a folder whose predictions were made by another network or with other settings."""
+        existing = strict_json.read_json(self.path / CARD)
+        same_network = (
+            isinstance(existing, dict) and existing.get("network_sha256") == card["network_sha256"]
+        )
+        if not same_network:
+            raise UsageError(f"{self.path}: holds predictions of another run; name another --out")
+        for name in {**existing, **card}:
+            if existing.get(name) != card.get(name):
+                raise UsageError(
+                    f"{self.path}: was predicted with {name} {existing.get(name)}, not {card.get(name)}; "
+                    "name another --out, or use the same settings"
+                )
+
+    def _check_no_foreign_files(self, cases: Sequence[Case]) -> None:
+        """Refuse to write over files of somebody else."""
+        names = [self.path / name for name in _TABLES]
+        names += [path for case in cases for path in self.files(case)]
+        foreign = [path for path in names if path.exists()]
+        if foreign:
+            raise UsageError(
+                f"{foreign[0]}: exists and was not predicted by this run; name another --out"
+            )
+
+    def _finished(self, cases: Sequence[Case]) -> set[str]:
+        """Ids of the cases whose predictions are complete; removes the records of the others."""
+        ledger = self.path / LEDGER
+        records = _read_ledger(ledger)
+        finished = set()
         for case in cases:
             if case.id not in records:
                 continue
-            if records[case.id]["scan"] != _digests(case):
+            record = records[case.id]
+            if record["scan"] != _digests(case):
                 raise UsageError(
                     f"{self.path}: holds the prediction of another scan called {case.id}; name another --out"
                 )
-            if self._is_kept(case, records[case.id]["files"]):
-                kept.add(case.id)
+            if self._is_finished(case, record["files"]):
+                finished.add(case.id)
             else:
                 del records[case.id]
-        write_text(ledger, "".join(json.dumps(record) + "\n" for record in records.values()))
-        return kept
+        write_records(ledger, records.values())
+        return finished
 
-    def _is_kept(self, case: Case, digests: Mapping[str, str]) -> bool:
-        """Whether the case's files are whole, or somebody has corrected its label, which is not to be written over."""
+    def _is_finished(self, case: Case, digests: Mapping[str, str]) -> bool:
+        """Whether the files of a case are intact, or somebody corrected its label, which is never overwritten."""
         files = self.files(case)
         if files and _is_corrected(files[0], digests.get(files[0].name)):
             echo(
-                f"{files[0].name}: was changed since it was predicted; kept as it is, and nothing beside it made anew"
+                f"{files[0].name}: was changed since it was predicted; kept as it is, and the case not predicted again"
             )
             return True
-        return all(_is_whole(path, digests.get(path.name)) for path in files)
+        return all(_is_intact(path, digests.get(path.name)) for path in files)
 
 
 def probability_file(label: Path) -> Path:
-    """Where the probabilities lie that belong to a file of class numbers."""
+    """The file of probabilities that belongs to a file of class numbers."""
     ending = suffix(label)
-    return label.with_name(
-        f"{stem(label, ending)}{MAP_ENDING}{'.tif' if ending in SUFFIXES_2D else '.nii.gz'}"
-    )
+    probability_suffix = ".tif" if ending in SUFFIXES_2D else ".nii.gz"
+    return label.with_name(f"{stem(label, ending)}{PROBABILITY_ENDING}{probability_suffix}")
 
 
-def holds_regions(path: Path) -> bool:
-    """Whether the maps of probabilities in a folder are of regions, as a network trained on these makes them."""
-    file = path / "predictions.json"
+def has_region_probabilities(folder: Path) -> bool:
+    """Whether the probabilities in a folder are of regions, as a network trained on regions gives them."""
+    file = folder / CARD
     card = strict_json.read_json(file) if file.exists() else None
     return isinstance(card, dict) and card.get("trained_on") == "regions"
 
 
-def label_files(path: Path) -> dict[str, Path]:
-    """The files of class numbers in a folder, by case id; maps of probabilities beside them are left out.
+def read_class_names(folder: Path) -> dict[int, str] | None:
+    """The name of each class number, as `predict` wrote them next to its labels.
+
+    Raises:
+        DataError: the file has another form.
+    """
+    file = folder / CLASS_NAMES
+    if not file.exists():
+        return None
+    content = strict_json.read_json(file)
+    if not (isinstance(content, dict) and all(_is_class_number(key) for key in content)) or not all(
+        isinstance(name, str) for name in content.values()
+    ):
+        raise DataError(
+            f'{file}: is not {{"0": "background", "1": name, ...}}; correct or remove it'
+        )
+    return {int(key): name for key, name in content.items()}
+
+
+def read_region_classes(folder: Path) -> Regions | None:
+    """The class numbers of each region, as `predict` wrote them next to its labels.
+
+    Raises:
+        DataError: the file has another form.
+    """
+    file = folder / REGION_CLASSES
+    try:
+        return regions_from_json(strict_json.read_json(file)) if file.exists() else None
+    except ValueError:
+        raise DataError(f'{file}: is not {{"NAME": [1, 2], ...}}; correct or remove it') from None
+
+
+def read_trust(folder: Path) -> dict[str, float]:
+    """The trust in each case, where several passes voted."""
+    file = folder / REVIEW_TABLE
+    if not file.exists():
+        return {}
+    with file.open(encoding="utf-8", newline="") as lines:
+        return {row["case"]: float(row["trust"]) for row in csv.DictReader(lines) if row["trust"]}
+
+
+def label_files(folder: Path) -> dict[str, Path]:
+    """The files of class numbers in a folder, by case id, without files of probabilities.
 
     Raises:
         DataError: it is no folder, or two files have the same id.
     """
-    if not path.is_dir():
-        raise DataError(f"{path}: not a folder; name the folder that the labels lie in")
-    found: dict[str, Path] = {}
-    for file in sorted(path.iterdir()):
+    if not folder.is_dir():
+        raise DataError(f"{folder}: not a folder; name the folder of the labels")
+    files: dict[str, Path] = {}
+    for file in sorted(folder.iterdir()):
         ending = suffix(file)
         if not ending or file.name.startswith("."):
             continue
         case_id = stem(file, ending)
-        if case_id in found:
+        if case_id in files:
             raise DataError(
-                f"{path}: {found[case_id].name} and {file.name} are both called {case_id}; keep one"
+                f"{folder}: {files[case_id].name} and {file.name} are both called {case_id}; keep one"
             )
-        found[case_id] = file
-    maps = [
-        name
-        for name in found
-        if name.endswith(MAP_ENDING) and name.removesuffix(MAP_ENDING) in found
-    ]
-    for name in maps:
-        del found[name]
-    if not found:
+        files[case_id] = file
+    labels = {name: file for name, file in files.items() if not _is_probability(name, files)}
+    if not labels:
         kinds = " ".join((*SUFFIXES_3D, *SUFFIXES_2D))
-        raise DataError(
-            f"{path}: holds no labels ({kinds}); name the folder itself that they lie in"
-        )
-    return found
+        raise DataError(f"{folder}: no labels in it ({kinds}); name the folder that contains them")
+    return labels
 
 
-def _records(ledger: Path) -> dict[str, dict[str, Any]]:
-    """What is written of each case; a half-written last line is left out."""
-    found = {}
-    for line in ledger.read_text(encoding="utf-8").splitlines() if ledger.exists() else []:
-        with contextlib.suppress(ValueError, KeyError, TypeError):
-            record = json.loads(line)
-            kept = {"id": record["id"], "scan": record["scan"], "files": dict(record["files"])}
-            found[record["id"]] = kept | {
-                key: record[key] for key in ("review", "answer", "notes") if key in record
-            }
-    return found
+def _is_probability(name: str, files: Mapping[str, Path]) -> bool:
+    """Whether a file is named after another one, which it has the probabilities of."""
+    return name.endswith(PROBABILITY_ENDING) and name.removesuffix(PROBABILITY_ENDING) in files
+
+
+def _is_class_number(key: str) -> bool:
+    return key.isascii() and key.isdecimal() and len(key) < 6
+
+
+def _is_picture(case: Case) -> bool:
+    return suffix(case.images[0]) in SUFFIXES_2D
+
+
+def _read_ledger(ledger: Path) -> dict[str, dict[str, Any]]:
+    """The record of each case by its id; of several, the last."""
+    records = {}
+    for content in read_records(ledger):
+        with contextlib.suppress(KeyError, TypeError):
+            record = {key: content[key] for key in _RECORD_KEYS}
+            record |= {key: content[key] for key in _OPTIONAL_KEYS if key in content}
+            records[content["id"]] = record
+    return records
 
 
 def _is_corrected(label: Path, digest: str | None) -> bool:
-    """Whether it is another label than the one that was predicted."""
+    """Whether the file is a readable label, but not the one that was predicted."""
     if digest is None or not label.is_file() or sha256(label) == digest:
         return False
     try:
@@ -277,7 +382,7 @@ def _is_corrected(label: Path, digest: str | None) -> bool:
     return True
 
 
-def _is_whole(path: Path, digest: str | None) -> bool:
+def _is_intact(path: Path, digest: str | None) -> bool:
     if digest is None or not path.is_file():
         return False
     if sha256(path) != digest:

@@ -1,11 +1,11 @@
-"""What all predictions share: which scans are asked for, how one after the other is read, and how they are stopped."""
+"""The loop over scans: which ones to predict, reading one after the other, and stopping on a signal."""
 
 from __future__ import annotations
 
 import contextlib
 import signal
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
@@ -14,57 +14,92 @@ import torch
 
 from selfvox.data.formats.image import Image
 from selfvox.data.naming import printable
-from selfvox.data.preparation import prepare_case as reading
-from selfvox.data.preparation.prepare_case import Rejected, make_rejected
+from selfvox.data.preparation.prepare_case import Rejected, make_rejected, read_case
 from selfvox.data.preparation.recipe import PreparedScan, Recipe
-from selfvox.data.preparation.split import read_split_if_present
+from selfvox.data.preparation.split import Split, read_split_if_present
 from selfvox.data.sources import Case, Dataset, find_dataset
 from selfvox.errors import DataError, Stopped, UsageError
 from selfvox.runs.progress import echo, progress_bar
 from selfvox.settings.verbs import Predict
 
-ScanFunction = Callable[
-    [Case, Image, PreparedScan], None
-]  # on a case: as it is, and as the network wants it
+# what is done with a case: its scan as it was read, and as the recipe prepared it
+ScanFunction = Callable[[Case, Image, PreparedScan], None]
+
+_NO_MEMORY = "needs more memory than there is; crop it, or use a larger machine"
 
 
 def chosen_cases(settings: Predict, recipe: Recipe) -> list[Case]:
-    """The cases that are asked for, which the network of this recipe can take as far as can be told without reading.
+    """The cases to predict, checked as far as is possible without reading them.
 
     Raises:
-        DataError: there is none, or they have other channels.
+        DataError: there is none, or they have other channels than the recipe.
         UsageError: the run has no split to choose by, or predictions and scans would be mixed up.
     """
     dataset = find_dataset(settings.scans, settings.source)
     for note in dataset.notes:
         echo(note)
-    cases = _chosen(dataset, settings)
+    cases = _cases_of_subset(dataset, settings)
     _check_channels(dataset, cases, recipe)
-    _check_apart(settings, cases)
+    _check_separate_folders(settings, cases)
     return cases
 
 
 def process_scans(
     todo: Sequence[Case], total: int, recipe: Recipe, work: ScanFunction
 ) -> list[Rejected]:
-    """Read each case that is to be done, of so many in all, and work on it; those that cannot be read are returned."""
-    refused = []
+    """Read, prepare and work on each case; returns those that cannot be used.
+
+    Args:
+        todo: cases.
+        total: how many there are with those that are finished, for the progress bar.
+        recipe: prepares the scans.
+        work: what to do with each.
+    """
+    rejected = []
     with progress_bar("predict", total, total - len(todo)) as bar:
         for case in todo:
             try:
                 image, prepared = _read(case, recipe)
-                with _in_memory():
+                with _memory_errors_as_data_errors():
                     work(case, image, prepared)
             except DataError as error:
-                refused.append(make_rejected(case, str(error)))
-                echo(f"{refused[-1].file}: {refused[-1].reason}")
-            bar.advance(f"{len(refused)} rejected" if refused else "")
-    return refused
+                rejected.append(make_rejected(case, str(error)))
+                echo(f"{rejected[-1].file}: {rejected[-1].reason}")
+            bar.advance(f"{len(rejected)} rejected" if rejected else "")
+    return rejected
 
 
 @contextlib.contextmanager
-def _in_memory() -> Iterator[None]:
-    """Refuse a scan that memory has no room for: the others may be smaller.
+def stop_on_signal(out: Path) -> Iterator[None]:
+    """End as `Stopped` on SIGTERM and SIGINT, at once: files are atomic, and the same command continues the work."""
+    received: list[int] = []
+
+    def interrupt(number: int, frame: FrameType | None) -> NoReturn:
+        received.append(number)
+        # no ordinary exception, which the loop might take for a damaged scan
+        raise KeyboardInterrupt
+
+    previous: dict[signal.Signals, Any] = {}
+    # Python allows handlers in the main thread only
+    if threading.current_thread() is threading.main_thread():
+        for stop in (signal.SIGTERM, signal.SIGINT):
+            previous[stop] = signal.signal(stop, interrupt)
+    try:
+        yield
+    except KeyboardInterrupt:
+        number = received[0] if received else int(signal.SIGINT)
+        name = signal.Signals(number).name
+        raise Stopped(
+            f"{out}: stopped by {name}; run the same command again to continue", number
+        ) from None
+    finally:
+        for stop, handler in previous.items():
+            signal.signal(stop, handler)
+
+
+@contextlib.contextmanager
+def _memory_errors_as_data_errors() -> Iterator[None]:
+    """Refuse a scan that does not fit into memory: the others may be smaller.
 
     Raises:
         DataError: memory is full.
@@ -76,25 +111,22 @@ def _in_memory() -> Iterator[None]:
             "the device's memory is full; predict it with --device cpu, into another --out"
         ) from None
     except MemoryError:
-        raise DataError(
-            "needs more memory than there is; crop it, or use a larger machine"
-        ) from None
+        raise DataError(_NO_MEMORY) from None
     except RuntimeError as error:
+        # torch has no exception of its own for the memory of a CPU
         if "can't allocate memory" not in str(error):
             raise
-        raise DataError(
-            "needs more memory than there is; crop it, or use a larger machine"
-        ) from None
+        raise DataError(_NO_MEMORY) from None
 
 
-def _chosen(dataset: Dataset, settings: Predict) -> list[Case]:
-    """The cases of the subset that is asked for."""
+def _cases_of_subset(dataset: Dataset, settings: Predict) -> list[Case]:
+    """The cases of the subset to predict."""
     if settings.subset == "all":
         return list(dataset.cases)
     split = read_split_if_present(settings.run / "split.json")
     if split is None:
         raise UsageError(
-            f"subset: {settings.run} holds no split.json that says who is {settings.subset}; leave it out"
+            f"subset: {settings.run} has no split.json that says who is {settings.subset}; leave it out"
         )
     subjects = set(getattr(split, settings.subset))
     cases = [case for case in dataset.cases if case.subject in subjects]
@@ -103,106 +135,88 @@ def _chosen(dataset: Dataset, settings: Predict) -> list[Case]:
             f"{settings.scans}: holds none of the run's {len(subjects)} {settings.subset} subjects; "
             "name the data set that the run was made from"
         )
-    there = len({case.subject for case in cases})
+    present = {case.subject for case in cases}
     for run in settings.ensemble:
-        _check_unseen(run, settings.subset, {case.subject for case in cases})
-    echo(f"subset {settings.subset}: {there} of {len(subjects)} subjects, {len(cases)} scans")
+        _check_unseen(run, settings.subset, present)
+    echo(
+        f"subset {settings.subset}: {len(present)} of {len(subjects)} subjects, {len(cases)} scans"
+    )
     return cases
 
 
 def _check_unseen(run: Path, subset: str, subjects: set[str]) -> None:
-    """Refuse a voter that was trained on, or chosen by, those whom it is to be tested on.
+    """Refuse a further network that was trained on, or selected by, the subjects that it is to be tested on.
 
     Raises:
         UsageError: names one of them.
     """
     split = read_split_if_present(run / "split.json")
     if split is None:
-        echo(
-            f"{run}: holds no split.json, so that nobody can tell whether it has seen the {subset} subjects"
-        )
+        echo(f"{run}: has no split.json, so it may have been trained on the {subset} subjects")
         return
-    seen = {"train": (), "validation": split.train, "test": (*split.train, *split.validation)}[
-        subset
-    ]
-    if both := sorted(subjects & set(seen)):
+    seen = sorted(subjects & _seen_before(split, subset))
+    if seen:
         raise UsageError(
-            f"{run}: has seen {len(both)} of the {len(subjects)} {subset} subjects, such as {printable(both[0])}; "
+            f"{run}: has seen {len(seen)} of the {len(subjects)} {subset} subjects, such as {printable(seen[0])}; "
             "leave it out of --ensemble, or predict scans that are new to all"
         )
 
 
+def _seen_before(split: Split, subset: str) -> set[str]:
+    """Subjects that make scores of a subset too good: those of the subsets that are used before it."""
+    if subset == "validation":
+        return set(split.train)
+    if subset == "test":
+        return {*split.train, *split.validation}
+    return set()
+
+
 def _check_channels(dataset: Dataset, cases: Sequence[Case], recipe: Recipe) -> None:
-    """Refuse what all scans have in common; the channels within a file are seen when it is read."""
-    have, want = dataset.channel_names, recipe.channel_names
-    named = f"{dataset.root}: has the channels {', '.join(have)} where the run was trained on {', '.join(want)}"
+    """Refuse channels that differ from the run's; those within a file are checked when it is read."""
+    names = dataset.channel_names
+    trained = recipe.channel_names
+    difference = (
+        f"{dataset.root}: has the channels {', '.join(names)} "
+        f"where the run was trained on {', '.join(trained)}"
+    )
     files = {1 if case.stacked else len(case.images) for case in cases}
-    if not files <= {1, len(want)} or (len(have) > 1 and len(have) != len(want)):
-        raise DataError(f"{named}; name scans with those channels")
-    if sorted(have) == sorted(want) and have != want:
-        raise DataError(f"{named}; put them in that order")
-    if len(have) == len(want) and have != want:
-        echo(f"{named}; taken for the same, in this order")
+    several_but_other = len(names) > 1 and len(names) != len(trained)
+    if not files <= {1, len(trained)} or several_but_other:
+        raise DataError(f"{difference}; name scans with those channels")
+    if sorted(names) == sorted(trained) and names != trained:
+        raise DataError(f"{difference}; put them in that order")
+    if len(names) == len(trained) and names != trained:
+        echo(f"{difference}; taken for the same, in this order")
 
 
-def _check_apart(settings: Predict, cases: Sequence[Case]) -> None:
-    """Refuse a folder of predictions that is mixed up with the scans."""
-    out, scans = settings.out.resolve(), settings.scans.resolve()
-    if any(image.resolve().is_relative_to(out) for case in cases for image in case.images):
-        raise UsageError(f"{settings.out}: holds the scans themselves; name another --out")
+def _check_separate_folders(settings: Predict, cases: Sequence[Case]) -> None:
+    """Refuse a folder of predictions that contains scans, or is among them."""
+    out = settings.out.resolve()
+    scans = settings.scans.resolve()
+    files = [image.resolve() for case in cases for image in case.images]
+    if any(file.is_relative_to(out) for file in files):
+        raise UsageError(f"{settings.out}: contains the scans themselves; name another --out")
     if scans.is_dir() and out.is_relative_to(scans):
         raise UsageError(
-            f"{settings.out}: lies among the scans, so that predictions would be taken for scans; name another --out"
+            f"{settings.out}: is among the scans, so that predictions would be taken for scans; name another --out"
         )
 
 
 def _read(case: Case, recipe: Recipe) -> tuple[Image, PreparedScan]:
-    """The case as it is and as the network wants it.
+    """The scan of a case, as it was read and as the recipe prepared it.
 
     Raises:
         DataError: it cannot be used.
     """
-    names = recipe.channel_names
     try:
-        image = reading.read_case(case, len(names))
+        image = read_case(case, len(recipe.channel_names))
         for note in image.notes:
             echo(f"{image.name}: {note}")
         return image, recipe.apply(image)
     except DataError:
         raise
     except MemoryError:
-        raise DataError(
-            "needs more memory than there is; crop it, or use a larger machine"
-        ) from None
-    except (
-        Exception
-    ) as error:  # a reader's surprise at one file must not end the work on the others
+        raise DataError(_NO_MEMORY) from None
+    # an unexpected error of a reader in one file must not end the work on the others
+    except Exception as error:
         raise DataError(f"cannot be prepared ({type(error).__name__}: {error})") from error
-
-
-@contextlib.contextmanager
-def stop_on_signal(out: Path) -> Iterator[None]:
-    """End as `Stopped` on SIGTERM and SIGINT, at once: files are whole or not there, and the rest can go on."""
-    came: list[int] = []
-
-    def interrupt(number: int, frame: FrameType | None) -> NoReturn:
-        came.append(number)
-        # no ordinary exception: nobody takes it for a damaged scan
-        raise KeyboardInterrupt
-
-    before: Mapping[int, Any] = {}
-    if threading.current_thread() is threading.main_thread():
-        before = {
-            number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGINT)
-        }
-    try:
-        yield
-    except KeyboardInterrupt:
-        number = came[0] if came else int(signal.SIGINT)
-        name = signal.Signals(number).name
-        raise Stopped(
-            f"{out}: stopped by {name}; run the same command again to go on", number
-        ) from None
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -1,9 +1,12 @@
-"""Segment scans with a trained segmenter, on each scan's own grid."""
+"""Segment one scan in memory with trained segmenters: the same code for a notebook and for the command line."""
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,119 +15,88 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
-from selfvox.data.formats import image as images
 from selfvox.data.formats.image import Image
-from selfvox.data.preparation.recipe import PreparedScan
-from selfvox.data.sources import Case
-from selfvox.errors import DataError
+from selfvox.data.preparation.recipe import Geometry, PreparedScan
 from selfvox.models.sliding_window import segment_scan
-from selfvox.ops import regions
-from selfvox.ops.regions import decode_regions, nested_regions
-from selfvox.prediction import scan_loop
-from selfvox.prediction.output_folder import OutputFolder
-from selfvox.prediction.trained_segmenter import TrainedSegmenter
-from selfvox.runs.device import inference_mode
-from selfvox.runs.progress import echo
-from selfvox.settings.verbs import Predict
-from selfvox.uncertainty import ensemble, maps, review, vote_rules
-from selfvox.uncertainty.accumulator import RegionVoteAccumulator, VoteAccumulator
+from selfvox.ops.regions import decode_regions, nested_regions, region_class_indices
+from selfvox.prediction.trained_model import TrainedSegmenter
+from selfvox.runs.device import inference_mode, make_fabric
+from selfvox.uncertainty import ensemble, maps
+from selfvox.uncertainty.accumulator import VoteAccumulator
+from selfvox.uncertainty.ensemble import PassSettings
+from selfvox.uncertainty.labelling import ClassLabelling, Labelling, RegionLabelling
+from selfvox.uncertainty.maps import MapValues
 from selfvox.uncertainty.passes import SubNetworks, run_passes
+from selfvox.uncertainty.review import review_votes
+from selfvox.uncertainty.vote_rules import VOTE_RULES, winner
 
-# the work
-
-
-def _one_pass(
-    model: TrainedSegmenter, fabric: Fabric, folder: OutputFolder, settings: Predict
-) -> scan_loop.ScanFunction:
-    """Predict each scan once."""
-    fabric.to_device(model.network)
-
-    def work(case: Case, image: Image, prepared: PreparedScan) -> None:
-        _write(
-            folder.files(case),
-            _segment(model, fabric, prepared.data, settings.overlap),
-            image,
-            prepared,
-            model,
-        )
-        folder.record(case, notes=image.notes)
-
-    return work
+OVERLAP = 0.5  # of neighbouring windows, in their edges
 
 
-def _many_passes(
-    models: Sequence[TrainedSegmenter], fabric: Fabric, folder: OutputFolder, settings: Predict
-) -> scan_loop.ScanFunction:
-    """Predict each scan by many passes, or by several networks."""
-    for model in models:
-        fabric.to_device(model.network)
-    networks = [_sub_networks(model, settings) for model in models]
+@dataclass(frozen=True)
+class VotedScan:
+    """What several passes decided, on the prepared grid; for pictures of it."""
 
-    def work(case: Case, image: Image, prepared: PreparedScan) -> None:
-        spill = (
-            settings.out / f".{os.getpid()}.part.{case.id}.passes"
-            if "percentiles" in settings.maps
-            else None
-        )
-        try:
-            tally = _tally(models, networks, fabric, prepared.data, settings, spill)
-            label = _write_vote(folder.files(case), tally, image, prepared, models[0], settings)
-            measured = review.measure_review(
-                tally, label, models[0].classes, prepared.spacing_mm, models[0].regions
-            )
-            if settings.maps:
-                _write_maps(folder.maps(case), tally, label, case, image, prepared, models[0])
-        finally:
-            if spill is not None:
-                spill.unlink(missing_ok=True)
-        folder.record(case, review=measured, notes=image.notes)
-
-    return work
+    label: np.ndarray  # (*space), class numbers
+    maps: Mapping[str, MapValues]
 
 
-def _segment(
-    model: TrainedSegmenter, fabric: Fabric, data: np.ndarray, overlap: float
-) -> np.ndarray:
-    """Probabilities (class, *space) on the prepared grid."""
-    with inference_mode(fabric):
-        found = _whole(model, fabric.to_device(torch.from_numpy(data)), overlap)
-    return found.cpu().numpy()
+@dataclass(frozen=True)
+class Segmentation:
+    """The prediction of one scan, on the scan's own grid."""
+
+    label: np.ndarray  # (*space), class numbers
+    probabilities: np.ndarray | None  # (class or region, *space), mean over the passes; on request
+    maps: Mapping[str, np.ndarray]  # (*space) or (class or region, *space), by ending of the file
+    review: Mapping[str, Any] | None  # of several passes: volumes, agreement, trust, entropy
+    voted: VotedScan | None  # of several passes
 
 
-def _whole(model: TrainedSegmenter, image: Tensor, overlap: float) -> Tensor:
-    """Probabilities (class or region, *space) of a prepared scan (channel, *space), asked once."""
-    own = model.own is not None
-    found: Tensor = segment_scan(
-        model.network, image, model.window, overlap, model.slice_axis, overlapping=own
-    )
-    return found
-
-
-def _write(
-    paths: Sequence[Path],
-    probabilities: np.ndarray,
+def predict_image(
+    models: TrainedSegmenter | Sequence[TrainedSegmenter],
     image: Image,
-    prepared: PreparedScan,
-    model: TrainedSegmenter,
+    settings: PassSettings | None = None,
+    *,
+    overlap: float = OVERLAP,
+    probabilities: bool = True,
+    fabric: Fabric | None = None,
+) -> Segmentation:
+    """Segment one image that is in memory.
+
+    Args:
+        models: one network, or several that vote together.
+        image: with its geometry, as it was read: the recipe of the run is applied here.
+        settings: of passes and votes; default: one plain prediction per network.
+        overlap: share by which neighbouring windows overlap.
+        probabilities: whether the result has probabilities too.
+        fabric: device and arithmetic; default: a GPU where there is one, in bf16 where the processor has it.
+
+    Raises:
+        DataError: the image does not fit the recipe of the run.
+        UsageError: the networks cannot vote together, or not in this way.
+    """
+    models = [models] if isinstance(models, TrainedSegmenter) else list(models)
+    settings = settings or PassSettings()
+    check_vote(models, settings)
+    segmenter = ScanSegmenter(models, settings, overlap, fabric or make_fabric("auto", 1, "auto"))
+    prepared = models[0].recipe.apply(image)
+    return segmenter.segment(prepared, probabilities)
+
+
+def check_vote(
+    models: Sequence[TrainedSegmenter], settings: PassSettings, runs: Sequence[Path] | None = None
 ) -> None:
-    """Back to the scan's grid; where voxels change their size, the probabilities go back and then decide."""
-    recipe = model.recipe
-    if len(paths) == 1 and recipe.size is None and recipe.spacing_mm is None:
-        label = recipe.undo(model.decide(probabilities), prepared.geometry)
-    else:
-        probabilities = model.undo(probabilities, prepared.geometry)
-        label = model.decide(probabilities)
-    for path in paths[1:]:
-        images.write_map(path, probabilities, image)
-    images.write_label(paths[0], label, image)
+    """Refuse networks that cannot vote together, and votes that their classes or regions do not allow.
 
+    Args:
+        models: the leading one first.
+        settings: of passes and votes.
+        runs: their folders, for the message.
 
-# many passes
-
-
-def _check_alike(models: Sequence[TrainedSegmenter], settings: Predict) -> None:
-    """Refuse runs that cannot vote together, and votes that the classes do not allow."""
-    alike = [
+    Raises:
+        UsageError: names the first such run or setting.
+    """
+    facts = [
         {
             "list of classes": model.classes,
             "choice of classes or regions to train on": model.outputs,
@@ -132,140 +104,237 @@ def _check_alike(models: Sequence[TrainedSegmenter], settings: Predict) -> None:
         }
         for model in models
     ]
-    ensemble.check_compatible(settings, alike)
-    ensemble.check_vote(
-        settings, [name for name, _ in models[0].outputs], of_regions=models[0].own is not None
-    )
+    names = runs or [Path(f"model {number}") for number in range(len(models))]
+    ensemble.check_compatible(names, facts)
+    ensemble.check_vote(settings, models[0].output_names, models[0].trained_on_regions)
 
 
-def _tally(
-    models: Sequence[TrainedSegmenter],
-    networks: Sequence[SubNetworks | None],
-    fabric: Fabric,
-    data: np.ndarray,
-    settings: Predict,
-    spill: Path | None,
-) -> VoteAccumulator:
-    """All passes of all networks over one prepared scan (channel, *space)."""
-    with inference_mode(fabric):
-        image = fabric.to_device(torch.from_numpy(data))
-        tally = _empty_tally(models[0], len(models) * settings.passes, image, settings, spill)
-        for number, (model, network) in enumerate(zip(models, networks, strict=True)):
-            if network is None:
-                tally.add(number, (), _whole(model, image, settings.overlap))
-            else:
-                mine = range(number * settings.passes, (number + 1) * settings.passes)
-                with network:
+class ScanSegmenter:
+    """Networks on their device, ready to segment one scan after the other.
+
+    Args:
+        models: the leading one first; its recipe prepares the scans.
+        settings: of passes and votes.
+        overlap: share by which neighbouring windows overlap.
+        fabric: device and arithmetic.
+
+    Raises:
+        UsageError: dropout is asked for and a network has no activation to drop units after.
+    """
+
+    def __init__(
+        self,
+        models: Sequence[TrainedSegmenter],
+        settings: PassSettings,
+        overlap: float,
+        fabric: Fabric,
+    ):
+        self.models = models
+        self.settings = settings
+        self.overlap = overlap
+        self.fabric = fabric
+        self._sub_networks: list[SubNetworks] = []
+        for model in models:
+            fabric.to_device(model.network)
+            if settings.passes > 1:
+                sub_networks = SubNetworks(
+                    model.network, settings.dropout, model.trained_on_regions
+                )
+                self._sub_networks.append(sub_networks)
+
+    @property
+    def votes(self) -> bool:
+        """Whether several predictions of each scan vote."""
+        return self.settings.has_several(len(self.models))
+
+    def segment(
+        self, prepared: PreparedScan, probabilities: bool, scratch: Path | None = None
+    ) -> Segmentation:
+        """Segment one prepared scan.
+
+        Args:
+            prepared: by the recipe of the leading model.
+            probabilities: whether the result has probabilities too.
+            scratch: folder for a temporary file of all passes, which percentiles need; default: the system's.
+        """
+        if self.votes:
+            return self._vote(prepared, probabilities, scratch)
+        return self._predict_once(prepared, probabilities)
+
+    def _predict_once(self, prepared: PreparedScan, with_probabilities: bool) -> Segmentation:
+        """The plain prediction of the only network."""
+        model = self.models[0]
+        with inference_mode(self.fabric):
+            data = self.fabric.to_device(torch.from_numpy(prepared.data))
+            probabilities = self._probabilities(model, data)
+        values = probabilities.cpu().numpy()
+        if model.resamples or with_probabilities:
+            values = model.undo(values, prepared.geometry)
+            # where voxels change their size, the probabilities are resampled and then decide
+            label = model.decide(values)
+        else:
+            label = model.recipe.undo(model.decide(values), prepared.geometry)
+        return Segmentation(label, values if with_probabilities else None, {}, None, None)
+
+    def _vote(
+        self, prepared: PreparedScan, with_probabilities: bool, scratch: Path | None
+    ) -> Segmentation:
+        """What the passes of all networks decide together."""
+        model = self.models[0]
+        geometry = prepared.geometry
+        names = self.settings.maps
+        stores_passes = any(maps.MAPS[name].stores_passes for name in names)
+        with _passes_file(scratch, stores_passes) as passes_file:
+            accumulator = self._accumulate(prepared.data, passes_file)
+            # of a network trained on regions, its outputs are these already
+            regions = None if model.trained_on_regions else model.regions
+            groups = list(region_class_indices(regions, model.classes).values())
+            prepared_maps = maps.compute_maps(names, accumulator, groups)
+        scores = accumulator.scores(
+            VOTE_RULES[self.settings.vote], self.settings.options(model.output_names)
+        )
+        decided = _class_indices(model, scores)
+        voted = VotedScan(model.class_values[decided.cpu().numpy()], prepared_maps)
+        probabilities = None
+        if with_probabilities:
+            probabilities = model.undo(accumulator.mean().cpu().numpy(), geometry)
+        review = review_votes(
+            accumulator,
+            decided,
+            model.classes,
+            prepared.spacing_mm,
+            model.regions,
+            model.trained_on_regions,
+        )
+        return Segmentation(
+            label=self._label_of_votes(voted.label, scores, geometry),
+            probabilities=probabilities,
+            maps=ScanGridMaps(prepared_maps, model, geometry),
+            review=review,
+            voted=voted,
+        )
+
+    def _label_of_votes(self, voted: np.ndarray, scores: Tensor, geometry: Geometry) -> np.ndarray:
+        """The vote on the scan's grid.
+
+        Where voxels change their size, each class's share of the score is resampled and then decides.
+        """
+        model = self.models[0]
+        if not model.resamples:
+            return model.recipe.undo(voted, geometry)
+        shares = scores
+        if not model.trained_on_regions:
+            # 0/0 where a weight of 0 leaves no score
+            shares = (scores / scores.sum(0)).nan_to_num(0)
+        return model.decide(model.undo(shares.cpu().numpy(), geometry))
+
+    def _accumulate(self, data: np.ndarray, passes_file: Path | None) -> VoteAccumulator:
+        """All passes of all networks over one prepared scan (channel, *space)."""
+        settings = self.settings
+        with inference_mode(self.fabric):
+            image = self.fabric.to_device(torch.from_numpy(data))
+            needs = set(VOTE_RULES[settings.vote].needs)
+            for name in settings.maps:
+                needs |= set(maps.MAPS[name].needs)
+            accumulator = VoteAccumulator(
+                len(self.models) * settings.passes,
+                _labelling(self.models[0]),
+                image.shape[1:],
+                needs,
+                image.device,
+                passes_file,
+            )
+            for number, model in enumerate(self.models):
+                if settings.passes == 1:
+                    accumulator.add(number, (), self._probabilities(model, image))
+                    continue
+                # passes are numbered across the networks: no two have the same masks
+                first = number * settings.passes
+                with self._sub_networks[number] as sub_networks:
                     run_passes(
-                        network,
+                        sub_networks,
                         image,
                         model.window,
-                        settings.overlap,
-                        mine,
-                        tally.add,
+                        self.overlap,
+                        range(first, first + settings.passes),
+                        accumulator.add,
                         model.slice_axis,
                     )
-    return tally
+        return accumulator
+
+    def _probabilities(self, model: TrainedSegmenter, image: Tensor) -> Tensor:
+        """(class or region, *space) of a prepared scan (channel, *space), without dropout."""
+        probabilities: Tensor = segment_scan(
+            model.network,
+            image,
+            model.window,
+            self.overlap,
+            model.slice_axis,
+            overlapping=model.trained_on_regions,
+        )
+        return probabilities
 
 
-def _sub_networks(model: TrainedSegmenter, settings: Predict) -> SubNetworks | None:
-    """None where the network is asked once, as it is."""
-    if settings.passes == 1:
-        return None
-    return SubNetworks(
-        model.network, ensemble.dropout_from_settings(settings), model.own is not None
-    )
+class ScanGridMaps(Mapping[str, np.ndarray]):
+    """Maps on the scan's grid, by ending of the file; each is moved there when it is read, to save memory.
 
-
-def _empty_tally(
-    model: TrainedSegmenter, passes: int, image: Tensor, settings: Predict, spill: Path | None
-) -> VoteAccumulator:
-    how: dict[str, Any] = {
-        "passes": passes,
-        "space": image.shape[1:],
-        "device": image.device,
-        "spill": spill,
-    }
-    how["wants"] = {settings.vote, *settings.maps}
-    if model.own is not None:
-        return RegionVoteAccumulator(nested_regions(model.regions or {}, model.own), **how)
-    return VoteAccumulator(classes=len(model.classes), **how)
-
-
-def _write_vote(
-    paths: Sequence[Path],
-    tally: VoteAccumulator,
-    image: Image,
-    prepared: PreparedScan,
-    model: TrainedSegmenter,
-    settings: Predict,
-) -> Tensor:
-    """What the passes decided, on the scan's grid; returns it as class indices on the prepared grid.
-
-    Where voxels change their size, each class's share of the score goes back and then decides.
+    Args:
+        prepared: the maps on the prepared grid.
+        model: its recipe prepared the scan.
+        geometry: of the scan.
     """
-    recipe, values = model.recipe, np.array(sorted(model.classes), np.uint16)
-    names = [name for name, _ in model.outputs]
-    of = names.index(settings.union_class) if settings.union_class is not None else 0
-    scores = tally.scores(settings.vote, settings.vote_weights or (), of)
-    if model.own is not None:
-        decided = torch.from_numpy(
-            np.searchsorted(values, decode_regions(scores.cpu(), model.own)).astype(np.uint8)
+
+    def __init__(
+        self, prepared: Mapping[str, MapValues], model: TrainedSegmenter, geometry: Geometry
+    ):
+        self._prepared = prepared
+        self._model = model
+        self._geometry = geometry
+
+    def __getitem__(self, ending: str) -> np.ndarray:
+        values, is_probability = self._prepared[ending]
+        if is_probability:
+            return self._model.undo(values, self._geometry)
+        has_classes = values.ndim > len(self._geometry.prepared)
+        # without background: outside the foreground box, nothing is uncertain
+        maps_of_classes = self._model.recipe.undo_probabilities(
+            values if has_classes else values[None], self._geometry, background=False
         )
-    else:
-        decided = vote_rules.winner(scores)
-    if recipe.size is None and recipe.spacing_mm is None:
-        label = recipe.undo(values[decided.cpu().numpy()], prepared.geometry)
-    else:
-        shares = scores if model.own else (scores / scores.sum(0)).nan_to_num(0)
-        label = model.decide(model.undo(shares.cpu().numpy(), prepared.geometry))
-    for path in paths[1:2] if settings.probabilities else ():
-        images.write_map(
-            path, model.undo((tally.sums / tally.passes).cpu().numpy(), prepared.geometry), image
-        )
-    images.write_label(paths[0], label, image)
-    return decided.to(scores.device)
+        only_map: np.ndarray = maps_of_classes[0]
+        return maps_of_classes if has_classes else only_map
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._prepared)
+
+    def __len__(self) -> int:
+        return len(self._prepared)
 
 
-def _write_maps(
-    paths: Mapping[str, Path],
-    tally: VoteAccumulator,
-    decided: Tensor,
-    case: Case,
-    image: Image,
-    prepared: PreparedScan,
-    model: TrainedSegmenter,
-) -> None:
-    """Maps on the scan's grid, where nothing is unsure outside the foreground box; and their picture."""
-    recipe, geometry = model.recipe, prepared.geometry
-    values = np.array(sorted(model.classes), np.uint16)
-    # of a network trained on regions these are all that there is
-    groups = (
-        []
-        if model.own
-        else list(regions.region_class_indices(model.regions, model.classes).values())
-    )
-    heat = maps.percentile_maps(tally, groups) if tally.spill is not None else None
-    unsure = {}
-    for name, path in paths.items():
-        if name == "picture":
-            continue
-        if name.startswith("percentile-"):
-            assert heat is not None
-            of_classes = heat[[f"percentile-{each:02}" for each in maps.PERCENTILES].index(name)]
-            images.write_map(path, model.undo(of_classes, geometry), image)
-            continue
-        found = maps.scalar_map(name, tally).cpu().numpy()
-        each = found if found.ndim > len(tally.space) else found[None]
-        written = recipe.undo_probabilities(each, geometry, background=False)
-        images.write_map(path, written if found.ndim > len(tally.space) else written[0], image)
-        unsure[name] = found.sum(0) if found.ndim > len(tally.space) else found
-    labels = {"vote": values[decided.cpu().numpy()]}
-    if case.label is not None:
-        try:
-            labels["truth"] = recipe.apply_label(images.read_label(case.label, image), geometry)
-        except DataError as error:
-            echo(f"{error}; drawn without it")
-    spacing = prepared.spacing_mm
-    parts = model.outputs if model.own else [*model.outputs, *(model.regions or {}).items()]
-    maps.draw_maps(paths["picture"], prepared.data[0], labels, parts, unsure, heat, spacing)
+def _labelling(model: TrainedSegmenter) -> Labelling:
+    if model.region_labels is None:
+        return ClassLabelling(len(model.classes))
+    return RegionLabelling(nested_regions(model.regions or {}, model.region_labels))
+
+
+def _class_indices(model: TrainedSegmenter, scores: Tensor) -> Tensor:
+    """Class indices (*space) of what scores (class or region, *space) decide, on their device."""
+    if model.region_labels is None:
+        return winner(scores)
+    values = decode_regions(scores.cpu(), model.region_labels)
+    indices = np.searchsorted(model.class_values, values).astype(np.uint8)
+    return torch.from_numpy(indices).to(scores.device)
+
+
+@contextlib.contextmanager
+def _passes_file(folder: Path | None, is_needed: bool) -> Iterator[Path | None]:
+    """A temporary file for the probabilities of all passes, removed at the end."""
+    if not is_needed:
+        yield None
+        return
+    # an output folder removes files of such names that a killed process left
+    handle, name = tempfile.mkstemp(prefix=".passes.part.", dir=folder)
+    os.close(handle)
+    try:
+        yield Path(name)
+    finally:
+        Path(name).unlink(missing_ok=True)

@@ -31,7 +31,8 @@ from selfvox.studies import figures, plan, results, statistics
 from selfvox.studies.plan import Plan
 from selfvox.studies.results import Result
 from selfvox.studies.run_once import is_done, run_once
-from selfvox.uncertainty.ensemble import CLASS_ONLY_VOTES
+from selfvox.uncertainty.ensemble import region_votes
+from selfvox.uncertainty.vote_rules import VOTE_RULES
 
 FOREGROUND_WEIGHT = 2.0  # of a weighted vote: paper B takes 1, 2, 2
 HOLLOW: dict[str, Any] = {"linestyle": ":", "markerfacecolor": "white"}
@@ -66,9 +67,7 @@ PLACES = {
     "both": Way(0.3, 0.3),
 }
 RATES = {f"{rate:g}": Way(encoder=rate) for rate in (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)}
-VOTES = {
-    vote: Way(encoder=0.3, vote=vote) for vote in ("majority", "weighted", "borda", "union", "mean")
-}
+VOTES = {vote: Way(encoder=0.3, vote=vote) for vote in VOTE_RULES}
 
 
 def predict_with_passes(
@@ -122,7 +121,7 @@ def _ways(result: Result) -> list[Way]:
     return [
         way
         for way in ways
-        if not ((of_regions and way.vote in CLASS_ONLY_VOTES) or (is_linear and way.decoder))
+        if not ((of_regions and way.vote not in region_votes()) or (is_linear and way.decoder))
     ]
 
 
@@ -151,9 +150,10 @@ def _ask(out: Path, asked: Plan, run: Path, way: Way, passes: int) -> None:
     names = [classes[value] for value in sorted(classes, key=int)]
     if card.get("trained_on") == "regions":
         names = list(card["regions"])
-    if way.vote == "weighted":
+    setting = VOTE_RULES[way.vote].setting
+    if setting == "vote_weights":
         given["vote_weights"] = (1.0, *[FOREGROUND_WEIGHT] * (len(names) - 1))
-    if way.vote == "union":
+    if setting == "union_class":
         given["union_class"] = names[-1]
     if way.maps:
         given["maps"] = ("percentiles", "entropy")

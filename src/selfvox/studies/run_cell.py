@@ -13,7 +13,7 @@ from selfvox.data.formats import strict_json
 from selfvox.data.naming import natural_key
 from selfvox.data.preparation import split as splits
 from selfvox.data.preparation.store import Store, open_store
-from selfvox.prediction import class_table
+from selfvox.prediction import class_table, output_folder
 from selfvox.runs import atomic_files
 from selfvox.settings import safe_yaml
 from selfvox.settings.options import resolve
@@ -114,14 +114,16 @@ def score(plan: Plan, run: Path, store: Store) -> None:
             source=plan.source,
         )
     )
-    if (run / "predictions" / class_table.TABLE_NAME).exists():
-        answers = class_table.read_class_table(run / "predictions" / class_table.TABLE_NAME)
+    table = run / "predictions" / output_folder.CLASS_TABLE
+    if table.exists():
+        answers = class_table.read_class_table(table)
         known = [
-            case for case in store.cases if case.id in answers.found and case.grade is not None
+            case for case in store.cases if case.id in answers.predicted and case.grade is not None
         ]
         graded = {case.id: answers.classes.index(str(case.grade)) for case in known}
         rows = [
-            [case, graded[case], answers.found[case]] for case in sorted(graded, key=natural_key)
+            [case, graded[case], answers.predicted[case]]
+            for case in sorted(graded, key=natural_key)
         ]
         atomic_files.write_csv(run / "answers.csv", ["case", "true", "predicted"], rows)
 

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from selfvox.models.encoder import Encoder
 from selfvox.ops.affine import resample, view_maps
 from selfvox.ops.gather import gather_embeddings
-from selfvox.ops.intensity import brightness, contrast
-from selfvox.ops.losses import nt_xent, triplet
+from selfvox.ops.intensity import scale_contrast, shift_brightness
+from selfvox.ops.losses import nt_xent, triplet_loss
 from selfvox.ops.outcome import Batch, Outcome
 from selfvox.ops.planes import equal_spacing, plane_names, read_planes
 from selfvox.pretext import Panel, PretextTask
@@ -136,7 +136,7 @@ class Exemplar(PretextTask):
         anchors, positives = (
             each.repeat(len(other) // len(anchor), 1) for each in (anchor, positive)
         )
-        found = triplet(
+        found = triplet_loss(
             anchors,
             positives,
             other,
@@ -182,7 +182,9 @@ class Exemplar(PretextTask):
         angles = torch.deg2rad(uniform(-self.angle, self.angle)) * _one_of(count, len(planes), rng)
         scale = torch.exp(uniform(-1, 1) * math.log(self.zoom))
         x = resample(x, *view_maps(x.shape[2:], angles, planes, flips, scale, uniform(-1, 1, d)))
-        return brightness(contrast(x, uniform(0.6, 1.4)[:, 0]), uniform(-0.3, 0.3)[:, 0])
+        return shift_brightness(
+            scale_contrast(x, uniform(0.6, 1.4)[:, 0]), uniform(-0.3, 0.3)[:, 0]
+        )
 
 
 class Remembering(nn.Sequential):

@@ -94,8 +94,8 @@ class RelativeLocation(PretextTask):
             factor, shift = torch.rand(2, len(tiles), generator=rng)
             # jitter alone would only blur a brightness that runs through the scan
             tiles = intensity.standardise(tiles)
-            tiles = intensity.brightness(
-                intensity.contrast(tiles, 0.6 + 0.8 * factor), 0.6 * shift - 0.3
+            tiles = intensity.shift_brightness(
+                intensity.scale_contrast(tiles, 0.6 + 0.8 * factor), 0.6 * shift - 0.3
             )
         return {
             "tiles": tiles,

@@ -14,7 +14,7 @@ from selfvox.errors import UsageError
 from selfvox.models.encoder import Encoder
 from selfvox.ops.outcome import Batch, Outcome
 from selfvox.ops.planes import AXES, Plane, equal_edges, equal_spacing, plane_names, read_planes
-from selfvox.ops.resize import crop_to
+from selfvox.ops.resize import random_crop
 from selfvox.ops.rotations import AxisRotation, plane_rotations, rotate_batch, rotation_group
 from selfvox.pretext import Panel, PretextTask
 from selfvox.settings.verbs import AtLeastOne
@@ -110,7 +110,7 @@ class Rotation(PretextTask):
             `images` (batch * versions, channel, *space) and their `answer` (batch * versions,).
         """
         table = self.table(images.ndim - 2)
-        images = crop_to(images, self.input_size(images.shape[2:]), rng)
+        images = random_crop(images, self.input_size(images.shape[2:]), rng)
         order = torch.rand(len(images), len(table), generator=rng).argsort(1)
         answer = order[:, : self.versions].flatten()
         turned = rotate_batch(images.repeat_interleave(self.versions, 0), table, answer)

@@ -196,12 +196,12 @@ class SimCLR(PretextTask):
         )
         x = _on_rows(x, blurred, lambda part: intensity.blur(part, sigma_blur[blurred]))
         # before colour, which its standardising would take back
-        x = _on_rows(x, edges, intensity.sobel)
+        x = _on_rows(x, edges, intensity.sobel_magnitude)
         x = _on_rows(
             x,
             colour,
-            lambda part: intensity.brightness(
-                intensity.contrast(part, factor[colour]), shift[colour]
+            lambda part: intensity.shift_brightness(
+                intensity.scale_contrast(part, factor[colour]), shift[colour]
             ),
         )
         return _on_rows(x, noisy, lambda part: intensity.add_noise(part, sigma_noise[noisy], rng))

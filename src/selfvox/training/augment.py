@@ -65,5 +65,7 @@ def _recolour(image: Tensor, rng: torch.Generator) -> Tensor:
     def uniform(low: float, high: float) -> Tensor:
         return torch.empty(len(image)).uniform_(low, high, generator=rng)
 
-    image = intensity.brightness(intensity.contrast(image, uniform(0.75, 1.25)), uniform(-0.2, 0.2))
+    image = intensity.shift_brightness(
+        intensity.scale_contrast(image, uniform(0.75, 1.25)), uniform(-0.2, 0.2)
+    )
     return intensity.add_noise(image, uniform(0, 0.1), rng)

@@ -15,18 +15,20 @@ def run_class_passes(
 ) -> torch.Tensor:
     """Probabilities (pass, class) of one image (1, channel, *space) by these sub-networks.
 
-    What the passes share is computed once: all of the encoder, where nothing is dropped in it.
+    What the passes share is computed once: all of the encoder, if no dropout is in it.
     """
-    dropping, few = masks.dropout.encoder > 0, PASSES_AT_ONCE[image.device.type]
-    shared = image if dropping else network.encoder.embed(image)
-    found = []
+    drops_in_encoder = masks.dropout.encoder > 0
+    batch_size = PASSES_AT_ONCE[image.device.type]
+    shared = image if drops_in_encoder else network.encoder.embed(image)
+    batch = shared.expand(batch_size, *shared.shape[1:])
+    probabilities = []
     with masks:
-        for first in range(0, len(passes), few):
-            now = list(passes[first : first + few])
-            # always as many at a time: the arithmetic of a lone pass differs in the last digit
-            full = now + now[-1:] * (few - len(now))
-            masks.begin(full)
-            batch = shared.expand(few, *shared.shape[1:])
-            logits = network.answer(network.encoder.embed(batch) if dropping else batch)
-            found.append(network.probabilities(logits)[: len(now)])
-    return torch.cat(found)
+        for first in range(0, len(passes), batch_size):
+            numbers = list(passes[first : first + batch_size])
+            # always a full batch: the arithmetic of a single pass differs in the last digit
+            filler = [numbers[-1]] * (batch_size - len(numbers))
+            masks.begin(numbers + filler)
+            embedding = network.encoder.embed(batch) if drops_in_encoder else batch
+            logits = network.answer(embedding)
+            probabilities.append(network.probabilities(logits)[: len(numbers)])
+    return torch.cat(probabilities)

@@ -1,8 +1,9 @@
-"""What many passes over one scan say of its class: the vote, the mean with its interval, how unsure and how trusted."""
+"""Votes of several passes over one scan on its class: the decision, the mean with its interval, entropy and trust."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,69 +14,97 @@ from torch import Tensor
 from selfvox.data.naming import natural_key
 from selfvox.models.classifier import decide_class
 from selfvox.runs.atomic_files import write_csv
-from selfvox.settings.verbs import Predict
-from selfvox.uncertainty import vote_rules
-from selfvox.uncertainty.accumulator import entropy
+from selfvox.uncertainty.ensemble import PassSettings
+from selfvox.uncertainty.labelling import entropy
 from selfvox.uncertainty.review import INTERVAL
+from selfvox.uncertainty.vote_rules import VOTE_RULES, VoteTotals, borda_points, winner
+
+DIGITS = 6  # of shares in files
 
 
-def measure_class_votes(
-    passes: Tensor, ordinal: bool, names: Sequence[str], settings: Predict
-) -> dict[str, Any]:
-    """The class that the passes decide on, and what they say of it.
+@dataclass(frozen=True)
+class ClassVotes:
+    """What the passes over one scan say about its class; sequences are in the order of the classes."""
 
-    A pass votes for the class that it would answer alone; Borda's count ranks the classes by their probability. Trust
-    is the share of the passes that vote for the decided class.
+    name: str  # of the class that they decide on
+    probabilities: Sequence[float]  # mean over the passes
+    low: Sequence[float]  # 5th percentile over the passes
+    high: Sequence[float]  # 95th percentile over the passes
+    votes: Sequence[int]  # passes that vote for each class
+    entropy: float  # of the mean, in nats
+    trust: float  # share of the passes that vote for the class
+
+    def to_json(self, with_votes: bool) -> dict[str, Any]:
+        """As `cases.jsonl` stores it; of a single pass, the class and its probabilities are all there is."""
+        answer = {"class": self.name, "probabilities": _rounded(self.probabilities)}
+        if not with_votes:
+            return answer
+        return {
+            **answer,
+            "low": _rounded(self.low),
+            "high": _rounded(self.high),
+            "votes": list(self.votes),
+            "entropy": round(self.entropy, DIGITS),
+            "trust": round(self.trust, DIGITS),
+        }
+
+
+def count_class_votes(
+    passes: Tensor, ordinal: bool, names: Sequence[str], settings: PassSettings
+) -> ClassVotes:
+    """Let the passes over one scan decide on its class.
+
+    A pass votes for the class that it would predict alone; Borda's count ranks the classes by their probability.
 
     Args:
         passes: (pass, class) probabilities.
         ordinal: whether the classes have an order.
         names: of the classes.
-        settings: say how they vote.
+        settings: of the vote.
     """
-    each, mean = decide_class(passes, ordinal), passes.mean(0)
-    ballots = torch.bincount(each, minlength=len(names))
-    if settings.vote == "mean":
+    mean = passes.mean(0)
+    votes = decide_class(passes, ordinal)
+    ballots = torch.bincount(votes, minlength=len(names))
+    rule = VOTE_RULES[settings.vote]
+    if rule.averages_probabilities:
         number = int(decide_class(mean[None], ordinal))
     else:
-        number = int(vote_rules.winner(_scores(ballots, passes, names, settings)))
+        totals = VoteTotals(ballots, passes.sum(0), borda_points(passes), len(passes))
+        number = int(winner(rule.score(totals, settings.options(names))))
     low, high = np.percentile(passes.numpy(), INTERVAL, axis=0)
-    return {
-        "class": names[number],
-        "probabilities": _short(mean.tolist()),
-        "low": _short(low.tolist()),
-        "high": _short(high.tolist()),
-        "votes": ballots.tolist(),
-        "entropy": round(float(entropy(mean)), 6),
-        "trust": round(float(ballots[number] / len(passes)), 6),
-    }
+    return ClassVotes(
+        name=names[number],
+        probabilities=mean.tolist(),
+        low=low.tolist(),
+        high=high.tolist(),
+        votes=ballots.tolist(),
+        entropy=float(entropy(mean)),
+        trust=float(ballots[number] / len(passes)),
+    )
 
 
-def write_review(
+def write_class_review(
     path: Path, answers: Mapping[str, Mapping[str, Any]], names: Sequence[str]
 ) -> None:
-    """Write the cases as a table, the least trusted first; of equally trusted ones that of the larger entropy."""
+    """Write the cases as a table, the least trusted first; of equal trust, those of larger entropy first.
+
+    Args:
+        path: of the table.
+        answers: by case id, as `ClassVotes.to_json` gives them.
+        names: of the classes.
+    """
+    cases = sorted(
+        answers,
+        key=lambda case: (answers[case]["trust"], -answers[case]["entropy"], natural_key(case)),
+    )
     rows = []
-    for case, one in sorted(
-        answers.items(),
-        key=lambda item: (item[1]["trust"], -item[1]["entropy"], natural_key(item[0])),
-    ):
-        at = names.index(one["class"])
-        shares = [one[name][at] for name in ("probabilities", "low", "high")]
-        rows.append([case, one["trust"], one["entropy"], one["class"], *shares])
+    for case in cases:
+        answer = answers[case]
+        number = names.index(answer["class"])
+        shares = [answer[key][number] for key in ("probabilities", "low", "high")]
+        rows.append([case, answer["trust"], answer["entropy"], answer["class"], *shares])
     write_csv(path, ["case", "trust", "entropy", "class", "probability", "low", "high"], rows)
 
 
-def _scores(ballots: Tensor, passes: Tensor, names: Sequence[str], settings: Predict) -> Tensor:
-    """Scores (class,), of which the highest wins."""
-    if settings.vote == "borda":
-        return vote_rules.borda_points(passes)
-    if settings.vote_weights is not None:
-        return vote_rules.weighted(ballots, settings.vote_weights)
-    if settings.union_class is not None:
-        return vote_rules.union(ballots, names.index(settings.union_class))
-    return vote_rules.majority(ballots)
-
-
-def _short(shares: Sequence[float]) -> list[float]:
-    return [round(share, 6) for share in shares]
+def _rounded(shares: Sequence[float]) -> list[float]:
+    return [round(share, DIGITS) for share in shares]

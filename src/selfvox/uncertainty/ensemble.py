@@ -1,97 +1,129 @@
-"""Networks and passes that vote together: what they must have in common, and what is said of them."""
+"""Several predictions of one scan: how they are made, which networks may vote together, and what is recorded of it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from selfvox.errors import UsageError, did_you_mean
 from selfvox.runs.progress import echo
 from selfvox.settings.verbs import Predict
 from selfvox.uncertainty.mc_dropout import Dropout
+from selfvox.uncertainty.vote_rules import VOTE_RULES, VoteOptions
 
-CLASS_ONLY_VOTES = ("weighted", "borda")  # votes that regions, each found or not, have no rule for
-
-
-def has_many_votes(settings: Predict) -> bool:
-    """Whether each scan is asked about more than once."""
-    return settings.passes > 1 or bool(settings.ensemble)
+NO_DROPOUT = Dropout(encoder=0.0, decoder=0.0, kind="element", seed=0)
 
 
-def check_same_kind(settings: Predict, classify: Sequence[bool]) -> None:
-    """Refuse to let networks of whole scans and of voxels vote together; `classify`: of each, whether it does so."""
-    for run, does in zip(settings.ensemble, classify[1:], strict=True):
-        if does != classify[0]:
-            what, other = (
-                ("classifies whole scans", "segments")
-                if does
-                else ("segments", "classifies whole scans")
-            )
-            raise UsageError(
-                f"{run}: {what}, where {settings.run} {other}; leave it out of --ensemble"
-            )
+@dataclass(frozen=True, kw_only=True)
+class PassSettings:
+    """How often each network predicts a scan, and how the predictions vote."""
+
+    passes: int = 1  # per network; 1 is a plain prediction, without dropout
+    dropout: Dropout = NO_DROPOUT
+    vote: str = "majority"  # of vote_rules.VOTE_RULES
+    vote_weights: tuple[float, ...] | None = None
+    union_class: str | None = None
+    maps: tuple[str, ...] = ()  # of maps.MAPS
+
+    @classmethod
+    def from_verb(cls, settings: Predict) -> PassSettings:
+        """The same settings, from those of `predict`."""
+        dropout = Dropout(
+            settings.encoder_dropout, settings.decoder_dropout, settings.dropout_kind, settings.seed
+        )
+        return cls(
+            passes=settings.passes,
+            dropout=dropout,
+            vote=settings.vote,
+            vote_weights=settings.vote_weights,
+            union_class=settings.union_class,
+            maps=settings.maps,
+        )
+
+    def options(self, names: Sequence[str]) -> VoteOptions:
+        """The options of the vote, for classes or regions of these names."""
+        union_index = 0 if self.union_class is None else list(names).index(self.union_class)
+        return VoteOptions(self.vote_weights or (), union_index)
+
+    def has_several(self, networks: int) -> bool:
+        """Whether several predictions are made of each scan."""
+        return self.passes > 1 or networks > 1
 
 
-def check_compatible(settings: Predict, runs: Sequence[Mapping[str, Any]]) -> None:
-    """Refuse runs that cannot vote together; `runs`: of each, what must be the same, by what it is called."""
-    for run, has in zip(settings.ensemble, runs[1:], strict=True):
-        for what, value in has.items():
-            if value != runs[0][what]:
+def region_votes() -> list[str]:
+    """Names of the votes that a network trained on regions can take."""
+    return [name for name, rule in VOTE_RULES.items() if rule.score_regions is not None]
+
+
+def check_compatible(runs: Sequence[Path], facts: Sequence[Mapping[str, Any]]) -> None:
+    """Refuse networks that cannot vote together.
+
+    Args:
+        runs: their folders, the first one leading.
+        facts: what must be the same, for each run, by a name for the message.
+    """
+    for run, own_facts in zip(runs[1:], facts[1:], strict=True):
+        for name, value in own_facts.items():
+            if value != facts[0][name]:
                 raise UsageError(
-                    f"{run}: its {what} differs from that of {settings.run}; leave it out, or train both on one store"
+                    f"{run}: its {name} differs from that of {runs[0]}; leave it out, or train both on one store"
                 )
 
 
-def check_vote(settings: Predict, names: Sequence[str], of_regions: bool = False) -> None:
+def check_vote(settings: PassSettings, names: Sequence[str], of_regions: bool = False) -> None:
     """Refuse a vote that the classes, or the regions that a network was trained on, do not allow."""
-    what = "region" if of_regions else "class"
-    if of_regions and settings.vote in CLASS_ONLY_VOTES:
+    if settings.passes > 1 and settings.dropout.encoder == settings.dropout.decoder == 0:
+        raise UsageError("passes: without dropout all passes would be the same; give a rate")
+    needed = VOTE_RULES[settings.vote].setting
+    if needed is not None and getattr(settings, needed) is None:
+        raise UsageError(f"{needed}: the {settings.vote} vote needs it; give it")
+    allowed = region_votes()
+    if of_regions and settings.vote not in allowed:
         raise UsageError(
-            f"vote: the network was trained on regions, of which there is no {settings.vote} vote; "
-            "take majority, union or mean"
+            f"vote: the network was trained on regions, which have no {settings.vote} vote; "
+            f"take {', '.join(allowed[:-1])} or {allowed[-1]}"
         )
-    if settings.vote_weights is not None and len(settings.vote_weights) != len(names):
+    weights = settings.vote_weights
+    if weights is not None and len(weights) != len(names):
         raise UsageError(
-            f"vote_weights: {len(settings.vote_weights)} of them for {len(names)} classes ({', '.join(names)}); "
+            f"vote_weights: {len(weights)} weights for {len(names)} classes ({', '.join(names)}); "
             "give one for each"
         )
     if settings.union_class is not None and settings.union_class not in names:
+        kind = "region" if of_regions else "class"
         raise UsageError(
-            f"union_class: no {what} is called '{settings.union_class}'{did_you_mean(settings.union_class, names)}"
+            f"union_class: no {kind} is called '{settings.union_class}'{did_you_mean(settings.union_class, names)}"
         )
 
 
-def dropout_from_settings(settings: Predict) -> Dropout:
-    """What is dropped in each pass."""
-    return Dropout(
-        settings.encoder_dropout, settings.decoder_dropout, settings.dropout_kind, settings.seed
-    )
+def passes_card(settings: PassSettings, sha256s: Sequence[str]) -> dict[str, Any]:
+    """What `predictions.json` records of the passes: all that their bytes depend on; empty for a plain prediction.
 
-
-def vote_settings(settings: Predict, sha256s: Sequence[str]) -> dict[str, Any]:
-    """What `predictions.json` says of the passes: all that their bytes depend on; `sha256s`: of the networks.
-
-    Nothing where a scan is asked about once.
+    Args:
+        settings: of the passes.
+        sha256s: of the networks' weights, the leading network first.
     """
-    if not has_many_votes(settings):
+    if not settings.has_several(len(sha256s)):
         return {}
-    found: dict[str, Any] = {"passes": settings.passes, "ensemble_sha256": list(sha256s[1:])}
+    card: dict[str, Any] = {"passes": settings.passes, "ensemble_sha256": list(sha256s[1:])}
     if settings.passes > 1:
-        found |= {
-            "encoder_dropout": settings.encoder_dropout,
-            "decoder_dropout": settings.decoder_dropout,
-            "dropout_kind": settings.dropout_kind,
-            "seed": settings.seed,
-        }
-        rates = f"{settings.encoder_dropout:g} of the encoder's and {settings.decoder_dropout:g} of the decoder's"
-        echo(
-            f"{settings.passes} passes: dropout of {rates} {settings.dropout_kind}s, behind each activation"
-        )
-        echo("the network was trained without dropout")
-    weights = None if settings.vote_weights is None else list(settings.vote_weights)
-    return {
-        **found,
-        "vote": settings.vote,
-        "vote_weights": weights,
-        "union_class": settings.union_class,
-    }
+        card["encoder_dropout"] = settings.dropout.encoder
+        card["decoder_dropout"] = settings.dropout.decoder
+        card["dropout_kind"] = settings.dropout.kind
+        card["seed"] = settings.dropout.seed
+    card["vote"] = settings.vote
+    card["vote_weights"] = None if settings.vote_weights is None else list(settings.vote_weights)
+    card["union_class"] = settings.union_class
+    return card
+
+
+def announce_passes(settings: PassSettings) -> None:
+    """Print where units are dropped, if they are."""
+    if settings.passes == 1:
+        return
+    dropout = settings.dropout
+    rates = f"{dropout.encoder:g} of the encoder's and {dropout.decoder:g} of the decoder's"
+    echo(f"{settings.passes} passes: dropout of {rates} {dropout.kind}s, after each activation")
+    echo("the network was trained without dropout")

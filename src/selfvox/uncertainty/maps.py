@@ -1,28 +1,161 @@
-"""Maps of what passes disagree about: percentiles, entropy, mutual information, variance; as files and as a picture."""
+"""Uncertainty maps: where passes disagree, as a table of map functions; percentiles over passes; and their picture."""
 
 from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from torch import Tensor
 
-from selfvox.runs.atomic_files import atomic_write
-from selfvox.uncertainty.accumulator import VoteAccumulator
+from selfvox import plotting
+from selfvox.uncertainty.accumulator import STEPS, VoteAccumulator
 
 PERCENTILES = (5, 25, 50, 75, 95)
-CHUNK = (
-    2**16
-)  # voxels whose percentiles are taken at once: fewer cost calls, more leave the processor's cache
-SHARES = (
-    255  # a pass's probabilities are kept in this many steps: percentiles are off by 1/510 at most
-)
-COLOURS = ("#ff9f1c", "#2ec4b6", "#e71d36", "#7b2cbf", "#3a86ff")
+# voxels whose percentiles are computed at once: fewer cost calls, more leave the processor's cache
+CHUNK = 2**16
+
+RegionIndices = Sequence[Sequence[int]]  # for each region, the indices of its classes
+
+
+class MapValues(NamedTuple):
+    """A map on the prepared grid."""
+
+    values: np.ndarray  # (*space) or (class or region, *space)
+    is_probability: bool  # of the classes: outside the foreground box, the background is certain
+
+
+@dataclass(frozen=True)
+class UncertaintyMap:
+    """A kind of map.
+
+    Args:
+        compute: maps (file, *space) or (file, class or region, *space), one for each file, from the sums over the
+            passes and the regions whose maps are wanted next to those of the classes.
+        files: endings of the files' names.
+        needs: names of the sums that an accumulator keeps for it.
+        stores_passes: it is computed from the stored probabilities of every pass.
+        is_probability: see `MapValues`.
+    """
+
+    compute: Callable[[VoteAccumulator, RegionIndices], np.ndarray]
+    files: tuple[str, ...]
+    needs: tuple[str, ...] = ()
+    stores_passes: bool = False
+    is_probability: bool = False
+
+
+def entropy_map(accumulator: VoteAccumulator) -> np.ndarray:
+    """(*space): entropy of the mean probability, in nats.
+
+    Of a network trained on regions, the mean over the regions of each one with its complement.
+    """
+    entropy: np.ndarray = accumulator.labelling.entropy(accumulator.mean()).cpu().numpy()
+    return entropy
+
+
+def mutual_information_map(accumulator: VoteAccumulator) -> np.ndarray:
+    """(*space), in nats: the entropy of the mean less the mean entropy of the passes (Gal et al. 2017).
+
+    It is the uncertainty of the network, without that of the scan.
+    """
+    assert accumulator.entropies is not None
+    total = accumulator.labelling.entropy(accumulator.mean())
+    of_scan = accumulator.entropies / accumulator.passes
+    # rounding may make it slightly negative
+    information: np.ndarray = total.sub_(of_scan).clamp_(min=0).cpu().numpy()
+    return information
+
+
+def variance_map(accumulator: VoteAccumulator) -> np.ndarray:
+    """(class or region, *space): variance of each probability over the passes."""
+    assert accumulator.squares is not None
+    mean_square = accumulator.squares / accumulator.passes
+    variance = mean_square.sub_(accumulator.mean().square_())
+    values: np.ndarray = variance.clamp_(min=0).cpu().numpy()
+    return values
+
+
+def percentile_maps(accumulator: VoteAccumulator, regions: RegionIndices = ()) -> np.ndarray:
+    """Percentiles over the passes of each class's probability, and of each region's, the sum of its classes'.
+
+    Args:
+        accumulator: with the passes stored.
+        regions: class indices of each region.
+
+    Returns:
+        (percentile, class or region, *space) float16.
+    """
+    groups = [[number] for number in range(len(accumulator.sums))]
+    groups += [list(indices) for indices in regions]
+    voxels = math.prod(accumulator.space)
+    maps = np.empty((len(PERCENTILES), len(groups), voxels), np.float16)
+    for place, indices in enumerate(groups):
+        for start in range(0, voxels, CHUNK):
+            stop = min(start + CHUNK, voxels)
+            passes = [accumulator.stored_passes(index, start, stop) for index in indices]
+            joint = passes[0]
+            if len(passes) > 1:
+                # each was rounded alone, so that the sum may exceed 1
+                joint = np.minimum(np.sum(passes, 0), STEPS).astype(np.uint8)
+            maps[:, place, start:stop] = percentiles(joint, PERCENTILES) / STEPS
+    return maps.reshape(len(PERCENTILES), len(groups), *accumulator.space)
+
+
+# The one list of maps. `settings.verbs` names them a second time, to check an option; a test compares the two.
+MAPS = {
+    "entropy": UncertaintyMap(
+        compute=lambda accumulator, regions: entropy_map(accumulator)[None],
+        files=("entropy",),
+    ),
+    "mutual-information": UncertaintyMap(
+        compute=lambda accumulator, regions: mutual_information_map(accumulator)[None],
+        files=("mutual-information",),
+        needs=("entropies",),
+    ),
+    "variance": UncertaintyMap(
+        compute=lambda accumulator, regions: variance_map(accumulator)[None],
+        files=("variance",),
+        needs=("squares",),
+    ),
+    "percentiles": UncertaintyMap(
+        compute=percentile_maps,
+        files=tuple(f"percentile-{percentile:02}" for percentile in PERCENTILES),
+        stores_passes=True,
+        is_probability=True,
+    ),
+}
+
+
+def map_files(names: Iterable[str]) -> list[str]:
+    """Endings of the files that these maps are written to, percentiles last."""
+    return [ending for name in _in_order(names) for ending in MAPS[name].files]
+
+
+def compute_maps(
+    names: Iterable[str], accumulator: VoteAccumulator, regions: RegionIndices = ()
+) -> dict[str, MapValues]:
+    """Maps on the prepared grid, by the ending of their file."""
+    maps: dict[str, MapValues] = {}
+    for name in _in_order(names):
+        kind = MAPS[name]
+        arrays = kind.compute(accumulator, regions)
+        for ending, values in zip(kind.files, arrays, strict=True):
+            maps[ending] = MapValues(values, kind.is_probability)
+    return maps
+
+
+def _in_order(names: Iterable[str]) -> list[str]:
+    """Each name once; percentiles, which have rows of their own in the picture, last."""
+    return sorted(dict.fromkeys(names), key=lambda name: MAPS[name].is_probability)
+
+
+# percentiles
 
 
 def percentiles(passes: np.ndarray, wanted: Sequence[float]) -> np.ndarray:
@@ -35,207 +168,160 @@ def percentiles(passes: np.ndarray, wanted: Sequence[float]) -> np.ndarray:
     Returns:
         (percentile, voxel) float32.
     """
-    places = [each / 100 * (len(passes) - 1) for each in wanted]
-    ranks = tuple(
-        sorted({rank for place in places for rank in (math.floor(place), math.ceil(place))})
-    )
-    found = np.empty((len(wanted), passes.shape[1]), np.float32)
+    places = [percentile / 100 * (len(passes) - 1) for percentile in wanted]
+    ranks = {math.floor(place) for place in places} | {math.ceil(place) for place in places}
+    steps = _comparators(len(passes), tuple(sorted(ranks)))
+    values = np.empty((len(wanted), passes.shape[1]), np.float32)
     for start in range(0, passes.shape[1], CHUNK):
-        rows = list(passes[:, start : start + CHUNK].copy())
-        spare = np.empty_like(rows[0])
-        for low, high, keeps in _comparators(len(rows), ranks):
-            if keeps == "both":
-                np.minimum(rows[low], rows[high], out=spare)
-                np.maximum(rows[low], rows[high], out=rows[high])
-                rows[low], spare = spare, rows[low]
-            else:
-                pick, row = (np.minimum, low) if keeps == "low" else (np.maximum, high)
-                pick(rows[low], rows[high], out=rows[row])
-        for target, place in zip(found, places, strict=True):
-            below, above = (
-                rows[rank].astype(np.float32) for rank in (math.floor(place), math.ceil(place))
-            )
+        rows = _sort(list(passes[:, start : start + CHUNK].copy()), steps)
+        for target, place in zip(values, places, strict=True):
+            below = rows[math.floor(place)].astype(np.float32)
+            above = rows[math.ceil(place)].astype(np.float32)
             target[start : start + CHUNK] = below + (above - below) * np.float32(place % 1)
-    return found
+    return values
+
+
+def _sort(rows: list[np.ndarray], steps: Iterable[tuple[int, int, str]]) -> list[np.ndarray]:
+    """Rows (voxel,) sorted voxel by voxel, in the ranks that the steps were made for; changed in place."""
+    spare = np.empty_like(rows[0])
+    for low, high, keeps in steps:
+        if keeps == "low":
+            np.minimum(rows[low], rows[high], out=rows[low])
+        elif keeps == "high":
+            np.maximum(rows[low], rows[high], out=rows[high])
+        else:
+            np.minimum(rows[low], rows[high], out=spare)
+            np.maximum(rows[low], rows[high], out=rows[high])
+            rows[low], spare = spare, rows[low]
+    return rows
 
 
 @functools.lru_cache
 def _comparators(count: int, ranks: tuple[int, ...]) -> list[tuple[int, int, str]]:
-    """Batcher's odd-even merge sort of `count` values, without what the wanted ranks do not need.
+    """Batcher's odd-even merge sort of `count` values, without the steps that the wanted ranks do not need.
 
-    Each step puts the lower of two values first; the third entry says which of them is needed later.
+    Each step puts the lower of two values first; the third entry says which of them a later step needs.
     """
-    steps = []
-    merged = 1
-    while merged < count:
-        apart = merged
-        while apart >= 1:
-            for start in range(apart % merged, count - apart, 2 * apart):
-                steps += [
-                    (one, one + apart)
-                    for one in range(start, min(start + apart, count - apart))
-                    if one // (2 * merged) == (one + apart) // (2 * merged)
-                ]
-            apart //= 2
-        merged *= 2
-    needed, kept = set(ranks), []
-    for low, high in reversed(steps):
-        keeps = [name for name, row in (("low", low), ("high", high)) if row in needed]
-        if keeps:
-            kept.append((low, high, keeps[0] if len(keeps) == 1 else "both"))
-            needed |= {low, high}
+    needed = set(ranks)
+    kept = []
+    for low, high in reversed(_merge_sort_steps(count)):
+        if low in needed and high in needed:
+            keeps = "both"
+        elif low in needed:
+            keeps = "low"
+        elif high in needed:
+            keeps = "high"
+        else:
+            continue
+        kept.append((low, high, keeps))
+        needed |= {low, high}
     return kept[::-1]
 
 
-def map_names(asked: Sequence[str]) -> list[str]:
-    """The names of the files that these maps become: one for each percentile."""
-    found = [name for name in dict.fromkeys(asked) if name != "percentiles"]
-    return found + (
-        [f"percentile-{each:02}" for each in PERCENTILES] if "percentiles" in asked else []
-    )
-
-
-def scalar_map(name: str, tally: VoteAccumulator) -> Tensor:
-    """One map of what the passes disagree about, (*space), or (class, *space) of `variance`.
-
-    Entropy: of the mean probability, in nats; where the network was trained on regions, the mean over these of each
-    beside its complement. Mutual information: that less the passes' mean entropy, which is what is unsure about the
-    network rather than about the scan (Gal et al. 2017). Variance: of each class's probability.
-    """
-    mean = tally.sums / tally.passes
-    if name == "variance":
-        assert tally.squares is not None
-        return (tally.squares / tally.passes).sub_(mean.square_()).clamp_(min=0)
-    found = tally.entropy(mean)
-    if name == "mutual-information":
-        assert tally.entropies is not None
-        found = found.sub_(tally.entropies / tally.passes).clamp_(min=0)
-    return found
-
-
-def percentile_maps(tally: VoteAccumulator, regions: Sequence[Sequence[int]] = ()) -> np.ndarray:
-    """Percentiles over the passes of each class's probability, and then of each region's, which is its classes' sum.
-
-    Args:
-        tally: with the passes spilled.
-        regions: class indices of each region.
-
-    Returns:
-        (percentile, class or region, *space) float16.
-    """
-    parts, voxels = (
-        [*([number] for number in range(len(tally.sums))), *regions],
-        math.prod(tally.space),
-    )
-    found = np.empty((len(PERCENTILES), len(parts), voxels), np.float16)
-    for place, numbers in enumerate(parts):
-        for start in range(0, voxels, CHUNK):
-            stop = min(start + CHUNK, voxels)
-            passes = [tally.spilled(number, start, stop) for number in numbers]
-            # rounded one by one, they may add up to more than all
-            joint = (
-                passes[0]
-                if len(passes) == 1
-                else np.minimum(np.sum(passes, 0), SHARES).astype(np.uint8)
-            )
-            found[:, place, start:stop] = percentiles(joint, PERCENTILES) / SHARES
-    return found.reshape(len(PERCENTILES), len(parts), *tally.space)
+def _merge_sort_steps(count: int) -> list[tuple[int, int]]:
+    """All comparisons of Batcher's odd-even merge sort, as pairs of places."""
+    steps = []
+    merged = 1  # length of the runs that are sorted already
+    while merged < count:
+        distance = merged
+        while distance >= 1:
+            for start in range(distance % merged, count - distance, 2 * distance):
+                for low in range(start, min(start + distance, count - distance)):
+                    high = low + distance
+                    # both in one pair of runs that is being merged
+                    if low // (2 * merged) == high // (2 * merged):
+                        steps.append((low, high))
+            distance //= 2
+        merged *= 2
+    return steps
 
 
 # the picture
 
 
-def draw_maps(
-    out: Path,
-    image: np.ndarray,
-    labels: Mapping[str, np.ndarray],
-    parts: Sequence[tuple[str, Sequence[int]]],
-    unsure: Mapping[str, np.ndarray],
-    heat: np.ndarray | None,
-    spacing_mm: Sequence[float],
-) -> None:
-    """Draw a scan's uncertainty at the slice that tells most: maps over the scan, percentiles as in paper B Fig. 7.
+@dataclass(frozen=True)
+class MapPicture:
+    """What the picture of a scan's uncertainty shows; all arrays are on the prepared grid."""
 
-    Args:
-        out: the picture, .png.
-        image: (*space).
-        labels: label values (*space) to outline: `vote`, and `truth` where it is known.
-        parts: names and label values of the classes and regions of which `heat` has percentiles.
-        unsure: maps (*space) by name.
-        heat: (percentile, class or region, *space), or None.
-        spacing_mm: edges of a voxel.
-    """
-    values = sorted({value for _, members in parts for value in members} - {0})
-    # the background's would show nothing that the others do not
-    warm = (
-        [number for number, (_, members) in enumerate(parts) if any(members)]
-        if heat is not None
-        else []
-    )
-    rows, columns = 1 + len(warm), max(1 + len(unsure), len(PERCENTILES))
+    image: np.ndarray  # (*space)
+    labels: Mapping[
+        str, np.ndarray
+    ]  # class numbers (*space): `vote`, and `truth` where it is known
+    parts: Sequence[
+        tuple[str, Sequence[int]]
+    ]  # names and class numbers, as percentiles are ordered
+    overlays: Mapping[str, np.ndarray]  # maps (*space) by name
+    percentiles: Sequence[np.ndarray] | None  # (class or region, *space) of each percentile
+    spacing_mm: Sequence[float]
+
+
+def draw_maps(out: Path, picture: MapPicture) -> None:
+    """Draw maps over the scan, and rows of percentiles as in paper B Fig. 7, at the most informative slice."""
+    shown_parts: list[int] = []
+    if picture.percentiles is not None:
+        # the background's row would show nothing that the others do not
+        shown_parts = [index for index, (_, members) in enumerate(picture.parts) if any(members)]
+    rows = 1 + len(shown_parts)
+    columns = max(1 + len(picture.overlays), len(PERCENTILES))
     figure = Figure(figsize=(2.6 * columns, 0.4 + 2.7 * rows), layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False)
     for axes in grid.flat:
         axes.set_axis_off()
-    level = _telling_level(labels["vote"])
-    look = functools.partial(_slice, level=level)
-    aspect = spacing_mm[1] / spacing_mm[0]
-    low, high = np.percentile(image, (1, 99))
-    for axes, name in zip(grid[0], ["scan", *unsure], strict=False):
-        axes.imshow(look(image), cmap="gray", vmin=low, vmax=high, aspect=aspect)
-        axes.set_title(name if name != "scan" else f"scan, {' and '.join(labels)}", fontsize=9)
-        if name == "scan":
-            for values_of, style in zip(labels.values(), ("solid", "dashed"), strict=False):
-                _outline(axes, look(values_of), values, style)
-        else:
-            shown = look(unsure[name])
-            over = axes.imshow(
-                shown, cmap="inferno", vmin=0, alpha=np.clip(shown / max(shown.max(), 1e-6), 0, 0.9)
-            )
-            axes.set_aspect(aspect)
-            figure.colorbar(over, ax=axes, shrink=0.7)
-    reference = "truth" if "truth" in labels else "vote"
-    for number, row in zip(warm, grid[1:], strict=True):
-        name, members = parts[number]
-        for axes, percentile, maps in zip(
-            row, PERCENTILES, heat if heat is not None else (), strict=False
-        ):
-            warmth = axes.imshow(
-                look(maps[number]).astype(np.float32), cmap="inferno", vmin=0, vmax=1
-            )
-            axes.set_aspect(aspect)
-            _outline(axes, np.isin(look(labels[reference]), members), [1], "solid", "#2ec4b6")
-            axes.set_title(f"{name}: {percentile}th percentile", fontsize=9)
-        figure.colorbar(
-            warmth, ax=list(row), shrink=0.7, label=f"probability; outline: {reference}"
-        )
-    out.parent.mkdir(exist_ok=True)
-    with atomic_write(out) as temporary:
-        figure.savefig(temporary, dpi=90, metadata={"Software": None})
+    level = plotting.informative_level(picture.labels["vote"])
+    _draw_scan(grid[0][0], picture, level)
+    for axes, (name, values) in zip(grid[0][1:], picture.overlays.items(), strict=False):
+        _draw_overlay(axes, picture, name, values, level)
+    for index, row in zip(shown_parts, grid[1:], strict=True):
+        _draw_percentiles(row, picture, index, level)
+    plotting.save_figure(figure, out, dpi=90)
 
 
-def _slice(array: np.ndarray, level: int) -> np.ndarray:
-    """The axial slice of a volume, anterior up; a picture as it is."""
-    return array if array.ndim == 2 else array[:, :, level].T[::-1]
+def _draw_scan(axes: Axes, picture: MapPicture, level: int) -> None:
+    """The scan with its labels outlined: the vote solid, the truth dashed."""
+    _show_image(axes, picture, level)
+    axes.set_title(f"scan, {' and '.join(picture.labels)}", fontsize=9)
+    values = sorted({value for _, members in picture.parts for value in members})
+    for label, linestyle in zip(picture.labels.values(), ("solid", "dashed"), strict=False):
+        shown = plotting.axial_slice(label, level)
+        plotting.outline(axes, shown, values, linestyle=linestyle)
 
 
-def _telling_level(label: np.ndarray) -> int:
-    """The axial slice with most voxels above 0; the middle where there are none."""
-    if label.ndim == 2:
-        return 0
-    sizes = (label > 0).sum((0, 1))
-    return int(sizes.argmax()) if sizes.any() else label.shape[2] // 2
-
-
-def _outline(
-    axes: Axes, label: np.ndarray, values: Sequence[int], style: str, colour: str | None = None
+def _draw_overlay(
+    axes: Axes, picture: MapPicture, name: str, values: np.ndarray, level: int
 ) -> None:
-    for number, value in enumerate(values):
-        if (label == value).any():
-            axes.contour(
-                label == value,
-                levels=[0.5],
-                colors=[colour or COLOURS[number % len(COLOURS)]],
-                linestyles=style,
-                linewidths=1.1,
-            )
+    """A map in colour over the scan, the more opaque the larger its value."""
+    _show_image(axes, picture, level)
+    axes.set_title(name, fontsize=9)
+    shown = plotting.axial_slice(values, level)
+    opacity = np.clip(shown / max(shown.max(), 1e-6), 0, 0.9)
+    colours = axes.imshow(shown, cmap="inferno", vmin=0, alpha=opacity)
+    axes.set_aspect(_aspect(picture))
+    axes.figure.colorbar(colours, ax=axes, shrink=0.7)
+
+
+def _draw_percentiles(row: Sequence[Axes], picture: MapPicture, index: int, level: int) -> None:
+    """The percentiles of one class or region, its truth outlined, or its vote where there is no truth."""
+    assert picture.percentiles is not None
+    name, members = picture.parts[index]
+    reference = "truth" if "truth" in picture.labels else "vote"
+    label = plotting.axial_slice(picture.labels[reference], level)
+    for axes, percentile, maps in zip(row, PERCENTILES, picture.percentiles, strict=False):
+        shown = plotting.axial_slice(maps[index], level).astype(np.float32)
+        colours = axes.imshow(shown, cmap="inferno", vmin=0, vmax=1)
+        axes.set_aspect(_aspect(picture))
+        plotting.outline(axes, np.isin(label, members), [1], colour=plotting.CLASS_COLOURS[1])
+        axes.set_title(f"{name}: {percentile}th percentile", fontsize=9)
+    axes.figure.colorbar(
+        colours, ax=list(row), shrink=0.7, label=f"probability; outline: {reference}"
+    )
+
+
+def _show_image(axes: Axes, picture: MapPicture, level: int) -> None:
+    low, high = np.percentile(picture.image, (1, 99))
+    shown = plotting.axial_slice(picture.image, level)
+    axes.imshow(shown, cmap="gray", vmin=low, vmax=high, aspect=_aspect(picture))
+
+
+def _aspect(picture: MapPicture) -> float:
+    """Height over width of a voxel as it is shown."""
+    return picture.spacing_mm[1] / picture.spacing_mm[0]

@@ -1,4 +1,4 @@
-"""What many predictions of one scan decide together: votes over passes, as pure functions.
+"""Vote rules: what several predictions of one scan decide together, as pure functions and one table of them.
 
 A pass votes, in every voxel, for its most probable class. Each rule gives every class a score, and the highest score
 wins. Ties go to the lower class index everywhere: within a pass, between the ranks of Borda's count, and at the end.
@@ -6,16 +6,54 @@ wins. Ties go to the lower class index everywhere: within a pass, between the ra
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 
+class VoteTotals(NamedTuple):
+    """Sums over the passes that rules decide by; "class" is a region where the network was trained on regions."""
+
+    ballots: Tensor  # (class, *space): passes that vote for each class
+    probabilities: Tensor  # (class, *space): summed over the passes
+    points: Tensor | None  # (class, *space): Borda's points, if they were summed
+    passes: int
+
+
+class VoteOptions(NamedTuple):
+    """Settings of single rules."""
+
+    weights: Sequence[float] = ()  # of `weighted`: what a vote for each class counts
+    union_index: int = 0  # of `union`: index of the class that wins wherever a pass votes for it
+
+
+@dataclass(frozen=True)
+class VoteRule:
+    """How the passes decide together.
+
+    Args:
+        score: scores (class, *space), of which the highest wins.
+        score_regions: shares (region, *space), 0 to 1, where a region is present above a half; None where regions,
+            each present or absent, have no such vote.
+        needs: names of the sums that an accumulator keeps for this rule alone.
+        setting: the setting of `predict` that the rule needs.
+        averages_probabilities: scores are mean probabilities, so that ordered classes are decided by their median.
+    """
+
+    score: Callable[[VoteTotals, VoteOptions], Tensor]
+    score_regions: Callable[[VoteTotals, VoteOptions], Tensor] | None
+    needs: tuple[str, ...] = ()
+    setting: str | None = None
+    averages_probabilities: bool = False
+
+
 def count_ballots(probabilities: Tensor) -> Tensor:
-    """(pass, class, *space) -> (class, *space) int64: how many passes hold each class for the most probable one."""
-    chosen = probabilities.argmax(1)
-    return torch.stack([(chosen == number).sum(0) for number in range(probabilities.shape[1])])
+    """(pass, class, *space) -> (class, *space) int64: for how many passes each class is the most probable."""
+    votes = probabilities.argmax(1)
+    return torch.stack([(votes == number).sum(0) for number in range(probabilities.shape[1])])
 
 
 def borda_points(probabilities: Tensor) -> Tensor:
@@ -24,37 +62,29 @@ def borda_points(probabilities: Tensor) -> Tensor:
     The most probable class of a pass gets as many points as there are other classes, the least probable none.
     """
     classes = probabilities.shape[1]
-    found = []
-    for one in range(classes):
-        mine = probabilities[:, one]
-        beaten = [mine >= probabilities[:, other] for other in range(one + 1, classes)]
-        beaten += [mine > probabilities[:, other] for other in range(one)]
-        found.append(
-            sum(
-                (each.sum(0) for each in beaten), start=torch.zeros_like(mine[0], dtype=torch.int64)
-            )
-        )
-    return torch.stack(found)
-
-
-def majority(ballots: Tensor) -> Tensor:
-    """Scores (class, *space): the number of votes."""
-    return ballots
+    points = []
+    for number in range(classes):
+        of_class = probabilities[:, number]
+        # of equal probabilities the lower class index counts as the larger, hence >= and >
+        wins = [of_class >= probabilities[:, rival] for rival in range(number + 1, classes)]
+        wins += [of_class > probabilities[:, rival] for rival in range(number)]
+        no_points = torch.zeros_like(of_class[0], dtype=torch.int64)
+        points.append(sum((win.sum(0) for win in wins), start=no_points))
+    return torch.stack(points)
 
 
 def weighted(ballots: Tensor, weights: Sequence[float]) -> Tensor:
-    """Scores (class, *space): the number of votes times the class's weight (paper B: 1, 2, 2)."""
-    shape = (-1, *(1,) * (ballots.ndim - 1))
-    return ballots * torch.tensor(weights, dtype=torch.float32, device=ballots.device).reshape(
-        shape
-    )
+    """Scores (class, *space): the number of votes times the weight of the class (paper B: 1, 2, 2)."""
+    per_class = torch.tensor(weights, dtype=torch.float32, device=ballots.device)
+    return ballots * per_class.reshape(-1, *(1,) * (ballots.ndim - 1))
 
 
-def union(ballots: Tensor, of: int) -> Tensor:
-    """Scores (class, *space): class `of` gets every vote where any pass votes for it; elsewhere they stay."""
-    anywhere = ballots[of] > 0
-    scores = torch.where(anywhere, 0, ballots)
-    scores[of] = torch.where(anywhere, ballots.sum(0, dtype=ballots.dtype), 0)
+def union(ballots: Tensor, union_index: int) -> Tensor:
+    """Scores (class, *space): one class gets all votes wherever any pass votes for it; elsewhere votes stay."""
+    has_vote = ballots[union_index] > 0
+    scores = torch.where(has_vote, 0, ballots)
+    all_votes = ballots.sum(0, dtype=ballots.dtype)
+    scores[union_index] = torch.where(has_vote, all_votes, 0)
     return scores
 
 
@@ -62,10 +92,56 @@ def winner(scores: Tensor) -> Tensor:
     """(class, *space) -> class indices (*space), uint8 or int16: the highest score, of equal ones the lowest index."""
     # no argmax: its int64 takes more memory than all votes together
     best = scores[0].clone()
-    label = torch.zeros(
-        best.shape, dtype=torch.uint8 if len(scores) <= 256 else torch.int16, device=scores.device
-    )
+    dtype = torch.uint8 if len(scores) <= 256 else torch.int16
+    label = torch.zeros(best.shape, dtype=dtype, device=scores.device)
     for number in range(1, len(scores)):
         label[scores[number] > best] = number
         torch.maximum(best, scores[number], out=best)
     return label
+
+
+def _region_shares(totals: VoteTotals, options: VoteOptions) -> Tensor:
+    """Share (region, *space) of the passes that vote for each region."""
+    return totals.ballots / totals.passes
+
+
+def _region_union(totals: VoteTotals, options: VoteOptions) -> Tensor:
+    """Shares, where one region is present wherever any pass votes for it."""
+    shares = _region_shares(totals, options)
+    shares[options.union_index] = (shares[options.union_index] > 0).float()
+    return shares
+
+
+def _borda_totals(totals: VoteTotals, options: VoteOptions) -> Tensor:
+    assert totals.points is not None, "Borda's points were not summed"
+    return totals.points
+
+
+# The one list of votes. `settings.verbs` names them a second time, as choices of an option; a test compares the two.
+VOTE_RULES = {
+    "majority": VoteRule(
+        score=lambda totals, options: totals.ballots,
+        score_regions=_region_shares,
+    ),
+    "weighted": VoteRule(
+        score=lambda totals, options: weighted(totals.ballots, options.weights),
+        score_regions=None,
+        setting="vote_weights",
+    ),
+    "borda": VoteRule(
+        score=_borda_totals,
+        score_regions=None,
+        needs=("points",),
+    ),
+    "union": VoteRule(
+        score=lambda totals, options: union(totals.ballots, options.union_index),
+        score_regions=_region_union,
+        setting="union_class",
+    ),
+    "mean": VoteRule(
+        # the sum decides as the mean does
+        score=lambda totals, options: totals.probabilities,
+        score_regions=lambda totals, options: totals.probabilities / totals.passes,
+        averages_probabilities=True,
+    ),
+}

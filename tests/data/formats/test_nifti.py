@@ -151,7 +151,7 @@ def test_a_damaged_gzip_file_is_refused(tmp_path: Path, content: bytes, reason: 
             nifti_bytes(np.full((4, 4, 4), 7, "f4")), "same value", id="N31 constant float"
         ),
         pytest.param(
-            nifti_bytes(voxels(shape=(4, 4, 4, 5))), "holds 5 volumes", id="N32 five frames"
+            nifti_bytes(voxels(shape=(4, 4, 4, 5))), "has 5 volumes", id="N32 five frames"
         ),
         pytest.param(nifti_bytes(voxels(shape=(4, 4, 4, 1, 3))), "5 dimensions", id="N32 vectors"),
         pytest.param(nifti_bytes(voxels(shape=(6, 5))), "single slice", id="N33 2D"),

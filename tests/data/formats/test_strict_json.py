@@ -12,8 +12,8 @@ from selfvox.errors import DataError
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ('{"a": 1, "b": 2, "a": 3}', "'a' stands twice"),
-        ('{"a": {"b": [{"c": 1, "c": 1}]}}', "'c' stands twice"),
+        ('{"a": 1, "b": 2, "a": 3}', "'a' occurs twice"),
+        ('{"a": {"b": [{"c": 1, "c": 1}]}}', "'c' occurs twice"),
         ('{"a": NaN}', "NaN"),
         ('{"a": -Infinity}', "Infinity"),
         ('{"a": 1e999}', "too large"),
@@ -53,7 +53,7 @@ def test_many_keys_with_one_twice_are_refused_quickly(tmp_path):
     path = tmp_path / "dataset.json"
     path.write_text("{" + ",".join(f'"{number}":0' for number in [*range(300_000), 299_999]) + "}")
     begun = time.perf_counter()
-    with pytest.raises(DataError, match="'299999' stands twice"):
+    with pytest.raises(DataError, match="'299999' occurs twice"):
         strict_json.read_json(path)
     assert time.perf_counter() - begun < 1
 

@@ -8,7 +8,6 @@ import re
 import struct
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import nibabel as nib
 import numpy as np
@@ -29,7 +28,7 @@ from selfvox.data.preparation.normalise import Intensity
 from selfvox.data.preparation.recipe import Recipe
 from selfvox.data.preparation.store import open_store
 from selfvox.errors import DataError, UsageError
-from selfvox.prediction import classify
+from selfvox.prediction.class_table import write_class_table
 from selfvox.prediction.output_folder import OutputFolder
 
 SHARED = Path(__file__).parents[3].parent / "shared" / "data"
@@ -285,7 +284,7 @@ def test_a_missing_slice_that_is_allowed_becomes_the_mean_of_its_neighbours_and_
     assert np.array_equal(image.data, expected)
     assert image.notes == (
         "a slice is missing between 35.00 and 40.00 mm, 5.00 mm apart where others are 2.50: "
-        "1 of 8 slices are no scan's but interpolated between their neighbours",
+        "1 of 8 slices are interpolated between their neighbours, not measured",
     )
     assert np.array_equal(filled(tmp_path / "whole").data, whole.data)
     assert filled(tmp_path / "whole").notes == ()
@@ -315,7 +314,9 @@ def test_more_missing_slices_than_there_are_stay_refused(tmp_path):
     slices = series(count=6)
     slices[-1].ImagePositionPatient = [10, -20, 1e12]
     save(tmp_path, slices)
-    with pytest.raises(DataError, match="slices would have to be made up from 6; leave it out"):
+    with pytest.raises(
+        DataError, match="slices would have to be interpolated from 6; leave it out"
+    ):
         filled(tmp_path)
 
 
@@ -326,7 +327,7 @@ def test_the_store_says_what_was_filled_and_does_not_keep_it_for_who_allows_no_g
     how = {"out": tmp_path / "store", "workers": 1}
     selfvox.prepare(tmp_path / "scans", source="dicom:allow-gap", **how)
     notes = [note for case in open_store(tmp_path / "store").cases for note in case.notes]
-    assert [note for note in notes if "1 of 8 slices are no scan's" in note] == notes
+    assert [note for note in notes if "1 of 8 slices are interpolated" in note] == notes
     assert len(notes) == 1
     with pytest.raises(UsageError, match="dicom knows no 'gaps'; known: allow-gap"):
         selfvox.prepare(tmp_path / "scans", source="dicom:gaps", **how)
@@ -516,11 +517,11 @@ def enhanced(slices):
         (with_(Rows=8, Columns=9), "different shapes"),
         (
             with_(PixelData=b"\0" * 142),
-            "at 35.00 mm holds 142 bytes of pixels, its header asks for 144",
+            "at 35.00 mm has 142 bytes of pixels, its header asks for 144",
         ),
-        (with_(PixelData=b"\0" * 200), "holds 200 bytes"),
+        (with_(PixelData=b"\0" * 200), "has 200 bytes"),
         (without("PixelData"), "no whole-number pixels"),
-        (with_(NumberOfFrames=1, PixelData=b"\0" * 6 * 144), "holds 864 bytes"),
+        (with_(NumberOfFrames=1, PixelData=b"\0" * 6 * 144), "has 864 bytes"),
         (with_(NumberOfFrames=6), "several frames in one file"),
         (with_(BitsAllocated=1, BitsStored=1, HighBit=0), "1 bits in 1"),
         (with_(BitsAllocated=12), "12 bits in 12|has 12 bits in 12"),
@@ -549,7 +550,7 @@ def enhanced(slices):
             r"is compressed \(MPEG2.*, which cannot be read; convert it with dcm2niix",
         ),
         (tilted, r"tilted by 9\.1° \(gantry tilt\)"),
-        (with_(ImagePositionPatient=[13, -20, 35]), "lies 3.0 mm beside the others"),
+        (with_(ImagePositionPatient=[13, -20, 35]), "is shifted sideways by 3.0 mm"),
         (enhanced, "several frames in one file"),
     ],
 )
@@ -563,9 +564,8 @@ def test_a_file_cut_within_its_pixels_is_refused(tmp_path):
     save(tmp_path, series())
     whole = (tmp_path / "IM0014.dcm").read_bytes()
     (tmp_path / "IM0014.dcm").write_bytes(whole[:-51])
-    assert (
-        "at 35.00 mm holds 93 bytes of pixels, its header asks for 144; copy it again"
-        in refusal(tmp_path)
+    assert "at 35.00 mm has 93 bytes of pixels, its header asks for 144; copy it again" in refusal(
+        tmp_path
     )
 
 
@@ -742,10 +742,10 @@ def test_a_table_of_classes_does_not_tell_the_names_of_slices(tmp_path):
     for path in (tmp_path / "in").iterdir():
         path.rename(path.with_stem(f"{NAME}_{path.stem}"))
     (case,) = sources.find_dataset(tmp_path / "in").cases
-    folder = OutputFolder(tmp_path, probabilities=False, answers=True)
+    folder = OutputFolder(tmp_path, answers_only=True)
     folder.record(case, answer={"class": "0", "probabilities": [1.0]})
-    classify._write(
-        tmp_path / "predictions.csv", [case], SimpleNamespace(classes={"0": 0}), folder, many=False
+    write_class_table(
+        tmp_path / "predictions.csv", [case], folder.answers(), ["0"], with_votes=False
     )
     assert (
         tmp_path / "predictions.csv"

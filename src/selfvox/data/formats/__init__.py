@@ -1,1 +1,1 @@
-"""File formats: one file per format, each checked before it is believed."""
+"""File formats: one file per format, each checked before its contents are used."""

@@ -1,6 +1,7 @@
-"""One DICOM file: what it says of itself, its pixels and where they lie; nothing in it is trusted.
+"""One DICOM file: its header, pixels and position; nothing in it is trusted.
 
-Only the tags named here are read; of a patient's identity nothing leaves this file but a hash that groups scans.
+Only the tags named here are read. Of a patient's identity nothing leaves this file but a hash that
+groups scans.
 """
 
 from __future__ import annotations
@@ -24,20 +25,22 @@ from selfvox.data.naming import printable
 from selfvox.errors import DataError
 
 _HEADER_BYTES = 4 * 2**20
-_MOST_BYTES = 2**30  # of one slice's file
-_MOST_PIXELS = 2**26  # of one slice: 8192 x 8192
-_PREAMBLE = 128
-# of files without a preamble: the first group, in little-endian order
+_MAX_FILE_BYTES = 2**30  # of one slice
+_MAX_PIXELS = 2**26  # of one slice: 8192 x 8192
+_PREAMBLE_BYTES = 128
+# how files without a preamble begin: the number of the first group, little endian
 _FIRST_GROUPS = (b"\x02\x00", b"\x08\x00")
 _DEFLATED = uid.DeflatedExplicitVRLittleEndian.encode()
-_PLAIN = {
+# byte order of pixels that are not compressed
+_BYTE_ORDERS = {
     uid.ImplicitVRLittleEndian: "<",
     uid.ExplicitVRLittleEndian: "<",
     uid.ExplicitVRBigEndian: ">",
 }
-_WRAPS = 16  # stored bits: a sign not marked shows, since no scan fills the whole range
+_FULL_BITS = 16  # of which no scan fills the whole range, so that a missing sign shows
+_RESCALE_DEFAULTS = {"RescaleSlope": 1.0, "RescaleIntercept": 0.0}
 
-_ABOUT = [
+_HEADER_TAGS = [
     "SOPClassUID",
     "Modality",
     "ImageType",
@@ -51,7 +54,7 @@ _ABOUT = [
     "Rows",
     "ImageOrientationPatient",
 ]
-_SLICE = [
+_SLICE_TAGS = [
     "NumberOfFrames",
     "Rows",
     "Columns",
@@ -75,7 +78,7 @@ _SLICE = [
 
 
 class DicomHeader(NamedTuple):
-    """What a file says of itself, without its pixels."""
+    """What a file declares, without its pixels."""
 
     sop_class: str
     modality: str
@@ -83,22 +86,34 @@ class DicomHeader(NamedTuple):
     series: str  # SeriesInstanceUID; never shown, never part of a path
     study: str
     number: int | None  # SeriesNumber
-    patient: str  # hash of the patient's identity, for grouping alone; "" where nothing is said
-    burned_in: bool
+    patient: str  # hash of the patient's identity, for grouping alone; "" if absent
+    burned_in: bool  # the pixels contain text, perhaps a name
     frames: int
     has_pixels: bool
-    directions: tuple[float, ...]  # of a row and of a column; () where nothing is said
+    directions: tuple[float, ...]  # of a row and of a column; () if absent
 
 
 class Slice(NamedTuple):
-    """What a file holds of a volume."""
+    """One slice of a volume."""
 
     pixels: np.ndarray  # (row, column), float32, rescaled
     position: np.ndarray  # of the first pixel's centre, mm, left-posterior-superior
     directions: np.ndarray  # (2, 3): along a row, along a column
     spacing: tuple[float, float]  # mm between rows, between columns
-    said: float | None  # SpacingBetweenSlices
-    whole: bool  # slope and intercept are whole numbers
+    declared_gap: float | None  # SpacingBetweenSlices, mm
+    whole_numbers: bool  # slope and intercept are
+
+
+class _SliceFields(NamedTuple):
+    """Values of a slice's header; an empty tuple where one is absent or not so many numbers."""
+
+    syntax: str
+    frames: int
+    position: tuple[float, ...]
+    directions: tuple[float, ...]
+    spacing: tuple[float, ...]
+    rescale: dict[str, tuple[float, ...]]
+    declared_gap: tuple[float, ...]
 
 
 @contextlib.contextmanager
@@ -112,40 +127,51 @@ def is_dicom(path: Path) -> bool:
     """Whether a file starts like DICOM, with a preamble or without; never raises."""
     try:
         with open_regular(path) as file:
-            start = file.read(_PREAMBLE + 4)
+            start = file.read(_PREAMBLE_BYTES + 4)
     except (DataError, OSError):
         return False
-    explicit, implicit = start[4:6].isalpha() and start[4:6].isupper(), start[6:8] == b"\0\0"
-    return start[_PREAMBLE:] == b"DICM" or (start[:2] in _FIRST_GROUPS and (explicit or implicit))
+    if start[_PREAMBLE_BYTES:] == b"DICM":
+        return True
+    # after the tag: a value representation in capitals, or a length below 2**16
+    explicit = start[4:6].isalpha() and start[4:6].isupper()
+    implicit = start[6:8] == b"\0\0"
+    return start[:2] in _FIRST_GROUPS and (explicit or implicit)
 
 
 def read_header(path: Path) -> DicomHeader | None:
-    """What a file says of itself; None where it cannot be read as DICOM."""
+    """What a file declares; None where it cannot be read as DICOM."""
     try:
         with open_regular(path) as file, _quiet():
-            found = _parsed(file.read(_HEADER_BYTES), _ABOUT, pixels=False)
-            # bytes as they stand: no character set is trusted, and nothing is decoded
-            told = [
-                each.value for tag in ("PatientID", "PatientName") if (each := found.get_item(tag))
-            ]
-            patient = next(
-                (text for value in told if (text := bytes(value or b"").strip(b" \0"))), b""
-            )
+            dataset = _parse(file.read(_HEADER_BYTES), _HEADER_TAGS, pixels=False)
+            patient = _patient(dataset)
             return DicomHeader(
-                sop_class=str(found.get("SOPClassUID", "")),
-                modality=str(found.get("Modality", "")),
-                image_type=tuple(str(each) for each in _several(found.get("ImageType"))),
-                series=str(found.get("SeriesInstanceUID", "")),
-                study=str(found.get("StudyInstanceUID", "")),
-                number=_whole(found.get("SeriesNumber")),
+                sop_class=str(dataset.get("SOPClassUID", "")),
+                modality=str(dataset.get("Modality", "")),
+                image_type=tuple(str(value) for value in _values(dataset.get("ImageType"))),
+                series=str(dataset.get("SeriesInstanceUID", "")),
+                study=str(dataset.get("StudyInstanceUID", "")),
+                number=_integer(dataset.get("SeriesNumber")),
                 patient=hashlib.sha256(patient).hexdigest() if patient else "",
-                burned_in=str(found.get("BurnedInAnnotation", "")).upper() == "YES",
-                frames=_whole(found.get("NumberOfFrames")) or 1,
-                has_pixels="Rows" in found,
-                directions=_numbers(found.get("ImageOrientationPatient"), 6),
+                burned_in=str(dataset.get("BurnedInAnnotation", "")).upper() == "YES",
+                frames=_integer(dataset.get("NumberOfFrames")) or 1,
+                has_pixels="Rows" in dataset,
+                directions=_numbers(dataset.get("ImageOrientationPatient"), 6),
             )
-    except Exception:  # whatever a damaged or hostile file makes of the parser
+    except Exception:  # a damaged or hostile file may make the parser raise anything
         return None
+
+
+def _patient(dataset: pydicom.Dataset) -> bytes:
+    """PatientID, or PatientName where that is blank, as stored.
+
+    Bytes, since no character set is trusted and nothing is decoded.
+    """
+    for tag in ("PatientID", "PatientName"):
+        element = dataset.get_item(tag)
+        text = bytes(element.value or b"").strip(b" \0") if element else b""
+        if text:
+            return text
+    return b""
 
 
 # the slice
@@ -153,195 +179,265 @@ def read_header(path: Path) -> DicomHeader | None:
 
 @_quiet()
 def read_slice(path: Path, name: str) -> Slice:
-    """One file's pixels and place. The file's name is not shown: it often is a UID, or worse.
+    """One slice, with `name` for messages: the file's own is often a UID, or a patient's.
 
     Raises:
-        DataError: it is damaged, compressed in a way that cannot be read, in colour, or does not say where it lies.
+        DataError: it is damaged, compressed in a way that cannot be read, in colour, or has no
+            position.
     """
+    dataset, fields = _parse_slice(_read_limited(path, name), name)
+    if fields.frames > 1:
+        raise DataError(
+            f"{name}: several frames in one file (enhanced or multi-frame); "
+            "convert it with dcm2niix"
+        )
+    directions = _checked_directions(fields, name)
+    slope, intercept = _checked_rescale(fields, name)
+    position = np.array(fields.position)
+    height = float(position @ np.cross(*directions))
+    pixels = _stored_values(dataset, fields.syntax, f"{name}: the slice at {height:.2f} mm")
+    gap = fields.declared_gap
+    return Slice(
+        pixels=pixels.astype(np.float32) * np.float32(slope) + np.float32(intercept),
+        position=position,
+        directions=directions / np.linalg.norm(directions, axis=1, keepdims=True),
+        spacing=(fields.spacing[0], fields.spacing[1]),
+        declared_gap=gap[0] if gap and gap[0] > 0 else None,
+        whole_numbers=slope.is_integer() and intercept.is_integer(),
+    )
+
+
+def _read_limited(path: Path, name: str) -> bytes:
     with open_regular(path, f"{name}: a slice") as file:
-        if os.fstat(file.fileno()).st_size > _MOST_BYTES:
+        if os.fstat(file.fileno()).st_size > _MAX_FILE_BYTES:
             raise DataError(
-                f"{name}: a slice of more than {_MOST_BYTES >> 20} MiB; convert it with dcm2niix"
+                f"{name}: a slice of more than {_MAX_FILE_BYTES >> 20} MiB; "
+                "convert it with dcm2niix"
             )
-        raw = file.read()
+        return file.read()
+
+
+def _parse_slice(raw: bytes, name: str) -> tuple[pydicom.Dataset, _SliceFields]:
     try:
-        found = _parsed(raw, _SLICE, pixels=True)
-        for tag in _SLICE:
-            found.get(tag)  # pydicom decodes a value when it is first asked for
-        syntax = found.file_meta.get("TransferSyntaxUID", uid.ImplicitVRLittleEndian)
-        position = _numbers(found.get("ImagePositionPatient"), 3)
-        directions = _numbers(found.get("ImageOrientationPatient"), 6)
-        spacing = _numbers(found.get("PixelSpacing"), 2)
-        rescale = {tag: _numbers(found.get(tag, value), 1) for tag, value in _RESCALE.items()}
-        said = _numbers(found.get("SpacingBetweenSlices"), 1)
-        frames = _whole(found.get("NumberOfFrames")) or 1
-    except Exception:
+        dataset = _parse(raw, _SLICE_TAGS, pixels=True)
+        for tag in _SLICE_TAGS:
+            dataset.get(tag)  # pydicom decodes a value on first access: here a failure is caught
+        rescale = {
+            tag: _numbers(dataset.get(tag, default), 1)
+            for tag, default in _RESCALE_DEFAULTS.items()
+        }
+        fields = _SliceFields(
+            syntax=dataset.file_meta.get("TransferSyntaxUID", uid.ImplicitVRLittleEndian),
+            frames=_integer(dataset.get("NumberOfFrames")) or 1,
+            position=_numbers(dataset.get("ImagePositionPatient"), 3),
+            directions=_numbers(dataset.get("ImageOrientationPatient"), 6),
+            spacing=_numbers(dataset.get("PixelSpacing"), 2),
+            rescale=rescale,
+            declared_gap=_numbers(dataset.get("SpacingBetweenSlices"), 1),
+        )
+    except Exception:  # a damaged or hostile file may make the parser raise anything
         raise DataError(
             f"{name}: a slice cannot be read as DICOM; copy the series again from its source"
         ) from None
-    if frames > 1:
-        raise DataError(
-            f"{name}: several frames in one file (enhanced or multi-frame); convert it with dcm2niix"
-        )
+    return dataset, fields
+
+
+def _checked_directions(fields: _SliceFields, name: str) -> np.ndarray:
+    """The directions (2, 3), after a check of position, directions and spacing."""
     for tag, value in (
-        ("ImagePositionPatient", position),
-        ("ImageOrientationPatient", directions),
-        ("PixelSpacing", spacing),
+        ("ImagePositionPatient", fields.position),
+        ("ImageOrientationPatient", fields.directions),
+        ("PixelSpacing", fields.spacing),
     ):
         if not value:
             raise DataError(
                 f"{name}: a slice has no usable {tag}; export it again, with its geometry"
             )
-    frame = np.array(directions).reshape(2, 3)
-    if np.abs(frame @ frame.T - np.eye(2)).max() > 1e-2:
+    directions = np.array(fields.directions).reshape(2, 3)
+    if np.abs(directions @ directions.T - np.eye(2)).max() > 1e-2:
         raise DataError(
-            f"{name}: its ImageOrientationPatient is no pair of perpendicular unit vectors; export it again"
+            f"{name}: its ImageOrientationPatient is no pair of perpendicular unit vectors; "
+            "export it again"
         )
-    if not min(spacing) > 0:
-        raise DataError(f"{name}: its PixelSpacing {spacing} is not positive; export it again")
-    for tag, value in rescale.items():
-        if not value or (tag == "RescaleSlope" and value[0] == 0):
-            what = f"{tag} {value[0]:g}" if value else f"an empty or impossible {tag}"
-            raise DataError(f"{name}: a slice has {what}; export it again, with its values")
-    (slope,), (intercept,) = rescale.values()
-    where = f"{name}: the slice at {float(np.array(position) @ np.cross(*frame)):.2f} mm"
-    stored = _stored(found, syntax, where)
-    return Slice(
-        pixels=stored.astype(np.float32) * np.float32(slope) + np.float32(intercept),
-        position=np.array(position),
-        directions=frame / np.linalg.norm(frame, axis=1, keepdims=True),
-        spacing=(spacing[0], spacing[1]),
-        said=said[0] if said and said[0] > 0 else None,
-        whole=slope.is_integer() and intercept.is_integer(),
-    )
-
-
-_RESCALE = {"RescaleSlope": 1.0, "RescaleIntercept": 0.0}
-
-
-def _stored(found: pydicom.Dataset, syntax: str, where: str) -> np.ndarray:
-    """The stored values (row, column) of one slice, where they are plain grey numbers; MONOCHROME1 turned around."""
-    kind = str(found.get("PhotometricInterpretation", ""))
-    if kind not in ("MONOCHROME1", "MONOCHROME2") or found.get("SamplesPerPixel", 1) != 1:
-        raise DataError(f"{where} is in colour ({printable(kind[:20])}); leave this series out")
-    if "ModalityLUTSequence" in found or "PixelData" not in found:
-        what = (
-            "values behind a lookup table"
-            if "ModalityLUTSequence" in found
-            else "no whole-number pixels (PixelData)"
-        )
-        raise DataError(f"{where} has {what}; convert it with dcm2niix")
-    allocated, stored = _whole(found.get("BitsAllocated")), _whole(found.get("BitsStored"))
-    rows, columns = _whole(found.get("Rows")), _whole(found.get("Columns"))
-    high = _whole(found.get("HighBit", (stored or 0) - 1))
-    if (
-        allocated not in (8, 16, 32)
-        or not stored
-        or not 0 < stored <= allocated
-        or high != stored - 1
-    ):
+    if not min(fields.spacing) > 0:
         raise DataError(
-            f"{where} has {stored} bits in {allocated} (highest {high}); export it with 8, 16 or 32 bits"
+            f"{name}: its PixelSpacing {fields.spacing} is not positive; export it again"
         )
-    if not rows or not columns or min(rows, columns) < 0:
-        raise DataError(f"{where} has no usable Rows and Columns; export it again")
-    if rows * columns > _MOST_PIXELS:
-        raise DataError(
-            f"{where} asks for {rows} x {columns} pixels, more than any slice has; export it again"
-        )
-    sign = found.get("PixelRepresentation", 0)
-    if sign not in (0, 1):
-        raise DataError(f"{where} has a PixelRepresentation other than 0 and 1; export it again")
-    if syntax in _PLAIN:
-        pixels, expected = found.PixelData, rows * columns * allocated // 8
-        if len(pixels) not in (expected, expected + expected % 2):
+    return directions
+
+
+def _checked_rescale(fields: _SliceFields, name: str) -> tuple[float, float]:
+    """Slope and intercept."""
+    for tag, value in fields.rescale.items():
+        if not value:
             raise DataError(
-                f"{where} holds {len(pixels)} bytes of pixels, its header asks for {expected}; copy it again"
+                f"{name}: a slice has an empty or impossible {tag}; "
+                "export it again, with its values"
             )
-        values = np.frombuffer(
-            pixels, f"{_PLAIN[uid.UID(syntax)]}u{allocated // 8}", rows * columns
+        if tag == "RescaleSlope" and value[0] == 0:
+            raise DataError(f"{name}: a slice has {tag} 0; export it again, with its values")
+    return fields.rescale["RescaleSlope"][0], fields.rescale["RescaleIntercept"][0]
+
+
+def _stored_values(dataset: pydicom.Dataset, syntax: str, slice_name: str) -> np.ndarray:
+    """The stored values (row, column) of a grey slice; those of MONOCHROME1 inverted."""
+    photometric = _checked_photometric(dataset, slice_name)
+    allocated, stored = _bits(dataset, slice_name)
+    shape = _shape(dataset, slice_name)
+    sign = dataset.get("PixelRepresentation", 0)
+    if sign not in (0, 1):
+        raise DataError(
+            f"{slice_name} has a PixelRepresentation other than 0 and 1; export it again"
         )
-        values = values.reshape(rows, columns).astype(np.int64)
+    if syntax in _BYTE_ORDERS:
+        dtype = f"{_BYTE_ORDERS[uid.UID(syntax)]}u{allocated // 8}"
+        values = _uncompressed(dataset, dtype, shape, slice_name)
     else:
-        values = _decoded(found, uid.UID(syntax), where, (rows, columns))
-    values &= (1 << stored) - 1  # bits above the stored ones may hold an overlay
+        values = _decoded(dataset, uid.UID(syntax), shape, slice_name)
+    values &= (1 << stored) - 1  # bits above the stored ones may contain an overlay
     low = 0
     if sign == 1:
         low = -(1 << (stored - 1))
         values = np.where(values >= -low, values + 2 * low, values)
-    elif stored == _WRAPS and _wrapped(values):
+    elif stored == _FULL_BITS and _looks_wrapped(values):
         raise DataError(
-            f"{where} has values near 0 and near {2**_WRAPS - 1} and none between: negative ones not marked as such "
-            "(PixelRepresentation), or a padding value; correct the header or export it again"
+            f"{slice_name} has values near 0 and near {2**_FULL_BITS - 1} and none between: "
+            "negative ones not marked as such (PixelRepresentation), or a padding value; "
+            "correct the header or export it again"
         )
-    return values if kind == "MONOCHROME2" else 2 * low + (1 << stored) - 1 - values
+    if photometric == "MONOCHROME1":  # the lowest value is shown white
+        return 2 * low + (1 << stored) - 1 - values
+    return values
+
+
+def _checked_photometric(dataset: pydicom.Dataset, slice_name: str) -> str:
+    """MONOCHROME1 or 2; all else is not one plain number per pixel."""
+    photometric = str(dataset.get("PhotometricInterpretation", ""))
+    grey = photometric in ("MONOCHROME1", "MONOCHROME2")
+    if not grey or dataset.get("SamplesPerPixel", 1) != 1:
+        raise DataError(
+            f"{slice_name} is in colour ({printable(photometric[:20])}); leave this series out"
+        )
+    if "ModalityLUTSequence" in dataset:
+        raise DataError(f"{slice_name} has values behind a lookup table; convert it with dcm2niix")
+    if "PixelData" not in dataset:
+        raise DataError(
+            f"{slice_name} has no whole-number pixels (PixelData); convert it with dcm2niix"
+        )
+    return photometric
+
+
+def _bits(dataset: pydicom.Dataset, slice_name: str) -> tuple[int, int]:
+    """Bits allocated to a pixel, and those of them that store its value: the lowest ones."""
+    allocated = _integer(dataset.get("BitsAllocated"))
+    stored = _integer(dataset.get("BitsStored"))
+    highest = _integer(dataset.get("HighBit", (stored or 0) - 1))
+    if (
+        allocated not in (8, 16, 32)
+        or not stored
+        or not 0 < stored <= allocated
+        or highest != stored - 1
+    ):
+        raise DataError(
+            f"{slice_name} has {stored} bits in {allocated} (highest {highest}); "
+            "export it with 8, 16 or 32 bits"
+        )
+    return allocated, stored
+
+
+def _shape(dataset: pydicom.Dataset, slice_name: str) -> tuple[int, int]:
+    rows = _integer(dataset.get("Rows"))
+    columns = _integer(dataset.get("Columns"))
+    if not rows or not columns or min(rows, columns) < 0:
+        raise DataError(f"{slice_name} has no usable Rows and Columns; export it again")
+    if rows * columns > _MAX_PIXELS:
+        raise DataError(
+            f"{slice_name} asks for {rows} x {columns} pixels, more than any slice has; "
+            "export it again"
+        )
+    return rows, columns
+
+
+def _uncompressed(
+    dataset: pydicom.Dataset, dtype: str, shape: tuple[int, int], slice_name: str
+) -> np.ndarray:
+    pixels = dataset.PixelData
+    count = shape[0] * shape[1]
+    expected = count * np.dtype(dtype).itemsize
+    if len(pixels) not in (expected, expected + expected % 2):  # padded to an even length
+        raise DataError(
+            f"{slice_name} has {len(pixels)} bytes of pixels, its header asks for {expected}; "
+            "copy it again"
+        )
+    return np.frombuffer(pixels, dtype, count).reshape(shape).astype(np.int64)
 
 
 def _decoded(
-    found: pydicom.Dataset, syntax: uid.UID, where: str, shape: tuple[int, int]
+    dataset: pydicom.Dataset, syntax: uid.UID, shape: tuple[int, int], slice_name: str
 ) -> np.ndarray:
     """Compressed pixels as they are stored, by a decoder that is installed."""
-    called = printable(syntax.name[:60])
+    compression = printable(syntax.name[:60])
     try:
         decoder = get_decoder(syntax)
     except NotImplementedError:
         raise DataError(
-            f"{where} is compressed ({called}), which cannot be read; convert it with dcm2niix"
+            f"{slice_name} is compressed ({compression}), which cannot be read; "
+            "convert it with dcm2niix"
         ) from None
     if not decoder.is_available:
-        by_gdcm = any(each.startswith("gdcm") for each in decoder.missing_dependencies)
-        remedy = (
-            "pip install 'selfvox[jpeg]', or convert it with dcm2niix"
-            if by_gdcm
-            else "convert it with dcm2niix"
-        )
+        remedy = "convert it with dcm2niix"
+        if any(package.startswith("gdcm") for package in decoder.missing_dependencies):
+            remedy = f"pip install 'selfvox[jpeg]', or {remedy}"
         raise DataError(
-            f"{where} is compressed ({called}), for which no decoder is installed; {remedy}"
+            f"{slice_name} is compressed ({compression}), for which no decoder is installed; "
+            f"{remedy}"
         )
     try:
-        decoded, _ = decoder.as_array(found, raw=True)
+        decoded, _ = decoder.as_array(dataset, raw=True)
         values: np.ndarray = decoded.reshape(shape).astype(np.int64)
-    except Exception:
+    except Exception:  # decoders fail in many ways, all of which mean damaged pixels
         raise DataError(
-            f"{where} has damaged pixels ({called}); copy it again from its source"
+            f"{slice_name} has damaged pixels ({compression}); copy it again from its source"
         ) from None
     return values
 
 
-def _wrapped(values: np.ndarray) -> bool:
-    """Whether unsigned values leave the middle half of their range empty, with some on both sides of it."""
-    quarter = 2**_WRAPS // 4
-    low, high = values < quarter, values >= 3 * quarter
+def _looks_wrapped(values: np.ndarray) -> bool:
+    """Whether unsigned values are on both sides of the middle half of their range, none in it."""
+    quarter = 2**_FULL_BITS // 4
+    low = values < quarter
+    high = values >= 3 * quarter
     return bool(low.any() and high.any() and (low | high).all())
 
 
-# values without trust
+# untrusted values
 
 
-def _parsed(raw: bytes, tags: Sequence[str], *, pixels: bool) -> pydicom.Dataset:
-    if _DEFLATED in raw[:_HEADER_BYTES]:  # would be inflated whole, to whatever size
+def _parse(raw: bytes, tags: Sequence[str], *, pixels: bool) -> pydicom.Dataset:
+    if _DEFLATED in raw[:_HEADER_BYTES]:  # pydicom would inflate it whole, to whatever size
         raise ValueError("deflated")
     return pydicom.dcmread(
         BytesIO(raw), force=True, stop_before_pixels=not pixels, specific_tags=list(tags)
     )
 
 
-def _several(value: Any) -> Sequence[Any]:
-    return [] if value is None else [value] if isinstance(value, str) else list(value)
+def _values(value: Any) -> Sequence[Any]:
+    """The values of a tag that may have one, several or none."""
+    if value is None:
+        return []
+    return [value] if isinstance(value, str | float | int) else list(value)
 
 
 def _numbers(value: Any, count: int) -> tuple[float, ...]:
-    """So many finite numbers, or none."""
+    """The `count` finite numbers of a tag, or none."""
     try:
-        found = tuple(
-            float(each) for each in ([value] if isinstance(value, float | int) else _several(value))
-        )
+        numbers = tuple(float(number) for number in _values(value))
     except (TypeError, ValueError):
         return ()
-    return found if len(found) == count and np.isfinite(found).all() else ()
+    return numbers if len(numbers) == count and np.isfinite(numbers).all() else ()
 
 
-def _whole(value: Any) -> int | None:
+def _integer(value: Any) -> int | None:
     try:
         return int(value)
     except (TypeError, ValueError):

@@ -8,30 +8,67 @@ from pathlib import Path
 import numpy as np
 
 from selfvox.data.formats.dicom_file import Slice, read_slice
-from selfvox.data.formats.nifti import LIMIT_BYTES, Volume
+from selfvox.data.formats.volume import LIMIT_BYTES, LPS_TO_RAS, Volume
 from selfvox.errors import DataError
 
-_SAME_MM = 0.01
+_SAME_PLACE_MM = 0.01
 _UNEVEN = 0.05  # of the median gap: headers round positions to a tenth of a millimetre
 _TILT = 0.05  # tangent of the angle between the stack and its slices' normal
 _SAME_DIRECTION = 1e-3
 
 
 def read_series(paths: Sequence[Path], name: str, allow_gap: bool = False) -> Volume:
-    """Stack the slices of one series by their positions along the normal; values rescaled slice by slice.
+    """Stack the slices of one series by their positions along the normal.
+
+    Values are rescaled slice by slice. DICOM's left-posterior-superior world becomes
+    right-anterior-superior.
 
     Args:
         paths: the slices' files, in any order.
-        name: what the series is called in messages.
-        allow_gap: where slices are missing or uneven, interpolate between the two nearest instead of refusing.
+        name: what messages call the series.
+        allow_gap: where slices are missing or uneven, interpolate between the two nearest.
 
     Returns:
-        Voxels (x, y, z): along a row, down a column, along the normal; DICOM's left-posterior-superior world becomes
-        right-anterior-superior.
+        Voxels (x, y, z): along a row, down a column, along the normal.
 
     Raises:
-        DataError: a slice is damaged, compressed or in colour; slices are missing, doubled or do not fit together.
+        DataError: a slice is damaged, compressed or in colour; slices are missing, doubled or do
+            not fit together.
     """
+    slices = _read_slices(paths, name)
+    _check_one_frame(slices, name)
+    first = slices[0]
+    normal = np.cross(*first.directions)
+    slices, notes = _without_copies(_sorted_along(normal, slices), normal, name)
+    if len(slices) < 2:
+        raise DataError(f"{name}: a single slice; name the folder with the whole series")
+    positions = np.array([slice_.position for slice_ in slices])
+    heights = (positions - positions[0]) @ normal
+    gap_note = _uneven_gap(heights, float(positions[0] @ normal))
+    if gap_note and not allow_gap:
+        remedy = "restore it, or have the gap filled by interpolation with --source dicom:allow-gap"
+        raise DataError(f"{name}: {gap_note}; {remedy}")
+    count = len(slices)
+    if gap_note:
+        count = 1 + round(float(heights[-1] / np.median(np.diff(heights))))
+    step = (positions[-1] - positions[0]) / (count - 1)
+    gap_mm = float(step @ normal)
+    places = heights / gap_mm
+    _check_straight(positions, places, step, normal, first.spacing, name)
+    notes += _declared_gap_note(first.declared_gap, gap_mm)
+    data = np.stack([slice_.pixels.T for slice_ in slices], axis=-1)
+    if gap_note:
+        data, interpolated = _fill_gaps(data, places, count, name)
+        notes.append(
+            f"{gap_note}: {interpolated} of {count} slices are interpolated between their "
+            "neighbours, not measured"
+        )
+    if all(slice_.whole_numbers for slice_ in slices) and _fits_int16(data):
+        data = np.rint(data).astype(np.int16)
+    return Volume(data, _affine(first, positions[0], step), None, tuple(notes))
+
+
+def _read_slices(paths: Sequence[Path], name: str) -> list[Slice]:
     slices = []
     size = 0
     for path in paths:
@@ -39,133 +76,168 @@ def read_series(paths: Sequence[Path], name: str, allow_gap: bool = False) -> Vo
         size += slices[-1].pixels.nbytes
         if size > LIMIT_BYTES:
             raise DataError(
-                f"{name}: more than {LIMIT_BYTES / 1e9:g} GB of voxels; leave slices out, or convert it"
+                f"{name}: more than {LIMIT_BYTES / 1e9:g} GB of voxels; "
+                "leave slices out, or convert it"
             )
+    return slices
+
+
+def _check_one_frame(slices: Sequence[Slice], name: str) -> None:
+    """All slices have the shape, the spacing and the directions of the first."""
     first = slices[0]
-    for each in slices:
-        for what, one, other in (
-            ("shapes (Rows, Columns)", each.pixels.shape, first.pixels.shape),
-            ("pixel spacings", each.spacing, first.spacing),
+    for slice_ in slices:
+        for attribute, value, expected in (
+            ("shapes (Rows, Columns)", slice_.pixels.shape, first.pixels.shape),
+            ("pixel spacings", slice_.spacing, first.spacing),
         ):
-            if not np.allclose(one, other, rtol=1e-4):
+            if not np.allclose(value, expected, rtol=1e-4):
                 raise DataError(
-                    f"{name}: its slices have different {what}, {other} and {one}; export it again"
+                    f"{name}: its slices have different {attribute}, {expected} and {value}; "
+                    "export it again"
                 )
-        if np.abs(each.directions - first.directions).max() > _SAME_DIRECTION:
-            raise DataError(f"{name}: its slices are turned against each other; export it again")
-    along, down = first.directions
-    normal = np.cross(along, down)
-    slices.sort(key=lambda each: float(each.position @ normal))
-    slices, notes = _single(slices, normal, name)
-    if len(slices) < 2:
-        raise DataError(f"{name}: a single slice; name the folder that holds the whole series")
-    places = np.array([each.position for each in slices])
-    heights = (places - places[0]) @ normal
-    uneven = _uneven(heights, float(places[0] @ normal))
-    if uneven and not allow_gap:
-        remedy = "restore it, or have the gap filled by interpolation with --source dicom:allow-gap"
-        raise DataError(f"{name}: {uneven}; {remedy}")
-    count = 1 + round(float(heights[-1] / np.median(np.diff(heights)))) if uneven else len(slices)
-    step = (places[-1] - places[0]) / (count - 1)
-    gap = float(step @ normal)
-    _check_straight(places, heights / gap, step, normal, first.spacing, name)
-    if first.said is not None and abs(first.said - gap) > _UNEVEN * gap:
-        notes.append(
-            f"SpacingBetweenSlices says {first.said:g} mm, the positions {gap:.4g} mm: the positions are used"
-        )
-    affine = np.eye(4)
-    affine[:3, 0], affine[:3, 1] = along * first.spacing[1], down * first.spacing[0]
-    affine[:3, 2], affine[:3, 3] = step, places[0]
-    affine = np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine
-    data = np.stack([each.pixels.T for each in slices], axis=-1)
-    if uneven:
-        data, made = _filled(data, heights / gap, count, name)
-        notes.append(
-            f"{uneven}: {made} of {count} slices are no scan's but interpolated between their neighbours"
-        )
-    if all(each.whole for each in slices) and data.min() >= -(2**15) and data.max() < 2**15:
-        data = np.rint(data).astype(np.int16)
-    return Volume(data, affine, None, tuple(notes))
+        if np.abs(slice_.directions - first.directions).max() > _SAME_DIRECTION:
+            raise DataError(f"{name}: its slices have different orientations; export it again")
 
 
-def _single(slices: list[Slice], normal: np.ndarray, name: str) -> tuple[list[Slice], list[str]]:
-    """The slices, sorted by place, without identical copies."""
-    kept: list[Slice] = []
-    for each in slices:
-        if kept and abs(float((each.position - kept[-1].position) @ normal)) < _SAME_MM:
-            if not np.array_equal(each.pixels, kept[-1].pixels):
-                place = float(each.position @ normal)
-                raise DataError(
-                    f"{name}: two different slices at {place:.2f} mm (several echoes or times in one series?); "
-                    "keep one of each place, or convert it with dcm2niix"
-                )
-        else:
-            kept.append(each)
-    copies = len(slices) - len(kept)
-    return kept, [f"{copies} identical copies of slices left out"] if copies else []
+def _sorted_along(normal: np.ndarray, slices: Sequence[Slice]) -> list[Slice]:
+    return sorted(slices, key=lambda slice_: float(slice_.position @ normal))
 
 
-def _uneven(heights: np.ndarray, lowest: float) -> str:
-    """Where the slices' distances differ most, mm; "" where they are even. `heights` are counted from `lowest` on."""
+def _without_copies(
+    slices: Sequence[Slice], normal: np.ndarray, name: str
+) -> tuple[list[Slice], list[str]]:
+    """The slices, sorted by position, without identical copies, and a note of these."""
+    unique: list[Slice] = []
+    for slice_ in slices:
+        if not unique or not _same_place(slice_, unique[-1], normal):
+            unique.append(slice_)
+        elif not np.array_equal(slice_.pixels, unique[-1].pixels):
+            height = float(slice_.position @ normal)
+            raise DataError(
+                f"{name}: two different slices at {height:.2f} mm "
+                "(several echoes or times in one series?); "
+                "keep one of each place, or convert it with dcm2niix"
+            )
+    copies = len(slices) - len(unique)
+    return unique, [f"{copies} identical copies of slices left out"] if copies else []
+
+
+def _same_place(first: Slice, second: Slice, normal: np.ndarray) -> bool:
+    return abs(float((first.position - second.position) @ normal)) < _SAME_PLACE_MM
+
+
+def _uneven_gap(heights: np.ndarray, lowest: float) -> str:
+    """Where the distances of slices differ most; "" where they are even.
+
+    Args:
+        heights: of the slices, in mm above the first, increasing.
+        lowest: height of the first, in mm.
+    """
     gaps = np.diff(heights)
     usual = float(np.median(gaps))
     worst = int(np.abs(gaps - usual).argmax())
     if abs(gaps[worst] - usual) <= _UNEVEN * usual:
         return ""
     between = f"between {lowest + heights[worst]:.2f} and {lowest + heights[worst + 1]:.2f} mm"
-    what = "a slice is missing" if gaps[worst] > 1.5 * usual else "slices are unevenly spaced"
-    return f"{what} {between}, {gaps[worst]:.2f} mm apart where others are {usual:.2f}"
-
-
-def _filled(data: np.ndarray, at: np.ndarray, count: int, name: str) -> tuple[np.ndarray, int]:
-    """The values (x, y, slice) at slices 0 to `count` - 1, and how many of these had to be interpolated.
-
-    Args:
-        data: (x, y, slice) float32.
-        at: where these slices lie, in slices of the result; increasing. Those almost in place are left as they are.
-        count: slices of the result.
-        name: of the series.
-
-    Raises:
-        DataError: more slices are missing than there are.
-    """
-    if count > 2 * len(at):
-        raise DataError(
-            f"{name}: {count - len(at)} slices would have to be made up from {len(at)}; leave it out"
-        )
-    places = np.arange(count)
-    above = np.clip(np.searchsorted(at, places), 1, len(at) - 1)
-    share = (places - at[above - 1]) / (at[above] - at[above - 1])
-    nearest = np.abs(places[:, None] - at).argmin(1)
-    there = np.abs(places - at[nearest]) <= _UNEVEN
-    filled = np.empty((*data.shape[:2], count), np.float32)
-    for place in places:
-        low, high = data[..., above[place] - 1], data[..., above[place]]
-        mixed = low + np.float32(share[place]) * (high - low)
-        filled[..., place] = data[..., nearest[place]] if there[place] else mixed
-    return filled, int((~there).sum())
+    missing = gaps[worst] > 1.5 * usual
+    reason = "a slice is missing" if missing else "slices are unevenly spaced"
+    return f"{reason} {between}, {gaps[worst]:.2f} mm apart where others are {usual:.2f}"
 
 
 def _check_straight(
+    positions: np.ndarray,
     places: np.ndarray,
-    at: np.ndarray,
     step: np.ndarray,
     normal: np.ndarray,
     spacing: tuple[float, float],
     name: str,
 ) -> None:
-    """The slices, which lie `at` so many steps, lie above each other: no gantry tilt, none moved sideways."""
+    """The slices form a straight stack: no gantry tilt, and none is shifted sideways.
+
+    Args:
+        positions: (slice, 3), in mm.
+        places: of the slices, in steps.
+        step: (3,), from a slice to the next, in mm.
+        normal: (3,), unit vector.
+        spacing: of pixels, in mm.
+        name: of the series.
+    """
     gap = float(step @ normal)
     sideways = float(np.linalg.norm(step - gap * normal))
     if sideways > _TILT * gap:
         angle = np.degrees(np.arctan2(sideways, gap))
         raise DataError(
-            f"{name}: its slices are tilted by {angle:.1f}° (gantry tilt); straighten it with dcm2niix"
+            f"{name}: its slices are tilted by {angle:.1f}° (gantry tilt); "
+            "straighten it with dcm2niix"
         )
-    line = places[0] + at[:, None] * step
-    off = np.linalg.norm((places - line) - ((places - line) @ normal)[:, None] * normal, axis=1)
-    if off.max() > max(spacing):
-        where = float(places[int(off.argmax())] @ normal)
+    offsets = positions - (positions[0] + places[:, None] * step)
+    shifts = np.linalg.norm(offsets - (offsets @ normal)[:, None] * normal, axis=1)
+    if shifts.max() > max(spacing):
+        height = float(positions[int(shifts.argmax())] @ normal)
         raise DataError(
-            f"{name}: the slice at {where:.2f} mm lies {off.max():.1f} mm beside the others; export it again"
+            f"{name}: the slice at {height:.2f} mm is shifted sideways by {shifts.max():.1f} mm; "
+            "export it again"
         )
+
+
+def _declared_gap_note(declared_mm: float | None, gap_mm: float) -> list[str]:
+    if declared_mm is None or abs(declared_mm - gap_mm) <= _UNEVEN * gap_mm:
+        return []
+    return [
+        f"SpacingBetweenSlices says {declared_mm:g} mm, the positions {gap_mm:.4g} mm: "
+        "the positions are used"
+    ]
+
+
+def _fill_gaps(
+    data: np.ndarray, places: np.ndarray, count: int, name: str
+) -> tuple[np.ndarray, int]:
+    """Interpolate to slices 0 to `count` - 1.
+
+    Args:
+        data: (x, y, slice) float32.
+        places: of these slices, in slices of the result; increasing. Slices almost in place are
+            copied.
+        count: slices of the result.
+        name: of the series.
+
+    Returns:
+        (x, y, slice) float32, and the number of interpolated slices.
+
+    Raises:
+        DataError: more slices are missing than measured.
+    """
+    if count > 2 * len(places):
+        raise DataError(
+            f"{name}: {count - len(places)} slices would have to be interpolated "
+            f"from {len(places)}; leave it out"
+        )
+    targets = np.arange(count)
+    above = np.clip(np.searchsorted(places, targets), 1, len(places) - 1)
+    weight_above = (targets - places[above - 1]) / (places[above] - places[above - 1])
+    nearest = np.abs(targets[:, None] - places).argmin(1)
+    measured = np.abs(targets - places[nearest]) <= _UNEVEN
+    filled = np.empty((*data.shape[:2], count), np.float32)
+    for target in targets:
+        if measured[target]:
+            filled[..., target] = data[..., nearest[target]]
+            continue
+        low = data[..., above[target] - 1]
+        high = data[..., above[target]]
+        filled[..., target] = low + np.float32(weight_above[target]) * (high - low)
+    return filled, int((~measured).sum())
+
+
+def _fits_int16(data: np.ndarray) -> bool:
+    return bool(data.min() >= -(2**15) and data.max() < 2**15)
+
+
+def _affine(first: Slice, position: np.ndarray, step: np.ndarray) -> np.ndarray:
+    """DICOM PS3.3 C.7.6.2.1.1, from voxel indices (x, y, z) to mm, RAS+."""
+    along, down = first.directions
+    affine = np.eye(4)
+    affine[:3, 0] = along * first.spacing[1]
+    affine[:3, 1] = down * first.spacing[0]
+    affine[:3, 2] = step
+    affine[:3, 3] = position
+    return LPS_TO_RAS @ affine

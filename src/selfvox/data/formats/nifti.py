@@ -1,10 +1,11 @@
-"""NIfTI files: every promise of the header is checked before memory is spent, every byte before it is believed."""
+"""NIfTI files: the header is checked before memory is allocated, the bytes before they are used."""
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import nibabel as nib
 import numpy as np
@@ -12,20 +13,27 @@ from isal import isal_zlib
 from nibabel.spatialimages import HeaderDataError
 
 from selfvox.data.formats.safe_open import open_regular
+from selfvox.data.formats.volume import (
+    HARMLESS_BYTES,
+    INFLATE_ERRORS,
+    LIMIT_BYTES,
+    LIMIT_RATIO,
+    Volume,
+    is_usable_affine,
+    max_corner_distance_mm,
+)
 from selfvox.data.naming import printable
 from selfvox.errors import DataError
 from selfvox.runs.atomic_files import atomic_write
 
-LIMIT_BYTES = 4 * 10**9
-LIMIT_RATIO = 200
-# Nearly empty label maps shrink a thousandfold, so the ratio is only asked of what could hurt.
-HARMLESS_BYTES = 512 * 2**20
+_GZIP_MAGIC = b"\x1f\x8b"
+_START_BYTES = 2**17  # read first, to judge the header before the rest is read
+_PADDING_BYTES = 2**16  # zeros that may follow the voxels
+_NIFTI1_BYTES = 348
+_NIFTI2_BYTES = 540
 
-# isal's stubs take the class for an instance
-DAMAGED: tuple[type[Exception], ...] = (isal_zlib.IsalError, EOFError)  # type: ignore[assignment]
-
-_GZIP, _PEEK, _PADDING = b"\x1f\x8b", 2**17, 2**16
-_TYPES = {
+# datatype codes of the NIfTI standard, <https://nifti.nimh.nih.gov/nifti-1>
+_DTYPES = {
     2: "u1",
     4: "i2",
     8: "i4",
@@ -37,7 +45,7 @@ _TYPES = {
     1024: "i8",
     1280: "u8",
 }
-_REFUSED = {
+_REFUSED_DTYPES = {
     32: "complex voxels; save the magnitude",
     1792: "complex voxels; save the magnitude",
     2048: "complex voxels; save the magnitude",
@@ -46,22 +54,23 @@ _REFUSED = {
     1536: "128-bit voxels; save it as float32",
     1: "1-bit voxels; save it as uint8",
 }
-_TEXTS = ("descrip", "aux_file", "intent_name", "db_name", "data_type")
-
-
-class Volume(NamedTuple):
-    """Voxels and where they are."""
-
-    data: (
-        np.ndarray
-    )  # (x, y, z) or (x, y, z, frame), as stored; floating where the header asks for scaling
-    affine: np.ndarray  # (4, 4): voxel index -> mm, RAS+
-    header: nib.Nifti1Header | None
-    notes: tuple[str, ...]
+_UNITS = {1: "metre", 3: "micrometre"}
+# texts may name a patient
+_TEXT_FIELDS = ("descrip", "aux_file", "intent_name", "db_name", "data_type")
+# neither geometry nor true of the written voxels
+_VALUE_FIELDS = (
+    "cal_max",
+    "cal_min",
+    "intent_code",
+    "intent_p1",
+    "intent_p2",
+    "intent_p3",
+    "scl_inter",
+)
 
 
 class _Layout(NamedTuple):
-    """What the header promises."""
+    """How the voxels are stored, as the header says."""
 
     shape: tuple[int, ...]
     dtype: np.dtype
@@ -70,11 +79,13 @@ class _Layout(NamedTuple):
     intercept: float
 
     @property
+    def voxels(self) -> int:
+        return math.prod(self.shape)  # Python integers: the product cannot overflow
+
+    @property
     def end(self) -> int:
-        voxels = 1
-        for length in self.shape:  # Python integers: the product cannot overflow
-            voxels *= length
-        return self.offset + voxels * self.dtype.itemsize
+        """Bytes of the header and the voxels."""
+        return self.offset + self.voxels * self.dtype.itemsize
 
 
 def read_nifti(
@@ -82,59 +93,49 @@ def read_nifti(
 ) -> Volume:
     """Read a NIfTI-1 or NIfTI-2 file, `.nii` or `.nii.gz`, whole and checked.
 
-    The header's texts (description, names) are blanked: they may name a patient. Extensions are not read.
+    The header's texts (description, names) are blanked: they may name a patient. Extensions are not
+    read.
 
     Raises:
-        DataError: the file is damaged, not what its name says, too large, or has no usable geometry.
+        DataError: the file is damaged, not what its name says, too large, or without geometry.
     """
     name = printable(path.name)
     with open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
-        start = file.read(_PEEK)
+        start = file.read(_START_BYTES)
         packed = path.name.lower().endswith(".gz")
-        header, notes = _parse(_first_bytes(start, packed, name), name)
+        header, notes = _parse_header(_first_bytes(start, packed, name), name)
         layout = _layout(header, name, notes)
         _check_size(layout.end, size, packed, limit_bytes, limit_ratio, name)
         affine = _affine(header, layout.shape, name, notes)
         file.seek(0)  # in one piece: joining the rest to the start would copy it
         content = _contents(file.read(), layout.end, packed, name)
-    stored = np.frombuffer(
-        content, layout.dtype, (layout.end - layout.offset) // layout.dtype.itemsize, layout.offset
-    )
+    stored = np.frombuffer(content, layout.dtype, layout.voxels, layout.offset)
     data = _scale(stored, layout).reshape(layout.shape, order="F")
-    for text in _TEXTS:
-        if text in header.keys():  # noqa: SIM118  # nibabel's `in` asks for values
-            header[text] = b""
+    for field in _TEXT_FIELDS:
+        if field in header.keys():  # noqa: SIM118  # nibabel's `in` looks at values
+            header[field] = b""
     return Volume(data, affine, header, tuple(notes))
 
 
 def write_nifti(
     path: Path, data: np.ndarray, affine: np.ndarray, header: nib.Nifti1Header | None
 ) -> None:
-    """Write (x, y, z) or (x, y, z, frame) on the grid of `header`, or of `affine` where there is none.
+    """Write (x, y, z) or (x, y, z, frame) on the grid of `header`, or of `affine` without one.
 
-    sform, qform and their codes are kept; everything that is not geometry is reset.
+    sform, qform and their codes are kept; all that is not geometry is reset.
     """
-    fresh = header.as_byteswapped("<") if header is not None else _new_header(affine)
-    for field in (
-        *_TEXTS,
-        "cal_max",
-        "cal_min",
-        "intent_code",
-        "intent_p1",
-        "intent_p2",
-        "intent_p3",
-        "scl_inter",
-    ):
-        if field in fresh.keys():  # noqa: SIM118
-            fresh[field] = b"" if field in _TEXTS else 0
-    fresh.set_data_shape(data.shape)
-    fresh.set_data_dtype(data.dtype)
-    fresh["pixdim"][4:] = 1  # of a series it was the time between frames
-    fresh["scl_slope"] = 1
-    fresh["vox_offset"] = fresh.single_vox_offset
-    fresh["magic"] = fresh.single_magic
-    content = fresh.binaryblock.ljust(fresh.single_vox_offset, b"\0")
+    written = _new_header(affine) if header is None else header.as_byteswapped("<")
+    for field in (*_TEXT_FIELDS, *_VALUE_FIELDS):
+        if field in written.keys():  # noqa: SIM118
+            written[field] = b"" if field in _TEXT_FIELDS else 0
+    written.set_data_shape(data.shape)
+    written.set_data_dtype(data.dtype)
+    written["pixdim"][4:] = 1  # in a time series: the time between frames
+    written["scl_slope"] = 1
+    written["vox_offset"] = written.single_vox_offset
+    written["magic"] = written.single_magic
+    content = written.binaryblock.ljust(written.single_vox_offset, b"\0")
     content += data.astype(data.dtype.newbyteorder("<"), copy=False).tobytes(order="F")
     if path.name.lower().endswith(".gz"):
         content = isal_zlib.compress(content, wbits=31)
@@ -151,56 +152,94 @@ def _new_header(affine: np.ndarray) -> nib.Nifti1Header:
 
 
 def _first_bytes(start: bytes, packed: bool, name: str) -> bytes:
+    """The start of a file, unpacked as far as a header reaches."""
     if not start:
         raise DataError(f"{name}: the file is empty; copy it again from its source")
-    if packed != start.startswith(_GZIP):
-        found, ending = ("not gzip", ".nii.gz") if packed else ("gzip", ".nii")
+    if packed != start.startswith(_GZIP_MAGIC):
+        contents, ending = ("not gzip", ".nii.gz") if packed else ("gzip", ".nii")
         raise DataError(
-            f"{name}: the contents are {found}, though the name ends in {ending}; rename or re-export it"
+            f"{name}: the contents are {contents}, though the name ends in {ending}; "
+            "rename or re-export it"
         )
     if not packed:
         return start
     try:
-        return isal_zlib.decompressobj(31).decompress(start, 540)
-    except DAMAGED as error:
+        return isal_zlib.decompressobj(31).decompress(start, _NIFTI2_BYTES)
+    except INFLATE_ERRORS as error:
         raise DataError(
             f"{name}: damaged gzip stream ({_reason(error)}); copy it again from its source"
         ) from error
 
 
-def _parse(raw: bytes, name: str) -> tuple[nib.Nifti1Header, list[str]]:
-    """The header of either version and byte order, judged by its magic and its number of dimensions."""
+def _parse_header(raw: bytes, name: str) -> tuple[nib.Nifti1Header, list[str]]:
+    """The header of either version and byte order, and notes."""
     if raw[4:7] == b"ni2" or raw[344:347] == b"ni1":
         raise DataError(f"{name}: one half of a .hdr/.img pair; convert it to a single .nii.gz")
     if raw[4:12] == b"n+2\0\r\n\x1a\n":
-        kind, size, where, width = nib.Nifti2Header, 540, 16, 8
+        header_class = nib.Nifti2Header
+        size = _NIFTI2_BYTES
+        dimensions = raw[16:24]
     elif raw[344:348] == b"n+1\0":
-        kind, size, where, width = nib.Nifti1Header, 348, 40, 2
-    elif len(raw) < 348:
+        header_class = nib.Nifti1Header
+        size = _NIFTI1_BYTES
+        dimensions = raw[40:42]
+    elif len(raw) < _NIFTI1_BYTES:
         raise DataError(
-            f"{name}: only {len(raw)} bytes, less than a NIfTI header; copy it again from its source"
+            f"{name}: only {len(raw)} bytes, less than a NIfTI header; "
+            "copy it again from its source"
         )
     else:
         raise DataError(f"{name}: not a NIfTI file (wrong magic bytes); export it as NIfTI")
     if len(raw) < size:
         raise DataError(
-            f"{name}: the header is cut at {len(raw)} of {size} bytes; copy it again from its source"
+            f"{name}: the header is cut at {len(raw)} of {size} bytes; "
+            "copy it again from its source"
         )
-    order = next(
-        (o for o in ("little", "big") if 1 <= int.from_bytes(raw[where : where + width], o) <= 7),
-        None,
-    )
-    if order is None:
-        raise DataError(f"{name}: the header's number of dimensions is not 1 to 7; export it again")
-    header = kind(raw[:size], endianness="<" if order == "little" else ">", check=False)
-    claimed = int(header["sizeof_hdr"])
-    return header, [] if claimed == size else [
-        f"header says its size is {claimed} bytes; it is {size}"
-    ]
+    endianness = "<" if _byte_order(dimensions, name) == "little" else ">"
+    header = header_class(raw[:size], endianness=endianness, check=False)
+    declared_size = int(header["sizeof_hdr"])
+    if declared_size == size:
+        return header, []
+    return header, [f"header says its size is {declared_size} bytes; it is {size}"]
+
+
+def _byte_order(dimensions: bytes, name: str) -> Literal["little", "big"]:
+    """The byte order in which the number of dimensions is 1 to 7."""
+    if 1 <= int.from_bytes(dimensions, "little") <= 7:
+        return "little"
+    if 1 <= int.from_bytes(dimensions, "big") <= 7:
+        return "big"
+    raise DataError(f"{name}: the header's number of dimensions is not 1 to 7; export it again")
 
 
 def _layout(header: nib.Nifti1Header, name: str, notes: list[str]) -> _Layout:
-    dims = [int(d) for d in header["dim"][1 : int(header["dim"][0]) + 1]]
+    shape = _shape(header, name)
+    dtype = _dtype(header, name, notes)
+    offset = float(header["vox_offset"])
+    # NaN fails the first comparison, infinity the second
+    if not (offset >= header.single_vox_offset and offset.is_integer()):
+        raise DataError(
+            f"{name}: voxels cannot start at byte {offset:g} (vox_offset); export it again"
+        )
+    slope = float(header["scl_slope"])
+    intercept = float(header["scl_inter"])
+    if slope == 0 or np.isnan(slope):  # 0 means no scaling; NaN is taken for it
+        notes.append(f"slope {slope:g} taken as 1, intercept as 0")
+        slope = 1.0
+        intercept = 0.0
+    if not (np.isfinite(slope) and np.isfinite(intercept)):
+        raise DataError(
+            f"{name}: slope {slope:g} and intercept {intercept:g} are not finite; export it again"
+        )
+    unit = _UNITS.get(int(header["xyzt_units"]) & 7)
+    if unit:
+        notes.append(f"header's unit is the {unit}; its numbers are taken as mm")
+    return _Layout(shape, dtype, int(offset), slope, intercept)
+
+
+def _shape(header: nib.Nifti1Header, name: str) -> tuple[int, ...]:
+    """Three or four lengths, without trailing axes of length 1."""
+    dims = [int(length) for length in header["dim"][1 : int(header["dim"][0]) + 1]]
     if min(dims) < 1:
         raise DataError(
             f"{name}: dimensions {tuple(dims)} in the header are not all positive; export it again"
@@ -209,85 +248,57 @@ def _layout(header: nib.Nifti1Header, name: str, notes: list[str]) -> _Layout:
         dims.pop()
     if len(dims) > 4:
         raise DataError(
-            f"{name}: has {len(dims)} dimensions {tuple(dims)}; save one 3D volume, or 4D with channels last"
+            f"{name}: has {len(dims)} dimensions {tuple(dims)}; "
+            "save one 3D volume, or 4D with channels last"
         )
     dims += [1] * (3 - len(dims))
+    return tuple(dims)
 
+
+def _dtype(header: nib.Nifti1Header, name: str, notes: list[str]) -> np.dtype:
     code = int(header["datatype"])
-    if code not in _TYPES:
-        raise DataError(
-            f"{name}: {_REFUSED.get(code, f'unknown voxel type {code}; export it again')}"
-        )
-    dtype = np.dtype(_TYPES[code]).newbyteorder(header.endianness)
-    if int(header["bitpix"]) != 8 * dtype.itemsize:
+    if code not in _DTYPES:
+        reason = _REFUSED_DTYPES.get(code, f"unknown voxel type {code}; export it again")
+        raise DataError(f"{name}: {reason}")
+    dtype = np.dtype(_DTYPES[code]).newbyteorder(header.endianness)
+    bits = 8 * dtype.itemsize
+    if int(header["bitpix"]) != bits:
         notes.append(
-            f"header says {int(header['bitpix'])} bits per voxel; its type {dtype.name} has {8 * dtype.itemsize}"
+            f"header says {int(header['bitpix'])} bits per voxel; its type {dtype.name} has {bits}"
         )
-
-    offset = float(header["vox_offset"])
-    if not (
-        offset >= header.single_vox_offset and offset.is_integer()
-    ):  # NaN fails the first, infinity the second
-        raise DataError(
-            f"{name}: voxels cannot start at byte {offset:g} (vox_offset); export it again"
-        )
-
-    slope, intercept = float(header["scl_slope"]), float(header["scl_inter"])
-    if slope == 0 or np.isnan(slope):
-        notes.append(f"slope {slope:g} taken as 1, intercept as 0")
-        slope, intercept = 1.0, 0.0
-    if not (np.isfinite(slope) and np.isfinite(intercept)):
-        raise DataError(
-            f"{name}: slope {slope:g} and intercept {intercept:g} are not finite; export it again"
-        )
-    if unit := {1: "metre", 3: "micrometre"}.get(int(header["xyzt_units"]) & 7):
-        notes.append(f"header's unit is the {unit}; its numbers are taken as mm")
-    return _Layout(tuple(dims), dtype, int(offset), slope, intercept)
+    return dtype
 
 
 def _check_size(end: int, size: int, packed: bool, limit: int, ratio: int, name: str) -> None:
+    """Refuse a file of `size` bytes that cannot have `end` bytes of header and voxels."""
     if end > limit:
         raise DataError(
-            f"{name}: its header asks for {end / 1e9:.1f} GB, more than {limit / 1e9:g}; crop or resample it"
+            f"{name}: its header asks for {end / 1e9:.1f} GB, more than {limit / 1e9:g}; "
+            "crop or resample it"
         )
     if packed and end > HARMLESS_BYTES and end > ratio * size:
         raise DataError(
-            f"{name}: would grow {end // size} fold to {end / 1e9:.1f} GB (limit {ratio}); unpack it to .nii"
+            f"{name}: would grow {end // size} fold to {end / 1e9:.1f} GB (limit {ratio}); "
+            "unpack it to .nii"
         )
     if not packed and size < end:
         raise DataError(
-            f"{name}: holds {size} bytes where its header asks for {end}; copy it again from its source"
+            f"{name}: has {size} bytes where its header asks for {end}; "
+            "copy it again from its source"
         )
-    if size > end + end // 100 + _PADDING:  # deflate adds at most a thousandth
+    if size > end + end // 100 + _PADDING_BYTES:  # deflate adds at most a thousandth
         raise DataError(
             f"{name}: {size} bytes are more than its header accounts for ({end}); export it again"
         )
 
 
 def _contents(content: bytes, end: int, packed: bool, name: str) -> bytes:
-    """Header and voxels, unpacked to the end of the stream with its checksum and length checked."""
+    """Header and voxels, unpacked."""
     if packed:
-        inflate = isal_zlib.decompressobj(31)
-        try:
-            unpacked = inflate.decompress(content, end + _PADDING)
-        except DAMAGED as error:
-            raise DataError(
-                f"{name}: damaged gzip stream ({_reason(error)}); copy it again from its source"
-            ) from error
-        if not inflate.eof and len(unpacked) < end + _PADDING:
-            raise DataError(f"{name}: the gzip stream is cut; copy it again from its source")
-        if inflate.unused_data.strip(b"\0"):
-            raise DataError(
-                f"{name}: more data after the end of the gzip stream; unpack and pack it again with gzip"
-            )
-        if not inflate.eof:
-            raise DataError(
-                f"{name}: unpacks to more than its header accounts for; export it again"
-            )
-        content = unpacked
+        content = _inflate(content, end, name)
     if len(content) < end:
         raise DataError(
-            f"{name}: holds {len(content)} bytes where its header asks for {end}; copy it again"
+            f"{name}: has {len(content)} bytes where its header asks for {end}; copy it again"
         )
     if len(content) > end and content[end:].strip(b"\0"):
         raise DataError(
@@ -296,8 +307,29 @@ def _contents(content: bytes, end: int, packed: bool, name: str) -> bytes:
     return content
 
 
+def _inflate(packed: bytes, end: int, name: str) -> bytes:
+    """Unpack to the end of the stream, where its checksum and length are; never far past `end`."""
+    inflate = isal_zlib.decompressobj(31)
+    try:
+        content = inflate.decompress(packed, end + _PADDING_BYTES)
+    except INFLATE_ERRORS as error:
+        raise DataError(
+            f"{name}: damaged gzip stream ({_reason(error)}); copy it again from its source"
+        ) from error
+    if not inflate.eof and len(content) < end + _PADDING_BYTES:
+        raise DataError(f"{name}: the gzip stream is cut; copy it again from its source")
+    if inflate.unused_data.strip(b"\0"):
+        raise DataError(
+            f"{name}: more data after the end of the gzip stream; "
+            "unpack and pack it again with gzip"
+        )
+    if not inflate.eof:
+        raise DataError(f"{name}: unpacks to more than its header accounts for; export it again")
+    return content
+
+
 def _scale(stored: np.ndarray, layout: _Layout) -> np.ndarray:
-    """Native byte order, slope and intercept applied; the very same memory where neither is needed."""
+    """Native byte order, slope and intercept applied; the same memory where neither is needed."""
     if layout.slope == 1 and layout.intercept == 0:
         return stored.astype(stored.dtype.newbyteorder("="), copy=False)
     exact_in_float32 = stored.dtype.itemsize <= 2 or stored.dtype.type is np.float32
@@ -312,6 +344,24 @@ def _affine(
     header: nib.Nifti1Header, shape: tuple[int, ...], name: str, notes: list[str]
 ) -> np.ndarray:
     """sform, else qform, else voxel sizes about the centre; disagreement and repairs are noted."""
+    _repair_voxel_sizes(header, name, notes)
+    sform = _sform(header, name, notes)
+    qform, flaw = _qform(header)
+    if sform is not None:
+        note = flaw or _disagreement(sform, qform, shape, header)
+        if note:
+            notes.append(f"{note}; the sform is used")
+        return np.asarray(sform, np.float64)
+    if flaw:
+        raise DataError(f"{name}: {flaw} and there is no sform; export it again")
+    if qform is not None:
+        return np.asarray(qform, np.float64)
+    notes.append("neither sform nor qform: orientation unknown, left and right may be swapped")
+    return np.asarray(header.get_base_affine(), np.float64)
+
+
+def _repair_voxel_sizes(header: nib.Nifti1Header, name: str, notes: list[str]) -> None:
+    """Make the voxel sizes positive or 0, and the qform's handedness 1 or -1."""
     pixdim = header["pixdim"]
     if not np.isfinite(pixdim[1:4]).all():
         raise DataError(
@@ -323,59 +373,54 @@ def _affine(
         notes.append("negative voxel sizes in the header taken as positive")
         pixdim[1:4] = abs(pixdim[1:4])
 
-    sform = header.get_sform() if int(header["sform_code"]) > 0 else None
-    if sform is not None:
-        _check_usable(sform, "sform", name)
+
+def _sform(header: nib.Nifti1Header, name: str, notes: list[str]) -> np.ndarray | None:
+    """The sform where it is declared; it also gives voxel sizes that are 0 in the header."""
+    pixdim = header["pixdim"]
+    sform: np.ndarray | None = None
+    if int(header["sform_code"]) > 0:
+        sform = header.get_sform()
+        if not is_usable_affine(sform):
+            raise DataError(
+                f"{name}: the sform is no usable affine (not finite, or flat); export it again"
+            )
         if (pixdim[1:4] == 0).any():
             notes.append("voxel size 0 in the header; taken from the sform")
             pixdim[1:4] = np.linalg.norm(sform[:3, :3], axis=0)
     if (pixdim[1:4] == 0).any():
         raise DataError(
-            f"{name}: voxel size 0 in the header and no sform to tell it; export it again"
+            f"{name}: voxel size 0 in the header and no sform to give it; export it again"
         )
-
-    qform, trouble = None, ""
-    if int(header["qform_code"]) > 0:
-        try:
-            qform = header.get_qform()
-            _check_usable(qform, "qform", name)
-        except (ValueError, HeaderDataError, DataError):
-            qform, trouble = None, "the qform's quaternion or offset is impossible"
-    if sform is None and trouble:
-        raise DataError(f"{name}: {trouble} and there is no sform; export it again")
-    if sform is None and qform is None:
-        notes.append("neither sform nor qform: orientation unknown, left and right may be swapped")
-        return np.asarray(header.get_base_affine(), np.float64)
-    if sform is None:
-        return np.asarray(qform, np.float64)
-    if trouble:
-        notes.append(f"{trouble}; the sform is used")
-    elif (
-        qform is not None
-        and (apart := furthest_corner(sform, qform, shape)) > 0.1 * pixdim[1:4].min()
-    ):
-        notes.append(f"sform and qform disagree by up to {apart:.3g} mm; the sform is used")
-    return np.asarray(sform, np.float64)
+    return sform
 
 
-def _check_usable(affine: np.ndarray, what: str, name: str) -> None:
-    lengths = np.linalg.norm(affine[:3, :3], axis=0)
-    if (
-        not np.isfinite(affine).all()
-        or not abs(np.linalg.det(affine[:3, :3])) > 1e-6 * lengths.prod()
-    ):
-        raise DataError(
-            f"{name}: the {what} is no usable affine (not finite, or flat); export it again"
-        )
+def _qform(header: nib.Nifti1Header) -> tuple[np.ndarray | None, str]:
+    """The qform where it is declared and usable, and what is wrong with it."""
+    if int(header["qform_code"]) <= 0:
+        return None, ""
+    flaw = "the qform's quaternion or offset is impossible"
+    try:
+        qform = header.get_qform()
+    except (ValueError, HeaderDataError):
+        return None, flaw
+    return (qform, "") if is_usable_affine(qform) else (None, flaw)
 
 
-def furthest_corner(a: np.ndarray, b: np.ndarray, shape: tuple[int, ...]) -> float:
-    """How far apart, in mm, two affines put the same corner of a grid, where they differ most."""
-    corners = np.stack(
-        np.meshgrid(*[(0, n - 1) for n in shape[:3]], [1], indexing="ij"), -1
-    ).reshape(-1, 4)
-    return float(np.linalg.norm((corners @ (a - b).T)[:, :3], axis=1).max())
+def _disagreement(
+    sform: np.ndarray,
+    qform: np.ndarray | None,
+    shape: tuple[int, ...],
+    header: nib.Nifti1Header,
+) -> str:
+    """How far sform and qform are apart, where that is more than a tenth of a voxel; else ""."""
+    if qform is None:
+        return ""
+    distance = max_corner_distance_mm(sform, qform, shape)
+    if distance <= 0.1 * header["pixdim"][1:4].min():
+        return ""
+    return f"sform and qform disagree by up to {distance:.3g} mm"
 
 
 def _reason(error: Exception) -> str:
+    """The message of isal without its leading error number."""
     return str(error).partition(" ")[2].partition(" ")[2].lower() or "ends early"

@@ -1,4 +1,4 @@
-"""PNG, JPEG and TIFF pictures through Pillow: upright, in grey or red-green-blue, and no larger than a limit."""
+"""PNG, JPEG and TIFF pictures through Pillow: upright, grey or RGB, and within a size limit."""
 
 from __future__ import annotations
 
@@ -14,8 +14,10 @@ from selfvox.data.naming import printable
 from selfvox.errors import DataError
 from selfvox.runs.atomic_files import atomic_write
 
-LIMIT_PIXELS = 2**26
+LIMIT_PIXELS = 2**26  # 8192 x 8192
 _FORMATS = ("PNG", "JPEG", "TIFF")
+_EXIF_ORIENTATION = 0x0112
+# Pillow's mode -> the grey mode it is converted to; I;16* are kept as they are
 _GREY = {
     "1": "L",
     "L": "L",
@@ -34,8 +36,8 @@ def read_picture(
 ) -> tuple[np.ndarray, tuple[str, ...]]:
     """The picture as (channel, row, column), one channel of grey or three of colour, and notes.
 
-    1-bit becomes 0 and 255; a palette, CMYK and YCbCr become RGB; transparency is dropped; 16-bit and floating grey
-    keep their values; a camera's EXIF rotation is applied.
+    1-bit becomes 0 and 255; a palette, CMYK and YCbCr become RGB; transparency is dropped; 16-bit
+    and floating grey keep their values; a camera's EXIF rotation is applied.
 
     Raises:
         DataError: damaged, animated, several pages, too large, or not a PNG, JPEG or TIFF.
@@ -46,47 +48,51 @@ def read_picture(
         return _native(np.asarray(grey))[None], notes
     if picture.mode not in _COLOUR:
         raise DataError(
-            f"{printable(path.name)}: colour space {picture.mode} is not read; save it as RGB or grey"
+            f"{printable(path.name)}: colour space {picture.mode} is not read; "
+            "save it as RGB or grey"
         )
     if picture.mode in ("P", "PA") or "transparency" in picture.info:
-        picture = picture.convert(
-            "RGBA"
-        )  # Pillow warns when a palette with transparency goes straight to RGB
+        # Pillow warns when a palette with transparency goes straight to RGB
+        picture = picture.convert("RGBA")
     return np.moveaxis(np.asarray(picture.convert("RGB")), -1, 0), notes
 
 
 def read_label(path: Path, limit_pixels: int = LIMIT_PIXELS) -> tuple[np.ndarray, bool]:
-    """Class numbers (row, column) as stored, and whether the format is lossy: a palette's indices, 1-bit as 0 and 1."""
+    """Class numbers (row, column) as stored, and whether the format is lossy.
+
+    Of a palette these are the indices; 1-bit becomes 0 and 1; equal colours become one number.
+
+    Raises:
+        DataError: the file cannot be used, or is coloured.
+    """
     picture, _ = _open(path, limit_pixels)
     values = _native(np.asarray(picture))
     if picture.mode == "1":
         values = values.astype(np.uint8)
-    elif (
-        picture.mode in ("RGB", "RGBA", "LA")
-        and (values[..., :1] == values[..., : 3 if values.shape[-1] > 2 else 1]).all()
-    ):
+    elif picture.mode in ("RGB", "RGBA", "LA") and _colours_equal(values):
         values = values[..., 0]
     elif picture.mode not in ("P", *_GREY):
         raise DataError(
-            f"{printable(path.name)}: a coloured label ({picture.mode}); save one class number per pixel, as PNG"
+            f"{printable(path.name)}: a coloured label ({picture.mode}); "
+            "save one class number per pixel, as PNG"
         )
     return values, picture.info["selfvox format"] == "JPEG"
 
 
 def write_picture(path: Path, values: np.ndarray) -> None:
-    """Write (row, column) of uint8 or uint16 as PNG, or float32, (row, column) or (page, row, column), as TIFF."""
+    """Write uint8 or uint16 (row, column) as PNG, or float32 as TIFF.
+
+    float32 may be (page, row, column).
+    """
     pages = [Pillow.fromarray(page) for page in (values if values.ndim == 3 else values[None])]
-    kind = "TIFF" if values.dtype.kind == "f" else "PNG"
+    file_format = "TIFF" if values.dtype.kind == "f" else "PNG"
+    options = {"save_all": True, "append_images": pages[1:]} if len(pages) > 1 else {}
     with atomic_write(path) as temporary:
-        pages[0].save(
-            temporary,
-            format=kind,
-            **({"save_all": True, "append_images": pages[1:]} if pages[1:] else {}),
-        )
+        pages[0].save(temporary, format=file_format, **options)
 
 
 def read_pages(path: Path, limit_pixels: int = LIMIT_PIXELS) -> np.ndarray:
-    """Numbers (page, row, column), float32, as `write` wrote them as TIFF.
+    """Numbers (page, row, column), float32, as `write_picture` writes them as TIFF.
 
     Raises:
         DataError: damaged, too large, or something else.
@@ -109,22 +115,15 @@ def read_pages(path: Path, limit_pixels: int = LIMIT_PIXELS) -> np.ndarray:
 
 
 def _open(path: Path, limit_pixels: int) -> tuple[Pillow.Image, tuple[str, ...]]:
-    """The decoded picture, upright."""
+    """The decoded picture, upright, and notes."""
     name = printable(path.name)
     with open_regular(path) as file, warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
-            picture = Pillow.open(file, formats=_FORMATS)
-            width, height = picture.size
-            if width * height > limit_pixels:
-                raise DataError(
-                    f"{name}: {width} x {height} pixels are more than {limit_pixels}; crop or shrink it"
-                )
-            if getattr(picture, "n_frames", 1) > 1:
-                raise DataError(
-                    f"{name}: animated, or several pages; save the one picture that is meant"
-                )
-            kind, notes = picture.format, _notes(picture)
+            picture = Pillow.open(file, formats=_FORMATS)  # reads the header only
+            _check_header(picture, limit_pixels, name)
+            file_format = picture.format
+            notes = _notes(picture)
             picture.load()
             upright = ImageOps.exif_transpose(picture)
         except DataError:
@@ -137,27 +136,43 @@ def _open(path: Path, limit_pixels: int) -> tuple[Pillow.Image, tuple[str, ...]]
             raise DataError(f"{name}: far too many pixels; crop or shrink it") from error
         except Exception as error:  # decoders fail in many ways, all of which mean a damaged file
             raise DataError(f"{name}: damaged picture; copy it again from its source") from error
-    upright.info["selfvox format"] = kind
-    return upright, notes + tuple(sorted({" ".join(str(w.message).split()) for w in caught}))
+    upright.info["selfvox format"] = file_format  # a transposed picture has none
+    messages = {" ".join(str(warning.message).split()) for warning in caught}
+    return upright, (*notes, *sorted(messages))
+
+
+def _check_header(picture: Pillow.Image, limit_pixels: int, name: str) -> None:
+    width, height = picture.size
+    if width * height > limit_pixels:
+        raise DataError(
+            f"{name}: {width} x {height} pixels are more than {limit_pixels}; crop or shrink it"
+        )
+    if getattr(picture, "n_frames", 1) > 1:
+        raise DataError(f"{name}: animated, or several pages; save the one picture that is meant")
 
 
 def _notes(picture: Pillow.Image) -> tuple[str, ...]:
+    """What reading will change, one line each."""
     notes = []
-    if picture.mode.startswith(("RGB", "LA")) and any(
-        ";16" in str(tile[3]) for tile in getattr(picture, "tile", ())
-    ):
-        notes.append(
-            "16 bits per colour reduced to 8"
-        )  # asked first: looking for EXIF loads a PNG and clears `tile`
-    if picture.getexif().get(0x0112, 1) != 1:
+    # first, since looking for EXIF loads a PNG and clears its `tile`
+    tiles = getattr(picture, "tile", ())
+    if picture.mode.startswith(("RGB", "LA")) and any(";16" in str(tile[3]) for tile in tiles):
+        notes.append("16 bits per colour reduced to 8")
+    if picture.getexif().get(_EXIF_ORIENTATION, 1) != 1:
         notes.append("turned upright by its EXIF tag")
     if picture.mode in ("LA", "PA", "RGBA") or "transparency" in picture.info:
         notes.append("transparency dropped")
-    if picture.mode in ("P", "PA", "CMYK", "YCbCr"):
-        notes.append(
-            f"{'palette' if picture.mode in ('P', 'PA') else picture.mode} converted to RGB"
-        )
+    if picture.mode in ("P", "PA"):
+        notes.append("palette converted to RGB")
+    if picture.mode in ("CMYK", "YCbCr"):
+        notes.append(f"{picture.mode} converted to RGB")
     return tuple(notes)
+
+
+def _colours_equal(values: np.ndarray) -> bool:
+    """Whether red, green and blue are the same everywhere; an alpha channel does not count."""
+    colours = values[..., :3] if values.shape[-1] > 2 else values[..., :1]
+    return bool((values[..., :1] == colours).all())
 
 
 def _native(values: np.ndarray) -> np.ndarray:

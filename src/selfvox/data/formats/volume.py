@@ -1,0 +1,50 @@
+"""Volumes as all 3D formats return them: voxels with their affine, and the checks formats share."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import nibabel as nib
+import numpy as np
+from isal import isal_zlib
+
+LIMIT_BYTES = 4 * 10**9
+LIMIT_RATIO = 200
+# nearly empty label maps shrink a thousandfold, so the ratio is only checked above this size
+HARMLESS_BYTES = 512 * 2**20
+
+# what isal raises on a damaged stream; its stubs take the class for an instance
+INFLATE_ERRORS: tuple[type[Exception], ...] = (
+    isal_zlib.IsalError,  # type: ignore[assignment]
+    EOFError,
+)
+
+# ITK and DICOM count millimetres to the left and to the back, NIfTI to the right and to the front
+LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+
+
+class Volume(NamedTuple):
+    """Voxels and their geometry."""
+
+    # (x, y, z) or (x, y, z, frame), as stored; floating where the header asks for scaling
+    data: np.ndarray
+    affine: np.ndarray  # (4, 4): voxel index -> mm, RAS+
+    header: nib.Nifti1Header | None
+    notes: tuple[str, ...]
+
+
+def is_usable_affine(affine: np.ndarray) -> bool:
+    """Whether an affine (4, 4) is finite and its three axes span a volume."""
+    if not np.isfinite(affine).all():
+        return False
+    # relative to the voxel sizes, which may be tiny
+    lengths = np.linalg.norm(affine[:3, :3], axis=0)
+    return bool(abs(np.linalg.det(affine[:3, :3])) > 1e-6 * lengths.prod())
+
+
+def max_corner_distance_mm(first: np.ndarray, second: np.ndarray, shape: tuple[int, ...]) -> float:
+    """The largest distance, in mm, between the corners of a grid under two affines (4, 4)."""
+    edges = [(0, length - 1) for length in shape[:3]]
+    corners = np.stack(np.meshgrid(*edges, [1], indexing="ij"), -1).reshape(-1, 4)
+    distances = np.linalg.norm((corners @ (first - second).T)[:, :3], axis=1)
+    return float(distances.max())

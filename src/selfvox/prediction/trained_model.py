@@ -1,0 +1,245 @@
+"""Trained networks, loaded from the folder of a fine-tuning run together with what their predictions need."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from torch import Tensor
+
+from selfvox.data.formats import strict_json
+from selfvox.data.formats.image import suffix
+from selfvox.data.preparation.geometry import Geometry
+from selfvox.data.preparation.recipe import Recipe
+from selfvox.data.preparation.store import is_store
+from selfvox.data.sampling.crop_size import SLICE_AXES
+from selfvox.errors import DataError, UsageError, WeightsError
+from selfvox.models.build import build_encoder
+from selfvox.models.classifier import Classifier
+from selfvox.models.segmenter import Segmenter
+from selfvox.ops.regions import Regions, decode_regions, region_labels, regions_from_json
+from selfvox.runs.progress import echo
+from selfvox.runs.weights import load_part, load_strictly, part_folder
+
+
+@dataclass(frozen=True)
+class TrainedSegmenter:
+    """A trained segmenter, the recipe of its scans, and the meaning of its outputs."""
+
+    network: Segmenter
+    recipe: Recipe
+    window: tuple[int, ...]  # edges in voxels of the crops that it was trained on
+    classes: dict[int, str]  # name by class number
+    sha256: str  # of its weights
+    slice_axis: int | None = None  # of the volumes, for a 2D network trained on their slices
+    regions: Regions | None = None
+    # of a network trained on regions: the class number that is written for each region
+    region_labels: tuple[int, ...] | None = None
+
+    @property
+    def trained_on_regions(self) -> bool:
+        """Whether each output is a region with a probability of its own, instead of a class."""
+        return self.region_labels is not None
+
+    @property
+    def outputs(self) -> list[tuple[str, tuple[int, ...]]]:
+        """Name and class numbers of each output: a class, or a region that it was trained on."""
+        if self.trained_on_regions:
+            return list((self.regions or {}).items())
+        return [(self.classes[value], (value,)) for value in sorted(self.classes)]
+
+    @property
+    def output_names(self) -> list[str]:
+        """Name of each output."""
+        return [name for name, _ in self.outputs]
+
+    @property
+    def class_values(self) -> np.ndarray:
+        """Class number by class index: the numbers of a data set may have gaps."""
+        return np.array(sorted(self.classes), np.uint16)
+
+    @property
+    def resamples(self) -> bool:
+        """Whether its recipe changes the size of voxels."""
+        return self.recipe.size is not None or self.recipe.spacing_mm is not None
+
+    def decide(self, probabilities: np.ndarray) -> np.ndarray:
+        """Class numbers (*space) from probabilities (class or region, *space)."""
+        if self.region_labels is not None:
+            return decode_regions(probabilities, self.region_labels)
+        decided: np.ndarray = self.class_values[probabilities.argmax(0)]
+        return decided
+
+    def undo(self, probabilities: np.ndarray, geometry: Geometry) -> np.ndarray:
+        """Probabilities (class or region, *space) on the scan's grid.
+
+        Outside the foreground box, everything is background and in no region.
+        """
+        return self.recipe.undo_probabilities(
+            probabilities, geometry, background=not self.trained_on_regions
+        )
+
+
+@dataclass(frozen=True)
+class TrainedClassifier:
+    """A trained classifier of whole scans, and the recipe of its scans."""
+
+    network: Classifier
+    recipe: Recipe
+    input_size: tuple[int, ...]  # edges in voxels that every scan is resized to
+    classes: tuple[str, ...]
+    sha256: str  # of its weights
+
+    def probabilities(self, images: Tensor) -> Tensor:
+        """(batch, channel, *input_size) -> (batch, class), without dropout."""
+        return self.network.probabilities(self.network(images))
+
+
+def load_model(run: Path) -> TrainedSegmenter | TrainedClassifier:
+    """Load the network of a fine-tuning run, or of its `network/` folder; its card says the kind.
+
+    Raises:
+        WeightsError: it is missing or damaged, its weights do not fit, or the folder is no fine-tuning run.
+    """
+    tensors, card = _read_network(run)
+    if _classifies(card):
+        return _build(run, card, tensors, _classifier_from_card)
+    return _build(run, card, tensors, _segmenter_from_card)
+
+
+def load_segmenter(run: Path) -> TrainedSegmenter:
+    """Load the segmenter of a fine-tuning run, or of its `network/` folder.
+
+    Raises:
+        WeightsError: as `load_model`, or the run classifies whole scans.
+    """
+    tensors, card = _read_network(run)
+    if _classifies(card):
+        raise WeightsError(f"{run}: classifies whole scans; load it with load_classifier")
+    return _build(run, card, tensors, _segmenter_from_card)
+
+
+def load_classifier(run: Path) -> TrainedClassifier:
+    """Load the classifier of a fine-tuning run, or of its `network/` folder.
+
+    Raises:
+        WeightsError: as `load_model`, or the run segments.
+    """
+    tensors, card = _read_network(run)
+    if not _classifies(card):
+        raise WeightsError(f"{run}: segments; load it with load_segmenter")
+    return _build(run, card, tensors, _classifier_from_card)
+
+
+def _classifies(card: Mapping[str, Any]) -> bool:
+    # only a classifier's card says whether its classes have an order
+    return "ordinal" in card
+
+
+Model = TypeVar("Model", TrainedSegmenter, TrainedClassifier)
+
+
+def _build(
+    run: Path,
+    card: Mapping[str, Any],
+    tensors: Mapping[str, Tensor],
+    from_card: Callable[[Mapping[str, Any]], Model],
+) -> Model:
+    """The model that the card describes, with these weights."""
+    folder = part_folder(run, "network")
+    try:
+        model = from_card(card)
+    except (KeyError, TypeError, ValueError, AttributeError, UsageError) as error:
+        raise WeightsError(
+            f"{folder / 'network.json'}: damaged ({error!r}); copy it again"
+        ) from None
+    report = load_strictly(model.network, tensors, str(folder))
+    echo(f"network: {report}, of step {card.get('step')}")
+    model.network.eval()
+    return model
+
+
+def _segmenter_from_card(card: Mapping[str, Any]) -> TrainedSegmenter:
+    spec = card["network"]
+    classes = {int(value): str(name) for value, name in card["classes"].items()}
+    regions = regions_from_json(card.get("regions"))
+    labels = None
+    if card.get("trained_on") == "regions":
+        labels = tuple(region_labels(regions or {}, classes))
+    encoder = build_encoder(spec, card["spatial_dims"], card["in_channels"])
+    outputs = len(labels or classes)
+    is_linear = card.get("head") == "linear"
+    return TrainedSegmenter(
+        network=Segmenter(encoder, outputs, spec.get("norm", "instance"), is_linear),
+        recipe=Recipe.from_dict(card["recipe"]),
+        window=tuple(int(edge) for edge in card["crop"]),
+        classes=classes,
+        sha256=card["sha256"],
+        slice_axis=SLICE_AXES[card["slices"]] if card.get("slices") else None,
+        regions=regions,
+        region_labels=labels,
+    )
+
+
+def _classifier_from_card(card: Mapping[str, Any]) -> TrainedClassifier:
+    classes = tuple(str(name) for name in card["classes"])
+    encoder = build_encoder(card["network"], card["spatial_dims"], card["in_channels"])
+    is_linear = card.get("head") == "linear"
+    return TrainedClassifier(
+        network=Classifier(encoder, len(classes), bool(card["ordinal"]), is_linear),
+        recipe=Recipe.from_dict(card["recipe"]),
+        input_size=tuple(int(edge) for edge in card["crop"]),
+        classes=classes,
+        sha256=card["sha256"],
+    )
+
+
+def _read_network(run: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and card of a run's network.
+
+    Raises:
+        WeightsError: they are missing or damaged; says what the folder is instead, where that is clear.
+    """
+    folder = part_folder(run, "network")
+    if not (folder / "network.json").exists():
+        _refuse_other_folder(run)
+    return load_part(folder, "network")
+
+
+def _refuse_other_folder(run: Path) -> None:
+    """Say what `run` is, if it is a pre-training run, a store or scans."""
+    remedy = "name a fine-tuning run first, then the scans"
+    if _verb(run) == "pretrain" or (part_folder(run, "encoder") / "encoder.json").exists():
+        raise WeightsError(
+            f"{run}: is a pre-training run, without a network that predicts; fine-tune it first: "
+            f"selfvox finetune LABELLED/ --encoder {run} --out RUN"
+        )
+    if is_store(run):
+        raise WeightsError(f"{run}: is a store of prepared scans, not a run; {remedy}")
+    if (run / "run.json").exists():
+        return  # a run without its network: its curves are pictures, but no scans
+    scan = _first_scan(run)
+    if scan is not None:
+        raise WeightsError(f"{run}: holds scans, such as {scan.name}, and is no run; {remedy}")
+
+
+def _verb(run: Path) -> str | None:
+    """The verb that made a run; None where that is not known."""
+    if not (run / "run.json").is_file():
+        return None
+    try:
+        content = strict_json.read_json(run / "run.json")
+    except DataError:
+        return None
+    verb = content.get("verb") if isinstance(content, dict) else None
+    return verb if isinstance(verb, str) else None
+
+
+def _first_scan(path: Path) -> Path | None:
+    """A scan: the path itself, or the first one met in the folder."""
+    if path.is_file():
+        return path if suffix(path) else None
+    return next((file for file in path.rglob("*") if suffix(file)), None)
