@@ -16,7 +16,8 @@ from lightning_fabric import Fabric
 from torch import Tensor
 
 from selfvox.data.formats.image import Image
-from selfvox.data.preparation.recipe import Geometry, PreparedScan
+from selfvox.data.preparation.geometry import Geometry
+from selfvox.data.preparation.recipe import PreparedScan
 from selfvox.models.sliding_window import segment_scan
 from selfvox.ops.regions import decode_regions, nested_regions, region_class_indices
 from selfvox.prediction.trained_model import TrainedSegmenter
@@ -295,7 +296,7 @@ class ScanGridMaps(Mapping[str, np.ndarray]):
         values, is_probability = self._prepared[ending]
         if is_probability:
             return self._model.undo(values, self._geometry)
-        has_classes = values.ndim > len(self._geometry.prepared)
+        has_classes = values.ndim > len(self._geometry.prepared_shape)
         # without background: outside the foreground box, nothing is uncertain
         maps_of_classes = self._model.recipe.undo_probabilities(
             values if has_classes else values[None], self._geometry, background=False
