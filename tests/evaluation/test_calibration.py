@@ -10,6 +10,7 @@ from sklearn.metrics import log_loss
 
 import selfvox
 from selfvox.evaluation import calibration as of
+from selfvox.evaluation.pairs import LabelPair
 
 from ..conftest import blob, make_run
 
@@ -101,7 +102,7 @@ def test_evaluate_measures_the_probabilities_that_lie_beside_the_labels(tmp_path
     selfvox.predict(run, scans, out=out, probabilities=True, passes=3, encoder_dropout=0.3)
     selfvox.evaluate(out, truth, out=tmp_path / "scores.csv")
     told = capsys.readouterr().err
-    assert "probabilities beside the truth: ece" in told
+    assert "probabilities against the truth: ece" in told
     assert "correlation" in told
     with (tmp_path / "scores_calibration.csv").open() as lines:
         rows = {row["case"]: row for row in csv.DictReader(lines)}
@@ -144,7 +145,7 @@ def test_maps_that_are_not_of_the_classes_are_left_out_and_told(tmp_path, capsys
     nib.Nifti1Image(label, np.eye(4)).to_filename(folder / "a.nii.gz")
     maps = np.random.default_rng(0).random((6, 5, 4, 2), np.float32)
     nib.Nifti1Image(maps, np.eye(4)).to_filename(folder / "a_probabilities.nii.gz")
-    pair = (folder / "a.nii.gz", folder / "a.nii.gz")
+    pair = LabelPair(folder / "a.nii.gz", folder / "a.nii.gz")
     of.report_calibration(folder, {"a": pair}, [0, 1], {"a": 1.0}, None)
     of.report_calibration(folder, {"a": pair}, [0, 1, 2], {"a": 1.0}, None)
     told = capsys.readouterr().err

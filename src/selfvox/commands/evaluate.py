@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from selfvox.errors import DataError, UsageError
-from selfvox.evaluation import calibration, classification
-from selfvox.evaluation.segmentation import (
-    _mean,
-    _names,
-    _pairs,
-    _regions,
-    _score_all,
-    _show,
-    _truths,
-)
-from selfvox.ops.regions import parse_regions
+from selfvox.evaluation.calibration import report_calibration
+from selfvox.evaluation.classification import evaluate_classes
+from selfvox.evaluation.pairs import LabelPair, find_truth, pair_cases
+from selfvox.evaluation.segmentation import Row, mean_dice, print_summary, score_pairs
+from selfvox.ops.regions import Regions, parse_regions
 from selfvox.prediction import output_folder
 from selfvox.runs.atomic_files import write_csv
 from selfvox.runs.progress import echo
@@ -39,44 +35,64 @@ def evaluate(settings: Evaluate) -> list[dict[str, Any]]:
     out = settings.out
     if out is not None and (out.suffix.lower() != ".csv" or out.is_dir()):
         raise UsageError(f"{out}: is no name for a table; end it in .csv")
-    if (settings.predictions / output_folder.CLASS_TABLE).is_file():
-        if settings.regions is not None:
-            raise UsageError(
-                f"regions: {settings.predictions} holds classes of whole scans; leave --regions out"
-            )
-        return classification.evaluate_classes(settings)
-    predictions = output_folder.label_files(settings.predictions)
-    asked = parse_regions(settings.regions) if settings.regions is not None else None
-    truths, named, declared = _truths(settings.truth, settings.source, predictions)
-    named = _names(settings.predictions) or named
-    regions = asked or _regions(settings.predictions) or declared or {}
-    pairs = _pairs(predictions, truths, settings)
-    rows, failed = _score_all(pairs, named, regions)
+    if not (settings.predictions / output_folder.CLASS_TABLE).is_file():
+        return _evaluate_segmentations(settings)
+    if settings.regions is not None:
+        raise UsageError(
+            f"regions: {settings.predictions} has classes of whole scans; leave --regions out"
+        )
+    return evaluate_classes(settings)
+
+
+def _evaluate_segmentations(settings: Evaluate) -> list[Row]:
+    folder = settings.predictions
+    predictions = output_folder.label_files(folder)
+    requested = parse_regions(settings.regions) if settings.regions is not None else None
+    truth = find_truth(settings.truth, settings.source, predictions)
+    class_names = output_folder.read_class_names(folder) or truth.class_names
+    regions = requested or output_folder.read_region_classes(folder) or truth.regions or {}
+    pairs = pair_cases(predictions, truth.labels, folder, settings.truth)
+    rows, failed = score_pairs(pairs, class_names, regions)
     if rows:
-        _show(rows, len(pairs) - failed)
-    if rows and out is not None:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        write_csv(out, list(rows[0]), (row.values() for row in rows))
-        echo(f"scores: {out}")
-    if rows and named:
-        of_regions = (
-            _regions(settings.predictions)
-            if output_folder.has_region_probabilities(settings.predictions)
-            else None
-        )
-        # as trust is: over the classes, which regions would count again, or over the regions it was trained on
-        counted = [row for row in rows if isinstance(row["class"], int) == (of_regions is None)]
-        dice = {
-            name: _mean([row["dice"] for row in counted if row["case"] == name]) for name in pairs
-        }
-        scored = {name: both for name, both in pairs.items() if not math.isnan(dice[name])}
-        # the trust in other regions than those that were scored says nothing of these
-        known = dice if of_regions is None or regions == of_regions else {}
-        calibration.report_calibration(
-            settings.predictions, scored, sorted(named), known, out, of_regions
-        )
+        print_summary(rows, len(pairs) - failed)
+        if settings.out is not None:
+            _write_rows(settings.out, rows)
+        if class_names:
+            _calibrate(settings, pairs, class_names, regions, rows)
     if failed:
         raise DataError(
-            f"{settings.predictions}: {failed} of {len(pairs)} cases could not be scored; correct the files named above"
+            f"{folder}: {failed} of {len(pairs)} cases could not be scored; correct the files named above"
         )
     return rows
+
+
+def _write_rows(out: Path, rows: list[Row]) -> None:
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_csv(out, list(rows[0]), (row.values() for row in rows))
+    echo(f"scores: {out}")
+
+
+def _calibrate(
+    settings: Evaluate,
+    pairs: Mapping[str, LabelPair],
+    class_names: Mapping[int, str],
+    regions: Regions,
+    rows: list[Row],
+) -> None:
+    """Compare probabilities and trust with the truth, where `predict` wrote them."""
+    folder = settings.predictions
+    trained_regions = None
+    if output_folder.has_region_probabilities(folder):
+        trained_regions = output_folder.read_region_classes(folder)
+    # trust is a mean over the regions that a network was trained on, or over the classes
+    dice = mean_dice(rows, of_regions=trained_regions is not None)
+    scored = {
+        case: pair for case, pair in pairs.items() if not math.isnan(dice.get(case, math.nan))
+    }
+    comparable = dice
+    if trained_regions is not None and regions != trained_regions:
+        # other regions were scored than the trust is about
+        comparable = {}
+    report_calibration(
+        folder, scored, sorted(class_names), comparable, settings.out, trained_regions
+    )

@@ -7,90 +7,77 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from selfvox.data.formats import image as images
 from selfvox.errors import DataError
+from selfvox.evaluation.pairs import LabelPair
 from selfvox.ops.boxes import bounding_box
-from selfvox.ops.metrics import auc
+from selfvox.ops.metrics import auc, nan_mean
 from selfvox.ops.regions import Regions
+from selfvox.plotting import save_figure
 from selfvox.prediction import output_folder
-from selfvox.runs.atomic_files import atomic_write, write_csv
+from selfvox.runs.atomic_files import write_csv
 from selfvox.runs.progress import echo
 
 BINS = 15  # of confidence (Guo et al. 2017)
-MARGIN = (
-    5  # voxels around what is predicted or true; air far away would make every network look honest
-)
+# voxels around what is predicted or true; air far away would make every network look honest
+MARGIN = 5
 LEAST = 1e-7  # probability, in a logarithm
-ADD_UP_WITHIN = 1e-2
+SUM_TOLERANCE = 1e-2  # of the probabilities of all classes
+MIN_RELATED = 3  # scans for a correlation; two always lie on a line
 
 
-def report_calibration(
-    predictions: Path,
-    pairs: Mapping[str, tuple[Path, Path]],
-    values: Sequence[int],
-    dice: Mapping[str, float],
-    out: Path | None,
-    regions: Regions | None = None,
-) -> None:
-    """Of predictions that lie with their probabilities: how honest these are, printed and, beside `out`, kept.
+# scores of one scan, from (class, voxel) probabilities and (voxel,) class indices
+
+
+def brier(p: np.ndarray, truth: np.ndarray) -> float:
+    """Mean squared distance of the probabilities (class, voxel) to the truth's 0 and 1, summed over the classes."""
+    of_truth = np.take_along_axis(p, truth[None], 0)[0]
+    # sum (p - t)² over the classes, without an array of 0 and 1
+    return float(((p**2).sum(0) - 2 * of_truth + 1).mean())
+
+
+def negative_log_likelihood(p: np.ndarray, truth: np.ndarray) -> float:
+    """Mean of `-log` of the true class's probability, none taken for less than 1e-7."""
+    of_truth = np.take_along_axis(p, truth[None], 0)[0]
+    return float(-np.log(np.clip(of_truth, LEAST, None)).mean())
+
+
+def error_area(p: np.ndarray, truth: np.ndarray) -> float:
+    """How often a wrong voxel has a larger entropy than a right one: 0.5 by chance, 1 if always; nan without either."""
+    wrong = p.argmax(0) != truth
+    entropy = -(p * np.log(np.clip(p, LEAST, None))).sum(0)
+    return auc(wrong, entropy)
+
+
+def reliability(p: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """Voxels, summed confidence and right predictions (3, bin) by the confidence of the most probable class.
 
     Args:
-        predictions: the folder that `predict` wrote; the trust in its scans is read from its `review.csv`.
-        pairs: predicted and true class numbers by case.
-        values: the class numbers in the order of the maps of probabilities.
-        dice: by case; cases without one have no trust told of them.
-        out: the table of scores; calibration goes to `NAME_calibration.csv` and `.png` beside it.
-        regions: what the maps are of, where not of the classes; each is then measured beside the rest, and averaged.
+        p: (class, voxel).
+        truth: (voxel,), class indices.
     """
-    found, table = {}, np.zeros((3, BINS))
-    for name, (label, truth) in pairs.items():
-        file = output_folder.probability_file(label)
-        if not file.exists():
-            continue
-        try:
-            grid = images.read_grid(label)
-            probabilities = images.read_map(file, len(regions or values), grid)
-            true = images.read_label(truth, grid, values)
-        except DataError as error:
-            echo(f"calibration leaves out {error}")
-            continue
-        if regions is not None:
-            found[name], of_case = _measure_regions(probabilities, true, regions)
-        elif np.abs(probabilities.sum(0) - 1).max() > ADD_UP_WITHIN:
-            echo(
-                f"calibration leaves out {file.name}: its maps are not those of the classes, which add up to 1"
-            )
-            continue
-        else:
-            found[name], of_case = measure_calibration(probabilities, np.searchsorted(values, true))
-        table = table + of_case
-    if not found:
-        return
-    overall = summary(list(found.values()), table)
-    echo(
-        "probabilities beside the truth: "
-        + ", ".join(f"{name} {value:.3f}" for name, value in overall.items())
-    )
-    trust = {
-        name: value
-        for name, value in output_folder.read_trust(predictions).items()
-        if name in found and name in dice
-    }
-    if len(trust) > 2:
-        both = np.array([(trust[name], dice[name]) for name in sorted(trust)])
-        if (both.std(0) > 0).all():
-            related = f"correlation {np.corrcoef(both.T)[0, 1]:.2f}"
-        else:
-            related = "no correlation, since one of them is the same for all"
-        echo(f"predicted and true Dice of {len(both)} scans: {related}")
-    if out is not None:
-        place = out.with_name(f"{out.stem}_calibration.csv")
-        scores = [[name, *each.values()] for name, each in found.items()]
-        write_csv(place, ["case", *next(iter(found.values()))], scores)
-        draw(table, trust, dice, f"{len(found)} scans", place.with_suffix(".png"))
-        echo(f"calibration: {place}   picture: {place.with_suffix('.png')}")
+    confidence = p.max(0)
+    right = p.argmax(0) == truth
+    bins = np.minimum((confidence * BINS).astype(int), BINS - 1)
+    return np.stack([np.bincount(bins, weights, BINS) for weights in (None, confidence, right)])
+
+
+def expected_calibration_error(table: np.ndarray) -> float:
+    """Mean gap between confidence and accuracy over the bins, weighted by their voxels (Guo et al. 2017, eq. 3)."""
+    voxels, confidence, right = table
+    return float(np.abs(confidence - right).sum() / voxels.sum())
+
+
+# Scores of a scan, each averaged over the scans. `ece` is none of them: it needs the joint table of all scans.
+VOXEL_SCORES = {
+    "brier": brier,
+    "nll": negative_log_likelihood,
+    "error_area": error_area,
+}
+SCORE_NAMES = ("ece", *VOXEL_SCORES)
 
 
 def measure_calibration(
@@ -103,67 +90,45 @@ def measure_calibration(
         truth: (*space), class indices.
 
     Returns:
-        ece, brier, nll and error_area; and the table of `reliability`, which adds up over scans.
+        The scores by name; and the table of `reliability`, which adds up over scans.
     """
     label = probabilities.argmax(0)
-    box = _around((label > 0) | (truth > 0))
-    p, t = (
-        probabilities[(slice(None), *box)].reshape(len(probabilities), -1).astype(np.float64),
-        truth[box].ravel(),
-    )
-    wrong = p.argmax(0) != t
+    box = _box_around((label > 0) | (truth > 0))
+    in_box = probabilities[(slice(None), *box)]
+    p = in_box.reshape(len(probabilities), -1).astype(np.float64)
+    t = truth[box].ravel()
     table = reliability(p, t)
-    found = {
-        "ece": expected_calibration_error(table),
-        "brier": brier(p, t),
-        "nll": negative_log_likelihood(p, t),
-        # whether a wrong voxel is less certain than a right one: 0.5 says nothing of errors, 1 lies exactly on them
-        "error_area": auc(wrong, -(p * np.log(np.clip(p, LEAST, None))).sum(0)),
-    }
-    return found, table
+    scores = {"ece": expected_calibration_error(table)}
+    for name, score in VOXEL_SCORES.items():
+        scores[name] = score(p, t)
+    return scores, table
 
 
 def _measure_regions(
-    probabilities: np.ndarray, true: np.ndarray, regions: Regions
+    probabilities: np.ndarray, truth: np.ndarray, regions: Regions
 ) -> tuple[dict[str, float], np.ndarray]:
-    """As `measure`, of each region and its complement: the mean over the regions, and their joint table."""
-    parts = [
-        measure_calibration(
-            np.stack([1 - of_region, of_region]), np.isin(true, members).astype(int)
-        )
-        for of_region, members in zip(probabilities, regions.values(), strict=True)
-    ]
-    table = np.sum([each for _, each in parts], 0)
-    undefined = dict.fromkeys(parts[0][0], float("nan"))
-    return undefined | summary([each for each, _ in parts], table), table
+    """Calibration of one scan over regions: the mean over each region with its complement, and their joint table."""
+    scores = []
+    tables = []
+    for region, members in zip(probabilities, regions.values(), strict=True):
+        with_complement = np.stack([1 - region, region])
+        is_member = np.isin(truth, members).astype(int)
+        of_region, table = measure_calibration(with_complement, is_member)
+        scores.append(of_region)
+        tables.append(table)
+    joint = np.sum(tables, 0)
+    undefined = dict.fromkeys(SCORE_NAMES, float("nan"))
+    return undefined | summary(scores, joint), joint
 
 
-def reliability(p: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """Voxels, summed confidence and right answers (3, bin) by the confidence of the most probable class.
-
-    Args:
-        p: (class, voxel).
-        truth: (voxel,), class indices.
-    """
-    confidence, right = p.max(0), p.argmax(0) == truth
-    bins = np.minimum((confidence * BINS).astype(int), BINS - 1)
-    return np.stack([np.bincount(bins, weights, BINS) for weights in (None, confidence, right)])
-
-
-def expected_calibration_error(table: np.ndarray) -> float:
-    """Mean gap between confidence and accuracy over the bins, weighted by their voxels (Guo et al. 2017, eq. 3)."""
-    return float(np.abs(table[1] - table[2]).sum() / table[0].sum())
-
-
-def brier(p: np.ndarray, truth: np.ndarray) -> float:
-    """Mean squared distance of the probabilities (class, voxel) to the truth's 0 and 1, summed over the classes."""
-    of_truth = np.take_along_axis(p, truth[None], 0)[0]
-    return float(((p**2).sum(0) - 2 * of_truth + 1).mean())
-
-
-def negative_log_likelihood(p: np.ndarray, truth: np.ndarray) -> float:
-    """Mean of `-log` of the true class's probability, none taken for less than 1e-7."""
-    return float(-np.log(np.clip(np.take_along_axis(p, truth[None], 0)[0], LEAST, None)).mean())
+def summary(scores: Sequence[Mapping[str, float]], table: np.ndarray) -> dict[str, float]:
+    """Over several scans: the error of their joint table, and means of the scores that are defined."""
+    means = {"ece": expected_calibration_error(table)}
+    for name in VOXEL_SCORES:
+        mean = nan_mean(of_scan[name] for of_scan in scores)
+        if not np.isnan(mean):
+            means[name] = mean
+    return means
 
 
 def risk_coverage(trust: np.ndarray, dice: np.ndarray) -> np.ndarray:
@@ -172,50 +137,138 @@ def risk_coverage(trust: np.ndarray, dice: np.ndarray) -> np.ndarray:
     return np.cumsum(1 - dice[order]) / np.arange(1, len(order) + 1)
 
 
-def draw(
+# the report
+
+
+def report_calibration(
+    predictions: Path,
+    pairs: Mapping[str, LabelPair],
+    values: Sequence[int],
+    dice: Mapping[str, float],
+    out: Path | None,
+    regions: Regions | None = None,
+) -> None:
+    """Print how honest predictions with probabilities are, and write it next to `out`.
+
+    Args:
+        predictions: the folder that `predict` wrote; the trust in its scans is read from its `review.csv`.
+        pairs: predicted and true labels by case.
+        values: the class numbers in the order of the probabilities.
+        dice: by case; for cases without one, nothing is said about their trust.
+        out: the table of scores; calibration is written to `NAME_calibration.csv` and `.png` next to it.
+        regions: what the probabilities are of, where not of the classes; each is measured with its complement.
+    """
+    scores: dict[str, dict[str, float]] = {}
+    table = np.zeros((3, BINS))
+    for case, pair in pairs.items():
+        if not output_folder.probability_file(pair.prediction).exists():
+            continue
+        try:
+            scores[case], of_case = _measure_case(pair, values, regions)
+        except DataError as error:
+            echo(f"calibration leaves out {error}")
+            continue
+        table = table + of_case
+    if not scores:
+        return
+    overall = summary(list(scores.values()), table)
+    listed = ", ".join(f"{name} {value:.3f}" for name, value in overall.items())
+    echo(f"probabilities against the truth: {listed}")
+    trust = {
+        case: value
+        for case, value in output_folder.read_trust(predictions).items()
+        if case in scores and case in dice
+    }
+    if len(trust) >= MIN_RELATED:
+        _echo_correlation(trust, dice)
+    if out is not None:
+        place = out.with_name(f"{out.stem}_calibration.csv")
+        picture = place.with_suffix(".png")
+        rows = [[case, *of_case.values()] for case, of_case in scores.items()]
+        write_csv(place, ["case", *SCORE_NAMES], rows)
+        draw_calibration(table, trust, dice, f"{len(scores)} scans", picture)
+        echo(f"calibration: {place}   picture: {picture}")
+
+
+def _measure_case(
+    pair: LabelPair, values: Sequence[int], regions: Regions | None
+) -> tuple[dict[str, float], np.ndarray]:
+    """Calibration of one case.
+
+    Raises:
+        DataError: a file cannot be used, or its maps are no probabilities of the classes.
+    """
+    file = output_folder.probability_file(pair.prediction)
+    grid = images.read_grid(pair.prediction)
+    probabilities = images.read_map(file, len(regions or values), grid)
+    truth = images.read_label(pair.truth, grid, values)
+    if regions is not None:
+        return _measure_regions(probabilities, truth, regions)
+    if np.abs(probabilities.sum(0) - 1).max() > SUM_TOLERANCE:
+        raise DataError(
+            f"{file.name}: its maps are not those of the classes, which add up to 1; predict it again"
+        )
+    return measure_calibration(probabilities, np.searchsorted(values, truth))
+
+
+def _echo_correlation(trust: Mapping[str, float], dice: Mapping[str, float]) -> None:
+    columns = np.array([(trust[case], dice[case]) for case in sorted(trust)])
+    if (columns.std(0) > 0).all():
+        text = f"correlation {np.corrcoef(columns.T)[0, 1]:.2f}"
+    else:
+        text = "no correlation, since one of them is the same for all"
+    echo(f"predicted and true Dice of {len(columns)} scans: {text}")
+
+
+def draw_calibration(
     table: np.ndarray, trust: Mapping[str, float], dice: Mapping[str, float], title: str, out: Path
 ) -> None:  # fmt: skip
     """Draw the reliability diagram and, where scans have a trust, predicted against true Dice and risk by coverage."""
-    both = sorted(trust.keys() & dice.keys())
-    figure = Figure(figsize=(4.2 * (3 if len(both) > 1 else 1), 4), layout="constrained")
+    cases = sorted(trust.keys() & dice.keys())
+    count = 3 if len(cases) > 1 else 1
+    figure = Figure(figsize=(4.2 * count, 4), layout="constrained")
     figure.suptitle(title, fontsize=10)
-    panels = figure.subplots(1, 3 if len(both) > 1 else 1, squeeze=False)[0]
-    held = table[0] > 0
-    confidence, accuracy = table[1][held] / table[0][held], table[2][held] / table[0][held]
-    panels[0].plot([0, 1], [0, 1], color="black", linestyle="--", linewidth=1, label="honest")
-    panels[0].scatter(confidence, accuracy, s=10 + 200 * table[0][held] / table[0].max(), alpha=0.6)
-    panels[0].plot(confidence, accuracy, label="measured; area: voxels")
-    panels[0].set(xlabel="confidence", ylabel="share of right voxels", xlim=(0, 1), ylim=(0, 1))
-    if len(both) > 1:
-        x, y = np.array([trust[name] for name in both]), np.array([dice[name] for name in both])
-        panels[1].plot([0, 1], [0, 1], color="black", linestyle="--", linewidth=1, label="equal")
-        panels[1].scatter(x, y, s=14, label="scans")
-        panels[1].set(xlabel="predicted Dice", ylabel="true Dice", xlim=(0, 1), ylim=(0, 1))
-        share = np.arange(1, len(both) + 1) / len(both)
-        panels[2].plot(share, risk_coverage(x, y), label="the most trusted first")
-        panels[2].plot(share, risk_coverage(y, y), linestyle=":", label="the best first")
-        panels[2].axhline(
-            float((1 - y).mean()), color="black", linestyle="--", linewidth=1, label="in any order"
-        )
-        panels[2].set(xlabel="share of the scans kept", ylabel="mean of 1 - Dice", xlim=(0, 1))
+    panels = figure.subplots(1, count, squeeze=False)[0]
+    _draw_reliability(panels[0], table)
+    if len(cases) > 1:
+        predicted = np.array([trust[case] for case in cases])
+        true = np.array([dice[case] for case in cases])
+        _draw_trust(panels[1], predicted, true)
+        _draw_risk(panels[2], predicted, true)
     for panel in panels:
         panel.grid(alpha=0.3)
         panel.legend(loc="best", fontsize=8)
-    with atomic_write(out) as temporary:
-        figure.savefig(temporary, dpi=100, metadata={"Software": None})
+    save_figure(figure, out, dpi=100)
 
 
-def summary(found: Sequence[Mapping[str, float]], table: np.ndarray) -> dict[str, Any]:
-    """Over all scans: the error of the joint table, means of the others (of those that are defined)."""
-    means = {
-        name: float(np.nanmean([each[name] for each in found]))
-        for name in ("brier", "nll", "error_area")
-        if not all(np.isnan(each[name]) for each in found)
-    }
-    return {"ece": expected_calibration_error(table), **means}
+_REFERENCE: dict[str, Any] = {"color": "black", "linestyle": "--", "linewidth": 1}
 
 
-def _around(mask: np.ndarray) -> tuple[slice, ...]:
+def _draw_reliability(axes: Axes, table: np.ndarray) -> None:
+    voxels, confidence, right = table[:, table[0] > 0]
+    x = confidence / voxels
+    y = right / voxels
+    axes.plot([0, 1], [0, 1], **_REFERENCE, label="honest")
+    axes.scatter(x, y, s=10 + 200 * voxels / voxels.max(), alpha=0.6)
+    axes.plot(x, y, label="measured; area: voxels")
+    axes.set(xlabel="confidence", ylabel="share of right voxels", xlim=(0, 1), ylim=(0, 1))
+
+
+def _draw_trust(axes: Axes, trust: np.ndarray, dice: np.ndarray) -> None:
+    axes.plot([0, 1], [0, 1], **_REFERENCE, label="equal")
+    axes.scatter(trust, dice, s=14, label="scans")
+    axes.set(xlabel="predicted Dice", ylabel="true Dice", xlim=(0, 1), ylim=(0, 1))
+
+
+def _draw_risk(axes: Axes, trust: np.ndarray, dice: np.ndarray) -> None:
+    share = np.arange(1, len(dice) + 1) / len(dice)
+    axes.plot(share, risk_coverage(trust, dice), label="the most trusted first")
+    axes.plot(share, risk_coverage(dice, dice), linestyle=":", label="the best first")
+    axes.axhline(float((1 - dice).mean()), **_REFERENCE, label="in any order")
+    axes.set(xlabel="share of the scans kept", ylabel="mean of 1 - Dice", xlim=(0, 1))
+
+
+def _box_around(mask: np.ndarray) -> tuple[slice, ...]:
     """The box around a mask, with a margin; everything where the mask is empty."""
     if not mask.any():
         return tuple(slice(None) for _ in mask.shape)

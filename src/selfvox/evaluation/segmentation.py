@@ -1,12 +1,12 @@
-"""Scores of predicted segmentations, per case and class."""
+"""Scores of predicted segmentations, per case and class or region, and their summary."""
 
 from __future__ import annotations
 
+import functools
 import math
-import re
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,227 +16,224 @@ from rich.table import Table
 from rich.text import Text
 
 from selfvox.data.formats import image as images
-from selfvox.data.formats import strict_json
-from selfvox.data.naming import natural_key, printable
-from selfvox.data.sources import find_dataset
+from selfvox.data.naming import printable
 from selfvox.errors import DataError
-from selfvox.ops.metrics import dice_per_class, surface_distances, volume_ml
-from selfvox.ops.regions import Regions, regions_from_json
-from selfvox.prediction import output_folder
+from selfvox.evaluation.pairs import LabelPair
+from selfvox.ops.metrics import dice_per_class, nan_mean, surface_distances, volume_ml
+from selfvox.ops.regions import Regions
 from selfvox.runs.progress import echo, progress_bar
-from selfvox.settings.verbs import Evaluate
 
-_ENDING = re.compile(r"[-_](?:seg|label|mask)$", re.IGNORECASE)
 EMPTY_RULE = (
-    "A class or region that neither holds has Dice 1, one that only one holds has 0; its surface distances are not "
-    "defined."
+    "A class or region that is in neither label has Dice 1, one that is in one of them has 0; "
+    "its surface distances are not defined."
+)
+
+Row = dict[str, Any]  # of the table of scores: case, class, name, and the column of each score
+
+
+@dataclass(frozen=True)
+class MaskPair:
+    """The predicted and the true mask (*space) of one class or region."""
+
+    predicted: np.ndarray
+    true: np.ndarray
+    spacing_mm: Sequence[float]  # edges of a voxel; 1 for pictures
+
+    @property
+    def dice(self) -> float:
+        """1 where both are empty, 0 where one is."""
+        as_classes = (self.predicted.astype(np.uint8), self.true.astype(np.uint8))
+        return dice_per_class(*as_classes, 2)[0]
+
+    @functools.cached_property
+    def distances(self) -> tuple[float, float]:
+        """HD95 and mean surface distance in mm, computed together; nan where a mask is empty."""
+        return surface_distances(self.predicted, self.true, self.spacing_mm)
+
+    def content(self, mask: np.ndarray) -> float:
+        """Volume of a mask in ml; of a picture, whose pixels have no known size, their number."""
+        if len(self.spacing_mm) == 2:
+            return float(np.count_nonzero(mask))
+        return volume_ml(mask, self.spacing_mm)
+
+
+@dataclass(frozen=True)
+class Score:
+    """A score of a mask.
+
+    Args:
+        columns: its column, with the unit, by number of spatial axes.
+        compute: the score of a pair of masks.
+        empty: the score where neither label has the class or region.
+        is_summarised: whether the printed summary has it.
+    """
+
+    columns: Mapping[int, str]
+    compute: Callable[[MaskPair], float]
+    empty: float
+    is_summarised: bool = True
+
+
+SCORES = (
+    Score({3: "dice", 2: "dice"}, lambda pair: pair.dice, empty=1.0),
+    Score({3: "hd95_mm", 2: "hd95_px"}, lambda pair: pair.distances[0], empty=math.nan),
+    Score(
+        {3: "surface_distance_mm", 2: "surface_distance_px"},
+        lambda pair: pair.distances[1],
+        empty=math.nan,
+    ),
+    Score(
+        {3: "predicted_volume_ml", 2: "predicted_area_px"},
+        lambda pair: pair.content(pair.predicted),
+        empty=0.0,
+        is_summarised=False,
+    ),
+    Score(
+        {3: "true_volume_ml", 2: "true_area_px"},
+        lambda pair: pair.content(pair.true),
+        empty=0.0,
+        is_summarised=False,
+    ),
 )
 
 
-# pairing
+@dataclass(frozen=True)
+class _CaseScores:
+    """The scores of the classes and regions that a case has."""
+
+    spatial_dims: int
+    of_class: Mapping[int, Row]  # scores by column
+    of_region: Mapping[str, Row]
 
 
-def _truths(
-    root: Path, source: str, predictions: Mapping[str, Path]
-) -> tuple[dict[str, Path], dict[int, str] | None, Regions | None]:
-    """Files of true labels by case id, the classes' names and regions: a data set's, or just the files in a folder."""
-    try:
-        dataset = find_dataset(root, source)
-    except DataError:
-        # files that are all called labels, with no scan beside them
-        if not root.is_dir() or source != "auto":
-            raise
-        return _named_like(output_folder.label_files(root), predictions), None, None
-    labelled = {case.id: case.label for case in dataset.cases if case.label is not None}
-    if labelled:
-        return labelled, dataset.classes, dataset.regions
-    if root.is_dir():
-        return _named_like(output_folder.label_files(root), predictions), None, None
-    raise DataError(f"{root}: holds no labels; name a folder of labels, or a data set with labels")
+def score_pairs(
+    pairs: Mapping[str, LabelPair], class_names: Mapping[int, str] | None, regions: Regions
+) -> tuple[list[Row], int]:
+    """The rows of the table, and how many pairs could not be compared, which is printed.
 
-
-def _named_like(files: Mapping[str, Path], predictions: Mapping[str, Path]) -> dict[str, Path]:
-    """`ann_seg` is the truth of `ann`, unless a prediction is called `ann_seg` itself."""
-    return {
-        name if name in predictions else _ENDING.sub("", name): path for name, path in files.items()
-    }
-
-
-def _names(predictions: Path) -> dict[int, str] | None:
-    """The classes' names that `predict` wrote beside its labels."""
-    file = predictions / "classes.json"
-    if not file.exists():
-        return None
-    written = strict_json.read_json(file)
-    numbers = isinstance(written, dict) and all(
-        key.isascii() and key.isdecimal() and len(key) < 6 for key in written
-    )
-    if not numbers or not all(isinstance(name, str) for name in written.values()):
-        raise DataError(
-            f'{file}: is not {{"0": "background", "1": name, ...}}; correct or remove it'
-        )
-    return {int(key): name for key, name in written.items()}
-
-
-def _regions(predictions: Path) -> Regions | None:
-    """The regions that `predict` wrote beside its labels."""
-    file = predictions / "regions.json"
-    try:
-        return regions_from_json(strict_json.read_json(file)) if file.exists() else None
-    except ValueError:
-        raise DataError(f'{file}: is not {{"NAME": [1, 2], ...}}; correct or remove it') from None
-
-
-def _pairs(
-    predictions: Mapping[str, Path], truths: Mapping[str, Path], settings: Evaluate
-) -> dict[str, tuple[Path, Path]]:
-    both = sorted(predictions.keys() & truths.keys(), key=natural_key)
-    if not both:
-        one, other = min(predictions, key=natural_key), min(truths, key=natural_key)
-        raise DataError(
-            f"{settings.predictions}: no prediction is called like a truth in {settings.truth} "
-            f"(such as {printable(one)} and {printable(other)}); give both the same names"
-        )
-    for what, alone in (
-        ("predictions have no truth", predictions.keys() - truths.keys()),
-        ("truths have no prediction", truths.keys() - predictions.keys()),
-    ):
-        if alone:
-            echo(f"{len(alone)} {what} and are left out: {_listed(alone)}")
-    return {name: (predictions[name], truths[name]) for name in both}
-
-
-def _listed(names: Iterable[str]) -> str:
-    first = [printable(name) for name in sorted(names, key=natural_key)]
-    return ", ".join(first[:10]) + (f" and {len(first) - 10} more" if len(first) > 10 else "")
-
-
-# scoring
-
-
-def _score_all(
-    pairs: Mapping[str, tuple[Path, Path]], named: Mapping[int, str] | None, regions: Regions
-) -> tuple[list[dict[str, Any]], int]:
-    """The rows, and how many pairs could not be compared.
-
-    Every case has a row for each class met anywhere, and then for each region.
+    Every case has a row for each class that any case has, and then for each region.
     """
-    scored: dict[str, tuple[int, dict[int | str, dict[str, Any]]]] = {}
+    scored: dict[str, _CaseScores] = {}
     with progress_bar("evaluate", len(pairs)) as bar:
-        for name, (prediction, truth) in pairs.items():
+        for case, pair in pairs.items():
             try:
-                scored[name] = _score(prediction, truth, named, regions)
+                scored[case] = _score_case(pair, class_names, regions)
             except DataError as error:
                 echo(str(error))
             bar.advance()
-    met = {value for _, found in scored.values() for value in found if isinstance(value, int)}
-    names = dict(named) if named else {value: f"class {value}" for value in met}
-    rows = []
-    for name, (spatial_dims, found) in scored.items():
-        empty = _measured(spatial_dims, 1.0, (math.nan, math.nan), 0.0, 0.0)
-        parts: list[tuple[int | str, int | str, str]] = [
-            (v, v, names[v]) for v in sorted(names) if v != 0
-        ]
-        parts += [
-            (region, "+".join(map(str, values)), region) for region, values in regions.items()
-        ]
-        rows += [
-            {"case": name, "class": of, "name": called, **found.get(key, empty)}
-            for key, of, called in parts
-        ]
+    names = class_names
+    if not names:
+        present = {value for scores in scored.values() for value in scores.of_class}
+        names = {value: f"class {value}" for value in present}
+    rows: list[Row] = []
+    for case, scores in scored.items():
+        empty = _empty_scores(scores.spatial_dims)
+        for value in sorted(names):
+            if value != 0:
+                row = {"case": case, "class": value, "name": names[value]}
+                rows.append({**row, **scores.of_class.get(value, empty)})
+        for region, values in regions.items():
+            row = {"case": case, "class": "+".join(map(str, values)), "name": region}
+            rows.append({**row, **scores.of_region.get(region, empty)})
     return rows, len(pairs) - len(scored)
 
 
-def _score(
-    prediction: Path, truth: Path, named: Mapping[int, str] | None, regions: Regions
-) -> tuple[int, dict[int | str, dict[str, Any]]]:
-    """The scan's number of axes, and the scores of the classes and regions that prediction or truth holds."""
-    grid = images.read_grid(prediction)
-    one, other = (images.read_label(path, grid, named) for path in (prediction, truth))
-    there = np.flatnonzero(
-        np.bincount(one.ravel(), minlength=2**16) + np.bincount(other.ravel(), minlength=2**16)
+def _score_case(
+    pair: LabelPair, class_names: Mapping[int, str] | None, regions: Regions
+) -> _CaseScores:
+    """The scores of the classes and regions that the prediction or the truth has.
+
+    Raises:
+        DataError: a label cannot be read, or the truth is on another grid.
+    """
+    grid = images.read_grid(pair.prediction)
+    predicted = images.read_label(pair.prediction, grid, class_names)
+    true = images.read_label(pair.truth, grid, class_names)
+    present = (_values(predicted) | _values(true)) - {0}
+
+    def scores(values: Sequence[int]) -> Row:
+        masks = MaskPair(np.isin(predicted, values), np.isin(true, values), grid.spacing_mm)
+        return {score.columns[grid.spatial_dims]: score.compute(masks) for score in SCORES}
+
+    return _CaseScores(
+        spatial_dims=grid.spatial_dims,
+        of_class={value: scores([value]) for value in sorted(present)},
+        of_region={
+            name: scores(values) for name, values in regions.items() if present & set(values)
+        },
     )
-    parts: dict[int | str, tuple[int, ...]] = {
-        int(value): (int(value),) for value in there if value != 0
-    }
-    parts |= {name: values for name, values in regions.items() if set(values) & parts.keys()}
-    found = {}
-    for key, values in parts.items():
-        p, t = (np.isin(label, values) for label in (one, other))
-        distances = surface_distances(p, t, grid.spacing_mm)
-        volumes = [volume_ml(mask, grid.spacing_mm) for mask in (p, t)]
-        if grid.spatial_dims == 2:
-            volumes = [float(np.count_nonzero(mask)) for mask in (p, t)]
-        dice = dice_per_class(p.astype(np.uint8), t.astype(np.uint8), 2)[0]
-        found[key] = _measured(grid.spatial_dims, dice, distances, *volumes)
-    return grid.spatial_dims, found
 
 
-def _measured(
-    spatial_dims: int, dice: float, distances: tuple[float, float], predicted: float, true: float
-) -> dict[str, Any]:
-    length, content = ("mm", "volume_ml") if spatial_dims == 3 else ("px", "area_px")
-    return {
-        "dice": dice,
-        f"hd95_{length}": distances[0],
-        f"surface_distance_{length}": distances[1],
-        f"predicted_{content}": predicted,
-        f"true_{content}": true,
-    }
+def _values(label: np.ndarray) -> set[int]:
+    """The class numbers that occur; counted, which is faster than sorting as `numpy.unique` does."""
+    return {int(value) for value in np.flatnonzero(np.bincount(label.ravel()))}
 
 
-# showing
+def _empty_scores(spatial_dims: int) -> Row:
+    """The scores of a class or region that neither label has."""
+    return {score.columns[spatial_dims]: score.empty for score in SCORES}
 
 
-def _show(rows: Sequence[Mapping[str, Any]], cases: int) -> None:
-    """Mean, spread and median of each score of each class and region, and of the cases' means over their classes."""
-    scores = [
-        name for name in rows[0] if name == "dice" or name.startswith(("hd95", "surface_distance"))
+def mean_dice(rows: Sequence[Row], of_regions: bool) -> dict[str, float]:
+    """Mean Dice of each case, over its classes or over its regions; nan without any."""
+    values: dict[str, list[float]] = {row["case"]: [] for row in rows}
+    for row in rows:
+        if _is_of_region(row) == of_regions:
+            values[row["case"]].append(row["dice"])
+    return {case: nan_mean(dice) for case, dice in values.items()}
+
+
+def print_summary(rows: Sequence[Row], cases: int) -> None:
+    """Print mean, spread and median of each score of each class and region, and of the cases' means over these."""
+    columns = [
+        column
+        for score in SCORES
+        for column in score.columns.values()
+        if score.is_summarised and column in rows[0]
     ]
+    columns = list(dict.fromkeys(columns))
     table = Table(title=f"{cases} cases", title_justify="left", box=SIMPLE)
     for heading in ("class", "score", "mean ± sd", "median", "cases"):
         table.add_column(heading, justify="left" if heading in ("class", "score") else "right")
-    groups: dict[tuple[int | str, str], list[Mapping[str, Any]]] = {}
+    groups: dict[tuple[int | str, str], list[Row]] = {}
     for row in rows:
         groups.setdefault((row["class"], row["name"]), []).append(row)
-    for group in groups.values():
-        _add(
-            table,
-            printable(group[0]["name"]),
-            {score: [row[score] for row in group] for score in scores},
-        )
-    of_classes = [group for (of, _), group in groups.items() if isinstance(of, int)]
-    of_regions = [group for (of, _), group in groups.items() if not isinstance(of, int)]
-    for name, several in (("mean of classes", of_classes), ("mean of regions", of_regions)):
+    for (_, name), group in groups.items():
+        values = {column: [row[column] for row in group] for column in columns}
+        _add_section(table, printable(name), values)
+    for name, of_regions in (("mean of classes", False), ("mean of regions", True)):
+        several = [group for group in groups.values() if _is_of_region(group[0]) == of_regions]
         if len(several) > 1:
-            by_case = list(zip(*several, strict=True))
-            means = {
-                score: [_mean([row[score] for row in case]) for case in by_case] for score in scores
-            }
-            _add(table, name, means)
+            _add_section(table, name, _means_over_groups(several, columns))
     console = Console(highlight=False)
     console.print(table)
     console.print(EMPTY_RULE, soft_wrap=True)
 
 
-def _add(table: Table, name: str, scores: Mapping[str, Sequence[float]]) -> None:
-    for score, values in scores.items():
-        known = [value for value in values if not math.isnan(value)]
-        mean = f"{statistics.fmean(known):.3f}" if known else "-"
-        spread = f" ± {statistics.stdev(known):.3f}" if len(known) > 1 else ""
-        median = f"{statistics.median(known):.3f}" if known else "-"
-        # Text: a name in brackets is no style
-        table.add_row(
-            Text(name),
-            score.replace("_", " "),
-            mean + spread,
-            median,
-            f"{len(known)} of {len(values)}",
-        )
+def _is_of_region(row: Row) -> bool:
+    """Whether a row is of a region, whose class is text like `1+4`."""
+    return not isinstance(row["class"], int)
+
+
+def _means_over_groups(
+    groups: Sequence[Sequence[Row]], columns: Sequence[str]
+) -> dict[str, list[float]]:
+    """Mean of each score over classes or regions, for each case; each group has all cases."""
+    by_case = list(zip(*groups, strict=True))
+    return {
+        column: [nan_mean(row[column] for row in rows) for rows in by_case] for column in columns
+    }
+
+
+def _add_section(table: Table, name: str, scores: Mapping[str, Sequence[float]]) -> None:
+    """Add the rows of one class or region; its name is in the first."""
+    for column, values in scores.items():
+        defined = [value for value in values if not math.isnan(value)]
+        mean = f"{statistics.fmean(defined):.3f}" if defined else "-"
+        spread = f" ± {statistics.stdev(defined):.3f}" if len(defined) > 1 else ""
+        median = f"{statistics.median(defined):.3f}" if defined else "-"
+        counts = f"{len(defined)} of {len(values)}"
+        # Text: rich would take a name in brackets for a style
+        table.add_row(Text(name), column.replace("_", " "), mean + spread, median, counts)
         name = ""
     table.add_section()
-
-
-def _mean(values: Sequence[float]) -> float:
-    known = [value for value in values if not math.isnan(value)]
-    return statistics.fmean(known) if known else math.nan

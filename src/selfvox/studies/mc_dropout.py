@@ -22,6 +22,7 @@ from matplotlib.figure import Figure
 from selfvox.commands.evaluate import evaluate
 from selfvox.commands.predict import predict
 from selfvox.errors import UsageError
+from selfvox.evaluation.calibration import SCORE_NAMES
 from selfvox.runs.atomic_files import atomic_write, write_csv
 from selfvox.runs.progress import echo
 from selfvox.runs.weights import load_part
@@ -36,7 +37,7 @@ from selfvox.uncertainty.vote_rules import VOTE_RULES
 
 FOREGROUND_WEIGHT = 2.0  # of a weighted vote: paper B takes 1, 2, 2
 HOLLOW: dict[str, Any] = {"linestyle": ":", "markerfacecolor": "white"}
-CALIBRATION = ("ece", "brier", "nll", "error_area")
+CALIBRATION = SCORE_NAMES  # of `evaluate`
 
 
 @dataclass(frozen=True)
