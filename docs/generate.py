@@ -1,7 +1,7 @@
 """Fill the generated parts of the pages from the code: `python docs/generate.py`.
 
-A page marks such a part by `<!-- begin: NAME ARGUMENT -->` and `<!-- end: NAME -->`. The text in between is replaced,
-so that a page reads whole as a file and is written once.
+A page marks such a part by `<!-- begin: NAME ARGUMENT -->` and `<!-- end: NAME -->`. The text in
+between is replaced, so a page is complete as a file, and nothing is written twice.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ MOST_IN_ONE_PIECE = 4
 
 
 def main() -> None:
-    """Rewrite every page whose generated parts differ from the code."""
+    """Rewrite every page with generated parts that differ from the code."""
     for page in PAGES:
         text = page.read_text(encoding="utf-8")
         filled = fill(text)
@@ -45,8 +45,8 @@ def main() -> None:
 def fill(text: str) -> str:
     """The text of a page with every generated part replaced by what the code says now."""
 
-    def generated(part: re.Match[str]) -> str:
-        begin, name, argument, _, end = part.groups()
+    def generated(match: re.Match[str]) -> str:
+        begin, name, argument, _, end = match.groups()
         return f"{begin}\n{GENERATORS[name](argument)}\n\n{end}"
 
     return PART.sub(generated, text)
@@ -186,7 +186,7 @@ def _public_names() -> list[str]:
 
 def _function(name: str) -> str:
     value = getattr(selfvox, name)
-    # a block of text: ruff would reformat Python in the page, and the page would differ from the code
+    # not Python: ruff would reformat it in the page, which would then differ from the code
     blocks = [f"### {name}", f"```text\n{_signature(name, value)}\n```"]
     if name in VERBS:
         summary = (value.__doc__ or "").split("\n")[0]
@@ -211,7 +211,7 @@ def _parameter(parameter: inspect.Parameter) -> str:
 
 
 def _google_sections(docstring: str) -> Iterator[str]:
-    """The paragraphs of a docstring; `Args:` and its like become lists, `Example:` a block of code."""
+    """The paragraphs of a docstring; `Args:` becomes a list, `Example:` a block of code."""
     for paragraph in docstring.split("\n\n"):
         heading, _, body = paragraph.partition("\n")
         body = textwrap.dedent(body)

@@ -1,4 +1,7 @@
-"""Draw the pictures of the pages from synthetic brains: `python docs/pictures.py [tasks|tutorial]`."""
+"""Draw the pictures of the pages: `python docs/pictures.py [tasks|tutorial]`.
+
+All scans are synthetic brains.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +44,7 @@ def draw_tasks() -> None:
 
 
 def draw_tutorial() -> None:
-    """Draw docs/images/tutorial-*.png: the commands of docs/tutorial.md on few scans with few steps."""
+    """Draw docs/images/tutorial-*.png: the commands of docs/tutorial.md on few scans."""
     network = {"name": "plain", "channels": [8, 16, 32, 64]}
     crop = (48, 48, 48)
     with tempfile.TemporaryDirectory() as folder:

@@ -20,21 +20,21 @@ SECTIONS = dict(re.findall(r"^## ([\w ]+)\n(.*?)(?=^## |\Z)", TEXT, re.DOTALL | 
 
 
 def named(section: str) -> set[str]:
-    """What stands in code quotes in a section; `a,b` counts as both."""
+    """The words in code quotes in a section; `a,b` counts as both."""
     words = re.findall(r"`([^`\n]+)`", SECTIONS[section])
-    return {part for word in words for part in (word, *word.split(","))}
+    return {name for word in words for name in (word, *word.split(","))}
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory):
+def folders(tmp_path_factory):
     """A folder with a store, two runs, predictions and scores."""
-    root = tmp_path_factory.mktemp("made")
+    root = tmp_path_factory.mktemp("folders")
     phantom.write(root / "scans", kind="shapes", count=4)
     selfvox.prepare(root / "scans", out=root / "store", test=1, validation=1)
     small = {"channels": [4, 8], "blocks": 1}
-    how = {"steps": 2, "batch": 2, "crop": (16, 16, 16), "device": "cpu"}
-    selfvox.pretrain(root / "store", out=root / "pre", task="rotation", network=small, **how)
-    selfvox.finetune(root / "store", out=root / "seg", encoder=str(root / "pre"), **how)
+    training = {"steps": 2, "batch": 2, "crop": (16, 16, 16), "device": "cpu"}
+    selfvox.pretrain(root / "store", out=root / "pre", task="rotation", network=small, **training)
+    selfvox.finetune(root / "store", out=root / "seg", encoder=str(root / "pre"), **training)
     selfvox.predict(
         root / "seg",
         root / "scans",
@@ -57,14 +57,14 @@ def keys(file: Path) -> set[str]:
     )
 
 
-def test_every_file_is_named(made):
+def test_every_file_is_named(folders):
     for folder, section in (
         ("store", "Store"),
         ("pre", "Run"),
         ("seg", "Run"),
         ("predictions", "Predictions"),
     ):
-        for path in (made / folder).iterdir():
+        for path in (folders / folder).iterdir():
             name = f"{path.name}/" if path.is_dir() else path.name
             name = (
                 name.replace("sub-001", "ID")
@@ -72,8 +72,8 @@ def test_every_file_is_named(made):
                 .replace("sub-003", "ID")
                 .replace("sub-004", "ID")
             )
-            known = named(section) | {".lock"}
-            assert name in known or any(each.startswith(name) for each in known), f"{folder}/{name}"
+            names = named(section) | {".lock"}
+            assert any(word.startswith(name) for word in names), f"{folder}/{name}"
 
 
 @pytest.mark.parametrize(
@@ -92,24 +92,26 @@ def test_every_file_is_named(made):
         ("Predictions", "predictions/cases.jsonl"),
     ],
 )
-def test_every_key_is_named(made, section, file):
-    assert keys(made / file) - named(section) == set()
+def test_every_key_is_named(folders, section, file):
+    assert keys(folders / file) - named(section) == set()
 
 
-def test_every_key_of_recipe_trail_and_state_is_named(made):
-    manifest = json.loads((made / "store" / "manifest.json").read_text())
+def test_every_key_of_recipe_trail_and_state_is_named(folders):
+    manifest = json.loads((folders / "store" / "manifest.json").read_text())
     inner = {**manifest["asked"], **manifest["recipe"], **manifest["recipe"]["intensity"][0]}
     inner |= {**manifest["cases"][0]["trail"], **manifest["cases"][0]["sha256"]}
     assert inner.keys() - named("Store") == set()
-    card = json.loads((made / "pre" / "encoder" / "encoder.json").read_text())
+    card = json.loads((folders / "pre" / "encoder" / "encoder.json").read_text())
     assert card["network"].keys() - named("Encoder and network") == set()
-    state = json.loads((made / "pre" / "checkpoints" / "step-00000002.json").read_text())["state"]
+    state = json.loads((folders / "pre" / "checkpoints" / "step-00000002.json").read_text())[
+        "state"
+    ]
     assert state.keys() - named("Checkpoint") == set()
 
 
-def test_tensors_are_called_as_the_page_says(made):
+def test_tensors_are_called_as_the_page_says(folders):
     def names(file):
-        with safetensors.safe_open(made / file, "pt") as tensors:
+        with safetensors.safe_open(folders / file, "pt") as tensors:
             return list(tensors.keys())
 
     parts = {name.split(".")[0] for name in names("pre/checkpoints/step-00000002.safetensors")}
@@ -127,12 +129,12 @@ def test_tensors_are_called_as_the_page_says(made):
     )
 
 
-def test_settings_yaml_holds_every_setting(made):
+def test_settings_yaml_has_every_setting(folders):
     for run, verb in (("pre", selfvox.pretrain), ("seg", selfvox.finetune)):
-        written = yaml.safe_load((made / run / "settings.yaml").read_text())
+        written = yaml.safe_load((folders / run / "settings.yaml").read_text())
         assert set(written) == {option.name for option in options(verb.settings)}
 
 
-def test_every_column_of_the_scores_is_named(made):
-    with (made / "scores.csv").open(newline="") as table:
+def test_every_column_of_the_scores_is_named(folders):
+    with (folders / "scores.csv").open(newline="") as table:
         assert set(next(csv.reader(table))) - named("Scores") == set()
