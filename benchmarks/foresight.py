@@ -24,7 +24,7 @@ from selfvox.data.preparation.store import Store, open_store
 from selfvox.models.encoder import Encoder
 from selfvox.runs.weights import load_part, load_strictly
 from selfvox.settings import safe_yaml
-from selfvox.studies.results import rows_of
+from selfvox.studies.results import read_rows
 from selfvox.training import probe
 
 LABELS, DRAWS = 10, 2
@@ -114,7 +114,7 @@ def gains(study: Path) -> dict[str, dict[str, float]]:
 
 def dice(cell: Path) -> float:
     """Mean of the test scans and classes."""
-    return float(np.mean([float(row["dice"]) for row in rows_of(cell, None)]))
+    return float(np.mean([float(row["dice"]) for row in read_rows(cell, None)]))
 
 
 if __name__ == "__main__":

@@ -13,9 +13,9 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from selfvox.studies import plan as plans
+from selfvox.studies.plan import load_plan
 from selfvox.studies.results import read_results
-from selfvox.studies.table import against
+from selfvox.studies.table import compare_methods
 
 
 def main() -> None:
@@ -30,9 +30,9 @@ def main() -> None:
     # what the runs were made with stands in their folders; of the plan only the names count
     both: dict[str, Any] = {name: {"pretrain": None} for name in (said.method, said.other)}
     found = read_results(
-        dataclasses.replace(plans.load_plan(said.study / "plan.yaml"), methods=both), said.study
+        dataclasses.replace(load_plan(said.study / "plan.yaml"), methods=both), said.study
     )
-    rows = against(found, [(said.method, said.other)])
+    rows = compare_methods(found, [(said.method, said.other)])
     if not rows:
         raise SystemExit(
             f"{said.study}: no number of labels at which both {said.method} and {said.other} are done"

@@ -15,7 +15,7 @@ from selfvox.data.preparation.store import open_store
 from selfvox.runs.atomic_files import write_csv, write_text
 from selfvox.runs.weights import save_part
 from selfvox.studies import cost, figures, run_cell
-from selfvox.studies.design import MethodFacts
+from selfvox.studies.facts import MethodFacts
 
 FACTS = MethodFacts(
     network={"name": "plain"},
@@ -114,12 +114,12 @@ def pretended(monkeypatch):
                 rows.append([case, value, name, f"{digest[0] / 255:.6g}"])
         write_csv(run / "scores.csv", ["case", "class", "name", "dice"], rows)
 
-    def tried(plan, out, name):
+    def measure(plan, out, method):
         return FACTS
 
     for name, fake in (("pretrain", pretrain), ("finetune", finetune), ("score", score)):
         monkeypatch.setattr(run_cell, name, fake)
-    monkeypatch.setattr(cost, "_tried", tried)
+    monkeypatch.setattr(cost, "_measure_method", measure)
     monkeypatch.setattr(
         figures, "draw", lambda plan, found, summary, further, folder: []
     )  # takes seconds

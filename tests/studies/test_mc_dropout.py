@@ -11,11 +11,11 @@ import selfvox
 from selfvox.data.formats import image as images
 from selfvox.errors import UsageError
 from selfvox.runs.atomic_files import write_csv
-from selfvox.studies import mc_dropout
+from selfvox.studies import mc_dropout, mc_dropout_figures
 
 CARD = {"classes": {"0": "background", "1": "dark", "2": "bright"}}
 GAIN = 0.1
-DRAW = mc_dropout.draw
+DRAW = mc_dropout_figures.draw
 
 
 def chance(*what):
@@ -60,7 +60,7 @@ def done(write_plan, pretended, tmp_path, monkeypatch):
         ("load_part", lambda *_: (None, CARD)),
     ):
         monkeypatch.setattr(mc_dropout, name, fake)
-    monkeypatch.setattr(mc_dropout, "draw", lambda *_: [])  # takes seconds
+    monkeypatch.setattr(mc_dropout_figures, "draw", lambda *_: [])  # takes seconds
     return out, asked
 
 
@@ -85,7 +85,7 @@ def test_every_run_is_asked_once_in_every_way(done):
     ]
     selfvox.study("gone.yaml", out=out, passes=5)
     assert len(asked) == 54
-    with pytest.raises(UsageError, match="other settings"):
+    with pytest.raises(UsageError, match="made with settings other"):
         selfvox.study("gone.yaml", out=out, passes=6)
     assert before == {path: path.read_bytes() for path in before}
     assert not list(out.glob("cells/*/*/dropout/*/predictions"))
@@ -98,7 +98,7 @@ def test_what_dropout_changes_is_told_of_the_same_networks_and_scans(done):
     assert "way" not in told[0]  # what it is made of has columns of its own
     for row in told:
         way = {"encoder": float(row["encoder_dropout"]), "decoder": float(row["decoder_dropout"])}
-        way = mc_dropout.Way(**way, vote=row["vote"] or "majority")
+        way = mc_dropout.Variant(**way, vote=row["vote"] or "majority")
         differences, scores = [], []
         for run in out.glob(f"cells/{row['method']}/{row['labels']}-labels-*"):
             for with_it, without in zip(
@@ -121,14 +121,14 @@ def test_shards_ask_what_one_process_asks(done, capsys):
     out, asked = done
     selfvox.study("gone.yaml", out=out, passes=5, dry_run=True)
     assert asked == []
-    assert "54 of 54 times the test subjects are still to be predicted" in capsys.readouterr().err
+    assert "54 of 54 predictions of the test subjects are missing" in capsys.readouterr().err
     selfvox.study("gone.yaml", out=out, passes=5, shard="1/2")
     assert len(asked) == 27
     selfvox.study("gone.yaml", out=out, passes=5, dry_run=True)
-    assert "27 of 54 times" in capsys.readouterr().err
+    assert "27 of 54 predictions" in capsys.readouterr().err
     selfvox.study("gone.yaml", out=out, passes=5, shard="0/2")
     assert len({each.out for each in asked}) == len(asked) == 54
-    with pytest.raises(UsageError, match=r"^scheduler: does not go with `passes`"):
+    with pytest.raises(UsageError, match=r"^scheduler: cannot be combined with `passes`"):
         selfvox.study("gone.yaml", out=out, passes=5, scheduler="tcp://head:1")
 
 
@@ -175,7 +175,7 @@ def test_networks_are_asked_only_in_the_ways_that_they_have(
 def test_a_study_whose_runs_do_not_segment_is_refused(done, monkeypatch):
     out, _ = done
     monkeypatch.setattr(mc_dropout.results, "read_results", lambda *_: [])
-    with pytest.raises(UsageError, match=r"passes: .* holds no run that segments"):
+    with pytest.raises(UsageError, match=r"passes: .* has no run that segments; remove"):
         selfvox.study("gone.yaml", out=out, passes=2)
 
 
@@ -195,7 +195,7 @@ def test_tables_and_figures_follow_from_the_folders_alone(done, monkeypatch):
     selfvox.study("gone.yaml", out=out, passes=2)
     before, count = (out / "dropout.csv").read_bytes(), len(asked)
     (out / "dropout.csv").unlink()
-    monkeypatch.setattr(mc_dropout, "draw", DRAW)
+    monkeypatch.setattr(mc_dropout_figures, "draw", DRAW)
     selfvox.study("gone.yaml", out=out, table=True)
     assert (out / "dropout.csv").read_bytes() == before
     assert len(asked) == count

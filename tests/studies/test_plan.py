@@ -7,8 +7,7 @@ import pytest
 
 from selfvox.errors import UsageError
 from selfvox.models.build import plan_encoder as encoder_plan
-from selfvox.studies import cost, setup
-from selfvox.studies import design as layout
+from selfvox.studies import cost, design, read_plan, setup
 from selfvox.studies import plan as plans
 from selfvox.tasks import task_from_setting
 
@@ -16,9 +15,14 @@ from .conftest import FACTS, rotation
 
 
 def arms(path, **facts):
-    plan = plans.read_plan(str(path))
-    known = {name: facts.get(name, FACTS) for name in layout.methods_to_time(plan)}
-    return plan, {arm.name: arm for arm in layout.list_arms(plan, known)}, known
+    plan = read_plan.read_plan(str(path))
+    known = {method.name: facts.get(method.name, FACTS) for method in plan.trained_methods}
+    return plan, {arm.name: arm for arm in design.list_arms(plan, known)}, known
+
+
+def method_of(plan, name):
+    """The method of this name, with the shared settings."""
+    return next(method for method in plan.resolved_methods if method.name == name)
 
 
 @pytest.mark.parametrize(
@@ -32,7 +36,7 @@ def arms(path, **facts):
         ({"seeds": [1, 1]}, "seeds: a value is given twice"),
         ({"test": 0}, "test and folds: give one of them"),
         ({"folds": 3}, "test and folds: give one of them"),
-        ({"validation": None}, "validation: is required"),
+        ({"validation": None}, r"required settings are missing: validation \(subjects that"),
         ({"reference": "brats2019"}, r"reference: .* did you mean 'brats2018'\?"),
         ({"methods": {}}, "methods: is empty"),
         (
@@ -55,15 +59,15 @@ def arms(path, **facts):
             {"methods": {"a": {"pretrain": {"task": "exemplar"}}}, "pretrain": {"batch": 1}},
             "methods.a.pretrain.task exemplar: .*; use --batch 2 or more",
         ),
-        ({"methods": {"a": 3}}, "methods.a: is neither scratch nor a mapping"),
-        ({"methods": {"a": "scrath"}}, "methods.a: is neither scratch nor a mapping"),
+        ({"methods": {"a": 3}}, "methods.a: should be `scratch` or settings"),
+        ({"methods": {"a": "scrath"}}, "methods.a: should be `scratch` or settings"),
         ({"methods": {"a": "scratch", "b": "scratch"}}, "more than one is plain scratch"),
-        ({"methods": {"../a": "scratch"}}, "methods.../a: is no name for a folder"),
+        ({"methods": {"../a": "scratch"}}, "methods.../a: cannot be the name of a folder"),
         (
             {"methods": {"a b": rotation()["rotation"], "a-b": rotation()["rotation"]}},
             "would share its folder",
         ),
-        ({"methods": {"scratch": rotation()["rotation"]}}, "cannot be called scratch"),
+        ({"methods": {"scratch": rotation()["rotation"]}}, "its name cannot start with scratch"),
         (
             {"methods": {"a": {"pretain": None}}},
             r"methods.a.pretain: no such setting; did you mean 'pretrain'\?",
@@ -86,7 +90,7 @@ def arms(path, **facts):
         ),
         (
             {"methods": {"a": {"pretrain": {"source": "bids"}}}},
-            "a.pretrain.source: says how other scans are laid",
+            "a.pretrain.source: is the layout of other scans, but `scans` is missing",
         ),
         (
             {"methods": {"a": {"pretrain": {"size": 64}}}},
@@ -95,7 +99,7 @@ def arms(path, **facts):
         ({"methods": rotation(finetune={"labels": 3})}, "finetune.labels: is decided by the study"),
         (
             {"twins_2d": {"of": ["rotatoin"]}},
-            r"twins_2d.of: rotatoin is no method .* did you mean 'rotation'\?",
+            r"twins_2d.of: the study pre-trains no method rotatoin; did you mean 'rotation'\?",
         ),
         (
             {"twins_2d": {"of": ["rotation"], "slices": "axail"}},
@@ -112,25 +116,25 @@ def arms(path, **facts):
 def test_a_plan_that_cannot_be_is_refused_with_its_place(changes, said, write_plan):
     path = write_plan(**changes)
     with pytest.raises(UsageError, match=f"plan.yaml: .*{said}"):
-        plans.read_plan(str(path))
+        read_plan.read_plan(str(path))
 
 
 def test_a_name_that_is_no_plan_is_refused(tmp_path):
-    with pytest.raises(UsageError, match="neither a plan's file nor one that comes with selfvox"):
-        plans.read_plan(str(tmp_path / "nowhere.yaml"))
+    with pytest.raises(UsageError, match="there is no such plan file or preset"):
+        read_plan.read_plan(str(tmp_path / "nowhere.yaml"))
 
 
 def test_paths_are_relative_to_the_plan(write_plan):
     path = write_plan(
         methods={"a": {"pretrain": {"scans": "other"}}, "b": {"pretrain": "runs/b"}, "c": "scratch"}
     )
-    plan = plans.read_plan(str(path))
+    plan = read_plan.read_plan(str(path))
     assert plan.data == path.parent / "scans"
     assert plan.methods["a"]["pretrain"]["scans"] == str(path.parent / "other")
     assert plan.methods["b"]["pretrain"] == str(path.parent / "runs/b")
-    assert plans.read_plan(str(path), data=Path("/there")).data == Path("/there")
-    plan = plans.read_plan(str(write_plan(pretrain={"scans": "other"})))
-    assert plans.resolve_method(plan, "rotation").pretrain["scans"] == str(path.parent / "other")
+    assert read_plan.read_plan(str(path), data=Path("/there")).data == Path("/there")
+    plan = read_plan.read_plan(str(write_plan(pretrain={"scans": "other"})))
+    assert method_of(plan, "rotation").pretrain["scans"] == str(path.parent / "other")
 
 
 def test_a_plan_s_paths_are_the_same_from_everywhere(write_plan, monkeypatch):
@@ -139,12 +143,12 @@ def test_a_plan_s_paths_are_the_same_from_everywhere(write_plan, monkeypatch):
         "b": {"pretrain": "../runs/b"},
     }
     path = write_plan(methods=methods, pretrain={"probe": "shared"})
-    plan = plans.read_plan(str(path))
-    assert plans.resolve_method(plan, "a").pretrain["probe"] == str(path.parent / "probe")
+    plan = read_plan.read_plan(str(path))
+    assert method_of(plan, "a").pretrain["probe"] == str(path.parent / "probe")
     assert plan.pretrain == {"probe": str(path.parent / "shared")}
     for folder in (path.parent, path.parent.parent):
         monkeypatch.chdir(folder)
-        assert plans.read_plan(str(path.relative_to(folder))) == plan
+        assert read_plan.read_plan(str(path.relative_to(folder))) == plan
 
 
 def test_a_plan_is_kept_in_its_order_and_as_its_paths_were_written(write_plan, monkeypatch):
@@ -156,7 +160,7 @@ def test_a_plan_is_kept_in_its_order_and_as_its_paths_were_written(write_plan, m
     path = write_plan(methods={"none": {"pretrain": None}, **first})
     monkeypatch.chdir(path.parent)
     before = dataclasses.replace(
-        plans.read_plan("plan.yaml"),
+        read_plan.read_plan("plan.yaml"),
         methods={
             "none": {"pretrain": None, "finetune": {}},
             "b": {"pretrain": "runs/b", "finetune": {}},
@@ -166,7 +170,7 @@ def test_a_plan_is_kept_in_its_order_and_as_its_paths_were_written(write_plan, m
     )
     grown = dict(reversed(first.items()))
     write_plan(methods={"a": {"pretrain": {"task": "rotation"}}, **grown, "none": "scratch"})
-    kept = plans.as_kept(plans.read_plan("plan.yaml"), before)
+    kept = plans.align_with_saved(read_plan.read_plan("plan.yaml"), before)
     assert list(kept.methods) == ["none", "b", "c", "d", "a"]
     for name in ("none", "b", "c"):
         assert kept.methods[name] == before.methods[name]
@@ -174,7 +178,7 @@ def test_a_plan_is_kept_in_its_order_and_as_its_paths_were_written(write_plan, m
 
 
 def test_a_saved_plan_is_read_as_it_was(write_plan, tmp_path):
-    plan = plans.read_plan(
+    plan = read_plan.read_plan(
         str(write_plan(prepare={"spacing": [1, 1, 2]}, finetune={"crop": [16, 16, 8]})), scale=0.5
     )
     plans.save_plan(plan, tmp_path / "kept.yaml")
@@ -294,7 +298,7 @@ def test_a_method_without_anything_of_its_own_is_scratch(write_plan):
 
 
 def test_methods_of_one_pre_training_share_it(write_plan):
-    plan = plans.read_plan(
+    plan = read_plan.read_plan(
         str(
             write_plan(
                 methods={
@@ -305,21 +309,21 @@ def test_methods_of_one_pre_training_share_it(write_plan):
         )
     )
     assert (
-        layout.pretraining(plan, "frozen", 1, None)
-        == layout.pretraining(plan, "rotation", 1, None)
+        design.pretrain_folder(plan, method_of(plan, "frozen"), 1, None)
+        == design.pretrain_folder(plan, method_of(plan, "rotation"), 1, None)
         == Path("pretrain/rotation-seed-1")
     )
 
 
 def test_cells_are_methods_by_labels_by_seeds(write_plan):
     plan, found, facts = arms(write_plan(pretrain_seeds=[0, 5]))
-    cells = layout.list_cells(plan, facts)
+    cells = design.list_cells(plan, facts)
     assert len(found) == 3
     assert len(cells) == 2 * 2 * (1 + 2 + 2)  # labels, seeds, arms by their pre-trainings
     assert len({cell.folder for cell in cells}) == len(cells)
     scratch = [cell for cell in cells if cell.arm.name == "scratch"]
     assert {(cell.labels, cell.seed) for cell in scratch} == {(1, 0), (3, 0), (1, 1), (3, 1)}
-    assert [layout.finetune_settings(plan, cell, FACTS)["subset_seed"] for cell in scratch] == [
+    assert [design.finetune_settings(plan, cell, FACTS)["subset_seed"] for cell in scratch] == [
         0,
         0,
         1,
@@ -331,11 +335,11 @@ def test_the_twin_at_equal_compute_takes_the_steps_that_pre_training_cost(write_
     plan, found, facts = arms(
         write_plan(equal_compute=True, methods=rotation(), finetune={"steps": 7})
     )
-    cells = {cell.arm.name: cell for cell in layout.list_cells(plan, facts)}
+    cells = {cell.arm.name: cell for cell in design.list_cells(plan, facts)}
     assert found["scratch equal compute"].twin == "scratch"
     assert found["rotation"].equal == "scratch equal compute"
     steps = {
-        name: layout.finetune_settings(plan, cell, FACTS)["steps"] for name, cell in cells.items()
+        name: design.finetune_settings(plan, cell, FACTS)["steps"] for name, cell in cells.items()
     }
     assert steps == {"scratch": 7, "rotation": 7, "scratch equal compute": 7 + 10 * 200 // 100}
     timed = dataclasses.replace(FACTS, pretrain_step_s=0.3, step_s=0.2)
@@ -348,11 +352,11 @@ def test_epochs_count_every_scan_of_a_subject(write_plan):
         write_plan(equal_compute=True, methods=rotation(), finetune={"epochs": 7, "batch": 2}),
         rotation=dataclasses.replace(FACTS, scans_per_subject=3.0),
     )
-    for cell in layout.list_cells(plan, facts):
-        given = layout.finetune_settings(plan, cell, facts["rotation"])
+    for cell in design.list_cells(plan, facts):
+        given = design.finetune_settings(plan, cell, facts["rotation"])
         # 7 epochs of 3 scans each, two a step; 20 steps for the pre-training
         of_epochs = {1: 11, 3: 32}[cell.labels]
-        assert layout.steps(given, cell, facts["rotation"]) == of_epochs + (
+        assert design.finetune_steps(given, cell, facts["rotation"]) == of_epochs + (
             20 if "equal" in cell.arm.name else 0
         )
 
@@ -365,32 +369,32 @@ def test_what_stands_still_is_timed_standing_still():
 
 def test_scale_shrinks_the_steps_and_nothing_else():
     whole = {"steps": 300, "batch": 4, "validate_every": 50}
-    assert plans.scaled(whole, 0.01, 1000) == {"steps": 3, "batch": 4, "validate_every": 1}
-    assert plans.scaled({"epochs": 10, "batch": 4}, 0.5, 1000) == {"epochs": 5, "batch": 4}
-    assert plans.scaled({}, 0.01, 1000) == {"steps": 10}
-    assert plans.scaled(whole, 1, 1000) == whole
+    assert plans.scale_steps(whole, 0.01, 1000) == {"steps": 3, "batch": 4, "validate_every": 1}
+    assert plans.scale_steps({"epochs": 10, "batch": 4}, 0.5, 1000) == {"epochs": 5, "batch": 4}
+    assert plans.scale_steps({}, 0.01, 1000) == {"steps": 10}
+    assert plans.scale_steps(whole, 1, 1000) == whole
 
 
-@pytest.mark.parametrize("name", plans.preset_names())
+@pytest.mark.parametrize("name", read_plan.preset_names())
 def test_a_plan_that_comes_along_can_be_carried_out(name):
-    with pytest.raises(UsageError, match="needs the data"):
-        plans.read_plan(name)
-    plan = plans.read_plan(name, Path("there"), scale=0.001)
-    for method in plan.methods:
-        pretrain = layout.pretrain_settings(plan, method)
+    with pytest.raises(UsageError, match="needs scans; give their folder with --data"):
+        read_plan.read_plan(name)
+    plan = read_plan.read_plan(name, Path("there"), scale=0.001)
+    for method in plan.resolved_methods:
+        pretrain = design.pretrain_settings(plan, method)
         crop = pretrain["crop"]
-        assert len(crop) == (2 if "2D" in method or name == "retinopathy" else 3)
+        assert len(crop) == (2 if "2D" in method.name or name == "retinopathy" else 3)
         task = task_from_setting(pretrain["task"]).configure(crop, (1.0,) * len(crop))
         network = encoder_plan(pretrain["network"], task.input_size(crop), (1.0,) * len(crop))
         assert network["channels"] == [16, 32, 64, 128, 256]
-    lines = (plans.PRESETS / f"{name}.yaml").read_text(encoding="utf-8").splitlines()
+    lines = (read_plan.PRESETS / f"{name}.yaml").read_text(encoding="utf-8").splitlines()
     numbers = [line for line in lines if re.search(r"\d", line.partition("#")[0])]
     assert [line for line in numbers if "#" not in line] == []  # every number says where it is from
 
 
 def test_a_preset_s_name_is_corrected():
     with pytest.raises(UsageError, match=r"did you mean 'pancreas'\?"):
-        plans.read_plan("pancraes")
+        read_plan.read_plan("pancraes")
 
 
 def test_a_2d_twin_is_its_method_on_slices(write_plan):
@@ -400,9 +404,9 @@ def test_a_2d_twin_is_its_method_on_slices(write_plan):
         "finetune": {"crop": [16, 16]},
     }
     shared = {"pretrain": {"crop": [16, 16, 16], "steps": 7}, "finetune": {"steps": 5}}
-    plan = plans.read_plan(str(write_plan(methods=rotation(), twins_2d=flat, **shared)))
+    plan = read_plan.read_plan(str(write_plan(methods=rotation(), twins_2d=flat, **shared)))
     assert list(plan.methods) == ["rotation", "2D-rotation"]
-    found = plans.resolve_method(plan, "2D-rotation")
+    found = method_of(plan, "2D-rotation")
     assert found.pretrain == {
         "task": "rotation",
         "steps": 7,
@@ -421,17 +425,19 @@ def test_a_2d_twin_is_its_method_on_slices(write_plan):
 def test_where_a_network_was_taken_from_may_be_gone_when_all_is_done(write_plan, monkeypatch):
     monkeypatch.setitem(sys.modules, "timm", None)
     for network in ("gone/run", {"name": "gone/run"}, "timm:resnet18"):
-        assert plans.read_plan(str(write_plan(pretrain={"network": network}))).pretrain == {
+        assert read_plan.read_plan(str(write_plan(pretrain={"network": network}))).pretrain == {
             "network": network
         }
 
 
 def test_the_plans_that_the_docs_run_in_one_folder_agree_in_what_its_cells_share(tmp_path):
     folder = Path(__file__).parents[2] / "docs" / "studies" / "hippocampus"
-    kept, *others = [plans.read_plan(str(path), tmp_path) for path in sorted(folder.glob("*.yaml"))]
+    kept, *others = [
+        read_plan.read_plan(str(path), tmp_path) for path in sorted(folder.glob("*.yaml"))
+    ]
     assert len(others) >= 4
     for plan in others:
-        assert setup._differing(plan, kept) is None
+        assert setup._difference(plan, kept) is None
         assert all(kept.methods.get(name, value) == value for name, value in plan.methods.items())
     differing = dataclasses.replace(kept, finetune={**kept.finetune, "freeze": "always"})
-    assert setup._differing(differing, kept).startswith("finetune: ")
+    assert setup._difference(differing, kept).startswith("finetune: ")

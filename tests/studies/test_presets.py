@@ -11,14 +11,14 @@ from PIL import Image
 import selfvox
 from selfvox.commands import finetune, pretrain
 from selfvox.studies import figures
-from selfvox.studies import plan as plans
+from selfvox.studies.read_plan import PRESETS
 
 EDGE = 16
 
 
 def shrunk(name, folder, method, **changes):
     """A preset with one of its methods, small scans and a small network; its path."""
-    plan = yaml.safe_load((plans.PRESETS / f"{name}.yaml").read_text(encoding="utf-8"))
+    plan = yaml.safe_load((PRESETS / f"{name}.yaml").read_text(encoding="utf-8"))
     plan["methods"] = {method: plan["methods"][method]}
     plan["prepare"]["size"] = [EDGE] * len(plan["prepare"]["size"])
     flat = plan.get("twins_2d", {})

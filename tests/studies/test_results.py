@@ -1,16 +1,17 @@
 """Studies that are half done: their folders are written by hand, as a study would leave them."""
 
 import csv
-import dataclasses
 
 import pytest
 
 import selfvox
 from selfvox.errors import DataError
 from selfvox.runs.atomic_files import write_csv, write_json
-from selfvox.studies import design as layout
 from selfvox.studies import figures, results
-from selfvox.studies import plan as plans
+from selfvox.studies.design import list_cells
+from selfvox.studies.facts import save_facts
+from selfvox.studies.plan import save_plan
+from selfvox.studies.read_plan import read_plan
 
 from .conftest import FACTS
 
@@ -29,13 +30,14 @@ def kept(write_plan, tmp_path, monkeypatch):
         graded=False,
         **changes,
     ):
-        plan, out = plans.read_plan(str(write_plan(**changes))), tmp_path / "out"
-        facts = {name: FACTS for name in layout.methods_to_time(plan) if name not in without}
+        plan, out = read_plan(str(write_plan(**changes))), tmp_path / "out"
+        facts = {
+            method.name: FACTS for method in plan.trained_methods if method.name not in without
+        }
         out.mkdir()
-        plans.save_plan(plan, out / "plan.yaml")
-        known = {name: dataclasses.asdict(each) for name, each in facts.items()}
-        write_json(out / "methods.json", {"format": 1, "methods": known})
-        for cell in filter(done, layout.list_cells(plan, facts)):
+        save_plan(plan, out / "plan.yaml")
+        save_facts(facts, out)
+        for cell in filter(done, list_cells(plan, facts)):
             (out / cell.folder).mkdir(parents=True)
             what = {
                 "method": cell.arm.name,
@@ -88,7 +90,7 @@ def test_from_scratch_networks_in_3d_and_2d_are_paired_by_their_methods(kept):
     )
     # `base` is the twin of a
     equal = ("base equal compute to b", "2D-base equal compute")
-    assert results.in_2d(*found) == [("b", "2D-b"), ("base for b", "2D-base"), equal]
+    assert results.pairs_in_2d(*found) == [("b", "2D-b"), ("base for b", "2D-base"), equal]
 
 
 def test_runs_that_lack_a_fold_are_left_out(kept, capsys):
@@ -97,7 +99,7 @@ def test_runs_that_lack_a_fold_are_left_out(kept, capsys):
     )
     rows = selfvox.study("any", out=out, table=True)
     assert [row["method"] for row in rows] == ["simclr"]
-    assert "2 of 12 cells are not there yet" in capsys.readouterr().err
+    assert "2 of 12 cells are missing" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("graded", [False, True])

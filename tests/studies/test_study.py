@@ -22,7 +22,8 @@ from selfvox.data.preparation.store import open_store
 from selfvox.errors import BusyError, DataError, NumericalError, Stopped, UsageError
 from selfvox.runs.atomic_files import write_csv, write_text
 from selfvox.studies import cost, figures, results, run_cell, run_once, run_study
-from selfvox.studies import plan as plans
+from selfvox.studies.plan import load_plan
+from selfvox.studies.read_plan import read_plan
 
 from .conftest import PLAN
 
@@ -148,10 +149,7 @@ def test_a_partial_study_says_what_is_missing(done, capsys):
     _, out, _ = done
     (out / "cells" / "simclr" / "3-labels-seed-1-pretrain-0" / "done.json").unlink()
     selfvox.study("any", out=out, table=True)
-    assert (
-        "1 of 12 cells are not there yet (simclr, 3 labels, seed 1 first)"
-        in capsys.readouterr().err
-    )
+    assert "1 of 12 cells are missing (simclr, 3 labels, seed 1 first)" in capsys.readouterr().err
 
 
 def test_what_is_done_counts_as_done_before_anything_is_made(done, capsys):
@@ -171,7 +169,7 @@ def test_a_step_is_timed_by_the_runs_own_clock_however_long_the_rest_takes(tmp_p
         line = {"step": how["steps"], "images_per_s": 400.0}
         write_text(how["out"] / "metrics.jsonl", json.dumps(line) + "\n")
 
-    step_s, rest, flop = cost._Runs(tmp_path, count_flop=False).measure(run, 4)
+    step_s, rest, flop = cost._ShortRuns(tmp_path, count_flop=False).measure(run, 4)
     assert (step_s, flop) == (0.01, 0)
     assert 0 <= rest < 0.1
 
@@ -203,15 +201,15 @@ def test_a_plan_may_grow_but_not_change(done, write_plan):
 
 def refuses(monkeypatch, wrong):
     """Let the trial refuse methods in whose settings `wrong` finds something; lists what is tried."""
-    tried, likely = [], cost._tried
+    tried, likely = [], cost._measure_method
 
-    def refuse(plan, out, name):
-        tried.append(name)
-        if wrong(plans.resolve_method(plan, name)):
-            raise UsageError(f"crop: does not fit {name}")
-        return likely(plan, out, name)
+    def refuse(plan, out, method):
+        tried.append(method.name)
+        if wrong(method):
+            raise UsageError(f"crop: does not fit {method.name}")
+        return likely(plan, out, method)
 
-    monkeypatch.setattr(cost, "_tried", refuse)
+    monkeypatch.setattr(cost, "_measure_method", refuse)
     return tried
 
 
@@ -313,13 +311,13 @@ def test_where_something_is_begun_only_what_was_never_tried_may_change(
     out, tried = tmp_path / "out", refuses(monkeypatch, lambda method: False)
     selfvox.study(str(write_plan()), out=out, dry_run=True)
     (out / begun).mkdir(parents=True)
-    kept = plans.load_plan(out / "plan.yaml")
+    kept = load_plan(out / "plan.yaml")
     # its twin, its pre-training and its stores may serve what was begun
     with pytest.raises(UsageError, match="another method rotation"):
         selfvox.study(str(write_plan(methods=SLOWER)), out=out)
     with pytest.raises(UsageError, match=r"another plan \(pretrain: "):
         selfvox.study(str(write_plan(pretrain={"batch": 2})), out=out)
-    assert plans.load_plan(out / "plan.yaml") == kept
+    assert load_plan(out / "plan.yaml") == kept
     # one that was left out and comes back as another is timed anew
     selfvox.study(
         str(write_plan(methods={"simclr": PLAN["methods"]["simclr"]})), out=out, dry_run=True
@@ -360,7 +358,7 @@ def test_a_run_goes_on_under_the_paths_that_it_was_begun_with(tmp_path, monkeypa
     monkeypatch.chdir(tmp_path)
     (tmp_path / "run").mkdir()
     paths = {"labelled": tmp_path / "store", "encoder": str(tmp_path / "encoder")}
-    assert run_cell._begun(tmp_path / "run", paths) == {
+    assert run_cell._run_settings(tmp_path / "run", paths) == {
         **paths,
         "out": tmp_path / "run",
         "resume": False,
@@ -374,7 +372,7 @@ def test_a_run_goes_on_under_the_paths_that_it_was_begun_with(tmp_path, monkeypa
         "out": tmp_path / "run",
         "resume": True,
     }
-    assert run_cell._begun(tmp_path / "run", paths) == said
+    assert run_cell._run_settings(tmp_path / "run", paths) == said
 
 
 def test_a_run_that_was_replaced_is_not_mixed_with_what_it_was(tmp_path):
@@ -386,7 +384,7 @@ def test_a_run_that_was_replaced_is_not_mixed_with_what_it_was(tmp_path):
     do({"pretrain": "runs/x", "encoder_sha256": 1})
     do({"pretrain": "runs/x", "encoder_sha256": 1})
     assert len(made) == 1
-    with pytest.raises(UsageError, match="was made with other settings"):
+    with pytest.raises(UsageError, match="was made with settings other"):
         do({"pretrain": "runs/x", "encoder_sha256": 2})
 
 
@@ -423,7 +421,7 @@ def changed(scans, out):
     label = np.asarray(found.dataobj).copy()
     label[label == 1] = 2
     nib.save(nib.Nifti1Image(label, found.affine), file)
-    return f"{name} is another"
+    return f"{name} has changed"
 
 
 def added(scans, out):
@@ -447,7 +445,7 @@ def test_a_study_does_not_go_on_with_other_scans(write_plan, pretended, mine, tm
     for change in (changed, added, removed):
         said = change(mine, out)
         with pytest.raises(
-            DataError, match=rf"store: the scans are not those .* 1 differ \({said}\); put back"
+            DataError, match=rf"store: these are not the scans .* 1 differ \({said}\); restore"
         ):
             selfvox.study(str(plan), out=out)
         shutil.rmtree(mine)
@@ -459,7 +457,7 @@ def test_a_study_does_not_go_on_with_other_scans(write_plan, pretended, mine, tm
     assert (out / "data.json").read_bytes() == kept
     (out / "data.json").unlink()
     changed(mine, out)
-    with pytest.raises(DataError, match="the scans are not those"):
+    with pytest.raises(DataError, match="these are not the scans"):
         selfvox.study(str(plan), out=out)
     assert len(made) == 5
 
@@ -480,7 +478,7 @@ def test_folds_dealt_anew_are_refused(write_plan, pretended, tmp_path, monkeypat
         splits, "make_folds", lambda classes, count, seed: deal(classes, count, seed)[::-1]
     )
     with pytest.raises(
-        DataError, match=r"store-folds/.: others train and test than when the study began"
+        DataError, match=r"store-folds/.: the split is not the one that the study began with"
     ):
         selfvox.study(str(plan), out=tmp_path / "out")
 
@@ -489,7 +487,7 @@ def test_the_plan_s_source_says_how_the_truth_is_read_too(write_plan, tmp_path, 
     asked = []
     for name in ("predict", "evaluate"):
         monkeypatch.setattr(run_cell, name, asked.append)
-    run_cell.score(plans.read_plan(str(write_plan(prepare={"source": "table"}))), tmp_path, None)
+    run_cell.score(read_plan(str(write_plan(prepare={"source": "table"}))), tmp_path, None)
     assert [each.source for each in asked] == ["table", "table"]
 
 
@@ -504,14 +502,14 @@ def test_cases_without_a_grade_have_no_answer(write_plan, tmp_path, monkeypatch)
         types.SimpleNamespace(id=name, grade=grade)
         for name, grade in (("a", 2), ("b", None), ("c", 2))
     ]
-    run_cell.score(plans.read_plan(str(write_plan())), tmp_path, types.SimpleNamespace(cases=cases))
+    run_cell.score(read_plan(str(write_plan())), tmp_path, types.SimpleNamespace(cases=cases))
     assert (tmp_path / "answers.csv").read_text() == "case,true,predicted\na,1,1\nc,1,0\n"
 
 
 def test_a_folder_with_other_things_is_left_alone(write_plan, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "letter.txt").write_text("dear")
-    with pytest.raises(UsageError, match="is not empty and holds no study"):
+    with pytest.raises(UsageError, match="is not empty and contains no study"):
         selfvox.study(str(write_plan()), out=tmp_path / "out")
     assert os.listdir(tmp_path / "out") == ["letter.txt"]
 
@@ -520,7 +518,7 @@ def test_more_labels_than_there_are_is_refused_before_anything_is_trained(
     write_plan, pretended, tmp_path
 ):
     with pytest.raises(
-        UsageError, match="labels: 5 are asked for, but there are 4 subjects to train on"
+        UsageError, match="labels: 5 are more than the 4 labelled subjects to train on"
     ):
         selfvox.study(str(write_plan(labels=[5])), out=tmp_path / "out")
     assert pretended == []
@@ -528,7 +526,8 @@ def test_more_labels_than_there_are_is_refused_before_anything_is_trained(
 
 def test_shares_that_are_the_same_number_of_labels_are_refused(write_plan, pretended, tmp_path):
     with pytest.raises(
-        UsageError, match="fractions: 50 % and 60 % of 4 subjects to train on are both 2; leave one"
+        UsageError,
+        match="fractions: 50 % and 60 % of 4 subjects to train on are both 2; remove one",
     ):
         selfvox.study(
             str(write_plan(labels=None, fractions=[0.25, 0.5, 0.6])), out=tmp_path / "out"
@@ -540,7 +539,7 @@ def test_a_dry_run_trains_nothing(write_plan, pretended, tmp_path, capsys):
     selfvox.study(str(write_plan()), out=tmp_path / "out", dry_run=True)
     assert pretended == []
     said = capsys.readouterr().out
-    assert "What it will take" in said
+    assert "Estimated times" in said
     seconds = (
         12 * (500 + 5 + 1) + 2 * 10
     )  # cells: steps, validations and a test; pre-trainings; a second each
@@ -576,7 +575,7 @@ def test_a_study_that_is_stopped_says_how_a_study_goes_on(
 
     monkeypatch.setattr(run_cell, "finetune", stops)
     with pytest.raises(
-        Stopped, match=r"out: stopped; run the same command again to go on$"
+        Stopped, match=r"out: stopped; run the same command again to continue$"
     ) as stopped:
         selfvox.study(str(write_plan(seeds=[0])), out=tmp_path / "out")
     assert stopped.value.exit_code == 143
@@ -647,7 +646,8 @@ def test_a_test_scan_seen_in_pre_training_is_refused(done, tmp_path, study_scans
     made.clear()
     plan = write_plan(methods={"transfer": {"pretrain": {"task": "rotation", "scans": "other"}}})
     with pytest.raises(
-        DataError, match=f"other: 1 of 2 test scans.*are seen.*{test}.*transductive: true"
+        DataError,
+        match=f"other: pre-training has seen 1 of 2 test scans.*{test}.*transductive: true",
     ):
         selfvox.study(str(plan), out=tmp_path / "leaky")
     assert made == []
@@ -679,7 +679,9 @@ def test_a_run_that_has_seen_a_test_scan_is_refused_before_anything_is_trained(
         )
     )
     plan = write_plan(methods={"mine": {"pretrain": str(run)}})
-    with pytest.raises(DataError, match=f"rotation-seed-0: 1 of 2 test scans.*{test} first"):
+    with pytest.raises(
+        DataError, match=f"rotation-seed-0: pre-training has seen 1 of 2 test scans.*{test} first"
+    ):
         selfvox.study(str(plan), out=tmp_path / "leaky")
     assert made == []
 
@@ -693,7 +695,7 @@ def test_a_run_that_others_weights_replace_is_not_taken_for_what_it_was(done, tm
     shutil.copytree(
         whole / "pretrain" / "simclr-seed-0" / "encoder", run / "encoder", dirs_exist_ok=True
     )
-    with pytest.raises(UsageError, match=r"mine.*was made with other settings"):
+    with pytest.raises(UsageError, match=r"mine.*was made with settings other"):
         selfvox.study(str(plan), out=tmp_path / "out")
 
 
@@ -718,7 +720,7 @@ def test_a_test_scan_that_trains_under_another_name_is_refused(
         for folder, name in ((images, "images"), (labels, "labels")):
             content = (study_scans / name / f"sub-00{number // 2 + 1}.nii.gz").read_bytes()
             (folder / f"s{number}.nii.gz").write_bytes(content)
-    with pytest.raises(DataError, match=r"a test scan that is the same as s.*, which trains"):
+    with pytest.raises(DataError, match=r"this test scan is identical to s.*, which is trained on"):
         selfvox.study(str(write_plan(data="twice", validation=0)), out=tmp_path / "out")
     assert pretended == []
 
@@ -731,7 +733,9 @@ def test_an_unlabelled_copy_of_a_test_scan_is_refused_before_it_is_pre_trained_o
     selfvox.study(str(path), out=tmp_path / "dry", dry_run=True)
     for number, test in enumerate(splits.read_split(tmp_path / "dry/store/split.json").test):
         shutil.copy(mine / "images" / f"{test}.nii.gz", mine / "images" / f"copy-{number}.nii.gz")
-    with pytest.raises(DataError, match=r"a test scan that is the same as copy-\d, which trains"):
+    with pytest.raises(
+        DataError, match=r"this test scan is identical to copy-\d, which is trained on"
+    ):
         selfvox.study(str(path), out=tmp_path / "out")
     assert pretended == []
     # nothing trains on it
@@ -791,7 +795,7 @@ def test_runs_know_whose_their_cases_are(done):
     for case in manifest["cases"]:
         case["subject"] = "twins"
     (out / "store" / "manifest.json").write_text(json.dumps(manifest))
-    found = results.read_results(plans.load_plan(out / "plan.yaml"), out)
+    found = results.read_results(load_plan(out / "plan.yaml"), out)
     assert {run.subjects[case] for run in found for case in run.cases()} == {"twins"}
     assert {run.method: run.from_scratch for run in found} == {
         "scratch": True,
@@ -802,7 +806,7 @@ def test_runs_know_whose_their_cases_are(done):
 
 def test_curves_show_the_score_that_is_compared(done):
     _, out, _ = done
-    whole = results.read_results(plans.load_plan(out / "plan.yaml"), out)
+    whole = results.read_results(load_plan(out / "plan.yaml"), out)
     measured = {"kappa": 0.25, "balanced_accuracy": 0.5}
     for key, title, line, expected in (
         ("dice", "Dice", {"dice_mean": 0.75}, 0.75),

@@ -324,16 +324,18 @@ def test_against_another_than_the_twin_all_is_as_against_the_twin():
         for row in table.summarise(found)
         if row["method"] == "method"
     }
-    rows = table.against(found, [("method", "scratch"), ("method", "nobody")])
+    rows = table.compare_methods(found, [("method", "scratch"), ("method", "nobody")])
     assert len(rows) == len(twins)
     for row in rows:
-        assert row == {name: twins[row["labels"], row["name"]][name] for name in table.AGAINST}
-    ours = table.against(found, [("scratch", "scratch")])
+        assert row == {
+            name: twins[row["labels"], row["name"]][name] for name in table.AGAINST_COLUMNS
+        }
+    ours = table.compare_methods(found, [("scratch", "scratch")])
     assert {(row["difference"], row["low"], row["high"]) for row in ours} == {(0, 0, 0)}
 
 
 def test_runs_of_two_pre_trained_methods_are_paired_by_pre_training_too():
     found = random_study(np.random.default_rng(7))
     other = [dataclasses.replace(one, method="other") for one in found if one.method == "method"]
-    rows = table.against([*found, *other], [("method", "other")])
+    rows = table.compare_methods([*found, *other], [("method", "other")])
     assert {(row["difference"], row["pairs"]) for row in rows} == {(0, 6)}

@@ -1,1 +1,1 @@
-"""Label-efficiency studies: methods x labels x seeds, each beside its from-scratch twin."""
+"""Label-efficiency studies: methods x labels x seeds, each compared with its from-scratch twin."""

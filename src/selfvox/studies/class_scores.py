@@ -1,4 +1,7 @@
-"""Scores of classified scans: not means over cases, so that of cases drawn anew they are computed anew."""
+"""Scores of classified scans, which are computed of all cases together.
+
+They are not means over cases, so for a resample of the cases they are computed again.
+"""
 
 from __future__ import annotations
 
@@ -8,25 +11,46 @@ import numpy as np
 
 from selfvox.ops.metrics import kappa, recalls
 
-KAPPA, ACCURACY = "quadratic_kappa", "balanced_accuracy"  # of ordered classes, and of others
+# of ordered classes, and of others
+KAPPA = "quadratic_kappa"
+ACCURACY = "balanced_accuracy"
 
 
 def score(key: str, answers: Sequence[tuple[int, int]]) -> float:
     """One score of (true, predicted) class numbers."""
-    classes = 1 + max(max(pair) for pair in answers)
-    return float(scores(key, counts(answers, classes).sum(0).reshape(1, classes, classes))[0])
+    classes = count_classes(answers)
+    matrix = counts(answers, classes).sum(0).reshape(1, classes, classes)
+    return float(scores(key, matrix)[0])
+
+
+def count_classes(answers: Sequence[tuple[int, int]]) -> int:
+    """The number of classes, from the highest class number that occurs."""
+    return 1 + max(max(true, predicted) for true, predicted in answers)
 
 
 def counts(answers: Sequence[tuple[int, int]], classes: int) -> np.ndarray:
-    """(case, class * class): where in the confusion matrix each case counts."""
-    found = np.zeros((len(answers), classes * classes))
-    found[np.arange(len(answers)), [true * classes + predicted for true, predicted in answers]] = 1
-    return found
+    """One-hot place of each case in the confusion matrix.
+
+    Returns:
+        (case, class * class), true class before predicted class.
+    """
+    places = [true * classes + predicted for true, predicted in answers]
+    one_hot = np.zeros((len(answers), classes * classes))
+    one_hot[np.arange(len(answers)), places] = 1
+    return one_hot
 
 
 def scores(key: str, tables: np.ndarray) -> np.ndarray:
-    """The scores (n,) of confusion matrices (n, true, predicted); nan where one is not defined."""
+    """Scores of confusion matrices.
+
+    Args:
+        key: `quadratic_kappa` or `balanced_accuracy`.
+        tables: (n, true, predicted).
+
+    Returns:
+        (n,), nan where the score is not defined.
+    """
     if key == KAPPA:
         return kappa(tables)
-    found: np.ndarray = np.nanmean(recalls(tables), axis=-1)
-    return found
+    accuracy: np.ndarray = np.nanmean(recalls(tables), axis=-1)
+    return accuracy

@@ -1,4 +1,4 @@
-"""What a study will take, found out by a few steps of each method before it begins."""
+"""What a study costs: a few steps of each method are timed before it begins."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import dataclasses
 import math
 import shutil
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from rich.box import SIMPLE
 from rich.console import Console
@@ -17,168 +17,189 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from selfvox.commands.finetune import finetune
 from selfvox.commands.pretrain import pretrain
-from selfvox.data.formats import strict_json
 from selfvox.data.preparation import split as splits
 from selfvox.data.preparation.store import Store, open_store
-from selfvox.runs import atomic_files
 from selfvox.runs.progress import echo, format_seconds, redirect_output
 from selfvox.runs.run_folder import read_metrics
 from selfvox.runs.weights import load_part
 from selfvox.settings.options import resolve
 from selfvox.settings.verbs import Finetune, Pretrain
-from selfvox.studies import design as layout
-from selfvox.studies import plan as plans
-from selfvox.studies.design import Cell, MethodFacts
-from selfvox.studies.plan import Plan
+from selfvox.studies.design import (
+    Arm,
+    Cell,
+    finetune_settings,
+    finetune_steps,
+    fold_numbers,
+    is_frozen,
+    list_arms,
+    list_cells,
+    pretrain_settings,
+    sees_other_scans,
+)
+from selfvox.studies.facts import MethodFacts, load_facts, save_facts
+from selfvox.studies.plan import Method, Plan
 from selfvox.studies.run_cell import score
 from selfvox.studies.run_once import study_lock
-from selfvox.studies.stores import card_of, fold_store, scans_of, store_of, trainable
+from selfvox.studies.stores import (
+    encoder_card,
+    finetune_store,
+    fold_store,
+    pretrain_store,
+    trainable_subjects,
+)
 from selfvox.training.best_checkpoint import validation_interval
 from selfvox.training.pretrain_plan import pretrain_steps
 
-FORMAT = 1
 WIDTH = 100  # columns that a row needs
 STEPS = 5  # that are timed
 
 
 def measure_facts(plan: Plan, out: Path) -> dict[str, MethodFacts]:
-    """What is known of each method, from `methods.json`; what is not yet known is found out, once for all processes."""
-    file, needed = out / "methods.json", layout.methods_to_time(plan)
+    """The facts of each method, from `methods.json`; what is missing is measured now.
+
+    Only one process measures; others wait for it.
+    """
+    methods = plan.trained_methods
     with study_lock(out, "trial", wait=True):
-        known = strict_json.read_json(file)["methods"] if file.exists() else {}
-        for name in needed:
-            if name in known and (known[name]["step_flop"] or plan.equal_compute is not True):
+        facts = load_facts(out)
+        for method in methods:
+            saved = facts.get(method.name)
+            # operations are counted only where the plan compares by them
+            if saved and (saved.step_flop or plan.equal_compute is not True):
                 continue
-            echo(f"timing a few steps of {name}")
-            known[name] = dataclasses.asdict(_tried(plan, out, name))
-            atomic_files.write_json(file, {"format": FORMAT, "methods": known})
-    return {name: MethodFacts(**known[name]) for name in needed}
+            echo(f"timing a few steps of {method.name}")
+            facts[method.name] = _measure_method(plan, out, method)
+            save_facts(facts, out)
+    return {method.name: facts[method.name] for method in methods}
 
 
-def timed_methods(out: Path) -> set[str]:
-    """The methods that something was found out of."""
-    file = out / "methods.json"
-    return set(strict_json.read_json(file)["methods"]) if file.exists() else set()
+class _StepCost(NamedTuple):
+    """What short runs of a verb measured."""
+
+    step_s: float = 0.0
+    rest_s: float = 0.0  # all but the steps: starting, validating, saving
+    step_flop: float = 0.0
 
 
-def forget_methods(out: Path, methods: Collection[str]) -> None:
-    """Let these methods be tried anew."""
-    if timed_methods(out) & set(methods):
-        left = strict_json.read_json(out / "methods.json")["methods"]
-        left = {name: value for name, value in left.items() if name not in methods}
-        atomic_files.write_json(out / "methods.json", {"format": FORMAT, "methods": left})
-
-
-def _tried(plan: Plan, out: Path, name: str) -> MethodFacts:
-    """A method's facts, from short runs in a folder that is removed again."""
+def _measure_method(plan: Plan, out: Path, method: Method) -> MethodFacts:
+    """A method's facts, from short runs in a folder that is removed afterwards."""
     folder = out / "trial"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
-    found, runs = (
-        plans.resolve_method(plan, name).pretrain,
-        _Runs(folder, plan.equal_compute is True),
-    )
-    step_s, flop, steps = 0.0, 0.0, 0
+    runs = _ShortRuns(folder, count_flop=plan.equal_compute is True)
+    first_fold = fold_numbers(plan)[0]
+    pretraining = _StepCost()
+    steps = 0
     network: dict[str, Any] = {}
     with redirect_output(folder / "log.txt"):
-        if isinstance(found, dict):
-            settings = layout.pretrain_settings(plan, name)
-            scans = scans_of(plan, name, out, None if plan.folds is None else 0)
-            fixed = {**_without_steps(settings), "scans": scans}
-            images = int(settings.get("batch", Pretrain.batch)) * int(
-                settings.get("accumulate", Pretrain.accumulate)
-            )
-            step_s, _, flop = runs.measure(
-                lambda how: pretrain(resolve(Pretrain, {**fixed, **how})), images
-            )
-            network = {"network": card_of(runs.last)["network"]}
+        if isinstance(method.pretrain, dict):
+            scans = pretrain_store(plan, method, out, first_fold)
+            settings = pretrain_settings(plan, method)
+            pretraining = _time_pretraining(settings, scans, runs)
+            network = {"network": encoder_card(runs.last)["network"]}
             steps = _pretrain_steps(settings, scans)
-        elif isinstance(found, str):
-            network = {"network": card_of(Path(found))["network"]}
-        store = store_of(plan, name, out)
-        split_store = open_store(fold_store(out / store, None if plan.folds is None else 0))
-        like = {
-            **_without_steps(plans.resolve_method(plan, name).finetune),
-            **network,
-            "labelled": split_store.path,
-        }
-        tuning_s, validation_s, tuning_flop = runs.measure(
-            lambda how: finetune(
-                resolve(
-                    Finetune, {**like, **how, "encoder": "none", "validate_every": how["steps"]}
-                )
-            ),
-            int(like.get("batch", Finetune.batch)),
-        )
-        test_s = _test_seconds(plan, runs.last, split_store)
-        network = load_part(runs.last / "network", "network")[1]["network"]
+        elif isinstance(method.pretrain, str):
+            network = {"network": encoder_card(Path(method.pretrain))["network"]}
+        store_name = finetune_store(method, out)
+        store = open_store(fold_store(out / store_name, first_fold))
+        finetuning = _time_finetuning({**method.finetune, **network}, store, runs)
+        test_s = _test_seconds(plan, runs.last, store)
+        architecture = load_part(runs.last / "network", "network")[1]["network"]
     shutil.rmtree(folder)
-    subjects = trainable(split_store)
+    subjects = trainable_subjects(store)
+    scans_count = sum(case.is_labelled and case.subject in subjects for case in store.cases)
     return MethodFacts(
-        network=network,
-        store=store,
+        network=architecture,
+        store=store_name,
         pretrain_steps=steps,
-        pretrain_step_s=step_s,
-        pretrain_step_flop=flop,
-        step_s=tuning_s,
-        step_flop=tuning_flop,
-        validation_s=validation_s,
+        pretrain_step_s=pretraining.step_s,
+        pretrain_step_flop=pretraining.step_flop,
+        step_s=finetuning.step_s,
+        step_flop=finetuning.step_flop,
+        validation_s=finetuning.rest_s,
         test_s=test_s,
         training=len(subjects),
-        scans_per_subject=sum(
-            case.is_labelled and case.subject in subjects for case in split_store.cases
-        )
-        / len(subjects),
+        scans_per_subject=scans_count / len(subjects),
     )
 
 
-class _Runs:
-    """Short runs of one verb after another, each in a folder of its own."""
+def _time_pretraining(settings: Mapping[str, Any], scans: Path, runs: _ShortRuns) -> _StepCost:
+    fixed = {**_without_steps(settings), "scans": scans}
+    batch = int(settings.get("batch", Pretrain.batch))
+    accumulate = int(settings.get("accumulate", Pretrain.accumulate))
+
+    def run(varied: dict[str, Any]) -> None:
+        pretrain(resolve(Pretrain, {**fixed, **varied}))
+
+    return runs.measure(run, images=batch * accumulate)
+
+
+def _time_finetuning(settings: Mapping[str, Any], store: Store, runs: _ShortRuns) -> _StepCost:
+    """Time fine-tuning from scratch, which takes as long as from an encoder."""
+    fixed = {**_without_steps(settings), "labelled": store.path, "encoder": "none"}
+
+    def run(varied: dict[str, Any]) -> None:
+        # one validation, at the end, so that the rest of the time is that of one
+        finetune(resolve(Finetune, {**fixed, **varied, "validate_every": varied["steps"]}))
+
+    return runs.measure(run, images=int(fixed.get("batch", Finetune.batch)))
+
+
+class _ShortRuns:
+    """Short runs of a verb, each in its own folder."""
 
     def __init__(self, folder: Path, count_flop: bool):
-        self.folder, self.count_flop, self.number = folder, count_flop, 0
+        self.folder = folder
+        self.count_flop = count_flop
+        self.number = 0
 
     @property
     def last(self) -> Path:
         """The folder of the last run."""
         return self.folder / str(self.number)
 
-    def measure(
-        self, run: Callable[[dict[str, Any]], Any], images: int
-    ) -> tuple[float, float, float]:
-        """Seconds of a step of so many images, seconds of all else, and floating-point operations of a step.
+    def measure(self, run: Callable[[dict[str, Any]], Any], images: int) -> _StepCost:
+        """Time a step, and all else of a run; count a step's floating-point operations.
 
-        The run's own clock times its steps: the difference between a longer run and a shorter one would be mostly how
-        the rest of them, which takes longer than a few steps, happened to differ.
+        The run's own clock times its steps. The difference between a longer and a shorter run
+        would mostly show by how much starting and saving happened to differ, which take longer
+        than a few steps.
+
+        Args:
+            run: takes the folder and the number of steps.
+            images: in a step.
         """
+        self._seconds(run, 1)  # the first step of a process is slower
+        total_s = self._seconds(run, STEPS)
+        images_per_s = read_metrics(self.last)[-1].get("images_per_s")
+        # without a speed, as when the last step was skipped, the steps are taken for all of it
+        step_s = images / images_per_s if images_per_s else total_s / STEPS
+        flop = 0
+        if self.count_flop:
+            flop = self._operations(run, 2) - self._operations(run, 1)
+        return _StepCost(step_s, max(0.0, total_s - STEPS * step_s), float(flop))
 
-        def go(steps: int) -> float:
-            self.number += 1
-            began = time.monotonic()
-            run({"out": self.last, "steps": steps})
-            return time.monotonic() - began
+    def _seconds(self, run: Callable[[dict[str, Any]], Any], steps: int) -> float:
+        self.number += 1
+        began = time.monotonic()
+        run({"out": self.last, "steps": steps})
+        return time.monotonic() - began
 
-        def operations(steps: int) -> int:
-            with FlopCounterMode(display=False) as counter:
-                go(steps)
-            return int(counter.get_total_flops())
-
-        go(1)  # the first step of a process takes longer
-        whole = go(STEPS)
-        speed = read_metrics(self.last)[-1].get(
-            "images_per_s"
-        )  # none where the last step was skipped
-        step_s = images / speed if speed else whole / STEPS
-        flop = operations(2) - operations(1) if self.count_flop else 0
-        return step_s, max(0.0, whole - STEPS * step_s), float(flop)
+    def _operations(self, run: Callable[[dict[str, Any]], Any], steps: int) -> int:
+        with FlopCounterMode(display=False) as counter:
+            self._seconds(run, steps)
+        return int(counter.get_total_flops())
 
 
 def _without_steps(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings without those that say how long to train; what never trains its encoder is timed like that."""
-    left_out = ["steps", "epochs", "validate_every", "warmup", "probe"]
-    if not layout.stands_still(settings):
-        left_out.append("freeze")
-    return {name: value for name, value in settings.items() if name not in left_out}
+    """Settings without those of a training's length.
+
+    An encoder that is frozen all the time is timed frozen; one that is frozen at first is not.
+    """
+    excluded = ["steps", "epochs", "validate_every", "warmup", "probe"]
+    if not is_frozen(settings):
+        excluded.append("freeze")
+    return {name: value for name, value in settings.items() if name not in excluded}
 
 
 def _pretrain_steps(settings: Mapping[str, Any], scans: Path) -> int:
@@ -187,63 +208,73 @@ def _pretrain_steps(settings: Mapping[str, Any], scans: Path) -> int:
 
 
 def _test_seconds(plan: Plan, run: Path, store: Store) -> float:
-    """Predicting and scoring all test subjects, from the first of them and from two more, which begin no quicker."""
-    split, took = splits.read_split(run / "split.json"), []
+    """Seconds to predict and score all test subjects.
+
+    Estimated from one subject and from three: the difference is without the time to start.
+    """
+    split = splits.read_split(run / "split.json")
+    seconds = []
     for count in (1, 3):
-        splits.write_split(dataclasses.replace(split, test=split.test[:count]), run / "split.json")
+        shortened = dataclasses.replace(split, test=split.test[:count])
+        splits.write_split(shortened, run / "split.json")
         began = time.monotonic()
         score(plan, run, store)
-        took.append(time.monotonic() - began)
-    return took[0] + (len(split.test) - 1) * max(0.0, took[1] - took[0])
+        seconds.append(time.monotonic() - began)
+    return seconds[0] + (len(split.test) - 1) * max(0.0, seconds[1] - seconds[0])
 
 
-# what it will take
-
-
-def seconds(plan: Plan, cell: Cell, facts: MethodFacts) -> float:
-    """What a cell will take, its pre-training aside."""
-    settings = layout.finetune_settings(plan, cell, facts)
-    steps = layout.steps(settings, cell, facts)
+def cell_seconds(plan: Plan, cell: Cell, facts: MethodFacts) -> float:
+    """Estimated seconds of a cell, without its pre-training."""
+    settings = finetune_settings(plan, cell, facts)
+    steps = finetune_steps(settings, cell, facts)
     validations = math.ceil(steps / validation_interval(settings.get("validate_every"), steps))
     return steps * facts.step_s + validations * facts.validation_s + facts.test_s
 
 
 def pretrain_seconds(facts: MethodFacts) -> float:
-    """What a pre-training will take."""
+    """Estimated seconds of a pre-training."""
     return facts.pretrain_steps * facts.pretrain_step_s
 
 
-def show_costs(plan: Plan, facts: dict[str, MethodFacts]) -> None:
-    """Print what each arm will take, and all of it, from the timed steps."""
-    table = Table(
-        title="What it will take, from a few timed steps", title_justify="left", box=SIMPLE
-    )
+def show_costs(plan: Plan, facts: Mapping[str, MethodFacts]) -> None:
+    """Print the estimated time of each arm, and of the whole study."""
+    table = Table(title="Estimated times, from a few timed steps", title_justify="left", box=SIMPLE)
     for heading in ("", "pre-training", "a step", "one cell", "cells", "all"):
-        table.add_column(heading, justify="left" if not heading else "right", no_wrap=True)
-    cells, total, counted = layout.list_cells(plan, facts), 0.0, set[str]()
-    for arm in layout.list_arms(plan, facts):
-        known, own = facts[arm.method], [cell for cell in cells if cell.arm.name == arm.name]
-        each = [seconds(plan, cell, known) for cell in own]
-        times, before, leader = 0, 0.0, layout.lead_method(plan, arm.method)
-        if isinstance(arm.pretrain, dict) and leader not in counted:
-            counted.add(leader)
-            times = len(plan.pretrain_seeds) * (
-                1 if layout.other_scans(plan, arm.method) else plan.folds or 1
-            )
-            before = pretrain_seconds(known) * times
-        total += before + sum(each)
-        span = " to ".join(dict.fromkeys(format_seconds(value) for value in (min(each), max(each))))
-        shown = f"{times} x {format_seconds(pretrain_seconds(known))}" if before else "-"
+        table.add_column(heading, justify="right" if heading else "left", no_wrap=True)
+    cells = list_cells(plan, facts)
+    total = 0.0
+    counted: set[str] = set()
+    for arm in list_arms(plan, facts):
+        method_facts = facts[arm.method.name]
+        seconds = [
+            cell_seconds(plan, cell, method_facts) for cell in cells if cell.arm.name == arm.name
+        ]
+        once_s = pretrain_seconds(method_facts)
+        count = _pretrainings(plan, arm) if arm.method.pretrained_as not in counted else 0
+        if count:
+            counted.add(arm.method.pretrained_as)
+        arm_s = count * once_s + sum(seconds)
+        total += arm_s
+        # dict.fromkeys: one time where all cells take the same
+        times = dict.fromkeys(format_seconds(value) for value in (min(seconds), max(seconds)))
         table.add_row(
             arm.name,
-            shown,
-            f"{known.step_s:.3g} s",
-            span,
-            str(len(own)),
-            format_seconds(before + sum(each)),
+            f"{count} x {format_seconds(once_s)}" if count * once_s else "-",
+            f"{method_facts.step_s:.3g} s",
+            " to ".join(times),
+            str(len(seconds)),
+            format_seconds(arm_s),
         )
     table.add_section()
     table.add_row("all", "", "", "", str(len(cells)), format_seconds(total))
     console = Console(highlight=False)
     console.width = max(console.width, WIDTH)
     console.print(table)
+
+
+def _pretrainings(plan: Plan, arm: Arm) -> int:
+    """How often the study pre-trains for an arm: for each seed, and each fold that differs."""
+    if not isinstance(arm.pretrain, dict):
+        return 0
+    folds = 1 if sees_other_scans(plan, arm.method) else plan.folds or 1
+    return len(plan.pretrain_seeds) * folds

@@ -1,35 +1,19 @@
-"""A plan as cells: every method and its from-scratch twin, at every number of labels, with every seed."""
+"""The cells of a study: every method and its from-scratch twin, by number of labels and seed."""
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from selfvox.settings.verbs import FINETUNE_STEPS, PRETRAIN_STEPS, Finetune
-from selfvox.studies import plan as plans
-from selfvox.studies.plan import SCRATCH, Plan, folder_name
+from selfvox.studies.facts import MethodFacts
+from selfvox.studies.plan import SCRATCH, Method, Plan, folder_name, scale_steps
 from selfvox.training.loop import count_steps
-
-
-@dataclass(frozen=True, kw_only=True)
-class MethodFacts:
-    """What is found out of a method before the study begins; kept in `methods.json`."""
-
-    network: dict[str, Any]  # the encoder's architecture, which the twin shares
-    store: str  # what it is fine-tuned on, within the study's folder
-    pretrain_steps: int
-    pretrain_step_s: float
-    pretrain_step_flop: float  # 0 where nobody asks
-    step_s: float  # of fine-tuning
-    step_flop: float
-    validation_s: float  # of all validation subjects, once
-    test_s: float  # to predict and score all test subjects
-    training: int  # labelled subjects that there are to train on
-    scans_per_subject: float  # of these, in the mean
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,14 +21,13 @@ class Arm:
     """What is trained at every number of labels: a method, or a from-scratch twin."""
 
     name: str
-    method: str  # whose facts hold for it, and whose encoder it takes unless it is from scratch
+    method: Method  # of a twin: the first method it is compared with
     finetune: dict[str, Any]
     pretrain: dict[str, Any] | str | None = None  # None: from scratch
     twin: str | None = None  # the arm it is compared with
     equal: str | None = None  # the twin at equal compute
-    extra_steps: int = (
-        0  # of the twin at equal compute: what the pre-training took, in steps of fine-tuning
-    )
+    # of the twin at equal compute: the cost of the pre-training, in steps of fine-tuning
+    extra_steps: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,172 +44,195 @@ class Cell:
     @property
     def folder(self) -> Path:
         """Its run, within the study's folder."""
-        amount = (
-            f"{self.labels}-labels" if self.fraction is None else f"{100 * self.fraction:g}-percent"
-        )
-        twice = "" if self.pretrain_seed is None else f"-pretrain-{self.pretrain_seed}"
+        if self.fraction is None:
+            amount = f"{self.labels}-labels"
+        else:
+            amount = f"{100 * self.fraction:g}-percent"
+        pretrain = "" if self.pretrain_seed is None else f"-pretrain-{self.pretrain_seed}"
         fold = "" if self.fold is None else f"-fold-{self.fold}"
-        return (
-            Path("cells") / folder_name(self.arm.name) / f"{amount}-seed-{self.seed}{twice}{fold}"
-        )
+        run = f"{amount}-seed-{self.seed}{pretrain}{fold}"
+        return Path("cells") / folder_name(self.arm.name) / run
 
     def __str__(self) -> str:
-        amount = (
-            f"{self.labels} labels"
-            if self.fraction is None
-            else f"{100 * self.fraction:g} % of the labels"
-        )
+        if self.fraction is None:
+            amount = f"{self.labels} labels"
+        else:
+            amount = f"{100 * self.fraction:g} % of the labels"
         fold = "" if self.fold is None else f", fold {self.fold}"
         return f"{self.arm.name}, {amount}, seed {self.seed}{fold}"
 
 
-def methods_to_time(plan: Plan) -> list[str]:
-    """The methods that something must be found out of: all but a `scratch` that is only a twin's name."""
-    own = [name for name in plan.methods if plan.methods[name] != SCRATCH]
-    return own or list(plan.methods)
+def list_arms(plan: Plan, facts: Mapping[str, MethodFacts]) -> list[Arm]:
+    """The methods of a plan and the twins they are compared with, twins before their first method.
 
-
-def lead_method(plan: Plan, name: str) -> str:
-    """The first method of the same pre-training, which is done once for all of them."""
-    wanted = plans.resolve_method(plan, name).pretrain
-    return next(
-        other for other in plan.methods if plans.resolve_method(plan, other).pretrain == wanted
-    )
-
-
-def pretraining(plan: Plan, method: str, seed: int, fold: int | None) -> Path:
-    """The folder of a method's pre-training, within the study's folder."""
-    apart = "" if fold is None or other_scans(plan, method) else f"-fold-{fold}"
-    return Path("pretrain") / f"{folder_name(lead_method(plan, method))}-seed-{seed}{apart}"
-
-
-def other_scans(plan: Plan, method: str) -> bool:
-    """Whether a method is pre-trained on other scans than those that may be trained on."""
-    found = plans.resolve_method(plan, method).pretrain
-    return plan.transductive or (isinstance(found, dict) and "scans" in found)
-
-
-def list_arms(plan: Plan, facts: dict[str, MethodFacts]) -> list[Arm]:
-    """The methods of a plan and the twins they are compared with, each twin before the first that needs it.
-
-    A twin has its method's network, data and fine-tuning, and random weights, which stand still where the method's do;
-    methods that agree in these share one. A name that the plan gives to a method of its own is no twin's.
+    A twin has its method's network, data and fine-tuning, and random weights; it is frozen if the
+    method is. Methods that agree in these share one twin. Methods without facts are left out.
     """
-    found: dict[str, Arm] = {}
-    twins: dict[str, str] = {}
-    plain = next((name for name, value in plan.methods.items() if value == SCRATCH), SCRATCH)
-    taken = {folder_name(name) for name, value in plan.methods.items() if value != SCRATCH}
+    arms: dict[str, Arm] = {}
+    names = _TwinNames(plan)
+    for method in plan.trained_methods:
+        if method.pretrain is None:
+            arms[method.name] = Arm(name=method.name, method=method, finetune=dict(method.finetune))
+        elif method.name in facts:  # one that was just added to the plan is not measured yet
+            for arm in _arms_of(plan, method, facts[method.name], names):
+                arms.setdefault(arm.name, arm)
+    return list(arms.values())
 
-    def twin_of(key: str, wanted: str, longer: str) -> str:
-        if key not in twins:
-            twins[key] = wanted if folder_name(wanted) not in taken else longer
-            while folder_name(twins[key]) in taken:
-                twins[key] += " twin"
-            taken.add(folder_name(twins[key]))
-        return twins[key]
 
-    for name in methods_to_time(plan):
-        own = plans.resolve_method(plan, name)
-        if own.pretrain is None:
-            found[name] = Arm(name=name, method=name, finetune=dict(own.finetune))
-            continue
-        if name not in facts:  # it was added, and not yet begun
-            continue
-        like = _from_scratch(own.finetune) | {"network": facts[name].network}
-        base = f"2D-{plain}" if own.finetune.get("slices") else plain
-        base = f"{base} frozen" if stands_still(own.finetune) else base
-        key = json.dumps([like, facts[name].store], sort_keys=True)
-        twin = twin_of(key, base, f"{base} for {name}")
-        found.setdefault(twin, Arm(name=twin, method=name, finetune=like))
-        equal = None
-        # random features learn nothing from more steps
-        if plan.equal_compute and facts[name].pretrain_steps and not stands_still(own.finetune):
-            extra = _pretraining_in_steps(facts[name], by_time=plan.equal_compute == "time")
-            equal = f"{base} equal compute"
-            equal = twin_of(json.dumps([key, extra]), equal, f"{equal} to {name}")
-            found.setdefault(
-                equal, Arm(name=equal, method=name, finetune=like, twin=twin, extra_steps=extra)
-            )
-        found[name] = Arm(
-            name=name,
-            method=name,
-            finetune=dict(own.finetune),
-            pretrain=own.pretrain,
+class _TwinNames:
+    """Names the twins: one name for each combination of settings, none that a method has."""
+
+    def __init__(self, plan: Plan):
+        methods = plan.resolved_methods
+        plain = [method.name for method in methods if method.is_plain_scratch]
+        self.base = plain[0] if plain else SCRATCH
+        self._names: dict[str, str] = {}
+        self._folders = {
+            folder_name(method.name) for method in methods if not method.is_plain_scratch
+        }
+
+    def choose(self, settings: str, preferred: str, fallback: str) -> str:
+        """The name of the twin with these settings; `fallback` if the preferred name is taken."""
+        if settings not in self._names:
+            name = fallback if folder_name(preferred) in self._folders else preferred
+            while folder_name(name) in self._folders:
+                name += " twin"
+            self._names[settings] = name
+            self._folders.add(folder_name(name))
+        return self._names[settings]
+
+
+def _arms_of(plan: Plan, method: Method, facts: MethodFacts, names: _TwinNames) -> list[Arm]:
+    """A pre-trained method, after its twin and its twin at equal compute."""
+    frozen = is_frozen(method.finetune)
+    finetune = _shared_with_twin(method.finetune) | {"network": facts.network}
+    base = names.base
+    if method.finetune.get("slices"):
+        base = f"2D-{base}"
+    if frozen:
+        base = f"{base} frozen"
+    settings = json.dumps([finetune, facts.store], sort_keys=True)
+    twin = names.choose(settings, base, f"{base} for {method.name}")
+    arms = [Arm(name=twin, method=method, finetune=finetune)]
+    equal = None
+    # random features that stay frozen learn nothing from more steps
+    if plan.equal_compute and facts.pretrain_steps and not frozen:
+        extra = _pretraining_in_steps(facts, by_time=plan.equal_compute == "time")
+        preferred = f"{base} equal compute"
+        equal = names.choose(
+            json.dumps([settings, extra]), preferred, f"{preferred} to {method.name}"
+        )
+        arms.append(Arm(name=equal, method=method, finetune=finetune, twin=twin, extra_steps=extra))
+    arms.append(
+        Arm(
+            name=method.name,
+            method=method,
+            finetune=dict(method.finetune),
+            pretrain=method.pretrain,
             twin=twin,
             equal=equal,
         )
-    return list(found.values())
-
-
-def list_cells(plan: Plan, facts: dict[str, MethodFacts]) -> list[Cell]:
-    """All cells, seed by seed, so that a study that is stopped half way can compare what it has."""
-    amounts = [(count, None) for count in plan.labels or ()] + [
-        (None, share) for share in plan.fractions or ()
-    ]
-    return [
-        Cell(
-            arm=arm,
-            labels=labels,
-            fraction=fraction,
-            seed=seed,
-            pretrain_seed=pretrain_seed,
-            fold=fold,
-        )
-        for seed in plan.seeds
-        for fold in ([None] if plan.folds is None else range(plan.folds))
-        for labels, fraction in amounts
-        for arm in list_arms(plan, facts)
-        for pretrain_seed in (plan.pretrain_seeds if isinstance(arm.pretrain, dict) else [None])
-    ]
-
-
-def finetune_settings(plan: Plan, cell: Cell, facts: MethodFacts) -> dict[str, Any]:
-    """Settings of the cell's `finetune`, its paths aside."""
-    settings = plans.scaled(cell.arm.finetune, plan.scale, FINETUNE_STEPS)
-    if cell.arm.extra_steps:
-        settings["steps"] = steps(settings, cell, facts) + cell.arm.extra_steps
-        settings.pop("epochs", None)
-    amount = {"labels": cell.labels} if cell.fraction is None else {"fraction": cell.fraction}
-    return {**settings, **amount, "seed": cell.seed, "subset_seed": cell.seed}
-
-
-def steps(settings: Mapping[str, Any], cell: Cell, facts: MethodFacts) -> int:
-    """Steps of a cell's fine-tuning; where it counts epochs, of as many scans as its subjects have in the mean."""
-    count = cell.labels or max(1, round((cell.fraction or 1) * facts.training))
-    scans, batch = (
-        round(count * facts.scans_per_subject),
-        int(settings.get("batch", Finetune.batch)),
     )
-    epochs = None if settings.get("epochs") is None else float(settings["epochs"])
-    return count_steps(int(settings.get("steps") or FINETUNE_STEPS), epochs, scans, batch)
+    return arms
 
 
-def stands_still(finetune: Mapping[str, Any]) -> bool:
-    """Whether the encoder is never trained."""
-    return finetune.get("freeze") == "always"
+def _shared_with_twin(finetune: Mapping[str, Any]) -> dict[str, Any]:
+    """The fine-tuning settings that a twin shares: those that do not concern loaded weights.
 
-
-def pretrain_settings(plan: Plan, method: str) -> dict[str, Any]:
-    """Settings of the method's `pretrain`, its paths and seed aside."""
-    found = plans.resolve_method(plan, method).pretrain
-    assert isinstance(found, dict)
-    own = {name: value for name, value in found.items() if name not in ("scans", "source")}
-    return plans.scaled(own, plan.scale, PRETRAIN_STEPS)
+    Frozen features are compared with frozen random ones.
+    """
+    excluded = {"warmup", "first_conv"}
+    if not is_frozen(finetune):
+        excluded.add("freeze")
+    return {name: value for name, value in finetune.items() if name not in excluded}
 
 
 def _pretraining_in_steps(facts: MethodFacts, by_time: bool) -> int:
     """How many steps of fine-tuning cost as much as the whole pre-training."""
-    step = (
-        facts.pretrain_step_s / facts.step_s
-        if by_time
-        else facts.pretrain_step_flop / facts.step_flop
-    )
-    return math.ceil(facts.pretrain_steps * step)
+    if by_time:
+        cost = facts.pretrain_step_s / facts.step_s
+    else:
+        cost = facts.pretrain_step_flop / facts.step_flop
+    return math.ceil(facts.pretrain_steps * cost)
 
 
-def _from_scratch(finetune: dict[str, Any]) -> dict[str, Any]:
-    """What of a method's fine-tuning its twin shares; features that stand still are compared with random ones."""
-    left_out = (
-        {"warmup", "first_conv"} if stands_still(finetune) else {"freeze", "warmup", "first_conv"}
-    )
-    return {name: value for name, value in finetune.items() if name not in left_out}
+def list_cells(plan: Plan, facts: Mapping[str, MethodFacts]) -> list[Cell]:
+    """All cells, seed by seed, so that a study that is stopped half way can compare what it has."""
+    amounts: list[tuple[int | None, float | None]] = []
+    amounts += [(count, None) for count in plan.labels or ()]
+    amounts += [(None, share) for share in plan.fractions or ()]
+    arms = list_arms(plan, facts)
+    cells = []
+    for seed, fold, amount in itertools.product(plan.seeds, fold_numbers(plan), amounts):
+        labels, fraction = amount
+        for arm in arms:
+            for pretrain_seed in _pretrain_seeds(plan, arm):
+                cell = Cell(
+                    arm=arm,
+                    labels=labels,
+                    fraction=fraction,
+                    seed=seed,
+                    pretrain_seed=pretrain_seed,
+                    fold=fold,
+                )
+                cells.append(cell)
+    return cells
+
+
+def fold_numbers(plan: Plan) -> Sequence[int | None]:
+    """The folds of a plan; one None where it has a test set instead."""
+    return [None] if plan.folds is None else range(plan.folds)
+
+
+def _pretrain_seeds(plan: Plan, arm: Arm) -> Sequence[int | None]:
+    return plan.pretrain_seeds if isinstance(arm.pretrain, dict) else [None]
+
+
+def pretrain_folder(plan: Plan, method: Method, seed: int, fold: int | None) -> Path:
+    """The run of a method's pre-training, within the study's folder."""
+    name = f"{folder_name(method.pretrained_as)}-seed-{seed}"
+    if fold is not None and not sees_other_scans(plan, method):
+        name = f"{name}-fold-{fold}"
+    return Path("pretrain") / name
+
+
+def sees_other_scans(plan: Plan, method: Method) -> bool:
+    """Whether a method is pre-trained on scans other than those of the training subjects.
+
+    Such a pre-training is the same in all folds.
+    """
+    return plan.transductive or method.scans_as is not None
+
+
+def finetune_settings(plan: Plan, cell: Cell, facts: MethodFacts) -> dict[str, Any]:
+    """Settings of the cell's `finetune`, except its paths."""
+    settings = scale_steps(cell.arm.finetune, plan.scale, FINETUNE_STEPS)
+    if cell.arm.extra_steps:
+        settings["steps"] = finetune_steps(settings, cell, facts) + cell.arm.extra_steps
+        settings.pop("epochs", None)
+    amount = {"labels": cell.labels} if cell.fraction is None else {"fraction": cell.fraction}
+    # one seed for the subset too: runs differ in everything that chance decides
+    return {**settings, **amount, "seed": cell.seed, "subset_seed": cell.seed}
+
+
+def finetune_steps(settings: Mapping[str, Any], cell: Cell, facts: MethodFacts) -> int:
+    """Steps of a cell's fine-tuning; epochs count the mean number of scans of its subjects."""
+    subjects = cell.labels or max(1, round((cell.fraction or 1) * facts.training))
+    scans = round(subjects * facts.scans_per_subject)
+    batch = int(settings.get("batch", Finetune.batch))
+    epochs = None if settings.get("epochs") is None else float(settings["epochs"])
+    return count_steps(int(settings.get("steps") or FINETUNE_STEPS), epochs, scans, batch)
+
+
+def is_frozen(finetune: Mapping[str, Any]) -> bool:
+    """Whether the encoder is never trained."""
+    return finetune.get("freeze") == "always"
+
+
+def pretrain_settings(plan: Plan, method: Method) -> dict[str, Any]:
+    """Settings of the method's `pretrain`, except its paths and seed."""
+    assert isinstance(method.pretrain, dict)
+    settings = {
+        name: value for name, value in method.pretrain.items() if name not in ("scans", "source")
+    }
+    return scale_steps(settings, plan.scale, PRETRAIN_STEPS)

@@ -1,102 +1,133 @@
-"""Which scans and splits a study's work was done with, so that none goes on with others."""
+"""Which scans and splits a study was done with, so that it is not continued with others."""
 
 from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from selfvox.data.formats import strict_json
 from selfvox.data.naming import printable
-from selfvox.data.preparation.store import hash_texts, open_store
+from selfvox.data.preparation.store import Store, StoredCase, hash_texts, open_store
 from selfvox.errors import DataError
 from selfvox.runs import atomic_files
 
 FORMAT = 1
 FILE = "data.json"
-# a fold's store holds the cases of the whole one
 _STORES = ("store", "scans/*", "labelled/*")
 _FOLDS = ("store-folds/*", "labelled/*/*")
 
 
-def found(out: Path) -> dict[str, Any]:
-    """Of every store of a study: a digest of each case (contents, subject, grade, label), and one of its split."""
-    cases, dealt = {}, {}
-    for pattern in (*_STORES, *_FOLDS):
-        for path in sorted(each.parent for each in out.glob(f"{pattern}/manifest.json")):
-            name = path.relative_to(out).as_posix()
+def fingerprint(out: Path) -> dict[str, Any]:
+    """A digest of each case of every store of a study, and of the split of every store and fold."""
+    cases = {}
+    splits: dict[str, str] = {}
+    for name, store in _open_stores(out, _STORES):
+        cases[name] = {case.id: _case_digest(case) for case in store.cases}
+        _add_split(splits, name, store)
+    # a fold's store has the cases of the whole one
+    for name, store in _open_stores(out, _FOLDS):
+        _add_split(splits, name, store)
+    return {"format": FORMAT, "cases": cases, "splits": splits}
+
+
+def _open_stores(out: Path, patterns: tuple[str, ...]) -> Iterator[tuple[str, Store]]:
+    """The stores in these folders, by name within the study."""
+    for pattern in patterns:
+        for path in sorted(file.parent for file in out.glob(f"{pattern}/manifest.json")):
             try:
                 store = open_store(path)
-            except DataError:  # unfinished, so that nothing was done with it
+            except DataError:  # unfinished, so nothing was done with it
                 continue
-            if pattern in _STORES:
-                cases[name] = {
-                    case.id: hash_texts(
-                        case.image_hash,
-                        case.subject,
-                        str(case.grade),
-                        case.sha256.get("labels", ""),
-                    )
-                    for case in store.cases
-                }
-            if (split := store.split()) is not None:
-                there = {case.subject for case in store.cases}
-                parts = (split.train, split.validation, split.test)
-                dealt[name] = hash_texts(
-                    json.dumps([sorted(there.intersection(part)) for part in parts])
-                )
-    return {"format": FORMAT, "cases": cases, "splits": dealt}
+            yield path.relative_to(out).as_posix(), store
 
 
-def before(out: Path) -> dict[str, Any]:
-    """What was kept when the study began; where nothing was, what its stores are now."""
+def _case_digest(case: StoredCase) -> str:
+    """Of contents, subject, grade and label."""
+    return hash_texts(case.image_hash, case.subject, str(case.grade), case.sha256.get("labels", ""))
+
+
+def _add_split(splits: dict[str, str], name: str, store: Store) -> None:
+    split = store.split()
+    if split is not None:
+        subjects = {case.subject for case in store.cases}
+        groups = (split.train, split.validation, split.test)
+        members = [sorted(subjects.intersection(group)) for group in groups]
+        splits[name] = hash_texts(json.dumps(members))
+
+
+def recorded(out: Path) -> dict[str, Any]:
+    """The fingerprint that was recorded when the study began; without a record, that of now."""
     file = out / FILE
-    return strict_json.read_json(file) if file.exists() else found(out)
+    return strict_json.read_json(file) if file.exists() else fingerprint(out)
 
 
 def forget(out: Path, *folders: str) -> None:
-    """Remove stores, or folders of stores, of which nothing was made, and what was kept of them."""
-    kept = before(out)
+    """Remove stores, or folders of stores, that no run was made from, and their fingerprints."""
+    entries = recorded(out)
     for folder in folders:
         shutil.rmtree(out / folder, ignore_errors=True)
-        for part in ("cases", "splits"):
-            kept[part] = {
+        for kind in ("cases", "splits"):
+            entries[kind] = {
                 name: value
-                for name, value in kept[part].items()
+                for name, value in entries[kind].items()
                 if not f"{name}/".startswith(f"{folder}/")
             }
-    atomic_files.write_json(out / FILE, kept)
+    atomic_files.write_json(out / FILE, entries)
 
 
-def keep(out: Path, was: dict[str, Any]) -> None:
-    """Keep what the stores are now; `was`: what `before` said when they had not yet been brought up to date.
+def record(out: Path, previous: Mapping[str, Any]) -> None:
+    """Record the fingerprint of the stores as they are now.
+
+    Args:
+        out: the study's folder.
+        previous: what `recorded` returned before the stores were brought up to date.
 
     Raises:
-        DataError: they differ, and something was done with what was.
+        DataError: they differ, and something was done with the previous ones.
     """
-    now = found(out)
+    current = fingerprint(out)
     if any(out.glob("cells/*/*/done.json")) or any(out.glob("pretrain/*/done.json")):
-        _check(out, was, now)
-        # of a method that is no longer in the plan
-        now = {**now, **{name: {**was[name], **now[name]} for name in ("cases", "splits")}}
-    atomic_files.write_json(out / FILE, now)
+        _check_cases(out, previous["cases"], current["cases"])
+        _check_splits(out, previous["splits"], current["splits"])
+        for kind in ("cases", "splits"):
+            # stores of a method that is no longer in the plan stay recorded
+            current[kind] = {**previous[kind], **current[kind]}
+    atomic_files.write_json(out / FILE, current)
 
 
-def _check(out: Path, was: dict[str, Any], now: dict[str, Any]) -> None:
-    remedy = "put back what was there, or name another --out"
-    for store in was["cases"].keys() & now["cases"].keys():
-        old, new = was["cases"][store], now["cases"][store]
+_REMEDY = "restore the previous scans, or name another --out"
+
+
+def _check_cases(
+    out: Path,
+    previous: Mapping[str, Mapping[str, str]],
+    current: Mapping[str, Mapping[str, str]],
+) -> None:
+    for store in previous.keys() & current.keys():
+        old = previous[store]
+        new = current[store]
         changed = [case for case in {**old, **new} if old.get(case) != new.get(case)]
-        if changed:
-            first = changed[0]
-            what = "is new" if first not in old else "is gone" if first not in new else "is another"
+        if not changed:
+            continue
+        first = changed[0]
+        if first not in old:
+            change = "is new"
+        elif first not in new:
+            change = "is gone"
+        else:
+            change = "has changed"
+        raise DataError(
+            f"{out / store}: these are not the scans that the study began with: {len(changed)} "
+            f"differ ({printable(first)} {change}); {_REMEDY}"
+        )
+
+
+def _check_splits(out: Path, previous: Mapping[str, str], current: Mapping[str, str]) -> None:
+    for store in previous.keys() & current.keys():
+        if previous[store] != current[store]:
             raise DataError(
-                f"{out / store}: the scans are not those that the study began with: {len(changed)} differ "
-                f"({printable(first)} {what}); {remedy}"
-            )
-    for store in was["splits"].keys() & now["splits"].keys():
-        if was["splits"][store] != now["splits"][store]:
-            raise DataError(
-                f"{out / store}: others train and test than when the study began; {remedy}"
+                f"{out / store}: the split is not the one that the study began with; {_REMEDY}"
             )

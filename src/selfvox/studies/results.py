@@ -1,4 +1,4 @@
-"""What a study's run folders hold: the cells that are done, and their scores."""
+"""Results of a study, read from its run folders: the cells that are done, and their scores."""
 
 from __future__ import annotations
 
@@ -14,18 +14,29 @@ from selfvox.data.formats import strict_json
 from selfvox.data.naming import natural_key
 from selfvox.data.preparation.store import is_store, open_store
 from selfvox.studies import class_scores
-from selfvox.studies import design as layout
-from selfvox.studies.design import MethodFacts
+from selfvox.studies.design import Arm, list_arms, list_cells
+from selfvox.studies.facts import load_facts
 from selfvox.studies.plan import Plan
 
 MEAN = "mean of classes"
 MEAN_OF_REGIONS = "mean of regions"
-ALL = "all classes"  # what the score of whole scans that were classified is called
+ALL = "all classes"  # name of the score of classified scans
+
+_OF_DONE = (
+    "method",
+    "twin",
+    "labels",
+    "fraction",
+    "seed",
+    "pretrain_seed",
+    "transductive",
+    "slices",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """A cell that is done; the folds of one are taken together, since each scores other subjects."""
+    """A cell that is done; all its folds together, since each of them scores other subjects."""
 
     paths: tuple[Path, ...]  # its runs: one, or one for each fold
     method: str
@@ -35,15 +46,13 @@ class Result:
     seed: int
     pretrain_seed: int | None
     transductive: bool
-    slices: str | None  # of a 2D network's
-    key: str  # what is compared: dice, quadratic_kappa or balanced_accuracy
-    rows: tuple[
-        dict[str, str], ...
-    ]  # of scores.csv, or of answers.csv where whole scans are classified; with `fold`
+    slices: str | None  # of a 2D network
+    key: str  # the score that is compared: dice, quadratic_kappa or balanced_accuracy
+    # rows of scores.csv, or of answers.csv where scans are classified; with `fold`
+    rows: tuple[dict[str, str], ...]
     from_scratch: bool = False
-    subjects: Mapping[str, str] = field(
-        default_factory=dict
-    )  # of the cases; one that is not there is its own
+    # by case; a case that is missing is a subject of its own
+    subjects: Mapping[str, str] = field(default_factory=dict)
 
     def names(self) -> list[str]:
         """The classes and regions that are scored, and their mean where there are several."""
@@ -51,36 +60,34 @@ class Result:
         return names if self.overall in names else [*names, self.overall]
 
     def averaged(self) -> list[str]:
-        """The names that the mean goes over: the regions where there are some, else the classes."""
+        """The names that the mean is taken over: the regions if there are any, else the classes."""
         rows = [row for row in self.rows if row["case"] == self.rows[0]["case"]]
-        names, classes = [row["name"] for row in rows], [row["class"] for row in rows]
-        # regions come after the classes, and are made of them
-        first = next((n for n, each in enumerate(classes) if "+" in each or each in classes[:n]), 0)
-        return names[first:]
+        names = [row["name"] for row in rows]
+        return names[_first_region([row["class"] for row in rows]) :]
 
     @property
     def overall(self) -> str:
-        """What the mean is called, or the only class."""
+        """The name of the mean, or the only class."""
         averaged = self.averaged()
         if len(averaged) == 1:
             return averaged[0]
         return MEAN if averaged[0] == self.rows[0]["name"] else MEAN_OF_REGIONS
 
     def of_case(self, name: str) -> dict[str, float]:
-        """The score of each case in one class or region, or its mean over those that are averaged."""
-        wanted = set(self.averaged() if name == self.overall else [name])
-        found: dict[str, list[float]] = {}
+        """The score of each case in one class or region, or in the mean; nan where undefined."""
+        names = set(self.averaged() if name == self.overall else [name])
+        values: dict[str, list[float]] = {}
         for row in self.rows:
-            if row["name"] in wanted:
-                found.setdefault(row["case"], []).append(float(row[self.key] or "nan"))
-        return {case: sum(values) / len(values) for case, values in found.items()}
+            if row["name"] in names:
+                values.setdefault(row["case"], []).append(float(row[self.key] or "nan"))
+        return {case: sum(scores) / len(scores) for case, scores in values.items()}
 
     def cases(self) -> list[str]:
         """The test cases."""
         return list(dict.fromkeys(row["case"] for row in self.rows))
 
     def answers(self) -> dict[str, tuple[int, int]]:
-        """The true and the predicted class of each case, where whole scans are classified; else empty."""
+        """The true and predicted class number of each case; empty unless scans are classified."""
         return {
             row["case"]: (int(row["true"]), int(row["predicted"]))
             for row in self.rows
@@ -88,101 +95,115 @@ class Result:
         }
 
     def mean(self, name: str) -> float:
-        """The mean score over the cases; where whole scans are classified, the score of all."""
-        if answers := self.answers():
+        """The mean score over the cases; for classified scans the score of all cases together."""
+        answers = self.answers()
+        if answers:
             return class_scores.score(self.key, list(answers.values()))
         values = [value for value in self.of_case(name).values() if not math.isnan(value)]
         return sum(values) / len(values) if values else math.nan
 
 
+def _first_region(classes: list[str]) -> int:
+    """Where regions begin among the rows of a case; 0 where there are none.
+
+    Regions come after the classes and consist of them: of several, or of one again.
+    """
+    for number, value in enumerate(classes):
+        if "+" in value or value in classes[:number]:
+            return number
+    return 0
+
+
 def read_results(plan: Plan, out: Path) -> list[Result]:
-    """The cells that are done, in all of their folds, method by method in the order of the plan."""
-    arms = {arm.name: arm for arm in layout.list_arms(plan, _facts(out))}
-    order, subjects = list(arms), _subjects(out)
-    found: dict[tuple[Any, ...], Result] = {}
-    for done in sorted(
-        out.glob("cells/*/*/done.json"), key=lambda path: natural_key(str(path.parent))
-    ):
-        said = strict_json.read_json(done)
-        if said["method"] not in order:
+    """The cells that are done in all of their folds, by method, labels and seed."""
+    arms = {arm.name: arm for arm in list_arms(plan, load_facts(out))}
+    subjects = _subjects(out)
+    results: dict[tuple[str, str], Result] = {}
+    files = sorted(out.glob("cells/*/*/done.json"), key=lambda path: natural_key(str(path.parent)))
+    for file in files:
+        record = strict_json.read_json(file)
+        run = file.parent
+        if record["method"] not in arms:
             continue
-        names = (
-            "method",
-            "twin",
-            "labels",
-            "fraction",
-            "seed",
-            "pretrain_seed",
-            "transductive",
-            "slices",
-        )
-        rows = rows_of(done.parent, said["fold"])
-        key = (done.parent.name.rpartition("-fold-")[0] or done.parent.name, said["method"])
-        if key in found:
-            before = found[key]
-            found[key] = dataclasses.replace(
-                before,
-                paths=(*before.paths, done.parent),
-                rows=(*before.rows, *rows),
-                transductive=before.transductive or said["transductive"],
-            )
-        else:
-            values = {name: said[name] for name in names}
-            values |= {"from_scratch": arms[said["method"]].pretrain is None, "subjects": subjects}
-            found[key] = Result(paths=(done.parent,), rows=rows, key=said["score"], **values)
-    whole = [one for one in found.values() if len(one.paths) == (plan.folds or 1)]
+        cell = (run.name.rpartition("-fold-")[0] or run.name, record["method"])
+        result = _read_result(run, record, arms[record["method"]], subjects)
+        results[cell] = _join_folds(results[cell], result) if cell in results else result
+    complete = [result for result in results.values() if len(result.paths) == (plan.folds or 1)]
+    order = list(arms)
     return sorted(
-        whole,
-        key=lambda one: (order.index(one.method), one.labels, one.seed, one.pretrain_seed or 0),
+        complete,
+        key=lambda result: (
+            order.index(result.method),
+            result.labels,
+            result.seed,
+            result.pretrain_seed or 0,
+        ),
     )
 
 
-def rows_of(run: Path, fold: int | None) -> tuple[dict[str, str], ...]:
-    """A row for each case and class; for each case, where whole scans are classified."""
-    classified = (run / "answers.csv").exists()
-    with (run / ("answers.csv" if classified else "scores.csv")).open(
-        newline="", encoding="utf-8"
-    ) as lines:
-        rows = list(csv.DictReader(lines))
-    place = {"fold": "" if fold is None else str(fold)}
-    if classified:
-        place |= {"class": "", "name": ALL}
-    return tuple(place | row for row in rows)
+def _read_result(
+    run: Path, record: Mapping[str, Any], arm: Arm, subjects: Mapping[str, str]
+) -> Result:
+    """One run as a result, from its `done.json` and its scores."""
+    return Result(
+        paths=(run,),
+        rows=read_rows(run, record["fold"]),
+        key=record["score"],
+        from_scratch=arm.pretrain is None,
+        subjects=subjects,
+        **{name: record[name] for name in _OF_DONE},
+    )
 
 
-def at_equal_compute(plan: Plan, out: Path) -> list[tuple[str, str]]:
+def _join_folds(first: Result, second: Result) -> Result:
+    return dataclasses.replace(
+        first,
+        paths=first.paths + second.paths,
+        rows=first.rows + second.rows,
+        transductive=first.transductive or second.transductive,
+    )
+
+
+def read_rows(run: Path, fold: int | None) -> tuple[dict[str, str], ...]:
+    """A row for each case and class of a run; for each case, where scans are classified."""
+    columns = {"fold": "" if fold is None else str(fold)}
+    file = run / "scores.csv"
+    if (run / "answers.csv").exists():
+        file = run / "answers.csv"
+        columns |= {"class": "", "name": ALL}
+    with file.open(newline="", encoding="utf-8") as lines:
+        return tuple(columns | row for row in csv.DictReader(lines))
+
+
+def pairs_at_equal_compute(plan: Plan, out: Path) -> list[tuple[str, str]]:
     """Each method with its from-scratch twin at equal compute."""
-    return [(arm.name, arm.equal) for arm in layout.list_arms(plan, _facts(out)) if arm.equal]
+    return [(arm.name, arm.equal) for arm in list_arms(plan, load_facts(out)) if arm.equal]
 
 
-def in_2d(plan: Plan, out: Path) -> list[tuple[str, str]]:
-    """Each method with the one that does the same on slices; then their twins, whose training is theirs."""
-    arms = {arm.name: arm for arm in layout.list_arms(plan, _facts(out))}
-    methods = [arms[name] for name in layout.methods_to_time(plan) if name in arms]
-    pairs = [(arm, arms[f"2D-{arm.name}"]) for arm in methods if f"2D-{arm.name}" in arms]
-    twins = [
-        both for one, flat in pairs for both in ((one.twin, flat.twin), (one.equal, flat.equal))
-    ]
-    of_methods = [(one.name, flat.name) for one, flat in pairs]
-    return [*of_methods, *dict.fromkeys((one, flat) for one, flat in twins if one and flat)]
+def pairs_in_2d(plan: Plan, out: Path) -> list[tuple[str, str]]:
+    """Each method with the same on slices; after them, their from-scratch twins likewise."""
+    arms = {arm.name: arm for arm in list_arms(plan, load_facts(out))}
+    methods: list[tuple[str, str]] = []
+    twins: list[tuple[str | None, str | None]] = []
+    for method in plan.trained_methods:
+        arm = arms.get(method.name)
+        arm_2d = arms.get(f"2D-{method.name}")
+        if arm is not None and arm_2d is not None:
+            methods.append((arm.name, arm_2d.name))
+            twins += [(arm.twin, arm_2d.twin), (arm.equal, arm_2d.equal)]
+    pairs = [(twin, twin_2d) for twin, twin_2d in twins if twin and twin_2d]
+    # methods may share a twin
+    return methods + list(dict.fromkeys(pairs))
 
 
-def missing(plan: Plan, out: Path) -> tuple[list[str], int]:
-    """The cells of the plan that are not done, and how many it has."""
-    cells = layout.list_cells(plan, _facts(out))
-    return [str(cell) for cell in cells if not (out / cell.folder / "done.json").exists()], len(
-        cells
-    )
+def missing_cells(plan: Plan, out: Path) -> tuple[list[str], int]:
+    """The cells of the plan that are not done, and how many cells it has."""
+    cells = list_cells(plan, load_facts(out))
+    missing = [str(cell) for cell in cells if not (out / cell.folder / "done.json").exists()]
+    return missing, len(cells)
 
 
 def _subjects(out: Path) -> dict[str, str]:
-    """Whose the cases are, by the store; empty where it was left behind."""
+    """The subject of each case; empty where the store was not kept."""
     store = out / "store"
     return {case.id: case.subject for case in open_store(store).cases} if is_store(store) else {}
-
-
-def _facts(out: Path) -> dict[str, MethodFacts]:
-    """What is known of each method; nothing yet of one that the plan was given last."""
-    file = out / "methods.json"
-    known = strict_json.read_json(file)["methods"] if file.exists() else {}
-    return {name: MethodFacts(**each) for name, each in known.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,136 +20,163 @@ from selfvox.settings import safe_yaml
 from selfvox.settings.options import resolve
 from selfvox.settings.verbs import Evaluate, Finetune, Predict, Pretrain
 from selfvox.studies import class_scores
-from selfvox.studies import design as layout
-from selfvox.studies import plan as plans
-from selfvox.studies.design import Cell, MethodFacts
-from selfvox.studies.plan import Plan
+from selfvox.studies.design import (
+    Cell,
+    finetune_settings,
+    pretrain_folder,
+    pretrain_settings,
+)
+from selfvox.studies.facts import MethodFacts
+from selfvox.studies.plan import Method, Plan
 from selfvox.studies.run_once import run_once
-from selfvox.studies.stores import card_of, fold_store, guard, scans_of, trainable
+from selfvox.studies.stores import (
+    check_leakage,
+    encoder_card,
+    fold_store,
+    pretrain_store,
+    trainable_subjects,
+)
 
 
 def run_cell(
-    plan: Plan, facts: dict[str, MethodFacts], out: Path, cell: Cell, wait: bool = False
+    plan: Plan, facts: Mapping[str, MethodFacts], out: Path, cell: Cell, wait: bool = False
 ) -> None:
-    """Make a cell, and the pre-training that it needs, unless they are there.
+    """Make a cell, and the pre-training that it needs, unless they are done.
 
     Raises:
-        BusyError: another process is at the cell or its pre-training, and `wait` is not given.
+        BusyError: another process works on the cell or its pre-training, and `wait` is False.
         DataError: a test scan was seen in pre-training.
         SelfvoxError: what the verbs raise.
     """
-    found = cell.arm.pretrain
-    encoder = "none"
-    if isinstance(found, str):
-        encoder = found
-    elif found is not None:
-        assert cell.pretrain_seed is not None
-        encoder = str(
-            out / layout.pretraining(plan, cell.arm.method, cell.pretrain_seed, cell.fold)
-        )
-        pretrain_once(plan, out, cell.arm.method, cell.pretrain_seed, cell.fold, wait)
-    fact = facts[cell.arm.method]
-    given = layout.finetune_settings(plan, cell, fact)
-    settings: dict[str, Any] = {**given, "pretrain": found}
-    if isinstance(found, str):  # another run may lie there tomorrow
-        settings["encoder_sha256"] = card_of(Path(found))["sha256"]
+    arm = cell.arm
+    method_facts = facts[arm.method.name]
+    encoder = _encoder_of(plan, out, cell, wait)
+    finetuning = finetune_settings(plan, cell, method_facts)
+    # what identifies the cell: a cell of other settings is refused
+    identity: dict[str, Any] = {**finetuning, "pretrain": arm.pretrain}
+    if isinstance(arm.pretrain, str):  # the run at this path may be replaced by another
+        identity["encoder_sha256"] = encoder_card(Path(arm.pretrain))["sha256"]
 
     def work() -> dict[str, Any]:
-        run, store = out / cell.folder, open_store(fold_store(out / fact.store, cell.fold))
-        known = (
-            guard(store, encoder, card_of(Path(encoder))["seen"], plan.transductive)
-            if encoder != "none"
-            else 0
-        )
+        run = out / cell.folder
+        store = open_store(fold_store(out / method_facts.store, cell.fold))
+        leaks = 0
+        if encoder != "none":
+            card = encoder_card(Path(encoder))
+            leaks = check_leakage(store, encoder, card["seen"], plan.transductive)
         paths = {"labelled": store.path, "encoder": encoder}
-        finetune(resolve(Finetune, {**given, **_begun(run, paths)}))
+        finetune(resolve(Finetune, {**finetuning, **_run_settings(run, paths)}))
         score(plan, run, store)
-        split = splits.read_split(run / "split.json")
+        trained_on = splits.read_split(run / "split.json").train
         return {
-            "method": cell.arm.name,
-            "twin": cell.arm.twin,
-            "labels": len(split.train),
-            "fraction": len(split.train) / len(trainable(store)),
+            "method": arm.name,
+            "twin": arm.twin,
+            "labels": len(trained_on),
+            "fraction": len(trained_on) / len(trainable_subjects(store)),
             "seed": cell.seed,
             "pretrain_seed": cell.pretrain_seed,
             "fold": cell.fold,
-            "transductive": known > 0,
-            "slices": given.get("slices"),
-            "score": _compared(run),
+            "transductive": leaks > 0,
+            "slices": finetuning.get("slices"),
+            "score": _compared_score(run),
         }
 
-    run_once(out, cell.folder, settings, work, wait)
+    run_once(out, cell.folder, identity, work, wait)
 
 
-def _begun(run: Path, paths: dict[str, Any]) -> dict[str, Any]:
-    """Paths for a run, which goes on where it was begun: then as they were written, for it takes no others."""
+def _encoder_of(plan: Plan, out: Path, cell: Cell, wait: bool) -> str:
+    """The encoder that a cell starts from, pre-trained first if need be; `none` from scratch."""
+    pretrain = cell.arm.pretrain
+    if pretrain is None:
+        return "none"
+    if isinstance(pretrain, str):
+        return pretrain
+    assert cell.pretrain_seed is not None
+    pretrain_once(plan, out, cell.arm.method, cell.pretrain_seed, cell.fold, wait)
+    return str(out / pretrain_folder(plan, cell.arm.method, cell.pretrain_seed, cell.fold))
+
+
+def pretrain_once(
+    plan: Plan, out: Path, method: Method, seed: int, fold: int | None, wait: bool = False
+) -> None:
+    """Pre-train a method's encoder unless it is done."""
+    folder = pretrain_folder(plan, method, seed, fold)
+    settings = pretrain_settings(plan, method)
+
+    def work() -> dict[str, Any]:
+        run = out / folder
+        paths = {"scans": pretrain_store(plan, method, out, fold)}
+        pretrain(resolve(Pretrain, {**settings, **_run_settings(run, paths), "seed": seed}))
+        return {"method": method.name, "pretrain_seed": seed}
+
+    run_once(out, folder, {**settings, "scans": method.pretrain}, work, wait)
+
+
+def _run_settings(run: Path, paths: Mapping[str, Any]) -> dict[str, Any]:
+    """The paths of a run, and whether it resumes.
+
+    A run that resumes accepts only the settings it was started with, so equal paths are spelt
+    as they were then.
+    """
     resume = (run / "settings.yaml").exists()
-    before = safe_yaml.read_yaml(run / "settings.yaml") if resume else {}
-    same = {
-        name: before[name]
-        for name, value in paths.items()
-        if isinstance(before.get(name), str)
-        and Path(before[name]).resolve() == Path(value).resolve()
+    started = safe_yaml.read_yaml(run / "settings.yaml") if resume else {}
+    unchanged = {
+        name: started[name]
+        for name, path in paths.items()
+        if isinstance(started.get(name), str)
+        and Path(started[name]).resolve() == Path(path).resolve()
     }
-    return {**paths, **same, "out": run, "resume": resume}
+    return {**paths, **unchanged, "out": run, "resume": resume}
 
 
 def score(plan: Plan, run: Path, store: Store) -> None:
-    """Predict the test subjects and score them, into the run's folder; `store` is what the run was trained on."""
-    shared: dict[str, Any] = {
+    """Predict the test subjects and score them, into the run's folder.
+
+    Args:
+        plan: says where the scans are, and on which device to predict.
+        run: fine-tuned.
+        store: what the run was trained on.
+    """
+    predictions = run / "predictions"
+    hardware: dict[str, Any] = {
         name: plan.finetune[name] for name in ("device", "precision") if name in plan.finetune
     }
-    how = {
+    settings: dict[str, Any] = {
         "run": run,
         "scans": plan.data,
-        "out": run / "predictions",
+        "out": predictions,
         "subset": "test",
         "source": plan.source,
     }
-    predict(resolve(Predict, {**how, **shared}))
+    predict(resolve(Predict, {**settings, **hardware}))
     evaluate(
         Evaluate(
-            predictions=run / "predictions",
+            predictions=predictions,
             truth=plan.data,
             out=run / "scores.csv",
             source=plan.source,
         )
     )
-    table = run / "predictions" / output_folder.CLASS_TABLE
+    table = predictions / output_folder.CLASS_TABLE
     if table.exists():
-        answers = class_table.read_class_table(table)
-        known = [
-            case for case in store.cases if case.id in answers.predicted and case.grade is not None
-        ]
-        graded = {case.id: answers.classes.index(str(case.grade)) for case in known}
-        rows = [
-            [case, graded[case], answers.predicted[case]]
-            for case in sorted(graded, key=natural_key)
-        ]
-        atomic_files.write_csv(run / "answers.csv", ["case", "true", "predicted"], rows)
+        _write_answers(table, store, run / "answers.csv")
 
 
-def _compared(run: Path) -> str:
-    """What of a run's scores is compared with its twin's."""
+def _write_answers(table: Path, store: Store, out: Path) -> None:
+    """Write the true and the predicted class number of each case with a grade."""
+    classified = class_table.read_class_table(table)
+    true = {
+        case.id: classified.classes.index(str(case.grade))
+        for case in store.cases
+        if case.id in classified.predicted and case.grade is not None
+    }
+    rows = [[case, true[case], classified.predicted[case]] for case in sorted(true, key=natural_key)]
+    atomic_files.write_csv(out, ["case", "true", "predicted"], rows)
+
+
+def _compared_score(run: Path) -> str:
+    """The score of a run that is compared with its twin's."""
     if not (run / "answers.csv").exists():
         return "dice"
     ordered = strict_json.read_json(run / "network" / "network.json")["ordinal"]
     return class_scores.KAPPA if ordered else class_scores.ACCURACY
-
-
-def pretrain_once(
-    plan: Plan, out: Path, method: str, seed: int, fold: int | None, wait: bool = False
-) -> None:
-    """Pre-train a method's encoder unless it is there."""
-    folder = layout.pretraining(plan, method, seed, fold)
-    given = layout.pretrain_settings(plan, method)
-
-    def work() -> dict[str, Any]:
-        run = out / folder
-        paths = {"scans": scans_of(plan, method, out, fold)}
-        pretrain(resolve(Pretrain, {**given, **_begun(run, paths), "seed": seed}))
-        return {"method": method, "pretrain_seed": seed}
-
-    run_once(
-        out, folder, {**given, "scans": plans.resolve_method(plan, method).pretrain}, work, wait
-    )

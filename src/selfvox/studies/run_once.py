@@ -1,4 +1,4 @@
-"""A piece of work done once, however many processes share the folder."""
+"""Work that is done once, however many processes share the study's folder."""
 
 from __future__ import annotations
 
@@ -26,18 +26,26 @@ def run_once(
     work: Callable[[], dict[str, Any]],
     wait: bool = False,
 ) -> None:
-    """Do the work in `folder` unless `done.json` there, which is written last, says that it was.
+    """Do the work unless `folder` has a `done.json`, which is written last.
 
-    What the work says goes to `log.txt`. The checkpoints of what is done are removed: nobody goes on from them.
+    Its output goes to `log.txt`. Checkpoints are removed at the end: finished work is not resumed.
+
+    Args:
+        out: the study's folder.
+        folder: of the work, within `out`.
+        settings: what the result depends on.
+        work: returns what `done.json` records.
+        wait: for another process that does the same work.
 
     Raises:
-        BusyError: another process is at it, and `wait` is not given.
+        BusyError: another process does this work, and `wait` is False.
         UsageError: it was done with other settings.
     """
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()
     if is_done(out / folder, digest):
         return
     with study_lock(out, str(folder), wait):
+        # another process may have done it while this one waited
         if is_done(out / folder, digest):
             return
         (out / folder).mkdir(parents=True, exist_ok=True)
@@ -45,29 +53,39 @@ def run_once(
         with redirect_output(out / folder / "log.txt"):
             facts = work()
         seconds = round(time.monotonic() - began, 1)
-        done = {"format": FORMAT, **facts, "seconds": seconds, "settings_sha256": digest}
-        atomic_files.write_json(out / folder / "done.json", done)
+        record = {"format": FORMAT, **facts, "seconds": seconds, "settings_sha256": digest}
+        atomic_files.write_json(out / folder / "done.json", record)
         shutil.rmtree(out / folder / "checkpoints", ignore_errors=True)
 
 
 def is_done(folder: Path, digest: str | None = None) -> bool:
-    """Whether the work of this folder was done, with the settings of this digest where one is given.
+    """Whether the work of this folder is done.
+
+    Args:
+        folder: of the work.
+        digest: of its settings; None accepts any.
 
     Raises:
-        UsageError: it was done with others.
+        UsageError: it was done with other settings.
     """
-    if not (folder / "done.json").exists():
+    file = folder / "done.json"
+    if not file.exists():
         return False
-    if digest not in (None, strict_json.read_json(folder / "done.json")["settings_sha256"]):
+    if digest not in (None, strict_json.read_json(file)["settings_sha256"]):
         raise UsageError(
-            f"{folder}: was made with other settings than the plan's; name another --out, or remove it"
+            f"{folder}: was made with settings other than the plan's; "
+            "name another --out, or remove this folder"
         )
     return True
 
 
 @contextlib.contextmanager
 def study_lock(out: Path, name: str, wait: bool = False) -> Iterator[None]:
-    """Keep other processes from the same piece of work; the system lifts the lock of a process that died."""
+    """Keep other processes from the same work; the system releases the lock of a dead process.
+
+    Raises:
+        BusyError: another process has the lock, and `wait` is False.
+    """
     lock = out / "locks" / name.replace("/", "+")
     lock.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:

@@ -1,111 +1,138 @@
-"""Run the cells of a study in this process or on a cluster."""
+"""The cells of a study, run in this process or on a cluster."""
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from selfvox.data.preparation import parallel
 from selfvox.errors import BusyError, NumericalError
 from selfvox.runs.progress import echo, format_seconds
-from selfvox.studies import cost, run_cell
-from selfvox.studies import design as layout
-from selfvox.studies.design import Cell, MethodFacts
+from selfvox.studies import run_cell
+from selfvox.studies.cost import cell_seconds, pretrain_seconds
+from selfvox.studies.design import Cell, pretrain_folder
+from selfvox.studies.facts import MethodFacts
 from selfvox.studies.plan import Plan
 from selfvox.studies.run_once import is_done
 
-PATIENCE_S = 2  # between looks at what other processes make
+PATIENCE_S = 2  # before looking again at cells that other processes make
 _ONE_AT_A_TIME = threading.Lock()  # torch has one random state for all threads of a worker
 
 
 @dataclass(frozen=True)
-class _Study:
-    """A study at work."""
+class StudyRunner:
+    """A study that is set up and measured."""
 
     plan: Plan
-    facts: dict[str, MethodFacts]
+    facts: Mapping[str, MethodFacts]
     out: Path
 
-    def in_this_process(self, todo: Sequence[Cell]) -> dict[str, str]:
-        """Make the cells one after the other, those that other processes are at last; what failed, and why."""
+    def run_here(self, cells: Sequence[Cell]) -> dict[str, str]:
+        """Make the cells one after the other; those that other processes make come last.
+
+        Returns:
+            The cells that failed, each with the reason.
+        """
         failed: dict[str, str] = {}
-        total, watch = len(todo), _Watch()
-        left = sorted(todo, key=lambda cell: not is_done(self.out / cell.folder))
-        while left:
+        estimate = _TimeEstimate()
+        waiting = sorted(cells, key=lambda cell: not self._is_done(cell))
+        while waiting:
             busy: list[Cell] = []
-            for place, cell in enumerate(left):
-                if is_done(self.out / cell.folder):
-                    self.do(cell)  # sees that it was made with these settings
+            for number, cell in enumerate(waiting):
+                if self._is_done(cell):
+                    self.make(cell)  # checks that it was made with these settings
                     continue
-                later = [*busy, *left[place + 1 :]]
-                left_s = watch.left(self.cost([cell, *later]))
-                echo(
-                    f"{total - len(later) - 1}/{total} done  now {cell}  {format_seconds(left_s)} left"
-                )
-                cost = self.cost([cell])
+                remaining = [*busy, *waiting[number + 1 :]]
+                left_s = estimate.correct(self.expected_seconds([cell, *remaining]))
+                finished = len(cells) - len(remaining) - 1
+                time_left = format_seconds(left_s)
+                echo(f"{finished}/{len(cells)} done  now {cell}  {time_left} left")
                 try:
-                    with watch.on(cost):
-                        self.do(cell)
+                    with estimate.compare(self.expected_seconds([cell])):
+                        self.make(cell)
                 except BusyError:
                     busy.append(cell)
                 except NumericalError as error:
                     echo(f"{cell}: failed ({error})")
                     failed[str(cell)] = str(error)
-            if busy and len(busy) == len(left):
+            if busy and len(busy) == len(waiting):
                 time.sleep(PATIENCE_S)
-            left = busy
+            waiting = busy
         return failed
 
-    def on_cluster(self, todo: Sequence[Cell], scheduler: str) -> dict[str, str]:
-        """Let a dask cluster make the cells: first the pre-trainings and what needs none; what failed, and why."""
+    def run_on_cluster(self, cells: Sequence[Cell], scheduler: str) -> dict[str, str]:
+        """Have a dask cluster make the cells: those that need a pre-training after these.
+
+        Args:
+            cells: to make.
+            scheduler: its address.
+
+        Returns:
+            The cells that failed, each with the reason.
+        """
         failed: dict[str, str] = {}
-        first = [cell for cell in todo if cell.pretrain_seed is None]
-        pretrainings = {
-            layout.pretraining(self.plan, cell.arm.method, cell.pretrain_seed, cell.fold): _Job(
-                self, cell, only_pretrain=True
-            )
-            for cell in todo
-            if cell.pretrain_seed is not None
-        }
-        second = [_Job(self, cell) for cell in todo if cell.pretrain_seed is not None]
-        for jobs in ([*pretrainings.values(), *(_Job(self, cell) for cell in first)], second):
-            for done, (number, result) in enumerate(
-                parallel.run(_make, jobs, 1, scheduler), start=1
-            ):
-                said = "its worker died" if isinstance(result, parallel.WorkerDiedError) else result
-                if said and not jobs[number].only_pretrain:
-                    failed[str(jobs[number].cell)] = said
-                echo(f"{done}/{len(jobs)}  {jobs[number]}  {said or 'done'}")
+        pretrainings: dict[Path, _Job] = {}
+        from_scratch: list[_Job] = []
+        pretrained: list[_Job] = []
+        for cell in cells:
+            folder = self._pretrain_folder(cell)
+            if folder is None:
+                from_scratch.append(_Job(self, cell))
+            else:
+                pretrainings[folder] = _Job(self, cell, only_pretrain=True)
+                pretrained.append(_Job(self, cell))
+        for jobs in ([*pretrainings.values(), *from_scratch], pretrained):
+            results = parallel.run(_make, jobs, 1, scheduler)
+            for count, (number, result) in enumerate(results, start=1):
+                job = jobs[number]
+                if isinstance(result, parallel.WorkerDiedError):
+                    reason = "its worker died"
+                else:
+                    reason = result
+                # a pre-training that failed fails again in the cells that need it
+                if reason and not job.only_pretrain:
+                    failed[str(job.cell)] = reason
+                echo(f"{count}/{len(jobs)}  {job}  {reason or 'done'}")
         return failed
 
-    def do(self, cell: Cell, wait: bool = False) -> None:
-        """Make one cell unless it is there."""
+    def make(self, cell: Cell, wait: bool = False) -> None:
+        """Make one cell unless it is done."""
         run_cell.run_cell(self.plan, self.facts, self.out, cell, wait)
 
-    def cost(self, cells: Sequence[Cell]) -> float:
-        """Seconds that cells will take by the trial, the pre-trainings that are not there included."""
-        total, counted = 0.0, set[Path]()
+    def expected_seconds(self, cells: Sequence[Cell]) -> float:
+        """What cells are expected to take, with the pre-trainings that are not done yet."""
+        total = 0.0
+        counted: set[Path] = set()
         for cell in cells:
-            known = self.facts[cell.arm.method]
-            total += cost.seconds(self.plan, cell, known)
-            if cell.pretrain_seed is not None:
-                before = layout.pretraining(
-                    self.plan, cell.arm.method, cell.pretrain_seed, cell.fold
-                )
-                if before not in counted and not is_done(self.out / before):
-                    total += cost.pretrain_seconds(known)
-                counted.add(before)
+            facts = self.facts[cell.arm.method.name]
+            total += cell_seconds(self.plan, cell, facts)
+            folder = self._pretrain_folder(cell)
+            if folder is None:
+                continue
+            if folder not in counted and not is_done(self.out / folder):
+                total += pretrain_seconds(facts)
+            counted.add(folder)
         return total
+
+    def _is_done(self, cell: Cell) -> bool:
+        return is_done(self.out / cell.folder)
+
+    def _pretrain_folder(self, cell: Cell) -> Path | None:
+        """The pre-training that a cell needs; None from scratch or from a run of elsewhere."""
+        if cell.pretrain_seed is None:
+            return None
+        return pretrain_folder(self.plan, cell.arm.method, cell.pretrain_seed, cell.fold)
 
 
 @dataclass(frozen=True)
 class _Job:
-    """What a worker of a cluster is told."""
+    """What a worker of a cluster is sent."""
 
-    study: _Study
+    study: StudyRunner
     cell: Cell
     only_pretrain: bool = False
 
@@ -114,8 +141,9 @@ class _Job:
 
 
 def _make(job: _Job) -> str:
-    """On a worker: make a cell or a pre-training; why it failed, or nothing."""
-    study, cell = job.study, job.cell
+    """On a worker: make a cell or a pre-training; returns why it failed, or nothing."""
+    study = job.study
+    cell = job.cell
     with _ONE_AT_A_TIME:
         try:
             if job.only_pretrain:
@@ -124,30 +152,27 @@ def _make(job: _Job) -> str:
                     study.plan, study.out, cell.arm.method, cell.pretrain_seed, cell.fold, wait=True
                 )
             else:
-                study.do(cell, wait=True)
+                study.make(cell, wait=True)
         except NumericalError as error:
             return str(error)
     return ""
 
 
-class _Watch:
-    """Compares the time that work took with what was expected."""
+class _TimeEstimate:
+    """Corrects expected times by what the work so far took."""
 
     def __init__(self) -> None:
-        self.expected, self.took = 0.0, 0.0
+        self._expected_s = 0.0
+        self._actual_s = 0.0
 
-    def left(self, expected: float) -> float:
-        """Seconds that work will take which was expected to take so many."""
-        return expected * (self.took / self.expected if self.expected else 1.0)
+    def correct(self, expected_s: float) -> float:
+        """Seconds that the work is likely to take."""
+        return expected_s * (self._actual_s / self._expected_s if self._expected_s else 1.0)
 
-    def on(self, expected: float) -> _Watch:
-        self._now = expected
-        return self
-
-    def __enter__(self) -> None:
-        self._began = time.monotonic()
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None:
-            self.expected += self._now
-            self.took += time.monotonic() - self._began
+    @contextlib.contextmanager
+    def compare(self, expected_s: float) -> Iterator[None]:
+        """Time the work within; work that fails does not count."""
+        began = time.monotonic()
+        yield
+        self._expected_s += expected_s
+        self._actual_s += time.monotonic() - began

@@ -1,4 +1,4 @@
-"""How a study begins: its plan kept, its scans prepared, and refused what would not be honest or could not be done."""
+"""Setting up a study: save its plan, prepare its scans, refuse what would bias or stop it."""
 
 from __future__ import annotations
 
@@ -12,182 +12,221 @@ from selfvox.data.preparation.store import Store, open_store
 from selfvox.errors import DataError, UsageError
 from selfvox.settings.options import resolve
 from selfvox.settings.verbs import Prepare
-from selfvox.studies import cost, fingerprint
-from selfvox.studies import design as layout
-from selfvox.studies import plan as plans
-from selfvox.studies.plan import Plan
+from selfvox.studies import fingerprint
+from selfvox.studies.design import fold_numbers, sees_other_scans
+from selfvox.studies.facts import forget_methods, load_facts
+from selfvox.studies.plan import Method, Plan, align_with_saved, folder_name, load_plan, save_plan
 from selfvox.studies.run_once import study_lock
 from selfvox.studies.stores import (
     STORE,
-    card_of,
+    check_leakage,
+    encoder_card,
     fold_store,
-    guard,
     make_folds,
-    make_own,
-    scans_of,
+    make_method_stores,
+    pretrain_store,
     split_of,
-    trainable,
+    trainable_subjects,
 )
+
+# what may differ from the saved plan: results so far stay valid
+_MAY_GROW = {
+    "labels",
+    "fractions",
+    "seeds",
+    "pretrain_seeds",
+    "methods",
+    "reference",
+    "equal_compute",
+}
 
 
 def set_up(plan: Plan, out: Path) -> Plan:
-    """Keep the plan in `out`, or see that it is the one which lies there; prepare the scans and check the split.
+    """Save the plan in `out`, or compare it with the one saved there; prepare and check the scans.
 
-    Seeds, labels and methods may be added to a plan; what is done stays. A plan may be corrected until something is
-    begun, and a method that was refused.
+    Seeds, labels and methods may be added to a saved plan; finished work stays. All of a plan may
+    change until the first run begins; after that, a method that was never measured may.
 
     Returns:
-        The plan as it is kept: methods that were added come last.
+        The plan as it is saved: methods that were added come last.
 
     Raises:
-        UsageError: `out` holds another study that was begun, or something else; or more labels are asked for than there
-            are.
-        DataError: the scans cannot be used, a test scan is among those that train, or the scans or their split are not
-            those that something was done with.
+        UsageError: `out` contains another study with runs, or something else; or the plan needs
+            more labels than there are.
+        DataError: the scans cannot be used, a test scan is also trained on, or the scans or their
+            split differ from those that finished work was done with.
     """
     file = out / "plan.yaml"
-    there = [each.name for each in out.iterdir()] if out.exists() else []
-    foreign = [name for name in there if name != "locks" and not fnmatch.fnmatch(name, ".*.part.*")]
-    # asked last: a process that begins meanwhile writes its plan before all else
-    if foreign and not file.exists():
-        raise UsageError(f"{out}: is not empty and holds no study; name another --out")
+    _check_folder(out)
     out.mkdir(parents=True, exist_ok=True)
     with study_lock(out, "plan", wait=True):
-        if file.exists():
-            plan = plans.as_kept(plan, kept := plans.load_plan(file))
-            _make_way(plan, kept, out)
-        if not file.exists() or plans.load_plan(file) != plan:
-            plans.save_plan(plan, file)
-        was = fingerprint.before(out)
-        given = {name: value for name, value in plan.prepare.items() if value is not None}
-        validation = 0 if plan.folds else plan.validation  # each fold has its own
-        how = {"test": plan.test, "validation": validation, "seed": plan.split_seed}
-        prepare(resolve(Prepare, {**given, **how, "scans": plan.data, "out": out / STORE}))
-        store = open_store(out / STORE)
-        if plan.folds:
-            make_folds(plan, store)
-        for name in layout.methods_to_time(plan):
-            make_own(plan, name, store, out)
-        fingerprint.keep(out, was)
-    _check_split(plan, out)
+        saved = load_plan(file) if file.exists() else None
+        if saved is not None:
+            plan = align_with_saved(plan, saved)
+            _discard_outdated(plan, saved, out)
+        if plan != saved:
+            save_plan(plan, file)
+        recorded = fingerprint.recorded(out)
+        _prepare_stores(plan, out)
+        fingerprint.record(out, recorded)
+    _check_stores(plan, out)
     return plan
 
 
-def _check_split(plan: Plan, out: Path) -> None:
-    """Refuse test scans that are trained on, and labels that are not there."""
-    for fold in [None] if plan.folds is None else range(plan.folds):
-        split_store = open_store(fold_store(out / STORE, fold))
-        _check_labels(plan, split_store)
-        _check_twice(
-            split_store, any(_pretrains_on_it(plan, name) for name in layout.methods_to_time(plan))
-        )
-        for name in layout.methods_to_time(plan):
-            found = plans.resolve_method(plan, name).pretrain
-            if isinstance(found, str):
-                guard(split_store, found, card_of(Path(found))["seen"], plan.transductive)
-            elif found is not None and "scans" in found:
-                there = seen_scans(open_store(scans_of(plan, name, out, fold)).cases)
-                guard(split_store, found["scans"], there, plan.transductive)
+def _check_folder(out: Path) -> None:
+    """Refuse a folder that contains something else than a study."""
+    names = [path.name for path in out.iterdir()] if out.exists() else []
+    foreign = [name for name in names if name != "locks" and not fnmatch.fnmatch(name, ".*.part.*")]
+    # the plan is looked for last: another process that starts meanwhile writes it first of all
+    if foreign and not (out / "plan.yaml").exists():
+        raise UsageError(f"{out}: is not empty and contains no study; name another --out")
 
 
-def _make_way(plan: Plan, before: Plan, out: Path) -> None:
-    """Forget what was prepared and found out for what a plan no longer says; nothing that was trained rests on it.
+def _prepare_stores(plan: Plan, out: Path) -> None:
+    """Prepare the study's scans, their folds, and the scans of single methods."""
+    settings = {name: value for name, value in plan.prepare.items() if value is not None}
+    split = {
+        "test": plan.test,
+        "validation": 0 if plan.folds else plan.validation,  # each fold draws its own
+        "seed": plan.split_seed,
+    }
+    prepare(resolve(Prepare, {**settings, **split, "scans": plan.data, "out": out / STORE}))
+    store = open_store(out / STORE)
+    if plan.folds:
+        make_folds(plan, store)
+    for method in plan.trained_methods:
+        make_method_stores(plan, method, store, out)
 
-    While nothing is begun, all may change. Afterwards only a method that was never tried out, as where it was refused:
-    no twin, pre-training or store of another method is called by it.
+
+def _check_stores(plan: Plan, out: Path) -> None:
+    """Refuse test scans that are trained on, and more labels than there are."""
+    methods = plan.trained_methods
+    trains_unlabelled = any(_pretrains_on_study(plan, method) for method in methods)
+    for fold in fold_numbers(plan):
+        store = open_store(fold_store(out / STORE, fold))
+        _check_labels(plan, store)
+        _check_duplicates(store, trains_unlabelled)
+        for method in methods:
+            _check_method_leakage(plan, method, store, out, fold)
+
+
+def _pretrains_on_study(plan: Plan, method: Method) -> bool:
+    """Whether a method is pre-trained on the study's training scans, labelled or not."""
+    return isinstance(method.pretrain, dict) and not sees_other_scans(plan, method)
+
+
+def _check_method_leakage(
+    plan: Plan, method: Method, store: Store, out: Path, fold: int | None
+) -> None:
+    """Refuse an encoder, or scans to pre-train on, that contain test scans of `store`."""
+    if isinstance(method.pretrain, str):
+        card = encoder_card(Path(method.pretrain))
+        check_leakage(store, method.pretrain, card["seen"], plan.transductive)
+    elif method.pretrain is not None and method.scans_as is not None:
+        cases = open_store(pretrain_store(plan, method, out, fold)).cases
+        check_leakage(store, method.pretrain["scans"], seen_scans(cases), plan.transductive)
+
+
+def _discard_outdated(plan: Plan, saved: Plan, out: Path) -> None:
+    """Remove stores and facts of what the plan no longer contains; no run depends on them.
+
+    Before the first run, everything may change. Afterwards only a method that was never measured,
+    for instance because it was refused: no twin, pre-training or store of others is named after it.
 
     Raises:
-        UsageError: something may rest on it.
-        BusyError: another process is finding it out.
+        UsageError: a run may depend on it.
+        BusyError: another process is measuring it.
     """
-    shared = _differing(plan, before)
+    difference = _difference(plan, saved)
     changed = [
-        name for name, value in before.methods.items() if plan.methods.get(name, value) != value
+        name for name, entry in saved.methods.items() if plan.methods.get(name, entry) != entry
     ]
-    known = cost.timed_methods(out)
-    begun = {each.parent.name for each in out.glob("cells/*/*")}
+    measured = load_facts(out).keys()
+    begun = {path.parent.name for path in out.glob("cells/*/*")}
     if begun or any(out.glob("pretrain/*")):
-        if shared:
-            raise UsageError(f"{out}: holds a study of another plan ({shared}); name another --out")
+        if difference:
+            raise UsageError(
+                f"{out}: contains a study of another plan ({difference}); name another --out"
+            )
         for name in changed:
-            if name in known:
+            if name in measured:
                 raise UsageError(
-                    f"{out}: holds a study with another method {name}; name another --out, or rename it"
+                    f"{out}: contains a study with another method {name}; "
+                    "name another --out, or rename the method"
                 )
-        own = (("scans", ""), ("labelled", ""), ("labelled", "-folds"))
-        stores = [f"{kind}/{plans.folder_name(name)}{of}" for name in changed for kind, of in own]
-        # such a one was in the plan before, and left out
-        added = plan.methods.keys() - before.methods.keys()
-        stale = known & {name for name in added if plans.folder_name(name) not in begun}
-    elif shared or changed or known - before.methods.keys():
-        stores, stale = [f"{STORE}-folds", "scans", "labelled"], known
-        if (plan.data.resolve(), plan.prepare) != (before.data.resolve(), before.prepare):
+        stores = [folder for name in changed for folder in _stores_of(name)]
+        # a method of this name was measured, then left out of the plan, and is new again
+        added = plan.methods.keys() - saved.methods.keys()
+        outdated = measured & {name for name in added if folder_name(name) not in begun}
+    elif difference or changed or measured - saved.methods.keys():
+        stores = [f"{STORE}-folds", "scans", "labelled"]
+        outdated = set(measured)
+        if (plan.data.resolve(), plan.prepare) != (saved.data.resolve(), saved.prepare):
             stores.append(STORE)
     else:
         return
-    if stores or stale:
+    if stores or outdated:
         with study_lock(out, "trial"):
-            cost.forget_methods(out, stale)
+            forget_methods(out, outdated)
             fingerprint.forget(out, *stores)
 
 
-def _differing(plan: Plan, before: Plan) -> str | None:
-    """In what all methods of a plan differ from another's; more labels, seeds and methods are no difference."""
-    may_grow = {
-        "labels",
-        "fractions",
-        "seeds",
-        "pretrain_seeds",
-        "methods",
-        "reference",
-        "equal_compute",
-    }
-    for each in dataclasses.fields(Plan):
-        was, now = getattr(before, each.name), getattr(plan, each.name)
-        if isinstance(now, Path):  # it may have been written otherwise
-            was, now = was.resolve(), now.resolve()
-        if each.name not in may_grow and was != now:
-            return f"{each.name}: {was}, not {now}"
+def _stores_of(name: str) -> list[str]:
+    """The folders of a method's own stores."""
+    folder = folder_name(name)
+    return [f"scans/{folder}", f"labelled/{folder}", f"labelled/{folder}-folds"]
+
+
+def _difference(plan: Plan, saved: Plan) -> str | None:
+    """The first setting in which two plans differ, among those that may not grow."""
+    for field in dataclasses.fields(Plan):
+        old = getattr(saved, field.name)
+        value = getattr(plan, field.name)
+        if isinstance(value, Path):  # the same path may be spelt in several ways
+            old = old.resolve()
+            value = value.resolve()
+        if field.name not in _MAY_GROW and old != value:
+            return f"{field.name}: {old}, not {value}"
     return None
 
 
 def _check_labels(plan: Plan, store: Store) -> None:
-    """Refuse more labels than there are, and shares that are the same number, before anything is trained."""
-    split, there = split_of(store), len(trainable(store))
-    if plan.labels and max(plan.labels) > there:
+    """Refuse more labels than there are, and shares that are the same number of subjects."""
+    split = split_of(store)
+    count = len(trainable_subjects(store))
+    if plan.labels and max(plan.labels) > count:
         raise UsageError(
-            f"labels: {max(plan.labels)} are asked for, but there are {there} subjects to train on beside "
-            f"{len(split.validation)} for validation and {len(split.test)} for testing"
+            f"labels: {max(plan.labels)} are more than the {count} labelled subjects to train on "
+            f"(and {len(split.validation)} for validation, {len(split.test)} for testing); "
+            "use fewer, or more scans"
         )
-    meant: dict[int, float] = {}
+    shares: dict[int, float] = {}
     for share in plan.fractions or ():
-        count = max(1, round(share * there))
-        if meant.setdefault(count, share) != share:
-            both = f"{100 * meant[count]:g} % and {100 * share:g} %"
+        labels = max(1, round(share * count))
+        first = shares.setdefault(labels, share)
+        if first != share:
             raise UsageError(
-                f"fractions: {both} of {there} subjects to train on are both {count}; leave one out"
+                f"fractions: {100 * first:g} % and {100 * share:g} % of {count} subjects to train "
+                f"on are both {labels}; remove one"
             )
 
 
-def _check_twice(store: Store, without_labels: bool) -> None:
-    """Refuse a test scan whose contents are those of a scan that trains; `without_labels`: such scans train too."""
+def _check_duplicates(store: Store, trains_unlabelled: bool) -> None:
+    """Refuse a test scan with the contents of a scan that is trained on.
+
+    Args:
+        store: with a split.
+        trains_unlabelled: a method is pre-trained on the store's scans without labels too.
+    """
     test = set(split_of(store).test)
-    others = [
-        case
+    trained_on = {
+        case.image_hash: case.id
         for case in store.cases
-        if case.subject not in test and (without_labels or case.is_labelled)
-    ]
-    trains = {case.image_hash: case.id for case in others}
+        if case.subject not in test and (trains_unlabelled or case.is_labelled)
+    }
     for case in store.cases:
-        if case.subject in test and case.image_hash in trains:
+        if case.subject in test and case.image_hash in trained_on:
             raise DataError(
-                f"{case.id}: a test scan that is the same as {trains[case.image_hash]}, which trains; "
-                "remove one, or give both the same subject in a table"
+                f"{case.id}: this test scan is identical to {trained_on[case.image_hash]}, which "
+                "is trained on; remove one, or give both the same subject in a table"
             )
-
-
-def _pretrains_on_it(plan: Plan, name: str) -> bool:
-    """Whether a method is pre-trained on the study's own scans, with a label or without."""
-    return isinstance(plans.resolve_method(plan, name).pretrain, dict) and not layout.other_scans(
-        plan, name
-    )

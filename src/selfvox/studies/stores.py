@@ -1,4 +1,4 @@
-"""The stores of a study: of its scans, of their folds, and of other scans; who of them may train."""
+"""The stores of a study: of its scans, of their folds, and of other scans; who may train."""
 
 from __future__ import annotations
 
@@ -19,147 +19,166 @@ from selfvox.runs import atomic_files
 from selfvox.runs.weights import read_encoder
 from selfvox.settings.options import resolve
 from selfvox.settings.verbs import PreparationSettings
-from selfvox.studies import plan as plans
-from selfvox.studies.plan import Plan
+from selfvox.studies.plan import Method, Plan, folder_name
 
 STORE = "store"
 
 
-def make_own(plan: Plan, name: str, store: Store, out: Path) -> None:
-    """Make the stores that a method needs of its own: of other scans, or of the study's by an encoder's recipe."""
-    found, folder = plans.resolve_method(plan, name).pretrain, scans_of(plan, name, out, None)
-    if isinstance(found, dict) and "scans" in found:
-        scans, how = (
-            Path(found["scans"]),
-            {"source": found.get("source", PreparationSettings.source)},
-        )
-        # the study's recipe for all, so that methods differ in nothing else
-        recipe: Recipe | None = store.recipe
-        if count_channels(scans, how["source"]) != len(store.recipe.channel_names):
-            recipe, how = (
-                None,
-                how | {"size": store.recipe.size, "spacing": store.recipe.spacing_mm},
-            )
-        ready = open_or_build_store(scans, folder, resolve(PreparationSettings, how), recipe=recipe)
-        if ready.path.resolve() != folder.resolve():  # they were a store already
-            _link(ready, folder)
-            if (split := ready.split()) is not None:
-                splits.write_split(split, folder / "split.json")
-    elif isinstance(found, dict) and plan.transductive:
-        _link(store, folder)
-    elif isinstance(found, str) and store_of(plan, name, out) != STORE:
-        own, recipe = (
-            out / store_of(plan, name, out),
-            Recipe.from_dict(card_of(Path(found))["recipe"]),
-        )
-        open_or_build_store(
-            plan.data,
-            own,
-            resolve(PreparationSettings, {"source": plan.source}),
-            recipe=recipe,
-            need_labels=True,
-        )
-        if plan.folds:
-            make_folds(plan, open_store(own))
-        else:
-            with atomic_files.atomic_write(own / "split.json") as temporary:
-                shutil.copyfile(store.path / "split.json", temporary)
+def make_method_stores(plan: Plan, method: Method, store: Store, out: Path) -> None:
+    """Make the stores that a method needs for itself.
+
+    Scans that only it pre-trains on, all scans of a transductive study, or the study's scans
+    prepared by the recipe of an encoder that comes from elsewhere.
+
+    Args:
+        plan: the study's.
+        method: one of its methods.
+        store: the study's own.
+        out: the study's folder.
+    """
+    if method.scans_as is not None:
+        _make_pretrain_store(plan, method, store, out)
+    elif isinstance(method.pretrain, dict) and plan.transductive:
+        _link(store, pretrain_store(plan, method, out, None))
+    elif isinstance(method.pretrain, str):
+        _make_finetune_store(plan, method, method.pretrain, store, out)
+
+
+def _make_pretrain_store(plan: Plan, method: Method, store: Store, out: Path) -> None:
+    """Prepare the scans that a method names, unless they are a store already."""
+    assert isinstance(method.pretrain, dict)
+    folder = pretrain_store(plan, method, out, None)
+    scans = Path(method.pretrain["scans"])
+    settings: dict[str, Any] = {"source": method.pretrain.get("source", PreparationSettings.source)}
+    # the study's recipe for all, so that methods differ in nothing else
+    recipe: Recipe | None = store.recipe
+    if count_channels(scans, settings["source"]) != len(store.recipe.channel_names):
+        recipe = None
+        settings |= {"size": store.recipe.size, "spacing": store.recipe.spacing_mm}
+    prepared = open_or_build_store(
+        scans, folder, resolve(PreparationSettings, settings), recipe=recipe
+    )
+    if prepared.path.resolve() == folder.resolve():
+        return
+    # the scans were a store already
+    _link(prepared, folder)
+    split = prepared.split()
+    if split is not None:
+        splits.write_split(split, folder / "split.json")
+
+
+def _make_finetune_store(plan: Plan, method: Method, encoder: str, store: Store, out: Path) -> None:
+    """Prepare the study's scans by the recipe of the encoder, unless it is the study's."""
+    name = finetune_store(method, out)
+    if name == STORE:
+        return
+    open_or_build_store(
+        plan.data,
+        out / name,
+        resolve(PreparationSettings, {"source": plan.source}),
+        recipe=Recipe.from_dict(encoder_card(Path(encoder))["recipe"]),
+        need_labels=True,
+    )
+    if plan.folds:
+        make_folds(plan, open_store(out / name))
+    else:
+        with atomic_files.atomic_write(out / name / "split.json") as temporary:
+            shutil.copyfile(store.path / "split.json", temporary)
 
 
 def make_folds(plan: Plan, store: Store) -> None:
-    """Make a store for each fold, with a split of its own; the arrays are the store's."""
+    """Make a store for each fold, with its own split; the arrays are those of `store`."""
     assert plan.folds is not None
-    subjects = sorted({case.subject for case in store.cases if case.is_labelled})
-    without = sorted({case.subject for case in store.cases} - set(subjects))
-    # every fold has about the same share of each grade
-    classes = dict.fromkeys(subjects, -1) | subject_grades(store.cases)
+    labelled = sorted({case.subject for case in store.cases if case.is_labelled})
+    unlabelled = sorted({case.subject for case in store.cases} - set(labelled))
+    # every fold gets about the same share of each grade; -1 where there are none
+    classes = dict.fromkeys(labelled, -1) | subject_grades(store.cases)
     for number, test in enumerate(splits.make_folds(classes, plan.folds, plan.split_seed)):
         folder = fold_store(store.path, number)
-        rest = splits.make_split(
-            set(subjects) - set(test), 0, plan.validation, plan.split_seed, classes
-        )
-        train = (*rest.train, *without)
+        remaining = set(labelled) - set(test)
+        split = splits.make_split(remaining, 0, plan.validation, plan.split_seed, classes)
+        train = (*split.train, *unlabelled)
         folder.mkdir(parents=True, exist_ok=True)
-        splits.write_split(dataclasses.replace(rest, train=train, test=test), folder / "split.json")
+        split = dataclasses.replace(split, train=train, test=test)
+        splits.write_split(split, folder / "split.json")
         _link(store, folder)
 
 
 def _link(store: Store, folder: Path) -> None:
-    """Make a store of the same cases, their arrays those of `store`."""
+    """Make a store of the same cases, with links to the arrays of `store`."""
     folder.mkdir(parents=True, exist_ok=True)
-    for there in store.path.iterdir():
-        if there.is_dir() and not (folder / there.name).is_symlink():
-            (folder / there.name).symlink_to(os.path.relpath(there.resolve(), folder.resolve()))
+    for path in store.path.iterdir():
+        link = folder / path.name
+        if path.is_dir() and not link.is_symlink():
+            # relative, so that the study may be moved
+            link.symlink_to(os.path.relpath(path.resolve(), folder.resolve()))
     atomic_files.write_json(folder / "manifest.json", read_manifest(store.path))
 
 
 def fold_store(store: Path, fold: int | None) -> Path:
-    """Where the store of a fold lies: beside the whole store."""
+    """The store of a fold; `store` itself for None."""
     return store if fold is None else store.parent / f"{store.name}-folds" / str(fold)
 
 
-def scans_of(plan: Plan, name: str, out: Path, fold: int | None) -> Path:
-    """The store that a method is pre-trained on; one for all methods of the same scans."""
-    found = plans.resolve_method(plan, name).pretrain
-    if isinstance(found, dict) and "scans" in found:
-        others = ((other, plans.resolve_method(plan, other).pretrain) for other in plan.methods)
-        first = next(
-            name
-            for name, each in others
-            if isinstance(each, dict) and each.get("scans") == found["scans"]
-        )
-        return out / "scans" / plans.folder_name(first)
+def pretrain_store(plan: Plan, method: Method, out: Path, fold: int | None) -> Path:
+    """The store that a method is pre-trained on; methods of the same scans share one."""
+    if method.scans_as is not None:
+        return out / "scans" / folder_name(method.scans_as)
     return out / "scans" / "all" if plan.transductive else fold_store(out / STORE, fold)
 
 
-def store_of(plan: Plan, name: str, out: Path) -> str:
-    """The store that a method is fine-tuned on, within the study's folder: the study's, unless an encoder differs."""
-    found = plans.resolve_method(plan, name).pretrain
-    if isinstance(found, str):
-        recipe = Recipe.from_dict(card_of(Path(found))["recipe"])
-        ours = open_store(out / STORE).recipe
-        # other channels are taken by --first-conv, in scans prepared like all others
-        if not recipe.is_equivalent(ours) and len(recipe.channel_names) == len(ours.channel_names):
-            return f"labelled/{plans.folder_name(name)}"
+def finetune_store(method: Method, out: Path) -> str:
+    """The store that a method is fine-tuned on, within the study's folder.
+
+    It is the study's, unless the method's encoder was trained with another recipe.
+    """
+    if isinstance(method.pretrain, str):
+        recipe = Recipe.from_dict(encoder_card(Path(method.pretrain))["recipe"])
+        study_recipe = open_store(out / STORE).recipe
+        # with other channels --first-conv adapts the encoder, and the scans stay as they are
+        has_same_channels = len(recipe.channel_names) == len(study_recipe.channel_names)
+        if has_same_channels and not recipe.is_equivalent(study_recipe):
+            return f"labelled/{folder_name(method.name)}"
     return STORE
 
 
-def card_of(encoder: Path) -> dict[str, Any]:
-    """What is said of an encoder: of a pre-training run, of its `encoder/` folder, or of a fine-tuning run."""
+def encoder_card(encoder: Path) -> dict[str, Any]:
+    """The card of an encoder: of a pre-training run, its `encoder/`, or a fine-tuning run."""
     return read_encoder(encoder)[1]
 
 
 def split_of(store: Store) -> Split:
-    """Who trains, validates and tests: every store of a study that is trained on has a split."""
+    """The split of a store that is trained on; in a study each of these has one."""
     split = store.split()
     assert split is not None
     return split
 
 
-def trainable(store: Store) -> set[str]:
+def trainable_subjects(store: Store) -> set[str]:
     """The labelled subjects that may be trained on."""
     return {case.subject for case in store.cases if case.is_labelled} & set(split_of(store).train)
 
 
-def guard(store: Store, what: str, by: SeenScans, transductive: bool) -> int:
-    """Refuse what has seen test scans, by their contents or their subjects, unless the plan allows it.
+def check_leakage(store: Store, name: str, scans_seen: SeenScans, transductive: bool) -> int:
+    """Refuse test scans that were seen in pre-training, by contents or subject.
 
     Args:
         store: has the split.
-        what: an encoder, or the scans of a pre-training, for the refusal.
-        by: what was seen.
+        name: of the encoder, or of the scans of a pre-training, for the message.
+        scans_seen: the scans of the pre-training.
         transductive: allow it.
 
     Returns:
         How many test scans were seen.
 
     Raises:
-        DataError: some were, and `transductive` is not given.
+        DataError: some were, and `transductive` is False.
     """
-    known, count = find_leaks(store, split_of(store), by)
-    if known and not transductive:
+    leaks, count = find_leaks(store, split_of(store), scans_seen)
+    if leaks and not transductive:
         raise DataError(
-            f"{what}: {len(known)} of {count} test scans, or subjects of their name, are seen in pre-training "
-            f"({known[0]} first); pre-train without them, or write `transductive: true` into the plan"
+            f"{name}: pre-training has seen {len(leaks)} of {count} test scans, or other scans of "
+            f"their subjects ({leaks[0]} first); pre-train without them, or write "
+            "`transductive: true` into the plan"
         )
-    return len(known)
+    return len(leaks)

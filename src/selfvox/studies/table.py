@@ -1,10 +1,10 @@
-"""The tables of a study: means, paired differences, labels saved."""
+"""The tables of a study: means, paired differences, labels saved; as files and printed."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from rich.box import SIMPLE
@@ -16,13 +16,30 @@ from selfvox.errors import DataError
 from selfvox.evaluation.segmentation import EMPTY_RULE
 from selfvox.runs.atomic_files import write_csv
 from selfvox.runs.progress import echo
-from selfvox.studies import figures, results
+from selfvox.studies import figures
 from selfvox.studies.plan import Plan
-from selfvox.studies.results import Result
-from selfvox.studies.statistics import EQUAL, FLAT, WIDTH, _of_answers, _of_cases, labels_at, paired
+from selfvox.studies.results import (
+    Result,
+    missing_cells,
+    pairs_at_equal_compute,
+    pairs_in_2d,
+    read_results,
+)
+from selfvox.studies.statistics import compare, labels_at, pair_runs
 
-CANNOT = "cannot be told"
-COMPARED = (
+WIDTH = 160  # columns that a row needs
+UNKNOWN = "cannot be told"
+EQUAL_COMPUTE = "equal compute"
+MINUS_2D = "3D minus 2D"
+TITLES = {
+    EQUAL_COMPUTE: "Minus the from-scratch twin at equal compute: "
+    "trained longer, by the cost of the pre-training",
+    MINUS_2D: "3D minus 2D",
+}
+# columns of files
+_RUN_COLUMNS = ("method", "labels", "fraction", "seed", "pretrain_seed", "transductive")
+_CASE_COLUMNS = ("fold", "case", "class", "name")
+COMPARISON_COLUMNS = (
     "twin",
     "pairs",
     "difference",
@@ -32,66 +49,95 @@ COMPARED = (
     "high",
     "labels_saved",
 )
-AGAINST = ("method", "labels", "name", "score", *COMPARED)
-DIFFERENCES = ("95 %", "median", "wins", "labels saved")
+AGAINST_COLUMNS = ("method", "labels", "name", "score", *COMPARISON_COLUMNS)
+Groups = Mapping[tuple[str, int], Sequence[Result]]
+Row = Mapping[str, Any]
 
-TITLES = {
-    EQUAL: "Minus the from-scratch twin at equal compute, trained on for what the pre-training cost",
-    FLAT: "3D minus 2D",
-}
+
+class _Column(NamedTuple):
+    """A printed column of a comparison."""
+
+    heading: str
+    text: Callable[[Row], str]
+
+
+def _saved_text(row: Row) -> str:
+    saved = row["labels_saved"]
+    return saved if isinstance(saved, str) else f"{saved:+.1f}"
+
+
+_DIFFERENCE = (
+    _Column("mean", lambda row: f"{row['difference']:+.3f}"),
+    _Column("95 %", lambda row: f"{row['low']:+.3f} ... {row['high']:+.3f}"),
+    _Column("median", lambda row: f"{row['difference_median']:+.3f}"),
+    _Column("wins", lambda row: f"{row['wins']} of {row['pairs']}"),
+    _Column("labels saved", _saved_text),
+)
 
 
 def make_tables(plan: Plan, out: Path) -> list[dict[str, Any]]:
-    """Write `table.csv`, `summary.csv` and the figures from the run folders, and print the summary.
+    """Write `table.csv`, `summary.csv`, `comparisons.csv` and the figures; print the summary.
+
+    Everything follows from the run folders.
+
+    Returns:
+        The rows of `summary.csv`.
 
     Raises:
         DataError: no cell is done yet.
     """
-    found, (lacking, total) = results.read_results(plan, out), results.missing(plan, out)
-    if not found:
+    results = read_results(plan, out)
+    if not results:
         folds = " in all folds" if plan.folds else ""
         raise DataError(
             f"{out}: no cell is done yet{folds}; run `selfvox study PLAN --out {out}` first"
         )
-    of_row = ("fold", "case", "class", "name")
-    scores = [name for name in found[0].rows[0] if name not in of_row]
-    of_run = ("method", "labels", "fraction", "seed", "pretrain_seed", "transductive")
-    rows = (
-        [getattr(result, name) for name in of_run]
-        + [row.get(name, "") for name in (*of_row, *scores)]
-        for result in found
-        for row in result.rows
-    )
-    write_csv(out / "table.csv", [*of_run, *of_row, *scores], rows)
-    summary = summarise(found)
+    _write_scores(results, out / "table.csv")
+    summary = summarise(results)
     write_csv(out / "summary.csv", list(summary[0]), (row.values() for row in summary))
-    _show(summary, found)
-    further = {
-        EQUAL: against(found, results.at_equal_compute(plan, out)),
-        FLAT: against(found, results.in_2d(plan, out)),
+    _print_summary(summary, results)
+    comparisons = {
+        EQUAL_COMPUTE: compare_methods(results, pairs_at_equal_compute(plan, out)),
+        MINUS_2D: compare_methods(results, pairs_in_2d(plan, out)),
     }
-    lines = ([what, *row.values()] for what, rows in further.items() for row in rows)
-    write_csv(out / "comparisons.csv", ["comparison", *AGAINST], lines)
-    for what, differences in further.items():
-        _show_against(what, [row for row in differences if row["name"] == found[0].overall])
-    pictures = figures.draw(plan, found, summary, further, out / "figures")
-    if lacking:
+    lines = ([kind, *row.values()] for kind, rows in comparisons.items() for row in rows)
+    write_csv(out / "comparisons.csv", ["comparison", *AGAINST_COLUMNS], lines)
+    for kind, rows in comparisons.items():
+        _print_comparison(kind, [row for row in rows if row["name"] == results[0].overall])
+    pictures = figures.draw(plan, results, summary, comparisons, out / "figures")
+    missing, total = missing_cells(plan, out)
+    if missing:
         echo(
-            f"{len(lacking)} of {total} cells are not there yet ({lacking[0]} first); run the study again to make them"
+            f"{len(missing)} of {total} cells are missing ({missing[0]} first); "
+            "run the study again to make them"
         )
     tables = [out / f"{name}.csv" for name in ("table", "summary", "comparisons")]
     echo(f"tables: {'  '.join(map(str, tables))}   figures: {'  '.join(map(str, pictures))}")
     return summary
 
 
-def summarise(found: Sequence[Result]) -> list[dict[str, Any]]:
-    """One row per method, number of labels and class: mean and spread over the runs, and the difference to the twin."""
-    groups = _groups(found)
+def _write_scores(results: Sequence[Result], path: Path) -> None:
+    """Write every score of every run."""
+    scores = [name for name in results[0].rows[0] if name not in _CASE_COLUMNS]
+    rows = []
+    for result in results:
+        run = [getattr(result, name) for name in _RUN_COLUMNS]
+        rows += [
+            run + [row.get(name, "") for name in (*_CASE_COLUMNS, *scores)] for row in result.rows
+        ]
+    write_csv(path, [*_RUN_COLUMNS, *_CASE_COLUMNS, *scores], rows)
+
+
+def summarise(results: Sequence[Result]) -> list[dict[str, Any]]:
+    """One row per method, number of labels and class.
+
+    Mean and standard deviation over the runs, and the difference to the twin.
+    """
+    groups = group_results(results)
     rows = []
     for (method, labels), group in groups.items():
         for name in group[0].names():
-            means = [result.mean(name) for result in group]
-            row: dict[str, Any] = {
+            row = {
                 "method": method,
                 "labels": labels,
                 "fraction": group[0].fraction,
@@ -99,124 +145,155 @@ def summarise(found: Sequence[Result]) -> list[dict[str, Any]]:
                 "name": name,
                 "score": group[0].key,
                 "runs": len(group),
-                "mean": float(np.mean(means)),
-                "sd": float(np.std(means, ddof=1)) if len(means) > 1 else None,
+                **mean_and_sd([result.mean(name) for result in group]),
             }
             rows.append(row | _compared(groups, group, group[0].twin, name))
     return rows
 
 
-def against(found: Sequence[Result], pairs: Sequence[tuple[str, str]]) -> list[dict[str, Any]]:
-    """How methods differ from others than their twin: one row per pair, number of labels and class."""
-    groups = _groups(found)
+def compare_methods(
+    results: Sequence[Result], pairs: Sequence[tuple[str, str]]
+) -> list[dict[str, Any]]:
+    """How methods differ from others than their twin: one row per number of labels and class.
+
+    Args:
+        results: of all methods.
+        pairs: names of a method and of the other; pairs without common runs are left out.
+    """
+    groups = group_results(results)
     rows = []
-    for method, other in pairs:
-        for (who, labels), group in groups.items():
-            if who == method and (other, labels) in groups:
-                for name in group[0].names():
-                    row = {"method": method, "labels": labels, "name": name, "score": group[0].key}
-                    rows.append(row | _compared(groups, group, other, name))
+    for method, reference in pairs:
+        for (name_of_group, labels), group in groups.items():
+            if name_of_group != method or (reference, labels) not in groups:
+                continue
+            for name in group[0].names():
+                row = {"method": method, "labels": labels, "name": name, "score": group[0].key}
+                rows.append(row | _compared(groups, group, reference, name))
     return [row for row in rows if row["twin"] is not None]
 
 
-def _groups(found: Sequence[Result]) -> dict[tuple[str, int], list[Result]]:
+def group_results(results: Sequence[Result]) -> dict[tuple[str, int], list[Result]]:
+    """The runs of each method at each number of labels."""
     groups: dict[tuple[str, int], list[Result]] = {}
-    for result in found:
+    for result in results:
         groups.setdefault((result.method, result.labels), []).append(result)
     return groups
 
 
+def mean_and_sd(values: Sequence[float]) -> dict[str, float | None]:
+    """Mean and standard deviation over runs; no deviation of a single run."""
+    sd = float(np.std(values, ddof=1)) if len(values) > 1 else None
+    return {"mean": float(np.mean(values)), "sd": sd}
+
+
 def _compared(
-    groups: Mapping[tuple[str, int], Sequence[Result]],
-    group: Sequence[Result],
-    twin: str | None,
-    name: str,
+    groups: Groups, group: Sequence[Result], twin: str | None, name: str
 ) -> dict[str, Any]:
-    """The columns that say how a method differs from its twin, or another; empty ones where there is none."""
-    pairs = paired(group, groups.get((twin or "", group[0].labels), []))
+    """The columns of a method's difference to its twin, or another; empty where there is none."""
+    labels = group[0].labels
+    pairs = pair_runs(group, groups.get((twin or "", labels), []))
     if not pairs:
-        return dict.fromkeys(COMPARED)
-    curve = {
-        n: [one.mean(name) for one in runs] for (who, n), runs in groups.items() if who == twin
-    }
-    by_run, (low, high) = _of_answers(pairs) if group[0].answers() else _of_cases(pairs, name)
+        return dict.fromkeys(COMPARISON_COLUMNS)
+    difference = compare(pairs, name)
     score = float(np.mean([result.mean(name) for result in group]))
-    same = labels_at(score, {labels: float(np.mean(means)) for labels, means in curve.items()})
-    saved = CANNOT if same is None else same - group[0].labels
-    values = (
-        twin,
-        len(by_run),
-        float(by_run.mean()),
-        float(np.median(by_run)),
-        int((by_run > 0).sum()),
+    labels_of_twin = labels_at(score, _curve(groups, twin, name))
+    return {
+        "twin": twin,
+        "pairs": len(difference.by_run),
+        "difference": float(difference.by_run.mean()),
+        "difference_median": float(np.median(difference.by_run)),
+        "wins": int((difference.by_run > 0).sum()),
+        "low": difference.low,
+        "high": difference.high,
+        "labels_saved": UNKNOWN if labels_of_twin is None else labels_of_twin - labels,
+    }
+
+
+def _curve(groups: Groups, method: str | None, name: str) -> dict[int, float]:
+    """A method's mean score by number of labels."""
+    return {
+        labels: float(np.mean([result.mean(name) for result in group]))
+        for (name_of_group, labels), group in groups.items()
+        if name_of_group == method
+    }
+
+
+def _print_summary(summary: Sequence[Row], results: Sequence[Result]) -> None:
+    """Print the rows of the overall mean; all rows are in `summary.csv`."""
+    overall = results[0].overall
+    key = results[0].key
+    score = key.replace("_", " ").capitalize()
+    table = _new_table(
+        f"{score}, {overall}, {len(results[0].cases())} test cases",
+        ("labels", "runs", "mean ± sd", "minus twin: mean"),
     )
-    return dict(zip(COMPARED, (*values, low, high, saved), strict=True))
-
-
-def _show(summary: Sequence[Mapping[str, Any]], found: Sequence[Result]) -> None:
-    """Print the rows of the classes' mean, or of the only class; all of them are in `summary.csv`."""
-    shown = found[0].overall
-    cases, key = len(found[0].cases()), found[0].key
-    title = f"{key.replace('_', ' ').capitalize()}, {shown}, {cases} test cases"
-    table = Table(title=title, title_justify="left", box=SIMPLE)
-    for heading in ("", "labels", "runs", "mean ± sd", "minus twin: mean", *DIFFERENCES):
-        table.add_column(heading, justify="left" if not heading else "right", no_wrap=True)
-    rows = [row for row in summary if row["name"] == shown]
+    rows = [row for row in summary if row["name"] == overall]
     for labels in sorted({row["labels"] for row in rows}):
-        for row in (row for row in rows if row["labels"] == labels):
-            spread = "" if row["sd"] is None else f" ± {row['sd']:.3f}"
-            name = row["method"] + (" (transductive)" if row["transductive"] else "")
-            line = [name, str(labels), str(row["runs"]), f"{row['mean']:.3f}{spread}"]
-            if row["twin"]:
-                line += _differences(row)
-            # Text: a name in brackets is no style
-            table.add_row(*map(Text, line))
+        for row in rows:
+            if row["labels"] == labels:
+                _add_row(table, _summary_cells(row))
         table.add_section()
-    console = Console(highlight=False)
-    console.width = max(console.width, WIDTH)
+    console = _wide_console()
     console.print(table)
+    console.print("\n".join(_footnotes(rows, results[0])), soft_wrap=True)
+
+
+def _summary_cells(row: Row) -> list[str]:
+    name = row["method"] + (" (transductive)" if row["transductive"] else "")
+    sd = "" if row["sd"] is None else f" ± {row['sd']:.3f}"
+    cells = [name, str(row["labels"]), str(row["runs"]), f"{row['mean']:.3f}{sd}"]
+    return cells + _difference_cells(row) if row["twin"] else cells
+
+
+def _footnotes(rows: Sequence[Row], result: Result) -> list[str]:
     lines = [
-        "sd: over runs. Differences pair seed and case with the from-scratch twin: same network, labels and steps; the",
-        "interval draws seeds and subjects anew. Labels saved: how many more the twin needs for the same score, by its",
-        f"curve; '{CANNOT}' where the score lies outside of it.",
+        "sd: over runs. Differences are paired by seed and case with the from-scratch twin: same",
+        "network, labels and steps; the interval resamples seeds and subjects. Labels saved: how",
+        "many more the twin needs for the same score, by its curve; "
+        f"'{UNKNOWN}' where the score is outside it.",
     ]
-    if found[0].answers():
-        lines.append(
-            "The score is of all test cases of a run together, those of all folds, where there are folds."
-        )
+    if result.answers():
+        lines.append("The score is of all test cases of a run together, across its folds if any.")
     if any(row["transductive"] for row in rows):
-        lines.append(
-            "Transductive: the test scans, without labels, were among those of the pre-training."
-        )
-    if key == "dice":
+        lines.append("Transductive: pre-trained on the test scans too, without their labels.")
+    if result.key == "dice":
         lines.append(EMPTY_RULE)
-    console.print("\n".join(lines), soft_wrap=True)
+    return lines
 
 
-def _show_against(what: str, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Print a further comparison, where there is one."""
+def _print_comparison(kind: str, rows: Sequence[Row]) -> None:
+    """Print a comparison with others than the twins, if there is one."""
     if not rows:
         return
-    table = Table(title=TITLES[what], title_justify="left", box=SIMPLE)
-    for heading in ("", "labels", "difference: mean", *DIFFERENCES):
-        table.add_column(heading, justify="left" if not heading else "right", no_wrap=True)
+    table = _new_table(TITLES[kind], ("labels", "difference: mean"))
     for row in sorted(rows, key=lambda row: int(row["labels"])):
-        # Text: a name in brackets is no style
-        table.add_row(
-            *map(Text, (f"{row['method']} - {row['twin']}", str(row["labels"]), *_differences(row)))
-        )
+        name = f"{row['method']} - {row['twin']}"
+        _add_row(table, [name, str(row["labels"]), *_difference_cells(row)])
+    _wide_console().print(table)
+
+
+def _difference_cells(row: Row) -> list[str]:
+    return [column.text(row) for column in _DIFFERENCE]
+
+
+def _new_table(title: str, headings: Sequence[str]) -> Table:
+    """A table with a column of names, these columns and those of a difference.
+
+    The last heading is that of the mean difference.
+    """
+    table = Table(title=title, title_justify="left", box=SIMPLE)
+    table.add_column("", justify="left", no_wrap=True)
+    for heading in (*headings, *(column.heading for column in _DIFFERENCE[1:])):
+        table.add_column(heading, justify="right", no_wrap=True)
+    return table
+
+
+def _add_row(table: Table, cells: Sequence[str]) -> None:
+    # Text: rich would take a name in brackets for a style
+    table.add_row(*(Text(cell) for cell in cells))
+
+
+def _wide_console() -> Console:
     console = Console(highlight=False)
     console.width = max(console.width, WIDTH)
-    console.print(table)
-
-
-def _differences(row: Mapping[str, Any]) -> list[str]:
-    """The cells of a difference."""
-    saved = row["labels_saved"]
-    return [
-        f"{row['difference']:+.3f}",
-        f"{row['low']:+.3f} ... {row['high']:+.3f}",
-        f"{row['difference_median']:+.3f}",
-        f"{row['wins']} of {row['pairs']}",
-        saved if isinstance(saved, str) else f"{saved:+.1f}",
-    ]
+    return console

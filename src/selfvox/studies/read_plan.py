@@ -1,0 +1,267 @@
+"""A plan file, read and checked as a whole before anything is prepared or trained."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from selfvox.errors import UsageError, did_you_mean
+from selfvox.models.build import check_network
+from selfvox.settings import safe_yaml
+from selfvox.settings.options import check_names, options, resolve
+from selfvox.settings.verbs import Finetune, PreparationSettings, Prepare, Pretrain
+from selfvox.studies.plan import (
+    PATH_SETTINGS,
+    SCRATCH,
+    Methods2D,
+    MethodSettings,
+    Plan,
+    folder_name,
+)
+from selfvox.tasks import task_from_setting
+
+PRESETS = Path(__file__).parent / "presets"
+
+# settings that the study decides itself; a plan may give all others of a verb
+_PREPARATION = {entry.name for entry in dataclasses.fields(PreparationSettings)}
+_DECIDED = {
+    Prepare: {"scans", "out", "test", "validation", "seed"},
+    Pretrain: {"out", "seed", "resume", "devices"} | _PREPARATION - {"source"},
+    Finetune: {
+        "labelled",
+        "out",
+        "encoder",
+        "labels",
+        "fraction",
+        "fold",
+        "seed",
+        "subset_seed",
+        "resume",
+        *_PREPARATION,
+    },
+}
+
+
+def preset_names() -> list[str]:
+    """The plans that come with selfvox."""
+    return sorted(path.stem for path in PRESETS.glob("*.yaml"))
+
+
+def read_plan(plan: str, data: Path | None = None, scale: float = 1.0) -> Plan:
+    """Read a plan file or a preset, and check all of it.
+
+    Args:
+        plan: path of a YAML file, or the name of a preset.
+        data: overrides the plan's data.
+        scale: overrides the plan's scale, unless 1.
+
+    Raises:
+        UsageError: there is no such plan, or a setting is unknown, missing or invalid.
+    """
+    path = _find_plan(plan)
+    values = safe_yaml.read_yaml(path)
+    if data is not None:
+        values["data"] = str(data.absolute())
+    elif path.parent == PRESETS:
+        raise UsageError(f"{plan}: this preset needs scans; give their folder with --data PATH")
+    if scale != 1:
+        values["scale"] = scale
+    try:
+        _check_complete(values)
+        return _check_plan(resolve(Plan, values), path.parent)
+    except UsageError as error:
+        raise UsageError(f"{path}: {error}") from None
+
+
+def _find_plan(plan: str) -> Path:
+    path = Path(os.path.expanduser(plan))
+    if path.is_file():
+        return path
+    if plan not in preset_names():
+        hint = did_you_mean(plan, preset_names())
+        raise UsageError(f"{plan}: there is no such plan file or preset{hint}")
+    return PRESETS / f"{plan}.yaml"
+
+
+def _check_complete(values: Mapping[str, Any]) -> None:
+    """Name everything that is missing at once, so that a plan is completed in one go."""
+    settings = options(Plan)
+    check_names([option.name for option in settings], values, "")
+    missing = [
+        f"{option.name} ({option.help})"
+        for option in settings
+        if option.required and option.name not in values
+    ]
+    if missing:
+        raise UsageError(f"required settings are missing: {', '.join(missing)}")
+
+
+def _check_plan(plan: Plan, folder: Path) -> Plan:
+    """Check every section with the verb it is meant for; returns the plan with absolute paths.
+
+    Args:
+        plan: as it was read.
+        folder: of the plan file, which relative paths start from.
+    """
+    plan = _add_2d_methods(plan)
+    _check_section(Prepare, plan.prepare, "prepare.")
+    _check_section(Pretrain, plan.pretrain, "pretrain.")
+    _check_section(Finetune, plan.finetune, "finetune.")
+    methods = {
+        name: _check_method(plan, name, entry, folder) for name, entry in plan.methods.items()
+    }
+    _check_distinct(methods)
+    plan = dataclasses.replace(
+        plan,
+        data=Path(_absolute(folder, plan.data)),
+        methods=methods,
+        pretrain=_with_absolute_paths(folder, plan.pretrain),
+    )
+    for method in plan.resolved_methods:
+        if isinstance(method.pretrain, dict):
+            _check_network(method.pretrain, f"methods.{method.name}.pretrain.")
+        _check_network(method.finetune, f"methods.{method.name}.finetune.")
+    return plan
+
+
+def _add_2d_methods(plan: Plan) -> Plan:
+    """Replace `twins_2d` by methods, after the others."""
+    if plan.twins_2d is None:
+        return plan
+    settings = resolve(Methods2D, plan.twins_2d, prefix="twins_2d.")
+    methods = dict(plan.methods)
+    for name in settings.of:
+        entry = plan.methods.get(name)
+        if not isinstance(entry, Mapping) or not isinstance(entry.get("pretrain"), Mapping):
+            hint = did_you_mean(name, plan.methods)
+            raise UsageError(f"twins_2d.of: the study pre-trains no method {name}{hint}")
+        finetune = entry.get("finetune") or {}
+        methods[f"2D-{name}"] = {
+            "pretrain": {**entry["pretrain"], **settings.pretrain, "slices": settings.slices},
+            "finetune": {**finetune, **settings.finetune, "slices": settings.slices},
+        }
+    return dataclasses.replace(plan, methods=methods, twins_2d=None)
+
+
+def _check_method(plan: Plan, name: Any, entry: Any, folder: Path) -> str | dict[str, Any]:
+    """Check one method; returns it in the form that is saved, with absolute paths."""
+    place = f"methods.{name}"
+    _check_method_name(name, place)
+    if entry == SCRATCH:
+        return SCRATCH
+    if not isinstance(entry, Mapping):
+        remedy = "write `pretrain: {task: rotation}` below it"
+        raise UsageError(f"{place}: should be `{SCRATCH}` or settings; {remedy}")
+    settings = resolve(MethodSettings, entry, prefix=f"{place}.")
+    pretrain = settings.pretrain
+    if isinstance(pretrain, dict):
+        _check_pretrain(plan, pretrain, f"{place}.pretrain.")
+        pretrain = _with_absolute_paths(folder, pretrain)
+    elif pretrain is not None:
+        pretrain = _absolute(folder, pretrain)
+    if pretrain is not None and name.startswith(SCRATCH):
+        raise UsageError(
+            f"{place}: is pre-trained, so its name cannot start with {SCRATCH}; rename it"
+        )
+    _check_section(
+        Finetune,
+        {**plan.finetune, **settings.finetune},
+        f"{place}.finetune.",
+        encoder="none" if pretrain is None else "-",
+    )
+    if pretrain is None and not settings.finetune:
+        return SCRATCH
+    return {"pretrain": pretrain, "finetune": dict(settings.finetune)}
+
+
+def _check_method_name(name: Any, place: str) -> None:
+    if isinstance(name, str):
+        is_word = re.fullmatch(r"\w[\w .+=-]*", name, re.ASCII)
+        if is_word and name == name.strip(" ."):
+            return
+    raise UsageError(
+        f"{place}: cannot be the name of a folder; use letters, digits, spaces and - . + ="
+    )
+
+
+def _check_pretrain(plan: Plan, pretrain: dict[str, Any], prefix: str) -> None:
+    values = {**plan.pretrain, **pretrain}
+    settings = _check_section(Pretrain, values, prefix)
+    with _located(prefix):
+        task_from_setting(settings.task, settings.weights).check_batch(settings.batch)
+    if "source" in values and "scans" not in values:
+        raise UsageError(
+            f"{prefix}source: is the layout of other scans, but `scans` is missing; "
+            "add it, or move `source` to the section prepare"
+        )
+
+
+def _check_distinct(methods: Mapping[str, str | dict[str, Any]]) -> None:
+    """Refuse a second plain `scratch`, and two methods with one folder."""
+    if sum(entry == SCRATCH for entry in methods.values()) > 1:
+        raise UsageError(f"methods: more than one is plain {SCRATCH}; keep one")
+    owners: dict[str, str] = {}
+    for name in methods:
+        owner = owners.setdefault(folder_name(name), name)
+        if owner != name:
+            raise UsageError(f"methods.{name}: would share its folder with {owner}; rename one")
+
+
+def _check_section(verb: type, values: Mapping[str, Any], prefix: str, encoder: str = "-") -> Any:
+    """Check a section with the settings of its verb; what the study decides must not be in it.
+
+    Args:
+        verb: Prepare, Pretrain or Finetune.
+        values: as the plan gives them.
+        prefix: of the section's settings in messages, such as `finetune.`.
+        encoder: `none` checks that a fine-tuning from scratch is valid.
+    """
+    for name in values:
+        if name in _DECIDED[verb]:
+            section = "the section prepare" if name in _PREPARATION else "the study"
+            raise UsageError(f"{prefix}{name}: is decided by {section}; remove it here")
+    placeholders = {"scans": "-", "out": "-", "labelled": "-", "encoder": encoder}
+    names = {entry.name for entry in dataclasses.fields(verb)}
+    required = {name: value for name, value in placeholders.items() if name in names}
+    return resolve(verb, {**required, **values}, prefix=prefix)
+
+
+def _check_network(settings: Mapping[str, Any], prefix: str) -> None:
+    """Refuse a misspelt U-Net.
+
+    A network that comes from a run or another library is not checked: a finished study must be
+    readable where these are gone.
+    """
+    network = settings.get("network", "plain")
+    name = str(network.get("name", "plain") if isinstance(network, Mapping) else network)
+    if os.sep not in name and ":" not in name:
+        with _located(prefix):
+            check_network(network)
+
+
+@contextlib.contextmanager
+def _located(prefix: str) -> Iterator[None]:
+    """Put the place in the plan in front of a refusal."""
+    try:
+        yield
+    except UsageError as error:
+        raise UsageError(f"{prefix}{error}") from None
+
+
+def _with_absolute_paths(folder: Path, pretrain: Mapping[str, Any]) -> dict[str, Any]:
+    paths = {
+        name: _absolute(folder, pretrain[name])
+        for name in PATH_SETTINGS
+        if pretrain.get(name) is not None
+    }
+    return {**pretrain, **paths}
+
+
+def _absolute(folder: Path, path: Any) -> str:
+    """A path of the plan, independent of the working folder."""
+    return str((folder / os.path.expanduser(str(path))).absolute())
