@@ -170,7 +170,9 @@ def _write_answers(table: Path, store: Store, out: Path) -> None:
         for case in store.cases
         if case.id in classified.predicted and case.grade is not None
     }
-    rows = [[case, true[case], classified.predicted[case]] for case in sorted(true, key=natural_key)]
+    rows = [
+        [case, true[case], classified.predicted[case]] for case in sorted(true, key=natural_key)
+    ]
     atomic_files.write_csv(out, ["case", "true", "predicted"], rows)
 
 
