@@ -6,8 +6,6 @@ random field fitted by expectation maximisation (Zhang et al. 2001), is dipy's `
 
 from __future__ import annotations
 
-import contextlib
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -22,6 +20,7 @@ from selfvox.errors import DataError, UsageError
 from selfvox.ops.boxes import bounding_box
 from selfvox.report.figures import OutlinedScan, draw_outlines
 from selfvox.runs.atomic_files import sha256, write_csv
+from selfvox.runs.ledger import append_record, read_records
 from selfvox.runs.progress import echo, progress_bar
 from selfvox.settings.verbs import Tissues
 
@@ -156,18 +155,13 @@ def _check_same(cases: Sequence[Case], out: Path) -> set[str]:
 
 def _record(case: Case, out: Path) -> None:
     """Note which scan was labelled; the last line of an id counts."""
-    with (out / "scans.jsonl").open("a", encoding="utf-8") as file:
-        file.write(json.dumps({"id": case.id, "scan": _digests(case)}) + "\n")
+    append_record(out / "scans.jsonl", {"id": case.id, "scan": _digests(case)})
 
 
 def _records(ledger: Path) -> dict[str, list[str]]:
-    """The hashes of each scan's files by its id; a half-written line is left out."""
-    found = {}
-    for line in ledger.read_text(encoding="utf-8").splitlines() if ledger.exists() else []:
-        with contextlib.suppress(ValueError, KeyError, TypeError):
-            record = json.loads(line)
-            found[record["id"]] = record["scan"]
-    return found
+    """The hashes of each scan's files by its id; of several records of one id, the last."""
+    records = [record for record in read_records(ledger) if {"id", "scan"} <= record.keys()]
+    return {record["id"]: record["scan"] for record in records}
 
 
 def _digests(case: Case) -> list[str]:
