@@ -16,6 +16,7 @@ T = TypeVar("T")
 
 # slices of this name are perpendicular to this axis of a prepared volume: x, y, z
 SLICE_AXES = {"sagittal": 0, "coronal": 1, "axial": 2}
+DIVISOR = 8  # of a crop's edges, where the encoder is not built yet
 _LONGEST_EDGE = {2: 256, 3: 64}  # of a crop that nobody chose, by dimensions
 
 
@@ -82,10 +83,10 @@ def choose_crop(
         UsageError: edges that do not fit the scans' dimensions or the divisor.
     """
     dims = len(cases[0].shape)
-    divisor = tuple(divisor or (8,) * dims)
+    divisor = tuple(divisor or (DIVISOR,) * dims)
     if requested is not None:
-        edges = tuple(requested) * dims if len(requested) == 1 else tuple(requested)
-        _check_crop(edges, cases, divisor)
+        edges = check_edges(requested, divisor)
+        _check_not_too_large(edges, cases, divisor)
         return edges
     crop = _typical_crop(cases, divisor, inside=inside)
     if inside:
@@ -93,13 +94,18 @@ def choose_crop(
     return crop
 
 
-def _check_crop(edges: Sequence[int], cases: Sequence[StoredCase], divisor: Sequence[int]) -> None:
-    """Refuse requested edges that do not fit.
+def check_edges(requested: Sequence[int], divisor: Sequence[int]) -> tuple[int, ...]:
+    """The edges of a requested crop, one for each axis.
+
+    Args:
+        requested: one edge for all axes, or one for each.
+        divisor: for each axis, what its edge must be a multiple of.
 
     Raises:
-        UsageError: too few or too many edges, no multiples, or far larger than every scan.
+        UsageError: too few or too many edges, or one that is no such multiple.
     """
-    dims = len(cases[0].shape)
+    dims = len(divisor)
+    edges = tuple(requested) * dims if len(requested) == 1 else tuple(requested)
     if len(edges) != dims:
         raise UsageError(
             f"crop: names {len(edges)} edges and the scans have {dims} axes; give one for each, or "
@@ -112,6 +118,18 @@ def _check_crop(edges: Sequence[int], cases: Sequence[StoredCase], divisor: Sequ
             raise UsageError(
                 f"crop: {edge} is no multiple of {unit}; the nearest are {below} and {above}"
             )
+    return edges
+
+
+def _check_not_too_large(
+    edges: Sequence[int], cases: Sequence[StoredCase], divisor: Sequence[int]
+) -> None:
+    """Refuse a requested crop that is far larger than every scan.
+
+    Raises:
+        UsageError: it is.
+    """
+    dims = len(edges)
     largest = max((case.shape for case in cases), key=math.prod)
     # three times the largest scan along every axis: beyond that, nearly all voxels are mirrored
     if math.prod(edges) > 3**dims * max(math.prod(largest), math.prod(divisor)):
