@@ -28,7 +28,7 @@ from selfvox.models.encoder import Encoder
 from selfvox.ops.losses import dice_cross_entropy
 from selfvox.ops.metrics import dice_per_class
 from selfvox.tasks import task_from_setting
-from selfvox.training.loop import batch_generator
+from selfvox.training.batches import batch_generator
 
 CROP, LABELS, DRAWS = (32, 40, 32), 5, 3
 NETWORK = {  # tiles of 8 voxels become one: no instance norm

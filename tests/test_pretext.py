@@ -17,7 +17,7 @@ from selfvox.runs.run_folder import read_metrics
 from selfvox.runs.weights import load_part
 from selfvox.tasks import task_from_setting, task_to_setting
 from selfvox.training.learning_curve import draw_curve
-from selfvox.training.loop import _caption
+from selfvox.training.training_log import caption
 
 CROP = (32, 32, 32)
 
@@ -189,15 +189,15 @@ def test_a_run_keeps_the_metrics_of_each_task_apart(runs):
     assert last["loss"] == pytest.approx(
         last["rotation/loss"] + 0.5 * last["simclr/loss"], rel=1e-5
     )
-    shown = _caption(last)
+    shown = caption(last)
     assert f"rotation {last['rotation/accuracy']:.2f} (chance 0.10)" in shown
     assert f"simclr {last['simclr/accuracy']:.2f} (chance 0.33)" in shown
-    assert "masked explained 0.10 (chance 0.00)" in _caption(
+    assert "masked explained 0.10 (chance 0.00)" in caption(
         {**last, "masked/loss": 0.9, "masked/explained": 0.1}
     )
-    alone = _caption({"loss": 0.9, "explained": 0.1, "images_per_s": 1.0, "waiting": 0.0})
+    alone = caption({"loss": 0.9, "explained": 0.1, "images_per_s": 1.0, "waiting": 0.0})
     assert alone == "loss 0.900  explained 0.10 (chance 0.00)  1.0 images/s  0 % waiting"
-    assert "explained 0.00 " in _caption(
+    assert "explained 0.00 " in caption(
         {"loss": 0.9, "explained": -0.001, "images_per_s": 1.0, "waiting": 0.0}
     )
 

@@ -16,8 +16,11 @@ from selfvox.models.build import build_encoder
 from selfvox.ops.outcome import Outcome
 from selfvox.runs.run_folder import read_metrics
 from selfvox.runs.weights import load_part, load_strictly, load_tensors
-from selfvox.training import loop, monitor, pretext_objective
-from selfvox.training.loop import TrainingPlan, _batches, _Clock, _leave_signals, batch_generator
+from selfvox.training import monitor, pretext_objective, training_log
+from selfvox.training.batches import batch_generator, training_batches
+from selfvox.training.schedule import TrainingPlan
+from selfvox.training.stop_signals import ignore_stop_signals
+from selfvox.training.training_log import TrainingLog
 
 
 def plan(**changed):
@@ -114,7 +117,8 @@ def test_batches_of_several_devices_are_apart_and_leave_nothing_out():
             world_size=3, global_rank=rank, device=torch.device("cpu"), to_device=lambda one: one
         )
         drawn[rank] = [
-            batch["number"].tolist() for batch in _batches(fabric, Numbers(), plan(steps=4), 1)
+            batch["number"].tolist()
+            for batch in training_batches(fabric, Numbers(), plan(steps=4), 1)
         ]
     # batch 1 to 3 of each device, of 2 samples
     assert drawn[0] == [[6, 7], [12, 13], [18, 19]]
@@ -198,7 +202,7 @@ def test_a_signal_to_the_processes_that_read_costs_no_batch(shapes_store):
     store = open_store(shapes_store)
     data = Crops(store, store.cases, (8, 8, 8), seed=0)
     loader = DataLoader(
-        data, batch_size=None, sampler=range(200), num_workers=1, worker_init_fn=_leave_signals
+        data, batch_size=None, sampler=range(200), num_workers=1, worker_init_fn=ignore_stop_signals
     )
     batches = iter(loader)
     seen = [int(next(batches)["subject"])]
@@ -210,20 +214,21 @@ def test_a_signal_to_the_processes_that_read_costs_no_batch(shapes_store):
 
 def test_what_is_done_between_steps_is_none_of_their_time(monkeypatch):
     now = [0.0]
-    monkeypatch.setattr(loop.time, "monotonic", lambda: now[0])
-    clock = _Clock(4)
-    with clock.waiting():
+    monkeypatch.setattr(training_log.time, "monotonic", lambda: now[0])
+    log = TrainingLog(4)
+    with log.waiting():
         now[0] += 1
+    log.add([Outcome(torch.tensor(0.0), {})])
     now[0] += 1
-    with clock.standing():
+    with log.paused():
         now[0] += 100
-    measured = clock.measure(Outcome(torch.tensor(0.0), {}), 0.1, 0)
-    assert (measured["images_per_s"], measured["waiting"]) == (2, 0.5)
+    line = log.flush(0.1, 0)
+    assert (line["images_per_s"], line["waiting"]) == (2, 0.5)
 
 
 def test_the_speed_that_a_run_logs_is_that_of_its_steps(shapes_store, tmp_path, small, monkeypatch):
-    later, real = [0.0], loop.time.monotonic
-    monkeypatch.setattr(loop.time, "monotonic", lambda: real() + later[0])
+    later, real = [0.0], training_log.time.monotonic
+    monkeypatch.setattr(training_log.time, "monotonic", lambda: real() + later[0])
 
     def takes_days(self, step):
         later[0] += 1e6

@@ -13,7 +13,7 @@ from selfvox.models.encoder import Encoder
 from selfvox.ops.outcome import Outcome
 from selfvox.runs.device import make_fabric
 from selfvox.runs.run_folder import open_run, read_metrics
-from selfvox.training.monitor import AT_CHANCE_STEP, CROPS, TrainingMonitor, views_of
+from selfvox.training.monitor import AT_CHANCE_STEP, CROPS, TrainingMonitor, overlapping_views
 
 CROP = (16, 16, 16)
 
@@ -34,7 +34,7 @@ class Constant(Encoder):
 @pytest.fixture(scope="module")
 def views(shapes_store):
     store = open_store(shapes_store)
-    return views_of(store, store.cases, CROP, 0)
+    return overlapping_views(store, store.cases, CROP, 0)
 
 
 @pytest.fixture

@@ -76,6 +76,17 @@ def test_features_that_tell_the_classes_apart_score_1_and_the_encoder_is_left_as
     assert torch.equal(torch.random.get_rng_state(), state)
 
 
+def test_the_score_is_that_of_the_test_cases(told_by_intensity, monkeypatch):
+    training, test = split_probe_cases(told_by_intensity, (), seed=0)
+    for case in test:
+        # every voxel looks like the class before its own: all predictions are wrong
+        labels = told_by_intensity._open["labels", case.id]
+        monkeypatch.setitem(told_by_intensity._open, ("labels", case.id), (labels + 1) % 3)
+    scores = probe(Sees(), told_by_intensity, training, test, CROP, 0)
+    assert (scores["linear"], scores["knn"]) == (0.0, 0.0)
+    assert probe(Sees(), told_by_intensity, training, training, CROP, 0)["linear"] == 1.0
+
+
 class SeesFinely(Sees):
     """An encoder whose coarsest map is not to be read."""
 

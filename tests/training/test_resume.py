@@ -19,7 +19,8 @@ from selfvox.runs.atomic_files import sha256
 from selfvox.runs.device import make_fabric
 from selfvox.runs.run_folder import Run, read_metrics
 from selfvox.training import best_checkpoint, pretext_objective, segmentation
-from selfvox.training.loop import TrainingPlan, _batches
+from selfvox.training.batches import training_batches
+from selfvox.training.schedule import TrainingPlan
 
 
 class Crash(Exception):
@@ -192,11 +193,11 @@ def test_a_second_interrupt_ends_at_once_and_the_checkpoint_before_is_intact(
 def test_a_signal_while_validating_is_obeyed_after_the_step(
     shapes_store, tmp_path, small, monkeypatch, number
 ):
-    validate = best_checkpoint.BestCheckpoint._validate
+    measure = best_checkpoint.Validator.measure
     monkeypatch.setattr(
-        best_checkpoint.BestCheckpoint,
-        "_validate",
-        lambda self: signal.raise_signal(number) or validate(self),
+        best_checkpoint.Validator,
+        "measure",
+        lambda self: signal.raise_signal(number) or measure(self),
     )
     with pytest.raises(Stopped, match="after step 2, saved") as error:
         selfvox.finetune(
@@ -213,10 +214,10 @@ def test_batches_are_the_same_wherever_a_run_begins(shapes_store):
     plan = TrainingPlan(
         steps=9, batch=3, accumulate=2, learning_rate=1, weight_decay=0, save_every=1, seed=0
     )
-    whole = list(_batches(fabric, data, plan, 0))
+    whole = list(training_batches(fabric, data, plan, 0))
     assert len(whole) == 18
     for step in (1, 5, 8):
-        rest = list(_batches(fabric, data, plan, step))
+        rest = list(training_batches(fabric, data, plan, step))
         assert len(rest) == 18 - 2 * step
         for one, other in zip(rest, whole[2 * step :], strict=True):
             assert one.keys() == other.keys()

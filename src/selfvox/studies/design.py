@@ -13,7 +13,7 @@ from typing import Any
 from selfvox.settings.verbs import FINETUNE_STEPS, PRETRAIN_STEPS, Finetune
 from selfvox.studies.facts import MethodFacts
 from selfvox.studies.plan import SCRATCH, Method, Plan, folder_name, scale_steps
-from selfvox.training.loop import count_steps
+from selfvox.training.schedule import count_steps
 
 
 @dataclass(frozen=True, kw_only=True)

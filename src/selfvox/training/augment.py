@@ -1,4 +1,4 @@
-"""Light augmentation on the device: a small turn, a small zoom, brightness, contrast, noise; whole scans flip too."""
+"""Light augmentation on the device: rotation, zoom, flips, contrast, brightness and noise."""
 
 from __future__ import annotations
 
@@ -12,60 +12,65 @@ from selfvox.ops import intensity
 from selfvox.ops.affine import resample, rotation_matrices
 from selfvox.ops.planes import Plane
 
+MAX_DEGREES = 15.0
+ZOOM = (0.9, 1.1)
+CONTRAST = (0.75, 1.25)  # factor
+BRIGHTNESS = (-0.2, 0.2)  # added to standardised intensities
+NOISE = (0.0, 0.1)  # standard deviation
+
 
 def augment(
     image: Tensor, label: Tensor, planes: Sequence[Plane], rng: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Change a batch as scans differ among people and scanners; image and label move alike, in one resampling.
+    """Vary a batch as scans vary among people and scanners; image and label move together.
+
+    Rotation and zoom are one matrix per sample, so an image is resampled only once.
 
     Args:
         image: (batch, channel, *space).
-        label: (batch, *space); moved by nearest neighbour.
-        planes: those of equal spacing, in which turning keeps the anatomy's shape.
+        label: (batch, *space); resampled by nearest neighbour.
+        planes: those of equal spacing, where a rotation preserves the anatomy's shape.
         rng: on the CPU.
     """
-    count, d = len(image), image.ndim - 2
-
-    def uniform(low: float, high: float, *shape: int) -> Tensor:
-        return torch.empty(count, *shape).uniform_(low, high, generator=rng)
-
-    angles = torch.deg2rad(uniform(-15, 15, len(planes)))
-    matrices = rotation_matrices(angles, planes, d) * uniform(0.9, 1.1, 1, 1)
+    count = len(image)
+    d = image.ndim - 2
+    angles = _uniform(rng, -MAX_DEGREES, MAX_DEGREES, (count, len(planes)))
+    zooms = _uniform(rng, *ZOOM, (count, 1, 1))
+    matrices = rotation_matrices(torch.deg2rad(angles), planes, d) * zooms
     shifts = torch.zeros(count, d)
-    image = resample(image, matrices, shifts)
-    moved = resample(label[:, None].float(), matrices, shifts, mode="nearest")[:, 0].to(label.dtype)
-    return _recolour(image, rng), moved
+    moved_image = resample(image, matrices, shifts)
+    moved_label = resample(label[:, None].float(), matrices, shifts, mode="nearest")
+    return _vary_intensity(moved_image, rng), moved_label[:, 0].to(label.dtype)
 
 
 def augment_whole(image: Tensor, spacing: Tensor, rng: torch.Generator) -> Tensor:
-    """Change whole scans, whose class no flip, turn or zoom changes; in one resampling.
+    """Vary whole scans: no flip, rotation or zoom changes their class.
 
     Args:
         image: (batch, channel, *space).
-        spacing: (batch, d) in mm: a turn keeps shapes in mm, not in voxels.
+        spacing: (batch, d) in mm: a rotation preserves shapes in mm, not in voxels.
         rng: on the CPU.
     """
-    count, d = len(image), image.ndim - 2
+    count = len(image)
+    d = image.ndim - 2
     planes = list(itertools.combinations(range(d), 2))
-
-    def uniform(low: float, high: float, *shape: int) -> Tensor:
-        return torch.empty(count, *shape).uniform_(low, high, generator=rng)
-
-    angles = torch.deg2rad(uniform(-15, 15, len(planes)))
-    flips = torch.where(uniform(0, 1, 1, d) < 0.5, -1.0, 1.0)
-    matrices = rotation_matrices(angles, planes, d) * uniform(0.9, 1.1, 1, 1) * flips
+    angles = _uniform(rng, -MAX_DEGREES, MAX_DEGREES, (count, len(planes)))
+    flips = torch.where(_uniform(rng, 0, 1, (count, 1, d)) < 0.5, -1.0, 1.0)
+    zooms = _uniform(rng, *ZOOM, (count, 1, 1))
+    matrices = rotation_matrices(torch.deg2rad(angles), planes, d) * zooms * flips
+    # the matrices are in mm; resampling takes voxels
     mm = spacing.cpu().float()
     matrices = matrices * mm[:, None, :] / mm[:, :, None]
-    return _recolour(resample(image, matrices, torch.zeros(count, d)), rng)
+    return _vary_intensity(resample(image, matrices, torch.zeros(count, d)), rng)
 
 
-def _recolour(image: Tensor, rng: torch.Generator) -> Tensor:
-    """Brightness, contrast and noise, for each image its own."""
+def _vary_intensity(image: Tensor, rng: torch.Generator) -> Tensor:
+    """Change contrast and brightness and add noise, drawn for each image."""
+    count = (len(image),)
+    image = intensity.scale_contrast(image, _uniform(rng, *CONTRAST, count))
+    image = intensity.shift_brightness(image, _uniform(rng, *BRIGHTNESS, count))
+    return intensity.add_noise(image, _uniform(rng, *NOISE, count), rng)
 
-    def uniform(low: float, high: float) -> Tensor:
-        return torch.empty(len(image)).uniform_(low, high, generator=rng)
 
-    image = intensity.shift_brightness(
-        intensity.scale_contrast(image, uniform(0.75, 1.25)), uniform(-0.2, 0.2)
-    )
-    return intensity.add_noise(image, uniform(0, 0.1), rng)
+def _uniform(rng: torch.Generator, low: float, high: float, shape: tuple[int, ...]) -> Tensor:
+    return torch.empty(shape).uniform_(low, high, generator=rng)

@@ -1,4 +1,4 @@
-"""How healthy an encoder is, measured without labels: pure functions of embeddings, scores and gradients."""
+"""How healthy an encoder is, without labels: functions of embeddings, scores and gradients."""
 
 from __future__ import annotations
 
@@ -12,36 +12,41 @@ from torch import Tensor, nn
 
 
 class Score(NamedTuple):
-    """What a task scores, and what guessing scores."""
+    """The score of a task and the score of random guesses."""
 
     value: float
     chance: float
 
     @property
     def above_chance(self) -> float:
-        """0 at chance, 1 where every answer is right; 0 where a guess cannot fail."""
-        return 0.0 if self.chance == 1 else (self.value - self.chance) / (1 - self.chance)
+        """0 at chance, 1 where every prediction is right; 0 where a guess cannot fail."""
+        if self.chance == 1:
+            return 0.0
+        return (self.value - self.chance) / (1 - self.chance)
 
 
-def chance_scores(metrics: Mapping[str, float]) -> dict[str, Score]:
-    """The scores that have a chance among a task's metrics, by name; `rotation/accuracy` has `rotation/chance`.
+def chance_scores(metrics: Mapping[str, float] | Mapping[str, Tensor]) -> dict[str, Score]:
+    """The metrics that have a chance level, by name.
 
-    `explained`, a share of variance, is 0 by chance.
+    `accuracy` is paired with `chance`, and `rotation/accuracy` with `rotation/chance`. The chance
+    level of `explained`, a share of variance, is 0.
     """
-    found = {}
+    scores = {}
     for name, value in metrics.items():
-        prefix, kind = name[: name.rfind("/") + 1], name.rpartition("/")[2]
-        if kind == "accuracy" and f"{prefix}chance" in metrics:
-            found[name] = Score(float(value), float(metrics[f"{prefix}chance"]))
+        kind = name.rpartition("/")[2]
+        chance = name.removesuffix(kind) + "chance"
+        if kind == "accuracy" and chance in metrics:
+            scores[name] = Score(float(value), float(metrics[chance]))
         elif kind == "explained":
-            found[name] = Score(float(value), 0.0)
-    return found
+            scores[name] = Score(float(value), 0.0)
+    return scores
 
 
 def spread(embeddings: Tensor) -> float:
-    """Standard deviation of L2-normalised embeddings, mean over dimensions, as a share of the ideal 1 / sqrt(width).
+    """Standard deviation of L2-normalised embeddings, relative to the ideal 1 / sqrt(width).
 
-    0 where all are the same, about 1 where they fill the sphere evenly (Chen and He 2021, figure 2).
+    Mean over dimensions: 0 where all embeddings are the same, about 1 where they fill the sphere
+    evenly (Chen and He 2021, figure 2).
 
     Args:
         embeddings: (n, width).
@@ -51,9 +56,10 @@ def spread(embeddings: Tensor) -> float:
 
 
 def effective_rank(embeddings: Tensor) -> float:
-    """RankMe: the exponential of the entropy of the normalised singular values (Garrido et al. 2023, eq. 1).
+    """RankMe: exponential of the entropy of the normalised singular values.
 
-    From 1, all in one direction, to the smaller of `n` and `width`. Not centred, as in the paper.
+    From 1, all in one direction, to the smaller of `n` and `width` (Garrido et al. 2023, eq. 1).
+    Not centred, as in the paper.
 
     Args:
         embeddings: (n, width).
@@ -64,8 +70,12 @@ def effective_rank(embeddings: Tensor) -> float:
 
 
 def share_with_gradient(parameters: Iterable[nn.Parameter]) -> float:
-    """Share of parameters whose tensor has a gradient that is not zero throughout; to be asked before an update."""
-    total = with_gradient = 0
+    """Share of parameters that are in a tensor with a gradient other than zero.
+
+    To be measured before the update, which clears the gradients.
+    """
+    total = 0
+    with_gradient = 0
     for parameter in parameters:
         total += parameter.numel()
         if parameter.grad is not None and bool(parameter.grad.any()):

@@ -11,14 +11,15 @@ from selfvox.training.loop import Objective
 
 
 class PretextObjective(Objective):
-    """An encoder, a head and the task that they are asked."""
+    """An encoder, the head of a pretext task, and the task."""
 
     def __init__(self, encoder: Encoder, task: PretextTask):
         super().__init__()
-        self.encoder, self.head, self.task = encoder, task.head(encoder), task
+        self.encoder = encoder
+        self.head = task.head(encoder)
+        self.task = task
 
     def forward(self, batch: Batch, step: int, rng: torch.Generator) -> Outcome:
-        """Ask the batch's images, and measure the answer."""
-        return self.task.loss(
-            self.encoder, self.head, self.task.make_batch(batch["image"], rng, batch["subject"])
-        )
+        """Make the task's batch of the images, and compute its loss."""
+        task_batch = self.task.make_batch(batch["image"], rng, batch["subject"])
+        return self.task.loss(self.encoder, self.head, task_batch)

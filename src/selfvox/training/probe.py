@@ -1,4 +1,4 @@
-"""A probe: how well labels can be told from a frozen encoder's features, by a linear classifier and by neighbours."""
+"""A probe: how well labels can be predicted from a frozen encoder's features."""
 
 from __future__ import annotations
 
@@ -18,22 +18,23 @@ from torch import Tensor
 
 from selfvox.data.preparation.split import Split, choose_subset, make_split
 from selfvox.data.preparation.store import Store, StoredCase
-from selfvox.data.sampling.crop_size import slice_axis, volume_edges
+from selfvox.data.sampling.crop_size import slice_axis as find_slice_axis
+from selfvox.data.sampling.crop_size import volume_edges
 from selfvox.data.sampling.crops import Crops
 from selfvox.errors import DataError
 from selfvox.models.build import build_encoder
 from selfvox.models.encoder import Encoder
 from selfvox.runs.weights import load_part, load_strictly
 
-SUBJECTS = {
-    "voxels": 10,
-    "images": 50,
-}  # at most so many to learn from, and so many to be scored on
+# subjects to learn from, and subjects to be scored on, at most
+MAX_VOXEL_SUBJECTS = 10  # where voxels are classified
+MAX_IMAGE_SUBJECTS = 50  # where whole images are
 CROPS_PER_CASE = 4
 FOREGROUND_SHARE = 0.75  # of the crops, so that small classes are met
-VOXELS = 6000  # to learn from, and to be scored on; evenly of the classes in each crop
+VOXELS = 6000  # to learn from, and as many to be scored on
 NEIGHBOURS = 10
-TOGETHER = 4  # crops in one pass of the encoder
+CROPS_AT_ONCE = 4  # in one pass of the encoder
+MAX_ITERATIONS = 100  # of logistic regression
 
 
 def probe(
@@ -45,58 +46,58 @@ def probe(
     seed: int,
     slice_axis: int | None = None,
 ) -> dict[str, float]:
-    """Balanced accuracy on `test` of classifiers that learnt from the frozen features of `training`.
+    """Balanced accuracy on `test` of classifiers fitted to the frozen features of `training`.
 
-    Where all cases have label maps, single voxels are classified, each by the maps at its place, of every level but the
-    coarsest, which can tell where in the crop a voxel lies however little was learnt; else whole scans by their grade,
-    from the embedding of their central crop. Features are standardised. The encoder, its mode and all random streams of
-    torch are left as they are.
+    Where all cases have label maps, single voxels are classified, by the encoder's maps at their
+    places; else whole scans by their grade, from the embedding of their central crop. Features are
+    standardised. The encoder, its mode and torch's random generators are left as they are.
 
     Args:
         encoder: on the device where it computes.
-        store: holds the cases, prepared as the encoder's scans were.
+        store: of the cases, prepared as the encoder's scans were.
         training: to learn from.
         test: to be scored on; of other subjects.
         crop: edges of what the encoder is shown, in voxels.
         seed: of the crops and the voxels.
-        slice_axis: of a 2D encoder's: its crops are of slices along this axis.
+        slice_axis: the crops are of slices along this axis, for a 2D encoder.
 
     Returns:
-        `linear` (logistic regression), `knn` (nearest neighbours), and `chance`, which guessing scores.
+        `linear` (logistic regression), `knn` (nearest neighbours), and `chance`, the score of
+        random guesses.
     """
-    read = voxel_features if all(case.has_label for case in (*training, *test)) else image_features
+    has_labels = all(case.has_label for case in (*training, *test))
+    features_of = voxel_features if has_labels else image_features
     with frozen_encoder(encoder):
-        (x, y), (x_new, y_new) = (
-            read(encoder, store, cases, crop, seed, slice_axis) for cases in (training, test)
-        )
-    return classify(x, y, x_new, y_new)
+        x, y = features_of(encoder, store, training, crop, seed, slice_axis)
+        x_test, y_test = features_of(encoder, store, test, crop, seed, slice_axis)
+    return classify(x, y, x_test, y_test)
 
 
 def probe_run(
     run: Path, store: Store, labels: int, seed: int, device: str = "cpu"
 ) -> dict[str, float]:
-    """Probe a finished pre-training run: learn from `labels` subjects of a store, be scored on its validation subjects.
+    """Probe a finished pre-training run; the store's validation subjects are scored.
 
     Args:
-        run: holds `encoder/`.
+        run: with an `encoder/` folder.
         store: prepared as the run's scans were, with labels.
-        labels: how many subjects to learn from, drawn by `seed`.
-        seed: of that draw, the crops and the voxels.
+        labels: how many subjects to learn from.
+        seed: of the choice of these subjects, the crops and the voxels.
         device: where to compute.
 
     Raises:
-        WeightsError: there is no whole encoder.
+        WeightsError: the encoder is missing or damaged.
         DataError: too few labels.
-        UsageError: more subjects are asked for than there are.
+        UsageError: `labels` is more than there are.
     """
     tensors, card = load_part(
         run / "encoder", "encoder", needs=("network", "spatial_dims", "in_channels", "crop")
     )
-    axis = slice_axis(card.get("slices"), store.cases)
+    axis = find_slice_axis(card.get("slices"), store.cases)
     encoder = build_encoder(card["network"], card["spatial_dims"], card["in_channels"])
     load_strictly(encoder, tensors, f"{run}")
-    training, validation = split_probe_cases(store, (), seed, labels)
-    return probe(encoder.to(device), store, training, validation, card["crop"], seed, axis)
+    training, test = split_probe_cases(store, (), seed, labels)
+    return probe(encoder.to(device), store, training, test, card["crop"], seed, axis)
 
 
 def split_probe_cases(
@@ -109,64 +110,70 @@ def split_probe_cases(
 ) -> tuple[list[StoredCase], list[StoredCase]]:
     """Cases to learn from and cases to be scored on, never those of test subjects.
 
-    A store's split says who trains and validates; without one, half of the subjects are scored.
+    The store's split decides which is which; without one, half of the subjects are scored.
 
     Args:
         store: with label maps, or else with grades.
-        held_out: cases that are for testing elsewhere; left out by subject and by contents.
-        seed: of the draw.
+        held_out: test cases of another store, left out by subject and by contents.
+        seed: of the choice.
         labels: how many subjects to learn from; by default as many as make a quick probe.
-        scans: what the store was prepared from, for refusals.
+        scans: what the store was prepared from, for messages.
 
     Raises:
         DataError: fewer than two subjects can be used.
     """
-    kind = "voxels" if any(case.has_label for case in store.cases) else "images"
-    subjects, hashes = {case.subject for case in held_out}, {case.image_hash for case in held_out}
+    has_labels = any(case.has_label for case in store.cases)
     split = store.split()
+    test_subjects = {case.subject for case in held_out}
+    test_hashes = {case.image_hash for case in held_out}
     cases = [
         case
         for case in store.without_test_subjects()
-        if (case.has_label if kind == "voxels" else case.grade is not None)
-        and case.subject not in subjects
-        and case.image_hash not in hashes
+        if (case.has_label if has_labels else case.grade is not None)
+        and case.subject not in test_subjects
+        and case.image_hash not in test_hashes
     ]
     usable = {case.subject for case in cases}
     if len(usable) < 2:
         raise DataError(
-            f"{scans or store.path}: has labels of {len(usable)} subjects that are not for testing, and a probe takes "
-            "at least two; name more labelled scans"
+            f"{scans or store.path}: has labels of {len(usable)} subjects that are not for "
+            "testing, and a probe takes at least two; name more labelled scans"
         )
     if split is None or not usable & set(split.validation) or not usable & set(split.train):
         split = make_split(usable, 0, len(usable) // 2, 0)
-    drawn = []
-    for part, wanted in ((split.train, labels), (split.validation, None)):
-        there = Split(
-            train=tuple(subject for subject in part if subject in usable),
-            validation=(),
-            test=(),
-            seed=0,
-        )
-        drawn.append(
-            set(choose_subset(there, seed, wanted or min(SUBJECTS[kind], len(there.train))))
-        )
-    training, scored = ([case for case in cases if case.subject in some] for some in drawn)
-    return training, scored
+    limit = MAX_VOXEL_SUBJECTS if has_labels else MAX_IMAGE_SUBJECTS
+    training = _choose_subjects(usable.intersection(split.train), seed, limit, labels)
+    scored = _choose_subjects(usable.intersection(split.validation), seed, limit)
+    return (
+        [case for case in cases if case.subject in training],
+        [case for case in cases if case.subject in scored],
+    )
+
+
+def _choose_subjects(
+    subjects: set[str], seed: int, limit: int, count: int | None = None
+) -> set[str]:
+    """`count` subjects, by default `limit` or all there are."""
+    candidates = Split(train=tuple(sorted(subjects)), validation=(), test=(), seed=0)
+    return set(choose_subset(candidates, seed, count or min(limit, len(subjects))))
 
 
 @contextlib.contextmanager
 def frozen_encoder(encoder: Encoder) -> Iterator[None]:
-    """The encoder in evaluation mode, without gradients and, if it is compiled, without compiling it once more."""
-    training = encoder.training
+    """The encoder in evaluation mode, without gradients.
+
+    A compiled one runs uncompiled, so that it is not compiled a second time.
+    """
+    is_training = encoder.training
     encoder.eval()
     # PyTorch has no public way to ask a module whether it is compiled
-    compiled = getattr(encoder, "_compiled_call_impl", None) is not None
-    eager = torch.compiler.set_stance("force_eager") if compiled else contextlib.nullcontext()
+    is_compiled = getattr(encoder, "_compiled_call_impl", None) is not None
+    eager = torch.compiler.set_stance("force_eager") if is_compiled else contextlib.nullcontext()
     try:
         with torch.no_grad(), eager:
             yield
     finally:
-        encoder.train(training)
+        encoder.train(is_training)
 
 
 def voxel_features(
@@ -177,25 +184,32 @@ def voxel_features(
     seed: int,
     slice_axis: int | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Features (voxel, channels of all levels but the coarsest), label values (voxel,); evenly of a crop's classes."""
+    """Features and label values of voxels of random crops, as many of each class as can be.
+
+    The maps of all levels but the coarsest are read: of the coarsest, even a random encoder's
+    features show where in the crop a voxel is.
+
+    Returns:
+        (voxel, channels of the levels) and (voxel,).
+    """
     crops = Crops(
         store, cases, crop, seed, labels=True, foreground=FOREGROUND_SHARE, axis=slice_axis
     )
     count = CROPS_PER_CASE * len(cases)
     device = next(encoder.parameters()).device
-    features, values = [], []
-    for first in range(0, count, TOGETHER):
-        items = [crops[sample] for sample in range(first, min(first + TOGETHER, count))]
+    features: list[np.ndarray] = []
+    values: list[np.ndarray] = []
+    for first in range(0, count, CROPS_AT_ONCE):
+        items = [crops[sample] for sample in range(first, min(first + CROPS_AT_ONCE, count))]
         maps = encoder(torch.stack([item["image"] for item in items]).to(device))
         maps = maps[:-1] or maps
         for number, item in enumerate(items):
             rng = np.random.default_rng((seed, 2, first + number))
             label = item["label"].numpy()
-            places = _draw(label, max(1, VOXELS // count), rng)
-            features.append(
-                sample_maps([each[number] for each in maps], places, crop).float().cpu().numpy()
-            )
-            values.append(label[tuple(places.T)])
+            voxels = _draw_voxels(label, max(1, VOXELS // count), rng)
+            sampled = sample_maps([level[number] for level in maps], voxels, crop)
+            features.append(sampled.float().cpu().numpy())
+            values.append(label[tuple(voxels.T)])
     return np.concatenate(features), np.concatenate(values)
 
 
@@ -208,58 +222,64 @@ def image_features(
     slice_axis: int | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Embeddings (case, width) of the central crops, and grades (case,)."""
-    device, edges = next(encoder.parameters()).device, volume_edges(crop, slice_axis)
+    device = next(encoder.parameters()).device
+    edges = volume_edges(crop, slice_axis)
     embeddings = []
-    for first in range(0, len(cases), TOGETHER):
-        images = [
-            store.crop(
-                case,
-                [(have - want) // 2 for have, want in zip(case.shape, edges, strict=True)],
-                edges,
-            )
-            for case in cases[first : first + TOGETHER]
-        ]
-        shown = torch.from_numpy(np.stack(images)).view(len(images), -1, *crop).to(device)
-        embeddings.append(encoder.embed(shown).float().cpu().numpy())
+    for first in range(0, len(cases), CROPS_AT_ONCE):
+        images = [_central_crop(store, case, edges) for case in cases[first:][:CROPS_AT_ONCE]]
+        batch = torch.from_numpy(np.stack(images)).view(len(images), -1, *crop).to(device)
+        embeddings.append(encoder.embed(batch).float().cpu().numpy())
     return np.concatenate(embeddings), np.array([case.grade for case in cases])
 
 
-def sample_maps(maps: Sequence[Tensor], places: np.ndarray, crop: Sequence[int]) -> Tensor:
-    """What maps hold at some voxels of the crop, brought to its grid linearly (as `F.interpolate`), but only there.
+def _central_crop(store: Store, case: StoredCase, edges: Sequence[int]) -> np.ndarray:
+    start = [(length - edge) // 2 for length, edge in zip(case.shape, edges, strict=True)]
+    return store.crop(case, start, edges)
+
+
+def sample_maps(maps: Sequence[Tensor], voxels: np.ndarray, crop: Sequence[int]) -> Tensor:
+    """The values of maps at some voxels of the crop, interpolated linearly.
+
+    The same as `F.interpolate` to the crop's grid, but only at these voxels.
 
     Args:
         maps: one (channel, *space) per level.
-        places: (voxel, d) integers.
+        voxels: (voxel, d) integers.
         crop: edges of the grid.
 
     Returns:
         (voxel, channels of all levels).
     """
     d = len(crop)
-    at = torch.from_numpy((2 * places + 1) / np.array(crop) - 1).float().to(maps[0].device)
-    grid = at.flip(1).view(1, *(1,) * (d - 1), -1, d)  # grid_sample names the last axis first
-    sampled = [
-        F.grid_sample(each[None].float(), grid, padding_mode="border", align_corners=False)
-        .flatten(2)[0]
-        .T
-        for each in maps
-    ]
+    # a voxel's centre, in coordinates from -1 to 1 over the whole crop
+    centres = torch.from_numpy((2 * voxels + 1) / np.array(crop) - 1).float().to(maps[0].device)
+    grid = centres.flip(1).view(1, *(1,) * (d - 1), -1, d)  # grid_sample names the last axis first
+    sampled = []
+    for level in maps:
+        values = F.grid_sample(
+            level[None].float(), grid, padding_mode="border", align_corners=False
+        )
+        sampled.append(values.flatten(2)[0].T)
     return torch.cat(sampled, 1)
 
 
 def classify(
-    x: np.ndarray, y: np.ndarray, x_new: np.ndarray, y_new: np.ndarray
+    x: np.ndarray, y: np.ndarray, x_test: np.ndarray, y_test: np.ndarray
 ) -> dict[str, float]:
-    """Balanced accuracy on (x_new, y_new) of logistic regression and nearest neighbours that learnt from (x, y).
+    """Balanced accuracy on the test samples of two classifiers fitted to (x, y).
 
     Args:
         x: (sample, feature).
         y: (sample,) integers.
-        x_new: other samples.
-        y_new: theirs.
+        x_test: (sample, feature).
+        y_test: (sample,) integers.
 
     Returns:
-        `linear`, `knn`, and `chance`: one over the number of classes; less where some were not there to be learnt.
+        `linear` (logistic regression), `knn` (nearest neighbours), and `chance`: one over the
+        number of classes, or less where some of the test's classes are not among `y`.
+
+    Raises:
+        DataError: `y` has a single class.
     """
     classes, counts = np.unique(y, return_counts=True)
     if len(classes) < 2:
@@ -267,35 +287,35 @@ def classify(
             "probe: all labels to learn from are the same; name scans with several classes"
         )
     scaler = StandardScaler().fit(x)
-    x, x_new = scaler.transform(x), scaler.transform(x_new)
+    x = scaler.transform(x)
+    x_test = scaler.transform(x_test)
     with warnings.catch_warnings():
-        # as good as a hundred steps make it: the same for every encoder
+        # the same number of iterations for every encoder, whether it converges or not
         warnings.simplefilter("ignore", ConvergenceWarning)
-        linear = LogisticRegression(max_iter=100, class_weight="balanced").fit(x, y)
-    # a class of fewer samples than half of the neighbours would never be answered
-    neighbours = KNeighborsClassifier(min(NEIGHBOURS, int(counts.min()))).fit(x, y)
+        linear = LogisticRegression(max_iter=MAX_ITERATIONS, class_weight="balanced").fit(x, y)
+    # a class with fewer samples than half of the neighbours would never be predicted
+    knn = KNeighborsClassifier(min(NEIGHBOURS, int(counts.min()))).fit(x, y)
+    # a guess is one of the classes in `y`, and never right for another class
+    share_known = float(np.isin(np.unique(y_test), classes).mean())
     return {
-        "linear": balanced_accuracy(linear.predict(x_new), y_new),
-        "knn": balanced_accuracy(neighbours.predict(x_new), y_new),
-        # a guess is one of the classes learnt, and never right of another
-        "chance": float(np.isin(np.unique(y_new), classes).mean()) / len(classes),
+        "linear": balanced_accuracy(linear.predict(x_test), y_test),
+        "knn": balanced_accuracy(knn.predict(x_test), y_test),
+        "chance": share_known / len(classes),
     }
 
 
 def balanced_accuracy(predicted: np.ndarray, truth: np.ndarray) -> float:
-    """Share of correct answers of each class of the truth, mean over the classes."""
-    return float(
-        np.mean([(predicted[truth == value] == value).mean() for value in np.unique(truth)])
-    )
+    """Share of correct predictions of each class of the truth, mean over the classes."""
+    recalls = [(predicted[truth == value] == value).mean() for value in np.unique(truth)]
+    return float(np.mean(recalls))
 
 
-def _draw(label: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
-    """Places (voxel, d) of about `count` voxels, as many of each class that is there."""
+def _draw_voxels(label: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
+    """About `count` voxels (voxel, d), as many of each class in the label map as can be."""
     values = np.unique(label)
+    per_class = max(1, count // len(values))
     drawn = []
     for value in values:
-        there = np.flatnonzero(label == value)
-        drawn.append(
-            rng.choice(there, min(len(there), max(1, count // len(values))), replace=False)
-        )
+        candidates = np.flatnonzero(label == value)
+        drawn.append(rng.choice(candidates, min(len(candidates), per_class), replace=False))
     return np.stack(np.unravel_index(np.concatenate(drawn), label.shape), axis=1)

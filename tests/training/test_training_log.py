@@ -1,0 +1,40 @@
+"""The progress line says what the metrics are, with what random guesses reach."""
+
+import pytest
+import torch
+
+from selfvox.ops.outcome import Outcome
+from selfvox.training.training_log import TrainingLog, caption, mean_metrics
+
+SPEED = {"images_per_s": 12.34, "waiting": 0.014}
+
+
+def test_a_mean_weighs_every_batch_equally_and_a_metric_by_the_batches_that_have_it():
+    outcomes = [
+        Outcome(torch.tensor(1.0), {"accuracy": torch.tensor(0.5)}),
+        Outcome(torch.tensor(4.0), {"accuracy": torch.tensor(0.0), "rare": torch.tensor(3.0)}),
+        Outcome(torch.tensor(4.0), {"accuracy": torch.tensor(1.0)}),
+    ]
+    assert mean_metrics(outcomes) == {"loss": 3.0, "accuracy": 0.5, "rare": 3.0}
+
+
+def test_the_chance_of_loss_and_accuracy_is_shown_where_it_is_defined():
+    line = {"loss": 1.2345, "loss_chance": 2.3026, "accuracy": 0.451, "chance": 0.1, **SPEED}
+    assert caption(line) == (
+        "loss 1.234 (chance 2.303)  accuracy 0.45 (chance 0.10)  12.3 images/s  1 % waiting"
+    )
+    assert caption({"loss": 1.2345, **SPEED}) == "loss 1.234  12.3 images/s  1 % waiting"
+
+
+def test_a_negative_loss_is_explained_by_its_name():
+    assert caption({"loss": -0.5, **SPEED}, "loss (-Dice)").startswith("loss (-Dice) -0.500  ")
+
+
+def test_a_line_without_batches_counts_the_skipped_steps_only():
+    log = TrainingLog(1)
+    assert log.flush(0.1, 3) == {"skipped": 3.0}
+    log.add([Outcome(torch.tensor(2.0), {})])
+    assert log.flush(0.1, 3)["loss"] == pytest.approx(2.0)
+    # the last caption stays until there is a new one
+    assert log.flush(0.1, 4) == {"skipped": 4.0}
+    assert log.caption.startswith("loss 2.000")
