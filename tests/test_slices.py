@@ -187,7 +187,7 @@ def test_what_pretrain_says_to_type_next_names_the_slices(shapes_store, tmp_path
     how = {**small, "crop": (16,), "task": "rotation", "steps": 1, "slices": "coronal"}
     selfvox.pretrain(shapes_store, out=tmp_path / "run", **how)
     assert (
-        f"selfvox finetune LABELLED/ --encoder {tmp_path / 'run'} --slices coronal --labels"
+        f"selfvox finetune LABELLED/ --encoder {tmp_path / 'run'} --slices coronal --out"
         in capsys.readouterr().err
     )
 

@@ -18,7 +18,7 @@ from selfvox.runs.atomic_files import sha256
 from selfvox.runs.run_folder import read_metrics
 from selfvox.runs.weights import load_part, load_strictly
 from selfvox.tasks.exemplar import Exemplar
-from selfvox.training import pretext_objective
+from selfvox.training import pretext_objective, segmentation
 
 
 @pytest.fixture(scope="module")
@@ -158,7 +158,7 @@ def test_a_default_crop_has_room_for_the_task_where_half_the_scans_have(
     told = capsys.readouterr().err
     assert "crops of 40 x 32 x 32 voxels" in told
     assert "1 of 3 scans" in told
-    assert "40 x 32 x 24, which lies inside nine of ten, has no room for this task" in told
+    assert "40 x 32 x 24, which fits inside nine of ten, has no room for this task" in told
     with pytest.raises(UsageError, match=r"40 x 32 x 24 voxels has no room .* crop=\(40, 32, 32\)"):
         selfvox.pretrain(tmp_path / "few", out=tmp_path / "not", **how)
     with pytest.raises(UsageError, match="40 x 32 x 24 voxels has no room"):
@@ -225,7 +225,7 @@ def test_a_scan_that_a_batch_holds_twice_is_no_other_scan(
 )
 def test_one_scan_alone_cannot_be_told_from_others(task, tmp_path, small):
     phantom.write(tmp_path / "scans", "shapes", count=1)
-    with pytest.raises(UsageError, match=r"tells scans apart.* `task`"):
+    with pytest.raises(UsageError, match=r"compares scans of different people.* `task`"):
         selfvox.pretrain(
             tmp_path / "scans", out=tmp_path / "run", task=task, steps=1, batch=2, **small
         )
@@ -259,3 +259,44 @@ def test_a_mistyped_path_can_be_corrected_at_once(shapes_store, tmp_path, small)
     with pytest.raises(DataError):
         selfvox.pretrain(tmp_path / "nowhere", out=tmp_path / "run", **how)
     selfvox.pretrain(shapes_store, out=tmp_path / "run", **how)
+
+
+def first_batch(monkeypatch, verb, objective, *arguments, **settings):
+    """The weights before the first step of a run, and the crops of that step."""
+    seen = {}
+    forward = objective.forward
+
+    def recorded(self, batch, step, rng):
+        if step == 0:
+            tensors = [parameter.detach().clone().flatten() for parameter in self.parameters()]
+            seen["weights"] = torch.cat(tensors)
+            seen["images"] = batch["image"].clone()
+        return forward(self, batch, step, rng)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(objective, "forward", recorded)
+        verb(*arguments, steps=1, **settings)
+    return seen
+
+
+@pytest.mark.parametrize("verb", ["pretrain", "finetune"])
+def test_the_seed_decides_on_the_weights_and_on_the_crops(
+    verb, shapes_store, tmp_path, small, monkeypatch
+):
+    settings = {**small, "batch": 2}
+    objective = pretext_objective.PretextObjective
+    if verb == "pretrain":
+        settings["task"] = "rotation"
+    else:
+        settings["encoder"] = "none"
+        objective = segmentation.SegmentationObjective
+    zero, again, one = (
+        first_batch(
+            monkeypatch, getattr(selfvox, verb), objective, shapes_store,
+            out=tmp_path / name, seed=seed, **settings,
+        )
+        for name, seed in (("zero", 0), ("again", 0), ("one", 1))
+    )  # fmt: skip
+    for name in ("weights", "images"):
+        assert torch.equal(zero[name], again[name])
+        assert not torch.equal(zero[name], one[name])

@@ -48,7 +48,7 @@ def mixed(tmp_path):
 )
 def test_one_scan_alone_is_refused_in_the_words_of_pretrain(task, tmp_path, small, preview):
     phantom.write(tmp_path / "scans", "shapes", count=1)
-    with pytest.raises(UsageError, match="tells scans apart") as by_pretrain:
+    with pytest.raises(UsageError, match="compares scans of different people") as by_pretrain:
         selfvox.pretrain(
             tmp_path / "scans",
             out=tmp_path / "run",

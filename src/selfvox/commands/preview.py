@@ -1,79 +1,91 @@
-"""The verb `preview`: what a pretext task asks, as a picture."""
+"""The verb `preview`: the batch of a pretext task as a picture."""
 
 from __future__ import annotations
 
+import dataclasses
 import tempfile
 from pathlib import Path
 
 import torch
 
 from selfvox.data.preparation.build_store import open_or_build_store
-from selfvox.data.preparation.store import is_store
-from selfvox.data.sampling.crop_size import (
-    distinct_resolutions,
-    distinct_spacings,
-    in_plane_cases,
-    slice_axis,
-)
+from selfvox.data.preparation.store import StoredCase, is_store
 from selfvox.data.sampling.crops import Crops
 from selfvox.errors import UsageError
+from selfvox.pretext import Panel
 from selfvox.report.figures import draw_preview
 from selfvox.runs.progress import echo
-from selfvox.settings.verbs import Preview
+from selfvox.settings.verbs import PreparationSettings, Pretrain, Preview
 from selfvox.tasks import task_from_setting, task_to_setting
-from selfvox.training.loop import batch_generator
-from selfvox.training.pretrain_plan import check_distinct_scans, pretext_crop
+from selfvox.training.batches import batch_generator
+from selfvox.training.pretrain_plan import PretrainPlan, pretrain_plan
 
 
 def preview(settings: Preview) -> Path:
-    """Draw the question that `pretrain` would ask of some scans.
+    """Draw what `pretrain` would show the network of some scans.
 
-    Of a store, all scans that are not for testing decide on the crop, and whether their spacings suit the task. Of
-    others only as many are prepared as are drawn, or two: with all of them, `pretrain` may decide otherwise.
+    Of a store, all scans that are not for testing decide on the crop and on whether their spacings
+    suit the task. Of other scans only as many are prepared as are drawn, or two: with all of them,
+    `pretrain` may decide otherwise.
 
     Returns:
         The picture's path.
 
     Raises:
-        SelfvoxError: a setting or scan that cannot be; says what to do.
+        SelfvoxError: an invalid setting or scan; says what to do.
     """
     if settings.out.suffix.lower() != ".png" or settings.out.is_dir():
-        raise UsageError(f"{settings.out}: is no name for a picture; end it in .png")
-    task = task_from_setting(settings.task)
-    least = max(2, settings.count)  # tasks that compare need two
+        raise UsageError(f"{settings.out}: is not the name of a picture; end it in .png")
+    task_from_setting(settings.task)  # refused before any scan is prepared
+    prepared = max(2, settings.count)  # tasks that compare scans need two
     with tempfile.TemporaryDirectory() as folder:
-        store = open_or_build_store(settings.scans, Path(folder) / "store", settings, first=least)
-        cases = store.without_test_subjects()
-        all_known = is_store(settings.scans) or len(cases) < least
-        axis = slice_axis(settings.slices, cases)
-        planned = in_plane_cases(cases, axis)
-        crop = pretext_crop(task, settings.crop, planned)
-        task = task.configure(crop, *distinct_spacings(planned), *distinct_resolutions(planned))
-        if all_known:
-            check_distinct_scans(task, cases)
+        store = open_or_build_store(
+            settings.scans, Path(folder) / "store", settings, first=prepared
+        )
+        plan = pretrain_plan(_pretrain_settings(settings), store)
+        if is_store(settings.scans) or len(plan.cases) < prepared:
+            plan.check_distinct_scans()
         else:
             echo(
-                f"only the first {len(cases)} scans were looked at: with all, `pretrain` may choose another crop or "
-                "refuse their spacings; preview a store to be sure"
+                f"only the first {len(plan.cases)} scans were looked at: with all, `pretrain` may "
+                "choose another crop or refuse their spacings; preview a store to be sure"
             )
-        crops = Crops(store, cases[:least], crop, settings.seed, axis=axis)
-        # of a scan that is alone, two crops
-        items = [crops[number] for number in range(max(2, len(crops.cases)))]
-        images, subjects = (
-            torch.stack([item[key] for item in items]) for key in ("image", "subject")
-        )
-    # more of one person's scans may stand first in a folder than are drawn
-    several = len(set(subjects.tolist())) > 1
-    question = task.make_batch(
-        images, batch_generator(settings.seed, 0, 0), subjects if several else None
-    )
-    rows = task.preview_panels(images, question)
-    rows = rows[: len(rows) * min(settings.count, len(cases)) // len(images)]
-    named = task_to_setting(task)
-    options = ", ".join(f"{name}={value}" for name, value in named.items() if name != "name")
-    channels = store.recipe.channel_names
-    if len(channels) > 1 and (axis is not None or store.recipe.spatial_dims == 3):
-        options += f"; shown: {channels[0]}, the first of {len(channels)} channels"
-    draw_preview(rows, f"{named['name']}: {options}", settings.out, slices=axis is not None)
+        rows = _panels(plan, plan.cases[:prepared], settings.count)
+    draw_preview(rows, _title(plan), settings.out, slices=plan.slice_axis is not None)
     echo(f"picture: {settings.out}")
     return settings.out
+
+
+def _pretrain_settings(settings: Preview) -> Pretrain:
+    """The settings of the previewed pre-training; those `preview` lacks are at their default."""
+    shared = [field.name for field in dataclasses.fields(PreparationSettings)]
+    shared += ["scans", "out", "task", "crop", "slices", "seed"]
+    return Pretrain(**{name: getattr(settings, name) for name in shared})
+
+
+def _panels(plan: PretrainPlan, cases: list[StoredCase], count: int) -> list[list[Panel]]:
+    """The rows of the picture: one or more for each of the first `count` scans."""
+    seed = plan.settings.seed
+    crops = Crops(plan.store, cases, plan.crop, seed, axis=plan.slice_axis)
+    # of a single scan, two crops
+    items = [crops[number] for number in range(max(2, len(cases)))]
+    images = torch.stack([item["image"] for item in items])
+    subjects = torch.stack([item["subject"] for item in items])
+    # all scans may be of one person, where only the first of a folder are prepared; a task that
+    # compares scans then takes each image for one of its own
+    several = len(set(subjects.tolist())) > 1
+    rng = batch_generator(seed, rank=0, step=0)
+    batch = plan.task.make_batch(images, rng, subjects if several else None)
+    rows = plan.task.preview_panels(images, batch)
+    return rows[: len(rows) * min(count, len(cases)) // len(images)]
+
+
+def _title(plan: PretrainPlan) -> str:
+    setting = task_to_setting(plan.task)
+    options = ", ".join(f"{name}={value}" for name, value in setting.items() if name != "name")
+    title = f"{setting['name']}: {options}"
+    channels = plan.store.recipe.channel_names
+    is_greyscale = plan.slice_axis is not None or plan.store.recipe.spatial_dims == 3
+    if len(channels) > 1 and is_greyscale:
+        title += f"; shown: {channels[0]}, the first of {len(channels)} channels"
+    return title

@@ -48,7 +48,7 @@ from selfvox.studies.stores import (
     trainable_subjects,
 )
 from selfvox.training.best_checkpoint import validation_interval
-from selfvox.training.pretrain_plan import pretrain_steps
+from selfvox.training.pretrain_plan import pretrain_plan
 
 WIDTH = 100  # columns that a row needs
 STEPS = 5  # that are timed
@@ -203,8 +203,9 @@ def _without_steps(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _pretrain_steps(settings: Mapping[str, Any], scans: Path) -> int:
-    count = len(open_store(scans).without_test_subjects())
-    return pretrain_steps(resolve(Pretrain, {**settings, "scans": "-", "out": "-"}), count, 1)
+    """Steps of the pre-training that `pretrain` would plan with these settings."""
+    pretraining = resolve(Pretrain, {**settings, "scans": "-", "out": "-"})
+    return pretrain_plan(pretraining, open_store(scans)).training.steps
 
 
 def _test_seconds(plan: Plan, run: Path, store: Store) -> float:

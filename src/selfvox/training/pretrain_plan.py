@@ -1,88 +1,211 @@
-"""The plan of a pre-training: crop, task, steps; shared by `pretrain`, `preview` and `study`."""
+"""The plan of a pre-training: crop, task, network and steps, from the settings and the scans."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
-from selfvox.data.preparation.store import StoredCase
+from torch import nn
+
+from selfvox.data.preparation.leakage import seen_scans
+from selfvox.data.preparation.store import Store, StoredCase
 from selfvox.data.sampling.crop_size import (
     choose_crop,
     count_containing,
+    distinct_resolutions,
+    distinct_spacings,
     fits_most_scans,
+    in_plane_cases,
+    median_spacing,
+    slice_axis,
 )
 from selfvox.errors import UsageError
 from selfvox.joint import Joint
+from selfvox.models.build import build_encoder, plan_encoder
 from selfvox.models.encoder import Encoder
 from selfvox.pretext import PretextTask
 from selfvox.runs.progress import echo
 from selfvox.settings.verbs import PRETRAIN_STEPS, Pretrain
-from selfvox.tasks import task_to_setting
-from selfvox.training.loop import TrainingPlan, count_steps
+from selfvox.tasks import task_from_setting, task_to_setting
+from selfvox.training.schedule import TrainingPlan, count_steps
 
 
-def pretrain_steps(settings: Pretrain, scans: int, devices: int) -> int:
-    """Optimiser steps: as many as asked for, or as the epochs give."""
-    a_step = settings.batch * settings.accumulate * devices
-    return count_steps(settings.steps or PRETRAIN_STEPS, settings.epochs, scans, a_step)
+@dataclass(frozen=True, kw_only=True)
+class PretrainPlan:
+    """Everything that a pre-training decides before its first step.
+
+    `pretrain` follows it, `preview` draws its task, and a study takes the number of steps from it.
+    """
+
+    settings: Pretrain
+    store: Store
+    cases: list[StoredCase]  # those that are not for testing
+    slice_axis: int | None  # of the prepared volumes; None: volumes or pictures
+    crop: tuple[int, ...]  # edges in voxels
+    spacing_mm: tuple[float, ...]  # median of the cases, of a slice's axes only
+    task: PretextTask  # configured for this crop and all spacings
+    network: dict[str, Any]  # what the encoder is built from
+    training: TrainingPlan
+
+    def build_encoder(self) -> Encoder:
+        """The encoder; new weights are drawn from torch's global generator.
+
+        Raises:
+            UsageError: the network does not take crops of this size.
+        """
+        channels = len(self.store.recipe.channel_names)
+        network: Any = self.settings.network
+        if not isinstance(network, nn.Module):  # which was passed from Python, with its weights
+            network = self.network
+        encoder = build_encoder(network, len(self.crop), channels)
+        shows_whole_crops = isinstance(self.task, Joint) or self.settings.probe
+        if self.network["name"] == "residual" and shows_whole_crops:
+            # its skip connections need maps that halve evenly
+            choose_crop(self.crop, self._planning_cases, encoder.strides[-1])
+        return encoder
+
+    @property
+    def _planning_cases(self) -> list[StoredCase]:
+        return in_plane_cases(self.cases, self.slice_axis)
+
+    def card(self, encoder: Encoder) -> dict[str, Any]:
+        """What is saved with the encoder's weights."""
+        return {
+            "network": self.network,
+            "spatial_dims": encoder.spatial_dims,
+            "in_channels": encoder.in_channels,
+            "crop": list(self.crop),
+            "slices": self.settings.slices,
+            "spacing_mm": list(self.spacing_mm),
+            "recipe": self.store.recipe.to_dict(),
+            "task": task_to_setting(self.task),
+            "weights": list(self.task.weights) if isinstance(self.task, Joint) else None,
+            "seen": seen_scans(self.cases),
+            "steps": self.training.steps,
+            "seed": self.settings.seed,
+        }
+
+    def check_distinct_scans(self) -> None:
+        """Refuse a task that compares scans if all are of one person.
+
+        Raises:
+            UsageError: they are.
+        """
+        if self.task.needs_distinct_scans and len({case.subject for case in self.cases}) == 1:
+            raise UsageError(
+                f"task {task_to_setting(self.task)['name']}: compares scans of different people, "
+                f"and there is only {self.cases[0].subject}; give more scans, or choose another "
+                "--task"
+            )
+
+    def describe(self, encoder: Encoder) -> None:
+        """Print the plan, and a warning if many scans are smaller than the crop."""
+        millions = sum(parameter.numel() for parameter in encoder.parameters()) / 1e6
+        channels = "-".join(map(str, encoder.channels))
+        echo(f"task {task_caption(self.task)}")
+        if isinstance(self.task, Joint):
+            members = zip(self.task.tasks, self.task.weights, strict=True)
+            terms = [f"{weight:g} x {task.name}" for task, weight in members]
+            echo(f"loss: {' + '.join(terms)}")
+        echo(
+            f"encoder of {len(encoder.channels)} levels, {channels} channels, {millions:.2f} M "
+            "weights"
+        )
+        echo(
+            f"{len(self.cases)} scans, crops of {_edges(self.crop)} voxels, "
+            f"{self.training.batch} a step, {self.training.steps} steps"
+        )
+        self._warn_of_mirroring()
+
+    def _warn_of_mirroring(self) -> None:
+        """Warn if more than a tenth of the scans, which a default crop allows, is too small."""
+        cases = self._planning_cases
+        if fits_most_scans(self.crop, cases):
+            return
+        default = choose_crop(None, cases, inside=True)
+        if not fits_most_scans(default, cases):
+            remedy = f"no crop of {_edges(default)} or more fits inside nine of ten"
+        elif self.task.min_crop(default) != default:
+            remedy = (
+                f"{_edges(default)}, which fits inside nine of ten, has no room for this task; a "
+                "finer --spacing gives more"
+            )
+        else:
+            remedy = f"--crop {','.join(map(str, default))} fits inside nine of ten"
+        count = len(cases) - count_containing(self.crop, cases)
+        echo(
+            f"warning: {count} of {len(cases)} scans are smaller than the crop and mirrored at "
+            f"their edges, which may give answers away; {remedy}"
+        )
 
 
-def announce(  # noqa: D103
-    task: PretextTask,
-    encoder: Encoder,
-    crop: tuple[int, ...],
-    cases: list[StoredCase],
-    how: TrainingPlan,
-) -> None:
-    named = task_to_setting(task)
-    options = ", ".join(f"{name}={value}" for name, value in named.items() if name != "name")
-    million = sum(parameter.numel() for parameter in encoder.parameters()) / 1e6
-    channels = "-".join(map(str, encoder.channels))
-    edges = " x ".join(map(str, crop))
-    echo(f"task {named['name']} ({options})")
-    if isinstance(task, Joint):
-        terms = [
-            f"{weight:g} x {each.name}"
-            for each, weight in zip(task.tasks, task.weights, strict=True)
-        ]
-        echo(f"loss: {' + '.join(terms)}")
-    echo(f"encoder of {len(encoder.channels)} levels, {channels} channels, {million:.2f} M weights")
-    echo(f"{len(cases)} scans, crops of {edges} voxels, {how.batch} a step, {how.steps} steps")
+def pretrain_plan(settings: Pretrain, store: Store, devices: int = 1) -> PretrainPlan:
+    """Plan a pre-training on the scans of a store that are not for testing.
+
+    Args:
+        settings: of the verb.
+        store: the prepared scans.
+        devices: how many train together.
+
+    Raises:
+        UsageError: a crop, task or network that is unknown or does not suit the scans.
+    """
+    cases = store.without_test_subjects()
+    axis = slice_axis(settings.slices, cases)
+    planning_cases = in_plane_cases(cases, axis)
+    task = task_from_setting(settings.task, settings.weights)
+    crop = pretext_crop(task, settings.crop, planning_cases)
+    # spacings as prepared and as scanned: resampling does not add detail
+    task = task.configure(
+        crop, *distinct_spacings(planning_cases), *distinct_resolutions(planning_cases)
+    )
+    spacing_mm = median_spacing(planning_cases)
+    images_per_step = settings.batch * settings.accumulate * devices
+    return PretrainPlan(
+        settings=settings,
+        store=store,
+        cases=cases,
+        slice_axis=axis,
+        crop=crop,
+        spacing_mm=spacing_mm,
+        task=task,
+        network=plan_encoder(settings.network, task.input_size(crop), spacing_mm),
+        training=TrainingPlan(
+            steps=count_steps(
+                settings.steps or PRETRAIN_STEPS, settings.epochs, len(cases), images_per_step
+            ),
+            batch=settings.batch,
+            accumulate=settings.accumulate,
+            learning_rate=settings.learning_rate,
+            weight_decay=settings.weight_decay,
+            save_every=settings.save_every,
+            seed=settings.seed,
+        ),
+    )
 
 
 def pretext_crop(
-    task: PretextTask, asked: Sequence[int] | None, cases: Sequence[StoredCase]
+    task: PretextTask, requested: Sequence[int] | None, cases: Sequence[StoredCase]
 ) -> tuple[int, ...]:
-    """The crop that was asked for; by default one inside nine scans of ten, or longer, inside half, for the task."""
-    crop = choose_crop(asked, cases, inside=True)
-    longer = task.min_crop(crop)
-    return longer if asked is None and count_containing(longer, cases) >= len(cases) / 2 else crop
+    """The crop for a pretext task: the requested one, or a default.
 
-
-def check_distinct_scans(task: PretextTask, cases: Sequence[StoredCase]) -> None:
-    """A task that tells scans apart needs those of two people.
-
-    Raises:
-        UsageError: there is only one.
+    By default the crop fits inside nine scans of ten. If the task needs a larger one, that is taken
+    where at least half of the scans have room for it.
     """
-    if task.needs_distinct_scans and len({case.subject for case in cases}) == 1:
-        raise UsageError(
-            f"task {task_to_setting(task)['name']}: tells scans apart, and there is only {cases[0].subject}; give more "
-            "scans, or choose another --task"
-        )
+    crop = choose_crop(requested, cases, inside=True)
+    if requested is not None:
+        return crop
+    larger = task.min_crop(crop)
+    return larger if count_containing(larger, cases) >= len(cases) / 2 else crop
 
 
-def warn_of_mirroring(task: PretextTask, crop: Sequence[int], cases: Sequence[StoredCase]) -> None:
-    """Say so where more than the tenth of the scans that a default crop allows is smaller than the crop."""
-    if not fits_most_scans(crop, cases):
-        inside = choose_crop(None, cases, inside=True)
-        edges = " x ".join(map(str, inside))
-        remedy = f"--crop {','.join(map(str, inside))} lies inside nine of ten"
-        if not fits_most_scans(inside, cases):
-            remedy = f"no crop of {edges} or more lies inside nine of ten"
-        elif task.min_crop(inside) != inside:
-            remedy = f"{edges}, which lies inside nine of ten, has no room for this task; a finer --spacing gives more"
-        small = len(cases) - count_containing(crop, cases)
-        echo(
-            f"warning: {small} of {len(cases)} scans are smaller than the crop and mirrored at their edges, which "
-            f"may give answers away; {remedy}"
-        )
+def task_caption(task: PretextTask) -> str:
+    """`rotation (versions=1, planes=auto)`."""
+    setting = task_to_setting(task)
+    options = ", ".join(f"{name}={value}" for name, value in setting.items() if name != "name")
+    return f"{setting['name']} ({options})"
+
+
+def _edges(crop: Sequence[int]) -> str:
+    return " x ".join(map(str, crop))
