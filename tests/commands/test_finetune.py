@@ -129,7 +129,7 @@ def test_another_network_than_the_encoder_is_refused(network, shapes_store, tmp_
 )
 def test_what_is_of_classification_is_refused(name, value, option, shapes_store, tmp_path, small):
     with pytest.raises(
-        UsageError, match=f"^{name}: is of classification, but .* holds labels; leave {option} out"
+        UsageError, match=f"^{name}: is for classification, but .* has labels; leave {option} out"
     ):
         selfvox.finetune(
             shapes_store, out=tmp_path / "run", encoder="none", steps=1, **{name: value}, **small
@@ -255,7 +255,7 @@ def test_random_features_may_stand_still_as_a_baseline_and_this_is_said(
     }
     run = selfvox.finetune(shapes_store, out=tmp_path / "run", encoder="none", **how)
     assert (
-        "stands still for 2 of 2 steps, its weights random: only as a baseline"
+        "is frozen for 2 of 2 steps, with random weights: only as a baseline"
         in capsys.readouterr().err
     )
     torch.manual_seed(0)

@@ -245,7 +245,7 @@ def test_networks_of_the_same_regions_vote_together(scans, run, tmp_path):
 @pytest.mark.parametrize(
     ("asked", "reason"),
     [
-        ({"vote": "borda"}, "there is no borda vote; take majority, union or mean"),
+        ({"vote": "borda"}, "regions, which have no borda vote; take majority, union or mean"),
         (
             {"vote": "union", "union_class": "cor"},
             "no region is called 'cor'; did you mean 'core'?",

@@ -154,7 +154,7 @@ def test_each_subject_is_tested_in_one_fold_and_its_scans_stay_together(store, t
     ("name", "value"), [("regions", "A=1,2"), ("train_on", "regions"), ("loss", "dice+ce")]
 )
 def test_what_is_of_segmentation_is_refused(store, tmp_path, name, value):
-    with pytest.raises(UsageError, match=f"{name}: is of segmentation, but .* holds grades"):
+    with pytest.raises(UsageError, match=f"{name}: is for segmentation, but .* has grades"):
         selfvox.finetune(store, out=tmp_path / "run", steps=1, **{name: value}, **SMALL)
 
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from lightning_fabric import Fabric
@@ -11,80 +14,121 @@ from torch import nn
 
 from selfvox.data.preparation.store import Store, StoredCase
 from selfvox.runs.progress import echo
-from selfvox.runs.run_folder import Run
 from selfvox.runs.weights import save_part
-from selfvox.settings.verbs import Finetune
 from selfvox.training.downstream import DownstreamTask
-from selfvox.training.loop import TrainingPlan
+
+VALIDATIONS = 5  # per run, by default
 
 
-def validation_interval(asked: int | None, steps: int) -> int:
-    """Steps from one validation to the next."""
-    return asked or max(1, steps // 5)
+def validation_interval(validate_every: int | None, steps: int) -> int:
+    """Steps from one validation to the next; by default a fifth of the run."""
+    return validate_every or max(1, steps // VALIDATIONS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Validator:
+    """Scores a network on whole scans that do not train it; there may be none."""
+
+    task: DownstreamTask
+    network: nn.Module
+    fabric: Fabric
+    store: Store
+    cases: Sequence[StoredCase]
+    crop: Sequence[int]
+
+    def measure(self) -> tuple[float, dict[str, float]]:
+        """The score and all metrics by name; the score is -inf where it is not defined."""
+        if not self.cases:
+            return -math.inf, {}
+        self.network.eval()
+        scores = self.task.validate(self.network, self.fabric, self.store, self.cases, self.crop)
+        self.network.train()
+        return scores
 
 
 class BestCheckpoint:
-    """Validates on whole scans every so often, and keeps the weights that the run is to end with."""
+    """Validates every so often, and saves the weights that the run ends with.
+
+    Args:
+        folder: where the network is saved.
+        validator: scores it.
+        card: saved with the weights, next to their step and score.
+        steps: of the run.
+        every: steps from one validation to the next.
+        keep: `best` weights by validation, where there are scans to validate on, or `last`.
+        resume: compare with the weights that the folder has already.
+    """
 
     def __init__(
         self,
-        run: Run,
-        fabric: Fabric,
-        goal: DownstreamTask,
-        network: nn.Module,
+        folder: Path,
+        validator: Validator,
         card: dict[str, Any],
-        store: Store,
-        validation: list[StoredCase],
-        settings: Finetune,
-        how: TrainingPlan,
+        *,
+        steps: int,
+        every: int,
+        keep: str,
+        resume: bool,
     ):
-        self.run, self.fabric, self.goal, self.network, self.card = run, fabric, goal, network, card
-        self.store, self.validation, self.how = store, validation, how
-        self.best_only = settings.keep == "best" and bool(validation)
-        self.name = f"validation_{goal.score}"
-        self.step, self.score, self.told = 0, -math.inf, False
-        if settings.resume and (run.path / "network" / "network.json").exists():
-            before = json.loads((run.path / "network" / "network.json").read_text(encoding="utf-8"))
-            self.step = before["step"]
-            self.score = -math.inf if before[self.name] is None else before[self.name]
+        self.folder = folder
+        self.validator = validator
+        self.card = card
+        self.steps = steps
+        self.every = every
+        self.best_only = keep == "best" and bool(validator.cases)
+        self.step = 0
+        self.score = -math.inf
+        self._warned = False
+        file = folder / "network.json"
+        if resume and file.exists():
+            saved = json.loads(file.read_text(encoding="utf-8"))
+            self.step = saved["step"]
+            if saved[self._score_key] is not None:
+                self.score = saved[self._score_key]
 
     @property
-    def kept(self) -> str:
-        """Which weights the run ended with."""
-        which = "best by validation" if self.best_only else "last"
-        score = (
-            f", {self.goal.score.replace('_', ' ')} {self.score:.3f}"
-            if math.isfinite(self.score)
-            else ""
-        )
-        return f"{which}: step {self.step}{score}"
+    def _score_key(self) -> str:
+        return f"validation_{self.validator.task.score}"
+
+    @property
+    def _score_label(self) -> str:
+        return self.validator.task.score.replace("_", " ")
+
+    @property
+    def caption(self) -> str:
+        """Which weights are saved: `best by validation: step 40, dice 0.812`."""
+        rule = "best by validation" if self.best_only else "last"
+        score = f", {self._score_label} {self.score:.3f}" if math.isfinite(self.score) else ""
+        return f"{rule}: step {self.step}{score}"
 
     def after_step(self, step: int) -> dict[str, float]:
-        """Validate when it is time; what was measured."""
-        if step % self.how.save_every and step != self.how.steps:
+        """Validate when it is time; return the metrics."""
+        if step % self.every and step != self.steps:
             return {}
-        score, measured = self._validate() if self.validation else (-math.inf, {})
-        if self.validation and not math.isfinite(score) and not self.told:
-            self.told = True
-            which = (
-                "such steps are kept only where there is no other, the last of them"
-                if self.best_only
-                else "it is left out"
-            )
-            echo(
-                f"step {step}: {self.goal.score.replace('_', ' ')} of the validation scans is not defined; {which}"
-            )
-        # of equal scores the later: few scans tie often, and what was trained for longer is surer of them
+        score, metrics = self.validator.measure()
+        if self.validator.cases and not math.isfinite(score):
+            self._warn_undefined(step)
+        # of equal scores the later one: with few scans ties are common, and the weights of a later
+        # step were trained for longer
         if (score, step) >= (self.score, self.step) or not self.best_only:
-            self.step, self.score = step, score
-            found = {"step": step, self.name: score if math.isfinite(score) else None}
-            save_part(self.run.path / "network", "network", self.network, {**self.card, **found})
-        return measured
+            self._save(step, score)
+        return metrics
 
-    def _validate(self) -> tuple[float, dict[str, float]]:
-        self.network.eval()
-        found = self.goal.validate(
-            self.network, self.fabric, self.store, self.validation, self.card["crop"]
+    def _save(self, step: int, score: float) -> None:
+        self.step = step
+        self.score = score
+        # JSON has no infinity
+        entries = {"step": step, self._score_key: score if math.isfinite(score) else None}
+        save_part(self.folder, "network", self.validator.network, {**self.card, **entries})
+
+    def _warn_undefined(self, step: int) -> None:
+        if self._warned:
+            return
+        self._warned = True
+        consequence = "its entry is left out"
+        if self.best_only:
+            consequence = "such steps are kept only if no step has a score, the last one of them"
+        echo(
+            f"step {step}: {self._score_label} of the validation scans is not defined; "
+            f"{consequence}"
         )
-        self.network.train()
-        return found

@@ -13,7 +13,7 @@ from torch import nn
 
 from selfvox.data.preparation.store import Store, StoredCase, subject_grades
 from selfvox.data.sampling.whole_scans import WholeScans, resized_scan
-from selfvox.errors import DataError, UsageError
+from selfvox.errors import DataError
 from selfvox.models.classifier import Classifier, decide_class
 from selfvox.models.encoder import Encoder
 from selfvox.ops.metrics import auc_per_class, confusion, kappa, nan_mean, recalls
@@ -25,32 +25,20 @@ from selfvox.training.loop import Objective
 
 
 class Classification(DownstreamTask):
-    """Whole scans resized to the crop's edges, and two layers upon the encoder's embedding of them."""
+    """Classify whole scans, resized to the crop's edges, from the encoder's embedding of them."""
 
     scans = "scans with a class"
 
     def __init__(self, store: Store, settings: Finetune):
-        for name, usual in (
-            ("slices", None),
-            ("regions", None),
-            ("train_on", "classes"),
-            ("loss", "dice"),
-        ):
-            if getattr(settings, name) != usual:
-                option = name.replace("_", "-")
-                raise UsageError(
-                    f"{name}: is of segmentation, but {store.path} holds grades; leave --{option} out"
-                )
         self.classes = sorted({case.grade for case in store.cases if case.grade is not None})
         if len(self.classes) < 2:
             raise DataError(
-                f"{store.path}: all scans have one grade, {self.classes[0]}; give scans of two at least"
+                f"{store.path}: all scans have the same grade, {self.classes[0]}; give scans of at "
+                "least two grades"
             )
-        self.ordinal, self.balance, self.linear = (
-            settings.ordinal,
-            settings.balance,
-            settings.head == "linear",
-        )
+        self.ordinal = settings.ordinal
+        self.balance = settings.balance
+        self.linear = settings.head == "linear"
         self.score = "kappa" if self.ordinal else "balanced_accuracy"
 
     def usable(self, case: StoredCase) -> bool:  # noqa: D102
@@ -69,18 +57,17 @@ class Classification(DownstreamTask):
         self, network: nn.Module, training: Sequence[StoredCase], frozen_steps: int
     ) -> ClassificationObjective:
         assert isinstance(network, Classifier)
-        answers = list(self._answers(training).values())
-        network.start_at(
-            [1 if self.balance else answers.count(number) for number in range(len(self.classes))]
-        )
+        numbers = list(self._class_numbers(training).values())
+        # the untrained network predicts the frequencies that it will be trained on
+        counts = [numbers.count(number) for number in range(len(self.classes))]
+        network.start_at([1] * len(counts) if self.balance else counts)
         return ClassificationObjective(network, frozen_steps)
 
     def data(  # noqa: D102
         self, store: Store, training: Sequence[StoredCase], crop: Sequence[int], seed: int
     ) -> WholeScans:
-        return WholeScans(
-            store, training, crop, seed, self._answers(training), balance=self.balance
-        )
+        numbers = self._class_numbers(training)
+        return WholeScans(store, training, crop, seed, numbers, balance=self.balance)
 
     @torch.no_grad()
     def validate(  # noqa: D102
@@ -92,42 +79,45 @@ class Classification(DownstreamTask):
         crop: Sequence[int],
     ) -> tuple[float, dict[str, float]]:
         assert isinstance(network, Classifier)
-        found = []
+        rows = []
         for case in cases:
             image = fabric.to_device(resized_scan(store, case, crop)[None])
             with fabric.autocast():
-                found.append(network.probabilities(network(image)).cpu())
-        probabilities, answers = torch.cat(found), self._answers(cases)
-        truth = np.array([answers[case.id] for case in cases])
-        table = confusion(
-            truth, decide_class(probabilities, self.ordinal).numpy(), len(self.classes)
-        )
-        measured = {
+                rows.append(network.probabilities(network(image)).cpu())
+        probabilities = torch.cat(rows)
+        numbers = self._class_numbers(cases)
+        truth = np.array([numbers[case.id] for case in cases])
+        predicted = decide_class(probabilities, self.ordinal).numpy()
+        table = confusion(truth, predicted, len(self.classes))
+        metrics = {
             "kappa": float(kappa(table)),
             "accuracy": float(np.trace(table) / table.sum()),
             "balanced_accuracy": nan_mean(recalls(table)),
             "auc": nan_mean(auc_per_class(truth, probabilities.numpy())),
         }
-        known = {name: value for name, value in measured.items() if not math.isnan(value)}
-        return known.get(self.score, -math.inf), known
+        defined = {name: value for name, value in metrics.items() if not math.isnan(value)}
+        return defined.get(self.score, -math.inf), defined
 
-    def _answers(self, cases: Sequence[StoredCase]) -> dict[str, int]:
+    def _class_numbers(self, cases: Sequence[StoredCase]) -> dict[str, int]:
+        """By case, the place of its grade among the classes."""
         return {case.id: self.classes.index(case.grade) for case in cases if case.grade is not None}
 
 
 class ClassificationObjective(Objective):
-    """A classifier and the loss of its answers."""
+    """A classifier and the loss of its predictions."""
 
     def __init__(self, network: Classifier, frozen_steps: int):
         super().__init__()
-        self.network, self.frozen_steps = network, frozen_steps
+        self.network = network
+        self.frozen_steps = frozen_steps
 
     def forward(self, batch: Batch, step: int, rng: torch.Generator) -> Outcome:
         """Augment, classify, compare."""
         image = augment_whole(batch["image"], batch["spacing"], rng)
-        frozen = step < self.frozen_steps
-        # a frozen encoder's normalisation stands still too
-        self.network.encoder.train(not frozen)
-        with torch.set_grad_enabled(not frozen):
+        is_frozen = step < self.frozen_steps
+        # in training mode a batch norm would still update its statistics
+        self.network.encoder.train(not is_frozen)
+        with torch.set_grad_enabled(not is_frozen):
             embedding = self.network.encoder.embed(image)
-        return Outcome(self.network.loss(self.network.answer(embedding), batch["answer"]), {})
+        logits = self.network.answer(embedding)
+        return Outcome(self.network.loss(logits, batch["answer"]), {})

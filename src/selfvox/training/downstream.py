@@ -1,4 +1,4 @@
-"""What an encoder is fine-tuned for: the parts in which one goal differs from another; `finetune` does the rest."""
+"""What an encoder is fine-tuned for: the contract of a downstream task."""
 
 from __future__ import annotations
 
@@ -16,32 +16,40 @@ from selfvox.training.loop import Objective
 
 
 class DownstreamTask(ABC):
-    """A network upon an encoder, the loss of its answers, the data that it learns from, and how good it is."""
+    """A network around an encoder, its loss, its training data and its score.
 
-    score: str  # what tells the best weights, the larger the better; the card has it as `validation_SCORE`
+    `finetune` does everything that all downstream tasks have in common.
+    """
+
+    score: str  # selects the best weights, the larger the better; saved as `validation_SCORE`
     scans: str  # what the training scans are called, such as "labelled scans"
 
     @abstractmethod
     def usable(self, case: StoredCase) -> bool:
-        """Whether the case has the truth that this goal learns from."""
+        """Whether the case has the truth that this task learns from."""
 
     @abstractmethod
     def strata(self, cases: Sequence[StoredCase]) -> dict[str, int]:
-        """A class for each subject, so that every part of a split has its share of each; empty where there is none."""
+        """A class by subject, to stratify the split by; empty where subjects have no class."""
 
     @abstractmethod
     def network(self, encoder: Encoder, spec: Mapping[str, Any]) -> nn.Module:
-        """The encoder, as `encoder`, with fresh layers upon it; `spec` is what the encoder was built from."""
+        """The encoder, as the attribute `encoder`, with new layers after it.
+
+        Args:
+            encoder: pre-trained or not.
+            spec: what the encoder was built from.
+        """
 
     @abstractmethod
     def card(self) -> dict[str, Any]:
-        """What is saved beside the weights: all that `predict` needs to know besides encoder, recipe and crop."""
+        """What `predict` needs to know besides encoder, recipe and crop; saved with the weights."""
 
     @abstractmethod
     def objective(
         self, network: nn.Module, training: Sequence[StoredCase], frozen_steps: int
     ) -> Objective:
-        """What is optimised; the encoder stands still for the first `frozen_steps`."""
+        """What is optimised; the encoder is frozen for the first `frozen_steps`."""
 
     @abstractmethod
     def data(
@@ -58,7 +66,7 @@ class DownstreamTask(ABC):
         cases: Sequence[StoredCase],
         crop: Sequence[int],
     ) -> tuple[float, dict[str, float]]:
-        """The score on whole scans, and all that was measured, by name; the network is in evaluation mode.
+        """The score on whole scans and all metrics by name; the network is in evaluation mode.
 
         The score is -inf where it is not defined.
         """

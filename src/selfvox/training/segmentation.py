@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from lightning_fabric import Fabric
-from torch import nn
+from torch import Tensor, nn
 
 from selfvox.data.preparation.store import Store, StoredCase
 from selfvox.data.sampling.crop_size import distinct_spacings, in_plane_cases, slice_axis
@@ -36,31 +36,30 @@ from selfvox.training.augment import augment
 from selfvox.training.downstream import DownstreamTask
 from selfvox.training.loop import Objective
 
-FOREGROUND_SHARE = 0.5
+FOREGROUND_SHARE = 0.5  # of the crops; random crops alone would seldom show a small class
+OVERLAP = 0.25  # of the windows in validation; `predict` takes more, which is slower
+MAX_LABEL = 2**16 - 1  # labels are uint16 at most
 
 
 class Segmentation(DownstreamTask):
-    """A U-Net, soft Dice, crops of which half lie on a labelled voxel; the best by mean Dice on whole scans."""
+    """Segment volumes, slices or pictures with a U-Net; the best weights have the best Dice.
 
-    score, scans = "dice", "labelled scans"
+    Training crops are drawn around a labelled voxel half of the time.
+    """
+
+    score = "dice"
+    scans = "labelled scans"
 
     def __init__(self, store: Store, settings: Finetune):
-        for name, option in (("balance", "balance"), ("ordinal", "no-ordinal")):
-            if getattr(settings, name) != getattr(Finetune, name):  # the defaults
-                raise UsageError(
-                    f"{name}: is of classification, but {store.path} holds labels; leave --{option} out"
-                )
-        self.classes, self.loss, self.linear = (
-            _classes(store),
-            settings.loss,
-            settings.head == "linear",
-        )
+        self.classes = _classes(store)
+        self.loss = settings.loss
+        self.linear = settings.head == "linear"
         self.axis = slice_axis(settings.slices, store.cases)
         self.regions = _regions(store, settings, self.classes)
-        # what is written where each region was found; None: the network tells classes apart
-        self.own = (
-            region_labels(self.regions, self.classes) if settings.train_on == "regions" else None
-        )
+        # the label that is written where each region is predicted; None: the outputs are classes
+        self.region_labels: list[int] | None = None
+        if settings.train_on == "regions":
+            self.region_labels = region_labels(self.regions, self.classes)
 
     def usable(self, case: StoredCase) -> bool:  # noqa: D102
         return case.has_label
@@ -69,17 +68,14 @@ class Segmentation(DownstreamTask):
         return {}
 
     def network(self, encoder: Encoder, spec: Mapping[str, Any]) -> Segmenter:  # noqa: D102
-        return Segmenter(
-            encoder, len(self.own or self.classes), spec.get("norm", "instance"), self.linear
-        )
+        outputs = len(self.region_labels or self.classes)
+        return Segmenter(encoder, outputs, spec.get("norm", "instance"), self.linear)
 
     def card(self) -> dict[str, Any]:  # noqa: D102
-        classes = {str(value): name for value, name in self.classes.items()}
-        trained_on = "classes" if self.own is None else "regions"
         return {
-            "classes": classes,
+            "classes": {str(value): name for value, name in self.classes.items()},
             "regions": regions_to_json(self.regions or None),
-            "trained_on": trained_on,
+            "trained_on": "classes" if self.region_labels is None else "regions",
         }
 
     def objective(  # noqa: D102
@@ -87,9 +83,11 @@ class Segmentation(DownstreamTask):
     ) -> SegmentationObjective:
         assert isinstance(network, Segmenter)
         planes = equal_spacing(*distinct_spacings(in_plane_cases(training, self.axis)))
-        parts = membership_matrix(self.regions, max(self.classes)) if self.own else None
+        membership = None
+        if self.region_labels:
+            membership = membership_matrix(self.regions, max(self.classes))
         return SegmentationObjective(
-            network, list(self.classes), self.loss, planes, frozen_steps, parts
+            network, list(self.classes), self.loss, planes, frozen_steps, membership
         )
 
     def data(  # noqa: D102
@@ -107,38 +105,67 @@ class Segmentation(DownstreamTask):
         cases: Sequence[StoredCase],
         crop: Sequence[int],
     ) -> tuple[float, dict[str, float]]:
-        values, names = list(self.classes), [*list(self.classes.values())[1:], *self.regions]
-        parts = membership_matrix(self.regions, 2**16 - 1)
         scores = []
         for case in cases:
-            image = fabric.to_device(
-                torch.from_numpy(store.crop(case, (0,) * len(case.shape), case.shape))
-            )
-            with fabric.autocast():
-                found = segment_scan(
-                    network, image, crop, 0.25, self.axis, overlapping=self.own is not None
-                ).cpu()
-            label = (
-                np.array(values)[found.argmax(0)]
-                if self.own is None
-                else decode_regions(found, self.own)
-            )
+            image = torch.from_numpy(store.crop(case, (0,) * len(case.shape), case.shape))
+            label = self._predict(network, fabric, image, crop)
             truth = store.label_crop(case, (0,) * len(case.shape), case.shape)
-            found_at, truth_at = (np.searchsorted(values, each) for each in (label, truth))
-            of_regions = [dice_per_class(row[label], row[truth], 2)[0] for row in parts]
-            scores.append([*dice_per_class(found_at, truth_at, len(values)), *of_regions])
+            scores.append([*self._class_dice(label, truth), *self._region_dice(label, truth)])
         means = torch.tensor(scores, dtype=torch.float64).mean(0)
-        # the best is the best at what it was trained on
-        asked = means[: len(values) - 1] if self.own is None else means[len(values) - 1 :]
-        mean = float(asked.mean())
-        return mean, {
-            "dice_mean": mean,
-            **{f"dice_{n}": float(d) for n, d in zip(names, means, strict=True)},
-        }
+        foreground = list(self.classes.values())[1:]
+        # the weights are selected by what the network was trained on
+        selected = means[: len(foreground)]
+        if self.region_labels is not None:
+            selected = means[len(foreground) :]
+        score = float(selected.mean())
+        names = [*foreground, *self.regions]
+        by_name = {f"dice_{name}": float(dice) for name, dice in zip(names, means, strict=True)}
+        return score, {"dice_mean": score, **by_name}
+
+    def _predict(
+        self, network: nn.Module, fabric: Fabric, image: Tensor, crop: Sequence[int]
+    ) -> np.ndarray:
+        """Label values (*space) of a whole image (channel, *space)."""
+        is_overlapping = self.region_labels is not None
+        with fabric.autocast():
+            probabilities = segment_scan(
+                network,
+                fabric.to_device(image),
+                crop,
+                OVERLAP,
+                self.axis,
+                overlapping=is_overlapping,
+            ).cpu()
+        if self.region_labels is not None:
+            return decode_regions(probabilities, self.region_labels)
+        values = np.array(list(self.classes))
+        label: np.ndarray = values[probabilities.argmax(0).numpy()]
+        return label
+
+    def _class_dice(self, label: np.ndarray, truth: np.ndarray) -> list[float]:
+        values = list(self.classes)
+        return dice_per_class(
+            np.searchsorted(values, label), np.searchsorted(values, truth), len(values)
+        )
+
+    def _region_dice(self, label: np.ndarray, truth: np.ndarray) -> list[float]:
+        return [
+            dice_per_class(is_inside[label], is_inside[truth], 2)[0]
+            for is_inside in membership_matrix(self.regions, MAX_LABEL)
+        ]
 
 
 class SegmentationObjective(Objective):
-    """A segmenter and the loss of its labels."""
+    """A segmenter and the loss of its labels.
+
+    Args:
+        network: to train.
+        values: label values in the order of the network's outputs.
+        loss: `dice` or `dice+ce`.
+        planes: those of equal spacing, in which augmentation rotates.
+        frozen_steps: the encoder is frozen for so many steps.
+        membership: (region, label value) booleans, where the outputs are regions.
+    """
 
     def __init__(
         self,
@@ -147,54 +174,62 @@ class SegmentationObjective(Objective):
         loss: str,
         planes: Sequence[Plane],
         frozen_steps: int,
-        parts: np.ndarray | None = None,
+        membership: np.ndarray | None = None,
     ):
         super().__init__()
-        self.network, self.planes, self.frozen_steps = network, planes, frozen_steps
-        self.values = torch.tensor(
-            values
-        )  # what labels hold, in the order of the network's outputs
-        self.parts = (
-            None if parts is None else torch.from_numpy(parts)
-        )  # (region, label value), as of `membership`
-        if parts is None:
-            self.loss = losses.soft_dice if loss == "dice" else losses.dice_cross_entropy
-        else:
-            self.loss = (
-                losses.soft_dice_regions if loss == "dice" else losses.dice_cross_entropy_regions
-            )
+        self.network = network
+        self.planes = planes
+        self.frozen_steps = frozen_steps
+        self.values = torch.tensor(values)
+        self.membership = None if membership is None else torch.from_numpy(membership)
+        # soft Dice is minimised with a minus sign, so the loss may be negative
+        self.loss_label = "loss (-Dice)" if loss == "dice" else "loss (cross-entropy - Dice)"
+        self.loss = LOSSES[loss, membership is not None]
 
     def forward(self, batch: Batch, step: int, rng: torch.Generator) -> Outcome:
         """Augment, segment, compare."""
         image, label = augment(batch["image"], batch["label"], self.planes, rng)
-        frozen = step < self.frozen_steps
-        # a frozen encoder's normalisation stands still too
-        self.network.encoder.train(not frozen)
-        with torch.set_grad_enabled(not frozen):
+        is_frozen = step < self.frozen_steps
+        # in training mode a batch norm would still update its statistics
+        self.network.encoder.train(not is_frozen)
+        with torch.set_grad_enabled(not is_frozen):
             maps = self.network.encoder(image)
-        if self.parts is None:
-            output = torch.searchsorted(self.values.to(label.device), label.long())
-        else:
-            output = self.parts.to(label.device)[:, label.long()].movedim(0, 1)
-        return Outcome(self.loss(self.network.decode(maps, image.shape[2:]), output), {})
+        logits = self.network.decode(maps, image.shape[2:])
+        return Outcome(self.loss(logits, self._target(label)), {})
+
+    def _target(self, label: Tensor) -> Tensor:
+        """Output numbers (batch, *space), or region masks (batch, region, *space)."""
+        if self.membership is None:
+            return torch.searchsorted(self.values.to(label.device), label.long())
+        return self.membership.to(label.device)[:, label.long()].movedim(0, 1)
+
+
+# by the setting `loss`, and whether the outputs are regions
+LOSSES = {
+    ("dice", False): losses.soft_dice,
+    ("dice+ce", False): losses.dice_cross_entropy,
+    ("dice", True): losses.soft_dice_regions,
+    ("dice+ce", True): losses.dice_cross_entropy_regions,
+}
 
 
 def _regions(store: Store, settings: Finetune, classes: Mapping[int, str]) -> Regions:
-    """The regions asked for, or those of the data set; may be none."""
-    regions = (
-        parse_regions(settings.regions) if settings.regions is not None else store.regions or {}
-    )
-    if settings.regions is not None:
+    """The regions of the setting, or those of the data set; there may be none."""
+    if settings.regions is None:
+        regions: Regions = store.regions or {}
+    else:
+        regions = parse_regions(settings.regions)
         check_regions(regions, classes)
     if settings.train_on == "regions" and not regions:
         raise UsageError(
-            f"train_on: {store.path} declares no regions; give them with --regions '{REGIONS_EXAMPLE}'"
+            f"train_on: {store.path} declares no regions; give them with "
+            f"--regions '{REGIONS_EXAMPLE}'"
         )
     return regions
 
 
 def _classes(store: Store) -> dict[int, str]:
-    """The classes by label value, in the order of the network's outputs; the values may have gaps."""
+    """The classes by label value, in the order of the network's outputs; values may have gaps."""
     if not store.classes or len(store.classes) < 2:
-        raise DataError(f"{store.path}: holds no labels; name a folder of scans with labels")
+        raise DataError(f"{store.path}: has no labels; name a folder of scans with labels")
     return dict(sorted(store.classes.items()))

@@ -1,0 +1,160 @@
+"""The network of a fine-tuning: an encoder, pre-trained or not, and new layers after it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from selfvox.data.preparation.store import Store, StoredCase
+from selfvox.data.sampling.crop_size import choose_crop, in_plane_cases, median_spacing, slice_axis
+from selfvox.errors import DataError, UsageError
+from selfvox.models.build import build_encoder, network_settings, plan_encoder
+from selfvox.models.encoder import Encoder
+from selfvox.models.unet import PLAIN, RESIDUAL, Architecture
+from selfvox.runs.progress import echo
+from selfvox.runs.weights import adapt_first_convolutions, load_strictly
+from selfvox.settings.options import as_dict, resolve
+from selfvox.settings.verbs import Finetune
+from selfvox.training.downstream import DownstreamTask
+from selfvox.training.pretrained import Pretrained
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneNetwork:
+    """A network that is about to be fine-tuned."""
+
+    network: nn.Module
+    crop: tuple[int, ...]
+    frozen_steps: int  # the encoder is frozen for so many steps
+    card: dict[str, Any]  # what is saved with the weights, as far as the network decides it
+
+
+def build_network(
+    settings: Finetune,
+    store: Store,
+    training: Sequence[StoredCase],
+    task: DownstreamTask,
+    pretrained: Pretrained | None,
+    steps: int,
+) -> FinetuneNetwork:
+    """Build the network, load the encoder if there is one, and print what was done.
+
+    New weights are drawn from torch's global generator.
+
+    Args:
+        settings: of the verb.
+        store: the prepared scans.
+        training: the cases that train.
+        task: decides on the layers after the encoder.
+        pretrained: the encoder's weights; None: from scratch.
+        steps: of the run.
+
+    Raises:
+        UsageError: a crop or network that does not suit the scans or the encoder.
+        DataError: scans of other dimensions than the encoder's.
+        WeightsError: the weights do not fit the network.
+    """
+    cases = in_plane_cases(training, slice_axis(settings.slices, training))
+    channels = len(store.recipe.channel_names)
+    if pretrained is None:
+        encoder, spec = _new_encoder(settings, cases, channels)
+        report = "from scratch"
+        frozen_steps = steps if settings.freeze == "always" else 0
+    else:
+        spec = pretrained.card["network"]
+        encoder, report = _load_encoder(settings, cases, channels, pretrained)
+        share = {"never": 0.0, "always": 1.0, "warmup": settings.warmup}[settings.freeze]
+        frozen_steps = round(share * steps)
+    network = task.network(encoder, spec)
+    new_values = _count_values(network) - _count_values(encoder)
+    echo(f"encoder: {report}; after it {new_values / 1e6:.2f} M random values")
+    if frozen_steps:
+        is_random = ", with random weights: only as a baseline of frozen encoders"
+        echo(
+            f"the encoder is frozen for {frozen_steps} of {steps} steps"
+            f"{'' if pretrained else is_random}"
+        )
+    return FinetuneNetwork(
+        network=network,
+        crop=choose_crop(settings.crop, cases, encoder.strides[-1]),
+        frozen_steps=frozen_steps,
+        card={
+            "network": spec,
+            "spatial_dims": encoder.spatial_dims,
+            "in_channels": channels,
+            "recipe": store.recipe.to_dict(),
+            "encoder": report,
+            "seed": settings.seed,
+        },
+    )
+
+
+def _new_encoder(
+    settings: Finetune, cases: Sequence[StoredCase], channels: int
+) -> tuple[Encoder, dict[str, Any]]:
+    """An encoder from scratch, and what it is built from."""
+    crop = choose_crop(settings.crop, cases)
+    spec = plan_encoder(settings.network, crop, median_spacing(cases))
+    network: Any = settings.network
+    if not isinstance(network, nn.Module):  # which was passed from Python, with its weights
+        network = spec
+    return build_encoder(network, len(crop), channels), spec
+
+
+def _load_encoder(
+    settings: Finetune, cases: Sequence[StoredCase], channels: int, pretrained: Pretrained
+) -> tuple[Encoder, str]:
+    """The pre-trained encoder, and a report of what was loaded."""
+    card = pretrained.card
+    d = len(cases[0].shape)
+    _check_same_network(settings, card["network"], d)
+    if d != card["spatial_dims"]:
+        raise DataError(
+            f"{settings.labelled}: has {d}D scans and {settings.encoder} was trained on "
+            f"{card['spatial_dims']}D ones; name scans like those"
+        )
+    encoder = build_encoder(card["network"], d, channels)
+    tensors = pretrained.tensors
+    adaptation = ""
+    if channels != card["in_channels"]:
+        tensors = adapt_first_convolutions(tensors, encoder, settings.first_conv)
+        adaptation = (
+            f"; first convolution from {card['in_channels']} to {channels} channels: "
+            f"{settings.first_conv}"
+        )
+    loaded = load_strictly(encoder, tensors, settings.encoder)
+    origin = f"pre-trained by {pretrained.learned_from}"
+    return encoder, f"loaded {loaded} into the encoder, {origin}; none left over{adaptation}"
+
+
+def _check_same_network(settings: Finetune, spec: dict[str, Any], d: int) -> None:
+    """Refuse the setting `network` if it is another one than the encoder's.
+
+    Raises:
+        UsageError: the first setting that differs.
+    """
+    if isinstance(settings.network, nn.Module):
+        raise UsageError("network: the encoder has one already; leave the network out")
+    requested = network_settings(settings.network, d)
+    if requested == {"name": "plain"}:  # the default
+        return
+    if requested["name"] in (PLAIN.name, RESIDUAL.name):
+        # in the form that the card has them in
+        resolved = as_dict(resolve(Architecture, requested, prefix="network."))
+        requested = {name: resolved[name] for name in requested}
+    for name, value in requested.items():
+        actual = spec.get(name)
+        # a small crop leaves out the coarsest levels
+        is_shortened = name == "channels" and actual and value[: len(actual)] == actual
+        if value != actual and not is_shortened:
+            raise UsageError(
+                f"network: {settings.encoder} has {name} {actual}, not {value}; leave --network "
+                "out, or pre-train with it"
+            )
+
+
+def _count_values(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())

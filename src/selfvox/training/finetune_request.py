@@ -1,0 +1,120 @@
+"""Requests of `finetune` that are impossible, refused before any scan is prepared."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from selfvox.data.preparation.store import is_store, open_store
+from selfvox.data.sampling.crop_size import DIVISOR, check_edges
+from selfvox.data.sources import find_dataset
+from selfvox.errors import DataError, UsageError
+from selfvox.models.build import check_network
+from selfvox.ops.regions import parse_regions
+from selfvox.settings.verbs import Finetune
+from selfvox.training.folder_kind import check_scans
+from selfvox.training.pretrained import Pretrained
+
+# settings that mean nothing for labels, or for grades, and their options
+FOREIGN_OPTIONS = {
+    "labels": {"balance": "--balance", "ordinal": "--no-ordinal"},
+    "grades": {
+        "slices": "--slices",
+        "regions": "--regions",
+        "train_on": "--train-on",
+        "loss": "--loss",
+    },
+}
+
+
+def check_request(settings: Finetune, pretrained: Pretrained | None) -> None:
+    """Refuse what is impossible, as far as it is known before the scans are prepared.
+
+    Args:
+        settings: of the verb.
+        pretrained: the encoder; None: from scratch.
+
+    Raises:
+        UsageError: an option that does not fit the labels, the encoder or the other options.
+        DataError: the scans are missing, or there are no labels and no grades.
+    """
+    if pretrained is not None:
+        _check_slices(settings, pretrained)
+    check_network(settings.network)
+    if settings.regions is not None:
+        parse_regions(settings.regions)
+    _check_crop(settings, pretrained)
+    _check_labels(settings)
+
+
+def check_options(settings: Finetune, place: Path, *, has_labels: bool) -> None:
+    """Refuse options of classification for labels, and options of segmentation for grades.
+
+    Raises:
+        UsageError: such an option is not at its default.
+    """
+    truth = "labels" if has_labels else "grades"
+    task = "classification" if has_labels else "segmentation"
+    for name, option in FOREIGN_OPTIONS[truth].items():
+        if getattr(settings, name) != getattr(Finetune, name):  # the default
+            raise UsageError(f"{name}: is for {task}, but {place} has {truth}; leave {option} out")
+
+
+def _check_slices(settings: Finetune, pretrained: Pretrained) -> None:
+    """Refuse a 2D encoder for a 3D network, and the other way round."""
+    slices = pretrained.card.get("slices")
+    if slices and not settings.slices:
+        raise UsageError(
+            f"encoder: {settings.encoder} was pre-trained in 2D, on {slices} slices, and does not "
+            f"fit a 3D network; use --slices {slices}"
+        )
+    if settings.slices and not slices:
+        raise UsageError(
+            f"slices: {settings.encoder} was not pre-trained on slices, so it does not fit a "
+            f"network of slices; leave --slices out, or pre-train with --slices {settings.slices}"
+        )
+
+
+def _check_crop(settings: Finetune, pretrained: Pretrained | None) -> None:
+    """Refuse edges that the encoder cannot halve, where its dimensions are known."""
+    if settings.crop is None:
+        return
+    if pretrained is not None:
+        d = pretrained.card["spatial_dims"]
+        strides = pretrained.card["network"].get("strides")
+        # of other networks than the U-Nets, they are known when the network is built
+        divisor = (1,) * d if strides is None else np.prod(strides, axis=0).tolist()
+    else:
+        is_2d = settings.slices is not None or len(settings.crop) == 2
+        divisor = (DIVISOR,) * (2 if is_2d else 3)
+    check_edges(settings.crop, divisor)
+
+
+def _check_labels(settings: Finetune) -> None:
+    """Compare the options with the labels that the scans come with."""
+    place = settings.labelled
+    if is_store(place):
+        store = open_store(place)
+        has_labels = any(case.has_label for case in store.cases)
+        has_grades = any(case.grade is not None for case in store.cases)
+        subjects = None  # the store's split counts too, and the store is prepared already
+    else:
+        check_scans(place)
+        cases = find_dataset(place, settings.source).cases
+        has_labels = any(case.label is not None for case in cases)
+        has_grades = any(case.grade is not None for case in cases)
+        subjects = {
+            case.subject for case in cases if (case.label if has_labels else case.grade) is not None
+        }
+    if not has_labels and not has_grades:
+        raise DataError(
+            f"{place}: has neither labels nor grades; name a data set with labels, or a table with "
+            "a grade; `selfvox pretrain` takes scans without"
+        )
+    check_options(settings, place, has_labels=has_labels)
+    if settings.labels is not None and subjects is not None and settings.labels > len(subjects):
+        raise UsageError(
+            f"labels: {settings.labels} labelled subjects were asked for, and {place} has "
+            f"{len(subjects)}; give 1 to {len(subjects)}"
+        )

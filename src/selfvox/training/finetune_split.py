@@ -1,0 +1,68 @@
+"""Who trains, validates and tests in a fine-tuning."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+
+from selfvox.data.preparation.split import Split, choose_subset, make_folds, make_split
+from selfvox.data.preparation.store import Store, StoredCase
+from selfvox.runs.progress import echo
+from selfvox.settings.verbs import Finetune
+from selfvox.training.downstream import DownstreamTask
+
+VALIDATION_SHARE = 0.2  # of the subjects, where the store has no split
+
+
+def choose_split(store: Store, task: DownstreamTask, settings: Finetune) -> Split:
+    """The store's split or a new one, its training subjects reduced to the requested number.
+
+    Raises:
+        UsageError: more labels, or more folds, than there are subjects.
+    """
+    cases = [case for case in store.cases if task.usable(case)]
+    subjects = {case.subject for case in cases}
+    strata = task.strata(cases)
+    full = store.split()
+    if settings.fold is not None:
+        if full is not None:
+            echo(
+                f"fold {settings.fold} of all {len(subjects)} subjects; the store's own split is "
+                "not used"
+            )
+        full = _fold_split(settings.fold, subjects, settings.labels, strata)
+    elif full is None:
+        full = _new_split(subjects, settings.labels, strata)
+    usable = Split(
+        train=tuple(subject for subject in full.train if subject in subjects),
+        validation=tuple(subject for subject in full.validation if subject in subjects),
+        test=full.test,
+        seed=full.seed,
+    )
+    seed = settings.seed if settings.subset_seed is None else settings.subset_seed
+    chosen = choose_subset(usable, seed, settings.labels, settings.fraction, strata)
+    return dataclasses.replace(usable, train=chosen, seed=seed)
+
+
+def cases_of(store: Store, task: DownstreamTask, subjects: Iterable[str]) -> list[StoredCase]:
+    """The cases of these subjects that the task can learn from."""
+    names = set(subjects)
+    return [case for case in store.cases if case.subject in names and task.usable(case)]
+
+
+def _fold_split(
+    fold: str, subjects: set[str], labels: int | None, strata: Mapping[str, int]
+) -> Split:
+    """One fold is the test set, and a new split is made of the other subjects."""
+    number, count = map(int, fold.split("/"))
+    # the same folds for every --seed, so that all runs of a fold can be compared
+    folds = make_folds(strata or dict.fromkeys(subjects, 0), count, seed=0)
+    test = folds[number - 1]
+    return dataclasses.replace(_new_split(subjects - set(test), labels, strata), test=test)
+
+
+def _new_split(subjects: set[str], labels: int | None, strata: Mapping[str, int]) -> Split:
+    """A fifth of the subjects validate, or fewer, if the requested labels leave fewer."""
+    spare = len(subjects) - (labels or 1)
+    validation = max(1, round(VALIDATION_SHARE * len(subjects)))
+    return make_split(subjects, 0, max(0, min(spare, validation)), 0, strata)
