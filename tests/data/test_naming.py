@@ -118,7 +118,7 @@ def test_scans_of_one_person_share_a_subject(paths, subjects):
 
 def test_paths_outside_the_root_are_named_from_the_folder_they_share():
     paths = [Path("/home/someone/study/a/t1.nii.gz"), Path("/home/someone/study/b/t1.nii.gz")]
-    assert naming.relative(paths, Path("/elsewhere")) == [
+    assert naming.relative_paths(paths, Path("/elsewhere")) == [
         PurePath("a/t1.nii.gz"),
         PurePath("b/t1.nii.gz"),
     ]

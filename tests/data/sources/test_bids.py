@@ -68,7 +68,7 @@ def test_one_kind_of_scan_can_be_chosen(tmp_path):
     chosen = sources.find_dataset(tmp_path, "bids:T2w")
     assert [each.id for each in chosen.cases] == ["sub-1_run-1_T2w", "sub-2_T2w"]
     assert chosen.notes == ()
-    with pytest.raises(UsageError, match="holds no _T1 scans; did you mean 'T1w'"):
+    with pytest.raises(UsageError, match="has no _T1 scans; did you mean 'T1w'"):
         sources.find_dataset(tmp_path, "bids:T1")
 
 

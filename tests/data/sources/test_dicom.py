@@ -329,7 +329,7 @@ def test_the_store_says_what_was_filled_and_does_not_keep_it_for_who_allows_no_g
     notes = [note for case in open_store(tmp_path / "store").cases for note in case.notes]
     assert [note for note in notes if "1 of 8 slices are interpolated" in note] == notes
     assert len(notes) == 1
-    with pytest.raises(UsageError, match="dicom knows no 'gaps'; known: allow-gap"):
+    with pytest.raises(UsageError, match="unknown choice 'gaps' of dicom; known: allow-gap"):
         selfvox.prepare(tmp_path / "scans", source="dicom:gaps", **how)
     selfvox.prepare(tmp_path / "scans", source="dicom", **how)
     assert len(open_store(tmp_path / "store").cases) == 1
@@ -370,7 +370,7 @@ def test_series_in_one_folder_are_parted_and_so_are_their_orientations(tmp_path)
         (8, 9, 5),
     }
     assert (
-        "2 cases come from series whose slices have several orientations or patients" in found.notes
+        "2 cases come from series with slices of several orientations or patients" in found.notes
     )
 
 

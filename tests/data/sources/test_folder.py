@@ -90,7 +90,7 @@ def test_labels_of_another_folder_or_name_are_not_taken(tmp_path):
     )
     found = sources.find_dataset(touch(tmp_path, "d_seg.nii.gz", "x/c_seg.nii.gz"))
     assert labels(found) == {"a.nii.gz": None, "b.nii.gz": None, "c.nii.gz": None}
-    assert "named like labels, but no scan of the same name is there, left out: " in notes(found)
+    assert "named like labels, but no scan of the same name exists, left out: " in notes(found)
     assert "1 more" in notes(found)
 
 
@@ -113,8 +113,8 @@ def test_dimensions_are_never_mixed(tmp_path):
     volumes = [f"{number}.nii.gz" for number in range(8)]
     found = sources.find_dataset(touch(tmp_path / "volumes", *volumes, "qc/0.png", "qc/1.jpg"))
     assert len(found.cases) == 8
-    assert "2 pictures left out beside 8 volumes: 0.png, 1.jpg" in notes(found)
-    with pytest.raises(DataError, match="holds 8 volumes and 3 pictures"):
+    assert "2 pictures left out next to 8 volumes: 0.png, 1.jpg" in notes(found)
+    with pytest.raises(DataError, match="8 volumes and 3 pictures"):
         sources.find_dataset(touch(tmp_path / "volumes", "qc/2.png"))
     found = sources.find_dataset(
         touch(tmp_path / "pictures", "x.nii", "a.png", "b.tif", "c.tiff", "d.jpeg")

@@ -92,7 +92,7 @@ def test_what_is_empty_unused_or_not_listed_is_noted(folder):
     assert "columns not used: age" in notes
     assert "1 of 2 cases have no grade" in notes
     assert (
-        "4 scans beside those of the table not listed: a_l.nii.gz, b_l.nii.gz, c.nii.gz and 1 more"
+        "4 scans next to those of the table not listed: a_l.nii.gz, b_l.nii.gz, c.nii.gz and 1 more"
         in notes
     )
     assert "all grades are 1: nothing to tell apart" in notes

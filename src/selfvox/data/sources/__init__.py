@@ -1,15 +1,16 @@
 """Sources: each module here reads one layout of scans, and the folder is the list of them.
 
-A source has `looks_like(root) -> bool`, which never raises, and `read_dataset(root) -> Dataset`. One
-that takes a choice, as in `bids:T1w`, also has `choose(dataset, choice) -> Dataset`. A module with a
-leading underscore is not a source. An installed package adds a source by an entry point of the group
-`selfvox.sources` that names the module:
+A source has `looks_like(root) -> bool`, which never raises, and `read_dataset(root) -> Dataset`.
+One that takes a choice, as in `bids:T1w`, also has `choose(dataset, choice) -> Dataset`. A module
+with a leading underscore is not a source. An installed package adds a source by an entry point of
+the group `selfvox.sources` that names the module:
 
     [project.entry-points."selfvox.sources"]
     NAME = "package.module"
 
-With `auto`, `find_dataset` asks each source whether a path looks like its layout and reads it with the
-first that agrees: the modules here in alphabetical order, then those of packages, `folder` last.
+With `auto`, `find_dataset` asks each source whether a path looks like its layout and reads it with
+the first that agrees: the modules here in alphabetical order, then those of packages, `folder`
+last.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ ENTRY_POINT_GROUP = "selfvox.sources"
 
 @dataclass(frozen=True)
 class Case:
-    """One scan: a file per channel, or one file that holds all channels."""
+    """One scan: a file per channel, or one file with all channels."""
 
     id: str  # unique, safe as a file name
     subject: str
@@ -60,7 +61,7 @@ class Dataset:
 
 
 class Source(Protocol):
-    """A module that reads one layout of scans; the first line of its docstring describes the layout."""
+    """A module that reads one layout of scans, which the first line of its docstring describes."""
 
     __doc__: str | None
 
@@ -76,7 +77,7 @@ class SourceWithChoice(Source, Protocol):
     """A source that also takes a choice, as in `bids:T1w`."""
 
     def choose(self, dataset: Dataset, choice: str) -> Dataset:
-        """The data set restricted or changed by `choice`; raises a `UsageError` for an unknown one."""
+        """The data set as `choice` restricts or changes it; `UsageError` for an unknown choice."""
 
 
 def case_key(case: Case) -> naming.NaturalKey:
@@ -149,7 +150,7 @@ def _read_first_match(root: Path) -> Dataset:
             f"{printable(root)}: not a scan, a list of scans or a folder; known layouts: {layouts}"
         )
     dataset = open_source(matches[0]).read_dataset(root)
-    # any folder looks like a plain folder, so that this match tells nothing
+    # any folder looks like a plain folder, so that this match means nothing
     alternatives = [name for name in matches[1:] if name != "folder"]
     if not alternatives:
         return dataset
@@ -186,15 +187,17 @@ def _package(entry_point: EntryPoint) -> str:
 
 def _load(entry_point: EntryPoint) -> Source:
     """Import the module of an installed source and check that it is one."""
-    where = f"source: '{entry_point.name}' of the package {_package(entry_point)}"
+    source = f"source: '{entry_point.name}' of the package {_package(entry_point)}"
     try:
         module = entry_point.load()
     except Exception as error:  # code of others may fail in any way while it is imported
         reason = printable(" ".join(str(error).split()))
         raise UsageError(
-            f"{where} cannot be imported ({reason}); reinstall or uninstall the package"
+            f"{source} cannot be imported ({reason}); reinstall or uninstall the package"
         ) from error
     for function in ("looks_like", "read_dataset"):
         if not callable(getattr(module, function, None)):
-            raise UsageError(f"{where} has no function {function}; update or uninstall the package")
+            raise UsageError(
+                f"{source} has no function {function}; update or uninstall the package"
+            )
     return cast(Source, module)

@@ -1,110 +1,162 @@
-"""Paths written in lists and tables, read without trust, and how many channels a picture holds."""
+"""What several sources need: untrusted paths and texts, folders to walk, and words for notes."""
 
 from __future__ import annotations
 
+import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
-from PIL import Image as Picture
+from PIL import Image as Pillow
 
+from selfvox.data import naming
 from selfvox.data.formats.image import SUFFIXES_2D, suffix
 from selfvox.data.formats.safe_open import open_regular
 from selfvox.data.naming import printable
+from selfvox.data.sources import Case
 from selfvox.errors import DataError
 
 LARGEST_BYTES = 64 * 2**20
-_GREY = ("1", "L", "LA", "F", "I")
+_GREY_MODES = ("1", "L", "LA", "F", "I")
 
 
-def contained(folder: Path, text: str, said_by: Path, absolute: bool = False) -> Path:
-    """The file that `text`, written in `said_by`, names: inside `folder`, links resolved, or absolute where allowed.
+def resolve_inside(folder: Path, text: str, listed_in: Path, absolute: bool = False) -> Path:
+    """The file that a list or table names, which must be inside `folder`, links resolved.
+
+    Args:
+        folder: of the list.
+        text: the path as written there.
+        listed_in: the list, for messages.
+        absolute: allow absolute paths to anywhere.
 
     Raises:
         DataError: it leads out of the folder or is no path at all.
     """
-    what = f"{printable(said_by)} names '{printable(text[:120])}'"
+    quote = f"{printable(listed_in)} names '{printable(text[:120])}'"
     text = text.strip()
     if not text or "\0" in text or "\\" in text or not _encodable(text):
-        raise DataError(f"{what}, which is not a path; write it with / between folders")
+        raise DataError(f"{quote}, which is not a path; write it with / between folders")
     path = folder / text
     try:
-        resolved, inside = path.resolve(), folder.resolve()
+        resolved = path.resolve()
+        resolved_folder = folder.resolve()
         path.is_file()
-    except (OSError, RuntimeError):  # a name too long, a loop of links
-        raise DataError(f"{what}, which cannot be followed; correct it") from None
+    except (OSError, RuntimeError):  # a name that is too long, a loop of links
+        raise DataError(f"{quote}, which cannot be followed; correct it") from None
     if absolute and Path(text).is_absolute():
         return path
-    if not resolved.is_relative_to(inside):
+    if not resolved.is_relative_to(resolved_folder):
         remedy = "write it as an absolute path" if absolute else "move the file inside"
-        raise DataError(f"{what}, which leads out of {printable(folder)}; {remedy}")
-    return (
-        folder / resolved.relative_to(inside)
-        if ".." in path.parts or Path(text).is_absolute()
-        else path
-    )
+        raise DataError(f"{quote}, which leads out of {printable(folder)}; {remedy}")
+    if ".." in path.parts or Path(text).is_absolute():
+        return folder / resolved.relative_to(resolved_folder)
+    return path
 
 
-def lines(path: Path) -> list[str]:
+def read_lines(path: Path) -> list[str]:
     """The lines of a UTF-8 text file, with or without a byte order mark, however they end.
 
     Raises:
         DataError: not a regular file, too large, another encoding or NUL bytes.
     """
     with open_regular(path) as file:
-        raw = file.read(LARGEST_BYTES + 1)
-    if len(raw) > LARGEST_BYTES:
+        content = file.read(LARGEST_BYTES + 1)
+    if len(content) > LARGEST_BYTES:
         raise DataError(
-            f"{printable(path)}: larger than {LARGEST_BYTES >> 20} MiB; a list of scans is smaller than that"
+            f"{printable(path)}: larger than {LARGEST_BYTES >> 20} MiB; "
+            "a list of scans is smaller than that"
         )
-    if raw[:2] in (b"\xff\xfe", b"\xfe\xff"):
+    if content[:2] in (b"\xff\xfe", b"\xfe\xff"):
         raise DataError(f"{printable(path)}: written as UTF-16; save it as UTF-8")
     try:
-        text = raw.decode("utf-8-sig")
+        text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError(
             f"{printable(path)}: not UTF-8 text at byte {error.start}; save it as UTF-8"
         ) from None
     if "\0" in text:
         raise DataError(
-            f"{printable(path)}: holds NUL bytes, so it is not a text file; save it as UTF-8"
+            f"{printable(path)}: contains NUL bytes, so it is not a text file; save it as UTF-8"
         )
     return text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
 
 
-def few(paths: Sequence[Path]) -> str:
-    """The first three names, and how many more."""
-    more = f" and {len(paths) - 3} more" if len(paths) > 3 else ""
-    return ", ".join(printable(path.name) for path in paths[:3]) + more
+def walk_visible(
+    root: Path, onerror: Callable[[OSError], None] | None = None
+) -> Iterator[tuple[Path, list[str]]]:
+    """Each folder with its visible files, in order; links to folders are not followed."""
+    for folder, subfolders, files in os.walk(root, onerror=onerror):
+        subfolders[:] = sorted(name for name in subfolders if not is_hidden(name))
+        yield Path(folder), sorted(name for name in files if not is_hidden(name))
 
 
-def counted(number: int, what: str) -> str:
-    """`1 file`, `2 files`."""
-    return f"{number} {what}{'' if number == 1 else 's'}"
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder is hidden, or was put there by the archiver of macOS."""
+    return name.startswith(".") or name == "__MACOSX"
 
 
-def unreadable(error: OSError) -> None:
+def raise_unlistable(error: OSError) -> None:
     """For `os.walk`: a folder that cannot be listed is no empty one.
 
     Raises:
         DataError: always.
     """
     raise DataError(
-        f"{printable(str(error.filename))}: cannot be listed ({error.strerror}); check its permissions"
+        f"{printable(str(error.filename))}: cannot be listed ({error.strerror}); "
+        "check its permissions"
     )
 
 
+def name_scans(scans: Sequence[Path], root: Path) -> tuple[list[str], list[str]]:
+    """The case id and the subject of each scan, by the rules of `naming`."""
+    paths = naming.relative_paths(scans, root)
+    endings = [suffix(scan) for scan in scans]
+    return naming.case_ids(paths, endings), naming.subject_names(paths, endings)
+
+
 def channels_of(image: Path) -> tuple[str, ...]:
-    """Names for the channels of one file: a colour picture has three; its header says so, a volume counts as one."""
+    """Names for the channels of one file: three for a colour picture, else one.
+
+    A picture's header says so; a volume counts as one.
+    """
     if suffix(image) not in SUFFIXES_2D:
         return ("image",)
     try:
-        # opening reads the header only; the reader says what is wrong with the rest
+        # opening reads the header only; a damaged picture gets its message when it is read whole
         with open_regular(image) as file, warnings.catch_warnings(action="ignore"):
-            mode = Picture.open(file).mode
-    except (DataError, OSError, ValueError, SyntaxError, Picture.DecompressionBombError):
+            mode = Pillow.open(file).mode
+    except (DataError, OSError, ValueError, SyntaxError, Pillow.DecompressionBombError):
         return ("image",)
-    return ("image",) if mode.startswith(_GREY) else ("red", "green", "blue")
+    return ("image",) if mode.startswith(_GREY_MODES) else ("red", "green", "blue")
+
+
+def numbered_names(names: Any) -> tuple[str, ...] | None:
+    """The names in `{"0": name, "1": name, ...}` in order; None for anything else, or nothing."""
+    if not isinstance(names, dict) or not names:
+        return None
+    if set(names) != {str(number) for number in range(len(names))}:
+        return None
+    if not all(isinstance(name, str) for name in names.values()):
+        return None
+    return tuple(names[str(number)] for number in range(len(names)))
+
+
+def unlabelled_note(cases: Sequence[Case]) -> list[str]:
+    """How many cases have no label, if any."""
+    unlabelled = sum(case.label is None for case in cases)
+    return [f"{unlabelled} of {len(cases)} cases have no label"] if unlabelled else []
+
+
+def first_names(paths: Sequence[Path]) -> str:
+    """The first three names, and how many more."""
+    rest = f" and {len(paths) - 3} more" if len(paths) > 3 else ""
+    return ", ".join(printable(path.name) for path in paths[:3]) + rest
+
+
+def count_of(number: int, noun: str) -> str:
+    """`1 file`, `2 files`."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _encodable(text: str) -> bool:

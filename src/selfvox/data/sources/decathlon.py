@@ -1,105 +1,106 @@
 """The Medical Segmentation Decathlon: a `dataset.json` that lists images and labels.
 
-The lists `training`, `validation` and `test` hold `{"image": ..., "label": ...}` or paths of images alone; entries
-without a label join as cases without one. `modality` names the channels; several channels lie in one 4D file. Paths are
-relative to the folder of `dataset.json` and stay inside it. Brain tumours (Task01) bring the regions of BraTS along.
+The lists `training`, `validation` and `test` have entries `{"image": ..., "label": ...}` or paths
+of images alone; entries without a label join as cases without one. `modality` names the channels;
+several channels are in one 4D file. Paths are relative to the folder of `dataset.json` and stay
+inside it. Brain tumours (Task01) have the regions of BraTS too.
 """
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from selfvox.data import naming
 from selfvox.data.formats import strict_json
 from selfvox.data.formats.image import suffix
 from selfvox.data.naming import printable
 from selfvox.data.sources import Case, Dataset, case_key
-from selfvox.data.sources._files import contained, few
+from selfvox.data.sources._files import (
+    first_names,
+    name_scans,
+    numbered_names,
+    resolve_inside,
+    unlabelled_note,
+)
+from selfvox.data.sources.brats import tumour_regions
 from selfvox.errors import DataError
 
 _LISTS = ("training", "validation", "test")
-# of Task01, as it spells them; their regions are those of BraTS
-_BACKGROUND, _OEDEMA, _CORE, _ENHANCING = (
-    "background",
-    "edema",
-    "non-enhancing tumor",
-    "enhancing tumour",
-)
+# classes of Task01, as it spells them
+_BACKGROUND = "background"
+_OEDEMA = "edema"
+_CORE = "non-enhancing tumor"
+_ENHANCING = "enhancing tumour"
+
+_Entry = tuple[Path, Path | None]  # image, label
 
 
 def looks_like(root: Path) -> bool:
-    """A `dataset.json` that lists cases, or its folder; a damaged one counts, so that it gets its message."""
+    """A `dataset.json` that lists cases, or its folder.
+
+    A damaged one counts, so that its damage is reported.
+    """
     table = _table(root)
     if not table.is_file() or table.suffix.lower() != ".json":
         return False
-    numbered = any((table.parent / "imagesTr").glob("*_0000.*"))  # nnU-Net's way of naming channels
+    # nnU-Net's way of naming channels; its first version kept the decathlon's lists
+    numbered = any((table.parent / "imagesTr").glob("*_0000.*"))
     try:
         content = strict_json.read_json(table)
     except DataError:
         return not numbered
-    listed = content.get("training") if isinstance(content, dict) else None
-    if not isinstance(listed, list) or not listed:
-        return (
-            not numbered and isinstance(content, dict) and any(name in content for name in _LISTS)
-        )
-    first = listed[0].get("image") if isinstance(listed[0], dict) else listed[0]
+    if not isinstance(content, dict):
+        return False
+    training = content.get("training")
+    if not isinstance(training, list) or not training:
+        return not numbered and any(name in content for name in _LISTS)
+    if not numbered:
+        return True
+    first = training[0].get("image") if isinstance(training[0], dict) else training[0]
     try:
-        return not numbered or (
-            isinstance(first, str) and contained(table.parent, first, table).is_file()
-        )
+        return isinstance(first, str) and resolve_inside(table.parent, first, table).is_file()
     except DataError:
         return False
 
 
 def read_dataset(root: Path) -> Dataset:
-    """List the cases that `dataset.json` names."""
+    """List the cases that `dataset.json` names.
+
+    Raises:
+        DataError: it is absent or damaged, or a file that it lists is.
+    """
     table = _table(root)
     if not table.exists():
         raise DataError(
-            f"{printable(root)}: no dataset.json there, so it is not a decathlon data set; try --source auto"
+            f"{printable(root)}: no dataset.json there, so it is not a decathlon data set; "
+            "try --source auto"
         )
     content = strict_json.read_json(table)
     if not isinstance(content, dict):
         raise DataError(
-            f"{printable(table)}: not an object with the list 'training'; is it a decathlon dataset.json?"
+            f"{printable(table)}: not an object with the list 'training'; "
+            "is it a decathlon dataset.json?"
         )
     entries = [entry for name in _LISTS for entry in _entries(content, name, table)]
-    if not entries:
-        raise DataError(f"{printable(table)} lists no case under {', '.join(_LISTS)}; add some")
-    named = [path for image, label in entries for path in (image, label) if path]
-    absent = [path for path in named if not path.is_file()]
-    if absent:
-        raise DataError(
-            f"{printable(table)} lists {few(absent)}, but no such file is there; restore or unlist it"
-        )
-    twice = [
-        path
-        for path, times in Counter(image.resolve() for image, _ in entries).items()
-        if times > 1
+    _check_entries(entries, table)
+    images = [image for image, _ in entries]
+    ids, subjects = name_scans(images, table.parent)
+    cases = [
+        Case(id, subject, (image,), label)
+        for id, subject, (image, label) in zip(ids, subjects, entries, strict=True)
     ]
-    if twice:
-        raise DataError(
-            f"{printable(table)} lists {few(twice)} more than once; keep one entry each"
-        )
-    images = {image.resolve() for image, _ in entries}
-    both = [label for _, label in entries if label and label.resolve() in images]
-    if both:
-        raise DataError(f"{printable(table)} lists {few(both)} as label and as image; correct it")
-    relative = [image.relative_to(table.parent) for image, _ in entries]
-    endings = [suffix(image) for image, _ in entries]
-    ids, subjects = naming.case_ids(relative, endings), naming.subject_names(relative, endings)
-    rows = zip(ids, subjects, entries, strict=True)
-    cases = sorted(
-        (Case(id, subject, (image,), label) for id, subject, (image, label) in rows), key=case_key
-    )
-    unlabelled = sum(case.label is None for case in cases)
-    notes = (f"{unlabelled} of {len(cases)} cases have no label",) if unlabelled else ()
+    cases.sort(key=case_key)
     classes = _classes(content, table)
-    channels = _channels(content, table)
     return Dataset(
-        table.parent, "decathlon", tuple(cases), channels, classes, notes, _regions(classes)
+        root=table.parent,
+        source="decathlon",
+        cases=tuple(cases),
+        channel_names=_channels(content, table),
+        classes=classes,
+        notes=tuple(unlabelled_note(cases)),
+        regions=_regions(classes),
     )
 
 
@@ -107,61 +108,87 @@ def _table(root: Path) -> Path:
     return root / "dataset.json" if root.is_dir() else root
 
 
-def _entries(content: dict[str, Any], name: str, table: Path) -> list[tuple[Path, Path | None]]:
-    listed = content.get(name, [])
-    if not isinstance(listed, list):
-        raise DataError(
-            f'{printable(table)}: \'{name}\' is not a list; write [{{"image": ..., "label": ...}}, ...]'
-        )
-    return [_entry(entry, f"{name}[{place}]", table) for place, entry in enumerate(listed)]
+def _entries(content: dict[str, Any], name: str, table: Path) -> list[_Entry]:
+    entries = content.get(name, [])
+    if not isinstance(entries, list):
+        form = '[{"image": ..., "label": ...}, ...]'
+        raise DataError(f"{printable(table)}: '{name}' is not a list; write {form}")
+    return [_entry(entry, f"{name}[{place}]", table) for place, entry in enumerate(entries)]
 
 
-def _entry(entry: Any, place: str, table: Path) -> tuple[Path, Path | None]:
-    image, label = (
-        (entry.get("image"), entry.get("label")) if isinstance(entry, dict) else (entry, None)
-    )
+def _entry(entry: Any, place: str, table: Path) -> _Entry:
+    image = entry.get("image") if isinstance(entry, dict) else entry
+    label = entry.get("label") if isinstance(entry, dict) else None
     if not isinstance(image, str) or not (label is None or isinstance(label, str)):
         form = 'a path or {"image": path, "label": path}'
         raise DataError(f"{printable(table)}: {place} is not {form}; correct it")
-    found = contained(table.parent, image, table)
-    if not suffix(found):
+    image_path = resolve_inside(table.parent, image, table)
+    if not suffix(image_path):
         raise DataError(
-            f"{printable(table)}: {place} names '{printable(image[:120])}', not a scan that can be read"
+            f"{printable(table)}: {place} names '{printable(image[:120])}', "
+            "not a scan that can be read"
         )
-    return found, None if label is None else contained(table.parent, label, table)
+    return image_path, None if label is None else resolve_inside(table.parent, label, table)
+
+
+def _check_entries(entries: Sequence[_Entry], table: Path) -> None:
+    """There are some, every file exists, and none is listed twice."""
+    if not entries:
+        raise DataError(f"{printable(table)} lists no case under {', '.join(_LISTS)}; add some")
+    absent = [path for entry in entries for path in entry if path and not path.is_file()]
+    if absent:
+        raise DataError(
+            f"{printable(table)} lists {first_names(absent)}, but no such file exists; "
+            "restore or unlist it"
+        )
+    # links resolved, so that one file under two names counts as one
+    images = Counter(image.resolve() for image, _ in entries)
+    repeated = [path for path, count in images.items() if count > 1]
+    if repeated:
+        raise DataError(
+            f"{printable(table)} lists {first_names(repeated)} more than once; keep one entry each"
+        )
+    ambiguous = [label for _, label in entries if label and label.resolve() in images]
+    if ambiguous:
+        raise DataError(
+            f"{printable(table)} lists {first_names(ambiguous)} as label and as image; correct it"
+        )
 
 
 def _channels(content: dict[str, Any], table: Path) -> tuple[str, ...]:
-    names = content.get("modality", {"0": "image"})
-    numbered = isinstance(names, dict) and set(names) == {
-        str(number) for number in range(len(names))
-    }
-    if not numbered or not names or not all(isinstance(name, str) for name in names.values()):
+    names = numbered_names(content.get("modality", {"0": "image"}))
+    if names is None:
+        example = '{"0": "MRI"}'
         raise DataError(
-            f'{printable(table)}: \'modality\' must number the channels from 0, as in {{"0": "MRI"}}'
+            f"{printable(table)}: 'modality' must number the channels from 0, as in {example}"
         )
-    return tuple(names[str(number)] for number in range(len(names)))
+    return names
 
 
 def _classes(content: dict[str, Any], table: Path) -> dict[int, str] | None:
     names = content.get("labels")
     if names is None:
         return None
-    numbers = isinstance(names, dict) and all(
-        key.isascii() and key.isdecimal() and len(key) < 6 for key in names
-    )
-    if not numbers or not names or not all(isinstance(name, str) for name in names.values()):
+    if not _are_class_names(names):
         example = '{"0": "background", "1": "tumour"}'
         raise DataError(
-            f"{printable(table)}: 'labels' must give each value in the labels a name, as in {example}"
+            f"{printable(table)}: 'labels' must give each value in the labels a name, "
+            f"as in {example}"
         )
     return {int(key): names[key] for key in sorted(names, key=int)}
 
 
+def _are_class_names(names: Any) -> bool:
+    """Whether these are names by numbers of up to five digits, some at least."""
+    if not isinstance(names, dict) or not names:
+        return False
+    numbers = all(key.isascii() and key.isdecimal() and len(key) < 6 for key in names)
+    return numbers and all(isinstance(name, str) for name in names.values())
+
+
 def _regions(classes: dict[int, str] | None) -> dict[str, tuple[int, ...]] | None:
-    """Whole tumour, tumour core and enhancing tumour of the decathlon's brain tumours; None of other data."""
+    """The regions of the decathlon's brain tumours; None of other data."""
     value = {name: number for number, name in (classes or {}).items()}
     if value.keys() != {_BACKGROUND, _OEDEMA, _CORE, _ENHANCING}:
         return None
-    core = tuple(sorted((value[_CORE], value[_ENHANCING])))
-    return {"WT": tuple(sorted((value[_OEDEMA], *core))), "TC": core, "ET": (value[_ENHANCING],)}
+    return tumour_regions(value[_CORE], value[_OEDEMA], value[_ENHANCING])
