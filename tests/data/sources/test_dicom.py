@@ -369,9 +369,7 @@ def test_series_in_one_folder_are_parted_and_so_are_their_orientations(tmp_path)
         (8, 9, 4),
         (8, 9, 5),
     }
-    assert (
-        "2 cases come from series with slices of several orientations or patients" in found.notes
-    )
+    assert "2 cases come from series with slices of several orientations or patients" in found.notes
 
 
 @pytest.mark.parametrize("blank", ["", " "])
