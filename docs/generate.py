@@ -188,26 +188,34 @@ def _function(name: str) -> str:
     value = getattr(selfvox, name)
     # not Python: ruff would reformat it in the page, which would then differ from the code
     blocks = [f"### {name}", f"```text\n{_signature(name, value)}\n```"]
+    docstring = inspect.getdoc(value) or ""
+    if name in VERBS:  # their arguments are on the page of the command line
+        docstring = re.sub(r"\n\n(Args|Raises):\n.*?(?=\n\n|\Z)", "", docstring, flags=re.DOTALL)
+    blocks.extend(_google_sections(docstring))
     if name in VERBS:
-        summary = (value.__doc__ or "").split("\n")[0]
-        blocks.append(f"{summary} The arguments are the [options of the command](cli.md#{name}).")
-        return "\n\n".join(blocks)
-    blocks.extend(_google_sections(inspect.getdoc(value) or ""))
+        blocks.insert(3, f"The arguments are the [options of the command](cli.md#{name}).")
     return "\n\n".join(blocks)
 
 
 def _signature(name: str, value: Any) -> str:
-    parameters = [_parameter(item) for item in inspect.signature(value).parameters.values()]
-    line = f"selfvox.{name}({', '.join(parameters)})"
-    return "\n".join(textwrap.wrap(line, 92, subsequent_indent="    ", break_long_words=False))
+    signature = inspect.signature(value)
+    parameters = [_without_type(item) for item in signature.parameters.values()]
+    untyped = signature.replace(parameters=parameters, return_annotation=signature.empty)
+    return "\n".join(
+        textwrap.wrap(
+            f"selfvox.{name}{untyped}",
+            92,
+            subsequent_indent="    ",
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+    )
 
 
-def _parameter(parameter: inspect.Parameter) -> str:
-    if parameter.default is parameter.empty:
-        return parameter.name
+def _without_type(parameter: inspect.Parameter) -> inspect.Parameter:
     default = parameter.default
-    shown = str(default) if isinstance(default, Path) else default
-    return f"{parameter.name}={shown!r}"
+    plain = str(default) if isinstance(default, Path) else default
+    return parameter.replace(annotation=parameter.empty, default=plain)
 
 
 def _google_sections(docstring: str) -> Iterator[str]:
@@ -220,8 +228,12 @@ def _google_sections(docstring: str) -> Iterator[str]:
         elif re.fullmatch(r"[A-Z]\w+:", heading):
             items = re.sub(r"\n +", " ", body).splitlines()
             marked = [re.sub(r"^(\w+): ", r"`\1`: ", item) for item in items]
-            yield f"**{heading.rstrip(':')}**"
-            yield "\n".join(f"- {item}" for item in marked)
+            title = heading.rstrip(":")
+            if len(marked) == 1:
+                yield f"**{title}**: {marked[0]}"
+            else:
+                yield f"**{title}**"
+                yield "\n".join(f"- {item}" for item in marked)
         else:
             yield paragraph
 
