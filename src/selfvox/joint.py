@@ -19,10 +19,10 @@ from selfvox.pretext import Panel, PretextTask
 
 @dataclass(frozen=True, kw_only=True)
 class Joint(PretextTask):
-    """Several tasks asked of the same images and one encoder; the loss is their weighted sum.
+    """Several tasks with the same images and one encoder; the loss is their weighted sum.
 
-    Each has its own head and its own draws. Heads, entries of a batch and metrics are called after their task, such as
-    `rotation/accuracy`.
+    Each has its own head and its own random numbers. Heads, entries of a batch and metrics are
+    called after their task, such as `rotation/accuracy`.
     """
 
     tasks: tuple[PretextTask, ...]
@@ -34,15 +34,16 @@ class Joint(PretextTask):
         return "+".join(task.name for task in self.tasks)
 
     def configure(self, crop: Sequence[int], *spacings_mm: Sequence[float]) -> Joint:  # noqa: D102
-        suited = []
+        configured = []
         for task in self.tasks:
             with rename_options(task.name):
-                suited.append(task.configure(crop, *spacings_mm))
-        return replace(self, tasks=tuple(suited))
+                configured.append(task.configure(crop, *spacings_mm))
+        return replace(self, tasks=tuple(configured))
 
     def min_crop(self, crop: Sequence[int]) -> tuple[int, ...]:
         """Room for each task."""
-        return tuple(map(max, zip(*(task.min_crop(crop) for task in self.tasks), strict=True)))
+        edges_by_axis = zip(*(task.min_crop(crop) for task in self.tasks), strict=True)
+        return tuple(max(edges) for edges in edges_by_axis)
 
     @property
     def min_batch(self) -> int:
@@ -50,8 +51,9 @@ class Joint(PretextTask):
         return max(task.min_batch for task in self.tasks)
 
     def input_size(self, crop: Sequence[int]) -> tuple[int, ...]:
-        """Along each axis the smallest view of any task: the encoder halves no map further than that allows."""
-        return tuple(map(min, zip(*(task.input_size(crop) for task in self.tasks), strict=True)))
+        """Along each axis the smallest input of any task: the encoder must be able to halve it."""
+        edges_by_axis = zip(*(task.input_size(crop) for task in self.tasks), strict=True)
+        return tuple(min(edges) for edges in edges_by_axis)
 
     @property
     def needs_distinct_scans(self) -> bool:
@@ -65,55 +67,60 @@ class Joint(PretextTask):
     def make_batch(self, images: Tensor, rng: torch.Generator, scan: Tensor | None = None) -> Batch:
         """Every task's question about the same images, as `NAME/KEY`."""
         seed = int(torch.randint(1 << 62, (), generator=rng))
-        return {
-            f"{task.name}/{key}": value
-            for task in self.tasks
-            for key, value in task.make_batch(images, task_generator(seed, task.name), scan).items()
-        }
+        batch: Batch = {}
+        for task in self.tasks:
+            question = task.make_batch(images, task_generator(seed, task.name), scan)
+            batch |= {f"{task.name}/{key}": value for key, value in question.items()}
+        return batch
 
     def loss(self, encoder: Encoder, head: nn.Module, batch: Batch) -> Outcome:
-        """The weighted sum; `NAME/loss` is each task's own, without its weight."""
+        """The weighted sum; `NAME/loss` is the task's own, without its weight."""
         assert isinstance(head, nn.ModuleDict)
-        terms, metrics = [], {}
+        terms = []
+        metrics: dict[str, Tensor] = {}
         for task, weight in zip(self.tasks, self.weights, strict=True):
-            name = task.name
-            outcome = task.loss(encoder, head[name], _part(batch, name))
+            outcome = task.loss(encoder, head[task.name], _entries_of(task, batch))
             terms.append(weight * outcome.loss)
-            own = {"loss": outcome.loss.detach(), **outcome.metrics}
-            metrics.update({f"{name}/{key}": value for key, value in own.items()})
+            task_metrics = {"loss": outcome.loss.detach(), **outcome.metrics}
+            metrics |= {f"{task.name}/{key}": value for key, value in task_metrics.items()}
         return Outcome(torch.stack(terms).sum(), metrics)
 
     def preview_panels(self, images: Tensor, batch: Batch) -> list[list[Panel]]:
-        """The rows of every task, image by image; the first panel says whose question it is."""
-        rows = []
+        """The rows of every task, image by image; the first caption names the task."""
+        rows_by_task = []
         for task in self.tasks:
-            name = task.name
-            own = task.preview_panels(images, _part(batch, name))
-            rows.append(
-                [[Panel(f"{name}: {row[0].caption}", row[0].image), *row[1:]] for row in own]
-            )
-        return [row for of_one_image in zip(*rows, strict=True) for row in of_one_image]
+            rows = task.preview_panels(images, _entries_of(task, batch))
+            rows_by_task.append([_caption_row(row, task.name) for row in rows])
+        return [row for rows_of_image in zip(*rows_by_task, strict=True) for row in rows_of_image]
 
 
 def task_generator(seed: int, name: str) -> torch.Generator:
-    """One task's random numbers: by its name, so that they are the same whichever tasks stand beside it."""
+    """One task's random numbers: by its name, so that they do not depend on the other tasks."""
     digest = hashlib.sha256(f"{seed} {name}".encode()).digest()
+    # a seed has 63 bits
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
-
-
-def _part(batch: Batch, name: str) -> Batch:
-    """The entries of one task, under the names it gave them."""
-    return {
-        key.removeprefix(f"{name}/"): value
-        for key, value in batch.items()
-        if key.startswith(f"{name}/")
-    }
 
 
 @contextlib.contextmanager
 def rename_options(name: str) -> Iterator[None]:
-    """Refusals that call an option what it is called beside other tasks: `task.grid` is `task.jigsaw.grid`."""
+    """In refusals, call a task's option by its name among several tasks.
+
+    `task.grid` becomes `task.jigsaw.grid`.
+    """
     try:
         yield
     except UsageError as error:
         raise UsageError(re.sub(r"\btask\.(?=\w)", f"task.{name}.", str(error))) from None
+
+
+def _entries_of(task: PretextTask, batch: Batch) -> Batch:
+    """The entries of one task, under the names that it gave them."""
+    prefix = f"{task.name}/"
+    return {
+        key.removeprefix(prefix): value for key, value in batch.items() if key.startswith(prefix)
+    }
+
+
+def _caption_row(row: list[Panel], name: str) -> list[Panel]:
+    first = row[0]
+    return [Panel(f"{name}: {first.caption}", first.image), *row[1:]]

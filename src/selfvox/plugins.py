@@ -47,7 +47,7 @@ class Plugin(NamedTuple):
 
 
 def installed_plugins(group: str) -> list[Plugin]:
-    """All plug-ins of a group, sorted by name; names that an option could not spell are left out."""
+    """All plug-ins of a group by name, but those with a name that no option can spell."""
     plugins = []
     for entry_point in importlib.metadata.entry_points(group=group):
         distribution = entry_point.dist
@@ -80,10 +80,10 @@ def find_plugin(group: str, name: str, built_in: Collection[str]) -> Plugin | No
 
 
 def plugin_of(group: str, value: type) -> Plugin | None:
-    """The plug-in whose entry point names this very object; None where none does."""
+    """The plug-in with an entry point of this very object; None where there is none."""
     root = value.__module__.partition(".")[0]
     for plugin in installed_plugins(group):
-        # only packages that can hold the object are imported
+        # imports only what can contain the object
         if plugin.entry_point.module.partition(".")[0] == root and plugin.load() is value:
             return plugin
     return None
@@ -94,7 +94,8 @@ def missing_plugin(name: str, recorded: Any) -> str | None:
 
     Args:
         name: of the task or encoder.
-        recorded: what `Plugin.to_json` gave, as read from a file; None or anything malformed gives None.
+        recorded: what `Plugin.to_json` gave, as read from a file; None or anything malformed gives
+            None.
     """
     if not isinstance(recorded, Mapping):
         return None

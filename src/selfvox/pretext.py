@@ -28,22 +28,28 @@ class Panel(NamedTuple):
 class PretextTask(ABC):
     """A question that images can answer about themselves: settings only.
 
-    Weights live in the head, random numbers in the generator that is passed in.
+    Weights are in the head, random numbers come from the generator that is passed in. A task
+    defines `head`, `make_batch`, `loss` and `preview_panels`; the other methods have defaults.
     """
 
     @property
     def name(self) -> str:
         """What a user chooses it by: the name of its file in `tasks/`, or a plug-in's entry point.
 
-        A task of neither kind, which is passed as an object, has that of its class.
+        A task of neither kind, which is passed as an object, has the name of its class.
         """
         return _name_of(type(self))
 
     def configure(self, crop: Sequence[int], *spacings_mm: Sequence[float]) -> PretextTask:
-        """This task, settled for crops of this size, and for all spacings of the scans, as prepared and as scanned.
+        """This task with all choices made that depend on the scans.
+
+        Args:
+            crop: edges in voxels.
+            spacings_mm: all spacings of the scans, as prepared and as scanned.
 
         Raises:
-            UsageError: the question would be ill-posed, or give itself away, on such images; says what to do.
+            UsageError: on such images the question would be ill-posed, or its answer given away;
+                says what to do.
         """
         return self
 
@@ -53,11 +59,11 @@ class PretextTask(ABC):
 
     @property
     def min_batch(self) -> int:
-        """How many images a device's batch must have, so that there is something to ask."""
+        """The smallest batch of one device that leaves something to ask."""
         return 1
 
     def check_batch(self, images: int) -> None:
-        """Refuse a batch of fewer images.
+        """Refuse a batch of fewer images than `min_batch`.
 
         Raises:
             UsageError: it has fewer.
@@ -69,12 +75,12 @@ class PretextTask(ABC):
             )
 
     def input_size(self, crop: Sequence[int]) -> tuple[int, ...]:
-        """Edges, in voxels, of what the encoder is shown of a crop."""
+        """Edges, in voxels, of the encoder's input: the crop, or a part of it."""
         return tuple(crop)
 
     @property
     def needs_distinct_scans(self) -> bool:
-        """Whether the question compares scans, so that one alone leaves nothing to ask."""
+        """Whether the question compares scans, so that one scan alone leaves nothing to ask."""
         return False
 
     @abstractmethod
@@ -87,21 +93,25 @@ class PretextTask(ABC):
 
         Args:
             images: (batch, channel, *space).
-            rng: a generator on the CPU, so that every device is asked the same.
-            scan: (batch,) number of the scan that each image is from, the same on all devices, for tasks that tell
-                images apart; by default each is from one of its own.
+            rng: a generator on the CPU, so that every device draws the same numbers.
+            scan: (batch,) number of the scan that each image is from, the same on all devices, for
+                tasks that compare scans; by default each image is from a different scan.
         """
 
     @abstractmethod
     def loss(self, encoder: Encoder, head: nn.Module, batch: Batch) -> Outcome:
-        """How well the network answers what `make_batch` made."""
+        """The loss and metrics of the network's answers to what `make_batch` made."""
 
     @abstractmethod
     def preview_panels(self, images: Tensor, batch: Batch) -> list[list[Panel]]:
-        """The question as pictures: one row per image, in their order; of several tasks, one per image and task."""
+        """The question as pictures: one row per image, in their order.
+
+        Of several tasks, one row per image and task.
+        """
 
 
-@functools.cache  # a loss asks for it in every step, and a search of all packages takes milliseconds
+# a loss needs the name in every step, and a search of all packages takes milliseconds
+@functools.cache
 def _name_of(task: type[PretextTask]) -> str:
     folder, _, file = task.__module__.rpartition(".")
     if folder == "selfvox.tasks":

@@ -39,7 +39,7 @@ def test_a_fresh_head_can_answer_with_the_shares_of_the_classes(counts, ordinal)
     network = classifier(len(counts), ordinal)
     network.start_at(counts)
     with torch.no_grad():
-        found = network.probabilities(network.answer(torch.zeros(1, 8)))[0]
+        found = network.probabilities(network.classify(torch.zeros(1, 8)))[0]
     assert found.tolist() == pytest.approx(
         [(n + 1) / (sum(counts) + len(counts)) for n in counts], rel=0.01
     )
@@ -53,7 +53,7 @@ def test_grades_are_cumulative_whatever_the_weights(classes):
         for parameter in network.head.parameters():
             torch.nn.init.normal_(parameter, std=3)
         torch.nn.init.normal_(network.steps, std=3)
-        logits = network.answer(torch.randn(50, 8) * 5)
+        logits = network.classify(torch.randn(50, 8) * 5)
         assert logits.shape == (50, classes - 1)
         assert (logits.diff(dim=1) <= 0).all()  # "at least 2" is never likelier than "at least 1"
         probabilities = network.probabilities(logits)

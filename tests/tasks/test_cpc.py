@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from selfvox.errors import UsageError
 from selfvox.models.build import build_encoder, plan_encoder
 from selfvox.tasks import task_from_setting
-from selfvox.tasks.cpc import CPC, WIDTH, PyramidConv, pairwise, pyramid
+from selfvox.tasks.cpc import CPC, WIDTH, PyramidConv, pairwise_loss, pyramid
 
 CROPS = {2: (32, 48), 3: (24, 32, 24)}
 
@@ -208,8 +208,10 @@ def test_stacked_convolutions_see_the_inverted_pyramid_and_nothing_else(d):
 
 def test_pairs_that_cannot_be_told_cost_log_two_and_sure_ones_nothing():
     answer = torch.tensor([0, 2, 1])
-    assert float(pairwise(torch.zeros(3, 4), answer)) == pytest.approx(math.log(2))
-    assert float(pairwise(80.0 * F.one_hot(answer, 4) - 40, answer)) == pytest.approx(0, abs=1e-6)
+    assert float(pairwise_loss(torch.zeros(3, 4), answer)) == pytest.approx(math.log(2))
+    assert float(pairwise_loss(80.0 * F.one_hot(answer, 4) - 40, answer)) == pytest.approx(
+        0, abs=1e-6
+    )
 
 
 def test_fewer_steps_are_predicted_where_the_grid_ends():

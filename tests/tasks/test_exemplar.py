@@ -10,7 +10,7 @@ from selfvox.errors import UsageError
 from selfvox.ops import losses
 from selfvox.ops.losses import nt_xent
 from selfvox.tasks import exemplar, task_from_setting
-from selfvox.tasks.exemplar import Exemplar, Remembering
+from selfvox.tasks.exemplar import Exemplar, MemoryHead
 
 
 def rng(seed=0):
@@ -70,7 +70,7 @@ def test_the_contrastive_objective_is_nt_xent_over_images_and_copies():
 
 
 def test_the_bank_holds_the_last_embeddings_of_images_not_of_copies():
-    head, remembered, scans = Remembering(5), [], [-1] * 5
+    head, remembered, scans = MemoryHead(5), [], [-1] * 5
     task = suited(2, bank=5)
     remembered += head.bank.tolist()
     for seed, count in enumerate([2, 3, 4, 7, 2]):  # 7: more than the bank holds
@@ -94,7 +94,7 @@ def test_the_bank_holds_the_last_embeddings_of_images_not_of_copies():
 @pytest.mark.parametrize("objective", ["triplet", "contrastive"])
 def test_with_a_bank_each_image_is_told_from_its_own_and_from_another_of_the_past(objective):
     how = {"margin": 1.5} if objective == "triplet" else {"temperature": 0.3}
-    task, head = suited(2, bank=9, objective=objective, **how), Remembering(9)
+    task, head = suited(2, bank=9, objective=objective, **how), MemoryHead(9)
     head.scan.copy_(torch.tensor([-1, 0, 1, 2, 3, 4, 5, 6, 7]))
     batch = task.make_batch(torch.randn(6, 1, 8, 16, generator=rng()), rng(1))
     batch["remembered"] = torch.tensor([0, 2, 3, 8, 6, 1])  # nobody's, the image's own, and others'
@@ -127,7 +127,7 @@ def test_with_a_bank_each_image_is_told_from_its_own_and_from_another_of_the_pas
 
 def test_a_bank_that_has_seen_nothing_counts_for_nothing():
     images = torch.randn(6, 1, 8, 16, generator=rng())
-    task, head = suited(2, bank=9), Remembering(9)
+    task, head = suited(2, bank=9), MemoryHead(9)
     with_bank, without = task.loss(Flat(), head, task.make_batch(images, rng(1))), suited(2)
     without = answer(without, without.make_batch(images, rng(1)))
     assert float(with_bank.loss) == pytest.approx(float(without.loss))
@@ -201,7 +201,7 @@ def test_images_without_another_scan_beside_them_do_not_count():
         float(alone.metrics["accuracy"]),
         float(alone.metrics["chance"]),
     ] == [0, 0, 0]
-    task, head = suited(2, bank=5), Remembering(5)
+    task, head = suited(2, bank=5), MemoryHead(5)
     head.scan.fill_(7)
     batch, bank = (
         task.make_batch(images, rng(1), torch.zeros(4, dtype=torch.int64)),
@@ -234,7 +234,7 @@ def test_images_stay_and_their_copies_are_made_in_one_resampling(monkeypatch, d)
 
 @pytest.mark.parametrize("shape", [(16, 24), (8, 16, 12)])
 def test_nothing_is_filled_in_at_the_borders_of_a_copy(monkeypatch, shape):
-    monkeypatch.setattr(exemplar, "brightness", lambda x, shift: x)
+    monkeypatch.setattr(exemplar, "shift_brightness", lambda x, shift: x)
     images = torch.full((6, 2, *shape), 7.5)
     for seed in range(10):
         copies = suited(len(shape), zoom=4).make_batch(images, rng(seed))["views"][6:]

@@ -51,7 +51,7 @@ def test_the_two_views_differ_with_few_operations_too(ops):
 
 @pytest.mark.parametrize("per_view", range(1, len(OPS) + 1))
 def test_every_view_has_as_many_operations_as_asked_each_equally_often(per_view):
-    chosen = suited(ops_per_view=per_view)._choose(4000, rng())
+    chosen = suited(ops_per_view=per_view)._choose_ops(4000, rng())
     assert torch.equal(chosen.sum(1), torch.full((8000,), per_view))
     # the rule that views differ shifts the shares a little where views have one operation
     assert torch.allclose(chosen.float().mean(0), torch.full((8,), per_view / 8), atol=0.03)
@@ -70,7 +70,7 @@ def test_geometry_is_one_resampling(monkeypatch, d):
 def test_views_without_geometry_keep_their_voxels():
     images = torch.randn(3, 1, 8, 8, 8)
     task = suited(ops=("identity", "colour"), ops_per_view=1)
-    chosen, views = task._choose(3, rng()), task.make_batch(images, rng())["views"]
+    chosen, views = task._choose_ops(3, rng()), task.make_batch(images, rng())["views"]
     for image, view, ops in zip(images.repeat(2, 1, 1, 1, 1), views, chosen.tolist(), strict=True):
         if ops[0]:
             assert torch.equal(view, image)
@@ -110,7 +110,7 @@ def test_flips_flip_and_rotations_rotate():
     images = torch.randn(20, 1, 8, 8, 8)
     for op in ("flip", "rotate"):
         views = suited(ops=(op, "identity", "colour"), ops_per_view=1)
-        chosen, shown = views._choose(20, rng()), views.make_batch(images, rng())["views"]
+        chosen, shown = views._choose_ops(20, rng()), views.make_batch(images, rng())["views"]
         moved = [
             bool((a - b).abs().max() > 0.01)
             for a, b in zip(shown, images.repeat(2, 1, 1, 1, 1), strict=True)

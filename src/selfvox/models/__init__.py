@@ -1,1 +1,1 @@
-"""Networks: the encoder contract and its adapters, and what is built upon an encoder."""
+"""Networks: the encoder contract and its adapters, and what is built on an encoder."""

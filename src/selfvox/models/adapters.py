@@ -56,8 +56,8 @@ def _trial_maps(net: nn.Module, spatial_dims: int, in_channels: int) -> list[Ten
     except (RuntimeError, TypeError, ValueError) as error:
         reason = str(error).partition("\n")[0]
         raise UsageError(
-            f"network: {kind} does not take an image of shape {tuple(image.shape)} ({reason}); take "
-            "another network"
+            f"network: {kind} does not take an image of shape {tuple(image.shape)} ({reason}); "
+            "take another network"
         ) from None
     finally:
         net.train(training)
@@ -119,8 +119,8 @@ class Library(Family):
     def build(self, spec: Settings, spatial_dims: int, in_channels: int) -> Encoder:  # noqa: D102
         if spatial_dims not in self.dimensions:
             raise UsageError(
-                f"network: {spec['name']} is a 2D network and the scans are {spatial_dims}D; take a "
-                "monai: or U-Net encoder"
+                f"network: {spec['name']} is a 2D network and the scans are {spatial_dims}D; take "
+                "a monai: or U-Net encoder"
             )
         settings = {key: value for key, value in spec.items() if key not in ("name", "pretrained")}
         settings |= self.image_arguments(spatial_dims, in_channels)

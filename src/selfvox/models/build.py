@@ -51,7 +51,7 @@ def plan_encoder(
 
 
 def check_network(network: Network) -> None:
-    """Refuse an unknown network or setting, or a run without an encoder, before any scan is read."""
+    """Refuse an unknown network or setting, or a run without an encoder; reads no scan."""
     if isinstance(network, nn.Module):
         return
     settings = network_settings(network)

@@ -1,4 +1,4 @@
-"""What is built upon an encoder to classify: an answer for a whole image, nominal or by grades."""
+"""A classification network from any encoder: one answer per image, nominal or ordinal."""
 
 from __future__ import annotations
 
@@ -8,45 +8,47 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from selfvox.models.answer_head import answer_layer
 from selfvox.models.encoder import Encoder
 
 
 class Classifier(nn.Module):
-    """An encoder, its embedding of the image, and two layers upon it.
+    """An encoder, and a head of two layers on its embedding of the image.
 
-    Nominal classes have one logit each. Of ordered ones, `forward` gives a logit for each but the first: that of "the
-    class is at least this one". They are one score against thresholds that rise by construction (McCullagh 1980; rank
-    consistent as CORAL, Cao et al. 2020), so that no answer contradicts another.
+    Nominal classes have one logit each. Ordinal ones have a logit for each class but the first:
+    that of "the class is at least this one". They are one score against thresholds that rise by
+    construction (McCullagh 1980; rank consistent as CORAL, Cao et al. 2020), so that no logit
+    contradicts another.
 
     Args:
-        encoder: gives the embedding.
+        encoder: computes the embedding.
         classes: how many, at least 2.
         ordinal: whether they have an order.
-        linear: put one layer upon the embedding in place of two, for a linear probe.
+        linear: a head of one layer in place of two, for a linear probe.
     """
 
     def __init__(self, encoder: Encoder, classes: int, ordinal: bool, linear: bool = False):
         super().__init__()
-        self.encoder, self.ordinal = encoder, ordinal
+        self.encoder = encoder
+        self.ordinal = ordinal
         width = encoder.width
-        last = nn.Linear(width, 1 if ordinal else classes)
-        # training starts at chance
-        nn.init.normal_(last.weight, std=1e-3)
-        nn.init.zeros_(last.bias)
-        self.head = (
-            nn.Sequential(last)
-            if linear
-            else nn.Sequential(nn.Linear(width, width), nn.LeakyReLU(), last)
-        )
+        last = answer_layer(width, 1 if ordinal else classes)
+        if linear:
+            self.head = nn.Sequential(last)
+        else:
+            self.head = nn.Sequential(nn.Linear(width, width), nn.LeakyReLU(), last)
         if ordinal:
-            self.steps = nn.Parameter(torch.full((classes - 2,), 0.5413))  # softplus makes 1 of it
+            # between neighbouring thresholds; softplus(0.5413) is 1
+            self.steps = nn.Parameter(torch.full((classes - 2,), 0.5413))
 
     @torch.no_grad()
     def start_at(self, counts: Sequence[int]) -> None:
-        """Let a fresh head answer with the shares of the classes, so that no step is spent on learning these.
+        """Set the biases so that a fresh head predicts the shares of the classes.
+
+        No step of training is then spent on learning these.
 
         Args:
-            counts: training scans of each class; one more is counted, so that none is impossible.
+            counts: training scans of each class; one is added to each, so that none is impossible.
         """
         shares = torch.tensor(counts, dtype=torch.float64) + 1
         shares /= shares.sum()
@@ -61,19 +63,20 @@ class Classifier(nn.Module):
         self.steps.copy_((at_least[:-1] - at_least[1:]).expm1().log())
 
     def forward(self, x: Tensor) -> Tensor:
-        """(batch, channel, *space) -> (batch, class) or, of ordered classes, (batch, class - 1) logits, float32."""
-        return self.answer(self.encoder.embed(x))
+        """(batch, channel, *space) -> logits (batch, class), or (batch, class - 1) if ordinal."""
+        return self.classify(self.encoder.embed(x))
 
-    def answer(self, embedding: Tensor) -> Tensor:
-        """Logits from the embedding (batch, width)."""
+    def classify(self, embedding: Tensor) -> Tensor:
+        """Logits, as `forward` gives them, from the embedding (batch, width)."""
         logits: Tensor = self.head(embedding).float()
         if not self.ordinal:
             return logits
-        rising = F.pad(F.softplus(self.steps.float()).cumsum(0), (1, 0))
-        return logits - (rising - rising.mean())
+        # softplus: every threshold is above the one before
+        thresholds = F.pad(F.softplus(self.steps.float()).cumsum(0), (1, 0))
+        return logits - (thresholds - thresholds.mean())
 
     def loss(self, logits: Tensor, answer: Tensor) -> Tensor:
-        """Cross-entropy; of ordered classes the mean of that of "at least this one" (Frank and Hall 2001)."""
+        """Cross-entropy; if ordinal, its mean over the thresholds (Frank and Hall 2001)."""
         if not self.ordinal:
             return F.cross_entropy(logits, answer)
         at_least = answer[:, None] > torch.arange(logits.shape[1], device=logits.device)
@@ -88,7 +91,9 @@ class Classifier(nn.Module):
 
 
 def decide_class(probabilities: Tensor, ordinal: bool) -> Tensor:
-    """The number of the class: the most probable; of ordered ones the median, the last that is at least even odds.
+    """The number of the class: the most probable one or, of ordinal classes, the median.
+
+    The median is the last class for which "at least this one" has even odds.
 
     Args:
         probabilities: (batch, class), summing to one.

@@ -25,7 +25,7 @@ class Encoder(nn.Module, ABC):
         return self.channels[-1]
 
     def embed(self, x: Tensor) -> Tensor:
-        """(batch, channel, *space) -> (batch, width): the maximum of each channel of the coarsest map.
+        """(batch, channel, *space) -> (batch, width): the channel maxima of the coarsest map.
 
         The mean would be nearly constant where the last layer is an InstanceNorm, which sets it.
         """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from types import SimpleNamespace
 
@@ -16,49 +17,26 @@ from selfvox.ops.resize import enlarge
 
 
 class Segmenter(nn.Module):
-    """A U-Net: any encoder, and nnU-Net's decoder upon its maps.
+    """A U-Net: any encoder, and nnU-Net's decoder of its maps.
 
     Args:
-        encoder: gives the maps.
+        encoder: computes the maps.
         classes: how many, the background included.
         norm: normalisation of the decoder: instance, group or batch.
-        linear: put one linear layer upon each map in place of the decoder, for a linear probe.
+        linear: one linear layer per map in place of the decoder, for a linear probe.
     """
 
     def __init__(
         self, encoder: Encoder, classes: int, norm: str = "instance", linear: bool = False
     ):
         super().__init__()
-        self.encoder, self.classes = encoder, classes
-        d = encoder.spatial_dims
+        self.encoder = encoder
+        self.classes = classes
+        self.decoder: nn.Module
         if linear:
-            self.decoder: nn.Module = Readout(encoder, classes)
-            return
-        layer, layer_kwargs = norm_layer(norm, d)
-        steps = [encoder.strides[0]] + [
-            tuple(b // a for a, b in zip(fine, coarse, strict=True))
-            for fine, coarse in zip(encoder.strides, encoder.strides[1:], strict=False)
-        ]
-        # the decoder only reads these; given the encoder itself, it would own it a second time
-        shape = SimpleNamespace(
-            output_channels=list(encoder.channels),
-            strides=[list(step) for step in steps],
-            kernel_sizes=[[3] * d] * len(encoder.channels),
-            conv_op=nn.Conv3d if d == 3 else nn.Conv2d,
-            conv_bias=True,
-            norm_op=layer,
-            norm_op_kwargs=layer_kwargs,
-            dropout_op=None,
-            dropout_op_kwargs=None,
-            nonlin=nn.LeakyReLU,
-            nonlin_kwargs={"inplace": True},
-        )
-        decoder = UNetDecoder(shape, classes, 2, deep_supervision=False)
-        # its outputs at the coarser levels are for deep supervision, which we do not use
-        decoder.seg_layers = nn.ModuleList(
-            [nn.Identity()] * (len(steps) - 2) + [decoder.seg_layers[-1]]
-        )
-        self.decoder = decoder.apply(he_initialise)
+            self.decoder = LinearReadout(encoder, classes)
+        else:
+            self.decoder = _unet_decoder(encoder, classes, norm)
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, channel, *space) -> logits (batch, class, *space)."""
@@ -66,20 +44,20 @@ class Segmenter(nn.Module):
 
     def decode(self, maps: list[Tensor], size: Sequence[int]) -> Tensor:
         """Logits of the input's size from the encoder's maps."""
-        return self.resized(self.decoder(maps), size)
+        return self.resize_logits(self.decoder(maps), size)
 
-    def resized(self, logits: Tensor, size: Sequence[int]) -> Tensor:
+    def resize_logits(self, logits: Tensor, size: Sequence[int]) -> Tensor:
         """The decoder's logits at the input's size."""
         if logits.shape[2:] == tuple(size):
             return logits
-        # an encoder whose finest map is coarser than its input
+        # the encoder's finest map is coarser than its input
         return F.interpolate(
             logits, size=tuple(size), mode="trilinear" if len(size) == 3 else "bilinear"
         )
 
 
-class Readout(nn.Module):
-    """What a linear map tells of each voxel from the maps of all levels at its place."""
+class LinearReadout(nn.Module):
+    """Logits of each voxel, linear in the features of all levels at its position."""
 
     def __init__(self, encoder: Encoder, classes: int):
         super().__init__()
@@ -89,6 +67,40 @@ class Readout(nn.Module):
     def forward(self, maps: list[Tensor]) -> Tensor:
         """Maps, finest first -> logits (batch, class, *space) of the finest map's size."""
         size = maps[0].shape[2:]
-        # read before it is enlarged: both are linear, so the order is free, and this one is cheap
-        read = [layer(each) for layer, each in zip(self.layers, maps, strict=True)]
-        return torch.stack([enlarge(each, size) for each in read]).sum(0)
+        # the linear layer before the enlargement: the order is free, and this one is cheap
+        logits = [layer(features) for layer, features in zip(self.layers, maps, strict=True)]
+        return torch.stack([enlarge(level, size) for level in logits]).sum(0)
+
+
+def _unet_decoder(encoder: Encoder, classes: int, norm: str) -> nn.Module:
+    """nnU-Net's decoder with the output of the finest level alone, freshly initialised."""
+    d = encoder.spatial_dims
+    norm_op, norm_kwargs = norm_layer(norm, d)
+    # the decoder only reads these; given the encoder itself, it would own it a second time
+    encoder_like = SimpleNamespace(
+        output_channels=list(encoder.channels),
+        strides=_strides_between_levels(encoder.strides),
+        kernel_sizes=[[3] * d] * len(encoder.channels),
+        conv_op=nn.Conv3d if d == 3 else nn.Conv2d,
+        conv_bias=True,
+        norm_op=norm_op,
+        norm_op_kwargs=norm_kwargs,
+        dropout_op=None,
+        dropout_op_kwargs=None,
+        nonlin=nn.LeakyReLU,
+        nonlin_kwargs={"inplace": True},
+    )
+    decoder = UNetDecoder(encoder_like, classes, 2, deep_supervision=False)
+    # its outputs at the coarser levels are for deep supervision, which is not used here
+    unused = [nn.Identity()] * (len(encoder.channels) - 2)
+    decoder.seg_layers = nn.ModuleList([*unused, decoder.seg_layers[-1]])
+    initialised: nn.Module = decoder.apply(he_initialise)
+    return initialised
+
+
+def _strides_between_levels(strides: Sequence[Sequence[int]]) -> list[list[int]]:
+    """Strides relative to the level above, from those relative to the input."""
+    steps = [list(strides[0])]
+    for fine, coarse in itertools.pairwise(strides):
+        steps.append([b // a for a, b in zip(fine, coarse, strict=True)])
+    return steps

@@ -138,7 +138,7 @@ RESIDUAL = UNet("residual")
 
 
 class NormChannels(nn.GroupNorm):
-    """GroupNorm with 8 groups, called with the number of channels alone, as the U-Net's builders do."""
+    """GroupNorm with 8 groups, called with the number of channels alone."""
 
     def __init__(self, channels: int, **kwargs: Any):
         super().__init__(math.gcd(8, channels), channels, **kwargs)

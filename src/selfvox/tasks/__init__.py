@@ -205,9 +205,9 @@ def _options_by_task(names: Sequence[str], options: Mapping[str, Any]) -> dict[s
 
 
 def _unknown_option(key: str, names: Sequence[str]) -> UsageError:
-    known = [
+    all_options = [
         f"{name}.{field.name}" for name in names for field in dataclasses.fields(find_task(name))
     ]
-    same_option = [option for option in known if option.partition(".")[2] == key]
-    remedy = f"; write task.{same_option[0]}" if same_option else did_you_mean(key, known)
+    same_option = [option for option in all_options if option.partition(".")[2] == key]
+    remedy = f"; write task.{same_option[0]}" if same_option else did_you_mean(key, all_options)
     return UsageError(f"task.{key}: is no option of {' or '.join(names)}{remedy}")

@@ -1,4 +1,7 @@
-"""CPC: which patch comes further on, after what was seen? (van den Oord et al. 2018; paper A, section 3.1)."""
+"""CPC: which patch follows some layers further on?
+
+van den Oord et al. 2018; in 3D: paper A, section 3.1.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from selfvox.errors import UsageError
+from selfvox.models.answer_head import answer_layer
 from selfvox.models.encoder import Encoder
 from selfvox.ops.outcome import Batch, Outcome
 from selfvox.pretext import Panel, PretextTask
@@ -26,10 +30,11 @@ SMALLEST_GAP = 2  # voxels
 
 @dataclass(frozen=True, kw_only=True)
 class CPC(PretextTask):
-    """Pick, among all patches of the image, the one that lies some layers beyond what was seen.
+    """Pick, among all patches of the image, the one some layers beyond the context.
 
-    Seen are a patch and the inverted pyramid above it. Layers are counted along the first axis. Patches overlap, but
-    what is asked for lies apart from what was seen, so that no edge goes on from one to the other.
+    The context is a patch and the inverted pyramid above it. Layers are counted along the first
+    axis. Patches overlap, but the target is apart from the context, so that no edge continues from
+    one to the other.
 
     Good for texture and local anatomy, and for scans with unequal spacings; costs the most.
     """
@@ -43,7 +48,7 @@ class CPC(PretextTask):
     steps: Annotated[int, "layers to predict, where the grid has as many", AtLeastOne] = 2
     context: Annotated[
         Literal["gru", "conv"],
-        "what sums up the pyramid: a GRU, farthest layer first, or convolutions down the layers",
+        "what summarises the pyramid: a GRU, farthest layer first, or convolutions down the layers",
     ] = "gru"
     objective: Annotated[
         Literal["infonce", "pairwise"],
@@ -55,33 +60,38 @@ class CPC(PretextTask):
     ] = "image"
 
     def configure(self, crop: Sequence[int], *spacings_mm: Sequence[float]) -> CPC:
-        """This task, if such a crop holds the grid, and the grid a patch to predict from a pyramid."""
-        least = self.first + 2
-        if self.grid < least:
-            name, remedy = ("overlap", " or a smaller overlap") if self.overlap else ("grid", "")
+        """Refuse a grid without a patch to predict, and crops with too small patches."""
+        smallest_grid = self.first + 2
+        if self.grid < smallest_grid:
+            option = "overlap" if self.overlap else "grid"
+            remedy = " or a smaller overlap" if self.overlap else ""
             raise UsageError(
-                f"task.{name}: no patch with others above it has one below that shares no voxel with it; use "
-                f"--task.grid {least} or more{remedy}"
+                f"task.{option}: no patch with others above it has one below that shares no voxel "
+                f"with it; use --task.grid {smallest_grid} or more{remedy}"
             )
         if min(self.input_size(crop)) < SMALLEST_PATCH:
-            remedy = "a smaller grid or " if self.grid > least else ""
+            remedy = "a smaller grid or " if self.grid > smallest_grid else ""
             raise UsageError(
-                f"task.grid: {self.grid} patches along each axis of a crop of {' x '.join(map(str, crop))} voxels get "
-                f"fewer than {SMALLEST_PATCH} voxels each; use {remedy}a larger --crop"
+                f"task.grid: {self.grid} patches along each axis of a crop of "
+                f"{' x '.join(map(str, crop))} voxels get fewer than {SMALLEST_PATCH} voxels each; "
+                f"use {remedy}a larger --crop"
             )
         return self
 
     @property
     def first(self) -> int:
-        """How many layers on lie the first patches that share no voxel with a patch, nor touch it."""
+        """Layers to the first patches that neither share a voxel with a patch nor touch it."""
         return math.ceil(1 / (1 - self.overlap) - 1e-6)
 
     def stride(self, edge: int) -> int:
-        """Voxels from a patch of this edge to the next; `first` patches on, a gap of a twelfth of a patch is left."""
+        """Voxels from a patch of this edge to the next, with a gap to the patch `first` further on.
+
+        The gap is a twelfth of a patch, or `SMALLEST_GAP`.
+        """
         gap = max(SMALLEST_GAP, edge // 12)
-        return max(
-            math.ceil(edge * (1 - self.overlap) - 1e-6), math.ceil((edge + gap) / self.first)
-        )
+        by_overlap = math.ceil(edge * (1 - self.overlap) - 1e-6)
+        by_gap = math.ceil((edge + gap) / self.first)
+        return max(by_overlap, by_gap)
 
     def extent(self, edge: int) -> int:
         """Voxels that a row of patches of this edge covers."""
@@ -94,82 +104,75 @@ class CPC(PretextTask):
             for size in crop
         )
 
-    def head(self, encoder: Encoder) -> nn.Module:  # noqa: D102
+    def head(self, encoder: Encoder) -> nn.Module:
+        """The context network and the linear maps to the patches ahead."""
         return Predictor(self, encoder)
 
     def make_batch(self, images: Tensor, rng: torch.Generator, scan: Tensor | None = None) -> Batch:
         """Cut each image into overlapping patches, from one random corner on.
 
         Returns:
-            `patches` (batch * grid**d, channel, *patch), the last axis counting fastest, `corner` (d,) in voxels, and
-            with negatives of the batch `scan` (batch,), the scan each image is from.
+            `patches` (batch * grid**d, channel, *patch), the last axis counting fastest, `corner`
+            (d,) in voxels, and with negatives of the batch `scan` (batch,), the scan each image is
+            from.
         """
-        d, patch = images.ndim - 2, self.input_size(images.shape[2:])
-        room = torch.tensor(images.shape[2:]) - torch.tensor([self.extent(edge) for edge in patch])
+        d = images.ndim - 2
+        patch = self.input_size(images.shape[2:])
+        covered = torch.tensor([self.extent(edge) for edge in patch])
+        room = torch.tensor(images.shape[2:]) - covered
         corner = (torch.rand(d, generator=rng) * (room + 1)).long()
-        cut = images
+        patches = images
         for axis, (edge, start) in enumerate(zip(patch, corner.tolist(), strict=True), start=2):
-            cut = cut.narrow(axis, start, self.extent(edge)).unfold(axis, edge, self.stride(edge))
-        # unfolded: (batch, channel, *grid, *patch)
-        batch = {"patches": cut.movedim(1, 1 + d).flatten(0, d), "corner": corner.to(images.device)}
+            patches = patches.narrow(axis, start, self.extent(edge))
+            patches = patches.unfold(axis, edge, self.stride(edge))
+        # (batch, channel, *grid, *patch) -> (batch * position, channel, *patch)
+        patches = patches.movedim(1, 1 + d).flatten(0, d)
+        batch = {"patches": patches, "corner": corner.to(images.device)}
         if self.negatives == "batch":
-            batch["scan"] = (
-                torch.arange(len(images), device=images.device) if scan is None else scan
-            )
+            batch["scan"] = torch.arange(len(images), device=images.device)
+            if scan is not None:
+                batch["scan"] = scan
         return batch
 
     def loss(self, encoder: Encoder, head: nn.Module, batch: Batch) -> Outcome:
-        """InfoNCE, or cross-entropy of each pair by itself; accuracy of the most likely candidate."""
+        """InfoNCE, or cross-entropy of each pair; accuracy of the most likely candidate."""
         latents, predictions, target = head(encoder.embed(batch["patches"]))
-        images, positions = latents.shape[:2]
         # autocast would round the scores to 8 bits
         with torch.autocast(latents.device.type, enabled=False):
             if self.negatives == "image":
-                score = predictions @ latents.transpose(1, 2)
-                answer = target.repeat(images)
+                score, answer = _scores_within_images(latents, predictions, target)
             else:
-                score = predictions @ latents.flatten(0, 1).T
-                answer = (
-                    positions * torch.arange(images, device=target.device)[:, None] + target
-                ).flatten()
-                # the same place of the same scan, seen twice, would be a wrong candidate
-                again = (batch["scan"][:, None] == batch["scan"]).fill_diagonal_(False)
-                score = score.masked_fill(
-                    again.repeat_interleave(positions, 1)[:, None], float("-inf")
-                )
-        score = score.flatten(0, 1)
+                score, answer = _scores_within_batch(latents, predictions, target, batch["scan"])
         accuracy = (score.argmax(1) == answer).float().mean()
         chance = (score > float("-inf")).sum(1).float().reciprocal().mean()
-        loss = (
-            F.cross_entropy(score, answer)
-            if self.objective == "infonce"
-            else pairwise(score, answer)
-        )
+        if self.objective == "infonce":
+            loss = F.cross_entropy(score, answer)
+        else:
+            loss = pairwise_loss(score, answer)
         return Outcome(loss, {"accuracy": accuracy, "chance": chance})
 
     def preview_panels(self, images: Tensor, batch: Batch) -> list[list[Panel]]:
-        """Each image, what one of its patches knows of it (itself and the pyramid above), and what lies farther on."""
+        """Each image, a context in it (a patch and its pyramid), and the targets further on."""
         d = images.ndim - 2
-        row, layer = self.grid ** (d - 1), self.grid - 1 - self.first
-        middle = _number([self.grid // 2] * (d - 1), self.grid)
-        seen = pyramid(self.grid, d, layer)[middle]
-        asked = [(layer + step) * row + middle for step in self.ahead(layer)]
-        context, targets = (
-            self._spot(places, images, batch["corner"].tolist()) for places in (seen, asked)
-        )
+        patches_per_layer = self.grid ** (d - 1)
+        layer = self.grid - 1 - self.first
+        middle = _position([self.grid // 2] * (d - 1), self.grid)
+        context = pyramid(self.grid, d, layer)[middle]
+        steps = self.ahead(layer)
+        targets = [(layer + step) * patches_per_layer + middle for step in steps]
+        corner = batch["corner"].tolist()
         dark = images.amin(tuple(range(1, images.ndim)), keepdim=True)
-        words = " and ".join(str(step) for step in self.ahead(layer))
+        context_images = torch.lerp(dark, images, self._spotlight(context, images, corner))
+        target_images = torch.lerp(dark, images, self._spotlight(targets, images, corner))
+        steps_text = " and ".join(str(step) for step in steps)
         return [
             [
                 Panel("scan", image),
-                Panel("seen: a patch and those above", before),
-                Panel(f"asked: {words} layers on", after),
+                Panel("context: a patch and those above", context_image),
+                Panel(f"target: {steps_text} layers on", target_image),
             ]
-            for image, before, after in zip(
-                images,
-                torch.lerp(dark, images, context),
-                torch.lerp(dark, images, targets),
-                strict=True,
+            for image, context_image, target_image in zip(
+                images, context_images, target_images, strict=True
             )
         ]
 
@@ -177,25 +180,22 @@ class CPC(PretextTask):
         """The steps from this layer to those that are predicted from it."""
         return range(self.first, min(self.first + self.steps, self.grid - layer))
 
-    def _spot(self, places: Sequence[int], images: Tensor, corner: Sequence[int]) -> Tensor:
-        """(*space), 1 in these patches and little elsewhere."""
-        light, patch = (
-            torch.full(images.shape[2:], 0.25, device=images.device),
-            self.input_size(images.shape[2:]),
-        )
-        for place in places:
-            index = [place // self.grid**axis % self.grid for axis in reversed(range(len(patch)))]
-            starts = [
-                at + i * self.stride(edge) for at, i, edge in zip(corner, index, patch, strict=True)
-            ]
-            light[
-                tuple(slice(start, start + edge) for start, edge in zip(starts, patch, strict=True))
-            ] = 1
+    def _spotlight(self, positions: Sequence[int], images: Tensor, corner: Sequence[int]) -> Tensor:
+        """(*space), 1 in these patches and a quarter elsewhere."""
+        patch = self.input_size(images.shape[2:])
+        light = torch.full(images.shape[2:], 0.25, device=images.device)
+        for position in positions:
+            window = []
+            for axis, edge in enumerate(patch):
+                index = position // self.grid ** (len(patch) - 1 - axis) % self.grid
+                start = corner[axis] + index * self.stride(edge)
+                window.append(slice(start, start + edge))
+            light[tuple(window)] = 1
         return light
 
 
 class Predictor(nn.Module):
-    """Latents of all patches, a context for each anchor, and from it one linear map per step ahead."""
+    """Latents of all patches, a context for each anchor, and predictions of the patches ahead."""
 
     targets: Tensor
     anchors: Tensor
@@ -203,31 +203,36 @@ class Predictor(nn.Module):
 
     def __init__(self, task: CPC, encoder: Encoder):
         super().__init__()
-        d, grid = encoder.spatial_dims, task.grid
-        row, layers = grid ** (d - 1), grid - task.first
+        d = encoder.spatial_dims
+        patches_per_layer = task.grid ** (d - 1)
+        layers = task.grid - task.first  # those with a patch to predict
         self.latent = nn.Linear(encoder.width, WIDTH)
-        self.context = (PyramidGRU if task.context == "gru" else PyramidConv)(grid, d, layers)
+        context = PyramidGRU if task.context == "gru" else PyramidConv
+        self.context = context(task.grid, d, layers)
         # small weights: an untrained network finds every candidate equally likely
-        self.ahead = nn.Linear(WIDTH, len(task.ahead(0)) * WIDTH)
-        nn.init.normal_(self.ahead.weight, std=1e-3)
-        nn.init.zeros_(self.ahead.bias)
+        self.ahead = answer_layer(WIDTH, len(task.ahead(0)) * WIDTH)
         terms = [
-            (anchor, step) for anchor in range(layers * row) for step in task.ahead(anchor // row)
+            (anchor, step)
+            for anchor in range(layers * patches_per_layer)
+            for step in task.ahead(anchor // patches_per_layer)
         ]
         self.register_buffer("anchors", torch.tensor([anchor for anchor, _ in terms]))
         self.register_buffer("steps", torch.tensor([step - task.first for _, step in terms]))
-        self.register_buffer(
-            "targets", torch.tensor([anchor + step * row for anchor, step in terms])
-        )
-        self.positions = grid**d
+        targets = [anchor + step * patches_per_layer for anchor, step in terms]
+        self.register_buffer("targets", torch.tensor(targets))
+        self.positions = task.grid**d
 
     def forward(self, embedded: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(batch * position, width) -> latents, predictions (batch, term, WIDTH), and each term's right position."""
+        """(batch * position, width) -> latents, predictions and targets, in float32.
+
+        Returns:
+            Latents (batch, position, WIDTH), predictions (batch, term, WIDTH), and the position of
+            each term's right patch (term,).
+        """
         latents = self.latent(embedded).view(-1, self.positions, WIDTH)
         context = self.context(latents)
-        predictions = self.ahead(context).view(*context.shape[:2], -1, WIDTH)[
-            :, self.anchors, self.steps
-        ]
+        by_step = self.ahead(context).view(*context.shape[:2], -1, WIDTH)
+        predictions = by_step[:, self.anchors, self.steps]
         return latents.float(), predictions.float(), self.targets
 
 
@@ -254,51 +259,59 @@ class PyramidGRU(nn.Module):
 
 
 class PyramidConv(nn.Module):
-    """Convolutions that see a patch itself and, of the layer above, its neighbours too: stacked, the pyramid."""
+    """Convolutions of each patch and of its neighbours in the layer above; stacked, the pyramid."""
 
     def __init__(self, grid: int, spatial_dims: int, layers: int):
         super().__init__()
         conv = nn.Conv3d if spatial_dims == 3 else nn.Conv2d
-
-        def across() -> nn.Module:
-            if spatial_dims == 3:
-                return nn.Conv3d(WIDTH, WIDTH, (1, 3, 3), padding=(0, 1, 1), padding_mode="reflect")
-            return nn.Conv2d(WIDTH, WIDTH, (1, 3), padding=(0, 1), padding_mode="reflect")
-
         self.own = nn.ModuleList(conv(WIDTH, WIDTH, 1) for _ in range(layers - 1))
-        self.above = nn.ModuleList(across() for _ in range(layers - 1))
-        self.shape, self.layers = (grid,) * spatial_dims, layers
+        self.above = nn.ModuleList(
+            _convolution_within_layer(spatial_dims) for _ in range(layers - 1)
+        )
+        self.shape = (grid,) * spatial_dims
+        self.layers = layers
 
     def forward(self, latents: Tensor) -> Tensor:
         """(batch, position, WIDTH) -> (batch, anchor, WIDTH)."""
         x = latents.transpose(1, 2).reshape(len(latents), WIDTH, *self.shape)[:, :, : self.layers]
-        for own, above in zip(self.own, self.above, strict=True):
-            higher = above(x[:, :, :-1])
-            # nothing lies above the first layer
-            x = F.relu(own(x) + torch.cat([torch.zeros_like(higher[:, :, :1]), higher], 2))
+        for convolve, convolve_above in zip(self.own, self.above, strict=True):
+            from_above = convolve_above(x[:, :, :-1])
+            # the first layer has none above it
+            from_above = torch.cat([torch.zeros_like(from_above[:, :, :1]), from_above], 2)
+            x = F.relu(convolve(x) + from_above)
         return x.flatten(2).transpose(1, 2)
 
 
+def _convolution_within_layer(spatial_dims: int) -> nn.Module:
+    """Over the nearest neighbours on all axes but the first; the grid is mirrored at its edges."""
+    if spatial_dims == 3:
+        return nn.Conv3d(WIDTH, WIDTH, (1, 3, 3), padding=(0, 1, 1), padding_mode="reflect")
+    return nn.Conv2d(WIDTH, WIDTH, (1, 3), padding=(0, 1), padding_mode="reflect")
+
+
 def pyramid(grid: int, spatial_dims: int, layer: int) -> list[list[int]]:
-    """The inverted pyramid of each patch of a layer: positions from the farthest layer on, the patch itself last.
+    """The inverted pyramid of each patch of a layer, as positions.
 
-    In the layer `m` above, all patches within `m` steps on the other axes; beyond the grid, they are mirrored.
+    In the layer `m` above, all patches within `m` steps on the other axes; beyond the grid, they
+    are mirrored. The farthest layer is first, the patch itself last.
     """
-    found = []
+    pyramids = []
     for centre in itertools.product(range(grid), repeat=spatial_dims - 1):
-        places = []
+        positions = []
         for above in range(layer, -1, -1):
-            near = [[_mirrored(at + by, grid) for by in range(-above, above + 1)] for at in centre]
-            places += [_number(index, grid) for index in itertools.product([layer - above], *near)]
-        found.append(places)
-    return found
+            reach = range(-above, above + 1)
+            near = [[_mirrored(index + step, grid) for step in reach] for index in centre]
+            indices = itertools.product([layer - above], *near)
+            positions += [_position(index, grid) for index in indices]
+        pyramids.append(positions)
+    return pyramids
 
 
-def pairwise(score: Tensor, answer: Tensor) -> Tensor:
-    """Binary cross-entropy of right and wrong pairs, the right ones weighing as much as all wrong ones.
+def pairwise_loss(score: Tensor, answer: Tensor) -> Tensor:
+    """Binary cross-entropy of pairs; the right ones weigh as much as all wrong ones.
 
     Args:
-        score: (term, candidate); -inf is no candidate.
+        score: (term, candidate); -inf where there is no candidate.
         answer: (term,) the right candidate.
     """
     right = F.one_hot(answer, score.shape[1]).bool()
@@ -306,8 +319,30 @@ def pairwise(score: Tensor, answer: Tensor) -> Tensor:
     return (F.softplus(-score[right]).mean() + F.softplus(score[wrong]).mean()) / 2
 
 
-def _number(index: Sequence[int], grid: int) -> int:
-    """A patch's position in the order of `make_batch`."""
+def _scores_within_images(
+    latents: Tensor, predictions: Tensor, target: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Scores (batch * term, position) of the patches of each image, and the right ones."""
+    score = predictions @ latents.transpose(1, 2)
+    return score.flatten(0, 1), target.repeat(len(latents))
+
+
+def _scores_within_batch(
+    latents: Tensor, predictions: Tensor, target: Tensor, scan: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Scores (batch * term, batch * position) of the patches of all images, and the right ones."""
+    images, positions = latents.shape[:2]
+    score = predictions @ latents.flatten(0, 1).T
+    first_of_image = positions * torch.arange(images, device=target.device)
+    answer = (first_of_image[:, None] + target).flatten()
+    # the same position of the same scan, in the batch twice, would be a wrong candidate
+    same_scan = (scan[:, None] == scan).fill_diagonal_(False)
+    ignored = same_scan.repeat_interleave(positions, 1)[:, None]
+    return score.masked_fill(ignored, float("-inf")).flatten(0, 1), answer
+
+
+def _position(index: Sequence[int], grid: int) -> int:
+    """A patch's position in the order of `make_batch`, from its index along each axis."""
     return sum(i * grid**axis for axis, i in enumerate(reversed(index)))
 
 

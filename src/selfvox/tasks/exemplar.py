@@ -1,11 +1,14 @@
-"""Exemplar: which is the same image, transformed, and which is another? (Dosovitskiy et al. 2014; paper A, 3.5)."""
+"""Exemplar: which is the same image, transformed, and which is another?
+
+Dosovitskiy et al. 2014; in 3D: paper A, section 3.5.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 import pydantic
 import torch
@@ -23,14 +26,15 @@ from selfvox.pretext import Panel, PretextTask
 from selfvox.settings.verbs import NotNegative, Positive
 
 WIDTH = 128  # of an embedding
-NOBODY = -1  # the number of no scan
+NO_SCAN = -1  # in a bank: of a row that is from no scan
 
 
 @dataclass(frozen=True, kw_only=True)
 class Exemplar(PretextTask):
-    """Place each image nearer to a transformed copy of itself than to another image of the batch, by a margin.
+    """Embed each image nearer to a transformed copy of itself than to another image of the batch.
 
-    The copy is turned, flipped and zoomed in one resampling, then changed in brightness and contrast.
+    The copy is rotated, flipped and zoomed in one resampling, then changed in brightness and
+    contrast.
 
     Good for small batches of large crops, where SimCLR has too few images to compare with.
     """
@@ -49,7 +53,7 @@ class Exemplar(PretextTask):
     temperature: Annotated[float, "divides the cosine similarities (contrastive)", Positive] = 0.1
     bank: Annotated[
         int,
-        "embeddings of earlier images of the data set to tell each image from too; 0: only the batch",
+        "embeddings of earlier images to compare each image with too; 0: only the batch",
         NotNegative,
     ] = 0
     angle: Annotated[
@@ -62,18 +66,23 @@ class Exemplar(PretextTask):
     ] = 1.25
     planes: Annotated[
         str,
-        "planes to rotate in: auto (those of equal spacing), all, none, or pairs of axes such as xy,xz",
+        "planes to rotate in: auto (those of equal spacing), all, none, or pairs of axes such as "
+        "xy,xz",
     ] = "auto"
 
     def __post_init__(self) -> None:
-        of = {"margin": "triplet", "distance": "triplet", "temperature": "contrastive"}
-        for name, objective in of.items():
-            if self.objective != objective and getattr(self, name) != getattr(
-                Exemplar, name
-            ):  # the default
-                raise ValueError(
-                    f"{name}: goes with --task.objective {objective}; leave it out, or choose that"
-                )
+        options_by_objective = {
+            "triplet": ("margin", "distance"),
+            "contrastive": ("temperature",),
+        }
+        for objective, options in options_by_objective.items():
+            for option in options:
+                default = getattr(Exemplar, option)
+                if objective != self.objective and getattr(self, option) != default:
+                    raise ValueError(
+                        f"{option}: goes with --task.objective {objective}; leave it out, or "
+                        "choose that"
+                    )
 
     def configure(self, crop: Sequence[int], *spacings_mm: Sequence[float]) -> Exemplar:
         """Settle the planes: rotating between axes of different spacing would shear the anatomy."""
@@ -84,7 +93,7 @@ class Exemplar(PretextTask):
 
     @property
     def min_batch(self) -> int:
-        """One image has no other, not even where earlier ones are remembered: the first triplet is of the batch."""
+        """Two: the first triplet of an image is of the batch, even with a bank."""
         return 2
 
     @property
@@ -93,105 +102,134 @@ class Exemplar(PretextTask):
         return True
 
     def head(self, encoder: Encoder) -> nn.Module:
-        """One projection for all three: with one for each, their biases alone could solve the task."""
-        layers = nn.Linear(encoder.width, 512), nn.ReLU(), nn.Linear(512, WIDTH)
-        return Remembering(self.bank, *layers) if self.bank else nn.Sequential(*layers)
+        """One projection for all images.
+
+        With one each for images, copies and others, their biases alone could solve the task.
+        """
+        layers = [nn.Linear(encoder.width, 512), nn.ReLU(), nn.Linear(512, WIDTH)]
+        return MemoryHead(self.bank, *layers) if self.bank else nn.Sequential(*layers)
 
     def make_batch(self, images: Tensor, rng: torch.Generator, scan: Tensor | None = None) -> Batch:
-        """A transformed copy of each image, and an image of another scan beside it.
+        """A transformed copy of each image, and an image of another scan to compare with.
 
         Returns:
-            `views` (2N, channel, *space): the images, then their copies; `scan` (2N,), the scan each is from; `other`
-            (N,): the row of an image of another scan, or any where there is none; with a bank also `remembered` (N,):
-            the row of an embedding there.
+            `views` (2N, channel, *space): the images, then their copies; `scan` (2N,), the scan
+            each is from; `other` (N,): the row of an image of another scan, or any where there is
+            none; with a bank also `remembered` (N,): the row of an embedding there.
         """
-        self.check_batch(count := len(images))
+        count = len(images)
+        self.check_batch(count)
         copies = self._transform(images, rng)
-        scan = torch.arange(count, device=images.device) if scan is None else scan
-        drawn = torch.rand(count, count, generator=rng).to(images.device)
-        other = drawn.masked_fill(scan[:, None] == scan, -1).argmax(1)
-        batch = {"views": torch.cat([images, copies]), "scan": scan.repeat(2), "other": other}
+        if scan is None:
+            scan = torch.arange(count, device=images.device)
+        # the largest of random numbers: an equal chance for each image of another scan
+        score = torch.rand(count, count, generator=rng).to(images.device)
+        negative = score.masked_fill(scan[:, None] == scan, -1).argmax(1)
+        batch = {"views": torch.cat([images, copies]), "scan": scan.repeat(2), "other": negative}
         if self.bank:
-            batch["remembered"] = torch.randint(self.bank, (count,), generator=rng).to(
-                images.device
-            )
+            remembered = torch.randint(self.bank, (count,), generator=rng)
+            batch["remembered"] = remembered.to(images.device)
         return batch
 
     def loss(self, encoder: Encoder, head: nn.Module, batch: Batch) -> Outcome:
-        """Triplet or contrastive loss; share of triplets in order, and the spread of the embeddings.
+        """Triplet or contrastive loss; share of triplets in order, and spread of the embeddings.
 
-        An image whose whole batch is of its own scan has no first triplet. With a bank, each image has a second one,
-        whose other image is from the bank, if it is of another scan. It does not take the place of the first: all
-        images in one spot that moves on would be far from their past.
+        An image of a batch that is all of its own scan has no first triplet. With a bank, each
+        image has a second one, if the row drawn there is of another scan. It does not replace the
+        first: all images in one point that moves would be far from their past.
         """
         unit = F.normalize(head(encoder.embed(batch["views"])).float(), dim=1)
-        anchor, positive = unit.chunk(2)
-        past = head if isinstance(head, Remembering) else None
-        scan = batch["scan"].chunk(2)[0]
-        other, counted = anchor[batch["other"]], scan[batch["other"]] != scan
-        if past is not None:
-            of = past.scan[batch["remembered"]]
-            other = torch.cat([other, past.bank[batch["remembered"]]])
-            counted = torch.cat([counted, (of != scan) & (of != NOBODY)])
-        anchors, positives = (
-            each.repeat(len(other) // len(anchor), 1) for each in (anchor, positive)
-        )
-        found = triplet_loss(
-            anchors,
-            positives,
-            other,
-            self.margin,
-            squared=self.distance == "squared",
-            counted=counted,
-        )
-        if self.objective == "triplet":
-            loss = found.loss
-        else:
-            remembered = () if past is None else (past.bank, past.scan)
-            loss = nt_xent(unit, self.temperature, batch["scan"], *remembered).loss
+        memory = head if isinstance(head, MemoryHead) else None
+        triplets = self._triplets(unit, memory, batch)
+        loss = triplets.loss
+        if self.objective == "contrastive":
+            loss = self._contrastive_loss(unit, memory, batch["scan"])
         metrics = {
-            "accuracy": found.ordered,
-            "chance": counted.any().float() / 2,
+            "accuracy": triplets.ordered,
+            "chance": triplets.counted.any().float() / 2,
             "embedding_std": unit.detach().std(0).mean() * math.sqrt(unit.shape[1]),
         }
-        if past is not None and past.training:
-            past.remember(anchor, scan)
+        if memory is not None and memory.training:
+            # only now: the loss compares with embeddings of earlier steps
+            memory.remember(unit.chunk(2)[0], batch["scan"].chunk(2)[0])
         return Outcome(loss, metrics)
 
     def preview_panels(self, images: Tensor, batch: Batch) -> list[list[Panel]]:
-        """Each image, its copy, and the image that it must be told from."""
+        """Each image, its copy, and the image that it is compared with."""
         copies = batch["views"].chunk(2)[1]
+        compared = images[batch["other"]]
         return [
             [
                 Panel("scan", image),
                 Panel("near: its copy", copy),
-                Panel("far: another scan", images[other]),
+                Panel("far: another scan", negative),
             ]
-            for image, copy, other in zip(images, copies, batch["other"].tolist(), strict=True)
+            for image, copy, negative in zip(images, copies, compared, strict=True)
         ]
 
+    def _triplets(self, unit: Tensor, memory: MemoryHead | None, batch: Batch) -> _Triplets:
+        """Each image with its copy and another of the batch; with a bank, then one of the bank."""
+        anchor, positive = unit.chunk(2)
+        scan = batch["scan"].chunk(2)[0]
+        negative = anchor[batch["other"]]
+        counted = scan[batch["other"]] != scan
+        if memory is not None:
+            rows = batch["remembered"]
+            negative = torch.cat([negative, memory.bank[rows]])
+            remembered_scan = memory.scan[rows]
+            counted = torch.cat([counted, (remembered_scan != scan) & (remembered_scan != NO_SCAN)])
+            anchor = anchor.repeat(2, 1)
+            positive = positive.repeat(2, 1)
+        loss, ordered = triplet_loss(
+            anchor,
+            positive,
+            negative,
+            self.margin,
+            squared=self.distance == "squared",
+            counted=counted,
+        )
+        return _Triplets(loss, ordered, counted)
+
+    def _contrastive_loss(self, unit: Tensor, memory: MemoryHead | None, scan: Tensor) -> Tensor:
+        if memory is None:
+            return nt_xent(unit, self.temperature, scan).loss
+        return nt_xent(unit, self.temperature, scan, memory.bank, memory.scan).loss
+
     def _transform(self, x: Tensor, rng: torch.Generator) -> Tensor:
-        """Each image flipped along an axis or not, turned about one, zoomed, brighter or darker; nothing filled in."""
-        count, d = len(x), x.ndim - 2
+        """Each image flipped along an axis or not, rotated about one, zoomed, brighter or darker.
+
+        What comes into view from beyond the edges is mirrored.
+        """
+        count = len(x)
+        d = x.ndim - 2
         planes = read_planes(self.planes.replace("auto", "all"), d)
 
         def uniform(low: float, high: float, columns: int = 1) -> Tensor:
             return torch.empty(count, columns).uniform_(low, high, generator=rng)
 
-        flips = _one_of(count, d, rng) & (uniform(0, 1) < 0.5)
-        angles = torch.deg2rad(uniform(-self.angle, self.angle)) * _one_of(count, len(planes), rng)
+        # the order of the draws is part of a run's seed
+        flips = _choose_column(count, d, rng) & (uniform(0, 1) < 0.5)
+        angles = torch.deg2rad(uniform(-self.angle, self.angle))
+        angles = angles * _choose_column(count, len(planes), rng)
+        # uniform in the logarithm: magnified as often as reduced
         scale = torch.exp(uniform(-1, 1) * math.log(self.zoom))
-        x = resample(x, *view_maps(x.shape[2:], angles, planes, flips, scale, uniform(-1, 1, d)))
-        return shift_brightness(
-            scale_contrast(x, uniform(0.6, 1.4)[:, 0]), uniform(-0.3, 0.3)[:, 0]
-        )
+        position = uniform(-1, 1, d)
+        x = resample(x, *view_maps(x.shape[2:], angles, planes, flips, scale, position))
+        x = scale_contrast(x, uniform(0.6, 1.4)[:, 0])
+        return shift_brightness(x, uniform(-0.3, 0.3)[:, 0])
 
 
-class Remembering(nn.Sequential):
-    """A head with a bank of the embeddings it made last, the oldest overwritten first (Wang et al. 2020).
+class _Triplets(NamedTuple):
+    loss: Tensor
+    ordered: Tensor  # share of those counted with the positive nearer than the negative
+    counted: Tensor  # booleans
 
-    The bank, and the scan that each row is from, are saved with the head. It starts as random points of the unit
-    sphere, so it is never empty; these are nobody's.
+
+class MemoryHead(nn.Sequential):
+    """A head with a bank of its latest embeddings, the oldest overwritten first (Wang et al. 2020).
+
+    The bank, and the scan that each row is from, are saved with the head. It starts as random
+    points of the unit sphere, of no scan, so it is never empty.
     """
 
     bank: Tensor
@@ -201,19 +239,25 @@ class Remembering(nn.Sequential):
     def __init__(self, size: int, *layers: nn.Module):
         super().__init__(*layers)
         self.register_buffer("bank", F.normalize(torch.randn(size, WIDTH), dim=1))
-        self.register_buffer("scan", torch.full((size,), NOBODY))
+        self.register_buffer("scan", torch.full((size,), NO_SCAN))
         self.register_buffer("oldest", torch.tensor(0))
 
     def remember(self, embedded: Tensor, scan: Tensor) -> None:
-        """Put embeddings (N, WIDTH) of scans (N,), and those of all other devices, into the bank; of many, the last."""
-        new, size = gather_embeddings(embedded), len(self.bank)
-        rows = (self.oldest + torch.arange(len(new), device=new.device)) % size
-        self.bank[rows[-size:]] = new[-size:]
+        """Put the embeddings (N, WIDTH) of scans (N,), those of all devices, into the bank.
+
+        Of more than fit, the last are kept.
+        """
+        size = len(self.bank)
+        embedded = gather_embeddings(embedded)
+        rows = (self.oldest + torch.arange(len(embedded), device=embedded.device)) % size
+        self.bank[rows[-size:]] = embedded[-size:]
         self.scan[rows[-size:]] = gather_embeddings(scan)[-size:]
-        self.oldest.copy_((self.oldest + len(new)) % size)
+        self.oldest.copy_((self.oldest + len(embedded)) % size)
 
 
-def _one_of(rows: int, of: int, rng: torch.Generator) -> Tensor:
-    """(rows, of) booleans: one drawn at random in each row."""
-    chosen = torch.zeros(rows, of, dtype=torch.bool)
-    return chosen.scatter(1, torch.randint(of, (rows, 1), generator=rng), True) if of else chosen
+def _choose_column(rows: int, columns: int, rng: torch.Generator) -> Tensor:
+    """(rows, columns) booleans: one true in each row, drawn at random."""
+    chosen = torch.zeros(rows, columns, dtype=torch.bool)
+    if not columns:
+        return chosen
+    return chosen.scatter(1, torch.randint(columns, (rows, 1), generator=rng), True)

@@ -1,4 +1,7 @@
-"""Masked: what was in the hidden blocks of the image? (He et al. 2022; in 3D: Wald et al. 2025)."""
+"""Masked: what was in the hidden blocks of the image?
+
+He et al. 2022; in 3D: Wald et al. 2025.
+"""
 
 from __future__ import annotations
 
@@ -18,15 +21,16 @@ from selfvox.ops.outcome import Batch, Outcome
 from selfvox.ops.resize import enlarge
 from selfvox.pretext import Panel, PretextTask
 
-# variance added before dividing by it: the noise of empty air is not a question
+# added to a variance before dividing by it: the noise of empty air should not be predicted
 FLAT = 1e-2
 
 
 @dataclass(frozen=True, kw_only=True)
 class Masked(PretextTask):
-    """Fill in the blocks of the image that are hidden; how each differs from its own mean is what counts.
+    """Predict the hidden blocks of the image: the differences from each block's mean.
 
-    Good for segmentation, whose decoder needs detail at every level; fit for any scan and any batch.
+    Good for segmentation, which needs detail at every level of the encoder; works with any scan and
+    any batch.
     """
 
     block: Annotated[int, "edge of a block, in voxels", pydantic.Field(ge=2)] = 8
@@ -39,64 +43,68 @@ class Masked(PretextTask):
         blocks = math.prod(_blocks(crop, self.block))
         if blocks < 2:
             raise UsageError(
-                f"task.block: one block of {self.block} voxels covers the crop of {' x '.join(map(str, crop))}; "
-                "use a smaller one"
+                f"task.block: one block of {self.block} voxels covers the crop of "
+                f"{' x '.join(map(str, crop))}; use a smaller one"
             )
         if not 0 < round(self.hidden * blocks) < blocks:
             raise UsageError(
-                f"task.hidden: {self.hidden:g} of {blocks} blocks hides none or all of them; use smaller blocks"
+                f"task.hidden: {self.hidden:g} of {blocks} blocks hides none or all of them; use "
+                "smaller blocks"
             )
         return self
 
-    def head(self, encoder: Encoder) -> nn.Module:  # noqa: D102
+    def head(self, encoder: Encoder) -> nn.Module:
+        """A linear decoder of all maps."""
         return Decoder(encoder)
 
     def make_batch(self, images: Tensor, rng: torch.Generator, scan: Tensor | None = None) -> Batch:
         """Choose the blocks to hide, as many in every image.
 
         Returns:
-            `images` as they are, and `hidden` (batch, *blocks), True where a block is hidden; the last block of an axis
-            may be cut off by the image's end.
+            `images` as they are, and `hidden` (batch, *blocks), True where a block is hidden; the
+            last block of an axis may be cut off by the image's end.
         """
         grid = _blocks(images.shape[2:], self.block)
         blocks = math.prod(grid)
-        rank = torch.rand(len(images), blocks, generator=rng).argsort(1).argsort(1)
+        order = torch.rand(len(images), blocks, generator=rng).argsort(1)
+        rank = order.argsort(1)
         hidden = rank < round(self.hidden * blocks)
         return {"images": images, "hidden": hidden.view(-1, *grid).to(images.device)}
 
     def loss(self, encoder: Encoder, head: nn.Module, batch: Batch) -> Outcome:
-        """Mean squared error on hidden voxels; the share of their variance that is explained (0: each block's mean).
+        """Mean squared error on hidden voxels, and the share of their variance that is explained.
 
-        Flat images have nothing to explain and count as 0. Of nearly flat ones the share has no bound: -1 is the least.
+        A prediction of each block's mean explains 0. Flat images have nothing to explain and count
+        as 0; of nearly flat ones the share has no lower bound, so it is clamped to -1.
         """
         images = batch["images"]
         hidden = _voxels(batch["hidden"], images, self.block)
-        found = head(encoder(fill(images, hidden)), images)
+        prediction = head(encoder(fill(images, hidden)), images)
         target = details(images, self.block)
         voxels = hidden.sum() * images.shape[1]
-        error = ((found - target).square() * hidden).sum() / voxels
+        error = ((prediction - target).square() * hidden).sum() / voxels
         variance = (target.square() * hidden).sum() / voxels
         explained = torch.where(variance < FLAT, 0.0, 1 - error.detach() / variance.clamp(min=FLAT))
         return Outcome(error, {"explained": explained.clamp(min=-1)})
 
     def preview_panels(self, images: Tensor, batch: Batch) -> list[list[Panel]]:
-        """Each image, what the network sees of it, and what it has to fill in."""
+        """Each image, what the network sees of it, and what it has to predict."""
         hidden = _voxels(batch["hidden"], images, self.block)
-        shown, asked = fill(images, hidden), details(images, self.block) * hidden
+        inputs = fill(images, hidden)
+        targets = details(images, self.block) * hidden
+        shares = hidden.float().flatten(1).mean(1).tolist()
         return [
             [
                 Panel("scan", image),
-                Panel(f"shown: {1 - share:.0%}", seen),
-                Panel("asked: details of the rest", detail),
+                Panel(f"shown: {1 - share:.0%}", visible),
+                Panel("target: details of the rest", target),
             ]
-            for image, seen, detail, share in zip(
-                images, shown, asked, hidden.float().flatten(1).mean(1).tolist(), strict=True
-            )
+            for image, visible, target, share in zip(images, inputs, targets, shares, strict=True)
         ]
 
 
 class Decoder(nn.Module):
-    """From the encoder's maps to an image: each map read out voxel by voxel, enlarged, and summed."""
+    """From the encoder's maps to an image: one linear layer per map, enlarged, and summed."""
 
     def __init__(self, encoder: Encoder):
         super().__init__()
@@ -104,20 +112,20 @@ class Decoder(nn.Module):
         self.levels = nn.ModuleList(
             conv(channels, encoder.in_channels, 1) for channels in encoder.channels
         )
-        # small weights: an untrained network answers every block's mean
+        # small weights: an untrained network predicts every block's mean
         for weights in self.levels.parameters():
             nn.init.normal_(weights, std=1e-3)
 
     def forward(self, maps: list[Tensor], like: Tensor) -> Tensor:
         """An image of the shape of `like`."""
-        drawn = torch.zeros_like(like)
-        for level, each in zip(self.levels, maps, strict=True):
-            drawn = drawn + enlarge(level(each).float(), like.shape[2:])
-        return drawn
+        image = torch.zeros_like(like)
+        for level, features in zip(self.levels, maps, strict=True):
+            image = image + enlarge(level(features).float(), like.shape[2:])
+        return image
 
 
 def fill(images: Tensor, hidden: Tensor) -> Tensor:
-    """Images whose hidden voxels have the mean of the others, in each channel.
+    """Images with hidden voxels replaced by the mean of the others, in each channel.
 
     Args:
         images: (batch, channel, *space).
@@ -129,10 +137,10 @@ def fill(images: Tensor, hidden: Tensor) -> Tensor:
 
 
 def details(images: Tensor, block: int) -> Tensor:
-    """Each block of each channel, less its mean and over its standard deviation; flat blocks give about 0."""
-    away = images - _spread(_block_means(images, block), images, block)
-    variance = _spread(_block_means(away.square(), block), images, block)
-    return away / (variance + FLAT).sqrt()
+    """Each block of each channel standardised; flat blocks give about 0."""
+    centred = images - _spread(_block_means(images, block), images, block)
+    variance = _spread(_block_means(centred.square(), block), images, block)
+    return centred / (variance + FLAT).sqrt()
 
 
 def _blocks(shape: Sequence[int], block: int) -> tuple[int, ...]:
@@ -141,6 +149,7 @@ def _blocks(shape: Sequence[int], block: int) -> tuple[int, ...]:
 
 
 def _block_means(images: Tensor, block: int) -> Tensor:
+    """(batch, channel, *blocks): the mean of each block, over the voxels that it has."""
     pool = F.avg_pool3d if images.ndim == 5 else F.avg_pool2d
     return pool(images.float(), block, ceil_mode=True, count_include_pad=False)
 

@@ -1,4 +1,7 @@
-"""Rotation: by which right angle, about which axis, was the image turned? (Gidaris et al. 2018; paper A, 3.4)."""
+"""Rotation: by which right angle, about which axis, was the image turned?
+
+Gidaris et al. 2018; in 3D: paper A, section 3.4.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +10,10 @@ from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from selfvox.errors import UsageError
+from selfvox.models.answer_head import answer_layer, answer_outcome
 from selfvox.models.encoder import Encoder
 from selfvox.ops.outcome import Batch, Outcome
 from selfvox.ops.planes import AXES, Plane, equal_edges, equal_spacing, plane_names, read_planes
@@ -22,70 +25,64 @@ from selfvox.settings.verbs import AtLeastOne
 
 @dataclass(frozen=True, kw_only=True)
 class Rotation(PretextTask):
-    """Tell by which right angle the image was turned: 4 answers in 2D, 10 in 3D (24 with answers='group').
+    """Predict by which right angle the image was rotated.
 
-    Rotations move voxels, they never interpolate. Images are cut to equal edges on the axes that mix.
+    There are 4 answers in 2D and 10 in 3D, or 24 with `answers` "group". Rotations move voxels,
+    they never interpolate. Images are cropped to equal edges on the axes that mix.
 
-    Good for a first try: cheap, easy to judge by its accuracy, and fit for any organ that has an up and a front.
+    Good for a first try: cheap, easy to judge by its accuracy, and fit for any organ that has an up
+    and a front.
     """
 
     versions: Annotated[int, "differently rotated versions of each image in a step", AtLeastOne] = 1
     answers: Annotated[
         Literal["planes", "group"],
-        "the identity and three turns about each plane, or every turn of the grid",
+        "the identity and three rotations in each plane, or every rotation of the grid",
     ] = "planes"
     planes: Annotated[
         str,
-        "planes to turn in: all, in-plane (those of equal spacing), or pairs of axes such as xy or xy,xz",
+        "planes to rotate in: all, in-plane (those of equal spacing), or pairs of axes such as xy "
+        "or xy,xz",
     ] = "all"
     uneven: Annotated[
         bool,
-        "turn between axes of unequal spacing too, as the papers did: the resolution may then tell the turn",
+        "rotate between axes of unequal spacing too, as the papers did: the resolution may then "
+        "give the rotation away",
     ] = False
 
     def configure(self, crop: Sequence[int], *spacings_mm: Sequence[float]) -> Rotation:
-        """Settle the planes; refuse to turn between axes of different spacing, for the resolution would tell."""
-        spatial_dims, equal = len(crop), equal_spacing(*spacings_mm)
+        """Settle the planes; refuse those in which the resolution would give the answer away."""
+        equal = equal_spacing(*spacings_mm)
         if self.answers == "group" and self.planes != "all":
             raise UsageError(
-                "task.answers: the whole group turns in all planes; use --task.answers planes"
+                "task.answers: the group rotates in all planes; use --task.answers planes"
             )
-        # a finer one would interpolate the coarse axis, which would then be the smooth one
-        coarsest = f"{max(map(max, spacings_mm)):.2g}"
-        # two axes may be those of a slice, and the scans have three
-        spacing = (
-            f"--spacing {','.join([coarsest] * 3)}"
-            if spatial_dims == 3
-            else f"{coarsest} mm along each axis"
-        )
         if self.planes == "in-plane":
-            if not equal:
-                at_fault = _most_uneven(read_planes("all", spatial_dims), spacings_mm)
-                raise UsageError(
-                    f"task.planes: no two axes are equally spaced in every scan ({at_fault}); prepare with {spacing} "
-                    "or coarser"
-                )
-            return replace(self, planes=plane_names(equal)).configure(crop, *spacings_mm)
-        planes = read_planes(self.planes, spatial_dims)
+            return replace(self, planes=_planes_in_slices(spacings_mm)).configure(
+                crop, *spacings_mm
+            )
+        planes = read_planes(self.planes, len(crop))
         if not planes:
-            raise UsageError("task.planes: none leaves no rotation to tell; use all or in-plane")
-        uneven = [plane for plane in planes if plane not in equal and not self.uneven]
-        if uneven:
+            raise UsageError("task.planes: none leaves no rotation to predict; use all or in-plane")
+        unequal = [plane for plane in planes if plane not in equal]
+        if unequal and not self.uneven:
             remedy = "use --task.planes in-plane or " if equal else ""
             raise UsageError(
-                f"task rotation: there are scans of spacing {_most_uneven(uneven, spacings_mm)}, as scanned or as "
-                f"prepared, so the resolution would give a turn in {plane_names(uneven)} away; {remedy}prepare with "
-                f"{spacing} or coarser"
+                f"task rotation: there are scans of spacing {_most_unequal(unequal, spacings_mm)}, "
+                "as scanned or as prepared, so the resolution would give a rotation in "
+                f"{plane_names(unequal)} away; {remedy}prepare with "
+                f"{_equal_spacing_option(spacings_mm)} or coarser"
             )
-        if self.versions > len(self.table(spatial_dims)):
+        rotations = len(self.table(len(crop)))
+        if self.versions > rotations:
             raise UsageError(
                 f"task.versions: {self.versions} of an image cannot all differ, there are "
-                f"{len(self.table(spatial_dims))} rotations; use fewer"
+                f"{rotations} rotations; use fewer"
             )
         return self
 
     def input_size(self, crop: Sequence[int]) -> tuple[int, ...]:
-        """The crop, cut to equal edges on the axes that mix."""
+        """The crop, shortened to equal edges on the axes that mix."""
         mixed = {axis for plane in read_planes(self.planes, len(crop)) for axis in plane}
         return equal_edges(crop, sorted(mixed))
 
@@ -95,16 +92,13 @@ class Rotation(PretextTask):
             return rotation_group(spatial_dims)
         return plane_rotations(spatial_dims, read_planes(self.planes, spatial_dims))
 
-    def head(self, encoder: Encoder) -> nn.Module:  # noqa: D102
-        answers = len(self.table(encoder.spatial_dims))
-        last = nn.Linear(256, answers)
-        # small weights: an untrained network answers every rotation equally often
-        nn.init.normal_(last.weight, std=1e-3)
-        nn.init.zeros_(last.bias)
+    def head(self, encoder: Encoder) -> nn.Module:
+        """Two layers on the embedding."""
+        last = answer_layer(256, len(self.table(encoder.spatial_dims)))
         return nn.Sequential(nn.Linear(encoder.width, 256), nn.ReLU(), last)
 
     def make_batch(self, images: Tensor, rng: torch.Generator, scan: Tensor | None = None) -> Batch:
-        """Turn each image, `versions` times and each time differently.
+        """Rotate each image, `versions` times and each time differently.
 
         Returns:
             `images` (batch * versions, channel, *space) and their `answer` (batch * versions,).
@@ -113,46 +107,65 @@ class Rotation(PretextTask):
         images = random_crop(images, self.input_size(images.shape[2:]), rng)
         order = torch.rand(len(images), len(table), generator=rng).argsort(1)
         answer = order[:, : self.versions].flatten()
-        turned = rotate_batch(images.repeat_interleave(self.versions, 0), table, answer)
-        return {"images": turned, "answer": answer.to(images.device)}
+        rotated = rotate_batch(images.repeat_interleave(self.versions, 0), table, answer)
+        return {"images": rotated, "answer": answer.to(images.device)}
 
     def loss(self, encoder: Encoder, head: nn.Module, batch: Batch) -> Outcome:
         """Cross-entropy of the answer."""
-        logits = head(encoder.embed(batch["images"])).float()
-        accuracy = (logits.argmax(1) == batch["answer"]).float().mean()
-        chance = torch.tensor(1 / logits.shape[1], device=logits.device)
-        return Outcome(
-            F.cross_entropy(logits, batch["answer"]), {"accuracy": accuracy, "chance": chance}
-        )
+        return answer_outcome(head(encoder.embed(batch["images"])), batch["answer"])
 
     def preview_panels(self, images: Tensor, batch: Batch) -> list[list[Panel]]:
         """Each image, then its rotated versions with the answer."""
         table = self.table(images.ndim - 2)
-        turned = batch["images"].view(len(images), -1, *batch["images"].shape[1:])
+        rotated = batch["images"].view(len(images), -1, *batch["images"].shape[1:])
         answers = batch["answer"].view(len(images), -1).tolist()
-        return [
-            [Panel("scan", image)]
-            + [
-                Panel(f"answer {n}: {_words(table[n])}", each)
-                for n, each in zip(row, versions, strict=True)
-            ]
-            for image, versions, row in zip(images, turned, answers, strict=True)
-        ]
+        rows = []
+        for image, versions, image_answers in zip(images, rotated, answers, strict=True):
+            row = [Panel("scan", image)]
+            for version, answer in zip(versions, image_answers, strict=True):
+                row.append(Panel(f"answer {answer}: {_axes_text(table[answer])}", version))
+            rows.append(row)
+        return rows
 
 
-def _words(rotation: AxisRotation) -> str:
+def _planes_in_slices(spacings_mm: Sequence[Sequence[float]]) -> str:
+    """The planes of equal spacing in every scan, as a setting writes them."""
+    planes = equal_spacing(*spacings_mm)
+    if not planes:
+        all_planes = read_planes("all", len(spacings_mm[0]))
+        raise UsageError(
+            "task.planes: no two axes are equally spaced in every scan "
+            f"({_most_unequal(all_planes, spacings_mm)}); prepare with "
+            f"{_equal_spacing_option(spacings_mm)} or coarser"
+        )
+    return plane_names(planes)
+
+
+def _equal_spacing_option(spacings_mm: Sequence[Sequence[float]]) -> str:
+    """How to prepare the scans so that all axes are equally spaced."""
+    # a finer spacing would interpolate the coarse axis, which would then be the smooth one
+    coarsest = f"{max(max(spacing) for spacing in spacings_mm):.2g}"
+    if len(spacings_mm[0]) == 3:
+        return f"--spacing {','.join([coarsest] * 3)}"
+    # two axes may be those of a slice, and the scans have three
+    return f"{coarsest} mm along each axis"
+
+
+def _axes_text(rotation: AxisRotation) -> str:
     """`y, -x, z`: which input axis each output axis runs along."""
     return ", ".join(
-        f"{'-' if back else ''}{AXES[axis]}" for axis, back in zip(*rotation, strict=True)
+        f"{'-' if flipped else ''}{AXES[axis]}" for axis, flipped in zip(*rotation, strict=True)
     )
 
 
-def _most_uneven(planes: Sequence[Plane], spacings_mm: Sequence[Sequence[float]]) -> str:
-    """For each plane the spacing whose two axes differ most, such as `0.70 x 0.70 x 5.00 mm`; each once."""
-    found = [
-        max(spacings_mm, key=lambda each: max(each[a] / each[b], each[b] / each[a]))
-        for a, b in planes
-    ]
-    return " and ".join(
-        dict.fromkeys(" x ".join(f"{spacing:.2f}" for spacing in each) + " mm" for each in found)
-    )
+def _most_unequal(planes: Sequence[Plane], spacings_mm: Sequence[Sequence[float]]) -> str:
+    """For each plane its most unequal spacing, such as `0.70 x 0.70 x 5.00 mm`; each once."""
+    texts = []
+    for a, b in planes:
+
+        def ratio(spacing: Sequence[float], a: int = a, b: int = b) -> float:
+            return max(spacing[a] / spacing[b], spacing[b] / spacing[a])
+
+        spacing = max(spacings_mm, key=ratio)
+        texts.append(" x ".join(f"{edge:.2f}" for edge in spacing) + " mm")
+    return " and ".join(dict.fromkeys(texts))

@@ -1,4 +1,7 @@
-"""SimCLR: which two views show the same image? (Chen et al. 2020; paper B, section 2.1)."""
+"""SimCLR: which two views show the same image?
+
+Chen et al. 2020; in 3D: paper B, section 2.1.
+"""
 
 from __future__ import annotations
 
@@ -25,20 +28,18 @@ from selfvox.settings.options import as_dict, resolve
 from selfvox.settings.verbs import AtLeastOne, Positive
 
 OPS = ("rotate", "flip", "crop", "colour", "noise", "blur", "sobel", "identity")
-WITHOUT_STRENGTH = {
-    "flip",
-    "sobel",
-    "identity",
-}  # two views made by these alone may be the very same
+# two views made by these alone may be identical
+WITHOUT_STRENGTH = {"flip", "sobel", "identity"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class SimCLR(PretextTask):
-    """Find, among all views of the batch, the one that shows the same image: NT-Xent on two random views of each.
+    """Find, among all views of the batch, the one of the same image: NT-Xent on two random views.
 
-    A view is made by `ops_per_view` operations drawn from `ops`; the geometric ones are composed into one resampling.
+    A view is made by `ops_per_view` operations drawn from `ops`; the geometric ones are composed
+    into one resampling.
 
-    Good for large batches, and for classification, where whole images are told from one another.
+    Good for large batches, and for classification, which distinguishes whole images.
     """
 
     temperature: Annotated[float, "divides the cosine similarities; paper B: 0.05", Positive] = 0.05
@@ -58,46 +59,54 @@ class SimCLR(PretextTask):
     ] = 0.7
     planes: Annotated[
         str,
-        "planes to rotate in: auto (those of equal spacing), all, none, or pairs of axes such as xy,xz",
+        "planes to rotate in: auto (those of equal spacing), all, none, or pairs of axes such as "
+        "xy,xz",
     ] = "auto"
 
     def __post_init__(self) -> None:
         for op in self.ops:
             if op not in OPS:
-                raise ValueError(f"ops: '{op}' is no operation{did_you_mean(op, OPS)}")
+                raise ValueError(f"ops: '{op}' is not an operation{did_you_mean(op, OPS)}")
         if len(set(self.ops)) < len(self.ops):
             raise ValueError("ops: an operation is named twice; name each once")
         if set(self.ops) <= WITHOUT_STRENGTH:
             raise ValueError(
-                f"ops: {','.join(self.ops)} may make the same view twice; name another operation too"
+                f"ops: {','.join(self.ops)} may make the same view twice; name another operation "
+                "too"
             )
         if self.ops_per_view > len(self.ops):
             raise ValueError(
-                f"ops_per_view: is {self.ops_per_view}, and task.ops names {len(self.ops)}; use fewer"
+                f"ops_per_view: is {self.ops_per_view}, and task.ops names {len(self.ops)}; use "
+                "fewer"
             )
-        if self.planes == "none" and "rotate" in self.ops:
-            raise ValueError(
-                "planes: none leaves rotate without a plane; leave rotate out of task.ops"
-            )
-        # `configure` itself takes rotate out where no plane is left
-        for name, op in (("angle", "rotate"), ("planes", "rotate"), ("smallest_crop", "crop")):
-            if (
-                op not in self.ops
-                and self.planes != "none"
-                and getattr(self, name) != getattr(SimCLR, name)
-            ):
+        # `configure` takes rotate out where no plane is left, and then writes planes as none
+        if self.planes == "none":
+            if "rotate" in self.ops:
                 raise ValueError(
-                    f"{name}: goes with {op}, which task.ops lacks; leave it out, or name {op} there"
+                    "planes: none leaves rotate without a plane; leave rotate out of task.ops"
+                )
+        else:
+            self._refuse_settings_of_missing_ops()
+
+    def _refuse_settings_of_missing_ops(self) -> None:
+        op_of = {"angle": "rotate", "planes": "rotate", "smallest_crop": "crop"}
+        for setting, op in op_of.items():
+            default = getattr(SimCLR, setting)
+            if op not in self.ops and getattr(self, setting) != default:
+                raise ValueError(
+                    f"{setting}: goes with {op}, which task.ops lacks; leave it out, or name {op} "
+                    "there"
                 )
 
     def configure(self, crop: Sequence[int], *spacings_mm: Sequence[float]) -> SimCLR:
         """Settle the planes: rotating between axes of different spacing would shear the anatomy."""
-        by = 8 * self.grid
-        if any(edge % by for edge in crop):
-            nearest = ",".join(str(max(1, edge // by) * by) for edge in crop)
+        # the smallest encoder halves a tile once, and a map has at least 4 voxels
+        multiple = 8 * self.grid
+        if any(edge % multiple for edge in crop):
+            nearest = ",".join(str(max(1, edge // multiple) * multiple) for edge in crop)
             raise UsageError(
-                f"task.grid: {self.grid} leaves tiles of a crop of {' x '.join(map(str, crop))} voxels that are no "
-                f"multiple of 8; use --crop {nearest}"
+                f"task.grid: {self.grid} leaves tiles of a crop of {' x '.join(map(str, crop))} "
+                f"voxels that are no multiple of 8; use --crop {nearest}"
             )
         if self.planes != "auto" or "rotate" not in self.ops:
             read_planes(self.planes.replace("auto", "all"), len(crop))
@@ -109,12 +118,14 @@ class SimCLR(PretextTask):
         try:
             return resolve(SimCLR, {**as_dict(self), "planes": "none", "ops": ops}, prefix="task.")
         except UsageError as error:
-            why = "rotate was left out of task.ops, since no two axes are equally spaced in every scan"
-            raise UsageError(f"{error} ({why})") from None
+            raise UsageError(
+                f"{error} (rotate was left out of task.ops, since no two axes are equally spaced "
+                "in every scan)"
+            ) from None
 
     @property
     def min_batch(self) -> int:
-        """One image will do where it has tiles to tell apart."""
+        """Two images; one where its tiles are compared."""
         return 2 if self.grid == 1 or self.mask_same_scan else 1
 
     def input_size(self, crop: Sequence[int]) -> tuple[int, ...]:
@@ -123,129 +134,139 @@ class SimCLR(PretextTask):
 
     @property
     def needs_distinct_scans(self) -> bool:
-        """Where a scan's own patches are masked."""
+        """Where patches of the same scan are masked."""
         return self.mask_same_scan
 
-    def head(self, encoder: Encoder) -> nn.Module:  # noqa: D102
+    def head(self, encoder: Encoder) -> nn.Module:
+        """A projection of two layers, as in the paper."""
         return nn.Sequential(nn.Linear(encoder.width, 512), nn.ReLU(), nn.Linear(512, 128))
 
     def make_batch(self, images: Tensor, rng: torch.Generator, scan: Tensor | None = None) -> Batch:
-        """Two views of each sample.
+        """Two views of each sample: an image, or a tile of one.
 
         Returns:
-            `views` (2N, channel, *space), rows `i` and `i + N` of one sample, and `scan` (2N,), the scan each is from.
+            `views` (2N, channel, *space), rows `i` and `i + N` of one sample, and `scan` (2N,), the
+            scan each is from.
         """
         self.check_batch(len(images))
         samples = split_into_tiles(images, self.grid).flatten(0, 1) if self.grid > 1 else images
-        chosen = self._choose(len(samples), rng)
-        scan = torch.arange(len(images), device=images.device) if scan is None else scan
+        chosen = self._choose_ops(len(samples), rng)
+        if scan is None:
+            scan = torch.arange(len(images), device=images.device)
         scan = scan.repeat_interleave(len(samples) // len(images)).repeat(2)
         return {"views": self._views(torch.cat([samples, samples]), chosen, rng), "scan": scan}
 
     def loss(self, encoder: Encoder, head: nn.Module, batch: Batch) -> Outcome:
-        """NT-Xent; accuracy of retrieving the partner, alignment, uniformity (Wang and Isola 2020) and spread."""
+        """NT-Xent; accuracy of retrieving the partner, alignment, uniformity and spread.
+
+        The last three show a collapse of the embeddings (Wang and Isola 2020).
+        """
         embedded = head(encoder.embed(batch["views"])).float()
-        found = nt_xent(embedded, self.temperature, batch["scan"] if self.mask_same_scan else None)
+        retrieval = nt_xent(
+            embedded, self.temperature, batch["scan"] if self.mask_same_scan else None
+        )
         with torch.no_grad():
             unit = F.normalize(embedded, dim=1)
             metrics = {
-                "accuracy": found.accuracy,
-                "chance": found.chance,
+                "accuracy": retrieval.accuracy,
+                "chance": retrieval.chance,
                 "alignment": alignment(*embedded.chunk(2)),
                 "uniformity": uniformity(embedded),
+                # 1 where the embeddings are spread evenly over the sphere
                 "embedding_std": unit.std(0).mean() * math.sqrt(unit.shape[1]),
             }
-        return Outcome(found.loss, metrics)
+        return Outcome(retrieval.loss, metrics)
 
     def preview_panels(self, images: Tensor, batch: Batch) -> list[list[Panel]]:
         """Each image, then the two views of its first sample."""
         first, second = batch["views"].chunk(2)
         per_image = len(first) // len(images)
         return [
-            [
-                Panel("scan", image),
-                Panel("view 1", first[i * per_image]),
-                Panel("view 2", second[i * per_image]),
-            ]
-            for i, image in enumerate(images)
+            [Panel("scan", image), Panel("view 1", view_1), Panel("view 2", view_2)]
+            for image, view_1, view_2 in zip(
+                images, first[::per_image], second[::per_image], strict=True
+            )
         ]
 
-    def _choose(self, count: int, rng: torch.Generator) -> Tensor:
-        """(2 * count, ops) booleans: each view's operations; never such that both views of a sample are the same."""
+    def _choose_ops(self, count: int, rng: torch.Generator) -> Tensor:
+        """(2 * count, ops) booleans: each view's operations, so that no two views are identical."""
         order = torch.rand(2 * count, len(self.ops), generator=rng)
-        chosen = _lowest(order, self.ops_per_view)
-        varied = torch.tensor([op not in WITHOUT_STRENGTH for op in self.ops])
-        same = (chosen[:count] == chosen[count:]).all(1) & ~(chosen[:count] & varied).any(1)
+        chosen = _smallest(order, self.ops_per_view)
+        has_strength = torch.tensor([op not in WITHOUT_STRENGTH for op in self.ops])
+        same_ops = (chosen[:count] == chosen[count:]).all(1)
+        identical = same_ops & ~(chosen[:count] & has_strength).any(1)
         # the second view then takes an operation that has a strength
-        order[count:] -= (same[:, None] & varied).float()
-        return _lowest(order, self.ops_per_view)
+        order[count:] -= (identical[:, None] & has_strength).float()
+        return _smallest(order, self.ops_per_view)
 
     def _views(self, x: Tensor, chosen: Tensor, rng: torch.Generator) -> Tensor:
-        """Apply the chosen operations: the geometric ones in one resampling, then blur, Sobel, colour, noise."""
+        """Apply the chosen operations, the geometric ones in one resampling."""
 
         def uniform(low: float, high: float) -> Tensor:
             return torch.empty(len(x)).uniform_(low, high, generator=rng)
 
+        # every strength is drawn for every view, so that a view's choice moves no later draw
         matrices, shifts = self._geometry(x, chosen, rng)
+        shift = uniform(-0.3, 0.3)
+        factor = uniform(0.6, 1.4)
+        sigma_blur = uniform(0.3, 1.0)
+        sigma_noise = uniform(0.02, 0.2)
+
         moved = self._rows(chosen, "rotate", "flip", "crop")
-        x = _on_rows(x, moved, lambda part: resample(part, matrices[moved], shifts[moved]))
-        shift, factor = uniform(-0.3, 0.3), uniform(0.6, 1.4)
-        sigma_blur, sigma_noise = uniform(0.3, 1.0), uniform(0.02, 0.2)
-        colour, blurred, edges, noisy = (
-            self._rows(chosen, op) for op in ("colour", "blur", "sobel", "noise")
-        )
-        x = _on_rows(x, blurred, lambda part: intensity.blur(part, sigma_blur[blurred]))
-        # before colour, which its standardising would take back
-        x = _on_rows(x, edges, intensity.sobel_magnitude)
-        x = _on_rows(
-            x,
-            colour,
-            lambda part: intensity.shift_brightness(
-                intensity.scale_contrast(part, factor[colour]), shift[colour]
-            ),
-        )
-        return _on_rows(x, noisy, lambda part: intensity.add_noise(part, sigma_noise[noisy], rng))
+        x = _on_rows(x, moved, lambda views: resample(views, matrices[moved], shifts[moved]))
+        blurred = self._rows(chosen, "blur")
+        x = _on_rows(x, blurred, lambda views: intensity.blur(views, sigma_blur[blurred]))
+        # Sobel standardises, so it comes before colour
+        x = _on_rows(x, self._rows(chosen, "sobel"), intensity.sobel_magnitude)
+        coloured = self._rows(chosen, "colour")
+
+        def recolour(views: Tensor) -> Tensor:
+            views = intensity.scale_contrast(views, factor[coloured])
+            return intensity.shift_brightness(views, shift[coloured])
+
+        x = _on_rows(x, coloured, recolour)
+        noisy = self._rows(chosen, "noise")
+        return _on_rows(x, noisy, lambda views: intensity.add_noise(views, sigma_noise[noisy], rng))
 
     def _geometry(self, x: Tensor, chosen: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-        """One affine map per view: flips, rotation about some axes, and a smaller crop blown up to the whole."""
+        """One affine map per view: flips, rotation about some axes, and a smaller crop enlarged."""
+        count = len(x)
         d = x.ndim - 2
         planes = read_planes(self.planes.replace("auto", "all"), d)
-        degrees = torch.empty(len(x), len(planes)).uniform_(-self.angle, self.angle, generator=rng)
-        turned = _one_or_more(len(x), len(planes), rng) & self._column(chosen, "rotate")
-        flipped = _one_or_more(len(x), d, rng) & self._column(chosen, "flip")
-        scale = torch.empty(len(x), 1).uniform_(self.smallest_crop, 1.0, generator=rng)
+        # the order of the draws is part of a run's seed
+        degrees = torch.empty(count, len(planes)).uniform_(-self.angle, self.angle, generator=rng)
+        rotated = _one_or_more(count, len(planes), rng) & self._column(chosen, "rotate")
+        flips = _one_or_more(count, d, rng) & self._column(chosen, "flip")
+        scale = torch.empty(count, 1).uniform_(self.smallest_crop, 1.0, generator=rng)
         scale = torch.where(self._column(chosen, "crop"), scale, torch.ones(1))
-        place = 2 * torch.rand(len(x), d, generator=rng) - 1
-        return view_maps(
-            x.shape[2:], torch.deg2rad(degrees * turned), planes, flipped, scale, place
-        )
+        position = 2 * torch.rand(count, d, generator=rng) - 1
+        angles = torch.deg2rad(degrees * rotated)
+        return view_maps(x.shape[2:], angles, planes, flips, scale, position)
 
     def _column(self, chosen: Tensor, op: str) -> Tensor:
         """(views, 1) booleans: has the view this operation?"""
-        return (
-            chosen[:, [self.ops.index(op)]]
-            if op in self.ops
-            else torch.zeros(len(chosen), 1, dtype=torch.bool)
-        )
+        if op not in self.ops:
+            return torch.zeros(len(chosen), 1, dtype=torch.bool)
+        return chosen[:, [self.ops.index(op)]]
 
     def _rows(self, chosen: Tensor, *ops: str) -> Tensor:
         """The numbers of the views that have any of these operations."""
-        return (
-            torch.stack([self._column(chosen, op)[:, 0] for op in ops]).any(0).nonzero().flatten()
-        )
+        columns = torch.cat([self._column(chosen, op) for op in ops], 1)
+        return columns.any(1).nonzero().flatten()
 
 
-def _lowest(order: Tensor, count: int) -> Tensor:
+def _smallest(order: Tensor, count: int) -> Tensor:
     """True at the `count` smallest values of each row."""
-    return torch.zeros_like(order, dtype=torch.bool).scatter(
-        1, order.topk(count, 1, largest=False).indices, True
-    )
+    indices = order.topk(count, 1, largest=False).indices
+    return torch.zeros_like(order, dtype=torch.bool).scatter(1, indices, True)
 
 
-def _one_or_more(rows: int, of: int, rng: torch.Generator) -> Tensor:
-    """(rows, of) booleans: one drawn at random in each row, and each other half of the time."""
-    some = torch.rand(rows, of, generator=rng) < 0.5
-    return some.scatter(1, torch.randint(of, (rows, 1), generator=rng), True) if of else some
+def _one_or_more(rows: int, columns: int, rng: torch.Generator) -> Tensor:
+    """(rows, columns) booleans: one drawn at random in each row, the others half of the time."""
+    chosen = torch.rand(rows, columns, generator=rng) < 0.5
+    if not columns:
+        return chosen
+    return chosen.scatter(1, torch.randint(columns, (rows, 1), generator=rng), True)
 
 
 def _on_rows(x: Tensor, rows: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:

@@ -119,5 +119,5 @@ class ClassificationObjective(Objective):
         self.network.encoder.train(not is_frozen)
         with torch.set_grad_enabled(not is_frozen):
             embedding = self.network.encoder.embed(image)
-        logits = self.network.answer(embedding)
+        logits = self.network.classify(embedding)
         return Outcome(self.network.loss(logits, batch["answer"]), {})

@@ -29,6 +29,6 @@ def run_class_passes(
             filler = [numbers[-1]] * (batch_size - len(numbers))
             masks.begin(numbers + filler)
             embedding = network.encoder.embed(batch) if drops_in_encoder else batch
-            logits = network.answer(embedding)
+            logits = network.classify(embedding)
             probabilities.append(network.probabilities(logits)[: len(numbers)])
     return torch.cat(probabilities)

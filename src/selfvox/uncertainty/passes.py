@@ -98,7 +98,7 @@ class SubNetworks:
         self.masks.begin(passes)
         many = [each.expand(len(passes), *each.shape[1:]) for each in shared]
         if self._parts is not None:
-            return self.network.resized(self._parts[1](*many), size)
+            return self.network.resize_logits(self._parts[1](*many), size)
         return self.network.decode(
             self.network.encoder(many[0]) if self.dropout.encoder > 0 else many, size
         )
