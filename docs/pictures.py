@@ -19,6 +19,8 @@ from selfvox.data import phantom
 
 IMAGES = Path(__file__).resolve().parent / "images"
 SHADES = 96  # small files
+WHITE = 250  # a grey value that is background
+LINE_HEIGHT = 40  # pixels; anything higher is an image
 
 
 def draw_tasks() -> None:
@@ -40,6 +42,7 @@ def draw_tasks() -> None:
                 # exemplar shows another scan too
                 count = 2 if spatial_dims == 2 or name == "exemplar" else 1
                 selfvox.preview(source, task=name, count=count, out=out)
+                _without_title(Image.open(out)).save(out)
                 _save_small(out, out, grey=True)
 
 
@@ -83,6 +86,16 @@ def draw_tutorial() -> None:
         }
         for name, path in pictures.items():
             _save_small(path, IMAGES / f"tutorial-{name}.png", grey=name == "preview")
+
+
+def _without_title(picture: Image.Image) -> Image.Image:
+    """Cut the title off a preview: everything above the captions of the first row of images."""
+    filled = (np.asarray(picture.convert("L")) < WHITE).any(axis=1)
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], filled, [False]]).astype(int)))
+    bands = edges.reshape(-1, 2)  # first and one past last row of each line of text or images
+    first_images = next(i for i, (top, bottom) in enumerate(bands) if bottom - top > LINE_HEIGHT)
+    top_of_captions = int(bands[max(0, first_images - 1)][0])
+    return picture.crop((0, max(0, top_of_captions - 4), picture.width, picture.height))
 
 
 def _save_small(source: Path, target: Path, grey: bool) -> None:
