@@ -1,3 +1,5 @@
+"""A plan is read as a whole, refused with the place of its mistake, and turned into cells."""
+
 import dataclasses
 import re
 import sys
@@ -117,6 +119,20 @@ def test_a_plan_that_cannot_be_is_refused_with_its_place(changes, said, write_pl
     path = write_plan(**changes)
     with pytest.raises(UsageError, match=f"plan.yaml: .*{said}"):
         read_plan.read_plan(str(path))
+
+
+def test_everything_that_is_missing_is_named_at_once(tmp_path):
+    (tmp_path / "plan.yaml").write_text("labels: [1]\n")
+    with pytest.raises(UsageError) as refused:
+        read_plan.read_plan(str(tmp_path / "plan.yaml"))
+    for name in ("data", "methods", "validation"):
+        assert f"{name} (" in str(refused.value)
+
+
+def test_a_misspelt_setting_is_named_before_what_is_missing(tmp_path):
+    (tmp_path / "plan.yaml").write_text("validaton: 3\n")
+    with pytest.raises(UsageError, match="did you mean 'validation'"):
+        read_plan.read_plan(str(tmp_path / "plan.yaml"))
 
 
 def test_a_name_that_is_no_plan_is_refused(tmp_path):
@@ -298,21 +314,28 @@ def test_a_method_without_anything_of_its_own_is_scratch(write_plan):
 
 
 def test_methods_of_one_pre_training_share_it(write_plan):
-    plan = read_plan.read_plan(
-        str(
-            write_plan(
-                methods={
-                    **rotation(),
-                    "frozen": rotation(finetune={"freeze": "always"})["rotation"],
-                }
-            )
-        )
-    )
-    assert (
-        design.pretrain_folder(plan, method_of(plan, "frozen"), 1, None)
-        == design.pretrain_folder(plan, method_of(plan, "rotation"), 1, None)
-        == Path("pretrain/rotation-seed-1")
-    )
+    frozen = rotation(finetune={"freeze": "always"})["rotation"]
+    plan = read_plan.read_plan(str(write_plan(methods={**rotation(), "frozen": frozen})))
+    folders = {design.pretrain_folder(plan, method, 1, None) for method in plan.resolved_methods}
+    assert folders == {Path("pretrain/rotation-seed-1")}
+
+
+def test_methods_of_the_same_scans_share_their_store(write_plan):
+    methods = {
+        "a": {"pretrain": {"task": "rotation", "scans": "other"}},
+        "b": {"pretrain": {"task": "simclr", "scans": "other"}},
+        "c": {"pretrain": {"task": "simclr", "scans": "third"}},
+        "d": {"pretrain": {"task": "simclr"}},
+    }
+    plan = read_plan.read_plan(str(write_plan(methods=methods)))
+    stores = {method.name: method.scans_as for method in plan.resolved_methods}
+    assert stores == {"a": "a", "b": "a", "c": "c", "d": None}
+
+
+def test_a_method_is_resolved_once(write_plan):
+    plan = read_plan.read_plan(str(write_plan()))
+    assert plan.resolved_methods is plan.resolved_methods
+    assert plan.trained_methods[0] is plan.resolved_methods[0]
 
 
 def test_cells_are_methods_by_labels_by_seeds(write_plan):
@@ -329,6 +352,35 @@ def test_cells_are_methods_by_labels_by_seeds(write_plan):
         1,
         1,
     ]
+
+
+def test_cells_come_seed_by_seed_so_that_a_stopped_study_can_compare(write_plan):
+    plan, _, facts = arms(write_plan())
+    order = [(cell.seed, cell.labels, cell.arm.name) for cell in design.list_cells(plan, facts)]
+    names = ["scratch", "rotation", "simclr"]
+    assert order == [(seed, labels, name) for seed in (0, 1) for labels in (1, 3) for name in names]
+
+
+@pytest.mark.parametrize(("scans", "times"), [(None, 2 * 4), ("other", 2)])
+def test_a_pre_training_on_other_scans_serves_all_folds(scans, times, write_plan):
+    pretrain = {"task": "rotation"} | ({"scans": scans} if scans else {})
+    plan, _, facts = arms(
+        write_plan(methods={"a": {"pretrain": pretrain}}, test=None, folds=4, pretrain_seeds=[0, 1])
+    )
+    cells = [cell for cell in design.list_cells(plan, facts) if cell.pretrain_seed is not None]
+    folders = {
+        design.pretrain_folder(plan, cell.arm.method, cell.pretrain_seed, cell.fold)
+        for cell in cells
+    }
+    assert len(folders) == times
+    assert cost._pretrainings(plan, cells[0].arm) == times
+    assert cost._pretrainings(plan, design.list_arms(plan, facts)[0]) == 0  # from scratch
+
+
+def test_the_cost_of_a_pre_training_is_rounded_up_to_whole_steps(write_plan):
+    facts = dataclasses.replace(FACTS, pretrain_steps=1, pretrain_step_flop=101.0)
+    _, found, _ = arms(write_plan(equal_compute=True, methods=rotation()), rotation=facts)
+    assert found["scratch equal compute"].extra_steps == 2
 
 
 def test_the_twin_at_equal_compute_takes_the_steps_that_pre_training_cost(write_plan):
