@@ -10,14 +10,16 @@ import pytest
 import torch
 
 import selfvox
+from selfvox.commands.pretrain import pretrain
 from selfvox.data import phantom
 from selfvox.data.preparation.split import read_split
 from selfvox.errors import DataError, UsageError
-from selfvox.models.build import build_encoder
+from selfvox.models.build import build_encoder, plan_encoder
 from selfvox.runs.atomic_files import sha256
 from selfvox.runs.run_folder import read_metrics
 from selfvox.runs.weights import load_part, load_strictly
 from selfvox.tasks.exemplar import Exemplar
+from selfvox.tasks.rotation import Rotation
 from selfvox.training import pretext_objective, segmentation
 
 
@@ -300,3 +302,25 @@ def test_the_seed_decides_on_the_weights_and_on_the_crops(
     for name in ("weights", "images"):
         assert torch.equal(zero[name], again[name])
         assert not torch.equal(zero[name], one[name])
+
+
+def test_a_task_and_an_encoder_may_be_python_objects(shapes_store, tmp_path, small):
+    """The encoder starts from its own weights, and its card notes the classes alone."""
+    settings = selfvox.pretrain.settings(
+        scans=shapes_store, out=tmp_path / "run", steps=1, batch=2, seed=5, learning_rate=1e-9,
+        crop=small["crop"], device="cpu", precision="fp32",
+    )  # fmt: skip
+    encoder = build_encoder(plan_encoder({"channels": (4, 8)}, small["crop"], (1, 1, 1)), 3, 1)
+    before = {name: tensor.clone() for name, tensor in encoder.named_parameters()}
+    run = pretrain(settings, task=Rotation(versions=2), encoder=encoder)
+    tensors, card = load_part(run / "encoder", "encoder")
+    assert (card["task"]["name"], card["task"]["versions"]) == ("rotation", 2)
+    assert card["network"] == {"name": "selfvox.models.unet:UNetEncoder"}
+    for name, tensor in before.items():
+        torch.testing.assert_close(tensors[name], tensor, atol=1e-6, rtol=1e-4)
+
+
+def test_a_run_is_no_folder_of_scans(run, tmp_path):
+    with pytest.raises(DataError, match="is a run of `selfvox pretrain`, not scans"):
+        selfvox.pretrain(run, out=tmp_path / "run", task="rotation")
+    assert not (tmp_path / "run").exists()

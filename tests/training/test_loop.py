@@ -131,7 +131,7 @@ def test_a_loss_that_stays_not_finite_ends_the_run_without_a_bad_weight(
     shapes_store, tmp_path, small, monkeypatch
 ):
     poison(monkeypatch, set(range(5, 100)))
-    with pytest.raises(NumericalError, match="lower --learning-rate") as error:
+    with pytest.raises(NumericalError, match="lower `learning_rate`") as error:
         selfvox.pretrain(
             shapes_store,
             out=tmp_path / "run",

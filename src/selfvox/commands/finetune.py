@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from selfvox.data.preparation.build_store import count_channels, open_or_build_store
 from selfvox.data.preparation.leakage import find_leaks, seen_scans
@@ -30,8 +31,13 @@ from selfvox.training.schedule import TrainingPlan, count_steps
 from selfvox.training.segmentation import Segmentation
 
 
-def finetune(settings: Finetune) -> Path:
+def finetune(settings: Finetune, *, encoder: nn.Module | None = None) -> Path:
     """Fine-tune an encoder with a few labels to segment, or with grades to classify.
+
+    Args:
+        settings: of the verb.
+        encoder: a module from Python, instead of the setting; it starts from the weights that it
+            has.
 
     Returns:
         The run's folder; its `network/` is what `predict` loads.
@@ -40,7 +46,7 @@ def finetune(settings: Finetune) -> Path:
         SelfvoxError: an invalid setting, scan, resource or number, or weights that do not fit; says
             what to do.
     """
-    pretrained = read_pretrained(settings.encoder)
+    pretrained = None if encoder is not None else read_pretrained(settings.encoder)
     check_request(settings, pretrained)
     fabric = make_fabric(settings.device, 1, settings.precision)
     with open_run(settings.out, settings, resume=settings.resume) as run:
@@ -52,7 +58,14 @@ def finetune(settings: Finetune) -> Path:
         validation = cases_of(store, task, split.validation)
         plan = _training_plan(settings, len(training))
         torch.manual_seed(settings.seed)
-        built = build_network(settings, store, training, task, pretrained, plan.steps)
+        built = build_network(
+            settings,
+            store,
+            training,
+            task,
+            encoder if pretrained is None else pretrained,
+            plan.steps,
+        )
         seen_before = pretrained.card["seen"] if pretrained else None
         card = {
             **built.card,

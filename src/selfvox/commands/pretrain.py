@@ -10,19 +10,23 @@ from pathlib import Path
 
 import torch
 from lightning_fabric import Fabric
+from torch import nn
 
 from selfvox.data.preparation.build_store import open_or_build_store
 from selfvox.data.preparation.store import Store, is_store, open_store
+from selfvox.data.sampling.crop_size import DIVISOR, check_edges
 from selfvox.data.sampling.crops import Crops
 from selfvox.errors import DataError, Stopped
 from selfvox.models.build import check_network
 from selfvox.models.encoder import Encoder
+from selfvox.pretext import PretextTask
 from selfvox.runs.device import make_fabric
 from selfvox.runs.progress import echo, silence
 from selfvox.runs.run_folder import Run, open_run
 from selfvox.runs.weights import save_part
 from selfvox.settings.verbs import Pretrain
 from selfvox.tasks import task_from_setting, task_to_setting
+from selfvox.training.folder_kind import check_scans
 from selfvox.training.learning_curve import draw_curve
 from selfvox.training.loop import Hooks, train
 from selfvox.training.monitor import TrainingMonitor, overlapping_views
@@ -31,8 +35,16 @@ from selfvox.training.pretrain_plan import PretrainPlan, pretrain_plan
 from selfvox.training.probe import probe, split_probe_cases
 
 
-def pretrain(settings: Pretrain) -> Path:
+def pretrain(
+    settings: Pretrain, *, task: PretextTask | None = None, encoder: nn.Module | None = None
+) -> Path:
     """Pre-train an encoder on scans without labels.
+
+    Args:
+        settings: of the verb.
+        task: a task from Python, instead of the setting.
+        encoder: a module from Python, instead of the setting `network`; it is trained from the
+            weights that it has.
 
     Returns:
         The run's folder; its `encoder/` is what other verbs load.
@@ -40,7 +52,7 @@ def pretrain(settings: Pretrain) -> Path:
     Raises:
         SelfvoxError: an invalid setting, scan, resource or number; says what to do.
     """
-    check_settings(settings)
+    check_settings(settings, task)
     fabric = make_fabric(settings.device, settings.devices, settings.precision)
     is_main = fabric.is_global_zero  # the first of several processes writes and prints
     if not is_main:
@@ -48,19 +60,19 @@ def pretrain(settings: Pretrain) -> Path:
         fabric.launch()  # waits for the first process, which joins when the scans are prepared
     with open_run(settings.out, settings, resume=settings.resume, main=is_main) as run:
         store = _open_store(settings, fabric)
-        plan = pretrain_plan(settings, store, fabric.world_size)
+        plan = pretrain_plan(settings, store, fabric.world_size, task=task, encoder=encoder)
         plan.check_distinct_scans()
         torch.manual_seed(settings.seed)
-        encoder = plan.build_encoder()
-        objective = PretextObjective(encoder, plan.task)
+        network = plan.build_encoder(encoder)
+        objective = PretextObjective(network, plan.task)
         if settings.compile:
-            encoder.compile()
+            network.compile()
         hooks = Hooks()
         if is_main:
-            plan.describe(encoder)
-            _record(run, plan, encoder)
+            plan.describe(network)
+            _record(run, plan, network)
             fabric.to_device(objective)
-            hooks = _monitor(run, fabric, plan, encoder)
+            hooks = _monitor(run, fabric, plan, network)
         data = Crops(store, plan.cases, plan.crop, settings.seed, axis=plan.slice_axis)
         title = f"pretrain {task_to_setting(plan.task)['name']}"
         try:
@@ -70,25 +82,35 @@ def pretrain(settings: Pretrain) -> Path:
                 raise
             return settings.out  # the first process reports it
         if is_main:
-            save_part(run.path / "encoder", "encoder", encoder, plan.card(encoder))
+            save_part(run.path / "encoder", "encoder", network, plan.card(network))
             draw_curve(run.path, run.path / "curve.png")
             _suggest_next(settings, run.path)
     return settings.out
 
 
-def check_settings(settings: Pretrain) -> None:
+def check_settings(settings: Pretrain, task: PretextTask | None = None) -> None:
     """Refuse what is misspelt, missing or too small before any scan is prepared.
 
     Raises:
         UsageError: an unknown task, option or network, or a batch that is too small for the task.
         DataError: the probe's scans are missing.
     """
-    task_from_setting(settings.task, settings.weights).check_batch(settings.batch)
+    task = task or task_from_setting(settings.task, settings.weights)
+    task.check_batch(settings.batch)
     check_network(settings.network)
+    check_scans(settings.scans)
+    _check_crop(settings)
     if settings.probe is not None and not settings.probe.exists():
         raise DataError(
             f"{settings.probe}: no such file or folder to probe with; is the path right?"
         )
+
+
+def _check_crop(settings: Pretrain) -> None:
+    """Refuse edges that no crop has, where the number of axes is known."""
+    if settings.crop is not None:
+        is_2d = settings.slices is not None or len(settings.crop) == 2
+        check_edges(settings.crop, (DIVISOR,) * (2 if is_2d else 3))
 
 
 def _open_store(settings: Pretrain, fabric: Fabric) -> Store:

@@ -12,7 +12,7 @@ from selfvox.data.preparation.build_store import open_or_build_store
 from selfvox.data.preparation.store import StoredCase, is_store
 from selfvox.data.sampling.crops import Crops
 from selfvox.errors import UsageError
-from selfvox.pretext import Panel
+from selfvox.pretext import Panel, PretextTask
 from selfvox.report.figures import draw_preview
 from selfvox.runs.progress import echo
 from selfvox.settings.verbs import PreparationSettings, Pretrain, Preview
@@ -21,12 +21,16 @@ from selfvox.training.batches import batch_generator
 from selfvox.training.pretrain_plan import PretrainPlan, pretrain_plan
 
 
-def preview(settings: Preview) -> Path:
+def preview(settings: Preview, *, task: PretextTask | None = None) -> Path:
     """Draw what `pretrain` would show the network of some scans.
 
     Of a store, all scans that are not for testing decide on the crop and on whether their spacings
     suit the task. Of other scans only as many are prepared as are drawn, or two: with all of them,
     `pretrain` may decide otherwise.
+
+    Args:
+        settings: of the verb.
+        task: a task from Python, instead of the setting.
 
     Returns:
         The picture's path.
@@ -36,13 +40,14 @@ def preview(settings: Preview) -> Path:
     """
     if settings.out.suffix.lower() != ".png" or settings.out.is_dir():
         raise UsageError(f"{settings.out}: is not the name of a picture; end it in .png")
-    task_from_setting(settings.task)  # refused before any scan is prepared
+    if task is None:
+        task = task_from_setting(settings.task)  # refused before any scan is prepared
     prepared = max(2, settings.count)  # tasks that compare scans need two
     with tempfile.TemporaryDirectory() as folder:
         store = open_or_build_store(
             settings.scans, Path(folder) / "store", settings, first=prepared
         )
-        plan = pretrain_plan(_pretrain_settings(settings), store)
+        plan = pretrain_plan(_pretrain_settings(settings), store, task=task)
         if is_store(settings.scans) or len(plan.cases) < prepared:
             plan.check_distinct_scans()
         else:

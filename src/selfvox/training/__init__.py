@@ -1,1 +1,1 @@
-"""Training: one optimisation loop, and the two verbs that use it."""
+"""Training: one optimisation loop, and what pre-training and fine-tuning do around it."""

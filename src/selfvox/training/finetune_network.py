@@ -37,7 +37,7 @@ def build_network(
     store: Store,
     training: Sequence[StoredCase],
     task: DownstreamTask,
-    pretrained: Pretrained | None,
+    pretrained: Pretrained | nn.Module | None,
     steps: int,
 ) -> FinetuneNetwork:
     """Build the network, load the encoder if there is one, and print what was done.
@@ -49,7 +49,7 @@ def build_network(
         store: the prepared scans.
         training: the cases that train.
         task: decides on the layers after the encoder.
-        pretrained: the encoder's weights; None: from scratch.
+        pretrained: the encoder on disk, or a module, used as it is; None: from scratch.
         steps: of the run.
 
     Raises:
@@ -59,15 +59,16 @@ def build_network(
     """
     cases = in_plane_cases(training, slice_axis(settings.slices, training))
     channels = len(store.recipe.channel_names)
-    if pretrained is None:
-        encoder, spec = _new_encoder(settings, cases, channels)
-        report = "from scratch"
-        frozen_steps = steps if settings.freeze == "always" else 0
-    else:
+    if isinstance(pretrained, Pretrained):
         spec = pretrained.card["network"]
         encoder, report = _load_encoder(settings, cases, channels, pretrained)
-        share = {"never": 0.0, "always": 1.0, "warmup": settings.warmup}[settings.freeze]
-        frozen_steps = round(share * steps)
+    else:
+        encoder, spec = _new_encoder(settings, cases, channels, pretrained)
+        report = "from scratch" if pretrained is None else "passed as a module"
+    # random weights have nothing that a warm-up could save
+    warmup = 0.0 if pretrained is None else settings.warmup
+    share = {"never": 0.0, "always": 1.0, "warmup": warmup}[settings.freeze]
+    frozen_steps = round(share * steps)
     network = task.network(encoder, spec)
     new_values = _count_values(network) - _count_values(encoder)
     echo(f"encoder: {report}; after it {new_values / 1e6:.2f} M random values")
@@ -93,15 +94,13 @@ def build_network(
 
 
 def _new_encoder(
-    settings: Finetune, cases: Sequence[StoredCase], channels: int
+    settings: Finetune, cases: Sequence[StoredCase], channels: int, module: nn.Module | None
 ) -> tuple[Encoder, dict[str, Any]]:
-    """An encoder from scratch, and what it is built from."""
+    """An encoder from scratch, or a module as it is, and what it is built from."""
     crop = choose_crop(settings.crop, cases)
-    spec = plan_encoder(settings.network, crop, median_spacing(cases))
-    network: Any = settings.network
-    if not isinstance(network, nn.Module):  # which was passed from Python, with its weights
-        network = spec
-    return build_encoder(network, len(crop), channels), spec
+    network = settings.network if module is None else module
+    spec = plan_encoder(network, crop, median_spacing(cases))
+    return build_encoder(spec if module is None else module, len(crop), channels), spec
 
 
 def _load_encoder(
@@ -136,8 +135,6 @@ def _check_same_network(settings: Finetune, spec: dict[str, Any], d: int) -> Non
     Raises:
         UsageError: the first setting that differs.
     """
-    if isinstance(settings.network, nn.Module):
-        raise UsageError("network: the encoder has one already; leave the network out")
     requested = network_settings(settings.network, d)
     if requested == {"name": "plain"}:  # the default
         return

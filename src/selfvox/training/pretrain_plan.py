@@ -48,17 +48,19 @@ class PretrainPlan:
     network: dict[str, Any]  # what the encoder is built from
     training: TrainingPlan
 
-    def build_encoder(self) -> Encoder:
+    def build_encoder(self, module: nn.Module | None = None) -> Encoder:
         """The encoder; new weights are drawn from torch's global generator.
+
+        Args:
+            module: an encoder, used as it is with the weights that it has.
 
         Raises:
             UsageError: the network does not take crops of this size.
         """
         channels = len(self.store.recipe.channel_names)
-        network: Any = self.settings.network
-        if not isinstance(network, nn.Module):  # which was passed from Python, with its weights
-            network = self.network
-        encoder = build_encoder(network, len(self.crop), channels)
+        encoder = build_encoder(
+            self.network if module is None else module, len(self.crop), channels
+        )
         shows_whole_crops = isinstance(self.task, Joint) or self.settings.probe
         if self.network["name"] == "residual" and shows_whole_crops:
             # its skip connections need maps that halve evenly
@@ -140,13 +142,22 @@ class PretrainPlan:
         )
 
 
-def pretrain_plan(settings: Pretrain, store: Store, devices: int = 1) -> PretrainPlan:
+def pretrain_plan(
+    settings: Pretrain,
+    store: Store,
+    devices: int = 1,
+    *,
+    task: PretextTask | None = None,
+    encoder: nn.Module | None = None,
+) -> PretrainPlan:
     """Plan a pre-training on the scans of a store that are not for testing.
 
     Args:
         settings: of the verb.
         store: the prepared scans.
         devices: how many train together.
+        task: instead of the setting.
+        encoder: a module instead of the setting `network`; only its class is noted.
 
     Raises:
         UsageError: a crop, task or network that is unknown or does not suit the scans.
@@ -154,7 +165,7 @@ def pretrain_plan(settings: Pretrain, store: Store, devices: int = 1) -> Pretrai
     cases = store.without_test_subjects()
     axis = slice_axis(settings.slices, cases)
     planning_cases = in_plane_cases(cases, axis)
-    task = task_from_setting(settings.task, settings.weights)
+    task = task or task_from_setting(settings.task, settings.weights)
     crop = pretext_crop(task, settings.crop, planning_cases)
     # spacings as prepared and as scanned: resampling does not add detail
     task = task.configure(
@@ -170,7 +181,9 @@ def pretrain_plan(settings: Pretrain, store: Store, devices: int = 1) -> Pretrai
         crop=crop,
         spacing_mm=spacing_mm,
         task=task,
-        network=plan_encoder(settings.network, task.input_size(crop), spacing_mm),
+        network=plan_encoder(
+            settings.network if encoder is None else encoder, task.input_size(crop), spacing_mm
+        ),
         training=TrainingPlan(
             steps=count_steps(
                 settings.steps or PRETRAIN_STEPS, settings.epochs, len(cases), images_per_step

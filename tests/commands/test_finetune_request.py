@@ -1,0 +1,89 @@
+"""What `finetune` cannot do is refused before any scan is prepared, and says what to do."""
+
+import pytest
+
+import selfvox
+from selfvox.commands.finetune import finetune
+from selfvox.data import phantom
+from selfvox.errors import DataError, UsageError, WeightsError
+from selfvox.models.build import build_encoder, plan_encoder
+from selfvox.runs.weights import load_part
+
+
+@pytest.fixture(scope="module")
+def scans(tmp_path_factory):
+    """Three labelled scans."""
+    folder = tmp_path_factory.mktemp("scans")
+    phantom.write(folder, "shapes", count=3)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def no_preparation(monkeypatch):
+    """Preparing any scan fails the test."""
+
+    def prepare(*_, **__):
+        raise AssertionError("a scan was prepared")
+
+    monkeypatch.setattr("selfvox.commands.finetune.open_or_build_store", prepare)
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({"labels": 4}, "labels: 4 labelled subjects were asked for, and .* has 3; give 1 to 3"),
+        ({"network": "resdual"}, "no encoder is called 'resdual'; did you mean 'residual'"),
+        ({"crop": (16, 20, 16)}, "crop: 20 is no multiple of 8; the nearest are 16 and 24"),
+        ({"crop": (16, 16, 16), "slices": "axial"}, "crop: names 3 edges and the scans have 2"),
+        ({"balance": True}, "balance: is for classification, but .* has labels"),
+        ({"regions": "whole"}, "regions: 'whole' is not NAME=VALUE,VALUE"),
+    ],
+)
+def test_an_impossible_request_is_refused(scans, tmp_path, settings, reason):
+    with pytest.raises(UsageError, match=reason):
+        selfvox.finetune(scans, out=tmp_path / "run", encoder="none", **settings)
+    assert not (tmp_path / "run").exists()
+
+
+def test_scans_without_labels_are_refused(tmp_path):
+    phantom.write(tmp_path / "bare", "shapes", count=2, labelled=0)
+    with pytest.raises(DataError, match=r"has neither labels nor grades; .*`selfvox pretrain`"):
+        selfvox.finetune(tmp_path / "bare", out=tmp_path / "run", encoder="none")
+
+
+def test_a_store_without_labels_is_refused(tmp_path):
+    phantom.write(tmp_path / "bare", "shapes", count=2, labelled=0)
+    store = selfvox.prepare(tmp_path / "bare", out=tmp_path / "store", workers=1)
+    with pytest.raises(DataError, match=r"store: has neither labels nor grades"):
+        selfvox.finetune(store, out=tmp_path / "run", encoder="none")
+
+
+def test_what_is_no_encoder_is_named(scans, shapes_store, tmp_path):
+    with pytest.raises(WeightsError, match=r"is a store of prepared scans, .*`selfvox pretrain`"):
+        selfvox.finetune(scans, out=tmp_path / "run", encoder=shapes_store)
+    with pytest.raises(WeightsError, match=r"is a folder of scans, .*`selfvox pretrain`"):
+        selfvox.finetune(scans, out=tmp_path / "run", encoder=scans)
+
+
+def test_an_unfinished_pre_training_is_named(scans, tmp_path):
+    (tmp_path / "pre").mkdir()
+    (tmp_path / "pre" / "run.json").write_text('{"verb": "pretrain", "status": "stopped"}')
+    with pytest.raises(
+        WeightsError, match=r"has not finished; go on with it first .*settings.yaml"
+    ):
+        selfvox.finetune(scans, out=tmp_path / "run", encoder=tmp_path / "pre")
+
+
+def test_an_encoder_may_be_a_python_object(shapes_store, tmp_path, small, monkeypatch):
+    """It keeps its weights while it is frozen."""
+    monkeypatch.undo()
+    settings = selfvox.finetune.settings(
+        labelled=shapes_store, out=tmp_path / "run", encoder="none", steps=1, freeze="always",
+        crop=small["crop"], device="cpu",
+    )  # fmt: skip
+    encoder = build_encoder(plan_encoder({"channels": (4, 8)}, small["crop"], (1, 1, 1)), 3, 1)
+    run = finetune(settings, encoder=encoder)
+    tensors, card = load_part(run / "network", "network")
+    assert card["encoder"] == "passed as a module"
+    for name, parameter in encoder.named_parameters():
+        assert (tensors[f"encoder.{name}"] == parameter).all()
