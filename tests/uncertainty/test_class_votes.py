@@ -219,7 +219,7 @@ def test_what_cannot_vote_together_is_refused(work, tmp_path):
     )
     how = {"scans": work / "scans", "out": tmp_path / "out"}
     for reason, more in (
-        ("its setting --ordinal differs", {"ensemble": (nominal,)}),
+        ("its choice of ordered or unordered classes differs", {"ensemble": (nominal,)}),
         ("classifies whole scans, which have no maps", {"passes": 2, "maps": ("entropy",)}),
         (
             "vote_weights: 2 weights for 3 classes",

@@ -104,7 +104,7 @@ def test_a_pass_over_slices_is_the_plain_prediction_of_one_sub_network_for_all_o
     # a slice gets the same alone and among others
     lone = swept(net, dropout, image.narrow(1 + axis, 7, 1), window, [2], axis)
     torch.testing.assert_close(lone[0], found[2].narrow(1 + axis, 7, 1), atol=0, rtol=0)
-    monkeypatch.setitem(module.ROOM, "cpu", 1)
+    monkeypatch.setitem(module.SLAB_BYTES, "cpu", 1)
     torch.testing.assert_close(
         swept(net, dropout, image, window, range(3), axis), found, atol=1e-5, rtol=0
     )
@@ -143,7 +143,7 @@ def test_a_pass_does_not_depend_on_what_is_computed_with_it(kind, monkeypatch):
     torch.testing.assert_close(swept(net, dropout, image, passes=[3])[0], found[3], atol=0, rtol=0)
     monkeypatch.setitem(module.PASSES_AT_ONCE, "cpu", 3)
     torch.testing.assert_close(swept(net, dropout, image), found, atol=1e-5, rtol=0)
-    monkeypatch.setitem(module.ROOM, "cpu", 1)
+    monkeypatch.setitem(module.SLAB_BYTES, "cpu", 1)
     torch.testing.assert_close(swept(net, dropout, image), found, atol=1e-5, rtol=0)
 
 
@@ -203,7 +203,7 @@ def test_a_network_that_cannot_be_traced_gives_the_same_passes(capsys, monkeypat
                 lambda x: list(net.encoder.net(x * bool(x.sum() == x.sum()))),
             )
             untraced = swept(net, dropout, image)
-        assert "UNetEncoder: torch.fx cannot follow it" in capsys.readouterr().err
+        assert "UNetEncoder: torch.fx cannot trace it" in capsys.readouterr().err
         torch.testing.assert_close(untraced, found, atol=1e-5, rtol=0)
 
 

@@ -70,7 +70,7 @@ def check_vote(
         {
             "list of classes": model.classes,
             "recipe": model.recipe,
-            "setting --ordinal": model.network.ordinal,
+            "choice of ordered or unordered classes": model.network.ordinal,
         }
         for model in models
     ]

@@ -1,85 +1,99 @@
-"""A network cut in two: what follows from its input alone, and what comes behind places that are changed each time."""
+"""Split a network in two: what depends on its input alone, and what comes after layers that change every time."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 
 from torch import fx, nn
 
 
 def split_network(
-    network: nn.Module, behind: Mapping[nn.Module, nn.Module]
+    network: nn.Module, layer_after: Mapping[nn.Module, nn.Module]
 ) -> tuple[fx.GraphModule, fx.GraphModule] | None:
-    """Put a module behind each of some modules, and part what none of these precedes from the rest.
+    """Insert a layer after some modules, and separate what none of these precedes from the rest.
 
     Args:
         network: of one input.
-        behind: by a module of the network, what its output goes through.
+        layer_after: by a module of the network, the layer that its output goes through.
 
     Returns:
-        `early`, from the input to a tuple of tensors, and `late`, from these to the network's output; both hold the
-        network's own layers. None where torch.fx cannot follow the network, or the rest would write into what is
+        `early`, from the input to a tuple of tensors, and `late`, from these to the network's output; both use the
+        network's own layers. None where torch.fx cannot trace the network, or the late part would write into what is
         shared.
     """
     try:
-        tracer = _Tracer(behind)
+        tracer = _Tracer(layer_after)
         traced = fx.GraphModule(network, tracer.trace(network))
-    except Exception:  # whatever a network's own code makes of the stand-in for its input
+    except Exception:  # whatever the network's own code does with the stand-in for its input
         return None
-    layers = dict(traced.named_modules())
-    late = set()
-    for node in list(traced.graph.nodes):
-        if node.op == "call_module" and layers[str(node.target)] in behind:
-            name = f"behind_{node.name}"
-            traced.add_submodule(name, behind[layers[str(node.target)]])
-            with traced.graph.inserting_after(node):
-                changed = traced.graph.call_module(name, (node,))
-            node.replace_all_uses_with(
-                changed, delete_user_cb=lambda user, changed=changed: user is not changed
-            )
-            late.add(changed)
+    late = _insert(traced, layer_after)
     for node in traced.graph.nodes:
-        if node.op == "output" or any(each in late for each in node.all_input_nodes):
+        depends_on_late = any(source in late for source in node.all_input_nodes)
+        if node.op == "output" or depends_on_late:
             late.add(node)
-    if any(_writes_into(node) not in late for node in late if _writes_into(node) is not None):
-        return None
-    return _parts(traced, late)
+    for node in late:
+        target = _written_value(node)
+        # a shared value would differ for the next pass
+        if target is not None and target not in late:
+            return None
+    return _separate(traced, late)
 
 
 class _Tracer(fx.Tracer):
-    """Follows a network, but not into the modules that something is put behind."""
+    """Traces a network, but not into the given modules."""
 
-    def __init__(self, whole: Collection[nn.Module]):
+    def __init__(self, leaves: Collection[nn.Module]):
         super().__init__()
-        self.whole = whole
+        self.leaves = leaves
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        """Whether `m` is one call; torch.fx goes into all that torch does not bring along."""
-        return m in self.whole or super().is_leaf_module(m, module_qualified_name)
+        """Whether `m` is one call; torch.fx traces into all modules that are not torch's own."""
+        return m in self.leaves or super().is_leaf_module(m, module_qualified_name)
 
 
-def _writes_into(node: fx.Node) -> object:
-    """The value that a node changes in place, or None; `+=` does not, once it is traced."""
+def _insert(traced: fx.GraphModule, layer_after: Mapping[nn.Module, nn.Module]) -> set[fx.Node]:
+    """Insert the layers; returns their calls."""
+    modules = dict(traced.named_modules())
+    inserted = set()
+    for node in list(traced.graph.nodes):
+        if node.op != "call_module" or modules[str(node.target)] not in layer_after:
+            continue
+        name = f"after_{node.name}"
+        traced.add_submodule(name, layer_after[modules[str(node.target)]])
+        with traced.graph.inserting_after(node):
+            changed = traced.graph.call_module(name, (node,))
+        # all users but the new call itself
+        node.replace_all_uses_with(
+            changed, delete_user_cb=lambda user, changed=changed: user is not changed
+        )
+        inserted.add(changed)
+    return inserted
+
+
+def _written_value(node: fx.Node) -> object:
+    """The value that a node changes in place, or None; `+=` makes a new value, once it is traced."""
     return node.args[0] if node.op == "call_method" and str(node.target).endswith("_") else None
 
 
-def _parts(
-    traced: fx.GraphModule, late: Iterable[fx.Node]
+def _separate(
+    traced: fx.GraphModule, late: Collection[fx.Node]
 ) -> tuple[fx.GraphModule, fx.GraphModule]:
+    """The graph without its late nodes, whose outputs are what these use; and the late nodes."""
     nodes = list(traced.graph.nodes)
-    constants = [node for node in nodes if node.op == "get_attr"]
+    constants = {node for node in nodes if node.op == "get_attr"}  # both parts read their own
     shared = [
         node
         for node in nodes
-        if node not in late and node not in constants and set(node.users) & set(late)
+        if node not in late and node not in constants and any(user in late for user in node.users)
     ]
-    early, rest = fx.Graph(), fx.Graph()
-    ours: dict[fx.Node, fx.Node] = {}
-    theirs = {node: rest.placeholder(node.name) for node in shared}
+    early_graph = fx.Graph()
+    late_graph = fx.Graph()
+    early_nodes: dict[fx.Node, fx.Node] = {}
+    late_nodes = {node: late_graph.placeholder(node.name) for node in shared}
     for node in nodes:
         if node not in late:
-            ours[node] = early.node_copy(node, ours.__getitem__)
+            early_nodes[node] = early_graph.node_copy(node, early_nodes.__getitem__)
         if node in late or node in constants:
-            theirs[node] = rest.node_copy(node, theirs.__getitem__)
-    early.output(tuple(ours[node] for node in shared))
-    return fx.GraphModule(traced, early), fx.GraphModule(traced, rest)
+            late_nodes[node] = late_graph.node_copy(node, late_nodes.__getitem__)
+    early_graph.output(tuple(early_nodes[node] for node in shared))
+    return fx.GraphModule(traced, early_graph), fx.GraphModule(traced, late_graph)
