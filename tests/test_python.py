@@ -1,4 +1,4 @@
-"""The public functions in Python: what they accept, return and show, to people and type checkers."""
+"""The public functions in Python: what they accept, return and show."""
 
 import importlib
 import importlib.util

@@ -6,6 +6,7 @@ Type checkers and editors read the stub; a test keeps it equal to what this scri
 from __future__ import annotations
 
 import inspect
+import re
 import types
 import typing
 from collections.abc import Iterator
@@ -24,6 +25,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
+from torch import nn
+
+from selfvox.notebook import LoadedClassifier, LoadedEncoder, LoadedSegmenter
+
 AnyPath: TypeAlias = str | os.PathLike[str]
 Rows: TypeAlias = list[dict[str, Any]]
 
@@ -38,7 +43,20 @@ def stub() -> str:
     lines += ["]"]
     for verb in VERBS:
         lines += ["", *function_lines(verb)]
+    for name in selfvox.__all__:
+        if name not in VERBS:
+            lines += ["", written_function(name)]
     return "\n".join(lines) + "\n"
+
+
+def written_function(name: str) -> str:
+    """A function that `__init__.py` defines itself: its signature and docstring."""
+    source = inspect.getsource(getattr(selfvox, name))
+    head, docstring, _ = source.split('"""')
+    head = re.sub(r"\b_(os|Sequence|nn)\b", r"\1", head).replace(
+        "str | os.PathLike[str]", "AnyPath"
+    )
+    return f'{head}"""{docstring}"""'
 
 
 def function_lines(verb: str) -> Iterator[str]:

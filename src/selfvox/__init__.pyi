@@ -4,6 +4,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
+from torch import nn
+
+from selfvox.notebook import LoadedClassifier, LoadedEncoder, LoadedSegmenter
+
 AnyPath: TypeAlias = str | os.PathLike[str]
 Rows: TypeAlias = list[dict[str, Any]]
 
@@ -15,6 +19,9 @@ __all__ = [
     "evaluate",
     "finetune",
     "info",
+    "load_classifier",
+    "load_encoder",
+    "load_segmenter",
     "predict",
     "prepare",
     "pretrain",
@@ -497,4 +504,78 @@ def info(
 
     Example:
         selfvox.info("tasks")
+    """
+
+def load_classifier(
+    run: AnyPath | Sequence[AnyPath],
+    *,
+    device: str = "auto",
+    precision: str = "auto",
+) -> LoadedClassifier:
+    """Load the classifier of a fine-tuning run, or several that predict together.
+
+    Args:
+        run: a fine-tuning run, or a list of them.
+        device: auto, cpu, cuda or mps.
+        precision: auto, bf16 or fp32.
+
+    Returns:
+        An object with `predict(scan)`, for a path, an array or an image of nibabel; `network` is
+        the PyTorch module.
+
+    Raises:
+        SelfvoxError: a run has no intact classifier; the message names the remedy.
+
+    Example:
+        selfvox.load_classifier("runs/grades").predict("scan.png").name
+    """
+
+def load_encoder(
+    run: AnyPath,
+    *,
+    network: nn.Module | None = None,
+    device: str = "auto",
+    precision: str = "auto",
+) -> LoadedEncoder:
+    """Load the encoder of a run, for embeddings and feature maps of scans.
+
+    Args:
+        run: a pre-training run, its encoder/ folder, or a fine-tuning run.
+        network: gets the weights; needed if the run was made with `encoder=`, a module of yours.
+        device: auto, cpu, cuda or mps.
+        precision: auto, bf16 or fp32.
+
+    Returns:
+        An object with `embed(scan)` and `maps(scan)`, for a path, an array or an image of nibabel;
+        `network` is the PyTorch module, `module` the network inside, of its library's own class.
+
+    Raises:
+        SelfvoxError: the run has no intact encoder; the message names the remedy.
+
+    Example:
+        selfvox.load_encoder("runs/simclr").embed("scan.nii.gz")
+    """
+
+def load_segmenter(
+    run: AnyPath | Sequence[AnyPath],
+    *,
+    device: str = "auto",
+    precision: str = "auto",
+) -> LoadedSegmenter:
+    """Load the segmenter of a fine-tuning run, or several that predict together.
+
+    Args:
+        run: a fine-tuning run, or a list of them.
+        device: auto, cpu, cuda or mps.
+        precision: auto, bf16 or fp32.
+
+    Returns:
+        An object with `predict(scan)`, for a path, an array or an image of nibabel; `network` is
+        the PyTorch module.
+
+    Raises:
+        SelfvoxError: a run has no intact segmenter; the message names the remedy.
+
+    Example:
+        selfvox.load_segmenter("runs/seg").predict("scan.nii.gz").label
     """

@@ -13,7 +13,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from selfvox.errors import SelfvoxError
 from selfvox.settings import python_syntax
 from selfvox.settings.options import Option, options, resolve
 from selfvox.settings.verbs import VERBS
@@ -41,7 +40,7 @@ def run_verb(settings: Any, **live: Any) -> Any:
 
     Args:
         settings: resolved settings, such as `Pretrain(...)`.
-        live: Python objects that no settings file can hold.
+        live: Python objects, which a settings file cannot contain.
     """
     name = type(settings).__name__.lower()
     module = importlib.import_module(f"selfvox.commands.{name}")
@@ -57,12 +56,8 @@ def verb_function(verb: str) -> Callable[..., Any]:
         # bind_partial complains about unknown names; resolve does it better, with a suggestion
         names = {key: value for key, value in kwargs.items() if key in signature.parameters}
         values = {**kwargs, **signature.bind_partial(*args, **names).arguments}
-        try:
+        with python_syntax.python_errors(verb, list(values.values())):
             return run_verb(resolve(settings, values))
-        except SelfvoxError as error:
-            message = python_syntax.to_python(str(error), verb, list(values.values()))
-            error.args = (message, *error.args[1:])
-            raise
 
     function.__name__ = verb
     function.__qualname__ = verb

@@ -49,7 +49,7 @@ def test_a_pre_training_run_is_refused_with_the_verb_that_comes_next(shapes_stor
     selfvox.pretrain(shapes_store, out=run, task="rotation", steps=1, batch=2, **SMALL)
     for path in (run, run / "encoder"):
         with pytest.raises(
-            WeightsError, match=r"pre-training run.* fine-tune it first: selfvox finetune"
+            WeightsError, match=r"pre-training run.* fine-tune it first: `selfvox finetune"
         ):
             load_model(path)
 

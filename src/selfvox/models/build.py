@@ -15,7 +15,7 @@ from selfvox.models.adapters import MONAI, TIMM, PluginEncoder, wrap_module
 from selfvox.models.encoder import Encoder
 from selfvox.models.family import Family
 from selfvox.models.unet import PLAIN, RESIDUAL
-from selfvox.runs.weights import read_encoder
+from selfvox.runs.weights import load_strictly, read_encoder
 
 Network = (
     str | Mapping[str, Any] | nn.Module
@@ -108,6 +108,34 @@ def build_encoder(
     if isinstance(spec, nn.Module):
         return wrap_module(spec, spatial_dims, in_channels)
     return _find_family(spec).build(_without_plugin(spec), spatial_dims, in_channels)
+
+
+def load_encoder(run: Path, network: nn.Module | None = None) -> tuple[Encoder, dict[str, Any]]:
+    """The encoder of a run with its weights, and its card.
+
+    Args:
+        run: a pre-training run, its `encoder/` folder, or a fine-tuning run.
+        network: gets the weights; needed where the run was given a module of one's own.
+
+    Raises:
+        WeightsError: it is missing or damaged, or its weights do not fit.
+        UsageError: its network is of a library that is not installed, or of one's own.
+    """
+    tensors, card = read_encoder(run)
+    name = str(card["network"]["name"])
+    if network is None and _is_own_class(card["network"]):
+        raise UsageError(
+            f"{run}: its encoder is of the Python class {name}; load it in Python, with an object "
+            "of this class: selfvox.load_encoder(run, network=...)"
+        )
+    encoder = build_encoder(network or card["network"], card["spatial_dims"], card["in_channels"])
+    load_strictly(encoder, tensors, f"{run}")
+    return encoder, card
+
+
+def _is_own_class(spec: Mapping[str, Any]) -> bool:
+    """Whether an encoder was passed as a module: `plan_encoder` then notes its class alone."""
+    return set(spec) == {"name"} and ":" in spec["name"] and _family_of(spec["name"]) is None
 
 
 def _find_family(settings: Mapping[str, Any]) -> Family:

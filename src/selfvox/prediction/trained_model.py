@@ -215,7 +215,7 @@ def _refuse_other_folder(run: Path) -> None:
     if _verb(run) == "pretrain" or (part_folder(run, "encoder") / "encoder.json").exists():
         raise WeightsError(
             f"{run}: is a pre-training run, without a network that predicts; fine-tune it first: "
-            f"selfvox finetune LABELLED/ --encoder {run} --out RUN"
+            f"`selfvox finetune LABELLED/ --encoder {run} --out RUN`"
         )
     if is_store(run):
         raise WeightsError(f"{run}: is a store of prepared scans, not a run; {remedy}")

@@ -5,12 +5,14 @@ Both are written once, for the command line. Only options of the known verbs are
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shlex
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
+from selfvox.errors import SelfvoxError
 from selfvox.settings.options import Option, options
 from selfvox.settings.verbs import VERBS
 
@@ -25,6 +27,16 @@ _NOT_VALUES = frozenset(
     of or out that the then to together too whose with without""".split()  # noqa: SIM905 - shorter
 )
 _NUMBERS = re.compile(r"(?<=such as )\d+(?:\.\d+)?(?:,\d+(?:\.\d+)?)+")
+
+
+@contextlib.contextmanager
+def python_errors(verb: str, values: Sequence[Any] = ()) -> Iterator[None]:
+    """Rewrite the message of an error that leaves a Python function, as `to_python` does."""
+    try:
+        yield
+    except SelfvoxError as error:
+        error.args = (to_python(str(error), verb, values), *error.args[1:])
+        raise
 
 
 def help_text(text: str, verb: str) -> str:

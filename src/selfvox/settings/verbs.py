@@ -486,8 +486,8 @@ class Study:
     table: Annotated[bool, "no training; make tables and figures of the finished runs"] = False
     passes: Annotated[
         int | None,
-        "no training; predict with the finished runs by this many passes of Monte-Carlo dropout, for "
-        "several places, rates and votes",
+        "no training; predict with the finished runs by this many passes of Monte-Carlo "
+        "dropout, for several places, rates and votes",
         pydantic.Field(ge=2),
     ] = None
     shard: Annotated[

@@ -22,9 +22,8 @@ from selfvox.data.sampling.crop_size import slice_axis as find_slice_axis
 from selfvox.data.sampling.crop_size import volume_edges
 from selfvox.data.sampling.crops import Crops
 from selfvox.errors import DataError
-from selfvox.models.build import build_encoder
+from selfvox.models.build import load_encoder
 from selfvox.models.encoder import Encoder
-from selfvox.runs.weights import load_part, load_strictly
 
 # subjects to learn from, and subjects to be scored on, at most
 MAX_VOXEL_SUBJECTS = 10  # where voxels are classified
@@ -90,12 +89,8 @@ def probe_run(
         DataError: too few labels.
         UsageError: `labels` is more than there are.
     """
-    tensors, card = load_part(
-        run / "encoder", "encoder", needs=("network", "spatial_dims", "in_channels", "crop")
-    )
+    encoder, card = load_encoder(run)
     axis = find_slice_axis(card.get("slices"), store.cases)
-    encoder = build_encoder(card["network"], card["spatial_dims"], card["in_channels"])
-    load_strictly(encoder, tensors, f"{run}")
     training, test = split_probe_cases(store, (), seed, labels)
     return probe(encoder.to(device), store, training, test, card["crop"], seed, axis)
 

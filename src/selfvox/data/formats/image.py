@@ -75,7 +75,7 @@ def read_image(path: Path, channels: int = 1) -> Image:
     name = printable(path.name)
     if suffix(path) in SUFFIXES_2D:
         data, notes = pictures.read_picture(path)
-        return _checked(Image(data, np.eye(4), name, None, notes))
+        return check_image(Image(data, np.eye(4), name, None, notes))
     volume = _read_volume(path)
     data = volume.data[None] if volume.data.ndim == 3 else np.moveaxis(volume.data, 3, 0)
     if len(data) > 1 and len(data) != channels:
@@ -84,7 +84,7 @@ def read_image(path: Path, channels: int = 1) -> Image:
             f"{name}: has {len(data)} volumes where {expected} expected; "
             "split it, or declare its channels"
         )
-    return _checked(Image(data, volume.affine, name, volume.header, volume.notes))
+    return check_image(Image(data, volume.affine, name, volume.header, volume.notes))
 
 
 def read_slices(paths: Sequence[Path], name: str, allow_gap: bool = False) -> Image:
@@ -96,7 +96,7 @@ def read_slices(paths: Sequence[Path], name: str, allow_gap: bool = False) -> Im
         DataError: the slices cannot be used, or do not make a volume.
     """
     volume = dicom_series.read_series(paths, name, allow_gap)
-    return _checked(Image(volume.data[None], volume.affine, name, None, volume.notes))
+    return check_image(Image(volume.data[None], volume.affine, name, None, volume.notes))
 
 
 def read_label(path: Path, like: Image, classes: Collection[int] | None = None) -> np.ndarray:
@@ -203,7 +203,7 @@ def grid_distance_voxels(affine: np.ndarray, like: Image) -> float:
     return max(entry, corner)
 
 
-def _checked(image: Image) -> Image:
+def check_image(image: Image) -> Image:
     """The image without NaN and infinity; refused where a channel is constant."""
     data, count = _replace_unusable(image.data, image.name)
     notes = image.notes

@@ -1,0 +1,447 @@
+"""Trained networks for notebooks: predictions and embeddings of arrays, files and nibabel images.
+
+They run the code of the command line: the recipe of the run prepares a scan, and a result is on the
+scan's own grid.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol, TypeAlias
+
+import nibabel as nib
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+
+from selfvox.data.formats import image as images
+from selfvox.data.formats.image import Image
+from selfvox.data.preparation.prepare_case import read_case
+from selfvox.data.preparation.recipe import Recipe
+from selfvox.data.sampling.crop_size import SLICE_AXES
+from selfvox.data.sources import find_dataset
+from selfvox.errors import DataError, UsageError
+from selfvox.models.build import load_encoder as load_trained_encoder
+from selfvox.models.classifier import Classifier
+from selfvox.models.encoder import Encoder
+from selfvox.models.segmenter import Segmenter
+from selfvox.models.sliding_window import pad_to_window
+from selfvox.prediction import classify, segment, trained_model
+from selfvox.prediction.segment import Segmentation
+from selfvox.prediction.trained_model import TrainedClassifier, TrainedSegmenter
+from selfvox.runs.device import inference_mode, make_fabric
+from selfvox.settings.options import resolve
+from selfvox.settings.python_syntax import python_errors
+from selfvox.settings.verbs import Predict
+from selfvox.uncertainty.class_votes import ClassVotes
+from selfvox.uncertainty.ensemble import PassSettings
+
+
+class SpatialImage(Protocol):
+    """An image of nibabel, such as `nibabel.load` returns."""
+
+    @property
+    def affine(self) -> Any:
+        """(4, 4): voxel index -> mm, RAS+."""
+
+    @property
+    def dataobj(self) -> Any:
+        """The voxels, read when they are converted to an array."""
+
+
+AnyPath: TypeAlias = str | os.PathLike[str]
+# a file or a folder of one scan; an array (*space) or (channel, *space); an image of nibabel
+Scan: TypeAlias = AnyPath | np.ndarray | SpatialImage
+Vote: TypeAlias = Literal["majority", "weighted", "borda", "union", "mean"]
+
+
+@dataclass(frozen=True)
+class SegmentedScan:
+    """A predicted segmentation, on the grid of its scan."""
+
+    label: np.ndarray  # (*space), class numbers
+    probabilities: np.ndarray  # (class or region, *space), mean over the passes
+    maps: Mapping[str, np.ndarray]  # by name, such as "entropy"
+    review: Mapping[str, Any] | None  # of several passes: trust, entropy, volumes with intervals
+    classes: Mapping[int, str]  # name by class number
+    image: Image  # the scan
+
+    @property
+    def affine(self) -> np.ndarray:
+        """(4, 4): voxel index -> mm, RAS+."""
+        return self.image.affine
+
+    @property
+    def spacing(self) -> tuple[float, ...]:
+        """Edges of a voxel in mm; 1 for pictures."""
+        return self.image.spacing_mm
+
+    @property
+    def trust(self) -> float | None:
+        """Mean agreement of the passes with their vote, 0 to 1; None for a single prediction."""
+        return None if self.review is None else float(self.review["trust"])
+
+    @property
+    def volumes(self) -> dict[str, tuple[float, float, float]]:
+        """5th percentile, vote and 95th percentile of each volume, in ml (pictures: pixels).
+
+        By name of class or region; empty for a single prediction.
+        """
+        if self.review is None:
+            return {}
+        measures = {self.classes[row["class"]]: row for row in self.review["classes"]}
+        measures |= {row["region"]: row for row in self.review["regions"]}
+        return {
+            name: (float(row["low"]), float(row["volume"]), float(row["high"]))
+            for name, row in measures.items()
+        }
+
+    def to_nibabel(self) -> nib.Nifti1Image:
+        """The label as a NIfTI image.
+
+        Raises:
+            UsageError: the scan is a picture.
+        """
+        if self.image.spatial_dims != 3:
+            raise UsageError("a picture has no NIfTI image; use save() to write a .png")
+        return nib.Nifti1Image(self.label, self.affine)
+
+    def save(self, path: AnyPath) -> Path:
+        """Write the label: .nii.gz or .nii for a volume, .png for a picture."""
+        images.write_label(Path(path), self.label, self.image)
+        return Path(path)
+
+
+class LoadedEncoder:
+    """A pre-trained encoder with the recipe of its scans; made by `selfvox.load_encoder`.
+
+    Attributes:
+        network: the encoder: (batch, channel, *space) -> one map per level, finest first.
+        card: what the run says of it: network, crop, recipe, pretext task.
+    """
+
+    def __init__(self, network: Encoder, card: Mapping[str, Any], fabric: Fabric):
+        self.network: Encoder = network.eval()
+        fabric.to_device(network)
+        self.card = card
+        self.recipe = Recipe.from_dict(card["recipe"])
+        self._slice_axis = SLICE_AXES[card["slices"]] if card.get("slices") else None
+        self._fabric = fabric
+
+    @property
+    def module(self) -> nn.Module:
+        """The plain PyTorch network inside, of its library's own class and tensor names."""
+        inner = getattr(self.network, "net", self.network)
+        assert isinstance(inner, nn.Module)
+        return inner
+
+    def embed(
+        self,
+        scan: Scan,
+        spacing: Sequence[float] | None = None,
+        *,
+        affine: np.ndarray | None = None,
+    ) -> np.ndarray:
+        """The embedding (width,) of a scan: the maximum of each channel of the coarsest map.
+
+        Of an encoder of slices, one embedding for each slice: (slice, width).
+
+        Args:
+            scan: a path, an array (*space) or (channel, *space), or an image of nibabel.
+            spacing: mm between the voxels of an array.
+            affine: (4, 4) of an array, in place of `spacing`; default: axes from left to right,
+                back to front and foot to head.
+
+        Raises:
+            SelfvoxError: the scan does not fit the recipe of the run, or its spacing is missing.
+        """
+        embeddings = self._maps(scan, spacing, affine)[-1].flatten(2).amax(2)
+        return self._to_array(embeddings)
+
+    def maps(
+        self,
+        scan: Scan,
+        spacing: Sequence[float] | None = None,
+        *,
+        affine: np.ndarray | None = None,
+    ) -> list[np.ndarray]:
+        """The feature maps (channel, *space) of a prepared scan, finest first.
+
+        The scan is mirrored at its edges up to a multiple of the coarsest stride, and passes the
+        encoder as a whole. Of an encoder of slices: (slice, channel, *space).
+
+        Args:
+            scan: as in `embed`.
+            spacing: as in `embed`.
+            affine: as in `embed`.
+        """
+        return [self._to_array(level) for level in self._maps(scan, spacing, affine)]
+
+    @python_errors("predict")
+    def _maps(
+        self, scan: Scan, spacing: Sequence[float] | None, affine: np.ndarray | None
+    ) -> list[Tensor]:
+        image = _read_scan(scan, self.recipe, spacing, affine)
+        data = torch.from_numpy(self.recipe.apply(image).data)
+        axis = self._slice_axis
+        batch = data[None] if axis is None else data.movedim(1 + axis, 0)
+        window = [
+            -(-edge // stride) * stride
+            for edge, stride in zip(batch.shape[2:], self.network.strides[-1], strict=True)
+        ]
+        with inference_mode(self._fabric):
+            padded, _ = pad_to_window(batch, window)
+            maps: list[Tensor] = self.network(self._fabric.to_device(padded))
+        return maps
+
+    def _to_array(self, values: Tensor) -> np.ndarray:
+        array: np.ndarray = values.float().cpu().numpy()
+        return array if self._slice_axis is not None else array[0]
+
+
+class LoadedSegmenter:
+    """Trained segmenters that predict together; made by `selfvox.load_segmenter`."""
+
+    def __init__(self, models: Sequence[TrainedSegmenter], fabric: Fabric):
+        self.models = models
+        self._fabric = fabric
+
+    @property
+    def network(self) -> Segmenter:
+        """The (first) network: (batch, channel, *space) -> logits (batch, class, *space)."""
+        return self.models[0].network
+
+    @property
+    def classes(self) -> Mapping[int, str]:
+        """Name by class number."""
+        return self.models[0].classes
+
+    @python_errors("predict")
+    def predict(
+        self,
+        scan: Scan,
+        spacing: Sequence[float] | None = None,
+        *,
+        affine: np.ndarray | None = None,
+        passes: int = 1,
+        maps: Sequence[str] = (),
+        vote: Vote = "majority",
+        vote_weights: Sequence[float] | None = None,
+        union_class: str | None = None,
+        encoder_dropout: float = 0.3,
+        decoder_dropout: float = 0.0,
+        dropout_kind: Literal["element", "channel"] = "element",
+        overlap: float = 0.5,
+        seed: int = 0,
+    ) -> SegmentedScan:
+        """Segment one scan; the options are those of `selfvox.predict`.
+
+        Args:
+            scan: a path, an array (*space) or (channel, *space), or an image of nibabel.
+            spacing: mm between the voxels of an array.
+            affine: (4, 4) of an array, in place of `spacing`; default: axes from left to right,
+                back to front and foot to head.
+            passes: of Monte-Carlo dropout.
+            maps: entropy, mutual-information, variance, percentiles.
+            vote: rule that combines the passes.
+            vote_weights: for vote="weighted".
+            union_class: for vote="union".
+            encoder_dropout: dropout rate of the encoder.
+            decoder_dropout: dropout rate of the decoder.
+            dropout_kind: drop single units, or whole channels.
+            overlap: of neighbouring windows, as a share of their size.
+            seed: of the dropout.
+
+        Raises:
+            SelfvoxError: an option or the scan does not fit, or its spacing is missing.
+        """
+        settings = _predict_settings(
+            len(self.models),
+            passes=passes,
+            maps=tuple(maps),
+            vote=vote,
+            vote_weights=vote_weights,
+            union_class=union_class,
+            encoder_dropout=encoder_dropout,
+            decoder_dropout=decoder_dropout,
+            dropout_kind=dropout_kind,
+            overlap=overlap,
+            seed=seed,
+        )
+        pass_settings = PassSettings.from_verb(settings)
+        # the volumes of a review are in ml
+        measures = pass_settings.has_several(len(self.models))
+        recipe = self.models[0].recipe
+        image = _read_scan(scan, recipe, spacing, affine, needs_spacing=measures)
+        result: Segmentation = segment.predict_image(
+            self.models, image, pass_settings, overlap=settings.overlap, fabric=self._fabric
+        )
+        assert result.probabilities is not None
+        return SegmentedScan(
+            label=result.label,
+            probabilities=result.probabilities,
+            maps=result.maps,
+            review=result.review,
+            classes=self.classes,
+            image=image,
+        )
+
+
+class LoadedClassifier:
+    """Trained classifiers that predict together; made by `selfvox.load_classifier`."""
+
+    def __init__(self, models: Sequence[TrainedClassifier], fabric: Fabric):
+        self.models = models
+        self._fabric = fabric
+
+    @property
+    def network(self) -> Classifier:
+        """The (first) network: (batch, channel, *space) -> logits."""
+        return self.models[0].network
+
+    @property
+    def classes(self) -> Sequence[str]:
+        """Names of the classes."""
+        return self.models[0].classes
+
+    @python_errors("predict")
+    def predict(
+        self,
+        scan: Scan,
+        spacing: Sequence[float] | None = None,
+        *,
+        affine: np.ndarray | None = None,
+        passes: int = 1,
+        vote: Vote = "majority",
+        vote_weights: Sequence[float] | None = None,
+        encoder_dropout: float = 0.3,
+        decoder_dropout: float = 0.0,
+        dropout_kind: Literal["element", "channel"] = "element",
+        seed: int = 0,
+    ) -> ClassVotes:
+        """Classify one scan: the class, its probabilities, their interval and trust.
+
+        The arguments are those of `LoadedSegmenter.predict`.
+        """
+        settings = _predict_settings(
+            len(self.models),
+            passes=passes,
+            vote=vote,
+            vote_weights=vote_weights,
+            encoder_dropout=encoder_dropout,
+            decoder_dropout=decoder_dropout,
+            dropout_kind=dropout_kind,
+            seed=seed,
+        )
+        image = _read_scan(scan, self.models[0].recipe, spacing, affine)
+        return classify.predict_image(
+            self.models, image, PassSettings.from_verb(settings), fabric=self._fabric
+        )
+
+
+def load_encoder(
+    run: AnyPath, network: nn.Module | None, device: str, precision: str
+) -> LoadedEncoder:
+    """As `selfvox.load_encoder`."""
+    with python_errors("predict", [run]):
+        encoder, card = load_trained_encoder(Path(run), network)
+        return LoadedEncoder(encoder, card, make_fabric(device, 1, precision))
+
+
+def load_segmenter(
+    runs: AnyPath | Sequence[AnyPath], device: str, precision: str
+) -> LoadedSegmenter:
+    """As `selfvox.load_segmenter`."""
+    with python_errors("predict", _paths(runs)):
+        models = [trained_model.load_segmenter(run) for run in _paths(runs)]
+        return LoadedSegmenter(models, make_fabric(device, 1, precision))
+
+
+def load_classifier(
+    runs: AnyPath | Sequence[AnyPath], device: str, precision: str
+) -> LoadedClassifier:
+    """As `selfvox.load_classifier`."""
+    with python_errors("predict", _paths(runs)):
+        models = [trained_model.load_classifier(run) for run in _paths(runs)]
+        return LoadedClassifier(models, make_fabric(device, 1, precision))
+
+
+def _paths(runs: AnyPath | Sequence[AnyPath]) -> list[Path]:
+    return [Path(runs)] if isinstance(runs, str | os.PathLike) else [Path(run) for run in runs]
+
+
+def _predict_settings(networks: int, **values: Any) -> Predict:
+    """The options as settings of `predict`, checked like those of the command line."""
+    # no files are read or written; an ensemble counts as several predictions
+    placeholders = {"run": ".", "scans": ".", "out": ".", "ensemble": (".",) * (networks - 1)}
+    return resolve(Predict, {**placeholders, **values})
+
+
+def _read_scan(
+    scan: Scan,
+    recipe: Recipe,
+    spacing: Sequence[float] | None,
+    affine: np.ndarray | None,
+    needs_spacing: bool = False,
+) -> Image:
+    """The scan as an image with its geometry.
+
+    Raises:
+        UsageError: a spacing is missing, or given for a scan that has its own.
+        DataError: the scan cannot be used.
+    """
+    if isinstance(scan, np.ndarray):
+        return _from_array(scan, recipe, spacing, affine, needs_spacing)
+    if spacing is not None or affine is not None:
+        raise UsageError("spacing: only an array needs it, the scan has its own; leave it out")
+    if isinstance(scan, str | os.PathLike):
+        return _from_path(Path(scan), len(recipe.channel_names))
+    data = np.asanyarray(scan.dataobj)
+    if data.ndim == 4:
+        data = np.moveaxis(data, 3, 0)
+    return _as_image(data, np.asarray(scan.affine), recipe, "image")
+
+
+def _from_path(path: Path, channels: int) -> Image:
+    cases = find_dataset(path).cases
+    if len(cases) != 1:
+        raise DataError(f"{path}: has {len(cases)} scans; pass one, or use selfvox.predict")
+    return read_case(cases[0], channels)
+
+
+def _from_array(
+    array: np.ndarray,
+    recipe: Recipe,
+    spacing: Sequence[float] | None,
+    affine: np.ndarray | None,
+    needs_spacing: bool,
+) -> Image:
+    d = recipe.spatial_dims
+    if affine is not None:
+        return _as_image(array, np.asarray(affine, dtype=float), recipe, "array")
+    if d == 3 and spacing is None and (needs_spacing or recipe.spacing_mm is not None):
+        reason = "the run resamples scans by it" if recipe.spacing_mm else "volumes are in ml"
+        raise UsageError(
+            f"spacing: an array does not say its own, and {reason}; give it in mm, such as "
+            "--spacing 1,1,1"
+        )
+    if spacing is not None and (len(spacing) != d or not min(spacing) > 0):
+        raise UsageError(f"spacing: {tuple(spacing)} should be {d} numbers above 0, in mm")
+    sizes = [*(spacing or ()), 1.0, 1.0, 1.0][:3] if d == 3 else [1.0, 1.0, 1.0]
+    return _as_image(array, np.diag([*sizes, 1.0]), recipe, "array")
+
+
+def _as_image(data: np.ndarray, affine: np.ndarray, recipe: Recipe, name: str) -> Image:
+    d = recipe.spatial_dims
+    if data.ndim == d:
+        data = data[None]
+    if data.ndim != d + 1:
+        raise DataError(
+            f"{name} of shape {data.shape}: the run takes {d}D scans of "
+            f"{len(recipe.channel_names)} channels; give (*space) or (channel, *space)"
+        )
+    return images.check_image(Image(data, affine, name))
