@@ -21,13 +21,15 @@ CANARY = b"DOE^JANE"
 
 
 def scan(folder: Path, affine: np.ndarray = OBLIQUE, **codes: int) -> image.Image:
-    made = nib.Nifti1Image(np.random.default_rng(1).integers(0, 900, (7, 6, 5), dtype="i2"), affine)
-    made.set_qform(affine, codes.get("qform", 1))
-    made.set_sform(affine, codes.get("sform", 2))
+    nifti_image = nib.Nifti1Image(
+        np.random.default_rng(1).integers(0, 900, (7, 6, 5), dtype="i2"), affine
+    )
+    nifti_image.set_qform(affine, codes.get("qform", 1))
+    nifti_image.set_sform(affine, codes.get("sform", 2))
     for field in ("descrip", "aux_file", "intent_name", "db_name", "data_type"):
-        made.header[field] = CANARY
-    made.header.extensions.append(nib.nifti1.Nifti1Extension("comment", CANARY))
-    nib.save(made, folder / "scan.nii.gz")
+        nifti_image.header[field] = CANARY
+    nifti_image.header.extensions.append(nib.nifti1.Nifti1Extension("comment", CANARY))
+    nib.save(nifti_image, folder / "scan.nii.gz")
     return image.read_image(folder / "scan.nii.gz")
 
 
@@ -41,16 +43,19 @@ def save_label(folder: Path, values: np.ndarray, affine: np.ndarray = OBLIQUE) -
 
 
 def test_a_written_label_has_the_grid_of_its_scan_for_nibabel_and_simpleitk(tmp_path: Path) -> None:
-    like, written = scan(tmp_path), tmp_path / "out.nii.gz"
+    like = scan(tmp_path)
+    written = tmp_path / "out.nii.gz"
     label = some_label(like.shape)
     image.write_label(written, label, like)
-    theirs, ours = nib.load(tmp_path / "scan.nii.gz"), nib.load(written)
+    theirs = nib.load(tmp_path / "scan.nii.gz")
+    ours = nib.load(written)
     np.testing.assert_array_equal(np.asanyarray(ours.dataobj), label)
     assert (int(ours.header["qform_code"]), int(ours.header["sform_code"])) == (1, 2)
     np.testing.assert_array_equal(ours.get_qform(), theirs.get_qform())
     np.testing.assert_array_equal(ours.get_sform(), theirs.get_sform())
     assert ours.header.get_zooms() == theirs.header.get_zooms()
-    a, b = SimpleITK.ReadImage(tmp_path / "scan.nii.gz"), SimpleITK.ReadImage(written)
+    a = SimpleITK.ReadImage(tmp_path / "scan.nii.gz")
+    b = SimpleITK.ReadImage(written)
     np.testing.assert_array_equal(SimpleITK.GetArrayFromImage(b), label.T)
     assert (a.GetSize(), a.GetSpacing(), a.GetOrigin()) == (
         b.GetSize(),
@@ -92,25 +97,29 @@ def test_a_map_is_written_in_float32_with_its_classes_last(tmp_path: Path) -> No
 @pytest.mark.parametrize("kind", [nib.Nifti1Image, nib.Nifti2Image])
 @pytest.mark.parametrize("order", "<>")
 def test_a_label_of_any_kind_of_scan_is_written(tmp_path: Path, kind: type, order: str) -> None:
-    made = kind(
+    nifti_image = kind(
         np.arange(60, dtype="i2").reshape(3, 4, 5), OBLIQUE, kind.header_class(endianness=order)
     )
-    nib.save(made, tmp_path / "scan.nii.gz")
+    nib.save(nifti_image, tmp_path / "scan.nii.gz")
     like = image.read_image(tmp_path / "scan.nii.gz")
     image.write_label(tmp_path / "out.nii.gz", some_label(like.shape), like)
     written = nib.load(tmp_path / "out.nii.gz")
     np.testing.assert_array_equal(np.asanyarray(written.dataobj), some_label(like.shape))
     np.testing.assert_array_equal(
-        written.affine, made.affine if kind is nib.Nifti2Image else like.affine
+        written.affine, nifti_image.affine if kind is nib.Nifti2Image else like.affine
     )
 
 
-@pytest.mark.parametrize("highest", [1, 255, 256, 65535, 65536])
-def test_a_label_is_written_in_the_smallest_unsigned_type(tmp_path: Path, highest: int) -> None:
+@pytest.mark.parametrize(
+    ("highest", "dtype"),
+    [(1, "u1"), (255, "u1"), (256, "u2"), (65535, "u2"), (65536, "u4")],
+)
+def test_a_label_is_written_in_the_smallest_unsigned_type(
+    tmp_path: Path, highest: int, dtype: str
+) -> None:
     like = scan(tmp_path)
     image.write_label(tmp_path / "out.nii.gz", np.full(like.shape, highest), like)
-    expected = np.uint8 if highest < 256 else np.uint16 if highest < 65536 else np.uint32
-    assert nib.load(tmp_path / "out.nii.gz").get_data_dtype() == expected
+    assert nib.load(tmp_path / "out.nii.gz").get_data_dtype() == dtype
 
 
 def test_nothing_that_names_a_patient_is_kept_or_written(tmp_path: Path) -> None:
@@ -121,7 +130,7 @@ def test_nothing_that_names_a_patient_is_kept_or_written(tmp_path: Path) -> None
     image.write_label(tmp_path / "out.nii.gz", some_label(like.shape), like)
     image.write_map(tmp_path / "map.nii", np.ones(like.shape), like)
     packed = (tmp_path / "out.nii.gz").read_bytes()
-    assert packed[3] == 0  # the gzip header holds no file name
+    assert packed[3] == 0  # the gzip header has no file name
     assert CANARY not in gzip.decompress(packed)
     assert CANARY not in (tmp_path / "map.nii").read_bytes()
 
@@ -138,7 +147,7 @@ def test_a_full_disk_leaves_the_old_file_and_no_other(
 ) -> None:
     like = scan(tmp_path)
     image.write_label(tmp_path / "out.nii.gz", some_label(like.shape), like)
-    before = (tmp_path / "out.nii.gz").read_bytes()
+    old_content = (tmp_path / "out.nii.gz").read_bytes()
 
     def full(path: Path, content: bytes) -> int:
         with path.open("wb") as file:
@@ -148,7 +157,7 @@ def test_a_full_disk_leaves_the_old_file_and_no_other(
     monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(ResourceError):
         image.write_label(tmp_path / "out.nii.gz", some_label(like.shape, 1), like)
-    assert (tmp_path / "out.nii.gz").read_bytes() == before
+    assert (tmp_path / "out.nii.gz").read_bytes() == old_content
     assert sorted(p.name for p in tmp_path.iterdir()) == ["out.nii.gz", "scan.nii.gz"]
 
 
@@ -164,9 +173,10 @@ def test_a_label_reads_as_it_was_saved_whatever_its_type(tmp_path: Path, dtype: 
 
 def test_a_label_scaled_by_a_slope_is_read_as_whole_numbers(tmp_path: Path) -> None:
     like = scan(tmp_path)
-    made = nib.Nifti1Image(some_label(like.shape).astype("u1") * 100, OBLIQUE)
-    made.header["scl_slope"], made.header["scl_inter"] = 0.01, 0
-    raw = bytearray(made.to_bytes())
+    nifti_image = nib.Nifti1Image(some_label(like.shape).astype("u1") * 100, OBLIQUE)
+    nifti_image.header["scl_slope"] = 0.01
+    nifti_image.header["scl_inter"] = 0
+    raw = bytearray(nifti_image.to_bytes())
     raw[112:120] = np.array([0.01, 0], "<f4").tobytes()
     (tmp_path / "label.nii").write_bytes(raw)
     np.testing.assert_array_equal(
@@ -185,12 +195,10 @@ def test_labels_above_255_are_kept(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("bad", "reason"),
     [
-        pytest.param(
-            5.0, "unexpected label values 5; declared are 0, 1, 2", id="C7 outside the set"
-        ),
-        pytest.param(0.9999, "not whole numbers", id="C7 0.9999"),
-        pytest.param(np.nan, "not whole numbers", id="N30 NaN"),
-        pytest.param(np.inf, "not whole numbers", id="N30 Inf"),
+        pytest.param(5.0, "unexpected label values 5; declared are 0, 1, 2", id="outside the set"),
+        pytest.param(0.9999, "not whole numbers", id="0.9999"),
+        pytest.param(np.nan, "not whole numbers", id="NaN"),
+        pytest.param(np.inf, "not whole numbers", id="Inf"),
         pytest.param(-1.0, "from -1 to", id="negative"),
         pytest.param(70_000.0, "to 70000", id="too high"),
     ],
@@ -213,12 +221,12 @@ def moved(millimetres: float) -> np.ndarray:
 @pytest.mark.parametrize(
     ("affine", "reason"),
     [
-        pytest.param(OBLIQUE @ np.diag([1, 1, 1.5, 1]), "voxel size differs", id="C8 spacing"),
-        pytest.param(moved(2e-3), "affine differs", id="C8 affine off by 2e-3 voxel"),
-        pytest.param(OBLIQUE @ np.diag([-1, 1, 1, 1]), "affine differs", id="C8 mirrored"),
+        pytest.param(OBLIQUE @ np.diag([1, 1, 1.5, 1]), "voxel size differs", id="spacing"),
+        pytest.param(moved(2e-3), "affine differs", id="affine off by 2e-3 voxel"),
+        pytest.param(OBLIQUE @ np.diag([-1, 1, 1, 1]), "affine differs", id="mirrored"),
     ],
 )
-def test_c8_a_label_on_another_grid_is_refused(
+def test_a_label_on_another_grid_is_refused(
     tmp_path: Path, affine: np.ndarray, reason: str
 ) -> None:
     like = scan(tmp_path)
@@ -226,7 +234,7 @@ def test_c8_a_label_on_another_grid_is_refused(
         image.read_label(save_label(tmp_path, some_label(like.shape).astype("u1"), affine), like)
 
 
-def test_c8_a_label_of_another_shape_is_refused(tmp_path: Path) -> None:
+def test_a_label_of_another_shape_is_refused(tmp_path: Path) -> None:
     like = scan(tmp_path)
     with pytest.raises(DataError, match=r"shape \(5, 6, 7\) for scan.nii.gz of \(7, 6, 5\)"):
         image.read_label(save_label(tmp_path, some_label((5, 6, 7)).astype("u1")), like)
@@ -235,13 +243,14 @@ def test_c8_a_label_of_another_shape_is_refused(tmp_path: Path) -> None:
 def test_a_small_difference_that_adds_up_over_a_large_scan_is_another_grid(tmp_path: Path) -> None:
     voxels = np.random.default_rng(0).normal(size=(400, 4, 4)).astype(np.float32)
     nib.save(nib.Nifti1Image(voxels, np.eye(4)), tmp_path / "long.nii.gz")
-    like, label = image.read_image(tmp_path / "long.nii.gz"), (voxels > 0).astype("u1")
+    like = image.read_image(tmp_path / "long.nii.gz")
+    label = (voxels > 0).astype("u1")
     image.read_label(save_label(tmp_path, label, np.diag([1.0002, 1, 1, 1])), like)
     with pytest.raises(DataError, match=r"voxel size differs .* by 0\.36 voxels"):
         image.read_label(save_label(tmp_path, label, np.diag([1.0009, 1, 1, 1])), like)
 
 
-def test_c8_an_affine_off_by_rounding_is_the_same_grid(tmp_path: Path) -> None:
+def test_an_affine_off_by_rounding_is_the_same_grid(tmp_path: Path) -> None:
     like = scan(tmp_path)
     image.read_label(save_label(tmp_path, some_label(like.shape).astype("u1"), moved(5e-5)), like)
 
@@ -251,9 +260,9 @@ def test_a_label_of_background_alone_is_read(tmp_path: Path) -> None:
     assert image.read_label(save_label(tmp_path, np.zeros(like.shape, "u1")), like).max() == 0
 
 
-@pytest.mark.skipif(not SHARED.is_dir(), reason="no real scans beside the project")
+@pytest.mark.skipif(not SHARED.is_dir(), reason="no real scans next to the project")
 @pytest.mark.parametrize("data_set", ["Task04_Hippocampus", "Dataset051_Sarcoma"])
-def test_real_labels_lie_on_their_scans_and_survive_a_round_trip(
+def test_real_labels_have_the_grid_of_their_scans_and_survive_a_round_trip(
     tmp_path: Path, data_set: str
 ) -> None:
     labels = sorted((SHARED / data_set / "labelsTr").glob("*.nii.gz"))[::9]
@@ -265,7 +274,8 @@ def test_real_labels_lie_on_their_scans_and_survive_a_round_trip(
         )
         label = image.read_label(path, like, {0, 1, 2})
         image.write_label(tmp_path / path.name, label, like)
-        original, written = SimpleITK.ReadImage(path), SimpleITK.ReadImage(tmp_path / path.name)
+        original = SimpleITK.ReadImage(path)
+        written = SimpleITK.ReadImage(tmp_path / path.name)
         np.testing.assert_array_equal(
             SimpleITK.GetArrayFromImage(written), SimpleITK.GetArrayFromImage(original)
         )

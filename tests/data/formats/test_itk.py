@@ -1,4 +1,4 @@
-"""NRRD and MetaImage: the grid that SimpleITK sees, in NIfTI's world; cut and foreign files refused."""
+"""NRRD and MetaImage: the grid of SimpleITK in NIfTI's world; cut and foreign files are refused."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ def test_voxels_and_world_equal_those_of_the_same_scan_as_nifti(
 ) -> None:
     values = abs(VOXELS).astype(dtype)
     scan = image.read_image(saved(tmp_path / f"scan{ending}", values, packed))
-    twin = image.read_image(saved(tmp_path / "twin.nii.gz", values))
-    np.testing.assert_array_equal(scan.data, twin.data)
-    assert scan.data.dtype == twin.data.dtype
-    np.testing.assert_allclose(scan.affine, twin.affine, atol=1e-5)
+    as_nifti = image.read_image(saved(tmp_path / "same.nii.gz", values))
+    np.testing.assert_array_equal(scan.data, as_nifti.data)
+    assert scan.data.dtype == as_nifti.data.dtype
+    np.testing.assert_allclose(scan.affine, as_nifti.affine, atol=1e-5)
     np.testing.assert_allclose(scan.spacing_mm, (1, 2, 3))
 
 
@@ -61,11 +61,12 @@ def test_the_world_is_right_anterior_superior(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("ending", [".mha", ".nrrd"])
-def test_a_label_written_for_it_lies_on_it_for_simpleitk(tmp_path: Path, ending: str) -> None:
+def test_a_label_written_for_a_scan_has_its_grid_for_simpleitk(tmp_path: Path, ending: str) -> None:
     path = saved(tmp_path / f"scan{ending}")
     like = image.read_image(path)
     image.write_label(tmp_path / "label.nii.gz", VOXELS > 0, like)
-    a, b = SimpleITK.ReadImage(path), SimpleITK.ReadImage(tmp_path / "label.nii.gz")
+    a = SimpleITK.ReadImage(path)
+    b = SimpleITK.ReadImage(tmp_path / "label.nii.gz")
     assert (a.GetSize(), a.GetSpacing()) == (b.GetSize(), b.GetSpacing())
     np.testing.assert_allclose(a.GetOrigin(), b.GetOrigin(), atol=1e-5)
     np.testing.assert_allclose(a.GetDirection(), b.GetDirection(), atol=1e-6)

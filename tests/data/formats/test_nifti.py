@@ -1,12 +1,10 @@
-"""NIfTI files, good and bad: each damaged file is made on the spot, and must be refused or repaired as promised."""
+"""NIfTI files: every damaged one is made here, and is refused, or repaired with a note."""
 
 from __future__ import annotations
 
 import gzip
 import os
-import resource
 import struct
-import time
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -29,14 +27,14 @@ def voxels(dtype: str = "i2", shape: tuple[int, ...] = (7, 6, 5)) -> np.ndarray:
 def nifti_bytes(
     data: np.ndarray | None = None, affine: np.ndarray = AFFINE, kind: type = nib.Nifti1Image
 ) -> bytes:
-    made = kind(voxels() if data is None else data, affine)
-    made.set_qform(affine, 1)
-    made.set_sform(affine, 1)
-    return made.to_bytes()
+    nifti_image = kind(voxels() if data is None else data, affine)
+    nifti_image.set_qform(affine, 1)
+    nifti_image.set_sform(affine, 1)
+    return nifti_image.to_bytes()
 
 
-def patched(offset: int, form: str, *values: float, of: bytes | None = None) -> bytes:
-    raw = bytearray(nifti_bytes() if of is None else of)
+def patched(offset: int, form: str, *values: float, content: bytes | None = None) -> bytes:
+    raw = bytearray(nifti_bytes() if content is None else content)
     struct.pack_into("<" + form, raw, offset, *values)
     return bytes(raw)
 
@@ -44,7 +42,7 @@ def patched(offset: int, form: str, *values: float, of: bytes | None = None) -> 
 def patches(*changes: tuple) -> bytes:
     raw = nifti_bytes()
     for change in changes:
-        raw = patched(*change, of=raw)
+        raw = patched(*change, content=raw)
     return raw
 
 
@@ -68,37 +66,34 @@ def refused(path: Path, reason: str, **options: int) -> None:
 
 
 ZIPPED = gzip.compress(nifti_bytes(), mtime=0)
-NAN, INF = float("nan"), float("inf")
+NAN = float("nan")
+INF = float("inf")
 
 
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        pytest.param(b"", "empty", id="N1 empty"),
-        pytest.param(b"<html><body>404</body></html>" * 50, "not gzip", id="N2 web page"),
-        pytest.param(gzip.compress(b"some text " * 99), "not a NIfTI", id="N3 gzip of text"),
+        pytest.param(b"", "empty", id="empty"),
+        pytest.param(b"<html><body>404</body></html>" * 50, "not gzip", id="web page"),
+        pytest.param(gzip.compress(b"some text " * 99), "not a NIfTI", id="gzip of text"),
+        pytest.param(gzip.compress(b"text"), "less than a NIfTI header", id="gzip of short text"),
         pytest.param(
-            gzip.compress(b"text"), "less than a NIfTI header", id="N3 gzip of short text"
+            gzip.compress(nifti_bytes()[:200]), "less than a NIfTI header", id="header cut"
+        ),
+        pytest.param(gzip.compress(nifti_bytes()[:500]), "asks for", id="data cut before packing"),
+        pytest.param(ZIPPED[: len(ZIPPED) // 2], "cut", id="half a stream"),
+        pytest.param(ZIPPED[:-3], "cut", id="trailer cut"),
+        pytest.param(ZIPPED[:15], "NIfTI header|gzip", id="nothing left"),
+        pytest.param(flipped(ZIPPED, len(ZIPPED) - 6), "damaged gzip.*checksum", id="CRC"),
+        pytest.param(flipped(ZIPPED, len(ZIPPED) - 2), "damaged gzip", id="length"),
+        pytest.param(flipped(ZIPPED, len(ZIPPED) // 2), "gzip", id="bit flip"),
+        pytest.param(ZIPPED + b"trailing garbage", "more data after the end", id="garbage"),
+        pytest.param(ZIPPED + ZIPPED, "more data after the end", id="two members"),
+        pytest.param(
+            gzip.compress(nifti_bytes() + b"x" * 40), "more data after the voxels", id="longer"
         ),
         pytest.param(
-            gzip.compress(nifti_bytes()[:200]), "less than a NIfTI header", id="N4 header cut"
-        ),
-        pytest.param(
-            gzip.compress(nifti_bytes()[:500]), "asks for", id="N5 data cut before packing"
-        ),
-        pytest.param(ZIPPED[: len(ZIPPED) // 2], "cut", id="N6 half a stream"),
-        pytest.param(ZIPPED[:-3], "cut", id="N6 trailer cut"),
-        pytest.param(ZIPPED[:15], "NIfTI header|gzip", id="N6 nothing left"),
-        pytest.param(flipped(ZIPPED, len(ZIPPED) - 6), "damaged gzip.*checksum", id="N7 CRC"),
-        pytest.param(flipped(ZIPPED, len(ZIPPED) - 2), "damaged gzip", id="N7 length"),
-        pytest.param(flipped(ZIPPED, len(ZIPPED) // 2), "gzip", id="N8 bit flip"),
-        pytest.param(ZIPPED + b"trailing garbage", "more data after the end", id="N9 garbage"),
-        pytest.param(ZIPPED + ZIPPED, "more data after the end", id="N9 two members"),
-        pytest.param(
-            gzip.compress(nifti_bytes() + b"x" * 40), "more data after the voxels", id="N9 longer"
-        ),
-        pytest.param(
-            gzip.compress(nifti_bytes() + b"x" * 100_000), "unpacks to more", id="N9 much longer"
+            gzip.compress(nifti_bytes() + b"x" * 100_000), "unpacks to more", id="much longer"
         ),
     ],
 )
@@ -109,89 +104,83 @@ def test_a_damaged_gzip_file_is_refused(tmp_path: Path, content: bytes, reason: 
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        pytest.param(b"", "empty", id="N1 empty"),
-        pytest.param(nifti_bytes()[:200], "less than a NIfTI header", id="N4 header cut"),
+        pytest.param(b"", "empty", id="empty"),
+        pytest.param(nifti_bytes()[:200], "less than a NIfTI header", id="header cut"),
         pytest.param(
-            nifti_bytes(kind=nib.Nifti2Image)[:400], "cut at 400 of 540", id="N4 NIfTI-2 header cut"
+            nifti_bytes(kind=nib.Nifti2Image)[:400], "cut at 400 of 540", id="NIfTI-2 header cut"
         ),
-        pytest.param(nifti_bytes()[:-1], "asks for", id="N5 data cut"),
-        pytest.param(nifti_bytes() + b"x", "more data after the voxels", id="N9 trailing garbage"),
-        pytest.param(patched(40, "4h", 3, 32767, 32767, 32767), "70362.3 GB", id="N10 huge"),
-        pytest.param(patched(42, "h", -7), "not all positive", id="N12 negative"),
-        pytest.param(patched(42, "h", 0), "not all positive", id="N13 zero"),
-        pytest.param(patched(40, "h", 9), "not 1 to 7", id="N14 nine"),
-        pytest.param(patched(40, "h", 0), "not 1 to 7", id="N14 none"),
-        pytest.param(patched(42, "h", 8), "asks for", id="N15 claims more"),
-        pytest.param(patched(70, "2h", 9999, 16), "voxel type 9999", id="N16 unknown type"),
-        pytest.param(patched(70, "2h", 1536, 128), "128-bit", id="N16 float128"),
-        pytest.param(patched(70, "2h", 128, 24), "RGB", id="N17 RGB24"),
-        pytest.param(nifti_bytes(voxels("c8")), "magnitude", id="N18 complex"),
-        pytest.param(patched(108, "f", 1e9), "asks for", id="N20 offset 1e9"),
-        pytest.param(patched(108, "f", -100), "vox_offset", id="N20 offset -100"),
-        pytest.param(patched(108, "f", NAN), "vox_offset", id="N20 offset NaN"),
-        pytest.param(patched(108, "f", INF), "vox_offset", id="N20 offset Inf"),
+        pytest.param(nifti_bytes()[:-1], "asks for", id="data cut"),
+        pytest.param(nifti_bytes() + b"x", "more data after the voxels", id="trailing garbage"),
+        pytest.param(patched(40, "4h", 3, 32767, 32767, 32767), "70362.3 GB", id="huge"),
+        pytest.param(patched(42, "h", -7), "not all positive", id="negative"),
+        pytest.param(patched(42, "h", 0), "not all positive", id="zero"),
+        pytest.param(patched(40, "h", 9), "not 1 to 7", id="nine"),
+        pytest.param(patched(40, "h", 0), "not 1 to 7", id="none"),
+        pytest.param(patched(42, "h", 8), "asks for", id="claims more"),
+        pytest.param(patched(70, "2h", 9999, 16), "voxel type 9999", id="unknown type"),
+        pytest.param(patched(70, "2h", 1536, 128), "128-bit", id="float128"),
+        pytest.param(patched(70, "2h", 128, 24), "RGB", id="RGB24"),
+        pytest.param(nifti_bytes(voxels("c8")), "magnitude", id="complex"),
+        pytest.param(patched(108, "f", 1e9), "asks for", id="offset 1e9"),
+        pytest.param(patched(108, "f", -100), "vox_offset", id="offset -100"),
+        pytest.param(patched(108, "f", NAN), "vox_offset", id="offset NaN"),
+        pytest.param(patched(108, "f", INF), "vox_offset", id="offset Inf"),
         pytest.param(
-            patches((80, "3f", 0, 2, 3), (254, "h", 0)), "voxel size 0", id="N21 pixdim 0, no sform"
+            patches((80, "3f", 0, 2, 3), (254, "h", 0)), "voxel size 0", id="pixdim 0, no sform"
         ),
-        pytest.param(patched(80, "f", NAN), "voxel sizes", id="N22 pixdim NaN"),
-        pytest.param(patched(280, "f", NAN), "sform", id="N23 sform NaN"),
-        pytest.param(patched(280, "12f", *[0] * 12), "sform", id="N24 sform zeros"),
+        pytest.param(patched(80, "f", NAN), "voxel sizes", id="pixdim NaN"),
+        pytest.param(patched(280, "f", NAN), "sform", id="sform NaN"),
+        pytest.param(patched(280, "12f", *[0] * 12), "sform", id="sform zeros"),
+        pytest.param(patches((254, "h", 0), (256, "3f", 3, 3, 3)), "quaternion", id="quaternion"),
         pytest.param(
-            patches((254, "h", 0), (256, "3f", 3, 3, 3)), "quaternion", id="N27 quaternion"
+            patches((254, "h", 0), (256, "3f", NAN, 0, 0)), "quaternion", id="quaternion NaN"
         ),
-        pytest.param(
-            patches((254, "h", 0), (256, "3f", NAN, 0, 0)), "quaternion", id="N27 quaternion NaN"
-        ),
-        pytest.param(patched(112, "2f", INF, 0), "slope", id="N28 slope Inf"),
-        pytest.param(patched(112, "2f", 1, NAN), "intercept", id="N28 intercept NaN"),
-        pytest.param(patched(344, "4s", b"nope"), "magic", id="N29 wrong magic"),
-        pytest.param(patched(344, "4s", b"ni1\0"), "pair", id="N29 pair magic"),
-        pytest.param(nifti_bytes(np.full((4, 4, 4), 7, "i2")), "same value", id="N31 constant"),
-        pytest.param(
-            nifti_bytes(np.full((4, 4, 4), 7, "f4")), "same value", id="N31 constant float"
-        ),
-        pytest.param(
-            nifti_bytes(voxels(shape=(4, 4, 4, 5))), "has 5 volumes", id="N32 five frames"
-        ),
-        pytest.param(nifti_bytes(voxels(shape=(4, 4, 4, 1, 3))), "5 dimensions", id="N32 vectors"),
-        pytest.param(nifti_bytes(voxels(shape=(6, 5))), "single slice", id="N33 2D"),
-        pytest.param(nifti_bytes(voxels(shape=(6, 5, 1))), "single slice", id="N33 one slice"),
-        pytest.param(b"\x89PNG\r\n\x1a\n" + bytes(500), "not a NIfTI", id="N37 PNG"),
-        pytest.param(ZIPPED, "gzip, though", id="N37 gzip named .nii"),
+        pytest.param(patched(112, "2f", INF, 0), "slope", id="slope Inf"),
+        pytest.param(patched(112, "2f", 1, NAN), "intercept", id="intercept NaN"),
+        pytest.param(patched(344, "4s", b"nope"), "magic", id="wrong magic"),
+        pytest.param(patched(344, "4s", b"ni1\0"), "pair", id="pair magic"),
+        pytest.param(nifti_bytes(np.full((4, 4, 4), 7, "i2")), "same value", id="constant"),
+        pytest.param(nifti_bytes(np.full((4, 4, 4), 7, "f4")), "same value", id="constant float"),
+        pytest.param(nifti_bytes(voxels(shape=(4, 4, 4, 5))), "has 5 volumes", id="five frames"),
+        pytest.param(nifti_bytes(voxels(shape=(4, 4, 4, 1, 3))), "5 dimensions", id="vectors"),
+        pytest.param(nifti_bytes(voxels(shape=(6, 5))), "single slice", id="2D"),
+        pytest.param(nifti_bytes(voxels(shape=(6, 5, 1))), "single slice", id="one slice"),
+        pytest.param(b"\x89PNG\r\n\x1a\n" + bytes(500), "not a NIfTI", id="PNG"),
+        pytest.param(ZIPPED, "gzip, though", id="gzip named .nii"),
     ],
 )
 def test_a_damaged_plain_file_is_refused(tmp_path: Path, content: bytes, reason: str) -> None:
     refused(save(tmp_path, content), reason)
 
 
-def test_n11_dimensions_whose_product_overflows_are_refused_at_once_without_memory(
-    tmp_path: Path,
+def test_dimensions_whose_product_overflows_are_refused_at_once_without_memory(
+    tmp_path: Path, record_reads: Callable[..., list[int]], peak_bytes: Callable[..., int]
 ) -> None:
     raw = bytearray(nifti_bytes(kind=nib.Nifti2Image))
     struct.pack_into("<4q", raw, 16, 3, 10**6, 10**6, 10**6)
     path = save(tmp_path, bytes(raw))
-    before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
-    refused(path, "2000000000.0 GB")
+    sizes = record_reads(nifti)
+    assert peak_bytes(lambda: refused(path, "2000000000.0 GB")) < 10 * 2**20
     struct.pack_into("<4q", raw, 16, 3, 2**62, 2**62, 2**62)
-    refused(save(tmp_path, gzip.compress(bytes(raw)), "scan.nii.gz"), "GB")
-    assert time.process_time() - start < 0.1
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # kB
+    packed = save(tmp_path, gzip.compress(bytes(raw)), "scan.nii.gz")
+    assert peak_bytes(lambda: refused(packed, "GB")) < 10 * 2**20
+    assert len(sizes) == 2  # the start of each file and no more
 
 
 @pytest.mark.parametrize(
     ("content", "note"),
     [
-        pytest.param(patched(72, "h", 32), "32 bits per voxel", id="N19 bitpix"),
-        pytest.param(patched(80, "3f", 0, 0, 0), "taken from the sform", id="N21 pixdim 0"),
-        pytest.param(patched(80, "3f", -2, 2, 3), "negative voxel sizes", id="N21 pixdim negative"),
+        pytest.param(patched(72, "h", 32), "32 bits per voxel", id="bitpix"),
+        pytest.param(patched(80, "3f", 0, 0, 0), "taken from the sform", id="pixdim 0"),
+        pytest.param(patched(80, "3f", -2, 2, 3), "negative voxel sizes", id="pixdim negative"),
         pytest.param(
             patched(256, "3f", 3, 3, 3),
             "the sform is used",
-            id="N27 impossible qform beside a good sform",
+            id="impossible qform with a good sform",
         ),
-        pytest.param(patched(112, "2f", 0, 5), "slope 0 taken as 1", id="N28 slope 0"),
-        pytest.param(patched(112, "2f", NAN, 5), "slope nan taken as 1", id="N28 slope NaN"),
-        pytest.param(patched(0, "i", 349), "349 bytes", id="N29 sizeof_hdr"),
+        pytest.param(patched(112, "2f", 0, 5), "slope 0 taken as 1", id="slope 0"),
+        pytest.param(patched(112, "2f", NAN, 5), "slope nan taken as 1", id="slope NaN"),
+        pytest.param(patched(0, "i", 349), "349 bytes", id="sizeof_hdr"),
         pytest.param(patched(123, "B", 3), "taken as mm", id="micrometres"),
     ],
 )
@@ -204,7 +193,7 @@ def test_a_small_flaw_is_repaired_with_a_note(tmp_path: Path, content: bytes, no
     np.testing.assert_array_equal(scan.header["pixdim"][1:4], [2, 2, 3])
 
 
-def test_n25_a_scan_without_sform_and_qform_lies_where_nibabel_puts_it_and_says_so(
+def test_a_scan_without_sform_and_qform_is_placed_as_nibabel_does_with_a_note(
     tmp_path: Path,
 ) -> None:
     path = save(tmp_path, patches((252, "2h", 0, 0)))
@@ -217,26 +206,28 @@ def test_the_qform_is_taken_where_there_is_no_sform(tmp_path: Path) -> None:
     turned = nib.affines.from_matvec(
         nib.eulerangles.euler2mat(0.3, 0.2, 0.1) @ np.diag([2, 2, -3]), [1, 2, 3]
     )
-    made = nib.Nifti1Image(voxels(), None)
-    made.set_qform(turned, 1)
-    scan = image.read_image(save(tmp_path, made.to_bytes()))
+    nifti_image = nib.Nifti1Image(voxels(), None)
+    nifti_image.set_qform(turned, 1)
+    scan = image.read_image(save(tmp_path, nifti_image.to_bytes()))
     np.testing.assert_allclose(scan.affine, turned, atol=1e-5)
     assert scan.notes == ()
 
 
-def test_n26_the_sform_wins_over_another_qform_with_a_note(tmp_path: Path) -> None:
-    made = nib.Nifti1Image(voxels(), AFFINE)
-    made.set_sform(AFFINE @ np.diag([2, 2, 2, 1]), 1)
-    made.set_qform(AFFINE, 1)
-    made.header["pixdim"][1:4] = (2, 2, 3)
-    scan = image.read_image(save(tmp_path, made.to_bytes()))
+def test_the_sform_wins_over_another_qform_with_a_note(tmp_path: Path) -> None:
+    nifti_image = nib.Nifti1Image(voxels(), AFFINE)
+    nifti_image.set_sform(AFFINE @ np.diag([2, 2, 2, 1]), 1)
+    nifti_image.set_qform(AFFINE, 1)
+    nifti_image.header["pixdim"][1:4] = (2, 2, 3)
+    scan = image.read_image(save(tmp_path, nifti_image.to_bytes()))
     assert scan.spacing_mm == (4, 4, 6)
     assert "disagree" in scan.notes[0]
 
 
-def test_n30_few_unusable_voxels_become_the_minimum_and_many_are_refused(tmp_path: Path) -> None:
+def test_few_unusable_voxels_become_the_minimum_and_many_are_refused(tmp_path: Path) -> None:
     data = np.random.default_rng(0).normal(size=(10, 10, 10)).astype("f4")
-    data[1, 2, 3], data[4, 5, 6], data[7, 8, 9] = NAN, INF, -INF
+    data[1, 2, 3] = NAN
+    data[4, 5, 6] = INF
+    data[7, 8, 9] = -INF
     scan = image.read_image(save(tmp_path, nifti_bytes(data)))
     expected = np.where(np.isfinite(data), data, data[np.isfinite(data)].min())
     np.testing.assert_array_equal(scan.data[0], expected)
@@ -250,29 +241,30 @@ def test_finite_values_whose_sum_overflows_are_kept(tmp_path: Path) -> None:
     np.testing.assert_array_equal(image.read_image(save(tmp_path, nifti_bytes(data))).data[0], data)
 
 
-def test_n30_a_double_beyond_single_precision_is_infinite_since_scans_are_prepared_in_it(
+def test_a_double_beyond_single_precision_is_infinite_since_scans_are_prepared_in_it(
     tmp_path: Path,
 ) -> None:
     data = np.random.default_rng(0).normal(size=(10, 10, 10))
-    data[1, 2, 3], data[4, 5, 6] = 1e39, -1e300
+    data[1, 2, 3] = 1e39
+    data[4, 5, 6] = -1e300
     scan = image.read_image(save(tmp_path, nifti_bytes(data)))
     expected = np.where(abs(data) < 1e38, data, data[abs(data) < 1e38].min())
     np.testing.assert_array_equal(scan.data[0], expected)
     assert scan.notes == ("2 NaN or infinite voxels replaced by the minimum",)
 
 
-def test_n30_a_slope_that_overflows_is_refused(tmp_path: Path) -> None:
+def test_a_slope_that_overflows_is_refused(tmp_path: Path) -> None:
     refused(save(tmp_path, patched(112, "2f", 3e38, 0)), "NaN or infinite")
 
 
-def test_n32_frames_are_channels_where_the_data_set_says_so(tmp_path: Path) -> None:
+def test_frames_are_channels_where_the_data_set_says_so(tmp_path: Path) -> None:
     data = voxels(shape=(6, 5, 4, 3))
     path = save(tmp_path, nifti_bytes(data))
     np.testing.assert_array_equal(image.read_image(path, channels=3).data, np.moveaxis(data, 3, 0))
     refused(path, "2 channels are expected", channels=2)
 
 
-def test_n34_trailing_axes_of_one_are_dropped(tmp_path: Path) -> None:
+def test_trailing_axes_of_one_are_dropped(tmp_path: Path) -> None:
     data = voxels(shape=(6, 5, 4, 1, 1))
     np.testing.assert_array_equal(
         image.read_image(save(tmp_path, nifti_bytes(data))).data[0], data[..., 0, 0]
@@ -290,13 +282,14 @@ OBLIQUE = nib.affines.from_matvec(
 @pytest.mark.parametrize("kind", [nib.Nifti1Image, nib.Nifti2Image])
 @pytest.mark.parametrize("order", "<>")
 @pytest.mark.parametrize("dtype", ["u1", "i1", "u2", "i2", "u4", "i4", "u8", "i8", "f4", "f8"])
-def test_n35_every_real_type_order_and_orientation_reads_as_nibabel_reads_it(
+def test_every_real_type_order_and_orientation_reads_as_nibabel_reads_it(
     tmp_path: Path, affine: np.ndarray, kind: type, order: str, dtype: str
 ) -> None:
-    made = kind(voxels(dtype), affine, kind.header_class(endianness=order))
-    made.set_data_dtype(dtype)
-    path = save(tmp_path, gzip.compress(made.to_bytes(), 1), "scan.nii.gz")
-    scan, expected = image.read_image(path), nib.load(path)
+    nifti_image = kind(voxels(dtype), affine, kind.header_class(endianness=order))
+    nifti_image.set_data_dtype(dtype)
+    path = save(tmp_path, gzip.compress(nifti_image.to_bytes(), 1), "scan.nii.gz")
+    scan = image.read_image(path)
+    expected = nib.load(path)
     assert expected.header.endianness == order
     np.testing.assert_array_equal(scan.data[0], np.asanyarray(expected.dataobj))
     np.testing.assert_array_equal(scan.affine, expected.affine)
@@ -308,13 +301,13 @@ def test_n35_every_real_type_order_and_orientation_reads_as_nibabel_reads_it(
 def test_slope_and_intercept_are_applied_as_nibabel_applies_them(
     tmp_path: Path, dtype: str
 ) -> None:
-    path = save(tmp_path, patched(112, "2f", 0.37, -1024, of=nifti_bytes(voxels(dtype))))
+    path = save(tmp_path, patched(112, "2f", 0.37, -1024, content=nifti_bytes(voxels(dtype))))
     np.testing.assert_allclose(
         image.read_image(path).data[0], nib.load(path).get_fdata(), rtol=1e-6, atol=1e-3
     )
 
 
-def test_n36_an_endless_chain_of_extensions_is_never_walked(tmp_path: Path) -> None:
+def test_an_endless_chain_of_extensions_is_never_walked(tmp_path: Path) -> None:
     raw = bytearray(nifti_bytes())
     struct.pack_into("<f", raw, 108, 384)
     chain = b"\1\0\0\0" + struct.pack("<2i", -16, 6) + bytes(24)
@@ -323,20 +316,20 @@ def test_n36_an_endless_chain_of_extensions_is_never_walked(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("name", ["scan", "scan.nii.bz2", ".nii.gz"])
-def test_n37_an_unknown_ending_is_refused(tmp_path: Path, name: str) -> None:
+def test_an_unknown_ending_is_refused(tmp_path: Path, name: str) -> None:
     refused(save(tmp_path, nifti_bytes(), name), "unknown kind of file")
 
 
 @pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo, lambda path: path.symlink_to("/dev/zero")])
 @pytest.mark.parametrize("name", ["scan.nii", "scan.nii.gz", "scan.mha", "scan.nrrd", "scan.png"])
-def test_n38_only_a_regular_file_is_ever_opened(
+def test_only_a_regular_file_is_ever_opened(
     tmp_path: Path, make: Callable[[Path], None], name: str
 ) -> None:
     make(tmp_path / name)
     refused(tmp_path / name, "not a regular file but")
 
 
-def test_n38_a_missing_file_is_named_and_a_link_to_a_scan_is_read(tmp_path: Path) -> None:
+def test_a_missing_file_is_named_and_a_link_to_a_scan_is_read(tmp_path: Path) -> None:
     refused(tmp_path / "scan.nii", "no such file")
     (tmp_path / "link.nii").symlink_to(save(tmp_path, nifti_bytes()))
     np.testing.assert_array_equal(image.read_image(tmp_path / "link.nii").data[0], voxels())
@@ -351,26 +344,33 @@ def zeros_zipped(header: bytes, megabytes: int) -> bytes:
     )
 
 
-def test_n39_a_bomb_is_refused_before_it_grows(tmp_path: Path) -> None:
+def test_a_bomb_is_refused_before_it_grows(
+    tmp_path: Path, record_reads: Callable[..., list[int]]
+) -> None:
     header = patched(40, "4h", 3, 1024, 1024, 1024)[:352]
-    path = save(
-        tmp_path, zeros_zipped(header, 1)[:2000] + bytes(2 * 10**6), "scan.nii.gz"
-    )  # only its start matters
-    start = time.process_time()
+    # only its start matters
+    content = zeros_zipped(header, 1)[:2000] + bytes(2 * 10**6)
+    path = save(tmp_path, content, "scan.nii.gz")
+    sizes = record_reads(nifti)
     refused(path, "fold")
-    assert time.process_time() - start < 0.1
+    assert len(sizes) == 1
+    assert sizes[0] < len(content) / 10
     refused(save(tmp_path, patched(40, "4h", 3, 2048, 2048, 2048)), "17.2 GB")
 
 
-def test_n39_a_small_header_cannot_make_a_stream_grow_past_what_it_says(tmp_path: Path) -> None:
+def test_a_small_header_cannot_make_a_stream_grow_past_what_it_says(
+    tmp_path: Path, peak_bytes: Callable[..., int]
+) -> None:
     path = save(tmp_path, zeros_zipped(nifti_bytes(), 64), "scan.nii.gz")
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    with pytest.raises(DataError, match="more"):
-        nifti.read_nifti(path)
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 20_000  # kB of 65,536
+
+    def read() -> None:
+        with pytest.raises(DataError, match="more"):
+            nifti.read_nifti(path)
+
+    assert peak_bytes(read) < 2 * 2**20  # of 64 MiB
 
 
-def test_n39_a_nearly_empty_label_that_shrinks_a_thousandfold_is_read(tmp_path: Path) -> None:
+def test_a_nearly_empty_label_that_shrinks_a_thousandfold_is_read(tmp_path: Path) -> None:
     data = np.zeros((200, 200, 100), "u1")
     data[100, 100, 50] = 1
     path = save(tmp_path, gzip.compress(nifti_bytes(data)), "scan.nii.gz")
@@ -378,7 +378,7 @@ def test_n39_a_nearly_empty_label_that_shrinks_a_thousandfold_is_read(tmp_path: 
     np.testing.assert_array_equal(image.read_image(path).data[0], data)
 
 
-def test_n40_a_scan_smaller_than_any_crop_is_read(tmp_path: Path) -> None:
+def test_a_scan_smaller_than_any_crop_is_read(tmp_path: Path) -> None:
     assert image.read_image(save(tmp_path, nifti_bytes(voxels(shape=(2, 2, 2))))).shape == (2, 2, 2)
 
 
@@ -397,7 +397,8 @@ def test_a_name_with_line_breaks_and_escapes_makes_one_plain_line(tmp_path: Path
 
 
 def test_the_reader_survives_any_single_byte_of_the_header(tmp_path: Path) -> None:
-    raw, rng = nifti_bytes(), np.random.default_rng(0)
+    raw = nifti_bytes()
+    rng = np.random.default_rng(0)
     for at in range(348):
         content = raw[:at] + rng.integers(0, 256, 1, np.uint8).tobytes() + raw[at + 1 :]
         try:
@@ -410,14 +411,15 @@ def test_the_reader_survives_any_single_byte_of_the_header(tmp_path: Path) -> No
         np.testing.assert_array_equal(image.read_label(tmp_path / "label.nii", scan), 1)
 
 
-@pytest.mark.skipif(not SHARED.is_dir(), reason="no real scans beside the project")
+@pytest.mark.skipif(not SHARED.is_dir(), reason="no real scans next to the project")
 def test_real_scans_read_as_nibabel_reads_them() -> None:
-    found = [
+    paths = [
         p for p in sorted(SHARED.rglob("*.nii.gz")) if "label" not in str(p) and "seg" not in p.name
     ]
-    assert len(found) > 100
-    for path in found[::12]:
-        scan, expected = image.read_image(path), nib.load(path)
+    assert len(paths) > 100
+    for path in paths[::12]:
+        scan = image.read_image(path)
+        expected = nib.load(path)
         np.testing.assert_array_equal(
             scan.data[0], np.asanyarray(expected.dataobj), err_msg=path.name
         )

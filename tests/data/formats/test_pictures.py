@@ -1,16 +1,17 @@
-"""Pictures: every mode converts to known values; damaged, animated, huge and foreign files are refused."""
+"""Pictures: every mode becomes known values; damaged, animated and huge files are refused."""
 
 from __future__ import annotations
 
 import contextlib
 import struct
-import time
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image as Pillow
+from PIL import ImageFile
 
 from selfvox.data.formats import image
 from selfvox.errors import DataError
@@ -49,19 +50,19 @@ def chunk(kind: bytes, content: bytes) -> bytes:
 
 
 def png_of_header(
-    width: int, height: int, *more: bytes, bits: int = 8, colour: int = 0, data: bytes = b""
+    width: int, height: int, *chunks: bytes, bits: int = 8, colour: int = 0, data: bytes = b""
 ) -> bytes:
     header = chunk(b"IHDR", struct.pack(">2I5B", width, height, bits, colour, 0, 0, 0))
     return (
         b"\x89PNG\r\n\x1a\n"
         + header
-        + b"".join(more)
+        + b"".join(chunks)
         + chunk(b"IDAT", zlib.compress(data))
         + chunk(b"IEND", b"")
     )
 
 
-def test_p3_grey_keeps_its_values(tmp_path: Path) -> None:
+def test_grey_keeps_its_values(tmp_path: Path) -> None:
     for name in ("a.png", "a.tif", "a.tiff", "A.PNG"):
         scan = image.read_image(saved(tmp_path / name, GREY))
         np.testing.assert_array_equal(scan.data, GREY[None])
@@ -74,14 +75,14 @@ def test_p3_grey_keeps_its_values(tmp_path: Path) -> None:
         assert scan.notes == ()
 
 
-def test_p3_colour_is_three_channels_first(tmp_path: Path) -> None:
+def test_colour_is_three_channels_first(tmp_path: Path) -> None:
     for name in ("a.png", "a.tif"):
         np.testing.assert_array_equal(
             image.read_image(saved(tmp_path / name, COLOUR)).data, COLOUR.transpose(2, 0, 1)
         )
 
 
-def test_p3_one_bit_becomes_0_and_255(tmp_path: Path) -> None:
+def test_one_bit_becomes_0_and_255(tmp_path: Path) -> None:
     bits = np.array([[True, False, True], [False, False, True]])
     for name in ("a.png", "a.tif"):
         np.testing.assert_array_equal(
@@ -89,7 +90,7 @@ def test_p3_one_bit_becomes_0_and_255(tmp_path: Path) -> None:
         )
 
 
-def test_p3_a_palette_becomes_its_colours(tmp_path: Path) -> None:
+def test_a_palette_becomes_its_colours(tmp_path: Path) -> None:
     colours = np.array([[10, 20, 30], [40, 50, 60], [70, 80, 90]], "u1")[
         [[0, 1, 2], [2, 1, 0]]
     ].transpose(2, 0, 1)
@@ -102,7 +103,7 @@ def test_p3_a_palette_becomes_its_colours(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("values", [GREY, COLOUR], ids=["LA", "RGBA"])
-def test_p3_transparency_is_dropped_and_the_colours_below_it_kept(
+def test_transparency_is_dropped_and_the_colours_below_it_kept(
     tmp_path: Path, values: np.ndarray
 ) -> None:
     scan = image.read_image(saved(tmp_path / "a.png", with_alpha(values)))
@@ -112,7 +113,7 @@ def test_p3_transparency_is_dropped_and_the_colours_below_it_kept(
     assert scan.notes == ("transparency dropped",)
 
 
-def test_p3_cmyk_becomes_rgb(tmp_path: Path) -> None:
+def test_cmyk_becomes_rgb(tmp_path: Path) -> None:
     inks = Pillow.fromarray(
         np.array([[[255, 0, 0, 0], [0, 255, 0, 0]], [[0, 0, 0, 255], [0, 0, 0, 0]]], "u1"), "CMYK"
     )
@@ -123,14 +124,14 @@ def test_p3_cmyk_becomes_rgb(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.tif"])
-def test_p3_sixteen_bits_are_kept(tmp_path: Path, name: str) -> None:
+def test_sixteen_bits_are_kept(tmp_path: Path, name: str) -> None:
     values = np.array([[0, 255, 256], [4095, 40_000, 65_535]], "u2")
     scan = image.read_image(saved(tmp_path / name, values))
     np.testing.assert_array_equal(scan.data[0], values)
     assert scan.data.dtype == np.uint16
 
 
-def test_p3_big_endian_sixteen_bits_are_kept(tmp_path: Path) -> None:
+def test_big_endian_sixteen_bits_are_kept(tmp_path: Path) -> None:
     values = np.array([[0, 255, 256], [4095, 40_000, 65_535]], "u2")
     picture = Pillow.frombytes("I;16B", (3, 2), values.astype(">u2").tobytes())
     scan = image.read_image(saved(tmp_path / "a.tif", picture))
@@ -138,7 +139,7 @@ def test_p3_big_endian_sixteen_bits_are_kept(tmp_path: Path) -> None:
     assert scan.data.dtype.isnative
 
 
-def test_p3_sixteen_bit_colour_is_reduced_to_eight_and_says_so(tmp_path: Path) -> None:
+def test_sixteen_bit_colour_is_reduced_to_eight_and_says_so(tmp_path: Path) -> None:
     rows = b"".join(b"\0" + (row.astype(">u2") * 257).tobytes() for row in COLOUR)
     (tmp_path / "a.png").write_bytes(png_of_header(3, 2, bits=16, colour=2, data=rows))
     scan = image.read_image(tmp_path / "a.png")
@@ -146,7 +147,7 @@ def test_p3_sixteen_bit_colour_is_reduced_to_eight_and_says_so(tmp_path: Path) -
     assert scan.notes == ("16 bits per colour reduced to 8",)
 
 
-def test_p3_floating_grey_is_kept_and_p9_its_nan_repaired(tmp_path: Path) -> None:
+def test_floating_grey_is_kept_and_its_nan_repaired(tmp_path: Path) -> None:
     values = np.linspace(-1, 1, 400, dtype="f4").reshape(20, 20)
     np.testing.assert_array_equal(
         image.read_image(saved(tmp_path / "a.tif", values)).data[0], values
@@ -176,7 +177,7 @@ def test_a_jpeg_reads_as_pillow_reads_it(tmp_path: Path) -> None:
         (8, lambda a: np.rot90(a, 1)),
     ],
 )
-def test_p4_exif_turns_scan_and_mask_alike_once(tmp_path: Path, tag: int, undo) -> None:
+def test_exif_turns_scan_and_mask_alike_once(tmp_path: Path, tag: int, undo) -> None:
     exif = Pillow.Exif()
     exif[0x0112] = tag
     scan = image.read_image(saved(tmp_path / "a.png", GREY, exif=exif))
@@ -191,7 +192,7 @@ def test_p4_exif_turns_scan_and_mask_alike_once(tmp_path: Path, tag: int, undo) 
 
 @pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.tif"])
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.9])
-def test_p1_a_cut_file_is_refused(tmp_path: Path, name: str, share: float) -> None:
+def test_a_cut_file_is_refused(tmp_path: Path, name: str, share: float) -> None:
     path = saved(tmp_path / name, np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8))
     content = path.read_bytes()
     path.write_bytes(content[: int(share * len(content))])
@@ -201,15 +202,18 @@ def test_p1_a_cut_file_is_refused(tmp_path: Path, name: str, share: float) -> No
 
 
 @pytest.mark.parametrize("edge", [12_000, 60_000, 2**31 - 1])
-def test_p2_too_many_pixels_are_refused_at_once(tmp_path: Path, edge: int) -> None:
+def test_too_many_pixels_are_refused_before_they_are_decoded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, edge: int
+) -> None:
     (tmp_path / "a.png").write_bytes(png_of_header(edge, edge))
-    start = time.process_time()
+    decoded: list[ImageFile.ImageFile] = []
+    monkeypatch.setattr(ImageFile.ImageFile, "load", decoded.append)
     with pytest.raises(DataError, match="pixels"):
         image.read_image(tmp_path / "a.png")
-    assert time.process_time() - start < 0.2
+    assert decoded == []
 
 
-def test_p5_a_blurred_mask_is_refused_naming_its_values(tmp_path: Path) -> None:
+def test_a_blurred_mask_is_refused_naming_its_values(tmp_path: Path) -> None:
     scan = image.read_image(saved(tmp_path / "a.png", COLOUR))
     with pytest.raises(
         DataError, match=r"unexpected label values 100, 128, 254, 255; declared are 0, 1"
@@ -217,20 +221,20 @@ def test_p5_a_blurred_mask_is_refused_naming_its_values(tmp_path: Path) -> None:
         image.read_label(saved(tmp_path / "mask.png", GREY), scan, {0, 1})
 
 
-def test_p5_a_jpeg_mask_is_refused_even_without_declared_classes(tmp_path: Path) -> None:
+def test_a_jpeg_mask_is_refused_even_without_declared_classes(tmp_path: Path) -> None:
     scan = image.read_image(saved(tmp_path / "a.png", COLOUR))
     with pytest.raises(DataError, match="JPEG"):
         image.read_label(saved(tmp_path / "mask.png", GREY, format="JPEG"), scan)
 
 
-def test_p6_a_mask_of_another_size_is_refused(tmp_path: Path) -> None:
+def test_a_mask_of_another_size_is_refused(tmp_path: Path) -> None:
     scan = image.read_image(saved(tmp_path / "a.png", COLOUR))
     with pytest.raises(DataError, match=r"shape \(3, 2\) for a.png of \(2, 3\)"):
         image.read_label(saved(tmp_path / "mask.png", np.ascontiguousarray(GREY.T)), scan)
 
 
 @pytest.mark.parametrize(("name", "kind"), [("a.png", "PNG"), ("a.tif", "TIFF")])
-def test_p7_animations_and_pages_are_refused(tmp_path: Path, name: str, kind: str) -> None:
+def test_animations_and_pages_are_refused(tmp_path: Path, name: str, kind: str) -> None:
     saved(
         tmp_path / name,
         GREY,
@@ -254,22 +258,24 @@ def test_p7_animations_and_pages_are_refused(tmp_path: Path, name: str, kind: st
     ],
 )
 @pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.tiff"])
-def test_p8_a_renamed_file_is_refused(tmp_path: Path, name: str, content: bytes) -> None:
+def test_a_renamed_file_is_refused(tmp_path: Path, name: str, content: bytes) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(DataError, match="not a PNG, JPEG or TIFF"):
         image.read_image(tmp_path / name)
 
 
 @pytest.mark.parametrize("kind", [b"zTXt", b"iCCP"])
-def test_p8_a_chunk_that_grows_a_thousandfold_is_refused_or_ignored_without_growing(
-    tmp_path: Path, kind: bytes
+def test_a_chunk_that_grows_a_thousandfold_is_refused_or_ignored_without_growing(
+    tmp_path: Path, peak_bytes: Callable[..., int], kind: bytes
 ) -> None:
     bomb = chunk(kind, b"name\0\0" + zlib.compress(bytes(64 * 2**20), 9))
     (tmp_path / "a.png").write_bytes(png_of_header(2, 1, bomb, data=b"\0\1\2"))
-    start = time.process_time()
-    with contextlib.suppress(DataError):
-        np.testing.assert_array_equal(image.read_image(tmp_path / "a.png").data, [[[1, 2]]])
-    assert time.process_time() - start < 0.5
+
+    def read() -> None:
+        with contextlib.suppress(DataError):
+            np.testing.assert_array_equal(image.read_image(tmp_path / "a.png").data, [[[1, 2]]])
+
+    assert peak_bytes(read) < 8 * 2**20  # of 64 MiB
 
 
 @pytest.mark.parametrize(
@@ -283,7 +289,7 @@ def test_p8_a_chunk_that_grows_a_thousandfold_is_refused_or_ignored_without_grow
         (277, 2**15),
     ],
 )
-def test_p9_a_tiff_with_an_impossible_field_is_refused_or_read_right(
+def test_a_tiff_with_an_impossible_field_is_refused_or_read_right(
     tmp_path: Path, tag: int, value: int
 ) -> None:
     path = saved(tmp_path / "a.tif", GREY)
@@ -342,11 +348,11 @@ def test_a_map_of_a_picture_is_a_floating_tiff_with_a_page_per_class(tmp_path: P
             np.testing.assert_array_equal(np.asarray(pages), values[number])
 
 
-@pytest.mark.skipif(not SHARED.is_dir(), reason="no real scans beside the project")
+@pytest.mark.skipif(not SHARED.is_dir(), reason="no real scans next to the project")
 def test_real_photographs_read_as_pillow_reads_them() -> None:
-    found = sorted((SHARED / "idrid_fundus" / "images").glob("*.png"))
-    assert len(found) > 100
-    for path in found[::20]:
+    paths = sorted((SHARED / "idrid_fundus" / "images").glob("*.png"))
+    assert len(paths) > 100
+    for path in paths[::20]:
         with Pillow.open(path) as picture:
             expected = np.asarray(picture.convert("RGB")).transpose(2, 0, 1)
         np.testing.assert_array_equal(image.read_image(path).data, expected)

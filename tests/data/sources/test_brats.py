@@ -9,10 +9,11 @@ import pytest
 
 import selfvox
 from selfvox.data import sources
-from selfvox.data.preparation import prepare_case as reading
+from selfvox.data.preparation.prepare_case import read_case
 from selfvox.errors import DataError
 
-OLDER, NEWER = ("_t1", "_t1ce", "_t2", "_flair"), ("-t1n", "-t1c", "-t2w", "-t2f")
+OLDER = ("_t1", "_t1ce", "_t2", "_flair")
+NEWER = ("-t1n", "-t1c", "-t2w", "-t2f")
 SHARED = Path(__file__).parents[3].parent / "shared" / "data"
 needs_scans = pytest.mark.skipif(not SHARED.is_dir(), reason="the real scans are not here")
 
@@ -22,10 +23,10 @@ def volume(path, values):
     nib.save(nib.Nifti1Image(values, np.diag([-1.0, -1, 1, 1])), path)
 
 
-def case(
+def write_case(
     folder, modalities=OLDER, label=(0, 1, 2, 4), shape=(12, 13, 14), lacks=(), ending=".nii.gz"
 ):
-    """A case whose channel number is its first voxel's value, so that an exchange shows."""
+    """A case; a channel's first voxel has its number, so that an exchange shows."""
     rng = np.random.default_rng(0)
     for number, modality in enumerate(modalities):
         values = rng.integers(100, 200, shape).astype(np.int16)
@@ -40,24 +41,24 @@ def case(
 
 @pytest.mark.parametrize("modalities", [OLDER, NEWER])
 def test_both_ways_of_naming_give_t1_t1ce_t2_flair(tmp_path, modalities):
-    case(tmp_path / "BraTS20_Training_001", modalities)
-    found = sources.find_dataset(tmp_path)
-    assert (found.source, found.channel_names) == ("brats", ("t1", "t1ce", "t2", "flair"))
-    image = reading.read_case(found.cases[0], 4)
+    write_case(tmp_path / "BraTS20_Training_001", modalities)
+    dataset = sources.find_dataset(tmp_path)
+    assert (dataset.source, dataset.channel_names) == ("brats", ("t1", "t1ce", "t2", "flair"))
+    image = read_case(dataset.cases[0], 4)
     assert image.data[:, 0, 0, 0].tolist() == [0, 1, 2, 3]
-    assert found.cases[0].label.name.endswith("seg.nii.gz")
+    assert dataset.cases[0].label.name.endswith("seg.nii.gz")
 
 
-def test_grades_may_be_nested_and_tables_lie_beside(tmp_path):
-    case(tmp_path / "HGG" / "Brats18_A_1")
-    case(tmp_path / "LGG" / "Brats18_B_1", label=None, ending=".nii")
+def test_grades_may_be_nested_next_to_a_table(tmp_path):
+    write_case(tmp_path / "HGG" / "Brats18_A_1")
+    write_case(tmp_path / "LGG" / "Brats18_B_1", label=None, ending=".nii")
     (tmp_path / "survival_data.csv").write_text("BraTS18ID,Age,Survival\nBrats18_A_1,60,300\n")
-    found = sources.find_dataset(tmp_path)
-    assert [(each.id, each.label is None) for each in found.cases] == [
+    dataset = sources.find_dataset(tmp_path)
+    assert [(case.id, case.label is None) for case in dataset.cases] == [
         ("Brats18_A_1", False),
         ("Brats18_B_1", True),
     ]
-    assert found.notes == ("1 of 2 cases have no label",)
+    assert dataset.notes == ("1 of 2 cases have no label",)
 
 
 @pytest.mark.parametrize(
@@ -77,15 +78,15 @@ def test_grades_may_be_nested_and_tables_lie_beside(tmp_path):
 )
 def test_the_numbers_of_the_classes_are_those_of_the_year(tmp_path, modalities, labels, names):
     for number, label in enumerate(labels):
-        case(tmp_path / f"case{number}", modalities, label)
-    found = sources.find_dataset(tmp_path)
-    assert found.classes == (None if names is None else {0: "background", **names})
+        write_case(tmp_path / f"case{number}", modalities, label)
+    dataset = sources.find_dataset(tmp_path)
+    assert dataset.classes == (None if names is None else {0: "background", **names})
     if names is None:
-        assert found.regions is None
+        assert dataset.regions is None
         return
     enhancing = next(value for value, name in names.items() if name == "enhancing tumour")
     regions = {"WT": (1, 2, enhancing), "TC": (1, enhancing), "ET": (enhancing,)}
-    assert found.regions == regions | ({"RC": (4,)} if len(names) == 4 else {})
+    assert dataset.regions == regions | ({"RC": (4,)} if len(names) == 4 else {})
 
 
 @pytest.mark.parametrize(
@@ -102,8 +103,8 @@ def test_the_numbers_of_the_classes_are_those_of_the_year(tmp_path, modalities, 
     ],
 )
 def test_years_whose_4_is_not_the_same_are_not_read_together(tmp_path, older, newer, enhancing):
-    case(tmp_path / "Brats18_A_1", OLDER, older)
-    case(tmp_path / "BraTS-GLI-00005-000", NEWER, newer)
+    write_case(tmp_path / "Brats18_A_1", OLDER, older)
+    write_case(tmp_path / "BraTS-GLI-00005-000", NEWER, newer)
     if enhancing is None:
         with pytest.raises(DataError, match="put each year in its own folder"):
             sources.find_dataset(tmp_path)
@@ -118,21 +119,21 @@ def test_two_visits_of_a_patient_are_one_subject(tmp_path):
         "BraTS-GLI-00006-000",
         "TCGA-DU-7294",
     ):
-        case(tmp_path / name, NEWER)
-    found = sources.find_dataset(tmp_path)
-    assert [each.subject for each in found.cases] == [
+        write_case(tmp_path / name, NEWER)
+    dataset = sources.find_dataset(tmp_path)
+    assert [case.subject for case in dataset.cases] == [
         *["BraTS-GLI-00005"] * 2,
         "BraTS-GLI-00006",
         "TCGA-DU-7294",
     ]
-    assert len({each.id for each in found.cases}) == 4
+    assert len({case.id for case in dataset.cases}) == 4
 
 
 def test_a_case_that_lacks_a_modality_is_rejected_by_its_name_and_the_others_go_on(tmp_path):
-    case(tmp_path / "scans" / "whole")
-    case(tmp_path / "scans" / "part", lacks=("_t1ce",))
-    found = sources.find_dataset(tmp_path / "scans")
-    assert "1 modality file missing, so their cases are rejected: part_t1ce.nii.gz" in found.notes
+    write_case(tmp_path / "scans" / "whole")
+    write_case(tmp_path / "scans" / "part", lacks=("_t1ce",))
+    dataset = sources.find_dataset(tmp_path / "scans")
+    assert "1 modality file missing, so their cases are rejected: part_t1ce.nii.gz" in dataset.notes
     selfvox.prepare(tmp_path / "scans", out=tmp_path / "store", workers=1)
     with (tmp_path / "store" / "rejected.csv").open(newline="") as table:
         rows = list(csv.DictReader(table))
@@ -142,15 +143,15 @@ def test_a_case_that_lacks_a_modality_is_rejected_by_its_name_and_the_others_go_
 
 
 def test_one_channel_in_two_files_is_refused(tmp_path):
-    case(tmp_path / "a")
-    case(tmp_path / "b")
+    write_case(tmp_path / "a")
+    write_case(tmp_path / "b")
     (tmp_path / "a" / "a_t1.nii").touch()
     with pytest.raises(DataError, match="one channel of one case; keep one"):
         sources.find_dataset(tmp_path)
 
 
 def test_two_modalities_of_a_plain_folder_are_no_brats(tmp_path):
-    case(tmp_path / "ann", lacks=("_t1ce", "_t2"), label=None)
+    write_case(tmp_path / "ann", lacks=("_t1ce", "_t2"), label=None)
     assert sources.find_dataset(tmp_path).source == "folder"
     for root, reason in (
         (tmp_path / "ann" / "ann_t1.nii.gz", "not a folder"),
@@ -168,23 +169,29 @@ def test_the_decathlons_brain_tumours_are_one_file_of_four_volumes(tmp_path):
         volume(tmp_path / folder / "BRATS_001.nii.gz", values)
     (tmp_path / "dataset.json").write_text(
         '{"modality": {"0": "FLAIR", "1": "T1w", "2": "t1gd", "3": "T2w"},'
-        ' "labels": {"0": "background", "1": "edema", "2": "non-enhancing tumor", "3": "enhancing tumour"},'
-        ' "training": [{"image": "./imagesTr/BRATS_001.nii.gz", "label": "./labelsTr/BRATS_001.nii.gz"}]}'
+        ' "labels": {"0": "background", "1": "edema", "2": "non-enhancing tumor",'
+        ' "3": "enhancing tumour"}, "training": [{"image": "./imagesTr/BRATS_001.nii.gz",'
+        ' "label": "./labelsTr/BRATS_001.nii.gz"}]}'
     )
-    found = sources.find_dataset(tmp_path)
-    assert (found.source, len(found.channel_names)) == ("decathlon", 4)
-    assert found.regions == {"WT": (1, 2, 3), "TC": (2, 3), "ET": (3,)}
-    image = reading.read_case(found.cases[0], 4)
-    whole = nib.load(tmp_path / "imagesTr" / "BRATS_001.nii.gz").get_fdata()
-    assert all(np.array_equal(image.data[number], whole[..., number]) for number in range(4))
+    dataset = sources.find_dataset(tmp_path)
+    assert (dataset.source, len(dataset.channel_names)) == ("decathlon", 4)
+    assert dataset.regions == {"WT": (1, 2, 3), "TC": (2, 3), "ET": (3,)}
+    image = read_case(dataset.cases[0], 4)
+    volumes = nib.load(tmp_path / "imagesTr" / "BRATS_001.nii.gz").get_fdata()
+    assert np.array_equal(image.data, np.moveaxis(volumes, -1, 0))
 
 
 @needs_scans
 def test_real_cases_are_found_whole():
-    found = sources.find_dataset(SHARED / "brats_cases")
-    assert (found.source, [each.id for each in found.cases]) == (
+    dataset = sources.find_dataset(SHARED / "brats_cases")
+    assert (dataset.source, [case.id for case in dataset.cases]) == (
         "brats",
         ["TCGA-DU-7294", "TCGA-FG-6692"],
     )
-    assert sorted(found.classes) == [0, 1, 2, 4]
-    assert [path.name[-11:-7] for path in found.cases[0].images] == ["-t1n", "-t1c", "-t2w", "-t2f"]
+    assert sorted(dataset.classes) == [0, 1, 2, 4]
+    assert [path.name[-11:-7] for path in dataset.cases[0].images] == [
+        "-t1n",
+        "-t1c",
+        "-t2w",
+        "-t2f",
+    ]

@@ -1,7 +1,6 @@
 """A decathlon's dataset.json: read as meant, and never trusted."""
 
 import json
-import time
 
 import pytest
 
@@ -11,7 +10,7 @@ from selfvox.errors import DataError
 LABELS = {"0": "background", "1": "tumour"}
 
 
-def dataset(root, **content):
+def write_dataset(root, **content):
     """Write dataset.json and touch every file it lists that stays inside."""
     content = {"modality": {"0": "MRI"}, "labels": LABELS} | content
     root.mkdir(exist_ok=True)
@@ -37,34 +36,36 @@ def test_training_and_test_lists_become_cases_with_and_without_labels(tmp_path):
     training = [
         {"image": f"./imagesTr/a_{n}.nii.gz", "label": f"./labelsTr/a_{n}.nii.gz"} for n in (10, 9)
     ]
-    found = sources.find_dataset(
-        dataset(tmp_path, training=training, test=["./imagesTs/a_11.nii.gz"])
+    dataset = sources.find_dataset(
+        write_dataset(tmp_path, training=training, test=["./imagesTs/a_11.nii.gz"])
     )
-    assert [case.id for case in found.cases] == ["a_9", "a_10", "a_11"]
-    assert [case.label and case.label.relative_to(tmp_path).as_posix() for case in found.cases] == [
+    assert [case.id for case in dataset.cases] == ["a_9", "a_10", "a_11"]
+    assert [
+        case.label and case.label.relative_to(tmp_path).as_posix() for case in dataset.cases
+    ] == [
         "labelsTr/a_9.nii.gz",
         "labelsTr/a_10.nii.gz",
         None,
     ]
-    assert found.classes == {0: "background", 1: "tumour"}
-    assert found.notes == ("1 of 3 cases have no label",)
-    assert sources.find_dataset(tmp_path / "dataset.json") == found
+    assert dataset.classes == {0: "background", 1: "tumour"}
+    assert dataset.notes == ("1 of 3 cases have no label",)
+    assert sources.find_dataset(tmp_path / "dataset.json") == dataset
 
 
 def test_several_modalities_are_channels_of_one_file_in_their_order(tmp_path):
     names = {str(number): f"channel {number}" for number in reversed(range(11))}
-    found = sources.find_dataset(
-        dataset(tmp_path, modality=names, training=[{"image": "a.nii.gz"}])
+    dataset = sources.find_dataset(
+        write_dataset(tmp_path, modality=names, training=[{"image": "a.nii.gz"}])
     )
-    assert found.channel_names == tuple(f"channel {number}" for number in range(11))
-    assert len(found.cases[0].images) == 1
+    assert dataset.channel_names == tuple(f"channel {number}" for number in range(11))
+    assert len(dataset.cases[0].images) == 1
 
 
 def test_one_stem_in_two_lists_keeps_two_ids_and_one_subject(tmp_path):
-    found = sources.find_dataset(
-        dataset(tmp_path, training=["imagesTr/a.nii.gz"], test=["imagesTs/a.nii.gz"])
+    dataset = sources.find_dataset(
+        write_dataset(tmp_path, training=["imagesTr/a.nii.gz"], test=["imagesTs/a.nii.gz"])
     )
-    assert [(case.id, case.subject) for case in found.cases] == [
+    assert [(case.id, case.subject) for case in dataset.cases] == [
         ("imagesTr_a", "a"),
         ("imagesTs_a", "a"),
     ]
@@ -75,15 +76,17 @@ def test_one_stem_in_two_lists_keeps_two_ids_and_one_subject(tmp_path):
 )
 @pytest.mark.parametrize("form", ["image", "label", "text"])
 def test_a_path_that_leaves_the_root_is_refused(tmp_path, path, form):
-    root = dataset(tmp_path / "root", training=["a.nii.gz"])
+    root = write_dataset(tmp_path / "root", training=["a.nii.gz"])
     (tmp_path / "outside.nii.gz").touch()
     entry = path if form == "text" else {"image": "a.nii.gz"} | {form: path}
     (root / "dataset.json").write_text(json.dumps({"training": [entry]}))
     assert "leads out of" in refusal(root)
 
 
-def test_an_absolute_path_inside_is_read_wherever_one_stands(tmp_path, monkeypatch):
-    root = dataset(tmp_path / "root", training=[str(tmp_path / "root" / "imagesTr" / "a.nii.gz")])
+def test_an_absolute_path_inside_is_read_from_any_working_folder(tmp_path, monkeypatch):
+    root = write_dataset(
+        tmp_path / "root", training=[str(tmp_path / "root" / "imagesTr" / "a.nii.gz")]
+    )
     monkeypatch.chdir(tmp_path)
     for named in (root, root.relative_to(tmp_path)):
         assert [
@@ -92,7 +95,7 @@ def test_an_absolute_path_inside_is_read_wherever_one_stands(tmp_path, monkeypat
 
 
 def test_a_link_that_leaves_the_root_is_refused_and_one_that_stays_is_not(tmp_path):
-    root = dataset(tmp_path / "root", training=["real/a.nii.gz"])
+    root = write_dataset(tmp_path / "root", training=["real/a.nii.gz"])
     (tmp_path / "outside.nii.gz").touch()
     (root / "dataset.json").write_text('{"training": ["link/a.nii.gz"]}')
     (root / "link").symlink_to(root / "real")
@@ -116,13 +119,13 @@ def test_a_link_that_leaves_the_root_is_refused_and_one_that_stays_is_not(tmp_pa
     ],
 )
 def test_what_is_no_path_is_refused(tmp_path, path):
-    root = dataset(tmp_path / "root", training=["a.nii.gz"])
+    root = write_dataset(tmp_path / "root", training=["a.nii.gz"])
     (root / "dataset.json").write_text(json.dumps({"training": [path]}))
     assert "dataset.json names" in refusal(root)
 
 
 def test_missing_files_are_named(tmp_path):
-    root = dataset(
+    root = write_dataset(
         tmp_path, training=[{"image": f"{n}.nii.gz", "label": f"{n}_l.nii.gz"} for n in range(9)]
     )
     for number in range(2, 7):
@@ -177,8 +180,6 @@ def test_what_cannot_be_meant_is_refused_in_one_line(tmp_path, content, reason):
         "",
     ],
 )
-def test_what_is_not_strict_json_is_refused_quickly(tmp_path, text):
+def test_what_is_not_strict_json_is_refused_by_the_file(tmp_path, text):
     (tmp_path / "dataset.json").write_text(text)
-    begun = time.perf_counter()
     assert "dataset.json" in refusal(tmp_path)
-    assert time.perf_counter() - begun < 1

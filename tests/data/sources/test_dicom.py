@@ -1,4 +1,4 @@
-"""DICOM series: stacked as a second reader stacks them, refused where they do not fit, and no word of the patient."""
+"""DICOM series: stacked as by a second reader, checked, and without a trace of the patient."""
 
 import copy
 import csv
@@ -6,7 +6,6 @@ import io
 import os
 import re
 import struct
-import time
 from pathlib import Path
 
 import nibabel as nib
@@ -22,9 +21,9 @@ from pydicom.sequence import Sequence
 import selfvox
 from selfvox.data import sources
 from selfvox.data.formats import dicom_file
-from selfvox.data.preparation import prepare_case as reading
 from selfvox.data.preparation import split
 from selfvox.data.preparation.normalise import Intensity
+from selfvox.data.preparation.prepare_case import CaseJob, prepare_case, read_case
 from selfvox.data.preparation.recipe import Recipe
 from selfvox.data.preparation.store import open_store
 from selfvox.errors import DataError, UsageError
@@ -34,9 +33,12 @@ from selfvox.prediction.output_folder import OutputFolder
 SHARED = Path(__file__).parents[3].parent / "shared" / "data"
 needs_scans = pytest.mark.skipif(not SHARED.is_dir(), reason="the real scans are not here")
 
-CT, SEG = "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.66.4"
+CT = "1.2.840.10008.5.1.4.1.1.2"
+SEG = "1.2.840.10008.5.1.4.1.1.66.4"
 STRAIGHT = (1.0, 0, 0, 0, 1, 0)
-NAME, NUMBER, BORN = "DOE^JANE", "MRN4711", "19530217"
+NAME = "DOE^JANE"
+NUMBER = "MRN4711"
+BORN = "19530217"
 
 
 def turned(degrees_x, degrees_z):
@@ -48,56 +50,68 @@ def turned(degrees_x, degrees_z):
 
 
 def series(count=6, directions=STRAIGHT, gap=2.5, shape=(9, 8), number=3, patient=NUMBER, **tags):
-    """Slices with their file meta, in order along the normal; row spacing 0.7 mm, column spacing 0.9 mm."""
+    """Slices with their file meta, in order along the normal.
+
+    Rows are 0.7 mm apart, columns 0.9 mm; `tags` override those written here.
+    """
     rng = np.random.default_rng(number)
     normal = np.cross(directions[:3], directions[3:])
-    key, study = uid.generate_uid(), uid.generate_uid()
+    common = {
+        "SOPClassUID": CT,
+        "PatientName": NAME,
+        "PatientID": patient,
+        "PatientBirthDate": BORN,
+        "StudyDate": "20010413",
+        "Modality": "CT",
+        "ImageType": ["ORIGINAL", "PRIMARY", "AXIAL"],
+        "StudyInstanceUID": uid.generate_uid(),
+        "SeriesInstanceUID": uid.generate_uid(),
+        "SeriesNumber": number,
+        "SamplesPerPixel": 1,
+        "PhotometricInterpretation": "MONOCHROME2",
+        "Rows": shape[0],
+        "Columns": shape[1],
+        "BitsAllocated": 16,
+        "BitsStored": 12,
+        "HighBit": 11,
+        "PixelRepresentation": 0,
+        "RescaleSlope": "1",
+        "RescaleIntercept": "-1024",
+        "PixelSpacing": [0.7, 0.9],
+        "ImageOrientationPatient": [round(float(d), 9) for d in directions],
+    }
     slices = []
     for place in range(count):
-        each = Dataset()
-        each.file_meta = FileMetaDataset()
-        each.file_meta.TransferSyntaxUID = uid.ExplicitVRLittleEndian
-        each.SOPClassUID, each.SOPInstanceUID = CT, uid.generate_uid()
-        each.file_meta.MediaStorageSOPClassUID = each.SOPClassUID
-        each.file_meta.MediaStorageSOPInstanceUID = each.SOPInstanceUID
-        each.PatientName, each.PatientID, each.PatientBirthDate = NAME, patient, BORN
-        each.StudyDate, each.Modality, each.ImageType = (
-            "20010413",
-            "CT",
-            ["ORIGINAL", "PRIMARY", "AXIAL"],
-        )
-        each.StudyInstanceUID, each.SeriesInstanceUID = study, key
-        each.SeriesNumber, each.InstanceNumber = number, count - place
-        each.SamplesPerPixel, each.PhotometricInterpretation = 1, "MONOCHROME2"
-        each.Rows, each.Columns = shape
-        each.BitsAllocated, each.BitsStored, each.HighBit, each.PixelRepresentation = 16, 12, 11, 0
-        each.RescaleSlope, each.RescaleIntercept = "1", "-1024"
-        each.PixelSpacing, each.ImageOrientationPatient = (
-            [0.7, 0.9],
-            [round(float(d), 9) for d in directions],
-        )
-        each.ImagePositionPatient = [
-            round(float(p), 4) for p in np.array([10, -20, 30]) + place * gap * normal
-        ]
-        each.PixelData = rng.integers(0, 4096, shape).astype("<u2").tobytes()
-        for tag, value in tags.items():
-            setattr(each, tag, value)
-        slices.append(each)
+        position = np.array([10, -20, 30]) + place * gap * normal
+        slice_ = Dataset()
+        slice_.file_meta = FileMetaDataset()
+        slice_.file_meta.TransferSyntaxUID = uid.ExplicitVRLittleEndian
+        slice_.file_meta.MediaStorageSOPClassUID = CT
+        slice_.file_meta.MediaStorageSOPInstanceUID = uid.generate_uid()
+        own_tags = {
+            "SOPInstanceUID": slice_.file_meta.MediaStorageSOPInstanceUID,
+            "InstanceNumber": count - place,
+            "ImagePositionPatient": [round(float(p), 4) for p in position],
+            "PixelData": rng.integers(0, 4096, shape).astype("<u2").tobytes(),
+        }
+        for tag, value in (common | own_tags | tags).items():
+            setattr(slice_, tag, value)
+        slices.append(slice_)
     return slices
 
 
 def save(folder, slices):
-    """Write slices in an order that says nothing."""
+    """Write slices under names in another order."""
     folder.mkdir(parents=True, exist_ok=True)
-    for number, each in enumerate(slices):
-        each.save_as(folder / f"IM{(number * 7) % 100:04d}.dcm", enforce_file_format=True)
+    for number, slice_ in enumerate(slices):
+        slice_.save_as(folder / f"IM{(number * 7) % 100:04d}.dcm", enforce_file_format=True)
     return folder
 
 
 def read(folder):
-    found = sources.find_dataset(folder)
-    assert found.source == "dicom"
-    return reading.read_case(found.cases[0], 1)
+    dataset = sources.find_dataset(folder)
+    assert dataset.source == "dicom"
+    return read_case(dataset.cases[0], 1)
 
 
 def refusal(folder):
@@ -117,9 +131,9 @@ def test_voxels_lie_where_a_second_reader_puts_them(tmp_path, directions, backwa
     slices = series(directions=directions)
     save(tmp_path, slices[::-1] if backwards else slices)
     image = read(tmp_path)
-    other = SimpleITK.ImageSeriesReader()
-    other.SetFileNames(other.GetGDCMSeriesFileNames(str(tmp_path)))
-    volume = other.Execute()
+    reader = SimpleITK.ImageSeriesReader()
+    reader.SetFileNames(reader.GetGDCMSeriesFileNames(str(tmp_path)))
+    volume = reader.Execute()
     values = SimpleITK.GetArrayFromImage(volume).transpose(2, 1, 0)
     assert np.array_equal(image.data[0], values)
     for index in ((0, 0, 0), (7, 8, 5), (3, 0, 2)):
@@ -133,16 +147,14 @@ def test_the_affine_is_the_standards_equation(tmp_path):
     """DICOM PS3.3 C.7.6.2.1.1, pixel by pixel, for slices in any order."""
     slices = series(directions=turned(12, -7))
     image = read(save(tmp_path, slices))
-    for k, each in enumerate(slices):
-        pixels = np.frombuffer(each.PixelData, "<u2").reshape(9, 8).astype(float) - 1024
-        row, column = (
-            np.array(each.ImageOrientationPatient[:3], float),
-            np.array(each.ImageOrientationPatient[3:], float),
-        )
+    for k, slice_ in enumerate(slices):
+        pixels = np.frombuffer(slice_.PixelData, "<u2").reshape(9, 8).astype(float) - 1024
+        row = np.array(slice_.ImageOrientationPatient[:3], float)
+        column = np.array(slice_.ImageOrientationPatient[3:], float)
         for r in range(9):
             for c in range(8):
                 place = (
-                    np.array(each.ImagePositionPatient, float) + row * 0.9 * c + column * 0.7 * r
+                    np.array(slice_.ImagePositionPatient, float) + row * 0.9 * c + column * 0.7 * r
                 )
                 assert image.data[0, c, r, k] == pixels[r, c]
                 assert np.allclose(
@@ -152,11 +164,12 @@ def test_the_affine_is_the_standards_equation(tmp_path):
 
 def test_slope_and_intercept_are_those_of_each_slice(tmp_path):
     slices = series()
-    for number, each in enumerate(slices):
-        each.RescaleSlope, each.RescaleIntercept = str(0.5 + number), str(-10 * number)
+    for number, slice_ in enumerate(slices):
+        slice_.RescaleSlope = str(0.5 + number)
+        slice_.RescaleIntercept = str(-10 * number)
     image = read(save(tmp_path, slices))
-    for number, each in enumerate(slices):
-        stored = np.frombuffer(each.PixelData, "<u2").reshape(9, 8).T
+    for number, slice_ in enumerate(slices):
+        stored = np.frombuffer(slice_.PixelData, "<u2").reshape(9, 8).T
         assert np.allclose(image.data[0, ..., number], stored * (0.5 + number) - 10 * number)
 
 
@@ -184,9 +197,9 @@ def test_slope_and_intercept_are_those_of_each_slice(tmp_path):
 )
 def test_stored_bits_become_the_values_they_mean(tmp_path, tags, dtype, stored, expected):
     slices = series(RescaleIntercept="0", **tags)
-    for each in slices:
-        each.PixelData = np.resize(np.array(stored, dtype), (9, 8)).tobytes()
-        each.PixelData += b"\0" * (len(each.PixelData) % 2)
+    for slice_ in slices:
+        slice_.PixelData = np.resize(np.array(stored, dtype), (9, 8)).tobytes()
+        slice_.PixelData += b"\0" * (len(slice_.PixelData) % 2)
     if len(set(expected)) == 1:  # a constant scan would be refused
         slices[0].PixelData = np.zeros((9, 8), dtype).tobytes()
     image = read(save(tmp_path, slices))
@@ -201,16 +214,16 @@ def test_uncompressed_and_run_length_coded_files_hold_the_same(tmp_path, syntax)
     expected = read(save(tmp_path / "plain", slices)).data
     folder = tmp_path / "other"
     folder.mkdir()
-    for number, each in enumerate(slices):
+    for number, slice_ in enumerate(slices):
         if syntax == uid.RLELossless:
-            each.compress(uid.RLELossless, generate_instance_uid=False)
+            slice_.compress(uid.RLELossless, generate_instance_uid=False)
         else:
-            each.file_meta.TransferSyntaxUID = syntax
+            slice_.file_meta.TransferSyntaxUID = syntax
             if syntax == uid.ExplicitVRBigEndian:
-                each.PixelData = np.frombuffer(each.PixelData, "<u2").astype(">u2").tobytes()
+                slice_.PixelData = np.frombuffer(slice_.PixelData, "<u2").astype(">u2").tobytes()
         little = syntax != uid.ExplicitVRBigEndian
         implicit = syntax == uid.ImplicitVRLittleEndian
-        pydicom.dcmwrite(folder / f"{number}", each, little_endian=little, implicit_vr=implicit)
+        pydicom.dcmwrite(folder / f"{number}", slice_, little_endian=little, implicit_vr=implicit)
     assert np.array_equal(read(folder).data, expected)
 
 
@@ -218,18 +231,18 @@ def test_uncompressed_and_run_length_coded_files_hold_the_same(tmp_path, syntax)
 def test_jpeg_2000_holds_the_same(tmp_path, signed):
     slices = series(PixelRepresentation=0, BitsStored=16, HighBit=15)
     if signed:
-        for each in slices:
-            each.PixelRepresentation = 1
+        for slice_ in slices:
+            slice_.PixelRepresentation = 1
     expected = read(save(tmp_path / "plain", slices)).data
-    for each in slices:
-        stored = np.frombuffer(each.PixelData, "<u2").reshape(9, 8)
+    for slice_ in slices:
+        stored = np.frombuffer(slice_.PixelData, "<u2").reshape(9, 8)
         code = io.BytesIO()
         Image.fromarray(stored).save(
             code, format="jpeg2000", irreversible=False, no_jp2=True, num_resolutions=1
         )
-        each.PixelData = pydicom.encaps.encapsulate([code.getvalue()])
-        each["PixelData"].VR = "OB"
-        each.file_meta.TransferSyntaxUID = uid.JPEG2000Lossless
+        slice_.PixelData = pydicom.encaps.encapsulate([code.getvalue()])
+        slice_["PixelData"].VR = "OB"
+        slice_.file_meta.TransferSyntaxUID = uid.JPEG2000Lossless
     assert np.array_equal(read(save(tmp_path / "coded", slices)).data, expected)
 
 
@@ -241,11 +254,9 @@ def test_what_another_program_compressed_holds_the_same(tmp_path, syntax):
     expected = read(save(tmp_path / "plain", series(PixelRepresentation=1))).data
     (tmp_path / "coded").mkdir()
     for path in (tmp_path / "plain").iterdir():
-        reader, change, writer = (
-            gdcm.ImageReader(),
-            gdcm.ImageChangeTransferSyntax(),
-            gdcm.ImageWriter(),
-        )
+        reader = gdcm.ImageReader()
+        change = gdcm.ImageChangeTransferSyntax()
+        writer = gdcm.ImageWriter()
         reader.SetFileName(os.fspath(path))
         assert reader.Read()
         change.SetTransferSyntax(gdcm.TransferSyntax(getattr(gdcm.TransferSyntax, syntax)))
@@ -268,36 +279,40 @@ def test_a_missing_slice_is_refused_by_its_place(tmp_path):
 
 
 def filled(folder):
-    return reading.read_case(sources.find_dataset(folder, "dicom:allow-gap").cases[0], 1)
+    return read_case(sources.find_dataset(folder, "dicom:allow-gap").cases[0], 1)
 
 
 def test_a_missing_slice_that_is_allowed_becomes_the_mean_of_its_neighbours_and_the_rest_stays(
     tmp_path,
 ):
     slices = series(count=8)
-    whole = read(save(tmp_path / "whole", slices))
+    complete = read(save(tmp_path / "whole", slices))
     image = filled(save(tmp_path / "gap", slices[:3] + slices[4:]))
     assert image.data.dtype == np.int16
-    assert np.array_equal(image.affine, whole.affine)
-    expected = whole.data.copy()
-    expected[..., 3] = np.rint((whole.data[..., 2].astype(np.float32) + whole.data[..., 4]) / 2)
+    assert np.array_equal(image.affine, complete.affine)
+    expected = complete.data.copy()
+    expected[..., 3] = np.rint(
+        (complete.data[..., 2].astype(np.float32) + complete.data[..., 4]) / 2
+    )
     assert np.array_equal(image.data, expected)
     assert image.notes == (
         "a slice is missing between 35.00 and 40.00 mm, 5.00 mm apart where others are 2.50: "
         "1 of 8 slices are interpolated between their neighbours, not measured",
     )
-    assert np.array_equal(filled(tmp_path / "whole").data, whole.data)
+    assert np.array_equal(filled(tmp_path / "whole").data, complete.data)
     assert filled(tmp_path / "whole").notes == ()
 
 
 def test_uneven_slices_that_are_allowed_are_interpolated_as_numpy_does(tmp_path):
     slices = series(count=12)
     at = np.sort(np.random.default_rng(1).permutation(20)[:12] * 1.1)  # mm
-    for each, height in zip(slices, at, strict=True):
-        each.ImagePositionPatient = [10, -20, round(30 + float(height), 4)]
-        each.RescaleSlope = "0.5"  # not whole, so that nothing is rounded
+    for slice_, height in zip(slices, at, strict=True):
+        slice_.ImagePositionPatient = [10, -20, round(30 + float(height), 4)]
+        slice_.RescaleSlope = "0.5"  # not whole, so that nothing is rounded
     image = filled(save(tmp_path, slices))
-    values = [np.frombuffer(each.PixelData, "<u2").reshape(9, 8).T * 0.5 - 1024 for each in slices]
+    values = [
+        np.frombuffer(slice_.PixelData, "<u2").reshape(9, 8).T * 0.5 - 1024 for slice_ in slices
+    ]
     step = (at[-1] - at[0]) / (image.shape[2] - 1)
     assert np.isclose(np.linalg.norm(image.affine[:3, 2]), step)
     assert np.isclose(step, np.median(np.diff(at)), rtol=0.1)
@@ -306,8 +321,8 @@ def test_uneven_slices_that_are_allowed_are_interpolated_as_numpy_does(tmp_path)
             height = at[0] + place * step
             near = np.abs(at - height) <= 0.05 * step
             height = at[near][0] if near.any() else height
-            there = np.interp(height, at, [value[x, y] for value in values])
-            assert np.isclose(image.data[0, x, y, place], there, atol=1e-2)
+            expected = np.interp(height, at, [value[x, y] for value in values])
+            assert np.isclose(image.data[0, x, y, place], expected, atol=1e-2)
 
 
 def test_more_missing_slices_than_there_are_stay_refused(tmp_path):
@@ -320,18 +335,18 @@ def test_more_missing_slices_than_there_are_stay_refused(tmp_path):
         filled(tmp_path)
 
 
-def test_the_store_says_what_was_filled_and_does_not_keep_it_for_who_allows_no_gap(tmp_path):
+def test_the_store_notes_what_was_filled_and_is_built_again_without_the_choice(tmp_path):
     slices = series(count=8)
     save(tmp_path / "scans" / "gap", slices[:3] + slices[4:])
     save(tmp_path / "scans" / "whole", series(number=4))
-    how = {"out": tmp_path / "store", "workers": 1}
-    selfvox.prepare(tmp_path / "scans", source="dicom:allow-gap", **how)
+    settings = {"out": tmp_path / "store", "workers": 1}
+    selfvox.prepare(tmp_path / "scans", source="dicom:allow-gap", **settings)
     notes = [note for case in open_store(tmp_path / "store").cases for note in case.notes]
     assert [note for note in notes if "1 of 8 slices are interpolated" in note] == notes
     assert len(notes) == 1
     with pytest.raises(UsageError, match="unknown choice 'gaps' of dicom; known: allow-gap"):
-        selfvox.prepare(tmp_path / "scans", source="dicom:gaps", **how)
-    selfvox.prepare(tmp_path / "scans", source="dicom", **how)
+        selfvox.prepare(tmp_path / "scans", source="dicom:gaps", **settings)
+    selfvox.prepare(tmp_path / "scans", source="dicom", **settings)
     assert len(open_store(tmp_path / "store").cases) == 1
     assert "have the gap filled by interpolation with --source dicom:allow-gap" in (
         tmp_path / "store" / "rejected.csv"
@@ -356,24 +371,27 @@ def test_two_slices_at_one_place_are_refused_unless_they_are_copies(tmp_path):
     assert "two different slices at 35.00 mm" in refusal(save(tmp_path / "echo", [*slices, twin]))
 
 
-def test_series_in_one_folder_are_parted_and_so_are_their_orientations(tmp_path):
-    one, other = series(number=1), series(number=2, count=4)
+def test_series_in_one_folder_are_separated_and_so_are_their_orientations(tmp_path):
+    first = series(number=1)
+    second = series(number=2, count=4)
     sagittal = series(number=1, count=5, directions=(0, 1.0, 0, 0, 0, -1))
-    for each in sagittal:
-        each.SeriesInstanceUID = one[0].SeriesInstanceUID
-    found = sources.find_dataset(save(tmp_path, [*one, *other, *sagittal]))
-    assert sorted(len(case.images) for case in found.cases) == [4, 5, 6]
-    assert [case.id.count("-") for case in found.cases] == [3, 3, 2]
-    assert {reading.read_case(case, 1).shape for case in found.cases} == {
+    for slice_ in sagittal:
+        slice_.SeriesInstanceUID = first[0].SeriesInstanceUID
+    dataset = sources.find_dataset(save(tmp_path, [*first, *second, *sagittal]))
+    assert sorted(len(case.images) for case in dataset.cases) == [4, 5, 6]
+    assert [case.id.count("-") for case in dataset.cases] == [3, 3, 2]
+    assert {read_case(case, 1).shape for case in dataset.cases} == {
         (8, 9, 6),
         (8, 9, 4),
         (8, 9, 5),
     }
-    assert "2 cases come from series with slices of several orientations or patients" in found.notes
+    assert (
+        "2 cases come from series with slices of several orientations or patients" in dataset.notes
+    )
 
 
 @pytest.mark.parametrize("blank", ["", " "])
-def test_where_the_number_is_blank_the_name_tells_who_it_is(tmp_path, blank):
+def test_where_the_number_is_blank_the_name_separates_patients(tmp_path, blank):
     for number, name in enumerate(("DOE^JANE", "DOE^JANE", "ROE^RICHARD")):  # three studies
         save(tmp_path / str(number), series(number=number, patient=blank, PatientName=name))
     subjects = {
@@ -386,23 +404,23 @@ def test_two_patients_with_one_series_number_are_never_one_volume(tmp_path):
     """Both on one grid, one above the other: by their places alone they are a whole series."""
     below = series(count=5, patient="A")
     above = series(count=5, patient="B", SeriesInstanceUID=below[0].SeriesInstanceUID)
-    for place, each in enumerate(above):
-        each.ImagePositionPatient = [10, -20, 30 + 2.5 * (5 + place)]
+    for place, slice_ in enumerate(above):
+        slice_.ImagePositionPatient = [10, -20, 30 + 2.5 * (5 + place)]
     save(tmp_path / "a", below)
-    found = sources.find_dataset(save(tmp_path / "b", above).parent)
-    assert sorted(reading.read_case(case, 1).affine[2, 3] for case in found.cases) == [30, 42.5]
-    assert any("several orientations or patients" in note for note in found.notes)
+    dataset = sources.find_dataset(save(tmp_path / "b", above).parent)
+    assert sorted(read_case(case, 1).affine[2, 3] for case in dataset.cases) == [30, 42.5]
+    assert any("several orientations or patients" in note for note in dataset.notes)
 
 
 @pytest.mark.parametrize("content", [b"", b"\0" * 400])
-def test_an_empty_last_slice_which_leaves_no_gap_is_told(tmp_path, content):
+def test_an_empty_last_slice_which_leaves_no_gap_is_noted(tmp_path, content):
     save(tmp_path, series())
     (tmp_path / "IM0035.dcm").write_bytes(content)
     (tmp_path / "README").write_text("not a slice")
     assert sources.find_dataset(tmp_path).notes == ("1 file not readable as DICOM, left out",)
 
 
-def test_patients_are_subjects_and_are_told_apart(tmp_path):
+def test_each_patient_is_a_subject(tmp_path):
     slices = [
         *series(number=1, patient="A"),
         *series(number=2, patient="B"),
@@ -415,24 +433,32 @@ def test_patients_are_subjects_and_are_told_apart(tmp_path):
     assert subjects["1"] == subjects["3"] != subjects["2"]
 
 
-def test_a_patient_in_the_test_part_stays_there_when_a_series_more_renames_it(tmp_path):
-    scans, store = tmp_path / "scans", tmp_path / "store"
-    slices = [each for number in range(3) for each in series(patient=str(number), number=number)]
+def test_a_test_patient_stays_one_when_another_series_renames_the_patient(tmp_path):
+    scans = tmp_path / "scans"
+    store = tmp_path / "store"
+    slices = [
+        slice_ for number in range(3) for slice_ in series(patient=str(number), number=number)
+    ]
     save(scans, slices)
     selfvox.prepare(scans, out=store, test=1, workers=1)
-    (before,) = split.read_split(store / "split.json").test
-    (own,) = [case.id for case in sources.find_dataset(scans).cases if case.subject == before]
+    (old_name,) = split.read_split(store / "split.json").test
+    cases = sources.find_dataset(scans).cases
+    (case_id,) = [case.id for case in cases if case.subject == old_name]
+    patient = case_id.split("-")[1]
     # the patient is called after the least of its series
-    while (another := series(patient=own.split("-")[1], number=9))[0].SeriesInstanceUID > min(
-        each.SeriesInstanceUID for each in slices
-    ):
-        pass
-    save(scans / "more", another)
-    assert before not in {case.subject for case in sources.find_dataset(scans).cases}
+    least = min(slice_.SeriesInstanceUID for slice_ in slices)
+    new_series = series(patient=patient, number=9)
+    while new_series[0].SeriesInstanceUID > least:
+        new_series = series(patient=patient, number=9)
+    save(scans / "more", new_series)
+    assert old_name not in {case.subject for case in sources.find_dataset(scans).cases}
     selfvox.prepare(scans, out=store, workers=1)
-    (after,) = split.read_split(store / "split.json").test
-    mine = {case.id.split("-")[1] for case in open_store(store).cases if case.subject == after}
-    assert (after != before, mine) == (True, {own.split("-")[1], "9"})
+    (new_name,) = split.read_split(store / "split.json").test
+    assert new_name != old_name
+    numbers = {
+        case.id.split("-")[1] for case in open_store(store).cases if case.subject == new_name
+    }
+    assert numbers == {patient, "9"}
     assert len(split.read_split(store / "split.json").train) == 2
 
 
@@ -446,9 +472,9 @@ def test_what_is_no_slice_of_a_scan_is_left_out_and_counted(tmp_path):
     for name in ("DICOMDIR", "Thumbs.db", ".DS_Store", "notes.txt", "picture.png"):
         (tmp_path / name).write_bytes(bytes(128) + b"DICM")
     (tmp_path / "IM9999").write_bytes(bytes(128) + b"DICM" + b"\xff" * 90)
-    found = sources.find_dataset(tmp_path)
-    assert [len(case.images) for case in found.cases] == [6]
-    assert found.notes == (
+    dataset = sources.find_dataset(tmp_path)
+    assert [len(case.images) for case in dataset.cases] == [6]
+    assert dataset.notes == (
         "1 file not readable as DICOM, left out",
         "left out: 3 localiser images",
         "left out: 1 screenshots (secondary captures)",
@@ -457,9 +483,9 @@ def test_what_is_no_slice_of_a_scan_is_left_out_and_counted(tmp_path):
     )
 
 
-def test_burned_in_text_is_told(tmp_path):
-    found = sources.find_dataset(save(tmp_path, series(BurnedInAnnotation="YES")))
-    assert "series with text burned into their pixels, which may name people: 1" in found.notes
+def test_burned_in_text_is_noted(tmp_path):
+    dataset = sources.find_dataset(save(tmp_path, series(BurnedInAnnotation="YES")))
+    assert "series with text burned into their pixels, which may name people: 1" in dataset.notes
 
 
 def test_positions_win_over_spacing_between_slices(tmp_path):
@@ -486,8 +512,8 @@ def with_(**tags):
 
 
 def tilted(slices):
-    for number, each in enumerate(slices):
-        each.ImagePositionPatient = [10, -20 + 0.4 * number, 30 + 2.5 * number]
+    for number, slice_ in enumerate(slices):
+        slice_.ImagePositionPatient = [10, -20 + 0.4 * number, 30 + 2.5 * number]
 
 
 def compressed(syntax):
@@ -560,8 +586,8 @@ def test_what_does_not_make_a_volume_is_refused_with_the_reason(tmp_path, spoil,
 
 def test_a_file_cut_within_its_pixels_is_refused(tmp_path):
     save(tmp_path, series())
-    whole = (tmp_path / "IM0014.dcm").read_bytes()
-    (tmp_path / "IM0014.dcm").write_bytes(whole[:-51])
+    content = (tmp_path / "IM0014.dcm").read_bytes()
+    (tmp_path / "IM0014.dcm").write_bytes(content[:-51])
     assert "at 35.00 mm has 93 bytes of pixels, its header asks for 144; copy it again" in refusal(
         tmp_path
     )
@@ -569,7 +595,7 @@ def test_a_file_cut_within_its_pixels_is_refused(tmp_path):
 
 @pytest.mark.parametrize("tag", [b"\x28\x00\x11\x00US", b"\x28\x00\x00\x01US"])
 def test_a_value_of_no_known_kind_is_a_damaged_slice(tmp_path, tag):
-    """Columns and BitsAllocated: decoded late, they ended a prediction of many scans with pydicom's own error."""
+    """Columns and BitsAllocated: decoded late, they ended a prediction with an error of pydicom."""
     save(tmp_path, series())
     path = tmp_path / "IM0014.dcm"
     path.write_bytes(path.read_bytes().replace(tag, tag[:4] + b"LS"))
@@ -578,8 +604,8 @@ def test_a_value_of_no_known_kind_is_a_damaged_slice(tmp_path, tag):
 
 def test_an_odd_number_of_bytes_is_padded_and_read(tmp_path):
     slices = series(shape=(9, 7), BitsAllocated=8, BitsStored=8, HighBit=7)
-    for number, each in enumerate(slices):
-        each.PixelData = bytes(range(number, 63 + number)) + b"\0"
+    for number, slice_ in enumerate(slices):
+        slice_.PixelData = bytes(range(number, 63 + number)) + b"\0"
     assert np.array_equal(
         read(save(tmp_path, slices)).data[0, ..., 2] + 1024, np.arange(2, 65).reshape(9, 7).T
     )
@@ -596,23 +622,20 @@ def test_a_decoder_that_is_absent_is_named_with_the_syntax(tmp_path, monkeypatch
 
 
 class NoDecoder:
-    is_available, missing_dependencies = (
-        False,
-        ("gdcm - requires gdcm>=3.0.10", "pylibjpeg - requires ..."),
-    )
+    is_available = False
+    missing_dependencies = ("gdcm - requires gdcm>=3.0.10", "pylibjpeg - requires ...")
 
 
 def test_negative_values_not_marked_as_such_are_refused_and_a_full_range_is_not(tmp_path):
-    how = {"count": 3, "BitsStored": 16, "HighBit": 15}
     for name, values, refused in (
         ("wrapped", (-1000, 3000), True),
         ("full", (0, 2**16), False),
         ("low", (0, 9), False),
     ):
-        slices = series(**how)
-        for each in slices:
+        slices = series(count=3, BitsStored=16, HighBit=15)
+        for slice_ in slices:
             stored = np.random.default_rng(0).integers(*values, (9, 8))
-            each.PixelData = stored.astype("<i4").astype("<u2").tobytes()
+            slice_.PixelData = stored.astype("<i4").astype("<u2").tobytes()
         save(tmp_path / name, slices)
         if refused:
             assert "negative ones not marked as such (PixelRepresentation)" in refusal(
@@ -622,20 +645,21 @@ def test_negative_values_not_marked_as_such_are_refused_and_a_full_range_is_not(
             assert read(tmp_path / name).shape == (8, 9, 3)
 
 
-def test_more_pixels_than_any_slice_has_are_refused_before_they_are_decoded(tmp_path):
+def test_more_pixels_than_any_slice_has_are_refused_before_they_are_decoded(tmp_path, monkeypatch):
     slices = series()
-    for each in slices:
-        each.compress(uid.RLELossless, generate_instance_uid=False)
-        each.Rows = each.Columns = 65535
-    started = time.monotonic()
+    for slice_ in slices:
+        slice_.compress(uid.RLELossless, generate_instance_uid=False)
+        slice_.Rows = slice_.Columns = 65535
+    decoded = []
+    monkeypatch.setattr(dicom_file, "get_decoder", decoded.append)
     assert "asks for 65535 x 65535 pixels" in refusal(save(tmp_path, slices))
-    assert time.monotonic() - started < 2
+    assert decoded == []
 
 
 def test_all_slices_without_directions_are_refused_for_that(tmp_path):
     slices = series()
-    for each in slices:
-        del each.ImageOrientationPatient
+    for slice_ in slices:
+        del slice_.ImageOrientationPatient
     assert "no usable ImageOrientationPatient" in refusal(save(tmp_path, slices))
 
 
@@ -653,7 +677,7 @@ def test_no_preamble_is_needed_and_a_foreign_one_does_no_harm(tmp_path):
     assert np.array_equal(read(tmp_path).data, expected)
 
 
-def test_hostile_files_are_passed_over_in_no_time(tmp_path):
+def test_hostile_files_are_left_out_after_at_most_4_mib_of_each(tmp_path, record_reads):
     save(tmp_path, series())
     head = bytes(128) + b"DICM"
     nested = b"\x40\x00\x30\xa7SQ\0\0\xff\xff\xff\xff\xfe\xff\x00\xe0\xff\xff\xff\xff"
@@ -673,19 +697,22 @@ def test_hostile_files_are_passed_over_in_no_time(tmp_path):
     }
     for stem, raw in texts.items():
         (tmp_path / stem).write_bytes(raw)
-    started = time.monotonic()
-    found = sources.find_dataset(tmp_path)
-    assert time.monotonic() - started < 5
-    assert len(found.cases) == 1
-    assert not any("\ufffd" in note or len(note) > 500 for note in found.notes)
+    with (tmp_path / "f").open("wb") as file:
+        file.write(explicit)
+        file.truncate(2**28)  # one value of zeros after the slice
+    sizes = record_reads(dicom_file)
+    dataset = sources.find_dataset(tmp_path)
+    assert max(sizes) <= 4 * 2**20
+    assert len(dataset.cases) == 1
+    assert not any("\ufffd" in note or len(note) > 500 for note in dataset.notes)
 
 
 @pytest.mark.filterwarnings("ignore:Invalid value for VR UI")  # of writing it
 def test_a_uid_never_becomes_a_path(tmp_path):
-    found = sources.find_dataset(
+    dataset = sources.find_dataset(
         save(tmp_path, series(SeriesInstanceUID="../../../tmp/x", StudyInstanceUID="../y"))
     )
-    assert found.cases[0].id.replace("-", "").isalnum()
+    assert dataset.cases[0].id.replace("-", "").isalnum()
 
 
 def test_volumes_in_a_folder_are_read_before_the_dicom_they_came_from(tmp_path):
@@ -698,22 +725,24 @@ def test_volumes_in_a_folder_are_read_before_the_dicom_they_came_from(tmp_path):
     assert sources.find_dataset(tmp_path, "dicom").source == "dicom"
 
 
-def test_names_of_files_and_folders_are_not_told(tmp_path, capfd):
+def test_names_of_files_and_folders_reach_no_output(tmp_path, capfd):
     folder = tmp_path / "in" / NAME / NUMBER
     for number in range(2):
         slices = series(number=number, count=16, shape=(18, 17), PixelSpacing=[0.7, 0.9 * number])
-        for place, each in enumerate(slices):
+        for place, slice_ in enumerate(slices):
             (folder / str(number)).mkdir(parents=True, exist_ok=True)
-            each.save_as(folder / str(number) / f"JANE_DOE_{place}.dcm", enforce_file_format=True)
+            slice_.save_as(folder / str(number) / f"JANE_DOE_{place}.dcm", enforce_file_format=True)
     (folder / "JANE_DOE").write_bytes(bytes(128) + b"DICM" + b"\xff" * 90)
     selfvox.prepare(tmp_path / "in", out=tmp_path / "store", workers=1)
-    said = "".join(capfd.readouterr())
-    made = [path for path in (tmp_path / "store").rglob("*") if path.is_file()]
-    assert "1 file not readable as DICOM, left out" in said
+    output = "".join(capfd.readouterr())
+    written = [path for path in (tmp_path / "store").rglob("*") if path.is_file()]
+    assert "1 file not readable as DICOM, left out" in output
     assert "is not positive" in (tmp_path / "store" / "rejected.csv").read_text()
     for secret in ("DOE", "JANE", NUMBER):
-        assert secret not in said
-        assert not any(secret in str(path) or secret.encode() in path.read_bytes() for path in made)
+        assert secret not in output
+        assert not any(
+            secret in str(path) or secret.encode() in path.read_bytes() for path in written
+        )
 
 
 def test_one_series_exported_twice_under_other_names_is_known_by_its_contents(tmp_path):
@@ -724,18 +753,18 @@ def test_one_series_exported_twice_under_other_names_is_known_by_its_contents(tm
         (tmp_path / "second" / "IM0000.dcm").read_bytes()
     )
     recipe = Recipe(spatial_dims=3, channel_names=("CT",), intensity=(Intensity(kind="mri"),))
-    known = []
+    hashes = []
     for export in ("first", "second"):
         case = sources.find_dataset(tmp_path / export).cases[0]
-        known.append(
-            reading.prepare_case(
-                reading.CaseJob(tmp_path / "store" / export, case, recipe, None, "")
+        hashes.append(
+            prepare_case(
+                CaseJob(tmp_path / "store" / export, case, recipe, None, "")
             ).case.image_hash
         )
-    assert known[0] == known[1]
+    assert hashes[0] == hashes[1]
 
 
-def test_a_table_of_classes_does_not_tell_the_names_of_slices(tmp_path):
+def test_a_table_of_classes_has_no_names_of_slices(tmp_path):
     save(tmp_path / "in", series())
     for path in (tmp_path / "in").iterdir():
         path.rename(path.with_stem(f"{NAME}_{path.stem}"))
@@ -756,23 +785,24 @@ def test_a_slice_that_vanishes_or_is_forbidden_is_not_named(tmp_path):
     case = sources.find_dataset(tmp_path).cases[0]
     (tmp_path / f"{NAME}.dcm").unlink()
     recipe = Recipe(spatial_dims=3, channel_names=("CT",), intensity=(Intensity(kind="mri"),))
-    refused = reading.prepare_case(reading.CaseJob(tmp_path / "store", case, recipe, None, ""))
+    refused = prepare_case(CaseJob(tmp_path / "store", case, recipe, None, ""))
     with pytest.raises(DataError) as caught:
-        reading.read_case(case, 1)
+        read_case(case, 1)
     for message in (refused.reason, str(caught.value)):
         assert "a slice: no such file or directory" in message
         assert "JANE" not in message
 
 
 def test_nothing_of_the_patient_reaches_any_output(tmp_path, capfd):
-    """From scans to predictions, with a refused series too; every byte and every file name is searched."""
+    """From scans to predictions, with a refused series; all bytes and file names are searched."""
     scans = tmp_path / "scans"
     rng = np.random.default_rng(0)
     for number in range(3):
         slices = series(number=number, count=16, shape=(18, 17), patient=f"{NUMBER}{number}")
-        for each in slices:
-            each.PixelData = (1000 + rng.integers(0, 90, (18, 17))).astype("<u2").tobytes()
-            each.StudyDescription, each.ReferringPhysicianName = f"{NAME} brain", "WHO^DOCTOR"
+        for slice_ in slices:
+            slice_.PixelData = (1000 + rng.integers(0, 90, (18, 17))).astype("<u2").tobytes()
+            slice_.StudyDescription = f"{NAME} brain"
+            slice_.ReferringPhysicianName = "WHO^DOCTOR"
         save(scans / str(number), slices)
     broken = series(number=7, count=6, PixelSpacing=[-1, 1])
     save(scans / "7", broken)
@@ -787,30 +817,28 @@ def test_nothing_of_the_patient_reaches_any_output(tmp_path, capfd):
             labelled.mkdir(exist_ok=True)
             nib.save(nib.Nifti1Image(data, np.eye(4)), labelled / f"{name}.nii.gz")
     network = {"channels": [4, 8], "blocks": 1}
-    how = {
+    settings = {
         "network": network,
         "steps": 1,
         "crop": (16, 16, 16),
         "device": "cpu",
         "intensity": "mri",
     }
-    selfvox.finetune(labelled, out=tmp_path / "out" / "seg", encoder="none", **how)
+    selfvox.finetune(labelled, out=tmp_path / "out" / "seg", encoder="none", **settings)
     with pytest.raises(DataError):  # one series is refused
         selfvox.predict(
             tmp_path / "out" / "seg", scans, out=tmp_path / "out" / "predictions", device="cpu"
         )
-    made = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
-    said = "".join(capfd.readouterr())
+    written = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
+    output = "".join(capfd.readouterr())
     with (tmp_path / "out" / "store" / "rejected.csv").open(newline="") as table:
         assert ["is not positive" in row["reason"] for row in csv.DictReader(table)] == [True]
-    predicted = [path for path in made if path.name.endswith(".nii.gz")]
+    predicted = [path for path in written if path.name.endswith(".nii.gz")]
     assert len(predicted) == 3
     dataset = sources.find_dataset(scans)
     for case in dataset.cases[:3]:
-        image, label = (
-            reading.read_case(case, 1),
-            nib.load(tmp_path / "out" / "predictions" / f"{case.id}.nii.gz"),
-        )
+        image = read_case(case, 1)
+        label = nib.load(tmp_path / "out" / "predictions" / f"{case.id}.nii.gz")
         assert label.shape == image.shape
         assert np.allclose(label.affine, image.affine, atol=1e-4)
     unpacked = [nib.load(path).header.binaryblock for path in predicted]
@@ -823,8 +851,8 @@ def test_nothing_of_the_patient_reaches_any_output(tmp_path, capfd):
         "DOCTOR",
         *(s.SeriesInstanceUID for s in broken),
     ):
-        assert secret not in said
-        for path in made:
+        assert secret not in output
+        for path in written:
             assert secret not in str(path.relative_to(tmp_path))
             assert secret.encode() not in path.read_bytes(), path
         assert not any(secret.encode() in header for header in unpacked)
@@ -832,16 +860,16 @@ def test_nothing_of_the_patient_reaches_any_output(tmp_path, capfd):
 
 @needs_scans
 def test_a_real_series_is_stacked_as_simpleitk_stacks_it():
-    found = sources.find_dataset(SHARED / "dicom_brain")
-    assert (found.source, len(found.cases), found.channel_names) == ("dicom", 1, ("MR",))
-    image = reading.read_case(found.cases[0], 1)
-    other = SimpleITK.ImageSeriesReader()
-    other.SetFileNames(other.GetGDCMSeriesFileNames(os.fspath(SHARED / "dicom_brain")))
-    volume = other.Execute()  # says that the positions are rounded
+    dataset = sources.find_dataset(SHARED / "dicom_brain")
+    assert (dataset.source, len(dataset.cases), dataset.channel_names) == ("dicom", 1, ("MR",))
+    image = read_case(dataset.cases[0], 1)
+    reader = SimpleITK.ImageSeriesReader()
+    reader.SetFileNames(reader.GetGDCMSeriesFileNames(os.fspath(SHARED / "dicom_brain")))
+    volume = reader.Execute()  # says that the positions are rounded
     assert np.array_equal(image.data[0], SimpleITK.GetArrayFromImage(volume).transpose(2, 1, 0))
     assert np.allclose(image.spacing_mm, volume.GetSpacing(), atol=1e-3)
     place = volume.TransformIndexToPhysicalPoint((255, 255, 0))
     assert np.allclose(
         (image.affine @ [255, 255, 0, 1])[:3], np.array(place) * [-1, -1, 1], atol=0.1
     )
-    assert dicom_file.is_dicom(found.cases[0].images[0])
+    assert dicom_file.is_dicom(dataset.cases[0].images[0])

@@ -1,4 +1,4 @@
-"""Finding scans without being told how they lie."""
+"""`find_dataset`: the layout is recognised, or named, and everything else is refused."""
 
 import json
 import subprocess
@@ -81,11 +81,11 @@ def test_each_layout_is_recognised(tmp_path):
     (table / "list.csv").write_text("image\na.nii.gz\n")
     folder = touch(tmp_path / "folder", "deep/er/a.nii.gz", "participants.tsv")
     (folder / "participants.tsv").write_text("participant_id\tage\nsub-01\t3\n")
-    found = {
+    dataset = {
         root.name: sources.find_dataset(root).source
         for root in (decathlon, nnunet, older, table, folder)
     }
-    assert found == {
+    assert dataset == {
         "decathlon": "decathlon",
         "nnunet": "nnunet",
         "older": "nnunet",
@@ -98,9 +98,9 @@ def test_a_place_that_looks_like_two_layouts_says_so(tmp_path):
     touch(tmp_path, "a.nii.gz")
     (tmp_path / "dataset.json").write_text('{"training": ["a.nii.gz"]}')
     (tmp_path / "list.csv").write_text("image\na.nii.gz\n")
-    found = sources.find_dataset(tmp_path)
-    assert found.source == "decathlon"
-    assert "read as decathlon; it also looks like table: choose with --source" in found.notes
+    dataset = sources.find_dataset(tmp_path)
+    assert dataset.source == "decathlon"
+    assert "read as decathlon; it also looks like table: choose with --source" in dataset.notes
     assert sources.find_dataset(tmp_path, "table").source == "table"
 
 
@@ -112,8 +112,16 @@ def test_a_damaged_dataset_json_is_reported_rather_than_passed_over(tmp_path):
 
 
 def test_listing_scans_does_not_import_torch():
-    code = "import sys; from selfvox.data import sources; from selfvox.data.preparation import split; [sources.open_source(n) for n in sources.source_names()]; "
-    subprocess.run([sys.executable, "-c", code + "assert 'torch' not in sys.modules"], check=True)
+    code = """
+import sys
+from selfvox.data import sources
+from selfvox.data.preparation import split
+
+for name in sources.source_names():
+    sources.open_source(name)
+assert "torch" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 @needs_scans
@@ -145,20 +153,20 @@ def test_listing_scans_does_not_import_torch():
     ],
 )
 def test_real_data_sets_are_found_whole(name, source, cases, labels, channels, classes):
-    found = sources.find_dataset(SHARED / name)
-    assert (found.source, len(found.cases), found.channel_names, found.classes) == (
+    dataset = sources.find_dataset(SHARED / name)
+    assert (dataset.source, len(dataset.cases), dataset.channel_names, dataset.classes) == (
         source,
         cases,
         channels,
         classes,
     )
     assert (
-        len({case.id for case in found.cases})
-        == len({case.subject for case in found.cases})
+        len({case.id for case in dataset.cases})
+        == len({case.subject for case in dataset.cases})
         == cases
     )
-    assert sum(case.label is not None for case in found.cases) == labels
-    assert all(path.is_file() for case in found.cases for path in case.images)
+    assert sum(case.label is not None for case in dataset.cases) == labels
+    assert all(path.is_file() for case in dataset.cases for path in case.images)
 
 
 @needs_scans

@@ -134,7 +134,7 @@ def test_a_package_without_a_usable_source_is_refused_by_its_name(install, scans
 
 
 def test_a_file_of_a_data_set_names_no_module_to_import(install, scans):
-    """Neither a source's name in a JSON nor a module beside the scans is imported."""
+    """Neither a source's name in a JSON nor a module next to the scans is imported."""
     (scans / "evil.py").write_text("raise SystemExit")
     (scans / "dataset.json").write_text('{"source": "evil", "training": ["a.nii.gz"]}')
     assert sources.find_dataset(scans).source == "decathlon"

@@ -15,7 +15,7 @@ SETTINGS = {
 }
 
 
-def dataset(root, *files, content=SETTINGS):
+def write_dataset(root, *files, content=SETTINGS):
     for name in files:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).touch()
@@ -40,23 +40,31 @@ TWO = (
 
 
 def test_channels_are_joined_in_order_and_labels_found(tmp_path):
-    root = dataset(tmp_path / "Dataset001_X", *TWO, "labelsTr/b_9.nii.gz", "labelsTr/b_10.nii.gz")
-    dataset(root, "imagesTs/c_0001.nii.gz", "imagesTs/c_0000.nii.gz")
-    found = sources.find_dataset(root)
-    assert [case.id for case in found.cases] == ["b_9", "b_10", "c"]
-    assert [path.name for path in found.cases[1].images] == ["b_10_0000.nii.gz", "b_10_0001.nii.gz"]
-    assert [case.label.name if case.label else None for case in found.cases] == [
+    root = write_dataset(
+        tmp_path / "Dataset001_X", *TWO, "labelsTr/b_9.nii.gz", "labelsTr/b_10.nii.gz"
+    )
+    write_dataset(root, "imagesTs/c_0001.nii.gz", "imagesTs/c_0000.nii.gz")
+    dataset = sources.find_dataset(root)
+    assert [case.id for case in dataset.cases] == ["b_9", "b_10", "c"]
+    assert [path.name for path in dataset.cases[1].images] == [
+        "b_10_0000.nii.gz",
+        "b_10_0001.nii.gz",
+    ]
+    assert [case.label.name if case.label else None for case in dataset.cases] == [
         "b_9.nii.gz",
         "b_10.nii.gz",
         None,
     ]
-    assert (found.channel_names, found.classes) == (("T1", "CT"), {0: "background", 1: "tumour"})
-    assert found.notes == ("1 of 3 cases have no label",)
+    assert (dataset.channel_names, dataset.classes) == (
+        ("T1", "CT"),
+        {0: "background", 1: "tumour"},
+    )
+    assert dataset.notes == ("1 of 3 cases have no label",)
 
 
 @pytest.mark.parametrize("missing", [0, 1, 2, 3])
 def test_a_missing_channel_names_the_case_and_the_channel(tmp_path, missing):
-    root = dataset(tmp_path, *(name for place, name in enumerate(TWO) if place != missing))
+    root = write_dataset(tmp_path, *(name for place, name in enumerate(TWO) if place != missing))
     (tmp_path / "imagesTr/z_0000.nii.gz").touch()
     (tmp_path / "imagesTr/z_0001.nii.gz").touch()
     message = refusal(root)
@@ -65,43 +73,43 @@ def test_a_missing_channel_names_the_case_and_the_channel(tmp_path, missing):
 
 def test_a_missing_channel_is_seen_without_a_dataset_json_too(tmp_path):
     assert "case b_9 has no channel _0001 of 2" in refusal(
-        dataset(tmp_path, *TWO[:3], content=None)
+        write_dataset(tmp_path, *TWO[:3], content=None)
     )
-    assert sources.find_dataset(dataset(tmp_path, TWO[3], content=None)).channel_names == (
+    assert sources.find_dataset(write_dataset(tmp_path, TWO[3], content=None)).channel_names == (
         "channel 0",
         "channel 1",
     )
 
 
 def test_a_channel_too_many_is_refused(tmp_path):
-    root = dataset(tmp_path, *TWO, "imagesTr/b_9_0002.nii.gz")
+    root = write_dataset(tmp_path, *TWO, "imagesTr/b_9_0002.nii.gz")
     assert "case b_9 has a channel _0002, but 2 are declared" in refusal(root)
 
 
 def test_what_matches_no_case_is_noted(tmp_path):
-    found = sources.find_dataset(
-        dataset(
+    dataset = sources.find_dataset(
+        write_dataset(
             tmp_path, *TWO, "imagesTr/readme.txt", "imagesTr/.x_0000.nii.gz", "labelsTr/q.nii.gz"
         )
     )
-    assert len(found.cases) == 2
+    assert len(dataset.cases) == 2
     assert (
         "imagesTr: 2 files left out, not named like CASE_0000.nii.gz: .x_0000.nii.gz, readme.txt"
-        in found.notes
+        in dataset.notes
     )
-    assert "labelsTr: 1 file left out, which no case matches: q.nii.gz" in found.notes
+    assert "labelsTr: 1 file left out, which no case matches: q.nii.gz" in dataset.notes
 
 
 def test_one_case_in_training_and_test_keeps_two_ids_and_one_subject(tmp_path):
-    root = dataset(
+    root = write_dataset(
         tmp_path,
         "imagesTr/a_0000.nii.gz",
         "imagesTs/a_0000.nii.gz",
         "labelsTs/a.nii.gz",
         content=None,
     )
-    found = sources.find_dataset(root)
-    assert [(case.id, case.subject, case.label is None) for case in found.cases] == [
+    dataset = sources.find_dataset(root)
+    assert [(case.id, case.subject, case.label is None) for case in dataset.cases] == [
         ("imagesTr_a", "a", True),
         ("imagesTs_a", "a", False),
     ]
@@ -113,8 +121,10 @@ def test_the_first_generation_names_its_channels_modality(tmp_path):
         "labels": {"background": 0},
         "training": [{"image": "./imagesTr/a.nii.gz"}],
     }
-    found = sources.find_dataset(dataset(tmp_path, "imagesTr/a_0000.nii.gz", content=content))
-    assert (found.source, found.channel_names) == ("nnunet", ("CT",))
+    dataset = sources.find_dataset(
+        write_dataset(tmp_path, "imagesTr/a_0000.nii.gz", content=content)
+    )
+    assert (dataset.source, dataset.channel_names) == ("nnunet", ("CT",))
 
 
 def test_a_colour_picture_holds_three_channels_in_one_file(tmp_path):
@@ -122,16 +132,16 @@ def test_a_colour_picture_holds_three_channels_in_one_file(tmp_path):
     Image.new("RGB", (4, 4)).save(tmp_path / "imagesTr/a_0000.png")
     assert sources.find_dataset(tmp_path).channel_names == ("red", "green", "blue")
     names = {"0": "R", "1": "G", "2": "B"}
-    found = sources.find_dataset(
-        dataset(tmp_path, content={"channel_names": names, "file_ending": ".png"})
+    dataset = sources.find_dataset(
+        write_dataset(tmp_path, content={"channel_names": names, "file_ending": ".png"})
     )
-    assert (found.channel_names, len(found.cases[0].images)) == (("R", "G", "B"), 1)
+    assert (dataset.channel_names, len(dataset.cases[0].images)) == (("R", "G", "B"), 1)
 
 
 def test_of_a_folder_of_data_sets_the_only_one_is_taken_and_several_are_refused(tmp_path):
-    dataset(tmp_path / "Dataset001_X", *TWO)
+    write_dataset(tmp_path / "Dataset001_X", *TWO)
     assert sources.find_dataset(tmp_path).root == tmp_path / "Dataset001_X"
-    dataset(tmp_path / "Dataset002_Y", *TWO)
+    write_dataset(tmp_path / "Dataset002_Y", *TWO)
     assert "several data sets (Dataset001_X, Dataset002_Y); name one" in refusal(tmp_path)
 
 
@@ -154,26 +164,28 @@ def test_of_a_folder_of_data_sets_the_only_one_is_taken_and_several_are_refused(
     ],
 )
 def test_what_cannot_be_meant_is_refused_in_one_line(tmp_path, changed, reason):
-    assert reason in refusal(dataset(tmp_path, *TWO, content=SETTINGS | changed))
+    assert reason in refusal(write_dataset(tmp_path, *TWO, content=SETTINGS | changed))
 
 
 def test_lists_of_values_are_regions_in_their_order(tmp_path):
     labels = {"background": 0, "whole": [1, 2, 3], "core": [2, 3], "enhancing": 3}
-    found = sources.find_dataset(dataset(tmp_path, *TWO, content=SETTINGS | {"labels": labels}))
-    assert found.classes == {0: "background", 1: "class 1", 2: "class 2", 3: "class 3"}
-    assert found.regions == {"whole": (1, 2, 3), "core": (2, 3), "enhancing": (3,)}
-    assert list(found.regions) == ["whole", "core", "enhancing"]
+    dataset = sources.find_dataset(
+        write_dataset(tmp_path, *TWO, content=SETTINGS | {"labels": labels})
+    )
+    assert dataset.classes == {0: "background", 1: "class 1", 2: "class 2", 3: "class 3"}
+    assert dataset.regions == {"whole": (1, 2, 3), "core": (2, 3), "enhancing": (3,)}
+    assert list(dataset.regions) == ["whole", "core", "enhancing"]
     with pytest.raises(DataError, match="must give each region its values"):
         sources.find_dataset(
-            dataset(tmp_path, *TWO, content=SETTINGS | {"labels": {"whole": [1, "2"]}})
+            write_dataset(tmp_path, *TWO, content=SETTINGS | {"labels": {"whole": [1, "2"]}})
         )
 
 
 def test_ignored_voxels_are_pointed_out(tmp_path):
-    found = sources.find_dataset(
-        dataset(tmp_path, *TWO, content=SETTINGS | {"labels": {"background": 0, "ignore": 1}})
+    dataset = sources.find_dataset(
+        write_dataset(tmp_path, *TWO, content=SETTINGS | {"labels": {"background": 0, "ignore": 1}})
     )
-    assert any("'ignore' is treated like any other class" in note for note in found.notes)
+    assert any("'ignore' is treated like any other class" in note for note in dataset.notes)
 
 
 @pytest.mark.parametrize("ignored", [4, [4]])
@@ -185,16 +197,24 @@ def test_ignored_voxels_are_no_region_but_a_class_that_labels_may_hold(tmp_path,
         "enhancing": 3,
         "ignore": ignored,
     }
-    found = sources.find_dataset(dataset(tmp_path, *TWO, content=SETTINGS | {"labels": labels}))
-    assert found.regions == {"whole": (1, 2, 3), "core": (2, 3), "enhancing": (3,)}
-    assert found.classes == {0: "background", 1: "class 1", 2: "class 2", 3: "class 3", 4: "ignore"}
-    assert any("'ignore' is treated like any other class" in note for note in found.notes)
+    dataset = sources.find_dataset(
+        write_dataset(tmp_path, *TWO, content=SETTINGS | {"labels": labels})
+    )
+    assert dataset.regions == {"whole": (1, 2, 3), "core": (2, 3), "enhancing": (3,)}
+    assert dataset.classes == {
+        0: "background",
+        1: "class 1",
+        2: "class 2",
+        3: "class 3",
+        4: "ignore",
+    }
+    assert any("'ignore' is treated like any other class" in note for note in dataset.notes)
 
 
 def test_two_files_for_one_channel_or_label_are_refused(tmp_path):
-    root = dataset(tmp_path, "imagesTr/a_0000.nii.gz", "imagesTr/a_0000.nrrd", content=None)
+    root = write_dataset(tmp_path, "imagesTr/a_0000.nii.gz", "imagesTr/a_0000.nrrd", content=None)
     assert "are one channel of one case" in refusal(root)
     (root / "imagesTr/a_0000.nrrd").unlink()
     assert "are labels of one case" in refusal(
-        dataset(root, "labelsTr/a.nii", "labelsTr/a.nii.gz", content=None)
+        write_dataset(root, "labelsTr/a.nii", "labelsTr/a.nii.gz", content=None)
     )

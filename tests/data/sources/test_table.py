@@ -38,8 +38,8 @@ PLAIN = "image,label,subject,grade\na.nii.gz,a_l.nii.gz,ann,0\nb.nii.gz,b_l.nii.
 
 
 def test_every_column_is_read(folder):
-    found = find(folder, PLAIN)
-    assert [(c.id, c.subject, c.images, c.label, c.grade) for c in found.cases] == [
+    dataset = find(folder, PLAIN)
+    assert [(c.id, c.subject, c.images, c.label, c.grade) for c in dataset.cases] == [
         ("a", "ann", (folder / "a.nii.gz",), folder / "a_l.nii.gz", 0),
         ("b", "bob", (folder / "b.nii.gz",), folder / "b_l.nii.gz", 2),
     ]
@@ -66,14 +66,16 @@ def test_the_dialects_of_tables_mean_the_same(folder, text, encoding):
 
 
 def test_a_column_per_channel_names_the_channels(folder):
-    found = find(folder, "image_t1,image_t2,subject\na.nii.gz,b.nii.gz,ann\n", name="list.tsv")
-    assert found.channel_names == ("t1", "t2")
-    assert [path.name for path in found.cases[0].images] == ["a.nii.gz", "b.nii.gz"]
+    dataset = find(folder, "image_t1,image_t2,subject\na.nii.gz,b.nii.gz,ann\n", name="list.tsv")
+    assert dataset.channel_names == ("t1", "t2")
+    assert [path.name for path in dataset.cases[0].images] == ["a.nii.gz", "b.nii.gz"]
 
 
 def test_rows_of_one_subject_share_it_and_may_share_a_label(folder):
-    found = find(folder, "image,label,subject\na.nii.gz,a_l.nii.gz,ann\nb.nii.gz,a_l.nii.gz,ann\n")
-    assert [(case.id, case.subject) for case in found.cases] == [("a", "ann"), ("b", "ann")]
+    dataset = find(
+        folder, "image,label,subject\na.nii.gz,a_l.nii.gz,ann\nb.nii.gz,a_l.nii.gz,ann\n"
+    )
+    assert [(case.id, case.subject) for case in dataset.cases] == [("a", "ann"), ("b", "ann")]
 
 
 def test_the_one_table_of_images_in_a_folder_is_found_and_two_are_refused(folder):
@@ -153,8 +155,8 @@ def test_another_encoding_is_refused_with_what_to_do(folder, encoding):
 
 def test_an_absolute_path_is_the_word_of_a_person_who_names_the_table(folder):
     text = f"image\n{folder.parent / 'outside.nii.gz'}\na.nii.gz\n"
-    found = find(folder, text)
-    assert {case.images[0].name for case in found.cases} == {"outside.nii.gz", "a.nii.gz"}
+    dataset = find(folder, text)
+    assert {case.images[0].name for case in dataset.cases} == {"outside.nii.gz", "a.nii.gz"}
     with pytest.raises(DataError, match="leads out of"):
         sources.find_dataset(folder)
 
@@ -165,8 +167,8 @@ def test_a_link_out_of_the_folder_is_refused(folder):
 
 
 def test_subjects_become_safe_names(folder):
-    found = find(folder, 'image,subject\na.nii.gz,"../x\n\x1b[31m"\nb.nii.gz,\n')
-    assert [case.subject for case in found.cases] == ["%2E%2E%2Fx%0A%1B[31m", "b"]
+    dataset = find(folder, 'image,subject\na.nii.gz,"../x\n\x1b[31m"\nb.nii.gz,\n')
+    assert [case.subject for case in dataset.cases] == ["%2E%2E%2Fx%0A%1B[31m", "b"]
 
 
 def test_a_written_table_reads_back(folder):
