@@ -3,7 +3,9 @@
 import pytest
 import torch
 
+from selfvox.models.build import build_encoder, plan_encoder
 from selfvox.ops.outcome import Outcome
+from selfvox.tasks import task_from_setting
 from selfvox.training.training_log import TrainingLog, caption, mean_metrics
 
 SPEED = {"images_per_s": 12.34, "waiting": 0.014}
@@ -38,3 +40,22 @@ def test_a_line_without_batches_counts_the_skipped_steps_only():
     # the last caption stays until there is a new one
     assert log.flush(0.1, 4) == {"skipped": 4.0}
     assert log.caption.startswith("loss 2.000")
+
+
+TASKS_WITH_A_CHANCE = ["cpc", "jigsaw", "relative_location", "rotation", "simclr"]
+
+
+@pytest.mark.parametrize("name", TASKS_WITH_A_CHANCE)
+def test_the_chance_of_a_loss_is_the_loss_of_equal_features(name):
+    """With all weights 0, every candidate is equally likely."""
+    crop = (32, 32)
+    task = task_from_setting(name).configure(crop, (1.0, 1.0))
+    spec = plan_encoder({"channels": [4, 8]}, task.input_size(crop), (1.0, 1.0))
+    encoder = build_encoder(spec, 2, 1)
+    head = task.head(encoder)
+    with torch.no_grad():
+        for parameter in (*encoder.parameters(), *head.parameters()):
+            parameter.zero_()
+    images = torch.randn(3, 1, *crop, generator=torch.Generator().manual_seed(0))
+    outcome = task.loss(encoder, head, task.make_batch(images, torch.Generator().manual_seed(0)))
+    torch.testing.assert_close(outcome.metrics["loss_chance"], outcome.loss.detach())

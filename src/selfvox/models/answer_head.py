@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -18,7 +20,7 @@ def answer_layer(width: int, answers: int) -> nn.Linear:
 
 
 def answer_outcome(logits: Tensor, answer: Tensor) -> Outcome:
-    """Cross-entropy, and the accuracy with its chance.
+    """Cross-entropy and accuracy, and what random guesses reach of both.
 
     Args:
         logits: (n, answers); the loss is computed in float32.
@@ -26,5 +28,9 @@ def answer_outcome(logits: Tensor, answer: Tensor) -> Outcome:
     """
     logits = logits.float()
     accuracy = (logits.argmax(1) == answer).float().mean()
-    chance = torch.tensor(1 / logits.shape[1], device=logits.device)
-    return Outcome(F.cross_entropy(logits, answer), {"accuracy": accuracy, "chance": chance})
+    metrics = {
+        "accuracy": accuracy,
+        "chance": torch.tensor(1 / logits.shape[1], device=logits.device),
+        "loss_chance": torch.tensor(math.log(logits.shape[1]), device=logits.device),
+    }
+    return Outcome(F.cross_entropy(logits, answer), metrics)

@@ -17,6 +17,7 @@ class Retrieval(NamedTuple):
     loss: Tensor  # scalar, with gradient
     accuracy: Tensor  # share of views that are more similar to their partner than to any other
     chance: Tensor  # that share for a guess
+    loss_chance: Tensor  # the loss where all candidates are equally similar
 
 
 def nt_xent(
@@ -38,7 +39,7 @@ def nt_xent(
         negative_scan: (K,) the scan each of these is from, where `scan` is given.
 
     Returns:
-        The mean over the 2N views of `-log softmax` at the partner, the accuracy and its chance.
+        The mean over the 2N views of `-log softmax` at the partner, the accuracy, and what guesses reach of both.
     """
     views = F.normalize(views.float(), dim=1)
     if is_distributed():
@@ -58,8 +59,13 @@ def nt_xent(
         ignored.scatter_(1, partner[:, None], False)
     similarity = similarity.masked_fill(ignored, float("-inf"))
     accuracy = (similarity.argmax(1) == partner).float().mean()
-    chance = (~ignored).sum(1).float().reciprocal().mean()
-    return Retrieval(F.cross_entropy(similarity, partner), accuracy, chance)
+    candidate_count = (~ignored).sum(1).float()
+    return Retrieval(
+        F.cross_entropy(similarity, partner),
+        accuracy,
+        chance=candidate_count.reciprocal().mean(),
+        loss_chance=candidate_count.log().mean(),
+    )
 
 
 class Triplets(NamedTuple):

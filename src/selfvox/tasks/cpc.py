@@ -144,12 +144,12 @@ class CPC(PretextTask):
             else:
                 score, answer = _scores_within_batch(latents, predictions, target, batch["scan"])
         accuracy = (score.argmax(1) == answer).float().mean()
-        chance = (score > float("-inf")).sum(1).float().reciprocal().mean()
-        if self.objective == "infonce":
-            loss = F.cross_entropy(score, answer)
-        else:
-            loss = pairwise_loss(score, answer)
-        return Outcome(loss, {"accuracy": accuracy, "chance": chance})
+        candidates = (score > float("-inf")).sum(1).float()
+        metrics = {"accuracy": accuracy, "chance": candidates.reciprocal().mean()}
+        if self.objective != "infonce":
+            return Outcome(pairwise_loss(score, answer), metrics)
+        metrics["loss_chance"] = candidates.log().mean()
+        return Outcome(F.cross_entropy(score, answer), metrics)
 
     def preview_panels(self, images: Tensor, batch: Batch) -> list[list[Panel]]:
         """Each image, a context in it (a patch and its pyramid), and the targets further on."""

@@ -170,6 +170,7 @@ class SimCLR(PretextTask):
             metrics = {
                 "accuracy": retrieval.accuracy,
                 "chance": retrieval.chance,
+                "loss_chance": retrieval.loss_chance,
                 "alignment": alignment(*embedded.chunk(2)),
                 "uniformity": uniformity(embedded),
                 # 1 where the embeddings are spread evenly over the sphere
