@@ -27,24 +27,29 @@ NETWORK = ("--network.channels", "4,8,16", "--network.blocks", "1", "--device", 
 
 
 def selfvox(*arguments, cwd, code=0):
-    """Run one command line in this process; its standard output, or the one line it is refused with."""
-    said, told = io.StringIO(), io.StringIO()
-    with contextlib.chdir(cwd), contextlib.redirect_stdout(said), contextlib.redirect_stderr(told):
-        found = main([str(each) for each in arguments])
-    assert found == code, told.getvalue()
-    return told.getvalue().splitlines()[-1] if code else said.getvalue()
+    """Run one command line in this process; return its output, or the line of its refusal."""
+    output = io.StringIO()
+    errors = io.StringIO()
+    with (
+        contextlib.chdir(cwd),
+        contextlib.redirect_stdout(output),
+        contextlib.redirect_stderr(errors),
+    ):
+        result = main([str(word) for word in arguments])
+    assert result == code, errors.getvalue()
+    return errors.getvalue().splitlines()[-1] if code else output.getvalue()
 
 
 def command(*arguments, cwd):
     """Run one command line in a process of its own; its standard output."""
     words = [sys.executable, "-m", "selfvox", *map(str, arguments)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
+    finished = subprocess.run(
         words, cwd=cwd, capture_output=True, text=True, env=environment, timeout=120
     )
-    assert done.returncode == 0, done.stderr
-    assert "Traceback" not in done.stderr
-    return done.stdout
+    assert finished.returncode == 0, finished.stderr
+    assert "Traceback" not in finished.stderr
+    return finished.stdout
 
 
 @pytest.fixture(scope="module")
@@ -65,16 +70,16 @@ def volumes(tmp_path_factory):
         1,
         cwd=root,
     )
-    how = ("--steps", 3, "--batch", 2, "--crop", "16,16,16", *NETWORK)
+    options = ("--steps", 3, "--batch", 2, "--crop", "16,16,16", *NETWORK)
     for task, run in (("rotation", selfvox), ("simclr", command)):
-        run("pretrain", "store", "--task", task, "--out", f"runs/{task}", *how, cwd=root)
+        run("pretrain", "store", "--task", task, "--out", f"runs/{task}", *options, cwd=root)
     return root
 
 
 @pytest.fixture(scope="module")
 def trained(volumes):
     """A network that segments."""
-    how = ("--steps", 12, "--crop", "16,16,16", "--device", "cpu")
+    options = ("--steps", 12, "--crop", "16,16,16", "--device", "cpu")
     command(
         "finetune",
         "store",
@@ -84,7 +89,7 @@ def trained(volumes):
         3,
         "--out",
         "seg",
-        *how,
+        *options,
         cwd=volumes,
     )
     return volumes
@@ -96,26 +101,26 @@ def test_volumes_go_from_a_folder_of_scans_to_scores_on_their_own_grids(trained)
     command("predict", "seg", "scans/images", "--subset", "test", "--out", "predictions", cwd=root)
     test = read_split(root / "store" / "split.json").test
     assert sorted(path.name for path in root.glob("predictions/*.nii.gz")) == sorted(
-        f"{one}.nii.gz" for one in test
+        f"{name}.nii.gz" for name in test
     )
     for name in test:
-        scan, found = (
+        scan, result = (
             nib.load(root / folder / f"{name}.nii.gz") for folder in ("scans/images", "predictions")
         )
-        assert found.shape == scan.shape
-        np.testing.assert_array_equal(found.affine, scan.affine)
-        assert set(np.unique(found.dataobj)) <= {0, 1, 2}
-    said = command("evaluate", "predictions", "scans/labels", "--out", "scores.csv", cwd=root)
-    assert "bright" in said
-    assert "dice" in said.lower()
+        assert result.shape == scan.shape
+        np.testing.assert_array_equal(result.affine, scan.affine)
+        assert set(np.unique(result.dataobj)) <= {0, 1, 2}
+    output = command("evaluate", "predictions", "scans/labels", "--out", "scores.csv", cwd=root)
+    assert "bright" in output
+    assert "dice" in output.lower()
     with (root / "scores.csv").open() as file:
         assert {row["case"] for row in csv.DictReader(file)} >= set(test)
 
 
 def test_a_fraction_of_the_labels_from_scratch_and_a_frozen_encoder(volumes):
-    how = ("--steps", 2, "--crop", "16,16,16")
+    options = ("--steps", 2, "--crop", "16,16,16")
     first = ("finetune", "store", "--encoder", "none", "--fraction", "0.5", "--out", "scratch")
-    selfvox(*first, *how, *NETWORK, cwd=volumes)
+    selfvox(*first, *options, *NETWORK, cwd=volumes)
     assert len(read_split(volumes / "scratch" / "split.json").train) == 2
     frozen = (
         "finetune",
@@ -127,18 +132,20 @@ def test_a_fraction_of_the_labels_from_scratch_and_a_frozen_encoder(volumes):
         "--out",
         "frozen",
     )
-    selfvox(*frozen, *how, "--device", "cpu", cwd=volumes)
-    before, _ = load_part(volumes / "runs" / "rotation" / "encoder", "encoder")
-    after, card = load_part(volumes / "frozen" / "network", "network")
-    assert all(torch.equal(after[f"encoder.{name}"], tensor) for name, tensor in before.items())
+    selfvox(*frozen, *options, "--device", "cpu", cwd=volumes)
+    pretrained, _ = load_part(volumes / "runs" / "rotation" / "encoder", "encoder")
+    finetuned, card = load_part(volumes / "frozen" / "network", "network")
+    assert all(
+        torch.equal(finetuned[f"encoder.{name}"], tensor) for name, tensor in pretrained.items()
+    )
     assert "pre-trained by rotation" in card["encoder"]
 
 
-def test_a_run_goes_on_by_its_own_settings_file(volumes):
+def test_a_run_resumes_from_its_own_settings_file(volumes):
     settings = ("--config", "runs/rotation/settings.yaml")
     assert "finished" in (volumes / "runs" / "rotation" / "run.json").read_text()
-    said = selfvox("pretrain", *settings, cwd=volumes, code=2)
-    assert "already contains a run; continue it with --resume" in said
+    output = selfvox("pretrain", *settings, cwd=volumes, code=2)
+    assert "already contains a run; continue it with --resume" in output
     selfvox("pretrain", *settings, "--resume", cwd=volumes)
 
 
@@ -170,7 +177,7 @@ def test_pictures_go_the_same_way(tmp_path):
         rgb = np.moveaxis(np.clip(drawn.image / 4, 0, 255), 0, -1).astype(np.uint8)
         Image.fromarray(rgb).save(tmp_path / "scans" / "images" / f"eye_{number}.png")
         Image.fromarray(drawn.label).save(tmp_path / "scans" / "labels" / f"eye_{number}.png")
-    how = ("--crop", "32,32", *NETWORK)
+    options = ("--crop", "32,32", *NETWORK)
     selfvox(
         "pretrain",
         "scans",
@@ -182,7 +189,7 @@ def test_pictures_go_the_same_way(tmp_path):
         2,
         "--out",
         "pre",
-        *how,
+        *options,
         cwd=tmp_path,
     )
     also = ("--steps", 2, "--crop", "32,32", "--device", "cpu")
@@ -191,14 +198,14 @@ def test_pictures_go_the_same_way(tmp_path):
     )
     selfvox("predict", "seg", "scans/images", "--out", "predictions", cwd=tmp_path)
     for number in range(5):
-        with Image.open(tmp_path / "predictions" / f"eye_{number}.png") as found:
-            assert found.size == (40, 48)
-            assert set(np.unique(np.asarray(found))) <= {0, 1, 2}
+        with Image.open(tmp_path / "predictions" / f"eye_{number}.png") as result:
+            assert result.size == (40, 48)
+            assert set(np.unique(np.asarray(result))) <= {0, 1, 2}
     selfvox("evaluate", "predictions", "scans/labels", "--out", "scores.csv", cwd=tmp_path)
 
 
 @pytest.mark.parametrize(
-    ("arguments", "code", "said"),
+    ("arguments", "code", "output"),
     [
         ("pretrain nowhere --task rotation --out x", 3, "nowhere: no such file or folder"),
         ("pretrain store --task rotatoin --out x", 2, "did you mean 'rotation'"),
@@ -258,10 +265,10 @@ def test_pictures_go_the_same_way(tmp_path):
         ),
     ],
 )
-def test_the_commonest_mistakes_have_a_code_and_one_line(volumes, arguments, code, said):
+def test_the_commonest_mistakes_have_a_code_and_one_line(volumes, arguments, code, output):
     line = selfvox(*arguments.split(), cwd=volumes, code=code)
     assert line.startswith("selfvox: error: ")
-    assert said in line
+    assert output in line
     shutil.rmtree(volumes / "x", ignore_errors=True)
 
 
@@ -288,7 +295,7 @@ class Holder(torch.nn.Module):
 
 
 @pytest.mark.parametrize(
-    ("damage", "said"),
+    ("damage", "output"),
     [
         ("flip", "checksum"),
         ("cut", "checksum"),
@@ -299,9 +306,10 @@ class Holder(torch.nn.Module):
         ("no recipe", "damaged"),
     ],
 )
-def test_an_encoder_that_cannot_be_used_is_refused_before_training(volumes, damage, said):
+def test_an_encoder_that_cannot_be_used_is_refused_before_training(volumes, damage, output):
     folder = spoiled(volumes, "spoiled")
-    weights, file = folder / "weights.safetensors", folder / "encoder.json"
+    weights = folder / "weights.safetensors"
+    file = folder / "encoder.json"
     content = bytearray(weights.read_bytes())
     tensors, card = tensors_and_card(folder)
     first = next(name for name in tensors if name.endswith("bias"))
@@ -334,4 +342,4 @@ def test_an_encoder_that_cannot_be_used_is_refused_before_training(volumes, dama
         "finetune", "store", "--encoder", folder, "--steps", 1, "--out", "y", cwd=volumes, code=code
     )
     shutil.rmtree(volumes / "y", ignore_errors=True)
-    assert said in line
+    assert output in line

@@ -31,45 +31,49 @@ def test_a_whole_volume_is_its_slices_stacked(name, window):
     torch.manual_seed(0)
     network = torch.nn.Conv2d(2, 3, 3, padding=1)
     image = torch.randn(2, 11, 19, 37)
-    expected = [segment_scan(network, each, window, 0.25) for each in image.unbind(1 + axis)]
-    found = segment_scan(network, image, window, 0.25, axis)
-    torch.testing.assert_close(found, torch.stack(expected, 1 + axis), atol=1e-6, rtol=0)
+    expected = [
+        segment_scan(network, predictions, window, 0.25) for predictions in image.unbind(1 + axis)
+    ]
+    prediction = segment_scan(network, image, window, 0.25, axis)
+    torch.testing.assert_close(prediction, torch.stack(expected, 1 + axis), atol=1e-6, rtol=0)
 
 
 @pytest.fixture(scope="module")
 def runs(shapes_store, tmp_path_factory):
-    """An encoder of axial slices and one of volumes, and segmenters from the first and from scratch."""
+    """Encoders of axial slices and of volumes; segmenters from the first and from scratch."""
     folder = tmp_path_factory.mktemp("slices")
-    how = {"task": "rotation", "steps": 2, "batch": 2, **SMALL}
-    selfvox.pretrain(shapes_store, out=folder / "flat", slices="axial", probe=shapes_store, **how)
-    selfvox.pretrain(shapes_store, out=folder / "solid", **how)
-    how = {"steps": 6, "batch": 4, "labels": 2, "validate_every": 6, **SMALL}
-    del how["network"]
-    selfvox.finetune(
-        shapes_store, out=folder / "seg", encoder=str(folder / "flat"), slices="axial", **how
+    settings = {"task": "rotation", "steps": 2, "batch": 2, **SMALL}
+    selfvox.pretrain(
+        shapes_store, out=folder / "flat", slices="axial", probe=shapes_store, **settings
     )
-    how["network"] = SMALL["network"]
+    selfvox.pretrain(shapes_store, out=folder / "solid", **settings)
+    settings = {"steps": 6, "batch": 4, "labels": 2, "validate_every": 6, **SMALL}
+    del settings["network"]
+    selfvox.finetune(
+        shapes_store, out=folder / "seg", encoder=str(folder / "flat"), slices="axial", **settings
+    )
+    settings["network"] = SMALL["network"]
     selfvox.finetune(
         shapes_store,
         out=folder / "sagittal",
         encoder="none",
         slices="sagittal",
         learning_rate=1e-2,
-        **how,
+        **settings,
     )
     return folder
 
 
 def test_a_run_of_slices_says_so_and_its_network_is_2d(runs):
-    for part, run in (("encoder", "flat"), ("network", "seg")):
-        tensors, card = load_part(runs / run / part, part)
+    for kind, run in (("encoder", "flat"), ("network", "seg")):
+        tensors, card = load_part(runs / run / kind, kind)
         assert (card["slices"], card["spatial_dims"], len(card["crop"])) == ("axial", 2, 2)
         assert card["recipe"]["spatial_dims"] == 3
         assert {tensor.ndim for tensor in tensors.values()} == {1, 4}
     assert load_part(runs / "solid" / "encoder", "encoder")[1]["slices"] is None
 
 
-def test_slices_are_asked_watched_and_probed_in_2d(runs):
+def test_slices_are_pre_trained_measured_and_probed_in_2d(runs):
     last = read_metrics(runs / "flat")[-1]
     assert last["chance"] == 0.25  # rotation has ten answers in 3D
     assert last["health/alignment"] > 0
@@ -77,12 +81,13 @@ def test_slices_are_asked_watched_and_probed_in_2d(runs):
 
 
 def test_subjects_are_chosen_and_kept_apart_as_for_volumes(runs, shapes_store):
-    whole, cut = read_split(shapes_store / "split.json"), read_split(runs / "seg" / "split.json")
-    assert len(cut.train) == 2
-    assert (cut.validation, cut.test) == (whole.validation, whole.test)
-    assert set(cut.train) < set(whole.train)
-    seen = json.loads((runs / "flat" / "run.json").read_text())["data"]["subjects"]
-    assert not set(seen) & set(whole.test)
+    full = read_split(shapes_store / "split.json")
+    reduced = read_split(runs / "seg" / "split.json")
+    assert len(reduced.train) == 2
+    assert (reduced.validation, reduced.test) == (full.validation, full.test)
+    assert set(reduced.train) < set(full.train)
+    subjects = json.loads((runs / "flat" / "run.json").read_text())["data"]["subjects"]
+    assert not set(subjects) & set(full.test)
 
 
 @pytest.mark.parametrize("run", ["seg", "sagittal"])
@@ -106,15 +111,16 @@ def test_predictions_lie_on_the_scans_grid_and_are_those_of_its_slices(
     axis = {"seg": 2, "sagittal": 0}[run]
     for path in paths:
         file = next((tmp_path / "scans").glob(f"images/{path.name}"))
-        scan, label = nib.load(file), nib.load(path)
+        scan = nib.load(file)
+        label = nib.load(path)
         assert scan.shape == label.shape
         np.testing.assert_allclose(scan.affine, label.affine)
         prepared: PreparedScan = model.recipe.apply(read_scan(file))
         slices = np.moveaxis(prepared.data, 1 + axis, 0)
-        each = [
+        predictions = [
             segment_scan(model.network, torch.from_numpy(x.copy()), model.window) for x in slices
         ]
-        naive = np.stack([x.argmax(0).numpy() for x in each], axis).astype(np.uint8)
+        naive = np.stack([x.argmax(0).numpy() for x in predictions], axis).astype(np.uint8)
         assert np.array_equal(
             np.asarray(label.dataobj), model.recipe.undo(naive, prepared.geometry)
         )
@@ -122,7 +128,7 @@ def test_predictions_lie_on_the_scans_grid_and_are_those_of_its_slices(
 
 
 @pytest.mark.parametrize(
-    ("encoder", "slices", "said"),
+    ("encoder", "slices", "message"),
     [
         (
             "flat",
@@ -137,9 +143,9 @@ def test_predictions_lie_on_the_scans_grid_and_are_those_of_its_slices(
     ],
 )
 def test_an_encoder_of_other_dimensions_is_refused(
-    runs, shapes_store, tmp_path, encoder, slices, said
+    runs, shapes_store, tmp_path, encoder, slices, message
 ):
-    with pytest.raises(UsageError, match=said):
+    with pytest.raises(UsageError, match=message):
         selfvox.finetune(
             shapes_store,
             out=tmp_path / "run",
@@ -152,8 +158,10 @@ def test_an_encoder_of_other_dimensions_is_refused(
 
 def test_networks_of_slices_in_several_directions_vote_together(runs, shapes_store, tmp_path):
     phantom.write(tmp_path / "scans", "shapes", count=1)
-    how = {"out": tmp_path / "predictions", "device": "cpu"}
-    paths = selfvox.predict(runs / "seg", tmp_path / "scans", ensemble=[runs / "sagittal"], **how)
+    settings = {"out": tmp_path / "predictions", "device": "cpu"}
+    paths = selfvox.predict(
+        runs / "seg", tmp_path / "scans", ensemble=[runs / "sagittal"], **settings
+    )
     assert (
         nib.load(paths[0]).shape == nib.load(next((tmp_path / "scans" / "images").iterdir())).shape
     )
@@ -161,7 +169,7 @@ def test_networks_of_slices_in_several_directions_vote_together(runs, shapes_sto
 
 def test_passes_over_slices_vote_with_those_of_another_direction(runs, shapes_store, tmp_path):
     phantom.write(tmp_path / "scans", "shapes", count=1)
-    how = {
+    settings = {
         "passes": 3,
         "maps": ["percentiles", "variance"],
         "vote": "mean",
@@ -169,9 +177,15 @@ def test_passes_over_slices_vote_with_those_of_another_direction(runs, shapes_st
         "device": "cpu",
     }
     mean = {}
-    for name, given in (("seg", {}), ("sagittal", {}), ("both", {"ensemble": [runs / "sagittal"]})):
+    for name, options in (
+        ("seg", {}),
+        ("sagittal", {}),
+        ("both", {"ensemble": [runs / "sagittal"]}),
+    ):
         run = runs / ("seg" if name == "both" else name)
-        (path,) = selfvox.predict(run, tmp_path / "scans", out=tmp_path / name, **given, **how)
+        (path,) = selfvox.predict(
+            run, tmp_path / "scans", out=tmp_path / name, **options, **settings
+        )
         mean[name] = nib.load(next((tmp_path / name).glob("*_probabilities*"))).get_fdata()
         assert np.array_equal(np.asarray(nib.load(path).dataobj), mean[name].argmax(-1))
         assert len([*(tmp_path / name / "maps").iterdir()]) == 7
@@ -183,9 +197,9 @@ def test_passes_over_slices_vote_with_those_of_another_direction(runs, shapes_st
     assert np.abs(mean["both"] - mean["seg"]).max() > 1e-3
 
 
-def test_what_pretrain_says_to_type_next_names_the_slices(shapes_store, tmp_path, small, capsys):
-    how = {**small, "crop": (16,), "task": "rotation", "steps": 1, "slices": "coronal"}
-    selfvox.pretrain(shapes_store, out=tmp_path / "run", **how)
+def test_the_next_command_names_the_slices(shapes_store, tmp_path, small, capsys):
+    settings = {**small, "crop": (16,), "task": "rotation", "steps": 1, "slices": "coronal"}
+    selfvox.pretrain(shapes_store, out=tmp_path / "run", **settings)
     assert (
         f"selfvox finetune LABELLED/ --encoder {tmp_path / 'run'} --slices coronal --out"
         in capsys.readouterr().err
@@ -197,7 +211,7 @@ def test_a_slice_is_drawn_as_it_lies_and_a_photograph_as_it_is():
     image[0, 1, 5] = 1  # the second from the left, the most anterior
     image[1] = 100
     drawn = montage(image, is_slice=True)
-    assert drawn.shape == (6, 4)  # one channel, whose greys are its own
+    assert drawn.shape == (6, 4)  # one channel, with greys of its own
     assert np.argwhere(drawn == drawn.max()).tolist() == [[0, 1]]
     assert drawn.max() == 1
     assert montage(image).shape == (4, 6, 3)

@@ -1,3 +1,5 @@
+"""Fine-tuning: which weights are loaded, frozen and kept, and which subjects they learn from."""
+
 import json
 import shutil
 
@@ -33,9 +35,13 @@ def pretrained(shapes_store, tmp_path_factory):
 
 
 def encoders(pretrained, run):
-    before, _ = load_part(pretrained / "encoder", "encoder")
-    after, card = load_part(run / "network", "network")
-    return before, {name: after[f"encoder.{name}"] for name in before}, card
+    pretrained_tensors, _ = load_part(pretrained / "encoder", "encoder")
+    tensors, card = load_part(run / "network", "network")
+    return (
+        pretrained_tensors,
+        {name: tensors[f"encoder.{name}"] for name in pretrained_tensors},
+        card,
+    )
 
 
 def test_an_encoder_frozen_for_good_keeps_every_weight_and_statistic(
@@ -49,41 +55,44 @@ def test_an_encoder_frozen_for_good_keeps_every_weight_and_statistic(
         steps=4,
         crop=(16, 16, 16),
     )
-    before, after, card = encoders(pretrained, run)
-    assert any("running_mean" in name for name in before)
-    assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
-    assert card["encoder"].startswith(f"loaded {len(before)} tensors")
+    pretrained_tensors, tensors, card = encoders(pretrained, run)
+    assert any("running_mean" in name for name in pretrained_tensors)
+    assert all(torch.equal(tensors[name], tensor) for name, tensor in pretrained_tensors.items())
+    assert card["encoder"].startswith(f"loaded {len(pretrained_tensors)} tensors")
 
 
 def test_a_linear_probe_trains_one_layer_alone_also_of_random_features(
     shapes_store, tmp_path, pretrained
 ):
-    how = {"head": "linear", "freeze": "always", "steps": 2, "crop": (16, 16, 16)}
-    how["keep"] = "last"  # which step is best depends on the arithmetic: bf16 or fp32
-    run = selfvox.finetune(shapes_store, out=tmp_path / "run", encoder=str(pretrained), **how)
-    before, after, card = encoders(pretrained, run)
-    assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
+    settings = {"head": "linear", "freeze": "always", "steps": 2, "crop": (16, 16, 16)}
+    settings["keep"] = "last"  # which step is best depends on the arithmetic: bf16 or fp32
+    run = selfvox.finetune(shapes_store, out=tmp_path / "run", encoder=str(pretrained), **settings)
+    pretrained_tensors, tensors, card = encoders(pretrained, run)
+    assert all(torch.equal(tensors[name], tensor) for name, tensor in pretrained_tensors.items())
     assert card["head"] == "linear"
     assert load_segmenter(run).network.decoder.layers[0].weight.shape == (3, 4, 1, 1, 1)
-    how["network"] = {"name": "plain", "channels": [4, 8], "norm": "batch"}
+    settings["network"] = {"name": "plain", "channels": [4, 8], "norm": "batch"}
     fresh = [
         selfvox.finetune(
-            shapes_store, out=tmp_path / f"fresh{steps}", encoder="none", **{**how, "steps": steps}
+            shapes_store,
+            out=tmp_path / f"fresh{steps}",
+            encoder="none",
+            **{**settings, "steps": steps},
         )
         for steps in (1, 2)
     ]
-    one, two = (load_part(each / "network", "network")[0] for each in fresh)
-    same = {name for name in one if torch.equal(one[name], two[name])}
-    assert same == {name for name in one if name.startswith("encoder.")}
+    first, second = (load_part(folder / "network", "network")[0] for folder in fresh)
+    unchanged = {name for name in first if torch.equal(first[name], second[name])}
+    assert unchanged == {name for name in first if name.startswith("encoder.")}
 
 
 def test_a_warm_up_freezes_and_then_trains(shapes_store, tmp_path, pretrained):
-    how = {"encoder": str(pretrained), "crop": (16, 16, 16), "steps": 4, "keep": "last"}
-    run = selfvox.finetune(shapes_store, out=tmp_path / "run", warmup=0.5, **how)
-    before, after, _ = encoders(pretrained, run)
+    settings = {"encoder": str(pretrained), "crop": (16, 16, 16), "steps": 4, "keep": "last"}
+    run = selfvox.finetune(shapes_store, out=tmp_path / "run", warmup=0.5, **settings)
+    pretrained_tensors, tensors, _ = encoders(pretrained, run)
     assert not any(
-        torch.equal(after[name], tensor)
-        for name, tensor in before.items()
+        torch.equal(tensors[name], tensor)
+        for name, tensor in pretrained_tensors.items()
         if name.endswith("conv.weight")
     )
 
@@ -97,12 +106,12 @@ def test_from_scratch_and_pre_trained_differ_in_nothing_but_the_encoder(
         if by == "the run"
         else {"name": "plain", "channels": [4, 8], "norm": "batch"}
     )
-    how = {"network": network, "labels": 2, "steps": 2} | (
+    settings = {"network": network, "labels": 2, "steps": 2} | (
         {} if by == "the run" else {"crop": (16, 16, 16)}
     )
     cards = []
     for name, encoder in (("pre", str(pretrained)), ("scratch", "none")):
-        run = selfvox.finetune(shapes_store, out=tmp_path / name, encoder=encoder, **how)
+        run = selfvox.finetune(shapes_store, out=tmp_path / name, encoder=encoder, **settings)
         tensors, card = load_part(run / "network", "network")
         cards.append(
             {key: card[key] for key in ("network", "crop", "classes", "recipe", "in_channels")}
@@ -127,7 +136,7 @@ def test_another_network_than_the_encoder_is_refused(network, shapes_store, tmp_
     ("name", "value", "option"),
     [("balance", True, "balance=True"), ("ordinal", False, "ordinal=False")],
 )
-def test_what_is_of_classification_is_refused(name, value, option, shapes_store, tmp_path, small):
+def test_options_of_classification_are_refused(name, value, option, shapes_store, tmp_path, small):
     with pytest.raises(
         UsageError, match=f"^{name}: is for classification, but .* has labels; leave {option} out"
     ):
@@ -137,9 +146,9 @@ def test_what_is_of_classification_is_refused(name, value, option, shapes_store,
 
 
 def test_epochs_are_passes_over_the_labelled_scans_that_train(shapes_store, tmp_path, small):
-    how = {**small, "batch": 2, "keep": "last"}
+    settings = {**small, "batch": 2, "keep": "last"}
     run = selfvox.finetune(
-        shapes_store, out=tmp_path / "run", encoder="none", labels=3, epochs=1.5, **how
+        shapes_store, out=tmp_path / "run", encoder="none", labels=3, epochs=1.5, **settings
     )
     # three scans, one and a half times, two at a time
     assert json.loads((run / "network" / "network.json").read_text())["step"] == 3
@@ -172,7 +181,7 @@ def test_more_labels_than_there_are_is_refused(shapes_store, tmp_path, small):
         selfvox.finetune(shapes_store, out=tmp_path / "run", encoder="none", labels=5, **small)
 
 
-def test_the_best_step_by_validation_is_kept_and_said(shapes_store, tmp_path, small):
+def test_the_best_step_by_validation_is_kept_and_recorded(shapes_store, tmp_path, small):
     run = selfvox.finetune(
         shapes_store, out=tmp_path / "run", encoder="none", steps=30, validate_every=5, **small
     )
@@ -204,8 +213,8 @@ def test_label_values_with_gaps_are_learnt_and_written_as_they_are(tmp_path, sma
     )
     card = json.loads((run / "network" / "network.json").read_text())
     assert list(card["classes"]) == ["0", "4", "200"]
-    for out, more in (("plain", {}), ("maps", {"probabilities": True})):
-        selfvox.predict(run, tmp_path / "scans", out=tmp_path / out, **more)
+    for out, options in (("plain", {}), ("maps", {"probabilities": True})):
+        selfvox.predict(run, tmp_path / "scans", out=tmp_path / out, **options)
         values = {
             int(v)
             for f in (tmp_path / out).glob("sub-00?.nii.gz")
@@ -232,28 +241,28 @@ def test_as_many_labels_as_there_are_train_and_none_is_left_to_validate(tmp_path
         assert (len(split.train), len(split.validation)) == (labels or 3, validation)
 
 
-def test_test_scans_that_the_encoder_has_seen_are_told(shapes_store, tmp_path, small, capsys):
-    how = {"task": "rotation", "steps": 1, "batch": 2, **small}
-    blind = selfvox.pretrain(shapes_store, out=tmp_path / "blind", **how)
+def test_test_scans_that_the_encoder_has_seen_are_reported(shapes_store, tmp_path, small, capsys):
+    settings = {"task": "rotation", "steps": 1, "batch": 2, **small}
+    blind = selfvox.pretrain(shapes_store, out=tmp_path / "blind", **settings)
     phantom.write(tmp_path / "scans", "shapes", count=8)
-    seeing = selfvox.pretrain(tmp_path / "scans", out=tmp_path / "seeing", **how)
+    seeing = selfvox.pretrain(tmp_path / "scans", out=tmp_path / "seeing", **settings)
     capsys.readouterr()
-    for encoder, told in ((blind, False), (seeing, True)):
+    for encoder, is_reported in ((blind, False), (seeing, True)):
         out = tmp_path / f"seg-{encoder.name}"
         selfvox.finetune(shapes_store, out=out, encoder=str(encoder), steps=1, crop=(16, 16, 16))
-        assert ("2 of 2 test scans" in capsys.readouterr().err) == told
+        assert ("2 of 2 test scans" in capsys.readouterr().err) == is_reported
 
 
-def test_random_features_may_stand_still_as_a_baseline_and_this_is_said(
+def test_random_features_may_be_frozen_as_a_baseline_and_this_is_reported(
     shapes_store, tmp_path, capsys
 ):
-    how = {
+    settings = {
         "freeze": "always",
         "steps": 2,
         "crop": (16, 16, 16),
         "network": {"name": "plain", "channels": [4, 8]},
     }
-    run = selfvox.finetune(shapes_store, out=tmp_path / "run", encoder="none", **how)
+    run = selfvox.finetune(shapes_store, out=tmp_path / "run", encoder="none", **settings)
     assert (
         "is frozen for 2 of 2 steps, with random weights: only as a baseline"
         in capsys.readouterr().err
@@ -278,9 +287,11 @@ def two_channels(folder, count=3):
     return folder / "two.csv"
 
 
-def test_scans_of_other_channels_need_a_policy_which_is_told_and_kept(tmp_path, pretrained, capsys):
+def test_scans_of_other_channels_need_a_policy_which_is_reported_and_recorded(
+    tmp_path, pretrained, capsys
+):
     table = two_channels(tmp_path)
-    how = {
+    settings = {
         "encoder": str(pretrained),
         "labels": 1,
         "steps": 1,
@@ -288,15 +299,23 @@ def test_scans_of_other_channels_need_a_policy_which_is_told_and_kept(tmp_path, 
         "device": "cpu",
     }
     with pytest.raises(DataError, match='first_conv="mean"'):
-        selfvox.finetune(table, out=tmp_path / "refused", **how)
-    run = selfvox.finetune(table, out=tmp_path / "run", first_conv="mean", freeze="always", **how)
-    before, after, card = encoders(pretrained, run)
+        selfvox.finetune(table, out=tmp_path / "refused", **settings)
+    run = selfvox.finetune(
+        table, out=tmp_path / "run", first_conv="mean", freeze="always", **settings
+    )
+    pretrained_tensors, tensors, card = encoders(pretrained, run)
     assert "from 1 to 2 channels: mean" in card["encoder"]
     assert "from 1 to 2 channels: mean" in capsys.readouterr().err
-    changed = [name for name in before if before[name].shape != after[name].shape]
+    changed = [
+        name for name in pretrained_tensors if pretrained_tensors[name].shape != tensors[name].shape
+    ]
     assert len(changed) == 1
-    assert torch.allclose(after[changed[0]].sum(1, keepdim=True), before[changed[0]])
-    assert all(torch.equal(before[name], after[name]) for name in before if name not in changed)
+    assert torch.allclose(tensors[changed[0]].sum(1, keepdim=True), pretrained_tensors[changed[0]])
+    assert all(
+        torch.equal(pretrained_tensors[name], tensors[name])
+        for name in pretrained_tensors
+        if name not in changed
+    )
 
 
 def test_an_encoder_that_labels_trained_serves_as_one_that_pre_training_did(
@@ -309,10 +328,10 @@ def test_an_encoder_that_labels_trained_serves_as_one_that_pre_training_did(
         shapes_store, out=tmp_path / "second", encoder=str(first), freeze="always", labels=1, seed=1, steps=2,
         crop=(16, 16, 16), device="cpu",
     )  # fmt: skip
-    before, card = load_part(first / "network", "network")
-    after, later = load_part(second / "network", "network")
-    inherited = [name for name in before if name.startswith("encoder.")]
+    pretrained_tensors, card = load_part(first / "network", "network")
+    tensors, later = load_part(second / "network", "network")
+    inherited = [name for name in pretrained_tensors if name.startswith("encoder.")]
     assert inherited
-    assert all(torch.equal(before[name], after[name]) for name in inherited)
+    assert all(torch.equal(pretrained_tensors[name], tensors[name]) for name in inherited)
     assert "the labels of first" in later["encoder"]
     assert set(card["seen"]["image_hashes"]) <= set(later["seen"]["image_hashes"])

@@ -46,8 +46,8 @@ def scans(tmp_path_factory):
 @pytest.fixture(scope="module")
 def run(scans, tmp_path_factory):
     out = tmp_path_factory.mktemp("regions") / "run"
-    how = {"steps": 40, "batch": 2, "loss": "dice+ce", "keep": "last"}
-    return selfvox.finetune(scans, out=out, regions=REGIONS, train_on="regions", **how, **HOW)
+    training = {"steps": 40, "batch": 2, "loss": "dice+ce", "keep": "last"}
+    return selfvox.finetune(scans, out=out, regions=REGIONS, train_on="regions", **training, **HOW)
 
 
 def test_the_network_has_an_output_for_each_region_and_says_so(run):
@@ -55,7 +55,7 @@ def test_the_network_has_an_output_for_each_region_and_says_so(run):
     assert card["regions"] == {"whole": [1, 2], "core": [2]}
     assert card["trained_on"] == "regions"
     measured = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    last = next(each for each in reversed(measured) if "dice_mean" in each)
+    last = next(values for values in reversed(measured) if "dice_mean" in values)
     assert last["dice_mean"] == pytest.approx((last["dice_whole"] + last["dice_core"]) / 2)
     assert last["dice_whole"] > 0.7
 
@@ -82,17 +82,21 @@ def test_predictions_are_classes_and_their_regions_are_scored(scans, run, tmp_pa
         ("2", "core"),
     ]
     for number in range(6):
-        one, other = (
+        predicted, reference = (
             np.asarray(nib.load(folder / f"s{number}.nii.gz").dataobj)
             for folder in (tmp_path / "out", scans / "labels")
         )
-        assert set(np.unique(one)) <= {0, 1, 2}
-        both = sum(a > 0 and b > 0 for a, b in zip(one.flat, other.flat, strict=True))
-        sizes = np.count_nonzero(one) + np.count_nonzero(other)
-        whole = next(row for row in rows if row["case"] == f"s{number}" and row["name"] == "whole")
-        assert whole["dice"] == pytest.approx(2 * both / sizes)
-        assert whole["dice"] > 0.7
-        assert whole["true_volume_ml"] == pytest.approx(np.count_nonzero(other) * 1.5 / 1000)
+        assert set(np.unique(predicted)) <= {0, 1, 2}
+        pairs = sum(a > 0 and b > 0 for a, b in zip(predicted.flat, reference.flat, strict=True))
+        sizes = np.count_nonzero(predicted) + np.count_nonzero(reference)
+        row_of_whole = next(
+            row for row in rows if row["case"] == f"s{number}" and row["name"] == "whole"
+        )
+        assert row_of_whole["dice"] == pytest.approx(2 * pairs / sizes)
+        assert row_of_whole["dice"] > 0.7
+        assert row_of_whole["true_volume_ml"] == pytest.approx(
+            np.count_nonzero(reference) * 1.5 / 1000
+        )
     with (tmp_path / "scores.csv").open(newline="") as table:
         assert {row["class"] for row in csv.DictReader(table)} == {"1", "2", "1+2"}
     if probabilities:
@@ -104,8 +108,10 @@ def test_predictions_are_classes_and_their_regions_are_scored(scans, run, tmp_pa
         assert maps.shape == (20, 20, 20, 2)
         label = np.asarray(nib.load(tmp_path / "out" / "s0.nii.gz").dataobj)
         assert np.array_equal(label == 2, maps[..., 1] > 0.5)
-        each = [naive_brier(maps[..., place], truth >= least) for place, least in enumerate((1, 2))]
-        assert float(measured["s0"]["brier"]) == pytest.approx(np.mean(each), rel=1e-3)
+        values = [
+            naive_brier(maps[..., place], truth >= least) for place, least in enumerate((1, 2))
+        ]
+        assert float(measured["s0"]["brier"]) == pytest.approx(np.mean(values), rel=1e-3)
 
 
 def naive_brier(p, truth, margin=5):
@@ -119,16 +125,19 @@ def naive_brier(p, truth, margin=5):
 
 
 def test_regions_given_to_evaluate_are_scored_in_any_folder(tmp_path, capsys):
-    one, other = np.zeros((6, 6, 6), np.uint8), np.zeros((6, 6, 6), np.uint8)
-    one[:2], other[1:3], other[1, :3] = 1, 1, 2
-    for folder, label in (("predictions", one), ("truth", other)):
+    predicted = np.zeros((6, 6, 6), np.uint8)
+    reference = np.zeros((6, 6, 6), np.uint8)
+    predicted[:2] = 1
+    reference[1:3] = 1
+    reference[1, :3] = 2
+    for folder, label in (("predictions", predicted), ("truth", reference)):
         (tmp_path / folder).mkdir()
         nib.save(nib.Nifti1Image(label, np.eye(4)), tmp_path / folder / "a.nii.gz")
     rows = selfvox.evaluate(
         tmp_path / "predictions", tmp_path / "truth", regions="all=1,2;none=7;every=2,1"
     )
     dice = {row["name"]: row["dice"] for row in rows}
-    # by hand: each holds two planes of 36, one is common; of class 1, half of that one
+    # by hand: each has two planes of 36, one is common; of class 1, half of that one
     assert dice == {
         "class 1": pytest.approx(2 * 18 / (72 + 54)),
         "class 2": 0,
@@ -136,9 +145,9 @@ def test_regions_given_to_evaluate_are_scored_in_any_folder(tmp_path, capsys):
         "none": 1,
         "every": 0.5,
     }
-    said = " ".join(capsys.readouterr().out.split())
-    assert "mean of classes dice 0.143" in said
-    assert "mean of regions dice 0.667" in said
+    output = " ".join(capsys.readouterr().out.split())
+    assert "mean of classes dice 0.143" in output
+    assert "mean of regions dice 0.667" in output
 
 
 def test_classes_stay_the_default_and_regions_are_measured_beside_them(scans, tmp_path):
@@ -151,7 +160,7 @@ def test_classes_stay_the_default_and_regions_are_measured_beside_them(scans, tm
 
 
 @pytest.mark.parametrize(
-    ("given", "reason"),
+    ("settings", "reason"),
     [
         ({"train_on": "regions"}, "declares no regions; give them with regions="),
         ({"regions": "whole=1,2,3"}, "whole has the class 3, but the labels have"),
@@ -159,29 +168,29 @@ def test_classes_stay_the_default_and_regions_are_measured_beside_them(scans, tm
         ({"regions": "core=2", "train_on": "regions"}, "class 1 is in none of them"),
     ],
 )
-def test_regions_that_do_not_fit_the_labels_are_refused(scans, tmp_path, given, reason):
+def test_regions_that_do_not_fit_the_labels_are_refused(scans, tmp_path, settings, reason):
     with pytest.raises(UsageError) as refusal:
-        selfvox.finetune(scans, out=tmp_path / "run", steps=1, **given, **HOW)
+        selfvox.finetune(scans, out=tmp_path / "run", steps=1, **settings, **HOW)
     assert reason in str(refusal.value)
 
 
 @pytest.mark.parametrize("spacing", [None, (2.0, 2.0, 2.0)])
 def test_many_passes_vote_on_each_region(scans, run, tmp_path, capsys, spacing):
-    """A region is found where most passes find it, which is where its median probability is above a half."""
-    how = {"steps": 20, "batch": 2, "loss": "dice+ce", "keep": "last", "spacing": spacing}
+    """A region is where most passes predict it: where its median probability is above a half."""
+    training = {"steps": 20, "batch": 2, "loss": "dice+ce", "keep": "last", "spacing": spacing}
     out = tmp_path / "out"
     if spacing is not None:
         run = selfvox.finetune(
-            scans, out=tmp_path / "run", regions=REGIONS, train_on="regions", **how, **HOW
+            scans, out=tmp_path / "run", regions=REGIONS, train_on="regions", **training, **HOW
         )
-    asked = {
+    settings = {
         "device": "cpu",
         "precision": "fp32",
         "passes": 3,
         "probabilities": True,
         "overlap": 0.2,
     }
-    selfvox.predict(run, scans, out=out, maps=("entropy", "variance", "percentiles"), **asked)
+    selfvox.predict(run, scans, out=out, maps=("entropy", "variance", "percentiles"), **settings)
     label = np.asarray(nib.load(out / "s0.nii.gz").dataobj)
     median = nib.load(out / "maps" / "s0_percentile-50.nii.gz").get_fdata()
     assert median.shape == nib.load(out / "maps" / "s0_variance.nii.gz").shape == (20, 20, 20, 2)
@@ -207,43 +216,46 @@ def test_many_passes_vote_on_each_region(scans, run, tmp_path, capsys, spacing):
         ]
         for name in rows
     }
-    both = np.array(
+    pairs = np.array(
         [(float(rows[name]["trust"]), np.mean(dice)) for name, dice in of_regions.items()]
     )
-    said = " ".join(capsys.readouterr().err.split())
+    output = " ".join(capsys.readouterr().err.split())
     assert (
-        f"predicted and true Dice of 6 scans: correlation {np.corrcoef(both.T)[0, 1]:.2f}" in said
+        f"predicted and true Dice of 6 scans: correlation {np.corrcoef(pairs.T)[0, 1]:.2f}"
+        in output
     )
     # of other regions than those it was trained on, the trust says nothing
     selfvox.evaluate(out, scans / "labels", regions="any=1,2")
-    said = capsys.readouterr().err
-    assert "probabilities beside the truth" in said
-    assert "predicted and true Dice" not in said
+    output = capsys.readouterr().err
+    assert "probabilities beside the truth" in output
+    assert "predicted and true Dice" not in output
     # any pass that finds the core is enough
-    selfvox.predict(run, scans, out=tmp_path / "union", vote="union", union_class="core", **asked)
+    selfvox.predict(
+        run, scans, out=tmp_path / "union", vote="union", union_class="core", **settings
+    )
     widest = np.asarray(nib.load(tmp_path / "union" / "s0.nii.gz").dataobj)
     assert ((label == 2) <= (widest == 2)).all()
     assert (widest == 2).sum() > (label == 2).sum()
 
 
 def test_networks_of_the_same_regions_vote_together(scans, run, tmp_path):
-    """Of one network twice, the vote is what it says alone; of one that was trained on classes, nothing is."""
-    asked = {"device": "cpu", "precision": "fp32"}
-    selfvox.predict(run, scans, out=tmp_path / "alone", **asked)
-    selfvox.predict(run, scans, ensemble=(run,), out=tmp_path / "both", **asked)
+    """One network twice votes as it predicts alone; one trained on classes is refused."""
+    settings = {"device": "cpu", "precision": "fp32"}
+    selfvox.predict(run, scans, out=tmp_path / "alone", **settings)
+    selfvox.predict(run, scans, ensemble=(run,), out=tmp_path / "both", **settings)
     for number in range(6):
-        one, other = (
+        predicted, reference = (
             np.asarray(nib.load(tmp_path / name / f"s{number}.nii.gz").dataobj)
             for name in ("alone", "both")
         )
-        np.testing.assert_array_equal(one, other)
-    other = selfvox.finetune(scans, out=tmp_path / "classes", regions=REGIONS, steps=1, **HOW)
+        np.testing.assert_array_equal(predicted, reference)
+    reference = selfvox.finetune(scans, out=tmp_path / "classes", regions=REGIONS, steps=1, **HOW)
     with pytest.raises(UsageError, match="its choice of classes or regions to train on differs"):
-        selfvox.predict(run, scans, ensemble=(other,), out=tmp_path / "mixed", **asked)
+        selfvox.predict(run, scans, ensemble=(reference,), out=tmp_path / "mixed", **settings)
 
 
 @pytest.mark.parametrize(
-    ("asked", "reason"),
+    ("settings", "reason"),
     [
         ({"vote": "borda"}, "regions, which have no borda vote; take majority, union or mean"),
         (
@@ -252,9 +264,9 @@ def test_networks_of_the_same_regions_vote_together(scans, run, tmp_path):
         ),
     ],
 )
-def test_votes_that_regions_do_not_have_are_refused(scans, run, tmp_path, asked, reason):
+def test_votes_that_regions_do_not_have_are_refused(scans, run, tmp_path, settings, reason):
     with pytest.raises(UsageError) as refusal:
-        selfvox.predict(run, scans, out=tmp_path / "out", passes=3, device="cpu", **asked)
+        selfvox.predict(run, scans, out=tmp_path / "out", passes=3, device="cpu", **settings)
     assert reason in str(refusal.value)
     assert not (tmp_path / "out").exists()
 
@@ -269,9 +281,9 @@ def test_regions_declared_when_preparing_are_those_of_every_run_upon_the_store(s
 
 
 def test_networks_of_slices_can_be_trained_on_regions(scans, tmp_path):
-    how = {**HOW, "crop": CROP[:2], "slices": "coronal"}
+    training = {**HOW, "crop": CROP[:2], "slices": "coronal"}
     run = selfvox.finetune(
-        scans, out=tmp_path / "run", steps=1, regions=REGIONS, train_on="regions", **how
+        scans, out=tmp_path / "run", steps=1, regions=REGIONS, train_on="regions", **training
     )
     selfvox.predict(run, scans, out=tmp_path / "out", device="cpu", probabilities=True)
     maps = nib.load(tmp_path / "out" / "s0_probabilities.nii.gz").get_fdata()
@@ -285,7 +297,7 @@ def test_each_region_has_a_probability_of_its_own_slice_by_slice_too(axis):
     shape = (5, 6, 7)
     image = torch.randn(1, *shape, generator=torch.Generator().manual_seed(0))
     window = shape if axis is None else (*shape[:axis], *shape[axis + 1 :])
-    found = segment_scan(
+    probabilities = segment_scan(
         lambda x: torch.cat([x, 2 * x], 1), image, window, 0.5, axis, overlapping=True
     )
-    assert torch.allclose(found, torch.cat([image, 2 * image]).sigmoid(), atol=1e-6)
+    assert torch.allclose(probabilities, torch.cat([image, 2 * image]).sigmoid(), atol=1e-6)

@@ -44,9 +44,9 @@ def test_the_encoder_is_all_that_is_needed_to_build_and_load_it(run):
 
 def test_test_subjects_are_never_seen(run, shapes_store):
     split = read_split(shapes_store / "split.json")
-    seen = json.loads((run / "run.json").read_text())["data"]["subjects"]
-    assert seen == sorted((*split.train, *split.validation))
-    assert not set(seen) & set(split.test)
+    subjects = json.loads((run / "run.json").read_text())["data"]["subjects"]
+    assert subjects == sorted((*split.train, *split.validation))
+    assert not set(subjects) & set(split.test)
 
 
 def test_the_folder_holds_what_the_formats_say_and_no_debris(run):
@@ -70,10 +70,10 @@ def test_the_folder_holds_what_the_formats_say_and_no_debris(run):
     assert not list(run.rglob(".*.part.*"))
 
 
-def test_nothing_in_a_run_tells_where_or_by_whom_it_was_made(run, tmp_path_factory):
+def test_no_file_of_a_run_names_its_place_host_or_user(run, tmp_path_factory):
     secrets = [str(tmp_path_factory.getbasetemp()), f"/home/{getpass.getuser()}", socket.getfqdn()]
     for path in run.rglob("*"):
-        # the settings hold the paths as they were given: a run could not be resumed without
+        # the settings contain the paths as they were given: a run could not be resumed without
         if path.is_file() and path.name != "settings.yaml":
             content = path.read_bytes()
             assert not [
@@ -83,18 +83,20 @@ def test_nothing_in_a_run_tells_where_or_by_whom_it_was_made(run, tmp_path_facto
 
 
 def test_a_run_is_a_function_of_its_settings(run, shapes_store, tmp_path):
-    how = {
+    settings = {
         "task": "rotation",
         "steps": 3,
         "batch": 2,
         "crop": (16, 16, 16),
         "network": {"channels": [4, 8]},
     }
-    one, two, other = (
-        selfvox.pretrain(shapes_store, out=tmp_path / name, seed=seed, device="cpu", **how)
+    first, second, other_seed = (
+        selfvox.pretrain(shapes_store, out=tmp_path / name, seed=seed, device="cpu", **settings)
         for name, seed in (("one", 0), ("two", 0), ("other", 1))
     )
-    digests = [sha256(each / "encoder" / "weights.safetensors") for each in (one, two, other)]
+    digests = [
+        sha256(path / "encoder" / "weights.safetensors") for path in (first, second, other_seed)
+    ]
     assert digests[0] == digests[1] != digests[2]
 
 
@@ -129,7 +131,7 @@ def test_making_voxels_equal_does_not_hide_that_they_were_not(tmp_path):
 
 
 @pytest.mark.parametrize(("edge", "warned"), [(32, False), (40, True)])
-def test_crops_that_reach_over_the_scans_are_told_of(
+def test_crops_larger_than_the_scans_are_reported(
     edge, warned, shapes_store, tmp_path, small, capsys
 ):
     selfvox.pretrain(
@@ -147,46 +149,46 @@ def test_crops_that_reach_over_the_scans_are_told_of(
 def test_a_default_crop_has_room_for_the_task_where_half_the_scans_have(
     task, tmp_path, small, capsys
 ):
-    rng, how = (
-        np.random.default_rng(0),
-        {**small, "crop": None, "task": task, "steps": 1, "batch": 2},
-    )
+    rng = np.random.default_rng(0)
+    settings = {**small, "crop": None, "task": task, "steps": 1, "batch": 2}
     for folder, edges in {"most": (34, 34, 28), "few": (34, 28, 28)}.items():
         (tmp_path / folder).mkdir()
         for number, edge in enumerate(edges):
             image = nib.Nifti1Image(rng.normal(size=(40, 32, edge)).astype(np.float32), np.eye(4))
             nib.save(image, tmp_path / folder / f"{number}.nii")
-    selfvox.pretrain(tmp_path / "most", out=tmp_path / "run", **how)
-    told = capsys.readouterr().err
-    assert "crops of 40 x 32 x 32 voxels" in told
-    assert "1 of 3 scans" in told
-    assert "40 x 32 x 24, which fits inside nine of ten, has no room for this task" in told
+    selfvox.pretrain(tmp_path / "most", out=tmp_path / "run", **settings)
+    output = capsys.readouterr().err
+    assert "crops of 40 x 32 x 32 voxels" in output
+    assert "1 of 3 scans" in output
+    assert "40 x 32 x 24, which fits inside nine of ten, has no room for this task" in output
     with pytest.raises(UsageError, match=r"40 x 32 x 24 voxels has no room .* crop=\(40, 32, 32\)"):
-        selfvox.pretrain(tmp_path / "few", out=tmp_path / "not", **how)
+        selfvox.pretrain(tmp_path / "few", out=tmp_path / "not", **settings)
     with pytest.raises(UsageError, match="40 x 32 x 24 voxels has no room"):
-        selfvox.pretrain(tmp_path / "most", out=tmp_path / "asked", **how | {"crop": (40, 32, 24)})
+        selfvox.pretrain(
+            tmp_path / "most", out=tmp_path / "asked", **settings | {"crop": (40, 32, 24)}
+        )
 
 
 def test_a_residual_network_is_never_shown_what_its_skips_cannot_halve(
     shapes_store, tmp_path, small
 ):
-    how = {
+    settings = {
         **small,
         "slices": "axial",
         "network": {"name": "residual", "channels": [4, 4, 4, 4, 4]},
         "steps": 1,
     }
-    how |= {"batch": 2, "crop": (64, 72)}
+    settings |= {"batch": 2, "crop": (64, 72)}
     # rotation alone shows 64 x 64
-    run = selfvox.pretrain(shapes_store, out=tmp_path / "alone", task="rotation", **how)
+    run = selfvox.pretrain(shapes_store, out=tmp_path / "alone", task="rotation", **settings)
     assert load_part(run / "encoder", "encoder")[1]["network"]["strides"] == [[1, 1], *[[2, 2]] * 4]
     with pytest.raises(UsageError, match="72 is no multiple of 16; the nearest are 64 and 80"):
-        selfvox.pretrain(shapes_store, out=tmp_path / "run", task="rotation+simclr", **how)
+        selfvox.pretrain(shapes_store, out=tmp_path / "run", task="rotation+simclr", **settings)
     with pytest.raises(UsageError, match="72 is no multiple of 16"):
         selfvox.pretrain(
-            shapes_store, out=tmp_path / "run", task="rotation", probe=shapes_store, **how
+            shapes_store, out=tmp_path / "run", task="rotation", probe=shapes_store, **settings
         )
-    plain = {**how, "network": {"channels": [4, 4, 4, 4, 4]}}
+    plain = {**settings, "network": {"channels": [4, 4, 4, 4, 4]}}
     selfvox.pretrain(shapes_store, out=tmp_path / "plain", task="rotation+simclr", **plain)
 
 
@@ -198,10 +200,11 @@ def test_epochs_are_passes_over_the_scans(shapes_store, tmp_path, small):
     assert load_part(run / "encoder", "encoder")[1]["steps"] == 3
 
 
-def test_a_scan_that_a_batch_holds_twice_is_no_other_scan(
+def test_a_second_crop_of_a_scan_is_not_taken_for_another_scan(
     shapes_store, tmp_path, small, monkeypatch
 ):
-    ask, scans = Exemplar.make_batch, []
+    ask = Exemplar.make_batch
+    scans = []
 
     def noted(self, images, rng, scan=None):
         batch = ask(self, images, rng, scan)
@@ -216,8 +219,8 @@ def test_a_scan_that_a_batch_holds_twice_is_no_other_scan(
     assert [len(set(shown)) for shown, _ in scans] == [6, 6]
     assert not [
         pair
-        for shown, others in scans
-        for pair in zip(shown, others, strict=True)
+        for shown, compared in scans
+        for pair in zip(shown, compared, strict=True)
         if pair[0] == pair[1]
     ]
 
@@ -225,7 +228,7 @@ def test_a_scan_that_a_batch_holds_twice_is_no_other_scan(
 @pytest.mark.parametrize(
     "task", ["exemplar", {"name": "rotation+simclr", "simclr.mask_same_scan": True}]
 )
-def test_one_scan_alone_cannot_be_told_from_others(task, tmp_path, small):
+def test_one_scan_alone_leaves_nothing_to_compare(task, tmp_path, small):
     phantom.write(tmp_path / "scans", "shapes", count=1)
     with pytest.raises(UsageError, match=r"compares scans of different people.* `task`"):
         selfvox.pretrain(
@@ -241,44 +244,50 @@ def test_statistics_of_a_batch_norm_outlive_a_bad_batch(shapes_store, tmp_path, 
         return forward(self, batch, step, rng)
 
     monkeypatch.setattr(pretext_objective.PretextObjective, "forward", poisoned)
-    how = {**small, "network": {"channels": [4, 8], "norm": "batch"}}
+    settings = {**small, "network": {"channels": [4, 8], "norm": "batch"}}
     run = selfvox.pretrain(
-        shapes_store, out=tmp_path / "run", task="rotation", steps=5, batch=2, save_every=1, **how
+        shapes_store,
+        out=tmp_path / "run",
+        task="rotation",
+        steps=5,
+        batch=2,
+        save_every=1,
+        **settings,
     )
     tensors, _ = load_part(run / "encoder", "encoder")
     assert all(torch.isfinite(tensor).all() for tensor in tensors.values())
     assert read_metrics(run)[-1]["skipped"] == 1
 
 
-def test_mistakes_are_known_before_the_folder_is_made(shapes_store, tmp_path, small):
+def test_mistakes_are_refused_before_the_folder_is_made(shapes_store, tmp_path, small):
     with pytest.raises(UsageError, match="did you mean 'rotation'"):
         selfvox.pretrain(shapes_store, out=tmp_path / "run", task="rotatoin", **small)
     assert not (tmp_path / "run").exists()
 
 
 def test_a_mistyped_path_can_be_corrected_at_once(shapes_store, tmp_path, small):
-    how = {**small, "task": "rotation", "steps": 1, "batch": 2}
+    settings = {**small, "task": "rotation", "steps": 1, "batch": 2}
     with pytest.raises(DataError):
-        selfvox.pretrain(tmp_path / "nowhere", out=tmp_path / "run", **how)
-    selfvox.pretrain(shapes_store, out=tmp_path / "run", **how)
+        selfvox.pretrain(tmp_path / "nowhere", out=tmp_path / "run", **settings)
+    selfvox.pretrain(shapes_store, out=tmp_path / "run", **settings)
 
 
 def first_batch(monkeypatch, verb, objective, *arguments, **settings):
     """The weights before the first step of a run, and the crops of that step."""
-    seen = {}
+    recorded = {}
     forward = objective.forward
 
-    def recorded(self, batch, step, rng):
+    def record(self, batch, step, rng):
         if step == 0:
             tensors = [parameter.detach().clone().flatten() for parameter in self.parameters()]
-            seen["weights"] = torch.cat(tensors)
-            seen["images"] = batch["image"].clone()
+            recorded["weights"] = torch.cat(tensors)
+            recorded["images"] = batch["image"].clone()
         return forward(self, batch, step, rng)
 
     with monkeypatch.context() as patched:
-        patched.setattr(objective, "forward", recorded)
+        patched.setattr(objective, "forward", record)
         verb(*arguments, steps=1, **settings)
-    return seen
+    return recorded
 
 
 @pytest.mark.parametrize("verb", ["pretrain", "finetune"])
@@ -292,7 +301,7 @@ def test_the_seed_decides_on_the_weights_and_on_the_crops(
     else:
         settings["encoder"] = "none"
         objective = segmentation.SegmentationObjective
-    zero, again, one = (
+    zero, repeated, first = (
         first_batch(
             monkeypatch, getattr(selfvox, verb), objective, shapes_store,
             out=tmp_path / name, seed=seed, **settings,
@@ -300,8 +309,8 @@ def test_the_seed_decides_on_the_weights_and_on_the_crops(
         for name, seed in (("zero", 0), ("again", 0), ("one", 1))
     )  # fmt: skip
     for name in ("weights", "images"):
-        assert torch.equal(zero[name], again[name])
-        assert not torch.equal(zero[name], one[name])
+        assert torch.equal(zero[name], repeated[name])
+        assert not torch.equal(zero[name], first[name])
 
 
 def test_a_task_and_an_encoder_may_be_python_objects(shapes_store, tmp_path, small):
@@ -311,12 +320,12 @@ def test_a_task_and_an_encoder_may_be_python_objects(shapes_store, tmp_path, sma
         crop=small["crop"], device="cpu", precision="fp32",
     )  # fmt: skip
     encoder = build_encoder(plan_encoder({"channels": (4, 8)}, small["crop"], (1, 1, 1)), 3, 1)
-    before = {name: tensor.clone() for name, tensor in encoder.named_parameters()}
+    initial = {name: tensor.clone() for name, tensor in encoder.named_parameters()}
     run = pretrain(settings, task=Rotation(versions=2), encoder=encoder)
     tensors, card = load_part(run / "encoder", "encoder")
     assert (card["task"]["name"], card["task"]["versions"]) == ("rotation", 2)
     assert card["network"] == {"name": "selfvox.models.unet:UNetEncoder"}
-    for name, tensor in before.items():
+    for name, tensor in initial.items():
         torch.testing.assert_close(tensors[name], tensor, atol=1e-6, rtol=1e-4)
 
 

@@ -14,12 +14,12 @@ from selfvox.errors import UsageError
 def preview(tmp_path, monkeypatch):
     """Preview as asked; the rows that would be drawn."""
 
-    def rows(scans, **how):
+    def rows(scans, **settings):
         shown = []
         monkeypatch.setattr(
             "selfvox.commands.preview.draw_preview", lambda rows, *_, **__: shown.extend(rows)
         )
-        selfvox.preview(scans, out=tmp_path / "p.png", **how)
+        selfvox.preview(scans, out=tmp_path / "p.png", **settings)
         return shown
 
     return rows
@@ -29,13 +29,13 @@ def preview(tmp_path, monkeypatch):
 def mixed(tmp_path):
     """Two large scans of one spacing, then two small ones of another."""
     (tmp_path / "scans").mkdir()
-    how = {
+    settings = {
         "a": (24, (0.5, 0.5, 5.0)),
         "b": (24, (0.5, 0.5, 5.0)),
         "c": (16, (4.5, 0.5, 0.5)),
         "d": (16, (4.5, 0.5, 0.5)),
     }
-    for name, (edge, spacing) in how.items():
+    for name, (edge, spacing) in settings.items():
         voxels = np.random.default_rng(ord(name)).normal(size=(edge,) * 3).astype(np.float32)
         nib.save(
             nib.Nifti1Image(voxels, np.diag([*spacing, 1])), tmp_path / "scans" / f"{name}.nii"
@@ -83,9 +83,9 @@ def test_the_other_scan_is_another_persons(tmp_path, preview):
     store = selfvox.prepare(tmp_path / "scans", out=tmp_path / "store", workers=1)
     for seed in range(4):
         rows = preview(store, task="exemplar", count=4, crop=(16,), seed=seed)
-        # whole scans are shown: all of Ann's have Bob's beside them, and that has one of hers
+        # whole scans are shown: all of Ann's have Bob's next to them, and his has one of hers
         shared = [
-            sum(torch.equal(far.image, other.image) for _, _, other in rows) for _, _, far in rows
+            sum(torch.equal(far.image, panel.image) for _, _, panel in rows) for _, _, far in rows
         ]
         assert sorted(shared) == [1, 3, 3, 3]
 
@@ -115,7 +115,7 @@ def test_all_scans_of_a_store_decide(mixed, tmp_path, preview, capsys):
     assert "only the first" not in capsys.readouterr().err
 
 
-def test_what_only_some_scans_decided_is_told(mixed, preview, capsys):
+def test_a_plan_from_only_some_scans_is_reported(mixed, preview, capsys):
     rows = preview(mixed, task={"name": "rotation", "planes": "in-plane"}, count=2, workers=1)
     assert [row[0].image.shape for row in rows] == [(1, 24, 24, 24)] * 2
     assert "only the first 2 scans were looked at" in capsys.readouterr().err

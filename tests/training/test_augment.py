@@ -35,8 +35,8 @@ def test_a_bright_cube_stays_on_its_label(d):
     middle = (levels.amin(1) + levels.amax(1)) / 2
     is_bright = moved_image[:, 0] > middle.view(-1, *(1,) * d)
     is_labelled = moved_label > 0
-    both = (is_bright & is_labelled).flatten(1).sum(1)
-    dice = 2 * both / (is_bright.flatten(1).sum(1) + is_labelled.flatten(1).sum(1))
+    overlap = (is_bright & is_labelled).flatten(1).sum(1)
+    dice = 2 * overlap / (is_bright.flatten(1).sum(1) + is_labelled.flatten(1).sum(1))
     assert dice.min() > 0.9
 
 

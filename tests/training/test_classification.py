@@ -1,4 +1,4 @@
-"""Fine-tuning that classifies whole scans: it learns, goes on to the same bytes, and its table is whole."""
+"""Fine-tuning that classifies whole scans: it learns, resumes to the same bytes, and predicts."""
 
 import csv
 import json
@@ -32,7 +32,8 @@ def drawn(grade, shape, rng):
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory):
     """Sixty pictures of three grades, of different shapes, two of each subject."""
-    folder, rng = tmp_path_factory.mktemp("pictures"), np.random.default_rng(0)
+    folder = tmp_path_factory.mktemp("pictures")
+    rng = np.random.default_rng(0)
     lines = ["image,grade,subject"]
     for number in range(60):
         grade = number // 2 % 3
@@ -78,9 +79,9 @@ def test_grades_are_learnt_predicted_and_scored(pictures, store, tmp_path):
     assert max(line["kappa"] for line in lines if "kappa" in line) == card["validation_kappa"]
 
 
-def test_a_run_that_crashed_goes_on_to_the_same_bytes(store, tmp_path, monkeypatch):
-    how = {**SMALL, "steps": 6, "batch": 4, "crop": 16, "validate_every": 2}
-    selfvox.finetune(store, out=tmp_path / "alone", **how)
+def test_a_run_that_crashed_resumes_to_the_same_bytes(store, tmp_path, monkeypatch):
+    settings = {**SMALL, "steps": 6, "batch": 4, "crop": 16, "validate_every": 2}
+    selfvox.finetune(store, out=tmp_path / "alone", **settings)
     forward = ClassificationObjective.forward
 
     def crash(self, batch, step, rng):
@@ -91,22 +92,20 @@ def test_a_run_that_crashed_goes_on_to_the_same_bytes(store, tmp_path, monkeypat
     with monkeypatch.context() as patched:
         patched.setattr(ClassificationObjective, "forward", crash)
         with pytest.raises(KeyboardInterrupt):
-            selfvox.finetune(store, out=tmp_path / "run", **how)
-    selfvox.finetune(store, out=tmp_path / "run", resume=True, **how)
-    for part in ("network/weights.safetensors", "network/network.json", "split.json"):
-        assert sha256(tmp_path / "run" / part) == sha256(tmp_path / "alone" / part)
+            selfvox.finetune(store, out=tmp_path / "run", **settings)
+    selfvox.finetune(store, out=tmp_path / "run", resume=True, **settings)
+    for file in ("network/weights.safetensors", "network/network.json", "split.json"):
+        assert sha256(tmp_path / "run" / file) == sha256(tmp_path / "alone" / file)
 
 
-def test_answers_that_are_there_are_kept_and_lost_ones_made_again(
+def test_existing_predictions_are_kept_and_lost_ones_are_made_again(
     pictures, store, tmp_path, capsys
 ):
     run = selfvox.finetune(store, out=tmp_path / "run", steps=1, batch=4, crop=16, **SMALL)
     out = tmp_path / "predictions"
     selfvox.predict(run, pictures, out=out)
-    table, ledger = (
-        (out / "predictions.csv").read_bytes(),
-        (out / "cases.jsonl").read_text().splitlines(),
-    )
+    table = (out / "predictions.csv").read_bytes()
+    ledger = (out / "cases.jsonl").read_text().splitlines()
     (out / "predictions.csv").unlink()
     (out / "cases.jsonl").write_text(
         "\n".join(ledger[:40]) + "\n" + ledger[40][:30]
@@ -118,42 +117,47 @@ def test_answers_that_are_there_are_kept_and_lost_ones_made_again(
     assert len((out / "cases.jsonl").read_text().splitlines()) == 60
 
 
-def test_a_pre_trained_encoder_is_loaded_and_stands_still_where_asked(store, tmp_path):
+def test_a_pre_trained_encoder_is_loaded_and_frozen(store, tmp_path):
     network = {"name": "plain", "channels": [4, 8], "norm": "batch"}
-    how = {"network": network, "crop": 16, "steps": 2, "batch": 4, "device": "cpu"}
-    encoder = selfvox.pretrain(store, out=tmp_path / "pre", task="rotation", **how)
+    settings = {"network": network, "crop": 16, "steps": 2, "batch": 4, "device": "cpu"}
+    encoder = selfvox.pretrain(store, out=tmp_path / "pre", task="rotation", **settings)
     run = selfvox.finetune(
-        store, out=tmp_path / "run", encoder=str(encoder), freeze="always", **how
+        store, out=tmp_path / "run", encoder=str(encoder), freeze="always", **settings
     )
-    before, _ = load_part(encoder / "encoder", "encoder")
-    after, card = load_part(run / "network", "network")
-    assert card["encoder"].startswith(f"loaded {len(before)} tensors")
-    assert all(torch.equal(after[f"encoder.{name}"], tensor) for name, tensor in before.items())
+    pretrained, _ = load_part(encoder / "encoder", "encoder")
+    finetuned, card = load_part(run / "network", "network")
+    assert card["encoder"].startswith(f"loaded {len(pretrained)} tensors")
+    assert all(
+        torch.equal(finetuned[f"encoder.{name}"], tensor) for name, tensor in pretrained.items()
+    )
 
 
 def test_each_subject_is_tested_in_one_fold_and_its_scans_stay_together(store, tmp_path):
-    tested, how = [], {**SMALL, "steps": 1, "batch": 2, "crop": 16}
+    tested = []
+    settings = {**SMALL, "steps": 1, "batch": 2, "crop": 16}
     for fold in (1, 2, 3):
-        run = selfvox.finetune(store, out=tmp_path / str(fold), fold=f"{fold}/3", seed=fold, **how)
+        run = selfvox.finetune(
+            store, out=tmp_path / str(fold), fold=f"{fold}/3", seed=fold, **settings
+        )
         split = read_split(run / "split.json")
         assert sorted((*split.train, *split.validation, *split.test)) == [
             f"sub{number:02}" for number in range(30)
         ]
-        for part, each in ((split.test, 10), (split.validation, 4), (split.train, 16)):
-            grades = [int(subject[3:]) % 3 for subject in part]
-            assert len(grades) == each
+        for subjects, count in ((split.test, 10), (split.validation, 4), (split.train, 16)):
+            grades = [int(subject[3:]) % 3 for subject in subjects]
+            assert len(grades) == count
             assert max(map(grades.count, range(3))) - min(map(grades.count, range(3))) <= 1
         tested += split.test
     assert sorted(tested) == [f"sub{number:02}" for number in range(30)]
     for wrong in ("0/5", "6/5", "2", "a/b", "1/31"):
         with pytest.raises(UsageError, match="fold"):
-            selfvox.finetune(store, out=tmp_path / "wrong", fold=wrong, **how)
+            selfvox.finetune(store, out=tmp_path / "wrong", fold=wrong, **settings)
 
 
 @pytest.mark.parametrize(
     ("name", "value"), [("regions", "A=1,2"), ("train_on", "regions"), ("loss", "dice+ce")]
 )
-def test_what_is_of_segmentation_is_refused(store, tmp_path, name, value):
+def test_options_of_segmentation_are_refused(store, tmp_path, name, value):
     with pytest.raises(UsageError, match=f"{name}: is for segmentation, but .* has grades"):
         selfvox.finetune(store, out=tmp_path / "run", steps=1, **{name: value}, **SMALL)
 
@@ -186,7 +190,8 @@ def test_balanced_drawing_shows_every_class_equally_often(store):
 
 
 def test_volumes_are_classified_the_same_way(tmp_path):
-    rng, scans = np.random.default_rng(1), tmp_path / "scans"
+    rng = np.random.default_rng(1)
+    scans = tmp_path / "scans"
     scans.mkdir()
     lines = ["image,grade"]
     for number in range(24):
@@ -214,24 +219,24 @@ def test_volumes_are_classified_the_same_way(tmp_path):
     assert next(row["value"] for row in scores if row["score"] == "accuracy") > 0.7
 
 
-def test_of_equal_scores_the_later_step_is_kept_and_undefined_ones_are_told(
+def test_of_equal_scores_the_later_step_is_kept_and_undefined_ones_are_reported(
     store, tmp_path, monkeypatch, capsys
 ):
-    how = {**SMALL, "steps": 5, "batch": 2, "crop": 16, "validate_every": 1}
-    for number, (kappas, kept) in enumerate(
+    settings = {**SMALL, "steps": 5, "batch": 2, "crop": 16, "validate_every": 1}
+    for number, (kappas, kept_step) in enumerate(
         (
             ([0.1, 0.5, 0.5, 0.5, 0.2], 4),
             ([math.nan, -0.5, math.nan, -0.5, math.nan], 4),
             ([math.nan] * 5, 5),
         )
     ):
-        given = iter(kappas)
-        monkeypatch.setattr(classification, "kappa", lambda _, given=given: next(given))
-        run = selfvox.finetune(store, out=tmp_path / str(number), **how)
+        values = iter(kappas)
+        monkeypatch.setattr(classification, "kappa", lambda _, values=values: next(values))
+        run = selfvox.finetune(store, out=tmp_path / str(number), **settings)
         card = json.loads((run / "network" / "network.json").read_text())
         assert (card["step"], card["validation_kappa"]) == (
-            kept,
-            None if math.isnan(kappas[kept - 1]) else kappas[kept - 1],
+            kept_step,
+            None if math.isnan(kappas[kept_step - 1]) else kappas[kept_step - 1],
         )
-        said = capsys.readouterr().err
-        assert said.count("kappa of the validation scans is not defined") == (math.nan in kappas)
+        output = capsys.readouterr().err
+        assert output.count("kappa of the validation scans is not defined") == (math.nan in kappas)

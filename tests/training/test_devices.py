@@ -15,9 +15,9 @@ from selfvox.runs.run_folder import read_metrics
 from selfvox.runs.weights import load_tensors
 
 
-def test_two_devices_train_one_encoder_and_one_of_them_speaks(shapes_store, tmp_path):
+def test_two_devices_train_one_encoder_and_one_of_them_prints(shapes_store, tmp_path):
     run = tmp_path / "run"
-    done = subprocess.run(
+    finished = subprocess.run(
         [
             *(
                 sys.executable,
@@ -39,7 +39,9 @@ def test_two_devices_train_one_encoder_and_one_of_them_speaks(shapes_store, tmp_
         check=True,
     )
     assert (
-        done.stderr.count("encoder of 2 levels") == done.stderr.count("next: selfvox finetune") == 1
+        finished.stderr.count("encoder of 2 levels")
+        == finished.stderr.count("next: selfvox finetune")
+        == 1
     )
     (line,) = read_metrics(run)
     # four samples on two devices make eight views, of which seven are not one's own
@@ -84,7 +86,7 @@ def test_a_signal_to_one_of_them_stops_both_after_the_same_step(shapes_store, tm
     children = Path(CHILDREN.format(process.pid)).read_text().split()
     assert len(children) == 1
     os.kill(int(children[0]), signal.SIGTERM)
-    said = process.communicate(timeout=60)[1]
+    output = process.communicate(timeout=60)[1]
     assert process.returncode == 143
-    assert said.count("stopped by SIGTERM") == 1
+    assert output.count("stopped by SIGTERM") == 1
     assert json.loads((run / "run.json").read_text())["status"] == "stopped"

@@ -11,26 +11,26 @@ from selfvox.training import embedding_health
 
 
 def test_the_same_embedding_over_and_over_has_no_spread_rank_1_and_no_uniformity():
-    same = torch.randn(1, 8).repeat(6, 1)
-    assert embedding_health.spread(same) == pytest.approx(0, abs=1e-6)
-    assert embedding_health.effective_rank(same) == pytest.approx(1)
-    assert losses.uniformity(same) == pytest.approx(0, abs=1e-5)
-    assert losses.alignment(same, same) == 0
+    identical = torch.randn(1, 8).repeat(6, 1)
+    assert embedding_health.spread(identical) == pytest.approx(0, abs=1e-6)
+    assert embedding_health.effective_rank(identical) == pytest.approx(1)
+    assert losses.uniformity(identical) == pytest.approx(0, abs=1e-5)
+    assert losses.alignment(identical, identical) == 0
 
 
 @pytest.mark.parametrize("d", [2, 5, 16])
 def test_orthonormal_embeddings_have_as_many_ranks_as_directions(d):
     rotation = torch.linalg.qr(torch.randn(d, d))[0]
     assert embedding_health.effective_rank(3 * rotation) == pytest.approx(d)
-    # all pairs lie sqrt(2) apart
+    # all pairs are sqrt(2) apart
     assert losses.uniformity(rotation) == pytest.approx(-4, abs=1e-5)
     assert losses.alignment(rotation, rotation.roll(1, 0)) == pytest.approx(2, abs=1e-5)
 
 
 def test_an_antipodal_pair_lies_2_apart():
-    one = torch.tensor([[3.0, 4.0], [-3.0, -4.0]])
-    assert losses.uniformity(one) == pytest.approx(-8, abs=1e-5)
-    assert losses.alignment(one[:1], one[1:]) == pytest.approx(4, abs=1e-5)
+    pair = torch.tensor([[3.0, 4.0], [-3.0, -4.0]])
+    assert losses.uniformity(pair) == pytest.approx(-8, abs=1e-5)
+    assert losses.alignment(pair[:1], pair[1:]) == pytest.approx(4, abs=1e-5)
 
 
 def test_an_even_sphere_has_a_spread_of_1():
@@ -38,14 +38,15 @@ def test_an_even_sphere_has_a_spread_of_1():
     assert embedding_health.spread(even) == pytest.approx(1, abs=1e-6)
 
 
-def test_every_measure_is_what_loops_say():
-    first, second = torch.randn(7, 5).double(), torch.randn(7, 5).double()
+def test_every_measure_equals_a_loop():
+    first = torch.randn(7, 5).double()
+    second = torch.randn(7, 5).double()
 
     def unit(row):
         length = math.sqrt(sum(value * value for value in row))
         return [value / length for value in row]
 
-    a, b = ([unit(row) for row in each.tolist()] for each in (first, second))
+    a, b = ([unit(row) for row in rows.tolist()] for rows in (first, second))
     columns = list(zip(*a, strict=True))
     deviations = [
         math.sqrt(sum((value - sum(column) / 7) ** 2 for value in column) / 7) * math.sqrt(5)
@@ -74,7 +75,9 @@ def test_every_measure_is_what_loops_say():
 
 
 def test_reached_is_the_share_of_parameters_whose_tensor_has_a_gradient():
-    used, unused = nn.Linear(3, 4), nn.Linear(5, 4)  # 16 and 24 parameters
+    # 16 and 24 parameters
+    used = nn.Linear(3, 4)
+    unused = nn.Linear(5, 4)
     used(torch.ones(1, 3)).sum().backward()
     assert embedding_health.share_with_gradient(
         [*used.parameters(), *unused.parameters()]
@@ -85,17 +88,17 @@ def test_reached_is_the_share_of_parameters_whose_tensor_has_a_gradient():
     ) == pytest.approx(16 / 40)
 
 
-def test_a_score_stands_beside_the_chance_of_its_own_task():
-    found = embedding_health.chance_scores(
+def test_a_score_is_paired_with_the_chance_of_its_own_task():
+    scores = embedding_health.chance_scores(
         {"loss": 1, "accuracy": 0.5, "chance": 0.1, "rotation/accuracy": 0.4, "rotation/chance": 0.2,
          "masked/explained": 0.3, "simclr/accuracy": 0.9, "uniformity": -1}
     )  # fmt: skip
-    assert found == {
+    assert scores == {
         "accuracy": (0.5, 0.1),
         "rotation/accuracy": (0.4, 0.2),
         "masked/explained": (0.3, 0.0),
     }
-    assert found["rotation/accuracy"].above_chance == pytest.approx(0.25)
+    assert scores["rotation/accuracy"].above_chance == pytest.approx(0.25)
     assert (
         embedding_health.Score(1.0, 1.0).above_chance == 0
     )  # a batch that leaves one answer alone

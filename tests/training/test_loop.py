@@ -1,3 +1,5 @@
+"""The training loop: schedule, batches, skipped steps and what is logged of them."""
+
 import json
 import math
 import os
@@ -92,7 +94,7 @@ def test_a_step_without_a_finite_loss_is_skipped_and_counted(
 
 
 def test_what_is_measured_at_a_skipped_step_is_kept(shapes_store, tmp_path, small, monkeypatch):
-    """A validation there may have chosen the weights; the last line says how many steps were skipped."""
+    """A validation may have chosen the weights; the last line counts the skipped steps."""
     poison(monkeypatch, {3, 9})
     measure = monitor.TrainingMonitor.after_step
     monkeypatch.setattr(
@@ -114,7 +116,10 @@ def test_batches_of_several_devices_are_apart_and_leave_nothing_out():
     drawn = {}
     for rank in range(3):
         fabric = SimpleNamespace(
-            world_size=3, global_rank=rank, device=torch.device("cpu"), to_device=lambda one: one
+            world_size=3,
+            global_rank=rank,
+            device=torch.device("cpu"),
+            to_device=lambda batch: batch,
         )
         drawn[rank] = [
             batch["number"].tolist()
@@ -122,9 +127,12 @@ def test_batches_of_several_devices_are_apart_and_leave_nothing_out():
         ]
     # batch 1 to 3 of each device, of 2 samples
     assert drawn[0] == [[6, 7], [12, 13], [18, 19]]
-    assert sorted(number for each in drawn.values() for batch in each for number in batch) == list(
-        range(6, 24)
-    )
+    assert sorted(
+        number
+        for batches_of_rank in drawn.values()
+        for batch in batches_of_rank
+        for number in batch
+    ) == list(range(6, 24))
 
 
 def test_a_loss_that_stays_not_finite_ends_the_run_without_a_bad_weight(
@@ -149,16 +157,17 @@ def test_a_loss_that_stays_not_finite_ends_the_run_without_a_bad_weight(
 
 
 def test_two_accumulated_batches_weigh_as_one_of_twice_the_size(shapes_store, tmp_path, small):
-    how = {
+    settings = {
         **small,
         "network": {"name": "plain", "channels": [4, 8]},
         "precision": "fp32",
         "steps": 1,
     }
-    # the images of a step are the same; each half draws its own rotations, so a task without draws is needed
-    # what the encoder computes is compared: the bias of a convolution that a normalisation follows has no gradient but
-    # rounding, which Adam makes a step of
-    image, features = torch.randn(2, 1, 16, 16, 16, generator=torch.Generator().manual_seed(0)), {}
+    # each half would draw its own rotations, so the loss is one without draws; features are
+    # compared, not weights: the bias before a normalisation has no gradient but rounding errors,
+    # which Adam turns into steps
+    image = torch.randn(2, 1, 16, 16, 16, generator=torch.Generator().manual_seed(0))
+    features = {}
     for name, batch, accumulate in (("whole", 4, 1), ("halves", 2, 2)):
         with pytest.MonkeyPatch.context() as patched:
             patched.setattr(pretext_objective.PretextObjective, "forward", _brightness)
@@ -168,7 +177,7 @@ def test_two_accumulated_batches_weigh_as_one_of_twice_the_size(shapes_store, tm
                 task="rotation",
                 batch=batch,
                 accumulate=accumulate,
-                **how,
+                **settings,
             )
         tensors, card = load_part(run / "encoder", "encoder")
         encoder = build_encoder(card["network"], 3, 1)
@@ -205,33 +214,34 @@ def test_a_signal_to_the_processes_that_read_costs_no_batch(shapes_store):
         data, batch_size=None, sampler=range(200), num_workers=1, worker_init_fn=ignore_stop_signals
     )
     batches = iter(loader)
-    seen = [int(next(batches)["subject"])]
+    subjects = [int(next(batches)["subject"])]
     for number in (signal.SIGTERM, signal.SIGINT):
         os.kill(batches._workers[0].pid, number)
-        seen += [int(next(batches)["subject"]) for _ in range(10)]
-    assert seen == [int(data[sample]["subject"]) for sample in range(21)]
+        subjects += [int(next(batches)["subject"]) for _ in range(10)]
+    assert subjects == [int(data[sample]["subject"]) for sample in range(21)]
 
 
-def test_what_is_done_between_steps_is_none_of_their_time(monkeypatch):
-    now = [0.0]
-    monkeypatch.setattr(training_log.time, "monotonic", lambda: now[0])
+def test_time_between_steps_does_not_count(monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr(training_log.time, "monotonic", lambda: clock[0])
     log = TrainingLog(4)
     with log.waiting():
-        now[0] += 1
+        clock[0] += 1
     log.add([Outcome(torch.tensor(0.0), {})])
-    now[0] += 1
+    clock[0] += 1
     with log.paused():
-        now[0] += 100
+        clock[0] += 100
     line = log.flush(0.1, 0)
     assert (line["images_per_s"], line["waiting"]) == (2, 0.5)
 
 
 def test_the_speed_that_a_run_logs_is_that_of_its_steps(shapes_store, tmp_path, small, monkeypatch):
-    later, real = [0.0], training_log.time.monotonic
-    monkeypatch.setattr(training_log.time, "monotonic", lambda: real() + later[0])
+    delay = [0.0]
+    real = training_log.time.monotonic
+    monkeypatch.setattr(training_log.time, "monotonic", lambda: real() + delay[0])
 
     def takes_days(self, step):
-        later[0] += 1e6
+        delay[0] += 1e6
         return {"measured": 1.0}
 
     monkeypatch.setattr(monitor.TrainingMonitor, "after_step", takes_days)

@@ -1,4 +1,4 @@
-"""What looks amiss is said once, and a healthy run is left in peace."""
+"""The monitor warns once of each problem, and a healthy run gets no warning."""
 
 import json
 
@@ -21,7 +21,10 @@ CROP = (16, 16, 16)
 class Constant(Encoder):
     """Says the same of every image."""
 
-    spatial_dims, in_channels, channels, strides = 3, 1, (4,), ((1, 1, 1),)
+    spatial_dims = 3
+    in_channels = 1
+    channels = (4,)
+    strides = ((1, 1, 1),)
 
     def __init__(self):
         super().__init__()
@@ -70,17 +73,19 @@ def fresh():
     return build_encoder(plan_encoder({"channels": (4, 8)}, CROP, (1, 1, 1)), 3, 1)
 
 
-def test_a_healthy_run_is_left_in_peace(watched, capsys):
+def test_a_healthy_run_gets_no_warning(watched, capsys):
     assert watched(fresh(), 400) == []
     assert capsys.readouterr().err == ""
 
 
-def test_a_constant_encoder_has_collapsed_and_it_is_said_once_also_when_resumed(watched, capsys):
+def test_a_constant_encoder_has_collapsed_and_the_warning_comes_once_even_if_resumed(
+    watched, capsys
+):
     assert watched(Constant(), 100) == ["collapsed"]
-    said = capsys.readouterr().err
-    assert said.count("features have collapsed") == 1
-    assert said.startswith("step 10: ")
-    assert "lower --learning-rate" in said
+    output = capsys.readouterr().err
+    assert output.count("features have collapsed") == 1
+    assert output.startswith("step 10: ")
+    assert "lower --learning-rate" in output
     assert watched(Constant(), 100) == ["collapsed"]
     assert capsys.readouterr().err == ""
 
@@ -103,8 +108,8 @@ def test_vectors_that_collapse_while_features_do_not_are_noticed(watched, capsys
     assert watched(fresh(), 200, vectors=lambda step: 0.5 if step < 50 else 0.002) == [
         "collapsed simclr/embedding_std"
     ]
-    assert "simclr/embedding_std was 0.0" in (said := capsys.readouterr().err)
-    assert said.count("collapsed") == 1
+    assert "simclr/embedding_std was 0.0" in (output := capsys.readouterr().err)
+    assert output.count("collapsed") == 1
 
 
 def test_a_task_solved_at_once_is_a_shortcut_and_one_solved_later_is_not(watched, capsys):
@@ -116,7 +121,7 @@ def test_a_task_solved_after_a_while_is_learnt(watched):
     assert watched(fresh(), 100, lambda step: min(1.0, step / 30)) == []
 
 
-def test_a_score_that_stays_at_chance_is_told_half_way(watched, capsys):
+def test_a_score_that_stays_at_chance_is_warned_of_half_way(watched, capsys):
     assert watched(fresh(), 500, lambda step: 0.1, last=240) == []
     assert watched(fresh(), 500, lambda step: 0.1) == ["chance rotation/accuracy"]
     assert f"still at chance after {max(AT_CHANCE_STEP, 250)} steps" in capsys.readouterr().err
@@ -135,20 +140,20 @@ def test_what_is_at_chance_depends_on_the_number_of_answers(watched, chance, val
     assert any(about.startswith("chance ") for about in warned) == stays
 
 
-def test_parameters_that_no_gradient_reaches_are_told(watched, capsys):
+def test_parameters_that_no_gradient_reaches_are_warned_of(watched, capsys):
     assert watched(fresh(), 20, gradient=lambda step: 0.0) == ["unreached"]
-    said = capsys.readouterr().err
-    assert said.startswith("step 3: 100% of the encoder's parameters get no gradient")
+    output = capsys.readouterr().err
+    assert output.startswith("step 3: 100% of the encoder's parameters get no gradient")
 
 
-def test_steps_without_a_loss_tell_nothing_of_what_the_gradient_reaches(watched, capsys):
+def test_steps_without_a_loss_say_nothing_about_what_the_gradient_reaches(watched, capsys):
     # a triplet task that it has learnt: at step 50 every triplet is beyond the margin
     learnt = {"gradient": lambda step: float(step < 40), "loss": lambda step: float(step < 40)}
     assert watched(fresh(), 100, **learnt) == []
     assert capsys.readouterr().err == ""
 
 
-def test_a_batch_without_triplets_at_the_first_measurement_tells_nothing(watched):
+def test_a_batch_without_triplets_at_the_first_measurement_is_ignored(watched):
     assert (
         watched(
             fresh(), 20, gradient=lambda step: float(step != 3), loss=lambda step: float(step != 3)
@@ -165,15 +170,16 @@ def test_what_the_gradient_reached_once_is_not_left_random(watched):
 def test_the_two_views_overlap_by_seven_eighths_of_every_edge(shapes_store, views):
     first, second = views
     assert first.shape == second.shape == (CROPS, 1, *CROP)
-    for one, other in zip(first, second, strict=True):
+    for view, shifted in zip(first, second, strict=True):
         matches = 0
         for signs in range(8):
-            here, there = [], []
+            inner = []
+            outer = []
             for axis in range(3):
                 ahead = bool(signs >> axis & 1)
-                here.append(slice(2, None) if ahead else slice(None, -2))
-                there.append(slice(None, -2) if ahead else slice(2, None))
-            matches += torch.equal(one[(0, *here)], other[(0, *there)])
+                inner.append(slice(2, None) if ahead else slice(None, -2))
+                outer.append(slice(None, -2) if ahead else slice(2, None))
+            matches += torch.equal(view[(0, *inner)], shifted[(0, *outer)])
         assert matches >= 1
 
 

@@ -26,7 +26,7 @@ class Gradients(Dataset):
 
 
 class Linear(Objective):
-    """A loss whose gradient is the batch."""
+    """A loss with the batch as its gradient."""
 
     def __init__(self):
         super().__init__()
@@ -75,7 +75,7 @@ def test_steps_are_those_of_adamw_on_clipped_mean_gradients(tmp_path, accumulate
     objective = Linear()
     optimise(tmp_path, objective, Gradients(), training_plan)
     batches = [GRADIENTS[first : first + accumulate] for first in range(0, 6, accumulate)]
-    means = [[sum(column) / accumulate for column in zip(*part, strict=True)] for part in batches]
+    means = [[sum(column) / accumulate for column in zip(*group, strict=True)] for group in batches]
     assert objective.weight.tolist() == pytest.approx(adamw(means, training_plan), rel=1e-5)
 
 
@@ -151,11 +151,11 @@ def test_skipped_steps_are_in_no_mean_and_change_no_weight(tmp_path):
             outcome = super().forward(batch, step, rng)
             return outcome._replace(loss=outcome.loss * math.nan) if step == 1 else outcome
 
-    seen = []
+    weights = []
     objective = Poisoned()
-    hooks = Hooks(after_step=lambda step: seen.append(objective.weight.tolist()) or {})
+    hooks = Hooks(after_step=lambda step: weights.append(objective.weight.tolist()) or {})
     run = optimise(tmp_path, objective, Gradients(), plan(steps=3), hooks)
-    assert seen[0] == seen[1] != seen[2]
+    assert weights[0] == weights[1] != weights[2]
     (line,) = read_metrics(run.path)
     assert line["skipped"] == 1
     assert line["size"] == pytest.approx((1.12 + 0.04) / 2)

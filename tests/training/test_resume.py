@@ -24,33 +24,33 @@ from selfvox.training.schedule import TrainingPlan
 
 
 class Crash(Exception):
-    """Stands for whatever ends a process between two steps."""
+    """Whatever ends a process between two steps."""
 
 
 def crash_at(monkeypatch, objective, step):
     forward = objective.forward
 
-    def crashing(self, batch, now, rng):
-        if now == step:
+    def crashing(self, batch, current, rng):
+        if current == step:
             raise Crash
-        return forward(self, batch, now, rng)
+        return forward(self, batch, current, rng)
 
     monkeypatch.setattr(objective, "forward", crashing)
 
 
 @pytest.mark.parametrize("task", ["rotation", "simclr", {"name": "exemplar", "bank": 7}])
 @pytest.mark.parametrize("step", [2, 9])
-def test_pretraining_goes_on_to_the_same_weights(
+def test_pre_training_resumes_to_the_same_weights(
     shapes_store, tmp_path, small, monkeypatch, task, step
 ):
-    how = {**small, "task": task, "steps": 11, "batch": 2, "save_every": 4}
-    selfvox.pretrain(shapes_store, out=tmp_path / "alone", **how)
+    settings = {**small, "task": task, "steps": 11, "batch": 2, "save_every": 4}
+    selfvox.pretrain(shapes_store, out=tmp_path / "alone", **settings)
     with monkeypatch.context() as patched:
         crash_at(patched, pretext_objective.PretextObjective, step)
         with pytest.raises(Crash):
-            selfvox.pretrain(shapes_store, out=tmp_path / "resumed", **how)
+            selfvox.pretrain(shapes_store, out=tmp_path / "resumed", **settings)
     assert json.loads((tmp_path / "resumed" / "run.json").read_text())["status"] == "failed"
-    selfvox.pretrain(shapes_store, out=tmp_path / "resumed", resume=True, **how)
+    selfvox.pretrain(shapes_store, out=tmp_path / "resumed", resume=True, **settings)
     alone, resumed = (
         sha256(tmp_path / name / "encoder" / "weights.safetensors") for name in ("alone", "resumed")
     )
@@ -65,16 +65,16 @@ def test_pretraining_goes_on_to_the_same_weights(
 
 
 @pytest.mark.parametrize("step", [3, 7, 10])
-def test_finetuning_goes_on_to_the_same_best_weights(
+def test_fine_tuning_resumes_to_the_same_best_weights(
     shapes_store, tmp_path, small, monkeypatch, step
 ):
-    how = {**small, "encoder": "none", "steps": 12, "validate_every": 3, "labels": 2}
-    selfvox.finetune(shapes_store, out=tmp_path / "alone", **how)
+    settings = {**small, "encoder": "none", "steps": 12, "validate_every": 3, "labels": 2}
+    selfvox.finetune(shapes_store, out=tmp_path / "alone", **settings)
     with monkeypatch.context() as patched:
         crash_at(patched, segmentation.SegmentationObjective, step)
         with pytest.raises(Crash):
-            selfvox.finetune(shapes_store, out=tmp_path / "resumed", **how)
-    selfvox.finetune(shapes_store, out=tmp_path / "resumed", resume=True, **how)
+            selfvox.finetune(shapes_store, out=tmp_path / "resumed", **settings)
+    selfvox.finetune(shapes_store, out=tmp_path / "resumed", resume=True, **settings)
     cards = [
         json.loads((tmp_path / name / "network" / "network.json").read_text())
         for name in ("alone", "resumed")
@@ -83,32 +83,32 @@ def test_finetuning_goes_on_to_the_same_best_weights(
 
 
 def test_a_finished_run_is_resumed_to_itself(shapes_store, tmp_path, small):
-    how = {**small, "task": "rotation", "steps": 3, "batch": 2}
-    run = selfvox.pretrain(shapes_store, out=tmp_path / "run", **how)
-    before = sha256(run / "encoder" / "weights.safetensors")
-    selfvox.pretrain(shapes_store, out=run, resume=True, **how)
-    assert sha256(run / "encoder" / "weights.safetensors") == before
+    settings = {**small, "task": "rotation", "steps": 3, "batch": 2}
+    run = selfvox.pretrain(shapes_store, out=tmp_path / "run", **settings)
+    digest = sha256(run / "encoder" / "weights.safetensors")
+    selfvox.pretrain(shapes_store, out=run, resume=True, **settings)
+    assert sha256(run / "encoder" / "weights.safetensors") == digest
 
 
-def test_a_run_is_resumed_under_its_own_settings_alone(shapes_store, tmp_path, small):
-    how = {**small, "task": "rotation", "steps": 3, "batch": 2}
-    run = selfvox.pretrain(shapes_store, out=tmp_path / "run", **how)
+def test_a_run_is_resumed_under_its_own_settings_only(shapes_store, tmp_path, small):
+    settings = {**small, "task": "rotation", "steps": 3, "batch": 2}
+    run = selfvox.pretrain(shapes_store, out=tmp_path / "run", **settings)
     with pytest.raises(UsageError, match="steps=3, not 4"):
-        selfvox.pretrain(shapes_store, out=run, resume=True, **{**how, "steps": 4})
+        selfvox.pretrain(shapes_store, out=run, resume=True, **{**settings, "steps": 4})
     with pytest.raises(UsageError, match="already contains a run"):
-        selfvox.pretrain(shapes_store, out=run, **how)
+        selfvox.pretrain(shapes_store, out=run, **settings)
 
 
 def test_damaged_checkpoints_end_the_run_and_leave_it_as_it_is(shapes_store, tmp_path, small):
-    how = {**small, "task": "rotation", "steps": 3, "batch": 2}
-    run = selfvox.pretrain(shapes_store, out=tmp_path / "run", **how)
+    settings = {**small, "task": "rotation", "steps": 3, "batch": 2}
+    run = selfvox.pretrain(shapes_store, out=tmp_path / "run", **settings)
     for weights in (run / "checkpoints").glob("*.safetensors"):
         weights.write_bytes(weights.read_bytes()[:-1])
     with pytest.raises(WeightsError, match="damaged"):
-        selfvox.pretrain(shapes_store, out=run, resume=True, **how)
+        selfvox.pretrain(shapes_store, out=run, resume=True, **settings)
 
 
-def command(store, out, *more):
+def command(store, out, *options):
     return [
         *(
             sys.executable,
@@ -133,7 +133,7 @@ def command(store, out, *more):
             "--device",
             "cpu",
         ),
-        *("--save-every", "10", *more),
+        *("--save-every", "10", *options),
     ]
 
 
@@ -155,11 +155,11 @@ def test_a_signal_costs_no_more_than_time(shapes_store, tmp_path, left_alone, nu
         assert process.poll() is None
         time.sleep(0.005)
     os.kill(process.pid, number)
-    said = process.communicate(timeout=60)[1]
+    output = process.communicate(timeout=60)[1]
     assert process.returncode == code
     assert not (out / "encoder").exists()
     if number != signal.SIGKILL:
-        assert "saved; go on with --resume" in said.splitlines()[-1]
+        assert "saved; go on with --resume" in output.splitlines()[-1]
         assert json.loads((out / "run.json").read_text())["status"] == "stopped"
     subprocess.run(command(shapes_store, out, "--resume"), check=True, capture_output=True)
     assert sha256(out / "encoder" / "weights.safetensors") == left_alone
@@ -176,17 +176,17 @@ def test_a_second_interrupt_ends_at_once_and_the_checkpoint_before_is_intact(
             signal.raise_signal(signal.SIGINT)
         return forward(self, batch, step, rng)
 
-    how = {**small, "task": "rotation", "steps": 8, "batch": 2, "save_every": 2}
+    settings = {**small, "task": "rotation", "steps": 8, "batch": 2, "save_every": 2}
     with monkeypatch.context() as patched:
         patched.setattr(pretext_objective.PretextObjective, "forward", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            selfvox.pretrain(shapes_store, out=tmp_path / "run", **how)
+            selfvox.pretrain(shapes_store, out=tmp_path / "run", **settings)
     assert json.loads((tmp_path / "run" / "run.json").read_text())["status"] == "stopped"
     assert (
         sorted(path.stem for path in (tmp_path / "run").glob("checkpoints/*.json"))[-1]
         == "step-00000004"
     )
-    selfvox.pretrain(shapes_store, out=tmp_path / "run", resume=True, **how)
+    selfvox.pretrain(shapes_store, out=tmp_path / "run", resume=True, **settings)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
@@ -209,26 +209,28 @@ def test_a_signal_while_validating_is_obeyed_after_the_step(
 
 
 def test_batches_are_the_same_wherever_a_run_begins(shapes_store):
-    store, fabric = open_store(shapes_store), make_fabric("cpu", 1, "fp32")
+    store = open_store(shapes_store)
+    fabric = make_fabric("cpu", 1, "fp32")
     data = Crops(store, store.cases, (8, 8, 8), seed=0, labels=True, foreground=0.5)
     plan = TrainingPlan(
         steps=9, batch=3, accumulate=2, learning_rate=1, weight_decay=0, save_every=1, seed=0
     )
-    whole = list(training_batches(fabric, data, plan, 0))
-    assert len(whole) == 18
+    batches = list(training_batches(fabric, data, plan, 0))
+    assert len(batches) == 18
     for step in (1, 5, 8):
         rest = list(training_batches(fabric, data, plan, step))
         assert len(rest) == 18 - 2 * step
-        for one, other in zip(rest, whole[2 * step :], strict=True):
-            assert one.keys() == other.keys()
-            assert all(torch.equal(one[key], other[key]) for key in one)
+        for batch, expected in zip(rest, batches[2 * step :], strict=True):
+            assert batch.keys() == expected.keys()
+            assert all(torch.equal(batch[key], expected[key]) for key in batch)
 
 
 def test_a_disk_that_fills_up_ends_with_its_code_and_the_run_goes_on_later(
     shapes_store, tmp_path, small, monkeypatch, capsys
 ):
-    how = {**small, "task": "rotation", "steps": 6, "batch": 2, "save_every": 2}
-    save, fsync = Run.save_checkpoint, os.fsync
+    settings = {**small, "task": "rotation", "steps": 6, "batch": 2, "save_every": 2}
+    save = Run.save_checkpoint
+    fsync = os.fsync
 
     def full(descriptor):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -237,16 +239,16 @@ def test_a_disk_that_fills_up_ends_with_its_code_and_the_run_goes_on_later(
         monkeypatch.setattr(os, "fsync", full if checkpoint.step == 4 else fsync)
         save(self, checkpoint)
 
-    selfvox.pretrain(shapes_store, out=tmp_path / "alone", **how)
+    selfvox.pretrain(shapes_store, out=tmp_path / "alone", **settings)
     with monkeypatch.context() as patched:
         patched.setattr(Run, "save_checkpoint", second_fails)
         with pytest.raises(ResourceError, match="the disk is full"):
-            selfvox.pretrain(shapes_store, out=tmp_path / "run", **how)
+            selfvox.pretrain(shapes_store, out=tmp_path / "run", **settings)
     monkeypatch.setattr(os, "fsync", fsync)
     assert [path.stem for path in (tmp_path / "run").glob("checkpoints/*.json")] == [
         "step-00000002"
     ]
-    selfvox.pretrain(shapes_store, out=tmp_path / "run", resume=True, **how)
+    selfvox.pretrain(shapes_store, out=tmp_path / "run", resume=True, **settings)
     alone, run = (
         sha256(tmp_path / name / "encoder" / "weights.safetensors") for name in ("alone", "run")
     )
@@ -255,12 +257,12 @@ def test_a_disk_that_fills_up_ends_with_its_code_and_the_run_goes_on_later(
 
 def test_a_validation_dice_of_zero_is_not_forgotten(shapes_store, tmp_path, small, monkeypatch):
     monkeypatch.setattr(segmentation, "dice_per_class", lambda *_: [0.0, 0.0])
-    how = {**small, "encoder": "none", "steps": 6, "validate_every": 2}
+    settings = {**small, "encoder": "none", "steps": 6, "validate_every": 2}
     with monkeypatch.context() as patched:
         crash_at(patched, segmentation.SegmentationObjective, 3)
         with pytest.raises(Crash):
-            selfvox.finetune(shapes_store, out=tmp_path / "run", **how)
+            selfvox.finetune(shapes_store, out=tmp_path / "run", **settings)
     monkeypatch.setattr(segmentation, "dice_per_class", lambda *_: [-1.0, -1.0])
-    selfvox.finetune(shapes_store, out=tmp_path / "run", resume=True, **how)
+    selfvox.finetune(shapes_store, out=tmp_path / "run", resume=True, **settings)
     card = json.loads((tmp_path / "run" / "network" / "network.json").read_text())
     assert (card["step"], card["validation_dice"]) == (2, 0.0)

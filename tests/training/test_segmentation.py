@@ -27,7 +27,7 @@ def task(store, tmp_path):
 
 
 def labelled_centres(crops, count=400):
-    """Share of the crops whose central voxel is labelled."""
+    """Share of the crops with a labelled central voxel."""
     middle = tuple(edge // 2 for edge in CROP)
     return np.mean([bool(crops[number]["label"][middle]) for number in range(count)])
 
@@ -61,8 +61,10 @@ def test_a_frozen_encoder_learns_from_the_first_step_after(store, task):
         gradients = [parameter.grad is not None for parameter in encoder.parameters()]
         assert any(gradients) != is_frozen
         assert all(parameter.grad is not None for parameter in trained.network.decoder.parameters())
-        same = [torch.equal(buffer, statistics[name]) for name, buffer in encoder.named_buffers()]
-        assert all(same) == is_frozen
+        is_same = [
+            torch.equal(buffer, statistics[name]) for name, buffer in encoder.named_buffers()
+        ]
+        assert all(is_same) == is_frozen
 
 
 @pytest.mark.parametrize("loss", ["dice", "dice+ce"])
