@@ -1,3 +1,5 @@
+"""The command `download`, from an archive on this disk in the place of MONAI's address."""
+
 import errno
 import hashlib
 import json
@@ -88,14 +90,15 @@ def test_a_task_comes_whole_says_what_is_next_and_leaves_nothing_else(
 
 def test_a_task_that_is_there_is_left_alone(served, tmp_path):
     place = selfvox.download(TASK, tmp_path)
-    with pytest.raises(UsageError, match=f"{TASK}: is there already; use it, or remove it"):
+    with pytest.raises(UsageError, match=f"{TASK}: already exists; use it, or remove it"):
         selfvox.download(TASK, tmp_path)
     assert (place / "dataset.json").exists()
 
 
 def test_a_mistyped_task_is_refused_with_the_nearest(tmp_path):
     with pytest.raises(
-        UsageError, match="'pancreas' is no task of the decathlon; did you mean 'Task07_Pancreas'"
+        UsageError,
+        match="'pancreas' is not a task of the decathlon; did you mean 'Task07_Pancreas'",
     ):
         selfvox.download("pancreas", tmp_path / "data")
     with pytest.raises(UsageError, match="known: Task01_BrainTumour, Task02_Heart"):
@@ -113,7 +116,7 @@ def test_an_address_without_encryption_or_checksum_is_refused(
     change, served, tmp_path, monkeypatch
 ):
     monkeypatch.setitem(getattr(DecathlonDataset, change[0]), TASK, change[1])
-    with pytest.raises(DataError, match="no safe address or checksum"):
+    with pytest.raises(DataError, match="no encrypted address or no checksum"):
         selfvox.download(TASK, tmp_path / "data")
     assert [*(tmp_path / "data").iterdir()] == []
 
@@ -123,9 +126,7 @@ def test_a_wrong_checksum_is_refused_and_nothing_is_left(served, archive, tmp_pa
     monkeypatch.setattr(words, "emit", lambda record: pytest.fail(f"MONAI said {record.msg}"))
     monkeypatch.setattr(verb.utils.logger, "handlers", [words])
     archive.write_bytes(archive.read_bytes()[:-1] + b"x")
-    with pytest.raises(
-        DataError, match="has not the checksum that MONAI knows; run the same command again"
-    ):
+    with pytest.raises(DataError, match="has the wrong checksum; run the same command again"):
         selfvox.download(TASK, tmp_path / "data")
     assert [*(tmp_path / "data").iterdir()] == []
 
@@ -135,8 +136,8 @@ def test_no_network_is_said_in_one_line_and_nothing_is_left(served, archive, tmp
     assert main(["download", TASK, str(tmp_path / "data")]) == ResourceError.exit_code
     err = capsys.readouterr().err
     assert err.count("\n") == 1
-    assert f"{TASK}: cannot be had from" in err
-    assert "is there a network?" in err
+    assert f"{TASK}: cannot be downloaded from" in err
+    assert "check the network" in err
     assert [*(tmp_path / "data").iterdir()] == []
 
 
@@ -219,7 +220,7 @@ def test_an_archive_that_is_no_decathlon_task_is_refused(bad, served, archive, t
         (root / "imagesTs" / "b.nii.gz").unlink()
     packed(root)
     served()
-    with pytest.raises(DataError, match="is no decathlon data set"):
+    with pytest.raises(DataError, match="is not a decathlon data set"):
         selfvox.download(TASK, tmp_path / "data")
     assert [*(tmp_path / "data").iterdir()] == []
 
@@ -234,5 +235,5 @@ def test_two_downloads_of_one_task_do_not_meet(served, tmp_path):
 
 def test_a_file_in_the_folder_s_place_is_refused(served, tmp_path):
     (tmp_path / "data").write_text("")
-    with pytest.raises(UsageError, match="is no folder"):
+    with pytest.raises(UsageError, match="is not a folder"):
         selfvox.download(TASK, tmp_path / "data")

@@ -1,3 +1,5 @@
+"""The command `info`: what it prints is what it returns, and both are what is installed."""
+
 import importlib.metadata
 import json
 import os

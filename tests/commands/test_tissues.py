@@ -1,3 +1,5 @@
+"""The command `tissues`, on balls of three shells whose brightness and truth are known."""
+
 import csv
 
 import nibabel as nib
@@ -35,14 +37,14 @@ def scans(tmp_path):
     return tmp_path / "scans"
 
 
-def test_shells_of_known_brightness_are_told_apart_and_the_same_each_time():
+def test_shells_of_known_brightness_are_separated_and_the_same_each_time():
     image, truth = shells()
-    found = verb.classify(image, truth > 0)
-    assert (found == truth).mean() > 0.99
-    assert np.array_equal(found, verb.classify(image, truth > 0))
+    label = verb.classify(image, truth > 0)
+    assert (label == truth).mean() > 0.99
+    assert np.array_equal(label, verb.classify(image, truth > 0))
 
 
-def lone(label):
+def count_single_voxels(label):
     """How many voxels differ from all six neighbours."""
     inner = (slice(1, -1),) * 3
     same = [
@@ -51,12 +53,12 @@ def lone(label):
     return int((~np.any(same, axis=0) & (label[inner] > 0)).sum())
 
 
-def test_the_field_mends_single_voxels_that_noise_has_changed(monkeypatch):
+def test_the_random_field_corrects_single_voxels_that_noise_has_changed(monkeypatch):
     image, truth = shells(noise=24.0)
     smooth = verb.classify(image, truth > 0)
     monkeypatch.setattr(verb, "SMOOTHING", 0.0)
     rough = verb.classify(image, truth > 0)
-    assert lone(smooth) < 0.7 * lone(rough)
+    assert count_single_voxels(smooth) < 0.7 * count_single_voxels(rough)
 
 
 def test_brightness_scale_and_offset_do_not_matter():
@@ -66,7 +68,7 @@ def test_brightness_scale_and_offset_do_not_matter():
     )
 
 
-def test_labels_lie_on_the_scan_s_grid_and_the_table_can_be_fine_tuned_on(scans, tmp_path):
+def test_labels_are_on_the_grid_of_the_scan_and_their_table_can_be_fine_tuned_on(scans, tmp_path):
     table = selfvox.tissues(scans, out=tmp_path / "labelled")
     dataset = find_dataset(table)
     assert [case.subject for case in dataset.cases] == ["head0", "head1"]
@@ -83,7 +85,7 @@ def test_labels_lie_on_the_scan_s_grid_and_the_table_can_be_fine_tuned_on(scans,
     assert (run / "network" / "network.json").exists()
 
 
-def test_labels_that_are_there_are_kept(scans, tmp_path):
+def test_existing_labels_are_kept(scans, tmp_path):
     table = selfvox.tissues(scans, out=tmp_path / "labelled")
     first = tmp_path / "labelled" / "labels" / "head0.nii.gz"
     before = first.stat().st_mtime_ns
@@ -96,7 +98,7 @@ def test_labels_of_another_scan_are_refused_whatever_it_is_called(scans, tmp_pat
     other = nib.Nifti1Image(shells(7)[0], np.diag([2.0, 2.0, 2.0, 1.0]))  # on the same grid
     other.to_filename(scans / "head1.nii.gz")
     with pytest.raises(
-        UsageError, match="holds the label of another scan called head1; name another `out`"
+        UsageError, match="contains the label of another scan named head1; name another `out`"
     ):
         selfvox.tissues(scans, out=tmp_path / "labelled")
     (tmp_path / "labelled" / "labels" / "head1.nii.gz").unlink()
@@ -106,7 +108,7 @@ def test_labels_of_another_scan_are_refused_whatever_it_is_called(scans, tmp_pat
     assert (label == shells(7)[1]).mean() > 0.95
 
 
-def test_a_label_of_unknown_origin_must_lie_on_the_scan_s_grid(
+def test_a_label_of_unknown_origin_must_be_on_the_grid_of_its_scan(
     scans, tmp_path, capsys, monkeypatch
 ):
     monkeypatch.setattr(verb, "SHOWN", 0)
@@ -132,21 +134,24 @@ def test_a_scan_that_cannot_be_labelled_is_named_and_the_others_are_done(scans, 
 
 
 @pytest.mark.parametrize(
-    ("root", "reason"), [("dicom", "no DICOM series"), ("decathlon", "no file of 4 channels")]
+    ("root", "reason"),
+    [("dicom", "cannot list DICOM series"), ("decathlon", "cannot list a file of 4 channels")],
 )
-def test_scans_that_no_table_can_list_are_refused_before_they_are_labelled(
+def test_scans_that_a_table_cannot_list_are_refused_before_they_are_labelled(
     tmp_path, monkeypatch, root, reason
 ):
-    """A table of a series' slices, or of a 4D file, was written after all the work, and could not be read."""
+    """Such a table was once written after all the work, and could not be read."""
     images = tuple(tmp_path / f"{number}" for number in range(5 if root == "dicom" else 1))
     names = ("MR",) if root == "dicom" else ("FLAIR", "T1w", "t1gd", "T2w")
-    found = Dataset(tmp_path, root, (Case("a", "a", images, stacked=root == "dicom"),), names, None)
-    monkeypatch.setattr(verb, "find_dataset", lambda scans, source: found)
+    dataset = Dataset(
+        tmp_path, root, (Case("a", "a", images, stacked=root == "dicom"),), names, None
+    )
+    monkeypatch.setattr(verb, "find_dataset", lambda scans, source: dataset)
     with pytest.raises(DataError, match=reason):
         selfvox.tissues(tmp_path / "scans", out=tmp_path / "labelled")
     assert not (tmp_path / "labelled").exists()
 
 
-def test_an_out_among_the_scans_is_refused(scans):
-    with pytest.raises(UsageError, match="lies among the scans"):
+def test_an_out_inside_the_scans_is_refused(scans):
+    with pytest.raises(UsageError, match="is inside the folder of scans"):
         selfvox.tissues(scans, out=scans / "labelled")

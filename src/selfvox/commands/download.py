@@ -1,7 +1,8 @@
-"""The verb `download`: a task of the Medical Segmentation Decathlon, by MONAI's own downloader and its checksums.
+"""The command `download`: a task of the Medical Segmentation Decathlon.
 
-All happens in `FOLDER/.TASK.part`, and the task is moved to its place when it is whole. A download that was killed
-begins anew; one that was killed while it unpacked goes on from the archive, which is removed at the end.
+MONAI downloads and unpacks it, and knows the checksum. Everything happens in `FOLDER/.TASK.part`;
+the complete task is moved to its place at the end. A download that was killed starts again; a
+complete archive that was killed while unpacking is unpacked again.
 """
 
 from __future__ import annotations
@@ -27,148 +28,178 @@ from selfvox.runs.atomic_files import DISK_FULL_ERRORS, folder_lock
 from selfvox.runs.progress import ProgressBar, echo, progress_bar
 from selfvox.settings.verbs import Download
 
-_PATIENCE_SECONDS = 60  # without a byte
+_TIMEOUT_S = 60  # without a byte
 _MB = 1_000_000
 
 
 def download(settings: Download) -> Path:
-    """Fetch one task into its own folder under `settings.folder`.
+    """Download one task into its own folder under `settings.folder`.
 
     Returns:
         The folder of the task, with its `dataset.json`.
 
     Raises:
-        UsageError: no such task, or the task is there already.
-        DataError: what came has another checksum, or is no decathlon data set.
-        ResourceError: no network, or no room.
+        UsageError: there is no such task, or it is already there.
+        DataError: the checksum is wrong, or the archive is not a decathlon data set.
+        ResourceError: the server cannot be reached, or the disk is full.
     """
     task = settings.dataset
     if task not in DecathlonDataset.resource:
         hint = did_you_mean(task, DecathlonDataset.resource)
-        raise UsageError(f"'{printable(task)}' is no task of the decathlon{hint}")
-    place, part = settings.folder / task, settings.folder / f".{task}.part"
+        raise UsageError(f"'{printable(task)}' is not a task of the decathlon{hint}")
+    place = settings.folder / task
+    work_folder = settings.folder / f".{task}.part"
     if place.exists():
         raise UsageError(
-            f"{printable(place)}: is there already; use it, or remove it to download it anew"
+            f"{printable(place)}: already exists; use it, or remove it to download it again"
         )
     try:
-        part.mkdir(parents=True, exist_ok=True)
+        work_folder.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
         raise UsageError(
-            f"{printable(settings.folder)}: is no folder; name another place"
+            f"{printable(settings.folder)}: is not a folder; name another one"
         ) from None
-    with _alone(part, task):
-        archive = part / f"{task}.tar"
-        with _left_clean(part, archive):
+    with _lock(work_folder, task):
+        archive = work_folder / f"{task}.tar"
+        with _keep_only(archive):
             _fetch(task, archive)
             dataset = _unpack(archive, place)
     labelled = sum(case.label is not None for case in dataset.cases)
     echo(
-        f"{task}: {len(dataset.cases)} scans, {labelled} with a label   licence: CC-BY-SA 4.0, medicaldecathlon.com"
+        f"{task}: {len(dataset.cases)} scans, {labelled} with a label   "
+        "licence: CC-BY-SA 4.0, medicaldecathlon.com"
     )
     echo(f"next: selfvox pretrain {place} --task simclr --out runs/{task}")
     return place
 
 
 @contextlib.contextmanager
-def _alone(part: Path, task: str) -> Iterator[None]:
+def _lock(work_folder: Path, task: str) -> Iterator[None]:
     try:
-        with folder_lock(part):
+        with folder_lock(work_folder):
             yield
     except BusyError:
         raise BusyError(
-            f"{printable(part.parent)}: another process is downloading {task} here; wait for it"
+            f"{printable(work_folder.parent)}: another process is downloading {task} here; wait for it"
         ) from None
 
 
 @contextlib.contextmanager
-def _left_clean(part: Path, archive: Path) -> Iterator[None]:
-    """Empty `part` of what a killed process left there; afterwards keep nothing but an archive still to be unpacked."""
-    _clear(part, archive)
+def _keep_only(archive: Path) -> Iterator[None]:
+    """Remove all but the archive from its folder, before and after; without it, the folder too.
+
+    Before, that is what a killed process left there.
+    """
+    work_folder = archive.parent
+    _clear(work_folder, archive)
     try:
         yield
     except OSError as error:
         if error.errno not in DISK_FULL_ERRORS:
             raise
-        raise _no_room(part.parent, "more") from error
+        raise _disk_full(work_folder.parent, "more") from error
     finally:
-        _clear(part, archive)
+        _clear(work_folder, archive)
         if not archive.exists():
-            shutil.rmtree(part)
+            shutil.rmtree(work_folder)
 
 
-def _clear(part: Path, archive: Path) -> None:
-    for path in part.iterdir():
+def _clear(work_folder: Path, archive: Path) -> None:
+    for path in work_folder.iterdir():
         if path.is_dir():
             shutil.rmtree(path)
-        elif path not in (archive, part / ".lock"):
+        elif path not in (archive, work_folder / ".lock"):
             path.unlink()
 
 
 def _fetch(task: str, archive: Path) -> None:
-    """Have the task's archive, with the checksum that MONAI knows; it appears whole or not at all."""
-    address, checksum = DecathlonDataset.resource[task], DecathlonDataset.md5.get(task)
+    """Download the task's archive unless it is there; check it with MONAI's checksum."""
+    address = DecathlonDataset.resource[task]
+    checksum = DecathlonDataset.md5.get(task)
     host = urlsplit(address).netloc
     if urlsplit(address).scheme == "http" or not checksum:  # MONAI itself would only warn
         raise DataError(
-            f"{task}: this MONAI has no safe address or checksum of it; install another monai"
+            f"{task}: the installed MONAI has no encrypted address or no checksum for it; "
+            "install another version of monai"
         )
     try:
-        size = archive.stat().st_size if archive.exists() else _size(address)
-        room, need = shutil.disk_usage(archive.parent).free, size if archive.exists() else 2 * size
-        if room < need:
-            raise _no_room(archive.parent.parent, f"{need / 1e9:.1f} GB")
-        echo(
-            f"{task}: {size / 1e9:.1f} GB from {host}"
-            + (", here already" if archive.exists() else "")
-        )
-        with _borrowed(archive.parent), _watched(archive.parent, size):
+        size = _check_room(address, archive)
+        cached = ", already downloaded" if archive.exists() else ""
+        echo(f"{task}: {size / 1e9:.1f} GB from {host}{cached}")
+        with _monai_settings(archive.parent), _show_progress(archive.parent, size):
             utils.download_url(address, archive, checksum, "md5", progress=False)
     except utils.HashCheckError:
         archive.unlink(missing_ok=True)
-        remedy = "run the same command again; should it stay so, install another release of monai"
         raise DataError(
-            f"{task}: what came from {host} has not the checksum that MONAI knows; {remedy}"
+            f"{task}: the download from {host} has the wrong checksum; run the same command "
+            "again; if that does not help, install another version of monai"
         ) from None
     except (OSError, http.client.HTTPException) as error:
         if isinstance(error, OSError) and error.errno in DISK_FULL_ERRORS:
             raise
         reason = printable(" ".join(str(error).split())[:200])
-        remedy = "is there a network? Run the same command again, or get it from medicaldecathlon.com by hand"
-        raise ResourceError(f"{task}: cannot be had from {host} ({reason}); {remedy}") from error
+        raise ResourceError(
+            f"{task}: cannot be downloaded from {host} ({reason}); check the network and run the "
+            "same command again, or download it by hand from medicaldecathlon.com"
+        ) from error
 
 
-def _size(address: str) -> int:
-    """Bytes that are about to come, 0 where the server does not say."""
-    with urlopen(Request(address, method="HEAD"), timeout=_PATIENCE_SECONDS) as answer:  # noqa: S310 - MONAI's address
+def _check_room(address: str, archive: Path) -> int:
+    """The archive's size in bytes.
+
+    Raises:
+        ResourceError: the disk is too full to download and unpack it.
+    """
+    if archive.exists():
+        size = archive.stat().st_size
+        need = size  # to unpack it
+    else:
+        size = _remote_size(address)
+        need = 2 * size
+    if shutil.disk_usage(archive.parent).free < need:
+        raise _disk_full(archive.parent.parent, f"{need / 1e9:.1f} GB")
+    return size
+
+
+def _remote_size(address: str) -> int:
+    """Bytes of a file on a server; 0 where the server does not report them."""
+    request = Request(address, method="HEAD")  # noqa: S310 - MONAI's address
+    with urlopen(request, timeout=_TIMEOUT_S) as answer:  # noqa: S310
         return int(answer.headers.get("Content-Length") or 0)
 
 
 @contextlib.contextmanager
-def _borrowed(part: Path) -> Iterator[None]:
-    """Let MONAI download beside its goal, not to the system's small temporary disk; give up; and say nothing itself."""
-    folder, patience, quiet = tempfile.tempdir, socket.getdefaulttimeout(), utils.logger.disabled
-    tempfile.tempdir, utils.logger.disabled = str(part), True
-    socket.setdefaulttimeout(_PATIENCE_SECONDS)
+def _monai_settings(work_folder: Path) -> Iterator[None]:
+    """Let MONAI download to `work_folder`, give up after a timeout, and print nothing.
+
+    Its default is the system's temporary folder, which is often small.
+    """
+    folder = tempfile.tempdir
+    timeout = socket.getdefaulttimeout()
+    quiet = utils.logger.disabled
+    tempfile.tempdir = str(work_folder)
+    socket.setdefaulttimeout(_TIMEOUT_S)
+    utils.logger.disabled = True
     try:
         yield
     finally:
-        tempfile.tempdir, utils.logger.disabled = folder, quiet
-        socket.setdefaulttimeout(patience)
+        tempfile.tempdir = folder
+        socket.setdefaulttimeout(timeout)
+        utils.logger.disabled = quiet
 
 
 @contextlib.contextmanager
-def _watched(part: Path, size: int) -> Iterator[None]:
-    """Show how far the archive in `part` has grown, once a second."""
-    done = threading.Event()
+def _show_progress(work_folder: Path, size: int) -> Iterator[None]:
+    """Show once a second how large the archive in `work_folder` is."""
+    finished = threading.Event()
 
     def watch(bar: ProgressBar) -> None:
-        while not done.wait(1):
-            there = 0
-            for path in part.rglob("*.tar"):
-                with contextlib.suppress(FileNotFoundError):  # moved to its place just now
-                    there = max(there, path.stat().st_size)
-            bar.advance(count=there // _MB - bar.done)
+        while not finished.wait(1):
+            downloaded = 0
+            for path in work_folder.rglob("*.tar"):
+                with contextlib.suppress(FileNotFoundError):  # it was just moved to its place
+                    downloaded = max(downloaded, path.stat().st_size)
+            bar.advance(count=downloaded // _MB - bar.done)
 
     with progress_bar("download, MB", size // _MB) as bar:
         watcher = threading.Thread(target=watch, args=(bar,), daemon=True)
@@ -176,29 +207,36 @@ def _watched(part: Path, size: int) -> Iterator[None]:
         try:
             yield
         finally:
-            done.set()
+            finished.set()
             watcher.join()
 
 
 def _unpack(archive: Path, place: Path) -> Dataset:
-    """Unpack beside the archive, see that the data set is whole, move it to its place; then the archive may go."""
-    inside = archive.parent / "unpacked"
+    """Unpack next to the archive, check that the data set is complete, move it to its place.
+
+    Raises:
+        DataError: the archive is damaged or is not a decathlon data set; it is removed.
+    """
+    unpacked = archive.parent / "unpacked"
     echo(f"unpack {place.name}")
     try:
-        with _borrowed(archive.parent):
-            utils.extractall(archive, inside)  # noqa: S202 - MONAI's, which refuses links and ways out
-        find_dataset(inside / place.name, "decathlon")
+        with _monai_settings(archive.parent):
+            utils.extractall(archive, unpacked)  # noqa: S202 - MONAI refuses links and ways out
+        find_dataset(unpacked / place.name, "decathlon")
     except (ValueError, tarfile.TarError, DataError) as error:
         archive.unlink()
         reason = printable(" ".join(str(error).split())[:300])
         raise DataError(
-            f"{place.name}: the archive is no decathlon data set ({reason}); get it by hand"
+            f"{place.name}: the archive is not a decathlon data set ({reason}); "
+            "download it by hand from medicaldecathlon.com"
         ) from error
-    (inside / place.name).replace(place)
+    (unpacked / place.name).replace(place)
     archive.unlink()
     return find_dataset(place, "decathlon")
 
 
-def _no_room(folder: Path, need: str) -> ResourceError:
-    remedy = "free some space and run the same command again, or name a folder on another disk"
-    return ResourceError(f"{printable(folder)}: the disk is too full, {need} is needed; {remedy}")
+def _disk_full(folder: Path, need: str) -> ResourceError:
+    return ResourceError(
+        f"{printable(folder)}: the disk is too full, {need} is needed; free some space and run "
+        "the same command again, or name a folder on another disk"
+    )

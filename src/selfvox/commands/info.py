@@ -1,8 +1,7 @@
-"""The verb `info`: versions, devices, tasks, encoders and sources of this installation."""
+"""The command `info`: versions, devices, tasks, encoders and sources of this installation."""
 
 from __future__ import annotations
 
-import importlib
 import importlib.metadata
 import inspect
 import json
@@ -10,8 +9,7 @@ import os
 import platform
 import re
 import textwrap
-from collections.abc import Iterable, Mapping
-from types import ModuleType
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -24,17 +22,25 @@ from selfvox.runs.device import supports_bf16
 from selfvox.settings.options import as_dict, options
 from selfvox.settings.verbs import Info
 
-CROP = (64, 64, 64)  # of which the cost of tasks is told
-_FOR_DEVELOPERS = ("dev", "docs", "benchmarks")
+CROP = (64, 64, 64)  # for which the cost of tasks is counted
+WIDTH = 100  # columns of printed text
+_DEVELOPER_EXTRAS = ("dev", "docs", "benchmarks")
 
 
 def info(settings: Info) -> dict[str, Any]:
-    """Print and return what is installed and what can be asked for. Names no host, user or path."""
+    """Print and return what is installed and available; no host, user or path is named."""
     if settings.subject == "tasks":
-        about = _tasks()
-        print(json.dumps(about, indent=2) if settings.json else _readable_tasks(about))
-        return about
-    found = {
+        facts = _task_facts()
+        text = _format_tasks(facts)
+    else:
+        facts = _installation()
+        text = _format_installation(facts)
+    print(json.dumps(facts, indent=2) if settings.json else text)
+    return facts
+
+
+def _installation() -> dict[str, Any]:
+    return {
         "selfvox": importlib.metadata.version("selfvox"),
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
@@ -46,82 +52,84 @@ def info(settings: Info) -> dict[str, Any]:
             name: _first_line(sources.open_source(name)) for name in sources.source_names()
         },
     }
-    print(json.dumps(found, indent=2) if settings.json else _readable(found))
-    return found
 
 
-def _tasks() -> dict[str, Any]:
-    """Of each task: its question, when to use it, its options, and the voxels its encoder sees, rotation's being 1."""
-    shown = {name: _voxels(tasks.task_from_setting(name)) for name in tasks.task_names()}
-    return {
-        name: {
-            "question": question,
-            "about": inspect.getdoc(tasks.find_task(name)),
-            "voxels": round(shown[name] / shown["rotation"], 2),
+def _task_facts() -> dict[str, Any]:
+    """Each task's question, description, cost and options.
+
+    The cost is the number of voxels that the encoder sees, relative to rotation.
+    """
+    voxels = {name: _count_voxels(tasks.task_from_setting(name)) for name in tasks.task_names()}
+    facts = {}
+    for name in tasks.task_names():
+        task = tasks.find_task(name)
+        defaults = as_dict(tasks.task_from_setting(name))
+        facts[name] = {
+            "question": tasks.task_question(name),
+            "about": inspect.getdoc(task),
+            "voxels": round(voxels[name] / voxels["rotation"], 2),
             "options": {
-                option.name: {
-                    "default": as_dict(tasks.task_from_setting(name))[option.name],
-                    "meaning": option.help,
-                }
-                for option in options(tasks.find_task(name))
+                option.name: {"default": defaults[option.name], "meaning": option.help}
+                for option in options(task)
             },
         }
-        for name, question in ((name, tasks.task_question(name)) for name in tasks.task_names())
-    }
+    return facts
 
 
-def _voxels(task: PretextTask) -> int:
-    """How many voxels the encoder sees in a step with two crops: a step's time and memory go with them."""
+def _count_voxels(task: PretextTask) -> int:
+    """How many voxels the encoder sees in a step with two crops.
+
+    Time and memory of a step are about proportional to it.
+    """
     task = task.configure(CROP, (1.0,) * len(CROP))
-    question = task.make_batch(torch.zeros(2, 1, *CROP), torch.Generator().manual_seed(0))
-    return sum(each.numel() for each in question.values() if each.ndim == 2 + len(CROP))
+    batch = task.make_batch(torch.zeros(2, 1, *CROP), torch.Generator().manual_seed(0))
+    return sum(tensor.numel() for tensor in batch.values() if tensor.ndim == 2 + len(CROP))
 
 
-def _readable_tasks(about: Mapping[str, Any]) -> str:
+def _format_tasks(facts: Mapping[str, Any]) -> str:
     lines = []
-    for name, task in about.items():
-        lines += [f"{name}: {task['question'].partition(': ')[2]}", ""]
-        lines += [
-            textwrap.fill(part, 100, initial_indent="  ", subsequent_indent="  ") + "\n"
-            for part in task["about"].split("\n\n")
-        ]
-        lines += [
-            f"  Cost: the encoder sees {task['voxels']:g} times the voxels that it sees in rotation.",
-            "",
-        ]
-        for option, each in task["options"].items():
-            shown = (
-                ",".join(map(str, each["default"]))
-                if isinstance(each["default"], list)
-                else each["default"]
-            )
-            text = f"--task.{option.replace('_', '-')} [{shown}]: {each['meaning']}"
-            lines.append(
-                textwrap.fill(
-                    text,
-                    100,
-                    initial_indent="  ",
-                    subsequent_indent=" " * 6,
-                    break_on_hyphens=False,
-                )
-            )
+    for name, task in facts.items():
+        question = task["question"].partition(": ")[2]
+        lines += [f"{name}: {question}", ""]
+        for paragraph in task["about"].split("\n\n"):
+            lines += [_wrap(paragraph, indent=2), ""]
+        lines += [f"  Cost: the encoder sees {task['voxels']:g} x the voxels of rotation.", ""]
+        lines += [_format_option(option, values) for option, values in task["options"].items()]
         lines.append("")
-    lines.append(
-        f"Voxels are counted for crops of {' x '.join(map(str, CROP))} voxels and each task's defaults; time and"
-    )
-    lines.append("memory of a step go with them.")
+    crop = " x ".join(map(str, CROP))
+    lines += [
+        f"Voxels are counted for crops of {crop} voxels and each task's default settings. Time and",
+        "memory of a step are about proportional to them.",
+    ]
     return "\n".join(lines)
 
 
+def _format_option(name: str, values: Mapping[str, Any]) -> str:
+    default = values["default"]
+    if isinstance(default, list):
+        default = ",".join(map(str, default))
+    flag = name.replace("_", "-")
+    return _wrap(f"--task.{flag} [{default}]: {values['meaning']}", indent=2, hanging=4)
+
+
+def _wrap(text: str, indent: int, hanging: int = 0) -> str:
+    """Fill lines; options are not broken at their hyphens."""
+    return textwrap.fill(
+        text,
+        WIDTH,
+        initial_indent=" " * indent,
+        subsequent_indent=" " * (indent + hanging),
+        break_on_hyphens=False,
+    )
+
+
 def _packages() -> dict[str, str | None]:
-    """The packages that selfvox asks for, and their versions; None: an optional one that is not installed."""
+    """The packages that selfvox requires, with versions; None for optional ones not installed."""
     versions: dict[str, str | None] = {}
     for requirement in importlib.metadata.requires("selfvox") or []:
-        name, extra = (
-            re.match(r"[\w.-]+", requirement),
-            re.search(r"extra == ['\"]([\w-]+)", requirement),
-        )
-        if name is None or (extra and extra[1] in _FOR_DEVELOPERS):
+        name = re.match(r"[\w.-]+", requirement)
+        extra = re.search(r"extra == ['\"]([\w-]+)", requirement)
+        if name is None or (extra and extra[1] in _DEVELOPER_EXTRAS):
             continue
         try:
             versions[name[0]] = importlib.metadata.version(name[0])
@@ -154,44 +162,34 @@ def _devices() -> dict[str, Any]:
     }
 
 
-def _described(folder: ModuleType, names: Iterable[str]) -> dict[str, str]:
-    """Each module of a folder with the first line of its docstring."""
-    modules = {name: importlib.import_module(f"{folder.__name__}.{name}") for name in names}
-    return {name: _first_line(module) for name, module in modules.items()}
-
-
 def _first_line(module: object) -> str:
     return (module.__doc__ or "").strip().split("\n")[0]
 
 
-def _readable(found: Mapping[str, Any]) -> str:
-    cpu = found["devices"]["cpu"]
-    lines = [
-        f"selfvox {found['selfvox']}, Python {found['python']}, {found['system']}",
-        "",
-        "Devices",
-        f"  cpu   {cpu['cores']} cores, {cpu['instructions']}, {_arithmetic(cpu)}",
-    ]
-    for number, card in enumerate(found["devices"]["cuda"]):
-        lines.append(
-            f"  cuda:{number}  {card['name']}, {card['memory_gib']} GiB, {_arithmetic(card)}"
-        )
-    if found["devices"]["mps"]:
-        lines.append("  mps")
+def _format_installation(facts: Mapping[str, Any]) -> str:
+    lines = [f"selfvox {facts['selfvox']}, Python {facts['python']}, {facts['system']}"]
+    lines += ["", "Devices", *_device_lines(facts["devices"])]
     for title in ("tasks", "sources"):
-        lines += [
-            "",
-            title.capitalize(),
-            *(f"  {name:<17}  {text}" for name, text in found[title].items()),
-        ]
-    lines += ["", "Encoders", *(f"  {name}" for name in found["encoders"])]
+        lines += ["", title.capitalize()]
+        lines += [f"  {name:<17}  {text}" for name, text in facts[title].items()]
+    lines += ["", "Encoders", *(f"  {name}" for name in facts["encoders"])]
     lines += ["", "Packages"]
-    lines += [
-        f"  {name:<30}{version or 'not installed (optional)'}"
-        for name, version in found["packages"].items()
-    ]
+    for name, version in facts["packages"].items():
+        lines.append(f"  {name:<30}{version or 'not installed (optional)'}")
     return "\n".join(lines)
 
 
-def _arithmetic(device: Mapping[str, Any]) -> str:
+def _device_lines(devices: Mapping[str, Any]) -> list[str]:
+    cpu = devices["cpu"]
+    lines = [f"  cpu   {cpu['cores']} cores, {cpu['instructions']}, {_precision(cpu)}"]
+    for number, card in enumerate(devices["cuda"]):
+        lines.append(
+            f"  cuda:{number}  {card['name']}, {card['memory_gib']} GiB, {_precision(card)}"
+        )
+    if devices["mps"]:
+        lines.append("  mps")
+    return lines
+
+
+def _precision(device: Mapping[str, Any]) -> str:
     return "bf16" if device["bf16"] else "fp32 (no bf16)"
