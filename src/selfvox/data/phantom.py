@@ -292,7 +292,7 @@ def _positions_mm(size: Sequence[int], spacing_mm: np.ndarray) -> np.ndarray:
 
 
 def _affine(size: Sequence[int], spacing_mm: np.ndarray, flip: bool = False) -> np.ndarray:
-    """Voxel index -> mm with the origin in the middle; `flip`: from right to left, as scanners do."""
+    """Voxel index -> mm with the origin in the middle; `flip`: right to left, as scanners do."""
     affine = np.eye(4)
     if len(size) == 3:
         direction = spacing_mm * np.array([-1 if flip else 1, 1, 1])

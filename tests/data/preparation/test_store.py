@@ -20,6 +20,7 @@ from selfvox.data.preparation.store import (
     is_store,
     open_store,
     sample_labelled_voxels,
+    subject_grades,
     write_case,
     write_manifest,
 )
@@ -36,7 +37,8 @@ def a_store(
 ) -> tuple[Store, list[np.ndarray], np.ndarray]:
     rng = np.random.default_rng(0)
     label = rng.choice([0, 1, 7], shape).astype(np.uint8)
-    images, cases = [], []
+    images = []
+    cases = []
     for number in range(count):
         data = rng.normal(0, 1, (2, *shape)).astype(np.float32)
         geometry = Geometry(
@@ -260,3 +262,25 @@ def test_cases_of_test_subjects_alone_are_left_out(tmp_path: Path) -> None:
     write_split(fixed, tmp_path / "split.json")
     remaining = [case.subject for case in store.without_test_subjects()]
     assert remaining == [subjects[0], subjects[1], subjects[3]]
+
+
+def test_values_beyond_float16_are_stored_as_its_largest(tmp_path: Path) -> None:
+    store, _, _ = a_store(tmp_path, count=1)
+    case = store.cases[0]
+    data = np.zeros((2, *case.shape), np.float32)
+    data[0, 0, 0, 0] = 1e6
+    data[1, 0, 0, 0] = -1e6
+    prepared = PreparedScan(data, case.spacing_mm, np.eye(4), case.geometry)
+    case = write_case(tmp_path, case, prepared, None)
+    crop = dataclasses.replace(store).crop(case, (0, 0, 0), (1, 1, 1))
+    assert crop.ravel().tolist() == [65504, -65504]
+
+
+def test_a_subject_has_the_highest_grade_of_its_cases(tmp_path: Path) -> None:
+    store, _, _ = a_store(tmp_path, count=5)
+    grades = [("ann", 1), ("ann", 3), ("ann", 2), ("bob", None), ("cid", 0)]
+    cases = [
+        dataclasses.replace(case, subject=subject, grade=grade)
+        for case, (subject, grade) in zip(store.cases, grades, strict=True)
+    ]
+    assert subject_grades(cases) == {"ann": 3, "cid": 0}

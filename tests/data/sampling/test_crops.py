@@ -1,3 +1,5 @@
+"""Crops follow from the seed and the sample alone; their sizes suit the scans."""
+
 import dataclasses
 import itertools
 from collections import Counter
@@ -27,19 +29,22 @@ def store(shapes_store):
     return open_store(shapes_store)
 
 
-def crops(store, size=(16, 16, 16), seed=0, **how):
-    return Crops(store, store.cases, size, seed, **how)
+def crops(store, size=(16, 16, 16), seed=0, **options):
+    return Crops(store, store.cases, size, seed, **options)
 
 
-def same(one, other):
-    return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
+def are_equal(item, expected):
+    return item.keys() == expected.keys() and all(
+        torch.equal(item[key], expected[key]) for key in item
+    )
 
 
-def test_a_sample_is_the_same_whenever_and_by_whomever_it_is_asked(store):
-    data, again = crops(store, labels=True), crops(store, labels=True)
+def test_a_sample_depends_on_the_seed_and_its_number_alone(store):
+    data = crops(store, labels=True)
+    repeated = crops(store, labels=True)
     expected = [data[sample] for sample in range(40)]
-    assert all(same(again[sample], expected[sample]) for sample in reversed(range(40)))
-    assert not same(crops(store, seed=1, labels=True)[0], expected[0])
+    assert all(are_equal(repeated[sample], expected[sample]) for sample in reversed(range(40)))
+    assert not are_equal(crops(store, seed=1, labels=True)[0], expected[0])
 
 
 def test_workers_read_the_same_samples_in_the_same_order(store):
@@ -49,22 +54,23 @@ def test_workers_read_the_same_samples_in_the_same_order(store):
     )
     for batch, samples in zip(loader, ([3, 4], [90, 2]), strict=True):
         for row, sample in enumerate(samples):
-            assert same({key: value[row] for key, value in batch.items()}, data[sample])
+            assert are_equal({key: value[row] for key, value in batch.items()}, data[sample])
 
 
-def test_every_epoch_shows_each_case_once_in_an_order_of_its_own(store):
-    data, count = crops(store), len(store.cases)
+def test_every_epoch_shows_each_case_once_in_its_own_order(store):
+    data = crops(store)
+    count = len(store.cases)
     epochs = [[int(data[epoch * count + i]["subject"]) for i in range(count)] for epoch in range(4)]
     assert all(sorted(epoch) == list(range(count)) for epoch in epochs)
     assert len({tuple(epoch) for epoch in epochs}) > 1
 
 
-def test_a_case_is_cut_at_another_place_in_every_epoch(store):
+def test_a_case_has_another_crop_in_every_epoch(store):
     data = Crops(store, store.cases[:1], (16, 16, 16), 0)
     assert len({data[epoch]["image"].numpy().tobytes() for epoch in range(20)}) == 20
 
 
-def test_the_places_of_a_case_are_spread_evenly_over_all_there_are(store):
+def test_the_positions_of_a_case_are_spread_evenly_over_all_that_fit(store):
     case = store.cases[0]
     positions = []
 
@@ -83,7 +89,7 @@ def test_the_places_of_a_case_are_spread_evenly_over_all_there_are(store):
         assert abs(share - 1 / (room + 1)).max() < 5 * (room + 1) ** -0.5 * len(starts) ** -0.5
 
 
-def test_image_and_label_are_cut_at_the_same_place(store):
+def test_image_and_label_are_cropped_at_the_same_position(store):
     data = crops(store, labels=True)
     for sample in range(8):
         item = data[sample]
@@ -93,9 +99,7 @@ def test_image_and_label_are_cut_at_the_same_place(store):
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
-def test_the_asked_share_of_crops_is_centred_on_a_labelled_voxel_of_an_evenly_drawn_class(
-    store, share
-):
+def test_the_requested_share_of_crops_is_centred_on_a_labelled_voxel(store, share):
     size = (3, 3, 3)
     data = Crops(store, store.cases, size, 0, labels=True, foreground=share)
     centres = Counter(int(data[sample]["label"][1, 1, 1]) for sample in range(600))
@@ -104,18 +108,44 @@ def test_the_asked_share_of_crops_is_centred_on_a_labelled_voxel_of_an_evenly_dr
     )
     labelled = (centres[1] + centres[2]) / 600
     assert labelled == pytest.approx(share + (1 - share) * plain, abs=0.06)
-    if share == 1:
-        assert centres[1] / 600 == pytest.approx(0.5, abs=0.06)
 
 
-def test_a_scan_smaller_than_the_crop_lies_in_its_middle_and_is_mirrored(store):
+def test_the_class_of_a_foreground_crop_is_drawn_before_its_voxel(store):
+    """A class of 10 voxels is seen as often as one of 1000."""
+    case = store.cases[0]
+    rng = np.random.default_rng(0)
+    positions = np.concatenate(
+        [
+            np.concatenate([np.full((count, 1), value), rng.integers(8, 24, (count, 3))], axis=1)
+            for value, count in ((1, 10), (2, 1000))
+        ]
+    )
+    small = {tuple(position) for position in positions[:10, 1:].tolist()}
+    large = {tuple(position) for position in positions[10:, 1:].tolist()}
+    starts = []
+
+    def crop(case, start, size):
+        starts.append(tuple(start))
+        return np.zeros((1, *size), np.float32)
+
+    stub = SimpleNamespace(crop=crop, foreground=lambda case: positions)
+    data = Crops(stub, [case], (1, 1, 1), 0, foreground=1.0)
+    for sample in range(600):
+        data[sample]
+    assert set(starts) <= small | large
+    share = sum(start in small for start in starts) / len(starts)
+    in_both = len(small & large) / len(large)
+    assert share == pytest.approx(0.5 + 0.5 * in_both, abs=0.06)
+
+
+def test_a_scan_smaller_than_the_crop_is_in_its_middle_and_mirrored(store):
     case = store.cases[0]
     size = tuple(edge + extra for edge, extra in zip(case.shape, (3, 10, 0), strict=True))
     item = Crops(store, [case], size, 0, labels=True)[0]
-    before = [(want - have + 1) // 2 for want, have in zip(size, case.shape, strict=True)]
-    around = [
-        (low, want - have - low) for low, want, have in zip(before, size, case.shape, strict=True)
-    ]
+    around = []
+    for edge, extent in zip(size, case.shape, strict=True):
+        low = (edge - extent + 1) // 2
+        around.append((low, edge - extent - low))
     for key, read, lead in (("image", store.crop, [(0, 0)]), ("label", store.label_crop, [])):
         expected = np.pad(read(case, (0,) * 3, case.shape), lead + around, mode="symmetric")
         np.testing.assert_array_equal(item[key].numpy(), expected)
@@ -123,7 +153,8 @@ def test_a_scan_smaller_than_the_crop_lies_in_its_middle_and_is_mirrored(store):
 
 class Scan:
     def __init__(self, shape, spacing_mm=(1.0, 1.0, 1.0)):
-        self.shape, self.spacing_mm = shape, spacing_mm
+        self.shape = shape
+        self.spacing_mm = spacing_mm
 
 
 def test_an_interpolated_axis_is_as_coarse_as_it_was_scanned(tmp_path):
@@ -134,14 +165,14 @@ def test_an_interpolated_axis_is_as_coarse_as_it_was_scanned(tmp_path):
         "coronal": (1.0, 4.0, 1.0),
         "fine": (0.5, 0.5, 0.5),
     }.items():
-        voxels = rng.normal(size=[int(40 / each) for each in axes]).astype(np.float32)
+        voxels = rng.normal(size=[int(40 / mm) for mm in axes]).astype(np.float32)
         nib.save(nib.Nifti1Image(voxels, np.diag([*axes, 1])), tmp_path / "scans" / f"{name}.nii")
     cases = selfvox.prepare(
         tmp_path / "scans", out=tmp_path / "store", spacing=(2.0, 2.0, 2.0), workers=1
     )
     cases = open_store(cases).cases
     assert distinct_spacings(cases) == [(2.0, 2.0, 2.0)]
-    # what is coarser than asked for stays so, what is finer does not count
+    # a coarser scan keeps its resolution, a finer one is reduced
     assert np.round(distinct_resolutions(cases), 1).tolist() == [[2, 2, 5], [2, 4, 2], [2, 2, 2]]
     assert np.round(distinct_resolutions(in_plane_cases(cases, 2)), 1).tolist() == [[2, 2], [2, 4]]
 
@@ -154,18 +185,18 @@ def test_two_scans_of_one_person_have_one_number(store):
     assert sorted(shown) == [0, 0, 1]
 
 
-def test_crops_hold_the_median_scan_or_lie_within_nine_of_ten():
+def test_crops_contain_the_median_scan_or_are_inside_nine_of_ten():
     scans = [Scan((20 + n, 40, 200)) for n in range(11)]
     assert choose_crop(None, scans) == (32, 40, 64)
     assert choose_crop(None, scans, inside=True) == (16, 40, 64)
     assert choose_crop(None, [Scan((5, 5, 5))], inside=True) == (8, 8, 8)
     assert choose_crop(None, [Scan((500, 100))]) == (256, 104)
     for edge, divisor in itertools.product((9, 20, 100), (2, 16, 24)):
-        found = choose_crop(None, [Scan((edge,) * 3)], (divisor,) * 3)
-        assert all(each % divisor == 0 and 0 < each <= 64 for each in found)
+        crop = choose_crop(None, [Scan((edge,) * 3)], (divisor,) * 3)
+        assert all(length % divisor == 0 and 0 < length <= 64 for length in crop)
 
 
-def test_nine_of_ten_scans_hold_the_crop_along_all_axes_at_once():
+def test_nine_of_ten_scans_contain_the_crop_along_all_axes_at_once():
     # each axis is short in a tenth of the scans, but not in the same ones
     shapes = [[40, 40, 40] for _ in range(30)]
     for number in range(9):
@@ -176,17 +207,48 @@ def test_nine_of_ten_scans_hold_the_crop_along_all_axes_at_once():
     assert choose_crop(None, scans, inside=True) == (32, 32, 32)
     uneven = [Scan((64, 64, 40)) if n % 5 else Scan((64, 20, 40)) for n in range(50)]
     assert choose_crop(None, uneven, inside=True) == (64, 16, 40)
-    few = [Scan((16, 40, 40)), Scan((40, 40, 40)), Scan((40, 24, 40))]
-    assert choose_crop(None, few, inside=True) == (16, 24, 40)
+    three = [Scan((16, 40, 40)), Scan((40, 40, 40)), Scan((40, 24, 40))]
+    assert choose_crop(None, three, inside=True) == (16, 24, 40)
     thin = [Scan((64, 64, 6))] * 4
-    assert choose_crop(None, thin, inside=True) == (
-        64,
-        64,
-        8,
-    )  # no crop is inside, so none is better
+    # no crop is inside, so none is better
+    assert choose_crop(None, thin, inside=True) == (64, 64, 8)
     assert not fits_most_scans((8, 8, 8), thin)
     far = [Scan((64, 64, 64))] * 4 + [Scan((64, 20, 64))]
     assert choose_crop(None, far, inside=True) == (64, 16, 64)
+
+
+def shrink(crop, scans, unit):
+    """A second implementation: one unit off the axis that lets most scans contain the crop."""
+
+    def count(edges):
+        return sum(
+            all(have >= edge for have, edge in zip(scan.shape, edges, strict=True))
+            for scan in scans
+        )
+
+    crop = list(crop)
+    while count(crop) < 0.9 * len(scans):
+        ranks = []
+        for axis in range(len(crop)):
+            if crop[axis] > unit:
+                near = [edge - unit * (index == axis) for index, edge in enumerate(crop)]
+                far = [unit if index == axis else edge for index, edge in enumerate(crop)]
+                ranks.append((-count(near), -count(far), axis))
+        crop[min(ranks)[-1]] -= unit
+    return tuple(crop)
+
+
+def test_a_crop_inside_most_scans_is_shortened_along_the_axis_that_gains_most():
+    rng = np.random.default_rng(0)
+    shortened = 0
+    for _ in range(200):
+        scans = [Scan(tuple(shape)) for shape in rng.integers(8, 60, (12, 3)).tolist()]
+        edges = np.quantile([scan.shape for scan in scans], 0.1, axis=0)
+        start = tuple(int(edge) for edge in np.clip(edges // 8 * 8, 8, 64))
+        expected = shrink(start, scans, 8)
+        assert choose_crop(None, scans, inside=True) == expected
+        shortened += expected != start
+    assert shortened > 20
 
 
 def test_edges_that_do_not_fit_are_refused_with_the_nearest_that_do():
@@ -198,7 +260,7 @@ def test_edges_that_do_not_fit_are_refused_with_the_nearest_that_do():
         choose_crop((24, 32), scans)
 
 
-def test_a_crop_of_which_a_scan_fills_hardly_anything_is_refused():
+def test_a_crop_that_is_far_larger_than_every_scan_is_refused():
     scans = [Scan((40, 48, 40)), Scan((40, 40, 40))]
     assert choose_crop((120, 144, 120), scans) == (120, 144, 120)
     with pytest.raises(
@@ -210,7 +272,7 @@ def test_a_crop_of_which_a_scan_fills_hardly_anything_is_refused():
         choose_crop((32, 32), [Scan((9, 9))])
 
 
-def test_every_spacing_of_the_cases_is_told_once():
+def test_every_spacing_of_the_cases_is_listed_once():
     scans = [
         Scan((9, 9, 9), spacing) for spacing in ((1.0, 1.0, 1.5), (2.0, 2.0, 4.0), (1.0, 1.0, 1.5))
     ]

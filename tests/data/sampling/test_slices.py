@@ -1,6 +1,7 @@
-"""Crops of slices, out of the very store that holds the volumes."""
+"""Crops of slices, from the store of the volumes."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import torch
 
 from selfvox.data.preparation.store import open_store
 from selfvox.data.sampling.crop_size import SLICE_AXES, choose_crop, in_plane_cases, slice_axis
-from selfvox.data.sampling.crops import Crops
+from selfvox.data.sampling.crops import TRIES, Crops
 from selfvox.errors import UsageError
 
 every_axis = pytest.mark.parametrize("name", SLICE_AXES)
@@ -20,9 +21,10 @@ def store(shapes_store):
 
 
 @every_axis
-def test_a_slice_crop_is_the_same_part_of_one_slice_of_the_volume(store, name, monkeypatch):
-    axis, case = SLICE_AXES[name], store.cases[0]
-    # every voxel holds its place
+def test_a_slice_crop_is_a_crop_of_one_slice_of_the_volume(store, name, monkeypatch):
+    axis = SLICE_AXES[name]
+    case = store.cases[0]
+    # the value of every voxel is its position
     place = np.ravel_multi_index(np.indices(case.shape), case.shape).astype(np.float32)
     arrays = {
         "images": place[None],
@@ -44,17 +46,19 @@ def test_a_slice_crop_is_the_same_part_of_one_slice_of_the_volume(store, name, m
 
 
 @every_axis
-def test_a_sample_is_the_same_whenever_it_is_asked(store, name):
-    one, again = (Crops(store, store.cases, (16, 16), 0, axis=SLICE_AXES[name]) for _ in range(2))
-    expected = [one[sample]["image"] for sample in range(12)]
+def test_a_sample_does_not_depend_on_the_order_of_reading(store, name):
+    data = Crops(store, store.cases, (16, 16), 0, axis=SLICE_AXES[name])
+    repeated = Crops(store, store.cases, (16, 16), 0, axis=SLICE_AXES[name])
+    expected = [data[sample]["image"] for sample in range(12)]
     assert all(
-        torch.equal(again[sample]["image"], expected[sample]) for sample in reversed(range(12))
+        torch.equal(repeated[sample]["image"], expected[sample]) for sample in reversed(range(12))
     )
 
 
 @every_axis
-def test_empty_slices_are_not_shown_but_where_there_is_nothing_else(store, name, monkeypatch):
-    axis, case = SLICE_AXES[name], store.cases[0]
+def test_empty_slices_are_shown_only_if_there_are_no_others(store, name, monkeypatch):
+    axis = SLICE_AXES[name]
+    case = store.cases[0]
     read = type(store).crop
 
     def mostly_empty(self, case, start, size):
@@ -70,6 +74,27 @@ def test_empty_slices_are_not_shown_but_where_there_is_nothing_else(store, name,
         type(store), "crop", lambda self, case, start, size: np.ones((1, *size), np.float32)
     )
     assert data[0]["image"].shape == (1, 16, 16)
+
+
+@pytest.mark.parametrize(
+    ("settings", "reads"),
+    [
+        ({"size": (4, 4), "axis": 1}, TRIES),
+        ({"size": (4, 4), "axis": 1, "labels": True}, 1),
+        ({"size": (4, 4, 4)}, 1),
+    ],
+)
+def test_a_constant_crop_is_read_again_only_for_slices_without_labels(settings, reads):
+    starts = []
+
+    def constant(case, start, size):
+        starts.append(start)
+        return np.ones((1, *size), np.float32)
+
+    case = SimpleNamespace(subject="a", shape=(9, 9, 9))
+    store = SimpleNamespace(crop=constant, label_crop=lambda case, start, size: np.zeros(size))
+    Crops(store, [case], seed=0, **settings)[0]
+    assert len(starts) == reads
 
 
 @every_axis
