@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import selfvox
-from selfvox import plugins, tasks
+from selfvox import plugins, tasks, testing
 from selfvox.cli import main
 from selfvox.data import phantom
 from selfvox.errors import UsageError
@@ -157,6 +157,12 @@ def test_a_task_is_called_by_its_entry_point_and_alone_among_others(installed):
     assert setting["invert.offset"] == 2
     assert not any(key.endswith("plugin") for key in setting if key.startswith("rotation"))
     assert tasks.task_from_setting(setting, joint.weights) == joint
+
+
+def test_an_installed_task_and_encoder_satisfy_the_contract(installed):
+    testing.check_task(tasks.find_task("invert")())
+    make = plugins.find_plugin(plugins.ENCODERS, "two-maps", ()).load()
+    testing.check_encoder(make)
 
 
 def test_settings_of_an_installed_task_are_read_back(installed):
