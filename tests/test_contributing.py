@@ -47,19 +47,13 @@ def test_the_example_test_holds(tmp_path):
 
 
 def test_the_example_passes_the_test_of_every_task(tmp_path):
-    plugin = f"from selfvox import tasks\ntasks.__path__ = [*tasks.__path__, {str(tmp_path / 'tasks')!r}]\n"
+    folder = str(tmp_path / "tasks")
+    plugin = f"from selfvox import tasks\ntasks.__path__ = [*tasks.__path__, {folder!r}]\n"
     (tmp_path / "with_mirror.py").write_text(plugin, encoding="utf-8")
-    how = [
-        "-p",
-        "with_mirror",
-        "-p",
-        "no:cacheprovider",
-        "-k",
-        "mirror",
-        "tests/test_every_task.py",
-    ]
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", *how],
+    plugins = ["-p", "with_mirror", "-p", "no:cacheprovider"]
+    arguments = [*plugins, "-k", "mirror", "tests/test_every_task.py"]
+    result = subprocess.run(
+        [sys.executable, "-m", "pytest", *arguments],
         cwd=ROOT,
         env={
             **os.environ,
@@ -69,8 +63,8 @@ def test_the_example_passes_the_test_of_every_task(tmp_path):
         text=True,
         check=False,
     )
-    assert done.returncode == 0, done.stdout
-    assert " passed" in done.stdout
+    assert result.returncode == 0, result.stdout
+    assert " passed" in result.stdout
 
 
 @pytest.mark.parametrize("d", [2, 3])
