@@ -181,12 +181,18 @@ def test_the_commands_of_the_readme_run_from_scans_to_scores(monkeypatch, tmp_pa
 def test_the_python_examples_of_the_library_page_run(monkeypatch, tmp_path, capsys):
     monkeypatch.chdir(tmp_path)
     phantom.write(tmp_path / "scans", kind="shapes", count=4)
-    small = "crop=(16, 16, 16), device='cpu', network={'channels': [4, 8]}, steps=2"
+    small = "crop=(16, 16, 16), device='cpu', steps=2)"
+    smaller = {
+        "range(100)": "range(2)",
+        "(32, 32, 32)": "(16, 16, 16)",
+        "steps=2000)": f"network={{'channels': [4, 8]}}, {small}",
+        'encoder="runs/rotation")': f'encoder="runs/rotation", {small}',
+    }
     names: dict[str, object] = {}
     for block in blocks(DOCS / "how-to" / "use-as-a-library.md", "python"):
-        code = block.replace("range(100)", "range(2)").replace("steps=2000", "steps=2")
-        code = code.replace("steps=2)", f"{small})").replace("(32, 32, 32)", "(16, 16, 16)")
-        code = code.replace('"runs/rotation")', f'"runs/rotation", {small})', 1)
+        code = block
+        for text, replacement in smaller.items():
+            code = code.replace(text, replacement)
         exec(compile(code, "use-as-a-library.md", "exec"), names)
     assert "[4, 8]" in capsys.readouterr().out  # the card shows the channels of the run
 
