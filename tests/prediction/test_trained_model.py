@@ -64,7 +64,7 @@ def test_a_store_or_scans_in_place_of_a_run_are_called_what_they_are(shapes_stor
     with pytest.raises(WeightsError, match="is a store of prepared scans, not a run"):
         load_model(shapes_store)
     scans = shapes_store.parent / "scans"
-    with pytest.raises(WeightsError, match=r"holds scans, such as .*\.nii\.gz, and is no run"):
+    with pytest.raises(WeightsError, match=r"contains scans, such as .*\.nii\.gz, and is no run"):
         load_model(scans)
     scan = next(scans.rglob("*.nii.gz"))
     with pytest.raises(WeightsError, match="name a fine-tuning run first, then the scans"):

@@ -23,10 +23,11 @@ def evaluate(settings: Evaluate) -> list[dict[str, Any]]:
     """Score predictions against the truth.
 
     Returns:
-        One row per case and foreground class, and one per case and region, whose class is like "1+4":
-        case, class, name, dice, and in 3D hd95_mm, surface_distance_mm, predicted_volume_ml, true_volume_ml; in 2D,
-        where pixels have no known size, hd95_px, surface_distance_px, predicted_area_px, true_area_px. Distances are
-        nan where a mask is empty. Of classified scans, one row per score: score, class, value.
+        One row per case and foreground class, and one per case and region, with a class like "1+4":
+        case, class, name, dice, and in 3D hd95_mm, surface_distance_mm, predicted_volume_ml,
+        true_volume_ml; in 2D, where pixels have no known size, hd95_px, surface_distance_px,
+        predicted_area_px, true_area_px. Distances are nan where a mask is empty. Of classified
+        scans, one row per score: score, class, value.
 
     Raises:
         DataError: nothing can be compared, or at least one pair could not; the others were.
@@ -61,7 +62,8 @@ def _evaluate_segmentations(settings: Evaluate) -> list[Row]:
             _calibrate(settings, pairs, class_names, regions, rows)
     if failed:
         raise DataError(
-            f"{folder}: {failed} of {len(pairs)} cases could not be scored; correct the files named above"
+            f"{folder}: {failed} of {len(pairs)} cases could not be scored; "
+            "correct the files named above"
         )
     return rows
 

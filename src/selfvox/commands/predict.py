@@ -20,8 +20,8 @@ def predict(settings: Predict) -> list[Path]:
         The predicted labels' files, in the order of the cases; of a run that classifies, the table.
 
     Raises:
-        UsageError: `out` contains predictions of another run, or of other scans of the same names; or the runs of an
-            ensemble cannot vote together.
+        UsageError: `out` contains predictions of another run, or of other scans of the same names;
+            or the runs of an ensemble cannot vote together.
         BusyError: another process is predicting into `out`.
         DataError: there is no scan, or at least one could not be predicted; the others were.
         WeightsError: the run has no intact network.

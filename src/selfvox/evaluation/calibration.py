@@ -1,4 +1,4 @@
-"""How honest is a prediction's certainty? Probabilities against the truth by voxel, trust against Dice by scan."""
+"""Calibration: probabilities against the truth by voxel, trust against Dice by scan."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ BINS = 15  # of confidence (Guo et al. 2017)
 MARGIN = 5
 LEAST = 1e-7  # probability, in a logarithm
 SUM_TOLERANCE = 1e-2  # of the probabilities of all classes
-MIN_RELATED = 3  # scans for a correlation; two always lie on a line
+MIN_RELATED = 3  # scans for a correlation; that of two is always 1 or -1
 
 
 # scores of one scan, from (class, voxel) probabilities and (voxel,) class indices
 
 
 def brier(p: np.ndarray, truth: np.ndarray) -> float:
-    """Mean squared distance of the probabilities (class, voxel) to the truth's 0 and 1, summed over the classes."""
+    """Mean squared distance of probabilities (class, voxel) to 0 and 1, summed over classes."""
     of_truth = np.take_along_axis(p, truth[None], 0)[0]
     # sum (p - t)² over the classes, without an array of 0 and 1
     return float(((p**2).sum(0) - 2 * of_truth + 1).mean())
@@ -46,14 +46,17 @@ def negative_log_likelihood(p: np.ndarray, truth: np.ndarray) -> float:
 
 
 def error_area(p: np.ndarray, truth: np.ndarray) -> float:
-    """How often a wrong voxel has a larger entropy than a right one: 0.5 by chance, 1 if always; nan without either."""
+    """How often a wrong voxel has a larger entropy than a right one.
+
+    0.5 by chance, 1 if always; nan without right or without wrong voxels.
+    """
     wrong = p.argmax(0) != truth
     entropy = -(p * np.log(np.clip(p, LEAST, None))).sum(0)
     return auc(wrong, entropy)
 
 
 def reliability(p: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """Voxels, summed confidence and right predictions (3, bin) by the confidence of the most probable class.
+    """Voxels, summed confidence and right predictions (3, bin), by confidence.
 
     Args:
         p: (class, voxel).
@@ -66,12 +69,16 @@ def reliability(p: np.ndarray, truth: np.ndarray) -> np.ndarray:
 
 
 def expected_calibration_error(table: np.ndarray) -> float:
-    """Mean gap between confidence and accuracy over the bins, weighted by their voxels (Guo et al. 2017, eq. 3)."""
+    """Mean gap between confidence and accuracy (Guo et al. 2017, eq. 3).
+
+    A bin counts by its voxels.
+    """
     voxels, confidence, right = table
     return float(np.abs(confidence - right).sum() / voxels.sum())
 
 
-# Scores of a scan, each averaged over the scans. `ece` is none of them: it needs the joint table of all scans.
+# Scores of a scan, each averaged over the scans. `ece` is none of them: it needs the joint table
+# of all scans.
 VOXEL_SCORES = {
     "brier": brier,
     "nll": negative_log_likelihood,
@@ -107,7 +114,10 @@ def measure_calibration(
 def _measure_regions(
     probabilities: np.ndarray, truth: np.ndarray, regions: Regions
 ) -> tuple[dict[str, float], np.ndarray]:
-    """Calibration of one scan over regions: the mean over each region with its complement, and their joint table."""
+    """Calibration of one scan: the mean over each region with its complement.
+
+    Returns the scores and the joint table of `reliability`.
+    """
     scores = []
     tables = []
     for region, members in zip(probabilities, regions.values(), strict=True):
@@ -122,7 +132,7 @@ def _measure_regions(
 
 
 def summary(scores: Sequence[Mapping[str, float]], table: np.ndarray) -> dict[str, float]:
-    """Over several scans: the error of their joint table, and means of the scores that are defined."""
+    """Over several scans: the error of the joint table, and means of the defined scores."""
     means = {"ece": expected_calibration_error(table)}
     for name in VOXEL_SCORES:
         mean = nan_mean(of_scan[name] for of_scan in scores)
@@ -132,7 +142,7 @@ def summary(scores: Sequence[Mapping[str, float]], table: np.ndarray) -> dict[st
 
 
 def risk_coverage(trust: np.ndarray, dice: np.ndarray) -> np.ndarray:
-    """Mean `1 - Dice` of the most trusted 1, 2, ... scans: (scan,). Its mean is the area under the curve."""
+    """Mean `1 - Dice` (scan,) of the most trusted 1, 2, ... scans."""
     order = np.argsort(-trust, kind="stable")
     return np.cumsum(1 - dice[order]) / np.arange(1, len(order) + 1)
 
@@ -151,12 +161,15 @@ def report_calibration(
     """Print how honest predictions with probabilities are, and write it next to `out`.
 
     Args:
-        predictions: the folder that `predict` wrote; the trust in its scans is read from its `review.csv`.
+        predictions: the folder that `predict` wrote; the trust in its scans is read from its
+            `review.csv`.
         pairs: predicted and true labels by case.
         values: the class numbers in the order of the probabilities.
         dice: by case; for cases without one, nothing is said about their trust.
-        out: the table of scores; calibration is written to `NAME_calibration.csv` and `.png` next to it.
-        regions: what the probabilities are of, where not of the classes; each is measured with its complement.
+        out: the table of scores; calibration is written to `NAME_calibration.csv` and `.png` next
+            to it.
+        regions: what the probabilities are of, where not of the classes; each is measured with its
+            complement.
     """
     scores: dict[str, dict[str, float]] = {}
     table = np.zeros((3, BINS))
@@ -206,7 +219,8 @@ def _measure_case(
         return _measure_regions(probabilities, truth, regions)
     if np.abs(probabilities.sum(0) - 1).max() > SUM_TOLERANCE:
         raise DataError(
-            f"{file.name}: its maps are not those of the classes, which add up to 1; predict it again"
+            f"{file.name}: its maps are not those of the classes, which add up to 1; "
+            "predict it again"
         )
     return measure_calibration(probabilities, np.searchsorted(values, truth))
 
@@ -223,7 +237,7 @@ def _echo_correlation(trust: Mapping[str, float], dice: Mapping[str, float]) -> 
 def draw_calibration(
     table: np.ndarray, trust: Mapping[str, float], dice: Mapping[str, float], title: str, out: Path
 ) -> None:  # fmt: skip
-    """Draw the reliability diagram and, where scans have a trust, predicted against true Dice and risk by coverage."""
+    """Draw the reliability diagram, and trust against Dice where scans have a trust."""
     cases = sorted(trust.keys() & dice.keys())
     count = 3 if len(cases) > 1 else 1
     figure = Figure(figsize=(4.2 * count, 4), layout="constrained")

@@ -76,10 +76,13 @@ CLASS_SCORES: Mapping[str, Callable[[ScoredCases], Sequence[float]]] = {
 
 
 def evaluate_classes(settings: Evaluate) -> list[Row]:
-    """Score a table of predicted classes: one row for each score; `class` is empty for a score of all classes.
+    """Score a table of predicted classes: one row for each score.
+
+    The class of a row is empty for scores of all classes together.
 
     Raises:
-        DataError: the table is damaged, no scan has a true class and a prediction, or a true class is unknown.
+        DataError: the table is damaged, no scan has a true class and a prediction, or a true class
+            is unknown.
     """
     table = read_class_table(settings.predictions / CLASS_TABLE)
     truth = _true_classes(settings.truth, settings.source, table.classes)

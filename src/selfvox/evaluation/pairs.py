@@ -85,7 +85,10 @@ def pair_cases(
 
 
 def _truth_in_folder(root: Path, predictions: Mapping[str, Path]) -> Truth:
-    """The label files of a folder: `ann_seg` is the truth of `ann`, unless a prediction is called `ann_seg`."""
+    """The label files of a folder; `ann_seg` is the truth of `ann`.
+
+    Unless a prediction is called `ann_seg` itself.
+    """
     labels = {}
     for name, path in label_files(root).items():
         labels[name if name in predictions else _LABEL_ENDING.sub("", name)] = path

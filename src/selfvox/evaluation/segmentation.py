@@ -51,7 +51,7 @@ class MaskPair:
         return surface_distances(self.predicted, self.true, self.spacing_mm)
 
     def content(self, mask: np.ndarray) -> float:
-        """Volume of a mask in ml; of a picture, whose pixels have no known size, their number."""
+        """Volume of a mask in ml; in a picture, number of pixels, which have no known size."""
         if len(self.spacing_mm) == 2:
             return float(np.count_nonzero(mask))
         return volume_ml(mask, self.spacing_mm)
@@ -165,7 +165,7 @@ def _score_case(
 
 
 def _values(label: np.ndarray) -> set[int]:
-    """The class numbers that occur; counted, which is faster than sorting as `numpy.unique` does."""
+    """The class numbers that occur; counting is faster than the sorting of `numpy.unique`."""
     return {int(value) for value in np.flatnonzero(np.bincount(label.ravel()))}
 
 
@@ -184,7 +184,7 @@ def mean_dice(rows: Sequence[Row], of_regions: bool) -> dict[str, float]:
 
 
 def print_summary(rows: Sequence[Row], cases: int) -> None:
-    """Print mean, spread and median of each score of each class and region, and of the cases' means over these."""
+    """Print mean, spread and median of each score, by class, by region and over both."""
     columns = [
         column
         for score in SCORES
@@ -211,7 +211,7 @@ def print_summary(rows: Sequence[Row], cases: int) -> None:
 
 
 def _is_of_region(row: Row) -> bool:
-    """Whether a row is of a region, whose class is text like `1+4`."""
+    """Whether a row is of a region: its class is text like `1+4`."""
     return not isinstance(row["class"], int)
 
 

@@ -85,8 +85,8 @@ def read_class_table(path: Path) -> ClassTable:
         classes = tuple(name.removeprefix(prefix) for name in columns if name.startswith(prefix))
         if not {ID_COLUMN, CLASS_COLUMN} <= set(columns) or len(classes) < 2:
             raise DataError(
-                f"{path}: columns missing; it needs id, class and {probability_column('NAME')} of each class: "
-                "predict again"
+                f"{path}: columns missing; it needs id, class and {probability_column('NAME')} "
+                "of each class: predict again"
             )
         predicted = {}
         probabilities = {}
@@ -97,7 +97,8 @@ def read_class_table(path: Path) -> ClassTable:
                 probabilities[case] = [float(row[probability_column(name)]) for name in classes]
             except (ValueError, TypeError):
                 raise DataError(
-                    f"{path} line {reader.line_num}: class or probability missing or unknown; predict again"
+                    f"{path} line {reader.line_num}: class or probability missing or unknown; "
+                    "predict again"
                 ) from None
     if not predicted:
         raise DataError(f"{path}: no predictions in it; predict again")

@@ -1,4 +1,4 @@
-"""Classify one scan in memory with trained classifiers: the same code for a notebook and for the command line."""
+"""Classify one scan in memory, for a notebook and for the command line."""
 
 from __future__ import annotations
 
@@ -35,7 +35,8 @@ def predict_image(
         models: one network, or several that vote together.
         image: with its geometry, as it was read: the recipe of the run is applied here.
         settings: of passes and votes; default: one plain prediction per network.
-        fabric: device and arithmetic; default: a GPU where there is one, in bf16 where the processor has it.
+        fabric: device and arithmetic; default: a GPU where there is one, in bf16 where the
+            processor has it.
 
     Raises:
         DataError: the image does not fit the recipe of the run.

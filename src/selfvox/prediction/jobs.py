@@ -1,4 +1,4 @@
-"""What `predict` does with every scan, for either kind of network: the files and tables of its predictions."""
+"""The files and tables that `predict` writes, for either kind of network."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def load_job(settings: Predict) -> PredictionJob:
 
     Raises:
         UsageError: they cannot vote together, or not in this way.
-        WeightsError: a run holds no intact network.
+        WeightsError: a run has no intact network.
     """
     runs = [settings.run, *settings.ensemble]
     models = [load_model(run) for run in runs]
@@ -108,7 +108,7 @@ class SegmentationJob(PredictionJob):
             "overlap": settings.overlap,
             "precision": _precision(fabric),
         }
-        card |= ensemble.passes_card(passes, [each.sha256 for each in models])
+        card |= ensemble.passes_card(passes, [network.sha256 for network in models])
         if self.segmenter.votes:
             card["maps"] = list(passes.maps)
         if model.trained_on_regions:
@@ -204,7 +204,7 @@ class ClassificationJob(PredictionJob):
             "network_sha256": model.sha256,
             "ordinal": model.network.ordinal,
             "precision": _precision(fabric),
-            **ensemble.passes_card(passes, [each.sha256 for each in models]),
+            **ensemble.passes_card(passes, [network.sha256 for network in models]),
         }
 
     def predict_case(self, case: Case, image: Image, prepared: PreparedScan) -> None:
@@ -238,7 +238,8 @@ def _refuse_mixed_kinds(
     for run, model in zip(runs[1:], models[1:], strict=True):
         if type(model) is not type(models[0]):
             raise UsageError(
-                f"{run}: {_verb(model)}, where {runs[0]} {_verb(models[0])}; leave it out of --ensemble"
+                f"{run}: {_verb(model)}, where {runs[0]} {_verb(models[0])}; "
+                "leave it out of --ensemble"
             )
 
 

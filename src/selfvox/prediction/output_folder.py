@@ -1,11 +1,15 @@
-"""The folder that `predict` writes: names of its files, which predictions exist already, and how it is read again.
+"""The folder that `predict` writes and `evaluate` reads: its files and what is finished in it.
 
-- `ID.nii.gz` or, for pictures, `ID.png`: class numbers; `ID_probabilities.nii.gz` or `.tif` on request.
-- `classes.json`: the name of each number. `regions.json`: the numbers of each region, where the run has some.
+- `ID.nii.gz` or, for pictures, `ID.png`: class numbers; `ID_probabilities.nii.gz` or `.tif` on
+  request.
+- `classes.json`: the name of each number. `regions.json`: the numbers of each region, where the run
+  has some.
 - `predictions.csv` instead of these, where whole scans were classified.
-- `predictions.json`: the network and the settings. `cases.jsonl`: hashes of each scan and of its predictions.
+- `predictions.json`: the network and the settings. `cases.jsonl`: hashes of each scan and of its
+  predictions.
 - `review.csv`: of several passes, which predictions to review first.
-- `maps/`: of several passes, on request: `ID_entropy.nii.gz` and so on, and their picture `ID_maps.png`.
+- `maps/`: of several passes, on request: `ID_entropy.nii.gz` and so on, and their picture
+  `ID_maps.png`.
 - `rejected.csv`: scans that could not be predicted, and why.
 """
 
@@ -78,7 +82,7 @@ class OutputFolder:
         return probability_file(self.label_file(case))
 
     def map_files(self, case: Case) -> dict[str, Path]:
-        """Files of the maps of a case by their ending, in a folder of their own: they are no labels."""
+        """Files of the maps of a case by their ending, in a folder of their own."""
         suffix_of_maps = ".tif" if _is_picture(case) else ".nii.gz"
         folder = self.path / MAPS_FOLDER
         return {
@@ -122,7 +126,9 @@ class OutputFolder:
         classes: Mapping[int, str],
         regions: Regions | None = None,
     ) -> list[Case]:
-        """Start or continue in the folder, which is locked; returns the cases whose predictions are missing or damaged.
+        """Start or continue in the folder, which is locked; returns the cases still to predict.
+
+        A prediction that is missing or damaged is made again.
 
         Args:
             cases: all cases to predict.
@@ -131,7 +137,8 @@ class OutputFolder:
             regions: class numbers by name.
 
         Raises:
-            UsageError: the folder contains something else, or predictions of another card or of other scans.
+            UsageError: the folder contains something else, or predictions of another card or of
+                other scans.
         """
         if self._map_endings:
             (self.path / MAPS_FOLDER).mkdir(exist_ok=True)
@@ -161,7 +168,7 @@ class OutputFolder:
         answer: Mapping[str, Any] | None = None,
         notes: Sequence[str] = (),
     ) -> None:
-        """Record what was made of a scan; called last, since a case without a record is predicted again.
+        """Record a predicted case; called last, since a case without a record is predicted again.
 
         Args:
             case: predicted.
@@ -202,8 +209,8 @@ class OutputFolder:
             return
         write_csv(table, ["id", "file", "reason"], map(dataclasses.astuple, rejected))
         raise DataError(
-            f"{self.path}: {len(rejected)} of {total} scans could not be predicted, see {REJECTED_TABLE} there; "
-            "repair or remove them and run the same command again"
+            f"{self.path}: {len(rejected)} of {total} scans could not be predicted, "
+            f"see {REJECTED_TABLE} there; repair or remove them and run the same command again"
         )
 
     def _recorded(self, key: str) -> dict[str, Mapping[str, Any]]:
@@ -211,18 +218,20 @@ class OutputFolder:
         return {case: record[key] for case, record in records.items() if key in record}
 
     def _check_card(self, card: Mapping[str, Any]) -> None:
-        """Refuse a folder whose predictions were made by another network or with other settings."""
+        """Refuse predictions that were made by another network or with other settings."""
         existing = strict_json.read_json(self.path / CARD)
         same_network = (
             isinstance(existing, dict) and existing.get("network_sha256") == card["network_sha256"]
         )
         if not same_network:
-            raise UsageError(f"{self.path}: holds predictions of another run; name another --out")
+            raise UsageError(
+                f"{self.path}: contains predictions of another run; name another --out"
+            )
         for name in {**existing, **card}:
             if existing.get(name) != card.get(name):
                 raise UsageError(
-                    f"{self.path}: was predicted with {name} {existing.get(name)}, not {card.get(name)}; "
-                    "name another --out, or use the same settings"
+                    f"{self.path}: was predicted with {name} {existing.get(name)}, "
+                    f"not {card.get(name)}; name another --out, or use the same settings"
                 )
 
     def _check_no_foreign_files(self, cases: Sequence[Case]) -> None:
@@ -236,7 +245,7 @@ class OutputFolder:
             )
 
     def _finished(self, cases: Sequence[Case]) -> set[str]:
-        """Ids of the cases whose predictions are complete; removes the records of the others."""
+        """Ids of the cases with complete predictions; removes the records of the others."""
         ledger = self.path / LEDGER
         records = _read_ledger(ledger)
         finished = set()
@@ -246,7 +255,8 @@ class OutputFolder:
             record = records[case.id]
             if record["scan"] != _digests(case):
                 raise UsageError(
-                    f"{self.path}: holds the prediction of another scan called {case.id}; name another --out"
+                    f"{self.path}: contains the prediction of another scan called {case.id}; "
+                    "name another --out"
                 )
             if self._is_finished(case, record["files"]):
                 finished.add(case.id)
@@ -256,11 +266,15 @@ class OutputFolder:
         return finished
 
     def _is_finished(self, case: Case, digests: Mapping[str, str]) -> bool:
-        """Whether the files of a case are intact, or somebody corrected its label, which is never overwritten."""
+        """Whether the files of a case are intact, or somebody corrected its label.
+
+        A corrected label is never overwritten.
+        """
         files = self.files(case)
         if files and _is_corrected(files[0], digests.get(files[0].name)):
             echo(
-                f"{files[0].name}: was changed since it was predicted; kept as it is, and the case not predicted again"
+                f"{files[0].name}: was changed since it was predicted; kept as it is, "
+                "and the case not predicted again"
             )
             return True
         return all(_is_intact(path, digests.get(path.name)) for path in files)
@@ -274,7 +288,7 @@ def probability_file(label: Path) -> Path:
 
 
 def has_region_probabilities(folder: Path) -> bool:
-    """Whether the probabilities in a folder are of regions, as a network trained on regions gives them."""
+    """Whether the probabilities in a folder are of regions that a network was trained on."""
     file = folder / CARD
     card = strict_json.read_json(file) if file.exists() else None
     return isinstance(card, dict) and card.get("trained_on") == "regions"
@@ -337,7 +351,8 @@ def label_files(folder: Path) -> dict[str, Path]:
         case_id = stem(file, ending)
         if case_id in files:
             raise DataError(
-                f"{folder}: {files[case_id].name} and {file.name} are both called {case_id}; keep one"
+                f"{folder}: {files[case_id].name} and {file.name} are both called {case_id}; "
+                "keep one"
             )
         files[case_id] = file
     labels = {name: file for name, file in files.items() if not _is_probability(name, files)}

@@ -1,4 +1,4 @@
-"""The loop over scans: which ones to predict, reading one after the other, and stopping on a signal."""
+"""The loop over scans: which ones to predict, reading them, and stopping on a signal."""
 
 from __future__ import annotations
 
@@ -71,7 +71,10 @@ def process_scans(
 
 @contextlib.contextmanager
 def stop_on_signal(out: Path) -> Iterator[None]:
-    """End as `Stopped` on SIGTERM and SIGINT, at once: files are atomic, and the same command continues the work."""
+    """End as `Stopped` on SIGTERM and SIGINT, at once.
+
+    Files are atomic, so that the same command continues the work.
+    """
     received: list[int] = []
 
     def interrupt(number: int, frame: FrameType | None) -> NoReturn:
@@ -126,14 +129,15 @@ def _cases_of_subset(dataset: Dataset, settings: Predict) -> list[Case]:
     split = read_split_if_present(settings.run / "split.json")
     if split is None:
         raise UsageError(
-            f"subset: {settings.run} has no split.json that says who is {settings.subset}; leave it out"
+            f"subset: {settings.run} has no split.json that says who is {settings.subset}; "
+            "leave it out"
         )
     subjects = set(getattr(split, settings.subset))
     cases = [case for case in dataset.cases if case.subject in subjects]
     if not cases:
         raise DataError(
-            f"{settings.scans}: holds none of the run's {len(subjects)} {settings.subset} subjects; "
-            "name the data set that the run was made from"
+            f"{settings.scans}: contains none of the run's {len(subjects)} {settings.subset} "
+            "subjects; name the data set that the run was made from"
         )
     present = {case.subject for case in cases}
     for run in settings.ensemble:
@@ -145,7 +149,7 @@ def _cases_of_subset(dataset: Dataset, settings: Predict) -> list[Case]:
 
 
 def _check_unseen(run: Path, subset: str, subjects: set[str]) -> None:
-    """Refuse a further network that was trained on, or selected by, the subjects that it is to be tested on.
+    """Refuse a further network that was trained on, or selected by, the subjects to predict.
 
     Raises:
         UsageError: names one of them.
@@ -154,16 +158,17 @@ def _check_unseen(run: Path, subset: str, subjects: set[str]) -> None:
     if split is None:
         echo(f"{run}: has no split.json, so it may have been trained on the {subset} subjects")
         return
-    seen = sorted(subjects & _seen_before(split, subset))
-    if seen:
+    leaked = sorted(subjects & _seen_before(split, subset))
+    if leaked:
         raise UsageError(
-            f"{run}: has seen {len(seen)} of the {len(subjects)} {subset} subjects, such as {printable(seen[0])}; "
-            "leave it out of --ensemble, or predict scans that are new to all"
+            f"{run}: has seen {len(leaked)} of the {len(subjects)} {subset} subjects, "
+            f"such as {printable(leaked[0])}; leave it out of --ensemble, "
+            "or predict scans that are new to all"
         )
 
 
 def _seen_before(split: Split, subset: str) -> set[str]:
-    """Subjects that make scores of a subset too good: those of the subsets that are used before it."""
+    """Subjects of the subsets that are used before this one."""
     if subset == "validation":
         return set(split.train)
     if subset == "test":
@@ -172,7 +177,7 @@ def _seen_before(split: Split, subset: str) -> set[str]:
 
 
 def _check_channels(dataset: Dataset, cases: Sequence[Case], recipe: Recipe) -> None:
-    """Refuse channels that differ from the run's; those within a file are checked when it is read."""
+    """Refuse channels other than the run's; those within a file are checked when it is read."""
     names = dataset.channel_names
     trained = recipe.channel_names
     difference = (
@@ -198,7 +203,8 @@ def _check_separate_folders(settings: Predict, cases: Sequence[Case]) -> None:
         raise UsageError(f"{settings.out}: contains the scans themselves; name another --out")
     if scans.is_dir() and out.is_relative_to(scans):
         raise UsageError(
-            f"{settings.out}: is among the scans, so that predictions would be taken for scans; name another --out"
+            f"{settings.out}: is among the scans, so that predictions would be taken for scans; "
+            "name another --out"
         )
 
 

@@ -1,4 +1,4 @@
-"""Segment one scan in memory with trained segmenters: the same code for a notebook and for the command line."""
+"""Segment one scan in memory, for a notebook and for the command line."""
 
 from __future__ import annotations
 
@@ -70,7 +70,8 @@ def predict_image(
         settings: of passes and votes; default: one plain prediction per network.
         overlap: share by which neighbouring windows overlap.
         probabilities: whether the result has probabilities too.
-        fabric: device and arithmetic; default: a GPU where there is one, in bf16 where the processor has it.
+        fabric: device and arithmetic; default: a GPU where there is one, in bf16 where the
+            processor has it.
 
     Raises:
         DataError: the image does not fit the recipe of the run.
@@ -87,7 +88,7 @@ def predict_image(
 def check_vote(
     models: Sequence[TrainedSegmenter], settings: PassSettings, runs: Sequence[Path] | None = None
 ) -> None:
-    """Refuse networks that cannot vote together, and votes that their classes or regions do not allow.
+    """Refuse networks that cannot vote together, and votes that their outputs do not allow.
 
     Args:
         models: the leading one first.
@@ -156,7 +157,8 @@ class ScanSegmenter:
         Args:
             prepared: by the recipe of the leading model.
             probabilities: whether the result has probabilities too.
-            scratch: folder for a temporary file of all passes, which percentiles need; default: the system's.
+            scratch: folder for a temporary file of all passes, which percentiles need; default: the
+                system's.
         """
         if self.votes:
             return self._vote(prepared, probabilities, scratch)
@@ -218,7 +220,8 @@ class ScanSegmenter:
     def _label_of_votes(self, voted: np.ndarray, scores: Tensor, geometry: Geometry) -> np.ndarray:
         """The vote on the scan's grid.
 
-        Where voxels change their size, each class's share of the score is resampled and then decides.
+        Where voxels change their size, each class's share of the score is resampled and then
+        decides.
         """
         model = self.models[0]
         if not model.resamples:
@@ -277,7 +280,9 @@ class ScanSegmenter:
 
 
 class ScanGridMaps(Mapping[str, np.ndarray]):
-    """Maps on the scan's grid, by ending of the file; each is moved there when it is read, to save memory.
+    """Maps on the scan's grid, by ending of the file.
+
+    Each is moved there when it is read: all of them together would fill memory.
 
     Args:
         prepared: the maps on the prepared grid.

@@ -1,4 +1,4 @@
-"""Trained networks, loaded from the folder of a fine-tuning run together with what their predictions need."""
+"""Trained networks, loaded from the folder of a fine-tuning run."""
 
 from __future__ import annotations
 
@@ -102,7 +102,8 @@ def load_model(run: Path) -> TrainedSegmenter | TrainedClassifier:
     """Load the network of a fine-tuning run, or of its `network/` folder; its card says the kind.
 
     Raises:
-        WeightsError: it is missing or damaged, its weights do not fit, or the folder is no fine-tuning run.
+        WeightsError: it is missing or damaged, its weights do not fit, or the folder is no
+            fine-tuning run.
     """
     tensors, card = _read_network(run)
     if _classifies(card):
@@ -201,7 +202,8 @@ def _read_network(run: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Tensors and card of a run's network.
 
     Raises:
-        WeightsError: they are missing or damaged; says what the folder is instead, where that is clear.
+        WeightsError: they are missing or damaged; says what the folder is instead, where that is
+            clear.
     """
     folder = part_folder(run, "network")
     if not (folder / "network.json").exists():
@@ -223,7 +225,7 @@ def _refuse_other_folder(run: Path) -> None:
         return  # a run without its network: its curves are pictures, but no scans
     scan = _first_scan(run)
     if scan is not None:
-        raise WeightsError(f"{run}: holds scans, such as {scan.name}, and is no run; {remedy}")
+        raise WeightsError(f"{run}: contains scans, such as {scan.name}, and is no run; {remedy}")
 
 
 def _verb(run: Path) -> str | None:

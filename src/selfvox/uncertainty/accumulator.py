@@ -1,4 +1,4 @@
-"""Sums over the passes of one scan, voxel by voxel: votes, probabilities, and what uncertainty maps need."""
+"""Sums over the passes of one scan, voxel by voxel: votes, probabilities and more."""
 
 from __future__ import annotations
 
@@ -19,7 +19,9 @@ STEPS = 255  # a probability is stored in this many steps, in one byte
 
 
 class VoteAccumulator:
-    """Adds up the passes over one scan; apart from the stored passes, nothing in it grows with their number.
+    """Adds up the passes over one scan.
+
+    Apart from the stored passes, nothing in it grows with their number.
 
     An output is a class, or a region where the network was trained on regions.
 
@@ -27,10 +29,11 @@ class VoteAccumulator:
         passes: how many will be added.
         labelling: what the outputs mean.
         space: edges of the scan in voxels.
-        needs: sums to keep beyond votes and probabilities, as vote rules and maps name them: `points`, `entropies`,
-            `squares`.
+        needs: sums to keep beyond votes and probabilities, as vote rules and maps name them:
+            `points`, `entropies`, `squares`.
         device: where the sums are kept.
-        passes_file: file for the probabilities of every pass, in 255ths, (pass, output, *space); None stores none.
+        passes_file: file for the probabilities of every pass, in 255ths, (pass, output, *space);
+            None stores none.
     """
 
     def __init__(
@@ -70,17 +73,17 @@ class VoteAccumulator:
         """Whether the probabilities of every pass are kept."""
         return self._stored is not None
 
-    def add(self, number: int, part: ScanPart, probabilities: Tensor) -> None:
-        """Add the probabilities (output, *part) of pass `number` in a part of the scan."""
-        all_outputs = (slice(None), *part)
+    def add(self, number: int, place: ScanPart, probabilities: Tensor) -> None:
+        """Add the probabilities (output, *place) of pass `number` in a part of the scan."""
+        all_outputs = (slice(None), *place)
         for output, mask in enumerate(self.labelling.masks(probabilities)):
-            self.ballots[output][part] += mask
+            self.ballots[output][place] += mask
             self.voxels[number, output] += int(mask.sum())
         self.sums[all_outputs] += probabilities
         if self.squares is not None:
             self.squares[all_outputs].addcmul_(probabilities, probabilities)
         if self.entropies is not None:
-            self.entropies[part] += self.labelling.entropy(probabilities)
+            self.entropies[place] += self.labelling.entropy(probabilities)
         if self.points is not None:
             self.points[all_outputs] += borda_points(probabilities[None])
         if self._stored is not None:
@@ -92,7 +95,7 @@ class VoteAccumulator:
         return self.sums / self.passes
 
     def stored_passes(self, output: int, start: int, stop: int) -> np.ndarray:
-        """Probabilities of one output in 255ths, (pass, voxel) uint8, of the voxels from `start` to `stop`."""
+        """Probabilities of one output in 255ths, (pass, voxel) uint8, of a range of voxels."""
         assert self._stored is not None
         return np.array(self._stored[:, output].reshape(self.passes, -1)[:, start:stop])
 
@@ -103,7 +106,7 @@ class VoteAccumulator:
 
 
 def _reserve(path: Path, size: int) -> None:
-    """Make a file of `size` bytes on the disk: a mapped file that fills the disk later kills the process."""
+    """Reserve `size` bytes on the disk: a mapped file that fills it later kills the process."""
     with path.open("wb") as file:
         if hasattr(os, "posix_fallocate"):
             os.posix_fallocate(file.fileno(), 0, size)

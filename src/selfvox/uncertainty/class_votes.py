@@ -1,4 +1,4 @@
-"""Votes of several passes over one scan on its class: the decision, the mean with its interval, entropy and trust."""
+"""Votes of several passes on the class of a scan: decision, mean, interval and trust."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ DIGITS = 6  # of shares in files
 
 @dataclass(frozen=True)
 class ClassVotes:
-    """What the passes over one scan say about its class; sequences are in the order of the classes."""
+    """What the passes over one scan decide on; sequences are in the order of the classes."""
 
     name: str  # of the class that they decide on
     probabilities: Sequence[float]  # mean over the passes
@@ -35,7 +35,7 @@ class ClassVotes:
     trust: float  # share of the passes that vote for the class
 
     def to_json(self, with_votes: bool) -> dict[str, Any]:
-        """As `cases.jsonl` stores it; of a single pass, the class and its probabilities are all there is."""
+        """As `cases.jsonl` stores it; of a single pass, the class and the probabilities alone."""
         answer = {"class": self.name, "probabilities": _rounded(self.probabilities)}
         if not with_votes:
             return answer
@@ -54,7 +54,8 @@ def count_class_votes(
 ) -> ClassVotes:
     """Let the passes over one scan decide on its class.
 
-    A pass votes for the class that it would predict alone; Borda's count ranks the classes by their probability.
+    A pass votes for the class that it would predict alone; Borda's count ranks the classes by their
+    probability.
 
     Args:
         passes: (pass, class) probabilities.
@@ -86,7 +87,7 @@ def count_class_votes(
 def write_class_review(
     path: Path, answers: Mapping[str, Mapping[str, Any]], names: Sequence[str]
 ) -> None:
-    """Write the cases as a table, the least trusted first; of equal trust, those of larger entropy first.
+    """Write the cases as a table, the least trusted first, then those of larger entropy.
 
     Args:
         path: of the table.

@@ -1,4 +1,4 @@
-"""Several predictions of one scan: how they are made, which networks may vote together, and what is recorded of it."""
+"""Several predictions of one scan: their settings, and which networks may vote together."""
 
 from __future__ import annotations
 
@@ -68,12 +68,13 @@ def check_compatible(runs: Sequence[Path], facts: Sequence[Mapping[str, Any]]) -
         for name, value in own_facts.items():
             if value != facts[0][name]:
                 raise UsageError(
-                    f"{run}: its {name} differs from that of {runs[0]}; leave it out, or train both on one store"
+                    f"{run}: its {name} differs from that of {runs[0]}; "
+                    "leave it out, or train both on one store"
                 )
 
 
 def check_vote(settings: PassSettings, names: Sequence[str], of_regions: bool = False) -> None:
-    """Refuse a vote that the classes, or the regions that a network was trained on, do not allow."""
+    """Refuse a vote that the classes, or the regions of the training, do not allow."""
     if settings.passes > 1 and settings.dropout.encoder == settings.dropout.decoder == 0:
         raise UsageError("passes: without dropout all passes would be the same; give a rate")
     needed = VOTE_RULES[settings.vote].setting
@@ -94,12 +95,15 @@ def check_vote(settings: PassSettings, names: Sequence[str], of_regions: bool = 
     if settings.union_class is not None and settings.union_class not in names:
         kind = "region" if of_regions else "class"
         raise UsageError(
-            f"union_class: no {kind} is called '{settings.union_class}'{did_you_mean(settings.union_class, names)}"
+            f"union_class: no {kind} is called '{settings.union_class}'"
+            f"{did_you_mean(settings.union_class, names)}"
         )
 
 
 def passes_card(settings: PassSettings, sha256s: Sequence[str]) -> dict[str, Any]:
-    """What `predictions.json` records of the passes: all that their bytes depend on; empty for a plain prediction.
+    """What `predictions.json` records of the passes; nothing for a plain prediction.
+
+    All that the bytes of the predictions depend on.
 
     Args:
         settings: of the passes.

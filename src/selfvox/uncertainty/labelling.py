@@ -1,4 +1,4 @@
-"""How the outputs of a network become a label: as classes that exclude each other, or as regions that overlap."""
+"""How outputs become a label: classes that exclude each other, or regions that overlap."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Labelling(ABC):
 
     @abstractmethod
     def masks(self, probabilities: Tensor) -> Iterator[Tensor]:
-        """Where a pass alone would label each output: masks (*space) from (output, *space), in their order."""
+        """Masks (*space) of what a pass alone would label, in the order of (output, *space)."""
 
     @abstractmethod
     def entropy(self, probabilities: Tensor) -> Tensor:
@@ -58,10 +58,10 @@ class ClassLabelling(Labelling):
 
 @dataclass(frozen=True)
 class RegionLabelling(Labelling):
-    """Regions that may overlap, each with a probability of its own: present above a half, later ones win.
+    """Regions that may overlap: each is present above a half, and later ones win.
 
     Args:
-        members: for each region, the indices of the regions that lie in it, its own among them; see
+        members: for each region, the indices of the regions inside it, its own among them; see
             `regions.nested_regions`.
     """
 
@@ -83,7 +83,7 @@ class RegionLabelling(Labelling):
         )
 
     def entropy(self, probabilities: Tensor) -> Tensor:
-        """(region, *space) -> (*space), in nats: the mean over the regions of each one with its complement."""
+        """(region, *space) -> (*space), in nats: mean over each region with its complement."""
         entropies = [entropy(torch.stack([region, 1 - region])) for region in probabilities]
         return torch.stack(entropies).mean(0)
 

@@ -1,4 +1,4 @@
-"""Uncertainty maps: where passes disagree, as a table of map functions; percentiles over passes; and their picture."""
+"""Uncertainty maps: where passes disagree, as a table of functions, and their picture."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from selfvox import plotting
 from selfvox.uncertainty.accumulator import STEPS, VoteAccumulator
 
 PERCENTILES = (5, 25, 50, 75, 95)
-# voxels whose percentiles are computed at once: fewer cost calls, more leave the processor's cache
+# voxels per computation of percentiles: fewer cost calls, more leave the processor's cache
 CHUNK = 2**16
 
 RegionIndices = Sequence[Sequence[int]]  # for each region, the indices of its classes
@@ -35,8 +35,8 @@ class UncertaintyMap:
     """A kind of map.
 
     Args:
-        compute: maps (file, *space) or (file, class or region, *space), one for each file, from the sums over the
-            passes and the regions whose maps are wanted next to those of the classes.
+        compute: maps (file, *space) or (file, class or region, *space), one for each file, from the
+            sums over the passes and the regions to map next to the classes.
         files: endings of the files' names.
         needs: names of the sums that an accumulator keeps for it.
         stores_passes: it is computed from the stored probabilities of every pass.
@@ -60,7 +60,7 @@ def entropy_map(accumulator: VoteAccumulator) -> np.ndarray:
 
 
 def mutual_information_map(accumulator: VoteAccumulator) -> np.ndarray:
-    """(*space), in nats: the entropy of the mean less the mean entropy of the passes (Gal et al. 2017).
+    """(*space), in nats: entropy of the mean less mean entropy of the passes (Gal et al. 2017).
 
     It is the uncertainty of the network, without that of the scan.
     """
@@ -82,7 +82,9 @@ def variance_map(accumulator: VoteAccumulator) -> np.ndarray:
 
 
 def percentile_maps(accumulator: VoteAccumulator, regions: RegionIndices = ()) -> np.ndarray:
-    """Percentiles over the passes of each class's probability, and of each region's, the sum of its classes'.
+    """Percentiles over the passes of the probability of each class, and of each region.
+
+    A region's probability is the sum of its classes'.
 
     Args:
         accumulator: with the passes stored.
@@ -107,7 +109,8 @@ def percentile_maps(accumulator: VoteAccumulator, regions: RegionIndices = ()) -
     return maps.reshape(len(PERCENTILES), len(groups), *accumulator.space)
 
 
-# The one list of maps. `settings.verbs` names them a second time, to check an option; a test compares the two.
+# The one list of maps. `settings.verbs` names them a second time, to check an option;
+# a test compares the two.
 MAPS = {
     "entropy": UncertaintyMap(
         compute=lambda accumulator, regions: entropy_map(accumulator)[None],
@@ -158,20 +161,20 @@ def _in_order(names: Iterable[str]) -> list[str]:
 # percentiles
 
 
-def percentiles(passes: np.ndarray, wanted: Sequence[float]) -> np.ndarray:
-    """Percentiles over the first axis, with linear interpolation: those of `numpy.percentile`, many times as fast.
+def percentiles(passes: np.ndarray, percents: Sequence[float]) -> np.ndarray:
+    """Percentiles over the first axis, as `numpy.percentile` interpolates, but much faster.
 
     Args:
         passes: (pass, voxel) integers, such as probabilities in 255ths.
-        wanted: percentiles, 0 to 100.
+        percents: which percentiles, 0 to 100.
 
     Returns:
         (percentile, voxel) float32.
     """
-    places = [percentile / 100 * (len(passes) - 1) for percentile in wanted]
+    places = [percent / 100 * (len(passes) - 1) for percent in percents]
     ranks = {math.floor(place) for place in places} | {math.ceil(place) for place in places}
     steps = _comparators(len(passes), tuple(sorted(ranks)))
-    values = np.empty((len(wanted), passes.shape[1]), np.float32)
+    values = np.empty((len(percents), passes.shape[1]), np.float32)
     for start in range(0, passes.shape[1], CHUNK):
         rows = _sort(list(passes[:, start : start + CHUNK].copy()), steps)
         for target, place in zip(values, places, strict=True):
@@ -182,7 +185,7 @@ def percentiles(passes: np.ndarray, wanted: Sequence[float]) -> np.ndarray:
 
 
 def _sort(rows: list[np.ndarray], steps: Iterable[tuple[int, int, str]]) -> list[np.ndarray]:
-    """Rows (voxel,) sorted voxel by voxel, in the ranks that the steps were made for; changed in place."""
+    """Rows (voxel,) sorted voxel by voxel, in the ranks of the steps; changed in place."""
     spare = np.empty_like(rows[0])
     for low, high, keeps in steps:
         if keeps == "low":
@@ -192,18 +195,22 @@ def _sort(rows: list[np.ndarray], steps: Iterable[tuple[int, int, str]]) -> list
         else:
             np.minimum(rows[low], rows[high], out=spare)
             np.maximum(rows[low], rows[high], out=rows[high])
-            rows[low], spare = spare, rows[low]
+            # the lower values take the place of their row, which becomes the next spare
+            lower = spare
+            spare = rows[low]
+            rows[low] = lower
     return rows
 
 
 @functools.lru_cache
 def _comparators(count: int, ranks: tuple[int, ...]) -> list[tuple[int, int, str]]:
-    """Batcher's odd-even merge sort of `count` values, without the steps that the wanted ranks do not need.
+    """Batcher's odd-even merge sort of `count` values, as far as the ranks need it.
 
-    Each step puts the lower of two values first; the third entry says which of them a later step needs.
+    Each step puts the lower of two values first; the third entry says which of them a later step
+    needs.
     """
     needed = set(ranks)
-    kept = []
+    useful = []
     for low, high in reversed(_merge_sort_steps(count)):
         if low in needed and high in needed:
             keeps = "both"
@@ -213,9 +220,9 @@ def _comparators(count: int, ranks: tuple[int, ...]) -> list[tuple[int, int, str
             keeps = "high"
         else:
             continue
-        kept.append((low, high, keeps))
+        useful.append((low, high, keeps))
         needed |= {low, high}
-    return kept[::-1]
+    return useful[::-1]
 
 
 def _merge_sort_steps(count: int) -> list[tuple[int, int]]:
@@ -256,7 +263,7 @@ class MapPicture:
 
 
 def draw_maps(out: Path, picture: MapPicture) -> None:
-    """Draw maps over the scan, and rows of percentiles as in paper B Fig. 7, at the most informative slice."""
+    """Draw the maps of a scan at its most informative slice; percentiles as in paper B Fig. 7."""
     shown_parts: list[int] = []
     if picture.percentiles is not None:
         # the background's row would show nothing that the others do not
@@ -300,7 +307,7 @@ def _draw_overlay(
 
 
 def _draw_percentiles(row: Sequence[Axes], picture: MapPicture, index: int, level: int) -> None:
-    """The percentiles of one class or region, its truth outlined, or its vote where there is no truth."""
+    """The percentiles of one class or region, with the outline of its truth or else its vote."""
     assert picture.percentiles is not None
     name, members = picture.parts[index]
     reference = "truth" if "truth" in picture.labels else "vote"

@@ -1,7 +1,8 @@
-"""Monte-Carlo dropout (paper B 2.3): dropout after the activations of a trained network, with fixed masks per pass.
+"""Monte-Carlo dropout after the activations of a trained network (paper B 2.3).
 
-The masks of a pass follow from the seed, the number of the pass and the layer alone, and are the same for every input
-of one size. Passes go through the network several at a time, each with its own masks.
+The masks of a pass follow from the seed, the number of the pass and the layer alone, and are the
+same for every input of one size. Passes go through the network several at a time, each with its own
+masks.
 """
 
 from __future__ import annotations
@@ -50,9 +51,9 @@ class Dropout:
 class DropoutMasks:
     """Dropout after each activation of an encoder and its decoder, while entered.
 
-    Dropping channels, a mask is a draw for each channel. Dropping elements, it is a stretch of one long random sequence
-    that starts at a random place: any pass drops the same share, any two drop independently at a given position, and
-    nothing has to be drawn or kept for each pass.
+    Dropping channels, a mask is a draw for each channel. Dropping elements, it is a stretch of one
+    long random sequence that starts at a random place: any pass drops the same share, any two drop
+    independently at a given position, and nothing has to be drawn or kept for each pass.
 
     Args:
         encoder: part of a network.
@@ -66,13 +67,14 @@ class DropoutMasks:
     def __init__(self, encoder: nn.Module, decoder: nn.Module, dropout: Dropout):
         self.dropout = dropout
         self.layers: list[tuple[nn.Module, float]] = []  # activations, and the rate after each
-        for part, rate in ((encoder, dropout.encoder), (decoder, dropout.decoder)):
+        for network, rate in ((encoder, dropout.encoder), (decoder, dropout.decoder)):
             if rate == 0:
                 continue
-            activations = [module for module in part.modules() if is_activation(module)]
+            activations = [module for module in network.modules() if is_activation(module)]
             if not activations:
                 raise UsageError(
-                    f"dropout: {type(part).__name__} has no activation layer to drop units after; set its rate to 0"
+                    f"dropout: {type(network).__name__} has no activation layer to drop units "
+                    "after; set its rate to 0"
                 )
             self.layers += [(module, rate) for module in activations]
         self._hooks: list[RemovableHandle] = []
@@ -97,7 +99,7 @@ class DropoutMasks:
         self._hooks = []
 
     def begin(self, passes: Sequence[int]) -> None:
-        """Start a forward pass, whose sample n is of pass `passes[n]`; called before each."""
+        """Start a forward pass; its sample n is of pass `passes[n]`."""
         self._passes = passes
         self._sites = itertools.count()
 
@@ -123,26 +125,29 @@ class DropoutMasks:
         return dropped
 
     def _draw(self, number: int, site: int, rate: float, channels: int) -> Any:
-        """The mask (channel,) of a pass, or where its mask starts in the random sequence; drawn once."""
+        """The mask (channel,) of a pass, or where it starts in the random sequence; drawn once."""
         if (number, site) not in self._draws:
             rng = np.random.default_rng((self.dropout.seed, number, site))
             if self.dropout.kind == "channel":
-                kept = (rng.random(channels) >= rate).astype(np.float32)
-                self._draws[number, site] = kept / np.float32(1 - rate)
+                mask = (rng.random(channels) >= rate).astype(np.float32)
+                self._draws[number, site] = mask / np.float32(1 - rate)
             else:
                 self._draws[number, site] = int(rng.integers(SHIFTS))
         return self._draws[number, site]
 
     def _sequence(self, rate: float, like: Tensor) -> Tensor:
-        """0 with probability `rate`, else 1 / (1 - rate); long enough for one sample of `like` from any start."""
+        """Random sequence: 0 with probability `rate`, else 1 / (1 - rate).
+
+        It is long enough for one sample of `like` from any start.
+        """
         length = SHIFTS + like[0].numel()
         sequence = self._sequences.get((rate, like.dtype))
         if sequence is None or len(sequence) < length:
             # one stream of numbers: a longer sequence begins with the shorter one; 2**32 is no pass
             rng = np.random.default_rng((self.dropout.seed, 2**32))
-            kept = rng.random(length, np.float32) >= rate
+            mask = rng.random(length, np.float32) >= rate
             # scaled as in training, so that the expected activation stays the same
-            sequence = torch.from_numpy(kept).to(like).div_(1 - rate)
+            sequence = torch.from_numpy(mask).to(like).div_(1 - rate)
             self._sequences[rate, like.dtype] = sequence
         return sequence
 

@@ -1,8 +1,9 @@
-"""Many passes over one scan by Monte-Carlo dropout (paper B 2.3): sub-networks that go over it together.
+"""Many passes over one scan by Monte-Carlo dropout (paper B 2.3).
 
-One pass is one sub-network: its masks follow from the seed, the number of the pass and the layer alone, and are the
-same in every window of every scan. Passes go through the network several at a time, each with its own masks. Memory
-does not grow with their number: probabilities are handed out slab by slab.
+One pass is one sub-network: its masks follow from the seed, the number of the pass and the layer
+alone, and are the same in every window of every scan. Passes go through the network several at a
+time, each with its own masks. Memory does not grow with their number: probabilities are handed out
+slab by slab.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ class _DropLayer(nn.Module):
 
 
 class SubNetworks:
-    """A trained segmenter with dropout after each of its activations, while entered; pass t is its t-th sub-network.
+    """A trained segmenter with dropout, while entered; pass t is its t-th sub-network.
 
     Args:
         network: trained.
@@ -65,7 +66,7 @@ class SubNetworks:
 
     @functools.cached_property
     def _parts(self) -> tuple[nn.Module, nn.Module] | None:
-        """The network up to where dropout begins, and from there on; None where torch.fx cannot trace it."""
+        """The network before and after the first dropout; None where torch.fx cannot trace it."""
         layers = {module: _DropLayer(self.masks.drop, rate) for module, rate in self.masks.layers}
         parts = split_network(nn.Sequential(self.network.encoder, self.network.decoder), layers)
         if parts is None:
@@ -82,7 +83,7 @@ class SubNetworks:
         self.masks.__exit__(*error)
 
     def shared(self, window: Tensor) -> list[Tensor]:
-        """What all passes have in common in a window (1, channel, *space): all that no dropout precedes.
+        """What the passes share of a window (1, channel, *space): all before the first dropout.
 
         Of a network that torch.fx cannot trace: the encoder's maps, or the window itself.
         """
@@ -115,10 +116,10 @@ def run_passes(
     receive: PassReceiver,
     slice_axis: int | None = None,
 ) -> None:
-    """Predict a scan by many sub-networks; the windows and their weights are those of `segment_scan`.
+    """Predict a scan by many sub-networks, with the windows and weights of `segment_scan`.
 
-    As many passes as memory allows go over the scan together, so that what they share is computed once for all of
-    them.
+    As many passes as memory allows go over the scan together, so that what they share is computed
+    once for all of them.
 
     Args:
         networks: entered.
@@ -126,9 +127,10 @@ def run_passes(
         window: edges of the windows in voxels.
         overlap: share by which neighbours overlap.
         passes: numbers of the sub-networks.
-        receive: called with the number of a pass, a part of the scan, and the probabilities (class or region, *part)
-            there; every voxel of every pass once.
-        slice_axis: a 2D network's: each slice along this axis of the volume is a picture of its own.
+        receive: called with the number of a pass, a part of the scan, and the probabilities (class
+            or region, *part) there; every voxel of every pass once.
+        slice_axis: a 2D network's: each slice along this axis of the volume is a picture of its
+            own.
     """
     if slice_axis is None:
         _sweep_all(networks, image, window, overlap, passes, receive)
@@ -136,10 +138,10 @@ def run_passes(
     for place, picture in enumerate(image.unbind(1 + slice_axis)):
 
         def receive_slice(
-            number: int, part: ScanPart, probabilities: Tensor, place: int = place
+            number: int, scan_part: ScanPart, probabilities: Tensor, place: int = place
         ) -> None:
             """Give a part of the picture its place in the volume."""
-            in_volume = (*part[:slice_axis], slice(place, place + 1), *part[slice_axis:])
+            in_volume = (*scan_part[:slice_axis], slice(place, place + 1), *scan_part[slice_axis:])
             receive(number, in_volume, probabilities.unsqueeze(1 + slice_axis))
 
         _sweep_all(networks, picture, window, overlap, passes, receive_slice)
@@ -154,22 +156,22 @@ def _sweep_all(
     receive: PassReceiver,
 ) -> None:
     """All passes over a volume or a picture, in blocks as large as memory allows."""
-    padded, before = pad_to_window(image[None], window)
+    padded, margins = pad_to_window(image[None], window)
     size = padded.shape[2:]
     inside = image.shape[1:]
     other_axes = (slice(None),) * (len(size) - 1)
 
     def receive_planes(number: int, first: int, probabilities: Tensor) -> None:
         """Leave out what the scan was padded with; `first` is the number of the first plane."""
-        start = max(first, before[0])
-        stop = min(first + probabilities.shape[1], before[0] + inside[0])
+        start = max(first, margins[0])
+        stop = min(first + probabilities.shape[1], margins[0] + inside[0])
         if start >= stop:
             return
-        kept = probabilities[:, start - first : stop - first]
+        inner = probabilities[:, start - first : stop - first]
         for axis in range(1, len(size)):
-            kept = kept.narrow(1 + axis, before[axis], inside[axis])
-        planes = slice(start - before[0], stop - before[0])
-        receive(number, (planes, *other_axes), kept)
+            inner = inner.narrow(1 + axis, margins[axis], inside[axis])
+        planes = slice(start - margins[0], stop - margins[0])
+        receive(number, (planes, *other_axes), inner)
 
     batch = PASSES_AT_ONCE[image.device.type]
     slab_bytes = 4 * networks.network.classes * window[0] * math.prod(size[1:])  # of one pass
@@ -187,7 +189,7 @@ def _sweep(
     passes: Sequence[int],
     receive: Callable[[int, int, Tensor], None],
 ) -> None:
-    """One way through the scan; all passes' logits are in a slab as thick as a window, which moves along."""
+    """One way through the scan, with the logits of all passes in a slab that moves along."""
     size = padded.shape[2:]
     slab = _Slab(len(passes), networks.network.classes, (window[0], *size[1:]), padded.device)
     weight = compute_importance_map(tuple(window), "gaussian", device=padded.device)
@@ -195,7 +197,7 @@ def _sweep(
     position = 0  # of the slab's first plane
 
     def finish(planes: int) -> None:
-        """Hand out the first planes, which no later window reaches, and move the slab by as many."""
+        """Hand out the first planes, which no later window reaches, and move on."""
         for number, logits in zip(passes, slab.mean_logits(planes), strict=True):
             is_regions = networks.overlapping
             receive(number, position, logits.sigmoid() if is_regions else logits.softmax(0))
@@ -269,7 +271,7 @@ def _steps(window: Sequence[int], size: Sequence[int], overlap: float) -> list[i
 def _logits(
     networks: SubNetworks, shared: Sequence[Tensor], passes: Sequence[int], size: Sequence[int]
 ) -> Tensor:
-    """Logits (pass, class, *size) of a few passes; on a device whose memory they fill, in halves."""
+    """Logits (pass, class, *size) of a few passes; in halves where they fill the memory."""
     batch = list(passes)
     if shared[0].device.type == "cpu":
         # always a full batch: the arithmetic of a single pass differs in the last digit

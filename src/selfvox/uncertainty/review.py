@@ -1,4 +1,4 @@
-"""Which predictions to review first: volumes, agreement and entropy of the passes over each scan, as a table."""
+"""Which predictions to review first: volumes, agreement and entropy as a table."""
 
 from __future__ import annotations
 
@@ -29,17 +29,19 @@ def review_votes(
     regions: Regions | None = None,
     trained_on_regions: bool = False,
 ) -> dict[str, Any]:
-    """Volumes with their interval, agreement of the passes with their vote, and entropy, of one scan.
+    """Volumes with their interval, agreement with the vote, and entropy, of one scan.
 
-    Agreement is the Dice of all passes together with their vote, `2 sum |pass and vote| / sum (|pass| + |vote|)`; 1
-    where neither any pass nor the vote has the class. Trust is its mean over the classes above 0; where the network
-    was trained on regions, over these, and classes are not measured.
+    Agreement is the Dice of all passes together with their vote, `2 sum |pass and vote| / sum
+    (|pass| + |vote|)`; 1 where neither any pass nor the vote has the class. Trust is its mean over
+    the classes above 0; where the network was trained on regions, over these, and classes are not
+    measured.
 
     Args:
         accumulator: of all passes.
         label: their vote (*space), class indices.
         classes: name by class number.
-        spacing_mm: edges of a voxel; the pixels of a picture, which have no known size, are counted instead.
+        spacing_mm: edges of a voxel; the pixels of a picture, which have no known size, are counted
+            instead.
         regions: sets of classes to measure too.
         trained_on_regions: whether the outputs are these regions.
     """
@@ -57,7 +59,7 @@ def review_votes(
         mask = _has_any(label, numbers)
         of_regions.append({"region": name, **_measure(accumulator, outputs, mask, voxel)})
     return {
-        "trust": statistics.fmean(part["agreement"] for part in of_classes or of_regions),
+        "trust": statistics.fmean(entry["agreement"] for entry in of_classes or of_regions),
         "entropy": _mean_entropy(accumulator, label),
         "volumes_in": "ml" if is_volume else "px",
         "classes": of_classes,
@@ -71,8 +73,8 @@ def write_review(
     """Write the reviews, by case id, as a table, the least trusted first."""
     first = next(iter(reviews.values()))
     unit = first["volumes_in"]
-    names = [classes[part["class"]] for part in first["classes"]]
-    names += [part["region"] for part in first["regions"]]
+    names = [classes[entry["class"]] for entry in first["classes"]]
+    names += [entry["region"] for entry in first["regions"]]
     header = ["case", "trust", "entropy"]
     for name in names:
         header += [f"{name} {unit}", f"{name} low", f"{name} high", f"{name} agreement"]
@@ -80,8 +82,8 @@ def write_review(
     for case in sorted(reviews, key=lambda case: (reviews[case]["trust"], natural_key(case))):
         review = reviews[case]
         row = [case, review["trust"], review["entropy"]]
-        for part in (*review["classes"], *review["regions"]):
-            row += [part[measure] for measure in _MEASURES]
+        for entry in (*review["classes"], *review["regions"]):
+            row += [entry[measure] for measure in _MEASURES]
         rows.append(row)
     write_csv(path, header, rows)
 
@@ -94,7 +96,7 @@ def _has_any(label: Tensor, numbers: Sequence[int]) -> Tensor:
 def _measure(
     accumulator: VoteAccumulator, outputs: Sequence[int], vote: Tensor, voxel: float
 ) -> dict[str, float]:
-    """Volume, its interval over the passes, and agreement with the vote, of some outputs taken together.
+    """Volume, its interval over the passes, and agreement with the vote, of several outputs.
 
     Args:
         accumulator: of all passes.
@@ -119,7 +121,7 @@ def _measure(
 
 
 def _mean_entropy(accumulator: VoteAccumulator, label: Tensor) -> float | None:
-    """Mean entropy of the mean probabilities over the labelled voxels, in nats; None without any."""
+    """Mean entropy of the mean probabilities over the labelled voxels, in nats, if any."""
     voxels = int((label > 0).sum())
     if not voxels:
         return None

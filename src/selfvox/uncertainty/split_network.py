@@ -1,4 +1,4 @@
-"""Split a network in two: what depends on its input alone, and what comes after layers that change every time."""
+"""Split a network in two: before and after layers that change every time."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ def split_network(
         layer_after: by a module of the network, the layer that its output goes through.
 
     Returns:
-        `early`, from the input to a tuple of tensors, and `late`, from these to the network's output; both use the
-        network's own layers. None where torch.fx cannot trace the network, or the late part would write into what is
-        shared.
+        `early`, from the input to a tuple of tensors, and `late`, from these to the network's
+        output; both use the network's own layers. None where torch.fx cannot trace the network, or
+        the late part would write into what is shared.
     """
     try:
         tracer = _Tracer(layer_after)
         traced = fx.GraphModule(network, tracer.trace(network))
-    except Exception:  # whatever the network's own code does with the stand-in for its input
+    except Exception:  # whatever the network's own code does with the tracer's proxy of its input
         return None
     late = _insert(traced, layer_after)
     for node in traced.graph.nodes:
@@ -71,14 +71,14 @@ def _insert(traced: fx.GraphModule, layer_after: Mapping[nn.Module, nn.Module]) 
 
 
 def _written_value(node: fx.Node) -> object:
-    """The value that a node changes in place, or None; `+=` makes a new value, once it is traced."""
+    """The value that a node changes in place; once it is traced, `+=` makes a new one."""
     return node.args[0] if node.op == "call_method" and str(node.target).endswith("_") else None
 
 
 def _separate(
     traced: fx.GraphModule, late: Collection[fx.Node]
 ) -> tuple[fx.GraphModule, fx.GraphModule]:
-    """The graph without its late nodes, whose outputs are what these use; and the late nodes."""
+    """The early nodes as a graph that gives what the late ones use; and the late nodes."""
     nodes = list(traced.graph.nodes)
     constants = {node for node in nodes if node.op == "get_attr"}  # both parts read their own
     shared = [

@@ -1,7 +1,8 @@
-"""Vote rules: what several predictions of one scan decide together, as pure functions and one table of them.
+"""Vote rules: what several predictions of one scan decide together, as one table.
 
-A pass votes, in every voxel, for its most probable class. Each rule gives every class a score, and the highest score
-wins. Ties go to the lower class index everywhere: within a pass, between the ranks of Borda's count, and at the end.
+A pass votes, in every voxel, for its most probable class. Each rule gives every class a score, and
+the highest score wins. Ties go to the lower class index everywhere: within a pass, between the
+ranks of Borda's count, and at the end.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from torch import Tensor
 
 
 class VoteTotals(NamedTuple):
-    """Sums over the passes that rules decide by; "class" is a region where the network was trained on regions."""
+    """Sums over the passes that rules decide by; a "class" may be a region."""
 
     ballots: Tensor  # (class, *space): passes that vote for each class
     probabilities: Tensor  # (class, *space): summed over the passes
@@ -36,11 +37,12 @@ class VoteRule:
 
     Args:
         score: scores (class, *space), of which the highest wins.
-        score_regions: shares (region, *space), 0 to 1, where a region is present above a half; None where regions,
-            each present or absent, have no such vote.
+        score_regions: shares (region, *space), 0 to 1, where a region is present above a half; None
+            where regions, each present or absent, have no such vote.
         needs: names of the sums that an accumulator keeps for this rule alone.
         setting: the setting of `predict` that the rule needs.
-        averages_probabilities: scores are mean probabilities, so that ordered classes are decided by their median.
+        averages_probabilities: scores are mean probabilities, so that ordered classes are decided
+            by their median.
     """
 
     score: Callable[[VoteTotals, VoteOptions], Tensor]
@@ -51,15 +53,16 @@ class VoteRule:
 
 
 def count_ballots(probabilities: Tensor) -> Tensor:
-    """(pass, class, *space) -> (class, *space) int64: for how many passes each class is the most probable."""
+    """(pass, class, *space) -> (class, *space) int64: passes with each class most probable."""
     votes = probabilities.argmax(1)
     return torch.stack([(votes == number).sum(0) for number in range(probabilities.shape[1])])
 
 
 def borda_points(probabilities: Tensor) -> Tensor:
-    """(pass, class, *space) -> (class, *space) int64: Borda's points summed over the passes (paper B 2.3).
+    """(pass, class, *space) -> (class, *space) int64: Borda's points of all passes (paper B 2.3).
 
-    The most probable class of a pass gets as many points as there are other classes, the least probable none.
+    The most probable class of a pass gets as many points as there are other classes, the least
+    probable none.
     """
     classes = probabilities.shape[1]
     points = []
@@ -74,13 +77,13 @@ def borda_points(probabilities: Tensor) -> Tensor:
 
 
 def weighted(ballots: Tensor, weights: Sequence[float]) -> Tensor:
-    """Scores (class, *space): the number of votes times the weight of the class (paper B: 1, 2, 2)."""
+    """Scores (class, *space): votes times the weight of the class (paper B: 1, 2, 2)."""
     per_class = torch.tensor(weights, dtype=torch.float32, device=ballots.device)
     return ballots * per_class.reshape(-1, *(1,) * (ballots.ndim - 1))
 
 
 def union(ballots: Tensor, union_index: int) -> Tensor:
-    """Scores (class, *space): one class gets all votes wherever any pass votes for it; elsewhere votes stay."""
+    """Scores (class, *space): one class gets all votes wherever any pass votes for it."""
     has_vote = ballots[union_index] > 0
     scores = torch.where(has_vote, 0, ballots)
     all_votes = ballots.sum(0, dtype=ballots.dtype)
@@ -89,7 +92,7 @@ def union(ballots: Tensor, union_index: int) -> Tensor:
 
 
 def winner(scores: Tensor) -> Tensor:
-    """(class, *space) -> class indices (*space), uint8 or int16: the highest score, of equal ones the lowest index."""
+    """(class, *space) -> (*space), uint8 or int16: index of the highest score, or the lowest tie."""
     # no argmax: its int64 takes more memory than all votes together
     best = scores[0].clone()
     dtype = torch.uint8 if len(scores) <= 256 else torch.int16
@@ -117,7 +120,8 @@ def _borda_totals(totals: VoteTotals, options: VoteOptions) -> Tensor:
     return totals.points
 
 
-# The one list of votes. `settings.verbs` names them a second time, as choices of an option; a test compares the two.
+# The one list of votes. `settings.verbs` names them a second time, as choices of an option;
+# a test compares the two.
 VOTE_RULES = {
     "majority": VoteRule(
         score=lambda totals, options: totals.ballots,
