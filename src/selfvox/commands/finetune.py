@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -13,7 +15,7 @@ from selfvox.data.preparation.build_store import count_channels, open_or_build_s
 from selfvox.data.preparation.leakage import find_leaks, seen_scans
 from selfvox.data.preparation.recipe import Recipe
 from selfvox.data.preparation.split import Split, write_split
-from selfvox.data.preparation.store import Store
+from selfvox.data.preparation.store import Store, StoredCase
 from selfvox.runs.device import make_fabric
 from selfvox.runs.progress import echo
 from selfvox.runs.run_folder import open_run
@@ -21,7 +23,7 @@ from selfvox.settings.verbs import FINETUNE_STEPS, Finetune
 from selfvox.training.best_checkpoint import BestCheckpoint, Validator, validation_interval
 from selfvox.training.classification import Classification
 from selfvox.training.downstream import DownstreamTask
-from selfvox.training.finetune_network import build_network
+from selfvox.training.finetune_network import FinetuneNetwork, build_network
 from selfvox.training.finetune_request import check_options, check_request
 from selfvox.training.finetune_split import cases_of, choose_split
 from selfvox.training.learning_curve import draw_curve
@@ -66,15 +68,7 @@ def finetune(settings: Finetune, *, encoder: nn.Module | None = None) -> Path:
             encoder if pretrained is None else pretrained,
             plan.steps,
         )
-        seen_before = pretrained.card["seen"] if pretrained else None
-        card = {
-            **built.card,
-            "crop": list(built.crop),
-            "slices": settings.slices,
-            "head": settings.head,
-            **task.card(),
-            "seen": seen_scans([*training, *validation], seen_before),
-        }
+        card = _card(settings, task, built, [*training, *validation], pretrained)
         objective = task.objective(built.network, training, built.frozen_steps)
         checkpoint = BestCheckpoint(
             run.path / "network",
@@ -92,13 +86,7 @@ def finetune(settings: Finetune, *, encoder: nn.Module | None = None) -> Path:
             keep=settings.keep,
             resume=settings.resume,
         )
-        edges = " x ".join(map(str, built.crop))
-        echo(
-            f"{len(training)} {task.scans} to train on, {len(validation)} to validate; crops of "
-            f"{edges} voxels"
-        )
-        if not validation:
-            echo(f"no {task.scans} are left to validate on: the last weights are kept")
+        _describe(task, training, validation, built.crop)
         if pretrained:
             _report_leaks(pretrained, store, split)
         data = seen_scans([*training, *validation])
@@ -141,6 +129,40 @@ def _downstream_task(store: Store, settings: Finetune) -> DownstreamTask:
     has_labels = any(case.has_label for case in store.cases)
     check_options(settings, store.path, has_labels=has_labels)
     return Segmentation(store, settings) if has_labels else Classification(store, settings)
+
+
+def _card(
+    settings: Finetune,
+    task: DownstreamTask,
+    built: FinetuneNetwork,
+    cases: Sequence[StoredCase],
+    pretrained: Pretrained | None,
+) -> dict[str, Any]:
+    """What is saved with the weights; `seen` includes the scans of the pre-training."""
+    seen_before = pretrained.card["seen"] if pretrained else None
+    return {
+        **built.card,
+        "crop": list(built.crop),
+        "slices": settings.slices,
+        "head": settings.head,
+        **task.card(),
+        "seen": seen_scans(cases, seen_before),
+    }
+
+
+def _describe(
+    task: DownstreamTask,
+    training: Sequence[StoredCase],
+    validation: Sequence[StoredCase],
+    crop: Sequence[int],
+) -> None:
+    edges = " x ".join(map(str, crop))
+    echo(
+        f"{len(training)} {task.scans} to train on, {len(validation)} to validate; crops of "
+        f"{edges} voxels"
+    )
+    if not validation:
+        echo(f"no {task.scans} are left to validate on: the last weights are kept")
 
 
 def _training_plan(settings: Finetune, scans: int) -> TrainingPlan:
