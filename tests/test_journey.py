@@ -45,7 +45,7 @@ def command(*arguments, cwd):
     words = [sys.executable, "-m", "selfvox", *map(str, arguments)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     finished = subprocess.run(
-        words, cwd=cwd, capture_output=True, text=True, env=environment, timeout=120
+        words, cwd=cwd, capture_output=True, text=True, env=environment, timeout=600
     )
     assert finished.returncode == 0, finished.stderr
     assert "Traceback" not in finished.stderr

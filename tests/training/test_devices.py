@@ -35,7 +35,7 @@ def test_two_devices_train_one_encoder_and_one_of_them_prints(shapes_store, tmp_
         ],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
         check=True,
     )
     assert (
@@ -86,7 +86,7 @@ def test_a_signal_to_one_of_them_stops_both_after_the_same_step(shapes_store, tm
     children = Path(CHILDREN.format(process.pid)).read_text().split()
     assert len(children) == 1
     os.kill(int(children[0]), signal.SIGTERM)
-    output = process.communicate(timeout=60)[1]
+    output = process.communicate(timeout=600)[1]
     assert process.returncode == 143
     assert output.count("stopped by SIGTERM") == 1
     assert json.loads((run / "run.json").read_text())["status"] == "stopped"

@@ -155,7 +155,7 @@ def test_a_signal_costs_no_more_than_time(shapes_store, tmp_path, left_alone, nu
         assert process.poll() is None
         time.sleep(0.005)
     os.kill(process.pid, number)
-    output = process.communicate(timeout=60)[1]
+    output = process.communicate(timeout=600)[1]
     assert process.returncode == code
     assert not (out / "encoder").exists()
     if number != signal.SIGKILL:
