@@ -30,10 +30,11 @@ docs: .venv/docs
 docs-text: .venv/dev
 	.venv/bin/python docs/generate.py
 
+# a benchmark fails where it misses its goal or the machine was too busy; the others run all the same
 benchmarks: .venv/benchmarks
-	-.venv/bin/python benchmarks/reading.py
-	.venv/bin/python benchmarks/step_overhead.py
-	-.venv/bin/python benchmarks/views.py
+	@failed=0; for name in reading step_overhead views; do \
+	    .venv/bin/python benchmarks/$$name.py || failed=1; \
+	done; exit $$failed
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv

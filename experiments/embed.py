@@ -1,6 +1,6 @@
 """Which embedding serves pre-training best? Mean, corners or maximum of the coarsest map: a probe decides.
 
-    python benchmarks/embed.py STORE     # a store with labels and a split, such as that of benchmarks/hippocampus.py
+    python experiments/embed.py STORE     # a store with labels and a split
 
 Each candidate pre-trains an encoder without the test subjects; a linear map of its frozen features, from the voxels of
 5 labelled subjects, is then scored on the validation subjects (3 draws of 5). Masked reconstruction embeds nothing. One

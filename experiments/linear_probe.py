@@ -1,6 +1,6 @@
 """What a linear map reads from the frozen encoders of a study, beside the same encoder before any training.
 
-    python benchmarks/linear_probe.py STUDY     # a folder that `selfvox study` made, of volumes with label maps
+    python experiments/linear_probe.py STUDY     # a folder that `selfvox study` made, of volumes with label maps
 
 The labelled subjects of each draw are those that the study trains on with that seed; its test subjects are scored. The
 difference to the untrained encoder is paired by draw and subject; its interval draws both anew. First all levels are

@@ -3,7 +3,7 @@
 Each run pre-trains on shapes for seconds. A killed one gets SIGKILL when it has logged a step drawn at random, wherever
 it then is, and goes on by `--resume`. Exits with 1 if any of the final weights differs by a bit.
 
-    python benchmarks/resume.py            # --task simclr, --kills 10, --precision bf16
+    python experiments/resume.py            # --task simclr, --kills 10, --precision bf16
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Does every pretext task learn on real scans? Each on each data set for some CPU minutes: score beside chance.
 
-    python benchmarks/learning.py OUT NAME=SCANS/ ... --minutes 2      # NAME: hippocampus, slices, heads or fundus
+    python experiments/learning.py OUT NAME=SCANS/ ... --minutes 2      # NAME: hippocampus, slices, heads or fundus
 
 A killed benchmark goes on where it stopped: runs that are done are kept. Prints a table, draws OUT/learning.png.
 """

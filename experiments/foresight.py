@@ -1,6 +1,6 @@
 """Does a probe foretell which pre-training helps? Its rank correlation with what fine-tuning gained.
 
-    python benchmarks/foresight.py STUDY     # a folder that `selfvox study` made, of volumes with label maps
+    python experiments/foresight.py STUDY     # a folder that `selfvox study` made, of volumes with label maps
 
 The two classifiers of `--probe` learn from ten labelled training subjects and are scored on the validation subjects,
 upon all levels of each pre-trained encoder, all but the coarsest, and the coarsest alone. Beside them the Dice that
