@@ -112,7 +112,7 @@ def test_existing_predictions_are_kept_and_lost_ones_are_made_again(
     )  # killed while writing
     capsys.readouterr()
     selfvox.predict(run, pictures, out=out)
-    assert "40 of 60 predictions are there already" in capsys.readouterr().err
+    assert "40 of 60 predictions exist already" in capsys.readouterr().err
     assert (out / "predictions.csv").read_bytes() == table
     assert len((out / "cases.jsonl").read_text().splitlines()) == 60
 
