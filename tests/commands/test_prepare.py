@@ -1,4 +1,4 @@
-"""A data set becomes a store: only what changed is redone, a bad scan is named, a killed run goes on."""
+"""A data set becomes a store: only changes are prepared, bad scans named, killed runs resumed."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ import numpy as np
 import pytest
 
 import selfvox
-from selfvox.data.formats.image import read_image, read_label
+from selfvox.data.formats.image import Image, read_image, read_label
 from selfvox.data.preparation import parallel, split
 from selfvox.data.preparation.build_store import open_or_build_store
 from selfvox.data.preparation.normalise import foreground
-from selfvox.data.preparation.recipe import Recipe
+from selfvox.data.preparation.recipe import PreparedScan, Recipe
 from selfvox.data.preparation.store import Store, open_store
 from selfvox.errors import DataError, ResourceError, UsageError
 from selfvox.settings.verbs import PreparationSettings
@@ -70,8 +70,9 @@ def times(store: Path) -> dict[str, int]:
     return {file.stem: file.stat().st_mtime_ns for file in (store / "images").glob("*.npy")}
 
 
-def redone(before: dict[str, int], store: Path) -> set[str]:
-    return {name for name, when in times(store).items() if before.get(name) != when}
+def rewritten(earlier: dict[str, int], store: Path) -> set[str]:
+    """The cases with an array of another time."""
+    return {name for name, time_ns in times(store).items() if earlier.get(name) != time_ns}
 
 
 def test_a_folder_of_scans_becomes_a_store(scans: Path, tmp_path: Path) -> None:
@@ -92,10 +93,11 @@ def test_only_what_changed_is_prepared_again(
 ) -> None:
     store = tmp_path / "store"
     selfvox.prepare(scans, out=store)
-    before, manifest = times(store), (store / "manifest.json").stat().st_mtime_ns
+    earlier = times(store)
+    manifest = (store / "manifest.json").stat().st_mtime_ns
 
     selfvox.prepare(scans, out=store)
-    assert redone(before, store) == set()
+    assert rewritten(earlier, store) == set()
     assert (store / "manifest.json").stat().st_mtime_ns == manifest
 
     scan(scans / "s1.nii.gz", seed=77)  # new content
@@ -104,14 +106,14 @@ def test_only_what_changed_is_prepared_again(
     (scans / "s3.nii.gz").unlink()
     capsys.readouterr()
     selfvox.prepare(scans, out=store)
-    assert redone(before, store) == {"s1", "s9"}
+    assert rewritten(earlier, store) == {"s1", "s9"}
     assert "2 prepared now, 3 unchanged" in capsys.readouterr().err
     assert [case.id for case in open_store(store).cases] == ["s0", "s1", "s2", "s4", "s9"]
     assert not list(store.glob("*/s3.*"))
 
-    before = times(store)
+    earlier = times(store)
     selfvox.prepare(scans, out=store, size=(8, 8, 8))
-    assert redone(before, store) == {"s0", "s1", "s2", "s4", "s9"}
+    assert rewritten(earlier, store) == {"s0", "s1", "s2", "s4", "s9"}
     assert {case.shape for case in open_store(store).cases} == {(8, 8, 8)}
 
 
@@ -120,17 +122,18 @@ def test_the_store_does_not_depend_on_the_workers(scans: Path, tmp_path: Path) -
         scan(scans / f"s{number}.nii.gz", number)
     selfvox.prepare(scans, out=tmp_path / "one", workers=1, intensity="ct")
     selfvox.prepare(scans, out=tmp_path / "two", workers=2, intensity="ct")
-    one, two = open_store(tmp_path / "one"), open_store(tmp_path / "two")
-    assert one.cases == two.cases
-    assert one.recipe == two.recipe
+    first = open_store(tmp_path / "one")
+    second = open_store(tmp_path / "two")
+    assert first.cases == second.cases
+    assert first.recipe == second.recipe
     assert (tmp_path / "one" / "manifest.json").read_bytes() == (
         tmp_path / "two" / "manifest.json"
     ).read_bytes()
 
 
-def test_bad_scans_are_named_and_the_others_go_on(scans: Path, tmp_path: Path) -> None:
-    whole = (scans / "s1.nii.gz").read_bytes()
-    (scans / "s1.nii.gz").write_bytes(whole[: len(whole) // 2])
+def test_bad_scans_are_named_and_the_others_are_prepared(scans: Path, tmp_path: Path) -> None:
+    complete = (scans / "s1.nii.gz").read_bytes()
+    (scans / "s1.nii.gz").write_bytes(complete[: len(complete) // 2])
     (scans / "=1+1.nii.gz").write_bytes(b"no scan")
     nib.save(nib.Nifti1Image(np.full((9, 9, 9), 7, np.int16), np.eye(4)), scans / "flat.nii.gz")
     selfvox.prepare(scans, out=tmp_path / "store")
@@ -213,19 +216,19 @@ def test_labels_are_kept_and_undeclared_values_refused(tmp_path: Path) -> None:
     )
 
 
-def test_a_changed_label_makes_its_case_again(tmp_path: Path) -> None:
+def test_a_case_with_a_changed_label_is_prepared_again(tmp_path: Path) -> None:
     scans = labelled(tmp_path / "scans")
     selfvox.prepare(scans, out=tmp_path / "store")
-    before = times(tmp_path / "store")
+    earlier = times(tmp_path / "store")
     mask(scans / "labelsTr" / "s2.nii.gz", (2,))
     selfvox.prepare(scans, out=tmp_path / "store")
-    assert redone(before, tmp_path / "store") == {"s2"}
+    assert rewritten(earlier, tmp_path / "store") == {"s2"}
 
 
 def test_labels_that_change_names_are_prepared_again_although_size_and_time_are_the_same(
     tmp_path: Path,
 ) -> None:
-    """As of files from one archive: a mix-up that was put right by renaming stayed in the store."""
+    """Such as files of one archive: a mix-up that is repaired by renaming reaches the store."""
     first, second = (tmp_path / "scans" / "labels" / f"s{number}.nii" for number in range(2))
     for number, label in enumerate((first, second)):
         scan(tmp_path / "scans" / "images" / f"s{number}.nii", number)
@@ -239,25 +242,60 @@ def test_labels_that_change_names_are_prepared_again_although_size_and_time_are_
     assert [case.label_values for case in open_store(tmp_path / "store").cases] == [(0, 2), (0, 1)]
 
 
-def test_classes_that_no_one_declared_are_found_in_the_labels(tmp_path: Path) -> None:
+def test_labelled_voxels_outside_the_foreground_box_are_reported(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scans = labelled(tmp_path / "scans")
+    label = np.zeros((14, 12, 10), np.uint8)
+    label[0, 0, :3] = 1  # the box begins at 1
+    label[5, 5, 5] = 2
+    nib.save(nib.Nifti1Image(label, np.diag([1, 1, 2, 1])), scans / "labelsTr" / "s1.nii.gz")
+    selfvox.prepare(scans, out=tmp_path / "store")
+    notes = {case.id: case.notes for case in open_store(tmp_path / "store").cases}
+    note = "3 labelled voxels are in the background, outside the foreground box"
+    assert notes == {"s0": (), "s1": (note,), "s2": (), "s3": ()}
+    assert f"s1: {note}" in capsys.readouterr().err
+
+
+def test_a_scan_that_changes_while_it_is_read_is_rejected(
+    scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    apply = Recipe.apply
+
+    def slow_apply(recipe: Recipe, image: Image) -> PreparedScan:
+        if image.name == "s1.nii.gz":
+            scan(scans / "s1.nii.gz", seed=77)
+        return apply(recipe, image)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Recipe, "apply", slow_apply)
+        selfvox.prepare(scans, out=tmp_path / "store", workers=1)
+    assert [case.id for case in open_store(tmp_path / "store").cases] == ["s0", "s2", "s3", "s4"]
+    rejected = (tmp_path / "store" / "rejected.csv").read_text()
+    assert "s1,s1.nii.gz,changed while it was read; run the same command again" in rejected
+    selfvox.prepare(scans, out=tmp_path / "store", workers=1)
+    assert len(open_store(tmp_path / "store").cases) == 5
+
+
+def test_undeclared_classes_are_those_of_the_labels(tmp_path: Path) -> None:
     labelled(tmp_path / "scans")
     (tmp_path / "scans" / "dataset.json").unlink()
     selfvox.prepare(tmp_path / "scans", out=tmp_path / "store")
     assert open_store(tmp_path / "store").classes == {0: "background", 1: "class 1", 2: "class 2"}
 
 
-def test_damaged_arrays_and_no_others_are_made_again(scans: Path, tmp_path: Path) -> None:
+def test_only_damaged_arrays_are_prepared_again(scans: Path, tmp_path: Path) -> None:
     store = tmp_path / "store"
     selfvox.prepare(scans, out=store)
     good = (store / "images" / "s3.npy").read_bytes()
-    before = times(store)
+    earlier = times(store)
     damaged = bytearray(good)
     damaged[-1] ^= 4
     (store / "images" / "s3.npy").write_bytes(damaged)
     (store / "images" / "s4.npy").unlink()
     stamp = times(store)["s3"]
     selfvox.prepare(scans, out=store)
-    assert redone(before | {"s3": stamp}, store) == {"s3", "s4"}
+    assert rewritten(earlier | {"s3": stamp}, store) == {"s3", "s4"}
     assert (store / "images" / "s3.npy").read_bytes() == good
 
 
@@ -278,14 +316,14 @@ def test_another_subject_in_the_table_reaches_the_store_without_new_arrays(
     table = scans / "table.csv"
     table.write_text("image,subject,grade\ns0.nii.gz,ann,0\ns1.nii.gz,bob,1\n")
     selfvox.prepare(table, out=tmp_path / "store")
-    before = times(tmp_path / "store")
+    earlier = times(tmp_path / "store")
     table.write_text("image,subject,grade\ns0.nii.gz,ann,0\ns1.nii.gz,ann,2\n")
     selfvox.prepare(table, out=tmp_path / "store")
     assert [(case.subject, case.grade) for case in open_store(tmp_path / "store").cases] == [
         ("ann", 0),
         ("ann", 2),
     ]
-    assert redone(before, tmp_path / "store") == set()
+    assert rewritten(earlier, tmp_path / "store") == set()
 
 
 def test_no_path_user_or_host_is_in_the_store(scans: Path, tmp_path: Path) -> None:
@@ -299,7 +337,7 @@ def test_no_path_user_or_host_is_in_the_store(scans: Path, tmp_path: Path) -> No
                 assert secret.encode() not in content, file
 
 
-def test_one_scan_under_two_subjects_is_noticed(
+def test_one_scan_under_two_subjects_is_reported(
     scans: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.copy(scans / "s1.nii.gz", scans / "twin.nii.gz")
@@ -307,17 +345,17 @@ def test_one_scan_under_two_subjects_is_noticed(
     assert "s1, twin: the same scan under several subjects" in capsys.readouterr().err
 
 
-def test_a_split_stays_unless_other_numbers_are_asked_for(scans: Path, tmp_path: Path) -> None:
+def test_a_split_stays_unless_other_numbers_are_requested(scans: Path, tmp_path: Path) -> None:
     store = tmp_path / "store"
     selfvox.prepare(scans, out=store, test=1, validation=1)
     first = split.read_split(store / "split.json")
     assert (len(first.train), len(first.validation), len(first.test)) == (3, 1, 1)
     scan(scans / "s9.nii.gz", 9)
-    for again in ({}, {"test": 1, "validation": 1}):
-        selfvox.prepare(scans, out=store, **again)
-        kept = split.read_split(store / "split.json")
-        assert (kept.validation, kept.test) == (first.validation, first.test)
-        assert set(kept.train) == {*first.train, "s9"}
+    for numbers in ({}, {"test": 1, "validation": 1}):
+        selfvox.prepare(scans, out=store, **numbers)
+        second = split.read_split(store / "split.json")
+        assert (second.validation, second.test) == (first.validation, first.test)
+        assert set(second.train) == {*first.train, "s9"}
     selfvox.prepare(scans, out=store, test=2, validation=1)
     assert len(split.read_split(store / "split.json").test) == 2
     assert open_store(store).split() == split.read_split(store / "split.json")
@@ -326,7 +364,8 @@ def test_a_split_stays_unless_other_numbers_are_asked_for(scans: Path, tmp_path:
 def test_a_subject_whose_name_is_corrected_keeps_its_part_of_the_split(
     scans: Path, tmp_path: Path
 ) -> None:
-    table, store = scans / "table.csv", tmp_path / "store"
+    table = scans / "table.csv"
+    store = tmp_path / "store"
 
     def name(*subjects: str) -> split.Split:
         rows = [f"s{number}.nii.gz,{subject}\n" for number, subject in enumerate(subjects)]
@@ -340,16 +379,16 @@ def test_a_subject_whose_name_is_corrected_keeps_its_part_of_the_split(
         split.Split(train=("bob",), validation=("cid",), test=("ann",), seed=3),
         store / "split.json",
     )
-    scan(scans / "s1.nii.gz", seed=77)  # its arrays are made anew
+    scan(scans / "s1.nii.gz", seed=77)  # its arrays are prepared again
     assert name("eve", "eve", "bob", "cid", "eve") == split.Split(("bob",), ("cid",), ("eve",), 3)
     assert name("eve", "fay", "bob", "gus") == split.Split(("bob",), ("gus",), ("eve", "fay"), 3)
-    before = (store / "split.json").read_bytes()
+    earlier = (store / "split.json").read_bytes()
     with pytest.raises(
         DataError,
         match=r"bob now has scans .* in train and test; make a new split \(another `out`\)",
     ):
         name("eve", "bob", "bob", "gus")
-    assert (store / "split.json").read_bytes() == before
+    assert (store / "split.json").read_bytes() == earlier
     assert {case.subject for case in open_store(store).cases} == {"eve", "fay", "bob", "gus"}
     assert name("eve", "hal", "bob", "gus", "new") == split.Split(
         ("bob", "new"), ("gus",), ("eve", "hal"), 3
@@ -357,7 +396,7 @@ def test_a_subject_whose_name_is_corrected_keeps_its_part_of_the_split(
 
 
 def test_a_scan_that_gets_another_id_keeps_its_part_of_the_split(tmp_path: Path) -> None:
-    """A second file of one stem gives both the names of their paths: the first was new then, and what is new trains."""
+    """A second file of one stem changes both ids to their paths; the first is not new by that."""
     store = tmp_path / "store"
     for number in range(4):
         scan(tmp_path / "scans" / f"site{number}" / f"p{number}.nii.gz", number)
@@ -387,20 +426,20 @@ def test_only_labelled_subjects_are_set_aside(tmp_path: Path) -> None:
     for number in range(10, 16):
         scan(tmp_path / "scans" / "imagesTr" / f"s{number}.nii.gz", number)
     selfvox.prepare(tmp_path / "scans", out=tmp_path / "store", test=2, validation=1)
-    found = split.read_split(tmp_path / "store" / "split.json")
-    assert {*found.test, *found.validation} <= {"s0", "s1", "s2", "s3"}
-    assert len(found.train) == 7
+    drawn = split.read_split(tmp_path / "store" / "split.json")
+    assert {*drawn.test, *drawn.validation} <= {"s0", "s1", "s2", "s3"}
+    assert len(drawn.train) == 7
 
 
 def test_a_window_is_kept_until_the_data_set_has_doubled(scans: Path, tmp_path: Path) -> None:
     store = tmp_path / "store"
     selfvox.prepare(scans, out=store, intensity="ct")
     window = open_store(store).recipe
-    before = times(store)
+    earlier = times(store)
     scan(scans / "s5.nii.gz", 5)
     selfvox.prepare(scans, out=store, intensity="ct")
     assert open_store(store).recipe == window
-    assert redone(before, store) == {"s5"}
+    assert rewritten(earlier, store) == {"s5"}
     for number in range(6, 12):
         scan(scans / f"s{number}.nii.gz", number)
     selfvox.prepare(scans, out=store, intensity="ct")
@@ -429,7 +468,7 @@ def test_a_store_of_other_scans_and_a_foreign_folder_are_left_alone(
         ({"intensity": "mri", "scheduler": "tcp://127.0.0.1:1"}, "cannot be reached"),
     ],
 )
-def test_what_does_not_fit_is_said_in_one_line(
+def test_settings_that_do_not_fit_are_refused_in_one_line(
     scans: Path,
     tmp_path: Path,
     settings: dict[str, object],
@@ -442,7 +481,7 @@ def test_what_does_not_fit_is_said_in_one_line(
     assert "\n" not in str(caught.value)
 
 
-# --- killed, locked, crashed ------------------------------------------------------------------------------------------
+# --- killed, locked, crashed
 
 
 SLOW_DISK = """
@@ -460,8 +499,8 @@ np.save = save
 def start(scans: Path, store: Path) -> subprocess.Popen[bytes]:
     """A user's script, without `if __name__ == "__main__"`: workers must not run it again.
 
-    Each scan takes a while to be written, however slowly the test itself runs meanwhile. It hears Ctrl-C, which a shell
-    has its background jobs ignore.
+    Each scan takes a while to be written, however slowly the test itself runs. The script handles
+    Ctrl-C, which background jobs of a shell ignore.
     """
     folder = scans.parent / "started"
     folder.mkdir()
@@ -476,27 +515,29 @@ def start(scans: Path, store: Path) -> subprocess.Popen[bytes]:
 
 
 def wait_for(condition: Callable[[], object]) -> None:
-    end = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < end
+    for _ in range(6000):
+        if condition():
+            return
         time.sleep(0.01)
+    pytest.fail("the condition never came true")
 
 
 def children(pid: int) -> set[int]:
-    found: set[int] = set()
+    pids: set[int] = set()
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
             fields = stat.read_text().rsplit(") ", 1)[1].split()
         except OSError:
             continue
         if int(fields[1]) == pid and fields[0] != "Z":
-            found |= {int(stat.parent.name)} | children(int(stat.parent.name))
-    return found
+            pids |= {int(stat.parent.name)} | children(int(stat.parent.name))
+    return pids
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc to see orphans")
 def test_a_killed_run_leaves_no_process_and_the_next_one_completes_it(tmp_path: Path) -> None:
-    scans, store = tmp_path / "scans", tmp_path / "store"
+    scans = tmp_path / "scans"
+    store = tmp_path / "store"
     for number in range(60):
         scan(scans / f"s{number}.nii.gz", number)
     with start(scans, store) as process:
@@ -506,39 +547,40 @@ def test_a_killed_run_leaves_no_process_and_the_next_one_completes_it(tmp_path: 
     assert len(family) >= 3  # fork server and two workers
     wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in family))
     finished = {file.stem: file.stat().st_mtime_ns for file in store.glob("images/*.npy")}
-    done = {file.stem for file in store.glob("cases/*.json")}
-    assert 5 <= len(done) < 60
+    complete = {file.stem for file in store.glob("cases/*.json")}
+    assert 5 <= len(complete) < 60
     with pytest.raises(DataError, match="unfinished; run the same"):
         open_store(store)
 
     (store / "images" / ".99999.part.s7.npy").write_bytes(b"half")
     selfvox.prepare(scans, out=store, workers=1)
     assert len(open_store(store).cases) == 60
-    assert not redone(finished, store) & done
+    assert not rewritten(finished, store) & complete
     assert not list(store.glob("**/.*.part.*"))
     selfvox.prepare(scans, out=tmp_path / "undisturbed", workers=1)
     assert open_store(store).cases == open_store(tmp_path / "undisturbed").cases
 
 
-def test_ctrl_c_stops_and_keeps_what_is_done(tmp_path: Path) -> None:
-    scans, store = tmp_path / "scans", tmp_path / "store"
+def test_ctrl_c_stops_and_keeps_the_prepared_cases(tmp_path: Path) -> None:
+    scans = tmp_path / "scans"
+    store = tmp_path / "store"
     for number in range(60):
         scan(scans / f"s{number}.nii.gz", number)
     with start(scans, store) as process:
         wait_for(lambda: list(store.glob("cases/*.json")))
-        os.killpg(process.pid, signal.SIGINT)  # a terminal tells the whole group
+        os.killpg(process.pid, signal.SIGINT)  # a terminal signals the whole group
         errors = process.communicate(timeout=60)[1].decode()
     assert process.returncode != 0
     assert errors.count("Traceback") == 1  # its own, none of the workers'
-    done = {file.stem for file in store.glob("cases/*.json")}
-    assert 0 < len(done) < 60
-    before = times(store)
+    complete = {file.stem for file in store.glob("cases/*.json")}
+    assert 0 < len(complete) < 60
+    earlier = times(store)
     selfvox.prepare(scans, out=store, workers=1)
-    assert not redone(before, store) & done
+    assert not rewritten(earlier, store) & complete
     assert len(open_store(store).cases) == 60
 
 
-def test_a_second_process_is_told_who_is_at_work(scans: Path, tmp_path: Path) -> None:
+def test_a_second_process_is_refused_with_the_id_of_the_first(scans: Path, tmp_path: Path) -> None:
     fcntl = pytest.importorskip("fcntl")
     (tmp_path / "store" / "cases").mkdir(parents=True)
     with (tmp_path / "store" / ".lock").open("w") as lock:
@@ -547,13 +589,15 @@ def test_a_second_process_is_told_who_is_at_work(scans: Path, tmp_path: Path) ->
         fcntl.flock(lock, fcntl.LOCK_EX)
         with pytest.raises(UsageError, match="process 4711 is writing here"):
             selfvox.prepare(scans, out=tmp_path / "store")
-    selfvox.prepare(scans, out=tmp_path / "store")  # the holder is gone, its lock file is not
+    # the first process is gone, its lock file is not
+    selfvox.prepare(scans, out=tmp_path / "store")
 
 
-def test_a_full_disk_stops_and_the_next_run_goes_on(
+def test_the_run_after_a_full_disk_continues(
     scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store, real_save = tmp_path / "store", np.save
+    store = tmp_path / "store"
+    real_save = np.save
 
     def full(file: Path, array: np.ndarray, **options: object) -> None:
         if file.name.endswith("s3.npy"):
@@ -566,9 +610,9 @@ def test_a_full_disk_stops_and_the_next_run_goes_on(
         with pytest.raises(ResourceError, match="disk is full"):
             selfvox.prepare(scans, out=store, workers=1)
     assert {file.name for file in (store / "images").iterdir()} == {"s0.npy", "s1.npy", "s2.npy"}
-    before = times(store)
+    earlier = times(store)
     selfvox.prepare(scans, out=store)
-    assert redone(before, store) == {"s3", "s4"}
+    assert rewritten(earlier, store) == {"s3", "s4"}
 
 
 def test_a_dying_worker_costs_only_its_item() -> None:
@@ -598,31 +642,31 @@ def test_a_dask_cluster_makes_the_same_store(scans: Path, tmp_path: Path) -> Non
     assert open_store(tmp_path / "here").cases == open_store(tmp_path / "there").cases
 
 
-# --- for other verbs --------------------------------------------------------------------------------------------------
+# --- for other verbs
 
 
-def test_scans_or_a_store_serve_alike(scans: Path, tmp_path: Path) -> None:
-    made = open_or_build_store(scans, tmp_path / "run" / "store", PreparationSettings())
+def test_scans_and_their_store_give_the_same_cases(scans: Path, tmp_path: Path) -> None:
+    built = open_or_build_store(scans, tmp_path / "run" / "store", PreparationSettings())
     opened = open_or_build_store(
         tmp_path / "run" / "store", tmp_path / "unused", PreparationSettings()
     )
-    assert isinstance(made, Store)
-    assert made.cases == opened.cases
+    assert isinstance(built, Store)
+    assert built.cases == opened.cases
     assert not (tmp_path / "unused").exists()
     with pytest.raises(DataError, match="has neither labels nor grades"):
         open_or_build_store(
             scans, tmp_path / "run" / "store", PreparationSettings(), need_labels=True
         )
-    for option, other in (("size", (9, 9, 9)), ("spacing", (2.0, 2.0, 2.0)), ("intensity", "ct")):
+    for option, value in (("size", (9, 9, 9)), ("spacing", (2.0, 2.0, 2.0)), ("intensity", "ct")):
         with pytest.raises(UsageError, match=f"^{option}: .* was prepared differently"):
             open_or_build_store(
                 tmp_path / "run" / "store",
                 tmp_path / "unused",
-                PreparationSettings(**{option: other}),
+                PreparationSettings(**{option: value}),
             )
 
 
-def test_what_is_written_among_the_scans_of_a_plain_folder_is_refused(scans: Path) -> None:
+def test_a_store_inside_a_plain_folder_of_scans_is_refused(scans: Path) -> None:
     with pytest.raises(UsageError, match="is inside the folder of the scans"):
         open_or_build_store(scans, scans / "run" / "store", PreparationSettings())
     with pytest.raises(UsageError, match="is inside the folder of the scans"):
@@ -641,24 +685,24 @@ def test_scans_follow_the_recipe_of_an_encoder(scans: Path, tmp_path: Path) -> N
     assert second.recipe == first.recipe
     assert second.cases[0].shape == (8, 8, 8)
     open_or_build_store(tmp_path / "a", tmp_path / "c", PreparationSettings(), recipe=first.recipe)
-    same = PreparationSettings(size=(8, 8, 8), intensity="ct")
+    equal = PreparationSettings(size=(8, 8, 8), intensity="ct")
     assert (
-        open_or_build_store(tmp_path / "more", tmp_path / "b", same, recipe=first.recipe).recipe
+        open_or_build_store(tmp_path / "more", tmp_path / "b", equal, recipe=first.recipe).recipe
         == first.recipe
     )
-    for option, asked in (("size", (9, 9, 9)), ("spacing", (2.0, 2.0, 2.0)), ("intensity", "mri")):
+    for option, value in (("size", (9, 9, 9)), ("spacing", (2.0, 2.0, 2.0)), ("intensity", "mri")):
         with pytest.raises(
             UsageError, match=f"^{option}: the encoder's scans were prepared differently"
         ):
             open_or_build_store(
                 tmp_path / "more",
                 tmp_path / "e",
-                PreparationSettings(**{option: asked}),
+                PreparationSettings(**{option: value}),
                 recipe=first.recipe,
             )
-    other = Recipe.from_dict(first.recipe.to_dict() | {"size": None})
+    unsized = Recipe.from_dict(first.recipe.to_dict() | {"size": None})
     with pytest.raises(DataError, match="in another way than the encoder"):
-        open_or_build_store(tmp_path / "a", tmp_path / "c", PreparationSettings(), recipe=other)
+        open_or_build_store(tmp_path / "a", tmp_path / "c", PreparationSettings(), recipe=unsized)
     two = Recipe.from_dict(
         first.recipe.to_dict() | {"channel_names": ["a", "b"], "intensity": [{"kind": "mri"}] * 2}
     )
@@ -666,7 +710,7 @@ def test_scans_follow_the_recipe_of_an_encoder(scans: Path, tmp_path: Path) -> N
         open_or_build_store(tmp_path / "more", tmp_path / "d", PreparationSettings(), recipe=two)
 
 
-# --- real scans -------------------------------------------------------------------------------------------------------
+# --- real scans
 
 
 def subset(source: Path, target: Path, names: list[str]) -> Path:
@@ -698,7 +742,7 @@ def test_sarcoma_three_channels(tmp_path: Path, capsys: pytest.CaptureFixture[st
     selfvox.prepare(scans, out=tmp_path / "store", spacing=(3, 3, 3))
     assert "intensity of CT: ct, by its name" in capsys.readouterr().err
     store = open_store(tmp_path / "store")
-    assert [each.kind for each in store.recipe.intensity] == ["mri", "ct", "mri"]
+    assert [channel.kind for channel in store.recipe.intensity] == ["mri", "ct", "mri"]
     for case in store.cases:
         assert case.spacing_mm == pytest.approx((3, 3, 3))
         assert store.crop(case, (0, 0, 0), case.shape).shape == (3, *case.shape)
@@ -716,12 +760,12 @@ def test_whole_heads_as_a_plain_folder(tmp_path: Path) -> None:
     assert [case.subject for case in store.cases] == ["sub-01", "sub-03"]
     for case, file in zip(store.cases, sorted(scans.rglob("*.nii.gz")), strict=True):
         raw = nib.as_closest_canonical(nib.load(file))  # a second implementation of the orientation
-        whole = np.asarray(raw.dataobj, dtype=np.float32)
+        head = np.asarray(raw.dataobj, dtype=np.float32)
         box = tuple(
             slice(a, b) for a, b in zip(case.geometry.start, case.geometry.stop, strict=True)
         )
         crop = store.crop(case, (0, 0, 0), case.shape)[0]
-        assert np.corrcoef(crop.ravel(), whole[box].ravel())[0, 1] > 0.99999
+        assert np.corrcoef(crop.ravel(), head[box].ravel())[0, 1] > 0.99999
         np.testing.assert_allclose(
             nib.affines.apply_affine(raw.affine, case.geometry.start),
             np.array(case.affine)[:3, 3],
@@ -734,5 +778,5 @@ def test_fundus_pictures(tmp_path: Path) -> None:
     scans = subset(source, tmp_path / "scans", ["images/train_IDRiD_00*.png"])
     selfvox.prepare(scans, out=tmp_path / "store", size=(64, 64))
     store = open_store(tmp_path / "store")
-    assert [each.kind for each in store.recipe.intensity] == ["photo"] * 3
+    assert [channel.kind for channel in store.recipe.intensity] == ["photo"] * 3
     assert {store.crop(case, (0, 0), (64, 64)).shape for case in store.cases} == {(3, 64, 64)}

@@ -1,4 +1,4 @@
-"""What was seen is joined with what was seen before, and found among the test scans by subject or contents."""
+"""Scans seen in training are found among the test scans by subject or contents."""
 
 from types import SimpleNamespace
 
@@ -15,23 +15,21 @@ def case(name, subject, contents):
 CASES = [case("a1", "a", "x"), case("a2", "a", "y"), case("b1", "b", "z"), case("c1", "c", "x")]
 
 
-def test_what_was_seen_is_sorted_and_joined_with_what_was_before():
+def test_seen_scans_are_sorted_and_joined_with_those_seen_earlier():
     assert seen_scans(CASES[1:]) == {"subjects": ["a", "b", "c"], "image_hashes": ["x", "y", "z"]}
-    before = {"subjects": ["d", "a"], "image_hashes": ["w"]}
-    assert seen_scans(CASES[:1], before) == {"subjects": ["a", "d"], "image_hashes": ["w", "x"]}
-    assert seen_scans(CASES[:1], {}) == {
-        "subjects": ["a"],
-        "image_hashes": ["x"],
-    }  # kept by an older version
+    earlier = {"subjects": ["d", "a"], "image_hashes": ["w"]}
+    assert seen_scans(CASES[:1], earlier) == {"subjects": ["a", "d"], "image_hashes": ["w", "x"]}
+    # a card of an older version
+    assert seen_scans(CASES[:1], {}) == {"subjects": ["a"], "image_hashes": ["x"]}
 
 
 @pytest.mark.parametrize(
-    ("subjects", "contents", "found"),
+    ("subjects", "contents", "leaks"),
     [((), (), []), (("a",), (), ["a1", "a2"]), ((), ("x",), ["a1"]), (("b", "c"), ("y",), ["a2"])],
 )
-def test_a_test_scan_is_known_by_its_subject_or_its_contents_and_others_do_not_count(
-    subjects, contents, found
+def test_leaks_are_test_scans_with_a_subject_or_contents_seen_in_training(
+    subjects, contents, leaks
 ):
     split = Split(train=("b", "c"), validation=(), test=("a",), seed=0)
-    known = {"subjects": subjects, "image_hashes": contents}
-    assert find_leaks(SimpleNamespace(cases=CASES), split, known) == (found, 2)
+    training = {"subjects": subjects, "image_hashes": contents}
+    assert find_leaks(SimpleNamespace(cases=CASES), split, training) == (leaks, 2)

@@ -428,7 +428,7 @@ def test_names_and_voxels_choose_the_intensity() -> None:
 def test_a_picture_that_does_not_reach_from_0_to_255_is_no_photograph(
     name: str, highest: float
 ) -> None:
-    """Divided by 255, values up to 1 would keep 18 steps of float16; 16 bits would be far too large."""
+    """Divided by 255, values up to 1 would keep only 18 steps of float16."""
     picture = Image(np.linspace(0, highest, 400).reshape(1, 20, 20), np.eye(4), "a.tif")
     assert choose_intensity_kinds((name,), [picture])[0][0] == "mri"
 

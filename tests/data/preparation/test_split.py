@@ -47,11 +47,11 @@ def test_every_subject_is_tested_equally_often_over_many_seeds():
     assert 10 < spread < 60
 
 
-def test_the_test_subjects_do_not_depend_on_how_many_validate(split):
+def test_the_test_subjects_do_not_depend_on_the_number_of_validation_subjects(split):
     assert splits.make_split(SUBJECTS, test=8, validation=0, seed=3).test == split.test
 
 
-def test_the_split_is_the_one_it_has_always_been():
+def test_a_seed_gives_the_same_split_in_every_version():
     assert splits.make_split(["a", "b", "c", "d", "e"], test=1, validation=1, seed=0) == Split(
         train=("c", "d", "e"), validation=("a",), test=("b",), seed=0
     )
@@ -59,12 +59,12 @@ def test_the_split_is_the_one_it_has_always_been():
 
 def test_a_larger_subset_contains_every_smaller_one_by_count_and_by_fraction(split):
     for seed in range(10):
-        asked = [splits.choose_subset(split, seed, count=count) for count in range(1, 18)]
-        asked += [
+        subsets = [splits.choose_subset(split, seed, count=count) for count in range(1, 18)]
+        subsets += [
             splits.choose_subset(split, seed, fraction=fraction / 40) for fraction in range(1, 41)
         ]
-        asked.sort(key=len)
-        for smaller, larger in itertools.pairwise(asked):
+        subsets.sort(key=len)
+        for smaller, larger in itertools.pairwise(subsets):
             assert set(smaller) <= set(larger) <= set(split.train)
 
 
@@ -84,7 +84,7 @@ def test_without_a_number_all_training_subjects_are_taken(split):
 
 
 @pytest.mark.parametrize(
-    "asked",
+    "number",
     [
         {"count": 18},
         {"count": 0},
@@ -94,9 +94,9 @@ def test_without_a_number_all_training_subjects_are_taken(split):
         {"fraction": float("nan")},
     ],
 )
-def test_more_labels_than_there_are_or_none_are_refused(split, asked):
+def test_more_labels_than_there_are_or_none_are_refused(split, number):
     with pytest.raises(UsageError) as refusal:
-        splits.choose_subset(split, 0, **asked)
+        splits.choose_subset(split, 0, **number)
     assert "\n" not in str(refusal.value)
 
 
@@ -158,7 +158,7 @@ def test_a_damaged_split_is_refused_in_one_line_that_names_the_file(
 
 
 @pytest.mark.parametrize("content", ["[]", "{}", "", '{"train": []}', "null"])
-def test_what_is_no_split_is_refused(tmp_path, content):
+def test_a_file_that_is_not_a_split_is_refused(tmp_path, content):
     (tmp_path / "split.json").write_text(content)
     with pytest.raises(DataError):
         splits.read_split(tmp_path / "split.json")
@@ -172,13 +172,13 @@ GRADES = {
 @pytest.mark.parametrize("count", [2, 5, 10])
 def test_every_subject_is_tested_in_exactly_one_fold_and_folds_are_alike(count):
     for seed in range(5):
-        found = splits.make_folds(GRADES, count, seed)
-        assert sorted(subject for fold in found for subject in fold) == sorted(GRADES)
+        folds = splits.make_folds(GRADES, count, seed)
+        assert sorted(subject for fold in folds for subject in fold) == sorted(GRADES)
         for grade in set(GRADES.values()):
-            shares = [sum(GRADES[subject] == grade for subject in fold) for fold in found]
+            shares = [sum(GRADES[subject] == grade for subject in fold) for fold in folds]
             assert max(shares) - min(shares) <= 1
-        assert max(map(len, found)) - min(map(len, found)) <= 1
-        assert found != splits.make_folds(GRADES, count, seed + 1)
+        assert max(map(len, folds)) - min(map(len, folds)) <= 1
+        assert folds != splits.make_folds(GRADES, count, seed + 1)
 
 
 def test_folds_do_not_depend_on_the_order_of_the_subjects():
@@ -187,17 +187,21 @@ def test_folds_do_not_depend_on_the_order_of_the_subjects():
 
 
 @pytest.mark.parametrize("count", [0, 1, 74])
-def test_folds_that_cannot_be_are_refused(count):
+def test_an_impossible_number_of_folds_is_refused(count):
     with pytest.raises(UsageError, match="use 2 to 73"):
         splits.make_folds(GRADES, count, 0)
 
 
 def test_parts_and_subsets_have_the_shares_of_the_classes_and_stay_nested():
     split = splits.make_split(GRADES, test=20, validation=13, seed=1, classes=GRADES)
-    asked = [splits.choose_subset(split, 0, count=count, classes=GRADES) for count in range(1, 41)]
-    for part, of in [(split.test, tuple(GRADES)), *((each, split.train) for each in asked)]:
+    subsets = [
+        splits.choose_subset(split, 0, count=count, classes=GRADES) for count in range(1, 41)
+    ]
+    pairs = [(split.test, tuple(GRADES)), *((subset, split.train) for subset in subsets)]
+    for subset, subjects in pairs:
         for grade in set(GRADES.values()):
-            ideal = len(part) * sum(GRADES[subject] == grade for subject in of) / len(of)
-            assert abs(sum(GRADES[subject] == grade for subject in part) - ideal) < 1.5
-    for smaller, larger in itertools.pairwise(asked):
+            share = sum(GRADES[subject] == grade for subject in subjects) / len(subjects)
+            count = sum(GRADES[subject] == grade for subject in subset)
+            assert abs(count - len(subset) * share) < 1.5
+    for smaller, larger in itertools.pairwise(subsets):
         assert set(smaller) < set(larger)

@@ -1,4 +1,4 @@
-"""What is written is what is read, in part, mirrored at the edges; damage is noticed."""
+"""Stored cases are read back in part, mirrored at the edges; damage is reported."""
 
 from __future__ import annotations
 
@@ -93,7 +93,8 @@ def test_a_crop_is_a_slice_of_the_symmetric_padding(seed: int) -> None:
     rng = np.random.default_rng(seed)
     dims = int(rng.integers(2, 4))
     array = rng.normal(size=(2, *rng.integers(1, 8, dims)))
-    start, size = rng.integers(-25, 20, dims), rng.integers(1, 30, dims)
+    start = rng.integers(-25, 20, dims)
+    size = rng.integers(1, 30, dims)
     padded = np.pad(array, [(0, 0)] + [(30, 60)] * dims, mode="symmetric")
     naive = padded[
         (slice(None), *(slice(a + 30, a + 30 + n) for a, n in zip(start, size, strict=True)))
@@ -103,12 +104,12 @@ def test_a_crop_is_a_slice_of_the_symmetric_padding(seed: int) -> None:
 
 def test_image_and_label_are_mirrored_alike(tmp_path: Path) -> None:
     store, images, label = a_store(tmp_path)
-    where = ((-4, 3, -8), (16, 16, 16))
-    for crop, whole in (
-        (store.crop(store.cases[0], *where)[0], images[0][0]),
-        (store.label_crop(store.cases[0], *where), label),
+    position = ((-4, 3, -8), (16, 16, 16))
+    for crop, array in (
+        (store.crop(store.cases[0], *position)[0], images[0][0]),
+        (store.label_crop(store.cases[0], *position), label),
     ):
-        padded = np.pad(whole, 20, mode="symmetric")
+        padded = np.pad(array, 20, mode="symmetric")
         np.testing.assert_array_equal(crop, padded[16:32, 23:39, 12:28])
 
 
@@ -187,10 +188,10 @@ def test_arrays_are_checked_once_and_few_stay_open(
     assert len(store._open) == 2
 
 
-def test_an_array_that_is_made_anew_meanwhile_is_noticed_when_it_is_opened_again(
+def test_an_array_that_another_process_replaced_is_checked_when_it_is_opened_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Another process prepares the store while this one trains: no epoch sees old scans and new ones."""
+    """A store that is prepared again while a run trains never mixes old and new scans."""
     store, images, _ = a_store(tmp_path, count=3)
     monkeypatch.setattr("selfvox.data.preparation.store._MOST_OPEN", 1)
     for case in store.cases:
@@ -206,9 +207,10 @@ def test_a_store_travels_to_a_worker_without_its_arrays(tmp_path: Path) -> None:
     store.crop(store.cases[0], (0, 0, 0), (2, 2, 2))
     packed = pickle.dumps(store)
     assert len(packed) < 5000
-    there = pickle.loads(packed)
-    assert there == store
-    np.testing.assert_array_equal(there.crop(there.cases[1], (0, 0, 0), (40, 40, 40)), images[1])
+    received = pickle.loads(packed)
+    assert received == store
+    crop = received.crop(received.cases[1], (0, 0, 0), (40, 40, 40))
+    np.testing.assert_array_equal(crop, images[1])
 
 
 @pytest.mark.parametrize(
@@ -233,28 +235,28 @@ def test_a_manifest_that_does_not_fit_is_refused(
 
 
 def test_a_manifest_of_more_cases_than_a_list_of_scans_may_have_is_read(tmp_path: Path) -> None:
-    """A case takes a kilobyte: 16 MiB, enough for any list, held 16 000 scans, or 1200 series of 400 slices."""
+    """The limit of 16 MiB for lists would allow only 16 000 scans, or 1200 series of 400 slices."""
     store, _, _ = a_store(tmp_path)
-    cases = [dataclasses.replace(each, notes=("x" * 10 * 2**20,)) for each in store.cases]
+    cases = [dataclasses.replace(case, notes=("x" * 10 * 2**20,)) for case in store.cases]
     write_manifest(tmp_path, RECIPE, CLASSES, cases, {})
     assert open_store(tmp_path).cases == tuple(cases)
 
 
-def test_other_folders_are_no_stores(tmp_path: Path) -> None:
+def test_other_folders_are_not_stores(tmp_path: Path) -> None:
     assert not is_store(tmp_path)
     with pytest.raises(DataError, match="not a store; make one with"):
         open_store(tmp_path)
 
 
-def test_what_a_run_records_changes_with_the_contents(tmp_path: Path) -> None:
+def test_the_record_of_the_data_changes_with_the_contents(tmp_path: Path) -> None:
     store, _, _ = a_store(tmp_path)
-    both, one = store.record(store.cases), store.record(store.cases[:1])
-    assert both == store.record(store.cases[::-1])
-    assert both["cases"] == 2
-    assert both["sha256"] != one["sha256"]
+    record = store.record(store.cases)
+    assert record == store.record(store.cases[::-1])
+    assert record["cases"] == 2
+    assert record["sha256"] != store.record(store.cases[:1])["sha256"]
 
 
-def test_cases_of_test_subjects_alone_are_left_out(tmp_path: Path) -> None:
+def test_only_cases_of_test_subjects_are_left_out(tmp_path: Path) -> None:
     store, _, _ = a_store(tmp_path, count=4)
     assert store.without_test_subjects() == list(store.cases)
     subjects = [case.subject for case in store.cases]
