@@ -1,7 +1,7 @@
-"""Pre-train on a task that cannot be learnt: `selfvox`, with wrong pairs of SimCLR views.
+r"""Pre-train on a task that cannot be learnt: `selfvox`, with wrong pairs of SimCLR views.
 
-    python experiments/wrong_partners.py pretrain STUDY/store \\
-        --out STUDY/pretrain/wrong-partners-seed-0 \\
+    python experiments/wrong_partners.py pretrain STUDY/store \
+        --out STUDY/pretrain/wrong-partners-seed-0 \
         --config STUDY/pretrain/simclr-seed-0/settings.yaml
 
 Each view is paired with a view of another image, so the loss stays at log(2N - 1). By how much

@@ -24,8 +24,9 @@ def drawn(mask, classes, **options):
 
 
 def test_the_level_shown_has_most_voxels_of_the_highest_class():
-    organ_alone, lesion, less_lesion = {1: 20}, {1: 2, 2: 5}, {1: 14, 2: 4}
-    mask = volume_of({1: organ_alone, 3: lesion, 5: less_lesion})
+    organ_alone = {1: 20}
+    lesion = {1: 2, 2: 5}
+    mask = volume_of({1: organ_alone, 3: lesion, 5: {1: 14, 2: 4}})
     assert plotting.informative_level(mask) == 3
     assert plotting.informative_level(np.where(mask == 2, 0, mask)) == 1
 
@@ -57,10 +58,10 @@ def test_a_class_has_the_same_colour_whichever_classes_are_outlined():
     mask = np.zeros((9, 9), int)
     mask[1:4, 1:4] = 1
     mask[5:8, 5:8] = 3
-    both = [to_hex(contours.get_edgecolor()[0]) for contours in drawn(mask, [1, 3])]
+    together = [to_hex(contours.get_edgecolor()[0]) for contours in drawn(mask, [1, 3])]
     alone = [to_hex(contours.get_edgecolor()[0]) for contours in drawn(mask, [3])]
-    assert both == [plotting.CLASS_COLOURS[0], plotting.CLASS_COLOURS[2]]
-    assert alone == both[1:]
+    assert together == [plotting.CLASS_COLOURS[0], plotting.CLASS_COLOURS[2]]
+    assert alone == together[1:]
     assert plotting.class_colour(6) == plotting.class_colour(1)
 
 

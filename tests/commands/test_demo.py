@@ -74,13 +74,15 @@ def test_the_table_of_a_demo_has_the_means_of_its_scores(small_demo):
         assert f"{sum(a > b for a, b in pairs)} of 2" in table[name.split()[0]]
 
 
-@pytest.mark.parametrize("found", ["beside", "elsewhere", None])
-def test_the_next_command_starts_this_installation(found, tmp_path, monkeypatch):
+@pytest.mark.parametrize("script_place", ["same folder", "elsewhere", None])
+def test_the_next_command_starts_this_installation(script_place, tmp_path, monkeypatch):
     python = tmp_path / "a b" / "python"
     monkeypatch.setattr(sys, "executable", str(python))
-    scripts = {"beside": python.with_name("selfvox"), "elsewhere": tmp_path / "selfvox"}
-    monkeypatch.setattr(shutil, "which", lambda name: scripts.get(found) and str(scripts[found]))
-    expected = "selfvox" if found == "beside" else f"'{python}' -m selfvox"
+    scripts = {"same folder": python.with_name("selfvox"), "elsewhere": tmp_path / "selfvox"}
+    monkeypatch.setattr(
+        shutil, "which", lambda name: scripts.get(script_place) and str(scripts[script_place])
+    )
+    expected = "selfvox" if script_place == "same folder" else f"'{python}' -m selfvox"
     assert demo._program() == expected
 
 

@@ -27,7 +27,7 @@ TASK = "Task09_Spleen"
 
 @pytest.fixture
 def archive(tmp_path):
-    """A decathlon task of two scans, one of them with a label, as the archive that is to be fetched."""
+    """A decathlon task of two scans, one of them with a label, as the archive to download."""
     root = tmp_path / "far" / TASK
     for name in ("imagesTr/a", "imagesTs/b", "labelsTr/a"):
         path = root / f"{name}.nii.gz"
@@ -54,7 +54,7 @@ def packed(root):
 
 @pytest.fixture
 def served(archive, monkeypatch):
-    """Let MONAI's table lead to the archive; called again, it takes the checksum of what lies there by then."""
+    """Let MONAI's table lead to the archive; called again, it takes the checksum of the changed archive."""
 
     def serve():
         monkeypatch.setitem(DecathlonDataset.resource, TASK, archive.as_uri())
@@ -88,7 +88,7 @@ def test_a_task_comes_whole_says_what_is_next_and_leaves_nothing_else(
         ).read_bytes() == path.read_bytes()
 
 
-def test_a_task_that_is_there_is_left_alone(served, tmp_path):
+def test_an_existing_task_is_left_alone(served, tmp_path):
     place = selfvox.download(TASK, tmp_path)
     with pytest.raises(UsageError, match=f"{TASK}: already exists; use it, or remove it"):
         selfvox.download(TASK, tmp_path)
@@ -131,7 +131,9 @@ def test_a_wrong_checksum_is_refused_and_nothing_is_left(served, archive, tmp_pa
     assert [*(tmp_path / "data").iterdir()] == []
 
 
-def test_no_network_is_said_in_one_line_and_nothing_is_left(served, archive, tmp_path, capsys):
+def test_a_missing_network_is_reported_in_one_line_and_nothing_is_left(
+    served, archive, tmp_path, capsys
+):
     archive.unlink()
     assert main(["download", TASK, str(tmp_path / "data")]) == ResourceError.exit_code
     err = capsys.readouterr().err
@@ -142,9 +144,9 @@ def test_no_network_is_said_in_one_line_and_nothing_is_left(served, archive, tmp
 
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
-def test_a_download_killed_half_way_begins_anew(served, archive, tmp_path):
-    whole = archive.with_suffix(".whole")
-    archive.rename(whole)
+def test_a_download_killed_half_way_starts_again(served, archive, tmp_path):
+    complete = archive.with_suffix(".whole")
+    archive.rename(complete)
     os.mkfifo(archive)
     victim = multiprocessing.get_context("fork").Process(
         target=selfvox.download, args=(TASK, tmp_path / "data")
@@ -160,7 +162,7 @@ def test_a_download_killed_half_way_begins_anew(served, archive, tmp_path):
         finally:
             victim.kill()
             victim.join()
-    whole.replace(archive)
+    complete.replace(archive)
     assert [path.name for path in (tmp_path / "data").iterdir()] == [f".{TASK}.part"]
     selfvox.download(TASK, tmp_path / "data")
     assert [path.name for path in (tmp_path / "data").iterdir()] == [TASK]
@@ -204,8 +206,8 @@ def test_a_disk_that_fills_while_unpacking_keeps_the_archive_alone(
         patch.setattr(verb.utils, "extractall", full)
         with pytest.raises(ResourceError, match="the disk is too full, more is needed"):
             selfvox.download(TASK, tmp_path / "data")
-    part = tmp_path / "data" / f".{TASK}.part"
-    assert {path.name for path in part.iterdir()} == {f"{TASK}.tar", ".lock"}
+    work_folder = tmp_path / "data" / f".{TASK}.part"
+    assert {path.name for path in work_folder.iterdir()} == {f"{TASK}.tar", ".lock"}
     archive.unlink()
     selfvox.download(TASK, tmp_path / "data")
     assert [path.name for path in (tmp_path / "data").iterdir()] == [TASK]
@@ -226,11 +228,11 @@ def test_an_archive_that_is_no_decathlon_task_is_refused(bad, served, archive, t
 
 
 def test_two_downloads_of_one_task_do_not_meet(served, tmp_path):
-    part = tmp_path / f".{TASK}.part"
-    part.mkdir()
-    with folder_lock(part), pytest.raises(BusyError, match="another process is downloading"):
+    work_folder = tmp_path / f".{TASK}.part"
+    work_folder.mkdir()
+    with folder_lock(work_folder), pytest.raises(BusyError, match="another process is downloading"):
         selfvox.download(TASK, tmp_path)
-    assert (part / ".lock").exists()
+    assert (work_folder / ".lock").exists()
 
 
 def test_a_file_in_the_folder_s_place_is_refused(served, tmp_path):

@@ -21,37 +21,37 @@ SOURCE = Path(selfvox.__file__).parent
 
 
 @pytest.fixture
-def found(capsys) -> dict:
+def installed(capsys) -> dict:
     assert main(["info", "--json"]) == 0
     return json.loads(capsys.readouterr().out)
 
 
-def test_json_is_what_the_function_returns(found, capsys):
-    assert selfvox.info(json=True) == found
-    assert json.loads(capsys.readouterr().out) == found
+def test_json_is_what_the_function_returns(installed, capsys):
+    assert selfvox.info(json=True) == installed
+    assert json.loads(capsys.readouterr().out) == installed
 
 
-def test_tasks_and_sources_are_the_files_of_their_folders(found):
+def test_tasks_and_sources_are_the_files_of_their_folders(installed):
     for title, folder in (("tasks", "tasks"), ("sources", "data/sources")):
         files = {path.stem for path in (SOURCE / folder).glob("[!_]*.py")}
-        assert set(found[title]) == files
-        for name, text in found[title].items():
+        assert set(installed[title]) == files
+        for name, text in installed[title].items():
             assert text
             assert (SOURCE / folder / f"{name}.py").read_text().startswith(f'"""{text}')
-    assert list(found["tasks"]) == tasks.task_names()
-    assert list(found["sources"]) == sources.source_names()
-    assert found["encoders"] == encoder_names()
+    assert list(installed["tasks"]) == tasks.task_names()
+    assert list(installed["sources"]) == sources.source_names()
+    assert installed["encoders"] == encoder_names()
 
 
-def test_versions_are_those_that_run(found):
-    assert found["selfvox"] == selfvox.__version__
-    assert found["packages"]["torch"] == torch.__version__
-    assert found["packages"]["numpy"] == np.__version__
-    assert {"nilearn", "timm", "distributed"} < set(found["packages"])
-    assert "ruff" not in found["packages"]
+def test_versions_are_those_that_run(installed):
+    assert installed["selfvox"] == selfvox.__version__
+    assert installed["packages"]["torch"] == torch.__version__
+    assert installed["packages"]["numpy"] == np.__version__
+    assert {"nilearn", "timm", "distributed"} < set(installed["packages"])
+    assert "ruff" not in installed["packages"]
 
 
-def test_an_absent_optional_package_is_told(capsys, monkeypatch):
+def test_a_missing_optional_package_is_listed(capsys, monkeypatch):
     version = importlib.metadata.version
 
     def without_timm(name):
@@ -64,17 +64,17 @@ def test_an_absent_optional_package_is_told(capsys, monkeypatch):
     assert "timm                          not installed (optional)" in capsys.readouterr().out
 
 
-def test_the_readable_form_shows_the_same(found, capsys):
+def test_the_readable_form_shows_the_same(installed, capsys):
     selfvox.info()
     shown = capsys.readouterr().out
     names = [
-        *found["tasks"],
-        *found["sources"],
-        *found["encoders"],
-        *found["packages"],
-        *found["tasks"].values(),
+        *installed["tasks"],
+        *installed["sources"],
+        *installed["encoders"],
+        *installed["packages"],
+        *installed["tasks"].values(),
     ]
-    for name in (*names, f"{found['devices']['cpu']['cores']} cores"):
+    for name in (*names, f"{installed['devices']['cpu']['cores']} cores"):
         assert name in shown
 
 
@@ -89,32 +89,32 @@ def test_cards_are_listed(monkeypatch, capsys):
     assert "cuda:0  NVIDIA Toy, 24.0 GiB, bf16" in capsys.readouterr().out
 
 
-def test_nothing_tells_who_and_where(found):
-    text = json.dumps(found)
+def test_no_host_user_or_path_is_printed(installed):
+    text = json.dumps(installed)
     for secret in (socket.gethostname(), str(Path.home()), str(SOURCE), os.environ.get("USER", "")):
         assert len(secret) < 5 or secret not in text
 
 
-def test_info_tasks_tells_each_task_its_use_its_options_and_its_cost(capsys):
-    found = selfvox.info("tasks")
+def test_info_tasks_has_the_use_options_and_cost_of_each_task(capsys):
+    installed = selfvox.info("tasks")
     text = " ".join(capsys.readouterr().out.split())
-    assert list(found) == tasks.task_names()
-    for name, task in found.items():
+    assert list(installed) == tasks.task_names()
+    for name, task in installed.items():
         assert f"{name}: {task['question'].partition(': ')[2]}" in text
         assert "Good for" in task["about"]
         assert " ".join(task["about"].split()) in text
-        known = options(tasks.find_task(name))
-        assert list(task["options"]) == [option.name for option in known]
+        task_options = options(tasks.find_task(name))
+        assert list(task["options"]) == [option.name for option in task_options]
         assert main(["pretrain", "--task", name, "--help"]) == 0
         usage = " ".join(capsys.readouterr().out.split())
-        for option in known:
+        for option in task_options:
             flag = f"--task.{option.name.replace('_', '-')}"
             assert f"{flag} [" in text
             assert flag in usage
             assert option.help in text
             assert option.help in usage
     assert main(["info", "tasks", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out) == found
+    assert json.loads(capsys.readouterr().out) == installed
 
 
 def test_the_cost_of_a_task_is_the_share_of_voxels_that_its_encoder_sees():
@@ -122,5 +122,5 @@ def test_the_cost_of_a_task_is_the_share_of_voxels_that_its_encoder_sees():
     assert [cost["rotation"], cost["masked"], cost["simclr"], cost["exemplar"]] == [1, 1, 2, 2]
     # tiles of 16 voxels: two of relative location, 27 of jigsaw; CPC's 64 patches have 24
     expected = [2 * 16**3, 27 * 16**3, 64 * 24**3]
-    found = [cost["relative_location"], cost["jigsaw"], cost["cpc"]]
-    assert found == pytest.approx([voxels / 64**3 for voxels in expected], abs=0.01)
+    installed = [cost["relative_location"], cost["jigsaw"], cost["cpc"]]
+    assert installed == pytest.approx([voxels / 64**3 for voxels in expected], abs=0.01)

@@ -1,4 +1,4 @@
-"""The command `tissues`, on balls of three shells whose brightness and truth are known."""
+"""The command `tissues`, on balls of three shells of known brightness."""
 
 import csv
 
@@ -47,10 +47,10 @@ def test_shells_of_known_brightness_are_separated_and_the_same_each_time():
 def count_single_voxels(label):
     """How many voxels differ from all six neighbours."""
     inner = (slice(1, -1),) * 3
-    same = [
+    equal_neighbours = [
         np.roll(label, step, axis)[inner] == label[inner] for axis in range(3) for step in (1, -1)
     ]
-    return int((~np.any(same, axis=0) & (label[inner] > 0)).sum())
+    return int((~np.any(equal_neighbours, axis=0) & (label[inner] > 0)).sum())
 
 
 def test_the_random_field_corrects_single_voxels_that_noise_has_changed(monkeypatch):
@@ -88,15 +88,15 @@ def test_labels_are_on_the_grid_of_the_scan_and_their_table_can_be_fine_tuned_on
 def test_existing_labels_are_kept(scans, tmp_path):
     table = selfvox.tissues(scans, out=tmp_path / "labelled")
     first = tmp_path / "labelled" / "labels" / "head0.nii.gz"
-    before = first.stat().st_mtime_ns
+    time_of_label = first.stat().st_mtime_ns
     assert selfvox.tissues(scans, out=tmp_path / "labelled") == table
-    assert first.stat().st_mtime_ns == before
+    assert first.stat().st_mtime_ns == time_of_label
 
 
 def test_labels_of_another_scan_are_refused_whatever_it_is_called(scans, tmp_path):
     selfvox.tissues(scans, out=tmp_path / "labelled")
-    other = nib.Nifti1Image(shells(7)[0], np.diag([2.0, 2.0, 2.0, 1.0]))  # on the same grid
-    other.to_filename(scans / "head1.nii.gz")
+    other_scan = nib.Nifti1Image(shells(7)[0], np.diag([2.0, 2.0, 2.0, 1.0]))  # on the same grid
+    other_scan.to_filename(scans / "head1.nii.gz")
     with pytest.raises(
         UsageError, match="contains the label of another scan named head1; name another `out`"
     ):
@@ -120,8 +120,8 @@ def test_a_label_of_unknown_origin_must_be_on_the_grid_of_its_scan(
     with pytest.raises(DataError, match="1 of 2 scans"):
         selfvox.tissues(scans, out=tmp_path / "labelled")
     assert "head1.nii.gz" in capsys.readouterr().err
-    kept = nib.load(tmp_path / "labelled" / "labels" / "head0.nii.gz")
-    assert np.array_equal(np.asarray(kept.dataobj), truth)
+    kept_label = nib.load(tmp_path / "labelled" / "labels" / "head0.nii.gz")
+    assert np.array_equal(np.asarray(kept_label.dataobj), truth)
 
 
 def test_a_scan_that_cannot_be_labelled_is_named_and_the_others_are_done(scans, tmp_path, capsys):

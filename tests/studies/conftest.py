@@ -1,4 +1,4 @@
-"""A study whose training is pretended, so that what is around it is tested in no time."""
+"""A study without training: runs are faked, so that everything around them is tested quickly."""
 
 import hashlib
 import shutil
@@ -32,9 +32,9 @@ FACTS = MethodFacts(
 )
 
 
-def rotation(**more):
+def rotation(**settings):
     """The method rotation, by its name."""
-    return {"rotation": {"pretrain": {"task": "rotation"}, **more}}
+    return {"rotation": {"pretrain": {"task": "rotation"}, **settings}}
 
 
 PLAN = {
@@ -57,7 +57,7 @@ def study_scans(tmp_path_factory):
 
 @pytest.fixture
 def write_plan(tmp_path, study_scans):
-    """Write a plan beside its scans; returns its path."""
+    """Write a plan next to its scans; returns its path."""
     (tmp_path / "scans").symlink_to(study_scans)
 
     def write(**changes) -> Path:
@@ -70,11 +70,11 @@ def write_plan(tmp_path, study_scans):
 
 @pytest.fixture
 def pretended(monkeypatch):
-    """Let nothing be trained: runs are made at once, their scores a function of their settings; lists what was made."""
-    made = []
+    """Fake every run, with scores that depend on its name alone; lists the runs that were made."""
+    work = []
 
     def pretrain(settings):
-        made.append(f"pretrain {settings.out.name}")
+        work.append(f"pretrain {settings.out.name}")
         store = open_store(settings.scans)
         split = store.split()
         test = set(split.test) if split else set()
@@ -90,7 +90,7 @@ def pretended(monkeypatch):
         save_part(settings.out / "encoder", "encoder", torch.nn.Linear(1, 1), card)
 
     def finetune(settings):
-        made.append(f"{settings.out.parent.name} {settings.out.name}")
+        work.append(f"{settings.out.parent.name} {settings.out.name}")
         split = open_store(settings.labelled).split()
         chosen = splits.choose_subset(
             split, settings.subset_seed, settings.labels, settings.fraction
@@ -121,9 +121,9 @@ def pretended(monkeypatch):
         monkeypatch.setattr(run_cell, name, fake)
     monkeypatch.setattr(cost, "_measure_method", measure)
     monkeypatch.setattr(
-        figures, "draw", lambda plan, found, summary, further, folder: []
+        figures, "draw", lambda plan, results, summary, further, folder: []
     )  # takes seconds
-    return made
+    return work
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Passes of Monte-Carlo dropout over a study's runs; their predictions are pretended."""
+"""Passes of Monte-Carlo dropout over a study's runs; predictions and scores are faked."""
 
 import csv
 import hashlib
@@ -18,8 +18,8 @@ GAIN = 0.1
 DRAW = mc_dropout_figures.draw
 
 
-def chance(*what):
-    return hashlib.sha256(" ".join(map(str, what)).encode()).digest()[0] / 512
+def chance(*parts):
+    return hashlib.sha256(" ".join(map(str, parts)).encode()).digest()[0] / 512
 
 
 def rows(path):
@@ -28,14 +28,14 @@ def rows(path):
 
 
 @pytest.fixture
-def done(write_plan, pretended, tmp_path, monkeypatch):
+def predicted_study(write_plan, pretended, tmp_path, monkeypatch):
     """A pretended study and what its runs were asked."""
-    out, asked = tmp_path / "out", []
+    out, requests = tmp_path / "out", []
     methods = {"rotation": {"pretrain": {"task": "rotation"}}}
     selfvox.study(str(write_plan(methods=methods, seeds=[0], pretrain_seeds=[0, 1])), out=out)
 
     def predict(settings):
-        asked.append(settings)
+        requests.append(settings)
         (settings.out / "maps").mkdir(parents=True)
         (settings.out / "a_probabilities.nii.gz").write_text("large")
         if settings.maps:
@@ -43,12 +43,12 @@ def done(write_plan, pretended, tmp_path, monkeypatch):
 
     def evaluate(settings):
         run, way = settings.predictions.parent.parent.parent, settings.predictions.parent.name
-        found = []
+        scores = []
         for row in rows(run / "scores.csv"):
             case = (row["case"], row["class"], row["name"])
             gain = 0 if way == "without" else GAIN + 0.01 * chance(way)
-            found.append([*case, f"{chance(run.parent.name, run.name, *case) + gain:.9g}"])
-        write_csv(settings.out, ["case", "class", "name", "dice"], found)
+            scores.append([*case, f"{chance(run.parent.name, run.name, *case) + gain:.9g}"])
+        write_csv(settings.out, ["case", "class", "name", "dice"], scores)
         header = ["case", *mc_dropout.CALIBRATION]
         write_csv(
             settings.out.with_name("scores_calibration.csv"), header, [["a", 0.2, 0.3, 0.4, ""]]
@@ -61,42 +61,42 @@ def done(write_plan, pretended, tmp_path, monkeypatch):
     ):
         monkeypatch.setattr(mc_dropout, name, fake)
     monkeypatch.setattr(mc_dropout_figures, "draw", lambda *_: [])  # takes seconds
-    return out, asked
+    return out, requests
 
 
-def test_every_run_is_asked_once_in_every_way(done):
-    out, asked = done
-    before = {path: path.read_bytes() for path in out.glob("cells/*/*/*.*")}
+def test_every_run_is_predicted_once_in_every_variant(predicted_study):
+    out, requests = predicted_study
+    earlier = {path: path.read_bytes() for path in out.glob("cells/*/*/*.*")}
     selfvox.study("gone.yaml", out=out, passes=5)
     # 2 labels x 2 pre-trainings, in 12 ways; their twin before and after; the maps of a run of each
     ways = {*mc_dropout.PLACES.values(), *mc_dropout.RATES.values(), *mc_dropout.VOTES.values()}
     assert len(ways) == 12
-    assert len(asked) == 4 * 12 + 2 * 2 + 2
-    assert {each.passes for each in asked} == {1, 5}
-    assert {each.subset for each in asked} == {"test"}
+    assert len(requests) == 4 * 12 + 2 * 2 + 2
+    assert {request.passes for request in requests} == {1, 5}
+    assert {request.subset for request in requests} == {"test"}
     assert {
-        (each.vote_weights, each.union_class)
-        for each in asked
-        if each.vote in ("weighted", "union")
+        (request.vote_weights, request.union_class)
+        for request in requests
+        if request.vote in ("weighted", "union")
     } == {*(((1, 2, 2), None), (None, "bright"))}
-    assert [each.run.name for each in asked if each.maps] == [
+    assert [request.run.name for request in requests if request.maps] == [
         "3-labels-seed-0",
         "3-labels-seed-0-pretrain-0",
     ]
     selfvox.study("gone.yaml", out=out, passes=5)
-    assert len(asked) == 54
+    assert len(requests) == 54
     with pytest.raises(UsageError, match="made with settings other"):
         selfvox.study("gone.yaml", out=out, passes=6)
-    assert before == {path: path.read_bytes() for path in before}
+    assert earlier == {path: path.read_bytes() for path in earlier}
     assert not list(out.glob("cells/*/*/dropout/*/predictions"))
 
 
-def test_what_dropout_changes_is_told_of_the_same_networks_and_scans(done):
-    out, _ = done
+def test_what_dropout_changes_is_computed_for_the_same_networks_and_scans(predicted_study):
+    out, _ = predicted_study
     selfvox.study("gone.yaml", out=out, passes=5)
-    told = rows(out / "dropout.csv")
-    assert "way" not in told[0]  # what it is made of has columns of its own
-    for row in told:
+    summary = rows(out / "dropout.csv")
+    assert "way" not in summary[0]  # what it is made of has columns of its own
+    for row in summary:
         way = {"encoder": float(row["encoder_dropout"]), "decoder": float(row["decoder_dropout"])}
         way = mc_dropout.Variant(**way, vote=row["vote"] or "majority")
         differences, scores = [], []
@@ -114,33 +114,35 @@ def test_what_dropout_changes_is_told_of_the_same_networks_and_scans(done):
         for name in ("difference", "low", "high"):
             assert float(row[name]) == pytest.approx(np.mean(differences), abs=1e-5)
         assert (row["ece"], row["brier"], row["error_area"]) == ("0.2", "0.3", "")
-    assert len(told) == 3 * (2 * 12 + 2 * 2)  # classes and their mean
+    assert len(summary) == 3 * (2 * 12 + 2 * 2)  # classes and their mean
 
 
-def test_shards_ask_what_one_process_asks(done, capsys):
-    out, asked = done
+def test_shards_predict_what_one_process_predicts(predicted_study, capsys):
+    out, requests = predicted_study
     selfvox.study("gone.yaml", out=out, passes=5, dry_run=True)
-    assert asked == []
+    assert requests == []
     assert "54 of 54 predictions of the test subjects are missing" in capsys.readouterr().err
     selfvox.study("gone.yaml", out=out, passes=5, shard="1/2")
-    assert len(asked) == 27
+    assert len(requests) == 27
     selfvox.study("gone.yaml", out=out, passes=5, dry_run=True)
     assert "27 of 54 predictions" in capsys.readouterr().err
     selfvox.study("gone.yaml", out=out, passes=5, shard="0/2")
-    assert len({each.out for each in asked}) == len(asked) == 54
+    assert len({request.out for request in requests}) == len(requests) == 54
     with pytest.raises(UsageError, match=r"^scheduler: cannot be combined with `passes`"):
         selfvox.study("gone.yaml", out=out, passes=5, scheduler="tcp://head:1")
 
 
-def test_the_twin_at_equal_compute_is_asked_as_from_scratch(done, write_plan):
-    out, asked = done
+def test_the_twin_at_equal_compute_is_predicted_as_from_scratch(predicted_study, write_plan):
+    out, requests = predicted_study
     methods = {"rotation": {"pretrain": {"task": "rotation"}}}
     plan = write_plan(
         methods=methods, seeds=[0], pretrain_seeds=[0, 1], labels=[1], equal_compute=True
     )
     selfvox.study(str(plan), out=out)
     selfvox.study("gone.yaml", out=out, passes=5)
-    of_twin = [each.out.parent.name for each in asked if "equal" in each.run.parent.name]
+    of_twin = [
+        request.out.parent.name for request in requests if "equal" in request.run.parent.name
+    ]
     assert sorted(of_twin) == sorted(
         way.folder.split("/")[1]
         for way in (mc_dropout.WITHOUT, mc_dropout.ENCODER, mc_dropout.MAPS)
@@ -159,28 +161,30 @@ def test_the_twin_at_equal_compute_is_asked_as_from_scratch(done, write_plan):
         ),
     ],
 )
-def test_networks_are_asked_only_in_the_ways_that_they_have(
-    done, monkeypatch, card, votes, decoder, union
+def test_networks_are_predicted_only_in_the_variants_that_they_allow(
+    predicted_study, monkeypatch, card, votes, decoder, union
 ):
-    out, asked = done
+    out, requests = predicted_study
     monkeypatch.setattr(mc_dropout, "load_part", lambda *_: (None, CARD | card))
     selfvox.study("gone.yaml", out=out, passes=2)
-    of_one = [each for each in asked if each.run == asked[-1].run and each.passes > 1]
-    assert {each.vote for each in of_one} == votes
-    assert {each.decoder_dropout for each in of_one} == decoder
-    assert {each.union_class for each in of_one} == {None, union}
+    of_one = [
+        request for request in requests if request.run == requests[-1].run and request.passes > 1
+    ]
+    assert {request.vote for request in of_one} == votes
+    assert {request.decoder_dropout for request in of_one} == decoder
+    assert {request.union_class for request in of_one} == {None, union}
     assert {row["vote"] for row in rows(out / "dropout.csv")} == {"", *votes}
 
 
-def test_a_study_whose_runs_do_not_segment_is_refused(done, monkeypatch):
-    out, _ = done
+def test_a_study_whose_runs_do_not_segment_is_refused(predicted_study, monkeypatch):
+    out, _ = predicted_study
     monkeypatch.setattr(mc_dropout.results, "read_results", lambda *_: [])
     with pytest.raises(UsageError, match=r"passes: .* has no run that segments; remove"):
         selfvox.study("gone.yaml", out=out, passes=2)
 
 
-def test_runs_without_calibration_are_told_of_all_the_same(done):
-    out, _ = done
+def test_runs_without_calibration_are_summarised_all_the_same(predicted_study):
+    out, _ = predicted_study
     selfvox.study("gone.yaml", out=out, passes=2)
     for file in out.rglob("scores_calibration.csv"):
         file.unlink()
@@ -188,18 +192,20 @@ def test_runs_without_calibration_are_told_of_all_the_same(done):
     assert {row["ece"] for row in rows(out / "dropout.csv")} == {""}
 
 
-def test_tables_and_figures_follow_from_the_folders_alone(done, monkeypatch):
-    out, asked = done
+def test_tables_and_figures_follow_from_the_folders_alone(predicted_study, monkeypatch):
+    out, requests = predicted_study
     selfvox.study("gone.yaml", out=out, table=True)
     assert not (out / "dropout.csv").exists()
     selfvox.study("gone.yaml", out=out, passes=2)
-    before, count = (out / "dropout.csv").read_bytes(), len(asked)
+    earlier, count = (out / "dropout.csv").read_bytes(), len(requests)
     (out / "dropout.csv").unlink()
     monkeypatch.setattr(mc_dropout_figures, "draw", DRAW)
     selfvox.study("gone.yaml", out=out, table=True)
-    assert (out / "dropout.csv").read_bytes() == before
-    assert len(asked) == count
-    names = {f"dropout{which}.png" for which in ("", "-places", "-rates", "-votes", "-calibration")}
+    assert (out / "dropout.csv").read_bytes() == earlier
+    assert len(requests) == count
+    names = {
+        f"dropout{suffix}.png" for suffix in ("", "-places", "-rates", "-votes", "-calibration")
+    }
     names |= {"percentiles-rotation.png", "percentiles-scratch.png"}
     sizes = {
         path.name: images.read_image(path).data.shape[1:] for path in (out / "figures").iterdir()

@@ -18,8 +18,8 @@ from .conftest import FACTS, rotation
 
 def arms(path, **facts):
     plan = read_plan.read_plan(str(path))
-    known = {method.name: facts.get(method.name, FACTS) for method in plan.trained_methods}
-    return plan, {arm.name: arm for arm in design.list_arms(plan, known)}, known
+    facts_of = {method.name: facts.get(method.name, FACTS) for method in plan.trained_methods}
+    return plan, {arm.name: arm for arm in design.list_arms(plan, facts_of)}, facts_of
 
 
 def method_of(plan, name):
@@ -28,7 +28,7 @@ def method_of(plan, name):
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"label": [1]}, r"label: no such setting; did you mean 'labels'\?"),
         ({"labels": None}, "labels and fractions: give one of them"),
@@ -115,9 +115,9 @@ def method_of(plan, name):
         ),
     ],
 )
-def test_a_plan_that_cannot_be_is_refused_with_its_place(changes, said, write_plan):
+def test_an_invalid_plan_is_refused_with_the_place_of_its_mistake(changes, message, write_plan):
     path = write_plan(**changes)
-    with pytest.raises(UsageError, match=f"plan.yaml: .*{said}"):
+    with pytest.raises(UsageError, match=f"plan.yaml: .*{message}"):
         read_plan.read_plan(str(path))
 
 
@@ -175,7 +175,7 @@ def test_a_plan_is_kept_in_its_order_and_as_its_paths_were_written(write_plan, m
     }
     path = write_plan(methods={"none": {"pretrain": None}, **first})
     monkeypatch.chdir(path.parent)
-    before = dataclasses.replace(
+    saved = dataclasses.replace(
         read_plan.read_plan("plan.yaml"),
         methods={
             "none": {"pretrain": None, "finetune": {}},
@@ -186,11 +186,11 @@ def test_a_plan_is_kept_in_its_order_and_as_its_paths_were_written(write_plan, m
     )
     grown = dict(reversed(first.items()))
     write_plan(methods={"a": {"pretrain": {"task": "rotation"}}, **grown, "none": "scratch"})
-    kept = plans.align_with_saved(read_plan.read_plan("plan.yaml"), before)
-    assert list(kept.methods) == ["none", "b", "c", "d", "a"]
+    aligned = plans.align_with_saved(read_plan.read_plan("plan.yaml"), saved)
+    assert list(aligned.methods) == ["none", "b", "c", "d", "a"]
     for name in ("none", "b", "c"):
-        assert kept.methods[name] == before.methods[name]
-    assert kept.methods["d"]["pretrain"] == str(path.parent / "runs/d")
+        assert aligned.methods[name] == saved.methods[name]
+    assert aligned.methods["d"]["pretrain"] == str(path.parent / "runs/d")
 
 
 def test_a_saved_plan_is_read_as_it_was(write_plan, tmp_path):
@@ -207,34 +207,39 @@ def test_a_twin_shares_all_of_its_method_but_the_encoder(write_plan):
         methods=rotation(finetune={"freeze": "never", "batch": 3}),
         finetune={"steps": 7, "batch": 2},
     )
-    _, found, _ = arms(path, rotation=dataclasses.replace(FACTS, network=network))
-    assert list(found) == ["scratch", "rotation"]
-    assert found["rotation"].twin == "scratch"
-    assert found["scratch"].pretrain is None
-    assert found["scratch"].finetune == {"steps": 7, "batch": 3, "network": network}
-    assert found["rotation"].finetune == {"steps": 7, "batch": 3, "freeze": "never"}
+    _, by_name, _ = arms(path, rotation=dataclasses.replace(FACTS, network=network))
+    assert list(by_name) == ["scratch", "rotation"]
+    assert by_name["rotation"].twin == "scratch"
+    assert by_name["scratch"].pretrain is None
+    assert by_name["scratch"].finetune == {"steps": 7, "batch": 3, "network": network}
+    assert by_name["rotation"].finetune == {"steps": 7, "batch": 3, "freeze": "never"}
 
 
 def test_a_method_of_its_own_from_scratch_has_the_network_that_the_others_share(write_plan):
-    shared, own = {"name": "plain", "channels": [4, 8]}, {"name": "plain", "channels": [2, 4]}
+    shared, own_network = (
+        {"name": "plain", "channels": [4, 8]},
+        {"name": "plain", "channels": [2, 4]},
+    )
     methods = {
         "longer": {"pretrain": None, "finetune": {"steps": 900}},
-        "smaller": {"pretrain": None, "finetune": {"network": own}},
+        "smaller": {"pretrain": None, "finetune": {"network": own_network}},
         "flat": {"pretrain": None, "finetune": {"slices": "axial"}},
     }
-    _, found, _ = arms(write_plan(methods={**rotation(), **methods}, pretrain={"network": shared}))
-    assert found["longer"].finetune == {"steps": 900, "network": shared}
-    assert found["smaller"].finetune == {"network": own}
-    assert found["flat"].finetune == {"slices": "axial"}  # a network of volumes does not fit it
+    _, by_name, _ = arms(
+        write_plan(methods={**rotation(), **methods}, pretrain={"network": shared})
+    )
+    assert by_name["longer"].finetune == {"steps": 900, "network": shared}
+    assert by_name["smaller"].finetune == {"network": own_network}
+    assert by_name["flat"].finetune == {"slices": "axial"}  # a network of volumes does not fit it
 
 
-def test_features_that_stand_still_are_compared_with_random_ones_and_with_no_longer_training(
+def test_frozen_features_are_compared_with_random_ones_and_with_no_longer_training(
     write_plan,
 ):
     probe = {"head": "linear", "freeze": "always", "warmup": 0.5}
-    _, found, _ = arms(write_plan(methods=rotation(finetune=probe), equal_compute="time"))
-    assert list(found) == ["scratch frozen", "rotation"]
-    assert found["scratch frozen"].finetune == {
+    _, by_name, _ = arms(write_plan(methods=rotation(finetune=probe), equal_compute="time"))
+    assert list(by_name) == ["scratch frozen", "rotation"]
+    assert by_name["scratch frozen"].finetune == {
         "head": "linear",
         "freeze": "always",
         "network": FACTS.network,
@@ -249,10 +254,10 @@ def test_methods_share_a_twin_only_where_network_data_and_fine_tuning_agree(writ
         "other": {"pretrain": {"task": "jigsaw"}},
         "base": "scratch",
     }
-    _, found, _ = arms(
+    _, by_name, _ = arms(
         write_plan(methods=methods), other=dataclasses.replace(FACTS, network={"name": "residual"})
     )
-    twins = {name: arm.twin for name, arm in found.items()}
+    twins = {name: arm.twin for name, arm in by_name.items()}
     assert twins["a"] == "base"
     assert twins["frozen"] == "base frozen"
     assert twins["longer"] == "base for longer"
@@ -271,8 +276,8 @@ def test_methods_share_a_twin_only_where_network_data_and_fine_tuning_agree(writ
 
 
 @pytest.mark.parametrize("first", [True, False])
-def test_a_method_s_name_is_no_twin_s(write_plan, first):
-    own = {
+def test_no_twin_takes_the_name_of_a_method(write_plan, first):
+    own_network = {
         "scratch": {"pretrain": None, "finetune": {"steps": 900}},
         "scratch frozen": {"pretrain": None, "finetune": {"freeze": "always"}},
         "scratch-for-rotation": {"pretrain": None, "finetune": {"batch": 1}},
@@ -281,17 +286,19 @@ def test_a_method_s_name_is_no_twin_s(write_plan, first):
         **rotation(),
         "probe": {"pretrain": {"task": "rotation"}, "finetune": {"freeze": "always"}},
     }
-    _, found, _ = arms(
-        write_plan(methods=own | methods if first else methods | own, finetune={"steps": 7})
+    _, by_name, _ = arms(
+        write_plan(
+            methods=own_network | methods if first else methods | own_network, finetune={"steps": 7}
+        )
     )
     for name, steps in (("rotation", 7), ("probe", 7), ("scratch", 900), ("scratch frozen", 7)):
-        assert found[name].finetune["steps"] == steps
+        assert by_name[name].finetune["steps"] == steps
     for name in methods:
-        assert found[name].twin not in own
-        twin = found[found[name].twin]
+        assert by_name[name].twin not in own_network
+        twin = by_name[by_name[name].twin]
         assert twin.pretrain is None
-        assert twin.finetune == {**found[name].finetune, "network": FACTS.network}
-    assert len({plans.folder_name(name) for name in found}) == len(found) == 7
+        assert twin.finetune == {**by_name[name].finetune, "network": FACTS.network}
+    assert len({plans.folder_name(name) for name in by_name}) == len(by_name) == 7
 
 
 def test_frozen_features_of_a_method_are_not_taken_for_random_ones(write_plan):
@@ -300,17 +307,17 @@ def test_frozen_features_of_a_method_are_not_taken_for_random_ones(write_plan):
         "probe": {"pretrain": {"task": "rotation"}, "finetune": {"freeze": "always"}},
         "base frozen": {"pretrain": {"task": "simclr"}, "finetune": {"freeze": "always"}},
     }
-    _, found, _ = arms(write_plan(methods=methods))
-    assert {arm.twin for arm in found.values()} == {None, "base frozen for probe"}
-    assert found["base frozen for probe"].pretrain is None
-    assert found["base frozen"].pretrain == {"task": "simclr"}
+    _, by_name, _ = arms(write_plan(methods=methods))
+    assert {arm.twin for arm in by_name.values()} == {None, "base frozen for probe"}
+    assert by_name["base frozen for probe"].pretrain is None
+    assert by_name["base frozen"].pretrain == {"task": "simclr"}
 
 
-def test_a_method_without_anything_of_its_own_is_scratch(write_plan):
-    _, found, _ = arms(
+def test_a_method_without_settings_of_its_own_is_scratch(write_plan):
+    _, by_name, _ = arms(
         write_plan(methods={"none": {"pretrain": None}, **rotation()}, finetune={"steps": 7})
     )
-    assert {name: arm.twin for name, arm in found.items()} == {"none": None, "rotation": "none"}
+    assert {name: arm.twin for name, arm in by_name.items()} == {"none": None, "rotation": "none"}
 
 
 def test_methods_of_one_pre_training_share_it(write_plan):
@@ -339,9 +346,9 @@ def test_a_method_is_resolved_once(write_plan):
 
 
 def test_cells_are_methods_by_labels_by_seeds(write_plan):
-    plan, found, facts = arms(write_plan(pretrain_seeds=[0, 5]))
+    plan, by_name, facts = arms(write_plan(pretrain_seeds=[0, 5]))
     cells = design.list_cells(plan, facts)
-    assert len(found) == 3
+    assert len(by_name) == 3
     assert len(cells) == 2 * 2 * (1 + 2 + 2)  # labels, seeds, arms by their pre-trainings
     assert len({cell.folder for cell in cells}) == len(cells)
     scratch = [cell for cell in cells if cell.arm.name == "scratch"]
@@ -379,24 +386,24 @@ def test_a_pre_training_on_other_scans_serves_all_folds(scans, times, write_plan
 
 def test_the_cost_of_a_pre_training_is_rounded_up_to_whole_steps(write_plan):
     facts = dataclasses.replace(FACTS, pretrain_steps=1, pretrain_step_flop=101.0)
-    _, found, _ = arms(write_plan(equal_compute=True, methods=rotation()), rotation=facts)
-    assert found["scratch equal compute"].extra_steps == 2
+    _, by_name, _ = arms(write_plan(equal_compute=True, methods=rotation()), rotation=facts)
+    assert by_name["scratch equal compute"].extra_steps == 2
 
 
 def test_the_twin_at_equal_compute_takes_the_steps_that_pre_training_cost(write_plan):
-    plan, found, facts = arms(
+    plan, by_name, facts = arms(
         write_plan(equal_compute=True, methods=rotation(), finetune={"steps": 7})
     )
     cells = {cell.arm.name: cell for cell in design.list_cells(plan, facts)}
-    assert found["scratch equal compute"].twin == "scratch"
-    assert found["rotation"].equal == "scratch equal compute"
+    assert by_name["scratch equal compute"].twin == "scratch"
+    assert by_name["rotation"].equal == "scratch equal compute"
     steps = {
         name: design.finetune_settings(plan, cell, FACTS)["steps"] for name, cell in cells.items()
     }
     assert steps == {"scratch": 7, "rotation": 7, "scratch equal compute": 7 + 10 * 200 // 100}
     timed = dataclasses.replace(FACTS, pretrain_step_s=0.3, step_s=0.2)
-    plan, found, _ = arms(write_plan(equal_compute="time", methods=rotation()), rotation=timed)
-    assert found["scratch equal compute"].extra_steps == 15
+    plan, by_name, _ = arms(write_plan(equal_compute="time", methods=rotation()), rotation=timed)
+    assert by_name["scratch equal compute"].extra_steps == 15
 
 
 def test_epochs_count_every_scan_of_a_subject(write_plan):
@@ -405,26 +412,30 @@ def test_epochs_count_every_scan_of_a_subject(write_plan):
         rotation=dataclasses.replace(FACTS, scans_per_subject=3.0),
     )
     for cell in design.list_cells(plan, facts):
-        given = design.finetune_settings(plan, cell, facts["rotation"])
+        settings = design.finetune_settings(plan, cell, facts["rotation"])
         # 7 epochs of 3 scans each, two a step; 20 steps for the pre-training
         of_epochs = {1: 11, 3: 32}[cell.labels]
-        assert design.finetune_steps(given, cell, facts["rotation"]) == of_epochs + (
+        assert design.finetune_steps(settings, cell, facts["rotation"]) == of_epochs + (
             20 if "equal" in cell.arm.name else 0
         )
 
 
-def test_what_stands_still_is_timed_standing_still():
+def test_a_frozen_encoder_is_timed_frozen():
     frozen = {"freeze": "always", "warmup": 0.5, "steps": 9}
     assert cost._without_steps(frozen) == {"freeze": "always"}
     assert cost._without_steps({**frozen, "freeze": "warmup"}) == {}
 
 
 def test_scale_shrinks_the_steps_and_nothing_else():
-    whole = {"steps": 300, "batch": 4, "validate_every": 50}
-    assert plans.scale_steps(whole, 0.01, 1000) == {"steps": 3, "batch": 4, "validate_every": 1}
+    settings_of_run = {"steps": 300, "batch": 4, "validate_every": 50}
+    assert plans.scale_steps(settings_of_run, 0.01, 1000) == {
+        "steps": 3,
+        "batch": 4,
+        "validate_every": 1,
+    }
     assert plans.scale_steps({"epochs": 10, "batch": 4}, 0.5, 1000) == {"epochs": 5, "batch": 4}
     assert plans.scale_steps({}, 0.01, 1000) == {"steps": 10}
-    assert plans.scale_steps(whole, 1, 1000) == whole
+    assert plans.scale_steps(settings_of_run, 1, 1000) == settings_of_run
 
 
 @pytest.mark.parametrize("name", read_plan.preset_names())
@@ -458,23 +469,23 @@ def test_a_2d_twin_is_its_method_on_slices(write_plan):
     shared = {"pretrain": {"crop": [16, 16, 16], "steps": 7}, "finetune": {"steps": 5}}
     plan = read_plan.read_plan(str(write_plan(methods=rotation(), twins_2d=flat, **shared)))
     assert list(plan.methods) == ["rotation", "2D-rotation"]
-    found = method_of(plan, "2D-rotation")
-    assert found.pretrain == {
+    by_name = method_of(plan, "2D-rotation")
+    assert by_name.pretrain == {
         "task": "rotation",
         "steps": 7,
         "crop": [16, 16],
         "batch": 8,
         "slices": "axial",
     }
-    assert found.finetune == {"steps": 5, "crop": [16, 16], "slices": "axial"}
-    _, known, _ = arms(write_plan(methods=rotation(), twins_2d=flat, **shared))
-    assert {name: arm.twin for name, arm in known.items() if arm.pretrain} == {
+    assert by_name.finetune == {"steps": 5, "crop": [16, 16], "slices": "axial"}
+    _, facts_of, _ = arms(write_plan(methods=rotation(), twins_2d=flat, **shared))
+    assert {name: arm.twin for name, arm in facts_of.items() if arm.pretrain} == {
         "rotation": "scratch",
         "2D-rotation": "2D-scratch",
     }
 
 
-def test_where_a_network_was_taken_from_may_be_gone_when_all_is_done(write_plan, monkeypatch):
+def test_a_plan_is_readable_where_the_origin_of_its_network_is_gone(write_plan, monkeypatch):
     monkeypatch.setitem(sys.modules, "timm", None)
     for network in ("gone/run", {"name": "gone/run"}, "timm:resnet18"):
         assert read_plan.read_plan(str(write_plan(pretrain={"network": network}))).pretrain == {
@@ -484,12 +495,14 @@ def test_where_a_network_was_taken_from_may_be_gone_when_all_is_done(write_plan,
 
 def test_the_plans_that_the_docs_run_in_one_folder_agree_in_what_its_cells_share(tmp_path):
     folder = Path(__file__).parents[2] / "docs" / "studies" / "hippocampus"
-    kept, *others = [
+    aligned, *more_plans = [
         read_plan.read_plan(str(path), tmp_path) for path in sorted(folder.glob("*.yaml"))
     ]
-    assert len(others) >= 4
-    for plan in others:
-        assert setup._difference(plan, kept) is None
-        assert all(kept.methods.get(name, value) == value for name, value in plan.methods.items())
-    differing = dataclasses.replace(kept, finetune={**kept.finetune, "freeze": "always"})
-    assert setup._difference(differing, kept).startswith("finetune: ")
+    assert len(more_plans) >= 4
+    for plan in more_plans:
+        assert setup._difference(plan, aligned) is None
+        assert all(
+            aligned.methods.get(name, value) == value for name, value in plan.methods.items()
+        )
+    differing = dataclasses.replace(aligned, finetune={**aligned.finetune, "freeze": "always"})
+    assert setup._difference(differing, aligned).startswith("finetune: ")

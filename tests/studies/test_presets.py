@@ -88,14 +88,14 @@ def test_brain_tumours_are_scored_by_region_in_3d_and_2d(brats, tmp_path):
     plan = shrunk(
         "brats2018", tmp_path, "Rotation", test=2, validation=1, fractions=[1.0], seeds=[0]
     )
-    found = selfvox.study(str(plan), data=brats, out=tmp_path / "out", scale=1e-5)
-    assert {(row["method"], row["twin"]) for row in found} == {
+    summary = selfvox.study(str(plan), data=brats, out=tmp_path / "out", scale=1e-5)
+    assert {(row["method"], row["twin"]) for row in summary} == {
         ("scratch", None),
         ("Rotation", "scratch"),
         ("2D-scratch", None),
         ("2D-Rotation", "2D-scratch"),
     }
-    names = [row["name"] for row in found if row["method"] == "Rotation"]
+    names = [row["name"] for row in summary if row["method"] == "Rotation"]
     assert names == [
         "necrotic core",
         "oedema",
@@ -105,8 +105,8 @@ def test_brain_tumours_are_scored_by_region_in_3d_and_2d(brats, tmp_path):
         "ET",
         "mean of regions",
     ]
-    of = {row["name"]: row["mean"] for row in found if row["method"] == "Rotation"}
-    assert of["mean of regions"] == pytest.approx((of["WT"] + of["TC"] + of["ET"]) / 3)
+    means = {row["name"]: row["mean"] for row in summary if row["method"] == "Rotation"}
+    assert means["mean of regions"] == pytest.approx((means["WT"] + means["TC"] + means["ET"]) / 3)
     pairs = {
         (row["comparison"], row["method"], row["twin"])
         for row in rows(tmp_path / "out" / "comparisons.csv")
@@ -116,14 +116,14 @@ def test_brain_tumours_are_scored_by_region_in_3d_and_2d(brats, tmp_path):
 
 def test_retinopathy_is_scored_by_kappa_over_all_folds(fundus, tmp_path):
     plan = shrunk("retinopathy", tmp_path, "Rotation", folds=2, validation=5, fractions=[1.0])
-    found = selfvox.study(str(plan), data=fundus, out=tmp_path / "out", scale=0.005)
-    assert {(row["method"], row["score"], row["runs"], row["transductive"]) for row in found} == {
+    summary = selfvox.study(str(plan), data=fundus, out=tmp_path / "out", scale=0.005)
+    assert {(row["method"], row["score"], row["runs"], row["transductive"]) for row in summary} == {
         ("scratch", "quadratic_kappa", 1, False),
         ("Rotation", "quadratic_kappa", 1, True),
     }
     table = rows(tmp_path / "out" / "table.csv")
     for method in ("scratch", "Rotation"):
-        own = [row for row in table if row["method"] == method]
-        assert sorted(row["case"] for row in own) == [f"eye{number:02}" for number in range(20)]
-        assert all(int(row["true"]) == int(row["case"][3:]) % 5 for row in own)
-        assert {row["fold"] for row in own} == {"0", "1"}
+        answers = [row for row in table if row["method"] == method]
+        assert sorted(row["case"] for row in answers) == [f"eye{number:02}" for number in range(20)]
+        assert all(int(row["true"]) == int(row["case"][3:]) % 5 for row in answers)
+        assert {row["fold"] for row in answers} == {"0", "1"}

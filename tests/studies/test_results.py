@@ -1,4 +1,4 @@
-"""Studies that are half done: their folders are written by hand, as a study would leave them."""
+"""Unfinished studies: their folders are written by hand, as a study would leave them."""
 
 import csv
 
@@ -19,12 +19,12 @@ FOLDS = {"test": None, "folds": 4, "labels": None, "fractions": [1.0], "seeds": 
 
 
 @pytest.fixture
-def kept(write_plan, tmp_path, monkeypatch):
+def save_study(write_plan, tmp_path, monkeypatch):
     """Keep a study in which `done` says which cells are; returns its plan and folder."""
     monkeypatch.setattr(figures, "draw", lambda *_: [])  # takes seconds
 
     def keep(
-        done,
+        is_finished,
         without=(),
         cases=lambda cell: (f"x{cell.fold}", f"y{cell.fold}"),
         graded=False,
@@ -37,9 +37,9 @@ def kept(write_plan, tmp_path, monkeypatch):
         out.mkdir()
         save_plan(plan, out / "plan.yaml")
         save_facts(facts, out)
-        for cell in filter(done, list_cells(plan, facts)):
+        for cell in filter(is_finished, list_cells(plan, facts)):
             (out / cell.folder).mkdir(parents=True)
-            what = {
+            record = {
                 "method": cell.arm.name,
                 "twin": cell.arm.twin,
                 "labels": cell.labels or 4,
@@ -51,7 +51,7 @@ def kept(write_plan, tmp_path, monkeypatch):
                 "slices": None,
                 "score": "quadratic_kappa" if graded else "dice",
             }
-            write_json(out / cell.folder / "done.json", what)
+            write_json(out / cell.folder / "done.json", record)
             if graded:
                 rows = [[case, number % 2, 1] for number, case in enumerate(cases(cell))]
                 write_csv(out / cell.folder / "answers.csv", ["case", "true", "predicted"], rows)
@@ -63,25 +63,25 @@ def kept(write_plan, tmp_path, monkeypatch):
     return keep
 
 
-def test_a_leak_in_any_fold_is_told(kept):
-    plan, out = kept(lambda cell: True, **FOLDS)
-    found = {run.method: run for run in results.read_results(plan, out)}
-    assert {name: run.transductive for name, run in found.items()} == {
+def test_a_leak_in_any_fold_is_reported(save_study):
+    plan, out = save_study(lambda cell: True, **FOLDS)
+    study = {run.method: run for run in results.read_results(plan, out)}
+    assert {name: run.transductive for name, run in study.items()} == {
         "scratch": False,
         "rotation": True,
         "simclr": True,
     }
-    assert {len(run.paths) for run in found.values()} == {4}
+    assert {len(run.paths) for run in study.values()} == {4}
 
 
-def test_from_scratch_networks_in_3d_and_2d_are_paired_by_their_methods(kept):
+def test_from_scratch_networks_in_3d_and_2d_are_paired_by_their_methods(save_study):
     methods = {
         "a": {"pretrain": {"task": "rotation"}, "finetune": {"steps": 9}},
         "b": {"pretrain": {"task": "simclr"}},
         "base": "scratch",
     }
     flat = {"of": ["b"], "finetune": {"crop": [8, 8]}}
-    found = kept(
+    study = save_study(
         lambda cell: False,
         methods=methods,
         twins_2d=flat,
@@ -90,11 +90,11 @@ def test_from_scratch_networks_in_3d_and_2d_are_paired_by_their_methods(kept):
     )
     # `base` is the twin of a
     equal = ("base equal compute to b", "2D-base equal compute")
-    assert results.pairs_in_2d(*found) == [("b", "2D-b"), ("base for b", "2D-base"), equal]
+    assert results.pairs_in_2d(*study) == [("b", "2D-b"), ("base for b", "2D-base"), equal]
 
 
-def test_runs_that_lack_a_fold_are_left_out(kept, capsys):
-    _, out = kept(
+def test_runs_that_lack_a_fold_are_left_out(save_study, capsys):
+    _, out = save_study(
         lambda cell: (cell.arm.name, cell.fold) not in {("rotation", 1), ("scratch", 3)}, **FOLDS
     )
     rows = selfvox.study("any", out=out, table=True)
@@ -103,8 +103,8 @@ def test_runs_that_lack_a_fold_are_left_out(kept, capsys):
 
 
 @pytest.mark.parametrize("graded", [False, True])
-def test_runs_without_a_common_case_are_not_compared(kept, graded):
-    _, out = kept(
+def test_runs_without_a_common_case_are_not_compared(save_study, graded):
+    _, out = save_study(
         lambda cell: True, cases=lambda cell: (cell.arm.name, cell.arm.name + "2"), graded=graded
     )
     rows = selfvox.study("any", out=out, table=True)
@@ -112,8 +112,8 @@ def test_runs_without_a_common_case_are_not_compared(kept, graded):
     assert {row["twin"] for row in rows} == {None}
 
 
-def test_a_further_comparison_without_a_common_seed_is_left_out(kept):
-    _, out = kept(
+def test_a_further_comparison_without_a_common_seed_is_left_out(save_study):
+    _, out = save_study(
         lambda cell: (cell.arm.name == "scratch equal compute") == (cell.seed == 0),
         equal_compute=True,
     )
@@ -128,8 +128,8 @@ def test_a_further_comparison_without_a_common_seed_is_left_out(kept):
         assert list(csv.DictReader(lines)) == []
 
 
-def test_a_method_that_nothing_is_known_of_yet_is_left_out(kept):
-    _, out = kept(lambda cell: True, without=["simclr"])
+def test_a_method_that_is_not_measured_yet_is_left_out(save_study):
+    _, out = save_study(lambda cell: True, without=["simclr"])
     assert {row["method"] for row in selfvox.study("any", out=out, table=True)} == {
         "scratch",
         "rotation",

@@ -1,3 +1,5 @@
+"""A study: made once and resumed, by one process or several; refused where it would be biased."""
+
 import contextlib
 import csv
 import dataclasses
@@ -33,44 +35,44 @@ def tables(out):
 
 
 @pytest.fixture
-def done(write_plan, pretended, tmp_path):
+def finished(write_plan, pretended, tmp_path):
     """A pretended study, its plan and what was made."""
     plan, out = write_plan(), tmp_path / "out"
     selfvox.study(str(plan), out=out)
     return plan, out, pretended
 
 
-def test_everything_is_made_once(done):
-    plan, out, made = done
-    assert len(made) == len(set(made)) == 2 + 2 * 2 * 3  # pre-trainings; labels, seeds, arms
-    before = tables(out)
+def test_everything_is_made_once(finished):
+    plan, out, work = finished
+    assert len(work) == len(set(work)) == 2 + 2 * 2 * 3  # pre-trainings; labels, seeds, arms
+    earlier = tables(out)
     selfvox.study(str(plan), out=out)
-    assert len(made) == 14
-    assert tables(out) == before
+    assert len(work) == 14
+    assert tables(out) == earlier
 
 
-def test_subsets_are_nested_and_all_else_is_the_same(done):
-    _, out, _ = done
-    found = {
+def test_subsets_are_nested_and_all_else_is_the_same(finished):
+    _, out, _ = finished
+    loaded = {
         path.parent.name: splits.read_split(path)
         for path in out.glob("cells/rotation/*/split.json")
     }
     for seed in (0, 1):
-        one, three = (set(found[f"{n}-labels-seed-{seed}-pretrain-0"].train) for n in (1, 3))
-        assert (len(one), len(three)) == (1, 3)
-        assert one < three
-    assert len({(each.validation, each.test) for each in found.values()}) == 1
-    assert not [each for each in found.values() if set(each.train) & set(each.test)]
-    for name, split in found.items():
+        small, large = (set(loaded[f"{n}-labels-seed-{seed}-pretrain-0"].train) for n in (1, 3))
+        assert (len(small), len(large)) == (1, 3)
+        assert small < large
+    assert len({(entry.validation, entry.test) for entry in loaded.values()}) == 1
+    assert not [entry for entry in loaded.values() if set(entry.train) & set(entry.test)]
+    for name, split in loaded.items():
         twin = splits.read_split(
             out / "cells" / "scratch" / name.removesuffix("-pretrain-0") / "split.json"
         )
         assert twin.train == split.train
 
 
-def test_a_study_that_was_killed_goes_on_and_makes_nothing_twice(done, tmp_path, monkeypatch):
-    plan, whole, made = done
-    made.clear()
+def test_a_study_that_was_killed_goes_on_and_makes_nothing_twice(finished, tmp_path, monkeypatch):
+    plan, reference, work = finished
+    work.clear()
     run_once, count = run_cell.score, iter(range(100))
 
     def dies_at_the_fifth(plan, run, store):
@@ -84,30 +86,30 @@ def test_a_study_that_was_killed_goes_on_and_makes_nothing_twice(done, tmp_path,
         selfvox.study(str(plan), out=out)
     assert len(list(out.glob("cells/*/*/done.json"))) == 4
     selfvox.study(str(plan), out=out)
-    assert len(made) == 15  # the cell it died in was begun again
-    assert len(set(made)) == 14
-    assert tables(out) == tables(whole)
+    assert len(work) == 15  # the cell it died in was begun again
+    assert len(set(work)) == 14
+    assert tables(out) == tables(reference)
 
 
-def test_shards_make_what_one_process_makes(done, tmp_path, prepared_out):
-    plan, whole, made = done
-    made.clear()
-    out = prepared_out("sharded", like=whole)
+def test_shards_make_what_one_process_makes(finished, tmp_path, prepared_out):
+    plan, reference, work = finished
+    work.clear()
+    out = prepared_out("sharded", like=reference)
     selfvox.study(str(plan), out=out, shard="0/2")
     assert len(list(out.glob("cells/*/*/done.json"))) == 6
     selfvox.study(str(plan), out=out, shard="1/2")
-    assert len(made) == len(set(made)) == 14
-    assert tables(out) == tables(whole)
+    assert len(work) == len(set(work)) == 14
+    assert tables(out) == tables(reference)
 
 
-def test_processes_at_the_same_cells_share_them(done, prepared_out, monkeypatch):
-    plan, whole, made = done
-    made.clear()
+def test_processes_at_the_same_cells_share_them(finished, prepared_out, monkeypatch):
+    plan, reference, work = finished
+    work.clear()
     monkeypatch.setattr(run_study, "PATIENCE_S", 0.05)
     monkeypatch.setattr(
         run_once, "redirect_output", lambda log: contextlib.nullcontext()
     )  # stdout is one for all threads
-    out = prepared_out("together", like=whole)
+    out = prepared_out("together", like=reference)
     threads = [
         threading.Thread(target=selfvox.study, args=(str(plan),), kwargs={"out": out})
         for _ in range(3)
@@ -116,44 +118,44 @@ def test_processes_at_the_same_cells_share_them(done, prepared_out, monkeypatch)
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(made) == len(set(made)) == 14
-    assert tables(out) == tables(whole)
+    assert len(work) == len(set(work)) == 14
+    assert tables(out) == tables(reference)
 
 
-def test_a_cell_that_another_process_is_at_is_left_to_it(done, prepared_out, monkeypatch):
-    plan, whole, made = done
-    made.clear()
-    out = prepared_out("busy", like=whole)
+def test_a_cell_that_another_process_makes_is_left_to_it(finished, prepared_out, monkeypatch):
+    plan, reference, work = finished
+    work.clear()
+    out = prepared_out("busy", like=reference)
     cell = "cells/scratch/1-labels-seed-0"
     monkeypatch.setattr(
         run_study.time, "sleep", lambda seconds: (_ for _ in ()).throw(TimeoutError)
     )
     with run_once.study_lock(out, cell), pytest.raises(TimeoutError):
         selfvox.study(str(plan), out=out)
-    assert len(made) == 13
-    assert "scratch 1-labels-seed-0" not in made
+    assert len(work) == 13
+    assert "scratch 1-labels-seed-0" not in work
 
 
-def test_tables_follow_from_the_folders_alone(done):
-    plan, out, made = done
-    before, count = tables(out), len(made)
+def test_tables_follow_from_the_folders_alone(finished):
+    plan, out, work = finished
+    earlier, count = tables(out), len(work)
     for name in ("table.csv", "summary.csv"):
         (out / name).unlink()
     plan.unlink()
     selfvox.study("gone.yaml", out=out, table=True)
-    assert tables(out) == before
-    assert len(made) == count
+    assert tables(out) == earlier
+    assert len(work) == count
 
 
-def test_a_partial_study_says_what_is_missing(done, capsys):
-    _, out, _ = done
+def test_a_partial_study_says_what_is_missing(finished, capsys):
+    _, out, _ = finished
     (out / "cells" / "simclr" / "3-labels-seed-1-pretrain-0" / "done.json").unlink()
     selfvox.study("any", out=out, table=True)
     assert "1 of 12 cells are missing (simclr, 3 labels, seed 1 first)" in capsys.readouterr().err
 
 
-def test_what_is_done_counts_as_done_before_anything_is_made(done, capsys):
-    plan, out, _ = done
+def test_what_is_done_counts_as_done_before_anything_is_made(finished, capsys):
+    plan, out, _ = finished
     (out / "cells" / "scratch" / "1-labels-seed-0" / "done.json").unlink()
     capsys.readouterr()
     selfvox.study(str(plan), out=out)
@@ -174,8 +176,8 @@ def test_a_step_is_timed_by_the_runs_own_clock_however_long_the_rest_takes(tmp_p
     assert 0 <= rest < 0.1
 
 
-def test_the_table_holds_every_score_of_every_cell(done):
-    _, out, _ = done
+def test_the_table_holds_every_score_of_every_cell(finished):
+    _, out, _ = finished
     with (out / "table.csv").open(newline="") as lines:
         rows = list(csv.DictReader(lines))
     assert len(rows) == 12 * 2 * 2  # cells, cases, classes
@@ -188,10 +190,10 @@ def test_the_table_holds_every_score_of_every_cell(done):
             )
 
 
-def test_a_plan_may_grow_but_not_change(done, write_plan):
-    _, out, made = done
+def test_a_plan_may_grow_but_not_change(finished, write_plan):
+    _, out, work = finished
     selfvox.study(str(write_plan(seeds=[0, 1, 2])), out=out)
-    assert len(made) == 14 + 6
+    assert len(work) == 14 + 6
     with pytest.raises(UsageError, match=r"another plan \(test: 2, not 1\)"):
         selfvox.study(str(write_plan(test=1)), out=out)
     changed = {"rotation": {"pretrain": {"task": "rotation", "steps": 9}}}
@@ -200,14 +202,14 @@ def test_a_plan_may_grow_but_not_change(done, write_plan):
 
 
 def refuses(monkeypatch, wrong):
-    """Let the trial refuse methods in whose settings `wrong` finds something; lists what is tried."""
-    tried, likely = [], cost._measure_method
+    """Let measuring refuse the methods that `wrong` picks; lists the methods that are measured."""
+    tried, measure = [], cost._measure_method
 
     def refuse(plan, out, method):
         tried.append(method.name)
         if wrong(method):
             raise UsageError(f"crop: does not fit {method.name}")
-        return likely(plan, out, method)
+        return measure(plan, out, method)
 
     monkeypatch.setattr(cost, "_measure_method", refuse)
     return tried
@@ -223,37 +225,37 @@ def refuses(monkeypatch, wrong):
     ],
 )
 def test_a_plan_that_was_refused_is_corrected_where_it_lies(
-    done, wrong, write_plan, tmp_path, monkeypatch
+    finished, wrong, write_plan, tmp_path, monkeypatch
 ):
-    _, whole, made = done
-    out, count = tmp_path / "refused", len(made)
+    _, reference, work = finished
+    out, count = tmp_path / "refused", len(work)
     with monkeypatch.context() as patched:
         refuses(patched, lambda method: True)
         with pytest.raises(UsageError, match="does not fit rotation"):
             selfvox.study(str(write_plan(**wrong)), out=out)
     selfvox.study(str(write_plan()), out=out)
-    assert sorted(made[count:]) == sorted(made[:count])
-    assert tables(out) == tables(whole)
-    manifests = [(each / "store" / "manifest.json").read_text() for each in (out, whole)]
+    assert sorted(work[count:]) == sorted(work[:count])
+    assert tables(out) == tables(reference)
+    manifests = [(entry / "store" / "manifest.json").read_text() for entry in (out, reference)]
     assert manifests[0] == manifests[1]
 
 
 def test_scans_that_were_the_wrong_ones_are_put_right_before_anything_is_trained(
-    done, write_plan, tmp_path
+    finished, write_plan, tmp_path
 ):
-    _, whole, _ = done
+    _, reference, _ = finished
     phantom.write(tmp_path / "others", "shapes", count=9, seed=5)
     out = tmp_path / "wrong"
     selfvox.study(str(write_plan(data="others")), out=out, dry_run=True)
     selfvox.study(str(write_plan()), out=out)
-    assert tables(out) == tables(whole)
+    assert tables(out) == tables(reference)
 
 
 def test_a_method_that_was_refused_is_corrected_and_others_stay(
-    done, write_plan, monkeypatch, tmp_path
+    finished, write_plan, monkeypatch, tmp_path
 ):
-    _, out, made = done
-    count = len(made)
+    _, out, work = finished
+    count = len(work)
     for name, scans in (("wrong", 3), ("right", 4)):
         for path in phantom.write(tmp_path / "drawn", "shapes", count=scans, seed=scans):
             (tmp_path / name).mkdir(exist_ok=True)
@@ -271,7 +273,7 @@ def test_a_method_that_was_refused_is_corrected_and_others_stay(
         str(write_plan(methods={**PLAN["methods"], "masked": {"pretrain": new}})), out=out
     )
     assert tried == ["masked", "masked"]
-    assert {each.split()[0] for each in made[count:]} == {"pretrain", "masked"}
+    assert {entry.split()[0] for entry in work[count:]} == {"pretrain", "masked"}
     assert len(open_store(out / "scans" / "masked").cases) == 4
     assert not list((out / "labelled").iterdir())
 
@@ -279,7 +281,7 @@ def test_a_method_that_was_refused_is_corrected_and_others_stay(
 SLOWER = {**PLAN["methods"], "rotation": {"pretrain": {"task": "rotation", "steps": 7}}}
 
 
-def test_a_dry_run_is_corrected_and_timed_anew(write_plan, pretended, monkeypatch, tmp_path):
+def test_a_dry_run_is_corrected_and_timed_again(write_plan, pretended, monkeypatch, tmp_path):
     out, tried = tmp_path / "out", refuses(monkeypatch, lambda method: False)
 
     def dry_run(**plan):
@@ -295,7 +297,7 @@ def test_a_dry_run_is_corrected_and_timed_anew(write_plan, pretended, monkeypatc
         (out / folder).mkdir(parents=True)
     assert dry_run(methods=SLOWER) == ["rotation", "simclr"]
     assert not any((out / folder).exists() for folder in ("store-folds", "scans", "labelled"))
-    # what is known of a method that was left out is not known of one of its name
+    # facts of a method that was removed are not those of a new one with its name
     assert dry_run(methods={"rotation": SLOWER["rotation"]}, pretrain={"batch": 2}) == ["rotation"]
     assert dry_run(methods=SLOWER, pretrain={"batch": 2}) == ["simclr"]
     assert dry_run(methods={"simclr": SLOWER["simclr"]}, pretrain={"batch": 2}) == []
@@ -311,14 +313,14 @@ def test_where_something_is_begun_only_what_was_never_tried_may_change(
     out, tried = tmp_path / "out", refuses(monkeypatch, lambda method: False)
     selfvox.study(str(write_plan()), out=out, dry_run=True)
     (out / begun).mkdir(parents=True)
-    kept = load_plan(out / "plan.yaml")
+    saved = load_plan(out / "plan.yaml")
     # its twin, its pre-training and its stores may serve what was begun
     with pytest.raises(UsageError, match="another method rotation"):
         selfvox.study(str(write_plan(methods=SLOWER)), out=out)
     with pytest.raises(UsageError, match=r"another plan \(pretrain: "):
         selfvox.study(str(write_plan(pretrain={"batch": 2})), out=out)
-    assert load_plan(out / "plan.yaml") == kept
-    # one that was left out and comes back as another is timed anew
+    assert load_plan(out / "plan.yaml") == saved
+    # a method that was removed and comes back as another is timed again
     selfvox.study(
         str(write_plan(methods={"simclr": PLAN["methods"]["simclr"]})), out=out, dry_run=True
     )
@@ -327,27 +329,27 @@ def test_where_something_is_begun_only_what_was_never_tried_may_change(
 
 
 def test_a_study_goes_on_from_elsewhere_and_with_a_new_method_in_front(
-    done, write_plan, monkeypatch
+    finished, write_plan, monkeypatch
 ):
-    plan, out, made = done
-    kept = yaml.safe_load((out / "plan.yaml").read_text())
+    plan, out, work = finished
+    saved = yaml.safe_load((out / "plan.yaml").read_text())
     (out / "plan.yaml").write_text(
-        yaml.safe_dump({**kept, "data": "scans"}, sort_keys=False)
+        yaml.safe_dump({**saved, "data": "scans"}, sort_keys=False)
     )  # as it was once kept
     monkeypatch.chdir(plan.parent)
     frozen = {"pretrain": {"task": "rotation"}, "finetune": {"steps": 9}}
-    write_plan(methods={"other": frozen, **kept["methods"]})
+    write_plan(methods={"other": frozen, **saved["methods"]})
     selfvox.study("plan.yaml", out="out")
     # the pre-training of rotation serves it; its twin is called by it
-    assert {each.split()[0] for each in made[14:]} == {"other", "scratch-for-other"}
+    assert {entry.split()[0] for entry in work[14:]} == {"other", "scratch-for-other"}
     assert yaml.safe_load((out / "plan.yaml").read_text())["data"] == str(plan.parent / "scans")
     monkeypatch.chdir(plan.parent.parent)
-    count = len(made)
+    count = len(work)
     selfvox.study(f"{plan.parent.name}/plan.yaml", out=f"{plan.parent.name}/out")
-    assert len(made) == count
+    assert len(work) == count
 
 
-def test_a_folder_that_another_process_begins_in_is_a_study_s(write_plan, pretended, tmp_path):
+def test_a_folder_that_another_process_starts_in_is_a_study(write_plan, pretended, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / ".123.part.plan.yaml").write_text("data:")
     selfvox.study(str(write_plan()), out=tmp_path / "out", dry_run=True)
@@ -366,30 +368,30 @@ def test_a_run_goes_on_under_the_paths_that_it_was_begun_with(tmp_path, monkeypa
     (tmp_path / "run" / "settings.yaml").write_text(
         "labelled: store  # where\nencoder: other\nlabels: null\n"
     )
-    said = {
+    printed = {
         "labelled": "store",
         "encoder": paths["encoder"],
         "out": tmp_path / "run",
         "resume": True,
     }
-    assert run_cell._run_settings(tmp_path / "run", paths) == said
+    assert run_cell._run_settings(tmp_path / "run", paths) == printed
 
 
 def test_a_run_that_was_replaced_is_not_mixed_with_what_it_was(tmp_path):
-    made = []
+    work = []
 
     def do(settings):
-        run_once.run_once(tmp_path, Path("cell"), settings, lambda: made.append(1) or {})
+        run_once.run_once(tmp_path, Path("cell"), settings, lambda: work.append(1) or {})
 
     do({"pretrain": "runs/x", "encoder_sha256": 1})
     do({"pretrain": "runs/x", "encoder_sha256": 1})
-    assert len(made) == 1
+    assert len(work) == 1
     with pytest.raises(UsageError, match="was made with settings other"):
         do({"pretrain": "runs/x", "encoder_sha256": 2})
 
 
-def test_a_ready_store_may_be_pre_trained_on(done, write_plan, tmp_path):
-    _, out, _ = done
+def test_a_ready_store_may_be_pre_trained_on(finished, write_plan, tmp_path):
+    _, out, _ = finished
     shutil.copytree(out / "store", tmp_path / "ready")
     manifest = json.loads((tmp_path / "ready/manifest.json").read_text())
     test = splits.read_split(out / "store/split.json").test
@@ -408,7 +410,7 @@ def test_a_ready_store_may_be_pre_trained_on(done, write_plan, tmp_path):
 
 
 @pytest.fixture
-def mine(tmp_path, study_scans):
+def own_scans(tmp_path, study_scans):
     """Scans of a study of its own, to be changed; in plain folders, so that every file counts."""
     shutil.copytree(study_scans, tmp_path / "mine", ignore=shutil.ignore_patterns("dataset.json"))
     return tmp_path / "mine"
@@ -417,10 +419,10 @@ def mine(tmp_path, study_scans):
 def changed(scans, out):
     name = splits.read_split(out / "store/split.json").train[0]
     file = scans / "labels" / f"{name}.nii.gz"
-    found = nib.load(file)
-    label = np.asarray(found.dataobj).copy()
+    loaded = nib.load(file)
+    label = np.asarray(loaded.dataobj).copy()
     label[label == 1] = 2
-    nib.save(nib.Nifti1Image(label, found.affine), file)
+    nib.save(nib.Nifti1Image(label, loaded.affine), file)
     return f"{name} has changed"
 
 
@@ -437,40 +439,42 @@ def removed(scans, out):
     return f"{name} is gone"
 
 
-def test_a_study_does_not_go_on_with_other_scans(write_plan, pretended, mine, tmp_path):
-    plan, out, made = write_plan(data="mine", labels=[1], seeds=[0]), tmp_path / "out", pretended
+def test_a_study_does_not_go_on_with_other_scans(write_plan, pretended, own_scans, tmp_path):
+    plan, out, work = write_plan(data="mine", labels=[1], seeds=[0]), tmp_path / "out", pretended
     selfvox.study(str(plan), out=out)
-    kept = (out / "data.json").read_bytes()
-    shutil.copytree(mine, tmp_path / "whole")
+    saved = (out / "data.json").read_bytes()
+    shutil.copytree(own_scans, tmp_path / "whole")
     for change in (changed, added, removed):
-        said = change(mine, out)
+        printed = change(own_scans, out)
         with pytest.raises(
-            DataError, match=rf"store: these are not the scans .* 1 differ \({said}\); restore"
+            DataError, match=rf"store: these are not the scans .* 1 differ \({printed}\); restore"
         ):
             selfvox.study(str(plan), out=out)
-        shutil.rmtree(mine)
-        shutil.copytree(tmp_path / "whole", mine)
+        shutil.rmtree(own_scans)
+        shutil.copytree(tmp_path / "whole", own_scans)
     selfvox.study(str(plan), out=out)
-    # whose stores lie there, but not yet what they are
+    # stores exist, but their fingerprint is not recorded yet
     (out / "data.json").unlink()
     selfvox.study(str(plan), out=out)
-    assert (out / "data.json").read_bytes() == kept
+    assert (out / "data.json").read_bytes() == saved
     (out / "data.json").unlink()
-    changed(mine, out)
+    changed(own_scans, out)
     with pytest.raises(DataError, match="these are not the scans"):
         selfvox.study(str(plan), out=out)
-    assert len(made) == 5
+    assert len(work) == 5
 
 
-def test_scans_may_change_while_nothing_is_done(write_plan, pretended, mine, tmp_path):
+def test_scans_may_change_while_nothing_is_done(write_plan, pretended, own_scans, tmp_path):
     plan, out = write_plan(data="mine", labels=[1], seeds=[0]), tmp_path / "out"
     selfvox.study(str(plan), out=out, dry_run=True)
-    changed(mine, out)
+    changed(own_scans, out)
     selfvox.study(str(plan), out=out)
     assert len(pretended) == 5
 
 
-def test_folds_dealt_anew_are_refused(write_plan, pretended, tmp_path, monkeypatch):
+def test_folds_that_were_drawn_differently_are_refused(
+    write_plan, pretended, tmp_path, monkeypatch
+):
     plan = write_plan(test=None, folds=4, validation=1, labels=None, fractions=[1.0], seeds=[0])
     selfvox.study(str(plan), out=tmp_path / "out")
     deal = splits.make_folds
@@ -484,11 +488,11 @@ def test_folds_dealt_anew_are_refused(write_plan, pretended, tmp_path, monkeypat
 
 
 def test_the_plan_s_source_says_how_the_truth_is_read_too(write_plan, tmp_path, monkeypatch):
-    asked = []
+    requests = []
     for name in ("predict", "evaluate"):
-        monkeypatch.setattr(run_cell, name, asked.append)
+        monkeypatch.setattr(run_cell, name, requests.append)
     run_cell.score(read_plan(str(write_plan(prepare={"source": "table"}))), tmp_path, None)
-    assert [each.source for each in asked] == ["table", "table"]
+    assert [entry.source for entry in requests] == ["table", "table"]
 
 
 def test_cases_without_a_grade_have_no_answer(write_plan, tmp_path, monkeypatch):
@@ -508,7 +512,7 @@ def test_cases_without_a_grade_have_no_answer(write_plan, tmp_path, monkeypatch)
 
 def test_a_folder_with_other_things_is_left_alone(write_plan, tmp_path):
     (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "letter.txt").write_text("dear")
+    (tmp_path / "out" / "letter.txt").write_text("hello")
     with pytest.raises(UsageError, match="is not empty and contains no study"):
         selfvox.study(str(write_plan()), out=tmp_path / "out")
     assert os.listdir(tmp_path / "out") == ["letter.txt"]
@@ -538,12 +542,12 @@ def test_shares_that_are_the_same_number_of_labels_are_refused(write_plan, prete
 def test_a_dry_run_trains_nothing(write_plan, pretended, tmp_path, capsys):
     selfvox.study(str(write_plan()), out=tmp_path / "out", dry_run=True)
     assert pretended == []
-    said = capsys.readouterr().out
-    assert "Estimated times" in said
+    printed = capsys.readouterr().out
+    assert "Estimated times" in printed
     seconds = (
         12 * (500 + 5 + 1) + 2 * 10
     )  # cells: steps, validations and a test; pre-trainings; a second each
-    assert f"{seconds // 3600}:{seconds % 3600 // 60:02} h" in said
+    assert f"{seconds // 3600}:{seconds % 3600 // 60:02} h" in printed
 
 
 def test_one_cell_that_diverges_does_not_stop_the_others(
@@ -565,9 +569,7 @@ def test_one_cell_that_diverges_does_not_stop_the_others(
     assert (tmp_path / "out" / "summary.csv").exists()
 
 
-def test_a_study_that_is_stopped_says_how_a_study_goes_on(
-    write_plan, pretended, tmp_path, monkeypatch
-):
+def test_a_stopped_study_says_how_to_continue(write_plan, pretended, tmp_path, monkeypatch):
     def stops(settings):
         raise Stopped(
             f"{settings.out}: stopped by SIGTERM after step 3, saved; go on with --resume", 15
@@ -581,9 +583,7 @@ def test_a_study_that_is_stopped_says_how_a_study_goes_on(
     assert stopped.value.exit_code == 143
 
 
-def test_where_every_cell_diverges_that_is_what_is_told(
-    write_plan, pretended, tmp_path, monkeypatch
-):
+def test_where_every_cell_diverges_that_is_the_error(write_plan, pretended, tmp_path, monkeypatch):
     def diverges(settings):
         raise NumericalError("no finite loss")
 
@@ -599,7 +599,7 @@ def test_folds_score_every_subject_once_without_having_trained_on_it(
 ):
     plan = write_plan(test=None, folds=4, validation=1, labels=None, fractions=[1.0], seeds=[0])
     rows = selfvox.study(str(plan), out=tmp_path / "out")
-    assert len([each for each in pretended if each.startswith("pretrain ")]) == 2 * 4
+    assert len([entry for entry in pretended if entry.startswith("pretrain ")]) == 2 * 4
     tested = []
     for number in range(4):
         split = splits.read_split(
@@ -629,50 +629,50 @@ def test_folds_score_every_subject_once_without_having_trained_on_it(
 def planted(tmp_path, study_scans, out):
     """A folder of other scans, one of which is the first test scan under another name."""
     test = splits.read_split(out / "store" / "split.json").test[0]
-    other = tmp_path / "other"
-    other.mkdir()
+    strangers = tmp_path / "other"
+    strangers.mkdir()
     for number, name in enumerate(
         [test, *splits.read_split(out / "store" / "split.json").train[:2]]
     ):
-        (other / f"stranger{number}.nii.gz").write_bytes(
+        (strangers / f"stranger{number}.nii.gz").write_bytes(
             (study_scans / "images" / f"{name}.nii.gz").read_bytes()
         )
     return test
 
 
-def test_a_test_scan_seen_in_pre_training_is_refused(done, tmp_path, study_scans, write_plan):
-    _, whole, made = done
-    test = planted(tmp_path, study_scans, whole)
-    made.clear()
+def test_a_test_scan_seen_in_pre_training_is_refused(finished, tmp_path, study_scans, write_plan):
+    _, reference, work = finished
+    test = planted(tmp_path, study_scans, reference)
+    work.clear()
     plan = write_plan(methods={"transfer": {"pretrain": {"task": "rotation", "scans": "other"}}})
     with pytest.raises(
         DataError,
         match=f"other: pre-training has seen 1 of 2 test scans.*{test}.*transductive: true",
     ):
         selfvox.study(str(plan), out=tmp_path / "leaky")
-    assert made == []
+    assert work == []
 
 
 def test_a_transductive_plan_may_and_its_tables_say_so(
-    done, tmp_path, study_scans, write_plan, capsys
+    finished, tmp_path, study_scans, write_plan, capsys
 ):
-    planted(tmp_path, study_scans, done[1])
+    planted(tmp_path, study_scans, finished[1])
     methods = {"transfer": {"pretrain": {"task": "rotation", "scans": "other"}}}
     selfvox.study(str(write_plan(methods=methods, transductive=True)), out=tmp_path / "told")
     assert "transfer (transductive)" in capsys.readouterr().out
     with (tmp_path / "told" / "summary.csv").open(newline="") as lines:
-        said = {row["method"]: row["transductive"] for row in csv.DictReader(lines)}
-    assert said == {"scratch": "no", "transfer": "yes"}
+        printed = {row["method"]: row["transductive"] for row in csv.DictReader(lines)}
+    assert printed == {"scratch": "no", "transfer": "yes"}
 
 
 def test_a_run_that_has_seen_a_test_scan_is_refused_before_anything_is_trained(
-    done, tmp_path, write_plan
+    finished, tmp_path, write_plan
 ):
-    _, whole, made = done
-    made.clear()
-    run = whole / "pretrain" / "rotation-seed-0"
+    _, reference, work = finished
+    work.clear()
+    run = reference / "pretrain" / "rotation-seed-0"
     card = json.loads((run / "encoder" / "encoder.json").read_text())
-    test = splits.read_split(whole / "store" / "split.json").test[0]
+    test = splits.read_split(reference / "store" / "split.json").test[0]
     (run / "encoder" / "encoder.json").write_text(
         json.dumps(
             {**card, "seen": {**card["seen"], "subjects": [*card["seen"]["subjects"], test]}}
@@ -683,17 +683,19 @@ def test_a_run_that_has_seen_a_test_scan_is_refused_before_anything_is_trained(
         DataError, match=f"rotation-seed-0: pre-training has seen 1 of 2 test scans.*{test} first"
     ):
         selfvox.study(str(plan), out=tmp_path / "leaky")
-    assert made == []
+    assert work == []
 
 
-def test_a_run_that_others_weights_replace_is_not_taken_for_what_it_was(done, tmp_path, write_plan):
-    _, whole, _ = done
-    run = whole / "pretrain" / "rotation-seed-0"
+def test_a_run_that_others_weights_replace_is_not_taken_for_what_it_was(
+    finished, tmp_path, write_plan
+):
+    _, reference, _ = finished
+    run = reference / "pretrain" / "rotation-seed-0"
     plan = write_plan(methods={"mine": {"pretrain": str(run)}}, labels=[1], seeds=[0])
     selfvox.study(str(plan), out=tmp_path / "out")
     selfvox.study(str(plan), out=tmp_path / "out")
     shutil.copytree(
-        whole / "pretrain" / "simclr-seed-0" / "encoder", run / "encoder", dirs_exist_ok=True
+        reference / "pretrain" / "simclr-seed-0" / "encoder", run / "encoder", dirs_exist_ok=True
     )
     with pytest.raises(UsageError, match=r"mine.*was made with settings other"):
         selfvox.study(str(plan), out=tmp_path / "out")
@@ -726,13 +728,15 @@ def test_a_test_scan_that_trains_under_another_name_is_refused(
 
 
 def test_an_unlabelled_copy_of_a_test_scan_is_refused_before_it_is_pre_trained_on(
-    write_plan, pretended, mine, tmp_path
+    write_plan, pretended, own_scans, tmp_path
 ):
-    few = {"data": "mine", "labels": [1], "seeds": [0]}
-    path = write_plan(**few)
+    few_labels = {"data": "mine", "labels": [1], "seeds": [0]}
+    path = write_plan(**few_labels)
     selfvox.study(str(path), out=tmp_path / "dry", dry_run=True)
     for number, test in enumerate(splits.read_split(tmp_path / "dry/store/split.json").test):
-        shutil.copy(mine / "images" / f"{test}.nii.gz", mine / "images" / f"copy-{number}.nii.gz")
+        shutil.copy(
+            own_scans / "images" / f"{test}.nii.gz", own_scans / "images" / f"copy-{number}.nii.gz"
+        )
     with pytest.raises(
         DataError, match=r"this test scan is identical to copy-\d, which is trained on"
     ):
@@ -740,15 +744,15 @@ def test_an_unlabelled_copy_of_a_test_scan_is_refused_before_it_is_pre_trained_o
     assert pretended == []
     # nothing trains on it
     selfvox.study(
-        str(write_plan(**few, methods={"scratch": "scratch"})), out=tmp_path / "from-scratch"
+        str(write_plan(**few_labels, methods={"scratch": "scratch"})), out=tmp_path / "from-scratch"
     )
-    selfvox.study(str(write_plan(**few, transductive=True)), out=tmp_path / "transductive")
+    selfvox.study(str(write_plan(**few_labels, transductive=True)), out=tmp_path / "transductive")
 
 
-# without pretending
+# with real training
 
 
-def test_a_small_study_in_earnest(write_plan, tmp_path, capsys):
+def test_a_small_study_with_real_training(write_plan, tmp_path, capsys):
     shared = {"crop": 16, "batch": 2, "device": "cpu"}
     plan = write_plan(
         labels=[2],
@@ -776,11 +780,11 @@ def test_a_small_study_in_earnest(write_plan, tmp_path, capsys):
     assert not (tmp_path / "out" / "trial").exists()
 
 
-def test_the_figures_are_drawn_from_the_run_folders_alone(done, monkeypatch):
-    _, out, _ = done
+def test_the_figures_are_drawn_from_the_run_folders_alone(finished, monkeypatch):
+    _, out, _ = finished
     monkeypatch.undo()
-    for left in ("store", "pretrain", "scans", "locks"):
-        shutil.rmtree(out / left, ignore_errors=True)
+    for folder in ("store", "pretrain", "scans", "locks"):
+        shutil.rmtree(out / folder, ignore_errors=True)
     selfvox.study("gone.yaml", out=out, table=True)
     sizes = {
         path.name: images.read_image(path).data.shape[1:] for path in (out / "figures").iterdir()
@@ -789,24 +793,24 @@ def test_the_figures_are_drawn_from_the_run_folders_alone(done, monkeypatch):
     assert all(min(size) > 300 for size in sizes.values())
 
 
-def test_runs_know_whose_their_cases_are(done):
-    _, out, _ = done
+def test_runs_know_the_subjects_of_their_cases(finished):
+    _, out, _ = finished
     manifest = json.loads((out / "store" / "manifest.json").read_text())
     for case in manifest["cases"]:
         case["subject"] = "twins"
     (out / "store" / "manifest.json").write_text(json.dumps(manifest))
-    found = results.read_results(load_plan(out / "plan.yaml"), out)
-    assert {run.subjects[case] for run in found for case in run.cases()} == {"twins"}
-    assert {run.method: run.from_scratch for run in found} == {
+    loaded = results.read_results(load_plan(out / "plan.yaml"), out)
+    assert {run.subjects[case] for run in loaded for case in run.cases()} == {"twins"}
+    assert {run.method: run.from_scratch for run in loaded} == {
         "scratch": True,
         "rotation": False,
         "simclr": False,
     }
 
 
-def test_curves_show_the_score_that_is_compared(done):
-    _, out, _ = done
-    whole = results.read_results(load_plan(out / "plan.yaml"), out)
+def test_curves_show_the_score_that_is_compared(finished):
+    _, out, _ = finished
+    reference = results.read_results(load_plan(out / "plan.yaml"), out)
     measured = {"kappa": 0.25, "balanced_accuracy": 0.5}
     for key, title, line, expected in (
         ("dice", "Dice", {"dice_mean": 0.75}, 0.75),
@@ -815,24 +819,26 @@ def test_curves_show_the_score_that_is_compared(done):
     ):
         for file in out.glob("cells/*/*/metrics.jsonl"):
             file.write_text(json.dumps({"step": 3, "loss": 1, **line}) + "\n")
-        found = [dataclasses.replace(run, key=key) for run in whole]
-        axes = figures._by_steps(found, figures.looks_of(found)).axes[0]
+        loaded = [dataclasses.replace(run, key=key) for run in reference]
+        axes = figures._by_steps(loaded, figures.looks_of(loaded)).axes[0]
         assert axes.get_ylabel() == f"{title} of the validation subjects"
-        assert [float(each.get_ydata()[0]) for each in axes.lines] == [expected] * 3
+        assert [float(entry.get_ydata()[0]) for entry in axes.lines] == [expected] * 3
 
 
 @pytest.mark.filterwarnings("ignore")  # dask's own
-def test_a_dask_cluster_makes_each_piece_once_and_the_same_tables(done, tmp_path, capsys):
+def test_a_dask_cluster_makes_each_piece_once_and_the_same_tables(finished, tmp_path, capsys):
     distributed = pytest.importorskip("distributed")
-    plan, out, made = done
-    here = sorted(made)
-    made.clear()
+    plan, out, work = finished
+    work_here = sorted(work)
+    work.clear()
     with distributed.LocalCluster(
         n_workers=1, threads_per_worker=2, processes=False, dashboard_address=None
     ) as cluster:
         selfvox.study(str(plan), out=tmp_path / "there", scheduler=cluster.scheduler_address)
-    assert sorted(made) == here
+    assert sorted(work) == work_here
     assert tables(tmp_path / "there") == tables(out)
-    said = capsys.readouterr().err  # first 2 pre-trainings and 4 cells from scratch, then 8 cells
-    assert "6/6" in said
-    assert "8/8" in said
+    printed = (
+        capsys.readouterr().err
+    )  # first 2 pre-trainings and 4 cells from scratch, then 8 cells
+    assert "6/6" in printed
+    assert "8/8" in printed

@@ -13,7 +13,7 @@ from selfvox.studies.results import MEAN, MEAN_OF_REGIONS, Result
 
 
 def result(method, labels, seed, scores, twin=None, pretrain_seed=None):
-    """A cell whose `scores` are, by case, the Dice of classes a and b."""
+    """A cell with the Dice of classes a and b of each case."""
     rows = tuple(
         {"case": case, "class": str(number), "name": name, "dice": str(value)}
         for case, values in scores.items()
@@ -35,25 +35,27 @@ def result(method, labels, seed, scores, twin=None, pretrain_seed=None):
 
 
 def random_study(rng, seeds=(0, 1, 2), labels=(2, 4), cases=("x", "y", "z"), pretrain_seeds=(0, 1)):
-    found = []
+    results = []
     for n in labels:
         for seed in seeds:
-            found.append(result("scratch", n, seed, {case: rng.random(2) for case in cases}))
-            found += [
+            results.append(result("scratch", n, seed, {case: rng.random(2) for case in cases}))
+            results += [
                 result("method", n, seed, {case: rng.random(2) for case in cases}, "scratch", twice)
                 for twice in pretrain_seeds
             ]
-    return found
+    return results
 
 
 def test_the_summary_is_what_loops_over_the_rows_give():
-    found = random_study(np.random.default_rng(3))
-    for row in table.summarise(found):
-        mine = [one for one in found if (one.method, one.labels) == (row["method"], row["labels"])]
+    results = random_study(np.random.default_rng(3))
+    for row in table.summarise(results):
+        runs_of_row = [
+            run for run in results if (run.method, run.labels) == (row["method"], row["labels"])
+        ]
         means = []
-        for one in mine:
+        for run in runs_of_row:
             values = [
-                float(each["dice"]) for each in one.rows if row["name"] in (each["name"], MEAN)
+                float(item["dice"]) for item in run.rows if row["name"] in (item["name"], MEAN)
             ]
             means.append(sum(values) / len(values))
         mean = sum(means) / len(means)
@@ -65,35 +67,35 @@ def test_the_summary_is_what_loops_over_the_rows_give():
             assert row["twin"] is None
             continue
         differences = []
-        for one, own in zip(mine, means, strict=True):
-            other = next(
+        for run, score_of_run in zip(runs_of_row, means, strict=True):
+            twin_run = next(
                 o
-                for o in found
-                if (o.method, o.labels, o.seed) == ("scratch", one.labels, one.seed)
+                for o in results
+                if (o.method, o.labels, o.seed) == ("scratch", run.labels, run.seed)
             )
             values = [
-                float(each["dice"]) for each in other.rows if row["name"] in (each["name"], MEAN)
+                float(item["dice"]) for item in twin_run.rows if row["name"] in (item["name"], MEAN)
             ]
-            differences.append(own - sum(values) / len(values))
+            differences.append(score_of_run - sum(values) / len(values))
         assert row["pairs"] == 6
         assert row["difference"] == pytest.approx(sum(differences) / 6)
         assert row["difference_median"] == pytest.approx(
             sorted(differences)[2] / 2 + sorted(differences)[3] / 2
         )
-        assert row["wins"] == sum(each > 0 for each in differences)
+        assert row["wins"] == sum(item > 0 for item in differences)
         assert row["low"] <= row["difference"] <= row["high"]
 
 
 def test_the_interval_of_a_constant_difference_is_that_difference():
     rng = np.random.default_rng(0)
-    found = random_study(rng, pretrain_seeds=())
-    for one in list(found):
+    results = random_study(rng, pretrain_seeds=())
+    for run in list(results):
         better = {
-            case: [float(row["dice"]) + 0.25 for row in one.rows if row["case"] == case]
-            for case in one.of_case("a")
+            case: [float(row["dice"]) + 0.25 for row in run.rows if row["case"] == case]
+            for case in run.of_case("a")
         }
-        found.append(result("method", one.labels, one.seed, better, "scratch"))
-    rows = [row for row in table.summarise(found) if row["method"] == "method"]
+        results.append(result("method", run.labels, run.seed, better, "scratch"))
+    rows = [row for row in table.summarise(results) if row["method"] == "method"]
     assert rows
     for row in rows:
         assert (row["low"], row["high"], row["difference"]) == pytest.approx((0.25, 0.25, 0.25))
@@ -131,28 +133,30 @@ def test_the_interval_draws_subjects_with_all_of_their_cases():
     assert statistics.bootstrap(differences) == statistics.bootstrap(differences, list("abcdef"))
 
 
-def test_a_second_scan_of_every_subject_that_is_like_the_first_tells_nothing_new():
-    def twice(one, also):
-        rows = [row | {"case": row["case"] + which} for row in one.rows for which in "12"]
+def test_a_second_scan_of_every_subject_that_is_like_the_first_leaves_the_interval():
+    def twice(run, with_subjects):
+        rows = [row | {"case": row["case"] + suffix} for row in run.rows for suffix in "12"]
         subjects = {row["case"]: row["case"][:-1] for row in rows}
-        return dataclasses.replace(one, rows=tuple(rows), subjects=subjects if also else {})
+        return dataclasses.replace(
+            run, rows=tuple(rows), subjects=subjects if with_subjects else {}
+        )
 
     rng = np.random.default_rng(3)
     answers = [
-        each
+        item
         for seed in (0, 1)
-        for each in (
+        for item in (
             graded("m", seed, random_answers(rng, 0.3), "s"),
             graded("s", seed, random_answers(rng, 0.6)),
         )
     ]
-    for found in (random_study(np.random.default_rng(3)), answers):
+    for results in (random_study(np.random.default_rng(3)), answers):
         once, of_subjects, of_cases = (
-            [(row["low"], row["high"]) for row in table.summarise(each) if row["twin"]]
-            for each in (
-                found,
-                [twice(one, True) for one in found],
-                [twice(one, False) for one in found],
+            [(row["low"], row["high"]) for row in table.summarise(item) if row["twin"]]
+            for item in (
+                results,
+                [twice(run, True) for run in results],
+                [twice(run, False) for run in results],
             )
         )
         assert np.array(of_subjects) == pytest.approx(np.array(once))
@@ -176,22 +180,26 @@ def test_the_spread_between_seeds_widens_the_interval():
     assert (low, high) == pytest.approx((-0.2, 0.2), abs=0.03)
 
 
-def test_runs_that_are_not_there_are_left_out_of_the_pairs():
-    whole = random_study(np.random.default_rng(5), labels=(2,))
-    found = [one for one in whole if (one.method, one.seed, one.pretrain_seed) != ("method", 1, 1)]
-    found = [one for one in found if (one.method, one.seed) != ("scratch", 2)]
+def test_missing_runs_are_left_out_of_the_pairs():
+    complete = random_study(np.random.default_rng(5), labels=(2,))
+    results = [
+        run for run in complete if (run.method, run.seed, run.pretrain_seed) != ("method", 1, 1)
+    ]
+    results = [run for run in results if (run.method, run.seed) != ("scratch", 2)]
     row = next(
-        row for row in table.summarise(found) if row["method"] == "method" and row["name"] == MEAN
+        row for row in table.summarise(results) if row["method"] == "method" and row["name"] == MEAN
     )
     assert (row["runs"], row["pairs"]) == (5, 3)
     pairs = [("0", 0), ("0", 1), ("1", 0)]
     assert row["difference"] == pytest.approx(
         np.mean(
             [
-                one.mean(MEAN)
-                - next(o for o in whole if o.method == "scratch" and o.seed == one.seed).mean(MEAN)
-                for one in whole
-                if one.method == "method" and (str(one.seed), one.pretrain_seed) in pairs
+                run.mean(MEAN)
+                - next(o for o in complete if o.method == "scratch" and o.seed == run.seed).mean(
+                    MEAN
+                )
+                for run in complete
+                if run.method == "method" and (str(run.seed), run.pretrain_seed) in pairs
             ]
         )
     )
@@ -201,7 +209,7 @@ def test_runs_that_are_not_there_are_left_out_of_the_pairs():
     ("score", "labels"),
     [(0.5, 10), (0.6, 15), (0.7, 20), (0.75, 30), (0.8, 40), (0.49, None), (0.81, None)],
 )
-def test_labels_at_a_score_lie_on_the_line_between_two_points(score, labels):
+def test_labels_at_a_score_are_on_the_line_between_two_points(score, labels):
     curve = {20: 0.7, 10: 0.5, 40: 0.8}
     assert statistics.labels_at(score, curve) == (None if labels is None else pytest.approx(labels))
 
@@ -214,69 +222,69 @@ def test_where_a_curve_sinks_the_first_labels_that_reach_the_score_count():
 
 
 def test_labels_saved_are_those_the_twin_needs_beyond_the_method_s():
-    one = {"x": [0.6, 0.6]}
-    found = [result("scratch", n, 0, {"x": [s, s]}) for n, s in ((10, 0.5), (20, 0.7))]
-    found += [
-        result("method", 10, 0, one, "scratch"),
+    scores = {"x": [0.6, 0.6]}
+    results = [result("scratch", n, 0, {"x": [s, s]}) for n, s in ((10, 0.5), (20, 0.7))]
+    results += [
+        result("method", 10, 0, scores, "scratch"),
         result("method", 20, 0, {"x": [0.9, 0.9]}, "scratch"),
     ]
     saved = {
         row["labels"]: row["labels_saved"]
-        for row in table.summarise(found)
+        for row in table.summarise(results)
         if row["method"] == "method"
     }
     assert saved == {10: pytest.approx(5), 20: "cannot be told"}
 
 
 def test_where_there_are_regions_the_mean_is_theirs():
-    one = result("scratch", 2, 0, {"x": [0.1, 0.3], "y": [0.5, 0.7]})
+    run = result("scratch", 2, 0, {"x": [0.1, 0.3], "y": [0.5, 0.7]})
     regions = [
         {"case": case, "class": of, "name": name, "dice": str(dice)}
         for case, scores in (("x", (0.2, 0.6)), ("y", (0.4, 1.0)))
         for of, name, dice in zip(("1+2", "2"), ("both", "B"), scores, strict=True)
     ]
-    rows = [row for case in "xy" for row in [*one.rows, *regions] if row["case"] == case]
-    whole = dataclasses.replace(one, rows=tuple(rows))
-    assert whole.names() == ["a", "b", "both", "B", MEAN_OF_REGIONS]
-    assert whole.of_case(MEAN_OF_REGIONS) == pytest.approx({"x": 0.4, "y": 0.7})
-    assert whole.mean("b") == pytest.approx(0.5)
-    assert one.of_case(MEAN) == pytest.approx({"x": 0.2, "y": 0.6})
+    rows = [row for case in "xy" for row in [*run.rows, *regions] if row["case"] == case]
+    complete = dataclasses.replace(run, rows=tuple(rows))
+    assert complete.names() == ["a", "b", "both", "B", MEAN_OF_REGIONS]
+    assert complete.of_case(MEAN_OF_REGIONS) == pytest.approx({"x": 0.4, "y": 0.7})
+    assert complete.mean("b") == pytest.approx(0.5)
+    assert run.of_case(MEAN) == pytest.approx({"x": 0.2, "y": 0.6})
 
 
 def graded(method, seed, answers, twin=None, pretrain_seed=None):
-    """A cell whose `answers` are, by case, the true and the predicted class."""
-    one = result(method, 5, seed, {}, twin, pretrain_seed)
+    """A cell with the true and the predicted class of each case."""
+    run = result(method, 5, seed, {}, twin, pretrain_seed)
     rows = tuple(
         {
             "case": case,
             "class": "",
             "name": "all classes",
             "true": str(true),
-            "predicted": str(found),
+            "predicted": str(predicted),
         }
-        for case, (true, found) in answers.items()
+        for case, (true, predicted) in answers.items()
     )
-    return dataclasses.replace(one, key="quadratic_kappa", rows=rows)
+    return dataclasses.replace(run, key="quadratic_kappa", rows=rows)
 
 
 def random_answers(rng, wrong):
     truth = np.arange(60) % 4
-    found = np.where(rng.random(60) < wrong, rng.integers(0, 4, 60), truth)
+    predicted = np.where(rng.random(60) < wrong, rng.integers(0, 4, 60), truth)
     return {
         f"c{number:02}": pair
-        for number, pair in enumerate(zip(truth.tolist(), found.tolist(), strict=True))
+        for number, pair in enumerate(zip(truth.tolist(), predicted.tolist(), strict=True))
     }
 
 
 def test_kappa_of_the_answers_is_that_of_scikit_learn():
     answers = random_answers(np.random.default_rng(0), 0.5)
-    truth, found = zip(*answers.values(), strict=True)
+    truth, predicted = zip(*answers.values(), strict=True)
     assert graded("a", 0, answers).mean("all classes") == pytest.approx(
-        sklearn.metrics.cohen_kappa_score(truth, found, weights="quadratic")
+        sklearn.metrics.cohen_kappa_score(truth, predicted, weights="quadratic")
     )
-    other = dataclasses.replace(graded("a", 0, answers), key="balanced_accuracy")
-    assert other.mean("all classes") == pytest.approx(
-        sklearn.metrics.balanced_accuracy_score(truth, found)
+    unordered = dataclasses.replace(graded("a", 0, answers), key="balanced_accuracy")
+    assert unordered.mean("all classes") == pytest.approx(
+        sklearn.metrics.balanced_accuracy_score(truth, predicted)
     )
 
 
@@ -322,26 +330,28 @@ def test_the_difference_in_kappa_and_its_interval_are_those_of_loops(pretrain_se
     assert (row["low"], row["high"]) == pytest.approx(expected, abs=0.06)
 
 
-def test_against_another_than_the_twin_all_is_as_against_the_twin():
-    found = random_study(np.random.default_rng(7))
+def test_a_comparison_with_another_method_is_computed_like_that_with_the_twin():
+    results = random_study(np.random.default_rng(7))
     twins = {
         (row["labels"], row["name"]): row
-        for row in table.summarise(found)
+        for row in table.summarise(results)
         if row["method"] == "method"
     }
-    rows = table.compare_methods(found, [("method", "scratch"), ("method", "nobody")])
+    rows = table.compare_methods(results, [("method", "scratch"), ("method", "nobody")])
     assert len(rows) == len(twins)
     for row in rows:
         assert row == {
             name: twins[row["labels"], row["name"]][name] for name in table.AGAINST_COLUMNS
         }
-    ours = table.compare_methods(found, [("scratch", "scratch")])
+    ours = table.compare_methods(results, [("scratch", "scratch")])
     assert {(row["difference"], row["low"], row["high"]) for row in ours} == {(0, 0, 0)}
     assert {row["wins"] for row in ours} == {0}  # equal is not better
 
 
 def test_runs_of_two_pre_trained_methods_are_paired_by_pre_training_too():
-    found = random_study(np.random.default_rng(7))
-    other = [dataclasses.replace(one, method="other") for one in found if one.method == "method"]
-    rows = table.compare_methods([*found, *other], [("method", "other")])
+    results = random_study(np.random.default_rng(7))
+    twin_run = [
+        dataclasses.replace(run, method="other") for run in results if run.method == "method"
+    ]
+    rows = table.compare_methods([*results, *twin_run], [("method", "other")])
     assert {(row["difference"], row["pairs"]) for row in rows} == {(0, 6)}
