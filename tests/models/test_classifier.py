@@ -39,8 +39,8 @@ def test_a_fresh_head_can_answer_with_the_shares_of_the_classes(counts, ordinal)
     network = classifier(len(counts), ordinal)
     network.start_at(counts)
     with torch.no_grad():
-        found = network.probabilities(network.classify(torch.zeros(1, 8)))[0]
-    assert found.tolist() == pytest.approx(
+        actual = network.probabilities(network.classify(torch.zeros(1, 8)))[0]
+    assert actual.tolist() == pytest.approx(
         [(n + 1) / (sum(counts) + len(counts)) for n in counts], rel=0.01
     )
 
@@ -84,9 +84,9 @@ def test_no_image_is_left_without_a_class_where_no_cumulative_output_is_above_ev
 
 def test_the_ordinal_decision_is_the_median_of_the_probabilities():
     probabilities = (torch.randn(500, 5) * 2).softmax(1)
-    for row, found in zip(
+    for row, actual in zip(
         probabilities.tolist(), decide_class(probabilities, True).tolist(), strict=True
     ):
         at_least = [sum(row[k:]) for k in range(5)]
-        assert found == max(k for k in range(5) if k == 0 or at_least[k] >= 0.5)
+        assert actual == max(k for k in range(5) if k == 0 or at_least[k] >= 0.5)
     assert torch.equal(decide_class(probabilities, False), probabilities.argmax(1))

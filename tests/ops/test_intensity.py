@@ -19,25 +19,25 @@ def x(request):
 
 def test_brightness_adds_its_shift(x):
     shift = torch.tensor([0.0, 1.5, -2.0])
-    for before, after, by in zip(x, intensity.shift_brightness(x, shift), shift, strict=True):
-        assert torch.equal(after, before + by)
+    for original, changed, by in zip(x, intensity.shift_brightness(x, shift), shift, strict=True):
+        assert torch.equal(changed, original + by)
 
 
 def test_contrast_keeps_the_mean_and_scales_the_deviation_of_every_channel(x):
     factor = torch.tensor([1.0, 0.5, 2.0])
-    after, space = intensity.scale_contrast(x, factor), tuple(range(2, x.ndim))
-    assert torch.allclose(after.mean(space), x.mean(space), atol=1e-4)
-    assert torch.allclose(after.std(space), x.std(space) * factor[:, None], rtol=1e-4)
+    changed, space = intensity.scale_contrast(x, factor), tuple(range(2, x.ndim))
+    assert torch.allclose(changed.mean(space), x.mean(space), atol=1e-4)
+    assert torch.allclose(changed.std(space), x.std(space) * factor[:, None], rtol=1e-4)
 
 
 def test_noise_has_the_deviation_asked_for_and_comes_from_the_generator():
     x, sigma = torch.randn(3, 1, 40, 40, 40), torch.tensor([0.0, 0.1, 2.0])
-    one, again, other = (
+    first, repeated, second = (
         intensity.add_noise(x, sigma, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2)
     )
-    assert torch.equal(one, again)
-    assert not torch.equal(one[1:], other[1:])
-    added = (one - x).flatten(1)
+    assert torch.equal(first, repeated)
+    assert not torch.equal(first[1:], second[1:])
+    added = (first - x).flatten(1)
     assert torch.allclose(added.std(1), sigma, rtol=0.02)
     assert torch.allclose(added.mean(1), torch.zeros(3), atol=0.03)
 
@@ -60,24 +60,24 @@ def test_no_two_samples_get_the_same_noise():
 
 def test_noise_is_read_from_one_field_drawn_on_the_cpu():
     x, sigma = torch.randn(5, 2, 6, 7), torch.rand(5)
-    found = intensity.add_noise(x, sigma, torch.Generator().manual_seed(3))
+    actual = intensity.add_noise(x, sigma, torch.Generator().manual_seed(3))
     rng = torch.Generator().manual_seed(3)
     field = torch.randn(2 * 84, generator=rng).tolist()
     places = torch.randint(85, (5,), generator=rng).tolist()
     signs = torch.randint(2, (5,), generator=rng).tolist()
-    for image, after, width, place, sign in zip(
-        x, found, sigma.tolist(), places, signs, strict=True
+    for image, changed, width, place, sign in zip(
+        x, actual, sigma.tolist(), places, signs, strict=True
     ):
         added = [width * (1 if sign else -1) * value for value in field[place : place + 84]]
-        assert torch.allclose((after - image).flatten(), torch.tensor(added), atol=1e-5)
+        assert torch.allclose((changed - image).flatten(), torch.tensor(added), atol=1e-5)
 
 
 def test_blur_equals_scipy(x):
     sigma = torch.tensor([0.3, 0.7, 1.0])
-    for sample, width, found in zip(
+    for sample, width, actual in zip(
         x.numpy(), sigma.tolist(), intensity.blur(x, sigma).numpy(), strict=True
     ):
-        for channel, blurred in zip(sample, found, strict=True):
+        for channel, blurred in zip(sample, actual, strict=True):
             expected = ndimage.gaussian_filter(channel, width, radius=2, mode="mirror")
             assert np.allclose(blurred, expected, atol=1e-4)
 
@@ -87,8 +87,10 @@ def test_blur_of_no_width_changes_nothing(x):
 
 
 def test_sobel_equals_scipy(x):
-    for sample, found in zip(x.double().numpy(), intensity.sobel_magnitude(x).numpy(), strict=True):
-        for channel, edges in zip(sample, found, strict=True):
+    for sample, actual in zip(
+        x.double().numpy(), intensity.sobel_magnitude(x).numpy(), strict=True
+    ):
+        for channel, edges in zip(sample, actual, strict=True):
             slopes = [ndimage.sobel(channel, axis, mode="mirror") for axis in range(channel.ndim)]
             magnitude = np.sqrt(sum(slope**2 for slope in slopes))
             assert np.allclose(edges, (magnitude - magnitude.mean()) / magnitude.std(), atol=1e-4)
@@ -102,8 +104,8 @@ def test_sobel_of_a_flat_image_is_zero():
 
 @pytest.mark.parametrize("change", ["shift_brightness", "scale_contrast", "blur"])
 def test_the_input_is_left_as_it_was(x, change):
-    before = x.clone()
+    original = x.clone()
     getattr(intensity, change)(x, torch.tensor([0.5, 0.6, 0.7]))
     intensity.sobel_magnitude(x)
     intensity.add_noise(x, torch.ones(3), torch.Generator())
-    assert torch.equal(x, before)
+    assert torch.equal(x, original)

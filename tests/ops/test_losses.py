@@ -11,25 +11,29 @@ from selfvox.ops.losses import dice_cross_entropy, nt_xent, soft_dice, triplet_l
 
 
 def naive_nt_xent(views, temperature, scan=None, further=()):
-    """Paper B, equation (1), pair by pair; and the share of views that find their partner."""
+    """Paper B, equation (1), pair by pair; retrieval; and what random guesses reach of both."""
     count = len(views)
     unit = [view / view.norm() for view in [*views.double(), *further]]
-    total, found, chance = 0.0, 0, 0.0
+    total = 0.0
+    hits = 0
+    chance = 0.0
+    loss_chance = 0.0
     for i in range(count):
         partner = (i + count // 2) % count
-        others = [
+        candidates = [
             k
             for k in range(count)
             if k != i and (k == partner or scan is None or int(scan[k]) != int(scan[i]))
         ]
-        others += range(count, len(unit))
-        similarity = {k: float(unit[i] @ unit[k]) / temperature for k in others}
+        candidates += range(count, len(unit))
+        similarity = {k: float(unit[i] @ unit[k]) / temperature for k in candidates}
         total -= math.log(
-            math.exp(similarity[partner]) / sum(math.exp(each) for each in similarity.values())
+            math.exp(similarity[partner]) / sum(math.exp(value) for value in similarity.values())
         )
-        found += max(similarity, key=similarity.__getitem__) == partner
-        chance += 1 / len(others)
-    return total / count, found / count, chance / count
+        hits += max(similarity, key=similarity.__getitem__) == partner
+        chance += 1 / len(candidates)
+        loss_chance += math.log(len(candidates))
+    return total / count, hits / count, chance / count, loss_chance / count
 
 
 @pytest.mark.parametrize("temperature", [0.05, 0.5])
@@ -41,8 +45,8 @@ def test_nt_xent_equals_loops(temperature, scan):
     views = torch.cat(
         [first, first + 0.8 * torch.randn(5, 8, generator=torch.Generator().manual_seed(1))]
     )
-    found = nt_xent(views, temperature, scan)
-    assert [float(each) for each in found] == pytest.approx(
+    actual = nt_xent(views, temperature, scan)
+    assert [float(value) for value in actual] == pytest.approx(
         naive_nt_xent(views, temperature, scan), rel=1e-4
     )
 
@@ -53,22 +57,22 @@ def test_nt_xent_against_further_embeddings_equals_loops(scan):
         torch.randn(6, 8, requires_grad=True),
         3 * torch.randn(7, 8, requires_grad=True),
     )
-    found = nt_xent(views, 0.3, scan, further)
+    actual = nt_xent(views, 0.3, scan, further)
     expected = naive_nt_xent(views.detach(), 0.3, scan, further.detach().double())
-    assert [float(each.detach()) for each in found] == pytest.approx(expected, rel=1e-4)
+    assert [float(value.detach()) for value in actual] == pytest.approx(expected, rel=1e-4)
 
 
 @pytest.mark.parametrize("count", [2, 5, 16])
 def test_nt_xent_of_identical_embeddings_is_the_log_of_the_choices(count):
-    found = nt_xent(torch.ones(2 * count, 4), 0.05)
-    assert float(found.loss) == pytest.approx(math.log(2 * count - 1), rel=1e-5)
-    assert float(found.chance) == pytest.approx(1 / (2 * count - 1))
+    actual = nt_xent(torch.ones(2 * count, 4), 0.05)
+    assert float(actual.loss) == pytest.approx(math.log(2 * count - 1), rel=1e-5)
+    assert float(actual.chance) == pytest.approx(1 / (2 * count - 1))
 
 
 def test_nt_xent_of_perfect_pairs_is_nearly_zero():
-    found = nt_xent(torch.eye(6).repeat(2, 1), 0.05)
-    assert float(found.loss) < 1e-6
-    assert float(found.accuracy) == 1
+    actual = nt_xent(torch.eye(6).repeat(2, 1), 0.05)
+    assert float(actual.loss) < 1e-6
+    assert float(actual.accuracy) == 1
 
 
 def test_mixed_precision_does_not_round_the_similarities():
@@ -129,11 +133,11 @@ def test_two_processes_have_the_loss_and_the_gradient_of_one(tmp_path):
         expected = nt_xent(given["images"] @ weight, 0.2, scan)
         expected.loss.backward()
         for rank in range(2):
-            found = torch.load(f"{tmp_path / 'out'}{rank}.pt", weights_only=True)[str(masked)]
+            actual = torch.load(f"{tmp_path / 'out'}{rank}.pt", weights_only=True)[str(masked)]
             for name in ("loss", "accuracy", "chance"):
-                assert torch.allclose(found[name], getattr(expected, name), rtol=1e-5)
+                assert torch.allclose(actual[name], getattr(expected, name), rtol=1e-5)
             # devices average their gradients, as DDP does
-            assert torch.allclose(found["gradient"], weight.grad, rtol=1e-4, atol=1e-6)
+            assert torch.allclose(actual["gradient"], weight.grad, rtol=1e-4, atol=1e-6)
     for rank in range(2):  # every device holds the rows of all, by rank
         rows = torch.load(f"{tmp_path / 'out'}{rank}.pt", weights_only=True)["rows"]
         assert torch.equal(rows, given["images"][:6])
@@ -148,17 +152,17 @@ def test_soft_dice_equals_equation_2_by_hand(space):
     probability = torch.softmax(logits.double(), 1).movedim(1, -1).reshape(-1, 3)
     scores = []
     for c in range(3):
-        overlap = predicted = there = 0.0
+        overlap = predicted = present = 0.0
         for p, g in zip(probability[:, c].tolist(), target.flatten().tolist(), strict=True):
-            overlap, predicted, there = overlap + p * (g == c), predicted + p, there + (g == c)
-        scores.append((2 * overlap + 1e-5) / (predicted + there + 1e-5))
+            overlap, predicted, present = overlap + p * (g == c), predicted + p, present + (g == c)
+        scores.append((2 * overlap + 1e-5) / (predicted + present + 1e-5))
     assert float(soft_dice(logits, target)) == pytest.approx(-sum(scores) / 3, rel=1e-5)
     picked = [
         math.log(row[g])
         for row, g in zip(probability.tolist(), target.flatten().tolist(), strict=True)
     ]
-    both = -sum(scores) / 3 - sum(picked) / len(picked)
-    assert float(dice_cross_entropy(logits, target)) == pytest.approx(both, rel=1e-5)
+    expected_sum = -sum(scores) / 3 - sum(picked) / len(picked)
+    assert float(dice_cross_entropy(logits, target)) == pytest.approx(expected_sum, rel=1e-5)
 
 
 def test_soft_dice_of_the_truth_is_minus_one_and_of_an_absent_class_too():
@@ -174,37 +178,39 @@ def test_triplet_equals_loops(squared):
     anchor, positive, negative = (0.5 * torch.randn(7, 5, generator=rng) for _ in range(3))
     total, ordered = 0.0, 0
     for a, p, n in zip(anchor.tolist(), positive.tolist(), negative.tolist(), strict=True):
-        near, far = (sum((x - y) ** 2 for x, y in zip(a, other, strict=True)) for other in (p, n))
+        near, far = (
+            sum((x - y) ** 2 for x, y in zip(a, compared, strict=True)) for compared in (p, n)
+        )
         if not squared:
             near, far = math.sqrt(near), math.sqrt(far)
         total, ordered = total + max(0.0, near - far + 0.4), ordered + (near < far)
-    found = triplet_loss(anchor, positive, negative, 0.4, squared=squared)
-    assert [float(each) for each in found] == pytest.approx([total / 7, ordered / 7], rel=1e-5)
+    actual = triplet_loss(anchor, positive, negative, 0.4, squared=squared)
+    assert [float(value) for value in actual] == pytest.approx([total / 7, ordered / 7], rel=1e-5)
 
 
 def test_triplets_that_do_not_count_change_nothing():
     rows = torch.randn(3, 6, 5, generator=torch.Generator().manual_seed(0))
     counted = torch.tensor([True, False, True, True, False, True])
-    found, expected = (
+    actual, expected = (
         triplet_loss(*rows, 0.4, counted=counted),
         triplet_loss(*rows[:, counted], 0.4),
     )
-    assert [float(each) for each in found] == pytest.approx([float(each) for each in expected])
+    assert [float(value) for value in actual] == pytest.approx([float(value) for value in expected])
     rows.requires_grad_()
-    none = triplet_loss(*rows, 0.4, counted=torch.zeros(6, dtype=torch.bool))
-    assert [float(each.detach()) for each in none] == [0, 0]
-    assert not torch.autograd.grad(none.loss, rows)[0].any()
+    uncounted = triplet_loss(*rows, 0.4, counted=torch.zeros(6, dtype=torch.bool))
+    assert [float(value.detach()) for value in uncounted] == [0, 0]
+    assert not torch.autograd.grad(uncounted.loss, rows)[0].any()
 
 
 @pytest.mark.parametrize("squared", [True, False])
 def test_triplet_at_equal_distances_is_the_margin_and_has_a_finite_gradient(squared):
     anchor = torch.zeros(4, 3, requires_grad=True)
-    for other in (torch.zeros(4, 3), torch.ones(4, 3)):
-        found = triplet_loss(anchor, other, -other, 0.7, squared=squared)
-        assert float(found.loss.detach()) == pytest.approx(0.7)
-        assert torch.autograd.grad(found.loss, anchor)[0].isfinite().all()
+    for compared in (torch.zeros(4, 3), torch.ones(4, 3)):
+        actual = triplet_loss(anchor, compared, -compared, 0.7, squared=squared)
+        assert float(actual.loss.detach()) == pytest.approx(0.7)
+        assert torch.autograd.grad(actual.loss, anchor)[0].isfinite().all()
 
 
 def test_triplet_beyond_the_margin_costs_nothing():
-    found = triplet_loss(torch.zeros(2, 3), torch.zeros(2, 3), torch.ones(2, 3), 1.0)
-    assert [float(found.loss), float(found.ordered)] == [0, 1]
+    actual = triplet_loss(torch.zeros(2, 3), torch.zeros(2, 3), torch.ones(2, 3), 1.0)
+    assert [float(actual.loss), float(actual.ordered)] == [0, 1]

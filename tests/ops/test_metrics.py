@@ -20,7 +20,7 @@ def box(shape, start, stop):
 
 def surface(mask):
     """Centres of the voxels with a face neighbour outside, by looking at every neighbour of every voxel."""
-    found = []
+    actual = []
     for voxel in np.argwhere(mask):
         for axis in range(mask.ndim):
             for step in (-1, 1):
@@ -30,16 +30,16 @@ def surface(mask):
                     0 <= n < extent for n, extent in zip(neighbour, mask.shape, strict=True)
                 )
                 if not inside or not mask[tuple(neighbour)]:
-                    found.append(voxel)
-    return np.unique(np.array(found), axis=0)
+                    actual.append(voxel)
+    return np.unique(np.array(actual), axis=0)
 
 
 def brute_force(prediction, truth, spacing):
     a, b = surface(prediction) * np.array(spacing), surface(truth) * np.array(spacing)
     apart = np.linalg.norm(a[:, None] - b[None], axis=-1)
-    there, back = apart.min(1), apart.min(0)
-    hd95 = max(np.percentile(there, 95), np.percentile(back, 95))
-    return hd95, np.concatenate([there, back]).mean()
+    present, back = apart.min(1), apart.min(0)
+    hd95 = max(np.percentile(present, 95), np.percentile(back, 95))
+    return hd95, np.concatenate([present, back]).mean()
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int64])
@@ -101,10 +101,13 @@ def test_a_plate_moved_along_an_axis_is_as_far_in_mm_as_it_was_moved(axis, voxel
 
 
 def test_equal_masks_are_no_distance_apart_and_order_does_not_matter():
-    one, other = box((20, 20, 20), (2, 3, 4), (9, 9, 9)), box((20, 20, 20), (5, 5, 5), (15, 11, 19))
-    assert surface_distances(one, one.copy(), (1, 2, 3)) == (0, 0)
-    assert surface_distances(one, other, (1, 2, 3)) == pytest.approx(
-        surface_distances(other, one, (1, 2, 3))
+    first_mask, second_mask = (
+        box((20, 20, 20), (2, 3, 4), (9, 9, 9)),
+        box((20, 20, 20), (5, 5, 5), (15, 11, 19)),
+    )
+    assert surface_distances(first_mask, first_mask.copy(), (1, 2, 3)) == (0, 0)
+    assert surface_distances(first_mask, second_mask, (1, 2, 3)) == pytest.approx(
+        surface_distances(second_mask, first_mask, (1, 2, 3))
     )
 
 
@@ -134,10 +137,10 @@ def answers(seed, count=60, classes=4):
 
 def test_kappa_equals_a_naive_loop():
     for seed in range(5):
-        truth, found, classes = answers(seed)
-        observed = sum((t - f) ** 2 for t, f in zip(truth, found, strict=True)) / len(truth)
-        expected = sum((t - f) ** 2 for t in truth for f in found) / len(truth) ** 2
-        assert metrics.kappa(metrics.confusion(truth, found, classes)) == pytest.approx(
+        truth, actual, classes = answers(seed)
+        observed = sum((t - f) ** 2 for t, f in zip(truth, actual, strict=True)) / len(truth)
+        expected = sum((t - f) ** 2 for t in truth for f in actual) / len(truth) ** 2
+        assert metrics.kappa(metrics.confusion(truth, actual, classes)) == pytest.approx(
             1 - observed / expected
         )
     assert metrics.kappa(metrics.confusion(truth, truth, classes)) == 1
@@ -146,13 +149,13 @@ def test_kappa_equals_a_naive_loop():
 
 
 def test_the_confusion_matrix_counts_pairs():
-    truth, found, classes = answers(0)
-    table = metrics.confusion(truth, found, classes)
+    truth, actual, classes = answers(0)
+    table = metrics.confusion(truth, actual, classes)
     for i in range(classes):
         for j in range(classes):
-            pairs = zip(truth, found, strict=True)
+            pairs = zip(truth, actual, strict=True)
             assert table[i, j] == sum((t, f) == (i, j) for t, f in pairs)
-    expected = [np.mean(found[truth == each] == each) for each in range(classes)]
+    expected = [np.mean(actual[truth == value] == value) for value in range(classes)]
     assert metrics.recalls(table) == pytest.approx(expected)
 
 
@@ -161,27 +164,27 @@ def test_scores_of_many_confusion_matrices_are_those_of_each():
         [metrics.confusion(*answers(seed, 7)) for seed in range(6)] + [np.diag([3, 0, 0, 0])]
     )
     assert metrics.kappa(tables) == pytest.approx(
-        [float(metrics.kappa(each)) for each in tables], nan_ok=True
+        [float(metrics.kappa(value)) for value in tables], nan_ok=True
     )
-    for found, each in zip(metrics.recalls(tables), tables, strict=True):
-        assert found == pytest.approx(
-            [row[i] / row.sum() if row.sum() else math.nan for i, row in enumerate(each)],
+    for actual, value in zip(metrics.recalls(tables), tables, strict=True):
+        assert actual == pytest.approx(
+            [row[i] / row.sum() if row.sum() else math.nan for i, row in enumerate(value)],
             nan_ok=True,
         )
 
 
 def test_auc_equals_scikit_learn_s_with_ties_and_is_undefined_of_one_kind():
     rng = np.random.default_rng(1)
-    values, own = rng.integers(0, 9, 300) / 9, rng.random(300) < 0.2
-    assert metrics.auc(own, values) == pytest.approx(roc_auc_score(own, values))
+    values, positive = rng.integers(0, 9, 300) / 9, rng.random(300) < 0.2
+    assert metrics.auc(positive, values) == pytest.approx(roc_auc_score(positive, values))
     assert math.isnan(metrics.auc(np.zeros(300, bool), values))
 
 
 def test_auc_is_how_often_a_case_of_the_class_is_ranked_above_another():
     truth, _, classes = answers(1)
     shares = np.random.default_rng(2).integers(5, size=(len(truth), classes)) / 5  # with ties
-    for number, found in enumerate(metrics.auc_per_class(truth, shares)):
-        own, rest = shares[truth == number, number], shares[truth != number, number]
-        wins = [1.0 if a > b else 0.5 if a == b else 0.0 for a in own for b in rest]
-        assert found == pytest.approx(sum(wins) / len(wins))
+    for number, actual in enumerate(metrics.auc_per_class(truth, shares)):
+        positive, rest = shares[truth == number, number], shares[truth != number, number]
+        wins = [1.0 if a > b else 0.5 if a == b else 0.0 for a in positive for b in rest]
+        assert actual == pytest.approx(sum(wins) / len(wins))
     assert math.isnan(metrics.auc_per_class(np.zeros(4, int), np.ones((4, 2)))[1])

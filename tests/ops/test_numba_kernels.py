@@ -23,10 +23,10 @@ def test_the_compiled_resampling_is_that_of_grid_sample_mirrored_edges_included(
     rng = torch.Generator().manual_seed(0)
     x = torch.randn(40, 3, *shape, generator=rng)
     matrices, shifts = maps(40, len(shape), rng)
-    found = numba_kernels.resample_linearly(x, matrices, shifts)
+    actual = numba_kernels.resample_linearly(x, matrices, shifts)
     expected = affine._grid_sample(x, matrices, shifts, "bilinear")
-    torch.testing.assert_close(found, expected, atol=1e-3, rtol=0)
-    assert (found - expected).abs().mean() < 3e-5
+    torch.testing.assert_close(actual, expected, atol=1e-3, rtol=0)
+    assert (actual - expected).abs().mean() < 3e-5
 
 
 def test_images_that_do_not_lie_in_one_piece_are_read_right():
@@ -42,18 +42,18 @@ def test_images_that_do_not_lie_in_one_piece_are_read_right():
 def test_the_map_that_moves_nothing_gives_the_image():
     for shape in SHAPES:
         x, d = torch.randn(2, 2, *shape), len(shape)
-        found = numba_kernels.resample_linearly(x, torch.eye(d).expand(2, d, d), torch.zeros(2, d))
-        torch.testing.assert_close(found, x, atol=1e-6, rtol=0)
+        actual = numba_kernels.resample_linearly(x, torch.eye(d).expand(2, d, d), torch.zeros(2, d))
+        torch.testing.assert_close(actual, x, atol=1e-6, rtol=0)
 
 
 def test_two_calls_give_the_same_bits_whatever_the_threads(monkeypatch):
     rng = torch.Generator().manual_seed(0)
     x, (matrices, shifts) = torch.randn(6, 2, 12, 13, 14, generator=rng), maps(6, 3, rng)
-    found = []
+    actual = []
     for threads in (1, 2, 5):
         monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
-        found.append(numba_kernels.resample_linearly(x, matrices, shifts))
-    assert all(torch.equal(each, found[0]) for each in found)
+        actual.append(numba_kernels.resample_linearly(x, matrices, shifts))
+    assert all(torch.equal(result, actual[0]) for result in actual)
 
 
 def test_an_image_that_wants_its_gradient_gets_it():
@@ -69,17 +69,17 @@ def test_labels_keep_their_values():
 
 
 def test_where_no_folder_can_keep_it_the_code_is_made_anew(monkeypatch):
-    real, asked = numba_kernels.numba.njit, []
+    real, cache_flags = numba_kernels.numba.njit, []
 
-    def njit(function, *, cache=False, **how):
-        asked.append(cache)
+    def njit(function, *, cache=False, **options):
+        cache_flags.append(cache)
         if cache:
             raise RuntimeError("cannot cache function: no locator available")
-        return real(function, **how)
+        return real(function, **options)
 
     monkeypatch.setattr(numba_kernels.numba, "njit", njit)
     assert numba_kernels._compiled(lambda a: a + 1)(2) == 3
-    assert asked == [True, False]
+    assert cache_flags == [True, False]
 
 
 @pytest.mark.parametrize("shape", [(9, 14), (17, 8, 13), (3, 5, 4)])

@@ -75,21 +75,22 @@ def test_masks_equal_loops():
     ],
 )
 def test_a_label_made_regions_and_label_again_is_itself(regions):
-    values = sorted({0, *(value for each in regions.values() for value in each)})
+    values = sorted({0, *(value for value in regions.values() for value in value)})
     label = np.random.default_rng(0).choice(np.array(values, np.uint16), (6, 7, 8))
-    own = region_labels(regions, values)
+    labels = region_labels(regions, values)
     assert np.array_equal(
-        decode_regions(membership_matrix(regions, max(values))[:, label].astype(float), own), label
+        decode_regions(membership_matrix(regions, max(values))[:, label].astype(float), labels),
+        label,
     )
 
 
 def test_later_regions_are_written_over_earlier_ones_as_a_loop_does():
     rng = np.random.default_rng(1)
-    found = rng.random((3, 4, 5, 6)).astype(np.float32)
-    label = decode_regions(torch.from_numpy(found), region_labels(BRATS, CLASSES))
+    actual = rng.random((3, 4, 5, 6)).astype(np.float32)
+    label = decode_regions(torch.from_numpy(actual), region_labels(BRATS, CLASSES))
     for index in np.ndindex(label.shape):
         expected = 0
-        for probability, value in zip(found[(slice(None), *index)], (2, 1, 4), strict=True):
+        for probability, value in zip(actual[(slice(None), *index)], (2, 1, 4), strict=True):
             expected = value if probability > 0.5 else expected
         assert label[index] == expected
 
@@ -118,16 +119,16 @@ def test_the_loss_of_regions_equals_loops():
     )
     dice, entropy = 0.0, 0.0
     for region in range(3):
-        both = one = other = 0.0
+        overlap = first_mask = second_mask = 0.0
         for place in np.ndindex(2, 4, 5):
             x, t = (
                 float(logits[place[0], region, place[1], place[2]]),
                 bool(target[place[0], region, place[1], place[2]]),
             )
             p = 1 / (1 + np.exp(-x))
-            both, one, other = both + p * t, one + p, other + t
+            overlap, first_mask, second_mask = overlap + p * t, first_mask + p, second_mask + t
             entropy -= np.log(p if t else 1 - p) / logits.numel()
-        dice += (2 * both + 1e-5) / (one + other + 1e-5) / 3
+        dice += (2 * overlap + 1e-5) / (first_mask + second_mask + 1e-5) / 3
     assert float(soft_dice_regions(logits, target)) == pytest.approx(-dice, rel=1e-5)
     assert float(dice_cross_entropy_regions(logits, target)) == pytest.approx(
         entropy - dice, rel=1e-5

@@ -1,4 +1,4 @@
-"""Several tasks at once: one encoder, and what belongs to each kept apart."""
+"""Several tasks at once: one encoder, and separate heads, draws, options and metrics."""
 
 from dataclasses import replace
 
@@ -37,7 +37,7 @@ def suited(name, weights=None, **options):
     return task_from_setting({"name": name, **options}, weights).configure(CROP, (1.0,) * 3)
 
 
-def asked(task, seed=0):
+def batch_of(task, seed=0):
     return task.make_batch(images(), torch.Generator().manual_seed(seed))
 
 
@@ -46,31 +46,33 @@ def gradients(module):
 
 
 def test_a_weight_of_zero_leaves_the_other_tasks_gradient_alone():
-    both, alone = replace(suited("rotation+simclr"), weights=(1.0, 0.0)), suited("rotation")
+    both = replace(suited("rotation+simclr"), weights=(1.0, 0.0))
+    alone = suited("rotation")
     encoder = encoder_for(both)
     head = both.head(encoder)
-    batch = asked(both)
+    batch = batch_of(both)
     both.loss(encoder, head, batch).loss.backward()
     assert not any(grad.any() for grad in gradients(head["simclr"]).values())
-    found = gradients(encoder)
+    actual = gradients(encoder)
     encoder.zero_grad()
-    own = {
+    entries = {
         key.removeprefix("rotation/"): value
         for key, value in batch.items()
         if key.startswith("rotation/")
     }
-    alone.loss(encoder, head["rotation"], own).loss.backward()
-    assert all(torch.equal(found[name], grad) for name, grad in gradients(encoder).items())
+    alone.loss(encoder, head["rotation"], entries).loss.backward()
+    assert all(torch.equal(actual[name], grad) for name, grad in gradients(encoder).items())
 
 
 def test_a_tasks_question_is_the_same_in_any_order_and_company():
     questions = [
-        asked(suited(name)) for name in ("jigsaw+simclr", "simclr+jigsaw", "simclr+rotation+jigsaw")
+        batch_of(suited(name))
+        for name in ("jigsaw+simclr", "simclr+jigsaw", "simclr+rotation+jigsaw")
     ]
     for key in questions[0]:
         assert all(torch.equal(question[key], questions[0][key]) for question in questions)
     assert not torch.equal(
-        asked(suited("jigsaw+simclr"), seed=1)["jigsaw/answer"], questions[0]["jigsaw/answer"]
+        batch_of(suited("jigsaw+simclr"), seed=1)["jigsaw/answer"], questions[0]["jigsaw/answer"]
     )
 
 
@@ -83,7 +85,7 @@ def test_no_two_tasks_draw_the_same_numbers():
     assert len(set(drawn)) == 4
 
 
-def test_weights_follow_their_tasks_wherever_they_stand():
+def test_weights_follow_their_tasks_in_any_order():
     assert task_from_setting("simclr+rotation", (0.5, 2)) == task_from_setting(
         "rotation + simclr", (2, 0.5)
     )
@@ -96,7 +98,10 @@ def test_the_encoder_is_planned_for_the_smallest_view():
     encoder = encoder_for(both)
     assert len(encoder.channels) < len(encoder_for(suited("rotation")).channels)
     smallest = min(
-        edge for key, x in asked(both).items() if x.ndim == 5 for edge in encoder(x)[-1].shape[2:]
+        edge
+        for key, x in batch_of(both).items()
+        if x.ndim == 5
+        for edge in encoder(x)[-1].shape[2:]
     )
     assert smallest >= 4
 
@@ -123,7 +128,7 @@ def test_settings_survive_yaml_and_the_command_line(capsys):
 
 
 @pytest.mark.parametrize(
-    ("task", "weights", "said"),
+    ("task", "weights", "message"),
     [
         ("rotation+simclrr", None, "task: no pretext task is called 'simclrr'; did you mean 'simclr'"),
         ("rotation+", None, "task: no pretext task is called ''"),
@@ -140,8 +145,8 @@ def test_settings_survive_yaml_and_the_command_line(capsys):
         ({"name": "jigsaw+simclr", "jigsaw.grid": 8}, None, r"^task\.jigsaw\.grid: a crop of"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_asked_together_is_refused_in_one_line(task, weights, said):
-    with pytest.raises(UsageError, match=said) as refusal:
+def test_an_impossible_joint_task_is_refused_in_one_line(task, weights, message):
+    with pytest.raises(UsageError, match=message) as refusal:
         task_from_setting(task, weights).configure(CROP, (1.0,) * 3)
     assert "\n" not in str(refusal.value)
 
@@ -156,22 +161,24 @@ def test_weights_are_finite_and_not_negative(weights):
 def runs(shapes_store, tmp_path_factory):
     """The same run left alone, and stopped after step 4 and resumed; with the tasks named in another order."""
     folder = tmp_path_factory.mktemp("joint")
-    how = {"steps": 10, "batch": 2, "save_every": 4, "crop": (16, 16, 16), "device": "cpu"}
-    how |= {
+    settings = {"steps": 10, "batch": 2, "save_every": 4, "crop": (16, 16, 16), "device": "cpu"}
+    settings |= {
         "network": {"channels": [4, 8]},
         "task": {"name": "rotation+simclr", "simclr.temperature": 0.2},
     }
-    selfvox.pretrain(shapes_store, out=folder / "alone", weights=(1, 0.5), **how)
+    selfvox.pretrain(shapes_store, out=folder / "alone", weights=(1, 0.5), **settings)
     getitem = Crops.__getitem__
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(
             Crops, "__getitem__", lambda self, sample: 1 / (sample != 11) and getitem(self, sample)
         )
         with pytest.raises(ZeroDivisionError):
-            selfvox.pretrain(shapes_store, out=folder / "resumed", weights=(1, 0.5), **how)
-    selfvox.pretrain(shapes_store, out=folder / "resumed", weights=(1, 0.5), resume=True, **how)
-    how["task"] = {"name": "simclr+rotation", "simclr.temperature": 0.2}
-    selfvox.pretrain(shapes_store, out=folder / "other order", weights=(0.5, 1), **how)
+            selfvox.pretrain(shapes_store, out=folder / "resumed", weights=(1, 0.5), **settings)
+    selfvox.pretrain(
+        shapes_store, out=folder / "resumed", weights=(1, 0.5), resume=True, **settings
+    )
+    settings["task"] = {"name": "simclr+rotation", "simclr.temperature": 0.2}
+    selfvox.pretrain(shapes_store, out=folder / "other order", weights=(0.5, 1), **settings)
     return folder
 
 
@@ -202,7 +209,7 @@ def test_a_run_keeps_the_metrics_of_each_task_apart(runs):
     )
 
 
-def test_the_card_tells_every_task_with_its_options_and_weight(runs):
+def test_the_card_records_every_task_with_its_options_and_weight(runs):
     card = load_part(runs / "alone" / "encoder", "encoder")[1]
     assert (
         card["task"].items()
@@ -214,7 +221,7 @@ def test_the_card_tells_every_task_with_its_options_and_weight(runs):
     ).configure((16, 16, 16), (1.0,) * 3)
 
 
-def test_what_was_learnt_together_is_fine_tuned(runs, shapes_store, tmp_path, small):
+def test_a_joint_encoder_is_fine_tuned(runs, shapes_store, tmp_path, small):
     run = selfvox.finetune(
         shapes_store, out=tmp_path / "seg", encoder=str(runs / "alone"), steps=2, batch=2, crop=(16, 16, 16),
         device="cpu",
@@ -229,7 +236,7 @@ def test_the_curve_shows_the_loss_and_score_of_each_task(runs, tmp_path, monkeyp
         lambda figure, path, **_: drawn.append(figure) or path.touch(),
     )
     draw_curve(runs / "alone", tmp_path / "curve.png")
-    found = {
+    curves = {
         line.get_label(): list(line.get_ydata()) for axes in drawn[0].axes for line in axes.lines
     }
     for name, label in [
@@ -237,17 +244,17 @@ def test_the_curve_shows_the_loss_and_score_of_each_task(runs, tmp_path, monkeyp
         ("simclr/loss", "simclr"),
         ("simclr/accuracy", None),
     ]:
-        assert found[label or name] == [line[name] for line in read_metrics(runs / "alone")]
+        assert curves[label or name] == [line[name] for line in read_metrics(runs / "alone")]
 
 
 def test_a_preview_shows_the_rows_of_every_task(shapes_store, tmp_path, monkeypatch):
-    shown = []
+    previews = []
     monkeypatch.setattr(
-        "selfvox.commands.preview.draw_preview", lambda rows, *_, **__: shown.append(rows)
+        "selfvox.commands.preview.draw_preview", lambda rows, *_, **__: previews.append(rows)
     )
     selfvox.preview(
         shapes_store, out=tmp_path / "p.png", task="rotation+simclr", count=1, crop=(16, 16, 16)
     )
-    captions = [row[0].caption for row in shown[0]]
+    captions = [row[0].caption for row in previews[0]]
     assert captions == ["rotation: scan", "simclr: scan"]
-    assert torch.equal(shown[0][0][0].image, shown[0][1][0].image)
+    assert torch.equal(previews[0][0][0].image, previews[0][1][0].image)
