@@ -144,7 +144,7 @@ def test_simclr_nothing_at_the_border_marks_a_turned_view(probe, monkeypatch):
     def accuracy():
         views, turned = (
             task.make_batch(smooth(2000, 24), rng(3))["views"],
-            task._choose(2000, rng(3))[:, 0],
+            task._choose_ops(2000, rng(3))[:, 0],
         )
         return probe(marks(views), turned.long(), 2)
 

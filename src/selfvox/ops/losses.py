@@ -39,7 +39,8 @@ def nt_xent(
         negative_scan: (K,) the scan each of these is from, where `scan` is given.
 
     Returns:
-        The mean over the 2N views of `-log softmax` at the partner, the accuracy, and what guesses reach of both.
+        The mean over the 2N views of `-log softmax` at the partner, the accuracy, and what guesses
+        reach of both.
     """
     views = F.normalize(views.float(), dim=1)
     if is_distributed():
