@@ -14,23 +14,25 @@ from pathlib import Path
 from typing import Any, Literal
 
 import selfvox
-from selfvox.functions import AnyPath, Rows, python_signature
+from selfvox.functions import AnyPath, Module, OnMetrics, Rows, Task, python_signature
 from selfvox.settings.verbs import VERBS
 
 STUB = Path(__file__).parent.parent / "src" / "selfvox" / "__init__.pyi"
 HEADER = """\
 # Written by tools/write_stub.py from the settings dataclasses: `make stub`
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from torch import nn
 
 from selfvox.notebook import LoadedClassifier, LoadedEncoder, LoadedSegmenter
+from selfvox.pretext import PretextTask
 
 AnyPath: TypeAlias = str | os.PathLike[str]
 Rows: TypeAlias = list[dict[str, Any]]
+OnMetrics: TypeAlias = Callable[[int, dict[str, float]], object]
 
 __version__: str
 """
@@ -97,6 +99,10 @@ def type_text(kind: Any) -> str:
         return "Rows"
     if kind in (None, types.NoneType):
         return "None"
+    if kind == OnMetrics:
+        return "OnMetrics"
+    if kind in (Module, Task):
+        return "nn.Module" if kind is Module else "PretextTask"
     origin = typing.get_origin(kind)
     members = typing.get_args(kind)
     if origin in (typing.Union, types.UnionType):

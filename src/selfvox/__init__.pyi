@@ -1,15 +1,17 @@
 # Written by tools/write_stub.py from the settings dataclasses: `make stub`
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from torch import nn
 
 from selfvox.notebook import LoadedClassifier, LoadedEncoder, LoadedSegmenter
+from selfvox.pretext import PretextTask
 
 AnyPath: TypeAlias = str | os.PathLike[str]
 Rows: TypeAlias = list[dict[str, Any]]
+OnMetrics: TypeAlias = Callable[[int, dict[str, float]], object]
 
 __version__: str
 
@@ -78,7 +80,7 @@ def pretrain(
     scans: AnyPath,
     *,
     out: AnyPath,
-    task: str | Mapping[str, Any] = "simclr",
+    task: str | Mapping[str, Any] | PretextTask = "simclr",
     weights: float | Sequence[float] | None = None,
     steps: int | None = None,
     epochs: float | None = None,
@@ -103,6 +105,8 @@ def pretrain(
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto",
     devices: int = 1,
     compile: bool = False,
+    encoder: nn.Module | None = None,
+    on_metrics: OnMetrics | None = None,
 ) -> Path:
     """Pre-train an encoder on scans without labels, by a self-supervised task.
 
@@ -140,6 +144,9 @@ def pretrain(
         device: device to compute on.
         devices: number of devices (processes) to train on.
         compile: compile the encoder by torch.compile; worth it on long runs.
+        encoder: a module to train, instead of `network`; it starts from the weights it has; in
+            Python only.
+        on_metrics: called as on_metrics(step, metrics) after each logged step; in Python only.
 
     Returns:
         The run's folder, which `finetune` takes as its encoder.
@@ -155,7 +162,7 @@ def finetune(
     labelled: AnyPath,
     *,
     out: AnyPath,
-    encoder: AnyPath,
+    encoder: AnyPath | nn.Module,
     labels: int | None = None,
     fraction: float | None = None,
     fold: str | None = None,
@@ -189,6 +196,7 @@ def finetune(
     subset_seed: int | None = None,
     precision: Literal["auto", "bf16", "fp32"] = "auto",
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto",
+    on_metrics: OnMetrics | None = None,
 ) -> Path:
     """Fine-tune an encoder with a few labels to segment, or with grades to classify.
 
@@ -239,6 +247,7 @@ def finetune(
         subset_seed: seed that chooses the labelled subjects; default: `seed`.
         precision: arithmetic: auto uses bf16 where the processor supports it, else fp32.
         device: device to compute on.
+        on_metrics: called as on_metrics(step, metrics) after each logged step; in Python only.
 
     Returns:
         The run's folder, which `predict` takes.
@@ -420,7 +429,7 @@ def preview(
     scans: AnyPath,
     *,
     out: AnyPath = "preview.png",
-    task: str | Mapping[str, Any] = "simclr",
+    task: str | Mapping[str, Any] | PretextTask = "simclr",
     crop: int | Sequence[int] | None = None,
     slices: Literal["axial", "coronal", "sagittal"] | None = None,
     count: int = 3,

@@ -18,7 +18,7 @@ from selfvox.data.preparation.split import Split, write_split
 from selfvox.data.preparation.store import Store, StoredCase
 from selfvox.runs.device import make_fabric
 from selfvox.runs.progress import echo
-from selfvox.runs.run_folder import open_run
+from selfvox.runs.run_folder import OnMetrics, open_run
 from selfvox.settings.verbs import FINETUNE_STEPS, Finetune
 from selfvox.training.best_checkpoint import BestCheckpoint, Validator, validation_interval
 from selfvox.training.classification import Classification
@@ -33,13 +33,19 @@ from selfvox.training.schedule import TrainingPlan, count_steps
 from selfvox.training.segmentation import Segmentation
 
 
-def finetune(settings: Finetune, *, encoder: nn.Module | None = None) -> Path:
+def finetune(
+    settings: Finetune,
+    *,
+    encoder: nn.Module | None = None,
+    on_metrics: OnMetrics | None = None,
+) -> Path:
     """Fine-tune an encoder with a few labels to segment, or with grades to classify.
 
     Args:
         settings: of the verb.
         encoder: a module from Python, instead of the setting; it starts from the weights that it
             has.
+        on_metrics: called with the step and its metrics after each logged step.
 
     Returns:
         The run's folder; its `network/` is what `predict` loads.
@@ -51,7 +57,7 @@ def finetune(settings: Finetune, *, encoder: nn.Module | None = None) -> Path:
     pretrained = None if encoder is not None else read_pretrained(settings.encoder)
     check_request(settings, pretrained)
     fabric = make_fabric(settings.device, 1, settings.precision)
-    with open_run(settings.out, settings, resume=settings.resume) as run:
+    with open_run(settings.out, settings, resume=settings.resume, on_metrics=on_metrics) as run:
         store = _open_store(settings, pretrained)
         task = _downstream_task(store, settings)
         split = choose_split(store, task, settings)

@@ -22,7 +22,7 @@ from selfvox.models.encoder import Encoder
 from selfvox.pretext import PretextTask
 from selfvox.runs.device import make_fabric
 from selfvox.runs.progress import echo, silence
-from selfvox.runs.run_folder import Run, open_run
+from selfvox.runs.run_folder import OnMetrics, Run, open_run
 from selfvox.runs.weights import save_part
 from selfvox.settings.verbs import Pretrain
 from selfvox.tasks import task_from_setting, task_to_setting
@@ -36,7 +36,11 @@ from selfvox.training.probe import probe, split_probe_cases
 
 
 def pretrain(
-    settings: Pretrain, *, task: PretextTask | None = None, encoder: nn.Module | None = None
+    settings: Pretrain,
+    *,
+    task: PretextTask | None = None,
+    encoder: nn.Module | None = None,
+    on_metrics: OnMetrics | None = None,
 ) -> Path:
     """Pre-train an encoder on scans without labels.
 
@@ -45,6 +49,7 @@ def pretrain(
         task: a task from Python, instead of the setting.
         encoder: a module from Python, instead of the setting `network`; it is trained from the
             weights that it has.
+        on_metrics: called with the step and its metrics after each logged step.
 
     Returns:
         The run's folder; its `encoder/` is what other verbs load.
@@ -58,7 +63,9 @@ def pretrain(
     if not is_main:
         silence()
         fabric.launch()  # waits for the first process, which joins when the scans are prepared
-    with open_run(settings.out, settings, resume=settings.resume, main=is_main) as run:
+    with open_run(
+        settings.out, settings, resume=settings.resume, main=is_main, on_metrics=on_metrics
+    ) as run:
         store = _open_store(settings, fabric)
         plan = pretrain_plan(settings, store, fabric.world_size, task=task, encoder=encoder)
         plan.check_distinct_scans()

@@ -9,7 +9,7 @@ import json
 import os
 import platform
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,12 +58,16 @@ class Checkpoint:
     state: dict[str, Any]  # plain numbers and text
 
 
+OnMetrics = Callable[[int, dict[str, float]], object]
+
+
 class Run:
     """A run folder that this process writes; made by `open_run`."""
 
-    def __init__(self, path: Path, record: dict[str, Any]):
+    def __init__(self, path: Path, record: dict[str, Any], on_metrics: OnMetrics | None = None):
         self.path = path
         self.record = record
+        self._on_metrics = on_metrics
 
     def note(self, **facts: Any) -> None:
         """Add facts to `run.json`."""
@@ -85,6 +89,8 @@ class Run:
         """Append one step's metrics to `metrics.jsonl` and to TensorBoard's file."""
         append_record(self.path / METRICS, {"step": step, **metrics})
         tensorboard.add_scalars(self.path / "tensorboard", step, metrics)
+        if self._on_metrics is not None:
+            self._on_metrics(step, dict(metrics))
 
     def save_checkpoint(self, checkpoint: Checkpoint) -> None:
         """Write a checkpoint atomically, with a checksum, and remove all but the last two.
@@ -174,7 +180,14 @@ def _read_checkpoint(record: Path) -> Checkpoint | None:
 
 
 @contextlib.contextmanager
-def open_run(path: Path, settings: Any, *, resume: bool, main: bool = True) -> Iterator[Run]:
+def open_run(
+    path: Path,
+    settings: Any,
+    *,
+    resume: bool,
+    main: bool = True,
+    on_metrics: OnMetrics | None = None,
+) -> Iterator[Run]:
     """Open a run folder for writing; `run.json` records how the run ends.
 
     Args:
@@ -182,6 +195,7 @@ def open_run(path: Path, settings: Any, *, resume: bool, main: bool = True) -> I
         settings: the verb's resolved settings, kept as `settings.yaml`.
         resume: continue the run of this folder, with the same settings.
         main: False on all but the first of several processes: nothing is locked or written.
+        on_metrics: called with the step and its metrics after each line of `metrics.jsonl`.
 
     Raises:
         UsageError: the folder is a store, it contains a run and `resume` is not given, the
@@ -209,7 +223,7 @@ def open_run(path: Path, settings: Any, *, resume: bool, main: bool = True) -> I
             write_text(path / "settings.yaml", to_yaml(settings))
         for folder in ("", "checkpoints", "encoder", "network"):
             remove_temporary_files(path / folder)
-        run = Run(path, record)
+        run = Run(path, record, on_metrics)
         run.depends_on(**provenance(settings))
         run.note(status="running", started=_timestamp())
         try:
