@@ -9,7 +9,11 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 SOURCE = ROOT / "src" / "selfvox"
 DATA = [path for path in (SOURCE / "data").rglob("*.py") if path.parent.name != "sampling"]
-LAZY = {"__init__.py", "cli_help.py", "functions.py"}  # answer before torch is imported, which takes seconds
+LAZY = {
+    "__init__.py",
+    "cli_help.py",
+    "functions.py",
+}  # answer before torch is imported, which takes seconds
 
 
 def run(code: str) -> str:
