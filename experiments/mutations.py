@@ -33,13 +33,15 @@ from mutation_list import EARLIER, NEW, SURVIVED_EARLIER, Mutation
 
 ROOT = Path(__file__).resolve().parents[1]
 TABLE = ROOT / "docs" / "mutations.md"
-SECONDS = 240  # that the tests of one mutation may take
+SECONDS = 300  # that the tests of one mutation may take
 HEAVY = (
     "matplotlib.figure",
     "monai.inferers",
     "monai.metrics",
     "numba",
+    "pydantic",
     "pytest",
+    "safetensors.torch",
     "scipy.ndimage",
     "SimpleITK",
     "sklearn.linear_model",
@@ -83,7 +85,7 @@ class Workshop:
         began = time.monotonic()
         try:
             self._write(file, original.replace(mutation.old, mutation.new))
-            exit_code = self.run([f"tests/{test}" for test in mutation.tests.split()])
+            exit_code = self.run(["-x", *(f"tests/{test}" for test in mutation.tests.split())])
         finally:
             self._write(file, original)
         seconds = time.monotonic() - began
@@ -95,9 +97,9 @@ class Workshop:
             return Verdict("caught", self._first_failure(), seconds)
         return Verdict("stale", f"pytest ended with {exit_code}", seconds)
 
-    def run(self, tests: list[str], seconds: float = SECONDS) -> int | None:
-        """Run tests in a fork; pytest's exit code, None where they did not end in time."""
-        process = FORK.Process(target=self._run_pytest, args=(tests,))
+    def run(self, arguments: list[str], seconds: float = SECONDS) -> int | None:
+        """Run pytest in a fork; its exit code, None where it did not end in time."""
+        process = FORK.Process(target=self._run_pytest, args=(arguments,))
         process.start()
         process.join(seconds)
         if process.is_alive():
@@ -110,7 +112,7 @@ class Workshop:
         """What the last tests printed."""
         return (self.folder / "output.txt").read_text(encoding="utf-8", errors="replace")
 
-    def _run_pytest(self, tests: list[str]) -> None:
+    def _run_pytest(self, arguments: list[str]) -> None:
         os.setsid()  # so that the tests' own processes can be ended with them
         output = os.open(self.folder / "output.txt", os.O_CREAT | os.O_WRONLY | os.O_TRUNC)
         os.dup2(output, 1)
@@ -130,7 +132,7 @@ class Workshop:
         selfvox = importlib.import_module("selfvox")
         assert Path(selfvox.__file__).is_relative_to(self.folder), selfvox.__file__
         pytest = importlib.import_module("pytest")
-        code = pytest.main(["-x", "-q", "-n", "0", "-p", "no:cacheprovider", "-rfE", *tests])
+        code = pytest.main(["-q", "-n", "0", "-p", "no:cacheprovider", "-rfE", *arguments])
         sys.stdout.flush()
         os._exit(int(code))
 
