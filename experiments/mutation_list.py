@@ -93,14 +93,14 @@ CAUGHT_EARLIER = (
         "models/sliding_window.py",
         'mode="gaussian"',
         'mode="constant"',
-        "models/test_network.py",
+        "models/test_sliding_window.py",
     ),
     m(
         "sweep: padding off by one",
         "models/sliding_window.py",
         "2 * size - 1 - positions",
         "2 * size - 2 - positions",
-        "models/test_network.py",
+        "models/test_sliding_window.py",
     ),
     m(
         "crop: mirror off by one",
@@ -112,9 +112,11 @@ CAUGHT_EARLIER = (
     m(
         "folds depend on --seed",
         "training/finetune_split.py",
-        "count, seed=0)",
-        "count, seed=labels or 1)",
-        "training/test_classification.py::test_each_subject_is_tested_in_one_fold_and_its_scans_stay_together",
+        "_fold_split(settings.fold, subjects, settings.labels, strata)",
+        "_fold_split(settings.fold, subjects, settings.labels, "
+        "{name: (place + settings.seed) % 2 for place, name in enumerate(sorted(subjects))})",
+        "training/test_classification.py::"
+        "test_each_subject_is_tested_in_one_fold_and_its_scans_stay_together",
     ),
     m(
         "no fsync of the file",
@@ -219,7 +221,7 @@ CAUGHT_EARLIER = (
         "studies/statistics.py",
         "return [subjects.get(case, case) for case in cases]",
         "return list(cases)",
-        "studies/test_table.py studies/test_study.py::test_runs_know_whose_their_cases_are",
+        "studies/test_table.py studies/test_study.py::test_runs_know_the_subjects_of_their_cases",
     ),
     m(
         "resampling: no smoothing before shrinking",
@@ -268,7 +270,7 @@ CAUGHT_EARLIER = (
         "joint.py",
         "terms.append(weight * outcome.loss)",
         "terms.append(outcome.loss)",
-        "test_pretext.py::test_a_weight_of_zero_leaves_the_other_tasks_gradient_alone",
+        "test_joint.py::test_a_weight_of_zero_leaves_the_other_tasks_gradient_alone",
     ),
     m(
         "CPC: target in the row of the context",
@@ -296,7 +298,7 @@ CAUGHT_EARLIER = (
         "models/unet.py",
         "nn.init.kaiming_normal_(module.weight, a=1e-2)",
         "pass",
-        "models/test_encoder.py",
+        "models/test_unet.py",
     ),
     m(
         "one checkpoint is kept",
@@ -626,14 +628,14 @@ NEW = (
         "models/unet.py",
         "limit = 2 * min(",
         "limit = 4 * min(",
-        "models/test_encoder.py",
+        "models/test_unet.py",
     ),
     m(
         "prediction: a small volume is computed alone",
         "models/sliding_window.py",
         "return network(x.expand(2, *x.shape[1:]))[:1]",
         "return network(x)",
-        "models/test_network.py",
+        "models/test_sliding_window.py",
     ),
     m(
         "masked: visible voxels count in the loss",
