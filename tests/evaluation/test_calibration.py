@@ -1,3 +1,5 @@
+"""Calibration scores agree with loops, closed forms and other implementations."""
+
 import csv
 import math
 
@@ -87,6 +89,45 @@ def test_only_the_box_around_prediction_and_truth_counts():
     assert large == pytest.approx(small, nan_ok=True)
 
 
+@pytest.mark.parametrize("corner", [0, 20])
+def test_the_box_has_a_margin_as_far_as_the_scan_reaches(corner):
+    truth = np.zeros((40, 30), int)
+    truth[corner, 7:9] = 1
+    p = np.stack([np.full(truth.shape, 0.9), np.full(truth.shape, 0.1)])
+    _, table = of.measure_calibration(p, truth)
+    rows = min(corner, of.MARGIN) + 1 + of.MARGIN
+    assert table[0].sum() == rows * (2 + 2 * of.MARGIN)
+
+
+@pytest.mark.parametrize(
+    ("trust", "text"),
+    [
+        ((0.9, 0.5, 0.1), "of 3 scans: correlation 1.00"),
+        ((0.1, 0.5, 0.9), "of 3 scans: correlation -1.00"),
+        ((0.5, 0.5, 0.5), "of 3 scans: no correlation, since one of them is the same for all"),
+    ],
+)
+def test_trust_is_correlated_with_dice_over_the_scans(tmp_path, capsys, trust, text):
+    label = np.zeros((6, 5, 4), np.uint8)
+    label[2:4, 2:4, 1:3] = 1
+    probabilities = np.stack([1 - 0.8 * label, 0.8 * label], -1).astype(np.float32)
+    pairs = {}
+    for number in range(3):
+        file = tmp_path / f"case_{number}.nii.gz"
+        nib.Nifti1Image(label, np.eye(4)).to_filename(file)
+        nib.Nifti1Image(probabilities, np.eye(4)).to_filename(
+            tmp_path / f"case_{number}_probabilities.nii.gz"
+        )
+        pairs[f"case_{number}"] = LabelPair(file, file)
+    lines = ["case,trust", *(f"case_{number},{value}" for number, value in enumerate(trust))]
+    (tmp_path / "review.csv").write_text("\n".join(lines) + "\n")
+    dice = {"case_0": 0.8, "case_1": 0.6, "case_2": 0.4}
+    of.report_calibration(tmp_path, pairs, [0, 1], dice, None)
+    assert text in capsys.readouterr().err
+    of.report_calibration(tmp_path, pairs, [0, 1], {"case_0": 0.8, "case_1": 0.6}, None)
+    assert "scans:" not in capsys.readouterr().err
+
+
 def test_evaluate_measures_the_probabilities_that_lie_beside_the_labels(tmp_path, capsys):
     scans, truth = tmp_path / "scans", tmp_path / "truth"
     scans.mkdir()
@@ -150,4 +191,4 @@ def test_maps_that_are_not_of_the_classes_are_left_out_and_told(tmp_path, capsys
     of.report_calibration(folder, {"a": pair}, [0, 1, 2], {"a": 1.0}, None)
     told = capsys.readouterr().err
     assert "add up to 1" in told
-    assert "holds (2, 6, 5, 4), not 3 maps of (6, 5, 4)" in told
+    assert "not 3 maps of (6, 5, 4)" in told

@@ -115,3 +115,20 @@ def test_the_entropy_of_regions_is_the_mean_of_each_beside_its_complement():
     torch.testing.assert_close(tally.labelling.entropy(p[0]), expected[0])
     torch.testing.assert_close(tally.entropies.double(), expected.sum(0), atol=1e-5, rtol=0)
     assert float(tally.labelling.entropy(torch.full((3, 1), 0.5))) == pytest.approx(np.log(2))
+
+
+@pytest.mark.parametrize("passes", [255, 256, 300])
+def test_as_many_votes_are_counted_as_there_are_passes(passes):
+    accumulator = VoteAccumulator(passes, ClassLabelling(2), (1,), (), CPU)
+    for number in range(passes):
+        accumulator.add(number, (), torch.tensor([[0.2], [0.8]]))
+    assert accumulator.ballots.tolist() == [[0], [passes]]
+    assert accumulator.voxels[:, 1].tolist() == [1] * passes
+
+
+@pytest.mark.parametrize(
+    ("passes", "classes"), [(2**15 - 1, 2), (2**15, 2), (2**14, 3), (10**5, 4)]
+)
+def test_borda_points_of_all_passes_can_be_counted(passes, classes):
+    accumulator = VoteAccumulator(passes, ClassLabelling(classes), (1,), {"points"}, CPU)
+    assert torch.iinfo(accumulator.points.dtype).max >= passes * (classes - 1)

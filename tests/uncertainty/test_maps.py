@@ -17,7 +17,7 @@ from selfvox.uncertainty.labelling import ClassLabelling
 
 from ..conftest import affine, blob, make_run, write_scan
 
-WANTED = (5, 25, 50, 75, 95)
+WANTED = (5, 25, 50, 75, 95)  # percentiles
 
 
 @pytest.mark.parametrize("passes", [1, 2, 3, 7, 20, 33, 100])
@@ -153,6 +153,40 @@ def test_the_picture_has_a_row_of_percentiles_for_all_but_the_background(tmp_pat
     maps.draw_maps(tmp_path / "a.png", picture)
     with Pillow.open(tmp_path / "a.png") as picture:
         assert picture.height == round((0.4 + 2.7 * (1 + 2)) * 90)
+
+
+@pytest.mark.parametrize("space", [(6, 5, 4), (5, 6)], ids=["volume", "picture"])
+def test_every_panel_shows_the_front_of_a_volume_on_top_and_a_picture_as_it_is(
+    tmp_path, monkeypatch, space
+):
+    """One bright corner: the left-most, most anterior voxel of a volume, the first pixel of a picture."""
+    corner = (0, space[1] - 1, 2) if len(space) == 3 else (0, 0)
+    values = np.zeros(space, np.float32)
+    values[corner] = 1
+    figures = []
+    monkeypatch.setattr(
+        maps.plotting, "save_figure", lambda figure, *_, **__: figures.append(figure)
+    )
+    picture = maps.MapPicture(
+        image=values,
+        labels={"vote": values.astype(np.uint16)},
+        parts=[("background", (0,)), ("lesion", (1,))],
+        overlays={"entropy": values},
+        percentiles=[np.stack([1 - values, values])] * len(WANTED),
+        spacing_mm=(1.0,) * len(space),
+    )
+    maps.draw_maps(tmp_path / "a.png", picture)
+    panels = [axes for axes in figures[0].axes if axes.get_title()]
+    assert len(panels) == 2 + len(WANTED)
+    for axes in panels:
+        # the first row of an array is drawn on top
+        bottom, top = axes.get_ylim()
+        assert bottom > top
+        for shown in axes.images:
+            array = np.asarray(shown.get_array())
+            assert np.argwhere(array == array.max()).tolist() == [[0, 0]]
+        for outline in axes.collections:
+            assert np.abs(outline.get_paths()[0].vertices).max() <= 1
 
 
 def test_a_picture_gets_maps_too(tmp_path):

@@ -147,9 +147,10 @@ def test_a_pass_does_not_depend_on_what_is_computed_with_it(kind, monkeypatch):
     torch.testing.assert_close(swept(net, dropout, image), found, atol=1e-5, rtol=0)
 
 
-def test_seed_and_number_make_a_pass():
+@KINDS
+def test_seed_and_number_make_a_pass(kind):
     net, image = network(), volume()
-    one, other = (swept(net, Dropout(0.3, 0.0, "channel", seed), image) for seed in (0, 1))
+    one, other = (swept(net, Dropout(0.3, 0.0, kind, seed), image) for seed in (0, 1))
     assert (one - other).abs().max() > 1e-3
     assert all((one[a] - one[b]).abs().max() > 1e-3 for a in range(5) for b in range(a))
 
@@ -316,6 +317,15 @@ def test_an_ensemble_is_the_mean_of_its_plain_predictions(run, scans, tmp_path):
     np.testing.assert_allclose(mean, (one + two) / 2, atol=1e-6)
     np.testing.assert_array_equal(label(path), mean.argmax(-1))
     assert "ensemble_sha256" in json.loads((tmp_path / "out" / "predictions.json").read_text())
+
+
+def test_a_network_that_votes_with_itself_makes_as_many_other_passes(run, scans, tmp_path):
+    """Passes are numbered across the networks: twice the same network is one with twice the passes."""
+    how = {"run": run, "scans": scans / "scan_0.nii.gz", "probabilities": True}
+    predict(Predict(**how, out=tmp_path / "two", ensemble=(run,), passes=2))
+    predict(Predict(**how, out=tmp_path / "one", passes=4))
+    for name in ("scan_0.nii.gz", "scan_0_probabilities.nii.gz", "review.csv"):
+        assert (tmp_path / "two" / name).read_bytes() == (tmp_path / "one" / name).read_bytes()
 
 
 def test_runs_of_other_classes_or_recipes_cannot_vote_together(run, scans, tmp_path):

@@ -1,0 +1,125 @@
+"""The review of a scan equals loops over passes and voxels; the table begins with the least trusted scan."""
+
+import csv
+import itertools
+
+import numpy as np
+import pytest
+import torch
+
+from selfvox.ops.regions import nested_regions, region_labels
+from selfvox.uncertainty.accumulator import VoteAccumulator
+from selfvox.uncertainty.labelling import ClassLabelling, RegionLabelling
+from selfvox.uncertainty.review import review_votes, write_review
+from selfvox.uncertainty.vote_rules import VOTE_RULES, VoteOptions, winner
+
+SPACE = (4, 3, 5)
+PASSES = 7
+CLASSES = {0: "background", 2: "organ", 5: "lesion"}
+REGIONS = {"whole": (2, 5), "core": (5,)}
+CPU = torch.device("cpu")
+
+
+def draw_probabilities(outputs):
+    rng = np.random.default_rng(0)
+    values = rng.dirichlet(np.ones(outputs), (PASSES, *SPACE)).astype(np.float32)
+    return torch.from_numpy(np.moveaxis(values, -1, 1).copy())
+
+
+def agreement(masks, vote):
+    """Dice of all passes together with their vote, counted voxel by voxel."""
+    common = 0
+    total = 0
+    for mask, voxel in itertools.product(masks, np.ndindex(SPACE)):
+        common += bool(mask[voxel]) and bool(vote[voxel])
+        total += bool(mask[voxel]) + bool(vote[voxel])
+    return 2 * common / total if total else 1.0
+
+
+def check(part, masks, vote, voxel):
+    sizes = [mask.sum() for mask in masks]
+    low, high = np.percentile(sizes, (5, 95))
+    assert part["volume"] == pytest.approx(vote.sum() * voxel)
+    assert (part["low"], part["high"]) == pytest.approx((low * voxel, high * voxel))
+    assert part["agreement"] == pytest.approx(agreement(masks, vote))
+
+
+@pytest.mark.parametrize(
+    ("spacing_mm", "voxel", "unit"), [((1.0, 2.0, 3.0), 0.006, "ml"), ((1.0, 1.0), 1, "px")]
+)
+def test_classes_and_regions_are_measured_as_in_loops(spacing_mm, voxel, unit):
+    probabilities = draw_probabilities(3)
+    accumulator = VoteAccumulator(PASSES, ClassLabelling(3), SPACE, (), CPU)
+    for number, of_pass in enumerate(probabilities):
+        accumulator.add(number, (), of_pass)
+    label = winner(accumulator.scores(VOTE_RULES["majority"], VoteOptions()))
+    review = review_votes(accumulator, label, CLASSES, spacing_mm, REGIONS)
+    voted = probabilities.argmax(1).numpy()
+    decided = label.numpy()
+    assert review["volumes_in"] == unit
+    assert [part["class"] for part in review["classes"]] == [2, 5]
+    for part, index in zip(review["classes"], (1, 2), strict=True):
+        check(part, voted == index, decided == index, voxel)
+    assert [part["region"] for part in review["regions"]] == ["whole", "core"]
+    for part, indices in zip(review["regions"], ((1, 2), (2,)), strict=True):
+        check(part, np.isin(voted, indices), np.isin(decided, indices), voxel)
+    agreements = [part["agreement"] for part in review["classes"]]
+    assert review["trust"] == pytest.approx(np.mean(agreements))
+    mean = probabilities.double().numpy().mean(0)
+    entropy = -(mean * np.log(mean)).sum(0)
+    assert review["entropy"] == pytest.approx(entropy[decided > 0].mean(), abs=1e-5)
+
+
+def test_a_network_trained_on_regions_is_trusted_by_its_regions():
+    labels = region_labels(REGIONS, CLASSES)
+    labelling = RegionLabelling(nested_regions(REGIONS, labels))
+    probabilities = draw_probabilities(3)[:, :2] * 1.5
+    accumulator = VoteAccumulator(PASSES, labelling, SPACE, (), CPU)
+    for number, of_pass in enumerate(probabilities):
+        accumulator.add(number, (), of_pass)
+    shares = accumulator.scores(VOTE_RULES["majority"], VoteOptions())
+    # class indices: later regions win
+    label = torch.where(shares[1] > 0.5, 2, torch.where(shares[0] > 0.5, 1, 0)).to(torch.uint8)
+    review = review_votes(
+        accumulator, label, CLASSES, (1.0, 1.0, 1.0), REGIONS, trained_on_regions=True
+    )
+    core = (probabilities[:, 1] > 0.5).numpy()
+    whole = core | (probabilities[:, 0] > 0.5).numpy()
+    assert review["classes"] == []
+    for part, masks, numbers in zip(review["regions"], (whole, core), ((1, 2), (2,)), strict=True):
+        check(part, masks, np.isin(label.numpy(), numbers), 0.001)
+    assert review["trust"] == pytest.approx(
+        np.mean([part["agreement"] for part in review["regions"]])
+    )
+
+
+def test_passes_that_find_nothing_agree_and_have_no_entropy():
+    accumulator = VoteAccumulator(2, ClassLabelling(3), SPACE, (), CPU)
+    for number in range(2):
+        accumulator.add(
+            number, (), torch.tensor([0.8, 0.1, 0.1]).reshape(3, 1, 1, 1).expand(3, *SPACE)
+        )
+    label = torch.zeros(SPACE, dtype=torch.uint8)
+    review = review_votes(accumulator, label, CLASSES, (1.0, 1.0, 1.0))
+    assert (review["trust"], review["entropy"]) == (1, None)
+
+
+def test_the_table_begins_with_the_least_trusted_scan(tmp_path):
+    part = {"volume": 1.0, "low": 0.5, "high": 2.0, "agreement": 0.75}
+    reviews = {
+        case: {
+            "trust": trust,
+            "entropy": 0.1,
+            "volumes_in": "ml",
+            "classes": [{"class": 2, **part}],
+            "regions": [{"region": "whole", **part}],
+        }
+        for case, trust in (("scan_10", 0.5), ("scan_2", 0.5), ("scan_3", 0.1))
+    }
+    write_review(tmp_path / "review.csv", reviews, CLASSES)
+    with (tmp_path / "review.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["case"] for row in rows] == ["scan_3", "scan_2", "scan_10"]
+    assert {(row["organ ml"], row["organ low"], row["whole high"]) for row in rows} == {
+        ("1", "0.5", "2")
+    }
