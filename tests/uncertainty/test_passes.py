@@ -328,6 +328,18 @@ def test_a_network_that_votes_with_itself_makes_as_many_other_passes(run, scans,
         assert (tmp_path / "two" / name).read_bytes() == (tmp_path / "one" / name).read_bytes()
 
 
+def test_where_all_passes_agree_weights_move_no_border_of_a_resampled_scan(tmp_path):
+    """Shares of the votes are resampled, not the weighted scores, which would push the border."""
+    run = make_run(tmp_path / "run", spacing_mm=(1.5, 1.5, 1.5))
+    scan = write_scan(tmp_path / "a.nii.gz", blob((20, 17, 12)))
+    how = {"run": run, "scans": scan, "ensemble": (run,)}
+    (plain,) = predict(Predict(**how, out=tmp_path / "plain"))
+    (weighted,) = predict(
+        Predict(**how, out=tmp_path / "weighted", vote="weighted", vote_weights=(1, 5, 9))
+    )
+    np.testing.assert_array_equal(label(weighted), label(plain))
+
+
 def test_runs_of_other_classes_or_recipes_cannot_vote_together(run, scans, tmp_path):
     classes = make_run(tmp_path / "classes", classes={"0": "background", "1": "organ", "2": "cyst"})
     recipe = make_run(tmp_path / "recipe", spacing_mm=(2.0, 2.0, 2.0))
