@@ -60,7 +60,7 @@ def test_help_imports_nothing_heavy():
 def test_the_verbs_are_the_public_functions(capsys):
     way = ["prepare", "pretrain", "finetune", "predict", "evaluate", "study"]
     assert list(VERBS) == [*way, "tissues", "download", "preview", "demo", "info"]
-    assert sorted(VERBS) == selfvox.__all__
+    assert set(VERBS) == {name for name in selfvox.__all__ if not name.startswith("load_")}
     assert main([]) == 0
     alone = capsys.readouterr().out
     assert main(["--help"]) == 0

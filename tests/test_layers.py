@@ -1,10 +1,12 @@
-"""Who imports whom: the layer rule holds, and what must start fast imports nothing heavy."""
+"""Who imports whom: the layers keep their order, and what must start fast imports nothing heavy."""
 
 import ast
 import subprocess
 import sys
 import tomllib
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).parent.parent
 SOURCE = ROOT / "src" / "selfvox"
@@ -60,6 +62,43 @@ def test_help_imports_no_torch():
         "import sys; from selfvox.cli import main; main(['--help']); print('torch' in sys.modules)"
     )
     assert run(code).splitlines()[-1] == "False"
+
+
+NOT_TO_START = (
+    "monai",  # any part of it imports the whole, which takes seconds
+    "sklearn",
+    "numba",
+    "matplotlib",
+    "SimpleITK",
+    "tensorboard",
+    "torch._dynamo",
+    "torch._inductor",
+    "sympy",
+    "pandas",
+    "dipy",
+    "distributed",
+    "timm",
+)
+
+
+@pytest.mark.parametrize("command", ["prepare", "pretrain", "predict"])
+def test_a_command_starts_without_libraries_that_it_may_not_need(command):
+    code = (
+        f"import sys, selfvox.commands.{command}; "
+        f"print([name for name in {NOT_TO_START} if name in sys.modules])"
+    )
+    assert run(code) == "[]\n"
+
+
+def test_torchs_compiler_is_there_when_it_is_used():
+    """Lightning Fabric is imported without it; see runs/device.py."""
+    code = (
+        "import sys, torch, selfvox.runs.device; assert 'torch._dynamo' not in sys.modules; "
+        "torch.optim.AdamW([torch.nn.Parameter(torch.ones(1))]); "
+        "from torch._dynamo import OptimizedModule, reset; reset(); "
+        "print(torch.compiler.is_compiling(), OptimizedModule.__module__)"
+    )
+    assert run(code) == "False torch._dynamo.eval_frame\n"
 
 
 def test_no_function_imports_our_own_modules():

@@ -15,7 +15,6 @@ from typing import Any, Literal, Protocol, TypeAlias
 import nibabel as nib
 import numpy as np
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from selfvox.data.formats import image as images
@@ -33,7 +32,7 @@ from selfvox.models.sliding_window import pad_to_window
 from selfvox.prediction import classify, segment, trained_model
 from selfvox.prediction.segment import Segmentation
 from selfvox.prediction.trained_model import TrainedClassifier, TrainedSegmenter
-from selfvox.runs.device import inference_mode, make_fabric
+from selfvox.runs.device import Fabric, inference_mode, make_fabric
 from selfvox.settings.options import resolve
 from selfvox.settings.python_syntax import python_errors
 from selfvox.settings.verbs import Predict

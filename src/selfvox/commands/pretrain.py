@@ -9,7 +9,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from lightning_fabric import Fabric
 from torch import nn
 
 from selfvox.data.preparation.build_store import open_or_build_store
@@ -20,7 +19,7 @@ from selfvox.errors import DataError, Stopped
 from selfvox.models.build import check_network
 from selfvox.models.encoder import Encoder
 from selfvox.pretext import PretextTask
-from selfvox.runs.device import make_fabric
+from selfvox.runs.device import Fabric, make_fabric
 from selfvox.runs.progress import echo, silence
 from selfvox.runs.run_folder import OnMetrics, Run, open_run
 from selfvox.runs.weights import save_part

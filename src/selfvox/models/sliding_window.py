@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import torch
-from monai.inferers.utils import sliding_window_inference
 from torch import Tensor
 
 SLICES_AT_ONCE = 16  # windows of slices in a batch
@@ -37,6 +36,8 @@ def segment_scan(
     """
     pictures = image[None] if slice_axis is None else image.movedim(1 + slice_axis, 0)
     padded, padding = pad_to_window(pictures, window)
+    from monai.inferers.utils import sliding_window_inference  # only here: it takes seconds
+
     logits = sliding_window_inference(
         padded,
         roi_size=tuple(window),

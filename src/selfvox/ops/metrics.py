@@ -7,9 +7,6 @@ import warnings
 from collections.abc import Iterable, Sequence
 
 import numpy as np
-from monai.metrics.hausdorff_distance import compute_hausdorff_distance
-from monai.metrics.surface_distance import compute_average_surface_distance
-from scipy.stats import rankdata
 from torch import from_numpy
 
 from selfvox.ops.boxes import bounding_box
@@ -47,6 +44,10 @@ def surface_distances(
     """
     if not (prediction.any() and truth.any()):
         return math.nan, math.nan
+    # only here: MONAI takes seconds
+    from monai.metrics.hausdorff_distance import compute_hausdorff_distance
+    from monai.metrics.surface_distance import compute_average_surface_distance
+
     box = bounding_box(prediction | truth, MARGIN)
     masks = [
         from_numpy(np.ascontiguousarray(mask[box]))[None, None] for mask in (prediction, truth)
@@ -117,6 +118,8 @@ def auc(positive: np.ndarray, values: np.ndarray) -> float:
         positive: (n,) true or false.
         values: (n,).
     """
+    from scipy.stats import rankdata  # only here: it takes half a second
+
     positives = int(positive.sum())
     negatives = int((~positive).sum())
     if not positives or not negatives:

@@ -7,14 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from lightning_fabric import Fabric
 
 from selfvox.data.formats.image import Image
 from selfvox.data.preparation.recipe import PreparedScan
 from selfvox.errors import UsageError
 from selfvox.ops.resize import resize
 from selfvox.prediction.trained_model import TrainedClassifier
-from selfvox.runs.device import inference_mode, make_fabric
+from selfvox.runs.device import Fabric, inference_mode, make_fabric
 from selfvox.uncertainty import ensemble
 from selfvox.uncertainty.class_passes import run_class_passes
 from selfvox.uncertainty.class_votes import ClassVotes, count_class_votes

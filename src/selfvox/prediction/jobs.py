@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from lightning_fabric import Fabric
 
 from selfvox.data.formats import image as images
 from selfvox.data.formats.image import Image
@@ -22,7 +21,7 @@ from selfvox.prediction.classify import ScanClassifier
 from selfvox.prediction.output_folder import OutputFolder
 from selfvox.prediction.segment import ScanSegmenter, VotedScan
 from selfvox.prediction.trained_model import TrainedClassifier, TrainedSegmenter, load_model
-from selfvox.runs.device import make_fabric
+from selfvox.runs.device import Fabric, make_fabric
 from selfvox.runs.progress import echo
 from selfvox.settings.verbs import Predict
 from selfvox.uncertainty import class_votes, ensemble, maps, review

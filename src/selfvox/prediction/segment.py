@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor
 
 from selfvox.data.formats.image import Image
@@ -21,7 +20,7 @@ from selfvox.data.preparation.recipe import PreparedScan
 from selfvox.models.sliding_window import segment_scan
 from selfvox.ops.regions import decode_regions, nested_regions, region_class_indices
 from selfvox.prediction.trained_model import TrainedSegmenter
-from selfvox.runs.device import inference_mode, make_fabric
+from selfvox.runs.device import Fabric, inference_mode, make_fabric
 from selfvox.uncertainty import ensemble, maps
 from selfvox.uncertainty.accumulator import VoteAccumulator
 from selfvox.uncertainty.ensemble import PassSettings

@@ -4,15 +4,51 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import importlib
 import platform
+import sys
+import types
 from collections.abc import Iterator
 from typing import Any
 
 import torch
-from lightning_fabric import Fabric
-from lightning_fabric.plugins.precision.amp import MixedPrecision
 
 from selfvox.errors import ResourceError
+
+
+@contextlib.contextmanager
+def _without_compiler() -> Iterator[None]:
+    """Import a library without torch's compiler, which takes as long as torch itself.
+
+    Lightning Fabric imports it for the class of compiled modules, to recognise these; selfvox
+    passes none: `Module.compile` changes no class. The compiler is imported when it is used.
+    """
+    name = "torch._dynamo"
+    if name in sys.modules:
+        yield
+        return
+
+    def real_attribute(attribute: str) -> Any:
+        if attribute.startswith("__"):  # the import system asks for these
+            raise AttributeError(attribute)
+        # of a later Fabric that needs more of the compiler
+        sys.modules.pop(name, None)
+        return getattr(importlib.import_module(name), attribute)
+
+    stand_in = types.ModuleType(name)
+    vars(stand_in)["OptimizedModule"] = type("OptimizedModule", (torch.nn.Module,), {})
+    vars(stand_in)["__getattr__"] = real_attribute
+    sys.modules[name] = stand_in
+    try:
+        yield
+    finally:
+        if sys.modules.get(name) is stand_in:
+            del sys.modules[name]
+
+
+with _without_compiler():
+    from lightning_fabric import Fabric as Fabric
+    from lightning_fabric.plugins.precision.amp import MixedPrecision
 
 
 def make_fabric(device: str, devices: int, precision: str) -> Fabric:

@@ -6,6 +6,7 @@ Nothing heavy is imported here, so that `--help` answers at once.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 import types
 import typing
@@ -57,6 +58,11 @@ def options(settings: type) -> list[Option]:
 
     The help of an option is the text in its `Annotated` type.
     """
+    return list(_options(settings))
+
+
+@functools.cache  # resolving the types of a settings class takes milliseconds
+def _options(settings: type) -> tuple[Option, ...]:
     plain_types = typing.get_type_hints(settings)
     annotated_types = typing.get_type_hints(settings, include_extras=True)
     listed = []
@@ -76,9 +82,10 @@ def options(settings: type) -> list[Option]:
                 accepts_path=PathOrName in marks,
             )
         )
-    return sorted(
-        listed, key=lambda option: (not option.positional, not option.required, option.section > "")
+    listed.sort(
+        key=lambda option: (not option.positional, not option.required, option.section > "")
     )
+    return tuple(listed)
 
 
 def resolve(settings: type[T], values: Mapping[str, Any], prefix: str = "") -> T:

@@ -6,6 +6,7 @@ Both are written once, for the command line. Only options of the known verbs are
 from __future__ import annotations
 
 import contextlib
+import functools
 import re
 import shlex
 import typing
@@ -67,6 +68,7 @@ def call(command: str) -> str:
     return _call(match).strip("`") if match else command
 
 
+@functools.cache  # called for every option of every help text
 def _options_by_name(verb: str) -> dict[str, Option]:
     """The options of all verbs; those of `verb` come before others of the same name."""
     in_order = [settings for name, settings in VERBS.items() if name != verb]

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterator
 
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from selfvox.runs.device import Fabric
 from selfvox.training.schedule import TrainingPlan
 from selfvox.training.stop_signals import ignore_stop_signals
 

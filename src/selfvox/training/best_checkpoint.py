@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lightning_fabric import Fabric
 from torch import nn
 
 from selfvox.data.preparation.store import Store, StoredCase
+from selfvox.runs.device import Fabric
 from selfvox.runs.progress import echo
 from selfvox.runs.weights import save_part
 from selfvox.training.downstream import DownstreamTask

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from lightning_fabric import Fabric
 from torch import nn
 
 from selfvox.data.preparation.store import Store, StoredCase, subject_grades
@@ -18,6 +17,7 @@ from selfvox.models.classifier import Classifier, decide_class
 from selfvox.models.encoder import Encoder
 from selfvox.ops.metrics import auc_per_class, confusion, kappa, nan_mean, recalls
 from selfvox.ops.outcome import Batch, Outcome
+from selfvox.runs.device import Fabric
 from selfvox.settings.verbs import Finetune
 from selfvox.training.augment import augment_whole
 from selfvox.training.downstream import DownstreamTask

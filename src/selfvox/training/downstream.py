@@ -6,12 +6,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from selfvox.data.preparation.store import Store, StoredCase
 from selfvox.models.encoder import Encoder
+from selfvox.runs.device import Fabric
 from selfvox.training.loop import Objective
 
 

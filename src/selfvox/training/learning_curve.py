@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
-
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from typing import TYPE_CHECKING, Any
 
 from selfvox.runs.atomic_files import atomic_write
 from selfvox.runs.run_folder import read_metrics
 from selfvox.training.embedding_health import chance_scores
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
 Lines = list[dict[str, Any]]
-DrawPanel = Callable[[Axes, Lines], None]
+DrawPanel = Callable[["Axes", Lines], None]
 
 CHANCE_STYLE: dict[str, Any] = {"color": "black", "linestyle": "--", "linewidth": 1}
 # scores of validation, where whole scans are classified
@@ -39,6 +39,8 @@ def draw_curve(run: Path, out: Path, loss_label: str = "loss") -> None:
         panels.append(_draw_probe)
     if "health/spread" in names:
         panels += [_draw_embeddings, _draw_views]
+    from matplotlib.figure import Figure  # only here: it takes half a second
+
     figure = Figure(figsize=(7, 1 + 2.5 * len(panels)), layout="constrained")
     column = figure.subplots(len(panels), sharex=True)
     for draw_panel, axes in zip(panels, column, strict=True):

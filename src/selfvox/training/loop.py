@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from selfvox.errors import NumericalError, Stopped
 from selfvox.ops.outcome import Batch, Outcome
+from selfvox.runs.device import Fabric
 from selfvox.runs.progress import echo, progress_bar
 from selfvox.runs.run_folder import Checkpoint, Run
 from selfvox.runs.weights import load_strictly, state_tensors

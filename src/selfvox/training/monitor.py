@@ -10,7 +10,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor
 
 from selfvox.data.preparation.store import Store, StoredCase
@@ -18,6 +17,7 @@ from selfvox.data.sampling.crop_size import volume_edges
 from selfvox.models.encoder import Encoder
 from selfvox.ops.losses import alignment, uniformity
 from selfvox.ops.outcome import Outcome
+from selfvox.runs.device import Fabric
 from selfvox.runs.progress import echo
 from selfvox.runs.run_folder import Run
 from selfvox.training import embedding_health

@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor
 
 from selfvox.errors import ResourceError
 from selfvox.ops.outcome import Outcome
+from selfvox.runs.device import Fabric
 from selfvox.training.batches import batch_generator
 from selfvox.training.schedule import TrainingPlan
 from selfvox.training.training_log import TrainingLog

@@ -10,10 +10,6 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
-from sklearn.neighbors import KNeighborsClassifier
-from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
 from selfvox.data.preparation.split import Split, choose_subset, make_split
@@ -281,6 +277,12 @@ def classify(
         raise DataError(
             "probe: all labels to learn from are the same; name scans with several classes"
         )
+    # only here: scikit-learn takes seconds, and only --probe needs it
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.neighbors import KNeighborsClassifier
+    from sklearn.preprocessing import StandardScaler
+
     scaler = StandardScaler().fit(x)
     x = scaler.transform(x)
     x_test = scaler.transform(x_test)

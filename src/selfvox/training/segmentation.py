@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from selfvox.data.preparation.store import Store, StoredCase
@@ -31,6 +30,7 @@ from selfvox.ops.regions import (
     region_labels,
     regions_to_json,
 )
+from selfvox.runs.device import Fabric
 from selfvox.settings.verbs import Finetune
 from selfvox.training.augment import augment
 from selfvox.training.downstream import DownstreamTask

@@ -7,14 +7,15 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from selfvox import plotting
 from selfvox.uncertainty.accumulator import STEPS, VoteAccumulator
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 PERCENTILES = (5, 25, 50, 75, 95)
 # voxels per computation of percentiles: fewer cost calls, more leave the processor's cache
@@ -270,6 +271,8 @@ def draw_maps(out: Path, picture: MapPicture) -> None:
         shown_parts = [index for index, (_, members) in enumerate(picture.parts) if any(members)]
     rows = 1 + len(shown_parts)
     columns = max(1 + len(picture.overlays), len(PERCENTILES))
+    from matplotlib.figure import Figure  # only here: it takes half a second
+
     figure = Figure(figsize=(2.6 * columns, 0.4 + 2.7 * rows), layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False)
     for axes in grid.flat:

@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
-from monai.data.utils import compute_importance_map, dense_patch_slices
 from torch import Tensor, nn
 
 from selfvox.models.segmenter import Segmenter
@@ -192,6 +191,8 @@ def _sweep(
     """One way through the scan, with the logits of all passes in a slab that moves along."""
     size = padded.shape[2:]
     slab = _Slab(len(passes), networks.network.classes, (window[0], *size[1:]), padded.device)
+    from monai.data.utils import compute_importance_map  # only here: it takes seconds
+
     weight = compute_importance_map(tuple(window), "gaussian", device=padded.device)
     batch = PASSES_AT_ONCE[padded.device.type]
     position = 0  # of the slab's first plane
@@ -204,6 +205,8 @@ def _sweep(
         slab.move(planes)
 
     # windows in the order of their first plane, row by row
+    from monai.data.utils import dense_patch_slices  # only here: it takes seconds
+
     windows = dense_patch_slices(size, tuple(window), _steps(window, size, overlap))
     for start, row in itertools.groupby(windows, key=lambda place: int(place[0].start)):
         if start > position:

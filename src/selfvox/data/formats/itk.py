@@ -6,10 +6,9 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
-import SimpleITK
 from isal import isal_zlib
 
 from selfvox.data.formats.safe_open import open_regular
@@ -70,6 +69,8 @@ def read_itk(path: Path, limit_bytes: int = LIMIT_BYTES) -> Volume:
             )
         with open_regular(path.parent / promise.detached) as file:
             _check_voxels(file, promise, limit_bytes, name)
+    import SimpleITK  # only here: few data sets have such files
+
     try:
         # the reader is named, since SimpleITK only recognises MetaImage by endings in lower case
         image = SimpleITK.ReadImage(str(path), imageIO="NrrdImageIO" if is_nrrd else "MetaImageIO")
@@ -97,7 +98,7 @@ def read_itk(path: Path, limit_bytes: int = LIMIT_BYTES) -> Volume:
     return Volume(voxels.transpose(2, 1, 0, *range(3, voxels.ndim)), affine, None, ())
 
 
-def _affine(image: SimpleITK.Image) -> np.ndarray:
+def _affine(image: Any) -> np.ndarray:
     affine = np.eye(4)
     affine[:3, :3] = np.reshape(image.GetDirection(), (3, 3)) * image.GetSpacing()
     affine[:3, 3] = image.GetOrigin()

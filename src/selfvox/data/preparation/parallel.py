@@ -18,8 +18,6 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-import SimpleITK as sitk  # noqa: N813 - its own documentation calls it so
-
 from selfvox.errors import ResourceError, UsageError
 
 T = TypeVar("T")
@@ -174,6 +172,9 @@ def _hidden_main() -> Iterator[None]:
 def _begin_worker() -> None:
     # Ctrl-C reaches all processes of the group; the main process ends the workers in order
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # only here: the workers alone resample; its own documentation calls it sitk
+    import SimpleITK as sitk  # noqa: N813
+
     # there is one worker per core already
     sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
     threading.Thread(target=_die_with_parent, daemon=True).start()

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-import SimpleITK as sitk  # noqa: N813 - its own documentation calls it so
-from scipy.ndimage import gaussian_filter
 
 from selfvox.data.preparation.geometry import Geometry
 
@@ -20,12 +18,15 @@ def resample_image(values: np.ndarray, geometry: Geometry) -> np.ndarray:
     """
     if not geometry.is_resampled:
         return values
+    from scipy.ndimage import gaussian_filter  # only here: not every recipe resamples
+
     low = values.min()
     high = values.max()
     sigma = [0.4247 * np.sqrt(max(step**2 - 1, 0)) for step in geometry.step]
     smooth = gaussian_filter(values, sigma, mode="nearest")
-    interpolator = sitk.sitkBSpline if min(values.shape) >= _CUBIC_SAMPLES else sitk.sitkLinear
-    return np.asarray(np.clip(_resample(smooth, geometry, interpolator, back=False), low, high))
+    cubic = min(values.shape) >= _CUBIC_SAMPLES
+    resampled = _resample(smooth, geometry, back=False, cubic=cubic)
+    return np.asarray(np.clip(resampled, low, high))
 
 
 def resample_label(label: np.ndarray, geometry: Geometry, *, back: bool) -> np.ndarray:
@@ -39,7 +40,7 @@ def resample_label(label: np.ndarray, geometry: Geometry, *, back: bool) -> np.n
     best: np.ndarray | None = None
     for value in np.unique(label):
         mask = (label == value).astype(np.float32)
-        weight = _resample(mask, geometry, sitk.sitkLinear, back=back)
+        weight = _resample(mask, geometry, back=back)
         if best is None:
             best = weight
             result = np.full(weight.shape, value, dtype=label.dtype)
@@ -51,15 +52,18 @@ def resample_label(label: np.ndarray, geometry: Geometry, *, back: bool) -> np.n
 
 def resample_probabilities_back(values: np.ndarray, geometry: Geometry) -> np.ndarray:
     """Probabilities of one class (*space) from the prepared grid to the box, float32, linear."""
-    return _resample(np.asarray(values, dtype=np.float32), geometry, sitk.sitkLinear, back=True)
+    return _resample(np.asarray(values, dtype=np.float32), geometry, back=True)
 
 
 def _resample(
-    values: np.ndarray, geometry: Geometry, interpolator: int, *, back: bool
+    values: np.ndarray, geometry: Geometry, *, back: bool, cubic: bool = False
 ) -> np.ndarray:
     """From the box to the prepared grid, or back; the outermost voxels are repeated beyond them."""
     if not geometry.is_resampled:
         return values
+    # only here: not every recipe resamples; its own documentation calls it sitk
+    import SimpleITK as sitk  # noqa: N813
+
     # positions are in voxels of the box; SimpleITK's axes are in reverse order
     box_shape = geometry.box_shape[::-1]
     prepared_shape = geometry.prepared_shape[::-1]
@@ -75,7 +79,7 @@ def _resample(
     resampler.SetSize(box_shape if back else prepared_shape)
     resampler.SetOutputSpacing(unit if back else step)
     resampler.SetOutputOrigin(zero if back else offset)
-    resampler.SetInterpolator(interpolator)
+    resampler.SetInterpolator(sitk.sitkBSpline if cubic else sitk.sitkLinear)
     resampler.SetUseNearestNeighborExtrapolator(True)
     result: np.ndarray = sitk.GetArrayFromImage(resampler.Execute(image))
     return result
