@@ -1,8 +1,8 @@
-"""What Monte-Carlo dropout costs: many passes together against as many plain forward passes of one sample each.
+"""What Monte-Carlo dropout costs: many passes at once, compared with as many plain forward passes.
 
-CPU time of one thread. Each round times the plain passes, ours, and the plain passes again; the table gives medians
-over the rounds. `A/A` is the one run of plain passes over the other: where it leaves 0.90 to 1.10 the machine was too
-restless and the row is void. Memory is the peak of a process of its own.
+CPU time of one thread. Each round times the plain passes, ours, and the plain passes again; the
+table has medians over the rounds. `A/A` is the ratio of the two runs of plain passes: outside 0.90
+to 1.10 the machine was too busy and the row is void. Memory is the peak of a separate process.
 """
 
 from __future__ import annotations
@@ -263,14 +263,14 @@ def main() -> int:
     parser.add_argument(
         "--edge", type=int, default=128, help="of the scan whose memory is measured"
     )
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     torch.set_num_threads(1)
     make_fabric(
         "cpu", 1, "fp32"
     )  # keeps freed memory, as `predict` does; the plain passes gain by it too
     console, missed = Console(), False
     table = Table(
-        title=f"{given.passes} passes, {given.kind} dropout, U-Net 8-16-32-64, CPU time of one thread"
+        title=f"{arguments.passes} passes, {arguments.kind} dropout, U-Net 8-16-32-64, CPU time of one thread"
     )
     for column in (
         "dropout",
@@ -288,7 +288,7 @@ def main() -> int:
             console.print("this processor has no bf16 of its own: its row is left out")
             continue
         ratio, modelled, control = compare(
-            where, edge, dtype, given.kind, given.passes, given.rounds
+            where, edge, dtype, arguments.kind, arguments.passes, arguments.rounds
         )
         void, met = not 0.9 <= control <= 1.1, ratio <= goal and modelled <= 1.1
         missed |= not void and not met
@@ -296,7 +296,7 @@ def main() -> int:
         shown = (f"{ratio:.3f}", f"{goal:.2f}", f"{modelled:.3f}", f"{control:.3f}", verdict)
         table.add_row(where, f"{edge}³", dtype, *shown)
     console.print(table)
-    beside = beside_torch_uncertainty(32, given.rounds)
+    beside = beside_torch_uncertainty(32, arguments.rounds)
     if beside is None:
         console.print("torch-uncertainty is not installed, so nothing is compared with it")
     else:
@@ -305,19 +305,19 @@ def main() -> int:
             f"32³, everywhere: ours / torch-uncertainty's loop {loop:.3f}, A/A {control:.3f}; / its batch {batch:.3f}; "
             f"means differ by {z:.2f} standard errors (1: by chance), variances {spread:.3f} of theirs"
         )
-    speed, each, control = percentiles(100, given.rounds)
+    speed, each, control = percentiles(100, arguments.rounds)
     console.print(
         f"percentiles of 100 passes: torch.quantile / ours {speed:.1f} (goal 25), {each * 1e9:.0f} ns for each voxel "
         f"and class, A/A {control:.3f}"
     )
-    console.print(f"time over passes, exponent: {growth(given.rounds):.3f} (goal 1.02)")
+    console.print(f"time over passes, exponent: {growth(arguments.rounds):.3f} (goal 1.02)")
     for with_maps in (False, True):
-        one, hundred = (peak_mb(count, given.edge, with_maps) for count in (1, 100))
+        one, hundred = (peak_mb(count, arguments.edge, with_maps) for count in (1, 100))
         limit = 1.3 * one + 256
         missed |= hundred > limit
         what = "votes and percentiles" if with_maps else "votes"
         console.print(
-            f"peak memory at {given.edge}³, {what}: 1 pass {one:.0f} MB, 100 passes {hundred:.0f} (goal {limit:.0f})"
+            f"peak memory at {arguments.edge}³, {what}: 1 pass {one:.0f} MB, 100 passes {hundred:.0f} (goal {limit:.0f})"
         )
     return int(missed)
 

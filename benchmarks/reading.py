@@ -1,10 +1,9 @@
-"""What reading costs: a whole `.nii.gz`, and a random crop of a prepared scan.
+"""What reading costs: a whole `.nii.gz` by nibabel, SimpleITK and us; a stored crop by zarr and us.
 
-The first against nibabel and SimpleITK, the second against nibabel and zarr 3. CPU time of one
-thread, warm file cache. Every round times each reader once, in a shuffled order; the table gives
-medians over the rounds, of the times and of each round's ratio to ours. All readers must give the
-same values, or nothing is printed. `A/A` is our own reader against itself: where it leaves 0.90 to
-1.10 the machine was too restless and the row is void.
+CPU time of one thread, warm file cache. Every round times each way once, in a shuffled order; the
+table has medians over the rounds, of the times and of each round's ratio to ours. All ways must
+return the same values, or nothing is printed. `A/A` is our own way against itself: outside 0.90
+to 1.10 the machine was too busy and the row is void.
 """
 
 from __future__ import annotations

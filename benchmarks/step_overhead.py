@@ -1,8 +1,9 @@
-"""What a pre-training step costs beyond its encoder: question, head, loss and optimiser, over the bare encoder.
+"""What a pre-training step costs in addition to its encoder: views, head, loss and optimiser.
 
-CPU time of one thread. Each round times the bare encoder, the step, and the bare encoder again; the table gives medians
-over the rounds. `A/A` is the one bare encoder over the other: where it leaves 0.90 to 1.10 the machine was too restless
-and the row is void. Where the processor emulates bf16, its encoder is so slow that no goal is met or missed by it.
+CPU time of one thread. Each round times the bare encoder, the step, and the bare encoder again;
+the table has medians over the rounds. `A/A` is the ratio of the two runs of the bare encoder:
+outside 0.90 to 1.10 the machine was too busy and the row is void. Where the processor emulates
+bf16, the encoder is so slow that goals say nothing and are not checked.
 """
 
 from __future__ import annotations
@@ -106,12 +107,12 @@ def main() -> int:
     parser.add_argument(
         "--only", default=f"{','.join(GOALS)}:fp32,bf16", help="tasks, then arithmetics"
     )
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     torch.set_num_threads(1)
     make_fabric("cpu", 1, "fp32")  # what is freed is kept, as in training
-    tasks, arithmetics = (part.split(",") for part in given.only.split(":"))
+    tasks, arithmetics = (part.split(",") for part in arguments.only.split(":"))
     table = Table(
-        title=f"{given.batch} x {given.edge}³ voxels, encoder plain 16-32-64-128, CPU time of one thread"
+        title=f"{arguments.batch} x {arguments.edge}³ voxels, encoder plain 16-32-64-128, CPU time of one thread"
     )
     for column in (
         "task",
@@ -126,7 +127,9 @@ def main() -> int:
     missed = False
     for name in tasks:
         for dtype in arithmetics:
-            ratio, control, alone = measure(name, dtype, given.rounds, given.batch, given.edge)
+            ratio, control, alone = measure(
+                name, dtype, arguments.rounds, arguments.batch, arguments.edge
+            )
             met = ratio <= GOALS[name]
             void, emulated = not 0.9 <= control <= 1.1, dtype == "bf16" and not supports_bf16("cpu")
             missed |= not void and not emulated and not met

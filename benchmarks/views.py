@@ -1,11 +1,12 @@
-"""What views cost, beside the transforms of MONAI and TorchIO: any rotation, zoom, blur, noise and gamma of a volume.
+"""What views cost, compared with MONAI and TorchIO: rotation, zoom, blur, noise and gamma.
 
     python benchmarks/views.py
 
-CPU time of one thread; float32 volumes and parameters are the same for all, and each library is given its quickest way:
-rotation and zoom in one resampling. Each round times each library in turn, and our code a second time: `A/A` is the one
-over the other, and a row where it leaves 0.90 to 1.10 is void. The table gives medians over the rounds, in milliseconds
-per volume. First the rotated volumes must agree. Exit status 1 where a goal is missed or a row is void.
+CPU time of one thread. All get the same float32 volumes and parameters, and each library its
+fastest way: rotation and zoom in one resampling. Each round times each library in turn, and our
+code a second time: `A/A` is the ratio of the two, and a row outside 0.90 to 1.10 is void. The
+table has medians over the rounds, in milliseconds per volume. First the rotated volumes must
+agree. Exit status 1 if a goal is missed or a row is void.
 """
 
 from __future__ import annotations
@@ -136,7 +137,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--edge", type=int, default=96)
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     warnings.filterwarnings("ignore")  # of MONAI, on what its next release will do
     make_fabric("cpu", 1, "fp32")  # keeps freed memory, as a run does; all libraries gain by it
     torch.set_num_threads(1)
@@ -144,14 +145,14 @@ def main() -> int:
     rng = np.random.default_rng(0)
     volumes = [
         torch.from_numpy(
-            ndimage.gaussian_filter(rng.normal(size=(1, *(given.edge,) * 3)), (0, 2, 2, 2))
+            ndimage.gaussian_filter(rng.normal(size=(1, *(arguments.edge,) * 3)), (0, 2, 2, 2))
         ).float()
         * 20
-        for _ in range(given.batch)
+        for _ in range(arguments.batch)
     ]
     check(volumes)
     table = Table(
-        title=f"{given.batch} volumes of {given.edge}³, ms of CPU time per volume, one thread"
+        title=f"{arguments.batch} volumes of {arguments.edge}³, ms of CPU time per volume, one thread"
     )
     for column in ("", "selfvox", "TorchIO", "MONAI", "times as fast (goal)", "A/A", "verdict"):
         table.add_column(column)
@@ -160,7 +161,8 @@ def main() -> int:
         works = (mine[name], *(other[name] for other in theirs), mine[name])
         # the first round warms up
         rounds = [
-            [milliseconds(work, given.batch) for work in works] for _ in range(given.rounds + 1)
+            [milliseconds(work, arguments.batch) for work in works]
+            for _ in range(arguments.rounds + 1)
         ][1:]
         ratios = [
             statistics.median(2 * each[n] / (each[0] + each[3]) for each in rounds) for n in (1, 2)

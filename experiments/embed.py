@@ -1,10 +1,10 @@
-"""Which embedding serves pre-training best? Mean, corners or maximum of the coarsest map: a probe decides.
+"""Which pooling of the coarsest map serves pre-training best: mean, corners or maximum.
 
     python experiments/embed.py STORE     # a store with labels and a split
 
-Each candidate pre-trains an encoder without the test subjects; a linear map of its frozen features, from the voxels of
-5 labelled subjects, is then scored on the validation subjects (3 draws of 5). Masked reconstruction embeds nothing. One
-thread, fp32; about 25 minutes.
+Each pooling pre-trains an encoder without the test subjects. A linear map of its frozen features,
+from the voxels of 5 labelled subjects, is scored on the validation subjects (3 draws of 5). Masked
+reconstruction uses no pooling, so it is left out. One thread, fp32; about 25 minutes.
 """
 
 from __future__ import annotations
@@ -63,8 +63,8 @@ def main() -> None:
     parser.add_argument("store", type=Path)
     parser.add_argument("--tasks", nargs="*", choices=TASKS, default=list(TASKS), help="only these")
     parser.add_argument("--steps", type=int, help="of pre-training, instead of each task's own")
-    given = parser.parse_args()
-    store = open_store(given.store)
+    arguments = parser.parse_args()
+    store = open_store(arguments.store)
     torch.set_num_threads(1)
     print(
         "task               embed     loss, last 50 steps   accuracy   probe Dice of each draw",
@@ -74,11 +74,11 @@ def main() -> None:
         f"untrained                                                   {shown(probe(store, untrained(store)))}",
         flush=True,
     )
-    for task in given.tasks:
+    for task in arguments.tasks:
         for name, (factor, pool) in CANDIDATES.items():
             Encoder.width = property(lambda encoder, factor=factor: factor * encoder.channels[-1])
             Encoder.embed = lambda encoder, x, pool=pool: pool(encoder(x)[-1])
-            encoder, loss, accuracy = pretrain(store, task, given.steps)
+            encoder, loss, accuracy = pretrain(store, task, arguments.steps)
             print(
                 f"{task:<19}{name:<10}{loss:.3f}  {accuracy:.2f}   {shown(probe(store, encoder))}",
                 flush=True,

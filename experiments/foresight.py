@@ -1,11 +1,12 @@
-"""Does a probe foretell which pre-training helps? Its rank correlation with what fine-tuning gained.
+"""Does a probe predict which pre-training helps? Its rank correlation with the gain of fine-tuning.
 
-    python experiments/foresight.py STUDY     # a folder that `selfvox study` made, of volumes with label maps
+    python experiments/foresight.py STUDY     # made by `selfvox study`, of volumes with label maps
 
-The two classifiers of `--probe` learn from ten labelled training subjects and are scored on the validation subjects,
-upon all levels of each pre-trained encoder, all but the coarsest, and the coarsest alone. Beside them the Dice that
-fine-tuning gained over its from-scratch twin on the test subjects, whole and frozen, a mean over the draws of the
-fewest labels. The correlation is Spearman's, over encoders. Two draws of labelled subjects; ten seconds an encoder.
+The two classifiers of `--probe` learn from ten labelled training subjects and are scored on the
+validation subjects: on all levels of each pre-trained encoder, on all but the coarsest, and on the
+coarsest alone. The gain is the Dice of fine-tuning minus that of the from-scratch twin on the test
+subjects, for whole and for frozen networks, a mean over the draws of the fewest labels. Spearman's
+correlation, over encoders; two draws of labelled subjects; ten seconds per encoder.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
-"""Does every pretext task learn on real scans? Each on each data set for some CPU minutes: score beside chance.
+"""Does every pretext task learn on real scans? Score compared with chance after some CPU minutes.
 
-    python experiments/learning.py OUT NAME=SCANS/ ... --minutes 2      # NAME: hippocampus, slices, heads or fundus
+    python experiments/learning.py OUT NAME=SCANS/ ... --minutes 2
 
-A killed benchmark goes on where it stopped: runs that are done are kept. Prints a table, draws OUT/learning.png.
+NAME is hippocampus, slices, heads or fundus. Runs that are finished are kept, so a killed
+experiment continues where it stopped. Prints a table and draws OUT/learning.png.
 """
 
 from __future__ import annotations
@@ -51,18 +52,18 @@ def main() -> None:
     parser.add_argument("data", nargs="*", help="NAME=SCANS")
     parser.add_argument("--minutes", type=float, default=2.0, help="CPU minutes of each run")
     parser.add_argument("--tasks", nargs="*", choices=task_names(), help="only these")
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     torch.set_num_threads(1)
-    data = dict(each.split("=", 1) for each in given.data)
+    data = dict(each.split("=", 1) for each in arguments.data)
     for name, scans in data.items():
-        store = given.out / name / "store"
+        store = arguments.out / name / "store"
         if not (store / "manifest.json").exists():
             selfvox.prepare(scans, out=store, workers=1, spacing=SPACING.get(name))
-        for task in given.tasks or task_names():
-            run = given.out / name / task
+        for task in arguments.tasks or task_names():
+            run = arguments.out / name / task
             if not (run / "cost.json").exists():
-                learn(name, store, task, run, 60 * given.minutes)
-    show(given.out)
+                learn(name, store, task, run, 60 * arguments.minutes)
+    show(arguments.out)
 
 
 def learn(name: str, store: Path, task: str, run: Path, budget_s: float) -> None:

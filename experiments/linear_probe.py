@@ -1,11 +1,12 @@
-"""What a linear map reads from the frozen encoders of a study, beside the same encoder before any training.
+"""What a linear map reads from the frozen encoders of a study, compared with untrained encoders.
 
-    python experiments/linear_probe.py STUDY     # a folder that `selfvox study` made, of volumes with label maps
+    python experiments/linear_probe.py STUDY     # made by `selfvox study`, of volumes with labels
 
-The labelled subjects of each draw are those that the study trains on with that seed; its test subjects are scored. The
-difference to the untrained encoder is paired by draw and subject; its interval draws both anew. First all levels are
-read; then all but the coarsest, which can tell where in the scan a voxel lies. What place alone tells, an atlas shows:
-the commonest class of the labelled maps, laid upon one another by their centres.
+The labelled subjects of each draw are those that the study trains on with that seed; its test
+subjects are scored. The difference to the untrained encoder is paired by draw and subject; its
+interval resamples both. First all levels are read; then all but the coarsest, which can show
+where in the scan a voxel is. What position alone can predict is measured by an atlas: the most
+common class of the label maps, aligned by their centres.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
-"""Is a run that was killed and resumed the run that was left alone? Ten kills at random steps, eleven checksums.
-
-Each run pre-trains on shapes for seconds. A killed one gets SIGKILL when it has logged a step drawn at random, wherever
-it then is, and goes on by `--resume`. Exits with 1 if any of the final weights differs by a bit.
+"""Is a run that was killed and resumed identical to one that was not? Ten kills at random steps.
 
     python experiments/resume.py            # --task simclr, --kills 10, --precision bf16
+
+Each run pre-trains on shapes for seconds. It gets SIGKILL when it has logged a randomly drawn
+step, wherever it is then, and continues with `--resume`. Exit status 1 if the final weights of any
+run differ by a bit.
 """
 
 from __future__ import annotations

@@ -66,12 +66,12 @@ def upright(plane: np.ndarray) -> np.ndarray:
 
 
 def axial_slice(array: np.ndarray, level: int) -> np.ndarray:
-    """The axial slice (row, column) of a volume (x, y, z), anterior up; a picture (y, x) as it is."""
+    """The axial slice (row, column) of a volume (x, y, z), anterior up; a picture is unchanged."""
     return array if array.ndim == 2 else upright(array[:, :, level])
 
 
 def informative_level(mask: np.ndarray) -> int:
-    """The axial level that shows most of the highest class; the middle of an empty mask, 0 in 2D.
+    """The axial level with most of the highest class; the middle of an empty mask, 0 in 2D.
 
     The highest class, because lesions are numbered after the organ that contains them.
     """

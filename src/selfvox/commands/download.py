@@ -80,7 +80,8 @@ def _lock(work_folder: Path, task: str) -> Iterator[None]:
             yield
     except BusyError:
         raise BusyError(
-            f"{printable(work_folder.parent)}: another process is downloading {task} here; wait for it"
+            f"{printable(work_folder.parent)}: another process is downloading {task} here; "
+            "wait for it"
         ) from None
 
 
