@@ -227,7 +227,7 @@ def test_many_passes_vote_on_each_region(scans, run, tmp_path, capsys, spacing):
     # of other regions than those it was trained on, the trust says nothing
     selfvox.evaluate(out, scans / "labels", regions="any=1,2")
     output = capsys.readouterr().err
-    assert "probabilities beside the truth" in output
+    assert "probabilities against the truth" in output
     assert "predicted and true Dice" not in output
     # any pass that finds the core is enough
     selfvox.predict(
