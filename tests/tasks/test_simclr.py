@@ -223,3 +223,27 @@ def test_a_scan_without_others_has_no_negatives_when_its_own_are_masked():
     assert len(suited(2, grid=2).make_batch(images, rng())["views"]) == 8
     with pytest.raises(UsageError, match="--batch"):
         suited(2, grid=2, mask_same_scan=True).make_batch(images, rng())
+
+
+def test_colour_changes_a_view_by_a_straight_line():
+    images = torch.randn(50, 1, 16, 16, generator=rng(1))
+    views = suited(2, ops="colour", ops_per_view=1).make_batch(images, rng())["views"]
+    original = images.repeat(2, 1, 1, 1)
+    space = (1, 2, 3)
+    factor = views.std(space) / original.std(space)
+    shift = views.mean(space) - original.mean(space)
+    centred = original - original.mean(space, keepdim=True)
+    line = factor.view(-1, 1, 1, 1) * centred
+    assert torch.allclose(views - views.mean(space, keepdim=True), line, atol=1e-4)
+    assert 0.6 <= factor.min() < 0.65 < 1.35 < factor.max() <= 1.4
+    assert -0.3 <= shift.min() < -0.25 < 0.25 < shift.max() <= 0.3
+
+
+def test_embeddings_spread_evenly_over_the_sphere_have_a_spread_of_one():
+    views = torch.randn(200, 1, 16, 16, generator=rng())
+    batch = {"views": views, "scan": torch.arange(100).repeat(2)}
+    spread = suited(2).loss(Flat(), torch.nn.Identity(), batch).metrics["embedding_std"]
+    assert float(spread) == pytest.approx(1, abs=0.02)
+    batch["views"] = views[:1].expand(200, -1, -1, -1)
+    collapsed = suited(2).loss(Flat(), torch.nn.Identity(), batch).metrics["embedding_std"]
+    assert float(collapsed) == pytest.approx(0, abs=1e-5)
