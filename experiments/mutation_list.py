@@ -114,9 +114,8 @@ CAUGHT_EARLIER = (
         "training/finetune_split.py",
         "_fold_split(settings.fold, subjects, settings.labels, strata)",
         "_fold_split(settings.fold, subjects, settings.labels, "
-        "{name: (place + settings.seed) % 2 for place, name in enumerate(sorted(subjects))})",
-        "training/test_classification.py::"
-        "test_each_subject_is_tested_in_one_fold_and_its_scans_stay_together",
+        "{name: place * (settings.seed + 1) % 5 for place, name in enumerate(sorted(subjects))})",
+        "training/test_finetune_split.py",
     ),
     m(
         "no fsync of the file",
@@ -581,6 +580,13 @@ SURVIVED_EARLIER = (
 EARLIER = (*CAUGHT_EARLIER, *SURVIVED_EARLIER)
 
 NEW = (
+    m(
+        "folds depend on --labels",
+        "training/finetune_split.py",
+        "count, seed=0)",
+        "count, seed=labels or 0)",
+        "training/test_finetune_split.py",
+    ),
     m(
         "views: shift ignores the room",
         "ops/affine.py",
