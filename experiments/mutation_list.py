@@ -851,7 +851,7 @@ NEW = (
         "settings/verbs.py",
         "    if number > count:\n",
         "    if number >= count:\n",
-        "settings/test_settings.py",
+        "settings/test_settings.py::test_a_fold_is_one_of_its_count",
     ),
     m(
         "settings: none stays text",

@@ -202,12 +202,15 @@ def test_an_existing_run_is_only_written_into_when_resumed(tmp_path):
         pass
 
 
-def test_a_run_is_not_resumed_with_other_settings(tmp_path):
-    with open_run(tmp_path / "run", settings(tmp_path, batch=4), resume=False):
+@pytest.mark.parametrize("changed", [{"batch": 8}, {"seed": 1}, {"accumulate": 3}])
+def test_a_run_is_not_resumed_with_other_settings(tmp_path, changed):
+    first = {"batch": 4, "seed": 0, "accumulate": 1}
+    with open_run(tmp_path / "run", settings(tmp_path, **first), resume=False):
         pass
+    ((name, value),) = changed.items()
     with (
-        pytest.raises(UsageError, match="batch=4, not 8"),
-        open_run(tmp_path / "run", settings(tmp_path, batch=8), resume=True),
+        pytest.raises(UsageError, match=f"{name}={first[name]}, not {value}"),
+        open_run(tmp_path / "run", settings(tmp_path, **first | changed), resume=True),
     ):
         pass
 

@@ -20,6 +20,7 @@ from selfvox.runs.run_folder import read_metrics
 from selfvox.runs.weights import load_part, load_strictly, load_tensors
 from selfvox.training import monitor, pretext_objective, training_log
 from selfvox.training.batches import batch_generator, training_batches
+from selfvox.training.loop import MAX_SKIPPED_IN_A_ROW, STEPS_PER_SKIPPED, _SkippedSteps
 from selfvox.training.schedule import TrainingPlan
 from selfvox.training.stop_signals import ignore_stop_signals
 from selfvox.training.training_log import TrainingLog
@@ -247,3 +248,15 @@ def test_the_speed_that_a_run_logs_is_that_of_its_steps(shapes_store, tmp_path, 
     monkeypatch.setattr(monitor.TrainingMonitor, "after_step", takes_days)
     selfvox.pretrain(shapes_store, out=tmp_path / "run", task="rotation", steps=2, batch=2, **small)
     assert all(line["images_per_s"] > 0.01 for line in read_metrics(tmp_path / "run"))
+
+
+def test_skipped_steps_in_a_row_are_counted_from_the_last_good_step(tmp_path):
+    in_total = 4 * MAX_SKIPPED_IN_A_ROW
+    skips = _SkippedSteps(tmp_path, STEPS_PER_SKIPPED * in_total, 0)
+    for step in range(in_total):
+        skips.count(step, is_skipped=True)
+        if step % MAX_SKIPPED_IN_A_ROW == MAX_SKIPPED_IN_A_ROW - 1:
+            skips.count(step, is_skipped=False)
+    assert skips.total == in_total
+    with pytest.raises(NumericalError):
+        skips.count(in_total, is_skipped=True)
