@@ -22,10 +22,10 @@ SPACING = (1.0, 1.2, 2.0)
 SHAPE = (12, 11, 10)
 
 
-def boxes(*found):
+def boxes(*contents):
     """A label with a class in each box, given as (value, start, stop)."""
     label = np.zeros(SHAPE, np.uint8)
-    for value, start, stop in found:
+    for value, start, stop in contents:
         label[tuple(slice(a, b) for a, b in zip(start, stop, strict=True))] = value
     return label
 
@@ -56,7 +56,7 @@ def test_scores_equal_a_hand_calculation(pair, capsys):
         ("case_10", 2, "class 2"),
     ]
     voxel_ml = 1.0 * 1.2 * 2.0 / 1000
-    # both plates are two voxels thick and all surface; moved by one, half of each lies 2 mm from the other
+    # both plates are two voxels thick and all surface; half of each is 2 mm from the other when moved by one
     assert rows[0] == pytest.approx(
         {
             "case": "case_2",
@@ -69,7 +69,8 @@ def test_scores_equal_a_hand_calculation(pair, capsys):
             "true_volume_ml": 32 * voxel_ml,
         }
     )
-    nothing, missed = rows[1], rows[3]
+    nothing = rows[1]
+    missed = rows[3]
     assert nothing["dice"] == 1
     assert missed["dice"] == 0
     assert all(
@@ -78,7 +79,7 @@ def test_scores_equal_a_hand_calculation(pair, capsys):
         for name in ("hd95_mm", "surface_distance_mm")
     )
     assert missed["true_volume_ml"] == pytest.approx(2 * voxel_ml)
-    # the lesion lies in the organ, whose two voxels are then missing from the truth
+    # the lesion is inside the organ: two voxels of it are missing from the truth
     assert rows[2]["dice"] == pytest.approx(2 * 510 / (512 + 510))
 
     with out.open(newline="") as file:
@@ -88,7 +89,8 @@ def test_scores_equal_a_hand_calculation(pair, capsys):
     assert table[1]["hd95_mm"] == ""
     printed = [line.split() for line in capsys.readouterr().out.splitlines()]
     dice = [0.5, 2 * 510 / 1022]
-    mean, spread = f"{statistics.fmean(dice):.3f}", f"{statistics.stdev(dice):.3f}"
+    mean = f"{statistics.fmean(dice):.3f}"
+    spread = f"{statistics.stdev(dice):.3f}"
     assert ["class", "1", "dice", mean, "±", spread, mean, "2", "of", "2"] in printed
     assert ["class", "2", "dice", "0.500", "±", "0.707", "0.500", "2", "of", "2"] in printed
     assert printed.count(["hd95", "mm", "-", "-", "0", "of", "2"]) == 1
@@ -120,7 +122,7 @@ def test_pictures_are_scored_in_pixels(tmp_path):
     }
 
 
-def test_names_come_from_the_predictions_and_a_class_of_nobody_has_a_row(pair):
+def test_names_come_from_the_predictions_and_a_class_without_voxels_has_a_row(pair):
     names = {"0": "background", "1": "organ", "2": "[red]lesion", "3": "cyst"}
     (pair / "predictions" / "classes.json").write_text(json.dumps(names))
     rows = evaluate(Evaluate(predictions=pair / "predictions", truth=pair / "truth"))
@@ -128,7 +130,7 @@ def test_names_come_from_the_predictions_and_a_class_of_nobody_has_a_row(pair):
     assert [row["dice"] for row in rows if row["class"] == 3] == [1, 1]
 
 
-def test_what_has_no_partner_is_named_and_left_out(pair, capsys):
+def test_labels_without_a_partner_are_named_and_left_out(pair, capsys):
     write_scan(pair / "predictions" / "lonely.nii.gz", boxes())
     write_scan(pair / "truth" / "unseen_seg.nii.gz", boxes())
     rows = evaluate(Evaluate(predictions=pair / "predictions", truth=pair / "truth"))
@@ -191,7 +193,8 @@ def test_what_predict_writes_is_scored_against_a_data_set(tmp_path):
     paths = predict(settings)
     rows = evaluate(Evaluate(predictions=tmp_path / "out", truth=tmp_path / "data"))
     for row, path, number in zip(rows, paths, range(2), strict=True):
-        p, t = np.asarray(nib.load(path).dataobj) == 1, blob((20, 17, 12), number) > 700
+        p = np.asarray(nib.load(path).dataobj) == 1
+        t = blob((20, 17, 12), number) > 700
         assert row["name"] == "organ"
         assert row["dice"] == pytest.approx(2 * np.sum(p & t) / (p.sum() + t.sum()))
         assert row["predicted_volume_ml"] == pytest.approx(p.sum() * np.prod(SPACING) / 1000)

@@ -1,4 +1,4 @@
-"""Predictions lie on the grid of their scan, whatever it is, and a stopped batch goes on to the same bytes."""
+"""Predictions are on the grid of their scan; a stopped batch continues to the same bytes."""
 
 import csv
 import json
@@ -37,7 +37,7 @@ def content(folder):
 
 
 def bright(network):
-    """Logits that give class 1 more than half of the probability where the prepared scan is above its own mean."""
+    """Logits that favour class 1 where the prepared scan is above its own mean."""
 
     def logits(x):
         return torch.cat([-x[:, :1], x[:, :1], torch.full_like(x[:, :1], -100)], 1)
@@ -54,13 +54,14 @@ def thresholding(monkeypatch):
 
 
 @pytest.mark.parametrize("matrix", GRIDS.values(), ids=GRIDS)
-def test_a_prediction_lies_on_its_scans_grid(run, tmp_path, matrix):
+def test_a_prediction_has_the_grid_of_its_scan(run, tmp_path, matrix):
     scan = write_scan(tmp_path / "a.nii.gz", blob((20, 17, 12)), matrix)
     (path,) = predict(Predict(run=run, scans=scan, out=tmp_path / "out"))
-    before, after = nib.load(scan), nib.load(path)
+    original = nib.load(scan)
+    prediction = nib.load(path)
     assert path == tmp_path / "out" / "a.nii.gz"
-    assert after.shape == before.shape
-    np.testing.assert_array_equal(after.affine, before.affine)
+    assert prediction.shape == original.shape
+    np.testing.assert_array_equal(prediction.affine, original.affine)
     for field in (
         "pixdim",
         "sform_code",
@@ -70,8 +71,8 @@ def test_a_prediction_lies_on_its_scans_grid(run, tmp_path, matrix):
         "srow_x",
         "xyzt_units",
     ):
-        np.testing.assert_array_equal(after.header[field], before.header[field])
-    assert set(np.unique(after.dataobj)) <= {0, 1, 2}
+        np.testing.assert_array_equal(prediction.header[field], original.header[field])
+    assert set(np.unique(prediction.dataobj)) <= {0, 1, 2}
 
 
 @pytest.mark.parametrize("matrix", GRIDS.values(), ids=GRIDS)
@@ -124,7 +125,7 @@ def test_probabilities_sum_to_one_and_decide_the_label(tmp_path, how):
     assert alone.read_bytes() == path.read_bytes()
 
 
-def test_what_was_assumed_of_a_scan_is_noted_beside_its_prediction(run, tmp_path):
+def test_what_was_assumed_of_a_scan_is_noted_with_its_prediction(run, tmp_path):
     scan = nib.Nifti1Image(blob((20, 17, 12)), None)
     scan.to_filename(tmp_path / "a.nii.gz")
     for _ in range(2):  # kept, it is still there
@@ -244,7 +245,7 @@ def test_a_damaged_prediction_is_made_again_and_a_corrected_one_kept(run, scans,
     assert "scan_1.nii.gz: was changed" in said
 
 
-def test_a_corrected_label_is_kept_though_what_lies_beside_it_is_gone(run, scans, tmp_path, capsys):
+def test_a_corrected_label_is_kept_though_its_probabilities_are_gone(run, scans, tmp_path, capsys):
     how = {"run": run, "scans": scans, "out": tmp_path / "out", "probabilities": True}
     first, second, _ = predict(Predict(**how))
     nib.save(nib.Nifti1Image(np.ones((20, 17, 12), np.uint8), nib.load(first).affine), first)
@@ -291,7 +292,8 @@ def test_tables_of_somebody_else_are_not_written_over(run, scans, tmp_path, name
 def test_a_scan_that_memory_has_no_room_for_is_rejected_and_the_others_are_predicted(
     run, scans, tmp_path, monkeypatch, error
 ):
-    asked, plain = [], segment.segment_scan
+    asked = []
+    plain = segment.segment_scan
 
     def full_once(*given, **how):
         asked.append(given)

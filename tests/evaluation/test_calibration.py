@@ -18,7 +18,7 @@ from ..conftest import blob, make_run
 
 
 def drawn(honest=True, classes=3, voxels=40_000, seed=0):
-    """Probabilities (class, voxel), and truths that are drawn from them, or from a flatter version of them."""
+    """Probabilities (class, voxel), and truths drawn from them or from a flatter version."""
     rng = np.random.default_rng(seed)
     p = rng.dirichlet(np.full(classes, 0.5), voxels)
     true = p if honest else 0.5 * p + 0.5 / classes
@@ -27,7 +27,8 @@ def drawn(honest=True, classes=3, voxels=40_000, seed=0):
 
 
 def naive_ece(p, truth, bins=15):
-    confidence, right = p.max(0), p.argmax(0) == truth
+    confidence = p.max(0)
+    right = p.argmax(0) == truth
     total = 0.0
     for number in range(bins):
         inside = (confidence >= number / bins) & (
@@ -39,7 +40,7 @@ def naive_ece(p, truth, bins=15):
 
 
 @pytest.mark.parametrize("honest", [True, False])
-def test_calibration_error_equals_a_loop_over_the_bins_and_tells_boasting_from_honesty(honest):
+def test_calibration_error_equals_a_loop_and_is_small_for_honest_probabilities(honest):
     p, truth = drawn(honest)
     found = of.expected_calibration_error(of.reliability(p, truth))
     assert found == pytest.approx(naive_ece(p, truth))
@@ -65,7 +66,8 @@ def test_brier_and_likelihood_equal_other_implementations():
 
 def test_a_perfect_and_an_ignorant_prediction_have_known_scores():
     truth = np.array([0, 1, 2, 1])
-    perfect, ignorant = np.eye(3)[truth].T, np.full((3, 4), 1 / 3)
+    perfect = np.eye(3)[truth].T
+    ignorant = np.full((3, 4), 1 / 3)
     assert of.brier(perfect, truth) == pytest.approx(0)
     assert of.brier(ignorant, truth) == pytest.approx(2 / 3)
     assert of.negative_log_likelihood(ignorant, truth) == pytest.approx(math.log(3))
@@ -73,7 +75,8 @@ def test_a_perfect_and_an_ignorant_prediction_have_known_scores():
 
 def test_risk_falls_with_a_trust_that_knows_and_the_whole_keeps_its_mean():
     dice = np.array([0.9, 0.2, 0.7, 0.5])
-    known, opposite = of.risk_coverage(dice, dice), of.risk_coverage(-dice, dice)
+    known = of.risk_coverage(dice, dice)
+    opposite = of.risk_coverage(-dice, dice)
     assert np.allclose(known, [0.1, 0.2, 0.3, 0.425])
     assert known.mean() < opposite.mean()
     assert known[-1] == opposite[-1] == pytest.approx((1 - dice).mean())
@@ -128,8 +131,9 @@ def test_trust_is_correlated_with_dice_over_the_scans(tmp_path, capsys, trust, t
     assert "scans:" not in capsys.readouterr().err
 
 
-def test_evaluate_measures_the_probabilities_that_lie_beside_the_labels(tmp_path, capsys):
-    scans, truth = tmp_path / "scans", tmp_path / "truth"
+def test_evaluate_measures_the_probabilities_next_to_the_labels(tmp_path, capsys):
+    scans = tmp_path / "scans"
+    truth = tmp_path / "truth"
     scans.mkdir()
     truth.mkdir()
     rng = np.random.default_rng(0)
@@ -139,12 +143,13 @@ def test_evaluate_measures_the_probabilities_that_lie_beside_the_labels(tmp_path
         )
         label = rng.integers(0, 3, (20, 18, 16)).astype(np.uint8)
         nib.Nifti1Image(label, np.eye(4)).to_filename(truth / f"s{number}.nii.gz")
-    run, out = make_run(tmp_path / "run"), tmp_path / "predictions"
+    run = make_run(tmp_path / "run")
+    out = tmp_path / "predictions"
     selfvox.predict(run, scans, out=out, probabilities=True, passes=3, encoder_dropout=0.3)
     selfvox.evaluate(out, truth, out=tmp_path / "scores.csv")
-    told = capsys.readouterr().err
-    assert "probabilities against the truth: ece" in told
-    assert "correlation" in told
+    printed = capsys.readouterr().err
+    assert "probabilities against the truth: ece" in printed
+    assert "correlation" in printed
     with (tmp_path / "scores_calibration.csv").open() as lines:
         rows = {row["case"]: row for row in csv.DictReader(lines)}
     assert sorted(rows) == ["s0", "s1", "s2"]
@@ -167,7 +172,8 @@ def test_probabilities_of_pictures_are_measured_too(tmp_path):
         )
         truths[number] = rng.integers(0, 3, (40, 36)).astype(np.uint8)
         Pillow.fromarray(truths[number]).save(tmp_path / "truth" / f"p{number}.png")
-    run, out = make_run(tmp_path / "run", spatial_dims=2, crop=32), tmp_path / "predictions"
+    run = make_run(tmp_path / "run", spatial_dims=2, crop=32)
+    out = tmp_path / "predictions"
     selfvox.predict(run, tmp_path / "pictures", out=out, probabilities=True)
     selfvox.evaluate(out, tmp_path / "truth", out=tmp_path / "scores.csv")
     with (tmp_path / "scores_calibration.csv").open() as lines:
@@ -178,7 +184,7 @@ def test_probabilities_of_pictures_are_measured_too(tmp_path):
     assert float(rows["p1"]["ece"]) == pytest.approx(naive_ece(p, truths[1].ravel()), abs=1e-4)
 
 
-def test_maps_that_are_not_of_the_classes_are_left_out_and_told(tmp_path, capsys):
+def test_maps_that_are_not_of_the_classes_are_left_out_and_reported(tmp_path, capsys):
     folder = tmp_path / "predictions"
     folder.mkdir()
     label = np.zeros((6, 5, 4), np.uint8)
@@ -189,6 +195,6 @@ def test_maps_that_are_not_of_the_classes_are_left_out_and_told(tmp_path, capsys
     pair = LabelPair(folder / "a.nii.gz", folder / "a.nii.gz")
     of.report_calibration(folder, {"a": pair}, [0, 1], {"a": 1.0}, None)
     of.report_calibration(folder, {"a": pair}, [0, 1, 2], {"a": 1.0}, None)
-    told = capsys.readouterr().err
-    assert "add up to 1" in told
-    assert "not 3 maps of (6, 5, 4)" in told
+    printed = capsys.readouterr().err
+    assert "add up to 1" in printed
+    assert "not 3 maps of (6, 5, 4)" in printed

@@ -21,7 +21,7 @@ ROWS = [
 
 
 @pytest.fixture
-def both(tmp_path):
+def data(tmp_path):
     """Four predictions of three grades, of which one is wrong by two; a fifth scan was not predicted."""
     (tmp_path / "scans").mkdir()
     for name in ("=a", "b", "c", "d", "e"):
@@ -33,17 +33,17 @@ def both(tmp_path):
     return tmp_path
 
 
-def test_the_table_is_read_back_as_it_was_written(both):
-    answers = class_table.read_class_table(both / "predictions" / "predictions.csv")
+def test_the_table_is_read_back_as_it_was_written(data):
+    answers = class_table.read_class_table(data / "predictions" / "predictions.csv")
     assert answers.classes == ("0", "1", "2")
     assert answers.predicted == {row[0]: int(row[2]) for row in ROWS}
     assert answers.probabilities == {row[0]: row[3:] for row in ROWS}
 
 
-def test_scores_are_those_of_a_hand_calculation(both, capsys):
-    out = both / "tables" / "scores.csv"
+def test_scores_are_those_of_a_hand_calculation(data, capsys):
+    out = data / "tables" / "scores.csv"
     rows = evaluate(
-        Evaluate(predictions=both / "predictions", truth=both / "scans" / "truth.csv", out=out)
+        Evaluate(predictions=data / "predictions", truth=data / "scans" / "truth.csv", out=out)
     )
     value = {(row["score"], row["class"]): row["value"] for row in rows}
     assert value["cases", ""] == 4
@@ -66,16 +66,16 @@ def test_scores_are_those_of_a_hand_calculation(both, capsys):
     assert ["2", "1", "0", "0", "0.000"] in [line.split() for line in said.out.splitlines()]
 
 
-def test_an_agreement_worse_than_chance_stays_a_number_in_the_table(both):
-    path = both / "predictions" / "predictions.csv"
+def test_an_agreement_worse_than_chance_stays_a_number_in_the_table(data):
+    path = data / "predictions" / "predictions.csv"
     rows = [
         [name, file, swapped, *shares]
         for (name, file, _, *shares), swapped in zip(ROWS, "2110", strict=True)
     ]
     write_csv(path, HEADER, rows)
-    out = both / "scores.csv"
+    out = data / "scores.csv"
     evaluate(
-        Evaluate(predictions=both / "predictions", truth=both / "scans" / "truth.csv", out=out)
+        Evaluate(predictions=data / "predictions", truth=data / "scans" / "truth.csv", out=out)
     )
     with out.open(newline="") as file:
         table = {(row["score"], row["class"]): row["value"] for row in csv.DictReader(file)}
@@ -90,18 +90,18 @@ def test_an_agreement_worse_than_chance_stays_a_number_in_the_table(both):
         (("c.png,1,", "c.png,7,"), r"line 4: class or probability missing"),
     ],
 )
-def test_a_damaged_table_is_refused_with_its_line(both, change, reason):
-    path = both / "predictions" / "predictions.csv"
+def test_a_damaged_table_is_refused_with_its_line(data, change, reason):
+    path = data / "predictions" / "predictions.csv"
     path.write_text(path.read_text().replace(*change, 1))
     with pytest.raises(DataError, match=reason):
-        evaluate(Evaluate(predictions=both / "predictions", truth=both / "scans" / "truth.csv"))
+        evaluate(Evaluate(predictions=data / "predictions", truth=data / "scans" / "truth.csv"))
 
 
-def test_a_grade_the_run_does_not_know_and_other_scans_are_refused(both):
-    table = both / "scans" / "truth.csv"
+def test_a_grade_the_run_does_not_know_and_other_scans_are_refused(data):
+    table = data / "scans" / "truth.csv"
     table.write_text(table.read_text().replace("d.png,2", "d.png,3"))
     with pytest.raises(DataError, match="has the class '3', which the run was not trained on"):
-        evaluate(Evaluate(predictions=both / "predictions", truth=table))
+        evaluate(Evaluate(predictions=data / "predictions", truth=table))
     table.write_text("image,grade\ne.png,0\n")
     with pytest.raises(DataError, match="no prediction is called like"):
-        evaluate(Evaluate(predictions=both / "predictions", truth=table))
+        evaluate(Evaluate(predictions=data / "predictions", truth=table))

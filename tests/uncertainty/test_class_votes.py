@@ -1,4 +1,4 @@
-"""Many passes over whole scans: each is one sub-network for all of them, and what they say is what they vote."""
+"""Passes over whole scans: each is one sub-network for all scans, and has one vote."""
 
 import copy
 import csv
@@ -54,7 +54,8 @@ class Dropped(nn.Module):
 
 def sub_network(net, channels, rates, number):
     """A copy of the network with the masks of a pass written into it."""
-    alone, site = copy.deepcopy(net), 0
+    alone = copy.deepcopy(net)
+    site = 0
     for part, rate in ((alone.encoder, rates[0]), (alone.head, rates[1])):
         for layer in [each for each in part.modules() if is_activation(each)] if rate else ():
             kept = np.random.default_rng((7, number, site)).random(channels[site]) >= rate
@@ -128,7 +129,8 @@ def test_passes_decide_and_are_trusted_as_they_vote(ordinal, how, expected, vote
 @pytest.fixture(scope="module")
 def work(tmp_path_factory):
     """Twelve pictures of three grades, their store, and a run of seed 0 and of seed 1."""
-    folder, rng = tmp_path_factory.mktemp("work"), np.random.default_rng(0)
+    folder = tmp_path_factory.mktemp("work")
+    rng = np.random.default_rng(0)
     lines = ["image,grade"]
     (folder / "scans").mkdir()
     for number in range(12):
@@ -153,7 +155,8 @@ def test_passes_become_a_table_and_a_list_of_what_to_review_the_least_trusted_fi
 ):
     how = {"passes": 5, **HOW}
     (path,) = selfvox.predict(work / "run0", work / "scans", out=tmp_path / "a", **how)
-    rows, review = table(path), table(tmp_path / "a" / "review.csv")
+    rows = table(path)
+    review = table(tmp_path / "a" / "review.csv")
     for row in rows:
         ballots = [int(row[f"votes_{name}"]) for name in "012"]
         assert sum(ballots) == 5

@@ -1,4 +1,4 @@
-"""Maps against numpy and closed forms, and on the scan's own grid."""
+"""Maps equal numpy and closed forms, and are on the scan's own grid."""
 
 import csv
 
@@ -73,7 +73,7 @@ def test_passes_that_agree_have_no_mutual_information_and_no_variance(tmp_path):
 @pytest.mark.parametrize(
     "how", [{}, {"spacing_mm": (1.5, 1.5, 1.5)}], ids=["same grid", "resampled"]
 )
-def test_maps_lie_on_the_scans_grid_and_are_no_labels(tmp_path, how):
+def test_maps_have_the_grid_of_the_scan_and_are_not_taken_for_labels(tmp_path, how):
     run = make_run(tmp_path / "run", **how)
     scan = write_scan(
         tmp_path / "in" / "a.nii.gz", blob((20, 17, 12)), affine(turn=0.4, axes=(1, 2, 0))
@@ -120,7 +120,8 @@ def test_regions_have_percentiles_and_volumes_of_their_own(tmp_path):
     assert maps_of[50].shape == (20, 17, 12, 5)
     for at in WANTED:
         # of each pass, what is not whole is background: the percentiles are mirrored
-        background, whole = maps_of[100 - at][..., 0], maps_of[at][..., 3]
+        background = maps_of[100 - at][..., 0]
+        whole = maps_of[at][..., 3]
         np.testing.assert_allclose(whole, 1 - background, atol=2 / 255)
         np.testing.assert_array_equal(maps_of[at][..., 4], maps_of[at][..., 2])
     (row,) = csv.DictReader((tmp_path / "out" / "review.csv").read_text().splitlines())
@@ -159,7 +160,7 @@ def test_the_picture_has_a_row_of_percentiles_for_all_but_the_background(tmp_pat
 def test_every_panel_shows_the_front_of_a_volume_on_top_and_a_picture_as_it_is(
     tmp_path, monkeypatch, space
 ):
-    """One bright corner: the left-most, most anterior voxel of a volume, the first pixel of a picture."""
+    """One bright corner: the left anterior voxel of a volume, the first pixel of a picture."""
     corner = (0, space[1] - 1, 2) if len(space) == 3 else (0, 0)
     values = np.zeros(space, np.float32)
     values[corner] = 1
@@ -205,7 +206,8 @@ def test_a_picture_gets_maps_too(tmp_path):
 
 
 def test_a_killed_scan_leaves_no_passes_behind(run, scans, tmp_path):
-    out, how = tmp_path / "out", {"passes": 3, "maps": ("percentiles",)}
+    out = tmp_path / "out"
+    how = {"passes": 3, "maps": ("percentiles",)}
     predict(Predict(run=run, scans=scans, out=out, **how))
     before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
     (out / ".1.part.scan_0.passes").write_bytes(b"half")

@@ -1,4 +1,4 @@
-"""A pass is one sub-network for the whole scan, whatever is computed together with it, and nothing else is changed."""
+"""A pass is one sub-network for the whole scan, whatever is computed together with it."""
 
 import csv
 import json
@@ -59,7 +59,8 @@ def swept(net, dropout, image, window=WINDOW, passes=range(5), slice_axis=None):
 @pytest.mark.parametrize("rates", [(0.3, 0.0), (0.0, 0.3), (0.3, 0.2)])
 @pytest.mark.parametrize("shape", [(40, 13, 27), (9, 9, 9)])
 def test_a_pass_is_the_plain_prediction_of_its_sub_network(kind, rates, shape):
-    net, image = network(), volume(shape)
+    net = network()
+    image = volume(shape)
     dropout = Dropout(*rates, kind, 0)
     found = swept(net, dropout, image)
     with torch.inference_mode(), SubNetworks(net, dropout) as networks:
@@ -84,7 +85,9 @@ def test_a_pass_is_the_plain_prediction_of_its_sub_network(kind, rates, shape):
 def test_a_pass_over_slices_is_the_plain_prediction_of_one_sub_network_for_all_of_them(
     kind, axis, monkeypatch
 ):
-    net, image, window = network(d=2), volume((20, 13, 18)), (16, 16)
+    net = network(d=2)
+    image = volume((20, 13, 18))
+    window = (16, 16)
     dropout = Dropout(0.3, 0.2, kind, 0)
     found = swept(net, dropout, image, window, range(3), axis)
     with torch.inference_mode(), SubNetworks(net, dropout) as networks:
@@ -116,15 +119,18 @@ def test_dropout_is_what_torch_drops(kind, monkeypatch):
     monkeypatch.setattr(
         module, "split_network", lambda *_: None
     )  # so that hooks see what is dropped
-    net, rate = network(), 0.4
+    net = network()
+    rate = 0.4
     layer = next(each for each in net.encoder.modules() if is_activation(each))
     layer.register_forward_hook(lambda _, inputs, output: undropped.append(output.clone()))
-    undropped, dropped = [], []
+    undropped = []
+    dropped = []
     with torch.inference_mode(), SubNetworks(net, Dropout(rate, 0.0, kind, 3)) as networks:
         layer.register_forward_hook(lambda _, inputs, output: dropped.append(output.clone()))
         for start in range(0, 300, 50):
             networks.logits(networks.shared(volume(WINDOW)[None]), range(start, start + 50), WINDOW)
-    before, after = torch.cat(undropped), torch.cat(dropped)
+    before = torch.cat(undropped)
+    after = torch.cat(dropped)
     ratio = after / before
     assert ((ratio.abs() < 1e-6) | ((ratio - 1 / (1 - rate)).abs() < 1e-4)).all()
     kept = (ratio > 0.5).float()
@@ -138,7 +144,9 @@ def test_dropout_is_what_torch_drops(kind, monkeypatch):
 
 @KINDS
 def test_a_pass_does_not_depend_on_what_is_computed_with_it(kind, monkeypatch):
-    net, image, dropout = network(), volume(), Dropout(0.3, 0.2, kind, 0)
+    net = network()
+    image = volume()
+    dropout = Dropout(0.3, 0.2, kind, 0)
     found = swept(net, dropout, image)
     torch.testing.assert_close(swept(net, dropout, image, passes=[3])[0], found[3], atol=0, rtol=0)
     monkeypatch.setitem(module.PASSES_AT_ONCE, "cpu", 3)
@@ -149,14 +157,16 @@ def test_a_pass_does_not_depend_on_what_is_computed_with_it(kind, monkeypatch):
 
 @KINDS
 def test_seed_and_number_make_a_pass(kind):
-    net, image = network(), volume()
+    net = network()
+    image = volume()
     one, other = (swept(net, Dropout(0.3, 0.0, kind, seed), image) for seed in (0, 1))
     assert (one - other).abs().max() > 1e-3
     assert all((one[a] - one[b]).abs().max() > 1e-3 for a in range(5) for b in range(a))
 
 
 def test_running_statistics_stay_and_the_network_is_left_as_it_was():
-    net, image = network(norm="batch"), volume()
+    net = network(norm="batch")
+    image = volume()
     before = {name: value.clone() for name, value in net.state_dict().items()}
     plain = segment_scan(net, image, WINDOW)
     swept(net, Dropout(0.3, 0.3, "channel", 0), image)
@@ -175,23 +185,24 @@ def convolutions(part):
     return [each for each in part.modules() if isinstance(each, torch.nn.Conv3d)]
 
 
-def test_what_no_dropout_precedes_is_computed_once_for_all_passes():
-    net, image = network(), volume((24, 16, 16))  # two windows, each beside its copy
+def test_layers_before_the_first_dropout_are_computed_once_for_all_passes():
+    # two windows, each together with its copy
+    net = network()
+    image = volume((24, 16, 16))
     first, second = (calls(each) for each in convolutions(net.encoder)[:2])
     swept(net, Dropout(0.3, 0.3, "channel", 0), image, passes=range(4))
     assert (first, second) == ([2] * 2, [2] * 4)  # then two passes at a time
     net = network()
-    last, decoders = (
-        calls(convolutions(net.encoder)[-1]),
-        [calls(each) for each in convolutions(net.decoder)],
-    )
+    last = calls(convolutions(net.encoder)[-1])
+    decoders = [calls(each) for each in convolutions(net.decoder)]
     swept(net, Dropout(0.0, 0.3, "channel", 0), image, passes=range(4))
     assert last == decoders[0] == [2] * 2
     assert decoders[1] == [2] * 4
 
 
 def test_a_network_that_cannot_be_traced_gives_the_same_passes(capsys, monkeypatch):
-    net, image = network(), volume((24, 16, 16))
+    net = network()
+    image = volume((24, 16, 16))
     for rates in ((0.3, 0.0), (0.0, 0.3)):
         dropout = Dropout(*rates, "element", 0)
         found = swept(net, dropout, image)
@@ -229,8 +240,10 @@ def test_other_encoders_drop_too(name, how, d, monkeypatch):
     torch.testing.assert_close(found.sum(1), torch.ones(3, *image.shape[1:]))
 
 
-def test_a_full_device_is_asked_for_fewer_passes_at_a_time(monkeypatch):
-    net, image, dropout = network(), volume(), Dropout(0.3, 0.0, "channel", 0)
+def test_a_full_device_computes_fewer_passes_at_a_time(monkeypatch):
+    net = network()
+    image = volume()
+    dropout = Dropout(0.3, 0.0, "channel", 0)
     found = swept(net, dropout, image)
     real = SubNetworks.logits
 
@@ -326,6 +339,17 @@ def test_a_network_that_votes_with_itself_makes_as_many_other_passes(run, scans,
     predict(Predict(**how, out=tmp_path / "one", passes=4))
     for name in ("scan_0.nii.gz", "scan_0_probabilities.nii.gz", "review.csv"):
         assert (tmp_path / "two" / name).read_bytes() == (tmp_path / "one" / name).read_bytes()
+
+
+def test_the_mean_vote_of_a_resampled_scan_is_decided_on_the_scans_own_grid(tmp_path):
+    run = make_run(tmp_path / "run", spacing_mm=(2.5, 2.5, 2.5))
+    scan = write_scan(tmp_path / "a.nii.gz", blob((20, 17, 12)))
+    out = tmp_path / "out"
+    (path,) = predict(
+        Predict(run=run, scans=scan, out=out, vote="mean", probabilities=True, **MANY)
+    )
+    probabilities = nib.load(out / "a_probabilities.nii.gz").get_fdata()
+    np.testing.assert_array_equal(label(path), probabilities.argmax(-1))
 
 
 def test_where_all_passes_agree_weights_move_no_border_of_a_resampled_scan(tmp_path):

@@ -1,4 +1,4 @@
-"""A network that is cut in two computes what it computed whole, with what was put behind some of its modules."""
+"""Both parts of a split network together compute what the network with its layers does."""
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ class Double(nn.Module):
 
 
 class Branches(nn.Module):
-    """Two early values, one of them skipping what is changed; a module that is called twice; a parameter."""
+    """Two early values, one of which skips the changed layer; a module called twice; a parameter."""
 
     def __init__(self):
         super().__init__()
@@ -52,7 +52,7 @@ class Decides(Branches):
         return super().forward(x) if x.sum() > 0 else x
 
 
-def whole(net, x):
+def run_with_hook(net, x):
     """What the network computes with hooks that double."""
     hook = net.act.register_forward_hook(lambda _, inputs, output: 2 * output)
     found = net(x)
@@ -62,17 +62,19 @@ def whole(net, x):
 
 @torch.no_grad()
 def test_both_parts_together_are_the_network():
-    net, x = Branches(), torch.randn(2, 1, 8, 8)
+    net = Branches()
+    x = torch.randn(2, 1, 8, 8)
     early, late = split_network(net, {net.act: Double()})
     shared = early(x)
     assert len(shared) == 2
-    torch.testing.assert_close(late(*shared), whole(net, x), atol=0, rtol=0)
-    assert (net(x) - whole(net, x)).abs().max() > 0.01
+    torch.testing.assert_close(late(*shared), run_with_hook(net, x), atol=0, rtol=0)
+    assert (net(x) - run_with_hook(net, x)).abs().max() > 0.01
 
 
 @torch.no_grad()
 def test_the_early_part_can_be_used_again():
-    net, x = Branches(), torch.randn(1, 1, 8, 8)
+    net = Branches()
+    x = torch.randn(1, 1, 8, 8)
     early, late = split_network(net, {net.act: Double()})
     shared = early(x)
     first = late(*shared)
@@ -81,13 +83,14 @@ def test_the_early_part_can_be_used_again():
 
 @torch.no_grad()
 def test_adding_into_what_is_shared_leaves_it_as_it_was():
-    net, x = Writes("operator"), torch.randn(1, 1, 8, 8)
+    net = Writes("operator")
+    x = torch.randn(1, 1, 8, 8)
     early, late = split_network(net, {net.act: Double()})
     shared = early(x)
     for _ in range(2):
-        torch.testing.assert_close(late(*shared), whole(net, x), atol=0, rtol=0)
+        torch.testing.assert_close(late(*shared), run_with_hook(net, x), atol=0, rtol=0)
 
 
 @pytest.mark.parametrize("net", [Writes("method"), Decides()], ids=["writes", "decides"])
-def test_what_cannot_be_shared_or_followed_is_not_cut(net):
+def test_a_network_that_cannot_be_traced_or_shared_is_not_split(net):
     assert split_network(net, {net.act: Double()}) is None

@@ -1,4 +1,4 @@
-"""Each vote rule agrees with loops over passes, classes and voxels, and ignores what no vote may depend on."""
+"""Each vote rule equals loops over passes, classes and voxels."""
 
 import typing
 
