@@ -395,14 +395,14 @@ CAUGHT_EARLIER = (
         "ops/losses.py",
         "(near - far + margin).clamp(min=0)",
         "(near - far).clamp(min=0)",
-        "ops/test_losses.py",
+        "ops/test_losses.py::test_triplet_equals_loops",
     ),
     m(
         "soft Dice: overlap counted once",
         "ops/losses.py",
         "(2 * overlap + smooth)",
         "(overlap + smooth)",
-        "ops/test_losses.py",
+        "ops/test_losses.py::test_soft_dice_equals_equation_2_by_hand",
     ),
     m(
         "kappa: linear weights",
