@@ -92,7 +92,7 @@ def union(ballots: Tensor, union_index: int) -> Tensor:
 
 
 def winner(scores: Tensor) -> Tensor:
-    """(class, *space) -> (*space), uint8 or int16: index of the highest score, or the lowest tie."""
+    """(class, *space) -> (*space), uint8 or int16: the highest score, ties to the lowest."""
     # no argmax: its int64 takes more memory than all votes together
     best = scores[0].clone()
     dtype = torch.uint8 if len(scores) <= 256 else torch.int16
