@@ -3,13 +3,17 @@ PYTHON ?= python3
 PIP = .venv/bin/python -m pip install --quiet --constraint constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: demo test check stub docs docs-text benchmarks clean
+.PHONY: demo test fast check stub wheel docs docs-text benchmarks clean
 
 demo: .venv/demo
 	.venv/bin/selfvox demo --out demo
 
 test: .venv/dev
 	.venv/bin/python -m pytest -n 2
+
+# the tests that train nothing, in under a minute on two cores
+fast: .venv/dev
+	.venv/bin/python -m pytest -n 2 -m fast
 
 check: .venv/dev .venv/docs
 	.venv/bin/ruff check .
@@ -22,6 +26,10 @@ check: .venv/dev .venv/docs
 # what type checkers see of the public functions
 stub: .venv/dev
 	.venv/bin/python tools/write_stub.py
+
+# a wheel and an sdist in dist/; to install it: pip install torch==2.13.0, then the wheel
+wheel: .venv/dev
+	.venv/bin/python -m build --outdir dist .
 
 docs: .venv/docs
 	.venv/bin/mkdocs serve
@@ -62,4 +70,4 @@ benchmarks: .venv/benchmarks
 	touch $@
 
 clean:
-	rm -rf .venv demo site .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf .venv demo site dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

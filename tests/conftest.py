@@ -7,6 +7,7 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import json
+from pathlib import Path
 from types import SimpleNamespace
 
 import matplotlib.legend
@@ -25,6 +26,34 @@ from selfvox.runs.weights import save_part
 
 CROP = (16, 16, 16)
 SMALL = {"network": {"name": "plain", "channels": [4, 8]}, "crop": CROP, "device": "cpu"}
+
+
+# the tests of `make fast`: of pure functions, files and settings, which train nothing
+FAST = ("ops", "settings", "runs", "evaluation", "models", "uncertainty", "data", "test_cli.py")
+# each takes 10 to 25 seconds of CPU: many passes over scans, many DICOM series, whole stores
+NOT_FAST = {"test_passes.py", "test_maps.py", "test_dicom.py", "preparation"}
+
+
+def is_fast(path):
+    parts = path.relative_to(Path(__file__).parent).parts
+    return parts[0] in FAST and NOT_FAST.isdisjoint(parts)
+
+
+def pytest_collection_modifyitems(items):
+    """Mark the tests of the fast rooms as `fast`."""
+    for item in items:
+        if is_fast(item.path):
+            item.add_marker(pytest.mark.fast)
+
+
+def pytest_ignore_collect(collection_path, config):
+    """With `-m fast`, do not even import the other files; None: collect as usual."""
+    is_test = collection_path.name.startswith("test_") and collection_path.suffix == ".py"
+    return (
+        True
+        if config.option.markexpr == "fast" and is_test and not is_fast(collection_path)
+        else None
+    )
 
 
 @pytest.fixture(scope="session", autouse=True)

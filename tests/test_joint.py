@@ -232,7 +232,7 @@ def test_a_joint_encoder_is_fine_tuned(runs, shapes_store, tmp_path, small):
 def test_the_curve_shows_the_loss_and_score_of_each_task(runs, tmp_path, monkeypatch):
     drawn = []
     monkeypatch.setattr(
-        "selfvox.training.learning_curve.Figure.savefig",
+        "matplotlib.figure.Figure.savefig",
         lambda figure, path, **_: drawn.append(figure) or path.touch(),
     )
     draw_curve(runs / "alone", tmp_path / "curve.png")
