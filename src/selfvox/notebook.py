@@ -32,6 +32,7 @@ from selfvox.models.sliding_window import pad_to_window
 from selfvox.prediction import classify, segment, trained_model
 from selfvox.prediction.segment import Segmentation
 from selfvox.prediction.trained_model import TrainedClassifier, TrainedSegmenter
+from selfvox.runs.card import Card
 from selfvox.runs.device import Fabric, inference_mode, make_fabric
 from selfvox.settings.options import resolve
 from selfvox.settings.python_syntax import python_errors
@@ -123,12 +124,12 @@ class LoadedEncoder:
         card: what the run says of it: network, crop, recipe, pretext task.
     """
 
-    def __init__(self, network: Encoder, card: Mapping[str, Any], fabric: Fabric):
+    def __init__(self, network: Encoder, card: Card, fabric: Fabric):
         self.network: Encoder = network.eval()
         fabric.to_device(network)
         self.card = card
-        self.recipe = Recipe.from_dict(card["recipe"])
-        self._slice_axis = SLICE_AXES[card["slices"]] if card.get("slices") else None
+        self.recipe = Recipe.from_dict(card.recipe)
+        self._slice_axis = SLICE_AXES[card.slices] if card.slices else None
         self._fabric = fabric
 
     @property

@@ -29,9 +29,15 @@ def run(tmp_path):
         "network": spec,
         "spatial_dims": 3,
         "in_channels": 1,
+        "crop": [16, 16, 16],
+        "slices": None,
+        "spacing_mm": [1.0, 1.0, 1.0],
         "recipe": {},
-        "seen": {},
         "task": {"name": "cpc"},
+        "weights": None,
+        "seen": {"subjects": [], "image_hashes": []},
+        "steps": 1,
+        "seed": 0,
     }
     save_part(tmp_path / "run" / "encoder", "encoder", build_encoder(spec, 3, 1), card)
     return tmp_path / "run"

@@ -82,7 +82,13 @@ def pretended(monkeypatch):
             "network": {"name": "plain"},
             "spatial_dims": 3,
             "in_channels": 1,
+            "crop": [8, 8, 8],
+            "slices": None,
+            "spacing_mm": [1.0, 1.0, 1.0],
             "task": {"name": "rotation"},
+            "weights": None,
+            "steps": 1,
+            "seed": 0,
         }
         card["recipe"] = store.recipe.to_dict()
         card["seen"] = seen_scans([case for case in store.cases if case.subject not in test])

@@ -1,6 +1,7 @@
 """Passes of Monte-Carlo dropout over a study's runs; predictions and scores are faked."""
 
 import csv
+import dataclasses
 import hashlib
 
 import numpy as np
@@ -11,9 +12,24 @@ import selfvox
 from selfvox.data.formats import image as images
 from selfvox.errors import UsageError
 from selfvox.runs.atomic_files import write_csv
+from selfvox.runs.card import SegmenterCard
 from selfvox.studies import mc_dropout, mc_dropout_figures
 
-CARD = {"classes": {"0": "background", "1": "dark", "2": "bright"}}
+CARD = SegmenterCard(
+    network={"name": "plain"},
+    spatial_dims=3,
+    in_channels=1,
+    crop=(8, 8, 8),
+    slices=None,
+    recipe={},
+    seen={"subjects": [], "image_hashes": []},
+    seed=0,
+    encoder="from scratch",
+    head="full",
+    classes={0: "background", 1: "dark", 2: "bright"},
+    regions=None,
+    trained_on="classes",
+)
 GAIN = 0.1
 DRAW = mc_dropout_figures.draw
 
@@ -57,7 +73,7 @@ def predicted_study(write_plan, pretended, tmp_path, monkeypatch):
     for name, fake in (
         ("predict", predict),
         ("evaluate", evaluate),
-        ("load_part", lambda *_: (None, CARD)),
+        ("read_network_card", lambda _: CARD),
     ):
         monkeypatch.setattr(mc_dropout, name, fake)
     monkeypatch.setattr(mc_dropout_figures, "draw", lambda *_: [])  # takes seconds
@@ -154,7 +170,7 @@ def test_the_twin_at_equal_compute_is_predicted_as_from_scratch(predicted_study,
     [
         ({"head": "linear"}, set(mc_dropout.VOTES), {0}, "bright"),
         (
-            {"trained_on": "regions", "regions": {"all": [1, 2], "core": [2]}},
+            {"trained_on": "regions", "regions": {"all": (1, 2), "core": (2,)}},
             {"majority", "union", "mean"},
             {0, 0.3},
             "core",
@@ -165,7 +181,8 @@ def test_networks_are_predicted_only_in_the_variants_that_they_allow(
     predicted_study, monkeypatch, card, votes, decoder, union
 ):
     out, requests = predicted_study
-    monkeypatch.setattr(mc_dropout, "load_part", lambda *_: (None, CARD | card))
+    changed = dataclasses.replace(CARD, **card)
+    monkeypatch.setattr(mc_dropout, "read_network_card", lambda _: changed)
     selfvox.study("gone.yaml", out=out, passes=2)
     of_one = [
         request for request in requests if request.run == requests[-1].run and request.passes > 1

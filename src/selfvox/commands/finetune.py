@@ -6,7 +6,6 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -16,6 +15,7 @@ from selfvox.data.preparation.leakage import find_leaks, seen_scans
 from selfvox.data.preparation.recipe import Recipe
 from selfvox.data.preparation.split import Split, write_split
 from selfvox.data.preparation.store import Store, StoredCase
+from selfvox.runs.card import NetworkCard
 from selfvox.runs.device import make_fabric
 from selfvox.runs.progress import echo
 from selfvox.runs.run_folder import OnMetrics, open_run
@@ -74,7 +74,7 @@ def finetune(
             encoder if pretrained is None else pretrained,
             plan.steps,
         )
-        card = _card(settings, task, built, [*training, *validation], pretrained)
+        card = _card(settings, store, task, built, [*training, *validation], pretrained)
         objective = task.objective(built.network, training, built.frozen_steps)
         checkpoint = BestCheckpoint(
             run.path / "network",
@@ -96,7 +96,7 @@ def finetune(
         if pretrained:
             _report_leaks(pretrained, store, split)
         data = seen_scans([*training, *validation])
-        run.depends_on(network=card["network"], crop=card["crop"], data=data)
+        run.depends_on(network=card.network, crop=card.crop, data=data)
         samples = task.data(store, training, built.crop, settings.seed)
         hooks = Hooks(after_step=checkpoint.after_step)
         train(fabric, run, objective, samples, plan, title="finetune", hooks=hooks)
@@ -112,7 +112,7 @@ def _open_store(settings: Finetune, pretrained: Pretrained | None) -> Store:
     recipe = None
     preparation = settings
     if pretrained is not None:
-        recipe = Recipe.from_dict(pretrained.card["recipe"])
+        recipe = Recipe.from_dict(pretrained.card.recipe)
         channels = len(recipe.channel_names)
         if (
             settings.first_conv is not None
@@ -139,21 +139,26 @@ def _downstream_task(store: Store, settings: Finetune) -> DownstreamTask:
 
 def _card(
     settings: Finetune,
+    store: Store,
     task: DownstreamTask,
     built: FinetuneNetwork,
     cases: Sequence[StoredCase],
     pretrained: Pretrained | None,
-) -> dict[str, Any]:
+) -> NetworkCard:
     """What is saved with the weights; `seen` includes the scans of the pre-training."""
-    seen_before = pretrained.card["seen"] if pretrained else None
-    return {
-        **built.card,
-        "crop": list(built.crop),
-        "slices": settings.slices,
-        "head": settings.head,
-        **task.card(),
-        "seen": seen_scans(cases, seen_before),
-    }
+    seen_before = pretrained.card.seen if pretrained else None
+    return task.card(
+        network=built.spec,
+        spatial_dims=len(built.crop),
+        in_channels=len(store.recipe.channel_names),
+        recipe=store.recipe.to_dict(),
+        encoder=built.origin,
+        seed=settings.seed,
+        crop=built.crop,
+        slices=settings.slices,
+        head=settings.head,
+        seen=seen_scans(cases, seen_before),
+    )
 
 
 def _describe(
@@ -186,7 +191,7 @@ def _training_plan(settings: Finetune, scans: int) -> TrainingPlan:
 
 def _report_leaks(pretrained: Pretrained, store: Store, split: Split) -> None:
     """Print which test scans the encoder has seen, by their contents or their subjects."""
-    leaks, count = find_leaks(store, split, pretrained.card["seen"])
+    leaks, count = find_leaks(store, split, pretrained.card.seen)
     if leaks:
         echo(
             f"{len(leaks)} of {count} test scans ({leaks[0]} first) or subjects of their name were "

@@ -88,7 +88,8 @@ def pretrain(
                 raise
             return settings.out  # the first process reports it
         if is_main:
-            save_part(run.path / "encoder", "encoder", network, plan.card(network))
+            card = plan.card(network)
+            save_part(run.path / "encoder", "encoder", network, card.to_json())
             draw_curve(run.path, run.path / "curve.png")
             _suggest_next(settings, run.path)
     return settings.out
@@ -135,8 +136,13 @@ def _open_store(settings: Pretrain, fabric: Fabric) -> Store:
 def _record(run: Run, plan: PretrainPlan, encoder: Encoder) -> None:
     """Add to `run.json` what the result depends on."""
     card = plan.card(encoder)
-    facts = {name: card[name] for name in ("task", "weights", "network", "crop")}
-    run.depends_on(**facts, data=card["seen"])
+    run.depends_on(
+        task=card.task,
+        weights=card.weights,
+        network=card.network,
+        crop=card.crop,
+        data=card.seen,
+    )
 
 
 def _monitor(run: Run, fabric: Fabric, plan: PretrainPlan, encoder: Encoder) -> Hooks:

@@ -15,6 +15,7 @@ from selfvox.models.adapters import MONAI, TIMM, PluginEncoder, wrap_module
 from selfvox.models.encoder import Encoder
 from selfvox.models.family import Family
 from selfvox.models.unet import PLAIN, RESIDUAL
+from selfvox.runs.card import Card
 from selfvox.runs.weights import load_strictly, read_encoder
 
 Network = (
@@ -83,12 +84,12 @@ def network_settings(
     if extra := sorted(settings.keys() - {"name"}):
         raise UsageError(f"network: {run} names its own settings; leave --network.{extra[0]} out")
     _, card = read_encoder(run)
-    if spatial_dims not in (None, card["spatial_dims"]):
+    if spatial_dims not in (None, card.spatial_dims):
         raise UsageError(
-            f"network: {run} is a network of {card['spatial_dims']}D scans, and these are "
+            f"network: {run} is a network of {card.spatial_dims}D scans, and these are "
             f"{spatial_dims}D; name another"
         )
-    return dict(card["network"])
+    return dict(card.network)
 
 
 def build_encoder(
@@ -110,7 +111,7 @@ def build_encoder(
     return _find_family(spec).build(_without_plugin(spec), spatial_dims, in_channels)
 
 
-def load_encoder(run: Path, network: nn.Module | None = None) -> tuple[Encoder, dict[str, Any]]:
+def load_encoder(run: Path, network: nn.Module | None = None) -> tuple[Encoder, Card]:
     """The encoder of a run with its weights, and its card.
 
     Args:
@@ -122,13 +123,13 @@ def load_encoder(run: Path, network: nn.Module | None = None) -> tuple[Encoder, 
         UsageError: its network is of a library that is not installed, or of one's own.
     """
     tensors, card = read_encoder(run)
-    name = str(card["network"]["name"])
-    if network is None and _is_own_class(card["network"]):
+    name = str(card.network["name"])
+    if network is None and _is_own_class(card.network):
         raise UsageError(
             f"{run}: its encoder is of the Python class {name}; load it in Python, with an object "
             "of this class: selfvox.load_encoder(run, network=...)"
         )
-    encoder = build_encoder(network or card["network"], card["spatial_dims"], card["in_channels"])
+    encoder = build_encoder(network or card.network, card.spatial_dims, card.in_channels)
     load_strictly(encoder, tensors, f"{run}")
     return encoder, card
 

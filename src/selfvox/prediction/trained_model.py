@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 from torch import Tensor
@@ -20,9 +20,10 @@ from selfvox.errors import DataError, UsageError, WeightsError
 from selfvox.models.build import build_encoder
 from selfvox.models.classifier import Classifier
 from selfvox.models.segmenter import Segmenter
-from selfvox.ops.regions import Regions, decode_regions, region_labels, regions_from_json
+from selfvox.ops.regions import Regions, decode_regions, region_labels
+from selfvox.runs.card import ClassifierCard, SegmenterCard
 from selfvox.runs.progress import echo
-from selfvox.runs.weights import load_part, load_strictly, part_folder
+from selfvox.runs.weights import load_strictly, part_folder, read_network
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,7 @@ def load_model(run: Path) -> TrainedSegmenter | TrainedClassifier:
             fine-tuning run.
     """
     tensors, card = _read_network(run)
-    if _classifies(card):
+    if isinstance(card, ClassifierCard):
         return _build(run, card, tensors, _classifier_from_card)
     return _build(run, card, tensors, _segmenter_from_card)
 
@@ -118,7 +119,7 @@ def load_segmenter(run: Path) -> TrainedSegmenter:
         WeightsError: as `load_model`, or the run classifies whole scans.
     """
     tensors, card = _read_network(run)
-    if _classifies(card):
+    if isinstance(card, ClassifierCard):
         raise WeightsError(f"{run}: classifies whole scans; load it with load_classifier")
     return _build(run, card, tensors, _segmenter_from_card)
 
@@ -130,24 +131,20 @@ def load_classifier(run: Path) -> TrainedClassifier:
         WeightsError: as `load_model`, or the run segments.
     """
     tensors, card = _read_network(run)
-    if not _classifies(card):
+    if isinstance(card, SegmenterCard):
         raise WeightsError(f"{run}: segments; load it with load_segmenter")
     return _build(run, card, tensors, _classifier_from_card)
 
 
-def _classifies(card: Mapping[str, Any]) -> bool:
-    # only a classifier's card says whether its classes have an order
-    return "ordinal" in card
-
-
+AnyCard = TypeVar("AnyCard", SegmenterCard, ClassifierCard)
 Model = TypeVar("Model", TrainedSegmenter, TrainedClassifier)
 
 
 def _build(
     run: Path,
-    card: Mapping[str, Any],
+    card: AnyCard,
     tensors: Mapping[str, Tensor],
-    from_card: Callable[[Mapping[str, Any]], Model],
+    from_card: Callable[[AnyCard], Model],
 ) -> Model:
     """The model that the card describes, with these weights."""
     folder = part_folder(run, "network")
@@ -158,47 +155,42 @@ def _build(
             f"{folder / 'network.json'}: damaged ({error!r}); copy it again"
         ) from None
     report = load_strictly(model.network, tensors, str(folder))
-    echo(f"network: {report}, of step {card.get('step')}")
+    echo(f"network: {report}, of step {card.step}")
     model.network.eval()
     return model
 
 
-def _segmenter_from_card(card: Mapping[str, Any]) -> TrainedSegmenter:
-    spec = card["network"]
-    classes = {int(value): str(name) for value, name in card["classes"].items()}
-    regions = regions_from_json(card.get("regions"))
+def _segmenter_from_card(card: SegmenterCard) -> TrainedSegmenter:
     labels = None
-    if card.get("trained_on") == "regions":
-        labels = tuple(region_labels(regions or {}, classes))
-    encoder = build_encoder(spec, card["spatial_dims"], card["in_channels"])
-    outputs = len(labels or classes)
-    is_linear = card.get("head") == "linear"
+    if card.trained_on_regions:
+        labels = tuple(region_labels(card.regions or {}, card.classes))
+    encoder = build_encoder(card.network, card.spatial_dims, card.in_channels)
+    outputs = len(labels or card.classes)
+    norm = card.network.get("norm", "instance")
     return TrainedSegmenter(
-        network=Segmenter(encoder, outputs, spec.get("norm", "instance"), is_linear),
-        recipe=Recipe.from_dict(card["recipe"]),
-        window=tuple(int(edge) for edge in card["crop"]),
-        classes=classes,
-        sha256=card["sha256"],
-        slice_axis=SLICE_AXES[card["slices"]] if card.get("slices") else None,
-        regions=regions,
+        network=Segmenter(encoder, outputs, norm, card.is_linear),
+        recipe=Recipe.from_dict(card.recipe),
+        window=card.crop,
+        classes=dict(card.classes),
+        sha256=card.sha256,
+        slice_axis=SLICE_AXES[card.slices] if card.slices else None,
+        regions=card.regions,
         region_labels=labels,
     )
 
 
-def _classifier_from_card(card: Mapping[str, Any]) -> TrainedClassifier:
-    classes = tuple(str(name) for name in card["classes"])
-    encoder = build_encoder(card["network"], card["spatial_dims"], card["in_channels"])
-    is_linear = card.get("head") == "linear"
+def _classifier_from_card(card: ClassifierCard) -> TrainedClassifier:
+    encoder = build_encoder(card.network, card.spatial_dims, card.in_channels)
     return TrainedClassifier(
-        network=Classifier(encoder, len(classes), bool(card["ordinal"]), is_linear),
-        recipe=Recipe.from_dict(card["recipe"]),
-        input_size=tuple(int(edge) for edge in card["crop"]),
-        classes=classes,
-        sha256=card["sha256"],
+        network=Classifier(encoder, len(card.classes), card.ordinal, card.is_linear),
+        recipe=Recipe.from_dict(card.recipe),
+        input_size=card.crop,
+        classes=card.classes,
+        sha256=card.sha256,
     )
 
 
-def _read_network(run: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def _read_network(run: Path) -> tuple[dict[str, Tensor], SegmenterCard | ClassifierCard]:
     """Tensors and card of a run's network.
 
     Raises:
@@ -208,7 +200,7 @@ def _read_network(run: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     folder = part_folder(run, "network")
     if not (folder / "network.json").exists():
         _refuse_other_folder(run)
-    return load_part(folder, "network")
+    return read_network(run)
 
 
 def _refuse_other_folder(run: Path) -> None:

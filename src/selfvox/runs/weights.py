@@ -7,7 +7,7 @@ import json
 import os
 import re
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,14 @@ from torch import Tensor
 
 from selfvox.errors import NumericalError, WeightsError
 from selfvox.runs.atomic_files import atomic_write, sha256, write_json
-
-FORMAT = 1  # of a card
+from selfvox.runs.card import (
+    FORMAT,
+    Card,
+    ClassifierCard,
+    EncoderCard,
+    SegmenterCard,
+    parse_network_card,
+)
 
 
 def state_tensors(module: torch.nn.Module) -> dict[str, Tensor]:
@@ -180,34 +186,35 @@ def save_part(folder: Path, name: str, module: torch.nn.Module, card: Mapping[st
     write_json(folder / f"{name}.json", {"format": FORMAT, **card, "sha256": sha256(weights)})
 
 
-def load_part(
-    folder: Path, name: str, needs: Iterable[str] = ()
-) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The tensors and the card that `save_part` wrote.
+def load_part(folder: Path, name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors and the card that `save_part` wrote; only the card's checksum is interpreted.
 
     Args:
         folder: of the part.
         name: `encoder` or `network`.
-        needs: keys that the card must have.
 
     Raises:
         WeightsError: a file is missing, damaged, or of a newer format.
     """
-    card = _read_card(folder, name, needs)
+    entries = _read_entries(folder, name)
+    return _load_weights(folder, entries["sha256"]), entries
+
+
+def _load_weights(folder: Path, checksum: str) -> dict[str, Tensor]:
     weights = folder / "weights.safetensors"
-    if not weights.is_file() or sha256(weights) != card["sha256"]:
+    if not weights.is_file() or sha256(weights) != checksum:
         raise WeightsError(
             f"{weights}: missing or damaged, its checksum does not match; copy it again"
         )
-    return load_tensors(weights), card
+    return load_tensors(weights)
 
 
-def _read_card(folder: Path, name: str, needs: Iterable[str]) -> dict[str, Any]:
-    """The card `NAME.json` of a folder, as `load_part` checks it."""
+def _read_entries(folder: Path, name: str) -> dict[str, Any]:
+    """The content of the card `NAME.json` of a folder, of the format of this version."""
     file = folder / f"{name}.json"
     try:
-        card: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-        readable = card["format"] == FORMAT and isinstance(card["sha256"], str)
+        entries: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        readable = entries["format"] == FORMAT and isinstance(entries["sha256"], str)
     except OSError:
         raise WeightsError(
             f"{folder}: has no {name}.json; name a finished run, or the folder of its {name}"
@@ -216,12 +223,9 @@ def _read_card(folder: Path, name: str, needs: Iterable[str]) -> dict[str, Any]:
         raise WeightsError(f"{file}: damaged ({error}); copy it again") from None
     if not readable:
         raise WeightsError(
-            f"{file}: format {card['format']} is not known to this version; update selfvox"
+            f"{file}: format {entries['format']} is not known to this version; update selfvox"
         )
-    missing = [key for key in needs if key not in card]
-    if missing:
-        raise WeightsError(f"{file}: damaged (has no '{missing[0]}'); copy it again")
-    return card
+    return entries
 
 
 def part_folder(run: Path, name: str) -> Path:
@@ -229,27 +233,48 @@ def part_folder(run: Path, name: str) -> Path:
     return run / name if (run / name).is_dir() else run
 
 
-def read_encoder(run: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def read_network_card(run: Path) -> SegmenterCard | ClassifierCard:
+    """The card of a fine-tuning run, or of its `network/` folder, without the weights.
+
+    Raises:
+        WeightsError: it is missing, damaged, or of a newer format.
+    """
+    folder = part_folder(run, "network")
+    return parse_network_card(_read_entries(folder, "network"), folder / "network.json")
+
+
+def read_network(run: Path) -> tuple[dict[str, Tensor], SegmenterCard | ClassifierCard]:
+    """The tensors and the card of a fine-tuning run, or of its `network/` folder.
+
+    Raises:
+        WeightsError: a file is missing, damaged, or of a newer format.
+    """
+    card = read_network_card(run)
+    return _load_weights(part_folder(run, "network"), card.sha256), card
+
+
+def read_encoder(run: Path) -> tuple[dict[str, Tensor], Card]:
     """The tensors and the card of an encoder.
 
     Args:
         run: a pre-training run, its `encoder/` folder, or a fine-tuning run.
 
     Returns:
-        The encoder's tensors, and its card. `task` in the card has the settings of the pretext
-        task; it is None for a fine-tuning run: that encoder learned from labels.
+        The encoder's tensors, and its card: an `EncoderCard`, or that of a fine-tuned
+        network; the encoder then learned from labels.
 
     Raises:
-        WeightsError: as `load_part`.
+        WeightsError: a file is missing, damaged, or of a newer format.
     """
-    needs = ("network", "spatial_dims", "in_channels", "recipe", "seen")
     if not (run / "network").is_dir():
-        return load_part(part_folder(run, "encoder"), "encoder", (*needs, "task"))
-    tensors, card = load_part(run / "network", "network", needs)
+        folder = part_folder(run, "encoder")
+        card = EncoderCard.from_json(_read_entries(folder, "encoder"), folder / "encoder.json")
+        return _load_weights(folder, card.sha256), card
+    tensors, network_card = read_network(run)
     prefix = "encoder."
     encoder = {
         name.removeprefix(prefix): tensor
         for name, tensor in tensors.items()
         if name.startswith(prefix)
     }
-    return encoder, {**card, "task": None}
+    return encoder, network_card

@@ -21,7 +21,7 @@ from selfvox.data.preparation import split as splits
 from selfvox.data.preparation.store import Store, open_store
 from selfvox.runs.progress import echo, format_seconds, redirect_output
 from selfvox.runs.run_folder import read_metrics
-from selfvox.runs.weights import load_part
+from selfvox.runs.weights import read_network_card
 from selfvox.settings.options import resolve
 from selfvox.settings.verbs import Finetune, Pretrain
 from selfvox.studies.design import (
@@ -96,15 +96,15 @@ def _measure_method(plan: Plan, out: Path, method: Method) -> MethodFacts:
             scans = pretrain_store(plan, method, out, first_fold)
             settings = pretrain_settings(plan, method)
             pretraining = _time_pretraining(settings, scans, runs)
-            network = {"network": encoder_card(runs.last)["network"]}
+            network = {"network": dict(encoder_card(runs.last).network)}
             steps = _pretrain_steps(settings, scans)
         elif isinstance(method.pretrain, str):
-            network = {"network": encoder_card(Path(method.pretrain))["network"]}
+            network = {"network": dict(encoder_card(Path(method.pretrain)).network)}
         store_name = finetune_store(method, out)
         store = open_store(fold_store(out / store_name, first_fold))
         finetuning = _time_finetuning({**method.finetune, **network}, store, runs)
         test_s = _test_seconds(plan, runs.last, store)
-        architecture = load_part(runs.last / "network", "network")[1]["network"]
+        architecture = dict(read_network_card(runs.last).network)
     shutil.rmtree(folder)
     subjects = trainable_subjects(store)
     scans_count = sum(case.is_labelled and case.subject in subjects for case in store.cases)

@@ -21,8 +21,9 @@ from selfvox.commands.predict import predict
 from selfvox.errors import UsageError
 from selfvox.evaluation.calibration import SCORE_NAMES
 from selfvox.runs.atomic_files import write_csv
+from selfvox.runs.card import SegmenterCard
 from selfvox.runs.progress import echo
-from selfvox.runs.weights import load_part
+from selfvox.runs.weights import read_network_card
 from selfvox.settings.options import resolve
 from selfvox.settings.verbs import Evaluate, Predict, parse_shard
 from selfvox.studies import mc_dropout_figures, results
@@ -105,9 +106,11 @@ def predict_with_passes(
         _predict(out, plan, prediction, passes)
 
 
-def _card(run: Path) -> dict[str, Any]:
-    """The card of a run's network."""
-    return load_part(run / "network", "network")[1]
+def _card(run: Path) -> SegmenterCard:
+    """The card of a run's network, which segments."""
+    card = read_network_card(run)
+    assert isinstance(card, SegmenterCard)
+    return card
 
 
 def _variants(result: Result) -> list[Variant]:
@@ -116,9 +119,9 @@ def _variants(result: Result) -> list[Variant]:
         return [WITHOUT, ENCODER]
     card = _card(result.paths[0])
     variants = list(dict.fromkeys([*PLACES.values(), *RATES.values(), *VOTES.values()]))
-    if card.get("trained_on") == "regions":
+    if card.trained_on_regions:
         variants = [variant for variant in variants if variant.vote in region_votes()]
-    if card.get("head") == "linear":  # which has no units to drop
+    if card.is_linear:  # which has no units to drop
         variants = [variant for variant in variants if not variant.decoder]
     return variants
 
@@ -163,7 +166,7 @@ def _predict_settings(plan: Plan, prediction: _Prediction, passes: int) -> dict[
             "decoder_dropout": variant.decoder,
             "vote": variant.vote,
         }
-    names = _output_names(_card(prediction.run))
+    names = _card(prediction.run).output_names
     vote_setting = VOTE_RULES[variant.vote].setting
     if vote_setting == "vote_weights":
         settings["vote_weights"] = (1.0, *[FOREGROUND_WEIGHT] * (len(names) - 1))
@@ -172,14 +175,6 @@ def _predict_settings(plan: Plan, prediction: _Prediction, passes: int) -> dict[
     if variant.maps:
         settings["maps"] = ("percentiles", "entropy")
     return settings
-
-
-def _output_names(card: dict[str, Any]) -> list[str]:
-    """The classes or regions of a network, in the order of its output."""
-    if card.get("trained_on") == "regions":
-        return list(card["regions"])
-    classes = card["classes"]
-    return [classes[value] for value in sorted(classes, key=int)]
 
 
 def summarise_passes(out: Path, plan: Plan) -> None:

@@ -10,12 +10,13 @@ from selfvox.commands.evaluate import evaluate
 from selfvox.commands.finetune import finetune
 from selfvox.commands.predict import predict
 from selfvox.commands.pretrain import pretrain
-from selfvox.data.formats import strict_json
 from selfvox.data.naming import natural_key
 from selfvox.data.preparation import split as splits
 from selfvox.data.preparation.store import Store, open_store
 from selfvox.prediction import class_table, output_folder
 from selfvox.runs import atomic_files
+from selfvox.runs.card import ClassifierCard
+from selfvox.runs.weights import read_network_card
 from selfvox.settings import safe_yaml
 from selfvox.settings.options import resolve
 from selfvox.settings.verbs import Evaluate, Finetune, Predict, Pretrain
@@ -55,7 +56,7 @@ def run_cell(
     # what identifies the cell: a cell of other settings is refused
     identity: dict[str, Any] = {**finetuning, "pretrain": arm.pretrain}
     if isinstance(arm.pretrain, str):  # the run at this path may be replaced by another
-        identity["encoder_sha256"] = encoder_card(Path(arm.pretrain))["sha256"]
+        identity["encoder_sha256"] = encoder_card(Path(arm.pretrain)).sha256
 
     def work() -> dict[str, Any]:
         run = out / cell.folder
@@ -63,7 +64,7 @@ def run_cell(
         leaks = 0
         if encoder != "none":
             card = encoder_card(Path(encoder))
-            leaks = check_leakage(store, encoder, card["seen"], plan.transductive)
+            leaks = check_leakage(store, encoder, card.seen, plan.transductive)
         paths = {"labelled": store.path, "encoder": encoder}
         finetune(resolve(Finetune, {**finetuning, **_run_settings(run, paths)}))
         score(plan, run, store)
@@ -180,5 +181,6 @@ def _compared_score(run: Path) -> str:
     """The score of a run that is compared with its twin's."""
     if not (run / "answers.csv").exists():
         return "dice"
-    ordered = strict_json.read_json(run / "network" / "network.json")["ordinal"]
-    return class_scores.KAPPA if ordered else class_scores.ACCURACY
+    card = read_network_card(run)
+    is_ordinal = isinstance(card, ClassifierCard) and card.ordinal
+    return class_scores.KAPPA if is_ordinal else class_scores.ACCURACY

@@ -121,7 +121,7 @@ def _check_method_leakage(
     """Refuse an encoder, or scans to pre-train on, that contain test scans of `store`."""
     if isinstance(method.pretrain, str):
         card = encoder_card(Path(method.pretrain))
-        check_leakage(store, method.pretrain, card["seen"], plan.transductive)
+        check_leakage(store, method.pretrain, card.seen, plan.transductive)
     elif method.pretrain is not None and method.scans_as is not None:
         cases = open_store(pretrain_store(plan, method, out, fold)).cases
         check_leakage(store, method.pretrain["scans"], seen_scans(cases), plan.transductive)

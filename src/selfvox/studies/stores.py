@@ -16,6 +16,7 @@ from selfvox.data.preparation.split import Split
 from selfvox.data.preparation.store import Store, open_store, read_manifest, subject_grades
 from selfvox.errors import DataError
 from selfvox.runs import atomic_files
+from selfvox.runs.card import Card
 from selfvox.runs.weights import read_encoder
 from selfvox.settings.options import resolve
 from selfvox.settings.verbs import PreparationSettings
@@ -76,7 +77,7 @@ def _make_finetune_store(plan: Plan, method: Method, encoder: str, store: Store,
         plan.data,
         out / name,
         resolve(PreparationSettings, {"source": plan.source}),
-        recipe=Recipe.from_dict(encoder_card(Path(encoder))["recipe"]),
+        recipe=Recipe.from_dict(encoder_card(Path(encoder)).recipe),
         need_labels=True,
     )
     if plan.folds:
@@ -133,7 +134,7 @@ def finetune_store(method: Method, out: Path) -> str:
     It is the study's, unless the method's encoder was trained with another recipe.
     """
     if isinstance(method.pretrain, str):
-        recipe = Recipe.from_dict(encoder_card(Path(method.pretrain))["recipe"])
+        recipe = Recipe.from_dict(encoder_card(Path(method.pretrain)).recipe)
         study_recipe = open_store(out / STORE).recipe
         # with other channels --first-conv adapts the encoder, and the scans stay as they are
         has_same_channels = len(recipe.channel_names) == len(study_recipe.channel_names)
@@ -142,7 +143,7 @@ def finetune_store(method: Method, out: Path) -> str:
     return STORE
 
 
-def encoder_card(encoder: Path) -> dict[str, Any]:
+def encoder_card(encoder: Path) -> Card:
     """The card of an encoder: of a pre-training run, its `encoder/`, or a fine-tuning run."""
     return read_encoder(encoder)[1]
 

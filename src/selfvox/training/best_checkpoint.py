@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from torch import nn
 
 from selfvox.data.preparation.store import Store, StoredCase
+from selfvox.runs.card import NetworkCard
 from selfvox.runs.device import Fabric
 from selfvox.runs.progress import echo
-from selfvox.runs.weights import save_part
+from selfvox.runs.weights import read_network_card, save_part
 from selfvox.training.downstream import DownstreamTask
 
 VALIDATIONS = 5  # per run, by default
@@ -63,7 +62,7 @@ class BestCheckpoint:
         self,
         folder: Path,
         validator: Validator,
-        card: dict[str, Any],
+        card: NetworkCard,
         *,
         steps: int,
         every: int,
@@ -81,14 +80,10 @@ class BestCheckpoint:
         self._warned = False
         file = folder / "network.json"
         if resume and file.exists():
-            saved = json.loads(file.read_text(encoding="utf-8"))
-            self.step = saved["step"]
-            if saved[self._score_key] is not None:
-                self.score = saved[self._score_key]
-
-    @property
-    def _score_key(self) -> str:
-        return f"validation_{self.validator.task.score}"
+            saved = read_network_card(folder)
+            self.step = saved.step
+            if saved.score is not None:
+                self.score = saved.score
 
     @property
     def _score_label(self) -> str:
@@ -118,8 +113,9 @@ class BestCheckpoint:
         self.step = step
         self.score = score
         # JSON has no infinity
-        entries = {"step": step, self._score_key: score if math.isfinite(score) else None}
-        save_part(self.folder, "network", self.validator.network, {**self.card, **entries})
+        saved_score = score if math.isfinite(score) else None
+        card = replace(self.card, step=step, score=saved_score)
+        save_part(self.folder, "network", self.validator.network, card.to_json())
 
     def _warn_undefined(self, step: int) -> None:
         if self._warned:

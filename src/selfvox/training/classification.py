@@ -17,6 +17,7 @@ from selfvox.models.classifier import Classifier, decide_class
 from selfvox.models.encoder import Encoder
 from selfvox.ops.metrics import auc_per_class, confusion, kappa, nan_mean, recalls
 from selfvox.ops.outcome import Batch, Outcome
+from selfvox.runs.card import ClassifierCard
 from selfvox.runs.device import Fabric
 from selfvox.settings.verbs import Finetune
 from selfvox.training.augment import augment_whole
@@ -50,8 +51,10 @@ class Classification(DownstreamTask):
     def network(self, encoder: Encoder, spec: Mapping[str, Any]) -> Classifier:  # noqa: D102
         return Classifier(encoder, len(self.classes), self.ordinal, self.linear)
 
-    def card(self) -> dict[str, Any]:  # noqa: D102
-        return {"classes": [str(value) for value in self.classes], "ordinal": self.ordinal}
+    def card(self, **shared: Any) -> ClassifierCard:  # noqa: D102
+        return ClassifierCard(
+            **shared, classes=tuple(str(value) for value in self.classes), ordinal=self.ordinal
+        )
 
     def objective(  # noqa: D102
         self, network: nn.Module, training: Sequence[StoredCase], frozen_steps: int

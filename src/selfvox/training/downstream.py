@@ -11,6 +11,7 @@ from torch.utils.data import Dataset
 
 from selfvox.data.preparation.store import Store, StoredCase
 from selfvox.models.encoder import Encoder
+from selfvox.runs.card import NetworkCard
 from selfvox.runs.device import Fabric
 from selfvox.training.loop import Objective
 
@@ -42,8 +43,12 @@ class DownstreamTask(ABC):
         """
 
     @abstractmethod
-    def card(self) -> dict[str, Any]:
-        """What `predict` needs to know besides encoder, recipe and crop; saved with the weights."""
+    def card(self, **shared: Any) -> NetworkCard:
+        """What is saved with the weights; `predict` needs it.
+
+        Args:
+            shared: the fields that all networks have, except `step` and `score`.
+        """
 
     @abstractmethod
     def objective(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,7 +29,8 @@ class FinetuneNetwork:
     network: nn.Module
     crop: tuple[int, ...]
     frozen_steps: int  # the encoder is frozen for so many steps
-    card: dict[str, Any]  # what is saved with the weights, as far as the network decides it
+    spec: dict[str, Any]  # what the encoder is built from
+    origin: str  # where the encoder came from, in words
 
 
 def build_network(
@@ -60,7 +61,7 @@ def build_network(
     cases = in_plane_cases(training, slice_axis(settings.slices, training))
     channels = len(store.recipe.channel_names)
     if isinstance(pretrained, Pretrained):
-        spec = pretrained.card["network"]
+        spec = dict(pretrained.card.network)
         encoder, report = _load_encoder(settings, cases, channels, pretrained)
     else:
         encoder, spec = _new_encoder(settings, cases, channels, pretrained)
@@ -82,14 +83,8 @@ def build_network(
         network=network,
         crop=choose_crop(settings.crop, cases, encoder.strides[-1]),
         frozen_steps=frozen_steps,
-        card={
-            "network": spec,
-            "spatial_dims": encoder.spatial_dims,
-            "in_channels": channels,
-            "recipe": store.recipe.to_dict(),
-            "encoder": report,
-            "seed": settings.seed,
-        },
+        spec=spec,
+        origin=report,
     )
 
 
@@ -109,19 +104,19 @@ def _load_encoder(
     """The pre-trained encoder, and a report of what was loaded."""
     card = pretrained.card
     d = len(cases[0].shape)
-    _check_same_network(settings, card["network"], d)
-    if d != card["spatial_dims"]:
+    _check_same_network(settings, card.network, d)
+    if d != card.spatial_dims:
         raise DataError(
             f"{settings.labelled}: has {d}D scans and {settings.encoder} was trained on "
-            f"{card['spatial_dims']}D ones; name scans like those"
+            f"{card.spatial_dims}D ones; name scans like those"
         )
-    encoder = build_encoder(card["network"], d, channels)
+    encoder = build_encoder(card.network, d, channels)
     tensors = pretrained.tensors
     adaptation = ""
-    if channels != card["in_channels"]:
+    if channels != card.in_channels:
         tensors = adapt_first_convolutions(tensors, encoder, settings.first_conv)
         adaptation = (
-            f"; first convolution from {card['in_channels']} to {channels} channels: "
+            f"; first convolution from {card.in_channels} to {channels} channels: "
             f"{settings.first_conv}"
         )
     loaded = load_strictly(encoder, tensors, settings.encoder)
@@ -129,7 +124,7 @@ def _load_encoder(
     return encoder, f"loaded {loaded} into the encoder, {origin}; none left over{adaptation}"
 
 
-def _check_same_network(settings: Finetune, spec: dict[str, Any], d: int) -> None:
+def _check_same_network(settings: Finetune, spec: Mapping[str, Any], d: int) -> None:
     """Refuse the setting `network` if it is another one than the encoder's.
 
     Raises:

@@ -63,7 +63,7 @@ def check_options(settings: Finetune, place: Path, *, has_labels: bool) -> None:
 
 def _check_slices(settings: Finetune, pretrained: Pretrained) -> None:
     """Refuse a 2D encoder for a 3D network, and the other way round."""
-    slices = pretrained.card.get("slices")
+    slices = pretrained.card.slices
     if slices and not settings.slices:
         raise UsageError(
             f"encoder: {settings.encoder} was pre-trained in 2D, on {slices} slices, and does not "
@@ -81,8 +81,8 @@ def _check_crop(settings: Finetune, pretrained: Pretrained | None) -> None:
     if settings.crop is None:
         return
     if pretrained is not None:
-        d = pretrained.card["spatial_dims"]
-        strides = pretrained.card["network"].get("strides")
+        d = pretrained.card.spatial_dims
+        strides = pretrained.card.network.get("strides")
         # of other networks than the U-Nets, they are known when the network is built
         divisor = (1,) * d if strides is None else np.prod(strides, axis=0).tolist()
     else:

@@ -25,6 +25,7 @@ from selfvox.joint import Joint
 from selfvox.models.build import build_encoder, plan_encoder
 from selfvox.models.encoder import Encoder
 from selfvox.pretext import PretextTask
+from selfvox.runs.card import EncoderCard
 from selfvox.runs.progress import echo
 from selfvox.settings.verbs import PRETRAIN_STEPS, Pretrain
 from selfvox.tasks import task_from_setting, task_to_setting
@@ -71,22 +72,22 @@ class PretrainPlan:
     def _planning_cases(self) -> list[StoredCase]:
         return in_plane_cases(self.cases, self.slice_axis)
 
-    def card(self, encoder: Encoder) -> dict[str, Any]:
+    def card(self, encoder: Encoder) -> EncoderCard:
         """What is saved with the encoder's weights."""
-        return {
-            "network": self.network,
-            "spatial_dims": encoder.spatial_dims,
-            "in_channels": encoder.in_channels,
-            "crop": list(self.crop),
-            "slices": self.settings.slices,
-            "spacing_mm": list(self.spacing_mm),
-            "recipe": self.store.recipe.to_dict(),
-            "task": task_to_setting(self.task),
-            "weights": list(self.task.weights) if isinstance(self.task, Joint) else None,
-            "seen": seen_scans(self.cases),
-            "steps": self.training.steps,
-            "seed": self.settings.seed,
-        }
+        return EncoderCard(
+            network=self.network,
+            spatial_dims=encoder.spatial_dims,
+            in_channels=encoder.in_channels,
+            crop=self.crop,
+            slices=self.settings.slices,
+            spacing_mm=self.spacing_mm,
+            recipe=self.store.recipe.to_dict(),
+            task=task_to_setting(self.task),
+            weights=tuple(self.task.weights) if isinstance(self.task, Joint) else None,
+            seen=seen_scans(self.cases),
+            steps=self.training.steps,
+            seed=self.settings.seed,
+        )
 
     def check_distinct_scans(self) -> None:
         """Refuse a task that compares scans if all are of one person.

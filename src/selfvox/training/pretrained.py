@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from torch import Tensor
 
+from selfvox.runs.card import Card, EncoderCard
 from selfvox.runs.weights import read_encoder
 from selfvox.training.folder_kind import check_encoder
 
@@ -16,13 +17,14 @@ class Pretrained(NamedTuple):
 
     run: Path
     tensors: dict[str, Tensor]
-    card: dict[str, Any]
+    card: Card
 
     @property
     def learned_from(self) -> str:
         """The pretext task, or the labels of a fine-tuning run."""
-        task = self.card["task"]
-        return str(task["name"]) if task else f"the labels of {self.run.name}"
+        if isinstance(self.card, EncoderCard):
+            return str(self.card.task["name"])
+        return f"the labels of {self.run.name}"
 
 
 def read_pretrained(encoder: str) -> Pretrained | None:

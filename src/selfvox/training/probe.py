@@ -86,9 +86,9 @@ def probe_run(
         UsageError: `labels` is more than there are.
     """
     encoder, card = load_encoder(run)
-    axis = find_slice_axis(card.get("slices"), store.cases)
+    axis = find_slice_axis(card.slices, store.cases)
     training, test = split_probe_cases(store, (), seed, labels)
-    return probe(encoder.to(device), store, training, test, card["crop"], seed, axis)
+    return probe(encoder.to(device), store, training, test, card.crop, seed, axis)
 
 
 def split_probe_cases(

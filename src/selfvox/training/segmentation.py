@@ -28,8 +28,8 @@ from selfvox.ops.regions import (
     membership_matrix,
     parse_regions,
     region_labels,
-    regions_to_json,
 )
+from selfvox.runs.card import SegmenterCard
 from selfvox.runs.device import Fabric
 from selfvox.settings.verbs import Finetune
 from selfvox.training.augment import augment
@@ -71,12 +71,13 @@ class Segmentation(DownstreamTask):
         outputs = len(self.region_labels or self.classes)
         return Segmenter(encoder, outputs, spec.get("norm", "instance"), self.linear)
 
-    def card(self) -> dict[str, Any]:  # noqa: D102
-        return {
-            "classes": {str(value): name for value, name in self.classes.items()},
-            "regions": regions_to_json(self.regions or None),
-            "trained_on": "classes" if self.region_labels is None else "regions",
-        }
+    def card(self, **shared: Any) -> SegmenterCard:  # noqa: D102
+        return SegmenterCard(
+            **shared,
+            classes=self.classes,
+            regions=self.regions or None,
+            trained_on="classes" if self.region_labels is None else "regions",
+        )
 
     def objective(  # noqa: D102
         self, network: nn.Module, training: Sequence[StoredCase], frozen_steps: int
