@@ -82,6 +82,31 @@ def test_an_encoder_object_is_trained_from_its_own_weights(shapes_store, tmp_pat
     assert not torch.equal(saved[name], before[name])
 
 
+def test_an_encoder_object_is_recorded_by_its_class_and_cannot_be_resumed_by_name(
+    shapes_store, tmp_path, small, capsys
+):
+    run = tmp_path / "run"
+    module = encoder_of(small)
+    selfvox.pretrain(
+        shapes_store,
+        out=run,
+        task="rotation",
+        encoder=module,
+        steps=1,
+        batch=2,
+        **without(small, "network"),
+    )
+    name = f"{type(module).__module__}:{type(module).__qualname__}"
+    assert yaml.safe_load((run / "settings.yaml").read_text())["network"] == name
+    settings = str(run / "settings.yaml")
+    code = main(["pretrain", str(shapes_store), "--config", settings, "--resume"])
+    assert code == UsageError.exit_code
+    assert f"network: {name} is a class that was passed to Python" in capsys.readouterr().err
+    with pytest.raises(UsageError, match="load it in Python"):
+        selfvox.load_encoder(run)
+    assert selfvox.load_encoder(run, network=encoder_of(small), device="cpu").module is not None
+
+
 def test_an_encoder_object_is_fine_tuned_from_its_own_weights(shapes_store, tmp_path, small):
     module = encoder_of(small)
     before = {name: tensor.clone() for name, tensor in state_tensors(module).items()}

@@ -96,6 +96,8 @@ def _take_objects(verb: str, values: dict[str, Any], live: Mapping[str, Any]) ->
     """Replace the objects among the values by what `settings.yaml` records of them; return them."""
     if live.get("encoder") is not None and "network" in values:
         raise UsageError("network: belongs to the encoder that is given; leave --network out")
+    if verb == "pretrain" and live.get("encoder") is not None:
+        values["network"] = _class_name(live["encoder"])
     taken = {}
     task = values.get("task")
     if task is not None and not isinstance(task, str | Mapping):
@@ -103,9 +105,14 @@ def _take_objects(verb: str, values: dict[str, Any], live: Mapping[str, Any]) ->
         taken["task"] = task
     encoder = values.get("encoder")
     if verb == "finetune" and hasattr(encoder, "state_dict"):
-        values["encoder"] = f"{type(encoder).__module__}:{type(encoder).__qualname__}"
+        values["encoder"] = _class_name(encoder)
         taken["encoder"] = encoder
     return taken
+
+
+def _class_name(value: Any) -> str:
+    """What a run records of an object: it cannot be built again from this."""
+    return f"{type(value).__module__}:{type(value).__qualname__}"
 
 
 def _task_record(task: Any) -> dict[str, Any]:

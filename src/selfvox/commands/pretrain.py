@@ -56,7 +56,7 @@ def pretrain(
     Raises:
         SelfvoxError: an invalid setting, scan, resource or number; says what to do.
     """
-    check_settings(settings, task)
+    check_settings(settings, task, encoder)
     fabric = make_fabric(settings.device, settings.devices, settings.precision)
     is_main = fabric.is_global_zero  # the first of several processes writes and prints
     if not is_main:
@@ -95,7 +95,9 @@ def pretrain(
     return settings.out
 
 
-def check_settings(settings: Pretrain, task: PretextTask | None = None) -> None:
+def check_settings(
+    settings: Pretrain, task: PretextTask | None = None, encoder: nn.Module | None = None
+) -> None:
     """Refuse what is misspelt, missing or too small before any scan is prepared.
 
     Raises:
@@ -104,7 +106,7 @@ def check_settings(settings: Pretrain, task: PretextTask | None = None) -> None:
     """
     task = task or task_from_setting(settings.task, settings.weights)
     task.check_batch(settings.batch)
-    check_network(settings.network)
+    check_network(settings.network if encoder is None else encoder)
     check_scans(settings.scans)
     _check_crop(settings)
     if settings.probe is not None and not settings.probe.exists():

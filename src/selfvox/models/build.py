@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -124,7 +125,7 @@ def load_encoder(run: Path, network: nn.Module | None = None) -> tuple[Encoder, 
     """
     tensors, card = read_encoder(run)
     name = str(card.network["name"])
-    if network is None and _is_own_class(card.network):
+    if network is None and is_python_class(card.network):
         raise UsageError(
             f"{run}: its encoder is of the Python class {name}; load it in Python, with an object "
             "of this class: selfvox.load_encoder(run, network=...)"
@@ -134,9 +135,16 @@ def load_encoder(run: Path, network: nn.Module | None = None) -> tuple[Encoder, 
     return encoder, card
 
 
-def _is_own_class(spec: Mapping[str, Any]) -> bool:
-    """Whether an encoder was passed as a module: `plan_encoder` then notes its class alone."""
-    return set(spec) == {"name"} and ":" in spec["name"] and _family_of(spec["name"]) is None
+def is_python_class(spec: Mapping[str, Any]) -> bool:
+    """Whether an encoder was passed as an object: `plan_encoder` then records its class alone."""
+    return set(spec) == {"name"} and _is_class_name(str(spec["name"]))
+
+
+def _is_class_name(name: str) -> bool:
+    """Whether it is `module:Class`, and not `library:NAME` of a known library."""
+    module, colon, _ = name.partition(":")
+    names_a_module = "." in module or module == "__main__" or module in sys.modules
+    return bool(colon) and names_a_module and _family_of(name) is None
 
 
 def _find_family(settings: Mapping[str, Any]) -> Family:
@@ -144,6 +152,11 @@ def _find_family(settings: Mapping[str, Any]) -> Family:
     family = _family_of(name)
     if family is not None:
         return family
+    if _is_class_name(name):
+        raise UsageError(
+            f"network: {name} is a class that was passed to Python as an object and has no name; "
+            "pass it again from Python"
+        )
     if missing := plugins.missing_plugin(name, settings.get("plugin")):
         raise UsageError(f"network: {missing}")
     raise UsageError(f"network: no encoder is called '{name}'{did_you_mean(name, encoder_names())}")

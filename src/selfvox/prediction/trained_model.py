@@ -17,7 +17,7 @@ from selfvox.data.preparation.recipe import Recipe
 from selfvox.data.preparation.store import is_store
 from selfvox.data.sampling.crop_size import SLICE_AXES
 from selfvox.errors import DataError, UsageError, WeightsError
-from selfvox.models.build import build_encoder
+from selfvox.models.build import build_encoder, is_python_class
 from selfvox.models.classifier import Classifier
 from selfvox.models.segmenter import Segmenter
 from selfvox.ops.regions import Regions, decode_regions, region_labels
@@ -148,6 +148,12 @@ def _build(
 ) -> Model:
     """The model that the card describes, with these weights."""
     folder = part_folder(run, "network")
+    spec = card.get("network")
+    if isinstance(spec, Mapping) and is_python_class(spec):
+        raise UsageError(
+            f"{run}: its encoder is of the Python class {spec['name']}, which selfvox cannot "
+            "build; take the encoder by selfvox.load_encoder(run, network=...)"
+        )
     try:
         model = from_card(card)
     except (KeyError, TypeError, ValueError, AttributeError, UsageError) as error:
