@@ -1,9 +1,9 @@
-"""What several tests stand on: a small store of shapes, made once."""
+"""Shared by several tests: a small store of shapes, runs with random weights, scans."""
 
 import os
 
-# before torch is imported, and for all that tests start: processes of several threads each wait for one another, which
-# made some of the tests fifty times as slow on busy cores
+# before torch is imported, and for all processes that tests start: processes of several threads
+# each wait for one another, which made some tests fifty times as slow on busy cores
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import json
@@ -58,7 +58,7 @@ def pytest_ignore_collect(collection_path, config):
 
 @pytest.fixture(scope="session", autouse=True)
 def slow_to_place_legends():
-    """Each legend takes hours to place: matplotlib warns after a second of it, of any legend without a `loc`."""
+    """Each legend takes hours to place, so that matplotlib warns of every legend without `loc`."""
     hours = iter(range(0, 10**9, 3600))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(matplotlib.legend, "time", SimpleNamespace(perf_counter=lambda: next(hours)))
@@ -67,7 +67,7 @@ def slow_to_place_legends():
 
 @pytest.fixture(scope="session")
 def shapes_store(tmp_path_factory):
-    """Eight labelled volumes of 32 voxels, prepared; two subjects for testing, two for validation."""
+    """Eight prepared volumes of 32 voxels with labels; two subjects to test, two to validate."""
     folder = tmp_path_factory.mktemp("shapes")
     phantom.write(folder / "scans", "shapes", count=8)
     selfvox.prepare(folder / "scans", out=folder / "store", test=2, validation=2, workers=1)
@@ -133,7 +133,7 @@ def make_run(
 
 
 def blob(shape, seed=0):
-    """A bright ellipsoid off the centre of a dark noisy volume, so that there is a foreground box to be cut out."""
+    """A bright ellipsoid off the centre of a dark volume: its foreground box is smaller."""
     rng = np.random.default_rng(seed)
     at = np.indices(shape) / np.array(shape).reshape(-1, *(1,) * len(shape))
     centre = rng.uniform(0.4, 0.6, (len(shape), *(1,) * len(shape)))

@@ -1,3 +1,5 @@
+"""The command line: options become settings, help is complete, every failure is one line."""
+
 import os
 import subprocess
 import sys
@@ -15,13 +17,13 @@ TOP = [sys.executable, "-m", "selfvox"]
 
 
 def resolved(capsys, *arguments: str) -> dict:
-    """The settings a command line stands for."""
+    """The settings that a command line gives."""
     assert main([arguments[0], "--print-config", *arguments[1:]]) == 0
     return yaml.safe_load(capsys.readouterr().out)
 
 
 def refused(capsys, *arguments: str, code: int = 2) -> str:
-    """The one line a command line is refused with."""
+    """The one line of a refusal."""
     assert main(list(arguments)) == code
     out, err = capsys.readouterr()
     assert out == ""
@@ -49,12 +51,15 @@ def raising(error: BaseException):
 
 def test_help_imports_nothing_heavy():
     code = (
-        "import sys; from selfvox.cli import main, VERBS; main([]); [main([verb, '--help']) for verb in VERBS];"
+        "import sys; from selfvox.cli import main, VERBS; main([]);"
+        "[main([verb, '--help']) for verb in VERBS];"
         "main(['pretrain', 'a', '--out', 'b', '--print-config']);"
-        "print('imported:', {'torch', 'numpy', 'scipy', 'nibabel', 'matplotlib'} & set(sys.modules))"
+        "print('imported:', {'torch', 'numpy', 'scipy', 'nibabel'} & set(sys.modules))"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines()[-1] == "imported: set()"
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert result.stdout.splitlines()[-1] == "imported: set()"
 
 
 def test_the_verbs_are_the_public_functions(capsys):
@@ -92,7 +97,7 @@ def test_the_example_in_the_help_is_accepted(verb, capsys):
     resolved(capsys, *example[1:])
 
 
-def test_help_beside_a_task_shows_its_own_options(capsys):
+def test_help_for_a_task_shows_its_own_options(capsys):
     task = tasks.task_names()[0]
     assert main(["pretrain", "--task", task, "--help"]) == 0
     shown = capsys.readouterr().out
@@ -102,20 +107,20 @@ def test_help_beside_a_task_shows_its_own_options(capsys):
 
 
 def test_the_options_of_a_task_survive_the_command_line():
-    known = options(VERBS["pretrain"])
+    verb_options = options(VERBS["pretrain"])
     for name in tasks.task_names():
         task = tasks.find_task(name)()
         words = ["--task", name]
         for key, value in as_dict(task).items():
             text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
             words += [f"--task.{key.replace('_', '-')}", text]
-        given, _ = cli._read("pretrain", known, words)
-        assert tasks.task_from_setting(given["task"]) == task
+        values, _ = cli._read("pretrain", verb_options, words)
+        assert tasks.task_from_setting(values["task"]) == task
 
 
 def test_command_line_and_python_receive_the_same_settings(pretrain_does):
-    seen = {}
-    pretrain_does(lambda **settings: seen.update(settings))
+    received = {}
+    pretrain_does(lambda **settings: received.update(settings))
     assert (
         main(
             [
@@ -142,21 +147,23 @@ def test_command_line_and_python_receive_the_same_settings(pretrain_does):
             "resume": True,
         },
     )
-    assert seen == vars(expected)
+    assert received == vars(expected)
 
 
 def test_dashes_underscores_equals_signs_and_order_do_not_matter(capsys):
-    one = resolved(
+    with_dashes = resolved(
         capsys, "pretrain", "scans", "--out", "o", "--learning-rate", "1e-4", "--no-resume"
     )
-    two = resolved(capsys, "pretrain", "--learning_rate=1e-4", "--no-resume", "--out=o", "scans")
-    assert one == two
-    assert one["learning_rate"] == 1e-4
+    with_equals_signs = resolved(
+        capsys, "pretrain", "--learning_rate=1e-4", "--no-resume", "--out=o", "scans"
+    )
+    assert with_dashes == with_equals_signs
+    assert with_dashes["learning_rate"] == 1e-4
     between = resolved(capsys, "predict", "run", "--out", "o", "scans")
     assert (between["run"], between["scans"]) == ("run", "scans")
 
 
-def test_values_that_begin_with_a_dash_have_a_way_in(capsys):
+def test_values_that_begin_with_a_dash_can_be_given(capsys):
     assert resolved(capsys, "pretrain", "--out=-o", "--", "-scans")["scans"] == "-scans"
     assert resolved(capsys, "pretrain", "--out=-o", "s")["out"] == "-o"
     assert (
@@ -192,7 +199,8 @@ def test_dotted_options_become_the_dict_of_the_setting(capsys):
 def test_the_command_line_wins_over_the_file(capsys, tmp_path):
     file = tmp_path / "settings.yaml"
     file.write_text(
-        "scans: there\nout: o\nbatch: 3\nsteps: 7\ntask: {name: rotation, versions: 2, planes: all}\n"
+        "scans: there\nout: o\nbatch: 3\nsteps: 7\n"
+        "task: {name: rotation, versions: 2, planes: all}\n"
     )
     shown = resolved(
         capsys, "pretrain", "here", "--config", str(file), "--batch", "4", "--task.versions", "3"
@@ -234,7 +242,7 @@ def test_printed_settings_are_a_settings_file(verb, capsys, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["pretran"], "unknown command 'pretran'; did you mean 'pretrain'?"),
         (["pretrain", "s", "--out", "o", "--learnig-rate", "1"], "did you mean '--learning-rate'?"),
@@ -257,19 +265,19 @@ def test_printed_settings_are_a_settings_file(verb, capsys, tmp_path):
         (["evaluate", "p", "t", "--config", "absent.yaml"], "absent.yaml: cannot be read"),
     ],
 )
-def test_what_cannot_be_is_refused_in_one_line(arguments, said, capsys):
-    assert said in refused(capsys, *arguments)
+def test_a_wrong_command_line_is_refused_in_one_line(arguments, message, capsys):
+    assert message in refused(capsys, *arguments)
 
 
 def test_an_unknown_key_in_a_file_is_refused_with_the_nearest(capsys, tmp_path):
     file = tmp_path / "settings.yaml"
     file.write_text("learnig_rate: 1\n")
-    said = refused(capsys, "pretrain", "s", "--out", "o", "--config", str(file))
-    assert f"{file}: learnig_rate: no such setting; did you mean 'learning_rate'?" in said
+    message = refused(capsys, "pretrain", "s", "--out", "o", "--config", str(file))
+    assert f"{file}: learnig_rate: no such setting; did you mean 'learning_rate'?" in message
 
 
 @pytest.mark.parametrize(
-    ("error", "code", "said"),
+    ("error", "code", "message"),
     [
         (errors.UsageError("this"), 2, "error: this"),
         (errors.DataError("this"), 3, "error: this"),
@@ -301,9 +309,9 @@ def test_an_unknown_key_in_a_file_is_refused_with_the_nearest(capsys, tmp_path):
         ),
     ],
 )
-def test_every_end_has_its_exit_code_and_one_line(error, code, said, capsys, pretrain_does):
+def test_every_failure_has_its_exit_code_and_one_line(error, code, message, capsys, pretrain_does):
     pretrain_does(raising(error))
-    assert said in refused(capsys, "pretrain", "s", "--out", "o", code=code)
+    assert message in refused(capsys, "pretrain", "s", "--out", "o", code=code)
 
 
 def test_debug_shows_where(capsys, pretrain_does):
@@ -324,18 +332,18 @@ def test_names_that_move_the_cursor_are_shown_escaped(capsys, pretrain_does):
 def test_a_closed_pipe_is_no_error():
     read, write = os.pipe()
     os.close(read)
-    done = subprocess.run([*TOP, "--help"], stdout=write, stderr=subprocess.PIPE, text=True)
+    result = subprocess.run([*TOP, "--help"], stdout=write, stderr=subprocess.PIPE, text=True)
     os.close(write)
-    assert done.stderr == ""
-    assert done.returncode == 141
+    assert result.stderr == ""
+    assert result.returncode == 141
 
 
 def test_python_minus_m_and_version_agree(capsys):
-    done = subprocess.run([*TOP, "--version"], capture_output=True, text=True)
-    assert done.stdout == f"selfvox {selfvox.__version__}\n"
-    assert done.returncode == 0
+    result = subprocess.run([*TOP, "--version"], capture_output=True, text=True)
+    assert result.stdout == f"selfvox {selfvox.__version__}\n"
+    assert result.returncode == 0
     assert main(["predict", "--version"]) == 0
-    assert capsys.readouterr().out == done.stdout
+    assert capsys.readouterr().out == result.stdout
 
 
 def test_help_and_printed_settings_write_nothing(tmp_path, monkeypatch, capsys):

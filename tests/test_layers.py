@@ -1,4 +1,4 @@
-"""Who imports whom: the layers keep their order, and what must start fast imports nothing heavy."""
+"""Who imports whom: layers keep their order, and commands start without heavy libraries."""
 
 import ast
 import subprocess
@@ -19,16 +19,17 @@ LAZY = {
 
 
 def run(code: str) -> str:
-    done = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False
     )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout
 
 
 def test_data_flows_one_way():
     run(
-        "import sys; from importlinter.cli import lint_imports; sys.exit(lint_imports(no_cache=True))"
+        "import sys; from importlinter.cli import lint_imports; "
+        "sys.exit(lint_imports(no_cache=True))"
     )
 
 
@@ -40,12 +41,12 @@ def test_every_module_has_a_layer():
         name.strip().partition(".")[0] for layer in contract["layers"] for name in layer.split("|")
     }
     layered |= {"commands"}
-    there = {
+    existing = {
         path.stem
         for path in SOURCE.iterdir()
         if path.suffix == ".py" or (path / "__init__.py").exists()
     }
-    assert layered == there - {"__init__", "__main__"}
+    assert layered == existing - {"__init__", "__main__"}
 
 
 def test_the_data_layer_imports_no_torch():
@@ -102,7 +103,7 @@ def test_torchs_compiler_is_there_when_it_is_used():
 
 
 def test_no_function_imports_our_own_modules():
-    found = [
+    imports = [
         f"{path.relative_to(SOURCE)}:{node.lineno}"
         for path in SOURCE.rglob("*.py")
         if str(path.relative_to(SOURCE)) not in LAZY
@@ -111,7 +112,7 @@ def test_no_function_imports_our_own_modules():
         for node in ast.walk(function)
         if any(name.split(".")[0] == "selfvox" for name in imported(node))
     ]
-    assert found == []
+    assert imports == []
 
 
 def imported(node: ast.AST) -> list[str]:

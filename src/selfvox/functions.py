@@ -23,11 +23,11 @@ OnMetrics = Callable[[int, dict[str, float]], object]
 
 
 class Module:
-    """Stands for `torch.nn.Module` in signatures, since importing torch takes seconds."""
+    """`torch.nn.Module` in signatures: importing torch would take seconds."""
 
 
 class Task:
-    """Stands for `selfvox.pretext.PretextTask` in signatures."""
+    """`selfvox.pretext.PretextTask` in signatures, for the same reason."""
 
 
 Rows = list[dict[str, Any]]
