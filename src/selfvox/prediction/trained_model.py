@@ -148,11 +148,10 @@ def _build(
 ) -> Model:
     """The model that the card describes, with these weights."""
     folder = part_folder(run, "network")
-    spec = card.get("network")
-    if isinstance(spec, Mapping) and is_python_class(spec):
+    if is_python_class(card.network):
         raise UsageError(
-            f"{run}: its encoder is of the Python class {spec['name']}, which selfvox cannot "
-            "build; take the encoder by selfvox.load_encoder(run, network=...)"
+            f"{run}: its encoder is of the Python class {card.network['name']}, which selfvox "
+            "cannot build; take the encoder by selfvox.load_encoder(run, network=...)"
         )
     try:
         model = from_card(card)
