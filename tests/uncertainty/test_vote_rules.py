@@ -23,6 +23,12 @@ def draw_passes(seed, passes=PASSES):
     return torch.from_numpy(parts / 16)
 
 
+def count_ballots(probabilities):
+    """(pass, class, *space) -> (class, *space) int64: passes with each class most probable."""
+    votes = probabilities.argmax(1)
+    return torch.stack([(votes == number).sum(0) for number in range(probabilities.shape[1])])
+
+
 def decide_in_loops(rule, probabilities):
     """The vote, voxel by voxel, from its definition."""
     label = np.zeros(SPACE, int)
@@ -46,7 +52,7 @@ def decide_in_loops(rule, probabilities):
 def decide(rule, probabilities):
     """The vote by the table of rules."""
     totals = VoteTotals(
-        vote_rules.count_ballots(probabilities),
+        count_ballots(probabilities),
         probabilities.sum(0),
         vote_rules.borda_points(probabilities),
         len(probabilities),
@@ -81,14 +87,14 @@ def test_passes_that_agree_win(rule, passes):
 
 def test_an_equal_number_of_votes_goes_to_the_lower_class():
     probabilities = torch.tensor([[0.1, 0.2, 0.7], [0.1, 0.7, 0.2]])[..., None]
-    ballots = vote_rules.count_ballots(probabilities)
+    ballots = count_ballots(probabilities)
     assert int(vote_rules.winner(ballots)[0]) == 1
     assert int(vote_rules.winner(vote_rules.borda_points(probabilities))[0]) == 1
     assert int(vote_rules.winner(vote_rules.union(ballots, 2))[0]) == 2
 
 
 def test_union_leaves_as_many_votes_as_there_were():
-    ballots = vote_rules.count_ballots(draw_passes(3))
+    ballots = count_ballots(draw_passes(3))
     assert (vote_rules.union(ballots, 1).sum(0) == PASSES).all()
 
 

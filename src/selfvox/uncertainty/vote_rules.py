@@ -52,12 +52,6 @@ class VoteRule:
     averages_probabilities: bool = False
 
 
-def count_ballots(probabilities: Tensor) -> Tensor:
-    """(pass, class, *space) -> (class, *space) int64: passes with each class most probable."""
-    votes = probabilities.argmax(1)
-    return torch.stack([(votes == number).sum(0) for number in range(probabilities.shape[1])])
-
-
 def borda_points(probabilities: Tensor) -> Tensor:
     """(pass, class, *space) -> (class, *space) int64: Borda's points of all passes (paper B 2.3).
 
