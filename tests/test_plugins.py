@@ -306,7 +306,7 @@ def test_a_module_is_an_encoder_with_the_weights_it_has(installed):
         UsageError, match=r"Maps does not take an image of shape \(1, 2, 64, 64, 64\)"
     ):
         build_encoder(module, 3, 2)
-    with pytest.raises(UsageError, match="no encoder is called"):
+    with pytest.raises(UsageError, match="class that was passed to Python as an object"):
         build_encoder({"name": "voxel_games.maps:Maps"}, 3, 1)
 
 
