@@ -140,10 +140,10 @@ CAUGHT_EARLIER = (
     ),
     m(
         "checkpoint: checksum not compared",
-        "runs/run_folder.py",
+        "runs/checkpoints.py",
         '!= values["sha256"]:',
         '!= values["sha256"] and False:',
-        "runs/test_run_folder.py",
+        "runs/test_checkpoints.py",
     ),
     m(
         "frozen encoder trains",
@@ -301,10 +301,10 @@ CAUGHT_EARLIER = (
     ),
     m(
         "one checkpoint is kept",
-        "runs/run_folder.py",
+        "runs/checkpoints.py",
         "CHECKPOINTS_KEPT = 2",
         "CHECKPOINTS_KEPT = 1",
-        "runs/test_run_folder.py",
+        "runs/test_checkpoints.py",
     ),
     m(
         "review: another interval",
@@ -844,7 +844,7 @@ NEW = (
         "runs/weights.py",
         "    if unknown:\n",
         "    if False:\n",
-        "runs/test_run_folder.py",
+        "runs/test_weights.py",
     ),
     m(
         "settings: the last fold is refused",

@@ -1,4 +1,4 @@
-"""A run folder: settings, provenance, metrics and checkpoints."""
+"""A run folder: its settings, provenance and metrics, and whether a run may continue in it."""
 
 from __future__ import annotations
 
@@ -10,30 +10,27 @@ import os
 import platform
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from selfvox.errors import UsageError, WeightsError
+from selfvox.errors import UsageError
 from selfvox.runs import tensorboard
-from selfvox.runs.atomic_files import (
-    folder_lock,
-    remove_temporary_files,
-    sha256,
-    write_json,
-    write_text,
+from selfvox.runs.atomic_files import folder_lock, remove_temporary_files, write_json, write_text
+from selfvox.runs.checkpoints import (
+    CHECKPOINTS,
+    Checkpoint,
+    has_checkpoint,
+    read_last_checkpoint,
+    write_checkpoint,
 )
 from selfvox.runs.ledger import append_record, read_records, write_records
 from selfvox.runs.progress import echo
-from selfvox.runs.weights import load_tensors, save_tensors
 from selfvox.settings import safe_yaml
 from selfvox.settings.options import as_dict, to_yaml
 
 FORMAT = 1
-CHECKPOINTS_KEPT = 2  # if the newest is damaged, a run continues from the one before
 METRICS = "metrics.jsonl"
 # they say where a run computes, not what; a run may be resumed elsewhere
 _NOT_COMPARED = {"resume", "out", "device", "workers", "scheduler"}
@@ -47,15 +44,6 @@ _PACKAGES = (
     "nibabel",
     "numba",
 )
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """Everything a run needs to continue as if it had never stopped."""
-
-    step: int
-    tensors: dict[str, Tensor]
-    state: dict[str, Any]  # plain numbers and text
 
 
 OnMetrics = Callable[[int, dict[str, float]], object]
@@ -93,28 +81,12 @@ class Run:
             self._on_metrics(step, dict(metrics))
 
     def save_checkpoint(self, checkpoint: Checkpoint) -> None:
-        """Write a checkpoint atomically, with a checksum, and remove all but the last two.
+        """Write a checkpoint and remove all but the last two.
 
         Raises:
             ResourceError: the disk is full; the earlier checkpoints are intact.
         """
-        folder = self.path / "checkpoints"
-        folder.mkdir(exist_ok=True)
-        weights = folder / f"step-{checkpoint.step:08d}.safetensors"
-        record = weights.with_suffix(".json")
-        save_tensors(weights, checkpoint.tensors)
-        checksum = _checksum(weights, checkpoint.step, checkpoint.state)
-        # the record comes last: a checkpoint without one does not count
-        write_json(
-            record,
-            {
-                "format": FORMAT,
-                "step": checkpoint.step,
-                "sha256": checksum,
-                "state": checkpoint.state,
-            },
-        )
-        _remove_old_checkpoints(folder, record)
+        write_checkpoint(self.path / CHECKPOINTS, checkpoint)
 
     def last_checkpoint(self) -> Checkpoint | None:
         """The newest checkpoint that is intact; None if none was ever written.
@@ -122,17 +94,7 @@ class Run:
         Raises:
             WeightsError: every checkpoint is damaged, or the newest one has a newer format.
         """
-        records = sorted(self.path.glob("checkpoints/step-*.json"), reverse=True)
-        for record in records:
-            checkpoint = _read_checkpoint(record)
-            if checkpoint is not None:
-                return checkpoint
-        if records:
-            raise WeightsError(
-                f"{self.path / 'checkpoints'}: every checkpoint is damaged; "
-                "start the run again in another folder"
-            )
-        return None
+        return read_last_checkpoint(self.path / CHECKPOINTS)
 
     def forget_metrics_after(self, step: int) -> None:
         """Drop the metrics of steps after `step`, which a resumed run computes again."""
@@ -142,41 +104,6 @@ class Run:
                 ledger, [record for record in read_records(ledger) if record["step"] <= step]
             )
         tensorboard.drop_scalars_after(self.path / "tensorboard", step)
-
-
-def _remove_old_checkpoints(folder: Path, newest: Path) -> None:
-    """Keep the last two checkpoints up to the record `newest`.
-
-    Later ones are damaged, otherwise the run would have continued from them.
-    """
-    records = [file for file in sorted(folder.glob("step-*.json")) if file <= newest]
-    recent = records[-CHECKPOINTS_KEPT:]
-    for file in sorted(folder.glob("step-*")):
-        if file.with_suffix(".json") not in recent:
-            file.unlink()
-
-
-def _read_checkpoint(record: Path) -> Checkpoint | None:
-    """The checkpoint of this record; None, with a message, if it is damaged.
-
-    Raises:
-        WeightsError: it has a newer format.
-    """
-    weights = record.with_suffix(".safetensors")
-    try:
-        values = json.loads(record.read_text(encoding="utf-8"))
-        if _checksum(weights, values["step"], values["state"]) != values["sha256"]:
-            raise ValueError("its checksum does not match")
-        checkpoint = Checkpoint(values["step"], load_tensors(weights), values["state"])
-        file_format = values["format"]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError, WeightsError) as error:
-        echo(f"{weights}: damaged ({error}); using the one before")
-        return None
-    if file_format != FORMAT:
-        raise WeightsError(
-            f"{record}: format {file_format} is not known to this version; update selfvox"
-        )
-    return checkpoint
 
 
 @contextlib.contextmanager
@@ -221,7 +148,7 @@ def open_run(
         record = _read_run_record(path) if continues else {}
         if not continues:
             write_text(path / "settings.yaml", to_yaml(settings))
-        for folder in ("", "checkpoints", "encoder", "network"):
+        for folder in ("", CHECKPOINTS, "encoder", "network"):
             remove_temporary_files(path / folder)
         run = Run(path, record, on_metrics)
         run.depends_on(**provenance(settings))
@@ -245,7 +172,7 @@ def _contains_run(path: Path) -> bool:
     if not (path / "settings.yaml").exists():
         return False
     failed = _read_run_record(path).get("status") == "failed"
-    return not failed or any(path.glob("checkpoints/*.json"))
+    return not failed or has_checkpoint(path / CHECKPOINTS)
 
 
 def _make_folder(path: Path) -> None:
@@ -328,11 +255,6 @@ def _check_same_settings(path: Path, settings: Any) -> None:
                 f"{path}: was started with {name}={previous.get(name)}, not {value}; resume it "
                 "with its own settings (--config OUT/settings.yaml), or name another --out"
             )
-
-
-def _checksum(weights: Path, step: int, state: Mapping[str, Any]) -> str:
-    """Over the file of tensors and the contents of its record."""
-    return hashlib.sha256(f"{sha256(weights)} {json.dumps([step, state])}".encode()).hexdigest()
 
 
 def _code_hash() -> str:

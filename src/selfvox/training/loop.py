@@ -16,9 +16,10 @@ from torch.utils.data import Dataset
 
 from selfvox.errors import NumericalError, Stopped
 from selfvox.ops.outcome import Batch, Outcome
+from selfvox.runs.checkpoints import Checkpoint
 from selfvox.runs.device import Fabric
 from selfvox.runs.progress import echo, progress_bar
-from selfvox.runs.run_folder import Checkpoint, Run
+from selfvox.runs.run_folder import Run
 from selfvox.runs.weights import load_strictly, state_tensors
 from selfvox.training.batches import training_batches
 from selfvox.training.optimizer_step import BeforeUpdate, Stepper, largest_of_devices

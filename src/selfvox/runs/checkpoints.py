@@ -1,0 +1,118 @@
+"""Checkpoints of a run: what it continues from, each with a record that has its checksum."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from selfvox.errors import WeightsError
+from selfvox.runs.atomic_files import sha256, write_json
+from selfvox.runs.progress import echo
+from selfvox.runs.weights import load_tensors, save_tensors
+
+CHECKPOINTS = "checkpoints"  # the folder of a run that contains them
+FORMAT = 1
+CHECKPOINTS_KEPT = 2  # if the newest is damaged, a run continues from the one before
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Everything a run needs to continue as if it had never stopped."""
+
+    step: int
+    tensors: dict[str, Tensor]
+    state: dict[str, Any]  # plain numbers and text
+
+
+def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
+    """Write a checkpoint atomically, with a checksum, and remove all but the last two.
+
+    Raises:
+        ResourceError: the disk is full; the earlier checkpoints are intact.
+    """
+    folder.mkdir(exist_ok=True)
+    # eight digits, so that names sort as their steps do
+    weights = folder / f"step-{checkpoint.step:08d}.safetensors"
+    record = weights.with_suffix(".json")
+    save_tensors(weights, checkpoint.tensors)
+    checksum = _checksum(weights, checkpoint.step, checkpoint.state)
+    # the record comes last: a checkpoint without one does not count
+    write_json(
+        record,
+        {
+            "format": FORMAT,
+            "step": checkpoint.step,
+            "sha256": checksum,
+            "state": checkpoint.state,
+        },
+    )
+    _remove_old_checkpoints(folder, record)
+
+
+def has_checkpoint(folder: Path) -> bool:
+    """Whether a checkpoint was ever completed here, intact or damaged by now."""
+    return any(folder.glob("step-*.json"))
+
+
+def read_last_checkpoint(folder: Path) -> Checkpoint | None:
+    """The newest checkpoint that is intact; None if none was ever written.
+
+    Raises:
+        WeightsError: every checkpoint is damaged, or the newest one has a newer format.
+    """
+    records = sorted(folder.glob("step-*.json"), reverse=True)
+    for record in records:
+        checkpoint = _read_checkpoint(record)
+        if checkpoint is not None:
+            return checkpoint
+    if records:
+        raise WeightsError(
+            f"{folder}: every checkpoint is damaged; start the run again in another folder"
+        )
+    return None
+
+
+def _remove_old_checkpoints(folder: Path, newest: Path) -> None:
+    """Keep the last two checkpoints up to the record `newest`.
+
+    Later ones are damaged, otherwise the run would have continued from them.
+    """
+    records = [file for file in sorted(folder.glob("step-*.json")) if file <= newest]
+    recent = records[-CHECKPOINTS_KEPT:]
+    for file in sorted(folder.glob("step-*")):
+        if file.with_suffix(".json") not in recent:
+            file.unlink()
+
+
+def _read_checkpoint(record: Path) -> Checkpoint | None:
+    """The checkpoint of this record; None, with a message, if it is damaged.
+
+    Raises:
+        WeightsError: it has a newer format.
+    """
+    weights = record.with_suffix(".safetensors")
+    try:
+        values = json.loads(record.read_text(encoding="utf-8"))
+        if _checksum(weights, values["step"], values["state"]) != values["sha256"]:
+            raise ValueError("its checksum does not match")
+        checkpoint = Checkpoint(values["step"], load_tensors(weights), values["state"])
+        file_format = values["format"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, WeightsError) as error:
+        echo(f"{weights}: damaged ({error}); using the one before")
+        return None
+    if file_format != FORMAT:
+        raise WeightsError(
+            f"{record}: format {file_format} is not known to this version; update selfvox"
+        )
+    return checkpoint
+
+
+def _checksum(weights: Path, step: int, state: Mapping[str, Any]) -> str:
+    """Over the file of tensors and the contents of its record."""
+    return hashlib.sha256(f"{sha256(weights)} {json.dumps([step, state])}".encode()).hexdigest()

@@ -1,0 +1,79 @@
+"""Weights on disk are complete and finite, fit the network or are refused; pickles are not run."""
+
+import os
+
+import pytest
+import torch
+from torch import nn
+
+from selfvox.errors import WeightsError
+from selfvox.runs.weights import load_part, load_strictly, load_tensors, save_part, state_tensors
+
+
+class Twice(nn.Module):
+    """Registers one layer under two names, as nnU-Net's blocks do."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(1, 2, 3)
+        self.all = nn.Sequential(self.conv, nn.BatchNorm2d(2))
+
+
+def test_a_part_is_loaded_completely_and_reported(tmp_path):
+    saved = Twice()
+    loaded = Twice()
+    save_part(tmp_path, "encoder", saved, {"name": "x"})
+    tensors, card = load_part(tmp_path, "encoder")
+    assert card["name"] == "x"
+    assert load_strictly(loaded, tensors, "here").startswith("7 tensors")
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(state_tensors(saved).values(), state_tensors(loaded).values(), strict=True)
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda tensors: tensors.pop("conv.weight"), "no tensor 'conv.weight'"),
+        (lambda tensors: tensors.update(other=torch.zeros(1)), "'other' is not in the network"),
+        (
+            lambda tensors: tensors.update({"conv.bias": torch.zeros(5)}),
+            r"\(5,\) and the network's is \(2,\)",
+        ),
+        (lambda tensors: tensors["conv.bias"].fill_(float("inf")), "not finite"),
+    ],
+)
+def test_tensors_that_do_not_fit_are_refused_and_nothing_is_loaded(change, message):
+    module = Twice()
+    initial = {name: tensor.clone() for name, tensor in state_tensors(module).items()}
+    tensors = {name: tensor.clone() + 1 for name, tensor in state_tensors(Twice()).items()}
+    change(tensors)
+    with pytest.raises(WeightsError, match=message):
+        load_strictly(module, tensors, "here")
+    assert all(torch.equal(tensor, initial[name]) for name, tensor in state_tensors(module).items())
+
+
+def test_a_part_with_changed_weights_or_without_a_card_is_refused(tmp_path):
+    save_part(tmp_path, "encoder", Twice(), {})
+    weights = tmp_path / "weights.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    with pytest.raises(WeightsError, match="checksum"):
+        load_part(tmp_path, "encoder")
+    with pytest.raises(WeightsError, match=r"has no encoder\.json"):
+        load_part(tmp_path / "nowhere", "encoder")
+
+
+def test_a_pickle_is_never_executed(tmp_path):
+    canary = tmp_path / "canary"
+
+    class Evil:
+        def __reduce__(self):
+            return os.system, (f"touch {canary}",)
+
+    torch.save({"weights": Evil()}, tmp_path / "weights.safetensors")
+    with pytest.raises(WeightsError, match="safetensors"):
+        load_tensors(tmp_path / "weights.safetensors")
+    assert not canary.exists()
