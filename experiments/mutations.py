@@ -6,7 +6,7 @@
 Each entry of `mutation_list.py` replaces one text of a source file, in a copy, and runs the closest
 tests. It is `caught` where one of them fails (or does not end in time), else it `SURVIVED`; it is
 `stale` where its text does not occur exactly once, or where its tests cannot be run. `--unchanged`
-runs all these tests on the code as it is, where every one has to pass.
+looks for every text, and runs all these tests on the code as it is, where each has to pass.
 
 Heavy libraries are imported once, and every mutation is tested in a fork of that process; selfvox
 itself is imported anew in each fork.
@@ -34,6 +34,7 @@ from mutation_list import EARLIER, NEW, SURVIVED_EARLIER, Mutation
 ROOT = Path(__file__).resolve().parents[1]
 TABLE = ROOT / "docs" / "mutations.md"
 SECONDS = 300  # that the tests of one mutation may take
+UNCHANGED_SECONDS = 3600  # that the tests of all of them may take
 HEAVY = (
     "matplotlib.figure",
     "monai.inferers",
@@ -77,11 +78,11 @@ class Workshop:
 
     def judge(self, mutation: Mutation) -> Verdict:
         """Apply a mutation, run its tests, and restore the file."""
-        file = self.folder / "src" / "selfvox" / mutation.file
-        original = file.read_text(encoding="utf-8") if file.exists() else ""
-        count = original.count(mutation.old)
-        if count != 1:
-            return Verdict("stale", f"its text occurs {count} times", 0.0)
+        reason = self.why_stale(mutation)
+        if reason:
+            return Verdict("stale", reason, 0.0)
+        file = self._file_of(mutation)
+        original = file.read_text(encoding="utf-8")
         began = time.monotonic()
         try:
             self._write(file, original.replace(mutation.old, mutation.new))
@@ -97,6 +98,12 @@ class Workshop:
             return Verdict("caught", self._first_failure(), seconds)
         return Verdict("stale", f"pytest ended with {exit_code}", seconds)
 
+    def why_stale(self, mutation: Mutation) -> str:
+        """Why a mutation does not fit the code; empty where it does."""
+        file = self._file_of(mutation)
+        count = file.read_text(encoding="utf-8").count(mutation.old) if file.exists() else 0
+        return "" if count == 1 else f"its text occurs {count} times"
+
     def run(self, arguments: list[str], seconds: float = SECONDS) -> int | None:
         """Run pytest in a fork; its exit code, None where it did not end in time."""
         process = FORK.Process(target=self._run_pytest, args=(arguments,))
@@ -111,6 +118,9 @@ class Workshop:
     def output(self) -> str:
         """What the last tests printed."""
         return (self.folder / "output.txt").read_text(encoding="utf-8", errors="replace")
+
+    def _file_of(self, mutation: Mutation) -> Path:
+        return self.folder / "src" / "selfvox" / mutation.file
 
     def _run_pytest(self, arguments: list[str]) -> None:
         os.setsid()  # so that the tests' own processes can be ended with them
@@ -189,12 +199,17 @@ def main() -> None:
         print(f"table: {TABLE}")
 
 
-def _run_unchanged(folder: Path, chosen: list[Mutation]) -> int | None:
+def _run_unchanged(folder: Path, chosen: list[Mutation]) -> bool:
+    """Whether a mutation does not fit the code, or a test fails or does not end without any."""
     workshop = Workshop(folder / "copy")
+    reasons = {entry: workshop.why_stale(entry) for entry in chosen}
+    for entry, reason in reasons.items():
+        if reason:
+            print(f"stale    {entry.file}: {entry.what}: {reason}")
     tests = dict.fromkeys(f"tests/{test}" for entry in chosen for test in entry.tests.split())
-    code = workshop.run(list(tests), 3600)
+    exit_code = workshop.run(list(tests), UNCHANGED_SECONDS)
     print(workshop.output()[-3000:])
-    return code
+    return exit_code != 0 or any(reasons.values())
 
 
 def _judge_all(folder: str, chosen: list[Mutation], jobs: int) -> dict[Mutation, Verdict]:
