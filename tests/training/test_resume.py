@@ -6,12 +6,12 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 import torch
 
 import selfvox
+from selfvox.cli import main
 from selfvox.data.preparation.store import open_store
 from selfvox.data.sampling.crops import Crops
 from selfvox.errors import ResourceError, Stopped, UsageError, WeightsError
@@ -108,60 +108,84 @@ def test_damaged_checkpoints_end_the_run_and_leave_it_as_it_is(shapes_store, tmp
         selfvox.pretrain(shapes_store, out=run, resume=True, **settings)
 
 
-def command(store, out, *options):
+def arguments(store, out, *options):
     return [
-        *(
-            sys.executable,
-            "-m",
-            "selfvox",
-            "pretrain",
-            str(store),
-            "--task",
-            "rotation",
-            "--out",
-            str(out),
-        ),
-        *(
-            "--steps",
-            "150",
-            "--batch",
-            "2",
-            "--crop",
-            "16,16,16",
-            "--network.channels",
-            "4,8",
-            "--device",
-            "cpu",
-        ),
-        *("--save-every", "10", *options),
+        *("pretrain", str(store), "--task", "rotation", "--out", str(out), "--device", "cpu"),
+        *("--crop", "16,16,16", "--network.channels", "4,8", "--batch", "2"),
+        *("--steps", "8", "--save-every", "3", *options),
     ]
 
 
 @pytest.fixture(scope="module")
 def left_alone(shapes_store, tmp_path_factory):
     out = tmp_path_factory.mktemp("alone") / "run"
-    subprocess.run(command(shapes_store, out), check=True, capture_output=True)
+    assert main(arguments(shapes_store, out)) == 0
     return sha256(out / "encoder" / "weights.safetensors")
 
 
-@pytest.mark.parametrize(
-    ("number", "code"),
-    [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGTERM, 143), (signal.SIGINT, 130)],
-)
-def test_a_signal_costs_no_more_than_time(shapes_store, tmp_path, left_alone, number, code):
+@pytest.fixture
+def computed_steps(monkeypatch):
+    """The steps that this process computes."""
+    steps = []
+    forward = pretext_objective.PretextObjective.forward
+
+    def counted(self, batch, step, rng):
+        steps.append(step)
+        return forward(self, batch, step, rng)
+
+    monkeypatch.setattr(pretext_objective.PretextObjective, "forward", counted)
+    return steps
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_costs_no_step(
+    shapes_store, tmp_path, left_alone, computed_steps, monkeypatch, capsys, number, code
+):
     out = tmp_path / "run"
-    process = subprocess.Popen(command(shapes_store, out), stderr=subprocess.PIPE, text=True)
-    while not list(out.glob("checkpoints/*.json")):
-        assert process.poll() is None
-        time.sleep(0.005)
-    os.kill(process.pid, number)
-    output = process.communicate(timeout=600)[1]
-    assert process.returncode == code
+    forward = pretext_objective.PretextObjective.forward
+
+    def signalled(self, batch, step, rng):
+        if step == 5:
+            signal.raise_signal(number)
+        return forward(self, batch, step, rng)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(pretext_objective.PretextObjective, "forward", signalled)
+        assert main(arguments(shapes_store, out)) == code
+    assert "saved; go on with --resume" in capsys.readouterr().err.splitlines()[-1]
     assert not (out / "encoder").exists()
-    if number != signal.SIGKILL:
-        assert "saved; go on with --resume" in output.splitlines()[-1]
-        assert json.loads((out / "run.json").read_text())["status"] == "stopped"
-    subprocess.run(command(shapes_store, out, "--resume"), check=True, capture_output=True)
+    assert json.loads((out / "run.json").read_text())["status"] == "stopped"
+    assert main(arguments(shapes_store, out, "--resume")) == 0
+    assert computed_steps == list(range(8))
+    assert sha256(out / "encoder" / "weights.safetensors") == left_alone
+
+
+KILLED_IN_STEP_5 = """
+import os, signal, sys
+from selfvox.cli import main
+from selfvox.training.pretext_objective import PretextObjective
+
+forward = PretextObjective.forward
+
+def killed(self, batch, step, rng):
+    if step == 5:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return forward(self, batch, step, rng)
+
+PretextObjective.forward = killed
+main(sys.argv[1:])
+"""
+
+
+def test_a_killed_run_repeats_no_more_than_the_steps_since_its_checkpoint(
+    shapes_store, tmp_path, left_alone, computed_steps
+):
+    out = tmp_path / "run"
+    command = [sys.executable, "-c", KILLED_IN_STEP_5, *arguments(shapes_store, out)]
+    assert subprocess.run(command, capture_output=True).returncode == -signal.SIGKILL
+    assert not (out / "encoder").exists()
+    assert main(arguments(shapes_store, out, "--resume")) == 0
+    assert computed_steps == [3, 4, 5, 6, 7]  # the checkpoint is of three steps
     assert sha256(out / "encoder" / "weights.safetensors") == left_alone
 
 
