@@ -292,6 +292,20 @@ CAUGHT_EARLIER = (
         "training/test_loop.py::test_the_learning_rate_rises_in_a_line_and_falls_as_half_a_cosine",
     ),
     m(
+        "schedule: a released encoder starts at its peak",
+        "training/schedule.py",
+        "since_release, self.steps - self.encoder.release, ENCODER_WARMUP",
+        "since_release, self.steps - self.encoder.release, 0.0",
+        "training/test_schedule.py",
+    ),
+    m(
+        "schedule: the encoder's rate goes to the other layers",
+        "training/loop.py",
+        'return [{"params": others}, {"params": encoder_parameters}]',
+        'return [{"params": encoder_parameters}, {"params": others}]',
+        "training/test_schedule.py",
+    ),
+    m(
         "batch stream: without the step",
         "training/batches.py",
         "for number in (seed, rank, step, micro_batch):",

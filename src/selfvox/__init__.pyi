@@ -183,6 +183,8 @@ def finetune(
     first_conv: Literal["mean", "tile", "random"] | None = None,
     freeze: Literal["warmup", "always", "never"] = "warmup",
     warmup: float = 0.0625,
+    schedule: Literal["ramp", "sawtooth"] = "ramp",
+    encoder_lr: float = 0.1,
     head: Literal["full", "linear"] = "full",
     loss: Literal["dice", "dice+ce"] = "dice",
     regions: str | None = None,
@@ -232,6 +234,11 @@ def finetune(
             encoder's: weights averaged, repeated or random; default: refuse such scans.
         freeze: when the pre-trained encoder is frozen: in the first steps, always, or never.
         warmup: share of the steps with a frozen encoder; in the papers 25 of 400 epochs.
+        schedule: learning rates with a pre-trained encoder: ramp: the encoder's rises at its
+            release; sawtooth: that of the decoder also falls to 0 before the release, and rises
+            again.
+        encoder_lr: peak learning rate of a pre-trained encoder, as a multiple of
+            `learning_rate`; from scratch all layers have the same.
         head: layers after the encoder: full (a decoder; two layers for classification) or one
             linear layer, which with freeze="always" is a linear probe.
         loss: soft Dice (paper B eq. 2), or the sum of soft Dice and cross-entropy.

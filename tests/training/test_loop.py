@@ -232,7 +232,7 @@ def test_time_between_steps_does_not_count(monkeypatch):
     clock[0] += 1
     with log.paused():
         clock[0] += 100
-    line = log.flush(0.1, 0)
+    line = log.flush({"learning_rate": 0.1}, 0)
     assert (line["images_per_s"], line["waiting"]) == (2, 0.5)
 
 

@@ -34,11 +34,11 @@ def test_a_negative_loss_is_explained_by_its_name():
 
 def test_a_line_without_batches_counts_the_skipped_steps_only():
     log = TrainingLog(1)
-    assert log.flush(0.1, 3) == {"skipped": 3.0}
+    assert log.flush({"learning_rate": 0.1}, 3) == {"skipped": 3.0}
     log.add([Outcome(torch.tensor(2.0), {})])
-    assert log.flush(0.1, 3)["loss"] == pytest.approx(2.0)
+    assert log.flush({"learning_rate": 0.1}, 3)["loss"] == pytest.approx(2.0)
     # the last caption stays until there is a new one
-    assert log.flush(0.1, 4) == {"skipped": 4.0}
+    assert log.flush({"learning_rate": 0.1}, 4) == {"skipped": 4.0}
     assert log.caption.startswith("loss 2.000")
 
 

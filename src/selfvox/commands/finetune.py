@@ -74,6 +74,7 @@ def finetune(
             encoder if pretrained is None else pretrained,
             plan.steps,
         )
+        plan = replace(plan, encoder=built.encoder_schedule)
         card = _card(settings, store, task, built, [*training, *validation], pretrained)
         objective = task.objective(built.network, training, built.frozen_steps)
         checkpoint = BestCheckpoint(
@@ -99,7 +100,16 @@ def finetune(
         run.depends_on(network=card.network, crop=card.crop, data=data)
         samples = task.data(store, training, built.crop, settings.seed)
         hooks = Hooks(after_step=checkpoint.after_step)
-        train(fabric, run, objective, samples, plan, title="finetune", hooks=hooks)
+        train(
+            fabric,
+            run,
+            objective,
+            samples,
+            plan,
+            title="finetune",
+            hooks=hooks,
+            encoder=built.encoder,
+        )
         curve = run.path / "curve.png"
         draw_curve(run.path, curve, objective.loss_label)
         echo(f"network: {checkpoint.folder} ({checkpoint.caption})   curve: {curve}")

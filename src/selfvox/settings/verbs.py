@@ -244,6 +244,19 @@ class Finetune(PreparationSettings):
         TRAINING,
         pydantic.Field(ge=0, le=1, allow_inf_nan=False),
     ] = 0.0625
+    schedule: Annotated[
+        Literal["ramp", "sawtooth"],
+        "learning rates with a pre-trained encoder: ramp: the encoder's rises at its release; "
+        "sawtooth: that of the decoder also falls to 0 before the release, and rises again",
+        TRAINING,
+    ] = "ramp"
+    encoder_lr: Annotated[
+        float,
+        "peak learning rate of a pre-trained encoder, as a multiple of --learning-rate; from "
+        "scratch all layers have the same",
+        TRAINING,
+        Positive,
+    ] = 0.1
     head: Annotated[
         Literal["full", "linear"],
         "layers after the encoder: full (a decoder; two layers for classification) or one linear "

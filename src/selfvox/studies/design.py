@@ -141,7 +141,7 @@ def _shared_with_twin(finetune: Mapping[str, Any]) -> dict[str, Any]:
 
     Frozen features are compared with frozen random ones.
     """
-    excluded = {"warmup", "first_conv"}
+    excluded = {"warmup", "schedule", "encoder_lr", "first_conv"}
     if not is_frozen(finetune):
         excluded.add("freeze")
     return {name: value for name, value in finetune.items() if name not in excluded}

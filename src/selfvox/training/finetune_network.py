@@ -20,6 +20,7 @@ from selfvox.settings.options import as_dict, resolve
 from selfvox.settings.verbs import Finetune
 from selfvox.training.downstream import DownstreamTask
 from selfvox.training.pretrained import Pretrained
+from selfvox.training.schedule import EncoderSchedule
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,8 +28,10 @@ class FinetuneNetwork:
     """A network that is about to be fine-tuned."""
 
     network: nn.Module
+    encoder: Encoder  # a part of the network
     crop: tuple[int, ...]
     frozen_steps: int  # the encoder is frozen for so many steps
+    encoder_schedule: EncoderSchedule | None  # of a pre-trained encoder
     spec: dict[str, Any]  # what the encoder is built from
     origin: str  # where the encoder came from, in words
 
@@ -70,6 +73,13 @@ def build_network(
     warmup = 0.0 if pretrained is None else settings.warmup
     share = {"never": 0.0, "always": 1.0, "warmup": warmup}[settings.freeze]
     frozen_steps = round(share * steps)
+    schedule = None
+    if pretrained is not None:
+        schedule = EncoderSchedule(
+            release=frozen_steps,
+            factor=settings.encoder_lr,
+            sawtooth=settings.schedule == "sawtooth",
+        )
     network = task.network(encoder, spec)
     new_values = _count_values(network) - _count_values(encoder)
     echo(f"encoder: {report}; after it {new_values / 1e6:.2f} M random values")
@@ -79,10 +89,17 @@ def build_network(
             f"the encoder is frozen for {frozen_steps} of {steps} steps"
             f"{'' if pretrained else is_random}"
         )
+    if schedule and frozen_steps < steps:
+        peak = settings.learning_rate * settings.encoder_lr
+        echo(
+            f"its learning rate rises to {peak:g}, that of new layers to {settings.learning_rate:g}"
+        )
     return FinetuneNetwork(
         network=network,
+        encoder=encoder,
         crop=choose_crop(settings.crop, cases, encoder.strides[-1]),
         frozen_steps=frozen_steps,
+        encoder_schedule=schedule,
         spec=spec,
         origin=report,
     )

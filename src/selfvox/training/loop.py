@@ -72,6 +72,7 @@ def train(
     *,
     title: str,
     hooks: Hooks,
+    encoder: nn.Module | None = None,
 ) -> None:
     """Optimise `objective` for `plan.steps` steps, from the run's last checkpoint if it has one.
 
@@ -86,6 +87,7 @@ def train(
         plan: how to optimise.
         title: of the progress line.
         hooks: called around the steps.
+        encoder: the part of the objective that `plan.encoder` is the schedule of.
 
     Raises:
         NumericalError: several steps in a row had no finite loss or gradient.
@@ -96,8 +98,9 @@ def train(
     fabric.to_device(objective)
     # taken here, so that names do not depend on how fabric wraps the module
     tensors = state_tensors(objective)
+    groups = _parameter_groups(objective, encoder if plan.encoder else None)
     optimizer = torch.optim.AdamW(
-        objective.parameters(), lr=plan.learning_rate, weight_decay=plan.weight_decay, fused=True
+        groups, lr=plan.learning_rate, weight_decay=plan.weight_decay, fused=True
     )
     step, skipped = _restore(fabric, run, objective, optimizer)
     skips = _SkippedSteps(run.path, plan.steps, skipped)
@@ -118,7 +121,7 @@ def train(
             with log.paused():
                 extra = dict(hooks.after_step(step))
             if extra or is_last or step % LOG_EVERY == 0:
-                line = log.flush(plan.learning_rate_at(step - 1), skips.total) | extra
+                line = log.flush(plan.rates_at(step - 1), skips.total) | extra
                 if fabric.is_global_zero:
                     run.log(step, line)
             bar.advance(log.caption)
@@ -133,6 +136,16 @@ def train(
                     f"{step}, saved; go on with --resume",
                     signal_number,
                 )
+
+
+def _parameter_groups(objective: Objective, encoder: nn.Module | None) -> list[dict[str, Any]]:
+    """The parameters of each learning rate, in the order of `TrainingPlan.rates_at`."""
+    if encoder is None:
+        return [{"params": list(objective.parameters())}]
+    encoder_parameters = list(encoder.parameters())
+    numbers = {id(parameter) for parameter in encoder_parameters}
+    others = [parameter for parameter in objective.parameters() if id(parameter) not in numbers]
+    return [{"params": others}, {"params": encoder_parameters}]
 
 
 class _SkippedSteps:

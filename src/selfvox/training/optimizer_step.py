@@ -60,8 +60,10 @@ class Stepper:
         Raises:
             ResourceError: the device is out of memory.
         """
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.plan.learning_rate_at(step)
+        for group, rate in zip(
+            self.optimizer.param_groups, self.plan.rates_at(step).values(), strict=True
+        ):
+            group["lr"] = rate
         # a batch norm's statistics; most networks have no buffers
         buffers = [buffer.clone() for buffer in self.module.buffers()]
         with _out_of_memory_explained():

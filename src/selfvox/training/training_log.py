@@ -51,7 +51,7 @@ class TrainingLog:
         yield
         self._since += time.monotonic() - began
 
-    def flush(self, learning_rate: float, skipped: int) -> dict[str, float]:
+    def flush(self, rates: Mapping[str, float], skipped: int) -> dict[str, float]:
         """Return one line of `metrics.jsonl` and start the next one.
 
         Loss and scores are means over the batches added since the last line, each with the same
@@ -64,7 +64,7 @@ class TrainingLog:
         elapsed = max(1e-9, end - self._since)
         line = {
             **mean_metrics(self._outcomes),
-            "learning_rate": learning_rate,
+            **rates,
             "skipped": float(skipped),
             "images_per_s": self._batches * self.samples_per_batch / elapsed,
             "waiting": self._waited / elapsed,
