@@ -1,4 +1,4 @@
-"""Plug-ins: tasks and encoders of other installed packages, found by their entry points."""
+"""Plug-ins: tasks, encoders and sources of other installed packages, found by entry points."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from selfvox.errors import UsageError
 
 TASKS = "selfvox.tasks"  # each entry point names a subclass of PretextTask
 ENCODERS = "selfvox.encoders"  # each names make(spatial_dims, in_channels, **settings)
+SOURCES = "selfvox.sources"  # each names a module of the shape that `data/sources` describes
 
 # of a name on the command line; `+` joins tasks, `.` starts an option, `:` a library's network
 _NAME = re.compile(r"\w+(-\w+)*")
@@ -63,7 +64,7 @@ def find_plugin(group: str, name: str, built_in: Collection[str]) -> Plugin | No
     Built-in names win: installing a package never changes what a known name means.
 
     Args:
-        group: `TASKS` or `ENCODERS`.
+        group: `TASKS`, `ENCODERS` or `SOURCES`.
         name: as on the command line.
         built_in: selfvox's own names.
 

@@ -39,7 +39,9 @@ def install(tmp_path, monkeypatch):
         folder = tmp_path / "site" / package
         information = folder / f"{package}-1.0.dist-info"
         information.mkdir(parents=True)
-        (information / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\n")
+        (information / "METADATA").write_text(
+            f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.0\n"
+        )
         (information / "entry_points.txt").write_text(
             f"[selfvox.sources]\n{name} = {package}.reader\n"
         )
@@ -108,7 +110,7 @@ def test_a_name_that_two_packages_install_is_refused_with_both(install, scans):
     install("fake_first")
     install("fake_second")
     for source in ("lines", "auto"):
-        with pytest.raises(UsageError, match="fake_first and fake_second both install") as refusal:
+        with pytest.raises(UsageError, match="claimed by .* fake_first and fake_second") as refusal:
             sources.find_dataset(scans, source)
         assert "uninstall one" in str(refusal.value)
     # the others still work by their names
@@ -118,8 +120,8 @@ def test_a_name_that_two_packages_install_is_refused_with_both(install, scans):
 @pytest.mark.parametrize(
     ("code", "reason"),
     [
-        ("raise RuntimeError('line one\\nline two')", r"cannot be imported \(line one line two\)"),
-        ("import absent_dependency_of_a_fake", "cannot be imported .*absent_dependency"),
+        ("raise RuntimeError('line one\\nline two')", r"1.0 cannot be imported \(line one\)"),
+        ("import absent_dependency_of_a_fake", "1.0 cannot be imported .*absent_dependency"),
         ("def looks_like(root): return True", "has no function read_dataset"),
         ("read_dataset = looks_like = 3", "has no function looks_like"),
     ],
@@ -131,6 +133,18 @@ def test_a_package_without_a_usable_source_is_refused_by_its_name(install, scans
     ) as refusal:
         sources.find_dataset(scans, "broken")
     assert str(refusal.value).isprintable()
+
+
+def test_a_source_that_fails_to_look_is_left_out_with_a_line_that_names_it(install, scans, capsys):
+    failing = LINES.replace(
+        'return (root / "cases.lines").is_file()', 'raise RuntimeError("no\\nlicence")'
+    )
+    install("fake_failing", failing, "failing")
+    install("fake_lines")
+    assert sources.find_dataset(scans).source == "lines"
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("source: 'failing' (fake_failing.reader) failed to look at")
+    assert "(no licence) and is left out" in line
 
 
 def test_a_file_of_a_data_set_names_no_module_to_import(install, scans):

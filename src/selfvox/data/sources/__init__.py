@@ -16,20 +16,17 @@ last.
 from __future__ import annotations
 
 import importlib
-import importlib.metadata
 import pkgutil
-from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Protocol, cast, runtime_checkable
 
+from selfvox import plugins
 from selfvox.data import naming
 from selfvox.data.naming import printable
 from selfvox.errors import DataError, UsageError, did_you_mean
-
-ENTRY_POINT_GROUP = "selfvox.sources"
+from selfvox.runs.progress import echo
 
 
 @dataclass(frozen=True)
@@ -87,27 +84,27 @@ def case_key(case: Case) -> naming.NaturalKey:
 
 def source_names() -> list[str]:
     """The names of all sources, built in and installed; imports none of them."""
-    return sorted({*_built_in_names(), *_entry_points()})
+    installed = {plugin.name for plugin in plugins.installed_plugins(plugins.SOURCES)}
+    return sorted(installed.union(_built_in_names()))
 
 
 def open_source(name: str) -> Source:
     """Import the source called `name`; a built-in one wins over one of an installed package.
 
     Raises:
-        UsageError: there is none, two packages install it, or the package's module is no source.
+        UsageError: there is none, two packages claim it, or the package's module is no source.
     """
-    if name in _built_in_names():
-        return cast(Source, importlib.import_module(f"{__name__}.{name}"))
-    entry_points = _entry_points().get(name, [])
-    if not entry_points:
+    built_in = _built_in_names()
+    try:
+        plugin = plugins.find_plugin(plugins.SOURCES, name, built_in)
+        if plugin is not None:
+            return _source_of(plugin)
+    except UsageError as error:
+        raise UsageError(f"source: {error}") from None
+    if name not in built_in:
         nearest = did_you_mean(name, ["auto", *source_names()])
         raise UsageError(f"source: unknown source '{printable(name)}'{nearest}")
-    if len(entry_points) > 1:
-        packages = " and ".join(sorted(map(_package, entry_points)))
-        raise UsageError(
-            f"source: the packages {packages} both install a source '{name}'; uninstall one of them"
-        )
-    return _load(entry_points[0])
+    return cast(Source, importlib.import_module(f"{__name__}.{name}"))
 
 
 def find_dataset(root: Path, source: str = "auto") -> Dataset:
@@ -143,7 +140,7 @@ def _read_first_match(root: Path) -> Dataset:
     in_order = sorted(
         source_names(), key=lambda name: (name == "folder", name not in built_in, name)
     )
-    matches = [name for name in in_order if open_source(name).looks_like(root)]
+    matches = [name for name in in_order if _recognises(name, root)]
     if not matches:
         layouts = ", ".join(source_names())
         raise DataError(
@@ -173,31 +170,34 @@ def _built_in_names() -> list[str]:
     return sorted(module.name for module in modules if not module.name.startswith("_"))
 
 
-def _entry_points() -> dict[str, list[EntryPoint]]:
-    """The entry points of installed packages by their names; more than one is a clash."""
-    by_name: dict[str, list[EntryPoint]] = defaultdict(list)
-    for entry_point in importlib.metadata.entry_points(group=ENTRY_POINT_GROUP):
-        by_name[entry_point.name].append(entry_point)
-    return dict(by_name)
-
-
-def _package(entry_point: EntryPoint) -> str:
-    return entry_point.dist.name if entry_point.dist else "(unknown)"
-
-
-def _load(entry_point: EntryPoint) -> Source:
-    """Import the module of an installed source and check that it is one."""
-    source = f"source: '{entry_point.name}' of the package {_package(entry_point)}"
+def _recognises(name: str, root: Path) -> bool:
+    """Whether the source called `name` recognises `root`; a plug-in that fails to say is left out."""
+    source = open_source(name)
+    if name in _built_in_names():  # these never raise; if one does, it is our mistake to see
+        return source.looks_like(root)
     try:
-        module = entry_point.load()
-    except Exception as error:  # code of others may fail in any way while it is imported
-        reason = printable(" ".join(str(error).split()))
-        raise UsageError(
-            f"{source} cannot be imported ({reason}); reinstall or uninstall the package"
-        ) from error
+        return source.looks_like(root)
+    except Exception as error:  # code of others: any exception may leave it
+        reason = printable(" ".join(str(error).split())) or type(error).__name__
+        module = getattr(source, "__name__", name)
+        echo(
+            f"source: '{name}' ({module}) failed to look at {printable(root)} ({reason}) and is "
+            "left out; update or uninstall its package, or choose another with --source"
+        )
+        return False
+
+
+def _source_of(plugin: plugins.Plugin) -> Source:
+    """The module that a plug-in offers, if it is a source.
+
+    Raises:
+        UsageError: it cannot be imported, or lacks a function.
+    """
+    module = plugin.load()
     for function in ("looks_like", "read_dataset"):
         if not callable(getattr(module, function, None)):
             raise UsageError(
-                f"{source} has no function {function}; update or uninstall the package"
+                f"'{plugin.name}' of the package {plugin.package} has no function {function}; "
+                "update or uninstall that package"
             )
     return cast(Source, module)
