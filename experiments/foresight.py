@@ -23,7 +23,7 @@ from scipy.stats import spearmanr
 from selfvox.data.formats.strict_json import read_json as read_json
 from selfvox.data.preparation.store import Store, open_store
 from selfvox.models.encoder import Encoder
-from selfvox.runs.weights import load_part, load_strictly
+from selfvox.runs.weights import load_strictly, read_encoder
 from selfvox.settings import safe_yaml
 from selfvox.studies.results import read_rows
 from selfvox.training import probe
@@ -43,11 +43,11 @@ def main() -> None:
     for run in sorted((study / "pretrain").iterdir()):
         if not (run / "encoder").is_dir():
             continue
-        tensors, card = load_part(run / "encoder", "encoder")
-        if card["spatial_dims"] == store.recipe.spatial_dims:
+        tensors, card = read_encoder(run / "encoder")
+        if card.spatial_dims == store.recipe.spatial_dims:
             encoder = fresh(card, 0)
             load_strictly(encoder, tensors, str(run))
-            read[run.name] = balanced_accuracy(store, encoder, card["crop"])
+            read[run.name] = balanced_accuracy(store, encoder, card.crop)
             print(
                 run.name,
                 *(f"{what} {score:.3f}" for what, score in read[run.name].items()),

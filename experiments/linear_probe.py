@@ -25,7 +25,8 @@ from selfvox.data.preparation.store import Store, open_store
 from selfvox.models.build import build_encoder
 from selfvox.models.encoder import Encoder
 from selfvox.ops.metrics import dice_per_class
-from selfvox.runs.weights import load_part, load_strictly
+from selfvox.runs.card import Card
+from selfvox.runs.weights import load_strictly, read_encoder
 
 LABELS, DRAWS, UNTRAINED = (3, 5), 5, 2
 LEVELS = {"all levels": slice(None), "without the coarsest": slice(-1)}
@@ -51,10 +52,10 @@ def main() -> None:
         for run in sorted((study / "pretrain").iterdir()):
             if not (run / "encoder").is_dir():
                 continue
-            card = load_part(run / "encoder", "encoder")[1]
-            if card["spatial_dims"] != store.recipe.spatial_dims:  # that of a 2D twin
+            card = read_encoder(run / "encoder")[1]
+            if card.spatial_dims != store.recipe.spatial_dims:  # that of a 2D twin
                 continue
-            network = json.dumps(card["network"], sort_keys=True)
+            network = json.dumps(card.network, sort_keys=True)
             if network not in untrained:
                 found = [
                     probed(scores, f"untrained {n} {network}", labels, named, store, fresh(card, n))
@@ -63,7 +64,7 @@ def main() -> None:
                 untrained[network] = np.mean(found, 0)
                 show("untrained", labels, untrained[network])
             encoder = fresh(card, 0)
-            load_strictly(encoder, load_part(run / "encoder", "encoder")[0], str(run))
+            load_strictly(encoder, read_encoder(run / "encoder")[0], str(run))
             show(
                 run.name,
                 labels,
@@ -73,10 +74,10 @@ def main() -> None:
             kept.write_text(json.dumps(scores))
 
 
-def fresh(card: dict, seed: int) -> Encoder:
+def fresh(card: Card, seed: int) -> Encoder:
     """The encoder of this card, with random weights."""
     torch.manual_seed(seed)
-    return build_encoder(card["network"], card["spatial_dims"], card["in_channels"])
+    return build_encoder(card.network, card.spatial_dims, card.in_channels)
 
 
 def probed(

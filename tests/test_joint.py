@@ -14,7 +14,7 @@ from selfvox.errors import UsageError
 from selfvox.models.build import build_encoder, plan_encoder
 from selfvox.runs.atomic_files import sha256
 from selfvox.runs.run_folder import read_metrics
-from selfvox.runs.weights import load_part
+from selfvox.runs.weights import read_encoder, read_network
 from selfvox.tasks import task_from_setting, task_to_setting
 from selfvox.training.learning_curve import draw_curve
 from selfvox.training.training_log import caption
@@ -210,12 +210,12 @@ def test_a_run_keeps_the_metrics_of_each_task_apart(runs):
 
 
 def test_the_card_records_every_task_with_its_options_and_weight(runs):
-    card = load_part(runs / "alone" / "encoder", "encoder")[1]
+    card = read_encoder(runs / "alone" / "encoder")[1]
     assert (
-        card["task"].items()
+        card.task.items()
         >= {"name": "rotation+simclr", "rotation.versions": 1, "simclr.temperature": 0.2}.items()
     )
-    task = task_from_setting(card["task"], card["weights"])
+    task = task_from_setting(card.task, card.weights)
     assert task == task_from_setting(
         {"name": "rotation+simclr", "simclr.temperature": 0.2}, (1, 0.5)
     ).configure((16, 16, 16), (1.0,) * 3)
@@ -226,7 +226,7 @@ def test_a_joint_encoder_is_fine_tuned(runs, shapes_store, tmp_path, small):
         shapes_store, out=tmp_path / "seg", encoder=str(runs / "alone"), steps=2, batch=2, crop=(16, 16, 16),
         device="cpu",
     )  # fmt: skip
-    assert "rotation+simclr" in load_part(run / "network", "network")[1]["encoder"]
+    assert "rotation+simclr" in read_network(run / "network")[1].encoder
 
 
 def test_the_curve_shows_the_loss_and_score_of_each_task(runs, tmp_path, monkeypatch):

@@ -21,7 +21,7 @@ from selfvox.cli import main
 from selfvox.data import phantom
 from selfvox.data.preparation.split import read_split
 from selfvox.runs.atomic_files import sha256
-from selfvox.runs.weights import load_part, save_part
+from selfvox.runs.weights import load_tensors, read_encoder, read_network, save_part
 
 NETWORK = ("--network.channels", "4,8,16", "--network.blocks", "1", "--device", "cpu")
 
@@ -133,12 +133,12 @@ def test_a_fraction_of_the_labels_from_scratch_and_a_frozen_encoder(volumes):
         "frozen",
     )
     selfvox(*frozen, *options, "--device", "cpu", cwd=volumes)
-    pretrained, _ = load_part(volumes / "runs" / "rotation" / "encoder", "encoder")
-    finetuned, card = load_part(volumes / "frozen" / "network", "network")
+    pretrained, _ = read_encoder(volumes / "runs" / "rotation" / "encoder")
+    finetuned, card = read_network(volumes / "frozen" / "network")
     assert all(
         torch.equal(finetuned[f"encoder.{name}"], tensor) for name, tensor in pretrained.items()
     )
-    assert "pre-trained by rotation" in card["encoder"]
+    assert "pre-trained by rotation" in card.encoder
 
 
 def test_a_run_resumes_from_its_own_settings_file(volumes):
@@ -279,7 +279,8 @@ def spoiled(volumes: Path, name: str) -> Path:
 
 
 def tensors_and_card(folder: Path):
-    tensors, card = load_part(folder, "encoder")
+    tensors = load_tensors(folder / "weights.safetensors")
+    card = json.loads((folder / "encoder.json").read_text())
     return {name: tensor.clone() for name, tensor in tensors.items()}, card
 
 

@@ -18,7 +18,7 @@ from selfvox.models.sliding_window import segment_scan
 from selfvox.prediction.trained_model import load_segmenter
 from selfvox.report.figures import montage
 from selfvox.runs.run_folder import read_metrics
-from selfvox.runs.weights import load_part
+from selfvox.runs.weights import read_encoder, read_network
 
 every_axis = pytest.mark.parametrize("name", SLICE_AXES)
 SMALL = {"network": {"channels": [4, 8]}, "crop": (16,), "device": "cpu", "precision": "fp32"}
@@ -65,12 +65,12 @@ def runs(shapes_store, tmp_path_factory):
 
 
 def test_a_run_of_slices_says_so_and_its_network_is_2d(runs):
-    for kind, run in (("encoder", "flat"), ("network", "seg")):
-        tensors, card = load_part(runs / run / kind, kind)
-        assert (card["slices"], card["spatial_dims"], len(card["crop"])) == ("axial", 2, 2)
-        assert card["recipe"]["spatial_dims"] == 3
+    for read, run in ((read_encoder, "flat"), (read_network, "seg")):
+        tensors, card = read(runs / run)
+        assert (card.slices, card.spatial_dims, len(card.crop)) == ("axial", 2, 2)
+        assert card.recipe["spatial_dims"] == 3
         assert {tensor.ndim for tensor in tensors.values()} == {1, 4}
-    assert load_part(runs / "solid" / "encoder", "encoder")[1]["slices"] is None
+    assert read_encoder(runs / "solid" / "encoder")[1].slices is None
 
 
 def test_slices_are_pre_trained_measured_and_probed_in_2d(runs):

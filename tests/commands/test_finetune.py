@@ -15,7 +15,7 @@ from selfvox.data.sources import find_dataset
 from selfvox.errors import DataError, UsageError
 from selfvox.models.build import build_encoder
 from selfvox.prediction.trained_model import load_segmenter
-from selfvox.runs.weights import load_part
+from selfvox.runs.weights import read_encoder, read_network
 
 
 @pytest.fixture(scope="module")
@@ -35,8 +35,8 @@ def pretrained(shapes_store, tmp_path_factory):
 
 
 def encoders(pretrained, run):
-    pretrained_tensors, _ = load_part(pretrained / "encoder", "encoder")
-    tensors, card = load_part(run / "network", "network")
+    pretrained_tensors, _ = read_encoder(pretrained / "encoder")
+    tensors, card = read_network(run / "network")
     return (
         pretrained_tensors,
         {name: tensors[f"encoder.{name}"] for name in pretrained_tensors},
@@ -58,7 +58,7 @@ def test_an_encoder_frozen_for_good_keeps_every_weight_and_statistic(
     pretrained_tensors, tensors, card = encoders(pretrained, run)
     assert any("running_mean" in name for name in pretrained_tensors)
     assert all(torch.equal(tensors[name], tensor) for name, tensor in pretrained_tensors.items())
-    assert card["encoder"].startswith(f"loaded {len(pretrained_tensors)} tensors")
+    assert card.encoder.startswith(f"loaded {len(pretrained_tensors)} tensors")
 
 
 def test_a_linear_probe_trains_one_layer_alone_also_of_random_features(
@@ -69,7 +69,7 @@ def test_a_linear_probe_trains_one_layer_alone_also_of_random_features(
     run = selfvox.finetune(shapes_store, out=tmp_path / "run", encoder=str(pretrained), **settings)
     pretrained_tensors, tensors, card = encoders(pretrained, run)
     assert all(torch.equal(tensors[name], tensor) for name, tensor in pretrained_tensors.items())
-    assert card["head"] == "linear"
+    assert card.head == "linear"
     assert load_segmenter(run).network.decoder.layers[0].weight.shape == (3, 4, 1, 1, 1)
     settings["network"] = {"name": "plain", "channels": [4, 8], "norm": "batch"}
     fresh = [
@@ -81,7 +81,7 @@ def test_a_linear_probe_trains_one_layer_alone_also_of_random_features(
         )
         for steps in (1, 2)
     ]
-    first, second = (load_part(folder / "network", "network")[0] for folder in fresh)
+    first, second = (read_network(folder / "network")[0] for folder in fresh)
     unchanged = {name for name in first if torch.equal(first[name], second[name])}
     assert unchanged == {name for name in first if name.startswith("encoder.")}
 
@@ -112,9 +112,12 @@ def test_from_scratch_and_pre_trained_differ_in_nothing_but_the_encoder(
     cards = []
     for name, encoder in (("pre", str(pretrained)), ("scratch", "none")):
         run = selfvox.finetune(shapes_store, out=tmp_path / name, encoder=encoder, **settings)
-        tensors, card = load_part(run / "network", "network")
+        tensors, card = read_network(run / "network")
         cards.append(
-            {key: card[key] for key in ("network", "crop", "classes", "recipe", "in_channels")}
+            {
+                key: getattr(card, key)
+                for key in ("network", "crop", "classes", "recipe", "in_channels")
+            }
         )
         cards[-1]["shapes"] = {key: tensor.shape for key, tensor in tensors.items()}
         cards[-1]["split"] = read_split(run / "split.json")
@@ -271,7 +274,7 @@ def test_random_features_may_be_frozen_as_a_baseline_and_this_is_reported(
     drawn = build_encoder(
         json.loads((run / "network" / "network.json").read_text())["network"], 3, 1
     ).named_parameters()
-    tensors, _ = load_part(run / "network", "network")
+    tensors, _ = read_network(run / "network")
     assert all(torch.equal(tensors[f"encoder.{name}"], tensor) for name, tensor in drawn)
 
 
@@ -304,7 +307,7 @@ def test_scans_of_other_channels_need_a_policy_which_is_reported_and_recorded(
         table, out=tmp_path / "run", first_conv="mean", freeze="always", **settings
     )
     pretrained_tensors, tensors, card = encoders(pretrained, run)
-    assert "from 1 to 2 channels: mean" in card["encoder"]
+    assert "from 1 to 2 channels: mean" in card.encoder
     assert "from 1 to 2 channels: mean" in capsys.readouterr().err
     changed = [
         name for name in pretrained_tensors if pretrained_tensors[name].shape != tensors[name].shape
@@ -328,10 +331,10 @@ def test_an_encoder_that_labels_trained_serves_as_one_that_pre_training_did(
         shapes_store, out=tmp_path / "second", encoder=str(first), freeze="always", labels=1, seed=1, steps=2,
         crop=(16, 16, 16), device="cpu",
     )  # fmt: skip
-    pretrained_tensors, card = load_part(first / "network", "network")
-    tensors, later = load_part(second / "network", "network")
+    pretrained_tensors, card = read_network(first / "network")
+    tensors, later = read_network(second / "network")
     inherited = [name for name in pretrained_tensors if name.startswith("encoder.")]
     assert inherited
     assert all(torch.equal(pretrained_tensors[name], tensors[name]) for name in inherited)
     assert "the labels of first" in later["encoder"]
-    assert set(card["seen"]["image_hashes"]) <= set(later["seen"]["image_hashes"])
+    assert set(card.seen["image_hashes"]) <= set(later.seen["image_hashes"])

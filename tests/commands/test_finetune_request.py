@@ -7,7 +7,7 @@ from selfvox.commands.finetune import finetune
 from selfvox.data import phantom
 from selfvox.errors import DataError, UsageError, WeightsError
 from selfvox.models.build import build_encoder, plan_encoder
-from selfvox.runs.weights import load_part
+from selfvox.runs.weights import read_network
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +83,7 @@ def test_an_encoder_may_be_a_python_object(shapes_store, tmp_path, small, monkey
     )  # fmt: skip
     encoder = build_encoder(plan_encoder({"channels": (4, 8)}, small["crop"], (1, 1, 1)), 3, 1)
     run = finetune(settings, encoder=encoder)
-    tensors, card = load_part(run / "network", "network")
-    assert card["encoder"] == "passed as a module"
+    tensors, card = read_network(run / "network")
+    assert card.encoder == "passed as a module"
     for name, parameter in encoder.named_parameters():
         assert (tensors[f"encoder.{name}"] == parameter).all()

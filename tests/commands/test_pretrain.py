@@ -17,7 +17,7 @@ from selfvox.errors import DataError, UsageError
 from selfvox.models.build import build_encoder, plan_encoder
 from selfvox.runs.atomic_files import sha256
 from selfvox.runs.run_folder import read_metrics
-from selfvox.runs.weights import load_part, load_strictly
+from selfvox.runs.weights import load_strictly, read_encoder
 from selfvox.tasks.exemplar import Exemplar
 from selfvox.tasks.rotation import Rotation
 from selfvox.training import pretext_objective, segmentation
@@ -34,12 +34,12 @@ def run(shapes_store, tmp_path_factory):
 
 
 def test_the_encoder_is_all_that_is_needed_to_build_and_load_it(run):
-    tensors, card = load_part(run / "encoder", "encoder")
-    encoder = build_encoder(card["network"], card["spatial_dims"], card["in_channels"])
+    tensors, card = read_encoder(run / "encoder")
+    encoder = build_encoder(card.network, card.spatial_dims, card.in_channels)
     assert load_strictly(encoder, tensors, "here").startswith(f"{len(tensors)} tensors")
-    assert encoder.embed(torch.zeros(1, 1, *card["crop"])).shape == (1, encoder.width)
-    assert card["task"]["name"] == "rotation"
-    assert card["steps"] == 12
+    assert encoder.embed(torch.zeros(1, 1, *card.crop)).shape == (1, encoder.width)
+    assert card.task["name"] == "rotation"
+    assert card.steps == 12
 
 
 def test_test_subjects_are_never_seen(run, shapes_store):
@@ -181,7 +181,7 @@ def test_a_residual_network_is_never_shown_what_its_skips_cannot_halve(
     settings |= {"batch": 2, "crop": (64, 72)}
     # rotation alone shows 64 x 64
     run = selfvox.pretrain(shapes_store, out=tmp_path / "alone", task="rotation", **settings)
-    assert load_part(run / "encoder", "encoder")[1]["network"]["strides"] == [[1, 1], *[[2, 2]] * 4]
+    assert read_encoder(run / "encoder")[1].network["strides"] == [[1, 1], *[[2, 2]] * 4]
     with pytest.raises(UsageError, match="72 is no multiple of 16; the nearest are 64 and 80"):
         selfvox.pretrain(shapes_store, out=tmp_path / "run", task="rotation+simclr", **settings)
     with pytest.raises(UsageError, match="72 is no multiple of 16"):
@@ -197,7 +197,7 @@ def test_epochs_are_passes_over_the_scans(shapes_store, tmp_path, small):
         shapes_store, out=tmp_path / "run", task="rotation", epochs=2, batch=4, **small
     )
     # six scans that are not for testing, twice, four at a time
-    assert load_part(run / "encoder", "encoder")[1]["steps"] == 3
+    assert read_encoder(run / "encoder")[1].steps == 3
 
 
 def test_a_second_crop_of_a_scan_is_not_taken_for_another_scan(
@@ -254,7 +254,7 @@ def test_statistics_of_a_batch_norm_outlive_a_bad_batch(shapes_store, tmp_path, 
         save_every=1,
         **settings,
     )
-    tensors, _ = load_part(run / "encoder", "encoder")
+    tensors, _ = read_encoder(run / "encoder")
     assert all(torch.isfinite(tensor).all() for tensor in tensors.values())
     assert read_metrics(run)[-1]["skipped"] == 1
 
@@ -322,9 +322,9 @@ def test_a_task_and_an_encoder_may_be_python_objects(shapes_store, tmp_path, sma
     encoder = build_encoder(plan_encoder({"channels": (4, 8)}, small["crop"], (1, 1, 1)), 3, 1)
     initial = {name: tensor.clone() for name, tensor in encoder.named_parameters()}
     run = pretrain(settings, task=Rotation(versions=2), encoder=encoder)
-    tensors, card = load_part(run / "encoder", "encoder")
-    assert (card["task"]["name"], card["task"]["versions"]) == ("rotation", 2)
-    assert card["network"] == {"name": "selfvox.models.unet:UNetEncoder"}
+    tensors, card = read_encoder(run / "encoder")
+    assert (card.task["name"], card.task["versions"]) == ("rotation", 2)
+    assert card.network == {"name": "selfvox.models.unet:UNetEncoder"}
     for name, tensor in initial.items():
         torch.testing.assert_close(tensors[name], tensor, atol=1e-6, rtol=1e-4)
 

@@ -1,5 +1,6 @@
 """Weights on disk are complete and finite, fit the network or are refused; pickles are not run."""
 
+import json
 import os
 
 import pytest
@@ -7,7 +8,22 @@ import torch
 from torch import nn
 
 from selfvox.errors import WeightsError
-from selfvox.runs.weights import load_part, load_strictly, load_tensors, save_part, state_tensors
+from selfvox.runs.weights import load_strictly, load_tensors, read_encoder, save_part, state_tensors
+
+CARD = {
+    "network": {"name": "plain"},
+    "spatial_dims": 2,
+    "in_channels": 1,
+    "crop": [16, 16],
+    "slices": None,
+    "spacing_mm": [1.0, 1.0],
+    "recipe": {},
+    "task": {"name": "rotation"},
+    "weights": None,
+    "seen": {"subjects": [], "image_hashes": []},
+    "steps": 1,
+    "seed": 0,
+}
 
 
 class Twice(nn.Module):
@@ -23,8 +39,8 @@ def test_a_part_is_loaded_completely_and_reported(tmp_path):
     saved = Twice()
     loaded = Twice()
     save_part(tmp_path, "encoder", saved, {"name": "x"})
-    tensors, card = load_part(tmp_path, "encoder")
-    assert card["name"] == "x"
+    tensors = load_tensors(tmp_path / "weights.safetensors")
+    assert json.loads((tmp_path / "encoder.json").read_text())["name"] == "x"
     assert load_strictly(loaded, tensors, "here").startswith("7 tensors")
     assert all(
         torch.equal(a, b)
@@ -55,15 +71,15 @@ def test_tensors_that_do_not_fit_are_refused_and_nothing_is_loaded(change, messa
 
 
 def test_a_part_with_changed_weights_or_without_a_card_is_refused(tmp_path):
-    save_part(tmp_path, "encoder", Twice(), {})
+    save_part(tmp_path, "encoder", Twice(), CARD)
     weights = tmp_path / "weights.safetensors"
     content = bytearray(weights.read_bytes())
     content[-1] ^= 1
     weights.write_bytes(content)
     with pytest.raises(WeightsError, match="checksum"):
-        load_part(tmp_path, "encoder")
+        read_encoder(tmp_path)
     with pytest.raises(WeightsError, match=r"has no encoder\.json"):
-        load_part(tmp_path / "nowhere", "encoder")
+        read_encoder(tmp_path / "nowhere")
 
 
 def test_a_pickle_is_never_executed(tmp_path):

@@ -16,7 +16,7 @@ from selfvox.data.preparation.store import open_store
 from selfvox.data.sampling.whole_scans import WholeScans
 from selfvox.errors import UsageError
 from selfvox.runs.atomic_files import sha256
-from selfvox.runs.weights import load_part
+from selfvox.runs.weights import read_encoder, read_network
 from selfvox.training import classification
 from selfvox.training.classification import ClassificationObjective
 
@@ -59,8 +59,8 @@ def test_grades_are_learnt_predicted_and_scored(pictures, store, tmp_path):
     run = selfvox.finetune(
         store, out=tmp_path / "run", steps=120, batch=8, crop=24, learning_rate=1e-2, **SMALL
     )
-    _, card = load_part(run / "network", "network")
-    assert (card["classes"], card["ordinal"]) == (["0", "1", "2"], True)
+    _, card = read_network(run / "network")
+    assert (card.classes, card.ordinal) == (("0", "1", "2"), True)
     table = selfvox.predict(run, pictures, out=tmp_path / "predictions", subset="test")
     assert table == [tmp_path / "predictions" / "predictions.csv"]
     rows = answers(tmp_path / "predictions")
@@ -76,7 +76,7 @@ def test_grades_are_learnt_predicted_and_scored(pictures, store, tmp_path):
     kappa = next(row["value"] for row in scores if row["score"] == "quadratic_kappa")
     assert kappa > 0.6
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    assert max(line["kappa"] for line in lines if "kappa" in line) == card["validation_kappa"]
+    assert max(line["kappa"] for line in lines if "kappa" in line) == card.score
 
 
 def test_a_run_that_crashed_resumes_to_the_same_bytes(store, tmp_path, monkeypatch):
@@ -124,9 +124,9 @@ def test_a_pre_trained_encoder_is_loaded_and_frozen(store, tmp_path):
     run = selfvox.finetune(
         store, out=tmp_path / "run", encoder=str(encoder), freeze="always", **settings
     )
-    pretrained, _ = load_part(encoder / "encoder", "encoder")
-    finetuned, card = load_part(run / "network", "network")
-    assert card["encoder"].startswith(f"loaded {len(pretrained)} tensors")
+    pretrained, _ = read_encoder(encoder / "encoder")
+    finetuned, card = read_network(run / "network")
+    assert card.encoder.startswith(f"loaded {len(pretrained)} tensors")
     assert all(
         torch.equal(finetuned[f"encoder.{name}"], tensor) for name, tensor in pretrained.items()
     )
@@ -166,9 +166,9 @@ def test_nominal_classes_are_scored_by_balanced_accuracy(store, pictures, tmp_pa
     run = selfvox.finetune(
         store, out=tmp_path / "run", ordinal=False, balance=True, steps=2, crop=16, **SMALL
     )
-    _, card = load_part(run / "network", "network")
-    assert card["ordinal"] is False
-    assert 0 <= card["validation_balanced_accuracy"] <= 1
+    _, card = read_network(run / "network")
+    assert card.ordinal is False
+    assert 0 <= card.score <= 1
     selfvox.predict(run, pictures, out=tmp_path / "out", subset="test")
     for row in answers(tmp_path / "out"):
         assert float(row[f"probability_{row['class']}"]) == max(

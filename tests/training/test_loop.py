@@ -17,7 +17,7 @@ from selfvox.errors import NumericalError, WeightsError
 from selfvox.models.build import build_encoder
 from selfvox.ops.outcome import Outcome
 from selfvox.runs.run_folder import read_metrics
-from selfvox.runs.weights import load_part, load_strictly, load_tensors
+from selfvox.runs.weights import load_strictly, load_tensors, read_encoder
 from selfvox.training import monitor, pretext_objective, training_log
 from selfvox.training.batches import batch_generator, training_batches
 from selfvox.training.loop import MAX_SKIPPED_IN_A_ROW, STEPS_PER_SKIPPED, _SkippedSteps
@@ -90,7 +90,7 @@ def test_a_step_without_a_finite_loss_is_skipped_and_counted(
         shapes_store, out=tmp_path / "run", task="rotation", steps=10, batch=2, **small
     )
     assert read_metrics(run)[-1]["skipped"] == 2
-    tensors, _ = load_part(run / "encoder", "encoder")
+    tensors, _ = read_encoder(run / "encoder")
     assert all(torch.isfinite(tensor).all() for tensor in tensors.values())
 
 
@@ -180,8 +180,8 @@ def test_two_accumulated_batches_weigh_as_one_of_twice_the_size(shapes_store, tm
                 accumulate=accumulate,
                 **settings,
             )
-        tensors, card = load_part(run / "encoder", "encoder")
-        encoder = build_encoder(card["network"], 3, 1)
+        tensors, card = read_encoder(run / "encoder")
+        encoder = build_encoder(card.network, 3, 1)
         load_strictly(encoder, tensors, name)
         features[name] = encoder(image)
     torch.testing.assert_close(features["whole"], features["halves"], atol=1e-4, rtol=1e-3)

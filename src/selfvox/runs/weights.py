@@ -186,20 +186,6 @@ def save_part(folder: Path, name: str, module: torch.nn.Module, card: Mapping[st
     write_json(folder / f"{name}.json", {"format": FORMAT, **card, "sha256": sha256(weights)})
 
 
-def load_part(folder: Path, name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The tensors and the card that `save_part` wrote; only the card's checksum is interpreted.
-
-    Args:
-        folder: of the part.
-        name: `encoder` or `network`.
-
-    Raises:
-        WeightsError: a file is missing, damaged, or of a newer format.
-    """
-    entries = _read_entries(folder, name)
-    return _load_weights(folder, entries["sha256"]), entries
-
-
 def _load_weights(folder: Path, checksum: str) -> dict[str, Tensor]:
     weights = folder / "weights.safetensors"
     if not weights.is_file() or sha256(weights) != checksum:
