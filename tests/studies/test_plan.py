@@ -100,11 +100,11 @@ def method_of(plan, name):
         ),
         ({"methods": rotation(finetune={"labels": 3})}, "finetune.labels: is decided by the study"),
         (
-            {"twins_2d": {"of": ["rotatoin"]}},
-            r"twins_2d.of: the study pre-trains no method rotatoin; did you mean 'rotation'\?",
+            {"twins_2d": {"methods": ["rotatoin"]}},
+            r"twins_2d.methods: the study pre-trains no method rotatoin; did you mean 'rotation'\?",
         ),
         (
-            {"twins_2d": {"of": ["rotation"], "slices": "axail"}},
+            {"twins_2d": {"methods": ["rotation"], "slices": "axail"}},
             "twins_2d.slices: .* did you mean 'axial'",
         ),
         ({"finetune": {"stesp": 3}}, r"finetune.stesp: no such setting; did you mean 'steps'\?"),
@@ -462,7 +462,7 @@ def test_a_preset_s_name_is_corrected():
 
 def test_a_2d_twin_is_its_method_on_slices(write_plan):
     flat = {
-        "of": ["rotation"],
+        "methods": ["rotation"],
         "pretrain": {"crop": [16, 16], "batch": 8},
         "finetune": {"crop": [16, 16]},
     }

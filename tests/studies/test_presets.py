@@ -23,7 +23,7 @@ def shrunk(name, folder, method, **changes):
     plan["prepare"]["size"] = [EDGE] * len(plan["prepare"]["size"])
     flat = plan.get("twins_2d", {})
     if flat:
-        flat["of"] = [method]
+        flat["methods"] = [method]
     for section in (plan["pretrain"], plan["finetune"], flat.get("pretrain"), flat.get("finetune")):
         if section:
             section["crop"] = [EDGE] * len(section["crop"])

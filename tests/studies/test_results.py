@@ -80,7 +80,7 @@ def test_from_scratch_networks_in_3d_and_2d_are_paired_by_their_methods(save_stu
         "b": {"pretrain": {"task": "simclr"}},
         "base": "scratch",
     }
-    flat = {"of": ["b"], "finetune": {"crop": [8, 8]}}
+    flat = {"methods": ["b"], "finetune": {"crop": [8, 8]}}
     study = save_study(
         lambda cell: False,
         methods=methods,

@@ -233,7 +233,7 @@ def test_labels_saved_are_those_the_twin_needs_beyond_the_method_s():
         for row in table.summarise(results)
         if row["method"] == "method"
     }
-    assert saved == {10: pytest.approx(5), 20: "cannot be told"}
+    assert saved == {10: pytest.approx(5), 20: "unknown"}
 
 
 def test_where_there_are_regions_the_mean_is_theirs():

@@ -45,7 +45,7 @@ class MethodSettings:
 class Methods2D:
     """Methods to run in 2D too, on slices of the same volumes; each adds a method `2D-NAME`."""
 
-    of: Annotated[tuple[str, ...], "the methods", pydantic.Field(min_length=1)]
+    methods: Annotated[tuple[str, ...], "the methods", pydantic.Field(min_length=1)]
     slices: Annotated[Literal["axial", "coronal", "sagittal"], "which slices"] = "axial"
     pretrain: Annotated[
         dict[str, Any], "settings of `pretrain` that differ in 2D, such as crop"

@@ -135,11 +135,11 @@ def _add_2d_methods(plan: Plan) -> Plan:
         return plan
     settings = resolve(Methods2D, plan.twins_2d, prefix="twins_2d.")
     methods = dict(plan.methods)
-    for name in settings.of:
+    for name in settings.methods:
         entry = plan.methods.get(name)
         if not isinstance(entry, Mapping) or not isinstance(entry.get("pretrain"), Mapping):
             hint = did_you_mean(name, plan.methods)
-            raise UsageError(f"twins_2d.of: the study pre-trains no method {name}{hint}")
+            raise UsageError(f"twins_2d.methods: the study pre-trains no method {name}{hint}")
         finetune = entry.get("finetune") or {}
         methods[f"2D-{name}"] = {
             "pretrain": {**entry["pretrain"], **settings.pretrain, "slices": settings.slices},

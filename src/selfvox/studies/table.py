@@ -28,7 +28,7 @@ from selfvox.studies.results import (
 from selfvox.studies.statistics import compare, labels_at, pair_runs
 
 WIDTH = 160  # columns that a row needs
-UNKNOWN = "cannot be told"
+UNKNOWN = "unknown"
 EQUAL_COMPUTE = "equal compute"
 MINUS_2D = "3D minus 2D"
 TITLES = {

@@ -215,7 +215,7 @@ def pretext_crop(
 
 
 def task_caption(task: PretextTask) -> str:
-    """`rotation (versions=1, planes=auto)`."""
+    """A task with its options on one line, such as `rotation (versions=1, planes=auto)`."""
     setting = task_to_setting(task)
     options = ", ".join(f"{name}={value}" for name, value in setting.items() if name != "name")
     return f"{setting['name']} ({options})"

@@ -123,7 +123,7 @@ def passes_card(settings: PassSettings, sha256s: Sequence[str]) -> dict[str, Any
     return card
 
 
-def announce_passes(settings: PassSettings) -> None:
+def describe_passes(settings: PassSettings) -> None:
     """Print where units are dropped, if they are."""
     if settings.passes == 1:
         return
