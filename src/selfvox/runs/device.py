@@ -20,8 +20,15 @@ from selfvox.errors import ResourceError
 def _without_compiler() -> Iterator[None]:
     """Import a library without torch's compiler, which takes as long as torch itself.
 
-    Lightning Fabric imports it for the class of compiled modules, to recognise these; selfvox
-    passes none: `Module.compile` changes no class. The compiler is imported when it is used.
+    Lightning Fabric imports the compiler for one class, of networks that `torch.compile` wrapped,
+    to unwrap a network before its setup. selfvox passes none: what it sets up is an objective,
+    which contains the network, and `Module.compile` changes no class. Optimisers import the
+    compiler themselves; prediction never does, and takes 5.9 s of CPU time for a small scan instead
+    of 7.3 s. To import Fabric in `make_fabric` would be simpler, but only postpones this time.
+
+    The risks: another thread that imports the compiler in this moment gets the stand-in, and a
+    later Fabric may need more of it. The second is handled below, since the stand-in passes every
+    other name on to the real compiler; tests/test_layers.py checks that this one works afterwards.
     """
     name = "torch._dynamo"
     if name in sys.modules:
