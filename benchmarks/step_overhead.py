@@ -56,9 +56,7 @@ def measure(
     torch.manual_seed(0)
     crop = (edge,) * 3
     task = task_from_setting(name).configure(crop, SPACING_MM)
-    spec = plan_encoder(
-        {"name": "plain", "channels": [16, 32, 64, 128]}, task.input_size(crop), SPACING_MM
-    )
+    spec = plan_encoder({"name": "plain", "channels": [16, 32, 64, 128]}, crop, SPACING_MM)
     encoder = build_encoder(spec, 3, 1)
     head = task.head(encoder)
     parameters = [*encoder.parameters(), *head.parameters()]

@@ -102,7 +102,7 @@ def make_network(
     torch.manual_seed(0)
     spacing_mm = (1.0,) * spatial_dims
     network = {"channels": [4, 8, 16], "blocks": 1}
-    spec = plan_encoder(network, task.input_size(CROPS[spatial_dims]), spacing_mm)
+    spec = plan_encoder(network, CROPS[spatial_dims], spacing_mm)
     encoder = build_encoder(spec, spatial_dims, channels)
     return encoder, task.head(encoder)
 

@@ -17,7 +17,7 @@ from selfvox.errors import DataError, UsageError
 from selfvox.models.build import build_encoder, plan_encoder
 from selfvox.runs.atomic_files import sha256
 from selfvox.runs.run_folder import read_metrics
-from selfvox.runs.weights import load_strictly, read_encoder
+from selfvox.runs.weights import load_strictly, read_encoder, read_network_card
 from selfvox.tasks.exemplar import Exemplar
 from selfvox.tasks.rotation import Rotation
 from selfvox.training import pretext_objective, segmentation
@@ -169,27 +169,38 @@ def test_a_default_crop_has_room_for_the_task_where_half_the_scans_have(
         )
 
 
-def test_a_residual_network_is_never_shown_what_its_skips_cannot_halve(
-    shapes_store, tmp_path, small
-):
+def test_all_tasks_train_the_network_that_fine_tuning_plans(shapes_store, tmp_path, small, capsys):
+    settings = {**small, "network": {"channels": [8, 16, 32, 64]}, "crop": (32, 32, 32)}
+    settings |= {"steps": 1, "batch": 2}
+    trained = selfvox.finetune(shapes_store, out=tmp_path / "scratch", encoder="none", **settings)
+    network = read_network_card(trained).network
+    capsys.readouterr()
+    for task in ("rotation", "relative_location", "jigsaw", "cpc"):
+        run = selfvox.pretrain(shapes_store, out=tmp_path / task, task=task, **settings)
+        assert read_encoder(run)[1].network == network
+        assert "planned for crops of 32 x 32 x 32 voxels" in capsys.readouterr().err
+    settings["network"] = {"norm": "instance", **settings["network"]}
+    with pytest.raises(UsageError, match="8 x 8 x 8 voxels ends in a map of 1, of which instance"):
+        selfvox.pretrain(shapes_store, out=tmp_path / "not", task="jigsaw", **settings)
+
+
+def test_a_residual_network_is_shown_crops_of_any_size(shapes_store, tmp_path, small):
     settings = {
         **small,
         "slices": "axial",
-        "network": {"name": "residual", "channels": [4, 4, 4, 4, 4]},
+        "network": {
+            "name": "residual",
+            "channels": [8] * 5,
+            "strides": [[1, 1], *[[2, 2]] * 4],
+        },
         "steps": 1,
+        "batch": 2,
+        "crop": (64, 72),
     }
-    settings |= {"batch": 2, "crop": (64, 72)}
-    # rotation alone shows 64 x 64
-    run = selfvox.pretrain(shapes_store, out=tmp_path / "alone", task="rotation", **settings)
-    assert read_encoder(run / "encoder")[1].network["strides"] == [[1, 1], *[[2, 2]] * 4]
-    with pytest.raises(UsageError, match="72 is no multiple of 16; the nearest are 64 and 80"):
-        selfvox.pretrain(shapes_store, out=tmp_path / "run", task="rotation+simclr", **settings)
-    with pytest.raises(UsageError, match="72 is no multiple of 16"):
-        selfvox.pretrain(
-            shapes_store, out=tmp_path / "run", task="rotation", probe=shapes_store, **settings
-        )
-    plain = {**settings, "network": {"channels": [4, 4, 4, 4, 4]}}
-    selfvox.pretrain(shapes_store, out=tmp_path / "plain", task="rotation+simclr", **plain)
+    run = selfvox.pretrain(
+        shapes_store, out=tmp_path / "run", task="rotation+simclr", probe=shapes_store, **settings
+    )
+    assert read_encoder(run)[1].network["strides"] == [[1, 1], *[[2, 2]] * 4]
 
 
 def test_epochs_are_passes_over_the_scans(shapes_store, tmp_path, small):

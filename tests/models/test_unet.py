@@ -3,9 +3,11 @@
 import math
 
 import pytest
+import torch
 from torch import nn
 
-from selfvox.models.build import build_encoder, plan_encoder
+from selfvox.errors import UsageError
+from selfvox.models.build import build_encoder, check_input, plan_encoder
 from selfvox.models.unet import SMALLEST_MAP
 
 ISOTROPIC = (1.0, 1.0, 1.0)
@@ -74,3 +76,58 @@ def test_convolutions_start_he_normal():
     last = [module for module in encoder.modules() if isinstance(module, nn.Conv3d)][-1]
     assert float(last.weight.detach().std()) == pytest.approx(math.sqrt(2 / (64 * 27)), rel=0.02)
     assert not last.bias.detach().any()
+
+
+@pytest.mark.parametrize("d", [2, 3])
+@pytest.mark.parametrize("name", ["plain", "residual"])
+def test_tiles_that_end_in_one_voxel_have_embeddings_that_differ_and_finite_gradients(name, d):
+    network = {"name": name, "channels": [8, 16, 32, 64, 128]}
+    spec = plan_encoder(network, (64,) * d, (1.0,) * d)
+    check_input(spec, (8,) * d)
+    torch.manual_seed(0)
+    encoder = build_encoder(spec, d, 1)
+    tiles = torch.randn(6, 1, *(8,) * d)
+    assert encoder(tiles)[-1].shape == (6, 128, *(1,) * d)
+    embedded = encoder.embed(tiles)
+    distances = torch.pdist(embedded.detach())
+    assert float(distances.min()) > 0.1 * float(embedded.detach().norm(dim=1).mean())
+    (embedded * torch.randn(embedded.shape)).sum().backward()
+    for weight in encoder.parameters():
+        assert weight.grad.isfinite().all()
+        assert weight.ndim == 1 or weight.grad.any()
+
+
+@pytest.mark.parametrize("crop", [(24, 40), (16, 24, 40), (13, 9)])
+def test_a_residual_block_takes_maps_with_odd_edges(crop):
+    spec = plan_encoder(
+        {"name": "residual", "channels": [4] * 5}, (64,) * len(crop), (1.0,) * len(crop)
+    )
+    maps = build_encoder(spec, len(crop), 1)(torch.randn(2, 1, *crop))
+    coarsest = tuple(math.ceil(edge / 16) for edge in crop)
+    assert tuple(maps[-1].shape[2:]) == coarsest
+
+
+@pytest.mark.parametrize(
+    ("norm", "channels", "edge", "values"),
+    [("instance", [64, 64], 2, 1), ("group", [16, 16], 2, 2), ("group", [4, 4], 2, 1)],
+)
+def test_a_map_of_too_few_values_for_its_norm_is_refused(norm, channels, edge, values):
+    spec = plan_encoder({"channels": channels, "norm": norm}, (16,) * 3, ISOTROPIC)
+    with pytest.raises(UsageError, match=rf"{norm} norm takes the mean of {values} values; use a"):
+        check_input(spec, (edge,) * 3)
+    check_input(spec, (8,) * 3)
+    check_input({**spec, "norm": "batch"}, (edge,) * 3)
+
+
+@pytest.mark.parametrize(
+    ("strides", "message"),
+    [
+        ([[1, 1, 1], [0, 2, 2]], r"network\.strides"),
+        ([[1, 1, 1], [2, 2, -2]], r"network\.strides"),
+        ([[1, 1, 1], [2, 2.5, 2]], r"network\.strides"),
+        ([[8, 1, 1], [2, 4, 1]], r"network\.strides: are 16 together along x, where .* 8 voxels"),
+    ],
+)
+def test_strides_that_no_crop_allows_are_refused(strides, message):
+    with pytest.raises(UsageError, match=message):
+        plan_encoder({"channels": [4, 8], "strides": strides}, (8, 8, 8), ISOTROPIC)

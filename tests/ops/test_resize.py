@@ -55,3 +55,19 @@ def test_shrunk_axes_are_averaged_and_grown_ones_interpolated(shape, size):
             rows = F.interpolate(flat, new, mode="linear")[:, 0].view(*rows.shape[:-1], new)
         expected = rows.movedim(-1, axis)
     torch.testing.assert_close(resize.resize(x, size), expected)
+
+
+@pytest.mark.parametrize("shape", [(5, 8), (5, 8, 1)])
+def test_padding_repeats_the_last_voxel_up_to_the_multiple(shape):
+    images = torch.randn(2, 3, *shape)
+    padded = resize.pad_to_multiple(images, (4, 4, 2)[: len(shape)])
+    assert padded.shape[2:] == (8, 8, 2)[: len(shape)]
+    index = [
+        torch.arange(edge).clamp(max=old - 1)
+        for edge, old in zip(padded.shape[2:], shape, strict=True)
+    ]
+    expected = images
+    for axis, rows in enumerate(index, start=2):
+        expected = expected.index_select(axis, rows)
+    assert torch.equal(padded, expected)
+    assert resize.pad_to_multiple(images, (1,) * len(shape)) is images

@@ -110,3 +110,23 @@ def test_freed_memory_is_kept_for_the_next_step_on_a_cpu_with_glibc(
     # mallopt(3): M_MMAP_MAX, M_TRIM_THRESHOLD and M_TOP_PAD
     expected = {-4: 0, -1: 2**31 - 1, -2: 2**28}
     assert dict(libc.calls) == (expected if is_kept else {})
+
+
+@pytest.mark.parametrize(
+    ("shape", "stride"), [((2, 2, 2), 1), ((1, 1, 1), 2), ((4, 4, 4), 1), ((5, 1), 2)]
+)
+def test_the_gradients_of_small_maps_in_mixed_precision_are_those_of_fp32(shape, stride):
+    fabric = make_fabric("cpu", 1, "bf16")
+    torch.manual_seed(0)
+    layer = (nn.Conv3d if len(shape) == 3 else nn.Conv2d)(32, 32, 3, stride, 1)
+    images = torch.randn(6, 32, *shape)
+    answer = torch.randn_like(layer(images))
+    (layer(images) * answer).sum().backward()
+    expected = layer.weight.grad.clone()
+    layer.zero_grad()
+    with fabric.autocast():
+        output = layer(images)
+    (output * answer).sum().backward()
+    error = (layer.weight.grad - expected).norm() / expected.norm()
+    assert float(error) < 0.02
+    assert (output.dtype == torch.bfloat16) == (min(shape) >= 4)

@@ -112,6 +112,20 @@ def build_encoder(
     return _find_family(spec).build(_without_plugin(spec), spatial_dims, in_channels)
 
 
+def check_input(spec: Mapping[str, Any], edges: Sequence[int]) -> None:
+    """Refuse inputs that are too small for the encoder of a plan.
+
+    Args:
+        spec: what `plan_encoder` resolved; a module from Python is not checked.
+        edges: of the inputs, in voxels.
+
+    Raises:
+        UsageError: they are too small; says what to do.
+    """
+    if not is_python_class(spec):
+        _find_family(spec).check_input(_without_plugin(spec), edges)
+
+
 def load_encoder(run: Path, network: nn.Module | None = None) -> tuple[Encoder, Card]:
     """The encoder of a run with its weights, and its card.
 

@@ -37,6 +37,13 @@ class Family(ABC):
             UsageError: settings that do not fit crops of this size.
         """
 
+    def check_input(self, spec: Settings, edges: Sequence[int]) -> None:  # noqa: B027
+        """Refuse inputs that are too small for the encoder of a plan; by default none is.
+
+        Raises:
+            UsageError: they are; says what to do.
+        """
+
     @abstractmethod
     def build(self, spec: Settings, spatial_dims: int, in_channels: int) -> Encoder:
         """Make the encoder of a plan, with fresh weights.

@@ -6,7 +6,7 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 import pydantic
 from dynamic_network_architectures.building_blocks.plain_conv_encoder import PlainConvEncoder
@@ -16,12 +16,13 @@ from torch import Tensor, nn
 from selfvox.errors import UsageError
 from selfvox.models.encoder import Encoder
 from selfvox.models.family import Family, Settings
+from selfvox.ops.planes import AXES
+from selfvox.ops.resize import pad_to_multiple
 from selfvox.settings.options import as_dict, resolve
 from selfvox.settings.verbs import AtLeastOne
 
-# a map of shorter edges leaves InstanceNorm too little to divide by: gradients were not finite in
-# one step of five
-SMALLEST_MAP = 4
+SMALLEST_MAP = 4  # voxels; a planned level has no shorter edge
+SMALLEST_SAMPLE = 8  # values that a norm divides by the spread of; one has no spread
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,11 +38,13 @@ class Architecture:
         pydantic.Field(min_length=2),
     ] = (16, 32, 64, 128, 256)
     blocks: Annotated[int, "convolutions (plain) or residual blocks per level", AtLeastOne] = 2
+    # group: the only one of the three that bears a map of one voxel and a batch of one
     norm: Annotated[Literal["instance", "group", "batch"], "normalisation; group: 8 groups"] = (
-        "instance"
+        "group"
     )
     strides: Annotated[
-        tuple[tuple[int, ...], ...] | None, "per level and axis; default: by crop and spacing"
+        tuple[tuple[Annotated[int, AtLeastOne], ...], ...] | None,
+        "per level and axis; default: by crop and spacing",
     ] = None
 
 
@@ -84,6 +87,10 @@ class UNetEncoder(Encoder):
             nonlin_kwargs={"inplace": True},
             return_skips=True,
         )
+        for module in list(self.net.modules()):
+            for name, child in module.named_children():
+                if isinstance(child, nn.AvgPool2d | nn.AvgPool3d):
+                    setattr(module, name, PoolRoundingUp(child))
         self.apply(he_initialise)
 
     def forward(self, x: Tensor) -> list[Tensor]:  # noqa: D102
@@ -124,7 +131,29 @@ class UNet(Family):
                 f"{len(architecture.channels)} levels; leave them out, or give as many as "
                 "network.channels"
             )
+        else:
+            _check_strides(architecture.strides, crop)
         return as_dict(architecture)
+
+    def check_input(self, spec: Settings, edges: Sequence[int]) -> None:
+        """Refuse inputs whose maps leave the norm too few values to take a mean of.
+
+        Raises:
+            UsageError: they are too small; names the norm and a remedy.
+        """
+        architecture = resolve(Architecture, spec, prefix="network.")
+        assert architecture.strides is not None
+        strides = _cumulative_strides(architecture.strides)
+        for channels, stride in zip(architecture.channels, strides, strict=True):
+            voxels = math.prod(map(_divide_up, edges, stride))
+            values = _values_of_a_mean(architecture.norm, channels, voxels)
+            if values < SMALLEST_SAMPLE:
+                remedy = "more" if architecture.norm == "group" else "--network.norm group, or more"
+                raise UsageError(
+                    f"network.norm: an input of {' x '.join(map(str, edges))} voxels ends in a map "
+                    f"of {voxels}, of which {architecture.norm} norm takes the mean of {values} "
+                    f"values; use a larger --crop, {remedy} --network.channels"
+                )
 
     def build(self, spec: Settings, spatial_dims: int, in_channels: int) -> Encoder:  # noqa: D102
         architecture = resolve(Architecture, spec, prefix="network.")
@@ -137,11 +166,27 @@ PLAIN = UNet("plain")
 RESIDUAL = UNet("residual")
 
 
+class PoolRoundingUp(nn.Module):
+    """A pooling that rounds odd edges up, as the convolutions next to it do."""
+
+    def __init__(self, pool: nn.AvgPool2d | nn.AvgPool3d):
+        super().__init__()
+        self.pool = pool
+
+    def forward(self, x: Tensor) -> Tensor:  # noqa: D102
+        return cast(Tensor, self.pool(pad_to_multiple(x, cast(Sequence[int], self.pool.stride))))
+
+
 class NormChannels(nn.GroupNorm):
     """GroupNorm with 8 groups, called with the number of channels alone."""
 
     def __init__(self, channels: int, **kwargs: Any):
-        super().__init__(math.gcd(8, channels), channels, **kwargs)
+        super().__init__(norm_groups(channels), channels, **kwargs)
+
+
+def norm_groups(channels: int) -> int:
+    """How many groups a group norm of so many channels has."""
+    return math.gcd(8, channels)
 
 
 def norm_layer(name: str, spatial_dims: int) -> tuple[type[nn.Module], dict[str, Any]]:
@@ -157,6 +202,32 @@ def norm_layer(name: str, spatial_dims: int) -> tuple[type[nn.Module], dict[str,
 def _cumulative_strides(strides: Sequence[Sequence[int]]) -> tuple[tuple[int, ...], ...]:
     """Strides relative to the input, from those relative to the level above."""
     return tuple(itertools.accumulate(map(tuple, strides), _multiply))
+
+
+def _check_strides(strides: Sequence[Sequence[int]], crop: Sequence[int]) -> None:
+    """Refuse strides that reach beyond a crop.
+
+    Raises:
+        UsageError: along the first such axis.
+    """
+    for axis, (stride, edge) in enumerate(zip(_cumulative_strides(strides)[-1], crop, strict=True)):
+        if stride > edge:
+            raise UsageError(
+                f"network.strides: are {stride} together along {AXES[axis]}, where the crop has "
+                f"{edge} voxels; use smaller strides or a larger --crop"
+            )
+
+
+def _values_of_a_mean(norm: str, channels: int, voxels: int) -> int:
+    """How many values of one image a norm takes one mean of; of a batch norm, those of eight."""
+    if norm == "group":
+        return voxels * channels // norm_groups(channels)
+    return voxels if norm == "instance" else 8 * voxels
+
+
+def _divide_up(edge: int, stride: int) -> int:
+    """The edge of a map: a strided convolution rounds up."""
+    return -(-edge // stride)
 
 
 def _multiply(stride: tuple[int, ...], step: tuple[int, ...]) -> tuple[int, ...]:

@@ -1,4 +1,4 @@
-"""Resize and crop image batches."""
+"""Resize, pad and crop image batches."""
 
 from __future__ import annotations
 
@@ -53,6 +53,21 @@ def _enlarge_axis(x: Tensor, axis: int, size: int) -> Tensor:
     shape = [*x.shape[:axis], size, *x.shape[axis + 1 :]]
     columns = x.reshape(-1, x.shape[axis], math.prod(shape[axis + 1 :]))
     return torch.bmm(weights.T.expand(len(columns), -1, -1), columns).view(shape)
+
+
+def pad_to_multiple(x: Tensor, multiple: Sequence[int]) -> Tensor:
+    """Repeat the last voxels of each axis until its edge is a multiple.
+
+    Args:
+        x: (batch, channel, *space).
+        multiple: for each axis.
+    """
+    missing = [-edge % unit for edge, unit in zip(x.shape[2:], multiple, strict=True)]
+    if not any(missing):
+        return x
+    # F.pad lists the last axis first
+    padding = [number for after in reversed(missing) for number in (0, after)]
+    return F.pad(x, padding, mode="replicate")
 
 
 def random_crop(x: Tensor, size: Sequence[int], rng: torch.Generator) -> Tensor:

@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from selfvox.errors import ResourceError
 
@@ -99,6 +101,14 @@ def inference_mode(fabric: Fabric) -> Iterator[None]:
         yield
 
 
+_CONVOLUTIONS = {
+    torch.conv2d,
+    torch.conv3d,
+    torch.conv_transpose2d,
+    torch.conv_transpose3d,
+}
+
+
 class _KeepsInputs(MixedPrecision):
     """Mixed precision that leaves a network's inputs as they are.
 
@@ -107,6 +117,28 @@ class _KeepsInputs(MixedPrecision):
 
     def convert_input(self, data: Any) -> Any:
         return data
+
+    @contextlib.contextmanager
+    def forward_context(self) -> Iterator[None]:
+        """Autocast, with the convolutions of small maps in float32 on a CPU."""
+        small_maps = _SmallMapsInFloat32() if self.device == "cpu" else contextlib.nullcontext()
+        with super().forward_context(), small_maps:
+            yield
+
+
+class _SmallMapsInFloat32(TorchFunctionMode):
+    """Convolutions of maps with an edge below 4 in float32, within bf16 autocast on a CPU.
+
+    On processors with AMX, the gradient of the weights that oneDNN (of torch 2.13) computes in bf16
+    is wrong, and at times not finite, for maps of 2 voxels, and of 1 with a stride of 2.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func not in _CONVOLUTIONS or min(args[0].shape[2:]) >= 4:
+            return func(*args, **(kwargs or {}))
+        tensors = [value.float() if isinstance(value, Tensor) else value for value in args]
+        with torch.autocast("cpu", enabled=False):
+            return func(*tensors, **(kwargs or {}))
 
 
 def supports_bf16(device: str) -> bool:

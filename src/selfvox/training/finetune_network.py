@@ -11,7 +11,7 @@ from torch import nn
 from selfvox.data.preparation.store import Store, StoredCase
 from selfvox.data.sampling.crop_size import choose_crop, in_plane_cases, median_spacing, slice_axis
 from selfvox.errors import DataError, UsageError
-from selfvox.models.build import build_encoder, network_settings, plan_encoder
+from selfvox.models.build import build_encoder, check_input, network_settings, plan_encoder
 from selfvox.models.encoder import Encoder
 from selfvox.models.unet import PLAIN, RESIDUAL, Architecture
 from selfvox.runs.progress import echo
@@ -80,6 +80,8 @@ def build_network(
             factor=settings.encoder_lr,
             sawtooth=settings.schedule == "sawtooth",
         )
+    crop = choose_crop(settings.crop, cases, encoder.strides[-1])
+    check_input(spec, crop)
     network = task.network(encoder, spec)
     new_values = _count_values(network) - _count_values(encoder)
     echo(f"encoder: {report}; after it {new_values / 1e6:.2f} M random values")
@@ -97,7 +99,7 @@ def build_network(
     return FinetuneNetwork(
         network=network,
         encoder=encoder,
-        crop=choose_crop(settings.crop, cases, encoder.strides[-1]),
+        crop=crop,
         frozen_steps=frozen_steps,
         encoder_schedule=schedule,
         spec=spec,

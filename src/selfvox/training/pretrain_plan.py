@@ -22,7 +22,7 @@ from selfvox.data.sampling.crop_size import (
 )
 from selfvox.errors import UsageError
 from selfvox.joint import Joint
-from selfvox.models.build import build_encoder, plan_encoder
+from selfvox.models.build import build_encoder, check_input, plan_encoder
 from selfvox.models.encoder import Encoder
 from selfvox.pretext import PretextTask
 from selfvox.runs.card import EncoderCard
@@ -47,6 +47,7 @@ class PretrainPlan:
     spacing_mm: tuple[float, ...]  # median of the cases, of a slice's axes only
     task: PretextTask  # configured for this crop and all spacings
     network: dict[str, Any]  # what the encoder is built from
+    planned_for: tuple[int, ...]  # edges of the crops that the network is planned for
     training: TrainingPlan
 
     def build_encoder(self, module: nn.Module | None = None) -> Encoder:
@@ -54,19 +55,9 @@ class PretrainPlan:
 
         Args:
             module: an encoder, used as it is with the weights that it has.
-
-        Raises:
-            UsageError: the network does not take crops of this size.
         """
         channels = len(self.store.recipe.channel_names)
-        encoder = build_encoder(
-            self.network if module is None else module, len(self.crop), channels
-        )
-        shows_whole_crops = isinstance(self.task, Joint) or self.settings.probe
-        if self.network["name"] == "residual" and shows_whole_crops:
-            # its skip connections need maps that halve evenly
-            choose_crop(self.crop, self._planning_cases, encoder.strides[-1])
-        return encoder
+        return build_encoder(self.network if module is None else module, len(self.crop), channels)
 
     @property
     def _planning_cases(self) -> list[StoredCase]:
@@ -113,7 +104,7 @@ class PretrainPlan:
             echo(f"loss: {' + '.join(terms)}")
         echo(
             f"encoder of {len(encoder.channels)} levels, {channels} channels, {millions:.2f} M "
-            "weights"
+            f"weights, planned for crops of {_edges(self.planned_for)} voxels"
         )
         echo(
             f"{len(self.cases)} scans, crops of {_edges(self.crop)} voxels, "
@@ -173,6 +164,12 @@ def pretrain_plan(
         crop, *distinct_spacings(planning_cases), *distinct_resolutions(planning_cases)
     )
     spacing_mm = median_spacing(planning_cases)
+    # by the crop of fine-tuning, whatever part of it the task shows: all tasks train one network
+    planned_for = choose_crop(settings.crop, planning_cases)
+    network = plan_encoder(
+        settings.network if encoder is None else encoder, planned_for, spacing_mm
+    )
+    check_input(network, task.input_size(crop))
     images_per_step = settings.batch * settings.accumulate * devices
     return PretrainPlan(
         settings=settings,
@@ -182,9 +179,8 @@ def pretrain_plan(
         crop=crop,
         spacing_mm=spacing_mm,
         task=task,
-        network=plan_encoder(
-            settings.network if encoder is None else encoder, task.input_size(crop), spacing_mm
-        ),
+        network=network,
+        planned_for=planned_for,
         training=TrainingPlan(
             steps=count_steps(
                 settings.steps or PRETRAIN_STEPS, settings.epochs, len(cases), images_per_step
