@@ -84,8 +84,8 @@ CAUGHT_EARLIER = (
     m(
         "blur: weights too narrow",
         "ops/intensity.py",
-        "(2 * sigma[:, None].clamp(min=1e-3) ** 2)",
-        "(sigma[:, None].clamp(min=1e-3) ** 2)",
+        "(2 * widths[:, :, None] ** 2)",
+        "(widths[:, :, None] ** 2)",
         "ops/test_intensity.py",
     ),
     m(
@@ -493,29 +493,29 @@ SURVIVED_EARLIER = (
     m(
         "augmentation: label interpolated linearly",
         "training/augment.py",
-        ', mode="nearest")',
-        ")",
+        "resample_label(part, maps, shifts, fill=0 if fills else None)",
+        "resample(part[:, None].float(), maps, shifts)[:, 0].to(part.dtype)",
         "training/test_augment.py",
     ),
     m(
         "augmentation: label moved by another matrix",
         "training/augment.py",
-        "label[:, None].float(), matrices,",
-        "label[:, None].float(), matrices.roll(1, 0),",
+        "label = _move_label(label, matrices, strength)",
+        "label = _move_label(label, matrices.roll(1, 0), strength)",
         "training/test_augment.py",
     ),
     m(
         "augmentation: no contrast",
         "training/augment.py",
-        "_uniform(rng, *CONTRAST, count)",
-        "1 + 0 * _uniform(rng, *CONTRAST, count)",
+        "is_changed, intensity.scale_contrast, factors)",
+        "is_changed, intensity.scale_contrast, factors * 0 + 1)",
         "training/test_augment.py",
     ),
     m(
-        "augmentation: whole scans never flipped",
+        "augmentation: whole scans never mirrored",
         "training/augment.py",
-        "* zooms * flips",
-        "* zooms",
+        "zooms[:, None, None] * flips",
+        "zooms[:, None, None]",
         "training/test_augment.py",
     ),
     m(
@@ -600,6 +600,55 @@ SURVIVED_EARLIER = (
 EARLIER = (*CAUGHT_EARLIER, *SURVIVED_EARLIER)
 
 NEW = (
+    m(
+        "augmentation: label not filled where its image is",
+        "training/augment.py",
+        "fill=0 if fills else None",
+        "fill=None",
+        "training/test_augment.py",
+    ),
+    m(
+        "augmentation: rotated in voxels, not in mm",
+        "training/augment.py",
+        "matrices * (mm[:, None, :] / mm[:, :, None])",
+        "matrices",
+        "training/test_augment.py",
+    ),
+    m(
+        "augmentation: one odd scan rotates no other",
+        "training/augment.py",
+        "strength.evenness * edges.amax(2)",
+        "(strength.evenness * edges.amax(2)).amax(0)",
+        "training/test_augment.py",
+    ),
+    m(
+        "augmentation: every sample is blurred",
+        "training/augment.py",
+        "image = _change_samples(image, is_changed, intensity.blur,",
+        "image = _change_samples(image, is_changed | True, intensity.blur,",
+        "training/test_augment.py",
+    ),
+    m(
+        "nearest voxel: rounded down",
+        "ops/numba_resampling.py",
+        "c0 = b0 + half",
+        "c0 = b0",
+        "ops/test_numba_resampling.py",
+    ),
+    m(
+        "gamma: deviation not kept",
+        "ops/intensity.py",
+        "deviation / variance.sqrt().clamp(min=1e-6)",
+        "deviation",
+        "ops/test_intensity.py",
+    ),
+    m(
+        "low resolution: the voxel before",
+        "ops/intensity.py",
+        "((number + 0.5) * step).floor().long()",
+        "(number * step).floor().long()",
+        "ops/test_intensity.py",
+    ),
     m(
         "folds depend on --labels",
         "training/finetune_split.py",

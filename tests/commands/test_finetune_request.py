@@ -36,6 +36,7 @@ def no_preparation(monkeypatch):
         ({"crop": (16, 20, 16)}, "crop: 20 is no multiple of 8; the nearest are 16 and 24"),
         ({"crop": (16, 16, 16), "slices": "axial"}, "crop: names 3 edges and the scans have 2"),
         ({"balance": True}, "balance: is for classification, but .* has labels"),
+        ({"mirror": ("left-rigth",)}, "mirror: 'left-rigth' .*; did you mean 'left-right'"),
         ({"regions": "whole"}, "regions: 'whole' is not NAME=VALUE,VALUE"),
     ],
 )

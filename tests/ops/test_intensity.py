@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from scipy import ndimage
+from torch.nn import functional
 
 from selfvox.ops import intensity
 
@@ -84,6 +85,57 @@ def test_blur_equals_scipy(x):
 
 def test_blur_of_no_width_changes_nothing(x):
     assert torch.allclose(intensity.blur(x, torch.zeros(3)), x)
+
+
+def test_blur_may_have_another_width_along_each_axis(x):
+    widths = torch.tensor([0.3, 0.7, 1.0])[: x.ndim - 2]
+    blurred = intensity.blur(x, widths.expand(3, -1))
+    for channel, actual in zip(x.flatten(0, 1).numpy(), blurred.flatten(0, 1), strict=True):
+        expected = ndimage.gaussian_filter(channel, widths.tolist(), radius=2, mode="mirror")
+        assert np.allclose(actual, expected, atol=1e-4)
+
+
+def test_gamma_raises_to_a_power_and_keeps_mean_deviation_and_order(x):
+    power = torch.tensor([1.0, 0.7, 1.5])
+    inverted = torch.tensor([False, True, False])
+    changed = intensity.change_gamma(x, power, inverted)
+    assert torch.allclose(changed[0], x[0], atol=1e-4)
+    for channel, actual, number in zip(
+        x.flatten(0, 1).double(), changed.flatten(0, 1).double(), (0, 0, 1, 1, 2, 2), strict=True
+    ):
+        # upside down where inverted
+        upright = -channel if inverted[number] else channel
+        share = (upright - upright.min()) / (upright.max() - upright.min())
+        raised = share ** power[number].item()
+        raised = -raised if inverted[number] else raised
+        expected = (raised - raised.mean()) / raised.std() * channel.std() + channel.mean()
+        torch.testing.assert_close(actual, expected, atol=1e-4, rtol=0)
+        assert torch.equal(actual.flatten().argsort()[:3], channel.flatten().argsort()[:3])
+
+
+def test_gamma_of_a_flat_channel_changes_nothing():
+    flat = torch.full((2, 1, 8, 8), -3.5)
+    inverted = torch.tensor([False, True])
+    assert torch.equal(intensity.change_gamma(flat, torch.tensor([0.7, 1.5]), inverted), flat)
+
+
+@pytest.mark.parametrize("kept", [0.5, 0.65, 0.9, 1.0])
+def test_low_resolution_is_nearest_down_and_linear_up(x, kept):
+    size = [round(edge * kept) for edge in x.shape[2:]]
+    small = functional.interpolate(x, size=size, mode="nearest-exact")
+    linear = "bilinear" if x.ndim == 4 else "trilinear"
+    expected = functional.interpolate(small, size=x.shape[2:], mode=linear)
+    actual = intensity.lower_resolution(x, torch.full((3, x.ndim - 2), kept))
+    torch.testing.assert_close(actual, expected, atol=1e-5, rtol=0)
+
+
+def test_each_sample_and_axis_has_its_own_resolution(x):
+    kept = torch.tensor([[0.5, 1.0, 0.7], [1.0, 1.0, 1.0], [0.8, 0.6, 1.0]])[:, : x.ndim - 2]
+    actual = intensity.lower_resolution(x, kept)
+    for number in range(3):
+        alone = intensity.lower_resolution(x[number : number + 1], kept[number : number + 1])
+        assert torch.equal(actual[number : number + 1], alone)
+    assert torch.equal(actual[1], x[1])
 
 
 def test_sobel_equals_scipy(x):

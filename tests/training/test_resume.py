@@ -64,11 +64,12 @@ def test_pre_training_resumes_to_the_same_weights(
     assert json.loads((tmp_path / "resumed" / "run.json").read_text())["status"] == "finished"
 
 
-@pytest.mark.parametrize("step", [3, 7, 10])
+@pytest.mark.parametrize(("step", "strength"), [(3, "light"), (7, "strong"), (10, "strong")])
 def test_fine_tuning_resumes_to_the_same_best_weights(
-    shapes_store, tmp_path, small, monkeypatch, step
+    shapes_store, tmp_path, small, monkeypatch, step, strength
 ):
     settings = {**small, "encoder": "none", "steps": 12, "validate_every": 3, "labels": 2}
+    settings |= {"augment": strength, "mirror": ("left-right",)}
     selfvox.finetune(shapes_store, out=tmp_path / "alone", **settings)
     with monkeypatch.context() as patched:
         crash_at(patched, segmentation.SegmentationObjective, step)

@@ -1,5 +1,7 @@
 """Fine-tuning for segmentation: what it draws, when its encoder learns, and how it validates."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -7,8 +9,10 @@ from torch import nn
 
 import selfvox
 from selfvox.data.preparation.store import open_store
+from selfvox.errors import UsageError
 from selfvox.models.build import build_encoder, plan_encoder
 from selfvox.models.segmenter import Segmenter
+from selfvox.training.augment import Augmentation
 from selfvox.training.best_checkpoint import Validator
 from selfvox.training.segmentation import LOSSES, Segmentation, SegmentationObjective
 
@@ -42,11 +46,43 @@ def test_half_of_the_crops_are_centred_on_a_labelled_voxel(store, task, monkeypa
     assert share == pytest.approx((at_random + centred) / 2, abs=0.07)
 
 
+def test_augmentation_learns_the_spacing_of_each_crop(store, tmp_path):
+    case = dataclasses.replace(store.cases[0], spacing_mm=(1.0, 2.0, 3.5))
+    settings = {"labelled": store.path, "out": tmp_path, "encoder": "none"}
+    for slices, spacing in ((None, [1.0, 2.0, 3.5]), ("coronal", [1.0, 3.5])):
+        task = Segmentation(store, selfvox.finetune.settings(**settings, slices=slices))
+        crop = CROP if slices is None else CROP[:2]
+        assert task.data(store, [case], crop, 0)[0]["spacing"].tolist() == spacing
+
+
+@pytest.mark.parametrize(
+    ("setting", "slices", "axes"),
+    [
+        (None, None, ()),
+        (("left-right", "up-down"), None, (0, 2)),
+        (("left-right", "up-down"), "coronal", (0, 1)),
+        (("all",), "sagittal", (0, 1)),
+    ],
+)
+def test_volumes_and_slices_are_mirrored_along_the_axes_named(
+    store, tmp_path, setting, slices, axes
+):
+    settings = {"labelled": store.path, "out": tmp_path, "encoder": "none", "slices": slices}
+    task = Segmentation(store, selfvox.finetune.settings(**settings, mirror=setting))
+    assert task.augmentation == Augmentation("light", axes)
+
+
+def test_an_axis_that_slices_do_not_have_is_not_mirrored(store, tmp_path):
+    settings = {"labelled": store.path, "out": tmp_path, "encoder": "none", "slices": "axial"}
+    with pytest.raises(UsageError, match="no axis up-down; use none, all, or some of left-right"):
+        Segmentation(store, selfvox.finetune.settings(**settings, mirror=("up-down",)))
+
+
 def objective(frozen_steps, norm="batch"):
     torch.manual_seed(0)
     spec = plan_encoder({"channels": (4, 8), "norm": norm}, CROP, (1, 1, 1))
     network = Segmenter(build_encoder(spec, 3, 1), 3, norm)
-    return SegmentationObjective(network, [0, 1, 2], "dice", [], frozen_steps)
+    return SegmentationObjective(network, [0, 1, 2], "dice", Augmentation(), frozen_steps)
 
 
 def test_a_frozen_encoder_learns_from_the_first_step_after(store, task):
@@ -70,7 +106,7 @@ def test_a_frozen_encoder_learns_from_the_first_step_after(store, task):
 @pytest.mark.parametrize("loss", ["dice", "dice+ce"])
 def test_the_label_of_a_loss_says_that_dice_counts_negatively(loss):
     network = Segmenter(build_encoder(plan_encoder("plain", CROP, (1, 1, 1)), 3, 1), 2, "instance")
-    label = SegmentationObjective(network, [0, 1], loss, [], 0).loss_label
+    label = SegmentationObjective(network, [0, 1], loss, Augmentation(), 0).loss_label
     assert "-Dice" in label.replace(" ", "")
     logits = torch.zeros(1, 2, 4, 4, 4)
     logits[:, 1] = 100.0

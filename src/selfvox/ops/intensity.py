@@ -62,17 +62,78 @@ def add_noise(x: Tensor, sigma: Tensor, rng: torch.Generator) -> Tensor:
     return noise.mul_(_per_sample(sign.to(sigma.device) * sigma, x)).add_(x)
 
 
+def change_gamma(x: Tensor, power: Tensor, inverted: Tensor) -> Tensor:
+    """Raise every channel, from its lowest value 0 to its highest 1, to a power.
+
+    Its mean and standard deviation are kept, as in nnU-Net.
+
+    Args:
+        x: the images.
+        power: (batch,); below 1 dark shades move apart, above 1 bright ones.
+        inverted: (batch,) booleans: raise what the channel lacks to its highest value instead.
+    """
+    flat = x.flatten(2)
+    lowest, highest = flat.aminmax(dim=2, keepdim=True)
+    is_inverted = inverted.to(x.device)[:, None, None]
+    base = torch.where(is_inverted, highest, lowest)
+    # negative where inverted, so that the quotient is in 0 ... 1
+    span = torch.where(is_inverted, lowest - highest, highest - lowest)
+    span = torch.where(span == 0, 1, span)
+    share = ((flat - base) / span).clamp_(0, 1)
+    raised = share.pow_(_per_sample(power, flat))
+    centred, variance = _centred(raised)
+    mean = flat.mean(2, keepdim=True)
+    deviation = _centred(flat)[1].sqrt() * span.sign()
+    changed = centred.mul_(deviation / variance.sqrt().clamp(min=1e-6)).add_(mean)
+    return changed.view_as(x)
+
+
+def lower_resolution(x: Tensor, share: Tensor) -> Tensor:
+    """Keep a share of the voxels along each axis and interpolate linearly between them.
+
+    The nearest voxels are kept, not averaged: a scan with gaps between its slices looks so.
+
+    Args:
+        x: the images.
+        share: (batch, d) in 0 ... 1; 1 leaves an axis as it is.
+    """
+    for axis in range(2, x.ndim):
+        x = _interpolate_axis(x, *_kept_voxels(x.shape[axis], share[:, axis - 2]), axis)
+    return x
+
+
+def _kept_voxels(size: int, share: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Of each voxel of an axis: the kept voxels before and behind it, and how close the latter is.
+
+    All are (batch, size). As `F.interpolate`: "nearest-exact" down, then "linear" up.
+    """
+    kept = (share.double() * size).round().clamp(1, size)[:, None]
+    step = size / kept
+    position = (torch.arange(size) + 0.5) / step - 0.5
+    position = torch.minimum(position.clamp(min=0), kept - 1)
+    before = position.floor()
+    behind = torch.minimum(before + 1, kept - 1)
+    lower, upper = (((number + 0.5) * step).floor().long() for number in (before, behind))
+    return lower, upper, (position - before).float()
+
+
 def blur(x: Tensor, sigma: Tensor, radius: int = 2) -> Tensor:
     """Gaussian blur of `sigma` voxels, one axis after the other; edges are mirrored.
 
     The kernel has `2 * radius + 1` weights that sum to one: right for sigma up to about half the
     radius.
+
+    Args:
+        x: the images.
+        sigma: (batch,), or (batch, d) for another width along each axis.
+        radius: of the kernel, in voxels.
     """
     offsets = torch.arange(-radius, radius + 1, device=sigma.device)
-    weights = torch.exp(-(offsets**2) / (2 * sigma[:, None].clamp(min=1e-3) ** 2))
-    weights = weights / weights.sum(1, keepdim=True)
+    widths = sigma.view(len(x), -1).expand(-1, x.ndim - 2).clamp(min=1e-3)
+    weights = torch.exp(-(offsets**2) / (2 * widths[:, :, None] ** 2))
+    weights = weights / weights.sum(2, keepdim=True)
     for axis in range(2, x.ndim):
-        x = _correlate(x, weights, axis)
+        x = _correlate(x, weights[:, axis - 2], axis)
     return x
 
 
@@ -119,3 +180,12 @@ def _correlate(x: Tensor, weights: Tensor, axis: int) -> Tensor:
     for offset in range(1, weights.shape[1]):
         total.addcmul_(padded.narrow(axis, offset, size), _per_sample(weights[:, offset], x))
     return total
+
+
+def _interpolate_axis(x: Tensor, lower: Tensor, upper: Tensor, share: Tensor, axis: int) -> Tensor:
+    """`numba_kernels.interpolate_axis` on any device."""
+    if x.device.type == "cpu" and x.dtype == torch.float32 and not x.requires_grad:
+        return numba_kernels.interpolate_axis(x, lower, upper, share, axis)
+    shape = (len(x), *(1,) * (axis - 1), x.shape[axis], *(1,) * (x.ndim - 1 - axis))
+    low, high = (x.take_along_dim(at.to(x.device).view(shape), axis) for at in (lower, upper))
+    return torch.lerp(low, high, share.to(x.device, x.dtype).view(shape))

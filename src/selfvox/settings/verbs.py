@@ -25,6 +25,7 @@ COMPUTER = Section("Computing")
 
 MAPS = ("entropy", "mutual-information", "variance", "percentiles")
 INTENSITIES = ("auto", "mri", "ct", "photo")
+MIRRORS = ("left-right", "front-back", "up-down")  # axes of a prepared volume, in their order
 # where neither steps nor epochs are given
 PRETRAIN_STEPS = 1000
 FINETUNE_STEPS = 500
@@ -227,6 +228,21 @@ class Finetune(PreparationSettings):
     seed: Seed = 0
     resume: Resume = False
     network: Network = "plain"
+    augment: Annotated[
+        Literal["none", "light", "strong"],
+        "how much training scans are varied: light (small rotations and zooms, contrast, "
+        "brightness, noise) or strong (larger ones, also gamma, blur and low resolution); strong "
+        "needs more steps",
+        TRAINING,
+    ] = "light"
+    mirror: Annotated[
+        tuple[str, ...] | None,
+        f"axes along which half of the training scans are mirrored: none, all, or some of "
+        f"{', '.join(MIRRORS)}, separated by commas; right where a mirrored scan could be a real "
+        "one, wrong for left-right if classes tell left from right; default: all to classify with "
+        "light or strong, else none",
+        TRAINING,
+    ] = None
     first_conv: Annotated[
         Literal["mean", "tile", "random"] | None,
         "how to adapt the first convolution to scans of other channels than the encoder's: weights "
@@ -303,6 +319,8 @@ class Finetune(PreparationSettings):
         _one_of(self, "steps", "epochs")
         if self.fold is not None:
             _check_fold(self.fold)
+        for name in self.mirror or ():
+            _check_choice("mirror", name, ("none", "all", *MIRRORS))
 
 
 @dataclass(frozen=True, kw_only=True)

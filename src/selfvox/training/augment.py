@@ -1,76 +1,244 @@
-"""Light augmentation on the device: rotation, zoom, flips, contrast, brightness and noise."""
+"""Augmentation on the device: mirrored, rotated and zoomed scans, and varied intensities."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from selfvox.ops import intensity
-from selfvox.ops.affine import resample, rotation_matrices
+from selfvox.ops.affine import resample, resample_label, rotation_matrices
 from selfvox.ops.planes import Plane
 
-MAX_DEGREES = 15.0
-ZOOM = (0.9, 1.1)
-CONTRAST = (0.75, 1.25)  # factor
-BRIGHTNESS = (-0.2, 0.2)  # added to standardised intensities
-NOISE = (0.0, 0.1)  # standard deviation
+
+class Change(NamedTuple):
+    """A change of a magnitude between `low` and `high`, of a share of the samples."""
+
+    low: float
+    high: float
+    probability: float = 1.0
+
+    def draw(self, shape: tuple[int, ...], rng: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Magnitudes, and (batch,) booleans: which samples are changed."""
+        magnitudes = torch.empty(shape).uniform_(self.low, self.high, generator=rng)
+        if self.probability == 1:
+            return magnitudes, torch.ones(shape[0], dtype=torch.bool)
+        return magnitudes, torch.rand(shape[0], generator=rng) < self.probability
+
+
+@dataclass(frozen=True, kw_only=True)
+class Strength:
+    """The changes of samples, in the order in which they are made."""
+
+    degrees: Change  # about each axis
+    # a plane is rotated in if its shortest by its longest edge of a voxel is at least this
+    evenness: float
+    zoom: Change  # above 1, more of the surroundings is shown
+    gamma: Change | None = None
+    inverted_gamma: float = 0.0  # share of the gamma changes that start from the highest value
+    contrast: Change  # factor
+    brightness: Change  # added to standardised intensities
+    blur: Change | None = None  # standard deviation, in shortest edges of a voxel
+    resolution: Change | None = None  # share of the voxels that is kept along the finest axis
+    noise: Change  # standard deviation
+    fills_with_background: bool  # what lies outside; otherwise edges are mirrored
+
+
+LIGHT = Strength(
+    degrees=Change(-15.0, 15.0),
+    evenness=0.95,  # as `ops.planes.equal_spacing`
+    zoom=Change(0.9, 1.1),
+    contrast=Change(0.75, 1.25),
+    brightness=Change(-0.2, 0.2),
+    noise=Change(0.0, 0.1),
+    fills_with_background=False,
+)
+# The changes and ranges of nnU-Net (Isensee et al. 2021, supplementary note 4). More samples are
+# rotated and zoomed than its 0.2 and varied in contrast and brightness than its 0.15: a few hundred
+# steps show a few scans, and each of them often.
+STRONG = Strength(
+    degrees=Change(-30.0, 30.0, 0.5),
+    evenness=1 / 3,  # slices that are farther apart cannot be interpolated (nnU-Net's bound)
+    zoom=Change(0.7, 1.4, 0.5),
+    gamma=Change(0.7, 1.5, 0.4),
+    inverted_gamma=0.25,
+    contrast=Change(0.75, 1.25, 0.5),
+    brightness=Change(-0.3, 0.3, 0.5),
+    blur=Change(0.5, 1.0, 0.2),
+    resolution=Change(0.5, 1.0, 0.25),
+    noise=Change(0.0, 0.15, 0.3),
+    # mirrored edges would show a left organ as a right one, with the label of the left
+    fills_with_background=True,
+)
+STRENGTHS = {"light": LIGHT, "strong": STRONG}
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """How the samples of a fine-tuning are varied.
+
+    Args:
+        strength: none, light or strong.
+        mirror: axes that are mirrored, each in half of the samples.
+    """
+
+    strength: Literal["none", "light", "strong"] = "light"
+    mirror: tuple[int, ...] = ()
 
 
 def augment(
-    image: Tensor, label: Tensor, planes: Sequence[Plane], rng: torch.Generator
+    image: Tensor,
+    label: Tensor,
+    spacing: Tensor,
+    augmentation: Augmentation,
+    rng: torch.Generator,
 ) -> tuple[Tensor, Tensor]:
     """Vary a batch as scans vary among people and scanners; image and label move together.
-
-    Rotation and zoom are one matrix per sample, so an image is resampled only once.
 
     Args:
         image: (batch, channel, *space).
         label: (batch, *space); resampled by nearest neighbour.
-        planes: those of equal spacing, where a rotation preserves the anatomy's shape.
+        spacing: (batch, d) in mm: a rotation preserves shapes in mm, not in voxels.
+        augmentation: what to do.
         rng: on the CPU.
     """
-    count = len(image)
-    d = image.ndim - 2
-    angles = _uniform(rng, -MAX_DEGREES, MAX_DEGREES, (count, len(planes)))
-    zooms = _uniform(rng, *ZOOM, (count, 1, 1))
-    matrices = rotation_matrices(torch.deg2rad(angles), planes, d) * zooms
-    shifts = torch.zeros(count, d)
-    moved_image = resample(image, matrices, shifts)
-    moved_label = resample(label[:, None].float(), matrices, shifts, mode="nearest")
-    return _vary_intensity(moved_image, rng), moved_label[:, 0].to(label.dtype)
+    strength = STRENGTHS.get(augmentation.strength)
+    matrices = _draw_matrices(strength, augmentation.mirror, spacing, rng)
+    image = _move_image(image, matrices, strength)
+    label = _move_label(label, matrices, strength)
+    return _vary_intensity(image, spacing, strength, rng), label
 
 
-def augment_whole(image: Tensor, spacing: Tensor, rng: torch.Generator) -> Tensor:
-    """Vary whole scans: no flip, rotation or zoom changes their class.
+def augment_whole(
+    image: Tensor, spacing: Tensor, augmentation: Augmentation, rng: torch.Generator
+) -> Tensor:
+    """Vary whole scans, which have a class and no label image.
 
     Args:
         image: (batch, channel, *space).
-        spacing: (batch, d) in mm: a rotation preserves shapes in mm, not in voxels.
+        spacing: (batch, d) in mm, as in `augment`.
+        augmentation: what to do.
         rng: on the CPU.
     """
-    count = len(image)
-    d = image.ndim - 2
-    planes = list(itertools.combinations(range(d), 2))
-    angles = _uniform(rng, -MAX_DEGREES, MAX_DEGREES, (count, len(planes)))
-    flips = torch.where(_uniform(rng, 0, 1, (count, 1, d)) < 0.5, -1.0, 1.0)
-    zooms = _uniform(rng, *ZOOM, (count, 1, 1))
-    matrices = rotation_matrices(torch.deg2rad(angles), planes, d) * zooms * flips
-    # the matrices are in mm; resampling takes voxels
+    strength = STRENGTHS.get(augmentation.strength)
+    if strength is LIGHT:
+        # no label is cut to steps, so light rotates in every plane
+        strength = replace(LIGHT, evenness=0.0)
+    matrices = _draw_matrices(strength, augmentation.mirror, spacing, rng)
+    image = _move_image(image, matrices, strength)
+    return _vary_intensity(image, spacing, strength, rng)
+
+
+def _draw_matrices(
+    strength: Strength | None, mirror: Sequence[int], spacing: Tensor, rng: torch.Generator
+) -> Tensor:
+    """Matrices (batch, d, d), in voxels, that rotate, mirror and zoom.
+
+    All three are one matrix per sample, so a scan is resampled only once.
+    """
+    count, d = spacing.shape
+    if strength is None:
+        return torch.eye(d) * _draw_flips(mirror, count, d, rng)
     mm = spacing.cpu().float()
-    matrices = matrices * mm[:, None, :] / mm[:, :, None]
-    return _vary_intensity(resample(image, matrices, torch.zeros(count, d)), rng)
+    planes = list(itertools.combinations(range(d), 2))
+    degrees, is_rotated = strength.degrees.draw((count, len(planes)), rng)
+    angles = torch.deg2rad(degrees) * (is_rotated[:, None] & _is_even(mm, planes, strength))
+    flips = _draw_flips(mirror, count, d, rng)
+    zooms, is_zoomed = strength.zoom.draw((count,), rng)
+    zooms = torch.where(is_zoomed, zooms, 1.0)
+    matrices = rotation_matrices(angles, planes, d) * zooms[:, None, None] * flips
+    # the matrices are in mm; resampling takes voxels
+    return matrices * (mm[:, None, :] / mm[:, :, None])
 
 
-def _vary_intensity(image: Tensor, rng: torch.Generator) -> Tensor:
-    """Change contrast and brightness and add noise, drawn for each image."""
+def _is_even(mm: Tensor, planes: Sequence[Plane], strength: Strength) -> Tensor:
+    """(batch, plane) booleans: whether the spacings in a plane are near enough to rotate in it."""
+    edges = mm[:, torch.tensor(planes)]  # (batch, plane, 2)
+    return edges.amin(2) >= strength.evenness * edges.amax(2)
+
+
+def _draw_flips(mirror: Sequence[int], count: int, d: int, rng: torch.Generator) -> Tensor:
+    """(batch, 1, d), -1 along the axes to mirror; nothing is drawn if there are none."""
+    flips = torch.ones(count, 1, d)
+    if mirror:
+        is_flipped = torch.rand(count, 1, d, generator=rng) < 0.5
+        axes = list(mirror)
+        flips[:, :, axes] = torch.where(is_flipped[:, :, axes], -1.0, 1.0)
+    return flips
+
+
+def _move_image(image: Tensor, matrices: Tensor, strength: Strength | None) -> Tensor:
+    """A new tensor: every image mapped by its matrix."""
+    fill = None
+    if strength is not None and strength.fills_with_background:
+        fill = image.flatten(2).amin(2)
+
+    def move(part: Tensor, maps: Tensor, *fills: Tensor) -> Tensor:
+        return resample(part, maps, maps.new_zeros(maps.shape[:2]), *fills)
+
+    values = () if fill is None else (fill,)
+    return _change_samples(image.clone(), _is_moved(matrices), move, matrices, *values)
+
+
+def _move_label(label: Tensor, matrices: Tensor, strength: Strength | None) -> Tensor:
+    """A new tensor: every label mapped by its matrix."""
+    fills = strength is not None and strength.fills_with_background
+
+    def move(part: Tensor, maps: Tensor) -> Tensor:
+        shifts = maps.new_zeros(maps.shape[:2])
+        return resample_label(part, maps, shifts, fill=0 if fills else None)
+
+    return _change_samples(label.clone(), _is_moved(matrices), move, matrices)
+
+
+def _is_moved(matrices: Tensor) -> Tensor:
+    return (matrices != torch.eye(matrices.shape[1])).flatten(1).any(1)
+
+
+def _vary_intensity(
+    image: Tensor, spacing: Tensor, strength: Strength | None, rng: torch.Generator
+) -> Tensor:
+    """Change the intensities of each image in place and by its own draws."""
+    if strength is None:
+        return image
     count = (len(image),)
-    image = intensity.scale_contrast(image, _uniform(rng, *CONTRAST, count))
-    image = intensity.shift_brightness(image, _uniform(rng, *BRIGHTNESS, count))
-    return intensity.add_noise(image, _uniform(rng, *NOISE, count), rng)
+    if strength.gamma is not None:
+        powers, is_changed = strength.gamma.draw(count, rng)
+        is_inverted = torch.rand(count, generator=rng) < strength.inverted_gamma
+        image = _change_samples(image, is_changed, intensity.change_gamma, powers, is_inverted)
+    factors, is_changed = strength.contrast.draw(count, rng)
+    image = _change_samples(image, is_changed, intensity.scale_contrast, factors)
+    shifts, is_changed = strength.brightness.draw(count, rng)
+    image = _change_samples(image, is_changed, intensity.shift_brightness, shifts)
+    # shortest edge of a voxel by that along each axis (batch, d)
+    fineness = (spacing.amin(1, keepdim=True) / spacing).cpu().float()
+    if strength.blur is not None:
+        widths, is_changed = strength.blur.draw(count, rng)
+        # as many mm along every axis
+        image = _change_samples(image, is_changed, intensity.blur, widths[:, None] * fineness)
+    if strength.resolution is not None:
+        shares, is_changed = strength.resolution.draw(count, rng)
+        # coarse axes already are what the finest one becomes
+        kept = (shares[:, None] / fineness).clamp(max=1)
+        image = _change_samples(image, is_changed, intensity.lower_resolution, kept)
+    sigmas, is_changed = strength.noise.draw(count, rng)
+    add_noise = partial(intensity.add_noise, rng=rng)
+    return _change_samples(image, is_changed, add_noise, sigmas)
 
 
-def _uniform(rng: torch.Generator, low: float, high: float, shape: tuple[int, ...]) -> Tensor:
-    return torch.empty(shape).uniform_(low, high, generator=rng)
+def _change_samples(
+    x: Tensor, is_changed: Tensor, change: Callable[..., Tensor], *magnitudes: Tensor
+) -> Tensor:
+    """`x` with `change(part of x, magnitudes...)` where `is_changed`; `x` may be overwritten."""
+    if is_changed.all():
+        return change(x, *magnitudes)
+    if is_changed.any():
+        samples = is_changed.nonzero().flatten()
+        at = samples.to(x.device)
+        x[at] = change(x[at], *(values[samples] for values in magnitudes))
+    return x

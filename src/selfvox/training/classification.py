@@ -20,9 +20,10 @@ from selfvox.ops.outcome import Batch, Outcome
 from selfvox.runs.card import ClassifierCard
 from selfvox.runs.device import Fabric
 from selfvox.settings.verbs import Finetune
-from selfvox.training.augment import augment_whole
+from selfvox.training.augment import Augmentation, augment_whole
 from selfvox.training.downstream import DownstreamTask
 from selfvox.training.loop import Objective
+from selfvox.training.mirror import axis_names, mirror_axes
 
 
 class Classification(DownstreamTask):
@@ -41,6 +42,12 @@ class Classification(DownstreamTask):
         self.balance = settings.balance
         self.linear = settings.head == "linear"
         self.score = "kappa" if self.ordinal else "balanced_accuracy"
+        names = axis_names(len(store.cases[0].shape))
+        mirror = settings.mirror
+        if mirror is None:
+            # of most scans, a mirrored one has the same class
+            mirror = ("none",) if settings.augment == "none" else ("all",)
+        self.augmentation = Augmentation(settings.augment, mirror_axes(mirror, names))
 
     def usable(self, case: StoredCase) -> bool:  # noqa: D102
         return case.grade is not None
@@ -64,7 +71,7 @@ class Classification(DownstreamTask):
         # the untrained network predicts the frequencies that it will be trained on
         counts = [numbers.count(number) for number in range(len(self.classes))]
         network.start_at([1] * len(counts) if self.balance else counts)
-        return ClassificationObjective(network, frozen_steps)
+        return ClassificationObjective(network, self.augmentation, frozen_steps)
 
     def data(  # noqa: D102
         self, store: Store, training: Sequence[StoredCase], crop: Sequence[int], seed: int
@@ -109,14 +116,15 @@ class Classification(DownstreamTask):
 class ClassificationObjective(Objective):
     """A classifier and the loss of its predictions."""
 
-    def __init__(self, network: Classifier, frozen_steps: int):
+    def __init__(self, network: Classifier, augmentation: Augmentation, frozen_steps: int):
         super().__init__()
         self.network = network
+        self.augmentation = augmentation
         self.frozen_steps = frozen_steps
 
     def forward(self, batch: Batch, step: int, rng: torch.Generator) -> Outcome:
         """Augment, classify, compare."""
-        image = augment_whole(batch["image"], batch["spacing"], rng)
+        image = augment_whole(batch["image"], batch["spacing"], self.augmentation, rng)
         is_frozen = step < self.frozen_steps
         # in training mode a batch norm would still update its statistics
         self.network.encoder.train(not is_frozen)

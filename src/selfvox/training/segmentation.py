@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from selfvox.data.preparation.store import Store, StoredCase
-from selfvox.data.sampling.crop_size import distinct_spacings, in_plane_cases, slice_axis
+from selfvox.data.sampling.crop_size import slice_axis
 from selfvox.data.sampling.crops import Crops
 from selfvox.errors import DataError, UsageError
 from selfvox.models.encoder import Encoder
@@ -19,7 +19,6 @@ from selfvox.models.sliding_window import segment_scan
 from selfvox.ops import losses
 from selfvox.ops.metrics import dice_per_class
 from selfvox.ops.outcome import Batch, Outcome
-from selfvox.ops.planes import Plane, equal_spacing
 from selfvox.ops.regions import (
     REGIONS_EXAMPLE,
     Regions,
@@ -32,9 +31,10 @@ from selfvox.ops.regions import (
 from selfvox.runs.card import SegmenterCard
 from selfvox.runs.device import Fabric
 from selfvox.settings.verbs import Finetune
-from selfvox.training.augment import augment
+from selfvox.training.augment import Augmentation, augment
 from selfvox.training.downstream import DownstreamTask
 from selfvox.training.loop import Objective
+from selfvox.training.mirror import axis_names, check_sides, mirror_axes
 
 FOREGROUND_SHARE = 0.5  # of the crops; random crops alone would seldom show a small class
 OVERLAP = 0.25  # of the windows in validation; `predict` takes more, which is slower
@@ -55,6 +55,10 @@ class Segmentation(DownstreamTask):
         self.loss = settings.loss
         self.linear = settings.head == "linear"
         self.axis = slice_axis(settings.slices, store.cases)
+        names = axis_names(len(store.cases[0].shape), self.axis)
+        mirror = mirror_axes(settings.mirror or (), names)
+        check_sides(mirror, names, self.classes.values())
+        self.augmentation = Augmentation(settings.augment, mirror)
         self.regions = _regions(store, settings, self.classes)
         # the label that is written where each region is predicted; None: the outputs are classes
         self.region_labels: list[int] | None = None
@@ -83,12 +87,11 @@ class Segmentation(DownstreamTask):
         self, network: nn.Module, training: Sequence[StoredCase], frozen_steps: int
     ) -> SegmentationObjective:
         assert isinstance(network, Segmenter)
-        planes = equal_spacing(*distinct_spacings(in_plane_cases(training, self.axis)))
         membership = None
         if self.region_labels:
             membership = membership_matrix(self.regions, max(self.classes))
         return SegmentationObjective(
-            network, list(self.classes), self.loss, planes, frozen_steps, membership
+            network, list(self.classes), self.loss, self.augmentation, frozen_steps, membership
         )
 
     def data(  # noqa: D102
@@ -163,7 +166,7 @@ class SegmentationObjective(Objective):
         network: to train.
         values: label values in the order of the network's outputs.
         loss: `dice` or `dice+ce`.
-        planes: those of equal spacing, in which augmentation rotates.
+        augmentation: how samples are varied.
         frozen_steps: the encoder is frozen for so many steps.
         membership: (region, label value) booleans, where the outputs are regions.
     """
@@ -173,13 +176,13 @@ class SegmentationObjective(Objective):
         network: Segmenter,
         values: Sequence[int],
         loss: str,
-        planes: Sequence[Plane],
+        augmentation: Augmentation,
         frozen_steps: int,
         membership: np.ndarray | None = None,
     ):
         super().__init__()
         self.network = network
-        self.planes = planes
+        self.augmentation = augmentation
         self.frozen_steps = frozen_steps
         self.values = torch.tensor(values)
         self.membership = None if membership is None else torch.from_numpy(membership)
@@ -189,7 +192,9 @@ class SegmentationObjective(Objective):
 
     def forward(self, batch: Batch, step: int, rng: torch.Generator) -> Outcome:
         """Augment, segment, compare."""
-        image, label = augment(batch["image"], batch["label"], self.planes, rng)
+        image, label = augment(
+            batch["image"], batch["label"], batch["spacing"], self.augmentation, rng
+        )
         is_frozen = step < self.frozen_steps
         # in training mode a batch norm would still update its statistics
         self.network.encoder.train(not is_frozen)

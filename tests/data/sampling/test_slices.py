@@ -91,7 +91,7 @@ def test_a_constant_crop_is_read_again_only_for_slices_without_labels(settings, 
         starts.append(start)
         return np.ones((1, *size), np.float32)
 
-    case = SimpleNamespace(subject="a", shape=(9, 9, 9))
+    case = SimpleNamespace(subject="a", shape=(9, 9, 9), spacing_mm=(1.0, 1.0, 1.0))
     store = SimpleNamespace(crop=constant, label_crop=lambda case, start, size: np.zeros(size))
     Crops(store, [case], seed=0, **settings)[0]
     assert len(starts) == reads

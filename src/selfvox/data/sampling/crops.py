@@ -20,7 +20,7 @@ class Crops(Dataset[dict[str, Tensor]]):
     """Random crops of stored cases, without end; order and positions follow from the seed.
 
     An item is `image` (channel, *crop) float32, `subject` (a number for the person), and with
-    `labels` also `label` (*crop) uint8.
+    `labels` also `label` (*crop) uint8 and `spacing` (d,) in mm.
 
     Args:
         store: prepared cases.
@@ -67,6 +67,9 @@ class Crops(Dataset[dict[str, Tensor]]):
             # counted from the end, the axis is the same with channels and without
             dropped = self.axis - len(self.size)
             item = {name: tensor.squeeze(dropped) for name, tensor in item.items()}
+        if self.labels:
+            spacing = [mm for axis, mm in enumerate(case.spacing_mm) if axis != self.axis]
+            item["spacing"] = torch.tensor(spacing)
         item["subject"] = torch.tensor(self._subject_numbers[case.subject])
         return item
 
