@@ -3,6 +3,7 @@
 import json
 from dataclasses import dataclass
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -96,6 +97,8 @@ def test_an_encoder_object_is_recorded_by_its_class_and_cannot_be_resumed_by_nam
         batch=2,
         **without(small, "network"),
     )
+    remedy = f"selfvox.finetune('LABELLED/', encoder=selfvox.load_encoder({str(run)!r}, network="
+    assert remedy in capsys.readouterr().err
     name = f"{type(module).__module__}:{type(module).__qualname__}"
     assert yaml.safe_load((run / "settings.yaml").read_text())["network"] == name
     settings = str(run / "settings.yaml")
@@ -120,6 +123,33 @@ def test_an_encoder_object_is_fine_tuned_from_its_own_weights(shapes_store, tmp_
     )
     saved = weights(run, "network")
     assert all(torch.equal(saved[f"encoder.{name}"], tensor) for name, tensor in before.items())
+
+
+def test_networks_with_an_encoder_object_predict_with_such_an_object(shapes_store, tmp_path, small):
+    runs = [
+        selfvox.finetune(
+            shapes_store,
+            out=tmp_path / name,
+            encoder=encoder_of(small),
+            steps=1,
+            seed=seed,
+            **without(small, "network"),
+        )
+        for seed, name in enumerate("ab")
+    ]
+    with pytest.raises(UsageError, match=r"selfvox\.load_segmenter\(run, encoder="):
+        selfvox.load_segmenter(runs[0])
+    encoder = encoder_of(small)
+    before = {name: tensor.clone() for name, tensor in state_tensors(encoder).items()}
+    segmenter = selfvox.load_segmenter(runs, encoder=encoder, device="cpu")
+    for model, run in zip(segmenter.models, runs, strict=True):
+        saved = weights(run, "network")
+        loaded = state_tensors(model.network)
+        assert saved.keys() == loaded.keys()
+        assert all(torch.equal(saved[name], tensor) for name, tensor in loaded.items())
+    assert all(torch.equal(before[name], x) for name, x in state_tensors(encoder).items())
+    scan = np.random.default_rng(0).random((24, 24, 24))
+    assert segmenter.predict(scan, (1, 1, 1)).label.shape == scan.shape
 
 
 def test_metrics_arrive_while_a_run_trains(shapes_store, tmp_path, small):

@@ -81,6 +81,7 @@ def load_encoder(
 def load_segmenter(
     run: str | _os.PathLike[str] | _Sequence[str | _os.PathLike[str]],
     *,
+    encoder: _nn.Module | None = None,
     device: str = "auto",
     precision: str = "auto",
 ) -> LoadedSegmenter:
@@ -88,6 +89,8 @@ def load_segmenter(
 
     Args:
         run: a fine-tuning run, or a list of them.
+        encoder: a copy gets the weights; needed if the run was made with `encoder=`, a module of
+            yours.
         device: auto, cpu, cuda or mps.
         precision: auto, bf16 or fp32.
 
@@ -103,12 +106,13 @@ def load_segmenter(
     """
     from selfvox import notebook  # only here: it imports torch, which takes seconds
 
-    return notebook.load_segmenter(run, device, precision)
+    return notebook.load_segmenter(run, encoder, device, precision)
 
 
 def load_classifier(
     run: str | _os.PathLike[str] | _Sequence[str | _os.PathLike[str]],
     *,
+    encoder: _nn.Module | None = None,
     device: str = "auto",
     precision: str = "auto",
 ) -> LoadedClassifier:
@@ -116,6 +120,8 @@ def load_classifier(
 
     Args:
         run: a fine-tuning run, or a list of them.
+        encoder: a copy gets the weights; needed if the run was made with `encoder=`, a module of
+            yours.
         device: auto, cpu, cuda or mps.
         precision: auto, bf16 or fp32.
 
@@ -131,7 +137,7 @@ def load_classifier(
     """
     from selfvox import notebook  # only here: it imports torch, which takes seconds
 
-    return notebook.load_classifier(run, device, precision)
+    return notebook.load_classifier(run, encoder, device, precision)
 
 
 def __dir__() -> list[str]:

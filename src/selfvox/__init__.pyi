@@ -534,6 +534,7 @@ def info(
 def load_classifier(
     run: AnyPath | Sequence[AnyPath],
     *,
+    encoder: nn.Module | None = None,
     device: str = "auto",
     precision: str = "auto",
 ) -> LoadedClassifier:
@@ -541,6 +542,8 @@ def load_classifier(
 
     Args:
         run: a fine-tuning run, or a list of them.
+        encoder: a copy gets the weights; needed if the run was made with `encoder=`, a module of
+            yours.
         device: auto, cpu, cuda or mps.
         precision: auto, bf16 or fp32.
 
@@ -584,6 +587,7 @@ def load_encoder(
 def load_segmenter(
     run: AnyPath | Sequence[AnyPath],
     *,
+    encoder: nn.Module | None = None,
     device: str = "auto",
     precision: str = "auto",
 ) -> LoadedSegmenter:
@@ -591,6 +595,8 @@ def load_segmenter(
 
     Args:
         run: a fine-tuning run, or a list of them.
+        encoder: a copy gets the weights; needed if the run was made with `encoder=`, a module of
+            yours.
         device: auto, cpu, cuda or mps.
         precision: auto, bf16 or fp32.
 

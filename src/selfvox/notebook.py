@@ -353,20 +353,20 @@ def load_encoder(
 
 
 def load_segmenter(
-    runs: AnyPath | Sequence[AnyPath], device: str, precision: str
+    runs: AnyPath | Sequence[AnyPath], encoder: nn.Module | None, device: str, precision: str
 ) -> LoadedSegmenter:
     """As `selfvox.load_segmenter`."""
     with python_errors("predict", _paths(runs)):
-        models = [trained_model.load_segmenter(run) for run in _paths(runs)]
+        models = [trained_model.load_segmenter(run, encoder) for run in _paths(runs)]
         return LoadedSegmenter(models, make_fabric(device, 1, precision))
 
 
 def load_classifier(
-    runs: AnyPath | Sequence[AnyPath], device: str, precision: str
+    runs: AnyPath | Sequence[AnyPath], encoder: nn.Module | None, device: str, precision: str
 ) -> LoadedClassifier:
     """As `selfvox.load_classifier`."""
     with python_errors("predict", _paths(runs)):
-        models = [trained_model.load_classifier(run) for run in _paths(runs)]
+        models = [trained_model.load_classifier(run, encoder) for run in _paths(runs)]
         return LoadedClassifier(models, make_fabric(device, 1, precision))
 
 

@@ -4,7 +4,8 @@ import pytest
 
 import selfvox
 from selfvox.commands.finetune import finetune
-from selfvox.data import phantom
+from selfvox.data import phantom, sources
+from selfvox.data.preparation.build_store import open_or_build_store
 from selfvox.errors import DataError, UsageError, WeightsError
 from selfvox.models.build import build_encoder, plan_encoder
 from selfvox.runs.weights import read_network
@@ -88,3 +89,23 @@ def test_an_encoder_may_be_a_python_object(shapes_store, tmp_path, small, monkey
     assert card.encoder == "passed as a module"
     for name, parameter in encoder.named_parameters():
         assert (tensors[f"encoder.{name}"] == parameter).all()
+
+
+def test_scans_are_listed_once(scans, tmp_path, monkeypatch):
+    listed = []
+
+    def find_dataset(root, source="auto"):
+        listed.append(root)
+        return sources.find_dataset(root, source)
+
+    def prepare(*arguments, **options):
+        open_or_build_store(*arguments, **options)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("selfvox.training.finetune_request.find_dataset", find_dataset)
+    monkeypatch.setattr("selfvox.data.preparation.build_store.find_dataset", find_dataset)
+    monkeypatch.setattr("selfvox.commands.finetune.open_or_build_store", prepare)
+    with pytest.raises(KeyboardInterrupt):
+        selfvox.finetune(scans, out=tmp_path / "run", encoder="none", workers=1, device="cpu")
+    assert (tmp_path / "run" / "store" / "manifest.json").exists()
+    assert listed == [scans]

@@ -10,11 +10,12 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from selfvox.data.preparation.build_store import count_channels, open_or_build_store
+from selfvox.data.preparation.build_store import open_or_build_store
 from selfvox.data.preparation.leakage import find_leaks, seen_scans
 from selfvox.data.preparation.recipe import Recipe
 from selfvox.data.preparation.split import Split, write_split
-from selfvox.data.preparation.store import Store, StoredCase
+from selfvox.data.preparation.store import Store, StoredCase, open_store
+from selfvox.data.sources import Dataset
 from selfvox.runs.card import NetworkCard
 from selfvox.runs.device import make_fabric
 from selfvox.runs.progress import echo
@@ -55,10 +56,10 @@ def finetune(
             what to do.
     """
     pretrained = None if encoder is not None else read_pretrained(settings.encoder)
-    check_request(settings, pretrained)
+    dataset = check_request(settings, pretrained)
     fabric = make_fabric(settings.device, 1, settings.precision)
     with open_run(settings.out, settings, resume=settings.resume, on_metrics=on_metrics) as run:
-        store = _open_store(settings, pretrained)
+        store = _open_store(settings, pretrained, dataset)
         task = _downstream_task(store, settings)
         split = choose_split(store, task, settings)
         write_split(split, run.path / "split.json")
@@ -117,17 +118,16 @@ def finetune(
     return settings.out
 
 
-def _open_store(settings: Finetune, pretrained: Pretrained | None) -> Store:
+def _open_store(
+    settings: Finetune, pretrained: Pretrained | None, dataset: Dataset | None
+) -> Store:
     """The prepared scans; the encoder's recipe is theirs too."""
     recipe = None
     preparation = settings
     if pretrained is not None:
         recipe = Recipe.from_dict(pretrained.card.recipe)
         channels = len(recipe.channel_names)
-        if (
-            settings.first_conv is not None
-            and count_channels(settings.labelled, settings.source) != channels
-        ):
+        if settings.first_conv is not None and _count_channels(settings, dataset) != channels:
             # intensities of other channels need a new recipe, on a grid like the encoder's
             preparation = replace(
                 settings,
@@ -136,8 +136,22 @@ def _open_store(settings: Finetune, pretrained: Pretrained | None) -> Store:
             )
             recipe = None
     return open_or_build_store(
-        settings.labelled, settings.out / "store", preparation, recipe=recipe, need_labels=True
+        settings.labelled,
+        settings.out / "store",
+        preparation,
+        recipe=recipe,
+        need_labels=True,
+        dataset=dataset,
     )
+
+
+def _count_channels(settings: Finetune, dataset: Dataset | None) -> int:
+    names = (
+        open_store(settings.labelled).recipe.channel_names
+        if dataset is None
+        else dataset.channel_names
+    )
+    return len(names)
 
 
 def _downstream_task(store: Store, settings: Finetune) -> DownstreamTask:

@@ -16,7 +16,7 @@ from selfvox.data.preparation.store import Store, is_store, open_store
 from selfvox.data.sampling.crop_size import DIVISOR, check_edges
 from selfvox.data.sampling.crops import Crops
 from selfvox.errors import DataError, Stopped
-from selfvox.models.build import check_network
+from selfvox.models.build import check_network, is_python_class
 from selfvox.models.encoder import Encoder
 from selfvox.pretext import PretextTask
 from selfvox.runs.device import Fabric, make_fabric
@@ -91,7 +91,7 @@ def pretrain(
             card = plan.card(network)
             save_part(run.path / "encoder", "encoder", network, card.to_json())
             draw_curve(run.path, run.path / "curve.png")
-            _suggest_next(settings, run.path)
+            _suggest_next(settings, run.path, is_python_class(plan.network))
     return settings.out
 
 
@@ -182,8 +182,17 @@ def _probe(plan: PretrainPlan, encoder: Encoder) -> Callable[[], dict[str, float
     )
 
 
-def _suggest_next(settings: Pretrain, run: Path) -> None:
+def _suggest_next(settings: Pretrain, run: Path, needs_object: bool) -> None:
+    """Print what was written and the next command, which for an encoder of one's own is Python."""
     echo(f"encoder: {run / 'encoder'}   curve: {run / 'curve.png'}")
+    if needs_object:
+        slices = f", slices='{settings.slices}'" if settings.slices else ""
+        echo(
+            f"next, in Python: selfvox.finetune('LABELLED/', encoder=selfvox.load_encoder("
+            f"{str(run)!r}, network=NETWORK).network, out='runs/seg'{slices})   NETWORK: an object "
+            "of the encoder's class, which gets the weights"
+        )
+        return
     slices = f" --slices {settings.slices}" if settings.slices else ""
     echo(
         f"next: selfvox finetune LABELLED/ --encoder {shlex.quote(str(run))}{slices} --out runs/seg"

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
-from torch import Tensor
+from torch import Tensor, nn
 
 from selfvox.data.formats import strict_json
 from selfvox.data.formats.image import suffix
@@ -112,8 +113,13 @@ def load_model(run: Path) -> TrainedSegmenter | TrainedClassifier:
     return _build(run, card, tensors, _segmenter_from_card)
 
 
-def load_segmenter(run: Path) -> TrainedSegmenter:
+def load_segmenter(run: Path, encoder: nn.Module | None = None) -> TrainedSegmenter:
     """Load the segmenter of a fine-tuning run, or of its `network/` folder.
+
+    Args:
+        run: a fine-tuning run.
+        encoder: a copy of it gets the weights; needed where the run was given a module of one's
+            own.
 
     Raises:
         WeightsError: as `load_model`, or the run classifies whole scans.
@@ -121,11 +127,15 @@ def load_segmenter(run: Path) -> TrainedSegmenter:
     tensors, card = _read_network(run)
     if isinstance(card, ClassifierCard):
         raise WeightsError(f"{run}: classifies whole scans; load it with load_classifier")
-    return _build(run, card, tensors, _segmenter_from_card)
+    return _build(run, card, tensors, _segmenter_from_card, encoder)
 
 
-def load_classifier(run: Path) -> TrainedClassifier:
+def load_classifier(run: Path, encoder: nn.Module | None = None) -> TrainedClassifier:
     """Load the classifier of a fine-tuning run, or of its `network/` folder.
+
+    Args:
+        run: a fine-tuning run.
+        encoder: as in `load_segmenter`.
 
     Raises:
         WeightsError: as `load_model`, or the run segments.
@@ -133,7 +143,7 @@ def load_classifier(run: Path) -> TrainedClassifier:
     tensors, card = _read_network(run)
     if isinstance(card, SegmenterCard):
         raise WeightsError(f"{run}: segments; load it with load_segmenter")
-    return _build(run, card, tensors, _classifier_from_card)
+    return _build(run, card, tensors, _classifier_from_card, encoder)
 
 
 AnyCard = TypeVar("AnyCard", SegmenterCard, ClassifierCard)
@@ -144,17 +154,20 @@ def _build(
     run: Path,
     card: AnyCard,
     tensors: Mapping[str, Tensor],
-    from_card: Callable[[AnyCard], Model],
+    from_card: Callable[[AnyCard, nn.Module | None], Model],
+    encoder: nn.Module | None = None,
 ) -> Model:
     """The model that the card describes, with these weights."""
     folder = part_folder(run, "network")
-    if is_python_class(card.network):
+    if encoder is None and is_python_class(card.network):
         raise UsageError(
             f"{run}: its encoder is of the Python class {card.network['name']}, which selfvox "
-            "cannot build; take the encoder by selfvox.load_encoder(run, network=...)"
+            "cannot build; predict in Python, with an object of this class: "
+            "selfvox.load_segmenter(run, encoder=...), or load_classifier"
         )
     try:
-        model = from_card(card)
+        # a copy: the networks of an ensemble have weights of their own
+        model = from_card(card, deepcopy(encoder))
     except (KeyError, TypeError, ValueError, AttributeError, UsageError) as error:
         raise WeightsError(
             f"{folder / 'network.json'}: damaged ({error!r}); copy it again"
@@ -165,15 +178,15 @@ def _build(
     return model
 
 
-def _segmenter_from_card(card: SegmenterCard) -> TrainedSegmenter:
+def _segmenter_from_card(card: SegmenterCard, encoder: nn.Module | None) -> TrainedSegmenter:
     labels = None
     if card.trained_on_regions:
         labels = tuple(region_labels(card.regions or {}, card.classes))
-    encoder = build_encoder(card.network, card.spatial_dims, card.in_channels)
+    built = build_encoder(encoder or card.network, card.spatial_dims, card.in_channels)
     outputs = len(labels or card.classes)
     norm = card.network.get("norm", "instance")
     return TrainedSegmenter(
-        network=Segmenter(encoder, outputs, norm, card.is_linear),
+        network=Segmenter(built, outputs, norm, card.is_linear),
         recipe=Recipe.from_dict(card.recipe),
         window=card.crop,
         classes=dict(card.classes),
@@ -184,10 +197,10 @@ def _segmenter_from_card(card: SegmenterCard) -> TrainedSegmenter:
     )
 
 
-def _classifier_from_card(card: ClassifierCard) -> TrainedClassifier:
-    encoder = build_encoder(card.network, card.spatial_dims, card.in_channels)
+def _classifier_from_card(card: ClassifierCard, encoder: nn.Module | None) -> TrainedClassifier:
+    built = build_encoder(encoder or card.network, card.spatial_dims, card.in_channels)
     return TrainedClassifier(
-        network=Classifier(encoder, len(card.classes), card.ordinal, card.is_linear),
+        network=Classifier(built, len(card.classes), card.ordinal, card.is_linear),
         recipe=Recipe.from_dict(card.recipe),
         input_size=card.crop,
         classes=card.classes,

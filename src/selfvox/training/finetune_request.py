@@ -8,7 +8,7 @@ import numpy as np
 
 from selfvox.data.preparation.store import is_store, open_store
 from selfvox.data.sampling.crop_size import DIVISOR, check_edges
-from selfvox.data.sources import find_dataset
+from selfvox.data.sources import Dataset, find_dataset
 from selfvox.errors import DataError, UsageError
 from selfvox.models.build import check_network
 from selfvox.ops.regions import parse_regions
@@ -28,12 +28,16 @@ FOREIGN_OPTIONS = {
 }
 
 
-def check_request(settings: Finetune, pretrained: Pretrained | None) -> None:
+def check_request(settings: Finetune, pretrained: Pretrained | None) -> Dataset | None:
     """Refuse what is impossible, as far as it is known before the scans are prepared.
 
     Args:
         settings: of the verb.
         pretrained: the encoder; None: from scratch.
+
+    Returns:
+        The labelled scans as listed, so that their preparation need not walk a large folder again;
+        None: they are a store.
 
     Raises:
         UsageError: an option that does not fit the labels, the encoder or the other options.
@@ -45,7 +49,9 @@ def check_request(settings: Finetune, pretrained: Pretrained | None) -> None:
     if settings.regions is not None:
         parse_regions(settings.regions)
     _check_crop(settings, pretrained)
-    _check_labels(settings)
+    dataset = _list_scans(settings)
+    _check_labels(settings, dataset)
+    return dataset
 
 
 def check_options(settings: Finetune, place: Path, *, has_labels: bool) -> None:
@@ -91,17 +97,24 @@ def _check_crop(settings: Finetune, pretrained: Pretrained | None) -> None:
     check_edges(settings.crop, divisor)
 
 
-def _check_labels(settings: Finetune) -> None:
+def _list_scans(settings: Finetune) -> Dataset | None:
+    """The labelled scans; None: they are a store."""
+    if is_store(settings.labelled):
+        return None
+    check_scans(settings.labelled)
+    return find_dataset(settings.labelled, settings.source)
+
+
+def _check_labels(settings: Finetune, dataset: Dataset | None) -> None:
     """Compare the options with the labels that the scans come with."""
     place = settings.labelled
-    if is_store(place):
+    if dataset is None:
         store = open_store(place)
         has_labels = any(case.has_label for case in store.cases)
         has_grades = any(case.grade is not None for case in store.cases)
         subjects = None  # the store's split counts too, and the store is prepared already
     else:
-        check_scans(place)
-        cases = find_dataset(place, settings.source).cases
+        cases = dataset.cases
         has_labels = any(case.label is not None for case in cases)
         has_grades = any(case.grade is not None for case in cases)
         subjects = {

@@ -46,6 +46,7 @@ def open_or_build_store(
     recipe: Recipe | None = None,
     need_labels: bool = False,
     first: int | None = None,
+    dataset: Dataset | None = None,
 ) -> Store:
     """Open `scans` if it is a store; otherwise build a store of them in `out`.
 
@@ -56,6 +57,7 @@ def open_or_build_store(
         recipe: of an encoder, which the scans must follow; default: chosen from the scans.
         need_labels: refuse a data set without a single label or grade.
         first: prepare only so many cases, for a preview; default: all.
+        dataset: the scans, if they are listed already; default: they are listed here.
 
     Raises:
         DataError: the store follows another recipe, no scan can be used, or there are no labels.
@@ -72,7 +74,7 @@ def open_or_build_store(
             )
         _check_options(settings, ready.recipe, f"{scans} was", "name the scans")
     else:
-        dataset = find_scans(scans, out, settings)
+        dataset = find_scans(scans, out, settings, dataset)
         dataset = dataclasses.replace(dataset, cases=dataset.cases[:first])
         ready = build_store(dataset, out, settings, recipe)
     if need_labels and not any(case.is_labelled for case in ready.cases):
@@ -90,13 +92,15 @@ def count_channels(scans: Path, source: str) -> int:
     return len(find_dataset(scans, source).channel_names)
 
 
-def find_scans(scans: Path, out: Path, settings: PreparationSettings) -> Dataset:
-    """The data set in `scans`.
+def find_scans(
+    scans: Path, out: Path, settings: PreparationSettings, dataset: Dataset | None = None
+) -> Dataset:
+    """The data set in `scans`, listed here unless it is given.
 
     Raises:
         UsageError: `out` is inside a plain folder of scans, which later would include our files.
     """
-    dataset = find_dataset(scans, settings.source)
+    dataset = dataset or find_dataset(scans, settings.source)
     if (
         dataset.source == "folder"
         and scans.is_dir()
