@@ -193,6 +193,9 @@ def finetune(
     train_on: Literal["classes", "regions"] = "classes",
     ordinal: bool = True,
     balance: bool = False,
+    encoder_dropout: float = 0.0,
+    decoder_dropout: float = 0.0,
+    dropout_kind: Literal["element", "channel"] = "element",
     learning_rate: float = 0.004,
     weight_decay: float = 0.01,
     validate_every: int | None = None,
@@ -256,6 +259,10 @@ def finetune(
         train_on: output of the network: one class per voxel, or each region separately.
         ordinal: classes are ordered, such as grades: a near miss costs less than a far one.
         balance: classification: draw every class equally often.
+        encoder_dropout: dropout rate after each activation of the encoder, in training;
+            `predict `passes`` then uses it too.
+        decoder_dropout: the same for the decoder, or the layers that classify.
+        dropout_kind: drop single units, or whole channels.
         learning_rate: peak learning rate of AdamW.
         weight_decay: decoupled weight decay of AdamW.
         validate_every: steps between validations; default: a fifth of the steps.
@@ -286,9 +293,9 @@ def predict(
     seed: int = 0,
     source: str = "auto",
     passes: int = 1,
-    encoder_dropout: float = 0.3,
-    decoder_dropout: float = 0.0,
-    dropout_kind: Literal["element", "channel"] = "element",
+    encoder_dropout: float | None = None,
+    decoder_dropout: float | None = None,
+    dropout_kind: Literal["element", "channel"] | None = None,
     vote: Literal["majority", "weighted", "borda", "union", "mean"] = "majority",
     vote_weights: float | Sequence[float] | None = None,
     union_class: str | None = None,
@@ -310,9 +317,11 @@ def predict(
         source: layout of the scans on disk: auto, bids (or bids:T1w), brats, decathlon, dicom
             (or dicom:allow-gap), folder, nnunet or table.
         passes: Monte-Carlo dropout: passes over each scan; 1: one prediction without dropout.
-        encoder_dropout: dropout rate after each activation of the encoder.
-        decoder_dropout: dropout rate after each activation of the decoder.
-        dropout_kind: drop single units, or whole channels.
+        encoder_dropout: dropout rate after each activation of the encoder; default: that of the
+            training, or 0.3 if there was no dropout in it.
+        decoder_dropout: the same for the decoder; default: that of the training.
+        dropout_kind: drop single units, or whole channels; default: as in the training, or
+            element.
         vote: rule that combines the passes.
         vote_weights: for vote="weighted": weight of a vote for each class, such as (1, 2, 2).
         union_class: for vote="union": the class to predict wherever any pass predicts it.

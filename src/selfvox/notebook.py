@@ -232,9 +232,9 @@ class LoadedSegmenter:
         vote: Vote = "majority",
         vote_weights: Sequence[float] | None = None,
         union_class: str | None = None,
-        encoder_dropout: float = 0.3,
-        decoder_dropout: float = 0.0,
-        dropout_kind: Literal["element", "channel"] = "element",
+        encoder_dropout: float | None = None,
+        decoder_dropout: float | None = None,
+        dropout_kind: Literal["element", "channel"] | None = None,
         overlap: float = 0.5,
         seed: int = 0,
     ) -> SegmentedScan:
@@ -250,9 +250,9 @@ class LoadedSegmenter:
             vote: rule that combines the passes.
             vote_weights: for vote="weighted".
             union_class: for vote="union".
-            encoder_dropout: dropout rate of the encoder.
-            decoder_dropout: dropout rate of the decoder.
-            dropout_kind: drop single units, or whole channels.
+            encoder_dropout: dropout rate of the encoder; default: that of the training, or 0.3.
+            decoder_dropout: dropout rate of the decoder; default: that of the training.
+            dropout_kind: drop single units, or whole channels; default: as in the training.
             overlap: of neighbouring windows, as a share of their size.
             seed: of the dropout.
 
@@ -272,7 +272,7 @@ class LoadedSegmenter:
             overlap=overlap,
             seed=seed,
         )
-        pass_settings = PassSettings.from_verb(settings)
+        pass_settings = PassSettings.from_verb(settings, self.models[0].dropout)
         # the volumes of a review are in ml
         measures = pass_settings.has_several(len(self.models))
         recipe = self.models[0].recipe
@@ -318,9 +318,9 @@ class LoadedClassifier:
         passes: int = 1,
         vote: Vote = "majority",
         vote_weights: Sequence[float] | None = None,
-        encoder_dropout: float = 0.3,
-        decoder_dropout: float = 0.0,
-        dropout_kind: Literal["element", "channel"] = "element",
+        encoder_dropout: float | None = None,
+        decoder_dropout: float | None = None,
+        dropout_kind: Literal["element", "channel"] | None = None,
         seed: int = 0,
     ) -> ClassVotes:
         """Classify one scan: the class, its probabilities, their interval and trust.
@@ -338,9 +338,8 @@ class LoadedClassifier:
             seed=seed,
         )
         image = _read_scan(scan, self.models[0].recipe, spacing, affine)
-        return classify.predict_image(
-            self.models, image, PassSettings.from_verb(settings), fabric=self._fabric
-        )
+        pass_settings = PassSettings.from_verb(settings, self.models[0].dropout)
+        return classify.predict_image(self.models, image, pass_settings, fabric=self._fabric)
 
 
 def load_encoder(

@@ -51,6 +51,7 @@ SEGMENTER = {
     "seen": SEEN,
     "step": 40,
     "validation_dice": 0.25,
+    "dropout": {"encoder": 0.3, "decoder": 0, "kind": "channel"},
     "sha256": "0c1b2879",
 }
 CLASSIFIER = {
@@ -63,14 +64,16 @@ CLASSIFIER = {
     "seen": SEEN,
     "step": 40,
     "validation_kappa": 1.0,
+    "dropout": {"encoder": 0.5, "decoder": 0.25, "kind": "element"},
     "sha256": "b81ab85c",
 }
 
 
 UNORDERED = {
-    **{name: CLASSIFIER[name] for name in list(CLASSIFIER)[:-2]},
+    **{name: CLASSIFIER[name] for name in list(CLASSIFIER)[:-3]},
     "ordinal": False,
     "validation_balanced_accuracy": 1.0,
+    "dropout": {"encoder": 0.5, "decoder": 0.25, "kind": "element"},
     "sha256": "b81ab85c",
 }
 CARDS = [
@@ -110,7 +113,7 @@ KEYS = [
         (ClassifierCard, UNORDERED),
     ]
     for key in entries
-    if key != "format"  # checked where the file is read
+    if key not in ("format", "dropout")  # checked where the file is read; optional
 ]
 
 
@@ -127,6 +130,30 @@ def refusal(card, entries):
 def test_a_card_is_written_byte_for_byte_as_it_was_read(card, entries):
     parsed = card.from_json(json.loads(json.dumps(entries)), FILE)
     assert json.dumps(parsed.to_json()) == json.dumps(entries)
+
+
+@pytest.mark.parametrize(("card", "entries"), CARDS[2:])
+def test_the_card_of_a_network_trained_without_dropout_does_not_mention_it(card, entries):
+    without = {key: value for key, value in entries.items() if key != "dropout"}
+    parsed = card.from_json(without, FILE)
+    assert parsed.dropout is None
+    assert json.dumps(parsed.to_json()) == json.dumps(without)
+
+
+@pytest.mark.parametrize(
+    "dropout",
+    [
+        None,
+        0.3,
+        {"encoder": 0.3},
+        {**SEGMENTER["dropout"], "kind": "voxel"},
+        {**SEGMENTER["dropout"], "encoder": 1},
+        {**SEGMENTER["dropout"], "seed": 0},
+    ],
+)
+def test_a_damaged_dropout_is_refused(dropout):
+    message = refusal(SegmenterCard, {**SEGMENTER, "dropout": dropout})
+    assert message.startswith(f"{FILE}: damaged ('dropout' is not a mapping of encoder, decoder")
 
 
 @pytest.mark.parametrize(("card", "entries"), CARDS)

@@ -295,5 +295,5 @@ def test_the_help_lists_every_encoder_and_map():
 
 
 def test_the_defaults_of_a_single_pass_are_accepted_when_spelled_out():
-    spelled_out = {"encoder_dropout": 0.3, "decoder_dropout": 0.0, "dropout_kind": "element"}
+    spelled_out = {"encoder_dropout": None, "decoder_dropout": None, "dropout_kind": None}
     assert resolve(verbs.Predict, PREDICT | spelled_out) == resolve(verbs.Predict, PREDICT)

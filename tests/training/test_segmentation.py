@@ -14,6 +14,7 @@ from selfvox.models.build import build_encoder, plan_encoder
 from selfvox.models.segmenter import Segmenter
 from selfvox.training.augment import Augmentation
 from selfvox.training.best_checkpoint import Validator
+from selfvox.training.dropout import TrainingDropout
 from selfvox.training.segmentation import LOSSES, Segmentation, SegmentationObjective
 
 CROP = (8, 8, 8)
@@ -82,7 +83,8 @@ def objective(frozen_steps, norm="batch"):
     torch.manual_seed(0)
     spec = plan_encoder({"channels": (4, 8), "norm": norm}, CROP, (1, 1, 1))
     network = Segmenter(build_encoder(spec, 3, 1), 3, norm)
-    return SegmentationObjective(network, [0, 1, 2], "dice", Augmentation(), frozen_steps)
+    dropout = TrainingDropout(network.encoder, network.decoder, None)
+    return SegmentationObjective(network, [0, 1, 2], "dice", Augmentation(), frozen_steps, dropout)
 
 
 def test_a_frozen_encoder_learns_from_the_first_step_after(store, task):
@@ -106,7 +108,8 @@ def test_a_frozen_encoder_learns_from_the_first_step_after(store, task):
 @pytest.mark.parametrize("loss", ["dice", "dice+ce"])
 def test_the_label_of_a_loss_says_that_dice_counts_negatively(loss):
     network = Segmenter(build_encoder(plan_encoder("plain", CROP, (1, 1, 1)), 3, 1), 2, "instance")
-    label = SegmentationObjective(network, [0, 1], loss, Augmentation(), 0).loss_label
+    dropout = TrainingDropout(network.encoder, network.decoder, None)
+    label = SegmentationObjective(network, [0, 1], loss, Augmentation(), 0, dropout).loss_label
     assert "-Dice" in label.replace(" ", "")
     logits = torch.zeros(1, 2, 4, 4, 4)
     logits[:, 1] = 100.0

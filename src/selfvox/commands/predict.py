@@ -8,7 +8,7 @@ from selfvox.prediction.jobs import load_job
 from selfvox.prediction.scan_loop import chosen_cases, process_scans, stop_on_signal
 from selfvox.runs.progress import echo
 from selfvox.settings.verbs import Predict
-from selfvox.uncertainty.ensemble import PassSettings, describe_passes
+from selfvox.uncertainty.ensemble import describe_passes
 
 
 def predict(settings: Predict) -> list[Path]:
@@ -31,7 +31,7 @@ def predict(settings: Predict) -> list[Path]:
     job = load_job(settings)
     cases = chosen_cases(settings, job.recipe)
     with job.folder.lock(), stop_on_signal(settings.out):
-        describe_passes(PassSettings.from_verb(settings))
+        describe_passes(job.passes, job.trained_dropout)
         todo = job.folder.open(cases, job.card, job.classes, job.regions)
         rejected = process_scans(todo, len(cases), job.recipe, job.predict_case)
         job.write_tables(cases)

@@ -21,6 +21,7 @@ from selfvox.prediction.classify import ScanClassifier
 from selfvox.prediction.output_folder import OutputFolder
 from selfvox.prediction.segment import ScanSegmenter, VotedScan
 from selfvox.prediction.trained_model import TrainedClassifier, TrainedSegmenter, load_model
+from selfvox.runs.card import DropoutRates
 from selfvox.runs.device import Fabric, make_fabric
 from selfvox.runs.progress import echo
 from selfvox.settings.verbs import Predict
@@ -36,6 +37,8 @@ class PredictionJob(ABC):
     classes: Mapping[int, str]
     regions: Regions | None
     card: Mapping[str, Any]  # network and settings that predictions depend on
+    passes: PassSettings
+    trained_dropout: Sequence[DropoutRates | None]  # of each network
     result: Path  # what the predictions are found in
     truth: str  # placeholder for what they can be evaluated against
 
@@ -61,7 +64,7 @@ def load_job(settings: Predict) -> PredictionJob:
     """
     runs = [settings.run, *settings.ensemble]
     models = [load_model(run) for run in runs]
-    passes = PassSettings.from_verb(settings)
+    passes = PassSettings.from_verb(settings, models[0].dropout)
     segmenters = [model for model in models if isinstance(model, TrainedSegmenter)]
     classifiers = [model for model in models if isinstance(model, TrainedClassifier)]
     if segmenters and classifiers:
@@ -97,6 +100,8 @@ class SegmentationJob(PredictionJob):
         self.segmenter = ScanSegmenter(models, passes, settings.overlap, fabric)
         endings = maps.map_files(passes.maps)
         self.folder = OutputFolder(settings.out, settings.probabilities, endings)
+        self.passes = passes
+        self.trained_dropout = [network.dropout for network in models]
         self.recipe = model.recipe
         self.classes = model.classes
         self.regions = model.regions
@@ -194,6 +199,8 @@ class ClassificationJob(PredictionJob):
         model = models[0]
         self.classifier = ScanClassifier(models, passes, fabric)
         self.folder = OutputFolder(settings.out, answers_only=True)
+        self.passes = passes
+        self.trained_dropout = [network.dropout for network in models]
         self.recipe = model.recipe
         self.classes = dict(enumerate(model.classes))
         self.regions = None

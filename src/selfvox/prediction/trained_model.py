@@ -22,7 +22,7 @@ from selfvox.models.build import build_encoder, is_python_class
 from selfvox.models.classifier import Classifier
 from selfvox.models.segmenter import Segmenter
 from selfvox.ops.regions import Regions, decode_regions, region_labels
-from selfvox.runs.card import ClassifierCard, SegmenterCard
+from selfvox.runs.card import ClassifierCard, DropoutRates, SegmenterCard
 from selfvox.runs.progress import echo
 from selfvox.runs.weights import load_strictly, part_folder, read_network
 
@@ -40,6 +40,7 @@ class TrainedSegmenter:
     regions: Regions | None = None
     # of a network trained on regions: the class number that is written for each region
     region_labels: tuple[int, ...] | None = None
+    dropout: DropoutRates | None = None  # that it was trained with
 
     @property
     def trained_on_regions(self) -> bool:
@@ -94,6 +95,7 @@ class TrainedClassifier:
     input_size: tuple[int, ...]  # edges in voxels that every scan is resized to
     classes: tuple[str, ...]
     sha256: str  # of its weights
+    dropout: DropoutRates | None = None  # that it was trained with
 
     def probabilities(self, images: Tensor) -> Tensor:
         """(batch, channel, *input_size) -> (batch, class), without dropout."""
@@ -194,6 +196,7 @@ def _segmenter_from_card(card: SegmenterCard, encoder: nn.Module | None) -> Trai
         slice_axis=SLICE_AXES[card.slices] if card.slices else None,
         regions=card.regions,
         region_labels=labels,
+        dropout=card.dropout,
     )
 
 
@@ -205,6 +208,7 @@ def _classifier_from_card(card: ClassifierCard, encoder: nn.Module | None) -> Tr
         input_size=card.crop,
         classes=card.classes,
         sha256=card.sha256,
+        dropout=card.dropout,
     )
 
 

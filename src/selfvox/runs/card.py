@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 from selfvox.errors import WeightsError
 from selfvox.ops.regions import Regions, regions_from_json, regions_to_json
@@ -21,6 +21,7 @@ class _Kind(NamedTuple):
     accepts: Callable[[Any], bool]  # whether a value from JSON is of this kind
     decode: Callable[[Any], Any] = lambda value: value
     encode: Callable[[Any], Any] = lambda value: value
+    is_optional: bool = False  # the key is left out where the value is None
 
 
 def _kind(*args: Any) -> dict[str, _Kind]:
@@ -69,6 +70,35 @@ def _are_regions(value: Any) -> bool:
     return True
 
 
+def _is_rate(value: Any) -> bool:
+    return _is_number(value) and 0 <= value < 1
+
+
+def _is_dropout(value: Any) -> bool:
+    return (
+        isinstance(value, dict)
+        and value.keys() == {"encoder", "decoder", "kind"}
+        and _is_rate(value["encoder"])
+        and _is_rate(value["decoder"])
+        and value["kind"] in ("element", "channel")
+    )
+
+
+@dataclass(frozen=True)
+class DropoutRates:
+    """How units are dropped after each activation."""
+
+    encoder: float  # share of the units of the encoder
+    decoder: float  # the same for the decoder, or the head of a classifier
+    kind: Literal["element", "channel"]
+
+    def __str__(self) -> str:
+        """Such as `0.3 of the encoder's and 0 of the decoder's elements`."""
+        return (
+            f"{self.encoder:g} of the encoder's and {self.decoder:g} of the decoder's {self.kind}s"
+        )
+
+
 def _choice(*values: str | None) -> dict[str, _Kind]:
     names = ["null" if value is None else f"'{value}'" for value in values]
     return _kind(f"{', '.join(names[:-1])} or {names[-1]}", lambda value: value in values)
@@ -96,6 +126,13 @@ _CLASS_NAMES = _kind(
     _is_class_names,
     lambda names: {int(number): name for number, name in names.items()},
     lambda names: {str(number): name for number, name in names.items()},
+)
+_DROPOUT = _kind(
+    "a mapping of encoder, decoder and kind",
+    _is_dropout,
+    lambda value: DropoutRates(**value),
+    dataclasses.asdict,
+    True,
 )
 _REGIONS = _kind(
     "a mapping of names to lists of class numbers, or null",
@@ -139,6 +176,8 @@ class Card:
         for name in (*cls.order, "sha256"):
             key = cls._key(name, entries)
             kind = kinds[name]
+            if key not in entries and kind.is_optional:
+                continue
             if key not in entries:
                 raise WeightsError(f"{file}: damaged (has no '{key}'); copy it again")
             if not kind.accepts(entries[key]):
@@ -151,7 +190,10 @@ class Card:
         kinds = _kinds(type(self))
         entries: dict[str, Any] = {"format": FORMAT}
         for name in (*self.order, "sha256"):
-            entries[self._key(name, entries)] = kinds[name].encode(getattr(self, name))
+            value = getattr(self, name)
+            if value is None and kinds[name].is_optional:
+                continue
+            entries[self._key(name, entries)] = kinds[name].encode(value)
         return entries
 
     @classmethod
@@ -200,6 +242,8 @@ class NetworkCard(Card):
     step: int = field(default=0, metadata=_COUNT)  # of the weights, once they are saved
     # on the validation subjects; None where it is not defined
     score: float | None = field(default=None, metadata=_SCORE)
+    # that it was trained with; None: without
+    dropout: DropoutRates | None = field(default=None, metadata=_DROPOUT)
 
     @property
     def is_linear(self) -> bool:
@@ -227,6 +271,7 @@ class SegmenterCard(NetworkCard):
         "seen",
         "step",
         "score",
+        "dropout",
     )
 
     classes: Mapping[int, str] = field(metadata=_CLASS_NAMES)  # name by class number
@@ -269,6 +314,7 @@ class ClassifierCard(NetworkCard):
         "seen",
         "step",
         "score",
+        "dropout",
     )
 
     classes: tuple[str, ...] = field(metadata=_NAMES)

@@ -294,6 +294,22 @@ class Finetune(PreparationSettings):
         bool, "classes are ordered, such as grades: a near miss costs less than a far one", TRAINING
     ] = True
     balance: Annotated[bool, "classification: draw every class equally often", TRAINING] = False
+    encoder_dropout: Annotated[
+        float,
+        "dropout rate after each activation of the encoder, in training; `predict --passes` then "
+        "uses it too",
+        TRAINING,
+        Rate,
+    ] = 0.0
+    decoder_dropout: Annotated[
+        float,
+        "the same for the decoder, or the layers that classify",
+        TRAINING,
+        Rate,
+    ] = 0.0
+    dropout_kind: Annotated[
+        Literal["element", "channel"], "drop single units, or whole channels", TRAINING
+    ] = "element"
     learning_rate: Annotated[float, "peak learning rate of AdamW", TRAINING, Positive] = 4e-3
     weight_decay: WeightDecay = 1e-2
     validate_every: Annotated[
@@ -317,6 +333,9 @@ class Finetune(PreparationSettings):
         super().__post_init__()
         _one_of(self, "labels", "fraction")
         _one_of(self, "steps", "epochs")
+        is_dropping = self.encoder_dropout > 0 or self.decoder_dropout > 0
+        if not is_dropping and not _is_default(self, "dropout_kind"):
+            raise ValueError("dropout_kind: nothing is dropped; give --encoder-dropout 0.3 too")
         if self.fold is not None:
             _check_fold(self.fold)
         for name in self.mirror or ():
@@ -357,14 +376,23 @@ class Predict:
         AtLeastOne,
     ] = 1
     encoder_dropout: Annotated[
-        float, "dropout rate after each activation of the encoder", UNCERTAINTY, Rate
-    ] = 0.3
+        float | None,
+        "dropout rate after each activation of the encoder; default: that of the training, or 0.3 "
+        "if there was no dropout in it",
+        UNCERTAINTY,
+        Rate,
+    ] = None
     decoder_dropout: Annotated[
-        float, "dropout rate after each activation of the decoder", UNCERTAINTY, Rate
-    ] = 0.0
+        float | None,
+        "the same for the decoder; default: that of the training",
+        UNCERTAINTY,
+        Rate,
+    ] = None
     dropout_kind: Annotated[
-        Literal["element", "channel"], "drop single units, or whole channels", UNCERTAINTY
-    ] = "element"
+        Literal["element", "channel"] | None,
+        "drop single units, or whole channels; default: as in the training, or element",
+        UNCERTAINTY,
+    ] = None
     vote: Annotated[
         Literal["majority", "weighted", "borda", "union", "mean"],
         "rule that combines the passes",

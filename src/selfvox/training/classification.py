@@ -22,6 +22,7 @@ from selfvox.runs.device import Fabric
 from selfvox.settings.verbs import Finetune
 from selfvox.training.augment import Augmentation, augment_whole
 from selfvox.training.downstream import DownstreamTask
+from selfvox.training.dropout import TrainingDropout, dropout_rates
 from selfvox.training.loop import Objective
 from selfvox.training.mirror import axis_names, mirror_axes
 
@@ -41,6 +42,7 @@ class Classification(DownstreamTask):
         self.ordinal = settings.ordinal
         self.balance = settings.balance
         self.linear = settings.head == "linear"
+        self.dropout = dropout_rates(settings)
         self.score = "kappa" if self.ordinal else "balanced_accuracy"
         names = axis_names(len(store.cases[0].shape))
         mirror = settings.mirror
@@ -60,7 +62,10 @@ class Classification(DownstreamTask):
 
     def card(self, **shared: Any) -> ClassifierCard:  # noqa: D102
         return ClassifierCard(
-            **shared, classes=tuple(str(value) for value in self.classes), ordinal=self.ordinal
+            **shared,
+            classes=tuple(str(value) for value in self.classes),
+            ordinal=self.ordinal,
+            dropout=self.dropout,
         )
 
     def objective(  # noqa: D102
@@ -71,7 +76,8 @@ class Classification(DownstreamTask):
         # the untrained network predicts the frequencies that it will be trained on
         counts = [numbers.count(number) for number in range(len(self.classes))]
         network.start_at([1] * len(counts) if self.balance else counts)
-        return ClassificationObjective(network, self.augmentation, frozen_steps)
+        dropout = TrainingDropout(network.encoder, network.head, self.dropout)
+        return ClassificationObjective(network, self.augmentation, frozen_steps, dropout)
 
     def data(  # noqa: D102
         self, store: Store, training: Sequence[StoredCase], crop: Sequence[int], seed: int
@@ -116,11 +122,18 @@ class Classification(DownstreamTask):
 class ClassificationObjective(Objective):
     """A classifier and the loss of its predictions."""
 
-    def __init__(self, network: Classifier, augmentation: Augmentation, frozen_steps: int):
+    def __init__(
+        self,
+        network: Classifier,
+        augmentation: Augmentation,
+        frozen_steps: int,
+        dropout: TrainingDropout,
+    ):
         super().__init__()
         self.network = network
         self.augmentation = augmentation
         self.frozen_steps = frozen_steps
+        self.dropout = dropout
 
     def forward(self, batch: Batch, step: int, rng: torch.Generator) -> Outcome:
         """Augment, classify, compare."""
@@ -128,7 +141,8 @@ class ClassificationObjective(Objective):
         is_frozen = step < self.frozen_steps
         # in training mode a batch norm would still update its statistics
         self.network.encoder.train(not is_frozen)
-        with torch.set_grad_enabled(not is_frozen):
-            embedding = self.network.encoder.embed(image)
-        logits = self.network.classify(embedding)
+        with self.dropout.active():
+            with torch.set_grad_enabled(not is_frozen):
+                embedding = self.network.encoder.embed(image)
+            logits = self.network.classify(embedding)
         return Outcome(self.network.loss(logits, batch["answer"]), {})

@@ -33,6 +33,7 @@ from selfvox.runs.device import Fabric
 from selfvox.settings.verbs import Finetune
 from selfvox.training.augment import Augmentation, augment
 from selfvox.training.downstream import DownstreamTask
+from selfvox.training.dropout import TrainingDropout, dropout_rates
 from selfvox.training.loop import Objective
 from selfvox.training.mirror import axis_names, check_sides, mirror_axes
 
@@ -54,6 +55,7 @@ class Segmentation(DownstreamTask):
         self.classes = _classes(store)
         self.loss = settings.loss
         self.linear = settings.head == "linear"
+        self.dropout = dropout_rates(settings)
         self.axis = slice_axis(settings.slices, store.cases)
         names = axis_names(len(store.cases[0].shape), self.axis)
         mirror = mirror_axes(settings.mirror or (), names)
@@ -79,6 +81,7 @@ class Segmentation(DownstreamTask):
         return SegmenterCard(
             **shared,
             classes=self.classes,
+            dropout=self.dropout,
             regions=self.regions or None,
             trained_on="classes" if self.region_labels is None else "regions",
         )
@@ -90,8 +93,15 @@ class Segmentation(DownstreamTask):
         membership = None
         if self.region_labels:
             membership = membership_matrix(self.regions, max(self.classes))
+        dropout = TrainingDropout(network.encoder, network.decoder, self.dropout)
         return SegmentationObjective(
-            network, list(self.classes), self.loss, self.augmentation, frozen_steps, membership
+            network,
+            list(self.classes),
+            self.loss,
+            self.augmentation,
+            frozen_steps,
+            dropout,
+            membership,
         )
 
     def data(  # noqa: D102
@@ -168,6 +178,7 @@ class SegmentationObjective(Objective):
         loss: `dice` or `dice+ce`.
         augmentation: how samples are varied.
         frozen_steps: the encoder is frozen for so many steps.
+        dropout: in the encoder and the decoder.
         membership: (region, label value) booleans, where the outputs are regions.
     """
 
@@ -178,12 +189,14 @@ class SegmentationObjective(Objective):
         loss: str,
         augmentation: Augmentation,
         frozen_steps: int,
+        dropout: TrainingDropout,
         membership: np.ndarray | None = None,
     ):
         super().__init__()
         self.network = network
         self.augmentation = augmentation
         self.frozen_steps = frozen_steps
+        self.dropout = dropout
         self.values = torch.tensor(values)
         self.membership = None if membership is None else torch.from_numpy(membership)
         # soft Dice is minimised with a minus sign, so the loss may be negative
@@ -198,9 +211,10 @@ class SegmentationObjective(Objective):
         is_frozen = step < self.frozen_steps
         # in training mode a batch norm would still update its statistics
         self.network.encoder.train(not is_frozen)
-        with torch.set_grad_enabled(not is_frozen):
-            maps = self.network.encoder(image)
-        logits = self.network.decode(maps, image.shape[2:])
+        with self.dropout.active():
+            with torch.set_grad_enabled(not is_frozen):
+                maps = self.network.encoder(image)
+            logits = self.network.decode(maps, image.shape[2:])
         return Outcome(self.loss(logits, self._target(label)), {})
 
     def _target(self, label: Tensor) -> Tensor:

@@ -8,11 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from selfvox.errors import UsageError, did_you_mean
+from selfvox.runs.card import DropoutRates
 from selfvox.runs.progress import echo
 from selfvox.settings.verbs import Predict
 from selfvox.uncertainty.mc_dropout import Dropout
 from selfvox.uncertainty.vote_rules import VOTE_RULES, VoteOptions
 
+# of passes by networks that were trained without dropout (paper B, 3.3: its best place and rate)
+UNTRAINED = DropoutRates(encoder=0.3, decoder=0.0, kind="element")
 NO_DROPOUT = Dropout(encoder=0.0, decoder=0.0, kind="element", seed=0)
 
 
@@ -28,10 +31,21 @@ class PassSettings:
     maps: tuple[str, ...] = ()  # of maps.MAPS
 
     @classmethod
-    def from_verb(cls, settings: Predict) -> PassSettings:
-        """The same settings, from those of `predict`."""
+    def from_verb(cls, settings: Predict, trained: DropoutRates | None) -> PassSettings:
+        """The same settings, from those of `predict`.
+
+        Args:
+            settings: of the verb.
+            trained: what the leading network was trained with, the default of the rates.
+        """
+        default = trained or UNTRAINED
+        encoder = settings.encoder_dropout
+        decoder = settings.decoder_dropout
         dropout = Dropout(
-            settings.encoder_dropout, settings.decoder_dropout, settings.dropout_kind, settings.seed
+            encoder=default.encoder if encoder is None else encoder,
+            decoder=default.decoder if decoder is None else decoder,
+            kind=settings.dropout_kind or default.kind,
+            seed=settings.seed,
         )
         return cls(
             passes=settings.passes,
@@ -123,11 +137,25 @@ def passes_card(settings: PassSettings, sha256s: Sequence[str]) -> dict[str, Any
     return card
 
 
-def describe_passes(settings: PassSettings) -> None:
-    """Print where units are dropped, if they are."""
+def describe_passes(settings: PassSettings, trained: Sequence[DropoutRates | None]) -> None:
+    """Print where units are dropped, if they are, and whether the networks have learnt with that.
+
+    Args:
+        settings: of the passes.
+        trained: what each network was trained with.
+    """
     if settings.passes == 1:
         return
     dropout = settings.dropout
-    rates = f"{dropout.encoder:g} of the encoder's and {dropout.decoder:g} of the decoder's"
-    echo(f"{settings.passes} passes: dropout of {rates} {dropout.kind}s, after each activation")
-    echo("the network was trained without dropout")
+    rates = DropoutRates(dropout.encoder, dropout.decoder, dropout.kind)
+    echo(f"{settings.passes} passes: dropout of {rates}, after each activation")
+    for learnt in dict.fromkeys(trained):
+        if learnt is None:
+            echo(
+                "dropout was never trained with: the passes show where the network is unsure, "
+                "but not how often it is right; `selfvox finetune --encoder-dropout 0.3` trains it"
+            )
+        elif learnt == rates:
+            echo("the network was trained with the same dropout")
+        else:
+            echo(f"the network was trained with another dropout: {learnt}")

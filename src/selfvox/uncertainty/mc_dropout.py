@@ -1,4 +1,4 @@
-"""Monte-Carlo dropout after the activations of a trained network (paper B 2.3).
+"""Monte-Carlo dropout after the activations of a network (paper B 2.3).
 
 The masks of a pass follow from the seed, the number of the pass and the layer alone, and are the
 same for every input of one size. Passes go through the network several at a time, each with its own
@@ -7,8 +7,9 @@ masks.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Literal
@@ -16,7 +17,6 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 from selfvox.errors import UsageError
 
@@ -36,6 +36,43 @@ SHIFTS = 2**20  # places where the mask of a pass may start in the random sequen
 def is_activation(module: nn.Module) -> bool:
     """Whether units are dropped after it."""
     return any(kind.__name__ in ACTIVATIONS for kind in type(module).__mro__)
+
+
+def dropout_layers(
+    encoder: nn.Module, decoder: nn.Module, encoder_rate: float, decoder_rate: float
+) -> list[tuple[nn.Module, float]]:
+    """The activations after which units are dropped, in training and in prediction, with the rate.
+
+    Raises:
+        UsageError: a part has no activation, although its rate is not 0.
+    """
+    layers = []
+    for network, rate in ((encoder, encoder_rate), (decoder, decoder_rate)):
+        if rate == 0:
+            continue
+        activations = [module for module in network.modules() if is_activation(module)]
+        if not activations:
+            raise UsageError(
+                f"dropout: {type(network).__name__} has no activation layer to drop units "
+                "after; set its rate to 0"
+            )
+        layers += [(module, rate) for module in activations]
+    return layers
+
+
+@contextlib.contextmanager
+def dropping(
+    layers: Sequence[tuple[nn.Module, float]], drop: Callable[[Tensor, float], Tensor]
+) -> Iterator[None]:
+    """While entered, the output of each layer is what `drop` makes of it at the layer's rate."""
+
+    def hook(rate: float) -> Callable[[nn.Module, Any, Tensor], Tensor]:
+        return lambda module, inputs, output: drop(output, rate)
+
+    with contextlib.ExitStack() as hooks:
+        for module, rate in layers:
+            hooks.callback(module.register_forward_hook(hook(rate)).remove)
+        yield
 
 
 @dataclass(frozen=True)
@@ -66,26 +103,15 @@ class DropoutMasks:
 
     def __init__(self, encoder: nn.Module, decoder: nn.Module, dropout: Dropout):
         self.dropout = dropout
-        self.layers: list[tuple[nn.Module, float]] = []  # activations, and the rate after each
-        for network, rate in ((encoder, dropout.encoder), (decoder, dropout.decoder)):
-            if rate == 0:
-                continue
-            activations = [module for module in network.modules() if is_activation(module)]
-            if not activations:
-                raise UsageError(
-                    f"dropout: {type(network).__name__} has no activation layer to drop units "
-                    "after; set its rate to 0"
-                )
-            self.layers += [(module, rate) for module in activations]
-        self._hooks: list[RemovableHandle] = []
+        self.layers = dropout_layers(encoder, decoder, dropout.encoder, dropout.decoder)
+        self._entered = contextlib.ExitStack()
         self._passes: Sequence[int] = ()  # of the current batch
         self._sites = itertools.count()
         self._sequences: dict[tuple[float, torch.dtype], Tensor] = {}
         self._draws: dict[tuple[int, int], Any] = {}  # by pass and site
 
     def __enter__(self) -> DropoutMasks:
-        for module, rate in self.layers:
-            self._hooks.append(module.register_forward_hook(self._hook(rate)))
+        self._entered.enter_context(dropping(self.layers, self.drop))
         return self
 
     def __exit__(
@@ -94,17 +120,12 @@ class DropoutMasks:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        for hook in self._hooks:
-            hook.remove()
-        self._hooks = []
+        self._entered.close()
 
     def begin(self, passes: Sequence[int]) -> None:
         """Start a forward pass; its sample n is of pass `passes[n]`."""
         self._passes = passes
         self._sites = itertools.count()
-
-    def _hook(self, rate: float) -> Callable[[nn.Module, Any, Tensor], Tensor]:
-        return lambda module, inputs, output: self.drop(output, rate)
 
     def drop(self, output: Tensor, rate: float) -> Tensor:
         """Drop units of (pass, channel, *space); in place, unless the passes share it."""
