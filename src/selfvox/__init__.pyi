@@ -171,6 +171,8 @@ def finetune(
     batch: int = 2,
     crop: int | Sequence[int] | None = None,
     slices: Literal["axial", "coronal", "sagittal"] | None = None,
+    unlabelled: AnyPath | None = None,
+    registrations: int = 24,
     seed: int = 0,
     resume: bool = False,
     network: AnyPath | Mapping[str, Any] = "plain",
@@ -222,6 +224,9 @@ def finetune(
         batch: crops per step and device.
         crop: size of the crops in voxels; default: from the scans.
         slices: train in 2D on these slices of the volumes; default: train on the volumes.
+        unlabelled: more scans like these, without labels: the labelled scans are registered to
+            them, and copies that were moved onto their anatomies train too.
+        registrations: at most so many registrations to unlabelled scans.
         seed: seed of all random numbers.
         resume: continue the run in OUT.
         network: encoder: plain or residual (nnU-Net's), monai:NAME, timm:NAME, or a run, to use

@@ -15,6 +15,7 @@ from selfvox.data.preparation.leakage import find_leaks, seen_scans
 from selfvox.data.preparation.recipe import Recipe
 from selfvox.data.preparation.split import Split, write_split
 from selfvox.data.preparation.store import Store, StoredCase, open_store
+from selfvox.data.sampling.mixture import Mixture
 from selfvox.data.sources import Dataset
 from selfvox.runs.card import NetworkCard
 from selfvox.runs.device import make_fabric
@@ -32,6 +33,7 @@ from selfvox.training.loop import Hooks, train
 from selfvox.training.pretrained import Pretrained, read_pretrained
 from selfvox.training.schedule import TrainingPlan, count_steps
 from selfvox.training.segmentation import Segmentation
+from selfvox.training.unlabelled import COPY_SHARE, unlabelled_copies
 
 
 def finetune(
@@ -76,7 +78,9 @@ def finetune(
             plan.steps,
         )
         plan = replace(plan, encoder=built.encoder_schedule)
-        card = _card(settings, store, task, built, [*training, *validation], pretrained)
+        copies = unlabelled_copies(settings, store, split, training, validation)
+        seen = [*training, *validation, *(copies.anatomies if copies else ())]
+        card = _card(settings, store, task, built, seen, pretrained)
         objective = task.objective(built.network, training, built.frozen_steps)
         checkpoint = BestCheckpoint(
             run.path / "network",
@@ -97,9 +101,12 @@ def finetune(
         _describe(task, training, validation, built.crop)
         if pretrained:
             _report_leaks(pretrained, store, split)
-        data = seen_scans([*training, *validation])
+        data = seen_scans(seen)
         run.depends_on(network=card.network, crop=card.crop, data=data)
         samples = task.data(store, training, built.crop, settings.seed)
+        if copies:
+            moved = task.data(copies.store, copies.cases, built.crop, settings.seed)
+            samples = Mixture(samples, moved, COPY_SHARE, settings.seed)
         hooks = Hooks(after_step=checkpoint.after_step)
         train(
             fabric,

@@ -225,6 +225,14 @@ class Finetune(PreparationSettings):
     batch: Annotated[int, "crops per step and device", AtLeastOne] = 2
     crop: Annotated[CropEdges | None, "size of the crops in voxels; default: from the scans"] = None
     slices: Slices = None
+    unlabelled: Annotated[
+        Path | None,
+        "more scans like these, without labels: the labelled scans are registered to them, and "
+        "copies that were moved onto their anatomies train too",
+    ] = None
+    registrations: Annotated[
+        int, "at most so many registrations to unlabelled scans", AtLeastOne
+    ] = 24
     seed: Seed = 0
     resume: Resume = False
     network: Network = "plain"
@@ -336,6 +344,8 @@ class Finetune(PreparationSettings):
         is_dropping = self.encoder_dropout > 0 or self.decoder_dropout > 0
         if not is_dropping and not _is_default(self, "dropout_kind"):
             raise ValueError("dropout_kind: nothing is dropped; give --encoder-dropout 0.3 too")
+        if self.unlabelled is None and not _is_default(self, "registrations"):
+            raise ValueError("registrations: are to unlabelled scans; give --unlabelled too")
         if self.fold is not None:
             _check_fold(self.fold)
         for name in self.mirror or ():

@@ -24,6 +24,7 @@ FOREIGN_OPTIONS = {
         "regions": "--regions",
         "train_on": "--train-on",
         "loss": "--loss",
+        "unlabelled": "--unlabelled",
     },
 }
 

@@ -1,0 +1,1 @@
+"""Atlas: labelled scans carried onto the anatomies of unlabelled ones by registration."""

@@ -1,0 +1,69 @@
+"""Which labelled scan is registered to which unlabelled one, and which scans may not be used."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from selfvox.data.preparation.split import Split
+from selfvox.data.preparation.store import Store, StoredCase
+
+# why unlabelled scans are left out, in the order in which the reasons are tried
+HELD_OUT = "of test or validation subjects"
+LABELLED = "of the labelled subjects themselves"
+DUPLICATE = "with the contents of another one"
+
+
+def usable_scans(
+    unlabelled: Sequence[StoredCase], store: Store, split: Split
+) -> tuple[list[StoredCase], Mapping[str, int]]:
+    """The unlabelled scans whose anatomies may be trained on, and how many are left out, by reason.
+
+    A scan is recognised by its subject and by its contents. Validation subjects are held out too:
+    their Dice would no longer be that of unseen anatomies.
+
+    Args:
+        unlabelled: prepared scans.
+        store: the labelled scans and all others of their data set.
+        split: who trains, validates and tests.
+    """
+    held_out = {*split.validation, *split.test}
+    labelled = set(split.train)
+    contents = {case.image_hash: case.subject for case in store.cases}
+    counts = dict.fromkeys((HELD_OUT, LABELLED, DUPLICATE), 0)
+    usable: dict[str, StoredCase] = {}
+    for case in unlabelled:
+        subjects = {case.subject, contents.get(case.image_hash)}
+        if subjects & held_out:
+            counts[HELD_OUT] += 1
+        elif subjects & labelled:
+            counts[LABELLED] += 1
+        elif case.image_hash in usable:
+            counts[DUPLICATE] += 1
+        else:
+            usable[case.image_hash] = case
+    return list(usable.values()), {reason: count for reason, count in counts.items() if count}
+
+
+def choose_pairs(
+    labelled: Sequence[StoredCase], unlabelled: Sequence[StoredCase], most: int, seed: int
+) -> list[tuple[StoredCase, StoredCase]]:
+    """At most `most` pairs of a labelled and an unlabelled scan, all different.
+
+    Every scan of either kind has a partner before one has a second, as far as `most` allows.
+
+    Args:
+        labelled: scans to move.
+        unlabelled: scans to move them to.
+        most: pairs.
+        seed: of the order of the unlabelled scans.
+    """
+    order = np.random.default_rng((seed, 3)).permutation(len(unlabelled))
+    pairs = []
+    for number in range(min(most, len(labelled) * len(unlabelled))):
+        turn, place = divmod(number, len(unlabelled))
+        # each turn shifts the partners by one, so that no pair comes twice
+        moving = labelled[(place + turn) % len(labelled)]
+        pairs.append((moving, unlabelled[order[place]]))
+    return pairs

@@ -1,0 +1,52 @@
+from collections import Counter
+from types import SimpleNamespace
+
+import pytest
+
+from selfvox.atlas.pairs import DUPLICATE, HELD_OUT, LABELLED, choose_pairs, usable_scans
+from selfvox.data.preparation.split import Split
+
+
+def case(name, subject=None, contents=None):
+    return SimpleNamespace(id=name, subject=subject or name, image_hash=contents or name)
+
+
+SPLIT = Split(train=("ann",), validation=("bob",), test=("cyd",), seed=0)
+STORE = SimpleNamespace(cases=[case("ann"), case("bob"), case("cyd"), case("dan")])
+
+
+@pytest.mark.parametrize(
+    ("scan", "reason"),
+    [
+        (case("visit 2", subject="cyd"), HELD_OUT),
+        (case("visit 2", subject="bob"), HELD_OUT),
+        (case("renamed", contents="cyd"), HELD_OUT),
+        (case("visit 2", subject="ann"), LABELLED),
+        (case("renamed", contents="ann"), LABELLED),
+        (case("again", contents="dan"), DUPLICATE),
+    ],
+)
+def test_scans_of_held_out_people_are_never_used_under_any_name(scan, reason):
+    usable, left_out = usable_scans([case("dan"), scan, case("eve")], STORE, SPLIT)
+    assert [usable_case.id for usable_case in usable] == ["dan", "eve"]
+    assert left_out == {reason: 1}
+
+
+@pytest.mark.parametrize(("labelled", "unlabelled", "most"), [(1, 9, 4), (3, 6, 6), (3, 4, 99)])
+def test_pairs_are_different_and_every_scan_has_a_partner_first(labelled, unlabelled, most):
+    movings = [case(f"l{number}") for number in range(labelled)]
+    fixeds = [case(f"u{number}") for number in range(unlabelled)]
+    pairs = choose_pairs(movings, fixeds, most, seed=0)
+    names = [(moving.id, fixed.id) for moving, fixed in pairs]
+    assert len(set(names)) == len(names) == min(most, labelled * unlabelled)
+    for side, count in ((0, labelled), (1, unlabelled)):
+        used = Counter(pair[side] for pair in names)
+        most_used, least_used = max(used.values()), min(used.values())
+        assert len(used) == min(count, len(names))
+        assert most_used - least_used <= 1
+
+
+def test_the_choice_follows_from_the_seed():
+    movings, fixeds = [case("l")], [case(f"u{number}") for number in range(20)]
+    chosen = [[f.id for _, f in choose_pairs(movings, fixeds, 5, seed)] for seed in (0, 0, 1)]
+    assert chosen[0] == chosen[1] != chosen[2]
