@@ -2,11 +2,9 @@
 
 import csv
 import json
-import os
 import signal
 import subprocess
 import sys
-import time
 
 import nibabel as nib
 import numpy as np
@@ -407,20 +405,32 @@ def test_a_folder_made_with_passes_is_not_gone_on_in_without(run, scans, tmp_pat
             predict(Predict(run=run, scans=scans, out=out, **other))
 
 
+KILLED_AFTER_A_SCAN = """
+import os, signal, sys
+import selfvox
+from selfvox.prediction.output_folder import OutputFolder
+
+record = OutputFolder.record
+
+def killed(self, case, **more):
+    record(self, case, **more)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+OutputFolder.record = killed
+selfvox.predict(sys.argv[1], sys.argv[2], out=sys.argv[3], passes=3)
+"""
+
+
 def test_passes_killed_half_way_go_on_to_the_same_bytes(run, scans, tmp_path):
-    at = {"run": run, "scans": scans, "passes": 20}
-    predict(Predict(**at, out=tmp_path / "whole"))
+    settings = {"run": run, "scans": scans, "passes": 3}
+    predict(Predict(**settings, out=tmp_path / "whole"))
     out = tmp_path / "out"
-    command = f"import selfvox; selfvox.predict({str(run)!r}, {str(scans)!r}, out={str(out)!r}, passes=20)"
-    process = subprocess.Popen([sys.executable, "-c", command], stderr=subprocess.DEVNULL)
-    while not (out / "cases.jsonl").exists() and process.poll() is None:
-        time.sleep(0.002)
-    while not (out / "cases.jsonl").read_text() and process.poll() is None:
-        time.sleep(0.002)
-    os.kill(process.pid, signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
+    command = [sys.executable, "-c", KILLED_AFTER_A_SCAN, str(run), str(scans), str(out)]
+    process = subprocess.run(command, capture_output=True)
+    assert process.returncode == -signal.SIGKILL
+    assert len((out / "cases.jsonl").read_text().splitlines()) == 1
     assert not (out / "review.csv").exists()
-    predict(Predict(**at, out=out))
+    predict(Predict(**settings, out=out))
     assert content(out) == content(tmp_path / "whole")
 
 
