@@ -1,20 +1,19 @@
 """The example task of CONTRIBUTING.md is a real one."""
 
-import os
 import re
 import runpy
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
 import selfvox
-from selfvox import tasks
+from selfvox import tasks, testing
 from selfvox.data import phantom
 from selfvox.models.build import build_encoder, plan_encoder
 from selfvox.runs.run_folder import read_metrics
+
+from . import test_every_task
 
 ROOT = Path(__file__).parent.parent
 TASK, TEST = re.findall(
@@ -46,25 +45,15 @@ def test_the_example_test_holds(tmp_path):
         test()
 
 
-def test_the_example_passes_the_test_of_every_task(tmp_path):
-    folder = str(tmp_path / "tasks")
-    plugin = f"from selfvox import tasks\ntasks.__path__ = [*tasks.__path__, {folder!r}]\n"
-    (tmp_path / "with_mirror.py").write_text(plugin, encoding="utf-8")
-    plugins = ["-p", "with_mirror", "-p", "no:cacheprovider"]
-    arguments = [*plugins, "-k", "mirror", "tests/test_every_task.py"]
-    result = subprocess.run(
-        [sys.executable, "-m", "pytest", *arguments],
-        cwd=ROOT,
-        env={
-            **os.environ,
-            "PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]),
-        },
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert result.returncode == 0, result.stdout
-    assert " passed" in result.stdout
+@pytest.mark.parametrize("spatial_dims", [2, 3], ids=["2D", "3D"])
+@pytest.mark.parametrize("check", testing.TASK_CHECKS, ids=lambda check: check.__name__)
+def test_the_example_satisfies_the_contract_of_a_task(spatial_dims, check):
+    test_every_task.test_the_contract_of_a_task_is_satisfied("mirror", spatial_dims, check)
+
+
+def test_the_example_refuses_what_every_task_refuses():
+    test_every_task.test_a_negative_number_is_refused_by_name("mirror")
+    test_every_task.test_a_misspelt_task_is_refused_with_the_right_one("mirror")
 
 
 @pytest.mark.parametrize("d", [2, 3])
