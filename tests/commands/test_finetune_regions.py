@@ -11,6 +11,7 @@ import torch
 import selfvox
 from selfvox.errors import UsageError
 from selfvox.models.sliding_window import segment_scan
+from selfvox.uncertainty import maps
 
 CROP = (16, 16, 16)
 REGIONS = "whole=1,2;core=2"
@@ -175,8 +176,9 @@ def test_regions_that_do_not_fit_the_labels_are_refused(scans, tmp_path, setting
 
 
 @pytest.mark.parametrize("spacing", [None, (2.0, 2.0, 2.0)])
-def test_many_passes_vote_on_each_region(scans, run, tmp_path, capsys, spacing):
+def test_many_passes_vote_on_each_region(scans, run, tmp_path, capsys, monkeypatch, spacing):
     """A region is where most passes predict it: where its median probability is above a half."""
+    monkeypatch.setattr(maps, "draw_maps", lambda file, _: file.touch())  # 1 s a scan
     training = {"steps": 20, "batch": 2, "loss": "dice+ce", "keep": "last", "spacing": spacing}
     out = tmp_path / "out"
     if spacing is not None:
