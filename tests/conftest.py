@@ -30,8 +30,8 @@ SMALL = {"network": {"name": "plain", "channels": [4, 8]}, "crop": CROP, "device
 
 # the tests of `make fast`: of pure functions, files and settings, which train nothing
 FAST = ("ops", "settings", "runs", "evaluation", "models", "uncertainty", "data", "test_cli.py")
-# each takes 10 to 25 seconds of CPU: many passes over scans, many DICOM series, whole stores
-NOT_FAST = {"test_passes.py", "test_maps.py", "test_dicom.py", "preparation"}
+# each takes 10 to 25 seconds of CPU: passes over scans, DICOM series, synthetic brains, stores
+NOT_FAST = {"test_passes.py", "test_maps.py", "test_dicom.py", "test_phantom.py", "preparation"}
 
 
 def is_fast(path):
