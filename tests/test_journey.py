@@ -57,47 +57,27 @@ def volumes(tmp_path_factory):
     """Scans of 32 voxels, and what becomes of them up to two pre-trained encoders."""
     root = tmp_path_factory.mktemp("volumes")
     phantom.write(root / "scans", "shapes", count=7)
-    command(
-        "prepare",
-        "scans",
-        "--out",
-        "store",
-        "--test",
-        2,
-        "--validation",
-        1,
-        "--workers",
-        1,
-        cwd=root,
-    )
+    sizes = ("--test", 2, "--validation", 1, "--workers", 1)
+    selfvox("prepare", "scans", "--out", "store", *sizes, cwd=root)
     options = ("--steps", 3, "--batch", 2, "--crop", "16,16,16", *NETWORK)
-    for task, run in (("rotation", selfvox), ("simclr", command)):
-        run("pretrain", "store", "--task", task, "--out", f"runs/{task}", *options, cwd=root)
+    for task in ("rotation", "simclr"):
+        selfvox("pretrain", "store", "--task", task, "--out", f"runs/{task}", *options, cwd=root)
     return root
 
 
 @pytest.fixture(scope="module")
 def trained(volumes):
     """A network that segments."""
-    options = ("--steps", 12, "--crop", "16,16,16", "--device", "cpu")
-    command(
-        "finetune",
-        "store",
-        "--encoder",
-        "runs/simclr",
-        "--labels",
-        3,
-        "--out",
-        "seg",
-        *options,
-        cwd=volumes,
-    )
+    options = ("--labels", 3, "--steps", 12, "--crop", "16,16,16", "--device", "cpu")
+    words = ("store", "--encoder", "runs/simclr", "--out", "seg")
+    selfvox("finetune", *words, *options, cwd=volumes)
     return volumes
 
 
 def test_volumes_go_from_a_folder_of_scans_to_scores_on_their_own_grids(trained):
     root = trained
     assert len(read_split(root / "seg" / "split.json").train) == 3
+    # in a process that has nothing of the one that trained
     command("predict", "seg", "scans/images", "--subset", "test", "--out", "predictions", cwd=root)
     test = read_split(root / "store" / "split.json").test
     assert sorted(path.name for path in root.glob("predictions/*.nii.gz")) == sorted(
@@ -110,7 +90,7 @@ def test_volumes_go_from_a_folder_of_scans_to_scores_on_their_own_grids(trained)
         assert result.shape == scan.shape
         np.testing.assert_array_equal(result.affine, scan.affine)
         assert set(np.unique(result.dataobj)) <= {0, 1, 2}
-    output = command("evaluate", "predictions", "scans/labels", "--out", "scores.csv", cwd=root)
+    output = selfvox("evaluate", "predictions", "scans/labels", "--out", "scores.csv", cwd=root)
     assert "bright" in output
     assert "dice" in output.lower()
     with (root / "scores.csv").open() as file:
