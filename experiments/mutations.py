@@ -70,7 +70,7 @@ class Workshop:
 
     def __init__(self, folder: Path):
         self.folder = folder
-        for name in ("src", "tests"):
+        for name in ("docs", "src", "tests"):  # a test reads the plans in the docs
             ignored = shutil.ignore_patterns("__pycache__")
             shutil.copytree(ROOT / name, folder / name, ignore=ignored)
         for name in ("pyproject.toml", "README.md", "CONTRIBUTING.md"):

@@ -126,7 +126,7 @@ def test_two_processes_have_the_loss_and_the_gradient_of_one(tmp_path):
         for rank in range(2)
     ]
     try:
-        assert [worker.wait(60) for worker in workers] == [0, 0]
+        assert [worker.wait(600) for worker in workers] == [0, 0]
     finally:
         for worker in workers:
             worker.kill()
