@@ -292,6 +292,20 @@ CAUGHT_EARLIER = (
         "training/test_loop.py::test_the_learning_rate_rises_in_a_line_and_falls_as_half_a_cosine",
     ),
     m(
+        "lost classes: scans without the class count too",
+        "training/lost_classes.py",
+        "dice[contained[:, number], number].mean()",
+        "dice[:, number].mean()",
+        "training/test_lost_classes.py",
+    ),
+    m(
+        "lost classes: reported before they had time",
+        "training/lost_classes.py",
+        "if not EARLY * self.steps < step < self.steps:",
+        "if not 0 < step < self.steps:",
+        "training/test_lost_classes.py",
+    ),
+    m(
         "schedule: a released encoder starts at its peak",
         "training/schedule.py",
         "since_release, self.steps - self.encoder.release, ENCODER_WARMUP",

@@ -22,17 +22,19 @@ from selfvox.commands import finetune
 from selfvox.data.preparation.split import read_split
 from selfvox.data.preparation.store import open_store
 from selfvox.data.sampling.crops import Crops
-from selfvox.prediction.trained_model import load_trained_encoder
+from selfvox.models.build import load_encoder
 from selfvox.training.schedule import TrainingPlan
 
 SINCE_RELEASE = (5, 20, 100)
+CROP = (32, 32, 32)
+CHANNELS = (8, 16, 32, 64)
 CROPS = 24
 VOXELS = 4000  # of each level
 SCHEDULES = {
     "abrupt, rate x 1 (as before)": {"encoder_lr": 1.0},
+    "ramp, rate x .1 (default)": {},
     "ramp, rate x 1": {"encoder_lr": 1.0},
     "ramp, rate x .3": {"encoder_lr": 0.3},
-    "ramp, rate x .1 (default)": {},
     "sawtooth, rate x .1, a quarter frozen": {"schedule": "sawtooth", "warmup": 0.25},
 }
 
@@ -56,6 +58,8 @@ def main() -> None:
             out=encoder,
             task="rotation",
             steps=arguments.pretrain_steps,
+            crop=CROP,
+            network={"name": "plain", "channels": CHANNELS},
             device="cpu",
         )
     results = {}
@@ -75,7 +79,7 @@ def measure(
     store = open_store(arguments.store)
     validation = read_split(arguments.store / "split.json").validation
     cases = [case for case in store.cases if case.subject in validation]
-    pretrained, card = load_trained_encoder(encoder, None)
+    pretrained, card = load_encoder(encoder, None)
     crops = Crops(store, cases, card.crop, seed=7)
     images = torch.stack([crops[number]["image"] for number in range(CROPS)])
     before = features(pretrained, images)
@@ -102,9 +106,17 @@ def measure(
         TrainingPlan.encoder_rate_at = TrainingPlan.learning_rate_at
     try:
         run = selfvox.finetune(
-            arguments.store, out=out, encoder=str(encoder), labels=5, steps=arguments.steps,
-            seed=arguments.seed, device="cpu", **settings,
-        )  # fmt: skip
+            arguments.store,
+            out=out,
+            encoder=str(encoder),
+            labels=5,
+            steps=arguments.steps,
+            seed=arguments.seed,
+            crop=CROP,
+            validate_every=arguments.steps,
+            device="cpu",
+            **settings,
+        )
     finally:
         finetune.train = train
         TrainingPlan.encoder_rate_at = encoder_rate

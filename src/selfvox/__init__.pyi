@@ -191,6 +191,7 @@ def finetune(
     encoder_lr: float = 0.1,
     head: Literal["full", "linear"] = "full",
     loss: Literal["dice", "dice+ce"] = "dice",
+    class_weights: float | Sequence[float] | None = None,
     regions: str | None = None,
     train_on: Literal["classes", "regions"] = "classes",
     ordinal: bool = True,
@@ -259,6 +260,8 @@ def finetune(
         head: layers after the encoder: full (a decoder; two layers for classification) or one
             linear layer, which with freeze="always" is a linear probe.
         loss: soft Dice (paper B eq. 2), or the sum of soft Dice and cross-entropy.
+        class_weights: weight of the Dice of each class in the loss, the background first, such
+            as (1, 2, 2), or of each region; default: all the same.
         regions: sets of classes, also scored; they may overlap, such as 'WT=1,2,4;TC=1,4;ET=4';
             default: those of the data set.
         train_on: output of the network: one class per voxel, or each region separately.

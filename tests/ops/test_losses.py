@@ -7,7 +7,14 @@ import sys
 import pytest
 import torch
 
-from selfvox.ops.losses import dice_cross_entropy, nt_xent, soft_dice, triplet_loss
+from selfvox.ops.losses import (
+    dice_cross_entropy,
+    dice_cross_entropy_regions,
+    nt_xent,
+    soft_dice,
+    soft_dice_regions,
+    triplet_loss,
+)
 
 
 def naive_nt_xent(views, temperature, scan=None, further=()):
@@ -166,6 +173,25 @@ def test_soft_dice_equals_equation_2_by_hand(space):
     ]
     expected_sum = -sum(scores) / 3 - sum(picked) / len(picked)
     assert float(dice_cross_entropy(logits, target)) == pytest.approx(expected_sum, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("plain", "compound"),
+    [(soft_dice, dice_cross_entropy), (soft_dice_regions, dice_cross_entropy_regions)],
+)
+def test_weights_make_a_weighted_mean_of_the_dice_of_the_classes(plain, compound):
+    rng = torch.Generator().manual_seed(0)
+    logits = torch.randn(2, 3, 4, 5, generator=rng)
+    target = torch.randint(3, (2, 4, 5), generator=rng)
+    if plain is soft_dice_regions:
+        target = torch.rand(2, 3, 4, 5, generator=rng) > 0.5
+    single = [float(plain(logits, target, torch.eye(3)[number])) for number in range(3)]
+    assert float(plain(logits, target)) == pytest.approx(sum(single) / 3)
+    weights = torch.tensor([1.0, 2.0, 5.0])
+    expected = (single[0] + 2 * single[1] + 5 * single[2]) / 8
+    assert float(plain(logits, target, weights)) == pytest.approx(expected)
+    cross_entropy = compound(logits, target) - plain(logits, target)
+    assert float(compound(logits, target, weights) - cross_entropy) == pytest.approx(expected)
 
 
 def test_soft_dice_of_the_truth_is_minus_one_and_of_an_absent_class_too():

@@ -10,9 +10,8 @@ import selfvox
 from selfvox.commands import finetune, pretrain
 from selfvox.data.preparation.store import open_store
 from selfvox.data.sampling.crops import Crops
-from selfvox.models.build import build_encoder
+from selfvox.models.build import load_encoder
 from selfvox.runs.run_folder import Run, read_metrics
-from selfvox.runs.weights import load_part, load_strictly
 from selfvox.training import segmentation
 from selfvox.training.schedule import EncoderSchedule, TrainingPlan
 
@@ -116,7 +115,7 @@ def test_from_scratch_all_weights_have_the_same_rate_from_the_first_step(
 
 
 def test_a_frozen_encoder_has_no_moments_until_its_release(shapes_store, tmp_path, pretrained):
-    count = sum(1 for _ in load_encoder(pretrained).parameters())
+    count = sum(1 for _ in load_encoder(pretrained)[0].parameters())
     moments = []
     for steps, warmup in ((4, 1.0), (5, 0.8)):
         run = finetuned(shapes_store, tmp_path / str(steps), pretrained, steps=steps, warmup=warmup)
@@ -149,20 +148,6 @@ def test_both_schedules_resume_to_the_same_weights(
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
-def load_encoder(run, part="encoder"):
-    """The encoder of a pre-training, or of a fine-tuned network."""
-    tensors, card = load_part(run / part, part)
-    encoder = build_encoder(card["network"], 3, 1)
-    if part == "network":
-        tensors = {
-            name.removeprefix("encoder."): tensor
-            for name, tensor in tensors.items()
-            if name.startswith("encoder.")
-        }
-    load_strictly(encoder, tensors, str(run))
-    return encoder.eval()
-
-
 def linear_cka(first, second):
     """Linear CKA of features (sample, channel), by Gram matrices (Kornblith et al. 2019, eq. 3)."""
     grams = []
@@ -189,7 +174,7 @@ def similarities(store, first, second):
     images = torch.stack([crops[number]["image"] for number in range(16)])
     drawn = torch.Generator().manual_seed(0)
     result = []
-    for one, other in zip(first(images), second(images), strict=True):
+    for one, other in zip(first.eval()(images), second.eval()(images), strict=True):
         flat = [maps.movedim(1, -1).flatten(0, -2) for maps in (one, other)]
         chosen = torch.randperm(len(flat[0]), generator=drawn)[:1000]
         result.append(linear_cka(flat[0][chosen], flat[1][chosen]))
@@ -200,11 +185,11 @@ def test_twenty_steps_after_its_release_an_encoder_still_has_what_it_learnt(
     shapes_store, tmp_path, pretrained, monkeypatch
 ):
     """At the decoder's rate, without a ramp, it loses more than twice as much."""
-    before = load_encoder(pretrained)
+    before, _ = load_encoder(pretrained)
     run = finetuned(shapes_store, tmp_path / "ramp", pretrained)
-    ramp = similarities(shapes_store, before, load_encoder(run, "network"))
+    ramp = similarities(shapes_store, before, load_encoder(run)[0])
     monkeypatch.setattr(TrainingPlan, "encoder_rate_at", TrainingPlan.learning_rate_at)
     run = finetuned(shapes_store, tmp_path / "abrupt", pretrained)
-    abrupt = similarities(shapes_store, before, load_encoder(run, "network"))
+    abrupt = similarities(shapes_store, before, load_encoder(run)[0])
     assert min(ramp) > 0.9
     assert all(1 - old > 2 * (1 - new) for old, new in zip(abrupt, ramp, strict=True))

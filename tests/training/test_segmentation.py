@@ -15,6 +15,7 @@ from selfvox.models.segmenter import Segmenter
 from selfvox.training.augment import Augmentation
 from selfvox.training.best_checkpoint import Validator
 from selfvox.training.dropout import TrainingDropout
+from selfvox.training.downstream import Validation
 from selfvox.training.segmentation import LOSSES, Segmentation, SegmentationObjective
 
 CROP = (8, 8, 8)
@@ -123,12 +124,12 @@ def test_validation_sees_the_network_in_evaluation_mode_and_leaves_it_in_trainin
 
     def validate(network, *_):
         modes.append(network.training)
-        return 0.5, {"dice_mean": 0.5}
+        return Validation(0.5, {"dice_mean": 0.5})
 
     task.validate = validate
     validator = Validator(
         task=task, network=network, fabric=None, store=None, cases=["case"], crop=CROP
     )
-    assert validator.measure() == (0.5, {"dice_mean": 0.5})
+    assert validator.measure() == Validation(0.5, {"dice_mean": 0.5})
     assert modes == [False]
     assert network.training

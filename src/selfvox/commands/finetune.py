@@ -30,6 +30,7 @@ from selfvox.training.finetune_request import check_options, check_request
 from selfvox.training.finetune_split import cases_of, choose_split
 from selfvox.training.learning_curve import draw_curve
 from selfvox.training.loop import Hooks, train
+from selfvox.training.lost_classes import LostClasses
 from selfvox.training.pretrained import Pretrained, read_pretrained
 from selfvox.training.schedule import TrainingPlan, count_steps
 from selfvox.training.segmentation import Segmentation
@@ -93,6 +94,7 @@ def finetune(
                 crop=built.crop,
             ),
             card,
+            LostClasses(run, plan.steps, settings.loss),
             steps=plan.steps,
             every=validation_interval(settings.validate_every, plan.steps),
             keep=settings.keep,
@@ -121,6 +123,7 @@ def finetune(
         curve = run.path / "curve.png"
         draw_curve(run.path, curve, objective.loss_label)
         echo(f"network: {checkpoint.folder} ({checkpoint.caption})   curve: {curve}")
+        checkpoint.lost_classes.report()
         echo(f"next: selfvox predict {shlex.quote(str(run.path))} NEW_SCANS/ --out predictions/")
     return settings.out
 

@@ -143,44 +143,58 @@ def uniformity(embeddings: Tensor) -> Tensor:
     return squared.mul(-2).exp().masked_fill(itself, 0).sum().div(pairs).log()
 
 
-def soft_dice(logits: Tensor, target: Tensor, smooth: float = 1e-5) -> Tensor:
+def soft_dice(
+    logits: Tensor, target: Tensor, weights: Tensor | None = None, smooth: float = 1e-5
+) -> Tensor:
     """Negative soft Dice, mean over classes, summed over batch and voxels (paper B eq. 2).
 
     Args:
         logits: (batch, class, *space); softmax is taken here.
         target: (batch, *space) integers.
+        weights: (class,) of the mean; default: all the same.
         smooth: s of the equation.
     """
     probability = logits.float().softmax(1)
     truth = F.one_hot(target.long(), logits.shape[1]).movedim(-1, 1).to(probability.dtype)
-    return _negative_dice(probability, truth, smooth)
+    return _negative_dice(probability, truth, weights, smooth)
 
 
-def soft_dice_regions(logits: Tensor, target: Tensor, smooth: float = 1e-5) -> Tensor:
+def soft_dice_regions(
+    logits: Tensor, target: Tensor, weights: Tensor | None = None, smooth: float = 1e-5
+) -> Tensor:
     """Negative soft Dice of regions that may overlap, mean over the regions.
 
     Args:
         logits: (batch, region, *space); each region's own sigmoid is taken here.
         target: (batch, region, *space) bool.
+        weights: (region,) of the mean; default: all the same.
         smooth: as in `soft_dice`.
     """
-    return _negative_dice(logits.float().sigmoid(), target.float(), smooth)
+    return _negative_dice(logits.float().sigmoid(), target.float(), weights, smooth)
 
 
-def dice_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
-    """Soft Dice plus cross-entropy, equally weighted; shapes as in `soft_dice`."""
-    return soft_dice(logits, target) + F.cross_entropy(logits.float(), target.long())
+def dice_cross_entropy(logits: Tensor, target: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Soft Dice plus cross-entropy, equally weighted; as in `soft_dice`, the weights of Dice."""
+    return soft_dice(logits, target, weights) + F.cross_entropy(logits.float(), target.long())
 
 
-def dice_cross_entropy_regions(logits: Tensor, target: Tensor) -> Tensor:
-    """Soft Dice of regions plus their binary cross-entropy; shapes as in `soft_dice_regions`."""
+def dice_cross_entropy_regions(
+    logits: Tensor, target: Tensor, weights: Tensor | None = None
+) -> Tensor:
+    """Soft Dice of regions plus their binary cross-entropy; as in `soft_dice_regions`."""
     cross_entropy = F.binary_cross_entropy_with_logits(logits.float(), target.float())
-    return soft_dice_regions(logits, target) + cross_entropy
+    return soft_dice_regions(logits, target, weights) + cross_entropy
 
 
-def _negative_dice(probability: Tensor, truth: Tensor, smooth: float) -> Tensor:
+def _negative_dice(
+    probability: Tensor, truth: Tensor, weights: Tensor | None, smooth: float
+) -> Tensor:
     """Over (batch, class, *space) in float32; batch and voxels are summed before the ratio."""
     batch_and_space = (0, *range(2, probability.ndim))
     overlap = (probability * truth).sum(batch_and_space)
     total = probability.sum(batch_and_space) + truth.sum(batch_and_space)
-    return -((2 * overlap + smooth) / (total + smooth)).mean()
+    dice = (2 * overlap + smooth) / (total + smooth)
+    if weights is None:
+        return -dice.mean()
+    weights = weights.to(dice)
+    return -(dice * weights).sum() / weights.sum()

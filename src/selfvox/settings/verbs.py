@@ -292,6 +292,12 @@ class Finetune(PreparationSettings):
         "soft Dice (paper B eq. 2), or the sum of soft Dice and cross-entropy",
         TRAINING,
     ] = "dice"
+    class_weights: Annotated[
+        tuple[Annotated[float, NotNegative], ...] | None,
+        "weight of the Dice of each class in the loss, the background first, such as 1,2,2, or of "
+        "each region; default: all the same",
+        TRAINING,
+    ] = None
     regions: Annotated[str | None, _REGIONS + "; default: those of the data set", TRAINING] = None
     train_on: Annotated[
         Literal["classes", "regions"],

@@ -14,7 +14,8 @@ from selfvox.runs.card import NetworkCard
 from selfvox.runs.device import Fabric
 from selfvox.runs.progress import echo
 from selfvox.runs.weights import read_network_card, save_part
-from selfvox.training.downstream import DownstreamTask
+from selfvox.training.downstream import DownstreamTask, Validation
+from selfvox.training.lost_classes import LostClasses
 
 VALIDATIONS = 5  # per run, by default
 
@@ -35,10 +36,10 @@ class Validator:
     cases: Sequence[StoredCase]
     crop: Sequence[int]
 
-    def measure(self) -> tuple[float, dict[str, float]]:
-        """The score and all metrics by name; the score is -inf where it is not defined."""
+    def measure(self) -> Validation:
+        """The score and all metrics; without scans none is defined."""
         if not self.cases:
-            return -math.inf, {}
+            return Validation(-math.inf, {})
         self.network.eval()
         scores = self.task.validate(self.network, self.fabric, self.store, self.cases, self.crop)
         self.network.train()
@@ -52,6 +53,7 @@ class BestCheckpoint:
         folder: where the network is saved.
         validator: scores it.
         card: saved with the weights, next to their step and score.
+        lost_classes: warns of classes that are not learnt.
         steps: of the run.
         every: steps from one validation to the next.
         keep: `best` weights by validation, where there are scans to validate on, or `last`.
@@ -63,6 +65,7 @@ class BestCheckpoint:
         folder: Path,
         validator: Validator,
         card: NetworkCard,
+        lost_classes: LostClasses,
         *,
         steps: int,
         every: int,
@@ -72,6 +75,7 @@ class BestCheckpoint:
         self.folder = folder
         self.validator = validator
         self.card = card
+        self.lost_classes = lost_classes
         self.steps = steps
         self.every = every
         self.best_only = keep == "best" and bool(validator.cases)
@@ -100,13 +104,15 @@ class BestCheckpoint:
         """Validate when it is time; return the metrics."""
         if step % self.every and step != self.steps:
             return {}
-        score, metrics = self.validator.measure()
+        score, metrics, lost = self.validator.measure()
         if self.validator.cases and not math.isfinite(score):
             self._warn_undefined(step)
         # of equal scores the later one: with few scans ties are common, and the weights of a later
         # step were trained for longer
         if (score, step) >= (self.score, self.step) or not self.best_only:
             self._save(step, score)
+            self.lost_classes.keep(lost)
+        self.lost_classes.check(step, lost)
         return metrics
 
     def _save(self, step: int, score: float) -> None:

@@ -21,7 +21,7 @@ from selfvox.runs.card import ClassifierCard
 from selfvox.runs.device import Fabric
 from selfvox.settings.verbs import Finetune
 from selfvox.training.augment import Augmentation, augment_whole
-from selfvox.training.downstream import DownstreamTask
+from selfvox.training.downstream import DownstreamTask, Validation
 from selfvox.training.dropout import TrainingDropout, dropout_rates
 from selfvox.training.loop import Objective
 from selfvox.training.mirror import axis_names, mirror_axes
@@ -93,7 +93,7 @@ class Classification(DownstreamTask):
         store: Store,
         cases: Sequence[StoredCase],
         crop: Sequence[int],
-    ) -> tuple[float, dict[str, float]]:
+    ) -> Validation:
         assert isinstance(network, Classifier)
         rows = []
         for case in cases:
@@ -112,7 +112,7 @@ class Classification(DownstreamTask):
             "auc": nan_mean(auc_per_class(truth, probabilities.numpy())),
         }
         defined = {name: value for name, value in metrics.items() if not math.isnan(value)}
-        return defined.get(self.score, -math.inf), defined
+        return Validation(defined.get(self.score, -math.inf), defined)
 
     def _class_numbers(self, cases: Sequence[StoredCase]) -> dict[str, int]:
         """By case, the place of its grade among the classes."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 from torch.utils.data import Dataset
@@ -14,6 +14,14 @@ from selfvox.models.encoder import Encoder
 from selfvox.runs.card import NetworkCard
 from selfvox.runs.device import Fabric
 from selfvox.training.loop import Objective
+
+
+class Validation(NamedTuple):
+    """What the validation scans say of a network."""
+
+    score: float  # -inf where it is not defined
+    metrics: dict[str, float]  # by name, as they are logged
+    lost: tuple[str, ...] = ()  # classes or regions that are not learnt while others are
 
 
 class DownstreamTask(ABC):
@@ -70,8 +78,5 @@ class DownstreamTask(ABC):
         store: Store,
         cases: Sequence[StoredCase],
         crop: Sequence[int],
-    ) -> tuple[float, dict[str, float]]:
-        """The score on whole scans and all metrics by name; the network is in evaluation mode.
-
-        The score is -inf where it is not defined.
-        """
+    ) -> Validation:
+        """The score on whole scans and all metrics; the network is in evaluation mode."""

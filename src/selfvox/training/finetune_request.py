@@ -25,6 +25,7 @@ FOREIGN_OPTIONS = {
         "train_on": "--train-on",
         "loss": "--loss",
         "unlabelled": "--unlabelled",
+        "class_weights": "--class-weights",
     },
 }
 

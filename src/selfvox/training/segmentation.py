@@ -32,9 +32,10 @@ from selfvox.runs.card import SegmenterCard
 from selfvox.runs.device import Fabric
 from selfvox.settings.verbs import Finetune
 from selfvox.training.augment import Augmentation, augment
-from selfvox.training.downstream import DownstreamTask
+from selfvox.training.downstream import DownstreamTask, Validation
 from selfvox.training.dropout import TrainingDropout, dropout_rates
 from selfvox.training.loop import Objective
+from selfvox.training.lost_classes import find_lost
 from selfvox.training.mirror import axis_names, check_sides, mirror_axes
 
 FOREGROUND_SHARE = 0.5  # of the crops; random crops alone would seldom show a small class
@@ -54,6 +55,7 @@ class Segmentation(DownstreamTask):
     def __init__(self, store: Store, settings: Finetune):
         self.classes = _classes(store)
         self.loss = settings.loss
+        self.class_weights = settings.class_weights
         self.linear = settings.head == "linear"
         self.dropout = dropout_rates(settings)
         self.axis = slice_axis(settings.slices, store.cases)
@@ -66,6 +68,24 @@ class Segmentation(DownstreamTask):
         self.region_labels: list[int] | None = None
         if settings.train_on == "regions":
             self.region_labels = region_labels(self.regions, self.classes)
+        self._check_class_weights()
+
+    def _check_class_weights(self) -> None:
+        """Refuse weights that are not one for each output, or all 0.
+
+        Raises:
+            UsageError: they are.
+        """
+        if self.class_weights is None:
+            return
+        outputs = list(self.classes.values())
+        if self.region_labels is not None:
+            outputs = list(self.regions)
+        if len(self.class_weights) != len(outputs) or not any(self.class_weights):
+            raise UsageError(
+                f"class_weights: give {len(outputs)} numbers that are not all 0, one for each of "
+                f"{', '.join(outputs)}"
+            )
 
     def usable(self, case: StoredCase) -> bool:  # noqa: D102
         return case.has_label
@@ -102,6 +122,7 @@ class Segmentation(DownstreamTask):
             frozen_steps,
             dropout,
             membership,
+            self.class_weights,
         )
 
     def data(  # noqa: D102
@@ -118,23 +139,26 @@ class Segmentation(DownstreamTask):
         store: Store,
         cases: Sequence[StoredCase],
         crop: Sequence[int],
-    ) -> tuple[float, dict[str, float]]:
+    ) -> Validation:
         scores = []
+        contained = []
         for case in cases:
             image = torch.from_numpy(store.crop(case, (0,) * len(case.shape), case.shape))
             label = self._predict(network, fabric, image, crop)
             truth = store.label_crop(case, (0,) * len(case.shape), case.shape)
             scores.append([*self._class_dice(label, truth), *self._region_dice(label, truth)])
-        means = torch.tensor(scores, dtype=torch.float64).mean(0)
-        foreground = list(self.classes.values())[1:]
+            contained.append(self._contained(truth))
+        dice = np.array(scores)
+        names = [*list(self.classes.values())[1:], *self.regions]
+        means = dict(zip(names, dice.mean(0).tolist(), strict=True))
         # the weights are selected by what the network was trained on
-        selected = means[: len(foreground)]
+        outputs = slice(None, len(self.classes) - 1)
         if self.region_labels is not None:
-            selected = means[len(foreground) :]
-        score = float(selected.mean())
-        names = [*foreground, *self.regions]
-        by_name = {f"dice_{name}": float(dice) for name, dice in zip(names, means, strict=True)}
-        return score, {"dice_mean": score, **by_name}
+            outputs = slice(len(self.classes) - 1, None)
+        score = float(dice[:, outputs].mean())
+        lost = find_lost(names[outputs], dice[:, outputs], np.array(contained)[:, outputs])
+        by_name = {f"dice_{name}": mean for name, mean in means.items()}
+        return Validation(score, {"dice_mean": score, **by_name}, lost)
 
     def _predict(
         self, network: nn.Module, fabric: Fabric, image: Tensor, crop: Sequence[int]
@@ -162,6 +186,15 @@ class Segmentation(DownstreamTask):
             np.searchsorted(values, label), np.searchsorted(values, truth), len(values)
         )
 
+    def _contained(self, truth: np.ndarray) -> list[bool]:
+        """Whether the scan has a voxel of each class but the background, and of each region."""
+        values = np.unique(truth)
+        in_regions = [
+            bool(is_inside[values].any())
+            for is_inside in membership_matrix(self.regions, MAX_LABEL)
+        ]
+        return [*(value in values for value in list(self.classes)[1:]), *in_regions]
+
     def _region_dice(self, label: np.ndarray, truth: np.ndarray) -> list[float]:
         return [
             dice_per_class(is_inside[label], is_inside[truth], 2)[0]
@@ -180,6 +213,7 @@ class SegmentationObjective(Objective):
         frozen_steps: the encoder is frozen for so many steps.
         dropout: in the encoder and the decoder.
         membership: (region, label value) booleans, where the outputs are regions.
+        class_weights: one for each output, of its Dice; default: all the same.
     """
 
     def __init__(
@@ -191,6 +225,7 @@ class SegmentationObjective(Objective):
         frozen_steps: int,
         dropout: TrainingDropout,
         membership: np.ndarray | None = None,
+        class_weights: Sequence[float] | None = None,
     ):
         super().__init__()
         self.network = network
@@ -202,6 +237,7 @@ class SegmentationObjective(Objective):
         # soft Dice is minimised with a minus sign, so the loss may be negative
         self.loss_label = "loss (-Dice)" if loss == "dice" else "loss (cross-entropy - Dice)"
         self.loss = LOSSES[loss, membership is not None]
+        self.class_weights = None if class_weights is None else torch.tensor(class_weights)
 
     def forward(self, batch: Batch, step: int, rng: torch.Generator) -> Outcome:
         """Augment, segment, compare."""
@@ -215,7 +251,7 @@ class SegmentationObjective(Objective):
             with torch.set_grad_enabled(not is_frozen):
                 maps = self.network.encoder(image)
             logits = self.network.decode(maps, image.shape[2:])
-        return Outcome(self.loss(logits, self._target(label)), {})
+        return Outcome(self.loss(logits, self._target(label), self.class_weights), {})
 
     def _target(self, label: Tensor) -> Tensor:
         """Output numbers (batch, *space), or region masks (batch, region, *space)."""

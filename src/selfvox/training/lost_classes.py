@@ -1,0 +1,86 @@
+"""Classes that a network does not learn while it learns the others: found and reported in time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from selfvox.runs.progress import echo
+from selfvox.runs.run_folder import Run
+
+# mean Dice of the other classes from which a class at 0 is not just slow
+OTHERS_LEARN = 0.3
+# share of the steps before which any class may still be at 0
+EARLY = 1 / 3
+
+
+def find_lost(names: Sequence[str], dice: np.ndarray, contained: np.ndarray) -> tuple[str, ...]:
+    """The classes with Dice 0 in every scan that has them, while the others are learnt.
+
+    Args:
+        names: of the classes or regions that are trained.
+        dice: (scan, class).
+        contained: (scan, class) booleans, whether the scan has the class. A scan without it has
+            Dice 1 for a class that is never predicted.
+    """
+    means = [
+        dice[contained[:, number], number].mean() if contained[:, number].any() else math.nan
+        for number in range(len(names))
+    ]
+    learnt = [mean for mean in means if mean > 0]
+    if not learnt or np.mean(learnt) <= OTHERS_LEARN:
+        return ()
+    return tuple(name for name, mean in zip(names, means, strict=True) if mean == 0)
+
+
+class LostClasses:
+    """Warns of each lost class once, and again at the end if the saved weights have lost it.
+
+    Args:
+        run: remembers what it warned of before it was resumed.
+        steps: of the run.
+        loss: that is minimised, for the remedy.
+    """
+
+    def __init__(self, run: Run, steps: int, loss: str):
+        self.run = run
+        self.steps = steps
+        self.loss = loss
+
+    def check(self, step: int, lost: Sequence[str]) -> None:
+        """Warn of the classes that are lost now."""
+        # at the last step there is nothing left to change; `report` follows
+        if not EARLY * self.steps < step < self.steps:
+            return
+        warned = self.run.record.get("lost_classes", [])
+        new = [name for name in lost if name not in warned]
+        if new:
+            self.run.note(lost_classes=[*warned, *new])
+            echo(
+                f"warning: step {step}: {self._problem(new)}; if it stays so, stop and train with "
+                f"{self._options}"
+            )
+
+    def keep(self, lost: Sequence[str]) -> None:
+        """Remember which classes the saved weights have lost."""
+        if list(lost) != self.run.record.get("lost_classes_saved", []):
+            self.run.note(lost_classes_saved=list(lost))
+
+    def report(self) -> None:
+        """Repeat at the end which classes the saved weights have lost."""
+        lost = self.run.record.get("lost_classes_saved", [])
+        if lost:
+            echo(
+                f"warning: the saved network misses a class: {self._problem(lost)}; train again "
+                f"with {self._options}"
+            )
+
+    def _problem(self, lost: Sequence[str]) -> str:
+        return f"Dice of {', '.join(lost)} is 0 in every validation scan, while others are learnt"
+
+    @property
+    def _options(self) -> str:
+        options = "larger --class-weights for it, or more scans that have it"
+        return f"--loss dice+ce, {options}" if self.loss == "dice" else options
