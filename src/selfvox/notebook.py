@@ -66,7 +66,7 @@ class SegmentedScan:
     label: np.ndarray  # (*space), class numbers
     probabilities: np.ndarray  # (class or region, *space), mean over the passes
     maps: Mapping[str, np.ndarray]  # by name, such as "entropy"
-    review: Mapping[str, Any] | None  # of several passes: trust, entropy, volumes with intervals
+    review: Mapping[str, Any] | None  # of several passes: trust, entropy, volumes with their spread
     classes: Mapping[int, str]  # name by class number
     image: Image  # the scan
 
@@ -87,9 +87,10 @@ class SegmentedScan:
 
     @property
     def volumes(self) -> dict[str, tuple[float, float, float]]:
-        """5th percentile, vote and 95th percentile of each volume, in ml (pictures: pixels).
+        """Each volume in ml (pictures: pixels), between the ends of the spread of the passes.
 
-        By name of class or region; empty for a single prediction.
+        By name of class or region; empty for a single prediction. The spread says how much the
+        passes differ, not how far the truth may be away.
         """
         if self.review is None:
             return {}

@@ -130,10 +130,10 @@ def test_regions_have_percentiles_and_volumes_of_their_own(tmp_path):
         / (np.asarray(nib.load(tmp_path / "out" / "a.nii.gz").dataobj) > 0).sum()
     )
     assert voxel == pytest.approx(1.0 * 1.2 * 2.0 / 1000, rel=1e-4)
-    assert [row[f"lesion too {what}"] for what in ("ml", "low", "high", "agreement")] == [
-        row[f"lesion {what}"] for what in ("ml", "low", "high", "agreement")
-    ]
-    assert float(row["whole low"]) <= float(row["whole high"])
+    assert [
+        row[f"lesion too {what}"] for what in ("ml", "spread low", "spread high", "agreement")
+    ] == [row[f"lesion {what}"] for what in ("ml", "spread low", "spread high", "agreement")]
+    assert float(row["whole spread low"]) <= float(row["whole spread high"])
 
 
 @pytest.mark.parametrize(

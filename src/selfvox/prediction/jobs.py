@@ -140,6 +140,15 @@ class SegmentationJob(PredictionJob):
             table = self.folder.path / output_folder.REVIEW_TABLE
             review.write_review(table, reviews, self.classes)
             echo(f"review these first: {table}")
+            self._describe_precision(reviews)
+
+    def _describe_precision(self, reviews: Mapping[str, Mapping[str, Any]]) -> None:
+        """Print how many passes are enough; those of several networks are no draws of one kind."""
+        if len(self.segmenter.models) > 1:
+            return
+        precision = review.describe_precision(reviews.values(), self.passes.passes)
+        if precision is not None:
+            echo(precision)
 
     def outputs(self, cases: Sequence[Case]) -> list[Path]:
         """The label of each case, in the order of the cases."""

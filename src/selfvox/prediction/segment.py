@@ -200,16 +200,19 @@ class ScanSegmenter:
         probabilities = None
         if with_probabilities:
             probabilities = model.undo(accumulator.mean().cpu().numpy(), geometry)
+        label = self._label_of_votes(voted.label, scores, geometry)
         review = review_votes(
             accumulator,
             decided,
+            label,
             model.classes,
             prepared.spacing_mm,
+            geometry.step,
             model.regions,
             model.trained_on_regions,
         )
         return Segmentation(
-            label=self._label_of_votes(voted.label, scores, geometry),
+            label=label,
             probabilities=probabilities,
             maps=ScanGridMaps(prepared_maps, model, geometry),
             review=review,

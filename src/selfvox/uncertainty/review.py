@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +18,29 @@ from selfvox.runs.atomic_files import write_csv
 from selfvox.uncertainty.accumulator import VoteAccumulator
 
 INTERVAL = (5, 95)  # percentiles over the passes
-_MEASURES = ("volume", "low", "high", "agreement")  # of a class or region
+# columns of a class or region, after its name, and the measure that each shows
+_COLUMNS = {
+    "spread low": "low",
+    "spread high": "high",
+    "agreement": "agreement",
+}
 
 
 def review_votes(
     accumulator: VoteAccumulator,
     label: Tensor,
+    written: np.ndarray,
     classes: Mapping[int, str],
     spacing_mm: Sequence[float],
+    step: Sequence[float],
     regions: Regions | None = None,
     trained_on_regions: bool = False,
 ) -> dict[str, Any]:
-    """Volumes with their interval, agreement with the vote, and entropy, of one scan.
+    """Volumes with the spread of the passes, agreement with the vote, and entropy, of one scan.
+
+    A volume is that of the written mask. `low` and `high` are the percentiles of the passes' own
+    volumes, moved so that their median is this volume; `spread` is their standard deviation. They
+    show how much the passes differ, not how far the truth may be away.
 
     Agreement is the Dice of all passes together with their vote, `2 sum |pass and vote| / sum
     (|pass| + |vote|)`; 1 where neither any pass nor the vote has the class. Trust is its mean over
@@ -38,26 +49,38 @@ def review_votes(
 
     Args:
         accumulator: of all passes.
-        label: their vote (*space), class indices.
+        label: their vote on the prepared grid (*space), class indices.
+        written: the vote on the scan's own grid (*space), class numbers.
         classes: name by class number.
-        spacing_mm: edges of a voxel; the pixels of a picture, which have no known size, are counted
-            instead.
+        spacing_mm: edges of a prepared voxel; the pixels of a picture, which have no known size,
+            are counted instead.
+        step: voxels of the scan per prepared voxel, along each axis.
         regions: sets of classes to measure too.
         trained_on_regions: whether the outputs are these regions.
     """
     is_volume = len(spacing_mm) == 3
-    voxel = math.prod(spacing_mm) / 1000 if is_volume else 1.0  # mm³ to ml
+    scale = 1000 if is_volume else 1  # mm³ to ml
+    voxel = math.prod(spacing_mm) / scale
+    written_voxel = voxel / math.prod(step)
+    counts = np.bincount(written.ravel(), minlength=max(classes) + 1)
+
+    def measure(outputs: Sequence[int], numbers: Sequence[int]) -> dict[str, float]:
+        """Of class numbers, which these outputs vote for."""
+        present = [number for number in numbers if number in classes]
+        indices = [sorted(classes).index(number) for number in present]
+        volume = float(counts[present].sum()) * written_voxel
+        return _measure(accumulator, outputs, _has_any(label, indices), volume, voxel)
+
     of_classes: list[dict[str, Any]] = []
     of_regions: list[dict[str, Any]] = []
     if not trained_on_regions:
-        for number, value in enumerate(sorted(classes)):
+        for index, value in enumerate(sorted(classes)):
             if value != 0:
-                mask = _has_any(label, [number])
-                of_classes.append({"class": value, **_measure(accumulator, [number], mask, voxel)})
-    for place, (name, numbers) in enumerate(region_class_indices(regions, classes).items()):
-        outputs = [place] if trained_on_regions else numbers
-        mask = _has_any(label, numbers)
-        of_regions.append({"region": name, **_measure(accumulator, outputs, mask, voxel)})
+                of_classes.append({"class": value, **measure([index], [value])})
+    indices_of_regions = region_class_indices(regions, classes)
+    for place, (name, numbers) in enumerate((regions or {}).items()):
+        outputs = [place] if trained_on_regions else indices_of_regions[name]
+        of_regions.append({"region": name, **measure(outputs, numbers)})
     return {
         "trust": statistics.fmean(entry["agreement"] for entry in of_classes or of_regions),
         "entropy": _mean_entropy(accumulator, label),
@@ -73,19 +96,51 @@ def write_review(
     """Write the reviews, by case id, as a table, the least trusted first."""
     first = next(iter(reviews.values()))
     unit = first["volumes_in"]
-    names = [classes[entry["class"]] for entry in first["classes"]]
-    names += [entry["region"] for entry in first["regions"]]
     header = ["case", "trust", "entropy"]
-    for name in names:
-        header += [f"{name} {unit}", f"{name} low", f"{name} high", f"{name} agreement"]
+    for name in part_names(first, classes):
+        header += [f"{name} {unit}", *(f"{name} {column}" for column in _COLUMNS)]
     rows = []
     for case in sorted(reviews, key=lambda case: (reviews[case]["trust"], natural_key(case))):
         review = reviews[case]
         row = [case, review["trust"], review["entropy"]]
-        for entry in (*review["classes"], *review["regions"]):
-            row += [entry[measure] for measure in _MEASURES]
+        for part in parts(review):
+            row += [part["volume"], *(part[measure] for measure in _COLUMNS.values())]
         rows.append(row)
     write_csv(path, header, rows)
+
+
+def parts(review: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The measures of each class, and then of each region."""
+    return [*review["classes"], *review["regions"]]
+
+
+def part_names(review: Mapping[str, Any], classes: Mapping[int, str]) -> list[str]:
+    """The name of each class and region, in the order of `parts`."""
+    names = [classes[part["class"]] for part in review["classes"]]
+    return names + [part["region"] for part in review["regions"]]
+
+
+def describe_precision(reviews: Iterable[Mapping[str, Any]], passes: int) -> str | None:
+    """How precisely so many passes give the volumes, and what four times as many would give.
+
+    Passes are independent draws, so that the mean of their volumes has the standard error of a
+    mean; 1.96 of it, relative to the volume, is the median over scans, classes and regions. None
+    where no volume is above 0.
+    """
+    errors = [
+        1.96 * part["spread"] / math.sqrt(passes) / part["volume"]
+        for review in reviews
+        for part in parts(review)
+        # records of earlier versions have no spread
+        if part["volume"] > 0 and "spread" in part
+    ]
+    if not errors:
+        return None
+    percent = 100 * statistics.median(errors)
+    return (
+        f"{passes} passes give the volumes to ±{percent:.2g} % (chance of the dropout alone, "
+        f"median); {4 * passes} would give ±{percent / 2:.2g} %"
+    )
 
 
 def _has_any(label: Tensor, numbers: Sequence[int]) -> Tensor:
@@ -94,15 +149,20 @@ def _has_any(label: Tensor, numbers: Sequence[int]) -> Tensor:
 
 
 def _measure(
-    accumulator: VoteAccumulator, outputs: Sequence[int], vote: Tensor, voxel: float
+    accumulator: VoteAccumulator,
+    outputs: Sequence[int],
+    vote: Tensor,
+    volume: float,
+    voxel: float,
 ) -> dict[str, float]:
-    """Volume, its interval over the passes, and agreement with the vote, of several outputs.
+    """Volume, spread of the passes, and agreement with the vote, of several outputs.
 
     Args:
         accumulator: of all passes.
         outputs: indices of classes, which exclude each other, or of one region.
         vote: (*space), where the vote has them.
-        voxel: volume of a voxel.
+        volume: of the written mask.
+        voxel: volume of a prepared voxel.
     """
     sizes = accumulator.voxels[:, outputs].sum(1)
     voxels = int(vote.sum())
@@ -111,11 +171,12 @@ def _measure(
         int(accumulator.ballots[output][vote].sum(dtype=torch.int64)) for output in outputs
     )
     total = int(sizes.sum()) + accumulator.passes * voxels
-    low, high = np.percentile(sizes, INTERVAL)
+    low, high = (np.percentile(sizes, INTERVAL) - np.median(sizes)) * voxel
     return {
-        "volume": voxels * voxel,
-        "low": float(low) * voxel,
-        "high": float(high) * voxel,
+        "volume": volume,
+        "low": max(0.0, volume + float(low)),
+        "high": volume + float(high),
+        "spread": float(np.std(sizes, ddof=1)) * voxel,
         "agreement": 2 * common / total if total else 1.0,
     }
 
