@@ -20,7 +20,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from selfvox.data.preparation.split import choose_subset, read_split
-from selfvox.data.preparation.store import Store, StoredCase, open_store
+from selfvox.data.preparation.store import Store, open_store
+from selfvox.data.preparation.stored_case import StoredCase
 from selfvox.data.sampling.crop_size import choose_crop
 from selfvox.data.sampling.crops import Crops
 from selfvox.models.build import build_encoder

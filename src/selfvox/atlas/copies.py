@@ -15,7 +15,8 @@ from selfvox.atlas.picture import draw_pairs
 from selfvox.atlas.registered_pairs import PairJob, RegisteredPair, copies_of, register_pairs
 from selfvox.atlas.transfer import carries_labels, label_classes, only
 from selfvox.data.preparation.split import Split
-from selfvox.data.preparation.store import Store, StoredCase
+from selfvox.data.preparation.store import Store
+from selfvox.data.preparation.stored_case import StoredCase
 from selfvox.errors import DataError
 from selfvox.runs.atomic_files import write_csv
 from selfvox.runs.progress import echo, format_seconds

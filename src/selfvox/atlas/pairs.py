@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from selfvox.data.preparation.split import Split
-from selfvox.data.preparation.store import Store, StoredCase
+from selfvox.data.preparation.store import Store
+from selfvox.data.preparation.stored_case import StoredCase
 
 # why unlabelled scans are left out, in the order in which the reasons are tried
 HELD_OUT = "of test or validation subjects"

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from selfvox.atlas.registered_pairs import RegisteredPair, copies_of, read_label, read_scan
-from selfvox.data.preparation.store import Store, StoredCase
+from selfvox.data.preparation.store import Store
+from selfvox.data.preparation.stored_case import StoredCase
 from selfvox.plotting import axial_slice, informative_level, outline, save_figure
 
 if TYPE_CHECKING:

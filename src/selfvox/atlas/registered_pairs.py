@@ -21,7 +21,8 @@ from selfvox.atlas.register import Registration
 from selfvox.data.formats import strict_json
 from selfvox.data.preparation import parallel, store
 from selfvox.data.preparation.recipe import PreparedScan
-from selfvox.data.preparation.store import Store, StoredCase
+from selfvox.data.preparation.store import Store
+from selfvox.data.preparation.stored_case import StoredCase
 from selfvox.errors import DataError
 from selfvox.ops.metrics import dice_per_class
 from selfvox.runs import atomic_files

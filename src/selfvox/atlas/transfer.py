@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from selfvox.atlas.registered_pairs import PairJob, RegisteredPair, register_pairs
-from selfvox.data.preparation.store import Store, StoredCase
+from selfvox.data.preparation.store import Store
+from selfvox.data.preparation.stored_case import StoredCase
 from selfvox.ops.metrics import nan_mean
 from selfvox.runs.progress import echo
 

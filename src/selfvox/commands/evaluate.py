@@ -13,7 +13,7 @@ from selfvox.evaluation.classification import evaluate_classes
 from selfvox.evaluation.pairs import LabelPair, find_truth, pair_cases
 from selfvox.evaluation.segmentation import Row, mean_dice, print_summary, score_pairs
 from selfvox.ops.regions import Regions, parse_regions
-from selfvox.prediction import output_folder
+from selfvox.prediction import output_folder, read_predictions
 from selfvox.runs.atomic_files import write_csv
 from selfvox.runs.progress import echo
 from selfvox.settings.verbs import Evaluate
@@ -47,11 +47,11 @@ def evaluate(settings: Evaluate) -> list[dict[str, Any]]:
 
 def _evaluate_segmentations(settings: Evaluate) -> list[Row]:
     folder = settings.predictions
-    predictions = output_folder.label_files(folder)
+    predictions = read_predictions.label_files(folder)
     requested = parse_regions(settings.regions) if settings.regions is not None else None
     truth = find_truth(settings.truth, settings.source, predictions)
-    class_names = output_folder.read_class_names(folder) or truth.class_names
-    regions = requested or output_folder.read_region_classes(folder) or truth.regions or {}
+    class_names = read_predictions.read_class_names(folder) or truth.class_names
+    regions = requested or read_predictions.read_region_classes(folder) or truth.regions or {}
     pairs = pair_cases(predictions, truth.labels, folder, settings.truth)
     rows, failed = score_pairs(pairs, class_names, regions)
     if rows:
@@ -84,8 +84,8 @@ def _calibrate(
     """Compare probabilities and trust with the truth, where `predict` wrote them."""
     folder = settings.predictions
     trained_regions = None
-    if output_folder.has_region_probabilities(folder):
-        trained_regions = output_folder.read_region_classes(folder)
+    if read_predictions.has_region_probabilities(folder):
+        trained_regions = read_predictions.read_region_classes(folder)
     # trust is a mean over the regions that a network was trained on, or over the classes
     dice = mean_dice(rows, of_regions=trained_regions is not None)
     scored = {

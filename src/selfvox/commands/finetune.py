@@ -14,7 +14,8 @@ from selfvox.data.preparation.build_store import open_or_build_store
 from selfvox.data.preparation.leakage import find_leaks, seen_scans
 from selfvox.data.preparation.recipe import Recipe
 from selfvox.data.preparation.split import Split, write_split
-from selfvox.data.preparation.store import Store, StoredCase, open_store
+from selfvox.data.preparation.store import Store, open_store
+from selfvox.data.preparation.stored_case import StoredCase
 from selfvox.data.sampling.mixture import Mixture
 from selfvox.data.sources import Dataset
 from selfvox.runs.card import NetworkCard

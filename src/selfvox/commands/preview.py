@@ -9,7 +9,8 @@ from pathlib import Path
 import torch
 
 from selfvox.data.preparation.build_store import open_or_build_store
-from selfvox.data.preparation.store import StoredCase, is_store
+from selfvox.data.preparation.store import is_store
+from selfvox.data.preparation.stored_case import StoredCase
 from selfvox.data.sampling.crops import Crops
 from selfvox.errors import UsageError
 from selfvox.pretext import Panel, PretextTask

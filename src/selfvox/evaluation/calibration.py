@@ -17,7 +17,7 @@ from selfvox.ops.boxes import bounding_box
 from selfvox.ops.metrics import auc, nan_mean
 from selfvox.ops.regions import Regions
 from selfvox.plotting import save_figure
-from selfvox.prediction import output_folder
+from selfvox.prediction import output_folder, read_predictions
 from selfvox.runs.atomic_files import write_csv
 from selfvox.runs.progress import echo
 
@@ -189,7 +189,7 @@ def report_calibration(
     echo(f"probabilities against the truth: {listed}")
     trust = {
         case: value
-        for case, value in output_folder.read_trust(predictions).items()
+        for case, value in read_predictions.read_trust(predictions).items()
         if case in scores and case in dice
     }
     if len(trust) >= MIN_RELATED:

@@ -11,7 +11,7 @@ from selfvox.data.naming import natural_key, printable
 from selfvox.data.sources import find_dataset
 from selfvox.errors import DataError
 from selfvox.ops.regions import Regions
-from selfvox.prediction.output_folder import label_files
+from selfvox.prediction.read_predictions import label_files
 from selfvox.runs.progress import echo
 
 # what label files are often called after their scan

@@ -16,7 +16,6 @@
 from __future__ import annotations
 
 import contextlib
-import csv
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -24,12 +23,12 @@ from typing import Any
 
 from selfvox.data.formats import image as images
 from selfvox.data.formats import strict_json
-from selfvox.data.formats.image import SUFFIXES_2D, SUFFIXES_3D, suffix
+from selfvox.data.formats.image import SUFFIXES_2D, suffix
 from selfvox.data.naming import stem
 from selfvox.data.preparation.prepare_case import Rejected
 from selfvox.data.sources import Case
 from selfvox.errors import DataError, UsageError
-from selfvox.ops.regions import Regions, regions_from_json, regions_to_json
+from selfvox.ops.regions import Regions, regions_to_json
 from selfvox.runs.atomic_files import folder_lock, sha256, write_csv, write_json
 from selfvox.runs.ledger import append_record, read_records, write_records
 from selfvox.runs.progress import echo
@@ -285,90 +284,6 @@ def probability_file(label: Path) -> Path:
     ending = suffix(label)
     probability_suffix = ".tif" if ending in SUFFIXES_2D else ".nii.gz"
     return label.with_name(f"{stem(label, ending)}{PROBABILITY_ENDING}{probability_suffix}")
-
-
-def has_region_probabilities(folder: Path) -> bool:
-    """Whether the probabilities in a folder are of regions that a network was trained on."""
-    file = folder / CARD
-    card = strict_json.read_json(file) if file.exists() else None
-    return isinstance(card, dict) and card.get("trained_on") == "regions"
-
-
-def read_class_names(folder: Path) -> dict[int, str] | None:
-    """The name of each class number, as `predict` wrote them next to its labels.
-
-    Raises:
-        DataError: the file has another form.
-    """
-    file = folder / CLASS_NAMES
-    if not file.exists():
-        return None
-    content = strict_json.read_json(file)
-    if not (isinstance(content, dict) and all(_is_class_number(key) for key in content)) or not all(
-        isinstance(name, str) for name in content.values()
-    ):
-        raise DataError(
-            f'{file}: is not {{"0": "background", "1": name, ...}}; correct or remove it'
-        )
-    return {int(key): name for key, name in content.items()}
-
-
-def read_region_classes(folder: Path) -> Regions | None:
-    """The class numbers of each region, as `predict` wrote them next to its labels.
-
-    Raises:
-        DataError: the file has another form.
-    """
-    file = folder / REGION_CLASSES
-    try:
-        return regions_from_json(strict_json.read_json(file)) if file.exists() else None
-    except ValueError:
-        raise DataError(f'{file}: is not {{"NAME": [1, 2], ...}}; correct or remove it') from None
-
-
-def read_trust(folder: Path) -> dict[str, float]:
-    """The trust in each case, where several passes voted."""
-    file = folder / REVIEW_TABLE
-    if not file.exists():
-        return {}
-    with file.open(encoding="utf-8", newline="") as lines:
-        return {row["case"]: float(row["trust"]) for row in csv.DictReader(lines) if row["trust"]}
-
-
-def label_files(folder: Path) -> dict[str, Path]:
-    """The files of class numbers in a folder, by case id, without files of probabilities.
-
-    Raises:
-        DataError: it is no folder, or two files have the same id.
-    """
-    if not folder.is_dir():
-        raise DataError(f"{folder}: not a folder; name the folder of the labels")
-    files: dict[str, Path] = {}
-    for file in sorted(folder.iterdir()):
-        ending = suffix(file)
-        if not ending or file.name.startswith("."):
-            continue
-        case_id = stem(file, ending)
-        if case_id in files:
-            raise DataError(
-                f"{folder}: {files[case_id].name} and {file.name} are both called {case_id}; "
-                "keep one"
-            )
-        files[case_id] = file
-    labels = {name: file for name, file in files.items() if not _is_probability(name, files)}
-    if not labels:
-        kinds = " ".join((*SUFFIXES_3D, *SUFFIXES_2D))
-        raise DataError(f"{folder}: no labels in it ({kinds}); name the folder that contains them")
-    return labels
-
-
-def _is_probability(name: str, files: Mapping[str, Path]) -> bool:
-    """Whether a file is named after another one, which it has the probabilities of."""
-    return name.endswith(PROBABILITY_ENDING) and name.removesuffix(PROBABILITY_ENDING) in files
-
-
-def _is_class_number(key: str) -> bool:
-    return key.isascii() and key.isdecimal() and len(key) < 6
 
 
 def _is_picture(case: Case) -> bool:

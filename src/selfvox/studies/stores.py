@@ -13,7 +13,8 @@ from selfvox.data.preparation.build_store import count_channels, open_or_build_s
 from selfvox.data.preparation.leakage import SeenScans, find_leaks
 from selfvox.data.preparation.recipe import Recipe
 from selfvox.data.preparation.split import Split
-from selfvox.data.preparation.store import Store, open_store, read_manifest, subject_grades
+from selfvox.data.preparation.store import Store, open_store, read_manifest
+from selfvox.data.preparation.stored_case import subject_grades
 from selfvox.errors import DataError
 from selfvox.runs import atomic_files
 from selfvox.runs.card import Card

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from torch import nn
 
-from selfvox.data.preparation.store import Store, StoredCase
+from selfvox.data.preparation.store import Store
+from selfvox.data.preparation.stored_case import StoredCase
 from selfvox.runs.card import NetworkCard
 from selfvox.runs.device import Fabric
 from selfvox.runs.progress import echo

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from selfvox.data.preparation.store import Store, StoredCase, subject_grades
+from selfvox.data.preparation.store import Store
+from selfvox.data.preparation.stored_case import StoredCase, subject_grades
 from selfvox.data.sampling.whole_scans import WholeScans, resized_scan
 from selfvox.errors import DataError
 from selfvox.models.classifier import Classifier, decide_class

@@ -8,7 +8,8 @@ from typing import Any
 
 from torch import nn
 
-from selfvox.data.preparation.store import Store, StoredCase
+from selfvox.data.preparation.store import Store
+from selfvox.data.preparation.stored_case import StoredCase
 from selfvox.data.sampling.crop_size import choose_crop, in_plane_cases, median_spacing, slice_axis
 from selfvox.errors import DataError, UsageError
 from selfvox.models.build import build_encoder, check_input, network_settings, plan_encoder

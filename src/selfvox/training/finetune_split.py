@@ -6,7 +6,8 @@ import dataclasses
 from collections.abc import Iterable, Mapping
 
 from selfvox.data.preparation.split import Split, choose_subset, make_folds, make_split
-from selfvox.data.preparation.store import Store, StoredCase
+from selfvox.data.preparation.store import Store
+from selfvox.data.preparation.stored_case import StoredCase
 from selfvox.runs.progress import echo
 from selfvox.settings.verbs import Finetune
 from selfvox.training.downstream import DownstreamTask

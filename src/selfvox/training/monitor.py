@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from selfvox.data.preparation.store import Store, StoredCase
+from selfvox.data.preparation.store import Store
+from selfvox.data.preparation.stored_case import StoredCase
 from selfvox.data.sampling.crop_size import volume_edges
 from selfvox.models.encoder import Encoder
 from selfvox.ops.losses import alignment, uniformity

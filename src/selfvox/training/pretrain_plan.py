@@ -9,7 +9,8 @@ from typing import Any
 from torch import nn
 
 from selfvox.data.preparation.leakage import seen_scans
-from selfvox.data.preparation.store import Store, StoredCase
+from selfvox.data.preparation.store import Store
+from selfvox.data.preparation.stored_case import StoredCase
 from selfvox.data.sampling.crop_size import (
     choose_crop,
     count_containing,

@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from selfvox.data.preparation.split import Split, choose_subset, make_split
-from selfvox.data.preparation.store import Store, StoredCase
+from selfvox.data.preparation.store import Store
+from selfvox.data.preparation.stored_case import StoredCase
 from selfvox.data.sampling.crop_size import slice_axis as find_slice_axis
 from selfvox.data.sampling.crop_size import volume_edges
 from selfvox.data.sampling.crops import Crops

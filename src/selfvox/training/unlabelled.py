@@ -10,7 +10,8 @@ from selfvox.atlas.copies import Copies, CopyRequest, make_copies
 from selfvox.atlas.register import check_installed
 from selfvox.data.preparation.build_store import build_store, find_scans
 from selfvox.data.preparation.split import Split
-from selfvox.data.preparation.store import Store, StoredCase, is_store, open_store
+from selfvox.data.preparation.store import Store, is_store, open_store
+from selfvox.data.preparation.stored_case import StoredCase
 from selfvox.errors import DataError
 from selfvox.settings.verbs import Finetune
 

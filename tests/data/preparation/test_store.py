@@ -16,14 +16,13 @@ from selfvox.data.preparation.recipe import PreparedScan, Recipe
 from selfvox.data.preparation.split import Split, write_split
 from selfvox.data.preparation.store import (
     Store,
-    StoredCase,
     is_store,
     open_store,
     sample_labelled_voxels,
-    subject_grades,
     write_case,
     write_manifest,
 )
+from selfvox.data.preparation.stored_case import StoredCase, subject_grades
 from selfvox.errors import DataError
 from selfvox.ops.mirrored_crop import mirrored_crop
 from selfvox.runs import atomic_files

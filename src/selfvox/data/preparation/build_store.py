@@ -6,14 +6,14 @@ import contextlib
 import dataclasses
 import json
 import os
-from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from selfvox.data.preparation import parallel, split, store
-from selfvox.data.preparation.fit_recipe import NoUsableScanError, fit_recipe
+from selfvox.data.preparation.choose_recipe import check_options, choose_recipe
+from selfvox.data.preparation.fit_recipe import NoUsableScanError
 from selfvox.data.preparation.prepare_case import (
     CaseJob,
     PreparedCase,
@@ -26,7 +26,9 @@ from selfvox.data.preparation.prepare_case import (
     with_absolute_paths,
 )
 from selfvox.data.preparation.recipe import Recipe
-from selfvox.data.preparation.store import Store, StoredCase, is_store, open_store
+from selfvox.data.preparation.report import no_usable_scan, report, write_rejected
+from selfvox.data.preparation.store import Store, is_store, open_store
+from selfvox.data.preparation.stored_case import StoredCase, sort_cases
 from selfvox.data.sources import Case, Dataset, find_dataset
 from selfvox.errors import DataError, UsageError
 from selfvox.ops import regions
@@ -36,7 +38,6 @@ from selfvox.settings.verbs import PreparationSettings
 
 _FOLDERS = ("cases", "images", "labels", "foreground")
 _FILES = ("manifest.json", "rejected.csv", "split.json", ".lock")
-_PRINTED = 5  # remarks, and rejected scans, of which there may be thousands
 
 
 def open_or_build_store(
@@ -64,7 +65,7 @@ def open_or_build_store(
         UsageError: an option contradicts the recipe of the store or of the encoder.
     """
     if recipe is not None:
-        _check_options(settings, recipe, "the encoder's scans were", "pre-train with it too")
+        check_options(settings, recipe, "the encoder's scans were", "pre-train with it too")
     if is_store(scans):
         ready = open_store(scans)
         if recipe is not None and not ready.recipe.is_equivalent(recipe):
@@ -72,7 +73,7 @@ def open_or_build_store(
                 f"{scans}: was prepared in another way than the encoder's scans; name the scans, "
                 "not the store"
             )
-        _check_options(settings, ready.recipe, f"{scans} was", "name the scans")
+        check_options(settings, ready.recipe, f"{scans} was", "name the scans")
     else:
         dataset = find_scans(scans, out, settings, dataset)
         dataset = dataclasses.replace(dataset, cases=dataset.cases[:first])
@@ -157,10 +158,10 @@ def _update_store(
             "name another --out"
         )
     try:
-        recipe, request = _choose_recipe(dataset, settings, required, manifest)
+        recipe, request = choose_recipe(dataset, settings, required, manifest)
     except NoUsableScanError as error:
-        _write_rejected(out, error.rejected)
-        raise _no_usable_scan(dataset, out, error.rejected) from None
+        write_rejected(out, error.rejected)
+        raise no_usable_scan(dataset, out, error.rejected) from None
     recipe_hash = store.recipe_digest(recipe, dataset.classes)
 
     _rename_split_subjects(dataset, out, removed_ids)
@@ -181,59 +182,18 @@ def _update_store(
         else:
             rejected.append(result)
             store.remove_case(out, result.id)
-    _write_rejected(out, rejected)
+    write_rejected(out, rejected)
     cases = [*intact.values(), *(result.case for result in prepared)]
     if not cases:
-        raise _no_usable_scan(dataset, out, rejected)
+        raise no_usable_scan(dataset, out, rejected)
 
     classes = dataset.classes or _classes_of_labels(cases)
     if dataset.regions and classes:
         regions.check_regions(dataset.regions, classes)
     if is_changed or not _is_up_to_date(manifest, dataset, cases):
         store.write_manifest(out, recipe, classes, cases, request, dataset.regions)
-    _report(out, cases, sum(result.is_new for result in prepared), rejected)
+    report(out, cases, sum(result.is_new for result in prepared), rejected)
     return open_store(out)
-
-
-def _choose_recipe(
-    dataset: Dataset,
-    settings: PreparationSettings,
-    required: Recipe | None,
-    manifest: Mapping[str, Any] | None,
-) -> tuple[Recipe, dict[str, Any]]:
-    """The required recipe, or the store's if the request is the same, or a new one.
-
-    Returns:
-        The recipe, and the request that led to it, which the manifest keeps.
-
-    Raises:
-        DataError: the scans have another number of channels than the required recipe.
-    """
-    if required is not None:
-        if len(required.channel_names) != len(dataset.channel_names):
-            raise DataError(
-                f"{dataset.root}: has {len(dataset.channel_names)} channels "
-                f"({', '.join(dataset.channel_names)}) where the encoder was trained with "
-                f"{len(required.channel_names)} ({', '.join(required.channel_names)}); name scans "
-                "like those it was trained with (`finetune` can adapt it: --first-conv mean)"
-            )
-        return required, {"recipe": required.to_dict()}
-    request: dict[str, Any] = {
-        "channel_names": list(dataset.channel_names),
-        "size": None if settings.size is None else list(settings.size),
-        "spacing_mm": None if settings.spacing is None else list(settings.spacing),
-        "intensity": settings.intensity,
-    }
-    if manifest is not None:
-        fitted_to = manifest["asked"].get("fitted_to", 0)
-        is_same = manifest["asked"] == request | {"fitted_to": fitted_to}
-        # a window that was fitted to a handful of scans must not stay for ever
-        if is_same and len(dataset.cases) <= 2 * fitted_to:
-            # of a damaged manifest
-            with contextlib.suppress(KeyError, TypeError, ValueError):
-                return Recipe.from_dict(manifest["recipe"]), manifest["asked"]
-    recipe = fit_recipe(dataset, settings)
-    return recipe, request | {"fitted_to": len(dataset.cases)}
 
 
 def _rename_split_subjects(dataset: Dataset, out: Path, removed_ids: Collection[str]) -> None:
@@ -363,96 +323,7 @@ def _is_up_to_date(
     if manifest is None:
         return False
     # as JSON gives them, lists for tuples
-    entries = json.loads(json.dumps([case.to_dict() for case in store.sort_cases(cases)]))
+    entries = json.loads(json.dumps([case.to_dict() for case in sort_cases(cases)]))
     return manifest["cases"] == entries and manifest.get("regions") == regions.regions_to_json(
         dataset.regions
     )
-
-
-def _no_usable_scan(dataset: Dataset, out: Path, rejected: Sequence[Rejected]) -> DataError:
-    table = f" (all in {out / 'rejected.csv'})" if len(rejected) > 1 else ""
-    return DataError(
-        f"{dataset.root}: not one of {len(rejected)} scans can be used{table}; the first: "
-        f"{rejected[0].file}: {rejected[0].reason}"
-    )
-
-
-def _write_rejected(out: Path, rejected: Sequence[Rejected]) -> None:
-    table = out / "rejected.csv"
-    if not rejected:
-        table.unlink(missing_ok=True)
-        return
-    ordered = sorted(rejected, key=lambda scan: scan.id)
-    atomic_files.write_csv(table, ("id", "file", "reason"), map(dataclasses.astuple, ordered))
-
-
-def _report(
-    out: Path, cases: Sequence[StoredCase], new_count: int, rejected: Sequence[Rejected]
-) -> None:
-    """Print remarks on the cases, rejected scans, and how many there are of each."""
-    cases = store.sort_cases(cases)
-    _report_duplicates(cases)
-    remarks = [f"{case.id}: {note}" for case in cases for note in case.notes]
-    for remark in remarks[:_PRINTED]:
-        echo(remark)
-    if len(remarks) > _PRINTED:
-        echo(f"and {len(remarks) - _PRINTED} more remarks, in {out / 'cases'}")
-    for scan in rejected[:_PRINTED]:
-        echo(f"rejected {scan.file}: {scan.reason}")
-    ending = f", {len(rejected)} rejected (see {out / 'rejected.csv'})" if rejected else ""
-    labelled = sum(case.has_label for case in cases)
-    echo(
-        f"{out}: {len(cases)} scans, {labelled} with labels; {new_count} prepared now, "
-        f"{len(cases) - new_count} unchanged{ending}"
-    )
-
-
-def _report_duplicates(cases: Sequence[StoredCase]) -> None:
-    """Print scans with the same contents that belong to several subjects."""
-    by_contents = defaultdict(list)
-    for case in cases:
-        by_contents[case.image_hash].append(case)
-    for duplicates in by_contents.values():
-        if len({case.subject for case in duplicates}) > 1:
-            ids = ", ".join(case.id for case in duplicates)
-            echo(
-                f"{ids}: the same scan under several subjects; training and test may share it, "
-                "remove all but one"
-            )
-
-
-def _check_options(
-    settings: PreparationSettings, recipe: Recipe, prepared: str, remedy: str
-) -> None:
-    """Refuse options that contradict a recipe which is fixed already.
-
-    Args:
-        settings: the options.
-        recipe: that is fixed.
-        prepared: beginning of the message: what was prepared with it, and `was` or `were`.
-        remedy: end of the message.
-
-    Raises:
-        UsageError: the first such option.
-    """
-    fits = {
-        "size": settings.size in (None, recipe.size),
-        "spacing": settings.spacing in (None, recipe.spacing_mm),
-        "intensity": _intensity_fits(settings.intensity, recipe),
-    }
-    for option, is_fitting in fits.items():
-        if not is_fitting:
-            raise UsageError(
-                f"{option}: {prepared} prepared differently; leave --{option} out, or {remedy}"
-            )
-
-
-def _intensity_fits(requested: str, recipe: Recipe) -> bool:
-    """Whether the option names the recipe's kinds, one for all channels or one per channel."""
-    kinds = [intensity.kind for intensity in recipe.intensity]
-    requests = [kind.strip() for kind in requested.split(",")]
-    if len(requests) == 1:
-        requests *= len(kinds)
-    if len(requests) != len(kinds):
-        return False
-    return all(request in ("auto", kind) for request, kind in zip(requests, kinds, strict=True))

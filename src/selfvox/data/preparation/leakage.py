@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from selfvox.data.preparation.split import Split
-from selfvox.data.preparation.store import Store, StoredCase
+from selfvox.data.preparation.store import Store
+from selfvox.data.preparation.stored_case import StoredCase
 
 SeenScans = Mapping[str, Sequence[str]]  # `subjects`, and `image_hashes` of their scans' contents
 

@@ -16,7 +16,7 @@ from selfvox.data.naming import printable
 from selfvox.data.preparation import store
 from selfvox.data.preparation.geometry import crop_to_box
 from selfvox.data.preparation.recipe import PreparedScan, Recipe
-from selfvox.data.preparation.store import StoredCase
+from selfvox.data.preparation.stored_case import StoredCase
 from selfvox.data.sources import Case
 from selfvox.errors import DataError, SelfvoxError
 

@@ -28,12 +28,11 @@ from typing import Any, cast
 
 import numpy as np
 
-from selfvox.data import naming
 from selfvox.data.formats import strict_json
 from selfvox.data.preparation import split
-from selfvox.data.preparation.geometry import Geometry
 from selfvox.data.preparation.recipe import PreparedScan, Recipe
 from selfvox.data.preparation.split import Split
+from selfvox.data.preparation.stored_case import StoredCase, sort_cases
 from selfvox.errors import DataError
 from selfvox.ops import regions
 from selfvox.ops.mirrored_crop import mirrored_crop
@@ -54,62 +53,6 @@ _KINDS = ("images", "labels", "foreground")
 
 # of a file: inode, size, mtime in ns; None if it is missing
 _FileState = tuple[int, int, int] | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class StoredCase:
-    """One prepared case."""
-
-    id: str
-    subject: str
-    shape: tuple[int, ...]  # of the prepared array, without its channels
-    spacing_mm: tuple[float, ...]
-    affine: tuple[tuple[float, ...], ...]  # (4, 4): prepared voxel -> mm in RAS+ world
-    geometry: Geometry
-    has_label: bool
-    label_values: tuple[int, ...]  # that occur in the scan's own label
-    grade: int | None
-    recipe_hash: str  # see `recipe_digest`
-    source_hash: str  # of recipe_hash and the contents of the source files, the label included
-    image_hash: str  # of the contents of the image files alone, to find one scan under two names
-    # of each source file: size in bytes and time of the last change in ns
-    sources: tuple[tuple[int, int], ...]
-    sha256: dict[str, str]  # images, labels, foreground -> digest of the array's file
-    notes: tuple[str, ...] = ()
-
-    @property
-    def is_labelled(self) -> bool:
-        """Whether it has a label, or a grade."""
-        return self.has_label or self.grade is not None
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON; the file calls the geometry `trail`."""
-        values = {}
-        for name, value in dataclasses.asdict(self).items():
-            if name == "geometry":
-                values["trail"] = self.geometry.to_dict()
-            else:
-                values[name] = value
-        return values
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> StoredCase:
-        """The inverse of `to_dict`.
-
-        Raises:
-            DataError: an id that is not safe as a file name.
-        """
-        values = dict(values)
-        if naming.safe_name(str(values["id"])) != values["id"]:
-            raise DataError(
-                f"case id {values['id']!r} is not a safe file name; prepare the scans again"
-            )
-        for name in ("shape", "spacing_mm", "label_values", "notes"):
-            values[name] = tuple(values[name])
-        for name in ("affine", "sources"):
-            values[name] = tuple(tuple(row) for row in values[name])
-        values["geometry"] = Geometry.from_dict(values.pop("trail"))
-        return cls(**values)
 
 
 @dataclass(frozen=True)
@@ -278,20 +221,6 @@ def write_manifest(
         entries = [json.dumps(case.to_dict(), allow_nan=False) for case in sort_cases(cases)]
         lines[-1] = ' "cases": [\n  ' + ",\n  ".join(entries) + "\n ]"
     atomic_files.write_text(path / "manifest.json", "{\n" + ",\n".join(lines) + "\n}\n")
-
-
-def sort_cases(cases: Iterable[StoredCase]) -> list[StoredCase]:
-    """Cases in the natural order of their ids: `scan_2` before `scan_10`."""
-    return sorted(cases, key=lambda case: naming.natural_key(case.id))
-
-
-def subject_grades(cases: Iterable[StoredCase]) -> dict[str, int]:
-    """The highest grade of each subject's cases; without the subjects that have none."""
-    highest: dict[str, int] = {}
-    for case in cases:
-        if case.grade is not None:
-            highest[case.subject] = max(case.grade, highest.get(case.subject, case.grade))
-    return highest
 
 
 def write_case(

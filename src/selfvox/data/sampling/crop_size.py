@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from selfvox.data.preparation.store import StoredCase
+from selfvox.data.preparation.stored_case import StoredCase
 from selfvox.errors import UsageError
 
 T = TypeVar("T")

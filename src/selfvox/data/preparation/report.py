@@ -1,0 +1,69 @@
+"""What is printed of a preparation, and the table of rejected scans."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+
+from selfvox.data.preparation.prepare_case import Rejected
+from selfvox.data.preparation.stored_case import StoredCase, sort_cases
+from selfvox.data.sources import Dataset
+from selfvox.errors import DataError
+from selfvox.runs import atomic_files
+from selfvox.runs.progress import echo
+
+_PRINTED = 5  # remarks, and rejected scans, of which there may be thousands
+
+
+def no_usable_scan(dataset: Dataset, out: Path, rejected: Sequence[Rejected]) -> DataError:
+    table = f" (all in {out / 'rejected.csv'})" if len(rejected) > 1 else ""
+    return DataError(
+        f"{dataset.root}: not one of {len(rejected)} scans can be used{table}; the first: "
+        f"{rejected[0].file}: {rejected[0].reason}"
+    )
+
+
+def write_rejected(out: Path, rejected: Sequence[Rejected]) -> None:
+    table = out / "rejected.csv"
+    if not rejected:
+        table.unlink(missing_ok=True)
+        return
+    ordered = sorted(rejected, key=lambda scan: scan.id)
+    atomic_files.write_csv(table, ("id", "file", "reason"), map(dataclasses.astuple, ordered))
+
+
+def report(
+    out: Path, cases: Sequence[StoredCase], new_count: int, rejected: Sequence[Rejected]
+) -> None:
+    """Print remarks on the cases, rejected scans, and how many there are of each."""
+    cases = sort_cases(cases)
+    _report_duplicates(cases)
+    remarks = [f"{case.id}: {note}" for case in cases for note in case.notes]
+    for remark in remarks[:_PRINTED]:
+        echo(remark)
+    if len(remarks) > _PRINTED:
+        echo(f"and {len(remarks) - _PRINTED} more remarks, in {out / 'cases'}")
+    for scan in rejected[:_PRINTED]:
+        echo(f"rejected {scan.file}: {scan.reason}")
+    ending = f", {len(rejected)} rejected (see {out / 'rejected.csv'})" if rejected else ""
+    labelled = sum(case.has_label for case in cases)
+    echo(
+        f"{out}: {len(cases)} scans, {labelled} with labels; {new_count} prepared now, "
+        f"{len(cases) - new_count} unchanged{ending}"
+    )
+
+
+def _report_duplicates(cases: Sequence[StoredCase]) -> None:
+    """Print scans with the same contents that belong to several subjects."""
+    by_contents = defaultdict(list)
+    for case in cases:
+        by_contents[case.image_hash].append(case)
+    for duplicates in by_contents.values():
+        if len({case.subject for case in duplicates}) > 1:
+            ids = ", ".join(case.id for case in duplicates)
+            echo(
+                f"{ids}: the same scan under several subjects; training and test may share it, "
+                "remove all but one"
+            )
