@@ -64,6 +64,12 @@ class Joint(PretextTask):
         """A head for each task, by its name."""
         return nn.ModuleDict({task.name: task.head(encoder) for task in self.tasks})
 
+    def decoder(self, head: nn.Module) -> nn.Module | None:
+        """That of the first task that has one."""
+        assert isinstance(head, nn.ModuleDict)
+        decoders = [task.decoder(head[task.name]) for task in self.tasks]
+        return next((decoder for decoder in decoders if decoder is not None), None)
+
     def make_batch(self, images: Tensor, rng: torch.Generator, scan: Tensor | None = None) -> Batch:
         """Every task's question about the same images, as `NAME/KEY`."""
         seed = int(torch.randint(1 << 62, (), generator=rng))

@@ -85,7 +85,14 @@ class PretextTask(ABC):
 
     @abstractmethod
     def head(self, encoder: Encoder) -> nn.Module:
-        """The layers between an embedding and an answer; thrown away after pre-training."""
+        """The layers between an embedding and an answer; only a `decoder` in it is kept."""
+
+    def decoder(self, head: nn.Module) -> nn.Module | None:
+        """The part of the head that is a segmenter's decoder; it is saved, and fine-tuned too.
+
+        None by default: the head has no such part.
+        """
+        return None
 
     @abstractmethod
     def make_batch(self, images: Tensor, rng: torch.Generator, scan: Tensor | None = None) -> Batch:

@@ -69,8 +69,7 @@ def test_every_image_has_as_many_hidden_blocks_as_asked_anywhere(shape, hidden):
 def test_loss_and_explained_share_equal_loops(shape):
     task, d = Masked(block=4), len(shape)
     encoder, head = network(task, d, channels=2)
-    for level in head.levels:
-        torch.nn.init.normal_(level.weight, std=0.3)
+    torch.nn.init.normal_(head.decoder.seg_layers[-1].weight, std=0.3)
     batch = task.make_batch(torch.randn(2, 2, *shape, generator=rng()), rng(1))
     filled, target = batch["images"].clone(), details(batch["images"], 4)
     for image, channel in itertools.product(range(2), range(2)):
@@ -82,7 +81,7 @@ def test_loss_and_explained_share_equal_loops(shape):
             if hidden:
                 filled[image, channel][where] = torch.cat(seen).mean()
     with torch.no_grad():
-        found = head(encoder(filled), filled)
+        found = head(encoder, filled)
         errors, squares = [], []
         for image, (place, where) in itertools.product(range(2), blocks(shape, 4)):
             if batch["hidden"][(image, *place)]:
@@ -128,7 +127,7 @@ def test_an_untrained_network_explains_nothing(d):
 def test_one_flat_batch_does_not_outweigh_a_hundred_others(d, noise, least, most):
     task, images = Masked(), -1 + noise * torch.randn(2, 1, *(32,) * d, generator=rng())
     encoder, head = network(task, d)
-    torch.nn.init.constant_(head.levels[0].bias, 0.3)
+    torch.nn.init.constant_(head.decoder.seg_layers[-1].bias, 0.3)
     outcome = task.loss(encoder, head, task.make_batch(images, rng()))
     assert least <= float(outcome.metrics["explained"]) <= most
 
@@ -140,7 +139,7 @@ def test_a_perfect_answer_costs_nothing():
 
     task, images = Masked(), torch.randn(2, 1, 16, 16)
     _, head = network(task, 2)
-    head.forward = lambda maps, like: details(images, 8)
+    head.forward = lambda encoder, shown: details(images, 8)
     outcome = task.loss(Told(), head, task.make_batch(images, rng()))
     assert [float(outcome.loss), float(outcome.metrics["explained"])] == [0, 1]
 
@@ -152,16 +151,3 @@ def test_a_perfect_answer_costs_nothing():
 def test_a_question_about_nothing_or_everything_is_refused(options, name):
     with pytest.raises(UsageError, match=rf"^task\.{name}:"):
         task_from_setting({"name": "masked", **options}).configure((16, 24), (1.0, 1.0))
-
-
-@pytest.mark.parametrize("shape", SHAPES)
-def test_even_maps_are_read_out_and_summed(shape):
-    encoder, head = network(Masked(), len(shape), channels=2)
-    image, maps = (
-        torch.zeros(3, 2, *shape),
-        [each * 0 + 1.5 for each in encoder(torch.zeros(3, 2, *shape))],
-    )
-    expected = sum(1.5 * level.weight.flatten(1).sum(1) + level.bias for level in head.levels)
-    drawn = head(maps, image)
-    assert drawn.shape == image.shape
-    assert torch.allclose(drawn.movedim(1, -1), expected.expand(3, *shape, 2), atol=1e-6)

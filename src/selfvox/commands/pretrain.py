@@ -89,6 +89,10 @@ def pretrain(
             return settings.out  # the first process reports it
         if is_main:
             card = plan.card(network)
+            decoder = plan.task.decoder(objective.head)
+            if decoder is not None:
+                # before the encoder, which says that the run is complete
+                save_part(run.path / "decoder", "decoder", decoder, {"norm": network.norm})
             save_part(run.path / "encoder", "encoder", network, card.to_json())
             draw_curve(run.path, run.path / "curve.png")
             _suggest_next(settings, run.path, is_python_class(plan.network))

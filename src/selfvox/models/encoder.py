@@ -14,6 +14,7 @@ class Encoder(nn.Module, ABC):
     in_channels: int
     channels: tuple[int, ...]  # per level, finest first
     strides: tuple[tuple[int, ...], ...]  # of each level relative to the input, per axis
+    norm: str = "instance"  # of a decoder of its maps: instance, group or batch
 
     @abstractmethod
     def forward(self, x: Tensor) -> list[Tensor]:

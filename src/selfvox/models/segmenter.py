@@ -36,7 +36,7 @@ class Segmenter(nn.Module):
         if linear:
             self.decoder = LinearReadout(encoder, classes)
         else:
-            self.decoder = _unet_decoder(encoder, classes, norm)
+            self.decoder = unet_decoder(encoder, classes, norm)
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, channel, *space) -> logits (batch, class, *space)."""
@@ -48,12 +48,7 @@ class Segmenter(nn.Module):
 
     def resize_logits(self, logits: Tensor, size: Sequence[int]) -> Tensor:
         """The decoder's logits at the input's size."""
-        if logits.shape[2:] == tuple(size):
-            return logits
-        # the encoder's finest map is coarser than its input
-        return F.interpolate(
-            logits, size=tuple(size), mode="trilinear" if len(size) == 3 else "bilinear"
-        )
+        return resize_output(logits, size)
 
 
 class LinearReadout(nn.Module):
@@ -72,8 +67,26 @@ class LinearReadout(nn.Module):
         return torch.stack([enlarge(level, size) for level in logits]).sum(0)
 
 
-def _unet_decoder(encoder: Encoder, classes: int, norm: str) -> nn.Module:
-    """nnU-Net's decoder with the output of the finest level alone, freshly initialised."""
+def resize_output(output: Tensor, size: Sequence[int]) -> Tensor:
+    """What a decoder gives (batch, output, *space), at the size of the input."""
+    if output.shape[2:] == tuple(size):
+        return output
+    # the encoder's finest map is coarser than its input
+    mode = "trilinear" if len(size) == 3 else "bilinear"
+    return F.interpolate(output, size=tuple(size), mode=mode)
+
+
+OUTPUT_LAYERS = "seg_layers."  # their prefix among the tensors of a decoder
+
+
+def unet_decoder(encoder: Encoder, outputs: int, norm: str) -> UNetDecoder:
+    """nnU-Net's decoder with the output of the finest level alone, freshly initialised.
+
+    Args:
+        encoder: whose maps it decodes.
+        outputs: channels of its output: classes, or those of an image.
+        norm: instance, group or batch.
+    """
     d = encoder.spatial_dims
     norm_op, norm_kwargs = norm_layer(norm, d)
     # the decoder only reads these; given the encoder itself, it would own it a second time
@@ -90,12 +103,11 @@ def _unet_decoder(encoder: Encoder, classes: int, norm: str) -> nn.Module:
         nonlin=nn.LeakyReLU,
         nonlin_kwargs={"inplace": True},
     )
-    decoder = UNetDecoder(encoder_like, classes, 2, deep_supervision=False)
+    decoder = UNetDecoder(encoder_like, outputs, 2, deep_supervision=False)
     # its outputs at the coarser levels are for deep supervision, which is not used here
     unused = [nn.Identity()] * (len(encoder.channels) - 2)
     decoder.seg_layers = nn.ModuleList([*unused, decoder.seg_layers[-1]])
-    initialised: nn.Module = decoder.apply(he_initialise)
-    return initialised
+    return decoder.apply(he_initialise)
 
 
 def _strides_between_levels(strides: Sequence[Sequence[int]]) -> list[list[int]]:

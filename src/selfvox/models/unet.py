@@ -69,6 +69,7 @@ class UNetEncoder(Encoder):
         self.spatial_dims = spatial_dims
         self.in_channels = in_channels
         self.channels = architecture.channels
+        self.norm = architecture.norm
         self.strides = _cumulative_strides(strides)
         network = PlainConvEncoder if architecture.name == "plain" else ResidualEncoder
         norm, norm_kwargs = norm_layer(architecture.norm, spatial_dims)

@@ -175,7 +175,7 @@ def save_part(folder: Path, name: str, module: torch.nn.Module, card: Mapping[st
 
     Args:
         folder: gets `weights.safetensors` and the card `NAME.json`.
-        name: `encoder` or `network`.
+        name: `encoder`, `decoder` or `network`.
         module: the weights.
         card: what is needed to build the module and to use it.
     """
@@ -264,3 +264,15 @@ def read_encoder(run: Path) -> tuple[dict[str, Tensor], Card]:
         if name.startswith(prefix)
     }
     return encoder, network_card
+
+
+def read_decoder(run: Path) -> dict[str, Tensor] | None:
+    """The tensors of the decoder of a pre-training run; None where its task trained none.
+
+    Raises:
+        WeightsError: a file is missing, damaged, or of a newer format.
+    """
+    folder = run / "decoder"
+    if not folder.is_dir():
+        return None
+    return _load_weights(folder, _read_entries(folder, "decoder")["sha256"])

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from selfvox.errors import UsageError
 from selfvox.models.encoder import Encoder
+from selfvox.models.restorer import Restorer
 from selfvox.ops.outcome import Batch, Outcome
-from selfvox.ops.resize import enlarge
 from selfvox.pretext import Panel, PretextTask
 
 # added to a variance before dividing by it: the noise of empty air should not be predicted
@@ -29,7 +29,9 @@ FLAT = 1e-2
 class Masked(PretextTask):
     """Predict the hidden blocks of the image: the differences from each block's mean.
 
-    Good for segmentation, which needs detail at every level of the encoder; works with any scan and
+    A U-Net predicts them, and its decoder is fine-tuned too.
+
+    Good for segmentation, which needs detail at every level of the network; works with any scan and
     any batch.
     """
 
@@ -54,8 +56,13 @@ class Masked(PretextTask):
         return self
 
     def head(self, encoder: Encoder) -> nn.Module:
-        """A linear decoder of all maps."""
-        return Decoder(encoder)
+        """The decoder of a U-Net."""
+        return Restorer(encoder)
+
+    def decoder(self, head: nn.Module) -> nn.Module:
+        """The whole head: a segmenter's decoder."""
+        assert isinstance(head, Restorer)
+        return head.decoder
 
     def make_batch(self, images: Tensor, rng: torch.Generator, scan: Tensor | None = None) -> Batch:
         """Choose the blocks to hide, as many in every image.
@@ -79,7 +86,7 @@ class Masked(PretextTask):
         """
         images = batch["images"]
         hidden = _voxels(batch["hidden"], images, self.block)
-        prediction = head(encoder(fill(images, hidden)), images)
+        prediction = head(encoder, fill(images, hidden))
         target = details(images, self.block)
         voxels = hidden.sum() * images.shape[1]
         error = ((prediction - target).square() * hidden).sum() / voxels
@@ -101,27 +108,6 @@ class Masked(PretextTask):
             ]
             for image, visible, target, share in zip(images, inputs, targets, shares, strict=True)
         ]
-
-
-class Decoder(nn.Module):
-    """From the encoder's maps to an image: one linear layer per map, enlarged, and summed."""
-
-    def __init__(self, encoder: Encoder):
-        super().__init__()
-        conv = nn.Conv3d if encoder.spatial_dims == 3 else nn.Conv2d
-        self.levels = nn.ModuleList(
-            conv(channels, encoder.in_channels, 1) for channels in encoder.channels
-        )
-        # small weights: an untrained network predicts every block's mean
-        for weights in self.levels.parameters():
-            nn.init.normal_(weights, std=1e-3)
-
-    def forward(self, maps: list[Tensor], like: Tensor) -> Tensor:
-        """An image of the shape of `like`."""
-        image = torch.zeros_like(like)
-        for level, features in zip(self.levels, maps, strict=True):
-            image = image + enlarge(level(features).float(), like.shape[2:])
-        return image
 
 
 def fill(images: Tensor, hidden: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from selfvox.data.preparation.store import Store
 from selfvox.data.preparation.stored_case import StoredCase
@@ -14,9 +14,10 @@ from selfvox.data.sampling.crop_size import choose_crop, in_plane_cases, median_
 from selfvox.errors import DataError, UsageError
 from selfvox.models.build import build_encoder, check_input, network_settings, plan_encoder
 from selfvox.models.encoder import Encoder
+from selfvox.models.segmenter import OUTPUT_LAYERS, LinearReadout, Segmenter
 from selfvox.models.unet import PLAIN, RESIDUAL, Architecture
 from selfvox.runs.progress import echo
-from selfvox.runs.weights import adapt_first_convolutions, load_strictly
+from selfvox.runs.weights import adapt_first_convolutions, load_strictly, state_tensors
 from selfvox.settings.options import as_dict, resolve
 from selfvox.settings.verbs import Finetune
 from selfvox.training.downstream import DownstreamTask
@@ -85,6 +86,10 @@ def build_network(
     check_input(spec, crop)
     network = task.network(encoder, spec)
     new_values = _count_values(network) - _count_values(encoder)
+    if isinstance(pretrained, Pretrained) and pretrained.decoder is not None:
+        loaded, decoder_report = _load_decoder(network, pretrained.decoder, settings.encoder)
+        new_values -= loaded
+        report = f"{report}; {decoder_report}"
     echo(f"encoder: {report}; after it {new_values / 1e6:.2f} M random values")
     if frozen_steps:
         is_random = ", with random weights: only as a baseline of frozen encoders"
@@ -142,6 +147,32 @@ def _load_encoder(
     loaded = load_strictly(encoder, tensors, settings.encoder)
     origin = f"pre-trained by {pretrained.learned_from}"
     return encoder, f"loaded {loaded} into the encoder, {origin}; none left over{adaptation}"
+
+
+def _load_decoder(
+    network: nn.Module, tensors: Mapping[str, Tensor], origin: str
+) -> tuple[int, str]:
+    """Load a pre-trained decoder, except its output, where the network has such a decoder.
+
+    Returns:
+        How many values were loaded, and a report in words.
+
+    Raises:
+        WeightsError: it was trained with another encoder.
+    """
+    if not isinstance(network, Segmenter):
+        return 0, "its decoder is left out, since a classifier has none"
+    if isinstance(network.decoder, LinearReadout):
+        return 0, "its decoder is left out, since --head linear has none"
+    state = state_tensors(network.decoder)
+    kept = {name: tensor for name, tensor in state.items() if name.startswith(OUTPUT_LAYERS)}
+    pretrained = {
+        name: tensor for name, tensor in tensors.items() if not name.startswith(OUTPUT_LAYERS)
+    }
+    load_strictly(network.decoder, {**pretrained, **kept}, f"{origin}, its decoder")
+    values = sum(tensor.numel() for tensor in pretrained.values())
+    report = f"{len(pretrained)} tensors, {values / 1e6:.2f} M values"
+    return values, f"loaded {report} into the decoder, whose output layer is new"
 
 
 def _check_same_network(settings: Finetune, spec: Mapping[str, Any], d: int) -> None:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from selfvox.runs.card import Card, EncoderCard
-from selfvox.runs.weights import read_encoder
+from selfvox.runs.weights import read_decoder, read_encoder
 from selfvox.training.folder_kind import check_encoder
 
 
@@ -18,6 +18,7 @@ class Pretrained(NamedTuple):
     run: Path
     tensors: dict[str, Tensor]
     card: Card
+    decoder: dict[str, Tensor] | None = None  # of a task that trains one
 
     @property
     def learned_from(self) -> str:
@@ -37,4 +38,4 @@ def read_pretrained(encoder: str) -> Pretrained | None:
         return None
     run = Path(encoder)
     check_encoder(run)
-    return Pretrained(run, *read_encoder(run))
+    return Pretrained(run, *read_encoder(run), read_decoder(run))
