@@ -120,6 +120,7 @@ def test_info_tasks_has_the_use_options_and_cost_of_each_task(capsys):
 def test_the_cost_of_a_task_is_the_share_of_voxels_that_its_encoder_sees():
     cost = {name: task["voxels"] for name, task in selfvox.info("tasks").items()}
     assert [cost["rotation"], cost["masked"], cost["simclr"], cost["exemplar"]] == [1, 1, 2, 2]
+    assert cost["genesis"] == 1
     # tiles of 16 voxels: two of relative location, 27 of jigsaw; CPC's 64 patches have 24
     expected = [2 * 16**3, 27 * 16**3, 64 * 24**3]
     installed = [cost["relative_location"], cost["jigsaw"], cost["cpc"]]
