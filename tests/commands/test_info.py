@@ -121,7 +121,7 @@ def test_the_cost_of_a_task_is_the_share_of_voxels_that_its_encoder_sees():
     cost = {name: task["voxels"] for name, task in selfvox.info("tasks").items()}
     assert [cost["rotation"], cost["masked"], cost["simclr"], cost["exemplar"]] == [1, 1, 2, 2]
     assert cost["genesis"] == 1
-    # tiles of 16 voxels: two of relative location, 27 of jigsaw; CPC's 64 patches have 24
-    expected = [2 * 16**3, 27 * 16**3, 64 * 24**3]
+    # tiles of 16 voxels: nine of relative location, 27 of jigsaw; CPC's 64 patches have 24
+    expected = [9 * 16**3, 27 * 16**3, 64 * 24**3]
     installed = [cost["relative_location"], cost["jigsaw"], cost["cpc"]]
     assert installed == pytest.approx([voxels / 64**3 for voxels in expected], abs=0.01)

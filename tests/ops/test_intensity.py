@@ -161,3 +161,15 @@ def test_the_input_is_left_as_it_was(x, change):
     intensity.sobel_magnitude(x)
     intensity.add_noise(x, torch.ones(3), torch.Generator())
     assert torch.equal(x, original)
+
+
+@pytest.mark.parametrize("shape", [(9, 8), (7, 8, 1), (5, 4, 6)])
+def test_the_plane_removed_is_that_of_least_squares(shape):
+    images = torch.randn(2, 3, *shape, generator=torch.Generator().manual_seed(0)).double()
+    grid = torch.cartesian_prod(*[torch.arange(float(edge)) for edge in shape]).double()
+    design = torch.cat([grid - grid.mean(0), torch.ones(len(grid), 1)], 1).double()
+    values = images.flatten(2).flatten(0, 1).T
+    solution = torch.linalg.lstsq(design, values, driver="gelsd").solution
+    expected = values - design[:, :-1] @ solution[:-1]
+    actual = intensity.remove_plane(images).flatten(2).flatten(0, 1).T
+    torch.testing.assert_close(actual, expected)

@@ -33,15 +33,31 @@ def standardise(x: Tensor, flat: float = 1e-2) -> Tensor:
     return centred / (variance + flat).sqrt()
 
 
-def redraw_intensity(x: Tensor, rng: torch.Generator) -> Tensor:
-    """Replace each sample's brightness and contrast by random ones.
+def remove_plane(x: Tensor) -> Tensor:
+    """Take the least-squares plane off every channel of every sample, except for its mean.
 
-    A jitter alone would only blur a brightness that drifts through the scan, so each sample is
-    standardised first; then its contrast is scaled by 0.6 to 1.4 and its brightness shifted by -0.3
-    to 0.3.
+    Centred coordinates of a grid are orthogonal, so each axis has its slope by itself.
+    """
+    for axis in range(2, x.ndim):
+        edge = x.shape[axis]
+        coordinate = torch.arange(edge, dtype=x.dtype, device=x.device) - (edge - 1) / 2
+        others = [other for other in range(2, x.ndim) if other != axis]
+        profile = x.mean(others)
+        slope = (profile * coordinate).sum(2, keepdim=True) / coordinate.square().sum().clamp(min=1)
+        shape = [*x.shape[:2], *(edge if other == axis else 1 for other in range(2, x.ndim))]
+        x = x - (slope * coordinate).view(shape)
+    return x
+
+
+def redraw_intensity(x: Tensor, rng: torch.Generator) -> Tensor:
+    """Replace each sample's brightness and contrast by random ones, and take its slope away.
+
+    A jitter alone would only blur a brightness that drifts through the scan, so each sample loses
+    its plane, whose slope tells where in a coil's field it is, and is standardised. Then its
+    contrast is scaled by 0.6 to 1.4 and its brightness shifted by -0.3 to 0.3.
     """
     factor, shift = torch.rand(2, len(x), generator=rng)
-    x = scale_contrast(standardise(x), 0.6 + 0.8 * factor)
+    x = scale_contrast(standardise(remove_plane(x)), 0.6 + 0.8 * factor)
     return shift_brightness(x, 0.6 * shift - 0.3)
 
 

@@ -61,7 +61,7 @@ class Jigsaw(PretextTask):
         pydantic.Field(ge=0, le=0.5),
     ] = 0.125
     colour_jitter: Annotated[
-        bool, "replace every tile's brightness and contrast by random ones"
+        bool, "replace every tile's brightness and contrast by random ones, and remove its slope"
     ] = True
     seed: Annotated[int, "seed of the set of permutations", pydantic.Field(ge=0, lt=2**63)] = 0
 

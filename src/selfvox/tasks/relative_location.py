@@ -30,6 +30,7 @@ from selfvox.ops.tiles import (
 from selfvox.pretext import Panel, PretextTask
 from selfvox.settings.verbs import AtLeastOne
 
+PANELS = 3  # queries of an image that a preview shows
 GRID = 3  # tiles along each axis: the reference in the middle, its neighbours around it
 
 
@@ -43,14 +44,14 @@ class RelativeLocation(PretextTask):
     Good for large scans of one body region, on little hardware: tiles are small.
     """
 
-    queries: Annotated[int, "neighbours to predict for each image in a step", AtLeastOne] = 1
+    queries: Annotated[int, "neighbours to predict for each image in a step", AtLeastOne] = 8
     jitter: Annotated[
         float,
         "smallest share of a cell that its tile leaves free, to move in and as a gap",
         pydantic.Field(ge=0, le=0.5),
     ] = 0.125
     colour_jitter: Annotated[
-        bool, "replace every tile's brightness and contrast by random ones"
+        bool, "replace every tile's brightness and contrast by random ones, and remove its slope"
     ] = True
 
     def configure(self, crop: Sequence[int], *spacings_mm: Sequence[float]) -> RelativeLocation:
@@ -119,7 +120,7 @@ class RelativeLocation(PretextTask):
         return answer_outcome(head(pairs), batch["answer"])
 
     def preview_panels(self, images: Tensor, batch: Batch) -> list[list[Panel]]:
-        """Each image, its tiles in place, the reference, and the queries with their answers."""
+        """Each image, its tiles in place, the reference, and the first queries with answers."""
         tiles_by_image = batch["tiles"].view(len(images), -1, *batch["tiles"].shape[1:])
         answers_by_image = batch["answer"].view(len(images), -1).tolist()
         rows = []
@@ -131,7 +132,8 @@ class RelativeLocation(PretextTask):
                 Panel("in place", paste_tiles(_dimmed(image), tiles, corners)),
                 Panel("centre", tiles[0]),
             ]
-            for answer, tile in zip(answers, tiles[1:], strict=True):
+            shown = zip(answers[:PANELS], tiles[1:], strict=False)
+            for answer, tile in shown:
                 row.append(Panel(f"answer {answer}: {_direction(answer, image.ndim - 1)}", tile))
             rows.append(row)
         return rows

@@ -48,9 +48,9 @@ class SimCLR(PretextTask):
     ] = 1
     ops: Annotated[tuple[str, ...], f"operations to draw from: {', '.join(OPS)}"] = OPS
     ops_per_view: Annotated[int, "operations that make a view", AtLeastOne] = 3
-    mask_same_scan: Annotated[bool, "other crops and patches of the same scan are no negatives"] = (
-        False
-    )
+    mask_same_scan: Annotated[
+        bool, "other crops and patches of the same person are no negatives"
+    ] = False
     angle: Annotated[
         float, "largest rotation about each axis, in degrees", pydantic.Field(gt=0, le=180)
     ] = 30.0
