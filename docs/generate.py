@@ -19,6 +19,7 @@ import selfvox
 from selfvox import errors, tasks
 from selfvox.cli import VERBS
 from selfvox.settings.options import Option, options
+from selfvox.settings.verbs import DEFAULT_TASK
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCE = ROOT / "src" / "selfvox"
@@ -55,6 +56,15 @@ def fill(text: str) -> str:
 def task_options(name: str) -> str:
     """The options of a task, as a table."""
     return _options_table(options(tasks.find_task(name)), "--task.")
+
+
+def default_task(_: str) -> str:
+    """The task of `pretrain` and `preview` where none is chosen."""
+    question = tasks.task_question(DEFAULT_TASK).partition(": ")[2]
+    return (
+        f"Without `--task`, `pretrain` and `preview` use [{DEFAULT_TASK}]"
+        f"(../tasks/{DEFAULT_TASK}.md): {question}"
+    )
 
 
 def exit_codes(_: str) -> str:
@@ -102,6 +112,7 @@ def python_functions(_: str) -> str:
 
 GENERATORS = {
     "options": task_options,
+    "default-task": default_task,
     "exit-codes": exit_codes,
     "layers": layers,
     "tree": tree,

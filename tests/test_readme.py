@@ -14,6 +14,7 @@ from selfvox import errors, tasks
 from selfvox.cli import VERBS, main
 from selfvox.data import phantom
 from selfvox.settings.options import options, resolve
+from selfvox.settings.verbs import DEFAULT_TASK
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
@@ -111,7 +112,7 @@ def test_every_row_of_a_table_follows_a_heading(page):
 
 @every_page
 def test_every_selfvox_command_is_accepted(page, capsys, monkeypatch, tmp_path):
-    run = tmp_path / "runs" / "simclr"
+    run = tmp_path / "runs" / "pretrained"
     run.mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
     for verb, *arguments in selfvox_commands(page):
@@ -120,6 +121,28 @@ def test_every_selfvox_command_is_accepted(page, capsys, monkeypatch, tmp_path):
         resolved = yaml.safe_load(capsys.readouterr().out)
         if "task" in resolved:
             tasks.task_from_setting(resolved["task"])
+
+
+def test_the_first_commands_and_the_help_follow_the_default_task(capsys):
+    first = [
+        (verb, arguments)
+        for verb, *arguments in selfvox_commands(ROOT / "README.md")
+        if verb in ("pretrain", "preview")
+    ]
+    examples = [
+        line.split()[1:]
+        for verb in ("pretrain", "preview")
+        for line in (VERBS[verb].__doc__ or "").splitlines()
+        if line.strip().startswith("selfvox ")
+    ]
+    first += [(verb, arguments) for verb, *arguments in examples]
+    assert [verb for verb, _ in first] == ["preview", "pretrain", "pretrain", "preview"]
+    for verb, arguments in first:
+        assert "--task" not in arguments
+        assert main([verb, "--print-config", *arguments]) == 0
+        assert yaml.safe_load(capsys.readouterr().out)["task"] == DEFAULT_TASK
+    text = (DOCS / "how-to" / "choose-a-task.md").read_text(encoding="utf-8")
+    assert f"use [{DEFAULT_TASK}](../tasks/{DEFAULT_TASK}.md)" in text
 
 
 @every_page

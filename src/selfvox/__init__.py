@@ -71,7 +71,7 @@ def load_encoder(
         SelfvoxError: the run has no intact encoder; the message names the remedy.
 
     Example:
-        selfvox.load_encoder("runs/simclr").embed("scan.nii.gz")
+        selfvox.load_encoder("runs/pretrained").embed("scan.nii.gz")
     """
     from selfvox import notebook  # only here: it imports torch, which takes seconds
 

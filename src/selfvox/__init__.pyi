@@ -155,7 +155,7 @@ def pretrain(
         SelfvoxError: an invalid argument, scan or run; the message names the remedy.
 
     Example:
-        selfvox.pretrain("scans/", task="simclr", out="runs/simclr")
+        selfvox.pretrain("scans/", out="runs/pretrained")
     """
 
 def finetune(
@@ -287,7 +287,7 @@ def finetune(
         SelfvoxError: an invalid argument, scan or run; the message names the remedy.
 
     Example:
-        selfvox.finetune("labelled/", encoder="runs/simclr", labels=10, out="runs/seg")
+        selfvox.finetune("labelled/", encoder="runs/pretrained", labels=10, out="runs/seg")
     """
 
 def predict(
@@ -501,7 +501,7 @@ def preview(
         SelfvoxError: an invalid argument, scan or run; the message names the remedy.
 
     Example:
-        selfvox.preview("scans/", task="simclr", out="preview.png")
+        selfvox.preview("scans/", out="preview.png")
     """
 
 def demo(
@@ -598,7 +598,7 @@ def load_encoder(
         SelfvoxError: the run has no intact encoder; the message names the remedy.
 
     Example:
-        selfvox.load_encoder("runs/simclr").embed("scan.nii.gz")
+        selfvox.load_encoder("runs/pretrained").embed("scan.nii.gz")
     """
 
 def load_segmenter(

@@ -34,7 +34,7 @@ LABELS = 4
 VALIDATION = 3
 TEST = 6
 SHOWN = 3  # test scans in the picture
-TASK = "rotation"
+TASK = "rotation"  # the one whose gain on these scans was measured, in minutes
 # small enough for minutes on a laptop
 CROP = (48, 48, 48)
 NETWORK = {"name": "plain", "channels": [8, 16, 32, 64]}
@@ -108,7 +108,7 @@ def _run_workflow(out: Path, seed: int) -> None:
     _print_scores(scores)
     echo(f"pictures: {out / 'preview.png'}  {out / 'curves.png'}  {out / 'predictions.png'}")
     echo("next, with your own scans:")
-    echo(f"  {_program()} pretrain YOUR_SCANS/ --out runs/{TASK} --task {TASK}")
+    echo(f"  {_program()} pretrain YOUR_SCANS/ --out runs/pretrained")
 
 
 def _finetune(store: Path, encoder: str, run: Path, seed: int) -> None:

@@ -69,7 +69,7 @@ def download(settings: Download) -> Path:
         f"{task}: {len(dataset.cases)} scans, {labelled} with a label   "
         "licence: CC-BY-SA 4.0, medicaldecathlon.com"
     )
-    echo(f"next: selfvox pretrain {place} --task simclr --out runs/{task}")
+    echo(f"next: selfvox pretrain {place} --out runs/{task}")
     return place
 
 

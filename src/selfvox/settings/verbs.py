@@ -26,6 +26,8 @@ COMPUTER = Section("Computing")
 MAPS = ("entropy", "mutual-information", "variance", "percentiles")
 INTENSITIES = ("auto", "mri", "ct", "photo")
 MIRRORS = ("left-right", "front-back", "up-down")  # axes of a prepared volume, in their order
+# the pretext task where none is chosen: examples name none, so that they follow
+DEFAULT_TASK = "simclr"
 # where neither steps nor epochs are given
 PRETRAIN_STEPS = 1000
 FINETUNE_STEPS = 500
@@ -134,14 +136,14 @@ class Pretrain(PreparationSettings):
         The run's folder, which `finetune` takes as its encoder.
 
     Example:
-        selfvox pretrain scans/ --task simclr --out runs/simclr
+        selfvox pretrain scans/ --out runs/pretrained
     """
 
     scans: Annotated[Path, "folder of scans, or a store made by `selfvox prepare`"] = field(
         kw_only=False
     )
     out: Annotated[Path, "the run: a folder, created"]
-    task: Task = "simclr"
+    task: Task = DEFAULT_TASK
     weights: Annotated[
         tuple[Annotated[float, NotNegative], ...] | None,
         "for several tasks: weight of each loss, such as 1,0.5; default: 1 each",
@@ -193,7 +195,7 @@ class Finetune(PreparationSettings):
         The run's folder, which `predict` takes.
 
     Example:
-        selfvox finetune labelled/ --encoder runs/simclr --labels 10 --out runs/seg
+        selfvox finetune labelled/ --encoder runs/pretrained --labels 10 --out runs/seg
     """
 
     labelled: Annotated[Path, "folder of scans with labels, table with grades, or a store"] = field(
@@ -522,12 +524,12 @@ class Preview(PreparationSettings):
         The picture.
 
     Example:
-        selfvox preview scans/ --task simclr --out preview.png
+        selfvox preview scans/ --out preview.png
     """
 
     scans: Annotated[Path, "folder of scans, or a store"] = field(kw_only=False)
     out: Annotated[Path, "the picture to write, .png"] = Path("preview.png")
-    task: Task = "simclr"
+    task: Task = DEFAULT_TASK
     crop: Annotated[CropEdges | None, "size of the crops in voxels; default: from the scans"] = None
     slices: Slices = None
     count: Annotated[int, "number of scans to show", AtLeastOne] = 3
