@@ -189,17 +189,20 @@ class LoadedEncoder:
         image = _read_scan(scan, self.recipe, spacing, affine)
         data = torch.from_numpy(self.recipe.apply(image).data)
         axis = self._slice_axis
+        # a scan is a batch of one, its slices are a batch of many
         batch = data[None] if axis is None else data.movedim(1 + axis, 0)
         window = [
             -(-edge // stride) * stride
             for edge, stride in zip(batch.shape[2:], self.network.strides[-1], strict=True)
         ]
         with inference_mode(self._fabric):
+            # a map of the coarsest level needs whole strides
             padded, _ = pad_to_window(batch, window)
             maps: list[Tensor] = self.network(self._fabric.to_device(padded))
         return maps
 
     def _to_array(self, values: Tensor) -> np.ndarray:
+        # NumPy has no bf16
         array: np.ndarray = values.float().cpu().numpy()
         return array if self._slice_axis is not None else array[0]
 
@@ -402,11 +405,13 @@ def _read_scan(
         return _from_path(Path(scan), len(recipe.channel_names))
     data = np.asanyarray(scan.dataobj)
     if data.ndim == 4:
+        # NIfTI has the channels last
         data = np.moveaxis(data, 3, 0)
     return _as_image(data, np.asarray(scan.affine), recipe, "image")
 
 
 def _from_path(path: Path, channels: int) -> Image:
+    # as the command line does: a DICOM folder is one scan
     cases = find_dataset(path).cases
     if len(cases) != 1:
         raise DataError(f"{path}: has {len(cases)} scans; pass one, or use selfvox.predict")
@@ -431,6 +436,7 @@ def _from_array(
         )
     if spacing is not None and (len(spacing) != d or not min(spacing) > 0):
         raise UsageError(f"spacing: {tuple(spacing)} should be {d} numbers above 0, in mm")
+    # a spacing may be missing where nothing depends on it; pictures have none
     sizes = [*(spacing or ()), 1.0, 1.0, 1.0][:3] if d == 3 else [1.0, 1.0, 1.0]
     return _as_image(array, np.diag([*sizes, 1.0]), recipe, "array")
 

@@ -57,7 +57,7 @@ def upright(plane: np.ndarray) -> np.ndarray:
     """Turn a slice for display: its second axis (anterior or superior) points up.
 
     Args:
-        plane: (right or anterior, anterior or superior), as sliced from a volume in RAS orientation.
+        plane: (right or anterior, anterior or superior), sliced from a volume in RAS orientation.
 
     Returns:
         (row, column), row 0 at the top.

@@ -52,9 +52,11 @@ def installed_plugins(group: str) -> list[Plugin]:
     plugins = []
     for entry_point in importlib.metadata.entry_points(group=group):
         distribution = entry_point.dist
+        # an entry point without a distribution has no package to name in a card or a message
         if distribution is not None and _NAME.fullmatch(entry_point.name):
             package = distribution.metadata["Name"]
             plugins.append(Plugin(entry_point.name, package, distribution.version, entry_point))
+    # help and messages are the same whatever the order of sys.path
     return sorted(plugins, key=lambda plugin: (plugin.name, plugin.package))
 
 
@@ -71,6 +73,7 @@ def find_plugin(group: str, name: str, built_in: Collection[str]) -> Plugin | No
     Raises:
         UsageError: two packages claim the name.
     """
+    # before the look-up, which reads the metadata of every installed package
     if name in built_in:
         return None
     plugins = [plugin for plugin in installed_plugins(group) if plugin.name == name]
@@ -98,6 +101,7 @@ def missing_plugin(name: str, recorded: Any) -> str | None:
         recorded: what `Plugin.to_json` gave, as read from a file; None or anything malformed gives
             None.
     """
+    # the card may come from anybody; what is malformed is an unknown name
     if not isinstance(recorded, Mapping):
         return None
     package = str(recorded.get("package", ""))

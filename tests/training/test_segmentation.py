@@ -14,8 +14,8 @@ from selfvox.models.build import build_encoder, plan_encoder
 from selfvox.models.segmenter import Segmenter
 from selfvox.training.augment import Augmentation
 from selfvox.training.best_checkpoint import Validator
-from selfvox.training.dropout import TrainingDropout
 from selfvox.training.downstream import Validation
+from selfvox.training.dropout import TrainingDropout
 from selfvox.training.segmentation import LOSSES, Segmentation, SegmentationObjective
 
 CROP = (8, 8, 8)

@@ -70,6 +70,7 @@ def finetune(
         training = cases_of(store, task, split.train)
         validation = cases_of(store, task, split.validation)
         plan = _training_plan(settings, len(training))
+        # here, so that the new weights do not depend on how many numbers were drawn before
         torch.manual_seed(settings.seed)
         built = build_network(
             settings,

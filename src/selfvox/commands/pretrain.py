@@ -68,6 +68,7 @@ def pretrain(
         store = _open_store(settings, fabric)
         plan = pretrain_plan(settings, store, fabric.world_size, task=task, encoder=encoder)
         plan.check_distinct_scans()
+        # here, so that the weights do not depend on what the preparation drew
         torch.manual_seed(settings.seed)
         network = plan.build_encoder(encoder)
         objective = PretextObjective(network, plan.task)
@@ -77,6 +78,7 @@ def pretrain(
         if is_main:
             plan.describe(network)
             _record(run, plan, network)
+            # the monitor measures the untrained encoder, which must be on the device
             fabric.to_device(objective)
             hooks = _monitor(run, fabric, plan, network)
         data = Crops(store, plan.cases, plan.crop, settings.seed, axis=plan.slice_axis)

@@ -1,1 +1,1 @@
-"""From files to crops: sources find cases, `image` reads them, `recipe` prepares them, `store` keeps them."""
+"""From files to crops: sources find cases, formats read them, preparation makes the arrays."""

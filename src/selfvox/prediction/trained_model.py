@@ -170,22 +170,26 @@ def _build(
     try:
         # a copy: the networks of an ensemble have weights of their own
         model = from_card(card, deepcopy(encoder))
+    # a card that was edited by hand fails in any of these ways
     except (KeyError, TypeError, ValueError, AttributeError, UsageError) as error:
         raise WeightsError(
             f"{folder / 'network.json'}: damaged ({error!r}); copy it again"
         ) from None
     report = load_strictly(model.network, tensors, str(folder))
     echo(f"network: {report}, of step {card.step}")
+    # dropout and batch statistics of the network itself must be off
     model.network.eval()
     return model
 
 
 def _segmenter_from_card(card: SegmenterCard, encoder: nn.Module | None) -> TrainedSegmenter:
+    # the outputs are classes, unless the card says regions
     labels = None
     if card.trained_on_regions:
         labels = tuple(region_labels(card.regions or {}, card.classes))
     built = build_encoder(encoder or card.network, card.spatial_dims, card.in_channels)
     outputs = len(labels or card.classes)
+    # networks of other libraries have no such setting; the decoder then has instance norm
     norm = card.network.get("norm", "instance")
     return TrainedSegmenter(
         network=Segmenter(built, outputs, norm, card.is_linear),
@@ -258,4 +262,5 @@ def _first_scan(path: Path) -> Path | None:
     """A scan: the path itself, or the first one met in the folder."""
     if path.is_file():
         return path if suffix(path) else None
+    # lazy: a folder of scans may have 100 000 files
     return next((file for file in path.rglob("*") if suffix(file)), None)

@@ -66,6 +66,7 @@ def read_last_checkpoint(folder: Path) -> Checkpoint | None:
     Raises:
         WeightsError: every checkpoint is damaged, or the newest one has a newer format.
     """
+    # by their names, newest first
     records = sorted(folder.glob("step-*.json"), reverse=True)
     for record in records:
         checkpoint = _read_checkpoint(record)
@@ -106,6 +107,7 @@ def _read_checkpoint(record: Path) -> Checkpoint | None:
     except (OSError, ValueError, KeyError, TypeError, RecursionError, WeightsError) as error:
         echo(f"{weights}: damaged ({error}); using the one before")
         return None
+    # after the checksum: a damaged record must not pass for one of a newer version
     if file_format != FORMAT:
         raise WeightsError(
             f"{record}: format {file_format} is not known to this version; update selfvox"

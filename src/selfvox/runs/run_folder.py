@@ -64,6 +64,7 @@ class Run:
 
     def depends_on(self, **facts: Any) -> None:
         """Add facts that the result depends on, and report those that changed since the start."""
+        # through JSON, as the record is read: tuples become lists
         current = json.loads(json.dumps(facts))
         changed = [name for name, fact in current.items() if self.record.get(name, fact) != fact]
         if changed:
@@ -129,6 +130,7 @@ def open_run(
             settings differ from the run's, or the folder cannot be written.
         BusyError: another process writes to it.
     """
+    # of several processes only one may write, or their lines would mix
     if not main:
         yield Run(path, {})
         return
@@ -142,12 +144,14 @@ def open_run(
         )
     if continues:
         _check_same_settings(path, settings)
+    # after the checks: a refused command leaves no folder behind
     _make_folder(path)
     with folder_lock(path):
         # facts of the start, such as hashes of the data
         record = _read_run_record(path) if continues else {}
         if not continues:
             write_text(path / "settings.yaml", to_yaml(settings))
+        # of a process that was killed while it wrote; the lock says that none writes now
         for folder in ("", CHECKPOINTS, "encoder", "network"):
             remove_temporary_files(path / folder)
         run = Run(path, record, on_metrics)
@@ -155,7 +159,9 @@ def open_run(
         run.note(status="running", started=_timestamp())
         try:
             yield run
+        # also of Ctrl-C and signals, which are no Exception
         except BaseException as error:
+            # a full disk must not hide the error that ended the run
             with contextlib.suppress(OSError):
                 status = "stopped" if _is_stop(error) else "failed"
                 run.note(status=status, ended=_timestamp(), reason=_reason(error, settings))
@@ -171,6 +177,7 @@ def _contains_run(path: Path) -> bool:
     """
     if not (path / "settings.yaml").exists():
         return False
+    # a killed run still says "running": it counts as one to continue
     failed = _read_run_record(path).get("status") == "failed"
     return not failed or has_checkpoint(path / CHECKPOINTS)
 
@@ -179,6 +186,7 @@ def _make_folder(path: Path) -> None:
     try:
         path.mkdir(parents=True, exist_ok=True)
         write_text(path / ".writable", "")
+        # a folder may exist and yet be read-only, as on a mounted archive
         (path / ".writable").unlink(missing_ok=True)
     except OSError as error:
         raise UsageError(
@@ -190,6 +198,7 @@ def _read_run_record(path: Path) -> dict[str, Any]:
     """What `run.json` contains; nothing if it is missing or damaged."""
     try:
         record: dict[str, Any] = json.loads((path / "run.json").read_text(encoding="utf-8"))
+    # the record is written again below; a damaged one must not block --resume
     except (OSError, ValueError):
         return {}
     return record
@@ -248,6 +257,7 @@ def _check_same_settings(path: Path, settings: Any) -> None:
         UsageError: the first setting that differs.
     """
     previous = safe_yaml.read_yaml(path / "settings.yaml")
+    # through JSON, so that tuples compare equal to the lists of the file
     current = json.loads(json.dumps(as_dict(settings)))
     for name, value in current.items():
         if name not in _NOT_COMPARED and previous.get(name) != value:
@@ -259,6 +269,7 @@ def _check_same_settings(path: Path, settings: Any) -> None:
 
 def _code_hash() -> str:
     digest = hashlib.sha256()
+    # file systems list files in different orders
     for file in sorted(Path(__file__).parents[1].rglob("*.py")):
         digest.update(file.read_bytes())
     return digest.hexdigest()

@@ -48,6 +48,7 @@ def load_strictly(module: torch.nn.Module, tensors: Mapping[str, Tensor], origin
         WeightsError: a name is missing or unknown, a shape differs, or a value is not finite; the
             first such tensor is named.
     """
+    # all are checked before the first is copied: a refused network is unchanged
     targets = state_tensors(module)
     _check_fit(targets, tensors, origin)
     with torch.no_grad():
@@ -257,6 +258,7 @@ def read_encoder(run: Path) -> tuple[dict[str, Tensor], Card]:
         card = EncoderCard.from_json(_read_entries(folder, "encoder"), folder / "encoder.json")
         return _load_weights(folder, card.sha256), card
     tensors, network_card = read_network(run)
+    # as Segmenter and Classifier name the encoder among their own tensors
     prefix = "encoder."
     encoder = {
         name.removeprefix(prefix): tensor

@@ -47,6 +47,7 @@ def check_request(settings: Finetune, pretrained: Pretrained | None) -> Dataset 
     """
     if pretrained is not None:
         _check_slices(settings, pretrained)
+    # before the scans are listed, which may take minutes on a network drive
     check_network(settings.network)
     if settings.regions is not None:
         parse_regions(settings.regions)

@@ -194,6 +194,7 @@ def voxel_features(
     for first in range(0, count, CROPS_AT_ONCE):
         items = [crops[sample] for sample in range(first, min(first + CROPS_AT_ONCE, count))]
         maps = encoder(torch.stack([item["image"] for item in items]).to(device))
+        # an encoder of one level keeps it
         maps = maps[:-1] or maps
         for number, item in enumerate(items):
             rng = np.random.default_rng((seed, 2, first + number))
@@ -284,6 +285,7 @@ def classify(
     from sklearn.neighbors import KNeighborsClassifier
     from sklearn.preprocessing import StandardScaler
 
+    # fitted to the training samples alone: the test must not shift them
     scaler = StandardScaler().fit(x)
     x = scaler.transform(x)
     x_test = scaler.transform(x_test)
@@ -311,6 +313,7 @@ def balanced_accuracy(predicted: np.ndarray, truth: np.ndarray) -> float:
 def _draw_voxels(label: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
     """About `count` voxels (voxel, d), as many of each class in the label map as can be."""
     values = np.unique(label)
+    # otherwise nearly all voxels would be background
     per_class = max(1, count // len(values))
     drawn = []
     for value in values:

@@ -110,7 +110,9 @@ def test_a_name_that_two_packages_install_is_refused_with_both(install, scans):
     install("fake_first")
     install("fake_second")
     for source in ("lines", "auto"):
-        with pytest.raises(UsageError, match="claimed by .* fake_first and fake_second") as refusal:
+        with pytest.raises(
+            UsageError, match=r"claimed by .* fake_first and fake_second"
+        ) as refusal:
             sources.find_dataset(scans, source)
         assert "uninstall one" in str(refusal.value)
     # the others still work by their names

@@ -130,6 +130,7 @@ def build_store(
         UsageError: `out` contains something else.
         BusyError: another process writes to the store.
     """
+    # before the work, so that a wrong layout is noticed early
     for note in dataset.notes:
         echo(note)
     if not dataset.cases:
@@ -149,9 +150,11 @@ def _update_store(
     dataset: Dataset, out: Path, settings: PreparationSettings, required: Recipe | None
 ) -> Store:
     """Prepare what is new or changed, remove what is gone; the store is locked by the caller."""
+    # under the lock: another process may just have changed it
     manifest = store.read_manifest(out) if is_store(out) else None
     stored_ids = {file.stem for file in (out / "cases").glob("*.json")}
     removed_ids = stored_ids - {case.id for case in dataset.cases}
+    # otherwise a mistyped path would empty a finished store
     if stored_ids and removed_ids == stored_ids:
         raise UsageError(
             f"{out}: is a store of other scans, none of which is in {dataset.root}; "
@@ -162,6 +165,7 @@ def _update_store(
     except NoUsableScanError as error:
         write_rejected(out, error.rejected)
         raise no_usable_scan(dataset, out, error.rejected) from None
+    # a case of another recipe counts as changed and is prepared again
     recipe_hash = store.recipe_digest(recipe, dataset.classes)
 
     _rename_split_subjects(dataset, out, removed_ids)
@@ -312,6 +316,7 @@ def _classes_of_labels(cases: Sequence[StoredCase]) -> dict[int, str] | None:
     """Classes by the values of the labels, for a data set that names none; None without labels."""
     if not any(case.has_label for case in cases):
         return None
+    # 0 is the background of every data set, also where no voxel has it
     values = sorted({value for case in cases for value in case.label_values} | {0})
     return {value: f"class {value}" if value else "background" for value in values}
 

@@ -36,6 +36,7 @@ def choose_recipe(
                 "like those it was trained with (`finetune` can adapt it: --first-conv mean)"
             )
         return required, {"recipe": required.to_dict()}
+    # what was requested, not what was fitted: the same command keeps the same recipe
     request: dict[str, Any] = {
         "channel_names": list(dataset.channel_names),
         "size": None if settings.size is None else list(settings.size),

@@ -18,6 +18,7 @@ _PRINTED = 5  # remarks, and rejected scans, of which there may be thousands
 
 
 def no_usable_scan(dataset: Dataset, out: Path, rejected: Sequence[Rejected]) -> DataError:
+    """The error of a data set without a single usable scan, with the first reason."""
     table = f" (all in {out / 'rejected.csv'})" if len(rejected) > 1 else ""
     return DataError(
         f"{dataset.root}: not one of {len(rejected)} scans can be used{table}; the first: "
@@ -26,6 +27,7 @@ def no_usable_scan(dataset: Dataset, out: Path, rejected: Sequence[Rejected]) ->
 
 
 def write_rejected(out: Path, rejected: Sequence[Rejected]) -> None:
+    """Write the table of rejected scans; without any, remove that of an earlier time."""
     table = out / "rejected.csv"
     if not rejected:
         table.unlink(missing_ok=True)

@@ -83,6 +83,7 @@ class Store:
         Raises:
             DataError: the stored array is damaged.
         """
+        # float16 halves the bytes on disk; networks take float32
         return mirrored_crop(self._array(case, "images"), start, size).astype(np.float32)
 
     def label_crop(self, case: StoredCase, start: Sequence[int], size: Sequence[int]) -> np.ndarray:

@@ -56,10 +56,12 @@ class StoredCase:
             DataError: an id that is not safe as a file name.
         """
         values = dict(values)
+        # the id becomes a path; a manifest of others must not lead out of the store
         if naming.safe_name(str(values["id"])) != values["id"]:
             raise DataError(
                 f"case id {values['id']!r} is not a safe file name; prepare the scans again"
             )
+        # JSON has lists; a case that was read must equal the one that was written
         for name in ("shape", "spacing_mm", "label_values", "notes"):
             values[name] = tuple(values[name])
         for name in ("affine", "sources"):

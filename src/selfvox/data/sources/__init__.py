@@ -117,6 +117,7 @@ def find_dataset(root: Path, source: str = "auto") -> Dataset:
         DataError: `root` is absent, or cannot be read in this layout; in one line.
     """
     name, colon, choice = source.partition(":")
+    # a misspelt source is reported even where the path is wrong too
     opened = None if name == "auto" else open_source(name)
     root = Path(root)
     if not _exists(root):
@@ -146,6 +147,7 @@ def _read_first_match(root: Path) -> Dataset:
         raise DataError(
             f"{printable(root)}: not a scan, a list of scans or a folder; known layouts: {layouts}"
         )
+    # only the first: reading with several could mix layouts
     dataset = open_source(matches[0]).read_dataset(root)
     # any folder looks like a plain folder, so that this match means nothing
     alternatives = [name for name in matches[1:] if name != "folder"]
@@ -166,12 +168,13 @@ def _exists(root: Path) -> bool:
 
 
 def _built_in_names() -> list[str]:
+    # lists the files without importing them: help must stay fast
     modules = pkgutil.iter_modules(__path__)
     return sorted(module.name for module in modules if not module.name.startswith("_"))
 
 
 def _recognises(name: str, root: Path) -> bool:
-    """Whether the source called `name` recognises `root`; a plug-in that fails to say is left out."""
+    """Whether the source `name` recognises `root`; a plug-in that fails to say is left out."""
     source = open_source(name)
     if name in _built_in_names():  # these never raise; if one does, it is our mistake to see
         return source.looks_like(root)
