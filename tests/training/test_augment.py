@@ -21,8 +21,10 @@ from selfvox.training.augment import (
 
 SAMPLES = 64
 EDGE = 24
-LIGHTLY = Augmentation("light")
-STRONGLY = Augmentation("strong")
+LIGHTLY = Augmentation(LIGHT)
+STRENGTHS = pytest.mark.parametrize(
+    "strength", [None, LIGHT, STRONG], ids=["none", "light", "strong"]
+)
 CHANGES = ("degrees", "zoom", "gamma", "contrast", "brightness", "blur", "resolution", "noise")
 
 
@@ -50,11 +52,7 @@ def only(*names):
     return dataclasses.replace(STRONG, **off)
 
 
-def use(monkeypatch, strength):
-    monkeypatch.setitem(module.STRENGTHS, "strong", strength)
-
-
-@pytest.mark.parametrize("strength", ["light", "strong"])
+@pytest.mark.parametrize("strength", [LIGHT, STRONG], ids=["light", "strong"])
 @pytest.mark.parametrize("d", [2, 3])
 def test_a_bright_cube_stays_on_its_label(d, strength):
     label = torch.zeros(SAMPLES, *(EDGE,) * d, dtype=torch.uint8)
@@ -73,19 +71,18 @@ def test_a_bright_cube_stays_on_its_label(d, strength):
     is_labelled = moved_label > 0
     overlap = (is_bright & is_labelled).flatten(1).sum(1)
     dice = 2 * overlap / (is_bright.flatten(1).sum(1) + is_labelled.flatten(1).sum(1))
-    assert dice.min() > (0.9 if strength == "light" else 0.7)
+    assert dice.min() > (0.9 if strength is LIGHT else 0.7)
 
 
 @pytest.mark.parametrize("d", [2, 3])
-def test_a_label_comes_from_the_very_voxel_that_its_image_comes_from(d, monkeypatch):
-    use(monkeypatch, only("degrees", "zoom"))
+def test_a_label_comes_from_the_very_voxel_that_its_image_comes_from(d):
     edge = (17, 20, 13)[:d]
     axes = [torch.arange(size).float() for size in edge]
     # channel c is the position along axis c, which linear interpolation keeps exactly
     positions = torch.stack(torch.meshgrid(*axes, indexing="ij")).expand(SAMPLES, -1, *edge)
     label = torch.randint(1, 200, (SAMPLES, *edge), generator=generator(), dtype=torch.uint8)
     spacing = torch.tensor([1.0, 1.7, 2.5])[:d].expand(SAMPLES, d)
-    augmentation = Augmentation("strong", mirror=(0,))
+    augmentation = Augmentation(only("degrees", "zoom"), mirror=(0,))
     moved, moved_label = augment(positions, label, spacing, augmentation, generator())
     nearest = moved.round()
     # near the middle between two voxels, rounding decides
@@ -159,14 +156,11 @@ def test_contrast_brightness_and_noise_are_drawn_from_their_ranges(augmented):
 
 
 @pytest.mark.parametrize("name", CHANGES)
-def test_strong_makes_each_change_as_often_as_it_says_and_leaves_the_other_samples(
-    name, monkeypatch
-):
-    use(monkeypatch, only(name))
+def test_strong_makes_each_change_as_often_as_it_says_and_leaves_the_other_samples(name):
     count = 600
     image = torch.randn(count, 2, 12, 10, generator=generator(1))
     original = image.clone()
-    changed = augment_whole(image, even(image), STRONGLY, generator())
+    changed = augment_whole(image, even(image), Augmentation(only(name)), generator())
     assert torch.equal(image, original)
     share = (changed != image).flatten(1).any(1).float().mean().item()
     expected = getattr(STRONG, name).probability
@@ -214,7 +208,7 @@ def test_a_scan_of_odd_spacing_is_moved_as_without_its_neighbours(strength, odd,
     assert in_planes == is_rotated
 
 
-@pytest.mark.parametrize("strength", ["none", "light", "strong"])
+@STRENGTHS
 @pytest.mark.parametrize("mirror", [(), (2,), (0, 1), (0, 1, 2)])
 def test_named_axes_are_mirrored_in_half_of_the_samples_and_no_others(strength, mirror):
     ramp = torch.arange(EDGE).float() * 10
@@ -236,10 +230,10 @@ def test_named_axes_are_mirrored_in_half_of_the_samples_and_no_others(strength, 
 def test_without_augmentation_samples_are_the_crops_or_their_exact_mirror_images():
     image = torch.randn(16, 2, 9, 8, generator=generator())
     label = torch.randint(5, (16, 9, 8), generator=generator(), dtype=torch.uint8)
-    as_they_are = augment(image, label, even(image), Augmentation("none"), generator())
+    as_they_are = augment(image, label, even(image), Augmentation(None), generator())
     assert torch.equal(as_they_are[0], image)
     assert torch.equal(as_they_are[1], label)
-    mirrored = augment(image, label, even(image), Augmentation("none", (1,)), generator())
+    mirrored = augment(image, label, even(image), Augmentation(None, (1,)), generator())
     is_mirrored = (mirrored[1] != label).flatten(1).any(1)
     assert 0 < is_mirrored.sum() < 16
     for number, flipped in enumerate(is_mirrored.tolist()):
@@ -250,7 +244,7 @@ def test_without_augmentation_samples_are_the_crops_or_their_exact_mirror_images
         assert torch.equal(mirrored[1][number], label[number].flip(axes))
 
 
-@pytest.mark.parametrize("strength", ["light", "strong"])
+@pytest.mark.parametrize("strength", [LIGHT, STRONG], ids=["light", "strong"])
 def test_the_generator_decides_and_the_batch_is_left_as_it_was(strength):
     image = torch.randn(8, 2, 9, 8, 7, generator=generator())
     label = torch.randint(5, (8, 9, 8, 7), generator=generator(), dtype=torch.uint8)
@@ -267,16 +261,16 @@ def test_the_generator_decides_and_the_batch_is_left_as_it_was(strength):
     assert torch.isfinite(first[0]).all()
 
 
-def test_low_resolution_and_blur_are_those_of_the_finest_axis(monkeypatch):
-    use(monkeypatch, dataclasses.replace(only("resolution"), resolution=Change(0.5, 0.5)))
+def test_low_resolution_and_blur_are_those_of_the_finest_axis():
     image = torch.randn(2, 1, 12, 12, generator=generator())
     spacing = torch.tensor([[1.0, 1.0], [1.0, 2.0]])
-    coarse = augment_whole(image, spacing, STRONGLY, generator())
+    halved = dataclasses.replace(only("resolution"), resolution=Change(0.5, 0.5))
+    coarse = augment_whole(image, spacing, Augmentation(halved), generator())
     both, first = torch.tensor([[0.5, 0.5]]), torch.tensor([[0.5, 1.0]])
     assert torch.equal(coarse[:1], intensity.lower_resolution(image[:1], both))
     assert torch.equal(coarse[1:], intensity.lower_resolution(image[1:], first))
-    use(monkeypatch, dataclasses.replace(only("blur"), blur=Change(0.8, 0.8)))
-    blurred = augment_whole(image, spacing, STRONGLY, generator())
+    blurring = dataclasses.replace(only("blur"), blur=Change(0.8, 0.8))
+    blurred = augment_whole(image, spacing, Augmentation(blurring), generator())
     widths = torch.tensor([[0.8, 0.8], [0.8, 0.4]])
     torch.testing.assert_close(blurred, intensity.blur(image, widths))
 

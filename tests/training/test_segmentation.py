@@ -12,7 +12,7 @@ from selfvox.data.preparation.store import open_store
 from selfvox.errors import UsageError
 from selfvox.models.build import build_encoder, plan_encoder
 from selfvox.models.segmenter import Segmenter
-from selfvox.training.augment import Augmentation
+from selfvox.training.augment import LIGHT, Augmentation
 from selfvox.training.best_checkpoint import Validator
 from selfvox.training.downstream import Validation
 from selfvox.training.dropout import TrainingDropout
@@ -71,7 +71,7 @@ def test_volumes_and_slices_are_mirrored_along_the_axes_named(
 ):
     settings = {"labelled": store.path, "out": tmp_path, "encoder": "none", "slices": slices}
     task = Segmentation(store, selfvox.finetune.settings(**settings, mirror=setting))
-    assert task.augmentation == Augmentation("light", axes)
+    assert task.augmentation == Augmentation(LIGHT, axes)
 
 
 def test_an_axis_that_slices_do_not_have_is_not_mirrored(store, tmp_path):
@@ -85,7 +85,9 @@ def objective(frozen_steps, norm="batch"):
     spec = plan_encoder({"channels": (4, 8), "norm": norm}, CROP, (1, 1, 1))
     network = Segmenter(build_encoder(spec, 3, 1), 3, norm)
     dropout = TrainingDropout(network.encoder, network.decoder, None)
-    return SegmentationObjective(network, [0, 1, 2], "dice", Augmentation(), frozen_steps, dropout)
+    return SegmentationObjective(
+        network, [0, 1, 2], "dice", Augmentation(LIGHT), frozen_steps, dropout
+    )
 
 
 def test_a_frozen_encoder_learns_from_the_first_step_after(store, task):
@@ -110,7 +112,7 @@ def test_a_frozen_encoder_learns_from_the_first_step_after(store, task):
 def test_the_label_of_a_loss_says_that_dice_counts_negatively(loss):
     network = Segmenter(build_encoder(plan_encoder("plain", CROP, (1, 1, 1)), 3, 1), 2, "instance")
     dropout = TrainingDropout(network.encoder, network.decoder, None)
-    label = SegmentationObjective(network, [0, 1], loss, Augmentation(), 0, dropout).loss_label
+    label = SegmentationObjective(network, [0, 1], loss, Augmentation(LIGHT), 0, dropout).loss_label
     assert "-Dice" in label.replace(" ", "")
     logits = torch.zeros(1, 2, 4, 4, 4)
     logits[:, 1] = 100.0

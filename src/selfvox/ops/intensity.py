@@ -74,7 +74,7 @@ def add_noise(x: Tensor, sigma: Tensor, rng: torch.Generator) -> Tensor:
     field = torch.randn(2 * size, generator=rng).to(x.device, x.dtype)
     offset = torch.randint(size + 1, (len(x),), generator=rng).to(x.device)
     sign = torch.randint(2, (len(x),), generator=rng) * 2 - 1
-    noise = field.unfold(0, size, 1)[offset].view_as(x)
+    noise = field.unfold(0, size, 1).index_select(0, offset).view_as(x)
     return noise.mul_(_per_sample(sign.to(sigma.device) * sigma, x)).add_(x)
 
 
@@ -89,19 +89,24 @@ def change_gamma(x: Tensor, power: Tensor, inverted: Tensor) -> Tensor:
         inverted: (batch,) booleans: raise what the channel lacks to its highest value instead.
     """
     flat = x.flatten(2)
-    lowest, highest = flat.aminmax(dim=2, keepdim=True)
+    lowest = flat.amin(2, keepdim=True)  # `aminmax` takes five times as long as both
+    highest = flat.amax(2, keepdim=True)
     is_inverted = inverted.to(x.device)[:, None, None]
     base = torch.where(is_inverted, highest, lowest)
     # negative where inverted, so that the quotient is in 0 ... 1
     span = torch.where(is_inverted, lowest - highest, highest - lowest)
-    span = torch.where(span == 0, 1, span)
-    share = ((flat - base) / span).clamp_(0, 1)
-    raised = share.pow_(_per_sample(power, flat))
-    centred, variance = _centred(raised)
+    share = (flat - base).div_(torch.where(span == 0, 1, span)).clamp_(0, 1)
+    # a third of the time of `pow`; the logarithm of 0 is -inf, and its exponential 0
+    raised = share.log_().mul_(_per_sample(power, flat)).exp_()
+    centred = raised.sub_(raised.mean(2, keepdim=True))
     mean = flat.mean(2, keepdim=True)
-    deviation = _centred(flat)[1].sqrt() * span.sign()
-    changed = centred.mul_(deviation / variance.sqrt().clamp(min=1e-6)).add_(mean)
-    return changed.view_as(x)
+    gain = _length(flat - mean) / _length(centred).clamp(min=1e-6) * span.sign()
+    return centred.mul_(gain).add_(mean).view_as(x)
+
+
+def _length(flat: Tensor) -> Tensor:
+    length: Tensor = torch.linalg.vector_norm(flat, dim=2, keepdim=True)
+    return length
 
 
 def lower_resolution(x: Tensor, share: Tensor) -> Tensor:

@@ -110,11 +110,27 @@ def _add(onto: np.ndarray, row: np.ndarray, weight: np.float32, first: bool) -> 
 
 
 @compiled
+def _add_five(onto: np.ndarray, rows: tuple[np.ndarray, ...], weights: np.ndarray) -> None:
+    """Replace `onto` by the weighted sum of five rows; in one loop, which takes half the time."""
+    a, b, c, d, e = rows
+    for k in range(len(onto)):
+        inner = weights[1] * b[k] + weights[2] * c[k] + weights[3] * d[k]
+        onto[k] = weights[0] * a[k] + inner + weights[4] * e[k]
+
+
+@compiled
+def _mirror_index(at: int, size: int) -> int:
+    """The index of a row beyond the first or last, which are not repeated."""
+    period = max(1, 2 * size - 2)
+    at = abs(at) % period
+    return min(at, period - at)
+
+
+@compiled
 def _correlate(image: np.ndarray, out: np.ndarray, weights: np.ndarray) -> None:
     """`out[:, i] = sum(weights[t] * image[:, i + t - radius])`; both (outer, axis, inner)."""
     outer, size, inner = image.shape
     taps = len(weights)
-    period = max(1, 2 * size - 2)
     radius = taps // 2
     rows = image.reshape(outer, size * inner)
     lines = out.reshape(outer, size * inner)
@@ -123,17 +139,36 @@ def _correlate(image: np.ndarray, out: np.ndarray, weights: np.ndarray) -> None:
         if inner == 1:  # the last axis: a row and its mirrored ends, shifted against itself
             padded[radius : radius + size] = rows[o]
             for i in range(radius):
-                start = (radius - i) % period
-                end = (size + i) % period
-                padded[i] = rows[o, min(start, period - start)]
-                padded[radius + size + i] = rows[o, min(end, period - end)]
-            for t in range(taps):
-                _add(lines[o], padded[t : t + size], weights[t], t == 0)
-        else:
-            for i in range(size):
+                padded[i] = rows[o, _mirror_index(i - radius, size)]
+                padded[radius + size + i] = rows[o, _mirror_index(size + i, size)]
+            if taps == 5:
+                shifted = (
+                    padded[:size],
+                    padded[1 : size + 1],
+                    padded[2 : size + 2],
+                    padded[3 : size + 3],
+                    padded[4 : size + 4],
+                )
+                _add_five(lines[o], shifted, weights)
+            else:
                 for t in range(taps):
-                    at = abs(i + t - radius) % period
-                    _add(out[o, i], image[o, min(at, period - at)], weights[t], t == 0)
+                    _add(lines[o], padded[t : t + size], weights[t], t == 0)
+        else:
+            volume = image[o]
+            for i in range(size):
+                if taps == 5:
+                    neighbours = (
+                        volume[_mirror_index(i - 2, size)],
+                        volume[_mirror_index(i - 1, size)],
+                        volume[i],
+                        volume[_mirror_index(i + 1, size)],
+                        volume[_mirror_index(i + 2, size)],
+                    )
+                    _add_five(out[o, i], neighbours, weights)
+                else:
+                    for t in range(taps):
+                        row = volume[_mirror_index(i + t - radius, size)]
+                        _add(out[o, i], row, weights[t], t == 0)
 
 
 @compiled

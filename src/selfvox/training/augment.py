@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -75,7 +75,8 @@ STRONG = Strength(
     # mirrored edges would show a left organ as a right one, with the label of the left
     fills_with_background=True,
 )
-STRENGTHS = {"light": LIGHT, "strong": STRONG}
+# by the setting `augment`
+STRENGTHS = {"none": None, "light": LIGHT, "strong": STRONG}
 
 
 @dataclass(frozen=True)
@@ -83,11 +84,11 @@ class Augmentation:
     """How the samples of a fine-tuning are varied.
 
     Args:
-        strength: none, light or strong.
+        strength: how far; None: not beyond mirroring.
         mirror: axes that are mirrored, each in half of the samples.
     """
 
-    strength: Literal["none", "light", "strong"] = "light"
+    strength: Strength | None
     mirror: tuple[int, ...] = ()
 
 
@@ -107,7 +108,7 @@ def augment(
         augmentation: what to do.
         rng: on the CPU.
     """
-    strength = STRENGTHS.get(augmentation.strength)
+    strength = augmentation.strength
     matrices = _draw_matrices(strength, augmentation.mirror, spacing, rng)
     image = _move_image(image, matrices, strength)
     label = _move_label(label, matrices, strength)
@@ -125,7 +126,7 @@ def augment_whole(
         augmentation: what to do.
         rng: on the CPU.
     """
-    strength = STRENGTHS.get(augmentation.strength)
+    strength = augmentation.strength
     if strength is LIGHT:
         # no label is cut to steps, so light rotates in every plane
         strength = replace(LIGHT, evenness=0.0)

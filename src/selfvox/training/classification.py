@@ -21,7 +21,7 @@ from selfvox.ops.outcome import Batch, Outcome
 from selfvox.runs.card import ClassifierCard
 from selfvox.runs.device import Fabric
 from selfvox.settings.verbs import Finetune
-from selfvox.training.augment import Augmentation, augment_whole
+from selfvox.training.augment import STRENGTHS, Augmentation, augment_whole
 from selfvox.training.downstream import DownstreamTask, Validation
 from selfvox.training.dropout import TrainingDropout, dropout_rates
 from selfvox.training.loop import Objective
@@ -50,7 +50,7 @@ class Classification(DownstreamTask):
         if mirror is None:
             # of most scans, a mirrored one has the same class
             mirror = ("none",) if settings.augment == "none" else ("all",)
-        self.augmentation = Augmentation(settings.augment, mirror_axes(mirror, names))
+        self.augmentation = Augmentation(STRENGTHS[settings.augment], mirror_axes(mirror, names))
 
     def usable(self, case: StoredCase) -> bool:  # noqa: D102
         return case.grade is not None

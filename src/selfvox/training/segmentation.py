@@ -32,7 +32,7 @@ from selfvox.ops.regions import (
 from selfvox.runs.card import SegmenterCard
 from selfvox.runs.device import Fabric
 from selfvox.settings.verbs import Finetune
-from selfvox.training.augment import Augmentation, augment
+from selfvox.training.augment import STRENGTHS, Augmentation, augment
 from selfvox.training.downstream import DownstreamTask, Validation
 from selfvox.training.dropout import TrainingDropout, dropout_rates
 from selfvox.training.loop import Objective
@@ -63,7 +63,7 @@ class Segmentation(DownstreamTask):
         names = axis_names(len(store.cases[0].shape), self.axis)
         mirror = mirror_axes(settings.mirror or (), names)
         check_sides(mirror, names, self.classes.values())
-        self.augmentation = Augmentation(settings.augment, mirror)
+        self.augmentation = Augmentation(STRENGTHS[settings.augment], mirror)
         self.regions = _regions(store, settings, self.classes)
         # the label that is written where each region is predicted; None: the outputs are classes
         self.region_labels: list[int] | None = None
