@@ -19,6 +19,7 @@ if _TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = [
+    "atlas",
     "demo",
     "download",
     "evaluate",
@@ -41,6 +42,7 @@ finetune = _verb_function("finetune")
 predict = _verb_function("predict")
 evaluate = _verb_function("evaluate")
 study = _verb_function("study")
+atlas = _verb_function("atlas")
 tissues = _verb_function("tissues")
 download = _verb_function("download")
 preview = _verb_function("preview")

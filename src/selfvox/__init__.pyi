@@ -16,6 +16,7 @@ OnMetrics: TypeAlias = Callable[[int, dict[str, float]], object]
 __version__: str
 
 __all__ = [
+    "atlas",
     "demo",
     "download",
     "evaluate",
@@ -412,6 +413,47 @@ def study(
 
     Example:
         selfvox.study("plan.yaml", out="study/")
+    """
+
+def atlas(
+    labelled: AnyPath,
+    scans: AnyPath,
+    *,
+    out: AnyPath,
+    atlases: int = 5,
+    source: str = "auto",
+    size: int | Sequence[int] | None = None,
+    spacing: float | Sequence[float] | None = None,
+    intensity: str = "auto",
+    workers: int = 0,
+    scheduler: str | None = None,
+) -> list[Path]:
+    """Carry labels onto scans by registration: the labelled scans most like a scan vote.
+
+    No network is trained. Several labelled scans also show how far they agree.
+
+    Args:
+        labelled: folder of scans with labels, or a store.
+        scans: a folder of scans, one scan, or a .txt file with one scan a line.
+        out: folder of the predictions; existing ones are kept.
+        atlases: at most so many labelled scans vote for each scan.
+        source: layout of the scans on disk: auto, bids (or bids:T1w), brats, decathlon, dicom
+            (or dicom:allow-gap), folder, nnunet or table.
+        size: resize every scan to this many voxels per axis, such as (128, 128, 128).
+        spacing: resample every scan to this spacing in mm, such as (1, 1, 1).
+        intensity: normalisation: auto, mri (z-score), ct (fixed window) or photo; one for all
+            channels, or one per channel, separated by commas.
+        workers: processes that prepare scans; 0: one per core.
+        scheduler: address of a dask.distributed scheduler; its workers prepare the scans.
+
+    Returns:
+        The files of the predicted labels, one per scan.
+
+    Raises:
+        SelfvoxError: an invalid argument, scan or run; the message names the remedy.
+
+    Example:
+        selfvox.atlas("labelled/", "new_scans/", out="predictions/")
     """
 
 def tissues(

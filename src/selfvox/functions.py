@@ -39,6 +39,7 @@ RETURNS: dict[str, Any] = {
     "predict": list[Path],
     "evaluate": Rows,
     "study": Rows,
+    "atlas": list[Path],
     "tissues": Path,
     "download": Path,
     "preview": Path,

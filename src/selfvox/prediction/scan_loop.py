@@ -39,8 +39,26 @@ def chosen_cases(settings: Predict, recipe: Recipe) -> list[Case]:
     for note in dataset.notes:
         echo(note)
     cases = _cases_of_subset(dataset, settings)
-    _check_channels(dataset, cases, recipe)
-    _check_separate_folders(settings, cases)
+    _check_channels(dataset, cases, recipe, "the run was trained on")
+    _check_separate_folders(settings.scans, settings.out, cases)
+    return cases
+
+
+def all_cases(scans: Path, source: str, out: Path, recipe: Recipe) -> list[Case]:
+    """The cases in a folder, for labels that are carried onto them; checked like `chosen_cases`.
+
+    Raises:
+        DataError: there is none, or they have other channels than the recipe.
+        UsageError: predictions and scans would be mixed up.
+    """
+    dataset = find_dataset(scans, source)
+    for note in dataset.notes:
+        echo(note)
+    cases = list(dataset.cases)
+    if not cases:
+        raise DataError(f"{dataset.root}: contains no scans; name the folder of the scans")
+    _check_channels(dataset, cases, recipe, "the labelled scans have")
+    _check_separate_folders(scans, out, cases)
     return cases
 
 
@@ -176,13 +194,12 @@ def _seen_before(split: Split, subset: str) -> set[str]:
     return set()
 
 
-def _check_channels(dataset: Dataset, cases: Sequence[Case], recipe: Recipe) -> None:
-    """Refuse channels other than the run's; those within a file are checked when it is read."""
+def _check_channels(dataset: Dataset, cases: Sequence[Case], recipe: Recipe, expected: str) -> None:
+    """Refuse channels other than the recipe's; those within a file are checked when it is read."""
     names = dataset.channel_names
     trained = recipe.channel_names
     difference = (
-        f"{dataset.root}: has the channels {', '.join(names)} "
-        f"where the run was trained on {', '.join(trained)}"
+        f"{dataset.root}: has the channels {', '.join(names)} where {expected} {', '.join(trained)}"
     )
     files = {1 if case.stacked else len(case.images) for case in cases}
     several_but_other = len(names) > 1 and len(names) != len(trained)
@@ -194,16 +211,16 @@ def _check_channels(dataset: Dataset, cases: Sequence[Case], recipe: Recipe) -> 
         echo(f"{difference}; taken for the same, in this order")
 
 
-def _check_separate_folders(settings: Predict, cases: Sequence[Case]) -> None:
+def _check_separate_folders(scan_folder: Path, folder: Path, cases: Sequence[Case]) -> None:
     """Refuse a folder of predictions that contains scans, or is among them."""
-    out = settings.out.resolve()
-    scans = settings.scans.resolve()
+    out = folder.resolve()
+    scans = scan_folder.resolve()
     files = [image.resolve() for case in cases for image in case.images]
     if any(file.is_relative_to(out) for file in files):
-        raise UsageError(f"{settings.out}: contains the scans themselves; name another --out")
+        raise UsageError(f"{folder}: contains the scans themselves; name another --out")
     if scans.is_dir() and out.is_relative_to(scans):
         raise UsageError(
-            f"{settings.out}: is among the scans, so that predictions would be taken for scans; "
+            f"{folder}: is among the scans, so that predictions would be taken for scans; "
             "name another --out"
         )
 

@@ -6,13 +6,13 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
-from selfvox.atlas.copies import Copies, CopyRequest, make_copies
-from selfvox.atlas.register import check_installed
 from selfvox.data.preparation.build_store import build_store, find_scans
 from selfvox.data.preparation.split import Split
 from selfvox.data.preparation.store import Store, is_store, open_store
 from selfvox.data.preparation.stored_case import StoredCase
 from selfvox.errors import DataError
+from selfvox.registration.copies import Copies, CopyRequest, make_copies
+from selfvox.registration.register import check_installed
 from selfvox.settings.verbs import Finetune
 
 COPY_SHARE = 0.75  # of the training crops

@@ -16,8 +16,6 @@ from typing import Any
 
 import numpy as np
 
-from selfvox.atlas import register
-from selfvox.atlas.register import Registration
 from selfvox.data.formats import strict_json
 from selfvox.data.preparation import parallel, store
 from selfvox.data.preparation.recipe import PreparedScan
@@ -25,6 +23,8 @@ from selfvox.data.preparation.store import Store
 from selfvox.data.preparation.stored_case import StoredCase
 from selfvox.errors import DataError
 from selfvox.ops.metrics import dice_per_class
+from selfvox.registration import register
+from selfvox.registration.register import Registration
 from selfvox.runs import atomic_files
 from selfvox.runs.progress import progress_bar
 

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from selfvox.atlas.registered_pairs import PairJob, RegisteredPair, register_pairs
 from selfvox.data.preparation.store import Store
 from selfvox.data.preparation.stored_case import StoredCase
 from selfvox.ops.metrics import nan_mean
+from selfvox.registration.registered_pairs import PairJob, RegisteredPair, register_pairs
 from selfvox.runs.progress import echo
 
 CHECKS = 6  # registrations at most: they cost as much as those that make copies

@@ -4,7 +4,10 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from selfvox.atlas.register import (
+from selfvox.data.phantom import draw_shapes
+from selfvox.errors import DataError, UsageError
+from selfvox.ops.metrics import dice_per_class
+from selfvox.registration.register import (
     Registration,
     centred_positions,
     folded_share,
@@ -13,9 +16,6 @@ from selfvox.atlas.register import (
     warp_image,
     warp_label,
 )
-from selfvox.data.phantom import draw_shapes
-from selfvox.errors import DataError, UsageError
-from selfvox.ops.metrics import dice_per_class
 
 SIZES = {2: (48, 40), 3: (28, 32, 24)}
 

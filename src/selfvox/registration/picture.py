@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from selfvox.atlas.registered_pairs import RegisteredPair, copies_of, read_label, read_scan
 from selfvox.data.preparation.store import Store
 from selfvox.data.preparation.stored_case import StoredCase
 from selfvox.plotting import axial_slice, informative_level, outline, save_figure
+from selfvox.registration.registered_pairs import RegisteredPair, copies_of, read_label, read_scan
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -6,16 +6,16 @@ import numpy as np
 import pytest
 
 import selfvox
-from selfvox.atlas import copies, registered_pairs
-from selfvox.atlas.copies import CopyRequest, check_volumes, make_copies
-from selfvox.atlas.pairs import choose_pairs
-from selfvox.atlas.register import centred_positions, warp_label
-from selfvox.atlas.registered_pairs import RegisteredPair, read_label, read_scan
 from selfvox.data import phantom
 from selfvox.data.preparation.split import Split
 from selfvox.data.preparation.store import open_store
 from selfvox.errors import DataError
 from selfvox.ops.metrics import dice_per_class
+from selfvox.registration import copies, registered_pairs
+from selfvox.registration.copies import CopyRequest, check_volumes, make_copies
+from selfvox.registration.pairs import choose_pairs
+from selfvox.registration.register import centred_positions, warp_label
+from selfvox.registration.registered_pairs import RegisteredPair, read_label, read_scan
 
 
 @pytest.fixture(scope="module")
@@ -156,7 +156,7 @@ def test_labels_that_registration_does_not_carry_turn_copies_off(
     request_of, tmp_path, monkeypatch, capsys
 ):
     store = request_of().store
-    monkeypatch.setattr("selfvox.atlas.transfer.LEAST_DICE", 1.01)
+    monkeypatch.setattr("selfvox.registration.transfer.LEAST_DICE", 1.01)
     assert make_copies(tmp_path, request_of(training=store.cases[:2])) is None
     printed = capsys.readouterr().err
     assert "2 pairs of labelled scans" in printed

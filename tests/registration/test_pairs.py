@@ -3,8 +3,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from selfvox.atlas.pairs import DUPLICATE, HELD_OUT, LABELLED, choose_pairs, usable_scans
 from selfvox.data.preparation.split import Split
+from selfvox.registration.pairs import DUPLICATE, HELD_OUT, LABELLED, choose_pairs, usable_scans
 
 
 def case(name, subject=None, contents=None):

@@ -10,14 +10,14 @@ from pathlib import Path
 
 import numpy as np
 
-from selfvox.atlas.pairs import choose_pairs, usable_scans
-from selfvox.atlas.picture import draw_pairs
-from selfvox.atlas.registered_pairs import PairJob, RegisteredPair, copies_of, register_pairs
-from selfvox.atlas.transfer import carries_labels, label_classes, only
 from selfvox.data.preparation.split import Split
 from selfvox.data.preparation.store import Store
 from selfvox.data.preparation.stored_case import StoredCase
 from selfvox.errors import DataError
+from selfvox.registration.pairs import choose_pairs, usable_scans
+from selfvox.registration.picture import draw_pairs
+from selfvox.registration.registered_pairs import PairJob, RegisteredPair, copies_of, register_pairs
+from selfvox.registration.transfer import carries_labels, label_classes, only
 from selfvox.runs.atomic_files import write_csv
 from selfvox.runs.progress import echo, format_seconds
 

@@ -1,1 +1,0 @@
-"""Atlas: labelled scans carried onto the anatomies of unlabelled ones by registration."""

@@ -1,0 +1,93 @@
+"""The verb `atlas`: labels carried onto new scans by registration, without a network."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+from selfvox.data.preparation import parallel
+from selfvox.data.preparation.build_store import open_or_build_store
+from selfvox.data.preparation.prepare_case import Rejected, make_rejected
+from selfvox.data.preparation.store import Store
+from selfvox.data.sources import Case
+from selfvox.errors import DataError
+from selfvox.prediction.carry_labels import AtlasPredictions, CarryJob, carry_labels
+from selfvox.prediction.scan_loop import all_cases, stop_on_signal
+from selfvox.registration.register import check_installed
+from selfvox.runs.progress import echo, progress_bar
+from selfvox.settings.verbs import Atlas
+
+
+def atlas(settings: Atlas) -> list[Path]:
+    """Carry the labels of a few scans onto others by registration, by majority vote.
+
+    Predictions that `out` contains already, of the same labels and settings, are kept.
+
+    Returns:
+        The predicted labels' files, in the order of the cases.
+
+    Raises:
+        UsageError: greedy is not installed, or `out` contains other predictions.
+        BusyError: another process is predicting into `out`.
+        DataError: there are no labels, or at least one scan could not be predicted; the others
+            were.
+        ResourceError: the disk is full.
+        Stopped: a signal came; finished predictions are kept.
+    """
+    check_installed()
+    labelled = _atlases(settings)
+    predictions = AtlasPredictions(settings.out, labelled, settings.atlases)
+    cases = all_cases(settings.scans, settings.source, settings.out, labelled.recipe)
+    folder = predictions.folder
+    with folder.lock(), stop_on_signal(settings.out):
+        todo = folder.open(cases, predictions.card, predictions.classes, labelled.regions)
+        rejected = _predict(todo, len(cases), predictions, settings)
+        predictions.write_review()
+        folder.write_rejected(rejected, len(cases))
+    echo(f"predictions: {settings.out} ({len(cases)} scans)")
+    echo(f"next: selfvox evaluate {settings.out} TRUTH/ --out scores.csv")
+    return [folder.label_file(case) for case in cases]
+
+
+def _atlases(settings: Atlas) -> Store:
+    """The labelled scans, without those of the split's validation and test subjects.
+
+    Raises:
+        DataError: there are none.
+    """
+    store = open_or_build_store(
+        settings.labelled, settings.out / "store", settings, need_labels=True
+    )
+    split = store.split()
+    held_out = {*split.validation, *split.test} if split else set()
+    cases = tuple(case for case in store.cases if case.has_label and case.subject not in held_out)
+    if not cases:
+        raise DataError(
+            f"{settings.labelled}: has no label image to carry; name scans with label images"
+        )
+    echo(f"{len(cases)} labelled scans; at most {settings.atlases} of them vote for each scan")
+    return dataclasses.replace(store, path=store.path.absolute(), cases=cases)
+
+
+def _predict(
+    todo: Sequence[Case], total: int, predictions: AtlasPredictions, settings: Atlas
+) -> list[Rejected]:
+    """Predict each case and write it; returns those that cannot be used."""
+    jobs = [CarryJob(case, predictions.labelled, settings.atlases) for case in todo]
+    rejected = []
+    with progress_bar("atlas", total, total - len(todo)) as bar:
+        for number, carried in parallel.run(carry_labels, jobs, settings.workers):
+            case = todo[number]
+            if isinstance(carried, parallel.WorkerDiedError):
+                carried = make_rejected(case, "the process died, most likely of too little memory")
+            if not isinstance(carried, Rejected):
+                try:
+                    predictions.write(case, carried)
+                except DataError as error:
+                    carried = make_rejected(case, str(error))
+            if isinstance(carried, Rejected):
+                rejected.append(carried)
+                echo(f"{carried.file}: {carried.reason}")
+            bar.advance(f"{len(rejected)} rejected" if rejected else "")
+    return rejected

@@ -1,0 +1,188 @@
+"""Labels carried onto scans by registration: several labelled scans vote for each scan."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from selfvox.data.formats import image as images
+from selfvox.data.preparation.geometry import Geometry
+from selfvox.data.preparation.prepare_case import (
+    Rejected,
+    image_hash,
+    main_file,
+    make_rejected,
+    read_case,
+)
+from selfvox.data.preparation.store import Store, hash_texts
+from selfvox.data.preparation.stored_case import StoredCase
+from selfvox.data.sources import Case
+from selfvox.errors import DataError
+from selfvox.prediction import output_folder
+from selfvox.prediction.output_folder import OutputFolder
+from selfvox.registration import register
+from selfvox.registration.registered_pairs import read_label, read_scan
+from selfvox.runs.progress import echo
+from selfvox.uncertainty.accumulator import VoteAccumulator
+from selfvox.uncertainty.labelling import ClassLabelling
+from selfvox.uncertainty.review import review_votes, write_review
+from selfvox.uncertainty.vote_rules import VOTE_RULES, VoteOptions, winner
+
+
+@dataclass(frozen=True)
+class CarryJob:
+    """A scan and the labelled scans that may vote for it: the work of one worker process."""
+
+    case: Case
+    labelled: Store  # with the possible atlases alone
+    atlases: int  # at most so many vote
+
+
+@dataclass(frozen=True)
+class CarriedLabels:
+    """The labels of several atlases on the prepared grid of one scan."""
+
+    labels: np.ndarray  # (atlas, *space)
+    geometry: Geometry
+    spacing_mm: tuple[float, ...]
+    failures: tuple[str, ...]  # atlases that cannot be registered to this scan, and why
+
+
+def carry_labels(job: CarryJob) -> CarriedLabels | Rejected:
+    """Register the atlases that are most like a scan to it, and carry their labels.
+
+    Labelled scans of the same subject or the same contents do not vote: what is predicted for a
+    labelled scan comes from the others.
+
+    Raises:
+        UsageError: greedy is not installed.
+    """
+    try:
+        return _carry(job)
+    except MemoryError:
+        return make_rejected(job.case, "needs more memory than there is; use fewer --workers")
+    except DataError as error:
+        return make_rejected(job.case, str(error))
+
+
+def _carry(job: CarryJob) -> CarriedLabels:
+    recipe = job.labelled.recipe
+    prepared = recipe.apply(read_case(job.case, len(recipe.channel_names)))
+    labels = []
+    failures = []
+    for atlas in _most_similar(job, prepared.data, prepared.spacing_mm):
+        moving = read_scan(job.labelled, atlas)
+        try:
+            registration = register.register(
+                moving, prepared.data, atlas.spacing_mm, prepared.spacing_mm
+            )
+        except DataError as error:
+            failures.append(f"{atlas.id}: {error}")
+            continue
+        label = read_label(job.labelled, atlas)
+        labels.append(register.warp_label(label, registration.positions()))
+    if not labels:
+        raise DataError(f"no labelled scan can be registered to it ({failures[0]})")
+    return CarriedLabels(np.stack(labels), prepared.geometry, prepared.spacing_mm, tuple(failures))
+
+
+def _most_similar(job: CarryJob, scan: np.ndarray, spacing_mm: Sequence[float]) -> list[StoredCase]:
+    """The labelled scans that correlate best with a scan where their centres coincide.
+
+    Raises:
+        DataError: every labelled scan is of the same subject.
+    """
+    contents = image_hash(job.case)
+    others = [
+        atlas
+        for atlas in job.labelled.cases
+        if atlas.subject != job.case.subject and atlas.image_hash != contents
+    ]
+    if not others:
+        raise DataError(
+            f"{main_file(job.case)}: every labelled scan is of this subject; give other scans"
+        )
+    if len(others) <= job.atlases:
+        return others
+
+    def likeness(atlas: StoredCase) -> float:
+        positions = register.centred_positions(
+            atlas.shape, scan.shape[1:], atlas.spacing_mm, spacing_mm
+        )
+        moved = register.warp_image(read_scan(job.labelled, atlas), positions)
+        return register.similarity(moved, scan)
+
+    return sorted(others, key=likeness, reverse=True)[: job.atlases]
+
+
+class AtlasPredictions:
+    """The folder of carried labels: the vote of the atlases, and how far they agree.
+
+    Args:
+        out: the folder.
+        labelled: the possible atlases.
+        atlases: at most so many vote for a scan.
+    """
+
+    def __init__(self, out: Path, labelled: Store, atlases: int):
+        self.folder = OutputFolder(out)
+        self.labelled = labelled
+        self.classes = labelled.classes or {}
+        contents = [f"{case.id} {case.source_hash}" for case in labelled.cases]
+        self.card: dict[str, Any] = {
+            # what `predict` calls the hash of its network: other labels are other predictions
+            "network_sha256": hash_texts(register.SETTINGS, *contents),
+            "atlases": atlases,
+        }
+
+    def write(self, case: Case, carried: CarriedLabels) -> None:
+        """Write the vote on the scan's own grid, and record it.
+
+        Raises:
+            DataError: the scan cannot be read any more.
+        """
+        image = read_case(case, len(self.labelled.recipe.channel_names))
+        label, review = self._vote(carried)
+        images.write_label(self.folder.label_file(case), label, image)
+        for failure in carried.failures:
+            echo(f"{case.id}: without the atlas {failure}")
+        self.folder.record(case, review=review, notes=[*image.notes, *carried.failures])
+
+    def write_review(self) -> None:
+        """Write which scans to review first, where several atlases voted."""
+        reviews = self.folder.reviews()
+        if reviews:
+            table = self.folder.path / output_folder.REVIEW_TABLE
+            write_review(table, reviews, self.classes)
+            echo(f"review these first: {table}")
+
+    def _vote(self, carried: CarriedLabels) -> tuple[np.ndarray, Mapping[str, Any] | None]:
+        """The majority on the scan's own grid, and the agreement; None of a single atlas."""
+        values = np.array(sorted(self.classes))
+        labelling = ClassLabelling(len(values))
+        atlases = len(carried.labels)
+        space = carried.labels.shape[1:]
+        accumulator = VoteAccumulator(atlases, labelling, space, set(), torch.device("cpu"))
+        for number, label in enumerate(carried.labels):
+            votes = torch.from_numpy(label == values.reshape(-1, *(1,) * label.ndim))
+            accumulator.add(number, (), votes.float())
+        decided = winner(accumulator.scores(VOTE_RULES["majority"], VoteOptions()))
+        on_prepared_grid = values[decided.numpy()].astype(carried.labels.dtype)
+        written = self.labelled.recipe.undo(on_prepared_grid, carried.geometry)
+        if atlases == 1:
+            return written, None
+        review = review_votes(
+            accumulator,
+            decided,
+            written,
+            self.classes,
+            carried.spacing_mm,
+            carried.geometry.step,
+            self.labelled.regions,
+        )
+        return written, review

@@ -1,0 +1,1 @@
+"""Registration: labelled scans, and their labels, moved onto the anatomies of other scans."""
