@@ -10,6 +10,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+import selfvox
 from selfvox.data.formats.image import Image
 from selfvox.data.preparation.fit_recipe import (
     choose_intensity_kinds,
@@ -21,6 +22,7 @@ from selfvox.data.preparation.geometry import Geometry
 from selfvox.data.preparation.normalise import Intensity, foreground
 from selfvox.data.preparation.recipe import Recipe
 from selfvox.data.preparation.resample import resample_image
+from selfvox.data.preparation.store import open_store
 from selfvox.errors import DataError, UsageError
 
 MRI = Intensity(kind="mri")
@@ -471,3 +473,55 @@ def test_a_scan_that_cannot_be_prepared_is_refused_in_one_line() -> None:
         make_recipe(spacing_mm=(2.0, 2.0, 2.0)).apply(Image(far, np.eye(4), "a.nii.gz"))
     with pytest.raises(DataError, match="2 channels where the data set has 1"):
         make_recipe().apply(Image(np.zeros((2, 5, 5, 5)), np.eye(4), "a.nii.gz"))
+
+
+def spaced_scan(path, spacing_mm, edge_mm=48):
+    """A ball of noise in a field of view of `edge_mm`."""
+    shape = [round(edge_mm / mm) for mm in spacing_mm]
+    axes = [(np.arange(n) + 0.5) * mm - edge_mm / 2 for n, mm in zip(shape, spacing_mm, strict=True)]
+    radius = np.sqrt(sum(np.square(axis) for axis in np.meshgrid(*axes, indexing="ij")))
+    data = np.random.default_rng(0).normal(100, 10, shape) * (radius < edge_mm / 2.5)
+    nib.save(nib.Nifti1Image(data.astype(np.float32), np.diag([*spacing_mm, 1])), path)
+
+
+def test_scans_far_from_the_median_spacing_are_resampled_to_it(tmp_path, capsys):
+    scans = tmp_path / "scans"
+    scans.mkdir()
+    spacings = {
+        "a": (1.0, 1.0, 1.0),
+        "b": (1.0, 1.0, 1.0),
+        "c": (1.15, 0.9, 1.0),
+        "d": (3.0, 3.0, 3.0),
+        "e": (1.0, 1.0, 2.0),
+    }
+    for name, spacing in spacings.items():
+        spaced_scan(scans / f"{name}.nii.gz", spacing)
+    selfvox.prepare(scans, out=tmp_path / "store", workers=1)
+    text = "spacing: 2 of 5 scans differ by more than a fifth from the median, 1 x 1 x 1 mm"
+    assert text in capsys.readouterr().err
+    prepared = {case.id: case for case in open_store(tmp_path / "store").cases}
+    assert prepared["d"].spacing_mm == pytest.approx((1, 1, 1))
+    assert prepared["e"].spacing_mm == pytest.approx((1, 1, 1))
+    # near ones are not interpolated, nor is an axis that is near
+    assert prepared["c"].spacing_mm == pytest.approx((1.15, 0.9, 1.0))
+    assert prepared["c"].geometry.step == (1.0, 1.0, 1.0)
+    assert prepared["e"].geometry.step == pytest.approx((1.0, 1.0, 0.5))
+
+
+def test_a_requested_spacing_is_exact(tmp_path, capsys):
+    scans = tmp_path / "scans"
+    scans.mkdir()
+    for name, spacing in {"a": (1.0,) * 3, "b": (1.1,) * 3}.items():
+        spaced_scan(scans / f"{name}.nii.gz", spacing)
+    selfvox.prepare(scans, out=tmp_path / "store", spacing=(1.0, 1.0, 1.0), workers=1)
+    assert "spacing:" not in capsys.readouterr().err
+    for case in open_store(tmp_path / "store").cases:
+        assert case.spacing_mm == pytest.approx((1, 1, 1))
+
+
+def test_median_spacings_that_differ_little_are_one_recipe():
+    first = make_recipe(spacing_mm=(1.0, 1.0, 1.0), keep_within=0.2)
+    assert first.is_equivalent(make_recipe(spacing_mm=(1.1, 1.0, 1.2), keep_within=0.2))
+    assert not first.is_equivalent(make_recipe(spacing_mm=(1.1, 1.0, 1.3), keep_within=0.2))
+    assert not first.is_equivalent(make_recipe(spacing_mm=(1.1, 1.0, 1.0)))
+    assert first.is_equivalent(first)

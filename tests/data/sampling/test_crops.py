@@ -154,7 +154,7 @@ def test_a_scan_smaller_than_the_crop_is_in_its_middle_and_mirrored(store):
 class Scan:
     def __init__(self, shape, spacing_mm=(1.0, 1.0, 1.0)):
         self.shape = shape
-        self.spacing_mm = spacing_mm
+        self.spacing_mm = spacing_mm[: len(shape)]
 
 
 def test_an_interpolated_axis_is_as_coarse_as_it_was_scanned(tmp_path):
@@ -187,13 +187,31 @@ def test_two_scans_of_one_person_have_one_number(store):
 
 def test_crops_contain_the_median_scan_or_are_inside_nine_of_ten():
     scans = [Scan((20 + n, 40, 200)) for n in range(11)]
-    assert choose_crop(None, scans) == (32, 40, 64)
-    assert choose_crop(None, scans, inside=True) == (16, 40, 64)
+    assert choose_crop(None, scans) == (32, 40, 200)
+    assert choose_crop(None, scans, inside=True) == (16, 40, 200)
     assert choose_crop(None, [Scan((5, 5, 5))], inside=True) == (8, 8, 8)
-    assert choose_crop(None, [Scan((500, 100))]) == (256, 104)
+    assert choose_crop(None, [Scan((500, 100))]) == (504, 104)
+    assert choose_crop(None, [Scan((500, 700))]) == (256, 256)
     for edge, divisor in itertools.product((9, 20, 100), (2, 16, 24)):
         crop = choose_crop(None, [Scan((edge,) * 3)], (divisor,) * 3)
-        assert all(length % divisor == 0 and 0 < length <= 64 for length in crop)
+        assert all(length % divisor == 0 and length > 0 for length in crop)
+        assert np.prod(crop) <= 64**3
+
+
+@pytest.mark.parametrize(
+    ("shape", "spacing_mm", "crop"),
+    [
+        ((512, 512, 100), (0.75, 0.75, 5.0), (128, 128, 16)),  # 96 x 96 x 80 mm
+        ((512, 512, 8), (0.75, 0.75, 5.0), (176, 184, 8)),  # the cases reach no farther
+        ((300, 300, 300), (1.0, 1.0, 1.0), (64, 64, 64)),
+        ((300, 300, 300), (1.0, 2.0, 1.0), (80, 40, 80)),
+        ((40, 50, 60), (1.0, 1.0, 5.0), (40, 56, 64)),  # few voxels: whole
+    ],
+)
+def test_a_default_crop_is_equally_long_in_mm(shape, spacing_mm, crop):
+    scans = [Scan(shape, spacing_mm)] * 3
+    assert choose_crop(None, scans) == crop
+    assert np.prod(crop) <= 64**3
 
 
 def test_nine_of_ten_scans_contain_the_crop_along_all_axes_at_once():

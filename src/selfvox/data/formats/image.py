@@ -87,6 +87,28 @@ def read_image(path: Path, channels: int = 1) -> Image:
     return check_image(Image(data, volume.affine, name, volume.header, volume.notes))
 
 
+def read_spacing(path: Path) -> tuple[float, ...]:
+    """Edges of a volume's voxel in mm, along the axes of the nearest RAS+ grid.
+
+    Reads the header alone.
+
+    Raises:
+        DataError: the header is damaged, or the file is no volume.
+    """
+    ending = suffix(path)
+    if ending in (".nii.gz", ".nii"):
+        affine = nifti.read_affine(path)
+    elif ending in SUFFIXES_3D:
+        affine = itk.read_affine(path)
+    else:
+        raise DataError(f"{printable(path.name)}: is no volume, so its voxels have no size in mm")
+    lengths = np.linalg.norm(affine[:3, :3], axis=0)
+    canonical_axes = nib.orientations.io_orientation(affine)[:, 0].astype(int)
+    spacing = np.empty(3)
+    spacing[canonical_axes] = lengths
+    return tuple(float(length) for length in spacing)
+
+
 def read_slices(paths: Sequence[Path], name: str, allow_gap: bool = False) -> Image:
     """Read the slices of one DICOM series as a volume of one channel, called `name`.
 

@@ -98,6 +98,35 @@ def read_itk(path: Path, limit_bytes: int = LIMIT_BYTES) -> Volume:
     return Volume(voxels.transpose(2, 1, 0, *range(3, voxels.ndim)), affine, None, ())
 
 
+def read_affine(path: Path) -> np.ndarray:
+    """The affine (4, 4) of a file, voxel -> mm in RAS+, from its header alone.
+
+    Raises:
+        DataError: SimpleITK cannot read the header, or it gives no usable affine.
+    """
+    import SimpleITK  # only here: few data sets have such files
+
+    name = printable(path.name)
+    reader = SimpleITK.ImageFileReader()
+    is_nrrd = path.name.lower().endswith((".nrrd", ".nhdr"))
+    reader.SetImageIO("NrrdImageIO" if is_nrrd else "MetaImageIO")
+    reader.SetFileName(str(path))
+    try:
+        reader.ReadImageInformation()
+    except RuntimeError as error:
+        raise DataError(
+            f"{name}: SimpleITK cannot read it; export it again, best as .nii.gz"
+        ) from error
+    if reader.GetDimension() != 3:
+        raise DataError(f"{name}: has {reader.GetDimension()} axes; save a 3D volume")
+    affine = _affine(reader)
+    if not is_usable_affine(affine):
+        raise DataError(
+            f"{name}: its directions or spacings give no usable affine; export it again"
+        )
+    return affine
+
+
 def _affine(image: Any) -> np.ndarray:
     affine = np.eye(4)
     affine[:3, :3] = np.reshape(image.GetDirection(), (3, 3)) * image.GetSpacing()

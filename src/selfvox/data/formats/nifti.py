@@ -27,6 +27,7 @@ from selfvox.errors import DataError
 from selfvox.runs.atomic_files import atomic_write
 
 _GZIP_MAGIC = b"\x1f\x8b"
+_HEADER_BYTES = 2**12
 _START_BYTES = 2**17  # read first, to judge the header before the rest is read
 _PADDING_BYTES = 2**16  # zeros that may follow the voxels
 _NIFTI1_BYTES = 348
@@ -116,6 +117,22 @@ def read_nifti(
         if field in header.keys():  # noqa: SIM118  # nibabel's `in` looks at values
             header[field] = b""
     return Volume(data, affine, header, tuple(notes))
+
+
+def read_affine(path: Path) -> np.ndarray:
+    """The affine (4, 4) of a NIfTI file, voxel -> mm, from its header alone.
+
+    Raises:
+        DataError: the header is damaged or without geometry.
+    """
+    name = printable(path.name)
+    with open_regular(path) as file:
+        # a header, also a packed one, is far shorter
+        start = file.read(_HEADER_BYTES)
+    packed = path.name.lower().endswith(".gz")
+    header, notes = _parse_header(_first_bytes(start, packed, name), name)
+    layout = _layout(header, name, notes)
+    return _affine(header, layout.shape, name, notes)
 
 
 def write_nifti(

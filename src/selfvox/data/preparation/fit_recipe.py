@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 
-from selfvox.data.formats.image import Image
+from selfvox.data.formats.image import Image, read_spacing
 from selfvox.data.preparation import parallel, prepare_case
+from selfvox.data.preparation.geometry import canonical_orientation, canonical_spacing
 from selfvox.data.preparation.normalise import Intensity, Kind, foreground
 from selfvox.data.preparation.prepare_case import Rejected
-from selfvox.data.preparation.recipe import Recipe
+from selfvox.data.preparation.recipe import Recipe, is_near
 from selfvox.data.sources import Case, Dataset
 from selfvox.errors import DataError, UsageError
 from selfvox.runs.progress import echo, progress_bar
@@ -30,10 +34,14 @@ _NAMES: dict[Kind, str] = {
     "photo": r"rgb|r|g|b|red|green|blue|gr[ae]y|lumin\w*|photo\w*|colou?r",
 }
 _WHITE = 255  # of 8 bits
+_READERS = 8  # threads
 _SAMPLES = 3  # scans that are read to choose a kind
 _AIR_HU = -500  # only CT has so many voxels so far below zero
 _CT_VOXELS = 10_000_000  # of a channel's foreground, over all scans, that its window is fitted to
 _CT_VOXELS_PER_SCAN = 100_000
+# scans whose voxels are within a fifth of the median are not interpolated: networks bear such zooms,
+# as augmentation shows them, and every interpolation blurs
+SPACING_TOLERANCE = 0.2
 _CT_VOXELS_AT_LEAST = 1000  # per scan, however many scans there are
 
 
@@ -68,6 +76,9 @@ def fit_recipe(dataset: Dataset, settings: PreparationSettings) -> Recipe:
         size=settings.size,
         spacing_mm=settings.spacing,
     )
+    if settings.size is None and settings.spacing is None and spatial_dims == 3:
+        spacing_mm = _median_spacing(dataset, samples)
+        recipe = replace(recipe, spacing_mm=spacing_mm, keep_within=SPACING_TOLERANCE)
     for name, window in zip(names, recipe.intensity, strict=True):
         if window.kind == "ct":
             echo(
@@ -75,6 +86,39 @@ def fit_recipe(dataset: Dataset, settings: PreparationSettings) -> Recipe:
                 f"std {window.std:.4g}"
             )
     return recipe
+
+
+def _median_spacing(dataset: Dataset, samples: Sequence[Image]) -> tuple[float, ...]:
+    """The median spacing of the scans in mm; prints how many differ from it.
+
+    Volumes in files tell it in their headers; of DICOM series, which have it in all their slices,
+    the samples are taken.
+    """
+    files = [case.images[0] for case in dataset.cases if not case.stacked]
+    # most of the time is spent waiting for the disk
+    with ThreadPoolExecutor(_READERS) as pool:
+        spacings = [spacing for spacing in pool.map(_spacing_of, files) if spacing is not None]
+    spacings = spacings or [
+        canonical_spacing(image, canonical_orientation(image)) for image in samples
+    ]
+    # four digits: headers round differently, and the number is printed
+    median = tuple(float(f"{mm:.4g}") for mm in np.median(spacings, axis=0))
+    different = sum(not is_near(spacing, median, SPACING_TOLERANCE) for spacing in spacings)
+    if different:
+        text = " x ".join(f"{mm:g}" for mm in median)
+        echo(
+            f"spacing: {different} of {len(spacings)} scans differ by more than a fifth from the "
+            f"median, {text} mm, and are resampled to it; --spacing takes another"
+        )
+    return median
+
+
+def _spacing_of(file: Path) -> tuple[float, ...] | None:
+    """The spacing of a volume; None where the preparation will report that it cannot be read."""
+    try:
+        return read_spacing(file)
+    except (DataError, OSError):
+        return None
 
 
 def _check_settings(settings: PreparationSettings, spatial_dims: int) -> None:

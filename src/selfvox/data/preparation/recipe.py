@@ -52,6 +52,8 @@ class Recipe:
     Pictures keep their axes and, whatever their `size`, the aspect ratio of their pixels: the box
     grows within the picture, and beyond the picture its outermost pixels are repeated.
     `size` and `spacing_mm` exclude each other; without them the scan's own voxels are kept.
+    Along an axis on which a scan's spacing differs from `spacing_mm` by at most the share
+    `keep_within`, its own voxels are kept too: interpolation would blur them for little.
     """
 
     spatial_dims: int
@@ -59,6 +61,7 @@ class Recipe:
     intensity: tuple[Intensity, ...]
     size: tuple[int, ...] | None = None
     spacing_mm: tuple[float, ...] | None = None
+    keep_within: float = 0.0
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -75,11 +78,18 @@ class Recipe:
             intensity=tuple(Intensity(**channel) for channel in values["intensity"]),
             size=None if size is None else tuple(int(edge) for edge in size),
             spacing_mm=None if spacing_mm is None else tuple(float(mm) for mm in spacing_mm),
+            keep_within=float(values["keep_within"]),
         )
 
     def is_equivalent(self, recipe: Recipe) -> bool:
-        """Whether both prepare a scan in the same way; the names of channels may differ."""
-        return dataclasses.replace(self, channel_names=recipe.channel_names) == recipe
+        """Whether both prepare a scan in the same way; the names of channels may differ.
+
+        Median spacings of two data sets may differ too, within what each recipe leaves as it is.
+        """
+        alike = dataclasses.replace(self, channel_names=recipe.channel_names)
+        if is_near(self.spacing_mm, recipe.spacing_mm, min(self.keep_within, recipe.keep_within)):
+            alike = dataclasses.replace(alike, spacing_mm=recipe.spacing_mm)
+        return alike == recipe
 
     def apply(self, image: Image) -> PreparedScan:
         """Prepare one scan.
@@ -193,7 +203,10 @@ class Recipe:
                 # a stretched picture would show how it was rotated
                 step = (max(step),) * 2
         elif self.spacing_mm is not None:
-            step = tuple(new / old for new, old in zip(self.spacing_mm, spacing_mm, strict=True))
+            step = tuple(
+                1.0 if is_near((new,), (old,), self.keep_within) else new / old
+                for new, old in zip(self.spacing_mm, spacing_mm, strict=True)
+            )
             shape = tuple(
                 max(1, round(edge / size)) for edge, size in zip(box_shape, step, strict=True)
             )
@@ -203,6 +216,18 @@ class Recipe:
         if shape == tuple(box_shape) and all(voxels < SAME_GRID for voxels in drift):
             return unit, shape
         return step, shape
+
+
+def is_near(
+    first: Sequence[float] | None, second: Sequence[float] | None, share: float
+) -> bool:
+    """Whether two spacings differ by at most this share of the smaller one along every axis."""
+    if first is None or second is None:
+        return False
+    # rounding: 1.2 / 1.0 is above 1.2
+    limit = (1 + share) * (1 + 1e-6)
+    pairs = zip(first, second, strict=True)
+    return all(max(pair) <= limit * min(pair) for pair in pairs)
 
 
 def _widen(box: Sequence[slice], size: Sequence[int], extents: Sequence[int]) -> tuple[slice, ...]:

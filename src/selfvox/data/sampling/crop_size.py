@@ -17,7 +17,7 @@ T = TypeVar("T")
 # slices of this name are perpendicular to this axis of a prepared volume: x, y, z
 SLICE_AXES = {"sagittal": 0, "coronal": 1, "axial": 2}
 DIVISOR = 8  # of a crop's edges, where the encoder is not built yet
-_LONGEST_EDGE = {2: 256, 3: 64}  # of a crop that nobody chose, by dimensions
+CROP_VOXELS = {2: 256**2, 3: 64**3}  # at most, of a crop that nobody chose, by dimensions
 
 
 def slice_axis(slices: str | None, cases: Sequence[StoredCase]) -> int | None:
@@ -68,7 +68,10 @@ def choose_crop(
     *,
     inside: bool = False,
 ) -> tuple[int, ...]:
-    """Edges of a crop: the requested ones, or what suits the cases, at most 64 (256 in pictures).
+    """Edges of a crop: the requested ones, or what suits the cases.
+
+    A crop that nobody requested has at most 64 cubed voxels (256 squared in pictures). If the
+    cases are larger, its edges are equal in mm as far as the cases reach.
 
     Args:
         requested: one edge for all axes, or one per axis; None: what suits the cases.
@@ -142,15 +145,37 @@ def _check_not_too_large(
 def _typical_crop(
     cases: Sequence[StoredCase], divisor: Sequence[int], *, inside: bool
 ) -> tuple[int, ...]:
-    """The median edge along each axis, rounded up; or the edge of nine scans of ten, down."""
-    longest = _LONGEST_EDGE[len(divisor)]
+    """The median edge along each axis, rounded up; or the edge of nine scans of ten, down.
+
+    Both are cut to `CROP_VOXELS`.
+    """
     shapes = [case.shape for case in cases]
     if inside:
         multiples = np.floor(np.quantile(shapes, 0.1, axis=0) / divisor)
     else:
         multiples = np.ceil(np.quantile(shapes, 0.5, axis=0) / divisor)
-    largest = [longest // unit * unit for unit in divisor]
-    return tuple(int(edge) for edge in np.clip(multiples * divisor, divisor, largest))
+    edges = np.maximum(multiples, 1).astype(int) * divisor
+    return _cut_to_voxels(edges.tolist(), divisor, median_spacing(cases))
+
+
+def _cut_to_voxels(
+    edges: list[int], divisor: Sequence[int], spacing_mm: Sequence[float]
+) -> tuple[int, ...]:
+    """Shorten the longest edge in mm until the crop has few enough voxels.
+
+    A crop of equally many voxels along all axes would show, of thick slices, a long thin bar.
+    """
+    while math.prod(edges) > CROP_VOXELS[len(edges)]:
+        # an edge that reaches the divisor can get no shorter
+        lengths_mm = [
+            edge * mm if edge > unit else 0.0
+            for edge, unit, mm in zip(edges, divisor, spacing_mm, strict=True)
+        ]
+        if not any(lengths_mm):
+            break
+        axis = lengths_mm.index(max(lengths_mm))
+        edges[axis] -= divisor[axis]
+    return tuple(edges)
 
 
 def _shrink_until_it_fits(
