@@ -336,5 +336,5 @@ def test_an_encoder_that_labels_trained_serves_as_one_that_pre_training_did(
     inherited = [name for name in pretrained_tensors if name.startswith("encoder.")]
     assert inherited
     assert all(torch.equal(pretrained_tensors[name], tensors[name]) for name in inherited)
-    assert "the labels of first" in later["encoder"]
+    assert "the labels of first" in later.encoder
     assert set(card.seen["image_hashes"]) <= set(later.seen["image_hashes"])

@@ -132,6 +132,19 @@ def test_a_pre_trained_encoder_is_loaded_and_frozen(store, tmp_path):
     )
 
 
+def test_another_scale_than_that_of_the_pre_training_is_reported(store, tmp_path, capsys):
+    settings = {"network": SMALL["network"], "steps": 1, "batch": 4, "device": "cpu"}
+    encoder = selfvox.pretrain(store, out=tmp_path / "pre", task="rotation", crop=16, **settings)
+    settings |= {"encoder": str(encoder), "freeze": "always"}
+    selfvox.finetune(store, out=tmp_path / "whole", **settings)
+    assert "warning" not in capsys.readouterr().err
+    # 24 pixels become 16
+    selfvox.finetune(store, out=tmp_path / "reduced", crop=16, **settings)
+    message = capsys.readouterr().err
+    assert "whole scans are resized to voxels of 1.5 x 1.5 mm" in message
+    assert "pre-trained at 1 x 1 mm; pre-train it with --size 16,16" in message
+
+
 def test_each_subject_is_tested_in_one_fold_and_its_scans_stay_together(store, tmp_path):
     tested = []
     settings = {**SMALL, "steps": 1, "batch": 2, "crop": 16}

@@ -12,6 +12,7 @@ from torch import nn
 
 from selfvox.data.preparation.store import Store
 from selfvox.data.preparation.stored_case import StoredCase, subject_grades
+from selfvox.data.sampling.crop_size import DIVISOR, choose_crop, choose_whole_size
 from selfvox.data.sampling.whole_scans import WholeScans, resized_scan
 from selfvox.errors import DataError
 from selfvox.models.classifier import Classifier, decide_class
@@ -57,6 +58,16 @@ class Classification(DownstreamTask):
 
     def strata(self, cases: Sequence[StoredCase]) -> dict[str, int]:  # noqa: D102
         return subject_grades(cases)
+
+    def input_size(  # noqa: D102
+        self,
+        requested: Sequence[int] | None,
+        cases: Sequence[StoredCase],
+        divisor: Sequence[int] | None = None,
+    ) -> tuple[int, ...]:
+        if requested is not None:
+            return choose_crop(requested, cases, divisor)
+        return choose_whole_size(cases, divisor or (DIVISOR,) * len(cases[0].shape))
 
     def network(self, encoder: Encoder, spec: Mapping[str, Any]) -> Classifier:  # noqa: D102
         return Classifier(encoder, len(self.classes), self.ordinal, self.linear)

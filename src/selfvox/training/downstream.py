@@ -11,6 +11,7 @@ from torch.utils.data import Dataset
 
 from selfvox.data.preparation.store import Store
 from selfvox.data.preparation.stored_case import StoredCase
+from selfvox.data.sampling.crop_size import choose_crop
 from selfvox.models.encoder import Encoder
 from selfvox.runs.card import NetworkCard
 from selfvox.runs.device import Fabric
@@ -41,6 +42,24 @@ class DownstreamTask(ABC):
     @abstractmethod
     def strata(self, cases: Sequence[StoredCase]) -> dict[str, int]:
         """A class by subject, to stratify the split by; empty where subjects have no class."""
+
+    def input_size(
+        self,
+        requested: Sequence[int] | None,
+        cases: Sequence[StoredCase],
+        divisor: Sequence[int] | None = None,
+    ) -> tuple[int, ...]:
+        """Edges of what the network is shown: the requested ones, or a crop that suits the cases.
+
+        Args:
+            requested: the setting `crop`.
+            cases: of the training, in the plane of their slices.
+            divisor: what the encoder needs each edge to be a multiple of.
+
+        Raises:
+            UsageError: edges that do not fit the cases or the divisor.
+        """
+        return choose_crop(requested, cases, divisor)
 
     @abstractmethod
     def network(self, encoder: Encoder, spec: Mapping[str, Any]) -> nn.Module:

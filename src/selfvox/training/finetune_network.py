@@ -6,20 +6,25 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from torch import Tensor, nn
 
+from selfvox.data.preparation.fit_recipe import SPACING_TOLERANCE
+from selfvox.data.preparation.recipe import is_near
 from selfvox.data.preparation.store import Store
 from selfvox.data.preparation.stored_case import StoredCase
-from selfvox.data.sampling.crop_size import choose_crop, in_plane_cases, median_spacing, slice_axis
+from selfvox.data.sampling.crop_size import in_plane_cases, median_spacing, slice_axis
 from selfvox.errors import DataError, UsageError
 from selfvox.models.build import build_encoder, check_input, network_settings, plan_encoder
 from selfvox.models.encoder import Encoder
 from selfvox.models.segmenter import OUTPUT_LAYERS, LinearReadout, Segmenter
 from selfvox.models.unet import PLAIN, RESIDUAL, Architecture
+from selfvox.runs.card import EncoderCard
 from selfvox.runs.progress import echo
 from selfvox.runs.weights import adapt_first_convolutions, load_strictly, state_tensors
 from selfvox.settings.options import as_dict, resolve
 from selfvox.settings.verbs import Finetune
+from selfvox.training.classification import Classification
 from selfvox.training.downstream import DownstreamTask
 from selfvox.training.pretrained import Pretrained
 from selfvox.training.schedule import EncoderSchedule
@@ -69,7 +74,7 @@ def build_network(
         spec = dict(pretrained.card.network)
         encoder, report = _load_encoder(settings, cases, channels, pretrained)
     else:
-        encoder, spec = _new_encoder(settings, cases, channels, pretrained)
+        encoder, spec = _new_encoder(settings, cases, channels, pretrained, task)
         report = "from scratch" if pretrained is None else "passed as a module"
     # random weights have nothing that a warm-up could save
     warmup = 0.0 if pretrained is None else settings.warmup
@@ -82,8 +87,11 @@ def build_network(
             factor=settings.encoder_lr,
             sawtooth=settings.schedule == "sawtooth",
         )
-    crop = choose_crop(settings.crop, cases, encoder.strides[-1])
+    crop = task.input_size(settings.crop, cases, encoder.strides[-1])
     check_input(spec, crop)
+    card = pretrained.card if isinstance(pretrained, Pretrained) else None
+    if isinstance(card, EncoderCard) and isinstance(task, Classification):
+        _warn_of_other_scale(cases, crop, card.spacing_mm)
     network = task.network(encoder, spec)
     new_values = _count_values(network) - _count_values(encoder)
     if isinstance(pretrained, Pretrained) and pretrained.decoder is not None:
@@ -113,11 +121,35 @@ def build_network(
     )
 
 
+def _warn_of_other_scale(
+    cases: Sequence[StoredCase], size: Sequence[int], trained_mm: Sequence[float]
+) -> None:
+    """Warn if whole scans are resized to voxels that the encoder was not trained on."""
+    shape = np.median([case.shape for case in cases], axis=0)
+    resized_mm = (np.array(median_spacing(cases)) * shape / size).tolist()
+    if is_near(resized_mm, trained_mm, SPACING_TOLERANCE):
+        return
+    edges = ",".join(map(str, size))
+    echo(
+        f"warning: whole scans are resized to voxels of {_in_mm(resized_mm)}, and the encoder was "
+        f"pre-trained at {_in_mm(trained_mm)}; pre-train it with --size {edges}, or choose "
+        "another --crop"
+    )
+
+
+def _in_mm(spacing: Sequence[float]) -> str:
+    return " x ".join(f"{mm:.3g}" for mm in spacing) + " mm"
+
+
 def _new_encoder(
-    settings: Finetune, cases: Sequence[StoredCase], channels: int, module: nn.Module | None
+    settings: Finetune,
+    cases: Sequence[StoredCase],
+    channels: int,
+    module: nn.Module | None,
+    task: DownstreamTask,
 ) -> tuple[Encoder, dict[str, Any]]:
     """An encoder from scratch, or a module as it is, and what it is built from."""
-    crop = choose_crop(settings.crop, cases)
+    crop = task.input_size(settings.crop, cases)
     network = settings.network if module is None else module
     spec = plan_encoder(network, crop, median_spacing(cases))
     return build_encoder(spec if module is None else module, len(crop), channels), spec

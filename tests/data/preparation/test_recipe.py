@@ -478,7 +478,9 @@ def test_a_scan_that_cannot_be_prepared_is_refused_in_one_line() -> None:
 def spaced_scan(path, spacing_mm, edge_mm=48):
     """A ball of noise in a field of view of `edge_mm`."""
     shape = [round(edge_mm / mm) for mm in spacing_mm]
-    axes = [(np.arange(n) + 0.5) * mm - edge_mm / 2 for n, mm in zip(shape, spacing_mm, strict=True)]
+    axes = [
+        (np.arange(n) + 0.5) * mm - edge_mm / 2 for n, mm in zip(shape, spacing_mm, strict=True)
+    ]
     radius = np.sqrt(sum(np.square(axis) for axis in np.meshgrid(*axes, indexing="ij")))
     data = np.random.default_rng(0).normal(100, 10, shape) * (radius < edge_mm / 2.5)
     nib.save(nib.Nifti1Image(data.astype(np.float32), np.diag([*spacing_mm, 1])), path)

@@ -15,6 +15,7 @@ import selfvox
 from selfvox.data.preparation.store import open_store
 from selfvox.data.sampling.crop_size import (
     choose_crop,
+    choose_whole_size,
     distinct_resolutions,
     distinct_spacings,
     fits_most_scans,
@@ -212,6 +213,16 @@ def test_a_default_crop_is_equally_long_in_mm(shape, spacing_mm, crop):
     scans = [Scan(shape, spacing_mm)] * 3
     assert choose_crop(None, scans) == crop
     assert np.prod(crop) <= 64**3
+
+
+def test_whole_scans_keep_their_size_unless_they_are_large():
+    scans = [Scan((90, 109, 91))] * 3
+    assert choose_whole_size(scans, (8, 8, 8)) == (88, 112, 88)
+    assert choose_whole_size([Scan((5, 5, 5))], (8, 8, 8)) == (8, 8, 8)
+    # as many voxels as four crops, and every axis is reduced by the same factor
+    large = choose_whole_size([Scan((512, 512, 256))], (8, 8, 8))
+    assert large == (128, 128, 64)
+    assert np.prod(large) == 4 * 64**3
 
 
 def test_nine_of_ten_scans_contain_the_crop_along_all_axes_at_once():

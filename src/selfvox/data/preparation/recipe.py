@@ -218,9 +218,7 @@ class Recipe:
         return step, shape
 
 
-def is_near(
-    first: Sequence[float] | None, second: Sequence[float] | None, share: float
-) -> bool:
+def is_near(first: Sequence[float] | None, second: Sequence[float] | None, share: float) -> bool:
     """Whether two spacings differ by at most this share of the smaller one along every axis."""
     if first is None or second is None:
         return False

@@ -18,6 +18,7 @@ T = TypeVar("T")
 SLICE_AXES = {"sagittal": 0, "coronal": 1, "axial": 2}
 DIVISOR = 8  # of a crop's edges, where the encoder is not built yet
 CROP_VOXELS = {2: 256**2, 3: 64**3}  # at most, of a crop that nobody chose, by dimensions
+_WHOLE_SCAN_CROPS = 4  # a classifier sees a whole scan at once, and holds fewer maps than a U-Net
 
 
 def slice_axis(slices: str | None, cases: Sequence[StoredCase]) -> int | None:
@@ -95,6 +96,23 @@ def choose_crop(
     if inside:
         return _shrink_until_it_fits(crop, cases, divisor)
     return crop
+
+
+def choose_whole_size(cases: Sequence[StoredCase], divisor: Sequence[int]) -> tuple[int, ...]:
+    """Edges that whole scans are resized to: those of the median scan, reduced alike if too many.
+
+    Reduced to four times the voxels of a default crop. An encoder that was pre-trained on crops
+    sees structures of the size that it knows only if nothing is reduced.
+
+    Args:
+        cases: what is resized.
+        divisor: by axis: each edge is a multiple.
+    """
+    edges = np.median([case.shape for case in cases], axis=0)
+    share = _WHOLE_SCAN_CROPS * CROP_VOXELS[len(divisor)] / np.prod(edges)
+    reduced = edges * min(1.0, share) ** (1 / len(divisor))
+    multiples = np.maximum(1, np.round(reduced / divisor)).astype(int)
+    return tuple(int(count * unit) for count, unit in zip(multiples, divisor, strict=True))
 
 
 def check_edges(requested: Sequence[int], divisor: Sequence[int]) -> tuple[int, ...]:
