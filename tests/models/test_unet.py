@@ -113,7 +113,9 @@ def test_a_residual_block_takes_maps_with_odd_edges(crop):
 )
 def test_a_map_of_too_few_values_for_its_norm_is_refused(norm, channels, edge, values):
     spec = plan_encoder({"channels": channels, "norm": norm}, (16,) * 3, ISOTROPIC)
-    with pytest.raises(UsageError, match=rf"{norm} norm takes the mean of {values} values; use a"):
+    remedy = "more --network.channels" if norm == "group" else "--network.norm group"
+    message = rf"{norm} norm takes the mean of {values} values; use a larger --crop, or {remedy}$"
+    with pytest.raises(UsageError, match=message):
         check_input(spec, (edge,) * 3)
     check_input(spec, (8,) * 3)
     check_input({**spec, "norm": "batch"}, (edge,) * 3)

@@ -149,11 +149,12 @@ class UNet(Family):
             voxels = math.prod(map(_divide_up, edges, stride))
             values = _values_of_a_mean(architecture.norm, channels, voxels)
             if values < SMALLEST_SAMPLE:
-                remedy = "more" if architecture.norm == "group" else "--network.norm group, or more"
+                is_group = architecture.norm == "group"
+                remedy = "more --network.channels" if is_group else "--network.norm group"
                 raise UsageError(
                     f"network.norm: an input of {' x '.join(map(str, edges))} voxels ends in a map "
                     f"of {voxels}, of which {architecture.norm} norm takes the mean of {values} "
-                    f"values; use a larger --crop, {remedy} --network.channels"
+                    f"values; use a larger --crop, or {remedy}"
                 )
 
     def build(self, spec: Settings, spatial_dims: int, in_channels: int) -> Encoder:  # noqa: D102
