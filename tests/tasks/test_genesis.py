@@ -154,17 +154,22 @@ class Drawn(torch.nn.Module):
 
 
 @pytest.mark.parametrize("d", [2, 3])
-def test_the_image_as_shown_restores_nothing_and_the_scan_all(d):
+def test_the_mean_of_each_channel_explains_nothing_and_the_scan_all(d):
     task = Genesis(painted=1.0)
-    batch = task.make_batch(noise(3, 2, *(16,) * d), rng())
-    nothing = task.loss(None, Drawn(None), batch)
-    error = (batch["shown"] - batch["target"]).double().square().mean()
-    assert float(nothing.loss) == pytest.approx(float(error), rel=1e-5)
-    assert float(nothing.metrics["explained"]) == pytest.approx(0, abs=1e-6)
-    perfect = task.loss(None, Drawn(batch["target"]), batch)
+    images = noise(3, 2, *(16,) * d) + torch.arange(6.0).view(3, 2, *(1,) * d)
+    batch = task.make_batch(images, rng())
+    shown = task.loss(None, Drawn(None), batch)
+    error = (batch["shown"] - images).double().square().mean()
+    assert float(shown.loss) == pytest.approx(float(error), rel=1e-5)
+    mean = images.flatten(2).mean(2).view(3, 2, *(1,) * d).expand_as(images)
+    nothing = task.loss(None, Drawn(mean), batch)
+    assert float(nothing.loss) == pytest.approx(1, abs=0.1)
+    assert float(nothing.metrics["explained"]) == pytest.approx(0, abs=1e-5)
+    perfect = task.loss(None, Drawn(images), batch)
     assert [float(perfect.loss), float(perfect.metrics["explained"])] == [0, 1]
-    half = task.loss(None, Drawn((batch["shown"] + batch["target"]) / 2), batch)
+    half = task.loss(None, Drawn((mean + images) / 2), batch)
     assert float(half.metrics["explained"]) == pytest.approx(0.75, abs=1e-5)
+    assert float(task.loss(None, Drawn(images + 99), batch).metrics["explained"]) == -1
     flat = task.make_batch(torch.ones(2, 1, *(16,) * d), rng())
     assert float(task.loss(None, Drawn(flat["target"] + 9), flat).metrics["explained"]) == 0
 

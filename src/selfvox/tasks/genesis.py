@@ -28,7 +28,7 @@ BOXES = 5  # painted in an image
 # edges of boxes, as shares of the image's: painted inside, or kept while the rest is painted
 INSIDE = (1 / 6, 1 / 3)
 OUTSIDE = (3 / 7, 4 / 7)
-SAME = 1e-6  # a smaller change is none: there is nothing to restore
+FLAT = 1e-6  # a smaller variance is none: there is nothing to explain
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,15 +93,16 @@ class Genesis(PretextTask):
         return {"target": images, "shown": paint(shown, region, level)}
 
     def loss(self, encoder: Encoder, head: nn.Module, batch: Batch) -> Outcome:
-        """Mean squared error, and by which share the image is nearer than the deformed one.
+        """Mean squared error, and the share of the images' variance that is explained.
 
-        The image as shown restores 0 of the change. The share has no lower bound, so it is clamped
-        to -1.
+        A prediction of each channel's mean explains 0. Flat images have nothing to explain and
+        count as 0; the share has no lower bound, so it is clamped to -1.
         """
         images = batch["target"].float()
         error = (head(encoder, batch["shown"]) - images).square().mean()
-        change = (batch["shown"] - images).square().mean()
-        explained = torch.where(change < SAME, 0.0, 1 - error.detach() / change.clamp(min=SAME))
+        mean = images.mean(tuple(range(2, images.ndim)), keepdim=True)
+        variance = (images - mean).square().mean()
+        explained = torch.where(variance < FLAT, 0.0, 1 - error.detach() / variance.clamp(min=FLAT))
         return Outcome(error, {"explained": explained.clamp(min=-1)})
 
     def preview_panels(self, images: Tensor, batch: Batch) -> list[list[Panel]]:
