@@ -875,9 +875,9 @@ NEW = (
     ),
     m(
         "review: the most trusted scan first",
-        "uncertainty/review.py",
-        'key=lambda case: (reviews[case]["trust"]',
-        'key=lambda case: (-reviews[case]["trust"]',
+        "uncertainty/review_table.py",
+        'review["trust"] if dice is None else dice',
+        '-review["trust"] if dice is None else dice',
         "uncertainty/test_passes.py::test_the_least_trusted_scan_comes_first",
     ),
     m(

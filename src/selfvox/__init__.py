@@ -20,6 +20,7 @@ if _TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = [
     "atlas",
+    "calibrate",
     "demo",
     "download",
     "evaluate",
@@ -40,6 +41,7 @@ prepare = _verb_function("prepare")
 pretrain = _verb_function("pretrain")
 finetune = _verb_function("finetune")
 predict = _verb_function("predict")
+calibrate = _verb_function("calibrate")
 evaluate = _verb_function("evaluate")
 study = _verb_function("study")
 atlas = _verb_function("atlas")

@@ -17,6 +17,7 @@ __version__: str
 
 __all__ = [
     "atlas",
+    "calibrate",
     "demo",
     "download",
     "evaluate",
@@ -348,6 +349,49 @@ def predict(
 
     Example:
         selfvox.predict("runs/seg", "new_scans/", out="predictions/")
+    """
+
+def calibrate(
+    run: AnyPath,
+    labelled: AnyPath | None = None,
+    *,
+    passes: int = 20,
+    seed: int = 0,
+    source: str = "auto",
+    encoder_dropout: float | None = None,
+    decoder_dropout: float | None = None,
+    dropout_kind: Literal["element", "channel"] | None = None,
+    precision: Literal["auto", "bf16", "fp32"] = "auto",
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto",
+) -> Path:
+    """Measure on labelled scans how far the passes of `predict` can be trusted.
+
+    `predict `passes`` then writes the expected Dice of each class, and intervals of its volume.
+
+    Args:
+        run: a fine-tuning run that segments.
+        labelled: labelled scans that the run was not trained on, or a store of such; default:
+            its validation subjects.
+        passes: Monte-Carlo dropout: passes over each scan.
+        seed: seed of all random numbers.
+        source: layout of the scans on disk: auto, bids (or bids:T1w), brats, decathlon, dicom
+            (or dicom:allow-gap), folder, nnunet or table.
+        encoder_dropout: dropout rate after each activation of the encoder; default: that of the
+            training, or 0.3 if there was no dropout in it.
+        decoder_dropout: the same for the decoder; default: that of the training.
+        dropout_kind: drop single units, or whole channels; default: as in the training, or
+            element.
+        precision: arithmetic: auto uses bf16 where the processor supports it, else fp32.
+        device: device to compute on.
+
+    Returns:
+        The file of the calibration, in the run.
+
+    Raises:
+        SelfvoxError: an invalid argument, scan or run; the message names the remedy.
+
+    Example:
+        selfvox.calibrate("runs/seg")
     """
 
 def evaluate(

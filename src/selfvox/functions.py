@@ -37,6 +37,7 @@ RETURNS: dict[str, Any] = {
     "pretrain": Path,
     "finetune": Path,
     "predict": list[Path],
+    "calibrate": Path,
     "evaluate": Rows,
     "study": Rows,
     "atlas": list[Path],

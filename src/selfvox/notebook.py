@@ -327,7 +327,7 @@ class LoadedClassifier:
         dropout_kind: Literal["element", "channel"] | None = None,
         seed: int = 0,
     ) -> ClassVotes:
-        """Classify one scan: the class, its probabilities, their interval and trust.
+        """Classify one scan: the class, its probabilities, their spread and trust.
 
         The arguments are those of `LoadedSegmenter.predict`.
         """

@@ -10,7 +10,8 @@ import torch
 from selfvox.ops.regions import nested_regions, region_labels
 from selfvox.uncertainty.accumulator import VoteAccumulator
 from selfvox.uncertainty.labelling import ClassLabelling, RegionLabelling
-from selfvox.uncertainty.review import describe_precision, review_votes, write_review
+from selfvox.uncertainty.review import describe_precision, review_votes
+from selfvox.uncertainty.review_table import write_review
 from selfvox.uncertainty.vote_rules import VOTE_RULES, VoteOptions, winner
 
 SPACE = (4, 3, 5)

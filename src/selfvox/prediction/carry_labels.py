@@ -30,7 +30,8 @@ from selfvox.registration.registered_pairs import read_label, read_scan
 from selfvox.runs.progress import echo
 from selfvox.uncertainty.accumulator import VoteAccumulator
 from selfvox.uncertainty.labelling import ClassLabelling
-from selfvox.uncertainty.review import review_votes, write_review
+from selfvox.uncertainty.review import review_votes
+from selfvox.uncertainty.review_table import write_review
 from selfvox.uncertainty.vote_rules import VOTE_RULES, VoteOptions, winner
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -25,7 +26,8 @@ from selfvox.runs.card import DropoutRates
 from selfvox.runs.device import Fabric, make_fabric
 from selfvox.runs.progress import echo
 from selfvox.settings.verbs import Predict
-from selfvox.uncertainty import class_votes, ensemble, maps, review
+from selfvox.uncertainty import class_votes, ensemble, maps, review, review_table
+from selfvox.uncertainty.calibration import Calibration, read_calibration
 from selfvox.uncertainty.ensemble import PassSettings
 
 
@@ -97,6 +99,7 @@ class SegmentationJob(PredictionJob):
         fabric: Fabric,
     ):
         model = models[0]
+        self._run = settings.run
         self.segmenter = ScanSegmenter(models, passes, settings.overlap, fabric)
         endings = maps.map_files(passes.maps)
         self.folder = OutputFolder(settings.out, settings.probabilities, endings)
@@ -138,9 +141,39 @@ class SegmentationJob(PredictionJob):
         reviews = self.folder.reviews()
         if self.segmenter.votes and reviews:
             table = self.folder.path / output_folder.REVIEW_TABLE
-            review.write_review(table, reviews, self.classes)
+            calibration = self._calibration()
+            review_table.write_review(table, reviews, self.classes, calibration)
+            if calibration is not None:
+                for line in review_table.describe_estimates(reviews, self.classes, calibration):
+                    echo(line)
             echo(f"review these first: {table}")
             self._describe_precision(reviews)
+
+    def _calibration(self) -> Calibration | None:
+        """The calibration of the run, if it is of such passes; prints why there is none."""
+        calibration = read_calibration(self._run)
+        reason = f"{self._run} has no calibration"
+        if calibration is not None:
+            sha256s = [network.sha256 for network in self.segmenter.models]
+            mismatch = calibration.mismatch(self.passes, sha256s, self.segmenter.overlap)
+            if mismatch is None:
+                self._note_other_passes(calibration)
+                return calibration
+            reason = mismatch
+        echo(
+            f"no predicted Dice and no intervals of the volumes, since {reason}; "
+            f"`selfvox calibrate {shlex.quote(str(self._run))}` makes one"
+        )
+        return None
+
+    def _note_other_passes(self, calibration: Calibration) -> None:
+        """Print that the promise is of other passes, where it is."""
+        made_with = (calibration.passes, calibration.seed)
+        if made_with != (self.passes.passes, self.passes.dropout.seed):
+            echo(
+                f"calibrated with {made_with[0]} passes of seed {made_with[1]}: others may keep "
+                "the promised level less exactly"
+            )
 
     def _describe_precision(self, reviews: Mapping[str, Mapping[str, Any]]) -> None:
         """Print how many passes are enough; those of several networks are no draws of one kind."""

@@ -76,6 +76,21 @@ Slices = Annotated[
 ]
 _REGIONS = "sets of classes, also scored; they may overlap, such as 'WT=1,2,4;TC=1,4;ET=4'"
 WeightDecay = Annotated[float, "decoupled weight decay of AdamW", TRAINING, NotNegative]
+EncoderDropout = Annotated[
+    float | None,
+    "dropout rate after each activation of the encoder; default: that of the training, or 0.3 if "
+    "there was no dropout in it",
+    UNCERTAINTY,
+    Rate,
+]
+DecoderDropout = Annotated[
+    float | None, "the same for the decoder; default: that of the training", UNCERTAINTY, Rate
+]
+DropoutKind = Annotated[
+    Literal["element", "channel"] | None,
+    "drop single units, or whole channels; default: as in the training, or element",
+    UNCERTAINTY,
+]
 Resume = Annotated[bool, "continue the run in OUT"]
 
 
@@ -393,24 +408,9 @@ class Predict:
         UNCERTAINTY,
         AtLeastOne,
     ] = 1
-    encoder_dropout: Annotated[
-        float | None,
-        "dropout rate after each activation of the encoder; default: that of the training, or 0.3 "
-        "if there was no dropout in it",
-        UNCERTAINTY,
-        Rate,
-    ] = None
-    decoder_dropout: Annotated[
-        float | None,
-        "the same for the decoder; default: that of the training",
-        UNCERTAINTY,
-        Rate,
-    ] = None
-    dropout_kind: Annotated[
-        Literal["element", "channel"] | None,
-        "drop single units, or whole channels; default: as in the training, or element",
-        UNCERTAINTY,
-    ] = None
+    encoder_dropout: EncoderDropout = None
+    decoder_dropout: DecoderDropout = None
+    dropout_kind: DropoutKind = None
     vote: Annotated[
         Literal["majority", "weighted", "borda", "union", "mean"],
         "rule that combines the passes",
@@ -482,6 +482,35 @@ class Atlas(PreparationSettings):
     )
     out: Annotated[Path, "folder of the predictions; existing ones are kept"]
     atlases: Annotated[int, "at most so many labelled scans vote for each scan", AtLeastOne] = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibrate:
+    """Measure on labelled scans how far the passes of `predict` can be trusted.
+
+    `predict --passes` then writes the expected Dice of each class, and intervals of its volume.
+
+    Returns:
+        The file of the calibration, in the run.
+
+    Example:
+        selfvox calibrate runs/seg
+    """
+
+    run: Annotated[Path, "a fine-tuning run that segments"] = field(kw_only=False)
+    labelled: Annotated[
+        Path | None,
+        "labelled scans that the run was not trained on, or a store of such; default: its "
+        "validation subjects",
+    ] = field(default=None, kw_only=False)
+    source: Source = "auto"
+    passes: Annotated[int, "Monte-Carlo dropout: passes over each scan", pydantic.Field(ge=2)] = 20
+    encoder_dropout: EncoderDropout = None
+    decoder_dropout: DecoderDropout = None
+    dropout_kind: DropoutKind = None
+    seed: Seed = 0
+    precision: Precision = "auto"
+    device: Device = "auto"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -640,6 +669,7 @@ VERBS: dict[str, type] = {
         Pretrain,
         Finetune,
         Predict,
+        Calibrate,
         Evaluate,
         Study,
         Atlas,

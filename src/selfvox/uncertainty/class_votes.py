@@ -1,4 +1,4 @@
-"""Votes of several passes on the class of a scan: decision, mean, interval and trust."""
+"""Votes of several passes on the class of a scan: decision, mean, spread and trust."""
 
 from __future__ import annotations
 

@@ -1,29 +1,20 @@
-"""Which predictions to review first: volumes, agreement and entropy as a table."""
+"""What the passes over a scan say of it: volumes, their spread, agreement and entropy."""
 
 from __future__ import annotations
 
 import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from selfvox.data.naming import natural_key
 from selfvox.ops.regions import Regions, region_class_indices
-from selfvox.runs.atomic_files import write_csv
 from selfvox.uncertainty.accumulator import VoteAccumulator
 
 INTERVAL = (5, 95)  # percentiles over the passes
-# columns of a class or region, after its name, and the measure that each shows
-_COLUMNS = {
-    "spread low": "low",
-    "spread high": "high",
-    "agreement": "agreement",
-}
 
 
 def review_votes(
@@ -58,18 +49,16 @@ def review_votes(
         regions: sets of classes to measure too.
         trained_on_regions: whether the outputs are these regions.
     """
-    is_volume = len(spacing_mm) == 3
-    scale = 1000 if is_volume else 1  # mm³ to ml
-    voxel = math.prod(spacing_mm) / scale
-    written_voxel = voxel / math.prod(step)
+    voxel = written_voxel(spacing_mm, step)
+    prepared_voxel = voxel * math.prod(step)
     counts = np.bincount(written.ravel(), minlength=max(classes) + 1)
 
     def measure(outputs: Sequence[int], numbers: Sequence[int]) -> dict[str, float]:
         """Of class numbers, which these outputs vote for."""
         present = [number for number in numbers if number in classes]
         indices = [sorted(classes).index(number) for number in present]
-        volume = float(counts[present].sum()) * written_voxel
-        return _measure(accumulator, outputs, _has_any(label, indices), volume, voxel)
+        volume = float(counts[present].sum()) * voxel
+        return _measure(accumulator, outputs, _has_any(label, indices), volume, prepared_voxel)
 
     of_classes: list[dict[str, Any]] = []
     of_regions: list[dict[str, Any]] = []
@@ -84,29 +73,21 @@ def review_votes(
     return {
         "trust": statistics.fmean(entry["agreement"] for entry in of_classes or of_regions),
         "entropy": _mean_entropy(accumulator, label),
-        "volumes_in": "ml" if is_volume else "px",
+        "volumes_in": "ml" if len(spacing_mm) == 3 else "px",
         "classes": of_classes,
         "regions": of_regions,
     }
 
 
-def write_review(
-    path: Path, reviews: Mapping[str, Mapping[str, Any]], classes: Mapping[int, str]
-) -> None:
-    """Write the reviews, by case id, as a table, the least trusted first."""
-    first = next(iter(reviews.values()))
-    unit = first["volumes_in"]
-    header = ["case", "trust", "entropy"]
-    for name in part_names(first, classes):
-        header += [f"{name} {unit}", *(f"{name} {column}" for column in _COLUMNS)]
-    rows = []
-    for case in sorted(reviews, key=lambda case: (reviews[case]["trust"], natural_key(case))):
-        review = reviews[case]
-        row = [case, review["trust"], review["entropy"]]
-        for part in parts(review):
-            row += [part["volume"], *(part[measure] for measure in _COLUMNS.values())]
-        rows.append(row)
-    write_csv(path, header, rows)
+def written_voxel(spacing_mm: Sequence[float], step: Sequence[float]) -> float:
+    """Volume in ml of a voxel of the scan; 1 for the pixels of a picture.
+
+    Args:
+        spacing_mm: edges of a prepared voxel.
+        step: voxels of the scan per prepared voxel, along each axis.
+    """
+    scale = 1000 if len(spacing_mm) == 3 else 1  # mm³ to ml
+    return math.prod(spacing_mm) / scale / math.prod(step)
 
 
 def parts(review: Mapping[str, Any]) -> list[Mapping[str, Any]]:

@@ -1,0 +1,127 @@
+"""Labelled scans that a network was not trained on, to calibrate it by."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from selfvox.data.formats import image as images
+from selfvox.data.preparation.prepare_case import read_case
+from selfvox.data.preparation.recipe import PreparedScan
+from selfvox.data.preparation.split import Split, read_split_if_present
+from selfvox.data.preparation.store import Store, is_store, open_store
+from selfvox.data.preparation.stored_case import StoredCase
+from selfvox.data.sources import Case, find_dataset
+from selfvox.errors import DataError, UsageError
+from selfvox.prediction.trained_model import TrainedSegmenter
+from selfvox.runs.weights import read_network_card
+from selfvox.settings import safe_yaml
+
+
+@dataclass(frozen=True)
+class LabelledScan:
+    """A scan with its true label; both are read when they are needed."""
+
+    case: str
+    subject: str
+    # the prepared scan; and its label on the scan's own grid (*space), class numbers
+    read: Callable[[], tuple[PreparedScan, np.ndarray]]
+
+
+def unseen_scans(
+    run: Path, labelled: Path | None, source: str, model: TrainedSegmenter
+) -> list[LabelledScan]:
+    """The labelled scans of subjects that the run was not trained on.
+
+    Args:
+        run: a fine-tuning run.
+        labelled: a data set or a store; None: the validation subjects in the run's own store.
+        source: layout of the data set.
+        model: its recipe prepares the scans.
+
+    Raises:
+        UsageError: the run has no store or no validation subjects, and no scans are named.
+        DataError: the scans were prepared by another recipe.
+    """
+    split = read_split_if_present(run / "split.json")
+    if labelled is None:
+        return _validation_scans(run, split, model)
+    seen = set(read_network_card(run).seen["subjects"] if split is None else split.train)
+    if is_store(labelled):
+        store = open_store(labelled)
+        cases = [case for case in store.cases if case.subject not in seen]
+        return _stored_scans(store, cases, model)
+    listed = find_dataset(labelled, source).cases
+    return [
+        _scan_of_file(case, model)
+        for case in listed
+        if case.label is not None and case.subject not in seen
+    ]
+
+
+def _validation_scans(
+    run: Path, split: Split | None, model: TrainedSegmenter
+) -> list[LabelledScan]:
+    """The scans of the run's validation subjects."""
+    remedy = f"name labelled scans that it was not trained on: `selfvox calibrate {run} LABELLED/`"
+    store = _store_of_run(run)
+    if split is None or store is None:
+        missing = "split.json" if split is None else "store of its scans"
+        raise UsageError(f"{run}: has no {missing}; {remedy}")
+    subjects = set(split.validation)
+    if not subjects:
+        raise UsageError(f"{run}: has no validation subjects; {remedy}")
+    cases = [case for case in store.cases if case.subject in subjects]
+    return _stored_scans(store, cases, model)
+
+
+def _store_of_run(run: Path) -> Store | None:
+    """The store that a run was trained on: its own, or the one that its settings name."""
+    if is_store(run / "store"):
+        return open_store(run / "store")
+    settings = run / "settings.yaml"
+    if not settings.is_file():
+        return None
+    labelled = safe_yaml.read_yaml(settings).get("labelled")
+    if isinstance(labelled, str) and is_store(Path(labelled)):
+        return open_store(Path(labelled))
+    return None
+
+
+def _stored_scans(
+    store: Store, cases: Sequence[StoredCase], model: TrainedSegmenter
+) -> list[LabelledScan]:
+    if not store.recipe.is_equivalent(model.recipe):
+        raise DataError(
+            f"{store.path}: was prepared by another recipe than the scans of the run; name the "
+            "scans themselves"
+        )
+    return [_scan_of_store(store, case) for case in cases if case.has_label]
+
+
+def _scan_of_store(store: Store, case: StoredCase) -> LabelledScan:
+    def read() -> tuple[PreparedScan, np.ndarray]:
+        start = (0,) * len(case.shape)
+        prepared = PreparedScan(
+            data=store.crop(case, start, case.shape),
+            spacing_mm=case.spacing_mm,
+            affine=np.array(case.affine),
+            geometry=case.geometry,
+        )
+        label = store.label_crop(case, start, case.shape)
+        return prepared, store.recipe.undo(label, case.geometry)
+
+    return LabelledScan(case.id, case.subject, read)
+
+
+def _scan_of_file(case: Case, model: TrainedSegmenter) -> LabelledScan:
+    def read() -> tuple[PreparedScan, np.ndarray]:
+        assert case.label is not None
+        image = read_case(case, len(model.recipe.channel_names))
+        label = images.read_label(case.label, image, model.classes)
+        return model.recipe.apply(image), label
+
+    return LabelledScan(case.id, case.subject, read)

@@ -1,0 +1,336 @@
+"""Calibration of a trained segmenter: what its passes say of true Dice and true volumes.
+
+It is fitted on labelled scans that the network was not trained on. A line maps the agreement of the
+passes to Dice; the errors of volumes, relative to the spread of the passes, give their interval.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple
+
+import pydantic
+
+from selfvox.data.formats import strict_json
+from selfvox.errors import DataError
+from selfvox.runs.atomic_files import write_json
+from selfvox.runs.card import DropoutRates
+from selfvox.runs.weights import part_folder
+from selfvox.uncertainty.conformal import conformal_quantile, promised_level
+from selfvox.uncertainty.ensemble import PassSettings
+
+FORMAT = 1
+FILE = "calibration.json"
+MIN_SUBJECTS = 3  # fewer leave two subjects for a line, and promise two chances in three
+# cases that a class's slope is worth before it has any: it starts from the slope of all classes,
+# and that from 1
+PRIOR_CASES = 5
+# added to the spread of the passes, since passes that agree are not free of error; constants, so
+# that the promise of the quantile holds
+RELATIVE_FLOOR = 0.05  # of the volume
+ABSOLUTE_FLOOR = {"ml": 0.001, "px": 1.0}
+
+Unit = Literal["ml", "px"]
+Share = Annotated[float, pydantic.Field(ge=0, le=1)]
+Rate = Annotated[float, pydantic.Field(ge=0, lt=1)]
+Count = Annotated[int, pydantic.Field(ge=1)]
+Finite = Annotated[float, pydantic.Field(allow_inf_nan=False)]
+Positive = Annotated[float, pydantic.Field(ge=0, allow_inf_nan=False)]
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A class or region of one labelled scan: what the passes say of it, and the truth."""
+
+    case: str
+    subject: str
+    agreement: float
+    volume: float  # of the written mask
+    spread: float  # standard deviation of the volumes of the passes
+    dice: float  # with the truth
+    true_volume: float
+
+
+class Line(NamedTuple):
+    """Dice as a line of the agreement of the passes."""
+
+    intercept: float
+    slope: float
+
+    def __call__(self, agreement: float) -> float:
+        """Predicted Dice."""
+        return min(1.0, max(0.0, self.intercept + self.slope * agreement))
+
+
+@dataclass(frozen=True)
+class PartCalibration:
+    """The calibration of one class or region."""
+
+    intercept: Finite  # of Dice by agreement
+    slope: Finite
+    dice_margin: Positive  # half of the range of Dice
+    volume_factor: Positive  # half of the interval of a volume, relative to its scale
+
+
+class Estimate(NamedTuple):
+    """What is known of a class or region of a scan without its truth."""
+
+    dice: float
+    dice_low: float
+    dice_high: float
+    volume_low: float
+    volume_high: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibration:
+    """The calibration of a network, for passes like those it was made with."""
+
+    format: Literal[1] = 1
+    network_sha256: str
+    passes: Count
+    encoder_dropout: Rate
+    decoder_dropout: Rate
+    dropout_kind: Literal["element", "channel"]
+    vote: str
+    overlap: Rate
+    seed: Annotated[int, pydantic.Field(ge=0)]
+    scans: str  # which, in words
+    cases: Count
+    subjects: Count
+    level: Share  # that the ranges of Dice and the intervals of volumes promise
+    volumes_in: Unit
+    classes: Mapping[str, PartCalibration]  # by class number
+    regions: Mapping[str, PartCalibration]  # by name
+
+    @property
+    def percent(self) -> str:
+        """The promised level, such as `90 %`."""
+        return f"{100 * self.level:.0f} %"
+
+    def estimate(self, part: Mapping[str, Any]) -> Estimate | None:
+        """The estimates of a class or region of a review; None where it was not calibrated."""
+        if "spread" not in part:
+            return None  # a record of an earlier version
+        fitted = self.regions.get(part["region"]) if "region" in part else None
+        if "class" in part:
+            fitted = self.classes.get(str(part["class"]))
+        if fitted is None:
+            return None
+        dice = Line(fitted.intercept, fitted.slope)(part["agreement"])
+        volume = part["volume"]
+        half = fitted.volume_factor * volume_scale(volume, part["spread"], self.volumes_in)
+        return Estimate(
+            dice=dice,
+            dice_low=max(0.0, dice - fitted.dice_margin),
+            dice_high=min(1.0, dice + fitted.dice_margin),
+            volume_low=max(0.0, volume - half),
+            volume_high=volume + half,
+        )
+
+    def predicted_dice(self, review: Mapping[str, Any]) -> float | None:
+        """Predicted Dice of a scan: the mean over its classes, or over its regions."""
+        estimates = [self.estimate(part) for part in review["classes"] or review["regions"]]
+        known = [estimate.dice for estimate in estimates if estimate is not None]
+        return statistics.fmean(known) if known else None
+
+    def mismatch(
+        self, settings: PassSettings, sha256s: Sequence[str], overlap: float
+    ) -> str | None:
+        """Why it says nothing about such predictions; None where it does."""
+        if len(sha256s) > 1:
+            return "a calibration is of one network, not of an ensemble"
+        if sha256s[0] != self.network_sha256:
+            return "the calibration in the run is of other weights"
+        dropout = settings.dropout
+        rates = DropoutRates(dropout.encoder, dropout.decoder, dropout.kind)
+        calibrated = DropoutRates(self.encoder_dropout, self.decoder_dropout, self.dropout_kind)
+        if rates != calibrated:
+            return f"the run is calibrated for dropout of {calibrated}"
+        if (settings.vote, overlap) != (self.vote, self.overlap):
+            return (
+                f"the run is calibrated for a {self.vote} vote and an overlap of {self.overlap:g}"
+            )
+        return None
+
+
+def volume_scale(volume: float, spread: float, unit: Unit) -> float:
+    """What errors of a volume are compared with: above all the spread of the passes."""
+    return spread + RELATIVE_FLOOR * volume + ABSOLUTE_FLOOR[unit]
+
+
+def fit_lines(parts: Mapping[str, Sequence[Measure]]) -> dict[str, Line]:
+    """Dice by agreement, for each class or region, by least squares with few cases in mind.
+
+    The mean Dice of a class is always met. Its slope counts as much as its cases do; the slope of
+    all classes together, within each, counts as `PRIOR_CASES` more, and so does a slope of 1 for
+    that one.
+    """
+    means = {
+        name: (
+            statistics.fmean(measure.agreement for measure in measures),
+            statistics.fmean(measure.dice for measure in measures),
+        )
+        for name, measures in parts.items()
+    }
+    squares = {
+        name: sum((measure.agreement - means[name][0]) ** 2 for measure in measures)
+        for name, measures in parts.items()
+    }
+    products = {
+        name: sum(
+            (measure.agreement - means[name][0]) * (measure.dice - means[name][1])
+            for measure in measures
+        )
+        for name, measures in parts.items()
+    }
+    prior = PRIOR_CASES * sum(squares.values()) / sum(map(len, parts.values()))
+    pooled = 1.0
+    if prior > 0:
+        pooled = (sum(products.values()) + prior) / (sum(squares.values()) + prior)
+    lines = {}
+    for name, (agreement, dice) in means.items():
+        slope = pooled
+        if prior > 0:
+            slope = (products[name] + prior * pooled) / (squares[name] + prior)
+        slope = max(0.0, slope)  # more agreement never means less Dice
+        lines[name] = Line(dice - slope * agreement, slope)
+    return lines
+
+
+def held_out_dice(parts: Mapping[str, Sequence[Measure]]) -> dict[str, list[float]]:
+    """Predicted Dice of each measure, by lines fitted without its subject."""
+    predicted = {name: [0.0] * len(measures) for name, measures in parts.items()}
+    for subject in subjects_of(parts):
+        others = {
+            name: [measure for measure in measures if measure.subject != subject]
+            for name, measures in parts.items()
+        }
+        lines = fit_lines(others)
+        for name, measures in parts.items():
+            for number, measure in enumerate(measures):
+                if measure.subject == subject:
+                    predicted[name][number] = lines[name](measure.agreement)
+    return predicted
+
+
+def fit_parts(parts: Mapping[str, Sequence[Measure]], unit: Unit) -> dict[str, PartCalibration]:
+    """The calibration of each class or region.
+
+    Errors of Dice are those of lines fitted without the subject. Of a subject with several scans,
+    the largest error counts, so that an interval holds for all of them.
+
+    Args:
+        parts: measures of the same scans, by class or region; at least `MIN_SUBJECTS` subjects.
+        unit: of the volumes.
+    """
+    lines = fit_lines(parts)
+    predicted = held_out_dice(parts)
+    fitted = {}
+    for name, measures in parts.items():
+        dice_errors = [
+            abs(measure.dice - dice)
+            for measure, dice in zip(measures, predicted[name], strict=True)
+        ]
+        volume_errors = [
+            abs(measure.true_volume - measure.volume)
+            / volume_scale(measure.volume, measure.spread, unit)
+            for measure in measures
+        ]
+        fitted[name] = PartCalibration(
+            intercept=lines[name].intercept,
+            slope=lines[name].slope,
+            dice_margin=conformal_quantile(_largest_of_subjects(measures, dice_errors)),
+            volume_factor=conformal_quantile(_largest_of_subjects(measures, volume_errors)),
+        )
+    return fitted
+
+
+def subjects_of(parts: Mapping[str, Sequence[Measure]]) -> list[str]:
+    """The subjects of the measures, each once."""
+    return list(dict.fromkeys(measure.subject for part in parts.values() for measure in part))
+
+
+def make_calibration(
+    settings: PassSettings,
+    sha256: str,
+    overlap: float,
+    scans: str,
+    of_classes: Mapping[str, Sequence[Measure]],
+    of_regions: Mapping[str, Sequence[Measure]],
+    unit: Unit,
+) -> Calibration:
+    """Fit the calibration of a network.
+
+    Args:
+        settings: of the passes that measured.
+        sha256: of the network's weights.
+        overlap: of neighbouring windows.
+        scans: which scans were measured, in words.
+        of_classes: measures by class number, as text; none of a network trained on regions.
+        of_regions: measures by region.
+        unit: of the volumes.
+    """
+    measured = of_classes or of_regions
+    subjects = len(subjects_of(measured))
+    return Calibration(
+        network_sha256=sha256,
+        passes=settings.passes,
+        encoder_dropout=settings.dropout.encoder,
+        decoder_dropout=settings.dropout.decoder,
+        dropout_kind=settings.dropout.kind,
+        vote=settings.vote,
+        overlap=overlap,
+        seed=settings.dropout.seed,
+        scans=scans,
+        cases=len(next(iter(measured.values()))),
+        subjects=subjects,
+        level=promised_level(subjects),
+        volumes_in=unit,
+        classes=fit_parts(of_classes, unit) if of_classes else {},
+        regions=fit_parts(of_regions, unit) if of_regions else {},
+    )
+
+
+def calibration_file(run: Path) -> Path:
+    """Where the calibration of a run is: next to the weights that it is of."""
+    return part_folder(run, "network") / FILE
+
+
+def write_calibration(run: Path, calibration: Calibration) -> Path:
+    """Write the calibration of a run."""
+    file = calibration_file(run)
+    write_json(file, asdict(calibration))
+    return file
+
+
+def read_calibration(run: Path) -> Calibration | None:
+    """The calibration of a run, or None; keys that this version does not know are ignored.
+
+    Raises:
+        DataError: the file is damaged, or of a newer format.
+    """
+    file = calibration_file(run)
+    if not file.exists():
+        return None
+    content = json.dumps(strict_json.read_json(file))
+    try:
+        return pydantic.TypeAdapter(Calibration).validate_json(content, strict=True)
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        raise DataError(
+            f"{file}: damaged ({place}: {first['msg']}); make it again: `selfvox calibrate {run}`"
+        ) from None
+
+
+def _largest_of_subjects(measures: Sequence[Measure], errors: Sequence[float]) -> list[float]:
+    """The largest error of each subject."""
+    largest: dict[str, float] = {}
+    for measure, error in zip(measures, errors, strict=True):
+        largest[measure.subject] = max(error, largest.get(measure.subject, 0.0))
+    return list(largest.values())

@@ -1,0 +1,104 @@
+"""Which predictions to review first: the table `review.csv`, with estimates of a calibration."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from selfvox.data.naming import natural_key, printable
+from selfvox.runs.atomic_files import write_csv
+from selfvox.uncertainty.calibration import Calibration
+from selfvox.uncertainty.review import part_names, parts
+
+# columns of a class or region, after its name, and the measure of the review that each shows
+_MEASURES = {"spread low": "low", "spread high": "high", "agreement": "agreement"}
+# the same, and the estimate of the calibration
+_ESTIMATES = {
+    "low": "volume_low",
+    "high": "volume_high",
+    "dice": "dice",
+    "dice low": "dice_low",
+    "dice high": "dice_high",
+}
+MOST_PRINTED = 5  # scans
+
+Review = Mapping[str, Any]
+
+
+def write_review(
+    path: Path,
+    reviews: Mapping[str, Review],
+    classes: Mapping[int, str],
+    calibration: Calibration | None = None,
+) -> None:
+    """Write the reviews as a table, the worst first: by predicted Dice, or else by trust.
+
+    Args:
+        path: of the table.
+        reviews: by case id.
+        classes: name by class number.
+        calibration: of the network; adds predicted Dice and intervals of the volumes.
+    """
+    first = next(iter(reviews.values()))
+    header = ["case", "trust", "entropy"]
+    if calibration is not None:
+        header[1:1] = ["predicted dice", "level"]
+    for name in part_names(first, classes):
+        columns = list(_MEASURES) if calibration is None else [*_ESTIMATES, *_MEASURES]
+        header += [f"{name} {first['volumes_in']}", *(f"{name} {column}" for column in columns)]
+    rows = []
+    for case in sort_reviews(reviews, calibration):
+        review = reviews[case]
+        row = [case, review["trust"], review["entropy"]]
+        if calibration is not None:
+            row[1:1] = [calibration.predicted_dice(review), calibration.level]
+        for part in parts(review):
+            row.append(part["volume"])
+            if calibration is not None:
+                estimate = calibration.estimate(part)
+                row += [
+                    None if estimate is None else getattr(estimate, name)
+                    for name in _ESTIMATES.values()
+                ]
+            row += [part[measure] for measure in _MEASURES.values()]
+        rows.append(row)
+    write_csv(path, header, rows)
+
+
+def sort_reviews(reviews: Mapping[str, Review], calibration: Calibration | None) -> list[str]:
+    """Case ids, those of the lowest predicted Dice or trust first."""
+
+    def key(case: str) -> tuple[float, Any]:
+        review = reviews[case]
+        dice = None if calibration is None else calibration.predicted_dice(review)
+        return review["trust"] if dice is None else dice, natural_key(case)
+
+    return sorted(reviews, key=key)
+
+
+def describe_estimates(
+    reviews: Mapping[str, Review], classes: Mapping[int, str], calibration: Calibration
+) -> list[str]:
+    """The worst scans in words: predicted Dice and volume of each class, with their ranges."""
+    lines = [
+        f"predicted Dice and volumes, with ranges that contain the truth of {calibration.percent} "
+        f"of such scans (calibrated on {calibration.subjects} subjects: "
+        f"{printable(calibration.scans)})"
+    ]
+    cases = sort_reviews(reviews, calibration)
+    for case in cases[:MOST_PRINTED]:
+        review = reviews[case]
+        texts = []
+        for part, name in zip(parts(review), part_names(review, classes), strict=True):
+            estimate = calibration.estimate(part)
+            if estimate is None:
+                continue
+            unit = review["volumes_in"]
+            texts.append(
+                f"{printable(name)} Dice {estimate.dice:.2f} ({estimate.dice_low:.2f} to "
+                f"{estimate.dice_high:.2f}), {part['volume']:.3g} {unit} "
+                f"({estimate.volume_low:.3g} to {estimate.volume_high:.3g})"
+            )
+        lines.append(f"{printable(case)}: {'; '.join(texts)}")
+    return lines

@@ -1,0 +1,106 @@
+"""A calibration measures what `predict` writes, and `predict` and `evaluate` say what it found."""
+
+import csv
+import json
+import os
+
+import pytest
+
+import selfvox
+from selfvox.data import phantom
+from selfvox.data.preparation.store import open_store
+from selfvox.errors import UsageError
+from selfvox.uncertainty.calibration import read_calibration
+
+from ..conftest import blob, make_run, write_scan
+
+HOW = {"passes": 3, "device": "cpu", "precision": "fp32"}
+
+
+def table(path):
+    return list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
+
+
+@pytest.fixture(scope="module")
+def scans(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("calibrate") / "scans"
+    phantom.write(folder, "shapes", count=4)
+    return folder
+
+
+@pytest.fixture
+def run(tmp_path, shapes_store):
+    """A network of random weights with the recipe and the classes of the shapes."""
+    store = open_store(shapes_store)
+    classes = {str(value): name for value, name in store.classes.items()}
+    run = make_run(tmp_path / "run", classes=classes)
+    card = json.loads((run / "network" / "network.json").read_text())
+    card["recipe"] = store.recipe.to_dict()
+    (run / "network" / "network.json").write_text(json.dumps(card))
+    return run
+
+
+def test_it_measures_what_predict_writes_and_predict_says_what_it_found(
+    run, scans, tmp_path, capsys
+):
+    file = selfvox.calibrate(run, scans, **HOW)
+    assert "intervals contain the truth of 80 %" in " ".join(capsys.readouterr().err.split())
+    calibration = read_calibration(run)
+    assert (calibration.subjects, calibration.level) == (4, 0.8)
+    selfvox.predict(run, scans, out=tmp_path / "out", **HOW)
+    said = " ".join(capsys.readouterr().err.split())
+    assert "ranges that contain the truth of 80 % of such scans (calibrated on 4 subjects" in said
+    rows = selfvox.evaluate(tmp_path / "out", scans, out=tmp_path / "scores.csv")
+    said = " ".join(capsys.readouterr().err.split())
+    assert "predicted Dice of 4 scans" in said
+    assert "80 % intervals: " in said
+    reviews = {row["case"]: row for row in table(tmp_path / "out" / "review.csv")}
+    scores = {(row["case"], row["name"]): row for row in rows}
+    measures = table(file.with_suffix(".csv"))
+    assert len(measures) == len(scores) > 0
+    inside = 0
+    for measure in measures:
+        review = reviews[measure["case"]]
+        name = measure["name"]
+        score = scores[measure["case"], name]
+        assert measure["agreement"] == review[f"{name} agreement"]
+        assert measure["volume"] == review[f"{name} ml"]
+        assert float(measure["dice"]) == pytest.approx(score["dice"], abs=1e-5)
+        volumes = [float(measure["true_volume"]), score["true_volume_ml"]]
+        assert volumes[0] == pytest.approx(volumes[1], rel=1e-4)
+        assert float(measure["volume"]) == pytest.approx(score["predicted_volume_ml"], rel=1e-4)
+        low, high = (float(review[f"{name} {end}"]) for end in ("low", "high"))
+        inside += low <= volumes[0] * (1 + 1e-4) and volumes[0] <= high * (1 + 1e-4)
+    # of the scans it was fitted on, the interval holds the largest error
+    assert inside == len(measures)
+    predicted = [float(row["predicted dice"]) for row in table(tmp_path / "out" / "review.csv")]
+    assert predicted == sorted(predicted)
+
+
+def test_without_a_calibration_predict_says_so_and_calls_nothing_an_interval(run, tmp_path, capsys):
+    scan = write_scan(tmp_path / "a.nii.gz", blob((20, 17, 12)))
+    selfvox.predict(run, scan, out=tmp_path / "out", **HOW)
+    said = " ".join(capsys.readouterr().err.split())
+    assert f"since {run} has no calibration; `selfvox calibrate {run}` makes one" in said
+    (row,) = table(tmp_path / "out" / "review.csv")
+    assert not [name for name in row if name.endswith((" low", " high")) and "spread" not in name]
+
+
+def test_by_default_the_validation_subjects_calibrate(run, shapes_store):
+    subjects = [case.subject for case in open_store(shapes_store).cases]
+    split = {"train": subjects[:4], "validation": subjects[4:7], "test": subjects[7:], "seed": 0}
+    with pytest.raises(UsageError, match="has no store of its scans; name labelled scans"):
+        selfvox.calibrate(run, **HOW)
+    os.symlink(shapes_store, run / "store")
+    (run / "split.json").write_text(json.dumps({**split, "validation": [], "test": []}))
+    with pytest.raises(UsageError, match="has no validation subjects; name labelled scans"):
+        selfvox.calibrate(run, **HOW)
+    (run / "split.json").write_text(json.dumps({**split, "validation": subjects[4:6]}))
+    with pytest.raises(UsageError, match=r"scans of 2 subjects .* and a calibration needs 3"):
+        selfvox.calibrate(run, **HOW)
+    (run / "split.json").write_text(json.dumps(split))
+    file = selfvox.calibrate(run, **HOW)
+    assert {row["subject"] for row in table(file.with_suffix(".csv"))} == set(subjects[4:7])
+    # named scans are used without the subjects that trained
+    selfvox.calibrate(run, shapes_store, **HOW)
+    assert {row["subject"] for row in table(file.with_suffix(".csv"))} == set(subjects[4:])
