@@ -222,15 +222,12 @@ def test_many_passes_vote_on_each_region(scans, run, tmp_path, capsys, monkeypat
         [(float(rows[name]["trust"]), np.mean(dice)) for name, dice in of_regions.items()]
     )
     output = " ".join(capsys.readouterr().err.split())
-    assert (
-        f"predicted and true Dice of 6 scans: correlation {np.corrcoef(pairs.T)[0, 1]:.2f}"
-        in output
-    )
+    assert f"trust and true Dice of 6 scans: correlation {np.corrcoef(pairs.T)[0, 1]:.2f}" in output
     # of other regions than those it was trained on, the trust says nothing
     selfvox.evaluate(out, scans / "labels", regions="any=1,2")
     output = capsys.readouterr().err
     assert "probabilities against the truth" in output
-    assert "predicted and true Dice" not in output
+    assert "trust and true Dice" not in output
     # any pass that finds the core is enough
     selfvox.predict(
         run, scans, out=tmp_path / "union", vote="union", union_class="core", **settings

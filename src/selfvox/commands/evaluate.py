@@ -9,6 +9,7 @@ from typing import Any
 
 from selfvox.errors import DataError, UsageError
 from selfvox.evaluation.calibration import report_calibration
+from selfvox.evaluation.certainty import report_certainty
 from selfvox.evaluation.classification import evaluate_classes
 from selfvox.evaluation.pairs import LabelPair, find_truth, pair_cases
 from selfvox.evaluation.segmentation import Row, mean_dice, print_summary, score_pairs
@@ -58,6 +59,7 @@ def _evaluate_segmentations(settings: Evaluate) -> list[Row]:
         print_summary(rows, len(pairs) - failed)
         if settings.out is not None:
             _write_rows(settings.out, rows)
+        report_certainty(folder, rows)
         if class_names:
             _calibrate(settings, pairs, class_names, regions, rows)
     if failed:

@@ -231,7 +231,7 @@ def _echo_correlation(trust: Mapping[str, float], dice: Mapping[str, float]) -> 
         text = f"correlation {np.corrcoef(columns.T)[0, 1]:.2f}"
     else:
         text = "no correlation, since one of them is the same for all"
-    echo(f"predicted and true Dice of {len(columns)} scans: {text}")
+    echo(f"trust and true Dice of {len(columns)} scans: {text}")
 
 
 def draw_calibration(
@@ -271,7 +271,7 @@ def _draw_reliability(axes: Axes, table: np.ndarray) -> None:
 def _draw_trust(axes: Axes, trust: np.ndarray, dice: np.ndarray) -> None:
     axes.plot([0, 1], [0, 1], **_REFERENCE, label="equal")
     axes.scatter(trust, dice, s=14, label="scans")
-    axes.set(xlabel="predicted Dice", ylabel="true Dice", xlim=(0, 1), ylim=(0, 1))
+    axes.set(xlabel="trust: agreement of the passes", ylabel="true Dice", xlim=(0, 1), ylim=(0, 1))
 
 
 def _draw_risk(axes: Axes, trust: np.ndarray, dice: np.ndarray) -> None:

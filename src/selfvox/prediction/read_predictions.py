@@ -8,7 +8,7 @@ from pathlib import Path
 
 from selfvox.data.formats import strict_json
 from selfvox.data.formats.image import SUFFIXES_2D, SUFFIXES_3D, suffix
-from selfvox.data.naming import stem
+from selfvox.data.naming import printable, stem
 from selfvox.errors import DataError
 from selfvox.ops.regions import Regions, regions_from_json
 from selfvox.prediction.output_folder import (
@@ -66,6 +66,28 @@ def read_trust(folder: Path) -> dict[str, float]:
         return {}
     with file.open(encoding="utf-8", newline="") as lines:
         return {row["case"]: float(row["trust"]) for row in csv.DictReader(lines) if row["trust"]}
+
+
+def read_reviews(folder: Path) -> dict[str, dict[str, float]]:
+    """The numbers of `review.csv` by case and column; none where a single pass predicted.
+
+    Raises:
+        DataError: a row is damaged.
+    """
+    file = folder / REVIEW_TABLE
+    if not file.exists():
+        return {}
+    reviews = {}
+    with file.open(encoding="utf-8", newline="") as lines:
+        for row in csv.DictReader(lines):
+            case = row.pop("case", "")
+            try:
+                reviews[case] = {name: float(value) for name, value in row.items() if value}
+            except (TypeError, ValueError):
+                raise DataError(
+                    f"{file}: the row of {printable(case)} is damaged; run the same `predict` again"
+                ) from None
+    return reviews
 
 
 def label_files(folder: Path) -> dict[str, Path]:
