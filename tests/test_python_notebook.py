@@ -90,7 +90,7 @@ def test_passes_maps_and_review_are_those_of_the_command_line(tmp_path, scan):
     assert result.trust == pytest.approx(float(values["trust"]))
     assert list(result.volumes) == ["organ", "lesion"]
     for name, (low, volume, high) in result.volumes.items():
-        columns = (f"{name} low", f"{name} ml", f"{name} high")
+        columns = (f"{name} spread low", f"{name} ml", f"{name} spread high")
         assert (low, volume, high) == pytest.approx([float(values[key]) for key in columns])
 
 

@@ -288,7 +288,7 @@ def test_every_vote_is_written_on_the_scans_grid(tmp_path, vote, how):
     with (tmp_path / "out" / "review.csv").open() as file:
         (row,) = csv.DictReader(file)
     assert row["case"] == "a"
-    assert float(row["organ low"]) <= float(row["organ high"])
+    assert float(row["organ spread low"]) <= float(row["organ spread high"])
     assert 0 <= float(row["trust"]) <= 1
 
 
@@ -372,8 +372,14 @@ def test_runs_of_other_classes_or_recipes_cannot_vote_together(run, scans, tmp_p
 
 def test_votes_that_cannot_be_are_refused(run, scans, tmp_path):
     at = {"run": run, "scans": scans, "out": tmp_path / "out"}
+    # the decoder's rate is that of the training, which had none
+    with pytest.raises(UsageError, match="passes: without dropout all passes would be the same"):
+        predict(Predict(**at, passes=2, encoder_dropout=0.0))
     for bad, match in (
-        ({"passes": 2, "encoder_dropout": 0.0}, "passes: all passes would be equal"),
+        (
+            {"passes": 2, "encoder_dropout": 0.0, "decoder_dropout": 0.0},
+            "passes: all passes would be equal",
+        ),
         ({"encoder_dropout": 0.5}, "encoder_dropout: a single pass has no dropout"),
         (
             {"decoder_dropout": 0.3, "ensemble": (run,)},
