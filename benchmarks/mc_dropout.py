@@ -70,7 +70,7 @@ def arithmetic(dtype: str) -> contextlib.AbstractContextManager[object]:
 def compare(
     where: str, edge: int, dtype: str, kind: str, passes: int, rounds: int
 ) -> tuple[float, float, float]:
-    """Ours over plain passes, ours over our own cost model, and A/A; each a median over the rounds."""
+    """Medians over the rounds: ours over plain passes, ours over our own cost model, and A/A."""
     net, image = network(), torch.randn(1, edge, edge, edge)
     networks = SubNetworks(net, Dropout(*RATES[where], kind, 0))
     window = image.shape[1:]
@@ -88,7 +88,7 @@ def compare(
         vote_rules.winner(tally.ballots)
 
     def model() -> float:
-        """Seconds: what is shared once, and T times the rest of a pass at the best batch; without any sums."""
+        """Seconds without sums: the shared part once, and T times the rest at the best batch."""
         with networks, arithmetic(dtype):
             shared = networks.shared(image[None])
             once = seconds(lambda: networks.shared(image[None]))
@@ -130,11 +130,12 @@ def percentiles(passes: int, rounds: int) -> tuple[float, float, float]:
 def beside_torch_uncertainty(
     passes: int, rounds: int
 ) -> tuple[float, float, float, float, float] | None:
-    """Ours over torch-uncertainty's wrapper, its loop and its batch, the same network and rates; and how values agree.
+    """Time and values next to torch-uncertainty's wrapper, with the same network and rates.
 
     Returns:
-        Both ratios of time, A/A of the loop, the root mean square of z, voxel by voxel, of the difference of mean
-        probabilities (1 where they differ by chance), and the ratio of mean variances. None where it is not installed.
+        The time of ours over that of its loop and over that of its batch; A/A of the loop; the root
+        mean square over the voxels of z of the difference of mean probabilities (1 where they
+        differ by chance); and the ratio of mean variances. None where it is not installed.
     """
     there = importlib.util.find_spec("torch_uncertainty")
     if there is None or not there.submodule_search_locations:
@@ -228,7 +229,10 @@ def peak_mb(passes: int, edge: int, with_maps: bool) -> float:
 
 
 def tallied(passes: int, edge: int, with_maps: bool) -> None:
-    """Sum up passes of a network that costs nothing, through the very same windows and slabs; print the peak in MB."""
+    """Sum up passes of a network that costs nothing, in the same windows and slabs; print the peak.
+
+    The peak is in MB.
+    """
     import tempfile
 
     class Cheap(SubNetworks):
@@ -270,7 +274,8 @@ def main() -> int:
     )  # keeps freed memory, as `predict` does; the plain passes gain by it too
     console, missed = Console(), False
     table = Table(
-        title=f"{arguments.passes} passes, {arguments.kind} dropout, U-Net 8-16-32-64, CPU time of one thread"
+        title=f"{arguments.passes} passes, {arguments.kind} dropout, U-Net 8-16-32-64, "
+        "CPU time of one thread"
     )
     for column in (
         "dropout",
@@ -302,13 +307,14 @@ def main() -> int:
     else:
         loop, batch, control, z, spread = beside
         console.print(
-            f"32³, everywhere: ours / torch-uncertainty's loop {loop:.3f}, A/A {control:.3f}; / its batch {batch:.3f}; "
-            f"means differ by {z:.2f} standard errors (1: by chance), variances {spread:.3f} of theirs"
+            f"32³, everywhere: ours / torch-uncertainty's loop {loop:.3f}, A/A {control:.3f}; "
+            f"/ its batch {batch:.3f}; means differ by {z:.2f} standard errors (1: by chance), "
+            f"variances {spread:.3f} of theirs"
         )
     speed, each, control = percentiles(100, arguments.rounds)
     console.print(
-        f"percentiles of 100 passes: torch.quantile / ours {speed:.1f} (goal 25), {each * 1e9:.0f} ns for each voxel "
-        f"and class, A/A {control:.3f}"
+        f"percentiles of 100 passes: torch.quantile / ours {speed:.1f} (goal 25), "
+        f"{each * 1e9:.0f} ns for each voxel and class, A/A {control:.3f}"
     )
     console.print(f"time over passes, exponent: {growth(arguments.rounds):.3f} (goal 1.02)")
     for with_maps in (False, True):
@@ -317,7 +323,8 @@ def main() -> int:
         missed |= hundred > limit
         what = "votes and percentiles" if with_maps else "votes"
         console.print(
-            f"peak memory at {arguments.edge}³, {what}: 1 pass {one:.0f} MB, 100 passes {hundred:.0f} (goal {limit:.0f})"
+            f"peak memory at {arguments.edge}³, {what}: 1 pass {one:.0f} MB, "
+            f"100 passes {hundred:.0f} (goal {limit:.0f})"
         )
     return int(missed)
 

@@ -54,7 +54,7 @@ def bare(
 def measure(
     name: str, dtype: str, rounds: int, batch: int, edge: int
 ) -> tuple[float, float, float]:
-    """Step over bare encoder, A/A, and seconds of the bare encoder; each a median over the rounds."""
+    """Medians over the rounds: step over bare encoder, A/A, and seconds of the bare encoder."""
     torch.manual_seed(0)
     crop = (edge,) * 3
     task = task_from_setting(name).configure(crop, SPACING_MM)
@@ -112,7 +112,8 @@ def main() -> int:
     make_fabric("cpu", 1, "fp32")  # what is freed is kept, as in training
     tasks, arithmetics = (part.split(",") for part in arguments.only.split(":"))
     table = Table(
-        title=f"{arguments.batch} x {arguments.edge}³ voxels, encoder plain 16-32-64-128, CPU time of one thread"
+        title=f"{arguments.batch} x {arguments.edge}³ voxels, encoder plain 16-32-64-128, "
+        "CPU time of one thread"
     )
     for column in (
         "task",

@@ -109,7 +109,10 @@ def _one_by_one(apply: Callable[[Callable], list[Tensor]], *changes: Callable) -
 
 
 def check(volumes: list[Tensor]) -> None:
-    """Rotated volumes agree to a thousandth of their spread where no library looks outside; blurred ones to a fifth."""
+    """Assert that the libraries' volumes agree where none of them looks outside.
+
+    Rotated ones agree to a thousandth of their spread, blurred ones to a fifth.
+    """
     edge = volumes[0].shape[-1]
     middle = (..., *(slice(3 * edge // 8, 5 * edge // 8),) * 3)
     for library, theirs in (("TorchIO", by_torchio(volumes)), ("MONAI", by_monai(volumes))):
@@ -152,7 +155,8 @@ def main() -> int:
     ]
     check(volumes)
     table = Table(
-        title=f"{arguments.batch} volumes of {arguments.edge}³, ms of CPU time per volume, one thread"
+        title=f"{arguments.batch} volumes of {arguments.edge}³, "
+        "ms of CPU time per volume, one thread"
     )
     for column in ("", "selfvox", "TorchIO", "MONAI", "times as fast (goal)", "A/A", "verdict"):
         table.add_column(column)

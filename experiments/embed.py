@@ -72,7 +72,7 @@ def main() -> None:
         flush=True,
     )
     print(
-        f"untrained                                                   {shown(probe(store, untrained(store)))}",
+        f"{'untrained':<60}{shown(probe(store, untrained(store)))}",
         flush=True,
     )
     for task in arguments.tasks:
@@ -128,7 +128,11 @@ def probe(
     test: bool = False,
     levels: slice = slice(None),
 ) -> np.ndarray:
-    """Dice of a linear map of the frozen features of some levels: (draw of labelled subjects, subject scored)."""
+    """Dice of a linear map of the frozen features of some levels.
+
+    Returns:
+        (draw of labelled subjects, subject scored).
+    """
     split = read_split(store.path / "split.json")
     by_subject = {case.subject: case for case in store.cases}
     scored = split.test if test else split.validation

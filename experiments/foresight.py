@@ -86,7 +86,11 @@ def balanced_accuracy(store: Store, encoder: Encoder, crop: list[int]) -> dict[s
 
 
 def gains(study: Path) -> dict[str, dict[str, float]]:
-    """Of each way of fine-tuning, each encoder's mean Dice minus the twin's over the draws of the fewest labels."""
+    """Each encoder's mean Dice minus its twin's over the draws of the fewest labels.
+
+    Returns:
+        {way of fine-tuning: {encoder: gain}}.
+    """
     cells = [
         (read_json(done), done.parent) for done in sorted((study / "cells").glob("*/*/done.json"))
     ]

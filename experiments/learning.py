@@ -128,7 +128,8 @@ def show(out: Path) -> None:
             )
             chance = lines[-1].get("chance", 0.0)
             print(
-                f"{name:<14}{task:<20}{cost['steps']:>5}{cost['cpu_s']:>7.0f}   {first['loss']:.3f}  {last['loss']:.3f}"
+                f"{name:<14}{task:<20}{cost['steps']:>5}{cost['cpu_s']:>7.0f}"
+                f"   {first['loss']:.3f}  {last['loss']:.3f}"
                 f"       {score} {first[score]:.3f}  {last[score]:.3f}       {chance:.3f}"
             )
             steps = np.array([line["step"] for line in lines]) / cost["steps"]

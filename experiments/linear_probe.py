@@ -43,7 +43,8 @@ def main() -> None:
     store, kept = open_store(study / "store"), study / "linear_probe.json"
     scores = json.loads(kept.read_text()) if kept.exists() else {}
     print(
-        "labels  pre-training                     Dice, mean ± sd over draws   minus untrained: mean, 95 %, wins"
+        "labels  pre-training                     Dice, mean ± sd over draws"
+        "   minus untrained: mean, 95 %, wins"
     )
     for labels, named in itertools.product(LABELS, LEVELS):
         print(named)

@@ -345,14 +345,16 @@ CAUGHT_EARLIER = (
         "uncertainty/review.py",
         "INTERVAL = (5, 95)",
         "INTERVAL = (25, 75)",
-        "uncertainty/test_class_votes.py uncertainty/test_maps.py::test_regions_have_percentiles_and_volumes_of_their_own",
+        "uncertainty/test_class_votes.py "
+        "uncertainty/test_maps.py::test_regions_have_percentiles_and_volumes_of_their_own",
     ),
     m(
         "card: no scan was seen",
         "training/pretrain_plan.py",
         "seen=seen_scans(self.cases)",
         "seen=seen_scans([])",
-        "commands/test_pretrain.py::test_test_subjects_are_never_seen commands/test_pretrain.py::test_the_encoder_is_all_that_is_needed_to_build_and_load_it",
+        "commands/test_pretrain.py::test_test_subjects_are_never_seen "
+        "commands/test_pretrain.py::test_the_encoder_is_all_that_is_needed_to_build_and_load_it",
     ),
     m(
         "learning curve not drawn",
@@ -759,7 +761,9 @@ NEW = (
         "training/schedule.py",
         "math.ceil(epochs * scans / images_per_step)",
         "math.floor(epochs * scans / images_per_step)",
-        "training/test_pretrain_plan.py commands/test_pretrain.py::test_epochs_are_passes_over_the_scans commands/test_finetune.py::test_epochs_are_passes_over_the_labelled_scans_that_train",
+        "training/test_pretrain_plan.py "
+        "commands/test_pretrain.py::test_epochs_are_passes_over_the_scans "
+        "commands/test_finetune.py::test_epochs_are_passes_over_the_labelled_scans_that_train",
     ),
     m(
         "skipped steps in a row are counted in total",
@@ -773,7 +777,8 @@ NEW = (
         "training/best_checkpoint.py",
         "(score, step) >= (self.score, self.step)",
         "(score, step) <= (self.score, self.step)",
-        "commands/test_finetune.py::test_the_best_step_by_validation_is_kept_and_recorded training/test_resume.py::test_a_validation_dice_of_zero_is_not_forgotten",
+        "commands/test_finetune.py::test_the_best_step_by_validation_is_kept_and_recorded "
+        "training/test_resume.py::test_a_validation_dice_of_zero_is_not_forgotten",
     ),
     m(
         "monitor: collapse is not compared with the untrained spread",
@@ -850,7 +855,8 @@ NEW = (
         "prediction/trained_model.py",
         "self.class_values[probabilities.argmax(0)]",
         "probabilities.argmax(0)",
-        "commands/test_predict.py::test_a_prediction_has_the_grid_of_its_scan commands/test_finetune.py::test_label_values_with_gaps_are_learnt_and_written_as_they_are",
+        "commands/test_predict.py::test_a_prediction_has_the_grid_of_its_scan "
+        "commands/test_finetune.py::test_label_values_with_gaps_are_learnt_and_written_as_they_are",
     ),
     m(
         "passes: seed ignored",
@@ -864,7 +870,8 @@ NEW = (
         "uncertainty/accumulator.py",
         "(probabilities * STEPS).round_()",
         "(probabilities * STEPS)",
-        "uncertainty/test_accumulator.py uncertainty/test_maps.py::test_maps_are_what_their_formulas_say",
+        "uncertainty/test_accumulator.py "
+        "uncertainty/test_maps.py::test_maps_are_what_their_formulas_say",
     ),
     m(
         "maps: variance not centred",
@@ -913,7 +920,8 @@ NEW = (
         "runs/run_folder.py",
         '_NOT_COMPARED = {"resume",',
         '_NOT_COMPARED = {"seed", "resume",',
-        "runs/test_run_folder.py training/test_resume.py::test_a_run_is_resumed_under_its_own_settings_only",
+        "runs/test_run_folder.py "
+        "training/test_resume.py::test_a_run_is_resumed_under_its_own_settings_only",
     ),
     m(
         "temporary files stay after an error",

@@ -96,7 +96,11 @@ def command(folder: Path, name: str, arguments: argparse.Namespace) -> list[str]
 
 
 def kill(folder: Path, name: str, arguments: argparse.Namespace, step: int) -> tuple[int, int]:
-    """Start a run and kill it soon after `step`; the last step it logged, and that of its newest checkpoint."""
+    """Start a run and kill it soon after `step`.
+
+    Returns:
+        The last step it logged, and that of its newest checkpoint.
+    """
     run = folder / name
     process = subprocess.Popen(command(folder, name, arguments), stderr=subprocess.DEVNULL)
     while not any(line["step"] >= step for line in read_metrics(run)):

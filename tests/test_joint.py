@@ -130,24 +130,52 @@ def test_settings_survive_yaml_and_the_command_line(capsys):
 @pytest.mark.parametrize(
     ("task", "weights", "message"),
     [
-        ("rotation+simclrr", None, "task: no pretext task is called 'simclrr'; did you mean 'simclr'"),
+        (
+            "rotation+simclrr",
+            None,
+            "task: no pretext task is called 'simclrr'; did you mean 'simclr'",
+        ),
         ("rotation+", None, "task: no pretext task is called ''"),
         ("rotation+simclr+rotation", None, "task: rotation is named twice; name each task once"),
-        ("rotation+simclr", (1,), "weights: are 1 for 2 tasks; give one for each of rotation.simclr"),
-        ("rotation+simclr", (1, 0), "weights: with 0 for simclr nothing .*; leave simclr out of the task"),
+        (
+            "rotation+simclr",
+            (1,),
+            "weights: are 1 for 2 tasks; give one for each of rotation.simclr",
+        ),
+        (
+            "rotation+simclr",
+            (1, 0),
+            "weights: with 0 for simclr nothing .*; leave simclr out of the task",
+        ),
         ("simclr+rotation", (1, 0), "weights: with 0 for rotation nothing"),
         ("rotation", (1,), "weights: are for several tasks at once, .* leave them out"),
-        ({"name": "rotation+simclr", "temperature": 1}, None, r"task\.temperature: .* task\.simclr\.temperature$"),
-        ({"name": "rotation+simclr", "temprature": 1}, None, r"did you mean 'simclr\.temperature'"),
-        ({"name": "rotation+simclr", "jigsaw.grid": 1}, None, r"task\.jigsaw\.grid: is no option of rotation or"),
-        ({"name": "rotation+simclr", "simclr.temprature": 1}, None, "temprature: .* did you mean 'temperature'"),
-        ({"name": "rotation+simclr", "simclr.ops_per_view": 9}, None, r"^task\.simclr\.ops_per_.*task\.simclr\.ops"),
-        ({"name": "jigsaw+simclr", "jigsaw.grid": 8}, None, r"^task\.jigsaw\.grid: a crop of"),
     ],
-)  # fmt: skip
+)
 def test_an_impossible_joint_task_is_refused_in_one_line(task, weights, message):
     with pytest.raises(UsageError, match=message) as refusal:
         task_from_setting(task, weights).configure(CROP, (1.0,) * 3)
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("task", "option", "value", "message"),
+    [
+        ("rotation+simclr", "temperature", 1, r"task\.temperature: .* task\.simclr\.temperature$"),
+        ("rotation+simclr", "temprature", 1, r"did you mean 'simclr\.temperature'"),
+        ("rotation+simclr", "jigsaw.grid", 1, r"task\.jigsaw\.grid: is no option of rotation or"),
+        ("rotation+simclr", "simclr.temprature", 1, "temprature: .* did you mean 'temperature'"),
+        (
+            "rotation+simclr",
+            "simclr.ops_per_view",
+            9,
+            r"^task\.simclr\.ops_per_.*task\.simclr\.ops",
+        ),
+        ("jigsaw+simclr", "jigsaw.grid", 8, r"^task\.jigsaw\.grid: a crop of"),
+    ],
+)
+def test_an_impossible_option_of_a_joint_task_is_refused_in_one_line(task, option, value, message):
+    with pytest.raises(UsageError, match=message) as refusal:
+        task_from_setting({"name": task, option: value}, None).configure(CROP, (1.0,) * 3)
     assert "\n" not in str(refusal.value)
 
 
@@ -159,7 +187,7 @@ def test_weights_are_finite_and_not_negative(weights):
 
 @pytest.fixture(scope="module")
 def runs(shapes_store, tmp_path_factory):
-    """The same run left alone, and stopped after step 4 and resumed; with the tasks named in another order."""
+    """The same run uninterrupted, resumed after a stop at step 4, and with its tasks reordered."""
     folder = tmp_path_factory.mktemp("joint")
     settings = {"steps": 10, "batch": 2, "save_every": 4, "crop": (16, 16, 16), "device": "cpu"}
     settings |= {
@@ -223,9 +251,14 @@ def test_the_card_records_every_task_with_its_options_and_weight(runs):
 
 def test_a_joint_encoder_is_fine_tuned(runs, shapes_store, tmp_path, small):
     run = selfvox.finetune(
-        shapes_store, out=tmp_path / "seg", encoder=str(runs / "alone"), steps=2, batch=2, crop=(16, 16, 16),
+        shapes_store,
+        out=tmp_path / "seg",
+        encoder=str(runs / "alone"),
+        steps=2,
+        batch=2,
+        crop=(16, 16, 16),
         device="cpu",
-    )  # fmt: skip
+    )
     assert "rotation+simclr" in read_network(run / "network")[1].encoder
 
 

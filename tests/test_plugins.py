@@ -75,7 +75,7 @@ def make(spatial_dims, in_channels, width=4):
 
 @pytest.fixture
 def install(tmp_path, monkeypatch):
-    """Put a package of a name on the path, with entry points and modules, as pip would install it."""
+    """Put a package with entry points and modules on the path, as pip would install it."""
 
     def install_package(name, entry_points, modules=(), version="1.5"):
         site = tmp_path / f"site_{name}"
@@ -212,7 +212,8 @@ def test_a_built_in_name_wins_over_a_package(install):
 def test_a_name_of_two_packages_is_refused_with_both(installed, install):
     install(
         "voxel-toys",
-        "[selfvox.tasks]\ninvert = voxel_toys:Inversion\n[selfvox.encoders]\ntwo-maps = voxel_toys:m\n",
+        "[selfvox.tasks]\ninvert = voxel_toys:Inversion\n"
+        "[selfvox.encoders]\ntwo-maps = voxel_toys:m\n",
     )
     with pytest.raises(UsageError, match=r"^task: 'invert' .* voxel-games and voxel-toys; uninst"):
         tasks.task_from_setting("invert")

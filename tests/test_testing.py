@@ -132,7 +132,6 @@ class OneRow(Rotation):
         return super().preview_panels(images, batch)[:1]
 
 
-# fmt: off
 FLAWS = [
     (LargeWeights, "untrained_answers_are_at_chance", "give the last layer small weights"),
     (UnusedLayer, "gradients_reach_every_weight", "spare.weight has no gradient"),
@@ -140,7 +139,11 @@ FLAWS = [
     (WithoutChance, "metrics_are_detached_numbers", "accuracy and chance go together"),
     (GlobalDraw, "the_generator_alone_decides", "the same seed gives another batch: images"),
     (OwnSeed, "every_draw_is_from_the_generator", "draws from another generator"),
-    (InPlace, "the_generator_alone_decides", "the same seed gives another batch|changes the images"),
+    (
+        InPlace,
+        "the_generator_alone_decides",
+        "the same seed gives another batch|changes the images",
+    ),
     (BatchMean, "images_do_not_depend_on_their_neighbours", "changes 4 rows of images, not 1"),
     (FirstImageOnly, "the_order_of_the_batch_does_not_matter", "not close"),
     (Rounded, "mixed_precision_makes_the_same_batch", "mixed precision changes the batch: images"),
@@ -152,7 +155,6 @@ FLAWS = [
     (Captionless, "panels_show_every_image", "a panel has no caption"),
     (OneRow, "panels_show_every_image", "a preview of 4 images has 1 rows"),
 ]
-# fmt: on
 
 
 @pytest.mark.parametrize(

@@ -54,7 +54,7 @@ def packed(root):
 
 @pytest.fixture
 def served(archive, monkeypatch):
-    """Let MONAI's table lead to the archive; called again, it takes the checksum of the changed archive."""
+    """Let MONAI's table lead to the archive; each call takes the archive's present checksum."""
 
     def serve():
         monkeypatch.setitem(DecathlonDataset.resource, TASK, archive.as_uri())

@@ -32,7 +32,10 @@ def boxes(*contents):
 
 @pytest.fixture
 def pair(tmp_path):
-    """Two cases of two classes: one organ moved by a voxel along z, one lesion missed, one class in neither."""
+    """Two cases of two classes: an organ moved by a voxel along z, and a missed lesion.
+
+    Neither label map of the first case has a lesion.
+    """
     for name, prediction, truth in (
         ("case_2", boxes((1, (2, 2, 2), (6, 6, 4))), boxes((1, (2, 2, 3), (6, 6, 5)))),
         (
@@ -56,7 +59,8 @@ def test_scores_equal_a_hand_calculation(pair, capsys):
         ("case_10", 2, "class 2"),
     ]
     voxel_ml = 1.0 * 1.2 * 2.0 / 1000
-    # both plates are two voxels thick and all surface; half of each is 2 mm from the other when moved by one
+    # both plates are two voxels thick, so that all voxels are surface; half of each plate is 2 mm
+    # from the other when moved by one
     assert rows[0] == pytest.approx(
         {
             "case": "case_2",

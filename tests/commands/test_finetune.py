@@ -282,10 +282,11 @@ def two_channels(folder, count=3):
     """Shapes, and a copy of each as its second channel."""
     phantom.write(folder / "one", "shapes", count=count)
     shutil.copytree(folder / "one", folder / "copy")
-    rows = [
-        f"{case.subject},{case.images[0]},{folder / 'copy' / case.images[0].relative_to(folder / 'one')},{case.label}"
-        for case in find_dataset(folder / "one").cases
-    ]
+    rows = []
+    for case in find_dataset(folder / "one").cases:
+        (scan,) = case.images
+        copy = folder / "copy" / scan.relative_to(folder / "one")
+        rows.append(f"{case.subject},{scan},{copy},{case.label}")
     (folder / "two.csv").write_text("\n".join(["subject,image_a,image_b,label", *rows]) + "\n")
     return folder / "two.csv"
 
@@ -328,9 +329,16 @@ def test_an_encoder_that_labels_trained_serves_as_one_that_pre_training_did(
         shapes_store, out=tmp_path / "first", encoder="none", labels=2, steps=2, **small
     )
     second = selfvox.finetune(
-        shapes_store, out=tmp_path / "second", encoder=str(first), freeze="always", labels=1, seed=1, steps=2,
-        crop=(16, 16, 16), device="cpu",
-    )  # fmt: skip
+        shapes_store,
+        out=tmp_path / "second",
+        encoder=str(first),
+        freeze="always",
+        labels=1,
+        seed=1,
+        steps=2,
+        crop=(16, 16, 16),
+        device="cpu",
+    )
     pretrained_tensors, card = read_network(first / "network")
     tensors, later = read_network(second / "network")
     inherited = [name for name in pretrained_tensors if name.startswith("encoder.")]

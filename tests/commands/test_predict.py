@@ -175,19 +175,38 @@ def test_no_text_of_the_header_and_no_path_is_written(run, scans, tmp_path):
         assert str(tmp_path).encode() not in raw
 
 
+KILLED_BATCH = """
+import os
+import sys
+from pathlib import Path
+
+from selfvox.commands.predict import predict
+from selfvox.prediction.output_folder import OutputFolder
+from selfvox.settings.verbs import Predict
+
+run, scans, out = (Path(argument) for argument in sys.argv[1:4])
+scans_left = int(sys.argv[4])
+record = OutputFolder.record
+
+
+def record_or_die(self, case, **details):
+    global scans_left
+    if not scans_left:
+        (self.path / ".1.part.x.nii.gz").write_bytes(b"half")
+        os._exit(9)
+    scans_left -= 1
+    record(self, case, **details)
+
+
+OutputFolder.record = record_or_die
+predict(Predict(run=run, scans=scans, out=out))
+"""
+
+
 def test_a_batch_killed_at_any_scan_goes_on_to_the_same_bytes(run, scans, tmp_path):
     predict(Predict(run=run, scans=scans, out=tmp_path / "whole"))
-    code = (
-        "import os, sys\nfrom pathlib import Path\nfrom selfvox.prediction import output_folder as folder\nfrom selfvox.commands import predict as p\n"
-        "from selfvox.settings.verbs import Predict\nrecord, left = folder.OutputFolder.record, [int(sys.argv[4])]\n"
-        "def killed(self, case, **more):\n"
-        "    if not left[0]:\n        (self.path / '.1.part.x.nii.gz').write_bytes(b'half')\n        os._exit(9)\n"
-        "    left[0] -= 1\n    record(self, case, **more)\n"
-        "folder.OutputFolder.record = killed\n"
-        "p.predict(Predict(run=Path(sys.argv[1]), scans=Path(sys.argv[2]), out=Path(sys.argv[3])))\n"
-    )
     out = tmp_path / "out"
-    command = [sys.executable, "-c", code, str(run), str(scans), str(out), "1"]
+    command = [sys.executable, "-c", KILLED_BATCH, str(run), str(scans), str(out), "1"]
     assert subprocess.run(command, capture_output=True, check=False).returncode == 9
     kept = (out / "scan_0.nii.gz").stat().st_mtime_ns
     predict(Predict(run=run, scans=scans, out=out))

@@ -28,9 +28,16 @@ def run(shapes_store, tmp_path_factory):
     out = tmp_path_factory.mktemp("run of tests") / "out"
     network = {"name": "plain", "channels": [4, 8]}
     return selfvox.pretrain(
-        shapes_store, out=out, task="rotation", steps=12, batch=2, save_every=5, crop=(16, 16, 16), network=network,
+        shapes_store,
+        out=out,
+        task="rotation",
+        steps=12,
+        batch=2,
+        save_every=5,
+        crop=(16, 16, 16),
+        network=network,
         device="cpu",
-    )  # fmt: skip
+    )
 
 
 def test_the_encoder_is_all_that_is_needed_to_build_and_load_it(run):

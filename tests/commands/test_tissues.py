@@ -79,9 +79,15 @@ def test_labels_are_on_the_grid_of_the_scan_and_their_table_can_be_fine_tuned_on
         assert (np.asarray(label.dataobj) == truth).mean() > 0.95
     assert (tmp_path / "labelled" / "check.png").stat().st_size > 1000
     run = selfvox.finetune(
-        table, out=tmp_path / "run", encoder="none", labels=1, steps=2, crop=(16, 16, 16), device="cpu",
+        table,
+        out=tmp_path / "run",
+        encoder="none",
+        labels=1,
+        steps=2,
+        crop=(16, 16, 16),
+        device="cpu",
         network={"name": "plain", "channels": [4, 8]},
-    )  # fmt: skip
+    )
     assert (run / "network" / "network.json").exists()
 
 

@@ -1,4 +1,4 @@
-"""Scores of predicted classes are those of a hand calculation; the table is read back as it was written."""
+"""Scores of predicted classes are those of a hand calculation; the table reads back as written."""
 
 import csv
 
@@ -22,7 +22,7 @@ ROWS = [
 
 @pytest.fixture
 def data(tmp_path):
-    """Four predictions of three grades, of which one is wrong by two; a fifth scan was not predicted."""
+    """Four predictions of three grades, one of them wrong by two; a fifth scan has none."""
     (tmp_path / "scans").mkdir()
     for name in ("=a", "b", "c", "d", "e"):
         Pillow.new("L", (4, 4)).save(tmp_path / "scans" / f"{name}.png")
@@ -48,8 +48,8 @@ def test_scores_are_those_of_a_hand_calculation(data, capsys):
     value = {(row["score"], row["class"]): row["value"] for row in rows}
     assert value["cases", ""] == 4
     assert value["accuracy", ""] == 0.75
-    # one of four is wrong by two: 4; by chance, true 0 1 1 2 against found 0 1 1 0: (2*1 + 2*0 + 4*2 + ...) / 4
-    pairs = [(t - f) ** 2 for t in (0, 1, 1, 2) for f in (0, 1, 1, 0)]
+    # one of four is wrong by two: 4; by chance, every true grade meets every predicted one
+    pairs = [(true - predicted) ** 2 for true in (0, 1, 1, 2) for predicted in (0, 1, 1, 0)]
     assert value["quadratic_kappa", ""] == pytest.approx(1 - 4 / (sum(pairs) / 4))
     assert value["balanced_accuracy", ""] == pytest.approx(2 / 3)
     assert [value["recall", name] for name in "012"] == [1, 1, 0]

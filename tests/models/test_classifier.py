@@ -1,4 +1,4 @@
-"""Answers of a classifier: probabilities that agree with each other, and a class for every image."""
+"""Answers of a classifier: probabilities that agree with each other; a class for every image."""
 
 import math
 
@@ -73,7 +73,7 @@ def test_the_ordinal_loss_is_that_of_a_naive_loop():
 
 
 def test_no_image_is_left_without_a_class_where_no_cumulative_output_is_above_even_odds():
-    # the papers' code counted outputs above .5, less one, and dropped the images for which that was -1
+    # the papers' code counted outputs above .5, less one, and dropped the images that gave -1
     network = classifier(5, ordinal=True)
     logits = torch.tensor([[-9.0, -10, -11, -12], [9.0, 8, 7, 6], [1.0, 0.5, -0.5, -1]])
     assert decide_class(network.probabilities(logits), True).tolist() == [0, 4, 2]

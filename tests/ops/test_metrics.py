@@ -19,7 +19,7 @@ def box(shape, start, stop):
 
 
 def surface(mask):
-    """Centres of the voxels with a face neighbour outside, by looking at every neighbour of every voxel."""
+    """Centres of the voxels with a face neighbour outside; a loop over all neighbours."""
     actual = []
     for voxel in np.argwhere(mask):
         for axis in range(mask.ndim):

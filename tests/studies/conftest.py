@@ -134,7 +134,7 @@ def pretended(monkeypatch):
 
 @pytest.fixture
 def prepared_out(tmp_path_factory, study_scans):
-    """Folders for studies of the same plan that have the same store, so that it is prepared once."""
+    """Folders for studies of one plan that have the same store, so that it is prepared once."""
 
     def make(name: str, like: Path | None = None) -> Path:
         out = tmp_path_factory.mktemp("studies") / name

@@ -1,4 +1,4 @@
-"""A study's fingerprint: it differs if and only if another scan, person, grade or split would be used."""
+"""A study's fingerprint differs if and only if another scan, person, grade or split is used."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""The papers' protocols, carried out on small synthetic scans with small networks and a few steps."""
+"""The papers' protocols on small synthetic scans, with small networks and a few steps."""
 
 import csv
 

@@ -1,4 +1,4 @@
-"""A probe that tries to cheat: it sees the borders of tiles, or other cues, and nothing else of them."""
+"""A probe that tries to cheat: it sees only the borders of tiles, or other cues."""
 
 import itertools
 
@@ -26,7 +26,7 @@ def border_accuracy(probe):
     """Accuracy of a probe of the borders of tiles."""
 
     def accuracy(tiles, answer, answers):
-        """`tiles` (sample, tile, edge, edge) as shown; features are their border voxels, and how borders match."""
+        """`tiles` (sample, tile, edge, edge) as shown; cues: border voxels, and how they match."""
         inside = torch.zeros(tiles.shape[2:], dtype=torch.bool)
         inside[1:-1, 1:-1] = True
         sides = {
@@ -48,6 +48,6 @@ def border_accuracy(probe):
 
 @pytest.fixture
 def smooth_noise():
-    """Noise (4000, 1, 32, 32) of which voxels depend on their neighbours, and on nothing two voxels away."""
+    """Noise (4000, 1, 32, 32): a voxel depends on its neighbours, and on none two away."""
     noise = torch.randn(4000, 1, 33, 33, generator=torch.Generator().manual_seed(0))
     return noise[..., 1:, 1:] + noise[..., :-1, 1:] + noise[..., 1:, :-1] + noise[..., :-1, :-1]

@@ -1,4 +1,4 @@
-"""CPC: patches cut, contexts gathered and candidates scored as loops would; nothing asked for was seen."""
+"""CPC: patches, contexts and scores are those of loops; a context never contains its answer."""
 
 import itertools
 import math
@@ -234,9 +234,14 @@ def test_a_grid_without_a_question_is_refused(options, name):
         suited(3, **options)
 
 
-@pytest.mark.parametrize(("grid", "crop", "remedy"), [
-    *((3, 16, "--task.grid 4 or more"), (4, 16, "use a larger --crop"), (6, 16, "use a smaller grid or a larger")),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("grid", "crop", "remedy"),
+    [
+        (3, 16, "--task.grid 4 or more"),
+        (4, 16, "use a larger --crop"),
+        (6, 16, "use a smaller grid or a larger"),
+    ],
+)
 def test_what_one_refusal_says_the_next_does_not_take_back(grid, crop, remedy):
     with pytest.raises(UsageError, match=remedy):
         CPC(grid=grid).configure((crop,) * 3, (1.0,) * 3)

@@ -1,4 +1,4 @@
-"""Exemplar: an image, a copy that was transformed in one resampling, and another image that is never the same."""
+"""Exemplar: an image, its copy transformed in one resampling, and always a different image."""
 
 import math
 
@@ -154,7 +154,7 @@ def test_the_bank_takes_no_gradient_and_lets_it_through_to_what_is_new():
 
 
 def test_one_head_serves_all_three():
-    """With a head for each, biases alone reach loss zero; with one, an encoder that sees nothing pays the margin."""
+    """With three heads, biases alone reach loss zero; with one, a blind encoder pays the margin."""
     task, encoder = suited(2), Flat()
     encoder.width = 16
     batch = {

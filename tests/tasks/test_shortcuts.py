@@ -1,6 +1,7 @@
-"""Cues that would give an answer away tell nothing; and each would tell, were its protection taken away.
+"""Cues that would give an answer away do not, and would without the protection against them.
 
-The images are noise, whose answer cannot be known otherwise. How borders match is tested in the tasks' own files.
+The images are noise, so that nothing else can give an answer away. How borders match is tested in
+the tasks' own files.
 """
 
 import itertools
@@ -92,7 +93,7 @@ def test_relative_location_and_jigsaw_a_brightness_that_runs_through_the_image_t
 
 
 def slopes(tiles):
-    """(sample, cue): the least-squares slopes of tiles (sample, tile, edge, edge), by a naive fit."""
+    """(sample, cue): least-squares slopes of tiles (sample, tile, edge, edge), by a naive fit."""
     edge = tiles.shape[-1]
     grid = torch.cartesian_prod(torch.arange(edge), torch.arange(edge)).float()
     design = torch.cat([grid, torch.ones(edge**2, 1)], 1)
@@ -130,7 +131,7 @@ def test_cpc_the_border_of_what_was_seen_does_not_go_on_in_what_is_asked(smooth_
         patches = task.make_batch(smooth_noise[:500], rng())["patches"]
         patches = patches.view(500, 16, *patches.shape[2:])
         above, below = F.normalize(patches[:, :, -1], dim=2), F.normalize(patches[:, :, 0], dim=2)
-        # of every patch of the first layer: which patch has the border that is most like its own last one?
+        # for every patch of the first layer: the patch whose first border is most like its last one
         likeliest = torch.einsum("iav,icv->iac", above[:, :4], below).argmax(2)
         return float((likeliest == torch.arange(8, 12)).float().mean())
 
@@ -140,7 +141,7 @@ def test_cpc_the_border_of_what_was_seen_does_not_go_on_in_what_is_asked(smooth_
 
 
 def marks(views):
-    """(sample, cue): of each of the four borders, how much of it is one value, and does it stand out?"""
+    """(sample, cue): how much of each of the four borders is one value, and does it differ?"""
     found = []
     for axis, end in itertools.product((2, 3), (0, -1)):
         border = views.select(axis, end)

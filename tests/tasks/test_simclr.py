@@ -1,4 +1,4 @@
-"""SimCLR: two views of each sample, made as the settings say, and no trace of how at their borders."""
+"""SimCLR: two views of each sample, made as the settings say, without traces at their borders."""
 
 import itertools
 import math

@@ -90,9 +90,17 @@ def test_reached_is_the_share_of_parameters_whose_tensor_has_a_gradient():
 
 def test_a_score_is_paired_with_the_chance_of_its_own_task():
     scores = embedding_health.chance_scores(
-        {"loss": 1, "accuracy": 0.5, "chance": 0.1, "rotation/accuracy": 0.4, "rotation/chance": 0.2,
-         "masked/explained": 0.3, "simclr/accuracy": 0.9, "uniformity": -1}
-    )  # fmt: skip
+        {
+            "loss": 1,
+            "accuracy": 0.5,
+            "chance": 0.1,
+            "rotation/accuracy": 0.4,
+            "rotation/chance": 0.2,
+            "masked/explained": 0.3,
+            "simclr/accuracy": 0.9,
+            "uniformity": -1,
+        }
+    )
     assert scores == {
         "accuracy": (0.5, 0.1),
         "rotation/accuracy": (0.4, 0.2),

@@ -45,9 +45,15 @@ def watched(tmp_path, views):
     """Let a watch see steps of made-up scores, and return what it said to be amiss."""
 
     def watch(
-        encoder, steps, score=lambda step: 0.5, gradient=lambda step: 1.0, loss=lambda step: 1.0, last=None, chance=0.1,
+        encoder,
+        steps,
+        score=lambda step: 0.5,
+        gradient=lambda step: 1.0,
+        loss=lambda step: 1.0,
+        last=None,
+        chance=0.1,
         vectors=lambda step: 0.5,
-    ):  # fmt: skip
+    ):
         settings = selfvox.pretrain.settings(scans="s", out=tmp_path / "run")
         with open_run(tmp_path / "run", settings, resume=True) as run:
             watching = TrainingMonitor(run, make_fabric("cpu", 1, "fp32"), encoder, views, steps)

@@ -207,7 +207,7 @@ def test_an_ensemble_is_the_mean_of_its_runs(work, tmp_path):
 
 
 def test_a_network_that_votes_with_itself_makes_as_many_other_passes(work, tmp_path):
-    """Passes are numbered across the networks: twice the same network is one with twice the passes."""
+    """Passes are numbered across networks: a network taken twice is one with twice the passes."""
     how = {"run": work / "run0", "scans": work / "scans", **HOW}
     (two,) = selfvox.predict(**how, out=tmp_path / "two", ensemble=(work / "run0",), passes=2)
     (one,) = selfvox.predict(**how, out=tmp_path / "one", passes=4)

@@ -113,7 +113,7 @@ def test_a_pass_over_slices_is_the_plain_prediction_of_one_sub_network_for_all_o
 
 @KINDS
 def test_dropout_is_what_torch_drops(kind, monkeypatch):
-    """Masks hold 0 or 1 / (1 - rate), as often as the rate says; a channel falls as a whole, a unit alone."""
+    """A mask is 0 as often as the rate says, else 1 / (1 - rate); a channel is dropped whole."""
     monkeypatch.setattr(
         module, "split_network", lambda *_: None
     )  # so that hooks see what is dropped
@@ -331,7 +331,7 @@ def test_an_ensemble_is_the_mean_of_its_plain_predictions(run, scans, tmp_path):
 
 
 def test_a_network_that_votes_with_itself_makes_as_many_other_passes(run, scans, tmp_path):
-    """Passes are numbered across the networks: twice the same network is one with twice the passes."""
+    """Passes are numbered across networks: a network taken twice is one with twice the passes."""
     how = {"run": run, "scans": scans / "scan_0.nii.gz", "probabilities": True}
     predict(Predict(**how, out=tmp_path / "two", ensemble=(run,), passes=2))
     predict(Predict(**how, out=tmp_path / "one", passes=4))

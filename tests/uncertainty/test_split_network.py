@@ -13,7 +13,7 @@ class Double(nn.Module):
 
 
 class Branches(nn.Module):
-    """Two early values, one of which skips the changed layer; a module called twice; a parameter."""
+    """Two early values, one skipping the changed layer; a module called twice; a parameter."""
 
     def __init__(self):
         super().__init__()
