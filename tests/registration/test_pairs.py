@@ -1,14 +1,17 @@
+import gzip
 from collections import Counter
 from types import SimpleNamespace
 
 import pytest
 
+import selfvox
 from selfvox.data.preparation.split import Split
+from selfvox.data.preparation.store import open_store
 from selfvox.registration.pairs import DUPLICATE, HELD_OUT, LABELLED, choose_pairs, usable_scans
 
 
 def case(name, subject=None, contents=None):
-    return SimpleNamespace(id=name, subject=subject or name, image_hash=contents or name)
+    return SimpleNamespace(id=name, subject=subject or name, sha256={"images": contents or name})
 
 
 SPLIT = Split(train=("ann",), validation=("bob",), test=("cyd",), seed=0)
@@ -50,3 +53,18 @@ def test_the_choice_follows_from_the_seed():
     movings, fixeds = [case("l")], [case(f"u{number}") for number in range(20)]
     chosen = [[f.id for _, f in choose_pairs(movings, fixeds, 5, seed)] for seed in (0, 0, 1)]
     assert chosen[0] == chosen[1] != chosen[2]
+
+
+def test_a_test_scan_that_was_renamed_and_compressed_anew_is_recognised(shapes_store, tmp_path):
+    store = open_store(shapes_store)
+    split = store.split()
+    file = shapes_store.parent / "scans" / "images" / f"{split.test[0]}.nii.gz"
+    scans = tmp_path / "scans"
+    scans.mkdir()
+    anew = gzip.compress(gzip.decompress(file.read_bytes()), 1)
+    assert anew != file.read_bytes()
+    (scans / "anew.nii.gz").write_bytes(anew)
+    selfvox.prepare(scans, out=tmp_path / "store", intensity="mri", workers=1)
+    usable, left_out = usable_scans(open_store(tmp_path / "store").cases, store, split)
+    assert usable == []
+    assert left_out == {HELD_OUT: 1}

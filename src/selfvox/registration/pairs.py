@@ -21,29 +21,31 @@ def usable_scans(
 ) -> tuple[list[StoredCase], Mapping[str, int]]:
     """The unlabelled scans whose anatomies may be trained on, and how many are left out, by reason.
 
-    A scan is recognised by its subject and by its contents. Validation subjects are held out too:
-    their Dice would no longer be that of unseen anatomies.
+    A scan is recognised by its subject and by its prepared voxels, which stay the same if its file
+    is renamed or compressed anew. Validation subjects are held out too: their Dice would no longer
+    be that of unseen anatomies.
 
     Args:
-        unlabelled: prepared scans.
+        unlabelled: prepared scans, by the recipe of the labelled ones.
         store: the labelled scans and all others of their data set.
         split: who trains, validates and tests.
     """
     held_out = {*split.validation, *split.test}
     labelled = set(split.train)
-    contents = {case.image_hash: case.subject for case in store.cases}
+    contents = {case.sha256["images"]: case.subject for case in store.cases}
     counts = dict.fromkeys((HELD_OUT, LABELLED, DUPLICATE), 0)
     usable: dict[str, StoredCase] = {}
     for case in unlabelled:
-        subjects = {case.subject, contents.get(case.image_hash)}
+        voxels = case.sha256["images"]
+        subjects = {case.subject, contents.get(voxels)}
         if subjects & held_out:
             counts[HELD_OUT] += 1
         elif subjects & labelled:
             counts[LABELLED] += 1
-        elif case.image_hash in usable:
+        elif voxels in usable:
             counts[DUPLICATE] += 1
         else:
-            usable[case.image_hash] = case
+            usable[voxels] = case
     return list(usable.values()), {reason: count for reason, count in counts.items() if count}
 
 
