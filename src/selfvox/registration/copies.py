@@ -23,8 +23,8 @@ from selfvox.runs.progress import echo, format_seconds
 
 # factors of the displacement, one copy each: from halfway between both anatomies to the other one
 STRENGTHS = (0.5, 0.75, 1.0)
-# of a registration on one core, in 0.55 million voxels 5.3 s (benchmarks/registration.py)
-SECONDS_PER_VOXEL = 1e-5
+# of a registration on one core: 8.6 to 13.5 s a million voxels (benchmarks/registration.py)
+SECONDS_PER_VOXEL = 1.2e-5
 # a class whose volume differs by more from its median over the other copies was not registered;
 # the ventricles of the old have three times the volume of those of the young
 VOLUME_FACTOR = 5.0
