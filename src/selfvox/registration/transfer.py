@@ -16,9 +16,9 @@ from selfvox.registration.registered_pairs import PairJob, RegisteredPair, regis
 from selfvox.runs.progress import echo
 
 CHECKS = 6  # registrations at most: they cost as much as those that make copies
-# Dice of carried labels below which the scans share no anatomy. Structures that everybody has reached
-# .74 and .77 in two data sets; lesions, each in another place, hardly overlap (not measured here), so
-# that a limit in between need not be exact
+# Dice of carried labels below which the scans share no anatomy. Structures that everybody has
+# reached .74 and .77 in two data sets; lesions, each in another place, should hardly overlap (not
+# measured), so that a limit in between need not be exact
 LEAST_DICE = 0.3
 
 
