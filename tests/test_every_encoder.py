@@ -8,6 +8,7 @@ from torch import nn
 
 from selfvox import testing
 from selfvox.models.build import build_encoder, plan_encoder
+from selfvox.testing import encoder_checks
 
 EDGE = 32
 
@@ -100,8 +101,10 @@ def test_the_contract_of_an_encoder_is_satisfied(make, d, check):
 @pytest.mark.parametrize("make", [make_plain, make_residual])
 @pytest.mark.parametrize("d", [2, 3])
 def test_the_embedding_keeps_what_the_plain_average_loses_to_the_instance_norm(make, d):
-    encoder = testing.make_encoder(make, d)
-    images = testing.smooth_images(d)
+    encoder = encoder_checks.make_encoder(make, d)
+    images = encoder_checks.smooth_images(d)
     average = encoder(images)[-1].flatten(2).mean(2).detach()
     embedded = encoder.embed(images).detach()
-    assert testing.relative_distance(embedded) > 2 * testing.relative_distance(average)
+    assert encoder_checks.relative_distance(embedded) > 2 * encoder_checks.relative_distance(
+        average
+    )

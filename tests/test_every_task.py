@@ -6,6 +6,7 @@ import torch
 from selfvox import tasks, testing
 from selfvox.errors import UsageError
 from selfvox.settings.options import options
+from selfvox.testing.task_checks import RecordedDraws
 
 every_task = pytest.mark.parametrize("name", tasks.task_names())
 
@@ -33,7 +34,7 @@ def test_a_misspelt_task_is_refused_with_the_right_one(name):
 
 def test_a_draw_from_any_other_generator_would_be_seen():
     rng = torch.Generator().manual_seed(0)
-    with testing.RecordedDraws(rng) as draws:
+    with RecordedDraws(rng) as draws:
         torch.rand(2, generator=rng)
         torch.rand(2)
         torch.empty(2).uniform_(generator=torch.Generator().manual_seed(0))

@@ -13,6 +13,7 @@ from selfvox.ops.outcome import Outcome
 from selfvox.pretext import Panel
 from selfvox.tasks.rotation import Rotation
 from selfvox.tasks.simclr import SimCLR
+from selfvox.testing.task_setup import changed_options
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,7 +189,7 @@ def test_check_task_makes_every_check_in_every_dimension(monkeypatch):
 
 
 def test_options_of_the_task_given_are_what_is_checked():
-    assert {"versions": 6} in list(testing.changed_options(replace(Rotation(), versions=5)))
+    assert {"versions": 6} in list(changed_options(replace(Rotation(), versions=5)))
 
 
 class Averaged(nn.Module):
