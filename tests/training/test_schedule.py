@@ -13,7 +13,15 @@ from selfvox.data.sampling.crops import Crops
 from selfvox.models.build import load_encoder
 from selfvox.runs.run_folder import Run, read_metrics
 from selfvox.training import segmentation
-from selfvox.training.schedule import EncoderSchedule, TrainingPlan
+from selfvox.training.schedule import (
+    FINETUNE_BUDGETS,
+    PRETRAIN_BUDGETS,
+    Budget,
+    Budgets,
+    EncoderSchedule,
+    TrainingPlan,
+    describe_length,
+)
 
 NETWORK = {"name": "plain", "channels": [4, 8, 16], "blocks": 1}
 CROP = (16, 16, 16)
@@ -61,6 +69,41 @@ def test_an_encoder_that_is_never_released_has_no_rate(sawtooth):
     assert {training.encoder_rate_at(step) for step in range(100)} == {0}
     alone = [plan().learning_rate_at(step) for step in range(100)]
     assert [training.learning_rate_at(step) for step in range(100)] == alone
+
+
+def test_default_lengths_follow_from_the_voxels_and_the_device():
+    crop = 64**3
+    scan = 128**3
+    # 300 scans are 2400 crops; a hundred passes in steps of eight
+    assert PRETRAIN_BUDGETS.count(300 * scan, 8 * crop, on_cpu=False) == 2000 + 100 * 300
+    assert PRETRAIN_BUDGETS.count(300 * scan, 8 * crop, on_cpu=True) == 1000 + 2 * 300
+    counts = [
+        FINETUNE_BUDGETS.count(labels * scan, 2 * crop, on_cpu=on_cpu)
+        for on_cpu in (False, True)
+        for labels in (50, 200)
+    ]
+    assert counts == [1000 + 20000, 1000 + 80000, 500 + 1000, 500 + 4000]
+    assert FINETUNE_BUDGETS.count(10**12, 2 * crop, on_cpu=False) == 100_000
+
+
+def test_a_length_is_printed_as_passes_and_that_of_a_cpu_with_the_full_one():
+    line = describe_length(FINETUNE_BUDGETS, 510, 400, 100, cpu_default=True)
+    assert line.startswith("510 steps, 128 passes over the voxels")
+    assert "on a GPU 1400" in line
+    assert "GPU" not in describe_length(FINETUNE_BUDGETS, 510, 400, 100, cpu_default=False)
+
+
+def test_a_resumed_run_has_the_steps_it_was_started_with(
+    shapes_store, tmp_path, pretrained, monkeypatch
+):
+    """The default is another one on another device."""
+    few = Budget(steps=3, passes=0, most=3)
+    monkeypatch.setattr(finetune, "FINETUNE_BUDGETS", Budgets(full=few, cpu=few))
+    run = finetuned(shapes_store, tmp_path / "run", pretrained, steps=None)
+    more = Budget(steps=6, passes=0, most=6)
+    monkeypatch.setattr(finetune, "FINETUNE_BUDGETS", Budgets(full=more, cpu=more))
+    finetuned(shapes_store, run, pretrained, steps=None, resume=True)
+    assert read_metrics(run)[-1]["step"] == 3
 
 
 @pytest.fixture(scope="module", autouse=True)

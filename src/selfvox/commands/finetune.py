@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import math
 import shlex
 from collections.abc import Sequence
 from dataclasses import replace
@@ -19,10 +21,10 @@ from selfvox.data.preparation.stored_case import StoredCase
 from selfvox.data.sampling.mixture import Mixture
 from selfvox.data.sources import Dataset
 from selfvox.runs.card import NetworkCard
-from selfvox.runs.device import make_fabric
+from selfvox.runs.device import is_cpu, make_fabric
 from selfvox.runs.progress import echo
-from selfvox.runs.run_folder import OnMetrics, open_run
-from selfvox.settings.verbs import FINETUNE_STEPS, Finetune
+from selfvox.runs.run_folder import OnMetrics, open_run, read_metrics
+from selfvox.settings.verbs import Finetune
 from selfvox.training.best_checkpoint import BestCheckpoint, Validator, validation_interval
 from selfvox.training.classification import Classification
 from selfvox.training.downstream import DownstreamTask
@@ -33,8 +35,14 @@ from selfvox.training.learning_curve import draw_curve
 from selfvox.training.loop import Hooks, train
 from selfvox.training.lost_classes import LostClasses
 from selfvox.training.pretrained import Pretrained, read_pretrained
-from selfvox.training.schedule import TrainingPlan, count_steps
+from selfvox.training.schedule import (
+    FINETUNE_BUDGETS,
+    TrainingPlan,
+    count_steps,
+    describe_length,
+)
 from selfvox.training.segmentation import Segmentation
+from selfvox.training.trend import late_rise
 from selfvox.training.unlabelled import COPY_SHARE, unlabelled_copies
 
 
@@ -69,7 +77,6 @@ def finetune(
         write_split(split, run.path / "split.json")
         training = cases_of(store, task, split.train)
         validation = cases_of(store, task, split.validation)
-        plan = _training_plan(settings, len(training))
         # here, so that the new weights do not depend on how many numbers were drawn before
         torch.manual_seed(settings.seed)
         built = build_network(
@@ -78,9 +85,11 @@ def finetune(
             training,
             task,
             encoder if pretrained is None else pretrained,
-            plan.steps,
+            functools.partial(_count_steps, settings, task, training, run.record.get("steps")),
         )
-        plan = replace(plan, encoder=built.encoder_schedule)
+        # the default may be another one where the run is resumed
+        run.note(steps=built.steps)
+        plan = _training_plan(settings, built)
         copies = unlabelled_copies(settings, store, split, training, validation)
         seen = [*training, *validation, *(copies.anatomies if copies else ())]
         card = _card(settings, store, task, built, seen, pretrained)
@@ -125,6 +134,7 @@ def finetune(
         curve = run.path / "curve.png"
         draw_curve(run.path, curve, objective.loss_label)
         echo(f"network: {checkpoint.folder} ({checkpoint.caption})   curve: {curve}")
+        _suggest_longer(run.path, task, plan.steps)
         checkpoint.lost_classes.report()
         echo(f"next: selfvox predict {shlex.quote(str(run.path))} NEW_SCANS/ --out predictions/")
     return settings.out
@@ -212,16 +222,52 @@ def _describe(
         echo(f"no {task.scans} are left to validate on: the last weights are kept")
 
 
-def _training_plan(settings: Finetune, scans: int) -> TrainingPlan:
-    steps = count_steps(settings.steps or FINETUNE_STEPS, settings.epochs, scans, settings.batch)
+def _count_steps(
+    settings: Finetune,
+    task: DownstreamTask,
+    training: Sequence[StoredCase],
+    recorded: int | None,
+    crop: Sequence[int],
+) -> int:
+    """The number of steps, printed with what it means; as recorded where the run was started."""
+    on_cpu = is_cpu(settings.device)
+    crop_voxels = math.prod(crop)
+    per_step = settings.batch * crop_voxels
+    # a scan that is smaller than the crop, or resized to it, is one crop
+    voxels = sum(max(math.prod(case.shape), crop_voxels) for case in training)
+    if isinstance(task, Classification):
+        voxels = len(training) * crop_voxels
+    default = FINETUNE_BUDGETS.count(voxels, per_step, on_cpu=on_cpu)
+    steps = recorded or count_steps(
+        settings.steps or default, settings.epochs, len(training), settings.batch
+    )
+    is_default = settings.steps is None and settings.epochs is None
+    cpu_default = is_default and on_cpu
+    echo(describe_length(FINETUNE_BUDGETS, steps, voxels, per_step, cpu_default=cpu_default))
+    return steps
+
+
+def _suggest_longer(run: Path, task: DownstreamTask, steps: int) -> None:
+    """Say if the validation score still rose at the end."""
+    metric = "dice_mean" if task.score == "dice" else task.score
+    rise = late_rise(read_metrics(run), metric, steps)
+    if rise is not None:
+        echo(
+            f"validation was still rising, by {rise:.3f} in the last fifth of the steps: train "
+            f"longer, such as --steps {2 * steps}"
+        )
+
+
+def _training_plan(settings: Finetune, built: FinetuneNetwork) -> TrainingPlan:
     return TrainingPlan(
-        steps=steps,
+        steps=built.steps,
         batch=settings.batch,
         learning_rate=settings.learning_rate,
         weight_decay=settings.weight_decay,
         # `finetune` has no --save-every: a checkpoint is written with every validation
-        save_every=validation_interval(settings.validate_every, steps),
+        save_every=validation_interval(settings.validate_every, built.steps),
         seed=settings.seed,
+        encoder=built.encoder_schedule,
     )
 
 

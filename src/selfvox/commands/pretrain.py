@@ -21,7 +21,7 @@ from selfvox.models.encoder import Encoder
 from selfvox.pretext import PretextTask
 from selfvox.runs.device import Fabric, make_fabric
 from selfvox.runs.progress import echo, silence
-from selfvox.runs.run_folder import OnMetrics, Run, open_run
+from selfvox.runs.run_folder import OnMetrics, Run, open_run, read_metrics
 from selfvox.runs.weights import save_part
 from selfvox.settings.verbs import Pretrain
 from selfvox.tasks import task_from_setting, task_to_setting
@@ -32,6 +32,7 @@ from selfvox.training.monitor import TrainingMonitor, overlapping_views
 from selfvox.training.pretext_objective import PretextObjective
 from selfvox.training.pretrain_plan import PretrainPlan, pretrain_plan
 from selfvox.training.probe import probe, split_probe_cases
+from selfvox.training.trend import late_fall
 
 
 def pretrain(
@@ -67,6 +68,9 @@ def pretrain(
     ) as run:
         store = _open_store(settings, fabric)
         plan = pretrain_plan(settings, store, fabric.world_size, task=task, encoder=encoder)
+        # the default may be another one where the run is resumed
+        recorded = run.record.get("steps", plan.training.steps)
+        plan = plan.with_steps(fabric.broadcast(recorded))
         plan.check_distinct_scans()
         # here, so that the weights do not depend on what the preparation drew
         torch.manual_seed(settings.seed)
@@ -97,6 +101,7 @@ def pretrain(
                 save_part(run.path / "decoder", "decoder", decoder, {"norm": network.norm})
             save_part(run.path / "encoder", "encoder", network, card.to_json())
             draw_curve(run.path, run.path / "curve.png")
+            _suggest_longer(run.path, plan.training.steps)
             _suggest_next(settings, run.path, is_python_class(plan.network))
     return settings.out
 
@@ -144,6 +149,7 @@ def _open_store(settings: Pretrain, fabric: Fabric) -> Store:
 def _record(run: Run, plan: PretrainPlan, encoder: Encoder) -> None:
     """Add to `run.json` what the result depends on."""
     card = plan.card(encoder)
+    run.note(steps=plan.training.steps)
     run.depends_on(
         task=card.task,
         weights=card.weights,
@@ -186,6 +192,16 @@ def _probe(plan: PretrainPlan, encoder: Encoder) -> Callable[[], dict[str, float
     return functools.partial(
         probe, encoder, labelled, training, test, plan.crop, settings.seed, plan.slice_axis
     )
+
+
+def _suggest_longer(run: Path, steps: int) -> None:
+    """Say if the loss still fell at the end."""
+    fall = late_fall(read_metrics(run), steps)
+    if fall is not None:
+        echo(
+            f"the loss was still falling, by {fall:.3g} in the last fifth of the steps: train "
+            f"longer, such as --steps {2 * steps}"
+        )
 
 
 def _suggest_next(settings: Pretrain, run: Path, needs_object: bool) -> None:

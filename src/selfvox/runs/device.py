@@ -94,6 +94,11 @@ def make_fabric(device: str, devices: int, precision: str) -> Fabric:
     )
 
 
+def is_cpu(device: str) -> bool:
+    """Whether this setting of the device means the CPU here."""
+    return device == "cpu" or (device == "auto" and not torch.cuda.is_available())
+
+
 @contextlib.contextmanager
 def inference_mode(fabric: Fabric) -> Iterator[None]:
     """Predict without gradients, in the fabric's precision."""

@@ -28,7 +28,7 @@ INTENSITIES = ("auto", "mri", "ct", "photo")
 MIRRORS = ("left-right", "front-back", "up-down")  # axes of a prepared volume, in their order
 # the pretext task where none is chosen: examples name none, so that they follow
 DEFAULT_TASK = "simclr"
-# where neither steps nor epochs are given
+# in studies, where neither steps nor epochs are given
 PRETRAIN_STEPS = 1000
 FINETUNE_STEPS = 500
 
@@ -165,7 +165,8 @@ class Pretrain(PreparationSettings):
     ] = None
     steps: Annotated[
         int | None,
-        f"optimiser steps; default: {PRETRAIN_STEPS}, unless --epochs is given",
+        "optimiser steps; default, unless --epochs is given: by the voxels of the scans, fewer on "
+        "a CPU",
         AtLeastOne,
     ] = None
     epochs: Annotated[float | None, "passes over the scans, instead of --steps", Positive] = None
@@ -233,7 +234,8 @@ class Finetune(PreparationSettings):
     fold: Annotated[str | None, "cross-validation: K/N tests on fold K of N, such as 2/5"] = None
     steps: Annotated[
         int | None,
-        f"optimiser steps; default: {FINETUNE_STEPS}, unless --epochs is given",
+        "optimiser steps; default, unless --epochs is given: by the voxels of the labelled scans, "
+        "fewer on a CPU",
         AtLeastOne,
     ] = None
     epochs: Annotated[

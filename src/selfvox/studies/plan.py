@@ -217,12 +217,15 @@ def folder_name(name: str) -> str:
 def scale_steps(settings: Mapping[str, Any], scale: float, default_steps: int) -> dict[str, Any]:
     """Settings of a training with its steps or epochs scaled; at least one step."""
     scaled = dict(settings)
+    if scaled.get("epochs") is None:
+        # the same in all cells, whatever the scans and the device
+        scaled["steps"] = scaled.get("steps") or default_steps
     if scale == 1:
         return scaled
     if scaled.get("epochs") is not None:
         scaled["epochs"] = scaled["epochs"] * scale
     else:
-        scaled["steps"] = max(1, round((scaled.get("steps") or default_steps) * scale))
+        scaled["steps"] = max(1, round(scaled["steps"] * scale))
     if scaled.get("validate_every") is not None:
         scaled["validate_every"] = max(1, round(scaled["validate_every"] * scale))
     return scaled

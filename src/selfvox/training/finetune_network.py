@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,6 +37,7 @@ class FinetuneNetwork:
     network: nn.Module
     encoder: Encoder  # a part of the network
     crop: tuple[int, ...]
+    steps: int  # of the run
     frozen_steps: int  # the encoder is frozen for so many steps
     encoder_schedule: EncoderSchedule | None  # of a pre-trained encoder
     spec: dict[str, Any]  # what the encoder is built from
@@ -49,7 +50,7 @@ def build_network(
     training: Sequence[StoredCase],
     task: DownstreamTask,
     pretrained: Pretrained | nn.Module | None,
-    steps: int,
+    count_steps: Callable[[Sequence[int]], int],
 ) -> FinetuneNetwork:
     """Build the network, load the encoder if there is one, and print what was done.
 
@@ -61,7 +62,7 @@ def build_network(
         training: the cases that train.
         task: decides on the layers after the encoder.
         pretrained: the encoder on disk, or a module, used as it is; None: from scratch.
-        steps: of the run.
+        count_steps: number of steps of the run for crops of these edges.
 
     Raises:
         UsageError: a crop or network that does not suit the scans or the encoder.
@@ -76,6 +77,8 @@ def build_network(
     else:
         encoder, spec = _new_encoder(settings, cases, channels, pretrained, task)
         report = "from scratch" if pretrained is None else "passed as a module"
+    crop = task.input_size(settings.crop, cases, encoder.strides[-1])
+    steps = count_steps(crop)
     # random weights have nothing that a warm-up could save
     warmup = 0.0 if pretrained is None else settings.warmup
     share = {"never": 0.0, "always": 1.0, "warmup": warmup}[settings.freeze]
@@ -87,7 +90,6 @@ def build_network(
             factor=settings.encoder_lr,
             sawtooth=settings.schedule == "sawtooth",
         )
-    crop = task.input_size(settings.crop, cases, encoder.strides[-1])
     check_input(spec, crop)
     card = pretrained.card if isinstance(pretrained, Pretrained) else None
     if isinstance(card, EncoderCard) and isinstance(task, Classification):
@@ -114,6 +116,7 @@ def build_network(
         network=network,
         encoder=encoder,
         crop=crop,
+        steps=steps,
         frozen_steps=frozen_steps,
         encoder_schedule=schedule,
         spec=spec,

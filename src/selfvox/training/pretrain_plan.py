@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -27,10 +29,16 @@ from selfvox.models.build import build_encoder, check_input, plan_encoder
 from selfvox.models.encoder import Encoder
 from selfvox.pretext import PretextTask
 from selfvox.runs.card import EncoderCard
+from selfvox.runs.device import is_cpu
 from selfvox.runs.progress import echo
-from selfvox.settings.verbs import PRETRAIN_STEPS, Pretrain
+from selfvox.settings.verbs import Pretrain
 from selfvox.tasks import task_from_setting, task_to_setting
-from selfvox.training.schedule import TrainingPlan, count_steps
+from selfvox.training.schedule import (
+    PRETRAIN_BUDGETS,
+    TrainingPlan,
+    count_steps,
+    describe_length,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +57,12 @@ class PretrainPlan:
     task: PretextTask  # configured for this crop and all spacings
     network: dict[str, Any]  # what the encoder is built from
     planned_for: tuple[int, ...]  # edges of the crops that the network is planned for
+    voxels_per_step: int  # of all crops of a step
     training: TrainingPlan
+
+    def with_steps(self, steps: int) -> PretrainPlan:
+        """The same plan with another number of steps: that of the run, where it is resumed."""
+        return dataclasses.replace(self, training=dataclasses.replace(self.training, steps=steps))
 
     def build_encoder(self, module: nn.Module | None = None) -> Encoder:
         """The encoder; new weights are drawn from torch's global generator.
@@ -109,8 +122,18 @@ class PretrainPlan:
         )
         echo(
             f"{len(self.cases)} scans, crops of {_edges(self.crop)} voxels, "
-            f"{self.training.batch} a step, {self.training.steps} steps"
+            f"{self.training.batch} a step"
         )
+        settings = self.settings
+        is_default = settings.steps is None and settings.epochs is None
+        length = describe_length(
+            PRETRAIN_BUDGETS,
+            self.training.steps,
+            _count_voxels(self.cases, self.crop),
+            self.voxels_per_step,
+            cpu_default=is_default and is_cpu(settings.device),
+        )
+        echo(length)
         self._warn_of_mirroring()
 
     def _warn_of_mirroring(self) -> None:
@@ -172,6 +195,10 @@ def pretrain_plan(
     )
     check_input(network, task.input_size(crop))
     images_per_step = settings.batch * settings.accumulate * devices
+    voxels_per_step = images_per_step * math.prod(crop)
+    default = PRETRAIN_BUDGETS.count(
+        _count_voxels(cases, crop), voxels_per_step, on_cpu=is_cpu(settings.device)
+    )
     return PretrainPlan(
         settings=settings,
         store=store,
@@ -182,9 +209,10 @@ def pretrain_plan(
         task=task,
         network=network,
         planned_for=planned_for,
+        voxels_per_step=voxels_per_step,
         training=TrainingPlan(
             steps=count_steps(
-                settings.steps or PRETRAIN_STEPS, settings.epochs, len(cases), images_per_step
+                settings.steps or default, settings.epochs, len(cases), images_per_step
             ),
             batch=settings.batch,
             accumulate=settings.accumulate,
@@ -194,6 +222,11 @@ def pretrain_plan(
             seed=settings.seed,
         ),
     )
+
+
+def _count_voxels(cases: Sequence[StoredCase], crop: Sequence[int]) -> int:
+    """Voxels of the scans; one that is smaller than the crop is one crop."""
+    return sum(max(math.prod(case.shape), math.prod(crop)) for case in cases)
 
 
 def pretext_crop(

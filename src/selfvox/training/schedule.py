@@ -88,6 +88,66 @@ def _rise_and_fall(step: int, steps: int, warmup: float) -> float:
     return 0.5 * (1 + math.cos(angle))
 
 
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """A default length: some steps for any data, and passes over the voxels of the data."""
+
+    steps: int
+    passes: float
+    most: int  # steps
+
+    def count(self, voxels: int, voxels_per_step: int) -> int:
+        """Number of steps.
+
+        Args:
+            voxels: of the scans that train.
+            voxels_per_step: of all crops of a step.
+        """
+        return min(self.most, self.steps + math.ceil(self.passes * voxels / voxels_per_step))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budgets:
+    """Default lengths of a verb."""
+
+    full: Budget
+    cpu: Budget  # hours at most on a few cores, where the full one would take days
+
+    def count(self, voxels: int, voxels_per_step: int, *, on_cpu: bool) -> int:
+        """Number of steps; arguments as of `Budget.count`."""
+        return (self.cpu if on_cpu else self.full).count(voxels, voxels_per_step)
+
+
+# 300 scans of 128 cubed in crops of 64 cubed: 32,000 steps of 8, on a CPU 1,600; 200 labelled ones:
+# 81,000 steps of 2, on a CPU 4,500. The papers: 1000 and 400 passes over such scans.
+PRETRAIN_BUDGETS = Budgets(
+    full=Budget(steps=2000, passes=100, most=100_000), cpu=Budget(steps=1000, passes=2, most=5000)
+)
+FINETUNE_BUDGETS = Budgets(
+    full=Budget(steps=1000, passes=100, most=100_000), cpu=Budget(steps=500, passes=5, most=5000)
+)
+
+
+def describe_length(
+    budgets: Budgets, steps: int, voxels: int, voxels_per_step: int, *, cpu_default: bool
+) -> str:
+    """`500 steps, 3.2 passes over the voxels`, and what a full training would be.
+
+    Args:
+        budgets: of the verb.
+        steps: of the run.
+        voxels: as of `Budget.count`.
+        voxels_per_step: likewise.
+        cpu_default: whether the steps are the default of a CPU.
+    """
+    passes = steps * voxels_per_step / voxels
+    text = f"{steps} steps, {passes:.3g} passes over the voxels of the scans"
+    if cpu_default:
+        full = budgets.full.count(voxels, voxels_per_step)
+        text += f"; a default for CPUs, on a GPU {full}: ask for it, or for fewer, by --steps"
+    return text
+
+
 def count_steps(steps: int, epochs: float | None, scans: int, images_per_step: int) -> int:
     """Number of optimiser steps: `steps`, or the steps that `epochs` passes over the scans take."""
     if epochs is None:

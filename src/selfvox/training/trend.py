@@ -1,0 +1,49 @@
+"""Was a run long enough? The trend of its scores or its loss in the last fifth of the steps."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+LAST = 0.8  # share of the steps before the last fifth
+RISE = 0.01  # of a score between 0 and 1; less is within the noise of a few validation scans
+# of the loss: share of all that it fell by
+FALL = 0.05
+
+Lines = Sequence[Mapping[str, Any]]
+
+
+def late_rise(lines: Lines, score: str, steps: int) -> float | None:
+    """How much the best score rose in the last fifth of the steps; None where it did not.
+
+    Args:
+        lines: of `metrics.jsonl`.
+        score: its name there.
+        steps: of the run.
+    """
+    early = [line[score] for line in lines if score in line and line["step"] <= LAST * steps]
+    late = [line[score] for line in lines if score in line and line["step"] > LAST * steps]
+    if not early or not late:
+        return None
+    rise = max(late) - max(early)
+    return float(rise) if rise > RISE else None
+
+
+def late_fall(lines: Lines, steps: int) -> float | None:
+    """How much the loss fell from the fourth fifth of the steps to the last; None if it did not.
+
+    A fall counts if it is more than two standard errors, and not small next to all of it.
+    """
+    fifths: list[list[float]] = [[] for _ in range(5)]
+    for line in lines:
+        if "loss" in line:
+            fifths[min(4, math.floor(5 * (line["step"] - 1) / steps))].append(line["loss"])
+    first, *_, fourth, last = fifths
+    if not first or len(fourth) < 2 or len(last) < 2:
+        return None
+    fall = statistics.fmean(fourth) - statistics.fmean(last)
+    error = math.hypot(*(statistics.stdev(part) / math.sqrt(len(part)) for part in (fourth, last)))
+    whole = statistics.fmean(first) - statistics.fmean(last)
+    return fall if fall > max(2 * error, FALL * whole) else None
