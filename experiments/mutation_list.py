@@ -654,8 +654,8 @@ NEW = (
     m(
         "gamma: deviation not kept",
         "ops/intensity.py",
-        "deviation / variance.sqrt().clamp(min=1e-6)",
-        "deviation",
+        "_length(flat - mean) / _length(centred)",
+        "1 / _length(centred)",
         "ops/test_intensity.py",
     ),
     m(

@@ -118,7 +118,8 @@ def pretrain(
         task: pretext task, with its options as task["OPTION"]; or several tasks, such as
             rotation+simclr, with their options as task["NAME.OPTION"].
         weights: for several tasks: weight of each loss, such as (1, 0.5); default: 1 each.
-        steps: optimiser steps; default: 1000, unless `epochs` is given.
+        steps: optimiser steps; default, unless `epochs` is given: by the voxels of the scans,
+            fewer on a CPU.
         epochs: passes over the scans, instead of `steps`.
         batch: images per step and device.
         crop: size of the crops in voxels, such as (64, 64, 64); default: from the scans.
@@ -222,7 +223,8 @@ def finetune(
         labels: number of labelled subjects to train on; default: all.
         fraction: share of the labelled training subjects to train on, instead of `labels`.
         fold: cross-validation: K/N tests on fold K of N, such as 2/5.
-        steps: optimiser steps; default: 500, unless `epochs` is given.
+        steps: optimiser steps; default, unless `epochs` is given: by the voxels of the labelled
+            scans, fewer on a CPU.
         epochs: passes over the labelled training scans, instead of `steps`.
         batch: crops per step and device.
         crop: size of the crops in voxels; default: from the scans.
