@@ -18,6 +18,8 @@ from selfvox.runs.card import DropoutRates
 from selfvox.runs.weights import read_network_card
 from selfvox.settings.verbs import Predict
 from selfvox.training import segmentation
+from selfvox.training.augment import Augmentation
+from selfvox.training.classification import ClassificationObjective
 from selfvox.training.dropout import TrainingDropout
 from selfvox.uncertainty.mc_dropout import Dropout, DropoutMasks, dropping
 from selfvox.uncertainty.passes import SubNetworks
@@ -85,6 +87,31 @@ def test_a_channel_is_dropped_as_a_whole_and_each_sample_by_itself():
     assert set(dropped.unique().tolist()) == {0.0, 2.0}
     assert torch.equal(dropped.amin(2), dropped.amax(2))
     assert len({tuple(sample.tolist()) for sample in dropped[:, :, 0]}) == 8
+
+
+def test_a_classifier_of_pictures_is_trained_with_dropout_in_encoder_and_head(monkeypatch):
+    network = Classifier(segmenter(d=2).encoder, 3, ordinal=True)
+    rates = DropoutRates(encoder=0.4, decoder=0.4, kind="element")
+    batch = {
+        "image": image(d=2, batch=4),
+        "spacing": torch.ones(4, 2),
+        "answer": torch.tensor([0, 1, 2, 1]),
+    }
+
+    def loss(dropout):
+        torch.manual_seed(3)
+        objective = ClassificationObjective(network, Augmentation(None), 0, dropout)
+        return objective(batch, 0, torch.Generator().manual_seed(0)).loss
+
+    dropped = loss(TrainingDropout(network.encoder, network.head, rates))
+    without = TrainingDropout(network.encoder, network.head, None)
+    assert dropped != loss(without)
+
+    def forward(self, x):
+        return F.dropout(F.leaky_relu(x, self.negative_slope), 0.4)
+
+    monkeypatch.setattr(nn.LeakyReLU, "forward", forward)
+    assert dropped == loss(without)
 
 
 def test_without_rates_nothing_is_drawn_or_changed():

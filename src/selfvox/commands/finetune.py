@@ -44,6 +44,7 @@ from selfvox.training.schedule import (
 from selfvox.training.segmentation import Segmentation
 from selfvox.training.trend import late_rise
 from selfvox.training.unlabelled import COPY_SHARE, unlabelled_copies
+from selfvox.uncertainty.calibration import MIN_SUBJECTS
 
 
 def finetune(
@@ -136,6 +137,9 @@ def finetune(
         echo(f"network: {checkpoint.folder} ({checkpoint.caption})   curve: {curve}")
         _suggest_longer(run.path, task, plan.steps)
         checkpoint.lost_classes.report()
+        subjects = {case.subject for case in validation}
+        if isinstance(task, Segmentation) and len(subjects) >= MIN_SUBJECTS:
+            echo(f"how far to trust it: selfvox calibrate {shlex.quote(str(run.path))}")
         echo(f"next: selfvox predict {shlex.quote(str(run.path))} NEW_SCANS/ --out predictions/")
     return settings.out
 
