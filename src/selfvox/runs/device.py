@@ -25,8 +25,8 @@ def _without_compiler() -> Iterator[None]:
     Lightning Fabric imports the compiler for one class, of networks that `torch.compile` wrapped,
     to unwrap a network before its setup. selfvox passes none: what it sets up is an objective,
     which contains the network, and `Module.compile` changes no class. Optimisers import the
-    compiler themselves; prediction never does, and takes 5.9 s of CPU time for a small scan instead
-    of 7.3 s. To import Fabric in `make_fabric` would be simpler, but only postpones this time.
+    compiler themselves; prediction never does, and takes 5.9 s of CPU time for four small scans
+    instead of 7.3 s. To import Fabric in `make_fabric` would be simpler, but only postpones this.
 
     The risks: another thread that imports the compiler in this moment gets the stand-in, and a
     later Fabric may need more of it. The second is handled below, since the stand-in passes every
