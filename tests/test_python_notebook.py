@@ -2,6 +2,8 @@
 
 import inspect
 import json
+import typing
+from collections.abc import Sequence
 
 import nibabel as nib
 import numpy as np
@@ -13,7 +15,7 @@ import selfvox
 from selfvox.data.formats.image import read_image
 from selfvox.errors import DataError, SelfvoxError, UsageError, WeightsError
 from selfvox.models.build import build_encoder, plan_encoder
-from selfvox.notebook import LoadedClassifier, LoadedSegmenter
+from selfvox.notebook import LoadedClassifier, LoadedSegmenter, SegmentationOptions
 from selfvox.runs.weights import save_part
 from selfvox.settings.verbs import Predict
 
@@ -148,6 +150,8 @@ def test_an_array_without_spacing_is_refused_where_the_spacing_counts(tmp_path):
         ({"passes": 0}, UsageError, "^passes: "),
         ({"vote": "borda"}, UsageError, "give passes=20"),
         ({"maps": ("entropi",), "passes": 2}, UsageError, "did you mean 'entropy'"),
+        ({"pases": 2}, UsageError, "^pases: no such setting; did you mean 'passes'"),
+        ({"subset": "test"}, UsageError, "^subset: no such setting"),
     ],
 )
 def test_what_does_not_fit_is_refused_in_words_of_python(tmp_path, arguments, error, message):
@@ -168,13 +172,30 @@ def test_a_scan_with_a_spacing_of_its_own_takes_no_other(tmp_path, scan):
         segmenter.predict(tmp_path / "two")
 
 
-@pytest.mark.parametrize("kind", [LoadedSegmenter, LoadedClassifier])
-def test_the_options_of_predict_have_the_defaults_of_the_command_line(kind):
+FOR_ALL = ["passes", "vote", "vote_weights", "encoder_dropout", "decoder_dropout"]
+FOR_ALL += ["dropout_kind", "seed"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [(LoadedSegmenter, [*FOR_ALL, "maps", "union_class", "overlap"]), (LoadedClassifier, FOR_ALL)],
+)
+def test_the_options_of_predict_have_the_defaults_of_the_command_line(kind, options):
     parameters = inspect.signature(kind.predict).parameters
-    shared = {name for name in parameters if hasattr(Predict, name)}
-    assert {"passes", "vote", "encoder_dropout", "seed"} <= shared
-    for name in shared - {"predict"}:
+    assert list(parameters) == ["self", "scan", "spacing", "affine", *options]
+    for name in options:
+        assert parameters[name].kind is inspect.Parameter.KEYWORD_ONLY
         assert parameters[name].default == getattr(Predict, name), name
+
+
+def test_a_method_takes_the_types_of_the_command_line():
+    """What a notebook may pass is what the verb takes, or a sequence where that has a tuple."""
+    hints = typing.get_type_hints(SegmentationOptions)
+    verb = typing.get_type_hints(Predict)
+    assert hints.pop("maps") == Sequence[str]
+    assert hints.pop("vote_weights") == Sequence[float] | None
+    for name, hint in hints.items():
+        assert hint == verb[name], name
 
 
 def test_an_encoder_embeds_a_scan_as_its_network_does(tmp_path, scan):

@@ -6,11 +6,13 @@ scan's own grid.
 
 from __future__ import annotations
 
+import inspect
 import os
-from collections.abc import Mapping, Sequence
+import typing
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias, TypedDict, TypeVar, Unpack
 
 import nibabel as nib
 import numpy as np
@@ -34,7 +36,7 @@ from selfvox.prediction.segment import Segmentation
 from selfvox.prediction.trained_model import TrainedClassifier, TrainedSegmenter
 from selfvox.runs.card import Card
 from selfvox.runs.device import Fabric, inference_mode, make_fabric
-from selfvox.settings.options import resolve
+from selfvox.settings.options import check_names, resolve
 from selfvox.settings.python_syntax import python_errors
 from selfvox.settings.verbs import Predict
 from selfvox.uncertainty.class_votes import ClassVotes
@@ -57,6 +59,7 @@ AnyPath: TypeAlias = str | os.PathLike[str]
 # a file or a folder of one scan; an array (*space) or (channel, *space); an image of nibabel
 Scan: TypeAlias = AnyPath | np.ndarray | SpatialImage
 Vote: TypeAlias = Literal["majority", "weighted", "borda", "union", "mean"]
+Method = TypeVar("Method", bound=Callable[..., Any])
 
 
 @dataclass(frozen=True)
@@ -207,6 +210,57 @@ class LoadedEncoder:
         return array if self._slice_axis is not None else array[0]
 
 
+class PassOptions(TypedDict, total=False):
+    """How often each network predicts a scan, and how the predictions vote."""
+
+    passes: int  # of Monte-Carlo dropout
+    vote: Vote  # rule that combines the passes
+    vote_weights: Sequence[float] | None  # for vote="weighted"
+    encoder_dropout: float | None  # rate; default: that of the training, or 0.3
+    decoder_dropout: float | None  # rate; default: that of the training
+    # drop single units, or whole channels; default: as in the training
+    dropout_kind: Literal["element", "channel"] | None
+    seed: int  # of the dropout
+
+
+class SegmentationOptions(PassOptions, total=False):
+    """The same for segmentations, which also have maps and windows."""
+
+    maps: Sequence[str]  # entropy, mutual-information, variance, percentiles
+    union_class: str | None  # for vote="union"
+    overlap: float  # of neighbouring windows, as a share of their size
+
+
+def _shows_options(kind: type[PassOptions]) -> Callable[[Method], Method]:
+    """Give a method the signature with all options, and the defaults of `selfvox predict`.
+
+    Type checkers and editors read them from the annotation of `**options`; `help` and notebooks
+    read the signature.
+    """
+
+    def show(method: Method) -> Method:
+        signature = inspect.signature(method)
+        parameters = [
+            parameter
+            for parameter in signature.parameters.values()
+            if parameter.kind is not inspect.Parameter.VAR_KEYWORD
+        ]
+        parameters += [
+            inspect.Parameter(
+                name,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=getattr(Predict, name),
+                annotation=annotation,
+            )
+            for name, annotation in typing.get_type_hints(kind).items()
+        ]
+        shown = signature.replace(parameters=parameters)
+        method.__signature__ = shown  # type: ignore[attr-defined]
+        return method
+
+    return show
+
+
 class LoadedSegmenter:
     """Trained segmenters that predict together; made by `selfvox.load_segmenter`."""
 
@@ -224,6 +278,7 @@ class LoadedSegmenter:
         """Name by class number."""
         return self.models[0].classes
 
+    @_shows_options(SegmentationOptions)
     @python_errors("predict")
     def predict(
         self,
@@ -231,51 +286,21 @@ class LoadedSegmenter:
         spacing: Sequence[float] | None = None,
         *,
         affine: np.ndarray | None = None,
-        passes: int = 1,
-        maps: Sequence[str] = (),
-        vote: Vote = "majority",
-        vote_weights: Sequence[float] | None = None,
-        union_class: str | None = None,
-        encoder_dropout: float | None = None,
-        decoder_dropout: float | None = None,
-        dropout_kind: Literal["element", "channel"] | None = None,
-        overlap: float = 0.5,
-        seed: int = 0,
+        **options: Unpack[SegmentationOptions],
     ) -> SegmentedScan:
-        """Segment one scan; the options are those of `selfvox.predict`.
+        """Segment one scan; options and their defaults are those of `selfvox.predict`.
 
         Args:
             scan: a path, an array (*space) or (channel, *space), or an image of nibabel.
             spacing: mm between the voxels of an array.
             affine: (4, 4) of an array, in place of `spacing`; default: axes from left to right,
                 back to front and foot to head.
-            passes: of Monte-Carlo dropout.
-            maps: entropy, mutual-information, variance, percentiles.
-            vote: rule that combines the passes.
-            vote_weights: for vote="weighted".
-            union_class: for vote="union".
-            encoder_dropout: dropout rate of the encoder; default: that of the training, or 0.3.
-            decoder_dropout: dropout rate of the decoder; default: that of the training.
-            dropout_kind: drop single units, or whole channels; default: as in the training.
-            overlap: of neighbouring windows, as a share of their size.
-            seed: of the dropout.
+            **options: of `PassOptions` and `SegmentationOptions`.
 
         Raises:
             SelfvoxError: an option or the scan does not fit, or its spacing is missing.
         """
-        settings = _predict_settings(
-            len(self.models),
-            passes=passes,
-            maps=tuple(maps),
-            vote=vote,
-            vote_weights=vote_weights,
-            union_class=union_class,
-            encoder_dropout=encoder_dropout,
-            decoder_dropout=decoder_dropout,
-            dropout_kind=dropout_kind,
-            overlap=overlap,
-            seed=seed,
-        )
+        settings = _predict_settings(len(self.models), SegmentationOptions, options)
         pass_settings = PassSettings.from_verb(settings, self.models[0].dropout)
         # the volumes of a review are in ml
         measures = pass_settings.has_several(len(self.models))
@@ -312,6 +337,7 @@ class LoadedClassifier:
         """Names of the classes."""
         return self.models[0].classes
 
+    @_shows_options(PassOptions)
     @python_errors("predict")
     def predict(
         self,
@@ -319,28 +345,13 @@ class LoadedClassifier:
         spacing: Sequence[float] | None = None,
         *,
         affine: np.ndarray | None = None,
-        passes: int = 1,
-        vote: Vote = "majority",
-        vote_weights: Sequence[float] | None = None,
-        encoder_dropout: float | None = None,
-        decoder_dropout: float | None = None,
-        dropout_kind: Literal["element", "channel"] | None = None,
-        seed: int = 0,
+        **options: Unpack[PassOptions],
     ) -> ClassVotes:
         """Classify one scan: the class, its probabilities, their spread and trust.
 
-        The arguments are those of `LoadedSegmenter.predict`.
+        The arguments are those of `LoadedSegmenter.predict`, with the options of `PassOptions`.
         """
-        settings = _predict_settings(
-            len(self.models),
-            passes=passes,
-            vote=vote,
-            vote_weights=vote_weights,
-            encoder_dropout=encoder_dropout,
-            decoder_dropout=decoder_dropout,
-            dropout_kind=dropout_kind,
-            seed=seed,
-        )
+        settings = _predict_settings(len(self.models), PassOptions, options)
         image = _read_scan(scan, self.models[0].recipe, spacing, affine)
         pass_settings = PassSettings.from_verb(settings, self.models[0].dropout)
         return classify.predict_image(self.models, image, pass_settings, fabric=self._fabric)
@@ -377,11 +388,15 @@ def _paths(runs: AnyPath | Sequence[AnyPath]) -> list[Path]:
     return [Path(runs)] if isinstance(runs, str | os.PathLike) else [Path(run) for run in runs]
 
 
-def _predict_settings(networks: int, **values: Any) -> Predict:
+def _predict_settings(
+    networks: int, kind: type[PassOptions], options: Mapping[str, Any]
+) -> Predict:
     """The options as settings of `predict`, checked like those of the command line."""
+    # fewer than the verb has: a method writes no files and is on a device already
+    check_names(typing.get_type_hints(kind), options, "")
     # no files are read or written; an ensemble counts as several predictions
     placeholders = {"run": ".", "scans": ".", "out": ".", "ensemble": (".",) * (networks - 1)}
-    return resolve(Predict, {**placeholders, **values})
+    return resolve(Predict, {**placeholders, **options})
 
 
 def _read_scan(
