@@ -11,12 +11,13 @@ import torch
 def probe():
     """Accuracy, on half of the samples, of a linear probe that was fitted to the other half."""
 
-    def accuracy(seen, answer, answers):
+    def accuracy(cues, answer, answers):
         """`seen` (sample, cue); `answer` (sample,)."""
-        seen = torch.cat([seen, torch.ones(len(seen), 1)], 1).double().numpy()
-        truth, half = np.eye(answers)[answer.numpy()], len(seen) // 2
-        weights = np.linalg.lstsq(seen[:half], truth[:half], rcond=None)[0]
-        return float(((seen[half:] @ weights).argmax(1) == truth[half:].argmax(1)).mean())
+        cues = torch.cat([cues, torch.ones(len(cues), 1)], 1).double().numpy()
+        truth = np.eye(answers)[answer.numpy()]
+        half = len(cues) // 2
+        weights = np.linalg.lstsq(cues[:half], truth[:half], rcond=None)[0]
+        return float(((cues[half:] @ weights).argmax(1) == truth[half:].argmax(1)).mean())
 
     return accuracy
 

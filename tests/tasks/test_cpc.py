@@ -48,12 +48,17 @@ def test_pyramids_are_windows_of_a_mirrored_grid(d, grid):
         np.arange(grid**d).reshape((grid,) * d), [(0, 0)] + [(grid, grid)] * (d - 1), mode="reflect"
     )
     for layer in range(grid - 1):
-        found = pyramid(grid, d, layer)
-        assert len(found) == grid ** (d - 1)
-        for centre, places in zip(itertools.product(range(grid), repeat=d - 1), found, strict=True):
+        pyramids = pyramid(grid, d, layer)
+        assert len(pyramids) == grid ** (d - 1)
+        for centre, places in zip(
+            itertools.product(range(grid), repeat=d - 1), pyramids, strict=True
+        ):
             expected = []
             for above in range(layer, -1, -1):
-                window = tuple(slice(grid + at - above, grid + at + above + 1) for at in centre)
+                window = tuple(
+                    slice(grid + position - above, grid + position + above + 1)
+                    for position in centre
+                )
                 expected += numbers[(layer - above, *window)].flatten().tolist()
             assert places == expected
             assert places[-1] == np.ravel_multi_index((layer, *centre), (grid,) * d)
@@ -67,13 +72,14 @@ def test_a_pyramid_is_as_long_as_the_paper_says():
 
 @pytest.mark.parametrize("d", [2, 3])
 def test_patches_are_cut_where_loops_would_cut_them(d):
-    task, images = suited(d), torch.randn(2, 2, *CROPS[d])
+    task = suited(d)
+    images = torch.randn(2, 2, *CROPS[d])
     batch = task.make_batch(images, rng())
     patches = batch["patches"].view(2, task.grid**d, 2, *task.input_size(CROPS[d]))
     for image, place in itertools.product(range(2), range(task.grid**d)):
         box = zip(boxes(task, CROPS[d], place), batch["corner"].tolist(), strict=True)
-        where = tuple(slice(start + along.start, start + along.stop) for along, start in box)
-        assert torch.equal(patches[image, place], images[(image, slice(None), *where)])
+        window = tuple(slice(start + along.start, start + along.stop) for along, start in box)
+        assert torch.equal(patches[image, place], images[(image, slice(None), *window)])
 
 
 @pytest.mark.parametrize("d", [2, 3])
@@ -99,16 +105,17 @@ def test_the_corner_lies_anywhere_that_leaves_room(d):
 def test_what_is_asked_for_lies_apart_from_what_was_seen_but_the_layer_before_does_not(
     grid, overlap, edge
 ):
-    task, crop = CPC(grid=grid, overlap=overlap).configure((edge, edge), (1.0, 1.0)), (edge, edge)
+    task = CPC(grid=grid, overlap=overlap).configure((edge, edge), (1.0, 1.0))
+    crop = (edge, edge)
     assert task.extent(task.input_size(crop)[0]) <= edge
     for layer in range(grid - task.first):
         for centre, places in enumerate(pyramid(grid, 2, layer)):
-            seen = set().union(*(boxes(task, crop, place)[0] for place in places))
+            context = set().union(*(boxes(task, crop, place)[0] for place in places))
             for step in task.ahead(layer):
-                asked = boxes(task, crop, (layer + step) * grid + centre)[0]
-                assert asked.start - max(seen) - 1 >= max(2, task.input_size(crop)[0] // 12)
+                target = boxes(task, crop, (layer + step) * grid + centre)[0]
+                assert target.start - max(context) - 1 >= max(2, task.input_size(crop)[0] // 12)
             nearer = boxes(task, crop, (layer + task.first - 1) * grid + centre)[0]
-            assert not seen.isdisjoint(nearer)
+            assert not context.isdisjoint(nearer)
 
 
 def gru_by_hand(gru, sequence):
@@ -117,8 +124,8 @@ def gru_by_hand(gru, sequence):
         getattr(gru, name) for name in ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")
     )
     state = torch.zeros(WIDTH)
-    for each in sequence:
-        x, h = (w @ each + b).chunk(3), (u @ state + c).chunk(3)
+    for latent in sequence:
+        x, h = (w @ latent + b).chunk(3), (u @ state + c).chunk(3)
         reset, update = torch.sigmoid(x[0] + h[0]), torch.sigmoid(x[1] + h[1])
         state = (1 - update) * torch.tanh(x[2] + reset * h[2]) + update * state
     return state
@@ -143,7 +150,10 @@ def test_loss_and_accuracy_equal_loops(d, objective, negatives):
             [head.latent(encoder.embed(patch[None])[0]) for patch in batch["patches"]]
         )
         latents = latents.view(2, grid**d, WIDTH)
-        terms, chosen, right, wrong = [], [], [], []
+        terms = []
+        chosen = []
+        right = []
+        wrong = []
         for image, layer in itertools.product(range(2), range(3)):
             for centre, places in enumerate(pyramid(grid, d, layer)):
                 for number, step in enumerate((2, 3)):
@@ -156,9 +166,9 @@ def test_loss_and_accuracy_equal_loops(d, objective, negatives):
                     target = (layer + step) * row + centre
                     among = [image] if negatives == "image" else [0, 1]
                     score = {
-                        (i, at): float(guess @ latents[i, at])
+                        (i, candidate): float(guess @ latents[i, candidate])
                         for i in among
-                        for at in range(grid**d)
+                        for candidate in range(grid**d)
                     }
                     terms.append(
                         math.log(sum(math.exp(s) for s in score.values())) - score[image, target]
@@ -202,8 +212,8 @@ def test_stacked_convolutions_see_the_inverted_pyramid_and_nothing_else(d):
         (gradient,) = torch.autograd.grad(
             context[layer * row + centre].sum(), latents, retain_graph=True
         )
-        seen = gradient[0].abs().sum(1).nonzero().flatten().tolist()
-        assert seen == sorted(set(pyramid(grid, d, layer)[centre]))
+        reached = gradient[0].abs().sum(1).nonzero().flatten().tolist()
+        assert reached == sorted(set(pyramid(grid, d, layer)[centre]))
 
 
 def test_pairs_that_cannot_be_told_cost_log_two_and_sure_ones_nothing():
@@ -250,15 +260,17 @@ def test_what_one_refusal_says_the_next_does_not_take_back(grid, crop, remedy):
 
 @pytest.mark.parametrize("d", [2, 3])
 def test_panels_light_up_what_is_seen_and_what_is_asked_and_never_both(d):
-    task, images = suited(d), torch.rand(2, 1, *CROPS[d]) + 1
+    task = suited(d)
+    images = torch.rand(2, 1, *CROPS[d]) + 1
     images[:, :, 0] = 0  # the darkest voxels, so that what is dimmed differs
-    rows = task.preview_panels(images, batch := task.make_batch(images, rng()))
+    batch = task.make_batch(images, rng())
+    rows = task.preview_panels(images, batch)
     inner = tuple(
         slice(start, start + task.extent(edge))
         for start, edge in zip(batch["corner"].tolist(), task.input_size(CROPS[d]), strict=True)
     )
     for image, row in zip(images, rows, strict=True):
-        seen, asked = ((panel.image == image) & (image > 0) for panel in row[1:])
-        assert not (seen & asked).any()
-        for lit in (seen, asked):
+        context, target = ((panel.image == image) & (image > 0) for panel in row[1:])
+        assert not (context & target).any()
+        for lit in (context, target):
             assert 0 < lit[(0, *inner)].sum() == lit.sum()

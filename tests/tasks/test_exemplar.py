@@ -37,14 +37,17 @@ def test_loss_and_accuracy_equal_loops(distance):
     task = suited(2, distance=distance, margin=0.7)
     batch = task.make_batch(torch.randn(6, 1, 8, 8, generator=rng()), rng(1))
     unit = [(view / view.norm()).flatten().tolist() for view in batch["views"].double()]
-    total, ordered = 0.0, 0
-    for i, other in enumerate(batch["other"].tolist()):
+    total = 0.0
+    ordered = 0
+    for i, negative in enumerate(batch["other"].tolist()):
         near, far = (
-            sum((a - b) ** 2 for a, b in zip(unit[i], unit[k], strict=True)) for k in (i + 6, other)
+            sum((a - b) ** 2 for a, b in zip(unit[i], unit[k], strict=True))
+            for k in (i + 6, negative)
         )
         if distance == "plain":
             near, far = math.sqrt(near), math.sqrt(far)
-        total, ordered = total + max(0.0, near - far + 0.7), ordered + (near < far)
+        total += max(0.0, near - far + 0.7)
+        ordered += near < far
     outcome = answer(task, batch)
     assert float(outcome.loss) == pytest.approx(total / 6, rel=1e-5)
     assert float(outcome.metrics["accuracy"]) == pytest.approx(ordered / 6)
@@ -70,7 +73,9 @@ def test_the_contrastive_objective_is_nt_xent_over_images_and_copies():
 
 
 def test_the_bank_holds_the_last_embeddings_of_images_not_of_copies():
-    head, remembered, scans = MemoryHead(5), [], [-1] * 5
+    head = MemoryHead(5)
+    remembered = []
+    scans = [-1] * 5
     task = suited(2, bank=5)
     remembered += head.bank.tolist()
     for seed, count in enumerate([2, 3, 4, 7, 2]):  # 7: more than the bank holds
@@ -93,13 +98,16 @@ def test_the_bank_holds_the_last_embeddings_of_images_not_of_copies():
 
 @pytest.mark.parametrize("objective", ["triplet", "contrastive"])
 def test_with_a_bank_each_image_is_told_from_its_own_and_from_another_of_the_past(objective):
-    how = {"margin": 1.5} if objective == "triplet" else {"temperature": 0.3}
-    task, head = suited(2, bank=9, objective=objective, **how), MemoryHead(9)
+    options = {"margin": 1.5} if objective == "triplet" else {"temperature": 0.3}
+    task = suited(2, bank=9, objective=objective, **options)
+    head = MemoryHead(9)
     head.scan.copy_(torch.tensor([-1, 0, 1, 2, 3, 4, 5, 6, 7]))
     batch = task.make_batch(torch.randn(6, 1, 8, 16, generator=rng()), rng(1))
     batch["remembered"] = torch.tensor([0, 2, 3, 8, 6, 1])  # nobody's, the image's own, and others'
-    bank, unit = head.bank.clone(), nn.functional.normalize(batch["views"].flatten(1), dim=1)
-    terms, ordered = [], []
+    bank = head.bank.clone()
+    unit = nn.functional.normalize(batch["views"].flatten(1), dim=1)
+    terms = []
+    ordered = []
     for i in range(6):
         past = batch["remembered"][i]
         for far in (
@@ -107,7 +115,7 @@ def test_with_a_bank_each_image_is_told_from_its_own_and_from_another_of_the_pas
             *([bank[past]] if head.scan[past] not in (-1, i) else []),
         ):
             near_by, far_by = (
-                (unit[i] - each).square().sum().item() for each in (unit[i + 6], far)
+                (unit[i] - reference).square().sum().item() for reference in (unit[i + 6], far)
             )
             terms.append(max(0, near_by - far_by + 1.5))
             ordered.append(near_by < far_by)
@@ -127,8 +135,10 @@ def test_with_a_bank_each_image_is_told_from_its_own_and_from_another_of_the_pas
 
 def test_a_bank_that_has_seen_nothing_counts_for_nothing():
     images = torch.randn(6, 1, 8, 16, generator=rng())
-    task, head = suited(2, bank=9), MemoryHead(9)
-    with_bank, without = task.loss(Flat(), head, task.make_batch(images, rng(1))), suited(2)
+    task = suited(2, bank=9)
+    head = MemoryHead(9)
+    with_bank = task.loss(Flat(), head, task.make_batch(images, rng(1)))
+    without = suited(2)
     without = answer(without, without.make_batch(images, rng(1)))
     assert float(with_bank.loss) == pytest.approx(float(without.loss))
     assert float(with_bank.metrics["accuracy"]) == pytest.approx(float(without.metrics["accuracy"]))
@@ -144,7 +154,8 @@ def test_every_place_of_the_bank_is_drawn_equally_often():
 
 
 def test_the_bank_takes_no_gradient_and_lets_it_through_to_what_is_new():
-    encoder, task = Flat(), suited(2, bank=6, objective="contrastive")
+    encoder = Flat()
+    task = suited(2, bank=6, objective="contrastive")
     encoder.width = 64
     head = task.head(encoder)
     for _ in range(2):  # the second step compares with what the first one left
@@ -155,7 +166,8 @@ def test_the_bank_takes_no_gradient_and_lets_it_through_to_what_is_new():
 
 def test_one_head_serves_all_three():
     """With three heads, biases alone reach loss zero; with one, a blind encoder pays the margin."""
-    task, encoder = suited(2), Flat()
+    task = suited(2)
+    encoder = Flat()
     encoder.width = 16
     batch = {
         "views": torch.zeros(8, 1, 4, 4),
@@ -186,34 +198,35 @@ def test_the_other_image_is_of_another_scan_and_each_such_equally_often():
         [suited(2).make_batch(torch.zeros(5, 1, 8, 8), draws, scan)["other"] for _ in range(200)]
     )
     shares = nn.functional.one_hot(drawn, 5).float().mean(0)
-    another = scan[:, None] != scan
-    assert not shares[~another].any()
+    differs = scan[:, None] != scan
+    assert not shares[~differs].any()
     assert torch.allclose(
-        shares[another], (another / another.sum(1, keepdim=True))[another], atol=0.15
+        shares[differs], (differs / differs.sum(1, keepdim=True))[differs], atol=0.15
     )
 
 
 def test_images_without_another_scan_beside_them_do_not_count():
-    images, task = torch.randn(4, 1, 8, 16, generator=rng()), suited(2)
-    alone = answer(task, task.make_batch(images, rng(1), torch.zeros(4, dtype=torch.int64)))
+    images = torch.randn(4, 1, 8, 16, generator=rng())
+    task = suited(2)
+    outcome = answer(task, task.make_batch(images, rng(1), torch.zeros(4, dtype=torch.int64)))
     assert [
-        float(alone.loss),
-        float(alone.metrics["accuracy"]),
-        float(alone.metrics["chance"]),
+        float(outcome.loss),
+        float(outcome.metrics["accuracy"]),
+        float(outcome.metrics["chance"]),
     ] == [0, 0, 0]
-    task, head = suited(2, bank=5), MemoryHead(5)
+    task = suited(2, bank=5)
+    head = MemoryHead(5)
     head.scan.fill_(7)
-    batch, bank = (
-        task.make_batch(images, rng(1), torch.zeros(4, dtype=torch.int64)),
-        head.bank.clone(),
-    )
+    batch = task.make_batch(images, rng(1), torch.zeros(4, dtype=torch.int64))
+    bank = head.bank.clone()
     unit = nn.functional.normalize(batch["views"].flatten(1), dim=1)
     past = losses.triplet_loss(*unit.chunk(2), bank[batch["remembered"]], 1.0)
     assert float(task.loss(Flat(), head, batch).loss) == pytest.approx(float(past.loss))
 
 
 def test_the_contrastive_objective_leaves_out_other_crops_of_the_same_scan():
-    task, scan = suited(2, objective="contrastive", temperature=0.3), torch.tensor([3, 1, 3, 2])
+    task = suited(2, objective="contrastive", temperature=0.3)
+    scan = torch.tensor([3, 1, 3, 2])
     batch = task.make_batch(torch.randn(4, 1, 8, 8, generator=rng()), rng(), scan)
     expected = nt_xent(batch["views"].flatten(1), 0.3, scan.repeat(2)).loss
     assert float(answer(task, batch).loss) == pytest.approx(float(expected))
@@ -221,7 +234,8 @@ def test_the_contrastive_objective_leaves_out_other_crops_of_the_same_scan():
 
 @pytest.mark.parametrize("d", [2, 3])
 def test_images_stay_and_their_copies_are_made_in_one_resampling(monkeypatch, d):
-    calls, resample = [], exemplar.resample
+    calls = []
+    resample = exemplar.resample
     monkeypatch.setattr(
         exemplar, "resample", lambda x, *maps: calls.append(len(x)) or resample(x, *maps)
     )

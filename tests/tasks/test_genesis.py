@@ -26,16 +26,16 @@ def bezier(x, control):
     low, high = 0.0, 1.0
     (x1, y1), (x2, y2) = control
 
-    def at(t, first, second):
+    def height(t, first, second):
         return 3 * (1 - t) ** 2 * t * first + 3 * (1 - t) * t**2 * second + t**3
 
     for _ in range(50):
         middle = (low + high) / 2
-        if at(middle, x1, x2) < x:
+        if height(middle, x1, x2) < x:
             low = middle
         else:
             high = middle
-    return at(low, y1, y2)
+    return height(low, y1, y2)
 
 
 @pytest.mark.parametrize("falling", [False, True])
@@ -81,9 +81,9 @@ def test_voxels_are_reordered_within_their_window_as_loops_do(shape):
     for image, (number, corner) in itertools.product(range(2), enumerate(corners)):
         window = tuple(slice(start, start + 4) for start in corner)
         for channel in range(2):
-            part = (image, channel, *window)
-            values = images[part].flatten()[order[image, number]]
-            expected[part] = values.view((4,) * d)
+            index = (image, channel, *window)
+            values = images[index].flatten()[order[image, number]]
+            expected[index] = values.view((4,) * d)
     assert torch.equal(genesis.shuffle_windows(images, order, offset), expected)
 
 
@@ -124,8 +124,8 @@ def test_each_deformation_alone_changes_the_share_of_images_asked(d, option):
     # of 25 windows and more, half of them shuffled, some always are
     images = noise(200, 1, 24, 24) if d == 2 else noise(100, 1, 16, 16, 16)
     options = {"shuffled": 0.0, "curved": 0.0, "painted": 0.0, option: 0.5}
-    shown = Genesis(**options).make_batch(images, rng())["shown"]
-    share = (shown != images).flatten(1).any(1).float().mean()
+    inputs = Genesis(**options).make_batch(images, rng())["shown"]
+    share = (inputs != images).flatten(1).any(1).float().mean()
     assert float(share) == pytest.approx(0.5, abs=0.15)
 
 
@@ -135,8 +135,8 @@ def test_as_many_images_are_painted_outside_as_asked_and_more_is_hidden_there(d)
 
     def hidden(outside):
         options = {"shuffled": 0.0, "curved": 0.0, "painted": 1.0, "outside": outside}
-        shown = Genesis(**options).make_batch(images, rng())["shown"]
-        return float((shown != images).float().mean())
+        inputs = Genesis(**options).make_batch(images, rng())["shown"]
+        return float((inputs != images).float().mean())
 
     assert hidden(0.0) + 0.05 < hidden(1.0)
     assert hidden(0.5) == pytest.approx((hidden(0.0) + hidden(1.0)) / 2, abs=0.06)
@@ -158,9 +158,9 @@ def test_the_mean_of_each_channel_explains_nothing_and_the_scan_all(d):
     task = Genesis(painted=1.0)
     images = noise(3, 2, *(16,) * d) + torch.arange(6.0).view(3, 2, *(1,) * d)
     batch = task.make_batch(images, rng())
-    shown = task.loss(None, Drawn(None), batch)
+    unchanged = task.loss(None, Drawn(None), batch)
     error = (batch["shown"] - images).double().square().mean()
-    assert float(shown.loss) == pytest.approx(float(error), rel=1e-5)
+    assert float(unchanged.loss) == pytest.approx(float(error), rel=1e-5)
     mean = images.flatten(2).mean(2).view(3, 2, *(1,) * d).expand_as(images)
     nothing = task.loss(None, Drawn(mean), batch)
     assert float(nothing.loss) == pytest.approx(1, abs=0.1)

@@ -33,14 +33,15 @@ def distances(rows):
 
 @pytest.mark.parametrize("tiles", [8, 9, 27])
 def test_permutations_lie_farther_apart_than_random_ones(tiles):
-    smallest, mean = [], []
+    smallest = []
+    mean = []
     for seed in range(5):
         random = torch.rand(100, tiles, generator=rng(seed)).argsort(1)
         for rows in (permutation_set(tiles, 100, seed), random):
             assert all(sorted(row) == list(range(tiles)) for row in rows.tolist())
-            found = distances(rows)
-            smallest.append(min(found))
-            mean.append(sum(found) / len(found))
+            gaps = distances(rows)
+            smallest.append(min(gaps))
+            mean.append(sum(gaps) / len(gaps))
     ours, theirs = smallest[::2], smallest[1::2]
     assert min(ours) >= {8: 5, 9: 6, 27: 24}[tiles]
     assert sum(ours) / 5 >= sum(theirs) / 5 + 2
@@ -48,17 +49,20 @@ def test_permutations_lie_farther_apart_than_random_ones(tiles):
 
 
 def test_the_set_is_that_of_a_greedy_loop():
-    candidates, count = list(itertools.permutations(range(4))), 10
-    found = [tuple(row) for row in permutation_set(4, count, 3).tolist()]
-    picked = found[:1]
+    candidates = list(itertools.permutations(range(4)))
+    count = 10
+    actual = [tuple(row) for row in permutation_set(4, count, 3).tolist()]
+    picked = actual[:1]
     while len(picked) < count:
 
         def score(order):
-            apart = [sum(a != b for a, b in zip(order, other, strict=True)) for other in picked]
+            apart = [
+                sum(a != b for a, b in zip(order, previous, strict=True)) for previous in picked
+            ]
             return min(apart), sum(apart)
 
         picked.append(max(candidates, key=score))  # the first of equals
-    assert found == picked
+    assert actual == picked
 
 
 def test_a_seed_gives_one_set_everywhere_and_no_row_twice():
@@ -77,7 +81,8 @@ def test_a_seed_gives_one_set_everywhere_and_no_row_twice():
 @every_dimension
 @pytest.mark.parametrize("grid", [2, 3])
 def test_tiles_are_whole_pieces_of_the_image_in_true_order(d, grid):
-    task, shape = Jigsaw(grid=grid, permutations=24, colour_jitter=False), SHAPES[d]
+    task = Jigsaw(grid=grid, permutations=24, colour_jitter=False)
+    shape = SHAPES[d]
     positions = torch.stack(torch.meshgrid(*map(torch.arange, shape), indexing="ij")).float()
     edges = task.input_size(shape)
     batch = task.make_batch(positions.expand(10, *positions.shape), rng())
@@ -98,14 +103,18 @@ def test_tiles_are_whole_pieces_of_the_image_in_true_order(d, grid):
 
 @every_dimension
 def test_the_loss_is_that_of_a_loop_that_shuffles_the_tiles_themselves(d):
-    task, shape = Jigsaw(shuffles=3, permutations=30), SHAPES[d]
+    task = Jigsaw(shuffles=3, permutations=30)
+    shape = SHAPES[d]
     encoder = build_encoder(
         plan_encoder({"channels": [4, 8]}, task.input_size(shape), (1.0,) * d), d, 1
     )
-    head, sizes = task.head(encoder), []
+    head = task.head(encoder)
+    sizes = []
     torch.nn.init.normal_(head[-1].weight)
-    batch, table = task.make_batch(torch.randn(3, 1, *shape), rng()), task.table(d)
-    expected, right = [], []
+    batch = task.make_batch(torch.randn(3, 1, *shape), rng())
+    table = task.table(d)
+    expected = []
+    right = []
     for tiles, answers in zip(batch["tiles"].chunk(3), batch["answer"], strict=True):
         for answer in answers:
             shuffled = torch.stack([tiles[tile] for tile in table[answer]])
@@ -121,7 +130,8 @@ def test_the_loss_is_that_of_a_loop_that_shuffles_the_tiles_themselves(d):
 
 
 def test_answers_are_uniform_differ_within_an_image_and_are_independent_of_it():
-    task, counts = Jigsaw(grid=2, permutations=10, shuffles=4), collections.Counter()
+    task = Jigsaw(grid=2, permutations=10, shuffles=4)
+    counts = collections.Counter()
     for seed in range(25):
         noise = torch.randn(100, 1, 20, 20, generator=rng(seed))
         answer = task.make_batch(noise, rng(seed))["answer"]
@@ -180,8 +190,10 @@ def test_more_permutations_than_there_are_is_refused():
 
 
 def test_panels_show_the_tiles_in_place_and_as_shuffled():
-    images, task = torch.randn(2, 1, 32, 32), Jigsaw(colour_jitter=False)
-    batch, table = task.make_batch(images, rng()), task.table(2)
+    images = torch.randn(2, 1, 32, 32)
+    task = Jigsaw(colour_jitter=False)
+    batch = task.make_batch(images, rng())
+    table = task.table(2)
     for image, answer, corners, row in zip(
         images,
         batch["answer"][:, 0],
@@ -192,9 +204,9 @@ def test_panels_show_the_tiles_in_place_and_as_shuffled():
         assert [panel.caption for panel in row] == ["scan", "in place", f"answer {answer} of 100"]
         for place, tile in enumerate(table[answer].tolist()):
             x, y = corners[tile].tolist()
-            piece, (i, j) = (
-                image[:, x : x + 8, y : y + 8],
-                (place // 3 * 9, place % 3 * 9),
-            )  # one dark voxel between
+            piece = image[:, x : x + 8, y : y + 8]
+            # one dark voxel between tiles
+            i = place // 3 * 9
+            j = place % 3 * 9
             assert torch.equal(row[1].image[:, x : x + 8, y : y + 8], piece)
             assert torch.equal(row[2].image[:, i : i + 8, j : j + 8], piece)

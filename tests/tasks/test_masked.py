@@ -37,12 +37,12 @@ def blocks(shape, block):
 @pytest.mark.parametrize("shape", SHAPES)
 def test_details_equal_loops(shape):
     images = torch.randn(2, 3, *shape, generator=rng())
-    found = details(images, 4)
+    actual = details(images, 4)
     for image, channel in itertools.product(range(2), range(3)):
-        for _, where in blocks(shape, 4):
-            values = images[image, channel][where].double()
+        for _, block in blocks(shape, 4):
+            values = images[image, channel][block].double()
             expected = (values - values.mean()) / (values.var(correction=0) + 0.01).sqrt()
-            assert torch.allclose(found[image, channel][where].double(), expected, atol=1e-5)
+            assert torch.allclose(actual[image, channel][block].double(), expected, atol=1e-5)
 
 
 def test_the_noise_of_empty_air_is_hardly_asked():
@@ -67,27 +67,32 @@ def test_every_image_has_as_many_hidden_blocks_as_asked_anywhere(shape, hidden):
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_loss_and_explained_share_equal_loops(shape):
-    task, d = Masked(block=4), len(shape)
+    task = Masked(block=4)
+    d = len(shape)
     encoder, head = network(task, d, channels=2)
     torch.nn.init.normal_(head.decoder.seg_layers[-1].weight, std=0.3)
     batch = task.make_batch(torch.randn(2, 2, *shape, generator=rng()), rng(1))
-    filled, target = batch["images"].clone(), details(batch["images"], 4)
+    filled = batch["images"].clone()
+    target = details(batch["images"], 4)
     for image, channel in itertools.product(range(2), range(2)):
         places = [
-            (where, bool(batch["hidden"][(image, *place)])) for place, where in blocks(shape, 4)
+            (block, bool(batch["hidden"][(image, *place)])) for place, block in blocks(shape, 4)
         ]
-        seen = [filled[image, channel][where].flatten() for where, hidden in places if not hidden]
-        for where, hidden in places:
+        visible = [
+            filled[image, channel][block].flatten() for block, hidden in places if not hidden
+        ]
+        for block, hidden in places:
             if hidden:
-                filled[image, channel][where] = torch.cat(seen).mean()
+                filled[image, channel][block] = torch.cat(visible).mean()
     with torch.no_grad():
-        found = head(encoder, filled)
-        errors, squares = [], []
-        for image, (place, where) in itertools.product(range(2), blocks(shape, 4)):
+        prediction = head(encoder, filled)
+        errors = []
+        squares = []
+        for image, (place, block) in itertools.product(range(2), blocks(shape, 4)):
             if batch["hidden"][(image, *place)]:
-                part = (image, slice(None), *where)
-                errors += (found[part] - target[part]).square().flatten().tolist()
-                squares += target[part].square().flatten().tolist()
+                index = (image, slice(None), *block)
+                errors += (prediction[index] - target[index]).square().flatten().tolist()
+                squares += target[index].square().flatten().tolist()
         outcome = task.loss(encoder, head, batch)
     error, variance = sum(errors) / len(errors), sum(squares) / len(squares)
     assert float(outcome.loss) == pytest.approx(error, rel=1e-4)
@@ -96,23 +101,26 @@ def test_loss_and_explained_share_equal_loops(shape):
 
 @pytest.mark.parametrize("d", [2, 3])
 def test_the_answer_does_not_depend_on_hidden_voxels(d):
-    task, shape = Masked(block=4), (16,) * d
+    task = Masked(block=4)
+    shape = (16,) * d
     encoder, head = network(task, d)
     batch = task.make_batch(torch.randn(2, 1, *shape, generator=rng()), rng(1))
     hidden = batch["hidden"][:, None]
     for axis in range(d):
         hidden = hidden.repeat_interleave(4, 2 + axis)
-    shown, forward = [], encoder.forward
-    encoder.forward = lambda x: shown.append(x.detach()) or forward(x)
+    inputs = []
+    forward = encoder.forward
+    encoder.forward = lambda x: inputs.append(x.detach()) or forward(x)
     task.loss(encoder, head, batch)
     task.loss(encoder, head, batch | {"images": torch.where(hidden, 1e3, batch["images"])})
-    assert torch.equal(*shown)
-    assert torch.equal(shown[0][~hidden], batch["images"][~hidden])
+    assert torch.equal(*inputs)
+    assert torch.equal(inputs[0][~hidden], batch["images"][~hidden])
 
 
 @pytest.mark.parametrize("d", [2, 3])
 def test_an_untrained_network_explains_nothing(d):
-    task, shape = Masked(), (32,) * d
+    task = Masked()
+    shape = (32,) * d
     outcome = task.loss(
         *network(task, d), task.make_batch(torch.randn(4, 1, *shape, generator=rng()), rng())
     )
@@ -125,7 +133,8 @@ def test_an_untrained_network_explains_nothing(d):
     ("noise", "least", "most"), [(0.0, 0, 0), (0.005, 0, 0), (0.02, -1, -1), (1.0, -0.1, 0.1)]
 )
 def test_one_flat_batch_does_not_outweigh_a_hundred_others(d, noise, least, most):
-    task, images = Masked(), -1 + noise * torch.randn(2, 1, *(32,) * d, generator=rng())
+    task = Masked()
+    images = -1 + noise * torch.randn(2, 1, *(32,) * d, generator=rng())
     encoder, head = network(task, d)
     torch.nn.init.constant_(head.decoder.seg_layers[-1].bias, 0.3)
     outcome = task.loss(encoder, head, task.make_batch(images, rng()))
@@ -137,7 +146,8 @@ def test_a_perfect_answer_costs_nothing():
         def forward(self, x):
             return [x]
 
-    task, images = Masked(), torch.randn(2, 1, 16, 16)
+    task = Masked()
+    images = torch.randn(2, 1, 16, 16)
     _, head = network(task, 2)
     head.forward = lambda encoder, shown: details(images, 8)
     outcome = task.loss(Told(), head, task.make_batch(images, rng()))

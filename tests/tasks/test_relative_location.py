@@ -32,13 +32,14 @@ def coordinates(shape, count):
 @every_dimension
 @pytest.mark.parametrize("queries", [1, 5])
 def test_the_answer_is_the_neighbour_that_a_loop_finds(d, queries):
-    task, shape = RelativeLocation(queries=queries, colour_jitter=False), SHAPES[d]
+    task = RelativeLocation(queries=queries, colour_jitter=False)
+    shape = SHAPES[d]
     batch = task.make_batch(coordinates(shape, 20), rng())
     steps = [step for step in itertools.product((-1, 0, 1), repeat=d) if any(step)]
     assert len(steps) == {2: 8, 3: 26}[d]
     tiles = batch["tiles"].view(20, 1 + queries, d, *task.input_size(shape))
-    for shown, answers in zip(tiles, batch["answer"].view(20, queries), strict=True):
-        corner = [[int(axis.min()) for axis in tile] for tile in shown]
+    for image_tiles, answers in zip(tiles, batch["answer"].view(20, queries), strict=True):
+        corner = [[int(axis.min()) for axis in tile] for tile in image_tiles]
         for query, answer in zip(corner[1:], answers.tolist(), strict=True):
             cells = [size // 3 for size in shape]
             step = [
@@ -49,7 +50,8 @@ def test_the_answer_is_the_neighbour_that_a_loop_finds(d, queries):
 
 @every_dimension
 def test_tiles_are_whole_pieces_of_the_image(d):
-    task, shape = RelativeLocation(queries=8, colour_jitter=False), SHAPES[d]
+    task = RelativeLocation(queries=8, colour_jitter=False)
+    shape = SHAPES[d]
     edges = task.input_size(shape)
     batch = task.make_batch(coordinates(shape, 10), rng())
     for tile, corner in zip(batch["tiles"], batch["corner"].flatten(0, 1).tolist(), strict=True):
@@ -74,7 +76,8 @@ def test_the_queries_of_an_image_all_differ():
 
 
 def test_answers_are_uniform_and_independent_of_the_images():
-    task, counts = RelativeLocation(queries=1), collections.Counter()
+    task = RelativeLocation(queries=1)
+    counts = collections.Counter()
     for seed in range(40):
         noise = torch.randn(100, 1, 30, 30, generator=rng(seed))
         answer = task.make_batch(noise, rng(seed))["answer"]
@@ -121,18 +124,23 @@ def test_each_tile_has_a_brightness_and_contrast_of_its_own_and_no_slope_whateve
 
 @every_dimension
 def test_the_loss_is_that_of_a_loop_over_pairs_though_all_tiles_are_encoded_at_once(d):
-    task, shape = RelativeLocation(queries=3).configure(SHAPES[d], (1.0,) * d), SHAPES[d]
+    task = RelativeLocation(queries=3).configure(SHAPES[d], (1.0,) * d)
+    shape = SHAPES[d]
     encoder = build_encoder(
         plan_encoder({"channels": [4, 8]}, task.input_size(shape), (1.0,) * d), d, 1
     )
-    head, sizes = task.head(encoder), []
+    head = task.head(encoder)
+    sizes = []
     torch.nn.init.normal_(head[-1].weight)
     batch = task.make_batch(torch.randn(4, 1, *shape), rng())
-    expected, right, answers = [], [], iter(batch["answer"])
+    expected = []
+    right = []
+    answers = iter(batch["answer"])
     for of_image in batch["tiles"].chunk(4):
         for query in of_image[1:]:
             pair = [encoder.embed(tile[None]) for tile in (of_image[0], query)]
-            logits, answer = head(torch.cat(pair, 1)), next(answers)
+            logits = head(torch.cat(pair, 1))
+            answer = next(answers)
             expected.append(F.cross_entropy(logits, answer[None]))
             right.append(float(logits.argmax() == answer))
     encoder.register_forward_hook(lambda _, x, __: sizes.append(len(x[0])))
@@ -171,7 +179,8 @@ def test_unequal_spacing_changes_nothing():
 
 
 def test_panels_name_the_place_and_put_the_tiles_there_of_the_first_three_queries():
-    images, task = torch.randn(2, 1, 32, 32), RelativeLocation(queries=8, colour_jitter=False)
+    images = torch.randn(2, 1, 32, 32)
+    task = RelativeLocation(queries=8, colour_jitter=False)
     batch = task.make_batch(images, rng())
     words = ["-x -y", "-x", "-x +y", "-y", "+y", "+x -y", "+x", "+x +y"]
     for image, answers, corners, row in zip(

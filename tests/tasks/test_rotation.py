@@ -20,11 +20,13 @@ def rng(seed=0):
     ("d", "answers", "count"), [(2, "planes", 4), (3, "planes", 10), (3, "group", 24)]
 )
 def test_the_answer_undoes_the_turn(d, answers, count):
-    task, images = Rotation(answers=answers, versions=3), torch.randn(5, 2, *(8,) * d)
-    batch, table = task.make_batch(images, rng()), task.table(d)
+    task = Rotation(answers=answers, versions=3)
+    images = torch.randn(5, 2, *(8,) * d)
+    batch = task.make_batch(images, rng())
+    table = task.table(d)
     assert len(table) == count
-    shown = images.repeat_interleave(3, 0)
-    for image, turned, answer in zip(shown, batch["images"], batch["answer"], strict=True):
+    originals = images.repeat_interleave(3, 0)
+    for image, turned, answer in zip(originals, batch["images"], batch["answer"], strict=True):
         assert torch.equal(table[answer].inverse().apply(turned), image)
 
 
@@ -39,7 +41,8 @@ def test_the_versions_of_an_image_all_differ():
 
 
 def test_answers_are_uniform_and_independent_of_the_images():
-    task, counts = Rotation(), collections.Counter()
+    task = Rotation()
+    counts = collections.Counter()
     for seed in range(100):
         noise = torch.randn(40, 1, 2, 2, 2, generator=rng(seed))
         answer = task.make_batch(noise, rng(seed))["answer"]
@@ -55,11 +58,12 @@ def accuracy_of_a_linear_probe(images):
     batch = Rotation().make_batch(images, rng(7))
     inside = torch.zeros(images.shape[2:], dtype=torch.bool)
     inside[1:-1, 1:-1] = True
-    seen = batch["images"][:, 0][:, ~inside].numpy()
-    seen = np.concatenate([seen, np.ones((len(seen), 1))], 1)
-    truth, half = np.eye(4)[batch["answer"].numpy()], len(seen) // 2
-    weights = np.linalg.lstsq(seen[:half], truth[:half], rcond=None)[0]
-    return float(((seen[half:] @ weights).argmax(1) == truth[half:].argmax(1)).mean())
+    cues = batch["images"][:, 0][:, ~inside].numpy()
+    cues = np.concatenate([cues, np.ones((len(cues), 1))], 1)
+    truth = np.eye(4)[batch["answer"].numpy()]
+    half = len(cues) // 2
+    weights = np.linalg.lstsq(cues[:half], truth[:half], rcond=None)[0]
+    return float(((cues[half:] @ weights).argmax(1) == truth[half:].argmax(1)).mean())
 
 
 def test_a_probe_of_the_border_learns_nothing_from_noise_though_it_could_from_anatomy():
@@ -109,13 +113,15 @@ def test_in_plane_without_two_equal_axes_is_refused():
 
 
 def test_a_plane_must_be_of_equal_spacing_in_every_scan_and_those_at_fault_are_named():
-    crop, thick, across = (32, 32, 32), (0.5, 0.5, 5.0), (4.5, 0.5, 0.5)
+    crop = (32, 32, 32)
+    thick = (0.5, 0.5, 5.0)
+    across = (4.5, 0.5, 0.5)
     assert (
         Rotation(planes="in-plane").configure(crop, (1.0, 1.0, 1.0), thick, (2.0, 2.0, 3.0)).planes
         == "xy"
     )
-    both = r"4\.50 x 0\.50 x 0\.50 mm and 0\.50 x 0\.50 x 5\.00 mm"
-    with pytest.raises(UsageError, match=rf"in every scan \({both}\); prepare with --spacing"):
+    spacings = r"4\.50 x 0\.50 x 0\.50 mm and 0\.50 x 0\.50 x 5\.00 mm"
+    with pytest.raises(UsageError, match=rf"in every scan \({spacings}\); prepare with --spacing"):
         Rotation(planes="in-plane").configure(crop, thick, across, across)
     with pytest.raises(
         UsageError, match=r"of spacing 4\.50 x 0\.50 x 0\.50 mm, .* in xy away; .*--spacing 5,5,5"
@@ -152,7 +158,8 @@ def test_no_two_answers_are_the_same_turn_even_when_a_plane_is_named_twice():
 
 
 def test_panels_show_each_image_and_its_turns():
-    images, task = torch.randn(2, 1, 8, 8), Rotation(versions=2)
+    images = torch.randn(2, 1, 8, 8)
+    task = Rotation(versions=2)
     batch = task.make_batch(images, rng())
     rows = task.preview_panels(images, batch)
     assert [[panel.caption.split(":")[0] for panel in row] for row in rows] == [

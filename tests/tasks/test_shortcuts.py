@@ -64,10 +64,8 @@ def test_rotation_the_border_tells_nothing_of_noise_in_3d_though_it_would_of_ana
         batch = Rotation().make_batch(images, rng(1))
         return probe(batch["images"][:, 0][:, ~inside], batch["answer"], 10)
 
-    images, anatomy = (
-        noise(3000, 1, 6, 6, 6),
-        torch.cartesian_prod(*[torch.arange(6.0)] * 3) @ torch.tensor([1, 2, 4.0]),
-    )
+    images = noise(3000, 1, 6, 6, 6)
+    anatomy = torch.cartesian_prod(*[torch.arange(6.0)] * 3) @ torch.tensor([1, 2, 4.0])
     assert at_chance(accuracy(images), 10, 1500)
     assert accuracy(images + anatomy.view(6, 6, 6)) > 0.5
 
@@ -80,10 +78,13 @@ def test_relative_location_and_jigsaw_a_brightness_that_runs_through_the_image_t
     options = {"grid": 2, "permutations": 24, "shuffles": 1} if name == "jigsaw" else {"queries": 1}
     answers = 24 if name == "jigsaw" else 8
 
-    def accuracy(**more):
-        task = task_from_setting({"name": name, **options, **more}).configure((32, 32), (1.0, 1.0))
+    def accuracy(**changes):
+        task = task_from_setting({"name": name, **options, **changes}).configure(
+            (32, 32), (1.0, 1.0)
+        )
         batch = task.make_batch(shaded, rng(1))
-        tiles, answer = batch["tiles"].flatten(1).view(3000, -1, 64), batch["answer"].flatten()
+        tiles = batch["tiles"].flatten(1).view(3000, -1, 64)
+        answer = batch["answer"].flatten()
         if name == "jigsaw":
             tiles = tiles[torch.arange(3000)[:, None], task.table(2)[answer]]
         return probe(torch.cat([tiles.mean(2), tiles.std(2)], 1), answer, answers)
@@ -142,12 +143,12 @@ def test_cpc_the_border_of_what_was_seen_does_not_go_on_in_what_is_asked(smooth_
 
 def marks(views):
     """(sample, cue): how much of each of the four borders is one value, and does it differ?"""
-    found = []
+    cues = []
     for axis, end in itertools.product((2, 3), (0, -1)):
         border = views.select(axis, end)
         out = (border.mean((1, 2)) - views.mean((1, 2, 3))) / views.std((1, 2, 3))
-        found += [(border.diff(dim=2).abs() < 1e-5).float().mean((1, 2)), out, out.abs()]
-    return torch.stack(found, 1)
+        cues += [(border.diff(dim=2).abs() < 1e-5).float().mean((1, 2)), out, out.abs()]
+    return torch.stack(cues, 1)
 
 
 def filled_with_zeros(x, matrices, shifts):
@@ -177,10 +178,8 @@ def test_simclr_nothing_at_the_border_marks_a_turned_view(probe, monkeypatch):
     ).configure((24, 24), (1.0, 1.0))
 
     def accuracy():
-        views, turned = (
-            task.make_batch(smooth(2000, 24), rng(3))["views"],
-            task._choose_ops(2000, rng(3))[:, 0],
-        )
+        views = task.make_batch(smooth(2000, 24), rng(3))["views"]
+        turned = task._choose_ops(2000, rng(3))[:, 0]
         return probe(marks(views), turned.long(), 2)
 
     assert at_chance(accuracy(), 2, 2000)
@@ -209,16 +208,19 @@ def test_simclr_how_one_view_was_made_does_not_tell_how_its_partner_was(monkeypa
 
 
 def test_masked_the_mask_and_the_fill_tell_nothing_of_what_is_hidden(probe, monkeypatch):
-    task, images = masked.Masked(block=4), noise(2000, 1, 16, 16)
+    task = masked.Masked(block=4)
+    images = noise(2000, 1, 16, 16)
     question = task.make_batch(images, rng(1))
     hidden = question["hidden"].repeat_interleave(4, 1).repeat_interleave(4, 2)[:, None]
     brighter = (images * hidden).sum((1, 2, 3)) / hidden.sum((1, 2, 3)) > 0
 
     def accuracy():
-        shown = masked.fill(images, hidden)
-        seen = torch.where(hidden, 0, shown).sum((1, 2, 3)) / (~hidden).sum((1, 2, 3))
-        fill = torch.where(hidden, shown, 0).sum((1, 2, 3)) / hidden.sum((1, 2, 3))
-        cues = torch.cat([question["hidden"].flatten(1).float(), seen[:, None], fill[:, None]], 1)
+        filled = masked.fill(images, hidden)
+        visible = torch.where(hidden, 0, filled).sum((1, 2, 3)) / (~hidden).sum((1, 2, 3))
+        fill = torch.where(hidden, filled, 0).sum((1, 2, 3)) / hidden.sum((1, 2, 3))
+        cues = torch.cat(
+            [question["hidden"].flatten(1).float(), visible[:, None], fill[:, None]], 1
+        )
         return probe(cues, brighter.long(), 2)
 
     assert at_chance(accuracy(), 2, 1000)

@@ -59,7 +59,8 @@ def test_every_view_has_as_many_operations_as_asked_each_equally_often(per_view)
 
 @pytest.mark.parametrize("d", [2, 3])
 def test_geometry_is_one_resampling(monkeypatch, d):
-    calls, resample = [], simclr.resample
+    calls = []
+    resample = simclr.resample
     monkeypatch.setattr(
         simclr, "resample", lambda x, *maps: calls.append(len(x)) or resample(x, *maps)
     )
@@ -70,7 +71,8 @@ def test_geometry_is_one_resampling(monkeypatch, d):
 def test_views_without_geometry_keep_their_voxels():
     images = torch.randn(3, 1, 8, 8, 8)
     task = suited(ops=("identity", "colour"), ops_per_view=1)
-    chosen, views = task._choose_ops(3, rng()), task.make_batch(images, rng())["views"]
+    chosen = task._choose_ops(3, rng())
+    views = task.make_batch(images, rng())["views"]
     for image, view, ops in zip(images.repeat(2, 1, 1, 1, 1), views, chosen.tolist(), strict=True):
         if ops[0]:
             assert torch.equal(view, image)
@@ -109,13 +111,16 @@ def test_a_crop_is_a_window_of_the_image_of_the_size_asked_for():
 def test_flips_flip_and_rotations_rotate():
     images = torch.randn(20, 1, 8, 8, 8)
     for op in ("flip", "rotate"):
-        views = suited(ops=(op, "identity", "colour"), ops_per_view=1)
-        chosen, shown = views._choose_ops(20, rng()), views.make_batch(images, rng())["views"]
+        task = suited(ops=(op, "identity", "colour"), ops_per_view=1)
+        chosen = task._choose_ops(20, rng())
+        pictures = task.make_batch(images, rng())["views"]
         moved = [
             bool((a - b).abs().max() > 0.01)
-            for a, b in zip(shown, images.repeat(2, 1, 1, 1, 1), strict=True)
+            for a, b in zip(pictures, images.repeat(2, 1, 1, 1, 1), strict=True)
         ]
-        assert all(there for there, ops in zip(moved, chosen[:, 0].tolist(), strict=True) if ops)
+        assert all(
+            is_moved for is_moved, ops in zip(moved, chosen[:, 0].tolist(), strict=True) if ops
+        )
 
 
 def test_samples_are_the_tiles_of_each_image_and_know_their_scan():
@@ -126,22 +131,23 @@ def test_samples_are_the_tiles_of_each_image_and_know_their_scan():
 
 
 def test_crops_of_a_scan_that_the_batch_holds_twice_are_no_negatives_where_masked():
-    images, scan = torch.randn(3, 1, 16, 16, generator=rng()), torch.tensor([5, 2, 5])
+    images = torch.randn(3, 1, 16, 16, generator=rng())
+    scan = torch.tensor([5, 2, 5])
     task = suited(2, grid=2, mask_same_scan=True)
     batch = task.make_batch(images, rng(), scan)
     assert torch.equal(batch["scan"], scan.repeat_interleave(4).repeat(2))
     expected = nt_xent(batch["views"].flatten(1), task.temperature, batch["scan"])
-    found = task.loss(Flat(), torch.nn.Identity(), batch)
-    assert [float(found.loss), float(found.metrics["chance"])] == pytest.approx(
+    outcome = task.loss(Flat(), torch.nn.Identity(), batch)
+    assert [float(outcome.loss), float(outcome.metrics["chance"])] == pytest.approx(
         [*map(float, expected[::2])]
     )
     assert float(expected.chance) == pytest.approx((2 / 9 + 1 / 17) / 3)
-    alone = task.loss(
+    single_scan = task.loss(
         Flat(),
         torch.nn.Identity(),
         task.make_batch(images, rng(), torch.zeros(3, dtype=torch.int64)),
     )
-    assert [float(alone.loss), float(alone.metrics["chance"])] == [0, 1]
+    assert [float(single_scan.loss), float(single_scan.metrics["chance"])] == [0, 1]
 
 
 def test_uniformity_is_that_of_all_pairs_without_an_operation_that_some_devices_lack(monkeypatch):
@@ -153,12 +159,13 @@ def test_uniformity_is_that_of_all_pairs_without_an_operation_that_some_devices_
         math.exp(-2 * float((a - b).square().sum())) for a, b in itertools.combinations(unit, 2)
     ]
     with torch.autocast("cpu", torch.bfloat16):
-        found = task.loss(Flat(), torch.nn.Identity(), batch).metrics["uniformity"]
-    assert float(found) == pytest.approx(math.log(sum(pairs) / len(pairs)), abs=1e-4)
+        uniformity = task.loss(Flat(), torch.nn.Identity(), batch).metrics["uniformity"]
+    assert float(uniformity) == pytest.approx(math.log(sum(pairs) / len(pairs)), abs=1e-4)
 
 
 def test_planes_are_those_of_equal_spacing_unless_named():
-    crop, uneven = (16, 16, 16), (1.0, 1.0, 3.0)
+    crop = (16, 16, 16)
+    uneven = (1.0, 1.0, 3.0)
     assert SimCLR().configure(crop, uneven).planes == "xy"
     assert SimCLR(planes="xz").configure(crop, uneven).planes == "xz"
     assert SimCLR().configure(crop, (1.0, 1.0, 3.0), (2.0, 2.0, 2.0)).planes == "xy"
