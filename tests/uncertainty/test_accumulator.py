@@ -26,27 +26,27 @@ def count_ballots(probabilities):
 
 def test_slices_add_up_as_slabs_do(tmp_path):
     probabilities = torch.rand(3, 3, 5, 6, 7).softmax(1)
-    how = {
+    options = {
         "passes": 3,
         "labelling": ClassLabelling(3),
         "space": (5, 6, 7),
         "needs": {"points", "squares", "entropies"},
         "device": CPU,
     }
-    slabs = VoteAccumulator(**how, passes_file=tmp_path / "slabs")
-    slices = VoteAccumulator(**how, passes_file=tmp_path / "slices")
+    slabs = VoteAccumulator(**options, passes_file=tmp_path / "slabs")
+    slices = VoteAccumulator(**options, passes_file=tmp_path / "slices")
     for number in range(3):
         slabs.add(number, (), probabilities[number])
         for place in range(7):
-            part = (slice(None), slice(None), slice(place, place + 1))
-            slices.add(number, part, probabilities[number][(slice(None), *part)])
+            plane = (slice(None), slice(None), slice(place, place + 1))
+            slices.add(number, plane, probabilities[number][(slice(None), *plane)])
     for name in ("ballots", "points", "sums", "squares", "entropies"):
         torch.testing.assert_close(getattr(slices, name), getattr(slabs, name), atol=1e-6, rtol=0)
     np.testing.assert_array_equal(slices.voxels, slabs.voxels)
     for value in range(3):
-        whole = (probabilities[:, value] * 255).round().to(torch.uint8).numpy().reshape(3, -1)
+        expected = (probabilities[:, value] * 255).round().to(torch.uint8).numpy().reshape(3, -1)
         for tally in (slabs, slices):
-            np.testing.assert_array_equal(tally.stored_passes(value, 11, 140), whole[:, 11:140])
+            np.testing.assert_array_equal(tally.stored_passes(value, 11, 140), expected[:, 11:140])
 
 
 def test_slabs_add_up_to_the_whole():
@@ -61,36 +61,36 @@ def test_slabs_add_up_to_the_whole():
     torch.testing.assert_close(tally.sums, probabilities.sum(0))
     torch.testing.assert_close(tally.squares, probabilities.square().sum(0))
     torch.testing.assert_close(tally.entropies, -(probabilities * probabilities.log()).sum((0, 1)))
-    for number, one in enumerate(probabilities.argmax(1)):
+    for number, labels in enumerate(probabilities.argmax(1)):
         np.testing.assert_array_equal(
-            tally.voxels[number], np.bincount(one.ravel().numpy(), minlength=3)
+            tally.voxels[number], np.bincount(labels.ravel().numpy(), minlength=3)
         )
 
 
 def of_regions(probabilities):
     labelling = RegionLabelling(nested_regions(REGIONS, OWN))
     tally = VoteAccumulator(len(probabilities), labelling, SPACE, {"entropies"}, CPU)
-    for number, each in enumerate(probabilities):
-        tally.add(number, (), each)
+    for number, planes in enumerate(probabilities):
+        tally.add(number, (), planes)
     return tally
 
 
 def test_regions_are_counted_as_the_labels_that_the_passes_would_write():
     probabilities = torch.rand(5, 3, *SPACE, generator=torch.Generator().manual_seed(0))
     tally = of_regions(probabilities)
-    found = np.zeros((5, 3, *SPACE), int)
+    expected = np.zeros((5, 3, *SPACE), int)
     for number, *voxel in itertools.product(range(5), *map(range, SPACE)):
         label = 0
-        for place, own in enumerate((2, 1, 3)):
+        for place, region_label in enumerate((2, 1, 3)):
             if probabilities[(number, place, *voxel)] > 0.5:
-                label = own
+                label = region_label
         for place, values in enumerate(REGIONS.values()):
-            found[(number, place, *voxel)] = label in values
-    np.testing.assert_array_equal(tally.ballots.numpy(), found.sum(0))
-    np.testing.assert_array_equal(tally.voxels, found.sum((2, 3, 4)))
+            expected[(number, place, *voxel)] = label in values
+    np.testing.assert_array_equal(tally.ballots.numpy(), expected.sum(0))
+    np.testing.assert_array_equal(tally.voxels, expected.sum((2, 3, 4)))
     np.testing.assert_allclose(
         tally.scores(vote_rules.VOTE_RULES["majority"], VoteOptions(union_index=0)),
-        found.mean(0),
+        expected.mean(0),
         atol=1e-6,
     )
     np.testing.assert_allclose(
@@ -99,8 +99,8 @@ def test_regions_are_counted_as_the_labels_that_the_passes_would_write():
         atol=1e-6,
     )
     union = tally.scores(vote_rules.VOTE_RULES["union"], VoteOptions(union_index=1))
-    np.testing.assert_array_equal(union[1], found[:, 1].any(0))
-    np.testing.assert_allclose(union[[0, 2]], found.mean(0)[[0, 2]], atol=1e-6)
+    np.testing.assert_array_equal(union[1], expected[:, 1].any(0))
+    np.testing.assert_allclose(union[[0, 2]], expected.mean(0)[[0, 2]], atol=1e-6)
 
 
 @pytest.mark.parametrize("rule", ["majority", "mean"])

@@ -51,9 +51,10 @@ def draw(rng, count, first=0):
 @pytest.mark.parametrize("subjects", [3, 8, 9, 19, 20, 50])
 def test_a_further_error_is_below_the_quantile_as_often_as_promised(subjects):
     errors = np.random.default_rng(0).exponential(size=(20000, subjects + 1))
-    held = [row[-1] <= conformal_quantile(row[:-1].tolist()) for row in errors[:4000]]
+    covered = [row[-1] <= conformal_quantile(row[:-1].tolist()) for row in errors[:4000]]
     rank = min(subjects, math.ceil((subjects + 1) * 9 / 10 - 1e-9))
-    assert np.mean(held) == pytest.approx(rank / (subjects + 1), abs=0.02)  # exact for any errors
+    # exact for any errors
+    assert np.mean(covered) == pytest.approx(rank / (subjects + 1), abs=0.02)
     assert rank / (subjects + 1) >= promised_level(subjects)
     assert promised_level(subjects) == (0.9 if subjects >= 9 else subjects / (subjects + 1))
 
@@ -95,23 +96,25 @@ def test_predicted_dice_has_no_bias_and_follows_the_truth():
 def test_a_slope_counts_as_much_as_its_cases(count):
     measures = draw(np.random.default_rng(3), count)
     x, y = np.array([(measure.agreement, measure.dice) for measure in measures]).T
-    own = np.polyfit(x, y, 1)[0]
-    pooled = (count * own + PRIOR_CASES) / (count + PRIOR_CASES)
-    expected = (count * own + PRIOR_CASES * pooled) / (count + PRIOR_CASES)
+    fitted_slope = np.polyfit(x, y, 1)[0]
+    pooled = (count * fitted_slope + PRIOR_CASES) / (count + PRIOR_CASES)
+    expected = (count * fitted_slope + PRIOR_CASES * pooled) / (count + PRIOR_CASES)
     line = fit_lines({"organ": measures})["organ"]
     assert line.slope == pytest.approx(expected)
     assert line.intercept == pytest.approx(y.mean() - expected * x.mean())
 
 
 def test_a_class_whose_passes_always_agree_takes_its_mean():
-    same = [
+    measures = [
         dataclasses.replace(measure, agreement=1.0, dice=dice)
         for measure, dice in zip(
             draw(np.random.default_rng(4), 4), (0.5, 0.7, 0.6, 0.6), strict=True
         )
     ]
-    assert fit_lines({"organ": same})["organ"](1.0) == pytest.approx(0.6)
-    assert held_out_dice({"organ": same})["organ"] == pytest.approx([1.9 / 3, 1.7 / 3, 0.6, 0.6])
+    assert fit_lines({"organ": measures})["organ"](1.0) == pytest.approx(0.6)
+    assert held_out_dice({"organ": measures})["organ"] == pytest.approx(
+        [1.9 / 3, 1.7 / 3, 0.6, 0.6]
+    )
 
 
 def test_of_a_subject_with_several_scans_the_worst_counts():
@@ -175,17 +178,17 @@ def test_a_damaged_calibration_is_refused(run, calibration, key, value):
 
 def test_an_estimate_is_the_line_and_the_scaled_spread(calibration):
     fitted = calibration.classes["2"]
-    part = {"class": 2, "agreement": 0.9, "volume": 10.0, "spread": 0.5}
-    estimate = calibration.estimate(part)
+    entry = {"class": 2, "agreement": 0.9, "volume": 10.0, "spread": 0.5}
+    estimate = calibration.estimate(entry)
     dice = fitted.intercept + fitted.slope * 0.9
     assert estimate[:3] == pytest.approx(
         (dice, dice - fitted.dice_margin, min(1, dice + fitted.dice_margin))
     )
     half = fitted.volume_factor * (0.5 + 0.05 * 10 + 0.001)
     assert estimate[3:] == pytest.approx((10 - half, 10 + half))
-    assert calibration.estimate({**part, "class": 3}) is None
+    assert calibration.estimate({**entry, "class": 3}) is None
     assert calibration.estimate({"class": 2, "agreement": 1.0, "volume": 1.0}) is None
-    assert calibration.estimate({**part, "agreement": 99}).dice == 1
+    assert calibration.estimate({**entry, "agreement": 99}).dice == 1
 
 
 @pytest.mark.parametrize(
@@ -203,7 +206,7 @@ def test_an_estimate_is_the_line_and_the_scaled_spread(calibration):
 def test_other_predictions_than_the_calibrated_ones_are_named(
     calibration, change, sha256s, overlap, reason
 ):
-    found = calibration.mismatch(dataclasses.replace(SETTINGS, **change), sha256s, overlap)
-    assert (found is None) == (reason is None)
-    assert reason is None or reason in found
+    mismatch = calibration.mismatch(dataclasses.replace(SETTINGS, **change), sha256s, overlap)
+    assert (mismatch is None) == (reason is None)
+    assert reason is None or reason in mismatch
     assert module.FORMAT == 1

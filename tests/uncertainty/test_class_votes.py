@@ -21,7 +21,7 @@ from selfvox.uncertainty.mc_dropout import Dropout, DropoutMasks, is_activation
 from ..conftest import make_run
 
 SMALL = {"network": {"name": "plain", "channels": [4, 8]}, "device": "cpu", "encoder": "none"}
-HOW = {"encoder_dropout": 0.3, "decoder_dropout": 0.2}
+DROPOUT_RATES = {"encoder_dropout": 0.3, "decoder_dropout": 0.2}
 
 
 def network(d=2, ordinal=True):
@@ -46,7 +46,8 @@ class Dropped(nn.Module):
 
     def __init__(self, activation, mask):
         super().__init__()
-        self.activation, self.mask = activation, mask
+        self.activation = activation
+        self.mask = mask
 
     def forward(self, x):
         return self.activation(x) * self.mask.view(1, -1, *(1,) * (x.ndim - 2))
@@ -54,18 +55,19 @@ class Dropped(nn.Module):
 
 def sub_network(net, channels, rates, number):
     """A copy of the network with the masks of a pass written into it."""
-    alone = copy.deepcopy(net)
+    sub_net = copy.deepcopy(net)
     site = 0
-    for part, rate in ((alone.encoder, rates[0]), (alone.head, rates[1])):
-        for layer in [each for each in part.modules() if is_activation(each)] if rate else ():
-            kept = np.random.default_rng((7, number, site)).random(channels[site]) >= rate
-            dropped = Dropped(layer, torch.tensor(kept / (1 - rate), dtype=torch.float32))
-            for parent in list(part.modules()):  # some know a layer by two names
+    for stage, rate in ((sub_net.encoder, rates[0]), (sub_net.head, rates[1])):
+        activations = [module for module in stage.modules() if is_activation(module)]
+        for layer in activations if rate else ():
+            mask = np.random.default_rng((7, number, site)).random(channels[site]) >= rate
+            dropped = Dropped(layer, torch.tensor(mask / (1 - rate), dtype=torch.float32))
+            for parent in list(stage.modules()):  # some know a layer by two names
                 for name in [name for name, child in parent._modules.items() if child is layer]:
                     if not isinstance(parent, Dropped):
                         parent._modules[name] = dropped
             site += 1
-    return alone
+    return sub_net
 
 
 @pytest.mark.parametrize("d", [2, 3])
@@ -75,31 +77,32 @@ def sub_network(net, channels, rates, number):
 def test_a_pass_is_one_sub_network_for_all_images(rates, channels, d):
     net = network(d)
     for image in images(d):
-        found = swept(net, Dropout(*rates, "channel", 7), image)
+        passes = swept(net, Dropout(*rates, "channel", 7), image)
         for number in range(5):
             with torch.inference_mode():
-                alone = sub_network(net, channels, rates, number)
-                expected = net.probabilities(alone(image))
-            torch.testing.assert_close(found[number : number + 1], expected, atol=1e-6, rtol=0)
-        assert (found[0] - found[1]).abs().max() > 1e-4
+                sub_net = sub_network(net, channels, rates, number)
+                expected = net.probabilities(sub_net(image))
+            torch.testing.assert_close(passes[number : number + 1], expected, atol=1e-6, rtol=0)
+        assert (passes[0] - passes[1]).abs().max() > 1e-4
 
 
 @pytest.mark.parametrize("kind", ["channel", "element"])
 def test_a_pass_alone_is_that_pass_of_many_bit_for_bit(kind):
-    net, (image, _) = network(), images()
-    found = swept(net, Dropout(0.3, 0.2, kind, 0), image)
+    net = network()
+    image, _ = images()
+    passes = swept(net, Dropout(0.3, 0.2, kind, 0), image)
     for number in range(5):
         assert torch.equal(
-            swept(net, Dropout(0.3, 0.2, kind, 0), image, [number])[0], found[number]
+            swept(net, Dropout(0.3, 0.2, kind, 0), image, [number])[0], passes[number]
         )
-    assert not torch.allclose(swept(net, Dropout(0.3, 0.2, kind, 1), image), found, atol=1e-4)
+    assert not torch.allclose(swept(net, Dropout(0.3, 0.2, kind, 1), image), passes, atol=1e-4)
 
 
 PASSES = torch.tensor([[0.6, 0.3, 0.1], [0.52, 0.38, 0.1], [0.1, 0.2, 0.7], [0.0, 0.4, 0.6]])
 
 
 @pytest.mark.parametrize(
-    ("ordinal", "how", "expected", "votes"),
+    ("ordinal", "options", "expected", "votes"),
     [
         (False, {}, "a", [2, 0, 2]),  # a tie goes to the first
         (False, {"vote": "mean"}, "c", [2, 0, 2]),  # 0.305, 0.32, 0.375
@@ -109,8 +112,8 @@ PASSES = torch.tensor([[0.6, 0.3, 0.1], [0.52, 0.38, 0.1], [0.1, 0.2, 0.7], [0.0
         (True, {"vote": "mean"}, "b", [2, 0, 2]),  # the median of 0.305, 0.32, 0.375
     ],
 )
-def test_passes_decide_and_are_trusted_as_they_vote(ordinal, how, expected, votes):
-    settings = PassSettings(passes=4, **how)
+def test_passes_decide_and_are_trusted_as_they_vote(ordinal, options, expected, votes):
+    settings = PassSettings(passes=4, **options)
     result = class_votes.count_class_votes(PASSES, ordinal, ("a", "b", "c"), settings)
     assert (result.name, result.votes) == (expected, votes)
     assert result.trust == votes["abc".index(expected)] / 4
@@ -140,8 +143,15 @@ def work(tmp_path_factory):
     (folder / "scans" / "grades.csv").write_text("\n".join(lines) + "\n")
     selfvox.prepare(folder / "scans", out=folder / "store", workers=1)
     for seed in (0, 1):
-        how = {"steps": 12, "batch": 4, "crop": 16, "seed": seed, "learning_rate": 1e-2, **SMALL}
-        selfvox.finetune(folder / "store", out=folder / f"run{seed}", **how)
+        options = {
+            "steps": 12,
+            "batch": 4,
+            "crop": 16,
+            "seed": seed,
+            "learning_rate": 1e-2,
+            **SMALL,
+        }
+        selfvox.finetune(folder / "store", out=folder / f"run{seed}", **options)
     return folder
 
 
@@ -153,8 +163,8 @@ def table(path):
 def test_passes_become_a_table_and_a_list_of_what_to_review_the_least_trusted_first(
     work, tmp_path, capsys
 ):
-    how = {"passes": 5, **HOW}
-    (path,) = selfvox.predict(work / "run0", work / "scans", out=tmp_path / "a", **how)
+    options = {"passes": 5, **DROPOUT_RATES}
+    (path,) = selfvox.predict(work / "run0", work / "scans", out=tmp_path / "a", **options)
     rows = table(path)
     review = table(tmp_path / "a" / "review.csv")
     for row in rows:
@@ -173,63 +183,64 @@ def test_passes_become_a_table_and_a_list_of_what_to_review_the_least_trusted_fi
         (row["id"], row["class"]) for row in rows
     }
     # the same seed says the same, whatever else was asked for; another seed something else
-    selfvox.predict(work / "run0", work / "scans" / "eye_07.png", out=tmp_path / "b", **how)
+    selfvox.predict(work / "run0", work / "scans" / "eye_07.png", out=tmp_path / "b", **options)
     assert table(tmp_path / "b" / "predictions.csv") == [
         row for row in rows if row["id"] == "eye_07"
     ]
-    selfvox.predict(work / "run0", work / "scans", out=tmp_path / "c", seed=1, **how)
+    selfvox.predict(work / "run0", work / "scans", out=tmp_path / "c", seed=1, **options)
     assert table(tmp_path / "c" / "predictions.csv") != rows
     # some are lost, as by a kill, and made again
     ledger = (tmp_path / "a" / "cases.jsonl").read_text().splitlines(keepends=True)
     (tmp_path / "a" / "cases.jsonl").write_text("".join(ledger[:5]))
     before = path.read_bytes()
     capsys.readouterr()
-    selfvox.predict(work / "run0", work / "scans", out=tmp_path / "a", **how)
+    selfvox.predict(work / "run0", work / "scans", out=tmp_path / "a", **options)
     assert "5 of 12 predictions exist already" in capsys.readouterr().err
     assert path.read_bytes() == before
     assert selfvox.evaluate(tmp_path / "a", work / "scans" / "grades.csv")
 
 
 def test_an_ensemble_is_the_mean_of_its_runs(work, tmp_path):
-    alone = [
+    singles = [
         selfvox.predict(work / f"run{n}", work / "scans", out=tmp_path / str(n))[0] for n in (0, 1)
     ]
     (path,) = selfvox.predict(
         work / "run0", work / "scans", out=tmp_path / "both", ensemble=(work / "run1",)
     )
-    for one, other, both in zip(*map(table, (*alone, path)), strict=True):
-        assert [one["id"], other["id"]] == [both["id"]] * 2
-        assert sum(int(both[f"votes_{name}"]) for name in "012") == 2
+    for first, second, mean in zip(*map(table, (*singles, path)), strict=True):
+        assert [first["id"], second["id"]] == [mean["id"]] * 2
+        assert sum(int(mean[f"votes_{name}"]) for name in "012") == 2
         for name in (f"probability_{name}" for name in "012"):
-            assert float(both[name]) == pytest.approx(
-                (float(one[name]) + float(other[name])) / 2, abs=1e-6
+            assert float(mean[name]) == pytest.approx(
+                (float(first[name]) + float(second[name])) / 2, abs=1e-6
             )
 
 
 def test_a_network_that_votes_with_itself_makes_as_many_other_passes(work, tmp_path):
     """Passes are numbered across networks: a network taken twice is one with twice the passes."""
-    how = {"run": work / "run0", "scans": work / "scans", **HOW}
-    (two,) = selfvox.predict(**how, out=tmp_path / "two", ensemble=(work / "run0",), passes=2)
-    (one,) = selfvox.predict(**how, out=tmp_path / "one", passes=4)
-    assert two.read_bytes() == one.read_bytes()
+    options = {"run": work / "run0", "scans": work / "scans", **DROPOUT_RATES}
+    (doubled,) = selfvox.predict(
+        **options, out=tmp_path / "two", ensemble=(work / "run0",), passes=2
+    )
+    (single,) = selfvox.predict(**options, out=tmp_path / "one", passes=4)
+    assert doubled.read_bytes() == single.read_bytes()
 
 
 def test_what_cannot_vote_together_is_refused(work, tmp_path):
     segmenter = make_run(tmp_path / "segmenter")
-    asked = {"scans": work / "scans", "out": tmp_path / "out"}
+    options = {"scans": work / "scans", "out": tmp_path / "out"}
     with pytest.raises(
         UsageError, match=r"segmenter: segments, where .*run0 classifies whole scans; leave it out"
     ):
-        selfvox.predict(work / "run0", ensemble=(segmenter,), **asked)
+        selfvox.predict(work / "run0", ensemble=(segmenter,), **options)
     with pytest.raises(
         UsageError, match=r"run0: classifies whole scans, where .*segmenter segments; leave it out"
     ):
-        selfvox.predict(segmenter, ensemble=(work / "run0",), **asked)
+        selfvox.predict(segmenter, ensemble=(work / "run0",), **options)
     nominal = selfvox.finetune(
         work / "store", out=tmp_path / "nominal", steps=1, batch=2, crop=16, ordinal=False, **SMALL
     )
-    how = {"scans": work / "scans", "out": tmp_path / "out"}
-    for reason, more in (
+    for reason, changes in (
         ("its choice of ordered or unordered classes differs", {"ensemble": (nominal,)}),
         ("classifies whole scans, which have no maps", {"passes": 2, "maps": ("entropy",)}),
         (
@@ -239,4 +250,4 @@ def test_what_cannot_vote_together_is_refused(work, tmp_path):
         ("no class is called 'severe'", {"passes": 2, "vote": "union", "union_class": "severe"}),
     ):
         with pytest.raises(UsageError, match=reason):
-            selfvox.predict(work / "run0", **how, **more)
+            selfvox.predict(work / "run0", **options, **changes)

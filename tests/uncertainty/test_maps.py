@@ -41,9 +41,9 @@ def tallied(probabilities, tmp_path):
         torch.device("cpu"),
         tmp_path / "spill",
     )
-    for number, one in enumerate(probabilities):
-        tally.add(number, (slice(3, None),), one[:, 3:])
-        tally.add(number, (slice(0, 3),), one[:, :3])
+    for number, planes in enumerate(probabilities):
+        tally.add(number, (slice(3, None),), planes[:, 3:])
+        tally.add(number, (slice(0, 3),), planes[:, :3])
     return tally
 
 
@@ -64,17 +64,17 @@ def test_maps_are_what_their_formulas_say(tmp_path):
 
 
 def test_passes_that_agree_have_no_mutual_information_and_no_variance(tmp_path):
-    one = torch.rand(1, 3, 5, 4, 6).softmax(1)
-    tally = tallied(one.expand(6, *one.shape[1:]), tmp_path)
+    single = torch.rand(1, 3, 5, 4, 6).softmax(1)
+    tally = tallied(single.expand(6, *single.shape[1:]), tmp_path)
     assert maps.mutual_information_map(tally).max() < 1e-6
     assert maps.variance_map(tally).max() < 1e-6
 
 
 @pytest.mark.parametrize(
-    "how", [{}, {"spacing_mm": (1.5, 1.5, 1.5)}], ids=["same grid", "resampled"]
+    "options", [{}, {"spacing_mm": (1.5, 1.5, 1.5)}], ids=["same grid", "resampled"]
 )
-def test_maps_have_the_grid_of_the_scan_and_are_not_taken_for_labels(tmp_path, how):
-    run = make_run(tmp_path / "run", **how)
+def test_maps_have_the_grid_of_the_scan_and_are_not_taken_for_labels(tmp_path, options):
+    run = make_run(tmp_path / "run", **options)
     scan = write_scan(
         tmp_path / "in" / "a.nii.gz", blob((20, 17, 12)), affine(turn=0.4, axes=(1, 2, 0))
     )
@@ -82,17 +82,17 @@ def test_maps_have_the_grid_of_the_scan_and_are_not_taken_for_labels(tmp_path, h
     (path,) = predict(
         Predict(run=run, scans=scan, out=out, passes=4, maps=MAPS, probabilities=True)
     )
-    assert not [each.name for each in out.iterdir() if ".part." in each.name]
+    assert not [file.name for file in out.iterdir() if ".part." in file.name]
     probability = nib.load(out / "a_probabilities.nii.gz").get_fdata()
-    shapes = {each.name: nib.load(each).shape for each in (out / "maps").glob("*.nii.gz")}
+    shapes = {file.name: nib.load(file).shape for file in (out / "maps").glob("*.nii.gz")}
     scalar = ("a_entropy.nii.gz", "a_mutual-information.nii.gz")
     assert shapes.pop("a_variance.nii.gz") == (20, 17, 12, 3)
     assert [shapes.pop(name) for name in scalar] == [(20, 17, 12)] * 2
-    assert shapes == {f"a_percentile-{each:02}.nii.gz": (20, 17, 12, 3) for each in WANTED}
-    for each in (out / "maps").glob("*.nii.gz"):
-        np.testing.assert_array_equal(nib.load(each).affine, nib.load(scan).affine)
+    assert shapes == {f"a_percentile-{rank:02}.nii.gz": (20, 17, 12, 3) for rank in WANTED}
+    for file in (out / "maps").glob("*.nii.gz"):
+        np.testing.assert_array_equal(nib.load(file).affine, nib.load(scan).affine)
     low, high = (
-        nib.load(out / "maps" / f"a_percentile-{each}.nii.gz").get_fdata() for each in ("05", "95")
+        nib.load(out / "maps" / f"a_percentile-{rank}.nii.gz").get_fdata() for rank in ("05", "95")
     )
     assert (low <= high + 1e-6).all()
     assert ((low - 0.01 <= probability) & (probability <= high + 0.01)).mean() > 0.9
@@ -114,16 +114,18 @@ def test_regions_have_percentiles_and_volumes_of_their_own(tmp_path):
     scan = write_scan(tmp_path / "in" / "a.nii.gz", blob((20, 17, 12)))
     predict(Predict(run=run, scans=scan, out=tmp_path / "out", passes=5, maps=("percentiles",)))
     maps_of = {
-        at: nib.load(tmp_path / "out" / "maps" / f"a_percentile-{at:02}.nii.gz").get_fdata()
-        for at in WANTED
+        percentile: nib.load(
+            tmp_path / "out" / "maps" / f"a_percentile-{percentile:02}.nii.gz"
+        ).get_fdata()
+        for percentile in WANTED
     }
     assert maps_of[50].shape == (20, 17, 12, 5)
-    for at in WANTED:
+    for percentile in WANTED:
         # of each pass, what is not whole is background: the percentiles are mirrored
-        background = maps_of[100 - at][..., 0]
-        whole = maps_of[at][..., 3]
-        np.testing.assert_allclose(whole, 1 - background, atol=2 / 255)
-        np.testing.assert_array_equal(maps_of[at][..., 4], maps_of[at][..., 2])
+        background = maps_of[100 - percentile][..., 0]
+        foreground = maps_of[percentile][..., 3]
+        np.testing.assert_allclose(foreground, 1 - background, atol=2 / 255)
+        np.testing.assert_array_equal(maps_of[percentile][..., 4], maps_of[percentile][..., 2])
     (row,) = csv.DictReader((tmp_path / "out" / "review.csv").read_text().splitlines())
     voxel = (
         float(row["whole ml"])
@@ -131,8 +133,8 @@ def test_regions_have_percentiles_and_volumes_of_their_own(tmp_path):
     )
     assert voxel == pytest.approx(1.0 * 1.2 * 2.0 / 1000, rel=1e-4)
     assert [
-        row[f"lesion too {what}"] for what in ("ml", "spread low", "spread high", "agreement")
-    ] == [row[f"lesion {what}"] for what in ("ml", "spread low", "spread high", "agreement")]
+        row[f"lesion too {column}"] for column in ("ml", "spread low", "spread high", "agreement")
+    ] == [row[f"lesion {column}"] for column in ("ml", "spread low", "spread high", "agreement")]
     assert float(row["whole spread low"]) <= float(row["whole spread high"])
 
 
@@ -183,8 +185,8 @@ def test_every_panel_shows_the_front_of_a_volume_on_top_and_a_picture_as_it_is(
         # the first row of an array is drawn on top
         bottom, top = axes.get_ylim()
         assert bottom > top
-        for shown in axes.images:
-            array = np.asarray(shown.get_array())
+        for image in axes.images:
+            array = np.asarray(image.get_array())
             assert np.argwhere(array == array.max()).tolist() == [[0, 0]]
         for outline in axes.collections:
             assert np.abs(outline.get_paths()[0].vertices).max() <= 1
@@ -201,19 +203,19 @@ def test_a_picture_gets_maps_too(tmp_path):
         )
     )
     names = {path.name for path in (tmp_path / "out" / "maps").iterdir()}
-    percentiles = {f"eye_percentile-{each:02}.tif" for each in WANTED}
+    percentiles = {f"eye_percentile-{percentile:02}.tif" for percentile in WANTED}
     assert names == {*percentiles, "eye_entropy.tif", "eye_maps.png"}
 
 
 def test_a_killed_scan_leaves_no_passes_behind(run, scans, tmp_path):
     out = tmp_path / "out"
-    how = {"passes": 3, "maps": ("percentiles",)}
-    predict(Predict(run=run, scans=scans, out=out, **how))
+    options = {"passes": 3, "maps": ("percentiles",)}
+    predict(Predict(run=run, scans=scans, out=out, **options))
     before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
     (out / ".1.part.scan_0.passes").write_bytes(b"half")
     (out / "maps" / ".1.part.scan_0_maps.png").write_bytes(b"half")
     (out / "maps" / "scan_1_percentile-05.nii.gz").unlink()
-    predict(Predict(run=run, scans=scans, out=out, **how))
+    predict(Predict(run=run, scans=scans, out=out, **options))
     after = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
     assert {path: data for path, data in after.items() if path.name != "cases.jsonl"} == {
         path: data for path, data in before.items() if path.name != "cases.jsonl"

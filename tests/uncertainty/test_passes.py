@@ -27,10 +27,10 @@ WINDOW = (16, 16, 16)
 KINDS = pytest.mark.parametrize("kind", ["channel", "element"])
 
 
-def network(name="plain", norm="instance", d=3, **how):
+def network(name="plain", norm="instance", d=3, **options):
     torch.manual_seed(0)
-    how = how or {"channels": (4, 8), "blocks": 1, "norm": norm}
-    spec = plan_encoder({"name": name, **how}, (16,) * d, (1.0,) * d)
+    options = options or {"channels": (4, 8), "blocks": 1, "norm": norm}
+    spec = plan_encoder({"name": name, **options}, (16,) * d, (1.0,) * d)
     return Segmenter(build_encoder(spec, d, 1), 3, norm).eval()
 
 
@@ -41,16 +41,16 @@ def volume(shape=(40, 13, 27), seed=0):
 @torch.inference_mode()
 def swept(net, dropout, image, window=WINDOW, passes=range(5), slice_axis=None):
     """Probabilities (pass, class, *space), each voxel written once."""
-    found = torch.full((len(passes), net.classes, *image.shape[1:]), torch.nan)
+    probabilities = torch.full((len(passes), net.classes, *image.shape[1:]), torch.nan)
 
-    def take(number, where, part):
-        here = (list(passes).index(number), slice(None), *where)
-        assert found[here].isnan().all()
-        found[here] = part
+    def take(number, space, planes):
+        index = (list(passes).index(number), slice(None), *space)
+        assert probabilities[index].isnan().all()
+        probabilities[index] = planes
 
     with SubNetworks(net, dropout) as networks:
         run_passes(networks, image, window, 0.5, passes, take, slice_axis)
-    return found
+    return probabilities
 
 
 @KINDS
@@ -60,22 +60,22 @@ def test_a_pass_is_the_plain_prediction_of_its_sub_network(kind, rates, shape):
     net = network()
     image = volume(shape)
     dropout = Dropout(*rates, kind, 0)
-    found = swept(net, dropout, image)
+    actual = swept(net, dropout, image)
     with torch.inference_mode(), SubNetworks(net, dropout) as networks:
         for number in (0, 4):
 
             def alone(x, number=number):
                 return torch.cat(
                     [
-                        networks.logits(networks.shared(one[None]), [number], one.shape[1:])
-                        for one in x
+                        networks.logits(networks.shared(window[None]), [number], window.shape[1:])
+                        for window in x
                     ]
                 )
 
             torch.testing.assert_close(
-                found[number], segment_scan(alone, image, WINDOW), atol=1e-5, rtol=0
+                actual[number], segment_scan(alone, image, WINDOW), atol=1e-5, rtol=0
             )
-    assert (found[0] - found[1]).abs().max() > 1e-3
+    assert (actual[0] - actual[1]).abs().max() > 1e-3
 
 
 @KINDS
@@ -87,27 +87,27 @@ def test_a_pass_over_slices_is_the_plain_prediction_of_one_sub_network_for_all_o
     image = volume((20, 13, 18))
     window = (16, 16)
     dropout = Dropout(0.3, 0.2, kind, 0)
-    found = swept(net, dropout, image, window, range(3), axis)
+    actual = swept(net, dropout, image, window, range(3), axis)
     with torch.inference_mode(), SubNetworks(net, dropout) as networks:
         for number in range(3):
 
             def alone(x, number=number):
                 return torch.cat(
                     [
-                        networks.logits(networks.shared(one[None]), [number], one.shape[1:])
-                        for one in x
+                        networks.logits(networks.shared(plane[None]), [number], plane.shape[1:])
+                        for plane in x
                     ]
                 )
 
             plain = segment_scan(alone, image, window, slice_axis=axis)
-            torch.testing.assert_close(found[number], plain, atol=1e-5, rtol=0)
-    assert (found[0] - found[1]).abs().max() > 1e-3
+            torch.testing.assert_close(actual[number], plain, atol=1e-5, rtol=0)
+    assert (actual[0] - actual[1]).abs().max() > 1e-3
     # a slice gets the same alone and among others
     lone = swept(net, dropout, image.narrow(1 + axis, 7, 1), window, [2], axis)
-    torch.testing.assert_close(lone[0], found[2].narrow(1 + axis, 7, 1), atol=0, rtol=0)
+    torch.testing.assert_close(lone[0], actual[2].narrow(1 + axis, 7, 1), atol=0, rtol=0)
     monkeypatch.setitem(module.SLAB_BYTES, "cpu", 1)
     torch.testing.assert_close(
-        swept(net, dropout, image, window, range(3), axis), found, atol=1e-5, rtol=0
+        swept(net, dropout, image, window, range(3), axis), actual, atol=1e-5, rtol=0
     )
 
 
@@ -119,7 +119,7 @@ def test_dropout_is_what_torch_drops(kind, monkeypatch):
     )  # so that hooks see what is dropped
     net = network()
     rate = 0.4
-    layer = next(each for each in net.encoder.modules() if is_activation(each))
+    layer = next(candidate for candidate in net.encoder.modules() if is_activation(candidate))
     layer.register_forward_hook(lambda _, inputs, output: undropped.append(output.clone()))
     undropped = []
     dropped = []
@@ -131,12 +131,12 @@ def test_dropout_is_what_torch_drops(kind, monkeypatch):
     after = torch.cat(dropped)
     ratio = after / before
     assert ((ratio.abs() < 1e-6) | ((ratio - 1 / (1 - rate)).abs() < 1e-4)).all()
-    kept = (ratio > 0.5).float()
-    assert abs(kept.mean() - (1 - rate)) < 0.06
-    per_channel = kept.flatten(2).mean(2)
+    survived = (ratio > 0.5).float()
+    assert abs(survived.mean() - (1 - rate)) < 0.06
+    per_channel = survived.flatten(2).mean(2)
     assert bool(((per_channel == 0) | (per_channel == 1)).all()) == (kind == "channel")
     # two passes at one position are independent of each other
-    together = (kept[::2] * kept[1::2]).mean()
+    together = (survived[::2] * survived[1::2]).mean()
     assert abs(together - (1 - rate) ** 2) < 0.06
 
 
@@ -145,21 +145,23 @@ def test_a_pass_does_not_depend_on_what_is_computed_with_it(kind, monkeypatch):
     net = network()
     image = volume()
     dropout = Dropout(0.3, 0.2, kind, 0)
-    found = swept(net, dropout, image)
-    torch.testing.assert_close(swept(net, dropout, image, passes=[3])[0], found[3], atol=0, rtol=0)
+    expected = swept(net, dropout, image)
+    torch.testing.assert_close(
+        swept(net, dropout, image, passes=[3])[0], expected[3], atol=0, rtol=0
+    )
     monkeypatch.setitem(module.PASSES_AT_ONCE, "cpu", 3)
-    torch.testing.assert_close(swept(net, dropout, image), found, atol=1e-5, rtol=0)
+    torch.testing.assert_close(swept(net, dropout, image), expected, atol=1e-5, rtol=0)
     monkeypatch.setitem(module.SLAB_BYTES, "cpu", 1)
-    torch.testing.assert_close(swept(net, dropout, image), found, atol=1e-5, rtol=0)
+    torch.testing.assert_close(swept(net, dropout, image), expected, atol=1e-5, rtol=0)
 
 
 @KINDS
 def test_seed_and_number_make_a_pass(kind):
     net = network()
     image = volume()
-    one, other = (swept(net, Dropout(0.3, 0.0, kind, seed), image) for seed in (0, 1))
-    assert (one - other).abs().max() > 1e-3
-    assert all((one[a] - one[b]).abs().max() > 1e-3 for a in range(5) for b in range(a))
+    first, second = (swept(net, Dropout(0.3, 0.0, kind, seed), image) for seed in (0, 1))
+    assert (first - second).abs().max() > 1e-3
+    assert all((first[a] - first[b]).abs().max() > 1e-3 for a in range(5) for b in range(a))
 
 
 def test_running_statistics_stay_and_the_network_is_left_as_it_was():
@@ -174,25 +176,25 @@ def test_running_statistics_stay_and_the_network_is_left_as_it_was():
 
 def calls(layer):
     """The batches that a layer is given from now on."""
-    found = []
-    layer.register_forward_hook(lambda _, inputs, output: found.append(len(output)))
-    return found
+    batches = []
+    layer.register_forward_hook(lambda _, inputs, output: batches.append(len(output)))
+    return batches
 
 
-def convolutions(part):
-    return [each for each in part.modules() if isinstance(each, torch.nn.Conv3d)]
+def convolutions(net):
+    return [layer for layer in net.modules() if isinstance(layer, torch.nn.Conv3d)]
 
 
 def test_layers_before_the_first_dropout_are_computed_once_for_all_passes():
     # two windows, each together with its copy
     net = network()
     image = volume((24, 16, 16))
-    first, second = (calls(each) for each in convolutions(net.encoder)[:2])
+    first, second = (calls(layer) for layer in convolutions(net.encoder)[:2])
     swept(net, Dropout(0.3, 0.3, "channel", 0), image, passes=range(4))
     assert (first, second) == ([2] * 2, [2] * 4)  # then two passes at a time
     net = network()
     last = calls(convolutions(net.encoder)[-1])
-    decoders = [calls(each) for each in convolutions(net.decoder)]
+    decoders = [calls(layer) for layer in convolutions(net.decoder)]
     swept(net, Dropout(0.0, 0.3, "channel", 0), image, passes=range(4))
     assert last == decoders[0] == [2] * 2
     assert decoders[1] == [2] * 4
@@ -203,7 +205,7 @@ def test_a_network_that_cannot_be_traced_gives_the_same_passes(capsys, monkeypat
     image = volume((24, 16, 16))
     for rates in ((0.3, 0.0), (0.0, 0.3)):
         dropout = Dropout(*rates, "element", 0)
-        found = swept(net, dropout, image)
+        expected = swept(net, dropout, image)
         assert "torch.fx" not in capsys.readouterr().err
         with monkeypatch.context() as patch:
             # as a network does whose code asks for a value
@@ -214,11 +216,11 @@ def test_a_network_that_cannot_be_traced_gives_the_same_passes(capsys, monkeypat
             )
             untraced = swept(net, dropout, image)
         assert "UNetEncoder: torch.fx cannot trace it" in capsys.readouterr().err
-        torch.testing.assert_close(untraced, found, atol=1e-5, rtol=0)
+        torch.testing.assert_close(untraced, expected, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize(
-    ("name", "how", "d"),
+    ("name", "options", "d"),
     [
         ("residual", {"channels": (4, 8), "blocks": 1}, 3),
         ("plain", {"channels": (4, 8), "blocks": 1, "norm": "batch"}, 3),
@@ -227,22 +229,22 @@ def test_a_network_that_cannot_be_traced_gives_the_same_passes(capsys, monkeypat
         ("monai:EfficientNetBNFeatures", {"model_name": "efficientnet-b0", "pretrained": False}, 2),
     ],
 )
-def test_other_encoders_drop_too(name, how, d, monkeypatch):
-    net = network(name, d=d, **how)
+def test_other_encoders_drop_too(name, options, d, monkeypatch):
+    net = network(name, d=d, **options)
     image = volume((40, 32) if d == 2 else (20, 16, 16))
-    how = (Dropout(0.3, 0.0, "element", 0), image, (32, 32) if d == 2 else WINDOW, range(3))
-    found = swept(net, *how)
+    arguments = (Dropout(0.3, 0.0, "element", 0), image, (32, 32) if d == 2 else WINDOW, range(3))
+    expected = swept(net, *arguments)
     monkeypatch.setattr(module, "split_network", lambda *_: None)
-    torch.testing.assert_close(swept(net, *how), found, atol=1e-5, rtol=0)
-    assert (found[0] - found[1]).abs().max() > 1e-4
-    torch.testing.assert_close(found.sum(1), torch.ones(3, *image.shape[1:]))
+    torch.testing.assert_close(swept(net, *arguments), expected, atol=1e-5, rtol=0)
+    assert (expected[0] - expected[1]).abs().max() > 1e-4
+    torch.testing.assert_close(expected.sum(1), torch.ones(3, *image.shape[1:]))
 
 
 def test_a_full_device_computes_fewer_passes_at_a_time(monkeypatch):
     net = network()
     image = volume()
     dropout = Dropout(0.3, 0.0, "channel", 0)
-    found = swept(net, dropout, image)
+    expected = swept(net, dropout, image)
     real = SubNetworks.logits
 
     def small(self, shared, passes, size):
@@ -251,7 +253,7 @@ def test_a_full_device_computes_fewer_passes_at_a_time(monkeypatch):
         return real(self, shared, passes, size)
 
     monkeypatch.setattr(SubNetworks, "logits", small)
-    torch.testing.assert_close(swept(net, dropout, image), found, atol=1e-5, rtol=0)
+    torch.testing.assert_close(swept(net, dropout, image), expected, atol=1e-5, rtol=0)
 
 
 # the verb
@@ -275,12 +277,12 @@ VOTES = [
 ]
 
 
-@pytest.mark.parametrize("vote", VOTES, ids=[each["vote"] for each in VOTES])
+@pytest.mark.parametrize("vote", VOTES, ids=[vote["vote"] for vote in VOTES])
 @pytest.mark.parametrize(
-    "how", [{}, {"spacing_mm": (1.5, 1.5, 1.5)}], ids=["same grid", "resampled"]
+    "options", [{}, {"spacing_mm": (1.5, 1.5, 1.5)}], ids=["same grid", "resampled"]
 )
-def test_every_vote_is_written_on_the_scans_grid(tmp_path, vote, how):
-    run = make_run(tmp_path / "run", **how)
+def test_every_vote_is_written_on_the_scans_grid(tmp_path, vote, options):
+    run = make_run(tmp_path / "run", **options)
     scan = write_scan(tmp_path / "a.nii.gz", blob((20, 17, 12)))
     (path,) = predict(Predict(run=run, scans=scan, out=tmp_path / "out", **MANY, **vote))
     assert label(path).shape == (20, 17, 12)
@@ -313,28 +315,28 @@ def test_a_scan_is_predicted_alike_alone_and_among_others(run, scans, tmp_path):
 
 
 def test_an_ensemble_is_the_mean_of_its_plain_predictions(run, scans, tmp_path):
-    other = make_run(tmp_path / "other", seed=1)
+    second_run = make_run(tmp_path / "other", seed=1)
     scan = scans / "scan_0.nii.gz"
-    both = {"scans": scan, "probabilities": True, "precision": "fp32"}
-    for name, one in (("a", run), ("b", other)):
-        predict(Predict(run=one, out=tmp_path / name, **both))
+    options = {"scans": scan, "probabilities": True, "precision": "fp32"}
+    for name, member in (("a", run), ("b", second_run)):
+        predict(Predict(run=member, out=tmp_path / name, **options))
     (path,) = predict(
-        Predict(run=run, ensemble=(other,), out=tmp_path / "out", vote="mean", **both)
+        Predict(run=run, ensemble=(second_run,), out=tmp_path / "out", vote="mean", **options)
     )
-    one, two, mean = (
+    first, second, mean = (
         nib.load(tmp_path / n / "scan_0_probabilities.nii.gz").get_fdata()
         for n in ("a", "b", "out")
     )
-    np.testing.assert_allclose(mean, (one + two) / 2, atol=1e-6)
+    np.testing.assert_allclose(mean, (first + second) / 2, atol=1e-6)
     np.testing.assert_array_equal(label(path), mean.argmax(-1))
     assert "ensemble_sha256" in json.loads((tmp_path / "out" / "predictions.json").read_text())
 
 
 def test_a_network_that_votes_with_itself_makes_as_many_other_passes(run, scans, tmp_path):
     """Passes are numbered across networks: a network taken twice is one with twice the passes."""
-    how = {"run": run, "scans": scans / "scan_0.nii.gz", "probabilities": True}
-    predict(Predict(**how, out=tmp_path / "two", ensemble=(run,), passes=2))
-    predict(Predict(**how, out=tmp_path / "one", passes=4))
+    options = {"run": run, "scans": scans / "scan_0.nii.gz", "probabilities": True}
+    predict(Predict(**options, out=tmp_path / "two", ensemble=(run,), passes=2))
+    predict(Predict(**options, out=tmp_path / "one", passes=4))
     for name in ("scan_0.nii.gz", "scan_0_probabilities.nii.gz", "review.csv"):
         assert (tmp_path / "two" / name).read_bytes() == (tmp_path / "one" / name).read_bytes()
 
@@ -354,10 +356,10 @@ def test_where_all_passes_agree_weights_move_no_border_of_a_resampled_scan(tmp_p
     """Shares of the votes are resampled, not the weighted scores, which would push the border."""
     run = make_run(tmp_path / "run", spacing_mm=(1.5, 1.5, 1.5))
     scan = write_scan(tmp_path / "a.nii.gz", blob((20, 17, 12)))
-    how = {"run": run, "scans": scan, "ensemble": (run,)}
-    (plain,) = predict(Predict(**how, out=tmp_path / "plain"))
+    options = {"run": run, "scans": scan, "ensemble": (run,)}
+    (plain,) = predict(Predict(**options, out=tmp_path / "plain"))
     (weighted,) = predict(
-        Predict(**how, out=tmp_path / "weighted", vote="weighted", vote_weights=(1, 5, 9))
+        Predict(**options, out=tmp_path / "weighted", vote="weighted", vote_weights=(1, 5, 9))
     )
     np.testing.assert_array_equal(label(weighted), label(plain))
 
@@ -365,16 +367,18 @@ def test_where_all_passes_agree_weights_move_no_border_of_a_resampled_scan(tmp_p
 def test_runs_of_other_classes_or_recipes_cannot_vote_together(run, scans, tmp_path):
     classes = make_run(tmp_path / "classes", classes={"0": "background", "1": "organ", "2": "cyst"})
     recipe = make_run(tmp_path / "recipe", spacing_mm=(2.0, 2.0, 2.0))
-    for other, what in ((classes, "classes"), (recipe, "recipe")):
-        with pytest.raises(UsageError, match=f"{other.name}: its .*{what}.* leave it out"):
-            predict(Predict(run=run, ensemble=(other,), scans=scans, out=tmp_path / "out"))
+    for wrong_run, difference in ((classes, "classes"), (recipe, "recipe")):
+        with pytest.raises(
+            UsageError, match=f"{wrong_run.name}: its .*{difference}.* leave it out"
+        ):
+            predict(Predict(run=run, ensemble=(wrong_run,), scans=scans, out=tmp_path / "out"))
 
 
 def test_votes_that_cannot_be_are_refused(run, scans, tmp_path):
-    at = {"run": run, "scans": scans, "out": tmp_path / "out"}
+    options = {"run": run, "scans": scans, "out": tmp_path / "out"}
     # the decoder's rate is that of the training, which had none
     with pytest.raises(UsageError, match="passes: without dropout all passes would be the same"):
-        predict(Predict(**at, passes=2, encoder_dropout=0.0))
+        predict(Predict(**options, passes=2, encoder_dropout=0.0))
     for bad, match in (
         (
             {"passes": 2, "encoder_dropout": 0.0, "decoder_dropout": 0.0},
@@ -393,22 +397,22 @@ def test_votes_that_cannot_be_are_refused(run, scans, tmp_path):
         ({"passes": 2, "union_class": "lesion"}, "union_class: belongs to"),
     ):
         with pytest.raises(ValueError, match=match):
-            Predict(**at, **bad)
+            Predict(**options, **bad)
     for bad, match in (
         ({"vote": "weighted", "vote_weights": (1, 2)}, "vote_weights: 2 weights for 3 classes"),
         ({"vote": "union", "union_class": "lesions"}, "did you mean 'lesion'"),
     ):
         with pytest.raises(UsageError, match=match):
-            predict(Predict(**at, passes=2, **bad))
+            predict(Predict(**options, passes=2, **bad))
     assert not (tmp_path / "out").exists()
 
 
 def test_a_folder_made_with_passes_is_not_gone_on_in_without(run, scans, tmp_path):
     out = tmp_path / "out"
     predict(Predict(run=run, scans=scans, out=out, **MANY))
-    for other in ({}, {**MANY, "passes": 4}, {**MANY, "seed": 1}, {**MANY, "vote": "mean"}):
+    for changes in ({}, {**MANY, "passes": 4}, {**MANY, "seed": 1}, {**MANY, "vote": "mean"}):
         with pytest.raises(UsageError, match="was predicted with"):
-            predict(Predict(run=run, scans=scans, out=out, **other))
+            predict(Predict(run=run, scans=scans, out=out, **changes))
 
 
 KILLED_AFTER_A_SCAN = """

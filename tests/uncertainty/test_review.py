@@ -37,17 +37,17 @@ def agreement(masks, vote):
     return 2 * common / total if total else 1.0
 
 
-def check(part, masks, vote, voxel):
+def check(entry, masks, vote, voxel):
     sizes = [mask.sum() for mask in masks]
     low, median, high = np.percentile(sizes, (5, 50, 95)) * voxel
     volume = vote.sum() * voxel
-    assert part["volume"] == pytest.approx(volume)
-    assert part["low"] == pytest.approx(max(0, volume + low - median))
-    assert part["high"] == pytest.approx(volume + high - median)
-    assert part["low"] <= part["volume"] <= part["high"]
+    assert entry["volume"] == pytest.approx(volume)
+    assert entry["low"] == pytest.approx(max(0, volume + low - median))
+    assert entry["high"] == pytest.approx(volume + high - median)
+    assert entry["low"] <= entry["volume"] <= entry["high"]
     deviations = [(size - sum(sizes) / PASSES) ** 2 for size in sizes]
-    assert part["spread"] == pytest.approx((sum(deviations) / (PASSES - 1)) ** 0.5 * voxel)
-    assert part["agreement"] == pytest.approx(agreement(masks, vote))
+    assert entry["spread"] == pytest.approx((sum(deviations) / (PASSES - 1)) ** 0.5 * voxel)
+    assert entry["agreement"] == pytest.approx(agreement(masks, vote))
 
 
 @pytest.mark.parametrize(
@@ -65,13 +65,13 @@ def test_classes_and_regions_are_measured_as_in_loops(spacing_mm, voxel, unit):
     voted = probabilities.argmax(1).numpy()
     decided = label.numpy()
     assert review["volumes_in"] == unit
-    assert [part["class"] for part in review["classes"]] == [2, 5]
-    for part, index in zip(review["classes"], (1, 2), strict=True):
-        check(part, voted == index, decided == index, voxel)
-    assert [part["region"] for part in review["regions"]] == ["whole", "core"]
-    for part, indices in zip(review["regions"], ((1, 2), (2,)), strict=True):
-        check(part, np.isin(voted, indices), np.isin(decided, indices), voxel)
-    agreements = [part["agreement"] for part in review["classes"]]
+    assert [entry["class"] for entry in review["classes"]] == [2, 5]
+    for entry, index in zip(review["classes"], (1, 2), strict=True):
+        check(entry, voted == index, decided == index, voxel)
+    assert [entry["region"] for entry in review["regions"]] == ["whole", "core"]
+    for entry, indices in zip(review["regions"], ((1, 2), (2,)), strict=True):
+        check(entry, np.isin(voted, indices), np.isin(decided, indices), voxel)
+    agreements = [entry["agreement"] for entry in review["classes"]]
     assert review["trust"] == pytest.approx(np.mean(agreements))
     mean = probabilities.double().numpy().mean(0)
     entropy = -(mean * np.log(mean)).sum(0)
@@ -96,10 +96,10 @@ def test_a_network_trained_on_regions_is_trusted_by_its_regions():
     core = (probabilities[:, 1] > 0.5).numpy()
     whole = core | (probabilities[:, 0] > 0.5).numpy()
     assert review["classes"] == []
-    for part, masks, numbers in zip(review["regions"], (whole, core), ((1, 2), (2,)), strict=True):
-        check(part, masks, np.isin(label.numpy(), numbers), 0.001)
+    for entry, masks, numbers in zip(review["regions"], (whole, core), ((1, 2), (2,)), strict=True):
+        check(entry, masks, np.isin(label.numpy(), numbers), 0.001)
     assert review["trust"] == pytest.approx(
-        np.mean([part["agreement"] for part in review["regions"]])
+        np.mean([entry["agreement"] for entry in review["regions"]])
     )
 
 
@@ -125,7 +125,7 @@ def test_a_volume_is_that_of_the_written_mask_also_where_scans_are_resampled():
     written[:3, :2, :5] = 5
     step = (2.0, 2.0, 2.0)
     review = review_votes(accumulator, label, written, CLASSES, (2.0, 2.0, 6.0), step, REGIONS)
-    volumes = [part["volume"] for part in (*review["classes"], *review["regions"])]
+    volumes = [entry["volume"] for entry in (*review["classes"], *review["regions"])]
     assert volumes == pytest.approx([0, 0.09, 0.09, 0.09])  # 30 voxels of 1 x 1 x 3 mm
     sizes = accumulator.voxels[:, 2]
     low, median = np.percentile(sizes, (5, 50))
@@ -134,9 +134,9 @@ def test_a_volume_is_that_of_the_written_mask_also_where_scans_are_resampled():
 
 
 def test_the_precision_of_the_volumes_is_that_of_a_mean_of_passes():
-    part = {"volume": 100.0, "spread": 10.0}
+    entry = {"volume": 100.0, "spread": 10.0}
     empty = {"volume": 0.0, "spread": 1.0}
-    review = {"classes": [part, empty, {"volume": 9.0}], "regions": []}
+    review = {"classes": [entry, empty, {"volume": 9.0}], "regions": []}
     text = describe_precision([review], 25)
     assert "25 passes give the volumes to ±3.9 %" in text
     assert "100 would give ±2 %" in text
@@ -147,14 +147,14 @@ def test_the_precision_of_the_volumes_is_that_of_a_mean_of_passes():
 
 
 def test_the_table_begins_with_the_least_trusted_scan(tmp_path):
-    part = {"volume": 1.0, "low": 0.5, "high": 2.0, "agreement": 0.75}
+    entry = {"volume": 1.0, "low": 0.5, "high": 2.0, "agreement": 0.75}
     reviews = {
         case: {
             "trust": trust,
             "entropy": 0.1,
             "volumes_in": "ml",
-            "classes": [{"class": 2, **part}],
-            "regions": [{"region": "whole", **part}],
+            "classes": [{"class": 2, **entry}],
+            "regions": [{"region": "whole", **entry}],
         }
         for case, trust in (("scan_10", 0.5), ("scan_2", 0.5), ("scan_3", 0.1))
     }

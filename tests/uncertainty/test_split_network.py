@@ -17,11 +17,9 @@ class Branches(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.first, self.second, self.act = (
-            nn.Conv2d(1, 4, 3, padding=1),
-            nn.Conv2d(4, 4, 1),
-            nn.ReLU(),
-        )
+        self.first = nn.Conv2d(1, 4, 3, padding=1)
+        self.second = nn.Conv2d(4, 4, 1)
+        self.act = nn.ReLU()
         self.scale = nn.Parameter(torch.tensor(3.0))
 
     def forward(self, x):
@@ -33,14 +31,14 @@ class Branches(nn.Module):
 class Writes(Branches):
     """Adds into what is shared."""
 
-    def __init__(self, how):
+    def __init__(self, form):
         super().__init__()
-        self.how = how
+        self.form = form
 
     def forward(self, x):
         early = self.first(x)
         late = self.act(self.second(x.expand(-1, 4, -1, -1)))
-        if self.how == "method":
+        if self.form == "method":
             early.add_(late)
         else:
             early += late
@@ -55,9 +53,9 @@ class Decides(Branches):
 def run_with_hook(net, x):
     """What the network computes with hooks that double."""
     hook = net.act.register_forward_hook(lambda _, inputs, output: 2 * output)
-    found = net(x)
+    doubled = net(x)
     hook.remove()
-    return found
+    return doubled
 
 
 @torch.no_grad()

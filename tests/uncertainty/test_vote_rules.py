@@ -33,7 +33,7 @@ def decide_in_loops(rule, probabilities):
     """The vote, voxel by voxel, from its definition."""
     label = np.zeros(SPACE, int)
     for voxel in np.ndindex(SPACE):
-        columns = [[float(one[(c, *voxel)]) for c in range(CLASSES)] for one in probabilities]
+        columns = [[float(scores[(c, *voxel)]) for c in range(CLASSES)] for scores in probabilities]
         voted = [max(range(CLASSES), key=lambda c: (column[c], -c)) for column in columns]
         score = [0.0] * CLASSES
         for column, vote in zip(columns, voted, strict=True):
