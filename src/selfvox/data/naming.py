@@ -52,6 +52,7 @@ NaturalKey = tuple[list[tuple[int, int, str]], str]
 
 def natural_key(text: str) -> NaturalKey:
     """Key that sorts `scan_2` before `scan_10`."""
+    # 18 digits at a time: Python refuses to convert thousands of them
     pieces = re.findall(r"\d{1,18}|\D+|\d", text, re.ASCII)
     return [_natural_piece(piece) for piece in pieces], text
 
@@ -68,6 +69,7 @@ def safe_name(text: str) -> str:
     if len(encoded) > _MAX_BYTES:
         start = encoded[:_MAX_BYTES].decode("utf-8", "ignore")
         start = start.rsplit("%", 1)[0]  # no half of a `%XX` at the end
+        # long names that begin alike stay apart
         return f"{start}~{hashlib.sha256(encoded).hexdigest()[:12]}"
     return escaped or "%"
 
@@ -97,6 +99,7 @@ def case_ids(paths: Sequence[PurePath], endings: Sequence[str]) -> list[str]:
         for path, name in zip(paths, stems, strict=True)
     ]
     whole_paths = [safe_name(path.as_posix()) for path in paths]
+    # one step after the other, so that names get no longer than needed
     for longer_names in (with_folders, whole_paths):
         repeated = _repeated(names)
         names = [
@@ -123,6 +126,7 @@ def subject_names(paths: Sequence[PurePath], endings: Sequence[str]) -> list[str
     for path, name, parents in zip(paths, stems, folders, strict=True):
         in_several_folders = len(folders_of[name.casefold()]) > 1
         subject = safe_name(_subject(path, name, parents, in_several_folders))
+        # on some file systems two spellings are one file
         subjects.append(spelling.setdefault(subject.casefold(), subject))
     return subjects
 
@@ -169,6 +173,7 @@ def _subject(path: PurePath, name: str, folders: tuple[str, ...], in_several_fol
 
 def _without_endings(name: str) -> str:
     while True:
+        # one ending at a time: a name may have several
         shorter = _ENDING.sub("", name)
         if shorter in (name, ""):
             return name

@@ -74,6 +74,7 @@ def write(
     for number in range(1, count + 1):
         rng = np.random.default_rng([seed, number])
         drawn = draw_brain(rng) if kind == "brains" else draw_shapes(rng)
+        # whole numbers, as scanners store them
         voxels = np.rint(drawn.image).astype(np.int16)
         # NIfTI has channels as the last axis, and none for a single channel
         voxels = voxels[0] if len(voxels) == 1 else np.moveaxis(voxels, 0, -1)
@@ -159,17 +160,20 @@ def draw_brain(rng: np.random.Generator) -> Phantom:
     grey = grey**2
     white = white**2
     total = grey + white + fluid + 1e-3
+    # grey matter, white matter and fluid, as in a T1-weighted image
     levels = rng.uniform([0.5, 0.85, 0.12], [0.65, 1.0, 0.25])
     image = (levels[0] * grey + levels[1] * white + levels[2] * fluid) / total
     image *= 1 + 0.6 * (t1 - ndimage.gaussian_filter(t1, 3)) + 0.03 * _smooth_field(rng, SIZE, 40)
 
     label = np.where((white > grey) & (white > fluid) & (brain > 0.5), WHITE, 0).astype(np.uint8)
+    # some voxels below the surface of the brain
     deep = ndimage.uniform_filter(brain, 9) > 0.9
     # the cerebellum and the brain stem are below 75 mm
     cerebrum = deep & (white / total > 0.9) & (template_position[2] * TEMPLATE_MM > 75)
     for _ in range(rng.choice([1, 2], p=[0.75, 0.25])):
         centre = position[tuple(rng.choice(np.argwhere(cerebrum)))]
         image = _draw_lesion(
+            # a child: what a lesion draws moves no later draw
             rng.spawn(1)[0],
             image,
             label,

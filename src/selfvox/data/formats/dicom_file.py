@@ -24,6 +24,7 @@ from selfvox.data.formats.safe_open import open_regular
 from selfvox.data.naming import printable
 from selfvox.errors import DataError
 
+# headers end long before; the pixels of a whole study need not be read to list it
 _HEADER_BYTES = 4 * 2**20
 _MAX_FILE_BYTES = 2**30  # of one slice
 _MAX_PIXELS = 2**26  # of one slice: 8192 x 8192
@@ -40,6 +41,7 @@ _BYTE_ORDERS = {
 _FULL_BITS = 16  # of which no scan fills the whole range, so that a missing sign shows
 _RESCALE_DEFAULTS = {"RescaleSlope": 1.0, "RescaleIntercept": 0.0}
 
+# pydicom decodes no others: a damaged tag elsewhere does no harm
 _HEADER_TAGS = [
     "SOPClassUID",
     "Modality",
@@ -130,6 +132,7 @@ def is_dicom(path: Path) -> bool:
             start = file.read(_PREAMBLE_BYTES + 4)
     except (DataError, OSError):
         return False
+    # DICOM PS3.10, 7.1: 128 bytes of anything, then these four letters
     if start[_PREAMBLE_BYTES:] == b"DICM":
         return True
     # after the tag: a value representation in capitals, or a length below 2**16
@@ -198,8 +201,10 @@ def read_slice(path: Path, name: str) -> Slice:
     pixels = _stored_values(dataset, fields.syntax, f"{name}: the slice at {height:.2f} mm")
     gap = fields.declared_gap
     return Slice(
+        # slope and intercept may differ from slice to slice, as in PET
         pixels=pixels.astype(np.float32) * np.float32(slope) + np.float32(intercept),
         position=position,
+        # rounded cosines are not of length 1, which would change the spacing
         directions=directions / np.linalg.norm(directions, axis=1, keepdims=True),
         spacing=(fields.spacing[0], fields.spacing[1]),
         declared_gap=gap[0] if gap and gap[0] > 0 else None,
@@ -227,6 +232,7 @@ def _parse_slice(raw: bytes, name: str) -> tuple[pydicom.Dataset, _SliceFields]:
             for tag, default in _RESCALE_DEFAULTS.items()
         }
         fields = _SliceFields(
+            # DICOM's default transfer syntax (PS3.5, 10.1)
             syntax=dataset.file_meta.get("TransferSyntaxUID", uid.ImplicitVRLittleEndian),
             frames=_integer(dataset.get("NumberOfFrames")) or 1,
             position=_numbers(dataset.get("ImagePositionPatient"), 3),
@@ -254,6 +260,7 @@ def _checked_directions(fields: _SliceFields, name: str) -> np.ndarray:
                 f"{name}: a slice has no usable {tag}; export it again, with its geometry"
             )
     directions = np.array(fields.directions).reshape(2, 3)
+    # a hundredth, since some headers write the cosines with few digits
     if np.abs(directions @ directions.T - np.eye(2)).max() > 1e-2:
         raise DataError(
             f"{name}: its ImageOrientationPatient is no pair of perpendicular unit vectors; "
@@ -298,6 +305,7 @@ def _stored_values(dataset: pydicom.Dataset, syntax: str, slice_name: str) -> np
     low = 0
     if sign == 1:
         low = -(1 << (stored - 1))
+        # two's complement of the stored bits, which may be fewer than the allocated ones
         values = np.where(values >= -low, values + 2 * low, values)
     elif stored == _FULL_BITS and _looks_wrapped(values):
         raise DataError(
@@ -369,6 +377,7 @@ def _uncompressed(
             f"{slice_name} has {len(pixels)} bytes of pixels, its header asks for {expected}; "
             "copy it again"
         )
+    # a copy, since the bits are masked in place; in 64 bits no sum below overflows
     return np.frombuffer(pixels, dtype, count).reshape(shape).astype(np.int64)
 
 
@@ -393,6 +402,7 @@ def _decoded(
             f"{remedy}"
         )
     try:
+        # raw: as stored, without a conversion of colours
         decoded, _ = decoder.as_array(dataset, raw=True)
         values: np.ndarray = decoded.reshape(shape).astype(np.int64)
     except Exception:  # decoders fail in many ways, all of which mean damaged pixels

@@ -11,10 +11,10 @@ from selfvox.data.formats.dicom_file import Slice, read_slice
 from selfvox.data.formats.volume import LIMIT_BYTES, LPS_TO_RAS, Volume
 from selfvox.errors import DataError
 
-_SAME_PLACE_MM = 0.01
+_SAME_PLACE_MM = 0.01  # closer than slices of any scanner
 _UNEVEN = 0.05  # of the median gap: headers round positions to a tenth of a millimetre
 _TILT = 0.05  # tangent of the angle between the stack and its slices' normal
-_SAME_DIRECTION = 1e-3
+_SAME_DIRECTION = 1e-3  # of a cosine: a twentieth of a degree
 
 
 def read_series(paths: Sequence[Path], name: str, allow_gap: bool = False) -> Volume:
@@ -51,11 +51,13 @@ def read_series(paths: Sequence[Path], name: str, allow_gap: bool = False) -> Vo
     count = len(slices)
     if gap_note:
         count = 1 + round(float(heights[-1] / np.median(np.diff(heights))))
+    # from both ends: the rounding of the positions is shared by all gaps
     step = (positions[-1] - positions[0]) / (count - 1)
     gap_mm = float(step @ normal)
     places = heights / gap_mm
     _check_straight(positions, places, step, normal, first.spacing, name)
     notes += _declared_gap_note(first.declared_gap, gap_mm)
+    # DICOM has rows first, which are y
     data = np.stack([slice_.pixels.T for slice_ in slices], axis=-1)
     if gap_note:
         data, interpolated = _fill_gaps(data, places, count, name)
@@ -63,6 +65,7 @@ def read_series(paths: Sequence[Path], name: str, allow_gap: bool = False) -> Vo
             f"{gap_note}: {interpolated} of {count} slices are interpolated between their "
             "neighbours, not measured"
         )
+    # without loss, in half of the memory
     if all(slice_.whole_numbers for slice_ in slices) and _fits_int16(data):
         data = np.rint(data).astype(np.int16)
     return Volume(data, _affine(first, positions[0], step), None, tuple(notes))
@@ -134,11 +137,13 @@ def _uneven_gap(heights: np.ndarray, lowest: float) -> str:
         lowest: height of the first, in mm.
     """
     gaps = np.diff(heights)
+    # the median: a missing slice hardly moves it
     usual = float(np.median(gaps))
     worst = int(np.abs(gaps - usual).argmax())
     if abs(gaps[worst] - usual) <= _UNEVEN * usual:
         return ""
     between = f"between {lowest + heights[worst]:.2f} and {lowest + heights[worst + 1]:.2f} mm"
+    # halfway between one gap and two
     missing = gaps[worst] > 1.5 * usual
     reason = "a slice is missing" if missing else "slices are unevenly spaced"
     return f"{reason} {between}, {gaps[worst]:.2f} mm apart where others are {usual:.2f}"
@@ -172,6 +177,7 @@ def _check_straight(
         )
     offsets = positions - (positions[0] + places[:, None] * step)
     shifts = np.linalg.norm(offsets - (offsets @ normal)[:, None] * normal, axis=1)
+    # less than a pixel may be rounding
     if shifts.max() > max(spacing):
         height = float(positions[int(shifts.argmax())] @ normal)
         raise DataError(
@@ -207,6 +213,7 @@ def _fill_gaps(
     Raises:
         DataError: more slices are missing than measured.
     """
+    # most of the volume would be made up
     if count > 2 * len(places):
         raise DataError(
             f"{name}: {count - len(places)} slices would have to be interpolated "

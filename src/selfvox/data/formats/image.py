@@ -51,6 +51,7 @@ class Image:
     @property
     def spacing_mm(self) -> tuple[float, ...]:
         """Edges of a voxel; 1 for pictures, since the size of a pixel is not known."""
+        # columns, which keep their length in a rotated scan
         lengths = np.linalg.norm(self.affine[:3, :3], axis=0)
         return tuple(float(length) for length in lengths[: self.spatial_dims])
 
@@ -59,6 +60,7 @@ def suffix(path: Path) -> str:
     """The ending that `read_image` understands, in lower case, or the empty string."""
     name = path.name.lower()
     for ending in (*SUFFIXES_3D, *SUFFIXES_2D):
+        # a hidden file called `.nii` has no name of its own
         if name.endswith(ending) and name != ending:
             return ending
     return ""
@@ -215,6 +217,7 @@ def grid_distance_voxels(affine: np.ndarray, like: Image) -> float:
 
     0 if both are the same up to rounding.
     """
+    # of the shortest edge, the strictest
     edge = min(like.spacing_mm)
     entry = float(np.abs(affine - like.affine).max() / edge)
     corner = 0.0
@@ -295,6 +298,7 @@ def _replace_unusable(data: np.ndarray, name: str) -> tuple[np.ndarray, int]:
             f"{name}: {count} of {data.size} voxels are NaN or infinite, more than 1 %; "
             "repair the scan"
         )
+    # read-only where it is the file's own bytes; K keeps the order in memory
     data = data.copy(order="K")
     for channel, usable_voxels in zip(data, usable, strict=True):
         channel[~usable_voxels] = channel.min(where=usable_voxels, initial=np.inf)

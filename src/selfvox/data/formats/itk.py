@@ -24,7 +24,8 @@ from selfvox.data.formats.volume import (
 from selfvox.data.naming import printable
 from selfvox.errors import DataError
 
-_HEADER_BYTES = 2**20
+_HEADER_BYTES = 2**20  # a text header has some kilobytes
+# 16 more than the largest window: a gzip header is expected
 _GZIP = 31  # zlib's window bits
 _ZLIB = 15
 # names of voxel types in MetaImage (without MET_) and NRRD headers, by their bytes
@@ -62,6 +63,7 @@ def read_itk(path: Path, limit_bytes: int = LIMIT_BYTES) -> Volume:
         if promise.detached is None:
             _check_voxels(file, promise, limit_bytes, name)
     if promise.detached is not None:
+        # a path could lead to any file of this machine
         if Path(promise.detached).name != promise.detached or promise.detached in ("", ".", ".."):
             raise DataError(
                 f"{name}: the name of its voxel file is not plain; "
@@ -129,6 +131,7 @@ def read_affine(path: Path) -> np.ndarray:
 
 def _affine(image: Any) -> np.ndarray:
     affine = np.eye(4)
+    # each column is a direction, as long as a voxel
     affine[:3, :3] = np.reshape(image.GetDirection(), (3, 3)) * image.GetSpacing()
     affine[:3, 3] = image.GetOrigin()
     return LPS_TO_RAS @ affine
@@ -267,6 +270,7 @@ def _check_packed(file: BinaryIO, expected: int, wbits: int, size: int, name: st
         )
     inflate = isal_zlib.decompressobj(wbits)
     try:
+        # one byte more shows a surplus without unpacking all of it
         unpacked = len(inflate.decompress(file.read(), expected + 1))
     except INFLATE_ERRORS as error:
         raise DataError(

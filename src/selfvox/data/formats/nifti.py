@@ -142,6 +142,7 @@ def write_nifti(
 
     sform, qform and their codes are kept; all that is not geometry is reset.
     """
+    # little-endian, as the voxels are written
     written = _new_header(affine) if header is None else header.as_byteswapped("<")
     for field in (*_TEXT_FIELDS, *_VALUE_FIELDS):
         if field in written.keys():  # noqa: SIM118
@@ -155,6 +156,7 @@ def write_nifti(
     content = written.binaryblock.ljust(written.single_vox_offset, b"\0")
     content += data.astype(data.dtype.newbyteorder("<"), copy=False).tobytes(order="F")
     if path.name.lower().endswith(".gz"):
+        # 31: with the header and checksum of gzip
         content = isal_zlib.compress(content, wbits=31)
     with atomic_write(path) as temporary:
         temporary.write_bytes(content)
@@ -163,6 +165,7 @@ def write_nifti(
 def _new_header(affine: np.ndarray) -> nib.Nifti1Header:
     header = nib.Nifti1Header()
     header.set_xyzt_units("mm")
+    # a quaternion has no shears; the sform keeps them
     header.set_qform(affine, code="scanner", strip_shears=True)
     header.set_sform(affine, code="scanner")
     return header
@@ -213,6 +216,7 @@ def _parse_header(raw: bytes, name: str) -> tuple[nib.Nifti1Header, list[str]]:
             "copy it again from its source"
         )
     endianness = "<" if _byte_order(dimensions, name) == "little" else ">"
+    # unchecked: nibabel would refuse headers that are repaired below, with a note
     header = header_class(raw[:size], endianness=endianness, check=False)
     declared_size = int(header["sizeof_hdr"])
     if declared_size == size:
@@ -222,6 +226,7 @@ def _parse_header(raw: bytes, name: str) -> tuple[nib.Nifti1Header, list[str]]:
 
 def _byte_order(dimensions: bytes, name: str) -> Literal["little", "big"]:
     """The byte order in which the number of dimensions is 1 to 7."""
+    # the size of the header would tell it too, but some tools write another
     if 1 <= int.from_bytes(dimensions, "little") <= 7:
         return "little"
     if 1 <= int.from_bytes(dimensions, "big") <= 7:
@@ -248,6 +253,7 @@ def _layout(header: nib.Nifti1Header, name: str, notes: list[str]) -> _Layout:
         raise DataError(
             f"{name}: slope {slope:g} and intercept {intercept:g} are not finite; export it again"
         )
+    # the lowest three bits are the unit of lengths, the others that of time
     unit = _UNITS.get(int(header["xyzt_units"]) & 7)
     if unit:
         notes.append(f"header's unit is the {unit}; its numbers are taken as mm")
@@ -261,6 +267,7 @@ def _shape(header: nib.Nifti1Header, name: str) -> tuple[int, ...]:
         raise DataError(
             f"{name}: dimensions {tuple(dims)} in the header are not all positive; export it again"
         )
+    # many tools write a fourth axis of length 1
     while len(dims) > 3 and dims[-1] == 1:
         dims.pop()
     if len(dims) > 4:
@@ -268,6 +275,7 @@ def _shape(header: nib.Nifti1Header, name: str) -> tuple[int, ...]:
             f"{name}: has {len(dims)} dimensions {tuple(dims)}; "
             "save one 3D volume, or 4D with channels last"
         )
+    # a plane becomes a single slice, which is refused later with a remedy
     dims += [1] * (3 - len(dims))
     return tuple(dims)
 
@@ -349,6 +357,7 @@ def _scale(stored: np.ndarray, layout: _Layout) -> np.ndarray:
     """Native byte order, slope and intercept applied; the same memory where neither is needed."""
     if layout.slope == 1 and layout.intercept == 0:
         return stored.astype(stored.dtype.newbyteorder("="), copy=False)
+    # 24 bits of float32 have room for 16 and their scaling
     exact_in_float32 = stored.dtype.itemsize <= 2 or stored.dtype.type is np.float32
     scaled = stored.astype(np.float32 if exact_in_float32 else np.float64)
     with np.errstate(over="ignore", invalid="ignore"):  # the finite check that follows reports it
@@ -364,6 +373,7 @@ def _affine(
     _repair_voxel_sizes(header, name, notes)
     sform = _sform(header, name, notes)
     qform, flaw = _qform(header)
+    # the sform first, as in nibabel
     if sform is not None:
         note = flaw or _disagreement(sform, qform, shape, header)
         if note:
@@ -374,6 +384,7 @@ def _affine(
     if qform is not None:
         return np.asarray(qform, np.float64)
     notes.append("neither sform nor qform: orientation unknown, left and right may be swapped")
+    # method 1 of the standard
     return np.asarray(header.get_base_affine(), np.float64)
 
 
@@ -384,6 +395,7 @@ def _repair_voxel_sizes(header: nib.Nifti1Header, name: str, notes: list[str]) -
         raise DataError(
             f"{name}: voxel sizes {tuple(map(float, pixdim[1:4]))} in the header; export it again"
         )
+    # the standard reads 0 as 1
     if int(header["qform_code"]) > 0 and pixdim[0] not in (-1, 1):
         pixdim[0] = -1 if pixdim[0] < 0 else 1
     if (pixdim[1:4] < 0).any():

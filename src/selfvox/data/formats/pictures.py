@@ -15,7 +15,7 @@ from selfvox.errors import DataError
 from selfvox.runs.atomic_files import atomic_write
 
 LIMIT_PIXELS = 2**26  # 8192 x 8192
-_FORMATS = ("PNG", "JPEG", "TIFF")
+_FORMATS = ("PNG", "JPEG", "TIFF")  # each decoder is code that untrusted files reach
 _EXIF_ORIENTATION = 0x0112
 # Pillow's mode -> the grey mode it is converted to; I;16* are kept as they are
 _GREY = {

@@ -30,6 +30,7 @@ def read_json(path: Path, limit_bytes: int = LARGEST_BYTES) -> Any:
             f"{name}: larger than {limit_bytes >> 20} MiB; a list of cases is smaller than that"
         )
     try:
+        # some editors begin a file with a byte order mark
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError:
         raise DataError(f"{name}: not UTF-8 text; save it as UTF-8") from None
@@ -65,6 +66,7 @@ def _refuse_constant(word: str) -> float:
 
 
 def _finite_float(text: str) -> float:
+    # 1e999 would become infinity
     number = float(text)
     if not math.isfinite(number):
         raise ValueError(f"the number {text[:20]} is too large")

@@ -8,8 +8,8 @@ import nibabel as nib
 import numpy as np
 from isal import isal_zlib
 
-LIMIT_BYTES = 4 * 10**9
-LIMIT_RATIO = 200
+LIMIT_BYTES = 4 * 10**9  # 1000 voxels cubed in 32 bits
+LIMIT_RATIO = 200  # scans shrink a few fold, a bomb up to a thousand fold
 # nearly empty label maps shrink a thousandfold, so the ratio is only checked above this size
 HARMLESS_BYTES = 512 * 2**20
 

@@ -108,6 +108,7 @@ def choose_whole_size(cases: Sequence[StoredCase], divisor: Sequence[int]) -> tu
         cases: what is resized.
         divisor: by axis: each edge is a multiple.
     """
+    # the median: a few unusual scans do not decide
     edges = np.median([case.shape for case in cases], axis=0)
     share = _WHOLE_SCAN_CROPS * CROP_VOXELS[len(divisor)] / np.prod(edges)
     reduced = edges * min(1.0, share) ** (1 / len(divisor))
@@ -169,6 +170,7 @@ def _typical_crop(
     """
     shapes = [case.shape for case in cases]
     if inside:
+        # down: a crop beyond a scan shows its mirror image, which may give answers away
         multiples = np.floor(np.quantile(shapes, 0.1, axis=0) / divisor)
     else:
         multiples = np.ceil(np.quantile(shapes, 0.5, axis=0) / divisor)
@@ -264,4 +266,5 @@ def distinct_resolutions(cases: Sequence[StoredCase]) -> list[tuple[float, ...]]
 def _resolution(case: StoredCase) -> tuple[float, ...]:
     # a step below 1 is interpolation, which adds voxels but no detail
     axes = zip(case.spacing_mm, case.geometry.step, strict=True)
+    # rounded: headers differ in their last digits
     return tuple(round(mm / min(1.0, step), 4) for mm, step in axes)

@@ -54,6 +54,7 @@ class Crops(Dataset[dict[str, Tensor]]):
         self.labels = labels
         self.foreground = foreground
         self.axis = axis
+        # numbered in the order of the cases, which is the same on all devices
         subjects = dict.fromkeys(case.subject for case in cases)
         self._subject_numbers = {subject: number for number, subject in enumerate(subjects)}
 
@@ -103,6 +104,7 @@ class Crops(Dataset[dict[str, Tensor]]):
         for axis, (extent, edge) in enumerate(zip(case.shape, self.size, strict=True)):
             room = extent - edge
             if room <= 0:
+                # as many mirrored voxels on both sides, as in prediction
                 start.append(room // 2)
             elif centre is None:
                 start.append(int(rng.integers(room + 1)))

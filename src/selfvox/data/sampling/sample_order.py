@@ -21,6 +21,7 @@ def sample_generator(seed: int, sample: int) -> np.random.Generator:
     return np.random.default_rng((seed, 1, sample))
 
 
+# once per epoch, not per sample; samples of two epochs may take turns
 @functools.lru_cache(maxsize=4)
 def _order(seed: int, epoch: int, count: int) -> np.ndarray:
     return np.random.default_rng((seed, 0, epoch)).permutation(count)

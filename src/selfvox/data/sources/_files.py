@@ -17,7 +17,7 @@ from selfvox.data.naming import printable
 from selfvox.data.sources import Case
 from selfvox.errors import DataError
 
-LARGEST_BYTES = 64 * 2**20
+LARGEST_BYTES = 64 * 2**20  # a million lines
 _GREY_MODES = ("1", "L", "LA", "F", "I")
 
 
@@ -41,6 +41,7 @@ def resolve_inside(folder: Path, text: str, listed_in: Path, absolute: bool = Fa
     try:
         resolved = path.resolve()
         resolved_folder = folder.resolve()
+        # for its errors alone
         path.is_file()
     except (OSError, RuntimeError):  # a name that is too long, a loop of links
         raise DataError(f"{quote}, which cannot be followed; correct it") from None
@@ -79,6 +80,7 @@ def read_lines(path: Path) -> list[str]:
         raise DataError(
             f"{printable(path)}: contains NUL bytes, so it is not a text file; save it as UTF-8"
         )
+    # not splitlines, which also splits at form feeds and separators of Unicode
     return text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
 
 
@@ -87,6 +89,7 @@ def walk_visible(
 ) -> Iterator[tuple[Path, list[str]]]:
     """Each folder with its visible files, in order; links to folders are not followed."""
     for folder, subfolders, files in os.walk(root, onerror=onerror):
+        # in place: os.walk goes on with what is left, in this order
         subfolders[:] = sorted(name for name in subfolders if not is_hidden(name))
         yield Path(folder), sorted(name for name in files if not is_hidden(name))
 

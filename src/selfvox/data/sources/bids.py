@@ -21,6 +21,7 @@ from selfvox.errors import DataError, UsageError, did_you_mean
 
 _FOLDERS = ("sub-*/anat", "sub-*/ses-*/anat")
 _ENDINGS = (".nii.gz", ".nii")
+# next to the scans, but not scans
 _MASKS = ("mask", "defacemask", "dseg", "probseg", "roi", "label")
 
 
@@ -114,6 +115,7 @@ def _participant_notes(root: Path, with_scans: set[str]) -> list[str]:
     try:
         rows = [line.split("\t") for line in read_lines(table) if line.strip()]
     except DataError as error:
+        # it is only compared with: its damage costs no scan
         return [f"{error} (its scans are used all the same)"]
     if not rows or rows[0][0].strip() != "participant_id":
         return [

@@ -28,6 +28,7 @@ from selfvox.errors import DataError, UsageError, did_you_mean
 _DICOM_ENDINGS = (".dcm", ".dicom", ".ima")
 _ENDINGS = ("", *_DICOM_ENDINGS)
 _NOT_DATA = {"dicomdir", "thumbs.db", "desktop.ini"}
+# modalities (DICOM PS3.3, C.7.3.1.1.1) of what is derived from scans, or is no image
 _NO_IMAGES = {
     "SEG",
     "RTSTRUCT",
@@ -45,7 +46,7 @@ _NO_IMAGES = {
 }
 _SCREENSHOTS = uid.SecondaryCaptureImageStorage
 _MIN_SLICES = 3  # of a volume
-_SAME_DIRECTION = 1e-3
+_SAME_DIRECTION = 1e-3  # of a cosine: a twentieth of a degree
 
 _Member = tuple[Path, DicomHeader]
 
@@ -58,6 +59,7 @@ def looks_like(root: Path) -> bool:
     for path in _files(root):
         if suffix(path) in SUFFIXES_3D:
             return False
+        # no early end: a NIfTI file further on would mean another layout
         found_dicom = found_dicom or (_may_be_dicom(path) and is_dicom(path))
     return found_dicom
 
@@ -256,4 +258,5 @@ def _remarks(
 
 
 def _hash(text: str) -> str:
+    # 48 bits: two of a million series agree with a chance of 0.2 %
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:12]

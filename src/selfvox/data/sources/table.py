@@ -134,6 +134,7 @@ def _has_images(path: Path) -> bool:
 
 
 def _separator(header: str) -> str:
+    # in the header, since names of columns hardly contain one
     return max(_SEPARATORS, key=header.count)
 
 
@@ -183,6 +184,7 @@ def _read_rows(
 ) -> list[tuple[int, dict[str, str]]]:
     """The rows that are not empty, with their line numbers."""
     rows = []
+    # strict: a stray quote would swallow the rows up to the next one
     reader = csv.reader((line + "\n" for line in lines), delimiter=separator, strict=True)
     try:
         for cells in reader:
