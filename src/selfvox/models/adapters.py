@@ -47,6 +47,7 @@ class FeatureNetwork(Encoder):
 def _trial_maps(net: nn.Module, spatial_dims: int, in_channels: int) -> list[Tensor]:
     """The maps of one empty image, checked."""
     kind = type(net).__name__
+    # zeros: only the shapes of the maps are read
     image = torch.zeros(1, in_channels, *(TRIAL_EDGE,) * spatial_dims)
     training = net.training
     try:
@@ -60,6 +61,7 @@ def _trial_maps(net: nn.Module, spatial_dims: int, in_channels: int) -> list[Ten
             "take another network"
         ) from None
     finally:
+        # a wrapped network of the user is given back as it was
         net.train(training)
     if not isinstance(maps, list | tuple) or not all(isinstance(level, Tensor) for level in maps):
         raise UsageError(

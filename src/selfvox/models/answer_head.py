@@ -26,6 +26,7 @@ def answer_outcome(logits: Tensor, answer: Tensor) -> Outcome:
         logits: (n, answers); the loss is computed in float32.
         answer: (n,) integers.
     """
+    # bf16 has two to three digits, too few for a loss
     logits = logits.float()
     accuracy = (logits.argmax(1) == answer).float().mean()
     metrics = {

@@ -87,6 +87,7 @@ class Classifier(nn.Module):
         if not self.ordinal:
             return logits.softmax(1)
         at_least = F.pad(F.pad(logits.sigmoid(), (1, 0), value=1.0), (0, 1), value=0.0)
+        # rounding may leave a difference just below 0
         return (at_least[:, :-1] - at_least[:, 1:]).clamp(min=0)
 
 

@@ -29,4 +29,5 @@ class Restorer(nn.Module):
         image = resize_output(self.decoder(encoder(padded)), padded.shape[2:])
         for axis, edge in enumerate(x.shape[2:], start=2):
             image = image.narrow(axis, 0, edge)
+        # the loss is computed in float32
         return image.float()

@@ -103,6 +103,7 @@ def unet_decoder(encoder: Encoder, outputs: int, norm: str) -> UNetDecoder:
         nonlin=nn.LeakyReLU,
         nonlin_kwargs={"inplace": True},
     )
+    # 2 convolutions per level, as in nnU-Net
     decoder = UNetDecoder(encoder_like, outputs, 2, deep_supervision=False)
     # its outputs at the coarser levels are for deep supervision, which is not used here
     unused = [nn.Identity()] * (len(encoder.channels) - 2)

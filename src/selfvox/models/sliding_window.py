@@ -42,6 +42,7 @@ def segment_scan(
         padded,
         roi_size=tuple(window),
         sw_batch_size=_windows_at_once(image.device, slice_axis),
+        # float32: overlapping windows are added up
         predictor=lambda windows: _compute_in_pairs(network, windows).float(),
         overlap=overlap,
         mode="gaussian",

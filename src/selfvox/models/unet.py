@@ -89,6 +89,7 @@ class UNetEncoder(Encoder):
             return_skips=True,
         )
         for module in list(self.net.modules()):
+            # the shortcut of a residual block is pooled, its convolution strided
             for name, child in module.named_children():
                 if isinstance(child, nn.AvgPool2d | nn.AvgPool3d):
                     setattr(module, name, PoolRoundingUp(child))
@@ -188,7 +189,7 @@ class NormChannels(nn.GroupNorm):
 
 def norm_groups(channels: int) -> int:
     """How many groups a group norm of so many channels has."""
-    return math.gcd(8, channels)
+    return math.gcd(8, channels)  # so that groups are of equal size
 
 
 def norm_layer(name: str, spatial_dims: int) -> tuple[type[nn.Module], dict[str, Any]]:
@@ -249,6 +250,7 @@ def plan_strides(levels: int, crop: Sequence[int], spacing_mm: Sequence[float]) 
         divisible = [size % 2 == 0 and size >= 2 * SMALLEST_MAP for size in sizes]
         if not any(divisible):
             break
+        # as nnU-Net plans: a coarse axis waits until the others are as coarse
         limit = 2 * min(itertools.compress(spacings, divisible))
         stride = [
             2 if halves and spacing < limit else 1
@@ -263,6 +265,7 @@ def plan_strides(levels: int, crop: Sequence[int], spacing_mm: Sequence[float]) 
 def he_initialise(module: nn.Module) -> None:
     """He-normal weights for a convolution, as nnU-Net starts from; other layers keep theirs."""
     if isinstance(module, nn.Conv2d | nn.Conv3d | nn.ConvTranspose2d | nn.ConvTranspose3d):
+        # the slope of nnU-Net's leaky ReLU
         nn.init.kaiming_normal_(module.weight, a=1e-2)
         if module.bias is not None:
             nn.init.zeros_(module.bias)

@@ -27,6 +27,7 @@ def rotation_matrices(angles: Tensor, planes: Sequence[Plane], spatial_dims: int
     for column, (a, b) in enumerate(planes):
         cosine = angles[:, column, None].cos()
         sine = angles[:, column, None].sin()
+        # copies: the first assignment would change what the second reads
         row_a = matrices[:, a].clone()
         row_b = matrices[:, b].clone()
         matrices[:, a] = cosine * row_a - sine * row_b
@@ -58,6 +59,7 @@ def view_maps(
     """
     rotations = rotation_matrices(angles, planes, len(shape))
     matrices = rotations * torch.where(flips, -1.0, 1.0)[:, None, :]
+    # an enlarged view has no room to move in
     room = (1 - scale).clamp(min=0) * torch.tensor(shape, dtype=torch.float32) / 2
     return matrices * scale[:, :, None], position * room
 
@@ -76,6 +78,7 @@ def resample(x: Tensor, matrices: Tensor, shifts: Tensor, fill: Tensor | None = 
     # the compiled loop takes a ninth of the time, but computes no gradient
     if x.device.type == "cpu" and not x.requires_grad:
         return resample_linearly(x.float(), matrices, shifts, fill).to(x.dtype)
+    # torch calls trilinear interpolation so, too
     return _grid_sample(x, matrices, shifts, "bilinear", fill)
 
 

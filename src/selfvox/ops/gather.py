@@ -58,5 +58,6 @@ def _join_halves(by_rank: list[Tensor]) -> Tensor:
 def _all_gather(rows: Tensor) -> list[Tensor]:
     """A tensor of every process, by rank."""
     by_rank = [torch.empty_like(rows) for _ in range(torch.distributed.get_world_size())]
+    # NCCL refuses views of other strides
     torch.distributed.all_gather(by_rank, rows.contiguous())
     return by_rank

@@ -57,6 +57,7 @@ def redraw_intensity(x: Tensor, rng: torch.Generator) -> Tensor:
     contrast is scaled by 0.6 to 1.4 and its brightness shifted by -0.3 to 0.3.
     """
     factor, shift = torch.rand(2, len(x), generator=rng)
+    # in this order: a slope would count as contrast
     x = scale_contrast(standardise(remove_plane(x)), 0.6 + 0.8 * factor)
     return shift_brightness(x, 0.6 * shift - 0.3)
 
@@ -100,6 +101,7 @@ def change_gamma(x: Tensor, power: Tensor, inverted: Tensor) -> Tensor:
     raised = share.log_().mul_(_per_sample(power, flat)).exp_()
     centred = raised.sub_(raised.mean(2, keepdim=True))
     mean = flat.mean(2, keepdim=True)
+    # the sign turns an inverted channel back
     gain = _length(flat - mean) / _length(centred).clamp(min=1e-6) * span.sign()
     return centred.mul_(gain).add_(mean).view_as(x)
 
@@ -129,6 +131,7 @@ def _kept_voxels(size: int, share: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     All are (batch, size). As `F.interpolate`: "nearest-exact" down, then "linear" up.
     """
     kept = (share.double() * size).round().clamp(1, size)[:, None]
+    # in float64: a float32 position may be rounded to the other side of a voxel
     step = size / kept
     position = (torch.arange(size) + 0.5) / step - 0.5
     position = torch.minimum(position.clamp(min=0), kept - 1)
@@ -150,6 +153,7 @@ def blur(x: Tensor, sigma: Tensor, radius: int = 2) -> Tensor:
         radius: of the kernel, in voxels.
     """
     offsets = torch.arange(-radius, radius + 1, device=sigma.device)
+    # no division by 0: a width of 0 leaves the image as it is
     widths = sigma.view(len(x), -1).expand(-1, x.ndim - 2).clamp(min=1e-3)
     weights = torch.exp(-(offsets**2) / (2 * widths[:, :, None] ** 2))
     weights = weights / weights.sum(2, keepdim=True)

@@ -57,6 +57,7 @@ def nt_xent(
     if scan is not None:
         candidate_scan = scan if negative_scan is None else torch.cat([scan, negative_scan])
         ignored[:, : len(candidate_scan)] |= scan[:, None] == candidate_scan
+        # a partner is of the same scan, but never ignored
         ignored.scatter_(1, partner[:, None], False)
     similarity = similarity.masked_fill(ignored, float("-inf"))
     accuracy = (similarity.argmax(1) == partner).float().mean()
@@ -106,6 +107,7 @@ def triplet_loss(
         far = far.clamp(min=1e-12).sqrt()
     if counted is None:
         counted = torch.ones_like(near, dtype=torch.bool)
+    # no division by 0, and no gradient, where none counts
     share = counted / counted.sum().clamp(min=1)
     loss = ((near - far + margin).clamp(min=0) * share).sum()
     return Triplets(loss, ((near < far) * share).sum())
@@ -154,6 +156,7 @@ def soft_dice(
         weights: (class,) of the mean; default: all the same.
         smooth: s of the equation.
     """
+    # float32: sums over a batch of volumes exceed the digits of bf16
     probability = logits.float().softmax(1)
     truth = F.one_hot(target.long(), logits.shape[1]).movedim(-1, 1).to(probability.dtype)
     return _negative_dice(probability, truth, weights, smooth)
@@ -193,6 +196,7 @@ def _negative_dice(
     batch_and_space = (0, *range(2, probability.ndim))
     overlap = (probability * truth).sum(batch_and_space)
     total = probability.sum(batch_and_space) + truth.sum(batch_and_space)
+    # smooth: a class that is absent and not predicted scores 1, not nan
     dice = (2 * overlap + smooth) / (total + smooth)
     if weights is None:
         return -dice.mean()

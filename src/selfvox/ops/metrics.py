@@ -48,7 +48,9 @@ def surface_distances(
     from monai.metrics.hausdorff_distance import compute_hausdorff_distance
     from monai.metrics.surface_distance import compute_average_surface_distance
 
+    # distances outside the box are not needed: a small organ takes little time
     box = bounding_box(prediction | truth, MARGIN)
+    # MONAI wants a batch and a channel
     masks = [
         from_numpy(np.ascontiguousarray(mask[box]))[None, None] for mask in (prediction, truth)
     ]

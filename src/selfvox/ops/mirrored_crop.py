@@ -29,6 +29,7 @@ def mirrored_crop(array: np.ndarray, start: Sequence[int], size: Sequence[int]) 
         # the mirrored array repeats after twice its extent; its second half runs backwards
         index = np.arange(first, first + count) % (2 * extent)
         index = np.where(index < extent, index, 2 * extent - 1 - index)
+        # only this range is read from disk
         low = int(index.min())
         read.append(slice(low, int(index.max()) + 1))
         indices.append(index - low)

@@ -22,6 +22,7 @@ def resample_linearly(
         shifts: (batch, d) in voxels.
         fill: (batch, channel), the value of what lies outside; None: edges are mirrored.
     """
+    # numpy takes no tensor that needs a gradient
     inputs = _as_volumes(x.detach())
     outputs = torch.empty_like(inputs)
     steps, starts = _index_maps(x.shape[2:], matrices, shifts)
@@ -115,6 +116,7 @@ def _inside(start: np.float32, step: np.float32, size: int, count: int) -> tuple
     """The range of `k` with `start + k * step` between the first and last voxel: first, end."""
     # a little less than the last: rounding must not lead beyond it
     last = np.float32(size - 1) * np.float32(1 - 1e-5)
+    # parallel to this axis: inside all along, or nowhere
     if abs(step) < np.float32(1e-9):
         return (0, count) if 0 <= start <= last else (0, 0)
     first = -start / step
@@ -123,6 +125,7 @@ def _inside(start: np.float32, step: np.float32, size: int, count: int) -> tuple
         first, end = end, first
     low = int(np.ceil(min(max(first, np.float32(0)), np.float32(count))))
     high = int(min(max(end, np.float32(-1)), np.float32(count - 1))) + 1
+    # the division above is rounded: the ends are checked again, as positions
     while low < high and not 0 <= start + step * np.float32(low) <= last:
         low += 1
     while low < high and not 0 <= start + step * np.float32(high - 1) <= last:

@@ -25,6 +25,7 @@ def equal_spacing(*spacings_mm: Sequence[float], tolerance: float = 0.05) -> lis
     return [
         (a, b)
         for a, b in pairs
+        # relative: 5 % of a fine spacing is as visible as 5 % of a coarse one
         if all(math.isclose(spacing[a], spacing[b], rel_tol=tolerance) for spacing in spacings_mm)
     ]
 

@@ -80,6 +80,7 @@ def region_labels(regions: Regions, classes: Collection[int]) -> list[int]:
     labels = []
     later: set[int] = set()
     unique_to = {}
+    # backwards: what is written last is on top
     for name, values in reversed(list(regions.items())):
         unique_to[name] = sorted(set(values) - later)
         later.update(values)

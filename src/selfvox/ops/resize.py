@@ -19,6 +19,7 @@ def resize(x: Tensor, size: Sequence[int]) -> Tensor:
     """
     shrunk = [min(old, new) for old, new in zip(x.shape[2:], size, strict=True)]
     if shrunk != list(x.shape[2:]):
+        # area averages all voxels: linear interpolation would skip some
         x = F.interpolate(x, size=shrunk, mode="area")
     if shrunk == list(size):
         return x
@@ -73,6 +74,7 @@ def pad_to_multiple(x: Tensor, multiple: Sequence[int]) -> Tensor:
 def random_crop(x: Tensor, size: Sequence[int], rng: torch.Generator) -> Tensor:
     """A view of `size` voxels of (batch, channel, *space), at one random offset for all."""
     for axis, (edge, cropped) in enumerate(zip(x.shape[2:], size, strict=True), start=2):
+        # one offset for all: a view, where offsets of their own would copy
         start = int(torch.randint(edge - cropped + 1, (), generator=rng))
         x = x.narrow(axis, start, cropped)
     return x

@@ -54,6 +54,7 @@ def plane_rotations(
         flip_b = tuple(axis == b for axis in range(spatial_dims))
         flip_both = tuple(axis in (a, b) for axis in range(spatial_dims))
         rotations += [
+            # 90°, 180° and 270°
             AxisRotation(tuple(swapped), flip_a),
             AxisRotation(identity.axes, flip_both),
             AxisRotation(tuple(swapped), flip_b),
