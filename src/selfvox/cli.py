@@ -42,8 +42,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         _command(arguments)
         sys.stdout.flush()
     except BrokenPipeError:  # the reader of our output has closed it, such as `head`
+        # Python flushes once more when it ends: into nothing
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 128 + 13
+        return 128 + 13  # as a shell reports SIGPIPE
+    # also KeyboardInterrupt, which ends in one line, too
     except BaseException as error:
         if isinstance(error, SystemExit):
             raise
@@ -121,7 +123,9 @@ def _parser(verb: str, verb_options: list[Option]) -> _Parser:
     parser = _Parser(
         prog=f"selfvox {verb}",
         add_help=False,
+        # an abbreviation could mean another option in a later version
         allow_abbrev=False,
+        # only what was given, so that the rest of a file is kept
         argument_default=argparse.SUPPRESS,
     )
     for option in verb_options:
@@ -225,15 +229,18 @@ def _takes_dict(option: Option) -> bool:
 
 
 def _exit_code_and_message(error: BaseException) -> tuple[int, str]:
+    # messages of libraries may have many lines
     text = " ".join(str(error).split())[:500]
+    # by its name: torch may not be imported
     memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    # what torch says, in a plain RuntimeError, when the memory of a CPU is full
     if memory or "can't allocate memory" in text or "not enough memory" in text:
         remedy = "use a smaller --batch or --crop, fewer --workers, or a larger machine"
         return ResourceError.exit_code, f"error: out of memory; {remedy}"
     if isinstance(error, SelfvoxError):
         return error.exit_code, f"error: {error}"
     if isinstance(error, KeyboardInterrupt):
-        return 130, "stopped"
+        return 130, "stopped"  # 128 + SIGINT
     if isinstance(error, OSError) and error.errno in DISK_FULL_ERRORS:
         message = f"error: {error.filename or 'output'}: the disk is full; free some space"
         return ResourceError.exit_code, message

@@ -116,6 +116,7 @@ def _default(option: Option) -> str:
 
 
 def _row(term: str, text: str) -> Iterator[str]:
+    # an option such as --learning-rate stays in one piece
     lines = textwrap.wrap(text, max(30, _width() - 28), break_on_hyphens=False)
     if len(term) > 24:
         yield f"  {term}"

@@ -72,6 +72,7 @@ class Joint(PretextTask):
 
     def make_batch(self, images: Tensor, rng: torch.Generator, scan: Tensor | None = None) -> Batch:
         """Every task's question about the same images, as `NAME/KEY`."""
+        # one draw: the number of tasks moves no later draw
         seed = int(torch.randint(1 << 62, (), generator=rng))
         batch: Batch = {}
         for task in self.tasks:

@@ -418,6 +418,7 @@ def _read_scan(
         raise UsageError("spacing: only an array needs it, the scan has its own; leave it out")
     if isinstance(scan, str | os.PathLike):
         return _from_path(Path(scan), len(recipe.channel_names))
+    # scaled by slope and intercept
     data = np.asanyarray(scan.dataobj)
     if data.ndim == 4:
         # NIfTI has the channels last

@@ -156,6 +156,7 @@ def _check_room(address: str, archive: Path) -> int:
         need = size  # to unpack it
     else:
         size = _remote_size(address)
+        # the archive, and what is unpacked from it
         need = 2 * size
     if shutil.disk_usage(archive.parent).free < need:
         raise _disk_full(archive.parent.parent, f"{need / 1e9:.1f} GB")
@@ -179,6 +180,7 @@ def _monai_settings(work_folder: Path) -> Iterator[None]:
     timeout = socket.getdefaulttimeout()
     quiet = utils.logger.disabled
     tempfile.tempdir = str(work_folder)
+    # MONAI has no option for a timeout
     socket.setdefaulttimeout(_TIMEOUT_S)
     utils.logger.disabled = True
     try:
@@ -197,6 +199,7 @@ def _show_progress(work_folder: Path, size: int) -> Iterator[None]:
     def watch(bar: ProgressBar) -> None:
         while not finished.wait(1):
             downloaded = 0
+            # MONAI downloads into a folder of its own, and moves the archive at the end
             for path in work_folder.rglob("*.tar"):
                 with contextlib.suppress(FileNotFoundError):  # it was just moved to its place
                     downloaded = max(downloaded, path.stat().st_size)
@@ -231,6 +234,7 @@ def _unpack(archive: Path, place: Path) -> Dataset:
             f"{place.name}: the archive is not a decathlon data set ({reason}); "
             "download it by hand from medicaldecathlon.com"
         ) from error
+    # one rename: the folder is there whole or not at all
     (unpacked / place.name).replace(place)
     archive.unlink()
     return find_dataset(place, "decathlon")

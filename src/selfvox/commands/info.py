@@ -82,6 +82,7 @@ def _count_voxels(task: PretextTask) -> int:
     Time and memory of a step are about proportional to it.
     """
     task = task.configure(CROP, (1.0,) * len(CROP))
+    # 2: some tasks compare images
     batch = task.make_batch(torch.zeros(2, 1, *CROP), torch.Generator().manual_seed(0))
     shown = [tensor for key, tensor in batch.items() if key != "target"]
     return sum(tensor.numel() for tensor in shown if tensor.ndim == 2 + len(CROP))
@@ -140,6 +141,7 @@ def _packages() -> dict[str, str | None]:
 
 
 def _devices() -> dict[str, Any]:
+    # the cores that this process may use; macOS and Windows do not say
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     cards = [
         torch.cuda.get_device_properties(number) for number in range(torch.cuda.device_count())

@@ -68,6 +68,7 @@ def _make_split(store: Store, settings: Prepare) -> Split:
     subjects = {case.subject for case in store.cases if case.has_label}
     if not subjects:
         subjects = set(grades) or {case.subject for case in store.cases}
+    # sorted: the split follows from the seed, not from the order of the files
     return split.make_split(
         sorted(subjects), settings.test, settings.validation, settings.seed, grades
     )

@@ -54,6 +54,7 @@ def tissues(settings: Tissues) -> Path:
     labelled = _labelled_cases(dataset.cases, settings.out)
     shown: list[OutlinedScan] = []
     failed: set[str] = set()
+    # a scan that fails is printed, and the others are still labelled
     with progress_bar("tissues", len(dataset.cases), 0) as bar:
         for case in dataset.cases:
             path = labels / f"{case.id}.nii.gz"
@@ -106,9 +107,11 @@ def classify(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
     box = bounding_box(mask)
     crop = image[box].astype(np.float64)
     inside = mask[box]
+    # a few extreme voxels would press the tissues together
     low, high = np.percentile(crop[inside], (0.5, 99.5))
     # dipy replaces voxels of exactly 0 by its own noise, which differs each time
     air = 1e-3 + 1e-4 * np.random.default_rng(0).standard_normal(crop.shape)
+    # from 0.02, since dipy takes 0 for air
     scaled = np.where(inside, np.clip((crop - low) / max(high - low, 1e-12), 0.02, 1), air)
     _, classes, _ = TissueClassifierHMRF(verbose=False).classify(
         scaled, 3, SMOOTHING, tolerance=1e-4, max_iter=30

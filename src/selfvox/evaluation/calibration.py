@@ -64,6 +64,7 @@ def reliability(p: np.ndarray, truth: np.ndarray) -> np.ndarray:
     """
     confidence = p.max(0)
     right = p.argmax(0) == truth
+    # a confidence of 1 belongs to the last bin
     bins = np.minimum((confidence * BINS).astype(int), BINS - 1)
     return np.stack([np.bincount(bins, weights, BINS) for weights in (None, confidence, right)])
 
@@ -102,6 +103,7 @@ def measure_calibration(
     label = probabilities.argmax(0)
     box = _box_around((label > 0) | (truth > 0))
     in_box = probabilities[(slice(None), *box)]
+    # float64: sums over millions of voxels
     p = in_box.reshape(len(probabilities), -1).astype(np.float64)
     t = truth[box].ravel()
     table = reliability(p, t)
@@ -143,6 +145,7 @@ def summary(scores: Sequence[Mapping[str, float]], table: np.ndarray) -> dict[st
 
 def risk_coverage(trust: np.ndarray, dice: np.ndarray) -> np.ndarray:
     """Mean `1 - Dice` (scan,) of the most trusted 1, 2, ... scans."""
+    # stable: scans of equal trust keep their order on every machine
     order = np.argsort(-trust, kind="stable")
     return np.cumsum(1 - dice[order]) / np.arange(1, len(order) + 1)
 

@@ -185,6 +185,7 @@ def _cell(value: float | int) -> str:
 
 def _draw_confusion(cases: ScoredCases, out: Path) -> None:
     """Draw the confusion matrix: counts, shaded by the share of their true class."""
+    # no division by 0 for a class without a case
     shares = cases.confusion / np.maximum(1, cases.confusion.sum(1, keepdims=True))
     edge = max(3.5, 0.7 * len(cases.classes) + 1.5)
     figure = Figure(figsize=(edge, edge), layout="constrained")

@@ -71,6 +71,7 @@ def pair_cases(
     Raises:
         DataError: there is no pair.
     """
+    # by name: the order of files in two folders may differ
     common = sorted(predictions.keys() & truths.keys(), key=natural_key)
     if not common:
         prediction = min(predictions, key=natural_key)

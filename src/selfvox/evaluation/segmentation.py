@@ -114,6 +114,7 @@ def score_pairs(
     Every case has a row for each class that any case has, and then for each region.
     """
     scored: dict[str, _CaseScores] = {}
+    # a case that cannot be compared is printed, and the others are still scored
     with progress_bar("evaluate", len(pairs)) as bar:
         for case, pair in pairs.items():
             try:
@@ -147,6 +148,7 @@ def _score_case(
         DataError: a label cannot be read, or the truth is on another grid.
     """
     grid = images.read_grid(pair.prediction)
+    # the truth has to be on the grid of the prediction: scores compare voxels
     predicted = images.read_label(pair.prediction, grid, class_names)
     true = images.read_label(pair.truth, grid, class_names)
     present = (_values(predicted) | _values(true)) - {0}

@@ -83,8 +83,10 @@ def register(
     )
     try:
         with _silent() as log:
+            # no jitter of the samples: the same scans give the same transform
             affine = f"{shared} -a -dof 12 -jitter 0 -ia-image-centers -o affine"
             greedy.execute(affine, **log, affine=None, **images)
+            # wp 0: the displacement is not rounded
             deformable = f"{shared} -it affine -s {SMOOTHING} -wp 0 -o warp"
             greedy.execute(deformable, **log, warp=None)
     except (RuntimeError, ValueError) as error:

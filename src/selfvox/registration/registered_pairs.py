@@ -156,6 +156,7 @@ def _register(job: PairJob, start: float) -> RegisteredPair:
     before = register.centred_positions(moving.shape[1:], fixed.shape[1:], *spacings)
     after = registration.positions()
     warped = register.warp_label(label, after)
+    # a carried volume is counted in voxels of the other scan
     voxel_ratio = float(np.prod(job.fixed.spacing_mm) / np.prod(job.moving.spacing_mm))
     dice: tuple[float, ...] = ()
     if job.fixed.has_label:

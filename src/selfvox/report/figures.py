@@ -132,6 +132,7 @@ def montage(image: np.ndarray, is_slice: bool = False) -> np.ndarray:
     is_picture = image.ndim == 3 and not is_slice
     if not (is_picture and len(image) == 3):
         image = image[:1]
+    # percentiles: a few bright voxels would leave the rest black
     low, high = np.percentile(image, (1, 99))
     image = np.clip((image - low) / max(high - low, 1e-6), 0, 1)
     if is_picture:

@@ -9,7 +9,7 @@ import yaml
 
 from selfvox.errors import UsageError
 
-MAX_BYTES = 1_000_000
+MAX_BYTES = 1_000_000  # a plan has some kilobytes
 MAX_DEPTH = 20  # levels of nesting
 
 

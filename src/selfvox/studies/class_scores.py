@@ -52,5 +52,6 @@ def scores(key: str, tables: np.ndarray) -> np.ndarray:
     """
     if key == KAPPA:
         return kappa(tables)
+    # a class without a case has no recall
     accuracy: np.ndarray = np.nanmean(recalls(tables), axis=-1)
     return accuracy

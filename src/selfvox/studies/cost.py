@@ -83,6 +83,7 @@ class _StepCost(NamedTuple):
 
 def _measure_method(plan: Plan, out: Path, method: Method) -> MethodFacts:
     """A method's facts, from short runs in a folder that is removed afterwards."""
+    # what a killed process left there is of no use
     folder = out / "trial"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
@@ -176,6 +177,7 @@ class _ShortRuns:
         step_s = images / images_per_s if images_per_s else total_s / STEPS
         flop = 0
         if self.count_flop:
+            # the difference is a step, without validation
             flop = self._operations(run, 2) - self._operations(run, 1)
         return _StepCost(step_s, max(0.0, total_s - STEPS * step_s), float(flop))
 

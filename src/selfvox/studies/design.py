@@ -111,6 +111,7 @@ def _arms_of(plan: Plan, method: Method, facts: MethodFacts, names: _TwinNames) 
         base = f"2D-{base}"
     if frozen:
         base = f"{base} frozen"
+    # twins of equal settings are one twin, which is trained once
     settings = json.dumps([finetune, facts.store], sort_keys=True)
     twin = names.choose(settings, base, f"{base} for {method.name}")
     arms = [Arm(name=twin, method=method, finetune=finetune)]

@@ -181,6 +181,7 @@ def _check_method(plan: Plan, name: Any, entry: Any, folder: Path) -> str | dict
 
 def _check_method_name(name: Any, place: str) -> None:
     if isinstance(name, str):
+        # letters without accents: file systems store these in different ways
         is_word = re.fullmatch(r"\w[\w .+=-]*", name, re.ASCII)
         if is_word and name == name.strip(" ."):
             return
@@ -225,6 +226,7 @@ def _check_section(verb: type, values: Mapping[str, Any], prefix: str, encoder: 
         if name in _DECIDED[verb]:
             section = "the section prepare" if name in _PREPARATION else "the study"
             raise UsageError(f"{prefix}{name}: is decided by {section}; remove it here")
+    # required settings that only the study knows
     placeholders = {"scans": "-", "out": "-", "labelled": "-", "encoder": encoder}
     names = {entry.name for entry in dataclasses.fields(verb)}
     required = {name: value for name, value in placeholders.items() if name in names}

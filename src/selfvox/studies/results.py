@@ -128,6 +128,7 @@ def read_results(plan: Plan, out: Path) -> list[Result]:
         cell = (run.name.rpartition("-fold-")[0] or run.name, record["method"])
         result = _read_result(run, record, arms[record["method"]], subjects)
         results[cell] = _join_folds(results[cell], result) if cell in results else result
+    # a mean over some of the folds would be over other subjects
     complete = [result for result in results.values() if len(result.paths) == (plan.folds or 1)]
     order = list(arms)
     return sorted(

@@ -68,6 +68,7 @@ def run_cell(
         paths = {"labelled": store.path, "encoder": encoder}
         finetune(resolve(Finetune, {**finetuning, **_run_settings(run, paths)}))
         score(plan, run, store)
+        # from the run, not from the plan: it says what was trained on
         trained_on = splits.read_split(run / "split.json").train
         return {
             "method": arm.name,

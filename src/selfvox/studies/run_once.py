@@ -41,6 +41,7 @@ def run_once(
         BusyError: another process does this work, and `wait` is False.
         UsageError: it was done with other settings.
     """
+    # sorted keys: the order of a plan file does not matter
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()
     if is_done(out / folder, digest):
         return
@@ -86,6 +87,7 @@ def study_lock(out: Path, name: str, wait: bool = False) -> Iterator[None]:
     Raises:
         BusyError: another process has the lock, and `wait` is False.
     """
+    # in a folder of its own: the folder of the work may be removed
     lock = out / "locks" / name.replace("/", "+")
     lock.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:

@@ -39,6 +39,7 @@ class StudyRunner:
         """
         failed: dict[str, str] = {}
         estimate = _TimeEstimate()
+        # finished cells first: wrong settings show before any work
         waiting = sorted(cells, key=lambda cell: not self._is_done(cell))
         while waiting:
             busy: list[Cell] = []
@@ -54,6 +55,7 @@ class StudyRunner:
                 try:
                     with estimate.compare(self.expected_seconds([cell])):
                         self.make(cell)
+                # another process makes it: looked at again after the others
                 except BusyError:
                     busy.append(cell)
                 except NumericalError as error:
@@ -85,6 +87,7 @@ class StudyRunner:
             else:
                 pretrainings[folder] = _Job(self, cell, only_pretrain=True)
                 pretrained.append(_Job(self, cell))
+        # all pre-trainings before the cells, since two workers would wait for one
         for jobs in ([*pretrainings.values(), *from_scratch], pretrained):
             results = parallel.run(_make, jobs, 1, scheduler)
             for count, (number, result) in enumerate(results, start=1):

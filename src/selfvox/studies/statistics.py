@@ -10,6 +10,7 @@ import numpy as np
 from selfvox.studies import class_scores
 from selfvox.studies.results import Result
 
+# the ends of an interval then vary by one per cent of its length
 DRAWS = 5000  # of the bootstrap
 Pairs = Sequence[tuple[Result, Result]]
 
@@ -85,6 +86,7 @@ def _compare_answers(pairs: Pairs) -> Comparison:
         answer for _, ours, theirs in answers for answer in (*ours.values(), *theirs.values())
     ]
     classes = class_scores.count_classes(occurring)
+    # a fixed seed: the same runs give the same table
     rng = np.random.default_rng(0)
     sizes = (len(pretrain_seeds), len(seeds))
     # the first row counts everything once: the score without resampling
@@ -173,6 +175,7 @@ def bootstrap(
     subjects = subjects or [str(case) for case in range(cases)]
     drawn = _resample(np.random.default_rng(0), seeds, subjects, draws)
     # the mean of a resample is a mean weighted by how often each value was drawn
+    # a missing run has the weight 0 in both sums
     sums = _weighted_sums(drawn, np.nan_to_num(differences))
     weights = _weighted_sums(drawn, ~np.isnan(differences))
     return _interval(sums[weights > 0] / weights[weights > 0])
@@ -209,6 +212,7 @@ def _resample(
     """
     numbers = {subject: number for number, subject in enumerate(dict.fromkeys(subjects))}
     sizes = (*seeds, len(numbers))
+    # counts, not indices: a resample is then a matrix product
     *of_seeds, of_subjects = (rng.multinomial(size, [1 / size] * size, draws) for size in sizes)
     return [*of_seeds, of_subjects[:, [numbers[subject] for subject in subjects]]]
 

@@ -114,6 +114,7 @@ def _link(store: Store, folder: Path) -> None:
         if path.is_dir() and not link.is_symlink():
             # relative, so that the study may be moved
             link.symlink_to(os.path.relpath(path.resolve(), folder.resolve()))
+    # last: a folder with a manifest is a complete store
     atomic_files.write_json(folder / "manifest.json", read_manifest(store.path))
 
 

@@ -170,6 +170,7 @@ def _joint_task(
     options_of = _options_by_task(names, options)
     weight_of = dict(zip(names, weights, strict=True))
     tasks = []
+    # sorted: seeds and weights do not depend on the order in which tasks are named
     for name in sorted(names):
         with rename_options(name):
             tasks.append(_single_task(name, options_of[name]))

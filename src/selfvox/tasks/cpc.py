@@ -81,6 +81,7 @@ class CPC(PretextTask):
     @property
     def first(self) -> int:
         """Layers to the first patches that neither share a voxel with a patch nor touch it."""
+        # less a little: 1 / (1 - 0.8) is 5.000000000000001
         return math.ceil(1 / (1 - self.overlap) - 1e-6)
 
     def stride(self, edge: int) -> int:
@@ -316,6 +317,7 @@ def pairwise_loss(score: Tensor, answer: Tensor) -> Tensor:
     """
     right = F.one_hot(answer, score.shape[1]).bool()
     wrong = ~right & (score > float("-inf"))
+    # one mean each: a hundred wrong candidates must not outweigh the right one
     return (F.softplus(-score[right]).mean() + F.softplus(score[wrong]).mean()) / 2
 
 

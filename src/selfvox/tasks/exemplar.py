@@ -146,6 +146,7 @@ class Exemplar(PretextTask):
             loss = self._contrastive_loss(unit, memory, batch["scan"])
         metrics = {
             "accuracy": triplets.ordered,
+            # 0 where no triplet counts, as the accuracy then is
             "chance": triplets.counted.any().float() / 2,
             "embedding_std": unit.detach().std(0).mean() * math.sqrt(unit.shape[1]),
         }
@@ -238,6 +239,7 @@ class MemoryHead(nn.Sequential):
 
     def __init__(self, size: int, *layers: nn.Module):
         super().__init__(*layers)
+        # buffers: saved with a checkpoint, and not trained
         self.register_buffer("bank", F.normalize(torch.randn(size, WIDTH), dim=1))
         self.register_buffer("scan", torch.full((size,), NO_SCAN))
         self.register_buffer("oldest", torch.tensor(0))
@@ -250,6 +252,7 @@ class MemoryHead(nn.Sequential):
         size = len(self.bank)
         embedded = gather_embeddings(embedded)
         rows = (self.oldest + torch.arange(len(embedded), device=embedded.device)) % size
+        # a row twice among the indices would be written in no fixed order
         self.bank[rows[-size:]] = embedded[-size:]
         self.scan[rows[-size:]] = gather_embeddings(scan)[-size:]
         self.oldest.copy_((self.oldest + len(embedded)) % size)

@@ -21,8 +21,10 @@ from selfvox.pretext import Panel, PretextTask
 
 Share = pydantic.Field(ge=0, le=1)
 
+# small: texture is lost, the shape of an organ is not
 WINDOW = 4  # voxels; edge of the windows that are shuffled
 ORDERS = 512  # different orders that a batch shuffles its windows by
+# steps of a 256th: as fine as an 8-bit image
 NODES = 257  # of the table of an intensity curve
 BOXES = 5  # painted in an image
 # edges of boxes, as shares of the image's: painted inside, or kept while the rest is painted
@@ -149,6 +151,7 @@ def apply_curve(x: Tensor, table: Tensor) -> Tensor:
         table: (batch, NODES), from `curve_table`.
     """
     low, high = _extremes(x)
+    # a flat channel has no range to divide by
     position = (x - low) / (high - low).clamp(min=1e-6) * (NODES - 1)
     left = position.long().clamp(0, NODES - 2)
     share = position - left

@@ -139,6 +139,7 @@ class Jigsaw(PretextTask):
         table = self.table(encoder.spatial_dims).to(answer.device)
         embedded = encoder.embed(batch["tiles"]).view(len(answer), -1, encoder.width)
         sample = torch.arange(len(answer), device=answer.device)[:, None, None]
+        # embeddings are shuffled, not tiles: each tile is encoded once for all permutations
         shuffled = embedded[sample, table[answer]]  # (batch, shuffles, tile, width)
         return answer_outcome(head(shuffled.flatten(2).flatten(0, 1)), answer.flatten())
 
@@ -187,6 +188,7 @@ def permutation_set(tiles: int, count: int, seed: int) -> Tensor:
     else:
         candidates = torch.rand(CANDIDATES, tiles, generator=rng).argsort(1)
     # (tile, candidate)
+    # 16 bits and one tile after the other: the comparison is read once per pick
     by_tile = candidates.to(torch.int16).T.contiguous()
     picked = [int(torch.randint(len(candidates), (), generator=rng))]
     smallest = torch.full((len(candidates),), tiles)

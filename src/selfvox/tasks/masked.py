@@ -74,6 +74,7 @@ class Masked(PretextTask):
         grid = _blocks(images.shape[2:], self.block)
         blocks = math.prod(grid)
         order = torch.rand(len(images), blocks, generator=rng).argsort(1)
+        # the same number of blocks in every image, which a threshold would not give
         rank = order.argsort(1)
         hidden = rank < round(self.hidden * blocks)
         return {"images": images, "hidden": hidden.view(-1, *grid).to(images.device)}
@@ -91,6 +92,7 @@ class Masked(PretextTask):
         voxels = hidden.sum() * images.shape[1]
         error = ((prediction - target).square() * hidden).sum() / voxels
         variance = (target.square() * hidden).sum() / voxels
+        # both branches are computed, so the second must not divide by 0
         explained = torch.where(variance < FLAT, 0.0, 1 - error.detach() / variance.clamp(min=FLAT))
         return Outcome(error, {"explained": explained.clamp(min=-1)})
 
@@ -137,6 +139,7 @@ def _blocks(shape: Sequence[int], block: int) -> tuple[int, ...]:
 def _block_means(images: Tensor, block: int) -> Tensor:
     """(batch, channel, *blocks): the mean of each block, over the voxels that it has."""
     pool = F.avg_pool3d if images.ndim == 5 else F.avg_pool2d
+    # the voxels beyond the end do not count in the mean of the last block
     return pool(images.float(), block, ceil_mode=True, count_include_pad=False)
 
 

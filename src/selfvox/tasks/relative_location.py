@@ -98,6 +98,7 @@ class RelativeLocation(PretextTask):
         grid = tile_grid(shape, GRID, self.jitter)
         corner = draw_corners(grid, shape, len(images), rng)
         neighbours = GRID ** len(shape) - 1
+        # the first of a random order: all queries of an image are different
         order = torch.rand(len(images), neighbours, generator=rng).argsort(1)
         answer = order[:, : self.queries]
         centre = torch.full((len(images), 1), neighbours // 2)

@@ -104,7 +104,9 @@ class Rotation(PretextTask):
             `images` (batch * versions, channel, *space) and their `answer` (batch * versions,).
         """
         table = self.table(images.ndim - 2)
+        # at a random place, so that no voxel of the scan is left out for good
         images = random_crop(images, self.input_size(images.shape[2:]), rng)
+        # the first of a random order: the versions of an image are different
         order = torch.rand(len(images), len(table), generator=rng).argsort(1)
         answer = order[:, : self.versions].flatten()
         rotated = rotate_batch(images.repeat_interleave(self.versions, 0), table, answer)

@@ -150,6 +150,7 @@ class SimCLR(PretextTask):
         """
         self.check_batch(len(images))
         samples = split_into_tiles(images, self.grid).flatten(0, 1) if self.grid > 1 else images
+        # drawn on the CPU: every device makes the same views
         chosen = self._choose_ops(len(samples), rng)
         if scan is None:
             scan = torch.arange(len(images), device=images.device)
@@ -166,6 +167,7 @@ class SimCLR(PretextTask):
             embedded, self.temperature, batch["scan"] if self.mask_same_scan else None
         )
         with torch.no_grad():
+            # the loss depends on directions only, so the spread is that of unit vectors
             unit = F.normalize(embedded, dim=1)
             metrics = {
                 "accuracy": retrieval.accuracy,
@@ -214,6 +216,7 @@ class SimCLR(PretextTask):
         sigma_noise = uniform(0.02, 0.2)
 
         moved = self._rows(chosen, "rotate", "flip", "crop")
+        # one resampling: each interpolation would blur the view a little more
         x = _on_rows(x, moved, lambda views: resample(views, matrices[moved], shifts[moved]))
         blurred = self._rows(chosen, "blur")
         x = _on_rows(x, blurred, lambda views: intensity.blur(views, sigma_blur[blurred]))

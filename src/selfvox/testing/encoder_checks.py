@@ -76,6 +76,7 @@ def different_images_have_different_embeddings(make: MakeEncoder, spatial_dims: 
 def a_segmenter_trains_every_weight(make: MakeEncoder, spatial_dims: int) -> None:
     """A segmenter of it gives logits of the input's size, and a gradient to every weight."""
     network = Segmenter(make_encoder(make, spatial_dims), 3)
+    # of unequal edges: swapped axes would show
     shape = (*(ENCODER_EDGE,) * (spatial_dims - 1), 2 * ENCODER_EDGE)
     logits = network(torch.randn(2, 1, *shape))
     require(tuple(logits.shape) == (2, 3, *shape), f"logits have the shape {tuple(logits.shape)}")
@@ -99,6 +100,7 @@ def the_state_has_every_tensor_once(make: MakeEncoder, spatial_dims: int) -> Non
     """The saved state of a segmenter has all tensors once, the encoder's by its name."""
     network = Segmenter(make_encoder(make, spatial_dims), 2)
     state = state_tensors(network)
+    # by their memory: a tensor may have two names
     addresses = [tensor.data_ptr() for tensor in state.values()]
     require(len(addresses) == len(set(addresses)), "a tensor is in the state twice")
     complete = {tensor.data_ptr() for tensor in network.state_dict().values()}

@@ -71,6 +71,7 @@ def every_option_matters(task: PretextTask, spatial_dims: int) -> None:
             not torch.equal(result[key], default[key]) for key in result
         )
         matters[option] = matters.get(option, False) or differs
+    # some options only say which scans are allowed
     unequal_spacing = (*(1.0,) * (spatial_dims - 1), 3.0)
     crop = CROPS[spatial_dims]
     for option in [option for option, differs in matters.items() if not differs]:

@@ -37,6 +37,7 @@ def untrained_answers_are_at_chance(task: PretextTask, spatial_dims: int) -> Non
     loss = float(outcome.loss.detach())
     at_chance = math.log(1 / float(outcome.metrics["chance"]))
     require(
+        # 5 %: small weights do not make all answers exactly alike
         math.isclose(loss, at_chance, rel_tol=0.05),
         f"the loss of an untrained network is {loss:.3f}, not {at_chance:.3f} as at chance: give "
         "the last layer small weights (selfvox.models.answer_head.answer_layer)",
@@ -129,6 +130,7 @@ def images_do_not_depend_on_their_neighbours(task: PretextTask, spatial_dims: in
     task = configured(task, spatial_dims)
     images = make_images(spatial_dims)
     original = make_batch(task, images.clone())
+    # brighter and inverted: a standardised image must differ too
     images[0] = 5 - images[0]
     for key, value in make_batch(task, images).items():
         differs = value != original[key]
@@ -165,6 +167,7 @@ def the_order_of_the_batch_does_not_matter(task: PretextTask, spatial_dims: int)
     with torch.no_grad():
         expected = task.loss(encoder, head, batch)
         actual = task.loss(encoder, head, reorder(batch, torch.tensor([2, 0, 3, 1])))
+    # sums in another order differ in their last digits
     torch.testing.assert_close(actual.loss, expected.loss, rtol=1e-4, atol=1e-5)
     for key, value in expected.metrics.items():
         torch.testing.assert_close(actual.metrics[key], value, rtol=1e-3, atol=1e-4)

@@ -34,6 +34,7 @@ def make_network(
     """A small encoder for a task, and the task's head, always with the same weights."""
     torch.manual_seed(0)
     spacing_mm = (1.0,) * spatial_dims
+    # small, so that all checks take seconds
     network = {"channels": [4, 8, 16], "blocks": 1}
     spec = plan_encoder(network, CROPS[spatial_dims], spacing_mm)
     encoder = build_encoder(spec, spatial_dims, channels)

@@ -64,6 +64,7 @@ def effective_rank(embeddings: Tensor) -> float:
     Args:
         embeddings: (n, width).
     """
+    # float64: small singular values count in the entropy, too
     singular = torch.linalg.svdvals(embeddings.double())
     share = singular / singular.sum().clamp(min=1e-300)
     return float(torch.special.entr(share).sum().exp())

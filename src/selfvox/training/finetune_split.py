@@ -66,4 +66,5 @@ def _new_split(subjects: set[str], labels: int | None, strata: Mapping[str, int]
     """A fifth of the subjects validate, or fewer, if the requested labels leave fewer."""
     spare = len(subjects) - (labels or 1)
     validation = max(1, round(VALIDATION_SHARE * len(subjects)))
+    # seed 0: runs of all seeds validate on the same subjects
     return make_split(subjects, 0, max(0, min(spare, validation)), 0, strata)

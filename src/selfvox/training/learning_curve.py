@@ -49,6 +49,7 @@ def draw_curve(run: Path, out: Path, loss_label: str = "loss") -> None:
     column[0].set_ylabel(loss_label)
     column[-1].set_xlabel("step")
     with atomic_write(out) as temporary:
+        # without the version of matplotlib, the same curve is the same file
         figure.savefig(temporary, dpi=100, metadata={"Software": None})
 
 

@@ -129,6 +129,7 @@ def train(
             if signal_number or is_last or step % plan.save_every == 0:
                 if fabric.is_global_zero:
                     run.save_checkpoint(_checkpoint(step, tensors, optimizer, skips.total))
+                # no device goes on before the checkpoint is written
                 fabric.barrier()
             if signal_number and not is_last:
                 raise Stopped(

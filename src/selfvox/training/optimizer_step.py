@@ -69,6 +69,7 @@ class Stepper:
         with _out_of_memory_explained():
             outcomes = [self._backward(step, number) for number in range(self.plan.accumulate)]
             is_finite = self._clip() and all(outcome.loss.isfinite() for outcome in outcomes)
+            # all skip or none: weights must stay the same on all devices
             if largest_of_devices(self.fabric, int(not is_finite)):
                 outcomes = []
                 for buffer, value in zip(self.module.buffers(), buffers, strict=True):
@@ -90,6 +91,7 @@ class Stepper:
         is_last = micro_batch == self.plan.accumulate - 1
         with self.fabric.no_backward_sync(self.module, enabled=not is_last):
             outcome: Outcome = self.module(batch, step, rng)
+            # the mean of the batches, as one large batch has it
             self.fabric.backward(outcome.loss / self.plan.accumulate)
         return outcome._replace(loss=outcome.loss.detach())
 

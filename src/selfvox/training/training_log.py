@@ -25,6 +25,7 @@ class TrainingLog:
         self.loss_label = loss_label
         self.caption = ""  # of the last line, for the progress bar
         self._outcomes: list[Outcome] = []
+        # monotonic: setting the clock of the machine takes no time
         self._restart(time.monotonic())
 
     def _restart(self, began: float) -> None:

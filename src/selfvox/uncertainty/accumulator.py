@@ -66,6 +66,7 @@ class VoteAccumulator:
         self._stored: np.ndarray | None = None
         if passes_file is not None:
             _reserve(passes_file, passes * math.prod(shape))
+            # on disk: many passes over a scan exceed the memory
             self._stored = np.memmap(passes_file, np.uint8, "r+", shape=(passes, *shape))
 
     @property

@@ -303,6 +303,7 @@ def _draw_overlay(
     _show_image(axes, picture, level)
     axes.set_title(name, fontsize=9)
     shown = plotting.axial_slice(values, level)
+    # at most 0.9: the scan stays visible
     opacity = np.clip(shown / max(shown.max(), 1e-6), 0, 0.9)
     colours = axes.imshow(shown, cmap="inferno", vmin=0, alpha=opacity)
     axes.set_aspect(_aspect(picture))

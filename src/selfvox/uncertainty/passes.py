@@ -258,6 +258,7 @@ class _Slab:
 
 def _shift(values: Tensor, by: int) -> None:
     """Move what comes after the first `by` planes to the front, and clear the rest."""
+    # a copy: source and target overlap
     remaining = values[by:].clone()
     values[: len(remaining)] = remaining
     values[len(remaining) :] = 0

@@ -157,6 +157,7 @@ def _measure(
         "volume": volume,
         "low": max(0.0, volume + float(low)),
         "high": volume + float(high),
+        # ddof=1: the passes are a sample of all sub-networks
         "spread": float(np.std(sizes, ddof=1)) * voxel,
         "agreement": 2 * common / total if total else 1.0,
     }
