@@ -94,10 +94,10 @@ def spatial(edge: int, labels: str) -> SpatialTransform:
     )
 
 
-def by_batchgenerators(images: Tensor, labels: Tensor, how: str, mode: str) -> Work:
+def by_batchgenerators(images: Tensor, labels: Tensor, changes: str, mode: str) -> Work:
     """One sample at a time, as its data loader does."""
     transforms: list[Any] = [spatial(images.shape[-1], mode)]
-    if how == ALL:
+    if changes == ALL:
         transforms += [
             GaussianNoiseTransform(limits("noise")),
             GaussianBlurTransform(
@@ -129,11 +129,11 @@ def by_batchgenerators(images: Tensor, labels: Tensor, how: str, mode: str) -> W
     return work
 
 
-def by_torchio(images: Tensor, labels: Tensor, how: str) -> Work:
+def by_torchio(images: Tensor, labels: Tensor, changes: str) -> Work:
     """Subjects, one at a time."""
     zoom = limits("zoom")
     transforms = [tio.RandomAffine(zoom, limits("degrees"), isotropic=True, default_pad_value=0)]
-    if how == ALL:
+    if changes == ALL:
         log_gamma = tuple(np.log(limits("gamma")).tolist())
         transforms += [
             tio.RandomGamma(log_gamma),
@@ -163,22 +163,22 @@ def check(images: Tensor, labels: Tensor) -> None:
     assert (mine - moved["image"])[0][inside].abs().max() < 1e-3
     label = resample_label(labels[:1], matrix, still, 0)
     assert (label != moved["segmentation"]).float().mean() < 1e-3
-    one = torch.ones(1)
+    ones = torch.ones(1)
     keep = {"apply_to_channel": torch.tensor([0])}
     for is_inverted in (False, True):
         gamma = GammaTransform((1, 1), 0, False, 1, 1)._apply_to_image(
             image.clone(),
-            gamma=1.3 * one,
-            retain_stats=one,
-            invert_image=one * is_inverted,
+            gamma=1.3 * ones,
+            retain_stats=ones,
+            invert_image=ones * is_inverted,
             **keep,
         )
-        mine = intensity.change_gamma(image[None], 1.3 * one, torch.tensor([is_inverted]))[0]
+        mine = intensity.change_gamma(image[None], 1.3 * ones, torch.tensor([is_inverted]))[0]
         torch.testing.assert_close(mine, gamma, atol=1e-3, rtol=0)
     contrast = ContrastTransform((1, 1), False, False)._apply_to_image(
-        image.clone(), multipliers=0.8 * one, **keep
+        image.clone(), multipliers=0.8 * ones, **keep
     )
-    mine = intensity.scale_contrast(image[None], 0.8 * one)[0]
+    mine = intensity.scale_contrast(image[None], 0.8 * ones)[0]
     torch.testing.assert_close(mine, contrast, atol=1e-3, rtol=0)
     coarse = SimulateLowResolutionTransform((1, 1), False, True, ())._apply_to_image(
         image.clone(), scales=torch.full((1, 3), 0.6), **keep
@@ -203,15 +203,15 @@ def milliseconds(work: Work, count: int) -> float:
     return 1000 * (time.process_time() - start) / count
 
 
-def compare(how: str, count: int, edge: int, rounds: int, table: Table) -> bool:
+def compare(changes: str, count: int, edge: int, rounds: int, table: Table) -> bool:
     """Add a row to the table; return whether all goals are met."""
     images, labels = samples(count, edge)
-    names = CHANGES if how == ALL else ("degrees", "zoom")
+    names = CHANGES if changes == ALL else ("degrees", "zoom")
     works = {
         "selfvox": ours(images, labels, *names),
-        "batchgeneratorsv2": by_batchgenerators(images, labels, how, "nearest"),
-        "its labels by class": by_batchgenerators(images, labels, how, "bilinear"),
-        "TorchIO": by_torchio(images, labels, how),
+        "batchgeneratorsv2": by_batchgenerators(images, labels, changes, "nearest"),
+        "its labels by class": by_batchgenerators(images, labels, changes, "bilinear"),
+        "TorchIO": by_torchio(images, labels, changes),
         "again": ours(images, labels, *names),
     }
     # the first round warms up
@@ -230,7 +230,7 @@ def compare(how: str, count: int, edge: int, rounds: int, table: Table) -> bool:
     is_met = all(ratios[name] <= goal for name, goal in GOALS.items())
     verdict = "met" if is_met else "missed"
     table.add_row(
-        f"{how}, {edge}³",
+        f"{changes}, {edge}³",
         *(f"{medians[name]:.1f}" for name in list(works)[:4]),
         *(f"{ratios[name]:.2f}" for name in GOALS),
         f"{control:.2f}",
@@ -260,9 +260,9 @@ def main() -> int:
     for column in (*columns, "/ batchgeneratorsv2", "/ TorchIO", "A/A", "verdict"):
         table.add_column(column)
     results = [
-        compare(how, arguments.batch, edge, arguments.rounds, table)
+        compare(changes, arguments.batch, edge, arguments.rounds, table)
         for edge in arguments.edges
-        for how in (SPATIAL, ALL)
+        for changes in (SPATIAL, ALL)
     ]
     Console(width=140).print(table)
     return int(not all(results))

@@ -68,11 +68,12 @@ def arithmetic(dtype: str) -> contextlib.AbstractContextManager[object]:
 
 
 def compare(
-    where: str, edge: int, dtype: str, kind: str, passes: int, rounds: int
+    site: str, edge: int, dtype: str, kind: str, passes: int, rounds: int
 ) -> tuple[float, float, float]:
     """Medians over the rounds: ours over plain passes, ours over our own cost model, and A/A."""
-    net, image = network(), torch.randn(1, edge, edge, edge)
-    networks = SubNetworks(net, Dropout(*RATES[where], kind, 0))
+    net = network()
+    image = torch.randn(1, edge, edge, edge)
+    networks = SubNetworks(net, Dropout(*RATES[site], kind, 0))
     window = image.shape[1:]
 
     def plain() -> None:
@@ -111,23 +112,23 @@ def percentiles(passes: int, rounds: int) -> tuple[float, float, float]:
     """torch.quantile over ours, seconds of ours for a voxel-class, and A/A."""
     values = np.random.default_rng(0).integers(0, 256, (passes, 98_304)).astype(np.uint8)
     floats = torch.from_numpy(np.ascontiguousarray(values.T).astype(np.float32) / 255)
-    asked = torch.tensor(WANTED) / 100
+    quantiles = torch.tensor(WANTED) / 100
     times = []
     for _ in range(rounds + 1):
-        theirs = seconds(lambda: torch.quantile(floats, asked, dim=1))
+        theirs = seconds(lambda: torch.quantile(floats, quantiles, dim=1))
         mine = [seconds(lambda: maps.percentiles(values, WANTED)) for _ in range(2)]
         times.append((theirs, *mine))
-    found = maps.percentiles(values, WANTED) / 255
-    assert np.abs(found - torch.quantile(floats, asked, dim=1).numpy()).max() < 1e-5
+    actual = maps.percentiles(values, WANTED) / 255
+    assert np.abs(actual - torch.quantile(floats, quantiles, dim=1).numpy()).max() < 1e-5
     times = times[1:]
     return (
-        statistics.median(theirs / one for theirs, one, _ in times),
-        statistics.median(one for _, one, _ in times) / values.shape[1],
-        statistics.median(one / other for _, one, other in times),
+        statistics.median(theirs / first for theirs, first, _ in times),
+        statistics.median(first for _, first, _ in times) / values.shape[1],
+        statistics.median(first / second for _, first, second in times),
     )
 
 
-def beside_torch_uncertainty(
+def against_torch_uncertainty(
     passes: int, rounds: int
 ) -> tuple[float, float, float, float, float] | None:
     """Time and values next to torch-uncertainty's wrapper, with the same network and rates.
@@ -137,34 +138,38 @@ def beside_torch_uncertainty(
         mean square over the voxels of z of the difference of mean probabilities (1 where they
         differ by chance); and the ratio of mean variances. None where it is not installed.
     """
-    there = importlib.util.find_spec("torch_uncertainty")
-    if there is None or not there.submodule_search_locations:
+    package = importlib.util.find_spec("torch_uncertainty")
+    if package is None or not package.submodule_search_locations:
         return None
     # the one file, since the package needs much that has nothing to do with it
-    file = Path(there.submodule_search_locations[0]) / "methods" / "mc_dropout.py"
+    file = Path(package.submodule_search_locations[0]) / "methods" / "mc_dropout.py"
     spec = importlib.util.spec_from_file_location("mc_dropout_of_torch_uncertainty", file)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
 
-    net, image = network(), torch.randn(1, 32, 32, 32)
+    net = network()
+    image = torch.randn(1, 32, 32, 32)
     dropping = copy.deepcopy(net)
-    for each in [each for each in dropping.modules() if not isinstance(each, torch.nn.LeakyReLU)]:
-        for name, child in each.named_children():
+    parents = [m for m in dropping.modules() if not isinstance(m, torch.nn.LeakyReLU)]
+    for parent in parents:
+        for name, child in parent.named_children():
             if isinstance(child, torch.nn.LeakyReLU):
                 setattr(
-                    each, name, torch.nn.Sequential(child, torch.nn.Dropout(RATES["everywhere"][0]))
+                    parent,
+                    name,
+                    torch.nn.Sequential(child, torch.nn.Dropout(RATES["everywhere"][0])),
                 )
     networks = SubNetworks(net, Dropout(*RATES["everywhere"], "element", 0))
 
     def theirs(on_batch: bool) -> torch.Tensor:
         wrapped = module.mc_dropout(dropping, passes, on_batch=on_batch, task="segmentation").eval()
-        found: torch.Tensor = wrapped(image[None]).softmax(1)
-        return found
+        probabilities: torch.Tensor = wrapped(image[None]).softmax(1)
+        return probabilities
 
     def ours() -> torch.Tensor:
-        found = torch.empty(passes, 3, *image.shape[1:])
+        probabilities = torch.empty(passes, 3, *image.shape[1:])
         with networks:
             run_passes(
                 networks,
@@ -172,9 +177,9 @@ def beside_torch_uncertainty(
                 image.shape[1:],
                 0.5,
                 range(passes),
-                lambda one, at, planes: found[one].copy_(planes),
+                lambda number, space, planes: probabilities[number].copy_(planes),
             )
-        return found
+        return probabilities
 
     with torch.inference_mode():
         a, b = ours().double(), theirs(on_batch=False).double()
@@ -189,9 +194,9 @@ def beside_torch_uncertainty(
             for _ in range(rounds)
         ]
     return (
-        statistics.median(2 * mine / (one + other) for one, mine, _, other in times),
+        statistics.median(2 * mine / (first + second) for first, mine, _, second in times),
         statistics.median(mine / batch for _, mine, batch, _ in times),
-        statistics.median(one / other for one, _, _, other in times),
+        statistics.median(first / second for first, _, _, second in times),
         float(z.square().mean().sqrt()),
         float(a.var(0).mean() / b.var(0).mean()),
     )
@@ -199,7 +204,8 @@ def beside_torch_uncertainty(
 
 def growth(rounds: int) -> float:
     """Exponent of time over passes between 8 and 128, after the time of none."""
-    net, image = network(), torch.randn(1, 32, 32, 32)
+    net = network()
+    image = torch.randn(1, 32, 32, 32)
     networks = SubNetworks(net, Dropout(0.0, 0.3, "element", 0))
     counts = (8, 16, 32, 64, 128)
 
@@ -221,9 +227,9 @@ def growth(rounds: int) -> float:
 def peak_mb(passes: int, edge: int, with_maps: bool) -> float:
     """Peak memory of a process that tallies this many made-up passes over a scan of this edge."""
     code = f"from mc_dropout import tallied; tallied({passes}, {edge}, {with_maps})"
-    here = os.path.dirname(os.path.abspath(__file__))
+    folder = os.path.dirname(os.path.abspath(__file__))
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=here, capture_output=True, text=True, check=True
+        [sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=True
     )
     return float(done.stdout)
 
@@ -240,8 +246,8 @@ def tallied(passes: int, edge: int, with_maps: bool) -> None:
             return [window]
 
         def logits(self, shared: object, passes: object, size: object) -> torch.Tensor:
-            one = shared[0]  # type: ignore[index]
-            return torch.cat([one, -one, one * 0], 1).repeat(len(passes), 1, *[1] * len(size))  # type: ignore[arg-type]
+            x = shared[0]  # type: ignore[index]
+            return torch.cat([x, -x, x * 0], 1).repeat(len(passes), 1, *[1] * len(size))  # type: ignore[arg-type]
 
     make_fabric("cpu", 1, "fp32")
     with torch.inference_mode(), tempfile.TemporaryDirectory() as folder:
@@ -272,7 +278,8 @@ def main() -> int:
     make_fabric(
         "cpu", 1, "fp32"
     )  # keeps freed memory, as `predict` does; the plain passes gain by it too
-    console, missed = Console(), False
+    console = Console()
+    missed = False
     table = Table(
         title=f"{arguments.passes} passes, {arguments.kind} dropout, U-Net 8-16-32-64, "
         "CPU time of one thread"
@@ -288,42 +295,43 @@ def main() -> int:
         "verdict",
     ):
         table.add_column(column)
-    for (where, edge, dtype), goal in GOALS.items():
+    for (site, edge, dtype), goal in GOALS.items():
         if dtype == "bf16" and not supports_bf16("cpu"):
             console.print("this processor has no bf16 of its own: its row is left out")
             continue
         ratio, modelled, control = compare(
-            where, edge, dtype, arguments.kind, arguments.passes, arguments.rounds
+            site, edge, dtype, arguments.kind, arguments.passes, arguments.rounds
         )
-        void, met = not 0.9 <= control <= 1.1, ratio <= goal and modelled <= 1.1
+        void = not 0.9 <= control <= 1.1
+        met = ratio <= goal and modelled <= 1.1
         missed |= not void and not met
         verdict = "void" if void else "met" if met else "missed"
-        shown = (f"{ratio:.3f}", f"{goal:.2f}", f"{modelled:.3f}", f"{control:.3f}", verdict)
-        table.add_row(where, f"{edge}³", dtype, *shown)
+        cells = (f"{ratio:.3f}", f"{goal:.2f}", f"{modelled:.3f}", f"{control:.3f}", verdict)
+        table.add_row(site, f"{edge}³", dtype, *cells)
     console.print(table)
-    beside = beside_torch_uncertainty(32, arguments.rounds)
-    if beside is None:
+    comparison = against_torch_uncertainty(32, arguments.rounds)
+    if comparison is None:
         console.print("torch-uncertainty is not installed, so nothing is compared with it")
     else:
-        loop, batch, control, z, spread = beside
+        loop, batch, control, z, spread = comparison
         console.print(
             f"32³, everywhere: ours / torch-uncertainty's loop {loop:.3f}, A/A {control:.3f}; "
             f"/ its batch {batch:.3f}; means differ by {z:.2f} standard errors (1: by chance), "
             f"variances {spread:.3f} of theirs"
         )
-    speed, each, control = percentiles(100, arguments.rounds)
+    speed, ours_s, control = percentiles(100, arguments.rounds)
     console.print(
         f"percentiles of 100 passes: torch.quantile / ours {speed:.1f} (goal 25), "
-        f"{each * 1e9:.0f} ns for each voxel and class, A/A {control:.3f}"
+        f"{ours_s * 1e9:.0f} ns for each voxel and class, A/A {control:.3f}"
     )
     console.print(f"time over passes, exponent: {growth(arguments.rounds):.3f} (goal 1.02)")
     for with_maps in (False, True):
-        one, hundred = (peak_mb(count, arguments.edge, with_maps) for count in (1, 100))
-        limit = 1.3 * one + 256
+        single, hundred = (peak_mb(count, arguments.edge, with_maps) for count in (1, 100))
+        limit = 1.3 * single + 256
         missed |= hundred > limit
-        what = "votes and percentiles" if with_maps else "votes"
+        content = "votes and percentiles" if with_maps else "votes"
         console.print(
-            f"peak memory at {arguments.edge}³, {what}: 1 pass {one:.0f} MB, "
+            f"peak memory at {arguments.edge}³, {content}: 1 pass {single:.0f} MB, "
             f"100 passes {hundred:.0f} (goal {limit:.0f})"
         )
     return int(missed)

@@ -65,7 +65,7 @@ def measure(
     optimizer = torch.optim.AdamW(parameters, lr=1e-3, fused=True)
     images = torch.randn(batch, 1, *crop)
     rng = torch.Generator().manual_seed(0)
-    seen = next(
+    views = next(
         value for value in task.make_batch(images, rng).values() if value.ndim == images.ndim
     )
 
@@ -87,13 +87,12 @@ def measure(
         work()
         return time.process_time() - start
 
-    def alone() -> None:
-        bare(encoder, seen, autocast())
+    def encode() -> None:
+        bare(encoder, views, autocast())
 
-    times = [(seconds(alone), seconds(step), seconds(alone)) for _ in range(rounds + 1)][
-        1:
-    ]  # the first warms up
-    ratio = statistics.median(2 * whole / (before + after) for before, whole, after in times)
+    # the first round warms up
+    times = [(seconds(encode), seconds(step), seconds(encode)) for _ in range(rounds + 1)][1:]
+    ratio = statistics.median(2 * full / (before + after) for before, full, after in times)
     control = statistics.median(before / after for before, _, after in times)
     return ratio, control, statistics.median(before for before, _, _ in times)
 
@@ -110,7 +109,7 @@ def main() -> int:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     make_fabric("cpu", 1, "fp32")  # what is freed is kept, as in training
-    tasks, arithmetics = (part.split(",") for part in arguments.only.split(":"))
+    tasks, arithmetics = (names.split(",") for names in arguments.only.split(":"))
     table = Table(
         title=f"{arguments.batch} x {arguments.edge}³ voxels, encoder plain 16-32-64-128, "
         "CPU time of one thread"
@@ -128,17 +127,18 @@ def main() -> int:
     missed = False
     for name in tasks:
         for dtype in arithmetics:
-            ratio, control, alone = measure(
+            ratio, control, encoder_s = measure(
                 name, dtype, arguments.rounds, arguments.batch, arguments.edge
             )
             met = ratio <= GOALS[name]
-            void, emulated = not 0.9 <= control <= 1.1, dtype == "bf16" and not supports_bf16("cpu")
+            void = not 0.9 <= control <= 1.1
+            emulated = dtype == "bf16" and not supports_bf16("cpu")
             missed |= not void and not emulated and not met
             verdict = "void" if void else "emulated" if emulated else "met" if met else "missed"
             table.add_row(
                 name,
                 dtype,
-                f"{alone:.2f}",
+                f"{encoder_s:.2f}",
                 f"{ratio:.3f}",
                 f"{GOALS[name]:.2f}",
                 f"{control:.3f}",

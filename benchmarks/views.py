@@ -35,7 +35,11 @@ from selfvox.ops import intensity
 from selfvox.ops.affine import resample, rotation_matrices
 from selfvox.runs.device import make_fabric
 
-DEGREES, SCALE, SIGMA_BLUR, SIGMA_NOISE, GAMMA = (10.0, -20.0, 15.0), 0.9, 1.0, 0.05, 1.2
+DEGREES = (10.0, -20.0, 15.0)
+SCALE = 0.9
+SIGMA_BLUR = 1.0
+SIGMA_NOISE = 0.05
+GAMMA = 1.2
 PLANES = ((1, 2), (0, 2), (0, 1))  # of turns about x, y and z
 # in which order, and in which sense, the turns about the three axes follow each other
 CONVENTIONS = {"TorchIO": ((2, 0, 1), (-1, 1, -1)), "MONAI": ((2, 1, 0), (1, -1, 1))}
@@ -58,9 +62,12 @@ def turn(library: str) -> Tensor:
 
 def ours(volumes: list[Tensor], library: str = "MONAI") -> Works:
     """All volumes in one batch, as in training."""
-    x, count = torch.stack(volumes), len(volumes)
-    turned, still = turn(library).expand(count, 3, 3), torch.zeros(count, 3)
-    blur, noise = torch.full((count,), SIGMA_BLUR), torch.full((count,), SIGMA_NOISE)
+    x = torch.stack(volumes)
+    count = len(volumes)
+    turned = turn(library).expand(count, 3, 3)
+    still = torch.zeros(count, 3)
+    blur = torch.full((count,), SIGMA_BLUR)
+    noise = torch.full((count,), SIGMA_NOISE)
     rng = torch.Generator().manual_seed(0)
 
     def chain() -> Tensor:
@@ -74,30 +81,35 @@ def ours(volumes: list[Tensor], library: str = "MONAI") -> Works:
 
 def by_monai(volumes: list[Tensor]) -> Works:
     """Dictionary transforms, a volume at a time."""
-    radians, keys = tuple(np.deg2rad(DEGREES)), ["image"]
+    radians = tuple(np.deg2rad(DEGREES))
+    keys = ["image"]
     rotate = monai.Rotated(keys, radians, padding_mode="reflection", align_corners=False)
-    both = monai.Affined(
+    affine = monai.Affined(
         keys, rotate_params=radians, scale_params=(1 / SCALE,) * 3, padding_mode="reflection"
     )
     blur = monai.GaussianSmoothd(keys, sigma=SIGMA_BLUR)
     noise = monai.RandGaussianNoised(keys, prob=1, std=SIGMA_NOISE, sample_std=False)
-    chain = monai.Compose([both, blur, noise, monai.AdjustContrastd(keys, gamma=GAMMA)])
+    chain = monai.Compose([affine, blur, noise, monai.AdjustContrastd(keys, gamma=GAMMA)])
     given = [{"image": volume} for volume in volumes]
     return _one_by_one(
-        lambda change: [change(each)["image"].as_tensor() for each in given], rotate, blur, chain
+        lambda change: [change(sample)["image"].as_tensor() for sample in given],
+        rotate,
+        blur,
+        chain,
     )
 
 
 def by_torchio(volumes: list[Tensor]) -> Works:
-    """Transforms of subjects, a volume at a time; it fills what lies outside with a constant."""
+    """Transforms of subjects, a volume at a time; it fills the outside with a constant."""
     still = {"translation": (0, 0, 0), "default_pad_value": 0}
     rotate = tio.Affine(scales=(1, 1, 1), degrees=DEGREES, **still)
-    both = tio.Affine(scales=(SCALE,) * 3, degrees=DEGREES, **still)
-    blur, noise = tio.Blur(std=(SIGMA_BLUR,) * 3), tio.Noise(mean=0, std=SIGMA_NOISE, seed=0)
-    chain = tio.Compose([both, blur, noise, tio.Gamma(gamma=GAMMA)])
+    affine = tio.Affine(scales=(SCALE,) * 3, degrees=DEGREES, **still)
+    blur = tio.Blur(std=(SIGMA_BLUR,) * 3)
+    noise = tio.Noise(mean=0, std=SIGMA_NOISE, seed=0)
+    chain = tio.Compose([affine, blur, noise, tio.Gamma(gamma=GAMMA)])
     given = [tio.Subject(image=tio.ScalarImage(tensor=volume)) for volume in volumes]
     return _one_by_one(
-        lambda change: [change(each)["image"].data for each in given], rotate, blur, chain
+        lambda change: [change(subject)["image"].data for subject in given], rotate, blur, chain
     )
 
 
@@ -117,10 +129,10 @@ def check(volumes: list[Tensor]) -> None:
     middle = (..., *(slice(3 * edge // 8, 5 * edge // 8),) * 3)
     for library, theirs in (("TorchIO", by_torchio(volumes)), ("MONAI", by_monai(volumes))):
         # blur: radii and weights differ; ours reach 2 voxels
-        for name, most in (("rotation", 1e-3), ("blur", 0.2)):
-            for mine, other in zip(ours(volumes, library)[name](), theirs[name](), strict=True):
-                away = (mine[middle] - other[middle]).abs().max() / mine[middle].std()
-                assert away < most, (
+        for name, limit in (("rotation", 1e-3), ("blur", 0.2)):
+            for mine, reference in zip(ours(volumes, library)[name](), theirs[name](), strict=True):
+                away = (mine[middle] - reference[middle]).abs().max() / mine[middle].std()
+                assert away < limit, (
                     f"{name}: ours and {library}'s are {away:.2g} standard deviations apart"
                 )
 
@@ -160,24 +172,25 @@ def main() -> int:
     )
     for column in ("", "selfvox", "TorchIO", "MONAI", "times as fast (goal)", "A/A", "verdict"):
         table.add_column(column)
-    mine, theirs, failed = ours(volumes), (by_torchio(volumes), by_monai(volumes)), False
+    mine = ours(volumes)
+    theirs = (by_torchio(volumes), by_monai(volumes))
+    failed = False
     for name, goals in GOALS.items():
-        works = (mine[name], *(other[name] for other in theirs), mine[name])
+        works = (mine[name], *(rival[name] for rival in theirs), mine[name])
         # the first round warms up
         rounds = [
             [milliseconds(work, arguments.batch) for work in works]
             for _ in range(arguments.rounds + 1)
         ][1:]
         ratios = [
-            statistics.median(2 * each[n] / (each[0] + each[3]) for each in rounds) for n in (1, 2)
+            statistics.median(2 * times[n] / (times[0] + times[3]) for times in rounds)
+            for n in (1, 2)
         ]
-        control = statistics.median(each[0] / each[3] for each in rounds)
-        met, void = (
-            all(a >= b for a, b in zip(ratios, goals, strict=True)),
-            not 0.9 <= control <= 1.1,
-        )
+        control = statistics.median(times[0] / times[3] for times in rounds)
+        met = all(a >= b for a, b in zip(ratios, goals, strict=True))
+        void = not 0.9 <= control <= 1.1
         failed |= void or not met
-        medians = [f"{statistics.median(each[n] for each in rounds):.1f}" for n in range(3)]
+        medians = [f"{statistics.median(times[n] for times in rounds):.1f}" for n in range(3)]
         gains = ", ".join(
             f"{ratio:.1f} ({goal:g})" for ratio, goal in zip(ratios, goals, strict=True)
         )

@@ -31,7 +31,9 @@ from selfvox.ops.metrics import dice_per_class
 from selfvox.tasks import task_from_setting
 from selfvox.training.batches import batch_generator
 
-CROP, LABELS, DRAWS = (32, 40, 32), 5, 3
+CROP = (32, 40, 32)
+LABELS = 5
+DRAWS = 3
 NETWORK = {  # tiles of 8 voxels become one: no instance norm
     "name": "plain",
     "norm": "group",
@@ -96,10 +98,8 @@ def pretrain(store: Store, name: str, steps: int | None = None) -> tuple[Encoder
     """The encoder, and the mean loss and accuracy of the last 50 steps."""
     options, batch, usual = TASKS[name]
     steps = steps or usual
-    task, encoder = (
-        task_from_setting({"name": name, **options}).configure(CROP, (1, 1, 1)),
-        untrained(store),
-    )
+    task = task_from_setting({"name": name, **options}).configure(CROP, (1, 1, 1))
+    encoder = untrained(store)
     head = task.head(encoder)
     parameters = [*encoder.parameters(), *head.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=2e-3)
@@ -151,8 +151,10 @@ def probe(
         linear = torch.nn.Linear(x.shape[1], len(store.classes or {}))
         optimizer = torch.optim.AdamW(linear.parameters(), lr=1e-2)
         for _ in range(150):
-            some = torch.randint(len(x), (20_000,))
-            loss = dice_cross_entropy(linear((x[some] - mean) / deviation).T[None], y[some][None])
+            sample = torch.randint(len(x), (20_000,))
+            loss = dice_cross_entropy(
+                linear((x[sample] - mean) / deviation).T[None], y[sample][None]
+            )
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -182,7 +184,7 @@ def voxels(
     image = torch.from_numpy(store.crop(case, start, size))[None]
     maps = encoder(image)[levels]
     features = torch.cat(
-        [F.interpolate(each.float(), size=size, mode="trilinear") for each in maps], 1
+        [F.interpolate(level.float(), size=size, mode="trilinear") for level in maps], 1
     )
     label = torch.from_numpy(store.label_crop(case, start, size).astype(np.int64))
     return features[0].flatten(1).T, label.flatten()

@@ -28,7 +28,8 @@ from selfvox.settings import safe_yaml
 from selfvox.studies.results import read_rows
 from selfvox.training import probe
 
-LABELS, DRAWS = 10, 2
+LABELS = 10
+DRAWS = 2
 
 
 def main() -> None:
@@ -39,7 +40,8 @@ def main() -> None:
     parser.add_argument("study", type=Path)
     study = parser.parse_args().study
     torch.set_num_threads(1)
-    store, read = open_store(study / "store"), {}
+    store = open_store(study / "store")
+    read = {}
     for run in sorted((study / "pretrain").iterdir()):
         if not (run / "encoder").is_dir():
             continue
@@ -50,28 +52,28 @@ def main() -> None:
             read[run.name] = balanced_accuracy(store, encoder, card.crop)
             print(
                 run.name,
-                *(f"{what} {score:.3f}" for what, score in read[run.name].items()),
+                *(f"{measure} {score:.3f}" for measure, score in read[run.name].items()),
                 sep="  ",
                 flush=True,
             )
-    for kind, gained in gains(study).items():
-        both = sorted(set(gained) & set(read))
-        print(f"\n{kind}: Spearman's correlation over {len(both)} encoders")
-        for what in read[both[0]]:
+    for kind, gain_of in gains(study).items():
+        names = sorted(set(gain_of) & set(read))
+        print(f"\n{kind}: Spearman's correlation over {len(names)} encoders")
+        for measure in read[names[0]]:
             correlation = spearmanr(
-                [read[name][what] for name in both], [gained[name] for name in both]
+                [read[name][measure] for name in names], [gain_of[name] for name in names]
             )[0]
-            print(f"{what:<33}{correlation:+.2f}")
+            print(f"{measure:<33}{correlation:+.2f}")
 
 
 def balanced_accuracy(store: Store, encoder: Encoder, crop: list[int]) -> dict[str, float]:
-    """Of both classifiers, upon three choices of levels: mean of the draws."""
+    """Mean over the draws, for both classifiers and three choices of levels."""
     finer = sum(encoder.channels[:-1])
     encoder.register_forward_hook(
         lambda _, __, maps: [*maps, maps[-1]]
     )  # the probe leaves the last one out
     levels = {"all": slice(None), "but coarsest": slice(finer), "coarsest": slice(finer, None)}
-    found = defaultdict(list)
+    scores_of = defaultdict(list)
     for draw in range(DRAWS):
         parts = []
         for cases in probe.split_probe_cases(store, (), draw, LABELS):
@@ -81,8 +83,8 @@ def balanced_accuracy(store: Store, encoder: Encoder, crop: list[int]) -> dict[s
         for name, columns in levels.items():
             scores = probe.classify(x[:, columns], y, x_new[:, columns], y_new)
             for classifier in ("linear", "knn"):
-                found[f"{name} {classifier}"].append(scores[classifier])
-    return {what: float(np.mean(scores)) for what, scores in found.items()}
+                scores_of[f"{name} {classifier}"].append(scores[classifier])
+    return {measure: float(np.mean(scores)) for measure, scores in scores_of.items()}
 
 
 def gains(study: Path) -> dict[str, dict[str, float]]:
@@ -101,19 +103,23 @@ def gains(study: Path) -> dict[str, dict[str, float]]:
         for facts, folder in cells
         if not facts["twin"]
     }
-    found: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    gains_of: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     for facts, folder in cells:
         settings = safe_yaml.read_yaml(folder / "settings.yaml")
         if facts["twin"]:
             kind = "frozen" if settings["freeze"] == "always" else "whole"
-            gained = dice(folder) - twins[facts["twin"], facts["seed"]]
-            found[kind][Path(settings["encoder"]).name].append(gained)
+            gain = dice(folder) - twins[facts["twin"], facts["seed"]]
+            gains_of[kind][Path(settings["encoder"]).name].append(gain)
     draws = max(
-        len(each) for some in found.values() for each in some.values()
+        len(values) for by_encoder in gains_of.values() for values in by_encoder.values()
     )  # of the others, draws are missing
     return {
-        kind: {name: float(np.mean(each)) for name, each in some.items() if len(each) == draws}
-        for kind, some in found.items()
+        kind: {
+            name: float(np.mean(values))
+            for name, values in by_encoder.items()
+            if len(values) == draws
+        }
+        for kind, by_encoder in gains_of.items()
     }
 
 

@@ -24,7 +24,8 @@ from selfvox.runs.atomic_files import write_json
 from selfvox.runs.run_folder import read_metrics
 from selfvox.tasks import task_names
 
-TRIAL, MOST = 4, 1500  # steps of the timed trial; most steps of a run
+TRIAL = 4  # steps of the timed trial
+MOST = 1500  # steps of a run at most
 BATCH = {"rotation": 8, "relative_location": 16, "simclr": 12, "exemplar": 12}
 OPTIONS: dict[str, dict[str, Any]] = {
     "relative_location": {"queries": 8},
@@ -54,7 +55,7 @@ def main() -> None:
     parser.add_argument("--tasks", nargs="*", choices=task_names(), help="only these")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    data = dict(each.split("=", 1) for each in arguments.data)
+    data = dict(entry.split("=", 1) for entry in arguments.data)
     for name, scans in data.items():
         store = arguments.out / name / "store"
         if not (store / "manifest.json").exists():
@@ -68,7 +69,7 @@ def main() -> None:
 
 def learn(name: str, store: Path, task: str, run: Path, budget_s: float) -> None:
     """Time a few steps, then train for as many as the budget allows."""
-    how: dict[str, Any] = {
+    settings: dict[str, Any] = {
         "task": {"name": task, **OPTIONS.get(task, {})},
         "batch": BATCH.get(task, 4),
         "crop": CROPS.get(name),
@@ -79,7 +80,7 @@ def learn(name: str, store: Path, task: str, run: Path, budget_s: float) -> None
     chosen = run.parent / f"{task}-steps.json"
     if not chosen.exists():
         cost = [
-            seconds(lambda steps=steps: trial(store, run, how, steps))
+            seconds(lambda steps=steps: trial(store, run, settings, steps))
             for steps in (1, 2, 2 + TRIAL)
         ][1:]  # the first pays imports
         write_json(
@@ -88,15 +89,15 @@ def learn(name: str, store: Path, task: str, run: Path, budget_s: float) -> None
         )
     number = json.loads(chosen.read_text())["steps"]
     took = seconds(
-        lambda: selfvox.pretrain(store, out=run, steps=number, **how, resume=run.exists())
+        lambda: selfvox.pretrain(store, out=run, steps=number, **settings, resume=run.exists())
     )
     write_json(run / "cost.json", {"cpu_s": took, "steps": number})
 
 
-def trial(store: Path, run: Path, how: dict[str, Any], steps: int) -> None:
+def trial(store: Path, run: Path, settings: dict[str, Any], steps: int) -> None:
     """A few steps, for their cost."""
     out = run.parent / "trials" / f"{run.name}-{steps}"
-    selfvox.pretrain(store, out=out, steps=steps, resume=out.exists(), **how)
+    selfvox.pretrain(store, out=out, steps=steps, resume=out.exists(), **settings)
 
 
 def seconds(work: Callable[[], Any]) -> float:
@@ -117,15 +118,14 @@ def show(out: Path) -> None:
             run = out / name / task
             if not (run / "cost.json").exists():
                 continue
-            cost, lines = json.loads((run / "cost.json").read_text()), read_metrics(run)
+            cost = json.loads((run / "cost.json").read_text())
+            lines = read_metrics(run)
             score = next(
                 key for key in ("accuracy", "explained", "ordered", "loss") if key in lines[-1]
             )
             tail = max(1, min(5, len(lines) // 4))
-            first, last = (
-                lines[0],
-                {key: np.mean([line[key] for line in lines[-tail:]]) for key in ("loss", score)},
-            )
+            first = lines[0]
+            last = {key: np.mean([line[key] for line in lines[-tail:]]) for key in ("loss", score)}
             chance = lines[-1].get("chance", 0.0)
             print(
                 f"{name:<14}{task:<20}{cost['steps']:>5}{cost['cpu_s']:>7.0f}"
@@ -142,16 +142,16 @@ def show(out: Path) -> None:
         panels[1, column].set(xlabel="share of the run", ylabel="loss over the first loss")
         for panel in panels[:, column]:
             panel.grid(alpha=0.3)
-    known = dict(
-        each
+    labels = dict(
+        label
         for panel in panels[1]
-        for each in zip(*panel.get_legend_handles_labels()[::-1], strict=True)
+        for label in zip(*panel.get_legend_handles_labels()[::-1], strict=True)
     )
     figure.legend(
-        known.values(),
-        known.keys(),
+        labels.values(),
+        labels.keys(),
         loc="outside lower center",
-        ncols=min(len(known), 2 * panels.shape[1]),
+        ncols=min(len(labels), 2 * panels.shape[1]),
     )
     figure.savefig(out / "learning.png", dpi=100)
 

@@ -28,7 +28,9 @@ from selfvox.ops.metrics import dice_per_class
 from selfvox.runs.card import Card
 from selfvox.runs.weights import load_strictly, read_encoder
 
-LABELS, DRAWS, UNTRAINED = (3, 5), 5, 2
+LABELS = (3, 5)
+DRAWS = 5
+UNTRAINED = 2
 LEVELS = {"all levels": slice(None), "without the coarsest": slice(-1)}
 
 
@@ -40,8 +42,9 @@ def main() -> None:
     parser.add_argument("study", type=Path)
     study = parser.parse_args().study
     torch.set_num_threads(1)
-    store, kept = open_store(study / "store"), study / "linear_probe.json"
-    scores = json.loads(kept.read_text()) if kept.exists() else {}
+    store = open_store(study / "store")
+    file = study / "linear_probe.json"
+    scores = json.loads(file.read_text()) if file.exists() else {}
     print(
         "labels  pre-training                     Dice, mean ± sd over draws"
         "   minus untrained: mean, 95 %, wins"
@@ -58,11 +61,11 @@ def main() -> None:
                 continue
             network = json.dumps(card.network, sort_keys=True)
             if network not in untrained:
-                found = [
+                draws = [
                     probed(scores, f"untrained {n} {network}", labels, named, store, fresh(card, n))
                     for n in range(UNTRAINED)
                 ]
-                untrained[network] = np.mean(found, 0)
+                untrained[network] = np.mean(draws, 0)
                 show("untrained", labels, untrained[network])
             encoder = fresh(card, 0)
             load_strictly(encoder, read_encoder(run / "encoder")[0], str(run))
@@ -72,7 +75,7 @@ def main() -> None:
                 probed(scores, run.name, labels, named, store, encoder),
                 untrained[network],
             )
-            kept.write_text(json.dumps(scores))
+            file.write_text(json.dumps(scores))
 
 
 def fresh(card: Card, seed: int) -> Encoder:
@@ -96,7 +99,8 @@ def probed(
 def atlas(store: Store, labels: int) -> np.ndarray:
     """Dice of the commonest class at each place among the labelled maps: (draw, test subject)."""
     split = read_split(store.path / "split.json")
-    edges, classes = np.max([case.shape for case in store.cases], 0), len(store.classes or {})
+    edges = np.max([case.shape for case in store.cases], 0)
+    classes = len(store.classes or {})
     maps = {}
     for case in store.cases:
         have = store.label_crop(case, [0] * len(edges), case.shape).reshape(case.shape)
@@ -117,7 +121,8 @@ def show(name: str, labels: int, dice: np.ndarray, twin: np.ndarray | None = Non
     of_draws = dice.mean(1)
     line = f"{labels:>6}  {name:<33}{of_draws.mean():.3f} ± {of_draws.std(ddof=1):.3f}"
     if twin is not None:
-        rng, difference = np.random.default_rng(0), dice - twin
+        rng = np.random.default_rng(0)
+        difference = dice - twin
         drawn = [
             difference[rng.integers(0, n, n)][:, rng.integers(0, m, m)].mean()
             for n, m in [difference.shape] * 2000

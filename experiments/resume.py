@@ -26,7 +26,9 @@ from selfvox.data import phantom
 from selfvox.runs.atomic_files import sha256
 from selfvox.runs.run_folder import read_metrics
 
-STEPS, SAVE_EVERY, LOG_EVERY = 400, 25, 10
+STEPS = 400
+SAVE_EVERY = 25
+LOG_EVERY = 10
 
 
 def main() -> None:
@@ -59,9 +61,9 @@ def main() -> None:
                 check=True,
                 stderr=subprocess.DEVNULL,
             )
-            found = checksum(folder / name)
-            equal.append(found == expected)
-            table.add_row(name, str(step), str(saved), found, "equal" if equal[-1] else "DIFFERS")
+            actual = checksum(folder / name)
+            equal.append(actual == expected)
+            table.add_row(name, str(step), str(saved), actual, "equal" if equal[-1] else "DIFFERS")
     console = Console(width=130)
     console.print(table)
     console.print(f"{sum(equal)} of {len(equal)} equal")

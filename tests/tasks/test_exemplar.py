@@ -78,7 +78,7 @@ def test_the_bank_holds_the_last_embeddings_of_images_not_of_copies():
     scans = [-1] * 5
     task = suited(2, bank=5)
     remembered += head.bank.tolist()
-    for seed, count in enumerate([2, 3, 4, 7, 2]):  # 7: more than the bank holds
+    for seed, count in enumerate([2, 3, 4, 7, 2]):  # 7: more than the size of the bank
         images = torch.randn(count, 1, 8, 16, generator=rng(seed))
         batch = task.make_batch(images, rng(seed), torch.arange(count) + 100 * seed)
         task.loss(Flat(), head, batch)

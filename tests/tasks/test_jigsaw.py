@@ -1,4 +1,4 @@
-"""Jigsaw: the permutations lie far apart, and only what the tiles show tells them."""
+"""Jigsaw: the permutations are far apart, and only the content of the tiles reveals them."""
 
 import collections
 import hashlib

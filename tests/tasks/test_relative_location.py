@@ -1,4 +1,4 @@
-"""Relative location: the answer is where the tile was, and only what the tile shows tells it."""
+"""Relative location: the answer is the tile's place, and only the tile's content reveals it."""
 
 import collections
 import itertools

@@ -54,7 +54,7 @@ def test_answers_are_uniform_and_independent_of_the_images():
 
 
 def accuracy_of_a_linear_probe(images):
-    """Of answers told from border voxels alone, on images that the probe has not seen."""
+    """Its answers come from border voxels alone, on images that the probe was not fitted to."""
     batch = Rotation().make_batch(images, rng(7))
     inside = torch.zeros(images.shape[2:], dtype=torch.bool)
     inside[1:-1, 1:-1] = True

@@ -1,4 +1,4 @@
-"""Intervals hold as often as they promise, and a line recovers a known bias: simulations."""
+"""Intervals cover as often as they promise, and a line recovers a known bias: simulations."""
 
 import dataclasses
 import json

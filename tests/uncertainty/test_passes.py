@@ -208,7 +208,7 @@ def test_a_network_that_cannot_be_traced_gives_the_same_passes(capsys, monkeypat
         expected = swept(net, dropout, image)
         assert "torch.fx" not in capsys.readouterr().err
         with monkeypatch.context() as patch:
-            # as a network does whose code asks for a value
+            # as in a network with code that asks for a value
             patch.setattr(
                 net.encoder,
                 "forward",
