@@ -194,6 +194,56 @@ def test_weights_make_a_weighted_mean_of_the_dice_of_the_classes(plain, compound
     assert float(compound(logits, target, weights) - cross_entropy) == pytest.approx(expected)
 
 
+LOSSES = [soft_dice, dice_cross_entropy, soft_dice_regions, dice_cross_entropy_regions]
+
+
+def drawn(loss, *space):
+    """Logits and a target of two samples and three classes or regions."""
+    rng = torch.Generator().manual_seed(0)
+    logits = torch.randn(2, 3, *space, generator=rng)
+    if loss in (soft_dice_regions, dice_cross_entropy_regions):
+        return logits, torch.rand(2, 3, *space, generator=rng) > 0.5
+    return logits, torch.randint(3, (2, *space), generator=rng)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("space", [(4, 5), (3, 4, 2)])
+def test_a_voxel_counts_as_often_as_its_trust_says(loss, space):
+    logits, target = drawn(loss, *space)
+    logits.requires_grad_()
+    counts = torch.randint(3, (2, *space), generator=torch.Generator().manual_seed(1))
+    # a second implementation: one long picture, in which each voxel is repeated or left out
+    repeats = counts.flatten()
+    rows = logits.movedim(1, -1).reshape(-1, 3).repeat_interleave(repeats, 0)
+    is_regions = target.ndim == logits.ndim
+    flat = target.movedim(1, -1).reshape(-1, 3) if is_regions else target.flatten()
+    flat = flat.repeat_interleave(repeats, 0)
+    expected = loss(rows.T[None], (flat.T if is_regions else flat)[None])
+    actual = loss(logits, target, trusted=counts / 2)
+    assert actual.item() == pytest.approx(expected.item(), rel=1e-5)
+    (gradient,) = torch.autograd.grad(actual, logits)
+    (expected_gradient,) = torch.autograd.grad(expected, logits)
+    assert torch.allclose(gradient, expected_gradient, atol=1e-6)
+    assert not gradient.movedim(1, -1)[counts == 0].any()
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_the_loss_of_trusted_voxels_is_the_loss_without_trust(loss):
+    logits, target = drawn(loss, 4, 5)
+    trusted = torch.ones(2, 4, 5, dtype=torch.bool)
+    for weights in (None, torch.tensor([1.0, 2.0, 5.0])):
+        plain = float(loss(logits, target, weights))
+        assert float(loss(logits, target, weights, trusted=trusted)) == pytest.approx(plain)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_without_a_trusted_voxel_nothing_is_learnt(loss):
+    logits, target = drawn(loss, 4, 5)
+    logits.requires_grad_()
+    loss(logits, target, trusted=torch.zeros(2, 4, 5)).backward()
+    assert not logits.grad.any()
+
+
 def test_soft_dice_of_the_truth_is_minus_one_and_of_an_absent_class_too():
     target = torch.zeros(1, 4, 4, dtype=torch.uint8)
     target[:, :2] = 1

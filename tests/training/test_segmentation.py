@@ -108,6 +108,40 @@ def test_a_frozen_encoder_learns_from_the_first_step_after(store, task):
         assert all(is_same) == is_frozen
 
 
+@pytest.mark.parametrize("train_on", ["classes", "regions"])
+def test_ignored_voxels_teach_nothing(store, tmp_path, train_on):
+    settings = selfvox.finetune.settings(
+        labelled=store.path,
+        out=tmp_path,
+        encoder="none",
+        augment="none",
+        loss="dice+ce",
+        regions="both=1,2;second=2",
+        train_on=train_on,
+    )
+    ignored = 3
+    task = Segmentation(store, settings, ignored)
+    spec = plan_encoder({"channels": (4, 8)}, CROP, (1, 1, 1))
+    torch.manual_seed(0)
+    network = task.network(build_encoder(spec, 3, 1), spec)
+    trained = task.objective(network, store.cases, 0)
+    item = task.data(store, store.cases, CROP, 0)[0]
+    batch = {name: value[None] for name, value in item.items()}
+    rng = torch.Generator().manual_seed(0)
+    plain = Segmentation(store, settings).objective(network, store.cases, 0)
+    everything = trained(batch, 0, rng).loss.item()
+    assert everything == pytest.approx(plain(batch, 0, rng).loss.item())
+    label = batch["label"]
+    half = label.clone()
+    half[:, :, :, 4:] = ignored
+    # what is under the ignored voxels does not matter
+    logits = network(batch["image"])[..., :4]
+    target = trained._target(label[..., :4].long())
+    expected = LOSSES["dice+ce", train_on == "regions"](logits, target)
+    actual = trained({**batch, "label": half}, 0, rng).loss
+    assert actual.item() == pytest.approx(expected.item(), rel=1e-5)
+
+
 @pytest.mark.parametrize("loss", ["dice", "dice+ce"])
 def test_the_label_of_a_loss_says_that_dice_counts_negatively(loss):
     network = Segmenter(build_encoder(plan_encoder("plain", CROP, (1, 1, 1)), 3, 1), 2, "instance")

@@ -146,7 +146,12 @@ def uniformity(embeddings: Tensor) -> Tensor:
 
 
 def soft_dice(
-    logits: Tensor, target: Tensor, weights: Tensor | None = None, smooth: float = 1e-5
+    logits: Tensor,
+    target: Tensor,
+    weights: Tensor | None = None,
+    smooth: float = 1e-5,
+    *,
+    trusted: Tensor | None = None,
 ) -> Tensor:
     """Negative soft Dice, mean over classes, summed over batch and voxels (paper B eq. 2).
 
@@ -155,15 +160,22 @@ def soft_dice(
         target: (batch, *space) integers.
         weights: (class,) of the mean; default: all the same.
         smooth: s of the equation.
+        trusted: (batch, *space) booleans, or weights from 0 to 1: what each voxel counts in every
+            sum; default: 1.
     """
     # float32: sums over a batch of volumes exceed the digits of bf16
     probability = logits.float().softmax(1)
     truth = F.one_hot(target.long(), logits.shape[1]).movedim(-1, 1).to(probability.dtype)
-    return _negative_dice(probability, truth, weights, smooth)
+    return _negative_dice(probability, truth, weights, smooth, trusted)
 
 
 def soft_dice_regions(
-    logits: Tensor, target: Tensor, weights: Tensor | None = None, smooth: float = 1e-5
+    logits: Tensor,
+    target: Tensor,
+    weights: Tensor | None = None,
+    smooth: float = 1e-5,
+    *,
+    trusted: Tensor | None = None,
 ) -> Tensor:
     """Negative soft Dice of regions that may overlap, mean over the regions.
 
@@ -172,30 +184,63 @@ def soft_dice_regions(
         target: (batch, region, *space) bool.
         weights: (region,) of the mean; default: all the same.
         smooth: as in `soft_dice`.
+        trusted: as in `soft_dice`.
     """
-    return _negative_dice(logits.float().sigmoid(), target.float(), weights, smooth)
+    return _negative_dice(logits.float().sigmoid(), target.float(), weights, smooth, trusted)
 
 
-def dice_cross_entropy(logits: Tensor, target: Tensor, weights: Tensor | None = None) -> Tensor:
+def dice_cross_entropy(
+    logits: Tensor,
+    target: Tensor,
+    weights: Tensor | None = None,
+    *,
+    trusted: Tensor | None = None,
+) -> Tensor:
     """Soft Dice plus cross-entropy, equally weighted; as in `soft_dice`, the weights of Dice."""
-    return soft_dice(logits, target, weights) + F.cross_entropy(logits.float(), target.long())
+    dice = soft_dice(logits, target, weights, trusted=trusted)
+    if trusted is None:
+        return dice + F.cross_entropy(logits.float(), target.long())
+    of_voxels = F.cross_entropy(logits.float(), target.long(), reduction="none")
+    return dice + _trusted_mean(of_voxels, trusted)
 
 
 def dice_cross_entropy_regions(
-    logits: Tensor, target: Tensor, weights: Tensor | None = None
+    logits: Tensor,
+    target: Tensor,
+    weights: Tensor | None = None,
+    *,
+    trusted: Tensor | None = None,
 ) -> Tensor:
     """Soft Dice of regions plus their binary cross-entropy; as in `soft_dice_regions`."""
-    cross_entropy = F.binary_cross_entropy_with_logits(logits.float(), target.float())
-    return soft_dice_regions(logits, target, weights) + cross_entropy
+    dice = soft_dice_regions(logits, target, weights, trusted=trusted)
+    cross_entropy = F.binary_cross_entropy_with_logits
+    if trusted is None:
+        return dice + cross_entropy(logits.float(), target.float())
+    of_voxels = cross_entropy(logits.float(), target.float(), reduction="none").mean(1)
+    return dice + _trusted_mean(of_voxels, trusted)
+
+
+def _trusted_mean(values: Tensor, trusted: Tensor) -> Tensor:
+    """Mean of values (batch, *space), each weighed by its trust; 0 if nothing is trusted."""
+    # no test for an empty mask, which would wait for the device; the sum above is then 0 too
+    return (values * trusted).sum() / trusted.sum().clamp(min=1e-5)
 
 
 def _negative_dice(
-    probability: Tensor, truth: Tensor, weights: Tensor | None, smooth: float
+    probability: Tensor,
+    truth: Tensor,
+    weights: Tensor | None,
+    smooth: float,
+    trusted: Tensor | None,
 ) -> Tensor:
     """Over (batch, class, *space) in float32; batch and voxels are summed before the ratio."""
+    counted = truth
+    if trusted is not None:
+        probability = probability * trusted[:, None]
+        counted = truth * trusted[:, None]
     batch_and_space = (0, *range(2, probability.ndim))
     overlap = (probability * truth).sum(batch_and_space)
-    total = probability.sum(batch_and_space) + truth.sum(batch_and_space)
+    total = probability.sum(batch_and_space) + counted.sum(batch_and_space)
     # smooth: a class that is absent and not predicted scores 1, not nan
     dice = (2 * overlap + smooth) / (total + smooth)
     if weights is None:

@@ -48,13 +48,19 @@ class Segmentation(DownstreamTask):
     """Segment volumes, slices or pictures with a U-Net; the best weights have the best Dice.
 
     Training crops are drawn around a labelled voxel half of the time.
+
+    Args:
+        store: the labelled scans.
+        settings: of the verb.
+        ignored: label value of voxels that the loss leaves out; None: there are none.
     """
 
     score = "dice"
     scans = "labelled scans"
 
-    def __init__(self, store: Store, settings: Finetune):
+    def __init__(self, store: Store, settings: Finetune, ignored: int | None = None):
         self.classes = _classes(store)
+        self.ignored = ignored
         self.loss = settings.loss
         self.class_weights = settings.class_weights
         self.linear = settings.head == "linear"
@@ -124,6 +130,7 @@ class Segmentation(DownstreamTask):
             dropout,
             membership,
             self.class_weights,
+            self.ignored,
         )
 
     def data(  # noqa: D102
@@ -215,6 +222,7 @@ class SegmentationObjective(Objective):
         dropout: in the encoder and the decoder.
         membership: (region, label value) booleans, where the outputs are regions.
         class_weights: one for each output, of its Dice; default: all the same.
+        ignored: label value of voxels that the loss leaves out; None: there are none.
     """
 
     def __init__(
@@ -227,6 +235,7 @@ class SegmentationObjective(Objective):
         dropout: TrainingDropout,
         membership: np.ndarray | None = None,
         class_weights: Sequence[float] | None = None,
+        ignored: int | None = None,
     ):
         super().__init__()
         self.network = network
@@ -239,6 +248,7 @@ class SegmentationObjective(Objective):
         self.loss_label = "loss (-Dice)" if loss == "dice" else "loss (cross-entropy - Dice)"
         self.loss = LOSSES[loss, membership is not None]
         self.class_weights = None if class_weights is None else torch.tensor(class_weights)
+        self.ignored = ignored
 
     def forward(self, batch: Batch, step: int, rng: torch.Generator) -> Outcome:
         """Augment, segment, compare."""
@@ -252,13 +262,21 @@ class SegmentationObjective(Objective):
             with torch.set_grad_enabled(not is_frozen):
                 maps = self.network.encoder(image)
             logits = self.network.decode(maps, image.shape[2:])
-        return Outcome(self.loss(logits, self._target(label), self.class_weights), {})
+        label = label.long()
+        trusted = None
+        if self.ignored is not None:
+            is_ignored = label == self.ignored
+            trusted = ~is_ignored
+            # any class will do: it does not count
+            label = label.masked_fill(is_ignored, 0)
+        loss = self.loss(logits, self._target(label), self.class_weights, trusted=trusted)
+        return Outcome(loss, {})
 
     def _target(self, label: Tensor) -> Tensor:
         """Output numbers (batch, *space), or region masks (batch, region, *space)."""
         if self.membership is None:
-            return torch.searchsorted(self.values.to(label.device), label.long())
-        return self.membership.to(label.device)[:, label.long()].movedim(0, 1)
+            return torch.searchsorted(self.values.to(label.device), label)
+        return self.membership.to(label.device)[:, label].movedim(0, 1)
 
 
 # by the setting `loss`, and whether the outputs are regions
