@@ -60,6 +60,7 @@ def of_verb(verb: str, task: str | None) -> str:
     for paragraph in _description(verb).split("\n\n"):
         lines += textwrap.wrap(paragraph, _width())
     lines += ["", f"Example: {example(verb)}"]
+    # in the order in which they first occur
     for section in dict.fromkeys(option.section for option in verb_options):
         lines += ["", f"{section or 'Options'}:"]
         for option in verb_options:

@@ -120,6 +120,7 @@ class PretextTask(ABC):
 # a loss needs the name in every step, and a search of all packages takes milliseconds
 @functools.cache
 def _name_of(task: type[PretextTask]) -> str:
+    # a task of selfvox is called after its file, for which no package is searched
     folder, _, file = task.__module__.rpartition(".")
     if folder == "selfvox.tasks":
         return file

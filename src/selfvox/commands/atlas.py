@@ -67,6 +67,7 @@ def _atlases(settings: Atlas) -> Store:
             f"{settings.labelled}: has no label image to carry; name scans with label images"
         )
     echo(f"{len(cases)} labelled scans; at most {settings.atlases} of them vote for each scan")
+    # absolute: workers may have another working folder
     return dataclasses.replace(store, path=store.path.absolute(), cases=cases)
 
 

@@ -125,6 +125,7 @@ def _chosen_scans(settings: Calibrate, model: TrainedSegmenter) -> list[Labelled
     if len(scans) <= MOST_SCANS:
         return scans
     echo(f"{MOST_SCANS} of {len(scans)} scans are taken, which is enough")
+    # evenly, since the first scans may be of one site
     places = np.linspace(0, len(scans) - 1, MOST_SCANS).round().astype(int)
     return [scans[place] for place in places]
 

@@ -102,6 +102,7 @@ def evaluate_classes(settings: Evaluate) -> list[Row]:
 def _true_classes(root: Path, source: str, classes: Sequence[str]) -> dict[str, int]:
     """Index of the true class by case id."""
     cases = find_dataset(root, source).cases
+    # text, as the table of predictions names its classes
     grades = {case.id: str(case.grade) for case in cases if case.grade is not None}
     if not grades:
         raise DataError(f"{root}: has no classes; name the table with the scans and their grade")

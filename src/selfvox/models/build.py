@@ -74,6 +74,7 @@ def network_settings(
         WeightsError: the run contains no intact encoder.
     """
     options = {"name": network} if isinstance(network, str) else network
+    # settings without a name are of the default network
     settings = {"name": "plain", **options}
     name = str(settings["name"])
     settings["name"] = name

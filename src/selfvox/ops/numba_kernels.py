@@ -81,6 +81,7 @@ def run_on_threads(count: int, task: Callable[[int], None]) -> None:
             task(number)
     else:
         with ThreadPoolExecutor(threads) as pool:
+            # a list: an error of any thread is raised here
             list(pool.map(task, range(count)))
 
 

@@ -137,6 +137,7 @@ def decode_regions(probabilities: Any, labels: Sequence[int]) -> np.ndarray:
 
     A region is present above a half; later regions overwrite earlier ones.
     """
+    # labels have at most 16 bits
     decoded = np.zeros(probabilities.shape[1:], dtype=np.uint16)
     for probability, label in zip(np.asarray(probabilities), labels, strict=True):
         decoded[probability > 0.5] = label

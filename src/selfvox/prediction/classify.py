@@ -98,6 +98,7 @@ class ScanClassifier:
         for model in models:
             fabric.to_device(model.network)
             if settings.passes > 1:
+                # once for all scans: a pass is the same network on each of them
                 network = model.network
                 self._masks.append(DropoutMasks(network.encoder, network.head, settings.dropout))
 

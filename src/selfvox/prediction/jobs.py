@@ -208,6 +208,7 @@ class SegmentationJob(PredictionJob):
             if is_probability:
                 percentiles.append(values)
             else:
+                # of a map for each class, the sum
                 has_classes = values.ndim > voted.label.ndim
                 overlays[ending] = values.sum(0) if has_classes else values
         picture = maps.MapPicture(

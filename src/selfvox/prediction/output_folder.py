@@ -141,6 +141,7 @@ class OutputFolder:
         """
         if self._map_endings:
             (self.path / MAPS_FOLDER).mkdir(exist_ok=True)
+        # the folder is locked, so that no living process writes them
         for folder in (self.path, self.path / MAPS_FOLDER):
             for leftover in folder.glob(_TEMPORARY):
                 leftover.unlink(missing_ok=True)
@@ -219,6 +220,7 @@ class OutputFolder:
     def _check_card(self, card: Mapping[str, Any]) -> None:
         """Refuse predictions that were made by another network or with other settings."""
         existing = strict_json.read_json(self.path / CARD)
+        # first, since of another network all else may differ too
         same_network = (
             isinstance(existing, dict) and existing.get("network_sha256") == card["network_sha256"]
         )
@@ -322,4 +324,5 @@ def _is_intact(path: Path, digest: str | None) -> bool:
 
 
 def _digests(case: Case) -> list[str]:
+    # a missing file is reported when the case is read
     return [sha256(path) if path.is_file() else "" for path in case.images]

@@ -99,8 +99,10 @@ def label_files(folder: Path) -> dict[str, Path]:
     if not folder.is_dir():
         raise DataError(f"{folder}: not a folder; name the folder of the labels")
     files: dict[str, Path] = {}
+    # sorted: messages name the same files on every machine
     for file in sorted(folder.iterdir()):
         ending = suffix(file)
+        # macOS puts a hidden `._NAME` next to each file of some disks
         if not ending or file.name.startswith("."):
             continue
         case_id = stem(file, ending)
@@ -123,4 +125,5 @@ def _is_probability(name: str, files: Mapping[str, Path]) -> bool:
 
 
 def _is_class_number(key: str) -> bool:
+    # five digits: labels have at most 16 bits
     return key.isascii() and key.isdecimal() and len(key) < 6

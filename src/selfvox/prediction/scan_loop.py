@@ -205,6 +205,7 @@ def _check_channels(dataset: Dataset, cases: Sequence[Case], recipe: Recipe, exp
     several_but_other = len(names) > 1 and len(names) != len(trained)
     if not files <= {1, len(trained)} or several_but_other:
         raise DataError(f"{difference}; name scans with those channels")
+    # swapped channels would be predicted without any error
     if sorted(names) == sorted(trained) and names != trained:
         raise DataError(f"{difference}; put them in that order")
     if len(names) == len(trained) and names != trained:

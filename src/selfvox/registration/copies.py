@@ -212,6 +212,7 @@ def _write_table(table: Path, pairs: Sequence[RegisteredPair], classes: Mapping[
     rows = []
     for pair in pairs:
         shares = [after / before if before else float("nan") for before, after in _volumes(pair)]
+        # a failed registration has no volumes
         shares += [float("nan")] * (len(names) - len(shares))
         row = [pair.labelled, pair.unlabelled, not pair.failure, pair.failure]
         rows.append([*row, pair.similarity_before, pair.similarity, pair.folded, *shares])

@@ -32,6 +32,7 @@ def usable_scans(
     """
     held_out = {*split.validation, *split.test}
     labelled = set(split.train)
+    # by contents too: a scan may have another name among the unlabelled ones
     contents = {case.sha256["images"]: case.subject for case in store.cases}
     counts = dict.fromkeys((HELD_OUT, LABELLED, DUPLICATE), 0)
     usable: dict[str, StoredCase] = {}

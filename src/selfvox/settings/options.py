@@ -144,6 +144,7 @@ def to_yaml(settings: Any) -> str:
 def _converted(value: Any, option: Option) -> Any:
     """Convert what pydantic does not: `none`, lists by commas, a single value for a list, `~`."""
     takes_number = not {int, float}.isdisjoint(option.kinds)
+    # True is an int in Python
     if isinstance(value, bool) and takes_number and bool not in option.kinds:
         raise ValueError(
             f"{option.name}: takes a number, not {'yes' if value else 'no'} ({option.help})"

@@ -55,6 +55,7 @@ def to_python(text: str, verb: str, values: Sequence[Any] = ()) -> str:
     """
     text = _COMMAND.sub(_call, text)
     by_name = _options_by_name(verb)
+    # the longest first, since a path may begin with another one
     quoted = sorted({str(value) for value in values if "--" in str(value)}, key=len, reverse=True)
     if not quoted:
         return _rewrite(text, by_name)

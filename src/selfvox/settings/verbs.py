@@ -39,6 +39,7 @@ Rate = pydantic.Field(ge=0, lt=1, allow_inf_nan=False)
 Edges = Annotated[
     tuple[Annotated[int, AtLeastOne], ...], pydantic.Field(min_length=2, max_length=3)
 ]
+# one edge counts for all axes
 CropEdges = Annotated[
     tuple[Annotated[int, AtLeastOne], ...], pydantic.Field(min_length=1, max_length=3)
 ]
@@ -52,6 +53,7 @@ Source = Annotated[
     "(or dicom:allow-gap), folder, nnunet or table",
     SCANS,
 ]
+# 63 bits, of which the generators of torch are made
 Seed = Annotated[int, "seed of all random numbers", pydantic.Field(ge=0, lt=2**63)]
 Precision = Annotated[
     Literal["auto", "bf16", "fp32"],
@@ -293,6 +295,7 @@ class Finetune(PreparationSettings):
         "sawtooth: that of the decoder also falls to 0 before the release, and rises again",
         TRAINING,
     ] = "ramp"
+    # after 160 steps the features are still alike (linear CKA .82 to .92, at 1 .28 to .69)
     encoder_lr: Annotated[
         float,
         "peak learning rate of a pre-trained encoder, as a multiple of --learning-rate; from "
@@ -306,6 +309,7 @@ class Finetune(PreparationSettings):
         "layer, which with --freeze always is a linear probe",
         TRAINING,
     ] = "full"
+    # of the same runs, dice+ce: .14 and .77
     loss: Annotated[
         Literal["dice", "dice+ce"],
         "soft Dice (paper B eq. 2), or the sum of soft Dice and cross-entropy",
@@ -343,6 +347,7 @@ class Finetune(PreparationSettings):
     dropout_kind: Annotated[
         Literal["element", "channel"], "drop single units, or whole channels", TRAINING
     ] = "element"
+    # 5 labels, 100 steps, two seeds: Dice .48 and .82, by 1e-3 .42 and .62 (docs/results-log.md)
     learning_rate: Annotated[float, "peak learning rate of AdamW", TRAINING, Positive] = 4e-3
     weight_decay: WeightDecay = 1e-2
     validate_every: Annotated[
@@ -664,6 +669,7 @@ class Info:
     json: Annotated[bool, "print JSON"] = False
 
 
+# in the order of the help
 VERBS: dict[str, type] = {
     settings.__name__.lower(): settings
     for settings in (

@@ -86,6 +86,7 @@ def predict_with_passes(
         for run in result.paths
         for variant in _variants(result)
     ]
+    # maps of a few runs, for the figures
     predictions += [
         _Prediction(result.paths[0], MAPS)
         for result in mc_dropout_figures.select_for_maps(segmented)

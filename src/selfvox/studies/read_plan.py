@@ -141,6 +141,7 @@ def _add_2d_methods(plan: Plan) -> Plan:
             hint = did_you_mean(name, plan.methods)
             raise UsageError(f"twins_2d.methods: the study pre-trains no method {name}{hint}")
         finetune = entry.get("finetune") or {}
+        # what the section gives for 2D overrides the method, and the slices override both
         methods[f"2D-{name}"] = {
             "pretrain": {**entry["pretrain"], **settings.pretrain, "slices": settings.slices},
             "finetune": {**finetune, **settings.finetune, "slices": settings.slices},

@@ -140,6 +140,7 @@ def score(plan: Plan, run: Path, store: Store) -> None:
         store: what the run was trained on.
     """
     predictions = run / "predictions"
+    # on the device of the training; the other settings of `finetune` are none of `predict`
     hardware: dict[str, Any] = {
         name: plan.finetune[name] for name in ("device", "precision") if name in plan.finetune
     }

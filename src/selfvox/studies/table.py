@@ -182,6 +182,7 @@ def group_results(results: Sequence[Result]) -> dict[tuple[str, int], list[Resul
 
 def mean_and_sd(values: Sequence[float]) -> dict[str, float | None]:
     """Mean and standard deviation over runs; no deviation of a single run."""
+    # ddof=1: the seeds are a sample
     sd = float(np.std(values, ddof=1)) if len(values) > 1 else None
     return {"mean": float(np.mean(values)), "sd": sd}
 

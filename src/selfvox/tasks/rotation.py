@@ -164,7 +164,7 @@ def _most_unequal(planes: Sequence[Plane], spacings_mm: Sequence[Sequence[float]
     """For each plane its most unequal spacing, such as `0.70 x 0.70 x 5.00 mm`; each once."""
     texts = []
     for a, b in planes:
-
+        # defaults, since the loop changes both
         def ratio(spacing: Sequence[float], a: int = a, b: int = b) -> float:
             return max(spacing[a] / spacing[b], spacing[b] / spacing[a])
 

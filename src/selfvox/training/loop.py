@@ -144,6 +144,7 @@ def _parameter_groups(objective: Objective, encoder: nn.Module | None) -> list[d
     if encoder is None:
         return [{"params": list(objective.parameters())}]
     encoder_parameters = list(encoder.parameters())
+    # by identity: `in` would compare their values
     numbers = {id(parameter) for parameter in encoder_parameters}
     others = [parameter for parameter in objective.parameters() if id(parameter) not in numbers]
     return [{"params": others}, {"params": encoder_parameters}]

@@ -104,6 +104,7 @@ def make_folds(classes: Mapping[str, int], count: int, seed: int) -> list[tuple[
         raise UsageError(
             f"{count} folds of {len(classes)} subjects are impossible; use 2 to {len(classes)}"
         )
+    # dealt in turn: two folds differ by at most one subject of a class
     by_class = sorted(_shuffled(classes, f"folds {seed}"), key=lambda subject: classes[subject])
     return [_sorted(by_class[first::count]) for first in range(count)]
 

@@ -123,6 +123,7 @@ def _participant_notes(root: Path, with_scans: set[str]) -> list[str]:
             "so it is not compared with the folders"
         ]
     names = {row[0].strip() for row in rows[1:]}
+    # some tables leave the prefix out
     listed = {name if name.startswith("sub-") else f"sub-{name}" for name in names}
     return [
         *_subjects_note("of participants.tsv without a scan", listed - with_scans),

@@ -182,6 +182,7 @@ def _are_class_names(names: Any) -> bool:
     """Whether these are names by numbers of up to five digits, some at least."""
     if not isinstance(names, dict) or not names:
         return False
+    # isdecimal alone accepts digits of other scripts; labels have at most 16 bits
     numbers = all(key.isascii() and key.isdecimal() and len(key) < 6 for key in names)
     return numbers and all(isinstance(name, str) for name in names.values())
 

@@ -25,7 +25,7 @@ from selfvox.data.sources import Case, Dataset, case_key
 from selfvox.data.sources._files import count_of, raise_unlistable, walk_visible
 from selfvox.errors import DataError, UsageError, did_you_mean
 
-_DICOM_ENDINGS = (".dcm", ".dicom", ".ima")
+_DICOM_ENDINGS = (".dcm", ".dicom", ".ima")  # .ima: of Siemens
 _ENDINGS = ("", *_DICOM_ENDINGS)
 _NOT_DATA = {"dicomdir", "thumbs.db", "desktop.ini"}
 # modalities (DICOM PS3.3, C.7.3.1.1.1) of what is derived from scans, or is no image

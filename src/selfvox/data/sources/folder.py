@@ -88,6 +88,7 @@ def _read_list(table: Path) -> Dataset:
         )
     if not scans:
         raise DataError(f"{printable(table)} lists no scan; write one path per line")
+    # a network is for volumes or for pictures
     if len({suffix(scan) in SUFFIXES_2D for scan in scans}) > 1:
         raise DataError(f"{printable(table)} lists volumes and pictures; make one list of each")
     return _dataset(folder, scans, {}, [])

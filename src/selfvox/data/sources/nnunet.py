@@ -29,8 +29,8 @@ from selfvox.data.sources._files import (
 from selfvox.errors import DataError
 
 _LABEL_FOLDERS = {"imagesTr": "labelsTr", "imagesTs": "labelsTs"}
-_CHANNEL = re.compile(r"(.+)_(\d{4})", re.ASCII | re.DOTALL)
-_DATASET = re.compile(r"Dataset\d{3}_.+", re.ASCII)
+_CHANNEL = re.compile(r"(.+)_(\d{4})", re.ASCII | re.DOTALL)  # four digits
+_DATASET = re.compile(r"Dataset\d{3}_.+", re.ASCII)  # as nnU-Net names its folders
 _Files = dict[int, Path]  # channel number -> file
 _Regions = dict[str, tuple[int, ...]]
 
@@ -170,6 +170,7 @@ def _channels(
             f"{printable(root / 'dataset.json')}: 'channel_names' must number them from 0, "
             f"as in {example}"
         )
+    # as nnU-Net's reader of natural pictures has it
     one_colour_picture = (
         len(names) == 3
         and bool(files_per_case)
@@ -272,6 +273,7 @@ def _regions(content: Mapping[str, Any], root: Path, notes: list[str]) -> _Regio
                 f"as in {example}"
             )
         if values != [0] and name != "ignore":
+            # 0 is the background, which no region contains
             regions[name] = tuple(sorted(set(values) - {0}))
     if "ignore" in declared:
         notes.append("the class 'ignore' is treated like any other class, and belongs to no region")

@@ -99,6 +99,7 @@ def read_dataset(root: Path) -> Dataset:
     cases.sort(key=case_key)
     channel_names = tuple(content.channels.values())
     if list(content.channels) == ["image"]:  # a file may have one channel, or those of colours
+        # of one file; the others are checked when they are read
         channel_names = channels_of(first_images[0])
     notes = (*content.notes, *_remarks(rows))
     return Dataset(table.parent, "table", tuple(cases), channel_names, None, notes)
