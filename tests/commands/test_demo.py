@@ -52,7 +52,7 @@ def test_a_demo_goes_through_all_five_steps_and_says_what_to_type_next(small_dem
     out, printed, _ = small_demo
     steps = [line.split(":")[0] for line in printed if " of 5: " in line]
     assert steps == [f"{number} of 5" for number in range(1, 6)]
-    assert printed[-1].endswith(" pretrain YOUR_SCANS/ --out runs/rotation --task rotation")
+    assert printed[-1].endswith(" pretrain YOUR_SCANS/ --out runs/pretrained")
     assert (out / "runs" / "rotation" / "encoder" / "encoder.json").exists()
     for name in ("pretrained", "scratch"):
         assert len(list((out / "predictions" / name).glob("*.nii.gz"))) == 2

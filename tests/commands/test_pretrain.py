@@ -110,13 +110,17 @@ def test_a_run_is_a_function_of_its_settings(run, shapes_store, tmp_path):
 @pytest.mark.parametrize("verb", ["pretrain", "preview"])
 def test_scans_whose_uneven_axes_differ_give_no_plane_to_turn_in(verb, tmp_path):
     (tmp_path / "scans").mkdir()
-    for name, spacing in {"a": (0.5, 0.5, 5.0), "b": (4.5, 0.5, 0.5), "c": (4.5, 0.5, 0.5)}.items():
+    for name, spacing in {
+        "a": (1.0, 1.0, 1.15),
+        "b": (1.15, 1.0, 1.0),
+        "c": (1.15, 1.0, 1.0),
+    }.items():
         voxels = np.random.default_rng(ord(name)).normal(size=(16, 16, 16)).astype(np.float32)
         nib.save(
             nib.Nifti1Image(voxels, np.diag([*spacing, 1])), tmp_path / "scans" / f"{name}.nii"
         )
     task = {"name": "rotation", "planes": "in-plane"}
-    with pytest.raises(UsageError, match=r"4\.50 x 0\.50 x 0\.50 mm and 0\.50 x 0\.50 x 5\.00 mm"):
+    with pytest.raises(UsageError, match=r"1\.15 x 1\.00 x 1\.00 mm and 1\.00 x 1\.00 x 1\.15 mm"):
         getattr(selfvox, verb)(
             tmp_path / "scans", out=tmp_path / "out.png", task=task, crop=(16, 16, 16)
         )

@@ -30,10 +30,10 @@ def mixed(tmp_path):
     """Two large scans of one spacing, then two small ones of another."""
     (tmp_path / "scans").mkdir()
     settings = {
-        "a": (24, (0.5, 0.5, 5.0)),
-        "b": (24, (0.5, 0.5, 5.0)),
-        "c": (16, (4.5, 0.5, 0.5)),
-        "d": (16, (4.5, 0.5, 0.5)),
+        "a": (24, (1.0, 1.0, 1.15)),
+        "b": (24, (1.0, 1.0, 1.15)),
+        "c": (16, (1.15, 1.0, 1.0)),
+        "d": (16, (1.15, 1.0, 1.0)),
     }
     for name, (edge, spacing) in settings.items():
         voxels = np.random.default_rng(ord(name)).normal(size=(edge,) * 3).astype(np.float32)
@@ -110,7 +110,7 @@ def test_all_scans_of_a_store_decide(mixed, tmp_path, preview, capsys):
     capsys.readouterr()
     rows = preview(store, task="masked", count=2)
     assert [row[0].image.shape for row in rows] == [(1, 16, 16, 16)] * 2
-    with pytest.raises(UsageError, match=r"4\.50 x 0\.50 x 0\.50 mm"):
+    with pytest.raises(UsageError, match=r"1\.15 x 1\.00 x 1\.00 mm"):
         preview(store, task={"name": "rotation", "planes": "in-plane"}, count=2)
     assert "only the first" not in capsys.readouterr().err
 

@@ -26,8 +26,9 @@ COMPUTER = Section("Computing")
 MAPS = ("entropy", "mutual-information", "variance", "percentiles")
 INTENSITIES = ("auto", "mri", "ct", "photo")
 MIRRORS = ("left-right", "front-back", "up-down")  # axes of a prepared volume, in their order
-# the pretext task where none is chosen: examples name none, so that they follow
-DEFAULT_TASK = "simclr"
+# the pretext task where none is chosen: examples name none, so that they follow. Masked won eight
+# pairs of ten with 3 and 5 labels, and leads published comparisons (docs/how-to/choose-a-task.md)
+DEFAULT_TASK = "masked"
 # in studies, where neither steps nor epochs are given
 PRETRAIN_STEPS = 1000
 FINETUNE_STEPS = 500
