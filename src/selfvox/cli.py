@@ -102,6 +102,7 @@ def _read(
     verb: str, verb_options: list[Option], arguments: list[str]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Settings by name (dotted ones as dicts), and general flags (`help`, `config`, ...)."""
+    # what follows is taken literally, as in other programs
     end = arguments.index("--") if "--" in arguments else len(arguments)
     dotted, plain = _split_dotted(verb_options, arguments[:end])
     namespace, unknown = _parser(verb, verb_options).parse_known_intermixed_args(plain)
@@ -212,6 +213,7 @@ def _merged(
             low = {"name": option.default, **_with_name(from_file.get(option.name, {}))}
             high = _with_name(values.get(option.name, {}))
             same_name = high.get("name", low["name"]) == low["name"]
+            # options of another task would be refused as unknown
             joined = {**low, **high} if same_name else high
             merged[option.name] = joined if len(joined) > 1 else joined["name"]
     return merged

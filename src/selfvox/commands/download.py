@@ -166,6 +166,7 @@ def _check_room(address: str, archive: Path) -> int:
 def _remote_size(address: str) -> int:
     """Bytes of a file on a server; 0 where the server does not report them."""
     request = Request(address, method="HEAD")  # noqa: S310 - MONAI's address
+    # HEAD: the size without the file
     with urlopen(request, timeout=_TIMEOUT_S) as answer:  # noqa: S310
         return int(answer.headers.get("Content-Length") or 0)
 

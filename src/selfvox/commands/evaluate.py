@@ -52,6 +52,7 @@ def _evaluate_segmentations(settings: Evaluate) -> list[Row]:
     requested = parse_regions(settings.regions) if settings.regions is not None else None
     truth = find_truth(settings.truth, settings.source, predictions)
     class_names = read_predictions.read_class_names(folder) or truth.class_names
+    # the option, else what the network was trained with, else what the data set declares
     regions = requested or read_predictions.read_region_classes(folder) or truth.regions or {}
     pairs = pair_cases(predictions, truth.labels, folder, settings.truth)
     rows, failed = score_pairs(pairs, class_names, regions)

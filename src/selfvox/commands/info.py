@@ -67,6 +67,7 @@ def _task_facts() -> dict[str, Any]:
         facts[name] = {
             "question": tasks.task_question(name),
             "about": inspect.getdoc(task),
+            # rotation shows each crop once, and nothing else
             "voxels": round(voxels[name] / voxels["rotation"], 2),
             "options": {
                 option.name: {"default": defaults[option.name], "meaning": option.help}

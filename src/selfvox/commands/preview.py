@@ -57,6 +57,7 @@ def preview(settings: Preview, *, task: PretextTask | None = None) -> Path:
                 "choose another crop or refuse their spacings; preview a store to be sure"
             )
         rows = _panels(plan, plan.cases[:prepared], settings.count)
+    # after the temporary store is gone: panels are in memory
     draw_preview(rows, _title(plan), settings.out, slices=plan.slice_axis is not None)
     echo(f"picture: {settings.out}")
     return settings.out

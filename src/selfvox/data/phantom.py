@@ -159,6 +159,7 @@ def draw_brain(rng: np.random.Generator) -> Phantom:
     fluid = np.clip(brain - grey - white, 0, 1) ** 2
     grey = grey**2
     white = white**2
+    # no division by 0 outside the head
     total = grey + white + fluid + 1e-3
     # grey matter, white matter and fluid, as in a T1-weighted image
     levels = rng.uniform([0.5, 0.85, 0.12], [0.65, 1.0, 0.25])

@@ -58,6 +58,7 @@ class Classifier(nn.Module):
             last.bias.copy_(shares.log())
             return
         at_least = shares.flip(0).cumsum(0).flip(0)[1:].logit()
+        # thresholds are centred, so the bias is their mean
         last.bias.fill_(float(at_least.mean()))
         # the inverse of softplus
         self.steps.copy_((at_least[:-1] - at_least[1:]).expm1().log())

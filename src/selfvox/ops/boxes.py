@@ -18,6 +18,7 @@ def bounding_box(mask: np.ndarray, margin: int = 0) -> tuple[slice, ...]:
     box = []
     for axis, extent in enumerate(mask.shape):
         other_axes = tuple(index for index in range(mask.ndim) if index != axis)
+        # one axis at a time: a list of all voxels would take far more memory
         filled = np.flatnonzero(mask.any(axis=other_axes))
         if not len(filled):
             raise ValueError("an empty mask has no bounding box")

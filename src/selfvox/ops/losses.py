@@ -139,6 +139,7 @@ def uniformity(embeddings: Tensor) -> Tensor:
     unit = F.normalize(embeddings.float(), dim=1)
     # by products: pairwise distances are an operation that some devices lack
     with torch.autocast(unit.device.type, enabled=False):
+        # rounding may leave a distance just below 0
         squared = (2 - 2 * unit @ unit.T).clamp(min=0)
     itself = torch.eye(len(unit), dtype=torch.bool, device=unit.device)
     pairs = len(unit) * (len(unit) - 1)

@@ -48,6 +48,7 @@ def enlarge(x: Tensor, size: Sequence[int]) -> Tensor:
 
 def _enlarge_axis(x: Tensor, axis: int, size: int) -> Tensor:
     unit = torch.eye(x.shape[axis], dtype=x.dtype, device=x.device)
+    # the weights of F.interpolate itself: what it makes of unit vectors
     weights = F.interpolate(unit[None], size, mode="linear")[0]  # (old edge, new edge)
     if axis == x.ndim - 1:
         return x @ weights

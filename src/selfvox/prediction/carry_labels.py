@@ -83,6 +83,7 @@ def _carry(job: CarryJob) -> CarriedLabels:
                 moving, prepared.data, atlas.spacing_mm, prepared.spacing_mm
             )
         except DataError as error:
+            # the others can still vote
             failures.append(f"{atlas.id}: {error}")
             continue
         label = read_label(job.labelled, atlas)
@@ -147,6 +148,7 @@ class AtlasPredictions:
         Raises:
             DataError: the scan cannot be read any more.
         """
+        # read again: the worker sends the labels alone
         image = read_case(case, len(self.labelled.recipe.channel_names))
         label, review = self._vote(carried)
         images.write_label(self.folder.label_file(case), label, image)

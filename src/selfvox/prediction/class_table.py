@@ -79,6 +79,7 @@ def read_class_table(path: Path) -> ClassTable:
         DataError: a column is missing or a cell is not what it should be.
     """
     prefix = probability_column("")
+    # a spreadsheet may have put a byte order mark in front
     with path.open(encoding="utf-8-sig", newline="") as file:
         reader = csv.DictReader(file)
         columns = list(reader.fieldnames or [])

@@ -49,6 +49,7 @@ def unseen_scans(
     split = read_split_if_present(run / "split.json")
     if labelled is None:
         return _validation_scans(run, split, model)
+    # without a split, all subjects that the card names
     seen = set(read_network_card(run).seen["subjects"] if split is None else split.train)
     if is_store(labelled):
         store = open_store(labelled)

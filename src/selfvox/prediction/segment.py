@@ -185,6 +185,7 @@ class ScanSegmenter:
         model = self.models[0]
         geometry = prepared.geometry
         names = self.settings.maps
+        # percentiles alone need the probabilities of every pass
         stores_passes = any(maps.MAPS[name].stores_passes for name in names)
         with _passes_file(scratch, stores_passes) as passes_file:
             accumulator = self._accumulate(prepared.data, passes_file)

@@ -145,6 +145,7 @@ def check_volumes(pairs: Sequence[RegisteredPair], names: Sequence[str]) -> list
             if place != number and values and not pairs[place].failure
         ]
         failure = pair.failure
+        # a median of one other copy would say nothing about which of both is wrong
         if not failure and len(others) >= 2:
             medians = np.median(others, axis=0)
             for name, share, median in zip(names, shares[number], medians, strict=True):

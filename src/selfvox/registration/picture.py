@@ -33,6 +33,7 @@ def draw_pairs(
     """
     from matplotlib.figure import Figure  # only here: it takes half a second
 
+    # a random choice could hide the worst
     ordered = sorted(pairs, key=lambda pair: pair.similarity)
     places = sorted({round(place) for place in np.linspace(0, len(ordered) - 1, ROWS)})
     figure = Figure(figsize=(9, 3.2 * len(places)), layout="constrained")

@@ -43,6 +43,7 @@ def _append(folder: Path, event: Event) -> None:
         writer = RecordWriter(file)
         is_new = file.tell() == 0
         if is_new:
+            # what TensorBoard expects of the first event
             header = Event(wall_time=time.time(), file_version="brain.Event:2")
             writer.write(header.SerializeToString())
         event.wall_time = time.time()

@@ -298,6 +298,7 @@ def _percent(share: float) -> str:
 def draw_legend(figure: Figure, panels: Sequence[Axes]) -> None:
     """Draw one legend for all panels below them, in as many columns as fit into the figure."""
     handles, labels = panels[0].get_legend_handles_labels()
+    # the width of a legend is known once it is drawn
     renderer = FigureCanvasAgg(figure).get_renderer()  # type: ignore[no-untyped-call]
     for columns in range(min(4, max(1, len(labels))), 0, -1):
         legend = figure.legend(handles, labels, loc="outside lower center", ncols=columns)

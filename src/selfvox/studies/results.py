@@ -123,6 +123,7 @@ def read_results(plan: Plan, out: Path) -> list[Result]:
     for file in files:
         record = strict_json.read_json(file)
         run = file.parent
+        # left out of the plan since then: its runs stay on disk
         if record["method"] not in arms:
             continue
         cell = (run.name.rpartition("-fold-")[0] or run.name, record["method"])

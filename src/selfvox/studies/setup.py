@@ -161,6 +161,7 @@ def _discard_outdated(plan: Plan, saved: Plan, out: Path) -> None:
     elif difference or changed or measured - saved.methods.keys():
         stores = [f"{STORE}-folds", "scans", "labelled"]
         outdated = set(measured)
+        # preparation is expensive: the store stays unless the scans or their recipe change
         if (plan.data.resolve(), plan.prepare) != (saved.data.resolve(), saved.prepare):
             stores.append(STORE)
     else:

@@ -296,5 +296,6 @@ def _add_row(table: Table, cells: Sequence[str]) -> None:
 
 def _wide_console() -> Console:
     console = Console(highlight=False)
+    # a narrow terminal would cut the cells: long lines are wrapped instead
     console.width = max(console.width, WIDTH)
     return console

@@ -119,6 +119,7 @@ class CPC(PretextTask):
         """
         d = images.ndim - 2
         patch = self.input_size(images.shape[2:])
+        # one corner for the batch: the patches of all images are one view
         covered = torch.tensor([self.extent(edge) for edge in patch])
         room = torch.tensor(images.shape[2:]) - covered
         corner = (torch.rand(d, generator=rng) * (room + 1)).long()

@@ -124,6 +124,7 @@ class Exemplar(PretextTask):
             scan = torch.arange(count, device=images.device)
         # the largest of random numbers: an equal chance for each image of another scan
         score = torch.rand(count, count, generator=rng).to(images.device)
+        # -1 is below every draw
         negative = score.masked_fill(scan[:, None] == scan, -1).argmax(1)
         batch = {"views": torch.cat([images, copies]), "scan": scan.repeat(2), "other": negative}
         if self.bank:

@@ -154,6 +154,7 @@ class SimCLR(PretextTask):
         chosen = self._choose_ops(len(samples), rng)
         if scan is None:
             scan = torch.arange(len(images), device=images.device)
+        # tiles of an image are next to each other, and the second views follow all first ones
         scan = scan.repeat_interleave(len(samples) // len(images)).repeat(2)
         return {"views": self._views(torch.cat([samples, samples]), chosen, rng), "scan": scan}
 

@@ -87,6 +87,7 @@ class Classification(DownstreamTask):
         numbers = list(self._class_numbers(training).values())
         # the untrained network predicts the frequencies that it will be trained on
         counts = [numbers.count(number) for number in range(len(self.classes))]
+        # balanced batches show all classes equally often
         network.start_at([1] * len(counts) if self.balance else counts)
         dropout = TrainingDropout(network.encoder, network.head, self.dropout)
         return ClassificationObjective(network, self.augmentation, frozen_steps, dropout)

@@ -50,6 +50,7 @@ def check_sides(axes: Sequence[int], names: Sequence[str], classes: Iterable[str
         return
     known = list(classes)
     for name in known:
+        # one direction is enough: the list has both names
         other = re.sub("left", "right", name, flags=re.IGNORECASE)
         if other != name and other.casefold() in map(str.casefold, known):
             raise UsageError(

@@ -21,5 +21,6 @@ class PretextObjective(Objective):
 
     def forward(self, batch: Batch, step: int, rng: torch.Generator) -> Outcome:
         """Make the task's batch of the images, and compute its loss."""
+        # here and not in the data loader: on the device, for the whole batch at once
         task_batch = self.task.make_batch(batch["image"], rng, batch["subject"])
         return self.task.loss(self.encoder, self.head, task_batch)

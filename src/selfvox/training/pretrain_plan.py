@@ -193,6 +193,7 @@ def pretrain_plan(
     network = plan_encoder(
         settings.network if encoder is None else encoder, planned_for, spacing_mm
     )
+    # a task may show the encoder less than the crop, such as a tile
     check_input(network, task.input_size(crop))
     images_per_step = settings.batch * settings.accumulate * devices
     voxels_per_step = images_per_step * math.prod(crop)

@@ -221,6 +221,7 @@ def image_features(
     for first in range(0, len(cases), CROPS_AT_ONCE):
         images = [_central_crop(store, case, edges) for case in cases[first:][:CROPS_AT_ONCE]]
         batch = torch.from_numpy(np.stack(images)).view(len(images), -1, *crop).to(device)
+        # NumPy has no bf16
         embeddings.append(encoder.embed(batch).float().cpu().numpy())
     return np.concatenate(embeddings), np.array([case.grade for case in cases])
 

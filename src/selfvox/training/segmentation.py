@@ -172,6 +172,7 @@ class Segmentation(DownstreamTask):
         self, network: nn.Module, fabric: Fabric, image: Tensor, crop: Sequence[int]
     ) -> np.ndarray:
         """Label values (*space) of a whole image (channel, *space)."""
+        # regions overlap, so each has a probability of its own
         is_overlapping = self.region_labels is not None
         with fabric.autocast():
             probabilities = segment_scan(

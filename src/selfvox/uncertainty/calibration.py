@@ -317,6 +317,7 @@ def read_calibration(run: Path) -> Calibration | None:
     file = calibration_file(run)
     if not file.exists():
         return None
+    # strict JSON first: pydantic takes the last of duplicate keys
     content = json.dumps(strict_json.read_json(file))
     try:
         return pydantic.TypeAdapter(Calibration).validate_json(content, strict=True)

@@ -19,6 +19,7 @@ def run_class_passes(
     """
     drops_in_encoder = masks.dropout.encoder > 0
     batch_size = PASSES_AT_ONCE[image.device.type]
+    # without dropout in the encoder its embedding is the same in every pass
     shared = image if drops_in_encoder else network.encoder.embed(image)
     batch = shared.expand(batch_size, *shared.shape[1:])
     probabilities = []

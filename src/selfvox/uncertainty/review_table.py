@@ -43,6 +43,7 @@ def write_review(
     first = next(iter(reviews.values()))
     header = ["case", "trust", "entropy"]
     if calibration is not None:
+        # first, since the rows are sorted by it
         header[1:1] = ["predicted dice", "level"]
     for name in part_names(first, classes):
         columns = list(_MEASURES) if calibration is None else [*_ESTIMATES, *_MEASURES]

@@ -80,6 +80,7 @@ def union(ballots: Tensor, union_index: int) -> Tensor:
     """Scores (class, *space): one class gets all votes wherever any pass votes for it."""
     has_vote = ballots[union_index] > 0
     scores = torch.where(has_vote, 0, ballots)
+    # as many as there are passes, which the type of the ballots can count
     all_votes = ballots.sum(0, dtype=ballots.dtype)
     scores[union_index] = torch.where(has_vote, all_votes, 0)
     return scores

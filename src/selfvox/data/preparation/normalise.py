@@ -69,8 +69,10 @@ def normalise(values: np.ndarray, mask: np.ndarray, intensity: Intensity) -> np.
         intensity: of the channel.
     """
     if intensity.kind == "mri":
+        # float64: a sum over millions of voxels
         inside = values[mask].astype(np.float64)
         mean = float(inside.mean())
+        # a flat foreground has no spread to divide by
         std = float(inside.std()) or 1.0
     else:
         assert intensity.mean is not None

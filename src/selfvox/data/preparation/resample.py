@@ -22,6 +22,7 @@ def resample_image(values: np.ndarray, geometry: Geometry) -> np.ndarray:
 
     low = values.min()
     high = values.max()
+    # 0.4247 is 1 / (2 sqrt(2 ln 2)): from a width at half maximum to sigma
     sigma = [0.4247 * np.sqrt(max(step**2 - 1, 0)) for step in geometry.step]
     smooth = gaussian_filter(values, sigma, mode="nearest")
     cubic = min(values.shape) >= _CUBIC_SAMPLES

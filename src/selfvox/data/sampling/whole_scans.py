@@ -56,6 +56,7 @@ class WholeScans(Dataset[dict[str, Tensor]]):
         return {
             "image": resized_scan(self.store, case, self.size),
             "answer": torch.tensor(self.answers[case.id]),
+            # of the resized image: augmentation rotates in mm
             "spacing": torch.tensor([mm * extent / edge for mm, extent, edge in axes]),
         }
 
