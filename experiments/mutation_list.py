@@ -967,14 +967,14 @@ NEW = (
     ),
     m(
         "notebook: the mean instead of the maximum is the embedding",
-        "notebook.py",
+        "notebook/__init__.py",
         ".flatten(2).amax(2)",
         ".flatten(2).mean(2)",
         "test_python_notebook.py::test_an_encoder_embeds_a_scan_as_its_network_does",
     ),
     m(
         "notebook: spacing reversed",
-        "notebook.py",
+        "notebook/scans.py",
         "np.diag([*sizes, 1.0])",
         "np.diag([*sizes[::-1], 1.0])",
         "test_python_notebook.py::test_a_spacing_is_an_affine_without_rotation",

@@ -15,7 +15,8 @@ import selfvox
 from selfvox.data.formats.image import read_image
 from selfvox.errors import DataError, SelfvoxError, UsageError, WeightsError
 from selfvox.models.build import build_encoder, plan_encoder
-from selfvox.notebook import LoadedClassifier, LoadedSegmenter, SegmentationOptions
+from selfvox.notebook import LoadedClassifier, LoadedSegmenter
+from selfvox.notebook.options import SegmentationOptions
 from selfvox.runs.weights import save_part
 from selfvox.settings.verbs import Predict
 

@@ -6,13 +6,11 @@ scan's own grid.
 
 from __future__ import annotations
 
-import inspect
 import os
-import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeAlias, TypedDict, TypeVar, Unpack
+from typing import Any, Unpack
 
 import nibabel as nib
 import numpy as np
@@ -21,45 +19,29 @@ from torch import Tensor, nn
 
 from selfvox.data.formats import image as images
 from selfvox.data.formats.image import Image
-from selfvox.data.preparation.prepare_case import read_case
 from selfvox.data.preparation.recipe import Recipe
 from selfvox.data.sampling.crop_size import SLICE_AXES
-from selfvox.data.sources import find_dataset
-from selfvox.errors import DataError, UsageError
+from selfvox.errors import UsageError
 from selfvox.models.build import load_encoder as load_trained_encoder
 from selfvox.models.classifier import Classifier
 from selfvox.models.encoder import Encoder
 from selfvox.models.segmenter import Segmenter
 from selfvox.models.sliding_window import pad_to_window
+from selfvox.notebook.options import (
+    PassOptions,
+    SegmentationOptions,
+    predict_settings,
+    shows_options,
+)
+from selfvox.notebook.scans import AnyPath, Scan, read_scan
 from selfvox.prediction import classify, segment, trained_model
 from selfvox.prediction.segment import Segmentation
 from selfvox.prediction.trained_model import TrainedClassifier, TrainedSegmenter
 from selfvox.runs.card import Card
 from selfvox.runs.device import Fabric, inference_mode, make_fabric
-from selfvox.settings.options import check_names, resolve
 from selfvox.settings.python_syntax import python_errors
-from selfvox.settings.verbs import Predict
 from selfvox.uncertainty.class_votes import ClassVotes
 from selfvox.uncertainty.ensemble import PassSettings
-
-
-class SpatialImage(Protocol):
-    """An image of nibabel, such as `nibabel.load` returns."""
-
-    @property
-    def affine(self) -> Any:
-        """(4, 4): voxel index -> mm, RAS+."""
-
-    @property
-    def dataobj(self) -> Any:
-        """The voxels, read when they are converted to an array."""
-
-
-AnyPath: TypeAlias = str | os.PathLike[str]
-# a file or a folder of one scan; an array (*space) or (channel, *space); an image of nibabel
-Scan: TypeAlias = AnyPath | np.ndarray | SpatialImage
-Vote: TypeAlias = Literal["majority", "weighted", "borda", "union", "mean"]
-Method = TypeVar("Method", bound=Callable[..., Any])
 
 
 @dataclass(frozen=True)
@@ -189,7 +171,7 @@ class LoadedEncoder:
     def _maps(
         self, scan: Scan, spacing: Sequence[float] | None, affine: np.ndarray | None
     ) -> list[Tensor]:
-        image = _read_scan(scan, self.recipe, spacing, affine)
+        image = read_scan(scan, self.recipe, spacing, affine)
         data = torch.from_numpy(self.recipe.apply(image).data)
         axis = self._slice_axis
         # a scan is a batch of one, its slices are a batch of many
@@ -210,57 +192,6 @@ class LoadedEncoder:
         return array if self._slice_axis is not None else array[0]
 
 
-class PassOptions(TypedDict, total=False):
-    """How often each network predicts a scan, and how the predictions vote."""
-
-    passes: int  # of Monte-Carlo dropout
-    vote: Vote  # rule that combines the passes
-    vote_weights: Sequence[float] | None  # for vote="weighted"
-    encoder_dropout: float | None  # rate; default: that of the training, or 0.3
-    decoder_dropout: float | None  # rate; default: that of the training
-    # drop single units, or whole channels; default: as in the training
-    dropout_kind: Literal["element", "channel"] | None
-    seed: int  # of the dropout
-
-
-class SegmentationOptions(PassOptions, total=False):
-    """The same for segmentations, which also have maps and windows."""
-
-    maps: Sequence[str]  # entropy, mutual-information, variance, percentiles
-    union_class: str | None  # for vote="union"
-    overlap: float  # of neighbouring windows, as a share of their size
-
-
-def _shows_options(kind: type[PassOptions]) -> Callable[[Method], Method]:
-    """Give a method the signature with all options, and the defaults of `selfvox predict`.
-
-    Type checkers and editors read them from the annotation of `**options`; `help` and notebooks
-    read the signature.
-    """
-
-    def show(method: Method) -> Method:
-        signature = inspect.signature(method)
-        parameters = [
-            parameter
-            for parameter in signature.parameters.values()
-            if parameter.kind is not inspect.Parameter.VAR_KEYWORD
-        ]
-        parameters += [
-            inspect.Parameter(
-                name,
-                inspect.Parameter.KEYWORD_ONLY,
-                default=getattr(Predict, name),
-                annotation=annotation,
-            )
-            for name, annotation in typing.get_type_hints(kind).items()
-        ]
-        shown = signature.replace(parameters=parameters)
-        method.__signature__ = shown  # type: ignore[attr-defined]
-        return method
-
-    return show
-
-
 class LoadedSegmenter:
     """Trained segmenters that predict together; made by `selfvox.load_segmenter`."""
 
@@ -278,7 +209,7 @@ class LoadedSegmenter:
         """Name by class number."""
         return self.models[0].classes
 
-    @_shows_options(SegmentationOptions)
+    @shows_options(SegmentationOptions)
     @python_errors("predict")
     def predict(
         self,
@@ -300,12 +231,12 @@ class LoadedSegmenter:
         Raises:
             SelfvoxError: an option or the scan does not fit, or its spacing is missing.
         """
-        settings = _predict_settings(len(self.models), SegmentationOptions, options)
+        settings = predict_settings(len(self.models), SegmentationOptions, options)
         pass_settings = PassSettings.from_verb(settings, self.models[0].dropout)
         # the volumes of a review are in ml
         measures = pass_settings.has_several(len(self.models))
         recipe = self.models[0].recipe
-        image = _read_scan(scan, recipe, spacing, affine, needs_spacing=measures)
+        image = read_scan(scan, recipe, spacing, affine, needs_spacing=measures)
         result: Segmentation = segment.predict_image(
             self.models, image, pass_settings, overlap=settings.overlap, fabric=self._fabric
         )
@@ -337,7 +268,7 @@ class LoadedClassifier:
         """Names of the classes."""
         return self.models[0].classes
 
-    @_shows_options(PassOptions)
+    @shows_options(PassOptions)
     @python_errors("predict")
     def predict(
         self,
@@ -351,8 +282,8 @@ class LoadedClassifier:
 
         The arguments are those of `LoadedSegmenter.predict`, with the options of `PassOptions`.
         """
-        settings = _predict_settings(len(self.models), PassOptions, options)
-        image = _read_scan(scan, self.models[0].recipe, spacing, affine)
+        settings = predict_settings(len(self.models), PassOptions, options)
+        image = read_scan(scan, self.models[0].recipe, spacing, affine)
         pass_settings = PassSettings.from_verb(settings, self.models[0].dropout)
         return classify.predict_image(self.models, image, pass_settings, fabric=self._fabric)
 
@@ -386,84 +317,3 @@ def load_classifier(
 
 def _paths(runs: AnyPath | Sequence[AnyPath]) -> list[Path]:
     return [Path(runs)] if isinstance(runs, str | os.PathLike) else [Path(run) for run in runs]
-
-
-def _predict_settings(
-    networks: int, kind: type[PassOptions], options: Mapping[str, Any]
-) -> Predict:
-    """The options as settings of `predict`, checked like those of the command line."""
-    # fewer than the verb has: a method writes no files and is on a device already
-    check_names(typing.get_type_hints(kind), options, "")
-    # no files are read or written; an ensemble counts as several predictions
-    placeholders = {"run": ".", "scans": ".", "out": ".", "ensemble": (".",) * (networks - 1)}
-    return resolve(Predict, {**placeholders, **options})
-
-
-def _read_scan(
-    scan: Scan,
-    recipe: Recipe,
-    spacing: Sequence[float] | None,
-    affine: np.ndarray | None,
-    needs_spacing: bool = False,
-) -> Image:
-    """The scan as an image with its geometry.
-
-    Raises:
-        UsageError: a spacing is missing, or given for a scan that has its own.
-        DataError: the scan cannot be used.
-    """
-    if isinstance(scan, np.ndarray):
-        return _from_array(scan, recipe, spacing, affine, needs_spacing)
-    if spacing is not None or affine is not None:
-        raise UsageError("spacing: only an array needs it, the scan has its own; leave it out")
-    if isinstance(scan, str | os.PathLike):
-        return _from_path(Path(scan), len(recipe.channel_names))
-    # scaled by slope and intercept
-    data = np.asanyarray(scan.dataobj)
-    if data.ndim == 4:
-        # NIfTI has the channels last
-        data = np.moveaxis(data, 3, 0)
-    return _as_image(data, np.asarray(scan.affine), recipe, "image")
-
-
-def _from_path(path: Path, channels: int) -> Image:
-    # as the command line does: a DICOM folder is one scan
-    cases = find_dataset(path).cases
-    if len(cases) != 1:
-        raise DataError(f"{path}: has {len(cases)} scans; pass one, or use selfvox.predict")
-    return read_case(cases[0], channels)
-
-
-def _from_array(
-    array: np.ndarray,
-    recipe: Recipe,
-    spacing: Sequence[float] | None,
-    affine: np.ndarray | None,
-    needs_spacing: bool,
-) -> Image:
-    d = recipe.spatial_dims
-    if affine is not None:
-        return _as_image(array, np.asarray(affine, dtype=float), recipe, "array")
-    if d == 3 and spacing is None and (needs_spacing or recipe.spacing_mm is not None):
-        reason = "the run resamples scans by it" if recipe.spacing_mm else "volumes are in ml"
-        raise UsageError(
-            f"spacing: an array does not say its own, and {reason}; give it in mm, such as "
-            "--spacing 1,1,1"
-        )
-    if spacing is not None and (len(spacing) != d or not min(spacing) > 0):
-        raise UsageError(f"spacing: {tuple(spacing)} should be {d} numbers above 0, in mm")
-    # a spacing may be missing where nothing depends on it; pictures have none
-    sizes = [*(spacing or ()), 1.0, 1.0, 1.0][:3] if d == 3 else [1.0, 1.0, 1.0]
-    return _as_image(array, np.diag([*sizes, 1.0]), recipe, "array")
-
-
-def _as_image(data: np.ndarray, affine: np.ndarray, recipe: Recipe, name: str) -> Image:
-    d = recipe.spatial_dims
-    if data.ndim == d:
-        data = data[None]
-    if data.ndim != d + 1:
-        raise DataError(
-            f"{name} of shape {data.shape}: the run takes {d}D scans of "
-            f"{len(recipe.channel_names)} channels; give (*space) or (channel, *space)"
-        )
-    return images.check_image(Image(data, affine, name))
