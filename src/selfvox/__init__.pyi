@@ -86,6 +86,7 @@ def pretrain(
     weights: float | Sequence[float] | None = None,
     steps: int | None = None,
     epochs: float | None = None,
+    minutes: float | None = None,
     batch: int = 8,
     crop: int | Sequence[int] | None = None,
     slices: Literal["axial", "coronal", "sagittal"] | None = None,
@@ -121,6 +122,8 @@ def pretrain(
         steps: optimiser steps; default, unless `epochs` is given: by the voxels of the scans,
             fewer on a CPU.
         epochs: passes over the scans, instead of `steps`.
+        minutes: train for about so many minutes, instead of `steps`: a few steps are timed, and
+            the number that fits is recorded in the run.
         batch: images per step and device.
         crop: size of the crops in voxels, such as (64, 64, 64); default: from the scans.
         slices: train in 2D on these slices of the volumes; default: train on the volumes.
@@ -171,6 +174,7 @@ def finetune(
     fold: str | None = None,
     steps: int | None = None,
     epochs: float | None = None,
+    minutes: float | None = None,
     batch: int = 2,
     crop: int | Sequence[int] | None = None,
     slices: Literal["axial", "coronal", "sagittal"] | None = None,
@@ -226,6 +230,8 @@ def finetune(
         steps: optimiser steps; default, unless `epochs` is given: by the voxels of the labelled
             scans, fewer on a CPU.
         epochs: passes over the labelled training scans, instead of `steps`.
+        minutes: train for about so many minutes, instead of `steps`: a few steps are timed, and
+            the number that fits is recorded in the run.
         batch: crops per step and device.
         crop: size of the crops in voxels; default: from the scans.
         slices: train in 2D on these slices of the volumes; default: train on the volumes.

@@ -12,7 +12,7 @@ from selfvox.data.preparation.store import open_store
 from selfvox.data.sampling.crops import Crops
 from selfvox.models.build import load_encoder
 from selfvox.runs.run_folder import Run, read_metrics
-from selfvox.training import segmentation
+from selfvox.training import finetune_length, segmentation
 from selfvox.training.schedule import (
     FINETUNE_BUDGETS,
     PRETRAIN_BUDGETS,
@@ -98,10 +98,10 @@ def test_a_resumed_run_has_the_steps_it_was_started_with(
 ):
     """The default is another one on another device."""
     few = Budget(steps=3, passes=0, most=3)
-    monkeypatch.setattr(finetune, "FINETUNE_BUDGETS", Budgets(full=few, cpu=few))
+    monkeypatch.setattr(finetune_length, "FINETUNE_BUDGETS", Budgets(full=few, cpu=few))
     run = finetuned(shapes_store, tmp_path / "run", pretrained, steps=None)
     more = Budget(steps=6, passes=0, most=6)
-    monkeypatch.setattr(finetune, "FINETUNE_BUDGETS", Budgets(full=more, cpu=more))
+    monkeypatch.setattr(finetune_length, "FINETUNE_BUDGETS", Budgets(full=more, cpu=more))
     finetuned(shapes_store, run, pretrained, steps=None, resume=True)
     assert read_metrics(run)[-1]["step"] == 3
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import functools
-import math
 import shlex
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,13 +21,14 @@ from selfvox.data.preparation.stored_case import StoredCase
 from selfvox.data.sampling.mixture import Mixture
 from selfvox.data.sources import Dataset
 from selfvox.runs.card import NetworkCard
-from selfvox.runs.device import is_cpu, make_fabric
+from selfvox.runs.device import make_fabric
 from selfvox.runs.progress import echo
 from selfvox.runs.run_folder import OnMetrics, open_run, read_metrics
 from selfvox.settings.verbs import Finetune
 from selfvox.training.best_checkpoint import BestCheckpoint, Validator, validation_interval
 from selfvox.training.classification import Classification
 from selfvox.training.downstream import DownstreamTask
+from selfvox.training.finetune_length import FinetuneLength
 from selfvox.training.finetune_network import FinetuneNetwork, build_network
 from selfvox.training.finetune_request import check_options, check_request
 from selfvox.training.finetune_split import cases_of, choose_split
@@ -35,13 +36,9 @@ from selfvox.training.learning_curve import draw_curve
 from selfvox.training.loop import Hooks, train
 from selfvox.training.lost_classes import LostClasses
 from selfvox.training.pretrained import Pretrained, read_pretrained
-from selfvox.training.schedule import (
-    FINETUNE_BUDGETS,
-    TrainingPlan,
-    count_steps,
-    describe_length,
-)
+from selfvox.training.schedule import TrainingPlan
 from selfvox.training.segmentation import Segmentation
+from selfvox.training.time_budget import Clock
 from selfvox.training.trend import late_rise
 from selfvox.training.unlabelled import COPY_SHARE, unlabelled_copies
 from selfvox.uncertainty.calibration import MIN_SUBJECTS
@@ -52,6 +49,7 @@ def finetune(
     *,
     encoder: nn.Module | None = None,
     on_metrics: OnMetrics | None = None,
+    clock: Clock = time.monotonic,
 ) -> Path:
     """Fine-tune an encoder with a few labels to segment, or with grades to classify.
 
@@ -60,6 +58,7 @@ def finetune(
         encoder: a module from Python, instead of the setting; it starts from the weights that it
             has.
         on_metrics: called with the step and its metrics after each logged step.
+        clock: seconds since some moment; times a few steps where the settings have minutes.
 
     Returns:
         The run's folder; its `network/` is what `predict` loads.
@@ -78,6 +77,9 @@ def finetune(
         write_split(split, run.path / "split.json")
         training = cases_of(store, task, split.train)
         validation = cases_of(store, task, split.validation)
+        length = FinetuneLength(
+            settings, task, store, training, validation, fabric, run.path, clock
+        )
         # here, so that the new weights do not depend on how many numbers were drawn before
         torch.manual_seed(settings.seed)
         built = build_network(
@@ -86,9 +88,9 @@ def finetune(
             training,
             task,
             encoder if pretrained is None else pretrained,
-            functools.partial(_count_steps, settings, task, training, run.record.get("steps")),
+            functools.partial(length.count, run.record.get("steps")),
         )
-        # the default may be another one where the run is resumed
+        # a resumed run would count others: the default by its device, minutes by their clock
         run.note(steps=built.steps)
         plan = _training_plan(settings, built)
         copies = unlabelled_copies(settings, store, split, training, validation)
@@ -224,31 +226,6 @@ def _describe(
     )
     if not validation:
         echo(f"no {task.scans} are left to validate on: the last weights are kept")
-
-
-def _count_steps(
-    settings: Finetune,
-    task: DownstreamTask,
-    training: Sequence[StoredCase],
-    recorded: int | None,
-    crop: Sequence[int],
-) -> int:
-    """The number of steps, printed with what it means; as recorded where the run was started."""
-    on_cpu = is_cpu(settings.device)
-    crop_voxels = math.prod(crop)
-    per_step = settings.batch * crop_voxels
-    # a scan that is smaller than the crop, or resized to it, is one crop
-    voxels = sum(max(math.prod(case.shape), crop_voxels) for case in training)
-    if isinstance(task, Classification):
-        voxels = len(training) * crop_voxels
-    default = FINETUNE_BUDGETS.count(voxels, per_step, on_cpu=on_cpu)
-    steps = recorded or count_steps(
-        settings.steps or default, settings.epochs, len(training), settings.batch
-    )
-    is_default = settings.steps is None and settings.epochs is None
-    cpu_default = is_default and on_cpu
-    echo(describe_length(FINETUNE_BUDGETS, steps, voxels, per_step, cpu_default=cpu_default))
-    return steps
 
 
 def _suggest_longer(run: Path, task: DownstreamTask, steps: int) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import functools
 import shlex
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -28,11 +30,14 @@ from selfvox.tasks import task_from_setting, task_to_setting
 from selfvox.training.folder_kind import check_scans
 from selfvox.training.learning_curve import draw_curve
 from selfvox.training.loop import Hooks, train
-from selfvox.training.monitor import TrainingMonitor, overlapping_views
+from selfvox.training.monitor import PROBES, TrainingMonitor, overlapping_views
 from selfvox.training.pretext_objective import PretextObjective
 from selfvox.training.pretrain_plan import PretrainPlan, pretrain_plan
 from selfvox.training.probe import probe, split_probe_cases
+from selfvox.training.time_budget import Clock, TimeBudget, same_generators, time_training
 from selfvox.training.trend import late_fall
+
+ProbeEncoder = Callable[[], dict[str, float]]  # scores of the encoder as it is now
 
 
 def pretrain(
@@ -41,6 +46,7 @@ def pretrain(
     task: PretextTask | None = None,
     encoder: nn.Module | None = None,
     on_metrics: OnMetrics | None = None,
+    clock: Clock = time.monotonic,
 ) -> Path:
     """Pre-train an encoder on scans without labels.
 
@@ -50,6 +56,7 @@ def pretrain(
         encoder: a module from Python, instead of the setting `network`; it is trained from the
             weights that it has.
         on_metrics: called with the step and its metrics after each logged step.
+        clock: seconds since some moment; times a few steps where the settings have minutes.
 
     Returns:
         The run's folder; its `encoder/` is what other verbs load.
@@ -68,9 +75,8 @@ def pretrain(
     ) as run:
         store = _open_store(settings, fabric)
         plan = pretrain_plan(settings, store, fabric.world_size, task=task, encoder=encoder)
-        # the default may be another one where the run is resumed
-        recorded = run.record.get("steps", plan.training.steps)
-        plan = plan.with_steps(fabric.broadcast(recorded))
+        # a resumed run would count others: the default by its device, minutes by their clock
+        steps = fabric.broadcast(run.record.get("steps"))
         plan.check_distinct_scans()
         # here, so that the weights do not depend on what the preparation drew
         torch.manual_seed(settings.seed)
@@ -78,14 +84,19 @@ def pretrain(
         objective = PretextObjective(network, plan.task)
         if settings.compile:
             network.compile()
+        # the untrained encoder is measured, where the training computes
+        fabric.to_device(objective)
+        probe_encoder = _probe(plan, network) if is_main else None
+        data = Crops(store, plan.cases, plan.crop, settings.seed, axis=plan.slice_axis)
+        if steps is None and settings.minutes is not None:
+            budget = TimeBudget(minutes=settings.minutes, clock=clock)
+            steps = _steps_within(budget, fabric, run, plan, objective, data, probe_encoder)
+        plan = plan.with_steps(fabric.broadcast(steps or plan.training.steps))
         hooks = Hooks()
         if is_main:
             plan.describe(network)
             _record(run, plan, network)
-            # the monitor measures the untrained encoder, which must be on the device
-            fabric.to_device(objective)
-            hooks = _monitor(run, fabric, plan, network)
-        data = Crops(store, plan.cases, plan.crop, settings.seed, axis=plan.slice_axis)
+            hooks = _monitor(run, fabric, plan, network, probe_encoder)
         title = f"pretrain {task_to_setting(plan.task)['name']}"
         try:
             train(fabric, run, objective, data, plan.training, title=title, hooks=hooks)
@@ -159,7 +170,37 @@ def _record(run: Run, plan: PretrainPlan, encoder: Encoder) -> None:
     )
 
 
-def _monitor(run: Run, fabric: Fabric, plan: PretrainPlan, encoder: Encoder) -> Hooks:
+def _steps_within(
+    budget: TimeBudget,
+    fabric: Fabric,
+    run: Run,
+    plan: PretrainPlan,
+    objective: PretextObjective,
+    data: Crops,
+    probe_encoder: ProbeEncoder | None,
+) -> int:
+    """The number of steps that fit in the minutes; a copy of the objective is trained."""
+    with same_generators(fabric):
+        trial = copy.deepcopy(objective)
+        # a copy is not compiled
+        if plan.settings.compile:
+            trial.encoder.compile()
+        step_s, checkpoint_s = time_training(fabric, trial, data, plan.training, run.path, budget)
+    probes_s = 0.0
+    if probe_encoder is not None:
+        with fabric.autocast():
+            # the untrained encoder is probed too
+            probes_s = (1 + PROBES) * budget.time(probe_encoder)
+    return budget.count_steps(step_s + checkpoint_s / plan.training.save_every, probes_s)
+
+
+def _monitor(
+    run: Run,
+    fabric: Fabric,
+    plan: PretrainPlan,
+    encoder: Encoder,
+    probe_encoder: ProbeEncoder | None,
+) -> Hooks:
     """Measure the encoder during training."""
     views = overlapping_views(
         plan.store,
@@ -168,12 +209,11 @@ def _monitor(run: Run, fabric: Fabric, plan: PretrainPlan, encoder: Encoder) -> 
         plan.settings.seed,
         plan.slice_axis,
     )
-    probe_encoder = _probe(plan, encoder)
     monitor = TrainingMonitor(run, fabric, encoder, views, plan.training.steps, probe_encoder)
     return Hooks(before_update=monitor.before_update, after_step=monitor.after_step)
 
 
-def _probe(plan: PretrainPlan, encoder: Encoder) -> Callable[[], dict[str, float]] | None:
+def _probe(plan: PretrainPlan, encoder: Encoder) -> ProbeEncoder | None:
     """A probe of the encoder by the labelled scans of `--probe`, prepared as the others are."""
     settings = plan.settings
     if settings.probe is None:

@@ -94,6 +94,12 @@ DropoutKind = Annotated[
     "drop single units, or whole channels; default: as in the training, or element",
     UNCERTAINTY,
 ]
+Minutes = Annotated[
+    float | None,
+    "train for about so many minutes, instead of --steps: a few steps are timed, and the number "
+    "that fits is recorded in the run",
+    Positive,
+]
 Resume = Annotated[bool, "continue the run in OUT"]
 
 
@@ -173,6 +179,7 @@ class Pretrain(PreparationSettings):
         AtLeastOne,
     ] = None
     epochs: Annotated[float | None, "passes over the scans, instead of --steps", Positive] = None
+    minutes: Minutes = None
     batch: Annotated[int, "images per step and device", AtLeastOne] = 8
     crop: Annotated[
         CropEdges | None, "size of the crops in voxels, such as 64,64,64; default: from the scans"
@@ -201,7 +208,7 @@ class Pretrain(PreparationSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _one_of(self, "steps", "epochs")
+        _one_of(self, "steps", "epochs", "minutes")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -244,6 +251,7 @@ class Finetune(PreparationSettings):
     epochs: Annotated[
         float | None, "passes over the labelled training scans, instead of --steps", Positive
     ] = None
+    minutes: Minutes = None
     batch: Annotated[int, "crops per step and device", AtLeastOne] = 2
     crop: Annotated[CropEdges | None, "size of the crops in voxels; default: from the scans"] = None
     slices: Slices = None
@@ -371,7 +379,7 @@ class Finetune(PreparationSettings):
     def __post_init__(self) -> None:
         super().__post_init__()
         _one_of(self, "labels", "fraction")
-        _one_of(self, "steps", "epochs")
+        _one_of(self, "steps", "epochs", "minutes")
         is_dropping = self.encoder_dropout > 0 or self.decoder_dropout > 0
         if not is_dropping and not _is_default(self, "dropout_kind"):
             raise ValueError("dropout_kind: nothing is dropped; give --encoder-dropout 0.3 too")
@@ -691,9 +699,10 @@ VERBS: dict[str, type] = {
 }
 
 
-def _one_of(settings: Any, first: str, second: str) -> None:
-    if getattr(settings, first) is not None and getattr(settings, second) is not None:
-        raise ValueError(f"{first} and {second}: give one of them, not both")
+def _one_of(settings: Any, *names: str) -> None:
+    given = [name for name in names if getattr(settings, name) is not None]
+    if len(given) > 1:
+        raise ValueError(f"{given[0]} and {given[1]}: give one of them, not both")
 
 
 def _is_default(settings: Any, name: str) -> bool:

@@ -31,7 +31,7 @@ PRESETS = Path(__file__).parent / "presets"
 _PREPARATION = {entry.name for entry in dataclasses.fields(PreparationSettings)}
 _DECIDED = {
     Prepare: {"scans", "out", "test", "validation", "seed"},
-    Pretrain: {"out", "seed", "resume", "devices"} | _PREPARATION - {"source"},
+    Pretrain: {"out", "minutes", "seed", "resume", "devices"} | _PREPARATION - {"source"},
     Finetune: {
         "labelled",
         "out",
@@ -39,6 +39,7 @@ _DECIDED = {
         "labels",
         "fraction",
         "fold",
+        "minutes",
         "seed",
         "subset_seed",
         "resume",

@@ -50,7 +50,7 @@ def build_network(
     training: Sequence[StoredCase],
     task: DownstreamTask,
     pretrained: Pretrained | nn.Module | None,
-    count_steps: Callable[[Sequence[int]], int],
+    count_steps: Callable[[Sequence[int], nn.Module], int],
 ) -> FinetuneNetwork:
     """Build the network, load the encoder if there is one, and print what was done.
 
@@ -62,7 +62,8 @@ def build_network(
         training: the cases that train.
         task: decides on the layers after the encoder.
         pretrained: the encoder on disk, or a module, used as it is; None: from scratch.
-        count_steps: number of steps of the run for crops of these edges.
+        count_steps: number of steps of the run for crops of these edges and this network, which
+            it leaves as it is.
 
     Raises:
         UsageError: a crop or network that does not suit the scans or the encoder.
@@ -78,18 +79,6 @@ def build_network(
         encoder, spec = _new_encoder(settings, cases, channels, pretrained, task)
         report = "from scratch" if pretrained is None else "passed as a module"
     crop = task.input_size(settings.crop, cases, encoder.strides[-1])
-    steps = count_steps(crop)
-    # random weights have nothing that a warm-up could save
-    warmup = 0.0 if pretrained is None else settings.warmup
-    share = {"never": 0.0, "always": 1.0, "warmup": warmup}[settings.freeze]
-    frozen_steps = round(share * steps)
-    schedule = None
-    if pretrained is not None:
-        schedule = EncoderSchedule(
-            release=frozen_steps,
-            factor=settings.encoder_lr,
-            sawtooth=settings.schedule == "sawtooth",
-        )
     check_input(spec, crop)
     card = pretrained.card if isinstance(pretrained, Pretrained) else None
     if isinstance(card, EncoderCard) and isinstance(task, Classification):
@@ -101,6 +90,18 @@ def build_network(
         new_values -= loaded
         report = f"{report}; {decoder_report}"
     echo(f"encoder: {report}; after it {new_values / 1e6:.2f} M random values")
+    steps = count_steps(crop, network)
+    # random weights have nothing that a warm-up could save
+    warmup = 0.0 if pretrained is None else settings.warmup
+    share = {"never": 0.0, "always": 1.0, "warmup": warmup}[settings.freeze]
+    frozen_steps = round(share * steps)
+    schedule = None
+    if pretrained is not None:
+        schedule = EncoderSchedule(
+            release=frozen_steps,
+            factor=settings.encoder_lr,
+            sawtooth=settings.schedule == "sawtooth",
+        )
     if frozen_steps:
         is_random = ", with random weights: only as a baseline of frozen encoders"
         echo(

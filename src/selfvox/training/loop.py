@@ -128,7 +128,7 @@ def train(
             signal_number = largest_of_devices(fabric, stop.number)
             if signal_number or is_last or step % plan.save_every == 0:
                 if fabric.is_global_zero:
-                    run.save_checkpoint(_checkpoint(step, tensors, optimizer, skips.total))
+                    run.save_checkpoint(checkpoint_of(step, tensors, optimizer, skips.total))
                 # no device goes on before the checkpoint is written
                 fabric.barrier()
             if signal_number and not is_last:
@@ -174,9 +174,10 @@ class _SkippedSteps:
         echo(f"step {step}: loss or gradient is not finite; the step was skipped")
 
 
-def _checkpoint(
+def checkpoint_of(
     step: int, tensors: Mapping[str, Tensor], optimizer: Any, skipped: int
 ) -> Checkpoint:
+    """Everything that the training continues from after `step` steps."""
     moments = {
         f"optimizer.{number}.{name}": value
         for number, values in optimizer.state_dict()["state"].items()

@@ -125,7 +125,7 @@ class PretrainPlan:
             f"{self.training.batch} a step"
         )
         settings = self.settings
-        is_default = settings.steps is None and settings.epochs is None
+        is_default = settings.steps is settings.epochs is settings.minutes is None
         length = describe_length(
             PRETRAIN_BUDGETS,
             self.training.steps,
