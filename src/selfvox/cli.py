@@ -79,6 +79,7 @@ def _run(verb: str, arguments: list[str]) -> None:
         print(cli_help.of_verb(verb, task))
     else:
         from_file = safe_yaml.read_yaml(Path(flags["config"])) if "config" in flags else {}
+        # before both are joined, so that the message names the file
         check_names([option.name for option in verb_options], from_file, f"{flags.get('config')}: ")
         resolved: Any = resolve(settings, _merged(verb_options, from_file, values))
         if flags.get("print_config"):

@@ -46,6 +46,7 @@ def outline(
             continue
         axes.contour(
             region,
+            # halfway between outside and inside
             levels=[0.5],
             colors=[colour or class_colour(value)],
             linestyles=linestyle,

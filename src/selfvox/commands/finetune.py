@@ -94,6 +94,7 @@ def finetune(
         run.note(steps=built.steps)
         plan = _training_plan(settings, built)
         copies = unlabelled_copies(settings, store, split, training, validation)
+        # validation scans too, since they choose the weights
         seen = [*training, *validation, *(copies.anatomies if copies else ())]
         card = _card(settings, store, task, built, seen, pretrained)
         objective = task.objective(built.network, training, built.frozen_steps)

@@ -72,6 +72,7 @@ def write(
     training = []
     test = []
     for number in range(1, count + 1):
+        # for each subject: more subjects leave the first ones as they are
         rng = np.random.default_rng([seed, number])
         drawn = draw_brain(rng) if kind == "brains" else draw_shapes(rng)
         # whole numbers, as scanners store them

@@ -124,6 +124,7 @@ def score_pairs(
             bar.advance()
     names = class_names
     if not names:
+        # without names, the numbers that occur in any case
         present = {value for scores in scored.values() for value in scores.of_class}
         names = {value: f"class {value}" for value in present}
     rows: list[Row] = []

@@ -45,6 +45,7 @@ def segment_scan(
         # float32: overlapping windows are added up
         predictor=lambda windows: _compute_in_pairs(network, windows).float(),
         overlap=overlap,
+        # a network sees less of the surroundings at the edge of a window
         mode="gaussian",
     )
     for axis in range(len(window)):

@@ -177,6 +177,7 @@ class LoadedEncoder:
         # a scan is a batch of one, its slices are a batch of many
         batch = data[None] if axis is None else data.movedim(1 + axis, 0)
         window = [
+            # rounded up
             -(-edge // stride) * stride
             for edge, stride in zip(batch.shape[2:], self.network.strides[-1], strict=True)
         ]
@@ -226,7 +227,7 @@ class LoadedSegmenter:
             spacing: mm between the voxels of an array.
             affine: (4, 4) of an array, in place of `spacing`; default: axes from left to right,
                 back to front and foot to head.
-            **options: of `PassOptions` and `SegmentationOptions`.
+            **options: those of the signature; `help(selfvox.predict)` describes each.
 
         Raises:
             SelfvoxError: an option or the scan does not fit, or its spacing is missing.

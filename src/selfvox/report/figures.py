@@ -144,6 +144,8 @@ def montage(image: np.ndarray, is_slice: bool = False) -> np.ndarray:
     slices = [upright(volume[:, :, z]), upright(volume[:, y, :]), upright(volume[x, :, :])]
     height = max(len(plane) for plane in slices)
     padded = [
-        np.pad(plane, ((0, height - len(plane)), (0, 2)), constant_values=1) for plane in slices
+        # white, and a gap of two columns between the slices
+        np.pad(plane, ((0, height - len(plane)), (0, 2)), constant_values=1)
+        for plane in slices
     ]
     return np.concatenate(padded, axis=1)

@@ -134,7 +134,11 @@ def to_yaml(settings: Any) -> str:
     lines = []
     for option in options(type(settings)):
         entry = yaml.safe_dump(
-            values[option.name], default_flow_style=True, sort_keys=False, width=10_000
+            # in one line, however long
+            values[option.name],
+            default_flow_style=True,
+            sort_keys=False,
+            width=10_000,
         )
         entry = entry.removesuffix("...\n").strip()  # YAML ends a lone scalar with dots
         lines.append(f"{option.name}: {entry}  # {option.help}")
@@ -149,6 +153,7 @@ def _converted(value: Any, option: Option) -> Any:
         raise ValueError(
             f"{option.name}: takes a number, not {'yes' if value else 'no'} ({option.help})"
         )
+    # a shell has no other way to write it
     if isinstance(value, str) and value.lower() == "none" and type(None) in option.kinds:
         return None
     if isinstance(value, os.PathLike) and str in option.kinds:  # such as a run of another verb

@@ -185,6 +185,7 @@ class Segmentation(DownstreamTask):
             ).cpu()
         if self.region_labels is not None:
             return decode_regions(probabilities, self.region_labels)
+        # outputs are numbered without gaps, labels may have some
         values = np.array(list(self.classes))
         label: np.ndarray = values[probabilities.argmax(0).numpy()]
         return label

@@ -193,6 +193,7 @@ def _cut_to_voxels(
         ]
         if not any(lengths_mm):
             break
+        # of equal edges the first, so that the same scans give the same crop
         axis = lengths_mm.index(max(lengths_mm))
         edges[axis] -= divisor[axis]
     return tuple(edges)

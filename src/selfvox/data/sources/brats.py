@@ -118,6 +118,7 @@ def _find_cases(root: Path) -> tuple[dict[_Key, _Files], list[Path]]:
     foreign: list[Path] = []
     for folder, names in walk_visible(root, raise_unlistable):
         cases, foreign_here = _group(folder, names)
+        # a segmentation alone is no case
         files_of |= {key: files for key, files in cases.items() if files.keys() != {"seg"}}
         foreign += foreign_here
     return files_of, foreign
@@ -150,6 +151,7 @@ def _group(folder: Path, names: Sequence[str]) -> tuple[dict[_Key, _Files], list
 def _channel_files(key: _Key, files: _Files) -> tuple[Path, ...]:
     """The files of the channels in order; for a missing one, the path that it should have."""
     folder, name, separator = key
+    # a missing file would end like the others
     ending = suffix(next(iter(files.values())))
     return tuple(
         files.get(modality, folder / f"{name}{separator}{modality}{ending}")

@@ -126,6 +126,7 @@ def _walk(root: Path) -> _Contents:
         contents.hidden += len(subfolders) - len(visible) + sum(map(is_hidden, files))
         links = [name for name in visible if Path(folder, name).is_symlink()]
         contents.links += len(links)
+        # in place: os.walk goes on with what is left, in this order
         subfolders[:] = sorted(set(visible) - set(links))
         for name in sorted(files):
             if is_hidden(name):

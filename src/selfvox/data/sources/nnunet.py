@@ -192,6 +192,7 @@ def _cases(
 ) -> list[Case]:
     """The cases of one folder of images, for now with its name in their ids."""
     paths = [PurePath(folder.name, name) for name in scans]
+    # cases have no file ending in their names
     subjects = naming.subject_names(paths, [""] * len(paths))
     return [
         Case(

@@ -173,6 +173,7 @@ def _check_columns(columns: Sequence[str], location: str) -> None:
                 remedy = f"rename '{printable(name)}'"
                 break
         raise DataError(f"{location} has no column 'image'; {remedy} (its columns: {listed})")
+    # which channel the plain one is would be a guess
     if "image" in images and len(images) > 1:
         raise DataError(
             f"{location} has 'image' and '{printable(images[-1])}'; "
