@@ -172,6 +172,7 @@ def finetune(
     labels: int | None = None,
     fraction: float | None = None,
     fold: str | None = None,
+    folds: int | None = None,
     steps: int | None = None,
     epochs: float | None = None,
     minutes: float | None = None,
@@ -227,6 +228,9 @@ def finetune(
         labels: number of labelled subjects to train on; default: all.
         fraction: share of the labelled training subjects to train on, instead of `labels`.
         fold: cross-validation: K/N tests on fold K of N, such as 2/5.
+        folds: train so many networks, which predict together: each validates on its own part of
+            the labelled subjects and trains on the others; the runs are OUT/fold_1, OUT/fold_2,
+            ....
         steps: optimiser steps; default, unless `epochs` is given: by the voxels of the labelled
             scans, fewer on a CPU.
         epochs: passes over the labelled training scans, instead of `steps`.
@@ -325,7 +329,7 @@ def predict(
     """Predict segmentations, each on the grid of its scan; or a table of classes.
 
     Args:
-        run: a fine-tuning run.
+        run: a fine-tuning run, or a folder of the runs of all folds.
         scans: a folder of scans, one scan, or a .txt file with one scan a line.
         out: folder of the predictions; existing ones are kept.
         subset: predict only these subjects of the run's split.

@@ -4,6 +4,8 @@ from types import SimpleNamespace
 
 import pytest
 
+from selfvox.data.preparation.split import Split
+from selfvox.errors import UsageError
 from selfvox.training.finetune_split import choose_split
 
 SUBJECTS = [f"sub-{number:02}" for number in range(12)]
@@ -32,3 +34,33 @@ def test_every_subject_is_tested_in_one_fold_and_trains_in_none_of_its_own():
     assert sorted(subject for split in splits for subject in split.test) == SUBJECTS
     for split in splits:
         assert not set(split.test) & {*split.train, *split.validation}
+
+
+def ensemble(number, store=STORE, **chosen):
+    settings = {"folds": 3, "labels": None, "fraction": None, "seed": 0, "subset_seed": None}
+    return choose_split(store, TASK, SimpleNamespace(**settings | chosen), number)
+
+
+@pytest.mark.parametrize("labels", [None, 7])
+def test_of_an_ensemble_every_labelled_subject_validates_once_and_trains_otherwise(labels):
+    splits = [ensemble(number, labels=labels) for number in (1, 2, 3)]
+    everyone = sorted(subject for split in splits for subject in split.validation)
+    assert len(everyone) == len(set(everyone)) == labels or everyone == SUBJECTS
+    for split in splits:
+        assert sorted({*split.train, *split.validation}) == everyone
+        assert not set(split.train) & set(split.validation)
+        assert split.test == ()
+
+
+def test_test_subjects_of_the_store_are_in_no_fold_of_an_ensemble():
+    full = Split(train=tuple(SUBJECTS[:8]), validation=(), test=tuple(SUBJECTS[8:]), seed=0)
+    store = SimpleNamespace(cases=STORE.cases, split=lambda: full)
+    for number in (1, 2, 3):
+        split = ensemble(number, store)
+        assert split.test == full.test
+        assert sorted({*split.train, *split.validation}) == SUBJECTS[:8]
+
+
+def test_more_folds_than_labels_are_refused():
+    with pytest.raises(UsageError, match="3 folds of 2 subjects are impossible; use 2 to 2"):
+        ensemble(1, labels=2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import shlex
 import time
@@ -22,8 +23,9 @@ from selfvox.data.sampling.mixture import Mixture
 from selfvox.data.sources import Dataset
 from selfvox.runs.card import NetworkCard
 from selfvox.runs.device import make_fabric
+from selfvox.runs.fold_folder import check_folds, fold_folder, write_folds
 from selfvox.runs.progress import echo
-from selfvox.runs.run_folder import OnMetrics, open_run, read_metrics
+from selfvox.runs.run_folder import OnMetrics, is_finished, open_run, read_metrics
 from selfvox.settings.verbs import Finetune
 from selfvox.training.best_checkpoint import BestCheckpoint, Validator, validation_interval
 from selfvox.training.classification import Classification
@@ -61,19 +63,46 @@ def finetune(
         clock: seconds since some moment; times a few steps where the settings have minutes.
 
     Returns:
-        The run's folder; its `network/` is what `predict` loads.
+        The run's folder, or that of the folds, which `predict` loads.
 
     Raises:
         SelfvoxError: an invalid setting, scan, resource or number, or weights that do not fit; says
             what to do.
     """
+    if settings.folds is None:
+        return _train_run(settings, encoder, on_metrics, clock)
+    out = settings.out
+    check_folds(out)
+    for number in range(1, settings.folds + 1):
+        run = replace(settings, out=fold_folder(out, number))
+        if settings.resume and is_finished(run.out, run):
+            echo(f"fold {number} of {settings.folds}: is finished")
+            continue
+        echo(f"fold {number} of {settings.folds}: {run.out}")
+        # every fold starts from the weights that the encoder has
+        _train_run(run, copy.deepcopy(encoder), on_metrics, clock, number)
+    write_folds(out, settings.folds)
+    _suggest_predict(out)
+    return out
+
+
+def _train_run(
+    settings: Finetune,
+    encoder: nn.Module | None,
+    on_metrics: OnMetrics | None,
+    clock: Clock,
+    fold: int | None = None,
+) -> Path:
+    """Train one network; of `settings.folds`, that of one fold. The arguments are the verb's."""
     pretrained = None if encoder is not None else read_pretrained(settings.encoder)
     dataset = check_request(settings, pretrained)
     fabric = make_fabric(settings.device, 1, settings.precision)
     with open_run(settings.out, settings, resume=settings.resume, on_metrics=on_metrics) as run:
-        store = _open_store(settings, pretrained, dataset)
+        # all folds have one store
+        place = settings.out if fold is None else settings.out.parent
+        store = _open_store(settings, pretrained, dataset, place / "store")
         task = _downstream_task(store, settings)
-        split = choose_split(store, task, settings)
+        split = choose_split(store, task, settings, fold)
         write_split(split, run.path / "split.json")
         training = cases_of(store, task, split.train)
         validation = cases_of(store, task, split.validation)
@@ -143,12 +172,17 @@ def finetune(
         subjects = {case.subject for case in validation}
         if isinstance(task, Segmentation) and len(subjects) >= MIN_SUBJECTS:
             echo(f"how far to trust it: selfvox calibrate {shlex.quote(str(run.path))}")
-        echo(f"next: selfvox predict {shlex.quote(str(run.path))} NEW_SCANS/ --out predictions/")
+        if fold is None:
+            _suggest_predict(run.path)
     return settings.out
 
 
+def _suggest_predict(run: Path) -> None:
+    echo(f"next: selfvox predict {shlex.quote(str(run))} NEW_SCANS/ --out predictions/")
+
+
 def _open_store(
-    settings: Finetune, pretrained: Pretrained | None, dataset: Dataset | None
+    settings: Finetune, pretrained: Pretrained | None, dataset: Dataset | None, folder: Path
 ) -> Store:
     """The prepared scans; the encoder's recipe is theirs too."""
     recipe = None
@@ -166,7 +200,7 @@ def _open_store(
             recipe = None
     return open_or_build_store(
         settings.labelled,
-        settings.out / "store",
+        folder,
         preparation,
         recipe=recipe,
         need_labels=True,

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from selfvox.prediction.jobs import load_job
 from selfvox.prediction.scan_loop import chosen_cases, process_scans, stop_on_signal
+from selfvox.runs.fold_folder import name_networks
 from selfvox.runs.progress import echo
 from selfvox.settings.verbs import Predict
 from selfvox.uncertainty.ensemble import describe_passes
@@ -28,6 +30,8 @@ def predict(settings: Predict) -> list[Path]:
         ResourceError: disk or memory is full.
         Stopped: a signal came; finished predictions are kept.
     """
+    runs = name_networks([settings.run, *settings.ensemble])
+    settings = replace(settings, run=runs[0], ensemble=tuple(runs[1:]))
     job = load_job(settings)
     cases = chosen_cases(settings, job.recipe)
     with job.folder.lock(), stop_on_signal(settings.out):

@@ -39,6 +39,7 @@ from selfvox.prediction.segment import Segmentation
 from selfvox.prediction.trained_model import TrainedClassifier, TrainedSegmenter
 from selfvox.runs.card import Card
 from selfvox.runs.device import Fabric, inference_mode, make_fabric
+from selfvox.runs.fold_folder import name_networks
 from selfvox.settings.python_syntax import python_errors
 from selfvox.uncertainty.class_votes import ClassVotes
 from selfvox.uncertainty.ensemble import PassSettings
@@ -303,7 +304,8 @@ def load_segmenter(
 ) -> LoadedSegmenter:
     """As `selfvox.load_segmenter`."""
     with python_errors("predict", _paths(runs)):
-        models = [trained_model.load_segmenter(run, encoder) for run in _paths(runs)]
+        networks = name_networks(_paths(runs))
+        models = [trained_model.load_segmenter(run, encoder) for run in networks]
         return LoadedSegmenter(models, make_fabric(device, 1, precision))
 
 
@@ -312,7 +314,9 @@ def load_classifier(
 ) -> LoadedClassifier:
     """As `selfvox.load_classifier`."""
     with python_errors("predict", _paths(runs)):
-        models = [trained_model.load_classifier(run, encoder) for run in _paths(runs)]
+        models = [
+            trained_model.load_classifier(run, encoder) for run in name_networks(_paths(runs))
+        ]
         return LoadedClassifier(models, make_fabric(device, 1, precision))
 
 

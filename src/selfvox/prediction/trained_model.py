@@ -23,6 +23,7 @@ from selfvox.models.classifier import Classifier
 from selfvox.models.segmenter import Segmenter
 from selfvox.ops.regions import Regions, decode_regions, region_labels
 from selfvox.runs.card import ClassifierCard, DropoutRates, SegmenterCard
+from selfvox.runs.fold_folder import fold_folder, fold_runs
 from selfvox.runs.progress import echo
 from selfvox.runs.weights import load_strictly, part_folder, read_network
 
@@ -231,6 +232,13 @@ def _read_network(run: Path) -> tuple[dict[str, Tensor], SegmenterCard | Classif
 
 def _refuse_other_folder(run: Path) -> None:
     """Say what `run` is, if it is a pre-training run, a store or scans."""
+    if fold_runs(run):
+        raise WeightsError(f"{run}: has the runs of several folds; name one, {fold_folder(run, 1)}")
+    if fold_folder(run, 1).is_dir():
+        raise WeightsError(
+            f"{run}: not all folds are finished; go on with `selfvox finetune --config "
+            f"{fold_folder(run, 1)}/settings.yaml --out {run} --resume`, or name one fold"
+        )
     remedy = "name a fine-tuning run first, then the scans"
     if _verb(run) == "pretrain" or (part_folder(run, "encoder") / "encoder.json").exists():
         raise WeightsError(

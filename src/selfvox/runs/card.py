@@ -246,6 +246,11 @@ class NetworkCard(Card):
     dropout: DropoutRates | None = field(default=None, metadata=_DROPOUT)
 
     @property
+    def score_name(self) -> str:
+        """What the score is called, such as `dice`."""
+        return self._key("score", self.to_json()).removeprefix("validation_")
+
+    @property
     def is_linear(self) -> bool:
         """Whether one linear layer follows the encoder."""
         return self.head == "linear"

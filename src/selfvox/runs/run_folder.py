@@ -169,6 +169,18 @@ def open_run(
         run.note(status="finished", ended=_timestamp())
 
 
+def is_finished(path: Path, settings: Any) -> bool:
+    """Whether a run with these settings is complete here.
+
+    Raises:
+        UsageError: there is a run with other settings.
+    """
+    if not _contains_run(path):
+        return False
+    _check_same_settings(path, settings)
+    return bool(_read_run_record(path).get("status") == "finished")
+
+
 def _contains_run(path: Path) -> bool:
     """Whether there is a run to continue.
 

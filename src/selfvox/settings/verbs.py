@@ -29,6 +29,7 @@ MIRRORS = ("left-right", "front-back", "up-down")  # axes of a prepared volume, 
 # the pretext task where none is chosen: examples name none, so that they follow. Masked won eight
 # pairs of ten with 3 and 5 labels, and leads published comparisons (docs/how-to/choose-a-task.md)
 DEFAULT_TASK = "masked"
+FOLDS_FILE = "folds.json"  # in a folder of the runs of all folds
 # in studies, where neither steps nor epochs are given
 PRETRAIN_STEPS = 1000
 FINETUNE_STEPS = 500
@@ -242,6 +243,12 @@ class Finetune(PreparationSettings):
         pydantic.Field(gt=0, le=1, allow_inf_nan=False),
     ] = None
     fold: Annotated[str | None, "cross-validation: K/N tests on fold K of N, such as 2/5"] = None
+    folds: Annotated[
+        int | None,
+        "train so many networks, which predict together: each validates on its own part of the "
+        "labelled subjects and trains on the others; the runs are OUT/fold_1, OUT/fold_2, ...",
+        pydantic.Field(ge=2),
+    ] = None
     steps: Annotated[
         int | None,
         "optimiser steps; default, unless --epochs is given: by the voxels of the labelled scans, "
@@ -385,6 +392,7 @@ class Finetune(PreparationSettings):
             raise ValueError("dropout_kind: nothing is dropped; give --encoder-dropout 0.3 too")
         if self.unlabelled is None and not _is_default(self, "registrations"):
             raise ValueError("registrations: are to unlabelled scans; give --unlabelled too")
+        _one_of(self, "fold", "folds")
         if self.fold is not None:
             _check_fold(self.fold)
         for name in self.mirror or ():
@@ -402,7 +410,9 @@ class Predict:
         selfvox predict runs/seg new_scans/ --out predictions/
     """
 
-    run: Annotated[Path, "a fine-tuning run"] = field(kw_only=False)
+    run: Annotated[Path, "a fine-tuning run, or a folder of the runs of all folds"] = field(
+        kw_only=False
+    )
     scans: Annotated[Path, "a folder of scans, one scan, or a .txt file with one scan a line"] = (
         field(kw_only=False)
     )
@@ -457,7 +467,9 @@ class Predict:
     device: Device = "auto"
 
     def __post_init__(self) -> None:
-        several = self.passes > 1 or bool(self.ensemble)
+        # the networks of all folds vote too
+        is_ensemble = bool(self.ensemble) or (self.run / FOLDS_FILE).exists()
+        several = self.passes > 1 or is_ensemble
         if self.passes > 1 and self.encoder_dropout == self.decoder_dropout == 0:
             raise ValueError(
                 "passes: all passes would be equal without dropout; give --encoder-dropout 0.3"

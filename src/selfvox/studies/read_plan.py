@@ -39,6 +39,7 @@ _DECIDED = {
         "labels",
         "fraction",
         "fold",
+        "folds",
         "minutes",
         "seed",
         "subset_seed",

@@ -80,7 +80,9 @@ class FinetuneLength:
         if recorded is not None:
             steps = recorded
         elif settings.minutes is not None:
-            steps = self._steps_within(settings.minutes, crop, network)
+            # of all folds together
+            minutes = settings.minutes / (settings.folds or 1)
+            steps = self._steps_within(minutes, crop, network)
         else:
             default = FINETUNE_BUDGETS.count(voxels, per_step, on_cpu=on_cpu)
             steps = count_steps(

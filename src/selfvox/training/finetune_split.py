@@ -15,8 +15,16 @@ from selfvox.training.downstream import DownstreamTask
 VALIDATION_SHARE = 0.2  # of the subjects, where the store has no split
 
 
-def choose_split(store: Store, task: DownstreamTask, settings: Finetune) -> Split:
+def choose_split(
+    store: Store, task: DownstreamTask, settings: Finetune, fold: int | None = None
+) -> Split:
     """The store's split or a new one, its training subjects reduced to the requested number.
+
+    Args:
+        store: the prepared scans.
+        task: decides which of them are usable.
+        settings: of the verb.
+        fold: which of `settings.folds` validates, from 1 on.
 
     Raises:
         UsageError: more labels, or more folds, than there are subjects.
@@ -25,6 +33,9 @@ def choose_split(store: Store, task: DownstreamTask, settings: Finetune) -> Spli
     subjects = {case.subject for case in cases}
     strata = task.strata(cases)
     full = store.split()
+    if fold is not None:
+        test = () if full is None else full.test
+        return _ensemble_split(settings, fold, subjects - set(test), test, strata)
     if settings.fold is not None:
         if full is not None:
             echo(
@@ -60,6 +71,28 @@ def _fold_split(
     folds = make_folds(strata or dict.fromkeys(subjects, 0), count, seed=0)
     test = folds[number - 1]
     return dataclasses.replace(_new_split(subjects - set(test), labels, strata), test=test)
+
+
+def _ensemble_split(
+    settings: Finetune,
+    fold: int,
+    subjects: set[str],
+    test: tuple[str, ...],
+    strata: Mapping[str, int],
+) -> Split:
+    """The requested number of subjects is dealt to the folds: one validates, the others train.
+
+    Only test subjects of the store are in no fold: of few labels, none is set aside.
+    """
+    assert settings.folds is not None
+    seed = settings.seed if settings.subset_seed is None else settings.subset_seed
+    labelled = Split(train=tuple(sorted(subjects)), validation=(), test=test, seed=seed)
+    chosen = choose_subset(labelled, seed, settings.labels, settings.fraction, strata)
+    # the same folds for every --seed, as of --fold
+    classes = {subject: strata.get(subject, 0) for subject in chosen}
+    validation = make_folds(classes, settings.folds, seed=0)[fold - 1]
+    train = tuple(subject for subject in chosen if subject not in validation)
+    return dataclasses.replace(labelled, train=train, validation=validation)
 
 
 def _new_split(subjects: set[str], labels: int | None, strata: Mapping[str, int]) -> Split:
