@@ -222,10 +222,10 @@ CAUGHT_EARLIER = (
         "ops/test_metrics.py",
     ),
     m(
-        "bootstrap: by case, not by subject",
+        "intervals: by case, not by subject",
         "studies/statistics.py",
-        "return [subjects.get(case, case) for case in cases]",
-        "return list(cases)",
+        "subjects.setdefault(result.subjects.get(case, case), [])",
+        "subjects.setdefault(case, [])",
         "studies/test_table.py studies/test_study.py::test_runs_know_the_subjects_of_their_cases",
     ),
     m(
@@ -903,10 +903,10 @@ NEW = (
     ),
     m(
         "labels saved: no interpolation",
-        "studies/statistics.py",
-        "previous_labels + share * (labels - previous_labels)",
-        "labels",
-        "studies/test_table.py",
+        "studies/labels_saved.py",
+        "np.interp(score, curve[right - 1 : right + 1], positions[right - 1 : right + 1])",
+        "positions[right]",
+        "studies/test_labels_saved.py",
     ),
     m(
         "table: standard deviation of the population",

@@ -1,5 +1,6 @@
 """The figures of a study show the numbers of its tables: read back from what matplotlib drew."""
 
+import dataclasses
 from pathlib import Path
 
 import matplotlib as mpl
@@ -58,9 +59,24 @@ def test_an_interval_reaches_from_its_low_to_its_high_end():
         {"difference": 0, "low": 0, "high": 0.3},
     ]
     figures.draw_intervals(axes, [5, 10], rows, LOOK)
-    _, _, (bars,) = axes.containers[0].lines
+    _, _, (bars,) = axes.containers[0].lines  # after them, the simultaneous ones
     drawn = [segment.ravel().tolist() for segment in bars.get_segments()]
     assert drawn == [pytest.approx([5, -0.2, 5, 0.15]), pytest.approx([10, 0, 10, 0.3])]
+
+
+def test_differences_show_how_many_twins_they_rest_on_and_no_interval_of_one_draw():
+    _, (axes,) = figures.make_panels(1, "Dice")
+    wide = {"low_simultaneous": -0.3, "high_simultaneous": 0.25, "twins": 5}
+    rows = [
+        {"difference": 0.1, "low": -0.2, "high": 0.15, **wide},
+        {"difference": 0.2, "low": None, "high": None, "twins": 1},
+    ]
+    figures.draw_intervals(axes, [5, 10], rows, LOOK)
+    assert [text.get_text() for text in axes.texts] == ["5", "1"]
+    for container, ends in zip(axes.containers, ([-0.2, 0.15], [-0.3, 0.25]), strict=True):
+        first, second = container.lines[2][0].get_segments()
+        assert first[:, 1] == pytest.approx(np.array(ends))
+        assert np.isnan(second).any() or not len(second)
 
 
 def test_differences_of_all_methods_share_a_place_for_each_number_of_labels():
@@ -72,7 +88,9 @@ def test_differences_of_all_methods_share_a_place_for_each_number_of_labels():
     looks = {name: {**LOOK, "label": name} for name in ("scratch", "a", "b")}
     axes = figures._differences(rows, looks, "minus its twin's").axes[0]
     points = {
-        bars.get_label(): bars.lines[0].get_xydata().ravel().tolist() for bars in axes.containers
+        bars.get_label(): bars.lines[0].get_xydata().ravel().tolist()
+        for bars in axes.containers
+        if bars.lines[0] is not None  # the simultaneous interval has no point
     }
     assert points == {
         "a": pytest.approx([-0.15, 0.1, 0.85, 0.1]),
@@ -171,4 +189,6 @@ def test_twins_are_grey_and_a_method_keeps_its_colour_in_2d():
     assert looks["2D-b"]["color"] == looks["b"]["color"]
     styles = {name: look["linestyle"] for name, look in looks.items()}
     assert styles == {"scratch": "-", "longer": ":", "a": "-", "b": "-", "2D-b": "--"}
-    assert looks["b"]["label"] == "b (transductive)"
+    assert looks["b"]["label"] == "b (transductive), n = 1"
+    more = [*results, result("a", "scratch"), dataclasses.replace(result("a"), labels=8)]
+    assert figures.looks_of(more)["a"]["label"] == "a, n = 1 to 2"

@@ -126,9 +126,8 @@ def test_what_dropout_changes_is_computed_for_the_same_networks_and_scans(predic
                     differences.append(float(with_it["dice"]) - float(without["dice"]))
                     scores.append(float(with_it["dice"]))
         assert float(row["mean"]) == pytest.approx(np.mean(scores), abs=1e-5)
-        # the gain is the same everywhere, so that its interval is a point
-        for name in ("difference", "low", "high"):
-            assert float(row[name]) == pytest.approx(np.mean(differences), abs=1e-5)
+        assert float(row["difference"]) == pytest.approx(np.mean(differences), abs=1e-5)
+        assert (row["low"], row["high"]) == ("", "")  # of one draw of labels
         assert (row["ece"], row["brier"], row["error_area"]) == ("0.2", "0.3", "")
     assert len(summary) == 3 * (2 * 12 + 2 * 2)  # classes and their mean
 

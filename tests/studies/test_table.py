@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import sklearn.metrics
 
-from selfvox.studies import statistics, table
+from selfvox.studies import class_scores, statistics, table
+from selfvox.studies.random_effects import error_of_mean
 from selfvox.studies.results import MEAN, MEAN_OF_REGIONS, Result
 
 
@@ -82,8 +83,13 @@ def test_the_summary_is_what_loops_over_the_rows_give():
         assert row["difference_median"] == pytest.approx(
             sorted(differences)[2] / 2 + sorted(differences)[3] / 2
         )
-        assert row["wins"] == sum(item > 0 for item in differences)
-        assert row["low"] <= row["difference"] <= row["high"]
+        # two pre-trainings share the twin of a seed
+        by_twin = [differences[number] + differences[number + 1] for number in (0, 2, 4)]
+        assert row["wins"] == sum(item > 0 for item in by_twin)
+        assert row["twins"] == 3
+        low, high = row["low_simultaneous"], row["high_simultaneous"]
+        assert low < row["low"] < row["difference"] < row["high"] < high
+        assert row["over"] == "pre-training draw subject"
 
 
 def test_the_interval_of_a_constant_difference_is_that_difference():
@@ -102,35 +108,49 @@ def test_the_interval_of_a_constant_difference_is_that_difference():
         assert row["wins"] == row["pairs"] == 3
 
 
-def test_the_bootstrap_is_that_of_loops():
-    differences = np.random.default_rng(2).normal(0.1, 1.0, (2, 4, 5))
-    differences[1, 2] = np.nan
-    rng, means = np.random.default_rng(0), []
-    for _ in range(2000):
-        drawn = [rng.integers(size, size=size) for size in differences.shape]
-        total = [differences[p, s, c] for p in drawn[0] for s in drawn[1] for c in drawn[2]]
-        total = [value for value in total if not math.isnan(value)]
-        if total:
-            means.append(sum(total) / len(total))
-    assert statistics.bootstrap(differences) == pytest.approx(
-        tuple(np.percentile(means, (2.5, 97.5))), abs=0.06
+def test_the_interval_is_that_of_the_differences_by_subject():
+    results = random_study(np.random.default_rng(3), labels=(2,))
+    row = next(row for row in table.summarise(results) if row["twin"] and row["name"] == "b")
+    twins = {run.seed: run.of_case("b") for run in results if run.method == "scratch"}
+    differences = np.zeros((2, 3, 3))
+    for run in results:
+        if run.method == "method":
+            of_case = run.of_case("b")
+            differences[run.pretrain_seed, run.seed] = [
+                of_case[case] - twins[run.seed][case] for case in "xyz"
+            ]
+    error = error_of_mean(differences)
+    assert (row["error"], row["df"]) == pytest.approx((error.error, error.df))
+    assert (row["low"], row["high"]) == pytest.approx(error.interval(differences.mean()))
+
+
+def test_a_subject_contributes_what_the_score_loses_without_all_of_its_scans():
+    scores = {
+        case: [score, 0.5] for case, score in zip("xyzuv", (0.1, 0.4, 0.9, 0.3, 0.5), strict=True)
+    }
+    subjects = {"x": "p", "y": "p", "z": "q", "u": "q", "v": "q"}
+    run = dataclasses.replace(result("m", 2, 0, scores), subjects=subjects | {"v": "r"})
+    contributions = statistics.contributions(run, "a", set("xyzuv"))
+    assert contributions.score == pytest.approx(0.44)
+    assert contributions.by_subject == pytest.approx(
+        {
+            "p": 3 * 0.44 - 2 * (0.9 + 0.3 + 0.5) / 3,
+            "q": 3 * 0.44 - 2 * (0.1 + 0.4 + 0.5) / 3,
+            "r": 3 * 0.44 - 2 * (0.1 + 0.4 + 0.9 + 0.3) / 4,
+        }
     )
+    cases = {"x", "z", "v"}  # one of each
+    of_cases = statistics.contributions(run, "a", cases).by_subject
+    assert of_cases == pytest.approx({"p": 0.1, "q": 0.9, "r": 0.5})
 
 
-def test_the_interval_draws_subjects_with_all_of_their_cases():
-    subjects, rng, means = ["p", "p", "q", "r", "r", "r"], np.random.default_rng(0), []
-    differences = np.random.default_rng(2).normal(0.1, 1.0, (2, 3, 6))
-    for _ in range(2000):
-        seeds = [rng.integers(size, size=size) for size in (2, 3)]
-        cases = [
-            c for who in rng.choice(["p", "q", "r"], 3) for c in range(6) if subjects[c] == who
-        ]
-        means.append(
-            np.mean([differences[p, s, c] for p in seeds[0] for s in seeds[1] for c in cases])
-        )
-    expected = tuple(np.percentile(means, (2.5, 97.5)))
-    assert statistics.bootstrap(differences, subjects) == pytest.approx(expected, abs=0.06)
-    assert statistics.bootstrap(differences) == statistics.bootstrap(differences, list("abcdef"))
+def test_of_one_draw_the_difference_has_no_interval():
+    results = random_study(np.random.default_rng(3), seeds=(0,))
+    rows = [row for row in table.summarise(results) if row["twin"]]
+    assert {(row["pairs"], row["twins"], row["low"], row["high"]) for row in rows} == {
+        (2, 1, None, None)
+    }
+    assert all(math.isfinite(row["difference"]) for row in rows)
 
 
 def test_a_second_scan_of_every_subject_that_is_like_the_first_leaves_the_interval():
@@ -166,20 +186,6 @@ def test_a_second_scan_of_every_subject_that_is_like_the_first_leaves_the_interv
         )
 
 
-def test_the_interval_of_many_cases_is_the_normal_one():
-    differences = np.random.default_rng(1).normal(0.1, 1.0, (1, 1, 400))
-    low, high = statistics.bootstrap(differences)
-    error = differences.std() / math.sqrt(400)
-    assert low == pytest.approx(differences.mean() - 1.96 * error, abs=0.15 * error)
-    assert high == pytest.approx(differences.mean() + 1.96 * error, abs=0.15 * error)
-
-
-def test_the_spread_between_seeds_widens_the_interval():
-    between = np.array([-0.2, 0.0, 0.2])[None, :, None] + np.zeros((1, 3, 50))
-    low, high = statistics.bootstrap(between)
-    assert (low, high) == pytest.approx((-0.2, 0.2), abs=0.03)
-
-
 def test_missing_runs_are_left_out_of_the_pairs():
     complete = random_study(np.random.default_rng(5), labels=(2,))
     results = [
@@ -203,37 +209,6 @@ def test_missing_runs_are_left_out_of_the_pairs():
             ]
         )
     )
-
-
-@pytest.mark.parametrize(
-    ("score", "labels"),
-    [(0.5, 10), (0.6, 15), (0.7, 20), (0.75, 30), (0.8, 40), (0.49, None), (0.81, None)],
-)
-def test_labels_at_a_score_are_on_the_line_between_two_points(score, labels):
-    curve = {20: 0.7, 10: 0.5, 40: 0.8}
-    assert statistics.labels_at(score, curve) == (None if labels is None else pytest.approx(labels))
-
-
-def test_where_a_curve_sinks_the_first_labels_that_reach_the_score_count():
-    assert statistics.labels_at(0.6, {10: 0.5, 20: 0.7, 40: 0.6, 80: 0.9}) == pytest.approx(15)
-    assert statistics.labels_at(0.65, {10: 0.6, 20: 0.5, 40: 0.7}) == pytest.approx(35)
-    assert statistics.labels_at(0.5, {10: 0.5}) == 10
-    assert statistics.labels_at(0.5, {}) is None
-
-
-def test_labels_saved_are_those_the_twin_needs_beyond_the_method_s():
-    scores = {"x": [0.6, 0.6]}
-    results = [result("scratch", n, 0, {"x": [s, s]}) for n, s in ((10, 0.5), (20, 0.7))]
-    results += [
-        result("method", 10, 0, scores, "scratch"),
-        result("method", 20, 0, {"x": [0.9, 0.9]}, "scratch"),
-    ]
-    saved = {
-        row["labels"]: row["labels_saved"]
-        for row in table.summarise(results)
-        if row["method"] == "method"
-    }
-    assert saved == {10: pytest.approx(5), 20: "unknown"}
 
 
 def test_where_there_are_regions_the_mean_is_theirs():
@@ -314,20 +289,29 @@ def test_the_difference_in_kappa_and_its_interval_are_those_of_loops(pretrain_se
     cases = twins[0].cases()
     by_run = [difference(*seeds, cases) for seeds in runs]
     assert row["difference"] == pytest.approx(np.mean(by_run))
-    assert row["wins"] == sum(value > 0 for value in by_run)
+    by_twin = np.reshape(by_run, (-1, 2)).mean(0)
+    assert (row["wins"], row["twins"]) == ((by_twin > 0).sum(), 2)
+    count = len(cases)
+    values = np.zeros((len(pretrain_seeds), 2, count))
+    for number, seeds in enumerate(runs):
+        without = [difference(*seeds, [c for c in cases if c != case]) for case in cases]
+        values[divmod(number, 2)] = count * by_run[number] - (count - 1) * np.array(without)
+    error = error_of_mean(values)
+    assert (row["error"], row["df"]) == pytest.approx((error.error, error.df))
+
+
+def test_the_pseudo_values_of_kappa_have_its_standard_error():
+    rng = np.random.default_rng(3)
+    run = graded("m", 0, random_answers(rng, 0.3))
+    answers = run.answers()
+    cases = list(answers)
+    values = [*statistics.contributions(run, "all classes", cases).by_subject.values()]
     means = []
     for _ in range(300):
-        drawn = rng.choice(cases, len(cases))
-        drawn_pretrain_seeds = rng.integers(len(pretrain_seeds), size=len(pretrain_seeds))
-        drawn_seeds = rng.integers(2, size=2)
-        values = [
-            difference(pretrain_seeds[p], seed, drawn)
-            for p in drawn_pretrain_seeds
-            for seed in drawn_seeds
-        ]
-        means.append(np.mean(values))
-    expected = tuple(np.percentile(means, (2.5, 97.5)))
-    assert (row["low"], row["high"]) == pytest.approx(expected, abs=0.06)
+        drawn = [answers[case] for case in rng.choice(cases, len(cases))]
+        means.append(class_scores.score(run.key, drawn))
+    error = np.std(values, ddof=1) / math.sqrt(len(cases))
+    assert error == pytest.approx(np.std(means), rel=0.15)
 
 
 def test_a_comparison_with_another_method_is_computed_like_that_with_the_twin():

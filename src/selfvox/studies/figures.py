@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
 from selfvox.plotting import save_figure
-from selfvox.runs.run_folder import read_metrics
-from selfvox.studies.class_scores import ACCURACY, KAPPA
+from selfvox.studies.convergence import VALIDATION_METRICS, curve
 from selfvox.studies.plan import Plan
 from selfvox.studies.reference import StatedScore, stated_scores
 from selfvox.studies.results import Result
@@ -24,8 +24,6 @@ from selfvox.studies.results import Result
 STYLE = Path(__file__).parent / "figures.mplstyle"
 GREY = "0.35"
 LEGEND_ROW = 0.2  # inches
-# the validation metric that belongs to each score
-VALIDATION_METRICS = {"dice": "dice_mean", KAPPA: "kappa", ACCURACY: ACCURACY}
 Rows = Sequence[Mapping[str, Any]]
 Looks = Mapping[str, dict[str, Any]]  # by method: arguments of `Axes.plot`
 
@@ -87,7 +85,6 @@ def looks_of(results: Sequence[Result], equal: Collection[str] = ()) -> dict[str
         equal: names of the twins at equal compute, which are dotted.
     """
     methods = {result.method: result for result in results}
-    transductive = {result.method for result in results if result.transductive}
     twins = {name for name, result in methods.items() if result.twin is None or name in equal}
     pretrained = dict.fromkeys(name.removeprefix("2D-") for name in methods if name not in twins)
     cycle = [entry["color"] for entry in mpl.rcParams["axes.prop_cycle"]]
@@ -103,9 +100,18 @@ def looks_of(results: Sequence[Result], equal: Collection[str] = ()) -> dict[str
             "color": GREY if name in twins else colours[name.removeprefix("2D-")],
             "linestyle": linestyle,
             "marker": "s" if name in twins else "o",
-            "label": f"{name} (transductive)" if name in transductive else name,
+            "label": _label(name, results),
         }
     return looks
+
+
+def _label(name: str, results: Sequence[Result]) -> str:
+    """A method with its number of runs at each number of labels: `rotation, n = 6 to 10`."""
+    runs = [result for result in results if result.method == name]
+    counts = Counter(result.labels for result in runs).values()
+    number = f"{min(counts)}" if min(counts) == max(counts) else f"{min(counts)} to {max(counts)}"
+    transductive = " (transductive)" if any(result.transductive for result in runs) else ""
+    return f"{name}{transductive}, n = {number}"
 
 
 def _by_labels(plan: Plan, summary: Rows, looks: Looks) -> Figure:
@@ -175,27 +181,24 @@ def draw_band(
 def _by_steps(results: Sequence[Result], looks: Looks) -> Figure | None:
     """Validation score by fine-tuning steps, one panel per number of labels."""
     metric = VALIDATION_METRICS[results[0].key]
-    curves: dict[tuple[int, str], dict[int, list[float]]] = {}
+    groups: dict[tuple[int, str], list[Result]] = {}
     for result in results:
-        curve = curves.setdefault((result.labels, result.method), {})
-        for path in result.paths:
-            for line in read_metrics(path):
-                if metric in line:
-                    curve.setdefault(line["step"], []).append(line[metric])
-    counts = sorted({labels for (labels, _), curve in curves.items() if curve})
+        groups.setdefault((result.labels, result.method), []).append(result)
+    curves = {cell: curve(group, metric) for cell, group in groups.items()}
+    counts = sorted({labels for (labels, _), values in curves.items() if values})
     if not counts:
         return None
     title = _title(metric.removesuffix("_mean"))
     figure, panels = make_panels(len(counts), f"{title} of the validation subjects")
     for axes, count in zip(panels, counts, strict=True):
         for method, look in looks.items():
-            points = sorted(curves.get((count, method), {}).items())
-            steps = [step for step, _ in points]
-            means = [float(np.mean(values)) for _, values in points]
+            points = curves.get((count, method), {})
+            means = [float(np.mean(values)) for values in points.values()]
             sds = [
-                float(np.std(values, ddof=1)) if len(values) > 1 else 0.0 for _, values in points
+                float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+                for values in points.values()
             ]
-            draw_band(axes, steps, means, sds, look)
+            draw_band(axes, list(points), means, sds, look)
         axes.set_title(f"{count} label{'s' * (count != 1)}")
         axes.set_xlabel("fine-tuning step")
     draw_legend(figure, panels)
@@ -233,19 +236,44 @@ def draw_intervals(
     look: Mapping[str, Any],
     label: str | None = None,
 ) -> None:
-    """Draw the differences of rows, with their intervals from `low` to `high`."""
-    differences = np.array([row["difference"] for row in rows])
-    below = differences - [row["low"] for row in rows]
-    above = [row["high"] for row in rows] - differences
+    """Draw the differences of rows, with their intervals from `low` to `high`.
+
+    The simultaneous interval, where rows have one, is drawn thin behind it. Above each point is the
+    number of twins that it is compared with, where rows have it.
+    """
+    differences = _column(rows, "difference")
     axes.errorbar(
         x,
         differences,
-        np.maximum([below, above], 0),  # rounding may put an end on the wrong side
+        _reach(rows, differences, "low", "high"),
         fmt=look["marker"],
         color=look["color"],
         label=label,
         capsize=3,
     )
+    simultaneous = _reach(rows, differences, "low_simultaneous", "high_simultaneous")
+    axes.errorbar(x, differences, simultaneous, fmt="none", ecolor=look["color"], elinewidth=0.7)
+    for place, row, difference in zip(x, rows, differences, strict=True):
+        if row.get("twins"):
+            axes.annotate(
+                f"{row['twins']}",
+                (place, difference),
+                xytext=(2, 2),
+                textcoords="offset points",
+                fontsize="xx-small",
+            )
+
+
+def _column(rows: Rows, name: str) -> np.ndarray:
+    """A column of rows; nan where a row has no value."""
+    return np.array([row.get(name) for row in rows], dtype=float)
+
+
+def _reach(rows: Rows, differences: np.ndarray, low: str, high: str) -> np.ndarray:
+    """How far intervals reach below and above the differences: (2, row), nan without one."""
+    reach = np.array([differences - _column(rows, low), _column(rows, high) - differences])
+    reached: np.ndarray = np.maximum(reach, 0)  # rounding may put an end on the wrong side
+    return reached
 
 
 def _draw_stated(axes: Axes, stated: Sequence[StatedScore], looks: Looks) -> None:

@@ -40,8 +40,8 @@ from selfvox.studies.mc_dropout_variants import (
 from selfvox.studies.plan import Plan
 from selfvox.studies.results import Result
 from selfvox.studies.run_once import is_done, run_once
-from selfvox.studies.statistics import bootstrap, by_case, pair_runs
-from selfvox.studies.table import group_results, mean_and_sd
+from selfvox.studies.statistics import compare, pair_runs
+from selfvox.studies.table import group_results, interval_text, mean_and_sd
 from selfvox.uncertainty.ensemble import region_votes
 from selfvox.uncertainty.vote_rules import VOTE_RULES
 
@@ -196,11 +196,11 @@ def summarise_passes(out: Path, plan: Plan) -> None:
     overall = predicted[0].overall
     shown = [row for row in rows if row["name"] == overall]
     for row in shown:
-        if row["variant"] == ENCODER:
+        if row["variant"] == ENCODER and row["difference"] is not None:
             echo(
                 f"{row['method']}, {row['labels']} labels, Dice of {overall}: "
                 f"{row['difference']:+.3f} by Monte-Carlo dropout, "
-                f"95 % {row['low']:+.3f} ... {row['high']:+.3f}"
+                f"95 % {interval_text(row['low'], row['high'])}"
             )
     pictures = mc_dropout_figures.draw(predicted, shown, out / "figures")
     echo(f"dropout: {out / 'dropout.csv'}   figures: {'  '.join(map(str, pictures))}")
@@ -259,9 +259,8 @@ def _change(
     results_with: Sequence[Result], results_without: Sequence[Result], name: str
 ) -> dict[str, Any]:
     """The difference that dropout makes to the same networks and scans, with its interval."""
-    differences, subjects = by_case(pair_runs(results_with, results_without), name)
-    low, high = bootstrap(differences, subjects)
-    return {"difference": float(np.nanmean(differences)), "low": low, "high": high}
+    comparison = compare(pair_runs(results_with, results_without), name)
+    return comparison.columns() if comparison else dict.fromkeys(("difference", "low", "high"))
 
 
 def _calibration(scored: Sequence[Result]) -> dict[str, float | None]:

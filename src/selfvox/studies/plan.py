@@ -92,7 +92,7 @@ class Plan:
     fractions: Annotated[Shares | None, "shares of the training subjects, instead of labels"] = None
     seeds: Annotated[
         Seeds, "of the draw of labelled subjects, the decoder's weights and the crops"
-    ] = (0, 1, 2)
+    ] = (0, 1, 2, 3, 4)
     pretrain_seeds: Annotated[
         Seeds, "of pre-training; every method is pre-trained once for each"
     ] = (0,)

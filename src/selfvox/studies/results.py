@@ -94,6 +94,12 @@ class Result:
             if "predicted" in row
         }
 
+    def scored(self, name: str) -> set[str]:
+        """The cases whose score in one class or region is defined."""
+        if self.answers():
+            return set(self.cases())
+        return {case for case, value in self.of_case(name).items() if not math.isnan(value)}
+
     def mean(self, name: str) -> float:
         """The mean score over the cases; for classified scans the score of all cases together."""
         answers = self.answers()

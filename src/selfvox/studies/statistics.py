@@ -1,26 +1,31 @@
-"""Statistics of a study: paired differences, bootstrap intervals, labels saved."""
+"""Statistics of a study: differences of runs to their twins, by run and by subject."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from selfvox.studies import class_scores
+from selfvox.studies.random_effects import MeanError, error_of_mean
 from selfvox.studies.results import Result
 
-# the ends of an interval then vary by one per cent of its length
-DRAWS = 5000  # of the bootstrap
 Pairs = Sequence[tuple[Result, Result]]
 
 
 class Comparison(NamedTuple):
-    """How a method differs from another, run by run."""
+    """How a method differs from another."""
 
-    by_run: np.ndarray  # (pair of runs,) mean difference over the cases
-    low: float  # 95 % interval of the mean of these
-    high: float
+    by_run: np.ndarray  # (pair of runs,) difference of their scores
+    by_twin: np.ndarray  # (run of the other,) mean over the runs that are compared with it
+    error: MeanError | None  # of the mean of `by_run`; None where it cannot be estimated
+
+    def columns(self) -> dict[str, Any]:
+        """The mean difference and its 95 % interval, as columns; None where there is none."""
+        mean = float(self.by_run.mean())
+        low, high = self.error.interval(mean) if self.error else (None, None)
+        return {"difference": mean, "low": low, "high": high}
 
 
 def pair_runs(group: Sequence[Result], twins: Sequence[Result]) -> list[tuple[Result, Result]]:
@@ -39,199 +44,109 @@ def pair_runs(group: Sequence[Result], twins: Sequence[Result]) -> list[tuple[Re
     return pairs
 
 
-def compare(pairs: Pairs, name: str) -> Comparison:
-    """The difference of the runs to their twins in one class or region, with its interval.
+def compare(pairs: Pairs, name: str) -> Comparison | None:
+    """The difference of the runs to their twins in one class or region.
 
     Args:
         pairs: at least one, of a method and another at the same number of labels.
         name: ignored where scans are classified, which have one score.
+
+    Returns:
+        None if in no pair one case is scored in both runs.
     """
-    if pairs[0][0].answers():
-        return _compare_answers(pairs)
-    differences, subjects = by_case(pairs, name)
-    runs = [run for seeds in differences for run in seeds if not np.isnan(run).all()]
+    differences = []
+    by_subject = []
+    of_twins: dict[tuple[int, int | None], list[float]] = {}
+    for result, twin in pairs:
+        cases = result.scored(name) & twin.scored(name)
+        if not cases:
+            continue
+        ours = contributions(result, name, cases)
+        theirs = contributions(twin, name, cases)
+        difference = ours.score - theirs.score
+        differences.append(difference)
+        of_twins.setdefault((twin.seed, twin.pretrain_seed), []).append(difference)
+        of_run = {who: value - theirs.by_subject[who] for who, value in ours.by_subject.items()}
+        by_subject.append((result, of_run))
+    if not differences:
+        return None
     return Comparison(
-        np.array([np.nanmean(run) for run in runs]), *bootstrap(differences, subjects)
+        np.array(differences),
+        np.array([np.mean(values) for values in of_twins.values()]),
+        error_of_mean(as_array(by_subject)),
     )
 
 
-def by_case(pairs: Pairs, name: str) -> tuple[np.ndarray, list[str]]:
-    """Differences of each run to its twin, case by case.
+class Contributions(NamedTuple):
+    """The score of a run, and what each subject contributes to it."""
 
-    Returns:
-        (pre-training seed, seed, case), nan for missing runs; and the subject of each case.
+    score: float
+    by_subject: Mapping[str, float]
+
+
+def contributions(result: Result, name: str, cases: Collection[str]) -> Contributions:
+    """The score of a run over some cases, and its jackknife pseudo-values by subject.
+
+    With `n` subjects, the pseudo-value of one is `n` times the score minus `n - 1` times the score
+    without its cases (Tukey 1958). For a mean over cases of as many subjects it is the score of the
+    case; for a score such as kappa, which is no mean, the mean of the pseudo-values is close to it.
+    The eyes or sessions of one subject are alike, so they count together.
+
+    Args:
+        result: the run.
+        name: class or region; ignored where scans are classified.
+        cases: which of its cases count.
     """
-    pretrain_seeds, seeds = _seeds(pairs)
-    scores = [(result, result.of_case(name), twin.of_case(name)) for result, twin in pairs]
-    cases = _common_cases([(ours, theirs) for _, ours, theirs in scores])
-    differences = np.full((len(pretrain_seeds), len(seeds), len(cases)), np.nan)
-    for result, ours, theirs in scores:
-        row = pretrain_seeds.index(result.pretrain_seed)
-        column = seeds.index(result.seed)
-        differences[row, column] = [
-            ours.get(case, np.nan) - theirs.get(case, np.nan) for case in cases
+    subjects: dict[str, list[str]] = {}
+    for case in sorted(cases):
+        subjects.setdefault(result.subjects.get(case, case), []).append(case)
+    if result.answers():
+        score, without = _without_subject_of_answers(result, list(subjects.values()))
+    else:
+        score, without = _without_subject_of_means(result.of_case(name), list(subjects.values()))
+    count = len(subjects)
+    values = count * score - (count - 1) * without if count > 1 else np.array([score] * count)
+    return Contributions(score, dict(zip(subjects, values.tolist(), strict=True)))
+
+
+def _without_subject_of_means(
+    of_case: Mapping[str, float], subjects: Sequence[Sequence[str]]
+) -> tuple[float, np.ndarray]:
+    """The mean over cases, and without each subject (subject,); nan where no case is left."""
+    sums = np.array([sum(of_case[case] for case in cases) for cases in subjects])
+    counts = np.array([len(cases) for cases in subjects])
+    if not len(counts):
+        return np.nan, sums
+    left = counts.sum() - counts
+    without = np.where(left > 0, sums.sum() - sums, np.nan) / np.maximum(left, 1)
+    return float(sums.sum() / counts.sum()), without
+
+
+def _without_subject_of_answers(
+    result: Result, subjects: Sequence[Sequence[str]]
+) -> tuple[float, np.ndarray]:
+    """The score of all answers, and without each subject (subject,)."""
+    answers = result.answers()
+    classes = class_scores.count_classes(list(answers.values()))
+    tables = np.array(
+        [
+            class_scores.counts([answers[case] for case in cases], classes).sum(0)
+            for cases in subjects
         ]
-    return differences, _subjects_of(pairs, cases)
+    ).reshape(-1, classes, classes)
+    whole = tables.sum(0, keepdims=True)
+    score, *without = class_scores.scores(result.key, np.concatenate([whole, whole - tables]))
+    return float(score), np.array(without)
 
 
-def _compare_answers(pairs: Pairs) -> Comparison:
-    """Compare a score such as kappa, which is not a mean over cases.
-
-    In each resample it is computed again from the cases that were drawn.
-    """
-    pretrain_seeds, seeds = _seeds(pairs)
-    answers = [(result, result.answers(), twin.answers()) for result, twin in pairs]
-    cases = _common_cases([(ours, theirs) for _, ours, theirs in answers])
-    occurring = [
-        answer for _, ours, theirs in answers for answer in (*ours.values(), *theirs.values())
-    ]
-    classes = class_scores.count_classes(occurring)
-    # a fixed seed: the same runs give the same table
-    rng = np.random.default_rng(0)
-    sizes = (len(pretrain_seeds), len(seeds))
-    # the first row counts everything once: the score without resampling
-    drawn = [
-        np.vstack([np.ones(counts.shape[1]), counts])
-        for counts in _resample(rng, sizes, _subjects_of(pairs, cases), DRAWS)
-    ]
-    by_run = []
-    total = np.zeros(1 + DRAWS)
-    weight = np.zeros(1 + DRAWS)
-    for result, ours, theirs in answers:
-        common = [case in ours and case in theirs for case in cases]
-        scores = [
-            _resampled_scores(result.key, predictions, cases, common, drawn[2], classes)
-            for predictions in (ours, theirs)
-        ]
-        difference = scores[0] - scores[1]
-        by_run.append(difference[0])
-        row = pretrain_seeds.index(result.pretrain_seed)
-        column = seeds.index(result.seed)
-        times = np.where(np.isnan(difference), 0, drawn[0][:, row] * drawn[1][:, column])
-        total = total + times * np.nan_to_num(difference)
-        weight = weight + times
-    means = (total[1:] / np.maximum(weight[1:], 1))[weight[1:] > 0]
-    return Comparison(np.array(by_run), *_interval(means))
-
-
-def _resampled_scores(
-    key: str,
-    answers: Mapping[str, tuple[int, int]],
-    cases: Sequence[str],
-    counted: Sequence[bool],
-    drawn: np.ndarray,
-    classes: int,
-) -> np.ndarray:
-    """The score in every resample.
-
-    Args:
-        key: which score.
-        answers: true and predicted class by case.
-        cases: in the order of `drawn`.
-        counted: which of the cases count.
-        drawn: (resample, case) how often each case was drawn.
-        classes: how many there are.
-
-    Returns:
-        (resample,), nan where it is not defined.
-    """
-    one_hot = np.zeros((len(cases), classes**2))
-    places = [answers[case] for case, counts in zip(cases, counted, strict=True) if counts]
-    one_hot[np.array(counted)] = class_scores.counts(places, classes)
-    return class_scores.scores(key, (drawn @ one_hot).reshape(-1, classes, classes))
-
-
-def _seeds(pairs: Pairs) -> tuple[list[int | None], list[int]]:
-    """The pre-training seeds and the seeds that occur."""
-    runs = [result for result, _ in pairs]
-    pretrain_seeds = list(dict.fromkeys(run.pretrain_seed for run in runs))
-    return pretrain_seeds, list(dict.fromkeys(run.seed for run in runs))
-
-
-def _common_cases(pairs: Sequence[tuple[Mapping[str, object], Mapping[str, object]]]) -> list[str]:
-    """The cases that both runs of at least one pair have, sorted."""
-    return sorted({case for ours, theirs in pairs for case in ours.keys() & theirs.keys()})
-
-
-def _subjects_of(pairs: Pairs, cases: Sequence[str]) -> list[str]:
-    subjects = pairs[0][0].subjects
-    return [subjects.get(case, case) for case in cases]
-
-
-def bootstrap(
-    differences: np.ndarray, subjects: Sequence[str] | None = None, draws: int = DRAWS
-) -> tuple[float, float]:
-    """95 % bootstrap interval of the mean difference.
-
-    Pre-training seeds, seeds and subjects are resampled independently of each other, since each
-    of them is a sample: other seeds and other subjects would have been as good.
-
-    Args:
-        differences: (pre-training seed, seed, case), nan where one is missing.
-        subjects: of the cases; default: each case is its own subject.
-        draws: number of resamples.
-    """
-    *seeds, cases = differences.shape
-    subjects = subjects or [str(case) for case in range(cases)]
-    drawn = _resample(np.random.default_rng(0), seeds, subjects, draws)
-    # the mean of a resample is a mean weighted by how often each value was drawn
-    # a missing run has the weight 0 in both sums
-    sums = _weighted_sums(drawn, np.nan_to_num(differences))
-    weights = _weighted_sums(drawn, ~np.isnan(differences))
-    return _interval(sums[weights > 0] / weights[weights > 0])
-
-
-def _weighted_sums(drawn: Sequence[np.ndarray], values: np.ndarray) -> np.ndarray:
-    sums: np.ndarray = np.einsum("np,ns,nc,psc->n", *drawn, values, optimize=True)
-    return sums
-
-
-def _interval(means: np.ndarray) -> tuple[float, float]:
-    """The central 95 %; nan where there are no means."""
-    if not len(means):
-        return np.nan, np.nan
-    low, high = np.percentile(means, (2.5, 97.5))
-    return float(low), float(high)
-
-
-def _resample(
-    rng: np.random.Generator, seeds: Sequence[int], subjects: Sequence[str], draws: int
-) -> list[np.ndarray]:
-    """How often each seed and each case is drawn, with as many draws as there are.
-
-    The eyes or sessions of one subject are alike, so they are drawn together.
-
-    Args:
-        rng: draws.
-        seeds: how many there are, for each kind of seed.
-        subjects: the subject of each case.
-        draws: number of resamples.
-
-    Returns:
-        (draws, count) for each kind of seed, and for the cases.
-    """
-    numbers = {subject: number for number, subject in enumerate(dict.fromkeys(subjects))}
-    sizes = (*seeds, len(numbers))
-    # counts, not indices: a resample is then a matrix product
-    *of_seeds, of_subjects = (rng.multinomial(size, [1 / size] * size, draws) for size in sizes)
-    return [*of_seeds, of_subjects[:, [numbers[subject] for subject in subjects]]]
-
-
-def labels_at(score: float, curve: Mapping[int, float]) -> float | None:
-    """The fewest labels at which a curve of score by labels reaches a score.
-
-    The curve is straight between its points. None where the score is below the first point or
-    above all of them.
-    """
-    points = sorted(curve.items())
-    if not points or score < points[0][1]:
-        return None
-    previous_labels, previous_score = points[0]
-    for labels, reached in points:
-        if reached >= score:
-            rise = reached - previous_score
-            share = (score - previous_score) / rise if rise > 0 else 1.0
-            return previous_labels + share * (labels - previous_labels)
-        previous_labels = labels
-        previous_score = reached
-    return None
+def as_array(values: Sequence[tuple[Result, Mapping[str, float]]]) -> np.ndarray:
+    """Values of runs by subject as (pre-training seed, seed, subject), nan where missing."""
+    pretrain_seeds = list(dict.fromkeys(run.pretrain_seed for run, _ in values))
+    seeds = list(dict.fromkeys(run.seed for run, _ in values))
+    subjects = sorted({subject for _, of_run in values for subject in of_run})
+    array = np.full((len(pretrain_seeds), len(seeds), len(subjects)), np.nan)
+    for run, of_run in values:
+        row = pretrain_seeds.index(run.pretrain_seed)
+        column = seeds.index(run.seed)
+        array[row, column] = [of_run.get(subject, np.nan) for subject in subjects]
+    return array

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +18,10 @@ from selfvox.evaluation.segmentation import EMPTY_RULE
 from selfvox.runs.atomic_files import write_csv
 from selfvox.runs.progress import echo
 from selfvox.studies import figures
+from selfvox.studies.convergence import late_change
+from selfvox.studies.labels_saved import labels_saved
 from selfvox.studies.plan import Plan
+from selfvox.studies.random_effects import FACTORS, MeanError, simultaneous
 from selfvox.studies.results import (
     Result,
     missing_cells,
@@ -25,10 +29,9 @@ from selfvox.studies.results import (
     pairs_in_2d,
     read_results,
 )
-from selfvox.studies.statistics import compare, labels_at, pair_runs
+from selfvox.studies.statistics import compare, pair_runs
 
-WIDTH = 160  # columns that a row needs
-UNKNOWN = "unknown"
+WIDTH = 200  # columns that a row needs
 EQUAL_COMPUTE = "equal compute"
 MINUS_2D = "3D minus 2D"
 TITLES = {
@@ -42,12 +45,20 @@ _CASE_COLUMNS = ("fold", "case", "class", "name")
 COMPARISON_COLUMNS = (
     "twin",
     "pairs",
+    "twins",
     "difference",
     "difference_median",
     "wins",
     "low",
     "high",
+    "low_simultaneous",
+    "high_simultaneous",
+    "error",
+    "df",
+    "over",
     "labels_saved",
+    "labels_saved_low",
+    "labels_saved_high",
 )
 AGAINST_COLUMNS = ("method", "labels", "name", "score", *COMPARISON_COLUMNS)
 Groups = Mapping[tuple[str, int], Sequence[Result]]
@@ -61,16 +72,31 @@ class _Column(NamedTuple):
     text: Callable[[Row], str]
 
 
+def interval_text(low: float | None, high: float | None) -> str:
+    """An interval, or a dash where there is none."""
+    return "-" if low is None or high is None else f"{low:+.3f} ... {high:+.3f}"
+
+
 def _saved_text(row: Row) -> str:
-    saved = row["labels_saved"]
-    return saved if isinstance(saved, str) else f"{saved:+.1f}"
+    """Labels saved with their interval, whose open ends have the words less and more."""
+    saved = str(row["labels_saved"])
+    low = row["labels_saved_low"]
+    high = row["labels_saved_high"]
+    if saved.startswith("unknown") or row["low"] is None:
+        return saved.partition(":")[0]
+    ends = ["less" if low is None else f"{low:+.0f}", "more" if high is None else f"{high:+.0f}"]
+    return f"{saved} ({' ... '.join(ends)})"
 
 
 _DIFFERENCE = (
     _Column("mean", lambda row: f"{row['difference']:+.3f}"),
-    _Column("95 %", lambda row: f"{row['low']:+.3f} ... {row['high']:+.3f}"),
+    _Column("95 %", lambda row: interval_text(row["low"], row["high"])),
+    _Column(
+        "95 %, all labels",
+        lambda row: interval_text(row["low_simultaneous"], row["high_simultaneous"]),
+    ),
     _Column("median", lambda row: f"{row['difference_median']:+.3f}"),
-    _Column("wins", lambda row: f"{row['wins']} of {row['pairs']}"),
+    _Column("wins", lambda row: f"{row['wins']} of {row['twins']}"),
     _Column("labels saved", _saved_text),
 )
 
@@ -145,10 +171,11 @@ def summarise(results: Sequence[Result]) -> list[dict[str, Any]]:
                 "name": name,
                 "score": group[0].key,
                 "runs": len(group),
+                "late_change": late_change(group),
                 **mean_and_sd([result.mean(name) for result in group]),
             }
             rows.append(row | _compared(groups, group, group[0].twin, name))
-    return rows
+    return _with_simultaneous(rows)
 
 
 def compare_methods(
@@ -169,7 +196,7 @@ def compare_methods(
             for name in group[0].names():
                 row = {"method": method, "labels": labels, "name": name, "score": group[0].key}
                 rows.append(row | _compared(groups, group, reference, name))
-    return [row for row in rows if row["twin"] is not None]
+    return _with_simultaneous([row for row in rows if row["twin"] is not None])
 
 
 def group_results(results: Sequence[Result]) -> dict[tuple[str, int], list[Result]]:
@@ -193,30 +220,46 @@ def _compared(
     """The columns of a method's difference to its twin, or another; empty where there is none."""
     labels = group[0].labels
     pairs = pair_runs(group, groups.get((twin or "", labels), []))
-    if not pairs:
+    comparison = compare(pairs, name) if pairs else None
+    if comparison is None:
         return dict.fromkeys(COMPARISON_COLUMNS)
-    difference = compare(pairs, name)
-    score = float(np.mean([result.mean(name) for result in group]))
-    labels_of_twin = labels_at(score, _curve(groups, twin, name))
+    twins = {count: runs for (method, count), runs in groups.items() if method == twin}
+    saved = labels_saved(group, twins, name)
+    error = comparison.error
     return {
         "twin": twin,
-        "pairs": len(difference.by_run),
-        "difference": float(difference.by_run.mean()),
-        "difference_median": float(np.median(difference.by_run)),
-        "wins": int((difference.by_run > 0).sum()),
-        "low": difference.low,
-        "high": difference.high,
-        "labels_saved": UNKNOWN if labels_of_twin is None else labels_of_twin - labels,
+        "pairs": len(comparison.by_run),
+        "twins": len(comparison.by_twin),
+        **comparison.columns(),
+        "difference_median": float(np.median(comparison.by_run)),
+        "wins": int((comparison.by_twin > 0).sum()),
+        "low_simultaneous": None,
+        "high_simultaneous": None,
+        "error": error.error if error else None,
+        "df": error.df if error else None,
+        "over": " ".join(error.over) if error else None,
+        "labels_saved": str(saved),
+        "labels_saved_low": saved.low,
+        "labels_saved_high": saved.high,
     }
 
 
-def _curve(groups: Groups, method: str | None, name: str) -> dict[int, float]:
-    """A method's mean score by number of labels."""
-    return {
-        labels: float(np.mean([result.mean(name) for result in group]))
-        for (name_of_group, labels), group in groups.items()
-        if name_of_group == method
-    }
+def _with_simultaneous(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Add the intervals that are right at all numbers of labels together, with 95 %."""
+    compared = [row for row in rows if row["error"] is not None]
+    groups = Counter(_curve_of(row) for row in compared)
+    for row in compared:
+        error = MeanError(row["error"], row["df"], ())
+        confidence = simultaneous(groups[_curve_of(row)])
+        low, high = error.interval(row["difference"], confidence)
+        row["low_simultaneous"] = low
+        row["high_simultaneous"] = high
+    return list(rows)
+
+
+def _curve_of(row: Row) -> tuple[str, str, str]:
+    """What the rows of one method have in common at all numbers of labels."""
+    return row["method"], row["twin"], row["name"]
 
 
 def _print_summary(summary: Sequence[Row], results: Sequence[Result]) -> None:
@@ -249,10 +292,16 @@ def _summary_cells(row: Row) -> list[str]:
 def _footnotes(rows: Sequence[Row], result: Result) -> list[str]:
     lines = [
         "sd: over runs. Differences are paired by seed and case with the from-scratch twin: same",
-        "network, labels and steps; the interval resamples seeds and subjects. Labels saved: how",
-        "many more the twin needs for the same score, by its curve; "
-        f"'{UNKNOWN}' where the score is outside it.",
+        "network, labels and steps. Wins: twins that are worse than the mean of the runs paired",
+        "with them. 95 %: Student's t over pre-trainings, draws of labels and subjects, if there",
+        "are several; all labels: right at all numbers of labels together. Labels saved: how many",
+        "more the twin needs for the same score, by its curve; unknown if that has one point or",
+        "has not converged (summary.csv has the reason).",
     ]
+    if any(row["low"] is not None and FACTORS[0] not in row["over"] for row in rows):
+        lines.append("Of methods with one pre-training, intervals are about this one.")
+    if any(row["twin"] and row["low"] is None for row in rows):
+        lines.append("-: no interval, of one draw of labels or one subject.")
     if result.answers():
         lines.append("The score is of all test cases of a run together, across its folds if any.")
     if any(row["transductive"] for row in rows):
