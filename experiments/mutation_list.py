@@ -571,7 +571,7 @@ SURVIVED_EARLIER = (
     ),
     m(
         "fine-tuning: weights ignore --seed",
-        "commands/finetune.py",
+        "training/finetune_run.py",
         "torch.manual_seed(settings.seed)",
         "torch.manual_seed(0)",
         "commands/test_pretrain.py::test_the_seed_decides_on_the_weights_and_on_the_crops",

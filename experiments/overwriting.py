@@ -18,11 +18,11 @@ import torch
 from torch import Tensor, nn
 
 import selfvox
-from selfvox.commands import finetune
 from selfvox.data.preparation.split import read_split
 from selfvox.data.preparation.store import open_store
 from selfvox.data.sampling.crops import Crops
 from selfvox.models.build import load_encoder
+from selfvox.training import finetune_run
 from selfvox.training.schedule import TrainingPlan
 
 SINCE_RELEASE = (5, 20, 100)
@@ -86,7 +86,7 @@ def measure(
     release = round(settings.get("warmup", 0.0625) * arguments.steps)
     marks = {release + since: since for since in SINCE_RELEASE} | {arguments.steps: "end"}
     similarity = {}
-    train = finetune.train
+    train = finetune_run.train
 
     def watched(*positional, hooks, encoder, **named):
         def after_step(step: int) -> dict[str, float]:
@@ -97,11 +97,11 @@ def measure(
             return hooks.after_step(step)
 
         return train(
-            *positional, hooks=finetune.Hooks(after_step=after_step), encoder=encoder, **named
+            *positional, hooks=finetune_run.Hooks(after_step=after_step), encoder=encoder, **named
         )
 
     encoder_rate = TrainingPlan.encoder_rate_at
-    finetune.train = watched
+    finetune_run.train = watched
     if name.startswith("abrupt"):
         TrainingPlan.encoder_rate_at = TrainingPlan.learning_rate_at
     try:
@@ -118,7 +118,7 @@ def measure(
             **settings,
         )
     finally:
-        finetune.train = train
+        finetune_run.train = train
         TrainingPlan.encoder_rate_at = encoder_rate
     saved = json.loads((run / "network" / "network.json").read_text())
     return {"dice": round(saved["validation_dice"], 4), "step": saved["step"], "cka": similarity}

@@ -1,9 +1,13 @@
+from itertools import count
+
 import pytest
 
 import selfvox
 from selfvox.data import phantom
 from selfvox.errors import DataError, UsageError
+from selfvox.runs.atomic_files import sha256
 from selfvox.runs.weights import read_network
+from selfvox.training import pseudo_labels, segmentation
 
 
 @pytest.fixture(scope="module")
@@ -27,6 +31,84 @@ def test_copies_on_unlabelled_anatomies_train_too(shapes_store, tmp_path, small,
     _, card = read_network(out / "network")
     names = {"other-sub-001", "other-sub-002"}
     assert names <= set(card.seen["subjects"])
+    assert "the teacher of the unlabelled scans: atlas" in printed
+
+
+def weights(run):
+    return sha256(run / "network" / "weights.safetensors")
+
+
+OPTIONS = {"encoder": "none", "labels": 2, "steps": 6, "workers": 1, "validate_every": 2}
+
+
+def test_the_network_teaches_after_a_training_on_the_labels_alone(
+    shapes_store, tmp_path, small, scans, monkeypatch, capsys
+):
+    # of a network that has hardly learnt, no pseudo-label is trusted
+    monkeypatch.setattr(pseudo_labels, "LEAST_TRUST", 0.0)
+    out = tmp_path / "run"
+    options = {**small, **OPTIONS}
+    selfvox.finetune(shapes_store, out=tmp_path / "plain", **options)
+    selfvox.finetune(shapes_store, out=out, unlabelled=scans, teacher="network", **options)
+    printed = capsys.readouterr().err
+    assert "the network teaches: 2 trainings" in printed
+    assert "8 passes over 2 scans" in printed
+    assert weights(out / "teacher-1") == weights(tmp_path / "plain") != weights(out)
+    _, card = read_network(out / "network")
+    assert {"other-sub-001", "other-sub-002"} <= set(card.seen["subjects"])
+    assert not (out / "copies").exists()
+
+
+def killed_at(function, number):
+    """The function, which ends the process at one of its calls."""
+    calls = count(1)
+
+    def counting(*arguments):
+        if next(calls) == number:
+            raise KeyboardInterrupt
+        return function(*arguments)
+
+    return counting
+
+
+def test_a_run_killed_in_every_stage_resumes_to_the_same_weights(
+    shapes_store, tmp_path, small, scans, monkeypatch
+):
+    monkeypatch.setattr(pseudo_labels, "LEAST_TRUST", 0.0)
+    monkeypatch.setattr(pseudo_labels, "PASSES", 2)
+    options = {**small, **OPTIONS, "steps": 4, "unlabelled": scans, "teacher": "network"}
+    options["rounds"] = 2
+    selfvox.finetune(shapes_store, out=tmp_path / "alone", **options)
+    out = tmp_path / "resumed"
+    objective = segmentation.SegmentationObjective
+    forward, label_scan = objective.forward, pseudo_labels.label_scan
+    kills = [
+        (objective, "forward", killed_at(forward, 4)),  # the last step of the first teacher
+        (pseudo_labels, "label_scan", killed_at(label_scan, 2)),
+        (objective, "forward", killed_at(forward, 4 + 3)),  # the third step of the last training
+    ]
+    for number, (owner, name, killed) in enumerate(kills):
+        with monkeypatch.context() as patched:
+            patched.setattr(owner, name, killed)
+            with pytest.raises(KeyboardInterrupt):
+                selfvox.finetune(shapes_store, out=out, resume=number > 0, **options)
+    assert (out / "network").exists()  # of the first validation
+    selfvox.finetune(shapes_store, out=out, resume=True, **options)
+    for folder in ("teacher-1", "teacher-2", "."):
+        assert weights(out / folder) == weights(tmp_path / "alone" / folder)
+
+
+def test_the_network_teaches_where_registration_does_not_carry_labels(
+    shapes_store, tmp_path, small, scans, monkeypatch, capsys
+):
+    monkeypatch.setattr(pseudo_labels, "LEAST_TRUST", 0.0)
+    monkeypatch.setattr("selfvox.registration.transfer.LEAST_DICE", 1.01)
+    options = {**small, **OPTIONS, "steps": 2, "labels": 1, "unlabelled": scans}
+    selfvox.finetune(shapes_store, out=tmp_path / "run", **options)
+    printed = capsys.readouterr().err
+    assert "copies would mislead" in printed
+    assert "the teacher of the unlabelled scans: network" in printed
+    assert (tmp_path / "run" / "teacher-1" / "network").exists()
 
 
 def test_scans_prepared_in_another_way_are_refused(shapes_store, tmp_path, small, scans):
@@ -38,6 +120,15 @@ def test_scans_prepared_in_another_way_are_refused(shapes_store, tmp_path, small
         )
 
 
-def test_registrations_without_unlabelled_scans_are_refused():
-    with pytest.raises(UsageError, match="registrations: "):
-        selfvox.finetune("scans", encoder="none", out="run", registrations=3)
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"registrations": 3}, "registrations: is about unlabelled"),
+        ({"teacher": "network"}, "teacher: is about unlabelled"),
+        ({"unlabelled": "scans", "teacher": "network", "registrations": 3}, "registrations: "),
+        ({"unlabelled": "scans", "teacher": "atlas", "rounds": 2}, "rounds: "),
+    ],
+)
+def test_options_that_mean_nothing_are_refused(options, message):
+    with pytest.raises(UsageError, match=message):
+        selfvox.finetune("scans", encoder="none", out="run", **options)

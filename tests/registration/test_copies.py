@@ -7,15 +7,14 @@ import pytest
 
 import selfvox
 from selfvox.data import phantom
-from selfvox.data.preparation.split import Split
 from selfvox.data.preparation.store import open_store
-from selfvox.errors import DataError
 from selfvox.ops.metrics import dice_per_class
 from selfvox.registration import copies, registered_pairs
 from selfvox.registration.copies import CopyRequest, check_volumes, make_copies
 from selfvox.registration.pairs import choose_pairs
 from selfvox.registration.register import centred_positions, warp_label
 from selfvox.registration.registered_pairs import RegisteredPair, read_label, read_scan
+from selfvox.registration.transfer import carries_labels
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +31,6 @@ def request_of(shapes_store, unlabelled):
     """Copies of one labelled scan, the first, on three other people."""
     labelled = open_store(shapes_store)
     training = list(labelled.cases[:1])
-    split = Split(train=(training[0].subject,), validation=(), test=(), seed=0)
     others = tuple(
         dataclasses.replace(case, subject=f"other {case.subject}") for case in unlabelled.cases
     )
@@ -41,9 +39,7 @@ def request_of(shapes_store, unlabelled):
         request = CopyRequest(
             store=labelled,
             training=training,
-            validation=[],
             unlabelled=dataclasses.replace(unlabelled, cases=others),
-            split=split,
             registrations=3,
             seed=0,
             workers=1,
@@ -145,22 +141,15 @@ def test_a_damaged_unlabelled_scan_is_named_and_left_out(request_of, tmp_path, u
     assert damaged.id in (tmp_path / "registrations.csv").read_text()
 
 
-def test_nothing_is_left_where_all_unlabelled_scans_are_held_out(request_of, tmp_path):
-    names = tuple(case.subject for case in request_of().unlabelled.cases)
-    split = dataclasses.replace(request_of().split, test=names)
-    with pytest.raises(DataError, match="no unlabelled scan is left"):
-        make_copies(tmp_path, request_of(split=split))
-
-
-def test_labels_that_registration_does_not_carry_turn_copies_off(
+def test_registration_that_does_not_carry_labels_is_reported(
     request_of, tmp_path, monkeypatch, capsys
 ):
     store = request_of().store
     monkeypatch.setattr("selfvox.registration.transfer.LEAST_DICE", 1.01)
-    assert make_copies(tmp_path, request_of(training=store.cases[:2])) is None
+    assert not carries_labels(tmp_path, store, store.cases[:2], [], 1)
     printed = capsys.readouterr().err
     assert "2 pairs of labelled scans" in printed
-    assert "--unlabelled is not used" in printed
+    assert "copies would mislead" in printed
 
 
 def pair(*warped, failure=""):

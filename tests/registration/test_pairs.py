@@ -7,7 +7,15 @@ import pytest
 import selfvox
 from selfvox.data.preparation.split import Split
 from selfvox.data.preparation.store import open_store
-from selfvox.registration.pairs import DUPLICATE, HELD_OUT, LABELLED, choose_pairs, usable_scans
+from selfvox.errors import DataError
+from selfvox.registration.pairs import (
+    DUPLICATE,
+    HELD_OUT,
+    LABELLED,
+    choose_pairs,
+    keep_usable,
+    usable_scans,
+)
 
 
 def case(name, subject=None, contents=None):
@@ -33,6 +41,13 @@ def test_scans_of_held_out_people_are_never_used_under_any_name(scan, reason):
     usable, left_out = usable_scans([case("dan"), scan, case("eve")], STORE, SPLIT)
     assert [usable_case.id for usable_case in usable] == ["dan", "eve"]
     assert left_out == {reason: 1}
+
+
+def test_where_all_scans_are_held_out_none_is_left(shapes_store):
+    store = open_store(shapes_store)
+    names = tuple(scan.subject for scan in store.cases)
+    with pytest.raises(DataError, match="no unlabelled scan is left"):
+        keep_usable(store, store, Split(train=(), validation=(), test=names, seed=0))
 
 
 @pytest.mark.parametrize(("labelled", "unlabelled", "most"), [(1, 9, 4), (3, 6, 6), (3, 4, 99)])

@@ -3,46 +3,36 @@
 from __future__ import annotations
 
 import copy
-import functools
 import shlex
 import time
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import torch
 from torch import nn
 
 from selfvox.data.preparation.build_store import open_or_build_store
-from selfvox.data.preparation.leakage import find_leaks, seen_scans
+from selfvox.data.preparation.leakage import find_leaks
 from selfvox.data.preparation.recipe import Recipe
 from selfvox.data.preparation.split import Split, write_split
 from selfvox.data.preparation.store import Store, open_store
-from selfvox.data.preparation.stored_case import StoredCase
-from selfvox.data.sampling.mixture import Mixture
 from selfvox.data.sources import Dataset
-from selfvox.runs.card import NetworkCard
 from selfvox.runs.device import make_fabric
 from selfvox.runs.fold_folder import check_folds, fold_folder, write_folds
 from selfvox.runs.progress import echo
 from selfvox.runs.run_folder import OnMetrics, is_finished, open_run, read_metrics
 from selfvox.settings.verbs import Finetune
-from selfvox.training.best_checkpoint import BestCheckpoint, Validator, validation_interval
 from selfvox.training.classification import Classification
 from selfvox.training.downstream import DownstreamTask
-from selfvox.training.finetune_length import FinetuneLength
-from selfvox.training.finetune_network import FinetuneNetwork, build_network
 from selfvox.training.finetune_request import check_options, check_request
+from selfvox.training.finetune_run import FinetuneJob, train_network
 from selfvox.training.finetune_split import cases_of, choose_split
 from selfvox.training.learning_curve import draw_curve
-from selfvox.training.loop import Hooks, train
-from selfvox.training.lost_classes import LostClasses
+from selfvox.training.network_teacher import teach_by_network
 from selfvox.training.pretrained import Pretrained, read_pretrained
-from selfvox.training.schedule import TrainingPlan
 from selfvox.training.segmentation import Segmentation
 from selfvox.training.time_budget import Clock
 from selfvox.training.trend import late_rise
-from selfvox.training.unlabelled import COPY_SHARE, unlabelled_copies
+from selfvox.training.unlabelled import teach
 from selfvox.uncertainty.calibration import MIN_SUBJECTS
 
 
@@ -104,72 +94,32 @@ def _train_run(
         task = _downstream_task(store, settings)
         split = choose_split(store, task, settings, fold)
         write_split(split, run.path / "split.json")
-        training = cases_of(store, task, split.train)
-        validation = cases_of(store, task, split.validation)
-        length = FinetuneLength(
-            settings, task, store, training, validation, fabric, run.path, clock
+        job = FinetuneJob(
+            settings=settings,
+            fabric=fabric,
+            store=store,
+            task=task,
+            training=cases_of(store, task, split.train),
+            validation=cases_of(store, task, split.validation),
+            start=encoder if pretrained is None else pretrained,
+            clock=clock,
         )
-        # here, so that the new weights do not depend on how many numbers were drawn before
-        torch.manual_seed(settings.seed)
-        built = build_network(
-            settings,
-            store,
-            training,
-            task,
-            encoder if pretrained is None else pretrained,
-            functools.partial(length.count, run.record.get("steps")),
-        )
-        # a resumed run would count others: the default by its device, minutes by their clock
-        run.note(steps=built.steps)
-        plan = _training_plan(settings, built)
-        copies = unlabelled_copies(settings, store, split, training, validation)
-        # validation scans too, since they choose the weights
-        seen = [*training, *validation, *(copies.anatomies if copies else ())]
-        card = _card(settings, store, task, built, seen, pretrained)
-        objective = task.objective(built.network, training, built.frozen_steps)
-        checkpoint = BestCheckpoint(
-            run.path / "network",
-            Validator(
-                task=task,
-                network=built.network,
-                fabric=fabric,
-                store=store,
-                cases=validation,
-                crop=built.crop,
-            ),
-            card,
-            LostClasses(run, plan.steps, settings.loss),
-            steps=plan.steps,
-            every=validation_interval(settings.validate_every, plan.steps),
-            keep=settings.keep,
-            resume=settings.resume,
-        )
-        _describe(task, training, validation, built.crop)
         if pretrained:
             _report_leaks(pretrained, store, split)
-        data = seen_scans(seen)
-        run.depends_on(network=card.network, crop=card.crop, data=data)
-        samples = task.data(store, training, built.crop, settings.seed)
-        if copies:
-            moved = task.data(copies.store, copies.cases, built.crop, settings.seed)
-            samples = Mixture(samples, moved, COPY_SHARE, settings.seed)
-        hooks = Hooks(after_step=checkpoint.after_step)
-        train(
-            fabric,
-            run,
-            objective,
-            samples,
-            plan,
-            title="finetune",
-            hooks=hooks,
-            encoder=built.encoder,
-        )
+        teaching = teach(settings, store, split, job.training, job.validation)
+        job = replace(job, copies=teaching.copies)
+        pseudo_labels = None
+        if teaching.scans is not None:
+            job = replace(job, trainings=settings.rounds + 1)
+            pseudo_labels = teach_by_network(run, job, teaching.scans)
+        trained = train_network(job, run, run.record.get("steps"), pseudo_labels)
         curve = run.path / "curve.png"
-        draw_curve(run.path, curve, objective.loss_label)
+        draw_curve(run.path, curve, trained.loss_label)
+        checkpoint = trained.checkpoint
         echo(f"network: {checkpoint.folder} ({checkpoint.caption})   curve: {curve}")
-        _suggest_longer(run.path, task, plan.steps)
+        _suggest_longer(run.path, task, trained.built.steps)
         checkpoint.lost_classes.report()
-        subjects = {case.subject for case in validation}
+        subjects = {case.subject for case in job.validation}
         if isinstance(task, Segmentation) and len(subjects) >= MIN_SUBJECTS:
             echo(f"how far to trust it: selfvox calibrate {shlex.quote(str(run.path))}")
         if fold is None:
@@ -224,45 +174,6 @@ def _downstream_task(store: Store, settings: Finetune) -> DownstreamTask:
     return Segmentation(store, settings) if has_labels else Classification(store, settings)
 
 
-def _card(
-    settings: Finetune,
-    store: Store,
-    task: DownstreamTask,
-    built: FinetuneNetwork,
-    cases: Sequence[StoredCase],
-    pretrained: Pretrained | None,
-) -> NetworkCard:
-    """What is saved with the weights; `seen` includes the scans of the pre-training."""
-    seen_before = pretrained.card.seen if pretrained else None
-    return task.card(
-        network=built.spec,
-        spatial_dims=len(built.crop),
-        in_channels=len(store.recipe.channel_names),
-        recipe=store.recipe.to_dict(),
-        encoder=built.origin,
-        seed=settings.seed,
-        crop=built.crop,
-        slices=settings.slices,
-        head=settings.head,
-        seen=seen_scans(cases, seen_before),
-    )
-
-
-def _describe(
-    task: DownstreamTask,
-    training: Sequence[StoredCase],
-    validation: Sequence[StoredCase],
-    crop: Sequence[int],
-) -> None:
-    edges = " x ".join(map(str, crop))
-    echo(
-        f"{len(training)} {task.scans} to train on, {len(validation)} to validate; crops of "
-        f"{edges} voxels"
-    )
-    if not validation:
-        echo(f"no {task.scans} are left to validate on: the last weights are kept")
-
-
 def _suggest_longer(run: Path, task: DownstreamTask, steps: int) -> None:
     """Say if the validation score still rose at the end."""
     metric = "dice_mean" if task.score == "dice" else task.score
@@ -272,19 +183,6 @@ def _suggest_longer(run: Path, task: DownstreamTask, steps: int) -> None:
             f"validation was still rising, by {rise:.3f} in the last fifth of the steps: train "
             f"longer, such as --steps {2 * steps}"
         )
-
-
-def _training_plan(settings: Finetune, built: FinetuneNetwork) -> TrainingPlan:
-    return TrainingPlan(
-        steps=built.steps,
-        batch=settings.batch,
-        learning_rate=settings.learning_rate,
-        weight_decay=settings.weight_decay,
-        # `finetune` has no --save-every: a checkpoint is written with every validation
-        save_every=validation_interval(settings.validate_every, built.steps),
-        seed=settings.seed,
-        encoder=built.encoder_schedule,
-    )
 
 
 def _report_leaks(pretrained: Pretrained, store: Store, split: Split) -> None:

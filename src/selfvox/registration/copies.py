@@ -10,14 +10,13 @@ from pathlib import Path
 
 import numpy as np
 
-from selfvox.data.preparation.split import Split
 from selfvox.data.preparation.store import Store
 from selfvox.data.preparation.stored_case import StoredCase
 from selfvox.errors import DataError
-from selfvox.registration.pairs import choose_pairs, usable_scans
+from selfvox.registration.pairs import choose_pairs
 from selfvox.registration.picture import draw_pairs
 from selfvox.registration.registered_pairs import PairJob, RegisteredPair, copies_of, register_pairs
-from selfvox.registration.transfer import carries_labels, label_classes, only
+from selfvox.registration.transfer import label_classes, only
 from selfvox.runs.atomic_files import write_csv
 from selfvox.runs.progress import echo, format_seconds
 
@@ -48,9 +47,7 @@ class CopyRequest:
     Args:
         store: the labelled scans.
         training: those that train.
-        validation: those that validate: they check the registration where one scan trains alone.
-        unlabelled: other scans, prepared by the same recipe.
-        split: who trains, validates and tests.
+        unlabelled: scans whose anatomies may be used, prepared by the same recipe.
         registrations: at most so many.
         seed: of the choice of pairs.
         workers: processes; 0: one per core.
@@ -58,16 +55,14 @@ class CopyRequest:
 
     store: Store
     training: Sequence[StoredCase]
-    validation: Sequence[StoredCase]
     unlabelled: Store
-    split: Split
     registrations: int
     seed: int
     workers: int
 
 
-def make_copies(folder: Path, request: CopyRequest) -> Copies | None:
-    """Register labelled to unlabelled scans and move copies of them; None if they would mislead.
+def make_copies(folder: Path, request: CopyRequest) -> Copies:
+    """Register labelled to unlabelled scans and move copies of them.
 
     Finished pairs in the folder are kept.
 
@@ -76,15 +71,11 @@ def make_copies(folder: Path, request: CopyRequest) -> Copies | None:
         request: scans and settings.
 
     Raises:
-        DataError: no unlabelled scan is left, or no registration can be used.
+        DataError: no registration can be used.
         ResourceError: the disk is full.
         UsageError: greedy is not installed.
     """
-    anatomies = _usable(request)
-    if not carries_labels(
-        folder, request.store, request.training, request.validation, request.workers
-    ):
-        return None
+    anatomies = request.unlabelled.cases
     classes = label_classes(request.store)
     jobs = [
         PairJob(
@@ -160,24 +151,6 @@ def check_volumes(pairs: Sequence[RegisteredPair], names: Sequence[str]) -> list
 
 def _volumes(pair: RegisteredPair) -> list[tuple[int, int]]:
     return list(zip(pair.volumes, pair.warped_volumes, strict=True))
-
-
-def _usable(request: CopyRequest) -> list[StoredCase]:
-    """The unlabelled scans that may be used; prints how many are left out, and why.
-
-    Raises:
-        DataError: there is none.
-    """
-    usable, left_out = usable_scans(request.unlabelled.cases, request.store, request.split)
-    reasons = ", ".join(f"{count} {reason}" for reason, count in left_out.items())
-    total = len(request.unlabelled.cases)
-    echo(f"{len(usable)} of {total} unlabelled scans are used{f'; not {reasons}' * bool(reasons)}")
-    if not usable:
-        raise DataError(
-            f"{request.unlabelled.path}: no unlabelled scan is left; name other scans, or leave "
-            "--unlabelled out"
-        )
-    return usable
 
 
 def _announce(jobs: Sequence[PairJob], anatomies: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -9,6 +10,8 @@ import numpy as np
 from selfvox.data.preparation.split import Split
 from selfvox.data.preparation.store import Store
 from selfvox.data.preparation.stored_case import StoredCase
+from selfvox.errors import DataError
+from selfvox.runs.progress import echo
 
 # why unlabelled scans are left out, in the order in which the reasons are tried
 HELD_OUT = "of test or validation subjects"
@@ -48,6 +51,24 @@ def usable_scans(
         else:
             usable[voxels] = case
     return list(usable.values()), {reason: count for reason, count in counts.items() if count}
+
+
+def keep_usable(unlabelled: Store, store: Store, split: Split) -> Store:
+    """The unlabelled scans that may be used; prints how many are left out, and why.
+
+    Raises:
+        DataError: there is none.
+    """
+    usable, left_out = usable_scans(unlabelled.cases, store, split)
+    reasons = ", ".join(f"{count} {reason}" for reason, count in left_out.items())
+    total = len(unlabelled.cases)
+    echo(f"{len(usable)} of {total} unlabelled scans are used{f'; not {reasons}' * bool(reasons)}")
+    if not usable:
+        raise DataError(
+            f"{unlabelled.path}: no unlabelled scan is left; name other scans, or leave "
+            "--unlabelled out"
+        )
+    return dataclasses.replace(unlabelled, cases=tuple(usable))
 
 
 def choose_pairs(

@@ -75,8 +75,8 @@ def carries_labels(
     if mean >= LEAST_DICE:
         return True
     echo(
-        f"--unlabelled is not used: below {LEAST_DICE} the scans do not share the labelled "
-        "structures, as is usual for lesions"
+        f"below {LEAST_DICE} the scans do not share the labelled structures, as is usual for "
+        "lesions: copies would mislead"
     )
     return False
 

@@ -264,12 +264,23 @@ class Finetune(PreparationSettings):
     slices: Slices = None
     unlabelled: Annotated[
         Path | None,
-        "more scans like these, without labels: the labelled scans are registered to them, and "
-        "copies that were moved onto their anatomies train too",
+        "more scans like these, without labels, to train on too; --teacher says how",
     ] = None
+    teacher: Annotated[
+        Literal["auto", "atlas", "network", "both"],
+        "who teaches on unlabelled scans: atlas (copies of the labelled scans are moved onto their "
+        "anatomies by registration), network (a first network labels them, and a second one learns "
+        "what its passes agree on), both, or auto: atlas where registration carries labels from "
+        "one labelled scan to another, else network",
+    ] = "auto"
     registrations: Annotated[
-        int, "at most so many registrations to unlabelled scans", AtLeastOne
+        int, "of the atlas: at most so many registrations to unlabelled scans", AtLeastOne
     ] = 24
+    rounds: Annotated[
+        int,
+        "of the network as a teacher: how often it labels the scans and is trained anew",
+        AtLeastOne,
+    ] = 1
     seed: Seed = 0
     resume: Resume = False
     network: Network = "plain"
@@ -390,8 +401,13 @@ class Finetune(PreparationSettings):
         is_dropping = self.encoder_dropout > 0 or self.decoder_dropout > 0
         if not is_dropping and not _is_default(self, "dropout_kind"):
             raise ValueError("dropout_kind: nothing is dropped; give --encoder-dropout 0.3 too")
-        if self.unlabelled is None and not _is_default(self, "registrations"):
-            raise ValueError("registrations: are to unlabelled scans; give --unlabelled too")
+        for name in ("teacher", "registrations", "rounds"):
+            if self.unlabelled is None and not _is_default(self, name):
+                raise ValueError(f"{name}: is about unlabelled scans; give --unlabelled too")
+        if self.teacher == "network" and not _is_default(self, "registrations"):
+            raise ValueError("registrations: the network needs none; choose --teacher both")
+        if self.teacher == "atlas" and not _is_default(self, "rounds"):
+            raise ValueError("rounds: are those of the network; choose --teacher both")
         _one_of(self, "fold", "folds")
         if self.fold is not None:
             _check_fold(self.fold)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,7 @@ from selfvox.ops.regions import (
     check_regions,
     decode_regions,
     membership_matrix,
+    nested_regions,
     parse_regions,
     region_labels,
 )
@@ -38,6 +40,7 @@ from selfvox.training.dropout import TrainingDropout, dropout_rates
 from selfvox.training.loop import Objective
 from selfvox.training.lost_classes import find_lost
 from selfvox.training.mirror import axis_names, check_sides, mirror_axes
+from selfvox.uncertainty.labelling import ClassLabelling, Labelling, RegionLabelling
 
 FOREGROUND_SHARE = 0.5  # of the crops; random crops alone would seldom show a small class
 OVERLAP = 0.25  # of the windows in validation; `predict` takes more, which is slower
@@ -183,12 +186,32 @@ class Segmentation(DownstreamTask):
                 self.axis,
                 overlapping=is_overlapping,
             ).cpu()
+        return self.decide(probabilities)
+
+    def decide(self, scores: Tensor) -> np.ndarray:
+        """Label values (*space) from probabilities or votes (class or region, *space).
+
+        Args:
+            scores: on the CPU; of regions, from 0 to 1.
+        """
         if self.region_labels is not None:
-            return decode_regions(probabilities, self.region_labels)
+            return decode_regions(scores, self.region_labels)
         # outputs are numbered without gaps, labels may have some
         values = np.array(list(self.classes))
-        label: np.ndarray = values[probabilities.argmax(0).numpy()]
+        label: np.ndarray = values[scores.argmax(0).numpy()]
         return label
+
+    def labelling(self) -> Labelling:
+        """What the outputs mean to the passes of Monte-Carlo dropout."""
+        if self.region_labels is None:
+            return ClassLabelling(len(self.classes))
+        return RegionLabelling(nested_regions(self.regions, self.region_labels))
+
+    def membership(self) -> np.ndarray:
+        """Bool (output, label value): does the value belong to the class or region?"""
+        values = {name: (value,) for value, name in self.classes.items()}
+        outputs = values if self.region_labels is None else self.regions
+        return membership_matrix(outputs, max(self.classes))
 
     def _class_dice(self, label: np.ndarray, truth: np.ndarray) -> list[float]:
         values = list(self.classes)
@@ -288,6 +311,21 @@ LOSSES = {
     ("dice", True): losses.soft_dice_regions,
     ("dice+ce", True): losses.dice_cross_entropy_regions,
 }
+
+
+def unused_label(classes: Collection[int]) -> int:
+    """The lowest label value above 0 that is no class, for voxels that are ignored.
+
+    Raises:
+        UsageError: labels of one byte have no such value.
+    """
+    value = next(value for value in itertools.count(1) if value not in classes)
+    if value > 255 >= max(classes):
+        raise UsageError(
+            "teacher: labels with 256 classes leave no value for ignored voxels; use --teacher "
+            "atlas"
+        )
+    return value
 
 
 def _regions(store: Store, settings: Finetune, classes: Mapping[int, str]) -> Regions:

@@ -1,33 +1,52 @@
-"""Unlabelled scans in a fine-tuning: their anatomies, worn by copies of the labelled scans."""
+"""Unlabelled scans in a fine-tuning: prepared, without those held out, and by whom they are taught.
+
+The atlas teaches by copies of the labelled scans that wear the anatomies of unlabelled ones, the
+network by pseudo-labels.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
 
 from selfvox.data.preparation.build_store import build_store, find_scans
 from selfvox.data.preparation.split import Split
 from selfvox.data.preparation.store import Store, is_store, open_store
 from selfvox.data.preparation.stored_case import StoredCase
-from selfvox.errors import DataError
+from selfvox.errors import DataError, UsageError
 from selfvox.registration.copies import Copies, CopyRequest, make_copies
+from selfvox.registration.pairs import keep_usable
 from selfvox.registration.register import check_installed
+from selfvox.registration.transfer import carries_labels
+from selfvox.runs.progress import echo
 from selfvox.settings.verbs import Finetune
+from selfvox.training.pseudo_labels import PASSES
 
-COPY_SHARE = 0.75  # of the training crops
+MOST_SCANS = 100  # that the network labels: each costs several passes
 
 
-def unlabelled_copies(
+@dataclass(frozen=True)
+class Teaching:
+    """What unlabelled scans bring to a fine-tuning."""
+
+    copies: Copies | None = None  # by the atlas
+    scans: Store | None = None  # for the network to label
+
+
+def teach(
     settings: Finetune,
     store: Store,
     split: Split,
     training: Sequence[StoredCase],
     validation: Sequence[StoredCase],
-) -> Copies | None:
-    """Copies of the labelled scans on the anatomies of the setting `unlabelled`.
+) -> Teaching:
+    """Prepare the unlabelled scans, choose who teaches them, and make the copies of the atlas.
 
-    None without that setting, or where registration does not carry labels between these scans.
+    Nothing without the setting `unlabelled`. Prints the choice and its reason.
 
     Args:
         settings: of the verb.
@@ -38,23 +57,78 @@ def unlabelled_copies(
 
     Raises:
         DataError: the unlabelled scans cannot be used.
-        UsageError: greedy is not installed.
+        UsageError: greedy is not installed, and the setting asks for it.
         ResourceError: the disk is full.
     """
     if settings.unlabelled is None:
-        return None
-    check_installed()
-    request = CopyRequest(
-        store=store,
-        training=training,
-        validation=validation,
-        unlabelled=_prepare(settings.unlabelled, settings, store),
-        split=split,
-        registrations=settings.registrations,
-        seed=settings.seed,
-        workers=settings.workers,
+        return Teaching()
+    can_register = _can_register(settings)
+    usable = keep_usable(_prepare(settings.unlabelled, settings, store), store, split)
+    folder = settings.out / "copies"
+    with_atlas = can_register and carries_labels(
+        folder, store, training, validation, settings.workers
     )
-    return make_copies(settings.out / "copies", request)
+    with_network = settings.teacher in ("network", "both")
+    if settings.teacher == "auto":
+        with_network = not with_atlas
+        teacher = "network" if with_network else "atlas"
+        echo(f"the teacher of the unlabelled scans: {teacher} (--teacher overrides)")
+    elif can_register and not with_atlas:
+        echo("only the network teaches" if with_network else "--unlabelled is not used")
+    copies = None
+    if with_atlas:
+        request = CopyRequest(
+            store=store,
+            training=training,
+            unlabelled=usable,
+            registrations=settings.registrations,
+            seed=settings.seed,
+            workers=settings.workers,
+        )
+        copies = make_copies(folder, request)
+    if not with_network:
+        return Teaching(copies)
+    scans = _draw(usable, settings.seed)
+    _announce(scans, settings.rounds)
+    return Teaching(copies, scans)
+
+
+def _can_register(settings: Finetune) -> bool:
+    """Whether the atlas may teach.
+
+    Raises:
+        UsageError: it shall, and greedy is not installed.
+    """
+    if settings.teacher == "network":
+        return False
+    try:
+        check_installed()
+    except UsageError as error:
+        if settings.teacher != "auto":
+            raise
+        echo(str(error))
+        return False
+    return True
+
+
+def _draw(scans: Store, seed: int) -> Store:
+    """At most `MOST_SCANS` of the scans, drawn by the seed, in their order."""
+    count = len(scans.cases)
+    if count <= MOST_SCANS:
+        return scans
+    # 6 sets these numbers apart from those of the pairs and the samples
+    drawn = np.random.default_rng((seed, 6)).permutation(count)[:MOST_SCANS]
+    echo(f"{MOST_SCANS} of these {count} unlabelled scans are drawn for the network")
+    return dataclasses.replace(scans, cases=tuple(scans.cases[number] for number in sorted(drawn)))
+
+
+def _announce(scans: Store, rounds: int) -> None:
+    """Print what the network as a teacher costs."""
+    voxels = sum(int(np.prod(case.shape)) for case in scans.cases)
+    echo(
+        f"the network teaches: {rounds + 1} trainings instead of one, and before each but the "
+        f"first, {PASSES} passes over {len(scans.cases)} scans ({voxels / 1e6:.3g} million voxels)"
+    )
 
 
 def _prepare(scans: Path, settings: Finetune, labelled: Store) -> Store:

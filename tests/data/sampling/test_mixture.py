@@ -1,4 +1,7 @@
+from collections import Counter
+
 import numpy as np
+import pytest
 
 from selfvox.data.sampling.mixture import Mixture
 
@@ -20,3 +23,11 @@ def test_the_share_is_kept_and_a_sample_is_always_the_same():
     assert drawn == [Mixture(Named("first"), Named("second"), 0.3, seed=5)[n] for n in range(2000)]
     other = [Mixture(Named("first"), Named("second"), 0.3, seed=6)[n] for n in range(2000)]
     assert drawn != other
+
+
+def test_a_mixture_of_a_mixture_chooses_independently():
+    inner = Mixture(Named("a"), Named("b"), 0.75, seed=5)
+    mixture = Mixture(inner, Named("c"), 0.5, seed=5, stream=5)
+    counts = Counter(mixture[n][0] for n in range(4000))
+    assert counts["c"] / 4000 == pytest.approx(0.5, abs=0.03)
+    assert counts["b"] / (counts["a"] + counts["b"]) == pytest.approx(0.75, abs=0.04)

@@ -225,7 +225,11 @@ def write_manifest(
 
 
 def write_case(
-    path: Path, case: StoredCase, prepared: PreparedScan, label: np.ndarray | None
+    path: Path,
+    case: StoredCase,
+    prepared: PreparedScan,
+    label: np.ndarray | None,
+    ignored: int | None = None,
 ) -> StoredCase:
     """Write a case's arrays, then its JSON; returns the case with the arrays' SHA-256.
 
@@ -234,12 +238,14 @@ def write_case(
         case: without the SHA-256.
         prepared: its image is stored as float16, clipped to the range of that type.
         label: (*space) on the same grid.
+        ignored: value of the label that is no class.
     """
     largest = np.finfo(np.float16).max
     arrays = {"images": np.clip(prepared.data, -largest, largest).astype(np.float16)}
     if label is not None:
         arrays["labels"] = label
-        arrays["foreground"] = sample_labelled_voxels(label)
+        classes = label if ignored is None else np.where(label == ignored, 0, label)
+        arrays["foreground"] = sample_labelled_voxels(classes)
     digests = {}
     for kind, array in arrays.items():
         target = path / kind / f"{case.id}.npy"

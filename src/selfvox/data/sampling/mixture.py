@@ -15,6 +15,8 @@ class Mixture(Dataset[dict[str, Tensor]]):
         second: data set.
         share: of the samples that are of the second one.
         seed: of the choice.
+        stream: sets the choice apart from other random numbers of this seed, such as those of a
+            mixture inside this one, which would choose alike.
     """
 
     def __init__(
@@ -23,13 +25,15 @@ class Mixture(Dataset[dict[str, Tensor]]):
         second: Dataset[dict[str, Tensor]],
         share: float,
         seed: int,
+        stream: int = 4,
     ):
         self.first = first
         self.second = second
         self.share = share
         self.seed = seed
+        self.stream = stream
 
     def __getitem__(self, sample: int) -> dict[str, Tensor]:
-        # 4 sets these numbers apart from those of the crops
-        is_second = np.random.default_rng((self.seed, 4, sample)).random() < self.share
+        rng = np.random.default_rng((self.seed, self.stream, sample))
+        is_second = rng.random() < self.share
         return (self.second if is_second else self.first)[sample]

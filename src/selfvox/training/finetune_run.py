@@ -1,0 +1,214 @@
+"""One training of a fine-tuning: network, samples, validation and the loop."""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from selfvox.data.preparation.leakage import seen_scans
+from selfvox.data.preparation.store import Store
+from selfvox.data.preparation.stored_case import StoredCase
+from selfvox.data.sampling.mixture import Mixture
+from selfvox.registration.copies import Copies
+from selfvox.runs.card import NetworkCard
+from selfvox.runs.checkpoints import CHECKPOINTS, has_checkpoint
+from selfvox.runs.device import Fabric
+from selfvox.runs.progress import echo
+from selfvox.runs.run_folder import Run
+from selfvox.settings.verbs import Finetune
+from selfvox.training.best_checkpoint import BestCheckpoint, Validator, validation_interval
+from selfvox.training.downstream import DownstreamTask
+from selfvox.training.finetune_length import FinetuneLength
+from selfvox.training.finetune_network import FinetuneNetwork, build_network
+from selfvox.training.loop import Hooks, train
+from selfvox.training.lost_classes import LostClasses
+from selfvox.training.pretrained import Pretrained
+from selfvox.training.pseudo_labels import PseudoLabels
+from selfvox.training.schedule import TrainingPlan
+from selfvox.training.segmentation import Segmentation, unused_label
+from selfvox.training.time_budget import Clock
+
+COPY_SHARE = 0.75  # of the crops of labelled scans
+PSEUDO_SHARE = 0.5  # of all crops
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneJob:
+    """What all trainings of a run have in common."""
+
+    settings: Finetune
+    fabric: Fabric
+    store: Store
+    task: DownstreamTask
+    training: Sequence[StoredCase]
+    validation: Sequence[StoredCase]
+    start: Pretrained | nn.Module | None  # the encoder; None: random weights
+    copies: Copies | None = None  # of the labelled scans
+    trainings: int = 1  # they share the minutes
+    clock: Clock = time.monotonic
+
+
+class Trained(NamedTuple):
+    """What a training ends with."""
+
+    built: FinetuneNetwork  # with the last weights
+    checkpoint: BestCheckpoint
+    loss_label: str
+
+
+def train_network(
+    job: FinetuneJob, run: Run, steps: int | None, pseudo_labels: PseudoLabels | None
+) -> Trained:
+    """One training, from its last checkpoint if it has one.
+
+    Args:
+        job: of the run.
+        run: where it goes.
+        steps: as recorded where the run was started; None: by the settings.
+        pseudo_labels: to train on too.
+    """
+    settings = job.settings
+    task = job.task if pseudo_labels is None else ignoring_task(job)
+    length = _length(job, run, task)
+    # here, so that the new weights do not depend on how many numbers were drawn before
+    torch.manual_seed(settings.seed)
+    built = build_network(
+        settings,
+        job.store,
+        job.training,
+        task,
+        job.start,
+        functools.partial(length.count, steps or run.record.get("steps")),
+    )
+    # a resumed run would count others: the default by its device, minutes by their clock
+    run.note(steps=built.steps)
+    plan = _training_plan(settings, built)
+    # validation scans too, since they choose the weights
+    seen = [*job.training, *job.validation]
+    if job.copies:
+        seen += job.copies.anatomies
+    if pseudo_labels:
+        seen += pseudo_labels.cases
+    pretrained = job.start if isinstance(job.start, Pretrained) else None
+    card = _card(settings, job.store, task, built, seen, pretrained)
+    objective = task.objective(built.network, job.training, built.frozen_steps)
+    checkpoint = BestCheckpoint(
+        run.path / "network",
+        Validator(
+            task=task,
+            network=built.network,
+            fabric=job.fabric,
+            store=job.store,
+            cases=job.validation,
+            crop=built.crop,
+        ),
+        card,
+        LostClasses(run, plan.steps, settings.loss),
+        steps=plan.steps,
+        every=validation_interval(settings.validate_every, plan.steps),
+        keep=settings.keep,
+        resume=has_checkpoint(run.path / CHECKPOINTS),
+    )
+    _describe(task, job.training, job.validation, built.crop)
+    run.depends_on(network=card.network, crop=card.crop, data=seen_scans(seen))
+    train(
+        job.fabric,
+        run,
+        objective,
+        _samples(job, task, built.crop, pseudo_labels),
+        plan,
+        title="finetune",
+        hooks=Hooks(after_step=checkpoint.after_step),
+        encoder=built.encoder,
+    )
+    return Trained(built, checkpoint, objective.loss_label)
+
+
+def _length(job: FinetuneJob, run: Run, task: DownstreamTask) -> FinetuneLength:
+    """Counts the steps; the trainings share the minutes, if the settings have some."""
+    settings = job.settings
+    if settings.minutes is not None:
+        settings = replace(settings, minutes=settings.minutes / job.trainings)
+    return FinetuneLength(
+        settings, task, job.store, job.training, job.validation, job.fabric, run.path, job.clock
+    )
+
+
+def _samples(
+    job: FinetuneJob, task: DownstreamTask, crop: Sequence[int], pseudo_labels: PseudoLabels | None
+) -> Dataset[dict[str, Tensor]]:
+    """Crops of the labelled scans, of their copies, and of scans with pseudo-labels."""
+    seed = job.settings.seed
+    samples = task.data(job.store, job.training, crop, seed)
+    if job.copies:
+        moved = task.data(job.copies.store, job.copies.cases, crop, seed)
+        samples = Mixture(samples, moved, COPY_SHARE, seed)
+    if pseudo_labels:
+        pseudo_labelled = task.data(pseudo_labels.store, pseudo_labels.cases, crop, seed)
+        samples = Mixture(samples, pseudo_labelled, PSEUDO_SHARE, seed, stream=5)
+    return samples
+
+
+def ignoring_task(job: FinetuneJob) -> Segmentation:
+    """The task, where labels may have voxels that are ignored."""
+    assert isinstance(job.task, Segmentation)
+    return Segmentation(job.store, job.settings, unused_label(job.task.classes))
+
+
+def _card(
+    settings: Finetune,
+    store: Store,
+    task: DownstreamTask,
+    built: FinetuneNetwork,
+    cases: Sequence[StoredCase],
+    pretrained: Pretrained | None,
+) -> NetworkCard:
+    """What is saved with the weights; `seen` includes the scans of the pre-training."""
+    seen_before = pretrained.card.seen if pretrained else None
+    return task.card(
+        network=built.spec,
+        spatial_dims=len(built.crop),
+        in_channels=len(store.recipe.channel_names),
+        recipe=store.recipe.to_dict(),
+        encoder=built.origin,
+        seed=settings.seed,
+        crop=built.crop,
+        slices=settings.slices,
+        head=settings.head,
+        seen=seen_scans(cases, seen_before),
+    )
+
+
+def _describe(
+    task: DownstreamTask,
+    training: Sequence[StoredCase],
+    validation: Sequence[StoredCase],
+    crop: Sequence[int],
+) -> None:
+    edges = " x ".join(map(str, crop))
+    echo(
+        f"{len(training)} {task.scans} to train on, {len(validation)} to validate; crops of "
+        f"{edges} voxels"
+    )
+    if not validation:
+        echo(f"no {task.scans} are left to validate on: the last weights are kept")
+
+
+def _training_plan(settings: Finetune, built: FinetuneNetwork) -> TrainingPlan:
+    return TrainingPlan(
+        steps=built.steps,
+        batch=settings.batch,
+        learning_rate=settings.learning_rate,
+        weight_decay=settings.weight_decay,
+        # `finetune` has no --save-every: a checkpoint is written with every validation
+        save_every=validation_interval(settings.validate_every, built.steps),
+        seed=settings.seed,
+        encoder=built.encoder_schedule,
+    )

@@ -1,0 +1,86 @@
+"""The network as a teacher: it labels unlabelled scans, and a new one learns from them too.
+
+Self-training (Lee 2013, "Pseudo-label") with the trust of Monte-Carlo dropout (paper B 2.3): only
+voxels and scans on which the passes agree are trained on.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+from pathlib import Path
+
+from torch import nn
+
+from selfvox.data.preparation.store import Store
+from selfvox.models.segmenter import Segmenter
+from selfvox.runs.progress import echo
+from selfvox.runs.run_folder import Run, open_run
+from selfvox.runs.weights import load_strictly, read_network
+from selfvox.training.finetune_run import FinetuneJob, ignoring_task, train_network
+from selfvox.training.pseudo_labels import PASSES, PseudoLabels, Teacher, make_pseudo_labels
+from selfvox.training.segmentation import Segmentation
+from selfvox.uncertainty.ensemble import UNTRAINED, PassSettings, describe_passes
+from selfvox.uncertainty.mc_dropout import Dropout
+
+
+def teach_by_network(run: Run, job: FinetuneJob, scans: Store) -> PseudoLabels:
+    """Train teachers, each in a folder of the run; returns the pseudo-labels of the last one.
+
+    A teacher or a scan that is complete is not made again, so that a killed run continues.
+
+    Args:
+        run: of the last training, which the caller starts.
+        job: what all trainings have in common.
+        scans: to label.
+
+    Raises:
+        SelfvoxError: as `finetune`; or no pseudo-label can be trusted.
+    """
+    pseudo_labels = None
+    for number in range(1, job.settings.rounds + 1):
+        folder = run.path / f"teacher-{number}"
+        echo(f"training {number} of {job.settings.rounds + 1}, of a teacher: {folder}")
+        pseudo_labels = _teach(run, job, folder, scans, pseudo_labels)
+    echo(f"training {job.settings.rounds + 1}, from the same start: {run.path}")
+    assert pseudo_labels is not None
+    return pseudo_labels
+
+
+def _teach(
+    run: Run, job: FinetuneJob, folder: Path, scans: Store, pseudo_labels: PseudoLabels | None
+) -> PseudoLabels:
+    """Train a teacher as a run of its own, and label the scans with it.
+
+    Args:
+        run: of the last training; the number of steps is recorded there.
+        job: what all trainings have in common.
+        folder: of the teacher.
+        scans: to label.
+        pseudo_labels: of the teacher before.
+    """
+    # the module of the caller is for the last training
+    start = copy.deepcopy(job.start) if isinstance(job.start, nn.Module) else job.start
+    # of a teacher that is complete, this only loads the last checkpoint
+    with open_run(folder, job.settings, resume=True) as teacher_run:
+        steps = run.record.get("steps")
+        built = train_network(replace(job, start=start), teacher_run, steps, pseudo_labels).built
+    run.note(steps=built.steps)
+    network = built.network
+    tensors, card = read_network(folder)
+    load_strictly(network, tensors, str(folder))
+    network.eval()
+    assert isinstance(network, Segmenter)
+    assert isinstance(job.task, Segmentation)
+    rates = job.task.dropout or UNTRAINED
+    dropout = Dropout(rates.encoder, rates.decoder, rates.kind, job.settings.seed)
+    describe_passes(PassSettings(passes=PASSES, dropout=dropout), [job.task.dropout])
+    teacher = Teacher(
+        network=network,
+        sha256=card.sha256,
+        task=ignoring_task(job),
+        crop=built.crop,
+        dropout=dropout,
+        fabric=job.fabric,
+    )
+    return make_pseudo_labels(folder / "pseudo-labels", teacher, scans, job.store, job.training)
