@@ -180,7 +180,9 @@ def finetune(
     crop: int | Sequence[int] | None = None,
     slices: Literal["axial", "coronal", "sagittal"] | None = None,
     unlabelled: AnyPath | None = None,
+    teacher: Literal["auto", "atlas", "network", "both"] = "auto",
     registrations: int = 24,
+    rounds: int = 1,
     seed: int = 0,
     resume: bool = False,
     network: AnyPath | Mapping[str, Any] = "plain",
@@ -239,9 +241,13 @@ def finetune(
         batch: crops per step and device.
         crop: size of the crops in voxels; default: from the scans.
         slices: train in 2D on these slices of the volumes; default: train on the volumes.
-        unlabelled: more scans like these, without labels: the labelled scans are registered to
-            them, and copies that were moved onto their anatomies train too.
-        registrations: at most so many registrations to unlabelled scans.
+        unlabelled: more scans like these, without labels, to train on too; `teacher` says how.
+        teacher: who teaches on unlabelled scans: atlas (copies of the labelled scans are moved
+            onto their anatomies by registration), network (a first network labels them, and a
+            second one learns what its passes agree on), both, or auto: atlas where registration
+            carries labels from one labelled scan to another, else network.
+        registrations: of the atlas: at most so many registrations to unlabelled scans.
+        rounds: of the network as a teacher: how often it labels the scans and is trained anew.
         seed: seed of all random numbers.
         resume: continue the run in OUT.
         network: encoder: plain or residual (nnU-Net's), monai:NAME, timm:NAME, or a run, to use

@@ -102,9 +102,9 @@ def test_class_weights_reach_the_loss(shapes_store, tmp_path, small, monkeypatch
     received = []
     loss = segmentation.LOSSES["dice", False]
 
-    def recorded(logits, target, weights):
+    def recorded(logits, target, weights, trusted):
         received.append(weights.tolist())
-        return loss(logits, target, weights)
+        return loss(logits, target, weights, trusted=trusted)
 
     monkeypatch.setitem(segmentation.LOSSES, ("dice", False), recorded)
     selfvox.finetune(
