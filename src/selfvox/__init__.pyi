@@ -318,6 +318,7 @@ def predict(
     subset: Literal["all", "train", "validation", "test"] = "all",
     probabilities: bool = False,
     overlap: float = 0.5,
+    mirror: bool = False,
     seed: int = 0,
     source: str = "auto",
     passes: int = 1,
@@ -341,6 +342,9 @@ def predict(
         subset: predict only these subjects of the run's split.
         probabilities: also write the probability of every class.
         overlap: overlap of neighbouring windows, as a share of their size.
+        mirror: also predict the scan mirrored along the axes of `finetune mirror=True`, and
+            take the mean: 2, 4 or 8 times as long; several passes take turns instead, at no
+            cost.
         seed: seed of all random numbers.
         source: layout of the scans on disk: auto, bids (or bids:T1w), brats, decathlon, dicom
             (or dicom:allow-gap), folder, nnunet or table.

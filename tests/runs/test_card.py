@@ -52,6 +52,7 @@ SEGMENTER = {
     "step": 40,
     "validation_dice": 0.25,
     "dropout": {"encoder": 0.3, "decoder": 0, "kind": "channel"},
+    "mirror": ["left-right", "up-down"],
     "sha256": "0c1b2879",
 }
 CLASSIFIER = {
@@ -65,15 +66,17 @@ CLASSIFIER = {
     "step": 40,
     "validation_kappa": 1.0,
     "dropout": {"encoder": 0.5, "decoder": 0.25, "kind": "element"},
+    "mirror": ["left-right", "up-down"],
     "sha256": "b81ab85c",
 }
 
 
 UNORDERED = {
-    **{name: CLASSIFIER[name] for name in list(CLASSIFIER)[:-3]},
+    **{name: CLASSIFIER[name] for name in list(CLASSIFIER)[:-4]},
     "ordinal": False,
     "validation_balanced_accuracy": 1.0,
     "dropout": {"encoder": 0.5, "decoder": 0.25, "kind": "element"},
+    "mirror": ["left-right", "up-down"],
     "sha256": "b81ab85c",
 }
 CARDS = [
@@ -113,7 +116,7 @@ KEYS = [
         (ClassifierCard, UNORDERED),
     ]
     for key in entries
-    if key not in ("format", "dropout")  # checked where the file is read; optional
+    if key not in ("format", "dropout", "mirror")  # checked where the file is read; optional
 ]
 
 
@@ -133,10 +136,11 @@ def test_a_card_is_written_byte_for_byte_as_it_was_read(card, entries):
 
 
 @pytest.mark.parametrize(("card", "entries"), CARDS[2:])
-def test_the_card_of_a_network_trained_without_dropout_does_not_mention_it(card, entries):
-    without = {key: value for key, value in entries.items() if key != "dropout"}
+def test_what_a_network_was_trained_without_its_card_does_not_mention(card, entries):
+    optional = ("dropout", "mirror")
+    without = {key: value for key, value in entries.items() if key not in optional}
     parsed = card.from_json(without, FILE)
-    assert parsed.dropout is None
+    assert (parsed.dropout, parsed.mirror) == (None, None)
     assert json.dumps(parsed.to_json()) == json.dumps(without)
 
 

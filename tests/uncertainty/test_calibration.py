@@ -200,6 +200,7 @@ def test_an_estimate_is_the_line_and_the_scaled_spread(calibration):
         ({}, ["def"], 0.5, "of other weights"),
         ({"dropout": Dropout(0.2, 0.0, "element", 0)}, ["abc"], 0.5, "for dropout of 0.3 of the"),
         ({"vote": "mean"}, ["abc"], 0.5, "for a majority vote"),
+        ({"mirror": True}, ["abc"], 0.5, "calibrated without mirrored scans"),
         ({}, ["abc"], 0.25, "an overlap of 0.5"),
     ],
 )

@@ -17,6 +17,7 @@ Method = TypeVar("Method", bound=Callable[..., Any])
 class PassOptions(TypedDict, total=False):
     """How often each network predicts a scan, and how the predictions vote."""
 
+    mirror: bool  # also the mirror images that the training had
     passes: int  # of Monte-Carlo dropout
     vote: Vote  # rule that combines the passes
     vote_weights: Sequence[float] | None  # for vote="weighted"

@@ -11,14 +11,15 @@ import torch
 from selfvox.data.formats.image import Image
 from selfvox.data.preparation.recipe import PreparedScan
 from selfvox.errors import UsageError
+from selfvox.ops.flips import mean_of_classes
 from selfvox.ops.resize import resize
 from selfvox.prediction.trained_model import TrainedClassifier
 from selfvox.runs.device import Fabric, inference_mode, make_fabric
 from selfvox.uncertainty import ensemble
-from selfvox.uncertainty.class_passes import run_class_passes
 from selfvox.uncertainty.class_votes import ClassVotes, count_class_votes
 from selfvox.uncertainty.ensemble import PassSettings
 from selfvox.uncertainty.mc_dropout import DropoutMasks
+from selfvox.uncertainty.mirrored_passes import run_mirrored_class_passes
 
 
 def predict_image(
@@ -75,6 +76,8 @@ def check_vote(
         for model in models
     ]
     ensemble.check_compatible(names, facts)
+    axes = [model.mirror_axes for model in models]
+    ensemble.check_mirror(settings, dict(zip(names, axes, strict=True)))
     ensemble.check_vote(settings, models[0].classes)
 
 
@@ -121,12 +124,15 @@ class ScanClassifier:
             for number, model in enumerate(self.models):
                 scan = torch.from_numpy(data)[None]
                 image = self.fabric.to_device(resize(scan, model.input_size))
+                axes = model.mirror_axes if self.settings.mirror else ()
                 if count == 1:
-                    probabilities.append(model.probabilities(image))
+                    probabilities.append(mean_of_classes(model.probabilities, image, axes))
                     continue
                 # passes are numbered across the networks: no two have the same masks
                 passes = range(number * count, (number + 1) * count)
                 probabilities.append(
-                    run_class_passes(model.network, self._masks[number], image, passes)
+                    run_mirrored_class_passes(
+                        model.network, self._masks[number], image, passes, axes
+                    )
                 )
             return torch.cat(probabilities).cpu()

@@ -75,6 +75,7 @@ def load_job(settings: Predict) -> PredictionJob:
         segment.check_vote(segmenters, passes, runs)
     else:
         classify.check_vote(classifiers, passes, runs)
+    ensemble.describe_mirror(passes, models[0].mirror_axes)
     fabric = make_fabric(settings.device, 1, settings.precision)
     if segmenters:
         return SegmentationJob(segmenters, passes, settings, fabric)

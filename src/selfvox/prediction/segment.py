@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,6 +19,7 @@ from selfvox.data.formats.image import Image
 from selfvox.data.preparation.geometry import Geometry
 from selfvox.data.preparation.recipe import PreparedScan
 from selfvox.models.sliding_window import segment_scan
+from selfvox.ops.flips import mean_over_flips
 from selfvox.ops.regions import decode_regions, nested_regions, region_class_indices
 from selfvox.prediction.trained_model import TrainedSegmenter
 from selfvox.runs.device import Fabric, inference_mode, make_fabric
@@ -26,7 +28,8 @@ from selfvox.uncertainty.accumulator import VoteAccumulator
 from selfvox.uncertainty.ensemble import PassSettings
 from selfvox.uncertainty.labelling import ClassLabelling, Labelling, RegionLabelling
 from selfvox.uncertainty.maps import MapValues
-from selfvox.uncertainty.passes import SubNetworks, run_passes
+from selfvox.uncertainty.mirrored_passes import run_mirrored_passes
+from selfvox.uncertainty.passes import SubNetworks
 from selfvox.uncertainty.review import review_votes
 from selfvox.uncertainty.vote_rules import VOTE_RULES, winner
 
@@ -107,6 +110,8 @@ def check_vote(
     ]
     names = runs or [Path(f"model {number}") for number in range(len(models))]
     ensemble.check_compatible(names, facts)
+    axes = [model.mirror_axes for model in models]
+    ensemble.check_mirror(settings, dict(zip(names, axes, strict=True)))
     ensemble.check_vote(settings, models[0].output_names, models[0].trained_on_regions)
 
 
@@ -258,7 +263,7 @@ class ScanSegmenter:
                 # passes are numbered across the networks: no two have the same masks
                 first = number * settings.passes
                 with self._sub_networks[number] as sub_networks:
-                    run_passes(
+                    run_mirrored_passes(
                         sub_networks,
                         image,
                         model.window,
@@ -266,20 +271,21 @@ class ScanSegmenter:
                         range(first, first + settings.passes),
                         accumulator.add,
                         model.slice_axis,
+                        model.mirror_axes if settings.mirror else (),
                     )
         return accumulator
 
     def _probabilities(self, model: TrainedSegmenter, image: Tensor) -> Tensor:
         """(class or region, *space) of a prepared scan (channel, *space), without dropout."""
-        probabilities: Tensor = segment_scan(
+        predict = functools.partial(
+            segment_scan,
             model.network,
-            image,
-            model.window,
-            self.overlap,
-            model.slice_axis,
+            window=model.window,
+            overlap=self.overlap,
+            slice_axis=model.slice_axis,
             overlapping=model.trained_on_regions,
         )
-        return probabilities
+        return mean_over_flips(predict, image, model.mirror_axes if self.settings.mirror else ())
 
 
 class ScanGridMaps(Mapping[str, np.ndarray]):

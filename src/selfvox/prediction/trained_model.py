@@ -21,8 +21,9 @@ from selfvox.errors import DataError, UsageError, WeightsError
 from selfvox.models.build import build_encoder, is_python_class
 from selfvox.models.classifier import Classifier
 from selfvox.models.segmenter import Segmenter
+from selfvox.ops.flips import named_axes
 from selfvox.ops.regions import Regions, decode_regions, region_labels
-from selfvox.runs.card import ClassifierCard, DropoutRates, SegmenterCard
+from selfvox.runs.card import ClassifierCard, DropoutRates, NetworkCard, SegmenterCard
 from selfvox.runs.fold_folder import fold_folder, fold_runs
 from selfvox.runs.progress import echo
 from selfvox.runs.weights import load_strictly, part_folder, read_network
@@ -42,6 +43,7 @@ class TrainedSegmenter:
     # of a network trained on regions: the class number that is written for each region
     region_labels: tuple[int, ...] | None = None
     dropout: DropoutRates | None = None  # that it was trained with
+    mirror_axes: tuple[int, ...] = ()  # of space, along which the training mirrored scans
 
     @property
     def trained_on_regions(self) -> bool:
@@ -97,6 +99,7 @@ class TrainedClassifier:
     classes: tuple[str, ...]
     sha256: str  # of its weights
     dropout: DropoutRates | None = None  # that it was trained with
+    mirror_axes: tuple[int, ...] = ()  # of space, along which the training mirrored scans
 
     def probabilities(self, images: Tensor) -> Tensor:
         """(batch, channel, *input_size) -> (batch, class), without dropout."""
@@ -202,7 +205,13 @@ def _segmenter_from_card(card: SegmenterCard, encoder: nn.Module | None) -> Trai
         regions=card.regions,
         region_labels=labels,
         dropout=card.dropout,
+        mirror_axes=_mirror_axes(card),
     )
+
+
+def _mirror_axes(card: NetworkCard) -> tuple[int, ...]:
+    """Axes of a prepared scan, which of slices is a volume."""
+    return named_axes(card.mirror or (), Recipe.from_dict(card.recipe).spatial_dims)
 
 
 def _classifier_from_card(card: ClassifierCard, encoder: nn.Module | None) -> TrainedClassifier:
@@ -214,6 +223,7 @@ def _classifier_from_card(card: ClassifierCard, encoder: nn.Module | None) -> Tr
         classes=card.classes,
         sha256=card.sha256,
         dropout=card.dropout,
+        mirror_axes=_mirror_axes(card),
     )
 
 

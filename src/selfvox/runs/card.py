@@ -121,6 +121,9 @@ _NUMBERS_OR_NULL = _kind(
     lambda value: None if value is None else list(value),
 )
 _NAMES = _kind("a list of names", lambda value: _is_list_of(_is_text, value), tuple, list)
+_OPTIONAL_NAMES = _kind(
+    "a list of names", lambda value: _is_list_of(_is_text, value), tuple, list, True
+)
 _CLASS_NAMES = _kind(
     "a mapping of class numbers to names",
     _is_class_names,
@@ -244,6 +247,8 @@ class NetworkCard(Card):
     score: float | None = field(default=None, metadata=_SCORE)
     # that it was trained with; None: without
     dropout: DropoutRates | None = field(default=None, metadata=_DROPOUT)
+    # names of the axes along which the training mirrored scans; None: along none
+    mirror: tuple[str, ...] | None = field(default=None, metadata=_OPTIONAL_NAMES)
 
     @property
     def score_name(self) -> str:
@@ -277,6 +282,7 @@ class SegmenterCard(NetworkCard):
         "step",
         "score",
         "dropout",
+        "mirror",
     )
 
     classes: Mapping[int, str] = field(metadata=_CLASS_NAMES)  # name by class number
@@ -320,6 +326,7 @@ class ClassifierCard(NetworkCard):
         "step",
         "score",
         "dropout",
+        "mirror",
     )
 
     classes: tuple[str, ...] = field(metadata=_NAMES)

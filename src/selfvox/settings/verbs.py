@@ -444,6 +444,11 @@ class Predict:
         "overlap of neighbouring windows, as a share of their size",
         pydantic.Field(ge=0, lt=1, allow_inf_nan=False),
     ] = 0.5
+    mirror: Annotated[
+        bool,
+        "also predict the scan mirrored along the axes of `finetune --mirror`, and take the mean: "
+        "2, 4 or 8 times as long; several passes take turns instead, at no cost",
+    ] = False
     passes: Annotated[
         int,
         "Monte-Carlo dropout: passes over each scan; 1: one prediction without dropout",

@@ -51,7 +51,9 @@ class Classification(DownstreamTask):
         if mirror is None:
             # of most scans, a mirrored one has the same class
             mirror = ("none",) if settings.augment == "none" else ("all",)
-        self.augmentation = Augmentation(STRENGTHS[settings.augment], mirror_axes(mirror, names))
+        axes = mirror_axes(mirror, names)
+        self.augmentation = Augmentation(STRENGTHS[settings.augment], axes)
+        self.mirrored = tuple(names[axis] for axis in axes)
 
     def usable(self, case: StoredCase) -> bool:  # noqa: D102
         return case.grade is not None
@@ -78,6 +80,7 @@ class Classification(DownstreamTask):
             classes=tuple(str(value) for value in self.classes),
             ordinal=self.ordinal,
             dropout=self.dropout,
+            mirror=self.mirrored or None,
         )
 
     def objective(  # noqa: D102

@@ -6,10 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 from selfvox.errors import UsageError
-from selfvox.settings.verbs import MIRRORS
-
-VOLUME = MIRRORS  # prepared volumes are oriented so: x, y, z
-PICTURE = ("up-down", "left-right")  # rows, columns
+from selfvox.ops.flips import PICTURE, VOLUME
 
 
 def axis_names(spatial_dims: int, slice_axis: int | None = None) -> tuple[str, ...]:

@@ -73,6 +73,7 @@ class Segmentation(DownstreamTask):
         mirror = mirror_axes(settings.mirror or (), names)
         check_sides(mirror, names, self.classes.values())
         self.augmentation = Augmentation(STRENGTHS[settings.augment], mirror)
+        self.mirrored = tuple(names[axis] for axis in mirror)
         self.regions = _regions(store, settings, self.classes)
         # the label that is written where each region is predicted; None: the outputs are classes
         self.region_labels: list[int] | None = None
@@ -112,6 +113,7 @@ class Segmentation(DownstreamTask):
             **shared,
             classes=self.classes,
             dropout=self.dropout,
+            mirror=self.mirrored or None,
             regions=self.regions or None,
             trained_on="classes" if self.region_labels is None else "regions",
         )

@@ -146,6 +146,8 @@ class Calibration:
             return "a calibration is of one network, not of an ensemble"
         if sha256s[0] != self.network_sha256:
             return "the calibration in the run is of other weights"
+        if settings.mirror:
+            return "the run is calibrated without mirrored scans"
         dropout = settings.dropout
         rates = DropoutRates(dropout.encoder, dropout.decoder, dropout.kind)
         calibrated = DropoutRates(self.encoder_dropout, self.decoder_dropout, self.dropout_kind)

@@ -29,6 +29,7 @@ class PassSettings:
     vote_weights: tuple[float, ...] | None = None
     union_class: str | None = None
     maps: tuple[str, ...] = ()  # of maps.MAPS
+    mirror: bool = False  # mirror images are predicted too, or in turns by several passes
 
     @classmethod
     def from_verb(cls, settings: Predict, trained: DropoutRates | None) -> PassSettings:
@@ -54,6 +55,7 @@ class PassSettings:
             vote_weights=settings.vote_weights,
             union_class=settings.union_class,
             maps=settings.maps,
+            mirror=settings.mirror,
         )
 
     def options(self, names: Sequence[str]) -> VoteOptions:
@@ -87,6 +89,38 @@ def check_compatible(runs: Sequence[Path], facts: Sequence[Mapping[str, Any]]) -
                 )
 
 
+def check_mirror(settings: PassSettings, mirror_axes: Mapping[Path, Sequence[int]]) -> None:
+    """Refuse to mirror scans for a network that was trained without such.
+
+    Args:
+        settings: of the passes.
+        mirror_axes: of the training of each run.
+    """
+    for run, axes in mirror_axes.items():
+        if settings.mirror and not axes:
+            raise UsageError(
+                f"mirror: {run} was trained without mirrored scans; leave --mirror out, or train "
+                "it with `finetune --mirror` if mirrored scans look real"
+            )
+
+
+def describe_mirror(settings: PassSettings, axes: Sequence[int]) -> None:
+    """Print how many mirror images are predicted, if they are.
+
+    Args:
+        settings: of the passes.
+        axes: of the training of the leading network.
+    """
+    if not settings.mirror:
+        return
+    count = 2 ** len(axes)
+    if settings.passes == 1:
+        echo(f"mirrored: each network predicts {count} images of a scan, {count} times as long")
+        return
+    more = f"; at least --passes {count} shows all of them" if settings.passes < count else ""
+    echo(f"mirrored: passes take turns with {count} images of a scan, at no cost{more}")
+
+
 def check_vote(settings: PassSettings, names: Sequence[str], of_regions: bool = False) -> None:
     """Refuse a vote that the classes, or the regions of the training, do not allow."""
     if settings.passes > 1 and settings.dropout.encoder == settings.dropout.decoder == 0:
@@ -115,7 +149,7 @@ def check_vote(settings: PassSettings, names: Sequence[str], of_regions: bool = 
 
 
 def passes_card(settings: PassSettings, sha256s: Sequence[str]) -> dict[str, Any]:
-    """What `predictions.json` records of the passes; nothing for a plain prediction.
+    """What `predictions.json` records of passes and mirror images; nothing for a plain prediction.
 
     All that the bytes of the predictions depend on.
 
@@ -123,9 +157,14 @@ def passes_card(settings: PassSettings, sha256s: Sequence[str]) -> dict[str, Any
         settings: of the passes.
         sha256s: of the networks' weights, the leading network first.
     """
+    mirror = {"mirror": True} if settings.mirror else {}
     if not settings.has_several(len(sha256s)):
-        return {}
-    card: dict[str, Any] = {"passes": settings.passes, "ensemble_sha256": list(sha256s[1:])}
+        return mirror
+    card: dict[str, Any] = {
+        **mirror,
+        "passes": settings.passes,
+        "ensemble_sha256": list(sha256s[1:]),
+    }
     if settings.passes > 1:
         card["encoder_dropout"] = settings.dropout.encoder
         card["decoder_dropout"] = settings.dropout.decoder
