@@ -99,6 +99,19 @@ def test_differences_of_all_methods_share_a_place_for_each_number_of_labels():
     assert [tick.get_text() for tick in axes.get_xticklabels()] == ["2", "10"]
 
 
+def test_the_labels_that_choose_the_weights_are_shown_too():
+    rows = [
+        row("a", share, 0.5, "scratch", difference=0.1, low=0, high=1, validation_labels=number)
+        for share, number in ((0.1, 12), (0.5, 12), (1.0, 0))
+    ]
+    _, (axes,) = figures.make_panels(1, "Dice")
+    figures.label_shares(axes, rows)
+    ticks = [tick.get_text() for tick in axes.get_xticklabels()]
+    assert ticks == ["10 %\n2 + 12", "50 %\n10 + 12", "100 %\n20"]
+    axes = figures._differences(rows, {"a": LOOK}, "minus its twin's").axes[0]
+    assert [tick.get_text() for tick in axes.get_xticklabels()] == ["2 + 12", "10 + 12", "20"]
+
+
 def run_of(folder, seed, lines):
     """A fine-tuned run with these validation scores by step."""
     path = folder / f"seed-{seed}"

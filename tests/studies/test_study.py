@@ -27,7 +27,7 @@ from selfvox.studies import cost, figures, results, run_cell, run_once, run_stud
 from selfvox.studies.plan import load_plan
 from selfvox.studies.read_plan import read_plan
 
-from .conftest import PLAN
+from .conftest import PLAN, rotation
 
 
 def tables(out):
@@ -49,6 +49,16 @@ def test_everything_is_made_once(finished):
     selfvox.study(str(plan), out=out)
     assert len(work) == 14
     assert tables(out) == earlier
+
+
+@pytest.mark.parametrize(("keep", "expected"), [("best", "2"), ("last", "0")])
+def test_labels_that_choose_are_counted(write_plan, pretended, tmp_path, keep, expected):
+    plan = write_plan(labels=[3], seeds=[0], methods=rotation(), finetune={"keep": keep})
+    selfvox.study(str(plan), out=tmp_path / "out")
+    for name in ("table.csv", "summary.csv"):
+        with (tmp_path / "out" / name).open(newline="", encoding="utf-8") as lines:
+            rows = list(csv.DictReader(lines))
+        assert {(row["labels"], row["validation_labels"]) for row in rows} == {("3", expected)}
 
 
 def test_subsets_are_nested_and_all_else_is_the_same(finished):

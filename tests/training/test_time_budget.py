@@ -75,11 +75,11 @@ def test_what_is_timed_leaves_the_generators_as_they_were():
 
 def test_minutes_give_the_weights_of_as_many_steps(shapes_store, tmp_path, capsys):
     """Also with batch norm, which has statistics, and dropout, which draws from torch."""
-    run = finetuned(shapes_store, tmp_path / "minutes", ticking(), minutes=0.201)
-    # 12.06 s: after seven readings 8.56 s are left. A step takes a fifth of a tick; of the five
+    run = finetuned(shapes_store, tmp_path / "minutes", ticking(), minutes=0.301)
+    # 18.06 s: after seven readings 14.56 s are left. A step takes a fifth of a tick; of the nine
     # validations, each takes a tick for a checkpoint and one for each of two scans
-    steps = int((12.06 - 7 * TICK_S - 5 * 3 * TICK_S) / (TICK_S / 5))
-    assert f"0.201 minutes: a step takes 0.1 s, all else 8 s: {steps} steps in about 8 s" in (
+    steps = int((18.06 - 7 * TICK_S - 9 * 3 * TICK_S) / (TICK_S / 5))
+    assert f"0.301 minutes: a step takes 0.1 s, all else 14 s: {steps} steps in about 14 s" in (
         capsys.readouterr().err
     )
     assert json.loads((run / "run.json").read_text())["steps"] == steps == 10

@@ -378,7 +378,10 @@ class Finetune(PreparationSettings):
     learning_rate: Annotated[float, "peak learning rate of AdamW", TRAINING, Positive] = 4e-3
     weight_decay: WeightDecay = 1e-2
     validate_every: Annotated[
-        int | None, "steps between validations; default: a fifth of the steps", TRAINING, AtLeastOne
+        int | None,
+        "steps between validations; default: a fifth of the steps, and four times before",
+        TRAINING,
+        AtLeastOne,
     ] = None
     keep: Annotated[
         Literal["best", "last"],

@@ -26,6 +26,11 @@ def curve(results: Sequence[Result], metric: str) -> dict[int, list[float]]:
     return dict(sorted(values.items()))
 
 
+def has_curve(result: Result) -> bool:
+    """Whether the metrics of a run were kept."""
+    return any(read_metrics(path) for path in result.paths)
+
+
 def late_change(results: Sequence[Result]) -> float | None:
     """How much the mean of some runs still improved in the last fifth of their steps.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import shutil
 import time
 from collections.abc import Callable, Mapping
@@ -47,7 +46,7 @@ from selfvox.studies.stores import (
     pretrain_store,
     trainable_subjects,
 )
-from selfvox.training.best_checkpoint import validation_interval
+from selfvox.training.best_checkpoint import validation_steps
 from selfvox.training.pretrain_plan import pretrain_plan
 
 WIDTH = 100  # columns that a row needs
@@ -230,8 +229,8 @@ def cell_seconds(plan: Plan, cell: Cell, facts: MethodFacts) -> float:
     """Estimated seconds of a cell, without its pre-training."""
     settings = finetune_settings(plan, cell, facts)
     steps = finetune_steps(settings, cell, facts)
-    validations = math.ceil(steps / validation_interval(settings.get("validate_every"), steps))
-    return steps * facts.step_s + validations * facts.validation_s + facts.test_s
+    validations = validation_steps(settings.get("validate_every"), steps)
+    return steps * facts.step_s + len(validations) * facts.validation_s + facts.test_s
 
 
 def pretrain_seconds(facts: MethodFacts) -> float:

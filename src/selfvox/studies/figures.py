@@ -19,7 +19,7 @@ from selfvox.plotting import save_figure
 from selfvox.studies.convergence import VALIDATION_METRICS, curve
 from selfvox.studies.plan import Plan
 from selfvox.studies.reference import StatedScore, stated_scores
-from selfvox.studies.results import Result
+from selfvox.studies.results import Result, labels_text
 
 STYLE = Path(__file__).parent / "figures.mplstyle"
 GREY = "0.35"
@@ -199,7 +199,8 @@ def _by_steps(results: Sequence[Result], looks: Looks) -> Figure | None:
                 for values in points.values()
             ]
             draw_band(axes, list(points), means, sds, look)
-        axes.set_title(f"{count} label{'s' * (count != 1)}")
+        to_choose = next(result for result in results if result.labels == count).validation_labels
+        axes.set_title(f"{labels_text(count, to_choose)} label{'s' * (count != 1)}")
         axes.set_xlabel("fine-tuning step")
     draw_legend(figure, panels)
     return figure
@@ -213,6 +214,7 @@ def _differences(rows: Rows, looks: Looks, kind: str) -> Figure | None:
     names = list(dict.fromkeys(row["name"] for row in compared))
     methods = [method for method in looks if any(row["method"] == method for row in compared)]
     counts = sorted({row["labels"] for row in compared})
+    texts = {row["labels"]: _labels_of(row) for row in rows}
     figure, panels = make_panels(len(names), f"{_title(rows[0]['score'])} {kind}, 95 %")
     for axes, name in zip(panels, names, strict=True):
         axes.axhline(0, color="black", linewidth=1)
@@ -222,7 +224,7 @@ def _differences(rows: Rows, looks: Looks, kind: str) -> Figure | None:
             offset = 0.6 * ((number + 0.5) / len(methods) - 0.5)
             places = [counts.index(row["labels"]) + offset for row in shown]
             draw_intervals(axes, places, shown, looks[method], label=looks[method]["label"])
-        axes.set_xticks(range(len(counts)), [str(count) for count in counts])
+        axes.set_xticks(range(len(counts)), [texts[count] for count in counts])
         axes.set_title(name)
         axes.set_xlabel("labels")
     draw_legend(figure, panels)
@@ -311,12 +313,16 @@ def label_shares(axes: Axes, rows: Rows) -> None:
 
     The axis is logarithmic: methods differ most where labels are few.
     """
-    axes.set_xlabel("share of the labels, and their number")
+    axes.set_xlabel("share of the labels; number that trains + that chooses the weights")
     axes.set_xscale("log")
-    counts = dict(sorted((float(row["fraction"]), int(row["labels"])) for row in rows))
+    counts = dict(sorted((float(row["fraction"]), _labels_of(row)) for row in rows))
     ticks = [f"{_percent(share)}\n{count}" for share, count in counts.items()]
     axes.set_xticks(list(counts), ticks, fontsize="small")
     axes.xaxis.set_minor_locator(NullLocator())
+
+
+def _labels_of(row: Mapping[str, Any]) -> str:
+    return labels_text(int(row["labels"]), row.get("validation_labels"))
 
 
 def _percent(share: float) -> str:

@@ -38,10 +38,11 @@ from selfvox.studies.mc_dropout_variants import (
     Variant,
 )
 from selfvox.studies.plan import Plan
+from selfvox.studies.print_tables import interval_text
 from selfvox.studies.results import Result
 from selfvox.studies.run_once import is_done, run_once
 from selfvox.studies.statistics import compare, pair_runs
-from selfvox.studies.table import group_results, interval_text, mean_and_sd
+from selfvox.studies.table import group_results, mean_and_sd
 from selfvox.uncertainty.ensemble import region_votes
 from selfvox.uncertainty.vote_rules import VOTE_RULES
 
@@ -231,6 +232,7 @@ def _summarise(predicted: Sequence[Result]) -> Iterator[dict[str, Any]]:
                 yield {
                     "method": method,
                     "labels": labels,
+                    "validation_labels": group[0].validation_labels,
                     "fraction": group[0].fraction,
                     "variant": variant,
                     "encoder_dropout": variant.encoder,

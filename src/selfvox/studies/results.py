@@ -34,6 +34,11 @@ _OF_DONE = (
 )
 
 
+def labels_text(labels: int, validation_labels: int | None) -> str:
+    """Labelled subjects that train, and those that choose the weights: `10 + 12`."""
+    return f"{labels} + {validation_labels}" if validation_labels else str(labels)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Result:
     """A cell that is done; all its folds together, since each of them scores other subjects."""
@@ -41,7 +46,7 @@ class Result:
     paths: tuple[Path, ...]  # its runs: one, or one for each fold
     method: str
     twin: str | None  # the method it is compared with
-    labels: int
+    labels: int  # subjects that train
     fraction: float
     seed: int
     pretrain_seed: int | None
@@ -51,6 +56,8 @@ class Result:
     # rows of scores.csv, or of answers.csv where scans are classified; with `fold`
     rows: tuple[dict[str, str], ...]
     from_scratch: bool = False
+    # subjects whose labels choose the weights; None: not recorded, by an older version
+    validation_labels: int | None = None
     # by case; a case that is missing is a subject of its own
     subjects: Mapping[str, str] = field(default_factory=dict)
 
@@ -158,6 +165,7 @@ def _read_result(
         rows=read_rows(run, record["fold"]),
         key=record["score"],
         from_scratch=arm.pretrain is None,
+        validation_labels=record.get("validation_labels"),
         subjects=subjects,
         **{name: record[name] for name in _OF_DONE},
     )

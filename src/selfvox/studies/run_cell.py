@@ -69,11 +69,14 @@ def run_cell(
         finetune(resolve(Finetune, {**finetuning, **_run_settings(run, paths)}))
         score(plan, run, store)
         # from the run, not from the plan: it says what was trained on
-        trained_on = splits.read_split(run / "split.json").train
+        split = splits.read_split(run / "split.json")
+        trained_on = split.train
+        chooses = finetuning.get("keep", Finetune.keep) == "best"
         return {
             "method": arm.name,
             "twin": arm.twin,
             "labels": len(trained_on),
+            "validation_labels": len(split.validation) if chooses else 0,
             "fraction": len(trained_on) / len(trainable_subjects(store)),
             "seed": cell.seed,
             "pretrain_seed": cell.pretrain_seed,

@@ -1,27 +1,23 @@
-"""The tables of a study: means, paired differences, labels saved; as files and printed."""
+"""The tables of a study: means, paired differences, labels saved."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-from rich.box import SIMPLE
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from selfvox.errors import DataError
-from selfvox.evaluation.segmentation import EMPTY_RULE
 from selfvox.runs.atomic_files import write_csv
 from selfvox.runs.progress import echo
 from selfvox.studies import figures
-from selfvox.studies.convergence import late_change
+from selfvox.studies.convergence import has_curve, late_change
 from selfvox.studies.labels_saved import labels_saved
 from selfvox.studies.plan import Plan
-from selfvox.studies.random_effects import FACTORS, MeanError, simultaneous
+from selfvox.studies.print_tables import Row, print_comparison, print_summary
+from selfvox.studies.random_effects import MeanError, simultaneous
 from selfvox.studies.results import (
     Result,
     missing_cells,
@@ -31,7 +27,6 @@ from selfvox.studies.results import (
 )
 from selfvox.studies.statistics import compare, pair_runs
 
-WIDTH = 200  # columns that a row needs
 EQUAL_COMPUTE = "equal compute"
 MINUS_2D = "3D minus 2D"
 TITLES = {
@@ -40,7 +35,15 @@ TITLES = {
     MINUS_2D: "3D minus 2D",
 }
 # columns of files
-_RUN_COLUMNS = ("method", "labels", "fraction", "seed", "pretrain_seed", "transductive")
+_RUN_COLUMNS = (
+    "method",
+    "labels",
+    "validation_labels",
+    "fraction",
+    "seed",
+    "pretrain_seed",
+    "transductive",
+)
 _CASE_COLUMNS = ("fold", "case", "class", "name")
 COMPARISON_COLUMNS = (
     "twin",
@@ -62,43 +65,6 @@ COMPARISON_COLUMNS = (
 )
 AGAINST_COLUMNS = ("method", "labels", "name", "score", *COMPARISON_COLUMNS)
 Groups = Mapping[tuple[str, int], Sequence[Result]]
-Row = Mapping[str, Any]
-
-
-class _Column(NamedTuple):
-    """A printed column of a comparison."""
-
-    heading: str
-    text: Callable[[Row], str]
-
-
-def interval_text(low: float | None, high: float | None) -> str:
-    """An interval, or a dash where there is none."""
-    return "-" if low is None or high is None else f"{low:+.3f} ... {high:+.3f}"
-
-
-def _saved_text(row: Row) -> str:
-    """Labels saved with their interval, whose open ends have the words less and more."""
-    saved = str(row["labels_saved"])
-    low = row["labels_saved_low"]
-    high = row["labels_saved_high"]
-    if saved.startswith("unknown") or row["low"] is None:
-        return saved.partition(":")[0]
-    ends = ["less" if low is None else f"{low:+.0f}", "more" if high is None else f"{high:+.0f}"]
-    return f"{saved} ({' ... '.join(ends)})"
-
-
-_DIFFERENCE = (
-    _Column("mean", lambda row: f"{row['difference']:+.3f}"),
-    _Column("95 %", lambda row: interval_text(row["low"], row["high"])),
-    _Column(
-        "95 %, all labels",
-        lambda row: interval_text(row["low_simultaneous"], row["high_simultaneous"]),
-    ),
-    _Column("median", lambda row: f"{row['difference_median']:+.3f}"),
-    _Column("wins", lambda row: f"{row['wins']} of {row['twins']}"),
-    _Column("labels saved", _saved_text),
-)
 
 
 def make_tables(plan: Plan, out: Path) -> list[dict[str, Any]]:
@@ -121,7 +87,7 @@ def make_tables(plan: Plan, out: Path) -> list[dict[str, Any]]:
     _write_scores(results, out / "table.csv")
     summary = summarise(results)
     write_csv(out / "summary.csv", list(summary[0]), (row.values() for row in summary))
-    _print_summary(summary, results)
+    print_summary(summary, results)
     comparisons = {
         EQUAL_COMPUTE: compare_methods(results, pairs_at_equal_compute(plan, out)),
         MINUS_2D: compare_methods(results, pairs_in_2d(plan, out)),
@@ -129,7 +95,7 @@ def make_tables(plan: Plan, out: Path) -> list[dict[str, Any]]:
     lines = ([kind, *row.values()] for kind, rows in comparisons.items() for row in rows)
     write_csv(out / "comparisons.csv", ["comparison", *AGAINST_COLUMNS], lines)
     for kind, rows in comparisons.items():
-        _print_comparison(kind, [row for row in rows if row["name"] == results[0].overall])
+        print_comparison(TITLES[kind], [row for row in rows if row["name"] == results[0].overall])
     pictures = figures.draw(plan, results, summary, comparisons, out / "figures")
     missing, total = missing_cells(plan, out)
     if missing:
@@ -166,16 +132,24 @@ def summarise(results: Sequence[Result]) -> list[dict[str, Any]]:
             row = {
                 "method": method,
                 "labels": labels,
+                "validation_labels": group[0].validation_labels,
                 "fraction": group[0].fraction,
                 "transductive": group[0].transductive,
                 "name": name,
                 "score": group[0].key,
                 "runs": len(group),
-                "late_change": late_change(group),
+                **_convergence(group),
                 **mean_and_sd([result.mean(name) for result in group]),
             }
             rows.append(row | _compared(groups, group, group[0].twin, name))
     return _with_simultaneous(rows)
+
+
+def _convergence(group: Sequence[Result]) -> dict[str, Any]:
+    """How their curves end: of the mean of all runs, and in how many runs it still improved."""
+    known = [result for result in group if has_curve(result)]
+    rising = sum(late_change([result]) is not None for result in known)
+    return {"late_change": late_change(group), "rising": rising if known else None}
 
 
 def compare_methods(
@@ -260,91 +234,3 @@ def _with_simultaneous(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 def _curve_of(row: Row) -> tuple[str, str, str]:
     """What the rows of one method have in common at all numbers of labels."""
     return row["method"], row["twin"], row["name"]
-
-
-def _print_summary(summary: Sequence[Row], results: Sequence[Result]) -> None:
-    """Print the rows of the overall mean; all rows are in `summary.csv`."""
-    overall = results[0].overall
-    key = results[0].key
-    score = key.replace("_", " ").capitalize()
-    table = _new_table(
-        f"{score}, {overall}, {len(results[0].cases())} test cases",
-        ("labels", "runs", "mean ± sd", "minus twin: mean"),
-    )
-    rows = [row for row in summary if row["name"] == overall]
-    for labels in sorted({row["labels"] for row in rows}):
-        for row in rows:
-            if row["labels"] == labels:
-                _add_row(table, _summary_cells(row))
-        table.add_section()
-    console = _wide_console()
-    console.print(table)
-    console.print("\n".join(_footnotes(rows, results[0])), soft_wrap=True)
-
-
-def _summary_cells(row: Row) -> list[str]:
-    name = row["method"] + (" (transductive)" if row["transductive"] else "")
-    sd = "" if row["sd"] is None else f" ± {row['sd']:.3f}"
-    cells = [name, str(row["labels"]), str(row["runs"]), f"{row['mean']:.3f}{sd}"]
-    return cells + _difference_cells(row) if row["twin"] else cells
-
-
-def _footnotes(rows: Sequence[Row], result: Result) -> list[str]:
-    lines = [
-        "sd: over runs. Differences are paired by seed and case with the from-scratch twin: same",
-        "network, labels and steps. Wins: twins that are worse than the mean of the runs paired",
-        "with them. 95 %: Student's t over pre-trainings, draws of labels and subjects, if there",
-        "are several; all labels: right at all numbers of labels together. Labels saved: how many",
-        "more the twin needs for the same score, by its curve; unknown if that has one point or",
-        "has not converged (summary.csv has the reason).",
-    ]
-    if any(row["low"] is not None and FACTORS[0] not in row["over"] for row in rows):
-        lines.append("Of methods with one pre-training, intervals are about this one.")
-    if any(row["twin"] and row["low"] is None for row in rows):
-        lines.append("-: no interval, of one draw of labels or one subject.")
-    if result.answers():
-        lines.append("The score is of all test cases of a run together, across its folds if any.")
-    if any(row["transductive"] for row in rows):
-        lines.append("Transductive: pre-trained on the test scans too, without their labels.")
-    if result.key == "dice":
-        lines.append(EMPTY_RULE)
-    return lines
-
-
-def _print_comparison(kind: str, rows: Sequence[Row]) -> None:
-    """Print a comparison with others than the twins, if there is one."""
-    if not rows:
-        return
-    table = _new_table(TITLES[kind], ("labels", "difference: mean"))
-    for row in sorted(rows, key=lambda row: int(row["labels"])):
-        name = f"{row['method']} - {row['twin']}"
-        _add_row(table, [name, str(row["labels"]), *_difference_cells(row)])
-    _wide_console().print(table)
-
-
-def _difference_cells(row: Row) -> list[str]:
-    return [column.text(row) for column in _DIFFERENCE]
-
-
-def _new_table(title: str, headings: Sequence[str]) -> Table:
-    """A table with a column of names, these columns and those of a difference.
-
-    The last heading is that of the mean difference.
-    """
-    table = Table(title=title, title_justify="left", box=SIMPLE)
-    table.add_column("", justify="left", no_wrap=True)
-    for heading in (*headings, *(column.heading for column in _DIFFERENCE[1:])):
-        table.add_column(heading, justify="right", no_wrap=True)
-    return table
-
-
-def _add_row(table: Table, cells: Sequence[str]) -> None:
-    # Text: rich would take a name in brackets for a style
-    table.add_row(*(Text(cell) for cell in cells))
-
-
-def _wide_console() -> Console:
-    console = Console(highlight=False)
-    # a narrow terminal would cut the cells: long lines are wrapped instead
-    console.width = max(console.width, WIDTH)
-    return console

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,12 +18,23 @@ from selfvox.runs.weights import read_network_card, save_part
 from selfvox.training.downstream import DownstreamTask, Validation
 from selfvox.training.lost_classes import LostClasses
 
-VALIDATIONS = 5  # per run, by default
+# by default, at equal distances; and before the first of them, each at half the steps of the next:
+# of 400 epochs at 5, 10, 20 and 40, since most is learnt there
+REGULAR = 5
+EARLY = 4
+VALIDATIONS = REGULAR + EARLY
 
 
 def validation_interval(validate_every: int | None, steps: int) -> int:
     """Steps from one validation to the next; by default a fifth of the run."""
-    return validate_every or max(1, steps // VALIDATIONS)
+    return validate_every or max(1, steps // REGULAR)
+
+
+def validation_steps(validate_every: int | None, steps: int) -> list[int]:
+    """The steps that a validation follows: regular ones, the last, and by default early ones."""
+    every = validation_interval(validate_every, steps)
+    early = [] if validate_every else [every >> halvings for halvings in range(1, EARLY + 1)]
+    return sorted({*early, *range(every, steps + 1, every), steps} - {0})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,8 +66,7 @@ class BestCheckpoint:
         validator: scores it.
         card: saved with the weights, next to their step and score.
         lost_classes: warns of classes that are not learnt.
-        steps: of the run.
-        every: steps from one validation to the next.
+        validations: the steps that a validation follows.
         keep: `best` weights by validation, where there are scans to validate on, or `last`.
         resume: compare with the weights that the folder has already.
     """
@@ -68,8 +78,7 @@ class BestCheckpoint:
         card: NetworkCard,
         lost_classes: LostClasses,
         *,
-        steps: int,
-        every: int,
+        validations: Collection[int],
         keep: str,
         resume: bool,
     ):
@@ -77,8 +86,7 @@ class BestCheckpoint:
         self.validator = validator
         self.card = card
         self.lost_classes = lost_classes
-        self.steps = steps
-        self.every = every
+        self.validations = frozenset(validations)
         self.best_only = keep == "best" and bool(validator.cases)
         self.step = 0
         self.score = -math.inf
@@ -103,7 +111,7 @@ class BestCheckpoint:
 
     def after_step(self, step: int) -> dict[str, float]:
         """Validate when it is time; return the metrics."""
-        if step % self.every and step != self.steps:
+        if step not in self.validations:
             return {}
         score, metrics, lost = self.validator.measure()
         if self.validator.cases and not math.isfinite(score):

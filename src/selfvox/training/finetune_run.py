@@ -23,7 +23,12 @@ from selfvox.runs.device import Fabric
 from selfvox.runs.progress import echo
 from selfvox.runs.run_folder import Run
 from selfvox.settings.verbs import Finetune
-from selfvox.training.best_checkpoint import BestCheckpoint, Validator, validation_interval
+from selfvox.training.best_checkpoint import (
+    BestCheckpoint,
+    Validator,
+    validation_interval,
+    validation_steps,
+)
 from selfvox.training.downstream import DownstreamTask
 from selfvox.training.finetune_length import FinetuneLength
 from selfvox.training.finetune_network import FinetuneNetwork, build_network
@@ -111,8 +116,7 @@ def train_network(
         ),
         card,
         LostClasses(run, plan.steps, settings.loss),
-        steps=plan.steps,
-        every=validation_interval(settings.validate_every, plan.steps),
+        validations=validation_steps(settings.validate_every, plan.steps),
         keep=settings.keep,
         resume=has_checkpoint(run.path / CHECKPOINTS),
     )

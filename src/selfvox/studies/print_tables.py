@@ -1,0 +1,146 @@
+"""What a study prints: its summary and comparisons as tables, and what their columns mean."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from selfvox.evaluation.segmentation import EMPTY_RULE
+from selfvox.studies.random_effects import FACTORS
+from selfvox.studies.results import Result, labels_text
+
+WIDTH = 200  # columns that a row needs
+Row = Mapping[str, Any]
+
+
+class _Column(NamedTuple):
+    """A printed column of a comparison."""
+
+    heading: str
+    text: Callable[[Row], str]
+
+
+def interval_text(low: float | None, high: float | None) -> str:
+    """An interval, or a dash where there is none."""
+    return "-" if low is None or high is None else f"{low:+.3f} ... {high:+.3f}"
+
+
+def _saved_text(row: Row) -> str:
+    """Labels saved with their interval, whose open ends have the words less and more."""
+    saved = str(row["labels_saved"])
+    low = row["labels_saved_low"]
+    high = row["labels_saved_high"]
+    if saved.startswith("unknown") or row["low"] is None:
+        return saved.partition(":")[0]
+    ends = ["less" if low is None else f"{low:+.0f}", "more" if high is None else f"{high:+.0f}"]
+    return f"{saved} ({' ... '.join(ends)})"
+
+
+_DIFFERENCE = (
+    _Column("mean", lambda row: f"{row['difference']:+.3f}"),
+    _Column("95 %", lambda row: interval_text(row["low"], row["high"])),
+    _Column(
+        "95 %, all labels",
+        lambda row: interval_text(row["low_simultaneous"], row["high_simultaneous"]),
+    ),
+    _Column("median", lambda row: f"{row['difference_median']:+.3f}"),
+    _Column("wins", lambda row: f"{row['wins']} of {row['twins']}"),
+    _Column("labels saved", _saved_text),
+)
+
+
+def print_summary(summary: Sequence[Row], results: Sequence[Result]) -> None:
+    """Print the rows of the overall mean; all rows are in `summary.csv`."""
+    overall = results[0].overall
+    key = results[0].key
+    score = key.replace("_", " ").capitalize()
+    table = _new_table(
+        f"{score}, {overall}, {len(results[0].cases())} test cases",
+        ("labels", "runs", "rising", "mean ± sd", "minus twin: mean"),
+    )
+    rows = [row for row in summary if row["name"] == overall]
+    for labels in sorted({row["labels"] for row in rows}):
+        for row in rows:
+            if row["labels"] == labels:
+                _add_row(table, _summary_cells(row))
+        table.add_section()
+    console = _wide_console()
+    console.print(table)
+    console.print("\n".join(_footnotes(rows, results[0])), soft_wrap=True)
+
+
+def _summary_cells(row: Row) -> list[str]:
+    name = row["method"] + (" (transductive)" if row["transductive"] else "")
+    sd = "" if row["sd"] is None else f" ± {row['sd']:.3f}"
+    labels = labels_text(row["labels"], row["validation_labels"])
+    rising = "" if row["rising"] is None else str(row["rising"])
+    cells = [name, labels, str(row["runs"]), rising, f"{row['mean']:.3f}{sd}"]
+    return cells + _difference_cells(row) if row["twin"] else cells
+
+
+def _footnotes(rows: Sequence[Row], result: Result) -> list[str]:
+    lines = [
+        "Labels: subjects that train, + those whose labels choose the weights. Rising: runs whose",
+        "validation score (or loss) still improved in the last fifth of the steps; train longer.",
+        "sd: over runs. Differences are paired by seed and case with the from-scratch twin: same",
+        "network, labels and steps. Wins: twins that are worse than the mean of the runs paired",
+        "with them. 95 %: Student's t over pre-trainings, draws of labels and subjects, if there",
+        "are several; all labels: right at all numbers of labels together. Labels saved: how many",
+        "more the twin needs for the same score, by its curve; unknown if that has one point or",
+        "has not converged (summary.csv has the reason).",
+    ]
+    if any(row["low"] is not None and FACTORS[0] not in row["over"] for row in rows):
+        lines.append("Of methods with one pre-training, intervals are about this one.")
+    if any(row["twin"] and row["low"] is None for row in rows):
+        lines.append("-: no interval, of one draw of labels or one subject.")
+    if result.answers():
+        lines.append("The score is of all test cases of a run together, across its folds if any.")
+    if any(row["transductive"] for row in rows):
+        lines.append("Transductive: pre-trained on the test scans too, without their labels.")
+    if result.key == "dice":
+        lines.append(EMPTY_RULE)
+    return lines
+
+
+def print_comparison(title: str, rows: Sequence[Row]) -> None:
+    """Print a comparison with others than the twins, if there is one."""
+    if not rows:
+        return
+    table = _new_table(title, ("labels", "difference: mean"))
+    for row in sorted(rows, key=lambda row: int(row["labels"])):
+        name = f"{row['method']} - {row['twin']}"
+        _add_row(table, [name, str(row["labels"]), *_difference_cells(row)])
+    _wide_console().print(table)
+
+
+def _difference_cells(row: Row) -> list[str]:
+    return [column.text(row) for column in _DIFFERENCE]
+
+
+def _new_table(title: str, headings: Sequence[str]) -> Table:
+    """A table with a column of names, these columns and those of a difference.
+
+    The last heading is that of the mean difference.
+    """
+    table = Table(title=title, title_justify="left", box=SIMPLE)
+    table.add_column("", justify="left", no_wrap=True)
+    for heading in (*headings, *(column.heading for column in _DIFFERENCE[1:])):
+        table.add_column(heading, justify="right", no_wrap=True)
+    return table
+
+
+def _add_row(table: Table, cells: Sequence[str]) -> None:
+    # Text: rich would take a name in brackets for a style
+    table.add_row(*(Text(cell) for cell in cells))
+
+
+def _wide_console() -> Console:
+    console = Console(highlight=False)
+    # a narrow terminal would cut the cells: long lines are wrapped instead
+    console.width = max(console.width, WIDTH)
+    return console

@@ -1,0 +1,49 @@
+"""Whether runs were long enough, from metrics that are written by hand."""
+
+import dataclasses
+
+import pytest
+
+from selfvox.runs.ledger import write_records
+from selfvox.studies import table
+from selfvox.studies.convergence import late_change
+
+from .test_table import result
+
+
+@pytest.fixture
+def run_with(tmp_path):
+    """A run with these metrics by step."""
+
+    def make(seed, **metrics):
+        path = tmp_path / f"{seed}"
+        path.mkdir()
+        steps = range(10, 101, 10)
+        lines = [
+            {"step": step, name: value}
+            for name, values in metrics.items()
+            for step, value in zip(steps, values, strict=True)
+        ]
+        write_records(path / "metrics.jsonl", lines)
+        return dataclasses.replace(result("m", 2, seed, {"x": [0.5, 0.5]}), paths=(path,))
+
+    return make
+
+
+RISES = [0.1, 0.2, 0.3, 0.4, 0.5, 0.5, 0.5, 0.5, 0.55, 0.6]
+LEVEL = [0.1, 0.2, 0.3, 0.4, 0.5, 0.5, 0.5, 0.5, 0.5, 0.4]
+
+
+def test_the_summary_says_in_how_many_runs_the_score_still_rose(run_with):
+    runs = [run_with(0, dice_mean=RISES), run_with(1, dice_mean=LEVEL), run_with(2)]
+    row = table.summarise(runs)[0]
+    assert row["rising"] == 1
+    # the mean of both is .525 at step 90, and .5 before
+    assert row["late_change"] == pytest.approx(0.025)
+    assert table.summarise(runs[2:])[0]["rising"] is None
+
+
+def test_without_validation_the_loss_decides(run_with):
+    falls = [1 - score for score in RISES]
+    assert late_change([run_with(0, loss=falls)]) == pytest.approx(0.5 - 0.575)
+    assert late_change([run_with(1, loss=falls, dice_mean=LEVEL)]) is None
