@@ -293,7 +293,8 @@ def finetune(
         dropout_kind: drop single units, or whole channels.
         learning_rate: peak learning rate of AdamW.
         weight_decay: decoupled weight decay of AdamW.
-        validate_every: steps between validations; default: a fifth of the steps.
+        validate_every: steps between validations; default: a fifth of the steps, and four times
+            before.
         keep: weights to keep: the best by validation, or the last.
         subset_seed: seed that chooses the labelled subjects; default: `seed`.
         precision: arithmetic: auto uses bf16 where the processor supports it, else fp32.

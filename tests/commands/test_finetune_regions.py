@@ -110,14 +110,15 @@ def test_predictions_are_classes_and_their_regions_are_scored(scans, run, tmp_pa
         label = np.asarray(nib.load(tmp_path / "out" / "s0.nii.gz").dataobj)
         assert np.array_equal(label == 2, maps[..., 1] > 0.5)
         values = [
-            naive_brier(maps[..., place], truth >= least) for place, least in enumerate((1, 2))
+            naive_brier(maps[..., place], truth >= least, truth > 0)
+            for place, least in enumerate((1, 2))
         ]
         assert float(measured["s0"]["brier"]) == pytest.approx(np.mean(values), rel=1e-3)
 
 
-def naive_brier(p, truth, margin=5):
-    """Two-class Brier score in the box around what is found or true."""
-    places = np.argwhere((p > 0.5) | truth)
+def naive_brier(p, truth, labelled, margin=5):
+    """Two-class Brier score in the box around what is labelled."""
+    places = np.argwhere(labelled)
     box = tuple(
         slice(max(0, a - margin), b + margin + 1)
         for a, b in zip(places.min(0), places.max(0), strict=True)

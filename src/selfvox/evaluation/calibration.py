@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from scipy import stats
 
 from selfvox.data.formats import image as images
 from selfvox.errors import DataError
 from selfvox.evaluation.pairs import LabelPair
 from selfvox.ops.boxes import bounding_box
-from selfvox.ops.metrics import auc, nan_mean
+from selfvox.ops.metrics import auc
 from selfvox.ops.regions import Regions
 from selfvox.plotting import save_figure
 from selfvox.prediction import output_folder, read_predictions
@@ -22,9 +23,10 @@ from selfvox.runs.atomic_files import write_csv
 from selfvox.runs.progress import echo
 
 BINS = 15  # of confidence (Guo et al. 2017)
-# voxels around what is predicted or true; air far away would make every network look honest
+# voxels around what is true; air far away would make every network look honest
 MARGIN = 5
 LEAST = 1e-7  # probability, in a logarithm
+Box = tuple[slice, ...]
 SUM_TOLERANCE = 1e-2  # of the probabilities of all classes
 MIN_RELATED = 3  # scans for a correlation; that of two is always 1 or -1
 
@@ -78,68 +80,75 @@ def expected_calibration_error(table: np.ndarray) -> float:
     return float(np.abs(confidence - right).sum() / voxels.sum())
 
 
-# Scores of a scan, each averaged over the scans. `ece` is none of them: it needs the joint table
-# of all scans.
+# Scores of a scan, each averaged over the scans.
 VOXEL_SCORES = {
+    "ece": lambda p, truth: expected_calibration_error(reliability(p, truth)),
     "brier": brier,
     "nll": negative_log_likelihood,
     "error_area": error_area,
 }
-SCORE_NAMES = ("ece", *VOXEL_SCORES)
+SCORE_NAMES = tuple(VOXEL_SCORES)
 
 
 def measure_calibration(
-    probabilities: np.ndarray, truth: np.ndarray
+    probabilities: np.ndarray, truth: np.ndarray, box: Box | None = None
 ) -> tuple[dict[str, float], np.ndarray]:
-    """Calibration of one scan, in the box around what is predicted or true.
+    """Calibration of one scan, in the box around what is true.
+
+    The box does not depend on the prediction, so it is the same for all predictions of a scan:
+    false voxels far away would add air to it, where every network is right and certain.
 
     Args:
         probabilities: (class, *space), adding up to 1; class 0 is the background.
         truth: (*space), class indices.
+        box: where to measure; default: around all classes but the background.
 
     Returns:
         The scores by name; and the table of `reliability`, which adds up over scans.
     """
-    label = probabilities.argmax(0)
-    box = _box_around((label > 0) | (truth > 0))
+    box = box or _box_around(truth > 0)
     in_box = probabilities[(slice(None), *box)]
     # float64: sums over millions of voxels
     p = in_box.reshape(len(probabilities), -1).astype(np.float64)
     t = truth[box].ravel()
-    table = reliability(p, t)
-    scores = {"ece": expected_calibration_error(table)}
-    for name, score in VOXEL_SCORES.items():
-        scores[name] = score(p, t)
-    return scores, table
+    return {name: score(p, t) for name, score in VOXEL_SCORES.items()}, reliability(p, t)
 
 
 def _measure_regions(
     probabilities: np.ndarray, truth: np.ndarray, regions: Regions
 ) -> tuple[dict[str, float], np.ndarray]:
-    """Calibration of one scan: the mean over each region with its complement.
+    """Calibration of one scan: the mean over each region with its complement, in one box.
 
     Returns the scores and the joint table of `reliability`.
     """
+    box = _box_around(truth > 0)
     scores = []
     tables = []
     for region, members in zip(probabilities, regions.values(), strict=True):
         with_complement = np.stack([1 - region, region])
         is_member = np.isin(truth, members).astype(int)
-        of_region, table = measure_calibration(with_complement, is_member)
+        of_region, table = measure_calibration(with_complement, is_member, box)
         scores.append(of_region)
         tables.append(table)
-    joint = np.sum(tables, 0)
-    undefined = dict.fromkeys(SCORE_NAMES, float("nan"))
-    return undefined | summary(scores, joint), joint
+    return {name: mean for name, (mean, _) in summary(scores).items()}, np.sum(tables, 0)
 
 
-def summary(scores: Sequence[Mapping[str, float]], table: np.ndarray) -> dict[str, float]:
-    """Over several scans: the error of the joint table, and means of the defined scores."""
-    means = {"ece": expected_calibration_error(table)}
-    for name in VOXEL_SCORES:
-        mean = nan_mean(of_scan[name] for of_scan in scores)
-        if not np.isnan(mean):
-            means[name] = mean
+def summary(scores: Sequence[Mapping[str, float]]) -> dict[str, tuple[float, float]]:
+    """Mean of each score over the scans where it is defined, and how far it may be off.
+
+    Returns:
+        By name the mean, nan where it is defined nowhere, and half of its 95 % interval by
+        Student's t, nan where it is defined in fewer than two scans.
+    """
+    means = {}
+    for name in SCORE_NAMES:
+        values = np.array([of_scan[name] for of_scan in scores])
+        values = values[~np.isnan(values)]
+        mean = float(values.mean()) if len(values) else np.nan
+        reach = np.nan
+        if len(values) > 1:
+            reach = float(stats.t.ppf(0.975, len(values) - 1) * stats.sem(values))
+        means[name] = (mean, reach)
     return means
 
 
@@ -187,8 +196,11 @@ def report_calibration(
         table = table + of_case
     if not scores:
         return
-    overall = summary(list(scores.values()), table)
-    listed = ", ".join(f"{name} {value:.3f}" for name, value in overall.items())
+    listed = ", ".join(
+        _with_interval(name, mean, reach)
+        for name, (mean, reach) in summary(list(scores.values())).items()
+        if not np.isnan(mean)
+    )
     echo(f"probabilities against the truth: {listed}")
     trust = {
         case: value
@@ -204,6 +216,12 @@ def report_calibration(
         write_csv(place, ["case", *SCORE_NAMES], rows)
         draw_calibration(table, trust, dice, f"{len(scores)} scans", picture)
         echo(f"calibration: {place}   picture: {picture}")
+
+
+def _with_interval(name: str, mean: float, reach: float) -> str:
+    """A mean with its 95 % interval over the scans, without it where there is one scan."""
+    interval = "" if np.isnan(reach) else f" ({mean - reach:.3f} to {mean + reach:.3f})"
+    return f"{name} {mean:.3f}{interval}"
 
 
 def _measure_case(
@@ -285,7 +303,7 @@ def _draw_risk(axes: Axes, trust: np.ndarray, dice: np.ndarray) -> None:
     axes.set(xlabel="share of the scans kept", ylabel="mean of 1 - Dice", xlim=(0, 1))
 
 
-def _box_around(mask: np.ndarray) -> tuple[slice, ...]:
+def _box_around(mask: np.ndarray) -> Box:
     """The box around a mask, with a margin; everything where the mask is empty."""
     if not mask.any():
         return tuple(slice(None) for _ in mask.shape)
