@@ -1,13 +1,15 @@
 from itertools import count
 
 import pytest
+import torch
 
 import selfvox
 from selfvox.data import phantom
 from selfvox.errors import DataError, UsageError
 from selfvox.runs.atomic_files import sha256
-from selfvox.runs.weights import read_network
+from selfvox.runs.weights import read_network, state_tensors
 from selfvox.training import pseudo_labels, segmentation
+from selfvox.training.downstream import Validation
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +48,18 @@ def test_the_network_teaches_after_a_training_on_the_labels_alone(
 ):
     # of a network that has hardly learnt, no pseudo-label is trusted
     monkeypatch.setattr(pseudo_labels, "LEAST_TRUST", 0.0)
+    scores = count(0, -1)
+    monkeypatch.setattr(
+        segmentation.Segmentation, "validate", lambda *_: Validation(next(scores), {})
+    )
+    label_scan = pseudo_labels.label_scan
+    labelling = []
+
+    def watched(teacher, image):
+        labelling.append(state_tensors(teacher.network))
+        return label_scan(teacher, image)
+
+    monkeypatch.setattr(pseudo_labels, "label_scan", watched)
     out = tmp_path / "run"
     options = {**small, **OPTIONS}
     selfvox.finetune(shapes_store, out=tmp_path / "plain", **options)
@@ -57,6 +71,12 @@ def test_the_network_teaches_after_a_training_on_the_labels_alone(
     _, card = read_network(out / "network")
     assert {"other-sub-001", "other-sub-002"} <= set(card.seen["subjects"])
     assert not (out / "copies").exists()
+    # the best weights of the teacher label, not its last ones
+    saved, card = read_network(out / "teacher-1" / "network")
+    assert card.step == 2
+    for tensors in labelling:
+        assert all(torch.equal(tensors[name], saved[name]) for name in saved)
+    assert len(labelling) == 2
 
 
 def killed_at(function, number):
