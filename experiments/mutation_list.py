@@ -210,7 +210,7 @@ CAUGHT_EARLIER = (
     m(
         "leak: by subject only",
         "data/preparation/leakage.py",
-        "case.image_hash in contents or case.subject in subjects",
+        "case.subject in subjects or content_hashes(case) & contents",
         "case.subject in subjects",
         "data/preparation/test_leakage.py",
     ),

@@ -7,7 +7,7 @@ import fnmatch
 from pathlib import Path
 
 from selfvox.commands.prepare import prepare
-from selfvox.data.preparation.leakage import seen_scans
+from selfvox.data.preparation.leakage import content_hashes, seen_scans
 from selfvox.data.preparation.store import Store, open_store
 from selfvox.errors import DataError, UsageError
 from selfvox.settings.options import resolve
@@ -221,13 +221,15 @@ def _check_duplicates(store: Store, trains_unlabelled: bool) -> None:
     """
     test = set(split_of(store).test)
     trained_on = {
-        case.image_hash: case.id
+        digest: case.id
         for case in store.cases
         if case.subject not in test and (trains_unlabelled or case.is_labelled)
+        for digest in content_hashes(case)
     }
     for case in store.cases:
-        if case.subject in test and case.image_hash in trained_on:
+        same = content_hashes(case) & trained_on.keys()
+        if case.subject in test and same:
             raise DataError(
-                f"{case.id}: this test scan is identical to {trained_on[case.image_hash]}, which "
+                f"{case.id}: this test scan is identical to {trained_on[min(same)]}, which "
                 "is trained on; remove one, or give both the same subject in a table"
             )

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from selfvox.data.preparation.leakage import content_hashes
 from selfvox.data.preparation.split import Split, choose_subset, make_split
 from selfvox.data.preparation.store import Store
 from selfvox.data.preparation.stored_case import StoredCase
@@ -117,13 +118,13 @@ def split_probe_cases(
     has_labels = any(case.has_label for case in store.cases)
     split = store.split()
     test_subjects = {case.subject for case in held_out}
-    test_hashes = {case.image_hash for case in held_out}
+    test_hashes = {digest for case in held_out for digest in content_hashes(case)}
     cases = [
         case
         for case in store.without_test_subjects()
         if (case.has_label if has_labels else case.grade is not None)
         and case.subject not in test_subjects
-        and case.image_hash not in test_hashes
+        and not content_hashes(case) & test_hashes
     ]
     usable = {case.subject for case in cases}
     if len(usable) < 2:

@@ -11,13 +11,22 @@ from selfvox.data.preparation.stored_case import StoredCase
 SeenScans = Mapping[str, Sequence[str]]  # `subjects`, and `image_hashes` of their scans' contents
 
 
+def content_hashes(case: StoredCase) -> set[str]:
+    """What a scan is recognised by, whatever its name: its files, and its prepared voxels.
+
+    The voxels are in canonical orientation and stay the same if the file is compressed again,
+    turned or converted, as long as the recipe is the same.
+    """
+    return {case.image_hash, case.sha256["images"]}
+
+
 def seen_scans(
     cases: Sequence[StoredCase], earlier: SeenScans | None = None
 ) -> dict[str, list[str]]:
     """The subjects and contents of these cases, joined with those of an earlier training."""
     joined = {
         "subjects": {case.subject for case in cases},
-        "image_hashes": {case.image_hash for case in cases},
+        "image_hashes": {digest for case in cases for digest in content_hashes(case)},
     }
     if earlier is None:
         earlier = {}
@@ -34,5 +43,7 @@ def find_leaks(store: Store, split: Split, training: SeenScans) -> tuple[list[st
     subjects = set(training["subjects"])
     contents = set(training["image_hashes"])
     test = [case for case in store.cases if case.subject in test_subjects]
-    leaks = [case.id for case in test if case.image_hash in contents or case.subject in subjects]
+    leaks = [
+        case.id for case in test if case.subject in subjects or content_hashes(case) & contents
+    ]
     return leaks, len(test)
