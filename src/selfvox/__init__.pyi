@@ -247,7 +247,7 @@ def finetune(
             second one learns what its passes agree on), both, or auto: atlas where registration
             carries labels from one labelled scan to another, else network.
         registrations: of the atlas: at most so many registrations to unlabelled scans.
-        rounds: of the network as a teacher: how often it labels the scans and is trained anew.
+        rounds: of the network as a teacher: how often it labels the scans and is trained again.
         seed: seed of all random numbers.
         resume: continue the run in OUT.
         network: encoder: plain or residual (nnU-Net's), monai:NAME, timm:NAME, or a run, to use

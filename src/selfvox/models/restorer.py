@@ -13,7 +13,7 @@ class Restorer(nn.Module):
     """The decoder of a segmenter, with an image of the encoder's input channels as its output.
 
     Args:
-        encoder: whose maps it decodes; it is passed to `forward` too, and not owned.
+        encoder: the decoder takes its maps; it is passed to `forward` too, and not owned.
     """
 
     def __init__(self, encoder: Encoder):

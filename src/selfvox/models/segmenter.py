@@ -83,7 +83,7 @@ def unet_decoder(encoder: Encoder, outputs: int, norm: str) -> UNetDecoder:
     """nnU-Net's decoder with the output of the finest level alone, freshly initialised.
 
     Args:
-        encoder: whose maps it decodes.
+        encoder: the decoder takes its maps.
         outputs: channels of its output: classes, or those of an image.
         norm: instance, group or batch.
     """

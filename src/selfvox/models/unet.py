@@ -138,7 +138,7 @@ class UNet(Family):
         return as_dict(architecture)
 
     def check_input(self, spec: Settings, edges: Sequence[int]) -> None:
-        """Refuse inputs whose maps leave the norm too few values to take a mean of.
+        """Refuse inputs with maps that leave the norm too few values to take a mean of.
 
         Raises:
             UsageError: they are too small; names the norm and a remedy.

@@ -73,7 +73,7 @@ def resample(x: Tensor, matrices: Tensor, shifts: Tensor, fill: Tensor | None = 
         x: (batch, channel, *space).
         matrices: (batch, d, d).
         shifts: (batch, d) in voxels.
-        fill: (batch, channel), the value of what lies outside; None: edges are mirrored.
+        fill: (batch, channel), the value outside the image; None: edges are mirrored.
     """
     # the compiled loop takes a ninth of the time, but computes no gradient
     if x.device.type == "cpu" and not x.requires_grad:
@@ -91,7 +91,7 @@ def resample_label(
         label: (batch, *space), of any type.
         matrices: (batch, d, d).
         shifts: (batch, d) in voxels.
-        fill: the value of what lies outside; None: edges are mirrored.
+        fill: the value outside the image; None: edges are mirrored.
     """
     channel = label[:, None]
     if label.device.type == "cpu":

@@ -53,7 +53,7 @@ def redraw_intensity(x: Tensor, rng: torch.Generator) -> Tensor:
     """Replace each sample's brightness and contrast by random ones, and take its slope away.
 
     A jitter alone would only blur a brightness that drifts through the scan, so each sample loses
-    its plane, whose slope tells where in a coil's field it is, and is standardised. Then its
+    its plane, since the slope tells where in a coil's field it is, and is standardised. Then its
     contrast is scaled by 0.6 to 1.4 and its brightness shifted by -0.3 to 0.3.
     """
     factor, shift = torch.rand(2, len(x), generator=rng)

@@ -20,7 +20,7 @@ def resample_linearly(
         x: (batch, channel, *space) in fp32 on the CPU.
         matrices: (batch, d, d).
         shifts: (batch, d) in voxels.
-        fill: (batch, channel), the value of what lies outside; None: edges are mirrored.
+        fill: (batch, channel), the value outside the image; None: edges are mirrored.
     """
     # numpy takes no tensor that needs a gradient
     inputs = _as_volumes(x.detach())
@@ -48,7 +48,7 @@ def resample_nearest(
         x: (batch, channel, *space) on the CPU.
         matrices: (batch, d, d).
         shifts: (batch, d) in voxels.
-        fill: the value of what lies outside; None: edges are mirrored.
+        fill: the value outside the image; None: edges are mirrored.
     """
     inputs = _as_volumes(x)
     outputs = torch.empty_like(inputs)

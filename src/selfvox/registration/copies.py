@@ -24,8 +24,8 @@ from selfvox.runs.progress import echo, format_seconds
 STRENGTHS = (0.5, 0.75, 1.0)
 # of a registration on one core: 8.6 to 13.5 s a million voxels (benchmarks/registration.py)
 SECONDS_PER_VOXEL = 1.2e-5
-# a class whose volume differs by more from its median over the other copies was not registered;
-# the ventricles of the old have three times the volume of those of the young
+# a class with a volume that differs by more from its median over the other copies was not
+# registered; the ventricles of the old have three times the volume of those of the young
 VOLUME_FACTOR = 5.0
 TABLE = "registrations.csv"
 PICTURE = "copies.png"
@@ -33,7 +33,7 @@ PICTURE = "copies.png"
 
 @dataclass(frozen=True)
 class Copies:
-    """Copies of labelled scans, and the unlabelled scans whose anatomies they have."""
+    """Copies of labelled scans, and the unlabelled scans with their anatomies."""
 
     store: Store
     cases: tuple[StoredCase, ...]
@@ -47,7 +47,7 @@ class CopyRequest:
     Args:
         store: the labelled scans.
         training: those that train.
-        unlabelled: scans whose anatomies may be used, prepared by the same recipe.
+        unlabelled: other scans, prepared by the same recipe.
         registrations: at most so many.
         seed: of the choice of pairs.
         workers: processes; 0: one per core.
@@ -117,7 +117,7 @@ def make_copies(folder: Path, request: CopyRequest) -> Copies:
 
 
 def check_volumes(pairs: Sequence[RegisteredPair], names: Sequence[str]) -> list[RegisteredPair]:
-    """Mark pairs whose carried classes have implausible volumes, compared with the other pairs.
+    """Mark pairs with carried classes of implausible volumes, compared with the other pairs.
 
     A volume is compared as a share of that in the labelled scan.
 

@@ -22,10 +22,10 @@ DUPLICATE = "with the contents of another one"
 def usable_scans(
     unlabelled: Sequence[StoredCase], store: Store, split: Split
 ) -> tuple[list[StoredCase], Mapping[str, int]]:
-    """The unlabelled scans whose anatomies may be trained on, and how many are left out, by reason.
+    """The unlabelled scans that may be trained on, and how many are left out, by reason.
 
     A scan is recognised by its subject and by its prepared voxels, which stay the same if its file
-    is renamed or compressed anew. Validation subjects are held out too: their Dice would no longer
+    is renamed or compressed again. Validation subjects are held out too: their Dice would no longer
     be that of unseen anatomies.
 
     Args:

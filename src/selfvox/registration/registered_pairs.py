@@ -84,7 +84,7 @@ class RegisteredPair:
 
 
 def register_pairs(jobs: Sequence[PairJob], workers: int, title: str) -> list[RegisteredPair]:
-    """Register all pairs, except those whose record and copies are on disk; in the order given.
+    """Register all pairs, except those with record and copies on disk; in the order given.
 
     Args:
         jobs: pairs.

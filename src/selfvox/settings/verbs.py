@@ -278,7 +278,7 @@ class Finetune(PreparationSettings):
     ] = 24
     rounds: Annotated[
         int,
-        "of the network as a teacher: how often it labels the scans and is trained anew",
+        "of the network as a teacher: how often it labels the scans and is trained again",
         AtLeastOne,
     ] = 1
     seed: Seed = 0

@@ -31,7 +31,7 @@ def interval_text(low: float | None, high: float | None) -> str:
 
 
 def _saved_text(row: Row) -> str:
-    """Labels saved with their interval, whose open ends have the words less and more."""
+    """Labels saved with their interval; its open ends have the words less and more."""
     saved = str(row["labels_saved"])
     low = row["labels_saved_low"]
     high = row["labels_saved_high"]
@@ -85,8 +85,8 @@ def _summary_cells(row: Row) -> list[str]:
 
 def _footnotes(rows: Sequence[Row], result: Result) -> list[str]:
     lines = [
-        "Labels: subjects that train, + those whose labels choose the weights. Rising: runs whose",
-        "validation score (or loss) still improved in the last fifth of the steps; train longer.",
+        "Labels: subjects that train, + those that choose the weights. Rising: runs with a",
+        "validation score (or loss) that improved until the last fifth of the steps; train longer.",
         "sd: over runs. Differences are paired by seed and case with the from-scratch twin: same",
         "network, labels and steps. Wins: twins that are worse than the mean of the runs paired",
         "with them. 95 %: Student's t over pre-trainings, draws of labels and subjects, if there",

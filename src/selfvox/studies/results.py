@@ -56,7 +56,7 @@ class Result:
     # rows of scores.csv, or of answers.csv where scans are classified; with `fold`
     rows: tuple[dict[str, str], ...]
     from_scratch: bool = False
-    # subjects whose labels choose the weights; None: not recorded, by an older version
+    # subjects with labels that choose the weights; None: not recorded, by an older version
     validation_labels: int | None = None
     # by case; a case that is missing is a subject of its own
     subjects: Mapping[str, str] = field(default_factory=dict)
@@ -102,7 +102,7 @@ class Result:
         }
 
     def scored(self, name: str) -> set[str]:
-        """The cases whose score in one class or region is defined."""
+        """The cases with a defined score in one class or region."""
         if self.answers():
             return set(self.cases())
         return {case for case, value in self.of_case(name).items() if not math.isnan(value)}

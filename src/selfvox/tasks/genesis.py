@@ -44,8 +44,8 @@ class Genesis(PretextTask):
     with any scan and any batch.
     """
 
-    shuffled: Annotated[float, "share of the images whose voxels are shuffled locally", Share] = 0.5
-    curved: Annotated[float, "share of the images whose intensities a curve changes", Share] = 0.9
+    shuffled: Annotated[float, "share of the images with voxels shuffled locally", Share] = 0.5
+    curved: Annotated[float, "share of the images with intensities changed by a curve", Share] = 0.9
     painted: Annotated[float, "share of the images that are painted", Share] = 0.9
     outside: Annotated[
         float, "share of the painted images that are painted outside of boxes, not inside", Share

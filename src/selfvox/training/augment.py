@@ -46,7 +46,7 @@ class Strength:
     blur: Change | None = None  # standard deviation, in shortest edges of a voxel
     resolution: Change | None = None  # share of the voxels that is kept along the finest axis
     noise: Change  # standard deviation
-    fills_with_background: bool  # what lies outside; otherwise edges are mirrored
+    fills_with_background: bool  # outside the image; otherwise edges are mirrored
 
 
 LIGHT = Strength(

@@ -208,7 +208,7 @@ def _load_decoder(
     load_strictly(network.decoder, {**pretrained, **kept}, f"{origin}, its decoder")
     values = sum(tensor.numel() for tensor in pretrained.values())
     report = f"{len(pretrained)} tensors, {values / 1e6:.2f} M values"
-    return values, f"loaded {report} into the decoder, whose output layer is new"
+    return values, f"loaded {report} into the decoder, except its new output layer"
 
 
 def _check_same_network(settings: Finetune, spec: Mapping[str, Any], d: int) -> None:

@@ -39,7 +39,7 @@ _SAMPLES = 3  # scans that are read to choose a kind
 _AIR_HU = -500  # only CT has so many voxels so far below zero
 _CT_VOXELS = 10_000_000  # of a channel's foreground, over all scans, that its window is fitted to
 _CT_VOXELS_PER_SCAN = 100_000
-# scans whose voxels are within a fifth of the median are not interpolated: augmentation shows
+# scans with voxels within a fifth of the median are not interpolated: augmentation shows
 # networks such zooms, and every interpolation blurs
 SPACING_TOLERANCE = 0.2
 _CT_VOXELS_AT_LEAST = 1000  # per scan, however many scans there are
