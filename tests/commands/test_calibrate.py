@@ -3,12 +3,16 @@
 import csv
 import json
 import os
+import shutil
 
+import nibabel as nib
+import numpy as np
 import pytest
 
 import selfvox
 from selfvox.data import phantom
 from selfvox.data.preparation.store import open_store
+from selfvox.data.sources import find_dataset
 from selfvox.errors import UsageError
 from selfvox.uncertainty.calibration import read_calibration
 
@@ -104,3 +108,31 @@ def test_by_default_the_validation_subjects_calibrate(run, shapes_store):
     # named scans are used without the subjects that trained
     selfvox.calibrate(run, shapes_store, **HOW)
     assert {row["subject"] for row in table(file.with_suffix(".csv"))} == set(subjects[4:])
+
+
+def test_labels_of_resampled_scans_are_read_from_their_files(run, scans, tmp_path):
+    selfvox.prepare(scans, out=tmp_path / "store", spacing=(2, 2, 2), workers=1)
+    store = open_store(tmp_path / "store")
+    card = json.loads((run / "network" / "network.json").read_text())
+    card["recipe"] = store.recipe.to_dict()
+    (run / "network" / "network.json").write_text(json.dumps(card))
+    subjects = [case.subject for case in store.cases]
+    split = {"train": [], "validation": subjects, "test": [], "seed": 0}
+    (run / "split.json").write_text(json.dumps(split))
+    os.symlink(tmp_path / "store", run / "store")
+    for named in (None, tmp_path / "store"):
+        with pytest.raises(UsageError, match=r"were resampled.*name the scans and label files"):
+            selfvox.calibrate(run, named, **HOW)
+    file = selfvox.calibrate(run, scans, **HOW)
+    # the volumes are those of the files
+    measured = {
+        (row["case"], row["name"]): row["true_volume"] for row in table(file.with_suffix(".csv"))
+    }
+    names = {name: value for value, name in store.classes.items()}
+    for case in find_dataset(scans).cases:
+        label = nib.load(case.label)
+        voxel_ml = np.prod(label.header.get_zooms()) / 1000
+        for name, value in names.items():
+            if value:
+                volume = np.count_nonzero(np.asarray(label.dataobj) == value) * voxel_ml
+                assert float(measured[case.id, name]) == pytest.approx(volume, rel=1e-4)

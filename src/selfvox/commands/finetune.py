@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import shlex
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +15,8 @@ from selfvox.data.preparation.build_store import open_or_build_store
 from selfvox.data.preparation.leakage import find_leaks
 from selfvox.data.preparation.recipe import Recipe
 from selfvox.data.preparation.split import Split, write_split
-from selfvox.data.preparation.store import Store, open_store
+from selfvox.data.preparation.store import Store, is_store, open_store
+from selfvox.data.preparation.stored_case import StoredCase
 from selfvox.data.sources import Dataset
 from selfvox.runs.device import make_fabric
 from selfvox.runs.fold_folder import check_folds, fold_folder, write_folds
@@ -119,12 +121,22 @@ def _train_run(
         echo(f"network: {checkpoint.folder} ({checkpoint.caption})   curve: {curve}")
         _suggest_longer(run.path, task, trained.built.steps)
         checkpoint.lost_classes.report()
-        subjects = {case.subject for case in job.validation}
-        if isinstance(task, Segmentation) and len(subjects) >= MIN_SUBJECTS:
-            echo(f"how far to trust it: selfvox calibrate {shlex.quote(str(run.path))}")
+        if isinstance(task, Segmentation):
+            _suggest_calibrate(settings, run.path, job.validation)
         if fold is None:
             _suggest_predict(run.path)
     return settings.out
+
+
+def _suggest_calibrate(settings: Finetune, run: Path, validation: Sequence[StoredCase]) -> None:
+    if len({case.subject for case in validation}) < MIN_SUBJECTS:
+        return
+    command = f"selfvox calibrate {shlex.quote(str(run))}"
+    # the store has no labels on the scans' own grids
+    if any(case.geometry.is_resampled for case in validation):
+        is_prepared = is_store(settings.labelled)
+        command += " LABELLED/" if is_prepared else f" {shlex.quote(str(settings.labelled))}"
+    echo(f"how far to trust it: {command}")
 
 
 def _suggest_predict(run: Path) -> None:

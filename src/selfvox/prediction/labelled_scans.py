@@ -43,7 +43,8 @@ def unseen_scans(
         model: its recipe prepares the scans.
 
     Raises:
-        UsageError: the run has no store or no validation subjects, and no scans are named.
+        UsageError: the run has no store or no validation subjects, and no scans are named; or a
+            store has resampled scans.
         DataError: the scans were prepared by another recipe.
     """
     split = read_split_if_present(run / "split.json")
@@ -54,7 +55,7 @@ def unseen_scans(
     if is_store(labelled):
         store = open_store(labelled)
         cases = [case for case in store.cases if case.subject not in seen]
-        return _stored_scans(store, cases, model)
+        return _stored_scans(run, store, cases, model)
     listed = find_dataset(labelled, source).cases
     return [
         _scan_of_file(case, model)
@@ -76,7 +77,7 @@ def _validation_scans(
     if not subjects:
         raise UsageError(f"{run}: has no validation subjects; {remedy}")
     cases = [case for case in store.cases if case.subject in subjects]
-    return _stored_scans(store, cases, model)
+    return _stored_scans(run, store, cases, model)
 
 
 def _store_of_run(run: Path) -> Store | None:
@@ -93,14 +94,21 @@ def _store_of_run(run: Path) -> Store | None:
 
 
 def _stored_scans(
-    store: Store, cases: Sequence[StoredCase], model: TrainedSegmenter
+    run: Path, store: Store, cases: Sequence[StoredCase], model: TrainedSegmenter
 ) -> list[LabelledScan]:
     if not store.recipe.is_equivalent(model.recipe):
         raise DataError(
             f"{store.path}: was prepared by another recipe than the scans of the run; name the "
             "scans themselves"
         )
-    return [_scan_of_store(store, case) for case in cases if case.has_label]
+    labelled = [case for case in cases if case.has_label]
+    # their labels would be resampled twice, like the predictions, which raises the Dice
+    if any(case.geometry.is_resampled for case in labelled):
+        raise UsageError(
+            f"{store.path}: its scans were resampled, so it has no labels on their own grids; name "
+            f"the scans and label files: `selfvox calibrate {run} LABELLED/`"
+        )
+    return [_scan_of_store(store, case) for case in labelled]
 
 
 def _scan_of_store(store: Store, case: StoredCase) -> LabelledScan:
