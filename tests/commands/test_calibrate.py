@@ -136,3 +136,21 @@ def test_labels_of_resampled_scans_are_read_from_their_files(run, scans, tmp_pat
             if value:
                 volume = np.count_nonzero(np.asarray(label.dataobj) == value) * voxel_ml
                 assert float(measured[case.id, name]) == pytest.approx(volume, rel=1e-4)
+
+
+def test_a_run_of_folds_is_calibrated_by_the_store_that_the_folds_share(
+    run, shapes_store, tmp_path
+):
+    subjects = [case.subject for case in open_store(shapes_store).cases]
+    fold = tmp_path / "folds" / "fold_1"
+    shutil.copytree(run, fold)
+    os.symlink(shapes_store, fold.parent / "store")
+    split = {"train": subjects[:4], "validation": subjects[4:7], "test": subjects[7:], "seed": 0}
+    (fold / "split.json").write_text(json.dumps(split))
+    # any other run next to a store was not trained on it
+    (fold / "settings.yaml").write_text("labelled: scans\nfolds: null\n")
+    with pytest.raises(UsageError, match="has no store of its scans"):
+        selfvox.calibrate(fold, **HOW)
+    (fold / "settings.yaml").write_text("labelled: scans\nfolds: 2\n")
+    file = selfvox.calibrate(fold, **HOW)
+    assert {row["subject"] for row in table(file.with_suffix(".csv"))} == set(subjects[4:7])

@@ -81,13 +81,17 @@ def _validation_scans(
 
 
 def _store_of_run(run: Path) -> Store | None:
-    """The store that a run was trained on: its own, or the one that its settings name."""
+    """The store that a run was trained on: its own, that of its folds, or that of its settings."""
     if is_store(run / "store"):
         return open_store(run / "store")
-    settings = run / "settings.yaml"
-    if not settings.is_file():
+    file = run / "settings.yaml"
+    if not file.is_file():
         return None
-    labelled = safe_yaml.read_yaml(settings).get("labelled")
+    settings = safe_yaml.read_yaml(file)
+    shared = run.absolute().parent / "store"
+    if settings.get("folds") is not None and is_store(shared):
+        return open_store(shared)
+    labelled = settings.get("labelled")
     if isinstance(labelled, str) and is_store(Path(labelled)):
         return open_store(Path(labelled))
     return None
