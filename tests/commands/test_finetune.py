@@ -322,6 +322,30 @@ def test_scans_of_other_channels_need_a_policy_which_is_reported_and_recorded(
     )
 
 
+def test_scans_of_other_channels_get_the_grid_of_the_encoder_unless_another_is_given(
+    tmp_path, pretrained
+):
+    table = two_channels(tmp_path)
+    settings = {"encoder": str(pretrained), "labels": 1, "steps": 1, "crop": (16, 16, 16)}
+    settings |= {"device": "cpu", "first_conv": "mean"}
+    trained_on = read_encoder(pretrained / "encoder")[1].recipe
+    assert trained_on["spacing_mm"] is not None
+    assert trained_on["keep_within"] > 0
+    grid = ("size", "spacing_mm", "keep_within")
+    for name, option, expected in (
+        ("default", {}, [trained_on[key] for key in grid]),
+        ("size", {"size": (24, 24, 24)}, [[24, 24, 24], None, 0.0]),
+        ("spacing", {"spacing": (2.0, 2.0, 2.0)}, [None, [2.0, 2.0, 2.0], 0.0]),
+    ):
+        run = selfvox.finetune(table, out=tmp_path / name, **settings, **option)
+        recipe = read_network(run / "network")[1].recipe
+        assert [recipe[key] for key in grid] == expected
+    # a store of these scans has the same grid, and needs no other preparation
+    selfvox.finetune(tmp_path / "default" / "store", out=tmp_path / "again", **settings)
+    with pytest.raises(DataError, match="was prepared in another way than the encoder's scans"):
+        selfvox.finetune(tmp_path / "size" / "store", out=tmp_path / "refused", **settings)
+
+
 def test_an_encoder_that_labels_trained_serves_as_one_that_pre_training_did(
     shapes_store, tmp_path, small
 ):

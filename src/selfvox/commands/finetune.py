@@ -148,25 +148,23 @@ def _open_store(
 ) -> Store:
     """The prepared scans; the encoder's recipe is theirs too."""
     recipe = None
-    preparation = settings
+    grid = None
     if pretrained is not None:
         recipe = Recipe.from_dict(pretrained.card.recipe)
         channels = len(recipe.channel_names)
         if settings.first_conv is not None and _count_channels(settings, dataset) != channels:
-            # intensities of other channels need a new recipe, on a grid like the encoder's
-            preparation = replace(
-                settings,
-                size=settings.size or recipe.size,
-                spacing=settings.spacing or recipe.spacing_mm,
-            )
+            # intensities of other channels need a new recipe, by default on the encoder's grid
+            if settings.size is None and settings.spacing is None:
+                grid = recipe
             recipe = None
     return open_or_build_store(
         settings.labelled,
         folder,
-        preparation,
+        settings,
         recipe=recipe,
         need_labels=True,
         dataset=dataset,
+        grid=grid,
     )
 
 

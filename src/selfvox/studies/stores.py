@@ -6,7 +6,6 @@ import dataclasses
 import os
 import shutil
 from pathlib import Path
-from typing import Any
 
 from selfvox.data.preparation import split as splits
 from selfvox.data.preparation.build_store import count_channels, open_or_build_store
@@ -51,14 +50,15 @@ def _make_pretrain_store(plan: Plan, method: Method, store: Store, out: Path) ->
     assert isinstance(method.pretrain, dict)
     folder = pretrain_store(plan, method, out, None)
     scans = Path(method.pretrain["scans"])
-    settings: dict[str, Any] = {"source": method.pretrain.get("source", PreparationSettings.source)}
+    source = method.pretrain.get("source", PreparationSettings.source)
     # the study's recipe for all, so that methods differ in nothing else
-    recipe: Recipe | None = store.recipe
-    if count_channels(scans, settings["source"]) != len(store.recipe.channel_names):
-        recipe = None
-        settings |= {"size": store.recipe.size, "spacing": store.recipe.spacing_mm}
+    is_like_study = count_channels(scans, source) == len(store.recipe.channel_names)
     prepared = open_or_build_store(
-        scans, folder, resolve(PreparationSettings, settings), recipe=recipe
+        scans,
+        folder,
+        resolve(PreparationSettings, {"source": source}),
+        recipe=store.recipe if is_like_study else None,
+        grid=None if is_like_study else store.recipe,
     )
     if prepared.path.resolve() == folder.resolve():
         return

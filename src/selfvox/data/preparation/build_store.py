@@ -48,6 +48,7 @@ def open_or_build_store(
     need_labels: bool = False,
     first: int | None = None,
     dataset: Dataset | None = None,
+    grid: Recipe | None = None,
 ) -> Store:
     """Open `scans` if it is a store; otherwise build a store of them in `out`.
 
@@ -59,6 +60,7 @@ def open_or_build_store(
         need_labels: refuse a data set without a single label or grade.
         first: prepare only so many cases, for a preview; default: all.
         dataset: the scans, if they are listed already; default: they are listed here.
+        grid: of an encoder with other channels; the scans get its size or spacing.
 
     Raises:
         DataError: the store follows another recipe, no scan can be used, or there are no labels.
@@ -68,6 +70,8 @@ def open_or_build_store(
         check_options(settings, recipe, "the encoder's scans were", "pre-train with it too")
     if is_store(scans):
         ready = open_store(scans)
+        if grid is not None:
+            recipe = ready.recipe.with_grid_of(grid)
         if recipe is not None and not ready.recipe.is_equivalent(recipe):
             raise DataError(
                 f"{scans}: was prepared in another way than the encoder's scans; name the scans, "
@@ -77,7 +81,7 @@ def open_or_build_store(
     else:
         dataset = find_scans(scans, out, settings, dataset)
         dataset = dataclasses.replace(dataset, cases=dataset.cases[:first])
-        ready = build_store(dataset, out, settings, recipe)
+        ready = build_store(dataset, out, settings, recipe, grid)
     if need_labels and not any(case.is_labelled for case in ready.cases):
         raise DataError(
             f"{scans}: has neither labels nor grades; name a data set with labels, or a table with "
@@ -115,7 +119,11 @@ def find_scans(
 
 
 def build_store(
-    dataset: Dataset, out: Path, settings: PreparationSettings, recipe: Recipe | None = None
+    dataset: Dataset,
+    out: Path,
+    settings: PreparationSettings,
+    recipe: Recipe | None = None,
+    grid: Recipe | None = None,
 ) -> Store:
     """Prepare a data set into the store `out`, or bring that store up to date.
 
@@ -124,6 +132,7 @@ def build_store(
         out: folder of the store.
         settings: how to prepare.
         recipe: of an encoder, which the scans must follow; default: chosen from the scans.
+        grid: as in `open_or_build_store`.
 
     Raises:
         DataError: there are no scans, or not one can be used.
@@ -143,11 +152,15 @@ def build_store(
     with atomic_files.folder_lock(out):
         for folder in ("", *_FOLDERS):
             atomic_files.remove_temporary_files(out / folder)
-        return _update_store(dataset, out, settings, recipe)
+        return _update_store(dataset, out, settings, recipe, grid)
 
 
 def _update_store(
-    dataset: Dataset, out: Path, settings: PreparationSettings, required: Recipe | None
+    dataset: Dataset,
+    out: Path,
+    settings: PreparationSettings,
+    required: Recipe | None,
+    grid: Recipe | None,
 ) -> Store:
     """Prepare what is new or changed, remove what is gone; the store is locked by the caller."""
     # under the lock: another process may just have changed it
@@ -161,7 +174,7 @@ def _update_store(
             "name another --out"
         )
     try:
-        recipe, request = choose_recipe(dataset, settings, required, manifest)
+        recipe, request = choose_recipe(dataset, settings, required, manifest, grid)
     except NoUsableScanError as error:
         write_rejected(out, error.rejected)
         raise no_usable_scan(dataset, out, error.rejected) from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,8 +19,16 @@ def choose_recipe(
     settings: PreparationSettings,
     required: Recipe | None,
     manifest: Mapping[str, Any] | None,
+    grid: Recipe | None = None,
 ) -> tuple[Recipe, dict[str, Any]]:
     """The required recipe, or the store's if the request is the same, or a new one.
+
+    Args:
+        dataset: the scans.
+        settings: how to prepare.
+        required: of an encoder with the same channels.
+        manifest: of the store, if there is one.
+        grid: has the size or spacing of a new recipe, in place of those of the settings.
 
     Returns:
         The recipe, and the request that led to it, which the manifest keeps.
@@ -36,6 +45,8 @@ def choose_recipe(
                 "like those it was trained with (`finetune` can adapt it: --first-conv mean)"
             )
         return required, {"recipe": required.to_dict()}
+    if grid is not None:
+        settings = dataclasses.replace(settings, size=grid.size, spacing=grid.spacing_mm)
     # what was requested, not what was fitted: the same command keeps the same recipe
     request: dict[str, Any] = {
         "channel_names": list(dataset.channel_names),
@@ -43,6 +54,8 @@ def choose_recipe(
         "spacing_mm": None if settings.spacing is None else list(settings.spacing),
         "intensity": settings.intensity,
     }
+    if grid is not None:
+        request["keep_within"] = grid.keep_within
     if manifest is not None:
         fitted_to = manifest["asked"].get("fitted_to", 0)
         is_same = manifest["asked"] == request | {"fitted_to": fitted_to}
@@ -52,6 +65,8 @@ def choose_recipe(
             with contextlib.suppress(KeyError, TypeError, ValueError):
                 return Recipe.from_dict(manifest["recipe"]), manifest["asked"]
     recipe = fit_recipe(dataset, settings)
+    if grid is not None:
+        recipe = recipe.with_grid_of(grid)
     return recipe, request | {"fitted_to": len(dataset.cases)}
 
 

@@ -91,6 +91,15 @@ class Recipe:
             alike = dataclasses.replace(alike, spacing_mm=recipe.spacing_mm)
         return alike == recipe
 
+    def with_grid_of(self, recipe: Recipe) -> Recipe:
+        """These channels and intensities, on the grid of another recipe."""
+        return dataclasses.replace(
+            self,
+            size=recipe.size,
+            spacing_mm=recipe.spacing_mm,
+            keep_within=recipe.keep_within,
+        )
+
     def apply(self, image: Image) -> PreparedScan:
         """Prepare one scan.
 
