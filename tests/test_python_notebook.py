@@ -145,6 +145,7 @@ def test_an_array_without_spacing_is_refused_where_the_spacing_counts(tmp_path):
     [
         ({"spacing": (1, 1)}, UsageError, "should be 3 numbers above 0"),
         ({"spacing": (1, 0, 1)}, UsageError, "should be 3 numbers above 0"),
+        ({"affine": np.eye(4)}, UsageError, "^spacing: the affine has it already; give one"),
         ({"scan": np.zeros((3, 4))}, DataError, r"shape \(3, 4\): the run takes 3D scans of 1"),
         ({"scan": np.zeros((8, 8, 8))}, DataError, "same value everywhere"),
         ({"scan": np.full((8, 8, 8), np.nan)}, DataError, "NaN"),

@@ -44,7 +44,7 @@ def read_scan(
     """The scan as an image with its geometry.
 
     Raises:
-        UsageError: a spacing is missing, or given for a scan that has its own.
+        UsageError: a spacing is missing, given next to an affine, or for a scan that has its own.
         DataError: the scan cannot be used.
     """
     if isinstance(scan, np.ndarray):
@@ -78,6 +78,8 @@ def _from_array(
 ) -> Image:
     d = recipe.spatial_dims
     if affine is not None:
+        if spacing is not None:
+            raise UsageError("spacing: the affine has it already; give one of them")
         return _as_image(array, np.asarray(affine, dtype=float), recipe, "array")
     if d == 3 and spacing is None and (needs_spacing or recipe.spacing_mm is not None):
         reason = "the run resamples scans by it" if recipe.spacing_mm else "volumes are in ml"
