@@ -130,3 +130,14 @@ def test_the_gradients_of_small_maps_in_mixed_precision_are_those_of_fp32(shape,
     error = (layer.weight.grad - expected).norm() / expected.norm()
     assert float(error) < 0.02
     assert (output.dtype == torch.bfloat16) == (min(shape) >= 4)
+
+
+@pytest.mark.parametrize("edge", [2, 4])
+def test_convolutions_may_name_their_tensors(edge):
+    images, weight = torch.randn(2, 3, edge, edge, edge), torch.randn(4, 3, 1, 1, 1)
+    bias = torch.randn(4)
+    with make_fabric("cpu", 1, "bf16").autocast():
+        by_place = torch.conv3d(images.bfloat16(), weight, bias)
+        by_name = torch.conv3d(input=images.bfloat16(), weight=weight, bias=bias)
+    assert by_name.dtype == (torch.float32 if edge < 4 else torch.bfloat16)
+    assert torch.equal(by_name, by_place)

@@ -139,11 +139,18 @@ class _SmallMapsInFloat32(TorchFunctionMode):
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func not in _CONVOLUTIONS or min(args[0].shape[2:]) >= 4:
-            return func(*args, **(kwargs or {}))
-        tensors = [value.float() if isinstance(value, Tensor) else value for value in args]
+        kwargs = kwargs or {}
+        if func not in _CONVOLUTIONS:
+            return func(*args, **kwargs)
+        maps = args[0] if args else kwargs["input"]
+        if min(maps.shape[2:]) >= 4:
+            return func(*args, **kwargs)
         with torch.autocast("cpu", enabled=False):
-            return func(*tensors, **(kwargs or {}))
+            return func(*map(_as_float, args), **{key: _as_float(kwargs[key]) for key in kwargs})
+
+
+def _as_float(value: Any) -> Any:
+    return value.float() if isinstance(value, Tensor) else value
 
 
 def supports_bf16(device: str) -> bool:
