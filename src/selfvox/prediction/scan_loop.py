@@ -181,7 +181,7 @@ def _check_unseen(run: Path, subset: str, subjects: set[str]) -> None:
         raise UsageError(
             f"{run}: has seen {len(leaked)} of the {len(subjects)} {subset} subjects, "
             f"such as {printable(leaked[0])}; leave it out of --ensemble, "
-            "or predict scans that are new to all"
+            "or name one fold, or predict scans that are new to all"
         )
 
 
