@@ -24,6 +24,13 @@ def run_of(method, labels, seed, scores, path):
     )  # fmt: skip
 
 
+@pytest.fixture(autouse=True)
+def level_metrics(tmp_path):
+    """The metrics of the runs here, all of which have converged."""
+    lines = [{"step": step, "dice_mean": 0.5} for step in (20, 40, 60, 80, 100)]
+    write_records(tmp_path / "metrics.jsonl", lines)
+
+
 @pytest.fixture
 def saved_of(tmp_path):
     """Labels saved at a number of labels, from (seed, subject) scores of method and twin."""
@@ -105,6 +112,15 @@ def test_nothing_is_said_before_the_twin_has_converged(tmp_path):
     assert labels_saved(group, twins, "a").estimate == pytest.approx(math.exp(3) - 10)
     twins[20] = [dataclasses.replace(run, paths=(rising,)) for run in twins[20]]
     expected = "unknown: the baseline has not converged at 20 labels"
+    assert str(labels_saved(group, twins, "a")) == expected
+
+
+def test_nothing_is_said_where_the_metrics_of_a_twin_were_not_kept(tmp_path):
+    (tmp_path / "lost").mkdir()
+    twins = {n: [run_of("s", n, 0, 0.1 * math.log(n), tmp_path)] for n in COUNTS}
+    twins[20] = [dataclasses.replace(run, paths=(tmp_path / "lost",)) for run in twins[20]]
+    group = [run_of("m", 10, 0, 0.3, tmp_path)]
+    expected = "unknown: the baseline has no metrics at 20 labels"
     assert str(labels_saved(group, twins, "a")) == expected
 
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.optimize import isotonic_regression
 
-from selfvox.studies.convergence import late_change
+from selfvox.studies.convergence import has_curve, late_change
 from selfvox.studies.random_effects import error_of_mean
 from selfvox.studies.results import Result
 from selfvox.studies.statistics import as_array, contributions, pair_runs
@@ -67,6 +67,10 @@ def labels_saved(
     if rising:
         listed = ", ".join(map(str, rising))
         return _unknown(f"the baseline has not converged at {listed} labels")
+    silent = [count for count in counts if not all(map(has_curve, matched[count]))]
+    if silent:
+        listed = ", ".join(map(str, silent))
+        return _unknown(f"the baseline has no metrics at {listed} labels")
     runs = [run for run, _ in pair_runs(group, matched[labels])]
     compared = itertools.chain(runs, *matched.values())
     cases = set.intersection(*(run.scored(name) for run in compared))
