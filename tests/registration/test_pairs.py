@@ -18,8 +18,13 @@ from selfvox.registration.pairs import (
 )
 
 
-def case(name, subject=None, contents=None):
-    return SimpleNamespace(id=name, subject=subject or name, sha256={"images": contents or name})
+def case(name, subject=None, contents=None, file=None):
+    return SimpleNamespace(
+        id=name,
+        subject=subject or name,
+        image_hash=f"file {file or name}",
+        sha256={"images": contents or name},
+    )
 
 
 SPLIT = Split(train=("ann",), validation=("bob",), test=("cyd",), seed=0)
@@ -32,9 +37,13 @@ STORE = SimpleNamespace(cases=[case("ann"), case("bob"), case("cyd"), case("dan"
         (case("visit 2", subject="cyd"), HELD_OUT),
         (case("visit 2", subject="bob"), HELD_OUT),
         (case("renamed", contents="cyd"), HELD_OUT),
+        # of the same file, but prepared by another median
+        (case("renamed", file="cyd"), HELD_OUT),
+        (case("renamed", file="bob", contents="ann"), HELD_OUT),
         (case("visit 2", subject="ann"), LABELLED),
         (case("renamed", contents="ann"), LABELLED),
         (case("again", contents="dan"), DUPLICATE),
+        (case("again", file="dan"), DUPLICATE),
     ],
 )
 def test_scans_of_held_out_people_are_never_used_under_any_name(scan, reason):

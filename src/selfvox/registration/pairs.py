@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from selfvox.data.preparation.leakage import content_hashes
 from selfvox.data.preparation.split import Split
 from selfvox.data.preparation.store import Store
 from selfvox.data.preparation.stored_case import StoredCase
@@ -24,8 +26,9 @@ def usable_scans(
 ) -> tuple[list[StoredCase], Mapping[str, int]]:
     """The unlabelled scans that may be trained on, and how many are left out, by reason.
 
-    A scan is recognised by its subject and by its prepared voxels, which stay the same if its file
-    is renamed or compressed again. Validation subjects are held out too: their Dice would no longer
+    A scan is recognised by its subject and by its contents (`content_hashes`): the prepared voxels
+    stay the same if its file is compressed again, the file if another median scales the voxels.
+    Validation subjects are held out too: their Dice would no longer
     be that of unseen anatomies.
 
     Args:
@@ -36,21 +39,26 @@ def usable_scans(
     held_out = {*split.validation, *split.test}
     labelled = set(split.train)
     # by contents too: a scan may have another name among the unlabelled ones
-    contents = {case.sha256["images"]: case.subject for case in store.cases}
+    subjects_by_hash: dict[str, set[str]] = defaultdict(set)
+    for case in store.cases:
+        for digest in content_hashes(case):
+            subjects_by_hash[digest].add(case.subject)
     counts = dict.fromkeys((HELD_OUT, LABELLED, DUPLICATE), 0)
-    usable: dict[str, StoredCase] = {}
+    usable: list[StoredCase] = []
+    used_hashes: set[str] = set()
     for case in unlabelled:
-        voxels = case.sha256["images"]
-        subjects = {case.subject, contents.get(voxels)}
+        hashes = content_hashes(case)
+        subjects = {case.subject}.union(*(subjects_by_hash[digest] for digest in hashes))
         if subjects & held_out:
             counts[HELD_OUT] += 1
         elif subjects & labelled:
             counts[LABELLED] += 1
-        elif voxels in usable:
+        elif hashes & used_hashes:
             counts[DUPLICATE] += 1
         else:
-            usable[voxels] = case
-    return list(usable.values()), {reason: count for reason, count in counts.items() if count}
+            usable.append(case)
+            used_hashes |= hashes
+    return usable, {reason: count for reason, count in counts.items() if count}
 
 
 def keep_usable(unlabelled: Store, store: Store, split: Split) -> Store:
