@@ -1,3 +1,4 @@
+from dataclasses import replace
 from itertools import count
 
 import pytest
@@ -5,10 +6,13 @@ import torch
 
 import selfvox
 from selfvox.data import phantom
+from selfvox.data.preparation.split import Split
+from selfvox.data.preparation.store import Store, open_store
 from selfvox.errors import DataError, UsageError
 from selfvox.runs.atomic_files import sha256
 from selfvox.runs.weights import read_network, state_tensors
-from selfvox.training import pseudo_labels, segmentation
+from selfvox.settings.verbs import Finetune
+from selfvox.training import pseudo_labels, segmentation, unlabelled
 from selfvox.training.downstream import Validation
 
 
@@ -138,6 +142,26 @@ def test_scans_prepared_in_another_way_are_refused(shapes_store, tmp_path, small
         selfvox.finetune(
             shapes_store, encoder="none", out=tmp_path / "run", unlabelled=store, **small
         )
+
+
+def test_a_store_keeps_its_own_test_and_validation_subjects_out(
+    shapes_store, tmp_path, monkeypatch, capsys
+):
+    store = open_store(shapes_store)
+    # the same scans under other names, some of them held out, and no subject of the labelled ones
+    cases = tuple(replace(case, subject=f"other-{case.subject}") for case in store.cases)
+    own = Split(
+        train=tuple(case.subject for case in cases[3:]),
+        validation=(cases[0].subject,),
+        test=(cases[1].subject, cases[2].subject),
+        seed=0,
+    )
+    monkeypatch.setattr(unlabelled, "open_store", lambda _: replace(store, cases=cases))
+    monkeypatch.setattr(Store, "split", lambda _: own)
+    settings = Finetune(labelled=shapes_store, encoder="none", out=tmp_path)
+    kept = unlabelled._prepare(shapes_store, settings, store)
+    assert [case.subject for case in kept.cases] == list(own.train)
+    assert "3 test or validation scans of" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -134,6 +134,8 @@ def _announce(scans: Store, rounds: int) -> None:
 def _prepare(scans: Path, settings: Finetune, labelled: Store) -> Store:
     """The unlabelled scans, prepared by the recipe of the labelled ones; labels are ignored.
 
+    Of a store, without the test and validation subjects of its own split.
+
     Raises:
         DataError: they are prepared in another way already, or no scan can be used.
     """
@@ -144,7 +146,7 @@ def _prepare(scans: Path, settings: Finetune, labelled: Store) -> Store:
                 f"{scans}: was prepared in another way than the labelled scans; name the scans, "
                 "not the store"
             )
-        return ready
+        return _without_held_out(ready)
     out = settings.out / "unlabelled"
     dataset = find_scans(scans, out, settings)
     channels = len(dataset.channel_names)
@@ -160,3 +162,19 @@ def _prepare(scans: Path, settings: Finetune, labelled: Store) -> Store:
         settings,
         labelled.recipe,
     )
+
+
+def _without_held_out(unlabelled: Store) -> Store:
+    """The store without the test and validation subjects of its split; prints their number."""
+    split = unlabelled.split()
+    validation = set(split.validation) if split else set()
+    cases = tuple(
+        case for case in unlabelled.without_test_subjects() if case.subject not in validation
+    )
+    left_out = len(unlabelled.cases) - len(cases)
+    if left_out:
+        echo(
+            f"{left_out} test or validation scans of {unlabelled.path} are left out of the "
+            "unlabelled ones"
+        )
+    return dataclasses.replace(unlabelled, cases=cases)
