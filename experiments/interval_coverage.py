@@ -1,6 +1,6 @@
 """How often a study's 95 % interval contains the true difference, over simulated studies.
 
-    python experiments/coverage.py
+    python experiments/interval_coverage.py
 
 Every simulated study has differences between a method and its twin for each pre-training, draw
 of labels and test subject: random effects of all three, of each pair of them (a draw's twin is
