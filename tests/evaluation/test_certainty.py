@@ -4,6 +4,7 @@ import csv
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from selfvox.evaluation.certainty import correlation_interval, report_certainty, share_interval
 
@@ -34,7 +35,7 @@ def test_bias_and_coverage_are_those_of_a_count(tmp_path, capsys):
         low, high = row["true_volume_ml"] - 1 + shift, row["true_volume_ml"] + 1 + shift
         lines.append([row["case"], row["dice"] + 0.1, 0.9, low, high, row["dice"] + 0.1])
     write(tmp_path / "review.csv", COLUMNS, lines)
-    report_certainty(tmp_path, scored)
+    report_certainty(tmp_path, scored, {})
     said = " ".join(capsys.readouterr().err.split())
     assert "predicted Dice of 20 scans" in said
     assert "bias +0.100 (+0.100 to +0.100), correlation 1.00" in said
@@ -45,7 +46,7 @@ def test_spreads_are_not_called_intervals(tmp_path, capsys):
     scored = rows(4)
     lines = [[row["case"], 0.9, 0, 0.5, 0.9] for row in scored]
     write(tmp_path / "review.csv", SPREAD, lines)
-    report_certainty(tmp_path, scored)
+    report_certainty(tmp_path, scored, {})
     said = " ".join(capsys.readouterr().err.split())
     assert "agreement of the passes (not calibrated) of 4 scans: mean 0.900" in said
     assert "no correlation, since one of them is the same for all" in said
@@ -53,7 +54,30 @@ def test_spreads_are_not_called_intervals(tmp_path, capsys):
 
 
 def test_nothing_is_said_of_predictions_by_a_single_pass(tmp_path, capsys):
-    report_certainty(tmp_path, rows(4))
+    report_certainty(tmp_path, rows(4), {})
+    assert capsys.readouterr().err == ""
+
+
+def test_the_interval_of_the_bias_is_that_of_a_t_test(tmp_path, capsys):
+    scored = rows(4)
+    errors = [0.1, -0.05, 0.2, 0.03]
+    lines = [
+        [row["case"], row["dice"] + e, 0.9, 0, 9, row["dice"] + e]
+        for row, e in zip(scored, errors, strict=True)
+    ]
+    write(tmp_path / "review.csv", COLUMNS, lines)
+    report_certainty(tmp_path, scored, {})
+    low, high = stats.ttest_1samp(errors, 0).confidence_interval()
+    assert f"bias +0.070 ({low:+.3f} to {high:+.3f})" in " ".join(capsys.readouterr().err.split())
+
+
+def test_regions_of_other_classes_than_predicted_are_not_compared(tmp_path, capsys):
+    scored = [{**row, "class": "1+2"} for row in rows(4)]
+    write(tmp_path / "review.csv", COLUMNS, [[row["case"], 0.5, 0.9, 0, 9, 0.5] for row in scored])
+    (tmp_path / "regions.json").write_text('{"a": [1, 2]}')
+    report_certainty(tmp_path, scored, {"a": (1, 2)})
+    assert "predicted Dice of 4 scans" in " ".join(capsys.readouterr().err.split())
+    report_certainty(tmp_path, scored, {"a": (1, 3)})
     assert capsys.readouterr().err == ""
 
 

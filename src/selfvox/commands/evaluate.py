@@ -60,7 +60,7 @@ def _evaluate_segmentations(settings: Evaluate) -> list[Row]:
         print_summary(rows, len(pairs) - failed)
         if settings.out is not None:
             _write_rows(settings.out, rows)
-        report_certainty(folder, rows)
+        report_certainty(folder, rows, regions)
         if class_names:
             _calibrate(settings, pairs, class_names, regions, rows)
     if failed:

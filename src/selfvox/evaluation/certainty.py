@@ -7,8 +7,11 @@ import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from scipy import stats
+
 from selfvox.evaluation.segmentation import Row
-from selfvox.prediction.read_predictions import read_reviews
+from selfvox.ops.regions import Regions
+from selfvox.prediction.read_predictions import read_region_classes, read_reviews
 from selfvox.runs.progress import echo
 
 Review = Mapping[str, float]  # a row of `review.csv`, without its empty cells
@@ -17,7 +20,7 @@ MIN_SCANS = 3  # for a correlation and intervals
 Z = 1.959964  # of a 95 % interval
 
 
-def report_certainty(folder: Path, rows: Sequence[Row]) -> None:
+def report_certainty(folder: Path, rows: Sequence[Row], regions: Regions) -> None:
     """Print how true the predicted Dice and the intervals of a folder's `review.csv` are.
 
     Scans are the units of all intervals, since the classes of one scan err together.
@@ -25,9 +28,12 @@ def report_certainty(folder: Path, rows: Sequence[Row]) -> None:
     Args:
         folder: of the predictions.
         rows: scores by case and class or region.
+        regions: that were scored; those of other classes than predicted are left out.
     """
     reviews = read_reviews(folder)
-    scored = [row for row in rows if row["case"] in reviews]
+    predicted = read_region_classes(folder) or {}
+    other = {name for name, numbers in regions.items() if predicted.get(name) != numbers}
+    scored = [row for row in rows if row["case"] in reviews and row["name"] not in other]
     _report_dice(reviews, scored)
     level = next((review["level"] for review in reviews.values() if "level" in review), None)
     if level is not None:
@@ -55,7 +61,9 @@ def _report_dice(reviews: Mapping[str, Review], rows: Sequence[Row]) -> None:
     y = [statistics.fmean(values) for values in true.values()]
     errors = [a - b for a, b in zip(x, y, strict=True)]
     bias = statistics.fmean(errors)
-    half = Z * statistics.stdev(errors) / math.sqrt(len(errors))
+    # Student's t: with four scans its interval is 1.6 times as wide as that of a normal
+    t = stats.t.ppf(0.975, len(errors) - 1)
+    half = t * statistics.stdev(errors) / math.sqrt(len(errors))
     name = "predicted Dice" if is_calibrated else "agreement of the passes (not calibrated)"
     echo(
         f"{name} of {len(x)} scans: mean {statistics.fmean(x):.3f}, true Dice "
