@@ -1,6 +1,7 @@
 """A calibration measures what `predict` writes, and `predict` and `evaluate` say what it found."""
 
 import csv
+import dataclasses
 import json
 import os
 import shutil
@@ -10,10 +11,14 @@ import numpy as np
 import pytest
 
 import selfvox
+from selfvox.commands import calibrate
 from selfvox.data import phantom
+from selfvox.data.preparation.leakage import seen_scans
 from selfvox.data.preparation.store import open_store
 from selfvox.data.sources import find_dataset
 from selfvox.errors import UsageError
+from selfvox.prediction import labelled_scans
+from selfvox.prediction.trained_model import load_model
 from selfvox.uncertainty.calibration import read_calibration
 
 from ..conftest import blob, make_run, write_scan
@@ -90,7 +95,7 @@ def test_without_a_calibration_predict_says_so_and_calls_nothing_an_interval(run
     assert not [name for name in row if name.endswith((" low", " high")) and "spread" not in name]
 
 
-def test_by_default_the_validation_subjects_calibrate(run, shapes_store):
+def test_by_default_the_validation_subjects_calibrate(run, shapes_store, capsys):
     subjects = [case.subject for case in open_store(shapes_store).cases]
     split = {"train": subjects[:4], "validation": subjects[4:7], "test": subjects[7:], "seed": 0}
     with pytest.raises(UsageError, match="has no store of its scans; name labelled scans"):
@@ -105,9 +110,12 @@ def test_by_default_the_validation_subjects_calibrate(run, shapes_store):
     (run / "split.json").write_text(json.dumps(split))
     file = selfvox.calibrate(run, **HOW)
     assert {row["subject"] for row in table(file.with_suffix(".csv"))} == set(subjects[4:7])
-    # named scans are used without the subjects that trained
+    # named scans are used without the subjects that trained or that test
+    capsys.readouterr()
     selfvox.calibrate(run, shapes_store, **HOW)
-    assert {row["subject"] for row in table(file.with_suffix(".csv"))} == set(subjects[4:])
+    assert {row["subject"] for row in table(file.with_suffix(".csv"))} == set(subjects[4:7])
+    said = " ".join(capsys.readouterr().err.split())
+    assert "left out of 8 labelled scans: 4 that trained the run, 1 of its test subjects" in said
 
 
 def test_labels_of_resampled_scans_are_read_from_their_files(run, scans, tmp_path):
@@ -154,3 +162,43 @@ def test_a_run_of_folds_is_calibrated_by_the_store_that_the_folds_share(
     (fold / "settings.yaml").write_text("labelled: scans\nfolds: 2\n")
     file = selfvox.calibrate(fold, **HOW)
     assert {row["subject"] for row in table(file.with_suffix(".csv"))} == set(subjects[4:7])
+
+
+def test_scans_that_trained_or_test_are_recognised_under_other_names(run, shapes_store, tmp_path):
+    scans = shapes_store.parent / "scans"
+    cases = {case.subject: case for case in open_store(shapes_store).cases}
+    subjects = list(cases)
+    split = {"train": subjects[:2], "validation": subjects[3:5], "test": subjects[5:6], "seed": 0}
+    (run / "split.json").write_text(json.dumps(split))
+    os.symlink(shapes_store, run / "store")
+    # the third subject gave its anatomy to a copy, or has a pseudo-label
+    data = seen_scans([cases[subject] for subject in subjects[:5]])
+    (run / "run.json").write_text(json.dumps({"verb": "finetune", "data": data}))
+    renamed = [
+        dataclasses.replace(case, id=f"new_{case.id}", subject=f"new_{case.subject}")
+        for case in find_dataset(scans).cases
+    ]
+    for listed in (find_dataset(scans).cases, renamed):
+        dataset = dataclasses.replace(find_dataset(scans), cases=listed)
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(labelled_scans, "find_dataset", lambda *_, found=dataset: found)
+            unseen = labelled_scans.unseen_scans(run, scans, "auto", load_model(run))
+        left = {scan.subject.removeprefix("new_") for scan in unseen}
+        assert left == {*subjects[3:5], *subjects[6:]}
+    unseen = labelled_scans.unseen_scans(run, shapes_store, "auto", load_model(run))
+    assert {scan.subject for scan in unseen} == {*subjects[3:5], *subjects[6:]}
+
+
+def test_of_many_scans_no_subject_is_dropped_before_the_further_scans_of_others():
+    # 98 scans of one subject before those of two others
+    subjects = ["a"] * 98 + ["b", "c"]
+    scans = [
+        labelled_scans.LabelledScan(f"{number}", subject, lambda: None)
+        for number, subject in enumerate(subjects)
+    ]
+    scans.insert(1, labelled_scans.LabelledScan("d", "d", lambda: None))
+    chosen = calibrate._spread_scans(scans, 50)
+    assert len({scan.case for scan in chosen}) == 50
+    assert {scan.subject for scan in chosen} == set("abcd")
+    # of more subjects than scans, one scan of each
+    assert len({scan.subject for scan in calibrate._spread_scans(scans, 3)}) == 3

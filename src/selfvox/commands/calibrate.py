@@ -125,8 +125,23 @@ def _chosen_scans(settings: Calibrate, model: TrainedSegmenter) -> list[Labelled
     if len(scans) <= MOST_SCANS:
         return scans
     echo(f"{MOST_SCANS} of {len(scans)} scans are taken, which is enough")
+    return _spread_scans(scans, MOST_SCANS)
+
+
+def _spread_scans(scans: Sequence[LabelledScan], count: int) -> list[LabelledScan]:
+    """So many of more scans: one of each subject first, since subjects are what is calibrated."""
+    # of each subject, its first scan
+    first = list({scan.subject: scan for scan in reversed(scans)}.values())[::-1]
+    if len(first) >= count:
+        return _evenly(first, count)
+    names = {scan.case for scan in first}
+    further = [scan for scan in scans if scan.case not in names]
+    return first + _evenly(further, count - len(first))
+
+
+def _evenly(scans: Sequence[LabelledScan], count: int) -> list[LabelledScan]:
     # evenly, since the first scans may be of one site
-    places = np.linspace(0, len(scans) - 1, MOST_SCANS).round().astype(int)
+    places = np.linspace(0, len(scans) - 1, count).round().astype(int)
     return [scans[place] for place in places]
 
 
