@@ -53,12 +53,15 @@ def test_it_measures_what_predict_writes_and_predict_says_what_it_found(
     run, scans, tmp_path, capsys
 ):
     file = selfvox.calibrate(run, scans, **HOW)
-    assert "intervals contain the truth of 80 %" in " ".join(capsys.readouterr().err.split())
+    assert "intervals of the volume contain the truth of 80 %" in " ".join(
+        capsys.readouterr().err.split()
+    )
     calibration = read_calibration(run)
     assert (calibration.subjects, calibration.level) == (4, 0.8)
     selfvox.predict(run, scans, out=tmp_path / "out", **HOW)
     said = " ".join(capsys.readouterr().err.split())
-    assert "ranges that contain the truth of 80 % of such scans (calibrated on 4 subjects" in said
+    assert "for each class, the intervals of the volume contain the truth of 80 % of such" in said
+    assert "the ranges of Dice that of about as many (calibrated on 4 subjects" in said
     rows = selfvox.evaluate(tmp_path / "out", scans, out=tmp_path / "scores.csv")
     said = " ".join(capsys.readouterr().err.split())
     assert "predicted Dice of 4 scans" in said

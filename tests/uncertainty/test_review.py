@@ -138,8 +138,8 @@ def test_the_precision_of_the_volumes_is_that_of_a_mean_of_passes():
     empty = {"volume": 0.0, "spread": 1.0}
     review = {"classes": [entry, empty, {"volume": 9.0}], "regions": []}
     text = describe_precision([review], 25)
-    assert "25 passes give the volumes to ±3.9 %" in text
-    assert "100 would give ±2 %" in text
+    assert "volumes of 25 passes is precise to ±3.9 %" in text
+    assert "that of 100 would be to ±2 %" in text
     assert describe_precision([{"classes": [empty], "regions": []}], 25) is None
     # of many sets of 25 passes, 95 % have their mean as near as that
     draws = np.random.default_rng(0).normal(100, 10, (20000, 25)).mean(1)

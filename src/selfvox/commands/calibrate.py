@@ -212,6 +212,9 @@ def _describe(measured: Mapping[str, Sequence[Measure]], percent: str, subjects:
         correlation = statistics.correlation(predicted, true)
         text += f"; Dice predicted for held-out subjects correlates with it by {correlation:.2f}"
     echo(text)
-    # conformal intervals promise n / (n + 1), which is 90 % from nine subjects on
+    # conformal intervals of volumes promise n / (n + 1), which is 90 % from nine subjects on
     few = ", the most that so few subjects can promise" if subjects < 9 else ""
-    echo(f"intervals contain the truth of {percent} of such scans{few}")
+    echo(
+        f"for each class, the intervals of the volume contain the truth of {percent} of such "
+        f"scans{few}; the ranges of Dice that of about as many"
+    )

@@ -102,7 +102,7 @@ def part_names(review: Mapping[str, Any], classes: Mapping[int, str]) -> list[st
 
 
 def describe_precision(reviews: Iterable[Mapping[str, Any]], passes: int) -> str | None:
-    """How precisely so many passes give the volumes, and what four times as many would give.
+    """How precise the mean of the volumes of the passes is, and that of four times as many.
 
     Passes are independent draws, so that the mean of their volumes has the standard error of a
     mean; 1.96 of it, relative to the volume, is the median over scans, classes and regions. None
@@ -119,8 +119,8 @@ def describe_precision(reviews: Iterable[Mapping[str, Any]], passes: int) -> str
         return None
     percent = 100 * statistics.median(errors)
     return (
-        f"{passes} passes give the volumes to ±{percent:.2g} % (chance of the dropout alone, "
-        f"median); {4 * passes} would give ±{percent / 2:.2g} %"
+        f"the mean of the volumes of {passes} passes is precise to ±{percent:.2g} % (chance of the "
+        f"dropout alone, median); that of {4 * passes} would be to ±{percent / 2:.2g} %"
     )
 
 

@@ -83,9 +83,9 @@ def describe_estimates(
 ) -> list[str]:
     """The worst scans in words: predicted Dice and volume of each class, with their ranges."""
     lines = [
-        f"predicted Dice and volumes, with ranges that contain the truth of {calibration.percent} "
-        f"of such scans (calibrated on {calibration.subjects} subjects: "
-        f"{printable(calibration.scans)})"
+        "predicted Dice and volumes; for each class, the intervals of the volume contain the truth "
+        f"of {calibration.percent} of such scans, the ranges of Dice that of about as many "
+        f"(calibrated on {calibration.subjects} subjects: {printable(calibration.scans)})"
     ]
     cases = sort_reviews(reviews, calibration)
     for case in cases[:MOST_PRINTED]:
