@@ -6,8 +6,12 @@ import pytest
 
 import selfvox
 from selfvox.data import phantom
+from selfvox.data.preparation.store import open_store
+from selfvox.data.sources import find_dataset
 from selfvox.errors import DataError, UsageError
 from selfvox.prediction import carry_labels
+from selfvox.prediction.carry_labels import AtlasPredictions, CarriedLabels
+from selfvox.registration.registered_pairs import read_label
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +84,26 @@ def test_the_most_similar_labelled_scan_is_chosen_and_a_damaged_scan_named(
     assert (out / "good.nii.gz").exists()
     assert "torn" in (out / "rejected.csv").read_text()
     assert not (out / "review.csv").exists()  # a single atlas agrees with itself
+
+
+def test_shares_of_the_votes_are_resampled_and_then_decide(scans, tmp_path):
+    selfvox.prepare(scans, out=tmp_path / "store", spacing=(2.3, 2.3, 2.3), workers=1)
+    store = open_store(tmp_path / "store")
+    labels = np.stack([np.roll(read_label(store, store.cases[0]), shift) for shift in (0, 1, 2)])
+    geometry = store.cases[0].geometry
+    carried = CarriedLabels(labels, geometry, store.cases[0].spacing_mm, ())
+    case = find_dataset(scans).cases[0]
+    (tmp_path / "out").mkdir()
+    predictions = AtlasPredictions(tmp_path / "out", store, atlases=3)
+    with predictions.folder.lock():
+        predictions.folder.open([case], predictions.card, predictions.classes, store.regions)
+        predictions.write(case, carried)
+    written = np.asarray(nib.load(tmp_path / "out" / "sub-001.nii.gz").dataobj)
+    shares = np.mean([labels == value for value in sorted(store.classes)], axis=1)
+    expected = store.recipe.undo_probabilities(shares.astype(np.float32), geometry).argmax(0)
+    np.testing.assert_array_equal(written, expected)
+    hard_vote = store.recipe.undo(shares.argmax(0).astype(np.uint8), geometry)
+    assert np.count_nonzero(hard_vote != expected) > 20
 
 
 def test_scans_without_labels_cannot_be_carried(scans, tmp_path):

@@ -174,9 +174,16 @@ class AtlasPredictions:
         for number, label in enumerate(carried.labels):
             votes = torch.from_numpy(label == values.reshape(-1, *(1,) * label.ndim))
             accumulator.add(number, (), votes.float())
-        decided = winner(accumulator.scores(VOTE_RULES["majority"], VoteOptions()))
-        on_prepared_grid = values[decided.numpy()].astype(carried.labels.dtype)
-        written = self.labelled.recipe.undo(on_prepared_grid, carried.geometry)
+        scores = accumulator.scores(VOTE_RULES["majority"], VoteOptions())
+        decided = winner(scores)
+        recipe = self.labelled.recipe
+        if carried.geometry.is_resampled:
+            # where voxels change their size, each class's share is resampled and then decides
+            shares = (scores / scores.sum(0)).numpy()
+            written = values[recipe.undo_probabilities(shares, carried.geometry).argmax(0)]
+        else:
+            written = recipe.undo(values[decided.numpy()], carried.geometry)
+        written = written.astype(carried.labels.dtype)
         if atlases == 1:
             return written, None
         review = review_votes(
