@@ -86,6 +86,18 @@ def test_the_most_similar_labelled_scan_is_chosen_and_a_damaged_scan_named(
     assert not (out / "review.csv").exists()  # a single atlas agrees with itself
 
 
+def test_a_scan_compressed_again_under_another_name_does_not_vote_for_itself(
+    scans, tmp_path, moved
+):
+    new = tmp_path / "new"
+    new.mkdir()
+    # the same voxels from right to left, in a file that is not compressed
+    scan = nib.load(scans / "images" / "sub-002.nii.gz")
+    scan.as_reoriented([[0, -1], [1, 1], [2, 1]]).to_filename(new / "copy.nii")
+    selfvox.atlas(scans, new, out=tmp_path / "out", workers=1)
+    assert moved == [2]
+
+
 def test_shares_of_the_votes_are_resampled_and_then_decide(scans, tmp_path):
     selfvox.prepare(scans, out=tmp_path / "store", spacing=(2.3, 2.3, 2.3), workers=1)
     store = open_store(tmp_path / "store")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import torch
 
 from selfvox.data.formats import image as images
 from selfvox.data.preparation.geometry import Geometry
+from selfvox.data.preparation.leakage import content_hashes
 from selfvox.data.preparation.prepare_case import (
     Rejected,
     image_hash,
@@ -19,7 +20,8 @@ from selfvox.data.preparation.prepare_case import (
     make_rejected,
     read_case,
 )
-from selfvox.data.preparation.store import Store, hash_texts
+from selfvox.data.preparation.recipe import PreparedScan
+from selfvox.data.preparation.store import Store, hash_texts, image_digest
 from selfvox.data.preparation.stored_case import StoredCase
 from selfvox.data.sources import Case
 from selfvox.errors import DataError
@@ -76,7 +78,7 @@ def _carry(job: CarryJob) -> CarriedLabels:
     prepared = recipe.apply(read_case(job.case, len(recipe.channel_names)))
     labels = []
     failures = []
-    for atlas in _most_similar(job, prepared.data, prepared.spacing_mm):
+    for atlas in _most_similar(job, prepared):
         moving = read_scan(job.labelled, atlas)
         try:
             registration = register.register(
@@ -93,17 +95,18 @@ def _carry(job: CarryJob) -> CarriedLabels:
     return CarriedLabels(np.stack(labels), prepared.geometry, prepared.spacing_mm, tuple(failures))
 
 
-def _most_similar(job: CarryJob, scan: np.ndarray, spacing_mm: Sequence[float]) -> list[StoredCase]:
+def _most_similar(job: CarryJob, prepared: PreparedScan) -> list[StoredCase]:
     """The labelled scans that correlate best with a scan where their centres coincide.
 
     Raises:
         DataError: every labelled scan is of the same subject.
     """
-    contents = image_hash(job.case)
+    # the prepared voxels stay the same if a file is compressed again or turned
+    contents = {image_hash(job.case), image_digest(prepared)}
     others = [
         atlas
         for atlas in job.labelled.cases
-        if atlas.subject != job.case.subject and atlas.image_hash != contents
+        if atlas.subject != job.case.subject and not content_hashes(atlas) & contents
     ]
     if not others:
         raise DataError(
@@ -114,10 +117,10 @@ def _most_similar(job: CarryJob, scan: np.ndarray, spacing_mm: Sequence[float]) 
 
     def likeness(atlas: StoredCase) -> float:
         positions = register.centred_positions(
-            atlas.shape, scan.shape[1:], atlas.spacing_mm, spacing_mm
+            atlas.shape, prepared.data.shape[1:], atlas.spacing_mm, prepared.spacing_mm
         )
         moved = register.warp_image(read_scan(job.labelled, atlas), positions)
-        return register.similarity(moved, scan)
+        return register.similarity(moved, prepared.data)
 
     return sorted(others, key=likeness, reverse=True)[: job.atlases]
 

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import io
 import json
 import resource
 from collections import OrderedDict
@@ -240,8 +241,7 @@ def write_case(
         label: (*space) on the same grid.
         ignored: value of the label that is no class.
     """
-    largest = np.finfo(np.float16).max
-    arrays = {"images": np.clip(prepared.data, -largest, largest).astype(np.float16)}
+    arrays = {"images": _as_stored(prepared.data)}
     if label is not None:
         arrays["labels"] = label
         classes = label if ignored is None else np.where(label == ignored, 0, label)
@@ -256,6 +256,19 @@ def write_case(
     case = dataclasses.replace(case, sha256=digests)
     write_entry(path, case)
     return case
+
+
+def image_digest(prepared: PreparedScan) -> str:
+    """The SHA-256 that the file of this scan's image has in a store."""
+    file = io.BytesIO()
+    np.save(file, _as_stored(prepared.data), allow_pickle=False)
+    return hashlib.sha256(file.getbuffer()).hexdigest()
+
+
+def _as_stored(data: np.ndarray) -> np.ndarray:
+    largest = np.finfo(np.float16).max
+    stored: np.ndarray = np.clip(data, -largest, largest).astype(np.float16)
+    return stored
 
 
 def write_entry(path: Path, case: StoredCase) -> None:
