@@ -168,8 +168,8 @@ CAUGHT_EARLIER = (
     m(
         "table: mean instead of median",
         "studies/table.py",
-        "float(np.median(difference.by_run))",
-        "float(np.mean(difference.by_run))",
+        "float(np.median(comparison.by_run))",
+        "float(np.mean(comparison.by_run))",
         "studies/test_table.py",
     ),
     m(
@@ -565,8 +565,8 @@ SURVIVED_EARLIER = (
     m(
         "pre-training: crops ignore --seed",
         "commands/pretrain.py",
-        "plan.crop, settings.seed, axis=plan.slice_axis)\n        title",
-        "plan.crop, 0, axis=plan.slice_axis)\n        title",
+        "plan.crop, settings.seed, axis=plan.slice_axis)",
+        "plan.crop, 0, axis=plan.slice_axis)",
         "commands/test_pretrain.py::test_the_seed_decides_on_the_weights_and_on_the_crops",
     ),
     m(
