@@ -65,8 +65,11 @@ def carries_labels(
         for moving, fixed in pairs
     ]
     registered = register_pairs(jobs, workers, "checking the registration")
-    dice = class_dice(registered, classes)
+    dice = class_dice(registered, pairs, classes)
     mean = nan_mean(dice.values())
+    if math.isnan(mean):
+        echo("registration cannot be checked: no two of the compared scans share a class")
+        return True
     parts = ", ".join(f"{name} {value:.2f}" for name, value in dice.items())
     echo(
         f"registration between {len(pairs)} pairs of labelled scans: carried labels have a Dice of "
@@ -81,11 +84,30 @@ def carries_labels(
     return False
 
 
-def class_dice(pairs: Sequence[RegisteredPair], classes: Mapping[int, str]) -> dict[str, float]:
-    """Mean Dice of the carried labels by class name; a failed registration counts as 0."""
+def class_dice(
+    registered: Sequence[RegisteredPair],
+    pairs: Sequence[tuple[StoredCase, StoredCase]],
+    classes: Mapping[int, str],
+) -> dict[str, float]:
+    """Mean Dice of the carried labels by class name, over the pairs of which both scans have it.
+
+    A class that one scan lacks says nothing about the registration: absent from both, its Dice is
+    1. A failed registration counts as 0; without any pair it is NaN.
+
+    Args:
+        registered: the registrations.
+        pairs: their moving and fixed scans, in the same order.
+        classes: names by value.
+    """
     scores = {}
-    for number, name in enumerate(classes.values()):
-        values = [pair.dice[number] if pair.dice else 0.0 for pair in pairs]
+    for number, (value, name) in enumerate(classes.items()):
+        values = []
+        for pair, (moving, fixed) in zip(registered, pairs, strict=True):
+            if value not in moving.label_values or value not in fixed.label_values:
+                continue
+            # resampling may have removed a small structure
+            if not pair.dice or pair.volumes[number] > 0:
+                values.append(pair.dice[number] if pair.dice else 0.0)
         scores[name] = statistics.fmean(values) if values else math.nan
     return scores
 
@@ -108,6 +130,12 @@ def _pairs(
         (moving, fixed)
         for shift in range(1, len(training))
         for moving, fixed in zip(training, np.roll(np.array(training, object), -shift), strict=True)
-    ] or [(moving, fixed) for moving in training for fixed in validation]
-    candidates = [pair for pair in candidates if pair[0].subject != pair[1].subject]
-    return candidates[:CHECKS]
+        if moving.subject != fixed.subject
+    ] or [
+        (moving, fixed)
+        for moving in training
+        for fixed in validation
+        if moving.subject != fixed.subject
+    ]
+    chosen = np.linspace(0, len(candidates) - 1, min(CHECKS, len(candidates))).round().astype(int)
+    return [candidates[number] for number in chosen]
