@@ -10,6 +10,7 @@ from selfvox.data.preparation.split import Split
 from selfvox.data.preparation.store import Store, open_store
 from selfvox.errors import DataError, UsageError
 from selfvox.runs.atomic_files import sha256
+from selfvox.runs.run_folder import Run
 from selfvox.runs.weights import read_network, state_tensors
 from selfvox.settings.verbs import Finetune
 from selfvox.training import pseudo_labels, segmentation, unlabelled
@@ -162,6 +163,65 @@ def test_a_store_keeps_its_own_test_and_validation_subjects_out(
     kept = unlabelled._prepare(shapes_store, settings, store)
     assert [case.subject for case in kept.cases] == list(own.train)
     assert "3 test or validation scans of" in capsys.readouterr().err
+
+
+@pytest.fixture
+def taught(shapes_store, tmp_path, monkeypatch):
+    """Calls `teach` for a run; who can register and the scans are replaced."""
+    store = open_store(shapes_store)
+    monkeypatch.setattr(unlabelled, "_prepare", lambda *_: store)
+    monkeypatch.setattr(unlabelled, "keep_usable", lambda scans, *_: scans)
+    monkeypatch.setattr(unlabelled, "make_copies", lambda *_: None)
+    monkeypatch.setattr(unlabelled, "check_installed", lambda: None)
+    monkeypatch.setattr(unlabelled, "carries_labels", lambda *_: True)
+    settings = Finetune(
+        labelled=shapes_store, encoder="none", out=tmp_path, unlabelled=shapes_store
+    )
+    return lambda run: unlabelled.teach(run, settings, store, None, [], [])
+
+
+def no_greedy():
+    raise UsageError("greedy is not installed")
+
+
+def test_a_resumed_run_keeps_its_teacher(taught, tmp_path, monkeypatch):
+    run = Run(tmp_path, {})
+    assert taught(run).scans is None
+    assert run.record["teacher"] == "atlas"
+    monkeypatch.setattr(unlabelled, "carries_labels", lambda *_: False)
+    assert taught(Run(tmp_path, run.record)).scans is None
+    monkeypatch.setattr(unlabelled, "check_installed", no_greedy)
+    with pytest.raises(UsageError, match="greedy is not installed"):
+        taught(Run(tmp_path, run.record))
+
+
+def test_a_teacher_of_another_run_is_not_used_again(taught, tmp_path):
+    earlier = tmp_path / "teacher-1"
+    earlier.mkdir()
+    taught(Run(tmp_path, {"teacher": "network"}))
+    assert earlier.exists()  # of this run, which continues
+    taught(Run(tmp_path, {}))
+    assert not earlier.exists()
+
+
+def test_the_layout_of_the_labelled_scans_is_not_forced_on_others(
+    shapes_store, tmp_path, monkeypatch
+):
+    store = open_store(shapes_store)
+    sources = []
+
+    def find_scans(_scans, _out, preparation):
+        sources.append(preparation.source)
+        raise DataError("seen")
+
+    monkeypatch.setattr(unlabelled, "find_scans", find_scans)
+    settings = Finetune(
+        labelled=tmp_path / "labelled", encoder="none", out=tmp_path / "run", source="decathlon"
+    )
+    for scans in (tmp_path / "others", tmp_path / "labelled"):
+        with pytest.raises(DataError, match="seen"):
+            unlabelled._prepare(scans, settings, store)
+    assert sources == ["auto", "decathlon"]
 
 
 @pytest.mark.parametrize(

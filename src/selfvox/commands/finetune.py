@@ -108,7 +108,7 @@ def _train_run(
         )
         if pretrained:
             _report_leaks(pretrained, store, split)
-        teaching = teach(settings, store, split, job.training, job.validation)
+        teaching = teach(run, settings, store, split, job.training, job.validation)
         job = replace(job, copies=teaching.copies)
         pseudo_labels = None
         if teaching.scans is not None:

@@ -7,6 +7,7 @@ network by pseudo-labels.
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ from selfvox.registration.pairs import keep_usable
 from selfvox.registration.register import check_installed
 from selfvox.registration.transfer import carries_labels
 from selfvox.runs.progress import echo
+from selfvox.runs.run_folder import Run
 from selfvox.settings.verbs import Finetune
 from selfvox.training.pseudo_labels import PASSES
 
@@ -38,6 +40,7 @@ class Teaching:
 
 
 def teach(
+    run: Run,
     settings: Finetune,
     store: Store,
     split: Split,
@@ -46,9 +49,11 @@ def teach(
 ) -> Teaching:
     """Prepare the unlabelled scans, choose who teaches them, and make the copies of the atlas.
 
-    Nothing without the setting `unlabelled`. Prints the choice and its reason.
+    Nothing without the setting `unlabelled`. Prints the choice and its reason; a resumed run keeps
+    it.
 
     Args:
+        run: of the last training; the choice is recorded there.
         settings: of the verb.
         store: the labelled scans.
         split: who trains, validates and tests.
@@ -57,26 +62,23 @@ def teach(
 
     Raises:
         DataError: the unlabelled scans cannot be used.
-        UsageError: greedy is not installed, and the setting asks for it.
+        UsageError: greedy is not installed, and the setting or the resumed run needs it.
         ResourceError: the disk is full.
     """
     if settings.unlabelled is None:
         return Teaching()
-    can_register = _can_register(settings)
     usable = keep_usable(_prepare(settings.unlabelled, settings, store), store, split)
     folder = settings.out / "copies"
-    with_atlas = can_register and carries_labels(
-        folder, store, training, validation, settings.workers
-    )
-    with_network = settings.teacher in ("network", "both")
-    if settings.teacher == "auto":
-        with_network = not with_atlas
-        teacher = "network" if with_network else "atlas"
-        echo(f"the teacher of the unlabelled scans: {teacher} (--teacher overrides)")
-    elif can_register and not with_atlas:
-        echo("only the network teaches" if with_network else "--unlabelled is not used")
+    teacher = run.record.get("teacher")
+    if teacher is None:
+        # of an earlier run that failed: it may have learnt from other scans
+        for earlier in run.path.glob("teacher-*"):
+            shutil.rmtree(earlier)
+        teacher = _choose_teacher(folder, settings, store, training, validation)
+        run.note(teacher=teacher)
     copies = None
-    if with_atlas:
+    if teacher in ("atlas", "both"):
+        check_installed()
         request = CopyRequest(
             store=store,
             training=training,
@@ -86,11 +88,41 @@ def teach(
             workers=settings.workers,
         )
         copies = make_copies(folder, request)
-    if not with_network:
+    if teacher not in ("network", "both"):
         return Teaching(copies)
     scans = _draw(usable, settings.seed)
     _announce(scans, settings.rounds)
     return Teaching(copies, scans)
+
+
+def _choose_teacher(
+    folder: Path,
+    settings: Finetune,
+    store: Store,
+    training: Sequence[StoredCase],
+    validation: Sequence[StoredCase],
+) -> str:
+    """The teacher: atlas, network, both or none; prints the choice.
+
+    Raises:
+        UsageError: greedy is not installed, and the setting asks for it.
+        ResourceError: the disk is full.
+    """
+    can_register = _can_register(settings)
+    with_atlas = can_register and carries_labels(
+        folder, store, training, validation, settings.workers
+    )
+    if settings.teacher == "auto":
+        teacher = "atlas" if with_atlas else "network"
+        echo(f"the teacher of the unlabelled scans: {teacher} (--teacher overrides)")
+        return teacher
+    if with_atlas or not can_register:
+        return settings.teacher
+    if settings.teacher == "both":
+        echo("only the network teaches")
+        return "network"
+    echo("--unlabelled is not used")
+    return "none"
 
 
 def _can_register(settings: Finetune) -> bool:
@@ -148,7 +180,11 @@ def _prepare(scans: Path, settings: Finetune, labelled: Store) -> Store:
             )
         return _without_held_out(ready)
     out = settings.out / "unlabelled"
-    dataset = find_scans(scans, out, settings)
+    preparation = settings
+    if scans.resolve() != settings.labelled.resolve():
+        # these scans may have another layout than the labelled ones
+        preparation = dataclasses.replace(settings, source="auto")
+    dataset = find_scans(scans, out, preparation)
     channels = len(dataset.channel_names)
     if channels != len(labelled.recipe.channel_names):
         raise DataError(
@@ -159,7 +195,7 @@ def _prepare(scans: Path, settings: Finetune, labelled: Store) -> Store:
     return build_store(
         dataclasses.replace(dataset, cases=cases, classes=None, regions=None),
         out,
-        settings,
+        preparation,
         labelled.recipe,
     )
 
