@@ -832,8 +832,8 @@ NEW = (
     m(
         "store: values beyond float16 become infinite",
         "data/preparation/store.py",
-        "np.clip(prepared.data, -largest, largest).astype",
-        "prepared.data.astype",
+        "np.clip(data, -largest, largest).astype",
+        "data.astype",
         "data/preparation/test_store.py",
     ),
     m(
