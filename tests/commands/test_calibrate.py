@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import selfvox
-from selfvox.commands import calibrate
+from selfvox.commands import calibrate, finetune
 from selfvox.data import phantom
 from selfvox.data.preparation.leakage import seen_scans
 from selfvox.data.preparation.store import open_store
@@ -19,6 +19,7 @@ from selfvox.data.sources import find_dataset
 from selfvox.errors import UsageError
 from selfvox.prediction import labelled_scans
 from selfvox.prediction.trained_model import load_model
+from selfvox.settings.verbs import Finetune
 from selfvox.uncertainty.calibration import read_calibration
 
 from ..conftest import blob, make_run, write_scan
@@ -205,3 +206,16 @@ def test_of_many_scans_no_subject_is_dropped_before_the_further_scans_of_others(
     assert {scan.subject for scan in chosen} == set("abcd")
     # of more subjects than scans, one scan of each
     assert len({scan.subject for scan in calibrate._spread_scans(scans, 3)}) == 3
+
+
+@pytest.mark.parametrize(("spacing", "command"), [(None, "{run}"), ((2, 2, 2), "{run} {scans}")])
+def test_finetune_prints_a_command_that_finds_labels_on_the_scans_own_grids(
+    spacing, command, scans, tmp_path, capsys
+):
+    selfvox.prepare(scans, out=tmp_path / "store", spacing=spacing, workers=1)
+    settings = Finetune(labelled=scans, encoder="none", out=tmp_path / "run")
+    cases = open_store(tmp_path / "store").cases
+    finetune._suggest_calibrate(settings, tmp_path / "run", cases)
+    printed = "".join(capsys.readouterr().err.split())
+    expected = command.format(run=tmp_path / "run", scans=scans)
+    assert printed.endswith(f"selfvoxcalibrate{expected}".replace(" ", ""))
