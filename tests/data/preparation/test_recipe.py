@@ -527,3 +527,14 @@ def test_median_spacings_that_differ_little_are_one_recipe():
     assert not first.is_equivalent(make_recipe(spacing_mm=(1.1, 1.0, 1.3), keep_within=0.2))
     assert not first.is_equivalent(make_recipe(spacing_mm=(1.1, 1.0, 1.0)))
     assert first.is_equivalent(first)
+
+
+def test_a_requested_spacing_is_not_that_of_a_store_with_a_tolerance(tmp_path):
+    scans = tmp_path / "scans"
+    scans.mkdir()
+    for name, spacing in {"a": (1.0,) * 3, "b": (1.0,) * 3, "c": (1.1,) * 3}.items():
+        spaced_scan(scans / f"{name}.nii.gz", spacing)
+    store = selfvox.prepare(scans, out=tmp_path / "store", workers=1)
+    assert open_store(store).recipe.spacing_mm == (1.0, 1.0, 1.0)
+    with pytest.raises(UsageError, match="^spacing: .* was prepared differently"):
+        selfvox.preview(store, out=tmp_path / "a.png", spacing=(1.0, 1.0, 1.0))

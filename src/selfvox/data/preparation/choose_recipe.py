@@ -84,9 +84,11 @@ def check_options(
     Raises:
         UsageError: the first such option.
     """
+    # a requested spacing is exact; a fitted one leaves scans near it as they are
+    is_exact = recipe.spacing_mm == settings.spacing and recipe.keep_within == 0
     fits = {
         "size": settings.size in (None, recipe.size),
-        "spacing": settings.spacing in (None, recipe.spacing_mm),
+        "spacing": settings.spacing is None or is_exact,
         "intensity": _intensity_fits(settings.intensity, recipe),
     }
     for option, is_fitting in fits.items():
