@@ -494,10 +494,8 @@ class Predict:
         # the networks of all folds vote too
         is_ensemble = bool(self.ensemble) or (self.run / FOLDS_FILE).exists()
         several = self.passes > 1 or is_ensemble
-        if self.passes > 1 and self.encoder_dropout == self.decoder_dropout == 0:
-            raise ValueError(
-                "passes: all passes would be equal without dropout; give --encoder-dropout 0.3"
-            )
+        if self.passes > 1:
+            _check_dropout(self)
         for name in ("encoder_dropout", "decoder_dropout", "dropout_kind"):
             if self.passes == 1 and not _is_default(self, name):
                 raise ValueError(
@@ -563,6 +561,9 @@ class Calibrate:
     seed: Seed = 0
     precision: Precision = "auto"
     device: Device = "auto"
+
+    def __post_init__(self) -> None:
+        _check_dropout(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -739,6 +740,13 @@ def _one_of(settings: Any, *names: str) -> None:
     given = [name for name in names if getattr(settings, name) is not None]
     if len(given) > 1:
         raise ValueError(f"{given[0]} and {given[1]}: give one of them, not both")
+
+
+def _check_dropout(settings: Any) -> None:
+    if settings.encoder_dropout == settings.decoder_dropout == 0:
+        raise ValueError(
+            "passes: all passes would be equal without dropout; give --encoder-dropout 0.3"
+        )
 
 
 def _is_default(settings: Any, name: str) -> bool:
