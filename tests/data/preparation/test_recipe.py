@@ -536,5 +536,5 @@ def test_a_requested_spacing_is_not_that_of_a_store_with_a_tolerance(tmp_path):
         spaced_scan(scans / f"{name}.nii.gz", spacing)
     store = selfvox.prepare(scans, out=tmp_path / "store", workers=1)
     assert open_store(store).recipe.spacing_mm == (1.0, 1.0, 1.0)
-    with pytest.raises(UsageError, match="^spacing: .* was prepared differently"):
+    with pytest.raises(UsageError, match=r"^spacing: .* was prepared differently"):
         selfvox.preview(store, out=tmp_path / "a.png", spacing=(1.0, 1.0, 1.0))
