@@ -222,5 +222,5 @@ def test_finetune_prints_a_command_that_finds_labels_on_the_scans_own_grids(
 
 
 def test_passes_without_dropout_are_refused(run):
-    with pytest.raises(UsageError, match="^passes: all passes would be equal without dropout"):
+    with pytest.raises(UsageError, match=r"^passes: all passes would be equal without dropout"):
         selfvox.calibrate(run, encoder_dropout=0, decoder_dropout=0)
