@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from torch import nn
@@ -26,39 +27,18 @@ from selfvox.training.schedule import (
 from selfvox.training.time_budget import Clock, TimeBudget, same_generators, time_training
 
 
+@dataclass(frozen=True, kw_only=True)
 class FinetuneLength:
-    """Counts the steps of a fine-tuning.
+    """Counts the steps of a fine-tuning."""
 
-    Args:
-        settings: of the verb.
-        task: segmentation or classification.
-        store: the prepared scans.
-        training: the cases that train.
-        validation: the cases that validate.
-        fabric: device and precision.
-        run: folder of the run.
-        clock: times the steps, where the settings have minutes.
-    """
-
-    def __init__(
-        self,
-        settings: Finetune,
-        task: DownstreamTask,
-        store: Store,
-        training: Sequence[StoredCase],
-        validation: Sequence[StoredCase],
-        fabric: Fabric,
-        run: Path,
-        clock: Clock,
-    ):
-        self.settings = settings
-        self.task = task
-        self.store = store
-        self.training = training
-        self.validation = validation
-        self.fabric = fabric
-        self.run = run
-        self.clock = clock
+    settings: Finetune
+    task: DownstreamTask
+    store: Store
+    training: Sequence[StoredCase]
+    validation: Sequence[StoredCase]
+    fabric: Fabric
+    run: Path  # its folder
+    clock: Clock  # times the steps, where the settings have minutes
 
     def count(self, recorded: int | None, crop: Sequence[int], network: nn.Module) -> int:
         """The number of steps, printed with what it means; as recorded where the run was started.

@@ -141,7 +141,14 @@ def _length(job: FinetuneJob, run: Run, task: DownstreamTask) -> FinetuneLength:
     if settings.minutes is not None:
         settings = replace(settings, minutes=settings.minutes / job.trainings)
     return FinetuneLength(
-        settings, task, job.store, job.training, job.validation, job.fabric, run.path, job.clock
+        settings=settings,
+        task=task,
+        store=job.store,
+        training=job.training,
+        validation=job.validation,
+        fabric=job.fabric,
+        run=run.path,
+        clock=job.clock,
     )
 
 
