@@ -939,7 +939,7 @@ NEW = (
     ),
     m(
         "settings: the last fold is refused",
-        "settings/verbs.py",
+        "settings/verbs/finetune.py",
         "    if number > count:\n",
         "    if number >= count:\n",
         "settings/test_settings.py::test_a_fold_is_one_of_its_count",
