@@ -77,7 +77,10 @@ def exit_codes(_: str) -> str:
     ]
     rows = ["| code | meaning |", "|---|---|", "| 0 | done |"]
     rows += [f"| {error.exit_code} | {(error.__doc__ or '').splitlines()[0]} |" for error in listed]
-    rows.append("| 130, 143 | Stopped by Ctrl-C or SIGTERM; training saves a checkpoint first. |")
+    rows.append(
+        "| 130, 143, 129 | Stopped by Ctrl-C, SIGTERM or a closed terminal; training saves a "
+        "checkpoint first. |"
+    )
     rows.append("| 1 | An internal error. Please report it with the output of `--debug`. |")
     return "\n".join(rows)
 

@@ -1,6 +1,7 @@
 """The command line: options become settings, help is complete, every failure is one line."""
 
 import os
+import signal
 import subprocess
 import sys
 
@@ -10,6 +11,7 @@ import yaml
 import selfvox
 from selfvox import cli, cli_help, errors, tasks
 from selfvox.cli import VERBS, main
+from selfvox.runs.stop_signals import StopRequest
 from selfvox.settings.options import as_dict, options, resolve
 from selfvox.settings.verbs import Pretrain
 
@@ -285,7 +287,8 @@ def test_an_unknown_key_in_a_file_is_refused_with_the_nearest(capsys, tmp_path):
         (errors.ResourceError("this"), 5, "error: this"),
         (errors.NumericalError("this"), 6, "error: this"),
         (errors.Stopped("this", 15), 143, "error: this"),
-        (KeyboardInterrupt(), 130, "stopped"),
+        (KeyboardInterrupt(), 130, "stopped by SIGINT; run the same command again"),
+        (StopRequest(signal.SIGHUP), 129, "stopped by SIGHUP; run the same command again"),
         (MemoryError(), 5, "out of memory; use a smaller --batch"),
         (type("OutOfMemoryError", (RuntimeError,), {})("CUDA out of memory"), 5, "out of memory"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), 5, "out of memory"),

@@ -9,6 +9,7 @@ import argparse
 import contextlib
 import errno
 import os
+import signal
 import sys
 import traceback
 import typing
@@ -21,6 +22,7 @@ from selfvox import cli_help
 from selfvox.errors import ResourceError, SelfvoxError, UsageError, did_you_mean
 from selfvox.functions import run_verb
 from selfvox.runs.atomic_files import DISK_FULL_ERRORS
+from selfvox.runs.stop_signals import handle_stop_signals, request_stop
 from selfvox.settings import safe_yaml
 from selfvox.settings.options import Option, check_names, options, resolve, to_yaml
 from selfvox.settings.verbs import VERBS
@@ -39,7 +41,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line; return its exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
-        _command(arguments)
+        with handle_stop_signals(request_stop):
+            _command(arguments)
         sys.stdout.flush()
     except BrokenPipeError:  # the reader of our output has closed it, such as `head`
         # Python flushes once more when it ends: into nothing
@@ -52,7 +55,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if "--debug" in arguments:
             traceback.print_exc()
         code, message = _exit_code_and_message(error)
-        print(f"selfvox: {_printable(message)}", file=sys.stderr)
+        # the terminal may be gone
+        with contextlib.suppress(OSError):
+            print(f"selfvox: {_printable(message)}", file=sys.stderr)
         return code
     return 0
 
@@ -243,7 +248,10 @@ def _exit_code_and_message(error: BaseException) -> tuple[int, str]:
     if isinstance(error, SelfvoxError):
         return error.exit_code, f"error: {error}"
     if isinstance(error, KeyboardInterrupt):
-        return 130, "stopped"  # 128 + SIGINT
+        number = getattr(error, "signal_number", signal.SIGINT)
+        name = signal.Signals(number).name
+        # as a shell reports a process that a signal has ended
+        return 128 + number, f"stopped by {name}; run the same command again to continue"
     if isinstance(error, OSError) and error.errno in DISK_FULL_ERRORS:
         message = f"error: {error.filename or 'output'}: the disk is full; free some space"
         return ResourceError.exit_code, message

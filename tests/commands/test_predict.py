@@ -214,7 +214,7 @@ def test_a_batch_killed_at_any_scan_goes_on_to_the_same_bytes(run, scans, tmp_pa
     assert (out / "scan_0.nii.gz").stat().st_mtime_ns == kept
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_stops_at_once_and_what_is_finished_stays(
     run, scans, tmp_path, monkeypatch, number
 ):

@@ -3,7 +3,6 @@
 import json
 import math
 import os
-import signal
 from types import SimpleNamespace
 
 import pytest
@@ -17,12 +16,12 @@ from selfvox.errors import NumericalError, WeightsError
 from selfvox.models.build import build_encoder
 from selfvox.ops.outcome import Outcome
 from selfvox.runs.run_folder import read_metrics
+from selfvox.runs.stop_signals import STOP_SIGNALS, ignore_stop_signals
 from selfvox.runs.weights import load_strictly, load_tensors, read_encoder
 from selfvox.training import monitor, pretext_objective, training_log
 from selfvox.training.batches import batch_generator, training_batches
 from selfvox.training.loop import MAX_SKIPPED_IN_A_ROW, STEPS_PER_SKIPPED, _SkippedSteps
 from selfvox.training.schedule import TrainingPlan
-from selfvox.training.stop_signals import ignore_stop_signals
 from selfvox.training.training_log import TrainingLog
 
 
@@ -216,10 +215,10 @@ def test_a_signal_to_the_processes_that_read_costs_no_batch(shapes_store):
     )
     batches = iter(loader)
     subjects = [int(next(batches)["subject"])]
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in STOP_SIGNALS:
         os.kill(batches._workers[0].pid, number)
         subjects += [int(next(batches)["subject"]) for _ in range(10)]
-    assert subjects == [int(data[sample]["subject"]) for sample in range(21)]
+    assert subjects == [int(data[sample]["subject"]) for sample in range(51)]
 
 
 def test_time_between_steps_does_not_count(monkeypatch):

@@ -138,7 +138,10 @@ def computed_steps(monkeypatch):
     return steps
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129), (signal.SIGXCPU, 152)],
+)
 def test_a_signal_costs_no_step(
     shapes_store, tmp_path, left_alone, computed_steps, monkeypatch, capsys, number, code
 ):

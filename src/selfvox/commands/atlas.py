@@ -13,9 +13,10 @@ from selfvox.data.preparation.store import Store
 from selfvox.data.sources import Case
 from selfvox.errors import DataError
 from selfvox.prediction.carry_labels import AtlasPredictions, CarryJob, carry_labels
-from selfvox.prediction.scan_loop import all_cases, stop_on_signal
+from selfvox.prediction.scan_loop import all_cases
 from selfvox.registration.register import check_installed
 from selfvox.runs.progress import echo, progress_bar
+from selfvox.runs.stop_signals import stop_on_signal
 from selfvox.settings.verbs import Atlas
 
 

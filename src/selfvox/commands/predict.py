@@ -6,9 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from selfvox.prediction.jobs import load_job
-from selfvox.prediction.scan_loop import chosen_cases, process_scans, stop_on_signal
+from selfvox.prediction.scan_loop import chosen_cases, process_scans
 from selfvox.runs.fold_folder import name_networks
 from selfvox.runs.progress import echo
+from selfvox.runs.stop_signals import stop_on_signal
 from selfvox.settings.verbs import Predict
 from selfvox.uncertainty.ensemble import describe_passes
 

@@ -1,14 +1,10 @@
-"""The loop over scans: which ones to predict, reading them, and stopping on a signal."""
+"""The loop over scans: which ones to predict, and reading them."""
 
 from __future__ import annotations
 
 import contextlib
-import signal
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from types import FrameType
-from typing import Any, NoReturn
 
 import torch
 
@@ -18,7 +14,7 @@ from selfvox.data.preparation.prepare_case import Rejected, make_rejected, read_
 from selfvox.data.preparation.recipe import PreparedScan, Recipe
 from selfvox.data.preparation.split import Split, read_split_if_present
 from selfvox.data.sources import Case, Dataset, find_dataset
-from selfvox.errors import DataError, Stopped, UsageError
+from selfvox.errors import DataError, UsageError
 from selfvox.runs.progress import echo, progress_bar
 from selfvox.settings.verbs import Predict
 
@@ -85,37 +81,6 @@ def process_scans(
                 echo(f"{rejected[-1].file}: {rejected[-1].reason}")
             bar.advance(f"{len(rejected)} rejected" if rejected else "")
     return rejected
-
-
-@contextlib.contextmanager
-def stop_on_signal(out: Path) -> Iterator[None]:
-    """End as `Stopped` on SIGTERM and SIGINT, at once.
-
-    Files are atomic, so that the same command continues the work.
-    """
-    received: list[int] = []
-
-    def interrupt(number: int, frame: FrameType | None) -> NoReturn:
-        received.append(number)
-        # no ordinary exception, which the loop might take for a damaged scan
-        raise KeyboardInterrupt
-
-    previous: dict[signal.Signals, Any] = {}
-    # Python allows handlers in the main thread only
-    if threading.current_thread() is threading.main_thread():
-        for stop in (signal.SIGTERM, signal.SIGINT):
-            previous[stop] = signal.signal(stop, interrupt)
-    try:
-        yield
-    except KeyboardInterrupt:
-        number = received[0] if received else int(signal.SIGINT)
-        name = signal.Signals(number).name
-        raise Stopped(
-            f"{out}: stopped by {name}; run the same command again to continue", number
-        ) from None
-    finally:
-        for stop, handler in previous.items():
-            signal.signal(stop, handler)
 
 
 @contextlib.contextmanager

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -39,7 +40,7 @@ class ProgressBar:
         note = f"{note}  " if note else ""
         line = f"{self.title}  {self.done}/{self.total}  {note}{remaining} left"
         if console.is_terminal:
-            console.print(
+            _print(
                 line,
                 end="\n" if finished else "\r",
                 overflow="ellipsis",
@@ -47,19 +48,26 @@ class ProgressBar:
                 soft_wrap=False,
             )
         else:
-            console.print(line, markup=False)
+            _print(line, markup=False)
 
 
 @contextlib.contextmanager
 def progress_bar(title: str, total: int, start: int = 0) -> Iterator[ProgressBar]:
     """Show the progress of a job of `total` items; `start` of them were done by an earlier run."""
     yield ProgressBar(title, total, start, every_seconds=0.2 if console.is_terminal else 10.0)
-    sys.stderr.flush()
+    with contextlib.suppress(OSError):
+        sys.stderr.flush()
 
 
 def echo(text: str) -> None:
     """Print one line for the person at the terminal."""
-    console.print(text, markup=False)
+    _print(text, markup=False)
+
+
+def _print(text: str, **how: Any) -> None:
+    """Print, if that is possible: a closed terminal or a full disk must not end the work."""
+    with contextlib.suppress(OSError):
+        console.print(text, **how)
 
 
 def silence() -> None:

@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from selfvox.runs.device import Fabric
+from selfvox.runs.stop_signals import ignore_stop_signals
 from selfvox.training.schedule import TrainingPlan
-from selfvox.training.stop_signals import ignore_stop_signals
 
 GPU_WORKERS = 4  # processes that read samples while a GPU trains
 

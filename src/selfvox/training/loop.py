@@ -24,7 +24,7 @@ from selfvox.runs.weights import load_strictly, state_tensors
 from selfvox.training.batches import training_batches
 from selfvox.training.optimizer_step import BeforeUpdate, Stepper, largest_of_devices
 from selfvox.training.schedule import TrainingPlan
-from selfvox.training.stop_signals import StopSignals
+from selfvox.training.stop_after_step import StopSignals
 from selfvox.training.training_log import TrainingLog
 
 LOG_EVERY = 10  # steps between lines of `metrics.jsonl`

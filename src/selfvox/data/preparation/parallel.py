@@ -98,7 +98,7 @@ def _run_pool(
         BrokenProcessPool: a process died.
     """
     context = multiprocessing.get_context(_start_method())
-    with ProcessPoolExecutor(width, context, _begin_worker) as pool:
+    with ProcessPoolExecutor(width, context, _begin_worker) as pool, _ended_children():
         while queue or running:
             while queue and len(running) < width:
                 number, item = queue.popleft()
@@ -109,6 +109,22 @@ def _run_pool(
                 result = future.result()
                 number, _ = running.pop(future)
                 yield number, result
+
+
+@contextmanager
+def _ended_children() -> Iterator[None]:
+    """End the processes that were started within at once, if there is an error or a stop signal.
+
+    A pool would wait for the items at work, which may take minutes. Their files are atomic.
+    """
+    earlier = set(multiprocessing.active_children())
+    try:
+        yield
+    # also of a signal, and of a caller that wants no more results
+    except BaseException:
+        for child in set(multiprocessing.active_children()) - earlier:
+            child.terminate()
+        raise
 
 
 def _submit(pool: ProcessPoolExecutor, function: Callable[[T], R], item: T) -> Future[R]:
@@ -170,8 +186,10 @@ def _hidden_main() -> Iterator[None]:
 
 
 def _begin_worker() -> None:
-    # Ctrl-C reaches all processes of the group; the main process ends the workers in order
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Ctrl-C and a closed terminal reach all processes of the group; the main process ends the
+    # workers
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
     # only here: the workers alone resample; its own documentation calls it sitk
     import SimpleITK as sitk  # noqa: N813
 
