@@ -20,9 +20,9 @@ import torch
 from linear_probe import fresh
 from scipy.stats import spearmanr
 
-from selfvox.data.formats.strict_json import read_json as read_json
 from selfvox.data.preparation.store import Store, open_store
 from selfvox.models.encoder import Encoder
+from selfvox.runs.strict_json import read_json as read_json
 from selfvox.runs.weights import load_strictly, read_encoder
 from selfvox.settings import safe_yaml
 from selfvox.studies.results import read_rows

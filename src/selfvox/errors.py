@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from pathlib import PurePath
 
 
 class SelfvoxError(Exception):
@@ -61,3 +62,14 @@ def did_you_mean(word: str, choices: Iterable[str]) -> str:
     if similar:
         return f"; did you mean '{similar[0]}'?"
     return f"; known: {', '.join(choices) or 'none'}"
+
+
+def printable(path: PurePath | str) -> str:
+    """A path for a message: control characters escaped, so that it stays one line."""
+    return "".join(c if c.isprintable() else percent_encoded(c) for c in str(path))
+
+
+def percent_encoded(character: str) -> str:
+    """A character as `%XX` or `%uXXXX`."""
+    code = ord(character)
+    return f"%{code:02X}" if code < 0x100 else f"%u{code:04X}"

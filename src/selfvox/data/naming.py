@@ -22,7 +22,8 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path, PurePath
 
-from selfvox.errors import DataError
+from selfvox.errors import DataError, percent_encoded
+from selfvox.errors import printable as printable
 
 _KIND = (
     r"t1|t1w|t1n|t1c|t1ce|t1gd|t1km|t2|t2w|t2f|flair|dwi|adc|swi|bold|pd|pdw|mr|mri|"
@@ -64,7 +65,7 @@ def safe_name(text: str) -> str:
     any file system, nor a leading `.` or `-`, a second `.` in a row, or a space or `.` at the end.
     Different texts have different names.
     """
-    escaped = printable(_NOT_PLAIN.sub(lambda match: _percent(match[0]), text))
+    escaped = printable(_NOT_PLAIN.sub(lambda match: percent_encoded(match[0]), text))
     encoded = escaped.encode("utf-8")
     if len(encoded) > _MAX_BYTES:
         start = encoded[:_MAX_BYTES].decode("utf-8", "ignore")
@@ -72,12 +73,6 @@ def safe_name(text: str) -> str:
         # long names that begin alike stay apart
         return f"{start}~{hashlib.sha256(encoded).hexdigest()[:12]}"
     return escaped or "%"
-
-
-def printable(path: PurePath | str) -> str:
-    """A path for a message: control characters escaped, so that it stays one line."""
-    characters = (c if c.isprintable() else _percent(c) for c in str(path))
-    return "".join(characters)
 
 
 def case_ids(paths: Sequence[PurePath], endings: Sequence[str]) -> list[str]:
@@ -184,8 +179,3 @@ def _repeated(names: Sequence[str]) -> set[str]:
     """The names that occur more than once, in lower case."""
     counts = Counter(name.casefold() for name in names)
     return {name for name, count in counts.items() if count > 1}
-
-
-def _percent(character: str) -> str:
-    code = ord(character)
-    return f"%{code:02X}" if code < 0x100 else f"%u{code:04X}"

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 
 from selfvox.data.formats import image as images
-from selfvox.data.formats import strict_json
 from selfvox.data.preparation.leakage import SeenScans, content_hashes
 from selfvox.data.preparation.prepare_case import image_hash, read_case
 from selfvox.data.preparation.recipe import PreparedScan
@@ -19,6 +18,7 @@ from selfvox.data.preparation.stored_case import StoredCase
 from selfvox.data.sources import Case, find_dataset
 from selfvox.errors import DataError, UsageError
 from selfvox.prediction.trained_model import TrainedSegmenter
+from selfvox.runs import strict_json
 from selfvox.runs.progress import echo
 from selfvox.runs.weights import read_network_card
 from selfvox.settings import safe_yaml

@@ -22,13 +22,13 @@ from pathlib import Path
 from typing import Any
 
 from selfvox.data.formats import image as images
-from selfvox.data.formats import strict_json
 from selfvox.data.formats.image import SUFFIXES_2D, suffix
 from selfvox.data.naming import stem
 from selfvox.data.preparation.prepare_case import Rejected
 from selfvox.data.sources import Case
 from selfvox.errors import DataError, UsageError
 from selfvox.ops.regions import Regions, regions_to_json
+from selfvox.runs import strict_json
 from selfvox.runs.atomic_files import folder_lock, sha256, write_csv, write_json
 from selfvox.runs.ledger import append_record, read_records, write_records
 from selfvox.runs.progress import echo

@@ -6,7 +6,6 @@ import csv
 from collections.abc import Mapping
 from pathlib import Path
 
-from selfvox.data.formats import strict_json
 from selfvox.data.formats.image import SUFFIXES_2D, SUFFIXES_3D, suffix
 from selfvox.data.naming import printable, stem
 from selfvox.errors import DataError
@@ -18,6 +17,7 @@ from selfvox.prediction.output_folder import (
     REGION_CLASSES,
     REVIEW_TABLE,
 )
+from selfvox.runs import strict_json
 
 
 def has_region_probabilities(folder: Path) -> bool:

@@ -11,7 +11,6 @@ from typing import TypeVar
 import numpy as np
 from torch import Tensor, nn
 
-from selfvox.data.formats import strict_json
 from selfvox.data.formats.image import suffix
 from selfvox.data.preparation.geometry import Geometry
 from selfvox.data.preparation.recipe import Recipe
@@ -23,6 +22,7 @@ from selfvox.models.classifier import Classifier
 from selfvox.models.segmenter import Segmenter
 from selfvox.ops.flips import named_axes
 from selfvox.ops.regions import Regions, decode_regions, region_labels
+from selfvox.runs import strict_json
 from selfvox.runs.card import ClassifierCard, DropoutRates, NetworkCard, SegmenterCard
 from selfvox.runs.fold_folder import fold_folder, fold_runs
 from selfvox.runs.progress import echo

@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 
-from selfvox.data.formats import strict_json
 from selfvox.data.preparation import parallel, store
 from selfvox.data.preparation.recipe import PreparedScan
 from selfvox.data.preparation.store import Store
@@ -25,7 +24,7 @@ from selfvox.errors import DataError
 from selfvox.ops.metrics import dice_per_class
 from selfvox.registration import register
 from selfvox.registration.register import Registration
-from selfvox.runs import atomic_files
+from selfvox.runs import atomic_files, strict_json
 from selfvox.runs.progress import progress_bar
 
 MOST_FOLDED = 0.01  # share of voxels where a displacement folds, beyond which it is not used

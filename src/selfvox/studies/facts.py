@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from selfvox.data.formats import strict_json
-from selfvox.runs import atomic_files
+from selfvox.runs import atomic_files, strict_json
 
 FORMAT = 1
 

@@ -8,12 +8,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from selfvox.data.formats import strict_json
 from selfvox.data.naming import printable
 from selfvox.data.preparation.store import Store, hash_texts, open_store
 from selfvox.data.preparation.stored_case import StoredCase
 from selfvox.errors import DataError
-from selfvox.runs import atomic_files
+from selfvox.runs import atomic_files, strict_json
 
 FORMAT = 1
 FILE = "data.json"

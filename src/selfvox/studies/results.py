@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from selfvox.data.formats import strict_json
 from selfvox.data.naming import natural_key
 from selfvox.data.preparation.store import is_store, open_store
+from selfvox.runs import strict_json
 from selfvox.studies import class_scores
 from selfvox.studies.design import Arm, list_arms, list_cells
 from selfvox.studies.facts import load_facts

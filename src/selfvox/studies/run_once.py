@@ -11,9 +11,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from selfvox.data.formats import strict_json
 from selfvox.errors import BusyError, UsageError
-from selfvox.runs import atomic_files
+from selfvox.runs import atomic_files, strict_json
 from selfvox.runs.progress import redirect_output
 
 FORMAT = 1

@@ -16,13 +16,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from selfvox.data.formats import strict_json
 from selfvox.data.preparation import store
 from selfvox.data.preparation.recipe import PreparedScan
 from selfvox.data.preparation.store import Store
 from selfvox.data.preparation.stored_case import StoredCase
 from selfvox.errors import DataError
 from selfvox.models.segmenter import Segmenter
+from selfvox.runs import strict_json
 from selfvox.runs.atomic_files import remove_temporary_files, write_csv, write_json
 from selfvox.runs.device import Fabric, inference_mode
 from selfvox.runs.progress import echo, progress_bar

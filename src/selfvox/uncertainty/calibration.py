@@ -15,8 +15,8 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 import pydantic
 
-from selfvox.data.formats import strict_json
 from selfvox.errors import DataError
+from selfvox.runs import strict_json
 from selfvox.runs.atomic_files import write_json
 from selfvox.runs.card import DropoutRates
 from selfvox.runs.weights import part_folder

@@ -20,9 +20,9 @@ import pydicom
 from pydicom import uid
 from pydicom.pixels.decoders.base import get_decoder
 
-from selfvox.data.formats.safe_open import open_regular
 from selfvox.data.naming import printable
 from selfvox.errors import DataError
+from selfvox.runs.safe_open import open_regular
 
 # headers end long before; the pixels of a whole study need not be read to list it
 _HEADER_BYTES = 4 * 2**20

@@ -11,7 +11,6 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 from isal import isal_zlib
 
-from selfvox.data.formats.safe_open import open_regular
 from selfvox.data.formats.volume import (
     HARMLESS_BYTES,
     INFLATE_ERRORS,
@@ -23,6 +22,7 @@ from selfvox.data.formats.volume import (
 )
 from selfvox.data.naming import printable
 from selfvox.errors import DataError
+from selfvox.runs.safe_open import open_regular
 
 _HEADER_BYTES = 2**20  # a text header has some kilobytes
 # 16 more than the largest window: a gzip header is expected

@@ -12,7 +12,6 @@ import numpy as np
 from isal import isal_zlib
 from nibabel.spatialimages import HeaderDataError
 
-from selfvox.data.formats.safe_open import open_regular
 from selfvox.data.formats.volume import (
     HARMLESS_BYTES,
     INFLATE_ERRORS,
@@ -25,6 +24,7 @@ from selfvox.data.formats.volume import (
 from selfvox.data.naming import printable
 from selfvox.errors import DataError
 from selfvox.runs.atomic_files import atomic_write
+from selfvox.runs.safe_open import open_regular
 
 _GZIP_MAGIC = b"\x1f\x8b"
 _HEADER_BYTES = 2**12

@@ -9,10 +9,10 @@ import numpy as np
 from PIL import Image as Pillow
 from PIL import ImageOps, ImageSequence, UnidentifiedImageError
 
-from selfvox.data.formats.safe_open import open_regular
 from selfvox.data.naming import printable
 from selfvox.errors import DataError
 from selfvox.runs.atomic_files import atomic_write
+from selfvox.runs.safe_open import open_regular
 
 LIMIT_PIXELS = 2**26  # 8192 x 8192
 _FORMATS = ("PNG", "JPEG", "TIFF")  # each decoder is code that untrusted files reach

@@ -11,7 +11,6 @@ import numpy as np
 
 from selfvox.data.formats import image as images
 from selfvox.data.formats.image import Image
-from selfvox.data.formats.safe_open import open_regular
 from selfvox.data.naming import printable
 from selfvox.data.preparation import store
 from selfvox.data.preparation.geometry import crop_to_box
@@ -19,6 +18,7 @@ from selfvox.data.preparation.recipe import PreparedScan, Recipe
 from selfvox.data.preparation.stored_case import StoredCase
 from selfvox.data.sources import Case
 from selfvox.errors import DataError, SelfvoxError
+from selfvox.runs.safe_open import open_regular
 
 # of each source file: size in bytes and time of the last change in ns
 FileStates = tuple[tuple[int, int], ...]

@@ -15,10 +15,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from selfvox.data.formats import strict_json
 from selfvox.data.naming import natural_key, printable
 from selfvox.errors import DataError, UsageError
-from selfvox.runs import atomic_files
+from selfvox.runs import atomic_files, strict_json
 
 _USES = ("train", "validation", "test")
 

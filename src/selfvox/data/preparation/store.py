@@ -29,7 +29,6 @@ from typing import Any, cast
 
 import numpy as np
 
-from selfvox.data.formats import strict_json
 from selfvox.data.preparation import split
 from selfvox.data.preparation.recipe import PreparedScan, Recipe
 from selfvox.data.preparation.split import Split
@@ -38,7 +37,7 @@ from selfvox.errors import DataError
 from selfvox.ops import regions
 from selfvox.ops.mirrored_crop import mirrored_crop
 from selfvox.ops.regions import Regions
-from selfvox.runs import atomic_files
+from selfvox.runs import atomic_files, strict_json
 
 FORMAT = "selfvox-store"
 VERSION = 1

@@ -12,10 +12,10 @@ from PIL import Image as Pillow
 
 from selfvox.data import naming
 from selfvox.data.formats.image import SUFFIXES_2D, suffix
-from selfvox.data.formats.safe_open import open_regular
 from selfvox.data.naming import printable
 from selfvox.data.sources import Case
 from selfvox.errors import DataError
+from selfvox.runs.safe_open import open_regular
 
 LARGEST_BYTES = 64 * 2**20  # a million lines
 _GREY_MODES = ("1", "L", "LA", "F", "I")

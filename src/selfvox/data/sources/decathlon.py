@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from selfvox.data.formats import strict_json
 from selfvox.data.formats.image import suffix
 from selfvox.data.naming import printable
 from selfvox.data.sources import Case, Dataset, case_key
@@ -26,6 +25,7 @@ from selfvox.data.sources._files import (
 )
 from selfvox.data.sources.brats import tumour_regions
 from selfvox.errors import DataError
+from selfvox.runs import strict_json
 
 _LISTS = ("training", "validation", "test")
 # classes of Task01, as it spells them

@@ -15,7 +15,6 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from selfvox.data import naming
-from selfvox.data.formats import strict_json
 from selfvox.data.formats.image import SUFFIXES_2D, suffix
 from selfvox.data.naming import printable
 from selfvox.data.sources import Case, Dataset, case_key
@@ -27,6 +26,7 @@ from selfvox.data.sources._files import (
     unlabelled_note,
 )
 from selfvox.errors import DataError
+from selfvox.runs import strict_json
 
 _LABEL_FOLDERS = {"imagesTr": "labelsTr", "imagesTs": "labelsTs"}
 _CHANNEL = re.compile(r"(.+)_(\d{4})", re.ASCII | re.DOTALL)  # four digits

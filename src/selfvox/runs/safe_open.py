@@ -7,8 +7,7 @@ import stat
 from pathlib import Path
 from typing import BinaryIO
 
-from selfvox.data.naming import printable
-from selfvox.errors import DataError
+from selfvox.errors import DataError, printable
 
 
 def open_regular(path: Path, name: str = "") -> BinaryIO:

@@ -4,8 +4,8 @@ import os
 
 import pytest
 
-from selfvox.data.formats import strict_json
 from selfvox.errors import DataError
+from selfvox.runs import strict_json
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from selfvox.data.formats.safe_open import open_regular
-from selfvox.data.naming import printable
-from selfvox.errors import DataError
+from selfvox.errors import DataError, printable
+from selfvox.runs.safe_open import open_regular
 
 LARGEST_BYTES = 16 * 2**20  # a list of 100 000 scans needs about 10 MB
 
