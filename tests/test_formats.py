@@ -72,7 +72,7 @@ def test_every_file_is_named(folders):
                 .replace("sub-003", "ID")
                 .replace("sub-004", "ID")
             )
-            names = named(section) | {".lock"}
+            names = named(section)
             assert any(word.startswith(name) for word in names), f"{folder}/{name}"
 
 

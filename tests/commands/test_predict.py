@@ -31,9 +31,7 @@ GRIDS = {
 
 
 def content(folder):
-    return {
-        path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.name != ".lock"
-    }
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
 
 
 def bright(network):
@@ -287,7 +285,7 @@ def test_a_folder_that_another_process_predicts_into_is_left_alone(run, scans, t
         pytest.raises(BusyError, match="name another --out"),
     ):
         predict(Predict(run=run, scans=scans, out=tmp_path / "out"))
-    assert [path.name for path in (tmp_path / "out").iterdir()] == [".lock"]
+    assert list((tmp_path / "out").iterdir()) == []
 
 
 @pytest.mark.parametrize("name", ["review.csv", "classes.json"])

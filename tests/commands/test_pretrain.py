@@ -66,7 +66,6 @@ def test_the_folder_holds_what_the_formats_say_and_no_debris(run):
             "encoder",
             "curve.png",
             "tensorboard",
-            ".lock",
         )
     }
     assert sorted(path.stem for path in run.glob("checkpoints/*.json")) == [

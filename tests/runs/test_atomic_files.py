@@ -4,11 +4,12 @@ import csv
 import errno
 import math
 import os
+import threading
 
 import numpy as np
 import pytest
 
-from selfvox.errors import ResourceError
+from selfvox.errors import BusyError, ResourceError
 from selfvox.runs import atomic_files
 
 
@@ -131,3 +132,56 @@ def test_a_digest_is_that_of_the_bytes(tmp_path):
         atomic_files.sha256(tmp_path / "a")
         == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
     )
+
+
+def test_a_lock_leaves_no_file_behind_and_the_folder_can_be_locked_again(tmp_path):
+    for _ in range(2):
+        with atomic_files.folder_lock(tmp_path):
+            assert (tmp_path / ".lock").read_text() == str(os.getpid())
+        assert list(tmp_path.iterdir()) == []
+    with pytest.raises(ZeroDivisionError), atomic_files.folder_lock(tmp_path):
+        raise ZeroDivisionError
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_of_many_that_lock_a_folder_in_turns_never_two_have_it_at_once(tmp_path):
+    inside = []
+    most = []
+
+    def lock_often():
+        for _ in range(100):
+            try:
+                with atomic_files.folder_lock(tmp_path):
+                    inside.append(1)
+                    most.append(len(inside))
+                    inside.pop()
+            except BusyError:
+                pass
+
+    threads = [threading.Thread(target=lock_often) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(most) > 50
+    assert max(most) == 1
+
+
+def test_a_lock_file_that_was_removed_between_opening_and_locking_is_no_lock(tmp_path, monkeypatch):
+    real = atomic_files.fcntl.flock
+    removed = []
+
+    def remove_first(file, how):
+        if not removed:
+            (tmp_path / ".lock").unlink()
+            removed.append(1)
+        real(file, how)
+
+    monkeypatch.setattr(atomic_files.fcntl, "flock", remove_first)
+    with (
+        atomic_files.folder_lock(tmp_path),
+        # of the file that others open too
+        pytest.raises(BusyError),
+        atomic_files.folder_lock(tmp_path),
+    ):
+        pass

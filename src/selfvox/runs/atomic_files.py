@@ -13,7 +13,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from selfvox.errors import BusyError, ResourceError
 
@@ -102,26 +102,55 @@ def sha256(path: Path) -> str:
 
 @contextmanager
 def folder_lock(folder: Path) -> Iterator[None]:
-    """Keep other processes from writing into `folder`.
+    """Keep other processes from writing into `folder`, by a file `.lock` that goes at the end.
 
     The operating system releases the lock of a process that dies.
 
     Raises:
         BusyError: another process has the lock.
     """
-    with (folder / ".lock").open("a+", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            pid = file.read().strip() or "?"
-            raise BusyError(
-                f"{folder}: process {pid} is writing here; wait for it, or name another --out"
-            ) from None
+    path = folder / ".lock"
+    with _locked(path) as file:
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()
-        yield
+        try:
+            yield
+        finally:
+            # still locked: who opened this file meanwhile notices that it is gone
+            path.unlink(missing_ok=True)
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[TextIO]:
+    """The file of a lock, created where it is missing, opened and locked.
+
+    Raises:
+        BusyError: another process has the lock.
+    """
+    while True:
+        with path.open("a+", encoding="utf-8") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                file.seek(0)
+                pid = file.read().strip() or "?"
+                raise BusyError(
+                    f"{path.parent}: process {pid} is writing here; wait for it, or name another "
+                    "--out"
+                ) from None
+            # between opening and locking, the process before may have removed the file
+            if _is_the_file(path, file):
+                yield file
+                return
+
+
+def _is_the_file(path: Path, file: TextIO) -> bool:
+    """Whether the path leads to this open file."""
+    try:
+        return os.path.samestat(path.stat(), os.fstat(file.fileno()))
+    except FileNotFoundError:
+        return False
 
 
 def _fsync_folder(folder: Path) -> None:
