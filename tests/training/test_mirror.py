@@ -36,4 +36,31 @@ def test_left_and_right_classes_must_not_be_mirrored_into_each_other():
     with pytest.raises(UsageError, match="'Left hippocampus' where 'right hippocampus' is; leave"):
         check_sides((0,), names, classes)
     check_sides((1, 2), names, classes)
-    check_sides((0,), names, ["background", "left ventricle", "myocardium"])
+
+
+@pytest.mark.parametrize(
+    "pair",
+    [
+        ("Left-Hippocampus", "Right-Hippocampus"),
+        ("kidney_l", "kidney_R"),
+        ("R hippocampus", "L hippocampus"),
+        ("lh.precuneus", "rh.precuneus"),
+        ("hippocampusRight", "hippocampusLeft"),
+        ("leftkidney", "rightkidney"),
+        ("L", "R"),
+    ],
+)
+def test_words_for_a_side_are_recognised_however_they_are_joined(pair):
+    with pytest.raises(UsageError, match=f"shows '{pair[0]}' where '{pair[1]}' is"):
+        check_sides((0,), axis_names(3), ["background", *pair])
+
+
+def test_a_class_of_one_side_alone_is_warned_of(capsys):
+    names = axis_names(3)
+    check_sides((0,), names, ["background", "left ventricle", "myocardium", "Kidney-R"])
+    printed = capsys.readouterr().err
+    assert printed.startswith("warning: left ventricle, Kidney-R: named after one side")
+    check_sides((1, 2), names, ["left ventricle"])
+    # ventricles of a heart, vertebrae, and words with these letters
+    check_sides((0,), names, ["LV", "RV", "L1", "L5", "R1", "l2", "r2", "cleft", "bright", "liver"])
+    assert capsys.readouterr().err == ""
