@@ -123,6 +123,23 @@ def test_a_run_killed_in_every_stage_resumes_to_the_same_weights(
         assert weights(out / folder) == weights(tmp_path / "alone" / folder)
 
 
+def test_a_scan_of_an_earlier_round_counts_as_seen(
+    shapes_store, tmp_path, small, scans, monkeypatch
+):
+    monkeypatch.setattr(pseudo_labels, "PASSES", 2)
+    trusted = count()
+
+    def check_trust(entry):
+        # in the first round both scans, in the second one alone
+        return entry if next(trusted) < 3 else replace(entry, failure="not trusted")
+
+    monkeypatch.setattr(pseudo_labels, "check_trust", check_trust)
+    options = {**small, **OPTIONS, "steps": 1, "teacher": "network", "rounds": 2}
+    out = selfvox.finetune(shapes_store, out=tmp_path / "run", unlabelled=scans, **options)
+    _, card = read_network(out / "network")
+    assert {"other-sub-001", "other-sub-002"} <= set(card.seen["subjects"])
+
+
 def test_the_network_teaches_where_registration_does_not_carry_labels(
     shapes_store, tmp_path, small, scans, monkeypatch, capsys
 ):

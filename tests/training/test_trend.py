@@ -5,7 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from selfvox.training.trend import late_fall, late_rise
+from selfvox.settings.verbs import Finetune, Pretrain
+from selfvox.training.trend import late_fall, late_rise, twice_as_long
 
 
 def scores(*values):
@@ -37,3 +38,18 @@ def test_a_loss_falls_late_where_the_fall_is_more_than_noise_and_not_small():
     assert late_fall(losses(lambda t: math.exp(-10 * t), 0.0), 1000) is None
     # too short to say
     assert late_fall(losses(lambda t: 2 - t, 0.0, steps=40), 40) is None
+
+
+@pytest.mark.parametrize(
+    ("given", "option"),
+    [
+        ({}, "--steps 200"),
+        ({"steps": 100}, "--steps 200"),
+        ({"epochs": 2.5}, "--epochs 5"),
+        ({"minutes": 30}, "--minutes 60"),
+    ],
+)
+def test_a_longer_run_is_asked_for_in_the_way_of_the_shorter_one(given, option):
+    assert twice_as_long(Pretrain(scans="scans", out="out", **given), 100) == option
+    settings = Finetune(labelled="scans", out="out", encoder="none", **given)
+    assert twice_as_long(settings, 100) == option

@@ -33,7 +33,7 @@ from selfvox.training.network_teacher import teach_by_network
 from selfvox.training.pretrained import Pretrained, read_pretrained
 from selfvox.training.segmentation import Segmentation
 from selfvox.training.time_budget import Clock
-from selfvox.training.trend import late_rise
+from selfvox.training.trend import late_rise, twice_as_long
 from selfvox.training.unlabelled import teach
 from selfvox.uncertainty.calibration import MIN_SUBJECTS
 
@@ -119,7 +119,7 @@ def _train_run(
         draw_curve(run.path, curve, trained.loss_label)
         checkpoint = trained.checkpoint
         echo(f"network: {checkpoint.folder} ({checkpoint.caption})   curve: {curve}")
-        _suggest_longer(run.path, task, trained.built.steps)
+        _suggest_longer(settings, run.path, task, trained.built.steps)
         checkpoint.lost_classes.report()
         if isinstance(task, Segmentation):
             _suggest_calibrate(settings, run.path, job.validation)
@@ -184,14 +184,14 @@ def _downstream_task(store: Store, settings: Finetune) -> DownstreamTask:
     return Segmentation(store, settings) if has_labels else Classification(store, settings)
 
 
-def _suggest_longer(run: Path, task: DownstreamTask, steps: int) -> None:
+def _suggest_longer(settings: Finetune, run: Path, task: DownstreamTask, steps: int) -> None:
     """Say if the validation score still rose at the end."""
     metric = "dice_mean" if task.score == "dice" else task.score
     rise = late_rise(read_metrics(run), metric, steps)
     if rise is not None:
         echo(
             f"validation was still rising, by {rise:.3f} in the last fifth of the steps: train "
-            f"longer, such as --steps {2 * steps}"
+            f"longer, such as {twice_as_long(settings, steps)}"
         )
 
 

@@ -35,7 +35,7 @@ from selfvox.training.pretext_objective import PretextObjective
 from selfvox.training.pretrain_plan import PretrainPlan, pretrain_plan
 from selfvox.training.probe import probe, split_probe_cases
 from selfvox.training.time_budget import Clock, TimeBudget, same_generators, time_training
-from selfvox.training.trend import late_fall
+from selfvox.training.trend import late_fall, twice_as_long
 
 ProbeEncoder = Callable[[], dict[str, float]]  # scores of the encoder as it is now
 
@@ -112,7 +112,7 @@ def pretrain(
                 save_part(run.path / "decoder", "decoder", decoder, {"norm": network.norm})
             save_part(run.path / "encoder", "encoder", network, card.to_json())
             draw_curve(run.path, run.path / "curve.png")
-            _suggest_longer(run.path, plan.training.steps)
+            _suggest_longer(settings, run.path, plan.training.steps)
             _suggest_next(settings, run.path, is_python_class(plan.network))
     return settings.out
 
@@ -234,13 +234,13 @@ def _probe(plan: PretrainPlan, encoder: Encoder) -> ProbeEncoder | None:
     )
 
 
-def _suggest_longer(run: Path, steps: int) -> None:
+def _suggest_longer(settings: Pretrain, run: Path, steps: int) -> None:
     """Say if the loss still fell at the end."""
     fall = late_fall(read_metrics(run), steps)
     if fall is not None:
         echo(
             f"the loss was still falling, by {fall:.3g} in the last fifth of the steps: train "
-            f"longer, such as --steps {2 * steps}"
+            f"longer, such as {twice_as_long(settings, steps)}"
         )
 
 

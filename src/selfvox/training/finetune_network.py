@@ -111,7 +111,8 @@ def build_network(
     if schedule and frozen_steps < steps:
         peak = settings.learning_rate * settings.encoder_lr
         echo(
-            f"its learning rate rises to {peak:g}, that of new layers to {settings.learning_rate:g}"
+            f"the learning rate of the encoder rises to {peak:g}, that of the other layers to "
+            f"{settings.learning_rate:g}"
         )
     return FinetuneNetwork(
         network=network,

@@ -100,7 +100,7 @@ def train_network(
     if job.copies:
         seen += job.copies.anatomies
     if pseudo_labels:
-        seen += pseudo_labels.cases
+        seen += pseudo_labels.seen
     pretrained = job.start if isinstance(job.start, Pretrained) else None
     card = _card(settings, job.store, task, built, seen, pretrained)
     objective = task.objective(built.network, job.training, built.frozen_steps)

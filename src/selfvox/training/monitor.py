@@ -221,7 +221,7 @@ class TrainingMonitor:
             yield Finding(
                 f"chance {name}",
                 f"{name} is {_mean_value(recent):.3f}, still at chance after {step} steps; if it "
-                "stays there, try other values of --learning-rate, more --steps, larger crops by "
+                "stays there, try other values of --learning-rate, more steps, larger crops by "
                 "--crop, or an easier task",
             )
 

@@ -83,4 +83,6 @@ def _teach(
         dropout=dropout,
         fabric=job.fabric,
     )
-    return make_pseudo_labels(folder / "pseudo-labels", teacher, scans, job.store, job.training)
+    made = make_pseudo_labels(folder / "pseudo-labels", teacher, scans, job.store, job.training)
+    # a scan that is left out now has taught the teacher
+    return replace(made, trained_teacher=() if pseudo_labels is None else pseudo_labels.seen)

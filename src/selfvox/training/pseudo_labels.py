@@ -88,6 +88,12 @@ class PseudoLabels:
 
     store: Store
     cases: tuple[StoredCase, ...]
+    trained_teacher: tuple[StoredCase, ...] = ()  # scans of earlier rounds
+
+    @property
+    def seen(self) -> tuple[StoredCase, ...]:
+        """All scans that a network learns from these pseudo-labels."""
+        return (*self.cases, *self.trained_teacher)
 
 
 def make_pseudo_labels(

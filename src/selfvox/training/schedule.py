@@ -12,11 +12,11 @@ ENCODER_WARMUP = 0.1
 
 @dataclass(frozen=True, kw_only=True)
 class EncoderSchedule:
-    """When and how fast a pre-trained encoder is trained, next to new layers."""
+    """When and how fast a pre-trained encoder is trained, next to the other layers."""
 
     release: int  # the encoder is frozen for so many steps
-    factor: float  # its peak learning rate, relative to that of the new layers
-    sawtooth: bool  # the rate of the new layers falls to 0 before the release, and rises again
+    factor: float  # its peak learning rate, relative to that of the other layers
+    sawtooth: bool  # the rate of the other layers falls to 0 before the release, and rises again
 
 
 @dataclass(frozen=True, kw_only=True)

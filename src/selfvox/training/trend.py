@@ -7,6 +7,8 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from selfvox.settings.verbs import Finetune, Pretrain
+
 LAST = 0.8  # share of the steps before the last fifth
 RISE = 0.01  # of a score between 0 and 1; less is within the noise of a few validation scans
 # of the loss: share of all that it fell by
@@ -47,3 +49,17 @@ def late_fall(lines: Lines, steps: int) -> float | None:
     error = math.hypot(*(statistics.stdev(part) / math.sqrt(len(part)) for part in (fourth, last)))
     whole = statistics.fmean(first) - statistics.fmean(last)
     return fall if fall > max(2 * error, FALL * whole) else None
+
+
+def twice_as_long(settings: Pretrain | Finetune, steps: int) -> str:
+    """The option, of the kind that was given, that trains twice as long: `--minutes 60`.
+
+    Args:
+        settings: of the run.
+        steps: of the run.
+    """
+    for name in ("minutes", "epochs"):
+        given = getattr(settings, name)
+        if given is not None:
+            return f"--{name} {2 * given:g}"
+    return f"--steps {2 * steps}"
