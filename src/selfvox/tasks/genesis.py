@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from selfvox.models.encoder import Encoder
-from selfvox.models.restorer import Restorer
 from selfvox.ops.outcome import Batch, Outcome
-from selfvox.pretext import Panel, PretextTask
+from selfvox.pretext import Panel
+from selfvox.restoration import RestorationTask
 
 Share = pydantic.Field(ge=0, le=1)
 
@@ -34,7 +34,7 @@ FLAT = 1e-6  # a smaller variance is none: there is nothing to explain
 
 
 @dataclass(frozen=True, kw_only=True)
-class Genesis(PretextTask):
+class Genesis(RestorationTask):
     """Restore the image from a deformed copy of itself.
 
     A copy is deformed by shuffled voxels, a monotone intensity curve, and boxes that are painted
@@ -56,15 +56,6 @@ class Genesis(PretextTask):
             raise ValueError(
                 "painted: nothing is deformed if task.shuffled and task.curved are 0 too; raise one"
             )
-
-    def head(self, encoder: Encoder) -> nn.Module:
-        """The decoder of a U-Net."""
-        return Restorer(encoder)
-
-    def decoder(self, head: nn.Module) -> nn.Module:
-        """The whole head: a segmenter's decoder."""
-        assert isinstance(head, Restorer)
-        return head.decoder
 
     def make_batch(self, images: Tensor, rng: torch.Generator, scan: Tensor | None = None) -> Batch:
         """Deform each image.

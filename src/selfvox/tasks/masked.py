@@ -17,16 +17,16 @@ from torch import Tensor, nn
 
 from selfvox.errors import UsageError
 from selfvox.models.encoder import Encoder
-from selfvox.models.restorer import Restorer
 from selfvox.ops.outcome import Batch, Outcome
-from selfvox.pretext import Panel, PretextTask
+from selfvox.pretext import Panel
+from selfvox.restoration import RestorationTask
 
 # added to a variance before dividing by it: the noise of empty air should not be predicted
 FLAT = 1e-2
 
 
 @dataclass(frozen=True, kw_only=True)
-class Masked(PretextTask):
+class Masked(RestorationTask):
     """Predict the hidden blocks of the image: the differences from each block's mean.
 
     A U-Net predicts them, and its decoder is fine-tuned too.
@@ -54,15 +54,6 @@ class Masked(PretextTask):
                 "smaller blocks"
             )
         return self
-
-    def head(self, encoder: Encoder) -> nn.Module:
-        """The decoder of a U-Net."""
-        return Restorer(encoder)
-
-    def decoder(self, head: nn.Module) -> nn.Module:
-        """The whole head: a segmenter's decoder."""
-        assert isinstance(head, Restorer)
-        return head.decoder
 
     def make_batch(self, images: Tensor, rng: torch.Generator, scan: Tensor | None = None) -> Batch:
         """Choose the blocks to hide, as many in every image.
