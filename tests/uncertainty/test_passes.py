@@ -390,14 +390,18 @@ def test_votes_that_cannot_be_are_refused(run, scans, tmp_path):
             "decoder_dropout: a single pass has no dropout",
         ),
         ({"dropout_kind": "channel"}, "dropout_kind: a single pass has no dropout"),
-        ({"vote": "borda"}, "vote: needs several predictions"),
-        ({"maps": ("entropy",)}, "maps: needs several predictions"),
         ({"passes": 2, "maps": ("entropi",)}, "did you mean 'entropy'"),
         ({"passes": 2, "vote": "weighted"}, "vote_weights: belongs to"),
         ({"passes": 2, "union_class": "lesion"}, "union_class: belongs to"),
     ):
         with pytest.raises(ValueError, match=match):
             Predict(**options, **bad)
+    for bad, match in (
+        ({"vote": "borda"}, "vote: needs several predictions"),
+        ({"maps": ("entropy",)}, "maps: needs several predictions"),
+    ):
+        with pytest.raises(UsageError, match=match):
+            predict(Predict(**options, **bad))
     for bad, match in (
         ({"vote": "weighted", "vote_weights": (1, 2)}, "vote_weights: 2 weights for 3 classes"),
         ({"vote": "union", "union_class": "lesions"}, "did you mean 'lesion'"),

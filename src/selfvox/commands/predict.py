@@ -11,7 +11,7 @@ from selfvox.runs.fold_folder import name_networks
 from selfvox.runs.progress import echo
 from selfvox.runs.stop_signals import stop_on_signal
 from selfvox.settings.verbs import Predict
-from selfvox.uncertainty.ensemble import describe_passes
+from selfvox.uncertainty.ensemble import check_several, describe_passes
 
 
 def predict(settings: Predict) -> list[Path]:
@@ -32,6 +32,7 @@ def predict(settings: Predict) -> list[Path]:
         Stopped: a signal came; finished predictions are kept.
     """
     runs = name_networks([settings.run, *settings.ensemble])
+    check_several(settings, len(runs))
     settings = replace(settings, run=runs[0], ensemble=tuple(runs[1:]))
     job = load_job(settings)
     cases = chosen_cases(settings, job.recipe)

@@ -9,6 +9,7 @@ from typing import Any, Literal, TypeAlias, TypedDict, TypeVar
 
 from selfvox.settings.options import check_names, resolve
 from selfvox.settings.verbs import Predict
+from selfvox.uncertainty.ensemble import check_several
 
 Vote: TypeAlias = Literal["majority", "weighted", "borda", "union", "mean"]
 Method = TypeVar("Method", bound=Callable[..., Any])
@@ -70,6 +71,7 @@ def predict_settings(networks: int, kind: type[PassOptions], options: Mapping[st
     """The options as settings of `predict`, checked like those of the command line."""
     # fewer than the verb has: a method writes no files and is on a device already
     check_names(typing.get_type_hints(kind), options, "")
-    # no files are read or written; an ensemble counts as several predictions
-    placeholders = {"run": ".", "scans": ".", "out": ".", "ensemble": (".",) * (networks - 1)}
-    return resolve(Predict, {**placeholders, **options})
+    # no files are read or written
+    settings = resolve(Predict, {"run": ".", "scans": ".", "out": ".", **options})
+    check_several(settings, networks)
+    return settings

@@ -10,8 +10,8 @@ from selfvox.errors import UsageError
 from selfvox.runs.atomic_files import write_json
 from selfvox.runs.progress import echo
 from selfvox.runs.weights import read_network_card
-from selfvox.settings.verbs import FOLDS_FILE
 
+FOLDS_FILE = "folds.json"  # in a folder of the runs of all folds
 FORMAT = 1
 
 

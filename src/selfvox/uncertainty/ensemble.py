@@ -68,6 +68,26 @@ class PassSettings:
         return self.passes > 1 or networks > 1
 
 
+def check_several(settings: Predict, networks: int) -> None:
+    """Refuse options of several predictions where each scan is predicted once.
+
+    Args:
+        settings: of the verb.
+        networks: that predict, those of all folds included.
+
+    Raises:
+        UsageError: a vote or a map is requested.
+    """
+    if settings.passes > 1 or networks > 1:
+        return
+    for name in ("vote", "maps"):
+        # a class attribute of a dataclass is the default
+        if getattr(settings, name) != getattr(Predict, name):
+            raise UsageError(
+                f"{name}: needs several predictions; give --passes 20, or --ensemble RUN"
+            )
+
+
 def region_votes() -> list[str]:
     """Names of the votes that a network trained on regions can take."""
     return [name for name, rule in VOTE_RULES.items() if rule.score_regions is not None]

@@ -13,7 +13,7 @@ from selfvox.settings.verbs.calibrate import Calibrate
 from selfvox.settings.verbs.demo import Demo
 from selfvox.settings.verbs.download import Download
 from selfvox.settings.verbs.evaluate import Evaluate
-from selfvox.settings.verbs.finetune import FINETUNE_STEPS, FOLDS_FILE, MIRRORS, Finetune
+from selfvox.settings.verbs.finetune import FINETUNE_STEPS, MIRRORS, Finetune
 from selfvox.settings.verbs.info import Info
 from selfvox.settings.verbs.predict import MAPS, Predict
 from selfvox.settings.verbs.prepare import Prepare
@@ -26,7 +26,6 @@ from selfvox.settings.verbs.tissues import Tissues
 __all__ = [
     "DEFAULT_TASK",
     "FINETUNE_STEPS",
-    "FOLDS_FILE",
     "MAPS",
     "MIRRORS",
     "PRETRAIN_STEPS",

@@ -27,7 +27,6 @@ from selfvox.settings.verbs._shared import (
 )
 
 MIRRORS = ("left-right", "front-back", "up-down")  # axes of a prepared volume, in their order
-FOLDS_FILE = "folds.json"  # in a folder of the runs of all folds
 # in studies, where neither steps nor epochs are given
 FINETUNE_STEPS = 500
 

@@ -20,7 +20,6 @@ from selfvox.settings.verbs._shared import (
     Seed,
     Source,
 )
-from selfvox.settings.verbs.finetune import FOLDS_FILE
 
 MAPS = ("entropy", "mutual-information", "variance", "percentiles")
 
@@ -98,20 +97,12 @@ class Predict:
     device: Device = "auto"
 
     def __post_init__(self) -> None:
-        # the networks of all folds vote too
-        is_ensemble = bool(self.ensemble) or (self.run / FOLDS_FILE).exists()
-        several = self.passes > 1 or is_ensemble
         if self.passes > 1:
             check_dropout(self)
         for name in ("encoder_dropout", "decoder_dropout", "dropout_kind"):
             if self.passes == 1 and not is_default(self, name):
                 raise ValueError(
                     f"{name}: a single pass has no dropout; give --passes too, such as --passes 20"
-                )
-        for name in ("vote", "maps"):
-            if not several and not is_default(self, name):
-                raise ValueError(
-                    f"{name}: needs several predictions; give --passes 20, or --ensemble RUN"
                 )
         for name in self.maps:
             check_choice("maps", name, MAPS)
