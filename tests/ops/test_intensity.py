@@ -83,6 +83,16 @@ def test_blur_equals_scipy(x):
             assert np.allclose(blurred, expected, atol=1e-4)
 
 
+def test_blur_of_few_slices_mirrors_them_on_any_device():
+    sigma = torch.tensor([1.0])
+    for slices in (1, 2, 3):
+        x = torch.randn(1, 1, slices, 6, 7)
+        expected = ndimage.gaussian_filter(x[0, 0].numpy(), 1.0, radius=2, mode="mirror")
+        # float64 takes the way of other devices than the CPU
+        for image in (x, x.double()):
+            assert np.allclose(intensity.blur(image, sigma)[0, 0], expected, atol=1e-5)
+
+
 def test_blur_of_no_width_changes_nothing(x):
     assert torch.allclose(intensity.blur(x, torch.zeros(3)), x)
 

@@ -7,7 +7,6 @@ draw random numbers, from the generator that is passed in.
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from selfvox.ops import numba_kernels
@@ -196,15 +195,19 @@ def _correlate(x: Tensor, weights: Tensor, axis: int) -> Tensor:
         return numba_kernels.correlate(x, weights.expand(len(x), -1), axis)
     radius = weights.shape[1] // 2
     size = x.shape[axis]
-    # F.pad lists the last axis first, and reflects at most the last three
-    pad = [0, 0] * (x.ndim - 1 - axis) + [radius, radius]
-    pad += [0] * (2 * (x.ndim - 2) - len(pad))
-    padded = F.pad(x.flatten(0, 1)[:, None], pad, mode="reflect")
-    padded = padded.view(*x.shape[:2], *padded.shape[2:])
+    # by index: F.pad refuses to reflect an axis of two slices by two voxels
+    padded = x.index_select(axis, _mirrored_indices(size, radius).to(x.device))
     total = padded.narrow(axis, 0, size) * _per_sample(weights[:, 0], x)
     for offset in range(1, weights.shape[1]):
         total.addcmul_(padded.narrow(axis, offset, size), _per_sample(weights[:, offset], x))
     return total
+
+
+def _mirrored_indices(size: int, radius: int) -> Tensor:
+    """Indices of an axis, mirrored `radius` voxels beyond both ends, which are not repeated."""
+    period = max(1, 2 * size - 2)
+    at = torch.arange(-radius, size + radius).abs() % period
+    return torch.minimum(at, period - at)
 
 
 def _interpolate_axis(x: Tensor, lower: Tensor, upper: Tensor, share: Tensor, axis: int) -> Tensor:

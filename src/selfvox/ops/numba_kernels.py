@@ -30,7 +30,7 @@ def correlate(x: Tensor, weights: Tensor, axis: int) -> Tensor:
 
     Args:
         x: (batch, channel, *space) in fp32 on the CPU.
-        weights: (batch, size), the size odd and at most twice the axis's length.
+        weights: (batch, size), the size odd; a shorter axis is mirrored more than once.
         axis: of `x`.
     """
     x = x.detach().contiguous()
