@@ -177,9 +177,20 @@ def test_a_store_keeps_its_own_test_and_validation_subjects_out(
     monkeypatch.setattr(unlabelled, "open_store", lambda _: replace(store, cases=cases))
     monkeypatch.setattr(Store, "split", lambda _: own)
     settings = Finetune(labelled=shapes_store, encoder="none", out=tmp_path)
-    kept = unlabelled._prepare(shapes_store, settings, store)
+    kept = unlabelled._prepare(shapes_store, tmp_path / "out", settings, store)
     assert [case.subject for case in kept.cases] == list(own.train)
     assert "3 test or validation scans of" in capsys.readouterr().err
+
+
+def test_unlabelled_scans_are_prepared_once_for_all_folds(
+    shapes_store, tmp_path, small, scans, monkeypatch
+):
+    monkeypatch.setattr(pseudo_labels, "LEAST_TRUST", 0.0)
+    monkeypatch.setattr(pseudo_labels, "PASSES", 2)
+    options = {**small, **OPTIONS, "labels": 4, "steps": 1, "teacher": "network", "folds": 2}
+    out = selfvox.finetune(shapes_store, out=tmp_path / "run", unlabelled=scans, **options)
+    assert len(open_store(out / "unlabelled").cases) == 2
+    assert not list(out.glob("fold_*/unlabelled"))
 
 
 @pytest.fixture
@@ -194,7 +205,7 @@ def taught(shapes_store, tmp_path, monkeypatch):
     settings = Finetune(
         labelled=shapes_store, encoder="none", out=tmp_path, unlabelled=shapes_store
     )
-    return lambda run: unlabelled.teach(run, settings, store, None, [], [])
+    return lambda run: unlabelled.teach(run, settings, store, None, [], [], tmp_path)
 
 
 def no_greedy():
@@ -237,7 +248,7 @@ def test_the_layout_of_the_labelled_scans_is_not_forced_on_others(
     )
     for scans in (tmp_path / "others", tmp_path / "labelled"):
         with pytest.raises(DataError, match="seen"):
-            unlabelled._prepare(scans, settings, store)
+            unlabelled._prepare(scans, tmp_path / "out", settings, store)
     assert sources == ["auto", "decathlon"]
 
 

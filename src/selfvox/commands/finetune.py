@@ -90,7 +90,7 @@ def _train_run(
     dataset = check_request(settings, pretrained)
     fabric = make_fabric(settings.device, 1, settings.precision)
     with open_run(settings.out, settings, resume=settings.resume, on_metrics=on_metrics) as run:
-        # all folds have one store
+        # all folds have one store, and one of the unlabelled scans
         place = settings.out if fold is None else settings.out.parent
         store = _open_store(settings, pretrained, dataset, place / "store")
         task = _downstream_task(store, settings)
@@ -108,7 +108,7 @@ def _train_run(
         )
         if pretrained:
             _report_leaks(pretrained, store, split)
-        teaching = teach(run, settings, store, split, job.training, job.validation)
+        teaching = teach(run, settings, store, split, job.training, job.validation, place)
         job = replace(job, copies=teaching.copies)
         pseudo_labels = None
         if teaching.scans is not None:

@@ -46,6 +46,7 @@ def teach(
     split: Split,
     training: Sequence[StoredCase],
     validation: Sequence[StoredCase],
+    place: Path,
 ) -> Teaching:
     """Prepare the unlabelled scans, choose who teaches them, and make the copies of the atlas.
 
@@ -59,6 +60,8 @@ def teach(
         split: who trains, validates and tests.
         training: the cases that train.
         validation: the cases that validate.
+        place: where the unlabelled scans are prepared, in the folder `unlabelled`: once for all
+            folds.
 
     Raises:
         DataError: the unlabelled scans cannot be used.
@@ -67,7 +70,8 @@ def teach(
     """
     if settings.unlabelled is None:
         return Teaching()
-    usable = keep_usable(_prepare(settings.unlabelled, settings, store), store, split)
+    prepared = _prepare(settings.unlabelled, place / "unlabelled", settings, store)
+    usable = keep_usable(prepared, store, split)
     folder = settings.out / "copies"
     teacher = run.record.get("teacher")
     if teacher is None:
@@ -163,8 +167,8 @@ def _announce(scans: Store, rounds: int) -> None:
     )
 
 
-def _prepare(scans: Path, settings: Finetune, labelled: Store) -> Store:
-    """The unlabelled scans, prepared by the recipe of the labelled ones; labels are ignored.
+def _prepare(scans: Path, out: Path, settings: Finetune, labelled: Store) -> Store:
+    """The unlabelled scans, prepared in `out` by the recipe of the labelled ones; labels are ignored.
 
     Of a store, without the test and validation subjects of its own split.
 
@@ -179,7 +183,6 @@ def _prepare(scans: Path, settings: Finetune, labelled: Store) -> Store:
                 "not the store"
             )
         return _without_held_out(ready)
-    out = settings.out / "unlabelled"
     preparation = settings
     if scans.resolve() != settings.labelled.resolve():
         # these scans may have another layout than the labelled ones
