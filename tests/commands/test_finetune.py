@@ -179,7 +179,7 @@ def test_labels_are_counted_by_subject_and_nested(shapes_store, tmp_path, small)
 
 def test_more_labels_than_there_are_is_refused(shapes_store, tmp_path, small):
     with pytest.raises(
-        UsageError, match="there are 4 to train on, besides 2 for validation and 2 for testing"
+        UsageError, match="has 4 to train on, besides 2 for validation and 2 for testing"
     ):
         selfvox.finetune(shapes_store, out=tmp_path / "run", encoder="none", labels=5, **small)
 

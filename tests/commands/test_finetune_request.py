@@ -1,14 +1,17 @@
 """What `finetune` cannot do is refused before any scan is prepared, and says what to do."""
 
 import pytest
+from torch import nn
 
 import selfvox
 from selfvox.commands.finetune import finetune
 from selfvox.data import phantom, sources
 from selfvox.data.preparation.build_store import open_or_build_store
+from selfvox.data.preparation.split import read_split
 from selfvox.errors import DataError, UsageError, WeightsError
 from selfvox.models.build import build_encoder, plan_encoder
 from selfvox.runs.weights import read_network
+from selfvox.training import finetune_request
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +35,12 @@ def no_preparation(monkeypatch):
 @pytest.mark.parametrize(
     ("settings", "reason"),
     [
-        ({"labels": 4}, "labels: 4 labelled subjects were asked for, and .* has 3; give 1 to 3"),
+        ({"labels": 4}, "labels: 4 labelled subjects were asked for, and .* has 3 to .* 1 to 3"),
+        ({"folds": 4}, "folds: 4 folds of 3 labelled subjects of .* are impossible; use 2 to 3"),
+        ({"folds": 3, "labels": 2}, "folds: 3 folds of 2 labelled .*; use 2 to 2"),
+        ({"folds": 2, "fraction": 0.2}, "folds: 2 folds of 1 labelled .*; a fold needs at least"),
+        ({"fold": "1/4"}, "fold: 4 folds of 3 labelled subjects .*; use 2 to 3"),
+        ({"head": "linear", "decoder_dropout": 0.1}, "decoder_dropout: a linear head has no"),
         ({"network": "resdual"}, "no encoder is called 'resdual'; did you mean 'residual'"),
         ({"crop": (16, 20, 16)}, "crop: 20 is no multiple of 8; the nearest are 16 and 24"),
         ({"crop": (16, 16, 16), "slices": "axial"}, "crop: names 3 edges and the scans have 2"),
@@ -89,6 +97,25 @@ def test_an_encoder_may_be_a_python_object(shapes_store, tmp_path, small, monkey
     assert card.encoder == "passed as a module"
     for name, parameter in encoder.named_parameters():
         assert (tensors[f"encoder.{name}"] == parameter).all()
+
+
+def test_subjects_of_a_store_are_counted_by_their_use(shapes_store, tmp_path):
+    split = read_split(shapes_store / "split.json")
+    labelled = len(split.train) + len(split.validation)
+    with pytest.raises(UsageError, match=f"use 2 to {labelled}$"):
+        selfvox.finetune(shapes_store, out=tmp_path / "run", encoder="none", folds=labelled + 1)
+    with pytest.raises(UsageError, match=f"give 1 to {len(split.train)}$"):
+        selfvox.finetune(shapes_store, out=tmp_path / "run", encoder="none", labels=labelled)
+    assert not (tmp_path / "run").exists()
+
+
+def test_dropout_after_no_activation_is_refused_first(scans, tmp_path, monkeypatch):
+    settings = selfvox.finetune.settings(
+        labelled=scans, out=tmp_path / "run", encoder="none", encoder_dropout=0.3
+    )
+    monkeypatch.setattr(finetune_request, "find_dataset", None)  # lists no scans
+    with pytest.raises(UsageError, match="dropout: Conv3d has no activation layer to drop"):
+        finetune(settings, encoder=nn.Conv3d(1, 4, 3))
 
 
 def test_scans_are_listed_once(scans, tmp_path, monkeypatch):

@@ -87,7 +87,7 @@ def _train_run(
 ) -> Path:
     """Train one network; of `settings.folds`, that of one fold. The arguments are the verb's."""
     pretrained = None if encoder is not None else read_pretrained(settings.encoder)
-    dataset = check_request(settings, pretrained)
+    dataset = check_request(settings, pretrained, encoder)
     fabric = make_fabric(settings.device, 1, settings.precision)
     with open_run(settings.out, settings, resume=settings.resume, on_metrics=on_metrics) as run:
         # all folds have one store, and one of the unlabelled scans

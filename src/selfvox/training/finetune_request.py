@@ -5,16 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+from torch import nn
 
 from selfvox.data.preparation.store import is_store, open_store
 from selfvox.data.sampling.crop_size import DIVISOR, check_edges
 from selfvox.data.sources import Dataset, find_dataset
 from selfvox.errors import DataError, UsageError
-from selfvox.models.build import check_network
+from selfvox.models.build import build_encoder, check_network, is_python_class
 from selfvox.ops.regions import parse_regions
 from selfvox.settings.verbs import Finetune
 from selfvox.training.folder_kind import check_scans
 from selfvox.training.pretrained import Pretrained
+from selfvox.uncertainty.mc_dropout import dropout_layers
 
 # settings that mean nothing for labels, or for grades, and their options
 FOREIGN_OPTIONS = {
@@ -30,12 +32,15 @@ FOREIGN_OPTIONS = {
 }
 
 
-def check_request(settings: Finetune, pretrained: Pretrained | None) -> Dataset | None:
+def check_request(
+    settings: Finetune, pretrained: Pretrained | None, module: nn.Module | None = None
+) -> Dataset | None:
     """Refuse what is impossible, as far as it is known before the scans are prepared.
 
     Args:
         settings: of the verb.
-        pretrained: the encoder; None: from scratch.
+        pretrained: the encoder on disk; None: another one, or from scratch.
+        module: the encoder from Python.
 
     Returns:
         The labelled scans as listed, so that their preparation need not walk a large folder again;
@@ -52,6 +57,7 @@ def check_request(settings: Finetune, pretrained: Pretrained | None) -> Dataset 
     if settings.regions is not None:
         parse_regions(settings.regions)
     _check_crop(settings, pretrained)
+    _check_dropout(settings, pretrained, module)
     dataset = _list_scans(settings)
     _check_labels(settings, dataset)
     return dataset
@@ -100,6 +106,20 @@ def _check_crop(settings: Finetune, pretrained: Pretrained | None) -> None:
     check_edges(settings.crop, divisor)
 
 
+def _check_dropout(
+    settings: Finetune, pretrained: Pretrained | None, module: nn.Module | None
+) -> None:
+    """Refuse dropout in an encoder without activations, where the encoder is known."""
+    if settings.encoder_dropout == 0:
+        return
+    encoder = module
+    if pretrained is not None and not is_python_class(pretrained.card.network):
+        card = pretrained.card
+        encoder = build_encoder(card.network, card.spatial_dims, card.in_channels)
+    if encoder is not None:
+        dropout_layers(encoder, nn.Identity(), settings.encoder_dropout, 0.0)
+
+
 def _list_scans(settings: Finetune) -> Dataset | None:
     """The labelled scans; None: they are a store."""
     if is_store(settings.labelled):
@@ -111,11 +131,26 @@ def _list_scans(settings: Finetune) -> Dataset | None:
 def _check_labels(settings: Finetune, dataset: Dataset | None) -> None:
     """Compare the options with the labels that the scans come with."""
     place = settings.labelled
+    besides = ""
     if dataset is None:
         store = open_store(place)
         has_labels = any(case.has_label for case in store.cases)
         has_grades = any(case.grade is not None for case in store.cases)
-        subjects = None  # the store's split counts too, and the store is prepared already
+        subjects = {
+            case.subject
+            for case in store.cases
+            if (case.has_label if has_labels else case.grade is not None)
+        }
+        split = store.split()
+        # `--fold` makes a new split of all subjects, `--folds` one of all but those of the test
+        if split is not None and settings.fold is None:
+            subjects -= set(split.test)
+            if settings.folds is None:
+                subjects -= set(split.validation)
+                besides = (
+                    f", besides {len(split.validation)} for validation and {len(split.test)} for "
+                    "testing"
+                )
     else:
         cases = dataset.cases
         has_labels = any(case.label is not None for case in cases)
@@ -129,8 +164,34 @@ def _check_labels(settings: Finetune, dataset: Dataset | None) -> None:
             "a grade; `selfvox pretrain` takes scans without"
         )
     check_options(settings, place, has_labels=has_labels)
-    if settings.labels is not None and subjects is not None and settings.labels > len(subjects):
+    _check_counts(settings, len(subjects), besides)
+
+
+def _check_counts(settings: Finetune, subjects: int, besides: str) -> None:
+    """Refuse more labels than there are subjects with a label, and more folds than labels.
+
+    Args:
+        settings: of the verb.
+        subjects: with a label, to choose from.
+        besides: which others there are, in words.
+    """
+    place = settings.labelled
+    if settings.labels is not None and settings.labels > subjects:
         raise UsageError(
             f"labels: {settings.labels} labelled subjects were asked for, and {place} has "
-            f"{len(subjects)}; give 1 to {len(subjects)}"
+            f"{subjects} to train on{besides}; give 1 to {subjects}"
+        )
+    folds = settings.folds
+    chosen = settings.labels or subjects
+    if settings.fraction is not None:
+        chosen = max(1, round(settings.fraction * subjects))
+    if settings.fold is not None:
+        folds = int(settings.fold.partition("/")[2])
+        chosen = subjects
+    if folds is not None and folds > chosen:
+        remedy = f"use 2 to {chosen}" if chosen > 1 else "a fold needs at least two"
+        name = "folds" if settings.fold is None else "fold"
+        raise UsageError(
+            f"{name}: {folds} folds of {chosen} labelled subjects of {place} are impossible; "
+            f"{remedy}"
         )

@@ -223,6 +223,11 @@ class Finetune(PreparationSettings):
         is_dropping = self.encoder_dropout > 0 or self.decoder_dropout > 0
         if not is_dropping and not is_default(self, "dropout_kind"):
             raise ValueError("dropout_kind: nothing is dropped; give --encoder-dropout 0.3 too")
+        if self.head == "linear" and self.decoder_dropout > 0:
+            raise ValueError(
+                "decoder_dropout: a linear head has no activations to drop units after; leave it "
+                "out"
+            )
         for name in ("teacher", "registrations", "rounds"):
             if self.unlabelled is None and not is_default(self, name):
                 raise ValueError(f"{name}: is about unlabelled scans; give --unlabelled too")
