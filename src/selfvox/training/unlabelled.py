@@ -168,7 +168,7 @@ def _announce(scans: Store, rounds: int) -> None:
 
 
 def _prepare(scans: Path, out: Path, settings: Finetune, labelled: Store) -> Store:
-    """The unlabelled scans, prepared in `out` by the recipe of the labelled ones; labels are ignored.
+    """Unlabelled scans, prepared in `out` by the recipe of the labelled ones; labels are ignored.
 
     Of a store, without the test and validation subjects of its own split.
 
