@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from selfvox.errors import BusyError, ResourceError
+from selfvox.runs.safe_open import open_regular
 
 # a spreadsheet evaluates cells that begin like this
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
@@ -95,8 +96,12 @@ def _cell(value: Any) -> Any:
 
 
 def sha256(path: Path) -> str:
-    """The file's SHA-256, in hexadecimal."""
-    with path.open("rb") as file:
+    """The file's SHA-256, in hexadecimal.
+
+    Raises:
+        DataError: there is no such regular file.
+    """
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import os
 import stat
 from pathlib import Path
-from typing import BinaryIO
 
 from selfvox.errors import DataError, printable
 
 
-def open_regular(path: Path, name: str = "") -> BinaryIO:
+def open_regular(path: Path, name: str = "") -> io.BufferedReader:
     """Open a regular file, or a link to one, for reading.
 
     Args:
@@ -24,7 +24,7 @@ def open_regular(path: Path, name: str = "") -> BinaryIO:
     try:
         mode = path.stat().st_mode
         if not stat.S_ISREG(mode):
-            raise DataError(f"{name}: not a regular file but {_kind(mode)}; name a scan")
+            raise DataError(f"{name}: not a regular file but {_kind(mode)}; name a file")
         # O_NONBLOCK: if the file is swapped for a pipe after the check, the open returns at once
         # and the check below refuses it
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -37,7 +37,7 @@ def open_regular(path: Path, name: str = "") -> BinaryIO:
         ) from error
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise DataError(f"{name}: no longer a regular file; name a scan")
+        raise DataError(f"{name}: no longer a regular file; name a file")
     return os.fdopen(descriptor, "rb")
 
 

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import io
 import json
+import os
 import pickle
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import numpy as np
 import pytest
@@ -16,6 +21,7 @@ from selfvox.data.preparation.recipe import PreparedScan, Recipe
 from selfvox.data.preparation.split import Split, write_split
 from selfvox.data.preparation.store import (
     Store,
+    is_intact,
     is_store,
     open_store,
     sample_labelled_voxels,
@@ -163,8 +169,87 @@ def test_pickled_objects_are_never_loaded(tmp_path: Path) -> None:
     file = tmp_path / "images" / "scan_0.npy"
     np.save(file, np.array([{"a": 1}], dtype=object), allow_pickle=True)
     case = dataclasses.replace(store.cases[0], sha256={"images": atomic_files.sha256(file)})
-    with pytest.raises(DataError, match="cannot be read"):
+    with pytest.raises(DataError, match="scan_0 is damaged"):
         store.crop(case, (0, 0, 0), (2, 2, 2))
+
+
+def with_array(folder: Path, content: bytes) -> tuple[Store, StoredCase]:
+    """A store of which the first image is these bytes, with their checksum."""
+    store, _, _ = a_store(folder)
+    file = folder / "images" / "scan_0.npy"
+    file.write_bytes(content)
+    return store, dataclasses.replace(
+        store.cases[0], sha256={**store.cases[0].sha256, "images": atomic_files.sha256(file)}
+    )
+
+
+def npy(values: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    np.save(file, values)
+    return file.getvalue()
+
+
+SHAPE = (2, 9, 7, 5)
+HOSTILE = {
+    "empty": b"",
+    "no array": b"text of some length, much longer than a magic number",
+    "half": npy(np.zeros(SHAPE, np.float16))[:-1],
+    "more": npy(np.zeros(SHAPE, np.float16)) + b"x",
+    "other shape": npy(np.zeros((2, 9, 5, 7), np.float16)),
+    "other channels": npy(np.zeros((1, 9, 7, 5), np.float16)),
+    "fewer axes": npy(np.zeros((9, 7, 5), np.float16)),
+    "no axes": npy(np.float16(0)),
+    "other type": npy(np.zeros(SHAPE, np.float32)),
+    "other byte order": npy(np.zeros(SHAPE, ">f2")),
+    "records": npy(np.zeros(SHAPE, [("a", "<f2")])),
+    "other order of axes": npy(np.asfortranarray(np.random.default_rng(0).random(SHAPE, "f"))),
+    "version 3": npy(np.zeros(SHAPE, np.float16)).replace(b"NUMPY\x01", b"NUMPY\x03"),
+    "negative edge": npy(np.zeros(SHAPE, np.float16)).replace(b"(2, 9, 7, 5)", b"(2, 9,-7,-5)"),
+    "huge edge": npy(np.zeros(SHAPE, np.float16)).replace(
+        b"(2, 9, 7, 5), }   ", b"(2, 9, 9**9, 5), }"
+    ),
+    "not closed": npy(np.zeros(SHAPE, np.float16)).replace(b"5), }", b"5,({[ "),
+    "a number": npy(np.zeros(SHAPE, np.float16)).replace(b"{'descr'", b"0x{escr'"),
+    "nested": npy(np.zeros(SHAPE, np.float16)).replace(b"{'descr': '<f2'", b"[[[[[[[[[[[[[[["),
+}
+
+
+@pytest.mark.parametrize("what", HOSTILE)
+def test_a_file_with_a_right_checksum_is_still_no_array_of_the_case(
+    tmp_path: Path, what: str
+) -> None:
+    store, case = with_array(tmp_path, HOSTILE[what])
+    with pytest.raises(DataError, match=r"scan_0 is damaged .*run `selfvox prepare"):
+        store.crop(case, (0, 0, 0), (2, 2, 2))
+
+
+def test_a_value_that_is_not_finite_names_the_case(tmp_path: Path) -> None:
+    values = np.zeros(SHAPE, np.float16)
+    values[0, 8, 6, 4] = np.nan
+    store, case = with_array(tmp_path, npy(values))
+    store.crop(case, (0, 0, 0), (2, 2, 2))
+    with pytest.raises(DataError, match="scan_0 has values that are not finite"):
+        store.crop(case, (7, 5, 3), (2, 2, 2))
+
+
+def test_an_array_that_is_truncated_while_it_is_mapped_is_an_error(tmp_path: Path) -> None:
+    """To read it would end the process by SIGBUS."""
+    store, _, _ = a_store(tmp_path, shape=(40, 40, 40))
+    store.crop(store.cases[0], (0, 0, 0), (2, 2, 2))
+    os.truncate(tmp_path / "images" / "scan_0.npy", 4096)
+    with pytest.raises(DataError, match=r"scan_0 is damaged \(it was truncated\)"):
+        store.crop(store.cases[0], (38, 38, 38), (2, 2, 2))
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
+def test_what_is_no_regular_file_is_no_array(tmp_path: Path, make: Callable[[Path], None]) -> None:
+    store, _, _ = a_store(tmp_path)
+    file = tmp_path / "images" / "scan_0.npy"
+    file.unlink()
+    make(file)
+    with pytest.raises(DataError, match="not a regular file"):
+        store.crop(store.cases[0], (0, 0, 0), (2, 2, 2))
+    assert not is_intact(tmp_path, store.cases[0])
 
 
 def test_arrays_are_checked_once_and_few_stay_open(
@@ -173,13 +258,13 @@ def test_arrays_are_checked_once_and_few_stay_open(
     store, _, _ = a_store(tmp_path, count=5)
     monkeypatch.setattr("selfvox.data.preparation.store._MOST_OPEN", 2)
     checked = []
-    real = atomic_files.sha256
+    real = hashlib.file_digest
 
-    def counted(file: Path) -> str:
+    def counted(file: BinaryIO, algorithm: str) -> Any:
         checked.append(file)
-        return real(file)
+        return real(file, algorithm)
 
-    monkeypatch.setattr(atomic_files, "sha256", counted)
+    monkeypatch.setattr(hashlib, "file_digest", counted)
     for _ in range(3):
         for case in store.cases:
             store.crop(case, (0, 0, 0), (2, 2, 2))

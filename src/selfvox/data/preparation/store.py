@@ -25,13 +25,14 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
 from selfvox.data.preparation import split
 from selfvox.data.preparation.recipe import PreparedScan, Recipe
 from selfvox.data.preparation.split import Split
+from selfvox.data.preparation.stored_arrays import StoredArray
 from selfvox.data.preparation.stored_case import StoredCase, sort_cases
 from selfvox.errors import DataError
 from selfvox.ops import regions
@@ -64,7 +65,7 @@ class Store:
     classes: dict[int, str] | None
     cases: tuple[StoredCase, ...]  # in the order of their ids
     regions: Regions | None = None  # sets of classes that the data set declares
-    _open: OrderedDict[tuple[str, str], np.ndarray] = field(
+    _open: OrderedDict[tuple[str, str], StoredArray] = field(
         default_factory=OrderedDict, repr=False, compare=False
     )
     _checked: set[tuple[str, str, _FileState]] = field(
@@ -81,10 +82,17 @@ class Store:
         Beyond the scan it is mirrored; the edge voxel appears twice.
 
         Raises:
-            DataError: the stored array is damaged.
+            DataError: the stored array is damaged, or a value is not finite.
         """
         # float16 halves the bytes on disk; networks take float32
-        return mirrored_crop(self._array(case, "images"), start, size).astype(np.float32)
+        crop = mirrored_crop(self._array(case, "images"), start, size).astype(np.float32)
+        if not np.isfinite(crop).all():
+            entry = self.path / "cases" / f"{case.id}.json"
+            raise DataError(
+                f"{self.path}: case {case.id} has values that are not finite; delete {entry} and "
+                "run `selfvox prepare` again"
+            )
+        return crop
 
     def label_crop(self, case: StoredCase, start: Sequence[int], size: Sequence[int]) -> np.ndarray:
         """The label of the same crop (*size), uint8, or uint16 if a class is above 255."""
@@ -95,7 +103,7 @@ class Store:
 
         int32 (n, 1 + spatial_dims), class first.
         """
-        return np.asarray(self._array(case, "foreground"))
+        return self._array(case, "foreground")
 
     def split(self) -> Split | None:
         """Who trains, validates and tests; None if that was not decided."""
@@ -116,15 +124,21 @@ class Store:
         key = (kind, case.id)
         if key in self._open:
             self._open.move_to_end(key)
-            return self._open[key]
+            return self._open[key].values
         # another process may prepare the store again between two openings
         state = _file_state(self.path / kind / f"{case.id}.npy")
-        array = read_array(self.path, case, kind, check=(*key, state) not in self._checked)
+        array = StoredArray(
+            self.path,
+            case,
+            kind,
+            channels=len(self.recipe.channel_names),
+            check=(*key, state) not in self._checked,
+        )
         self._checked.add((*key, state))
         self._open[key] = array
         if len(self._open) > _MOST_OPEN:
             self._open.popitem(last=False)
-        return array
+        return array.values
 
 
 def is_store(path: Path) -> bool:
@@ -296,30 +310,6 @@ def remove_case(path: Path, case_id: str) -> None:
         (path / kind / f"{case_id}.npy").unlink(missing_ok=True)
 
 
-def read_array(path: Path, case: StoredCase, kind: str, *, check: bool) -> np.ndarray:
-    """Memory-map one array of a case.
-
-    Args:
-        path: of the store.
-        case: the case.
-        kind: images, labels or foreground.
-        check: compare the file's SHA-256 first.
-
-    Raises:
-        DataError: missing or damaged; the message says how to prepare it again.
-    """
-    file = path / kind / f"{case.id}.npy"
-    remedy = f"run `selfvox prepare SCANS --out {path}` again, it repairs the damaged cases"
-    if kind not in case.sha256:
-        raise DataError(f"{path}: case {case.id} has no {kind}; use a labelled case")
-    try:
-        if check and atomic_files.sha256(file) != case.sha256[kind]:
-            raise DataError(f"{file}: case {case.id} is damaged (its SHA-256 differs); {remedy}")
-        return cast(np.ndarray, np.load(file, mmap_mode="r", allow_pickle=False))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{file}: case {case.id} cannot be read ({error}); {remedy}") from None
-
-
 def _file_state(file: Path) -> _FileState:
     try:
         stat = file.stat()
@@ -335,7 +325,7 @@ def is_intact(path: Path, case: StoredCase) -> bool:
             atomic_files.sha256(path / kind / f"{case.id}.npy") == digest
             for kind, digest in case.sha256.items()
         )
-    except OSError:
+    except (OSError, DataError):
         return False
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,8 +14,10 @@ from selfvox.data.preparation.store import Store
 from selfvox.data.preparation.stored_case import StoredCase
 from selfvox.data.sampling.crop_size import volume_edges
 from selfvox.data.sampling.sample_order import case_index, sample_generator
+from selfvox.errors import DataError
 
 TRIES = 8  # positions tried before a constant slice is returned
+REPLACEMENTS = 8  # samples tried before a damaged one is an error
 
 
 class Crops(Dataset[dict[str, Tensor]]):
@@ -22,6 +25,10 @@ class Crops(Dataset[dict[str, Tensor]]):
 
     An item is `image` (channel, *crop) float32, `subject` (a number for the person), and with
     `labels` also `label` (*crop) uint8 and `spacing` (d,) in mm.
+
+    A crop that is damaged, or has values that are not finite, is replaced by that of the next
+    sample, and the item's `left_out` says why: `ID: reason`, else an empty text. With `labels`, of
+    which there are few, the error is raised.
 
     Args:
         store: prepared cases.
@@ -59,7 +66,25 @@ class Crops(Dataset[dict[str, Tensor]]):
         self._subject_numbers = {subject: number for number, subject in enumerate(subjects)}
 
     def __getitem__(self, sample: int) -> dict[str, Tensor]:
-        case = self.cases[case_index(self.seed, sample, len(self.cases))]
+        if self.labels:
+            return self._item(sample)
+        left_out = ""
+        for attempt in range(REPLACEMENTS):
+            try:
+                item: dict[str, Any] = self._item(sample + attempt)
+            except DataError as error:
+                if attempt == REPLACEMENTS - 1:
+                    raise
+                left_out = left_out or f"{self._case(sample).id}: {error}"
+            else:
+                break
+        return {**item, "left_out": left_out}
+
+    def _case(self, sample: int) -> StoredCase:
+        return self.cases[case_index(self.seed, sample, len(self.cases))]
+
+    def _item(self, sample: int) -> dict[str, Tensor]:
+        case = self._case(sample)
         start, image = self._draw_crop(case, sample_generator(self.seed, sample))
         arrays = {"image": image}
         if self.labels:
