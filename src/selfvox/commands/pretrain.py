@@ -27,6 +27,7 @@ from selfvox.runs.run_folder import OnMetrics, Run, open_run, read_metrics
 from selfvox.runs.weights import save_part
 from selfvox.settings.verbs import Pretrain
 from selfvox.tasks import task_from_setting, task_to_setting
+from selfvox.training.damaged_scans import DamagedScans
 from selfvox.training.folder_kind import check_scans
 from selfvox.training.learning_curve import draw_curve
 from selfvox.training.loop import Hooks, train
@@ -210,7 +211,11 @@ def _monitor(
         plan.slice_axis,
     )
     monitor = TrainingMonitor(run, fabric, encoder, views, plan.training.steps, probe_encoder)
-    return Hooks(before_update=monitor.before_update, after_step=monitor.after_step)
+    return Hooks(
+        before_update=monitor.before_update,
+        after_step=monitor.after_step,
+        left_out=DamagedScans(run, len(plan.cases)).note,
+    )
 
 
 def _probe(plan: PretrainPlan, encoder: Encoder) -> ProbeEncoder | None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, default_collate
 
+from selfvox.errors import ResourceError, SelfvoxError
 from selfvox.runs.device import Fabric
 from selfvox.runs.stop_signals import ignore_stop_signals
 from selfvox.training.schedule import TrainingPlan
@@ -38,11 +40,26 @@ def batch_generator(seed: int, rank: int, step: int, micro_batch: int = 0) -> to
 
 
 def training_batches(
-    fabric: Fabric, data: Dataset[dict[str, Tensor]], plan: TrainingPlan, first_step: int
+    fabric: Fabric,
+    data: Dataset[dict[str, Tensor]],
+    plan: TrainingPlan,
+    first_step: int,
+    report_left_out: Callable[[str], None] = lambda text: None,
 ) -> Generator[dict[str, Tensor], None, None]:
     """Yield this device's batches from `first_step` to the last step, on the device.
 
     Batch `b` of device `r` has `plan.batch` samples from `(b * devices + r) * plan.batch` on.
+
+    Args:
+        fabric: devices.
+        data: samples by number.
+        plan: size and number of the batches.
+        first_step: the first step to be taken.
+        report_left_out: called with each `left_out` of a sample that is not empty.
+
+    Raises:
+        DataError: a scan that cannot be read, and cannot be replaced.
+        ResourceError: a process that reads scans died.
     """
 
     def sample_numbers() -> Iterator[list[int]]:
@@ -51,16 +68,75 @@ def training_batches(
             yield list(range(first, first + plan.batch))
 
     on_gpu = fabric.device.type == "cuda"
-    loader: DataLoader[dict[str, Tensor]] = DataLoader(
-        data,
-        batch_sampler=_Sampler(sample_numbers),
-        # while the CPU trains, a process that reads would only take a core from it
-        num_workers=GPU_WORKERS if on_gpu else 0,
-        pin_memory=on_gpu,
-        worker_init_fn=ignore_stop_signals,
-    )
-    for batch in loader:
+    # while the CPU trains, a process that reads would only take a core from it
+    workers = GPU_WORKERS if on_gpu else 0
+    for batch in read_batches(data, _Sampler(sample_numbers), workers, pin_memory=on_gpu):
+        for text in filter(None, batch.pop("left_out", [])):
+            report_left_out(text)
         yield fabric.to_device(batch)
+
+
+def read_batches(
+    data: Dataset[dict[str, Tensor]],
+    numbers: Iterable[list[int]],
+    workers: int,
+    *,
+    pin_memory: bool = False,
+) -> Iterator[dict[str, Any]]:
+    """Yield one batch for each list of sample numbers.
+
+    Args:
+        data: samples by number.
+        numbers: of the samples of each batch.
+        workers: processes that read; 0: this one.
+        pin_memory: for faster copies to a GPU.
+
+    Raises:
+        DataError: a scan that cannot be read, and cannot be replaced.
+        ResourceError: a process that reads died.
+    """
+    loader: DataLoader[Any] = DataLoader(
+        _WithErrors(data),
+        batch_sampler=numbers,
+        num_workers=workers,
+        pin_memory=pin_memory,
+        worker_init_fn=ignore_stop_signals,
+        collate_fn=_collate,
+    )
+    try:
+        for batch in loader:
+            if isinstance(batch, SelfvoxError):
+                raise batch
+            yield batch
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise ResourceError(
+            "a process that reads the scans died, most likely of too little memory; use a smaller "
+            "--batch or --crop, or a larger machine"
+        ) from None
+
+
+class _WithErrors(Dataset[Any]):
+    """Samples, or the errors of those that cannot be read.
+
+    A loader would turn an error of its processes into one with a traceback as its message.
+    """
+
+    def __init__(self, data: Dataset[dict[str, Tensor]]):
+        self.data = data
+
+    def __getitem__(self, sample: int) -> dict[str, Tensor] | SelfvoxError:
+        try:
+            return self.data[sample]
+        except SelfvoxError as error:
+            return error
+
+
+def _collate(samples: list[Any]) -> Any:
+    """A batch of these samples, or the first error among them."""
+    errors = [sample for sample in samples if isinstance(sample, SelfvoxError)]
+    return errors[0] if errors else default_collate(samples)
 
 
 class _Sampler:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from selfvox.errors import NumericalError, Stopped
+from selfvox.errors import DataError, NumericalError, ResourceError, SelfvoxError, Stopped
 from selfvox.ops.outcome import Batch, Outcome
 from selfvox.runs.checkpoints import Checkpoint
 from selfvox.runs.device import Fabric
@@ -57,10 +57,12 @@ class Hooks:
         before_update: called with the number of a step, from 1 on, and the outcome of its last
             batch, when the gradients are there and finite.
         after_step: called with the number of steps taken; what it returns is logged with the step.
+        left_out: called with the reason for which a sample was replaced by another one.
     """
 
     before_update: BeforeUpdate = lambda step, outcome: None
     after_step: Callable[[int], Mapping[str, float]] = lambda step: {}
+    left_out: Callable[[str], None] = lambda reason: None
 
 
 def train(
@@ -91,7 +93,8 @@ def train(
 
     Raises:
         NumericalError: several steps in a row had no finite loss or gradient.
-        ResourceError: the device is out of memory.
+        DataError: a scan that cannot be read; a checkpoint was written first.
+        ResourceError: the device is out of memory, or the disk is full; likewise, if possible.
         Stopped: a signal arrived; a checkpoint was written first.
     """
     # before the optimizer's state is loaded: it goes to the device of the weights
@@ -107,13 +110,18 @@ def train(
     module, optimizer = fabric.setup(objective, optimizer)
     log = TrainingLog(plan.batch * fabric.world_size, objective.loss_label)
     with (
-        contextlib.closing(training_batches(fabric, data, plan, step)) as batches,
+        contextlib.closing(training_batches(fabric, data, plan, step, hooks.left_out)) as batches,
         StopSignals() as stop,
         progress_bar(title, plan.steps, step) as bar,
     ):
         stepper = Stepper(fabric, module, optimizer, plan, batches, log, hooks.before_update)
         while step < plan.steps:
-            outcomes = stepper.take(step)
+            try:
+                outcomes = stepper.take(step)
+            except (DataError, ResourceError) as error:
+                # weights and buffers are those after the last step
+                checkpoint = checkpoint_of(step, tensors, optimizer, skips.total)
+                raise _saved(error, fabric, run, checkpoint) from error
             skips.count(step, is_skipped=not outcomes)
             log.add(outcomes)
             step += 1
@@ -137,6 +145,19 @@ def train(
                     f"{step}, saved; go on with --resume",
                     signal_number,
                 )
+
+
+def _saved(
+    error: DataError | ResourceError, fabric: Fabric, run: Run, checkpoint: Checkpoint
+) -> SelfvoxError:
+    """Save a checkpoint, if there is anything to save; the error, which then says so."""
+    if not checkpoint.step or not fabric.is_global_zero:
+        return error
+    # the error that ends the run matters more
+    with contextlib.suppress(OSError, ResourceError):
+        run.save_checkpoint(checkpoint)
+        return type(error)(f"{error}; saved after step {checkpoint.step}, go on with --resume")
+    return error
 
 
 def _parameter_groups(objective: Objective, encoder: nn.Module | None) -> list[dict[str, Any]]:

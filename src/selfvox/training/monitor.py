@@ -15,6 +15,7 @@ from torch import Tensor
 from selfvox.data.preparation.store import Store
 from selfvox.data.preparation.stored_case import StoredCase
 from selfvox.data.sampling.crop_size import volume_edges
+from selfvox.errors import DataError
 from selfvox.models.encoder import Encoder
 from selfvox.ops.losses import alignment, uniformity
 from selfvox.ops.outcome import Outcome
@@ -29,6 +30,7 @@ from selfvox.training.probe import frozen_encoder
 # two views of each crop are embedded at each measurement: ten times in 1000 steps of eight crops,
 # which is 0.6 % of a rotation run's CPU time
 CROPS = 12
+MOST_DAMAGED_VIEWS = CROPS  # that are replaced
 SHIFT = 8  # the second view is an edge over this further along every axis
 MEASUREMENTS = 8  # per run
 PROBES = 5  # per run
@@ -99,7 +101,7 @@ class TrainingMonitor:
         self.spreads: defaultdict[str, deque[float]] = defaultdict(lambda: deque(maxlen=RECENT))
         # share of the parameters with a gradient, at the steps where that is measured
         self.reached: list[float] = []
-        self.untrained_spread = self._health()["health/spread"]
+        self.untrained_spread = self._health().get("health/spread", 0.0)
         self.untrained_probe = self._probe()
 
     def before_update(self, step: int, outcome: Outcome) -> None:
@@ -140,6 +142,9 @@ class TrainingMonitor:
             first, second = (
                 self.encoder.embed(view.to(self.fabric.device)).float().cpu() for view in self.views
             )
+        # the loss is not finite either then, and the loop counts that
+        if not bool(first.isfinite().all() and second.isfinite().all()):
+            return {}
         return {
             "health/spread": embedding_health.spread(first),
             "health/rank": embedding_health.effective_rank(first),
@@ -258,11 +263,20 @@ def overlapping_views(
     order = rng.permutation(len(cases))
     first: list[Tensor] = []
     second: list[Tensor] = []
-    for number in range(CROPS):
+    for number in range(CROPS + MOST_DAMAGED_VIEWS):
         case = cases[order[number % len(cases)]]
         start, shifted = _overlapping_corners(case.shape, edges, rng)
-        first.append(torch.from_numpy(store.crop(case, start, edges)))
-        second.append(torch.from_numpy(store.crop(case, shifted, edges)))
+        try:
+            pair = [torch.from_numpy(store.crop(case, at, edges)) for at in (start, shifted)]
+        except DataError:
+            # reported as soon as the training meets this scan
+            if number - len(first) >= MOST_DAMAGED_VIEWS:
+                raise
+            continue
+        first.append(pair[0])
+        second.append(pair[1])
+        if len(first) == CROPS:
+            break
     views = torch.stack(first), torch.stack(second)
     if slice_axis is None:
         return views

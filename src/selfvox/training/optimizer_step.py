@@ -64,21 +64,34 @@ class Stepper:
             self.optimizer.param_groups, self.plan.rates_at(step).values(), strict=True
         ):
             group["lr"] = rate
-        # a batch norm's statistics; most networks have no buffers
-        buffers = [buffer.clone() for buffer in self.module.buffers()]
-        with _out_of_memory_explained():
+        with _out_of_memory_explained(), self._restored_buffers() as restore:
             outcomes = [self._backward(step, number) for number in range(self.plan.accumulate)]
             is_finite = self._clip() and all(outcome.loss.isfinite() for outcome in outcomes)
             # all skip or none: weights must stay the same on all devices
             if largest_of_devices(self.fabric, int(not is_finite)):
                 outcomes = []
-                for buffer, value in zip(self.module.buffers(), buffers, strict=True):
-                    buffer.copy_(value)
+                restore()
             else:
                 self.before_update(step + 1, outcomes[-1])
                 self.optimizer.step()
             self.optimizer.zero_grad()
         return outcomes
+
+    @contextlib.contextmanager
+    def _restored_buffers(self) -> Iterator[Callable[[], None]]:
+        """Yield a function that gives all buffers their values of now; an error calls it too."""
+        # a batch norm's statistics; most networks have no buffers
+        buffers = [buffer.clone() for buffer in self.module.buffers()]
+
+        def restore() -> None:
+            for buffer, value in zip(self.module.buffers(), buffers, strict=True):
+                buffer.copy_(value)
+
+        try:
+            yield restore
+        except BaseException:
+            restore()
+            raise
 
     def _backward(self, step: int, micro_batch: int) -> Outcome:
         """Add the gradients of one of the step's batches."""
