@@ -144,11 +144,36 @@ def test_labels_without_a_partner_are_named_and_left_out(pair, capsys):
     assert "1 truths have no prediction and are left out: unseen" in said
 
 
-@pytest.mark.parametrize("ending", ["", "_seg", "-label"])
-def test_truth_may_be_called_by_its_scan_and_an_ending(pair, ending):
+@pytest.mark.parametrize(
+    ("prediction", "truth"),
+    [
+        ("", ""),
+        ("", "_seg"),
+        ("", "-label"),
+        ("", "_segmentation"),
+        ("", "_gt"),
+        ("", ".seg"),
+        ("_0000", ""),  # nnU-Net's channel, which its labels do not have
+        ("_image", "_label"),
+        ("_\N{LATIN SMALL LETTER U WITH DIAERESIS}", "_u\N{COMBINING DIAERESIS}"),
+    ],
+)
+def test_a_truth_may_be_called_otherwise_than_its_prediction(pair, prediction, truth):
+    for folder, ending in (("predictions", prediction), ("truth", truth)):
+        for path in list((pair / folder).iterdir()):
+            path.rename(path.with_name(path.name.replace(".nii.gz", f"{ending}.nii.gz")))
+    rows = evaluate(Evaluate(predictions=pair / "predictions", truth=pair / "truth"))
+    assert [row["dice"] for row in rows] == pytest.approx([0.5, 1, rows[2]["dice"], 0])
+
+
+def test_two_truths_of_one_prediction_are_a_question(pair):
     for path in list((pair / "truth").iterdir()):
-        path.rename(path.with_name(path.name.replace(".nii.gz", f"{ending}.nii.gz")))
-    assert len(evaluate(Evaluate(predictions=pair / "predictions", truth=pair / "truth"))) == 4
+        for rater in ("1", "2"):
+            name = path.name.replace(".nii.gz", f"_manual{rater}.nii.gz")
+            (pair / "truth" / name).write_bytes(path.read_bytes())
+        path.unlink()
+    with pytest.raises(DataError, match="may each be the truth of case_2"):
+        evaluate(Evaluate(predictions=pair / "predictions", truth=pair / "truth"))
 
 
 def test_a_truth_on_another_grid_is_named_and_the_others_scored(pair, capsys):

@@ -50,7 +50,7 @@ def _evaluate_segmentations(settings: Evaluate) -> list[Row]:
     folder = settings.predictions
     predictions = read_predictions.label_files(folder)
     requested = parse_regions(settings.regions) if settings.regions is not None else None
-    truth = find_truth(settings.truth, settings.source, predictions)
+    truth = find_truth(settings.truth, settings.source)
     class_names = read_predictions.read_class_names(folder) or truth.class_names
     # the option, else what the network was trained with, else what the data set declares
     regions = requested or read_predictions.read_region_classes(folder) or truth.regions or {}

@@ -22,13 +22,11 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path, PurePath
 
+from selfvox.data.name_words import KIND
 from selfvox.errors import DataError, percent_encoded
 from selfvox.errors import printable as printable
 
-_KIND = (
-    r"t1|t1w|t1n|t1c|t1ce|t1gd|t1km|t2|t2w|t2f|flair|dwi|adc|swi|bold|pd|pdw|mr|mri|"
-    r"ct|cta|pet|suv|us|image|img|scan|volume|vol|data|raw"
-)
+_KIND = rf"{KIND}|image|img|scan|volume|vol|data|raw"
 _TIME = (
     r"(?:ses|session|visit|run|timepoint|tp)[-_]?\d+|"
     r"(?:ses|run|acq|rec|echo|dir|task|desc|space)-[a-z0-9]+"

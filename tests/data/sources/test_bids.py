@@ -72,7 +72,7 @@ def test_one_kind_of_scan_can_be_chosen(tmp_path):
         sources.find_dataset(tmp_path, "bids:T1")
 
 
-@pytest.mark.parametrize("source", ["folder:T1w", "auto:T1w", "bids :T1w"])
+@pytest.mark.parametrize("source", ["brats:T1w", "auto:T1w", "bids :T1w"])
 def test_only_a_source_with_a_choice_takes_one(tmp_path, source):
     write_dataset(tmp_path, "sub-1/anat/sub-1_T1w.nii.gz")
     with pytest.raises(UsageError, match=r"takes no choice|unknown source"):

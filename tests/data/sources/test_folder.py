@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from selfvox.data import sources
-from selfvox.errors import DataError
+from selfvox.errors import DataError, UsageError
 
 
 def touch(root, *names):
@@ -94,9 +94,44 @@ def test_labels_of_another_folder_or_name_are_not_taken(tmp_path):
     assert "1 more" in notes(dataset)
 
 
-def test_two_labels_of_one_scan_are_refused(tmp_path):
-    with pytest.raises(DataError, match=r"both labels of a\.nii\.gz"):
-        sources.find_dataset(touch(tmp_path, "a.nii.gz", "a_seg.nii.gz", "a_mask.nii.gz"))
+def test_two_labels_of_one_scan_are_a_question_that_one_word_answers(tmp_path):
+    touch(tmp_path, "a.nii.gz", "a_seg.nii.gz", "a_mask.nii.gz", "b.nii.gz", "b_seg.nii.gz")
+    with pytest.raises(DataError, match=r"a\.nii\.gz has 2 files that may be its label") as asked:
+        sources.find_dataset(tmp_path)
+    assert "--source folder:mask or folder:seg, none with folder:none" in str(asked.value)
+    answers = {
+        "folder:seg": {"a.nii.gz": "a_seg.nii.gz", "b.nii.gz": "b_seg.nii.gz"},
+        "folder:mask": {"a.nii.gz": "a_mask.nii.gz", "b.nii.gz": None},
+        "folder:none": {"a.nii.gz": None, "b.nii.gz": None},
+    }
+    for answer, expected in answers.items():
+        assert labels(sources.find_dataset(tmp_path, answer)) == expected
+
+
+def test_a_label_that_fits_several_scans_is_a_question_too(tmp_path):
+    touch(tmp_path, "7/CT.nii.gz", "7/PET.nii.gz", "7/SEG.nii.gz", "8/CT.nii.gz", "8/PET.nii.gz")
+    with pytest.raises(DataError, match=r"7/SEG\.nii\.gz may be the label of 2 scans") as asked:
+        sources.find_dataset(tmp_path)
+    assert "folder:CT or folder:PET" in str(asked.value)
+    dataset = sources.find_dataset(tmp_path, "folder:PET")
+    assert [(case.id, case.label and case.label.name) for case in dataset.cases] == [
+        ("7_PET", "SEG.nii.gz"),
+        ("8_PET", None),
+    ]
+
+
+@pytest.mark.parametrize("choice", ["folder:absent", "folder:", "folder:seg,absent"])
+def test_a_word_that_no_file_answers_to_is_refused(tmp_path, choice):
+    with pytest.raises(UsageError, match=r"no file in .* is in a folder"):
+        sources.find_dataset(touch(tmp_path, "a.nii.gz", "a_seg.nii.gz"), choice)
+
+
+@pytest.mark.parametrize("name", ["scans.txt", "a.nii.gz"])
+def test_a_choice_needs_a_folder(tmp_path, name):
+    touch(tmp_path, "a.nii.gz", "a_seg.nii.gz")
+    (tmp_path / "scans.txt").write_text("a.nii.gz\n")
+    with pytest.raises(UsageError, match="is no folder"):
+        sources.find_dataset(tmp_path / name, "folder:seg")
 
 
 def test_a_folder_of_labels_named_itself_is_a_folder_of_scans(tmp_path):

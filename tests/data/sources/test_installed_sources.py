@@ -24,9 +24,10 @@ def read_dataset(root):
 '''
 CHOOSE = """
 
-def choose(dataset, choice):
+def read_choice(root, choice):
     from dataclasses import replace
 
+    dataset = read_dataset(root)
     return replace(dataset, cases=tuple(case for case in dataset.cases if case.id == choice))
 """
 

@@ -1,7 +1,7 @@
 """Sources: each module here reads one layout of scans, and the folder is the list of them.
 
 A source has `looks_like(root) -> bool`, which never raises, and `read_dataset(root) -> Dataset`.
-One that takes a choice, as in `bids:T1w`, also has `choose(dataset, choice) -> Dataset`. A module
+One that takes a choice, as in `bids:T1w`, also has `read_choice(root, choice) -> Dataset`. A module
 with a leading underscore is not a source. An installed package adds a source by an entry point of
 the group `selfvox.sources` that names the module:
 
@@ -57,6 +57,10 @@ class Dataset:
     regions: Mapping[str, tuple[int, ...]] | None = None
 
 
+class ChoiceNeeded(DataError):  # noqa: N818 - a question rather than an error
+    """Only a person can say which files are meant; the message says how."""
+
+
 class Source(Protocol):
     """A module that reads one layout of scans, which the first line of its docstring describes."""
 
@@ -73,7 +77,7 @@ class Source(Protocol):
 class SourceWithChoice(Source, Protocol):
     """A source that also takes a choice, as in `bids:T1w`."""
 
-    def choose(self, dataset: Dataset, choice: str) -> Dataset:
+    def read_choice(self, root: Path, choice: str) -> Dataset:
         """The data set as `choice` restricts or changes it; `UsageError` for an unknown choice."""
 
 
@@ -128,10 +132,9 @@ def find_dataset(root: Path, source: str = "auto") -> Dataset:
         )
     if opened is None:
         return _read_first_match(root)
-    dataset = opened.read_dataset(root)
     if colon and isinstance(opened, SourceWithChoice):
-        dataset = opened.choose(dataset, choice)
-    return dataset
+        return opened.read_choice(root, choice)
+    return opened.read_dataset(root)
 
 
 def _read_first_match(root: Path) -> Dataset:

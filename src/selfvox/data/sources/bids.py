@@ -65,12 +65,14 @@ def read_dataset(root: Path) -> Dataset:
     return Dataset(root, "bids", tuple(cases), ("image",), None, tuple(notes))
 
 
-def choose(dataset: Dataset, kind: str) -> Dataset:
+def read_choice(root: Path, kind: str) -> Dataset:
     """Only the scans that end in `_kind`.
 
     Raises:
         UsageError: there are none.
+        DataError: as `read_dataset`.
     """
+    dataset = read_dataset(root)
     kinds = {_kind(case.images[0]) for case in dataset.cases}
     if kind not in kinds:
         raise UsageError(

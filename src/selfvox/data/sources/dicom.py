@@ -101,17 +101,19 @@ def read_dataset(root: Path) -> Dataset:
     return Dataset(root, "dicom", tuple(cases), (channel,), None, tuple(notes))
 
 
-def choose(dataset: Dataset, choice: str) -> Dataset:
+def read_choice(root: Path, choice: str) -> Dataset:
     """The same series; with the choice `allow-gap`, missing slices will be interpolated.
 
     Raises:
         UsageError: another choice.
+        DataError: as `read_dataset`.
     """
     if choice != "allow-gap":
         raise UsageError(
             f"source: unknown choice '{printable(choice)}' of dicom"
             f"{did_you_mean(choice, ['allow-gap'])}"
         )
+    dataset = read_dataset(root)
     return replace(dataset, cases=tuple(replace(case, allow_gap=True) for case in dataset.cases))
 
 

@@ -1,24 +1,25 @@
 """A plain folder, searched with all subfolders; or one scan; or a text file with one scan per line.
 
-Labels are recognised in two layouts: a folder of images next to a folder of labels with the same
-stems (`images/` + `labels/`, `imagesTr/` + `labelsTr/`, `scans/` + `masks/`, ...), and `NAME_seg`,
-`NAME_segmentation`, `NAME_label` or `NAME_mask` next to `NAME`. Volumes and pictures are never
-mixed. The lines of a list are absolute, or relative to the list and then inside its folder.
+Which files are labels, and of which scan, is decided by `pairing`. Where a scan may have several
+labels, or a label belongs to one of several scans, the person is asked: `folder:WORD` takes the
+files in a folder of that name, or with a name that begins or ends with it, `folder:WORD,WORD` also
+says which scans, and `folder:none` takes no labels. Volumes and pictures are never mixed. The lines
+of a list are absolute, or relative to the list and then inside its folder.
 """
 
 from __future__ import annotations
 
 import os
-import re
-from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePath
 
-from selfvox.data import naming
+from selfvox.data import pairing
 from selfvox.data.formats.image import SUFFIXES_2D, SUFFIXES_3D, suffix
-from selfvox.data.naming import printable
-from selfvox.data.sources import Case, Dataset, case_key
+from selfvox.data.naming import natural_key, printable
+from selfvox.data.pairing import Pairing
+from selfvox.data.sources import Case, ChoiceNeeded, Dataset, case_key
 from selfvox.data.sources._files import (
     channels_of,
     count_of,
@@ -29,13 +30,9 @@ from selfvox.data.sources._files import (
     read_lines,
     resolve_inside,
 )
-from selfvox.errors import DataError
+from selfvox.errors import DataError, UsageError
 
-_IMAGES = re.compile(r"(?:images?|imgs?|scans?)(tr|ts|val|)", re.IGNORECASE)
-_LABELS = re.compile(
-    r"(?:labels?|masks?|segs?|segmentations?|annotations?)(tr|ts|val|)", re.IGNORECASE
-)
-_LABEL_ENDING = re.compile(r"[-_](?:seg|segmentation|label|mask)s?$", re.IGNORECASE)
+_NO_LABELS = "none"
 # many volumes come with snapshots for quality control: up to one picture per four volumes is left
 # out, and the reverse; more are ambiguous
 _MIN_RATIO = 4
@@ -50,7 +47,8 @@ def read_dataset(root: Path) -> Dataset:
     """List the scans, with the labels next to them.
 
     Raises:
-        DataError: there is none, or which files are the scans is ambiguous.
+        ChoiceNeeded: names leave open which label belongs to which scan.
+        DataError: there is none, or volumes and pictures are mixed.
     """
     if root.is_dir():
         return _read_folder(root)
@@ -60,6 +58,21 @@ def read_dataset(root: Path) -> Dataset:
         return _read_list(root)
     endings = ", ".join(sorted([*SUFFIXES_3D, *SUFFIXES_2D]))
     raise DataError(f"{printable(root)}: not a scan; readable are {endings}")
+
+
+def read_choice(root: Path, choice: str) -> Dataset:
+    """The scans of a folder with the labels, and only the scans, that the words of `choice` name.
+
+    Raises:
+        UsageError: a word names none of the files, or `root` is no folder.
+        DataError: as `read_dataset`.
+    """
+    if not root.is_dir():
+        raise UsageError(
+            f"source: {printable(root)} is no folder, so there is nothing to choose in it; "
+            "leave out what follows the colon"
+        )
+    return _read_folder(root, tuple(choice.split(",")))
 
 
 def _read_list(table: Path) -> Dataset:
@@ -104,18 +117,96 @@ class _Contents:
     other_endings: Counter[str] = field(default_factory=Counter)
 
 
-def _read_folder(root: Path) -> Dataset:
+def _read_folder(root: Path, words: Sequence[str] = ()) -> Dataset:
+    """The scans of a folder; `words` say which files a person takes where names leave it open."""
     contents = _walk(root)
-    scans, notes = _one_kind(root, contents.scans)
+    files, notes = _one_kind(root, contents.scans)
     notes += _ignored_notes(contents)
-    images, labels, unpaired = _pair(root, scans)
-    if not images:
+    scans, labels = pairing.tell_labels([file.relative_to(root) for file in files])
+    if words == (_NO_LABELS,):
+        notes += [f"{count_of(len(labels), 'label')} left out, as requested"] if labels else []
+        labels = []
+    else:
+        scans, labels = _restrict(root, scans, labels, words)
+    pairs = pairing.match_labels(scans, labels)
+    notes += _unmatched_note(root, pairs)
+    if not scans:
         endings = ", ".join(sorted([*SUFFIXES_3D, *SUFFIXES_2D]))
-        details = "; ".join([*unpaired, *notes]) or "the folder is empty"
+        details = "; ".join(notes) or "the folder is empty"
+        remedy = "; if these are scans, list them in a text file" if labels else ""
         raise DataError(
-            f"{printable(root)}: no scan found; looked for {endings} in all subfolders; {details}"
+            f"{printable(root)}: no scan found; looked for {endings} in all subfolders; "
+            f"{details}{remedy}"
         )
-    return _dataset(root, images, labels, [*notes, *unpaired])
+    question = _question(root, pairs)
+    if question:
+        raise ChoiceNeeded(question)
+    labels_of = {root / scan: root / label for scan, label in pairs.labels.items()}
+    return _dataset(root, [root / scan for scan in scans], labels_of, notes)
+
+
+def _restrict(
+    root: Path, scans: list[PurePath], labels: list[PurePath], words: Sequence[str]
+) -> tuple[list[PurePath], list[PurePath]]:
+    """The scans and labels that the words name; all of a kind that no word names.
+
+    Raises:
+        UsageError: a word names none of the files.
+    """
+    for word in words:
+        named_labels = [label for label in labels if pairing.answers_to(label, word)]
+        named_scans = [scan for scan in scans if pairing.answers_to(scan, word)]
+        if not named_labels and not named_scans:
+            raise UsageError(
+                f"source: no file in {printable(root)} is in a folder '{printable(word)}' or "
+                f"has a name that begins or ends with it; folder:{_NO_LABELS} takes no labels"
+            )
+        labels = named_labels or labels
+        scans = named_scans or scans
+    return scans, labels
+
+
+def _unmatched_note(root: Path, pairs: Pairing) -> list[str]:
+    if not pairs.unmatched:
+        return []
+    files = [root / label for label in pairs.unmatched]
+    return [
+        f"named like labels, but no scan of the same name exists, left out: {first_names(files)}"
+    ]
+
+
+def _question(root: Path, pairs: Pairing) -> str:
+    """What only a person can decide about the labels; "" if names leave nothing open."""
+    if pairs.several_labels:
+        scan, candidates = next(iter(pairs.several_labels.items()))
+        fact = (
+            f"{printable(scan)} has {len(candidates)} files that may be its label "
+            f"({_first_paths(candidates)}){_and_others(pairs.several_labels, 'scan')}"
+        )
+    elif pairs.several_scans:
+        label, candidates = next(iter(pairs.several_scans.items()))
+        fact = (
+            f"{printable(label)} may be the label of {len(candidates)} scans "
+            f"({_first_paths(candidates)}){_and_others(pairs.several_scans, 'label')}"
+        )
+    else:
+        return ""
+    words = [pairing.shortest_word(path, candidates) for path in candidates[:2]]
+    answers = " or ".join(f"folder:{printable(word)}" for word in words)
+    return (
+        f"{printable(root)}: {fact}; take one with --source {answers}, none with "
+        f"folder:{_NO_LABELS}, or pair them in a table with the columns image and label"
+    )
+
+
+def _first_paths(paths: Sequence[PurePath]) -> str:
+    rest = f" and {len(paths) - 2} more" if len(paths) > 2 else ""
+    return ", ".join(printable(path.as_posix()) for path in paths[:2]) + rest
+
+
+def _and_others(like: Collection[PurePath], noun: str) -> str:
+    others = len(like) - 1
+    return f", and so for {count_of(others, noun)} more" if others else ""
 
 
 def _walk(root: Path) -> _Contents:
@@ -174,59 +265,6 @@ def _one_kind(root: Path, scans: list[Path]) -> tuple[list[Path], list[str]]:
     )
 
 
-def _pair(root: Path, scans: Sequence[Path]) -> tuple[list[Path], dict[Path, Path], list[str]]:
-    """Tell images from labels: the images, the label of each image that has one, and notes."""
-    in_label_folder = {scan for scan in scans if _is_in_label_folder(root, scan)}
-    outside = [scan for scan in scans if scan not in in_label_folder]
-    label_names = {scan for scan in outside if _LABEL_ENDING.search(_stem(scan))}
-    images = [scan for scan in outside if scan not in label_names]
-
-    images_of: dict[tuple[str, ...], list[Path]] = defaultdict(list)
-    for image in images:
-        images_of[_key(root, image)].append(image)
-    labels: dict[Path, Path] = {}
-    unmatched: list[Path] = []
-    for label in sorted([*in_label_folder, *label_names]):
-        partners = images_of.get(_key(root, label), [])
-        if not partners:
-            unmatched.append(label)
-        for image in partners:
-            if image in labels:
-                raise DataError(
-                    f"{printable(label)} and {printable(labels[image])} "
-                    f"are both labels of {printable(image.name)}; keep one"
-                )
-            labels[image] = label
-    if not unmatched:
-        return images, labels, []
-    note = (
-        "named like labels, but no scan of the same name exists, left out: "
-        f"{first_names(unmatched)}"
-    )
-    return images, labels, [note]
-
-
-def _is_in_label_folder(root: Path, scan: Path) -> bool:
-    return any(_LABELS.fullmatch(folder) for folder in _folders(root, scan))
-
-
-def _key(root: Path, scan: Path) -> tuple[str, ...]:
-    """What a scan and its label have in common: the path without words for image and label."""
-    folders = []
-    for folder in _folders(root, scan):
-        match = _IMAGES.fullmatch(folder) or _LABELS.fullmatch(folder)
-        folders.append((match[1] if match else folder).casefold())
-    return (*filter(None, folders), _LABEL_ENDING.sub("", _stem(scan)))
-
-
-def _folders(root: Path, scan: Path) -> Sequence[str]:
-    return scan.relative_to(root).parent.parts
-
-
-def _stem(scan: Path) -> str:
-    return naming.stem(scan, suffix(scan))
-
-
 def _dataset(
     root: Path, images: Sequence[Path], labels: Mapping[Path, Path], notes: Sequence[str]
 ) -> Dataset:
@@ -237,6 +275,8 @@ def _dataset(
     ]
     cases.sort(key=case_key)
     if labels:
-        notes = [f"{len(labels)} of {len(cases)} scans have a label", *notes]
+        image, label = min(labels.items(), key=lambda pair: natural_key(str(pair[0])))
+        pair = f"{printable(label.relative_to(root))} of {printable(image.relative_to(root))}"
+        notes = [f"{len(labels)} of {len(cases)} scans have a label, such as {pair}", *notes]
     channels = channels_of(cases[0].images[0])
     return Dataset(root, "folder", tuple(cases), channels, None, tuple(notes))

@@ -1,0 +1,90 @@
+"""Words in names of files and folders: which of them say label, scan, kind of scan or subset."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from dataclasses import dataclass
+from enum import Enum
+from functools import lru_cache
+
+
+class Role(Enum):
+    """What a word says of a file."""
+
+    LABEL = "label"
+    SCAN = "scan"
+    KIND = "kind of scan"
+    SUBSET = "subset"
+    OTHER = "other"
+
+
+@dataclass(frozen=True)
+class Word:
+    """A word of a name, in lower case and NFC, with its role."""
+
+    text: str
+    role: Role
+
+
+_LABEL = (
+    r"segs?|segms?|segmentations?|dsegs?|labels?|labelmaps?|lbls?|masks?|msks?|gts?|"
+    r"groundtruths?|truths?|annos?|annots?|annotations?|manual|contours?|delineations?|rois?|"
+    r"\d(?:st|nd|rd|th)ho"  # the first and the second human observer
+)
+_SCAN = (
+    r"images?|imgs?|imaging|scans?|volumes?|vols?|orig|originals?|raw|rawdata|data|inputs?|"
+    r"pictures?|photos?"
+)
+KIND = (
+    r"t1|t1w|t1n|t1c|t1ce|t1gd|t1km|t2|t2w|t2f|flair|dwi|adc|swi|bold|pd|pdw|mr|mri|"
+    r"ct|cta|pet|pt|suv|us"
+)
+_SUBSET = r"train|training|tr|val|valid|validation|va|test|testing|ts"
+_SUBSETS = {"tr": "train", "va": "val", "te": "test", "ts": "test"}  # by the first letters
+# between folders of data and folders that were made from them
+_OF_NOBODY = r"derivatives?|sourcedata"
+
+_ROLES = (
+    (re.compile(_LABEL), Role.LABEL),
+    (re.compile(rf"{_SCAN}|{_OF_NOBODY}"), Role.SCAN),
+    (re.compile(KIND), Role.KIND),
+    (re.compile(_SUBSET), Role.SUBSET),
+)
+_TOKEN = re.compile(r"[^\W_]+")
+_HUMP = re.compile(r"(?<=[a-z])(?=[A-Z])")  # in `TrainingMask`
+_HALVES = re.compile(r"ground truths?|\d(st|nd|rd|th) ho")
+# `label0001`, `imagestr`
+_GLUED = re.compile(rf"({_LABEL}|{_SCAN})(\d+|{_SUBSET})")
+
+
+def same_spelling(text: str) -> str:
+    """The text as it is compared: NFC, since macOS takes letters apart, and without case."""
+    return unicodedata.normalize("NFC", text).casefold()
+
+
+@lru_cache(maxsize=2**16)
+def words_of(name: str) -> tuple[Word, ...]:
+    """The words of a name without its file ending, split at signs, humps and known words."""
+    # humps first: they are lost in lower case
+    spaced = _HUMP.sub(" ", unicodedata.normalize("NFC", name))
+    texts: list[str] = []
+    for token in _TOKEN.findall(spaced.casefold()):
+        if texts and _HALVES.fullmatch(f"{texts[-1]} {token}"):
+            texts[-1] += token
+            continue
+        glued = _GLUED.fullmatch(token)
+        texts += glued.groups() if glued else (token,)
+    return tuple(Word(text, _role(text)) for text in texts)
+
+
+def subset_of(word: Word) -> str:
+    """`train`, `val` or `test`, for a word with this role."""
+    return _SUBSETS[word.text[:2]]
+
+
+def _role(text: str) -> Role:
+    for pattern, role in _ROLES:
+        if pattern.fullmatch(text):
+            return role
+    return Role.OTHER
