@@ -27,7 +27,7 @@ from pathlib import PurePath
 
 from selfvox.data.formats.image import suffix
 from selfvox.data.name_words import Role, Word, same_spelling, subset_of, words_of
-from selfvox.data.naming import natural_key, stem
+from selfvox.data.naming import NaturalKey, natural_key, stem
 
 _Key = tuple[str, ...]
 
@@ -291,5 +291,5 @@ def _stem(path: PurePath) -> str:
     return stem(path, suffix(path))
 
 
-def _order(path: PurePath) -> object:
+def _order(path: PurePath) -> NaturalKey:
     return natural_key(path.as_posix())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import nibabel as nib
 import numpy as np
@@ -56,7 +56,7 @@ class Image:
         return tuple(float(length) for length in lengths[: self.spatial_dims])
 
 
-def suffix(path: Path) -> str:
+def suffix(path: PurePath) -> str:
     """The ending that `read_image` understands, in lower case, or the empty string."""
     name = path.name.lower()
     for ending in (*SUFFIXES_3D, *SUFFIXES_2D):
