@@ -10,6 +10,7 @@ import os as _os
 from collections.abc import Sequence as _Sequence
 from typing import TYPE_CHECKING as _TYPE_CHECKING
 
+from selfvox.caches import make_up_for_missing_home as _make_up_for_missing_home
 from selfvox.functions import verb_function as _verb_function
 
 if _TYPE_CHECKING:
@@ -36,6 +37,9 @@ __all__ = [
     "study",
     "tissues",
 ]
+
+# before any library is imported that looks for a home
+_make_up_for_missing_home()
 
 prepare = _verb_function("prepare")
 pretrain = _verb_function("pretrain")

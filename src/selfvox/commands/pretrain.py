@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import functools
+import os
 import shlex
 import time
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from selfvox.caches import private_folder
 from selfvox.data.preparation.build_store import open_or_build_store
 from selfvox.data.preparation.store import Store, is_store, open_store
 from selfvox.data.sampling.crop_size import DIVISOR, check_edges
@@ -84,6 +86,10 @@ def pretrain(
         network = plan.build_encoder(encoder)
         objective = PretextObjective(network, plan.task)
         if settings.compile:
+            # torch's own choice is a folder in /tmp that others can foresee
+            cache = private_folder("torchinductor")
+            if cache is not None:
+                os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache))
             network.compile()
         # the untrained encoder is measured, where the training computes
         fabric.to_device(objective)

@@ -3,8 +3,8 @@
 Why not torch's operations: `grid_sample` writes every position to memory, reads it again and
 mirrors it, and takes nine times as long; shifted copies, added up, pass through memory once per
 weight. Why not torch.compile: code as fast takes 29 s to make and needs a C++ compiler; this takes
-some seconds, once, and is then loaded from a cache (next to the module, or the user's) within
-0.5 s. The CPU always uses this code, so a resumed run uses what it began with.
+some seconds, once, and is then loaded from the user's cache within 0.5 s. The CPU always
+uses this code, so a resumed run uses what it began with.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ import numba
 import numpy as np
 import torch
 from torch import Tensor
+
+from selfvox.caches import private_folder
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -86,16 +88,21 @@ def run_on_threads(count: int, task: Callable[[int], None]) -> None:
 
 
 def compiled(function: Callable[P, R]) -> Callable[P, R]:
-    """The function in machine code, cached on disk where that is writable."""
+    """The function in machine code, cached on disk in a folder of this user alone."""
     options = {
         "fastmath": True,  # sums may be reordered into vector instructions
         "nogil": True,  # threads run in parallel
         "error_model": "numpy",  # a division by zero gives inf, without a branch in the loop
     }
+    # numba runs what it finds there; its own choice is a folder next to the module, in which others
+    # may be allowed to write
+    folder = private_folder("numba")
+    earlier = numba.config.CACHE_DIR
+    numba.config.CACHE_DIR = str(folder)
     try:
-        code: Callable[P, R] = numba.njit(function, cache=True, **options)
-    except RuntimeError:  # neither the package's folder nor the user's cache is writable
-        code = numba.njit(function, **options)
+        code: Callable[P, R] = numba.njit(function, cache=folder is not None, **options)
+    finally:
+        numba.config.CACHE_DIR = earlier
     return code
 
 

@@ -229,7 +229,7 @@ def _reason(error: BaseException, settings: Any) -> str:
         for value in as_dict(settings).values()
         if isinstance(value, str) and os.sep in value
     ]
-    folders = [*(path.parent for path in paths), Path.cwd(), Path.home()]
+    folders = [*(path.parent for path in paths), Path.cwd(), Path(os.path.expanduser("~"))]
     # the longest first: a folder contains the text of the folders above it
     for folder in sorted(folders, key=lambda folder: -len(str(folder))):
         if folder.is_absolute():
