@@ -1,10 +1,13 @@
 """Predictions are on the grid of their scan; a stopped batch continues to the same bytes."""
 
 import csv
+import itertools
 import json
+import re
 import signal
 import subprocess
 import sys
+from types import SimpleNamespace
 from unittest import mock
 
 import nibabel as nib
@@ -17,6 +20,7 @@ from selfvox.commands.predict import predict
 from selfvox.errors import BusyError, DataError, Stopped, UsageError, WeightsError
 from selfvox.prediction import segment
 from selfvox.prediction.output_folder import OutputFolder
+from selfvox.runs import progress
 from selfvox.settings.verbs import Predict
 
 from ..conftest import affine, blob, make_run, write_scan
@@ -46,9 +50,10 @@ def bright(network):
 @pytest.fixture
 def thresholding(monkeypatch):
     """A network that thresholds its input, so that its prediction is known voxel by voxel."""
-    real = segment.segment_scan
-    thresholded = lambda network, *rest, **how: real(bright(network), *rest, **how)  # noqa: E731
-    monkeypatch.setattr(segment, "segment_scan", thresholded)
+    for name in ("segment_scan", "segment_parts"):
+        real = getattr(segment, name)
+        thresholded = lambda network, *rest, real=real, **how: real(bright(network), *rest, **how)  # noqa: E731
+        monkeypatch.setattr(segment, name, thresholded)
 
 
 @pytest.mark.parametrize("matrix", GRIDS.values(), ids=GRIDS)
@@ -216,7 +221,7 @@ def test_a_batch_killed_at_any_scan_goes_on_to_the_same_bytes(run, scans, tmp_pa
 def test_a_signal_stops_at_once_and_what_is_finished_stays(
     run, scans, tmp_path, monkeypatch, number
 ):
-    real = segment.segment_scan
+    real = segment.segment_parts
     calls = []
     went_on = []
 
@@ -227,7 +232,7 @@ def test_a_signal_stops_at_once_and_what_is_finished_stays(
             went_on.append(1)
         return real(*args, **kwargs)
 
-    monkeypatch.setattr(segment, "segment_scan", stopped_in_the_second_scan)
+    monkeypatch.setattr(segment, "segment_parts", stopped_in_the_second_scan)
     handler = signal.getsignal(number)
     with pytest.raises(Stopped) as stopped:
         predict(Predict(run=run, scans=scans, out=tmp_path / "out"))
@@ -238,10 +243,24 @@ def test_a_signal_stops_at_once_and_what_is_finished_stays(
     assert signal.getsignal(number) == handler
 
 
+@pytest.mark.parametrize(
+    "how", [{}, {"passes": 3, "encoder_dropout": 0.3}, {"probabilities": True}]
+)
+def test_progress_is_shown_within_a_scan(run, tmp_path, monkeypatch, capsys, how):
+    seconds = itertools.count(step=11)
+    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: next(seconds)))
+    scan = write_scan(tmp_path / "ct.nii.gz", blob((60, 50, 40)))
+    predict(Predict(run=run, scans=scan, out=tmp_path / "out", **how))
+    shares = re.findall(r"predict  0/1  (\d+) % of ct  ", capsys.readouterr().err)
+    assert len(shares) > 2
+    assert shares == sorted(shares, key=int)
+    assert shares[-1] == "100"
+
+
 def test_finished_predictions_are_not_made_again(run, scans, tmp_path, monkeypatch, capsys):
     first = predict(Predict(run=run, scans=scans, out=tmp_path / "out"))
     before = content(tmp_path / "out")
-    monkeypatch.setattr(segment, "segment_scan", None)
+    monkeypatch.setattr(segment, "segment_parts", None)
     assert predict(Predict(run=run, scans=scans, out=tmp_path / "out")) == first
     assert content(tmp_path / "out") == before
     assert "3 of 3 predictions exist already" in capsys.readouterr().err
@@ -310,7 +329,7 @@ def test_a_scan_that_memory_has_no_room_for_is_rejected_and_the_others_are_predi
     run, scans, tmp_path, monkeypatch, error
 ):
     asked = []
-    plain = segment.segment_scan
+    plain = segment.segment_parts
 
     def full_once(*given, **how):
         asked.append(given)
@@ -318,7 +337,7 @@ def test_a_scan_that_memory_has_no_room_for_is_rejected_and_the_others_are_predi
             raise error
         return plain(*given, **how)
 
-    monkeypatch.setattr(segment, "segment_scan", full_once)
+    monkeypatch.setattr(segment, "segment_parts", full_once)
     with pytest.raises(DataError, match="1 of 3 scans could not be predicted"):
         predict(Predict(run=run, scans=scans, out=tmp_path / "out"))
     assert [(tmp_path / "out" / f"scan_{number}.nii.gz").exists() for number in range(3)] == [
@@ -330,7 +349,7 @@ def test_a_scan_that_memory_has_no_room_for_is_rejected_and_the_others_are_predi
 
 
 def test_any_other_failure_is_not_taken_for_full_memory(run, scans, tmp_path, monkeypatch):
-    monkeypatch.setattr(segment, "segment_scan", mock.Mock(side_effect=RuntimeError("shapes")))
+    monkeypatch.setattr(segment, "segment_parts", mock.Mock(side_effect=RuntimeError("shapes")))
     with pytest.raises(RuntimeError, match="shapes"):
         predict(Predict(run=run, scans=scans, out=tmp_path / "out"))
 

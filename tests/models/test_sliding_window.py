@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 import torch
+from monai.inferers.utils import sliding_window_inference
 
-from selfvox.models.sliding_window import segment_scan
+from selfvox.models.sliding_window import number_of_windows, segment_parts, segment_scan
 
 
 def identity(x):
@@ -79,3 +80,60 @@ def test_neighbouring_windows_share_what_the_overlap_says(overlap, windows):
 
     segment_scan(network, torch.randn(1, 16, 8), (8, 8), overlap)
     assert count == windows
+
+
+def three_classes(x):
+    """Logits that depend on the whole window."""
+    return torch.cat([x, -x, x * x.mean() - x.amax()], 1)
+
+
+@pytest.mark.parametrize("overlap", [0.0, 0.3, 0.5])
+@pytest.mark.parametrize(
+    ("shape", "window", "axis"),
+    [
+        ((21, 13, 17), (8, 8, 8), None),
+        ((9, 8, 30), (8, 8, 8), None),
+        ((5, 19, 11), (8, 8), 0),
+        ((19, 11, 5), (8, 8), 2),
+    ],
+)
+def test_sums_in_a_moving_slab_are_those_of_monai_over_the_whole_scan(shape, window, axis, overlap):
+    image = torch.randn(1, *shape, generator=torch.Generator().manual_seed(0))
+    pictures = image[None] if axis is None else image.movedim(1 + axis, 0)
+    logits = sliding_window_inference(
+        pictures,
+        roi_size=window,
+        sw_batch_size=2 if axis is None else 16,
+        predictor=three_classes,
+        overlap=overlap,
+        mode="gaussian",
+    )
+    expected = logits.softmax(1)
+    expected = expected[0] if axis is None else expected.movedim(0, 1 + axis)
+    actual = segment_scan(three_classes, image, window, overlap, axis)
+    torch.testing.assert_close(actual, expected, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize(("axis", "window"), [(None, (8, 8, 8)), (1, (8, 8))])
+def test_parts_are_handed_out_once_and_before_the_scan_is_complete(axis, window):
+    image = torch.randn(1, 30, 12, 12)
+    counted = []
+    seen = torch.zeros(image.shape[1:], dtype=torch.int64)
+    when = []
+    parts = segment_parts(
+        three_classes, image, window, slice_axis=axis, count_windows=counted.append
+    )
+    for part, probabilities in parts:
+        seen[part] += 1
+        assert probabilities.shape[1:] == seen[part].shape
+        when.append(sum(counted))
+    assert (seen == 1).all()
+    assert sum(counted) == number_of_windows(image.shape[1:], window, 0.5, axis)
+    assert when[0] < sum(counted) / 3
+
+
+def test_the_number_of_windows_is_that_of_a_scan_smaller_than_the_window_too():
+    counted = []
+    image = torch.randn(1, 5, 9, 20)
+    segment_scan(three_classes, image, (8, 8, 8), count_windows=counted.append)
+    assert sum(counted) == number_of_windows((5, 9, 20), (8, 8, 8), 0.5)

@@ -43,6 +43,20 @@ def test_items_of_an_earlier_run_do_not_count_for_the_speed(clock, capsys):
     assert capsys.readouterr().err == "training  95/100  20 s left\n"
 
 
+def test_progress_within_an_item_counts_for_the_time_left(clock, capsys):
+    with progress.progress_bar("predict", total=2) as bar:
+        clock.seconds += 9
+        bar.show(0.1, "ct_1")
+        clock.seconds += 3
+        bar.show(0.25, "ct_1")
+        clock.seconds += 30
+        bar.advance()
+    assert capsys.readouterr().err.splitlines() == [
+        "predict  0/2  25 % of ct_1  1:24 min left",
+        "predict  1/2  42 s left",
+    ]
+
+
 def test_redirected_output_is_appended_to_the_log(tmp_path, capsys):
     (tmp_path / "log.txt").write_text("before\n")
     with progress.redirect_output(tmp_path / "log.txt"):

@@ -45,8 +45,9 @@ def mean_over_flips(
     # the first set mirrors nothing
     mirrored = flips(axes)[1:]
     for chosen in mirrored:
-        total = total + flip(predict(flip(image, chosen)), chosen)
-    return total / (1 + len(mirrored)) if mirrored else total
+        # in place: these are the largest arrays of a prediction
+        total += flip(predict(flip(image, chosen)), chosen)
+    return total.div_(1 + len(mirrored)) if mirrored else total
 
 
 def mean_of_classes(

@@ -6,7 +6,7 @@ regions' values are written over each other in the order of the regions (Isensee
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -132,15 +132,19 @@ def region_class_indices(regions: Regions | None, classes: Collection[int]) -> d
     }
 
 
-def decode_regions(probabilities: Any, labels: Sequence[int]) -> np.ndarray:
-    """Label (*space), uint16, from the regions' probabilities (region, *space).
+def decode_regions(probabilities: Iterable[Any], labels: Sequence[int]) -> np.ndarray:
+    """Label (*space), uint16, from the regions' probabilities (*space), one after the other.
 
     A region is present above a half; later regions overwrite earlier ones.
     """
-    # labels have at most 16 bits
-    decoded = np.zeros(probabilities.shape[1:], dtype=np.uint16)
-    for probability, label in zip(np.asarray(probabilities), labels, strict=True):
-        decoded[probability > 0.5] = label
+    decoded: np.ndarray | None = None
+    for probability, label in zip(probabilities, labels, strict=True):
+        present = np.asarray(probability) > 0.5
+        if decoded is None:
+            # labels have at most 16 bits
+            decoded = np.zeros(present.shape, dtype=np.uint16)
+        decoded[present] = label
+    assert decoded is not None, "a network has at least one region"
     return decoded
 
 

@@ -20,7 +20,7 @@ from selfvox.prediction import classify, output_folder, segment
 from selfvox.prediction.class_table import write_class_table
 from selfvox.prediction.classify import ScanClassifier
 from selfvox.prediction.output_folder import OutputFolder
-from selfvox.prediction.segment import ScanSegmenter, VotedScan
+from selfvox.prediction.segment import ScanSegmenter, ShareReceiver, VotedScan
 from selfvox.prediction.trained_model import TrainedClassifier, TrainedSegmenter, load_model
 from selfvox.runs.card import DropoutRates
 from selfvox.runs.device import Fabric, make_fabric
@@ -45,7 +45,9 @@ class PredictionJob(ABC):
     truth: str  # placeholder for what they can be evaluated against
 
     @abstractmethod
-    def predict_case(self, case: Case, image: Image, prepared: PreparedScan) -> None:
+    def predict_case(
+        self, case: Case, image: Image, prepared: PreparedScan, report: ShareReceiver
+    ) -> None:
         """Predict a case and write the prediction, its record last."""
 
     @abstractmethod
@@ -123,10 +125,12 @@ class SegmentationJob(PredictionJob):
             card["trained_on"] = "regions"
         self.card = card
 
-    def predict_case(self, case: Case, image: Image, prepared: PreparedScan) -> None:
+    def predict_case(
+        self, case: Case, image: Image, prepared: PreparedScan, report: ShareReceiver
+    ) -> None:
         """Write the label, and the probabilities and maps that were asked for."""
         folder = self.folder
-        result = self.segmenter.segment(prepared, folder.probabilities, scratch=folder.path)
+        result = self.segmenter.segment(prepared, folder.probabilities, folder.path, report)
         if result.probabilities is not None:
             images.write_map(folder.probability_file(case), result.probabilities, image)
         images.write_label(folder.label_file(case), result.label, image)
@@ -257,7 +261,9 @@ class ClassificationJob(PredictionJob):
             **ensemble.passes_card(passes, [network.sha256 for network in models]),
         }
 
-    def predict_case(self, case: Case, image: Image, prepared: PreparedScan) -> None:
+    def predict_case(
+        self, case: Case, image: Image, prepared: PreparedScan, report: ShareReceiver
+    ) -> None:
         """Record the class."""
         votes = self.classifier.classify(prepared)
         self.folder.record(case, answer=votes.to_json(self.classifier.votes), notes=image.notes)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -15,11 +16,13 @@ from selfvox.data.preparation.recipe import PreparedScan, Recipe
 from selfvox.data.preparation.split import Split, read_split_if_present
 from selfvox.data.sources import Case, Dataset, find_dataset
 from selfvox.errors import DataError, UsageError
+from selfvox.prediction.segment import ShareReceiver
 from selfvox.runs.progress import echo, progress_bar
 from selfvox.settings.verbs import Predict
 
-# what is done with a case: its scan as it was read, and as the recipe prepared it
-ScanFunction = Callable[[Case, Image, PreparedScan], None]
+# what is done with a case: its scan as it was read, and as the recipe prepared it; the last
+# argument is called with the share of the scan that is done
+ScanFunction = Callable[[Case, Image, PreparedScan, ShareReceiver], None]
 
 _NO_MEMORY = "needs more memory than there is; crop it, or use a larger machine"
 
@@ -75,7 +78,7 @@ def process_scans(
             try:
                 image, prepared = _read(case, recipe)
                 with _memory_errors_as_data_errors():
-                    work(case, image, prepared)
+                    work(case, image, prepared, functools.partial(bar.show, note=case.id))
             except DataError as error:
                 rejected.append(make_rejected(case, str(error)))
                 echo(f"{rejected[-1].file}: {rejected[-1].reason}")

@@ -6,7 +6,7 @@ import contextlib
 import functools
 import os
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,10 +16,15 @@ import torch
 from torch import Tensor
 
 from selfvox.data.formats.image import Image
-from selfvox.data.preparation.geometry import Geometry
+from selfvox.data.preparation.geometry import Geometry, place_in_scan
 from selfvox.data.preparation.recipe import PreparedScan
-from selfvox.models.sliding_window import segment_scan
-from selfvox.ops.flips import mean_over_flips
+from selfvox.models.sliding_window import (
+    WindowCounter,
+    number_of_windows,
+    segment_parts,
+    segment_scan,
+)
+from selfvox.ops.flips import flips, mean_over_flips
 from selfvox.ops.regions import decode_regions, nested_regions, region_class_indices
 from selfvox.prediction.trained_model import TrainedSegmenter
 from selfvox.runs.device import Fabric, inference_mode, make_fabric
@@ -34,6 +39,9 @@ from selfvox.uncertainty.review import review_votes
 from selfvox.uncertainty.vote_rules import VOTE_RULES, winner
 
 OVERLAP = 0.5  # of neighbouring windows, in their edges
+
+# called with the share of a scan that is done
+ShareReceiver = Callable[[float], object]
 
 
 @dataclass(frozen=True)
@@ -154,7 +162,11 @@ class ScanSegmenter:
         return self.settings.has_several(len(self.models))
 
     def segment(
-        self, prepared: PreparedScan, probabilities: bool, scratch: Path | None = None
+        self,
+        prepared: PreparedScan,
+        probabilities: bool,
+        scratch: Path | None = None,
+        report: ShareReceiver | None = None,
     ) -> Segmentation:
         """Segment one prepared scan.
 
@@ -163,28 +175,79 @@ class ScanSegmenter:
             probabilities: whether the result has probabilities too.
             scratch: folder for a temporary file of all passes, which percentiles need; default: the
                 system's.
+            report: called after every few windows.
         """
+        count = self._window_counter(prepared.data.shape[1:], report)
         if self.votes:
-            return self._vote(prepared, probabilities, scratch)
-        return self._predict_once(prepared, probabilities)
+            return self._vote(prepared, probabilities, scratch, count)
+        return self._predict_once(prepared, probabilities, count)
 
-    def _predict_once(self, prepared: PreparedScan, with_probabilities: bool) -> Segmentation:
+    def _window_counter(
+        self, space: Sequence[int], report: ShareReceiver | None
+    ) -> WindowCounter | None:
+        """What makes shares of a scan with these edges of counted windows."""
+        if report is None:
+            return None
+        total = 0
+        for model in self.models:
+            windows = number_of_windows(space, model.window, self.overlap, model.slice_axis)
+            # passes take turns with the mirror images
+            times = len(flips(self._mirror_axes(model)))
+            total += windows * (times if self.settings.passes == 1 else self.settings.passes)
+        done = 0
+
+        def count(windows: int) -> None:
+            nonlocal done
+            done += windows
+            report(done / total)
+
+        return count
+
+    def _predict_once(
+        self, prepared: PreparedScan, with_probabilities: bool, count: WindowCounter | None
+    ) -> Segmentation:
         """The plain prediction of the only network."""
         model = self.models[0]
+        geometry = prepared.geometry
         with inference_mode(self.fabric):
             data = self.fabric.to_device(torch.from_numpy(prepared.data))
-            probabilities = self._probabilities(model, data)
-        values = probabilities.cpu().numpy()
-        if model.resamples or with_probabilities:
-            values = model.undo(values, prepared.geometry)
-            # where voxels change their size, the probabilities are resampled and then decide
-            label = model.decide(values)
-        else:
-            label = model.recipe.undo(model.decide(values), prepared.geometry)
-        return Segmentation(label, values if with_probabilities else None, {}, None, None)
+            if not (with_probabilities or model.resamples or self._mirror_axes(model)):
+                label = place_in_scan(self._label_by_parts(model, data, count), geometry)
+                return Segmentation(label, None, {}, None, None)
+            probabilities = self._probabilities(model, data, count).cpu().numpy()
+        if not with_probabilities:
+            label = model.decide_on_scan(probabilities, geometry)
+            return Segmentation(label, None, {}, None, None)
+        on_scan = model.undo(probabilities, geometry)
+        return Segmentation(model.decide(on_scan), on_scan, {}, None, None)
+
+    def _label_by_parts(
+        self, model: TrainedSegmenter, image: Tensor, count: WindowCounter | None
+    ) -> np.ndarray:
+        """Class numbers (*space) of a prepared scan, without the probabilities of all of it."""
+        label = np.zeros(image.shape[1:], np.uint16)
+        parts = segment_parts(
+            model.network,
+            image,
+            model.window,
+            self.overlap,
+            model.slice_axis,
+            model.trained_on_regions,
+            count,
+        )
+        for part, probabilities in parts:
+            label[part] = model.decide(probabilities.cpu().numpy())
+        return label
+
+    def _mirror_axes(self, model: TrainedSegmenter) -> tuple[int, ...]:
+        return model.mirror_axes if self.settings.mirror else ()
 
     def _vote(
-        self, prepared: PreparedScan, with_probabilities: bool, scratch: Path | None
+        self,
+        prepared: PreparedScan,
+        with_probabilities: bool,
+        scratch: Path | None,
+        count: WindowCounter | None,
     ) -> Segmentation:
         """What the passes of all networks decide together."""
         model = self.models[0]
@@ -193,7 +256,7 @@ class ScanSegmenter:
         # percentiles alone need the probabilities of every pass
         stores_passes = any(maps.MAPS[name].stores_passes for name in names)
         with _passes_file(scratch, stores_passes) as passes_file:
-            accumulator = self._accumulate(prepared.data, passes_file)
+            accumulator = self._accumulate(prepared.data, passes_file, count)
             # of a network trained on regions, its outputs are these already
             regions = None if model.trained_on_regions else model.regions
             groups = list(region_class_indices(regions, model.classes).values())
@@ -238,9 +301,11 @@ class ScanSegmenter:
         if not model.trained_on_regions:
             # 0/0 where a weight of 0 leaves no score
             shares = (scores / scores.sum(0)).nan_to_num(0)
-        return model.decide(model.undo(shares.cpu().numpy(), geometry))
+        return model.decide_on_scan(shares.cpu().numpy(), geometry)
 
-    def _accumulate(self, data: np.ndarray, passes_file: Path | None) -> VoteAccumulator:
+    def _accumulate(
+        self, data: np.ndarray, passes_file: Path | None, count: WindowCounter | None
+    ) -> VoteAccumulator:
         """All passes of all networks over one prepared scan (channel, *space)."""
         settings = self.settings
         with inference_mode(self.fabric):
@@ -258,7 +323,7 @@ class ScanSegmenter:
             )
             for number, model in enumerate(self.models):
                 if settings.passes == 1:
-                    accumulator.add(number, (), self._probabilities(model, image))
+                    accumulator.add(number, (), self._probabilities(model, image, count))
                     continue
                 # passes are numbered across the networks: no two have the same masks
                 first = number * settings.passes
@@ -271,11 +336,14 @@ class ScanSegmenter:
                         range(first, first + settings.passes),
                         accumulator.add,
                         model.slice_axis,
-                        model.mirror_axes if settings.mirror else (),
+                        self._mirror_axes(model),
+                        count,
                     )
         return accumulator
 
-    def _probabilities(self, model: TrainedSegmenter, image: Tensor) -> Tensor:
+    def _probabilities(
+        self, model: TrainedSegmenter, image: Tensor, count: WindowCounter | None
+    ) -> Tensor:
         """(class or region, *space) of a prepared scan (channel, *space), without dropout."""
         predict = functools.partial(
             segment_scan,
@@ -284,8 +352,9 @@ class ScanSegmenter:
             overlap=self.overlap,
             slice_axis=model.slice_axis,
             overlapping=model.trained_on_regions,
+            count_windows=count,
         )
-        return mean_over_flips(predict, image, model.mirror_axes if self.settings.mirror else ())
+        return mean_over_flips(predict, image, self._mirror_axes(model))
 
 
 class ScanGridMaps(Mapping[str, np.ndarray]):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +12,9 @@ import numpy as np
 from torch import Tensor, nn
 
 from selfvox.data.formats.image import suffix
-from selfvox.data.preparation.geometry import Geometry
+from selfvox.data.preparation.geometry import Geometry, place_in_scan
 from selfvox.data.preparation.recipe import Recipe
+from selfvox.data.preparation.resample import resample_probabilities_back
 from selfvox.data.preparation.store import is_store
 from selfvox.data.sampling.crop_size import SLICE_AXES
 from selfvox.errors import DataError, UsageError, WeightsError
@@ -72,12 +73,22 @@ class TrainedSegmenter:
         """Whether its recipe changes the size of voxels."""
         return self.recipe.size is not None or self.recipe.spacing_mm is not None
 
-    def decide(self, probabilities: np.ndarray) -> np.ndarray:
-        """Class numbers (*space) from probabilities (class or region, *space)."""
+    def decide(self, probabilities: Iterable[np.ndarray]) -> np.ndarray:
+        """Class numbers (*space), from probabilities (*space) of one class or region at a time."""
         if self.region_labels is not None:
             return decode_regions(probabilities, self.region_labels)
-        decided: np.ndarray = self.class_values[probabilities.argmax(0)]
-        return decided
+        return _decode_classes(probabilities, self.class_values)
+
+    def decide_on_scan(self, probabilities: np.ndarray, geometry: Geometry) -> np.ndarray:
+        """Class numbers on the scan's grid from probabilities (class or region, *space).
+
+        Where voxels change their size, probabilities are resampled and then decide. One class
+        after the other: on that grid, all of them together could fill memory.
+        """
+        in_box = self.decide(
+            resample_probabilities_back(values, geometry) for values in probabilities
+        )
+        return place_in_scan(in_box, geometry)
 
     def undo(self, probabilities: np.ndarray, geometry: Geometry) -> np.ndarray:
         """Probabilities (class or region, *space) on the scan's grid.
@@ -150,6 +161,20 @@ def load_classifier(run: Path, encoder: nn.Module | None = None) -> TrainedClass
     if isinstance(card, SegmenterCard):
         raise WeightsError(f"{run}: segments; load it with load_segmenter")
     return _build(run, card, tensors, _classifier_from_card, encoder)
+
+
+def _decode_classes(probabilities: Iterable[np.ndarray], values: np.ndarray) -> np.ndarray:
+    """Class numbers (*space), uint16, of the largest probability; of equal ones, the first."""
+    best: np.ndarray | None = None
+    for probability, value in zip(probabilities, values, strict=True):
+        if best is None:
+            best = probability.copy()
+            decided = np.full(best.shape, value, np.uint16)
+            continue
+        decided[probability > best] = value
+        np.maximum(best, probability, out=best)
+    assert best is not None, "a network has at least one class"
+    return decided
 
 
 AnyCard = TypeVar("AnyCard", SegmenterCard, ClassifierCard)

@@ -30,13 +30,22 @@ class ProgressBar:
     def advance(self, note: str = "", count: int = 1) -> None:
         """Count `count` more items as done; `note` is printed in the same line."""
         self.done += count
+        self._print(note, 0.0)
+
+    def show(self, share: float, note: str) -> None:
+        """Print how far the current item is, as a share of it; `note` says which one it is."""
+        self._print(f"{100 * share:.0f} % of {note}", share)
+
+    def _print(self, note: str, share: float) -> None:
+        """Print the line, if it is time; `share` of the current item is done too."""
         now_seconds = time.monotonic()
         finished = self.done >= self.total
         if now_seconds - self._last_print < self._every_seconds and not finished:
             return
         self._last_print = now_seconds
-        seconds_per_item = (now_seconds - self._start_time) / max(1, self.done - self._start)
-        remaining = format_seconds(seconds_per_item * (self.total - self.done))
+        done = self.done + share
+        seconds_per_item = (now_seconds - self._start_time) / (done - self._start or 1)
+        remaining = format_seconds(seconds_per_item * (self.total - done))
         note = f"{note}  " if note else ""
         line = f"{self.title}  {self.done}/{self.total}  {note}{remaining} left"
         if console.is_terminal:

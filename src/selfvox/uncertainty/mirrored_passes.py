@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from selfvox.models.classifier import Classifier
+from selfvox.models.sliding_window import WindowCounter
 from selfvox.ops.flips import flip, flips
 from selfvox.uncertainty.accumulator import ScanPart
 from selfvox.uncertainty.class_passes import run_class_passes
@@ -35,6 +36,7 @@ def run_mirrored_passes(
     receive: PassReceiver,
     slice_axis: int | None,
     axes: Sequence[int],
+    count_windows: WindowCounter | None = None,
 ) -> None:
     """As `run_passes`, each pass over one of the mirror images, mirrored back.
 
@@ -47,6 +49,7 @@ def run_mirrored_passes(
         receive: as of `run_passes`, of the scan as it is.
         slice_axis: of a 2D network.
         axes: of space, that are mirrored; none: the scan as it is.
+        count_windows: as of `run_passes`.
     """
     for chosen, numbers in turns(passes, axes):
 
@@ -60,7 +63,14 @@ def run_mirrored_passes(
             receive(number, place, flip(probabilities, chosen))
 
         run_passes(
-            networks, flip(image, chosen), window, overlap, numbers, receive_mirrored, slice_axis
+            networks,
+            flip(image, chosen),
+            window,
+            overlap,
+            numbers,
+            receive_mirrored,
+            slice_axis,
+            count_windows,
         )
 
 

@@ -11,14 +11,15 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from selfvox.models.segmenter import Segmenter
-from selfvox.models.sliding_window import pad_to_window
+from selfvox.models.slab import Slab, window_places, window_weights
+from selfvox.models.sliding_window import WindowCounter, pad_to_window, without_margins
 from selfvox.runs.progress import echo
 from selfvox.uncertainty.accumulator import ScanPart
 from selfvox.uncertainty.mc_dropout import PASSES_AT_ONCE, Dropout, DropoutMasks
@@ -114,6 +115,7 @@ def run_passes(
     passes: Sequence[int],
     receive: PassReceiver,
     slice_axis: int | None = None,
+    count_windows: WindowCounter | None = None,
 ) -> None:
     """Predict a scan by many sub-networks, with the windows and weights of `segment_scan`.
 
@@ -130,9 +132,10 @@ def run_passes(
             or region, *part) there; every voxel of every pass once.
         slice_axis: a 2D network's: each slice along this axis of the volume is a picture of its
             own.
+        count_windows: called after every few windows, each counted once for every pass.
     """
     if slice_axis is None:
-        _sweep_all(networks, image, window, overlap, passes, receive)
+        _sweep_all(networks, image, window, overlap, passes, receive, count_windows)
         return
     for place, picture in enumerate(image.unbind(1 + slice_axis)):
 
@@ -143,7 +146,7 @@ def run_passes(
             in_volume = (*scan_part[:slice_axis], slice(place, place + 1), *scan_part[slice_axis:])
             receive(number, in_volume, probabilities.unsqueeze(1 + slice_axis))
 
-        _sweep_all(networks, picture, window, overlap, passes, receive_slice)
+        _sweep_all(networks, picture, window, overlap, passes, receive_slice, count_windows)
 
 
 def _sweep_all(
@@ -153,6 +156,7 @@ def _sweep_all(
     overlap: float,
     passes: Sequence[int],
     receive: PassReceiver,
+    count_windows: WindowCounter | None,
 ) -> None:
     """All passes over a volume or a picture, in blocks as large as memory allows."""
     padded, margins = pad_to_window(image[None], window)
@@ -162,22 +166,17 @@ def _sweep_all(
 
     def receive_planes(number: int, first: int, probabilities: Tensor) -> None:
         """Leave out what the scan was padded with; `first` is the number of the first plane."""
-        start = max(first, margins[0])
-        stop = min(first + probabilities.shape[1], margins[0] + inside[0])
-        if start >= stop:
-            return
-        inner = probabilities[:, start - first : stop - first]
-        for axis in range(1, len(size)):
-            inner = inner.narrow(1 + axis, margins[axis], inside[axis])
-        planes = slice(start - margins[0], stop - margins[0])
-        receive(number, (planes, *other_axes), inner)
+        planes, inner = without_margins(probabilities, first, margins, inside)
+        if inner.numel():
+            receive(number, (planes, *other_axes), inner)
 
     batch = PASSES_AT_ONCE[image.device.type]
     slab_bytes = 4 * networks.network.classes * window[0] * math.prod(size[1:])  # of one pass
     # full batches only
     block = max(1, SLAB_BYTES[image.device.type] // slab_bytes // batch) * batch
     for start in range(0, len(passes), block):
-        _sweep(networks, padded, window, overlap, passes[start : start + block], receive_planes)
+        of_block = passes[start : start + block]
+        _sweep(networks, padded, window, overlap, of_block, receive_planes, count_windows)
 
 
 def _sweep(
@@ -187,13 +186,12 @@ def _sweep(
     overlap: float,
     passes: Sequence[int],
     receive: Callable[[int, int, Tensor], None],
+    count_windows: WindowCounter | None,
 ) -> None:
     """One way through the scan, with the logits of all passes in a slab that moves along."""
     size = padded.shape[2:]
-    slab = _Slab(len(passes), networks.network.classes, (window[0], *size[1:]), padded.device)
-    from monai.data.utils import compute_importance_map  # only here: it takes seconds
-
-    weight = compute_importance_map(tuple(window), "gaussian", device=padded.device)
+    slab = Slab(len(passes), networks.network.classes, (window[0], *size[1:]), padded.device)
+    weight = window_weights(window, padded.device)
     batch = PASSES_AT_ONCE[padded.device.type]
     position = 0  # of the slab's first plane
 
@@ -204,10 +202,7 @@ def _sweep(
             receive(number, position, logits.sigmoid() if is_regions else logits.softmax(0))
         slab.move(planes)
 
-    # windows in the order of their first plane, row by row
-    from monai.data.utils import dense_patch_slices  # only here: it takes seconds
-
-    windows = dense_patch_slices(size, tuple(window), _steps(window, size, overlap))
+    windows = window_places(size, window, overlap)
     for start, row in itertools.groupby(windows, key=lambda place: int(place[0].start)):
         if start > position:
             finish(start - position)
@@ -219,57 +214,9 @@ def _sweep(
                 numbers = passes[first : first + batch]
                 logits = _logits(networks, shared, numbers, window)
                 slab.add(first, place[1:], logits.float().mul_(weight))
+                if count_windows is not None:
+                    count_windows(len(numbers))
     finish(window[0])
-
-
-class _Slab:
-    """Weighted sums of logits over the planes that a row of windows covers.
-
-    Args:
-        passes: number of passes.
-        classes: number of classes or regions.
-        shape: (plane, *other axes).
-        device: where the sums are kept.
-    """
-
-    def __init__(self, passes: int, classes: int, shape: Sequence[int], device: torch.device):
-        self._logits = torch.zeros(passes, classes, *shape, device=device)
-        self._weights = torch.zeros(*shape, device=device)
-
-    def add_weight(self, place: ScanPart, weight: Tensor) -> None:
-        """Add the weight (*window) of a window at its place within the planes."""
-        self._weights[(slice(None), *place)] += weight
-
-    def add(self, first: int, place: ScanPart, logits: Tensor) -> None:
-        """Add weighted logits (pass, class, *window) of the passes from the `first` on."""
-        in_slab = (slice(first, first + len(logits)), slice(None), slice(None), *place)
-        self._logits[in_slab] += logits
-
-    def mean_logits(self, planes: int) -> Iterator[Tensor]:
-        """Weighted means (class, plane, *other axes) of the first planes, for each pass."""
-        return (logits[:, :planes] / self._weights[:planes] for logits in self._logits)
-
-    def move(self, planes: int) -> None:
-        """Forget the first planes."""
-        for logits in self._logits:
-            _shift(logits.movedim(1, 0), planes)
-        _shift(self._weights, planes)
-
-
-def _shift(values: Tensor, by: int) -> None:
-    """Move what comes after the first `by` planes to the front, and clear the rest."""
-    # a copy: source and target overlap
-    remaining = values[by:].clone()
-    values[: len(remaining)] = remaining
-    values[len(remaining) :] = 0
-
-
-def _steps(window: Sequence[int], size: Sequence[int], overlap: float) -> list[int]:
-    """Distance of neighbouring windows along each axis, as MONAI's sliding windows have it."""
-    return [
-        edge if edge == extent else max(1, int(edge * (1 - overlap)))
-        for edge, extent in zip(window, size, strict=True)
-    ]
 
 
 def _logits(

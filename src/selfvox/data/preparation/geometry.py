@@ -117,6 +117,14 @@ def crop_to_box(label: np.ndarray, geometry: Geometry) -> np.ndarray:
     return box
 
 
+def place_in_scan(label: np.ndarray, geometry: Geometry) -> np.ndarray:
+    """A label (*space) in the box around the foreground, on the scan's own grid; 0 outside."""
+    canonical = np.zeros(geometry.canonical_shape, dtype=label.dtype)
+    canonical[geometry.box] = label
+    scan: np.ndarray = orient_back(canonical[None], geometry.orientation)[0]
+    return scan
+
+
 def prepared_affine(affine: np.ndarray, geometry: Geometry) -> np.ndarray:
     """(4, 4): prepared voxel -> mm, from the scan's affine: voxel of the scan -> mm."""
     product: np.ndarray = affine @ _canonical_to_scan(geometry) @ _prepared_to_canonical(geometry)

@@ -17,6 +17,7 @@ from selfvox.data.preparation.geometry import (
     crop_to_box,
     orient,
     orient_back,
+    place_in_scan,
     prepared_affine,
 )
 from selfvox.data.preparation.normalise import Intensity, foreground, normalise
@@ -144,10 +145,7 @@ class Recipe:
 
     def undo(self, label: np.ndarray, geometry: Geometry) -> np.ndarray:
         """A prediction (*space) on the scan's own grid, dtype kept; 0 outside the box."""
-        canonical = np.zeros(geometry.canonical_shape, dtype=label.dtype)
-        canonical[geometry.box] = resample_label(label, geometry, back=True)
-        scan: np.ndarray = orient_back(canonical[None], geometry.orientation)[0]
-        return scan
+        return place_in_scan(resample_label(label, geometry, back=True), geometry)
 
     def undo_probabilities(
         self, probabilities: np.ndarray, geometry: Geometry, background: bool = True
