@@ -370,3 +370,14 @@ def test_an_encoder_that_labels_trained_serves_as_one_that_pre_training_did(
     assert all(torch.equal(pretrained_tensors[name], tensors[name]) for name in inherited)
     assert "the labels of first" in later.encoder
     assert set(card.seen["image_hashes"]) <= set(later.seen["image_hashes"])
+
+
+def test_the_labelled_scans_of_a_folder_are_prepared_alone(tmp_path, capsys, small):
+    phantom.write(tmp_path / "scans", "shapes", count=6)
+    for label in sorted((tmp_path / "scans" / "labels").iterdir())[3:]:
+        label.unlink()
+    (tmp_path / "scans" / "dataset.json").unlink(missing_ok=True)
+    how = {"encoder": "none", "steps": 1, "workers": 1, **small}
+    selfvox.finetune(tmp_path / "scans", out=tmp_path / "run", **how)
+    assert len(list((tmp_path / "run" / "store" / "images").iterdir())) == 3
+    assert "3 of 6 scans have no label and are not prepared" in capsys.readouterr().err

@@ -4,24 +4,32 @@ import csv
 import itertools
 import json
 import re
+import shutil
 import signal
 import subprocess
 import sys
+from datetime import UTC, datetime
 from types import SimpleNamespace
 from unittest import mock
 
 import nibabel as nib
 import numpy as np
 import pytest
+import SimpleITK as sitk
 import torch
 from PIL import Image as Pillow
 
+import selfvox
+from selfvox.commands.evaluate import evaluate
 from selfvox.commands.predict import predict
+from selfvox.data.preparation import prepare_case
+from selfvox.data.sources import Case
 from selfvox.errors import BusyError, DataError, Stopped, UsageError, WeightsError
 from selfvox.prediction import segment
 from selfvox.prediction.output_folder import OutputFolder
 from selfvox.runs import progress
-from selfvox.settings.verbs import Predict
+from selfvox.settings.verbs import Evaluate, Predict
+from selfvox.settings.verbs.predict import MAPS
 
 from ..conftest import affine, blob, make_run, write_scan
 
@@ -35,7 +43,12 @@ GRIDS = {
 
 
 def content(folder):
-    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+    """The bytes of the files; of the ledger, without the time and the costs of the work."""
+    files = {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+    if "cases.jsonl" in files:
+        records = [json.loads(line) for line in files["cases.jsonl"].splitlines()]
+        files["cases.jsonl"] = [record | {"work": None} for record in records]
+    return files
 
 
 def bright(network):
@@ -192,13 +205,13 @@ scans_left = int(sys.argv[4])
 record = OutputFolder.record
 
 
-def record_or_die(self, case, **details):
+def record_or_die(self, case, work, **details):
     global scans_left
     if not scans_left:
         (self.path / ".1.part.x.nii.gz").write_bytes(b"half")
         os._exit(9)
     scans_left -= 1
-    record(self, case, **details)
+    record(self, case, work, **details)
 
 
 OutputFolder.record = record_or_die
@@ -219,7 +232,7 @@ def test_a_batch_killed_at_any_scan_goes_on_to_the_same_bytes(run, scans, tmp_pa
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_stops_at_once_and_what_is_finished_stays(
-    run, scans, tmp_path, monkeypatch, number
+    run, scans, tmp_path, monkeypatch, capsys, number
 ):
     real = segment.segment_parts
     calls = []
@@ -238,6 +251,8 @@ def test_a_signal_stops_at_once_and_what_is_finished_stays(
         predict(Predict(run=run, scans=scans, out=tmp_path / "out"))
     assert (len(calls), went_on) == (2, [])
     assert stopped.value.exit_code == 128 + number
+    lost = "scan_1.nii.gz: was being predicted, and is lost; 1 of 3 scans are done"
+    assert lost in capsys.readouterr().err
     assert [path.name for path in sorted((tmp_path / "out").glob("*.nii.gz"))] == ["scan_0.nii.gz"]
     assert not list((tmp_path / "out").glob(".*.part.*"))
     assert signal.getsignal(number) == handler
@@ -378,10 +393,48 @@ def test_a_folder_of_another_run_or_of_other_scans_is_refused(run, scans, tmp_pa
         predict(Predict(run=other, scans=scans, out=out))
     with pytest.raises(UsageError, match=r"overlap 0\.5, not 0\.25"):
         predict(Predict(run=run, scans=scans, out=out, overlap=0.25))
-    write_scan(tmp_path / "later" / "scan_1.nii.gz", blob((20, 17, 12), 9))
-    with pytest.raises(UsageError, match="another scan called scan_1"):
-        predict(Predict(run=run, scans=tmp_path / "later", out=out))
     assert content(out) == before
+
+
+def test_another_scan_of_the_same_name_is_a_case_of_its_own(run, scans, tmp_path, capsys):
+    out = tmp_path / "out"
+    first = predict(Predict(run=run, scans=scans, out=out))
+    before = content(out)
+    write_scan(scans / "scan_1.nii.gz", blob((20, 17, 12), 9))
+    second = predict(Predict(run=run, scans=scans, out=out))
+    printed = capsys.readouterr().err
+    (new,) = set(second) - set(first)
+    assert re.fullmatch(r"scan_1~[0-9a-f]{8}\.nii\.gz", new.name)
+    assert f"predicted as {new.name.removesuffix('.nii.gz')} (--replace replaces it)" in printed
+    assert [second[0], second[2]] == [first[0], first[2]]
+    # nothing of the earlier predictions has changed
+    after = content(out)
+    assert {name: after[name] for name in before if name != "cases.jsonl"} == {
+        name: before[name] for name in before if name != "cases.jsonl"
+    }
+    # it is the prediction of this scan, and is kept
+    (alone,) = predict(Predict(run=run, scans=scans / "scan_1.nii.gz", out=tmp_path / "alone"))
+    assert new.read_bytes() == alone.read_bytes()
+    assert predict(Predict(run=run, scans=scans, out=out)) == second
+    assert "3 of 3 predictions exist already" in capsys.readouterr().err
+
+
+def test_another_scan_of_the_same_name_replaces_the_prediction_on_request(run, scans, tmp_path):
+    out = tmp_path / "out"
+    first = predict(Predict(run=run, scans=scans, out=out))
+    write_scan(scans / "scan_1.nii.gz", blob((20, 17, 12), 9))
+    # a label that was corrected is never overwritten
+    write_scan(scans / "scan_2.nii.gz", blob((20, 17, 12), 8))
+    nib.save(nib.Nifti1Image(np.ones((20, 17, 12), np.uint8), nib.load(first[2]).affine), first[2])
+    by_hand = first[2].read_bytes()
+    second = predict(Predict(run=run, scans=scans, out=out, replace=True))
+    assert second[:2] == first[:2]
+    assert second[2].name.startswith("scan_2~")
+    assert first[2].read_bytes() == by_hand
+    fresh = predict(Predict(run=run, scans=scans, out=tmp_path / "fresh"))
+    assert [path.read_bytes() for path in second] == [path.read_bytes() for path in fresh]
+    records = [json.loads(line) for line in (out / "cases.jsonl").read_text().splitlines()]
+    assert len([record for record in records if record["id"] == "scan_1"]) == 1
 
 
 def test_the_scans_themselves_are_never_overwritten(run, scans):
@@ -399,6 +452,142 @@ def test_files_of_the_same_name_that_were_not_predicted_are_not_overwritten(run,
     with pytest.raises(UsageError, match=r"scan_2\.nii\.gz: exists"):
         predict(Predict(run=run, scans=scans, out=tmp_path / "truth"))
     assert (tmp_path / "truth" / "scan_2.nii.gz").read_bytes() == truth
+
+
+def test_a_record_says_where_when_and_at_which_cost_a_scan_was_predicted(run, scans, tmp_path):
+    (scans / "later").mkdir()
+    (scans / "scan_2.nii.gz").rename(scans / "later" / "scan_2.nii.gz")
+    (scans / "later" / "torn.nii.gz").write_bytes(b"no scan")
+    with pytest.raises(DataError, match="1 of 4 scans"):
+        predict(Predict(run=run, scans=scans, out=tmp_path / "out"))
+    lines = (tmp_path / "out" / "cases.jsonl").read_text().splitlines()
+    records = {record["id"]: record for record in map(json.loads, lines)}
+    assert [record["file"] for record in records.values()] == [
+        "scan_0.nii.gz",
+        "scan_1.nii.gz",
+        "later/scan_2.nii.gz",
+    ]
+    work = records["scan_2"]["work"]
+    assert work["run"] == "run"
+    assert work["device"].startswith("cpu, ")
+    assert work["selfvox"] == selfvox.__version__
+    assert work["torch"] == torch.__version__.split("+")[0] or work["torch"] == torch.__version__
+    assert 0 < work["seconds"] < 60
+    assert 0.1 < work["peak_memory_gb"] < 20
+    age = datetime.now(UTC) - datetime.strptime(work["finished"], "%Y-%m-%dT%H:%M:%S%z")
+    assert abs(age.total_seconds()) < 600
+    with (tmp_path / "out" / "rejected.csv").open() as file:
+        (row,) = csv.DictReader(file)
+    assert (row["id"], row["file"]) == ("torn", "later/torn.nii.gz")
+    assert row["reason"].startswith("the contents are not gzip")
+    assert {"finished", "seconds", "peak memory gb", "run", "device", "torch"} <= set(row)
+
+
+def test_scans_that_trained_the_run_are_predicted_with_a_warning(run, scans, tmp_path, capsys):
+    # scan_0 by its subject; scan_2 by its contents, under another name
+    digest = prepare_case.image_hash(Case("x", "x", (scans / "scan_2.nii.gz",)))
+    seen = {"subjects": ["scan_0"], "image_hashes": [digest]}
+    (run / "run.json").write_text(json.dumps({"data": seen, "status": "finished"}))
+    (run / "split.json").unlink()
+    (scans / "scan_2.nii.gz").rename(scans / "new.nii.gz")
+    out = tmp_path / "out"
+    predict(Predict(run=run, scans=scans, out=out))
+    assert (
+        "2 of 3 scans, such as new, or scans of their subjects trained" in capsys.readouterr().err
+    )
+    truth = tmp_path / "truth"
+    shutil.copytree(out, truth)
+    (truth / "new.nii.gz").unlink()
+    evaluate(Evaluate(predictions=out, truth=truth))
+    assert "1 of 2 scored scans, such as scan_0" in capsys.readouterr().err
+    predict(Predict(run=run, scans=scans, out=out, subset="unlabelled"))
+    (scans / "scan_0.nii.gz").unlink()
+    (scans / "new.nii.gz").unlink()
+    capsys.readouterr()
+    predict(Predict(run=run, scans=scans, out=out))
+    assert "trained the run:" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("matrix", GRIDS.values(), ids=GRIDS)
+@pytest.mark.parametrize(
+    ("scan_ending", "format"),
+    [("nii.gz", "nii.gz"), ("nrrd", "nrrd"), ("mha", "mha"), ("nrrd", "mha"), ("nii.gz", "nrrd")],
+)
+def test_filters_of_simpleitk_accept_a_scan_with_its_prediction(
+    run, tmp_path, matrix, scan_ending, format
+):
+    # far from the origin, where float32 has no room for a millionth of a voxel
+    far = matrix.copy()
+    far[:3, 3] += (-181.123456789, 207.987654321, -903.111111111)
+    nifti = write_scan(tmp_path / "nifti" / "ct.nii.gz", blob((20, 17, 12)), far)
+    scan = tmp_path / f"ct.{scan_ending}"
+    image = sitk.ReadImage(str(nifti))
+    if scan_ending == "nii.gz":
+        scan = nifti
+    else:
+        image.SetOrigin([edge + 1 / 3 for edge in image.GetOrigin()])
+        sitk.WriteImage(image, str(scan))
+    (path,) = predict(Predict(run=run, scans=scan, out=tmp_path / "out", format=format))
+    assert path.name == f"ct.{format}"
+    mask = sitk.ReadImage(str(path))
+    statistics = sitk.LabelStatisticsImageFilter()
+    # raises where the two do not occupy the same physical space
+    statistics.Execute(sitk.ReadImage(str(scan)), mask)
+    assert sum(statistics.GetCount(value) for value in statistics.GetLabels()) == 20 * 17 * 12
+    plain = predict(Predict(run=run, scans=scan, out=tmp_path / "plain"))[0]
+    np.testing.assert_array_equal(
+        sitk.GetArrayFromImage(mask), sitk.GetArrayFromImage(sitk.ReadImage(str(plain)))
+    )
+
+
+def test_labels_in_another_format_are_evaluated_and_kept(run, scans, tmp_path, capsys):
+    how = {"run": run, "scans": scans, "out": tmp_path / "out", "probabilities": True}
+    paths = predict(Predict(**how, format="nrrd"))
+    assert [path.name for path in paths] == [f"scan_{number}.nrrd" for number in range(3)]
+    assert (tmp_path / "out" / "scan_0_probabilities.nii.gz").exists()
+    predict(Predict(run=run, scans=scans, out=tmp_path / "truth"))
+    rows = evaluate(Evaluate(predictions=tmp_path / "out", truth=tmp_path / "truth"))
+    assert {row["dice"] for row in rows} == {1.0}
+    assert predict(Predict(**how, format="nrrd")) == paths
+    with pytest.raises(UsageError, match="label_format nrrd, not None"):
+        predict(Predict(**how))
+
+
+def test_the_size_of_maps_is_printed_before_they_are_written(tmp_path, capsys):
+    run = make_run(tmp_path / "run", regions={"both": [1, 2]})
+    scan = write_scan(tmp_path / "ct.nii.gz", blob((30, 20, 10)))
+    how = {"passes": 4, "encoder_dropout": 0.3, "maps": MAPS, "probabilities": True}
+    predict(Predict(run=run, scans=scan, out=tmp_path / "out", **how))
+    (line,) = re.findall("a scan of 30 x 20 x 10 .*", capsys.readouterr().err)
+    numbers = dict(re.findall(r"(\w+),? (?:of )?([\d.]+) MB", line))
+    maps = [nib.load(path) for path in (tmp_path / "out" / "maps").glob("*.nii.gz")]
+    assert {written.get_data_dtype() for written in maps} == {np.dtype(np.uint16)}
+    expected = sum(2 * np.prod(written.shape) for written in maps)
+    assert float(numbers["maps"]) == pytest.approx(expected / 1e6, rel=0.01)
+    assert float(numbers["probabilities"]) == pytest.approx(4 * 3 * 6000 / 1e6, rel=0.01)
+    assert float(numbers["passes"]) <= 4 * 3 * 6000 / 1e6
+
+
+@pytest.mark.parametrize("status", ["stopped", "failed", "running"])
+def test_a_run_that_was_stopped_early_predicts_with_a_warning(run, scans, tmp_path, capsys, status):
+    record = {"status": status, "steps": 40, "data": {"subjects": [], "image_hashes": []}}
+    (run / "run.json").write_text(json.dumps(record))
+    predict(Predict(run=run, scans=scans, out=tmp_path / "out"))
+    expected = f"its training is not finished ({status}); this network is of step 1 of 40"
+    assert expected in capsys.readouterr().err
+
+
+def test_the_subset_of_unlabelled_scans_is_what_has_no_label(run, scans, tmp_path):
+    (tmp_path / "data").mkdir()
+    scans.rename(tmp_path / "data" / "images")
+    write_scan(tmp_path / "data" / "labels" / "scan_1.nii.gz", np.ones((20, 17, 12), np.uint8))
+    how = {"run": run, "scans": tmp_path / "data", "subset": "unlabelled"}
+    paths = predict(Predict(**how, out=tmp_path / "out"))
+    assert [path.name for path in paths] == ["scan_0.nii.gz", "scan_2.nii.gz"]
+    for name in ("scan_0", "scan_2"):
+        (tmp_path / "data" / "images" / f"{name}.nii.gz").unlink()
+    with pytest.raises(DataError, match="all 1 scans have a label; leave --subset out"):
+        predict(Predict(**how, out=tmp_path / "none"))
 
 
 def test_bad_scans_are_named_and_the_others_predicted(run, scans, tmp_path, capsys):

@@ -78,9 +78,9 @@ def test_votes_maps_and_review_equal_their_files(tmp_path, scan, fabric):
     files = {file.name: file for file in (out / "maps").glob("*.nii.gz")}
     assert {f"a_{ending}.nii.gz" for ending in result.maps} == set(files)
     for ending, values in result.maps.items():
-        np.testing.assert_array_equal(
-            values.astype(np.float32), read_map(files[f"a_{ending}.nii.gz"])
-        )
+        written = read_map(files[f"a_{ending}.nii.gz"])
+        # to a 65535th of the largest number
+        np.testing.assert_allclose(written, values, atol=values.max() / 2**16, rtol=0)
     (line,) = (out / "cases.jsonl").read_text().splitlines()
     assert json.loads(line)["review"] == json.loads(json.dumps(result.review))
 

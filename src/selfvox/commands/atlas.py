@@ -42,7 +42,7 @@ def atlas(settings: Atlas) -> list[Path]:
     cases = all_cases(settings.scans, settings.source, settings.out, labelled.recipe)
     folder = predictions.folder
     with folder.lock(), stop_on_signal(settings.out):
-        todo = folder.open(cases, predictions.card, predictions.classes, labelled.regions)
+        cases, todo = folder.open(cases, predictions.card, predictions.classes, labelled.regions)
         rejected = _predict(todo, len(cases), predictions, settings)
         predictions.write_review()
         folder.write_rejected(rejected, len(cases))

@@ -55,6 +55,7 @@ def _evaluate_segmentations(settings: Evaluate) -> list[Row]:
     # the option, else what the network was trained with, else what the data set declares
     regions = requested or read_predictions.read_region_classes(folder) or truth.regions or {}
     pairs = pair_cases(predictions, truth.labels, folder, settings.truth)
+    read_predictions.warn_of_trained_scans(folder, pairs)
     rows, failed = score_pairs(pairs, class_names, regions)
     if rows:
         print_summary(rows, len(pairs) - failed)

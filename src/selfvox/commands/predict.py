@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from selfvox.prediction.jobs import load_job
+from selfvox.data.sources import Case
+from selfvox.prediction.jobs import PredictionJob, load_job
 from selfvox.prediction.scan_loop import chosen_cases, process_scans
 from selfvox.runs.fold_folder import name_networks
 from selfvox.runs.progress import echo
@@ -23,8 +25,8 @@ def predict(settings: Predict) -> list[Path]:
         The predicted labels' files, in the order of the cases; of a run that classifies, the table.
 
     Raises:
-        UsageError: `out` contains predictions of another run, or of other scans of the same names;
-            or the runs of an ensemble cannot vote together.
+        UsageError: `out` contains predictions of another run; or the runs of an ensemble cannot
+            vote together.
         BusyError: another process is predicting into `out`.
         DataError: there is no scan, or at least one could not be predicted; the others were.
         WeightsError: the run has no intact network.
@@ -38,10 +40,21 @@ def predict(settings: Predict) -> list[Path]:
     cases = chosen_cases(settings, job.recipe)
     with job.folder.lock(), stop_on_signal(settings.out):
         describe_passes(job.passes, job.trained_dropout)
-        todo = job.folder.open(cases, job.card, job.classes, job.regions)
-        rejected = process_scans(todo, len(cases), job.recipe, job.predict_case)
+        cases, todo = job.folder.open(cases, job.card, job.classes, job.regions, settings.replace)
+        rejected = process_scans(todo, len(cases), job.recipe, job.predict_case, job.workplace)
         job.write_tables(cases)
+        if settings.subset != "train":
+            _warn_of_trained_scans(job, cases)
         job.folder.write_rejected(rejected, len(cases))
     echo(f"predictions: {job.result} ({len(cases)} scans)")
     echo(f"next: selfvox evaluate {settings.out} {job.truth} --out scores.csv")
     return job.outputs(cases)
+
+
+def _warn_of_trained_scans(job: PredictionJob, cases: Sequence[Case]) -> None:
+    trained = job.folder.trained_on(cases)
+    if trained:
+        echo(
+            f"{len(trained)} of {len(cases)} scans, such as {trained[0]}, or scans of their "
+            "subjects trained the run: their predictions are better than those of new scans"
+        )

@@ -234,7 +234,11 @@ def _probe(plan: PretrainPlan, encoder: Encoder) -> ProbeEncoder | None:
         # these scans may have another layout than those of the pre-training
         preparation = dataclasses.replace(settings, source="auto")
         labelled = open_or_build_store(
-            settings.probe, settings.out / "probe", preparation, recipe=plan.store.recipe
+            settings.probe,
+            settings.out / "probe",
+            preparation,
+            recipe=plan.store.recipe,
+            need_labels=True,
         )
     subjects = {case.subject for case in plan.cases}
     held_out = [case for case in plan.store.cases if case.subject not in subjects]

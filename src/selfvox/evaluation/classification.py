@@ -23,6 +23,7 @@ from selfvox.ops.metrics import auc_per_class, confusion, kappa, nan_mean, recal
 from selfvox.plotting import save_figure
 from selfvox.prediction.class_table import ClassTable, read_class_table
 from selfvox.prediction.output_folder import CLASS_TABLE
+from selfvox.prediction.read_predictions import warn_of_trained_scans
 from selfvox.runs.atomic_files import write_csv
 from selfvox.runs.progress import echo
 from selfvox.settings.verbs import Evaluate
@@ -131,6 +132,7 @@ def _match(settings: Evaluate, table: ClassTable, truth: Mapping[str, int]) -> S
     ):
         if names:
             echo(f"{len(names)} {reason} and are left out")
+    warn_of_trained_scans(settings.predictions, common)
     return ScoredCases(
         truth=np.array([truth[case] for case in common]),
         predicted=np.array([table.predicted[case] for case in common]),

@@ -35,7 +35,7 @@ from selfvox.notebook.options import (
 )
 from selfvox.notebook.scans import AnyPath, Scan, read_scan
 from selfvox.prediction import classify, segment, trained_model
-from selfvox.prediction.segment import Segmentation
+from selfvox.prediction.segmentation_result import Segmentation
 from selfvox.prediction.trained_model import TrainedClassifier, TrainedSegmenter
 from selfvox.runs.card import Card
 from selfvox.runs.device import Fabric, inference_mode, make_fabric

@@ -27,6 +27,7 @@ from selfvox.data.sources import Case
 from selfvox.errors import DataError
 from selfvox.prediction import output_folder
 from selfvox.prediction.output_folder import OutputFolder
+from selfvox.prediction.work_record import Workplace
 from selfvox.registration import register
 from selfvox.registration.registered_pairs import read_label, read_scan
 from selfvox.runs.progress import echo
@@ -137,6 +138,7 @@ class AtlasPredictions:
     def __init__(self, out: Path, labelled: Store, atlases: int):
         self.folder = OutputFolder(out)
         self.labelled = labelled
+        self._workplace = Workplace(labelled.path.name, torch.device("cpu"))
         self.classes = labelled.classes or {}
         contents = [f"{case.id} {case.source_hash}" for case in labelled.cases]
         self.card: dict[str, Any] = {
@@ -157,7 +159,8 @@ class AtlasPredictions:
         images.write_label(self.folder.label_file(case), label, image)
         for failure in carried.failures:
             echo(f"{case.id}: without the atlas {failure}")
-        self.folder.record(case, review=review, notes=[*image.notes, *carried.failures])
+        notes = [*image.notes, *carried.failures]
+        self.folder.record(case, self._workplace.facts(), review=review, notes=notes)
 
     def write_review(self) -> None:
         """Write which scans to review first, where several atlases voted."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -13,6 +14,7 @@ import numpy as np
 from selfvox.data.formats import image as images
 from selfvox.data.formats.image import Image
 from selfvox.data.preparation.recipe import PreparedScan, Recipe
+from selfvox.data.preparation.split import read_split_if_present
 from selfvox.data.sources import Case
 from selfvox.errors import DataError, UsageError
 from selfvox.ops.regions import Regions
@@ -20,8 +22,17 @@ from selfvox.prediction import classify, output_folder, segment
 from selfvox.prediction.class_table import write_class_table
 from selfvox.prediction.classify import ScanClassifier
 from selfvox.prediction.output_folder import OutputFolder
-from selfvox.prediction.segment import ScanSegmenter, ShareReceiver, VotedScan
-from selfvox.prediction.trained_model import TrainedClassifier, TrainedSegmenter, load_model
+from selfvox.prediction.scan_loop import ScanWork
+from selfvox.prediction.segment import ScanSegmenter
+from selfvox.prediction.segmentation_result import VotedScan
+from selfvox.prediction.trained_model import (
+    TrainedClassifier,
+    TrainedSegmenter,
+    load_model,
+    warn_if_unfinished,
+)
+from selfvox.prediction.used_scans import UsedScans, used_scans
+from selfvox.prediction.work_record import Workplace
 from selfvox.runs.card import DropoutRates
 from selfvox.runs.device import Fabric, make_fabric
 from selfvox.runs.progress import echo
@@ -43,11 +54,10 @@ class PredictionJob(ABC):
     trained_dropout: Sequence[DropoutRates | None]  # of each network
     result: Path  # what the predictions are found in
     truth: str  # placeholder for what they can be evaluated against
+    workplace: Workplace
 
     @abstractmethod
-    def predict_case(
-        self, case: Case, image: Image, prepared: PreparedScan, report: ShareReceiver
-    ) -> None:
+    def predict_case(self, work: ScanWork) -> None:
         """Predict a case and write the prediction, its record last."""
 
     @abstractmethod
@@ -68,6 +78,8 @@ def load_job(settings: Predict) -> PredictionJob:
     """
     runs = [settings.run, *settings.ensemble]
     models = [load_model(run) for run in runs]
+    for run in runs:
+        warn_if_unfinished(run)
     passes = PassSettings.from_verb(settings, models[0].dropout)
     segmenters = [model for model in models if isinstance(model, TrainedSegmenter)]
     classifiers = [model for model in models if isinstance(model, TrainedClassifier)]
@@ -103,9 +115,17 @@ class SegmentationJob(PredictionJob):
     ):
         model = models[0]
         self._run = settings.run
+        self._announced = False
         self.segmenter = ScanSegmenter(models, passes, settings.overlap, fabric)
+        self.workplace = _workplace(settings, fabric)
         endings = maps.map_files(passes.maps)
-        self.folder = OutputFolder(settings.out, settings.probabilities, endings)
+        self.folder = OutputFolder(
+            settings.out,
+            settings.probabilities,
+            endings,
+            used=_used_scans(settings),
+            label_ending=f".{settings.format}",
+        )
         self.passes = passes
         self.trained_dropout = [network.dropout for network in models]
         self.recipe = model.recipe
@@ -123,23 +143,54 @@ class SegmentationJob(PredictionJob):
             card["maps"] = list(passes.maps)
         if model.trained_on_regions:
             card["trained_on"] = "regions"
+        if settings.format != Predict.format:
+            # of the default, cards of earlier versions say nothing
+            card["label_format"] = settings.format
         self.card = card
 
-    def predict_case(
-        self, case: Case, image: Image, prepared: PreparedScan, report: ShareReceiver
-    ) -> None:
+    def predict_case(self, work: ScanWork) -> None:
         """Write the label, and the probabilities and maps that were asked for."""
         folder = self.folder
-        result = self.segmenter.segment(prepared, folder.probabilities, folder.path, report)
+        case = work.case
+        image = work.image
+        self._announce_sizes(image.shape, work.prepared.data.shape[1:])
+        result = self.segmenter.segment(
+            work.prepared, folder.probabilities, folder.path, work.report
+        )
         if result.probabilities is not None:
             images.write_map(folder.probability_file(case), result.probabilities, image)
         images.write_label(folder.label_file(case), result.label, image)
         for ending, path in folder.map_files(case).items():
-            images.write_map(path, result.maps[ending], image)
+            images.write_compact_map(path, result.maps[ending], image)
         if result.maps:
             assert result.voted is not None
-            self._draw_maps(case, image, prepared, result.voted)
-        folder.record(case, review=result.review, notes=image.notes)
+            self._draw_maps(case, image, work.prepared, result.voted)
+        facts = self.workplace.facts_with_costs(work.began)
+        folder.record(case, facts, review=result.review, notes=image.notes)
+
+    def _announce_sizes(self, shape: Sequence[int], prepared_shape: Sequence[int]) -> None:
+        """Print once how large the files of a scan are, besides the label."""
+        if self._announced or not (self.passes.maps or self.folder.probabilities):
+            return
+        self._announced = True
+        model = self.segmenter.models[0]
+        outputs = len(model.outputs)
+        regions = 0 if model.trained_on_regions else len(model.regions or {})
+        voxels = math.prod(shape)
+        sizes = []
+        if self.passes.maps:
+            # volumes are stored in two bytes, pictures in four
+            bytes_each = 2 if len(shape) == 3 else 4
+            layers = maps.count_layers(self.passes.maps, outputs, regions)
+            sizes.append(f"maps of {_megabytes(bytes_each * layers * voxels)}")
+        if self.folder.probabilities:
+            sizes.append(f"probabilities of {_megabytes(4 * outputs * voxels)}")
+        if any(maps.MAPS[name].stores_passes for name in self.passes.maps):
+            passes = self.passes.passes * len(self.segmenter.models)
+            stored = passes * outputs * math.prod(prepared_shape)
+            sizes.append(f"for a while a file of all passes, {_megabytes(stored)}")
+        edges = " x ".join(map(str, shape))
+        echo(f"a scan of {edges} voxels takes, before compression: {', '.join(sizes)}")
 
     def write_tables(self, cases: Sequence[Case]) -> None:
         """Write which predictions to review first, if several passes voted."""
@@ -246,7 +297,8 @@ class ClassificationJob(PredictionJob):
     ):
         model = models[0]
         self.classifier = ScanClassifier(models, passes, fabric)
-        self.folder = OutputFolder(settings.out, answers_only=True)
+        self.workplace = _workplace(settings, fabric)
+        self.folder = OutputFolder(settings.out, answers_only=True, used=_used_scans(settings))
         self.passes = passes
         self.trained_dropout = [network.dropout for network in models]
         self.recipe = model.recipe
@@ -261,12 +313,12 @@ class ClassificationJob(PredictionJob):
             **ensemble.passes_card(passes, [network.sha256 for network in models]),
         }
 
-    def predict_case(
-        self, case: Case, image: Image, prepared: PreparedScan, report: ShareReceiver
-    ) -> None:
+    def predict_case(self, work: ScanWork) -> None:
         """Record the class."""
-        votes = self.classifier.classify(prepared)
-        self.folder.record(case, answer=votes.to_json(self.classifier.votes), notes=image.notes)
+        votes = self.classifier.classify(work.prepared)
+        facts = self.workplace.facts_with_costs(work.began)
+        answer = votes.to_json(self.classifier.votes)
+        self.folder.record(work.case, facts, answer=answer, notes=work.image.notes)
 
     def write_tables(self, cases: Sequence[Case]) -> None:
         """Write the classes, and which of them to review first, if several passes voted."""
@@ -281,6 +333,26 @@ class ClassificationJob(PredictionJob):
     def outputs(self, cases: Sequence[Case]) -> list[Path]:
         """The table."""
         return [self.result]
+
+
+def _used_scans(settings: Predict) -> list[UsedScans]:
+    """Which scans trained each network, as far as its run says so."""
+    used = []
+    for run in (settings.run, *settings.ensemble):
+        try:
+            used.append(used_scans(run, read_split_if_present(run / "split.json")))
+        except DataError as error:
+            echo(f"{error}; scans that trained the run are not recognised")
+    return used
+
+
+def _workplace(settings: Predict, fabric: Fabric) -> Workplace:
+    names = [run.resolve().name for run in (settings.run, *settings.ensemble)]
+    return Workplace(", ".join(names), fabric.device)
+
+
+def _megabytes(count: int) -> str:
+    return f"{count / 1e6:.3g} MB" if count < 1e9 else f"{count / 1e9:.3g} GB"
 
 
 def _precision(fabric: Fabric) -> str:

@@ -1,12 +1,12 @@
 """The folder that `predict` writes and `evaluate` reads: its files and what is finished in it.
 
-- `ID.nii.gz` or, for pictures, `ID.png`: class numbers; `ID_probabilities.nii.gz` or `.tif` on
-  request.
+- `ID.nii.gz` or, for pictures, `ID.png`: class numbers; `.nrrd` or `.mha` on request, and
+  `ID_probabilities.nii.gz` or `.tif`.
 - `classes.json`: the name of each number. `regions.json`: the numbers of each region, where the run
   has some.
 - `predictions.csv` instead of these, where whole scans were classified.
-- `predictions.json`: the network and the settings. `cases.jsonl`: hashes of each scan and of its
-  predictions.
+- `predictions.json`: the network and the settings. `cases.jsonl`: file, hashes and work of each
+  scan, and hashes of its predictions.
 - `review.csv`: of several passes, which predictions to review first.
 - `maps/`: of several passes, on request: `ID_entropy.nii.gz` and so on, and their picture
   `ID_maps.png`.
@@ -24,10 +24,12 @@ from typing import Any
 from selfvox.data.formats import image as images
 from selfvox.data.formats.image import SUFFIXES_2D, suffix
 from selfvox.data.naming import stem
-from selfvox.data.preparation.prepare_case import Rejected
+from selfvox.data.preparation.prepare_case import Rejected, combine_hashes, main_file
 from selfvox.data.sources import Case
 from selfvox.errors import DataError, UsageError
 from selfvox.ops.regions import Regions, regions_to_json
+from selfvox.prediction.used_scans import TRAINED, UsedScans
+from selfvox.prediction.work_record import Facts
 from selfvox.runs import strict_json
 from selfvox.runs.atomic_files import folder_lock, sha256, write_csv, write_json
 from selfvox.runs.ledger import append_record, read_records, write_records
@@ -46,7 +48,7 @@ PROBABILITY_ENDING = "_probabilities"
 # files that are not of one case; found in a folder without a card, they are somebody else's
 _TABLES = (CLASS_TABLE, CLASS_NAMES, REGION_CLASSES, LEDGER, REVIEW_TABLE, REJECTED_TABLE)
 _RECORD_KEYS = ("id", "scan", "files")  # of a line of the ledger
-_OPTIONAL_KEYS = ("review", "answer", "notes")
+_OPTIONAL_KEYS = ("file", "work", "trained_on", "review", "answer", "notes")
 _TEMPORARY = ".*.part.*"  # files of a process that was killed while it wrote
 
 
@@ -58,6 +60,8 @@ class OutputFolder:
         probabilities: whether each case has a file of probabilities too.
         map_endings: endings of the maps of each case.
         answers_only: whether a case has no files, but an answer in its record.
+        used: of each network, which scans trained it; recorded with each case.
+        label_ending: of the labels of volumes.
     """
 
     def __init__(
@@ -66,15 +70,19 @@ class OutputFolder:
         probabilities: bool = False,
         map_endings: Sequence[str] = (),
         answers_only: bool = False,
+        used: Sequence[UsedScans] = (),
+        label_ending: str = ".nii.gz",
     ):
         self.path = path
         self.probabilities = probabilities
         self._map_endings = tuple(map_endings)
         self._answers_only = answers_only
+        self._used = tuple(used)
+        self._label_ending = label_ending
 
     def label_file(self, case: Case) -> Path:
         """The file of class numbers of a case."""
-        return self.path / f"{case.id}{'.png' if _is_picture(case) else '.nii.gz'}"
+        return self.path / f"{case.id}{'.png' if _is_picture(case) else self._label_ending}"
 
     def probability_file(self, case: Case) -> Path:
         """The file of probabilities of a case."""
@@ -124,20 +132,26 @@ class OutputFolder:
         card: Mapping[str, Any],
         classes: Mapping[int, str],
         regions: Regions | None = None,
-    ) -> list[Case]:
-        """Start or continue in the folder, which is locked; returns the cases still to predict.
+        replace: bool = False,
+    ) -> tuple[list[Case], list[Case]]:
+        """Start or continue in the folder, which is locked.
 
-        A prediction that is missing or damaged is made again.
+        A prediction that is missing or damaged is made again. Where the folder has the prediction
+        of another scan of the same name, such as an earlier export, the scan becomes a case of its
+        own, called `ID~HASH`.
 
         Args:
             cases: all cases to predict.
             card: network and settings that predictions depend on.
             classes: name by class number.
             regions: class numbers by name.
+            replace: the prediction of another scan of the same name is replaced instead.
+
+        Returns:
+            All cases, by their names in the folder, and those of them that are still to predict.
 
         Raises:
-            UsageError: the folder contains something else, or predictions of another card or of
-                other scans.
+            UsageError: the folder contains something else, or predictions of another card.
         """
         if self._map_endings:
             (self.path / MAPS_FOLDER).mkdir(exist_ok=True)
@@ -155,14 +169,16 @@ class OutputFolder:
         write_json(self.path / CLASS_NAMES, names)
         if regions is not None:
             write_json(self.path / REGION_CLASSES, regions_to_json(regions))
-        finished = self._finished(cases)
+        named = self._with_own_names(cases, replace)
+        finished = self._finished(named)
         if finished:
             echo(f"{len(finished)} of {len(cases)} predictions exist already and are kept")
-        return [case for case in cases if case.id not in finished]
+        return named, [case for case in named if case.id not in finished]
 
     def record(
         self,
         case: Case,
+        work: Facts,
         *,
         review: Mapping[str, Any] | None = None,
         answer: Mapping[str, Any] | None = None,
@@ -172,15 +188,22 @@ class OutputFolder:
 
         Args:
             case: predicted.
+            work: when, by what and at which cost.
             review: measures of several passes.
             answer: the prediction itself, where a case has no files.
             notes: what the reader assumed about the scan.
         """
+        digests = _digests(case)
         record: dict[str, Any] = {
             "id": case.id,
-            "scan": _digests(case),
+            "file": main_file(case),
+            "scan": digests,
             "files": {path.name: sha256(path) for path in self.files(case)},
+            "work": work,
         }
+        contents = {combine_hashes(case, digests)}
+        if any(used.use(case.subject, contents) == TRAINED for used in self._used):
+            record["trained_on"] = True
         if review:
             record["review"] = review
         if answer:
@@ -197,6 +220,11 @@ class OutputFolder:
         """The answer of each case that has one, by its id."""
         return self._recorded("answer")
 
+    def trained_on(self, cases: Sequence[Case]) -> list[str]:
+        """Ids of those predicted cases that trained a network."""
+        recorded = self._recorded("trained_on")
+        return [case.id for case in cases if case.id in recorded]
+
     def write_rejected(self, rejected: Sequence[Rejected], total: int) -> None:
         """Write which of all scans could not be predicted, and why; no file where there is none.
 
@@ -207,13 +235,19 @@ class OutputFolder:
         if not rejected:
             table.unlink(missing_ok=True)
             return
-        write_csv(table, ["id", "file", "reason"], map(dataclasses.astuple, rejected))
+        facts = list(dict.fromkeys(name for scan in rejected for name in scan.work))
+        header = ["id", "file", "reason", *(name.replace("_", " ") for name in facts)]
+        rows = [
+            [scan.id, scan.file, scan.reason, *(scan.work.get(name) for name in facts)]
+            for scan in rejected
+        ]
+        write_csv(table, header, rows)
         raise DataError(
             f"{self.path}: {len(rejected)} of {total} scans could not be predicted, "
             f"see {REJECTED_TABLE} there; repair or remove them and run the same command again"
         )
 
-    def _recorded(self, key: str) -> dict[str, Mapping[str, Any]]:
+    def _recorded(self, key: str) -> dict[str, Any]:
         records = _read_ledger(self.path / LEDGER)
         return {case: record[key] for case, record in records.items() if key in record}
 
@@ -245,6 +279,37 @@ class OutputFolder:
                 f"{foreign[0]}: exists and was not predicted by this run; name another --out"
             )
 
+    def _with_own_names(self, cases: Sequence[Case], replace: bool) -> list[Case]:
+        """The cases, with another name where their own is that of another scan's prediction.
+
+        With `replace`, the record of that prediction is removed instead, unless somebody corrected
+        its label.
+        """
+        ledger = self.path / LEDGER
+        records = _read_ledger(ledger)
+        named = []
+        for case in cases:
+            digests = _digests(case) if case.id in records else []
+            if case.id not in records or records[case.id]["scan"] == digests:
+                named.append(case)
+                continue
+            if replace and not self._has_corrected_label(case, records[case.id]["files"]):
+                echo(f"{case.id}: is another scan than the one predicted before, which is replaced")
+                del records[case.id]
+                named.append(case)
+                continue
+            new_id = f"{case.id}~{combine_hashes(case, digests)[:8]}"
+            if new_id not in records:
+                remedy = "its label was corrected" if replace else "--replace replaces it"
+                echo(
+                    f"{case.id}: is another scan than the one predicted before; predicted as "
+                    f"{new_id} ({remedy})"
+                )
+            named.append(dataclasses.replace(case, id=new_id))
+        if replace:
+            write_records(ledger, records.values())
+        return named
+
     def _finished(self, cases: Sequence[Case]) -> set[str]:
         """Ids of the cases with complete predictions; removes the records of the others."""
         ledger = self.path / LEDGER
@@ -253,13 +318,7 @@ class OutputFolder:
         for case in cases:
             if case.id not in records:
                 continue
-            record = records[case.id]
-            if record["scan"] != _digests(case):
-                raise UsageError(
-                    f"{self.path}: contains the prediction of another scan called {case.id}; "
-                    "name another --out"
-                )
-            if self._is_finished(case, record["files"]):
+            if self._is_finished(case, records[case.id]["files"]):
                 finished.add(case.id)
             else:
                 del records[case.id]
@@ -272,13 +331,18 @@ class OutputFolder:
         A corrected label is never overwritten.
         """
         files = self.files(case)
-        if files and _is_corrected(files[0], digests.get(files[0].name)):
+        if self._has_corrected_label(case, digests):
             echo(
                 f"{files[0].name}: was changed since it was predicted; kept as it is, "
                 "and the case not predicted again"
             )
             return True
         return all(_is_intact(path, digests.get(path.name)) for path in files)
+
+    def _has_corrected_label(self, case: Case, digests: Mapping[str, str]) -> bool:
+        """Whether somebody changed the label of a case since it was predicted."""
+        files = self.files(case)
+        return bool(files) and _is_corrected(files[0], digests.get(files[0].name))
 
 
 def probability_file(label: Path) -> Path:

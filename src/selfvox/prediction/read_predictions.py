@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from selfvox.data.formats.image import SUFFIXES_2D, SUFFIXES_3D, suffix
@@ -13,11 +13,14 @@ from selfvox.ops.regions import Regions, regions_from_json
 from selfvox.prediction.output_folder import (
     CARD,
     CLASS_NAMES,
+    LEDGER,
     PROBABILITY_ENDING,
     REGION_CLASSES,
     REVIEW_TABLE,
 )
 from selfvox.runs import strict_json
+from selfvox.runs.ledger import read_records
+from selfvox.runs.progress import echo
 
 
 def has_region_probabilities(folder: Path) -> bool:
@@ -57,6 +60,18 @@ def read_region_classes(folder: Path) -> Regions | None:
         return regions_from_json(strict_json.read_json(file)) if file.exists() else None
     except ValueError:
         raise DataError(f'{file}: is not {{"NAME": [1, 2], ...}}; correct or remove it') from None
+
+
+def warn_of_trained_scans(folder: Path, cases: Collection[str]) -> None:
+    """Print how many of the cases trained the network, as `predict` recorded it."""
+    # of several records, the last
+    records = {record.get("id"): record for record in read_records(folder / LEDGER)}
+    trained = [case for case in cases if records.get(case, {}).get("trained_on") is True]
+    if trained:
+        echo(
+            f"{len(trained)} of {len(cases)} scored scans, such as {printable(trained[0])}, or "
+            "scans of their subjects trained the network: their scores are not those of new scans"
+        )
 
 
 def read_trust(folder: Path) -> dict[str, float]:

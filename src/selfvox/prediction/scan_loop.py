@@ -4,25 +4,44 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
 from selfvox.data.formats.image import Image
 from selfvox.data.naming import printable
-from selfvox.data.preparation.prepare_case import Rejected, make_rejected, read_case
+from selfvox.data.preparation.prepare_case import (
+    Rejected,
+    main_file,
+    make_rejected,
+    read_case,
+)
 from selfvox.data.preparation.recipe import PreparedScan, Recipe
 from selfvox.data.preparation.split import Split, read_split_if_present
 from selfvox.data.sources import Case, Dataset, find_dataset
 from selfvox.errors import DataError, UsageError
+from selfvox.prediction.nnunet_names import join_channels
 from selfvox.prediction.segment import ShareReceiver
+from selfvox.prediction.work_record import Workplace
 from selfvox.runs.progress import echo, progress_bar
 from selfvox.settings.verbs import Predict
 
-# what is done with a case: its scan as it was read, and as the recipe prepared it; the last
-# argument is called with the share of the scan that is done
-ScanFunction = Callable[[Case, Image, PreparedScan, ShareReceiver], None]
+
+@dataclass(frozen=True)
+class ScanWork:
+    """The work on one scan."""
+
+    case: Case
+    image: Image  # as it was read
+    prepared: PreparedScan  # by the recipe
+    began: float  # before it was read; a monotonic time in seconds
+    report: ShareReceiver  # called with the share of the work that is done
+
+
+ScanFunction = Callable[[ScanWork], None]
 
 _NO_MEMORY = "needs more memory than there is; crop it, or use a larger machine"
 
@@ -34,9 +53,7 @@ def chosen_cases(settings: Predict, recipe: Recipe) -> list[Case]:
         DataError: there is none, or they have other channels than the recipe.
         UsageError: the run has no split to choose by, or predictions and scans would be mixed up.
     """
-    dataset = find_dataset(settings.scans, settings.source)
-    for note in dataset.notes:
-        echo(note)
+    dataset = _list_scans(settings.scans, settings.source, recipe)
     cases = _cases_of_subset(dataset, settings)
     _check_channels(dataset, cases, recipe, "the run was trained on")
     _check_separate_folders(settings.scans, settings.out, cases)
@@ -50,9 +67,7 @@ def all_cases(scans: Path, source: str, out: Path, recipe: Recipe) -> list[Case]
         DataError: there is none, or they have other channels than the recipe.
         UsageError: predictions and scans would be mixed up.
     """
-    dataset = find_dataset(scans, source)
-    for note in dataset.notes:
-        echo(note)
+    dataset = _list_scans(scans, source, recipe)
     cases = list(dataset.cases)
     if not cases:
         raise DataError(f"{dataset.root}: contains no scans; name the folder of the scans")
@@ -62,7 +77,7 @@ def all_cases(scans: Path, source: str, out: Path, recipe: Recipe) -> list[Case]
 
 
 def process_scans(
-    todo: Sequence[Case], total: int, recipe: Recipe, work: ScanFunction
+    todo: Sequence[Case], total: int, recipe: Recipe, work: ScanFunction, workplace: Workplace
 ) -> list[Rejected]:
     """Read, prepare and work on each case; returns those that cannot be used.
 
@@ -71,17 +86,27 @@ def process_scans(
         total: how many there are with those that are finished, for the progress bar.
         recipe: prepares the scans.
         work: what to do with each.
+        workplace: recorded with those that cannot be used.
     """
     rejected = []
     with progress_bar("predict", total, total - len(todo)) as bar:
         for case in todo:
+            began = time.monotonic()
             try:
                 image, prepared = _read(case, recipe)
+                report = functools.partial(bar.show, note=case.id)
                 with _memory_errors_as_data_errors():
-                    work(case, image, prepared, functools.partial(bar.show, note=case.id))
+                    work(ScanWork(case, image, prepared, began, report))
             except DataError as error:
-                rejected.append(make_rejected(case, str(error)))
+                facts = workplace.facts_with_costs(began)
+                rejected.append(replace(make_rejected(case, str(error)), work=facts))
                 echo(f"{rejected[-1].file}: {rejected[-1].reason}")
+            except KeyboardInterrupt:
+                echo(
+                    f"{main_file(case)}: was being predicted, and is lost; {bar.done} of {total} "
+                    "scans are done"
+                )
+                raise
             bar.advance(f"{len(rejected)} rejected" if rejected else "")
     return rejected
 
@@ -108,10 +133,19 @@ def _memory_errors_as_data_errors() -> Iterator[None]:
         raise DataError(_NO_MEMORY) from None
 
 
+def _list_scans(scans: Path, source: str, recipe: Recipe) -> Dataset:
+    dataset = find_dataset(scans, source)
+    for note in dataset.notes:
+        echo(note)
+    return join_channels(dataset, len(recipe.channel_names))
+
+
 def _cases_of_subset(dataset: Dataset, settings: Predict) -> list[Case]:
     """The cases of the subset to predict."""
     if settings.subset == "all":
         return list(dataset.cases)
+    if settings.subset == "unlabelled":
+        return _unlabelled_cases(dataset)
     split = read_split_if_present(settings.run / "split.json")
     if split is None:
         raise UsageError(
@@ -131,6 +165,17 @@ def _cases_of_subset(dataset: Dataset, settings: Predict) -> list[Case]:
     echo(
         f"subset {settings.subset}: {len(present)} of {len(subjects)} subjects, {len(cases)} scans"
     )
+    return cases
+
+
+def _unlabelled_cases(dataset: Dataset) -> list[Case]:
+    """The cases that have neither a label nor a grade."""
+    cases = [case for case in dataset.cases if case.label is None and case.grade is None]
+    if not cases:
+        raise DataError(
+            f"{dataset.root}: all {len(dataset.cases)} scans have a label; leave --subset out"
+        )
+    echo(f"subset unlabelled: {len(cases)} of {len(dataset.cases)} scans have no label")
     return cases
 
 

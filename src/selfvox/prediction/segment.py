@@ -6,10 +6,8 @@ import contextlib
 import functools
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -26,13 +24,13 @@ from selfvox.models.sliding_window import (
 )
 from selfvox.ops.flips import flips, mean_over_flips
 from selfvox.ops.regions import decode_regions, nested_regions, region_class_indices
+from selfvox.prediction.segmentation_result import ScanGridMaps, Segmentation, VotedScan
 from selfvox.prediction.trained_model import TrainedSegmenter
 from selfvox.runs.device import Fabric, inference_mode, make_fabric
 from selfvox.uncertainty import ensemble, maps
 from selfvox.uncertainty.accumulator import VoteAccumulator
 from selfvox.uncertainty.ensemble import PassSettings
 from selfvox.uncertainty.labelling import ClassLabelling, Labelling, RegionLabelling
-from selfvox.uncertainty.maps import MapValues
 from selfvox.uncertainty.mirrored_passes import run_mirrored_passes
 from selfvox.uncertainty.passes import SubNetworks
 from selfvox.uncertainty.review import review_votes
@@ -42,25 +40,6 @@ OVERLAP = 0.5  # of neighbouring windows, in their edges
 
 # called with the share of a scan that is done
 ShareReceiver = Callable[[float], object]
-
-
-@dataclass(frozen=True)
-class VotedScan:
-    """What several passes decided, on the prepared grid; for pictures of it."""
-
-    label: np.ndarray  # (*space), class numbers
-    maps: Mapping[str, MapValues]
-
-
-@dataclass(frozen=True)
-class Segmentation:
-    """The prediction of one scan, on the scan's own grid."""
-
-    label: np.ndarray  # (*space), class numbers
-    probabilities: np.ndarray | None  # (class or region, *space), mean over the passes; on request
-    maps: Mapping[str, np.ndarray]  # (*space) or (class or region, *space), by ending of the file
-    review: Mapping[str, Any] | None  # of several passes: volumes, agreement, trust, entropy
-    voted: VotedScan | None  # of several passes
 
 
 def predict_image(
@@ -355,43 +334,6 @@ class ScanSegmenter:
             count_windows=count,
         )
         return mean_over_flips(predict, image, self._mirror_axes(model))
-
-
-class ScanGridMaps(Mapping[str, np.ndarray]):
-    """Maps on the scan's grid, by ending of the file.
-
-    Each is moved there when it is read: all of them together would fill memory.
-
-    Args:
-        prepared: the maps on the prepared grid.
-        model: its recipe prepared the scan.
-        geometry: of the scan.
-    """
-
-    def __init__(
-        self, prepared: Mapping[str, MapValues], model: TrainedSegmenter, geometry: Geometry
-    ):
-        self._prepared = prepared
-        self._model = model
-        self._geometry = geometry
-
-    def __getitem__(self, ending: str) -> np.ndarray:
-        values, is_probability = self._prepared[ending]
-        if is_probability:
-            return self._model.undo(values, self._geometry)
-        has_classes = values.ndim > len(self._geometry.prepared_shape)
-        # without background: outside the foreground box, nothing is uncertain
-        maps_of_classes = self._model.recipe.undo_probabilities(
-            values if has_classes else values[None], self._geometry, background=False
-        )
-        only_map: np.ndarray = maps_of_classes[0]
-        return maps_of_classes if has_classes else only_map
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._prepared)
-
-    def __len__(self) -> int:
-        return len(self._prepared)
 
 
 def _labelling(model: TrainedSegmenter) -> Labelling:

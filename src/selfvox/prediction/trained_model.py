@@ -6,12 +6,13 @@ from collections.abc import Callable, Iterable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from torch import Tensor, nn
 
 from selfvox.data.formats.image import suffix
+from selfvox.data.naming import printable
 from selfvox.data.preparation.geometry import Geometry, place_in_scan
 from selfvox.data.preparation.recipe import Recipe
 from selfvox.data.preparation.resample import resample_probabilities_back
@@ -27,7 +28,7 @@ from selfvox.runs import strict_json
 from selfvox.runs.card import ClassifierCard, DropoutRates, NetworkCard, SegmenterCard
 from selfvox.runs.fold_folder import fold_folder, fold_runs
 from selfvox.runs.progress import echo
-from selfvox.runs.weights import load_strictly, part_folder, read_network
+from selfvox.runs.weights import load_strictly, part_folder, read_network, read_network_card
 
 
 @dataclass(frozen=True)
@@ -128,6 +129,20 @@ def load_model(run: Path) -> TrainedSegmenter | TrainedClassifier:
     if isinstance(card, ClassifierCard):
         return _build(run, card, tensors, _classifier_from_card)
     return _build(run, card, tensors, _segmenter_from_card)
+
+
+def warn_if_unfinished(run: Path) -> None:
+    """Print that the training of a run was stopped early, or goes on still."""
+    record = _run_record(run)
+    status = record.get("status")
+    if status in (None, "finished"):
+        return
+    step = read_network_card(run).step
+    steps = f" of {record['steps']}" if "steps" in record else ""
+    echo(
+        f"{run}: its training is not finished ({printable(str(status))}); this network is of step "
+        f"{step}{steps}; continue it with `selfvox finetune --config {run}/settings.yaml --resume`"
+    )
 
 
 def load_segmenter(run: Path, encoder: nn.Module | None = None) -> TrainedSegmenter:
@@ -291,14 +306,19 @@ def _refuse_other_folder(run: Path) -> None:
 
 def _verb(run: Path) -> str | None:
     """The verb that made a run; None where that is not known."""
+    verb = _run_record(run).get("verb")
+    return verb if isinstance(verb, str) else None
+
+
+def _run_record(run: Path) -> dict[str, Any]:
+    """What `run.json` contains; nothing where it is missing or damaged."""
     if not (run / "run.json").is_file():
-        return None
+        return {}
     try:
         content = strict_json.read_json(run / "run.json")
     except DataError:
-        return None
-    verb = content.get("verb") if isinstance(content, dict) else None
-    return verb if isinstance(verb, str) else None
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def _first_scan(path: Path) -> Path | None:

@@ -39,6 +39,7 @@ class UncertaintyMap:
         compute: maps (file, *space) or (file, class or region, *space), one for each file, from the
             sums over the passes and the regions to map next to the classes.
         files: endings of the files' names.
+        layers: numbers per voxel in all its files, by the numbers of outputs and of regions.
         needs: names of the sums that an accumulator keeps for it.
         stores_passes: it is computed from the stored probabilities of every pass.
         is_probability: see `MapValues`.
@@ -46,6 +47,7 @@ class UncertaintyMap:
 
     compute: Callable[[VoteAccumulator, RegionIndices], np.ndarray]
     files: tuple[str, ...]
+    layers: Callable[[int, int], int]
     needs: tuple[str, ...] = ()
     stores_passes: bool = False
     is_probability: bool = False
@@ -116,20 +118,24 @@ MAPS = {
     "entropy": UncertaintyMap(
         compute=lambda accumulator, regions: entropy_map(accumulator)[None],
         files=("entropy",),
+        layers=lambda outputs, regions: 1,
     ),
     "mutual-information": UncertaintyMap(
         compute=lambda accumulator, regions: mutual_information_map(accumulator)[None],
         files=("mutual-information",),
+        layers=lambda outputs, regions: 1,
         needs=("entropies",),
     ),
     "variance": UncertaintyMap(
         compute=lambda accumulator, regions: variance_map(accumulator)[None],
         files=("variance",),
+        layers=lambda outputs, regions: outputs,
         needs=("squares",),
     ),
     "percentiles": UncertaintyMap(
         compute=percentile_maps,
         files=tuple(f"percentile-{percentile:02}" for percentile in PERCENTILES),
+        layers=lambda outputs, regions: len(PERCENTILES) * (outputs + regions),
         stores_passes=True,
         is_probability=True,
     ),
@@ -139,6 +145,17 @@ MAPS = {
 def map_files(names: Iterable[str]) -> list[str]:
     """Endings of the files that these maps are written to, percentiles last."""
     return [ending for name in _in_order(names) for ending in MAPS[name].files]
+
+
+def count_layers(names: Iterable[str], outputs: int, regions: int) -> int:
+    """How many numbers these maps have for each voxel.
+
+    Args:
+        names: of the maps.
+        outputs: number of classes, or of regions that the network was trained on.
+        regions: number of regions that are mapped next to classes.
+    """
+    return sum(MAPS[name].layers(outputs, regions) for name in _in_order(names))
 
 
 def compute_maps(

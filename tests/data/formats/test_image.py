@@ -94,6 +94,23 @@ def test_a_map_is_written_in_float32_with_its_classes_last(tmp_path: Path) -> No
     )
 
 
+@pytest.mark.parametrize("largest", [1.0, 0.0123, 5e-9, 700.0, 0.0])
+def test_a_compact_map_keeps_four_digits_of_its_largest_number_in_two_bytes(
+    tmp_path: Path, largest: float
+) -> None:
+    like = scan(tmp_path)
+    values = largest * np.random.default_rng(0).random((3, *like.shape)).astype(np.float32)
+    values.flat[7] = largest
+    image.write_compact_map(tmp_path / "map.nii.gz", values, like)
+    written = nib.load(tmp_path / "map.nii.gz")
+    assert written.get_data_dtype() == np.uint16
+    read = np.moveaxis(written.get_fdata(), -1, 0)
+    assert np.abs(read - values).max() <= 0.51 * largest / 65535
+    np.testing.assert_array_equal(written.affine, like.affine)
+    again = image.read_map(tmp_path / "map.nii.gz", 3, like)
+    np.testing.assert_allclose(again, read, rtol=1e-6)
+
+
 @pytest.mark.parametrize("kind", [nib.Nifti1Image, nib.Nifti2Image])
 @pytest.mark.parametrize("order", "<>")
 def test_a_label_of_any_kind_of_scan_is_written(tmp_path: Path, kind: type, order: str) -> None:

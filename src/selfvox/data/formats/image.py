@@ -25,6 +25,7 @@ AFFINE_TOLERANCE_VOXELS = 1e-3
 CORNER_TOLERANCE_VOXELS = 0.1
 MAX_UNUSABLE_SHARE = 0.01  # of the voxels: a few are repaired, more are a damaged scan
 _BLOCK_VOXELS = 2**16
+_LARGEST_UINT16 = 2**16 - 1
 
 
 @dataclass(frozen=True)
@@ -175,7 +176,7 @@ def read_grid(path: Path) -> Image:
 def write_label(path: Path, label: np.ndarray, like: Image) -> None:
     """Write class numbers (*space) on the grid of `like`, in the smallest unsigned type.
 
-    As NIfTI for a volume, as PNG for a picture.
+    As NIfTI, NRRD or MetaImage for a volume, by the ending of the path; as PNG for a picture.
     """
     assert label.shape == like.shape, f"label {label.shape} for {like.name} {like.shape}"
     _write(path, label.astype(_smallest_unsigned(int(label.max()))), like, (".png",))
@@ -189,6 +190,22 @@ def write_map(path: Path, values: np.ndarray, like: Image) -> None:
     space = values.shape[-like.spatial_dims :]
     assert space == like.shape, f"map {values.shape} for {like.name} {like.shape}"
     _write(path, values.astype(np.float32, copy=False), like, (".tif", ".tiff"))
+
+
+def write_compact_map(path: Path, values: np.ndarray, like: Image) -> None:
+    """Write numbers that are not negative as `write_map` does, for a volume in two bytes each.
+
+    They are multiples of a 65535th of the largest one, so that four of its digits are kept. A TIFF
+    has no room for that factor and stays float32.
+    """
+    if like.spatial_dims == 2:
+        write_map(path, values, like)
+        return
+    # float32, as the header has it, so that readers multiply by the very number
+    slope = float(np.float32(values.max() / _LARGEST_UINT16)) or 1.0
+    multiples = np.rint(values.astype(np.float32, copy=False) / slope)
+    stored = np.minimum(multiples, _LARGEST_UINT16).astype(np.uint16)
+    _write(path, stored, like, (), slope)
 
 
 def read_map(path: Path, count: int, like: Image) -> np.ndarray:
@@ -249,15 +266,25 @@ def _smallest_unsigned(largest: int) -> type[np.unsignedinteger]:
     return np.uint16 if largest < 2**16 else np.uint32
 
 
-def _write(path: Path, values: np.ndarray, like: Image, picture_suffixes: tuple[str, ...]) -> None:
-    endings = picture_suffixes if like.spatial_dims == 2 else (".nii.gz", ".nii")
+def _write(
+    path: Path,
+    values: np.ndarray,
+    like: Image,
+    picture_suffixes: tuple[str, ...],
+    slope: float = 1.0,
+) -> None:
+    volume_suffixes = (".nii.gz", ".nii", *itk.WRITTEN_SUFFIXES)
+    endings = picture_suffixes if like.spatial_dims == 2 else volume_suffixes
     if suffix(path) not in endings:
         raise ValueError(f"{path.name} for {like.name}: must end in {' or '.join(endings)}")
     if like.spatial_dims == 2:
         pictures.write_picture(path, values)
         return
     classes_last = np.moveaxis(values, 0, -1) if values.ndim == 4 else values
-    nifti.write_nifti(path, classes_last, like.affine, like.header)
+    if suffix(path) in itk.WRITTEN_SUFFIXES:
+        itk.write_itk(path, classes_last, like.affine)
+        return
+    nifti.write_nifti(path, classes_last, like.affine, like.header, slope)
 
 
 def _read_volume(path: Path) -> Volume:

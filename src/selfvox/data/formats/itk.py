@@ -22,8 +22,10 @@ from selfvox.data.formats.volume import (
 )
 from selfvox.data.naming import printable
 from selfvox.errors import DataError
+from selfvox.runs.atomic_files import atomic_write
 from selfvox.runs.safe_open import open_regular
 
+WRITTEN_SUFFIXES = (".nrrd", ".mha")
 _HEADER_BYTES = 2**20  # a text header has some kilobytes
 # 16 more than the largest window: a gzip header is expected
 _GZIP = 31  # zlib's window bits
@@ -98,6 +100,24 @@ def read_itk(path: Path, limit_bytes: int = LIMIT_BYTES) -> Volume:
         )
     # SimpleITK gives z, y, x and then the values of a voxel
     return Volume(voxels.transpose(2, 1, 0, *range(3, voxels.ndim)), affine, None, ())
+
+
+def write_itk(path: Path, data: np.ndarray, affine: np.ndarray) -> None:
+    """Write a volume (x, y, z) as NRRD or MetaImage, compressed.
+
+    Its geometry has double precision, unlike that of NIfTI: filters of SimpleITK accept it together
+    with a scan of the same affine.
+    """
+    import SimpleITK  # only here: few data sets have such files
+
+    image = SimpleITK.GetImageFromArray(np.ascontiguousarray(data.transpose(2, 1, 0)))
+    to_lps = LPS_TO_RAS @ affine
+    spacing = np.linalg.norm(to_lps[:3, :3], axis=0)
+    image.SetSpacing(spacing.tolist())
+    image.SetOrigin(to_lps[:3, 3].tolist())
+    image.SetDirection((to_lps[:3, :3] / spacing).ravel().tolist())
+    with atomic_write(path) as temporary:
+        SimpleITK.WriteImage(image, str(temporary), useCompression=True)
 
 
 def read_affine(path: Path) -> np.ndarray:

@@ -136,11 +136,16 @@ def read_affine(path: Path) -> np.ndarray:
 
 
 def write_nifti(
-    path: Path, data: np.ndarray, affine: np.ndarray, header: nib.Nifti1Header | None
+    path: Path,
+    data: np.ndarray,
+    affine: np.ndarray,
+    header: nib.Nifti1Header | None,
+    slope: float = 1.0,
 ) -> None:
     """Write (x, y, z) or (x, y, z, frame) on the grid of `header`, or of `affine` without one.
 
-    sform, qform and their codes are kept; all that is not geometry is reset.
+    sform, qform and their codes are kept; all that is not geometry is reset. Readers multiply the
+    stored numbers by `slope`.
     """
     # little-endian, as the voxels are written
     written = _new_header(affine) if header is None else header.as_byteswapped("<")
@@ -150,7 +155,7 @@ def write_nifti(
     written.set_data_shape(data.shape)
     written.set_data_dtype(data.dtype)
     written["pixdim"][4:] = 1  # in a time series: the time between frames
-    written["scl_slope"] = 1
+    written["scl_slope"] = slope
     written["vox_offset"] = written.single_vox_offset
     written["magic"] = written.single_magic
     content = written.binaryblock.ljust(written.single_vox_offset, b"\0")

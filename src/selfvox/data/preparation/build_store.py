@@ -57,7 +57,8 @@ def open_or_build_store(
         out: where a store is built.
         settings: how to prepare.
         recipe: of an encoder, which the scans must follow; default: chosen from the scans.
-        need_labels: refuse a data set without a single label or grade.
+        need_labels: prepare the scans with a label, or else a grade, alone; refuse a data set
+            without any.
         first: prepare only so many cases, for a preview; default: all.
         dataset: the scans, if they are listed already; default: they are listed here.
         grid: of an encoder with other channels; the scans get its size or spacing.
@@ -80,6 +81,8 @@ def open_or_build_store(
         check_options(settings, ready.recipe, f"{scans} was", "name the scans")
     else:
         dataset = find_scans(scans, out, settings, dataset)
+        if need_labels:
+            dataset = _labelled_scans(dataset)
         dataset = dataclasses.replace(dataset, cases=dataset.cases[:first])
         ready = build_store(dataset, out, settings, recipe, grid)
     if need_labels and not any(case.is_labelled for case in ready.cases):
@@ -88,6 +91,20 @@ def open_or_build_store(
             "a grade"
         )
     return ready
+
+
+def _labelled_scans(dataset: Dataset) -> Dataset:
+    """The scans with a label, or without any label those with a grade; all where none has either.
+
+    Without any, the caller refuses them.
+    """
+    labelled = [case for case in dataset.cases if case.label is not None]
+    cases = labelled or [case for case in dataset.cases if case.grade is not None]
+    others = len(dataset.cases) - len(cases)
+    if not cases or not others:
+        return dataset
+    echo(f"{others} of {len(dataset.cases)} scans have no label and are not prepared")
+    return dataclasses.replace(dataset, cases=tuple(cases))
 
 
 def count_channels(scans: Path, source: str) -> int:

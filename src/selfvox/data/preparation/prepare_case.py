@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -50,6 +51,8 @@ class Rejected:
     id: str
     file: str
     reason: str
+    # when it was tried and what that cost, where this is recorded
+    work: Mapping[str, Any] = field(default_factory=dict)
 
 
 def read_case(case: Case, channels: int) -> Image:
@@ -112,7 +115,13 @@ def image_hash(case: Case) -> str:
     Raises:
         DataError: a file cannot be read.
     """
-    return _combine(case, [_file_hash(path, case) for path in case.images])
+    return combine_hashes(case, [_file_hash(path, case) for path in case.images])
+
+
+def combine_hashes(case: Case, digests: Sequence[str]) -> str:
+    """One hash of those of the case's image files."""
+    # each export names and orders the slices of a series differently
+    return store.hash_texts(*(sorted(set(digests)) if case.stacked else digests))
 
 
 def request_hash(case: Case, recipe_hash: str) -> str:
@@ -146,14 +155,18 @@ def with_absolute_paths(case: Case) -> Case:
 
 
 def main_file(case: Case) -> str:
-    """The case's file in a table; for DICOM slices the id, since their names may be a patient's."""
-    return case.id if case.stacked else printable(case.images[0].name)
+    """The case's file in a table: its path from the folder that was named.
+
+    Of DICOM slices the id, since their names may be a patient's.
+    """
+    return case.file or (case.id if case.stacked else printable(case.images[0].name))
 
 
 def make_rejected(case: Case, reason: str) -> Rejected:
     """A rejection that names the file and stays one line."""
-    name = main_file(case)
-    return Rejected(case.id, name, " ".join(reason.removeprefix(f"{name}: ").split()))
+    # readers begin with the name of the file, without its folders
+    name = case.id if case.stacked else printable(case.images[0].name)
+    return Rejected(case.id, main_file(case), " ".join(reason.removeprefix(f"{name}: ").split()))
 
 
 def _prepare(job: CaseJob) -> PreparedCase | Rejected:
@@ -191,7 +204,7 @@ def _prepare(job: CaseJob) -> PreparedCase | Rejected:
         label_values=label_values,
         recipe_hash=job.recipe_hash,
         source_hash=source_hash,
-        image_hash=_combine(case, digests[: len(case.images)]),
+        image_hash=combine_hashes(case, digests[: len(case.images)]),
         sources=states,
         sha256={},
         notes=notes,
@@ -218,12 +231,6 @@ def _notes_of_label(label: np.ndarray, prepared: PreparedScan) -> list[str]:
 
 def _files(case: Case) -> tuple[Path, ...]:
     return case.images if case.label is None else (*case.images, case.label)
-
-
-def _combine(case: Case, digests: Sequence[str]) -> str:
-    """One hash of the case's image files."""
-    # each export names and orders the slices of a series differently
-    return store.hash_texts(*(sorted(set(digests)) if case.stacked else digests))
 
 
 def _file_hash(path: Path, case: Case) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -33,7 +32,8 @@ def write_rejected(out: Path, rejected: Sequence[Rejected]) -> None:
         table.unlink(missing_ok=True)
         return
     ordered = sorted(rejected, key=lambda scan: scan.id)
-    atomic_files.write_csv(table, ("id", "file", "reason"), map(dataclasses.astuple, ordered))
+    rows = [(scan.id, scan.file, scan.reason) for scan in ordered]
+    atomic_files.write_csv(table, ("id", "file", "reason"), rows)
 
 
 def report(

@@ -40,6 +40,9 @@ class Case:
     grade: int | None = None
     stacked: bool = False  # the images are slices of one volume, not its channels
     allow_gap: bool = False  # slices may be missing
+    # of the first image, from the folder that was named; of a DICOM series the id. `find_dataset`
+    # fills it in
+    file: str = ""
 
 
 @dataclass(frozen=True)
@@ -120,6 +123,18 @@ def find_dataset(root: Path, source: str = "auto") -> Dataset:
         UsageError: there is no such source, or no such choice.
         DataError: `root` is absent, or cannot be read in this layout; in one line.
     """
+    dataset = _read_dataset(root, source)
+    # the names of DICOM files may be a patient's
+    plain = [case for case in dataset.cases if not case.stacked]
+    folder = dataset.root if dataset.root.is_dir() else dataset.root.parent
+    files = naming.relative_paths([case.images[0] for case in plain], folder) if plain else []
+    by_id = {case.id: printable(file) for case, file in zip(plain, files, strict=True)}
+    cases = tuple(replace(case, file=by_id.get(case.id, case.id)) for case in dataset.cases)
+    return replace(dataset, cases=cases)
+
+
+def _read_dataset(root: Path, source: str) -> Dataset:
+    """As `find_dataset`, without the files of the cases."""
     name, colon, choice = source.partition(":")
     # a misspelt source is reported even where the path is wrong too
     opened = None if name == "auto" else open_source(name)

@@ -45,6 +45,7 @@ _NO_IMAGES = {
     "PLAN",
 }
 _SCREENSHOTS = uid.SecondaryCaptureImageStorage
+_SINGLE_IMAGES = "single images, no volumes"
 _MIN_SLICES = 3  # of a volume
 _SAME_DIRECTION = 1e-3  # of a cosine: a twentieth of a degree
 
@@ -87,6 +88,10 @@ def read_dataset(root: Path) -> Dataset:
         notes.append(f"{count_of(unreadable, 'file')} not readable as DICOM, left out")
     notes += [f"left out: {left_out[reason]} {reason}" for reason in sorted(left_out)]
     if not stacks:
+        if root.is_file() and not left_out.keys() - {_SINGLE_IMAGES}:
+            raise DataError(
+                f"{printable(root)}: is one slice of a DICOM series; name the folder of the series"
+            )
         details = "; ".join(notes) or "only single images"
         raise DataError(f"{printable(root)}: no series of slices found; {details}")
     subjects = _subjects(stacks)
@@ -171,7 +176,7 @@ def _stacks(members: Sequence[_Member], left_out: Counter[str]) -> dict[str, lis
         volumes = [stack for stack in candidates if _is_volume(stack)]
         single_images = sum(len(stack) for stack in candidates if not _is_volume(stack))
         if single_images:
-            left_out["single images, no volumes"] += single_images
+            left_out[_SINGLE_IMAGES] += single_images
         id = f"series-{_series_number(slices[0][1])}-{_hash(key)}"
         for place, stack in enumerate(volumes, start=1):
             stacks[id if len(volumes) == 1 else f"{id}-{place}"] = stack

@@ -44,9 +44,19 @@ class Predict:
     out: Annotated[Path, "folder of the predictions; existing ones are kept"]
     source: Source = "auto"
     subset: Annotated[
-        Literal["all", "train", "validation", "test"],
-        "predict only these subjects of the run's split",
+        Literal["all", "train", "validation", "test", "unlabelled"],
+        "predict only these subjects of the run's split, or only scans that have no label",
     ] = "all"
+    replace: Annotated[
+        bool,
+        "a scan that changed since it was predicted, such as a new export, replaces the old "
+        "prediction; by default it becomes a case of its own, NAME~HASH",
+    ] = False
+    format: Annotated[
+        Literal["nii.gz", "nrrd", "mha"],
+        "file format of the labels of volumes; nrrd and mha have the exact geometry of a scan in "
+        "that format, or in DICOM, which filters of SimpleITK ask for",
+    ] = "nii.gz"
     probabilities: Annotated[bool, "also write the probability of every class"] = False
     overlap: Annotated[
         float,

@@ -1,0 +1,86 @@
+"""Which scans trained a run, and which are to test it, recognised by subject and contents."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from selfvox.data.preparation.leakage import SeenScans, content_hashes
+from selfvox.data.preparation.split import Split
+from selfvox.data.preparation.store import Store, is_store, open_store
+from selfvox.runs import strict_json
+from selfvox.runs.weights import read_network_card
+from selfvox.settings import safe_yaml
+
+# uses of scans
+TRAINED = "that trained the run"
+TESTED = "of its test subjects"
+
+
+@dataclass(frozen=True)
+class UsedScans:
+    """Subjects of a run, and hashes of the contents of their scans, by their use."""
+
+    subjects: Mapping[str, set[str]]
+    contents: Mapping[str, set[str]]
+
+    def use(self, subject: str, contents: set[str]) -> str | None:
+        """The use of a scan; None if it has none."""
+        for name in self.subjects:
+            if subject in self.subjects[name] or contents & self.contents[name]:
+                return name
+        return None
+
+
+def used_scans(run: Path, split: Split | None) -> UsedScans:
+    """What trained a run, copies and pseudo-labels included, and what it is to be tested on.
+
+    Validation subjects may calibrate. Without the store of the run, their scans look like those
+    that trained, by their contents, and are left out.
+    """
+    seen = _training_scans(run)
+    trained = set(seen["subjects"])
+    contents = set(seen["image_hashes"])
+    if split is None:
+        return UsedScans({TRAINED: trained}, {TRAINED: contents})
+    trained = trained.union(split.train) - set(split.validation)
+    store = store_of_run(run)
+    cases = () if store is None else store.cases
+    hashes: dict[bool, set[str]] = {True: set(), False: set()}
+    test_contents: set[str] = set()
+    for case in cases:
+        hashes[case.subject in split.validation] |= content_hashes(case)
+        if case.subject in split.test:
+            test_contents |= content_hashes(case)
+    # a scan that occurs under another subject too was not only validated on
+    contents -= hashes[True] - hashes[False]
+    return UsedScans(
+        {TRAINED: trained, TESTED: set(split.test)},
+        {TRAINED: contents, TESTED: test_contents},
+    )
+
+
+def _training_scans(run: Path) -> SeenScans:
+    """The scans of a run's fine-tuning; if it has no record, also those of its pre-training."""
+    file = run / "run.json"
+    record = strict_json.read_json(file) if file.is_file() else {}
+    data = record.get("data") if isinstance(record, dict) else None
+    return read_network_card(run).seen if data is None else data
+
+
+def store_of_run(run: Path) -> Store | None:
+    """The store that a run was trained on: its own, that of its folds, or that of its settings."""
+    if is_store(run / "store"):
+        return open_store(run / "store")
+    file = run / "settings.yaml"
+    if not file.is_file():
+        return None
+    settings = safe_yaml.read_yaml(file)
+    shared = run.absolute().parent / "store"
+    if settings.get("folds") is not None and is_store(shared):
+        return open_store(shared)
+    labelled = settings.get("labelled")
+    if isinstance(labelled, str) and is_store(Path(labelled)):
+        return open_store(Path(labelled))
+    return None
