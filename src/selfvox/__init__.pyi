@@ -316,7 +316,9 @@ def predict(
     scans: AnyPath,
     *,
     out: AnyPath,
-    subset: Literal["all", "train", "validation", "test"] = "all",
+    subset: Literal["all", "train", "validation", "test", "unlabelled"] = "all",
+    replace: bool = False,
+    format: Literal["nii.gz", "nrrd", "mha"] = "nii.gz",
     probabilities: bool = False,
     overlap: float = 0.5,
     mirror: bool = False,
@@ -340,7 +342,12 @@ def predict(
         run: a fine-tuning run, or a folder of the runs of all folds.
         scans: a folder of scans, one scan, or a .txt file with one scan a line.
         out: folder of the predictions; existing ones are kept.
-        subset: predict only these subjects of the run's split.
+        subset: predict only these subjects of the run's split, or only scans that have no
+            label.
+        replace: a scan that changed since it was predicted, such as a new export, replaces the
+            old prediction; by default it becomes a case of its own, NAME~HASH.
+        format: file format of the labels of volumes; nrrd and mha have the exact geometry of a
+            scan in that format, or in DICOM, which filters of SimpleITK ask for.
         probabilities: also write the probability of every class.
         overlap: overlap of neighbouring windows, as a share of their size.
         mirror: also predict the scan mirrored along the axes of `finetune mirror=True`, and
