@@ -781,6 +781,20 @@ NEW = (
         "training/test_resume.py::test_a_validation_dice_of_zero_is_not_forgotten",
     ),
     m(
+        "best checkpoint: a resumed run forgets the step of its weights",
+        "training/best_checkpoint.py",
+        "            self.step = saved.step\n",
+        "            self.step = 0\n",
+        "training/test_best_checkpoint.py",
+    ),
+    m(
+        "best checkpoint: a run that starts again compares with the folder",
+        "training/best_checkpoint.py",
+        "if resume and file.exists():",
+        "if file.exists():",
+        "training/test_best_checkpoint.py",
+    ),
+    m(
         "monitor: collapse is not compared with the untrained spread",
         "training/monitor.py",
         "spread < max(COLLAPSED_SPREAD, COLLAPSED_SHARE * self.untrained_spread)",
