@@ -242,19 +242,33 @@ def test_labels_that_change_names_are_prepared_again_although_size_and_time_are_
     assert [case.label_values for case in open_store(tmp_path / "store").cases] == [(0, 2), (0, 1)]
 
 
-def test_labelled_voxels_outside_the_foreground_box_are_reported(
+def test_stray_labelled_voxels_outside_the_foreground_box_are_reported(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     scans = labelled(tmp_path / "scans")
     label = np.zeros((14, 12, 10), np.uint8)
     label[0, 0, :3] = 1  # the box begins at 1
+    label[4:12, 3:10, 3:9] = 1
     label[5, 5, 5] = 2
     nib.save(nib.Nifti1Image(label, np.diag([1, 1, 2, 1])), scans / "labelsTr" / "s1.nii.gz")
     selfvox.prepare(scans, out=tmp_path / "store")
     notes = {case.id: case.notes for case in open_store(tmp_path / "store").cases}
-    note = "3 labelled voxels are in the background, outside the foreground box"
+    note = "3 labelled voxels are cut off: they are outside the foreground box"
     assert notes == {"s0": (), "s1": (note,), "s2": (), "s3": ()}
     assert f"s1: {note}" in capsys.readouterr().err
+
+
+def test_a_label_that_is_partly_outside_the_foreground_box_is_refused(tmp_path: Path) -> None:
+    scans = labelled(tmp_path / "scans")
+    label = np.zeros((14, 12, 10), np.uint8)
+    label[4:12, 3:10, 3:9] = 1
+    label[0, 0, :2] = 2  # the box begins at 1
+    label[5, 5, 5:9] = 2
+    nib.save(nib.Nifti1Image(label, np.diag([1, 1, 2, 1])), scans / "labelsTr" / "s1.nii.gz")
+    selfvox.prepare(scans, out=tmp_path / "store")
+    assert [case.id for case in open_store(tmp_path / "store").cases] == ["s0", "s2", "s3"]
+    rejected = (tmp_path / "store" / "rejected.csv").read_text()
+    assert "its label has 2 of 6 voxels of class 2 in the empty background" in rejected
 
 
 def test_a_scan_that_changes_while_it_is_read_is_rejected(

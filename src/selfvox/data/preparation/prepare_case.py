@@ -21,6 +21,8 @@ from selfvox.data.sources import Case
 from selfvox.errors import DataError, SelfvoxError
 from selfvox.runs.safe_open import open_regular
 
+# share of a class's labelled voxels that may be outside the foreground box, where no network looks
+MOST_OUTSIDE = 0.01
 # of each source file: size in bytes and time of the last change in ns
 FileStates = tuple[tuple[int, int], ...]
 
@@ -189,7 +191,7 @@ def _prepare(job: CaseJob) -> PreparedCase | Rejected:
         original = images.read_label(case.label, image, job.classes)
         label = job.recipe.apply_label(original, prepared.geometry)
         label_values = tuple(int(value) for value in np.unique(original))
-        notes = (*notes, *_notes_of_label(original, prepared))
+        notes = (*notes, *_notes_of_label(original, prepared, image.name))
     if states is None or file_states(case) != states:
         raise DataError(f"{image.name}: changed while it was read; run the same command again")
     stored = StoredCase(
@@ -220,13 +222,26 @@ def _stored_case(job: CaseJob, source_hash: str) -> StoredCase | None:
     return stored if store.is_intact(job.store, stored) else None
 
 
-def _notes_of_label(label: np.ndarray, prepared: PreparedScan) -> list[str]:
-    """A note if the foreground box does not contain the whole label."""
-    inside = np.count_nonzero(crop_to_box(label, prepared.geometry))
-    outside = np.count_nonzero(label) - inside
+def _notes_of_label(label: np.ndarray, prepared: PreparedScan, name: str) -> list[str]:
+    """A note if the foreground box does not contain the whole label: the rest is cut off.
+
+    Raises:
+        DataError: it is more than stray voxels of a class.
+    """
+    inside = crop_to_box(label, prepared.geometry)
+    outside = np.count_nonzero(label) - np.count_nonzero(inside)
     if not outside:
         return []
-    return [f"{outside} labelled voxels are in the background, outside the foreground box"]
+    values, counts = np.unique(label[label > 0], return_counts=True)
+    for value, count in zip(values, counts, strict=True):
+        lost = count - np.count_nonzero(inside == value)
+        if lost > MOST_OUTSIDE * count:
+            raise DataError(
+                f"{name}: its label has {lost} of {count} voxels of class {value} in the empty "
+                "background, outside the box around the foreground; is it the label of this scan? "
+                "Correct it, or leave the scan out"
+            )
+    return [f"{outside} labelled voxels are cut off: they are outside the foreground box"]
 
 
 def _files(case: Case) -> tuple[Path, ...]:
