@@ -38,6 +38,7 @@ from selfvox.training.pretext_objective import PretextObjective
 from selfvox.training.pretrain_plan import PretrainPlan, pretrain_plan
 from selfvox.training.probe import probe, split_probe_cases
 from selfvox.training.time_budget import Clock, TimeBudget, same_generators, time_training
+from selfvox.training.time_forecast import TimeForecast
 from selfvox.training.trend import late_fall, twice_as_long
 
 ProbeEncoder = Callable[[], dict[str, float]]  # scores of the encoder as it is now
@@ -106,7 +107,18 @@ def pretrain(
             hooks = _monitor(run, fabric, plan, network, probe_encoder)
         title = f"pretrain {task_to_setting(plan.task)['name']}"
         try:
-            train(fabric, run, objective, data, plan.training, title=title, hooks=hooks)
+            # where minutes were given, a trial was timed already
+            forecast = None if settings.minutes is not None else TimeForecast(plan.training.steps)
+            train(
+                fabric,
+                run,
+                objective,
+                data,
+                plan.training,
+                title=title,
+                hooks=hooks,
+                forecast=forecast,
+            )
         except Stopped:
             if is_main:
                 raise

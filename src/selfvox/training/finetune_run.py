@@ -39,6 +39,7 @@ from selfvox.training.pseudo_labels import PseudoLabels
 from selfvox.training.schedule import TrainingPlan
 from selfvox.training.segmentation import Segmentation, unused_label
 from selfvox.training.time_budget import Clock
+from selfvox.training.time_forecast import TimeForecast
 
 COPY_SHARE = 0.75  # of the crops of labelled scans
 PSEUDO_SHARE = 0.5  # of all crops
@@ -131,8 +132,23 @@ def train_network(
         title="finetune",
         hooks=Hooks(after_step=checkpoint.after_step),
         encoder=built.encoder,
+        forecast=_forecast(settings, built, job.validation),
     )
     return Trained(built, checkpoint, objective.loss_label)
+
+
+def _forecast(
+    settings: Finetune, built: FinetuneNetwork, validation: Sequence[StoredCase]
+) -> TimeForecast | None:
+    """Of the steps alone; where minutes were given, a trial was timed already."""
+    if settings.minutes is not None:
+        return None
+    remarks = []
+    if validation:
+        remarks.append("without the validations")
+    if 0 < built.frozen_steps < built.steps:
+        remarks.append("longer once the encoder is trained too")
+    return TimeForecast(built.steps, ", ".join(remarks))
 
 
 def _length(job: FinetuneJob, run: Run, task: DownstreamTask) -> FinetuneLength:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from selfvox.training.batches import training_batches
 from selfvox.training.optimizer_step import BeforeUpdate, Stepper, largest_of_devices
 from selfvox.training.schedule import TrainingPlan
 from selfvox.training.stop_after_step import StopSignals
+from selfvox.training.time_forecast import TimeForecast
 from selfvox.training.training_log import TrainingLog
 
 LOG_EVERY = 10  # steps between lines of `metrics.jsonl`
@@ -75,6 +77,7 @@ def train(
     title: str,
     hooks: Hooks,
     encoder: nn.Module | None = None,
+    forecast: TimeForecast | None = None,
 ) -> None:
     """Optimise `objective` for `plan.steps` steps, from the run's last checkpoint if it has one.
 
@@ -90,6 +93,7 @@ def train(
         title: of the progress line.
         hooks: called around the steps.
         encoder: the part of the objective that `plan.encoder` is the schedule of.
+        forecast: prints how long the training will take.
 
     Raises:
         NumericalError: several steps in a row had no finite loss or gradient.
@@ -116,15 +120,19 @@ def train(
     ):
         stepper = Stepper(fabric, module, optimizer, plan, batches, log, hooks.before_update)
         while step < plan.steps:
+            began = time.monotonic()
             try:
                 outcomes = stepper.take(step)
             except (DataError, ResourceError) as error:
                 # weights and buffers are those after the last step
                 checkpoint = checkpoint_of(step, tensors, optimizer, skips.total)
                 raise _saved(error, fabric, run, checkpoint) from error
+            seconds = time.monotonic() - began
             skips.count(step, is_skipped=not outcomes)
             log.add(outcomes)
             step += 1
+            if forecast is not None:
+                forecast.add(step, seconds)
             is_last = step == plan.steps
             with log.paused():
                 extra = dict(hooks.after_step(step))

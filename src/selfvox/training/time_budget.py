@@ -24,12 +24,11 @@ from selfvox.training.batches import training_batches
 from selfvox.training.loop import Objective, checkpoint_of
 from selfvox.training.optimizer_step import Stepper
 from selfvox.training.schedule import TrainingPlan
+from selfvox.training.time_forecast import WARM_UP_STEPS
 from selfvox.training.training_log import TrainingLog
 
 Clock = Callable[[], float]  # seconds since some moment
 
-# the first steps allocate memory, load libraries, and compile the network where that is asked for
-WARM_UP_STEPS = 3
 TIMED_STEPS = 5
 # on a GPU steps are quick, and the first batches were read ahead: so many times as many steps
 ON_GPU = 5
