@@ -60,6 +60,11 @@ class Joint(PretextTask):
         """Whether any task does."""
         return any(task.needs_distinct_scans for task in self.tasks)
 
+    @property
+    def pairs_scans(self) -> bool:
+        """Whether any task does."""
+        return any(task.pairs_scans for task in self.tasks)
+
     def head(self, encoder: Encoder) -> nn.ModuleDict:
         """A head for each task, by its name."""
         return nn.ModuleDict({task.name: task.head(encoder) for task in self.tasks})
@@ -72,11 +77,18 @@ class Joint(PretextTask):
 
     def make_batch(self, images: Tensor, rng: torch.Generator, scan: Tensor | None = None) -> Batch:
         """Every task's question about the same images, as `NAME/KEY`."""
+        return self.make_pair_batch(images, images, rng, scan)
+
+    def make_pair_batch(
+        self, images: Tensor, partners: Tensor, rng: torch.Generator, scan: Tensor | None = None
+    ) -> Batch:
+        """The same, with a second scan for each image."""
         # one draw: the number of tasks moves no later draw
         seed = int(torch.randint(1 << 62, (), generator=rng))
         batch: Batch = {}
         for task in self.tasks:
-            question = task.make_batch(images, task_generator(seed, task.name), scan)
+            task_rng = task_generator(seed, task.name)
+            question = task.make_pair_batch(images, partners, task_rng, scan)
             batch |= {f"{task.name}/{key}": value for key, value in question.items()}
         return batch
 

@@ -83,6 +83,11 @@ class PretextTask(ABC):
         """Whether the question compares scans, so that one scan alone leaves nothing to ask."""
         return False
 
+    @property
+    def pairs_scans(self) -> bool:
+        """Whether a second scan of the same person belongs to each image; see `make_pair_batch`."""
+        return False
+
     @abstractmethod
     def head(self, encoder: Encoder) -> nn.Module:
         """The layers between an embedding and an answer; only a `decoder` in it is kept."""
@@ -104,6 +109,20 @@ class PretextTask(ABC):
             scan: (batch,) number of the scan that each image is from, the same on all devices, for
                 tasks that compare scans; by default each image is from a different scan.
         """
+
+    def make_pair_batch(
+        self, images: Tensor, partners: Tensor, rng: torch.Generator, scan: Tensor | None = None
+    ) -> Batch:
+        """Make the question from pairs of images; called where `pairs_scans`.
+
+        Args:
+            images: (batch, channel, *space).
+            partners: the same place of another scan of the person, or the image itself where there
+                is none.
+            rng: as of `make_batch`.
+            scan: as of `make_batch`.
+        """
+        return self.make_batch(images, rng, scan)
 
     @abstractmethod
     def loss(self, encoder: Encoder, head: nn.Module, batch: Batch) -> Outcome:

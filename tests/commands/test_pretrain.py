@@ -257,6 +257,31 @@ def test_one_scan_alone_leaves_nothing_to_compare(task, tmp_path, small):
         )
 
 
+def test_pairs_of_scans_need_people_with_several(shapes_store, tmp_path, small, capsys):
+    task = {"name": "simclr", "positives": "subject"}
+    with pytest.raises(UsageError, match="pairs two scans of one person, and nobody has several"):
+        selfvox.pretrain(shapes_store, out=tmp_path / "none", task=task, steps=1, batch=2, **small)
+    phantom.write(tmp_path / "scans", "shapes", count=3)
+    table = ["image,subject"]
+    images = sorted((tmp_path / "scans").rglob("*.nii.gz"))
+    images = [path.relative_to(tmp_path / "scans") for path in images if "images" in str(path)]
+    table += [
+        f"{path},{person}" for path, person in zip(images, ("ann", "bob", "ann"), strict=True)
+    ]
+    (tmp_path / "scans" / "table.csv").write_text("\n".join(table) + "\n")
+    scans = tmp_path / "scans" / "table.csv"
+    capsys.readouterr()
+    for name, chosen in (("without", "simclr"), ("with", task)):
+        selfvox.pretrain(scans, out=tmp_path / name, task=chosen, steps=1, batch=2, **small)
+    printed = capsys.readouterr().err
+    assert "1 of 2 people have several scans: --task.positives subject takes two" in printed
+    assert "1 of 2 people have several scans: two of them are a pair" in printed
+    weights = [
+        sha256(tmp_path / name / "encoder" / "weights.safetensors") for name in ("without", "with")
+    ]
+    assert weights[0] != weights[1]
+
+
 def test_statistics_of_a_batch_norm_outlive_a_bad_batch(shapes_store, tmp_path, small, monkeypatch):
     forward = pretext_objective.PretextObjective.forward
 

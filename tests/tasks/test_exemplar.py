@@ -300,3 +300,13 @@ def test_planes_are_those_of_equal_spacing_unless_named():
 def test_a_batch_of_one_is_refused():
     with pytest.raises(UsageError, match="--batch 2"):
         suited(2).make_batch(torch.zeros(1, 1, 8, 8), rng())
+
+
+def test_the_copy_is_of_another_scan_of_the_person_where_there_is_one():
+    images, partners = torch.randn(2, 4, 1, 16, 16, generator=rng())
+    task = suited(2, positives="subject")
+    assert task.pairs_scans
+    assert not suited(2).pairs_scans
+    first, copies = task.make_pair_batch(images, partners, rng())["views"].chunk(2)
+    assert torch.equal(first, images)
+    assert torch.equal(copies, task.make_batch(partners, rng())["views"].chunk(2)[1])

@@ -130,6 +130,29 @@ def test_samples_are_the_tiles_of_each_image_and_know_their_scan():
     assert torch.allclose(batch["views"].mean((1, 2, 3)), batch["scan"].float(), atol=1e-4)
 
 
+@pytest.mark.parametrize("grid", [1, 2])
+def test_the_second_view_is_of_another_scan_of_the_person_where_there_is_one(grid):
+    images, others = torch.randn(2, 3, 1, 32, 16, generator=rng())
+    partners = others.clone()
+    partners[1] = images[1]  # of a person with a single scan
+    task = suited(2, grid=grid, positives="subject", ops=GEOMETRIC)
+    first, second = task.make_pair_batch(images, partners, rng())["views"].chunk(2)
+    assert torch.equal(first, task.make_batch(images, rng())["views"].chunk(2)[0])
+    assert torch.equal(second, task.make_batch(partners, rng())["views"].chunk(2)[1])
+
+
+def test_other_scans_of_the_person_are_no_negatives_of_a_pair():
+    images, partners = torch.randn(2, 3, 1, 16, 16, generator=rng())
+    scan = torch.tensor([5, 2, 5])
+    task = suited(2, positives="subject")
+    batch = task.make_pair_batch(images, partners, rng(), scan)
+    expected = nt_xent(batch["views"].flatten(1), task.temperature, scan.repeat(2))
+    outcome = task.loss(Flat(), torch.nn.Identity(), batch)
+    assert float(outcome.loss) == pytest.approx(float(expected.loss))
+    with pytest.raises(UsageError, match=r"mask_same_scan: .* implies it; leave it out"):
+        suited(2, positives="subject", mask_same_scan=True)
+
+
 def test_crops_of_a_scan_that_the_batch_holds_twice_are_no_negatives_where_masked():
     images = torch.randn(3, 1, 16, 16, generator=rng())
     scan = torch.tensor([5, 2, 5])

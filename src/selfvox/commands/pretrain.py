@@ -82,6 +82,7 @@ def pretrain(
         # a resumed run would count others: the default by its device, minutes by their clock
         steps = fabric.broadcast(run.record.get("steps"))
         plan.check_distinct_scans()
+        plan.check_pairs()
         # here, so that the weights do not depend on what the preparation drew
         torch.manual_seed(settings.seed)
         network = plan.build_encoder(encoder)
@@ -95,7 +96,14 @@ def pretrain(
         # the untrained encoder is measured, where the training computes
         fabric.to_device(objective)
         probe_encoder = _probe(plan, network) if is_main else None
-        data = Crops(store, plan.cases, plan.crop, settings.seed, axis=plan.slice_axis)
+        data = Crops(
+            store,
+            plan.cases,
+            plan.crop,
+            settings.seed,
+            axis=plan.slice_axis,
+            pairs=plan.task.pairs_scans,
+        )
         if steps is None and settings.minutes is not None:
             budget = TimeBudget(minutes=settings.minutes, clock=clock)
             steps = _steps_within(budget, fabric, run, plan, objective, data, probe_encoder)

@@ -73,7 +73,9 @@ def _pretrain_settings(settings: Preview) -> Pretrain:
 def _panels(plan: PretrainPlan, cases: list[StoredCase], count: int) -> list[list[Panel]]:
     """The rows of the picture: one or more for each of the first `count` scans."""
     seed = plan.settings.seed
-    crops = Crops(plan.store, cases, plan.crop, seed, axis=plan.slice_axis)
+    crops = Crops(
+        plan.store, cases, plan.crop, seed, axis=plan.slice_axis, pairs=plan.task.pairs_scans
+    )
     # of a single scan, two crops
     items = [crops[number] for number in range(max(2, len(cases)))]
     images = torch.stack([item["image"] for item in items])
@@ -82,7 +84,8 @@ def _panels(plan: PretrainPlan, cases: list[StoredCase], count: int) -> list[lis
     # compares scans then takes each image for one of its own
     several = len(set(subjects.tolist())) > 1
     rng = batch_generator(seed, rank=0, step=0)
-    batch = plan.task.make_batch(images, rng, subjects if several else None)
+    partners = torch.stack([item.get("partner", item["image"]) for item in items])
+    batch = plan.task.make_pair_batch(images, partners, rng, subjects if several else None)
     rows = plan.task.preview_panels(images, batch)
     return rows[: len(rows) * min(count, len(cases)) // len(images)]
 

@@ -51,6 +51,11 @@ class Exemplar(PretextTask):
         "Euclidean distance on the unit sphere: squared, 0 to 4, or plain, 0 to 2",
     ] = "squared"
     temperature: Annotated[float, "divides the cosine similarities (contrastive)", Positive] = 0.1
+    positives: Annotated[
+        Literal["crop", "subject"],
+        "what the copy shows: the same crop, or the same place in another scan of the person, "
+        "where there is one",
+    ] = "crop"
     bank: Annotated[
         int,
         "embeddings of earlier images to compare each image with too; 0: only the batch",
@@ -101,6 +106,11 @@ class Exemplar(PretextTask):
         """Always."""
         return True
 
+    @property
+    def pairs_scans(self) -> bool:
+        """Where the copy is of another scan of the person."""
+        return self.positives == "subject"
+
     def head(self, encoder: Encoder) -> nn.Module:
         """One projection for all images.
 
@@ -117,9 +127,15 @@ class Exemplar(PretextTask):
             each is from; `other` (N,): the row of an image of another scan, or any where there is
             none; with a bank also `remembered` (N,): the row of an embedding there.
         """
+        return self.make_pair_batch(images, images, rng, scan)
+
+    def make_pair_batch(
+        self, images: Tensor, partners: Tensor, rng: torch.Generator, scan: Tensor | None = None
+    ) -> Batch:
+        """The same, with the copy of each image made from its partner."""
         count = len(images)
         self.check_batch(count)
-        copies = self._transform(images, rng)
+        copies = self._transform(partners, rng)
         if scan is None:
             scan = torch.arange(count, device=images.device)
         # the largest of random numbers: an equal chance for each image of another scan
@@ -160,10 +176,11 @@ class Exemplar(PretextTask):
         """Each image, its copy, and the image that it is compared with."""
         copies = batch["views"].chunk(2)[1]
         compared = images[batch["other"]]
+        near = "near: the same person" if self.pairs_scans else "near: its copy"
         return [
             [
                 Panel("scan", image),
-                Panel("near: its copy", copy),
+                Panel(near, copy),
                 Panel("far: another scan", negative),
             ]
             for image, copy, negative in zip(images, copies, compared, strict=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated
+from typing import Annotated, Literal
 
 import pydantic
 import torch
@@ -51,6 +51,11 @@ class SimCLR(PretextTask):
     mask_same_scan: Annotated[
         bool, "other crops and patches of the same person are no negatives"
     ] = False
+    positives: Annotated[
+        Literal["crop", "subject"],
+        "what two views show: the same crop, or the same place in two scans of a person, where "
+        "there are several; other images of the person are then no negatives",
+    ] = "crop"
     angle: Annotated[
         float, "largest rotation about each axis, in degrees", pydantic.Field(gt=0, le=180)
     ] = 30.0
@@ -79,6 +84,8 @@ class SimCLR(PretextTask):
                 f"ops_per_view: is {self.ops_per_view}, and task.ops names {len(self.ops)}; use "
                 "fewer"
             )
+        if self.positives == "subject" and self.mask_same_scan:
+            raise ValueError("mask_same_scan: --task.positives subject implies it; leave it out")
         # `configure` takes rotate out where no plane is left, and then writes planes as none
         if self.planes == "none":
             if "rotate" in self.ops:
@@ -126,7 +133,7 @@ class SimCLR(PretextTask):
     @property
     def min_batch(self) -> int:
         """Two images; one where its tiles are compared."""
-        return 2 if self.grid == 1 or self.mask_same_scan else 1
+        return 2 if self.grid == 1 or self._masks_subject else 1
 
     def input_size(self, crop: Sequence[int]) -> tuple[int, ...]:
         """The crop, or one of its tiles."""
@@ -134,8 +141,18 @@ class SimCLR(PretextTask):
 
     @property
     def needs_distinct_scans(self) -> bool:
-        """Where patches of the same scan are masked."""
-        return self.mask_same_scan
+        """Where patches of the same person are masked."""
+        return self._masks_subject
+
+    @property
+    def pairs_scans(self) -> bool:
+        """Where views of two scans of a person are a pair."""
+        return self.positives == "subject"
+
+    @property
+    def _masks_subject(self) -> bool:
+        """Whether other images of the same person are no negatives."""
+        return self.mask_same_scan or self.positives == "subject"
 
     def head(self, encoder: Encoder) -> nn.Module:
         """A projection of two layers, as in the paper."""
@@ -148,15 +165,26 @@ class SimCLR(PretextTask):
             `views` (2N, channel, *space), rows `i` and `i + N` of one sample, and `scan` (2N,), the
             scan each is from.
         """
+        return self.make_pair_batch(images, images, rng, scan)
+
+    def make_pair_batch(
+        self, images: Tensor, partners: Tensor, rng: torch.Generator, scan: Tensor | None = None
+    ) -> Batch:
+        """The same, with the second view of each sample made from its partner."""
         self.check_batch(len(images))
-        samples = split_into_tiles(images, self.grid).flatten(0, 1) if self.grid > 1 else images
+        samples = self._samples(images)
+        second = samples if partners is images else self._samples(partners)
         # drawn on the CPU: every device makes the same views
         chosen = self._choose_ops(len(samples), rng)
         if scan is None:
             scan = torch.arange(len(images), device=images.device)
         # tiles of an image are next to each other, and the second views follow all first ones
         scan = scan.repeat_interleave(len(samples) // len(images)).repeat(2)
-        return {"views": self._views(torch.cat([samples, samples]), chosen, rng), "scan": scan}
+        return {"views": self._views(torch.cat([samples, second]), chosen, rng), "scan": scan}
+
+    def _samples(self, images: Tensor) -> Tensor:
+        """The images, or their tiles: (sample, channel, *space)."""
+        return split_into_tiles(images, self.grid).flatten(0, 1) if self.grid > 1 else images
 
     def loss(self, encoder: Encoder, head: nn.Module, batch: Batch) -> Outcome:
         """NT-Xent; accuracy of retrieving the partner, alignment, uniformity and spread.
@@ -165,7 +193,7 @@ class SimCLR(PretextTask):
         """
         embedded = head(encoder.embed(batch["views"])).float()
         retrieval = nt_xent(
-            embedded, self.temperature, batch["scan"] if self.mask_same_scan else None
+            embedded, self.temperature, batch["scan"] if self._masks_subject else None
         )
         with torch.no_grad():
             # the loss depends on directions only, so the spread is that of unit vectors

@@ -89,7 +89,11 @@ def _batch_and_loss(task: PretextTask, spatial_dims: int, **changed: Any) -> Bat
         nn.init.normal_(weight, std=0.3)  # large: small ones would hide differences of the loss
     images = torch.cat([make_images(spatial_dims, 3), make_images(spatial_dims, 3, seed=1)])
     scan = torch.tensor([0, 1, 2, 3, 1, 0])  # two scans are in the batch twice
-    batch = task.make_batch(images, torch.Generator().manual_seed(0), scan)
+    rng = torch.Generator().manual_seed(0)
+    if task.pairs_scans:
+        batch = task.make_pair_batch(images, images.flip(0), rng, scan)
+    else:
+        batch = task.make_batch(images, rng, scan)
     loss = task.loss(encoder, head, batch).loss.detach()
     require(loss.isfinite(), f"the loss is {float(loss)} with {changed or 'default options'}")
     return {**batch, "loss": loss}

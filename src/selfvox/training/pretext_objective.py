@@ -22,5 +22,8 @@ class PretextObjective(Objective):
     def forward(self, batch: Batch, step: int, rng: torch.Generator) -> Outcome:
         """Make the task's batch of the images, and compute its loss."""
         # here and not in the data loader: on the device, for the whole batch at once
-        task_batch = self.task.make_batch(batch["image"], rng, batch["subject"])
+        # without pairs, an image is its own partner
+        images = batch["image"]
+        partners = batch.get("partner", images)
+        task_batch = self.task.make_pair_batch(images, partners, rng, batch["subject"])
         return self.task.loss(self.encoder, self.head, task_batch)

@@ -12,7 +12,7 @@ from torch import nn
 
 from selfvox.data.preparation.leakage import seen_scans
 from selfvox.data.preparation.store import Store
-from selfvox.data.preparation.stored_case import StoredCase
+from selfvox.data.preparation.stored_case import StoredCase, cases_by_subject
 from selfvox.data.sampling.crop_size import (
     choose_crop,
     count_containing,
@@ -107,6 +107,43 @@ class PretrainPlan:
                 "--task"
             )
 
+    def check_pairs(self) -> None:
+        """Refuse a task that pairs scans of one person if nobody has several.
+
+        Raises:
+            UsageError: nobody has.
+        """
+        if self.task.pairs_scans and not self._people_with_several_scans():
+            raise UsageError(
+                "task.positives: pairs two scans of one person, and nobody has several; leave it "
+                "out, or name the person of each scan in a table with the column `subject`"
+            )
+
+    def _people_with_several_scans(self) -> int:
+        return sum(len(cases) > 1 for cases in cases_by_subject(self.cases).values())
+
+    def _describe_pairs(self) -> None:
+        """Print how many people have several scans, if the task pairs these, or could."""
+        count = self._people_with_several_scans()
+        people = len(cases_by_subject(self.cases))
+        if self.task.pairs_scans:
+            echo(
+                f"{count} of {people} people have several scans: two of them are a pair; of the "
+                "others, two views of one crop"
+            )
+            return
+        members = self.task.tasks if isinstance(self.task, Joint) else (self.task,)
+        options = [
+            f"--task.{task.name + '.' if len(members) > 1 else ''}positives subject"
+            for task in members
+            if hasattr(task, "positives")
+        ]
+        if count and options:
+            echo(
+                f"{count} of {people} people have several scans: {' and '.join(options)} takes "
+                "two of them as a pair"
+            )
+
     def describe(self, encoder: Encoder) -> None:
         """Print the plan, and a warning if many scans are smaller than the crop."""
         millions = sum(parameter.numel() for parameter in encoder.parameters()) / 1e6
@@ -124,6 +161,7 @@ class PretrainPlan:
             f"{len(self.cases)} scans, crops of {_edges(self.crop)} voxels, "
             f"{self.training.batch} a step"
         )
+        self._describe_pairs()
         settings = self.settings
         is_default = settings.steps is settings.epochs is settings.minutes is None
         length = describe_length(

@@ -2,7 +2,9 @@
 
 import dataclasses
 import itertools
+import shutil
 from collections import Counter
+from pathlib import Path
 from types import SimpleNamespace
 
 import nibabel as nib
@@ -22,7 +24,11 @@ from selfvox.data.sampling.crop_size import (
     in_plane_cases,
 )
 from selfvox.data.sampling.crops import Crops
+from selfvox.data.sampling.sample_order import case_index, sample_generator
 from selfvox.errors import UsageError
+from selfvox.ops.mirrored_crop import mirrored_crop
+
+OASIS = Path(__file__).parents[3].parent / "shared" / "data" / "oasis_subcortical"
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +52,91 @@ def test_a_sample_depends_on_the_seed_and_its_number_alone(store):
     expected = [data[sample] for sample in range(40)]
     assert all(are_equal(repeated[sample], expected[sample]) for sample in reversed(range(40)))
     assert not are_equal(crops(store, seed=1, labels=True)[0], expected[0])
+
+
+def of_people(store, *subjects):
+    """The first cases of a store, as scans of these people."""
+    pairs = zip(store.cases, subjects, strict=False)
+    return [dataclasses.replace(case, subject=subject) for case, subject in pairs]
+
+
+def whole_scan(store, case):
+    return store.crop(case, (0,) * len(case.shape), case.shape)
+
+
+def test_a_pair_is_the_same_place_of_another_scan_of_the_person(store):
+    cases = of_people(store, "ann", "bob", "ann", "ann")
+    data = Crops(store, cases, (16, 16, 16), 3, pairs=True)
+    alone = Crops(store, cases, (16, 16, 16), 3)
+    partners = Counter()
+    for sample in range(40):
+        item = data[sample]
+        # pairs do not change the samples themselves
+        assert torch.equal(item["image"], alone[sample]["image"])
+        case = cases[case_index(3, sample, 4)]
+        start = data._draw_start(case, sample_generator(3, sample))
+        found = [
+            other.id
+            for other in cases
+            if other.subject == case.subject
+            # the scans have one shape, so the same place is the same start
+            and np.array_equal(mirrored_crop(whole_scan(store, other), start, (16,) * 3),
+                               item["partner"])
+        ]  # fmt: skip
+        assert len(found) == 1
+        assert (found[0] == case.id) == (case.subject == "bob")
+        partners[case.id, found[0]] += 1
+    # both others of ann are partners of each of her scans
+    assert len(partners) == 1 + 3 * 2
+    assert all(are_equal(data[sample], data[sample]) for sample in range(3))
+
+
+def test_the_same_place_of_a_scan_of_another_size_is_as_far_along_it(store):
+    first, second = of_people(store, "ann", "ann")
+    # the second scan alone has room for more places along the first axis
+    second = dataclasses.replace(second, shape=(24, 32, 32))
+    data = Crops(store, [first, second], (16, 16, 16), 0, pairs=True)
+    read = []
+    data.store = SimpleNamespace(crop=lambda case, start, size: read.append((case.id, start)))
+    for start, expected in (
+        ((0, 0, 0), [0, 0, 0]),
+        ((16, 8, 4), [8, 8, 4]),
+        ((8, 16, 16), [4, 16, 16]),
+    ):
+        data._partner_crop(first, 0, start, None)
+        assert read[-1] == (second.id, expected)
+    # a scan that is smaller than the crop has one place, its middle
+    flat = dataclasses.replace(second, shape=(10, 32, 32))
+    data._cases_by_subject = {"ann": [first, flat]}
+    data._partner_crop(first, 0, (16, 8, 4), None)
+    assert read[-1] == (flat.id, [-3, 8, 4])
+
+
+@pytest.mark.skipif(not OASIS.is_dir(), reason="the real scans are not here")
+def test_two_visits_of_a_person_show_the_same_place(tmp_path):
+    table = ["image,subject"]
+    for person in ("sub-1003", "sub-1004", "sub-1005"):
+        for visit in (1, 2):
+            name = f"{person}_ses-{visit}.nii.gz"
+            shutil.copy(OASIS / "images" / name, tmp_path)
+            table.append(f"{name},{person}")
+    (tmp_path / "table.csv").write_text("\n".join(table) + "\n")
+    visits = open_store(selfvox.prepare(tmp_path / "table.csv", out=tmp_path / "s", workers=1))
+    data = Crops(visits, visits.cases, (32, 32, 32), 0, pairs=True)
+    alike = {True: [], False: []}
+    for sample in range(24):
+        item = data[sample]
+        alike[True].append(np.corrcoef(item["image"].ravel(), item["partner"].ravel())[0, 1])
+        other = data[sample + 1]["partner"]
+        alike[False].append(np.corrcoef(item["image"].ravel(), other.ravel())[0, 1])
+    same, different = (np.nanmedian(alike[is_same]) for is_same in (True, False))
+    assert same > 0.5 > 0.2 > different
+
+
+def test_pairs_of_slices_are_of_one_axis_less(store):
+    cases = of_people(store, "ann", "ann")
+    data = Crops(store, cases, (16, 16), 0, axis=1, pairs=True)
+    assert data[0]["partner"].shape == data[0]["image"].shape == (1, 16, 16)
 
 
 def test_workers_read_the_same_samples_in_the_same_order(store):

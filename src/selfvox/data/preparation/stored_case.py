@@ -75,6 +75,14 @@ def sort_cases(cases: Iterable[StoredCase]) -> list[StoredCase]:
     return sorted(cases, key=lambda case: naming.natural_key(case.id))
 
 
+def cases_by_subject(cases: Iterable[StoredCase]) -> dict[str, list[StoredCase]]:
+    """The cases of each person, in their order."""
+    listed: dict[str, list[StoredCase]] = {}
+    for case in cases:
+        listed.setdefault(case.subject, []).append(case)
+    return listed
+
+
 def subject_grades(cases: Iterable[StoredCase]) -> dict[str, int]:
     """The highest grade of each subject's cases; without the subjects that have none."""
     highest: dict[str, int] = {}

@@ -11,9 +11,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from selfvox.data.preparation.store import Store
-from selfvox.data.preparation.stored_case import StoredCase
+from selfvox.data.preparation.stored_case import StoredCase, cases_by_subject
 from selfvox.data.sampling.crop_size import volume_edges
-from selfvox.data.sampling.sample_order import case_index, sample_generator
+from selfvox.data.sampling.sample_order import case_index, partner_index, sample_generator
 from selfvox.errors import DataError
 
 TRIES = 8  # positions tried before a constant slice is returned
@@ -24,7 +24,9 @@ class Crops(Dataset[dict[str, Tensor]]):
     """Random crops of stored cases, without end; order and positions follow from the seed.
 
     An item is `image` (channel, *crop) float32, `subject` (a number for the person), and with
-    `labels` also `label` (*crop) uint8 and `spacing` (d,) in mm.
+    `labels` also `label` (*crop) uint8 and `spacing` (d,) in mm. With `pairs` it also is `partner`
+    (channel, *crop): the crop at the same place of another scan of the person, or `image` itself
+    where there is none.
 
     A crop that is damaged, or has values that are not finite, is replaced by that of the next
     sample, and the item's `left_out` says why: `ID: reason`, else an empty text. With `labels`, of
@@ -41,6 +43,7 @@ class Crops(Dataset[dict[str, Tensor]]):
         axis: crops of slices: one voxel along this axis of the volume, an axis that the items do
             not have. Without labels, the first of a few positions with a slice that is not
             constant.
+        pairs: read a second scan of the person too.
     """
 
     def __init__(
@@ -53,6 +56,7 @@ class Crops(Dataset[dict[str, Tensor]]):
         labels: bool = False,
         foreground: float = 0.0,
         axis: int | None = None,
+        pairs: bool = False,
     ):
         self.store = store
         self.cases = list(cases)
@@ -61,9 +65,11 @@ class Crops(Dataset[dict[str, Tensor]]):
         self.labels = labels
         self.foreground = foreground
         self.axis = axis
+        self.pairs = pairs
         # numbered in the order of the cases, which is the same on all devices
         subjects = dict.fromkeys(case.subject for case in cases)
         self._subject_numbers = {subject: number for number, subject in enumerate(subjects)}
+        self._cases_by_subject = cases_by_subject(self.cases)
 
     def __getitem__(self, sample: int) -> dict[str, Tensor]:
         if self.labels:
@@ -87,6 +93,8 @@ class Crops(Dataset[dict[str, Tensor]]):
         case = self._case(sample)
         start, image = self._draw_crop(case, sample_generator(self.seed, sample))
         arrays = {"image": image}
+        if self.pairs:
+            arrays["partner"] = self._partner_crop(case, sample, start, image)
         if self.labels:
             arrays["label"] = self.store.label_crop(case, start, self.size)
         item = {name: torch.from_numpy(array) for name, array in arrays.items()}
@@ -115,6 +123,26 @@ class Crops(Dataset[dict[str, Tensor]]):
             start = self._draw_start(case, rng)
             image = self.store.crop(case, start, self.size)
         return start, image
+
+    def _partner_crop(
+        self, case: StoredCase, sample: int, start: Sequence[int], image: np.ndarray
+    ) -> np.ndarray:
+        """The crop of another scan of the person, as far from its ends as `start` is from these."""
+        partners = [other for other in self._cases_by_subject[case.subject] if other.id != case.id]
+        if not partners:
+            return image
+        partner = partners[partner_index(self.seed, sample, len(partners))]
+        partner_start = []
+        axes = zip(start, case.shape, partner.shape, self.size, strict=True)
+        for first, extent, partner_extent, edge in axes:
+            room = extent - edge
+            partner_room = partner_extent - edge
+            if room > 0 and partner_room > 0:
+                partner_start.append(round(first / room * partner_room))
+            else:
+                # the middle; of a scan that is smaller than the crop it is negative
+                partner_start.append(partner_room // 2)
+        return self.store.crop(partner, partner_start, self.size)
 
     def _draw_start(self, case: StoredCase, rng: np.random.Generator) -> list[int]:
         """The crop's first voxel.

@@ -21,6 +21,12 @@ def sample_generator(seed: int, sample: int) -> np.random.Generator:
     return np.random.default_rng((seed, 1, sample))
 
 
+def partner_index(seed: int, sample: int, count: int) -> int:
+    """Which of `count` other scans of the same person a sample is paired with."""
+    # 7 sets these numbers apart from those of the samples, which do not depend on pairs
+    return int(np.random.default_rng((seed, 7, sample)).integers(count))
+
+
 # once per epoch, not per sample; samples of two epochs may take turns
 @functools.lru_cache(maxsize=4)
 def _order(seed: int, epoch: int, count: int) -> np.ndarray:
