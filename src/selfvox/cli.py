@@ -22,6 +22,7 @@ from selfvox import cli_help
 from selfvox.errors import ResourceError, SelfvoxError, UsageError, did_you_mean
 from selfvox.functions import run_verb
 from selfvox.runs.atomic_files import DISK_FULL_ERRORS
+from selfvox.runs.progress import quiet_console
 from selfvox.runs.stop_signals import handle_stop_signals, request_stop
 from selfvox.settings import safe_yaml
 from selfvox.settings.options import Option, check_names, options, resolve, to_yaml
@@ -90,7 +91,8 @@ def _run(verb: str, arguments: list[str]) -> None:
         if flags.get("print_config"):
             print(to_yaml(resolved), end="")
         else:
-            run_verb(resolved)
+            with quiet_console() if flags.get("quiet") else contextlib.nullcontext():
+                run_verb(resolved)
 
 
 # reading
@@ -144,7 +146,7 @@ def _parser(verb: str, verb_options: list[Option]) -> _Parser:
             parser.add_argument(*spellings, dest=option.name)
     parser.add_argument("--config")
     parser.add_argument("-h", "--help", action="store_true")
-    for flag in ("--print-config", "--debug", "--version"):
+    for flag in ("--print-config", "--quiet", "--debug", "--version"):
         parser.add_argument(flag, action="store_true")
     parser.add_argument("words", nargs="*")
     return parser

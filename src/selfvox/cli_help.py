@@ -74,6 +74,7 @@ def of_verb(verb: str, task: str | None) -> str:
     lines += ["", "Always:"]
     lines += _row("--config FILE", "settings from a YAML file; the command line overrides it")
     lines += _row("--print-config", "print all settings as YAML and exit")
+    lines += _row("--quiet", "print errors and tables alone, no messages and no progress")
     lines += _row("--debug", "show the traceback of an error")
     return "\n".join(lines)
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from selfvox.errors import UsageError
+from selfvox.runs.log_file import forget_earlier_lines
 from selfvox.settings import python_syntax
 from selfvox.settings.options import Option, options, resolve
 from selfvox.settings.verbs import VERBS
@@ -66,6 +67,7 @@ def run_verb(settings: Any, **live: Any) -> Any:
         settings: resolved settings, such as `Pretrain(...)`.
         live: Python objects, which a settings file cannot contain.
     """
+    forget_earlier_lines()
     name = type(settings).__name__.lower()
     module = importlib.import_module(f"selfvox.commands.{name}")
     return getattr(module, name)(settings, **live)

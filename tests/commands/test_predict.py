@@ -20,6 +20,7 @@ import torch
 from PIL import Image as Pillow
 
 import selfvox
+from selfvox.cli import main
 from selfvox.commands.evaluate import evaluate
 from selfvox.commands.predict import predict
 from selfvox.data.preparation import prepare_case
@@ -48,6 +49,7 @@ def content(folder):
     if "cases.jsonl" in files:
         records = [json.loads(line) for line in files["cases.jsonl"].splitlines()]
         files["cases.jsonl"] = [record | {"work": None} for record in records]
+    files.pop("log.txt", None)
     return files
 
 
@@ -183,7 +185,8 @@ def test_two_runs_write_the_same_bytes(run, scans, tmp_path):
 
 def test_no_text_of_the_header_and_no_path_is_written(run, scans, tmp_path):
     predict(Predict(run=run, scans=scans, out=tmp_path / "out"))
-    for path in (tmp_path / "out").iterdir():
+    # the log has what was printed, with the paths as they were given
+    for path in set((tmp_path / "out").iterdir()) - {tmp_path / "out" / "log.txt"}:
         raw = (
             bytes(nib.load(path).header.binaryblock) if path.suffix == ".gz" else path.read_bytes()
         )
@@ -319,7 +322,7 @@ def test_a_folder_that_another_process_predicts_into_is_left_alone(run, scans, t
         pytest.raises(BusyError, match="name another --out"),
     ):
         predict(Predict(run=run, scans=scans, out=tmp_path / "out"))
-    assert list((tmp_path / "out").iterdir()) == []
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["log.txt"]
 
 
 @pytest.mark.parametrize("name", ["review.csv", "classes.json"])
@@ -566,6 +569,27 @@ def test_the_size_of_maps_is_printed_before_they_are_written(tmp_path, capsys):
     assert float(numbers["maps"]) == pytest.approx(expected / 1e6, rel=0.01)
     assert float(numbers["probabilities"]) == pytest.approx(4 * 3 * 6000 / 1e6, rel=0.01)
     assert float(numbers["passes"]) <= 4 * 3 * 6000 / 1e6
+
+
+def test_the_log_has_every_line_with_its_time_also_where_nothing_is_printed(
+    run, scans, tmp_path, capsys
+):
+    out = tmp_path / "out"
+    words = ["predict", str(run), str(scans), "--out", str(out), "--device", "cpu"]
+    assert main(words) == 0
+    printed = capsys.readouterr().err.splitlines()
+    lines = (out / "log.txt").read_text().splitlines()
+    stamp = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d[+-]\d{4}  "
+    assert [re.sub(stamp, "", line, count=1) for line in lines] == printed
+    assert all(re.match(stamp, line) for line in lines)
+    (scans / "torn.nii.gz").write_bytes(b"no scan")
+    assert main([*words, "--quiet"]) == 3
+    (error,) = capsys.readouterr().err.splitlines()
+    assert "1 of 4 scans could not be predicted" in error
+    later = (out / "log.txt").read_text().splitlines()
+    assert later[: len(lines)] == lines
+    assert "1 of 4 scans could not be predicted" in later[-1]
+    assert any("torn.nii.gz: " in line for line in later[len(lines) :])
 
 
 @pytest.mark.parametrize("status", ["stopped", "failed", "running"])

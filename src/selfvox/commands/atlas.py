@@ -46,8 +46,8 @@ def atlas(settings: Atlas) -> list[Path]:
         rejected = _predict(todo, len(cases), predictions, settings)
         predictions.write_review()
         folder.write_rejected(rejected, len(cases))
-    echo(f"predictions: {settings.out} ({len(cases)} scans)")
-    echo(f"next: selfvox evaluate {settings.out} TRUTH/ --out scores.csv")
+        echo(f"predictions: {settings.out} ({len(cases)} scans)")
+        echo(f"next: selfvox evaluate {settings.out} TRUTH/ --out scores.csv")
     return [folder.label_file(case) for case in cases]
 
 

@@ -46,8 +46,8 @@ def predict(settings: Predict) -> list[Path]:
         if settings.subset != "train":
             _warn_of_trained_scans(job, cases)
         job.folder.write_rejected(rejected, len(cases))
-    echo(f"predictions: {job.result} ({len(cases)} scans)")
-    echo(f"next: selfvox evaluate {settings.out} {job.truth} --out scores.csv")
+        echo(f"predictions: {job.result} ({len(cases)} scans)")
+        echo(f"next: selfvox evaluate {settings.out} {job.truth} --out scores.csv")
     return job.outputs(cases)
 
 

@@ -11,6 +11,7 @@
 - `maps/`: of several passes, on request: `ID_entropy.nii.gz` and so on, and their picture
   `ID_maps.png`.
 - `rejected.csv`: scans that could not be predicted, and why.
+- `log.txt`: what every command printed, with time stamps.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from selfvox.prediction.work_record import Facts
 from selfvox.runs import strict_json
 from selfvox.runs.atomic_files import folder_lock, sha256, write_csv, write_json
 from selfvox.runs.ledger import append_record, read_records, write_records
+from selfvox.runs.log_file import log_to
 from selfvox.runs.progress import echo
 
 FORMAT = 1  # of predictions.json
@@ -43,6 +45,7 @@ CLASS_TABLE = "predictions.csv"
 LEDGER = "cases.jsonl"
 REVIEW_TABLE = "review.csv"
 REJECTED_TABLE = "rejected.csv"
+LOG = "log.txt"
 MAPS_FOLDER = "maps"
 PROBABILITY_ENDING = "_probabilities"
 # files that are not of one case; found in a folder without a card, they are somebody else's
@@ -123,7 +126,7 @@ class OutputFolder:
             self.path.mkdir(parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError):
             raise UsageError(f"{self.path}: is a file; name a folder for the predictions") from None
-        with folder_lock(self.path):
+        with folder_lock(self.path), log_to(self.path / LOG):
             yield
 
     def open(

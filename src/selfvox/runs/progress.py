@@ -11,6 +11,9 @@ from typing import Any
 
 from rich.console import Console
 
+from selfvox.runs.log_file import write_to_log
+
+_LOG_SECONDS = 10.0  # from one line of progress to the next
 console = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
@@ -26,6 +29,7 @@ class ProgressBar:
         # a monotonic clock: time of day may jump
         self._start_time = time.monotonic()
         self._last_print = self._start_time
+        self._last_log = self._start_time
 
     def advance(self, note: str = "", count: int = 1) -> None:
         """Count `count` more items as done; `note` is printed in the same line."""
@@ -40,14 +44,21 @@ class ProgressBar:
         """Print the line, if it is time; `share` of the current item is done too."""
         now_seconds = time.monotonic()
         finished = self.done >= self.total
-        if now_seconds - self._last_print < self._every_seconds and not finished:
+        to_log = finished or now_seconds - self._last_log >= _LOG_SECONDS
+        to_terminal = finished or now_seconds - self._last_print >= self._every_seconds
+        if not (to_log or to_terminal):
             return
-        self._last_print = now_seconds
         done = self.done + share
         seconds_per_item = (now_seconds - self._start_time) / (done - self._start or 1)
         remaining = format_seconds(seconds_per_item * (self.total - done))
         note = f"{note}  " if note else ""
         line = f"{self.title}  {self.done}/{self.total}  {note}{remaining} left"
+        if to_log:
+            self._last_log = now_seconds
+            write_to_log(line)
+        if not to_terminal:
+            return
+        self._last_print = now_seconds
         if console.is_terminal:
             _print(
                 line,
@@ -69,8 +80,9 @@ def progress_bar(title: str, total: int, start: int = 0) -> Iterator[ProgressBar
 
 
 def echo(text: str) -> None:
-    """Print one line for the person at the terminal."""
+    """Print one line for the person at the terminal, and write it to the log."""
     _print(text, markup=False)
+    write_to_log(text)
 
 
 def _print(text: str, **how: Any) -> None:
@@ -82,6 +94,17 @@ def _print(text: str, **how: Any) -> None:
 def silence() -> None:
     """Print nothing more: of several processes only the first one prints."""
     console.quiet = True
+
+
+@contextlib.contextmanager
+def quiet_console() -> Iterator[None]:
+    """Print no messages and no progress meanwhile; a log gets them all the same."""
+    before = console.quiet
+    console.quiet = True
+    try:
+        yield
+    finally:
+        console.quiet = before
 
 
 @contextlib.contextmanager
