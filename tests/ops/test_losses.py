@@ -10,6 +10,8 @@ import torch
 from selfvox.ops.losses import (
     dice_cross_entropy,
     dice_cross_entropy_regions,
+    log_dice,
+    log_dice_regions,
     nt_xent,
     soft_dice,
     soft_dice_regions,
@@ -194,14 +196,15 @@ def test_weights_make_a_weighted_mean_of_the_dice_of_the_classes(plain, compound
     assert float(compound(logits, target, weights) - cross_entropy) == pytest.approx(expected)
 
 
-LOSSES = [soft_dice, dice_cross_entropy, soft_dice_regions, dice_cross_entropy_regions]
+OF_REGIONS = [soft_dice_regions, log_dice_regions, dice_cross_entropy_regions]
+LOSSES = [soft_dice, log_dice, dice_cross_entropy, *OF_REGIONS]
 
 
 def drawn(loss, *space):
     """Logits and a target of two samples and three classes or regions."""
     rng = torch.Generator().manual_seed(0)
     logits = torch.randn(2, 3, *space, generator=rng)
-    if loss in (soft_dice_regions, dice_cross_entropy_regions):
+    if loss in OF_REGIONS:
         return logits, torch.rand(2, 3, *space, generator=rng) > 0.5
     return logits, torch.randint(3, (2, *space), generator=rng)
 
@@ -249,6 +252,47 @@ def test_soft_dice_of_the_truth_is_minus_one_and_of_an_absent_class_too():
     target[:, :2] = 1
     logits = torch.nn.functional.one_hot(target.long(), 3).movedim(-1, 1) * 100.0
     assert float(soft_dice(logits, target)) == pytest.approx(-1, abs=1e-5)
+
+
+@pytest.mark.parametrize("weights", [None, [1.0, 2.0, 5.0, 7.0]])
+def test_log_dice_equals_loops_over_the_classes_that_are_present(weights):
+    rng = torch.Generator().manual_seed(0)
+    logits = torch.randn(2, 4, 5, 3, generator=rng)
+    target = torch.randint(3, (2, 5, 3), generator=rng)  # class 3 is absent
+    probability = torch.softmax(logits.double(), 1).movedim(1, -1).reshape(-1, 4)
+    total = weight = 0.0
+    for c in range(3):
+        overlap = predicted = present = 0.0
+        for p, g in zip(probability[:, c].tolist(), target.flatten().tolist(), strict=True):
+            overlap, predicted, present = overlap + p * (g == c), predicted + p, present + (g == c)
+        counts = 1.0 if weights is None else weights[c]
+        total -= counts * math.log((2 * overlap + 1e-5) / (predicted + present + 1e-5))
+        weight += counts
+    given = None if weights is None else torch.tensor(weights)
+    assert float(log_dice(logits, target, given)) == pytest.approx(total / weight, rel=1e-5)
+    # of regions: the two classes of a softmax over (x, 0) are a region with the logit x
+    of_region = log_dice_regions(logits[:, :1], (target == 0)[:, None])
+    of_classes = log_dice(
+        torch.cat([torch.zeros_like(logits[:, :1]), logits[:, :1]], 1),
+        (target == 0).long(),
+        torch.tensor([0.0, 1.0]),
+    )
+    assert float(of_region) == pytest.approx(float(of_classes), rel=1e-5)
+
+
+@pytest.mark.parametrize(("loss", "keeps"), [(soft_dice, False), (log_dice, True)])
+def test_the_slope_of_log_dice_does_not_vanish_with_the_probability_of_a_class(loss, keeps):
+    target = torch.zeros(1, 20, 20, dtype=torch.long)
+    target[:, :2, :2] = 1
+
+    def slope(logit):
+        logits = torch.zeros(1, 2, 20, 20)
+        logits[:, 1] = logit
+        logits.requires_grad_()
+        loss(logits, target).backward()
+        return float(-logits.grad[0, 1, :2, :2].mean())
+
+    assert (slope(-8.0) > 0.5 * slope(-4.0)) == keeps
 
 
 @pytest.mark.parametrize("squared", [True, False])

@@ -60,10 +60,10 @@ def without_lesion(truth, validation):
 
 
 def test_a_lost_class_is_reported_once_in_time_and_again_at_the_end(finetuned):
-    during, end = finetuned(without_lesion)
+    during, end = finetuned(without_lesion, loss="dice")
     # after a third of the six steps
     assert during.startswith("warning: step 3: Dice of bright is 0 in every validation scan")
-    assert "--loss dice+ce" in during
+    assert "--loss log-dice" in during
     assert "saved network misses a class: Dice of bright is 0" in end
 
 
@@ -71,9 +71,9 @@ def test_a_class_that_recovers_is_not_reported_at_the_end(finetuned):
     def recovers(truth, validation):
         return truth if validation > 4 else without_lesion(truth, validation)
 
-    (during,) = finetuned(recovers, loss="dice+ce")
+    (during,) = finetuned(recovers, loss="log-dice")
     assert during.startswith("warning: step 3: Dice of bright")
-    assert "dice+ce" not in during
+    assert "log-dice" not in during
 
 
 def test_a_lost_region_is_reported_too(finetuned):
@@ -100,13 +100,13 @@ def test_class_weights_are_one_for_each_class(weights, shapes_store, tmp_path, s
 def test_class_weights_reach_the_loss(shapes_store, tmp_path, small, monkeypatch):
     monkeypatch.setattr(finetune, "draw_curve", lambda *_: None)
     received = []
-    loss = segmentation.LOSSES["dice", False]
+    loss = segmentation.LOSSES["log-dice", False]
 
     def recorded(logits, target, weights, trusted):
         received.append(weights.tolist())
         return loss(logits, target, weights, trusted=trusted)
 
-    monkeypatch.setitem(segmentation.LOSSES, ("dice", False), recorded)
+    monkeypatch.setitem(segmentation.LOSSES, ("log-dice", False), recorded)
     selfvox.finetune(
         shapes_store,
         out=tmp_path / "run",

@@ -10,6 +10,8 @@ from torch import Tensor
 
 from selfvox.ops.gather import gather_views, is_distributed
 
+SMOOTH = 1e-5  # in numerator and denominator of soft Dice
+
 
 class Retrieval(NamedTuple):
     """How well each view finds its partner; over the joint batch of all devices."""
@@ -150,7 +152,7 @@ def soft_dice(
     logits: Tensor,
     target: Tensor,
     weights: Tensor | None = None,
-    smooth: float = 1e-5,
+    smooth: float = SMOOTH,
     *,
     trusted: Tensor | None = None,
 ) -> Tensor:
@@ -174,7 +176,7 @@ def soft_dice_regions(
     logits: Tensor,
     target: Tensor,
     weights: Tensor | None = None,
-    smooth: float = 1e-5,
+    smooth: float = SMOOTH,
     *,
     trusted: Tensor | None = None,
 ) -> Tensor:
@@ -188,6 +190,48 @@ def soft_dice_regions(
         trusted: as in `soft_dice`.
     """
     return _negative_dice(logits.float().sigmoid(), target.float(), weights, smooth, trusted)
+
+
+def log_dice(
+    logits: Tensor,
+    target: Tensor,
+    weights: Tensor | None = None,
+    *,
+    trusted: Tensor | None = None,
+) -> Tensor:
+    """Negative logarithm of soft Dice, mean over the classes that the batch contains.
+
+    Wong et al. 2018, eq. 2 with an exponent of 1. The slope of soft Dice vanishes with the
+    probability of a class, so that a class which the others have pushed aside is never learnt; that
+    of its logarithm does not. A class that is absent has no Dice to learn from: it is left out.
+
+    Args:
+        logits: (batch, class, *space); softmax is taken here.
+        target: (batch, *space) integers.
+        weights: (class,) of the mean; default: all the same.
+        trusted: as in `soft_dice`.
+    """
+    probability = logits.float().softmax(1)
+    truth = F.one_hot(target.long(), logits.shape[1]).movedim(-1, 1).to(probability.dtype)
+    return _negative_log_dice(probability, truth, weights, trusted)
+
+
+def log_dice_regions(
+    logits: Tensor,
+    target: Tensor,
+    weights: Tensor | None = None,
+    *,
+    trusted: Tensor | None = None,
+) -> Tensor:
+    """Negative logarithm of soft Dice, mean over the regions that the batch contains.
+
+    Args:
+        logits: (batch, region, *space); each region's own sigmoid is taken here.
+        target: (batch, region, *space) bool.
+        weights: (region,) of the mean; default: all the same.
+        trusted: as in `soft_dice`.
+    """
+    return _negative_log_dice(logits.float().sigmoid(), target.float(), weights, trusted)
 
 
 def dice_cross_entropy(
@@ -234,17 +278,36 @@ def _negative_dice(
     smooth: float,
     trusted: Tensor | None,
 ) -> Tensor:
-    """Over (batch, class, *space) in float32; batch and voxels are summed before the ratio."""
+    dice, _ = _dice(probability, truth, smooth, trusted)
+    if weights is None:
+        return -dice.mean()
+    weights = weights.to(dice)
+    return -(dice * weights).sum() / weights.sum()
+
+
+def _negative_log_dice(
+    probability: Tensor, truth: Tensor, weights: Tensor | None, trusted: Tensor | None
+) -> Tensor:
+    dice, size = _dice(probability, truth, SMOOTH, trusted)
+    # no test for an absent class, which would wait for the device
+    weights = (torch.ones_like(dice) if weights is None else weights.to(dice)) * (size > 0)
+    return -(dice.log() * weights).sum() / weights.sum().clamp(min=1e-5)
+
+
+def _dice(
+    probability: Tensor, truth: Tensor, smooth: float, trusted: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Soft Dice and size of each class, of (batch, class, *space) in float32.
+
+    Batch and voxels are summed before the ratio.
+    """
     counted = truth
     if trusted is not None:
         probability = probability * trusted[:, None]
         counted = truth * trusted[:, None]
     batch_and_space = (0, *range(2, probability.ndim))
     overlap = (probability * truth).sum(batch_and_space)
-    total = probability.sum(batch_and_space) + counted.sum(batch_and_space)
+    size = counted.sum(batch_and_space)
     # smooth: a class that is absent and not predicted scores 1, not nan
-    dice = (2 * overlap + smooth) / (total + smooth)
-    if weights is None:
-        return -dice.mean()
-    weights = weights.to(dice)
-    return -(dice * weights).sum() / weights.sum()
+    dice = (2 * overlap + smooth) / (probability.sum(batch_and_space) + size + smooth)
+    return dice, size

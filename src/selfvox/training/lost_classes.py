@@ -83,4 +83,4 @@ class LostClasses:
     @property
     def _options(self) -> str:
         options = "larger --class-weights for it, or more scans that have it"
-        return f"--loss dice+ce, {options}" if self.loss == "dice" else options
+        return f"--loss log-dice, {options}" if self.loss == "dice" else options

@@ -302,5 +302,5 @@ def _warn_of_missing_classes(
     if names:
         echo(
             f"warning: {', '.join(names)}: in no pseudo-label, so that these teach its absence; "
-            "train with --loss dice+ce or larger --class-weights, or leave --unlabelled out"
+            "train with larger --class-weights, or leave --unlabelled out"
         )

@@ -243,7 +243,7 @@ class SegmentationObjective(Objective):
     Args:
         network: to train.
         values: label values in the order of the network's outputs.
-        loss: `dice` or `dice+ce`.
+        loss: `dice`, `log-dice` or `dice+ce`.
         augmentation: how samples are varied.
         frozen_steps: the encoder is frozen for so many steps.
         dropout: in the encoder and the decoder.
@@ -272,7 +272,7 @@ class SegmentationObjective(Objective):
         self.values = torch.tensor(values)
         self.membership = None if membership is None else torch.from_numpy(membership)
         # soft Dice is minimised with a minus sign, so the loss may be negative
-        self.loss_label = "loss (-Dice)" if loss == "dice" else "loss (cross-entropy - Dice)"
+        self.loss_label = LOSS_LABELS[loss]
         self.loss = LOSSES[loss, membership is not None]
         self.class_weights = None if class_weights is None else torch.tensor(class_weights)
         self.ignored = ignored
@@ -306,11 +306,18 @@ class SegmentationObjective(Objective):
         return self.membership.to(label.device)[:, label].movedim(0, 1)
 
 
+LOSS_LABELS = {
+    "dice": "loss (-Dice)",
+    "log-dice": "loss (-log Dice)",
+    "dice+ce": "loss (cross-entropy - Dice)",
+}
 # by the setting `loss`, and whether the outputs are regions
 LOSSES = {
     ("dice", False): losses.soft_dice,
+    ("log-dice", False): losses.log_dice,
     ("dice+ce", False): losses.dice_cross_entropy,
     ("dice", True): losses.soft_dice_regions,
+    ("log-dice", True): losses.log_dice_regions,
     ("dice+ce", True): losses.dice_cross_entropy_regions,
 }
 

@@ -157,10 +157,11 @@ class Finetune(PreparationSettings):
     ] = "full"
     # 5 labels, 100 steps, two seeds: Dice .48 and .82, dice+ce .14 and .77 (docs/results-log.md)
     loss: Annotated[
-        Literal["dice", "dice+ce"],
-        "soft Dice (paper B eq. 2), or the sum of soft Dice and cross-entropy",
+        Literal["dice", "log-dice", "dice+ce"],
+        "log-dice: minus the logarithm of soft Dice, which keeps small classes alive; dice: minus "
+        "soft Dice (paper B eq. 2); dice+ce: minus soft Dice, plus cross-entropy",
         TRAINING,
-    ] = "dice"
+    ] = "log-dice"
     class_weights: Annotated[
         tuple[Annotated[float, NotNegative], ...] | None,
         "weight of the Dice of each class in the loss, the background first, such as 1,2,2, or of "
