@@ -1,12 +1,13 @@
 """What each part of the fine-tuning recipe changes, measured on validation subjects.
 
-    python experiments/ablation.py OUT oasis=DATA hippocampus=DATA --labels 1 --draws 3 \
+    python experiments/ablation.py OUT oasis=DATA hippocampus=DATA --labels 1 --seeds 0,2,3 \
         --arm "light: --augment light" --arm "strong: --augment strong"
 
 Each data set is prepared once, with fixed test and validation subjects. An arm is a name and
 options of `selfvox finetune`; `{data}` in them stands for the name of the data set. Every arm
-trains with every draw of labelled subjects and keeps its last weights, so that validation chooses
-nothing inside a run and its score is comparable between arms. Test subjects are never read.
+trains with every seed, which also draws the labelled subjects, and keeps its last weights, so that
+validation chooses nothing inside a run and its score is comparable between arms. Test subjects are
+never read.
 A second call continues where the first one stopped and prints the table of all arms in OUT.
 """
 
@@ -36,10 +37,11 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("data", nargs="*", help="NAME=FOLDER")
     parser.add_argument("--labels", type=int, default=1)
-    parser.add_argument("--draws", type=int, default=3)
+    parser.add_argument("--seeds", default="0,1,2", help="each draws other labelled subjects")
     parser.add_argument("--arm", action="append", default=[], help="NAME: OPTIONS of finetune")
     arguments = parser.parse_args()
-    for draw in range(arguments.draws):  # all arms of a draw first: an early table is balanced
+    # all arms of a seed first: an early table is balanced
+    for draw in map(int, arguments.seeds.split(",")):
         for entry in arguments.data:
             name, folder = entry.split("=", 1)
             store = prepare(arguments.out, name, Path(folder))
