@@ -200,7 +200,7 @@ def finetune(
     schedule: Literal["ramp", "sawtooth"] = "ramp",
     encoder_lr: float = 0.1,
     head: Literal["full", "linear"] = "full",
-    loss: Literal["dice", "dice+ce"] = "dice",
+    loss: Literal["dice", "log-dice", "dice+ce"] = "log-dice",
     class_weights: float | Sequence[float] | None = None,
     regions: str | None = None,
     train_on: Literal["classes", "regions"] = "classes",
@@ -279,7 +279,8 @@ def finetune(
             `learning_rate`; from scratch all layers have the same.
         head: layers after the encoder: full (a decoder; two layers for classification) or one
             linear layer, which with freeze="always" is a linear probe.
-        loss: soft Dice (paper B eq. 2), or the sum of soft Dice and cross-entropy.
+        loss: log-dice: minus the logarithm of soft Dice, which keeps small classes alive; dice:
+            minus soft Dice (paper B eq. 2); dice+ce: minus soft Dice, plus cross-entropy.
         class_weights: weight of the Dice of each class in the loss, the background first, such
             as (1, 2, 2), or of each region; default: all the same.
         regions: sets of classes, also scored; they may overlap, such as 'WT=1,2,4;TC=1,4;ET=4';
