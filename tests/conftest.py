@@ -163,6 +163,16 @@ def write_scan(path, data, matrix=None):
     return path
 
 
+def content(folder):
+    """The bytes of predictions; without the log, and the time and the costs of the work."""
+    files = {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.is_file()}
+    if "cases.jsonl" in files:
+        records = [json.loads(line) for line in files["cases.jsonl"].splitlines()]
+        files["cases.jsonl"] = [record | {"work": None} for record in records]
+    files.pop("log.txt", None)
+    return files
+
+
 @pytest.fixture
 def run(tmp_path):
     return make_run(tmp_path / "run")

@@ -32,7 +32,7 @@ from selfvox.runs import progress
 from selfvox.settings.verbs import Evaluate, Predict
 from selfvox.settings.verbs.predict import MAPS
 
-from ..conftest import affine, blob, make_run, write_scan
+from ..conftest import affine, blob, content, make_run, write_scan
 
 GRIDS = {
     "straight": affine(),
@@ -41,16 +41,6 @@ GRIDS = {
     "oblique": affine(turn=0.4),
     "oblique, permuted and flipped": affine(turn=-0.7, axes=(1, 2, 0), signs=(-1, -1, 1)),
 }
-
-
-def content(folder):
-    """The bytes of the files; of the ledger, without the time and the costs of the work."""
-    files = {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
-    if "cases.jsonl" in files:
-        records = [json.loads(line) for line in files["cases.jsonl"].splitlines()]
-        files["cases.jsonl"] = [record | {"work": None} for record in records]
-    files.pop("log.txt", None)
-    return files
 
 
 def bright(network):

@@ -295,7 +295,7 @@ def test_scans_of_another_folder_are_prepared_by_the_encoders_recipe(
 
 def test_scans_without_labels_are_no_probe(shapes_store, tmp_path, small):
     phantom.write(tmp_path / "bare", "shapes", count=3, labelled=0)
-    with pytest.raises(DataError, match="has labels of 0 subjects"):
+    with pytest.raises(DataError, match="has neither labels nor grades"):
         selfvox.pretrain(
             shapes_store,
             out=tmp_path / "run",

@@ -21,7 +21,7 @@ from selfvox.uncertainty import passes as module
 from selfvox.uncertainty.mc_dropout import Dropout, is_activation
 from selfvox.uncertainty.passes import SubNetworks, run_passes
 
-from ..conftest import blob, make_run, write_scan
+from ..conftest import blob, content, make_run, write_scan
 
 WINDOW = (16, 16, 16)
 KINDS = pytest.mark.parametrize("kind", ["channel", "element"])
@@ -259,10 +259,6 @@ def test_a_full_device_computes_fewer_passes_at_a_time(monkeypatch):
 # the verb
 
 
-def content(folder):
-    return {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.is_file()}
-
-
 def label(path):
     return np.asarray(nib.load(path).dataobj)
 
@@ -426,8 +422,8 @@ from selfvox.prediction.output_folder import OutputFolder
 
 record = OutputFolder.record
 
-def killed(self, case, **more):
-    record(self, case, **more)
+def killed(self, case, work, **more):
+    record(self, case, work, **more)
     os.kill(os.getpid(), signal.SIGKILL)
 
 OutputFolder.record = killed

@@ -770,7 +770,7 @@ def test_a_table_of_classes_has_no_names_of_slices(tmp_path):
         path.rename(path.with_stem(f"{NAME}_{path.stem}"))
     (case,) = sources.find_dataset(tmp_path / "in").cases
     folder = OutputFolder(tmp_path, answers_only=True)
-    folder.record(case, answer={"class": "0", "probabilities": [1.0]})
+    folder.record(case, {}, answer={"class": "0", "probabilities": [1.0]})
     write_class_table(
         tmp_path / "predictions.csv", [case], folder.answers(), ["0"], with_votes=False
     )
