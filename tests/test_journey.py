@@ -226,7 +226,7 @@ def test_pictures_go_the_same_way(tmp_path):
         ("finetune store --encoder nowhere --out x", 4, "has no encoder.json"),
         ("finetune store --encoder store/manifest.json --out x", 4, "has no encoder.json"),
         ("finetune scans/images --encoder none --out x --steps 1", 3, "neither labels nor grades"),
-        ("finetune store --encoder none --labels 99 --out x", 2, "there are 4 to train on"),
+        ("finetune store --encoder none --labels 99 --out x", 2, "store has 4 to train on"),
         ("finetune store --encoder none --labels 2 --fraction 0.5 --out x", 2, "give one of them"),
         ("predict runs/rotation scans/images --out x", 4, "is a pre-training run"),
         ("evaluate nowhere scans/labels", 3, "nowhere"),

@@ -224,15 +224,15 @@ def test_epochs_are_passes_over_the_scans(shapes_store, tmp_path, small):
 def test_a_second_crop_of_a_scan_is_not_taken_for_another_scan(
     shapes_store, tmp_path, small, monkeypatch
 ):
-    ask = Exemplar.make_batch
+    ask = Exemplar.make_pair_batch
     scans = []
 
-    def noted(self, images, rng, scan=None):
-        batch = ask(self, images, rng, scan)
+    def noted(self, images, partners, rng, scan=None):
+        batch = ask(self, images, partners, rng, scan)
         scans.append((scan.tolist(), scan[batch["other"]].tolist()))
         return batch
 
-    monkeypatch.setattr(Exemplar, "make_batch", noted)
+    monkeypatch.setattr(Exemplar, "make_pair_batch", noted)
     # six scans that are not for testing
     selfvox.pretrain(
         shapes_store, out=tmp_path / "run", task="exemplar+rotation", steps=2, batch=9, **small

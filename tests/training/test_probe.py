@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -61,9 +62,12 @@ def intensity_store(tmp_path_factory):
         for case in store.cases
     }
     for case in store.cases:
-        store._open["images", case.id] = truth[case.id][None].astype(np.float16)
-        store._open["labels", case.id] = truth[case.id].astype(np.uint8)
-        store._open["foreground", case.id] = np.argwhere(truth[case.id])[:, [0, 0, 1, 2]]
+        for kind, values in (
+            ("images", truth[case.id][None].astype(np.float16)),
+            ("labels", truth[case.id].astype(np.uint8)),
+            ("foreground", np.argwhere(truth[case.id])[:, [0, 0, 1, 2]]),
+        ):
+            store._open[kind, case.id] = SimpleNamespace(values=values)
     return store
 
 
@@ -84,8 +88,9 @@ def test_the_score_is_that_of_the_test_cases(intensity_store, monkeypatch):
     training, test = split_probe_cases(intensity_store, (), seed=0)
     for case in test:
         # every voxel looks like the class before its own: all predictions are wrong
-        labels = intensity_store._open["labels", case.id]
-        monkeypatch.setitem(intensity_store._open, ("labels", case.id), (labels + 1) % 3)
+        labels = intensity_store._open["labels", case.id].values
+        wrong = SimpleNamespace(values=(labels + 1) % 3)
+        monkeypatch.setitem(intensity_store._open, ("labels", case.id), wrong)
     scores = probe(Sees(), intensity_store, training, test, CROP, 0)
     assert (scores["linear"], scores["knn"]) == (0.0, 0.0)
     assert probe(Sees(), intensity_store, training, training, CROP, 0)["linear"] == 1.0
