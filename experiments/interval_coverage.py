@@ -6,8 +6,7 @@ Every simulated study has differences between a method and its twin for each pre
 of labels and test subject: random effects of all three, of each pair of them (a draw's twin is
 shared by its pre-trainings, so that draw and subject go together) and of each single score. The
 true difference is 0. With one pre-training the effect of the pre-training is left out: the
-interval is about this one, and says so. `bootstrap` is what selfvox did until November 2026:
-pre-trainings, draws and subjects resampled.
+interval is about this one, and says so.
 """
 
 from __future__ import annotations
@@ -73,30 +72,13 @@ def coverage(
     """
     right = 0
     for _ in range(studies):
-        intervals = []
+        confidences = []
         for _ in range(counts):
             differences = simulate(rng, shape, deviations)
             error = error_of_mean(differences)
             assert error is not None
-            intervals.append(error.interval(float(differences.mean()), simultaneous(counts)))
-        right += all(low <= 0 <= high for low, high in intervals)
-    return right / studies
-
-
-def bootstrap_coverage(
-    rng: np.random.Generator,
-    shape: tuple[int, int, int],
-    deviations: tuple[float, ...],
-    studies: int,
-) -> float:
-    """The same for the percentiles of 1000 resamples."""
-    right = 0
-    for _ in range(studies):
-        differences = simulate(rng, shape, deviations)
-        weights = [rng.multinomial(size, [1 / size] * size, 1000) / size for size in shape]
-        means = np.einsum("np,ns,nc,psc->n", *weights, differences, optimize=True)
-        low, high = np.percentile(means, (2.5, 97.5))
-        right += low <= 0 <= high
+            confidences.append(error.confidence_at(float(differences.mean())))
+        right += max(confidences) <= simultaneous(counts)
     return right / studies
 
 
@@ -115,13 +97,9 @@ def main() -> None:
         for count in pretrainings:
             shapes = [(count, draws, subjects) for draws in DRAWS for subjects in SUBJECTS]
             rows = {"interval": [coverage(rng, shape, deviations, studies) for shape in shapes]}
-            if deviations == HIPPOCAMPUS:
-                rows[f"simultaneous, {COUNTS} counts"] = [
-                    coverage(rng, shape, deviations, studies, COUNTS) for shape in shapes
-                ]
-                rows["bootstrap"] = [
-                    bootstrap_coverage(rng, shape, deviations, studies) for shape in shapes
-                ]
+            rows[f"simultaneous, {COUNTS} counts"] = [
+                coverage(rng, shape, deviations, studies, COUNTS) for shape in shapes
+            ]
             for kind, values in rows.items():
                 text = "  ".join(f"{value:.3f}" for value in values)
                 print(f"{name}, {count} pre-training(s), {kind}: {text}", flush=True)

@@ -10,9 +10,12 @@ share draws and subjects. A number beyond the curve counts by its sign.
 from __future__ import annotations
 
 import math
+import tempfile
+from pathlib import Path
 
 import numpy as np
 
+from selfvox.runs.run_folder import METRICS
 from selfvox.studies.labels_saved import labels_saved
 from selfvox.studies.results import Result
 
@@ -25,14 +28,14 @@ STUDIES = 400
 DRAW, RUN, SUBJECT, RESIDUAL = 0.01, 0.01, 0.05, 0.03
 
 
-def run_of(method: str, labels: int, seed: int, scores: np.ndarray) -> Result:
-    """A run with a Dice for each subject."""
+def run_of(folder: Path, method: str, labels: int, seed: int, scores: np.ndarray) -> Result:
+    """A run with a Dice for each subject; `folder` has its metrics."""
     rows = tuple(
         {"case": str(case), "class": "1", "name": "all", "dice": str(score)}
         for case, score in enumerate(scores)
     )
     return Result(
-        paths=(),
+        paths=(folder,),
         method=method,
         twin=None,
         labels=labels,
@@ -47,7 +50,7 @@ def run_of(method: str, labels: int, seed: int, scores: np.ndarray) -> Result:
 
 
 def simulate(
-    rng: np.random.Generator, draws: int, factor: float
+    rng: np.random.Generator, folder: Path, draws: int, factor: float
 ) -> tuple[dict[int, list[Result]], dict[int, list[Result]]]:
     """The runs of the method and of the twin, by number of labels."""
     of_subject = SUBJECT * rng.normal(size=SUBJECTS)
@@ -59,12 +62,20 @@ def simulate(
             for seed in range(draws):
                 mean = 0.7 + SLOPE * math.log(worth) + of_draw[seed] + RUN * rng.normal()
                 scores = mean + of_subject + RESIDUAL * rng.normal(size=SUBJECTS)
-                runs[method][labels].append(run_of(method, labels, seed, scores))
+                runs[method][labels].append(run_of(folder, method, labels, seed, scores))
     return runs["method"], runs["twin"]
 
 
 def main() -> None:
     """Print a line for each number of draws and labels."""
+    with tempfile.TemporaryDirectory() as folder:
+        # of a run that has converged
+        (Path(folder) / METRICS).write_text('{"step": 1, "loss": 1, "dice_mean": 0.5}\n')
+        simulate_studies(Path(folder))
+
+
+def simulate_studies(folder: Path) -> None:
+    """Simulate all studies; `folder` has the metrics of their runs."""
     rng = np.random.default_rng(0)
     for factor in FACTORS:
         for draws in (3, 5, 10):
@@ -72,7 +83,7 @@ def main() -> None:
             right = dict.fromkeys(COUNTS, 0)
             numbers: dict[int, list[float]] = {labels: [] for labels in COUNTS}
             for _ in range(STUDIES):
-                method, twin = simulate(rng, draws, factor)
+                method, twin = simulate(rng, folder, draws, factor)
                 for labels in COUNTS:
                     saved = labels_saved(method[labels], twin, "all")
                     true = (factor - 1) * labels

@@ -11,7 +11,7 @@ import numpy as np
 from scipy.optimize import isotonic_regression
 
 from selfvox.studies.convergence import has_curve, late_change
-from selfvox.studies.random_effects import error_of_mean
+from selfvox.studies.random_effects import CONFIDENCE, error_of_mean
 from selfvox.studies.results import Result
 from selfvox.studies.statistics import as_array, contributions, pair_runs
 
@@ -181,8 +181,7 @@ def _interval(
         difference = ours - (1 - share) * theirs[right - 1] - share * theirs[right]
         error = error_of_mean(difference)
         assert error is not None
-        low, high = error.interval(float(difference.mean()))
-        if low <= 0 <= high:
+        if error.confidence_at(float(difference.mean())) <= CONFIDENCE:
             inside.append(float(position))
     first = min(inside, default=positions[-1] if place > 0 else positions[0])
     last = max(inside, default=first)

@@ -89,10 +89,10 @@ def _footnotes(rows: Sequence[Row], result: Result) -> list[str]:
         "validation score (or loss) that improved until the last fifth of the steps; train longer.",
         "sd: over runs. Differences are paired by seed and case with the from-scratch twin: same",
         "network, labels and steps. Wins: twins that are worse than the mean of the runs paired",
-        "with them. 95 %: Student's t over pre-trainings, draws of labels and subjects, if there",
-        "are several; all labels: right at all numbers of labels together. Labels saved: how many",
-        "more the twin needs for the same score, by its curve; unknown if that has one point or",
-        "has not converged (summary.csv has the reason).",
+        "with them. 95 %: over pre-trainings, draws of labels and subjects, if there are several;",
+        "all labels: right at all numbers of labels together. Labels saved: how many more the twin",
+        "needs for the same score, by its curve; unknown if that has one point or has not",
+        "converged (summary.csv has the reason).",
     ]
     if any(row["low"] is not None and FACTORS[0] not in row["over"] for row in rows):
         lines.append("Of methods with one pre-training, intervals are about this one.")

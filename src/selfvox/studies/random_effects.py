@@ -8,23 +8,50 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy import stats
+from scipy import special
+from scipy.optimize import brentq
+from scipy.stats import qmc
 
 FACTORS = ("pre-training", "draw", "subject")  # the axes of the differences
 CONFIDENCE = 0.95
+POINTS = 1024  # of the fiducial distribution; a power of two, as Sobol sequences need
 
 
 class MeanError(NamedTuple):
     """How far a mean may be from that of all pre-trainings, draws and subjects."""
 
     error: float  # standard error of the mean
-    df: float  # Satterthwaite's degrees of freedom; inf where nothing varies
+    variances: np.ndarray  # (point,) of the mean, drawn from their fiducial distribution
     over: tuple[str, ...]  # the factors that vary, which the error is about
 
     def interval(self, mean: float, confidence: float = CONFIDENCE) -> tuple[float, float]:
-        """The interval of Student's t around a mean."""
-        reach = float(stats.t.ppf((1 + confidence) / 2, self.df)) * self.error
+        """The interval around a mean with this confidence.
+
+        Its distance from the mean is the quantile of a normal variable whose variance is one of
+        `variances`, each as likely (generalised confidence interval, Weerahandi 1993). With one
+        factor this is Student's t; with two it is the solution of Behrens and Fisher, which is
+        right at least as often as it says. Satterthwaite's degrees of freedom are not: where the
+        factor with the fewest levels varies most and its few levels are alike by chance, they give
+        the degrees of freedom of the others.
+        """
+        if self.error == 0:
+            return mean, mean
+
+        def excess(distance: float) -> float:
+            return self.confidence_at(distance) - confidence
+
+        # it is between the distances of the least and of the largest variance alone
+        in_errors = math.sqrt(special.chdtri(1, 1 - confidence))
+        nearest = 0.99 * in_errors * math.sqrt(self.variances.min())
+        farthest = 1.01 * in_errors * math.sqrt(self.variances.max())
+        reach = float(brentq(excess, nearest, farthest))
         return mean - reach, mean + reach
+
+    def confidence_at(self, distance: float) -> float:
+        """The confidence of the interval that ends at this distance from the mean."""
+        if self.error == 0:
+            return float(distance != 0)
+        return float(special.chdtr(1, distance**2 / self.variances).mean())
 
 
 def simultaneous(intervals: int, confidence: float = CONFIDENCE) -> float:
@@ -37,14 +64,16 @@ def simultaneous(intervals: int, confidence: float = CONFIDENCE) -> float:
 
 
 def error_of_mean(differences: np.ndarray) -> MeanError | None:
-    """The standard error of the mean of differences, with its degrees of freedom.
+    """The standard error of the mean of differences, and what its variance may be.
 
     Every difference is the mean plus effects of its pre-training, draw and subject and a residual,
     all of them random. The variances of the effects are estimated by the method of moments from
     uncorrected sums of squares (Henderson's method 1; Searle, Casella and McCulloch 1992, 5.3),
     which allows for missing runs and is the analysis of variance where none are missing. Negative
-    estimates are set to 0. The degrees of freedom are Satterthwaite's (1946); if runs are missing,
-    they are approximate, since the mean squares then depend on each other.
+    estimates are set to 0. A mean square divided by its expectation is a chi-squared variable
+    divided by its degrees of freedom; solved for the expectation, it gives the variances that the
+    mean may have (Weerahandi 1993). If runs are missing, this is approximate, since the mean
+    squares then depend on each other.
 
     A factor with one level gives no variance: nothing is said about other pre-trainings if there
     is one only.
@@ -60,15 +89,25 @@ def error_of_mean(differences: np.ndarray) -> MeanError | None:
     if design is None:
         return None
     mean_squares = _mean_squares(differences, known, design)
-    # as sums of variances, of which none is negative
-    mean_squares = design.expected @ (design.inverse @ mean_squares).clip(min=0)
-    parts = design.weights * mean_squares
-    variance = max(0.0, float(parts.sum()))
-    if variance == 0:
-        return MeanError(0.0, math.inf, design.over)
-    df = variance**2 / float((parts**2 / design.freedom).sum())
-    # subtracted mean squares can take it below that of the least known factor
-    return MeanError(math.sqrt(variance), max(df, float(design.freedom.min())), design.over)
+    possible = mean_squares[:, None] / _relative_mean_squares(design.freedom)
+    estimate, *variances = _variances_of_mean(np.column_stack([mean_squares, possible]), design)
+    return MeanError(math.sqrt(estimate), np.array(variances), design.over)
+
+
+def _variances_of_mean(mean_squares: np.ndarray, design: _Design) -> np.ndarray:
+    """The variance of the mean (point,) that belongs to mean squares (mean square, point)."""
+    variances: np.ndarray = design.shares @ (design.inverse @ mean_squares).clip(min=0)
+    return variances
+
+
+@functools.lru_cache(maxsize=32)
+def _relative_mean_squares(freedom: tuple[int, ...]) -> np.ndarray:
+    """Mean squares divided by their expectations (mean square, point), always the same points."""
+    # each coordinate of the sequence has the left ends of so many equal parts of 0 to 1
+    points = qmc.Sobol(len(freedom), scramble=False).random(POINTS) + 0.5 / POINTS
+    half = np.array(freedom) / 2
+    relative: np.ndarray = (special.gammaincinv(half, points) / half).T
+    return relative
 
 
 Group = tuple[int, ...]  # the axes whose levels tell its groups apart
@@ -78,10 +117,9 @@ class _Design(NamedTuple):
     """What follows from which runs and subjects there are, whatever their scores."""
 
     groups: tuple[Group, ...]  # of each factor that varies, and of the residual
-    freedom: np.ndarray  # degrees of freedom of their mean squares
-    expected: np.ndarray  # (mean square, variance): how much of each variance is in it on average
-    inverse: np.ndarray  # (variance, mean square)
-    weights: np.ndarray  # of the mean squares in the variance of the mean
+    freedom: tuple[int, ...]  # degrees of freedom of their mean squares
+    inverse: np.ndarray  # (variance, mean square): the estimates of the variances
+    shares: np.ndarray  # how much of each variance is in the variance of the mean
     over: tuple[str, ...]
 
 
@@ -104,10 +142,9 @@ def _design(shape: tuple[int, ...], known_bytes: bytes) -> _Design | None:
     groups = (*((axis,) for axis in varying), (0, 1, 2))
     expected = _expected_mean_squares(known, groups, freedom)
     inverse = np.linalg.pinv(expected)
-    # how much of each variance is in the variance of the mean
     shares = np.array([(_counts(known, group) ** 2).sum() for group in groups]) / total**2
     over = tuple(FACTORS[axis] for axis in varying)
-    return _Design(groups, np.array(freedom), expected, inverse, shares @ inverse, over)
+    return _Design(groups, tuple(freedom), inverse, shares, over)
 
 
 def _counts(known: np.ndarray, group: Group) -> np.ndarray:
@@ -129,7 +166,7 @@ def _mean_squares(differences: np.ndarray, known: np.ndarray, design: _Design) -
         sums = values.sum(_others(group), keepdims=True)
         squares.append(float((sums**2 / np.maximum(_counts(known, group), 1)).sum()))
     squares[-1] -= sum(squares[:-1])
-    mean_squares: np.ndarray = np.array(squares) / design.freedom
+    mean_squares: np.ndarray = np.array(squares) / np.array(design.freedom)
     return mean_squares
 
 

@@ -57,7 +57,6 @@ COMPARISON_COLUMNS = (
     "low_simultaneous",
     "high_simultaneous",
     "error",
-    "df",
     "over",
     "labels_saved",
     "labels_saved_low",
@@ -127,6 +126,7 @@ def summarise(results: Sequence[Result]) -> list[dict[str, Any]]:
     """
     groups = group_results(results)
     rows = []
+    errors = []
     for (method, labels), group in groups.items():
         for name in group[0].names():
             row = {
@@ -141,8 +141,11 @@ def summarise(results: Sequence[Result]) -> list[dict[str, Any]]:
                 **_convergence(group),
                 **mean_and_sd([result.mean(name) for result in group]),
             }
-            rows.append(row | _compared(groups, group, group[0].twin, name))
-    return _with_simultaneous(rows)
+            columns, error = _compared(groups, group, group[0].twin, name)
+            rows.append(row | columns)
+            errors.append(error)
+    _add_simultaneous(rows, errors)
+    return rows
 
 
 def _convergence(group: Sequence[Result]) -> dict[str, Any]:
@@ -163,14 +166,19 @@ def compare_methods(
     """
     groups = group_results(results)
     rows = []
+    errors = []
     for method, reference in pairs:
         for (name_of_group, labels), group in groups.items():
             if name_of_group != method or (reference, labels) not in groups:
                 continue
             for name in group[0].names():
                 row = {"method": method, "labels": labels, "name": name, "score": group[0].key}
-                rows.append(row | _compared(groups, group, reference, name))
-    return _with_simultaneous([row for row in rows if row["twin"] is not None])
+                columns, error = _compared(groups, group, reference, name)
+                if columns["twin"] is not None:
+                    rows.append(row | columns)
+                    errors.append(error)
+    _add_simultaneous(rows, errors)
+    return rows
 
 
 def group_results(results: Sequence[Result]) -> dict[tuple[str, int], list[Result]]:
@@ -190,17 +198,20 @@ def mean_and_sd(values: Sequence[float]) -> dict[str, float | None]:
 
 def _compared(
     groups: Groups, group: Sequence[Result], twin: str | None, name: str
-) -> dict[str, Any]:
-    """The columns of a method's difference to its twin, or another; empty where there is none."""
+) -> tuple[dict[str, Any], MeanError | None]:
+    """The columns of a method's difference to its twin, or another, and its error.
+
+    The columns are empty where there is no difference.
+    """
     labels = group[0].labels
     pairs = pair_runs(group, groups.get((twin or "", labels), []))
     comparison = compare(pairs, name) if pairs else None
     if comparison is None:
-        return dict.fromkeys(COMPARISON_COLUMNS)
+        return dict.fromkeys(COMPARISON_COLUMNS), None
     twins = {count: runs for (method, count), runs in groups.items() if method == twin}
     saved = labels_saved(group, twins, name)
     error = comparison.error
-    return {
+    columns = {
         "twin": twin,
         "pairs": len(comparison.by_run),
         "twins": len(comparison.by_twin),
@@ -210,25 +221,23 @@ def _compared(
         "low_simultaneous": None,
         "high_simultaneous": None,
         "error": error.error if error else None,
-        "df": error.df if error else None,
         "over": " ".join(error.over) if error else None,
         "labels_saved": str(saved),
         "labels_saved_low": saved.low,
         "labels_saved_high": saved.high,
     }
+    return columns, error
 
 
-def _with_simultaneous(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def _add_simultaneous(rows: Sequence[dict[str, Any]], errors: Sequence[MeanError | None]) -> None:
     """Add the intervals that are right at all numbers of labels together, with 95 %."""
-    compared = [row for row in rows if row["error"] is not None]
-    groups = Counter(_curve_of(row) for row in compared)
-    for row in compared:
-        error = MeanError(row["error"], row["df"], ())
-        confidence = simultaneous(groups[_curve_of(row)])
+    compared = [(row, error) for row, error in zip(rows, errors, strict=True) if error is not None]
+    counts = Counter(_curve_of(row) for row, _ in compared)
+    for row, error in compared:
+        confidence = simultaneous(counts[_curve_of(row)])
         low, high = error.interval(row["difference"], confidence)
         row["low_simultaneous"] = low
         row["high_simultaneous"] = high
-    return list(rows)
 
 
 def _curve_of(row: Row) -> tuple[str, str, str]:
