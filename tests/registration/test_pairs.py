@@ -1,7 +1,9 @@
+import base64
 import gzip
 from collections import Counter
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 import selfvox
@@ -18,11 +20,18 @@ from selfvox.registration.pairs import (
 )
 
 
-def case(name, subject=None, contents=None, file=None):
+def picture(name):
+    """A coarse picture that is like no other."""
+    numbers = np.random.default_rng(list(name.encode()))
+    return base64.b64encode(numbers.bytes(512)).decode()
+
+
+def case(name, subject=None, contents=None, file=None, like=None):
     return SimpleNamespace(
         id=name,
         subject=subject or name,
         image_hash=f"file {file or name}",
+        coarse_picture=picture(like or name),
         sha256={"images": contents or name},
     )
 
@@ -40,6 +49,9 @@ STORE = SimpleNamespace(cases=[case("ann"), case("bob"), case("cyd"), case("dan"
         # of the same file, but prepared by another median
         (case("renamed", file="cyd"), HELD_OUT),
         (case("renamed", file="bob", contents="ann"), HELD_OUT),
+        # a resampled copy
+        (case("renamed", like="cyd"), HELD_OUT),
+        (case("renamed", like="ann"), LABELLED),
         (case("visit 2", subject="ann"), LABELLED),
         (case("renamed", contents="ann"), LABELLED),
         (case("again", contents="dan"), DUPLICATE),

@@ -1,5 +1,6 @@
 """A study: made once and resumed, by one process or several; refused where it would be biased."""
 
+import base64
 import contextlib
 import csv
 import dataclasses
@@ -10,6 +11,7 @@ import threading
 import time
 import types
 from pathlib import Path
+from types import SimpleNamespace
 
 import nibabel as nib
 import numpy as np
@@ -23,7 +25,7 @@ from selfvox.data.preparation import split as splits
 from selfvox.data.preparation.store import open_store
 from selfvox.errors import BusyError, DataError, NumericalError, Stopped, UsageError
 from selfvox.runs.atomic_files import write_csv, write_text
-from selfvox.studies import cost, figures, results, run_cell, run_once, run_study
+from selfvox.studies import check_stores, cost, figures, results, run_cell, run_once, run_study
 from selfvox.studies.plan import load_plan
 from selfvox.studies.read_plan import read_plan
 
@@ -734,6 +736,22 @@ def test_a_test_scan_that_trains_under_another_name_is_refused(
     with pytest.raises(DataError, match=r"this test scan is identical to s.*, which is trained on"):
         selfvox.study(str(write_plan(data="twice", validation=0)), out=tmp_path / "out")
     assert pretended == []
+
+
+def test_a_resampled_copy_of_a_test_scan_that_trains_is_refused():
+    def case(name, seed):
+        picture = base64.b64encode(np.random.default_rng(seed).bytes(512)).decode()
+        contents = {"image_hash": name, "sha256": {"images": name}, "coarse_picture": picture}
+        return SimpleNamespace(id=name, subject=name, is_labelled=True, **contents)
+
+    split = splits.Split(train=("ann", "bob"), validation=(), test=("cyd",), seed=0)
+    store = SimpleNamespace(
+        cases=[case("ann", 0), case("bob", 1), case("cyd", 2)], split=lambda: split
+    )
+    check_stores.check_duplicates(store, False)
+    store.cases[2] = case("cyd", 1)
+    with pytest.raises(DataError, match="cyd: this test scan is like a resampled copy of bob"):
+        check_stores.check_duplicates(store, False)
 
 
 def test_an_unlabelled_copy_of_a_test_scan_is_refused_before_it_is_pre_trained_on(

@@ -28,6 +28,7 @@ from selfvox.runs import strict_json
 from selfvox.runs.card import ClassifierCard, DropoutRates, NetworkCard, SegmenterCard
 from selfvox.runs.fold_folder import fold_folder, fold_runs
 from selfvox.runs.progress import echo
+from selfvox.runs.run_folder import LARGEST_RECORD_BYTES
 from selfvox.runs.weights import load_strictly, part_folder, read_network, read_network_card
 
 
@@ -315,7 +316,7 @@ def _run_record(run: Path) -> dict[str, Any]:
     if not (run / "run.json").is_file():
         return {}
     try:
-        content = strict_json.read_json(run / "run.json")
+        content = strict_json.read_json(run / "run.json", LARGEST_RECORD_BYTES)
     except DataError:
         return {}
     return content if isinstance(content, dict) else {}

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from selfvox.data.preparation.leakage import content_hashes
+from selfvox.data.preparation.likeness import CoarsePictures
 from selfvox.data.preparation.split import Split
 from selfvox.data.preparation.store import Store
 from selfvox.data.preparation.stored_case import StoredCase
@@ -26,10 +27,10 @@ def usable_scans(
 ) -> tuple[list[StoredCase], Mapping[str, int]]:
     """The unlabelled scans that may be trained on, and how many are left out, by reason.
 
-    A scan is recognised by its subject and by its contents (`content_hashes`): the prepared voxels
-    stay the same if its file is compressed again, the file if another median scales the voxels.
-    Validation subjects are held out too: their Dice would no longer
-    be that of unseen anatomies.
+    A scan is recognised by its subject and by its contents: by `content_hashes`, since the prepared
+    voxels stay the same if its file is compressed again, and the file if another median scales the
+    voxels; and by its coarse picture if it is a resampled copy. Validation subjects are held out
+    too: their Dice would no longer be that of unseen anatomies.
 
     Args:
         unlabelled: prepared scans, by the recipe of the labelled ones.
@@ -43,12 +44,16 @@ def usable_scans(
     for case in store.cases:
         for digest in content_hashes(case):
             subjects_by_hash[digest].add(case.subject)
+    pictures = CoarsePictures(case.coarse_picture for case in store.cases)
     counts = dict.fromkeys((HELD_OUT, LABELLED, DUPLICATE), 0)
     usable: list[StoredCase] = []
     used_hashes: set[str] = set()
     for case in unlabelled:
         hashes = content_hashes(case)
         subjects = {case.subject}.union(*(subjects_by_hash[digest] for digest in hashes))
+        copy = pictures.find(case.coarse_picture)
+        if copy is not None:
+            subjects.add(store.cases[copy].subject)
         if subjects & held_out:
             counts[HELD_OUT] += 1
         elif subjects & labelled:

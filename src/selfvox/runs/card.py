@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -51,9 +52,16 @@ def _is_network(value: Any) -> bool:
 
 
 def _is_seen(value: Any) -> bool:
-    return isinstance(value, dict) and all(
-        _is_list_of(_is_text, value.get(name)) for name in ("subjects", "image_hashes")
+    return (
+        isinstance(value, dict)
+        and all(_is_list_of(_is_text, value.get(name)) for name in ("subjects", "image_hashes"))
+        and _is_list_of(_is_base64, value.get("coarse_pictures", []))
     )
+
+
+def _is_base64(value: Any) -> bool:
+    pattern = r"([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{3}=|[A-Za-z0-9+/]{2}==)?"
+    return _is_text(value) and re.fullmatch(pattern, value) is not None
 
 
 def _is_class_names(value: Any) -> bool:
@@ -158,7 +166,7 @@ class Card:
     # the orientation, if a 2D network was trained on slices of volumes
     slices: str | None = field(metadata=_choice(None, "axial", "coronal", "sagittal"))
     recipe: Mapping[str, Any] = field(metadata=_MAPPING)  # a `Recipe`, as plain values
-    # `subjects` and `image_hashes` of the scans that it was trained on
+    # `subjects`, `image_hashes` and `coarse_pictures` of the scans that it was trained on
     seen: Mapping[str, list[str]] = field(metadata=_SEEN)
     seed: int = field(metadata=_COUNT)
     sha256: str = field(default="", metadata=_TEXT)  # of the weights, once they are saved

@@ -32,6 +32,7 @@ from selfvox.settings.options import as_dict, to_yaml
 
 FORMAT = 1
 METRICS = "metrics.jsonl"
+LARGEST_RECORD_BYTES = 2**28  # of `run.json`: about 1 kB for each scan that was trained on
 # they say where a run computes, not what; a run may be resumed elsewhere
 _NOT_COMPARED = {"resume", "out", "device", "workers", "scheduler"}
 _PACKAGES = (

@@ -1,4 +1,4 @@
-"""Setting up a study: save its plan, prepare its scans, refuse what would bias or stop it."""
+"""Setting up a study: save its plan, or compare it with the saved one, and prepare its scans."""
 
 from __future__ import annotations
 
@@ -7,27 +7,16 @@ import fnmatch
 from pathlib import Path
 
 from selfvox.commands.prepare import prepare
-from selfvox.data.preparation.leakage import content_hashes, seen_scans
-from selfvox.data.preparation.store import Store, open_store
-from selfvox.errors import DataError, UsageError
+from selfvox.data.preparation.store import open_store
+from selfvox.errors import UsageError
 from selfvox.settings.options import resolve
 from selfvox.settings.verbs import Prepare
 from selfvox.studies import fingerprint
-from selfvox.studies.design import fold_numbers, sees_other_scans
+from selfvox.studies.check_stores import check_stores
 from selfvox.studies.facts import forget_methods, load_facts
-from selfvox.studies.plan import Method, Plan, align_with_saved, folder_name, load_plan, save_plan
+from selfvox.studies.plan import Plan, align_with_saved, folder_name, load_plan, save_plan
 from selfvox.studies.run_once import study_lock
-from selfvox.studies.stores import (
-    STORE,
-    check_leakage,
-    encoder_card,
-    fold_store,
-    make_folds,
-    make_method_stores,
-    pretrain_store,
-    split_of,
-    trainable_subjects,
-)
+from selfvox.studies.stores import STORE, make_folds, make_method_stores
 
 # what may differ from the saved plan: results so far stay valid
 _MAY_GROW = {
@@ -69,7 +58,7 @@ def set_up(plan: Plan, out: Path) -> Plan:
         recorded = fingerprint.recorded(out)
         _prepare_stores(plan, out)
         fingerprint.record(out, recorded)
-    _check_stores(plan, out)
+    check_stores(plan, out)
     return plan
 
 
@@ -96,35 +85,6 @@ def _prepare_stores(plan: Plan, out: Path) -> None:
         make_folds(plan, store)
     for method in plan.trained_methods:
         make_method_stores(plan, method, store, out)
-
-
-def _check_stores(plan: Plan, out: Path) -> None:
-    """Refuse test scans that are trained on, and more labels than there are."""
-    methods = plan.trained_methods
-    trains_unlabelled = any(_pretrains_on_study(plan, method) for method in methods)
-    for fold in fold_numbers(plan):
-        store = open_store(fold_store(out / STORE, fold))
-        _check_labels(plan, store)
-        _check_duplicates(store, trains_unlabelled)
-        for method in methods:
-            _check_method_leakage(plan, method, store, out, fold)
-
-
-def _pretrains_on_study(plan: Plan, method: Method) -> bool:
-    """Whether a method is pre-trained on the study's training scans, labelled or not."""
-    return isinstance(method.pretrain, dict) and not sees_other_scans(plan, method)
-
-
-def _check_method_leakage(
-    plan: Plan, method: Method, store: Store, out: Path, fold: int | None
-) -> None:
-    """Refuse an encoder, or scans to pre-train on, that contain test scans of `store`."""
-    if isinstance(method.pretrain, str):
-        card = encoder_card(Path(method.pretrain))
-        check_leakage(store, method.pretrain, card.seen, plan.transductive)
-    elif method.pretrain is not None and method.scans_as is not None:
-        cases = open_store(pretrain_store(plan, method, out, fold)).cases
-        check_leakage(store, method.pretrain["scans"], seen_scans(cases), plan.transductive)
 
 
 def _discard_outdated(plan: Plan, saved: Plan, out: Path) -> None:
@@ -189,47 +149,3 @@ def _difference(plan: Plan, saved: Plan) -> str | None:
         if field.name not in _MAY_GROW and old != value:
             return f"{field.name}: {old}, not {value}"
     return None
-
-
-def _check_labels(plan: Plan, store: Store) -> None:
-    """Refuse more labels than there are, and shares that are the same number of subjects."""
-    split = split_of(store)
-    count = len(trainable_subjects(store))
-    if plan.labels and max(plan.labels) > count:
-        raise UsageError(
-            f"labels: {max(plan.labels)} are more than the {count} labelled subjects to train on "
-            f"(and {len(split.validation)} for validation, {len(split.test)} for testing); "
-            "use fewer, or more scans"
-        )
-    shares: dict[int, float] = {}
-    for share in plan.fractions or ():
-        labels = max(1, round(share * count))
-        first = shares.setdefault(labels, share)
-        if first != share:
-            raise UsageError(
-                f"fractions: {100 * first:g} % and {100 * share:g} % of {count} subjects to train "
-                f"on are both {labels}; remove one"
-            )
-
-
-def _check_duplicates(store: Store, trains_unlabelled: bool) -> None:
-    """Refuse a test scan with the contents of a scan that is trained on.
-
-    Args:
-        store: with a split.
-        trains_unlabelled: a method is pre-trained on the store's scans without labels too.
-    """
-    test = set(split_of(store).test)
-    trained_on = {
-        digest: case.id
-        for case in store.cases
-        if case.subject not in test and (trains_unlabelled or case.is_labelled)
-        for digest in content_hashes(case)
-    }
-    for case in store.cases:
-        same = content_hashes(case) & trained_on.keys()
-        if case.subject in test and same:
-            raise DataError(
-                f"{case.id}: this test scan is identical to {trained_on[min(same)]}, which "
-                "is trained on; remove one, or give both the same subject in a table"
-            )

@@ -14,7 +14,9 @@ from selfvox.data.preparation.store import open_store
 
 def case(name, subject, contents):
     voxels = {"images": contents.upper()}
-    return SimpleNamespace(id=name, subject=subject, image_hash=contents, sha256=voxels)
+    return SimpleNamespace(
+        id=name, subject=subject, image_hash=contents, sha256=voxels, coarse_picture=""
+    )
 
 
 CASES = [case("a1", "a", "x"), case("a2", "a", "y"), case("b1", "b", "z"), case("c1", "c", "x")]

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from selfvox.data.preparation.likeness import CoarsePictures
 from selfvox.data.preparation.split import Split
 from selfvox.data.preparation.store import Store
 from selfvox.data.preparation.stored_case import StoredCase
 
-SeenScans = Mapping[str, Sequence[str]]  # `subjects`, and `image_hashes` of their scans' contents
+# `subjects`, and of their scans' contents `image_hashes` and `coarse_pictures`, which are missing
+# in older cards
+SeenScans = Mapping[str, Sequence[str]]
 
 
 def content_hashes(case: StoredCase) -> set[str]:
@@ -27,14 +30,19 @@ def seen_scans(
     joined = {
         "subjects": {case.subject for case in cases},
         "image_hashes": {digest for case in cases for digest in content_hashes(case)},
+        "coarse_pictures": {case.coarse_picture for case in cases if case.coarse_picture},
     }
-    if earlier is None:
-        earlier = {}
-    return {name: sorted(values.union(earlier.get(name, ()))) for name, values in joined.items()}
+    for name, values in (earlier or {}).items():
+        joined.get(name, set()).update(values)
+    # of stores and cards of older versions there are no pictures
+    required = ("subjects", "image_hashes")
+    return {name: sorted(joined[name]) for name in joined if joined[name] or name in required}
 
 
 def find_leaks(store: Store, split: Split, training: SeenScans) -> tuple[list[str], int]:
     """The test scans that were seen in training, by their contents or their subjects.
+
+    A resampled copy counts too: its coarse picture is nearly the same.
 
     Returns:
         Their ids, and the number of all test scans.
@@ -42,8 +50,13 @@ def find_leaks(store: Store, split: Split, training: SeenScans) -> tuple[list[st
     test_subjects = set(split.test)
     subjects = set(training["subjects"])
     contents = set(training["image_hashes"])
+    pictures = CoarsePictures(training.get("coarse_pictures", ()))
     test = [case for case in store.cases if case.subject in test_subjects]
     leaks = [
-        case.id for case in test if case.subject in subjects or content_hashes(case) & contents
+        case.id
+        for case in test
+        if case.subject in subjects
+        or content_hashes(case) & contents
+        or pictures.find(case.coarse_picture) is not None
     ]
     return leaks, len(test)

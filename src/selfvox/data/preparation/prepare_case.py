@@ -15,6 +15,7 @@ from selfvox.data.formats.image import Image
 from selfvox.data.naming import printable
 from selfvox.data.preparation import store
 from selfvox.data.preparation.geometry import crop_to_box
+from selfvox.data.preparation.likeness import coarse_picture
 from selfvox.data.preparation.recipe import PreparedScan, Recipe
 from selfvox.data.preparation.stored_case import StoredCase
 from selfvox.data.sources import Case
@@ -209,6 +210,7 @@ def _prepare(job: CaseJob) -> PreparedCase | Rejected:
         image_hash=combine_hashes(case, digests[: len(case.images)]),
         sources=states,
         sha256={},
+        coarse_picture=coarse_picture(prepared.data),
         notes=notes,
     )
     return PreparedCase(store.write_case(job.store, stored, prepared, label), is_new=True)

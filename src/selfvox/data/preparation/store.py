@@ -43,8 +43,8 @@ from selfvox.runs import atomic_files, strict_json
 FORMAT = "selfvox-store"
 VERSION = 1
 FOREGROUND_PER_CLASS = 1000
-# a case takes about 1 kB, and 33 bytes for each DICOM slice: this is enough for a million scans, or
-# 75 000 series of 400 slices
+# a case takes about 2 kB, and 33 bytes for each DICOM slice: this is enough for half a million
+# scans, or 70 000 series of 400 slices
 _LARGEST_MANIFEST_BYTES = 2**30
 _DESCRIPTORS = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 # arrays kept mapped per process: mapping one again takes longer than reading a crop from it, but

@@ -31,6 +31,7 @@ class StoredCase:
     # of each source file: size in bytes and time of the last change in ns
     sources: tuple[tuple[int, int], ...]
     sha256: dict[str, str]  # images, labels, foreground -> digest of the array's file
+    coarse_picture: str = ""  # see `likeness`
     notes: tuple[str, ...] = ()
 
     @property
