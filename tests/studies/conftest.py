@@ -14,7 +14,7 @@ from selfvox.data.preparation.leakage import seen_scans
 from selfvox.data.preparation.store import open_store
 from selfvox.runs.atomic_files import write_csv, write_text
 from selfvox.runs.weights import save_part
-from selfvox.studies import cost, figures, run_cell
+from selfvox.studies import cost, figures, run_cell, run_once
 from selfvox.studies.facts import MethodFacts
 
 FACTS = MethodFacts(
@@ -45,6 +45,13 @@ PLAN = {
     "seeds": [0, 1],
     "methods": {**rotation(), "simclr": {"pretrain": {"task": "simclr"}}},
 }
+
+
+class SteadyMeter:
+    """Every work takes the same, so that tables of two studies are equal."""
+
+    def read(self):
+        return {"seconds": 3.0, "cpu_s": 5.0, "peak_memory_mib": 100}
 
 
 @pytest.fixture(scope="session")
@@ -123,9 +130,10 @@ def pretended(monkeypatch):
     def measure(plan, out, method):
         return FACTS
 
-    for name, fake in (("pretrain", pretrain), ("finetune", finetune), ("score", score)):
+    for name, fake in (("pretrain", pretrain), ("finetune", finetune), ("score_network", score)):
         monkeypatch.setattr(run_cell, name, fake)
     monkeypatch.setattr(cost, "_measure_method", measure)
+    monkeypatch.setattr(run_once, "Meter", SteadyMeter)
     monkeypatch.setattr(
         figures, "draw", lambda plan, results, summary, further, folder: []
     )  # takes seconds

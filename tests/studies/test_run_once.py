@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from selfvox.errors import BusyError, UsageError
-from selfvox.studies.run_once import is_done, run_once, study_lock
+from selfvox.studies.run_once import failure_of, is_done, note_failure, run_once, study_lock
 
 CELL = Path("cells/scratch/2-labels-seed-0")
 
@@ -50,11 +50,34 @@ def test_work_that_failed_is_not_done(work, tmp_path):
     assert work({}) == 1
 
 
+def test_the_cost_of_executions_that_did_not_end_counts(work, tmp_path, monkeypatch):
+    readings = iter([(2.0, 50), (3.0, 40)])
+
+    class Meter:
+        def read(self):
+            cpu_s, peak = next(readings)
+            return {"seconds": 1.0, "cpu_s": cpu_s, "peak_memory_mib": peak}
+
+    def stops():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("selfvox.studies.run_once.Meter", Meter)
+    with pytest.raises(KeyboardInterrupt):
+        run_once(tmp_path, CELL, {}, stops)
+    note_failure(tmp_path / CELL, "stopped")
+    assert failure_of(tmp_path / CELL) == "stopped"
+    work({})
+    record = json.loads((tmp_path / CELL / "done.json").read_text())
+    assert (record["seconds"], record["cpu_s"], record["peak_memory_mib"]) == (2.0, 5.0, 50)
+    assert failure_of(tmp_path / CELL) is None
+
+
 def test_facts_are_recorded_and_checkpoints_removed(work, tmp_path):
     (tmp_path / CELL / "checkpoints").mkdir(parents=True)
     work({"steps": 3}, facts={"method": "scratch", "labels": 2})
     record = json.loads((tmp_path / CELL / "done.json").read_text())
-    assert list(record) == ["format", "method", "labels", "seconds", "settings_sha256"]
+    names = ["method", "labels", "seconds", "cpu_s", "peak_memory_mib", "settings_sha256"]
+    assert list(record) == ["format", *names]
     assert (record["method"], record["labels"]) == ("scratch", 2)
     assert not (tmp_path / CELL / "checkpoints").exists()
 

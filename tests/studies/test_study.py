@@ -23,9 +23,18 @@ from selfvox.data import phantom
 from selfvox.data.formats import image as images
 from selfvox.data.preparation import split as splits
 from selfvox.data.preparation.store import open_store
-from selfvox.errors import BusyError, DataError, NumericalError, Stopped, UsageError
+from selfvox.errors import BusyError, DataError, NumericalError, ResourceError, Stopped, UsageError
 from selfvox.runs.atomic_files import write_csv, write_text
-from selfvox.studies import check_stores, cost, figures, results, run_cell, run_once, run_study
+from selfvox.studies import (
+    check_stores,
+    cost,
+    figures,
+    results,
+    run_cell,
+    run_once,
+    run_study,
+    score_run,
+)
 from selfvox.studies.plan import load_plan
 from selfvox.studies.read_plan import read_plan
 
@@ -33,7 +42,17 @@ from .conftest import PLAN, rotation
 
 
 def tables(out):
-    return [(out / name).read_bytes() for name in ("table.csv", "summary.csv")]
+    """The rows of both tables without what they cost, which differs where a run was stopped."""
+    contents = []
+    for name in ("table.csv", "summary.csv"):
+        with (out / name).open(newline="", encoding="utf-8") as lines:
+            contents.append(
+                [
+                    {key: value for key, value in row.items() if "cost" not in key}
+                    for row in csv.DictReader(lines)
+                ]
+            )
+    return contents
 
 
 @pytest.fixture
@@ -85,14 +104,14 @@ def test_subsets_are_nested_and_all_else_is_the_same(finished):
 def test_a_study_that_was_killed_goes_on_and_makes_nothing_twice(finished, tmp_path, monkeypatch):
     plan, reference, work = finished
     work.clear()
-    run_once, count = run_cell.score, iter(range(100))
+    run_once, count = run_cell.score_network, iter(range(100))
 
     def dies_at_the_fifth(plan, run, store):
         if next(count) == 4:
             raise KeyboardInterrupt
         run_once(plan, run, store)
 
-    monkeypatch.setattr(run_cell, "score", dies_at_the_fifth)
+    monkeypatch.setattr(run_cell, "score_network", dies_at_the_fifth)
     out = tmp_path / "killed"
     with pytest.raises(KeyboardInterrupt):
         selfvox.study(str(plan), out=out)
@@ -502,14 +521,14 @@ def test_folds_that_were_drawn_differently_are_refused(
 def test_the_plan_s_source_says_how_the_truth_is_read_too(write_plan, tmp_path, monkeypatch):
     requests = []
     for name in ("predict", "evaluate"):
-        monkeypatch.setattr(run_cell, name, requests.append)
-    run_cell.score(read_plan(str(write_plan(prepare={"source": "table"}))), tmp_path, None)
+        monkeypatch.setattr(score_run, name, requests.append)
+    score_run.score_network(read_plan(str(write_plan(prepare={"source": "table"}))), tmp_path, None)
     assert [entry.source for entry in requests] == ["table", "table"]
 
 
 def test_cases_without_a_grade_have_no_answer(write_plan, tmp_path, monkeypatch):
     for name in ("predict", "evaluate"):
-        monkeypatch.setattr(run_cell, name, lambda settings: None)
+        monkeypatch.setattr(score_run, name, lambda settings: None)
     header = ["id", "class", "probability_0", "probability_2"]
     (tmp_path / "predictions").mkdir()
     rows = [["a", "2", 0, 1], ["b", "0", 1, 0], ["c", "0", 1, 0]]
@@ -518,7 +537,9 @@ def test_cases_without_a_grade_have_no_answer(write_plan, tmp_path, monkeypatch)
         types.SimpleNamespace(id=name, grade=grade)
         for name, grade in (("a", 2), ("b", None), ("c", 2))
     ]
-    run_cell.score(read_plan(str(write_plan())), tmp_path, types.SimpleNamespace(cases=cases))
+    score_run.score_network(
+        read_plan(str(write_plan())), tmp_path, types.SimpleNamespace(cases=cases)
+    )
     assert (tmp_path / "answers.csv").read_text() == "case,true,predicted\na,1,1\nc,1,0\n"
 
 
@@ -578,6 +599,36 @@ def test_one_cell_that_diverges_does_not_stop_the_others(
         selfvox.study(str(write_plan()), out=tmp_path / "out")
     assert len(list(tmp_path.glob("out/cells/*/*/done.json"))) == 10
     assert (tmp_path / "out" / "summary.csv").exists()
+    failed = "simclr, {} labels, seed 1: failed (no finite loss)"
+    expected = [failed.format(1), failed.format(3)]
+    assert results.missing_cells(load_plan(tmp_path / "out" / "plan.yaml"), tmp_path / "out") == (
+        expected,
+        12,
+    )
+    monkeypatch.setattr(run_cell, "finetune", run_once)
+    selfvox.study(str(write_plan()), out=tmp_path / "out")
+    assert not list(tmp_path.glob("out/cells/*/*/failed.json"))
+
+
+def test_cells_of_a_pre_training_that_failed_are_not_made(
+    write_plan, pretended, tmp_path, monkeypatch, capsys
+):
+    pretrain = run_cell.pretrain
+
+    def fails(settings):
+        if "rotation" in settings.out.name:
+            pretended.append("failed")
+            raise ResourceError("the device's memory is full")
+        pretrain(settings)
+
+    monkeypatch.setattr(run_cell, "pretrain", fails)
+    with pytest.raises(ResourceError, match=r"4 of 12 cells failed; the first, rotation, .* full"):
+        selfvox.study(str(write_plan()), out=tmp_path / "out")
+    assert pretended.count("failed") == 1
+    assert len(list(tmp_path.glob("out/cells/*/*/done.json"))) == 8
+    assert (
+        "failed: rotation, 3 labels, seed 1: the device's memory is full" in capsys.readouterr().out
+    )
 
 
 def test_a_stopped_study_says_how_to_continue(write_plan, pretended, tmp_path, monkeypatch):

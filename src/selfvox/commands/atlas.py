@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 from pathlib import Path
 
-from selfvox.data.preparation import parallel
 from selfvox.data.preparation.build_store import open_or_build_store
-from selfvox.data.preparation.prepare_case import Rejected, make_rejected
 from selfvox.data.preparation.store import Store
-from selfvox.data.sources import Case
 from selfvox.errors import DataError
-from selfvox.prediction.carry_labels import AtlasPredictions, CarryJob, carry_labels
+from selfvox.prediction.carry_labels import AtlasPredictions, carry_to_scans
 from selfvox.prediction.scan_loop import all_cases
 from selfvox.registration.register import check_installed
-from selfvox.runs.progress import echo, progress_bar
-from selfvox.runs.stop_signals import stop_on_signal
+from selfvox.runs.progress import echo
 from selfvox.settings.verbs import Atlas
 
 
@@ -40,15 +35,10 @@ def atlas(settings: Atlas) -> list[Path]:
     labelled = _atlases(settings)
     predictions = AtlasPredictions(settings.out, labelled, settings.atlases)
     cases = all_cases(settings.scans, settings.source, settings.out, labelled.recipe)
-    folder = predictions.folder
-    with folder.lock(), stop_on_signal(settings.out):
-        cases, todo = folder.open(cases, predictions.card, predictions.classes, labelled.regions)
-        rejected = _predict(todo, len(cases), predictions, settings)
-        predictions.write_review()
-        folder.write_rejected(rejected, len(cases))
-        echo(f"predictions: {settings.out} ({len(cases)} scans)")
-        echo(f"next: selfvox evaluate {settings.out} TRUTH/ --out scores.csv")
-    return [folder.label_file(case) for case in cases]
+    predicted = carry_to_scans(cases, predictions, settings.workers)
+    echo(f"predictions: {settings.out} ({len(predicted)} scans)")
+    echo(f"next: selfvox evaluate {settings.out} TRUTH/ --out scores.csv")
+    return [predictions.folder.label_file(case) for case in predicted]
 
 
 def _atlases(settings: Atlas) -> Store:
@@ -70,26 +60,3 @@ def _atlases(settings: Atlas) -> Store:
     echo(f"{len(cases)} labelled scans; at most {settings.atlases} of them vote for each scan")
     # absolute: workers may have another working folder
     return dataclasses.replace(store, path=store.path.absolute(), cases=cases)
-
-
-def _predict(
-    todo: Sequence[Case], total: int, predictions: AtlasPredictions, settings: Atlas
-) -> list[Rejected]:
-    """Predict each case and write it; returns those that cannot be used."""
-    jobs = [CarryJob(case, predictions.labelled, settings.atlases) for case in todo]
-    rejected = []
-    with progress_bar("atlas", total, total - len(todo)) as bar:
-        for number, carried in parallel.run(carry_labels, jobs, settings.workers):
-            case = todo[number]
-            if isinstance(carried, parallel.WorkerDiedError):
-                carried = make_rejected(case, "the process died, most likely of too little memory")
-            if not isinstance(carried, Rejected):
-                try:
-                    predictions.write(case, carried)
-                except DataError as error:
-                    carried = make_rejected(case, str(error))
-            if isinstance(carried, Rejected):
-                rejected.append(carried)
-                echo(f"{carried.file}: {carried.reason}")
-            bar.advance(f"{len(rejected)} rejected" if rejected else "")
-    return rejected

@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from selfvox.errors import NumericalError, Stopped, UsageError
+from selfvox.errors import SelfvoxError, Stopped, UsageError
 from selfvox.runs.progress import echo
 from selfvox.settings.verbs import Study, parse_shard
 from selfvox.studies import mc_dropout
+from selfvox.studies.check_paths import check_paths
 from selfvox.studies.cost import measure_facts, show_costs
 from selfvox.studies.design import Cell, list_cells
 from selfvox.studies.plan import Plan, load_plan
@@ -36,7 +37,9 @@ def study(settings: Study) -> list[dict[str, Any]]:
         return [] if settings.dry_run else _tables(load_plan(out / "plan.yaml"), out)
     if settings.table:
         return _tables(load_plan(out / "plan.yaml"), out)
-    plan = set_up(read_plan(settings.plan, settings.data, settings.scale), out)
+    plan = read_plan(settings.plan, settings.data, settings.scale, settings.corpus)
+    check_paths(plan)
+    plan = set_up(plan, out)
     facts = measure_facts(plan, out)
     show_costs(plan, facts)
     if settings.dry_run:
@@ -46,8 +49,11 @@ def study(settings: Study) -> list[dict[str, Any]]:
     failed = _run(StudyRunner(plan, facts, out), cells, settings.scheduler)
     rows = _tables(plan, out) if read_results(plan, out) else []
     if failed:
+        # again at the end, below the tables
+        for cell, error in failed.items():
+            echo(f"failed: {cell}: {error}")
         first, reason = next(iter(failed.items()))
-        raise NumericalError(
+        raise type(reason)(
             f"{out}: {len(failed)} of {len(cells)} cells failed; the first, {first}: {reason}"
         )
     if not rows:
@@ -66,7 +72,7 @@ def _predict_with_passes(settings: Study, out: Path, passes: int) -> None:
     mc_dropout.predict_with_passes(out, plan, passes, settings.shard, settings.dry_run)
 
 
-def _run(study: StudyRunner, cells: list[Cell], scheduler: str | None) -> dict[str, str]:
+def _run(study: StudyRunner, cells: list[Cell], scheduler: str | None) -> dict[str, SelfvoxError]:
     """Make the cells; returns those that failed, each with the reason."""
     try:
         if scheduler:

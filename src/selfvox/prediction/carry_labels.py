@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from selfvox.data.formats import image as images
+from selfvox.data.preparation import parallel
 from selfvox.data.preparation.geometry import Geometry
 from selfvox.data.preparation.leakage import content_hashes
 from selfvox.data.preparation.prepare_case import (
@@ -30,7 +31,8 @@ from selfvox.prediction.output_folder import OutputFolder
 from selfvox.prediction.work_record import Workplace
 from selfvox.registration import register
 from selfvox.registration.registered_pairs import read_label, read_scan
-from selfvox.runs.progress import echo
+from selfvox.runs.progress import echo, progress_bar
+from selfvox.runs.stop_signals import stop_on_signal
 from selfvox.uncertainty.accumulator import VoteAccumulator
 from selfvox.uncertainty.labelling import ClassLabelling
 from selfvox.uncertainty.review import review_votes
@@ -139,6 +141,7 @@ class AtlasPredictions:
         self.folder = OutputFolder(out)
         self.labelled = labelled
         self._workplace = Workplace(labelled.path.name, torch.device("cpu"))
+        self.atlases = atlases
         self.classes = labelled.classes or {}
         contents = [f"{case.id} {case.source_hash}" for case in labelled.cases]
         self.card: dict[str, Any] = {
@@ -202,3 +205,55 @@ class AtlasPredictions:
             self.labelled.regions,
         )
         return written, review
+
+
+def carry_to_scans(
+    cases: Sequence[Case], predictions: AtlasPredictions, workers: int
+) -> Sequence[Case]:
+    """Predict each case and write it; predictions that the folder contains already are kept.
+
+    Args:
+        cases: scans.
+        predictions: the folder, and the labelled scans.
+        workers: processes; 0: one per core.
+
+    Returns:
+        The cases, as the folder names them.
+
+    Raises:
+        UsageError: the folder contains other predictions, or greedy is not installed.
+        BusyError: another process is predicting into it.
+        DataError: at least one scan could not be predicted; the others were.
+        Stopped: a signal came; finished predictions are kept.
+    """
+    folder = predictions.folder
+    with folder.lock(), stop_on_signal(folder.path):
+        regions = predictions.labelled.regions
+        cases, todo = folder.open(cases, predictions.card, predictions.classes, regions)
+        rejected = _carry_to_scans(todo, len(cases), predictions, workers)
+        predictions.write_review()
+        folder.write_rejected(rejected, len(cases))
+    return cases
+
+
+def _carry_to_scans(
+    todo: Sequence[Case], total: int, predictions: AtlasPredictions, workers: int
+) -> list[Rejected]:
+    """Predict each case and write it; returns those that cannot be used."""
+    jobs = [CarryJob(case, predictions.labelled, predictions.atlases) for case in todo]
+    rejected = []
+    with progress_bar("atlas", total, total - len(todo)) as bar:
+        for number, carried in parallel.run(carry_labels, jobs, workers):
+            case = todo[number]
+            if isinstance(carried, parallel.WorkerDiedError):
+                carried = make_rejected(case, "the process died, most likely of too little memory")
+            if not isinstance(carried, Rejected):
+                try:
+                    predictions.write(case, carried)
+                except DataError as error:
+                    carried = make_rejected(case, str(error))
+            if isinstance(carried, Rejected):
+                rejected.append(carried)
+                echo(f"{carried.file}: {carried.reason}")
+            bar.advance(f"{len(rejected)} rejected" if rejected else "")
+    return rejected

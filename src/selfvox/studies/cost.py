@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import shutil
 import time
 from collections.abc import Callable, Mapping
@@ -18,11 +19,12 @@ from selfvox.commands.finetune import finetune
 from selfvox.commands.pretrain import pretrain
 from selfvox.data.preparation import split as splits
 from selfvox.data.preparation.store import Store, open_store
+from selfvox.registration.copies import SECONDS_PER_VOXEL
 from selfvox.runs.progress import echo, format_seconds, redirect_output
 from selfvox.runs.run_folder import read_metrics
 from selfvox.runs.weights import read_network_card
 from selfvox.settings.options import resolve
-from selfvox.settings.verbs import Finetune, Pretrain
+from selfvox.settings.verbs import PRETRAIN_STEPS, Finetune, Pretrain
 from selfvox.studies.design import (
     Arm,
     Cell,
@@ -34,23 +36,33 @@ from selfvox.studies.design import (
     list_cells,
     pretrain_settings,
     sees_other_scans,
+    trainings,
 )
 from selfvox.studies.facts import MethodFacts, load_facts, save_facts
 from selfvox.studies.plan import Method, Plan
-from selfvox.studies.run_cell import score
 from selfvox.studies.run_once import study_lock
+from selfvox.studies.score_run import score_network
 from selfvox.studies.stores import (
+    STORE,
     encoder_card,
     finetune_store,
     fold_store,
     pretrain_store,
+    split_of,
     trainable_subjects,
+    unlabelled_store,
 )
+from selfvox.studies.supervised import supervised_settings
 from selfvox.training.best_checkpoint import validation_steps
+from selfvox.training.finetune_split import VALIDATION_SHARE
 from selfvox.training.pretrain_plan import pretrain_plan
+from selfvox.training.pseudo_labels import PASSES
+from selfvox.training.schedule import count_steps
+from selfvox.training.unlabelled import MOST_SCANS
 
 WIDTH = 100  # columns that a row needs
 STEPS = 5  # that are timed
+_TEACHING = ("unlabelled", "teacher", "registrations", "rounds")  # estimated instead
 
 
 def measure_facts(plan: Plan, out: Path) -> dict[str, MethodFacts]:
@@ -58,16 +70,20 @@ def measure_facts(plan: Plan, out: Path) -> dict[str, MethodFacts]:
 
     Only one process measures; others wait for it.
     """
-    methods = plan.trained_methods
+    methods = [*plan.trained_methods, *plan.untrained_methods]
     with study_lock(out, "trial", wait=True):
         facts = load_facts(out)
         for method in methods:
             saved = facts.get(method.name)
             # operations are counted only where the plan compares by them
-            if saved and (saved.step_flop or plan.equal_compute is not True):
+            needs_flop = method.is_network and plan.equal_compute is True
+            if saved and (saved.step_flop or not needs_flop):
                 continue
-            echo(f"timing a few steps of {method.name}")
-            facts[method.name] = _measure_method(plan, out, method)
+            if method.is_network:
+                echo(f"timing a few steps of {method.name}")
+                facts[method.name] = _measure_method(plan, out, method)
+            else:
+                facts[method.name] = _measure_untrained(plan, out, method)
             save_facts(facts, out)
     return {method.name: facts[method.name] for method in methods}
 
@@ -95,9 +111,14 @@ def _measure_method(plan: Plan, out: Path, method: Method) -> MethodFacts:
         if isinstance(method.pretrain, dict):
             scans = pretrain_store(plan, method, out, first_fold)
             settings = pretrain_settings(plan, method)
-            pretraining = _time_pretraining(settings, scans, runs)
+            if method.is_supervised:
+                settings = supervised_settings(settings)
+                pretraining = _time_finetuning(settings, open_store(scans), runs)
+                steps = _supervised_steps(settings, open_store(scans))
+            else:
+                pretraining = _time_pretraining(settings, scans, runs)
+                steps = _pretrain_steps(settings, scans)
             network = {"network": dict(encoder_card(runs.last).network)}
-            steps = _pretrain_steps(settings, scans)
         elif isinstance(method.pretrain, str):
             network = {"network": dict(encoder_card(Path(method.pretrain)).network)}
         store_name = finetune_store(method, out)
@@ -106,6 +127,10 @@ def _measure_method(plan: Plan, out: Path, method: Method) -> MethodFacts:
         test_s = _test_seconds(plan, runs.last, store)
         architecture = dict(read_network_card(runs.last).network)
     shutil.rmtree(folder)
+    teacher_s = 0.0
+    if method.unlabelled_as is not None:
+        unlabelled = unlabelled_store(plan, method, out, first_fold)
+        teacher_s = _teacher_seconds(method, unlabelled, store, test_s)
     subjects = trainable_subjects(store)
     scans_count = sum(case.is_labelled and case.subject in subjects for case in store.cases)
     return MethodFacts(
@@ -120,7 +145,55 @@ def _measure_method(plan: Plan, out: Path, method: Method) -> MethodFacts:
         test_s=test_s,
         training=len(subjects),
         scans_per_subject=scans_count / len(subjects),
+        teacher_s=teacher_s,
     )
+
+
+def _measure_untrained(plan: Plan, out: Path, method: Method) -> MethodFacts:
+    """The facts of a method without a network: how long registration takes, by the voxels."""
+    store = open_store(fold_store(out / STORE, fold_numbers(plan)[0]))
+    test = set(split_of(store).test)
+    scans = [case for case in store.cases if case.subject in test]
+    voxels = sum(math.prod(case.shape) for case in scans)
+    subjects = trainable_subjects(store)
+    return MethodFacts(
+        network={},
+        store=STORE,
+        pretrain_steps=0,
+        pretrain_step_s=0.0,
+        pretrain_step_flop=0.0,
+        step_s=0.0,
+        step_flop=0.0,
+        validation_s=0.0,
+        # of one atlas; of predictions made elsewhere, scoring takes no time worth a forecast
+        test_s=voxels * SECONDS_PER_VOXEL if method.atlases else 0.0,
+        training=len(subjects),
+        scans_per_subject=1.0,
+    )
+
+
+def _teacher_seconds(method: Method, unlabelled: Path, labelled: Store, test_s: float) -> float:
+    """Estimated seconds of registrations to unlabelled scans, and of passes over them.
+
+    Args:
+        method: fine-tuned on them.
+        unlabelled: their store.
+        labelled: the store with the test scans.
+        test_s: seconds to predict all test scans once.
+    """
+    settings = resolve(Finetune, {**method.finetune, "labelled": "-", "out": "-", "encoder": "-"})
+    cases = open_store(unlabelled).cases
+    mean_voxels = sum(math.prod(case.shape) for case in cases) / len(cases)
+    seconds = 0.0
+    if settings.teacher != "network":
+        pairs = min(settings.registrations, len(cases))
+        seconds += pairs * mean_voxels * SECONDS_PER_VOXEL
+    if settings.teacher in ("network", "both"):
+        test = set(split_of(labelled).test)
+        scans = sum(case.subject in test for case in labelled.cases)
+        one_s = test_s / max(1, scans)
+        seconds += settings.rounds * PASSES * min(MOST_SCANS, len(cases)) * one_s
+    return seconds
 
 
 def _time_pretraining(settings: Mapping[str, Any], scans: Path, runs: _ShortRuns) -> _StepCost:
@@ -197,7 +270,7 @@ def _without_steps(settings: Mapping[str, Any]) -> dict[str, Any]:
 
     An encoder that is frozen all the time is timed frozen; one that is frozen at first is not.
     """
-    excluded = ["steps", "epochs", "validate_every", "warmup", "probe"]
+    excluded = ["steps", "epochs", "validate_every", "warmup", "probe", *_TEACHING]
     if not is_frozen(settings):
         excluded.append("freeze")
     return {name: value for name, value in settings.items() if name not in excluded}
@@ -207,6 +280,14 @@ def _pretrain_steps(settings: Mapping[str, Any], scans: Path) -> int:
     """Steps of the pre-training that `pretrain` would plan with these settings."""
     pretraining = resolve(Pretrain, {**settings, "scans": "-", "out": "-"})
     return pretrain_plan(pretraining, open_store(scans)).training.steps
+
+
+def _supervised_steps(settings: Mapping[str, Any], store: Store) -> int:
+    """Steps of a supervised pre-training; a fifth of the subjects validate."""
+    epochs = settings.get("epochs")
+    labelled = round((1 - VALIDATION_SHARE) * sum(case.is_labelled for case in store.cases))
+    batch = int(settings.get("batch", Finetune.batch))
+    return count_steps(int(settings.get("steps") or PRETRAIN_STEPS), epochs, labelled, batch)
 
 
 def _test_seconds(plan: Plan, run: Path, store: Store) -> float:
@@ -220,17 +301,22 @@ def _test_seconds(plan: Plan, run: Path, store: Store) -> float:
         shortened = dataclasses.replace(split, test=split.test[:count])
         splits.write_split(shortened, run / "split.json")
         began = time.monotonic()
-        score(plan, run, store)
+        score_network(plan, run, store)
         seconds.append(time.monotonic() - began)
     return seconds[0] + (len(split.test) - 1) * max(0.0, seconds[1] - seconds[0])
 
 
 def cell_seconds(plan: Plan, cell: Cell, facts: MethodFacts) -> float:
     """Estimated seconds of a cell, without its pre-training."""
+    method = cell.arm.method
+    if not method.is_network:
+        subjects = cell.labels or max(1, round((cell.fraction or 1) * facts.training))
+        return facts.test_s * min(subjects, method.atlases or 1)
     settings = finetune_settings(plan, cell, facts)
     steps = finetune_steps(settings, cell, facts)
     validations = validation_steps(settings.get("validate_every"), steps)
-    return steps * facts.step_s + len(validations) * facts.validation_s + facts.test_s
+    training_s = steps * facts.step_s + len(validations) * facts.validation_s
+    return trainings(settings) * training_s + facts.teacher_s + facts.test_s
 
 
 def pretrain_seconds(facts: MethodFacts) -> float:
@@ -262,7 +348,7 @@ def show_costs(plan: Plan, facts: Mapping[str, MethodFacts]) -> None:
         table.add_row(
             arm.name,
             f"{count} x {format_seconds(once_s)}" if count * once_s else "-",
-            f"{method_facts.step_s:.3g} s",
+            f"{method_facts.step_s:.3g} s" if method_facts.step_s else "-",
             " to ".join(times),
             str(len(seconds)),
             format_seconds(arm_s),

@@ -24,6 +24,7 @@ class Arm:
     method: Method  # of a twin: the first method it is compared with
     finetune: dict[str, Any]
     pretrain: dict[str, Any] | str | None = None  # None: from scratch
+    transfer: str = "all"  # what is taken from the pre-training
     twin: str | None = None  # the arm it is compared with
     equal: str | None = None  # the twin at equal compute
     # of the twin at equal compute: the cost of the pre-training, in steps of fine-tuning
@@ -65,6 +66,9 @@ class Cell:
 def list_arms(plan: Plan, facts: Mapping[str, MethodFacts]) -> list[Arm]:
     """The methods of a plan and the twins they are compared with, twins before their first method.
 
+    Registration alone and predictions made elsewhere come last; the first network that is trained
+    from scratch is their twin.
+
     A twin has its method's network, data and fine-tuning, and random weights; it is frozen if the
     method is. Methods that agree in these share one twin. Methods without facts are left out.
     """
@@ -76,6 +80,10 @@ def list_arms(plan: Plan, facts: Mapping[str, MethodFacts]) -> list[Arm]:
         elif method.name in facts:  # one that was just added to the plan is not measured yet
             for arm in _arms_of(plan, method, facts[method.name], names):
                 arms.setdefault(arm.name, arm)
+    baselines = [arm.name for arm in arms.values() if arm.pretrain is None]
+    twin = baselines[0] if baselines else None
+    for method in plan.untrained_methods:
+        arms[method.name] = Arm(name=method.name, method=method, finetune={}, twin=twin)
     return list(arms.values())
 
 
@@ -109,6 +117,8 @@ def _arms_of(plan: Plan, method: Method, facts: MethodFacts, names: _TwinNames) 
     base = names.base
     if method.finetune.get("slices"):
         base = f"2D-{base}"
+    if method.finetune.get("unlabelled"):
+        base = f"{base} unlabelled"
     if frozen:
         base = f"{base} frozen"
     # twins of equal settings are one twin, which is trained once
@@ -118,7 +128,9 @@ def _arms_of(plan: Plan, method: Method, facts: MethodFacts, names: _TwinNames) 
     equal = None
     # random features that stay frozen learn nothing from more steps
     if plan.equal_compute and facts.pretrain_steps and not frozen:
-        extra = _pretraining_in_steps(facts, by_time=plan.equal_compute == "time")
+        cost = _pretraining_in_steps(facts, by_time=plan.equal_compute == "time")
+        # each of them is longer
+        extra = math.ceil(cost / trainings(method.finetune))
         preferred = f"{base} equal compute"
         equal = names.choose(
             json.dumps([settings, extra]), preferred, f"{preferred} to {method.name}"
@@ -130,6 +142,7 @@ def _arms_of(plan: Plan, method: Method, facts: MethodFacts, names: _TwinNames) 
             method=method,
             finetune=dict(method.finetune),
             pretrain=method.pretrain,
+            transfer=method.transfer,
             twin=twin,
             equal=equal,
         )
@@ -148,6 +161,13 @@ def _shared_with_twin(finetune: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in finetune.items() if name not in excluded}
 
 
+def trainings(finetune: Mapping[str, Any]) -> int:
+    """How often a fine-tuning trains: a network that teaches unlabelled scans is trained before."""
+    if finetune.get("unlabelled") and finetune.get("teacher") in ("network", "both"):
+        return int(finetune.get("rounds", Finetune.rounds)) + 1
+    return 1
+
+
 def _pretraining_in_steps(facts: MethodFacts, by_time: bool) -> int:
     """How many steps of fine-tuning cost as much as the whole pre-training."""
     if by_time:
@@ -159,14 +179,13 @@ def _pretraining_in_steps(facts: MethodFacts, by_time: bool) -> int:
 
 def list_cells(plan: Plan, facts: Mapping[str, MethodFacts]) -> list[Cell]:
     """All cells, seed by seed, so that a study that is stopped half way can compare what it has."""
-    amounts: list[tuple[int | None, float | None]] = []
-    amounts += [(count, None) for count in plan.labels or ()]
-    amounts += [(None, share) for share in plan.fractions or ()]
     arms = list_arms(plan, facts)
     cells = []
-    for seed, fold, amount in itertools.product(plan.seeds, fold_numbers(plan), amounts):
+    for seed, fold, amount in itertools.product(plan.seeds, fold_numbers(plan), amounts(plan)):
         labels, fraction = amount
         for arm in arms:
+            if seed != plan.seeds[0] and not arm.method.has_draws:
+                continue
             for pretrain_seed in _pretrain_seeds(plan, arm):
                 cell = Cell(
                     arm=arm,
@@ -178,6 +197,12 @@ def list_cells(plan: Plan, facts: Mapping[str, MethodFacts]) -> list[Cell]:
                 )
                 cells.append(cell)
     return cells
+
+
+def amounts(plan: Plan) -> list[tuple[int | None, float | None]]:
+    """The numbers of labels of a plan, or their shares; of each pair one is None."""
+    counts: list[tuple[int | None, float | None]] = [(count, None) for count in plan.labels or ()]
+    return counts + [(None, share) for share in plan.fractions or ()]
 
 
 def fold_numbers(plan: Plan) -> Sequence[int | None]:

@@ -28,6 +28,7 @@ class MethodFacts:
     test_s: float  # to predict and score all test subjects
     training: int  # labelled subjects available for training
     scans_per_subject: float  # of these, in the mean
+    teacher_s: float = 0.0  # of what teaches unlabelled scans, besides more trainings; estimated
 
 
 def load_facts(out: Path) -> dict[str, MethodFacts]:

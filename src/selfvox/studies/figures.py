@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
 from selfvox.plotting import save_figure
+from selfvox.studies.compute import total_seconds
 from selfvox.studies.convergence import VALIDATION_METRICS, curve
 from selfvox.studies.plan import Plan
 from selfvox.studies.reference import StatedScore, stated_scores
@@ -57,6 +58,7 @@ def draw(
             "methods": _by_method([row for row in rows if row["name"] == overall], looks),
             "steps": _by_steps(results, looks),
             "differences": _differences(rows, looks, "minus its twin's"),
+            "compute": _by_compute([row for row in rows if row["name"] == overall], looks),
         }
         for kind, differences in comparisons.items():
             shown = [row for row in differences if row["name"] in names]
@@ -202,6 +204,33 @@ def _by_steps(results: Sequence[Result], looks: Looks) -> Figure | None:
         to_choose = next(result for result in results if result.labels == count).validation_labels
         axes.set_title(f"{labels_text(count, to_choose)} label{'s' * (count != 1)}")
         axes.set_xlabel("fine-tuning step")
+    draw_legend(figure, panels)
+    return figure
+
+
+def _by_compute(rows: Rows, looks: Looks) -> Figure | None:
+    """Score by all time that a run took, its pre-training included; a panel per number of labels.
+
+    Args:
+        rows: of one class or region, or of the mean.
+        looks: of the methods.
+    """
+    shown = [row for row in rows if total_seconds(row)]
+    if len({row["method"] for row in shown}) < 2 or len({row["cost_unit"] for row in shown}) > 1:
+        return None
+    counts = sorted({row["labels"] for row in shown})
+    figure, panels = make_panels(len(counts), _title(shown[0]["score"]))
+    unit = {"cpu": "processor", "gpu": "GPU"}[shown[0]["cost_unit"]]
+    for axes, count in zip(panels, counts, strict=True):
+        for row in shown:
+            if row["labels"] == count:
+                look = {**looks[row["method"]], "linestyle": "none"}
+                axes.errorbar(
+                    total_seconds(row) / 60, row["mean"], row["sd"] or 0.0, capsize=3, **look
+                )
+        axes.set_xscale("log")
+        axes.set_title(f"{count} label{'s' * (count != 1)}")
+        axes.set_xlabel(f"{unit} minutes of a run and its pre-training")
     draw_legend(figure, panels)
     return figure
 

@@ -16,7 +16,7 @@ from selfvox.runs import atomic_files, strict_json
 
 FORMAT = 1
 FILE = "data.json"
-_STORES = ("store", "scans/*", "labelled/*")
+_STORES = ("store", "scans/*", "labelled/*", "unlabelled/*")
 _FOLDS = ("store-folds/*", "labelled/*/*")
 
 

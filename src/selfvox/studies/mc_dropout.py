@@ -78,7 +78,11 @@ def predict_with_passes(
     Raises:
         UsageError: no run segments, or they were predicted by another number of passes.
     """
-    segmented = [result for result in results.read_results(plan, out) if result.key == "dice"]
+    segmented = [
+        result
+        for result in results.read_results(plan, out)
+        if result.key == "dice" and result.is_network
+    ]
     if not segmented:
         raise UsageError(f"passes: {out} has no run that segments; remove --passes")
     predictions = [

@@ -12,14 +12,15 @@ from typing import Annotated, Any, Literal
 import pydantic
 import yaml
 
-from selfvox.errors import UsageError
+from selfvox.errors import UsageError, did_you_mean
 from selfvox.runs.atomic_files import write_text
 from selfvox.settings import safe_yaml
 from selfvox.settings.options import as_dict, resolve
-from selfvox.settings.verbs import AtLeastOne, NotNegative, Prepare
+from selfvox.settings.verbs import Atlas, AtLeastOne, NotNegative, Prepare
 
 SCRATCH = "scratch"
-PATH_SETTINGS = ("scans", "probe")  # settings of `pretrain` that are paths
+# settings of `pretrain` and of `finetune` that are paths
+PATH_SETTINGS = ("scans", "probe", "unlabelled")
 
 Seeds = Annotated[tuple[Annotated[int, NotNegative], ...], pydantic.Field(min_length=1)]
 Counts = Annotated[tuple[Annotated[int, AtLeastOne], ...], pydantic.Field(min_length=1)]
@@ -29,16 +30,39 @@ Shares = Annotated[tuple[Annotated[float, Share], ...], pydantic.Field(min_lengt
 
 @dataclass(frozen=True, kw_only=True)
 class MethodSettings:
-    """One entry of `methods` as the plan file has it: how to obtain an encoder and fine-tune it."""
+    """A network in the plan's `methods`: how to obtain an encoder and fine-tune it."""
 
     pretrain: Annotated[
         dict[str, Any] | str | None,
-        "settings of `pretrain`, with `scans` unless it uses the study's own; or the path of a "
-        "pre-training run; or null: from scratch",
+        "settings of `pretrain`, with `scans` unless it uses the study's own; with "
+        "`supervised: tissues` instead of a task; or the path of a run; or null: from scratch",
     ]
     finetune: Annotated[dict[str, Any], "settings of `finetune` that override the shared ones"] = (
         field(default_factory=dict)
     )
+    transfer: Annotated[
+        Literal["all", "encoder"],
+        "what is taken from the pre-training: all (with the decoder, which masked and genesis "
+        "train too), or the encoder alone",
+    ] = "all"
+
+
+@dataclass(frozen=True, kw_only=True)
+class AtlasMethod:
+    """Registration alone in the plan's `methods`: the drawn subjects' labels, without a network."""
+
+    atlas: Annotated[dict[str, Any], "settings of `atlas`, such as {atlases: 3}; {}: its defaults"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictedMethod:
+    """Predictions made elsewhere in the plan's `methods`, which are only scored."""
+
+    predictions: Annotated[
+        str,
+        "folder of label files, named like the scans; {labels} or {percent}, {seed} and {fold} in "
+        "it stand for those of each cell",
+    ]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,8 +87,28 @@ class Method:
     pretrain: dict[str, Any] | str | None  # settings; the path of a run; None: from scratch
     finetune: dict[str, Any]
     pretrained_as: str  # the first method with this pre-training: its name is on the run
+    transfer: str = "all"
     scans_as: str | None = None  # the first method with these `scans`: its name is on their store
+    # the first method with these `unlabelled` scans: its name is on their store
+    unlabelled_as: str | None = None
     is_plain_scratch: bool = False  # written as `scratch`: only names the baseline of the others
+    atlases: int | None = None  # of registration alone: at most so many labelled scans vote
+    predictions: str | None = None  # of predictions made elsewhere: their folder, with {labels}
+
+    @property
+    def is_network(self) -> bool:
+        """Whether something is trained."""
+        return self.atlases is None and self.predictions is None
+
+    @property
+    def is_supervised(self) -> bool:
+        """Whether it is pre-trained on automatic labels, by fine-tuning."""
+        return isinstance(self.pretrain, dict) and "supervised" in self.pretrain
+
+    @property
+    def has_draws(self) -> bool:
+        """Whether it differs by the drawn subjects: not one folder of predictions for all seeds."""
+        return self.predictions is None or "{seed}" in self.predictions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,6 +140,9 @@ class Plan:
     pretrain_seeds: Annotated[
         Seeds, "of pre-training; every method is pre-trained once for each"
     ] = (0,)
+    corpus: Annotated[
+        Path | None, "other scans to pre-train on, for methods with `scans: corpus`"
+    ] = None
     prepare: Annotated[dict[str, Any], "settings of `prepare`, such as size or spacing"] = field(
         default_factory=dict
     )
@@ -115,6 +162,9 @@ class Plan:
         "operations as the pre-training took; `time`: for as many more seconds",
     ] = False
     transductive: Annotated[bool, "pre-train on the test scans too, without their labels"] = False
+    against: Annotated[
+        tuple[str, ...], "methods that all others are compared with too, such as registration alone"
+    ] = ()
     reference: Annotated[
         Literal["brats2018"] | None, "draw the papers' own numbers of this data set next to ours"
     ] = None
@@ -128,28 +178,45 @@ class Plan:
     @functools.cached_property
     def resolved_methods(self) -> tuple[Method, ...]:
         """All methods, in the plan's order, each with the shared settings filled in."""
-        entries = {name: _resolve_entry(self, name) for name in self.methods}
+        networks = {
+            name: _resolve_network(self, name)
+            for name, entry in self.methods.items()
+            if kind_of_method(entry) is MethodSettings
+        }
         return tuple(
-            Method(
-                name=name,
-                pretrain=entry.pretrain,
-                finetune=entry.finetune,
-                pretrained_as=_first_with(entries, "pretrain", entry.pretrain),
-                scans_as=_first_with_scans(entries, entry),
-                is_plain_scratch=self.methods[name] == SCRATCH,
-            )
-            for name, entry in entries.items()
+            self._network(name, networks)
+            if name in networks
+            else _without_network(name, self.methods[name])
+            for name in self.methods
+        )
+
+    def _network(self, name: str, networks: Mapping[str, MethodSettings]) -> Method:
+        entry = networks[name]
+        return Method(
+            name=name,
+            pretrain=entry.pretrain,
+            finetune=entry.finetune,
+            pretrained_as=_first_with(networks, "pretrain", entry.pretrain),
+            transfer=entry.transfer,
+            scans_as=_first_with_path(networks, "pretrain", "scans", entry),
+            unlabelled_as=_first_with_path(networks, "finetune", "unlabelled", entry),
+            is_plain_scratch=self.methods[name] == SCRATCH,
         )
 
     @property
     def trained_methods(self) -> list[Method]:
-        """The methods with cells of their own.
+        """The networks with cells of their own.
 
         A plain `scratch` has none: it names the baseline, which each method brings with it. Where
-        nothing else is in the plan, it is trained itself.
+        no other network is in the plan, it is trained itself.
         """
-        methods = [method for method in self.resolved_methods if not method.is_plain_scratch]
-        return methods or list(self.resolved_methods)
+        networks = [method for method in self.resolved_methods if method.is_network]
+        return [method for method in networks if not method.is_plain_scratch] or networks
+
+    @property
+    def untrained_methods(self) -> list[Method]:
+        """Registration alone, and predictions made elsewhere."""
+        return [method for method in self.resolved_methods if not method.is_network]
 
     def __post_init__(self) -> None:
         if (self.labels is None) == (self.fractions is None):
@@ -162,6 +229,9 @@ class Plan:
                 raise ValueError(f"{name}: a value is given twice")
         if not self.methods:
             raise ValueError("methods: is empty; name at least one")
+        for name in self.against:
+            if name not in self.methods:
+                raise ValueError(f"against: no method {name}{did_you_mean(name, self.methods)}")
 
 
 def save_plan(plan: Plan, path: Path) -> None:
@@ -192,7 +262,10 @@ def align_with_saved(plan: Plan, saved: Plan) -> Plan:
     names += [name for name in plan.methods if name not in saved.methods]
     methods = {name: _spell_like(plan.methods[name], saved.methods.get(name)) for name in names}
     return dataclasses.replace(
-        plan, methods=methods, pretrain=_spell_like(plan.pretrain, saved.pretrain)
+        plan,
+        methods=methods,
+        pretrain=_spell_like(plan.pretrain, saved.pretrain),
+        finetune=_spell_like(plan.finetune, saved.finetune),
     )
 
 
@@ -204,7 +277,8 @@ def _spell_like(value: Any, saved: Any) -> Any:
         is_same = Path(value).resolve() == Path(saved).resolve()
         return saved if is_same else value
     if isinstance(value, Mapping) and isinstance(saved, Mapping):
-        keys = [key for key in ("pretrain", *PATH_SETTINGS) if key in value and key in saved]
+        sections = ("pretrain", "finetune", "predictions")
+        keys = [key for key in (*sections, *PATH_SETTINGS) if key in value and key in saved]
         return {**value, **{key: _spell_like(value[key], saved[key]) for key in keys}}
     return value
 
@@ -231,7 +305,35 @@ def scale_steps(settings: Mapping[str, Any], scale: float, default_steps: int) -
     return scaled
 
 
-def _resolve_entry(plan: Plan, name: str) -> MethodSettings:
+def kind_of_method(
+    entry: Any,
+) -> type[MethodSettings] | type[AtlasMethod] | type[PredictedMethod]:
+    """The settings that an entry of `methods` has, by its first key."""
+    if isinstance(entry, Mapping):
+        if "atlas" in entry:
+            return AtlasMethod
+        if "predictions" in entry:
+            return PredictedMethod
+    return MethodSettings
+
+
+def _without_network(name: str, entry: Mapping[str, Any]) -> Method:
+    """Registration alone, or predictions made elsewhere."""
+    kind = kind_of_method(entry)
+    settings: Any = resolve(kind, entry, prefix=f"methods.{name}.")
+    if kind is AtlasMethod:
+        atlases = int(settings.atlas.get("atlases", Atlas.atlases))
+        return Method(name=name, pretrain=None, finetune={}, pretrained_as=name, atlases=atlases)
+    return Method(
+        name=name,
+        pretrain=None,
+        finetune={},
+        pretrained_as=name,
+        predictions=settings.predictions,
+    )
+
+
+def _resolve_network(plan: Plan, name: str) -> MethodSettings:
     """A method's settings over the shared ones; from scratch, with the network the others share."""
     value = plan.methods[name]
     entry = resolve(
@@ -244,20 +346,23 @@ def _resolve_entry(plan: Plan, name: str) -> MethodSettings:
     # a network of volumes does not fit slices
     if pretrain is None and "network" in plan.pretrain and not finetune.get("slices"):
         finetune = {"network": plan.pretrain["network"], **finetune}
-    return MethodSettings(pretrain=pretrain, finetune=finetune)
+    return MethodSettings(pretrain=pretrain, finetune=finetune, transfer=entry.transfer)
 
 
 def _first_with(entries: Mapping[str, MethodSettings], field_name: str, value: Any) -> str:
     return next(name for name, entry in entries.items() if getattr(entry, field_name) == value)
 
 
-def _first_with_scans(entries: Mapping[str, MethodSettings], entry: MethodSettings) -> str | None:
-    """The first method that pre-trains on the same scans; None for the study's own."""
-    if not isinstance(entry.pretrain, dict) or "scans" not in entry.pretrain:
+def _first_with_path(
+    entries: Mapping[str, MethodSettings], section: str, key: str, entry: MethodSettings
+) -> str | None:
+    """The first method with the same path at a key of a section; None where it has none."""
+    path = _value_at(entry, section, key)
+    if path is None:
         return None
-    scans = entry.pretrain["scans"]
-    return next(
-        name
-        for name, candidate in entries.items()
-        if isinstance(candidate.pretrain, dict) and candidate.pretrain.get("scans") == scans
-    )
+    return next(name for name in entries if _value_at(entries[name], section, key) == path)
+
+
+def _value_at(entry: MethodSettings, section: str, key: str) -> Any:
+    settings = getattr(entry, section)
+    return settings.get(key) if isinstance(settings, Mapping) else None

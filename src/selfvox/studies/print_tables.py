@@ -11,10 +11,11 @@ from rich.table import Table
 from rich.text import Text
 
 from selfvox.evaluation.segmentation import EMPTY_RULE
+from selfvox.runs.progress import format_seconds
 from selfvox.studies.random_effects import FACTORS
 from selfvox.studies.results import Result, labels_text
 
-WIDTH = 200  # columns that a row needs
+WIDTH = 220  # columns that a row needs
 Row = Mapping[str, Any]
 
 
@@ -41,6 +42,18 @@ def _saved_text(row: Row) -> str:
     return f"{saved} ({' ... '.join(ends)})"
 
 
+def _compute_text(row: Row) -> str:
+    """Time of a run, and of its encoder: `3 min + 40 min`, and how many times that of the twin."""
+    if row["cost_s"] is None:
+        return ""
+    text = format_seconds(row["cost_s"])
+    if row["pretrain_cost_s"] is None:
+        text += " + ?"
+    elif row["pretrain_cost_s"]:
+        text += f" + {format_seconds(row['pretrain_cost_s'])}"
+    return text if row["cost_ratio"] is None else f"{text}, x {row['cost_ratio']:.1f}"
+
+
 _DIFFERENCE = (
     _Column("mean", lambda row: f"{row['difference']:+.3f}"),
     _Column("95 %", lambda row: interval_text(row["low"], row["high"])),
@@ -61,7 +74,7 @@ def print_summary(summary: Sequence[Row], results: Sequence[Result]) -> None:
     score = key.replace("_", " ").capitalize()
     table = _new_table(
         f"{score}, {overall}, {len(results[0].cases())} test cases",
-        ("labels", "runs", "rising", "mean ± sd", "minus twin: mean"),
+        ("labels", "runs", "rising", "compute", "mean ± sd", "minus twin: mean"),
     )
     rows = [row for row in summary if row["name"] == overall]
     for labels in sorted({row["labels"] for row in rows}):
@@ -79,7 +92,8 @@ def _summary_cells(row: Row) -> list[str]:
     sd = "" if row["sd"] is None else f" ± {row['sd']:.3f}"
     labels = labels_text(row["labels"], row["validation_labels"])
     rising = "" if row["rising"] is None else str(row["rising"])
-    cells = [name, labels, str(row["runs"]), rising, f"{row['mean']:.3f}{sd}"]
+    compute = _compute_text(row)
+    cells = [name, labels, str(row["runs"]), rising, compute, f"{row['mean']:.3f}{sd}"]
     return cells + _difference_cells(row) if row["twin"] else cells
 
 
@@ -94,6 +108,13 @@ def _footnotes(rows: Sequence[Row], result: Result) -> list[str]:
         "needs for the same score, by its curve; unknown if that has one point or has not",
         "converged (summary.csv has the reason).",
     ]
+    units = {row["cost_unit"] for row in rows} - {None}
+    if units:
+        named = " or ".join(sorted({"cpu": "processor", "gpu": "GPU"}[unit] for unit in units))
+        lines += [
+            f"Compute: {named} time of a run, + of its pre-training, which may serve several runs;",
+            "x: how many times that of the twin, pre-training included.",
+        ]
     if any(row["low"] is not None and FACTORS[0] not in row["over"] for row in rows):
         lines.append("Of methods with one pre-training, intervals are about this one.")
     if any(row["twin"] and row["low"] is None for row in rows):

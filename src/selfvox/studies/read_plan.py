@@ -12,26 +12,34 @@ from typing import Any
 
 from selfvox.errors import UsageError, did_you_mean
 from selfvox.models.build import check_network
+from selfvox.runs.progress import echo
 from selfvox.settings import safe_yaml
 from selfvox.settings.options import check_names, options, resolve
-from selfvox.settings.verbs import Finetune, PreparationSettings, Prepare, Pretrain
+from selfvox.settings.verbs import Atlas, Finetune, PreparationSettings, Prepare, Pretrain
+from selfvox.studies.made_elsewhere import check_placeholders
 from selfvox.studies.plan import (
     PATH_SETTINGS,
     SCRATCH,
+    AtlasMethod,
     Methods2D,
     MethodSettings,
     Plan,
+    PredictedMethod,
     folder_name,
+    kind_of_method,
 )
+from selfvox.studies.supervised import check_supervised
 from selfvox.tasks import task_from_setting
 
 PRESETS = Path(__file__).parent / "presets"
+CORPUS = "corpus"  # as the `scans` of a method: the corpus of the plan
 
 # settings that the study decides itself; a plan may give all others of a verb
 _PREPARATION = {entry.name for entry in dataclasses.fields(PreparationSettings)}
 _DECIDED = {
     Prepare: {"scans", "out", "test", "validation", "seed"},
     Pretrain: {"out", "minutes", "seed", "resume", "devices"} | _PREPARATION - {"source"},
+    Atlas: {"labelled", "scans", "out", *_PREPARATION},
     Finetune: {
         "labelled",
         "out",
@@ -54,13 +62,16 @@ def preset_names() -> list[str]:
     return sorted(path.stem for path in PRESETS.glob("*.yaml"))
 
 
-def read_plan(plan: str, data: Path | None = None, scale: float = 1.0) -> Plan:
+def read_plan(
+    plan: str, data: Path | None = None, scale: float = 1.0, corpus: Path | None = None
+) -> Plan:
     """Read a plan file or a preset, and check all of it.
 
     Args:
         plan: path of a YAML file, or the name of a preset.
         data: overrides the plan's data.
         scale: overrides the plan's scale, unless 1.
+        corpus: overrides the plan's; without it, a preset has no methods that need one.
 
     Raises:
         UsageError: there is no such plan, or a setting is unknown, missing or invalid.
@@ -73,6 +84,10 @@ def read_plan(plan: str, data: Path | None = None, scale: float = 1.0) -> Plan:
         raise UsageError(f"{plan}: this preset needs scans; give their folder with --data PATH")
     if scale != 1:
         values["scale"] = scale
+    if corpus is not None:
+        values["corpus"] = str(corpus.absolute())
+    elif path.parent == PRESETS:
+        _leave_out_corpus(values)
     try:
         _check_complete(values)
         return _check_plan(resolve(Plan, values), path.parent)
@@ -90,6 +105,21 @@ def _find_plan(plan: str) -> Path:
     return PRESETS / f"{plan}.yaml"
 
 
+def _leave_out_corpus(values: dict[str, Any]) -> None:
+    """Remove the methods that are pre-trained on a corpus; prints their names."""
+    names = [
+        name
+        for name, entry in values["methods"].items()
+        if isinstance(entry, Mapping)
+        and isinstance(entry.get("pretrain"), Mapping)
+        and entry["pretrain"].get("scans") == CORPUS
+    ]
+    for name in names:
+        del values["methods"][name]
+    if names:
+        echo(f"left out, since they need --corpus PATH: {', '.join(names)}")
+
+
 def _check_complete(values: Mapping[str, Any]) -> None:
     """Name everything that is missing at once, so that a plan is completed in one go."""
     settings = options(Plan)
@@ -103,31 +133,81 @@ def _check_complete(values: Mapping[str, Any]) -> None:
         raise UsageError(f"required settings are missing: {', '.join(missing)}")
 
 
+class _Problems:
+    """What is wrong with a plan, all of it, so that a plan is corrected in one go."""
+
+    def __init__(self) -> None:
+        self._messages: dict[str, None] = {}  # each once, in their order
+
+    @contextlib.contextmanager
+    def collect(self) -> Iterator[None]:
+        """Note a refusal instead of raising it."""
+        try:
+            yield
+        except UsageError as error:
+            self._messages[str(error)] = None
+
+    def report(self) -> None:
+        """Raise what was noted.
+
+        Raises:
+            UsageError: something was.
+        """
+        messages = list(self._messages)
+        if len(messages) == 1:
+            raise UsageError(messages[0])
+        if messages:
+            numbered = "; ".join(f"({number}) {text}" for number, text in enumerate(messages, 1))
+            raise UsageError(f"{len(messages)} problems: {numbered}")
+
+
 def _check_plan(plan: Plan, folder: Path) -> Plan:
     """Check every section with the verb it is meant for; returns the plan with absolute paths.
 
     Args:
         plan: as it was read.
         folder: of the plan file, which relative paths start from.
+
+    Raises:
+        UsageError: names all that is wrong.
     """
-    plan = _add_2d_methods(plan)
-    _check_section(Prepare, plan.prepare, "prepare.")
-    _check_section(Pretrain, plan.pretrain, "pretrain.")
-    _check_section(Finetune, plan.finetune, "finetune.")
-    methods = {
-        name: _check_method(plan, name, entry, folder) for name, entry in plan.methods.items()
+    problems = _Problems()
+    with problems.collect():
+        plan = _add_2d_methods(plan)
+    sections = {
+        "prepare.": (Prepare, plan.prepare),
+        "pretrain.": (Pretrain, plan.pretrain),
+        "finetune.": (Finetune, plan.finetune),
     }
-    _check_distinct(methods)
+    for prefix, (verb, values) in sections.items():
+        is_valid = False
+        with problems.collect():
+            _check_section(verb, values, prefix)
+            is_valid = True
+        if not is_valid:  # or each method that shares it would be refused too
+            emptied: dict[str, Any] = {prefix.rstrip("."): {}}
+            plan = dataclasses.replace(plan, **emptied)
+    methods = {}
+    for name, entry in plan.methods.items():
+        with problems.collect():
+            methods[name] = _check_method(plan, name, entry, folder)
+    with problems.collect():
+        _check_distinct(methods)
+    problems.report()
     plan = dataclasses.replace(
         plan,
         data=Path(_absolute(folder, plan.data)),
+        corpus=None if plan.corpus is None else Path(_absolute(folder, plan.corpus)),
         methods=methods,
         pretrain=_with_absolute_paths(folder, plan.pretrain),
+        finetune=_with_absolute_paths(folder, plan.finetune),
     )
     for method in plan.resolved_methods:
-        if isinstance(method.pretrain, dict):
-            _check_network(method.pretrain, f"methods.{method.name}.pretrain.")
-        _check_network(method.finetune, f"methods.{method.name}.finetune.")
+        with problems.collect():
+            if isinstance(method.pretrain, dict):
+                _check_network(method.pretrain, f"methods.{method.name}.pretrain.")
+            _check_network(method.finetune, f"methods.{method.name}.finetune.")
+    problems.report()
     return plan
 
 
@@ -160,10 +240,19 @@ def _check_method(plan: Plan, name: Any, entry: Any, folder: Path) -> str | dict
     if not isinstance(entry, Mapping):
         remedy = "write `pretrain: {task: rotation}` below it"
         raise UsageError(f"{place}: should be `{SCRATCH}` or settings; {remedy}")
+    if kind_of_method(entry) is not MethodSettings:
+        return _check_without_network(plan, name, entry, folder)
     settings = resolve(MethodSettings, entry, prefix=f"{place}.")
     pretrain = settings.pretrain
     if isinstance(pretrain, dict):
-        _check_pretrain(plan, pretrain, f"{place}.pretrain.")
+        if pretrain.get("scans") == CORPUS:
+            if plan.corpus is None:
+                raise UsageError(f"{place}.pretrain.scans: there is no corpus; give --corpus PATH")
+            pretrain = {**pretrain, "scans": str(plan.corpus)}
+        if "supervised" in pretrain:
+            check_supervised(pretrain, f"{place}.pretrain.")
+        else:
+            _check_pretrain(plan, pretrain, f"{place}.pretrain.")
         pretrain = _with_absolute_paths(folder, pretrain)
     elif pretrain is not None:
         pretrain = _absolute(folder, pretrain)
@@ -177,9 +266,32 @@ def _check_method(plan: Plan, name: Any, entry: Any, folder: Path) -> str | dict
         f"{place}.finetune.",
         encoder="none" if pretrain is None else "-",
     )
+    if pretrain is None and settings.transfer != MethodSettings.transfer:
+        raise UsageError(f"{place}.transfer: nothing is pre-trained; remove it")
     if pretrain is None and not settings.finetune:
         return SCRATCH
-    return {"pretrain": pretrain, "finetune": dict(settings.finetune)}
+    finetune = _with_absolute_paths(folder, settings.finetune)
+    checked: dict[str, Any] = {"pretrain": pretrain, "finetune": finetune}
+    if settings.transfer != MethodSettings.transfer:
+        checked["transfer"] = settings.transfer
+    return checked
+
+
+def _check_without_network(
+    plan: Plan, name: str, entry: Mapping[str, Any], folder: Path
+) -> dict[str, Any]:
+    """Check registration alone, or predictions made elsewhere."""
+    place = f"methods.{name}"
+    if name.startswith(SCRATCH):
+        raise UsageError(f"{place}: is not trained from scratch; rename it")
+    settings = resolve(kind_of_method(entry), entry, prefix=f"{place}.")
+    if isinstance(settings, AtlasMethod):
+        _check_section(Atlas, settings.atlas, f"{place}.atlas.")
+        return {"atlas": dict(settings.atlas)}
+    assert isinstance(settings, PredictedMethod)
+    with _located(f"{place}.predictions: "):
+        check_placeholders(plan, settings.predictions)
+    return {"predictions": _absolute(folder, settings.predictions)}
 
 
 def _check_method_name(name: Any, place: str) -> None:
@@ -220,7 +332,7 @@ def _check_section(verb: type, values: Mapping[str, Any], prefix: str, encoder: 
     """Check a section with the settings of its verb; what the study decides must not be in it.
 
     Args:
-        verb: Prepare, Pretrain or Finetune.
+        verb: Prepare, Pretrain, Finetune or Atlas.
         values: as the plan gives them.
         prefix: of the section's settings in messages, such as `finetune.`.
         encoder: `none` checks that a fine-tuning from scratch is valid.
@@ -258,13 +370,13 @@ def _located(prefix: str) -> Iterator[None]:
         raise UsageError(f"{prefix}{error}") from None
 
 
-def _with_absolute_paths(folder: Path, pretrain: Mapping[str, Any]) -> dict[str, Any]:
+def _with_absolute_paths(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
     paths = {
-        name: _absolute(folder, pretrain[name])
+        name: _absolute(folder, settings[name])
         for name in PATH_SETTINGS
-        if pretrain.get(name) is not None
+        if settings.get(name) is not None
     }
-    return {**pretrain, **paths}
+    return {**settings, **paths}
 
 
 def _absolute(folder: Path, path: Any) -> str:

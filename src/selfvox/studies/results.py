@@ -8,15 +8,16 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from selfvox.data.naming import natural_key
 from selfvox.data.preparation.store import is_store, open_store
 from selfvox.runs import strict_json
 from selfvox.studies import class_scores
-from selfvox.studies.design import Arm, list_arms, list_cells
+from selfvox.studies.design import Arm, list_arms, list_cells, pretrain_folder
 from selfvox.studies.facts import load_facts
 from selfvox.studies.plan import Plan
+from selfvox.studies.run_once import failure_of
 
 MEAN = "mean of classes"
 MEAN_OF_REGIONS = "mean of regions"
@@ -39,6 +40,25 @@ def labels_text(labels: int, validation_labels: int | None) -> str:
     return f"{labels} + {validation_labels}" if validation_labels else str(labels)
 
 
+class Cost(NamedTuple):
+    """What a run took: seconds of the processor, or seconds on a GPU; all its folds together."""
+
+    unit: str  # cpu or gpu
+    seconds: float  # to fine-tune, predict and score
+    pretrainings: Mapping[str, float] | None  # seconds by folder; None: not known
+    peak_memory_mib: float  # of the process, or of the GPU
+
+    @property
+    def pretraining_s(self) -> float | None:
+        """Seconds of all pre-trainings, each once."""
+        return None if self.pretrainings is None else sum(self.pretrainings.values())
+
+    @property
+    def total_s(self) -> float | None:
+        """With pre-training; None where that is not known."""
+        return None if self.pretraining_s is None else self.seconds + self.pretraining_s
+
+
 @dataclass(frozen=True, kw_only=True)
 class Result:
     """A cell that is done; all its folds together, since each of them scores other subjects."""
@@ -58,6 +78,8 @@ class Result:
     from_scratch: bool = False
     # subjects with labels that choose the weights; None: not recorded, by an older version
     validation_labels: int | None = None
+    is_network: bool = True  # else registration alone, or predictions made elsewhere
+    cost: Cost | None = None  # None: not known
     # by case; a case that is missing is a subject of its own
     subjects: Mapping[str, str] = field(default_factory=dict)
 
@@ -140,7 +162,9 @@ def read_results(plan: Plan, out: Path) -> list[Result]:
         if record["method"] not in arms:
             continue
         cell = (run.name.rpartition("-fold-")[0] or run.name, record["method"])
-        result = _read_result(run, record, arms[record["method"]], subjects)
+        arm = arms[record["method"]]
+        cost = _read_cost(plan, out, arm, record)
+        result = _read_result(run, record, arm, subjects, cost)
         results[cell] = _join_folds(results[cell], result) if cell in results else result
     # a mean over some of the folds would be over other subjects
     complete = [result for result in results.values() if len(result.paths) == (plan.folds or 1)]
@@ -156,8 +180,30 @@ def read_results(plan: Plan, out: Path) -> list[Result]:
     )
 
 
+def _read_cost(plan: Plan, out: Path, arm: Arm, record: Mapping[str, Any]) -> Cost | None:
+    """The cost of a run and of its encoder, from their `done.json`."""
+    # of predictions made elsewhere, only scoring was measured
+    if "cpu_s" not in record or arm.method.predictions is not None:
+        return None
+    unit = "gpu" if "gpu_s" in record else "cpu"
+    pretrainings: dict[str, float] | None = {}
+    if isinstance(arm.pretrain, dict):
+        folder = pretrain_folder(plan, arm.method, record["pretrain_seed"], record["fold"])
+        file = out / folder / "done.json"
+        seconds = strict_json.read_json(file).get(f"{unit}_s") if file.exists() else None
+        pretrainings = None if seconds is None else {str(folder): seconds}
+    elif arm.pretrain is not None:
+        pretrainings = None
+    memory = "peak_gpu_memory_mib" if unit == "gpu" else "peak_memory_mib"
+    return Cost(unit, record[f"{unit}_s"], pretrainings, record[memory])
+
+
 def _read_result(
-    run: Path, record: Mapping[str, Any], arm: Arm, subjects: Mapping[str, str]
+    run: Path,
+    record: Mapping[str, Any],
+    arm: Arm,
+    subjects: Mapping[str, str],
+    cost: Cost | None,
 ) -> Result:
     """One run as a result, from its `done.json` and its scores."""
     return Result(
@@ -165,6 +211,8 @@ def _read_result(
         rows=read_rows(run, record["fold"]),
         key=record["score"],
         from_scratch=arm.pretrain is None,
+        is_network=arm.method.is_network,
+        cost=cost,
         validation_labels=record.get("validation_labels"),
         subjects=subjects,
         **{name: record[name] for name in _OF_DONE},
@@ -177,6 +225,22 @@ def _join_folds(first: Result, second: Result) -> Result:
         paths=first.paths + second.paths,
         rows=first.rows + second.rows,
         transductive=first.transductive or second.transductive,
+        cost=_join_costs(first.cost, second.cost),
+    )
+
+
+def _join_costs(first: Cost | None, second: Cost | None) -> Cost | None:
+    """The cost of two folds, which have their own encoders or share one."""
+    if first is None or second is None or first.unit != second.unit:
+        return None
+    pretrainings = None
+    if first.pretrainings is not None and second.pretrainings is not None:
+        pretrainings = {**first.pretrainings, **second.pretrainings}
+    return Cost(
+        first.unit,
+        first.seconds + second.seconds,
+        pretrainings,
+        max(first.peak_memory_mib, second.peak_memory_mib),
     )
 
 
@@ -212,10 +276,20 @@ def pairs_in_2d(plan: Plan, out: Path) -> list[tuple[str, str]]:
     return methods + list(dict.fromkeys(pairs))
 
 
+def pairs_against(plan: Plan, out: Path, reference: str) -> list[tuple[str, str]]:
+    """Every arm with one that the plan compares all with."""
+    names = [arm.name for arm in list_arms(plan, load_facts(out))]
+    return [(name, reference) for name in names if name != reference]
+
+
 def missing_cells(plan: Plan, out: Path) -> tuple[list[str], int]:
-    """The cells of the plan that are not done, and how many cells it has."""
+    """The cells of the plan that are not done, failed ones with the reason; and how many it has."""
     cells = list_cells(plan, load_facts(out))
-    missing = [str(cell) for cell in cells if not (out / cell.folder / "done.json").exists()]
+    missing = []
+    for cell in cells:
+        if not (out / cell.folder / "done.json").exists():
+            reason = failure_of(out / cell.folder)
+            missing.append(f"{cell}: failed ({reason})" if reason else str(cell))
     return missing, len(cells)
 
 

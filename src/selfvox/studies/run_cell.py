@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from selfvox.commands.evaluate import evaluate
 from selfvox.commands.finetune import finetune
-from selfvox.commands.predict import predict
 from selfvox.commands.pretrain import pretrain
-from selfvox.data.naming import natural_key
 from selfvox.data.preparation import split as splits
-from selfvox.data.preparation.store import Store, open_store
-from selfvox.prediction import class_table, output_folder
-from selfvox.runs import atomic_files
-from selfvox.runs.card import ClassifierCard
-from selfvox.runs.weights import read_network_card
+from selfvox.data.preparation.store import open_store
 from selfvox.settings import safe_yaml
 from selfvox.settings.options import resolve
-from selfvox.settings.verbs import Evaluate, Finetune, Predict, Pretrain
-from selfvox.studies import class_scores
+from selfvox.settings.verbs import Finetune, Pretrain
 from selfvox.studies.design import (
     Cell,
     finetune_settings,
@@ -30,13 +23,20 @@ from selfvox.studies.design import (
 from selfvox.studies.facts import MethodFacts
 from selfvox.studies.plan import Method, Plan
 from selfvox.studies.run_once import run_once
+from selfvox.studies.run_untrained import run_untrained
+from selfvox.studies.score_run import compared_score, score_network
 from selfvox.studies.stores import (
     check_leakage,
     encoder_card,
     fold_store,
     pretrain_store,
     trainable_subjects,
+    unlabelled_store,
 )
+from selfvox.studies.supervised import supervised_settings
+
+# in the folder of a run, what registration writes by the contents of both scans alone
+_REGISTERED = ("pairs", "cases", "images", "labels", "foreground")
 
 
 def run_cell(
@@ -50,11 +50,16 @@ def run_cell(
         SelfvoxError: what the verbs raise.
     """
     arm = cell.arm
+    if not arm.method.is_network:
+        run_untrained(plan, out, cell, wait)
+        return
     method_facts = facts[arm.method.name]
     encoder = _encoder_of(plan, out, cell, wait)
     finetuning = finetune_settings(plan, cell, method_facts)
     # what identifies the cell: a cell of other settings is refused
     identity: dict[str, Any] = {**finetuning, "pretrain": arm.pretrain}
+    if arm.transfer != "all":
+        identity["transfer"] = arm.transfer
     if isinstance(arm.pretrain, str):  # the run at this path may be replaced by another
         identity["encoder_sha256"] = encoder_card(Path(arm.pretrain)).sha256
 
@@ -66,8 +71,11 @@ def run_cell(
             card = encoder_card(Path(encoder))
             leaks = check_leakage(store, encoder, card.seen, plan.transductive)
         paths = {"labelled": store.path, "encoder": encoder}
+        if arm.method.unlabelled_as is not None:
+            paths["unlabelled"] = unlabelled_store(plan, arm.method, out, cell.fold)
+            share_registrations(out, run)
         finetune(resolve(Finetune, {**finetuning, **_run_settings(run, paths)}))
-        score(plan, run, store)
+        score_network(plan, run, store)
         # from the run, not from the plan: it says what was trained on
         split = splits.read_split(run / "split.json")
         trained_on = split.train
@@ -83,7 +91,7 @@ def run_cell(
             "fold": cell.fold,
             "transductive": leaks > 0,
             "slices": finetuning.get("slices"),
-            "score": _compared_score(run),
+            "score": compared_score(run),
         }
 
     run_once(out, cell.folder, identity, work, wait)
@@ -95,10 +103,14 @@ def _encoder_of(plan: Plan, out: Path, cell: Cell, wait: bool) -> str:
     if pretrain is None:
         return "none"
     if isinstance(pretrain, str):
-        return pretrain
-    assert cell.pretrain_seed is not None
-    pretrain_once(plan, out, cell.arm.method, cell.pretrain_seed, cell.fold, wait)
-    return str(out / pretrain_folder(plan, cell.arm.method, cell.pretrain_seed, cell.fold))
+        run = Path(pretrain)
+    else:
+        assert cell.pretrain_seed is not None
+        pretrain_once(plan, out, cell.arm.method, cell.pretrain_seed, cell.fold, wait)
+        run = out / pretrain_folder(plan, cell.arm.method, cell.pretrain_seed, cell.fold)
+    # the folder of the encoder alone: a decoder that was pre-trained too is not read
+    alone = run / "encoder"
+    return str(alone if cell.arm.transfer == "encoder" and alone.is_dir() else run)
 
 
 def pretrain_once(
@@ -110,8 +122,15 @@ def pretrain_once(
 
     def work() -> dict[str, Any]:
         run = out / folder
-        paths = {"scans": pretrain_store(plan, method, out, fold)}
-        pretrain(resolve(Pretrain, {**settings, **_run_settings(run, paths), "seed": seed}))
+        paths: dict[str, Any]
+        scans = pretrain_store(plan, method, out, fold)
+        if method.is_supervised:
+            paths = {"labelled": scans, "encoder": "none"}
+            supervised = supervised_settings(settings)
+            finetune(resolve(Finetune, {**supervised, **_run_settings(run, paths), "seed": seed}))
+        else:
+            paths = {"scans": scans}
+            pretrain(resolve(Pretrain, {**settings, **_run_settings(run, paths), "seed": seed}))
         return {"method": method.name, "pretrain_seed": seed}
 
     run_once(out, folder, {**settings, "scans": method.pretrain}, work, wait)
@@ -134,58 +153,17 @@ def _run_settings(run: Path, paths: Mapping[str, Any]) -> dict[str, Any]:
     return {**paths, **unchanged, "out": run, "resume": resume}
 
 
-def score(plan: Plan, run: Path, store: Store) -> None:
-    """Predict the test subjects and score them, into the run's folder.
+def share_registrations(out: Path, run: Path) -> None:
+    """Let cells with the same labelled subjects share their registrations.
 
-    Args:
-        plan: says where the scans are, and on which device to predict.
-        run: fine-tuned.
-        store: what the run was trained on.
+    A pair of scans is registered once for all cells, in `registrations/`; each run has its own
+    table and picture of the pairs that it uses.
     """
-    predictions = run / "predictions"
-    # on the device of the training; the other settings of `finetune` are none of `predict`
-    hardware: dict[str, Any] = {
-        name: plan.finetune[name] for name in ("device", "precision") if name in plan.finetune
-    }
-    settings: dict[str, Any] = {
-        "run": run,
-        "scans": plan.data,
-        "out": predictions,
-        "subset": "test",
-        "source": plan.source,
-    }
-    predict(resolve(Predict, {**settings, **hardware}))
-    evaluate(
-        Evaluate(
-            predictions=predictions,
-            truth=plan.data,
-            out=run / "scores.csv",
-            source=plan.source,
-        )
-    )
-    table = predictions / output_folder.CLASS_TABLE
-    if table.exists():
-        _write_answers(table, store, run / "answers.csv")
-
-
-def _write_answers(table: Path, store: Store, out: Path) -> None:
-    """Write the true and the predicted class number of each case with a grade."""
-    classified = class_table.read_class_table(table)
-    true = {
-        case.id: classified.classes.index(str(case.grade))
-        for case in store.cases
-        if case.id in classified.predicted and case.grade is not None
-    }
-    rows = [
-        [case, true[case], classified.predicted[case]] for case in sorted(true, key=natural_key)
-    ]
-    atomic_files.write_csv(out, ["case", "true", "predicted"], rows)
-
-
-def _compared_score(run: Path) -> str:
-    """The score of a run that is compared with its twin's."""
-    if not (run / "answers.csv").exists():
-        return "dice"
-    card = read_network_card(run)
-    is_ordinal = isinstance(card, ClassifierCard) and card.ordinal
-    return class_scores.KAPPA if is_ordinal else class_scores.ACCURACY
+    for name in _REGISTERED:
+        shared = out / "registrations" / name
+        shared.mkdir(parents=True, exist_ok=True)
+        link = run / "copies" / name
+        link.parent.mkdir(parents=True, exist_ok=True)
+        if not link.exists():
+            # relative, so that the study may be moved
+            link.symlink_to(os.path.relpath(shared.resolve(), link.parent.resolve()))

@@ -11,11 +11,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from selfvox.errors import BusyError, UsageError
+from selfvox.errors import BusyError, SelfvoxError, UsageError
 from selfvox.runs import atomic_files, strict_json
 from selfvox.runs.progress import redirect_output
+from selfvox.runs.usage import Meter, joined
 
 FORMAT = 1
+USAGE = "usage.json"  # of executions that did not end
+FAILURE = "failed.json"
 
 
 def run_once(
@@ -49,13 +52,43 @@ def run_once(
         if is_done(out / folder, digest):
             return
         (out / folder).mkdir(parents=True, exist_ok=True)
-        began = time.monotonic()
-        with redirect_output(out / folder / "log.txt"):
-            facts = work()
-        seconds = round(time.monotonic() - began, 1)
-        record = {"format": FORMAT, **facts, "seconds": seconds, "settings_sha256": digest}
+        meter = Meter()
+        earlier = _earlier_usage(out / folder)
+        try:
+            with redirect_output(out / folder / "log.txt"):
+                facts = work()
+        # also of a signal: the work goes on later
+        except BaseException:
+            # a full disk must not hide the error
+            with contextlib.suppress(OSError, SelfvoxError):
+                atomic_files.write_json(out / folder / USAGE, joined(earlier, meter.read()))
+            raise
+        usage = joined(earlier, meter.read())
+        record = {"format": FORMAT, **facts, **usage, "settings_sha256": digest}
         atomic_files.write_json(out / folder / "done.json", record)
+        for name in (USAGE, FAILURE):
+            (out / folder / name).unlink(missing_ok=True)
         shutil.rmtree(out / folder / "checkpoints", ignore_errors=True)
+
+
+def _earlier_usage(folder: Path) -> dict[str, float]:
+    """What executions that did not end used."""
+    file = folder / USAGE
+    return dict(strict_json.read_json(file)) if file.exists() else {}
+
+
+def note_failure(folder: Path, reason: str) -> None:
+    """Keep why the work of a folder failed, until it is done."""
+    # a full disk must not hide the reason
+    with contextlib.suppress(OSError, SelfvoxError):
+        folder.mkdir(parents=True, exist_ok=True)
+        atomic_files.write_json(folder / FAILURE, {"reason": reason})
+
+
+def failure_of(folder: Path) -> str | None:
+    """Why the work of a folder failed last; None if it did not."""
+    file = folder / FAILURE
+    return str(strict_json.read_json(file)["reason"]) if file.exists() else None
 
 
 def is_done(folder: Path, digest: str | None = None) -> bool:

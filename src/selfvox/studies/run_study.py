@@ -10,15 +10,24 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from selfvox.data.preparation import parallel
-from selfvox.errors import BusyError, NumericalError
+from selfvox.errors import (
+    BusyError,
+    DataError,
+    NumericalError,
+    ResourceError,
+    SelfvoxError,
+    WeightsError,
+)
 from selfvox.runs.progress import echo, format_seconds
 from selfvox.studies import run_cell
 from selfvox.studies.cost import cell_seconds, pretrain_seconds
 from selfvox.studies.design import Cell, pretrain_folder
 from selfvox.studies.facts import MethodFacts
 from selfvox.studies.plan import Plan
-from selfvox.studies.run_once import is_done
+from selfvox.studies.run_once import is_done, note_failure
 
+# what ends a cell; others go on
+_FAILURES = (DataError, NumericalError, ResourceError, WeightsError)
 PATIENCE_S = 2  # before looking again at cells that other processes make
 _ONE_AT_A_TIME = threading.Lock()  # torch has one random state for all threads of a worker
 
@@ -31,13 +40,16 @@ class StudyRunner:
     facts: Mapping[str, MethodFacts]
     out: Path
 
-    def run_here(self, cells: Sequence[Cell]) -> dict[str, str]:
+    def run_here(self, cells: Sequence[Cell]) -> dict[str, SelfvoxError]:
         """Make the cells one after the other; those that other processes make come last.
+
+        Cells that need a pre-training that failed are not made.
 
         Returns:
             The cells that failed, each with the reason.
         """
-        failed: dict[str, str] = {}
+        failed: dict[str, SelfvoxError] = {}
+        failed_pretrainings: dict[Path, SelfvoxError] = {}
         estimate = _TimeEstimate()
         # finished cells first: wrong settings show before any work
         waiting = sorted(cells, key=lambda cell: not self._is_done(cell))
@@ -52,21 +64,27 @@ class StudyRunner:
                 finished = len(cells) - len(remaining) - 1
                 time_left = format_seconds(left_s)
                 echo(f"{finished}/{len(cells)} done  now {cell}  {time_left} left")
+                pretraining = self._pretrain_folder(cell)
                 try:
+                    if pretraining in failed_pretrainings:
+                        raise failed_pretrainings[pretraining]
                     with estimate.compare(self.expected_seconds([cell])):
                         self.make(cell)
                 # another process makes it: looked at again after the others
                 except BusyError:
                     busy.append(cell)
-                except NumericalError as error:
+                except _FAILURES as error:
                     echo(f"{cell}: failed ({error})")
-                    failed[str(cell)] = str(error)
+                    failed[str(cell)] = error
+                    note_failure(self.out / cell.folder, str(error))
+                    if pretraining is not None and not is_done(self.out / pretraining):
+                        failed_pretrainings[pretraining] = error
             if busy and len(busy) == len(waiting):
                 time.sleep(PATIENCE_S)
             waiting = busy
         return failed
 
-    def run_on_cluster(self, cells: Sequence[Cell], scheduler: str) -> dict[str, str]:
+    def run_on_cluster(self, cells: Sequence[Cell], scheduler: str) -> dict[str, SelfvoxError]:
         """Have a dask cluster make the cells: those that need a pre-training after these.
 
         Args:
@@ -76,7 +94,7 @@ class StudyRunner:
         Returns:
             The cells that failed, each with the reason.
         """
-        failed: dict[str, str] = {}
+        failed: dict[str, SelfvoxError] = {}
         pretrainings: dict[Path, _Job] = {}
         from_scratch: list[_Job] = []
         pretrained: list[_Job] = []
@@ -93,12 +111,13 @@ class StudyRunner:
             for count, (number, result) in enumerate(results, start=1):
                 job = jobs[number]
                 if isinstance(result, parallel.WorkerDiedError):
-                    reason = "its worker died"
+                    reason: SelfvoxError | None = ResourceError("its worker died")
                 else:
                     reason = result
                 # a pre-training that failed fails again in the cells that need it
                 if reason and not job.only_pretrain:
                     failed[str(job.cell)] = reason
+                    note_failure(self.out / job.cell.folder, str(reason))
                 echo(f"{count}/{len(jobs)}  {job}  {reason or 'done'}")
         return failed
 
@@ -143,7 +162,7 @@ class _Job:
         return f"pre-training of {self.cell.arm.name}" if self.only_pretrain else str(self.cell)
 
 
-def _make(job: _Job) -> str:
+def _make(job: _Job) -> SelfvoxError | None:
     """On a worker: make a cell or a pre-training; returns why it failed, or nothing."""
     study = job.study
     cell = job.cell
@@ -156,9 +175,9 @@ def _make(job: _Job) -> str:
                 )
             else:
                 study.make(cell, wait=True)
-        except NumericalError as error:
-            return str(error)
-    return ""
+        except _FAILURES as error:
+            return error
+    return None
 
 
 class _TimeEstimate:

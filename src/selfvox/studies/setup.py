@@ -4,19 +4,31 @@ from __future__ import annotations
 
 import dataclasses
 import fnmatch
+import itertools
 from pathlib import Path
+from typing import Any
 
 from selfvox.commands.prepare import prepare
 from selfvox.data.preparation.store import open_store
 from selfvox.errors import UsageError
+from selfvox.runs.atomic_files import write_csv
 from selfvox.settings.options import resolve
 from selfvox.settings.verbs import Prepare
 from selfvox.studies import fingerprint
 from selfvox.studies.check_stores import check_stores
+from selfvox.studies.design import amounts, fold_numbers
 from selfvox.studies.facts import forget_methods, load_facts
 from selfvox.studies.plan import Plan, align_with_saved, folder_name, load_plan, save_plan
 from selfvox.studies.run_once import study_lock
-from selfvox.studies.stores import STORE, make_folds, make_method_stores
+from selfvox.studies.stores import (
+    STORE,
+    draw_subjects,
+    fold_store,
+    make_folds,
+    make_method_stores,
+    split_of,
+    trainable_subjects,
+)
 
 # what may differ from the saved plan: results so far stay valid
 _MAY_GROW = {
@@ -27,6 +39,8 @@ _MAY_GROW = {
     "methods",
     "reference",
     "equal_compute",
+    "against",
+    "corpus",
 }
 
 
@@ -58,8 +72,25 @@ def set_up(plan: Plan, out: Path) -> Plan:
         recorded = fingerprint.recorded(out)
         _prepare_stores(plan, out)
         fingerprint.record(out, recorded)
+        write_subjects(plan, out)
     check_stores(plan, out)
     return plan
+
+
+def write_subjects(plan: Plan, out: Path) -> None:
+    """Write who trains, validates and tests in which cells, for those who train elsewhere."""
+    rows: list[list[Any]] = []
+    for fold in fold_numbers(plan):
+        store = open_store(fold_store(out / STORE, fold))
+        split = split_of(store)
+        for part in ("validation", "test"):
+            rows += [[fold, "", "", part, subject] for subject in getattr(split, part)]
+        for seed, (labels, fraction) in itertools.product(plan.seeds, amounts(plan)):
+            if labels is not None and labels > len(trainable_subjects(store)):
+                continue  # refused later
+            drawn = draw_subjects(store, seed, labels, fraction)
+            rows += [[fold, len(drawn), seed, "train", subject] for subject in drawn]
+    write_csv(out / "subjects.csv", ["fold", "labels", "seed", "part", "subject"], rows)
 
 
 def _check_folder(out: Path) -> None:
@@ -119,7 +150,7 @@ def _discard_outdated(plan: Plan, saved: Plan, out: Path) -> None:
         added = plan.methods.keys() - saved.methods.keys()
         outdated = measured & {name for name in added if folder_name(name) not in begun}
     elif difference or changed or measured - saved.methods.keys():
-        stores = [f"{STORE}-folds", "scans", "labelled"]
+        stores = [f"{STORE}-folds", "scans", "labelled", "unlabelled"]
         outdated = set(measured)
         # preparation is expensive: the store stays unless the scans or their recipe change
         if (plan.data.resolve(), plan.prepare) != (saved.data.resolve(), saved.prepare):
@@ -135,7 +166,12 @@ def _discard_outdated(plan: Plan, saved: Plan, out: Path) -> None:
 def _stores_of(name: str) -> list[str]:
     """The folders of a method's own stores."""
     folder = folder_name(name)
-    return [f"scans/{folder}", f"labelled/{folder}", f"labelled/{folder}-folds"]
+    return [
+        f"scans/{folder}",
+        f"labelled/{folder}",
+        f"labelled/{folder}-folds",
+        f"unlabelled/{folder}",
+    ]
 
 
 def _difference(plan: Plan, saved: Plan) -> str | None:
@@ -143,7 +179,9 @@ def _difference(plan: Plan, saved: Plan) -> str | None:
     for field in dataclasses.fields(Plan):
         old = getattr(saved, field.name)
         value = getattr(plan, field.name)
-        if isinstance(value, Path):  # the same path may be spelt in several ways
+        if isinstance(value, Path) and isinstance(
+            old, Path
+        ):  # the same path may be spelt in several ways
             old = old.resolve()
             value = value.resolve()
         if field.name not in _MAY_GROW and old != value:

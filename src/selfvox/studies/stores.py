@@ -7,6 +7,7 @@ import os
 import shutil
 from pathlib import Path
 
+from selfvox.commands.tissues import tissues
 from selfvox.data.preparation import split as splits
 from selfvox.data.preparation.build_store import count_channels, open_or_build_store
 from selfvox.data.preparation.leakage import SeenScans, find_leaks
@@ -19,7 +20,7 @@ from selfvox.runs import atomic_files
 from selfvox.runs.card import Card
 from selfvox.runs.weights import read_encoder
 from selfvox.settings.options import resolve
-from selfvox.settings.verbs import PreparationSettings
+from selfvox.settings.verbs import PreparationSettings, Tissues
 from selfvox.studies.plan import Method, Plan, folder_name
 
 STORE = "store"
@@ -28,8 +29,8 @@ STORE = "store"
 def make_method_stores(plan: Plan, method: Method, store: Store, out: Path) -> None:
     """Make the stores that a method needs for itself.
 
-    Scans that only it pre-trains on, all scans of a transductive study, or the study's scans
-    prepared by the recipe of an encoder that comes from elsewhere.
+    Scans that only it pre-trains on, all scans of a transductive study, the study's scans prepared
+    by the recipe of an encoder that comes from elsewhere, or unlabelled scans to fine-tune on.
 
     Args:
         plan: the study's.
@@ -43,14 +44,32 @@ def make_method_stores(plan: Plan, method: Method, store: Store, out: Path) -> N
         _link(store, pretrain_store(plan, method, out, None))
     elif isinstance(method.pretrain, str):
         _make_finetune_store(plan, method, method.pretrain, store, out)
+    if method.unlabelled_as is not None and not _is_of_study(plan, method):
+        # the recipe of its fine-tuning, which `finetune` requires
+        labelled = open_store(out / finetune_store(method, out))
+        _prepare_others(
+            Path(method.finetune["unlabelled"]),
+            PreparationSettings.source,
+            unlabelled_store(plan, method, out, None),
+            labelled,
+        )
 
 
 def _make_pretrain_store(plan: Plan, method: Method, store: Store, out: Path) -> None:
     """Prepare the scans that a method names, unless they are a store already."""
     assert isinstance(method.pretrain, dict)
-    folder = pretrain_store(plan, method, out, None)
     scans = Path(method.pretrain["scans"])
     source = method.pretrain.get("source", PreparationSettings.source)
+    if method.is_supervised:
+        assert method.scans_as is not None
+        labelled = out / "tissues" / folder_name(method.scans_as)
+        scans = tissues(resolve(Tissues, {"scans": scans, "source": source, "out": labelled}))
+        source = "table"
+    _prepare_others(scans, source, pretrain_store(plan, method, out, None), store)
+
+
+def _prepare_others(scans: Path, source: str, folder: Path, store: Store) -> None:
+    """Prepare other scans than the study's, unless they are a store already, in a folder of it."""
     # the study's recipe for all, so that methods differ in nothing else
     is_like_study = count_channels(scans, source) == len(store.recipe.channel_names)
     prepared = open_or_build_store(
@@ -126,8 +145,28 @@ def fold_store(store: Path, fold: int | None) -> Path:
 def pretrain_store(plan: Plan, method: Method, out: Path, fold: int | None) -> Path:
     """The store that a method is pre-trained on; methods of the same scans share one."""
     if method.scans_as is not None:
-        return out / "scans" / folder_name(method.scans_as)
+        name = folder_name(method.scans_as)
+        return out / "scans" / (f"{name}-tissues" if method.is_supervised else name)
     return out / "scans" / "all" if plan.transductive else fold_store(out / STORE, fold)
+
+
+def unlabelled_store(plan: Plan, method: Method, out: Path, fold: int | None) -> Path:
+    """The store of the unlabelled scans that a method is fine-tuned on.
+
+    Methods of the same scans share one. If they are the study's own, those that may train.
+    """
+    assert method.unlabelled_as is not None
+    if _is_of_study(plan, method):
+        return fold_store(out / finetune_store(method, out), fold)
+    name = folder_name(method.unlabelled_as)
+    store = finetune_store(method, out)
+    # by another recipe than the study's, so it is of this method alone
+    return out / "unlabelled" / (name if store == STORE else f"{name}-{folder_name(method.name)}")
+
+
+def _is_of_study(plan: Plan, method: Method) -> bool:
+    """Whether the unlabelled scans of a method are in the study's own data."""
+    return Path(method.finetune["unlabelled"]).resolve() == plan.data.resolve()
 
 
 def finetune_store(method: Method, out: Path) -> str:
@@ -160,6 +199,31 @@ def split_of(store: Store) -> Split:
 def trainable_subjects(store: Store) -> set[str]:
     """The labelled subjects that may be trained on."""
     return {case.subject for case in store.cases if case.is_labelled} & set(split_of(store).train)
+
+
+def draw_subjects(
+    store: Store, seed: int, labels: int | None, fraction: float | None
+) -> tuple[str, ...]:
+    """The labelled subjects that cells train on, as `finetune` draws them.
+
+    Args:
+        store: with a split.
+        seed: of the draw.
+        labels: how many.
+        fraction: instead of `labels`.
+
+    Raises:
+        UsageError: there are fewer.
+    """
+    labelled = trainable_subjects(store)
+    split = split_of(store)
+    split = dataclasses.replace(
+        split, train=tuple(subject for subject in split.train if subject in labelled)
+    )
+    # an equal share of each grade, where there are no label images
+    has_labels = any(case.has_label for case in store.cases)
+    grades = {} if has_labels else subject_grades(store.cases)
+    return splits.choose_subset(split, seed, labels, fraction, grades)
 
 
 def check_leakage(store: Store, name: str, scans_seen: SeenScans, transductive: bool) -> int:

@@ -13,6 +13,7 @@ from selfvox.errors import DataError
 from selfvox.runs.atomic_files import write_csv
 from selfvox.runs.progress import echo
 from selfvox.studies import figures
+from selfvox.studies.compute import cost_ratio, costs
 from selfvox.studies.convergence import has_curve, late_change
 from selfvox.studies.labels_saved import labels_saved
 from selfvox.studies.plan import Plan
@@ -21,6 +22,7 @@ from selfvox.studies.random_effects import MeanError, simultaneous
 from selfvox.studies.results import (
     Result,
     missing_cells,
+    pairs_against,
     pairs_at_equal_compute,
     pairs_in_2d,
     read_results,
@@ -91,10 +93,15 @@ def make_tables(plan: Plan, out: Path) -> list[dict[str, Any]]:
         EQUAL_COMPUTE: compare_methods(results, pairs_at_equal_compute(plan, out)),
         MINUS_2D: compare_methods(results, pairs_in_2d(plan, out)),
     }
+    titles = dict(TITLES)
+    for reference in plan.against:
+        kind = f"minus {reference}"
+        titles[kind] = f"Minus {reference}"
+        comparisons[kind] = compare_methods(results, pairs_against(plan, out, reference))
     lines = ([kind, *row.values()] for kind, rows in comparisons.items() for row in rows)
     write_csv(out / "comparisons.csv", ["comparison", *AGAINST_COLUMNS], lines)
     for kind, rows in comparisons.items():
-        print_comparison(TITLES[kind], [row for row in rows if row["name"] == results[0].overall])
+        print_comparison(titles[kind], [row for row in rows if row["name"] == results[0].overall])
     pictures = figures.draw(plan, results, summary, comparisons, out / "figures")
     missing, total = missing_cells(plan, out)
     if missing:
@@ -102,6 +109,9 @@ def make_tables(plan: Plan, out: Path) -> list[dict[str, Any]]:
             f"{len(missing)} of {total} cells are missing ({missing[0]} first); "
             "run the study again to make them"
         )
+        for cell in missing[1:]:
+            if ": failed (" in cell:
+                echo(f"missing: {cell}")
     tables = [out / f"{name}.csv" for name in ("table", "summary", "comparisons")]
     echo(f"tables: {'  '.join(map(str, tables))}   figures: {'  '.join(map(str, pictures))}")
     return summary
@@ -140,9 +150,11 @@ def summarise(results: Sequence[Result]) -> list[dict[str, Any]]:
                 "runs": len(group),
                 **_convergence(group),
                 **mean_and_sd([result.mean(name) for result in group]),
+                **costs(group),
             }
             columns, error = _compared(groups, group, group[0].twin, name)
-            rows.append(row | columns)
+            twins = groups.get((group[0].twin or "", labels), [])
+            rows.append(row | {"cost_ratio": cost_ratio(group, twins)} | columns)
             errors.append(error)
     _add_simultaneous(rows, errors)
     return rows

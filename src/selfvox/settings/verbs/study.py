@@ -29,6 +29,10 @@ class Study:
     ] = field(kw_only=False)
     out: Annotated[Path, "the study: a folder, created; the same command again continues it"]
     data: Annotated[Path | None, "scans with labels; overrides the data of the plan"] = None
+    corpus: Annotated[
+        Path | None,
+        "other scans to pre-train on, for methods with `scans: corpus`; overrides that of the plan",
+    ] = None
     scale: Annotated[
         float,
         "share of all training steps to run, such as 0.01 for a trial",

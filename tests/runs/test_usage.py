@@ -1,0 +1,25 @@
+"""What work costs: the peak of this work alone, and the sum of its parts."""
+
+import numpy as np
+
+from selfvox.runs.usage import Meter, joined
+
+
+def test_the_peak_is_that_of_the_work_alone():
+    before = np.ones(30 * 2**20)  # 240 MiB, free before the work begins
+    del before
+    small = Meter().read()["peak_memory_mib"]
+    meter = Meter()
+    large = np.ones(30 * 2**20)
+    usage = meter.read()
+    assert large.sum() == large.size
+    assert 200 < usage["peak_memory_mib"] - small < 280
+    assert set(usage) == {"seconds", "cpu_s", "peak_memory_mib"}
+
+
+def test_seconds_of_parts_are_added_and_the_higher_peak_counts():
+    first = {"seconds": 1.5, "cpu_s": 2.0, "peak_memory_mib": 300}
+    second = {"seconds": 2.0, "cpu_s": 4.5, "peak_memory_mib": 200, "gpu_s": 2.0}
+    expected = {"seconds": 3.5, "cpu_s": 6.5, "peak_memory_mib": 300, "gpu_s": 2.0}
+    assert joined(first, second) == expected
+    assert joined({}, first) == first
