@@ -10,8 +10,9 @@ from PIL import Image
 
 import selfvox
 from selfvox.commands import finetune, pretrain
+from selfvox.errors import UsageError
 from selfvox.studies import figures
-from selfvox.studies.read_plan import PRESETS
+from selfvox.studies.read_plan import PRESETS, read_plan
 
 EDGE = 16
 
@@ -82,6 +83,31 @@ def fundus(tmp_path):
         lines.append(f"eye{number:02}.png,{number % 5}")
     (tmp_path / "aptos.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
     return tmp_path / "aptos.csv"
+
+
+def test_methods_of_a_corpus_are_left_out_without_one(tmp_path, capsys):
+    plan = read_plan("brats2018", tmp_path)
+    assert "left out, since they need --corpus PATH: RPL of corpus, Supervised" in (
+        capsys.readouterr().err
+    )
+    assert not {"RPL of corpus", "Supervised"} & set(plan.methods)
+    complete = read_plan("brats2018", tmp_path, corpus=tmp_path / "biobank")
+    by_name = {method.name: method for method in complete.resolved_methods}
+    assert by_name["Supervised"].is_supervised
+    assert by_name["RPL of corpus"].pretrain["scans"] == str(tmp_path / "biobank")
+
+
+def test_the_plan_of_the_proof_is_valid(tmp_path):
+    path = PRESETS.parents[3] / "docs" / "studies" / "plans" / "oasis.yaml"
+    plan = read_plan(str(path), corpus=tmp_path)
+    assert {method.unlabelled_as for method in plan.resolved_methods} > {None}
+    assert all(
+        method.pretrain["scans"] == str(tmp_path)
+        for method in plan.resolved_methods
+        if isinstance(method.pretrain, dict)
+    )
+    with pytest.raises(UsageError, match="give --corpus PATH"):
+        read_plan(str(path))
 
 
 def test_brain_tumours_are_scored_by_region_in_3d_and_2d(brats, tmp_path):

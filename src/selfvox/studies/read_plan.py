@@ -173,7 +173,7 @@ def _check_plan(plan: Plan, folder: Path) -> Plan:
     """
     problems = _Problems()
     with problems.collect():
-        plan = _add_2d_methods(plan)
+        plan = _fill_in_corpus(_add_2d_methods(plan))
     sections = {
         "prepare.": (Prepare, plan.prepare),
         "pretrain.": (Pretrain, plan.pretrain),
@@ -211,6 +211,36 @@ def _check_plan(plan: Plan, folder: Path) -> Plan:
     return plan
 
 
+def _fill_in_corpus(plan: Plan) -> Plan:
+    """Replace the word `corpus` by its path, as scans to pre-train or to fine-tune on."""
+    needed = False
+
+    def fill(section: Any, key: str) -> Any:
+        nonlocal needed
+        if not isinstance(section, Mapping) or section.get(key) != CORPUS:
+            return section
+        needed = True
+        return {**section, key: str(plan.corpus)}
+
+    filled = dataclasses.replace(
+        plan,
+        pretrain=fill(plan.pretrain, "scans"),
+        finetune=fill(plan.finetune, "unlabelled"),
+        methods={
+            name: {
+                key: fill(value, "scans" if key == "pretrain" else "unlabelled")
+                for key, value in entry.items()
+            }
+            if isinstance(entry, Mapping)
+            else entry
+            for name, entry in plan.methods.items()
+        },
+    )
+    if needed and plan.corpus is None:
+        raise UsageError("corpus: is missing, and scans are called so; give --corpus PATH")
+    return filled
+
+
 def _add_2d_methods(plan: Plan) -> Plan:
     """Replace `twins_2d` by methods, after the others."""
     if plan.twins_2d is None:
@@ -245,10 +275,6 @@ def _check_method(plan: Plan, name: Any, entry: Any, folder: Path) -> str | dict
     settings = resolve(MethodSettings, entry, prefix=f"{place}.")
     pretrain = settings.pretrain
     if isinstance(pretrain, dict):
-        if pretrain.get("scans") == CORPUS:
-            if plan.corpus is None:
-                raise UsageError(f"{place}.pretrain.scans: there is no corpus; give --corpus PATH")
-            pretrain = {**pretrain, "scans": str(plan.corpus)}
         if "supervised" in pretrain:
             check_supervised(pretrain, f"{place}.pretrain.")
         else:
