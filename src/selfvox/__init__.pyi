@@ -459,6 +459,7 @@ def study(
     *,
     out: AnyPath,
     data: AnyPath | None = None,
+    corpus: AnyPath | None = None,
     scale: float = 1.0,
     dry_run: bool = False,
     table: bool = False,
@@ -472,6 +473,8 @@ def study(
         plan: the plan, a .yaml file, or the name of a plan shipped with selfvox.
         out: the study: a folder, created; the same command again continues it.
         data: scans with labels; overrides the data of the plan.
+        corpus: other scans to pre-train on, for methods with `scans: corpus`; overrides that of
+            the plan.
         scale: share of all training steps to run, such as 0.01 for a trial.
         dry_run: prepare the scans, time a few steps, print the expected cost, and stop.
         table: no training; make tables and figures of the finished runs.
