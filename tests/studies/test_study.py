@@ -627,7 +627,7 @@ def test_cells_of_a_pre_training_that_failed_are_not_made(
     assert pretended.count("failed") == 1
     assert len(list(tmp_path.glob("out/cells/*/*/done.json"))) == 8
     assert (
-        "failed: rotation, 3 labels, seed 1: the device's memory is full" in capsys.readouterr().out
+        "failed: rotation, 3 labels, seed 1: the device's memory is full" in capsys.readouterr().err
     )
 
 
