@@ -150,7 +150,8 @@ def test_a_picture_becomes_a_png_of_its_size(tmp_path, thresholding, channels):
         tmp_path / "run", spatial_dims=2, channel_names=("red", "green", "blue")[:channels]
     )
     picture = np.zeros((40, 31, 3), np.uint8)
-    picture[10:25, 5:20] = 255
+    shades = np.random.default_rng(0).integers(230, 255, (15, 15, 1))
+    picture[10:25, 5:20] = shades  # of one shade it would look like a label map
     tmp_path.joinpath("in").mkdir()
     Pillow.fromarray(picture if channels == 3 else picture[..., 0]).save(
         tmp_path / "in" / "eye.png"

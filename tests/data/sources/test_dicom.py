@@ -21,6 +21,7 @@ from pydicom.sequence import Sequence
 import selfvox
 from selfvox.data import sources
 from selfvox.data.formats import dicom_file
+from selfvox.data.formats import image as images
 from selfvox.data.preparation import split
 from selfvox.data.preparation.normalise import Intensity
 from selfvox.data.preparation.prepare_case import CaseJob, prepare_case, read_case
@@ -202,7 +203,9 @@ def test_stored_bits_become_the_values_they_mean(tmp_path, tags, dtype, stored, 
         slice_.PixelData += b"\0" * (len(slice_.PixelData) % 2)
     if len(set(expected)) == 1:  # a constant scan would be refused
         slices[0].PixelData = np.zeros((9, 8), dtype).tobytes()
-    image = read(save(tmp_path, slices))
+    (case,) = sources.find_dataset(save(tmp_path, slices)).cases
+    # so few values look like a label map: read as they are
+    image = images.read_slices(case.images, case.id)
     assert np.array_equal(image.data[0, ..., -1], np.resize(expected, (9, 8)).T)
 
 

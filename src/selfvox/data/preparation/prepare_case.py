@@ -16,6 +16,7 @@ from selfvox.data.naming import printable
 from selfvox.data.preparation import store
 from selfvox.data.preparation.geometry import crop_to_box
 from selfvox.data.preparation.likeness import coarse_picture
+from selfvox.data.preparation.label_maps import label_map_evidence
 from selfvox.data.preparation.recipe import PreparedScan, Recipe
 from selfvox.data.preparation.stored_case import StoredCase
 from selfvox.data.sources import Case
@@ -24,6 +25,12 @@ from selfvox.runs.safe_open import open_regular
 
 # share of a class's labelled voxels that may be outside the foreground box, where no network looks
 MOST_OUTSIDE = 0.01
+LOOKS_LIKE_A_LABEL = "looks like a label map"
+LABEL_REMEDY = (
+    "pair labels with their scans in a table (image, label), or list them in a text file if they "
+    "are scans"
+)
+
 # of each source file: size in bytes and time of the last change in ns
 FileStates = tuple[tuple[int, int], ...]
 
@@ -62,8 +69,19 @@ def read_case(case: Case, channels: int) -> Image:
     """The case's image with all its channels, from one file, one per channel, or one per slice.
 
     Raises:
-        DataError: a file cannot be used, or the channels are on different grids.
+        DataError: a file cannot be used, looks like a label map although no list calls it a scan,
+            or the channels are on different grids.
     """
+    image = _read_image(case, channels)
+    evidence = label_map_evidence(image.data)
+    if not evidence:
+        return image
+    if not case.listed:
+        raise DataError(f"{image.name}: {LOOKS_LIKE_A_LABEL} ({evidence}); {LABEL_REMEDY}")
+    return replace(image, notes=(*image.notes, f"{LOOKS_LIKE_A_LABEL} ({evidence})"))
+
+
+def _read_image(case: Case, channels: int) -> Image:
     if len(case.images) > 1 and not case.stacked:
         return _read_channels(case)
     if case.stacked:

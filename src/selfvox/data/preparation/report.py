@@ -6,13 +6,15 @@ from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
-from selfvox.data.preparation.prepare_case import Rejected
+from selfvox.data.naming import natural_key
+from selfvox.data.preparation.prepare_case import LABEL_REMEDY, LOOKS_LIKE_A_LABEL, Rejected
 from selfvox.data.preparation.stored_case import StoredCase, sort_cases
 from selfvox.data.sources import Dataset
 from selfvox.errors import DataError
 from selfvox.runs import atomic_files
 from selfvox.runs.progress import echo
 
+_NAMED = 3  # label maps
 _PRINTED = 5  # remarks, and rejected scans, of which there may be thousands
 
 
@@ -47,13 +49,27 @@ def report(
         echo(remark)
     if len(remarks) > _PRINTED:
         echo(f"and {len(remarks) - _PRINTED} more remarks, in {out / 'cases'}")
-    for scan in rejected[:_PRINTED]:
+    label_maps = [scan for scan in rejected if scan.reason.startswith(LOOKS_LIKE_A_LABEL)]
+    others = [scan for scan in rejected if scan not in label_maps]
+    for scan in others[:_PRINTED]:
         echo(f"rejected {scan.file}: {scan.reason}")
+    if label_maps:
+        echo(_label_maps_line(label_maps))
     ending = f", {len(rejected)} rejected (see {out / 'rejected.csv'})" if rejected else ""
     labelled = sum(case.has_label for case in cases)
     echo(
         f"{out}: {len(cases)} scans, {labelled} with labels; {new_count} prepared now, "
         f"{len(cases) - new_count} unchanged{ending}"
+    )
+
+
+def _label_maps_line(label_maps: Sequence[Rejected]) -> str:
+    """Which files among the scans look like label maps, and what to do about them."""
+    names = sorted((scan.id for scan in label_maps), key=natural_key)
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return (
+        f"left out, since their voxels look like label maps: {', '.join(names[:_NAMED])}{more}; "
+        f"{LABEL_REMEDY}"
     )
 
 

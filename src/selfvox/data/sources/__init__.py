@@ -43,6 +43,7 @@ class Case:
     # of the first image, from the folder that was named; of a DICOM series the id. `find_dataset`
     # fills it in
     file: str = ""
+    listed: bool = False  # a person's list or table says that it is a scan, whatever its voxels
 
 
 @dataclass(frozen=True)

@@ -79,7 +79,7 @@ def read_dataset(root: Path) -> Dataset:
     paths = [PurePath(folder.relative_to(root), name) for folder, name, _ in files_of]
     ids = naming.case_ids(paths, [""] * len(paths))
     cases = [
-        Case(id, _subject(key[1]), _channel_files(key, files), files.get("seg"))
+        Case(id, _subject(key[1]), _channel_files(key, files), files.get("seg"), listed=True)
         for id, (key, files) in zip(ids, files_of.items(), strict=True)
     ]
     labels: dict[str, list[Path]] = defaultdict(list)

@@ -88,7 +88,7 @@ def read_dataset(root: Path) -> Dataset:
     images = [image for image, _ in entries]
     ids, subjects = name_scans(images, table.parent)
     cases = [
-        Case(id, subject, (image,), label)
+        Case(id, subject, (image,), label, listed=True)
         for id, subject, (image, label) in zip(ids, subjects, entries, strict=True)
     ]
     cases.sort(key=case_key)

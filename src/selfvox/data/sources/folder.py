@@ -53,7 +53,7 @@ def read_dataset(root: Path) -> Dataset:
     if root.is_dir():
         return _read_folder(root)
     if suffix(root):
-        return _dataset(root.parent, [root], {}, [])
+        return _dataset(root.parent, [root], {}, [], listed=True)
     if root.suffix.lower() == ".txt":
         return _read_list(root)
     endings = ", ".join(sorted([*SUFFIXES_3D, *SUFFIXES_2D]))
@@ -104,7 +104,7 @@ def _read_list(table: Path) -> Dataset:
     # a network is for volumes or for pictures
     if len({suffix(scan) in SUFFIXES_2D for scan in scans}) > 1:
         raise DataError(f"{printable(table)} lists volumes and pictures; make one list of each")
-    return _dataset(folder, scans, {}, [])
+    return _dataset(folder, scans, {}, [], listed=True)
 
 
 @dataclass
@@ -266,11 +266,15 @@ def _one_kind(root: Path, scans: list[Path]) -> tuple[list[Path], list[str]]:
 
 
 def _dataset(
-    root: Path, images: Sequence[Path], labels: Mapping[Path, Path], notes: Sequence[str]
+    root: Path,
+    images: Sequence[Path],
+    labels: Mapping[Path, Path],
+    notes: Sequence[str],
+    listed: bool = False,
 ) -> Dataset:
     ids, subjects = name_scans(images, root)
     cases = [
-        Case(id, subject, (image,), labels.get(image))
+        Case(id, subject, (image,), labels.get(image), listed=listed)
         for id, subject, image in zip(ids, subjects, images, strict=True)
     ]
     cases.sort(key=case_key)

@@ -200,6 +200,7 @@ def _cases(
             subject=subject,
             images=_complete(files, file_count, name, folder),
             label=labels.get(name),
+            listed=True,
         )
         for path, subject, (name, files) in zip(paths, subjects, scans.items(), strict=True)
     ]

@@ -93,6 +93,7 @@ def read_dataset(root: Path) -> Dataset:
             images=row.images,
             label=row.label,
             grade=row.grade,
+            listed=True,
         )
         for id, subject_of_path, row in zip(ids, subjects, rows, strict=True)
     ]
