@@ -67,6 +67,12 @@ def test_a_case_is_called_by_its_stem_and_by_its_path_where_the_stem_repeats():
     assert named("a/x.nii.gz", "b/x.nii.gz", "b/y.nii.gz") == ["a_x", "b_x", "y"]
 
 
+def test_a_case_keeps_its_name_when_a_second_patient_arrives():
+    assert named("ann/t1.nii.gz") == ["ann_t1"]
+    assert named("ann/t1.nii.gz", "bob/t1.nii.gz") == ["ann_t1", "bob_t1"]
+    assert named("t1.nii.gz", "ann/scan_7.nii.gz") == ["t1", "scan_7"]
+
+
 def test_names_stay_unique_where_joined_paths_meet():
     names = named("a_b/c.nii.gz", "a/b_c.nii.gz", "a/c.nii.gz", "a_b_c.nii.gz", "q/b_c.nii.gz")
     assert len({name.casefold() for name in names}) == 5
@@ -110,6 +116,32 @@ def test_names_that_differ_only_in_case_are_told_apart_or_refused():
             ["hippocampus_001", "hippocampus_0002"],
         ),
         (["t1.nii.gz"], ["t1"]),
+        (
+            ["p1/p1_frame01.nii.gz", "p1/p1_frame12.nii.gz", "p2/p2_7.nii.gz", "p2/p2_8.nii.gz"],
+            ["p1", "p1", "p2", "p2"],
+        ),
+        (
+            ["ct_train/ct_train_1.nii.gz", "ct_train/ct_train_2.nii.gz"],
+            ["ct_train_1", "ct_train_2"],
+        ),
+        (["study1/study1_7.nii.gz", "study2/study2_7.nii.gz"], ["study1_7", "study2_7"]),
+        (["benign/benign (1).nii.gz", "benign/benign (2).nii.gz"], ["benign (1)", "benign (2)"]),
+        (["siteA/1.nii.gz", "siteB/1.nii.gz", "siteB/2.nii.gz"], ["siteA_1", "siteB_1", "siteB_2"]),
+        (["p1/1.nii.gz", "p1/2.nii.gz", "p2/1.nii.gz", "p2/3.nii.gz"], ["p1", "p1", "p2", "p2"]),
+        (
+            ["1_S_2/x/2006-05-02/ADNI_1_S_2_I9.nii.gz", "1_S_3/x/2006-05-02/ADNI_1_S_3_I8.nii.gz"],
+            ["1_S_2", "1_S_3"],
+        ),
+        (["P1/03-23-2003-NA/CT.nii.gz", "P1/04-23-2003-NA/CT.nii.gz"], ["P1", "P1"]),
+        (["Oslo/0/pre/FLAIR.nii.gz", "Utrecht/0/pre/FLAIR.nii.gz"], ["Oslo_0", "Utrecht_0"]),
+        (
+            ["I_01L.nii.gz", "I_01R.nii.gz", "OAS_1_MR1.nii.gz", "OAS_1_MR2.nii.gz"],
+            ["I_01"] * 2 + ["OAS_1"] * 2,
+        ),
+        (
+            ["a_20060502.nii.gz", "a_2007-05-02.nii.gz", "a_slice12.nii.gz", "a_ED.nii.gz"],
+            ["a"] * 4,
+        ),
     ],
 )
 def test_scans_of_one_person_share_a_subject(paths, subjects):

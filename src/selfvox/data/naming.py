@@ -2,15 +2,24 @@
 
 The rules, in the order in which they apply:
 
-- A case is called by its file's stem. Where two files share a stem, both are called by their whole
-  path, joined by `_`.
+- A case is called by its file's stem. Where two files share a stem, or it names only the kind of
+  scan (`ann/t1.nii.gz`), they are called by their whole path, joined by `_`.
 - A subject is the `sub-XX` in the path (BIDS), where there is one.
-- Else, where the stem names only the kind of scan (`t1.nii.gz`) or occurs in several folders, the
-  folders name the subject (`ann/t1.nii.gz` -> `ann`). Folders for a session, a modality, a side or
-  a subset of the data (`ses-1`, `anat`, `left`, `train`, `imagesTr`) count only without any other.
-- Else the subject is the stem without endings for session, visit, run, modality and side:
-  `ann_ses-2_T1w`, `ann_visit2` and `ann_left` -> `ann`.
+- Else the outermost folder with a number in its name that the stem contains as a whole: the folder
+  is the person's, and its files are frames, slices or kinds of scan (`p07/p07_frame01.nii.gz` and
+  `p07/p07_12.png` -> `p07`).
+- Else, where the stem names only the kind of scan or its folder has a file of the same name as
+  another folder, the folders name the subject (`ann/t1.nii.gz` -> `ann`). Folders for a session, a
+  date, a modality, a side or a subset of the data (`ses-1`, `2006-05-02`, `anat`, `left`, `train`,
+  `imagesTr`) count only without any other. A stem that numbers people within a site or a class is
+  part of the name (`siteA/001.nii.gz` -> `siteA_001`), one that numbers slices in a person's folder
+  is not (`p07/001.png` -> `p07`).
+- Else the subject is the stem without endings for session, visit, run, time, date, frame, slice,
+  modality, view and side: `ann_ses-2_T1w`, `ann_20060502`, `ann_frame01` and `ann_left` -> `ann`.
 - Subjects that differ only in upper and lower case are one, written as the first of them.
+
+Wherever names leave it open, more scans are one subject rather than fewer: a split that separates
+scans of one person scores what it trained on.
 """
 
 from __future__ import annotations
@@ -22,22 +31,36 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path, PurePath
 
-from selfvox.data.name_words import KIND
+from selfvox.data.name_words import KIND, Role, words_of
 from selfvox.errors import DataError, percent_encoded
 from selfvox.errors import printable as printable
 
 _KIND = rf"{KIND}|image|img|scan|volume|vol|data|raw"
-_TIME = (
-    r"(?:ses|session|visit|run|timepoint|tp)[-_]?\d+|"
-    r"(?:ses|run|acq|rec|echo|dir|task|desc|space)-[a-z0-9]+"
+_DATE = (
+    r"(?:19|20)\d\d[-_.]?(?:0[1-9]|1[0-2])[-_.]?(?:0[1-9]|[12]\d|3[01])|"
+    r"(?:0[1-9]|[12]\d|3[01])[-.](?:0[1-9]|[12]\d|3[01])[-.](?:19|20)\d\d"
 )
-_SIDE = r"left|right|od|os"  # two eyes of one person
-_ENDING = re.compile(rf"[-_.](?:{_KIND}|{_TIME}|{_SIDE})$", re.IGNORECASE)
-_ONLY_KIND = re.compile(rf"(?:{_KIND}|{_TIME})", re.IGNORECASE)
+_TIME = (
+    r"(?:ses|session|visit|run|timepoint|time|tp|t|mr|frame|phase|day|week|month|year|slice|sl)"
+    r"[-_]?\d+|"
+    r"(?:ses|run|acq|rec|echo|dir|task|desc|space)-[a-z0-9]+|"
+    r"pre|post|before|after|baseline|follow[-_]?up[-_]?\d*|"
+    r"ed|es|sa|la|[234]ch|4d|cine|half_sequence|"  # phases and views of the heart
+    rf"{_DATE}"
+)
+_SIDE = r"left|right|od|os|l|r|cc|mlo"  # eyes and breasts of one person, and views of them
+_ENDING = re.compile(rf"[-_.](?:{_KIND}|{_TIME}|{_SIDE})$|(?<=\d)[lr]$", re.IGNORECASE)
 _NO_SUBJECT = re.compile(
     rf"(?:{_KIND}|{_TIME}|{_SIDE}|anat|func|fmap|perf|nii|nifti|"
     r"train|training|val|valid|validation|test|testing|"
     r"images|imagestr|imagests|imagesval|imgs|scans|volumes)",
+    re.IGNORECASE,
+)
+_DATED = re.compile(rf"(?<!\d)(?:{_DATE})(?!\d)")
+# of people, not one of them: `siteA`, `batch_2`, `fold 3`
+_GROUP = re.compile(
+    r"(?:site|cent(?:er|re)|hospital|clinic|scanner|vendor|batch|part|fold|subset|group|class|grade|"
+    r"cohort|study|dataset|set|release|version|v)[-_ ]?[a-z]?\d*",
     re.IGNORECASE,
 )
 _BIDS = re.compile(r"(sub-[A-Za-z0-9]+)(?:_|$)")
@@ -86,12 +109,16 @@ def case_ids(paths: Sequence[PurePath], endings: Sequence[str]) -> list[str]:
         DataError: two paths differ only in upper and lower case.
     """
     stems = [stem(path, ending) for path, ending in zip(paths, endings, strict=True)]
-    names = [safe_name(name) for name in stems]
     with_folders = [
         safe_name("_".join([*path.parent.parts, name]))
         for path, name in zip(paths, stems, strict=True)
     ]
     whole_paths = [safe_name(path.as_posix()) for path in paths]
+    # `ann_t1` also before there is a second patient, so that predictions keep their names
+    names = [
+        longer if _names_only_kind(name) else safe_name(name)
+        for name, longer in zip(stems, with_folders, strict=True)
+    ]
     # one step after the other, so that names get no longer than needed
     for longer_names in (with_folders, whole_paths):
         repeated = _repeated(names)
@@ -111,17 +138,27 @@ def subject_names(paths: Sequence[PurePath], endings: Sequence[str]) -> list[str
     """The subject of each path (relative to the data set's root), by the rules above."""
     stems = [stem(path, ending) for path, ending in zip(paths, endings, strict=True)]
     folders = [_subject_folders(path) for path in paths]
-    folders_of: dict[str, set[tuple[str, ...]]] = defaultdict(set)
-    for name, parents in zip(stems, folders, strict=True):
-        folders_of[name.casefold()].add(parents)
+    own_folders = [_own_folder(path, name) for path, name in zip(paths, stems, strict=True)]
+    # one folder that all names repeat is the data set's
+    are_peoples = len({folder for folder in own_folders if folder}) > 1
+    alike = _folders_with_like_names(stems, folders)
     subjects = []
     spelling: dict[str, str] = {}
-    for path, name, parents in zip(paths, stems, folders, strict=True):
-        in_several_folders = len(folders_of[name.casefold()]) > 1
-        subject = safe_name(_subject(path, name, parents, in_several_folders))
+    for path, name, parents, own_folder in zip(paths, stems, folders, own_folders, strict=True):
+        if own_folder and are_peoples and not _bids_subject(path):
+            subject = own_folder
+        else:
+            subject = _subject(path, name, parents, parents in alike)
+        subject = safe_name(subject)
         # on some file systems two spellings are one file
         subjects.append(spelling.setdefault(subject.casefold(), subject))
     return subjects
+
+
+def names_person(folder: str) -> bool:
+    """Whether a folder may be one person's, by its name: it has a number and is of no group."""
+    has_number = any(character.isdecimal() for character in folder)
+    return has_number and not _GROUP.fullmatch(folder) and not _NO_SUBJECT.fullmatch(folder)
 
 
 def relative_paths(paths: Sequence[Path], root: Path) -> list[PurePath]:
@@ -145,23 +182,84 @@ def _natural_piece(piece: str) -> tuple[int, int, str]:
 
 
 def _subject_folders(path: PurePath) -> tuple[str, ...]:
-    """The folders of a path that may name a subject."""
-    return tuple(folder for folder in path.parent.parts if not _NO_SUBJECT.fullmatch(folder))
+    """The folders of a path that may name a subject; one with a date only without any other."""
+    folders = tuple(
+        folder
+        for folder in path.parent.parts
+        if not (_NO_SUBJECT.fullmatch(folder) or _says_only_kind(folder))
+    )
+    return tuple(folder for folder in folders if not _DATED.search(folder)) or folders
 
 
-def _subject(path: PurePath, name: str, folders: tuple[str, ...], in_several_folders: bool) -> str:
-    """The subject of the file with the stem `name`; `folders` are those that may name a subject."""
-    for text in (*path.parent.parts, name):
+def _folders_with_like_names(
+    stems: Sequence[str], folders: Sequence[tuple[str, ...]]
+) -> set[tuple[str, ...]]:
+    """The folders that share the name of a file with another folder."""
+    folders_of: dict[str, set[tuple[str, ...]]] = defaultdict(set)
+    for name, parents in zip(stems, folders, strict=True):
+        folders_of[name.casefold()].add(parents)
+    return {folder for parents in folders_of.values() if len(parents) > 1 for folder in parents}
+
+
+def _says_only_kind(name: str) -> bool:
+    """Whether the words of a name say what kind of scans or which subset they are, nothing else."""
+    return all(word.role is not Role.OTHER for word in words_of(name))
+
+
+def _names_only_kind(name: str) -> bool:
+    """Whether the stem of a file names no person, but the kind or the time of a scan."""
+    return _says_only_kind(name) or bool(_NO_SUBJECT.fullmatch(name))
+
+
+def _own_folder(path: PurePath, name: str) -> str:
+    """The outermost folder that a stem contains as a whole and that may be a person's, or ""."""
+    for folder in path.parent.parts:
+        if names_person(folder) and _contains(name.casefold(), folder.casefold()):
+            return folder
+    return ""
+
+
+def _contains(text: str, part: str) -> bool:
+    """Whether a text contains another one that no letter or digit continues."""
+    start = text.find(part)
+    while start >= 0:
+        before = text[start - 1 : start]
+        after = text[start + len(part) : start + len(part) + 1]
+        if not before.isalnum() and not after.isalnum():
+            return True
+        start = text.find(part, start + 1)
+    return False
+
+
+def _bids_subject(path: PurePath) -> str:
+    for text in path.parts:
         bids = _BIDS.match(text)
         if bids:
             return bids[1]
-    if _ONLY_KIND.fullmatch(name):
-        from_folders = "_".join(folders or path.parent.parts)
-    elif in_several_folders:
-        from_folders = "_".join(folders)
-    else:
-        from_folders = ""
-    return from_folders or _without_endings(name)
+    return ""
+
+
+def _subject(path: PurePath, name: str, folders: tuple[str, ...], alike: bool) -> str:
+    """The subject of the file with the stem `name`.
+
+    Args:
+        path: of the file.
+        name: its stem.
+        folders: those that may name a subject.
+        alike: other folders have files of the same names as this one.
+    """
+    bids = _bids_subject(PurePath(*path.parent.parts, name))
+    if bids:
+        return bids
+    if _names_only_kind(name):
+        return "_".join(folders or path.parent.parts) or _without_endings(name)
+    person = _without_endings(name)
+    if not alike or not folders:
+        return person
+    numbers_people = any(character.isdecimal() for character in person)
+    if numbers_people and not names_person(folders[-1]):
+        return "_".join((*folders, person))
+    return "_".join(folders)
 
 
 def _without_endings(name: str) -> str:

@@ -220,7 +220,7 @@ def test_a_list_names_scans_relative_to_itself_or_absolute(tmp_path):
     assert [(case.id, case.subject) for case in dataset.cases] == [
         ("b", "b"),
         ("c", "c"),
-        ("t1", "study_a"),
+        ("study_a_t1", "study_a"),
     ]
     assert {case.images[0].resolve() for case in dataset.cases} == {
         tmp_path / "study/a/t1.nii.gz",

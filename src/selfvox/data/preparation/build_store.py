@@ -30,6 +30,7 @@ from selfvox.data.preparation.report import no_usable_scan, report, write_reject
 from selfvox.data.preparation.store import Store, is_store, open_store
 from selfvox.data.preparation.stored_case import StoredCase, sort_cases
 from selfvox.data.sources import Case, Dataset, find_dataset
+from selfvox.data.subjects import subject_notes
 from selfvox.errors import DataError, UsageError
 from selfvox.ops import regions
 from selfvox.runs import atomic_files
@@ -157,7 +158,7 @@ def build_store(
         BusyError: another process writes to the store.
     """
     # before the work, so that a wrong layout is noticed early
-    for note in dataset.notes:
+    for note in (*dataset.notes, *subject_notes(dataset)):
         echo(note)
     if not dataset.cases:
         raise DataError(f"{dataset.root}: contains no scans; name the folder of the scans")

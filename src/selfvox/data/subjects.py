@@ -1,0 +1,79 @@
+"""The subjects of a data set in words: how many there are, and what their names leave open."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+
+from selfvox.data import naming
+from selfvox.data.naming import printable
+from selfvox.data.sources import Case, Dataset
+
+_REMEDY = "if not, say so in a table with the columns image, label and subject"
+
+
+def subject_notes(dataset: Dataset) -> list[str]:
+    """How many people the scans are of, with an example; for names of files, what may be wrong."""
+    cases_of: dict[str, list[Case]] = defaultdict(list)
+    for case in dataset.cases:
+        cases_of[case.subject].append(case)
+    notes = [_count_note(cases_of, len(dataset.cases))] if cases_of else []
+    # the other sources know the subjects, or have all scans in one folder
+    if dataset.source == "folder":
+        notes += _folders_note(dataset.cases) + _names_note(dataset.cases)
+    return notes
+
+
+def _count_note(cases_of: Mapping[str, Sequence[Case]], scan_count: int) -> str:
+    # with two scans of one person the rule shows
+    example = max(cases_of, key=lambda subject: min(2, len(cases_of[subject])))
+    if len(cases_of) == scan_count:
+        return f"subjects: {scan_count}, one scan each, such as {printable(example)}"
+    ids = [case.id for case in cases_of[example]]
+    listed = ", ".join(map(printable, ids[:2])) + (", ..." if len(ids) > 2 else "")
+    people = f"{len(cases_of)} with {scan_count} scans"
+    return f"subjects: {people}, such as {printable(example)} ({listed})"
+
+
+def _folders_note(cases: Sequence[Case]) -> list[str]:
+    """Folders that may be one person's each, but have scans of several subjects."""
+    subjects_in: dict[str, set[str]] = defaultdict(set)
+    for case in cases:
+        folder = case.images[0].parent
+        if naming.names_person(folder.name):
+            subjects_in[folder.as_posix()].add(case.subject)
+    mixed = [folder for folder, subjects in subjects_in.items() if len(subjects) > 1]
+    if len(mixed) < 2:
+        return []
+    folder = mixed[0]
+    listed = ", ".join(sorted(subjects_in[folder], key=naming.natural_key)[:2])
+    name = printable(folder.rpartition("/")[2])
+    return [
+        f"{len(mixed)} folders have scans of several subjects, such as {name} ({listed}): "
+        f"are these different people? {_REMEDY}"
+    ]
+
+
+def _names_note(cases: Sequence[Case]) -> list[str]:
+    """Files of one name in several folders that count as different people."""
+    cases_of: dict[str, list[Case]] = defaultdict(list)
+    for case in cases:
+        cases_of[case.images[0].name.casefold()].append(case)
+    repeated = [
+        namesakes
+        for name, namesakes in cases_of.items()
+        if len({case.subject for case in namesakes}) > 1 and _is_number(namesakes[0])
+    ]
+    if not repeated:
+        return []
+    first, second = [printable(case.subject) for case in repeated[0][:2]]
+    return [
+        f"{len(repeated)} names of files are in several folders and count as different people "
+        f"there, such as {first} and {second}: are they? {_REMEDY}"
+    ]
+
+
+def _is_number(case: Case) -> bool:
+    """Whether the name of a case's file is part of that of its subject."""
+    stem = case.images[0].name.partition(".")[0]
+    return any(character.isdecimal() for character in stem) and stem in case.subject

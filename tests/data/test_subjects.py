@@ -1,0 +1,58 @@
+"""What is said of the subjects of a data set, before a split is made of them."""
+
+from pathlib import Path
+
+import pytest
+
+from selfvox.data import sources
+from selfvox.data.subjects import subject_notes
+
+
+def notes(root, *names, source="auto"):
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).touch()
+    return subject_notes(sources.find_dataset(root, source))
+
+
+def test_the_number_of_subjects_comes_with_an_example(tmp_path):
+    assert notes(tmp_path / "single", "ann.nii.gz", "bob.nii.gz") == [
+        "subjects: 2, one scan each, such as ann"
+    ]
+    frames = [f"p{n}/p{n}_frame{frame}.nii.gz" for n in range(6) for frame in ("01", "12")]
+    assert notes(tmp_path / "frames", *frames) == [
+        "subjects: 6 with 12 scans, such as p0 (p0_frame01, p0_frame12)"
+    ]
+
+
+def test_folders_of_several_subjects_are_a_question(tmp_path):
+    """Each may be one person with scans that are called otherwise than the folder."""
+    files = [f"p{n}/{n}{letter}.nii.gz" for n in (1, 2) for letter in "xy"]
+    (_, question) = notes(tmp_path, *files)
+    assert question.startswith(
+        "2 folders have scans of several subjects, such as p1 (1x, 1y): are these different people?"
+    )
+    assert "columns image, label and subject" in question
+
+
+def test_one_name_in_several_folders_is_a_question_where_it_counts_as_several_people(tmp_path):
+    (_, question) = notes(tmp_path, "here/001.nii.gz", "there/001.nii.gz")
+    assert question.startswith("1 names of files are in several folders")
+    assert "such as here_001 and there_001: are they?" in question
+    # these count as one person each
+    assert len(notes(tmp_path / "people", "ann/t1.nii.gz", "bob/t1.nii.gz")) == 1
+    assert len(notes(tmp_path / "slices", "p1/001.png", "p2/001.png")) == 1
+
+
+@pytest.mark.parametrize("name", ["images", "part_1", "siteA", "train"])
+def test_a_folder_for_many_people_is_no_question(tmp_path, name):
+    files = [f"{name}{twice}/{n}x.nii.gz" for twice in ("", "_2") for n in range(3)]
+    assert len(notes(tmp_path, *[file for file in files if Path(file).parent.name == name])) == 1
+
+
+def test_a_table_says_it_all(tmp_path):
+    files = [f"p{n}/{n}{letter}.nii.gz" for n in (1, 2) for letter in "xy"]
+    notes(tmp_path, *files)
+    rows = "".join(f"{file},{number}\n" for number, file in enumerate(files))
+    (tmp_path / "scans.csv").write_text("image,subject\n" + rows)
+    assert notes(tmp_path) == ["subjects: 4, one scan each, such as 0"]
