@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import gzip
+from collections.abc import Sequence
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
 import SimpleITK
+from scipy import ndimage
 
 from selfvox.data.formats import image
 from selfvox.errors import DataError, ResourceError
@@ -213,9 +215,9 @@ def test_labels_above_255_are_kept(tmp_path: Path) -> None:
     ("bad", "reason"),
     [
         pytest.param(5.0, "unexpected label values 5; declared are 0, 1, 2", id="outside the set"),
-        pytest.param(0.9999, "not whole numbers", id="0.9999"),
-        pytest.param(np.nan, "not whole numbers", id="NaN"),
-        pytest.param(np.inf, "not whole numbers", id="Inf"),
+        pytest.param(0.9999, "such as 0.9999 are not whole numbers", id="0.9999"),
+        pytest.param(np.nan, "1 values are NaN or infinite where class numbers", id="NaN"),
+        pytest.param(np.inf, "1 values are NaN or infinite where class numbers", id="Inf"),
         pytest.param(-1.0, "from -1 to", id="negative"),
         pytest.param(70_000.0, "to 70000", id="too high"),
     ],
@@ -227,6 +229,53 @@ def test_an_impossible_label_value_is_refused(tmp_path: Path, bad: float, reason
     with pytest.raises(DataError, match=reason) as caught:
         image.read_label(save_label(tmp_path, values), like, {0, 1, 2})
     assert str(caught.value).startswith("label.nii.gz: ")
+
+
+@pytest.mark.parametrize("dtype", ["u1", "i2", "i4"])
+@pytest.mark.parametrize("classes", [(0, 1, 2), (0, 1, 2, 4), range(8), range(14), range(105)])
+def test_a_label_that_went_through_nibabel_is_rounded_with_a_note(
+    tmp_path: Path, dtype: str, classes: Sequence[int]
+) -> None:
+    """`get_fdata`, saved with the header of whole numbers, comes back with a slope."""
+    like = scan(tmp_path)
+    label = np.resize(np.array(classes), like.shape)
+    path = save_label(tmp_path, label.astype(dtype))
+    loaded = nib.load(path)
+    nib.save(nib.Nifti1Image(loaded.get_fdata(), loaded.affine, loaded.header), path)
+    slope = float(nib.load(path).dataobj.slope)
+    read, notes = image.read_label_with_notes(path, like)
+    np.testing.assert_array_equal(read, label)
+    error = np.abs(nib.load(path).get_fdata() - label).max()
+    assert bool(notes) == (error > 1e-5)
+    assert all(f"scales the stored numbers by {slope:.3g}" in note for note in notes)
+
+
+def test_an_interpolated_label_with_a_slope_is_refused(tmp_path: Path) -> None:
+    like = scan(tmp_path)
+    label = np.resize(np.arange(8), like.shape).astype(np.int16)
+    path = save_label(tmp_path, label)
+    loaded = nib.load(path)
+    blurred = ndimage.uniform_filter(loaded.get_fdata(), 3)
+    nib.save(nib.Nifti1Image(blurred, loaded.affine, loaded.header), path)
+    with pytest.raises(DataError, match=r"not whole numbers \(its header scales by 3"):
+        image.read_label(path, like)
+
+
+def test_a_label_of_several_volumes_says_what_to_do(tmp_path: Path) -> None:
+    like = scan(tmp_path)
+    path = save_label(tmp_path, np.ones((*like.shape, 4), np.uint8))
+    for read in (lambda: image.read_label(path, like), lambda: image.read_grid(path)):
+        with pytest.raises(DataError, match="4 volumes where a label is one; write all classes"):
+            read()
+
+
+def test_a_label_of_the_same_name_as_its_scan_is_named_with_its_folder(tmp_path: Path) -> None:
+    like = scan(tmp_path)
+    folder = tmp_path / "labels"
+    folder.mkdir()
+    path = save_label(folder, some_label((5, 6, 7)).astype("u1")).rename(folder / like.name)
+    with pytest.raises(DataError, match=rf"^labels/{like.name}: label of shape .* for {like.name}"):
+        image.read_label(path, like)
 
 
 def moved(millimetres: float) -> np.ndarray:

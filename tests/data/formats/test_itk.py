@@ -6,6 +6,7 @@ import gzip
 import zlib
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 import SimpleITK
@@ -160,6 +161,17 @@ def test_a_cut_or_missing_voxel_file_is_refused(tmp_path: Path, ending: str) -> 
         ("a.nrrd", (NRRD + "encoding: gzip\n\n").encode() + gzip.compress(RAW)[:-4], "cut"),
         ("a.nrrd", (NRRD + "encoding: raw\nbyte skip: -1\n\n").encode() + RAW, "skip"),
         ("a.nhdr", (NRRD + "encoding: raw\ndata file: ../b.raw\n").encode(), "is not plain"),
+        ("a.mhd", (MHA + "ElementDataFile = ./../b.raw\n").encode(), "is not plain"),
+        (
+            "a.nrrd",
+            (NRRD + 'space units: "parsec" "parsec" "parsec"\nencoding: raw\n\n').encode() + RAW,
+            "'parsec', which is no known unit",
+        ),
+        (
+            "a.nrrd",
+            (NRRD + 'space units: "mm" "mm" "m"\nencoding: raw\n\n').encode() + RAW,
+            "different units",
+        ),
         (
             "a.nhdr",
             (NRRD + "encoding: raw\ndata file: LIST\n/etc/passwd\n").encode(),
@@ -186,6 +198,63 @@ def test_files_written_by_hand_are_read(tmp_path: Path) -> None:
     (tmp_path / "c.nrrd").write_bytes((NRRD + "encoding: gzip\n\n").encode() + gzip.compress(RAW))
     for path in sorted(tmp_path.iterdir()):
         np.testing.assert_array_equal(image.read_image(path).data[0], VOXELS)
+
+
+@pytest.mark.parametrize(
+    ("name", "key"), [("a.mhd", "ElementDataFile ="), ("a.nhdr", "data file:")]
+)
+def test_a_voxel_file_in_the_same_folder_may_be_called_so(
+    tmp_path: Path, name: str, key: str
+) -> None:
+    header = MHA if name.endswith("mhd") else NRRD + "encoding: raw\n"
+    (tmp_path / name).write_text(f"{header}{key} ./x.raw\n")
+    (tmp_path / "x.raw").write_bytes(RAW)
+    np.testing.assert_array_equal(image.read_image(tmp_path / name).data[0], VOXELS)
+
+
+def test_what_a_header_leaves_open_is_noted(tmp_path: Path) -> None:
+    (tmp_path / "a.mha").write_bytes((MHA + "ElementDataFile = LOCAL\n").encode() + RAW)
+    (tmp_path / "b.nrrd").write_bytes((NRRD + "encoding: raw\n\n").encode() + RAW)
+    spaced = "spacings: 1 1 2\nencoding: raw\n\n"
+    (tmp_path / "c.nrrd").write_bytes((NRRD + spaced).encode() + RAW)
+    for name, expected in (("a.mha", 3), ("b.nrrd", 3), ("c.nrrd", 2)):
+        notes = image.read_image(tmp_path / name).notes
+        assert len(notes) == expected
+        assert "no directions in its header: left and right may be swapped" in notes
+    for ending in ENDINGS:
+        assert image.read_image(saved(tmp_path / f"whole{ending}")).notes == ()
+
+
+def test_the_unit_of_an_nrrd_becomes_mm(tmp_path: Path) -> None:
+    space = (
+        "space: left-posterior-superior\nspace directions: (.5,0,0) (0,.5,0) (0,0,2)\n"
+        "space origin: (1,2,3)\n"
+    )
+    for unit, mm in (("mm", 1), ("cm", 10), ("um", 1e-3), ("\N{MICRO SIGN}m", 1e-3), ("m", 1e3)):
+        units = f'space units: "{unit}" "{unit}" "{unit}"\nencoding: raw\n\n'
+        path = tmp_path / "a.nrrd"
+        path.write_bytes((NRRD + space + units).encode() + RAW)
+        scan = image.read_image(path)
+        np.testing.assert_allclose(scan.affine[:3, :3], np.diag([-0.5, -0.5, 2]) * mm)
+        np.testing.assert_allclose(scan.affine[:3, 3], np.array([-1, -2, 3]) * mm)
+        np.testing.assert_allclose(image.read_spacing(path), scan.spacing_mm)
+        assert len(scan.notes) == (mm != 1)
+
+
+def test_a_label_of_a_sheared_scan_has_no_qform_that_lacks_the_shear(tmp_path: Path) -> None:
+    """ITK and others would place it by the qform, some mm away."""
+    space = (
+        "space: left-posterior-superior\nspace directions: (1,0,0) (0,1,0) (.3,.2,2)\n"
+        "space origin: (1,2,3)\nencoding: raw\n\n"
+    )
+    (tmp_path / "a.nrrd").write_bytes((NRRD + space).encode() + RAW)
+    (tmp_path / "b.nrrd").write_bytes((NRRD + space.replace("(.3,.2,2)", "(0,0,2)")).encode() + RAW)
+    for name, code in (("a.nrrd", 0), ("b.nrrd", 1)):
+        scan = image.read_image(tmp_path / name)
+        image.write_label(tmp_path / "label.nii.gz", VOXELS > 0, scan)
+        header = nib.load(tmp_path / "label.nii.gz").header
+        assert (int(header["qform_code"]), int(header["sform_code"])) == (code, 1)
+        np.testing.assert_allclose(header.get_sform(), scan.affine, atol=1e-6)
 
 
 def test_nan_voxels_are_seen(tmp_path: Path) -> None:

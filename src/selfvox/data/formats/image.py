@@ -11,6 +11,7 @@ import nibabel as nib
 import numpy as np
 
 from selfvox.data.formats import dicom_series, itk, nifti, pictures
+from selfvox.data.formats.label_values import check_declared, class_numbers, smallest_unsigned
 from selfvox.data.formats.volume import LIMIT_BYTES, Volume, max_corner_distance_mm
 from selfvox.data.naming import printable
 from selfvox.errors import DataError
@@ -131,26 +132,44 @@ def read_label(path: Path, like: Image, classes: Collection[int] | None = None) 
         DataError: other shape or affine; values that are negative, fractional, not finite, or not
             in `classes`.
     """
+    return read_label_with_notes(path, like, classes)[0]
+
+
+def read_label_with_notes(
+    path: Path, like: Image, classes: Collection[int] | None = None
+) -> tuple[np.ndarray, tuple[str, ...]]:
+    """As `read_label`, and what was assumed while it was read, one line each.
+
+    Raises:
+        DataError: as `read_label`.
+    """
     name = printable(path.name)
+    if name == like.name:
+        # a scan and its label often differ in their folders alone
+        name = f"{printable(path.parent.name)}/{name}"
     lossy = False
+    slope = 1.0
     if suffix(path) in SUFFIXES_2D:
         values, lossy = pictures.read_label(path)
     else:
         volume = _read_volume(path)
         values = volume.data
+        if values.ndim != 3:
+            raise DataError(_several_volumes(values, name))
         if values.shape == like.shape:
             _check_same_grid(volume.affine, like, name)
+        slope = _stored_slope(volume)
     if values.shape != like.shape:
         raise DataError(
             f"{name}: label of shape {values.shape} for {like.name} of {like.shape}; "
             "resample the label to it"
         )
-    label = _integers(values, name)
+    label, notes = class_numbers(values, name, slope)
     if classes is not None:
-        _check_declared(label, classes, name)
+        check_declared(label, classes, name)
     if lossy:
         raise DataError(f"{name}: JPEG blurs class numbers; save labels as PNG")
-    return label
+    return label, notes
 
 
 def read_grid(path: Path) -> Image:
@@ -167,9 +186,7 @@ def read_grid(path: Path) -> Image:
         return Image(values[None], np.eye(4), name)
     volume = _read_volume(path)
     if volume.data.ndim != 3:
-        raise DataError(
-            f"{name}: has {volume.data.shape[3]} volumes where a label is one; split it"
-        )
+        raise DataError(_several_volumes(volume.data, name))
     return Image(volume.data[None], volume.affine, name, volume.header, volume.notes)
 
 
@@ -179,7 +196,7 @@ def write_label(path: Path, label: np.ndarray, like: Image) -> None:
     As NIfTI, NRRD or MetaImage for a volume, by the ending of the path; as PNG for a picture.
     """
     assert label.shape == like.shape, f"label {label.shape} for {like.name} {like.shape}"
-    _write(path, label.astype(_smallest_unsigned(int(label.max()))), like, (".png",))
+    _write(path, label.astype(smallest_unsigned(int(label.max()))), like, (".png",))
 
 
 def write_map(path: Path, values: np.ndarray, like: Image) -> None:
@@ -219,7 +236,7 @@ def read_map(path: Path, count: int, like: Image) -> np.ndarray:
     else:
         # of many classes they may exceed the limit for scans, and they are selfvox's own
         limit = LIMIT_BYTES + 4 * count * math.prod(like.shape)
-        data = nifti.read_nifti(path, limit_bytes=limit, limit_ratio=limit).data
+        data = nifti.read_nifti(path, limit_bytes=limit).data
         values = np.moveaxis(data, 3, 0) if data.ndim == 4 else data[None]
     if values.shape != (count, *like.shape):
         raise DataError(
@@ -260,10 +277,19 @@ def check_image(image: Image) -> Image:
     return replace(image, data=data, notes=notes)
 
 
-def _smallest_unsigned(largest: int) -> type[np.unsignedinteger]:
-    if largest < 2**8:
-        return np.uint8
-    return np.uint16 if largest < 2**16 else np.uint32
+def _stored_slope(volume: Volume) -> float:
+    """What a NIfTI header scales whole numbers by; 1 where it scales nothing."""
+    if volume.header is None or volume.header.get_data_dtype().kind not in "iu":
+        return 1.0
+    slope = float(volume.header["scl_slope"])
+    return slope if np.isfinite(slope) and slope != 0 else 1.0
+
+
+def _several_volumes(values: np.ndarray, name: str) -> str:
+    return (
+        f"{name}: has {values.shape[3]} volumes where a label is one; "
+        "write all classes into one volume, a number each"
+    )
 
 
 def _write(
@@ -349,49 +375,3 @@ def _check_same_grid(affine: np.ndarray, like: Image, name: str) -> None:
             f"{name}: its {difference} differs from that of {like.name} by {distance:.2g} voxels; "
             "resample the label to it"
         )
-
-
-def _integers(values: np.ndarray, name: str) -> np.ndarray:
-    """Class numbers in the smallest unsigned type; floating ones only where they are whole."""
-    if values.dtype.kind == "f":
-        rounded = np.rint(values)
-        with np.errstate(invalid="ignore"):
-            # NaN fails; a slope such as 1/255 leaves 1.0000001
-            whole_numbers = (np.abs(values - rounded) <= 1e-5).all()
-        if not whole_numbers:
-            raise DataError(
-                f"{name}: label values are not whole numbers; "
-                "save class numbers, without interpolation"
-            )
-        values = rounded
-    low = values.min()
-    high = values.max()
-    if low < 0 or high > np.iinfo(np.uint16).max:
-        raise DataError(
-            f"{name}: label values from {low:g} to {high:g}; class numbers are 0 to 65535"
-        )
-    return values.astype(_smallest_unsigned(int(high)), copy=False)
-
-
-def _check_declared(label: np.ndarray, classes: Collection[int], name: str) -> None:
-    unexpected = sorted(set(_values_of(label)) - set(classes))
-    if not unexpected:
-        return
-    listed = ", ".join(map(str, unexpected[:10]))
-    if len(unexpected) > 10:
-        listed += ", ..."
-    declared = ", ".join(map(str, sorted(classes)))
-    raise DataError(
-        f"{name}: unexpected label values {listed}; declared are {declared}: "
-        "correct one or the other"
-    )
-
-
-def _values_of(label: np.ndarray) -> list[int]:
-    """The values that occur in a label."""
-    occurs = np.zeros(2**16, bool)
-    flat = label.ravel(order="K")
-    # in blocks: indexing makes eight bytes of each voxel
-    for start in range(0, flat.size, _BLOCK_VOXELS):
-        occurs[flat[start : start + _BLOCK_VOXELS]] = True
-    return [int(value) for value in np.flatnonzero(occurs)]

@@ -12,13 +12,13 @@ import numpy as np
 from isal import isal_zlib
 
 from selfvox.data.formats.volume import (
-    HARMLESS_BYTES,
+    DEFLATE_RATIO,
     INFLATE_ERRORS,
     LIMIT_BYTES,
-    LIMIT_RATIO,
     LPS_TO_RAS,
     Volume,
     is_usable_affine,
+    voxel_edges,
 )
 from selfvox.data.naming import printable
 from selfvox.errors import DataError
@@ -40,6 +40,29 @@ _TYPE_NAMES = {
 }
 _TYPE_BYTES = {name: size for size, names in _TYPE_NAMES.items() for name in names.split(", ")}
 
+# units of lengths without a final s, in mm
+_UNITS_MM = {
+    "": 1.0,
+    "mm": 1.0,
+    "millimeter": 1.0,
+    "millimetre": 1.0,
+    "cm": 10.0,
+    "centimeter": 10.0,
+    "centimetre": 10.0,
+    "m": 1000.0,
+    "meter": 1000.0,
+    "metre": 1000.0,
+    "um": 1e-3,
+    "\N{MICRO SIGN}m": 1e-3,
+    "\N{GREEK SMALL LETTER MU}m": 1e-3,
+    "micron": 1e-3,
+    "micrometer": 1e-3,
+    "micrometre": 1e-3,
+    "nm": 1e-6,
+    "nanometer": 1e-6,
+    "nanometre": 1e-6,
+}
+
 
 class _Promise(NamedTuple):
     """The voxels that the text header promises."""
@@ -48,6 +71,8 @@ class _Promise(NamedTuple):
     wbits: int | None  # zlib's window bits of packed voxels, which tell gzip from zlib
     detached: str | None  # name of another file with the voxels, in the same folder
     offset: int  # where the voxels start in this file
+    mm: float  # of the unit of lengths
+    notes: tuple[str, ...]  # on a geometry that the header leaves open
 
 
 def read_itk(path: Path, limit_bytes: int = LIMIT_BYTES) -> Volume:
@@ -61,7 +86,7 @@ def read_itk(path: Path, limit_bytes: int = LIMIT_BYTES) -> Volume:
     name = printable(path.name)
     is_nrrd = path.name.lower().endswith((".nrrd", ".nhdr"))
     with open_regular(path) as file:
-        promise = _nrrd_promise(file, name) if is_nrrd else _meta_promise(file, name)
+        promise = _promise(file, is_nrrd, name)
         if promise.detached is None:
             _check_voxels(file, promise, limit_bytes, name)
     if promise.detached is not None:
@@ -93,13 +118,12 @@ def read_itk(path: Path, limit_bytes: int = LIMIT_BYTES) -> Volume:
             f"{name}: SimpleITK reads {voxels.nbytes} bytes of voxels, "
             f"the header says {promise.expected}; export it again"
         )
-    affine = _affine(image)
-    if not is_usable_affine(affine):
-        raise DataError(
-            f"{name}: its directions or spacings give no usable affine; export it again"
-        )
+    affine = _affine(image, promise, name)
+    notes = promise.notes
+    if promise.mm != 1:
+        notes = (*notes, f"the unit of its header is converted to mm{voxel_edges(affine)}")
     # SimpleITK gives z, y, x and then the values of a voxel
-    return Volume(voxels.transpose(2, 1, 0, *range(3, voxels.ndim)), affine, None, ())
+    return Volume(voxels.transpose(2, 1, 0, *range(3, voxels.ndim)), affine, None, notes)
 
 
 def write_itk(path: Path, data: np.ndarray, affine: np.ndarray) -> None:
@@ -124,13 +148,15 @@ def read_affine(path: Path) -> np.ndarray:
     """The affine (4, 4) of a file, voxel -> mm in RAS+, from its header alone.
 
     Raises:
-        DataError: SimpleITK cannot read the header, or it gives no usable affine.
+        DataError: the header cannot be read, or gives no usable affine.
     """
+    name = printable(path.name)
+    is_nrrd = path.name.lower().endswith((".nrrd", ".nhdr"))
+    with open_regular(path) as file:
+        promise = _promise(file, is_nrrd, name)
     import SimpleITK  # only here: few data sets have such files
 
-    name = printable(path.name)
     reader = SimpleITK.ImageFileReader()
-    is_nrrd = path.name.lower().endswith((".nrrd", ".nhdr"))
     reader.SetImageIO("NrrdImageIO" if is_nrrd else "MetaImageIO")
     reader.SetFileName(str(path))
     try:
@@ -141,20 +167,25 @@ def read_affine(path: Path) -> np.ndarray:
         ) from error
     if reader.GetDimension() != 3:
         raise DataError(f"{name}: has {reader.GetDimension()} axes; save a 3D volume")
-    affine = _affine(reader)
-    if not is_usable_affine(affine):
-        raise DataError(
-            f"{name}: its directions or spacings give no usable affine; export it again"
-        )
-    return affine
+    return _affine(reader, promise, name)
 
 
-def _affine(image: Any) -> np.ndarray:
+def _affine(image: Any, promise: _Promise, name: str) -> np.ndarray:
     affine = np.eye(4)
     # each column is a direction, as long as a voxel
     affine[:3, :3] = np.reshape(image.GetDirection(), (3, 3)) * image.GetSpacing()
     affine[:3, 3] = image.GetOrigin()
+    # SimpleITK takes all numbers for mm
+    affine[:3] *= promise.mm
+    if not is_usable_affine(affine):
+        raise DataError(
+            f"{name}: its directions or spacings give no usable affine; export it again"
+        )
     return LPS_TO_RAS @ affine
+
+
+def _promise(file: BinaryIO, is_nrrd: bool, name: str) -> _Promise:
+    return _nrrd_promise(file, name) if is_nrrd else _meta_promise(file, name)
 
 
 def _meta_promise(file: BinaryIO, name: str) -> _Promise:
@@ -197,8 +228,19 @@ def _meta_promise(file: BinaryIO, name: str) -> _Promise:
             f"{name}: voxels after a foreign header (HeaderSize); save it as one .mha or .nii.gz"
         )
     packed = fields.get("CompressedData", "False").lower() == "true"
-    detached = None if data_file.upper() == "LOCAL" else data_file
-    return _Promise(expected, _ZLIB if packed else None, detached, file.tell())
+    detached = None if data_file.upper() == "LOCAL" else data_file.removeprefix("./")
+    return _Promise(
+        expected=expected,
+        wbits=_ZLIB if packed else None,
+        detached=detached,
+        offset=file.tell(),
+        mm=_unit_mm(fields.get("DistanceUnits", "mm"), name),
+        notes=_geometry_notes(
+            spacing=any(key in fields for key in ("ElementSpacing", "ElementSize")),
+            directions=any(key in fields for key in ("TransformMatrix", "Rotation", "Orientation")),
+            origin=any(key in fields for key in ("Offset", "Position", "Origin")),
+        ),
+    )
 
 
 def _nrrd_promise(file: BinaryIO, name: str) -> _Promise:
@@ -229,11 +271,54 @@ def _nrrd_promise(file: BinaryIO, name: str) -> _Promise:
             "save it as one .nrrd or .nii.gz"
         )
     detached = fields.get("data file", fields.get("datafile"))
+    detached = None if detached is None else detached.removeprefix("./")
     if detached is not None and _names_several_files(detached):
         raise DataError(
             f"{name}: voxels spread over several files; save it as one .nrrd or .nii.gz"
         )
-    return _Promise(expected, wbits, detached, file.tell())
+    units = re.findall(r'"([^"]*)"', fields.get("space units", "")) or ["mm"]
+    if len(set(units)) > 1:
+        raise DataError(f"{name}: its axes have different units; export it again, in mm")
+    return _Promise(
+        expected=expected,
+        wbits=wbits,
+        detached=detached,
+        offset=file.tell(),
+        mm=_unit_mm(units[0], name),
+        notes=_geometry_notes(
+            spacing="space directions" in fields or "spacings" in fields,
+            directions="space directions" in fields
+            and ("space" in fields or "space dimension" in fields),
+            origin="space origin" in fields,
+        ),
+    )
+
+
+def _unit_mm(unit: str, name: str) -> float:
+    """How many mm a unit of lengths is.
+
+    Raises:
+        DataError: it is none.
+    """
+    mm = _UNITS_MM.get(unit.strip().lower().rstrip("s"))
+    if mm is None:
+        raise DataError(
+            f"{name}: its lengths are in '{printable(unit[:20])}', which is no known unit; "
+            "export it again, in mm"
+        )
+    return mm
+
+
+def _geometry_notes(spacing: bool, directions: bool, origin: bool) -> tuple[str, ...]:
+    """What the header leaves open, as SimpleITK fills it in."""
+    notes = []
+    if not spacing:
+        notes.append("no spacing in its header: voxels of 1 mm are assumed")
+    if not directions:
+        notes.append("no directions in its header: left and right may be swapped")
+    if not origin:
+        notes.append("no origin in its header: its position is unknown")
+    return tuple(notes)
 
 
 def _lines(file: BinaryIO, name: str) -> Iterator[str]:
@@ -279,10 +364,11 @@ def _check_voxels(file: BinaryIO, promise: _Promise, limit: int, name: str) -> N
 
 def _check_packed(file: BinaryIO, expected: int, wbits: int, size: int, name: str) -> None:
     """The rest of the file, `size` bytes, unpacks to `expected` bytes and ends there."""
-    if expected > HARMLESS_BYTES and expected > LIMIT_RATIO * size:
+    # known before any of it is unpacked
+    if expected > DEFLATE_RATIO * size:
         raise DataError(
-            f"{name}: would grow {expected // size} fold (limit {LIMIT_RATIO}); "
-            "save it uncompressed"
+            f"{name}: {size} bytes cannot unpack to the {expected} that its header asks for; "
+            "copy it again from its source"
         )
     if size > expected + expected // 100 + 2**16:  # deflate adds at most a thousandth
         raise DataError(

@@ -13,13 +13,13 @@ from isal import isal_zlib
 from nibabel.spatialimages import HeaderDataError
 
 from selfvox.data.formats.volume import (
-    HARMLESS_BYTES,
+    DEFLATE_RATIO,
     INFLATE_ERRORS,
     LIMIT_BYTES,
-    LIMIT_RATIO,
     Volume,
     is_usable_affine,
     max_corner_distance_mm,
+    voxel_edges,
 )
 from selfvox.data.naming import printable
 from selfvox.errors import DataError
@@ -55,7 +55,7 @@ _REFUSED_DTYPES = {
     1536: "128-bit voxels; save it as float32",
     1: "1-bit voxels; save it as uint8",
 }
-_UNITS = {1: "metre", 3: "micrometre"}
+_UNITS_MM = {1: ("metre", 1000.0), 3: ("micrometre", 0.001)}
 # texts may name a patient
 _TEXT_FIELDS = ("descrip", "aux_file", "intent_name", "db_name", "data_type")
 # neither geometry nor true of the written voxels
@@ -89,9 +89,7 @@ class _Layout(NamedTuple):
         return self.offset + self.voxels * self.dtype.itemsize
 
 
-def read_nifti(
-    path: Path, limit_bytes: int = LIMIT_BYTES, limit_ratio: int = LIMIT_RATIO
-) -> Volume:
+def read_nifti(path: Path, limit_bytes: int = LIMIT_BYTES) -> Volume:
     """Read a NIfTI-1 or NIfTI-2 file, `.nii` or `.nii.gz`, whole and checked.
 
     The header's texts (description, names) are blanked: they may name a patient. Extensions are not
@@ -107,7 +105,7 @@ def read_nifti(
         packed = path.name.lower().endswith(".gz")
         header, notes = _parse_header(_first_bytes(start, packed, name), name)
         layout = _layout(header, name, notes)
-        _check_size(layout.end, size, packed, limit_bytes, limit_ratio, name)
+        _check_size(layout.end, size, packed, limit_bytes, name)
         affine = _affine(header, layout.shape, name, notes)
         file.seek(0)  # in one piece: joining the rest to the start would copy it
         content = _contents(file.read(), layout.end, packed, name)
@@ -170,8 +168,10 @@ def write_nifti(
 def _new_header(affine: np.ndarray) -> nib.Nifti1Header:
     header = nib.Nifti1Header()
     header.set_xyzt_units("mm")
-    # a quaternion has no shears; the sform keeps them
+    # a quaternion has no shears; the sform keeps them, and who prefers the qform has to see that
     header.set_qform(affine, code="scanner", strip_shears=True)
+    if not np.allclose(header.get_qform(), affine, atol=1e-3 * header["pixdim"][1:4].min()):
+        header["qform_code"] = 0
     header.set_sform(affine, code="scanner")
     return header
 
@@ -258,10 +258,6 @@ def _layout(header: nib.Nifti1Header, name: str, notes: list[str]) -> _Layout:
         raise DataError(
             f"{name}: slope {slope:g} and intercept {intercept:g} are not finite; export it again"
         )
-    # the lowest three bits are the unit of lengths, the others that of time
-    unit = _UNITS.get(int(header["xyzt_units"]) & 7)
-    if unit:
-        notes.append(f"header's unit is the {unit}; its numbers are taken as mm")
     return _Layout(shape, dtype, int(offset), slope, intercept)
 
 
@@ -299,17 +295,18 @@ def _dtype(header: nib.Nifti1Header, name: str, notes: list[str]) -> np.dtype:
     return dtype
 
 
-def _check_size(end: int, size: int, packed: bool, limit: int, ratio: int, name: str) -> None:
+def _check_size(end: int, size: int, packed: bool, limit: int, name: str) -> None:
     """Refuse a file of `size` bytes that cannot have `end` bytes of header and voxels."""
     if end > limit:
         raise DataError(
             f"{name}: its header asks for {end / 1e9:.1f} GB, more than {limit / 1e9:g}; "
             "crop or resample it"
         )
-    if packed and end > HARMLESS_BYTES and end > ratio * size:
+    if packed and size * DEFLATE_RATIO < end:
+        # known before any of it is unpacked
         raise DataError(
-            f"{name}: would grow {end // size} fold to {end / 1e9:.1f} GB (limit {ratio}); "
-            "unpack it to .nii"
+            f"{name}: {size} bytes cannot unpack to the {end} that its header asks for; "
+            "copy it again from its source"
         )
     if not packed and size < end:
         raise DataError(
@@ -374,6 +371,20 @@ def _scale(stored: np.ndarray, layout: _Layout) -> np.ndarray:
 def _affine(
     header: nib.Nifti1Header, shape: tuple[int, ...], name: str, notes: list[str]
 ) -> np.ndarray:
+    """The affine in mm, whatever the unit of the header."""
+    affine = _affine_in_its_unit(header, shape, name, notes)
+    # the lowest three bits are the unit of lengths, the others that of time
+    unit, mm = _UNITS_MM.get(int(header["xyzt_units"]) & 7, ("millimetre", 1.0))
+    if mm == 1:
+        return affine
+    affine[:3] *= mm
+    notes.append(f"header's unit is the {unit}, converted to mm{voxel_edges(affine)}")
+    return affine
+
+
+def _affine_in_its_unit(
+    header: nib.Nifti1Header, shape: tuple[int, ...], name: str, notes: list[str]
+) -> np.ndarray:
     """sform, else qform, else voxel sizes about the centre; disagreement and repairs are noted."""
     _repair_voxel_sizes(header, name, notes)
     sform = _sform(header, name, notes)
@@ -383,14 +394,14 @@ def _affine(
         note = flaw or _disagreement(sform, qform, shape, header)
         if note:
             notes.append(f"{note}; the sform is used")
-        return np.asarray(sform, np.float64)
+        return np.array(sform, np.float64)
     if flaw:
         raise DataError(f"{name}: {flaw} and there is no sform; export it again")
     if qform is not None:
-        return np.asarray(qform, np.float64)
+        return np.array(qform, np.float64)
     notes.append("neither sform nor qform: orientation unknown, left and right may be swapped")
     # method 1 of the standard
-    return np.asarray(header.get_base_affine(), np.float64)
+    return np.array(header.get_base_affine(), np.float64)
 
 
 def _repair_voxel_sizes(header: nib.Nifti1Header, name: str, notes: list[str]) -> None:

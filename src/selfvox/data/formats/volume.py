@@ -9,9 +9,7 @@ import numpy as np
 from isal import isal_zlib
 
 LIMIT_BYTES = 4 * 10**9  # 1000 voxels cubed in 32 bits
-LIMIT_RATIO = 200  # scans shrink a few fold, a bomb up to a thousand fold
-# nearly empty label maps shrink a thousandfold, so the ratio is only checked above this size
-HARMLESS_BYTES = 512 * 2**20
+DEFLATE_RATIO = 1032  # no stream of gzip unpacks to more, <https://zlib.net/zlib_tech.html>
 
 # what isal raises on a damaged stream; its stubs take the class for an instance
 INFLATE_ERRORS: tuple[type[Exception], ...] = (
@@ -40,6 +38,12 @@ def is_usable_affine(affine: np.ndarray) -> bool:
     # relative to the voxel sizes, which may be tiny
     lengths = np.linalg.norm(affine[:3, :3], axis=0)
     return bool(abs(np.linalg.det(affine[:3, :3])) > 1e-6 * lengths.prod())
+
+
+def voxel_edges(affine: np.ndarray) -> str:
+    """The edges of a voxel, for a note: `: voxels of 1 x 1 x 3 mm`."""
+    lengths = np.linalg.norm(affine[:3, :3], axis=0)
+    return f": voxels of {' x '.join(f'{mm:.3g}' for mm in lengths)} mm"
 
 
 def max_corner_distance_mm(first: np.ndarray, second: np.ndarray, shape: tuple[int, ...]) -> float:

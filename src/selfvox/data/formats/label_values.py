@@ -1,0 +1,102 @@
+"""Class numbers of a label: whole, within 16 bits, and among the classes that are declared."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import numpy as np
+
+from selfvox.errors import DataError
+
+_ROUNDING = 1e-5  # a slope such as 1/255 leaves 1.0000001
+_BLOCK_VOXELS = 2**16
+
+
+def class_numbers(
+    values: np.ndarray, name: str, slope: float = 1.0
+) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Class numbers in the smallest unsigned type, and a note where they were rounded.
+
+    Args:
+        values: as they were read, scaled.
+        name: of the file, for messages.
+        slope: that scaled the stored whole numbers; what was saved with it is off by up to half
+            of it, as programs that save floating numbers into the header of whole ones leave it.
+
+    Raises:
+        DataError: values that are not whole, not finite, negative or too large.
+    """
+    notes: tuple[str, ...] = ()
+    if values.dtype.kind == "f":
+        values, largest_error = _rounded(values, name, slope)
+        if largest_error > _ROUNDING:
+            notes = (
+                f"class numbers were off by up to {largest_error:.2g} and are rounded: its header "
+                f"scales the stored numbers by {slope:.3g}",
+            )
+    low = values.min()
+    high = values.max()
+    if low < 0 or high > np.iinfo(np.uint16).max:
+        raise DataError(
+            f"{name}: label values from {low:g} to {high:g}; class numbers are 0 to 65535"
+        )
+    return values.astype(smallest_unsigned(int(high)), copy=False), notes
+
+
+def check_declared(label: np.ndarray, classes: Collection[int], name: str) -> None:
+    """Refuse values other than those of the classes.
+
+    Raises:
+        DataError: lists them.
+    """
+    unexpected = sorted(set(values_of(label)) - set(classes))
+    if not unexpected:
+        return
+    listed = ", ".join(map(str, unexpected[:10]))
+    if len(unexpected) > 10:
+        listed += ", ..."
+    declared = ", ".join(map(str, sorted(classes)))
+    raise DataError(
+        f"{name}: unexpected label values {listed}; declared are {declared}: "
+        "correct one or the other"
+    )
+
+
+def values_of(label: np.ndarray) -> list[int]:
+    """The values that occur in a label of up to 16 bits, in order."""
+    occurs = np.zeros(2**16, bool)
+    flat = label.ravel(order="K")
+    # in blocks: indexing makes eight bytes of each voxel
+    for start in range(0, flat.size, _BLOCK_VOXELS):
+        occurs[flat[start : start + _BLOCK_VOXELS]] = True
+    return [int(value) for value in np.flatnonzero(occurs)]
+
+
+def smallest_unsigned(largest: int) -> type[np.unsignedinteger]:
+    """The smallest unsigned type for numbers up to `largest`."""
+    if largest < 2**8:
+        return np.uint8
+    return np.uint16 if largest < 2**16 else np.uint32
+
+
+def _rounded(values: np.ndarray, name: str, slope: float) -> tuple[np.ndarray, float]:
+    """Whole numbers, and how far the values were from them at most."""
+    unusable = int(values.size - np.count_nonzero(np.isfinite(values)))
+    if unusable:
+        raise DataError(
+            f"{name}: {unusable} values are NaN or infinite where class numbers are expected; "
+            "set them to 0, or to their class"
+        )
+    rounded = np.rint(values)
+    errors = np.abs(values - rounded)
+    largest_error = float(errors.max())
+    # float32 has 24 bits: half a quantum of the slope is not met to the last digit
+    tolerance = max(_ROUNDING, 0.501 * abs(slope) if abs(slope) < 1 else 0.0)
+    if largest_error > tolerance:
+        example = values.flat[int(errors.argmax())]
+        cause = f" (its header scales by {slope:.3g})" if slope != 1 else ""
+        raise DataError(
+            f"{name}: label values such as {example:.6g} are not whole numbers{cause}; "
+            "save class numbers, without interpolation"
+        )
+    return rounded, largest_error
