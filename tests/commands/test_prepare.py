@@ -424,13 +424,13 @@ def test_a_scan_that_gets_another_id_keeps_its_part_of_the_split(tmp_path: Path)
     selfvox.prepare(tmp_path / "scans", out=store)
     assert [case.subject for case in open_store(store).cases] == [
         "ann",
-        "other",
+        "other_p0",
         "p1",
         "p3",
-        "site0",
+        "site0_p0",
     ]
     assert split.read_split(store / "split.json") == split.Split(
-        ("p1", "other"), ("ann",), ("p3", "site0"), 3
+        ("p1", "other_p0"), ("ann",), ("p3", "site0_p0"), 3
     )
 
 

@@ -247,9 +247,10 @@ def _read(case: Case, recipe: Recipe) -> tuple[Image, PreparedScan]:
     """
     try:
         image = read_case(case, len(recipe.channel_names))
-        for note in image.notes:
+        prepared = recipe.apply(image)
+        for note in (*image.notes, *prepared.notes):
             echo(f"{image.name}: {note}")
-        return image, recipe.apply(image)
+        return image, prepared
     except DataError:
         raise
     except MemoryError:

@@ -205,7 +205,7 @@ def test_size_and_spacing_are_met_exactly() -> None:
 def test_a_linear_ramp_is_resampled_to_itself() -> None:
     """Closed form: away from its ends, a ramp has the value of its position in mm."""
     grid = np.indices((20, 22, 24)).astype(np.float64)
-    ramp = 2 * grid[0] - 3 * grid[1] + 0.5 * grid[2] + 500
+    ramp = 2 * grid[0] - 3 * grid[1] + 0.5 * grid[2] + 100
     image = Image(ramp[None], np.eye(4), "ramp.nii.gz")
     photo = Intensity(kind="photo", mean=0.0, std=1 / 255)  # leaves values as they are
     for settings in ({"size": (27, 20, 30)}, {"spacing_mm": (0.9, 0.8, 0.7)}):
@@ -213,7 +213,7 @@ def test_a_linear_ramp_is_resampled_to_itself() -> None:
         places = nib.affines.apply_affine(
             prepared.affine, np.moveaxis(np.indices(prepared.data.shape[1:]), 0, -1)
         )
-        expected = places @ (2, -3, 0.5) + 500
+        expected = places @ (2, -3, 0.5) + 100
         np.testing.assert_allclose(
             prepared.data[0][5:-5, 5:-5, 5:-5], expected[5:-5, 5:-5, 5:-5], atol=0.05
         )

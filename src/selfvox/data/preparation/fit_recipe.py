@@ -13,7 +13,7 @@ import numpy as np
 from selfvox.data.formats.image import Image, read_spacing
 from selfvox.data.preparation import parallel, prepare_case
 from selfvox.data.preparation.geometry import canonical_orientation, canonical_spacing
-from selfvox.data.preparation.normalise import Intensity, Kind, foreground
+from selfvox.data.preparation.normalise import AIR_HU, WHITE, Intensity, Kind, foreground
 from selfvox.data.preparation.prepare_case import Rejected
 from selfvox.data.preparation.recipe import Recipe, is_near
 from selfvox.data.sources import Case, Dataset
@@ -33,10 +33,8 @@ _NAMES: dict[Kind, str] = {
     "mri": r"mri?|t1\w*|t2\w*|flair|dwi|adc|swi|pd\w*|pet|suv|spect|dce\w*|fa",
     "photo": r"rgb|r|g|b|red|green|blue|gr[ae]y|lumin\w*|photo\w*|colou?r",
 }
-_WHITE = 255  # of 8 bits
 _READERS = 8  # threads
 _SAMPLES = 3  # scans that are read to choose a kind
-_AIR_HU = -500  # only CT has so many voxels so far below zero
 _CT_VOXELS = 10_000_000  # of a channel's foreground, over all scans, that its window is fitted to
 _CT_VOXELS_PER_SCAN = 100_000
 # scans with voxels within a fifth of the median are not interpolated: augmentation shows
@@ -273,7 +271,7 @@ def _choose_kind(name: str, index: int, samples: Sequence[Image]) -> tuple[Kind,
     # all channels together: the blue of an eye may be dark
     lowest = min(image.data.min() for image in samples)
     highest = max(image.data.max() for image in samples)
-    is_photo = is_picture and lowest >= 0 and 1 < highest <= _WHITE
+    is_photo = is_picture and lowest >= 0 and 1 < highest <= WHITE
     words = [word for word in re.split(r"[^a-z0-9]+", name.lower()) if word]
     for kind, pattern in _NAMES.items():
         possible = is_photo if kind == "photo" else not is_picture
@@ -285,7 +283,7 @@ def _choose_kind(name: str, index: int, samples: Sequence[Image]) -> tuple[Kind,
     evidence = f"values from {low:g} to {high:g} in {len(samples)} scans"
     if is_photo:
         return "photo", f"{name}: photo, {evidence}"
-    if not is_picture and all(np.percentile(channel, 1) < _AIR_HU for channel in values):
+    if not is_picture and all(np.percentile(channel, 1) < AIR_HU for channel in values):
         return "ct", f"{name}: ct, {evidence}: air at the bottom of the Hounsfield scale"
     return "mri", f"{name}: mri, {evidence}: no fixed scale known, so each scan has its own z-score"
 

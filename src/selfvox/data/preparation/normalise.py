@@ -15,6 +15,9 @@ Kind = Literal["mri", "ct", "photo"]
 FOREGROUND = 0.05
 # Hounsfield units; lower values are no tissue but padding beyond the scanner's field of view
 AIR = -1024.0
+AIR_HU = -500  # only CT has many voxels so far below zero
+WHITE = 255  # of 8 bits
+MAX_OUTSIDE = 0.5  # of a CT's foreground; of the scans that a window is fitted to, one per cent is
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +61,55 @@ def foreground(channel: np.ndarray, name: str = "image", kind: Kind = "mri") -> 
         raise DataError(f"{name} is constant ({float(low):g}); leave this scan out")
     mask: np.ndarray = channel > low + FOREGROUND * (high - low)
     return mask
+
+
+def check_values(
+    values: np.ndarray, mask: np.ndarray, intensity: Intensity, name: str
+) -> list[str]:
+    """Notes on one channel's values that are unlike those its intensity was fitted to.
+
+    Args:
+        values: of the channel (*space), within the foreground box.
+        mask: its foreground.
+        intensity: of the channel.
+        name: of the scan and the channel, for the message.
+
+    Raises:
+        DataError: of `ct`, all values are on one side of the window, so that nothing would be left
+            of them; of `photo`, they are not those of 8 bits.
+    """
+    low = float(values.min())
+    high = float(values.max())
+    if intensity.kind == "photo":
+        # fractions up to 1 are those of programs that divide by 255; a dark picture has 0 and 1
+        is_fraction = high <= 1 and bool((values != np.rint(values)).any())
+        if low < 0 or high > WHITE or is_fraction:
+            raise DataError(
+                f"{name}: has values from {low:g} to {high:g}, where a photo has 0 to {WHITE}; "
+                "save it with 8 bits, or prepare all of them with --intensity mri"
+            )
+    if intensity.kind != "ct":
+        return []
+    assert intensity.lower is not None
+    assert intensity.upper is not None
+    window = f"the window from {intensity.lower:g} to {intensity.upper:g}"
+    if high <= intensity.lower or low >= intensity.upper:
+        raise DataError(
+            f"{name}: nothing of it is in {window}, its values are from {low:g} to {high:g}; "
+            "is it in Hounsfield units?"
+        )
+    foreground_values = values[mask]
+    outside = (foreground_values < intensity.lower) | (foreground_values > intensity.upper)
+    share = float(outside.mean()) if outside.size else 0.0
+    if share > MAX_OUTSIDE:
+        return [
+            f"{100 * share:.0f} % of its foreground is outside {window}: is it in Hounsfield units?"
+        ]
+    if low >= 0 and intensity.lower < AIR_HU:
+        return [
+            f"its lowest value is {low:g}, where CT has air near -1000: is it in Hounsfield units?"
+        ]
+    return []
 
 
 def normalise(values: np.ndarray, mask: np.ndarray, intensity: Intensity) -> np.ndarray:

@@ -205,12 +205,12 @@ def _prepare(job: CaseJob) -> PreparedCase | Rejected:
     prepared = job.recipe.apply(image)
     label: np.ndarray | None = None
     label_values: tuple[int, ...] = ()
-    notes = image.notes
+    notes = (*image.notes, *prepared.notes)
     if case.label is not None:
-        original = images.read_label(case.label, image, job.classes)
+        original, label_notes = images.read_label_with_notes(case.label, image, job.classes)
         label = job.recipe.apply_label(original, prepared.geometry)
         label_values = tuple(int(value) for value in np.unique(original))
-        notes = (*notes, *_notes_of_label(original, prepared, image.name))
+        notes = (*notes, *label_notes, *_notes_of_label(original, prepared, image.name))
     if states is None or file_states(case) != states:
         raise DataError(f"{image.name}: changed while it was read; run the same command again")
     stored = StoredCase(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from selfvox.data.formats.image import Image
+from selfvox.data.formats.volume import LIMIT_BYTES
 from selfvox.data.preparation.geometry import (
     Geometry,
     canonical_orientation,
@@ -20,7 +22,7 @@ from selfvox.data.preparation.geometry import (
     place_in_scan,
     prepared_affine,
 )
-from selfvox.data.preparation.normalise import Intensity, foreground, normalise
+from selfvox.data.preparation.normalise import Intensity, check_values, foreground, normalise
 from selfvox.data.preparation.resample import (
     resample_image,
     resample_label,
@@ -30,6 +32,7 @@ from selfvox.errors import DataError
 from selfvox.ops.boxes import bounding_box
 
 MARGIN = 1  # voxels kept around the foreground
+MIN_VOXELS = 2  # along each axis of a scan that is resampled to a spacing
 SAME_GRID = 0.01  # voxels of drift over a whole axis below which nothing is resampled
 
 
@@ -41,6 +44,7 @@ class PreparedScan:
     spacing_mm: tuple[float, ...]
     affine: np.ndarray  # (4, 4): prepared voxel -> mm in RAS+ world
     geometry: Geometry
+    notes: tuple[str, ...] = ()  # on values that the recipe was not made for
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +110,8 @@ class Recipe:
 
         Raises:
             DataError: other axes or channels than the recipe's, a constant channel, a single slice,
-                or values too large to be normalised.
+                values that the recipe cannot be for, or a prepared grid without or with far too
+                many voxels.
         """
         self._check(image)
         orientation = canonical_orientation(image)
@@ -115,6 +120,7 @@ class Recipe:
         box = self._choose_box(masks)
         spacing = canonical_spacing(image, orientation)
         step, shape = self._choose_grid([side.stop - side.start for side in box], spacing)
+        self._check_grid(shape, spacing, image.name)
         geometry = Geometry(
             shape=image.shape,
             orientation=orientation,
@@ -125,7 +131,12 @@ class Recipe:
         )
 
         channels = []
-        for values, mask, intensity in zip(data, masks, self.intensity, strict=True):
+        notes: list[str] = []
+        for channel, values, mask, intensity in zip(
+            self.channel_names, data, masks, self.intensity, strict=True
+        ):
+            name = f"{image.name}: channel {channel}" if len(data) > 1 else image.name
+            notes += check_values(values[box], mask[box], intensity, name)
             normalised = normalise(values[box], mask[box], intensity)
             if not np.isfinite(normalised).all():
                 raise DataError(
@@ -137,6 +148,7 @@ class Recipe:
             spacing_mm=tuple(float(mm * count) for mm, count in zip(spacing, step, strict=True)),
             affine=prepared_affine(image.affine, geometry),
             geometry=geometry,
+            notes=tuple(notes),
         )
 
     def apply_label(self, label: np.ndarray, geometry: Geometry) -> np.ndarray:
@@ -179,6 +191,20 @@ class Recipe:
             )
         if min(image.shape) < 2:
             raise DataError(f"{image.name}: is a single slice; give the whole volume")
+
+    def _check_grid(self, shape: Sequence[int], spacing_mm: Sequence[float], name: str) -> None:
+        """Refuse a spacing that leaves next to nothing of a scan, or makes it far too large."""
+        if self.spacing_mm is None:
+            return
+        size = 4 * len(self.channel_names) * math.prod(shape)  # in float32
+        if min(shape) >= MIN_VOXELS and size <= LIMIT_BYTES:
+            return
+        grid = " x ".join(map(str, shape))
+        raise DataError(
+            f"{name}: would be {grid} voxels at {_joined(self.spacing_mm)} mm, since its own are "
+            f"of {_joined(spacing_mm)} mm; correct the unit in its header, or take another "
+            "--spacing"
+        )
 
     def _foreground_masks(self, data: np.ndarray, name: str) -> list[np.ndarray]:
         """The foreground of each channel."""
@@ -223,6 +249,10 @@ class Recipe:
         if shape == tuple(box_shape) and all(voxels < SAME_GRID for voxels in drift):
             return unit, shape
         return step, shape
+
+
+def _joined(numbers: Sequence[float]) -> str:
+    return " x ".join(f"{number:.4g}" for number in numbers)
 
 
 def is_near(first: Sequence[float] | None, second: Sequence[float] | None, share: float) -> bool:
