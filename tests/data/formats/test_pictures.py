@@ -260,8 +260,42 @@ def test_animations_and_pages_are_refused(tmp_path: Path, name: str, kind: str) 
 @pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.tiff"])
 def test_a_renamed_file_is_refused(tmp_path: Path, name: str, content: bytes) -> None:
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(DataError, match="not a PNG, JPEG or TIFF"):
+    with pytest.raises(DataError, match="not a PNG or JPEG or TIFF"):
         image.read_image(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["a.gif", "a.bmp", "a.ppm", "a.pgm", "A.GIF"])
+def test_pictures_of_older_data_sets_are_read_by_their_names_alone(
+    tmp_path: Path, name: str
+) -> None:
+    """DRIVE's labels are GIF, STARE's pictures PPM, those of PH2 and REFUGE's labels BMP."""
+    grey = saved(tmp_path / name, GREY)
+    np.testing.assert_array_equal(image.read_image(grey).data[0], GREY)
+    mask = saved(tmp_path / f"mask_{name}", np.where(GREY > 100, 255, 0).astype("u1"))
+    np.testing.assert_array_equal(
+        image.read_label(mask, image.read_image(grey)), np.where(GREY > 100, 255, 0)
+    )
+    saved(tmp_path / "b.png", GREY).rename(grey)
+    with pytest.raises(DataError, match="picture, whatever its name"):
+        image.read_image(grey)
+
+
+def test_the_order_of_a_gifs_palette_changes_no_class(tmp_path: Path) -> None:
+    labels = []
+    for black_first in (True, False):
+        picture = Pillow.fromarray(np.array([[0, 0, 1], [1, 1, 0]], "u1") ^ (not black_first))
+        picture = Pillow.frombytes("P", picture.size, picture.tobytes())
+        shades = [0, 0, 0, 255, 255, 255]
+        picture.putpalette(shades if black_first else shades[::-1])
+        path = saved(tmp_path / f"{black_first}.gif", picture)
+        labels.append(image.read_label(path, image.read_grid(path)))
+    np.testing.assert_array_equal(labels[0], [[0, 0, 255], [255, 255, 0]])
+    np.testing.assert_array_equal(labels[1], labels[0])
+
+
+def test_colours_of_a_ppm_are_kept(tmp_path: Path) -> None:
+    path = saved(tmp_path / "a.ppm", COLOUR)
+    np.testing.assert_array_equal(image.read_image(path).data, np.moveaxis(COLOUR, -1, 0))
 
 
 @pytest.mark.parametrize("kind", [b"zTXt", b"iCCP"])

@@ -17,7 +17,7 @@ from selfvox.data.naming import printable
 from selfvox.errors import DataError
 
 SUFFIXES_3D = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
-SUFFIXES_2D = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
+SUFFIXES_2D = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".gif", ".bmp", ".ppm", ".pgm")
 
 # header geometry is float32 and tools round differently: an entry of the affine that differs by
 # 1e-8 is the same grid, one that differs by a thousandth of a voxel is not

@@ -1,4 +1,4 @@
-"""PNG, JPEG and TIFF pictures through Pillow: upright, grey or RGB, and within a size limit."""
+"""Pictures (PNG, JPEG, TIFF, GIF, BMP, PPM) through Pillow: upright, grey or RGB, not too large."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ from selfvox.runs.atomic_files import atomic_write
 from selfvox.runs.safe_open import open_regular
 
 LIMIT_PIXELS = 2**26  # 8192 x 8192
-_FORMATS = ("PNG", "JPEG", "TIFF")  # each decoder is code that untrusted files reach
+# each decoder is code that untrusted files reach, so that a name opens few of them
+_FORMATS = ("PNG", "JPEG", "TIFF")
+_FORMATS_OF = {".gif": ("GIF",), ".bmp": ("BMP",), ".ppm": ("PPM",), ".pgm": ("PPM",)}
 _EXIF_ORIENTATION = 0x0112
 # Pillow's mode -> the grey mode it is converted to; I;16* are kept as they are
 _GREY = {
@@ -40,7 +42,7 @@ def read_picture(
     and floating grey keep their values; a camera's EXIF rotation is applied.
 
     Raises:
-        DataError: damaged, animated, several pages, too large, or not a PNG, JPEG or TIFF.
+        DataError: damaged, animated, several pages, too large, or not what its name says.
     """
     picture, notes = _open(path, limit_pixels)
     if picture.mode in _GREY:
@@ -60,12 +62,17 @@ def read_picture(
 def read_label(path: Path, limit_pixels: int = LIMIT_PIXELS) -> tuple[np.ndarray, bool]:
     """Class numbers (row, column) as stored, and whether the format is lossy.
 
-    Of a palette these are the indices; 1-bit becomes 0 and 1; equal colours become one number.
+    Of a palette these are the indices, but of GIF the shades of grey; 1-bit becomes 0 and 1; equal
+    colours become one number.
 
     Raises:
         DataError: the file cannot be used, or is coloured.
     """
     picture, _ = _open(path, limit_pixels)
+    file_format = picture.info["selfvox format"]
+    if file_format == "GIF" and picture.mode == "P":
+        # its programs order the palette as they like: 1 may be black in one file, white in another
+        picture = picture.convert("RGB")
     values = _native(np.asarray(picture))
     if picture.mode == "1":
         values = values.astype(np.uint8)
@@ -76,7 +83,7 @@ def read_label(path: Path, limit_pixels: int = LIMIT_PIXELS) -> tuple[np.ndarray
             f"{printable(path.name)}: a coloured label ({picture.mode}); "
             "save one class number per pixel, as PNG"
         )
-    return values, picture.info["selfvox format"] == "JPEG"
+    return values, file_format == "JPEG"
 
 
 def write_picture(path: Path, values: np.ndarray) -> None:
@@ -117,10 +124,11 @@ def read_pages(path: Path, limit_pixels: int = LIMIT_PIXELS) -> np.ndarray:
 def _open(path: Path, limit_pixels: int) -> tuple[Pillow.Image, tuple[str, ...]]:
     """The decoded picture, upright, and notes."""
     name = printable(path.name)
+    formats = _FORMATS_OF.get(path.suffix.lower(), _FORMATS)
     with open_regular(path) as file, warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
-            picture = Pillow.open(file, formats=_FORMATS)  # reads the header only
+            picture = Pillow.open(file, formats=formats)  # reads the header only
             _check_header(picture, limit_pixels, name)
             file_format = picture.format
             notes = _notes(picture)
@@ -130,7 +138,7 @@ def _open(path: Path, limit_pixels: int) -> tuple[Pillow.Image, tuple[str, ...]]
             raise
         except UnidentifiedImageError as error:
             raise DataError(
-                f"{name}: not a PNG, JPEG or TIFF picture, whatever its name; export it again"
+                f"{name}: not a {' or '.join(formats)} picture, whatever its name; export it again"
             ) from error
         except Pillow.DecompressionBombError as error:
             raise DataError(f"{name}: far too many pixels; crop or shrink it") from error
