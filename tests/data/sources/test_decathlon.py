@@ -146,7 +146,12 @@ def test_missing_files_are_named(tmp_path):
         ({"training": {"image": "a.nii.gz"}}, "not a list"),
         ({"training": [3]}, r"training[0] is not a path"),
         ({"training": ["a.nii.gz", {"label": "a.nii.gz"}]}, "training[1] is not a path"),
-        ({"training": [{"image": "a.nii.gz", "label": 1}]}, "training[0]"),
+        ({"training": [{"image": "a.nii.gz", "label": 1.5}]}, "training[0]"),
+        ({"training": [{"image": "a.nii.gz", "label": True}]}, "training[0]"),
+        ({"training": [{"image": "a.nii.gz", "label": -1}]}, "training[0]"),
+        ({"training": [{"image": []}]}, "training[0]"),
+        ({"training": [{"image": ["a.nii.gz", 3]}]}, "training[0]"),
+        ({"training": [{"image": ["a.nii.gz"]}, {"image": ["c.nii.gz", "d.nii.gz"]}]}, "channels"),
         ({"training": ["a.nii.gz", "./a.nii.gz"]}, "more than once"),
         ({"training": ["a.nii.gz"], "test": ["b/../a.nii.gz"]}, "more than once"),
         ({"training": [{"image": "a.nii.gz", "label": "a.nii.gz"}]}, "as label and as image"),
@@ -183,3 +188,46 @@ def test_what_cannot_be_meant_is_refused_in_one_line(tmp_path, content, reason):
 def test_what_is_not_strict_json_is_refused_by_the_file(tmp_path, text):
     (tmp_path / "dataset.json").write_text(text)
     assert "dataset.json" in refusal(tmp_path)
+
+
+def test_the_lists_of_monai_have_a_file_per_channel_and_more_keys(tmp_path):
+    """As its BraTS and Auto3DSeg tutorials write them."""
+    names = [f"{case}/{case}_{kind}.nii.gz" for case in "ab" for kind in ("flair", "t1", "seg")]
+    for name in (*names, "c/c_flair.nii.gz", "c/c_t1.nii.gz"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    content = {
+        "training": [
+            {"fold": number, "image": names[3 * number :][:2], "label": names[3 * number + 2]}
+            for number in (0, 1)
+        ],
+        "testing": [{"image": ["c/c_flair.nii.gz", "c/c_t1.nii.gz"]}],
+        "held_out": [{"image": ["a/a_t1.nii.gz"]}] * 3,
+        "numTraining": 2,
+    }
+    listed = tmp_path / "brats_folds.json"
+    listed.write_text(json.dumps(content))
+    dataset = sources.find_dataset(listed)
+    assert dataset.channel_names == ("channel 0", "channel 1")
+    assert [[path.name for path in case.images] for case in dataset.cases] == [
+        ["a_flair.nii.gz", "a_t1.nii.gz"],
+        ["b_flair.nii.gz", "b_t1.nii.gz"],
+        ["c_flair.nii.gz", "c_t1.nii.gz"],
+    ]
+    assert [case.label and case.label.name for case in dataset.cases] == [
+        "a_seg.nii.gz",
+        "b_seg.nii.gz",
+        None,
+    ]
+    assert any("lists of cases not read: 'held_out' (3)" in note for note in dataset.notes)
+    listed.write_text(json.dumps(content | {"modality": {"0": "FLAIR", "1": "T1"}}))
+    assert sources.find_dataset(listed).channel_names == ("FLAIR", "T1")
+
+
+def test_a_label_that_is_a_number_is_the_grade_of_its_scan(tmp_path):
+    for name in ("a.nii.gz", "b.nii.gz"):
+        (tmp_path / name).touch()
+    content = {"training": [{"image": "a.nii.gz", "label": 2}, {"image": "b.nii.gz", "label": 0}]}
+    (tmp_path / "dataset.json").write_text(json.dumps(content))
+    cases = sources.find_dataset(tmp_path).cases
+    assert [(case.grade, case.label) for case in cases] == [(2, None), (0, None)]

@@ -218,3 +218,34 @@ def test_two_files_for_one_channel_or_label_are_refused(tmp_path):
     assert "are labels of one case" in refusal(
         write_dataset(root, "labelsTr/a.nii", "labelsTr/a.nii.gz", content=None)
     )
+
+
+@pytest.mark.parametrize(
+    ("files", "cases"),
+    [
+        (["b_0000", "c_0000"], {"b": 1, "c": 1}),
+        (["b_0000"], {"b": 1}),
+        (["b_0000", "b_0001", "c_0000", "c_0001"], {"b": 2, "c": 2}),
+        # numbers of pictures, not of channels
+        (["img_0000", "img_0001", "img_0002"], None),
+        (["b_0001", "c_0001"], None),
+        (["b_0000", "c_0000", "c_0001"], None),
+        (["b_0000", "scan"], None),
+    ],
+)
+def test_a_folder_of_channels_is_recognised_by_itself(tmp_path, files, cases):
+    """Such as `imagesTs`, which people name to `predict`: predictions are called as labels are."""
+    write_dataset(tmp_path, *[f"{name}.nii.gz" for name in files], content=None)
+    dataset = sources.find_dataset(tmp_path)
+    if cases is None:
+        assert dataset.source == "folder"
+        assert len(dataset.cases) == len(files)
+    else:
+        assert dataset.source == "nnunet"
+        assert {case.id: len(case.images) for case in dataset.cases} == cases
+
+
+def test_one_case_of_two_channels_is_read_where_the_layout_is_named(tmp_path):
+    write_dataset(tmp_path, "b_0000.nii.gz", "b_0001.nii.gz", content=None)
+    (case,) = sources.find_dataset(tmp_path, "nnunet").cases
+    assert [path.name for path in case.images] == ["b_0000.nii.gz", "b_0001.nii.gz"]

@@ -1,15 +1,17 @@
 """The Medical Segmentation Decathlon: a `dataset.json` that lists images and labels.
 
-The lists `training`, `validation` and `test` have entries `{"image": ..., "label": ...}` or paths
-of images alone; entries without a label join as cases without one. `modality` names the channels;
-several channels are in one 4D file. Paths are relative to the folder of `dataset.json` and stay
-inside it. Brain tumours (Task01) have the regions of BraTS too.
+The lists `training`, `validation` and `test` or `testing` have entries `{"image": ..., "label":
+...}` or paths of images alone; entries without a label join as cases without one. Several channels
+are in one 4D file, or, as in MONAI's lists, `image` is a list with a file per channel; a label that
+is a number is the grade of the scan. `modality` names the channels. Paths are relative to the
+folder of `dataset.json` and stay inside it. Brain tumours (Task01) have the regions of BraTS too.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,14 +29,22 @@ from selfvox.data.sources.brats import tumour_regions
 from selfvox.errors import DataError
 from selfvox.runs import strict_json
 
-_LISTS = ("training", "validation", "test")
+_LISTS = ("training", "validation", "test", "testing")
+_MAX_GRADE = 999
 # classes of Task01, as it spells them
 _BACKGROUND = "background"
 _OEDEMA = "edema"
 _CORE = "non-enhancing tumor"
 _ENHANCING = "enhancing tumour"
 
-_Entry = tuple[Path, Path | None]  # image, label
+
+@dataclass(frozen=True)
+class _Entry:
+    """A case as a list gives it."""
+
+    images: tuple[Path, ...]  # one file, or one per channel
+    label: Path | None
+    grade: int | None
 
 
 def looks_like(root: Path) -> bool:
@@ -85,11 +95,10 @@ def read_dataset(root: Path) -> Dataset:
         )
     entries = [entry for name in _LISTS for entry in _entries(content, name, table)]
     _check_entries(entries, table)
-    images = [image for image, _ in entries]
-    ids, subjects = name_scans(images, table.parent)
+    ids, subjects = name_scans([entry.images[0] for entry in entries], table.parent)
     cases = [
-        Case(id, subject, (image,), label, listed=True)
-        for id, subject, (image, label) in zip(ids, subjects, entries, strict=True)
+        Case(id, subject, entry.images, entry.label, entry.grade, listed=True)
+        for id, subject, entry in zip(ids, subjects, entries, strict=True)
     ]
     cases.sort(key=case_key)
     classes = _classes(content, table)
@@ -97,9 +106,9 @@ def read_dataset(root: Path) -> Dataset:
         root=table.parent,
         source="decathlon",
         cases=tuple(cases),
-        channel_names=_channels(content, table),
+        channel_names=_channels(content, len(entries[0].images), table),
         classes=classes,
-        notes=tuple(unlabelled_note(cases)),
+        notes=(*unlabelled_note(cases), *_unread_note(content)),
         regions=_regions(classes),
     )
 
@@ -117,51 +126,88 @@ def _entries(content: dict[str, Any], name: str, table: Path) -> list[_Entry]:
 
 
 def _entry(entry: Any, place: str, table: Path) -> _Entry:
-    image = entry.get("image") if isinstance(entry, dict) else entry
+    named = entry.get("image") if isinstance(entry, dict) else entry
     label = entry.get("label") if isinstance(entry, dict) else None
-    if not isinstance(image, str) or not (label is None or isinstance(label, str)):
-        form = 'a path or {"image": path, "label": path}'
-        raise DataError(f"{printable(table)}: {place} is not {form}; correct it")
-    image_path = resolve_inside(table.parent, image, table)
-    if not suffix(image_path):
-        raise DataError(
-            f"{printable(table)}: {place} names '{printable(image[:120])}', "
-            "not a scan that can be read"
+    images = named if isinstance(named, list) else [named]
+    is_grade = type(label) is int and 0 <= label <= _MAX_GRADE  # `type`: True is an int, too
+    if (
+        not images
+        or not all(isinstance(image, str) for image in images)
+        or not (label is None or is_grade or isinstance(label, str))
+    ):
+        form = (
+            'a path or {"image": path, "label": path}, where several channels are a list of paths'
         )
-    return image_path, None if label is None else resolve_inside(table.parent, label, table)
+        raise DataError(f"{printable(table)}: {place} is not {form}; correct it")
+    paths = tuple(resolve_inside(table.parent, image, table) for image in images)
+    for image, path in zip(images, paths, strict=True):
+        if not suffix(path):
+            raise DataError(
+                f"{printable(table)}: {place} names '{printable(image[:120])}', "
+                "not a scan that can be read"
+            )
+    return _Entry(
+        images=paths,
+        label=resolve_inside(table.parent, label, table) if isinstance(label, str) else None,
+        grade=label if is_grade else None,
+    )
 
 
 def _check_entries(entries: Sequence[_Entry], table: Path) -> None:
-    """There are some, every file exists, and none is listed twice."""
+    """There are some, all with as many channels, every file exists, and none is listed twice."""
     if not entries:
         raise DataError(f"{printable(table)} lists no case under {', '.join(_LISTS)}; add some")
-    absent = [path for entry in entries for path in entry if path and not path.is_file()]
+    channels = {len(entry.images) for entry in entries}
+    if len(channels) > 1:
+        raise DataError(
+            f"{printable(table)} lists cases of {' and '.join(map(str, sorted(channels)))} "
+            "channels; give all of them the same"
+        )
+    files = [path for entry in entries for path in (*entry.images, entry.label) if path]
+    absent = [path for path in files if not path.is_file()]
     if absent:
         raise DataError(
             f"{printable(table)} lists {first_names(absent)}, but no such file exists; "
             "restore or unlist it"
         )
     # links resolved, so that one file under two names counts as one
-    images = Counter(image.resolve() for image, _ in entries)
+    images = Counter(image.resolve() for entry in entries for image in entry.images)
     repeated = [path for path, count in images.items() if count > 1]
     if repeated:
         raise DataError(
             f"{printable(table)} lists {first_names(repeated)} more than once; keep one entry each"
         )
-    ambiguous = [label for _, label in entries if label and label.resolve() in images]
+    ambiguous = [
+        entry.label for entry in entries if entry.label and entry.label.resolve() in images
+    ]
     if ambiguous:
         raise DataError(
             f"{printable(table)} lists {first_names(ambiguous)} as label and as image; correct it"
         )
 
 
-def _channels(content: dict[str, Any], table: Path) -> tuple[str, ...]:
+def _unread_note(content: dict[str, Any]) -> list[str]:
+    """The lists of cases that are not read, if there are any."""
+    unread = [
+        f"'{printable(name[:40])}' ({len(entries)})"
+        for name, entries in content.items()
+        if name not in _LISTS and isinstance(entries, list) and entries
+        if isinstance(entries[0], dict) and "image" in entries[0]
+    ]
+    if not unread:
+        return []
+    return [f"lists of cases not read: {', '.join(unread)}; read are {', '.join(_LISTS)}"]
+
+
+def _channels(content: dict[str, Any], files: int, table: Path) -> tuple[str, ...]:
     names = numbered_names(content.get("modality", {"0": "image"}))
     if names is None:
         example = '{"0": "MRI"}'
         raise DataError(
             f"{printable(table)}: 'modality' must number the channels from 0, as in {example}"
         )
+    if files > 1 and len(names) != files:
+        return tuple(f"channel {number}" for number in range(files))
     return names
 
 

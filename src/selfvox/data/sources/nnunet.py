@@ -2,7 +2,7 @@
 
 Cases of `imagesTs` join, with their label where `labelsTs` has one. `dataset.json` names channels,
 classes and the file ending; without it the channels are counted. A colour picture may have its
-three channels in one file.
+three channels in one file. A folder such as `imagesTs` may be named itself, without labels.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ _Regions = dict[str, tuple[int, ...]]
 
 
 def looks_like(root: Path) -> bool:
-    """A folder with numbered channels in `imagesTr` or `imagesTs`, or the folder of a data set."""
+    """A folder with numbered channels in `imagesTr` or `imagesTs`, or such a folder itself."""
     try:
-        return any(
+        return _is_folder_of_channels(root) or any(
             any((folder / images).glob("*_0000.*"))
             for folder in _dataset_folders(root)
             for images in _LABEL_FOLDERS
@@ -62,12 +62,15 @@ def read_dataset(root: Path) -> Dataset:
     content = _read_settings(root)
     ending = _ending(content, root)
     notes: list[str] = []
-    scans = {images: _scans(root / images, ending, notes) for images in _LABEL_FOLDERS}
+    has_folders = any((root / images).is_dir() for images in _LABEL_FOLDERS)
+    image_folders = list(_LABEL_FOLDERS) if has_folders or not root.is_dir() else [""]
+    scans = {images: _scans(root / images, ending, notes) for images in image_folders}
     files_per_case = [files for by_name in scans.values() for files in by_name.values()]
     channel_names, file_count = _channels(content, root, files_per_case)
     cases = []
     for images, by_name in scans.items():
-        labels = _labels(root / _LABEL_FOLDERS[images], ending, by_name, notes)
+        label_folder = _LABEL_FOLDERS.get(images)
+        labels = _labels(root / label_folder, ending, by_name, notes) if label_folder else {}
         cases += _cases(root / images, by_name, file_count, labels)
     if not cases:
         example = f"imagesTr/CASE_0000{ending or '.nii.gz'}"
@@ -95,6 +98,26 @@ def _dataset_folders(root: Path) -> list[Path]:
     )
     is_dataset = any((root / images).is_dir() for images in _LABEL_FOLDERS)
     return inside if inside and not is_dataset else [root]
+
+
+def _is_folder_of_channels(folder: Path) -> bool:
+    """Whether all scans in a folder are called like channels, and all cases have the same ones.
+
+    Of `img_0000`, `img_0001`, ... the first part would be one case, so these are scans of their
+    own.
+    """
+    channels: dict[str, set[int]] = defaultdict(set)
+    for path in _list_folder(folder):
+        if path.name.startswith(".") or not suffix(path):
+            continue
+        match = _CHANNEL.fullmatch(naming.stem(path, suffix(path)))
+        if match is None:
+            return False
+        channels[match[1]].add(int(match[2]))
+    counts = {len(numbers) for numbers in channels.values()}
+    if len(counts) != 1 or any(max(numbers) >= len(numbers) for numbers in channels.values()):
+        return False
+    return counts == {1} or len(channels) > 1
 
 
 def _read_settings(root: Path) -> dict[str, Any]:
