@@ -1,8 +1,10 @@
 """A table of cases: the dialects people have, and every row that cannot be meant."""
 
 import csv
+import unicodedata
 
 import pytest
+from PIL import Image
 
 from selfvox.data import sources
 from selfvox.errors import DataError
@@ -180,3 +182,78 @@ def test_a_written_table_reads_back(folder):
         "says %22a, b%22; c",
         "x%09y",
     ]
+
+
+def test_a_table_that_names_no_file_leaves_the_folder_to_other_sources(tmp_path):
+    """As those of EyePACS and HAM10000, next to folders of pictures."""
+    (tmp_path / "train").mkdir()
+    for name in ("10_left.png", "10_right.png"):
+        Image.new("L", (4, 4)).save(tmp_path / "train" / name)
+    (tmp_path / "trainLabels.csv").write_text("image,level\n10_left,0\n10_right,2\n")
+    (tmp_path / "meta.csv").write_text("lesion_id,image_id,dx\nx,ISIC_1,nv\n")
+    dataset = sources.find_dataset(tmp_path)
+    assert (dataset.source, len(dataset.cases)) == ("folder", 2)
+    notes = " | ".join(dataset.notes)
+    assert "trainLabels.csv not read: no file '10_left' of its column of images is there" in notes
+    assert "meta.csv not read: no file 'ISIC_1'" in notes
+    assert "the class of each scan in a column 'grade'" in notes
+    with pytest.raises(DataError, match="no CSV or TSV with a column 'image'"):
+        sources.find_dataset(tmp_path, "table")
+
+
+def test_a_table_with_a_wrong_row_is_reported_rather_than_passed_over(folder):
+    (folder / "list.csv").write_text("image\nabsent.nii.gz\na.nii.gz\n")
+    with pytest.raises(DataError, match=r"line 2 names absent\.nii\.gz.*--source folder"):
+        sources.find_dataset(folder)
+
+
+def test_the_ending_of_a_file_may_be_missing_where_one_file_has_that_name(folder):
+    expected = find(folder, PLAIN).cases
+    assert find(folder, PLAIN.replace(".nii.gz", "")).cases == expected
+    (folder / "list.csv").write_text(PLAIN.replace(".nii.gz", ""))
+    assert sources.find_dataset(folder).cases == expected
+    (folder / "a.nrrd").touch()
+    assert "names a, which is not a scan that can be read" in refusal(folder, "image\na\n")
+
+
+def test_a_label_that_is_a_number_is_probably_a_grade(folder):
+    message = refusal(folder, "image,label\na.nii.gz,0\nb.nii.gz,1\n")
+    assert "number '0' as a label" in message
+    assert "call the column grade" in message
+
+
+def test_a_column_of_classes_under_another_name_is_pointed_out(folder):
+    notes = find(folder, "image,age,level\na.nii.gz,71.5,0\nb.nii.gz,60,4\n").notes
+    assert (
+        "columns not used: age, level; if level is the class of the scans, call it grade" in notes
+    )
+
+
+def test_one_of_several_columns_of_images_may_be_no_file(folder):
+    dataset = find(folder, "image_id,image_path,image_width\n7,a.nii.gz,512\n8,b.nii.gz,512\n")
+    assert [case.images[0].name for case in dataset.cases] == ["a.nii.gz", "b.nii.gz"]
+    assert dataset.channel_names == ("image",)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "sep=;\n" + PLAIN.replace(",", ";"),
+        "SEP=;\r\n" + PLAIN.replace(",", ";").replace("\n", "\r\n"),
+        PLAIN.replace("\n", ",,\n"),
+        PLAIN.replace("0\n", "0,,\n"),
+    ],
+)
+def test_what_excel_leaves_in_a_table_changes_nothing(folder, text):
+    assert find(folder, text).cases == find(folder, PLAIN).cases
+
+
+def test_lines_are_counted_from_the_first_of_the_file(folder):
+    assert "line 4" in refusal(folder, "sep=;\nimage;grade\na.nii.gz;1\nb.nii.gz;high\n")
+
+
+def test_a_name_with_letters_in_two_pieces_finds_its_file(folder):
+    (folder / unicodedata.normalize("NFD", "Müller.nii.gz")).touch()
+    text = unicodedata.normalize("NFC", "image\nMüller.nii.gz\n")
+    (case,) = find(folder, text).cases
+    assert case.images[0].is_file()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import unicodedata
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -49,9 +50,26 @@ def resolve_inside(folder: Path, text: str, listed_in: Path, absolute: bool = Fa
         return path
     if not resolved.is_relative_to(resolved_folder):
         remedy = "write it as an absolute path" if absolute else "move the file inside"
+        if ".." not in path.parts and not Path(text).is_absolute():
+            # the path itself stays inside: a link on the way leads out
+            remedy = f"it is a link: {remedy}, or put a copy in its place"
         raise DataError(f"{quote}, which leads out of {printable(folder)}; {remedy}")
     if ".." in path.parts or Path(text).is_absolute():
         return folder / resolved.relative_to(resolved_folder)
+    return existing_spelling(path)
+
+
+def existing_spelling(path: Path) -> Path:
+    """The path, or the file that is called the same with letters composed or taken apart.
+
+    macOS takes an umlaut apart into two characters (NFD), other systems write one (NFC).
+    """
+    if path.exists():
+        return path
+    for form in ("NFC", "NFD"):
+        other = Path(unicodedata.normalize(form, str(path)))
+        if other.exists():
+            return other
     return path
 
 

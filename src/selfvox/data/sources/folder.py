@@ -19,7 +19,7 @@ from selfvox.data import pairing
 from selfvox.data.formats.image import SUFFIXES_2D, SUFFIXES_3D, suffix
 from selfvox.data.naming import natural_key, printable
 from selfvox.data.pairing import Pairing
-from selfvox.data.sources import Case, ChoiceNeeded, Dataset, case_key
+from selfvox.data.sources import Case, ChoiceNeeded, Dataset, case_key, table
 from selfvox.data.sources._files import (
     channels_of,
     count_of,
@@ -121,7 +121,7 @@ def _read_folder(root: Path, words: Sequence[str] = ()) -> Dataset:
     """The scans of a folder; `words` say which files a person takes where names leave it open."""
     contents = _walk(root)
     files, notes = _one_kind(root, contents.scans)
-    notes += _ignored_notes(contents)
+    notes += _ignored_notes(contents) + table.unread_note(root)
     scans, labels = pairing.tell_labels([file.relative_to(root) for file in files])
     if words == (_NO_LABELS,):
         notes += [f"{count_of(len(labels), 'label')} left out, as requested"] if labels else []
@@ -235,7 +235,10 @@ def _ignored_notes(contents: _Contents) -> list[str]:
     if contents.hidden:
         notes.append(f"hidden files and folders ignored: {contents.hidden}")
     if contents.links:
-        notes.append(f"links to folders not followed: {contents.links}")
+        notes.append(
+            f"links to folders not followed: {contents.links}; name the folder that one leads to, "
+            "or list the scans in a text file"
+        )
     if contents.other_endings:
         endings = ", ".join(
             f"{count} {printable(ending) or 'without ending'}"

@@ -1,10 +1,11 @@
 """A table (CSV or TSV) with one case per row: `image`, `label`, `subject`, `grade`.
 
 Several channels have a column each, `image_NAME`. Every column but the image is optional and may
-have empty cells; other columns are not used. Columns are separated by `,`, `;` or tab. Paths are
-relative to the table and stay inside its folder, links resolved. A person who names the table
-itself may have absolute paths in it; a table found in a folder may not. Grades are whole numbers
-from 0.
+have empty cells; other columns are not used. Columns are separated by `,`, `;` or tab. A table that
+is found in a folder counts only if its first rows name files. Paths are relative to the table and
+stay inside its folder, links resolved; the ending of a file may be missing where one file has that
+name. A person who names the table itself may have absolute paths in it; a table found in a folder
+may not. Grades are whole numbers from 0.
 """
 
 from __future__ import annotations
@@ -12,9 +13,8 @@ from __future__ import annotations
 import csv
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import zip_longest
 from pathlib import Path
 
 from selfvox.data import naming
@@ -24,33 +24,40 @@ from selfvox.data.sources import Case, Dataset, case_key
 from selfvox.data.sources._files import (
     channels_of,
     count_of,
+    existing_spelling,
     first_names,
     name_scans,
-    read_lines,
     resolve_inside,
+)
+from selfvox.data.sources._table_text import (
+    SEPARATORS,
+    Rows,
+    column_names,
+    first_rows,
+    read_rows,
+    read_table_text,
 )
 from selfvox.errors import DataError, did_you_mean
 
 _ENDINGS = (".csv", ".tsv")
-_SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs"}
 _OPTIONAL = ("label", "subject", "grade")
 _IMAGE = re.compile(r"image(?:_(.+))?")
 _GRADE = re.compile(r"\d{1,3}", re.ASCII)
+_SAME_AS_IMAGE = ("path", "file", "filename", "name", "id")  # `image_path` is no channel `path`
+_MOST_GRADES = 20  # different ones, in a column that may be of grades
+_LOOKED_AT = 20  # rows, to see whether a column names files
+
+# of each folder, the files by their name without ending; it is filled when a folder is needed
+_Stems = dict[Path, dict[str, list[Path]]]
 
 
 @dataclass(frozen=True)
 class _Content:
     """The text of a table."""
 
-    columns: list[str]
-    rows: list[tuple[int, dict[str, str]]]  # line number, cell by column
+    rows: Rows
+    channels: dict[str, str]  # the name of the channel of each column of images, in order
     notes: list[str]
-
-    @property
-    def channels(self) -> dict[str, str]:
-        """The name of the channel of each column of images, in order."""
-        matches = {name: _IMAGE.fullmatch(name) for name in self.columns}
-        return {name: match[1] or "image" for name, match in matches.items() if match}
 
 
 @dataclass(frozen=True)
@@ -65,7 +72,7 @@ class _Row:
 
 
 def looks_like(root: Path) -> bool:
-    """A CSV or TSV file, or a folder with one that has a column of images."""
+    """A CSV or TSV file, or a folder with one that names files in a column of images."""
     return root.suffix.lower() in _ENDINGS if root.is_file() else bool(_tables(root))
 
 
@@ -77,8 +84,9 @@ def read_dataset(root: Path) -> Dataset:
     """
     table = root if root.is_file() else _only_table(root)
     content = _read_content(table)
+    stems: _Stems = {}
     rows = [
-        _row(number, cells, list(content.channels), table, absolute=root.is_file())
+        _row(number, cells, list(content.channels), table, root.is_file(), stems)
         for number, cells in content.rows
     ]
     _check_files(table, rows)
@@ -99,8 +107,8 @@ def read_dataset(root: Path) -> Dataset:
     ]
     cases.sort(key=case_key)
     channel_names = tuple(content.channels.values())
-    if list(content.channels) == ["image"]:  # a file may have one channel, or those of colours
-        # of one file; the others are checked when they are read
+    if channel_names == ("image",):
+        # one channel or those of colours, as one file has; the others are checked when read
         channel_names = channels_of(first_images[0])
     notes = (*content.notes, *_remarks(rows))
     return Dataset(table.parent, "table", tuple(cases), channel_names, None, notes)
@@ -119,54 +127,126 @@ def _only_table(folder: Path) -> Path:
     return tables[0]
 
 
+def unread_note(folder: Path) -> list[str]:
+    """Tables in a folder that have a column of images, but name no file, and what they lack."""
+    notes = []
+    for table in _files(folder):
+        cells = _image_cells(table)
+        if cells and not _name_files(cells, folder):
+            notes.append(
+                f"{printable(table.name)} not read: no file '{printable(cells[0][:60])}' of its "
+                "column of images is there; write paths in a column 'image', and the class of "
+                "each scan in a column 'grade'"
+            )
+    return notes
+
+
 def _tables(folder: Path) -> list[Path]:
+    """The tables of a folder that name files in it."""
+    return [path for path in _files(folder) if _name_files(_image_cells(path), folder)]
+
+
+def _files(folder: Path) -> list[Path]:
     try:
         files = sorted(folder.iterdir())
     except OSError:
         return []
-    return [path for path in files if path.suffix.lower() in _ENDINGS and _has_images(path)]
+    return [path for path in files if path.suffix.lower() in _ENDINGS]
 
 
-def _has_images(path: Path) -> bool:
+def _image_cells(table: Path) -> list[str]:
+    """What is in the columns of images of the first rows; empty where there is no such column."""
     try:
-        header = read_lines(path)[0]
-    except (DataError, OSError):
+        rows = first_rows(read_table_text(table), _LOOKED_AT)
+    except (DataError, OSError, csv.Error):
+        return []
+    cells = [cell for row in rows for name, cell in row.items() if _IMAGE.fullmatch(name)]
+    return [cell for cell in cells if cell]
+
+
+def _name_files(cells: Sequence[str], folder: Path) -> bool:
+    """Whether any of the cells names a scan in the folder."""
+    stems: _Stems = {}
+    return any(_is_scan(cell, folder, stems) for cell in cells)
+
+
+def _is_scan(cell: str, folder: Path, stems: _Stems) -> bool:
+    try:
+        path = _with_ending(folder / cell, stems)
+        return bool(suffix(path)) and path.is_file()
+    except (OSError, ValueError):  # a name that is too long, or that contains NUL
         return False
-    return any(_IMAGE.fullmatch(name) for name in _names(header, _separator(header)))
 
 
-def _separator(header: str) -> str:
-    # in the header, since names of columns hardly contain one
-    return max(_SEPARATORS, key=header.count)
-
-
-def _names(header: str, separator: str) -> list[str]:
-    return [name.strip().lower() for name in next(csv.reader([header], delimiter=separator), [])]
+def _with_ending(path: Path, stems: _Stems) -> Path:
+    """The path, or that of the only scan with this name and an ending, where it has none."""
+    if suffix(path):
+        return existing_spelling(path)
+    if path.parent not in stems:
+        by_stem = stems.setdefault(path.parent, {})
+        for file in path.parent.iterdir() if path.parent.is_dir() else ():
+            if suffix(file) and not file.name.startswith("."):
+                by_stem.setdefault(naming.stem(file, suffix(file)), []).append(file)
+    files = stems[path.parent].get(path.name, [])
+    return files[0] if len(files) == 1 else path
 
 
 def _read_content(table: Path) -> _Content:
-    lines = read_lines(table)
-    separator = _separator(lines[0])
-    columns = _names(lines[0], separator)
-    location = f"{printable(table)} (separated by {_SEPARATORS[separator]})"
-    _check_columns(columns, location)
-    rows = _read_rows(lines[1:], columns, separator, location)
+    text = read_table_text(table)
+    columns = column_names(text)
+    location = f"{printable(table)} (separated by {SEPARATORS[text.separator]})"
+    rows = read_rows(text, location)
+    channels = _channels(columns, rows, table.parent)
+    _check_columns(columns, channels, location)
     if not rows:
         raise DataError(f"{location} has a header but no rows; add one per case")
-    unused = [name for name in columns if name not in _OPTIONAL and not _IMAGE.fullmatch(name)]
-    if not unused:
-        return _Content(columns, rows, [])
-    listed = ", ".join(printable(name[:30]) for name in unused[:10])
-    return _Content(columns, rows, [f"columns not used: {listed}"])
+    unused = [name for name in columns if name and name not in (*_OPTIONAL, *channels)]
+    notes = []
+    if unused:
+        listed = ", ".join(printable(name[:30]) for name in unused[:10])
+        notes.append(f"columns not used: {listed}{_grade_hint(unused, rows)}")
+    return _Content(rows, channels, notes)
 
 
-def _check_columns(columns: Sequence[str], location: str) -> None:
+def _channels(columns: Sequence[str], rows: Rows, folder: Path) -> dict[str, str]:
+    """The name of the channel of each column of images, in order.
+
+    Where some of several such columns name files, those are meant (`image_id` next to
+    `image_path`).
+    """
+    candidates = {name: match[1] for name in columns if (match := _IMAGE.fullmatch(name))}
+    stems: _Stems = {}
+    filled = {
+        name: [cells[name] for _, cells in rows[:_LOOKED_AT] if cells[name]] for name in candidates
+    }
+    # an empty column is reported with its first row
+    with_files = [
+        name
+        for name, cells in filled.items()
+        if not cells or any(_is_scan(cell, folder, stems) for cell in cells)
+    ]
+    chosen = with_files or list(candidates)
+    if len(chosen) == 1 and candidates[chosen[0]] in _SAME_AS_IMAGE:
+        return {chosen[0]: "image"}
+    return {name: candidates[name] or "image" for name in chosen}
+
+
+def _grade_hint(unused: Sequence[str], rows: Rows) -> str:
+    """Which unused column may be of grades, as `level` and `diagnosis` are."""
+    for name in unused:
+        values = {cells[name] for _, cells in rows if cells[name]}
+        if 1 < len(values) <= _MOST_GRADES and all(map(_GRADE.fullmatch, values)):
+            return f"; if {printable(name[:30])} is the class of the scans, call it grade"
+    return ""
+
+
+def _check_columns(columns: Sequence[str], channels: Mapping[str, str], location: str) -> None:
     """Images are named, in one column or in one per channel, and no name occurs twice."""
-    repeated = [name for name, count in Counter(columns).items() if count > 1]
+    # columns without a name are those that Excel keeps after they were emptied
+    repeated = [name for name, count in Counter(filter(None, columns)).items() if count > 1]
     if repeated:
         raise DataError(f"{location} has two columns '{printable(repeated[0])}'; rename one")
-    images = [name for name in columns if _IMAGE.fullmatch(name)]
-    if not images:
+    if not channels:
         listed = ", ".join(printable(name[:30]) for name in columns[:6]) or "none"
         remedy = "add it"
         for name in columns:
@@ -175,41 +255,20 @@ def _check_columns(columns: Sequence[str], location: str) -> None:
                 break
         raise DataError(f"{location} has no column 'image'; {remedy} (its columns: {listed})")
     # which channel the plain one is would be a guess
-    if "image" in images and len(images) > 1:
+    if "image" in channels and len(channels) > 1:
         raise DataError(
-            f"{location} has 'image' and '{printable(images[-1])}'; "
+            f"{location} has 'image' and '{printable(list(channels)[-1])}'; "
             "name every channel image_NAME, or only one image"
         )
 
 
-def _read_rows(
-    lines: Sequence[str], columns: Sequence[str], separator: str, location: str
-) -> list[tuple[int, dict[str, str]]]:
-    """The rows that are not empty, with their line numbers."""
-    rows = []
-    # strict: a stray quote would swallow the rows up to the next one
-    reader = csv.reader((line + "\n" for line in lines), delimiter=separator, strict=True)
-    try:
-        for cells in reader:
-            number = reader.line_num + 1  # the header is line 1
-            too_few = 0 < len(cells) < len(columns) and any(cells)
-            if len(cells) > len(columns) or too_few:
-                raise DataError(
-                    f"{location} line {number} has {len(cells)} cells under {len(columns)} "
-                    "columns; quote cells that contain separators"
-                )
-            if any(cell.strip() for cell in cells):
-                named = zip_longest(columns, cells, fillvalue="")
-                rows.append((number, {name: cell.strip() for name, cell in named}))
-    except csv.Error as error:
-        raise DataError(
-            f"{location} line {reader.line_num + 1}: {error}; correct that line"
-        ) from None
-    return rows
-
-
 def _row(
-    number: int, cells: dict[str, str], channels: Sequence[str], table: Path, absolute: bool
+    number: int,
+    cells: dict[str, str],
+    channels: Sequence[str],
+    table: Path,
+    absolute: bool,
+    stems: _Stems,
 ) -> _Row:
     place = f"line {number}"
     location = f"{printable(table)} {place}"
@@ -217,7 +276,10 @@ def _row(
     if empty:
         raise DataError(f"{location} has no {printable(empty[0])}; add its path or remove the row")
     folder = table.parent
-    images = tuple(resolve_inside(folder, cells[name], table, absolute) for name in channels)
+    images = tuple(
+        _with_ending(resolve_inside(folder, cells[name], table, absolute), stems)
+        for name in channels
+    )
     unreadable = [image for image in images if not suffix(image)]
     if unreadable:
         raise DataError(
@@ -225,6 +287,11 @@ def _row(
             "correct it"
         )
     label = cells.get("label")
+    if label and _GRADE.fullmatch(label):
+        raise DataError(
+            f"{location} has the number '{label}' as a label, which is a file; if the numbers are "
+            "the classes of the scans, call the column grade"
+        )
     grade = cells.get("grade")
     if grade and not _GRADE.fullmatch(grade):
         raise DataError(
@@ -234,10 +301,14 @@ def _row(
     return _Row(
         place=place,
         images=images,
-        label=resolve_inside(folder, label, table, absolute) if label else None,
+        label=_label(label, table, absolute, stems) if label else None,
         subject=cells.get("subject", ""),
         grade=int(grade) if grade else None,
     )
+
+
+def _label(cell: str, table: Path, absolute: bool, stems: _Stems) -> Path:
+    return _with_ending(resolve_inside(table.parent, cell, table, absolute), stems)
 
 
 def _check_files(table: Path, rows: Sequence[_Row]) -> None:
@@ -249,7 +320,8 @@ def _check_files(table: Path, rows: Sequence[_Row]) -> None:
         if absent:
             raise DataError(
                 f"{printable(table)} {row.place} names {first_names(absent)}, "
-                f"but no such file exists{_absent_elsewhere(rows)}; correct it"
+                f"but no such file exists{_absent_elsewhere(rows)}; correct it, or read the scans "
+                "without the table: --source folder"
             )
         for path in row.images:
             # links resolved, so that one file under two names counts as one
