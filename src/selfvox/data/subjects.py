@@ -45,9 +45,8 @@ def _folders_note(cases: Sequence[Case]) -> list[str]:
     mixed = [folder for folder, subjects in subjects_in.items() if len(subjects) > 1]
     if len(mixed) < 2:
         return []
-    folder = mixed[0]
-    listed = ", ".join(sorted(subjects_in[folder], key=naming.natural_key)[:2])
-    name = printable(folder.rpartition("/")[2])
+    listed = ", ".join(sorted(subjects_in[mixed[0]], key=naming.natural_key)[:2])
+    name = printable(mixed[0].rpartition("/")[2])
     return [
         f"{len(mixed)} folders have scans of several subjects, such as {name} ({listed}): "
         f"are these different people? {_REMEDY}"

@@ -128,7 +128,7 @@ def _entries(content: dict[str, Any], name: str, table: Path) -> list[_Entry]:
 def _entry(entry: Any, place: str, table: Path) -> _Entry:
     named = entry.get("image") if isinstance(entry, dict) else entry
     label = entry.get("label") if isinstance(entry, dict) else None
-    images = named if isinstance(named, list) else [named]
+    images: list[Any] = named if isinstance(named, list) else [named]
     is_grade = type(label) is int and 0 <= label <= _MAX_GRADE  # `type`: True is an int, too
     if (
         not images
