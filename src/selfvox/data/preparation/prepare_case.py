@@ -15,8 +15,8 @@ from selfvox.data.formats.image import Image
 from selfvox.data.naming import printable
 from selfvox.data.preparation import store
 from selfvox.data.preparation.geometry import crop_to_box
-from selfvox.data.preparation.likeness import coarse_picture
 from selfvox.data.preparation.label_maps import label_map_evidence
+from selfvox.data.preparation.likeness import coarse_picture
 from selfvox.data.preparation.recipe import PreparedScan, Recipe
 from selfvox.data.preparation.stored_case import StoredCase
 from selfvox.data.sources import Case
