@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import gzip
 import json
 import os
 import shutil
@@ -191,6 +192,36 @@ def test_scans_that_trained_or_test_are_recognised_under_other_names(run, shapes
         assert left == {*subjects[3:5], *subjects[6:]}
     unseen = labelled_scans.unseen_scans(run, shapes_store, "auto", load_model(run))
     assert {scan.subject for scan in unseen} == {*subjects[3:5], *subjects[6:]}
+
+
+def test_a_training_scan_is_recognised_by_its_voxels_in_a_renamed_and_recompressed_file(
+    run, shapes_store, tmp_path, capsys
+):
+    store = open_store(shapes_store)
+    subjects = [case.subject for case in store.cases]
+    split = {"train": subjects[:2], "validation": [], "test": [], "seed": 0}
+    (run / "split.json").write_text(json.dumps(split))
+    data = seen_scans(store.cases[:2])
+    (run / "run.json").write_text(json.dumps({"verb": "finetune", "data": data}))
+    for kind in ("images", "labels"):
+        (tmp_path / "scans" / kind).mkdir(parents=True)
+    rows = ["image,label,subject"]
+    for number, case in enumerate(find_dataset(shapes_store.parent / "scans").cases[:5]):
+        row = []
+        for kind, path in (("images", case.images[0]), ("labels", case.label)):
+            row.append(f"{kind}/new_{number}.nii")
+            # not compressed any more
+            (tmp_path / "scans" / row[-1]).write_bytes(gzip.decompress(path.read_bytes()))
+        rows.append(",".join([*row, f"new_{number}"]))
+    (tmp_path / "scans" / "table.csv").write_text("\n".join(rows) + "\n")
+    file = selfvox.calibrate(run, tmp_path / "scans", **HOW)
+    printed = " ".join(capsys.readouterr().err.split())
+    assert "left out of 5 labelled scans: 2 that trained the run" in printed
+    assert {row["subject"] for row in table(file.with_suffix(".csv"))} == {
+        "new_2",
+        "new_3",
+        "new_4",
+    }
 
 
 def test_of_many_scans_no_subject_is_dropped_before_the_further_scans_of_others():

@@ -13,7 +13,7 @@ import numpy as np
 from selfvox.errors import UsageError
 from selfvox.ops.metrics import dice_per_class
 from selfvox.prediction import segment
-from selfvox.prediction.labelled_scans import LabelledScan, unseen_scans
+from selfvox.prediction.labelled_scans import LabelledScan, leave_out_seen_voxels, unseen_scans
 from selfvox.prediction.segment import ScanSegmenter
 from selfvox.prediction.trained_model import TrainedSegmenter, load_model
 from selfvox.runs.atomic_files import write_csv
@@ -114,6 +114,19 @@ def _passes(settings: Calibrate, model: TrainedSegmenter) -> PassSettings:
 def _chosen_scans(settings: Calibrate, model: TrainedSegmenter) -> list[LabelledScan]:
     """At most `MOST_SCANS` labelled scans, spread over all that there are."""
     scans = unseen_scans(settings.run, settings.labelled, settings.source, model)
+    _check_subjects(settings, scans)
+    if len(scans) > MOST_SCANS:
+        echo(f"{MOST_SCANS} of {len(scans)} scans are taken, which is enough")
+        scans = _spread_scans(scans, MOST_SCANS)
+    if settings.labelled is None:
+        return scans
+    scans = leave_out_seen_voxels(scans)
+    _check_subjects(settings, scans)
+    return scans
+
+
+def _check_subjects(settings: Calibrate, scans: Sequence[LabelledScan]) -> None:
+    """Refuse scans of too few subjects."""
     subjects = len({scan.subject for scan in scans})
     if subjects < MIN_SUBJECTS:
         place = settings.labelled or settings.run
@@ -122,10 +135,6 @@ def _chosen_scans(settings: Calibrate, model: TrainedSegmenter) -> list[Labelled
             f"trained on, and a calibration needs {MIN_SUBJECTS}; name more: "
             f"`selfvox calibrate {settings.run} LABELLED/`"
         )
-    if len(scans) <= MOST_SCANS:
-        return scans
-    echo(f"{MOST_SCANS} of {len(scans)} scans are taken, which is enough")
-    return _spread_scans(scans, MOST_SCANS)
 
 
 def _spread_scans(scans: Sequence[LabelledScan], count: int) -> list[LabelledScan]:

@@ -13,13 +13,13 @@ from selfvox.data.preparation.leakage import content_hashes
 from selfvox.data.preparation.prepare_case import image_hash, read_case
 from selfvox.data.preparation.recipe import PreparedScan
 from selfvox.data.preparation.split import Split, read_split_if_present
-from selfvox.data.preparation.store import Store, is_store, open_store
+from selfvox.data.preparation.store import Store, image_digest, is_store, open_store
 from selfvox.data.preparation.stored_case import StoredCase
 from selfvox.data.sources import Case, find_dataset
 from selfvox.errors import DataError, UsageError
 from selfvox.prediction.trained_model import TrainedSegmenter
-from selfvox.prediction.used_scans import TESTED, TRAINED, store_of_run, used_scans
-from selfvox.runs.progress import echo
+from selfvox.prediction.used_scans import TESTED, TRAINED, UsedScans, store_of_run, used_scans
+from selfvox.runs.progress import echo, progress_bar
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,23 @@ class LabelledScan:
     subject: str
     # the prepared scan; and its label on the scan's own grid (*space), class numbers
     read: Callable[[], tuple[PreparedScan, np.ndarray]]
+    # what the run used it for, by its voxels; None where its files and subject say all
+    use_by_voxels: Callable[[], str | None] | None = None
+
+
+def leave_out_seen_voxels(scans: Sequence[LabelledScan]) -> list[LabelledScan]:
+    """Without the scans that the run has seen in files of other contents; prints how many.
+
+    A file that was renamed and compressed again has the voxels that it had. Scans of files are
+    read and prepared for this.
+    """
+    uses = []
+    with progress_bar("comparing with the scans of the run", len(scans)) as bar:
+        for scan in scans:
+            uses.append(None if scan.use_by_voxels is None else scan.use_by_voxels())
+            bar.advance()
+    _report_used(uses)
+    return [scan for scan, use in zip(scans, uses, strict=True) if use is None]
 
 
 def unseen_scans(
@@ -69,7 +86,7 @@ def unseen_scans(
         if case.label is not None
     ]
     _report_used([use for _, use in files])
-    return [_scan_of_file(case, model) for case, use in files if use is None]
+    return [_scan_of_file(case, model, used) for case, use in files if use is None]
 
 
 def _report_used(uses: Sequence[str | None]) -> None:
@@ -128,11 +145,15 @@ def _scan_of_store(store: Store, case: StoredCase) -> LabelledScan:
     return LabelledScan(case.id, case.subject, read)
 
 
-def _scan_of_file(case: Case, model: TrainedSegmenter) -> LabelledScan:
+def _scan_of_file(case: Case, model: TrainedSegmenter, used: UsedScans) -> LabelledScan:
     def read() -> tuple[PreparedScan, np.ndarray]:
         assert case.label is not None
         image = read_case(case, len(model.recipe.channel_names))
         label = images.read_label(case.label, image, model.classes)
         return model.recipe.apply(image), label
 
-    return LabelledScan(case.id, case.subject, read)
+    def use_by_voxels() -> str | None:
+        image = read_case(case, len(model.recipe.channel_names))
+        return used.use(case.subject, {image_digest(model.recipe.apply(image))})
+
+    return LabelledScan(case.id, case.subject, read, use_by_voxels)
