@@ -2,6 +2,7 @@
 
 import copy
 import csv
+import re
 
 import numpy as np
 import pytest
@@ -251,3 +252,14 @@ def test_what_cannot_vote_together_is_refused(work, tmp_path):
     ):
         with pytest.raises(UsageError, match=reason):
             selfvox.predict(work / "run0", **options, **changes)
+
+
+def test_the_error_of_a_share_of_passes_is_that_of_independent_draws():
+    rng = np.random.default_rng(0)
+    drawn = rng.binomial(40, 0.8, 4000) / 40
+    answers = {str(number): {"trust": trust} for number, trust in enumerate(drawn[:200])}
+    printed = class_votes.describe_stability(answers, 40)
+    error = float(re.search(r"stable to ±([\d.]+) with 40 passes", printed).group(1))
+    assert error == pytest.approx(1.96 * drawn.std(), abs=0.01)
+    # passes that all agree may be of a share below 1
+    assert "stable to ±0.14 with 10" in class_votes.describe_stability({"a": {"trust": 1.0}}, 10)

@@ -2,6 +2,7 @@
 
 import csv
 import itertools
+import re
 
 import numpy as np
 import pytest
@@ -10,7 +11,13 @@ import torch
 from selfvox.ops.regions import nested_regions, region_labels
 from selfvox.uncertainty.accumulator import VoteAccumulator
 from selfvox.uncertainty.labelling import ClassLabelling, RegionLabelling
-from selfvox.uncertainty.review import describe_precision, review_votes
+from selfvox.uncertainty.review import (
+    describe_precision,
+    describe_stability,
+    review_votes,
+    stability_in_words,
+    trust_of_halves,
+)
 from selfvox.uncertainty.review_table import write_review
 from selfvox.uncertainty.vote_rules import VOTE_RULES, VoteOptions, winner
 
@@ -165,3 +172,61 @@ def test_the_table_begins_with_the_least_trusted_scan(tmp_path):
     assert {
         (row["organ ml"], row["organ spread low"], row["whole spread high"]) for row in rows
     } == {("1", "0.5", "2")}
+
+
+@pytest.mark.parametrize("on_regions", [False, True])
+def test_halves_of_the_passes_have_the_trust_that_they_would_have_alone(on_regions):
+    probabilities = draw_probabilities(3)
+    members = nested_regions(REGIONS, region_labels(REGIONS, CLASSES))
+    labelling = RegionLabelling(members) if on_regions else ClassLabelling(3)
+    outputs = labelling.outputs()
+    probabilities = probabilities[:, :outputs]
+    accumulator = VoteAccumulator(PASSES, labelling, SPACE, (), CPU, halves=True)
+    for number, of_pass in enumerate(probabilities):
+        accumulator.add(number, (), of_pass)
+    expected = []
+    for part in (probabilities[:3], probabilities[3:]):
+        masks = [list(labelling.masks(of_pass)) for of_pass in part]
+        counts = np.sum([[mask.numpy() for mask in row] for row in masks], axis=0)
+        winners = counts.argmax(0)
+        agreements = []
+        for output in range(0 if on_regions else 1, outputs):
+            vote = counts[output] > len(part) / 2 if on_regions else winners == output
+            agreements.append(agreement([row[output] for row in masks], vote))
+        expected.append(sum(agreements) / len(agreements))
+    assert trust_of_halves(accumulator, on_regions) == pytest.approx(expected)
+
+
+def test_the_error_of_the_trust_is_that_of_repeated_draws_of_the_passes():
+    rng = np.random.default_rng(0)
+    depth = rng.normal(0, 1, 200)  # of each voxel in the structure
+    reviews = []
+    for _ in range(150):
+        accumulator = VoteAccumulator(20, ClassLabelling(2), (200,), (), CPU, halves=True)
+        # a pass is a network of its own: it shifts the whole surface, and errs in voxels
+        shifts = rng.normal(0, 0.4, (20, 1)) + rng.normal(0, 0.3, (20, 200))
+        inside = torch.from_numpy(depth + shifts > 0).float()
+        for number in range(20):
+            accumulator.add(number, (), torch.stack([1 - inside[number], inside[number]]))
+        halves = trust_of_halves(accumulator, False)
+        label = winner(accumulator.ballots)
+        review = review_votes(
+            accumulator, label, label.numpy(), {0: "background", 1: "organ"}, (1.0,) * 3, (1.0,)
+        )
+        assert review["trust_of_halves"] == halves
+        reviews.append(review)
+    expected = 1.96 * np.std([review["trust"] for review in reviews])
+    printed = describe_stability(reviews, 20)
+    error = float(re.search(r"stable to ±([\d.]+) with 20 passes", printed).group(1))
+    assert error == pytest.approx(expected, rel=0.15)
+    assert "measured on 150 scans" in printed
+
+
+def test_passes_that_are_enough_follow_from_the_square_root_law():
+    # twice as precise: four times as many
+    text = stability_in_words(0.04, 25, 3, 0.02)
+    assert text.endswith("measured on 3 scans); --passes 100 would be enough for ±0.02")
+    assert "--passes 130 would" in stability_in_words(0.05, 20, 3, 0.02)  # 125
+    text = stability_in_words(0.01, 25, 1, 0.02)
+    assert text.endswith("measured on 1 scan), which is enough to rank the scans")
+    assert describe_stability([{"trust": 0.5}], 20) is None

@@ -235,9 +235,13 @@ class SegmentationJob(PredictionJob):
         """Print how many passes are enough; those of several networks are no draws of one kind."""
         if len(self.segmenter.models) > 1:
             return
-        precision = review.describe_precision(reviews.values(), self.passes.passes)
-        if precision is not None:
-            echo(precision)
+        passes = self.passes.passes
+        for line in (
+            review.describe_stability(reviews.values(), passes),
+            review.describe_precision(reviews.values(), passes),
+        ):
+            if line is not None:
+                echo(line)
 
     def outputs(self, cases: Sequence[Case]) -> list[Path]:
         """The label of each case, in the order of the cases."""
@@ -329,6 +333,9 @@ class ClassificationJob(PredictionJob):
             table = self.folder.path / output_folder.REVIEW_TABLE
             class_votes.write_class_review(table, answers, names)
             echo(f"review these first: {table}")
+            # passes of several networks are no draws of one kind
+            if len(self.classifier.models) == 1:
+                echo(class_votes.describe_stability(answers, self.passes.passes))
 
     def outputs(self, cases: Sequence[Case]) -> list[Path]:
         """The table."""

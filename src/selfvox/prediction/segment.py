@@ -33,7 +33,7 @@ from selfvox.uncertainty.ensemble import PassSettings
 from selfvox.uncertainty.labelling import ClassLabelling, Labelling, RegionLabelling
 from selfvox.uncertainty.mirrored_passes import run_mirrored_passes
 from selfvox.uncertainty.passes import SubNetworks
-from selfvox.uncertainty.review import review_votes
+from selfvox.uncertainty.review import LEAST_PASSES, review_votes
 from selfvox.uncertainty.vote_rules import VOTE_RULES, winner
 
 OVERLAP = 0.5  # of neighbouring windows, in their edges
@@ -299,6 +299,8 @@ class ScanSegmenter:
                 needs,
                 image.device,
                 passes_file,
+                # passes of several networks are no draws of one kind
+                halves=len(self.models) == 1 and settings.passes >= LEAST_PASSES,
             )
             for number, model in enumerate(self.models):
                 if settings.passes == 1:

@@ -32,6 +32,7 @@ class VoteAccumulator:
         needs: sums to keep beyond votes and probabilities, as vote rules and maps name them:
             `points`, `entropies`, `squares`.
         device: where the sums are kept.
+        halves: keep the votes of the first half of the passes too.
         passes_file: file for the probabilities of every pass, in 255ths, (pass, output, *space);
             None stores none.
     """
@@ -44,6 +45,8 @@ class VoteAccumulator:
         needs: Collection[str],
         device: torch.device,
         passes_file: Path | None = None,
+        *,
+        halves: bool = False,
     ):
         self.passes = passes
         self.labelling = labelling
@@ -58,6 +61,7 @@ class VoteAccumulator:
             return torch.zeros(shape, dtype=dtype, device=device) if name in needs else None
 
         self.ballots = torch.zeros(shape, dtype=ballot_type, device=device)
+        self.first_half = torch.zeros_like(self.ballots) if halves else None
         self.sums = torch.zeros(shape, device=device)
         self.squares = zeros_if("squares", shape, torch.float32)
         self.entropies = zeros_if("entropies", self.space, torch.float32)
@@ -79,6 +83,8 @@ class VoteAccumulator:
         all_outputs = (slice(None), *place)
         for output, mask in enumerate(self.labelling.masks(probabilities)):
             self.ballots[output][place] += mask
+            if self.first_half is not None and number < self.passes // 2:
+                self.first_half[output][place] += mask
             self.voxels[number, output] += int(mask.sum())
         self.sums[all_outputs] += probabilities
         if self.squares is not None:

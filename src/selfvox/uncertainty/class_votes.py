@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,10 +18,11 @@ from selfvox.models.classifier import decide_class
 from selfvox.runs.atomic_files import write_csv
 from selfvox.uncertainty.ensemble import PassSettings
 from selfvox.uncertainty.labelling import entropy
-from selfvox.uncertainty.review import INTERVAL
+from selfvox.uncertainty.review import INTERVAL, stability_in_words
 from selfvox.uncertainty.vote_rules import VOTE_RULES, VoteTotals, borda_points, winner
 
 DIGITS = 6  # of shares in files
+STABLE = 0.05  # error of the trust, a share of the passes, that hardly changes their order
 
 
 @dataclass(frozen=True)
@@ -105,6 +108,24 @@ def write_class_review(
         shares = [answer[key][number] for key in ("probabilities", "low", "high")]
         rows.append([case, answer["trust"], answer["entropy"], answer["class"], *shares])
     write_csv(path, ["case", "trust", "entropy", "class", "probability", "low", "high"], rows)
+
+
+def describe_stability(answers: Mapping[str, Mapping[str, Any]], passes: int) -> str:
+    """How far the trust of a scan depends on the draw of the passes, and how many are enough.
+
+    A share of independent passes has the standard error of a share. One vote for and one against
+    are added, since a share of 1 would have none.
+
+    Args:
+        answers: by case id, as `ClassVotes.to_json` gives them.
+        passes: of one network.
+    """
+    variances = []
+    for answer in answers.values():
+        share = (answer["trust"] * passes + 1) / (passes + 2)
+        variances.append(share * (1 - share) / passes)
+    error = 1.96 * math.sqrt(statistics.fmean(variances))
+    return stability_in_words(error, passes, len(answers), STABLE)
 
 
 def _rounded(shares: Sequence[float]) -> list[float]:

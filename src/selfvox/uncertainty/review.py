@@ -13,8 +13,11 @@ from torch import Tensor
 
 from selfvox.ops.regions import Regions, region_class_indices
 from selfvox.uncertainty.accumulator import VoteAccumulator
+from selfvox.uncertainty.vote_rules import winner
 
 INTERVAL = (5, 95)  # percentiles over the passes
+LEAST_PASSES = 4  # of which halves are compared
+STABLE = 0.02  # an error of the trust that hardly changes the order of the scans
 
 
 def review_votes(
@@ -70,8 +73,10 @@ def review_votes(
     for place, (name, numbers) in enumerate((regions or {}).items()):
         outputs = [place] if trained_on_regions else indices_of_regions[name]
         of_regions.append({"region": name, **measure(outputs, numbers)})
+    halves = trust_of_halves(accumulator, trained_on_regions)
     return {
         "trust": statistics.fmean(entry["agreement"] for entry in of_classes or of_regions),
+        **({} if halves is None else {"trust_of_halves": halves}),
         "entropy": _mean_entropy(accumulator, label),
         "volumes_in": "ml" if len(spacing_mm) == 3 else "px",
         "classes": of_classes,
@@ -124,6 +129,75 @@ def describe_precision(reviews: Iterable[Mapping[str, Any]], passes: int) -> str
     )
 
 
+def trust_of_halves(
+    accumulator: VoteAccumulator, trained_on_regions: bool
+) -> tuple[float, float] | None:
+    """The trust that the first and the second half of the passes have alone, by majority.
+
+    None where the accumulator has no halves.
+    """
+    if accumulator.first_half is None:
+        return None
+    middle = accumulator.passes // 2
+    first = accumulator.first_half
+    return (
+        _trust(first, accumulator.voxels[:middle], trained_on_regions),
+        _trust(accumulator.ballots - first, accumulator.voxels[middle:], trained_on_regions),
+    )
+
+
+def _trust(ballots: Tensor, sizes: np.ndarray, trained_on_regions: bool) -> float:
+    """Mean agreement of the outputs, without class 0.
+
+    Args:
+        ballots: (output, *space).
+        sizes: (pass, output), voxels of each pass.
+        trained_on_regions: whether the outputs are regions.
+    """
+    label = None if trained_on_regions else winner(ballots)
+    agreements = []
+    for output in range(0 if label is None else 1, len(ballots)):
+        vote = 2 * ballots[output].int() > len(sizes) if label is None else label == output
+        agreements.append(_agreement(ballots, sizes, [output], vote))
+    return statistics.fmean(agreements)
+
+
+def describe_stability(reviews: Iterable[Mapping[str, Any]], passes: int) -> str | None:
+    """How far the trust of a scan depends on the draw of the passes, and how many are enough.
+
+    The trust of either half of the passes has twice the variance of that of all, so that half of
+    their difference has the standard error of the trust; over all scans, its root mean square
+    counts. None where no scan has halves.
+    """
+    halves = [review["trust_of_halves"] for review in reviews if "trust_of_halves" in review]
+    if not halves:
+        return None
+    squares = statistics.fmean((first - second) ** 2 for first, second in halves)
+    return stability_in_words(1.96 * math.sqrt(squares) / 2, passes, len(halves), STABLE)
+
+
+def stability_in_words(error: float, passes: int, scans: int, enough: float) -> str:
+    """`trust is stable to ±0.05 with 20 passes; --passes 130 would be enough for ±0.02`.
+
+    Args:
+        error: of the trust: 1.96 standard errors.
+        passes: that it was measured with.
+        scans: likewise.
+        enough: error that is small enough.
+    """
+    plural = "scan" if scans == 1 else "scans"
+    text = (
+        f"trust is stable to ±{error:.2g} with {passes} passes (chance of the dropout alone, "
+        f"measured on {scans} {plural})"
+    )
+    if error <= enough:
+        return f"{text}, which is enough to rank the scans"
+    # rounded up to two digits: the error itself is not known better
+    needed = passes * (error / enough) ** 2
+    unit = 10 ** max(0, math.floor(math.log10(needed)) - 1)
+    return f"{text}; --passes {math.ceil(needed / unit) * unit} would be enough for ±{enough:g}"
+
+
 def _has_any(label: Tensor, numbers: Sequence[int]) -> Tensor:
     """Where the label has one of these class indices."""
     return torch.isin(label, label.new_tensor(numbers))
@@ -146,12 +220,6 @@ def _measure(
         voxel: volume of a prepared voxel.
     """
     sizes = accumulator.voxels[:, outputs].sum(1)
-    voxels = int(vote.sum())
-    # int64, since the sum of bytes would overflow
-    common = sum(
-        int(accumulator.ballots[output][vote].sum(dtype=torch.int64)) for output in outputs
-    )
-    total = int(sizes.sum()) + accumulator.passes * voxels
     low, high = (np.percentile(sizes, INTERVAL) - np.median(sizes)) * voxel
     return {
         "volume": volume,
@@ -159,8 +227,23 @@ def _measure(
         "high": volume + float(high),
         # ddof=1: the passes are a sample of all sub-networks
         "spread": float(np.std(sizes, ddof=1)) * voxel,
-        "agreement": 2 * common / total if total else 1.0,
+        "agreement": _agreement(accumulator.ballots, accumulator.voxels, outputs, vote),
     }
+
+
+def _agreement(ballots: Tensor, sizes: np.ndarray, outputs: Sequence[int], vote: Tensor) -> float:
+    """Dice of all passes together with their vote, of several outputs.
+
+    Args:
+        ballots: (output, *space).
+        sizes: (pass, output), voxels of each pass.
+        outputs: indices of classes, which exclude each other, or of one region.
+        vote: (*space), where the vote has them.
+    """
+    # int64, since the sum of bytes would overflow
+    common = sum(int(ballots[output][vote].sum(dtype=torch.int64)) for output in outputs)
+    total = int(sizes[:, outputs].sum()) + len(sizes) * int(vote.sum())
+    return 2 * common / total if total else 1.0
 
 
 def _mean_entropy(accumulator: VoteAccumulator, label: Tensor) -> float | None:
