@@ -23,6 +23,7 @@ from selfvox.data.preparation.normalise import Intensity
 from selfvox.data.preparation.recipe import Recipe
 from selfvox.models.build import build_encoder, plan_encoder
 from selfvox.models.segmenter import Segmenter
+from selfvox.runs.typed_json import write_checked
 from selfvox.runs.weights import save_part
 
 CROP = (16, 16, 16)
@@ -73,6 +74,16 @@ def shapes_store(tmp_path_factory):
     phantom.write(folder / "scans", "shapes", count=8)
     selfvox.prepare(folder / "scans", out=folder / "store", test=2, validation=2, workers=1)
     return folder / "store"
+
+
+@pytest.fixture
+def change_json():
+    """A function that changes keys of a JSON file of selfvox, and renews its checksum."""
+
+    def change(file, **changes):
+        write_checked(file, json.loads(file.read_text()) | changes)
+
+    return change
 
 
 @pytest.fixture
@@ -168,7 +179,7 @@ def content(folder):
     files = {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.is_file()}
     if "cases.jsonl" in files:
         records = [json.loads(line) for line in files["cases.jsonl"].splitlines()]
-        files["cases.jsonl"] = [record | {"work": None} for record in records]
+        files["cases.jsonl"] = [record | {"work": None, "checksum": None} for record in records]
     files.pop("log.txt", None)
     return files
 

@@ -21,6 +21,7 @@ from selfvox.cli import main
 from selfvox.data import phantom
 from selfvox.data.preparation.split import read_split
 from selfvox.runs.atomic_files import sha256
+from selfvox.runs.typed_json import write_checked
 from selfvox.runs.weights import load_tensors, read_encoder, read_network, save_part
 
 NETWORK = ("--network.channels", "4,8,16", "--network.blocks", "1", "--device", "cpu")
@@ -306,10 +307,10 @@ def test_an_encoder_that_cannot_be_used_is_refused_before_training(volumes, dama
             **card["network"],
             "strides": [stride[:2] for stride in card["network"]["strides"]],
         }
-        file.write_text(json.dumps({**card, "spatial_dims": 2, "network": network}))
+        write_checked(file, {**card, "spatial_dims": 2, "network": network})
     elif damage == "no recipe":
         del card["recipe"]
-        file.write_text(json.dumps(card))
+        write_checked(file, card)
     else:
         tensors[first] = torch.zeros(9) if damage == "shape" else tensors[first]
         save_part(folder, "encoder", Holder(tensors), card)
@@ -317,7 +318,7 @@ def test_an_encoder_that_cannot_be_used_is_refused_before_training(volumes, dama
             # our own writer refuses to
             tensors[first][0] = float("nan")
             safetensors.torch.save_file(tensors, weights)
-            file.write_text(json.dumps({**card, "sha256": sha256(weights)}))
+            write_checked(file, {**card, "sha256": sha256(weights)})
     code = 3 if damage == "two-dimensional" else 4  # nothing is wrong with that one
     line = selfvox(
         "finetune", "store", "--encoder", folder, "--steps", 1, "--out", "y", cwd=volumes, code=code

@@ -20,6 +20,7 @@ from selfvox.data.sources import find_dataset
 from selfvox.errors import UsageError
 from selfvox.prediction import labelled_scans
 from selfvox.prediction.trained_model import load_model
+from selfvox.runs.typed_json import write_checked
 from selfvox.settings.verbs import Finetune
 from selfvox.uncertainty.calibration import read_calibration
 
@@ -47,7 +48,7 @@ def run(tmp_path, shapes_store):
     run = make_run(tmp_path / "run", classes=classes)
     card = json.loads((run / "network" / "network.json").read_text())
     card["recipe"] = store.recipe.to_dict()
-    (run / "network" / "network.json").write_text(json.dumps(card))
+    write_checked(run / "network" / "network.json", card)
     return run
 
 
@@ -128,7 +129,7 @@ def test_labels_of_resampled_scans_are_read_from_their_files(run, scans, tmp_pat
     store = open_store(tmp_path / "store")
     card = json.loads((run / "network" / "network.json").read_text())
     card["recipe"] = store.recipe.to_dict()
-    (run / "network" / "network.json").write_text(json.dumps(card))
+    write_checked(run / "network" / "network.json", card)
     subjects = [case.subject for case in store.cases]
     split = {"train": [], "validation": subjects, "test": [], "seed": 0}
     (run / "split.json").write_text(json.dumps(split))

@@ -19,6 +19,7 @@ from selfvox.models.sliding_window import segment_scan
 from selfvox.ops.flips import mean_over_flips
 from selfvox.ops.resize import resize
 from selfvox.prediction.trained_model import load_classifier, load_segmenter
+from selfvox.runs.typed_json import write_checked
 from selfvox.runs.weights import read_network_card
 
 from ..conftest import affine, blob, make_run, write_scan
@@ -45,7 +46,7 @@ def mirrored_run(folder, *names, **settings):
     run = make_run(folder, **settings)
     file = run / "network" / "network.json"
     card = json.loads(file.read_text())
-    file.write_text(json.dumps({**card, "mirror": list(names)}))
+    write_checked(file, {**card, "mirror": list(names)})
     return run
 
 

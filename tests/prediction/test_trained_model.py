@@ -14,6 +14,7 @@ from selfvox.prediction.trained_model import (
     load_model,
     load_segmenter,
 )
+from selfvox.runs.typed_json import write_checked
 
 from ..conftest import SMALL, make_run
 
@@ -85,6 +86,6 @@ def test_a_run_without_a_network_is_not_taken_for_scans_by_its_pictures(tmp_path
 def test_a_damaged_card_is_refused(tmp_path, key, value):
     run = make_run(tmp_path / "run")
     card = run / "network" / "network.json"
-    card.write_text(json.dumps({**json.loads(card.read_text()), key: value}))
+    write_checked(card, {**json.loads(card.read_text()), key: value})
     with pytest.raises(WeightsError, match="damaged"):
         load_model(run)

@@ -127,14 +127,14 @@ def test_a_reason_names_no_folders_above_those_that_were_given(tmp_path):
 
 def test_facts_that_changed_since_a_run_began_are_reported(tmp_path, capsys, monkeypatch):
     with started(tmp_path) as opened:
-        opened.depends_on(data={"subjects": ("a", "b")})
+        opened.depends_on(data={"subjects": ("a", "b"), "image_hashes": ()})
     with open_run(tmp_path / "run", settings(tmp_path), resume=True) as opened:
-        opened.depends_on(data={"subjects": ("a", "b")})
+        opened.depends_on(data={"subjects": ("a", "b"), "image_hashes": ()})
     assert "changed since the run began" not in capsys.readouterr().err
     monkeypatch.setattr(run_folder.torch, "get_num_threads", lambda: 99)
     with open_run(tmp_path / "run", settings(tmp_path), resume=True) as opened:
         assert "threads: changed since the run began" in capsys.readouterr().err
-        opened.depends_on(data={"subjects": ("a",)})
+        opened.depends_on(data={"subjects": ("a",), "image_hashes": ()})
         assert "data: changed since the run began" in capsys.readouterr().err
 
 

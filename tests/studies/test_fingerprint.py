@@ -7,6 +7,7 @@ import pytest
 
 from selfvox.data.preparation import split as splits
 from selfvox.errors import DataError
+from selfvox.runs.typed_json import write_checked
 from selfvox.studies import fingerprint
 
 
@@ -24,7 +25,7 @@ def edit_manifest(out, change):
     file = out / "store" / "manifest.json"
     manifest = json.loads(file.read_text())
     change(manifest["cases"])
-    file.write_text(json.dumps(manifest))
+    write_checked(file, manifest)
 
 
 def record_again(out):

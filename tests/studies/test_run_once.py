@@ -77,7 +77,7 @@ def test_facts_are_recorded_and_checkpoints_removed(work, tmp_path):
     work({"steps": 3}, facts={"method": "scratch", "labels": 2})
     record = json.loads((tmp_path / CELL / "done.json").read_text())
     names = ["method", "labels", "seconds", "cpu_s", "peak_memory_mib", "settings_sha256"]
-    assert list(record) == ["format", *names]
+    assert list(record) == ["format", *names, "checksum"]
     assert (record["method"], record["labels"]) == ("scratch", 2)
     assert not (tmp_path / CELL / "checkpoints").exists()
 

@@ -25,6 +25,7 @@ from selfvox.data.preparation import split as splits
 from selfvox.data.preparation.store import open_store
 from selfvox.errors import BusyError, DataError, NumericalError, ResourceError, Stopped, UsageError
 from selfvox.runs.atomic_files import write_csv, write_text
+from selfvox.runs.typed_json import write_checked
 from selfvox.studies import (
     check_stores,
     cost,
@@ -427,7 +428,7 @@ def test_a_ready_store_may_be_pre_trained_on(finished, write_plan, tmp_path):
     manifest = json.loads((tmp_path / "ready/manifest.json").read_text())
     test = splits.read_split(out / "store/split.json").test
     manifest["cases"] = [case for case in manifest["cases"] if case["subject"] not in test]
-    (tmp_path / "ready/manifest.json").write_text(json.dumps(manifest))
+    write_checked(tmp_path / "ready/manifest.json", manifest)
     methods = {"stored": {"pretrain": {"task": "rotation", "scans": "ready"}}}
     shutil.copytree(out / "store", tmp_path / "second/store")
     shutil.copy(out / "plan.yaml", tmp_path / "second/plan.yaml")
@@ -735,11 +736,8 @@ def test_a_run_that_has_seen_a_test_scan_is_refused_before_anything_is_trained(
     run = reference / "pretrain" / "rotation-seed-0"
     card = json.loads((run / "encoder" / "encoder.json").read_text())
     test = splits.read_split(reference / "store" / "split.json").test[0]
-    (run / "encoder" / "encoder.json").write_text(
-        json.dumps(
-            {**card, "seen": {**card["seen"], "subjects": [*card["seen"]["subjects"], test]}}
-        )
-    )
+    seen = {**card["seen"], "subjects": [*card["seen"]["subjects"], test]}
+    write_checked(run / "encoder" / "encoder.json", {**card, "seen": seen})
     plan = write_plan(methods={"mine": {"pretrain": str(run)}})
     with pytest.raises(
         DataError, match=f"rotation-seed-0: pre-training has seen 1 of 2 test scans.*{test} first"
@@ -876,7 +874,7 @@ def test_runs_know_the_subjects_of_their_cases(finished):
     manifest = json.loads((out / "store" / "manifest.json").read_text())
     for case in manifest["cases"]:
         case["subject"] = "twins"
-    (out / "store" / "manifest.json").write_text(json.dumps(manifest))
+    write_checked(out / "store" / "manifest.json", manifest)
     loaded = results.read_results(load_plan(out / "plan.yaml"), out)
     assert {run.subjects[case] for run in loaded for case in run.cases()} == {"twins"}
     assert {run.method: run.from_scratch for run in loaded} == {

@@ -17,6 +17,7 @@ from selfvox.models.build import build_encoder
 from selfvox.ops.outcome import Outcome
 from selfvox.runs.run_folder import read_metrics
 from selfvox.runs.stop_signals import STOP_SIGNALS, ignore_stop_signals
+from selfvox.runs.typed_json import write_checked
 from selfvox.runs.weights import load_strictly, load_tensors, read_encoder
 from selfvox.training import monitor, pretext_objective, training_log
 from selfvox.training.batches import batch_generator, training_batches
@@ -198,7 +199,7 @@ def test_an_encoder_of_another_kind_is_refused_by_its_first_tensor(shapes_store,
     )
     card = json.loads((run / "encoder" / "encoder.json").read_text())
     card["network"]["channels"] = [6, 8]
-    (run / "encoder" / "encoder.json").write_text(json.dumps(card))
+    write_checked(run / "encoder" / "encoder.json", card)
     with pytest.raises(
         WeightsError, match=r"is \(4, 1, 3, 3, 3\) and the network's is \(6, 1, 3, 3, 3\)"
     ):

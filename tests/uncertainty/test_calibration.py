@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from selfvox.errors import DataError
+from selfvox.runs.typed_json import write_checked
 from selfvox.uncertainty import calibration as module
 from selfvox.uncertainty.calibration import (
     PRIOR_CASES,
@@ -153,7 +154,7 @@ def test_a_calibration_is_read_as_it_was_written(run, calibration):
     assert file == run / "network" / "calibration.json"
     assert read_calibration(run) == calibration
     content = json.loads(file.read_text())
-    file.write_text(json.dumps({**content, "of_a_later_version": 1}))
+    write_checked(file, {**content, "of_a_later_version": 1})
     assert read_calibration(run) == calibration
 
 
@@ -171,8 +172,8 @@ def test_a_calibration_is_read_as_it_was_written(run, calibration):
 def test_a_damaged_calibration_is_refused(run, calibration, key, value):
     file = write_calibration(run, calibration)
     content = json.loads(file.read_text())
-    file.write_text(json.dumps({**content, key: value}))
-    with pytest.raises(DataError, match=rf"damaged \({key}.*make it again: `selfvox calibrate"):
+    write_checked(file, {**content, key: value})
+    with pytest.raises(DataError, match=rf"damaged \(.*'{key}.*make it again: `selfvox calibrate"):
         read_calibration(run)
 
 

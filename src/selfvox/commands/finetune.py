@@ -13,7 +13,7 @@ from torch import nn
 
 from selfvox.data.preparation.build_store import open_or_build_store
 from selfvox.data.preparation.leakage import find_leaks
-from selfvox.data.preparation.recipe import Recipe
+from selfvox.data.preparation.recipe import recipe_of_card
 from selfvox.data.preparation.split import Split, write_split
 from selfvox.data.preparation.store import Store, is_store, open_store
 from selfvox.data.preparation.stored_case import StoredCase
@@ -150,7 +150,7 @@ def _open_store(
     recipe = None
     grid = None
     if pretrained is not None:
-        recipe = Recipe.from_dict(pretrained.card.recipe)
+        recipe = recipe_of_card(pretrained.card, str(pretrained.run))
         channels = len(recipe.channel_names)
         if settings.first_conv is not None and _count_channels(settings, dataset) != channels:
             # intensities of other channels need a new recipe, by default on the encoder's grid

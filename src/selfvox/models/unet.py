@@ -21,6 +21,10 @@ from selfvox.ops.resize import pad_to_multiple
 from selfvox.settings.options import as_dict, resolve
 from selfvox.settings.verbs import AtLeastOne
 
+# a plan beyond these limits was not made by selfvox, and would take minutes or all memory
+MOST_CHANNELS = 4096
+MOST_LEVELS = 20
+MOST_BLOCKS = 100
 SMALLEST_MAP = 4  # voxels; a planned level has no shorter edge
 SMALLEST_SAMPLE = 8  # values that a norm divides by the spread of; one has no spread
 
@@ -33,11 +37,16 @@ class Architecture:
         "plain"
     )
     channels: Annotated[
-        tuple[Annotated[int, AtLeastOne], ...],
+        tuple[Annotated[int, AtLeastOne, pydantic.Field(le=MOST_CHANNELS)], ...],
         "feature channels per level, finest first",
-        pydantic.Field(min_length=2),
+        pydantic.Field(min_length=2, max_length=MOST_LEVELS),
     ] = (16, 32, 64, 128, 256)
-    blocks: Annotated[int, "convolutions (plain) or residual blocks per level", AtLeastOne] = 2
+    blocks: Annotated[
+        int,
+        "convolutions (plain) or residual blocks per level",
+        AtLeastOne,
+        pydantic.Field(le=MOST_BLOCKS),
+    ] = 2
     # group: the only one of the three that bears a map of one voxel and a batch of one
     norm: Annotated[Literal["instance", "group", "batch"], "normalisation; group: 8 groups"] = (
         "group"
@@ -46,6 +55,10 @@ class Architecture:
         tuple[tuple[Annotated[int, AtLeastOne], ...], ...] | None,
         "per level and axis; default: by crop and spacing",
     ] = None
+
+    def __post_init__(self) -> None:
+        if self.strides is not None and len({len(level) for level in self.strides}) != 1:
+            raise ValueError("strides: have another number of axes on each level; give as many")
 
 
 class UNetEncoder(Encoder):
@@ -162,6 +175,12 @@ class UNet(Family):
         architecture = resolve(Architecture, spec, prefix="network.")
         if architecture.strides is None:
             raise UsageError("network.strides: are missing from this plan; plan the network first")
+        levels = len(architecture.channels)
+        if [len(level) for level in architecture.strides] != [spatial_dims] * levels:
+            raise UsageError(
+                f"network.strides: are not of {levels} levels and {spatial_dims} axes; plan the "
+                "network again"
+            )
         return UNetEncoder(architecture, architecture.strides, spatial_dims, in_channels)
 
 

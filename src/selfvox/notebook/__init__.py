@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from selfvox.data.formats import image as images
 from selfvox.data.formats.image import Image
-from selfvox.data.preparation.recipe import Recipe
+from selfvox.data.preparation.recipe import recipe_of_card
 from selfvox.data.sampling.crop_size import SLICE_AXES
 from selfvox.errors import UsageError
 from selfvox.models.build import load_encoder as load_trained_encoder
@@ -115,7 +115,7 @@ class LoadedEncoder:
         self.network: Encoder = network.eval()
         fabric.to_device(network)
         self.card = card
-        self.recipe = Recipe.from_dict(card.recipe)
+        self.recipe = recipe_of_card(card, "the encoder")
         self._slice_axis = SLICE_AXES[card.slices] if card.slices else None
         self._fabric = fabric
 

@@ -31,11 +31,11 @@ from selfvox.errors import DataError, UsageError
 from selfvox.ops.regions import Regions, regions_to_json
 from selfvox.prediction.used_scans import TRAINED, UsedScans
 from selfvox.prediction.work_record import Facts
-from selfvox.runs import strict_json
 from selfvox.runs.atomic_files import folder_lock, sha256, write_csv, write_json
 from selfvox.runs.ledger import append_record, read_records, write_records
 from selfvox.runs.log_file import log_to
 from selfvox.runs.progress import echo
+from selfvox.runs.typed_json import read_checked, with_checksum, write_checked
 
 FORMAT = 1  # of predictions.json
 CARD = "predictions.json"
@@ -50,9 +50,23 @@ MAPS_FOLDER = "maps"
 PROBABILITY_ENDING = "_probabilities"
 # files that are not of one case; found in a folder without a card, they are somebody else's
 _TABLES = (CLASS_TABLE, CLASS_NAMES, REGION_CLASSES, LEDGER, REVIEW_TABLE, REJECTED_TABLE)
-_RECORD_KEYS = ("id", "scan", "files")  # of a line of the ledger
-_OPTIONAL_KEYS = ("file", "work", "trained_on", "review", "answer", "notes")
+_RECORD_KEYS = ("id", "scan", "files", "file", "work", "trained_on", "review", "answer", "notes")
 _TEMPORARY = ".*.part.*"  # files of a process that was killed while it wrote
+
+
+@dataclasses.dataclass(frozen=True)
+class CaseRecord:
+    """A line of the ledger: a predicted case."""
+
+    id: str
+    scan: list[str]  # SHA-256 of its files
+    files: dict[str, str]  # SHA-256 of each file of its prediction
+    review: dict[str, Any] | None = None
+    answer: dict[str, Any] | None = None
+    notes: list[str] = dataclasses.field(default_factory=list)
+    file: str | None = None
+    work: dict[str, Any] | None = None
+    trained_on: bool = False
 
 
 class OutputFolder:
@@ -167,7 +181,7 @@ class OutputFolder:
             self._check_card(card)
         else:
             self._check_no_foreign_files(cases)
-            write_json(self.path / CARD, card)
+            write_checked(self.path / CARD, card)
         names = {str(value): name for value, name in classes.items()}
         write_json(self.path / CLASS_NAMES, names)
         if regions is not None:
@@ -213,7 +227,7 @@ class OutputFolder:
             record["answer"] = answer
         if notes:
             record["notes"] = notes
-        append_record(self.path / LEDGER, record)
+        append_record(self.path / LEDGER, with_checksum(record))
 
     def reviews(self) -> dict[str, Mapping[str, Any]]:
         """The review of each case that has one, by its id."""
@@ -256,12 +270,9 @@ class OutputFolder:
 
     def _check_card(self, card: Mapping[str, Any]) -> None:
         """Refuse predictions that were made by another network or with other settings."""
-        existing = strict_json.read_json(self.path / CARD)
+        existing = read_checked(self.path / CARD)
         # first, since of another network all else may differ too
-        same_network = (
-            isinstance(existing, dict) and existing.get("network_sha256") == card["network_sha256"]
-        )
-        if not same_network:
+        if existing.get("network_sha256") != card["network_sha256"]:
             raise UsageError(
                 f"{self.path}: contains predictions of another run; name another --out"
             )
@@ -325,7 +336,7 @@ class OutputFolder:
                 finished.add(case.id)
             else:
                 del records[case.id]
-        write_records(ledger, records.values())
+        write_records(ledger, map(with_checksum, records.values()))
         return finished
 
     def _is_finished(self, case: Case, digests: Mapping[str, str]) -> bool:
@@ -362,11 +373,8 @@ def _is_picture(case: Case) -> bool:
 def _read_ledger(ledger: Path) -> dict[str, dict[str, Any]]:
     """The record of each case by its id; of several, the last."""
     records = {}
-    for content in read_records(ledger):
-        with contextlib.suppress(KeyError, TypeError):
-            record = {key: content[key] for key in _RECORD_KEYS}
-            record |= {key: content[key] for key in _OPTIONAL_KEYS if key in content}
-            records[content["id"]] = record
+    for content in read_records(ledger, CaseRecord):
+        records[content["id"]] = {key: content[key] for key in _RECORD_KEYS if key in content}
     return records
 
 

@@ -17,17 +17,18 @@ from selfvox.prediction.output_folder import (
     PROBABILITY_ENDING,
     REGION_CLASSES,
     REVIEW_TABLE,
+    CaseRecord,
 )
 from selfvox.runs import strict_json
 from selfvox.runs.ledger import read_records
 from selfvox.runs.progress import echo
+from selfvox.runs.typed_json import read_checked
 
 
 def has_region_probabilities(folder: Path) -> bool:
     """Whether the probabilities in a folder are of regions that a network was trained on."""
     file = folder / CARD
-    card = strict_json.read_json(file) if file.exists() else None
-    return isinstance(card, dict) and card.get("trained_on") == "regions"
+    return file.exists() and read_checked(file).get("trained_on") == "regions"
 
 
 def read_class_names(folder: Path) -> dict[int, str] | None:
@@ -65,7 +66,7 @@ def read_region_classes(folder: Path) -> Regions | None:
 def warn_of_trained_scans(folder: Path, cases: Collection[str]) -> None:
     """Print how many of the cases trained the network, as `predict` recorded it."""
     # of several records, the last
-    records = {record.get("id"): record for record in read_records(folder / LEDGER)}
+    records = {record.get("id"): record for record in read_records(folder / LEDGER, CaseRecord)}
     trained = [case for case in cases if records.get(case, {}).get("trained_on") is True]
     if trained:
         echo(
@@ -79,8 +80,8 @@ def read_trust(folder: Path) -> dict[str, float]:
     file = folder / REVIEW_TABLE
     if not file.exists():
         return {}
-    with file.open(encoding="utf-8", newline="") as lines:
-        return {row["case"]: float(row["trust"]) for row in csv.DictReader(lines) if row["trust"]}
+    trusts = {case: review.get("trust") for case, review in read_reviews(folder).items()}
+    return {case: trust for case, trust in trusts.items() if trust is not None}
 
 
 def read_reviews(folder: Path) -> dict[str, dict[str, float]]:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 from torch import Tensor, nn
@@ -14,21 +14,20 @@ from torch import Tensor, nn
 from selfvox.data.formats.image import suffix
 from selfvox.data.naming import printable
 from selfvox.data.preparation.geometry import Geometry, place_in_scan
-from selfvox.data.preparation.recipe import Recipe
+from selfvox.data.preparation.recipe import Recipe, recipe_of_card
 from selfvox.data.preparation.resample import resample_probabilities_back
 from selfvox.data.preparation.store import is_store
 from selfvox.data.sampling.crop_size import SLICE_AXES
-from selfvox.errors import DataError, UsageError, WeightsError
+from selfvox.errors import UsageError, WeightsError
 from selfvox.models.build import build_encoder, is_python_class
 from selfvox.models.classifier import Classifier
 from selfvox.models.segmenter import Segmenter
 from selfvox.ops.flips import named_axes
 from selfvox.ops.regions import Regions, decode_regions, region_labels
-from selfvox.runs import strict_json
 from selfvox.runs.card import ClassifierCard, DropoutRates, NetworkCard, SegmenterCard
 from selfvox.runs.fold_folder import fold_folder, fold_runs
 from selfvox.runs.progress import echo
-from selfvox.runs.run_folder import LARGEST_RECORD_BYTES
+from selfvox.runs.run_folder import read_run_record
 from selfvox.runs.weights import load_strictly, part_folder, read_network, read_network_card
 
 
@@ -134,7 +133,7 @@ def load_model(run: Path) -> TrainedSegmenter | TrainedClassifier:
 
 def warn_if_unfinished(run: Path) -> None:
     """Print that the training of a run was stopped early, or goes on still."""
-    record = _run_record(run)
+    record = read_run_record(run)
     status = record.get("status")
     if status in (None, "finished"):
         return
@@ -216,7 +215,7 @@ def _build(
         # a copy: the networks of an ensemble have weights of their own
         model = from_card(card, deepcopy(encoder))
     # a card that was edited by hand fails in any of these ways
-    except (KeyError, TypeError, ValueError, AttributeError, UsageError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, UsageError, WeightsError) as error:
         raise WeightsError(
             f"{folder / 'network.json'}: damaged ({error!r}); copy it again"
         ) from None
@@ -238,7 +237,7 @@ def _segmenter_from_card(card: SegmenterCard, encoder: nn.Module | None) -> Trai
     norm = card.network.get("norm", "instance")
     return TrainedSegmenter(
         network=Segmenter(built, outputs, norm, card.is_linear),
-        recipe=Recipe.from_dict(card.recipe),
+        recipe=recipe_of_card(card, "the network"),
         window=card.crop,
         classes=dict(card.classes),
         sha256=card.sha256,
@@ -252,14 +251,14 @@ def _segmenter_from_card(card: SegmenterCard, encoder: nn.Module | None) -> Trai
 
 def _mirror_axes(card: NetworkCard) -> tuple[int, ...]:
     """Axes of a prepared scan, which of slices is a volume."""
-    return named_axes(card.mirror or (), Recipe.from_dict(card.recipe).spatial_dims)
+    return named_axes(card.mirror or (), recipe_of_card(card, "the network").spatial_dims)
 
 
 def _classifier_from_card(card: ClassifierCard, encoder: nn.Module | None) -> TrainedClassifier:
     built = build_encoder(encoder or card.network, card.spatial_dims, card.in_channels)
     return TrainedClassifier(
         network=Classifier(built, len(card.classes), card.ordinal, card.is_linear),
-        recipe=Recipe.from_dict(card.recipe),
+        recipe=recipe_of_card(card, "the network"),
         input_size=card.crop,
         classes=card.classes,
         sha256=card.sha256,
@@ -307,19 +306,8 @@ def _refuse_other_folder(run: Path) -> None:
 
 def _verb(run: Path) -> str | None:
     """The verb that made a run; None where that is not known."""
-    verb = _run_record(run).get("verb")
-    return verb if isinstance(verb, str) else None
-
-
-def _run_record(run: Path) -> dict[str, Any]:
-    """What `run.json` contains; nothing where it is missing or damaged."""
-    if not (run / "run.json").is_file():
-        return {}
-    try:
-        content = strict_json.read_json(run / "run.json", LARGEST_RECORD_BYTES)
-    except DataError:
-        return {}
-    return content if isinstance(content, dict) else {}
+    verb: str | None = read_run_record(run).get("verb")
+    return verb
 
 
 def _first_scan(path: Path) -> Path | None:

@@ -9,8 +9,7 @@ from pathlib import Path
 from selfvox.data.preparation.leakage import SeenScans, content_hashes
 from selfvox.data.preparation.split import Split
 from selfvox.data.preparation.store import Store, is_store, open_store
-from selfvox.runs import strict_json
-from selfvox.runs.run_folder import LARGEST_RECORD_BYTES
+from selfvox.runs.run_folder import read_run_record
 from selfvox.runs.weights import read_network_card
 from selfvox.settings import safe_yaml
 
@@ -64,9 +63,7 @@ def used_scans(run: Path, split: Split | None) -> UsedScans:
 
 def _training_scans(run: Path) -> SeenScans:
     """The scans of a run's fine-tuning; if it has no record, also those of its pre-training."""
-    file = run / "run.json"
-    record = strict_json.read_json(file, LARGEST_RECORD_BYTES) if file.is_file() else {}
-    data = record.get("data") if isinstance(record, dict) else None
+    data = read_run_record(run).get("data")
     return read_network_card(run).seen if data is None else data
 
 

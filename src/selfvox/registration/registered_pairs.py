@@ -12,7 +12,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -24,8 +23,8 @@ from selfvox.errors import DataError
 from selfvox.ops.metrics import dice_per_class
 from selfvox.registration import register
 from selfvox.registration.register import Registration
-from selfvox.runs import atomic_files, strict_json
 from selfvox.runs.progress import progress_bar
+from selfvox.runs.typed_json import parse, read_checked, write_checked
 
 MOST_FOLDED = 0.01  # share of voxels where a displacement folds, beyond which it is not used
 # by which a registration may make two scans less alike: those that fit already cannot gain
@@ -124,7 +123,7 @@ def register_pair(job: PairJob) -> RegisteredPair:
         # not recorded: another time there may be more
         return _failed(job, "needs more memory than there is", time.monotonic() - start)
     job.record_file.parent.mkdir(parents=True, exist_ok=True)
-    atomic_files.write_json(job.record_file, dataclasses.asdict(pair))
+    write_checked(job.record_file, dataclasses.asdict(pair))
     return pair
 
 
@@ -247,9 +246,10 @@ def _read_pair(job: PairJob) -> RegisteredPair | None:
     if not job.record_file.exists():
         return None
     try:
-        values = strict_json.read_json(job.record_file)
-        pair = _from_json(values)
-    except (DataError, KeyError, TypeError, ValueError):
+        pair: RegisteredPair = parse(
+            RegisteredPair, read_checked(job.record_file), str(job.record_file)
+        )
+    except DataError:
         return None
     copies = copies_of(job.folder, pair)
     is_complete = len(copies) == len(pair.copies) and all(
@@ -274,8 +274,3 @@ def _failed(job: PairJob, reason: str, seconds: float) -> RegisteredPair:
         seconds=seconds,
         failure=reason,
     )
-
-
-def _from_json(values: Any) -> RegisteredPair:
-    tuples = {name: tuple(values[name]) for name in ("volumes", "warped_volumes", "dice", "copies")}
-    return RegisteredPair(**{**values, **tuples})

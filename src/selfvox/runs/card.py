@@ -4,100 +4,52 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NamedTuple, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from selfvox.errors import WeightsError
-from selfvox.ops.regions import Regions, regions_from_json, regions_to_json
+import pydantic
+from pydantic import AfterValidator, Field
+
+from selfvox.errors import DataError, WeightsError
+from selfvox.runs import typed_json
 
 FORMAT = 1  # of a card
+_BASE64 = re.compile(r"([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{3}=|[A-Za-z0-9+/]{2}==)?")
+
+Count = Annotated[int, Field(ge=0, lt=2**63)]
+Edge = Annotated[int, Field(ge=1, lt=2**16)]  # in voxels
+ClassNumber = Annotated[int, Field(ge=0, lt=2**16)]
+RegionClasses = Annotated[tuple[Annotated[int, Field(ge=1, lt=2**16)], ...], Field(min_length=1)]
+Rate = Annotated[float, Field(ge=0, lt=1)]
 
 
-class _Kind(NamedTuple):
-    """What a key of the file may contain."""
-
-    name: str  # for messages
-    accepts: Callable[[Any], bool]  # whether a value from JSON is of this kind
-    decode: Callable[[Any], Any] = lambda value: value
-    encode: Callable[[Any], Any] = lambda value: value
-    is_optional: bool = False  # the key is left out where the value is None
+def _check_named(values: Mapping[str, Any]) -> Mapping[str, Any]:
+    if not isinstance(values.get("name"), str):
+        raise ValueError("has no name")
+    return values
 
 
-def _kind(*args: Any) -> dict[str, _Kind]:
-    """The metadata of a field of this kind."""
-    return {"kind": _Kind(*args)}
+def _check_seen(values: Mapping[str, list[str]]) -> Mapping[str, list[str]]:
+    if not {"subjects", "image_hashes"} <= values.keys():
+        raise ValueError("has no lists of subjects and image_hashes")
+    if not all(map(_BASE64.fullmatch, values.get("coarse_pictures", []))):
+        raise ValueError("has coarse_pictures that are not in base64")
+    return values
 
 
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str)
-
-
-def _is_count(value: Any) -> bool:
-    # not isinstance: True is an int
-    return type(value) is int and value >= 0
-
-
-def _is_number(value: Any) -> bool:
-    return type(value) in (int, float)
-
-
-def _is_list_of(accepts: Callable[[Any], bool], value: Any) -> bool:
-    return isinstance(value, list) and all(map(accepts, value))
-
-
-def _is_network(value: Any) -> bool:
-    return isinstance(value, dict) and _is_text(value.get("name"))
-
-
-def _is_seen(value: Any) -> bool:
-    return (
-        isinstance(value, dict)
-        and all(_is_list_of(_is_text, value.get(name)) for name in ("subjects", "image_hashes"))
-        and _is_list_of(_is_base64, value.get("coarse_pictures", []))
-    )
-
-
-def _is_base64(value: Any) -> bool:
-    pattern = r"([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{3}=|[A-Za-z0-9+/]{2}==)?"
-    return _is_text(value) and re.fullmatch(pattern, value) is not None
-
-
-def _is_class_names(value: Any) -> bool:
-    return isinstance(value, dict) and all(
-        number.isascii() and number.isdecimal() and _is_text(name) for number, name in value.items()
-    )
-
-
-def _are_regions(value: Any) -> bool:
-    try:
-        regions_from_json(value)
-    except ValueError:
-        return False
-    return True
-
-
-def _is_rate(value: Any) -> bool:
-    return _is_number(value) and 0 <= value < 1
-
-
-def _is_dropout(value: Any) -> bool:
-    return (
-        isinstance(value, dict)
-        and value.keys() == {"encoder", "decoder", "kind"}
-        and _is_rate(value["encoder"])
-        and _is_rate(value["decoder"])
-        and value["kind"] in ("element", "channel")
-    )
+# `subjects`, `image_hashes` and `coarse_pictures` of scans
+Seen = Annotated[Mapping[str, list[str]], AfterValidator(_check_seen)]
+Named = Annotated[Mapping[str, Any], AfterValidator(_check_named)]
 
 
 @dataclass(frozen=True)
 class DropoutRates:
     """How units are dropped after each activation."""
 
-    encoder: float  # share of the units of the encoder
-    decoder: float  # the same for the decoder, or the head of a classifier
+    encoder: Rate  # share of the units of the encoder
+    decoder: Rate  # the same for the decoder, or the head of a classifier
     kind: Literal["element", "channel"]
 
     def __str__(self) -> str:
@@ -107,69 +59,31 @@ class DropoutRates:
         )
 
 
-def _choice(*values: str | None) -> dict[str, _Kind]:
-    names = ["null" if value is None else f"'{value}'" for value in values]
-    return _kind(f"{', '.join(names[:-1])} or {names[-1]}", lambda value: value in values)
-
-
-_TEXT = _kind("text", _is_text)
-_COUNT = _kind("a whole number", _is_count)
-_SCORE = _kind("a number or null", lambda value: value is None or _is_number(value))
-_FLAG = _kind("true or false", lambda value: isinstance(value, bool))
-_MAPPING = _kind("a mapping", lambda value: isinstance(value, dict))
-_NAMED = _kind("a mapping with a name", _is_network)
-_SEEN = _kind("a mapping with the lists subjects and image_hashes", _is_seen)
-_DIMENSIONS = _kind("2 or 3", lambda value: type(value) is int and value in (2, 3))
-_EDGES = _kind("a list of whole numbers", lambda value: _is_list_of(_is_count, value), tuple, list)
-_NUMBERS = _kind("a list of numbers", lambda value: _is_list_of(_is_number, value), tuple, list)
-_NUMBERS_OR_NULL = _kind(
-    "a list of numbers or null",
-    lambda value: value is None or _is_list_of(_is_number, value),
-    lambda value: None if value is None else tuple(value),
-    lambda value: None if value is None else list(value),
-)
-_NAMES = _kind("a list of names", lambda value: _is_list_of(_is_text, value), tuple, list)
-_OPTIONAL_NAMES = _kind(
-    "a list of names", lambda value: _is_list_of(_is_text, value), tuple, list, True
-)
-_CLASS_NAMES = _kind(
-    "a mapping of class numbers to names",
-    _is_class_names,
-    lambda names: {int(number): name for number, name in names.items()},
-    lambda names: {str(number): name for number, name in names.items()},
-)
-_DROPOUT = _kind(
-    "a mapping of encoder, decoder and kind",
-    _is_dropout,
-    lambda value: DropoutRates(**value),
-    dataclasses.asdict,
-    True,
-)
-_REGIONS = _kind(
-    "a mapping of names to lists of class numbers, or null",
-    _are_regions,
-    regions_from_json,
-    regions_to_json,
-)
-
-
 @dataclass(frozen=True, kw_only=True)
 class Card:
-    """What encoders and networks have in common."""
+    """What encoders and networks have in common.
 
-    order: ClassVar[tuple[str, ...]]  # of the fields in the file
+    The types are checked when a card is read from its file.
+    """
 
-    network: Mapping[str, Any] = field(metadata=_NAMED)  # what the encoder is built from
-    spatial_dims: int = field(metadata=_DIMENSIONS)
-    in_channels: int = field(metadata=_COUNT)
-    crop: tuple[int, ...] = field(metadata=_EDGES)  # edges in voxels
+    optional: ClassVar[tuple[str, ...]] = ()  # fields that the file leaves out where they are None
+
+    network: Named  # what the encoder is built from
+    spatial_dims: Annotated[int, Field(ge=2, le=3)]
+    in_channels: Edge
+    crop: tuple[Edge, ...]  # edges in voxels
     # the orientation, if a 2D network was trained on slices of volumes
-    slices: str | None = field(metadata=_choice(None, "axial", "coronal", "sagittal"))
-    recipe: Mapping[str, Any] = field(metadata=_MAPPING)  # a `Recipe`, as plain values
-    # `subjects`, `image_hashes` and `coarse_pictures` of the scans that it was trained on
-    seen: Mapping[str, list[str]] = field(metadata=_SEEN)
-    seed: int = field(metadata=_COUNT)
-    sha256: str = field(default="", metadata=_TEXT)  # of the weights, once they are saved
+    slices: Literal["axial", "coronal", "sagittal"] | None
+    recipe: Mapping[str, Any]  # a `Recipe`, as plain values
+    seen: Seen  # what it was trained on
+    seed: Count
+    sha256: str = ""  # of the weights, once they are saved
+
+    def __post_init__(self) -> None:
+        if len(self.crop) != self.spatial_dims:
+            raise ValueError(f"'crop' has {len(self.crop)} edges of {self.spatial_dims} axes")
+        if self.slices is not None and self.spatial_dims != 2:
+            raise ValueError("'slices' are of a 2D network")
 
     @classmethod
     def from_json(cls, entries: Mapping[str, Any], file: Path) -> Self:
@@ -182,81 +96,64 @@ class Card:
         Raises:
             WeightsError: a key is missing, or its value is of another type.
         """
-        kinds = _kinds(cls)
-        values = {}
-        for name in (*cls.order, "sha256"):
-            key = cls._key(name, entries)
-            kind = kinds[name]
-            if key not in entries and kind.is_optional:
-                continue
-            if key not in entries:
-                raise WeightsError(f"{file}: damaged (has no '{key}'); copy it again")
-            if not kind.accepts(entries[key]):
-                raise WeightsError(f"{file}: damaged ('{key}' is not {kind.name}); copy it again")
-            values[name] = kind.decode(entries[key])
-        return cls(**values)
+        # absent, a field with a default would get it
+        names = {field.name: cls._key(field.name, entries) for field in dataclasses.fields(cls)}
+        required = {name: key for name, key in names.items() if name not in cls.optional}
+        missing = [name for name, key in required.items() if key not in entries]
+        if missing:
+            # what the key of the score is depends on another key, which is named if it is missing
+            key = names[min(missing, key=lambda name: name == "score")]
+            raise WeightsError(f"{file}: damaged (has no '{key}'); copy it again")
+        values = {name: entries[key] for name, key in names.items() if key in entries}
+        try:
+            card: Self = typed_json.parse(cls, values, str(file))
+        except DataError as error:
+            reason = str(error).replace("'score'", f"'{names.get('score')}'")
+            raise WeightsError(f"{reason}; copy it again") from None
+        return card
 
     def to_json(self) -> dict[str, Any]:
         """The content of the file."""
-        kinds = _kinds(type(self))
+        values = pydantic.TypeAdapter(type(self)).dump_python(self, mode="json")
+        left_out = {name for name in self.optional if values[name] is None}
         entries: dict[str, Any] = {"format": FORMAT}
-        for name in (*self.order, "sha256"):
-            value = getattr(self, name)
-            if value is None and kinds[name].is_optional:
-                continue
-            entries[self._key(name, entries)] = kinds[name].encode(value)
+        # those that decide about the names of others come before them
+        for name in sorted(values.keys() - left_out, key=lambda name: name == "score"):
+            entries[self._key(name, entries)] = values[name]
         return entries
 
     @classmethod
     def _key(cls, name: str, entries: Mapping[str, Any]) -> str:
-        """The key of a field in the file, which may depend on the entries before it."""
+        """The key of a field in the file, which may depend on the other entries."""
         return name
-
-
-def _kinds(card: type[Card]) -> dict[str, _Kind]:
-    """The kind of each field, by name."""
-    return {entry.name: entry.metadata["kind"] for entry in dataclasses.fields(card)}
 
 
 @dataclass(frozen=True, kw_only=True)
 class EncoderCard(Card):
     """The card of a pre-trained encoder, `encoder.json`."""
 
-    order = (
-        "network",
-        "spatial_dims",
-        "in_channels",
-        "crop",
-        "slices",
-        "spacing_mm",
-        "recipe",
-        "task",
-        "weights",
-        "seen",
-        "steps",
-        "seed",
-    )
-
-    spacing_mm: tuple[float, ...] = field(metadata=_NUMBERS)  # median of the scans
-    task: Mapping[str, Any] = field(metadata=_NAMED)  # the pretext task with all its options
+    spacing_mm: tuple[Annotated[float, Field(gt=0)], ...]  # median of the scans
+    task: Named  # the pretext task with all its options
     # of the losses of several tasks, in their order; None for one task
-    weights: tuple[float, ...] | None = field(metadata=_NUMBERS_OR_NULL)
-    steps: int = field(metadata=_COUNT)  # optimiser steps
+    weights: tuple[Annotated[float, Field(ge=0)], ...] | None
+    steps: Count  # optimiser steps
 
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkCard(Card):
     """What the cards of fine-tuned networks, `network.json`, have in common."""
 
-    encoder: str = field(metadata=_TEXT)  # where the encoder came from, in words
-    head: str = field(metadata=_choice("full", "linear"))
-    step: int = field(default=0, metadata=_COUNT)  # of the weights, once they are saved
+    optional = ("dropout", "mirror")
+
+    encoder: str  # where the encoder came from, in words
+    head: Literal["full", "linear"]
+    step: Count = 0  # of the weights, once they are saved
     # on the validation subjects; None where it is not defined
-    score: float | None = field(default=None, metadata=_SCORE)
+    score: float | None = None
     # that it was trained with; None: without
-    dropout: DropoutRates | None = field(default=None, metadata=_DROPOUT)
+    dropout: DropoutRates | None = None
     # names of the axes along which the training mirrored scans; None: along none
-    mirror: tuple[str, ...] | None = field(default=None, metadata=_OPTIONAL_NAMES)
+    mirror: tuple[str, ...] | None = None
 
     @property
     def score_name(self) -> str:
@@ -273,29 +170,14 @@ class NetworkCard(Card):
 class SegmenterCard(NetworkCard):
     """The card of a network that segments."""
 
-    order = (
-        "network",
-        "spatial_dims",
-        "in_channels",
-        "recipe",
-        "encoder",
-        "seed",
-        "crop",
-        "slices",
-        "head",
-        "classes",
-        "regions",
-        "trained_on",
-        "seen",
-        "step",
-        "score",
-        "dropout",
-        "mirror",
-    )
+    classes: Annotated[Mapping[ClassNumber, str], Field(min_length=1)]  # name by class number
+    regions: Annotated[Mapping[str, RegionClasses], Field(min_length=1)] | None
+    trained_on: Literal["classes", "regions"]  # what the outputs are
 
-    classes: Mapping[int, str] = field(metadata=_CLASS_NAMES)  # name by class number
-    regions: Regions | None = field(metadata=_REGIONS)
-    trained_on: str = field(metadata=_choice("classes", "regions"))  # what the outputs are
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.trained_on_regions and self.regions is None:
+            raise ValueError("'trained_on' are regions, and there are none")
 
     @property
     def trained_on_regions(self) -> bool:
@@ -318,33 +200,14 @@ class SegmenterCard(NetworkCard):
 class ClassifierCard(NetworkCard):
     """The card of a network that classifies whole scans."""
 
-    order = (
-        "network",
-        "spatial_dims",
-        "in_channels",
-        "recipe",
-        "encoder",
-        "seed",
-        "crop",
-        "slices",
-        "head",
-        "classes",
-        "ordinal",
-        "seen",
-        "step",
-        "score",
-        "dropout",
-        "mirror",
-    )
-
-    classes: tuple[str, ...] = field(metadata=_NAMES)
-    ordinal: bool = field(metadata=_FLAG)  # whether the classes have an order
+    classes: Annotated[tuple[str, ...], Field(min_length=1)]
+    ordinal: bool  # whether the classes have an order
 
     @classmethod
     def _key(cls, name: str, entries: Mapping[str, Any]) -> str:
         if name != "score":
             return name
-        return "validation_kappa" if entries["ordinal"] else "validation_balanced_accuracy"
+        return "validation_kappa" if entries.get("ordinal") else "validation_balanced_accuracy"
 
 
 def parse_network_card(entries: Mapping[str, Any], file: Path) -> SegmenterCard | ClassifierCard:

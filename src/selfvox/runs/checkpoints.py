@@ -7,13 +7,15 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
-from selfvox.errors import WeightsError
+from selfvox.errors import DataError, WeightsError
+from selfvox.runs import strict_json
 from selfvox.runs.atomic_files import sha256, write_json
+from selfvox.runs.card import Count
 from selfvox.runs.progress import echo
+from selfvox.runs.typed_json import parse
 from selfvox.runs.weights import load_tensors, save_tensors
 
 CHECKPOINTS = "checkpoints"  # the folder of a run that contains them
@@ -27,7 +29,17 @@ class Checkpoint:
 
     step: int
     tensors: dict[str, Tensor]
-    state: dict[str, Any]  # plain numbers and text
+    state: dict[str, int]  # counts
+
+
+@dataclass(frozen=True)
+class _Record:
+    """The record of a checkpoint, as JSON has it."""
+
+    format: int
+    step: Count
+    sha256: str  # of the file of tensors, the step and the state
+    state: Mapping[str, Count]
 
 
 def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
@@ -87,7 +99,7 @@ def _remove_old_checkpoints(folder: Path, newest: Path) -> None:
     records = [file for file in sorted(folder.glob("step-*.json")) if file <= newest]
     recent = records[-CHECKPOINTS_KEPT:]
     for file in sorted(folder.glob("step-*")):
-        if file.with_suffix(".json") not in recent:
+        if file.with_suffix(".json") not in recent and not file.is_dir():
             file.unlink()
 
 
@@ -99,22 +111,21 @@ def _read_checkpoint(record: Path) -> Checkpoint | None:
     """
     weights = record.with_suffix(".safetensors")
     try:
-        values = json.loads(record.read_text(encoding="utf-8"))
-        if _checksum(weights, values["step"], values["state"]) != values["sha256"]:
-            raise ValueError("its checksum does not match")
-        checkpoint = Checkpoint(values["step"], load_tensors(weights), values["state"])
-        file_format = values["format"]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError, WeightsError) as error:
+        values: _Record = parse(_Record, strict_json.read_json(record), str(record))
+        if _checksum(weights, values.step, values.state) != values.sha256:
+            raise WeightsError("its checksum does not match")
+        checkpoint = Checkpoint(values.step, load_tensors(weights), dict(values.state))
+    except (DataError, WeightsError) as error:
         echo(f"{weights}: damaged ({error}); using the one before")
         return None
     # after the checksum: a damaged record must not pass for one of a newer version
-    if file_format != FORMAT:
+    if values.format != FORMAT:
         raise WeightsError(
-            f"{record}: format {file_format} is not known to this version; update selfvox"
+            f"{record}: format {values.format} is not known to this version; update selfvox"
         )
     return checkpoint
 
 
-def _checksum(weights: Path, step: int, state: Mapping[str, Any]) -> str:
+def _checksum(weights: Path, step: int, state: Mapping[str, int]) -> str:
     """Over the file of tensors and the contents of its record."""
     return hashlib.sha256(f"{sha256(weights)} {json.dumps([step, state])}".encode()).hexdigest()

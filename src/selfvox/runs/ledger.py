@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from selfvox.errors import DataError
 from selfvox.runs.atomic_files import write_text
+from selfvox.runs.progress import echo
+from selfvox.runs.safe_open import open_regular
+from selfvox.runs.typed_json import checked, parse
 
 
 def append_record(ledger: Path, record: Mapping[str, Any]) -> None:
@@ -26,19 +29,36 @@ def append_record(ledger: Path, record: Mapping[str, Any]) -> None:
         os.fsync(file.fileno())
 
 
-def read_records(ledger: Path) -> list[dict[str, Any]]:
+def read_records(ledger: Path, kind: Any = dict[str, Any]) -> list[dict[str, Any]]:
     """All records in the order they were appended; none if the file is missing.
 
-    A line that a killed process wrote only half is left out.
+    A line that is damaged is left out, such as one that a killed process wrote only half, or one
+    with a checksum that does not match.
+
+    Args:
+        ledger: the file.
+        kind: type of a record; by default any mapping.
+
+    Raises:
+        DataError: it is not a regular file.
     """
     if not ledger.exists():
         return []
+    with open_regular(ledger) as file:
+        lines = file.read().splitlines()
     records = []
-    for line in ledger.read_bytes().splitlines():
-        with contextlib.suppress(ValueError):
-            record = json.loads(line)
-            if isinstance(record, dict):
-                records.append(record)
+    damaged = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            record = checked(parse(dict[str, Any], json.loads(line), ledger.name), ledger.name)
+            parse(kind, record, ledger.name)
+        # deep nesting exhausts the stack
+        except (DataError, ValueError, RecursionError):
+            damaged.append(number)
+        else:
+            records.append(record)
+    if damaged and damaged != [len(lines)]:
+        echo(f"{ledger}: line {damaged[0]} is damaged and left out ({len(damaged)} in all)")
     return records
 
 

@@ -10,14 +10,17 @@ import os
 import platform
 import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import AfterValidator, Field
 
-from selfvox.errors import UsageError
+from selfvox.errors import DataError, UsageError
 from selfvox.runs import tensorboard
-from selfvox.runs.atomic_files import folder_lock, remove_temporary_files, write_json, write_text
+from selfvox.runs.atomic_files import folder_lock, remove_temporary_files, write_text
+from selfvox.runs.card import Seen
 from selfvox.runs.checkpoints import (
     CHECKPOINTS,
     Checkpoint,
@@ -27,12 +30,12 @@ from selfvox.runs.checkpoints import (
 )
 from selfvox.runs.ledger import append_record, read_records, write_records
 from selfvox.runs.progress import echo
+from selfvox.runs.typed_json import parse, read_checked, write_checked
 from selfvox.settings import safe_yaml
 from selfvox.settings.options import as_dict, to_yaml
 
 FORMAT = 1
 METRICS = "metrics.jsonl"
-LARGEST_RECORD_BYTES = 2**28  # of `run.json`: about 1 kB for each scan that was trained on
 # they say where a run computes, not what; a run may be resumed elsewhere
 _NOT_COMPARED = {"resume", "out", "device", "workers", "scheduler"}
 _PACKAGES = (
@@ -47,7 +50,31 @@ _PACKAGES = (
 )
 
 
+@dataclass(frozen=True)
+class _RecordKeys:
+    """The keys of `run.json` that a resumed run reads."""
+
+    verb: str | None = None
+    status: str | None = None
+    data: Seen | None = None
+    steps: Annotated[int, Field(ge=1)] | None = None
+    warned: list[str] = field(default_factory=list)
+    damaged_scans: list[str] = field(default_factory=list)
+    lost_classes: list[str] = field(default_factory=list)
+    lost_classes_saved: list[str] = field(default_factory=list)
+    teacher: str | None = None
+
+
 OnMetrics = Callable[[int, dict[str, float]], object]
+
+
+def _check_step(line: dict[str, float]) -> dict[str, float]:
+    if not line.get("step", 0.5).is_integer():
+        raise ValueError("has no step")
+    return line
+
+
+MetricsLine = Annotated[dict[str, float], AfterValidator(_check_step)]
 
 
 class Run:
@@ -61,7 +88,7 @@ class Run:
     def note(self, **facts: Any) -> None:
         """Add facts to `run.json`."""
         self.record.update(facts)
-        write_json(self.path / "run.json", self.record)
+        write_checked(self.path / "run.json", self.record)
 
     def depends_on(self, **facts: Any) -> None:
         """Add facts that the result depends on, and report those that changed since the start."""
@@ -103,7 +130,7 @@ class Run:
         ledger = self.path / METRICS
         if ledger.exists():
             write_records(
-                ledger, [record for record in read_records(ledger) if record["step"] <= step]
+                ledger, [record for record in read_metrics(self.path) if record["step"] <= step]
             )
         tensorboard.drop_scalars_after(self.path / "tensorboard", step)
 
@@ -149,7 +176,7 @@ def open_run(
     _make_folder(path)
     with folder_lock(path):
         # facts of the start, such as hashes of the data
-        record = _read_run_record(path) if continues else {}
+        record = read_run_record(path) if continues else {}
         if not continues:
             write_text(path / "settings.yaml", to_yaml(settings))
         # of a process that was killed while it wrote; the lock says that none writes now
@@ -179,7 +206,7 @@ def is_finished(path: Path, settings: Any) -> bool:
     if not _contains_run(path):
         return False
     _check_same_settings(path, settings)
-    return bool(_read_run_record(path).get("status") == "finished")
+    return bool(read_run_record(path).get("status") == "finished")
 
 
 def _contains_run(path: Path) -> bool:
@@ -191,7 +218,7 @@ def _contains_run(path: Path) -> bool:
     if not (path / "settings.yaml").exists():
         return False
     # a killed run still says "running": it counts as one to continue
-    failed = _read_run_record(path).get("status") == "failed"
+    failed = read_run_record(path).get("status") == "failed"
     return not failed or has_checkpoint(path / CHECKPOINTS)
 
 
@@ -207,12 +234,17 @@ def _make_folder(path: Path) -> None:
         ) from None
 
 
-def _read_run_record(path: Path) -> dict[str, Any]:
+def read_run_record(path: Path) -> dict[str, Any]:
     """What `run.json` contains; nothing if it is missing or damaged."""
+    file = path / "run.json"
+    if not file.exists():
+        return {}
     try:
-        record: dict[str, Any] = json.loads((path / "run.json").read_text(encoding="utf-8"))
-    # the record is written again below; a damaged one must not block --resume
-    except (OSError, ValueError):
+        record = read_checked(file)
+        parse(_RecordKeys, record, str(file))
+    # a resumed run writes it again: a damaged one must not block --resume
+    except DataError as error:
+        echo(f"{error}; taken as missing")
         return {}
     return record
 
@@ -259,8 +291,8 @@ def provenance(settings: Any) -> dict[str, Any]:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The records of a run's `metrics.jsonl`; a half-written last line is left out."""
-    return read_records(path / METRICS)
+    """The records of a run's `metrics.jsonl`; damaged lines are left out."""
+    return read_records(path / METRICS, MetricsLine)
 
 
 def _check_same_settings(path: Path, settings: Any) -> None:

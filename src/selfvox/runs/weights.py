@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 import re
 import struct
@@ -16,8 +15,9 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from selfvox.errors import NumericalError, WeightsError
-from selfvox.runs.atomic_files import atomic_write, sha256, write_json
+from selfvox.errors import DataError, NumericalError, WeightsError
+from selfvox.runs import typed_json
+from selfvox.runs.atomic_files import atomic_write, sha256
 from selfvox.runs.card import (
     FORMAT,
     Card,
@@ -45,8 +45,8 @@ def load_strictly(module: torch.nn.Module, tensors: Mapping[str, Tensor], origin
         A report: `42 tensors, 1.20 M values`.
 
     Raises:
-        WeightsError: a name is missing or unknown, a shape differs, or a value is not finite; the
-            first such tensor is named.
+        WeightsError: a name is missing or unknown, a shape or kind of number differs, or a value
+            is not finite; the first such tensor is named.
     """
     # all are checked before the first is copied: a refused network is unchanged
     targets = state_tensors(module)
@@ -74,6 +74,11 @@ def _check_fit(targets: Mapping[str, Tensor], tensors: Mapping[str, Tensor], ori
             raise WeightsError(
                 f"{origin}: '{name}' is {tuple(tensor.shape)} and the network's is "
                 f"{tuple(target.shape)}; it was saved from another network"
+            )
+        if tensor.is_floating_point() != target.is_floating_point():
+            raise WeightsError(
+                f"{origin}: '{name}' is of {tensor.dtype} and the network's of {target.dtype}; "
+                "copy it again"
             )
         if not _is_finite(tensor):
             raise WeightsError(
@@ -184,7 +189,9 @@ def save_part(folder: Path, name: str, module: torch.nn.Module, card: Mapping[st
     weights = folder / "weights.safetensors"
     save_tensors(weights, state_tensors(module))
     # the card comes last: its checksum says that the weights are complete
-    write_json(folder / f"{name}.json", {"format": FORMAT, **card, "sha256": sha256(weights)})
+    typed_json.write_checked(
+        folder / f"{name}.json", {"format": FORMAT, **card, "sha256": sha256(weights)}
+    )
 
 
 def _load_weights(folder: Path, checksum: str) -> dict[str, Tensor]:
@@ -199,16 +206,17 @@ def _load_weights(folder: Path, checksum: str) -> dict[str, Tensor]:
 def _read_entries(folder: Path, name: str) -> dict[str, Any]:
     """The content of the card `NAME.json` of a folder, of the format of this version."""
     file = folder / f"{name}.json"
-    try:
-        entries: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-        readable = entries["format"] == FORMAT and isinstance(entries["sha256"], str)
-    except OSError:
+    if not file.exists():
         raise WeightsError(
             f"{folder}: has no {name}.json; name a finished run, or the folder of its {name}"
-        ) from None
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise WeightsError(f"{file}: damaged ({error}); copy it again") from None
-    if not readable:
+        )
+    try:
+        entries = typed_json.read_checked(file)
+    except DataError as error:
+        raise WeightsError(f"{error}; copy it again") from None
+    if not isinstance(entries.get("sha256"), str) or "format" not in entries:
+        raise WeightsError(f"{file}: damaged (has no 'format' or 'sha256'); copy it again")
+    if entries["format"] != FORMAT:
         raise WeightsError(
             f"{file}: format {entries['format']} is not known to this version; update selfvox"
         )

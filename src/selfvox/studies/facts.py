@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from selfvox.runs import atomic_files, strict_json
+from selfvox.runs.typed_json import parse, read_checked, write_checked
 
 FORMAT = 1
 
@@ -34,14 +34,18 @@ class MethodFacts:
 def load_facts(out: Path) -> dict[str, MethodFacts]:
     """The facts of the methods that were measured so far, by name."""
     file = out / "methods.json"
-    methods = strict_json.read_json(file)["methods"] if file.exists() else {}
-    return {name: MethodFacts(**values) for name, values in methods.items()}
+    if not file.exists():
+        return {}
+    facts: dict[str, MethodFacts] = parse(
+        dict[str, MethodFacts], read_checked(file).get("methods"), str(file)
+    )
+    return facts
 
 
 def save_facts(facts: Mapping[str, MethodFacts], out: Path) -> None:
     """Replace the facts of all methods."""
     methods = {name: dataclasses.asdict(values) for name, values in facts.items()}
-    atomic_files.write_json(out / "methods.json", {"format": FORMAT, "methods": methods})
+    write_checked(out / "methods.json", {"format": FORMAT, "methods": methods})
 
 
 def forget_methods(out: Path, names: Collection[str]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from selfvox.data.naming import printable
 from selfvox.data.preparation.store import Store, hash_texts, open_store
 from selfvox.data.preparation.stored_case import StoredCase
 from selfvox.errors import DataError
-from selfvox.runs import atomic_files, strict_json
+from selfvox.runs.typed_json import parse, read_checked, write_checked
 
 FORMAT = 1
 FILE = "data.json"
@@ -58,10 +59,22 @@ def _add_split(splits: dict[str, str], name: str, store: Store) -> None:
         splits[name] = hash_texts(json.dumps(members))
 
 
+@dataclass(frozen=True)
+class _Fingerprint:
+    """What the file contains, by store."""
+
+    cases: dict[str, dict[str, str]]  # a hash by case id
+    splits: dict[str, str]
+
+
 def recorded(out: Path) -> dict[str, Any]:
     """The fingerprint that was recorded when the study began; without a record, that of now."""
     file = out / FILE
-    return strict_json.read_json(file) if file.exists() else fingerprint(out)
+    if not file.exists():
+        return fingerprint(out)
+    entries = read_checked(file)
+    parse(_Fingerprint, entries, str(file))
+    return entries
 
 
 def forget(out: Path, *folders: str) -> None:
@@ -75,7 +88,7 @@ def forget(out: Path, *folders: str) -> None:
                 for name, value in entries[kind].items()
                 if not f"{name}/".startswith(f"{folder}/")
             }
-    atomic_files.write_json(out / FILE, entries)
+    write_checked(out / FILE, entries)
 
 
 def record(out: Path, previous: Mapping[str, Any]) -> None:
@@ -95,7 +108,7 @@ def record(out: Path, previous: Mapping[str, Any]) -> None:
         for kind in ("cases", "splits"):
             # stores of a method that is no longer in the plan stay recorded
             current[kind] = {**previous[kind], **current[kind]}
-    atomic_files.write_json(out / FILE, current)
+    write_checked(out / FILE, current)
 
 
 _REMEDY = "restore the previous scans, or name another --out"

@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 
 from selfvox.data.naming import natural_key
 from selfvox.data.preparation.store import is_store, open_store
-from selfvox.runs import strict_json
+from selfvox.errors import DataError
+from selfvox.runs.typed_json import read_checked
 from selfvox.studies import class_scores
 from selfvox.studies.design import Arm, list_arms, list_cells, pretrain_folder
 from selfvox.studies.facts import load_facts
@@ -156,15 +157,18 @@ def read_results(plan: Plan, out: Path) -> list[Result]:
     results: dict[tuple[str, str], Result] = {}
     files = sorted(out.glob("cells/*/*/done.json"), key=lambda path: natural_key(str(path.parent)))
     for file in files:
-        record = strict_json.read_json(file)
+        record = read_checked(file)
         run = file.parent
+        arm = arms.get(str(record.get("method")))
         # left out of the plan since then: its runs stay on disk
-        if record["method"] not in arms:
+        if arm is None:
             continue
-        cell = (run.name.rpartition("-fold-")[0] or run.name, record["method"])
-        arm = arms[record["method"]]
-        cost = _read_cost(plan, out, arm, record)
-        result = _read_result(run, record, arm, subjects, cost)
+        cell = (run.name.rpartition("-fold-")[0] or run.name, arm.name)
+        try:
+            cost = _read_cost(plan, out, arm, record)
+            result = _read_result(run, record, arm, subjects, cost)
+        except KeyError as error:
+            raise DataError(f"{file}: damaged (has no {error}); remove it") from None
         results[cell] = _join_folds(results[cell], result) if cell in results else result
     # a mean over some of the folds would be over other subjects
     complete = [result for result in results.values() if len(result.paths) == (plan.folds or 1)]
@@ -190,7 +194,7 @@ def _read_cost(plan: Plan, out: Path, arm: Arm, record: Mapping[str, Any]) -> Co
     if isinstance(arm.pretrain, dict):
         folder = pretrain_folder(plan, arm.method, record["pretrain_seed"], record["fold"])
         file = out / folder / "done.json"
-        seconds = strict_json.read_json(file).get(f"{unit}_s") if file.exists() else None
+        seconds = read_checked(file).get(f"{unit}_s") if file.exists() else None
         pretrainings = None if seconds is None else {str(folder): seconds}
     elif arm.pretrain is not None:
         pretrainings = None

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from selfvox.errors import BusyError, SelfvoxError, UsageError
-from selfvox.runs import atomic_files, strict_json
+from selfvox.runs import atomic_files
 from selfvox.runs.progress import redirect_output
+from selfvox.runs.typed_json import read_checked, write_checked
 from selfvox.runs.usage import Meter, joined
 
 FORMAT = 1
@@ -61,11 +62,11 @@ def run_once(
         except BaseException:
             # a full disk must not hide the error
             with contextlib.suppress(OSError, SelfvoxError):
-                atomic_files.write_json(out / folder / USAGE, joined(earlier, meter.read()))
+                write_checked(out / folder / USAGE, joined(earlier, meter.read()))
             raise
         usage = joined(earlier, meter.read())
         record = {"format": FORMAT, **facts, **usage, "settings_sha256": digest}
-        atomic_files.write_json(out / folder / "done.json", record)
+        write_checked(out / folder / "done.json", record)
         for name in (USAGE, FAILURE):
             (out / folder / name).unlink(missing_ok=True)
         shutil.rmtree(out / folder / "checkpoints", ignore_errors=True)
@@ -74,7 +75,7 @@ def run_once(
 def _earlier_usage(folder: Path) -> dict[str, float]:
     """What executions that did not end used."""
     file = folder / USAGE
-    return dict(strict_json.read_json(file)) if file.exists() else {}
+    return read_checked(file) if file.exists() else {}
 
 
 def note_failure(folder: Path, reason: str) -> None:
@@ -82,13 +83,13 @@ def note_failure(folder: Path, reason: str) -> None:
     # a full disk must not hide the reason
     with contextlib.suppress(OSError, SelfvoxError):
         folder.mkdir(parents=True, exist_ok=True)
-        atomic_files.write_json(folder / FAILURE, {"reason": reason})
+        write_checked(folder / FAILURE, {"reason": reason})
 
 
 def failure_of(folder: Path) -> str | None:
     """Why the work of a folder failed last; None if it did not."""
     file = folder / FAILURE
-    return str(strict_json.read_json(file)["reason"]) if file.exists() else None
+    return str(read_checked(file).get("reason")) if file.exists() else None
 
 
 def is_done(folder: Path, digest: str | None = None) -> bool:
@@ -104,7 +105,7 @@ def is_done(folder: Path, digest: str | None = None) -> bool:
     file = folder / "done.json"
     if not file.exists():
         return False
-    if digest not in (None, strict_json.read_json(file)["settings_sha256"]):
+    if digest not in (None, read_checked(file).get("settings_sha256")):
         raise UsageError(
             f"{folder}: was made with settings other than the plan's; "
             "name another --out, or remove this folder"

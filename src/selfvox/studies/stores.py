@@ -11,13 +11,14 @@ from selfvox.commands.tissues import tissues
 from selfvox.data.preparation import split as splits
 from selfvox.data.preparation.build_store import count_channels, open_or_build_store
 from selfvox.data.preparation.leakage import SeenScans, find_leaks
-from selfvox.data.preparation.recipe import Recipe
+from selfvox.data.preparation.recipe import recipe_of_card
 from selfvox.data.preparation.split import Split
 from selfvox.data.preparation.store import Store, open_store, read_manifest
 from selfvox.data.preparation.stored_case import subject_grades
 from selfvox.errors import DataError
 from selfvox.runs import atomic_files
 from selfvox.runs.card import Card
+from selfvox.runs.typed_json import write_checked
 from selfvox.runs.weights import read_encoder
 from selfvox.settings.options import resolve
 from selfvox.settings.verbs import PreparationSettings, Tissues
@@ -97,7 +98,7 @@ def _make_finetune_store(plan: Plan, method: Method, encoder: str, store: Store,
         plan.data,
         out / name,
         resolve(PreparationSettings, {"source": plan.source}),
-        recipe=Recipe.from_dict(encoder_card(Path(encoder)).recipe),
+        recipe=recipe_of_card(encoder_card(Path(encoder)), encoder),
         need_labels=True,
     )
     if plan.folds:
@@ -134,7 +135,7 @@ def _link(store: Store, folder: Path) -> None:
             # relative, so that the study may be moved
             link.symlink_to(os.path.relpath(path.resolve(), folder.resolve()))
     # last: a folder with a manifest is a complete store
-    atomic_files.write_json(folder / "manifest.json", read_manifest(store.path))
+    write_checked(folder / "manifest.json", read_manifest(store.path))
 
 
 def fold_store(store: Path, fold: int | None) -> Path:
@@ -175,7 +176,7 @@ def finetune_store(method: Method, out: Path) -> str:
     It is the study's, unless the method's encoder was trained with another recipe.
     """
     if isinstance(method.pretrain, str):
-        recipe = Recipe.from_dict(encoder_card(Path(method.pretrain)).recipe)
+        recipe = recipe_of_card(encoder_card(Path(method.pretrain)), method.pretrain)
         study_recipe = open_store(out / STORE).recipe
         # with other channels --first-conv adapts the encoder, and the scans stay as they are
         has_same_channels = len(recipe.channel_names) == len(study_recipe.channel_names)

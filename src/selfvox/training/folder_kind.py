@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from selfvox.data.preparation.store import is_store
 from selfvox.data.sources import find_dataset
 from selfvox.errors import DataError, SelfvoxError, WeightsError
+from selfvox.runs.run_folder import read_run_record
 
 PRETRAIN_FIRST = "pre-train on it first (`selfvox pretrain`), and give that run as --encoder"
 
@@ -48,11 +48,8 @@ def check_encoder(encoder: Path) -> None:
 
 def _verb_of_run(folder: Path) -> str | None:
     """The verb that made a run; None where the folder is none."""
-    try:
-        record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-        return str(record["verb"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+    verb: str | None = read_run_record(folder).get("verb")
+    return verb
 
 
 def _has_scans(folder: Path) -> bool:

@@ -21,13 +21,14 @@ from selfvox.runs.checkpoints import Checkpoint
 from selfvox.runs.device import Fabric
 from selfvox.runs.progress import echo, progress_bar
 from selfvox.runs.run_folder import Run
-from selfvox.runs.weights import load_strictly, state_tensors
+from selfvox.runs.weights import state_tensors
 from selfvox.training.batches import training_batches
 from selfvox.training.optimizer_step import BeforeUpdate, Stepper, largest_of_devices
 from selfvox.training.schedule import TrainingPlan
 from selfvox.training.stop_after_step import StopSignals
 from selfvox.training.time_forecast import TimeForecast
 from selfvox.training.training_log import TrainingLog
+from selfvox.training.training_state import checkpoint_of, restore
 
 LOG_EVERY = 10  # steps between lines of `metrics.jsonl`
 # a run may skip so many steps in a row, and in all as many or one in a hundred; then it ends
@@ -109,7 +110,7 @@ def train(
     optimizer = torch.optim.AdamW(
         groups, lr=plan.learning_rate, weight_decay=plan.weight_decay, fused=True
     )
-    step, skipped = _restore(fabric, run, objective, optimizer)
+    step, skipped = restore(fabric, run, objective, optimizer)
     skips = _SkippedSteps(run.path, plan.steps, skipped)
     module, optimizer = fabric.setup(objective, optimizer)
     log = TrainingLog(plan.batch * fabric.world_size, objective.loss_label)
@@ -201,42 +202,3 @@ class _SkippedSteps:
                 "before it; lower --learning-rate, or use --precision fp32"
             )
         echo(f"step {step}: loss or gradient is not finite; the step was skipped")
-
-
-def checkpoint_of(
-    step: int, tensors: Mapping[str, Tensor], optimizer: Any, skipped: int
-) -> Checkpoint:
-    """Everything that the training continues from after `step` steps."""
-    moments = {
-        f"optimizer.{number}.{name}": value
-        for number, values in optimizer.state_dict()["state"].items()
-        for name, value in values.items()
-    }
-    weights = {f"weights.{name}": tensor for name, tensor in tensors.items()}
-    return Checkpoint(step, {**weights, **moments}, {"skipped": skipped})
-
-
-def _restore(
-    fabric: Fabric, run: Run, objective: Objective, optimizer: torch.optim.Optimizer
-) -> tuple[int, int]:
-    """Load the last checkpoint if there is one; return the steps taken and the steps skipped."""
-    checkpoint = run.last_checkpoint()
-    if fabric.is_global_zero:
-        run.forget_metrics_after(checkpoint.step if checkpoint else 0)
-    if checkpoint is None:
-        return 0, 0
-    weights: dict[str, Tensor] = {}
-    moments: dict[int, dict[str, Tensor]] = {}
-    for key, tensor in checkpoint.tensors.items():
-        kind, _, name = key.partition(".")
-        if kind == "weights":
-            weights[name] = tensor
-        else:
-            number, _, moment = name.partition(".")
-            moments.setdefault(int(number), {})[moment] = tensor
-    load_strictly(objective, weights, f"{run.path}: checkpoint of step {checkpoint.step}")
-    optimizer.load_state_dict(
-        {"state": moments, "param_groups": optimizer.state_dict()["param_groups"]}
-    )
-    echo(f"resuming from step {checkpoint.step}")
-    return checkpoint.step, int(checkpoint.state["skipped"])

@@ -22,10 +22,10 @@ from selfvox.data.preparation.store import Store
 from selfvox.data.preparation.stored_case import StoredCase
 from selfvox.errors import DataError
 from selfvox.models.segmenter import Segmenter
-from selfvox.runs import strict_json
-from selfvox.runs.atomic_files import remove_temporary_files, write_csv, write_json
+from selfvox.runs.atomic_files import remove_temporary_files, write_csv
 from selfvox.runs.device import Fabric, inference_mode
 from selfvox.runs.progress import echo, progress_bar
+from selfvox.runs.typed_json import parse, read_checked, write_checked
 from selfvox.training.pseudo_label_picture import draw_pseudo_labels
 from selfvox.training.segmentation import Segmentation
 from selfvox.uncertainty.accumulator import VoteAccumulator
@@ -257,7 +257,7 @@ def _read_or_make(folder: Path, teacher: Teacher, scans: Store, scan: StoredCase
         scan=scan.id, case=key, trust=trust, agreed=float(is_agreed.mean()), values=values
     )
     file.parent.mkdir(parents=True, exist_ok=True)
-    write_json(file, dataclasses.asdict(entry))
+    write_checked(file, dataclasses.asdict(entry))
     return entry
 
 
@@ -266,9 +266,8 @@ def _read_record(folder: Path, file: Path) -> PseudoLabel | None:
     if not file.exists():
         return None
     try:
-        values = strict_json.read_json(file)
-        entry = PseudoLabel(**{**values, "values": tuple(values["values"])})
-    except (DataError, KeyError, TypeError, ValueError):
+        entry: PseudoLabel = parse(PseudoLabel, read_checked(file), str(file))
+    except DataError:
         return None
     case = store.read_entry(folder, entry.case)
     return entry if case is not None and store.is_intact(folder, case) else None

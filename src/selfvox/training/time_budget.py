@@ -21,11 +21,12 @@ from selfvox.runs.device import Fabric
 from selfvox.runs.progress import echo, format_seconds
 from selfvox.runs.weights import state_tensors
 from selfvox.training.batches import training_batches
-from selfvox.training.loop import Objective, checkpoint_of
+from selfvox.training.loop import Objective
 from selfvox.training.optimizer_step import Stepper
 from selfvox.training.schedule import TrainingPlan
 from selfvox.training.time_forecast import WARM_UP_STEPS
 from selfvox.training.training_log import TrainingLog
+from selfvox.training.training_state import checkpoint_of
 
 Clock = Callable[[], float]  # seconds since some moment
 

@@ -6,7 +6,6 @@ passes to Dice; the errors of volumes, relative to the spread of the passes, giv
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -16,9 +15,8 @@ from typing import Annotated, Any, Literal, NamedTuple
 import pydantic
 
 from selfvox.errors import DataError
-from selfvox.runs import strict_json
-from selfvox.runs.atomic_files import write_json
 from selfvox.runs.card import DropoutRates
+from selfvox.runs.typed_json import parse, read_checked, write_checked
 from selfvox.runs.weights import part_folder
 from selfvox.uncertainty.conformal import conformal_quantile, promised_level
 from selfvox.uncertainty.ensemble import PassSettings
@@ -306,7 +304,7 @@ def calibration_file(run: Path) -> Path:
 def write_calibration(run: Path, calibration: Calibration) -> Path:
     """Write the calibration of a run."""
     file = calibration_file(run)
-    write_json(file, asdict(calibration))
+    write_checked(file, asdict(calibration))
     return file
 
 
@@ -319,16 +317,11 @@ def read_calibration(run: Path) -> Calibration | None:
     file = calibration_file(run)
     if not file.exists():
         return None
-    # strict JSON first: pydantic takes the last of duplicate keys
-    content = json.dumps(strict_json.read_json(file))
     try:
-        return pydantic.TypeAdapter(Calibration).validate_json(content, strict=True)
-    except pydantic.ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, first["loc"]))
-        raise DataError(
-            f"{file}: damaged ({place}: {first['msg']}); make it again: `selfvox calibrate {run}`"
-        ) from None
+        calibration: Calibration = parse(Calibration, read_checked(file), str(file))
+    except DataError as error:
+        raise DataError(f"{error}; make it again: `selfvox calibrate {run}`") from None
+    return calibration
 
 
 def _largest_of_subjects(measures: Sequence[Measure], errors: Sequence[float]) -> list[float]:

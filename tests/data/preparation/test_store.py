@@ -303,19 +303,65 @@ def test_a_store_travels_to_a_worker_without_its_arrays(tmp_path: Path) -> None:
         ({"version": 99}, "version 99"),
         ({"format": "other"}, "not the manifest of a store"),
         ({"cases": None}, "unfinished"),
-        ({"cases": [{"id": "../../etc/passwd"}]}, "not a safe file name"),
         ({"cases": [{"id": "a"}]}, "damaged"),
+        ({"cases": "all"}, "damaged"),
+        ({"cases": [[]]}, "damaged"),
         ({"recipe": {}}, "damaged"),
+        ({"classes": {"one": "organ"}}, "damaged"),
+        ({"asked": []}, "damaged"),
     ],
 )
 def test_a_manifest_that_does_not_fit_is_refused(
-    tmp_path: Path, change: dict[str, object], message: str
+    tmp_path: Path, change: dict[str, object], message: str, change_json: Callable[..., None]
+) -> None:
+    a_store(tmp_path)
+    change_json(tmp_path / "manifest.json", **change)
+    with pytest.raises(DataError, match=message):
+        open_store(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"id": "../../etc/passwd"}, "not a safe file name"),
+        ({"shape": [9, 7, 6]}, "not that of its geometry"),
+        ({"spacing_mm": [1.0, 1.0]}, "not that of its geometry"),
+        ({"spacing_mm": [1.0, 1.0, 0]}, "spacing_mm.2"),
+        ({"affine": [[1.0]]}, "not of 4 x 4 numbers"),
+        ({"grade": "1"}, "grade"),
+        ({"has_label": 1}, "has_label"),
+        ({"sources": [[1]]}, "sources.0"),
+        ({"trail": None}, "geometry"),
+        ({"trail": {}}, "has no 'geometry"),
+    ],
+)
+def test_a_case_that_was_not_prepared_so_is_refused(
+    tmp_path: Path, change: dict[str, object], reason: str, change_json: Callable[..., None]
 ) -> None:
     a_store(tmp_path)
     manifest = tmp_path / "manifest.json"
-    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | change))
-    with pytest.raises(DataError, match=message):
+    first, *others = json.loads(manifest.read_text())["cases"]
+    change_json(manifest, cases=[first | change, *others])
+    with pytest.raises(DataError, match=rf"manifest.json: damaged \(.*{reason}"):
         open_store(tmp_path)
+
+
+def test_every_other_byte_of_a_manifest_is_noticed(tmp_path: Path) -> None:
+    a_store(tmp_path)
+    manifest = tmp_path / "manifest.json"
+    written = manifest.read_bytes()
+    whole = open_store(tmp_path)
+    rng = np.random.default_rng(0)
+    for position in rng.choice(len(written), 100, replace=False):
+        damaged = bytearray(written)
+        damaged[position] ^= 1 << int(rng.integers(8))
+        manifest.write_bytes(damaged)
+        try:
+            opened = open_store(tmp_path)
+        except DataError:
+            continue
+        # a space for a line break
+        assert opened == whole
 
 
 def test_a_manifest_of_more_cases_than_a_list_of_scans_may_have_is_read(tmp_path: Path) -> None:

@@ -182,7 +182,7 @@ def _update_store(
 ) -> Store:
     """Prepare what is new or changed, remove what is gone; the store is locked by the caller."""
     # under the lock: another process may just have changed it
-    manifest = store.read_manifest(out) if is_store(out) else None
+    manifest = _read_manifest(out)
     stored_ids = {file.stem for file in (out / "cases").glob("*.json")}
     removed_ids = stored_ids - {case.id for case in dataset.cases}
     # otherwise a mistyped path would empty a finished store
@@ -229,6 +229,17 @@ def _update_store(
         store.write_manifest(out, recipe, classes, cases, request, dataset.regions)
     report(out, cases, sum(result.is_new for result in prepared), rejected)
     return open_store(out)
+
+
+def _read_manifest(out: Path) -> dict[str, Any] | None:
+    """The manifest of the store; None where there is none, or a damaged one, to be made again."""
+    if not is_store(out):
+        return None
+    try:
+        return store.read_manifest(out)
+    except store.DamagedManifestError as error:
+        echo(f"{str(error).partition(';')[0]}; it is made again")
+        return None
 
 
 def _rename_split_subjects(dataset: Dataset, out: Path, removed_ids: Collection[str]) -> None:

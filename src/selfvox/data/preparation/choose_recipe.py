@@ -62,7 +62,7 @@ def choose_recipe(
         # a window that was fitted to a handful of scans must not stay for ever
         if is_same and len(dataset.cases) <= 2 * fitted_to:
             # of a damaged manifest
-            with contextlib.suppress(KeyError, TypeError, ValueError):
+            with contextlib.suppress(DataError):
                 return Recipe.from_dict(manifest["recipe"]), manifest["asked"]
     recipe = fit_recipe(dataset, settings)
     if grid is not None:

@@ -5,15 +5,17 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import nibabel as nib
 import numpy as np
+from pydantic import Field
 
 from selfvox.data.formats.image import Image
 
 # per axis of the scan: its canonical axis, and 1, or -1 where the axis is flipped
 Orientation = tuple[tuple[int, int], ...]
+Edge = Annotated[int, Field(ge=1, lt=2**31)]  # in voxels
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,12 +25,31 @@ class Geometry:
     Canonical axes are those of the scan, swapped and flipped to the nearest RAS+ grid.
     """
 
-    shape: tuple[int, ...]  # of the scan
+    shape: tuple[Edge, ...]  # of the scan
     orientation: Orientation
     start: tuple[int, ...]  # of the foreground box, canonical axes
     stop: tuple[int, ...]  # of the foreground box, exclusive
-    step: tuple[float, ...]  # canonical voxels per prepared voxel; the grids have one centre
-    prepared_shape: tuple[int, ...]
+    # canonical voxels per prepared voxel; the grids have one centre
+    step: tuple[Annotated[float, Field(gt=0, le=1e6)], ...]
+    prepared_shape: tuple[Edge, ...]
+
+    def check(self) -> None:
+        """Refuse lists that do not belong together.
+
+        Raises:
+            ValueError: names the first of them.
+        """
+        axes = len(self.shape)
+        lists = (self.orientation, self.start, self.stop, self.step, self.prepared_shape)
+        if any(len(values) != axes for values in lists):
+            raise ValueError(f"not all lists are of {axes} axes")
+        if sorted(axis for axis, _ in self.orientation) != list(range(axes)):
+            raise ValueError("'orientation' does not name each axis once")
+        if any(abs(sign) != 1 for _, sign in self.orientation):
+            raise ValueError("'orientation' has a sign that is neither 1 nor -1")
+        ends = zip(self.start, self.stop, self.canonical_shape, strict=True)
+        if not all(0 <= start < stop <= extent for start, stop, extent in ends):
+            raise ValueError("the foreground box is outside the scan")
 
     @property
     def box(self) -> tuple[slice, ...]:
@@ -69,17 +90,10 @@ class Geometry:
         values["prepared"] = values.pop("prepared_shape")
         return values
 
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Geometry:
-        """The inverse of `to_dict`, lists as JSON gives them."""
-        return cls(
-            shape=_as_ints(values["shape"]),
-            orientation=tuple((int(axis), int(sign)) for axis, sign in values["orientation"]),
-            start=_as_ints(values["start"]),
-            stop=_as_ints(values["stop"]),
-            step=tuple(float(step) for step in values["step"]),
-            prepared_shape=_as_ints(values["prepared"]),
-        )
+    @staticmethod
+    def by_field(values: Mapping[str, Any]) -> dict[str, Any]:
+        """The values in a file, by the names of the fields."""
+        return {("prepared_shape" if key == "prepared" else key): values[key] for key in values}
 
 
 def canonical_orientation(image: Image) -> Orientation:
@@ -152,7 +166,3 @@ def _prepared_to_canonical(geometry: Geometry) -> np.ndarray:
         matrix[axis, axis] = step
         matrix[axis, 3] = start + offset
     return matrix
-
-
-def _as_ints(values: Sequence[Any]) -> tuple[int, ...]:
-    return tuple(int(value) for value in values)

@@ -36,6 +36,14 @@ class Intensity:
     mean: float | None = None
     std: float | None = None
 
+    def __post_init__(self) -> None:
+        if self.kind != "mri" and (self.mean is None or self.std is None or self.std <= 0):
+            raise ValueError(f"{self.kind} needs a mean and a positive std")
+        if self.kind == "ct" and (
+            self.lower is None or self.upper is None or self.lower >= self.upper
+        ):
+            raise ValueError("ct needs a lower limit below its upper one")
+
 
 def foreground(channel: np.ndarray, name: str = "image", kind: Kind = "mri") -> np.ndarray:
     """Voxels above 5 % of the channel's robust range (0.5th to 99.5th percentile), bool.

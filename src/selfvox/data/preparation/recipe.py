@@ -6,9 +6,10 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from pydantic import Field
 
 from selfvox.data.formats.image import Image
 from selfvox.data.formats.volume import LIMIT_BYTES
@@ -28,8 +29,10 @@ from selfvox.data.preparation.resample import (
     resample_label,
     resample_probabilities_back,
 )
-from selfvox.errors import DataError
+from selfvox.errors import DataError, WeightsError
 from selfvox.ops.boxes import bounding_box
+from selfvox.runs.card import Card
+from selfvox.runs.typed_json import parse
 
 MARGIN = 1  # voxels kept around the foreground
 MIN_VOXELS = 2  # along each axis of a scan that is resampled to a spacing
@@ -61,12 +64,19 @@ class Recipe:
     `keep_within`, its own voxels are kept too: interpolation would blur them for little.
     """
 
-    spatial_dims: int
-    channel_names: tuple[str, ...]
+    spatial_dims: Annotated[int, Field(ge=2, le=3)]
+    channel_names: Annotated[tuple[str, ...], Field(min_length=1)]
     intensity: tuple[Intensity, ...]
-    size: tuple[int, ...] | None = None
-    spacing_mm: tuple[float, ...] | None = None
-    keep_within: float = 0.0
+    size: tuple[Annotated[int, Field(ge=1, lt=2**16)], ...] | None = None
+    spacing_mm: tuple[Annotated[float, Field(gt=0, le=1e4)], ...] | None = None
+    keep_within: Annotated[float, Field(ge=0)] = 0.0
+
+    def __post_init__(self) -> None:
+        if len(self.intensity) != len(self.channel_names):
+            raise ValueError("needs one intensity per channel")
+        for name, grid in (("size", self.size), ("spacing_mm", self.spacing_mm)):
+            if grid is not None and len(grid) != self.spatial_dims:
+                raise ValueError(f"{name} has {len(grid)} numbers for {self.spatial_dims} axes")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -74,17 +84,16 @@ class Recipe:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Recipe:
-        """The inverse of `to_dict`, lists as JSON gives them."""
-        size = values["size"]
-        spacing_mm = values["spacing_mm"]
-        return cls(
-            spatial_dims=int(values["spatial_dims"]),
-            channel_names=tuple(str(name) for name in values["channel_names"]),
-            intensity=tuple(Intensity(**channel) for channel in values["intensity"]),
-            size=None if size is None else tuple(int(edge) for edge in size),
-            spacing_mm=None if spacing_mm is None else tuple(float(mm) for mm in spacing_mm),
-            keep_within=float(values["keep_within"]),
-        )
+        """The inverse of `to_dict`, lists as JSON gives them.
+
+        Raises:
+            DataError: these are not the values of a recipe.
+        """
+        # absent, a key would get its default
+        if missing := {field.name for field in dataclasses.fields(cls)} - values.keys():
+            raise DataError(f"recipe: damaged (has no '{min(missing)}')")
+        recipe: Recipe = parse(cls, values, "recipe")
+        return recipe
 
     def is_equivalent(self, recipe: Recipe) -> bool:
         """Whether both prepare a scan in the same way; the names of channels may differ.
@@ -253,6 +262,30 @@ class Recipe:
 
 def _joined(numbers: Sequence[float]) -> str:
     return " x ".join(f"{number:.4g}" for number in numbers)
+
+
+def recipe_of_card(card: Card, origin: str) -> Recipe:
+    """The recipe of the scans that the network of a card was trained on.
+
+    Args:
+        card: of the network.
+        origin: the run, for messages.
+
+    Raises:
+        WeightsError: it is damaged, or does not fit the network.
+    """
+    try:
+        recipe = Recipe.from_dict(card.recipe)
+    except DataError as error:
+        raise WeightsError(f"{origin}: {error}; copy its card again") from None
+    spatial_dims = card.spatial_dims if card.slices is None else 3
+    if (recipe.spatial_dims, len(recipe.channel_names)) != (spatial_dims, card.in_channels):
+        raise WeightsError(
+            f"{origin}: its recipe is of {len(recipe.channel_names)} channels in "
+            f"{recipe.spatial_dims}D and its network of {card.in_channels} in "
+            f"{card.spatial_dims}D; copy its card again"
+        )
+    return recipe
 
 
 def is_near(first: Sequence[float] | None, second: Sequence[float] | None, share: float) -> bool:

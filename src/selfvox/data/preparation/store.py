@@ -38,7 +38,9 @@ from selfvox.errors import DataError
 from selfvox.ops import regions
 from selfvox.ops.mirrored_crop import mirrored_crop
 from selfvox.ops.regions import Regions
-from selfvox.runs import atomic_files, strict_json
+from selfvox.runs import atomic_files
+from selfvox.runs.card import ClassNumber
+from selfvox.runs.typed_json import parse, read_checked, with_checksum, write_checked
 
 FORMAT = "selfvox-store"
 VERSION = 1
@@ -52,6 +54,7 @@ _DESCRIPTORS = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 _MOST_OPEN = 4096 if _DESCRIPTORS == resource.RLIM_INFINITY else min(4096, _DESCRIPTORS // 4)
 _KINDS = ("images", "labels", "foreground")
 
+ClassNames = Mapping[ClassNumber, str] | None  # by number
 # of a file: inode, size, mtime in ns; None if it is missing
 _FileState = tuple[int, int, int] | None
 
@@ -159,18 +162,18 @@ def open_store(path: Path) -> Store:
             "where it stopped"
         )
     try:
-        return Store(
+        opened = Store(
             path=path,
             recipe=Recipe.from_dict(manifest["recipe"]),
-            classes=classes_from_json(manifest["classes"]),
+            classes=parse(ClassNames, manifest["classes"], "classes"),
             cases=tuple(StoredCase.from_dict(values) for values in manifest["cases"]),
             regions=regions.regions_from_json(manifest.get("regions")),
         )
-    except (KeyError, TypeError, ValueError) as error:
-        raise DataError(
-            f"{path / 'manifest.json'}: damaged ({error!r}); delete it and run `selfvox prepare` "
-            "again"
-        ) from None
+    except (DataError, TypeError, ValueError) as error:
+        raise _damaged(path, str(error)) from None
+    if any(len(case.shape) != opened.recipe.spatial_dims for case in opened.cases):
+        raise _damaged(path, "the cases have other axes than the recipe")
+    return opened
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
@@ -181,8 +184,11 @@ def read_manifest(path: Path) -> dict[str, Any]:
     """
     if not is_store(path):
         raise DataError(f"{path}: not a store; make one with `selfvox prepare SCANS --out {path}`")
-    manifest = strict_json.read_json(path / "manifest.json", _LARGEST_MANIFEST_BYTES)
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+    try:
+        manifest = read_checked(path / "manifest.json", _LARGEST_MANIFEST_BYTES)
+    except DataError as error:
+        raise _damaged(path, str(error)) from None
+    if manifest.get("format") != FORMAT:
         raise DataError(
             f"{path / 'manifest.json'}: not the manifest of a store; prepare the scans into "
             "another folder"
@@ -192,11 +198,21 @@ def read_manifest(path: Path) -> dict[str, Any]:
             f"{path}: store of version {manifest.get('version')}, but this selfvox reads version "
             f"{VERSION}; prepare the scans into another folder"
         )
-    if not {"asked", "recipe", "classes", "cases"} <= manifest.keys():
-        raise DataError(
-            f"{path / 'manifest.json'}: damaged (entries are missing); prepare into another folder"
-        )
+    if missing := {"asked", "recipe", "classes", "cases"} - manifest.keys():
+        raise _damaged(path, f"has no '{min(missing)}'")
+    if not isinstance(manifest["asked"], dict):
+        raise _damaged(path, "'asked' is no mapping")
     return manifest
+
+
+class DamagedManifestError(DataError):
+    """A manifest that is not as it was written; `prepare` can make it again."""
+
+
+def _damaged(path: Path, reason: str) -> DamagedManifestError:
+    file = path / "manifest.json"
+    reason = reason.removeprefix(f"{file}: ").removeprefix("damaged ").strip("()")
+    return DamagedManifestError(f"{file}: damaged ({reason}); run the same `selfvox prepare` again")
 
 
 def write_manifest(
@@ -228,13 +244,14 @@ def write_manifest(
         "regions": regions.regions_to_json(declared_regions),
         "cases": None,
     }
-    lines = [
-        f" {json.dumps(name)}: {json.dumps(entry, allow_nan=False)}"
-        for name, entry in value.items()
-    ]
     if cases is not None:
-        entries = [json.dumps(case.to_dict(), allow_nan=False) for case in sort_cases(cases)]
-        lines[-1] = ' "cases": [\n  ' + ",\n  ".join(entries) + "\n ]"
+        value["cases"] = [case.to_dict() for case in sort_cases(cases)]
+    lines = []
+    for name, entry in with_checksum(value).items():
+        text = json.dumps(entry, allow_nan=False)
+        if name == "cases" and cases is not None:
+            text = "[\n  " + ",\n  ".join(json.dumps(case) for case in entry) + "\n ]"
+        lines.append(f" {json.dumps(name)}: {text}")
     atomic_files.write_text(path / "manifest.json", "{\n" + ",\n".join(lines) + "\n}\n")
 
 
@@ -288,7 +305,7 @@ def write_entry(path: Path, case: StoredCase) -> None:
     """Write a case's JSON, which says that its arrays are complete."""
     entry = path / "cases" / f"{case.id}.json"
     entry.parent.mkdir(parents=True, exist_ok=True)
-    atomic_files.write_json(entry, case.to_dict())
+    write_checked(entry, case.to_dict())
 
 
 def read_entry(path: Path, case_id: str) -> StoredCase | None:
@@ -297,8 +314,8 @@ def read_entry(path: Path, case_id: str) -> StoredCase | None:
     if not entry.exists():
         return None
     try:
-        case = StoredCase.from_dict(strict_json.read_json(entry))
-    except (DataError, KeyError, TypeError, ValueError):
+        case = StoredCase.from_dict(read_checked(entry))
+    except DataError:
         return None
     return case if case.id == case_id else None
 
@@ -359,8 +376,3 @@ def recipe_digest(recipe: Recipe, classes: Mapping[int, str] | None) -> str:
     """
     values = None if classes is None else sorted(classes)
     return hash_texts(json.dumps([VERSION, recipe.to_dict(), values], sort_keys=True))
-
-
-def classes_from_json(values: Mapping[str, str] | None) -> dict[int, str] | None:
-    """Class names by number, from JSON's text keys."""
-    return None if values is None else {int(number): str(name) for number, name in values.items()}

@@ -5,11 +5,14 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from selfvox.data import naming
 from selfvox.data.preparation.geometry import Geometry
 from selfvox.errors import DataError
+from selfvox.runs.typed_json import parse
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,7 +22,7 @@ class StoredCase:
     id: str
     subject: str
     shape: tuple[int, ...]  # of the prepared array, without its channels
-    spacing_mm: tuple[float, ...]
+    spacing_mm: tuple[Annotated[float, Field(gt=0, le=1e6)], ...]
     affine: tuple[tuple[float, ...], ...]  # (4, 4): prepared voxel -> mm in RAS+ world
     geometry: Geometry
     has_label: bool
@@ -33,6 +36,21 @@ class StoredCase:
     sha256: dict[str, str]  # images, labels, foreground -> digest of the array's file
     coarse_picture: str = ""  # see `likeness`
     notes: tuple[str, ...] = ()
+
+    def check(self) -> None:
+        """Refuse values that do not belong together.
+
+        Raises:
+            ValueError: names the first of them.
+        """
+        self.geometry.check()
+        # the id becomes a path; a manifest of others must not lead out of the store
+        if naming.safe_name(self.id) != self.id:
+            raise ValueError(f"{self.id!r} is not a safe file name")
+        if self.shape != self.geometry.prepared_shape or len(self.spacing_mm) != len(self.shape):
+            raise ValueError("'shape' is not that of its geometry")
+        if [len(row) for row in self.affine] != [4, 4, 4, 4]:
+            raise ValueError("'affine' is not of 4 x 4 numbers")
 
     @property
     def is_labelled(self) -> bool:
@@ -54,21 +72,17 @@ class StoredCase:
         """The inverse of `to_dict`.
 
         Raises:
-            DataError: an id that is not safe as a file name.
+            DataError: these are not the values of a case.
         """
-        values = dict(values)
-        # the id becomes a path; a manifest of others must not lead out of the store
-        if naming.safe_name(str(values["id"])) != values["id"]:
-            raise DataError(
-                f"case id {values['id']!r} is not a safe file name; prepare the scans again"
-            )
-        # JSON has lists; a case that was read must equal the one that was written
-        for name in ("shape", "spacing_mm", "label_values", "notes"):
-            values[name] = tuple(values[name])
-        for name in ("affine", "sources"):
-            values[name] = tuple(tuple(row) for row in values[name])
-        values["geometry"] = Geometry.from_dict(values.pop("trail"))
-        return cls(**values)
+        renamed = {("geometry" if key == "trail" else key): values[key] for key in values}
+        if isinstance(renamed.get("geometry"), Mapping):
+            renamed["geometry"] = Geometry.by_field(renamed["geometry"])
+        case: StoredCase = parse(cls, renamed, "case")
+        try:
+            case.check()
+        except ValueError as error:
+            raise DataError(f"case {naming.printable(case.id)}: damaged ({error})") from None
+        return case
 
 
 def sort_cases(cases: Iterable[StoredCase]) -> list[StoredCase]:
