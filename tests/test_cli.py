@@ -300,6 +300,8 @@ def test_an_unknown_key_in_a_file_is_refused_with_the_nearest(capsys, tmp_path):
             "/x/y: Not a directory; choose a folder",
         ),
         (FileExistsError(17, "File exists", "/x/y"), 5, "/x/y: File exists; choose a folder"),
+        (FileNotFoundError(2, "No such file or directory", "/x/y"), 5, "is the folder still there"),
+        (OSError(5, "Input/output error"), 5, "a file: Input/output error; is the folder"),
         (
             IsADirectoryError(21, "Is a directory", "/x/y"),
             5,

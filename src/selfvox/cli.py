@@ -19,9 +19,8 @@ from typing import Any, NoReturn
 
 import selfvox
 from selfvox import cli_help
-from selfvox.errors import ResourceError, SelfvoxError, UsageError, did_you_mean
+from selfvox.errors import DISK_FULL_ERRORS, ResourceError, SelfvoxError, UsageError, did_you_mean
 from selfvox.functions import run_verb
-from selfvox.runs.atomic_files import DISK_FULL_ERRORS
 from selfvox.runs.progress import quiet_console
 from selfvox.runs.stop_signals import handle_stop_signals, request_stop
 from selfvox.settings import safe_yaml
@@ -259,6 +258,11 @@ def _exit_code_and_message(error: BaseException) -> tuple[int, str]:
         return ResourceError.exit_code, message
     if isinstance(error, OSError) and error.errno in NOT_WRITABLE_ERRORS:
         message = f"error: {error.filename}: {error.strerror}; choose a folder you may write to"
+        return ResourceError.exit_code, message
+    if isinstance(error, OSError) and error.errno is not None:
+        # such as of a folder that was removed, or of a disk or a network that fails
+        place = error.filename or "a file"
+        message = f"error: {place}: {error.strerror}; is the folder still there, and the disk well?"
         return ResourceError.exit_code, message
     return 1, f"internal error: {type(error).__name__}: {text} (--debug shows where)"
 

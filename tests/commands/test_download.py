@@ -20,7 +20,7 @@ import selfvox
 from selfvox.cli import main
 from selfvox.commands import download as verb
 from selfvox.errors import BusyError, DataError, ResourceError, UsageError
-from selfvox.runs.atomic_files import folder_lock
+from selfvox.runs.folder_lock import folder_lock
 
 TASK = "Task09_Spleen"
 

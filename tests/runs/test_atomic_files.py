@@ -4,13 +4,14 @@ import csv
 import errno
 import math
 import os
-import threading
+import stat
 
 import numpy as np
 import pytest
 
-from selfvox.errors import BusyError, ResourceError
+from selfvox.errors import ResourceError
 from selfvox.runs import atomic_files
+from selfvox.runs.progress import echo_once
 
 
 def test_a_file_appears_complete_and_the_temporary_one_is_gone(tmp_path):
@@ -134,54 +135,39 @@ def test_a_digest_is_that_of_the_bytes(tmp_path):
     )
 
 
-def test_a_lock_leaves_no_file_behind_and_the_folder_can_be_locked_again(tmp_path):
-    for _ in range(2):
-        with atomic_files.folder_lock(tmp_path):
-            assert (tmp_path / ".lock").read_text() == str(os.getpid())
-        assert list(tmp_path.iterdir()) == []
-    with pytest.raises(ZeroDivisionError), atomic_files.folder_lock(tmp_path):
-        raise ZeroDivisionError
-    assert list(tmp_path.iterdir()) == []
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.EACCES])
+def test_a_file_system_that_cannot_fsync_a_folder_is_used_and_this_is_printed_once(
+    tmp_path, monkeypatch, capsys, number
+):
+    echo_once.cache_clear()
+    fsync = os.fsync
+
+    def refuse_folders(descriptor):
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(number, os.strerror(number))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", refuse_folders)
+    for name in ("a", "b"):
+        atomic_files.write_text(tmp_path / name, "x")
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["x", "x"]
+    assert capsys.readouterr().err.count("cannot fsync a folder") == 1
 
 
-def test_of_many_that_lock_a_folder_in_turns_never_two_have_it_at_once(tmp_path):
-    inside = []
-    most = []
+def test_a_file_that_cannot_be_fsynced_is_an_error(tmp_path, monkeypatch):
+    def fail(descriptor):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
 
-    def lock_often():
-        for _ in range(100):
-            try:
-                with atomic_files.folder_lock(tmp_path):
-                    inside.append(1)
-                    most.append(len(inside))
-                    inside.pop()
-            except BusyError:
-                pass
-
-    threads = [threading.Thread(target=lock_often) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(most) > 50
-    assert max(most) == 1
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OSError, match="Input/output"):
+        atomic_files.write_text(tmp_path / "a", "x")
+    assert not list(tmp_path.iterdir())
 
 
-def test_a_lock_file_that_was_removed_between_opening_and_locking_is_no_lock(tmp_path, monkeypatch):
-    real = atomic_files.fcntl.flock
-    removed = []
-
-    def remove_first(file, how):
-        if not removed:
-            (tmp_path / ".lock").unlink()
-            removed.append(1)
-        real(file, how)
-
-    monkeypatch.setattr(atomic_files.fcntl, "flock", remove_first)
-    with (
-        atomic_files.folder_lock(tmp_path),
-        # of the file that others open too
-        pytest.raises(BusyError),
-        atomic_files.folder_lock(tmp_path),
-    ):
-        pass
+def test_the_temporary_file_is_no_link_to_a_file_that_would_be_overwritten(tmp_path):
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    (tmp_path / f".{os.getpid()}.part.a").symlink_to(victim)
+    atomic_files.write_text(tmp_path / "a", "x")
+    assert victim.read_text() == "precious"
+    assert (tmp_path / "a").read_text() == "x"

@@ -1,11 +1,14 @@
 """Ledgers keep every whole record, whatever a killed process left behind."""
 
+import json
 import math
 import os
 
 import pytest
 
+from selfvox.errors import DataError
 from selfvox.runs.ledger import append_record, read_records, write_records
+from selfvox.runs.typed_json import with_checksum
 
 
 def test_records_are_read_in_the_order_they_were_appended(tmp_path):
@@ -53,3 +56,26 @@ def test_replaced_records_are_all_there_is(tmp_path):
     write_records(tmp_path / "ledger.jsonl", [{"step": 2}, {"step": 3}])
     assert read_records(tmp_path / "ledger.jsonl") == [{"step": 2}, {"step": 3}]
     assert [path.name for path in tmp_path.iterdir()] == ["ledger.jsonl"]
+
+
+def test_a_ledger_is_no_link_to_a_file_that_would_be_changed(tmp_path):
+    (tmp_path / "victim").write_text("precious")
+    (tmp_path / "ledger.jsonl").symlink_to(tmp_path / "victim")
+    with pytest.raises(OSError, match="symbolic links"):
+        append_record(tmp_path / "ledger.jsonl", {"step": 1})
+    assert (tmp_path / "victim").read_text() == "precious"
+
+
+def test_damaged_lines_are_left_out_with_a_word(tmp_path, capsys):
+    ledger = tmp_path / "ledger.jsonl"
+    whole = with_checksum({"step": 1})
+    lines = [whole, {**whole, "step": 2}, None, "x", {"step": 3}]
+    ledger.write_text("\n".join(map(json.dumps, lines)) + "\n" + "[" * 100_000 + "\n{}\n")
+    assert read_records(ledger) == [{"step": 1}, {"step": 3}, {}]
+    assert "line 2 is damaged and left out (4 in all)" in capsys.readouterr().err
+
+
+def test_a_pipe_is_no_ledger(tmp_path):
+    os.mkfifo(tmp_path / "ledger.jsonl")
+    with pytest.raises(DataError, match="not a regular file"):
+        read_records(tmp_path / "ledger.jsonl")

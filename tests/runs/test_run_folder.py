@@ -70,7 +70,7 @@ def test_a_run_is_not_resumed_with_other_settings(tmp_path, changed):
 
 def test_a_second_process_is_kept_out_until_the_first_is_gone(tmp_path):
     (tmp_path / "run").mkdir()
-    code = "import sys, time, pathlib; from selfvox.runs.atomic_files import folder_lock\n"
+    code = "import sys, time, pathlib; from selfvox.runs.folder_lock import folder_lock\n"
     code += "with folder_lock(pathlib.Path(sys.argv[1])): print('in', flush=True); time.sleep(60)"
     first = subprocess.Popen(
         [sys.executable, "-c", code, str(tmp_path / "run")], stdout=subprocess.PIPE

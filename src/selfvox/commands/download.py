@@ -23,8 +23,15 @@ from monai.apps import DecathlonDataset, utils
 
 from selfvox.data.naming import printable
 from selfvox.data.sources import Dataset, find_dataset
-from selfvox.errors import BusyError, DataError, ResourceError, UsageError, did_you_mean
-from selfvox.runs.atomic_files import DISK_FULL_ERRORS, folder_lock
+from selfvox.errors import (
+    DISK_FULL_ERRORS,
+    BusyError,
+    DataError,
+    ResourceError,
+    UsageError,
+    did_you_mean,
+)
+from selfvox.runs.folder_lock import folder_lock
 from selfvox.runs.progress import ProgressBar, echo, progress_bar
 from selfvox.settings.verbs import Download
 

@@ -31,7 +31,8 @@ from selfvox.errors import DataError, UsageError
 from selfvox.ops.regions import Regions, regions_to_json
 from selfvox.prediction.used_scans import TRAINED, UsedScans
 from selfvox.prediction.work_record import Facts
-from selfvox.runs.atomic_files import folder_lock, sha256, write_csv, write_json
+from selfvox.runs.atomic_files import sha256, write_csv, write_json
+from selfvox.runs.folder_lock import folder_lock
 from selfvox.runs.ledger import append_record, read_records, write_records
 from selfvox.runs.log_file import log_to
 from selfvox.runs.progress import echo

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import errno
-import fcntl
 import hashlib
 import io
 import json
@@ -13,14 +12,16 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
-from selfvox.errors import BusyError, ResourceError
+from selfvox.errors import DISK_FULL_ERRORS, ResourceError
+from selfvox.runs.progress import echo_once
 from selfvox.runs.safe_open import open_regular
 
 # a spreadsheet evaluates cells that begin like this
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
-DISK_FULL_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+# of CIFS and of some FUSE file systems
+_NO_FOLDER_FSYNC = {errno.EINVAL, errno.EACCES, errno.EBADF, errno.ENOSYS, errno.EOPNOTSUPP}
 
 
 @contextmanager
@@ -35,6 +36,10 @@ def atomic_write(path: Path) -> Iterator[Path]:
     """
     temporary = path.with_name(f".{os.getpid()}.part.{path.name}")
     try:
+        # of a killed process with the same number
+        temporary.unlink(missing_ok=True)
+        # a link that somebody puts there instead is not followed
+        os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
         yield temporary
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
@@ -105,62 +110,18 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-@contextmanager
-def folder_lock(folder: Path) -> Iterator[None]:
-    """Keep other processes from writing into `folder`, by a file `.lock` that goes at the end.
-
-    The operating system releases the lock of a process that dies.
-
-    Raises:
-        BusyError: another process has the lock.
-    """
-    path = folder / ".lock"
-    with _locked(path) as file:
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
-        try:
-            yield
-        finally:
-            # still locked: who opened this file meanwhile notices that it is gone
-            path.unlink(missing_ok=True)
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[TextIO]:
-    """The file of a lock, created where it is missing, opened and locked.
-
-    Raises:
-        BusyError: another process has the lock.
-    """
-    while True:
-        with path.open("a+", encoding="utf-8") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                file.seek(0)
-                pid = file.read().strip() or "?"
-                raise BusyError(
-                    f"{path.parent}: process {pid} is writing here; wait for it, or name another "
-                    "--out"
-                ) from None
-            # between opening and locking, the process before may have removed the file
-            if _is_the_file(path, file):
-                yield file
-                return
-
-
-def _is_the_file(path: Path, file: TextIO) -> bool:
-    """Whether the path leads to this open file."""
-    try:
-        return os.path.samestat(path.stat(), os.fstat(file.fileno()))
-    except FileNotFoundError:
-        return False
-
-
 def _fsync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
+    """Fsync a folder; where its file system cannot, that is printed once."""
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        if error.errno not in _NO_FOLDER_FSYNC:
+            raise
+        echo_once(
+            f"{folder}: this file system cannot fsync a folder ({error.strerror}); after a power "
+            "failure the last files may be missing"
+        )

@@ -18,7 +18,9 @@ from selfvox.runs.typed_json import checked, parse
 def append_record(ledger: Path, record: Mapping[str, Any]) -> None:
     """Append one record and fsync it; the file is created if it is missing."""
     line = json.dumps(record) + "\n"
-    with ledger.open("a+b") as file:
+    # a link in its place is not followed: the file it leads to would be changed
+    flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
+    with os.fdopen(os.open(ledger, flags, 0o666), "a+b") as file:
         # else the record would be glued to the half line of a killed process, and both be lost
         if file.tell():
             file.seek(-1, os.SEEK_END)

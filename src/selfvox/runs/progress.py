@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import sys
 import time
 from collections.abc import Iterator
@@ -83,6 +84,12 @@ def echo(text: str) -> None:
     """Print one line for the person at the terminal, and write it to the log."""
     _print(text, markup=False)
     write_to_log(text)
+
+
+@functools.cache
+def echo_once(text: str) -> None:
+    """Print one line, unless this process has printed it before."""
+    echo(text)
 
 
 def _print(text: str, **how: Any) -> None:

@@ -19,7 +19,7 @@ from pydantic import AfterValidator, Field
 
 from selfvox.errors import DataError, UsageError
 from selfvox.runs import tensorboard
-from selfvox.runs.atomic_files import folder_lock, remove_temporary_files, write_text
+from selfvox.runs.atomic_files import remove_temporary_files, write_text
 from selfvox.runs.card import Seen
 from selfvox.runs.checkpoints import (
     CHECKPOINTS,
@@ -28,6 +28,7 @@ from selfvox.runs.checkpoints import (
     read_last_checkpoint,
     write_checkpoint,
 )
+from selfvox.runs.folder_lock import folder_lock
 from selfvox.runs.ledger import append_record, read_records, write_records
 from selfvox.runs.progress import echo
 from selfvox.runs.typed_json import parse, read_checked, write_checked

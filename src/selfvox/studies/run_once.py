@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from selfvox.errors import BusyError, SelfvoxError, UsageError
-from selfvox.runs import atomic_files
+from selfvox.runs.folder_lock import folder_lock
 from selfvox.runs.progress import redirect_output
 from selfvox.runs.typed_json import read_checked, write_checked
 from selfvox.runs.usage import Meter, joined
@@ -126,7 +126,7 @@ def study_lock(out: Path, name: str, wait: bool = False) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         while True:
             try:
-                stack.enter_context(atomic_files.folder_lock(lock))
+                stack.enter_context(folder_lock(lock))
                 break
             except BusyError:
                 if not wait:

@@ -34,11 +34,12 @@ from selfvox.data.subjects import subject_notes
 from selfvox.errors import DataError, UsageError
 from selfvox.ops import regions
 from selfvox.runs import atomic_files
+from selfvox.runs.folder_lock import LOCK, OWNER, folder_lock
 from selfvox.runs.progress import echo, progress_bar
 from selfvox.settings.verbs import PreparationSettings
 
 _FOLDERS = ("cases", "images", "labels", "foreground")
-_FILES = ("manifest.json", "rejected.csv", "split.json", ".lock")
+_FILES = ("manifest.json", "rejected.csv", "split.json", LOCK, OWNER)
 
 
 def open_or_build_store(
@@ -167,7 +168,7 @@ def build_store(
         if names - {*_FOLDERS, *_FILES}:
             raise UsageError(f"{out}: contains files that are not of a store; name another --out")
     (out / "cases").mkdir(parents=True, exist_ok=True)
-    with atomic_files.folder_lock(out):
+    with folder_lock(out):
         for folder in ("", *_FOLDERS):
             atomic_files.remove_temporary_files(out / folder)
         return _update_store(dataset, out, settings, recipe, grid)
