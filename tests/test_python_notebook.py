@@ -174,7 +174,15 @@ def test_a_scan_with_a_spacing_of_its_own_takes_no_other(tmp_path, scan):
         segmenter.predict(tmp_path / "two")
 
 
-FOR_ALL = ["mirror", "passes", "vote", "vote_weights", "encoder_dropout", "decoder_dropout"]
+FOR_ALL = [
+    "force",
+    "mirror",
+    "passes",
+    "vote",
+    "vote_weights",
+    "encoder_dropout",
+    "decoder_dropout",
+]
 FOR_ALL += ["dropout_kind", "seed"]
 
 

@@ -240,7 +240,12 @@ class LoadedSegmenter:
         recipe = self.models[0].recipe
         image = read_scan(scan, recipe, spacing, affine, needs_spacing=measures)
         result: Segmentation = segment.predict_image(
-            self.models, image, pass_settings, overlap=settings.overlap, fabric=self._fabric
+            self.models,
+            image,
+            pass_settings,
+            overlap=settings.overlap,
+            fabric=self._fabric,
+            force=settings.force,
         )
         assert result.probabilities is not None
         return SegmentedScan(
@@ -287,7 +292,9 @@ class LoadedClassifier:
         settings = predict_settings(len(self.models), PassOptions, options)
         image = read_scan(scan, self.models[0].recipe, spacing, affine)
         pass_settings = PassSettings.from_verb(settings, self.models[0].dropout)
-        return classify.predict_image(self.models, image, pass_settings, fabric=self._fabric)
+        return classify.predict_image(
+            self.models, image, pass_settings, fabric=self._fabric, force=settings.force
+        )
 
 
 def load_encoder(

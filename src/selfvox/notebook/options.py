@@ -18,6 +18,7 @@ Method = TypeVar("Method", bound=Callable[..., Any])
 class PassOptions(TypedDict, total=False):
     """How often each network predicts a scan, and how the predictions vote."""
 
+    force: bool  # also a scan that is unlike those of the training
     mirror: bool  # also the mirror images that the training had
     passes: int  # of Monte-Carlo dropout
     vote: Vote  # rule that combines the passes

@@ -13,6 +13,7 @@ from selfvox.data.preparation.recipe import PreparedScan
 from selfvox.errors import UsageError
 from selfvox.ops.flips import mean_of_classes
 from selfvox.ops.resize import resize
+from selfvox.prediction.scan_check import compare_scan
 from selfvox.prediction.trained_model import TrainedClassifier
 from selfvox.runs.device import Fabric, inference_mode, make_fabric
 from selfvox.uncertainty import ensemble
@@ -28,6 +29,7 @@ def predict_image(
     settings: PassSettings | None = None,
     *,
     fabric: Fabric | None = None,
+    force: bool = False,
 ) -> ClassVotes:
     """Classify one image that is in memory; of a single pass, low and high are its probabilities.
 
@@ -37,16 +39,19 @@ def predict_image(
         settings: of passes and votes; default: one plain prediction per network.
         fabric: device and arithmetic; default: a GPU where there is one, in bf16 where the
             processor has it.
+        force: also an image that is unlike those that the run was trained on.
 
     Raises:
-        DataError: the image does not fit the recipe of the run.
+        DataError: the image does not fit the recipe of the run, or is unlike its scans.
         UsageError: the networks cannot vote together, or not in this way.
     """
     models = [models] if isinstance(models, TrainedClassifier) else list(models)
     settings = settings or PassSettings()
     check_vote(models, settings)
     classifier = ScanClassifier(models, settings, fabric or make_fabric("auto", 1, "auto"))
-    return classifier.classify(models[0].recipe.apply(image))
+    prepared = models[0].recipe.apply(image)
+    compare_scan(models[0].scans, image, prepared, force=force)
+    return classifier.classify(prepared)
 
 
 def check_vote(

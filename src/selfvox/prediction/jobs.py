@@ -22,6 +22,7 @@ from selfvox.prediction import classify, output_folder, segment
 from selfvox.prediction.class_table import write_class_table
 from selfvox.prediction.classify import ScanClassifier
 from selfvox.prediction.output_folder import OutputFolder
+from selfvox.prediction.scan_check import ScanCheck
 from selfvox.prediction.scan_loop import ScanWork
 from selfvox.prediction.segment import ScanSegmenter
 from selfvox.prediction.segmentation_result import VotedScan
@@ -47,6 +48,7 @@ class PredictionJob(ABC):
 
     folder: OutputFolder
     recipe: Recipe  # of the leading network: prepares the scans
+    check: ScanCheck  # compares a scan with those of the training
     classes: Mapping[int, str]
     regions: Regions | None
     card: Mapping[str, Any]  # network and settings that predictions depend on
@@ -129,6 +131,7 @@ class SegmentationJob(PredictionJob):
         self.passes = passes
         self.trained_dropout = [network.dropout for network in models]
         self.recipe = model.recipe
+        self.check = ScanCheck(model.scans, settings.force)
         self.classes = model.classes
         self.regions = model.regions
         self.result = settings.out
@@ -153,6 +156,7 @@ class SegmentationJob(PredictionJob):
         folder = self.folder
         case = work.case
         image = work.image
+        comparison = self.check.compare(case, image, work.prepared)
         self._announce_sizes(image.shape, work.prepared.data.shape[1:])
         result = self.segmenter.segment(
             work.prepared, folder.probabilities, folder.path, work.report
@@ -166,7 +170,13 @@ class SegmentationJob(PredictionJob):
             assert result.voted is not None
             self._draw_maps(case, image, work.prepared, result.voted)
         facts = self.workplace.facts_with_costs(work.began)
-        folder.record(case, facts, review=result.review, notes=image.notes)
+        folder.record(
+            case,
+            facts,
+            review=result.review,
+            notes=comparison.notes,
+            distance=comparison.distance,
+        )
 
     def _announce_sizes(self, shape: Sequence[int], prepared_shape: Sequence[int]) -> None:
         """Print once how large the files of a scan are, besides the label."""
@@ -306,6 +316,7 @@ class ClassificationJob(PredictionJob):
         self.passes = passes
         self.trained_dropout = [network.dropout for network in models]
         self.recipe = model.recipe
+        self.check = ScanCheck(model.scans, settings.force)
         self.classes = dict(enumerate(model.classes))
         self.regions = None
         self.result = settings.out / output_folder.CLASS_TABLE
@@ -319,10 +330,17 @@ class ClassificationJob(PredictionJob):
 
     def predict_case(self, work: ScanWork) -> None:
         """Record the class."""
+        comparison = self.check.compare(work.case, work.image, work.prepared)
         votes = self.classifier.classify(work.prepared)
         facts = self.workplace.facts_with_costs(work.began)
         answer = votes.to_json(self.classifier.votes)
-        self.folder.record(work.case, facts, answer=answer, notes=work.image.notes)
+        self.folder.record(
+            work.case,
+            facts,
+            answer=answer,
+            notes=comparison.notes,
+            distance=comparison.distance,
+        )
 
     def write_tables(self, cases: Sequence[Case]) -> None:
         """Write the classes, and which of them to review first, if several passes voted."""

@@ -51,7 +51,18 @@ MAPS_FOLDER = "maps"
 PROBABILITY_ENDING = "_probabilities"
 # files that are not of one case; found in a folder without a card, they are somebody else's
 _TABLES = (CLASS_TABLE, CLASS_NAMES, REGION_CLASSES, LEDGER, REVIEW_TABLE, REJECTED_TABLE)
-_RECORD_KEYS = ("id", "scan", "files", "file", "work", "trained_on", "review", "answer", "notes")
+_RECORD_KEYS = (
+    "id",
+    "scan",
+    "files",
+    "file",
+    "work",
+    "trained_on",
+    "review",
+    "answer",
+    "notes",
+    "distance",
+)
 _TEMPORARY = ".*.part.*"  # files of a process that was killed while it wrote
 
 
@@ -68,6 +79,7 @@ class CaseRecord:
     file: str | None = None
     work: dict[str, Any] | None = None
     trained_on: bool = False
+    distance: float | None = None
 
 
 class OutputFolder:
@@ -201,6 +213,7 @@ class OutputFolder:
         review: Mapping[str, Any] | None = None,
         answer: Mapping[str, Any] | None = None,
         notes: Sequence[str] = (),
+        distance: float | None = None,
     ) -> None:
         """Record a predicted case; called last, since a case without a record is predicted again.
 
@@ -209,7 +222,8 @@ class OutputFolder:
             work: when, by what and at which cost.
             review: measures of several passes.
             answer: the prediction itself, where a case has no files.
-            notes: what the reader assumed about the scan.
+            notes: what the reader assumed about the scan, and how it differs from the training.
+            distance: from the scans of the training, where it is known.
         """
         digests = _digests(case)
         record: dict[str, Any] = {
@@ -227,16 +241,18 @@ class OutputFolder:
         if answer:
             record["answer"] = answer
         if notes:
-            record["notes"] = notes
+            record["notes"] = list(notes)
+        if distance is not None:
+            record["distance"] = distance
         append_record(self.path / LEDGER, with_checksum(record))
 
     def reviews(self) -> dict[str, Mapping[str, Any]]:
         """The review of each case that has one, by its id."""
-        return self._recorded("review")
+        return self._compared("review")
 
     def answers(self) -> dict[str, Mapping[str, Any]]:
         """The answer of each case that has one, by its id."""
-        return self._recorded("answer")
+        return self._compared("answer")
 
     def trained_on(self, cases: Sequence[Case]) -> list[str]:
         """Ids of those predicted cases that trained a network."""
@@ -268,6 +284,15 @@ class OutputFolder:
     def _recorded(self, key: str) -> dict[str, Any]:
         records = _read_ledger(self.path / LEDGER)
         return {case: record[key] for case, record in records.items() if key in record}
+
+    def _compared(self, key: str) -> dict[str, Mapping[str, Any]]:
+        """The entry `key` of each record that has it, with the distance and notes of its scan."""
+        distances = self._recorded("distance")
+        notes = self._recorded("notes")
+        return {
+            case: {**entry, "distance": distances.get(case), "notes": notes.get(case, ())}
+            for case, entry in self._recorded(key).items()
+        }
 
     def _check_card(self, card: Mapping[str, Any]) -> None:
         """Refuse predictions that were made by another network or with other settings."""

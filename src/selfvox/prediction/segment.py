@@ -24,6 +24,7 @@ from selfvox.models.sliding_window import (
 )
 from selfvox.ops.flips import flips, mean_over_flips
 from selfvox.ops.regions import decode_regions, nested_regions, region_class_indices
+from selfvox.prediction.scan_check import compare_scan
 from selfvox.prediction.segmentation_result import ScanGridMaps, Segmentation, VotedScan
 from selfvox.prediction.trained_model import TrainedSegmenter
 from selfvox.runs.device import Fabric, inference_mode, make_fabric
@@ -50,6 +51,7 @@ def predict_image(
     overlap: float = OVERLAP,
     probabilities: bool = True,
     fabric: Fabric | None = None,
+    force: bool = False,
 ) -> Segmentation:
     """Segment one image that is in memory.
 
@@ -61,9 +63,10 @@ def predict_image(
         probabilities: whether the result has probabilities too.
         fabric: device and arithmetic; default: a GPU where there is one, in bf16 where the
             processor has it.
+        force: also an image that is unlike those that the run was trained on.
 
     Raises:
-        DataError: the image does not fit the recipe of the run.
+        DataError: the image does not fit the recipe of the run, or is unlike its scans.
         UsageError: the networks cannot vote together, or not in this way.
     """
     models = [models] if isinstance(models, TrainedSegmenter) else list(models)
@@ -71,6 +74,7 @@ def predict_image(
     check_vote(models, settings)
     segmenter = ScanSegmenter(models, settings, overlap, fabric or make_fabric("auto", 1, "auto"))
     prepared = models[0].recipe.apply(image)
+    compare_scan(models[0].scans, image, prepared, force=force)
     return segmenter.segment(prepared, probabilities)
 
 

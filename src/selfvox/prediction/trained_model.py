@@ -16,6 +16,7 @@ from selfvox.data.naming import printable
 from selfvox.data.preparation.geometry import Geometry, place_in_scan
 from selfvox.data.preparation.recipe import Recipe, recipe_of_card
 from selfvox.data.preparation.resample import resample_probabilities_back
+from selfvox.data.preparation.scan_range import ScanRange
 from selfvox.data.preparation.store import is_store
 from selfvox.data.sampling.crop_size import SLICE_AXES
 from selfvox.errors import UsageError, WeightsError
@@ -46,6 +47,7 @@ class TrainedSegmenter:
     region_labels: tuple[int, ...] | None = None
     dropout: DropoutRates | None = None  # that it was trained with
     mirror_axes: tuple[int, ...] = ()  # of space, along which the training mirrored scans
+    scans: ScanRange | None = None  # that it was trained on; None: the run does not say
 
     @property
     def trained_on_regions(self) -> bool:
@@ -112,6 +114,7 @@ class TrainedClassifier:
     sha256: str  # of its weights
     dropout: DropoutRates | None = None  # that it was trained with
     mirror_axes: tuple[int, ...] = ()  # of space, along which the training mirrored scans
+    scans: ScanRange | None = None  # that it was trained on; None: the run does not say
 
     def probabilities(self, images: Tensor) -> Tensor:
         """(batch, channel, *input_size) -> (batch, class), without dropout."""
@@ -246,12 +249,18 @@ def _segmenter_from_card(card: SegmenterCard, encoder: nn.Module | None) -> Trai
         region_labels=labels,
         dropout=card.dropout,
         mirror_axes=_mirror_axes(card),
+        scans=_scan_range(card),
     )
 
 
 def _mirror_axes(card: NetworkCard) -> tuple[int, ...]:
     """Axes of a prepared scan, which of slices is a volume."""
     return named_axes(card.mirror or (), recipe_of_card(card, "the network").spatial_dims)
+
+
+def _scan_range(card: NetworkCard) -> ScanRange | None:
+    """What its training scans are."""
+    return None if card.scans is None else ScanRange.from_dict(card.scans)
 
 
 def _classifier_from_card(card: ClassifierCard, encoder: nn.Module | None) -> TrainedClassifier:
@@ -264,6 +273,7 @@ def _classifier_from_card(card: ClassifierCard, encoder: nn.Module | None) -> Tr
         sha256=card.sha256,
         dropout=card.dropout,
         mirror_axes=_mirror_axes(card),
+        scans=_scan_range(card),
     )
 
 

@@ -66,7 +66,8 @@ class Card:
     The types are checked when a card is read from its file.
     """
 
-    optional: ClassVar[tuple[str, ...]] = ()  # fields that the file leaves out where they are None
+    # fields that the file leaves out where they are None
+    optional: ClassVar[tuple[str, ...]] = ("scans",)
 
     network: Named  # what the encoder is built from
     spatial_dims: Annotated[int, Field(ge=2, le=3)]
@@ -78,6 +79,8 @@ class Card:
     seen: Seen  # what it was trained on
     seed: Count
     sha256: str = ""  # of the weights, once they are saved
+    # a `ScanRange` of the scans that it was trained on, as plain values; None: not known
+    scans: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         if len(self.crop) != self.spatial_dims:
@@ -143,7 +146,7 @@ class EncoderCard(Card):
 class NetworkCard(Card):
     """What the cards of fine-tuned networks, `network.json`, have in common."""
 
-    optional = ("dropout", "mirror")
+    optional = ("scans", "dropout", "mirror")
 
     encoder: str  # where the encoder came from, in words
     head: Literal["full", "linear"]

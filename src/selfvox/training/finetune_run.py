@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from selfvox.data.preparation.leakage import seen_scans
+from selfvox.data.preparation.scan_range import describe_cases
 from selfvox.data.preparation.store import Store
 from selfvox.data.preparation.stored_case import StoredCase
 from selfvox.data.sampling.mixture import Mixture
@@ -103,7 +104,7 @@ def train_network(
     if pseudo_labels:
         seen += pseudo_labels.seen
     pretrained = job.start if isinstance(job.start, Pretrained) else None
-    card = _card(settings, job.store, task, built, seen, pretrained)
+    card = _card(job, task, built, seen, pretrained)
     objective = task.objective(built.network, job.training, built.frozen_steps)
     checkpoint = BestCheckpoint(
         run.path / "network",
@@ -190,26 +191,29 @@ def ignoring_task(job: FinetuneJob) -> Segmentation:
 
 
 def _card(
-    settings: Finetune,
-    store: Store,
+    job: FinetuneJob,
     task: DownstreamTask,
     built: FinetuneNetwork,
     cases: Sequence[StoredCase],
     pretrained: Pretrained | None,
 ) -> NetworkCard:
     """What is saved with the weights; `seen` includes the scans of the pre-training."""
+    settings = job.settings
+    channel_names = job.store.recipe.channel_names
     seen_before = pretrained.card.seen if pretrained else None
     return task.card(
         network=built.spec,
         spatial_dims=len(built.crop),
-        in_channels=len(store.recipe.channel_names),
-        recipe=store.recipe.to_dict(),
+        in_channels=len(channel_names),
+        recipe=job.store.recipe.to_dict(),
         encoder=built.origin,
         seed=settings.seed,
         crop=built.crop,
         slices=settings.slices,
         head=settings.head,
         seen=seen_scans(cases, seen_before),
+        # without copies and pseudo-labelled scans, which are not what the labels are of
+        scans=describe_cases([*job.training, *job.validation], channel_names),
     )
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from torch import nn
 
 from selfvox.data.preparation.leakage import seen_scans
+from selfvox.data.preparation.scan_range import describe_cases
 from selfvox.data.preparation.store import Store
 from selfvox.data.preparation.stored_case import StoredCase, cases_by_subject
 from selfvox.data.sampling.crop_size import (
@@ -90,6 +91,7 @@ class PretrainPlan:
             task=task_to_setting(self.task),
             weights=tuple(self.task.weights) if isinstance(self.task, Joint) else None,
             seen=seen_scans(self.cases),
+            scans=describe_cases(self.cases, self.store.recipe.channel_names),
             steps=self.training.steps,
             seed=self.settings.seed,
         )

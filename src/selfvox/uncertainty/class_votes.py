@@ -19,6 +19,7 @@ from selfvox.runs.atomic_files import write_csv
 from selfvox.uncertainty.ensemble import PassSettings
 from selfvox.uncertainty.labelling import entropy
 from selfvox.uncertainty.review import INTERVAL, stability_in_words
+from selfvox.uncertainty.review_table import COMPARISON_COLUMNS, comparison_cells, is_unlike
 from selfvox.uncertainty.vote_rules import VOTE_RULES, VoteTotals, borda_points, winner
 
 DIGITS = 6  # of shares in files
@@ -92,6 +93,8 @@ def write_class_review(
 ) -> None:
     """Write the cases as a table, the least trusted first, then those of larger entropy.
 
+    Scans that are far from those of the training come before all others.
+
     Args:
         path: of the table.
         answers: by case id, as `ClassVotes.to_json` gives them.
@@ -99,15 +102,22 @@ def write_class_review(
     """
     cases = sorted(
         answers,
-        key=lambda case: (answers[case]["trust"], -answers[case]["entropy"], natural_key(case)),
+        key=lambda case: (
+            not is_unlike(answers[case]),
+            answers[case]["trust"],
+            -answers[case]["entropy"],
+            natural_key(case),
+        ),
     )
     rows = []
     for case in cases:
         answer = answers[case]
         number = names.index(answer["class"])
         shares = [answer[key][number] for key in ("probabilities", "low", "high")]
-        rows.append([case, answer["trust"], answer["entropy"], answer["class"], *shares])
-    write_csv(path, ["case", "trust", "entropy", "class", "probability", "low", "high"], rows)
+        measures = [answer["trust"], answer["entropy"], answer["class"], *shares]
+        rows.append([case, *measures, *comparison_cells(answer)])
+    header = ["case", "trust", "entropy", "class", "probability", "low", "high"]
+    write_csv(path, [*header, *COMPARISON_COLUMNS], rows)
 
 
 def describe_stability(answers: Mapping[str, Mapping[str, Any]], passes: int) -> str:

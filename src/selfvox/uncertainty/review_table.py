@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from selfvox.data.naming import natural_key, printable
+from selfvox.data.preparation.scan_range import REFUSED
 from selfvox.runs.atomic_files import write_csv
 from selfvox.uncertainty.calibration import Calibration
 from selfvox.uncertainty.review import part_names, parts
@@ -22,6 +23,8 @@ _ESTIMATES = {
     "dice high": "dice_high",
 }
 MOST_PRINTED = 5  # scans
+# of each scan: how far it is from those of the training, and what was noted
+COMPARISON_COLUMNS = ("distance", "notes")
 
 Review = Mapping[str, Any]
 
@@ -33,6 +36,8 @@ def write_review(
     calibration: Calibration | None = None,
 ) -> None:
     """Write the reviews as a table, the worst first: by predicted Dice, or else by trust.
+
+    Scans that are far from those of the training come before all others.
 
     Args:
         path: of the table.
@@ -63,19 +68,30 @@ def write_review(
                     for name in _ESTIMATES.values()
                 ]
             row += [part[measure] for measure in _MEASURES.values()]
-        rows.append(row)
-    write_csv(path, header, rows)
+        rows.append([*row, *comparison_cells(review)])
+    write_csv(path, [*header, *COMPARISON_COLUMNS], rows)
 
 
 def sort_reviews(reviews: Mapping[str, Review], calibration: Calibration | None) -> list[str]:
-    """Case ids, those of the lowest predicted Dice or trust first."""
+    """Case ids, those of scans unlike the training first, then of the lowest Dice or trust."""
 
-    def key(case: str) -> tuple[float, Any]:
+    def key(case: str) -> tuple[bool, float, Any]:
         review = reviews[case]
         dice = None if calibration is None else calibration.predicted_dice(review)
-        return review["trust"] if dice is None else dice, natural_key(case)
+        certainty = review["trust"] if dice is None else dice
+        return not is_unlike(review), certainty, natural_key(case)
 
     return sorted(reviews, key=key)
+
+
+def is_unlike(review: Review) -> bool:
+    """Whether the scan is far from those of the training, so that agreement means little."""
+    return (review.get("distance") or 0.0) >= REFUSED
+
+
+def comparison_cells(review: Review) -> list[Any]:
+    """The cells of `COMPARISON_COLUMNS`."""
+    return [review.get("distance"), "; ".join(review.get("notes", ()))]
 
 
 def describe_estimates(

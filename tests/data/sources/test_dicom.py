@@ -830,7 +830,12 @@ def test_nothing_of_the_patient_reaches_any_output(tmp_path, capfd):
     selfvox.finetune(labelled, out=tmp_path / "out" / "seg", encoder="none", **settings)
     with pytest.raises(DataError):  # one series is refused
         selfvox.predict(
-            tmp_path / "out" / "seg", scans, out=tmp_path / "out" / "predictions", device="cpu"
+            tmp_path / "out" / "seg",
+            scans,
+            out=tmp_path / "out" / "predictions",
+            device="cpu",
+            # they are not like those of the training
+            force=True,
         )
     written = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
     output = "".join(capfd.readouterr())

@@ -314,6 +314,8 @@ def _is_unchanged(entry: StoredCase, case: Case, recipe_hash: str) -> bool:
     """Whether the stored case was made in the same way, of files that look untouched."""
     return (
         entry.recipe_hash == request_hash(case, recipe_hash)
+        # by an earlier version
+        and entry.profile is not None
         and entry.has_label == (case.label is not None)
         and entry.sources == file_states(case)
     )

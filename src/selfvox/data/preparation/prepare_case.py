@@ -18,6 +18,7 @@ from selfvox.data.preparation.geometry import crop_to_box
 from selfvox.data.preparation.label_maps import label_map_evidence
 from selfvox.data.preparation.likeness import coarse_picture
 from selfvox.data.preparation.recipe import PreparedScan, Recipe
+from selfvox.data.preparation.scan_profile import measure_profile
 from selfvox.data.preparation.stored_case import StoredCase
 from selfvox.data.sources import Case
 from selfvox.errors import DataError, SelfvoxError
@@ -229,6 +230,7 @@ def _prepare(job: CaseJob) -> PreparedCase | Rejected:
         sources=states,
         sha256={},
         coarse_picture=coarse_picture(prepared.data),
+        profile=measure_profile(image, prepared.data, prepared.geometry, case.modality),
         notes=notes,
     )
     return PreparedCase(store.write_case(job.store, stored, prepared, label), is_new=True)
@@ -237,7 +239,7 @@ def _prepare(job: CaseJob) -> PreparedCase | Rejected:
 def _stored_case(job: CaseJob, source_hash: str) -> StoredCase | None:
     """The case in the store, if it was made from the same contents and its arrays are intact."""
     stored = store.read_entry(job.store, job.case.id)
-    if stored is None or stored.source_hash != source_hash:
+    if stored is None or stored.source_hash != source_hash or stored.profile is None:
         return None
     return stored if store.is_intact(job.store, stored) else None
 

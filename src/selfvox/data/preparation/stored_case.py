@@ -11,6 +11,7 @@ from pydantic import Field
 
 from selfvox.data import naming
 from selfvox.data.preparation.geometry import Geometry
+from selfvox.data.preparation.scan_profile import ScanProfile
 from selfvox.errors import DataError
 from selfvox.runs.typed_json import parse
 
@@ -36,6 +37,7 @@ class StoredCase:
     sha256: dict[str, str]  # images, labels, foreground -> digest of the array's file
     coarse_picture: str = ""  # see `likeness`
     notes: tuple[str, ...] = ()
+    profile: ScanProfile | None = None  # None: prepared before profiles were measured
 
     def check(self) -> None:
         """Refuse values that do not belong together.

@@ -44,6 +44,7 @@ class Case:
     # fills it in
     file: str = ""
     listed: bool = False  # a person's list or table says that it is a scan, whatever its voxels
+    modality: str | None = None  # as DICOM names it, such as MR, where the data set says so
 
 
 @dataclass(frozen=True)

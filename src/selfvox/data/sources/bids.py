@@ -54,7 +54,8 @@ def read_dataset(root: Path) -> Dataset:
     paths = naming.relative_paths(scans, root)
     ids = naming.case_ids(paths, [suffix(scan) for scan in scans])
     cases = [
-        Case(id, naming.safe_name(path.parts[0]), (scan,))
+        # of an anatomical folder
+        Case(id, naming.safe_name(path.parts[0]), (scan,), modality="MR")
         for id, path, scan in zip(ids, paths, scans, strict=True)
     ]
     notes = _participant_notes(root, {path.parts[0] for path in paths})

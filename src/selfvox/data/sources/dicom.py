@@ -96,7 +96,13 @@ def read_dataset(root: Path) -> Dataset:
         raise DataError(f"{printable(root)}: no series of slices found; {details}")
     subjects = _subjects(stacks)
     cases = [
-        Case(id, subject, tuple(path for path, _ in stack), stacked=True)
+        Case(
+            id,
+            subject,
+            tuple(path for path, _ in stack),
+            stacked=True,
+            modality=stack[0][1].modality or None,
+        )
         for (id, stack), subject in zip(stacks.items(), subjects, strict=True)
     ]
     cases.sort(key=case_key)

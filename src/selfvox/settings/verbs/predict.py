@@ -57,6 +57,9 @@ class Predict:
         "file format of the labels of volumes; nrrd and mha have the exact geometry of a scan in "
         "that format, or in DICOM, which filters of SimpleITK ask for",
     ] = "nii.gz"
+    force: Annotated[
+        bool, "also predict scans that are unlike those that the run was trained on"
+    ] = False
     probabilities: Annotated[bool, "also write the probability of every class"] = False
     overlap: Annotated[
         float,
