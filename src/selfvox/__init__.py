@@ -27,6 +27,7 @@ __all__ = [
     "evaluate",
     "finetune",
     "info",
+    "lint",
     "load_classifier",
     "load_encoder",
     "load_segmenter",
@@ -41,6 +42,7 @@ __all__ = [
 # before any library is imported that looks for a home
 _make_up_for_missing_home()
 
+lint = _verb_function("lint")
 prepare = _verb_function("prepare")
 pretrain = _verb_function("pretrain")
 finetune = _verb_function("finetune")

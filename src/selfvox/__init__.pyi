@@ -23,6 +23,7 @@ __all__ = [
     "evaluate",
     "finetune",
     "info",
+    "lint",
     "load_classifier",
     "load_encoder",
     "load_segmenter",
@@ -33,6 +34,43 @@ __all__ = [
     "study",
     "tissues",
 ]
+
+def lint(
+    scans: AnyPath,
+    *,
+    out: AnyPath | None = None,
+    source: str = "auto",
+    size: int | Sequence[int] | None = None,
+    spacing: float | Sequence[float] | None = None,
+    intensity: str = "auto",
+    workers: int = 0,
+    scheduler: str | None = None,
+) -> Rows:
+    """Look for mistakes in a data set, without training: files, grids, values, labels, people.
+
+    The exit code is 3 if there is an error among the findings. Nothing is written without `out`.
+
+    Args:
+        scans: folder of scans, dataset.json, table.csv or a single scan.
+        out: folder for tables and for sheets of pictures of all scans.
+        source: layout of the scans on disk: auto, bids (or bids:T1w), brats, decathlon, dicom
+            (or dicom:allow-gap), folder, nnunet or table.
+        size: resize every scan to this many voxels per axis, such as (128, 128, 128).
+        spacing: resample every scan to this spacing in mm, such as (1, 1, 1).
+        intensity: normalisation: auto, mri (z-score), ct (fixed window) or photo; one for all
+            channels, or one per channel, separated by commas.
+        workers: processes that prepare scans; 0: one per core.
+        scheduler: address of a dask.distributed scheduler; its workers prepare the scans.
+
+    Returns:
+        The findings, the worst first.
+
+    Raises:
+        SelfvoxError: an invalid argument, scan or run; the message names the remedy.
+
+    Example:
+        selfvox.lint("scans/", out="lint/")
+    """
 
 def prepare(
     scans: AnyPath,
@@ -320,6 +358,7 @@ def predict(
     subset: Literal["all", "train", "validation", "test", "unlabelled"] = "all",
     replace: bool = False,
     format: Literal["nii.gz", "nrrd", "mha"] = "nii.gz",
+    force: bool = False,
     probabilities: bool = False,
     overlap: float = 0.5,
     mirror: bool = False,
@@ -349,6 +388,7 @@ def predict(
             old prediction; by default it becomes a case of its own, NAME~HASH.
         format: file format of the labels of volumes; nrrd and mha have the exact geometry of a
             scan in that format, or in DICOM, which filters of SimpleITK ask for.
+        force: also predict scans that are unlike those that the run was trained on.
         probabilities: also write the probability of every class.
         overlap: overlap of neighbouring windows, as a share of their size.
         mirror: also predict the scan mirrored along the axes of `finetune mirror=True`, and

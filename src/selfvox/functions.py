@@ -34,6 +34,7 @@ class Task:
 Rows = list[dict[str, Any]]
 
 RETURNS: dict[str, Any] = {
+    "lint": Rows,
     "prepare": Path,
     "pretrain": Path,
     "finetune": Path,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+from selfvox.data.checks.check_all import check_store
 from selfvox.data.preparation import split
 from selfvox.data.preparation.build_store import build_store, find_scans
 from selfvox.data.preparation.split import Split
@@ -14,6 +15,8 @@ from selfvox.errors import UsageError
 from selfvox.ops import regions
 from selfvox.runs.progress import echo
 from selfvox.settings.verbs import Prepare
+
+_PRINTED = 3  # findings
 
 
 def prepare(settings: Prepare) -> Path:
@@ -30,7 +33,23 @@ def prepare(settings: Prepare) -> Path:
         dataset = dataclasses.replace(dataset, regions=regions.parse_regions(settings.regions))
     store = build_store(dataset, settings.out, settings)
     _write_split(store, settings)
+    _print_worst(store, settings.scans)
     return settings.out
+
+
+def _print_worst(store: Store, scans: Path) -> None:
+    """Print what is most likely wrong with the scans; duplicates of several subjects were named."""
+    findings = [
+        finding
+        for finding in check_store(store)
+        if finding.severity != "note" and finding.check != "duplicates"
+    ]
+    for finding in findings[:_PRINTED]:
+        about = f"{finding.scans_text}: " if finding.scans else ""
+        echo(f"{finding.severity}: {about}{finding.text}")
+    if findings:
+        more = f"{len(findings) - _PRINTED} more findings" if len(findings) > _PRINTED else "more"
+        echo(f"{more}, and pictures of all scans: selfvox lint {scans} --out lint/")
 
 
 def _write_split(store: Store, settings: Prepare) -> None:

@@ -74,10 +74,11 @@ def _label_maps_line(label_maps: Sequence[Rejected]) -> str:
 
 
 def _report_duplicates(cases: Sequence[StoredCase]) -> None:
-    """Print scans with the same contents that belong to several subjects."""
+    """Print scans with the same voxels that belong to several subjects."""
     by_contents = defaultdict(list)
     for case in cases:
-        by_contents[case.image_hash].append(case)
+        # not of the files: one of them may be compressed again
+        by_contents[case.sha256["images"]].append(case)
     for duplicates in by_contents.values():
         if len({case.subject for case in duplicates}) > 1:
             ids = ", ".join(case.id for case in duplicates)

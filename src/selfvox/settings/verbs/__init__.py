@@ -15,6 +15,7 @@ from selfvox.settings.verbs.download import Download
 from selfvox.settings.verbs.evaluate import Evaluate
 from selfvox.settings.verbs.finetune import FINETUNE_STEPS, MIRRORS, Finetune
 from selfvox.settings.verbs.info import Info
+from selfvox.settings.verbs.lint import Lint
 from selfvox.settings.verbs.predict import MAPS, Predict
 from selfvox.settings.verbs.prepare import Prepare
 from selfvox.settings.verbs.pretrain import DEFAULT_TASK, PRETRAIN_STEPS, Pretrain
@@ -38,6 +39,7 @@ __all__ = [
     "Evaluate",
     "Finetune",
     "Info",
+    "Lint",
     "NotNegative",
     "Positive",
     "Predict",
@@ -54,6 +56,7 @@ __all__ = [
 VERBS: dict[str, type] = {
     settings.__name__.lower(): settings
     for settings in (
+        Lint,
         Prepare,
         Pretrain,
         Finetune,
