@@ -90,10 +90,19 @@ def test_a_forced_scan_is_predicted_noted_and_the_first_to_review(trained, mixed
     table = rows(out / "review.csv")
     assert table[0]["case"] == "wide"
     assert float(table[0]["distance"]) >= REFUSED
-    assert table[0]["notes"].startswith("forced; unlike the 3 scans")
+    assert table[0]["notes"].startswith("unlike the 3 scans")
     # the others by trust, whatever their notes
     trust = [float(row["trust"]) for row in table[1:]]
     assert trust == sorted(trust)
+
+
+def test_an_unusual_scan_of_the_own_test_subjects_is_noted_not_refused(trained, scans, tmp_path):
+    """Scores must be of all test scans: `scan_1` and `scan_2` are those of the run's split."""
+    write_scan(scans / "scan_1.nii.gz", blob((20, 17, 12), 7), WIDE)
+    written = predict(Predict(run=trained, scans=scans, out=tmp_path / "out", subset="test"))
+    assert [path.name for path in written] == ["scan_1.nii.gz", "scan_2.nii.gz"]
+    first, _ = (tmp_path / "out" / "cases.jsonl").read_text().splitlines()
+    assert json.loads(first)["distance"] >= REFUSED
 
 
 def test_a_run_that_does_not_say_what_its_scans_were_refuses_none(run, mixed, tmp_path):

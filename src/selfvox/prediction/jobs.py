@@ -131,7 +131,7 @@ class SegmentationJob(PredictionJob):
         self.passes = passes
         self.trained_dropout = [network.dropout for network in models]
         self.recipe = model.recipe
-        self.check = ScanCheck(model.scans, settings.force)
+        self.check = ScanCheck.from_verb(model.scans, settings)
         self.classes = model.classes
         self.regions = model.regions
         self.result = settings.out
@@ -316,7 +316,7 @@ class ClassificationJob(PredictionJob):
         self.passes = passes
         self.trained_dropout = [network.dropout for network in models]
         self.recipe = model.recipe
-        self.check = ScanCheck(model.scans, settings.force)
+        self.check = ScanCheck.from_verb(model.scans, settings)
         self.classes = dict(enumerate(model.classes))
         self.regions = None
         self.result = settings.out / output_folder.CLASS_TABLE

@@ -17,6 +17,7 @@ from selfvox.data.preparation.scan_range import (
 from selfvox.data.sources import Case
 from selfvox.errors import DataError
 from selfvox.runs.progress import echo
+from selfvox.settings.verbs import Predict
 
 
 class ScanComparison(NamedTuple):
@@ -32,6 +33,16 @@ class ScanCheck:
 
     scans: ScanRange | None  # of the training; None: not known
     force: bool  # also predict scans that are unlike those
+
+    @classmethod
+    def from_verb(cls, scans: ScanRange | None, settings: Predict) -> ScanCheck:
+        """The check that `predict` makes with these settings.
+
+        Scans of the run's own split are of its own data set: an unusual one is noted, not refused,
+        so that scores are of all test scans.
+        """
+        is_own = settings.subset in ("train", "validation", "test")
+        return cls(scans, settings.force or is_own)
 
     def compare(self, case: Case, image: Image, prepared: PreparedScan) -> ScanComparison:
         """Compare a scan, and print where it differs.
@@ -80,7 +91,7 @@ def compare_scan(
     if distance < REFUSED:
         return ScanComparison(distance, (f"differs from {text}",))
     if force:
-        return ScanComparison(distance, (f"forced; unlike {text}",))
+        return ScanComparison(distance, (f"unlike {text}",))
     raise DataError(
         f"{image.name}: unlike {text}; leave it out, or predict it all the same with --force"
     )
