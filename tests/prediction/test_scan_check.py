@@ -14,6 +14,7 @@ from selfvox.data.preparation.recipe import Recipe
 from selfvox.data.preparation.scan_profile import measure_profile
 from selfvox.data.preparation.scan_range import NOTED, REFUSED, ScanRange
 from selfvox.errors import DataError, WeightsError
+from selfvox.runs.typed_json import write_checked
 from selfvox.settings.verbs import Predict
 
 from ..conftest import affine, blob, make_run, write_scan
@@ -37,7 +38,7 @@ def add_range(run, scans, **changes):
         prepared = recipe.apply(image)
         profiles.append(measure_profile(image, prepared.data, prepared.geometry))
     card["scans"] = {**ScanRange.of(profiles, recipe.channel_names).to_dict(), **changes}
-    path.write_text(json.dumps(card))
+    write_checked(path, card)
 
 
 @pytest.fixture
@@ -142,7 +143,7 @@ def ct_run(folder):
     path = run / "network" / "network.json"
     card = json.loads(path.read_text())
     card["recipe"]["intensity"] = [CT]
-    path.write_text(json.dumps(card))
+    write_checked(path, card)
     return run
 
 
