@@ -354,6 +354,12 @@ def _regions(store: Store, settings: Finetune, classes: Mapping[int, str]) -> Re
 
 def _classes(store: Store) -> dict[int, str]:
     """The classes by label value, in the order of the network's outputs; values may have gaps."""
-    if not store.classes or len(store.classes) < 2:
+    if not store.classes:
         raise DataError(f"{store.path}: has no labels; name a folder of scans with labels")
+    if len(store.classes) < 2:
+        labelled = sum(case.has_label for case in store.cases)
+        raise DataError(
+            f"{store.path}: all {labelled} labels contain only 0, the background; name scans with "
+            "labels of a class, or correct the labels"
+        )
     return dict(sorted(store.classes.items()))

@@ -10,6 +10,12 @@ from selfvox.errors import DataError
 
 _ROUNDING = 1e-5  # a slope such as 1/255 leaves 1.0000001
 _BLOCK_VOXELS = 2**16
+_MOST_CLASSES = 512  # of an undeclared atlas
+# of a mask with smoothed edges: how bright its white is, how many values are at its edges at least,
+# and which share of it they are at most
+_WHITE_FROM = 128
+_SMOOTH_VALUES = 6
+_MOST_SMOOTHED = 0.2
 
 
 def class_numbers(
@@ -62,14 +68,50 @@ def check_declared(label: np.ndarray, classes: Collection[int], name: str) -> No
     )
 
 
+def check_undeclared(label: np.ndarray, name: str) -> list[str]:
+    """Refuse what can hardly be a label, where no classes are declared; notes on a doubtful one.
+
+    Raises:
+        DataError: it has more values than an atlas, or is a mask with smoothed edges.
+    """
+    counts = _counts(label)
+    values = np.flatnonzero(counts)
+    if len(values) > _MOST_CLASSES:
+        raise DataError(
+            f"{name}: has {len(values)} different values, more than any atlas; is it a scan rather "
+            "than a label? Correct the pair, or declare its classes in a dataset.json"
+        )
+    by_count = values[np.argsort(counts[values])][::-1]
+    main, others = by_count[:2], by_count[2:]
+    share = counts[others].sum() / label.size
+    # drawing programs smooth the edge between black and white; classes that are counted from 0 up
+    # have no such white
+    is_black_and_white = set(main) >= {0} and main.max() >= _WHITE_FROM
+    if is_black_and_white and len(others) >= _SMOOTH_VALUES and share < _MOST_SMOOTHED:
+        raise DataError(
+            f"{name}: a mask of 0 and {main.max()} with {len(others)} values between them at its "
+            f"edges ({100 * share:.1f} % of it): smoothed by a drawing program; save it without "
+            "anti-aliasing, or declare its classes in a dataset.json"
+        )
+    if main[0] != 0 and counts[main[0]] > label.size / 2:
+        return [f"most of its label is {main[0]}, while 0 counts as the background"]
+    return []
+
+
 def values_of(label: np.ndarray) -> list[int]:
     """The values that occur in a label of up to 16 bits, in order."""
-    occurs = np.zeros(2**16, bool)
+    return [int(value) for value in np.flatnonzero(_counts(label))]
+
+
+def _counts(label: np.ndarray) -> np.ndarray:
+    """How many voxels have each value that the type of the label has room for."""
+    values = 2 ** (8 * label.dtype.itemsize)
+    counts = np.zeros(values, np.int64)
     flat = label.ravel(order="K")
-    # in blocks: indexing makes eight bytes of each voxel
+    # in blocks: counting makes eight bytes of each voxel
     for start in range(0, flat.size, _BLOCK_VOXELS):
-        occurs[flat[start : start + _BLOCK_VOXELS]] = True
-    return [int(value) for value in np.flatnonzero(occurs)]
+        counts += np.bincount(flat[start : start + _BLOCK_VOXELS], minlength=values)
+    return counts
 
 
 def smallest_unsigned(largest: int) -> type[np.unsignedinteger]:

@@ -26,7 +26,12 @@ from selfvox.data.preparation.prepare_case import (
     with_absolute_paths,
 )
 from selfvox.data.preparation.recipe import Recipe
-from selfvox.data.preparation.report import no_usable_scan, report, write_rejected
+from selfvox.data.preparation.report import (
+    no_usable_scan,
+    report,
+    report_undeclared_classes,
+    write_rejected,
+)
 from selfvox.data.preparation.store import Store, is_store, open_store
 from selfvox.data.preparation.stored_case import StoredCase, sort_cases
 from selfvox.data.sources import Case, Dataset, find_dataset
@@ -223,6 +228,8 @@ def _update_store(
     if not cases:
         raise no_usable_scan(dataset, out, rejected)
 
+    if dataset.classes is None:
+        report_undeclared_classes(dataset.root, cases)
     classes = dataset.classes or _classes_of_labels(cases)
     if dataset.regions and classes:
         regions.check_regions(dataset.regions, classes)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from selfvox.data.naming import natural_key
+from selfvox.data.preparation.normalise import WHITE
 from selfvox.data.preparation.prepare_case import LABEL_REMEDY, LOOKS_LIKE_A_LABEL, Rejected
 from selfvox.data.preparation.stored_case import StoredCase, sort_cases
 from selfvox.data.sources import Dataset
@@ -14,6 +15,7 @@ from selfvox.errors import DataError
 from selfvox.runs import atomic_files
 from selfvox.runs.progress import echo
 
+_CLASSES = 10
 _NAMED = 3  # label maps
 _PRINTED = 5  # remarks, and rejected scans, of which there may be thousands
 
@@ -61,6 +63,32 @@ def report(
         f"{out}: {len(cases)} scans, {labelled} with labels; {new_count} prepared now, "
         f"{len(cases) - new_count} unchanged{ending}"
     )
+
+
+def report_undeclared_classes(root: Path, cases: Sequence[StoredCase]) -> None:
+    """Print which values became classes, as the data set declares none, and in how many labels.
+
+    Raises:
+        DataError: some masks have 0 and 1, others 0 and 255: one class by two numbers.
+    """
+    labels_with: dict[int, int] = defaultdict(int)
+    labelled = [case for case in cases if case.has_label]
+    for case in labelled:
+        for value in {*case.label_values} - {0}:
+            labels_with[value] += 1
+    if not labels_with:
+        return
+    listed = [f"{value} (in {labels_with[value]})" for value in sorted(labels_with)[:_CLASSES]]
+    rest = ", ..." if len(labels_with) > _CLASSES else ""
+    echo(f"classes by the values of {len(labelled)} labels: 0, {', '.join(listed)}{rest}")
+    if set(labels_with) == {1, WHITE} and not any(
+        {1, WHITE} <= {*case.label_values} for case in labelled
+    ):
+        raise DataError(
+            f"{root}: {labels_with[1]} labels have the class 1, {labels_with[WHITE]} have "
+            f"{WHITE}, none has both: write one number for one class, declare two classes in a "
+            "dataset.json, or leave the labels out with --source folder:none"
+        )
 
 
 def _label_maps_line(label_maps: Sequence[Rejected]) -> str:
