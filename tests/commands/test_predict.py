@@ -272,7 +272,14 @@ def test_finished_predictions_are_not_made_again(run, scans, tmp_path, monkeypat
     monkeypatch.setattr(segment, "segment_parts", None)
     assert predict(Predict(run=run, scans=scans, out=tmp_path / "out")) == first
     assert content(tmp_path / "out") == before
-    assert "3 of 3 predictions exist already" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "3 of 3 predictions exist already" in said
+    assert "not among these" not in said
+    # one of them alone: what the folder has of the others is mentioned
+    predict(Predict(run=run, scans=sorted(scans.iterdir())[-1], out=tmp_path / "out"))
+    name = first[0].name.partition(".")[0]
+    said = capsys.readouterr().err
+    assert f"has 2 predictions of scans that are not among these, such as {name}" in said
 
 
 def test_a_damaged_prediction_is_made_again_and_a_corrected_one_kept(run, scans, tmp_path, capsys):

@@ -24,7 +24,7 @@ from typing import Any
 
 from selfvox.data.formats import image as images
 from selfvox.data.formats.image import SUFFIXES_2D, suffix
-from selfvox.data.naming import stem
+from selfvox.data.naming import printable, stem
 from selfvox.data.preparation.prepare_case import Rejected, combine_hashes, main_file
 from selfvox.data.sources import Case
 from selfvox.errors import DataError, UsageError
@@ -203,6 +203,7 @@ class OutputFolder:
         finished = self._finished(named)
         if finished:
             echo(f"{len(finished)} of {len(cases)} predictions exist already and are kept")
+        self._mention_others(named)
         return named, [case for case in named if case.id not in finished]
 
     def record(
@@ -317,6 +318,18 @@ class OutputFolder:
         if foreign:
             raise UsageError(
                 f"{foreign[0]}: exists and was not predicted by this run; name another --out"
+            )
+
+    def _mention_others(self, cases: Sequence[Case]) -> None:
+        """Say which predictions in the folder are of scans that are not among these cases.
+
+        Such as one with an earlier name of a scan that was renamed since.
+        """
+        others = sorted(_read_ledger(self.path / LEDGER).keys() - {case.id for case in cases})
+        if others:
+            echo(
+                f"{self.path}: has {len(others)} predictions of scans that are not among these, "
+                f"such as {printable(others[0])}"
             )
 
     def _with_own_names(self, cases: Sequence[Case], replace: bool) -> list[Case]:

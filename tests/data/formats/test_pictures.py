@@ -14,6 +14,8 @@ from PIL import Image as Pillow
 from PIL import ImageFile
 
 from selfvox.data.formats import image
+from selfvox.data.preparation.prepare_case import read_case
+from selfvox.data.sources import Case
 from selfvox.errors import DataError
 
 SHARED = Path(__file__).parents[3].parent / "shared" / "data"
@@ -390,3 +392,23 @@ def test_real_photographs_read_as_pillow_reads_them() -> None:
         with Pillow.open(path) as picture:
             expected = np.asarray(picture.convert("RGB")).transpose(2, 0, 1)
         np.testing.assert_array_equal(image.read_image(path).data, expected)
+
+
+def test_a_grey_picture_may_be_saved_in_colour_among_grey_ones_and_the_reverse(
+    tmp_path: Path,
+) -> None:
+    shades = np.random.default_rng(0).integers(0, 256, (8, 9)).astype("u1")
+    grey = saved(tmp_path / "grey.png", shades)
+    copy = saved(tmp_path / "copy.png", np.stack([shades] * 3, -1))
+    colour = saved(tmp_path / "colour.png", np.stack([shades, shades[::-1], shades], -1))
+
+    def read(path: Path, channels: int) -> image.Image:
+        return read_case(Case(path.stem, path.stem, (path,)), channels)
+
+    for path, channels in ((grey, 1), (copy, 1), (grey, 3), (copy, 3)):
+        scan = read(path, channels)
+        np.testing.assert_array_equal(scan.data, np.stack([shades] * channels))
+        assert len(scan.notes) == ((path == grey) != (channels == 1))
+    assert len(read(colour, 3).data) == 3
+    with pytest.raises(DataError, match="has 3 channels where the data set has 1"):
+        read(colour, 1)

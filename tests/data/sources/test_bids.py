@@ -102,3 +102,66 @@ def test_real_subjects_are_those_of_the_table():
     table = (SHARED / "ds002748_bids" / "participants.tsv").read_text().splitlines()[1:]
     assert {case.subject for case in dataset.cases} == {line.split("\t")[0] for line in table}
     assert sources.find_dataset(SHARED / "ds002748_bids", "bids:T1w") == dataset
+
+
+STROKE = [
+    name
+    for s in ("1", "2")
+    for name in (
+        f"sub-{s}/ses-1/anat/sub-{s}_ses-1_FLAIR.nii.gz",
+        f"sub-{s}/ses-1/dwi/sub-{s}_ses-1_dwi.nii.gz",
+        f"sub-{s}/ses-1/dwi/sub-{s}_ses-1_adc.nii.gz",
+        f"derivatives/lesions/sub-{s}/ses-1/sub-{s}_ses-1_msk.nii.gz",
+        f"derivatives/fmriprep/sub-{s}/ses-1/anat/sub-{s}_ses-1_desc-brain_mask.nii.gz",
+        f"derivatives/fmriprep/sub-{s}/ses-1/anat/sub-{s}_ses-1_space-MNI_dseg.nii.gz",
+        f"derivatives/fmriprep/sub-{s}/ses-1/anat/sub-{s}_ses-1_label-GM_probseg.nii.gz",
+        f"derivatives/fmriprep/sub-{s}/ses-1/anat/sub-{s}_ses-1_desc-preproc_FLAIR.nii.gz",
+    )
+]
+
+
+def test_labels_in_derivatives_are_counted_and_read_where_they_are_named(tmp_path):
+    write_dataset(tmp_path, *STROKE)
+    dataset = sources.find_dataset(tmp_path)
+    assert [(case.id, case.label) for case in dataset.cases] == [
+        ("sub-1_ses-1_FLAIR", None),
+        ("sub-2_ses-1_FLAIR", None),
+    ]
+    (note,) = dataset.notes
+    assert "label maps left out (2 mask, 2 dseg, 2 msk)" in note
+    assert "take one kind with --source bids:FLAIR,mask" in note
+    for choice, scan, label in (
+        ("bids:FLAIR,mask", "FLAIR", "desc-brain_mask"),
+        ("bids:dwi,msk", "dwi", "msk"),
+        ("bids:dwi,lesions", "dwi", "msk"),
+        ("bids:adc,fmriprep,mask", "adc", "desc-brain_mask"),
+    ):
+        cases = sources.find_dataset(tmp_path, choice).cases
+        assert [(case.images[0].name, case.label.name) for case in cases] == [
+            (f"sub-{s}_ses-1_{scan}.nii.gz", f"sub-{s}_ses-1_{label}.nii.gz") for s in "12"
+        ]
+
+
+def test_a_label_in_the_space_of_a_template_is_none_of_a_scan_in_its_own(tmp_path):
+    write_dataset(tmp_path, *STROKE)
+    assert all(
+        case.label is None for case in sources.find_dataset(tmp_path, "bids:FLAIR,dseg").cases
+    )
+
+
+def test_an_unknown_label_and_several_are_refused_with_what_to_write(tmp_path):
+    write_dataset(tmp_path, *STROKE)
+    with pytest.raises(UsageError, match="has no labels 'msks'; did you mean 'msk'"):
+        sources.find_dataset(tmp_path, "bids:dwi,msks")
+    write_dataset(tmp_path, "derivatives/second/sub-1/ses-1/sub-1_ses-1_msk.nii.gz")
+    with pytest.raises(DataError, match=r"has 2 labels .*; add lesions or second to the words"):
+        sources.find_dataset(tmp_path, "bids:dwi,msk")
+
+
+def test_phase_images_are_no_scans(tmp_path):
+    names = [f"sub-1/anat/sub-1_part-{part}_T2starw.nii.gz" for part in ("mag", "phase")]
+    dataset = sources.find_dataset(write_dataset(tmp_path, *names))
+    assert [case.id for case in dataset.cases] == ["sub-1_part-mag_T2starw"]
+    assert dataset.notes == (
+        "1 file of phase, real or imaginary parts left out: sub-1_part-phase_T2starw.nii.gz",
+    )

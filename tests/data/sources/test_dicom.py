@@ -881,3 +881,34 @@ def test_a_real_series_is_stacked_as_simpleitk_stacks_it():
         (image.affine @ [255, 255, 0, 1])[:3], np.array(place) * [-1, -1, 1], atol=0.1
     )
     assert dicom_file.is_dicom(dataset.cases[0].images[0])
+
+
+@pytest.mark.parametrize("ending", [".img", ".mr", ".dicm", ".x y"])
+def test_files_with_the_magic_word_are_dicom_whatever_their_ending(tmp_path, ending):
+    for path in save(tmp_path / "in", series()).iterdir():
+        path.rename(path.with_suffix(ending))
+    (tmp_path / "in" / "notes.json").write_text("{}" + " " * 200)
+    assert read(tmp_path / "in").shape == (8, 9, 6)
+
+
+def test_pictures_next_to_series_are_counted_without_their_names(tmp_path):
+    """As the labels of CHAOS, one PNG per slice."""
+    save(tmp_path / "1" / "DICOM_anon", series())
+    (tmp_path / "1" / "Ground").mkdir()
+    for number in range(6):
+        Image.new("L", (9, 8)).save(tmp_path / "1" / "Ground" / f"DOE_{number}.png")
+    dataset = sources.find_dataset(tmp_path)
+    assert (dataset.source, len(dataset.cases)) == ("dicom", 1)
+    (note,) = dataset.notes
+    assert note.startswith("6 pictures next to the series left out; if they are labels")
+    assert "DOE" not in note
+
+
+def test_labels_in_volumes_next_to_dicom_scans_say_how_to_read_the_scans(tmp_path):
+    """As the pancreas CTs of the NIH."""
+    save(tmp_path / "PANCREAS_0001", series())
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "labels" / "label0001.nii.gz").touch()
+    with pytest.raises(DataError, match="named like labels") as refusal:
+        sources.find_dataset(tmp_path)
+    assert "6 DICOM files among them: --source dicom reads their series" in str(refusal.value)

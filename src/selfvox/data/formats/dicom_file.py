@@ -141,6 +141,15 @@ def is_dicom(path: Path) -> bool:
     return start[:2] in _FIRST_GROUPS and (explicit or implicit)
 
 
+def says_dicom(path: Path) -> bool:
+    """Whether a file has DICOM's magic word after its preamble, whatever its name; never raises."""
+    try:
+        with open_regular(path) as file:
+            return file.read(_PREAMBLE_BYTES + 4)[_PREAMBLE_BYTES:] == b"DICM"
+    except (DataError, OSError):
+        return False
+
+
 def read_header(path: Path) -> DicomHeader | None:
     """What a file declares; None where it cannot be read as DICOM."""
     try:

@@ -12,6 +12,7 @@ import numpy as np
 
 from selfvox.data.formats import image as images
 from selfvox.data.formats.image import Image
+from selfvox.data.formats.label_values import check_undeclared
 from selfvox.data.naming import printable
 from selfvox.data.preparation import store
 from selfvox.data.preparation.geometry import crop_to_box
@@ -88,12 +89,25 @@ def _read_image(case: Case, channels: int) -> Image:
     if case.stacked:
         image = images.read_slices(case.images, case.id, case.allow_gap)
     else:
-        image = images.read_image(case.images[0], channels)
+        image = _with_channels(images.read_image(case.images[0], channels), channels)
     if len(image.data) != channels:
         raise DataError(
             f"{image.name}: has {len(image.data)} channels where the data set has {channels}; "
             "leave it out"
         )
+    return image
+
+
+def _with_channels(image: Image, channels: int) -> Image:
+    """A grey picture as the others of its data set are saved, in one channel or in three."""
+    if image.spatial_dims != 2 or len(image.data) == channels:
+        return image
+    if channels == 1 and len(image.data) == 3 and (image.data == image.data[:1]).all():
+        note = "a grey picture in three channels, read as one"
+        return replace(image, data=image.data[:1], notes=(*image.notes, note))
+    if channels == 3 and len(image.data) == 1:
+        note = "a grey picture among coloured ones, read as three equal channels"
+        return replace(image, data=np.repeat(image.data, 3, axis=0), notes=(*image.notes, note))
     return image
 
 
@@ -209,6 +223,9 @@ def _prepare(job: CaseJob) -> PreparedCase | Rejected:
     notes = (*image.notes, *prepared.notes)
     if case.label is not None:
         original, label_notes = images.read_label_with_notes(case.label, image, job.classes)
+        if job.classes is None:
+            name = printable(f"{case.label.parent.name}/{case.label.name}")
+            label_notes = (*label_notes, *check_undeclared(original, name))
         label = job.recipe.apply_label(original, prepared.geometry)
         label_values = tuple(int(value) for value in np.unique(original))
         notes = (*notes, *label_notes, *_notes_of_label(original, prepared, image.name))

@@ -18,8 +18,8 @@ from pathlib import Path
 import numpy as np
 from pydicom import uid
 
-from selfvox.data.formats.dicom_file import DicomHeader, is_dicom, read_header
-from selfvox.data.formats.image import SUFFIXES_3D, suffix
+from selfvox.data.formats.dicom_file import DicomHeader, is_dicom, read_header, says_dicom
+from selfvox.data.formats.image import SUFFIXES_2D, SUFFIXES_3D, suffix
 from selfvox.data.naming import printable
 from selfvox.data.sources import Case, Dataset, case_key
 from selfvox.data.sources._files import count_of, raise_unlistable, walk_visible
@@ -86,6 +86,7 @@ def read_dataset(root: Path) -> Dataset:
     notes = []
     if unreadable:
         notes.append(f"{count_of(unreadable, 'file')} not readable as DICOM, left out")
+    notes += _pictures_note(root)
     notes += [f"left out: {left_out[reason]} {reason}" for reason in sorted(left_out)]
     if not stacks:
         if root.is_file() and not left_out.keys() - {_SINGLE_IMAGES}:
@@ -135,9 +136,27 @@ def _files(root: Path, strict: bool = False) -> Iterator[Path]:
 
 
 def _may_be_dicom(path: Path) -> bool:
-    """By its name: `.dcm`, no ending, or the last number of a UID."""
+    """By its name: `.dcm`, no ending, or the last number of a UID; else by its magic word."""
     ending = path.suffix.lower()
-    return path.name.lower() not in _NOT_DATA and (ending in _ENDINGS or ending[1:].isdecimal())
+    if path.name.lower() in _NOT_DATA:
+        return False
+    if ending in _ENDINGS or ending[1:].isdecimal():
+        return True
+    # pictures and volumes have their own formats
+    return not suffix(path) and says_dicom(path)
+
+
+def _pictures_note(root: Path) -> list[str]:
+    """Pictures next to the series, which may be labels of their slices; without their names."""
+    if root.is_file():
+        return []
+    pictures = [path for path in _files(root) if suffix(path) in SUFFIXES_2D]
+    if not pictures:
+        return []
+    return [
+        f"{count_of(len(pictures), 'picture')} next to the series left out; if they are labels of "
+        "slices, convert each series and its labels to NIfTI volumes"
+    ]
 
 
 def _read_headers(files: Iterable[Path]) -> tuple[list[_Member], int, Counter[str]]:

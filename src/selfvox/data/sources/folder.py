@@ -33,6 +33,7 @@ from selfvox.data.sources._files import (
 from selfvox.errors import DataError, UsageError
 
 _NO_LABELS = "none"
+_DICOM_ENDINGS = (".dcm", ".dicom", ".ima")
 # many volumes come with snapshots for quality control: up to one picture per four volumes is left
 # out, and the reverse; more are ambiguous
 _MIN_RATIO = 4
@@ -246,6 +247,11 @@ def _ignored_notes(contents: _Contents) -> list[str]:
         )
         notes.append(
             f"files that are not scans ignored: {contents.other_endings.total()} ({endings})"
+        )
+    dicom = sum(contents.other_endings[ending] for ending in _DICOM_ENDINGS)
+    if dicom:
+        notes.append(
+            f"{count_of(dicom, 'DICOM file')} among them: --source dicom reads their series"
         )
     return notes
 
