@@ -478,7 +478,10 @@ def test_what_is_no_slice_of_a_scan_is_left_out_and_counted(tmp_path):
     dataset = sources.find_dataset(tmp_path)
     assert [len(case.images) for case in dataset.cases] == [6]
     assert dataset.notes == (
-        "1 file not readable as DICOM, left out",
+        # the text file has the magic word of DICOM
+        "2 files not readable as DICOM, left out",
+        "1 picture next to the series left out; if they are labels of slices, convert each series "
+        "and its labels to NIfTI volumes",
         "left out: 3 localiser images",
         "left out: 1 screenshots (secondary captures)",
         "left out: 1 single images, no volumes",
