@@ -46,7 +46,7 @@ def lint(
     workers: int = 0,
     scheduler: str | None = None,
 ) -> Rows:
-    """Look for mistakes in a data set, without training: files, grids, values, labels, people.
+    """Look for mistakes in a data set, without training: files, grids, values, labels.
 
     The exit code is 3 if there is an error among the findings. Nothing is written without `out`.
 

@@ -11,6 +11,7 @@ import selfvox
 from selfvox.data.preparation import split as splits
 from selfvox.data.preparation.store import open_store
 from selfvox.errors import DataError, UsageError
+from selfvox.runs.typed_json import write_checked
 from selfvox.studies import check_paths, cost, design, read_plan, run_cell, run_untrained, stores
 from selfvox.studies.made_elsewhere import folder_of
 
@@ -288,7 +289,7 @@ def test_the_summary_has_the_cost_of_a_run_and_of_its_encoder(write_plan, preten
     plan = str(write_plan(methods=rotation()))
     selfvox.study(plan, out=out)
     file = out / "pretrain" / "rotation-seed-0" / "done.json"
-    file.write_text(json.dumps({**json.loads(file.read_text()), "cpu_s": 15.0}))
+    write_checked(file, {**json.loads(file.read_text()), "cpu_s": 15.0})
     rows = selfvox.study(plan, out=out)
     for row in rows:
         pretraining = 15 if row["method"] == "rotation" else 0

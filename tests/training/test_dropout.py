@@ -157,7 +157,11 @@ def test_a_resumed_run_is_the_same_and_predicts_with_the_rates_of_its_training(
     scan = write_scan(tmp_path / "a.nii.gz", blob((20, 17, 12)))
     said = {}
     for name in ("plain", "alone"):
-        predict(Predict(run=tmp_path / name, scans=scan, out=tmp_path / "to" / name, passes=2))
+        predict(
+            Predict(
+                run=tmp_path / name, scans=scan, out=tmp_path / "to" / name, passes=2, force=True
+            )
+        )
         said[name] = " ".join(capsys.readouterr().err.split())
         card = json.loads((tmp_path / "to" / name / "predictions.json").read_text())
         rates = (card["encoder_dropout"], card["decoder_dropout"], card["dropout_kind"])

@@ -11,7 +11,7 @@ from selfvox.settings.verbs._preparation import PreparationSettings
 
 @dataclass(frozen=True, kw_only=True)
 class Lint(PreparationSettings):
-    """Look for mistakes in a data set, without training: files, grids, values, labels, people.
+    """Look for mistakes in a data set, without training: files, grids, values, labels.
 
     The exit code is 3 if there is an error among the findings. Nothing is written without --out.
 
