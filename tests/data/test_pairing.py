@@ -111,6 +111,8 @@ def test_the_word_of_a_question_means_one_candidate_alone():
     candidates = paths("1st_manual/21_manual1.gif", "mask/21_training_mask.gif", "21_seg.nii.gz")
     words = [pairing.shortest_word(path, candidates) for path in candidates]
     assert words == ["1st_manual", "mask", "seg"]
+    quoted = paths("1. Red spots/x_MA.tif", "2. Disc/x_OD.tif")
+    assert [pairing.shortest_word(path, quoted) for path in quoted] == ["MA", "OD"]
     for path, word in zip(candidates, words, strict=True):
         assert [other for other in candidates if pairing.answers_to(other, word)] == [path]
     twice = paths("labels/a.nii.gz", "labels/a.nrrd")

@@ -19,6 +19,7 @@ contain the scan too, and one must not be of training where the other is of test
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ from selfvox.data.name_words import Role, Word, same_spelling, subset_of, words_
 from selfvox.data.naming import NaturalKey, natural_key, stem
 
 _Key = tuple[str, ...]
+_PLAIN_WORD = re.compile(r"[\w.+-]+")
 
 
 @dataclass(frozen=True)
@@ -125,7 +127,9 @@ def shortest_word(path: PurePath, others: Iterable[PurePath]) -> str:
     name = _stem(path)
     starts = [place for place in range(1, len(name)) if not name[place - 1].isalnum()]
     ends = [name[start:] for start in reversed(starts) if name[start].isalnum()]
-    for word in (*reversed(path.parent.parts), *ends, name):
+    words = [*reversed(path.parent.parts), *ends, name]
+    # a word that needs no quotes on a command line, if there is one
+    for word in sorted(words, key=lambda word: not _PLAIN_WORD.fullmatch(word)):
         if not any(answers_to(other, word) for other in others):
             return word
     return path.as_posix()

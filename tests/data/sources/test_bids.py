@@ -129,7 +129,7 @@ def test_labels_in_derivatives_are_counted_and_read_where_they_are_named(tmp_pat
     ]
     (note,) = dataset.notes
     assert "label maps left out (2 mask, 2 dseg, 2 msk)" in note
-    assert "take one kind with --source bids:FLAIR,mask" in note
+    assert "take one kind with --source bids:FLAIR,mask (or adc, dwi in place of FLAIR)" in note
     for choice, scan, label in (
         ("bids:FLAIR,mask", "FLAIR", "desc-brain_mask"),
         ("bids:dwi,msk", "dwi", "msk"),

@@ -220,6 +220,13 @@ def test_two_files_for_one_channel_or_label_are_refused(tmp_path):
     )
 
 
+def test_labels_may_be_called_as_the_first_channel_is(tmp_path):
+    """As those of Learn2Reg."""
+    root = write_dataset(tmp_path, *TWO, "labelsTr/b_9_0000.nii.gz", "labelsTr/b_10_0000.nii.gz")
+    labels = [case.label.name for case in sources.find_dataset(root).cases]
+    assert labels == ["b_9_0000.nii.gz", "b_10_0000.nii.gz"]
+
+
 @pytest.mark.parametrize(
     ("files", "cases"),
     [

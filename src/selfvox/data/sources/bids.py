@@ -64,7 +64,7 @@ def read_dataset(root: Path) -> Dataset:
             f"{count_of(len(parts), 'file')} of phase, real or imaginary parts left out: "
             f"{first_names(parts)}"
         )
-    notes += _labels_note(scans, labels)
+    notes += _labels_note(root, scans, labels)
     notes += _kinds_note(scans)
     return _dataset(root, scans, {}, notes)
 
@@ -172,16 +172,19 @@ def _dataset(
     return Dataset(root, "bids", tuple(cases), ("image",), None, tuple(notes))
 
 
-def _labels_note(scans: Sequence[Path], labels: Sequence[Path]) -> list[str]:
+def _labels_note(root: Path, scans: Sequence[Path], labels: Sequence[Path]) -> list[str]:
     """The label maps that a person may take, by their endings."""
     if not labels:
         return []
     endings = Counter(map(_kind, labels)).most_common()
     listed = ", ".join(f"{count} {printable(ending)}" for ending, count in endings[:4])
     kind = Counter(map(_kind, scans)).most_common(1)[0][0]
+    others, _, _ = _find(root, _MORE_FOLDERS)
+    kinds = sorted({*map(_kind, scans), *map(_kind, others)} - {kind})
+    instead = f" (or {', '.join(map(printable, kinds))} in place of {kind})" if kinds else ""
     return [
         f"label maps left out ({listed}), such as {first_names(labels[:1])}; "
-        f"take one kind with --source bids:{printable(kind)},{printable(endings[0][0])}"
+        f"take one kind with --source bids:{printable(kind)},{printable(endings[0][0])}{instead}"
     ]
 
 

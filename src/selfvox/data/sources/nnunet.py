@@ -261,6 +261,9 @@ def _labels(
     unmatched = []
     for path in _list_folder(folder):
         name = naming.stem(path, suffix(path))
+        if name not in scans:
+            # Learn2Reg's labels are called as the first channel is
+            name = name.removesuffix("_0000")
         if name not in scans or not _is_scan(path, ending):
             unmatched.append(path)
         elif name in labels:
