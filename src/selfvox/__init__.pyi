@@ -48,7 +48,7 @@ def lint(
 ) -> Rows:
     """Look for mistakes in a data set, without training: files, grids, values, labels.
 
-    The exit code is 3 if there is an error among the findings. Nothing is written without `out`.
+    The exit code is 3 if a finding is an error. Nothing is written without `out`.
 
     Args:
         scans: folder of scans, dataset.json, table.csv or a single scan.

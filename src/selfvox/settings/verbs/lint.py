@@ -13,7 +13,7 @@ from selfvox.settings.verbs._preparation import PreparationSettings
 class Lint(PreparationSettings):
     """Look for mistakes in a data set, without training: files, grids, values, labels.
 
-    The exit code is 3 if there is an error among the findings. Nothing is written without --out.
+    The exit code is 3 if a finding is an error. Nothing is written without --out.
 
     Returns:
         The findings, the worst first.
