@@ -64,7 +64,7 @@ def lint(settings: Lint) -> list[dict[str, Any]]:
     _print_labels(dataset, inspections)
     _print_findings(findings)
     if settings.out is not None:
-        _write(settings.out, dataset, inspections, findings)
+        _write(settings.out, dataset, inspections, findings, channel_names)
     counts = Counter(finding.severity for finding in findings)
     summary = ", ".join(counted(counts[severity], severity) for severity in SEVERITIES)
     usable = counted(len(inspections), "scan")
@@ -153,7 +153,11 @@ def _print_labels(dataset: Dataset, inspections: Sequence[Inspection]) -> None:
 
 
 def _write(
-    out: Path, dataset: Dataset, inspections: Sequence[Inspection], findings: Sequence[Finding]
+    out: Path,
+    dataset: Dataset,
+    inspections: Sequence[Inspection],
+    findings: Sequence[Finding],
+    channel_names: Sequence[str],
 ) -> None:
     """Write both tables and the sheets."""
     out.mkdir(parents=True, exist_ok=True)
@@ -168,7 +172,10 @@ def _write(
             for scan in finding.scans:
                 checks[scan].append(finding.check)
     cases = {case.id: case for case in dataset.cases}
-    rows = [_row(item, cases[item.facts.id], checks[item.facts.id]) for item in inspections]
+    rows = [
+        _row(item, cases[item.facts.id], checks[item.facts.id], channel_names)
+        for item in inspections
+    ]
     columns = list(dict.fromkeys(name for row in rows for name in row))
     write_csv(out / SCANS, columns, [[row.get(name) for name in columns] for row in rows])
     pictures = {item.facts.id: item.views for item in inspections if item.views is not None}
@@ -184,7 +191,9 @@ def _write(
         echo(f"look at every scan: {sheets[0]}{more}; red frames have a warning or an error")
 
 
-def _row(inspection: Inspection, case: Case, checks: Sequence[str]) -> Mapping[str, Any]:
+def _row(
+    inspection: Inspection, case: Case, checks: Sequence[str], channel_names: Sequence[str]
+) -> Mapping[str, Any]:
     """One scan in the table."""
     facts = inspection.facts
     profile = facts.profile
@@ -198,12 +207,12 @@ def _row(inspection: Inspection, case: Case, checks: Sequence[str]) -> Mapping[s
         "extent": _product(profile.extent),
         "modality": profile.modality,
     }
-    for number, channel in enumerate(profile.channels):
-        prefix = f"channel {number} " if len(profile.channels) > 1 else ""
+    for name, channel in zip(channel_names, profile.channels, strict=True):
+        prefix = f"{name} " if len(channel_names) > 1 else ""
         row[f"{prefix}lowest"] = channel.before[0]
         row[f"{prefix}median"] = channel.before[2]
         row[f"{prefix}highest"] = channel.before[-1]
-        row[f"{prefix}foreground"] = channel.share
+        row[f"{prefix}body"] = channel.share
     row["label voxels"] = " ".join(
         f"{value}:{count}" for value, count in inspection.label_voxels.items()
     )

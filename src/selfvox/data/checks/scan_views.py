@@ -15,6 +15,7 @@ from selfvox.data.preparation.geometry import (
     canonical_spacing,
     orient,
 )
+from selfvox.ops.boxes import bounding_box
 from selfvox.plotting import class_colour, informative_level, upright
 
 EDGE = 128  # pixels of one view
@@ -25,9 +26,9 @@ _BRIGHTEST = 99.5
 def draw_views(image: Image, geometry: Geometry, label: np.ndarray | None = None) -> np.ndarray:
     """Axial, coronal and sagittal slice next to each other, or a picture; uint8 (row, column, 3).
 
-    Slices go through the middle of the foreground, or where the label has most of its highest
-    class; volumes keep their proportions in mm. Of several channels the first is shown; three of a
-    picture are its colours.
+    Slices go through the middle of the foreground, axial ones where the label has most of its
+    highest class, and show the box around both; volumes keep their proportions in mm. Of several
+    channels the first is shown; three of a picture are its colours.
 
     Args:
         image: the scan.
@@ -41,12 +42,26 @@ def draw_views(image: Image, geometry: Geometry, label: np.ndarray | None = None
         channels = data if len(data) == 3 else data[:1]
         return _view(np.moveaxis(channels, 0, -1), mask, (1.0, 1.0))
     spacing_mm = canonical_spacing(image, orientation)
-    levels = [(low + high) // 2 for low, high in zip(geometry.start, geometry.stop, strict=True)]
-    if mask is not None and mask.any():
-        levels[2] = informative_level(mask)
+    box = _shown_box(geometry, mask)
+    volume = data[0][box]
+    shown = None if mask is None else mask[box]
+    levels = [edge // 2 for edge in volume.shape]
+    if shown is not None and shown.any():
+        levels[2] = informative_level(shown)
     # axial, coronal, sagittal
-    views = [_slice_view(data[0], mask, axis, levels[axis], spacing_mm) for axis in (2, 1, 0)]
+    views = [_slice_view(volume, shown, axis, levels[axis], spacing_mm) for axis in (2, 1, 0)]
     return np.concatenate(views, axis=1)
+
+
+def _shown_box(geometry: Geometry, mask: np.ndarray | None) -> tuple[slice, ...]:
+    """The box around the foreground and the label, canonical axes."""
+    boxes = [geometry.box]
+    if mask is not None and mask.any():
+        boxes.append(bounding_box(mask > 0, 1))
+    return tuple(
+        slice(min(side.start for side in sides), max(side.stop for side in sides))
+        for sides in zip(*boxes, strict=True)
+    )
 
 
 def _slice_view(
