@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from selfvox.errors import ResourceError, Stopped, UsageError, WeightsError
 from selfvox.runs.atomic_files import sha256
 from selfvox.runs.device import make_fabric
 from selfvox.runs.run_folder import Run, read_metrics
-from selfvox.training import best_checkpoint, pretext_objective, segmentation
+from selfvox.training import best_checkpoint, pretext_objective, segmentation, training_state
 from selfvox.training.batches import training_batches
 from selfvox.training.schedule import TrainingPlan
 
@@ -253,10 +254,9 @@ def test_batches_are_the_same_wherever_a_run_begins(shapes_store):
             assert all(torch.equal(batch[key], expected[key]) for key in batch)
 
 
-def test_a_disk_that_fills_up_ends_with_its_code_and_the_run_goes_on_later(
-    shapes_store, tmp_path, small, monkeypatch, capsys
-):
-    settings = {**small, "task": "rotation", "steps": 6, "batch": 2, "save_every": 2}
+def full_disk(monkeypatch, times):
+    """The second checkpoint finds the disk full so many times; returns the seconds waited."""
+    waited = []
     save = Run.save_checkpoint
     fsync = os.fsync
 
@@ -264,23 +264,57 @@ def test_a_disk_that_fills_up_ends_with_its_code_and_the_run_goes_on_later(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def second_fails(self, checkpoint):
-        monkeypatch.setattr(os, "fsync", full if checkpoint.step == 4 else fsync)
-        save(self, checkpoint)
+        is_full = checkpoint.step == 4 and len(waited) < times
+        monkeypatch.setattr(os, "fsync", full if is_full else fsync)
+        try:
+            save(self, checkpoint)
+        finally:
+            monkeypatch.setattr(os, "fsync", fsync)
 
+    monkeypatch.setattr(Run, "save_checkpoint", second_fails)
+    monkeypatch.setattr(training_state.time, "sleep", waited.append)
+    return waited
+
+
+def test_a_full_disk_is_tried_again_then_ends_with_its_code_and_the_run_goes_on_later(
+    shapes_store, tmp_path, small, monkeypatch
+):
+    settings = {**small, "task": "rotation", "steps": 6, "batch": 2, "save_every": 2}
     selfvox.pretrain(shapes_store, out=tmp_path / "alone", **settings)
     with monkeypatch.context() as patched:
-        patched.setattr(Run, "save_checkpoint", second_fails)
-        with pytest.raises(ResourceError, match="the disk is full"):
+        waited = full_disk(patched, times=9)
+        with pytest.raises(ResourceError, match=r"disk is full.*the last is of step 2, go on"):
             selfvox.pretrain(shapes_store, out=tmp_path / "run", **settings)
-    monkeypatch.setattr(os, "fsync", fsync)
+        assert waited == list(training_state.RETRY_AFTER_S)
     assert [path.stem for path in (tmp_path / "run").glob("checkpoints/*.json")] == [
         "step-00000002"
     ]
     selfvox.pretrain(shapes_store, out=tmp_path / "run", resume=True, **settings)
-    alone, run = (
-        sha256(tmp_path / name / "encoder" / "weights.safetensors") for name in ("alone", "run")
-    )
-    assert alone == run
+    with monkeypatch.context() as patched:
+        waited = full_disk(patched, times=1)
+        selfvox.pretrain(shapes_store, out=tmp_path / "patient", **settings)
+        assert len(waited) == 1
+    digests = {
+        sha256(tmp_path / name / "encoder" / "weights.safetensors")
+        for name in ("alone", "run", "patient")
+    }
+    assert len(digests) == 1
+
+
+def test_a_run_with_its_folder_removed_ends_in_one_line(
+    shapes_store, tmp_path, computed_steps, monkeypatch, capsys
+):
+    out = tmp_path / "run"
+    forward = pretext_objective.PretextObjective.forward
+
+    def removing(self, batch, step, rng):
+        if step == 2:
+            shutil.rmtree(out)
+        return forward(self, batch, step, rng)
+
+    monkeypatch.setattr(pretext_objective.PretextObjective, "forward", removing)
+    assert main(arguments(shapes_store, out)) == 5
+    assert "No such file or directory" in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_a_validation_dice_of_zero_is_not_forgotten(shapes_store, tmp_path, small, monkeypatch):

@@ -69,7 +69,13 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
 
 def has_checkpoint(folder: Path) -> bool:
     """Whether a checkpoint was ever completed here, intact or damaged by now."""
-    return any(folder.glob("step-*.json"))
+    return newest_step(folder) is not None
+
+
+def newest_step(folder: Path) -> int | None:
+    """The step of the newest checkpoint, intact or damaged by now; None if there is none."""
+    steps = [int(file.stem[5:]) for file in folder.glob("step-*.json") if file.stem[5:].isdecimal()]
+    return max(steps, default=None)
 
 
 def read_last_checkpoint(folder: Path) -> Checkpoint | None:

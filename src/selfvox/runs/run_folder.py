@@ -25,6 +25,7 @@ from selfvox.runs.checkpoints import (
     CHECKPOINTS,
     Checkpoint,
     has_checkpoint,
+    newest_step,
     read_last_checkpoint,
     write_checkpoint,
 )
@@ -117,6 +118,10 @@ class Run:
             ResourceError: the disk is full; the earlier checkpoints are intact.
         """
         write_checkpoint(self.path / CHECKPOINTS, checkpoint)
+
+    def newest_checkpoint(self) -> int | None:
+        """The step of the newest checkpoint, intact or not; None if there is none."""
+        return newest_step(self.path / CHECKPOINTS)
 
     def last_checkpoint(self) -> Checkpoint | None:
         """The newest checkpoint that is intact; None if none was ever written.

@@ -15,9 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from selfvox.errors import DataError, NumericalError, ResourceError, SelfvoxError, Stopped
+from selfvox.errors import DataError, NumericalError, ResourceError, Stopped
 from selfvox.ops.outcome import Batch, Outcome
-from selfvox.runs.checkpoints import Checkpoint
 from selfvox.runs.device import Fabric
 from selfvox.runs.progress import echo, progress_bar
 from selfvox.runs.run_folder import Run
@@ -28,7 +27,7 @@ from selfvox.training.schedule import TrainingPlan
 from selfvox.training.stop_after_step import StopSignals
 from selfvox.training.time_forecast import TimeForecast
 from selfvox.training.training_log import TrainingLog
-from selfvox.training.training_state import checkpoint_of, restore
+from selfvox.training.training_state import CheckpointSaver, restore
 
 LOG_EVERY = 10  # steps between lines of `metrics.jsonl`
 # a run may skip so many steps in a row, and in all as many or one in a hundred; then it ends
@@ -113,6 +112,7 @@ def train(
     step, skipped = restore(fabric, run, objective, optimizer)
     skips = _SkippedSteps(run.path, plan.steps, skipped)
     module, optimizer = fabric.setup(objective, optimizer)
+    saver = CheckpointSaver(fabric, run, tensors, optimizer)
     log = TrainingLog(plan.batch * fabric.world_size, objective.loss_label)
     with (
         contextlib.closing(training_batches(fabric, data, plan, step, hooks.left_out)) as batches,
@@ -126,8 +126,7 @@ def train(
                 outcomes = stepper.take(step)
             except (DataError, ResourceError) as error:
                 # weights and buffers are those after the last step
-                checkpoint = checkpoint_of(step, tensors, optimizer, skips.total)
-                raise _saved(error, fabric, run, checkpoint) from error
+                raise saver.save_after(error, step, skips.total) from error
             seconds = time.monotonic() - began
             skips.count(step, is_skipped=not outcomes)
             log.add(outcomes)
@@ -144,8 +143,7 @@ def train(
             bar.advance(log.caption)
             signal_number = largest_of_devices(fabric, stop.number)
             if signal_number or is_last or step % plan.save_every == 0:
-                if fabric.is_global_zero:
-                    run.save_checkpoint(checkpoint_of(step, tensors, optimizer, skips.total))
+                saver.save(step, skips.total, patient=not signal_number)
                 # no device goes on before the checkpoint is written
                 fabric.barrier()
             if signal_number and not is_last:
@@ -154,19 +152,6 @@ def train(
                     f"{step}, saved; go on with --resume",
                     signal_number,
                 )
-
-
-def _saved(
-    error: DataError | ResourceError, fabric: Fabric, run: Run, checkpoint: Checkpoint
-) -> SelfvoxError:
-    """Save a checkpoint, if there is anything to save; the error, which then says so."""
-    if not checkpoint.step or not fabric.is_global_zero:
-        return error
-    # the error that ends the run matters more
-    with contextlib.suppress(OSError, ResourceError):
-        run.save_checkpoint(checkpoint)
-        return type(error)(f"{error}; saved after step {checkpoint.step}, go on with --resume")
-    return error
 
 
 def _parameter_groups(objective: Objective, encoder: nn.Module | None) -> list[dict[str, Any]]:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
+import time
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from selfvox.errors import WeightsError
+from selfvox.errors import DataError, ResourceError, WeightsError
 from selfvox.runs.checkpoints import Checkpoint
 from selfvox.runs.device import Fabric
 from selfvox.runs.progress import echo
 from selfvox.runs.run_folder import Run
 from selfvox.runs.weights import load_strictly
 
+RETRY_AFTER_S = (5, 20, 60)  # others may remove files meanwhile
 _ANOTHER_FOLDER = "start the run again in another folder"
 
 
@@ -30,6 +33,61 @@ def checkpoint_of(
     weights = {f"weights.{name}": tensor for name, tensor in tensors.items()}
     state = {"skipped": skipped, "moments": len(moments)}
     return Checkpoint(step, {**weights, **moments}, state)
+
+
+class CheckpointSaver:
+    """Saves the state of a training, on the first of several devices.
+
+    Args:
+        fabric: says which device this is.
+        run: gets the checkpoints.
+        tensors: of the objective, by name.
+        optimizer: has the moments of the gradients.
+    """
+
+    def __init__(self, fabric: Fabric, run: Run, tensors: Mapping[str, Tensor], optimizer: Any):
+        self.is_main = fabric.is_global_zero
+        self.run = run
+        self.tensors = tensors
+        self.optimizer = optimizer
+
+    def save(self, step: int, skipped: int, *, patient: bool = True) -> None:
+        """Save the state after `step` steps.
+
+        Args:
+            step: number of steps taken.
+            skipped: of these, without an update.
+            patient: if the disk is full, try again a few times.
+
+        Raises:
+            ResourceError: the disk is full; names the last checkpoint.
+        """
+        if not self.is_main:
+            return
+        checkpoint = checkpoint_of(step, self.tensors, self.optimizer, skipped)
+        for seconds in RETRY_AFTER_S if patient else ():
+            try:
+                return self.run.save_checkpoint(checkpoint)
+            except ResourceError as error:
+                echo(f"{error}; trying again in {seconds} s")
+            time.sleep(seconds)
+        try:
+            self.run.save_checkpoint(checkpoint)
+        except ResourceError as error:
+            last = self.run.newest_checkpoint()
+            state = "there is no checkpoint" if last is None else f"the last is of step {last}"
+            raise ResourceError(f"{error}; {state}, go on with --resume") from None
+
+    def save_after(
+        self, error: DataError | ResourceError, step: int, skipped: int
+    ) -> DataError | ResourceError:
+        """Save the state, if there is any, after an error; returns the error, which says so."""
+        # the error that ends the run matters more
+        with contextlib.suppress(OSError, ResourceError):
+            if step and self.is_main:
+                self.save(step, skipped, patient=False)
+                return type(error)(f"{error}; saved after step {step}, go on with --resume")
+        return error
 
 
 def restore(
