@@ -19,7 +19,14 @@ from typing import Any, NoReturn
 
 import selfvox
 from selfvox import cli_help
-from selfvox.errors import DISK_FULL_ERRORS, ResourceError, SelfvoxError, UsageError, did_you_mean
+from selfvox.errors import (
+    DISK_FULL_ERRORS,
+    ResourceError,
+    SelfvoxError,
+    UsageError,
+    did_you_mean,
+    is_out_of_memory,
+)
 from selfvox.functions import run_verb
 from selfvox.runs.progress import quiet_console
 from selfvox.runs.stop_signals import handle_stop_signals, request_stop
@@ -240,10 +247,7 @@ def _takes_dict(option: Option) -> bool:
 def _exit_code_and_message(error: BaseException) -> tuple[int, str]:
     # messages of libraries may have many lines
     text = " ".join(str(error).split())[:500]
-    # by its name: torch may not be imported
-    memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
-    # what torch says, in a plain RuntimeError, when the memory of a CPU is full
-    if memory or "can't allocate memory" in text or "not enough memory" in text:
+    if is_out_of_memory(error):
         remedy = "use a smaller --batch or --crop, fewer --workers, or a larger machine"
         return ResourceError.exit_code, f"error: out of memory; {remedy}"
     if isinstance(error, SelfvoxError):

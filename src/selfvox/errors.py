@@ -58,6 +58,16 @@ class Stopped(SelfvoxError):  # noqa: N818 - a stop is not an error
         self.exit_code = 128 + signal_number
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that the memory of this machine or of a device is full."""
+    # by its name: torch may not be imported
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    # torch has no exception of its own for the memory of a CPU
+    texts = ("can't allocate memory", "not enough memory")
+    return isinstance(error, RuntimeError) and any(text in str(error) for text in texts)
+
+
 def did_you_mean(word: str, choices: Iterable[str]) -> str:
     """`; did you mean 'simclr'?`, or the list of all choices if none is similar."""
     choices = sorted(choices)

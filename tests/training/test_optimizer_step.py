@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset
 
+from selfvox.errors import ResourceError
 from selfvox.ops.outcome import Outcome
 from selfvox.runs.device import make_fabric
 from selfvox.runs.run_folder import Run, read_metrics
@@ -160,3 +161,86 @@ def test_skipped_steps_are_in_no_mean_and_change_no_weight(tmp_path):
     assert line["skipped"] == 1
     assert line["size"] == pytest.approx((1.12 + 0.04) / 2)
     assert math.isfinite(line["loss"])
+
+
+def out_of_memory(monkeypatch, forward, error, largest, at_step=0):
+    """From a step on, more than `largest` images of a batch do not fit into memory."""
+
+    def limited(self, batch, step, rng):
+        if step >= at_step and len(next(iter(batch.values()))) > largest:
+            raise error
+        return forward(self, batch, step, rng)
+
+    return limited
+
+
+MEMORY_ERRORS = [
+    torch.OutOfMemoryError("CUDA out of memory"),
+    RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+    MemoryError(),
+]
+
+
+@pytest.mark.parametrize("error", MEMORY_ERRORS)
+@pytest.mark.parametrize("largest", [1, 2])
+def test_out_of_memory_is_a_smaller_batch_with_more_of_them_accumulated(
+    tmp_path, monkeypatch, capsys, error, largest
+):
+    whole = Linear()
+    optimise(tmp_path / "whole", whole, Gradients(), plan(steps=1, batch=4))
+    limited = Linear()
+    forward = out_of_memory(monkeypatch, Linear.forward, error, largest)
+    monkeypatch.setattr(Linear, "forward", forward)
+    optimise(tmp_path / "limited", limited, Gradients(), plan(steps=1, batch=4))
+    small = Linear()
+    accumulate = 4 // largest
+    optimise(
+        tmp_path / "small",
+        small,
+        Gradients(),
+        plan(steps=1, batch=largest, accumulate=accumulate),
+    )
+    assert limited.weight.tolist() == small.weight.tolist()
+    assert limited.weight.tolist() == pytest.approx(whole.weight.tolist(), rel=1e-6)
+    printed = capsys.readouterr().err
+    assert f"each batch of 4 images is computed in {accumulate} parts" in printed
+    assert printed.count("out of memory") == {1: 2, 2: 1}[largest]
+
+
+def test_a_run_that_met_the_limit_is_resumed_in_as_many_parts(tmp_path, monkeypatch, capsys):
+    forward = out_of_memory(monkeypatch, Linear.forward, MemoryError(), 2, at_step=1)
+    monkeypatch.setattr(Linear, "forward", forward)
+    alone = Linear()
+    six = [*GRADIENTS, *GRADIENTS]
+    monkeypatch.setattr(
+        Gradients, "__getitem__", lambda self, n: {"gradient": torch.tensor(six[n])}
+    )
+    how = {"batch": 3, "save_every": 1}
+    optimise(tmp_path / "alone", alone, Gradients(), plan(steps=4, **how))
+
+    def stop_at_3(step):
+        if step == 3:
+            raise KeyboardInterrupt
+        return {}
+
+    with pytest.raises(KeyboardInterrupt):
+        optimise(
+            tmp_path / "run",
+            Linear(),
+            Gradients(),
+            plan(steps=4, **how),
+            Hooks(after_step=stop_at_3),
+        )
+    capsys.readouterr()
+    resumed = Linear()
+    optimise(tmp_path / "run", resumed, Gradients(), plan(steps=4, **how))
+    assert resumed.weight.tolist() == alone.weight.tolist()
+    assert "out of memory" not in capsys.readouterr().err
+
+
+def test_parts_that_a_loss_cannot_learn_from_are_refused_with_the_remedy(tmp_path, monkeypatch):
+    monkeypatch.setattr(Linear, "min_batch", 2)
+    forward = out_of_memory(monkeypatch, Linear.forward, MemoryError(), 1)
+    monkeypatch.setattr(Linear, "forward", forward)
+    with pytest.raises(ResourceError, match="use a smaller --batch with --accumulate"):
+        optimise(tmp_path / "run", Linear(), Gradients(), plan(steps=1, batch=2))

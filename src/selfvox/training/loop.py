@@ -27,7 +27,7 @@ from selfvox.training.schedule import TrainingPlan
 from selfvox.training.stop_after_step import StopSignals
 from selfvox.training.time_forecast import TimeForecast
 from selfvox.training.training_log import TrainingLog
-from selfvox.training.training_state import CheckpointSaver, restore
+from selfvox.training.training_state import CheckpointSaver, Position, restore
 
 LOG_EVERY = 10  # steps between lines of `metrics.jsonl`
 # a run may skip so many steps in a row, and in all as many or one in a hundred; then it ends
@@ -38,6 +38,7 @@ STEPS_PER_SKIPPED = 100
 class Objective(nn.Module, ABC):
     """What is minimised: a network and the loss of its predictions."""
 
+    min_batch = 1  # images that a loss needs
     loss_label = "loss"  # what the loss is called on the progress line and on the curve
 
     @abstractmethod
@@ -109,8 +110,9 @@ def train(
     optimizer = torch.optim.AdamW(
         groups, lr=plan.learning_rate, weight_decay=plan.weight_decay, fused=True
     )
-    step, skipped = restore(fabric, run, objective, optimizer)
-    skips = _SkippedSteps(run.path, plan.steps, skipped)
+    restored = restore(fabric, run, objective, optimizer)
+    step = restored.step
+    skips = _SkippedSteps(run.path, plan.steps, restored.skipped)
     module, optimizer = fabric.setup(objective, optimizer)
     saver = CheckpointSaver(fabric, run, tensors, optimizer)
     log = TrainingLog(plan.batch * fabric.world_size, objective.loss_label)
@@ -119,14 +121,25 @@ def train(
         StopSignals() as stop,
         progress_bar(title, plan.steps, step) as bar,
     ):
-        stepper = Stepper(fabric, module, optimizer, plan, batches, log, hooks.before_update)
+        stepper = Stepper(
+            fabric,
+            module,
+            optimizer,
+            plan,
+            batches,
+            log,
+            hooks.before_update,
+            min_batch=objective.min_batch,
+            parts=restored.parts,
+        )
         while step < plan.steps:
             began = time.monotonic()
             try:
                 outcomes = stepper.take(step)
             except (DataError, ResourceError) as error:
                 # weights and buffers are those after the last step
-                raise saver.save_after(error, step, skips.total) from error
+                state = Position(step, skips.total, stepper.parts)
+                raise saver.save_after(error, state) from error
             seconds = time.monotonic() - began
             skips.count(step, is_skipped=not outcomes)
             log.add(outcomes)
@@ -143,7 +156,8 @@ def train(
             bar.advance(log.caption)
             signal_number = largest_of_devices(fabric, stop.number)
             if signal_number or is_last or step % plan.save_every == 0:
-                saver.save(step, skips.total, patient=not signal_number)
+                state = Position(step, skips.total, stepper.parts)
+                saver.save(state, patient=not signal_number)
                 # no device goes on before the checkpoint is written
                 fabric.barrier()
             if signal_number and not is_last:

@@ -1,4 +1,7 @@
-"""One optimiser step: accumulated gradients, clipped; skipped where something is not finite."""
+"""One optimiser step: accumulated gradients, clipped; skipped where something is not finite.
+
+Where the device is out of memory, each batch is computed in parts, and their gradients are added.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from selfvox.errors import ResourceError
+from selfvox.errors import ResourceError, is_out_of_memory
 from selfvox.ops.outcome import Outcome
 from selfvox.runs.device import Fabric
+from selfvox.runs.progress import echo
 from selfvox.training.batches import batch_generator
 from selfvox.training.schedule import TrainingPlan
 from selfvox.training.training_log import TrainingLog
@@ -31,6 +35,8 @@ class Stepper:
         log: measures how long batches take to arrive.
         before_update: called with the number of a step, from 1 on, and the outcome of its last
             batch when the gradients are there and finite.
+        min_batch: the smallest number of images with a loss to learn from.
+        parts: of each batch, computed one after the other; more of them if memory is full.
     """
 
     def __init__(
@@ -42,6 +48,8 @@ class Stepper:
         batches: Iterator[dict[str, Tensor]],
         log: TrainingLog,
         before_update: BeforeUpdate,
+        min_batch: int = 1,
+        parts: int = 1,
     ):
         self.fabric = fabric
         self.module = module
@@ -50,6 +58,8 @@ class Stepper:
         self.batches = batches
         self.log = log
         self.before_update = before_update
+        self.min_batch = min_batch
+        self.parts = parts
 
     def take(self, step: int) -> list[Outcome]:
         """Take one step; return the outcome of each of its batches, detached.
@@ -64,8 +74,8 @@ class Stepper:
             self.optimizer.param_groups, self.plan.rates_at(step).values(), strict=True
         ):
             group["lr"] = rate
-        with _out_of_memory_explained(), self._restored_buffers() as restore:
-            outcomes = [self._backward(step, number) for number in range(self.plan.accumulate)]
+        with self._restored_buffers() as restore:
+            outcomes = self._accumulate(step, restore)
             is_finite = self._clip() and all(outcome.loss.isfinite() for outcome in outcomes)
             # all skip or none: weights must stay the same on all devices
             if largest_of_devices(self.fabric, int(not is_finite)):
@@ -93,20 +103,74 @@ class Stepper:
             restore()
             raise
 
-    def _backward(self, step: int, micro_batch: int) -> Outcome:
+    def _accumulate(self, step: int, restore: Callable[[], None]) -> list[Outcome]:
+        """Add the gradients of the step's batches; in more parts, if memory is full.
+
+        Raises:
+            ResourceError: it is full with the smallest parts, too.
+        """
+        taken: list[dict[str, Tensor]] = []
+        while True:
+            try:
+                outcomes = []
+                for number in range(self.plan.accumulate):
+                    if number == len(taken):
+                        with self.log.waiting():
+                            taken.append(next(self.batches))
+                    outcomes += self._backward(step, number, taken[number])
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+            else:
+                return outcomes
+            # after the error is gone, which keeps the tensors of its frames
+            self.optimizer.zero_grad()
+            restore()
+            self._halve(step)
+
+    def _halve(self, step: int) -> None:
+        """Compute each batch in twice as many parts from now on.
+
+        Raises:
+            ResourceError: the parts would be too small, or other devices would wait for this one.
+        """
+        parts = 2 * self.parts
+        size = self.plan.batch // parts
+        if size < self.min_batch or self.fabric.world_size > 1:
+            raise ResourceError(
+                "the device is out of memory; use a smaller --batch with --accumulate, or a "
+                "smaller --crop"
+            )
+        self.parts = parts
+        if self.fabric.device.type == "cuda":
+            torch.cuda.empty_cache()
+        echo(
+            f"step {step}: out of memory; from now on each batch of {self.plan.batch} images is "
+            f"computed in {parts} parts, one after the other: a step still learns from all, but a "
+            "loss compares only images of one part"
+        )
+
+    def _backward(self, step: int, micro_batch: int, batch: dict[str, Tensor]) -> list[Outcome]:
         """Add the gradients of one of the step's batches."""
-        with self.log.waiting():
-            batch = next(self.batches)
-        rng = batch_generator(self.plan.seed, self.fabric.global_rank, step, micro_batch)
-        # dropout draws from torch's global generator
-        torch.manual_seed(int(torch.randint(1 << 62, (), generator=rng)))
-        # devices exchange gradients once a step, with its last batch
-        is_last = micro_batch == self.plan.accumulate - 1
-        with self.fabric.no_backward_sync(self.module, enabled=not is_last):
-            outcome: Outcome = self.module(batch, step, rng)
-            # the mean of the batches, as one large batch has it
-            self.fabric.backward(outcome.loss / self.plan.accumulate)
-        return outcome._replace(loss=outcome.loss.detach())
+        outcomes = []
+        images = len(next(iter(batch.values())))
+        for part in range(self.parts):
+            ends = slice(part * images // self.parts, (part + 1) * images // self.parts)
+            # as with a smaller batch, and more of them accumulated
+            number = micro_batch * self.parts + part
+            rng = batch_generator(self.plan.seed, self.fabric.global_rank, step, number)
+            # dropout draws from torch's global generator
+            torch.manual_seed(int(torch.randint(1 << 62, (), generator=rng)))
+            # devices exchange gradients once a step, with its last batch
+            is_last = number == self.plan.accumulate * self.parts - 1
+            with self.fabric.no_backward_sync(self.module, enabled=not is_last):
+                values = {name: value[ends] for name, value in batch.items()}
+                outcome: Outcome = self.module(values, step, rng)
+                # the mean of the images, as one large batch has it
+                share = (ends.stop - ends.start) / images
+                self.fabric.backward(outcome.loss * share / self.plan.accumulate)
+            outcomes.append(outcome._replace(loss=outcome.loss.detach()))
+        return outcomes
 
     def _clip(self) -> bool:
         """Clip the gradients' norm; return whether it is finite."""
@@ -123,14 +187,3 @@ def largest_of_devices(fabric: Fabric, number: int) -> int:
         return number
     tensor = torch.tensor(number, device=fabric.device)
     return int(fabric.all_reduce(tensor, reduce_op="max"))  # type: ignore[arg-type]
-
-
-@contextlib.contextmanager
-def _out_of_memory_explained() -> Iterator[None]:
-    try:
-        yield
-    except torch.OutOfMemoryError:
-        raise ResourceError(
-            "the device is out of memory; use a smaller --batch with --accumulate, or a smaller "
-            "--crop"
-        ) from None

@@ -18,6 +18,7 @@ class PretextObjective(Objective):
         self.encoder = encoder
         self.head = task.head(encoder)
         self.task = task
+        self.min_batch = task.min_batch
 
     def forward(self, batch: Batch, step: int, rng: torch.Generator) -> Outcome:
         """Make the task's batch of the images, and compute its loss."""

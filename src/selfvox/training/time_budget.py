@@ -26,7 +26,7 @@ from selfvox.training.optimizer_step import Stepper
 from selfvox.training.schedule import TrainingPlan
 from selfvox.training.time_forecast import WARM_UP_STEPS
 from selfvox.training.training_log import TrainingLog
-from selfvox.training.training_state import checkpoint_of
+from selfvox.training.training_state import Position, checkpoint_of
 
 Clock = Callable[[], float]  # seconds since some moment
 
@@ -122,7 +122,7 @@ def time_training(
         steps_s = budget.time(lambda: [stepper.take(step) for step in range(warm_up, last)])
     checkpoint_s = 0.0
     if fabric.is_global_zero:
-        checkpoint = checkpoint_of(last, tensors, optimizer, 0)
+        checkpoint = checkpoint_of(Position(last), tensors, optimizer)
         folder = run / TRIAL
         # of a process that was killed meanwhile
         shutil.rmtree(folder, ignore_errors=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -21,18 +21,28 @@ RETRY_AFTER_S = (5, 20, 60)  # others may remove files meanwhile
 _ANOTHER_FOLDER = "start the run again in another folder"
 
 
-def checkpoint_of(
-    step: int, tensors: Mapping[str, Tensor], optimizer: Any, skipped: int
-) -> Checkpoint:
-    """Everything that the training continues from after `step` steps."""
+class Position(NamedTuple):
+    """How far a training is."""
+
+    step: int  # steps taken
+    skipped: int = 0  # of these, without an update
+    parts: int = 1  # that each batch is computed in
+
+
+def checkpoint_of(position: Position, tensors: Mapping[str, Tensor], optimizer: Any) -> Checkpoint:
+    """Everything that a training continues from."""
     moments = {
         f"optimizer.{number}.{name}": value
         for number, values in optimizer.state_dict()["state"].items()
         for name, value in values.items()
     }
     weights = {f"weights.{name}": tensor for name, tensor in tensors.items()}
-    state = {"skipped": skipped, "moments": len(moments)}
-    return Checkpoint(step, {**weights, **moments}, state)
+    state = {
+        "skipped": position.skipped,
+        "parts": position.parts,
+        "moments": len(moments),
+    }
+    return Checkpoint(position.step, {**weights, **moments}, state)
 
 
 class CheckpointSaver:
@@ -51,12 +61,11 @@ class CheckpointSaver:
         self.tensors = tensors
         self.optimizer = optimizer
 
-    def save(self, step: int, skipped: int, *, patient: bool = True) -> None:
-        """Save the state after `step` steps.
+    def save(self, position: Position, *, patient: bool = True) -> None:
+        """Save the state.
 
         Args:
-            step: number of steps taken.
-            skipped: of these, without an update.
+            position: how far the training is.
             patient: if the disk is full, try again a few times.
 
         Raises:
@@ -64,7 +73,7 @@ class CheckpointSaver:
         """
         if not self.is_main:
             return
-        checkpoint = checkpoint_of(step, self.tensors, self.optimizer, skipped)
+        checkpoint = checkpoint_of(position, self.tensors, self.optimizer)
         for seconds in RETRY_AFTER_S if patient else ():
             try:
                 return self.run.save_checkpoint(checkpoint)
@@ -79,21 +88,23 @@ class CheckpointSaver:
             raise ResourceError(f"{error}; {state}, go on with --resume") from None
 
     def save_after(
-        self, error: DataError | ResourceError, step: int, skipped: int
+        self, error: DataError | ResourceError, position: Position
     ) -> DataError | ResourceError:
         """Save the state, if there is any, after an error; returns the error, which says so."""
         # the error that ends the run matters more
         with contextlib.suppress(OSError, ResourceError):
-            if step and self.is_main:
-                self.save(step, skipped, patient=False)
-                return type(error)(f"{error}; saved after step {step}, go on with --resume")
+            if position.step and self.is_main:
+                self.save(position, patient=False)
+                return type(error)(
+                    f"{error}; saved after step {position.step}, go on with --resume"
+                )
         return error
 
 
 def restore(
     fabric: Fabric, run: Run, objective: nn.Module, optimizer: torch.optim.Optimizer
-) -> tuple[int, int]:
-    """Load the last checkpoint if there is one; return the steps taken and the steps skipped.
+) -> Position:
+    """Load the last checkpoint if there is one; return how far the training is.
 
     Raises:
         WeightsError: every checkpoint is damaged, or the last one is of another network.
@@ -102,7 +113,7 @@ def restore(
     if fabric.is_global_zero:
         run.forget_metrics_after(checkpoint.step if checkpoint else 0)
     if checkpoint is None:
-        return 0, 0
+        return Position(0)
     origin = f"{run.path}: checkpoint of step {checkpoint.step}"
     prefix = "weights."
     weights = {
@@ -113,7 +124,9 @@ def restore(
     load_strictly(objective, weights, origin)
     _restore_optimizer(optimizer, checkpoint, origin)
     echo(f"resuming from step {checkpoint.step}")
-    return checkpoint.step, checkpoint.state.get("skipped", 0)
+    return Position(
+        checkpoint.step, checkpoint.state.get("skipped", 0), checkpoint.state.get("parts", 1)
+    )
 
 
 def _restore_optimizer(
