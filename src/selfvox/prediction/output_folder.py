@@ -73,8 +73,8 @@ class CaseRecord:
     id: str
     scan: list[str]  # SHA-256 of its files
     files: dict[str, str]  # SHA-256 of each file of its prediction
-    review: dict[str, Any] | None = None
-    answer: dict[str, Any] | None = None
+    review: dict[str, Any] = dataclasses.field(default_factory=dict)
+    answer: dict[str, Any] = dataclasses.field(default_factory=dict)
     notes: list[str] = dataclasses.field(default_factory=list)
     file: str | None = None
     work: dict[str, Any] | None = None

@@ -55,8 +55,7 @@ def checked(content: dict[str, Any], origin: str) -> dict[str, Any]:
         DataError: it does not.
     """
     # files of earlier versions have none
-    checksum = content.pop(CHECKSUM, None)
-    if checksum not in (None, _checksum(content)):
+    if CHECKSUM in content and content.pop(CHECKSUM) != _checksum(content):
         raise DataError(f"{origin}: damaged (its checksum does not match)")
     return content
 

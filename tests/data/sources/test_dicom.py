@@ -550,6 +550,7 @@ def enhanced(slices):
             "at 35.00 mm has 142 bytes of pixels, its header asks for 144",
         ),
         (with_(PixelData=b"\0" * 200), "has 200 bytes"),
+        (with_(PixelData=None), "has 0 bytes of pixels"),
         (without("PixelData"), "no whole-number pixels"),
         (with_(NumberOfFrames=1, PixelData=b"\0" * 6 * 144), "has 864 bytes"),
         (with_(NumberOfFrames=6), "several frames in one file"),

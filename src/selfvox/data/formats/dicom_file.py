@@ -378,7 +378,8 @@ def _shape(dataset: pydicom.Dataset, slice_name: str) -> tuple[int, int]:
 def _uncompressed(
     dataset: pydicom.Dataset, dtype: str, shape: tuple[int, int], slice_name: str
 ) -> np.ndarray:
-    pixels = dataset.PixelData
+    # None where the element is empty
+    pixels = dataset.PixelData if isinstance(dataset.PixelData, bytes) else b""
     count = shape[0] * shape[1]
     expected = count * np.dtype(dtype).itemsize
     if len(pixels) not in (expected, expected + expected % 2):  # padded to an even length
