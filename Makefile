@@ -3,7 +3,7 @@ PYTHON ?= python3
 PIP = .venv/bin/python -m pip install --quiet --constraint constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: demo test fast check stub wheel docs docs-text benchmarks clean
+.PHONY: demo test fast fuzz check stub wheel docs docs-text benchmarks clean
 
 demo: .venv/demo
 	.venv/bin/selfvox demo --out demo
@@ -14,6 +14,11 @@ test: .venv/dev
 # the tests that train nothing, in under a minute on two cores
 fast: .venv/dev
 	.venv/bin/python -m pytest -n 2 -m fast
+
+# damaged files, at random: so many of each kind, with other seeds each time; failures name theirs
+EXAMPLES ?= 2500
+fuzz: .venv/dev
+	FUZZ_EXAMPLES=$(EXAMPLES) .venv/bin/python -m pytest tests/fuzz
 
 check: .venv/dev .venv/docs
 	.venv/bin/ruff check .
