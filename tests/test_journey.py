@@ -283,7 +283,7 @@ class Holder(torch.nn.Module):
         ("cut", "checksum"),
         ("nan", "not finite"),
         ("shape", "is (9,) and the network's is"),
-        ("two-dimensional", "was trained on 2D ones"),
+        ("two-dimensional", "its recipe is of 1 channels in 3D and its network of 1 in 2D"),
         ("no card", "has no encoder.json"),
         ("no recipe", "damaged"),
     ],
@@ -307,7 +307,8 @@ def test_an_encoder_that_cannot_be_used_is_refused_before_training(volumes, dama
             **card["network"],
             "strides": [stride[:2] for stride in card["network"]["strides"]],
         }
-        write_checked(file, {**card, "spatial_dims": 2, "network": network})
+        flat = {"spatial_dims": 2, "crop": card["crop"][:2], "network": network}
+        write_checked(file, {**card, **flat})
     elif damage == "no recipe":
         del card["recipe"]
         write_checked(file, card)
@@ -319,9 +320,8 @@ def test_an_encoder_that_cannot_be_used_is_refused_before_training(volumes, dama
             tensors[first][0] = float("nan")
             safetensors.torch.save_file(tensors, weights)
             write_checked(file, {**card, "sha256": sha256(weights)})
-    code = 3 if damage == "two-dimensional" else 4  # nothing is wrong with that one
     line = selfvox(
-        "finetune", "store", "--encoder", folder, "--steps", 1, "--out", "y", cwd=volumes, code=code
+        "finetune", "store", "--encoder", folder, "--steps", 1, "--out", "y", cwd=volumes, code=4
     )
     shutil.rmtree(volumes / "y", ignore_errors=True)
     assert output in line

@@ -7,6 +7,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import selfvox
 from selfvox.data import phantom
@@ -381,3 +382,18 @@ def test_the_labelled_scans_of_a_folder_are_prepared_alone(tmp_path, capsys, sma
     selfvox.finetune(tmp_path / "scans", out=tmp_path / "run", **how)
     assert len(list((tmp_path / "run" / "store" / "images").iterdir())) == 3
     assert "3 of 6 scans have no label and are not prepared" in capsys.readouterr().err
+
+
+def test_an_encoder_of_pictures_is_refused_for_volumes(tmp_path, small):
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    rng = np.random.default_rng(0)
+    for number in range(4):
+        Image.fromarray(rng.integers(256, size=(32, 32), dtype=np.uint8)).save(
+            pictures / f"{number}.png"
+        )
+    options = {**small, "crop": (16, 16)}
+    run = selfvox.pretrain(pictures, out=tmp_path / "2d", task="rotation", steps=1, **options)
+    phantom.write(tmp_path / "scans", "shapes", count=4)
+    with pytest.raises(DataError, match="has 3 spatial axes where the data set has 2"):
+        selfvox.finetune(tmp_path / "scans", out=tmp_path / "run", encoder=str(run), steps=1)
