@@ -23,6 +23,7 @@ __all__ = [
     "atlas",
     "calibrate",
     "demo",
+    "doctor",
     "download",
     "evaluate",
     "finetune",
@@ -55,6 +56,7 @@ tissues = _verb_function("tissues")
 download = _verb_function("download")
 preview = _verb_function("preview")
 demo = _verb_function("demo")
+doctor = _verb_function("doctor")
 info = _verb_function("info")
 
 

@@ -19,6 +19,7 @@ __all__ = [
     "atlas",
     "calibrate",
     "demo",
+    "doctor",
     "download",
     "evaluate",
     "finetune",
@@ -685,6 +686,35 @@ def demo(
 
     Example:
         selfvox.demo(out="demo")
+    """
+
+def doctor(
+    scans: AnyPath | None = None,
+    *,
+    out: AnyPath = "runs",
+    source: str = "auto",
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto",
+) -> Rows:
+    """Check this computer before a long run: libraries, memory, disk, GPU.
+
+    Each line is ok, warn or fail, with what to do. Exit code 5 if a line is fail, else 0.
+    It takes seconds and leaves no file behind; convolutions are compared with float64.
+
+    Args:
+        scans: scans, or a store, of the run to come: what they need is estimated.
+        out: folder where stores and runs are to be.
+        source: layout of the scans on disk: auto, bids (or bids:T1w), brats, decathlon, dicom
+            (or dicom:allow-gap), folder, nnunet or table.
+        device: device to compute on.
+
+    Returns:
+        The lines, in the order in which they are printed.
+
+    Raises:
+        SelfvoxError: an invalid argument, scan or run; the message names the remedy.
+
+    Example:
+        selfvox.doctor("scans/", out="runs/")
     """
 
 def info(

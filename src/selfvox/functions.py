@@ -47,6 +47,7 @@ RETURNS: dict[str, Any] = {
     "download": Path,
     "preview": Path,
     "demo": Path,
+    "doctor": Rows,
     "info": dict[str, Any],
 }
 

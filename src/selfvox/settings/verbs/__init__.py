@@ -11,6 +11,7 @@ from selfvox.settings.verbs._preparation import PreparationSettings
 from selfvox.settings.verbs.atlas import Atlas
 from selfvox.settings.verbs.calibrate import Calibrate
 from selfvox.settings.verbs.demo import Demo
+from selfvox.settings.verbs.doctor import Doctor
 from selfvox.settings.verbs.download import Download
 from selfvox.settings.verbs.evaluate import Evaluate
 from selfvox.settings.verbs.finetune import FINETUNE_STEPS, MIRRORS, Finetune
@@ -35,6 +36,7 @@ __all__ = [
     "Atlas",
     "Calibrate",
     "Demo",
+    "Doctor",
     "Download",
     "Evaluate",
     "Finetune",
@@ -69,6 +71,7 @@ VERBS: dict[str, type] = {
         Download,
         Preview,
         Demo,
+        Doctor,
         Info,
     )
 }

@@ -1,0 +1,1 @@
+"""The machine: whether it can do the work, by trying."""
