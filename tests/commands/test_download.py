@@ -1,6 +1,7 @@
 """The command `download`, from an archive on this disk in the place of MONAI's address."""
 
 import errno
+import gzip
 import hashlib
 import json
 import logging
@@ -208,6 +209,35 @@ def test_a_disk_that_fills_while_unpacking_keeps_the_archive_alone(
     archive.unlink()
     selfvox.download(TASK, tmp_path / "data")
     assert [path.name for path in (tmp_path / "data").iterdir()] == [TASK]
+
+
+@pytest.mark.parametrize("kind", [tarfile.FIFOTYPE, tarfile.CHRTYPE, tarfile.LNKTYPE])
+def test_an_archive_with_more_than_files_is_refused_before_it_is_unpacked(
+    kind, served, archive, tmp_path, monkeypatch
+):
+    with tarfile.open(archive, "a") as file:
+        member = tarfile.TarInfo(f"{TASK}/imagesTr/odd")
+        member.type = kind
+        member.linkname = f"{TASK}/dataset.json"
+        file.addfile(member)
+    served()
+    monkeypatch.setattr(verb.utils, "extractall", lambda *_: pytest.fail("unpacked"))
+    with pytest.raises(DataError, match=r"imagesTr/odd is a link, a device or a pipe"):
+        selfvox.download(TASK, tmp_path / "data")
+    assert [*(tmp_path / "data").iterdir()] == []
+
+
+def test_an_archive_that_is_packed_once_more_is_refused(served, archive, tmp_path):
+    archive.write_bytes(gzip.compress(archive.read_bytes()))
+    served()
+    with pytest.raises(DataError, match="is not a decathlon data set"):
+        selfvox.download(TASK, tmp_path / "data")
+
+
+def test_the_sha_256_of_the_archive_is_printed(served, archive, tmp_path, capsys):
+    digest = hashlib.sha256(archive.read_bytes()).hexdigest()
+    selfvox.download(TASK, tmp_path / "data")
+    assert f"SHA-256 of the archive: {digest}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("bad", ["link", "listed"])

@@ -24,8 +24,15 @@ def test_a_name_stays_in_its_folder_on_one_line_and_in_the_limits_of_a_file_syst
     assert not name.startswith(("-", "."))
     assert not set(name) & set('/\\:*?"<>|')
     assert len(name.encode()) <= 200
+    assert naming.is_safe_name(name)
     (tmp_path / f"{name}.npy").touch()
     assert [path.name for path in tmp_path.iterdir()] == [f"{name}.npy"]
+
+
+@pytest.mark.parametrize("text", [text for text in HOSTILE if naming.safe_name(text) != text])
+def test_no_hostile_text_is_itself_a_safe_name(text):
+    # other names with %XX are made by an escape, so nobody can tell them from ours
+    assert text == "%2E" or not naming.is_safe_name(text)
 
 
 def test_different_texts_have_different_names():

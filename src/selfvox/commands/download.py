@@ -31,6 +31,7 @@ from selfvox.errors import (
     UsageError,
     did_you_mean,
 )
+from selfvox.runs.atomic_files import sha256
 from selfvox.runs.folder_lock import folder_lock
 from selfvox.runs.progress import ProgressBar, echo, progress_bar
 from selfvox.settings.verbs import Download
@@ -232,6 +233,8 @@ def _unpack(archive: Path, place: Path) -> Dataset:
     unpacked = archive.parent / "unpacked"
     echo(f"unpack {place.name}")
     try:
+        _check_members(archive)
+        echo(f"SHA-256 of the archive: {sha256(archive)}")
         with _monai_settings(archive.parent):
             utils.extractall(archive, unpacked)  # noqa: S202 - MONAI refuses links and ways out
         find_dataset(unpacked / place.name, "decathlon")
@@ -246,6 +249,22 @@ def _unpack(archive: Path, place: Path) -> Dataset:
     (unpacked / place.name).replace(place)
     archive.unlink()
     return find_dataset(place, "decathlon")
+
+
+def _check_members(archive: Path) -> None:
+    """Refuse an archive of more than files and folders.
+
+    MONAI refuses links and ways out, but unpacks devices and pipes, and archives that are packed
+    once more, which can grow without bound.
+
+    Raises:
+        ValueError: it names the member.
+        tarfile.TarError: this is not a plain tar file.
+    """
+    with tarfile.open(archive, "r:") as members:
+        for member in members:
+            if not (member.isreg() or member.isdir()):
+                raise ValueError(f"{member.name} is a link, a device or a pipe")
 
 
 def _disk_full(folder: Path, need: str) -> ResourceError:

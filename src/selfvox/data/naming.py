@@ -65,6 +65,7 @@ _GROUP = re.compile(
 )
 _BIDS = re.compile(r"(sub-[A-Za-z0-9]+)(?:_|$)")
 _MAX_BYTES = 150  # of a name, so that it and an ending fit the 255 bytes of file systems
+_HASH_DIGITS = 12  # that keep long names apart
 # separators and reserved characters of any file system; what it does with `.`, `-` and spaces at
 # the ends of a name
 _NOT_PLAIN = re.compile(r'[%/\\:*?"<>|]|^[.\-\s]|(?<=\.)\.|[.\s]$')
@@ -92,8 +93,16 @@ def safe_name(text: str) -> str:
         start = encoded[:_MAX_BYTES].decode("utf-8", "ignore")
         start = start.rsplit("%", 1)[0]  # no half of a `%XX` at the end
         # long names that begin alike stay apart
-        return f"{start}~{hashlib.sha256(encoded).hexdigest()[:12]}"
+        return f"{start}~{hashlib.sha256(encoded).hexdigest()[:_HASH_DIGITS]}"
     return escaped or "%"
+
+
+def is_safe_name(name: str) -> bool:
+    """Whether `safe_name` could have made this name: it has no separator and leads nowhere."""
+    plain = name.replace("%", "_")
+    most_bytes = _MAX_BYTES + 1 + _HASH_DIGITS
+    is_plain = name.isprintable() and not _NOT_PLAIN.search(plain)
+    return bool(name) and is_plain and len(name.encode("utf-8")) <= most_bytes
 
 
 def case_ids(paths: Sequence[PurePath], endings: Sequence[str]) -> list[str]:

@@ -1,12 +1,14 @@
-"""Work in several processes ends with the process that started it."""
+"""Work in several processes ends with the process that started it, or with the cluster."""
 
 import multiprocessing
+import operator
 import signal
 import time
 
 import pytest
 
 from selfvox.data.preparation import parallel
+from selfvox.errors import ResourceError
 from selfvox.runs.stop_signals import StopRequest, handle_stop_signals, request_stop
 
 
@@ -22,3 +24,27 @@ def test_a_signal_ends_the_workers_though_their_items_would_take_hours():
     with handle_stop_signals(request_stop), pytest.raises(StopRequest):
         results.throw(StopRequest(signal.SIGTERM))
     assert not multiprocessing.active_children()
+
+
+@pytest.mark.parametrize("scheme", ["tcp", "tls", "ucx", "foo"])
+def test_a_cluster_that_cannot_be_reached_is_refused_in_one_line(
+    scheme: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("distributed")
+    monkeypatch.setattr(parallel, "SCHEDULER_TIMEOUT", "1s")
+    with pytest.raises(ResourceError, match=rf"^scheduler {scheme}://127.0.0.1:9: cannot be"):
+        list(parallel.run(operator.neg, range(2), scheduler=f"{scheme}://127.0.0.1:9"))
+
+
+@pytest.mark.filterwarnings("ignore")  # dask's own
+def test_a_scheduler_that_is_lost_ends_in_one_line() -> None:
+    distributed = pytest.importorskip("distributed")
+    with distributed.LocalCluster(
+        n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None
+    ) as cluster:
+        address = cluster.scheduler_address
+        results = parallel.run(time.sleep, [0.0, 3.0], scheduler=address)
+        assert next(results) == (0, None)
+        cluster.close()
+        with pytest.raises(ResourceError, match=f"^scheduler {address}: was lost; start it"):
+            next(results)

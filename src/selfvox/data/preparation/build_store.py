@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from selfvox.data import naming
 from selfvox.data.preparation import parallel, split, store
 from selfvox.data.preparation.choose_recipe import check_options, choose_recipe
 from selfvox.data.preparation.fit_recipe import NoUsableScanError
@@ -43,6 +44,7 @@ from selfvox.runs.folder_lock import LOCK, OWNER, folder_lock
 from selfvox.runs.progress import echo, progress_bar
 from selfvox.settings.verbs import PreparationSettings
 
+_MOST_VANISHED = 0.5  # of the scans or labels of a store, when it is prepared again
 _FOLDERS = ("cases", "images", "labels", "foreground")
 _FILES = ("manifest.json", "rejected.csv", "split.json", LOCK, OWNER)
 
@@ -197,6 +199,7 @@ def _update_store(
             f"{out}: is a store of other scans, none of which is in {dataset.root}; "
             "name another --out"
         )
+    _check_vanished(dataset, out, stored_ids)
     try:
         recipe, request = choose_recipe(dataset, settings, required, manifest, grid)
     except NoUsableScanError as error:
@@ -237,6 +240,31 @@ def _update_store(
         store.write_manifest(out, recipe, classes, cases, request, dataset.regions)
     report(out, cases, sum(result.is_new for result in prepared), rejected)
     return open_store(out)
+
+
+def _check_vanished(dataset: Dataset, out: Path, stored_ids: Collection[str]) -> None:
+    """Print how many scans and labels are gone since the store was made.
+
+    Raises:
+        UsageError: more than half of them are gone, such as after a disk was not mounted.
+    """
+    present = {case.id for case in dataset.cases}
+    unlabelled = {case.id for case in dataset.cases if case.label is None}
+    entries = _read_entries(out, stored_ids)
+    labelled = {case_id for case_id, entry in entries.items() if entry.has_label}
+    for kind, before, gone in (
+        ("scans", set(stored_ids), set(stored_ids) - present),
+        ("labels", labelled, labelled & unlabelled),
+    ):
+        if not gone:
+            continue
+        example = naming.printable(min(gone, key=naming.natural_key))
+        text = f"{len(gone)} of the {len(before)} {kind} in this store are gone, such as {example}"
+        if len(gone) > _MOST_VANISHED * len(before):
+            raise UsageError(
+                f"{out}: {text}; mount or restore what is missing, or name another --out"
+            )
+        echo(f"{out}: {text}")
 
 
 def _read_manifest(out: Path) -> dict[str, Any] | None:

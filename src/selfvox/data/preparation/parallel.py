@@ -5,6 +5,7 @@ A worker that dies costs only the item that killed it.
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
 import signal
@@ -13,7 +14,13 @@ import threading
 import types
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import (
+    FIRST_COMPLETED,
+    CancelledError,
+    Future,
+    ProcessPoolExecutor,
+    wait,
+)
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -146,9 +153,12 @@ def _on_cluster(
         raise UsageError(
             "scheduler: needs dask.distributed; install it with `pip install selfvox[cluster]`"
         ) from None
+    # a lost scheduler is reported below, in one line
+    logging.getLogger("distributed.client").setLevel(logging.CRITICAL)
     try:
         client = distributed.Client(scheduler, timeout=SCHEDULER_TIMEOUT)
-    except (OSError, ValueError) as error:
+    # transports that are not installed or not set up raise many kinds of errors
+    except Exception as error:
         raise ResourceError(
             f"scheduler {scheduler}: cannot be reached ({error}); is `dask scheduler` running?"
         ) from None
@@ -160,6 +170,11 @@ def _on_cluster(
                 yield numbers[future.key], future.result()
             except distributed.KilledWorker:
                 yield numbers[future.key], WorkerDiedError()
+            except CancelledError:
+                raise ResourceError(
+                    f"scheduler {scheduler}: was lost; start it and run the same command again, "
+                    "finished scans are kept"
+                ) from None
 
 
 def _start_method() -> str:

@@ -47,7 +47,7 @@ class StoredCase:
         """
         self.geometry.check()
         # the id becomes a path; a manifest of others must not lead out of the store
-        if naming.safe_name(self.id) != self.id:
+        if not naming.is_safe_name(self.id):
             raise ValueError(f"{self.id!r} is not a safe file name")
         if self.shape != self.geometry.prepared_shape or len(self.spacing_mm) != len(self.shape):
             raise ValueError("'shape' is not that of its geometry")
