@@ -29,6 +29,7 @@ from selfvox.data.preparation.normalise import foreground
 from selfvox.data.preparation.recipe import PreparedScan, Recipe
 from selfvox.data.preparation.store import Store, open_store
 from selfvox.errors import DataError, ResourceError, UsageError
+from selfvox.runs import atomic_files
 from selfvox.settings.verbs import PreparationSettings
 
 REAL = Path(__file__).parents[2].parent / "shared" / "data"
@@ -311,6 +312,48 @@ def test_only_damaged_arrays_are_prepared_again(scans: Path, tmp_path: Path) -> 
     selfvox.prepare(scans, out=store)
     assert rewritten(earlier | {"s3": stamp}, store) == {"s3", "s4"}
     assert (store / "images" / "s3.npy").read_bytes() == good
+
+
+def flip_last_bit(file: Path) -> None:
+    """Damage a file as a failing disk does, which keeps size and time."""
+    before = file.stat()
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def test_arrays_are_read_again_only_on_request(scans: Path, tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    selfvox.prepare(scans, out=store)
+    good = (store / "images" / "s3.npy").read_bytes()
+    flip_last_bit(store / "images" / "s3.npy")
+    selfvox.prepare(scans, out=store)
+    assert (store / "images" / "s3.npy").read_bytes() != good
+    selfvox.prepare(scans, out=store, check=True)
+    assert (store / "images" / "s3.npy").read_bytes() == good
+
+
+def test_what_was_hashed_is_not_hashed_again_not_even_of_a_copy(
+    scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hashed = []
+    real = atomic_files.sha256
+
+    def counted(path: Path) -> str:
+        hashed.append(path)
+        return real(path)
+
+    monkeypatch.setattr(atomic_files, "sha256", counted)
+    selfvox.prepare(scans, out=tmp_path / "store", workers=1)
+    first = len(hashed)
+    selfvox.prepare(scans, out=tmp_path / "store", workers=1)
+    assert len(hashed) == first > 0
+    # the times of a copy are other ones: it is hashed, once
+    shutil.copytree(tmp_path / "store", tmp_path / "copy", copy_function=shutil.copyfile)
+    for _ in range(2):
+        selfvox.prepare(scans, out=tmp_path / "copy", workers=1)
+        assert len(hashed) == 2 * first
 
 
 def test_a_damaged_recipe_is_fitted_again(scans: Path, tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ def prepare(settings: Prepare) -> Path:
     dataset = find_scans(settings.scans, settings.out, settings)
     if settings.regions is not None:
         dataset = dataclasses.replace(dataset, regions=regions.parse_regions(settings.regions))
-    store = build_store(dataset, settings.out, settings)
+    store = build_store(dataset, settings.out, settings, check=settings.check)
     _write_split(store, settings)
     _print_worst(store, settings.scans)
     return settings.out

@@ -252,11 +252,14 @@ def test_what_is_no_regular_file_is_no_array(tmp_path: Path, make: Callable[[Pat
     assert not is_intact(tmp_path, store.cases[0])
 
 
-def test_arrays_are_checked_once_and_few_stay_open(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("is_copied", [False, True])
+def test_arrays_are_hashed_once_where_their_times_are_not_those_of_the_preparation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_copied: bool
 ) -> None:
     store, _, _ = a_store(tmp_path, count=5)
     monkeypatch.setattr("selfvox.data.preparation.store._MOST_OPEN", 2)
+    for file in (tmp_path / "images").iterdir() if is_copied else ():
+        os.utime(file)
     checked = []
     real = hashlib.file_digest
 
@@ -268,7 +271,7 @@ def test_arrays_are_checked_once_and_few_stay_open(
     for _ in range(3):
         for case in store.cases:
             store.crop(case, (0, 0, 0), (2, 2, 2))
-    assert len(checked) == 5
+    assert len(checked) == (5 if is_copied else 0)
     assert len(store._open) == 2
 
 

@@ -34,7 +34,7 @@ from selfvox.data.preparation.report import (
     write_rejected,
 )
 from selfvox.data.preparation.store import Store, is_store, open_store
-from selfvox.data.preparation.stored_case import StoredCase, sort_cases
+from selfvox.data.preparation.stored_case import StoredCase
 from selfvox.data.sources import Case, Dataset, find_dataset
 from selfvox.data.subjects import subject_notes
 from selfvox.errors import DataError, UsageError
@@ -150,6 +150,7 @@ def build_store(
     settings: PreparationSettings,
     recipe: Recipe | None = None,
     grid: Recipe | None = None,
+    check: bool = False,
 ) -> Store:
     """Prepare a data set into the store `out`, or bring that store up to date.
 
@@ -159,6 +160,7 @@ def build_store(
         settings: how to prepare.
         recipe: of an encoder, which the scans must follow; default: chosen from the scans.
         grid: as in `open_or_build_store`.
+        check: read all arrays and compare their SHA-256, also where size and time are unchanged.
 
     Raises:
         DataError: there are no scans, or not one can be used.
@@ -178,7 +180,7 @@ def build_store(
     with folder_lock(out):
         for folder in ("", *_FOLDERS):
             atomic_files.remove_temporary_files(out / folder)
-        return _update_store(dataset, out, settings, recipe, grid)
+        return _update_store(dataset, out, settings, recipe, grid, check)
 
 
 def _update_store(
@@ -187,6 +189,7 @@ def _update_store(
     settings: PreparationSettings,
     required: Recipe | None,
     grid: Recipe | None,
+    check: bool,
 ) -> Store:
     """Prepare what is new or changed, remove what is gone; the store is locked by the caller."""
     # under the lock: another process may just have changed it
@@ -209,7 +212,7 @@ def _update_store(
     recipe_hash = store.recipe_digest(recipe, dataset.classes)
 
     _rename_split_subjects(dataset, out, removed_ids)
-    intact = _find_intact_cases(dataset, out, recipe_hash)
+    intact = _find_intact_cases(dataset, out, recipe_hash, check)
     new = [case for case in dataset.cases if case.id not in intact]
     jobs = _make_jobs(new, dataset, out, recipe, recipe_hash)
     is_changed = bool(jobs or removed_ids) or manifest is None
@@ -322,8 +325,14 @@ def _read_entries(out: Path, case_ids: Collection[str]) -> dict[str, StoredCase]
     return entries
 
 
-def _find_intact_cases(dataset: Dataset, out: Path, recipe_hash: str) -> dict[str, StoredCase]:
-    """The cases with unchanged source files (size and time) and undamaged arrays."""
+def _find_intact_cases(
+    dataset: Dataset, out: Path, recipe_hash: str, check: bool
+) -> dict[str, StoredCase]:
+    """The cases with unchanged source files (size and time) and undamaged arrays.
+
+    Arrays are undamaged if their size and time are those they were written with, and nothing is
+    to be checked, or else if their contents are.
+    """
     unchanged = {}
     for case in dataset.cases:
         entry = store.read_entry(out, case.id)
@@ -333,16 +342,29 @@ def _find_intact_cases(dataset: Dataset, out: Path, recipe_hash: str) -> dict[st
             entry = dataclasses.replace(entry, subject=case.subject, grade=case.grade)
             store.write_entry(out, entry)
         unchanged[case.id] = entry
+    to_check = [
+        entry for entry in unchanged.values() if check or not store.is_untouched(out, entry)
+    ]
     # hashing releases the interpreter's lock, so threads are enough
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        checks = list(pool.map(lambda entry: store.is_intact(out, entry), unchanged.values()))
-    intact = {}
-    for entry, is_intact in zip(unchanged.values(), checks, strict=True):
-        if is_intact:
-            intact[entry.id] = entry
-        else:
-            echo(f"{entry.id}: its arrays are damaged; preparing it again")
-    return intact
+        checks = pool.map(lambda entry: store.is_intact(out, entry), to_check)
+        with progress_bar("checking arrays", len(to_check)) as bar:
+            for entry, is_intact in zip(to_check, checks, strict=True):
+                bar.advance()
+                if is_intact:
+                    unchanged[entry.id] = _stamped(out, entry)
+                else:
+                    echo(f"{entry.id}: its arrays are damaged; preparing it again")
+                    del unchanged[entry.id]
+    return unchanged
+
+
+def _stamped(out: Path, entry: StoredCase) -> StoredCase:
+    """The case with the present times of its arrays, as of a store that was copied."""
+    stamped = store.with_stamps(out, entry)
+    if stamped.stamps != entry.stamps:
+        store.write_entry(out, stamped)
+    return stamped
 
 
 def _is_unchanged(entry: StoredCase, case: Case, recipe_hash: str) -> bool:
@@ -408,7 +430,7 @@ def _is_up_to_date(
     if manifest is None:
         return False
     # as JSON gives them, lists for tuples
-    entries = json.loads(json.dumps([case.to_dict() for case in sort_cases(cases)]))
+    entries = json.loads(json.dumps(store.manifest_entries(cases)))
     return manifest["cases"] == entries and manifest.get("regions") == regions.regions_to_json(
         dataset.regions
     )

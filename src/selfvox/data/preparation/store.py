@@ -61,7 +61,10 @@ _FileState = tuple[int, int, int] | None
 
 @dataclass(frozen=True)
 class Store:
-    """A finished store; it maps an array at its first use, and checks a file once per process."""
+    """A finished store; it maps an array at its first use.
+
+    The contents of a file are checked then, unless its size and time are those of the preparation.
+    """
 
     path: Path
     recipe: Recipe
@@ -130,12 +133,16 @@ class Store:
             return self._open[key].values
         # another process may prepare the store again between two openings
         state = _file_state(self.path / kind / f"{case.id}.npy")
+        # the case of the manifest has no stamps
+        entry = read_entry(self.path, case.id)
+        is_same = entry is not None and entry.sha256.get(kind) == case.sha256.get(kind)
+        is_untouched = is_same and state is not None and entry.stamps.get(kind) == state[1:]
         array = StoredArray(
             self.path,
             case,
             kind,
             channels=len(self.recipe.channel_names),
-            check=(*key, state) not in self._checked,
+            check=not is_untouched and (*key, state) not in self._checked,
         )
         self._checked.add((*key, state))
         self._open[key] = array
@@ -245,7 +252,7 @@ def write_manifest(
         "cases": None,
     }
     if cases is not None:
-        value["cases"] = [case.to_dict() for case in sort_cases(cases)]
+        value["cases"] = manifest_entries(cases)
     lines = []
     for name, entry in with_checksum(value).items():
         text = json.dumps(entry, allow_nan=False)
@@ -253,6 +260,14 @@ def write_manifest(
             text = "[\n  " + ",\n  ".join(json.dumps(case) for case in entry) + "\n ]"
         lines.append(f" {json.dumps(name)}: {text}")
     atomic_files.write_text(path / "manifest.json", "{\n" + ",\n".join(lines) + "\n}\n")
+
+
+def manifest_entries(cases: Iterable[StoredCase]) -> list[dict[str, Any]]:
+    """The cases as the manifest lists them: in natural order, without what a copy changes."""
+    entries = [case.to_dict() for case in sort_cases(cases)]
+    for entry in entries:
+        del entry["stamps"]
+    return entries
 
 
 def write_case(
@@ -283,9 +298,16 @@ def write_case(
         with atomic_files.atomic_write(target) as temporary:
             np.save(temporary, array, allow_pickle=False)
             digests[kind] = atomic_files.sha256(temporary)
-    case = dataclasses.replace(case, sha256=digests)
+    case = with_stamps(path, dataclasses.replace(case, sha256=digests))
     write_entry(path, case)
     return case
+
+
+def with_stamps(path: Path, case: StoredCase) -> StoredCase:
+    """The case with the present sizes and times of its arrays, which were just checked."""
+    states = {kind: _file_state(path / kind / f"{case.id}.npy") for kind in case.sha256}
+    stamps = {kind: state[1:] for kind, state in states.items() if state is not None}
+    return dataclasses.replace(case, stamps=stamps)
 
 
 def image_digest(prepared: PreparedScan) -> str:
@@ -333,6 +355,11 @@ def _file_state(file: Path) -> _FileState:
     except OSError:
         return None
     return stat.st_ino, stat.st_size, stat.st_mtime_ns
+
+
+def is_untouched(path: Path, case: StoredCase) -> bool:
+    """Whether all arrays of a case have the size and time that they were written with."""
+    return bool(case.stamps) and with_stamps(path, case).stamps == case.stamps
 
 
 def is_intact(path: Path, case: StoredCase) -> bool:

@@ -35,6 +35,9 @@ class StoredCase:
     # of each source file: size in bytes and time of the last change in ns
     sources: tuple[tuple[int, int], ...]
     sha256: dict[str, str]  # images, labels, foreground -> digest of the array's file
+    # likewise: size in bytes and time of the last change in ns, when the digest was computed; not
+    # in the manifest, which two preparations of the same scans have in common
+    stamps: dict[str, tuple[int, int]] = dataclasses.field(default_factory=dict, compare=False)
     coarse_picture: str = ""  # see `likeness`
     notes: tuple[str, ...] = ()
     profile: ScanProfile | None = None  # None: prepared before profiles were measured

@@ -8,7 +8,7 @@ from typing import Annotated
 
 from selfvox.settings.bounds import NotNegative
 from selfvox.settings.verbs._preparation import PreparationSettings
-from selfvox.settings.verbs._shared import REGIONS, Seed
+from selfvox.settings.verbs._shared import REGIONS, SCANS, Seed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,3 +30,9 @@ class Prepare(PreparationSettings):
     validation: Annotated[int, "number of subjects held out for validation", NotNegative] = 0
     regions: Annotated[str | None, REGIONS + "; default: those of the data set"] = None
     seed: Seed = 0
+    check: Annotated[
+        bool,
+        "read every stored array and compare its checksum; damaged scans are prepared again; "
+        "default: only arrays of another size or time than when they were written",
+        SCANS,
+    ] = False
