@@ -7,6 +7,7 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import json
+import socket
 import tracemalloc
 from pathlib import Path
 from types import SimpleNamespace
@@ -74,6 +75,14 @@ def shapes_store(tmp_path_factory):
     phantom.write(folder / "scans", "shapes", count=8)
     selfvox.prepare(folder / "scans", out=folder / "store", test=2, validation=2, workers=1)
     return folder / "store"
+
+
+@pytest.fixture
+def free_port():
+    """A port of this machine that no program listens on."""
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        return unused.getsockname()[1]
 
 
 @pytest.fixture

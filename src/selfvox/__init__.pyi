@@ -87,6 +87,7 @@ def prepare(
     intensity: str = "auto",
     workers: int = 0,
     scheduler: str | None = None,
+    check: bool = False,
 ) -> Path:
     """Prepare scans: orient, crop to the body, resample, normalise; one array per scan.
 
@@ -106,6 +107,8 @@ def prepare(
             channels, or one per channel, separated by commas.
         workers: processes that prepare scans; 0: one per core.
         scheduler: address of a dask.distributed scheduler; its workers prepare the scans.
+        check: read every stored array and compare its checksum; damaged scans are prepared
+            again; default: only arrays of another size or time than when they were written.
 
     Returns:
         The store's folder.
@@ -145,7 +148,7 @@ def pretrain(
     save_every: int = 100,
     precision: Literal["auto", "bf16", "fp32"] = "auto",
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto",
-    devices: int = 1,
+    devices: int | None = None,
     compile: bool = False,
     encoder: nn.Module | None = None,
     on_metrics: OnMetrics | None = None,
@@ -187,7 +190,8 @@ def pretrain(
         save_every: steps between checkpoints.
         precision: arithmetic: auto uses bf16 where the processor supports it, else fp32.
         device: device to compute on.
-        devices: number of devices (processes) to train on.
+        devices: devices (processes) of each machine to train on; default: as many as torchrun
+            or SLURM started on it, else 1.
         compile: compile the encoder by torch.compile; worth it on long runs.
         encoder: a module to train, instead of `network`; it starts from the weights it has; in
             Python only.

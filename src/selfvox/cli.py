@@ -63,8 +63,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             traceback.print_exc()
         code, message = _exit_code_and_message(error)
         # the terminal may be gone
+        is_silent = isinstance(error, SelfvoxError) and error.is_silent
         with contextlib.suppress(OSError):
-            print(f"selfvox: {_printable(message)}", file=sys.stderr)
+            if not is_silent:
+                print(f"selfvox: {_printable(message)}", file=sys.stderr)
         return code
     return 0
 

@@ -14,6 +14,7 @@ class SelfvoxError(Exception):
     """Base of all errors that a user can mend; the command line returns `exit_code`."""
 
     exit_code = 1
+    is_silent = False  # another process prints it
 
 
 class UsageError(SelfvoxError):

@@ -14,35 +14,33 @@ import torch
 from selfvox.runs.run_folder import read_metrics
 from selfvox.runs.weights import load_tensors
 
+OPTIONS = (
+    *("--task", "simclr", "--steps", "4", "--batch", "2", "--crop", "16,16,16"),
+    *("--network.channels", "4,8", "--device", "cpu", "--precision", "fp32"),
+)
+SELFVOX = ("-m", "selfvox")
 
-def test_two_devices_train_one_encoder_and_one_of_them_prints(shapes_store, tmp_path):
-    run = tmp_path / "run"
+
+@pytest.fixture(scope="module")
+def of_two_devices(shapes_store, tmp_path_factory):
+    """A run of two processes that the command started, and what both printed."""
+    run = tmp_path_factory.mktemp("devices") / "run"
     finished = subprocess.run(
         [
-            *(
-                sys.executable,
-                "-m",
-                "selfvox",
-                "pretrain",
-                str(shapes_store),
-                "--task",
-                "simclr",
-                "--out",
-                str(run),
-            ),
-            *("--steps", "4", "--batch", "2", "--crop", "16,16,16", "--network.channels", "4,8"),
-            *("--device", "cpu", "--devices", "2", "--precision", "fp32"),
+            *(sys.executable, *SELFVOX, "pretrain", str(shapes_store), "--out", str(run)),
+            *(*OPTIONS, "--devices", "2"),
         ],
         capture_output=True,
         text=True,
         timeout=600,
         check=True,
     )
-    assert (
-        finished.stderr.count("encoder of 2 levels")
-        == finished.stderr.count("next: selfvox finetune")
-        == 1
-    )
+    return run, finished.stderr
+
+
+def test_two_devices_train_one_encoder_and_one_of_them_prints(of_two_devices):
+    run, printed = of_two_devices
+    assert printed.count("encoder of 2 levels") == printed.count("next: selfvox finetune") == 1
     (line,) = read_metrics(run)
     # four samples on two devices make eight views, of which seven are not one's own
     torch.testing.assert_close(line["chance"], 1 / 7)
@@ -51,6 +49,30 @@ def test_two_devices_train_one_encoder_and_one_of_them_prints(shapes_store, tmp_
         torch.isfinite(tensor).all()
         for tensor in load_tensors(run / "encoder" / "weights.safetensors").values()
     )
+
+
+def test_two_nodes_with_a_launcher_each_train_the_encoder_of_two_devices(
+    of_two_devices, shapes_store, tmp_path, free_port
+):
+    run = tmp_path / "run"
+    nodes = [
+        subprocess.Popen(
+            [
+                *(sys.executable, "-m", "torch.distributed.run", "--nnodes", "2"),
+                *("--node-rank", str(node), "--master-addr", "127.0.0.1"),
+                *("--master-port", str(free_port), *SELFVOX),
+                *("pretrain", str(shapes_store), "--out", str(run), *OPTIONS),
+            ],
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for node in range(2)
+    ]
+    printed = [node.communicate(timeout=600)[1] for node in nodes]
+    assert [node.returncode for node in nodes] == [0, 0]
+    assert ["encoder of 2 levels" in text for text in printed] == [True, False]
+    weights = "encoder/weights.safetensors"
+    assert (run / weights).read_bytes() == (of_two_devices[0] / weights).read_bytes()
 
 
 CHILDREN = "/proc/{0}/task/{0}/children"
@@ -90,3 +112,36 @@ def test_a_signal_to_one_of_them_stops_both_after_the_same_step(shapes_store, tm
     assert process.returncode == 143
     assert output.count("stopped by SIGTERM") == 1
     assert json.loads((run / "run.json").read_text())["status"] == "stopped"
+
+
+@pytest.mark.skipif(
+    not Path(CHILDREN.format(os.getpid())).exists(), reason="finds the second process in /proc"
+)
+def test_a_process_that_is_frozen_is_named_and_the_state_after_the_last_step_is_kept(
+    shapes_store, tmp_path
+):
+    run = tmp_path / "run"
+    process = subprocess.Popen(
+        [
+            *(sys.executable, *SELFVOX, "pretrain", str(shapes_store), "--out", str(run)),
+            *(*OPTIONS, "--steps", "5000", "--devices", "2", "--save-every", "1"),
+        ],
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    while not list(run.glob("checkpoints/*.json")):
+        assert process.poll() is None
+        time.sleep(0.02)
+    (child,) = Path(CHILDREN.format(process.pid)).read_text().split()
+    os.kill(int(child), signal.SIGSTOP)
+    began = time.monotonic()
+    output = process.communicate(timeout=600)[1]
+    assert time.monotonic() - began < 60  # 26 s on a machine that is not busy
+    assert process.returncode == 5
+    assert f"rank 1 (process {child} of node 0) gave no sign of life" in output
+    record = json.loads((run / "run.json").read_text())
+    assert record["status"] == "failed"
+    assert "rank 1" in record["reason"]
+    # a stopped process would stay for ever; one that ended may wait to be reaped
+    state = Path(f"/proc/{child}/stat")
+    assert not state.exists() or state.read_text().split(") ")[1][0] == "Z"

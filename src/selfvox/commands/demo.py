@@ -86,7 +86,8 @@ def _run_workflow(out: Path, seed: int) -> None:
             steps=PRETRAIN_STEPS,
             batch=4,
             seed=seed,
-        )
+        ),
+        is_alone=True,
     )
 
     echo(f"3 of 5: fine-tuning with {LABELS} labels, and the same from scratch")

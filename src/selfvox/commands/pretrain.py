@@ -19,11 +19,13 @@ from selfvox.data.preparation.build_store import open_or_build_store
 from selfvox.data.preparation.store import Store, is_store, open_store
 from selfvox.data.sampling.crop_size import DIVISOR, check_edges
 from selfvox.data.sampling.crops import Crops
-from selfvox.errors import DataError, Stopped
+from selfvox.errors import DataError, Stopped, UsageError
 from selfvox.models.build import check_network, is_python_class
 from selfvox.models.encoder import Encoder
 from selfvox.pretext import PretextTask
 from selfvox.runs.device import Fabric, make_fabric
+from selfvox.runs.launcher import Launch, find_launch
+from selfvox.runs.process_watch import ProcessWatch
 from selfvox.runs.progress import echo, silence
 from selfvox.runs.run_folder import OnMetrics, Run, open_run, read_metrics
 from selfvox.runs.weights import save_part
@@ -51,6 +53,7 @@ def pretrain(
     encoder: nn.Module | None = None,
     on_metrics: OnMetrics | None = None,
     clock: Clock = time.monotonic,
+    is_alone: bool = False,
 ) -> Path:
     """Pre-train an encoder on scans without labels.
 
@@ -61,6 +64,7 @@ def pretrain(
             weights that it has.
         on_metrics: called with the step and its metrics after each logged step.
         clock: seconds since some moment; times a few steps where the settings have minutes.
+        is_alone: train apart from the other processes that torchrun or SLURM started.
 
     Returns:
         The run's folder; its `encoder/` is what other verbs load.
@@ -68,80 +72,119 @@ def pretrain(
     Raises:
         SelfvoxError: an invalid setting, scan, resource or number; says what to do.
     """
-    check_settings(settings, task, encoder)
-    fabric = make_fabric(settings.device, settings.devices, settings.precision)
+    launch = None if is_alone else find_launch()
+    fabric = make_fabric(settings.device, settings.devices, settings.precision, launch)
     is_main = fabric.is_global_zero  # the first of several processes writes and prints
     if not is_main:
         silence()
-        fabric.launch()  # waits for the first process, which joins when the scans are prepared
-    with open_run(
-        settings.out, settings, resume=settings.resume, main=is_main, on_metrics=on_metrics
-    ) as run:
-        store = _open_store(settings, fabric)
-        plan = pretrain_plan(settings, store, fabric.world_size, task=task, encoder=encoder)
-        # a resumed run would count others: the default by its device, minutes by their clock
-        steps = fabric.broadcast(run.record.get("steps"))
-        plan.check_distinct_scans()
-        plan.check_pairs()
-        # here, so that the weights do not depend on what the preparation drew
-        torch.manual_seed(settings.seed)
-        network = plan.build_encoder(encoder)
-        objective = PretextObjective(network, plan.task)
-        if settings.compile:
-            # torch's own choice is a folder in /tmp that others can foresee
-            cache = private_folder("torchinductor")
-            if cache is not None:
-                os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache))
-            network.compile()
-        # the untrained encoder is measured, where the training computes
-        fabric.to_device(objective)
-        probe_encoder = _probe(plan, network) if is_main else None
-        data = Crops(
-            store,
-            plan.cases,
-            plan.crop,
-            settings.seed,
-            axis=plan.slice_axis,
-            pairs=plan.task.pairs_scans,
-        )
-        if steps is None and settings.minutes is not None:
-            budget = TimeBudget(minutes=settings.minutes, clock=clock)
-            steps = _steps_within(budget, fabric, run, plan, objective, data, probe_encoder)
-        plan = plan.with_steps(fabric.broadcast(steps or plan.training.steps))
-        hooks = Hooks()
-        if is_main:
-            plan.describe(network)
-            _record(run, plan, network)
-            hooks = _monitor(run, fabric, plan, network, probe_encoder)
-        title = f"pretrain {task_to_setting(plan.task)['name']}"
-        try:
-            # where minutes were given, a trial was timed already
-            forecast = None if settings.minutes is not None else TimeForecast(plan.training.steps)
-            train(
-                fabric,
-                run,
-                objective,
-                data,
-                plan.training,
-                title=title,
-                hooks=hooks,
-                forecast=forecast,
-            )
-        except Stopped:
-            if is_main:
-                raise
-            return settings.out  # the first process reports it
-        if is_main:
-            card = plan.card(network)
-            decoder = plan.task.decoder(objective.head)
-            if decoder is not None:
-                # before the encoder, which says that the run is complete
-                save_part(run.path / "decoder", "decoder", decoder, {"norm": network.norm})
-            save_part(run.path / "encoder", "encoder", network, card.to_json())
-            draw_curve(run.path, run.path / "curve.png")
-            _suggest_longer(settings, run.path, plan.training.steps)
-            _suggest_next(settings, run.path, is_python_class(plan.network))
+    with ProcessWatch(fabric) as watch:
+        # processes that this one starts are started when the scans are prepared
+        if launch is not None or not is_main:
+            watch.join()
+        check_settings(settings, task, encoder)
+        if launch is not None:
+            _check_prepared(settings, launch)
+        with open_run(
+            settings.out, settings, resume=settings.resume, main=is_main, on_metrics=on_metrics
+        ) as run:
+            watch.on_end = lambda verdict: run.note(status="failed", reason=verdict.message)
+            try:
+                _train(settings, fabric, watch, run, task=task, encoder=encoder, clock=clock)
+            except Stopped:
+                # the first process reports it; torchrun would end that one at the error of another
+                if is_main:
+                    raise
     return settings.out
+
+
+def _check_prepared(settings: Pretrain, launch: Launch) -> None:
+    """Refuse scans that are not prepared: all other processes would wait for the first one.
+
+    Raises:
+        UsageError: there are several processes, and the scans, or those of the probe, are no store.
+    """
+    for scans in filter(None, (settings.scans, settings.probe)):
+        if launch.processes > 1 and not is_store(scans):
+            raise UsageError(
+                f"{scans}: is not a store; {launch.launcher} started {launch.processes} "
+                "processes, of which one would prepare the scans while the others wait; prepare "
+                f"them first with `selfvox prepare {shlex.quote(str(scans))} --out store/`, and "
+                "name the store"
+            )
+
+
+def _train(
+    settings: Pretrain,
+    fabric: Fabric,
+    watch: ProcessWatch,
+    run: Run,
+    *,
+    task: PretextTask | None,
+    encoder: nn.Module | None,
+    clock: Clock,
+) -> None:
+    """Train in an open run; the arguments are those of the verb."""
+    is_main = fabric.is_global_zero
+    store = _open_store(settings, fabric, watch)
+    plan = pretrain_plan(settings, store, fabric.world_size, task=task, encoder=encoder)
+    # a resumed run would count others: the default by its device, minutes by their clock
+    steps = fabric.broadcast(run.record.get("steps"))
+    plan.check_distinct_scans()
+    plan.check_pairs()
+    # here, so that the weights do not depend on what the preparation drew
+    torch.manual_seed(settings.seed)
+    network = plan.build_encoder(encoder)
+    objective = PretextObjective(network, plan.task)
+    if settings.compile:
+        # torch's own choice is a folder in /tmp that others can foresee
+        cache = private_folder("torchinductor")
+        if cache is not None:
+            os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache))
+        network.compile()
+    # the untrained encoder is measured, where the training computes
+    fabric.to_device(objective)
+    probe_encoder = _probe(plan, network) if is_main else None
+    data = Crops(
+        store,
+        plan.cases,
+        plan.crop,
+        settings.seed,
+        axis=plan.slice_axis,
+        pairs=plan.task.pairs_scans,
+    )
+    if steps is None and settings.minutes is not None:
+        budget = TimeBudget(minutes=settings.minutes, clock=clock)
+        steps = _steps_within(budget, fabric, run, plan, objective, data, probe_encoder)
+    plan = plan.with_steps(fabric.broadcast(steps or plan.training.steps))
+    hooks = Hooks()
+    if is_main:
+        plan.describe(network)
+        _record(run, plan, network)
+        hooks = _monitor(run, fabric, plan, network, probe_encoder)
+    title = f"pretrain {task_to_setting(plan.task)['name']}"
+    # where minutes were given, a trial was timed already
+    forecast = None if settings.minutes is not None else TimeForecast(plan.training.steps)
+    train(
+        fabric,
+        run,
+        objective,
+        data,
+        plan.training,
+        title=title,
+        hooks=hooks,
+        forecast=forecast,
+        watch=watch,
+    )
+    if is_main:
+        card = plan.card(network)
+        decoder = plan.task.decoder(objective.head)
+        if decoder is not None:
+            # before the encoder, which says that the run is complete
+            save_part(run.path / "decoder", "decoder", decoder, {"norm": network.norm})
+        save_part(run.path / "encoder", "encoder", network, card.to_json())
+        draw_curve(run.path, run.path / "curve.png")
+        _suggest_longer(settings, run.path, plan.training.steps)
+        _suggest_next(settings, run.path, is_python_class(plan.network))
 
 
 def check_settings(
@@ -171,13 +214,13 @@ def _check_crop(settings: Pretrain) -> None:
         check_edges(settings.crop, (DIVISOR,) * (2 if is_2d else 3))
 
 
-def _open_store(settings: Pretrain, fabric: Fabric) -> Store:
+def _open_store(settings: Pretrain, fabric: Fabric, watch: ProcessWatch) -> Store:
     """The prepared scans; the first process prepares them, and the others join it then."""
     folder = settings.scans if is_store(settings.scans) else settings.out / "store"
     if not fabric.is_global_zero:
         return open_store(folder)
     store = open_or_build_store(settings.scans, folder, settings)
-    fabric.launch()
+    watch.join()
     test_scans = len(store.cases) - len(store.without_test_subjects())
     if test_scans:
         echo(f"{test_scans} test scans are left out of pre-training")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import datetime
 import importlib
+import logging
 import platform
 import sys
 import types
@@ -16,6 +18,11 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from selfvox.errors import ResourceError
+from selfvox.runs.launcher import Launch
+
+# the first of several processes may measure the encoder, or save it, while the others wait for it;
+# that they still live is checked apart from this
+LONGEST_WAIT = datetime.timedelta(hours=2)
 
 
 @contextlib.contextmanager
@@ -57,20 +64,33 @@ def _without_compiler() -> Iterator[None]:
 
 with _without_compiler():
     from lightning_fabric import Fabric as Fabric
+    from lightning_fabric.plugins.environments.cluster_environment import ClusterEnvironment
+    from lightning_fabric.plugins.environments.lightning import LightningEnvironment
+    from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
+    from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
     from lightning_fabric.plugins.precision.amp import MixedPrecision
+    from lightning_fabric.strategies.ddp import DDPStrategy
 
 
-def make_fabric(device: str, devices: int, precision: str) -> Fabric:
+def make_fabric(
+    device: str, devices: int | None, precision: str, launch: Launch | None = None
+) -> Fabric:
     """Fabric on the requested devices.
 
     Args:
         device: auto, cpu, cuda or mps; auto is cuda where there is a CUDA device, else cpu.
-        devices: how many of them.
+        devices: how many of them on each machine; None: as many as were launched, else one.
         precision: auto, fp32 or bf16; auto is bf16 where the processor supports it, else fp32.
+        launch: the processes that torchrun or SLURM started to train together; None: this process
+            is alone, or starts the others itself.
 
     Raises:
         ResourceError: a device is missing.
+        UsageError: other `devices` than were launched.
     """
+    if launch is not None:
+        launch.check_devices(devices)
+    devices = devices or (launch.per_node if launch else 1)
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cuda" and not torch.cuda.is_available():
@@ -79,19 +99,36 @@ def make_fabric(device: str, devices: int, precision: str) -> Fabric:
         raise ResourceError("device: there is no MPS device here; use --device cpu")
     available = {"cuda": torch.cuda.device_count(), "mps": 1}.get(device, devices)
     if devices > available:
+        remedy = "use fewer --devices"
+        if launch is not None:
+            remedy = "start fewer processes, or let each see all GPUs of its node"
         raise ResourceError(
-            f"devices: {devices} of {device} requested, {available} found; use fewer --devices"
+            f"devices: {devices} of {device} requested, {available} found; {remedy}"
         )
     if device == "cpu":
         _keep_freed_memory()
     if precision == "auto":
         precision = "bf16" if supports_bf16(device) else "fp32"
+    # its lines about ranks and backends are not for the person at the terminal
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
+    nodes = launch.nodes if launch else 1
+    plugins: list[Any] = [_environment(launch)]
+    if precision == "bf16":
+        plugins.append(_KeepsInputs("bf16-mixed", device))
     return Fabric(
         accelerator=device,
         devices=devices,
-        strategy="ddp" if devices > 1 else "auto",
-        plugins=_KeepsInputs("bf16-mixed", device) if precision == "bf16" else None,
+        num_nodes=nodes,
+        strategy=DDPStrategy(timeout=LONGEST_WAIT) if nodes * devices > 1 else "auto",
+        plugins=plugins,
     )
+
+
+def _environment(launch: Launch | None) -> ClusterEnvironment:
+    """Where a process finds its number; chosen here, since Fabric would choose SLURM for all."""
+    if launch is None:
+        return LightningEnvironment()
+    return TorchElasticEnvironment() if launch.launcher == "torchrun" else SLURMEnvironment()
 
 
 def is_cpu(device: str) -> bool:

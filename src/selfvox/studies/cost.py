@@ -202,7 +202,7 @@ def _time_pretraining(settings: Mapping[str, Any], scans: Path, runs: _ShortRuns
     accumulate = int(settings.get("accumulate", Pretrain.accumulate))
 
     def run(varied: dict[str, Any]) -> None:
-        pretrain(resolve(Pretrain, {**fixed, **varied}))
+        pretrain(resolve(Pretrain, {**fixed, **varied}), is_alone=True)
 
     return runs.measure(run, images=batch * accumulate)
 

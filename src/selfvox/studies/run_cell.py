@@ -130,7 +130,8 @@ def pretrain_once(
             finetune(resolve(Finetune, {**supervised, **_run_settings(run, paths), "seed": seed}))
         else:
             paths = {"scans": scans}
-            pretrain(resolve(Pretrain, {**settings, **_run_settings(run, paths), "seed": seed}))
+            values = {**settings, **_run_settings(run, paths), "seed": seed}
+            pretrain(resolve(Pretrain, values), is_alone=True)
         return {"method": method.name, "pretrain_seed": seed}
 
     run_once(out, folder, {**settings, "scans": method.pretrain}, work, wait)

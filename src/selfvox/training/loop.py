@@ -6,7 +6,7 @@ import contextlib
 import signal
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from torch.utils.data import Dataset
 from selfvox.errors import DataError, NumericalError, ResourceError, Stopped
 from selfvox.ops.outcome import Batch, Outcome
 from selfvox.runs.device import Fabric
+from selfvox.runs.process_watch import ProcessWatch
 from selfvox.runs.progress import echo, progress_bar
 from selfvox.runs.run_folder import Run
 from selfvox.runs.weights import state_tensors
@@ -79,6 +80,7 @@ def train(
     hooks: Hooks,
     encoder: nn.Module | None = None,
     forecast: TimeForecast | None = None,
+    watch: ProcessWatch | None = None,
 ) -> None:
     """Optimise `objective` for `plan.steps` steps, from the run's last checkpoint if it has one.
 
@@ -95,6 +97,7 @@ def train(
         hooks: called around the steps.
         encoder: the part of the objective that `plan.encoder` is the schedule of.
         forecast: prints how long the training will take.
+        watch: of the processes that train together.
 
     Raises:
         NumericalError: several steps in a row had no finite loss or gradient.
@@ -116,6 +119,7 @@ def train(
     module, optimizer = fabric.setup(objective, optimizer)
     saver = CheckpointSaver(fabric, run, tensors, optimizer)
     log = TrainingLog(plan.batch * fabric.world_size, objective.loss_label)
+    watch = watch or ProcessWatch(fabric)
     with (
         contextlib.closing(training_batches(fabric, data, plan, step, hooks.left_out)) as batches,
         StopSignals() as stop,
@@ -126,7 +130,7 @@ def train(
             module,
             optimizer,
             plan,
-            batches,
+            _announced(batches, watch),
             log,
             hooks.before_update,
             min_batch=objective.min_batch,
@@ -135,7 +139,8 @@ def train(
         while step < plan.steps:
             began = time.monotonic()
             try:
-                outcomes = stepper.take(step)
+                with watch.named():
+                    outcomes = stepper.take(step)
             except (DataError, ResourceError) as error:
                 # weights and buffers are those after the last step
                 state = Position(step, skips.total, stepper.parts)
@@ -147,7 +152,7 @@ def train(
             if forecast is not None:
                 forecast.add(step, seconds)
             is_last = step == plan.steps
-            with log.paused():
+            with log.paused(), watch.busy():
                 extra = dict(hooks.after_step(step))
             if extra or is_last or step % LOG_EVERY == 0:
                 line = log.flush(plan.rates_at(step - 1), skips.total) | extra
@@ -157,7 +162,8 @@ def train(
             signal_number = largest_of_devices(fabric, stop.number)
             if signal_number or is_last or step % plan.save_every == 0:
                 state = Position(step, skips.total, stepper.parts)
-                saver.save(state, patient=not signal_number)
+                with watch.busy():
+                    saver.save(state, patient=not signal_number)
                 # no device goes on before the checkpoint is written
                 fabric.barrier()
             if signal_number and not is_last:
@@ -166,6 +172,15 @@ def train(
                     f"{step}, saved; go on with --resume",
                     signal_number,
                 )
+
+
+def _announced(
+    batches: Iterator[dict[str, Tensor]], watch: ProcessWatch
+) -> Iterator[dict[str, Tensor]]:
+    """The batches; of each, the other processes learn that it has arrived."""
+    for batch in batches:
+        watch.advance()
+        yield batch
 
 
 def _parameter_groups(objective: Objective, encoder: nn.Module | None) -> list[dict[str, Any]]:

@@ -95,9 +95,11 @@ class CheckpointSaver:
         with contextlib.suppress(OSError, ResourceError):
             if position.step and self.is_main:
                 self.save(position, patient=False)
-                return type(error)(
+                saved = type(error)(
                     f"{error}; saved after step {position.step}, go on with --resume"
                 )
+                saved.exit_code = error.exit_code
+                return saved
         return error
 
 

@@ -135,8 +135,12 @@ class Store:
         state = _file_state(self.path / kind / f"{case.id}.npy")
         # the case of the manifest has no stamps
         entry = read_entry(self.path, case.id)
-        is_same = entry is not None and entry.sha256.get(kind) == case.sha256.get(kind)
-        is_untouched = is_same and state is not None and entry.stamps.get(kind) == state[1:]
+        is_untouched = (
+            entry is not None
+            and entry.sha256.get(kind) == case.sha256.get(kind)
+            and state is not None
+            and entry.stamps.get(kind) == state[1:]
+        )
         array = StoredArray(
             self.path,
             case,

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 import pydantic
 
-from selfvox.settings.bounds import NotNegative, Positive, Rate
+from selfvox.settings.bounds import AtLeastOne, NotNegative, Positive, Rate
 from selfvox.settings.options import PathOrName, Section
 
 SCANS = Section("How scans become arrays")
@@ -28,6 +28,13 @@ Precision = Annotated[
     COMPUTER,
 ]
 Device = Annotated[Literal["auto", "cpu", "cuda", "mps"], "device to compute on", COMPUTER]
+Devices = Annotated[
+    int | None,
+    "devices (processes) of each machine to train on; default: as many as torchrun or SLURM "
+    "started on it, else 1",
+    COMPUTER,
+    AtLeastOne,
+]
 Network = Annotated[
     str | dict[str, Any],
     PathOrName,

@@ -13,6 +13,7 @@ from selfvox.settings.verbs._shared import (
     COMPUTER,
     TRAINING,
     Device,
+    Devices,
     Minutes,
     Network,
     Precision,
@@ -84,7 +85,7 @@ class Pretrain(PreparationSettings):
     save_every: Annotated[int, "steps between checkpoints", TRAINING, AtLeastOne] = 100
     precision: Precision = "auto"
     device: Device = "auto"
-    devices: Annotated[int, "number of devices (processes) to train on", COMPUTER, AtLeastOne] = 1
+    devices: Devices = None
     compile: Annotated[
         bool, "compile the encoder by torch.compile; worth it on long runs", COMPUTER
     ] = False
