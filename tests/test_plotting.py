@@ -87,3 +87,16 @@ def test_a_figure_that_fails_leaves_no_file(tmp_path):
     with pytest.raises(ValueError, match="nonsense"):
         plotting.save_figure(figure, tmp_path / "a.nonsense")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_the_letters_of_a_slice_name_the_directions_of_its_edges(axis):
+    directions = (("L", "R"), ("P", "A"), ("I", "S"))  # of low and high voxels, in RAS
+    left, top = plotting.plane_letters(axis)
+    for letter, edge in ((left, np.s_[:, 0]), (top, np.s_[0, :])):
+        (along,) = [number for number, pair in enumerate(directions) if letter in pair]
+        volume = np.zeros((4, 5, 6), bool)
+        end = directions[along].index(letter) * (volume.shape[along] - 1)
+        volume[tuple(end if number == along else slice(None) for number in range(3))] = True
+        assert plotting.upright(volume.take(2, axis))[edge].all()
+        assert not plotting.upright(volume.take(2, axis)).all()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -64,6 +64,27 @@ def upright(plane: np.ndarray) -> np.ndarray:
         (row, column), row 0 at the top.
     """
     return plane.T[::-1]
+
+
+def plane_letters(axis: int) -> tuple[str, str]:
+    """The directions of the left and the upper edge of an upright slice in RAS orientation.
+
+    Left of a picture is the left of the patient (neurological convention).
+
+    Args:
+        axis: that the slice is across: 0 of a sagittal, 1 of a coronal, 2 of an axial slice.
+    """
+    return (("P", "S"), ("L", "S"), ("L", "A"))[axis]
+
+
+def write_letters(axes: Axes, array: np.ndarray) -> None:
+    """Write the directions of an axial slice of a volume on its picture; a picture has none."""
+    if array.ndim == 2:
+        return
+    left, top = plane_letters(2)
+    style: dict[str, Any] = {"transform": axes.transAxes, "color": "0.8", "fontsize": 7}
+    axes.text(0.01, 0.5, left, ha="left", va="center", **style)
+    axes.text(0.5, 0.99, top, ha="center", va="top", **style)
 
 
 def axial_slice(array: np.ndarray, level: int) -> np.ndarray:

@@ -348,6 +348,7 @@ def _show_image(axes: Axes, picture: MapPicture, level: int) -> None:
     low, high = np.percentile(picture.image, (1, 99))
     shown = plotting.axial_slice(picture.image, level)
     axes.imshow(shown, cmap="gray", vmin=low, vmax=high, aspect=_aspect(picture))
+    plotting.write_letters(axes, picture.image)
 
 
 def _aspect(picture: MapPicture) -> float:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from PIL import Image as Pillow
-from PIL import ImageColor
 
 from selfvox.data.formats.image import Image
 from selfvox.data.preparation.geometry import (
@@ -16,11 +14,10 @@ from selfvox.data.preparation.geometry import (
     orient,
 )
 from selfvox.ops.boxes import bounding_box
-from selfvox.plotting import class_colour, informative_level, upright
+from selfvox.plotting import informative_level, plane_letters, upright
+from selfvox.views import draw_view, write_letters
 
 EDGE = 128  # pixels of one view
-_DARKEST = 0.5  # percentiles that become black and white
-_BRIGHTEST = 99.5
 
 
 def draw_views(image: Image, geometry: Geometry, label: np.ndarray | None = None) -> np.ndarray:
@@ -40,7 +37,7 @@ def draw_views(image: Image, geometry: Geometry, label: np.ndarray | None = None
     mask = None if label is None else orient(label[None], orientation)[0]
     if image.spatial_dims == 2:
         channels = data if len(data) == 3 else data[:1]
-        return _view(np.moveaxis(channels, 0, -1), mask, (1.0, 1.0))
+        return draw_view(np.moveaxis(channels, 0, -1), (1.0, 1.0), EDGE, mask)
     spacing_mm = canonical_spacing(image, orientation)
     box = _shown_box(geometry, mask)
     volume = data[0][box]
@@ -75,44 +72,5 @@ def _slice_view(
     plane = upright(volume.take(level, axis))[..., None]
     outlined = None if mask is None else upright(mask.take(level, axis))
     along, up = [mm for number, mm in enumerate(spacing_mm) if number != axis]
-    return _view(plane, outlined, (up, along))
-
-
-def _view(plane: np.ndarray, mask: np.ndarray | None, pixel_mm: tuple[float, float]) -> np.ndarray:
-    """A plane (row, column, channel) with outlines, in the middle of a black square of `EDGE`."""
-    height = plane.shape[0] * pixel_mm[0]
-    width = plane.shape[1] * pixel_mm[1]
-    scale = EDGE / max(height, width)
-    size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    picture = Pillow.fromarray(_to_bytes(plane)).resize(size, Pillow.Resampling.BILINEAR)
-    pixels = np.array(picture.convert("RGB"))
-    if mask is not None:
-        # nearest: classes must not be mixed
-        small = Pillow.fromarray(mask.astype(np.int32)).resize(size, Pillow.Resampling.NEAREST)
-        _outline(pixels, np.asarray(small))
-    view = np.zeros((EDGE, EDGE, 3), np.uint8)
-    top = (EDGE - size[1]) // 2
-    left = (EDGE - size[0]) // 2
-    view[top : top + size[1], left : left + size[0]] = pixels
-    return view
-
-
-def _to_bytes(plane: np.ndarray) -> np.ndarray:
-    """Grey (row, column) or colour (row, column, 3) of 8 bits; colours share one scale."""
-    values = np.asarray(plane, np.float32)
-    low, high = np.percentile(values, [_DARKEST, _BRIGHTEST])
-    if plane.shape[2] == 3:
-        low = min(low, 0.0)
-    shown = np.clip((values - low) / max(high - low, 1e-6), 0, 1)
-    grey: np.ndarray = np.ascontiguousarray((255 * shown).astype(np.uint8))
-    return grey[..., 0] if plane.shape[2] == 1 else grey
-
-
-def _outline(pixels: np.ndarray, mask: np.ndarray) -> None:
-    """Colour the pixels of each class that have a neighbour of another class."""
-    padded = np.pad(mask, 1, mode="edge")
-    middle = padded[1:-1, 1:-1]
-    neighbours = (padded[:-2, 1:-1], padded[2:, 1:-1], padded[1:-1, :-2], padded[1:-1, 2:])
-    border = np.any([neighbour != middle for neighbour in neighbours], axis=0)
-    for value in np.unique(mask[border & (mask > 0)]):
-        pixels[border & (mask == value)] = ImageColor.getrgb(class_colour(int(value)))
+    view = draw_view(plane, (up, along), EDGE, outlined)
+    return write_letters(view, plane_letters(axis))
