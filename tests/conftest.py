@@ -184,12 +184,13 @@ def write_scan(path, data, matrix=None):
 
 
 def content(folder):
-    """The bytes of predictions; without the log, and the time and the costs of the work."""
+    """The bytes of predictions; without log, settings, and the time and the costs of the work."""
     files = {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.is_file()}
     if "cases.jsonl" in files:
         records = [json.loads(line) for line in files["cases.jsonl"].splitlines()]
         files["cases.jsonl"] = [record | {"work": None, "checksum": None} for record in records]
     files.pop("log.txt", None)
+    files.pop("settings.yaml", None)
     return files
 
 

@@ -176,8 +176,9 @@ def test_two_runs_write_the_same_bytes(run, scans, tmp_path):
 
 def test_no_text_of_the_header_and_no_path_is_written(run, scans, tmp_path):
     predict(Predict(run=run, scans=scans, out=tmp_path / "out"))
-    # the log has what was printed, with the paths as they were given
-    for path in set((tmp_path / "out").iterdir()) - {tmp_path / "out" / "log.txt"}:
+    # the log has what was printed, and the settings what was asked for: paths as they were given
+    named = {tmp_path / "out" / name for name in ("log.txt", "settings.yaml")}
+    for path in set((tmp_path / "out").iterdir()) - named:
         raw = (
             bytes(nib.load(path).header.binaryblock) if path.suffix == ".gz" else path.read_bytes()
         )

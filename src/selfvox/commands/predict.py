@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from selfvox.data.sources import Case
 from selfvox.prediction.jobs import PredictionJob, load_job
+from selfvox.prediction.output_folder import SETTINGS
 from selfvox.prediction.scan_loop import chosen_cases, process_scans
+from selfvox.runs.atomic_files import write_text
 from selfvox.runs.fold_folder import name_networks
 from selfvox.runs.progress import echo
 from selfvox.runs.stop_signals import stop_on_signal
+from selfvox.settings.options import to_yaml
 from selfvox.settings.verbs import Predict
 from selfvox.uncertainty.ensemble import check_several, describe_passes
 
@@ -41,6 +45,7 @@ def predict(settings: Predict) -> list[Path]:
     with job.folder.lock(), stop_on_signal(settings.out):
         describe_passes(job.passes, job.trained_dropout)
         cases, todo = job.folder.open(cases, job.card, job.classes, job.regions, settings.replace)
+        write_text(settings.out / SETTINGS, to_yaml(settings))
         rejected = process_scans(todo, len(cases), job.recipe, job.predict_case, job.workplace)
         job.write_tables(cases)
         if settings.subset != "train":
@@ -48,6 +53,7 @@ def predict(settings: Predict) -> list[Path]:
         job.folder.write_rejected(rejected, len(cases))
         echo(f"predictions: {job.result} ({len(cases)} scans)")
         echo(f"next: selfvox evaluate {settings.out} {job.truth} --out scores.csv")
+        echo(f"look: selfvox report {shlex.quote(str(settings.out))} --out report/")
     return job.outputs(cases)
 
 

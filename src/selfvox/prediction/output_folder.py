@@ -5,7 +5,8 @@
 - `classes.json`: the name of each number. `regions.json`: the numbers of each region, where the run
   has some.
 - `predictions.csv` instead of these, where whole scans were classified.
-- `predictions.json`: the network and the settings. `cases.jsonl`: file, hashes and work of each
+- `predictions.json`: the network and what predictions depend on. `settings.yaml`: all settings of
+  the last `predict`, such as where the scans are. `cases.jsonl`: file, hashes and work of each
   scan, and hashes of its predictions.
 - `review.csv`: of several passes, which predictions to review first.
 - `maps/`: of several passes, on request: `ID_entropy.nii.gz` and so on, and their picture
@@ -47,6 +48,7 @@ LEDGER = "cases.jsonl"
 REVIEW_TABLE = "review.csv"
 REJECTED_TABLE = "rejected.csv"
 LOG = "log.txt"
+SETTINGS = "settings.yaml"
 MAPS_FOLDER = "maps"
 PROBABILITY_ENDING = "_probabilities"
 # files that are not of one case; found in a folder without a card, they are somebody else's
