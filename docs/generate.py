@@ -29,6 +29,8 @@ PAGES = [
     *sorted((ROOT / "docs").rglob("*.md")),
 ]
 PART = re.compile(r"(<!-- begin: ([\w-]+) ?(\w*) -->\n)(.*?)(<!-- end: \2 -->)", re.DOTALL)
+# endings of files that open with what they are for
+DESCRIBED = (".py", ".yaml", ".mplstyle", ".js", ".css", ".html")
 REMARK_COLUMN = 30
 MOST_IN_ONE_PIECE = 4
 
@@ -154,9 +156,7 @@ def _tree_lines(folder: Path, indent: str) -> Iterator[str]:
         if path.is_dir() and path.name != "__pycache__":
             yield _tree_line(f"{indent}{path.name}/", _remark(path / "__init__.py"))
             yield from _tree_lines(path, indent + "  ")
-        elif path.suffix in (".py", ".yaml", ".mplstyle") and (
-            path.name != "__init__.py" or folder == SOURCE
-        ):
+        elif path.suffix in DESCRIBED and (path.name != "__init__.py" or folder == SOURCE):
             yield _tree_line(f"{indent}{path.name}", _remark(path))
 
 
@@ -169,7 +169,7 @@ def _remark(path: Path) -> str:
     if not path.exists():
         return ""
     first_line = path.read_text(encoding="utf-8").partition("\n")[0]
-    return first_line.strip('#" ').rstrip(".")
+    return first_line.strip('#"/*{} ').rstrip(".") if len(first_line) < 200 else ""
 
 
 def _command(name: str) -> str:

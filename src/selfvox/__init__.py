@@ -36,6 +36,7 @@ __all__ = [
     "prepare",
     "pretrain",
     "preview",
+    "report",
     "study",
     "tissues",
 ]
@@ -50,6 +51,7 @@ finetune = _verb_function("finetune")
 predict = _verb_function("predict")
 calibrate = _verb_function("calibrate")
 evaluate = _verb_function("evaluate")
+report = _verb_function("report")
 study = _verb_function("study")
 atlas = _verb_function("atlas")
 tissues = _verb_function("tissues")

@@ -32,6 +32,7 @@ __all__ = [
     "prepare",
     "pretrain",
     "preview",
+    "report",
     "study",
     "tissues",
 ]
@@ -497,6 +498,42 @@ def evaluate(
 
     Example:
         selfvox.evaluate("predictions/", "truth/", out="scores.csv")
+    """
+
+def report(
+    folders: AnyPath | Sequence[AnyPath],
+    *,
+    out: AnyPath,
+    scans: AnyPath | None = None,
+    truth: AnyPath | None = None,
+    single_file: bool = False,
+    source: str = "auto",
+) -> Path:
+    """Make a page for the browser from runs, predictions or studies, to look and to mark.
+
+    The page opens offline, without a server. Of predictions it is a table that begins with the
+    least trusted case, with a viewer of the scan, its label and its maps; marks are exported as
+    a table.
+
+    Args:
+        folders: runs, folders of predictions, or studies; several make one report.
+        out: folder of the report; an earlier report there is replaced.
+        scans: the scans that were predicted; default: the folder that was named to `predict`.
+        truth: folder or data set with true labels; default: the labels next to the scans, if
+            any.
+        single_file: everything in one page, with volumes of half the resolution where 10 MB
+            need it.
+        source: layout of the scans on disk: auto, bids (or bids:T1w), brats, decathlon, dicom
+            (or dicom:allow-gap), folder, nnunet or table.
+
+    Returns:
+        The page.
+
+    Raises:
+        SelfvoxError: an invalid argument, scan or run; the message names the remedy.
+
+    Example:
+        selfvox.report("predictions/", out="report/")
     """
 
 def study(

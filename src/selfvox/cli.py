@@ -170,8 +170,11 @@ def _unknown_option(word: str, verb_options: list[Option]) -> str:
 
 def _positional_values(
     verb: str, verb_options: list[Option], words: Sequence[str]
-) -> dict[str, str]:
+) -> dict[str, Any]:
     names = [option.name for option in verb_options if option.positional]
+    if names and _takes_list(next(option for option in verb_options if option.positional)):
+        # the only argument of such a verb
+        return {names[0]: list(words)} if words else {}
     if len(words) > len(names):
         listed = " ".join(names).upper() or "none"
         raise UsageError(f"'{words[len(names)]}' is one argument too many; {verb} takes {listed}")
@@ -237,6 +240,10 @@ def _merged(
 
 def _with_name(value: Any) -> dict[str, Any]:
     return dict(value) if isinstance(value, Mapping) else {"name": value}
+
+
+def _takes_list(option: Option) -> bool:
+    return any(typing.get_origin(kind) is tuple for kind in option.kinds)
 
 
 def _takes_dict(option: Option) -> bool:

@@ -84,6 +84,8 @@ def _usage(verb: str, verb_options: Sequence[Option]) -> str:
     for option in verb_options:
         if option.positional:
             words.append(option.name.upper() if option.required else f"[{option.name.upper()}]")
+            if any(typing.get_origin(kind) is tuple for kind in option.kinds):
+                words.append("...")
         elif option.required:
             words.append(f"{flag(option.name)} {_metavar(option)}")
     return " ".join([*words, "[--option value]"])

@@ -41,6 +41,7 @@ RETURNS: dict[str, Any] = {
     "predict": list[Path],
     "calibrate": Path,
     "evaluate": Rows,
+    "report": Path,
     "study": Rows,
     "atlas": list[Path],
     "tissues": Path,

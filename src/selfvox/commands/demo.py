@@ -23,7 +23,7 @@ from selfvox.data import phantom
 from selfvox.data.formats import image as images
 from selfvox.data.sources import find_dataset
 from selfvox.errors import Stopped, UsageError
-from selfvox.report.figures import OutlinedScan, draw_curves, draw_outlines
+from selfvox.reports.figures import OutlinedScan, draw_curves, draw_outlines
 from selfvox.runs.progress import console, echo
 from selfvox.settings.verbs import Demo, Evaluate, Finetune, Predict, Prepare, Pretrain, Preview
 
@@ -108,6 +108,8 @@ def _run_workflow(out: Path, seed: int) -> None:
     _draw_predictions(scans, predictions, out / "predictions.png")
     _print_scores(scores)
     echo(f"pictures: {out / 'preview.png'}  {out / 'curves.png'}  {out / 'predictions.png'}")
+    predicted = predictions["pre-trained"]
+    echo(f"look: {_program()} report {shlex.quote(str(predicted))} --out {out / 'report'}")
     echo("next, with your own scans:")
     echo(f"  {_program()} pretrain YOUR_SCANS/ --out runs/pretrained")
 

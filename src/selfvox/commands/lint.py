@@ -31,7 +31,7 @@ from selfvox.data.preparation.recipe import Recipe
 from selfvox.data.preparation.store import is_store
 from selfvox.data.sources import Case, Dataset, find_dataset
 from selfvox.errors import DataError, UsageError
-from selfvox.report.scan_sheet import write_sheets
+from selfvox.reports.scan_sheet import write_sheets
 from selfvox.runs.atomic_files import write_csv
 from selfvox.runs.progress import echo, progress_bar
 from selfvox.settings.verbs import Lint

@@ -14,7 +14,7 @@ from selfvox.data.preparation.stored_case import StoredCase
 from selfvox.data.sampling.crops import Crops
 from selfvox.errors import UsageError
 from selfvox.pretext import Panel, PretextTask
-from selfvox.report.figures import draw_preview
+from selfvox.reports.figures import draw_preview
 from selfvox.runs.progress import echo
 from selfvox.settings.verbs import PreparationSettings, Pretrain, Preview
 from selfvox.tasks import task_from_setting, task_to_setting

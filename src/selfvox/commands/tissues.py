@@ -19,7 +19,7 @@ from selfvox.data.preparation.prepare_case import read_case
 from selfvox.data.sources import Case, Dataset, find_dataset
 from selfvox.errors import DataError, UsageError
 from selfvox.ops.boxes import bounding_box
-from selfvox.report.figures import OutlinedScan, draw_outlines
+from selfvox.reports.figures import OutlinedScan, draw_outlines
 from selfvox.runs.atomic_files import sha256, write_csv
 from selfvox.runs.ledger import append_record, read_records
 from selfvox.runs.progress import echo, progress_bar

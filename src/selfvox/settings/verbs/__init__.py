@@ -21,6 +21,7 @@ from selfvox.settings.verbs.predict import MAPS, Predict
 from selfvox.settings.verbs.prepare import Prepare
 from selfvox.settings.verbs.pretrain import DEFAULT_TASK, PRETRAIN_STEPS, Pretrain
 from selfvox.settings.verbs.preview import Preview
+from selfvox.settings.verbs.report import Report
 from selfvox.settings.verbs.study import Study, parse_shard
 from selfvox.settings.verbs.tissues import Tissues
 
@@ -49,6 +50,7 @@ __all__ = [
     "Prepare",
     "Pretrain",
     "Preview",
+    "Report",
     "Study",
     "Tissues",
     "parse_shard",
@@ -65,6 +67,7 @@ VERBS: dict[str, type] = {
         Predict,
         Calibrate,
         Evaluate,
+        Report,
         Study,
         Atlas,
         Tissues,

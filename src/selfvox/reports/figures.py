@@ -18,6 +18,7 @@ from selfvox.plotting import (
     outline,
     save_figure,
     upright,
+    write_letters,
 )
 from selfvox.pretext import Panel
 from selfvox.runs.run_folder import read_metrics
@@ -101,6 +102,7 @@ def draw_outlines(cases: Sequence[OutlinedScan], classes: Mapping[int, str], out
         for axes, (name, mask) in zip(axes_row, case.masks.items(), strict=False):
             axes.imshow(axial_slice(case.image, level), cmap="gray")
             outline(axes, axial_slice(mask, level), classes)
+            write_letters(axes, case.image)
             axes.set_title(f"{case.caption}: {name}", fontsize=9)
     handles = [
         Line2D([], [], color=class_colour(value), label=name)

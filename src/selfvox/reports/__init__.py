@@ -1,0 +1,1 @@
+"""What people look at: pictures, and the pages of a report for the browser."""

@@ -1,0 +1,124 @@
+"""A person's way through the page of predictions, in a browser: look, mark, correct, export."""
+
+import gzip
+import io
+import json
+
+import nibabel as nib
+import numpy as np
+import pytest
+from PIL import Image as Pillow
+
+from selfvox.prediction.review_marks import read_marks
+
+from .browser import browser
+
+
+@pytest.fixture(scope="module")
+def visit():
+    with browser() as open_page:
+        yield open_page
+
+
+def colours(visit, selector):
+    """How many pixels of an element are grey but not black, and how many have a colour."""
+    picture = visit.page.locator(selector).screenshot(timeout=120_000)
+    pixels = np.asarray(Pillow.open(io.BytesIO(picture)).convert("RGB")).astype(int)
+    spread = pixels.max(-1) - pixels.min(-1)
+    return int(((spread < 12) & (pixels.max(-1) > 40)).sum()), int((spread > 60).sum())
+
+
+def texts(visit, selector):
+    return visit.page.locator(selector).all_inner_texts()
+
+
+def test_a_person_looks_marks_corrects_and_exports(visit, predicted, page, tmp_path):
+    look = visit()
+    look.go(page / "index.html")
+    review = json.loads(look.page.locator("#review").text_content())
+    first, second, _ = review["cases"]
+    look.wait_for_case(first["key"])
+
+    # the scan in grey with its outlines in colour
+    grey, colour = colours(look, "#canvas-box")
+    assert grey > 500
+    assert colour > 100
+    look.page.keyboard.press("l")
+    look.page.wait_for_timeout(300)
+    _, without_label = colours(look, "#canvas-box")
+    assert without_label < colour
+    look.page.keyboard.press("l")
+
+    # walking and marking by keys
+    look.page.keyboard.press("f")
+    look.page.keyboard.press("j")
+    look.wait_for_case(second["key"])
+    assert texts(look, "#case-heading") == [second["id"]]
+    look.page.keyboard.press("p")
+    look.page.keyboard.press("p")  # taken back
+    look.page.keyboard.press("a")
+    look.page.keyboard.press("n")
+    look.page.keyboard.type('=1+1, "odd" pj')
+    look.page.keyboard.press("Escape")
+    assert texts(look, "#marks-count") == ["2 of 3 marked"]
+
+    # marks survive a reload, and are exported as a table
+    look.page.reload(wait_until="commit")
+    look.wait_for_case(first["key"])
+    assert texts(look, "td.mark") == ["fail", "artefact ✎", ""]
+    with look.page.expect_download() as download:
+        look.page.locator("#export-marks").click()
+    assert download.value.suggested_filename == "review_marks.csv"
+    download.value.save_as(tmp_path / "review_marks.csv")
+    marks = read_marks(tmp_path / "review_marks.csv")
+    assert {case: (mark.mark, mark.note) for case, mark in marks.items()} == {
+        first["id"]: ("fail", ""),
+        second["id"]: ("artefact", '=1+1, "odd" pj'),
+    }
+    assert marks[first["id"]].label_sha256 == first["label_sha256"]
+
+    # a map with a threshold
+    look.page.keyboard.press("m")
+    assert "0." in texts(look, "#map-text")[0]
+    look.page.locator("#map-threshold").fill("0.5")
+    look.page.locator("#planes").select_option("coronal")
+
+    # what is drawn comes back on the grid of the scan
+    look.page.keyboard.press("d")
+    look.page.wait_for_selector('html[data-drawing="true"]', state="attached")
+    drawn = ([3, 4, 5], [10, 2, 7])  # right, anterior, superior
+    for point in drawn:
+        look.page.evaluate("([x, y, z]) => selfvox.viewer.niivue.drawPt(x, y, z, 2)", point)
+    with look.page.expect_download() as download:
+        look.page.locator("#export-label").click()
+    assert download.value.suggested_filename == f"{first['id']}.nii.gz"
+    download.value.save_as(tmp_path / "drawn.nii.gz")
+    before = nib.load(predicted / "predictions" / f"{first['id']}.nii.gz")
+    after = nib.load(tmp_path / "drawn.nii.gz")
+    written = gzip.decompress((predicted / "predictions" / f"{first['id']}.nii.gz").read_bytes())
+    exported = gzip.decompress((tmp_path / "drawn.nii.gz").read_bytes())
+    assert exported[:352] == written[:352]
+    expected = nib.as_closest_canonical(before).get_fdata().copy()
+    for point in drawn:
+        expected[tuple(point)] = 2
+    assert not np.array_equal(expected, nib.as_closest_canonical(before).get_fdata())
+    np.testing.assert_array_equal(nib.as_closest_canonical(after).get_fdata(), expected)
+    assert "corrected" in texts(look, "tr.chosen td.mark")[0]
+    look.check_that_nothing_left_the_machine()
+
+
+def test_the_page_fits_a_telephone_and_a_single_file_opens(visit, predicted, tmp_path):
+    import selfvox
+
+    index = selfvox.report(predicted / "predictions", out=tmp_path / "report", single_file=True)
+    look = visit(width=390, height=844, scheme="dark")
+    look.go(index)
+    look.wait_for_case("page-1/0001")
+    size = look.page.evaluate("[document.documentElement.scrollWidth, window.innerWidth]")
+    assert size[0] <= size[1]
+    background = look.page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert background == "rgb(20, 24, 31)"
+    grey, colour = colours(look, "#canvas-box")
+    assert grey > 500
+    assert colour > 100
+    look.check_that_nothing_left_the_machine()
