@@ -28,7 +28,7 @@ from selfvox.settings.verbs._shared import (
 
 MIRRORS = ("left-right", "front-back", "up-down")  # axes of a prepared volume, in their order
 # in studies, where neither steps nor epochs are given
-FINETUNE_STEPS = 500
+FINETUNE_STEPS = 1500
 
 
 @dataclass(frozen=True, kw_only=True)
