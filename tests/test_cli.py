@@ -66,7 +66,7 @@ def test_help_imports_nothing_heavy():
 
 def test_the_verbs_are_the_public_functions(capsys):
     way = ["lint", "prepare", "pretrain", "finetune", "predict", "calibrate", "evaluate", "report"]
-    others = ["study", "atlas", "tissues", "download", "preview", "demo", "doctor", "info"]
+    others = ["study", "atlas", "embed", "tissues", "download", "preview", "demo", "doctor", "info"]
     assert list(VERBS) == [*way, *others]
     assert set(VERBS) == {name for name in selfvox.__all__ if not name.startswith("load_")}
     assert main([]) == 0

@@ -25,6 +25,7 @@ __all__ = [
     "demo",
     "doctor",
     "download",
+    "embed",
     "evaluate",
     "finetune",
     "info",
@@ -54,6 +55,7 @@ evaluate = _verb_function("evaluate")
 report = _verb_function("report")
 study = _verb_function("study")
 atlas = _verb_function("atlas")
+embed = _verb_function("embed")
 tissues = _verb_function("tissues")
 download = _verb_function("download")
 preview = _verb_function("preview")

@@ -21,6 +21,7 @@ __all__ = [
     "demo",
     "doctor",
     "download",
+    "embed",
     "evaluate",
     "finetune",
     "info",
@@ -614,6 +615,46 @@ def atlas(
 
     Example:
         selfvox.atlas("labelled/", "new_scans/", out="predictions/")
+    """
+
+def embed(
+    run: AnyPath,
+    scans: AnyPath,
+    *,
+    out: AnyPath,
+    crops: bool = False,
+    query: str | None = None,
+    by: str | Sequence[str] = (),
+    table: AnyPath | None = None,
+    source: str = "auto",
+    precision: Literal["auto", "bf16", "fp32"] = "auto",
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto",
+) -> Path:
+    """Describe each scan by one vector, the features that an encoder computes from it.
+
+    Args:
+        run: a pre-training run, its encoder/ folder, or a fine-tuning run.
+        scans: a folder of scans, one scan, or a .txt file with one scan a line.
+        out: folder of the vectors, table and pictures, created.
+        crops: also write one vector for each crop of a scan, with its place.
+        query: id, file or subject of one of the scans: list and draw the scans most like it.
+        by: columns of `table`, or grade, separated by commas: colour the map by them, and
+            measure how well the vectors tell them, such as sex,site.
+        table: CSV or TSV table with a row for each scan or subject, named in its first column;
+            default: participants.tsv next to the scans.
+        source: layout of the scans on disk: auto, bids (or bids:T1w), brats, decathlon, dicom
+            (or dicom:allow-gap), folder, nnunet or table.
+        precision: arithmetic: auto uses bf16 where the processor supports it, else fp32.
+        device: device to compute on.
+
+    Returns:
+        The file of the vectors, `embeddings.npz`.
+
+    Raises:
+        SelfvoxError: an invalid argument, scan or run; the message names the remedy.
+
+    Example:
+        selfvox.embed("runs/pretrained", "scans/", out="embeddings/")
     """
 
 def tissues(

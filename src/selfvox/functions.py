@@ -44,6 +44,7 @@ RETURNS: dict[str, Any] = {
     "report": Path,
     "study": Rows,
     "atlas": list[Path],
+    "embed": Path,
     "tissues": Path,
     "download": Path,
     "preview": Path,

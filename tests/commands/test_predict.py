@@ -246,7 +246,7 @@ def test_a_signal_stops_at_once_and_what_is_finished_stays(
         predict(Predict(run=run, scans=scans, out=tmp_path / "out"))
     assert (len(calls), went_on) == (2, [])
     assert stopped.value.exit_code == 128 + number
-    lost = "scan_1.nii.gz: was being predicted, and is lost; 1 of 3 scans are done"
+    lost = "scan_1.nii.gz: was being worked on, and is lost; 1 of 3 scans are done"
     assert lost in capsys.readouterr().err
     assert [path.name for path in sorted((tmp_path / "out").glob("*.nii.gz"))] == ["scan_0.nii.gz"]
     assert not list((tmp_path / "out").glob(".*.part.*"))

@@ -34,7 +34,13 @@ def atlas(settings: Atlas) -> list[Path]:
     check_installed()
     labelled = _atlases(settings)
     predictions = AtlasPredictions(settings.out, labelled, settings.atlases)
-    cases = all_cases(settings.scans, settings.source, settings.out, labelled.recipe)
+    cases = all_cases(
+        settings.scans,
+        settings.source,
+        settings.out,
+        labelled.recipe,
+        "the labelled scans have",
+    )
     predicted = carry_to_scans(cases, predictions, settings.workers)
     echo(f"predictions: {settings.out} ({len(predicted)} scans)")
     echo(f"next: selfvox evaluate {settings.out} TRUTH/ --out scores.csv")

@@ -60,8 +60,15 @@ def chosen_cases(settings: Predict, recipe: Recipe) -> list[Case]:
     return cases
 
 
-def all_cases(scans: Path, source: str, out: Path, recipe: Recipe) -> list[Case]:
-    """The cases in a folder, for labels that are carried onto them; checked like `chosen_cases`.
+def all_cases(scans: Path, source: str, out: Path, recipe: Recipe, expected: str) -> list[Case]:
+    """All cases in a folder, checked like `chosen_cases`.
+
+    Args:
+        scans: a folder, a scan, or a list of scans.
+        source: its layout.
+        out: the folder that is going to be written.
+        recipe: with the channels that the scans must have.
+        expected: who has these channels, for messages.
 
     Raises:
         DataError: there is none, or they have other channels than the recipe.
@@ -71,13 +78,18 @@ def all_cases(scans: Path, source: str, out: Path, recipe: Recipe) -> list[Case]
     cases = list(dataset.cases)
     if not cases:
         raise DataError(f"{dataset.root}: contains no scans; name the folder of the scans")
-    _check_channels(dataset, cases, recipe, "the labelled scans have")
+    _check_channels(dataset, cases, recipe, expected)
     _check_separate_folders(scans, out, cases)
     return cases
 
 
 def process_scans(
-    todo: Sequence[Case], total: int, recipe: Recipe, work: ScanFunction, workplace: Workplace
+    todo: Sequence[Case],
+    total: int,
+    recipe: Recipe,
+    work: ScanFunction,
+    workplace: Workplace,
+    title: str = "predict",
 ) -> list[Rejected]:
     """Read, prepare and work on each case; returns those that cannot be used.
 
@@ -87,9 +99,10 @@ def process_scans(
         recipe: prepares the scans.
         work: what to do with each.
         workplace: recorded with those that cannot be used.
+        title: of the progress bar.
     """
     rejected = []
-    with progress_bar("predict", total, total - len(todo)) as bar:
+    with progress_bar(title, total, total - len(todo)) as bar:
         for case in todo:
             began = time.monotonic()
             try:
@@ -103,7 +116,7 @@ def process_scans(
                 echo(f"{rejected[-1].file}: {rejected[-1].reason}")
             except KeyboardInterrupt:
                 echo(
-                    f"{main_file(case)}: was being predicted, and is lost; {bar.done} of {total} "
+                    f"{main_file(case)}: was being worked on, and is lost; {bar.done} of {total} "
                     "scans are done"
                 )
                 raise

@@ -13,6 +13,7 @@ from selfvox.settings.verbs.calibrate import Calibrate
 from selfvox.settings.verbs.demo import Demo
 from selfvox.settings.verbs.doctor import Doctor
 from selfvox.settings.verbs.download import Download
+from selfvox.settings.verbs.embed import Embed
 from selfvox.settings.verbs.evaluate import Evaluate
 from selfvox.settings.verbs.finetune import FINETUNE_STEPS, MIRRORS, Finetune
 from selfvox.settings.verbs.info import Info
@@ -39,6 +40,7 @@ __all__ = [
     "Demo",
     "Doctor",
     "Download",
+    "Embed",
     "Evaluate",
     "Finetune",
     "Info",
@@ -70,6 +72,7 @@ VERBS: dict[str, type] = {
         Report,
         Study,
         Atlas,
+        Embed,
         Tissues,
         Download,
         Preview,
