@@ -14,7 +14,10 @@ class Encoder(nn.Module, ABC):
     in_channels: int
     channels: tuple[int, ...]  # per level, finest first
     strides: tuple[tuple[int, ...], ...]  # of each level relative to the input, per axis
-    norm: str = "instance"  # of a decoder of its maps: instance, group or batch
+    # of a decoder of its maps
+    norm: str = "instance"  # instance, group or batch
+    kernels: tuple[tuple[int, ...], ...] | None = None  # edges per level and axis; None: 3
+    decoder_blocks: int | tuple[int, ...] = 2  # convolutions per level, or of each, coarsest first
 
     @abstractmethod
     def forward(self, x: Tensor) -> list[Tensor]:

@@ -12,7 +12,7 @@ from dynamic_network_architectures.building_blocks.unet_decoder import UNetDecod
 from torch import Tensor, nn
 
 from selfvox.models.encoder import Encoder
-from selfvox.models.unet import he_initialise, norm_layer
+from selfvox.models.unet import he_initialise, kernel_edges, norm_layer
 from selfvox.ops.resize import enlarge
 
 
@@ -93,7 +93,7 @@ def unet_decoder(encoder: Encoder, outputs: int, norm: str) -> UNetDecoder:
     encoder_like = SimpleNamespace(
         output_channels=list(encoder.channels),
         strides=_strides_between_levels(encoder.strides),
-        kernel_sizes=[[3] * d] * len(encoder.channels),
+        kernel_sizes=kernel_edges(encoder.kernels, len(encoder.channels), d),
         conv_op=nn.Conv3d if d == 3 else nn.Conv2d,
         conv_bias=True,
         norm_op=norm_op,
@@ -103,8 +103,7 @@ def unet_decoder(encoder: Encoder, outputs: int, norm: str) -> UNetDecoder:
         nonlin=nn.LeakyReLU,
         nonlin_kwargs={"inplace": True},
     )
-    # 2 convolutions per level, as in nnU-Net
-    decoder = UNetDecoder(encoder_like, outputs, 2, deep_supervision=False)
+    decoder = UNetDecoder(encoder_like, outputs, encoder.decoder_blocks, deep_supervision=False)
     # its outputs at the coarser levels are for deep supervision, which is not used here
     unused = [nn.Identity()] * (len(encoder.channels) - 2)
     decoder.seg_layers = nn.ModuleList([*unused, decoder.seg_layers[-1]])

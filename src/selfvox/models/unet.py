@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal, cast
 
 import pydantic
@@ -27,6 +27,14 @@ MOST_LEVELS = 20
 MOST_BLOCKS = 100
 SMALLEST_MAP = 4  # voxels; a planned level has no shorter edge
 SMALLEST_SAMPLE = 8  # values that a norm divides by the spread of; one has no spread
+LARGEST_KERNEL = 31  # voxels
+KERNEL = 3  # edge of a kernel, unless an architecture says otherwise
+DECODER_BLOCKS = 2  # convolutions per level of a decoder, as in nnU-Net's plain networks
+
+Blocks = Annotated[int, AtLeastOne, pydantic.Field(le=MOST_BLOCKS)]
+Stride = Annotated[int, AtLeastOne]
+# odd, so that a map keeps its size
+KernelEdge = Annotated[int, AtLeastOne, pydantic.Field(le=LARGEST_KERNEL)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,23 +50,68 @@ class Architecture:
         pydantic.Field(min_length=2, max_length=MOST_LEVELS),
     ] = (16, 32, 64, 128, 256)
     blocks: Annotated[
-        int,
-        "convolutions (plain) or residual blocks per level",
-        AtLeastOne,
-        pydantic.Field(le=MOST_BLOCKS),
+        Blocks | tuple[Blocks, ...],
+        "convolutions (plain) or residual blocks: of every level, or of each, such as 1,3,4,6",
     ] = 2
     # group: the only one of the three that bears a map of one voxel and a batch of one
     norm: Annotated[Literal["instance", "group", "batch"], "normalisation; group: 8 groups"] = (
         "group"
     )
     strides: Annotated[
-        tuple[tuple[Annotated[int, AtLeastOne], ...], ...] | None,
+        tuple[tuple[Stride, ...], ...] | None,
         "per level and axis; default: by crop and spacing",
     ] = None
+    kernels: Annotated[
+        tuple[tuple[KernelEdge, ...], ...] | None,
+        "edges of the kernels in voxels, per level and axis; default: 3",
+    ] = None
+    decoder_blocks: Annotated[
+        Blocks | tuple[Blocks, ...],
+        "convolutions of a decoder of these maps: of every level, or of each, coarsest first",
+    ] = DECODER_BLOCKS
 
     def __post_init__(self) -> None:
-        if self.strides is not None and len({len(level) for level in self.strides}) != 1:
-            raise ValueError("strides: have another number of axes on each level; give as many")
+        for name in ("strides", "kernels"):
+            levels = getattr(self, name)
+            if levels is not None and len({len(level) for level in levels}) != 1:
+                raise ValueError(f"{name}: have another number of axes on each level; give as many")
+        for edge in itertools.chain.from_iterable(self.kernels or ()):
+            if edge % 2 == 0:
+                raise ValueError(f"kernels: {edge} is even, so that maps would shift; take 1 or 3")
+        levels = len(self.channels)
+        expected = {"blocks": levels, "kernels": levels, "decoder_blocks": levels - 1}
+        for name, count in expected.items():
+            given = getattr(self, name)
+            if isinstance(given, tuple) and len(given) != count:
+                raise ValueError(
+                    f"{name}: are of {len(given)} levels where network.channels needs {count}; "
+                    "give one for each"
+                )
+
+    def finest(self, levels: int) -> Architecture:
+        """The same without its coarsest levels, if it has more than so many."""
+        decoder_blocks = self.decoder_blocks
+        if isinstance(decoder_blocks, tuple):
+            decoder_blocks = decoder_blocks[len(self.channels) - levels :]
+        return replace(
+            self,
+            channels=self.channels[:levels],
+            blocks=self.blocks if isinstance(self.blocks, int) else self.blocks[:levels],
+            kernels=None if self.kernels is None else self.kernels[:levels],
+            decoder_blocks=decoder_blocks,
+        )
+
+    def to_spec(self) -> dict[str, Any]:
+        """Plain values for a card, in which options of few networks are left out at their default.
+
+        So cards of earlier versions, which did not have them, are the same.
+        """
+        spec = as_dict(self)
+        if self.kernels is None:
+            del spec["kernels"]
+        if self.decoder_blocks == DECODER_BLOCKS:
+            del spec["decoder_blocks"]
+        return spec
 
 
 class UNetEncoder(Encoder):
@@ -83,6 +136,8 @@ class UNetEncoder(Encoder):
         self.in_channels = in_channels
         self.channels = architecture.channels
         self.norm = architecture.norm
+        self.kernels = architecture.kernels
+        self.decoder_blocks = architecture.decoder_blocks
         self.strides = _cumulative_strides(strides)
         network = PlainConvEncoder if architecture.name == "plain" else ResidualEncoder
         norm, norm_kwargs = norm_layer(architecture.norm, spatial_dims)
@@ -91,9 +146,9 @@ class UNetEncoder(Encoder):
             len(architecture.channels),
             list(architecture.channels),
             nn.Conv3d if spatial_dims == 3 else nn.Conv2d,
-            3,
+            kernel_edges(architecture.kernels, len(architecture.channels), spatial_dims),
             [list(stride) for stride in strides],
-            architecture.blocks,
+            _as_list(architecture.blocks),
             conv_bias=True,
             norm_op=norm,
             norm_op_kwargs=norm_kwargs,
@@ -132,12 +187,10 @@ class UNet(Family):
         architecture = resolve(Architecture, settings, prefix="network.")
         if architecture.strides is None:
             strides = plan_strides(len(architecture.channels), crop, spacing_mm)
-            planned = {
-                **as_dict(architecture),
-                "channels": architecture.channels[: len(strides)],
-                "strides": strides,
-            }
-            architecture = resolve(Architecture, planned, prefix="network.")
+            shortened = as_dict(architecture.finest(len(strides)))
+            architecture = resolve(
+                Architecture, {**shortened, "strides": strides}, prefix="network."
+            )
         elif [len(level) for level in architecture.strides] != [len(crop)] * len(
             architecture.channels
         ):
@@ -148,7 +201,8 @@ class UNet(Family):
             )
         else:
             _check_strides(architecture.strides, crop)
-        return as_dict(architecture)
+        _check_kernels(architecture, len(crop))
+        return architecture.to_spec()
 
     def check_input(self, spec: Settings, edges: Sequence[int]) -> None:
         """Refuse inputs with maps that leave the norm too few values to take a mean of.
@@ -181,6 +235,7 @@ class UNet(Family):
                 f"network.strides: are not of {levels} levels and {spatial_dims} axes; plan the "
                 "network again"
             )
+        _check_kernels(architecture, spatial_dims)
         return UNetEncoder(architecture, architecture.strides, spatial_dims, in_channels)
 
 
@@ -238,6 +293,28 @@ def _check_strides(strides: Sequence[Sequence[int]], crop: Sequence[int]) -> Non
                 f"network.strides: are {stride} together along {AXES[axis]}, where the crop has "
                 f"{edge} voxels; use smaller strides or a larger --crop"
             )
+
+
+def _check_kernels(architecture: Architecture, spatial_dims: int) -> None:
+    """Refuse kernels of another number of axes than the images."""
+    if architecture.kernels is not None and len(architecture.kernels[0]) != spatial_dims:
+        raise UsageError(
+            f"network.kernels: have {len(architecture.kernels[0])} axes and the scans "
+            f"{spatial_dims}; give an edge for each"
+        )
+
+
+def kernel_edges(
+    kernels: Sequence[Sequence[int]] | None, levels: int, spatial_dims: int
+) -> list[list[int]]:
+    """Edges of the kernels in voxels, (level, axis); without any given, those of the default."""
+    if kernels is None:
+        return [[KERNEL] * spatial_dims for _ in range(levels)]
+    return [list(level) for level in kernels]
+
+
+def _as_list(blocks: int | tuple[int, ...]) -> int | list[int]:
+    return blocks if isinstance(blocks, int) else list(blocks)
 
 
 def _values_of_a_mean(norm: str, channels: int, voxels: int) -> int:

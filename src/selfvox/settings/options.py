@@ -158,10 +158,17 @@ def _converted(value: Any, option: Option) -> Any:
         return None
     if isinstance(value, os.PathLike) and str in option.kinds:  # such as a run of another verb
         return str(value)
+    if int in option.kinds and _is_single(value):
+        return value
     for kind in option.kinds:
         if typing.get_origin(kind) is tuple:
             return _as_list(value, typing.get_args(kind)[0], option)
     return _path(value, option) if Path in option.kinds else value
+
+
+def _is_single(value: Any) -> bool:
+    """Whether it is one value and not several, as text or as a list."""
+    return isinstance(value, int) or (isinstance(value, str) and "," not in value)
 
 
 def _as_list(value: Any, element: Any, option: Option) -> Any:

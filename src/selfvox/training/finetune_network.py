@@ -15,7 +15,13 @@ from selfvox.data.preparation.store import Store
 from selfvox.data.preparation.stored_case import StoredCase
 from selfvox.data.sampling.crop_size import in_plane_cases, median_spacing, slice_axis
 from selfvox.errors import DataError, UsageError
-from selfvox.models.build import build_encoder, check_input, network_settings, plan_encoder
+from selfvox.models.build import (
+    build_encoder,
+    check_input,
+    network_settings,
+    plan_encoder,
+    plans_divisor,
+)
 from selfvox.models.encoder import Encoder
 from selfvox.models.segmenter import OUTPUT_LAYERS, LinearReadout, Segmenter
 from selfvox.models.unet import PLAIN, RESIDUAL, Architecture
@@ -154,8 +160,9 @@ def _new_encoder(
     task: DownstreamTask,
 ) -> tuple[Encoder, dict[str, Any]]:
     """An encoder from scratch, or a module as it is, and what it is built from."""
-    crop = task.input_size(settings.crop, cases)
     network = settings.network if module is None else module
+    divisor = None if isinstance(network, nn.Module) else plans_divisor(network)
+    crop = task.input_size(settings.crop, cases, divisor)
     spec = plan_encoder(network, crop, median_spacing(cases))
     return build_encoder(spec if module is None else module, len(crop), channels), spec
 
@@ -221,14 +228,19 @@ def _check_same_network(settings: Finetune, spec: Mapping[str, Any], d: int) -> 
     requested = network_settings(settings.network, d)
     if requested == {"name": "plain"}:  # the default
         return
-    if requested["name"] in (PLAIN.name, RESIDUAL.name):
+    families = (PLAIN.name, RESIDUAL.name)
+    if requested["name"] in families:
         # in the form that the card has them in
         resolved = as_dict(resolve(Architecture, requested, prefix="network."))
         requested = {name: resolved[name] for name in requested}
+    if spec["name"] in families:
+        # cards leave some defaults out
+        spec = as_dict(resolve(Architecture, spec, prefix="network."))
     for name, value in requested.items():
         actual = spec.get(name)
         # a small crop leaves out the coarsest levels
-        is_shortened = name == "channels" and actual and value[: len(actual)] == actual
+        are_lists = isinstance(value, list) and isinstance(actual, list)
+        is_shortened = are_lists and value[: len(actual or ())] == actual
         if value != actual and not is_shortened:
             raise UsageError(
                 f"network: {settings.encoder} has {name} {actual}, not {value}; leave --network "
