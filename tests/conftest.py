@@ -7,6 +7,7 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import json
+import pydoc
 import socket
 import tracemalloc
 from pathlib import Path
@@ -262,3 +263,83 @@ def peak_bytes():
             tracemalloc.stop()
 
     return measure
+
+
+@pytest.fixture
+def write_plans(tmp_path):
+    """A function that writes plans of nnU-Net: thick slices along x, which nnU-Net puts first."""
+
+    def write(name="plain", d=3, channels=(4, 6, 8), forward=(2, 0, 1), **changes):
+        is_plain = name == "plain"
+        blocks = {
+            "n_conv_per_stage" if is_plain else "n_blocks_per_stage": [2, 1, 2],
+            "n_conv_per_stage_decoder": [2, 1],
+        }
+        conv = f"torch.nn.modules.conv.Conv{d}d"
+        norm = f"torch.nn.modules.instancenorm.InstanceNorm{d}d"
+        kernels = [[1, 3, 3], [3, 3, 3], [3, 3, 3]]
+        strides = [[1, 1, 1], [1, 2, 2], [2, 2, 4]]
+        network = "PlainConvUNet" if is_plain else "ResidualEncoderUNet"
+        architecture = {
+            "network_class_name": f"dynamic_network_architectures.architectures.unet.{network}",
+            "arch_kwargs": {
+                "n_stages": 3,
+                "features_per_stage": list(channels),
+                "conv_op": conv,
+                "kernel_sizes": [level[-d:] for level in kernels],
+                "strides": [level[-d:] for level in strides],
+                **blocks,
+                "conv_bias": True,
+                "norm_op": norm,
+                "norm_op_kwargs": {"eps": 1e-05, "affine": True},
+                "dropout_op": None,
+                "dropout_op_kwargs": None,
+                "nonlin": "torch.nn.LeakyReLU",
+                "nonlin_kwargs": {"inplace": True},
+            },
+            "_kw_requires_import": ["conv_op", "norm_op", "dropout_op", "nonlin"],
+        }
+        configuration = {
+            "patch_size": [10, 12, 16][-d:],
+            "spacing": [3.0, 1.0, 0.5][-d:],
+            "normalization_schemes": ["ZScoreNormalization"],
+            "architecture": architecture,
+            **changes,
+        }
+        plans = {
+            "dataset_name": "Dataset999_Test",
+            "plans_name": "nnUNetPlans",
+            "image_reader_writer": "SimpleITKIO",
+            "transpose_forward": list(forward),
+            "transpose_backward": [forward.index(axis) for axis in range(3)],
+            "configurations": {"2d" if d == 2 else "3d_fullres": configuration},
+            "foreground_intensity_properties_per_channel": {
+                "0": {
+                    "mean": 40.0,
+                    "std": 20.0,
+                    "percentile_00_5": -90.0,
+                    "percentile_99_5": 210.0,
+                }
+            },
+        }
+        file = tmp_path / "nnUNetPlans.json"
+        file.write_text(json.dumps(plans))
+        return file
+
+    return write
+
+
+def nnunet_network(file, in_channels, classes, configuration="3d_fullres"):
+    """The network of plans, made by nnU-Net's own classes as nnU-Net makes it."""
+    architecture = json.loads(file.read_text())["configurations"][configuration]["architecture"]
+    kwargs = dict(architecture["arch_kwargs"])
+    for key in architecture["_kw_requires_import"]:
+        kwargs[key] = kwargs[key] and pydoc.locate(kwargs[key])
+    network = pydoc.locate(architecture["network_class_name"])
+    return network(in_channels, num_classes=classes, deep_supervision=False, **kwargs)
+
+
+def as_nnunet_reads(image, forward):
+    """An image (batch, channel, x, y, z) as nnU-Net has it: z, y, x, and then transposed."""
+    turned = image.permute(0, 1, 4, 3, 2)
+    return turned.permute(0, 1, *(2 + axis for axis in forward))

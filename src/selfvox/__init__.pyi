@@ -175,9 +175,10 @@ def pretrain(
             the frozen encoder, run five times; never trained on.
         seed: seed of all random numbers.
         resume: continue the run in OUT.
-        network: encoder: plain or residual (nnU-Net's), monai:NAME, timm:NAME, or a run, to use
-            the same architecture; settings as network["SETTING"], such as network={...,
-            "channels": (16, 32, 64, 128)}.
+        network: encoder: plain or residual (nnU-Net's), resenc (its presets M and L),
+            monai:NAME or timm:NAME; or a run or nnU-Net's plans (nnUNetPlans.json,
+            nnUNetPlans.json:2d), to use the same architecture; settings as network["SETTING"],
+            such as network={..., "channels": (16, 32, 64, 128)}.
         source: layout of the scans on disk: auto, bids (or bids:T1w), brats, decathlon, dicom
             (or dicom:allow-gap), folder, nnunet or table.
         size: resize every scan to this many voxels per axis, such as (128, 128, 128).
@@ -295,9 +296,10 @@ def finetune(
         rounds: of the network as a teacher: how often it labels the scans and is trained again.
         seed: seed of all random numbers.
         resume: continue the run in OUT.
-        network: encoder: plain or residual (nnU-Net's), monai:NAME, timm:NAME, or a run, to use
-            the same architecture; settings as network["SETTING"], such as network={...,
-            "channels": (16, 32, 64, 128)}.
+        network: encoder: plain or residual (nnU-Net's), resenc (its presets M and L),
+            monai:NAME or timm:NAME; or a run or nnU-Net's plans (nnUNetPlans.json,
+            nnUNetPlans.json:2d), to use the same architecture; settings as network["SETTING"],
+            such as network={..., "channels": (16, 32, 64, 128)}.
         source: layout of the scans on disk: auto, bids (or bids:T1w), brats, decathlon, dicom
             (or dicom:allow-gap), folder, nnunet or table.
         size: resize every scan to this many voxels per axis, such as (128, 128, 128).

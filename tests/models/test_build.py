@@ -121,4 +121,5 @@ def test_the_names_offered_are_those_of_the_families():
         "residual",
         "monai",
         "timm",
+        "resenc",
     ]

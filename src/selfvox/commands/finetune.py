@@ -13,7 +13,7 @@ from torch import nn
 
 from selfvox.data.preparation.build_store import open_or_build_store
 from selfvox.data.preparation.leakage import find_leaks
-from selfvox.data.preparation.recipe import recipe_of_card
+from selfvox.data.preparation.recipe import Recipe, recipe_of_card
 from selfvox.data.preparation.split import Split, write_split
 from selfvox.data.preparation.store import Store, is_store, open_store
 from selfvox.data.preparation.stored_case import StoredCase
@@ -28,6 +28,7 @@ from selfvox.training.downstream import DownstreamTask
 from selfvox.training.finetune_request import check_options, check_request
 from selfvox.training.finetune_run import FinetuneJob, train_network
 from selfvox.training.finetune_split import cases_of, choose_split
+from selfvox.training.follow_plans import follow_plans
 from selfvox.training.learning_curve import draw_curve
 from selfvox.training.network_teacher import teach_by_network
 from selfvox.training.pretrained import Pretrained, read_pretrained
@@ -87,12 +88,15 @@ def _train_run(
 ) -> Path:
     """Train one network; of `settings.folds`, that of one fold. The arguments are the verb's."""
     pretrained = None if encoder is not None else read_pretrained(settings.encoder)
+    recipe = None
+    if pretrained is None and encoder is None:
+        settings, recipe = follow_plans(settings, settings.labelled)
     dataset = check_request(settings, pretrained, encoder)
     fabric = make_fabric(settings.device, 1, settings.precision)
     with open_run(settings.out, settings, resume=settings.resume, on_metrics=on_metrics) as run:
         # all folds have one store, and one of the unlabelled scans
         place = settings.out if fold is None else settings.out.parent
-        store = _open_store(settings, pretrained, dataset, place / "store")
+        store = _open_store(settings, pretrained, dataset, place / "store", recipe)
         task = _downstream_task(store, settings)
         split = choose_split(store, task, settings, fold)
         write_split(split, run.path / "split.json")
@@ -144,10 +148,13 @@ def _suggest_predict(run: Path) -> None:
 
 
 def _open_store(
-    settings: Finetune, pretrained: Pretrained | None, dataset: Dataset | None, folder: Path
+    settings: Finetune,
+    pretrained: Pretrained | None,
+    dataset: Dataset | None,
+    folder: Path,
+    recipe: Recipe | None,
 ) -> Store:
-    """The prepared scans; the encoder's recipe is theirs too."""
-    recipe = None
+    """The prepared scans; the encoder's recipe, or that of plans, is theirs too."""
     grid = None
     if pretrained is not None:
         recipe = recipe_of_card(pretrained.card, str(pretrained.run))

@@ -16,11 +16,12 @@ from torch import nn
 
 from selfvox.caches import private_folder
 from selfvox.data.preparation.build_store import open_or_build_store
+from selfvox.data.preparation.recipe import Recipe
 from selfvox.data.preparation.store import Store, is_store, open_store
 from selfvox.data.sampling.crop_size import DIVISOR, check_edges
 from selfvox.data.sampling.crops import Crops
 from selfvox.errors import DataError, Stopped, UsageError
-from selfvox.models.build import check_network, is_python_class
+from selfvox.models.build import check_network, is_python_class, plans_divisor
 from selfvox.models.encoder import Encoder
 from selfvox.pretext import PretextTask
 from selfvox.runs.device import Fabric, make_fabric
@@ -33,6 +34,7 @@ from selfvox.settings.verbs import Pretrain
 from selfvox.tasks import task_from_setting, task_to_setting
 from selfvox.training.damaged_scans import DamagedScans
 from selfvox.training.folder_kind import check_scans
+from selfvox.training.follow_plans import follow_plans
 from selfvox.training.learning_curve import draw_curve
 from selfvox.training.loop import Hooks, train
 from selfvox.training.monitor import PROBES, TrainingMonitor, overlapping_views
@@ -84,12 +86,24 @@ def pretrain(
         check_settings(settings, task, encoder)
         if launch is not None:
             _check_prepared(settings, launch)
+        recipe = None
+        if encoder is None:
+            settings, recipe = follow_plans(settings, settings.scans)
         with open_run(
             settings.out, settings, resume=settings.resume, main=is_main, on_metrics=on_metrics
         ) as run:
             watch.on_end = lambda verdict: run.note(status="failed", reason=verdict.message)
             try:
-                _train(settings, fabric, watch, run, task=task, encoder=encoder, clock=clock)
+                _train(
+                    settings,
+                    fabric,
+                    watch,
+                    run,
+                    recipe=recipe,
+                    task=task,
+                    encoder=encoder,
+                    clock=clock,
+                )
             except Stopped:
                 # the first process reports it; torchrun would end that one at the error of another
                 if is_main:
@@ -119,13 +133,14 @@ def _train(
     watch: ProcessWatch,
     run: Run,
     *,
+    recipe: Recipe | None,
     task: PretextTask | None,
     encoder: nn.Module | None,
     clock: Clock,
 ) -> None:
-    """Train in an open run; the arguments are those of the verb."""
+    """Train in an open run; the arguments are those of the verb, the recipe that of plans."""
     is_main = fabric.is_global_zero
-    store = _open_store(settings, fabric, watch)
+    store = _open_store(settings, fabric, watch, recipe)
     plan = pretrain_plan(settings, store, fabric.world_size, task=task, encoder=encoder)
     # a resumed run would count others: the default by its device, minutes by their clock
     steps = fabric.broadcast(run.record.get("steps"))
@@ -211,15 +226,25 @@ def _check_crop(settings: Pretrain) -> None:
     """Refuse edges that no crop has, where the number of axes is known."""
     if settings.crop is not None:
         is_2d = settings.slices is not None or len(settings.crop) == 2
-        check_edges(settings.crop, (DIVISOR,) * (2 if is_2d else 3))
+        divisor = (DIVISOR,) * (2 if is_2d else 3)
+        check_edges(settings.crop, plans_divisor(settings.network) or divisor)
 
 
-def _open_store(settings: Pretrain, fabric: Fabric, watch: ProcessWatch) -> Store:
-    """The prepared scans; the first process prepares them, and the others join it then."""
+def _open_store(
+    settings: Pretrain, fabric: Fabric, watch: ProcessWatch, recipe: Recipe | None
+) -> Store:
+    """The prepared scans; the first process prepares them, and the others join it then.
+
+    Args:
+        settings: of the verb.
+        fabric: the processes.
+        watch: of the processes.
+        recipe: of plans, which the scans must follow; None: chosen from the scans.
+    """
     folder = settings.scans if is_store(settings.scans) else settings.out / "store"
     if not fabric.is_global_zero:
         return open_store(folder)
-    store = open_or_build_store(settings.scans, folder, settings)
+    store = open_or_build_store(settings.scans, folder, settings, recipe=recipe)
     watch.join()
     test_scans = len(store.cases) - len(store.without_test_subjects())
     if test_scans:

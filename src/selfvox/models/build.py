@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -15,6 +16,7 @@ from selfvox.errors import UsageError, did_you_mean
 from selfvox.models.adapters import MONAI, TIMM, PluginEncoder, wrap_module
 from selfvox.models.encoder import Encoder
 from selfvox.models.family import Family
+from selfvox.models.nnunet_plans import NnunetPlans, is_plans_name, read_plans
 from selfvox.models.unet import PLAIN, RESIDUAL
 from selfvox.runs.card import Card
 from selfvox.runs.weights import load_strictly, read_encoder
@@ -25,10 +27,20 @@ Network = (
 
 FAMILIES: tuple[Family, ...] = (PLAIN, RESIDUAL, MONAI, TIMM)
 
+# nnU-Net's presets ResEnc M, L and XL (Isensee et al. 2024), which differ in their patches alone
+RESENC = "resenc"
+RESENC_SETTINGS: dict[str, Any] = {
+    "name": "residual",
+    "channels": [32, 64, 128, 256, 320, 320],
+    "blocks": [1, 3, 4, 6, 6, 6],
+    "norm": "instance",
+    "decoder_blocks": 1,
+}
+
 
 def encoder_names() -> list[str]:
     """The encoders that `--network` offers: selfvox's own, then those of installed packages."""
-    built_in = [family.usage for family in FAMILIES]
+    built_in = [family.usage for family in FAMILIES] + [RESENC]
     names = {plugin.name for plugin in plugins.installed_plugins(plugins.ENCODERS)}
     return built_in + sorted(names - set(built_in))
 
@@ -70,14 +82,19 @@ def network_settings(
         spatial_dims: of the scans, which a run's must have too; None: not yet known.
 
     Raises:
-        UsageError: an unknown network, or a run of scans of other dimensions.
+        UsageError: an unknown network, or a run or plans of scans of other dimensions.
         WeightsError: the run contains no intact encoder.
+        DataError: the plans are missing or damaged.
     """
     options = {"name": network} if isinstance(network, str) else network
     # settings without a name are of the default network
     settings = {"name": "plain", **options}
     name = str(settings["name"])
     settings["name"] = name
+    if is_plans_name(name):
+        return _settings_of_plans(settings, spatial_dims)
+    if name == RESENC:
+        return {**RESENC_SETTINGS, **settings, "name": RESENC_SETTINGS["name"]}
     run = Path(os.path.expanduser(name))
     # a name is never taken for the folder of the same name
     if ":" in name or not name or _family_of(name) or not run.is_dir():
@@ -92,6 +109,41 @@ def network_settings(
             f"{spatial_dims}D; name another"
         )
     return dict(card.network)
+
+
+def plans_of(network: Network | None) -> NnunetPlans | None:
+    """The plans of nnU-Net that the `network` setting names; None where it names none.
+
+    Raises:
+        DataError: the file is missing or damaged.
+        UsageError: an unknown configuration, or a network that selfvox does not have.
+    """
+    name = network.get("name") if isinstance(network, Mapping) else network
+    return read_plans(name) if isinstance(name, str) and is_plans_name(name) else None
+
+
+def plans_divisor(network: Network | None) -> tuple[int, ...] | None:
+    """What the edges of a crop are multiples of in the plans of nnU-Net that are named, by axis."""
+    plans = plans_of(network)
+    if plans is None:
+        return None
+    by_axis = zip(*plans.network["strides"], strict=True)
+    return tuple(math.prod(strides) for strides in by_axis)
+
+
+def _settings_of_plans(settings: Mapping[str, Any], spatial_dims: int | None) -> dict[str, Any]:
+    """The settings of the network in a file of plans."""
+    if extra := sorted(settings.keys() - {"name"}):
+        raise UsageError(
+            f"network: {settings['name']} names its own settings; leave --network.{extra[0]} out"
+        )
+    plans = read_plans(str(settings["name"]))
+    if spatial_dims not in (None, len(plans.axes)):
+        raise UsageError(
+            f"network: {plans.name} is a network of {len(plans.axes)}D scans, and these are "
+            f"{spatial_dims}D; name another configuration, such as {plans.file}:2d"
+        )
+    return plans.network
 
 
 def build_encoder(

@@ -11,7 +11,7 @@ from selfvox.data.preparation.store import is_store, open_store
 from selfvox.data.sampling.crop_size import DIVISOR, check_edges
 from selfvox.data.sources import Dataset, find_dataset
 from selfvox.errors import DataError, UsageError
-from selfvox.models.build import build_encoder, check_network, is_python_class
+from selfvox.models.build import build_encoder, check_network, is_python_class, plans_divisor
 from selfvox.ops.regions import parse_regions
 from selfvox.settings.verbs import Finetune
 from selfvox.training.folder_kind import check_scans
@@ -102,7 +102,7 @@ def _check_crop(settings: Finetune, pretrained: Pretrained | None) -> None:
         divisor = (1,) * d if strides is None else np.prod(strides, axis=0).tolist()
     else:
         is_2d = settings.slices is not None or len(settings.crop) == 2
-        divisor = (DIVISOR,) * (2 if is_2d else 3)
+        divisor = plans_divisor(settings.network) or (DIVISOR,) * (2 if is_2d else 3)
     check_edges(settings.crop, divisor)
 
 

@@ -26,7 +26,7 @@ from selfvox.data.sampling.crop_size import (
 )
 from selfvox.errors import UsageError
 from selfvox.joint import Joint
-from selfvox.models.build import build_encoder, check_input, plan_encoder
+from selfvox.models.build import build_encoder, check_input, plan_encoder, plans_divisor
 from selfvox.models.encoder import Encoder
 from selfvox.pretext import PretextTask
 from selfvox.runs.card import EncoderCard
@@ -222,14 +222,15 @@ def pretrain_plan(
     axis = slice_axis(settings.slices, cases)
     planning_cases = in_plane_cases(cases, axis)
     task = task or task_from_setting(settings.task, settings.weights)
-    crop = pretext_crop(task, settings.crop, planning_cases)
+    divisor = None if encoder is not None else plans_divisor(settings.network)
+    crop = pretext_crop(task, settings.crop, planning_cases, divisor)
     # spacings as prepared and as scanned: resampling does not add detail
     task = task.configure(
         crop, *distinct_spacings(planning_cases), *distinct_resolutions(planning_cases)
     )
     spacing_mm = median_spacing(planning_cases)
     # by the crop of fine-tuning, whatever part of it the task shows: all tasks train one network
-    planned_for = choose_crop(settings.crop, planning_cases)
+    planned_for = choose_crop(settings.crop, planning_cases, divisor)
     network = plan_encoder(
         settings.network if encoder is None else encoder, planned_for, spacing_mm
     )
@@ -271,14 +272,17 @@ def _count_voxels(cases: Sequence[StoredCase], crop: Sequence[int]) -> int:
 
 
 def pretext_crop(
-    task: PretextTask, requested: Sequence[int] | None, cases: Sequence[StoredCase]
+    task: PretextTask,
+    requested: Sequence[int] | None,
+    cases: Sequence[StoredCase],
+    divisor: Sequence[int] | None = None,
 ) -> tuple[int, ...]:
     """The crop for a pretext task: the requested one, or a default.
 
     By default the crop fits inside nine scans of ten. If the task needs a larger one, that is taken
-    where at least half of the scans have room for it.
+    where at least half of the scans have room for it. Each edge is a multiple of the divisor.
     """
-    crop = choose_crop(requested, cases, inside=True)
+    crop = choose_crop(requested, cases, divisor, inside=True)
     if requested is not None:
         return crop
     larger = task.min_crop(crop)

@@ -38,8 +38,10 @@ Devices = Annotated[
 Network = Annotated[
     str | dict[str, Any],
     PathOrName,
-    "encoder: plain or residual (nnU-Net's), monai:NAME, timm:NAME, or a run, to use the same "
-    "architecture; settings as --network.SETTING, such as --network.channels 16,32,64,128",
+    "encoder: plain or residual (nnU-Net's), resenc (its presets M and L), monai:NAME or "
+    "timm:NAME; or a run or nnU-Net's plans (nnUNetPlans.json, nnUNetPlans.json:2d), to use the "
+    "same architecture; "
+    "settings as --network.SETTING, such as --network.channels 16,32,64,128",
 ]
 Slices = Annotated[
     Literal["axial", "coronal", "sagittal"] | None,
