@@ -98,6 +98,16 @@ def test_a_scan_compressed_again_under_another_name_does_not_vote_for_itself(
     assert moved == [2]
 
 
+def test_a_scan_with_the_coarse_picture_of_an_atlas_does_not_get_its_label(scans, tmp_path, moved):
+    new = tmp_path / "new"
+    new.mkdir()
+    scan = nib.load(scans / "images" / "sub-002.nii.gz")
+    # other voxels, so that no hash is the same
+    nib.save(nib.Nifti1Image(scan.get_fdata() * 1.01 + 1, scan.affine), new / "other.nii")
+    selfvox.atlas(scans, new, out=tmp_path / "out", workers=1)
+    assert moved == [2]
+
+
 def test_shares_of_the_votes_are_resampled_and_then_decide(scans, tmp_path):
     selfvox.prepare(scans, out=tmp_path / "store", spacing=(2.3, 2.3, 2.3), workers=1)
     store = open_store(tmp_path / "store")

@@ -14,6 +14,7 @@ from selfvox.data.formats import image as images
 from selfvox.data.preparation import parallel
 from selfvox.data.preparation.geometry import Geometry
 from selfvox.data.preparation.leakage import content_hashes
+from selfvox.data.preparation.likeness import CoarsePictures, coarse_picture
 from selfvox.data.preparation.prepare_case import (
     Rejected,
     image_hash,
@@ -62,8 +63,8 @@ class CarriedLabels:
 def carry_labels(job: CarryJob) -> CarriedLabels | Rejected:
     """Register the atlases that are most like a scan to it, and carry their labels.
 
-    Labelled scans of the same subject or the same contents do not vote: what is predicted for a
-    labelled scan comes from the others.
+    Labelled scans of the same subject or the same contents do not vote, nor does one that the scan
+    is a resampled copy of: what is predicted for a labelled scan comes from the others.
 
     Raises:
         UsageError: greedy is not installed.
@@ -106,10 +107,13 @@ def _most_similar(job: CarryJob, prepared: PreparedScan) -> list[StoredCase]:
     """
     # the prepared voxels stay the same if a file is compressed again or turned
     contents = {image_hash(job.case), image_digest(prepared)}
+    picture = coarse_picture(prepared.data)
     others = [
         atlas
         for atlas in job.labelled.cases
-        if atlas.subject != job.case.subject and not content_hashes(atlas) & contents
+        if atlas.subject != job.case.subject
+        and not content_hashes(atlas) & contents
+        and CoarsePictures([atlas.coarse_picture]).find(picture) is None
     ]
     if not others:
         raise DataError(

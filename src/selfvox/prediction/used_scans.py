@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from selfvox.data.preparation.leakage import SeenScans, content_hashes
+from selfvox.data.preparation.likeness import CoarsePictures
 from selfvox.data.preparation.split import Split
 from selfvox.data.preparation.store import Store, is_store, open_store
+from selfvox.data.preparation.stored_case import StoredCase
 from selfvox.runs.run_folder import read_run_record
 from selfvox.runs.weights import read_network_card
 from selfvox.settings import safe_yaml
@@ -20,15 +22,25 @@ TESTED = "of its test subjects"
 
 @dataclass(frozen=True)
 class UsedScans:
-    """Subjects of a run, and hashes of the contents of their scans, by their use."""
+    """Subjects of a run, and hashes and coarse pictures of their scans, by their use."""
 
     subjects: Mapping[str, set[str]]
     contents: Mapping[str, set[str]]
+    pictures: Mapping[str, CoarsePictures]
 
-    def use(self, subject: str, contents: set[str]) -> str | None:
-        """The use of a scan; None if it has none."""
+    def use(self, subject: str, contents: set[str], picture: str = "") -> str | None:
+        """The use of a scan; None if it has none.
+
+        Args:
+            subject: of the scan.
+            contents: hashes of its files or prepared voxels.
+            picture: its coarse picture, by which a resampled copy is recognised; empty where the
+                scan is not prepared.
+        """
         for name in self.subjects:
             if subject in self.subjects[name] or contents & self.contents[name]:
+                return name
+            if self.pictures[name].find(picture) is not None:
                 return name
         return None
 
@@ -42,23 +54,36 @@ def used_scans(run: Path, split: Split | None) -> UsedScans:
     seen = _training_scans(run)
     trained = set(seen["subjects"])
     contents = set(seen["image_hashes"])
+    # of records of older versions there are none
+    pictures = set(seen.get("coarse_pictures", ()))
     if split is None:
-        return UsedScans({TRAINED: trained}, {TRAINED: contents})
+        return UsedScans({TRAINED: trained}, {TRAINED: contents}, _pictures({TRAINED: pictures}))
     trained = trained.union(split.train) - set(split.validation)
     store = store_of_run(run)
     cases = () if store is None else store.cases
-    hashes: dict[bool, set[str]] = {True: set(), False: set()}
-    test_contents: set[str] = set()
-    for case in cases:
-        hashes[case.subject in split.validation] |= content_hashes(case)
-        if case.subject in split.test:
-            test_contents |= content_hashes(case)
+    validation = [case for case in cases if case.subject in split.validation]
+    others = [case for case in cases if case.subject not in split.validation]
+    test = [case for case in cases if case.subject in split.test]
     # a scan that occurs under another subject too was not only validated on
-    contents -= hashes[True] - hashes[False]
+    contents -= _hashes(validation) - _hashes(others)
+    pictures -= _picture_texts(validation) - _picture_texts(others)
     return UsedScans(
         {TRAINED: trained, TESTED: set(split.test)},
-        {TRAINED: contents, TESTED: test_contents},
+        {TRAINED: contents, TESTED: _hashes(test)},
+        _pictures({TRAINED: pictures, TESTED: _picture_texts(test)}),
     )
+
+
+def _hashes(cases: Iterable[StoredCase]) -> set[str]:
+    return {digest for case in cases for digest in content_hashes(case)}
+
+
+def _picture_texts(cases: Iterable[StoredCase]) -> set[str]:
+    return {case.coarse_picture for case in cases}
+
+
+def _pictures(texts: Mapping[str, set[str]]) -> dict[str, CoarsePictures]:
+    return {name: CoarsePictures(sorted(texts[name])) for name in texts}
 
 
 def _training_scans(run: Path) -> SeenScans:
