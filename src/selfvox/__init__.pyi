@@ -435,7 +435,7 @@ def calibrate(
     run: AnyPath,
     labelled: AnyPath | None = None,
     *,
-    passes: int = 20,
+    passes: int | None = None,
     seed: int = 0,
     source: str = "auto",
     encoder_dropout: float | None = None,
@@ -444,15 +444,17 @@ def calibrate(
     precision: Literal["auto", "bf16", "fp32"] = "auto",
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto",
 ) -> Path:
-    """Measure on labelled scans how far the passes of `predict` can be trusted.
+    """Measure on labelled scans how far predictions can be trusted.
 
-    `predict `passes`` then writes the expected Dice of each class, and intervals of its volume.
+    `predict `passes`` then writes the expected Dice of each class, and intervals of its volume; of
+    whole scans, `predict` writes calibrated probabilities, and sets of classes.
 
     Args:
-        run: a fine-tuning run that segments.
+        run: a fine-tuning run, or a folder of folds.
         labelled: labelled scans that the run was not trained on, or a store of such; default:
-            its validation subjects.
-        passes: Monte-Carlo dropout: passes over each scan.
+            its validation subjects, of folds those of each fold.
+        passes: Monte-Carlo dropout: passes over each scan, as many as `predict` will make;
+            default: 20 to segment, and to classify 1, a plain prediction.
         seed: seed of all random numbers.
         source: layout of the scans on disk: auto, bids (or bids:T1w), brats, decathlon, dicom
             (or dicom:allow-gap), folder, nnunet or table.
@@ -465,7 +467,7 @@ def calibrate(
         device: device to compute on.
 
     Returns:
-        The file of the calibration, in the run.
+        The file of the calibration, in the run; of a folder of folds, a table of the scans.
 
     Raises:
         SelfvoxError: an invalid argument, scan or run; the message names the remedy.

@@ -1,5 +1,6 @@
 """A calibration measures what `predict` writes, and `predict` and `evaluate` say what it found."""
 
+import base64
 import csv
 import dataclasses
 import gzip
@@ -10,19 +11,22 @@ import shutil
 import nibabel as nib
 import numpy as np
 import pytest
+from scipy import ndimage
 
 import selfvox
-from selfvox.commands import calibrate, finetune
+from selfvox.commands import finetune
 from selfvox.data import phantom
 from selfvox.data.preparation.leakage import seen_scans
+from selfvox.data.preparation.likeness import CoarsePictures
 from selfvox.data.preparation.store import open_store
 from selfvox.data.sources import find_dataset
 from selfvox.errors import UsageError
-from selfvox.prediction import labelled_scans
+from selfvox.prediction import calibrate_run, labelled_scans
 from selfvox.prediction.trained_model import load_model
 from selfvox.runs.typed_json import write_checked
 from selfvox.settings.verbs import Finetune
-from selfvox.uncertainty.calibration import read_calibration
+from selfvox.uncertainty.calibration import Calibration
+from selfvox.uncertainty.calibration_file import read_calibration
 
 from ..conftest import blob, make_run, write_scan
 
@@ -59,7 +63,7 @@ def test_it_measures_what_predict_writes_and_predict_says_what_it_found(
     assert "intervals of the volume contain the truth of 80 %" in " ".join(
         capsys.readouterr().err.split()
     )
-    calibration = read_calibration(run)
+    calibration = read_calibration(run, Calibration)
     assert (calibration.subjects, calibration.level) == (4, 0.8)
     selfvox.predict(run, scans, out=tmp_path / "out", **HOW)
     said = " ".join(capsys.readouterr().err.split())
@@ -188,10 +192,10 @@ def test_scans_that_trained_or_test_are_recognised_under_other_names(run, shapes
         dataset = dataclasses.replace(find_dataset(scans), cases=listed)
         with pytest.MonkeyPatch.context() as patched:
             patched.setattr(labelled_scans, "find_dataset", lambda *_, found=dataset: found)
-            unseen = labelled_scans.unseen_scans(run, scans, "auto", load_model(run))
+            unseen = labelled_scans.unseen_scans([run], scans, "auto", [load_model(run)])[0]
         left = {scan.subject.removeprefix("new_") for scan in unseen}
         assert left == {*subjects[3:5], *subjects[6:]}
-    unseen = labelled_scans.unseen_scans(run, shapes_store, "auto", load_model(run))
+    unseen = labelled_scans.unseen_scans([run], shapes_store, "auto", [load_model(run)])[0]
     assert {scan.subject for scan in unseen} == {*subjects[3:5], *subjects[6:]}
 
 
@@ -225,6 +229,82 @@ def test_a_training_scan_is_recognised_by_its_voxels_in_a_renamed_and_recompress
     }
 
 
+def write_blobs(folder, name, edge):
+    """Smooth noise in a ball, on a grid of `edge` voxels, with its bright part as label."""
+    noise = np.random.default_rng(ord(name)).normal(size=(48,) * 3)
+    fine = ndimage.gaussian_filter(noise, 5)
+    axes = np.meshgrid(*[np.linspace(-1, 1, 48)] * 3, indexing="ij")
+    ball = np.sqrt(sum(axis**2 for axis in axes)) < 0.9
+    scan = ndimage.zoom((fine / fine.std() + 3) * ball, edge / 48, order=1)
+    affine = np.diag([48 / edge, 48 / edge, 48 / edge, 1])
+    for kind, data in (("images", scan), ("labels", (scan > 4).astype(np.uint8))):
+        (folder / kind).mkdir(parents=True, exist_ok=True)
+        nib.save(
+            nib.Nifti1Image(data.astype(np.float32 if kind == "images" else np.uint8), affine),
+            folder / kind / f"{name}-{edge}.nii.gz",
+        )
+
+
+def write_table(folder, edge, names):
+    """A table of new subjects with these scans."""
+    rows = ["image,label,subject"]
+    for name in names:
+        write_blobs(folder, name, edge)
+        rows.append(f"images/{name}-{edge}.nii.gz,labels/{name}-{edge}.nii.gz,{name}-{edge}")
+    (folder / "table.csv").write_text("\n".join(rows) + "\n")
+
+
+def test_a_resampled_copy_of_a_training_or_test_scan_does_not_calibrate(tmp_path, capsys):
+    write_table(tmp_path / "first", 40, "abc")
+    selfvox.prepare(tmp_path / "first" / "table.csv", out=tmp_path / "store", workers=1)
+    store = open_store(tmp_path / "store")
+    run = make_run(tmp_path / "run", classes={"0": "background", "1": "bright"})
+    card = json.loads((run / "network" / "network.json").read_text())
+    write_checked(run / "network" / "network.json", {**card, "recipe": store.recipe.to_dict()})
+    split = {"train": ["a-40", "b-40"], "validation": [], "test": ["c-40"], "seed": 0}
+    (run / "split.json").write_text(json.dumps(split))
+    os.symlink(tmp_path / "store", run / "store")
+    data = seen_scans(store.cases[:2])
+    (run / "run.json").write_text(json.dumps({"verb": "finetune", "data": data}))
+    # the same heads in other voxels under other names, and three others
+    write_table(tmp_path / "second", 32, "abcxyz")
+    file = selfvox.calibrate(run, tmp_path / "second" / "table.csv", **HOW)
+    expected = "left out of 6 labelled scans: 2 that trained the run, 1 of its test"
+    assert expected in " ".join(capsys.readouterr().err.split())
+    assert {row["subject"] for row in table(file.with_suffix(".csv"))} == {"x-32", "y-32", "z-32"}
+
+
+def test_a_validation_scan_that_is_a_copy_of_a_training_scan_does_not_calibrate(
+    run, shapes_store, capsys
+):
+    cases = open_store(shapes_store).cases
+    subjects = [case.subject for case in cases]
+    split = {"train": subjects[:2], "validation": subjects[2:6], "test": [], "seed": 0}
+    (run / "split.json").write_text(json.dumps(split))
+    # the third subject's scan was trained on under another name, in another resolution
+    data = seen_scans(cases[:6])
+    picture = CoarsePictures([cases[2].coarse_picture])
+    flipped = base64.b64encode(b"\0" + base64.b64decode(cases[2].coarse_picture)[1:]).decode()
+    assert picture.find(flipped) == 0
+    data["coarse_pictures"] = [*data["coarse_pictures"], flipped]
+    (run / "run.json").write_text(json.dumps({"verb": "finetune", "data": data}))
+    os.symlink(shapes_store, run / "store")
+    file = selfvox.calibrate(run, **HOW)
+    assert {row["subject"] for row in table(file.with_suffix(".csv"))} == set(subjects[3:6])
+    assert "left out of 4 labelled scans: 1 that trained the run" in " ".join(
+        capsys.readouterr().err.split()
+    )
+
+
+def test_each_scan_is_given_to_one_network_that_has_not_seen_it():
+    scans = [labelled_scans.LabelledScan(name, name, lambda: None) for name in "abcdefgh"]
+    # the first network has not seen the first six, the second not the last four
+    first, second = labelled_scans._one_network_each([scans[:6], scans[4:]])
+    names = [[scan.case for scan in of_network] for of_network in (first, second)]
+    assert sorted(names[0] + names[1]) == list("abcdefgh")
+    assert (set(names[0]), set(names[1])) == (set("abcd"), set("efgh"))
+
+
 def test_of_many_scans_no_subject_is_dropped_before_the_further_scans_of_others():
     # 98 scans of one subject before those of two others
     subjects = ["a"] * 98 + ["b", "c"]
@@ -233,11 +313,11 @@ def test_of_many_scans_no_subject_is_dropped_before_the_further_scans_of_others(
         for number, subject in enumerate(subjects)
     ]
     scans.insert(1, labelled_scans.LabelledScan("d", "d", lambda: None))
-    chosen = calibrate._spread_scans(scans, 50)
+    chosen = calibrate_run._spread_scans(scans, 50)
     assert len({scan.case for scan in chosen}) == 50
     assert {scan.subject for scan in chosen} == set("abcd")
     # of more subjects than scans, one scan of each
-    assert len({scan.subject for scan in calibrate._spread_scans(scans, 3)}) == 3
+    assert len({scan.subject for scan in calibrate_run._spread_scans(scans, 3)}) == 3
 
 
 @pytest.mark.parametrize(("spacing", "command"), [(None, "{run}"), ((2, 2, 2), "{run} {scans}")])

@@ -1,5 +1,6 @@
 """A cross-validated ensemble: one command trains a network per fold, and they predict together."""
 
+import csv
 import json
 import statistics
 
@@ -12,9 +13,14 @@ import selfvox
 from selfvox.commands import finetune
 from selfvox.data.preparation.split import read_split
 from selfvox.errors import UsageError, WeightsError
+from selfvox.prediction import calibrate_run
 from selfvox.runs.atomic_files import sha256
 from selfvox.runs.weights import read_network
 from selfvox.training.segmentation import SegmentationObjective
+from selfvox.uncertainty.calibration import Calibration
+from selfvox.uncertainty.calibration_file import read_calibration, write_calibration
+
+PASSES = 3  # of the calibration: more would take longer than the training
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -22,6 +28,7 @@ def undrawn():
     """Draw no curves: they take longer than the training."""
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(finetune, "draw_curve", lambda *_: None)
+        patched.setattr(calibrate_run, "SEGMENTER_PASSES", PASSES)
         yield
 
 
@@ -79,6 +86,88 @@ def test_a_folder_of_folds_predicts_as_the_ensemble_of_its_runs(folds, scans, tm
     assert len(selfvox.load_segmenter(folds, device="cpu").models) == 2
 
 
+def table(path):
+    return list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
+
+
+def test_each_scan_calibrates_by_the_network_that_did_not_train_on_it(folds, shapes_store):
+    measured = table(folds / "calibration.csv")
+    subjects = {"fold_1": set(), "fold_2": set()}
+    for row in measured:
+        subjects[row["network"]].add(row["subject"])
+    for name, of_fold in subjects.items():
+        split = read_split(folds / name / "split.json")
+        assert of_fold == set(split.validation)
+        assert not of_fold & {*split.train, *split.test}
+    made = [read_calibration(folds / name, Calibration) for name in subjects]
+    cards = [read_network(folds / name / "network")[1] for name in subjects]
+    assert [network.network_sha256 for network in made] == [card.sha256 for card in cards]
+    assert made[0].classes == made[1].classes
+    assert (made[0].subjects, made[0].networks, made[0].passes) == (6, 2, PASSES)
+    # a network measures as it does alone
+    selfvox.calibrate(folds / "fold_2", passes=PASSES, device="cpu")
+    alone = table(folds / "fold_2" / "network" / "calibration.csv")
+    keys = ("agreement", "volume", "spread", "true_volume", "dice")
+    of_fold = [row for row in measured if row["network"] == "fold_2"]
+    assert [[row[key] for key in keys] for row in alone] == [
+        [row[key] for key in keys] for row in of_fold
+    ]
+    write_calibration(folds / "fold_2", made[1])
+
+
+def test_the_folds_together_are_predicted_with_estimates_that_evaluate_checks(
+    folds, scans, tmp_path, capsys
+):
+    out = tmp_path / "out"
+    options = {"passes": PASSES, "device": "cpu", "overlap": 0.5}
+    few = tmp_path / "few.txt"
+    few.write_text("\n".join(map(str, sorted((scans / "images").iterdir())[:3])))
+    selfvox.predict(folds, few, out=out, **options)
+    said = " ".join(capsys.readouterr().err.split())
+    assert "contain the truth of 86 % of such scans" in said
+    assert "calibrated on 6 subjects, each by one of 2 networks that was not trained" in said
+    rows = table(out / "review.csv")
+    assert len(rows) == 3
+    records = map(json.loads, (out / "cases.jsonl").read_text().splitlines())
+    reviews = {record["id"]: record["review"] for record in records}
+    networks = tuple(read_calibration(folds / name, Calibration) for name in ("fold_1", "fold_2"))
+    names = json.loads((out / "classes.json").read_text())
+    for row in rows:
+        for part in reviews[row["case"]]["classes"]:
+            name = names[str(part["class"])]
+            dice = [
+                network.estimate({**part, **measure}).dice
+                for network, measure in zip(networks, part["networks"], strict=True)
+            ]
+            assert float(row[f"{name} dice"]) == pytest.approx(sum(dice) / 2, abs=1e-5)
+    selfvox.evaluate(out, scans)
+    said = " ".join(capsys.readouterr().err.split())
+    assert "predicted Dice of 3 scans" in said
+    assert "86 % intervals: " in said
+    # the first network of an ensemble says the same as alone
+    selfvox.predict(folds / "fold_1", few, out=tmp_path / "alone", **options)
+    for record in map(json.loads, (tmp_path / "alone" / "cases.jsonl").read_text().splitlines()):
+        pairs = zip(record["review"]["classes"], reviews[record["id"]]["classes"], strict=True)
+        for part, of_both in pairs:
+            measure = {key: part[key] for key in ("volume", "spread", "agreement")}
+            assert of_both["networks"][0] == pytest.approx(measure)
+
+
+def test_an_ensemble_says_in_one_line_why_it_has_no_estimates(folds, scans, tmp_path, capsys):
+    scan = next((scans / "images").iterdir())
+    selfvox.predict(folds, scan, out=tmp_path / "plain", device="cpu")
+    said = " ".join(capsys.readouterr().err.split())
+    assert "no intervals of the volumes, since each network predicts once; give --passes" in said
+    file = folds / "fold_2" / "network" / "calibration.json"
+    content = file.read_bytes()
+    file.unlink()
+    selfvox.predict(folds, scan, out=tmp_path / "out", passes=PASSES, device="cpu")
+    file.write_bytes(content)
+    said = "".join(capsys.readouterr().err.split())
+    assert f"since{folds}/fold_2hasnocalibration;`selfvoxcalibrate{folds}`makesone" in said
+    assert "predicted dice" not in table(tmp_path / "out" / "review.csv")[0]
+
+
 def test_subjects_that_trained_some_networks_are_no_subset_of_the_ensemble(folds, scans, tmp_path):
     with pytest.raises(UsageError, match=r"fold_2: has seen 3 of the 3 .* name one fold"):
         selfvox.predict(folds, scans, out=tmp_path / "out", subset="validation", device="cpu")
@@ -120,8 +209,6 @@ def test_a_run_is_no_folder_of_folds_and_a_folder_of_folds_is_no_run(folds, shap
         trained(shapes_store, folds / "fold_1")
     with pytest.raises(UsageError, match="folds=2, not 3"):
         trained(shapes_store, folds, crop=(16, 16, 16), folds=3, resume=True)
-    with pytest.raises(WeightsError, match=r"has the runs of several folds; name one, .*fold_1"):
-        selfvox.calibrate(folds, device="cpu")
 
 
 def test_one_fold_and_all_folds_exclude_each_other(shapes_store, tmp_path):

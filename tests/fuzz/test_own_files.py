@@ -26,7 +26,8 @@ from selfvox.prediction.trained_model import load_model
 from selfvox.runs.checkpoints import read_last_checkpoint
 from selfvox.runs.run_folder import read_metrics, read_run_record
 from selfvox.runs.typed_json import CHECKSUM, with_checksum
-from selfvox.uncertainty.calibration import read_calibration
+from selfvox.uncertainty.calibration import Calibration
+from selfvox.uncertainty.calibration_file import read_calibration
 
 VALUES = (None, True, -1, 0, 1, 2.5, 1e300, 2**70, "", "x", "../../x", [], [[]], {}, {"a": None})
 PASSES = {"passes": 2, "encoder_dropout": 0.3}
@@ -85,7 +86,7 @@ def use_predictions(root):
     read_trust(root / "out")
     read_reviews(root / "out")
     with contextlib.suppress(FileNotFoundError):
-        read_calibration(root / "seg")
+        read_calibration(root / "seg", Calibration)
 
 
 def use_ledger(root):

@@ -17,10 +17,9 @@ from selfvox.uncertainty.calibration import (
     fit_parts,
     held_out_dice,
     make_calibration,
-    read_calibration,
     volume_scale,
-    write_calibration,
 )
+from selfvox.uncertainty.calibration_file import read_calibration, write_calibration
 from selfvox.uncertainty.conformal import conformal_quantile, promised_level
 from selfvox.uncertainty.ensemble import PassSettings
 from selfvox.uncertainty.mc_dropout import Dropout
@@ -149,13 +148,13 @@ def calibration():
 
 
 def test_a_calibration_is_read_as_it_was_written(run, calibration):
-    assert read_calibration(run) is None
+    assert read_calibration(run, module.Calibration) is None
     file = write_calibration(run, calibration)
     assert file == run / "network" / "calibration.json"
-    assert read_calibration(run) == calibration
+    assert read_calibration(run, module.Calibration) == calibration
     content = json.loads(file.read_text())
     write_checked(file, {**content, "of_a_later_version": 1})
-    assert read_calibration(run) == calibration
+    assert read_calibration(run, module.Calibration) == calibration
 
 
 @pytest.mark.parametrize(
@@ -174,7 +173,7 @@ def test_a_damaged_calibration_is_refused(run, calibration, key, value):
     content = json.loads(file.read_text())
     write_checked(file, {**content, key: value})
     with pytest.raises(DataError, match=rf"damaged \(.*'{key}.*make it again: `selfvox calibrate"):
-        read_calibration(run)
+        read_calibration(run, module.Calibration)
 
 
 def test_an_estimate_is_the_line_and_the_scaled_spread(calibration):
@@ -193,22 +192,21 @@ def test_an_estimate_is_the_line_and_the_scaled_spread(calibration):
 
 
 @pytest.mark.parametrize(
-    ("change", "sha256s", "overlap", "reason"),
+    ("change", "sha256", "overlap", "reason"),
     [
-        ({}, ["abc"], 0.5, None),
-        ({"passes": 50}, ["abc"], 0.5, None),
-        ({}, ["abc", "def"], 0.5, "not of an ensemble"),
-        ({}, ["def"], 0.5, "of other weights"),
-        ({"dropout": Dropout(0.2, 0.0, "element", 0)}, ["abc"], 0.5, "for dropout of 0.3 of the"),
-        ({"vote": "mean"}, ["abc"], 0.5, "for a majority vote"),
-        ({"mirror": True}, ["abc"], 0.5, "calibrated without mirrored scans"),
-        ({}, ["abc"], 0.25, "an overlap of 0.5"),
+        ({}, "abc", 0.5, None),
+        ({"passes": 50}, "abc", 0.5, None),
+        ({}, "def", 0.5, "of other weights"),
+        ({"dropout": Dropout(0.2, 0.0, "element", 0)}, "abc", 0.5, "for dropout of 0.3 of the"),
+        ({"vote": "mean"}, "abc", 0.5, "for a majority vote"),
+        ({"mirror": True}, "abc", 0.5, "calibrated without mirrored scans"),
+        ({}, "abc", 0.25, "an overlap of 0.5"),
     ],
 )
 def test_other_predictions_than_the_calibrated_ones_are_named(
-    calibration, change, sha256s, overlap, reason
+    calibration, change, sha256, overlap, reason
 ):
-    mismatch = calibration.mismatch(dataclasses.replace(SETTINGS, **change), sha256s, overlap)
+    mismatch = calibration.mismatch(dataclasses.replace(SETTINGS, **change), sha256, overlap)
     assert (mismatch is None) == (reason is None)
     assert reason is None or reason in mismatch
     assert module.FORMAT == 1

@@ -173,7 +173,7 @@ def test_passes_become_a_table_and_a_list_of_what_to_review_the_least_trusted_fi
         assert sum(ballots) == 5
         assert float(row["trust"]) == max(ballots) / 5 == ballots[int(row["class"])] / 5
         for name in "012":
-            assert 0 <= float(row[f"low_{name}"]) <= float(row[f"high_{name}"]) <= 1
+            assert 0 <= float(row[f"spread_low_{name}"]) <= float(row[f"spread_high_{name}"]) <= 1
         assert sum(float(row[f"probability_{name}"]) for name in "012") == pytest.approx(
             1, abs=1e-5
         )

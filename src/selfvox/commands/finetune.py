@@ -18,11 +18,14 @@ from selfvox.data.preparation.split import Split, write_split
 from selfvox.data.preparation.store import Store, is_store, open_store
 from selfvox.data.preparation.stored_case import StoredCase
 from selfvox.data.sources import Dataset
+from selfvox.errors import UsageError
+from selfvox.prediction.calibrate_run import calibrate_run
+from selfvox.prediction.used_scans import store_of_run
 from selfvox.runs.device import make_fabric
-from selfvox.runs.fold_folder import check_folds, fold_folder, write_folds
+from selfvox.runs.fold_folder import check_folds, fold_folder, name_networks, write_folds
 from selfvox.runs.progress import echo
 from selfvox.runs.run_folder import OnMetrics, is_finished, open_run, read_metrics
-from selfvox.settings.verbs import Finetune
+from selfvox.settings.verbs import Calibrate, Finetune
 from selfvox.training.classification import Classification
 from selfvox.training.downstream import DownstreamTask
 from selfvox.training.finetune_request import check_options, check_request
@@ -37,6 +40,7 @@ from selfvox.training.time_budget import Clock
 from selfvox.training.trend import late_rise, twice_as_long
 from selfvox.training.unlabelled import teach
 from selfvox.uncertainty.calibration import MIN_SUBJECTS
+from selfvox.uncertainty.calibration_file import is_calibrated
 
 
 def finetune(
@@ -75,6 +79,7 @@ def finetune(
         # every fold starts from the weights that the encoder has
         _train_run(run, copy.deepcopy(encoder), on_metrics, clock, number)
     write_folds(out, settings.folds)
+    _calibrate(settings, out)
     _suggest_predict(out)
     return out
 
@@ -125,11 +130,43 @@ def _train_run(
         echo(f"network: {checkpoint.folder} ({checkpoint.caption})   curve: {curve}")
         _suggest_longer(settings, run.path, task, trained.built.steps)
         checkpoint.lost_classes.report()
+        if fold is not None:
+            return settings.out
         if isinstance(task, Segmentation):
             _suggest_calibrate(settings, run.path, job.validation)
-        if fold is None:
-            _suggest_predict(run.path)
+        elif job.validation:
+            _calibrate(settings, run.path)
+        _suggest_predict(run.path)
     return settings.out
+
+
+def _calibrate(settings: Finetune, out: Path) -> None:
+    """Calibrate a classifier, which is quick, or the networks of all folds.
+
+    Scans are measured by a network that was not trained on them. Prints why where it cannot be.
+    """
+    runs = name_networks([out])
+    if all(map(is_calibrated, runs)):
+        echo("the networks are calibrated")
+        return
+    labelled = None
+    store = store_of_run(runs[0])
+    # the store has no labels on the scans' own grids
+    if store is not None and any(case.geometry.is_resampled for case in store.cases):
+        has_labels = any(case.has_label for case in store.cases)
+        labelled = settings.labelled if has_labels and not is_store(settings.labelled) else None
+    try:
+        calibrate_run(
+            Calibrate(
+                run=out,
+                labelled=labelled,
+                source=settings.source if labelled else "auto",
+                device=settings.device,
+                precision=settings.precision,
+            )
+        )
+    except UsageError as error:
+        echo(f"not calibrated: {error}")
 
 
 def _suggest_calibrate(settings: Finetune, run: Path, validation: Sequence[StoredCase]) -> None:

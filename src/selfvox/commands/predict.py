@@ -8,8 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from selfvox.data.sources import Case
-from selfvox.prediction.jobs import PredictionJob, load_job
+from selfvox.prediction.jobs import load_job
 from selfvox.prediction.output_folder import SETTINGS
+from selfvox.prediction.prediction_job import PredictionJob
 from selfvox.prediction.scan_loop import chosen_cases, process_scans
 from selfvox.runs.atomic_files import write_text
 from selfvox.runs.fold_folder import name_networks

@@ -19,6 +19,7 @@ from rich.text import Text
 from selfvox.data.naming import natural_key, printable
 from selfvox.data.sources import find_dataset
 from selfvox.errors import DataError
+from selfvox.evaluation.class_certainty import report_class_certainty
 from selfvox.ops.metrics import auc_per_class, confusion, kappa, nan_mean, recalls
 from selfvox.plotting import save_figure
 from selfvox.prediction.class_table import ClassTable, read_class_table
@@ -91,6 +92,9 @@ def evaluate_classes(settings: Evaluate) -> list[Row]:
     rows = _score(cases)
     _print_scores(rows)
     _print_confusion(cases)
+    known = {case: truth[case] for case in truth.keys() & table.predicted.keys()}
+    certainty = report_class_certainty(table, known)
+    rows += [{"score": name, "class": "", "value": value} for name, value in certainty.items()]
     if settings.out is not None:
         settings.out.parent.mkdir(parents=True, exist_ok=True)
         write_csv(settings.out, list(rows[0]), (row.values() for row in rows))

@@ -12,15 +12,19 @@ from selfvox.data.preparation.prepare_case import main_file
 from selfvox.data.sources import Case
 from selfvox.errors import DataError
 from selfvox.runs.atomic_files import write_csv
+from selfvox.uncertainty.class_calibration import EnsembleClassCalibration
 
 ID_COLUMN = "id"
 FILE_COLUMN = "file"
 CLASS_COLUMN = "class"
 PROBABILITY_PREFIX = "probability"
+CALIBRATED_PREFIX = "calibrated"
+SET_COLUMN = "set"  # names of classes, separated by spaces
+LEVEL_COLUMN = "level"
 
 # columns of one class each, `PREFIX_CLASS`: prefix and key of the answer
 _CLASS_COLUMNS = {PROBABILITY_PREFIX: "probabilities"}
-_VOTE_COLUMNS = {"low": "low", "high": "high", "votes": "votes"}
+_VOTE_COLUMNS = {"spread_low": "low", "spread_high": "high", "votes": "votes"}
 _SCAN_COLUMNS = ("entropy", "trust")  # of several passes
 
 
@@ -31,11 +35,20 @@ class ClassTable:
     classes: tuple[str, ...]
     predicted: dict[str, int]  # index of the class by case id
     probabilities: dict[str, list[float]]  # in the order of the classes, by case id
+    # by a calibration, likewise; empty where there was none
+    calibrated: dict[str, list[float]]
+    sets: dict[str, set[int]]  # indices of the classes by case id
+    levels: dict[str, float]  # that the sets promise, by case id
 
 
 def probability_column(name: str) -> str:
     """The column with the probability of the class `name`."""
     return f"{PROBABILITY_PREFIX}_{name}"
+
+
+def calibrated_column(name: str) -> str:
+    """The column with the calibrated probability of the class `name`."""
+    return f"{CALIBRATED_PREFIX}_{name}"
 
 
 def write_class_table(
@@ -44,6 +57,7 @@ def write_class_table(
     answers: Mapping[str, Mapping[str, Any]],
     classes: Sequence[str],
     with_votes: bool,
+    calibration: EnsembleClassCalibration | None = None,
 ) -> None:
     """Write the answers that exist, in the order of the cases.
 
@@ -53,12 +67,15 @@ def write_class_table(
         answers: by case id, as `ClassVotes.to_json` gives them.
         classes: their names.
         with_votes: whether the answers are of several passes.
+        calibration: of the networks; adds calibrated probabilities and sets of classes.
     """
     class_columns = {**_CLASS_COLUMNS, **(_VOTE_COLUMNS if with_votes else {})}
     scan_columns = _SCAN_COLUMNS if with_votes else ()
     header = [ID_COLUMN, FILE_COLUMN, CLASS_COLUMN]
     header += [f"{prefix}_{name}" for prefix in class_columns for name in classes]
     header += scan_columns
+    if calibration is not None:
+        header += [*map(calibrated_column, classes), SET_COLUMN, LEVEL_COLUMN]
     rows = []
     for case in cases:
         if case.id not in answers:
@@ -68,6 +85,10 @@ def write_class_table(
         for key in class_columns.values():
             row += answer[key]
         row += [answer[key] for key in scan_columns]
+        if calibration is not None:
+            calibrated = calibration.apply(answer["probabilities"], classes.index(answer["class"]))
+            names = " ".join(classes[number] for number in calibrated.set)
+            row += [*calibrated.probabilities, names, calibration.level]
         rows.append(row)
     write_csv(path, header, rows)
 
@@ -89,21 +110,26 @@ def read_class_table(path: Path) -> ClassTable:
                 f"{path}: columns missing; it needs id, class and {probability_column('NAME')} "
                 "of each class: predict again"
             )
-        predicted = {}
-        probabilities = {}
+        is_calibrated = {SET_COLUMN, LEVEL_COLUMN, *map(calibrated_column, classes)} <= set(columns)
+        table = ClassTable(classes, {}, {}, {}, {}, {})
         for row in reader:
             case = _without_quote(row[ID_COLUMN] or "")
             try:
-                predicted[case] = classes.index(_without_quote(row[CLASS_COLUMN]))
-                probabilities[case] = [float(row[probability_column(name)]) for name in classes]
+                table.predicted[case] = classes.index(_without_quote(row[CLASS_COLUMN]))
+                table.probabilities[case] = [float(row[probability_column(c)]) for c in classes]
+                if is_calibrated:
+                    table.calibrated[case] = [float(row[calibrated_column(c)]) for c in classes]
+                    names = _without_quote(row[SET_COLUMN]).split()
+                    table.sets[case] = {classes.index(name) for name in names}
+                    table.levels[case] = float(row[LEVEL_COLUMN])
             except (ValueError, TypeError):
                 raise DataError(
                     f"{path} line {reader.line_num}: class or probability missing or unknown; "
                     "predict again"
                 ) from None
-    if not predicted:
+    if not table.predicted:
         raise DataError(f"{path}: no predictions in it; predict again")
-    return ClassTable(classes, predicted, probabilities)
+    return table
 
 
 def _without_quote(cell: str) -> str:

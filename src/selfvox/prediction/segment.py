@@ -23,7 +23,7 @@ from selfvox.models.sliding_window import (
     segment_scan,
 )
 from selfvox.ops.flips import flips, mean_over_flips
-from selfvox.ops.regions import decode_regions, nested_regions, region_class_indices
+from selfvox.ops.regions import nested_regions, region_class_indices
 from selfvox.prediction.scan_check import compare_scan
 from selfvox.prediction.segmentation_result import ScanGridMaps, Segmentation, VotedScan
 from selfvox.prediction.trained_model import TrainedSegmenter
@@ -34,8 +34,14 @@ from selfvox.uncertainty.ensemble import PassSettings
 from selfvox.uncertainty.labelling import ClassLabelling, Labelling, RegionLabelling
 from selfvox.uncertainty.mirrored_passes import run_mirrored_passes
 from selfvox.uncertainty.passes import SubNetworks
-from selfvox.uncertainty.review import LEAST_PASSES, review_votes
-from selfvox.uncertainty.vote_rules import VOTE_RULES, winner
+from selfvox.uncertainty.review import (
+    LEAST_PASSES,
+    PassMeasure,
+    measure_passes,
+    measured_parts,
+    review_votes,
+)
+from selfvox.uncertainty.vote_rules import VOTE_RULES
 
 OVERLAP = 0.5  # of neighbouring windows, in their edges
 
@@ -239,7 +245,7 @@ class ScanSegmenter:
         # percentiles alone need the probabilities of every pass
         stores_passes = any(maps.MAPS[name].stores_passes for name in names)
         with _passes_file(scratch, stores_passes) as passes_file:
-            accumulator = self._accumulate(prepared.data, passes_file, count)
+            accumulator, networks = self._accumulate(prepared.data, passes_file, count)
             # of a network trained on regions, its outputs are these already
             regions = None if model.trained_on_regions else model.regions
             groups = list(region_class_indices(regions, model.classes).values())
@@ -247,7 +253,7 @@ class ScanSegmenter:
         scores = accumulator.scores(
             VOTE_RULES[self.settings.vote], self.settings.options(model.output_names)
         )
-        decided = _class_indices(model, scores)
+        decided = model.class_indices(scores)
         voted = VotedScan(model.class_values[decided.cpu().numpy()], prepared_maps)
         probabilities = None
         if with_probabilities:
@@ -262,6 +268,7 @@ class ScanSegmenter:
             geometry.step,
             model.regions,
             model.trained_on_regions,
+            networks,
         )
         return Segmentation(
             label=label,
@@ -288,9 +295,13 @@ class ScanSegmenter:
 
     def _accumulate(
         self, data: np.ndarray, passes_file: Path | None, count: WindowCounter | None
-    ) -> VoteAccumulator:
-        """All passes of all networks over one prepared scan (channel, *space)."""
+    ) -> tuple[VoteAccumulator, list[list[PassMeasure]]]:
+        """All passes of all networks over one prepared scan (channel, *space).
+
+        Also what the passes of each of several networks say, for their calibrations.
+        """
         settings = self.settings
+        networks = []
         with inference_mode(self.fabric):
             image = self.fabric.to_device(torch.from_numpy(data))
             needs = set(VOTE_RULES[settings.vote].needs)
@@ -311,20 +322,24 @@ class ScanSegmenter:
                     accumulator.add(number, (), self._probabilities(model, image, count))
                     continue
                 # passes are numbered across the networks: no two have the same masks
-                first = number * settings.passes
+                passes = range(number * settings.passes, (number + 1) * settings.passes)
+                is_alone = len(self.models) == 1
+                before = None if is_alone else accumulator.ballots.clone()
                 with self._sub_networks[number] as sub_networks:
                     run_mirrored_passes(
                         sub_networks,
                         image,
                         model.window,
                         self.overlap,
-                        range(first, first + settings.passes),
+                        passes,
                         accumulator.add,
                         model.slice_axis,
                         self._mirror_axes(model),
                         count,
                     )
-        return accumulator
+                if before is not None:
+                    networks.append(_measure_network(model, accumulator, before, passes))
+        return accumulator, networks
 
     def _probabilities(
         self, model: TrainedSegmenter, image: Tensor, count: WindowCounter | None
@@ -348,13 +363,22 @@ def _labelling(model: TrainedSegmenter) -> Labelling:
     return RegionLabelling(nested_regions(model.regions or {}, model.region_labels))
 
 
-def _class_indices(model: TrainedSegmenter, scores: Tensor) -> Tensor:
-    """Class indices (*space) of what scores (class or region, *space) decide, on their device."""
-    if model.region_labels is None:
-        return winner(scores)
-    values = decode_regions(scores.cpu(), model.region_labels)
-    indices = np.searchsorted(model.class_values, values).astype(np.uint8)
-    return torch.from_numpy(indices).to(scores.device)
+def _measure_network(
+    model: TrainedSegmenter, accumulator: VoteAccumulator, before: Tensor, passes: range
+) -> list[PassMeasure]:
+    """What the passes of one network say of each class and region, by their own majority.
+
+    Args:
+        model: the network.
+        accumulator: of all passes until its last one.
+        before: the ballots until its first one.
+        passes: their numbers.
+    """
+    ballots = accumulator.ballots - before
+    label = model.class_indices(accumulator.majority(ballots, len(passes)))
+    sizes = accumulator.voxels[passes.start : passes.stop]
+    parts = measured_parts(model.classes, model.regions, model.trained_on_regions)
+    return measure_passes(ballots, sizes, label, parts)
 
 
 @contextlib.contextmanager

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from selfvox.data.formats.image import suffix
@@ -30,6 +31,7 @@ from selfvox.runs.fold_folder import fold_folder, fold_runs
 from selfvox.runs.progress import echo
 from selfvox.runs.run_folder import read_run_record
 from selfvox.runs.weights import load_strictly, part_folder, read_network, read_network_card
+from selfvox.uncertainty.vote_rules import winner
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,14 @@ class TrainedSegmenter:
         if self.region_labels is not None:
             return decode_regions(probabilities, self.region_labels)
         return _decode_classes(probabilities, self.class_values)
+
+    def class_indices(self, scores: Tensor) -> Tensor:
+        """Class indices (*space) of what scores (class or region, *space) of a vote decide."""
+        if self.region_labels is None:
+            return winner(scores)
+        values = decode_regions(scores.cpu(), self.region_labels)
+        indices = np.searchsorted(self.class_values, values).astype(np.uint8)
+        return torch.from_numpy(indices).to(scores.device)
 
     def decide_on_scan(self, probabilities: np.ndarray, geometry: Geometry) -> np.ndarray:
         """Class numbers on the scan's grid from probabilities (class or region, *space).

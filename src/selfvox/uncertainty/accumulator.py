@@ -12,7 +12,13 @@ import torch
 from torch import Tensor
 
 from selfvox.uncertainty.labelling import Labelling
-from selfvox.uncertainty.vote_rules import VoteOptions, VoteRule, VoteTotals, borda_points
+from selfvox.uncertainty.vote_rules import (
+    VOTE_RULES,
+    VoteOptions,
+    VoteRule,
+    VoteTotals,
+    borda_points,
+)
 
 ScanPart = tuple[slice, ...]  # a part of a scan, along its first axes; further axes are complete
 STEPS = 255  # a probability is stored in this many steps, in one byte
@@ -110,6 +116,11 @@ class VoteAccumulator:
         """Scores (output, *space) of a vote."""
         totals = VoteTotals(self.ballots, self.sums, self.points, self.passes)
         return self.labelling.scores(rule, totals, options)
+
+    def majority(self, ballots: Tensor, passes: int) -> Tensor:
+        """Scores (output, *space) of the majority of some of the passes, from their ballots."""
+        totals = VoteTotals(ballots, self.sums, self.points, passes)
+        return self.labelling.scores(VOTE_RULES["majority"], totals, VoteOptions())
 
 
 def _reserve(path: Path, size: int) -> None:

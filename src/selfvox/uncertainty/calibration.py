@@ -8,21 +8,16 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal, NamedTuple
 
 import pydantic
 
-from selfvox.errors import DataError
-from selfvox.runs.card import DropoutRates
-from selfvox.runs.typed_json import parse, read_checked, write_checked
-from selfvox.runs.weights import part_folder
-from selfvox.uncertainty.conformal import conformal_quantile, promised_level
+from selfvox.uncertainty.calibration_file import passes_mismatch
+from selfvox.uncertainty.conformal import conformal_quantile, largest_of_subjects, promised_level
 from selfvox.uncertainty.ensemble import PassSettings
 
 FORMAT = 1
-FILE = "calibration.json"
 MIN_SUBJECTS = 3  # fewer leave two subjects for a line, and promise two chances in three
 # cases that a class's slope is worth before it has any: it starts from the slope of all classes,
 # and that from 1
@@ -100,15 +95,11 @@ class Calibration:
     scans: str  # which, in words
     cases: Count
     subjects: Count
+    networks: Count = 1  # that measured: each of several, scans that it was not trained on
     level: Share  # that the ranges of Dice and the intervals of volumes promise
     volumes_in: Unit
     classes: Mapping[str, PartCalibration]  # by class number
     regions: Mapping[str, PartCalibration]  # by name
-
-    @property
-    def percent(self) -> str:
-        """The promised level, such as `90 %`."""
-        return f"{100 * self.level:.0f} %"
 
     def estimate(self, part: Mapping[str, Any]) -> Estimate | None:
         """The estimates of a class or region of a review; None where it was not calibrated."""
@@ -130,32 +121,14 @@ class Calibration:
             volume_high=volume + half,
         )
 
-    def predicted_dice(self, review: Mapping[str, Any]) -> float | None:
-        """Predicted Dice of a scan: the mean over its classes, or over its regions."""
-        estimates = [self.estimate(part) for part in review["classes"] or review["regions"]]
-        known = [estimate.dice for estimate in estimates if estimate is not None]
-        return statistics.fmean(known) if known else None
-
-    def mismatch(
-        self, settings: PassSettings, sha256s: Sequence[str], overlap: float
-    ) -> str | None:
-        """Why it says nothing about such predictions; None where it does."""
-        if len(sha256s) > 1:
-            return "a calibration is of one network, not of an ensemble"
-        if sha256s[0] != self.network_sha256:
-            return "the calibration in the run is of other weights"
-        if settings.mirror:
-            return "the run is calibrated without mirrored scans"
-        dropout = settings.dropout
-        rates = DropoutRates(dropout.encoder, dropout.decoder, dropout.kind)
-        calibrated = DropoutRates(self.encoder_dropout, self.decoder_dropout, self.dropout_kind)
-        if rates != calibrated:
-            return f"the run is calibrated for dropout of {calibrated}"
-        if (settings.vote, overlap) != (self.vote, self.overlap):
+    def mismatch(self, settings: PassSettings, sha256: str, overlap: float) -> str | None:
+        """Why it says nothing about such predictions of a network; None where it does."""
+        reason = passes_mismatch(self, settings, sha256)
+        if reason is None and (settings.vote, overlap) != (self.vote, self.overlap):
             return (
                 f"the run is calibrated for a {self.vote} vote and an overlap of {self.overlap:g}"
             )
-        return None
+        return reason
 
 
 def volume_scale(volume: float, spread: float, unit: Unit) -> float:
@@ -232,6 +205,7 @@ def fit_parts(parts: Mapping[str, Sequence[Measure]], unit: Unit) -> dict[str, P
     predicted = held_out_dice(parts)
     fitted = {}
     for name, measures in parts.items():
+        subjects = [measure.subject for measure in measures]
         dice_errors = [
             abs(measure.dice - dice)
             for measure, dice in zip(measures, predicted[name], strict=True)
@@ -244,8 +218,8 @@ def fit_parts(parts: Mapping[str, Sequence[Measure]], unit: Unit) -> dict[str, P
         fitted[name] = PartCalibration(
             intercept=lines[name].intercept,
             slope=lines[name].slope,
-            dice_margin=conformal_quantile(_largest_of_subjects(measures, dice_errors)),
-            volume_factor=conformal_quantile(_largest_of_subjects(measures, volume_errors)),
+            dice_margin=conformal_quantile(largest_of_subjects(subjects, dice_errors)),
+            volume_factor=conformal_quantile(largest_of_subjects(subjects, volume_errors)),
         )
     return fitted
 
@@ -263,17 +237,19 @@ def make_calibration(
     of_classes: Mapping[str, Sequence[Measure]],
     of_regions: Mapping[str, Sequence[Measure]],
     unit: Unit,
+    networks: int = 1,
 ) -> Calibration:
     """Fit the calibration of a network.
 
     Args:
         settings: of the passes that measured.
-        sha256: of the network's weights.
+        sha256: of the network's weights; of several that measured, those of the first.
         overlap: of neighbouring windows.
         scans: which scans were measured, in words.
         of_classes: measures by class number, as text; none of a network trained on regions.
         of_regions: measures by region.
         unit: of the volumes.
+        networks: that measured, each its own scans.
     """
     measured = of_classes or of_regions
     subjects = len(subjects_of(measured))
@@ -289,44 +265,9 @@ def make_calibration(
         scans=scans,
         cases=len(next(iter(measured.values()))),
         subjects=subjects,
+        networks=networks,
         level=promised_level(subjects),
         volumes_in=unit,
         classes=fit_parts(of_classes, unit) if of_classes else {},
         regions=fit_parts(of_regions, unit) if of_regions else {},
     )
-
-
-def calibration_file(run: Path) -> Path:
-    """Where the calibration of a run is: next to the weights that it is of."""
-    return part_folder(run, "network") / FILE
-
-
-def write_calibration(run: Path, calibration: Calibration) -> Path:
-    """Write the calibration of a run."""
-    file = calibration_file(run)
-    write_checked(file, asdict(calibration))
-    return file
-
-
-def read_calibration(run: Path) -> Calibration | None:
-    """The calibration of a run, or None; keys that this version does not know are ignored.
-
-    Raises:
-        DataError: the file is damaged, or of a newer format.
-    """
-    file = calibration_file(run)
-    if not file.exists():
-        return None
-    try:
-        calibration: Calibration = parse(Calibration, read_checked(file), str(file))
-    except DataError as error:
-        raise DataError(f"{error}; make it again: `selfvox calibrate {run}`") from None
-    return calibration
-
-
-def _largest_of_subjects(measures: Sequence[Measure], errors: Sequence[float]) -> list[float]:
-    """The largest error of each subject."""
-    largest: dict[str, float] = {}
-    for measure, error in zip(measures, errors, strict=True):
-        largest[measure.subject] = max(error, largest.get(measure.subject, 0.0))
-    return list(largest.values())

@@ -116,7 +116,8 @@ def write_class_review(
         shares = [answer[key][number] for key in ("probabilities", "low", "high")]
         measures = [answer["trust"], answer["entropy"], answer["class"], *shares]
         rows.append([case, *measures, *comparison_cells(answer)])
-    header = ["case", "trust", "entropy", "class", "probability", "low", "high"]
+    header = ["case", "trust", "entropy", "class", "probability"]
+    header += ["spread low", "spread high"]
     write_csv(path, [*header, *COMPARISON_COLUMNS], rows)
 
 

@@ -29,3 +29,16 @@ def conformal_quantile(errors: Sequence[float]) -> float:
     # rounded first: 0.9 is no binary fraction
     rank = math.ceil(round((len(errors) + 1) * LEVEL, 9))
     return sorted(errors)[min(rank, len(errors)) - 1]
+
+
+def largest_of_subjects(subjects: Sequence[str], errors: Sequence[float]) -> list[float]:
+    """The largest error of each subject, so that an interval holds for all of its scans.
+
+    Args:
+        subjects: of each scan.
+        errors: of each scan.
+    """
+    largest: dict[str, float] = {}
+    for subject, error in zip(subjects, errors, strict=True):
+        largest[subject] = max(error, largest.get(subject, error))
+    return list(largest.values())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,73 @@ LEAST_PASSES = 4  # of which halves are compared
 STABLE = 0.02  # an error of the trust that hardly changes the order of the scans
 
 
+@dataclass(frozen=True)
+class MeasuredPart:
+    """A class or region that a review measures."""
+
+    key: Mapping[str, int | str]  # what the review calls it
+    outputs: Sequence[int]  # that vote for it: classes, which exclude each other, or one region
+    indices: Sequence[int]  # of its classes
+    numbers: Sequence[int]  # the same, as class numbers
+
+
+@dataclass(frozen=True)
+class PassMeasure:
+    """What several passes say of a class or region, in prepared voxels."""
+
+    agreement: float  # with their vote
+    voxels: int  # of their vote
+    sizes: np.ndarray  # (pass,), voxels of each pass
+
+
+def measured_parts(
+    classes: Mapping[int, str], regions: Regions | None, trained_on_regions: bool
+) -> list[MeasuredPart]:
+    """The classes above 0, unless the network was trained on regions, and then the regions."""
+    values = sorted(classes)
+    measured = []
+    if not trained_on_regions:
+        for index, value in enumerate(values):
+            if value != 0:
+                measured.append(MeasuredPart({"class": value}, [index], [index], [value]))
+    indices_of_regions = region_class_indices(regions, classes)
+    for place, (name, numbers) in enumerate((regions or {}).items()):
+        present = [number for number in numbers if number in classes]
+        measured.append(
+            MeasuredPart(
+                {"region": name},
+                [place] if trained_on_regions else indices_of_regions[name],
+                [values.index(number) for number in present],
+                present,
+            )
+        )
+    return measured
+
+
+def measure_passes(
+    ballots: Tensor, sizes: np.ndarray, label: Tensor, measured: Sequence[MeasuredPart]
+) -> list[PassMeasure]:
+    """What some passes say of each class and region.
+
+    Args:
+        ballots: (output, *space), of these passes.
+        sizes: (pass, output), voxels of each pass.
+        label: (*space), class indices: their vote.
+        measured: classes and regions.
+    """
+    measures = []
+    for part in measured:
+        vote = torch.isin(label, label.new_tensor(part.indices))
+        measures.append(
+            PassMeasure(
+                agreement=_agreement(ballots, sizes, part.outputs, vote),
+                voxels=int(vote.sum()),
+                sizes=sizes[:, part.outputs].sum(1),
+            )
+        )
+    return measures
+
+
 def review_votes(
     accumulator: VoteAccumulator,
     label: Tensor,
@@ -29,6 +97,7 @@ def review_votes(
     step: Sequence[float],
     regions: Regions | None = None,
     trained_on_regions: bool = False,
+    networks: Sequence[Sequence[PassMeasure]] = (),
 ) -> dict[str, Any]:
     """Volumes with the spread of the passes, agreement with the vote, and entropy, of one scan.
 
@@ -51,28 +120,29 @@ def review_votes(
         step: voxels of the scan per prepared voxel, along each axis.
         regions: sets of classes to measure too.
         trained_on_regions: whether the outputs are these regions.
+        networks: of each of several networks, what its own passes say; a part then has `networks`,
+            with agreement, volume and spread of each.
     """
     voxel = written_voxel(spacing_mm, step)
     prepared_voxel = voxel * math.prod(step)
     counts = np.bincount(written.ravel(), minlength=max(classes) + 1)
-
-    def measure(outputs: Sequence[int], numbers: Sequence[int]) -> dict[str, float]:
-        """Of class numbers, which these outputs vote for."""
-        present = [number for number in numbers if number in classes]
-        indices = [sorted(classes).index(number) for number in present]
-        volume = float(counts[present].sum()) * voxel
-        return _measure(accumulator, outputs, _has_any(label, indices), volume, prepared_voxel)
-
+    measured = measured_parts(classes, regions, trained_on_regions)
+    of_all = measure_passes(accumulator.ballots, accumulator.voxels, label, measured)
     of_classes: list[dict[str, Any]] = []
     of_regions: list[dict[str, Any]] = []
-    if not trained_on_regions:
-        for index, value in enumerate(sorted(classes)):
-            if value != 0:
-                of_classes.append({"class": value, **measure([index], [value])})
-    indices_of_regions = region_class_indices(regions, classes)
-    for place, (name, numbers) in enumerate((regions or {}).items()):
-        outputs = [place] if trained_on_regions else indices_of_regions[name]
-        of_regions.append({"region": name, **measure(outputs, numbers)})
+    for number, (part, measure) in enumerate(zip(measured, of_all, strict=True)):
+        volume = float(counts[part.numbers].sum()) * voxel
+        entry: dict[str, Any] = {**part.key, **_entry(measure, volume, prepared_voxel)}
+        if networks:
+            of_each = [of_network[number] for of_network in networks]
+            entry["networks"] = [
+                # as much larger than the written mask as its vote is than that of all
+                _network_entry(
+                    own, volume + (own.voxels - measure.voxels) * prepared_voxel, prepared_voxel
+                )
+                for own in of_each
+            ]
+        (of_regions if "region" in part.key else of_classes).append(entry)
     halves = trust_of_halves(accumulator, trained_on_regions)
     return {
         "trust": statistics.fmean(entry["agreement"] for entry in of_classes or of_regions),
@@ -198,37 +268,36 @@ def stability_in_words(error: float, passes: int, scans: int, enough: float) -> 
     return f"{text}; --passes {math.ceil(needed / unit) * unit} would be enough for ±{enough:g}"
 
 
-def _has_any(label: Tensor, numbers: Sequence[int]) -> Tensor:
-    """Where the label has one of these class indices."""
-    return torch.isin(label, label.new_tensor(numbers))
-
-
-def _measure(
-    accumulator: VoteAccumulator,
-    outputs: Sequence[int],
-    vote: Tensor,
-    volume: float,
-    voxel: float,
-) -> dict[str, float]:
-    """Volume, spread of the passes, and agreement with the vote, of several outputs.
+def _entry(measure: PassMeasure, volume: float, voxel: float) -> dict[str, float]:
+    """Volume, spread of the passes, and agreement with the vote.
 
     Args:
-        accumulator: of all passes.
-        outputs: indices of classes, which exclude each other, or of one region.
-        vote: (*space), where the vote has them.
+        measure: of the passes.
         volume: of the written mask.
         voxel: volume of a prepared voxel.
     """
-    sizes = accumulator.voxels[:, outputs].sum(1)
-    low, high = (np.percentile(sizes, INTERVAL) - np.median(sizes)) * voxel
+    low, high = (np.percentile(measure.sizes, INTERVAL) - np.median(measure.sizes)) * voxel
     return {
         "volume": volume,
         "low": max(0.0, volume + float(low)),
         "high": volume + float(high),
-        # ddof=1: the passes are a sample of all sub-networks
-        "spread": float(np.std(sizes, ddof=1)) * voxel,
-        "agreement": _agreement(accumulator.ballots, accumulator.voxels, outputs, vote),
+        "spread": _spread(measure, voxel),
+        "agreement": measure.agreement,
     }
+
+
+def _network_entry(measure: PassMeasure, volume: float, voxel: float) -> dict[str, float]:
+    """The same of one of several networks, without percentiles."""
+    return {
+        "volume": max(0.0, volume),
+        "spread": _spread(measure, voxel),
+        "agreement": measure.agreement,
+    }
+
+
+def _spread(measure: PassMeasure, voxel: float) -> float:
+    # ddof=1: the passes are a sample of all sub-networks
+    return float(np.std(measure.sizes, ddof=1)) * voxel
 
 
 def _agreement(ballots: Tensor, sizes: np.ndarray, outputs: Sequence[int], vote: Tensor) -> float:

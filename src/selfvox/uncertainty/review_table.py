@@ -9,7 +9,7 @@ from typing import Any
 from selfvox.data.naming import natural_key, printable
 from selfvox.data.preparation.scan_range import REFUSED
 from selfvox.runs.atomic_files import write_csv
-from selfvox.uncertainty.calibration import Calibration
+from selfvox.uncertainty.ensemble_calibration import EnsembleCalibration
 from selfvox.uncertainty.review import part_names, parts
 
 # columns of a class or region, after its name, and the measure of the review that each shows
@@ -33,7 +33,7 @@ def write_review(
     path: Path,
     reviews: Mapping[str, Review],
     classes: Mapping[int, str],
-    calibration: Calibration | None = None,
+    calibration: EnsembleCalibration | None = None,
 ) -> None:
     """Write the reviews as a table, the worst first: by predicted Dice, or else by trust.
 
@@ -43,7 +43,7 @@ def write_review(
         path: of the table.
         reviews: by case id.
         classes: name by class number.
-        calibration: of the network; adds predicted Dice and intervals of the volumes.
+        calibration: of the networks; adds predicted Dice and intervals of the volumes.
     """
     first = next(iter(reviews.values()))
     header = ["case", "trust", "entropy"]
@@ -72,7 +72,9 @@ def write_review(
     write_csv(path, [*header, *COMPARISON_COLUMNS], rows)
 
 
-def sort_reviews(reviews: Mapping[str, Review], calibration: Calibration | None) -> list[str]:
+def sort_reviews(
+    reviews: Mapping[str, Review], calibration: EnsembleCalibration | None
+) -> list[str]:
     """Case ids, those of scans unlike the training first, then of the lowest Dice or trust."""
 
     def key(case: str) -> tuple[bool, float, Any]:
@@ -95,13 +97,13 @@ def comparison_cells(review: Review) -> list[Any]:
 
 
 def describe_estimates(
-    reviews: Mapping[str, Review], classes: Mapping[int, str], calibration: Calibration
+    reviews: Mapping[str, Review], classes: Mapping[int, str], calibration: EnsembleCalibration
 ) -> list[str]:
     """The worst scans in words: predicted Dice and volume of each class, with their ranges."""
     lines = [
         "predicted Dice and volumes; for each class, the intervals of the volume contain the truth "
         f"of {calibration.percent} of such scans, the ranges of Dice that of about as many "
-        f"(calibrated on {calibration.subjects} subjects: {printable(calibration.scans)})"
+        f"(calibrated on {calibration.origin})"
     ]
     cases = sort_reviews(reviews, calibration)
     for case in cases[:MOST_PRINTED]:

@@ -1,0 +1,117 @@
+"""Classify whole scans into a folder: one table for all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from selfvox.data.sources import Case
+from selfvox.prediction import output_folder
+from selfvox.prediction.class_table import write_class_table
+from selfvox.prediction.classify import ScanClassifier
+from selfvox.prediction.output_folder import OutputFolder
+from selfvox.prediction.prediction_job import (
+    PredictionJob,
+    precision_of,
+    scans_used,
+    workplace_of,
+)
+from selfvox.prediction.scan_check import ScanCheck
+from selfvox.prediction.scan_loop import ScanWork
+from selfvox.prediction.trained_model import TrainedClassifier
+from selfvox.runs.device import Fabric
+from selfvox.runs.progress import echo
+from selfvox.settings.verbs import Predict
+from selfvox.uncertainty import class_votes, ensemble
+from selfvox.uncertainty.calibration_file import note_other_passes, read_calibrations
+from selfvox.uncertainty.class_calibration import ClassCalibration, EnsembleClassCalibration
+from selfvox.uncertainty.ensemble import PassSettings
+
+
+class ClassificationJob(PredictionJob):
+    """Classifies whole scans: one table for all of them.
+
+    Args:
+        models: the leading one first.
+        passes: settings of passes and votes.
+        settings: of the verb.
+        fabric: device and arithmetic.
+    """
+
+    def __init__(
+        self,
+        models: Sequence[TrainedClassifier],
+        passes: PassSettings,
+        settings: Predict,
+        fabric: Fabric,
+    ):
+        model = models[0]
+        self._runs = (settings.run, *settings.ensemble)
+        self.classifier = ScanClassifier(models, passes, fabric)
+        self.workplace = workplace_of(settings, fabric)
+        self.folder = OutputFolder(settings.out, answers_only=True, used=scans_used(settings))
+        self.passes = passes
+        self.trained_dropout = [network.dropout for network in models]
+        self.recipe = model.recipe
+        self.check = ScanCheck.from_verb(model.scans, settings)
+        self.classes = dict(enumerate(model.classes))
+        self.regions = None
+        self.result = settings.out / output_folder.CLASS_TABLE
+        self.truth = "TRUTH.csv"
+        self.card = {
+            "network_sha256": model.sha256,
+            "ordinal": model.network.ordinal,
+            "precision": precision_of(fabric),
+            **ensemble.passes_card(passes, [network.sha256 for network in models]),
+        }
+
+    def predict_case(self, work: ScanWork) -> None:
+        """Record the class."""
+        comparison = self.check.compare(work.case, work.image, work.prepared)
+        votes = self.classifier.classify(work.prepared)
+        facts = self.workplace.facts_with_costs(work.began)
+        answer = votes.to_json(self.classifier.votes)
+        self.folder.record(
+            work.case,
+            facts,
+            answer=answer,
+            notes=comparison.notes,
+            distance=comparison.distance,
+        )
+
+    def write_tables(self, cases: Sequence[Case]) -> None:
+        """Write the classes, and which of them to review first, if several passes voted."""
+        names = list(self.classes.values())
+        answers = self.folder.answers()
+        calibration = self._calibration() if answers else None
+        write_class_table(self.result, cases, answers, names, self.classifier.votes, calibration)
+        if self.classifier.votes and answers:
+            table = self.folder.path / output_folder.REVIEW_TABLE
+            class_votes.write_class_review(table, answers, names)
+            echo(f"review these first: {table}")
+            # passes of several networks are no draws of one kind
+            if len(self.classifier.models) == 1:
+                echo(class_votes.describe_stability(answers, self.passes.passes))
+
+    def _calibration(self) -> EnsembleClassCalibration | None:
+        """The calibrations of all networks; prints why there are none, where there are none."""
+        models = self.classifier.models
+        calibrations = read_calibrations(
+            self._runs,
+            ClassCalibration,
+            lambda made, number: made.mismatch(self.passes, models[number].sha256),
+            "no sets of classes and no calibrated probabilities",
+        )
+        if calibrations is None:
+            return None
+        note_other_passes(calibrations, self.passes)
+        calibration = EnsembleClassCalibration(calibrations, models[0].network.ordinal)
+        echo(
+            f"sets of classes contain the true class of {100 * calibration.level:.0f} % of such "
+            f"scans (calibrated on {calibration.origin})"
+        )
+        return calibration
+
+    def outputs(self, cases: Sequence[Case]) -> list[Path]:
+        """The table."""
+        return [self.result]
