@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from selfvox.data.naming import printable
 from selfvox.data.sources import Case
+from selfvox.data.sources._table_text import column_names, read_rows, read_table_text
 from selfvox.errors import DataError, UsageError, did_you_mean
 
 GRADE = "grade"
@@ -39,9 +39,11 @@ def read_properties(
             raise UsageError("by: the scans have no grade; name a column of --table")
         return {GRADE: of_grade}
     file = table or (root if root.is_dir() else root.parent) / _BIDS_TABLE
+    if table is None and not file.is_file():
+        raise UsageError(f"by: there is no {file}; name a table by --table")
     columns, rows = _read_table(file)
     properties = {}
-    for name in names:
+    for name in map(str.lower, names):
         if name == GRADE and name not in columns:
             properties[name] = of_grade
             continue
@@ -69,19 +71,12 @@ def is_number(values: Sequence[str]) -> bool:
 
 
 def _read_table(file: Path) -> tuple[list[str], dict[str, Mapping[str, str]]]:
-    """Names of the columns, and rows by the value of the first one."""
-    try:
-        text = file.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
-        raise DataError(f"{file}: cannot be read ({reason}); name a table by --table") from None
-    delimiter = "\t" if "\t" in text.partition("\n")[0] else ","
-    reader = csv.DictReader(text.splitlines(), delimiter=delimiter, restval="")
-    columns = [name.strip() for name in reader.fieldnames or ()]
-    reader.fieldnames = columns
+    """Names of the columns in lower case, and rows by the value of the first one."""
+    text = read_table_text(file)
+    columns = column_names(text)
     if len(columns) < 2:
         raise DataError(f"{file}: has fewer than two columns; separate them by commas or tabs")
-    return columns, {row[columns[0]].strip(): row for row in reader}
+    return columns, {row[columns[0]]: row for _, row in read_rows(text, str(file))}
 
 
 def _row_of(case: Case, rows: Mapping[str, Mapping[str, str]]) -> Mapping[str, str] | None:

@@ -257,3 +257,38 @@ def test_a_name_with_letters_in_two_pieces_finds_its_file(folder):
     text = unicodedata.normalize("NFC", "image\nMüller.nii.gz\n")
     (case,) = find(folder, text).cases
     assert case.images[0].is_file()
+
+
+def classes_of(folder, text):
+    (folder / "classes.csv").write_text(text, encoding="utf-8")
+    dataset = find(folder, PLAIN)
+    assert dataset.classes == sources.find_dataset(folder, "folder:a_l").classes
+    return dataset
+
+
+def test_classes_have_the_names_of_their_table(folder):
+    dataset = classes_of(folder, "Value;Name\n2;lesion\n1;organ, whole\n")
+    assert dataset.classes == {0: "background", 1: "organ, whole", 2: "lesion"}
+    assert classes_of(folder, "value,name\n0,air\n7,bone\n").classes == {0: "air", 7: "bone"}
+
+
+def test_another_table_of_classes_is_not_read(folder):
+    dataset = classes_of(folder, "class,label\n1,organ\n")
+    assert dataset.classes is None
+    assert any(note.startswith("classes.csv not read") for note in dataset.notes)
+
+
+@pytest.mark.parametrize(
+    ("rows", "reason"),
+    [
+        ("1,a\n1,b\n", "line 3: b or its number is there twice"),
+        ("1,a\n2,a\n", "line 3: a or its number is there twice"),
+        ("one,a\n", "line 2: 'one', 'a' is no class"),
+        ("70000,a\n", "is no class; write a number from 0 to 65535"),
+        ("1,\n", "is no class"),
+        ("", "names no class; add a row for each"),
+    ],
+)
+def test_a_table_of_classes_with_a_wrong_row_is_refused(folder, rows, reason):
+    with pytest.raises(DataError, match=reason):
+        classes_of(folder, f"value,name\n{rows}")

@@ -20,6 +20,7 @@ from selfvox.data.formats.image import SUFFIXES_2D, SUFFIXES_3D, suffix
 from selfvox.data.naming import natural_key, printable
 from selfvox.data.pairing import Pairing
 from selfvox.data.sources import Case, ChoiceNeeded, Dataset, case_key, table
+from selfvox.data.sources._class_table import read_class_table
 from selfvox.data.sources._files import (
     channels_of,
     count_of,
@@ -292,4 +293,5 @@ def _dataset(
         pair = f"{printable(label.relative_to(root))} of {printable(image.relative_to(root))}"
         notes = [f"{len(labels)} of {len(cases)} scans have a label, such as {pair}", *notes]
     channels = channels_of(cases[0].images[0])
-    return Dataset(root, "folder", tuple(cases), channels, None, tuple(notes))
+    classes, class_notes = read_class_table(root)
+    return Dataset(root, "folder", tuple(cases), channels, classes, (*notes, *class_notes))

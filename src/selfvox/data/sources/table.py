@@ -21,6 +21,7 @@ from selfvox.data import naming
 from selfvox.data.formats.image import SUFFIXES_2D, suffix
 from selfvox.data.naming import printable
 from selfvox.data.sources import Case, Dataset, case_key
+from selfvox.data.sources._class_table import read_class_table
 from selfvox.data.sources._files import (
     channels_of,
     count_of,
@@ -110,8 +111,9 @@ def read_dataset(root: Path) -> Dataset:
     if channel_names == ("image",):
         # one channel or those of colours, as one file has; the others are checked when read
         channel_names = channels_of(first_images[0])
-    notes = (*content.notes, *_remarks(rows))
-    return Dataset(table.parent, "table", tuple(cases), channel_names, None, notes)
+    classes, class_notes = read_class_table(table.parent)
+    notes = (*content.notes, *_remarks(rows), *class_notes)
+    return Dataset(table.parent, "table", tuple(cases), channel_names, classes, notes)
 
 
 def _only_table(folder: Path) -> Path:
