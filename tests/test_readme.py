@@ -154,7 +154,7 @@ def test_every_make_target_and_script_exists(page):
         elif Path(words[0]).name == "python" and words[1] != "-m":
             assert (ROOT / words[1]).exists()
         else:
-            assert Path(words[0]).name in ("selfvox", "python", "pip", "ruff", "mypy")
+            assert Path(words[0]).name in ("selfvox", "python", "pip", "ruff", "mypy", "torchrun")
 
 
 @every_page
