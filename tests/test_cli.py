@@ -65,7 +65,17 @@ def test_help_imports_nothing_heavy():
 
 
 def test_the_verbs_are_the_public_functions(capsys):
-    way = ["lint", "prepare", "pretrain", "finetune", "predict", "calibrate", "evaluate", "report"]
+    way = [
+        "lint",
+        "prepare",
+        "pretrain",
+        "finetune",
+        "predict",
+        "calibrate",
+        "evaluate",
+        "report",
+        "correct",
+    ]
     others = ["study", "atlas", "embed", "tissues", "download", "preview", "demo", "doctor", "info"]
     assert list(VERBS) == [*way, *others]
     assert set(VERBS) == {name for name in selfvox.__all__ if not name.startswith("load_")}

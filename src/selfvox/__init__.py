@@ -22,6 +22,7 @@ __version__ = "0.1.0"
 __all__ = [
     "atlas",
     "calibrate",
+    "correct",
     "demo",
     "doctor",
     "download",
@@ -53,6 +54,7 @@ predict = _verb_function("predict")
 calibrate = _verb_function("calibrate")
 evaluate = _verb_function("evaluate")
 report = _verb_function("report")
+correct = _verb_function("correct")
 study = _verb_function("study")
 atlas = _verb_function("atlas")
 embed = _verb_function("embed")

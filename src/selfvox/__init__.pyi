@@ -18,6 +18,7 @@ __version__: str
 __all__ = [
     "atlas",
     "calibrate",
+    "correct",
     "demo",
     "doctor",
     "download",
@@ -446,8 +447,8 @@ def calibrate(
 ) -> Path:
     """Measure on labelled scans how far predictions can be trusted.
 
-    `predict `passes`` then writes the expected Dice of each class, and intervals of its volume; of
-    whole scans, `predict` writes calibrated probabilities, and sets of classes.
+    `predict `passes`` then writes the expected Dice of each class, and intervals of its
+    volume; of whole scans, `predict` writes calibrated probabilities, and sets of classes.
 
     Args:
         run: a fine-tuning run, or a folder of folds.
@@ -539,6 +540,41 @@ def report(
 
     Example:
         selfvox.report("predictions/", out="report/")
+    """
+
+def correct(
+    predictions: AnyPath,
+    *,
+    out: AnyPath,
+    corrections: AnyPath | None = None,
+    scans: AnyPath | None = None,
+    labelled: AnyPath | None = None,
+    passed: bool = False,
+    source: str = "auto",
+) -> Path:
+    """Take corrected predictions back as labels: a table of labelled scans to train on again.
+
+    Corrected are labels that were changed in PREDICTIONS, and those of `corrections`.
+
+    Args:
+        predictions: a folder of predictions, as `predict` wrote it.
+        out: folder of the table and the corrected labels, created.
+        corrections: folder of corrected labels, named like the predictions, such as a report
+            exports.
+        scans: the scans, if they are elsewhere now.
+        labelled: labelled scans that the run was trained on: they are in the table too.
+        passed: also take predictions as labels that review_marks.csv marks with pass.
+        source: layout of the scans on disk: auto, bids (or bids:T1w), brats, decathlon, dicom
+            (or dicom:allow-gap), folder, nnunet or table.
+
+    Returns:
+        The table, which `finetune` takes.
+
+    Raises:
+        SelfvoxError: an invalid argument, scan or run; the message names the remedy.
+
+    Example:
+        selfvox.correct("predictions/", labelled="labelled/", out="corrected/")
     """
 
 def study(

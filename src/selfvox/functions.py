@@ -42,6 +42,7 @@ RETURNS: dict[str, Any] = {
     "calibrate": Path,
     "evaluate": Rows,
     "report": Path,
+    "correct": Path,
     "study": Rows,
     "atlas": list[Path],
     "embed": Path,

@@ -8,18 +8,22 @@ from pathlib import Path
 from typing import Any
 
 from selfvox.data.formats.image import SUFFIXES_2D, Image, suffix
-from selfvox.data.naming import natural_key, printable
+from selfvox.data.naming import natural_key
 from selfvox.data.preparation.prepare_case import read_case
-from selfvox.data.sources import Case, Dataset, find_dataset
-from selfvox.errors import DataError, SelfvoxError
+from selfvox.data.sources import Case
+from selfvox.errors import DataError
 from selfvox.evaluation.pairs import find_truth
 from selfvox.prediction.class_table import read_class_table
-from selfvox.prediction.output_folder import CLASS_TABLE, LEDGER, SETTINGS, CaseRecord
+from selfvox.prediction.output_folder import CLASS_TABLE, LEDGER, CaseRecord
+from selfvox.prediction.predicted_scans import (
+    find_predicted_scans,
+    predict_settings,
+    scans_by_case,
+)
 from selfvox.prediction.read_predictions import label_files, read_reviews
 from selfvox.runs.atomic_files import sha256
 from selfvox.runs.ledger import read_records
 from selfvox.runs.progress import echo
-from selfvox.settings import safe_yaml
 from selfvox.settings.verbs import Report
 
 
@@ -76,8 +80,8 @@ def list_cases(folder: Path, settings: Report) -> list[PredictedCase]:
     # of several records, the last
     records = {record["id"]: record for record in read_records(folder / LEDGER, CaseRecord)}
     reviews = read_reviews(folder)
-    dataset = _find_scans(folder, settings)
-    scans = _scans_by_case(dataset, records) if dataset is not None else {}
+    dataset = find_predicted_scans(folder, settings.scans, settings.source)
+    scans = scans_by_case(dataset, records) if dataset is not None else {}
     truths = _find_truths(settings)
     order = [*reviews, *sorted(labels.keys() - reviews.keys(), key=natural_key)]
     cases = []
@@ -113,41 +117,8 @@ def scans_folder(folder: Path, settings: Report) -> Path | None:
     """Where the scans of predictions are: as named now, or to `predict`; None if unknown."""
     if settings.scans is not None:
         return settings.scans
-    scans = _recorded(folder).get("scans")
+    scans = predict_settings(folder).get("scans")
     return Path(str(scans)) if scans else None
-
-
-def _find_scans(folder: Path, settings: Report) -> Dataset | None:
-    """The data set that was predicted; None where it is not there any more, which is printed."""
-    if settings.scans is not None:
-        return find_dataset(settings.scans, settings.source)
-    scans = scans_folder(folder, settings)
-    if scans is None:
-        echo(f"{folder}: does not say which scans it is of; name them with --scans to see them")
-        return None
-    try:
-        return find_dataset(scans, str(_recorded(folder).get("source", settings.source)))
-    except SelfvoxError:
-        echo(f"{printable(scans)}: has no scans any more; name their folder with --scans")
-        return None
-
-
-def _recorded(folder: Path) -> dict[str, Any]:
-    """The settings of the `predict` that wrote the folder; none of an earlier version's."""
-    path = folder / SETTINGS
-    return safe_yaml.read_yaml(path) if path.exists() else {}
-
-
-def _scans_by_case(dataset: Dataset, records: Mapping[str, Mapping[str, Any]]) -> dict[str, Case]:
-    by_id = {case.id: case for case in dataset.cases}
-    # names of a case differ where nnU-Net's files are joined, or where a scan was exported again
-    by_file = {case.file: case for case in dataset.cases}
-    scans = dict(by_id)
-    for case, record in records.items():
-        scan = by_file.get(record.get("file") or "")
-        if scan is not None:
-            scans[case] = scan
-    return scans
 
 
 def _find_truths(settings: Report) -> Mapping[str, Path]:

@@ -10,6 +10,7 @@ from selfvox.settings.bounds import AtLeastOne, NotNegative, Positive
 from selfvox.settings.verbs._preparation import PreparationSettings
 from selfvox.settings.verbs.atlas import Atlas
 from selfvox.settings.verbs.calibrate import Calibrate
+from selfvox.settings.verbs.correct import Correct
 from selfvox.settings.verbs.demo import Demo
 from selfvox.settings.verbs.doctor import Doctor
 from selfvox.settings.verbs.download import Download
@@ -37,6 +38,7 @@ __all__ = [
     "AtLeastOne",
     "Atlas",
     "Calibrate",
+    "Correct",
     "Demo",
     "Doctor",
     "Download",
@@ -70,6 +72,7 @@ VERBS: dict[str, type] = {
         Calibrate,
         Evaluate,
         Report,
+        Correct,
         Study,
         Atlas,
         Embed,

@@ -23,8 +23,8 @@ from selfvox.settings.verbs._shared import (
 class Calibrate:
     """Measure on labelled scans how far predictions can be trusted.
 
-    `predict --passes` then writes the expected Dice of each class, and intervals of its volume; of
-    whole scans, `predict` writes calibrated probabilities, and sets of classes.
+    `predict --passes` then writes the expected Dice of each class, and intervals of its
+    volume; of whole scans, `predict` writes calibrated probabilities, and sets of classes.
 
     Returns:
         The file of the calibration, in the run; of a folder of folds, a table of the scans.

@@ -1,0 +1,193 @@
+"""`correct`: what a person changed becomes labels, and nothing else does."""
+
+import csv
+import json
+import re
+import shutil
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+import selfvox
+from selfvox.data import sources
+from selfvox.errors import DataError, UsageError
+from selfvox.prediction.review_marks import COLUMNS
+from selfvox.runs.atomic_files import sha256
+
+from ..conftest import blob, make_run, write_scan
+
+
+@pytest.fixture
+def predictions(tmp_path):
+    """Predictions of three scans; scan_1 and scan_2 are not test subjects of the run."""
+    for number in range(3):
+        write_scan(tmp_path / "new" / f"new_{number}.nii.gz", blob((20, 17, 12), number))
+    run = make_run(tmp_path / "run")
+    selfvox.predict(run, tmp_path / "new", out=tmp_path / "predictions", device="cpu")
+    return tmp_path / "predictions"
+
+
+def edit(file, to=None, value=2):
+    """Set a block of a label to a class, in place or in another folder."""
+    image = nib.load(file)
+    label = np.asarray(image.dataobj).copy()
+    label[8:12, 7:10, 5:8] = value  # within the scan's foreground
+    target = file if to is None else to / file.name
+    target.parent.mkdir(exist_ok=True)
+    nib.save(nib.Nifti1Image(label, image.affine, image.header), target)
+    return label
+
+
+def mark(folder, **marks):
+    lines = [",".join(COLUMNS)]
+    for case, (word, corrected) in marks.items():
+        digest = sha256(folder / f"{case}.nii.gz")
+        lines.append(f"{case},{word},a note,2026-01-31T12:00:00Z,{digest},{corrected}")
+    (folder / "review_marks.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def rows(out, name="labelled.csv"):
+    with (out / name).open(newline="", encoding="utf-8") as lines:
+        return list(csv.DictReader(lines))
+
+
+def correct(folder, **settings):
+    out = folder.parent / "corrected"
+    selfvox.correct(folder, out=out, **settings)
+    return out
+
+
+def test_an_edited_prediction_becomes_the_label_of_its_scan(predictions):
+    label = edit(predictions / "new_1.nii.gz")
+    out = correct(predictions)
+    (row,) = rows(out)
+    assert row["image"] == str((predictions.parent / "new/new_1.nii.gz").resolve())
+    assert row["origin"] == "corrected"
+    written = nib.load(row["label"])
+    np.testing.assert_array_equal(np.asarray(written.dataobj), label)
+    np.testing.assert_array_equal(written.affine, nib.load(row["image"]).affine)
+    # the table is a data set, with the names of the classes
+    dataset = sources.find_dataset(out / "labelled.csv")
+    assert [case.id for case in dataset.cases] == ["new_1"]
+    assert dataset.classes == {0: "background", 1: "organ", 2: "lesion"}
+
+
+def test_an_exported_correction_says_what_was_changed(predictions):
+    before = np.asarray(nib.load(predictions / "new_0.nii.gz").dataobj)
+    after = edit(predictions / "new_0.nii.gz", predictions.parent / "exported")
+    out = correct(predictions, corrections=predictions.parent / "exported")
+    record = json.loads((out / "corrections.json").read_text())
+    (case,) = record["cases"]
+    assert case["changed_voxels"] == (before != after).sum()
+    present = [value for value in (1, 2) if ((before == value) | (after == value)).any()]
+    dice = [
+        2
+        * ((before == value) & (after == value)).sum()
+        / ((before == value).sum() + (after == value).sum())
+        for value in present
+    ]
+    assert case["dice_of_prediction"] == pytest.approx(np.mean(dice))
+    assert (
+        record["network_sha256"]
+        == json.loads((predictions / "predictions.json").read_text())["network_sha256"]
+    )
+
+
+def test_marks_decide_what_counts(predictions):
+    edit(predictions / "new_0.nii.gz", predictions.parent / "exported")
+    (predictions.parent / "exported/new_0.nii.gz").rename(
+        predictions.parent / "exported/renamed.nii.gz"
+    )
+    edit(predictions / "new_2.nii.gz", predictions.parent / "exported")
+    mark(
+        predictions,
+        new_0=("fail", "renamed.nii.gz"),
+        new_1=("pass", ""),
+        new_2=("artefact", "new_2.nii.gz"),
+    )
+    exported = predictions.parent / "exported"
+    out = correct(predictions, corrections=exported)
+    assert [(row["subject"], row["origin"]) for row in rows(out)] == [("new_0", "corrected")]
+    shutil.rmtree(out)
+    out = correct(predictions, corrections=exported, passed=True)
+    found = {row["subject"]: row["origin"] for row in rows(out)}
+    assert found == {"new_0": "corrected", "new_1": "passed"}
+    record = json.loads((out / "corrections.json").read_text())["cases"][0]
+    assert (record["mark"], record["note"]) == ("fail", "a note")
+
+
+def test_the_labelled_scans_are_in_the_table_too(predictions, tmp_path):
+    for number in range(2):
+        write_scan(tmp_path / f"old/images/old_{number}.nii.gz", blob((20, 17, 12), number + 5))
+        label = (blob((20, 17, 12), number + 5) > 0).astype(np.uint8)
+        write_scan(tmp_path / f"old/labels/old_{number}.nii.gz", label)
+    edit(predictions / "new_1.nii.gz")
+    out = correct(predictions, labelled=tmp_path / "old")
+    assert [row["origin"] for row in rows(out)] == ["labelled", "labelled", "corrected"]
+    store = selfvox.prepare(out / "labelled.csv", out=tmp_path / "store", workers=1)
+    labels = list((store / "labels").rglob("*.npy"))
+    assert len(labels) == 3
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda file: edit(file, value=7), r"7"),
+        (lambda file: shift(file), r"grid|affine|origin"),
+        (lambda file: None, "equals the prediction; correct it, or mark it with pass"),
+    ],
+    ids=["class", "grid", "unchanged"],
+)
+def test_what_is_no_correction_is_named_and_the_others_are_taken(predictions, change, reason):
+    exported = predictions.parent / "exported"
+    exported.mkdir()
+    shutil.copy(predictions / "new_0.nii.gz", exported)
+    change(exported / "new_0.nii.gz")
+    edit(predictions / "new_1.nii.gz")
+    with pytest.raises(DataError, match=r"1 corrected labels cannot be used, see rejected\.csv"):
+        correct(predictions, corrections=exported)
+    out = predictions.parent / "corrected"
+    assert [row["subject"] for row in rows(out)] == ["new_1"]
+    (rejected,) = rows(out, "rejected.csv")
+    assert rejected["case"] == "new_0"
+    assert re.search(reason, rejected["reason"])
+
+
+def shift(file):
+    image = nib.load(file)
+    affine = image.affine.copy()
+    affine[0, 3] += 3
+    edit(file)
+    label = np.asarray(nib.load(file).dataobj)
+    nib.save(nib.Nifti1Image(label, affine), file)
+
+
+def test_a_test_subject_of_the_run_is_refused(run, scans, tmp_path):
+    selfvox.predict(run, scans, out=tmp_path / "predictions", device="cpu")
+    edit(tmp_path / "predictions/scan_1.nii.gz")
+    with pytest.raises(DataError, match="1 corrected labels cannot be used"):
+        correct(tmp_path / "predictions")
+    assert "a test subject of the run" in (tmp_path / "corrected/rejected.csv").read_text()
+    assert not (tmp_path / "corrected/labelled.csv").exists()
+
+
+def test_nothing_to_take_is_an_error(predictions):
+    with pytest.raises(DataError, match="no label was changed since it was predicted"):
+        correct(predictions)
+    assert not (predictions.parent / "corrected").exists()
+    edit(predictions / "new_0.nii.gz")
+    correct(predictions)
+    with pytest.raises(UsageError, match="contains corrections already"):
+        correct(predictions)
+
+
+def test_a_mark_of_an_earlier_prediction_does_not_count(predictions):
+    mark(predictions, new_1=("pass", ""))
+    marks = predictions / "review_marks.csv"
+    text = marks.read_text().replace(sha256(predictions / "new_1.nii.gz"), "0" * 64)
+    marks.write_text(text)
+    with pytest.raises(DataError, match="cannot be used"):
+        correct(predictions, passed=True)
+    rejected = (predictions.parent / "corrected/rejected.csv").read_text()
+    assert "was marked when it had another prediction" in rejected
