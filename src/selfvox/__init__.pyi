@@ -512,6 +512,7 @@ def report(
     out: AnyPath,
     scans: AnyPath | None = None,
     truth: AnyPath | None = None,
+    watch: bool = False,
     single_file: bool = False,
     source: str = "auto",
 ) -> Path:
@@ -527,6 +528,8 @@ def report(
         scans: the scans that were predicted; default: the folder that was named to `predict`.
         truth: folder or data set with true labels; default: the labels next to the scans, if
             any.
+        watch: make the page of a run again every minute, until the run ends; the page reloads
+            itself.
         single_file: everything in one page, with volumes of half the resolution where 10 MB
             need it.
         source: layout of the scans on disk: auto, bids (or bids:T1w), brats, decathlon, dicom

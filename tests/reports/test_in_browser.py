@@ -3,15 +3,19 @@
 import gzip
 import io
 import json
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
 from PIL import Image as Pillow
 
+import selfvox
 from selfvox.prediction.review_marks import read_marks
 
 from .browser import browser
+
+STUDY = Path(__file__).parents[2] / "docs" / "studies" / "hippocampus"
 
 
 @pytest.fixture(scope="module")
@@ -108,8 +112,6 @@ def test_a_person_looks_marks_corrects_and_exports(visit, predicted, page, tmp_p
 
 
 def test_the_page_fits_a_telephone_and_a_single_file_opens(visit, predicted, tmp_path):
-    import selfvox
-
     index = selfvox.report(predicted / "predictions", out=tmp_path / "report", single_file=True)
     look = visit(width=390, height=844, scheme="dark")
     look.go(index)
@@ -121,4 +123,25 @@ def test_the_page_fits_a_telephone_and_a_single_file_opens(visit, predicted, tmp
     grey, colour = colours(look, "#canvas-box")
     assert grey > 500
     assert colour > 100
+    look.check_that_nothing_left_the_machine()
+
+
+def test_charts_show_their_values_and_tables_sort(visit, tmp_path):
+    index = selfvox.report(STUDY, out=tmp_path / "report")
+    look = visit()
+    look.go(index)
+    points = json.loads(look.page.locator("#points").text_content())
+    curve, texts_of_points = next(iter(points.items()))
+    mark = look.page.locator(f"#{curve} use").nth(1)
+    box = mark.bounding_box()
+    look.page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    assert texts(look, ".tip") == [texts_of_points[1]]
+
+    means = look.page.locator("section:has(h2:text('Summary')) tbody tr td:nth-child(8)")
+    look.page.get_by_role("button", name="mean", exact=True).first.click()
+    values = [float(text) for text in means.all_inner_texts()]
+    assert values == sorted(values)
+    look.page.get_by_role("button", name="mean", exact=True).first.click()
+    values = [float(text) for text in means.all_inner_texts()]
+    assert values == sorted(values, reverse=True)
     look.check_that_nothing_left_the_machine()

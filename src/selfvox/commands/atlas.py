@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 from pathlib import Path
 
 from selfvox.data.preparation.build_store import open_or_build_store
@@ -43,6 +44,8 @@ def atlas(settings: Atlas) -> list[Path]:
     )
     predicted = carry_to_scans(cases, predictions, settings.workers)
     echo(f"predictions: {settings.out} ({len(predicted)} scans)")
+    scans = shlex.quote(str(settings.scans))
+    echo(f"look: selfvox report {shlex.quote(str(settings.out))} --scans {scans} --out report/")
     echo(f"next: selfvox evaluate {settings.out} TRUTH/ --out scores.csv")
     return [predictions.folder.label_file(case) for case in predicted]
 

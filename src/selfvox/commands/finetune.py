@@ -181,6 +181,7 @@ def _suggest_calibrate(settings: Finetune, run: Path, validation: Sequence[Store
 
 
 def _suggest_predict(run: Path) -> None:
+    echo(f"look: selfvox report {shlex.quote(str(run))} --out report/")
     echo(f"next: selfvox predict {shlex.quote(str(run))} NEW_SCANS/ --out predictions/")
 
 

@@ -350,6 +350,7 @@ def _suggest_longer(settings: Pretrain, run: Path, steps: int) -> None:
 def _suggest_next(settings: Pretrain, run: Path, needs_object: bool) -> None:
     """Print what was written and the next command, which for an encoder of one's own is Python."""
     echo(f"encoder: {run / 'encoder'}   curve: {run / 'curve.png'}")
+    echo(f"look: selfvox report {shlex.quote(str(run))} --out report/")
     if needs_object:
         slices = f", slices='{settings.slices}'" if settings.slices else ""
         echo(

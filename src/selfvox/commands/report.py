@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 import importlib.metadata
+import time
+from collections.abc import Sequence
 from pathlib import Path
 
-from selfvox.errors import UsageError
+from selfvox.errors import BusyError, UsageError
 from selfvox.prediction.output_folder import CARD
 from selfvox.reports.bundle import Bundle, new_report
+from selfvox.reports.finetune_page import finetune_page
 from selfvox.reports.page import Page, write_pages
 from selfvox.reports.predictions_page import predictions_page
-from selfvox.runs.progress import echo
+from selfvox.reports.pretrain_page import pretrain_page
+from selfvox.reports.run_facts import is_running
+from selfvox.reports.study_page import is_study, study_page
+from selfvox.runs.fold_folder import name_networks
+from selfvox.runs.folder_lock import folder_lock
+from selfvox.runs.progress import echo, quiet_console
+from selfvox.runs.run_folder import read_run_record
 from selfvox.settings.verbs import Report
+
+EVERY_SECONDS = 60  # between two pages of a run that trains; the page reloads as often
 
 
 def report(settings: Report) -> Path:
@@ -24,12 +35,24 @@ def report(settings: Report) -> Path:
         UsageError: a folder is none that selfvox made, or `out` is something else than a report.
         DataError: there are no predictions.
     """
-    for folder in settings.folders:
+    # of a folder of folds, each fold is a run
+    folders = name_networks(list(settings.folders))
+    for folder in folders:
         _check_separate(folder, settings.out)
+    index = _make(folders, settings)
+    while settings.watch and any(_trains(folder) for folder in folders):
+        time.sleep(EVERY_SECONDS)
+        with quiet_console():
+            _make(folders, settings)
+    return index
+
+
+def _make(folders: Sequence[Path], settings: Report) -> Path:
+    """Make the report of all folders; returns its first page."""
     with new_report(settings.out, settings.single_file) as bundle:
         pages = [
             _page(f"page-{place}", folder, settings, bundle)
-            for place, folder in enumerate(settings.folders, start=1)
+            for place, folder in enumerate(folders, start=1)
         ]
         write_pages(pages, bundle, importlib.metadata.version("selfvox"))
     index = settings.out / "index.html"
@@ -38,11 +61,29 @@ def report(settings: Report) -> Path:
     return index
 
 
+def _trains(folder: Path) -> bool:
+    """Whether a process trains a run; a killed one has left it, whatever its record says."""
+    if not is_running(folder):
+        return False
+    try:
+        with folder_lock(folder):
+            return False
+    except BusyError:
+        return True
+
+
 def _page(name: str, folder: Path, settings: Report, bundle: Bundle) -> Page:
     if not folder.is_dir():
         raise UsageError(f"{folder}: no such folder; name a run, predictions or a study")
     if (folder / CARD).is_file():
         return predictions_page(name, folder, settings, bundle)
+    verb = read_run_record(folder).get("verb")
+    if verb == "pretrain":
+        return pretrain_page(name, folder, bundle)
+    if verb == "finetune":
+        return finetune_page(name, folder)
+    if is_study(folder):
+        return study_page(name, folder, bundle)
     raise UsageError(
         f"{folder}: is no run, no study and no predictions of selfvox; name the folder that was "
         "--out of pretrain, finetune, predict or study"

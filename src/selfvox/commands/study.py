@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -89,4 +90,5 @@ def _tables(plan: Plan, out: Path) -> list[dict[str, Any]]:
     with study_lock(out, "tables", wait=True):
         rows = make_tables(plan, out)
         mc_dropout.summarise_passes(out, plan)
+        echo(f"look: selfvox report {shlex.quote(str(out))} --out report/")
         return rows

@@ -61,6 +61,7 @@ class _RecordKeys:
     data: Seen | None = None
     steps: Annotated[int, Field(ge=1)] | None = None
     warned: list[str] = field(default_factory=list)
+    warnings: dict[str, str] = field(default_factory=dict)
     damaged_scans: list[str] = field(default_factory=list)
     lost_classes: list[str] = field(default_factory=list)
     lost_classes_saved: list[str] = field(default_factory=list)

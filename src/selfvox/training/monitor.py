@@ -234,8 +234,10 @@ class TrainingMonitor:
         """Print a warning, unless this run was warned before, however often it was resumed."""
         warned = self.run.record.get("warned", [])
         if finding.key not in warned:
-            echo(f"step {step}: {finding.text}")
-            self.run.note(warned=[*warned, finding.key])
+            text = f"step {step}: {finding.text}"
+            echo(text)
+            texts = self.run.record.get("warnings", {})
+            self.run.note(warned=[*warned, finding.key], warnings={**texts, finding.key: text})
 
 
 def overlapping_views(

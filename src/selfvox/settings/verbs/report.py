@@ -41,6 +41,10 @@ class Report:
         "folder or data set with true labels; default: the labels next to the scans, if any",
     ] = None
     source: Source = "auto"
+    watch: Annotated[
+        bool,
+        "make the page of a run again every minute, until the run ends; the page reloads itself",
+    ] = False
     single_file: Annotated[
         bool, "everything in one page, with volumes of half the resolution where 10 MB need it"
     ] = False
