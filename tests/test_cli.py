@@ -76,7 +76,18 @@ def test_the_verbs_are_the_public_functions(capsys):
         "report",
         "correct",
     ]
-    others = ["study", "atlas", "embed", "tissues", "download", "preview", "demo", "doctor", "info"]
+    others = [
+        "study",
+        "atlas",
+        "embed",
+        "suggest",
+        "tissues",
+        "download",
+        "preview",
+        "demo",
+        "doctor",
+        "info",
+    ]
     assert list(VERBS) == [*way, *others]
     assert set(VERBS) == {name for name in selfvox.__all__ if not name.startswith("load_")}
     assert main([]) == 0

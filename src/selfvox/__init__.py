@@ -40,6 +40,7 @@ __all__ = [
     "preview",
     "report",
     "study",
+    "suggest",
     "tissues",
 ]
 
@@ -58,6 +59,7 @@ correct = _verb_function("correct")
 study = _verb_function("study")
 atlas = _verb_function("atlas")
 embed = _verb_function("embed")
+suggest = _verb_function("suggest")
 tissues = _verb_function("tissues")
 download = _verb_function("download")
 preview = _verb_function("preview")

@@ -36,6 +36,7 @@ __all__ = [
     "preview",
     "report",
     "study",
+    "suggest",
     "tissues",
 ]
 
@@ -698,6 +699,36 @@ def embed(
 
     Example:
         selfvox.embed("runs/pretrained", "scans/", out="embeddings/")
+    """
+
+def suggest(
+    embeddings: AnyPath,
+    *,
+    predictions: AnyPath | None = None,
+    labelled: AnyPath | None = None,
+    count: int = 5,
+    by: Literal["trust", "coverage"] | None = None,
+    out: AnyPath | None = None,
+) -> Rows:
+    """Suggest which scans to label next: those that are least trusted, and unlike each other.
+
+    Args:
+        embeddings: a folder of vectors of the scans, as `embed` wrote it.
+        predictions: predictions of these scans by several passes, for their trust.
+        labelled: scans that are labelled already: left out, and others are unlike them.
+        count: how many scans to suggest.
+        by: trust: the least trusted; coverage: the most unlike those that are labelled or
+            suggested; default: both, as far as they are known.
+        out: table of the suggestions, .csv.
+
+    Returns:
+        A row for each suggested scan, the first one first.
+
+    Raises:
+        SelfvoxError: an invalid argument, scan or run; the message names the remedy.
+
+    Example:
+        selfvox.suggest("embeddings/", predictions="predictions/")
     """
 
 def tissues(

@@ -46,6 +46,7 @@ RETURNS: dict[str, Any] = {
     "study": Rows,
     "atlas": list[Path],
     "embed": Path,
+    "suggest": Rows,
     "tissues": Path,
     "download": Path,
     "preview": Path,

@@ -25,6 +25,7 @@ from selfvox.settings.verbs.pretrain import DEFAULT_TASK, PRETRAIN_STEPS, Pretra
 from selfvox.settings.verbs.preview import Preview
 from selfvox.settings.verbs.report import Report
 from selfvox.settings.verbs.study import Study, parse_shard
+from selfvox.settings.verbs.suggest import Suggest
 from selfvox.settings.verbs.tissues import Tissues
 
 # what other packages import from here; tasks and networks take the bounds for options of their own
@@ -56,6 +57,7 @@ __all__ = [
     "Preview",
     "Report",
     "Study",
+    "Suggest",
     "Tissues",
     "parse_shard",
 ]
@@ -76,6 +78,7 @@ VERBS: dict[str, type] = {
         Study,
         Atlas,
         Embed,
+        Suggest,
         Tissues,
         Download,
         Preview,
