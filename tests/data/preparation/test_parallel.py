@@ -30,10 +30,12 @@ def test_a_signal_ends_the_workers_though_their_items_would_take_hours():
 def test_a_cluster_that_cannot_be_reached_is_refused_in_one_line(
     scheme: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pytest.importorskip("distributed")
+    distributed = pytest.importorskip("distributed")
     monkeypatch.setattr(parallel, "SCHEDULER_TIMEOUT", "1s")
     with pytest.raises(ResourceError, match=rf"^scheduler {scheme}://127.0.0.1:9: cannot be"):
         list(parallel.run(operator.neg, range(2), scheduler=f"{scheme}://127.0.0.1:9"))
+    # a half-built client could wait for itself for ever when it is collected
+    assert not distributed.Client._instances
 
 
 @pytest.mark.filterwarnings("ignore")  # dask's own

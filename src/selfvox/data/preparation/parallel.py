@@ -5,6 +5,7 @@ A worker that dies costs only the item that killed it.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import multiprocessing
 import os
@@ -19,6 +20,7 @@ from concurrent.futures import (
     CancelledError,
     Future,
     ProcessPoolExecutor,
+    ThreadPoolExecutor,
     wait,
 )
 from concurrent.futures.process import BrokenProcessPool
@@ -156,6 +158,7 @@ def _on_cluster(
     # a lost scheduler is reported below, in one line
     logging.getLogger("distributed.client").setLevel(logging.CRITICAL)
     try:
+        _check_reachable(scheduler)
         client = distributed.Client(scheduler, timeout=SCHEDULER_TIMEOUT)
     # transports that are not installed or not set up raise many kinds of errors
     except Exception as error:
@@ -175,6 +178,24 @@ def _on_cluster(
                     f"scheduler {scheduler}: was lost; start it and run the same command again, "
                     "finished scans are kept"
                 ) from None
+
+
+def _check_reachable(scheduler: str) -> None:
+    """Connect to a scheduler once; raises whatever its transport raises.
+
+    A client that cannot connect is left half built, and can wait for itself for ever when it is
+    collected while another client starts.
+    """
+    import distributed.comm
+
+    async def connect() -> None:
+        arguments = distributed.Security().get_connection_args("client")
+        comm = await distributed.comm.connect(scheduler, timeout=SCHEDULER_TIMEOUT, **arguments)
+        await comm.close()
+
+    # a notebook has an event loop of its own
+    with ThreadPoolExecutor(1) as thread:
+        thread.submit(asyncio.run, connect()).result()
 
 
 def _start_method() -> str:
