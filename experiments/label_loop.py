@@ -1,0 +1,185 @@
+"""Which scans to label next? The loop of predicting, correcting and training again, simulated.
+
+    python experiments/label_loop.py OUT DATA --seeds 0,1,2,3,4
+
+The truth is the corrector: a suggested scan gets its true label. Each order (random, trust,
+coverage, both) starts from the same labelled subjects, and gets as many corrected scans in each
+round; a network from scratch is trained on all labels of the order and scored on test subjects
+that are never suggested. A second call continues; the table is printed at the end: mean Dice by
+the number of corrected scans, and each order minus random on the same seeds, with a t interval.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+from scipy import stats
+
+import selfvox
+from selfvox.data.sources import Case, find_dataset
+from selfvox.runs.atomic_files import write_csv, write_text
+
+ORDERS = ("random", "trust", "coverage", "both")
+TRAINING = {
+    "steps": 300,
+    "crop": (32, 32, 32),
+    "network": {"name": "plain", "channels": [8, 16, 32, 64]},
+    "augment": "light",
+    "keep": "last",
+    "device": "cpu",
+    "workers": 1,
+}
+
+
+def main() -> None:
+    """Make what is missing, then print the table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("out", type=Path)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--seeds", default="0,1,2,3,4")
+    parser.add_argument("--start", type=int, default=2, help="labelled subjects at the start")
+    parser.add_argument("--each", type=int, default=2, help="corrected scans in each round")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--pool", type=int, default=40, help="subjects to suggest from")
+    parser.add_argument("--test", type=int, default=30)
+    arguments = parser.parse_args()
+    cases = {case.id: case for case in find_dataset(arguments.data).cases if case.label}
+    subjects = np.random.default_rng(0).permutation(sorted({c.subject for c in cases.values()}))
+    test = subjects[: arguments.test]
+    pool = subjects[arguments.test :][: arguments.pool]
+    write_list(arguments.out / "test.txt", cases, test)
+    write_list(arguments.out / "pool.txt", cases, pool)
+    embeddings = embed(arguments.out)
+    for seed in map(int, arguments.seeds.split(",")):
+        start = np.random.default_rng(seed).permutation(pool)[: arguments.start]
+        for order in ORDERS:
+            run_order(arguments, cases, list(start), pool, seed, order, embeddings)
+    print_table(arguments.out)
+
+
+def write_list(file: Path, cases: dict[str, Case], subjects: np.ndarray) -> None:
+    """A list of the scans of some subjects."""
+    chosen = [str(case.images[0].resolve()) for case in cases.values() if case.subject in subjects]
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_text(file, "\n".join(chosen) + "\n")
+
+
+def embed(out: Path) -> Path:
+    """Vectors of the pool, by an encoder that is pre-trained on it without labels."""
+    if not (out / "embeddings" / "embeddings.npz").exists():
+        if not (out / "encoder" / "encoder").exists():
+            settings = {key: TRAINING[key] for key in ("crop", "network", "device", "workers")}
+            selfvox.pretrain(out / "pool.txt", out=out / "encoder", steps=300, batch=4, **settings)
+        selfvox.embed(out / "encoder", out / "pool.txt", out=out / "embeddings", device="cpu")
+    return out / "embeddings"
+
+
+def run_order(
+    arguments: argparse.Namespace,
+    cases: dict[str, Case],
+    labelled: list[str],
+    pool: np.ndarray,
+    seed: int,
+    order: str,
+    embeddings: Path,
+) -> None:
+    """All rounds of one order with one seed."""
+    shuffled = [
+        s for s in np.random.default_rng(seed + 1000).permutation(pool) if s not in labelled
+    ]
+    for number in range(arguments.rounds + 1):
+        # the first network is the same for all orders
+        name = f"{'start' if number == 0 else order}_{seed}_{number}"
+        folder = arguments.out / name
+        if not (folder / "round.json").exists():
+            write_round(arguments.out, folder, cases, labelled, seed)
+        if number == arguments.rounds:
+            return
+        if order == "random":
+            labelled = [*labelled, *shuffled[number * arguments.each :][: arguments.each]]
+            continue
+        by = None if order == "both" else order
+        rows = selfvox.suggest(
+            embeddings,
+            predictions=folder / "pool",
+            labelled=folder / "labelled.csv",
+            count=arguments.each,
+            by=by,
+        )
+        labelled = [*labelled, *(row["subject"] for row in rows)]
+
+
+def write_round(
+    out: Path, folder: Path, cases: dict[str, Case], labelled: list[str], seed: int
+) -> None:
+    """Train on the labelled subjects, predict the pool by passes, score the test subjects."""
+    rows = [
+        (str(case.images[0].resolve()), str(case.label.resolve()), case.subject)
+        for case in cases.values()
+        if case.subject in labelled
+    ]
+    folder.mkdir(parents=True, exist_ok=True)
+    write_csv(folder / "labelled.csv", ["image", "label", "subject"], rows)
+    count = len(set(labelled))
+    resume = (folder / "run" / "settings.yaml").exists()
+    selfvox.finetune(
+        folder / "labelled.csv",
+        out=folder / "run",
+        encoder="none",
+        labels=count,
+        seed=seed,
+        resume=resume,
+        **TRAINING,
+    )
+    selfvox.predict(
+        folder / "run", out / "pool.txt", out=folder / "pool", passes=8, device="cpu", force=True
+    )
+    selfvox.predict(folder / "run", out / "test.txt", out=folder / "test", device="cpu", force=True)
+    truth = folder / "truth"
+    truth.mkdir(exist_ok=True)
+    for path in (folder / "test").glob("*.nii.gz"):
+        link = truth / path.name
+        if not link.exists():
+            link.symlink_to(cases[path.name.removesuffix(".nii.gz")].label.resolve())
+    scores = selfvox.evaluate(folder / "test", truth)
+    dice = float(np.mean([row["dice"] for row in scores]))
+    write_text(folder / "round.json", json.dumps({"labels": count, "dice": dice}))
+    print(f"{folder.name}: {count} labels, Dice {dice:.3f}", flush=True)
+
+
+def print_table(out: Path) -> None:
+    """Mean Dice by order and round, and the differences to random; also as a table."""
+    found: dict[tuple[str, int, int], float] = {}
+    for file in out.glob("*/round.json"):
+        order, seed, number = file.parent.name.split("_")
+        found[order, int(seed), int(number)] = json.loads(file.read_text())["dice"]
+    seeds = sorted({seed for _, seed, _ in found})
+    rounds = sorted({number for _, _, number in found if number > 0})
+    rows = []
+    print(f"start: {np.mean([found['start', seed, 0] for seed in seeds]):.3f}, {len(seeds)} seeds")
+    for order in ORDERS:
+        for number in rounds:
+            both = [s for s in seeds if (order, s, number) in found]
+            gains = [found[order, s, number] - found["random", s, number] for s in both]
+            mean = float(np.mean([found[order, s, number] for s in both]))
+            text = f"{order:9s} round {number}: {mean:.3f}"
+            low = high = None
+            if order != "random" and len(gains) > 1:
+                error = stats.sem(gains)
+                low, high = stats.t.interval(0.95, len(gains) - 1, np.mean(gains), error)
+                text += f"  minus random {np.mean(gains):+.3f} ({low:+.3f} to {high:+.3f})"
+            print(text)
+            rows.append([order, number, len(both), mean, float(np.mean(gains)), low, high])
+    header = ["order", "round", "seeds", "dice", "minus random", "low", "high"]
+    with (out / "orders.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([header, *rows])
+
+
+if __name__ == "__main__":
+    main()
