@@ -63,7 +63,7 @@ benchmarks: .venv/benchmarks
 	touch $@
 
 .venv/dev: .venv/core
-	$(PIP) --editable '.[demo,dev,cluster,tissues,jpeg]'
+	$(PIP) --editable '.[demo,dev,cluster,tissues,jpeg,dicom-seg]'
 	touch $@
 
 .venv/docs: .venv/dev

@@ -369,6 +369,7 @@ def predict(
     subset: Literal["all", "train", "validation", "test", "unlabelled"] = "all",
     replace: bool = False,
     format: Literal["nii.gz", "nrrd", "mha"] = "nii.gz",
+    dicom: bool = False,
     force: bool = False,
     probabilities: bool = False,
     overlap: float = 0.5,
@@ -399,6 +400,8 @@ def predict(
             old prediction; by default it becomes a case of its own, NAME~HASH.
         format: file format of the labels of volumes; nrrd and mha have the exact geometry of a
             scan in that format, or in DICOM, which filters of SimpleITK ask for.
+        dicom: also write the labels of DICOM series as DICOM segmentations, which have the
+            patient and study of the series.
         force: also predict scans that are unlike those that the run was trained on.
         probabilities: also write the probability of every class.
         overlap: overlap of neighbouring windows, as a share of their size.

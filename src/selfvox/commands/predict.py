@@ -7,11 +7,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from selfvox.data.formats.dicom_segmentation import check_installed
 from selfvox.data.sources import Case
+from selfvox.errors import UsageError
 from selfvox.prediction.jobs import load_job
 from selfvox.prediction.output_folder import SETTINGS
 from selfvox.prediction.prediction_job import PredictionJob
 from selfvox.prediction.scan_loop import chosen_cases, process_scans
+from selfvox.prediction.segmentation_job import SegmentationJob
 from selfvox.runs.atomic_files import write_text
 from selfvox.runs.fold_folder import name_networks
 from selfvox.runs.progress import echo
@@ -43,6 +46,8 @@ def predict(settings: Predict) -> list[Path]:
     settings = replace(settings, run=runs[0], ensemble=tuple(runs[1:]))
     job = load_job(settings)
     cases = chosen_cases(settings, job.recipe)
+    if settings.dicom:
+        _check_dicom(job, cases)
     with job.folder.lock(), stop_on_signal(settings.out):
         describe_passes(job.passes, job.trained_dropout)
         cases, todo = job.folder.open(cases, job.card, job.classes, job.regions, settings.replace)
@@ -56,6 +61,18 @@ def predict(settings: Predict) -> list[Path]:
         echo(f"next: selfvox evaluate {settings.out} {job.truth} --out scores.csv")
         echo(f"look: selfvox report {shlex.quote(str(settings.out))} --out report/")
     return job.outputs(cases)
+
+
+def _check_dicom(job: PredictionJob, cases: Sequence[Case]) -> None:
+    """Refuse DICOM segmentations of what is no segmentation, or of no DICOM series."""
+    check_installed()
+    if not isinstance(job, SegmentationJob):
+        raise UsageError("dicom: the run classifies whole scans; leave --dicom out")
+    others = [case for case in cases if not case.stacked]
+    if len(others) == len(cases):
+        raise UsageError("dicom: none of the scans is a DICOM series; leave --dicom out")
+    if others:
+        echo(f"dicom: {len(others)} scans, such as {others[0].id}, are no DICOM series")
 
 
 def _warn_of_trained_scans(job: PredictionJob, cases: Sequence[Case]) -> None:

@@ -1,7 +1,7 @@
 """The folder that `predict` writes and `evaluate` reads: its files and what is finished in it.
 
 - `ID.nii.gz` or, for pictures, `ID.png`: class numbers; `.nrrd` or `.mha` on request, and
-  `ID_probabilities.nii.gz` or `.tif`.
+  `ID_probabilities.nii.gz` or `.tif`, and `ID.dcm`, the label as a DICOM segmentation.
 - `classes.json`: the name of each number. `regions.json`: the numbers of each region, where the run
   has some.
 - `predictions.csv` instead of these, where whole scans were classified.
@@ -94,6 +94,7 @@ class OutputFolder:
         answers_only: whether a case has no files, but an answer in its record.
         used: of each network, which scans trained it; recorded with each case.
         label_ending: of the labels of volumes.
+        dicom: whether DICOM series have a DICOM segmentation too.
     """
 
     def __init__(
@@ -104,6 +105,7 @@ class OutputFolder:
         answers_only: bool = False,
         used: Sequence[UsedScans] = (),
         label_ending: str = ".nii.gz",
+        dicom: bool = False,
     ):
         self.path = path
         self.probabilities = probabilities
@@ -111,6 +113,7 @@ class OutputFolder:
         self._answers_only = answers_only
         self._used = tuple(used)
         self._label_ending = label_ending
+        self._dicom = dicom
 
     def label_file(self, case: Case) -> Path:
         """The file of class numbers of a case."""
@@ -119,6 +122,10 @@ class OutputFolder:
     def probability_file(self, case: Case) -> Path:
         """The file of probabilities of a case."""
         return probability_file(self.label_file(case))
+
+    def dicom_file(self, case: Case) -> Path | None:
+        """The DICOM segmentation of a case; None where there is none."""
+        return self.path / f"{case.id}.dcm" if self._dicom and case.stacked else None
 
     def map_files(self, case: Case) -> dict[str, Path]:
         """Files of the maps of a case by their ending, in a folder of their own."""
@@ -139,6 +146,9 @@ class OutputFolder:
         files = [self.label_file(case)]
         if self.probabilities:
             files.append(self.probability_file(case))
+        segmentation = self.dicom_file(case)
+        if segmentation is not None:
+            files.append(segmentation)
         if self._map_endings:
             files += [*self.map_files(case).values(), self.map_picture(case)]
         return files

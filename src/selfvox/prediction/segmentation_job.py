@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from selfvox.data.formats import image as images
+from selfvox.data.formats.dicom_segmentation import write_segmentation
 from selfvox.data.formats.image import Image
 from selfvox.data.preparation.recipe import PreparedScan
 from selfvox.data.sources import Case
@@ -66,6 +67,7 @@ class SegmentationJob(PredictionJob):
             endings,
             used=scans_used(settings),
             label_ending=f".{settings.format}",
+            dicom=settings.dicom,
         )
         self.passes = passes
         self.trained_dropout = [network.dropout for network in models]
@@ -103,6 +105,9 @@ class SegmentationJob(PredictionJob):
         if result.probabilities is not None:
             images.write_map(folder.probability_file(case), result.probabilities, image)
         images.write_label(folder.label_file(case), result.label, image)
+        segmentation = folder.dicom_file(case)
+        if segmentation is not None:
+            write_segmentation(segmentation, result.label, image, case.images, self.classes)
         for ending, path in folder.map_files(case).items():
             images.write_compact_map(path, result.maps[ending], image)
         if result.maps:

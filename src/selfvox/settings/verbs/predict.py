@@ -57,6 +57,11 @@ class Predict:
         "file format of the labels of volumes; nrrd and mha have the exact geometry of a scan in "
         "that format, or in DICOM, which filters of SimpleITK ask for",
     ] = "nii.gz"
+    dicom: Annotated[
+        bool,
+        "also write the labels of DICOM series as DICOM segmentations, which have the patient and "
+        "study of the series",
+    ] = False
     force: Annotated[
         bool, "also predict scans that are unlike those that the run was trained on"
     ] = False

@@ -1,0 +1,110 @@
+"""DICOM segmentations, read back by highdicom and pydicom."""
+
+import highdicom
+import numpy as np
+import pydicom
+import pytest
+from pydicom import uid
+from pydicom.sr.codedict import codes
+
+from selfvox.data import sources
+from selfvox.data.formats.dicom_segmentation import _codes, write_segmentation
+from selfvox.data.preparation.prepare_case import read_case
+from selfvox.errors import DataError
+
+from ..sources.test_dicom import save, series, turned
+
+CLASSES = {0: "background", 2: "left kidney", 5: "tumour"}
+
+
+@pytest.fixture(params=[(1.0, 0, 0, 0, 1, 0), turned(20, 30)], ids=["straight", "oblique"])
+def scan(request, tmp_path):
+    """A series, as it was written and as it is read."""
+    slices = series(directions=request.param, FrameOfReferenceUID=uid.generate_uid())
+    folder = save(tmp_path / "scan", slices)
+    case = sources.find_dataset(folder).cases[0]
+    return slices, case, read_case(case, 1)
+
+
+def written(path, label, scan):
+    _, case, image = scan
+    write_segmentation(path, label, image, case.images, CLASSES)
+    return highdicom.seg.segread(path)
+
+
+def test_every_frame_is_the_label_on_its_slice(tmp_path, scan):
+    slices, _, image = scan
+    label = np.random.default_rng(0).choice([0, 2, 5], image.shape).astype(np.uint16)
+    object_ = written(tmp_path / "label.dcm", label, scan)
+    by_slice = {slice_.SOPInstanceUID: slice_ for slice_ in slices}
+    assert object_.number_of_segments == 2
+    frames = object_.get_pixels_by_source_instance(
+        [slice_.SOPInstanceUID for slice_ in slices], ignore_spatial_locations=True
+    )
+    for number, slice_ in enumerate(slices):
+        # where the slice is in the scan, by its own position
+        position = np.array(slice_.ImagePositionPatient, float)
+        at = np.linalg.inv(np.diag([-1, -1, 1, 1]) @ image.affine) @ [*position, 1]
+        plane = round(float(at[2]))
+        for segment, value in enumerate((2, 5)):
+            expected = (label[:, :, plane] == value).T
+            np.testing.assert_array_equal(frames[number, :, :, segment], expected)
+    for frame in object_.PerFrameFunctionalGroupsSequence:
+        (reference,) = frame.DerivationImageSequence[0].SourceImageSequence
+        source = by_slice[reference.ReferencedSOPInstanceUID]
+        np.testing.assert_allclose(
+            frame.PlanePositionSequence[0].ImagePositionPatient,
+            source.ImagePositionPatient,
+            atol=1e-3,
+        )
+    shared = object_.SharedFunctionalGroupsSequence[0]
+    np.testing.assert_allclose(
+        shared.PlaneOrientationSequence[0].ImageOrientationPatient,
+        slices[0].ImageOrientationPatient,
+        atol=1e-6,
+    )
+
+
+def test_it_belongs_to_the_study_and_not_to_the_series(tmp_path, scan):
+    slices, _, image = scan
+    written(tmp_path / "label.dcm", np.full(image.shape, 2), scan)
+    plain = pydicom.dcmread(tmp_path / "label.dcm")
+    assert plain.StudyInstanceUID == slices[0].StudyInstanceUID
+    assert plain.PatientID == slices[0].PatientID
+    assert plain.SeriesInstanceUID != slices[0].SeriesInstanceUID
+    assert plain.Modality == "SEG"
+    labels = [segment.SegmentLabel for segment in plain.SegmentSequence]
+    assert labels == ["left kidney", "tumour"]
+
+
+def test_an_empty_label_is_written(tmp_path, scan):
+    _, _, image = scan
+    object_ = written(tmp_path / "label.dcm", np.zeros(image.shape, np.uint8), scan)
+    assert not object_.pixel_array.any()
+
+
+def test_interpolated_slices_cannot_be_referred_to(tmp_path):
+    slices = series(count=12)
+    del slices[5]
+    folder = save(tmp_path / "scan", slices)
+    case = sources.find_dataset(folder, "dicom:allow-gap").cases[0]
+    image = read_case(case, 1)
+    with pytest.raises(DataError, match="interpolated, and have no DICOM file to refer to"):
+        write_segmentation(
+            tmp_path / "label.dcm", np.zeros(image.shape), image, case.images, CLASSES
+        )
+    assert not (tmp_path / "label.dcm").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "category", "kind"),
+    [
+        ("liver", "AnatomicalStructure", "Liver"),
+        ("caudate nucleus", "AnatomicalStructure", "CaudateNucleus"),
+        ("enhancing tumor", "MorphologicallyAbnormalStructure", "Neoplasm"),
+        ("WM_lesion", "MorphologicallyAbnormalStructure", "Lesion"),
+        ("class 7", "AnatomicalStructure", "AnatomicalStructure"),
+    ],
+)
+def test_codes_follow_the_name(name, category, kind):
+    assert _codes(name) == (getattr(codes.SCT, category), getattr(codes.SCT, kind))
