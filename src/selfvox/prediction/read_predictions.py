@@ -97,8 +97,9 @@ def read_reviews(folder: Path) -> dict[str, dict[str, float]]:
     with file.open(encoding="utf-8", newline="") as lines:
         for row in csv.DictReader(lines):
             case = row.pop("case", "")
-            # the only column of words
+            # the columns of words
             row.pop("notes", None)
+            row.pop("class", None)
             try:
                 reviews[case] = {name: float(value) for name, value in row.items() if value}
             except (TypeError, ValueError):

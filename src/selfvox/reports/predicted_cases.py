@@ -110,6 +110,7 @@ def list_cases(folder: Path, settings: Report) -> list[PredictedCase]:
 def is_picture(case: PredictedCase) -> bool:
     """Whether a case is a picture rather than a volume."""
     files = [case.label] if case.label is not None else list(case.scan.images if case.scan else ())
+    # slices of DICOM have no ending
     return bool(files) and suffix(files[0]) in SUFFIXES_2D
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from selfvox.data.preparation.store import hash_texts
 from selfvox.ops.metrics import dice_per_class, volume_ml
 from selfvox.plotting import class_colour
+from selfvox.prediction.output_folder import CLASS_TABLE
 from selfvox.prediction.read_predictions import (
     has_region_probabilities,
     read_class_names,
@@ -43,6 +44,9 @@ class CaseRow:
     entropy: float | None
     parts: Mapping[str, Mapping[str, Any]]  # by name of the class or region
     dice: Mapping[str, float]  # by name of the class, where the truth is known
+    answer: str  # the class of the whole scan; empty where it is segmented
+    probability: float | None  # of that class
+    grade: str  # the true class; empty where it is not known
     flags: Sequence[str]
     picture: str | None
     alt: str
@@ -60,6 +64,7 @@ def predictions_page(name: str, folder: Path, settings: Report, bundle: Bundle) 
     cases = list_cases(folder, settings)
     classes = read_class_names(folder) or {}
     map_parts = _map_parts(folder, classes)
+    is_classification = (folder / CLASS_TABLE).is_file()
     rows = []
     shown = []
     with progress_bar("report", len(cases), 0) as bar:
@@ -81,8 +86,16 @@ def predictions_page(name: str, folder: Path, settings: Report, bundle: Bundle) 
         "has_trust": any(row.trust is not None for row in rows),
         "has_predicted_dice": any(row.predicted_dice is not None for row in rows),
         "has_truth": any(row.dice for row in rows),
+        "has_answer": any(row.answer for row in rows),
+        "has_grade": any(row.grade for row in rows),
+        "right": sum(row.answer == row.grade for row in rows if row.grade),
+        "graded": sum(bool(row.grade) for row in rows),
         "scores": _summarise(rows),
-        "colours": {name: class_colour(value) for value, name in classes.items() if value},
+        "colours": {
+            name: class_colour(value)
+            for value, name in classes.items()
+            if value and not is_classification
+        },
         "review": {
             "id": _fingerprint(cases),
             "classes": {str(value): text for value, text in classes.items()},
@@ -102,6 +115,7 @@ def _row(key: str, voxels: ReadCase, classes: Mapping[int, str], bundle: Bundle)
     """The row of a case; draws its mosaic."""
     case = voxels.case
     parts = _parts(voxels, classes)
+    answer = case.record.get("answer", {})
     picture = None
     if voxels.image is not None:
         pixels = draw_mosaic(voxels.image, voxels.label, voxels.truth)
@@ -114,6 +128,9 @@ def _row(key: str, voxels: ReadCase, classes: Mapping[int, str], bundle: Bundle)
         entropy=case.review.get("entropy"),
         parts=parts,
         dice=_dice(voxels, classes),
+        answer=str(answer.get("class", "")),
+        probability=max(answer["probabilities"]) if answer else None,
+        grade="" if case.scan is None or case.scan.grade is None else str(case.scan.grade),
         flags=[*_flags(case), *voxels.problems],
         picture=picture,
         alt=_alt(voxels, parts),
@@ -166,6 +183,9 @@ def _flags(case: PredictedCase) -> list[str]:
 
 
 def _alt(voxels: ReadCase, parts: Mapping[str, Mapping[str, Any]]) -> str:
+    answer = voxels.case.record.get("answer")
+    if answer:
+        return f"The scan {voxels.case.id}, predicted as class {answer['class']}"
     sizes = [f"{name} {number(part['value'])} {part['unit']}" for name, part in parts.items()]
     truth = "; the dotted outlines are the truth" if voxels.truth is not None else ""
     return f"Slices of {voxels.case.id} with outlines: {', '.join(sizes) or 'no classes'}{truth}"

@@ -213,6 +213,8 @@
     fill(element("channel"), shown.channels.map((each) => each.name));
     element("truth-label").hidden = element("linked-label").hidden = !shown.truth;
     element("maps").hidden = !shown.maps.length;
+    element("labels").hidden = !shown.label;
+    element("brush").hidden = !shown.label;
     fill(element("map"), shown.maps.map((each) => each.name), "none");
     element("map").value = String(Math.max(shown.maps.findIndex((each) => each.name === map), -1)).replace("-1", "");
     if (!viewer || !shown.channels.length) {
