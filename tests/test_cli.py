@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import typing
 
 import pytest
 import yaml
@@ -81,6 +82,7 @@ def test_the_verbs_are_the_public_functions(capsys):
         "atlas",
         "embed",
         "suggest",
+        "export",
         "tissues",
         "download",
         "preview",
@@ -244,7 +246,13 @@ def test_the_command_line_wins_over_the_file(capsys, tmp_path):
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_printed_settings_are_a_settings_file(verb, capsys, tmp_path):
-    arguments = {option.name: "it's: #1\n\tä" for option in options(VERBS[verb]) if option.required}
+    arguments = {
+        option.name: typing.get_args(option.type)[0]
+        if typing.get_origin(option.type) is typing.Literal
+        else "it's: #1\n\tä"
+        for option in options(VERBS[verb])
+        if option.required
+    }
     positional = [option.name for option in options(VERBS[verb]) if option.positional]
     words = [f"--{name}={value}" for name, value in arguments.items() if name not in positional]
     assert (

@@ -28,6 +28,7 @@ __all__ = [
     "download",
     "embed",
     "evaluate",
+    "export",
     "finetune",
     "info",
     "lint",
@@ -56,6 +57,7 @@ calibrate = _verb_function("calibrate")
 evaluate = _verb_function("evaluate")
 report = _verb_function("report")
 correct = _verb_function("correct")
+export = _verb_function("export")
 study = _verb_function("study")
 atlas = _verb_function("atlas")
 embed = _verb_function("embed")

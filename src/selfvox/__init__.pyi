@@ -24,6 +24,7 @@ __all__ = [
     "download",
     "embed",
     "evaluate",
+    "export",
     "finetune",
     "info",
     "lint",
@@ -732,6 +733,36 @@ def suggest(
 
     Example:
         selfvox.suggest("embeddings/", predictions="predictions/")
+    """
+
+def export(
+    run: AnyPath,
+    *,
+    to: Literal["nnunet", "nnssl"],
+    out: AnyPath,
+    plans: str | None = None,
+    channels: int | None = None,
+) -> Path:
+    """Write the weights of a run in the format of another program.
+
+    Args:
+        run: a pre-training or fine-tuning run.
+        to: nnunet: for nnUNetv2_train -pretrained_weights; nnssl: for nnUNetv2_train_pretrained
+            of nnU-Net's development version.
+        out: the file.
+        plans: of nnunet: the plans of the data set that nnU-Net will train on, such as
+            nnUNetPlans.json or nnUNetPlans.json:2d.
+        channels: channels of the scans there, if others than the run's: weights of the first
+            convolution are averaged.
+
+    Returns:
+        What was written.
+
+    Raises:
+        SelfvoxError: an invalid argument, scan or run; the message names the remedy.
+
+    Example:
+        selfvox.export("runs/pretrained", to="nnunet", plans="nnUNetPlans.json", out="w.pth")
     """
 
 def tissues(

@@ -43,6 +43,7 @@ RETURNS: dict[str, Any] = {
     "evaluate": Rows,
     "report": Path,
     "correct": Path,
+    "export": Path,
     "study": Rows,
     "atlas": list[Path],
     "embed": Path,

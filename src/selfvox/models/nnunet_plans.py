@@ -50,6 +50,7 @@ class NnunetPlans:
 
     file: Path
     configuration: str
+    plans_name: str  # nnU-Net's, such as nnUNetPlans
     network: dict[str, Any]  # settings of a U-Net encoder: `Architecture`
     axes: tuple[int, ...]  # ours for each of nnU-Net's: x is 0
     slices: str | None  # of a 2D network: which slices of the volumes it sees
@@ -110,6 +111,7 @@ def read_plans(name: str) -> NnunetPlans:
     return NnunetPlans(
         file=file,
         configuration=configuration,
+        plans_name=str(plans.get("plans_name", "nnUNetPlans")),
         network=settings,
         axes=axes,
         slices=slices,
@@ -125,10 +127,15 @@ def to_our_order(values: Sequence[Any], axes: Sequence[int]) -> list[Any]:
     return [values[axes.index(axis)] for axis in sorted(axes)]
 
 
+def to_nnunet_order(values: Sequence[Any], axes: Sequence[int]) -> list[Any]:
+    """Values by our axes in the order of nnU-Net's."""
+    ranks = {axis: rank for rank, axis in enumerate(sorted(axes))}
+    return [values[ranks[axis]] for axis in axes]
+
+
 def kernel_order(axes: Sequence[int]) -> tuple[int, ...]:
     """How the axes of a kernel (out, in, *space) of ours are permuted for nnU-Net."""
-    ranks = {axis: rank for rank, axis in enumerate(sorted(axes))}
-    return (0, 1, *(2 + ranks[axis] for axis in axes))
+    return (0, 1, *to_nnunet_order(range(2, 2 + len(axes)), axes))
 
 
 def _inherit(configurations: Mapping[str, Any], name: str, origin: str) -> dict[str, Any]:

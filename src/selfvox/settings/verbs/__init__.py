@@ -16,6 +16,7 @@ from selfvox.settings.verbs.doctor import Doctor
 from selfvox.settings.verbs.download import Download
 from selfvox.settings.verbs.embed import Embed
 from selfvox.settings.verbs.evaluate import Evaluate
+from selfvox.settings.verbs.export import Export
 from selfvox.settings.verbs.finetune import FINETUNE_STEPS, MIRRORS, Finetune
 from selfvox.settings.verbs.info import Info
 from selfvox.settings.verbs.lint import Lint
@@ -45,6 +46,7 @@ __all__ = [
     "Download",
     "Embed",
     "Evaluate",
+    "Export",
     "Finetune",
     "Info",
     "Lint",
@@ -79,6 +81,7 @@ VERBS: dict[str, type] = {
         Atlas,
         Embed,
         Suggest,
+        Export,
         Tissues,
         Download,
         Preview,
