@@ -23,12 +23,17 @@ def drawn(mask, classes, **options):
     return axes.collections
 
 
-def test_the_level_shown_has_most_voxels_of_the_highest_class():
+def test_the_level_shown_has_most_of_all_classes_and_a_lesion_before_its_organ():
     organ_alone = {1: 20}
-    lesion = {1: 2, 2: 5}
-    mask = volume_of({1: organ_alone, 3: lesion, 5: {1: 14, 2: 4}})
+    lesion = {1: 2, 2: 8}
+    mask = volume_of({1: organ_alone, 3: lesion, 5: {1: 8, 2: 1}})
+    # shares of organ and lesion: 20/30 at level 1, 2/30 + 8/9 at level 3, 8/30 + 1/9 at level 5
     assert plotting.informative_level(mask) == 3
     assert plotting.informative_level(np.where(mask == 2, 0, mask)) == 1
+    # of many classes, the level with all of them, not that of the highest one alone
+    several = {value: 2 for value in range(1, 8)}
+    mask = volume_of({2: {9: 20}, 4: {**several, 9: 10}})
+    assert plotting.informative_level(mask) == 4
 
 
 def test_of_an_empty_mask_the_middle_is_shown():

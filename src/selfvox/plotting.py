@@ -93,16 +93,18 @@ def axial_slice(array: np.ndarray, level: int) -> np.ndarray:
 
 
 def informative_level(mask: np.ndarray) -> int:
-    """The axial level with most of the highest class; the middle of an empty mask, 0 in 2D.
+    """The axial level with most of the classes; the middle of an empty mask, 0 in 2D.
 
-    The highest class, because lesions are numbered after the organ that contains them.
+    Of each class counts the share of its voxels there. So small classes count as much as large
+    ones, and a lesion in a few slices more than the organ that contains it.
     """
     if mask.ndim == 2:
         return 0
-    if not mask.any():
+    classes = [value for value in np.unique(mask) if value]
+    if not classes:
         return int(mask.shape[2] // 2)
-    areas = (mask == mask.max()).sum((0, 1))
-    return int(areas.argmax())
+    areas = [(mask == value).sum((0, 1)) for value in classes]
+    return int(sum(area / area.sum() for area in areas).argmax())
 
 
 def save_figure(figure: Figure, path: Path, dpi: int | None = None) -> None:
