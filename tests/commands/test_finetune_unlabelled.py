@@ -84,45 +84,6 @@ def test_the_network_teaches_after_a_training_on_the_labels_alone(
     assert len(labelling) == 2
 
 
-def killed_at(function, number):
-    """The function, which ends the process at one of its calls."""
-    calls = count(1)
-
-    def counting(*arguments):
-        if next(calls) == number:
-            raise KeyboardInterrupt
-        return function(*arguments)
-
-    return counting
-
-
-def test_a_run_killed_in_every_stage_resumes_to_the_same_weights(
-    shapes_store, tmp_path, small, scans, monkeypatch
-):
-    monkeypatch.setattr(pseudo_labels, "LEAST_TRUST", 0.0)
-    monkeypatch.setattr(pseudo_labels, "PASSES", 2)
-    options = {**small, **OPTIONS, "steps": 4, "unlabelled": scans, "teacher": "network"}
-    options["rounds"] = 2
-    selfvox.finetune(shapes_store, out=tmp_path / "alone", **options)
-    out = tmp_path / "resumed"
-    objective = segmentation.SegmentationObjective
-    forward, label_scan = objective.forward, pseudo_labels.label_scan
-    kills = [
-        (objective, "forward", killed_at(forward, 4)),  # the last step of the first teacher
-        (pseudo_labels, "label_scan", killed_at(label_scan, 2)),
-        (objective, "forward", killed_at(forward, 4 + 3)),  # the third step of the last training
-    ]
-    for number, (owner, name, killed) in enumerate(kills):
-        with monkeypatch.context() as patched:
-            patched.setattr(owner, name, killed)
-            with pytest.raises(KeyboardInterrupt):
-                selfvox.finetune(shapes_store, out=out, resume=number > 0, **options)
-    assert (out / "network").exists()  # of the first validation
-    selfvox.finetune(shapes_store, out=out, resume=True, **options)
-    for folder in ("teacher-1", "teacher-2", "."):
-        assert weights(out / folder) == weights(tmp_path / "alone" / folder)
-
-
 def test_a_scan_of_an_earlier_round_counts_as_seen(
     shapes_store, tmp_path, small, scans, monkeypatch
 ):

@@ -13,6 +13,7 @@ import torch
 
 import selfvox
 from selfvox.cli import main
+from selfvox.data import phantom
 from selfvox.data.preparation.store import open_store
 from selfvox.data.sampling.crops import Crops
 from selfvox.errors import ResourceError, Stopped, UsageError, WeightsError
@@ -63,6 +64,38 @@ def test_pre_training_resumes_to_the_same_weights(
     )
     assert [line["step"] for line in read_metrics(tmp_path / "resumed")] == [10, 11]
     assert json.loads((tmp_path / "resumed" / "run.json").read_text())["status"] == "finished"
+
+
+@pytest.fixture(scope="module")
+def visits(tmp_path_factory):
+    """A store of two people with two scans each, and a third one with a single scan."""
+    folder = tmp_path_factory.mktemp("visits")
+    phantom.write(folder / "scans", "shapes", count=5)
+    images = sorted((folder / "scans" / "images").iterdir())
+    rows = [f"images/{path.name},{person}" for path, person in zip(images, "abcab", strict=True)]
+    table = folder / "scans" / "table.csv"
+    table.write_text("\n".join(["image,subject", *rows]) + "\n")
+    selfvox.prepare(table, out=folder / "store", workers=1)
+    return folder / "store"
+
+
+@pytest.mark.parametrize("task", ["simclr", "exemplar"])
+def test_pre_training_on_pairs_of_a_person_resumes_to_the_same_weights_from_any_step(
+    visits, tmp_path, small, monkeypatch, task
+):
+    settings = {**small, "task": {"name": task, "positives": "subject"}, "steps": 6, "batch": 2}
+    settings["save_every"] = 2
+    selfvox.pretrain(visits, out=tmp_path / "alone", **settings)
+    out = tmp_path / "resumed"
+    # before the first checkpoint, right after one, and before the last
+    for number, step in enumerate((1, 2, 5)):
+        with monkeypatch.context() as patched:
+            crash_at(patched, pretext_objective.PretextObjective, step)
+            with pytest.raises(Crash):
+                selfvox.pretrain(visits, out=out, resume=number > 0, **settings)
+    selfvox.pretrain(visits, out=out, resume=True, **settings)
+    weights = [path / "encoder" / "weights.safetensors" for path in (tmp_path / "alone", out)]
+    assert sha256(weights[0]) == sha256(weights[1])
 
 
 @pytest.mark.parametrize(("step", "strength"), [(3, "light"), (7, "strong"), (10, "strong")])

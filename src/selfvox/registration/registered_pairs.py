@@ -23,6 +23,7 @@ from selfvox.errors import DataError
 from selfvox.ops.metrics import dice_per_class
 from selfvox.registration import register
 from selfvox.registration.register import Registration
+from selfvox.runs.atomic_files import remove_temporary_files
 from selfvox.runs.progress import progress_bar
 from selfvox.runs.typed_json import parse, read_checked, write_checked
 
@@ -94,6 +95,10 @@ def register_pairs(jobs: Sequence[PairJob], workers: int, title: str) -> list[Re
         UsageError: greedy is not installed.
     """
     register.check_installed()
+    for folder in {job.folder for job in jobs}:
+        # of a killed process: the run of the folder is locked
+        for kind in ("pairs", "cases", "images", "labels", "foreground"):
+            remove_temporary_files(folder / kind)
     pairs = {job.key: _read_pair(job) for job in jobs}
     missing = [job for job in jobs if pairs[job.key] is None]
     with progress_bar(title, len(jobs), len(jobs) - len(missing)) as bar:
