@@ -291,6 +291,8 @@ def finetune(
         crop: size of the crops in voxels; default: from the scans.
         slices: train in 2D on these slices of the volumes; default: train on the volumes.
         unlabelled: more scans like these, without labels, to train on too; `teacher` says how.
+            They can also do harm: the labelled scans decide who teaches, and those that
+            validate show the gain; with a single labelled scan nothing does.
         teacher: who teaches on unlabelled scans: atlas (copies of the labelled scans are moved
             onto their anatomies by registration), network (a first network labels them, and a
             second one learns what its passes agree on), both, or auto: atlas where registration

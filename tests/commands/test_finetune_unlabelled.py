@@ -1,5 +1,6 @@
 from dataclasses import replace
 from itertools import count
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from selfvox.runs.weights import read_network, state_tensors
 from selfvox.settings.verbs import Finetune
 from selfvox.training import pseudo_labels, segmentation, unlabelled
 from selfvox.training.downstream import Validation
+from selfvox.training.unlabelled import Teaching
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +41,11 @@ def test_copies_on_unlabelled_anatomies_train_too(shapes_store, tmp_path, small,
     names = {"other-sub-001", "other-sub-002"}
     assert names <= set(card.seen["subjects"])
     assert "the teacher of the unlabelled scans: atlas" in printed
+    score = read_network(out / "network")[1].score
+    # rich breaks long lines
+    assert f"trainwithout--unlabelledandcompareitsvalidationdicewith{score:.3f}" in "".join(
+        printed.split()
+    )
 
 
 def weights(run):
@@ -73,6 +80,10 @@ def test_the_network_teaches_after_a_training_on_the_labels_alone(
     assert "the network teaches: 2 trainings" in printed
     assert "8 passes over 2 scans" in printed
     assert weights(out / "teacher-1") == weights(tmp_path / "plain") != weights(out)
+    # the validations of the plain run, of the teacher, and of the last network, best first
+    said = " ".join(printed.split())
+    assert "validation dice of 2 scans: -3.000 before the network taught itself, -6.000" in said
+    assert "teacher-1` is better" in said
     _, card = read_network(out / "network")
     assert {"other-sub-001", "other-sub-002"} <= set(card.seen["subjects"])
     assert not (out / "copies").exists()
@@ -82,6 +93,27 @@ def test_the_network_teaches_after_a_training_on_the_labels_alone(
     for tensors in labelling:
         assert all(torch.equal(tensors[name], saved[name]) for name in saved)
     assert len(labelling) == 2
+
+
+def test_without_validation_scans_nothing_is_said_to_help(tmp_path, monkeypatch, capsys):
+    card = SimpleNamespace(score=None, score_name="dice")
+    monkeypatch.setattr(unlabelled, "read_network_card", lambda _: card)
+    unlabelled.report_gain(tmp_path, Teaching(), 0)
+    assert capsys.readouterr().err == ""
+    unlabelled.report_gain(tmp_path, Teaching(copies=object()), 0)
+    printed = " ".join(capsys.readouterr().err.split())
+    assert "nothing shows whether --unlabelled helps here" in printed
+    # of a network that taught with success, no other is recommended
+    scores = {tmp_path: 0.8, tmp_path / "teacher-1": 0.7}
+    monkeypatch.setattr(
+        unlabelled,
+        "read_network_card",
+        lambda run: SimpleNamespace(score=scores[run], score_name="dice"),
+    )
+    unlabelled.report_gain(tmp_path, Teaching(scans=object()), 5)
+    printed = " ".join(capsys.readouterr().err.split())
+    assert "validation dice of 5 scans: 0.700 before the network taught itself, 0.800" in printed
+    assert "is better" not in printed
 
 
 def test_a_scan_of_an_earlier_round_counts_as_seen(

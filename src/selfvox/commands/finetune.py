@@ -38,7 +38,7 @@ from selfvox.training.pretrained import Pretrained, read_pretrained
 from selfvox.training.segmentation import Segmentation
 from selfvox.training.time_budget import Clock
 from selfvox.training.trend import late_rise, twice_as_long
-from selfvox.training.unlabelled import teach
+from selfvox.training.unlabelled import report_gain, teach
 from selfvox.uncertainty.calibration import MIN_SUBJECTS
 from selfvox.uncertainty.calibration_file import is_calibrated
 
@@ -130,6 +130,7 @@ def _train_run(
         echo(f"network: {checkpoint.folder} ({checkpoint.caption})   curve: {curve}")
         _suggest_longer(settings, run.path, task, trained.built.steps)
         checkpoint.lost_classes.report()
+        report_gain(run.path, teaching, len(job.validation))
         if fold is not None:
             return settings.out
         if isinstance(task, Segmentation):

@@ -48,8 +48,8 @@ def carries_labels(
     pairs = _pairs(training, validation)
     if not pairs:
         echo(
-            "registration cannot be checked with a single labelled scan: look at the picture of "
-            "the copies"
+            "registration cannot be checked with a single labelled scan, so nothing shows whether "
+            "copies help: look at their picture, and label a second scan if you can"
         )
         return True
     classes = label_classes(scans)

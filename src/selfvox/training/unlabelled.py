@@ -7,6 +7,7 @@ network by pseudo-labels.
 from __future__ import annotations
 
 import dataclasses
+import shlex
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from selfvox.registration.register import check_installed
 from selfvox.registration.transfer import carries_labels
 from selfvox.runs.progress import echo
 from selfvox.runs.run_folder import Run
+from selfvox.runs.weights import read_network_card
 from selfvox.settings.verbs import Finetune
 from selfvox.training.pseudo_labels import PASSES
 
@@ -97,6 +99,44 @@ def teach(
     scans = _draw(usable, settings.seed)
     _announce(scans, settings.rounds)
     return Teaching(copies, scans)
+
+
+def report_gain(run: Path, teaching: Teaching, validation: int) -> None:
+    """Print what the validation scans show of the gain by unlabelled scans, or that nothing does.
+
+    A network that taught was trained without its own pseudo-labels, so its score is the comparison.
+    For copies there is none: it would be one more training.
+
+    Args:
+        run: of the last training.
+        teaching: what it learnt from.
+        validation: number of scans that validate.
+    """
+    if teaching.copies is None and teaching.scans is None:
+        return
+    card = read_network_card(run)
+    name = card.score_name.replace("_", " ")
+    if card.score is None:
+        echo(
+            "nothing shows whether --unlabelled helps here, since no labelled scan is left to "
+            "validate; it helped in some measured runs, and did harm in others"
+        )
+        return
+    if teaching.scans is not None:
+        teacher = run / "teacher-1"
+        before = read_network_card(teacher).score
+        assert before is not None, "the same scans validate it"
+        echo(
+            f"validation {name} of {validation} scans: {before:.3f} before the network taught "
+            f"itself, {card.score:.3f} after"
+        )
+        if card.score < before:
+            echo(f"it did not help here: `selfvox predict {shlex.quote(str(teacher))}` is better")
+    if teaching.copies is not None:
+        echo(
+            f"whether the copies help is not measured: train without --unlabelled and compare "
+            f"its validation {name} with {card.score:.3f}"
+        )
 
 
 def _choose_teacher(

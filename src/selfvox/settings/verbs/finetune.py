@@ -83,7 +83,9 @@ class Finetune(PreparationSettings):
     slices: Slices = None
     unlabelled: Annotated[
         Path | None,
-        "more scans like these, without labels, to train on too; --teacher says how",
+        "more scans like these, without labels, to train on too; --teacher says how. They can also "
+        "do harm: the labelled scans decide who teaches, and those that validate show the gain; "
+        "with a single labelled scan nothing does",
     ] = None
     teacher: Annotated[
         Literal["auto", "atlas", "network", "both"],
