@@ -188,7 +188,7 @@ def test_predictions_without_their_scans_are_still_listed(predicted, tmp_path, c
     shutil.copytree(predicted / "predictions", copy)
     (copy / "settings.yaml").unlink()
     index = selfvox.report(copy, out=tmp_path / "report")
-    assert "name them with --scans to see them" in capsys.readouterr().err
+    assert "does not say which scans it is of" in capsys.readouterr().err
     elements = read(index)
     assert len(elements.text_of("button", class_="case")) == 3
     assert "the scan is not found" in " ".join(elements.text_of("td", class_="flags"))
