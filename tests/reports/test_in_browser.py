@@ -87,6 +87,14 @@ def test_a_person_looks_marks_corrects_and_exports(visit, predicted, page, tmp_p
     look.page.locator("#map-threshold").fill("0.5")
     look.page.locator("#planes").select_option("coronal")
 
+    # the truth in a second view, which moves together with the first
+    look.page.locator("#linked").check()
+    look.page.wait_for_selector("#canvas-2")
+    grey, colour = colours(look, "#canvas-box")
+    assert grey > 500
+    assert colour > 100
+    look.page.locator("#linked").uncheck()
+
     # what is drawn comes back on the grid of the scan
     look.page.keyboard.press("d")
     look.page.wait_for_selector('html[data-drawing="true"]', state="attached")

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import selfvox
+from selfvox.commands import report as command
 from selfvox.errors import UsageError
 from selfvox.reports import page as pages
 
@@ -85,6 +86,19 @@ def test_dice_is_that_of_the_truth_next_to_the_scans(predicted, page):
         assert f"Dice {mean:.3f} ± {spread:.3f} (3 cases)" in shown
 
 
+def test_trust_is_drawn_against_the_mean_dice_of_each_case(predicted, page):
+    index = read(page / "index.html")
+    with (predicted / "predictions" / "review.csv").open() as file:
+        trust = {row["case"]: float(row["trust"]) for row in csv.DictReader(file)}
+    dice = {case: [] for case in trust}
+    for row in selfvox_rows(predicted):
+        dice[row["case"]].append(row["dice"])
+    points = json.loads(index.text_of("script", id="points")[0])
+    assert points["trust-0"] == [
+        f"{case}: {np.mean(dice[case]):.4g} at trust {value:g}" for case, value in trust.items()
+    ]
+
+
 def selfvox_rows(predicted):
     return selfvox.evaluate(predicted / "predictions", predicted / "scans" / "labels")
 
@@ -122,8 +136,12 @@ def test_everything_has_a_name_for_those_who_do_not_see_it(page):
         if tag in ("input", "select"):
             # inside its label
             assert "label" in {name for name, _ in labels[max(0, place - 2) : place]}, element
-    for picture in index.of("svg") + index.of("canvas"):
+    charts = [element for element in index.of("div") if element.get("class") == "chart"]
+    for picture in charts + index.of("canvas"):
         assert picture["aria-label"]
+    unnamed = [picture for picture in index.of("svg") if "aria-label" not in picture]
+    # the chart around it has a name
+    assert len(unnamed) == len(charts)
     (html,) = index.of("html")
     assert html["lang"] == "en"
 
@@ -162,6 +180,17 @@ def test_a_single_file_has_everything_and_fits_the_budget(predicted, tmp_path):
     np.testing.assert_allclose(label.affine[:, :3], 2 * TURNED[:, :3], atol=1e-5)
     np.testing.assert_allclose(label.affine[:, 3], TURNED[:, 3], atol=1e-5)
     assert not case["editable"]
+
+
+def test_a_single_file_above_the_budget_is_made_coarser(predicted, tmp_path, monkeypatch, capsys):
+    sizes = []
+    size = command._size
+    monkeypatch.setattr(command, "_size", lambda folder: sizes.append(size(folder)) or sizes[-1])
+    monkeypatch.setattr(command, "BUDGET_MB", 0.1)
+    selfvox.report(predicted / "predictions", out=tmp_path / "report", single_file=True)
+    assert len(sizes) == 3
+    assert sizes == sorted(sizes, reverse=True)
+    assert "browsers are slow to open more than 0.1 MB" in capsys.readouterr().err
 
 
 def test_a_report_replaces_a_report_and_nothing_else(predicted, page, tmp_path):

@@ -23,6 +23,8 @@ from selfvox.runs.run_folder import read_run_record
 from selfvox.settings.verbs import Report
 
 EVERY_SECONDS = 60  # between two pages of a run that trains; the page reloads as often
+BUDGET_MB = 10  # of a single file
+SINGLE_FILE_STEPS = (2, 3, 4)  # every how many voxels are shown, until the budget is kept
 
 
 def report(settings: Report) -> Path:
@@ -49,16 +51,34 @@ def report(settings: Report) -> Path:
 
 def _make(folders: Sequence[Path], settings: Report) -> Path:
     """Make the report of all folders; returns its first page."""
-    with new_report(settings.out, settings.single_file) as bundle:
+    index = settings.out / "index.html"
+    for step in SINGLE_FILE_STEPS if settings.single_file else (1,):
+        _make_once(folders, settings, step)
+        megabytes = _size(settings.out) / 1e6
+        if megabytes <= BUDGET_MB:
+            break
+    echo(f"report: {index} ({megabytes:.2g} MB); open it in a browser, no network is needed")
+    if settings.single_file and megabytes > BUDGET_MB:
+        echo(
+            f"{index}: browsers are slow to open more than {BUDGET_MB} MB; leave --single-file "
+            "out, or predict fewer scans into a folder of their own"
+        )
+    return index
+
+
+def _make_once(folders: Sequence[Path], settings: Report, step: int) -> None:
+    """Write the report, with every `step`-th voxel of volumes."""
+    with new_report(settings.out, settings.single_file, step) as bundle:
         pages = [
             _page(f"page-{place}", folder, settings, bundle)
             for place, folder in enumerate(folders, start=1)
         ]
         write_pages(pages, bundle, importlib.metadata.version("selfvox"))
-    index = settings.out / "index.html"
-    megabytes = sum(file.stat().st_size for file in settings.out.rglob("*") if file.is_file()) / 1e6
-    echo(f"report: {index} ({megabytes:.2g} MB); open it in a browser, no network is needed")
-    return index
+
+
+def _size(folder: Path) -> int:
+    """Bytes of all files."""
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
 
 
 def _trains(folder: Path) -> bool:

@@ -189,7 +189,7 @@ def report_calibration(
         if not output_folder.probability_file(pair.prediction).exists():
             continue
         try:
-            scores[case], of_case = _measure_case(pair, values, regions)
+            scores[case], of_case = measure_case(pair, values, regions)
         except DataError as error:
             echo(f"calibration leaves out {error}")
             continue
@@ -224,10 +224,15 @@ def _with_interval(name: str, mean: float, reach: float) -> str:
     return f"{name} {mean:.3f}{interval}"
 
 
-def _measure_case(
+def measure_case(
     pair: LabelPair, values: Sequence[int], regions: Regions | None
 ) -> tuple[dict[str, float], np.ndarray]:
-    """Calibration of one case.
+    """Calibration of one case with a file of probabilities: its scores and `reliability`.
+
+    Args:
+        pair: predicted and true label; the probabilities are next to the prediction.
+        values: the class numbers in the order of the probabilities.
+        regions: what the probabilities are of, where not of the classes.
 
     Raises:
         DataError: a file cannot be used, or its maps are no probabilities of the classes.

@@ -25,13 +25,14 @@ class Bundle:
     Args:
         folder: of the report; exists.
         single_file: whether all data are put into the page.
+        step: every how many voxels of a volume are shown, at least.
     """
 
-    def __init__(self, folder: Path, single_file: bool):
+    def __init__(self, folder: Path, single_file: bool, step: int = 1):
         self.folder = folder
         self.single_file = single_file
+        self.step = step
         self.data: dict[str, str] = {}  # by name, of a single file
-        self.bytes = 0  # of all data and pictures so far, as they are written
 
     def add_data(self, name: str, content: bytes) -> str:
         """Add bytes that a page reads as `selfvox.data.load(name)`; returns the name.
@@ -41,7 +42,6 @@ class Bundle:
             content: of a file.
         """
         text = base64.b64encode(content).decode("ascii")
-        self.bytes += len(text)
         if self.single_file:
             self.data[name] = text
             return name
@@ -60,18 +60,18 @@ class Bundle:
         """
         if self.single_file:
             address = f"data:image/{kind};base64,{base64.b64encode(content).decode('ascii')}"
-            self.bytes += len(address)
             return address
         path = self.folder / "pictures" / f"{name}.{kind}"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
-        self.bytes += len(content)
         return f"pictures/{name}.{kind}"
 
 
 @contextlib.contextmanager
-def new_report(out: Path, single_file: bool) -> Iterator[Bundle]:
+def new_report(out: Path, single_file: bool, step: int = 1) -> Iterator[Bundle]:
     """A report that appears at `out` as a whole, in place of an earlier one; or not at all.
+
+    The arguments are those of `Bundle`.
 
     Raises:
         UsageError: there is something else at `out`.
@@ -84,7 +84,7 @@ def new_report(out: Path, single_file: bool) -> Iterator[Bundle]:
     shutil.rmtree(new, ignore_errors=True)
     new.mkdir()
     try:
-        yield Bundle(new, single_file)
+        yield Bundle(new, single_file, step)
         write_json(new / MARKER, {"format": FORMAT})
         old = out.parent / f".{os.getpid()}.old.{name}"
         if out.exists():

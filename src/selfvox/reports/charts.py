@@ -46,6 +46,7 @@ class Series:
     low: Sequence[float | None] = ()
     high: Sequence[float | None] = ()
     dashed: bool = False  # a level to compare with, such as chance
+    names: Sequence[str] = ()  # of single points, which no line joins then
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,8 @@ def draw_chart(
             colour = COLOURS[solid % len(COLOURS)]
             marker = _MARKERS[solid // len(COLOURS) % len(_MARKERS)]
             solid += 1
-            axes.plot(curve.x, curve.y, color=colour, linewidth=1.5)
+            if not curve.names:
+                axes.plot(curve.x, curve.y, color=colour, linewidth=1.5)
             gid = f"{identity}-{place}"
             style: dict[str, Any] = {"color": colour, "marker": marker, "markersize": 3.5}
             axes.plot(curve.x, curve.y, linestyle="none", gid=gid, **style)
@@ -149,6 +151,7 @@ def _thinned(series: Series) -> Series:
         low,
         high,
         series.dashed,
+        [series.names[place] for place in kept] if series.names else (),
     )
 
 
@@ -159,7 +162,8 @@ def _draw_intervals(axes: Any, curve: Series, colour: str) -> None:
 
 
 def _point_text(curve: Series, place: int, x_label: str) -> str:
-    text = f"{curve.name}: {number(curve.y[place], 4)} at {x_label} {curve.x[place]:g}"
+    name = curve.names[place] if curve.names else curve.name
+    text = f"{name}: {number(curve.y[place], 4)} at {x_label} {curve.x[place]:g}"
     if curve.low and curve.high and curve.low[place] is not None:
         text += f" ({number(curve.low[place])} to {number(curve.high[place])})"
     return text

@@ -25,6 +25,7 @@ _SCRIPTS: Mapping[str, Sequence[str]] = {
         VIEWER,
         "data.js",
         "table.js",
+        "charts.js",
         "viewer.js",
         "marks.js",
         "brush.js",

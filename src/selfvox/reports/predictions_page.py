@@ -20,6 +20,8 @@ from selfvox.prediction.read_predictions import (
 )
 from selfvox.prediction.review_marks import MARKS_TABLE, read_marks
 from selfvox.reports.bundle import Bundle
+from selfvox.reports.charts import points_of
+from selfvox.reports.known_truth import KnownTruth
 from selfvox.reports.mosaic import draw_mosaic, jpeg_bytes
 from selfvox.reports.page import Page, number
 from selfvox.reports.predicted_cases import (
@@ -65,19 +67,26 @@ def predictions_page(name: str, folder: Path, settings: Report, bundle: Bundle) 
     classes = read_class_names(folder) or {}
     map_parts = _map_parts(folder, classes)
     is_classification = (folder / CLASS_TABLE).is_file()
+    regions = read_region_classes(folder) if has_region_probabilities(folder) else None
     rows = []
     shown = []
+    known = KnownTruth()
     with progress_bar("report", len(cases), 0) as bar:
         for place, case in enumerate(cases, start=1):
             key = f"{name}/{place:04}"
             voxels = read_case(case)
-            rows.append(_row(key, voxels, classes, bundle))
+            row = _row(key, voxels, classes, bundle)
+            rows.append(row)
+            known.add(case.id, row.dice, row.trust, row.predicted_dice)
+            if case.label is not None and case.truth is not None:
+                known.add_probabilities(case.label, case.truth, sorted(classes), regions)
             largest = max(classes, default=0)
             writer = CaseWriter(key, voxels, largest, map_parts, classes.get(0), bundle)
             shown.append(writer.write())
             bar.advance()
     part_names = list(dict.fromkeys(part for row in rows for part in row.parts))
     marks = _earlier_marks(folder)
+    charts = known.charts()
     unit = next((part["unit"] for row in rows for part in row.parts.values()), "ml")
     context = {
         "rows": rows,
@@ -91,6 +100,9 @@ def predictions_page(name: str, folder: Path, settings: Report, bundle: Bundle) 
         "right": sum(row.answer == row.grade for row in rows if row.grade),
         "graded": sum(bool(row.grade) for row in rows),
         "scores": _summarise(rows),
+        "findings": known.findings(),
+        "charts": charts,
+        "points": points_of(charts),
         "colours": {
             name: class_colour(value)
             for value, name in classes.items()

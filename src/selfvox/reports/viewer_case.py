@@ -120,8 +120,7 @@ class CaseWriter:
     def _step(self, image: Image) -> int:
         if image.spatial_dims == 2:
             return 1
-        step = volumes.step_for(image.shape)
-        return max(2, step) if self.bundle.single_file else step
+        return max(self.bundle.step, volumes.step_for(image.shape))
 
     def _channels(self, image: Image, step: int) -> list[dict[str, Any]]:
         names = self.voxels.case.channels

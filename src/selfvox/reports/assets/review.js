@@ -118,11 +118,15 @@
       .join("");
   }
 
-  function setWindow(low, high) {
+  function describeWindow(low, high) {
     element("window-low").value = low;
     element("window-high").value = high;
     element("window-text").textContent = `${low.toPrecision(3)} to ${high.toPrecision(3)}`;
     drawHistogram(low, high);
+  }
+
+  function setWindow(low, high) {
+    describeWindow(low, high);
     if (viewer) viewer.setWindow(low, high);
     if (second) second.setWindow(low, high);
   }
@@ -137,7 +141,7 @@
     }
     element("preset-label").hidden = !ct;
     element("preset").value = "";
-    setWindow(...first);
+    describeWindow(...first);
   }
 
   async function showChannel() {
@@ -145,11 +149,12 @@
     const shown = current;
     const text = await load(channel().data);
     if (mine !== turn) return;
-    await viewer.showScan(text, channel().window, shown.flat);
     prepareWindow();
-    viewer.setPlanes(shown.flat ? "axial" : element("planes").value);
-    await showLabels();
-    if (shown.maps.length) await showMap();
+    await viewer.together(async () => {
+      await viewer.showScan(text, channel().window, shown.flat, element("planes").value);
+      await showLabels();
+      if (shown.maps.length && element("map").value) await showMap();
+    });
     await showSecond();
     if (mine === turn) state(`ready ${shown.key}`);
   }
@@ -171,9 +176,10 @@
       viewer.follow(second);
       second.follow(viewer);
     }
-    await second.showScan(await load(channel().data), channel().window, current.flat);
-    second.setPlanes(current.flat ? "axial" : element("planes").value);
-    await second.showLabel(await load(current.truth), review.classes, review.colours, ...labelStyle());
+    await second.together(async () => {
+      await second.showScan(await load(channel().data), channel().window, current.flat, element("planes").value);
+      await second.showLabel(await load(current.truth), review.classes, review.colours, ...labelStyle());
+    });
   }
 
   function fill(select, texts_, first) {

@@ -31,11 +31,16 @@ selfvox.makeViewer = async function (canvas, onLocation) {
   });
   await view.attachToCanvas(canvas);
   view.onLocationChange = onLocation;
-  // what each volume is, in the order of view.volumes: "scan", "label" or "map"
-  let roles = [];
+  const layers = { scan: null, label: null, map: null };
+  let isHeld = false; // several layers change: they are drawn together
 
-  function place(role) {
-    return roles.indexOf(role);
+  /** Draw all layers: each update sends every volume to the graphics card again. */
+  function apply() {
+    if (isHeld) return;
+    view.volumes = [layers.scan, layers.label, layers.map].filter(Boolean);
+    view.back = view.volumes[0] ?? null;
+    view.overlays = view.volumes.slice(1);
+    view.updateGLVolume();
   }
 
   async function image(name, base64, options) {
@@ -43,101 +48,104 @@ selfvox.makeViewer = async function (canvas, onLocation) {
   }
 
   /** NiiVue draws the border of a label with an opacity of its own; 0 would hide all of it. */
-  function styleLabel(opacity, outlinesOnly) {
+  function setStyle(opacity, outlinesOnly) {
     view.opts.atlasOutline = outlinesOnly ? opacity : 0;
-    if (place("label") >= 0) view.setOpacity(place("label"), outlinesOnly ? 0.01 : opacity);
+    if (layers.label) layers.label.opacity = outlinesOnly ? 0.01 : opacity;
   }
 
-  function remove(role) {
-    const index = place(role);
-    if (index < 0) return;
-    view.removeVolumeByIndex(index);
-    roles.splice(index, 1);
+  function colourTable(names, colours) {
+    const table = { R: [], G: [], B: [], A: [], I: [], labels: [] };
+    for (const number of Object.keys(names).map(Number).sort((a, b) => a - b)) {
+      const colour = colours[number] || "#000000";
+      table.R.push(parseInt(colour.slice(1, 3), 16));
+      table.G.push(parseInt(colour.slice(3, 5), 16));
+      table.B.push(parseInt(colour.slice(5, 7), 16));
+      table.A.push(number === 0 ? 0 : 255);
+      table.I.push(number);
+      table.labels.push(names[number]);
+    }
+    return table;
   }
 
   return {
+    /** Change several layers, and draw them once. */
+    async together(change) {
+      isHeld = true;
+      try {
+        await change();
+      } finally {
+        isHeld = false;
+      }
+      apply();
+    },
     /** Forget the case before, and show a scan; base64 of NIfTI, and the values of black and white. */
-    async showScan(base64, window_, flat) {
-      view.closeDrawing();
-      const scan = await image("scan", base64, {
+    async showScan(base64, window_, flat, planesName) {
+      if (view.drawBitmap) view.closeDrawing();
+      layers.scan = await image("scan", base64, {
         colormap: "gray",
         cal_min: window_[0],
         cal_max: window_[1],
         trustCalMinMax: false,
       });
-      while (view.volumes.length) view.removeVolumeByIndex(view.volumes.length - 1);
-      roles = ["scan"];
+      layers.label = null;
+      layers.map = null;
       view.opts.isOrientationTextVisible = !flat;
-      view.addVolume(scan);
-      view.setSliceType(flat ? planes.axial : planes.multi);
+      view.opts.sliceType = flat ? planes.axial : planes[planesName];
+      apply();
     },
     /** Show class numbers; names and colours (#rrggbb) by number. */
     async showLabel(base64, names, colours, opacity, outlinesOnly) {
-      remove("label");
-      const numbers = Object.keys(names).map(Number).sort((a, b) => a - b);
-      const map = { R: [], G: [], B: [], A: [], I: [], labels: [] };
-      for (const number of numbers) {
-        const colour = colours[number] || "#000000";
-        map.R.push(parseInt(colour.slice(1, 3), 16));
-        map.G.push(parseInt(colour.slice(3, 5), 16));
-        map.B.push(parseInt(colour.slice(5, 7), 16));
-        map.A.push(number === 0 ? 0 : 255);
-        map.I.push(number);
-        map.labels.push(names[number]);
-      }
-      const label = await image("label", base64, { opacity: 0.01, colorbarVisible: false });
-      label.hdr.intent_code = 1002; // of labels: NiiVue outlines no others
-      label.setColormapLabel(map);
-      view.addVolume(label);
-      roles.push("label");
-      styleLabel(opacity, outlinesOnly);
+      layers.label = await image("label", base64, { colorbarVisible: false });
+      layers.label.hdr.intent_code = 1002; // of labels: NiiVue outlines no others
+      layers.label.setColormapLabel(colourTable(names, colours));
+      setStyle(opacity, outlinesOnly);
+      apply();
     },
-    hideLabel: () => remove("label"),
+    hideLabel() {
+      layers.label = null;
+      apply();
+    },
     /** Show a map from `threshold` to `largest` in colours. */
     async showMap(base64, threshold, largest, opacity) {
-      remove("map");
-      const map = await image("map", base64, {
+      layers.map = await image("map", base64, {
         colormap: "inferno",
         opacity,
         cal_min: threshold,
         cal_max: largest,
       });
-      view.addVolume(map);
-      roles.push("map");
+      apply();
     },
-    hideMap: () => remove("map"),
+    hideMap() {
+      layers.map = null;
+      apply();
+    },
     setWindow(low, high) {
-      const scan = view.volumes[0];
-      if (!scan) return;
-      scan.cal_min = low;
-      scan.cal_max = high;
-      view.updateGLVolume();
+      if (!layers.scan) return;
+      layers.scan.cal_min = low;
+      layers.scan.cal_max = high;
+      apply();
     },
     setThreshold(threshold) {
-      if (place("map") < 0) return;
-      view.volumes[place("map")].cal_min = threshold;
-      view.updateGLVolume();
+      if (!layers.map) return;
+      layers.map.cal_min = threshold;
+      apply();
     },
     setMapOpacity(opacity) {
-      if (place("map") >= 0) view.setOpacity(place("map"), opacity);
+      if (!layers.map) return;
+      layers.map.opacity = opacity;
+      apply();
     },
-    styleLabel,
+    styleLabel(opacity, outlinesOnly) {
+      setStyle(opacity, outlinesOnly);
+      apply();
+    },
     setPlanes: (name) => view.setSliceType(planes[name]),
     setRadiological: (is) => view.setRadiologicalConvention(is),
     follow: (other) => view.broadcastTo([other.niivue], { "2d": true, "3d": true }),
     /** Turn a label into a drawing that can be changed. */
     async startDrawing(base64, names, colours) {
       const label = await image("label", base64, {});
-      const map = { R: [0], G: [0], B: [0], A: [0], I: [0], labels: ["background"], min: 0, max: 0 };
-      for (const number of Object.keys(names).map(Number).filter((value) => value > 0)) {
-        const colour = colours[number];
-        map.R.push(parseInt(colour.slice(1, 3), 16));
-        map.G.push(parseInt(colour.slice(3, 5), 16));
-        map.B.push(parseInt(colour.slice(5, 7), 16));
-        map.A.push(255);
-        map.I.push(number);
-        map.labels.push(names[number]);
-      }
+      const map = { ...colourTable(names, colours), min: 0, max: 0 };
       if (!view.loadDrawing(label)) throw new Error("the label does not fit the scan");
       view.drawLut = window.niivue.cmapper.makeDrawLut(map);
       view.updateGLVolume();
