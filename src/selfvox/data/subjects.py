@@ -18,10 +18,15 @@ def subject_notes(dataset: Dataset) -> list[str]:
     for case in dataset.cases:
         cases_of[case.subject].append(case)
     notes = [_count_note(cases_of, len(dataset.cases))] if cases_of else []
+    return notes + subject_questions(dataset)
+
+
+def subject_questions(dataset: Dataset) -> list[str]:
+    """What names of files and folders leave open about the people, with the remedy."""
     # the other sources know the subjects, or have all scans in one folder
-    if dataset.source == "folder":
-        notes += _folders_note(dataset.cases) + _names_note(dataset.cases)
-    return notes
+    if dataset.source != "folder":
+        return []
+    return _folders_note(dataset.cases) + _names_note(dataset.cases)
 
 
 def _count_note(cases_of: Mapping[str, Sequence[Case]], scan_count: int) -> str:
@@ -61,11 +66,15 @@ def _names_note(cases: Sequence[Case]) -> list[str]:
     repeated = [
         namesakes
         for name, namesakes in cases_of.items()
-        if len({case.subject for case in namesakes}) > 1 and _is_number(namesakes[0])
+        if len({case.subject for case in namesakes}) > 1
+        and (_is_number(namesakes[0]) or _is_person_in_other_folders(namesakes))
     ]
     if not repeated:
         return []
-    first, second = [printable(case.subject) for case in repeated[0][:2]]
+    # the first of a second subject
+    namesakes = repeated[0]
+    other = next(case for case in namesakes if case.subject != namesakes[0].subject)
+    first, second = [printable(case.file or case.subject) for case in (namesakes[0], other)]
     return [
         f"{len(repeated)} names of files are in several folders and count as different people "
         f"there, such as {first} and {second}: are they? {_REMEDY}"
@@ -76,3 +85,10 @@ def _is_number(case: Case) -> bool:
     """Whether the name of a case's file is part of that of its subject."""
     stem = case.images[0].name.partition(".")[0]
     return any(character.isdecimal() for character in stem) and stem in case.subject
+
+
+def _is_person_in_other_folders(namesakes: Sequence[Case]) -> bool:
+    """Whether the file's name may be a person's, and those of its folders may not: `old/p07`."""
+    stem = namesakes[0].images[0].name.partition(".")[0]
+    folders = [case.images[0].parent.name for case in namesakes]
+    return naming.names_person(stem) and not any(map(naming.names_person, folders))

@@ -171,6 +171,21 @@ def test_odd_grids_are_named():
     assert check_grids(usual) == []
 
 
+def test_a_border_that_few_scans_reach_is_named_and_one_of_all_scans_is_not():
+    inside = dataclasses.replace(GEOMETRY, start=(0, 5, 2), stop=(30, 25, 18))
+    scans = [a_scan(str(number), geometry=inside) for number in range(10)]
+    assert check_grids(scans) == []
+    high = a_scan("high", geometry=dataclasses.replace(inside, stop=(30, 25, 20)))
+    findings = check_grids([*scans, high])
+    assert found(findings, "border", "note") == [{"high"}]
+    assert "the superior border of the image, where 10 others are not" in findings[0].text
+    # of few scans nothing is usual
+    assert check_grids([*scans[:8], high]) == []
+    low = a_scan("low", geometry=dataclasses.replace(inside, start=(0, 0, 0)))
+    texts = {finding.text.split(" border")[0] for finding in check_grids([*scans, low])}
+    assert texts == {"filled up to the posterior", "filled up to the inferior"}
+
+
 def test_modalities_that_are_mixed_and_ct_without_units_are_errors():
     def values(low):
         return (dataclasses.replace(CHANNEL, before=(low, low, 0.0, 900.0, 2000.0)),)

@@ -19,6 +19,7 @@ from selfvox.data.naming import printable
 from selfvox.data.preparation.prepare_case import Rejected, main_file
 from selfvox.data.preparation.store import Store
 from selfvox.data.sources import Case, Dataset
+from selfvox.data.subjects import subject_questions
 
 _NUMBERS = re.compile(r"\d+(?:\.\d+)?(?:e-?\d+)?")
 
@@ -52,6 +53,7 @@ def check_inspections(
     findings = [
         *_check_rejected(rejected),
         *(Finding("note", "layout", note) for note in dataset.notes),
+        *(Finding("warning", "people", text) for text in subject_questions(dataset)),
         *_check_label_files(inspections),
         *_check_identity(dataset.cases, inspections),
     ]

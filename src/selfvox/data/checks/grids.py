@@ -18,6 +18,9 @@ _SMALLEST_MM = 0.02
 _LARGEST_MM = 20.0
 _OTHER_SPACING = 3.0  # times the median: such a scan shows other things
 _SMALLEST_EDGE = 8  # voxels of a scan
+_LEAST_SCANS = 10  # before a scan that reaches a border is unlike the rest
+_MOST_CUT = 0.1  # share of the scans that reach a border, so that it is unusual
+_BORDERS = (("left", "right"), ("posterior", "anterior"), ("inferior", "superior"))
 _EMPTY = 0.01  # share of a scan that its foreground's box fills
 
 
@@ -27,7 +30,7 @@ def check_grids(facts: Sequence[ScanFacts]) -> list[Finding]:
     volumes = [scan for scan in facts if len(scan.geometry.shape) == 3]
     if volumes:
         findings += [*_check_units(volumes), *_check_spacings(volumes)]
-        findings += _check_orientations(volumes)
+        findings += [*_check_orientations(volumes), *_check_borders(volumes)]
     return findings
 
 
@@ -136,3 +139,28 @@ def _finding(
 
 def _product(values: Sequence[float]) -> str:
     return " x ".join(f"{value:.3g}" for value in values)
+
+
+def _check_borders(facts: Sequence[ScanFacts]) -> list[Finding]:
+    """Scans that are filled up to a border of the image where nearly all others are not."""
+    findings: list[Finding] = []
+    if len(facts) < _LEAST_SCANS:
+        return findings
+    for axis, names in enumerate(_BORDERS):
+        for name, is_cut in zip(names, (_begins_at_border, _ends_at_border), strict=True):
+            cut = tuple(scan.id for scan in facts if is_cut(scan, axis))
+            if cut and len(cut) <= _MOST_CUT * len(facts):
+                text = (
+                    f"filled up to the {name} border of the image, where {len(facts) - len(cut)} "
+                    "others are not; is a part cut off?"
+                )
+                findings.append(Finding("note", "border", text, cut))
+    return findings
+
+
+def _begins_at_border(scan: ScanFacts, axis: int) -> bool:
+    return scan.geometry.start[axis] == 0
+
+
+def _ends_at_border(scan: ScanFacts, axis: int) -> bool:
+    return scan.geometry.stop[axis] == scan.geometry.canonical_shape[axis]
