@@ -1,19 +1,25 @@
 """A scan unlike those of the training is refused, or forced and named; a like one is predicted."""
 
 import csv
+import dataclasses
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 import selfvox
 from selfvox.cli import main
+from selfvox.commands import finetune
 from selfvox.commands.predict import predict
 from selfvox.data.formats.image import read_image
 from selfvox.data.preparation.recipe import Recipe
 from selfvox.data.preparation.scan_profile import measure_profile
 from selfvox.data.preparation.scan_range import NOTED, REFUSED, ScanRange
+from selfvox.data.preparation.store import open_store
 from selfvox.errors import DataError, WeightsError
+from selfvox.prediction.scan_check import compare_scan
+from selfvox.prediction.trained_model import load_model
 from selfvox.runs.typed_json import write_checked
 from selfvox.settings.verbs import Predict
 
@@ -67,6 +73,7 @@ def test_scans_of_the_training_itself_are_predicted_without_a_note(trained, scan
         assert "notes" not in record
 
 
+@pytest.mark.fault("H3", "scans unlike those of the training", "refused, the others are predicted")
 def test_a_scan_far_outside_is_refused_with_exit_code_3_and_the_others_go_on(
     trained, mixed, tmp_path, capsys
 ):
@@ -119,6 +126,37 @@ def test_a_notebook_refuses_it_too(trained, mixed):
     assert segmenter.predict(mixed / "wide.nii.gz", force=True).label.shape == (20, 17, 12)
 
 
+def test_every_network_of_an_ensemble_is_compared_with(trained, scans, mixed):
+    """A scan like those of the first network is refused where the second one has seen others."""
+    image = read_image(mixed / "like.nii.gz")
+    near = load_model(trained)
+    prepared = near.recipe.apply(image)
+    wide = read_image(mixed / "wide.nii.gz")
+    profile = measure_profile(wide, near.recipe.apply(wide).data, near.recipe.apply(wide).geometry)
+    far = ScanRange.of([profile] * 99, near.recipe.channel_names)
+    assert compare_scan([near.scans, None], image, prepared, force=False).notes == ()
+    for ranges in ([near.scans, far], [far, near.scans]):
+        with pytest.raises(DataError, match="unlike the 99 scans that the run was trained on"):
+            compare_scan(ranges, image, prepared, force=False)
+    assert compare_scan([None, None], image, prepared, force=False).distance is None
+
+
+def test_finetune_says_how_many_scans_are_unlike_those_of_the_encoder(shapes_store, capsys):
+    store = open_store(shapes_store)
+    profiles = [case.profile for case in store.cases]
+    near_range = ScanRange.of(profiles, store.recipe.channel_names)
+    far = dataclasses.replace(profiles[0], spacing_mm=(9.0,) * 3, extent=(999.0,) * 3)
+    far_range = ScanRange.of([far] * 9, store.recipe.channel_names)
+    for scans_of_encoder, said in (
+        (far_range, f"{len(profiles)} of {len(profiles)}"),
+        (near_range, ""),
+    ):
+        card = SimpleNamespace(scans=scans_of_encoder.to_dict(), in_channels=1)
+        finetune._report_unlike(SimpleNamespace(card=card), store)
+        printed = capsys.readouterr().err
+        assert (f"{said} scans, extent" in printed) == bool(said)
+
+
 def test_a_range_that_was_damaged_by_hand_is_damage_of_the_card(run, scans, mixed, tmp_path):
     add_range(run, scans, extent=[["a"]])
     with pytest.raises(WeightsError, match=r"network\.json: damaged"):
@@ -147,6 +185,7 @@ def ct_run(folder):
     return run
 
 
+@pytest.mark.fault("H3", "a CT without Hounsfield units at prediction", "refused")
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -14,6 +14,7 @@ from torch import nn
 from selfvox.data.preparation.build_store import open_or_build_store
 from selfvox.data.preparation.leakage import find_leaks
 from selfvox.data.preparation.recipe import Recipe, recipe_of_card
+from selfvox.data.preparation.scan_range import ScanRange
 from selfvox.data.preparation.split import Split, write_split
 from selfvox.data.preparation.store import Store, is_store, open_store
 from selfvox.data.preparation.stored_case import StoredCase
@@ -117,6 +118,7 @@ def _train_run(
         )
         if pretrained:
             _report_leaks(pretrained, store, split)
+            _report_unlike(pretrained, store)
         teaching = teach(run, settings, store, split, job.training, job.validation, place)
         job = replace(job, copies=teaching.copies)
         pseudo_labels = None
@@ -249,4 +251,19 @@ def _report_leaks(pretrained: Pretrained, store: Store, split: Split) -> None:
             f"{len(leaks)} of {count} test scans ({leaks[0]} first) or subjects of their name were "
             "seen in pre-training: their scores are not those of unseen scans; pre-train from a "
             "store with this split"
+        )
+
+
+def _report_unlike(pretrained: Pretrained, store: Store) -> None:
+    """Say how many scans are far outside of those that the encoder was trained on."""
+    spans = pretrained.card.scans
+    channels = len(store.recipe.channel_names)
+    if spans is None or pretrained.card.in_channels != channels:
+        return
+    profiles = [case.profile for case in store.cases if case.profile is not None]
+    unlike = ScanRange.from_dict(spans).describe_far(profiles)
+    if unlike is not None:
+        echo(
+            f"unlike the scans that the encoder was trained on: {unlike}; its features may help "
+            "little, compare with --encoder none"
         )

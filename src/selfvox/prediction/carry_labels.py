@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from selfvox.data.formats import image as images
+from selfvox.data.formats.image import Image
 from selfvox.data.preparation import parallel
 from selfvox.data.preparation.geometry import Geometry
 from selfvox.data.preparation.leakage import content_hashes
@@ -23,6 +24,8 @@ from selfvox.data.preparation.prepare_case import (
     read_case,
 )
 from selfvox.data.preparation.recipe import PreparedScan
+from selfvox.data.preparation.scan_profile import measure_profile
+from selfvox.data.preparation.scan_range import ScanRange, describe_differences
 from selfvox.data.preparation.store import Store, hash_texts, image_digest
 from selfvox.data.preparation.stored_case import StoredCase
 from selfvox.data.sources import Case
@@ -58,6 +61,7 @@ class CarriedLabels:
     geometry: Geometry
     spacing_mm: tuple[float, ...]
     failures: tuple[str, ...]  # atlases that cannot be registered to this scan, and why
+    unlike: str | None = None  # in what the scan is unlike the labelled ones
 
 
 def carry_labels(job: CarryJob) -> CarriedLabels | Rejected:
@@ -79,7 +83,8 @@ def carry_labels(job: CarryJob) -> CarriedLabels | Rejected:
 
 def _carry(job: CarryJob) -> CarriedLabels:
     recipe = job.labelled.recipe
-    prepared = recipe.apply(read_case(job.case, len(recipe.channel_names)))
+    image = read_case(job.case, len(recipe.channel_names))
+    prepared = recipe.apply(image)
     labels = []
     failures = []
     for atlas in _most_similar(job, prepared):
@@ -96,7 +101,26 @@ def _carry(job: CarryJob) -> CarriedLabels:
         labels.append(register.warp_label(label, registration.positions()))
     if not labels:
         raise DataError(f"no labelled scan can be registered to it ({failures[0]})")
-    return CarriedLabels(np.stack(labels), prepared.geometry, prepared.spacing_mm, tuple(failures))
+    return CarriedLabels(
+        np.stack(labels),
+        prepared.geometry,
+        prepared.spacing_mm,
+        tuple(failures),
+        _describe_unlike(job, image, prepared),
+    )
+
+
+def _describe_unlike(job: CarryJob, image: Image, prepared: PreparedScan) -> str | None:
+    """In what a scan is far outside of the labelled ones; None if it is not."""
+    labelled = [case.profile for case in job.labelled.cases if case.profile is not None]
+    if not labelled:
+        return None
+    spans = ScanRange.of(labelled, job.labelled.recipe.channel_names)
+    profile = measure_profile(image, prepared.data, prepared.geometry, job.case.modality)
+    comparison = spans.compare(profile)
+    if not comparison.is_far:
+        return None
+    return f"unlike the labelled scans: {describe_differences(comparison.differences)}"
 
 
 def _most_similar(job: CarryJob, prepared: PreparedScan) -> list[StoredCase]:
@@ -167,6 +191,9 @@ class AtlasPredictions:
         for failure in carried.failures:
             echo(f"{case.id}: without the atlas {failure}")
         notes = [*image.notes, *carried.failures]
+        if carried.unlike is not None:
+            echo(f"{case.id}: {carried.unlike}; check its labels")
+            notes.append(carried.unlike)
         self.folder.record(case, self._workplace.facts(), review=review, notes=notes)
 
     def write_review(self) -> None:

@@ -53,7 +53,7 @@ class ClassificationJob(PredictionJob):
         self.passes = passes
         self.trained_dropout = [network.dropout for network in models]
         self.recipe = model.recipe
-        self.check = ScanCheck.from_verb(model.scans, settings)
+        self.check = ScanCheck.from_verb([network.scans for network in models], settings)
         self.classes = dict(enumerate(model.classes))
         self.regions = None
         self.result = settings.out / output_folder.CLASS_TABLE

@@ -50,7 +50,7 @@ def predict_image(
     check_vote(models, settings)
     classifier = ScanClassifier(models, settings, fabric or make_fabric("auto", 1, "auto"))
     prepared = models[0].recipe.apply(image)
-    compare_scan(models[0].scans, image, prepared, force=force)
+    compare_scan([model.scans for model in models], image, prepared, force=force)
     return classifier.classify(prepared)
 
 

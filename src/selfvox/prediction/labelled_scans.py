@@ -18,6 +18,7 @@ from selfvox.data.preparation.store import Store, image_digest, is_store, open_s
 from selfvox.data.preparation.stored_case import StoredCase
 from selfvox.data.sources import Case, find_dataset
 from selfvox.errors import DataError, UsageError
+from selfvox.prediction.scan_check import compare_scan
 from selfvox.prediction.trained_model import TrainedClassifier, TrainedSegmenter
 from selfvox.prediction.used_scans import TESTED, TRAINED, UsedScans, store_of_run, used_scans
 from selfvox.runs.progress import echo, progress_bar
@@ -235,12 +236,18 @@ def _scan_of_store(store: Store, case: StoredCase, is_segmented: bool) -> Labell
 def _scan_of_file(case: Case, model: Model, used: UsedScans) -> LabelledScan:
     def read() -> tuple[PreparedScan, Truth]:
         image = read_case(case, len(model.recipe.channel_names))
+        prepared = model.recipe.apply(image)
+        # `predict` would refuse such scans, so that nothing is to be calibrated for them
+        comparison = compare_scan(
+            [model.scans], image, prepared, force=True, modality=case.modality
+        )
+        for note in comparison.notes:
+            echo(f"{image.name}: {note}")
         if isinstance(model, TrainedClassifier):
             assert case.grade is not None
-            return model.recipe.apply(image), case.grade
+            return prepared, case.grade
         assert case.label is not None
-        label = images.read_label(case.label, image, model.classes)
-        return model.recipe.apply(image), label
+        return prepared, images.read_label(case.label, image, model.classes)
 
     def use_by_voxels() -> str | None:
         image = read_case(case, len(model.recipe.channel_names))

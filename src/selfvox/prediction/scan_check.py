@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -10,7 +11,6 @@ from selfvox.data.preparation.recipe import PreparedScan
 from selfvox.data.preparation.scan_profile import measure_profile
 from selfvox.data.preparation.scan_range import (
     NOTED,
-    REFUSED,
     ScanRange,
     describe_differences,
 )
@@ -31,11 +31,11 @@ class ScanComparison(NamedTuple):
 class ScanCheck:
     """Compares scans with those of the training, one after the other."""
 
-    scans: ScanRange | None  # of the training; None: not known
+    scans: Sequence[ScanRange | None]  # of the training of each network; None: not known
     force: bool  # also predict scans that are unlike those
 
     @classmethod
-    def from_verb(cls, scans: ScanRange | None, settings: Predict) -> ScanCheck:
+    def from_verb(cls, scans: Sequence[ScanRange | None], settings: Predict) -> ScanCheck:
         """The check that `predict` makes with these settings.
 
         Scans of the run's own split are of its own data set: an unusual one is noted, not refused,
@@ -62,17 +62,17 @@ class ScanCheck:
 
 
 def compare_scan(
-    scans: ScanRange | None,
+    scans: Sequence[ScanRange | None],
     image: Image,
     prepared: PreparedScan,
     *,
     force: bool,
     modality: str | None = None,
 ) -> ScanComparison:
-    """Compare a scan with those that a network was trained on.
+    """Compare a scan with those that each network was trained on; the largest distance counts.
 
     Args:
-        scans: the range of the training scans; None: not known, and nothing is refused.
+        scans: the range of the training scans of each network; None: not known, and not compared.
         image: the scan as it was read.
         prepared: the same by the recipe of the network.
         force: note a scan that is far outside of the range, instead of refusing it.
@@ -81,14 +81,17 @@ def compare_scan(
     Raises:
         DataError: the scan is far outside.
     """
-    if scans is None:
+    ranges = [span for span in scans if span is not None]
+    if not ranges:
         return ScanComparison(None)
     profile = measure_profile(image, prepared.data, prepared.geometry, modality)
-    distance, differences = scans.compare(profile)
+    comparisons = [(span, span.compare(profile)) for span in ranges]
+    furthest, comparison = max(comparisons, key=lambda pair: (pair[1].is_far, pair[1].distance))
+    distance = comparison.distance
     if distance < NOTED:
         return ScanComparison(distance)
-    text = f"{_theirs(scans)}: {describe_differences(differences)}"
-    if distance < REFUSED:
+    text = f"{_theirs(furthest)}: {describe_differences(comparison.differences)}"
+    if not comparison.is_far:
         return ScanComparison(distance, (f"differs from {text}",))
     if force:
         return ScanComparison(distance, (f"unlike {text}",))

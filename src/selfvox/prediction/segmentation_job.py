@@ -72,7 +72,7 @@ class SegmentationJob(PredictionJob):
         self.passes = passes
         self.trained_dropout = [network.dropout for network in models]
         self.recipe = model.recipe
-        self.check = ScanCheck.from_verb(model.scans, settings)
+        self.check = ScanCheck.from_verb([network.scans for network in models], settings)
         self.classes = model.classes
         self.regions = model.regions
         self.result = settings.out

@@ -99,6 +99,26 @@ def test_few_scans_widen_the_range() -> None:
     assert distance([a_profile()], other) == pytest.approx(distance(MANY, other) / 3, abs=0.02)
 
 
+@pytest.mark.parametrize(("count", "refused"), [(1, 8.0), (2, 6.0), (4, 5.0), (1000, 4.004)])
+def test_of_few_training_scans_a_scan_is_far_outside_from_more_on(count, refused) -> None:
+    ranges = ScanRange.of([a_profile()] * count, ("MR",))
+    assert ranges.refused == pytest.approx(refused)
+    widening = 1 + 2 / count
+    for distance, is_far in ((refused - 0.1, False), (refused + 0.1, True)):
+        wide = a_profile((100.0 * 1.15 ** (distance * widening), 120.0, 90.0))
+        comparison = ranges.compare(wide)
+        assert comparison.distance == pytest.approx(distance, abs=0.01)
+        assert comparison.is_far == is_far
+
+
+def test_far_scans_are_counted_and_the_furthest_is_described() -> None:
+    ranges = ScanRange.of(MANY, ("MR",))
+    wide = [a_profile((100.0 * factor, 120.0, 90.0)) for factor in (1.0, 2.0, 4.0)]
+    assert ranges.describe_far(wide[:1]) is None
+    text = ranges.describe_far(wide)
+    assert text == "2 of 3 scans, extent 400 x 120 x 90 mm (theirs 100 x 120 x 90)"
+
+
 def test_a_declared_modality_that_is_another_one_is_far_outside() -> None:
     training = [a_profile(modality="MR")] * 3
     assert distance(training, a_profile(modality="CT")) >= 4

@@ -6,7 +6,8 @@ the detail. For each of their
 numbers the distance to the range of the training scans is divided by the standard deviation of
 these, or by a least difference where that is larger. The largest of a respect counts, and the
 distance of the scan is the root of the sum of their squares: from `NOTED` on the scan is noted,
-from `REFUSED` on it is far outside. Both were chosen by measurement (docs/results-log.md).
+from `REFUSED` on it is far outside; of few training scans from more on, since they show little of
+what scans of their kind are. All were chosen by measurement (docs/results-log.md).
 """
 
 from __future__ import annotations
@@ -77,6 +78,7 @@ class Comparison(NamedTuple):
 
     distance: float  # 0 within the range
     differences: list[Difference]  # where it is outside, the largest first
+    is_far: bool = False  # far outside
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,7 +198,25 @@ class ScanRange:
         for difference in outside:
             # of several channels the first, which is the largest
             largest.setdefault(difference.quantity, difference.distance)
-        return Comparison(round(math.hypot(*largest.values()), 2), outside)
+        distance = round(math.hypot(*largest.values()), 2)
+        return Comparison(distance, outside, distance >= self.refused)
+
+    @property
+    def refused(self) -> float:
+        """The distance from which a scan is far outside: twice `REFUSED` of one training scan."""
+        return REFUSED * (1 + 1 / self.count)
+
+    def describe_far(self, profiles: Sequence[ScanProfile]) -> str | None:
+        """How many scans are far outside and in what the furthest differs; None if there are none.
+
+        `3 of 5 scans are unlike ...` continues with what these scans are.
+        """
+        comparisons = [self.compare(profile) for profile in profiles]
+        far = [comparison for comparison in comparisons if comparison.is_far]
+        if not far:
+            return None
+        worst = max(far, key=lambda comparison: comparison.distance)
+        return f"{len(far)} of {len(profiles)} scans, {describe_differences(worst.differences)}"
 
     def _compare_modality(self, profile: ScanProfile) -> list[Difference]:
         modality = profile.modality
