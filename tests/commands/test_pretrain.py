@@ -65,6 +65,7 @@ def test_the_folder_holds_what_the_formats_say_and_no_debris(run):
             "checkpoints",
             "encoder",
             "curve.png",
+            "log.txt",
             "tensorboard",
         )
     }
@@ -76,11 +77,13 @@ def test_the_folder_holds_what_the_formats_say_and_no_debris(run):
     assert not list(run.rglob(".*.part.*"))
 
 
+@pytest.mark.fault("X12", "paths, host and user", "in no file of a run")
 def test_no_file_of_a_run_names_its_place_host_or_user(run, tmp_path_factory):
     secrets = [str(tmp_path_factory.getbasetemp()), f"/home/{getpass.getuser()}", socket.getfqdn()]
     for path in run.rglob("*"):
-        # the settings contain the paths as they were given: a run could not be resumed without
-        if path.is_file() and path.name != "settings.yaml":
+        # the settings contain the paths as they were given: a run could not be resumed without; and
+        # so does what was printed
+        if path.is_file() and path.name not in ("settings.yaml", "log.txt"):
             content = path.read_bytes()
             assert not [
                 secret for secret in secrets if len(secret) > 4 and secret.encode() in content
@@ -246,6 +249,7 @@ def test_a_second_crop_of_a_scan_is_not_taken_for_another_scan(
     ]
 
 
+@pytest.mark.fault("C16", "one scan for a task that compares", "refused")
 @pytest.mark.parametrize(
     "task", ["exemplar", {"name": "rotation+simclr", "simclr.mask_same_scan": True}]
 )
@@ -282,6 +286,7 @@ def test_pairs_of_scans_need_people_with_several(shapes_store, tmp_path, small, 
     assert weights[0] != weights[1]
 
 
+@pytest.mark.fault("F21", "a NaN batch with batch norm", "its statistics stay finite")
 def test_statistics_of_a_batch_norm_outlive_a_bad_batch(shapes_store, tmp_path, small, monkeypatch):
     forward = pretext_objective.PretextObjective.forward
 
@@ -305,6 +310,7 @@ def test_statistics_of_a_batch_norm_outlive_a_bad_batch(shapes_store, tmp_path, 
     assert read_metrics(run)[-1]["skipped"] == 1
 
 
+@pytest.mark.fault("C13", "impossible settings", "refused before any scan is read")
 def test_mistakes_are_refused_before_the_folder_is_made(shapes_store, tmp_path, small):
     with pytest.raises(UsageError, match="did you mean 'rotation'"):
         selfvox.pretrain(shapes_store, out=tmp_path / "run", task="rotatoin", **small)

@@ -3,6 +3,7 @@
 import pytest
 
 from selfvox.runs import progress
+from selfvox.runs.log_file import log_to
 
 
 class Clock:
@@ -22,6 +23,11 @@ def clock(monkeypatch):
     return clock
 
 
+@pytest.mark.fault(
+    "F28",
+    "a clock without time of day",
+    "times left follow from the monotonic clock alone",
+)
 def test_a_line_is_printed_every_ten_seconds_and_at_the_end(clock, capsys):
     with progress.progress_bar("training", total=40) as bar:
         for _ in range(40):
@@ -64,6 +70,13 @@ def test_redirected_output_is_appended_to_the_log(tmp_path, capsys):
     progress.echo("after")
     assert (tmp_path / "log.txt").read_text() == "before\nmeanwhile [1/2]\n"
     assert capsys.readouterr().err == "after\n"
+
+
+def test_what_is_redirected_is_in_no_other_log(tmp_path):
+    log = tmp_path / "log.txt"
+    with progress.redirect_output(log), log_to(log):
+        progress.echo("once")
+    assert log.read_text() == "once\n"
 
 
 @pytest.mark.parametrize(

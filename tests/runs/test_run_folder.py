@@ -4,13 +4,16 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 
-from selfvox.errors import UsageError
+from selfvox.errors import DataError, UsageError
 from selfvox.runs import run_folder
 from selfvox.runs.checkpoints import Checkpoint
+from selfvox.runs.log_file import forget_earlier_lines, log_to
+from selfvox.runs.progress import echo
 from selfvox.runs.run_folder import open_run
 from selfvox.settings.verbs import Pretrain
 
@@ -55,6 +58,35 @@ def test_an_existing_run_is_only_written_into_when_resumed(tmp_path):
         pass
 
 
+def test_the_log_of_a_run_has_every_line_and_the_error_that_ended_it(tmp_path):
+    forget_earlier_lines()
+    echo("reading scans")
+
+    def fail():
+        with started(tmp_path):
+            echo("step 1")
+            raise DataError("scan_1: damaged")
+
+    with pytest.raises(DataError):
+        fail()
+    with started(tmp_path):
+        echo("again")
+    lines = (tmp_path / "run" / "log.txt").read_text().splitlines()
+    assert [line.split("  ", 1)[1] for line in lines] == [
+        "reading scans",
+        "step 1",
+        "DataError: scan_1: damaged",
+        "again",
+    ]
+
+
+@pytest.mark.fault("F8", "a full disk while a log is written", "the work goes on without the line")
+def test_a_full_disk_does_not_end_the_work_that_is_logged():
+    with log_to(Path("/dev/full")):
+        echo("lost")
+        echo("lost too")
+
+
 @pytest.mark.parametrize("changed", [{"batch": 8}, {"seed": 1}, {"accumulate": 3}])
 def test_a_run_is_not_resumed_with_other_settings(tmp_path, changed):
     first = {"batch": 4, "seed": 0, "accumulate": 1}
@@ -68,6 +100,7 @@ def test_a_run_is_not_resumed_with_other_settings(tmp_path, changed):
         pass
 
 
+@pytest.mark.fault("F24", "two processes at one run", "the second is refused")
 def test_a_second_process_is_kept_out_until_the_first_is_gone(tmp_path):
     (tmp_path / "run").mkdir()
     code = "import sys, time, pathlib; from selfvox.runs.folder_lock import folder_lock\n"
@@ -84,6 +117,7 @@ def test_a_second_process_is_kept_out_until_the_first_is_gone(tmp_path):
         pass
 
 
+@pytest.mark.fault("F9", "--out that cannot be made", "refused before training")
 def test_a_folder_that_cannot_be_made_is_a_usage_error(tmp_path):
     (tmp_path / "run").write_text("a file in the way")
     with (
@@ -116,6 +150,7 @@ def test_a_run_that_failed_before_its_first_checkpoint_is_started_again(tmp_path
         pass
 
 
+@pytest.mark.fault("X12", "paths in the record of a failed run", "no folders above the given ones")
 def test_a_reason_names_no_folders_above_those_that_were_given(tmp_path):
     with pytest.raises(ValueError), started(tmp_path):
         raise ValueError(

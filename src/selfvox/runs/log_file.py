@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TextIO
 
 # of this process: the open log, and what was printed before there was one
-_open_logs: list[TextIO] = []
+_open_logs: list[TextIO | None] = []  # the innermost last; None: nothing is logged
 _earlier_lines: deque[str] = deque(maxlen=1000)
 
 
@@ -21,10 +21,13 @@ def write_to_log(text: str) -> None:
     if not _open_logs:
         _earlier_lines.append(line)
         return
+    file = _open_logs[-1]
+    if file is None:
+        return
     # a full disk must not end the work
     with contextlib.suppress(OSError):
-        _open_logs[-1].write(line)
-        _open_logs[-1].flush()
+        file.write(line)
+        file.flush()
 
 
 def forget_earlier_lines() -> None:
@@ -41,18 +44,35 @@ def log_to(path: Path) -> Iterator[None]:
     if _open_logs:
         yield
         return
-    # Path.open takes no opener
-    with open(path, "a", encoding="utf-8", errors="backslashreplace", opener=_open_file) as file:
+    # Path.open takes no opener; closed below, where a full disk is not an error
+    file = open(  # noqa: SIM115
+        path, "a", encoding="utf-8", errors="backslashreplace", opener=_open_file
+    )
+    # a full disk must not end the work
+    with contextlib.suppress(OSError):
         file.writelines(_earlier_lines)
-        _earlier_lines.clear()
-        _open_logs.append(file)
-        try:
-            yield
-        except BaseException as error:
-            write_to_log(f"{type(error).__name__}: {error}")
-            raise
-        finally:
-            _open_logs.pop()
+        file.flush()
+    _earlier_lines.clear()
+    _open_logs.append(file)
+    try:
+        yield
+    except BaseException as error:
+        write_to_log(f"{type(error).__name__}: {error}")
+        raise
+    finally:
+        _open_logs.pop()
+        with contextlib.suppress(OSError):
+            file.close()
+
+
+@contextlib.contextmanager
+def without_log() -> Iterator[None]:
+    """Log nothing meanwhile, such as what goes to a file as a whole."""
+    _open_logs.append(None)
+    try:
+        yield
+    finally:
+        _open_logs.pop()
 
 
 def _open_file(path: str, flags: int) -> int:

@@ -12,7 +12,7 @@ from typing import Any
 
 from rich.console import Console
 
-from selfvox.runs.log_file import write_to_log
+from selfvox.runs.log_file import without_log, write_to_log
 
 _LOG_SECONDS = 10.0  # from one line of progress to the next
 console = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -119,6 +119,7 @@ def redirect_output(log: Path) -> Iterator[None]:
     """Append what is printed meanwhile to a file, instead of to the terminal."""
     with (
         log.open("a", encoding="utf-8") as file,
+        without_log(),
         contextlib.redirect_stdout(file),
         contextlib.redirect_stderr(file),
     ):

@@ -31,6 +31,7 @@ from selfvox.runs.checkpoints import (
 )
 from selfvox.runs.folder_lock import folder_lock
 from selfvox.runs.ledger import append_record, read_records, write_records
+from selfvox.runs.log_file import log_to
 from selfvox.runs.progress import echo
 from selfvox.runs.typed_json import parse, read_checked, write_checked
 from selfvox.settings import safe_yaml
@@ -38,6 +39,7 @@ from selfvox.settings.options import as_dict, to_yaml
 
 FORMAT = 1
 METRICS = "metrics.jsonl"
+LOG = "log.txt"
 # they say where a run computes, not what; a run may be resumed elsewhere
 _NOT_COMPARED = {"resume", "out", "device", "workers", "scheduler"}
 _PACKAGES = (
@@ -181,7 +183,7 @@ def open_run(
         _check_same_settings(path, settings)
     # after the checks: a refused command leaves no folder behind
     _make_folder(path)
-    with folder_lock(path):
+    with folder_lock(path), log_to(path / LOG):
         # facts of the start, such as hashes of the data
         record = read_run_record(path) if continues else {}
         if not continues:
