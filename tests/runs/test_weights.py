@@ -2,6 +2,7 @@
 
 import json
 import os
+import struct
 
 import pytest
 import torch
@@ -35,6 +36,17 @@ class Twice(nn.Module):
         self.all = nn.Sequential(self.conv, nn.BatchNorm2d(2))
 
 
+@pytest.mark.fault("K6", "a header of 10^5 tiny tensors, and of 2^40 bytes", "refused at once")
+@pytest.mark.parametrize("size", [6 * 10**6, 2**40, 2**64 - 1])
+def test_a_header_of_more_than_any_network_is_refused_before_it_is_read(tmp_path, size):
+    file = tmp_path / "weights.safetensors"
+    file.write_bytes(struct.pack("<Q", size) + b"{}")
+    # as large as it says, without taking space
+    os.truncate(file, min(size + 8, 10**7))
+    with pytest.raises(WeightsError, match="header too large"):
+        load_tensors(file)
+
+
 def test_a_part_is_loaded_completely_and_reported(tmp_path):
     saved = Twice()
     loaded = Twice()
@@ -48,6 +60,11 @@ def test_a_part_is_loaded_completely_and_reported(tmp_path):
     )
 
 
+@pytest.mark.fault(
+    "F12 K3 K5",
+    "a tensor missing, foreign, of another shape, not finite",
+    "refused by its name, nothing is loaded",
+)
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -70,6 +87,7 @@ def test_tensors_that_do_not_fit_are_refused_and_nothing_is_loaded(change, messa
     assert all(torch.equal(tensor, initial[name]) for name, tensor in state_tensors(module).items())
 
 
+@pytest.mark.fault("F11 K1", "weights changed by a bit, without a card", "refused")
 def test_a_part_with_changed_weights_or_without_a_card_is_refused(tmp_path):
     save_part(tmp_path, "encoder", Twice(), CARD)
     weights = tmp_path / "weights.safetensors"
@@ -82,8 +100,11 @@ def test_a_part_with_changed_weights_or_without_a_card_is_refused(tmp_path):
         read_encoder(tmp_path / "nowhere")
 
 
-def test_a_pickle_is_never_executed(tmp_path):
+@pytest.mark.fault("K2 X1 X10", "a pickle in place of weights", "refused, nothing runs")
+def test_a_pickle_is_never_executed(tmp_path, monkeypatch):
     canary = tmp_path / "canary"
+    monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
+    monkeypatch.setenv("MONAI_ALLOW_PICKLE", "1")
 
     class Evil:
         def __reduce__(self):

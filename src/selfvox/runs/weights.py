@@ -27,6 +27,9 @@ from selfvox.runs.card import (
     parse_network_card,
 )
 
+# of a file of weights, about 100 for each tensor; a network has hundreds of them
+_MOST_HEADER_BYTES = 4_000_000
+
 
 def state_tensors(module: torch.nn.Module) -> dict[str, Tensor]:
     """A module's parameters and buffers, each once, however often it is registered."""
@@ -184,12 +187,27 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise WeightsError(f"{path}: there is no such file of weights")
     try:
+        _check_header(path)
         tensors: dict[str, Tensor] = safetensors.torch.load_file(path)
     except (safetensors.SafetensorError, OSError, ValueError, struct.error) as error:
         raise WeightsError(
             f"{path}: not a readable safetensors file ({error}); copy it again"
         ) from None
     return tensors
+
+
+def _check_header(path: Path) -> None:
+    """Refuse a header of more tensors than any network has, which would take minutes to read.
+
+    Raises:
+        WeightsError: the header is larger than `_MOST_HEADER_BYTES`.
+    """
+    with path.open("rb") as file:
+        (size,) = struct.unpack("<Q", file.read(8))
+    if size > _MOST_HEADER_BYTES:
+        raise WeightsError(
+            f"{path}: not a readable safetensors file (header too large); copy it again"
+        )
 
 
 def save_part(folder: Path, name: str, module: torch.nn.Module, card: Mapping[str, Any]) -> None:
