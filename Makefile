@@ -3,7 +3,7 @@ PYTHON ?= python3
 PIP = .venv/bin/python -m pip install --quiet --constraint constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: demo test fast fuzz check stub wheel docs docs-text benchmarks clean
+.PHONY: demo test fast fuzz reliability check stub wheel docs docs-text benchmarks clean
 
 demo: .venv/demo
 	.venv/bin/selfvox demo --out demo
@@ -19,6 +19,10 @@ fast: .venv/dev
 EXAMPLES ?= 2500
 fuzz: .venv/dev
 	FUZZ_EXAMPLES=$(EXAMPLES) .venv/bin/python -m pytest tests/fuzz
+
+# docs/reliability.md: inject every fault that has a test, and write what happened; minutes
+reliability: .venv/dev
+	.venv/bin/python docs/reliability.py
 
 check: .venv/dev .venv/docs
 	.venv/bin/ruff check .

@@ -24,6 +24,7 @@ def nobody(monkeypatch, tmp_path):
     monkeypatch.setenv("TMPDIR", str(tmp_path))
 
 
+@pytest.mark.fault("E20 E21", "no HOME, no passwd entry", "a name and a home for libraries")
 def test_a_user_without_a_name_and_a_home_gets_both(nobody, tmp_path):
     with pytest.raises(RuntimeError):
         tmp_path.home()
@@ -41,6 +42,7 @@ def test_a_home_that_is_there_is_kept(monkeypatch, tmp_path):
     assert dict(os.environ) == before
 
 
+@pytest.mark.fault("X17 X17b", "a cache folder that others may write", "not used")
 @pytest.mark.parametrize("mode", [0o777, 0o770, 0o722])
 def test_a_folder_that_others_may_write_is_not_used(nobody, monkeypatch, tmp_path, mode):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
@@ -56,12 +58,14 @@ def test_a_folder_that_others_may_write_is_not_used(nobody, monkeypatch, tmp_pat
     assert caches.private_folder("numba") is None
 
 
+@pytest.mark.fault("X17b", "numba's cache", "in a private folder")
 def test_compiled_loops_are_cached_in_the_private_folder(nobody, monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     code = numba_kernels.compiled(numba_kernels._add.py_func)
     assert str(code._cache.cache_path).startswith(str(tmp_path / "selfvox" / "numba"))
 
 
+@pytest.mark.fault("E20-E22", "a user id that the system does not know", "starts")
 def test_the_package_starts_for_a_user_that_the_system_does_not_know(tmp_path):
     code = (
         "import os, pwd\n"

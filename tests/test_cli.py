@@ -189,6 +189,7 @@ def test_dashes_underscores_equals_signs_and_order_do_not_matter(capsys):
     assert (between["run"], between["scans"]) == ("run", "scans")
 
 
+@pytest.mark.fault("C15", "values that begin with -", "taken as values after `--`")
 def test_values_that_begin_with_a_dash_can_be_given(capsys):
     assert resolved(capsys, "pretrain", "--out=-o", "--", "-scans")["scans"] == "-scans"
     assert resolved(capsys, "pretrain", "--out=-o", "s")["out"] == "-o"
@@ -301,6 +302,7 @@ def test_a_wrong_command_line_is_refused_in_one_line(arguments, message, capsys)
     assert message in refused(capsys, *arguments)
 
 
+@pytest.mark.fault("C12", "a misspelt key in a settings file", "refused with the nearest")
 def test_an_unknown_key_in_a_file_is_refused_with_the_nearest(capsys, tmp_path):
     file = tmp_path / "settings.yaml"
     file.write_text("learnig_rate: 1\n")
@@ -357,6 +359,7 @@ def test_debug_shows_where(capsys, pretrain_does):
     assert shown.endswith("selfvox: error: broken scan\n")
 
 
+@pytest.mark.fault("X7", "escapes of the terminal in messages", "escaped")
 def test_names_that_move_the_cursor_are_shown_escaped(capsys, pretrain_does):
     pretrain_does(raising(errors.DataError("a\x1b[31m\n\u202eb\udcff.nii: bad")))
     line = refused(capsys, "pretrain", "s", "--out", "o", code=3)

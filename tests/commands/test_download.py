@@ -109,6 +109,7 @@ def test_every_task_of_monai_has_a_safe_address_and_a_checksum():
     assert all(address.startswith("https://") for address in DecathlonDataset.resource.values())
 
 
+@pytest.mark.fault("X20", "http:// and missing checksums", "refused")
 @pytest.mark.parametrize("change", [("resource", "http://localhost/x.tar"), ("md5", None)])
 def test_an_address_without_encryption_or_checksum_is_refused(
     change, served, tmp_path, monkeypatch
@@ -119,6 +120,7 @@ def test_an_address_without_encryption_or_checksum_is_refused(
     assert [*(tmp_path / "data").iterdir()] == []
 
 
+@pytest.mark.fault("X20", "a changed archive", "refused, nothing is left")
 def test_a_wrong_checksum_is_refused_and_nothing_is_left(served, archive, tmp_path, monkeypatch):
     words = logging.Handler()
     monkeypatch.setattr(words, "emit", lambda record: pytest.fail(f"MONAI said {record.msg}"))
@@ -192,6 +194,7 @@ def test_a_disk_that_would_not_hold_it_is_refused_beforehand(
     assert [*(tmp_path / "data").iterdir()] == []
 
 
+@pytest.mark.fault("F8", "a full disk while unpacking", "only the archive stays")
 def test_a_disk_that_fills_while_unpacking_keeps_the_archive_alone(
     served, archive, tmp_path, monkeypatch
 ):
@@ -211,6 +214,11 @@ def test_a_disk_that_fills_while_unpacking_keeps_the_archive_alone(
     assert [path.name for path in (tmp_path / "data").iterdir()] == [TASK]
 
 
+@pytest.mark.fault(
+    "X3",
+    "pipe, device and hard link in an archive",
+    "refused before it is unpacked",
+)
 @pytest.mark.parametrize("kind", [tarfile.FIFOTYPE, tarfile.CHRTYPE, tarfile.LNKTYPE])
 def test_an_archive_with_more_than_files_is_refused_before_it_is_unpacked(
     kind, served, archive, tmp_path, monkeypatch
@@ -227,6 +235,7 @@ def test_an_archive_with_more_than_files_is_refused_before_it_is_unpacked(
     assert [*(tmp_path / "data").iterdir()] == []
 
 
+@pytest.mark.fault("X3 X4", "an archive that is packed once more", "refused")
 def test_an_archive_that_is_packed_once_more_is_refused(served, archive, tmp_path):
     archive.write_bytes(gzip.compress(archive.read_bytes()))
     served()
@@ -240,6 +249,7 @@ def test_the_sha_256_of_the_archive_is_printed(served, archive, tmp_path, capsys
     assert f"SHA-256 of the archive: {digest}" in capsys.readouterr().err
 
 
+@pytest.mark.fault("X3", "a link out of an archive", "refused, nothing is left")
 @pytest.mark.parametrize("bad", ["link", "listed"])
 def test_an_archive_that_is_no_decathlon_task_is_refused(bad, served, archive, tmp_path):
     root = archive.parent / TASK

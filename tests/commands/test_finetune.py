@@ -125,6 +125,7 @@ def test_from_scratch_and_pre_trained_differ_in_nothing_but_the_encoder(
     assert cards[0] == cards[1]
 
 
+@pytest.mark.fault("F12 K4", "weights of another network", "refused with tensor and shapes")
 @pytest.mark.parametrize(
     "network",
     ["residual", {"name": "plain", "channels": [4, 16]}, {"name": "plain", "norm": "group"}],
@@ -178,6 +179,7 @@ def test_labels_are_counted_by_subject_and_nested(shapes_store, tmp_path, small)
     assert chosen["one"] < chosen["half"] < chosen["three"]
 
 
+@pytest.mark.fault("C16", "more labels than there are", "refused")
 def test_more_labels_than_there_are_is_refused(shapes_store, tmp_path, small):
     with pytest.raises(
         UsageError, match="has 4 to train on, besides 2 for validation and 2 for testing"
@@ -292,6 +294,7 @@ def two_channels(folder, count=3):
     return folder / "two.csv"
 
 
+@pytest.mark.fault("K4", "an encoder of other channels", "refused without a stated rule")
 def test_scans_of_other_channels_need_a_policy_which_is_reported_and_recorded(
     tmp_path, pretrained, capsys
 ):

@@ -174,6 +174,7 @@ def test_two_runs_write_the_same_bytes(run, scans, tmp_path):
     assert json.loads((tmp_path / "one" / "classes.json").read_text())["2"] == "lesion"
 
 
+@pytest.mark.fault("X11 X12", "names in headers of scans", "in no prediction")
 def test_no_text_of_the_header_and_no_path_is_written(run, scans, tmp_path):
     predict(Predict(run=run, scans=scans, out=tmp_path / "out"))
     # the log has what was printed, and the settings what was asked for: paths as they were given
@@ -214,6 +215,7 @@ predict(Predict(run=run, scans=scans, out=out))
 """
 
 
+@pytest.mark.fault("F31", "SIGKILL while each scan is predicted", "goes on to the same bytes")
 def test_a_batch_killed_at_any_scan_goes_on_to_the_same_bytes(run, scans, tmp_path):
     predict(Predict(run=run, scans=scans, out=tmp_path / "whole"))
     out = tmp_path / "out"
@@ -225,6 +227,11 @@ def test_a_batch_killed_at_any_scan_goes_on_to_the_same_bytes(run, scans, tmp_pa
     assert (out / "scan_0.nii.gz").stat().st_mtime_ns == kept
 
 
+@pytest.mark.fault(
+    "F31",
+    "SIGTERM during a prediction",
+    "what is finished stays, the lost scan is named",
+)
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_stops_at_once_and_what_is_finished_stays(
     run, scans, tmp_path, monkeypatch, capsys, number
@@ -283,6 +290,7 @@ def test_finished_predictions_are_not_made_again(run, scans, tmp_path, monkeypat
     assert f"has 2 predictions of scans that are not among these, such as {name}" in said
 
 
+@pytest.mark.fault("F27", "a damaged prediction", "made again")
 def test_a_damaged_prediction_is_made_again_and_a_corrected_one_kept(run, scans, tmp_path, capsys):
     first, second, _ = predict(Predict(run=run, scans=scans, out=tmp_path / "out"))
     whole = first.read_bytes()
@@ -315,6 +323,7 @@ def test_a_corrected_label_is_kept_though_its_probabilities_are_gone(run, scans,
     )
 
 
+@pytest.mark.fault("F25b", "two processes predict into one folder", "the second is refused")
 def test_a_folder_that_another_process_predicts_into_is_left_alone(run, scans, tmp_path):
     with (
         OutputFolder(tmp_path / "out").lock(),
@@ -334,6 +343,7 @@ def test_tables_of_somebody_else_are_not_written_over(run, scans, tmp_path, name
     assert table.read_text() == "mine"
 
 
+@pytest.mark.fault("F23", "a scan too large for the memory", "rejected, the others are predicted")
 @pytest.mark.parametrize(
     "error",
     [
@@ -398,6 +408,7 @@ def test_a_folder_of_another_run_or_of_other_scans_is_refused(run, scans, tmp_pa
     assert content(out) == before
 
 
+@pytest.mark.fault("H14", "another scan of a name that was predicted", "a case of its own")
 def test_another_scan_of_the_same_name_is_a_case_of_its_own(run, scans, tmp_path, capsys):
     out = tmp_path / "out"
     first = predict(Predict(run=run, scans=scans, out=out))
@@ -439,6 +450,7 @@ def test_another_scan_of_the_same_name_replaces_the_prediction_on_request(run, s
     assert len([record for record in records if record["id"] == "scan_1"]) == 1
 
 
+@pytest.mark.fault("C15", "the folder of the scans as --out", "refused")
 def test_the_scans_themselves_are_never_overwritten(run, scans):
     before = content(scans)
     for given, out in ((scans / "scan_0.nii.gz", scans), (scans, scans), (scans, scans / "out")):
@@ -613,6 +625,11 @@ def test_the_subset_of_unlabelled_scans_is_what_has_no_label(run, scans, tmp_pat
         predict(Predict(**how, out=tmp_path / "none"))
 
 
+@pytest.mark.fault(
+    "F14 X8",
+    "damaged and constant scans, one named as a formula",
+    "named, the others are predicted",
+)
 def test_bad_scans_are_named_and_the_others_predicted(run, scans, tmp_path, capsys):
     (scans / "=cmd().nii.gz").write_bytes(b"no scan")
     write_scan(scans / "flat.nii.gz", np.ones((9, 9, 9), np.int16))
@@ -682,6 +699,7 @@ def test_a_smaller_scan_than_the_window_is_predicted(run, tmp_path):
     assert nib.load(path).shape == (7, 9, 5)
 
 
+@pytest.mark.fault("K1 F11", "networks missing, cut, changed", "refused")
 def test_a_run_without_an_intact_network_is_refused(run, scans, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(WeightsError, match=r"has no network\.json"):

@@ -132,6 +132,7 @@ def test_the_store_does_not_depend_on_the_workers(scans: Path, tmp_path: Path) -
     ).read_bytes()
 
 
+@pytest.mark.fault("F14", "unreadable scans among others", "named, the others are prepared")
 def test_bad_scans_are_named_and_the_others_are_prepared(scans: Path, tmp_path: Path) -> None:
     complete = (scans / "s1.nii.gz").read_bytes()
     (scans / "s1.nii.gz").write_bytes(complete[: len(complete) // 2])
@@ -259,6 +260,7 @@ def test_stray_labelled_voxels_outside_the_foreground_box_are_reported(
     assert f"s1: {note}" in capsys.readouterr().err
 
 
+@pytest.mark.fault("C8", "the label of another scan", "refused")
 def test_a_label_that_is_partly_outside_the_foreground_box_is_refused(tmp_path: Path) -> None:
     scans = labelled(tmp_path / "scans")
     label = np.zeros((14, 12, 10), np.uint8)
@@ -272,6 +274,7 @@ def test_a_label_that_is_partly_outside_the_foreground_box_is_refused(tmp_path: 
     assert "its label has 2 of 6 voxels of class 2 in the empty background" in rejected
 
 
+@pytest.mark.fault("F26", "a file that changes while it is read", "rejected")
 def test_a_scan_that_changes_while_it_is_read_is_rejected(
     scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -299,6 +302,7 @@ def test_undeclared_classes_are_those_of_the_labels(tmp_path: Path) -> None:
     assert open_store(tmp_path / "store").classes == {0: "background", 1: "class 1", 2: "class 2"}
 
 
+@pytest.mark.fault("F27", "a damaged array of a store", "prepared again, once")
 def test_only_damaged_arrays_are_prepared_again(scans: Path, tmp_path: Path) -> None:
     store = tmp_path / "store"
     selfvox.prepare(scans, out=store)
@@ -383,6 +387,7 @@ def test_another_subject_in_the_table_reaches_the_store_without_new_arrays(
     assert rewritten(earlier, tmp_path / "store") == set()
 
 
+@pytest.mark.fault("X12", "paths, host and user", "in no file of a store")
 def test_no_path_user_or_host_is_in_the_store(scans: Path, tmp_path: Path) -> None:
     selfvox.prepare(scans, out=tmp_path / "store", validation=1, test=1)
     (scans / "s1.nii.gz").write_bytes(b"broken")
@@ -503,6 +508,11 @@ def test_a_window_is_kept_until_the_data_set_has_doubled(scans: Path, tmp_path: 
     assert open_store(store).recipe != window
 
 
+@pytest.mark.fault(
+    "F26c",
+    "a store of scans that are all gone",
+    "refused, the store is left as it is",
+)
 def test_a_store_of_other_scans_and_a_foreign_folder_are_left_alone(
     scans: Path, tmp_path: Path
 ) -> None:
@@ -591,6 +601,11 @@ def children(pid: int) -> set[int]:
     return pids
 
 
+@pytest.mark.fault(
+    "F8 F3v",
+    "SIGKILL during preparation",
+    "no process left; the next run completes it",
+)
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc to see orphans")
 def test_a_killed_run_leaves_no_process_and_the_next_one_completes_it(tmp_path: Path) -> None:
     scans = tmp_path / "scans"
@@ -618,6 +633,7 @@ def test_a_killed_run_leaves_no_process_and_the_next_one_completes_it(tmp_path: 
     assert open_store(store).cases == open_store(tmp_path / "undisturbed").cases
 
 
+@pytest.mark.fault("F5", "SIGINT during preparation", "prepared cases are kept")
 def test_ctrl_c_stops_and_keeps_the_prepared_cases(tmp_path: Path) -> None:
     scans = tmp_path / "scans"
     store = tmp_path / "store"
@@ -637,6 +653,7 @@ def test_ctrl_c_stops_and_keeps_the_prepared_cases(tmp_path: Path) -> None:
     assert len(open_store(store).cases) == 60
 
 
+@pytest.mark.fault("F25", "two processes at one store", "the second is refused")
 def test_a_second_process_is_refused_with_the_id_of_the_first(scans: Path, tmp_path: Path) -> None:
     fcntl = pytest.importorskip("fcntl")
     (tmp_path / "store" / "cases").mkdir(parents=True)
@@ -650,6 +667,7 @@ def test_a_second_process_is_refused_with_the_id_of_the_first(scans: Path, tmp_p
     selfvox.prepare(scans, out=tmp_path / "store")
 
 
+@pytest.mark.fault("F8", "a full disk during preparation", "the next run continues")
 def test_the_run_after_a_full_disk_continues(
     scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -672,6 +690,7 @@ def test_the_run_after_a_full_disk_continues(
     assert rewritten(earlier, store) == {"s3", "s4"}
 
 
+@pytest.mark.fault("F13 F33", "a worker that is killed by its item", "only that scan is rejected")
 def test_a_dying_worker_costs_only_its_item() -> None:
     """Item 3 kills whatever process runs it; all others give their result."""
     items = [partial(int, number) if number != 3 else partial(os._exit, 9) for number in range(12)]

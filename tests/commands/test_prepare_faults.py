@@ -15,6 +15,11 @@ from selfvox.data.preparation.store import open_store
 from selfvox.errors import UsageError
 
 
+@pytest.mark.fault(
+    "F26c",
+    "scans or labels of a store that are gone, as with a disk half unmounted",
+    "few are named; more than half are refused",
+)
 @pytest.mark.parametrize(("kind", "folder"), [("scans", "images"), ("labels", "labels")])
 def test_scans_and_labels_that_vanished_are_named_and_many_of_them_refused(
     kind: str, folder: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -35,6 +40,11 @@ def test_scans_and_labels_that_vanished_are_named_and_many_of_them_refused(
     assert f"1 of the 4 {kind} in this store are gone, such as sub-001" in capsys.readouterr().err
 
 
+@pytest.mark.fault(
+    "C15",
+    "names that begin with - or a space, 240 bytes, line break, escape, not UTF-8",
+    "escaped and used",
+)
 @pytest.mark.parametrize(
     "name",
     ["-g", " h ", "b\nc", "d\x1b[31m", "é" * 120, "<img>", os.fsdecode(b"e\xff\xfe")],

@@ -16,6 +16,11 @@ HOSTILE = [
 ]  # fmt: skip
 
 
+@pytest.mark.fault(
+    "C15",
+    "names with separators, control characters, 400 letters",
+    "a safe file name",
+)
 @pytest.mark.parametrize("text", HOSTILE)
 def test_a_name_stays_in_its_folder_on_one_line_and_in_the_limits_of_a_file_system(text, tmp_path):
     name = naming.safe_name(text)
@@ -74,6 +79,7 @@ def test_a_case_is_called_by_its_stem_and_by_its_path_where_the_stem_repeats():
     assert named("a/x.nii.gz", "b/x.nii.gz", "b/y.nii.gz") == ["a_x", "b_x", "y"]
 
 
+@pytest.mark.fault("H14", "a second patient in the folder", "the first keeps the name")
 def test_a_case_keeps_its_name_when_a_second_patient_arrives():
     assert named("ann/t1.nii.gz") == ["ann_t1"]
     assert named("ann/t1.nii.gz", "bob/t1.nii.gz") == ["ann_t1", "bob_t1"]
@@ -91,6 +97,11 @@ def test_names_that_differ_only_in_case_are_told_apart_or_refused():
         named("X.nii.gz", "x.nii.gz")
 
 
+@pytest.mark.fault(
+    "H4",
+    "frames, visits, dates, sides and kinds of scan of a person",
+    "one subject",
+)
 @pytest.mark.parametrize(
     ("paths", "subjects"),
     [

@@ -18,6 +18,7 @@ def pairs(*names):
     return {str(scan): str(label) for scan, label in found.labels.items()}
 
 
+@pytest.mark.fault("H1 H9", "labels named in many ways", "paired with the scan")
 @pytest.mark.parametrize(
     ("scan", "label"),
     [
@@ -68,6 +69,7 @@ def test_the_strictest_way_wins_so_that_no_scan_gets_the_label_of_another():
     assert pairs(*names) == {"1.png": "1_mask.png", "train_1.png": "train_1_mask.png"}
 
 
+@pytest.mark.fault("H13", "scan in NFC, label in NFD", "paired")
 def test_a_letter_in_two_pieces_is_the_letter():
     """macOS writes u and its dots apart; archives carry that to other systems."""
     composed = unicodedata.normalize("NFC", "images/Müller.nii.gz")

@@ -161,6 +161,11 @@ def outcome(use, root):
     return "refused"
 
 
+@pytest.mark.fault(
+    "K5 K7 K-enc K-net K-man K-case F27m",
+    "any leaf of a card, manifest or record replaced or dropped",
+    "refused with the file, or without effect",
+)
 @pytest.mark.parametrize("name", FILES)
 @given(data=st.data())
 def test_a_changed_leaf_is_refused_or_harmless(folders, count, name, data):
@@ -188,6 +193,7 @@ def test_a_changed_leaf_is_refused_or_harmless(folders, count, name, data):
         assert result == "refused"
 
 
+@pytest.mark.fault("F11-card", "any bit of a card, manifest or record flipped", "noticed")
 @pytest.mark.parametrize("name", FILES)
 @given(place=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
 def test_one_flipped_bit_is_noticed_or_harmless(folders, count, name, place, bit):
@@ -202,6 +208,11 @@ def test_one_flipped_bit_is_noticed_or_harmless(folders, count, name, place, bit
         file.write_bytes(before)
 
 
+@pytest.mark.fault(
+    "F-run F-met K-ledger",
+    "other text in place of run.json, metrics and ledgers",
+    "refused, or taken as missing",
+)
 @given(text=st.text(max_size=40) | st.sampled_from(["", "[" * 10_000, '{"a":' * 10_000, "NaN"]))
 @pytest.mark.parametrize("name", FILES)
 def test_any_other_text_is_refused_or_taken_as_missing(folders, count, name, text):

@@ -147,6 +147,7 @@ def outcome(read):
     return "refused"
 
 
+@pytest.mark.fault("X19", "random damage to NIfTI", "read or refused")
 @pytest.mark.parametrize("ending", [".nii", ".nrrd", ".mha", ".png", ".jpg", ".tif"])
 @given(changes=damages())
 def test_a_damaged_scan_is_read_or_refused(folder, originals, count, ending, changes):
@@ -155,6 +156,7 @@ def test_a_damaged_scan_is_read_or_refused(folder, originals, count, ending, cha
     count(ending, outcome(lambda: images.read_image(file)))
 
 
+@pytest.mark.fault("X19", "random damage to packed NIfTI", "read or refused")
 @given(changes=damages(), before=st.booleans())
 def test_a_damaged_compressed_scan_is_read_or_refused(folder, originals, count, changes, before):
     file = folder / "damaged.nii.gz"
@@ -167,6 +169,7 @@ def test_a_damaged_compressed_scan_is_read_or_refused(folder, originals, count, 
     count(".nii.gz", outcome(lambda: images.read_image(file)))
 
 
+@pytest.mark.fault("X19", "random damage to DICOM", "read or refused")
 @given(changes=damages(), number=st.integers(0, 2))
 def test_a_damaged_slice_of_a_series_is_read_or_refused(folder, count, changes, number):
     series = folder / "series"
@@ -178,6 +181,7 @@ def test_a_damaged_slice_of_a_series_is_read_or_refused(folder, count, changes, 
     count(".dcm", outcome(lambda: images.read_slices(files, "series")))
 
 
+@pytest.mark.fault("X19", "random damage to labels", "read or refused")
 @given(changes=damages())
 def test_a_damaged_label_is_read_or_refused(folder, originals, count, changes):
     whole = folder / "whole.nii"

@@ -37,6 +37,11 @@ def test_installed_packages_are_inside_their_bounds():
     assert outcomes(versions.check_versions()) == {"versions": "ok"}
 
 
+@pytest.mark.fault(
+    "X18",
+    "a torch with known faults",
+    "`doctor` fails with the command that mends it",
+)
 def test_a_version_with_known_faults_fails_with_the_command_that_mends_it():
     def version_of(name: str) -> str:
         return "2.9.1" if name == "torch" else importlib.metadata.version(name)
@@ -81,6 +86,7 @@ def test_the_cpu_convolves_right_in_both_precisions():
     assert any("fp32 on cpu: relative error" in check.text for check in checks)
 
 
+@pytest.mark.fault("X18", "a convolution in bf16 that is wrong", "`doctor` fails with the layer")
 @pytest.mark.parametrize("result", [0, 1, 2], ids=["output", "gradient of maps", "of weights"])
 @pytest.mark.parametrize("wrong", [1.05, float("nan")])
 def test_one_wrong_result_of_one_layer_fails_and_is_named(monkeypatch, result, wrong):
@@ -227,6 +233,7 @@ def test_a_folder_that_cannot_be_written_fails_with_another_out(tmp_path, monkey
     assert "another --out" in check.remedy
 
 
+@pytest.mark.fault("E31", "flock answers ENOLCK", "`doctor` warns")
 def test_a_file_system_without_locks_is_a_warning(tmp_path, monkeypatch):
     monkeypatch.setattr(fcntl, "flock", refuse(errno.ENOLCK))
     assert outcomes(file_system.check_file_system(tmp_path))["locks"] == "warn"
@@ -240,6 +247,7 @@ def test_locks_without_effect_are_a_warning(tmp_path, monkeypatch):
     assert "no effect" in lock.text
 
 
+@pytest.mark.fault("E32 F29", "fsync of folders or files fails", "`doctor` warns, or fails")
 def test_fsync_of_folders_may_be_missing_and_that_of_files_may_not(tmp_path, monkeypatch):
     fsync = os.fsync
 

@@ -25,6 +25,7 @@ def test_a_file_appears_complete_and_the_temporary_one_is_gone(tmp_path):
     assert path.read_text() == "half"
 
 
+@pytest.mark.fault("F2", "an error while a file is written", "the old file stays")
 def test_an_error_while_writing_keeps_the_old_file(tmp_path):
     atomic_files.write_text(tmp_path / "a", "before")
     with pytest.raises(UnicodeEncodeError):
@@ -33,6 +34,7 @@ def test_an_error_while_writing_keeps_the_old_file(tmp_path):
     assert len(list(tmp_path.iterdir())) == 1
 
 
+@pytest.mark.fault("F8", "a full disk while a file is written", "the old file stays; reported")
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
 @pytest.mark.parametrize("call", ["fsync", "replace"])
 def test_a_full_disk_keeps_the_old_file_and_is_reported(tmp_path, monkeypatch, call, number):
@@ -59,6 +61,7 @@ def test_other_system_errors_are_passed_on(tmp_path):
         atomic_files.write_text(tmp_path / "nowhere" / "a", "x")
 
 
+@pytest.mark.fault("F29", "order of fsync and rename", "content, rename, folder")
 def test_the_content_is_fsynced_before_the_rename_and_the_folder_after_it(tmp_path, monkeypatch):
     order = []
     fsync = os.fsync
@@ -89,6 +92,7 @@ def test_json_has_no_nan(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.fault("X8", "formulas in tables", "quoted")
 def test_no_cell_is_a_formula_and_numbers_stay_numbers(tmp_path):
     cells = [
         "=cmd()",
@@ -135,6 +139,11 @@ def test_a_digest_is_that_of_the_bytes(tmp_path):
     )
 
 
+@pytest.mark.fault(
+    "E32 F29",
+    "fsync of a folder fails with EINVAL, EACCES and others",
+    "goes on; printed once",
+)
 @pytest.mark.parametrize("number", [errno.EINVAL, errno.EACCES])
 def test_a_file_system_that_cannot_fsync_a_folder_is_used_and_this_is_printed_once(
     tmp_path, monkeypatch, capsys, number
@@ -154,6 +163,7 @@ def test_a_file_system_that_cannot_fsync_a_folder_is_used_and_this_is_printed_on
     assert capsys.readouterr().err.count("cannot fsync a folder") == 1
 
 
+@pytest.mark.fault("F29", "fsync of a file fails with EIO", "an error, the old file stays")
 def test_a_file_that_cannot_be_fsynced_is_an_error(tmp_path, monkeypatch):
     def fail(descriptor):
         raise OSError(errno.EIO, os.strerror(errno.EIO))
@@ -164,6 +174,7 @@ def test_a_file_that_cannot_be_fsynced_is_an_error(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.fault("X2l", "a link in place of a temporary file", "not followed")
 def test_the_temporary_file_is_no_link_to_a_file_that_would_be_overwritten(tmp_path):
     victim = tmp_path / "victim"
     victim.write_text("precious")

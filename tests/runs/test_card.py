@@ -169,12 +169,14 @@ def test_every_field_of_a_card_has_one_key_of_the_file(card, entries):
     assert len(entries) == len(dataclasses.fields(card)) + 1  # the format
 
 
+@pytest.mark.fault("K5 K7", "each key of a card missing", "refused with file and key")
 @pytest.mark.parametrize(("card", "entries", "key"), KEYS)
 def test_a_missing_key_is_refused_with_file_key_and_remedy(card, entries, key):
     message = refusal(card, {name: value for name, value in entries.items() if name != key})
     assert message == f"{FILE}: damaged (has no '{key}'); copy it again"
 
 
+@pytest.mark.fault("K5 K7", "each value of a card of another type", "refused with file and key")
 @pytest.mark.parametrize(("card", "entries", "key"), KEYS)
 def test_a_value_of_another_type_is_refused_with_file_key_and_remedy(card, entries, key):
     accepted = []
@@ -192,6 +194,7 @@ def test_a_value_of_another_type_is_refused_with_file_key_and_remedy(card, entri
     assert accepted == ACCEPTED.get((card, key), ACCEPTED.get(key, []))
 
 
+@pytest.mark.fault("K5 K7", "values that no card has", "refused")
 @pytest.mark.parametrize(
     ("card", "entries", "key", "wrong"),
     [

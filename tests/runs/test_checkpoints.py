@@ -49,6 +49,11 @@ def test_the_last_two_checkpoints_are_kept(opened):
     assert opened.last_checkpoint().step == 3
 
 
+@pytest.mark.fault(
+    "F10 F11 F34",
+    "the newest checkpoint cut, empty, changed by a bit, gone",
+    "the one before is used",
+)
 @pytest.mark.parametrize("damage", ["cut", "empty", "flip", "gone", "last byte"])
 def test_a_damaged_checkpoint_gives_way_to_the_one_before(opened, damage):
     for step in (1, 2):
@@ -67,6 +72,11 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(opened, damage):
     assert opened.last_checkpoint().step == 1
 
 
+@pytest.mark.fault(
+    "F34 K1",
+    "the record of the newest checkpoint damaged",
+    "the one before is used",
+)
 @pytest.mark.parametrize(
     "change", [('"step": 2', '"step": 3'), ('"skipped": 0', '"skipped": 7'), ("{", "[")]
 )
@@ -78,6 +88,7 @@ def test_a_damaged_record_gives_way_to_the_one_before(opened, change):
     assert opened.last_checkpoint().step == 1
 
 
+@pytest.mark.fault("K1", "pipe, folder and link in place of a record", "the one before is used")
 def test_a_record_of_another_kind_gives_way_to_the_one_before(opened):
     for step in (1, 2):
         opened.save_checkpoint(checkpoint(step))
@@ -85,6 +96,7 @@ def test_a_record_of_another_kind_gives_way_to_the_one_before(opened):
     assert opened.last_checkpoint().step == 1
 
 
+@pytest.mark.fault("F12 K7", "a checkpoint of a newer version", "refused as such")
 def test_a_checkpoint_of_a_newer_version_is_not_called_damaged(opened):
     opened.save_checkpoint(checkpoint(1))
     record = opened.path / "checkpoints" / "step-00000001.json"
@@ -104,6 +116,7 @@ def test_two_intact_checkpoints_are_kept_where_a_later_one_is_damaged(opened):
     ]
 
 
+@pytest.mark.fault("F10", "only damaged checkpoints", "exit code 4")
 def test_only_damaged_checkpoints_are_an_error_not_a_fresh_start(opened):
     opened.save_checkpoint(checkpoint(1))
     (opened.path / "checkpoints" / "step-00000001.safetensors").write_bytes(b"")
@@ -111,6 +124,11 @@ def test_only_damaged_checkpoints_are_an_error_not_a_fresh_start(opened):
         opened.last_checkpoint()
 
 
+@pytest.mark.fault(
+    "F2",
+    "killed while a checkpoint is written",
+    "the one before is used, temporary files go",
+)
 def test_a_kill_while_writing_keeps_the_checkpoint_before(tmp_path):
     with open_run(tmp_path / "run", settings(tmp_path), resume=False) as opened:
         opened.save_checkpoint(checkpoint(1))
@@ -130,6 +148,7 @@ def test_a_kill_while_writing_keeps_the_checkpoint_before(tmp_path):
         ]
 
 
+@pytest.mark.fault("F7", "a full disk while a checkpoint is written", "the one before stays")
 def test_a_full_disk_keeps_the_checkpoint_before_and_no_temporary_files(opened, monkeypatch):
     opened.save_checkpoint(checkpoint(1))
 
@@ -144,6 +163,7 @@ def test_a_full_disk_keeps_the_checkpoint_before_and_no_temporary_files(opened, 
     assert not list((opened.path / "checkpoints").glob(".*"))
 
 
+@pytest.mark.fault("F7", "a limit on the size of files", "exit code 5, the one before stays")
 def test_a_file_over_the_size_limit_is_reported_as_a_full_disk_and_the_old_one_stays(tmp_path):
     code = """
 import pathlib, resource, sys, torch
@@ -172,6 +192,7 @@ def test_a_folder_without_checkpoints_has_no_last_one(tmp_path):
     assert Run(tmp_path, {}).last_checkpoint() is None
 
 
+@pytest.mark.fault("F21 K5", "NaN in weights", "never written")
 def test_values_that_are_not_finite_are_never_written(opened):
     with pytest.raises(NumericalError, match="not finite"):
         opened.save_checkpoint(Checkpoint(1, {"weights.a": torch.tensor([1.0, float("nan")])}, {}))

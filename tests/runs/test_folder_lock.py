@@ -61,6 +61,7 @@ def lock_in_turns(folder):
     return most
 
 
+@pytest.mark.fault("F24 F25", "many processes at one folder", "one at a time")
 @pytest.mark.parametrize("has_locks", [True, False])
 def test_of_many_that_lock_a_folder_in_turns_never_two_have_it_at_once(
     tmp_path, without_locks, has_locks
@@ -92,6 +93,11 @@ def test_a_lock_file_that_was_removed_between_opening_and_locking_is_no_lock(tmp
         pass
 
 
+@pytest.mark.fault(
+    "E31",
+    "flock answers ENOSYS, ENOLCK, EOPNOTSUPP",
+    "a file takes the place of the lock; printed once",
+)
 @pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
 def test_without_locks_a_file_takes_their_place_and_this_is_printed_once(
     tmp_path, without_locks, capsys, number
@@ -114,6 +120,7 @@ def dead_process():
     return process.pid
 
 
+@pytest.mark.fault("E31 F24", "the owner of a folder died", "the folder is free")
 def test_a_process_that_died_here_owns_nothing_and_one_elsewhere_is_believed(
     tmp_path, without_locks
 ):
@@ -135,6 +142,7 @@ def test_another_error_of_a_lock_is_passed_on(tmp_path, without_locks):
         pass
 
 
+@pytest.mark.fault("X2l", "a link in place of `.lock`", "refused, not followed")
 @pytest.mark.parametrize("what", ["link", "broken link", "folder", "pipe"])
 def test_the_lock_is_no_link_to_a_file_that_would_be_overwritten(tmp_path, what):
     victim = tmp_path / "victim"

@@ -39,6 +39,7 @@ def test_the_number_of_processes_comes_from_the_launcher(environment, launch):
     assert find_launch(environment) == launch
 
 
+@pytest.mark.fault("G", "a launcher without address or numbers", "refused in one line")
 @pytest.mark.parametrize(
     ("environment", "message"),
     [
@@ -55,6 +56,7 @@ def test_processes_that_cannot_find_each_other_are_refused(environment, message)
         find_launch(environment)
 
 
+@pytest.mark.fault("G", "`--devices` that differs from the launcher", "refused in one line")
 @pytest.mark.parametrize("rank", [0, 1])
 def test_another_number_of_devices_is_refused_and_one_process_says_so(rank):
     launch = Launch("torchrun", nodes=2, per_node=2, rank=rank)

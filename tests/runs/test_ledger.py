@@ -26,6 +26,11 @@ def test_a_value_that_is_not_a_number_is_read_back(tmp_path):
     assert math.isnan(read_records(tmp_path / "ledger.jsonl")[0]["loss"])
 
 
+@pytest.mark.fault(
+    "F2 K-ledger",
+    "half a line at the end of a ledger",
+    "left out, later records are read",
+)
 @pytest.mark.parametrize("length", range(1, 12))
 def test_a_half_written_last_line_is_left_out_and_spoils_no_later_record(tmp_path, length):
     ledger = tmp_path / "ledger.jsonl"
@@ -58,6 +63,7 @@ def test_replaced_records_are_all_there_is(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["ledger.jsonl"]
 
 
+@pytest.mark.fault("X2l", "a link in place of a ledger", "not followed")
 def test_a_ledger_is_no_link_to_a_file_that_would_be_changed(tmp_path):
     (tmp_path / "victim").write_text("precious")
     (tmp_path / "ledger.jsonl").symlink_to(tmp_path / "victim")
@@ -66,6 +72,11 @@ def test_a_ledger_is_no_link_to_a_file_that_would_be_changed(tmp_path):
     assert (tmp_path / "victim").read_text() == "precious"
 
 
+@pytest.mark.fault(
+    "K-ledger F-met",
+    "lines of null, other types, not UTF-8",
+    "left out with a word",
+)
 def test_damaged_lines_are_left_out_with_a_word(tmp_path, capsys):
     ledger = tmp_path / "ledger.jsonl"
     whole = with_checksum({"step": 1})
@@ -75,6 +86,7 @@ def test_damaged_lines_are_left_out_with_a_word(tmp_path, capsys):
     assert "line 2 is damaged and left out (4 in all)" in capsys.readouterr().err
 
 
+@pytest.mark.fault("K1", "a pipe in place of a ledger", "refused")
 def test_a_pipe_is_no_ledger(tmp_path):
     os.mkfifo(tmp_path / "ledger.jsonl")
     with pytest.raises(DataError, match="not a regular file"):

@@ -58,6 +58,11 @@ def wait_until(condition, seconds=20.0):
         time.sleep(0.02)
 
 
+@pytest.mark.fault(
+    "G3 F17",
+    "one of several processes gives no sign of life",
+    "named, the others are ended",
+)
 def test_a_process_without_a_sign_of_life_is_named_and_the_others_are_ended(contacts, capsys):
     first, second, third = contacts(3)
     notes = []
@@ -70,6 +75,11 @@ def test_a_process_without_a_sign_of_life_is_named_and_the_others_are_ended(cont
     assert line.startswith("selfvox: rank 1 gave no sign of life for")
 
 
+@pytest.mark.fault(
+    "G9",
+    "an error in one of several processes",
+    "the others end with its exit code",
+)
 def test_an_error_of_one_process_ends_the_others_with_its_exit_code(contacts):
     first, second = contacts(2)
     error = DataError("scan_07.nii.gz: is damaged")
@@ -82,6 +92,7 @@ def test_an_error_of_one_process_ends_the_others_with_its_exit_code(contacts):
     leaving.join()
 
 
+@pytest.mark.fault("F17 G3", "SIGKILL of one of several processes", "named at once")
 def test_a_process_that_another_one_started_is_named_as_soon_as_it_dies(contacts):
     child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
     first, _ = contacts(2, [child])
@@ -98,6 +109,7 @@ def test_processes_that_are_done_are_not_lost(contacts):
     assert first.verdict is None
 
 
+@pytest.mark.fault("F20", "one of several processes is slow", "named once, and waited for")
 def test_a_late_process_is_named_once_and_not_while_it_does_what_the_others_must_wait_for(
     contacts, capsys
 ):

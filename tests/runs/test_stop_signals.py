@@ -10,6 +10,7 @@ from selfvox.runs.stop_signals import STOP_SIGNALS, StopRequest, handle_stop_sig
 from selfvox.training.stop_after_step import StopSignals
 
 
+@pytest.mark.fault("F3 F6", "each stop signal before the first step", "exit code 128 + number")
 @pytest.mark.parametrize("number", STOP_SIGNALS)
 def test_a_verb_ends_on_a_signal_with_its_exit_code(monkeypatch, capsys, number):
     cleaned = []
@@ -69,6 +70,7 @@ class ClosedTerminal:
     flush = write
 
 
+@pytest.mark.fault("F3", "a terminal that is gone", "output that fails ends nothing")
 def test_work_goes_on_when_its_terminal_is_closed(monkeypatch):
     monkeypatch.setattr("sys.stderr", ClosedTerminal())
     progress.echo("a line")

@@ -8,6 +8,11 @@ from selfvox.errors import DataError
 from selfvox.runs import strict_json
 
 
+@pytest.mark.fault(
+    "C11",
+    "duplicate keys, NaN, nesting of 100 000, numbers of 5000 digits, comments",
+    "refused in one line",
+)
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
@@ -36,6 +41,7 @@ def test_what_is_not_strict_json_is_refused_in_one_line(tmp_path, text, reason):
     assert str(path) in str(refusal.value)
 
 
+@pytest.mark.fault("C11", "a huge JSON file", "no more than the limit is read")
 def test_of_a_huge_file_no_more_than_the_limit_is_read(tmp_path, record_reads):
     path = tmp_path / "dataset.json"
     with path.open("wb") as file:
@@ -78,6 +84,7 @@ def test_other_encodings_are_refused_and_a_byte_order_mark_is_not(tmp_path):
     assert strict_json.read_json(path) == {"a": "ü"}
 
 
+@pytest.mark.fault("K1 N38", "a pipe in place of JSON", "refused without waiting")
 def test_a_pipe_and_a_missing_file_are_refused_without_waiting(tmp_path):
     os.mkfifo(tmp_path / "pipe.json")
     for name in ("pipe.json", "absent.json"):

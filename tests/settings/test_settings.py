@@ -80,6 +80,7 @@ def test_a_refusal_names_the_option_and_what_it_takes(values, message):
         resolve(Toy, values, prefix="task.")
 
 
+@pytest.mark.fault("C13", "numbers out of range in every verb", "refused by name")
 @pytest.mark.parametrize(
     ("verb", "base", "values"),
     [
@@ -158,6 +159,7 @@ def test_settings_survive_yaml(tmp_path):
     assert resolve(verbs.Pretrain, safe_yaml.read_yaml(tmp_path / "settings.yaml")) == original
 
 
+@pytest.mark.fault("C14 X9", "tags that run code, anchors, bombs, nesting", "refused, nothing runs")
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -187,6 +189,7 @@ def test_yaml_that_is_more_than_values_is_refused_in_one_line(text, message, tmp
     assert not Path("canary").exists()
 
 
+@pytest.mark.fault("C14m", "YAML of megabytes, other encodings", "refused")
 def test_a_settings_file_is_utf8_of_bounded_size(tmp_path):
     file = tmp_path / "settings.yaml"
     file.write_bytes(b"\xef\xbb\xbfout: \xc3\xa4\r\nseed: 1\r\n")
@@ -201,6 +204,7 @@ def test_a_settings_file_is_utf8_of_bounded_size(tmp_path):
         safe_yaml.read_yaml(tmp_path)
 
 
+@pytest.mark.fault("X9", "`_target_`, `class_path`, `$import`", "refused as unknown")
 @pytest.mark.parametrize(
     "hostile",
     [
@@ -216,6 +220,7 @@ def test_keys_that_would_run_code_elsewhere_are_unknown_here(hostile, tmp_path):
         resolve(verbs.Pretrain, safe_yaml.read_yaml(tmp_path / "settings.yaml"))
 
 
+@pytest.mark.fault("X9", "`${oc.env:SECRET}` and others", "taken literally")
 def test_nothing_is_looked_up_in_the_environment(monkeypatch):
     monkeypatch.setenv("SECRET", "canary")
     for text in ("${oc.env:SECRET}", "$SECRET", "${SECRET}"):

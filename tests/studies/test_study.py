@@ -102,6 +102,7 @@ def test_subsets_are_nested_and_all_else_is_the_same(finished):
         assert twin.train == split.train
 
 
+@pytest.mark.fault("F32", "a study killed half way", "only missing cells are made")
 def test_a_study_that_was_killed_goes_on_and_makes_nothing_twice(finished, tmp_path, monkeypatch):
     plan, reference, work = finished
     work.clear()
@@ -583,6 +584,7 @@ def test_a_dry_run_trains_nothing(write_plan, pretended, tmp_path, capsys):
     assert f"{seconds // 3600}:{seconds % 3600 // 60:02} h" in printed
 
 
+@pytest.mark.fault("F22", "a cell that diverges", "the others are made")
 def test_one_cell_that_diverges_does_not_stop_the_others(
     write_plan, pretended, tmp_path, monkeypatch
 ):
@@ -772,6 +774,7 @@ def test_without_scans_of_its_own_a_transductive_method_sees_the_test_scans(
     assert (tmp_path / "out/scans/all/images").is_symlink()  # none is prepared twice
 
 
+@pytest.mark.fault("C3", "a test scan that trains under another name", "refused")
 def test_a_test_scan_that_trains_under_another_name_is_refused(
     write_plan, pretended, tmp_path, study_scans
 ):

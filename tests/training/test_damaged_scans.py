@@ -43,6 +43,7 @@ def record(run):
     return json.loads((run / "run.json").read_text())
 
 
+@pytest.mark.fault("F21a F14", "a NaN voxel in a store", "the scan is named once and left out")
 def test_a_scan_with_nan_is_left_out_and_named_once(store, tmp_path, small, capsys):
     damaged = spoil(store, 0)
     settings = {**small, "task": "rotation", "steps": 8, "batch": 4, "save_every": 4}
@@ -56,6 +57,7 @@ def test_a_scan_with_nan_is_left_out_and_named_once(store, tmp_path, small, caps
     assert digests[0] == digests[1]
 
 
+@pytest.mark.fault("F14", "more damaged scans than one in a hundred", "ends with a checkpoint")
 def test_too_many_damaged_scans_end_the_run_with_a_checkpoint(store, tmp_path, small):
     damaged = [spoil(store, number) for number in (0, 1)]
     settings = {**small, "task": "rotation", "steps": 30, "batch": 1, "save_every": 30}
@@ -67,6 +69,11 @@ def test_too_many_damaged_scans_end_the_run_with_a_checkpoint(store, tmp_path, s
     assert list((tmp_path / "run" / "checkpoints").glob("*.json"))
 
 
+@pytest.mark.fault(
+    "F26e",
+    "an array truncated during fine-tuning",
+    "an error with a checkpoint; resumes to the same weights",
+)
 def test_a_fine_tuning_whose_scan_is_truncated_goes_on_to_the_same_weights(
     store, tmp_path, small, monkeypatch
 ):
@@ -93,6 +100,7 @@ def test_a_fine_tuning_whose_scan_is_truncated_goes_on_to_the_same_weights(
     assert digests[0] == digests[1]
 
 
+@pytest.mark.fault("F14", "an error in a process that reads", "one line")
 @pytest.mark.parametrize("workers", [0, 1])
 def test_an_error_of_a_process_that_reads_is_its_own_one_line(store, workers):
     damaged = spoil(store, 0)
@@ -111,6 +119,7 @@ class Killed:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
+@pytest.mark.fault("F13", "SIGKILL of a process that reads", "reported with the remedy")
 def test_a_process_that_reads_and_dies_is_reported_with_the_remedy():
     with pytest.raises(ResourceError, match="a process that reads the scans died"):
         list(read_batches(Killed(), [[0]], workers=1))

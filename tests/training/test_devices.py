@@ -51,6 +51,7 @@ def test_two_devices_train_one_encoder_and_one_of_them_prints(of_two_devices):
     )
 
 
+@pytest.mark.fault("G", "two launchers, as on two computers", "one training of both")
 def test_two_nodes_with_a_launcher_each_train_the_encoder_of_two_devices(
     of_two_devices, shapes_store, tmp_path, free_port
 ):
@@ -78,6 +79,11 @@ def test_two_nodes_with_a_launcher_each_train_the_encoder_of_two_devices(
 CHILDREN = "/proc/{0}/task/{0}/children"
 
 
+@pytest.mark.fault(
+    "F18",
+    "SIGTERM to one of two processes",
+    "both stop after the same step, one checkpoint",
+)
 @pytest.mark.skipif(
     not Path(CHILDREN.format(os.getpid())).exists(), reason="finds the second process in /proc"
 )
@@ -114,6 +120,11 @@ def test_a_signal_to_one_of_them_stops_both_after_the_same_step(shapes_store, tm
     assert json.loads((run / "run.json").read_text())["status"] == "stopped"
 
 
+@pytest.mark.fault(
+    "G3",
+    "SIGSTOP to one of two processes",
+    "named within a minute, exit code 5, state kept",
+)
 @pytest.mark.skipif(
     not Path(CHILDREN.format(os.getpid())).exists(), reason="finds the second process in /proc"
 )

@@ -82,6 +82,7 @@ def poison(monkeypatch, steps):
     monkeypatch.setattr(pretext_objective.PretextObjective, "forward", poisoned)
 
 
+@pytest.mark.fault("F21", "a loss that is not finite", "the step is skipped and counted")
 def test_a_step_without_a_finite_loss_is_skipped_and_counted(
     shapes_store, tmp_path, small, monkeypatch
 ):
@@ -136,6 +137,11 @@ def test_batches_of_several_devices_are_apart_and_leave_nothing_out():
     ) == list(range(6, 24))
 
 
+@pytest.mark.fault(
+    "F21 F22",
+    "a loss that stays not finite",
+    "exit code 6, no bad weight is written",
+)
 def test_a_loss_that_stays_not_finite_ends_the_run_without_a_bad_weight(
     shapes_store, tmp_path, small, monkeypatch
 ):
@@ -208,6 +214,7 @@ def test_an_encoder_of_another_kind_is_refused_by_its_first_tensor(shapes_store,
         )
 
 
+@pytest.mark.fault("F3", "a signal to the processes that read", "no batch is lost")
 def test_a_signal_to_the_processes_that_read_costs_no_batch(shapes_store):
     store = open_store(shapes_store)
     data = Crops(store, store.cases, (8, 8, 8), seed=0)

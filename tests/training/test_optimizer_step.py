@@ -181,6 +181,11 @@ MEMORY_ERRORS = [
 ]
 
 
+@pytest.mark.fault(
+    "F23",
+    "out of memory at the batch size",
+    "the batch is halved and accumulated; printed",
+)
 @pytest.mark.parametrize("error", MEMORY_ERRORS)
 @pytest.mark.parametrize("largest", [1, 2])
 def test_out_of_memory_is_a_smaller_batch_with_more_of_them_accumulated(

@@ -40,6 +40,7 @@ def crash_at(monkeypatch, objective, step):
     monkeypatch.setattr(objective, "forward", crashing)
 
 
+@pytest.mark.fault("F1", "pre-training stopped and resumed", "bit-identical weights")
 @pytest.mark.parametrize("task", ["rotation", "simclr", {"name": "exemplar", "bank": 7}])
 @pytest.mark.parametrize("step", [2, 9])
 def test_pre_training_resumes_to_the_same_weights(
@@ -79,6 +80,7 @@ def visits(tmp_path_factory):
     return folder / "store"
 
 
+@pytest.mark.fault("F1", "pre-training on pairs, ended by an error at any step", "the same weights")
 @pytest.mark.parametrize("task", ["simclr", "exemplar"])
 def test_pre_training_on_pairs_of_a_person_resumes_to_the_same_weights_from_any_step(
     visits, tmp_path, small, monkeypatch, task
@@ -98,6 +100,7 @@ def test_pre_training_on_pairs_of_a_person_resumes_to_the_same_weights_from_any_
     assert sha256(weights[0]) == sha256(weights[1])
 
 
+@pytest.mark.fault("F1", "fine-tuning stopped and resumed", "bit-identical weights")
 @pytest.mark.parametrize(("step", "strength"), [(3, "light"), (7, "strong"), (10, "strong")])
 def test_fine_tuning_resumes_to_the_same_best_weights(
     shapes_store, tmp_path, small, monkeypatch, step, strength
@@ -134,6 +137,7 @@ def test_a_run_is_resumed_under_its_own_settings_only(shapes_store, tmp_path, sm
         selfvox.pretrain(shapes_store, out=run, **settings)
 
 
+@pytest.mark.fault("F10", "all checkpoints damaged", "exit code 4, nothing is changed")
 def test_damaged_checkpoints_end_the_run_and_leave_it_as_it_is(shapes_store, tmp_path, small):
     settings = {**small, "task": "rotation", "steps": 3, "batch": 2}
     run = selfvox.pretrain(shapes_store, out=tmp_path / "run", **settings)
@@ -172,6 +176,11 @@ def computed_steps(monkeypatch):
     return steps
 
 
+@pytest.mark.fault(
+    "F3 F4 F5",
+    "SIGTERM, SIGINT, SIGUSR1, SIGHUP, SIGXCPU in a step",
+    "saved; exit code 128 + number; no step lost",
+)
 @pytest.mark.parametrize(
     ("number", "code"),
     [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129), (signal.SIGXCPU, 152)],
@@ -215,6 +224,7 @@ main(sys.argv[1:])
 """
 
 
+@pytest.mark.fault("F1", "SIGKILL in a step", "resumes to the same weights")
 def test_a_killed_run_repeats_no_more_than_the_steps_since_its_checkpoint(
     shapes_store, tmp_path, left_alone, computed_steps
 ):
@@ -227,6 +237,7 @@ def test_a_killed_run_repeats_no_more_than_the_steps_since_its_checkpoint(
     assert sha256(out / "encoder" / "weights.safetensors") == left_alone
 
 
+@pytest.mark.fault("F5", "SIGINT twice", "ends at once, the last checkpoint is intact")
 def test_a_second_interrupt_ends_at_once_and_the_checkpoint_before_is_intact(
     shapes_store, tmp_path, small, monkeypatch
 ):
@@ -251,6 +262,7 @@ def test_a_second_interrupt_ends_at_once_and_the_checkpoint_before_is_intact(
     selfvox.pretrain(shapes_store, out=tmp_path / "run", resume=True, **settings)
 
 
+@pytest.mark.fault("F6", "SIGTERM during validation", "saved after the step")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
 def test_a_signal_while_validating_is_obeyed_after_the_step(
     shapes_store, tmp_path, small, monkeypatch, number
@@ -270,6 +282,7 @@ def test_a_signal_while_validating_is_obeyed_after_the_step(
     assert (tmp_path / "run" / "checkpoints" / "step-00000002.json").exists()
 
 
+@pytest.mark.fault("F1", "a run resumed at each step", "the same batches")
 def test_batches_are_the_same_wherever_a_run_begins(shapes_store):
     store = open_store(shapes_store)
     fabric = make_fabric("cpu", 1, "fp32")
@@ -309,6 +322,11 @@ def full_disk(monkeypatch, times):
     return waited
 
 
+@pytest.mark.fault(
+    "F7",
+    "a full disk during training",
+    "tried again, then exit code 5; resumes later",
+)
 def test_a_full_disk_is_tried_again_then_ends_with_its_code_and_the_run_goes_on_later(
     shapes_store, tmp_path, small, monkeypatch
 ):
@@ -334,6 +352,7 @@ def test_a_full_disk_is_tried_again_then_ends_with_its_code_and_the_run_goes_on_
     assert len(digests) == 1
 
 
+@pytest.mark.fault("E35", "the run's folder removed during training", "exit code 5, one line")
 def test_a_run_with_its_folder_removed_ends_in_one_line(
     shapes_store, tmp_path, computed_steps, monkeypatch, capsys
 ):

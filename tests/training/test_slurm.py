@@ -8,6 +8,8 @@ import sys
 import textwrap
 from pathlib import Path
 
+import pytest
+
 PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "cluster.md"
 # starts the tasks of one node as srun does; in the first job, SIGUSR1 follows the first checkpoint
 SRUN = """
@@ -48,6 +50,7 @@ def script_of_the_page():
     return script.replace("--steps 20000", f"--steps 8 --save-every 1 --task rotation {small}")
 
 
+@pytest.mark.fault("F4", "SIGUSR1 before a time limit, queued again", "goes on where it was")
 def test_a_job_is_queued_again_after_its_signal_and_goes_on(shapes_store, tmp_path, free_port):
     for name, text in {"srun": SRUN, "scontrol": SCONTROL}.items():
         text = textwrap.dedent(text).strip().format(python=sys.executable, port=free_port)

@@ -431,6 +431,7 @@ selfvox.predict(sys.argv[1], sys.argv[2], out=sys.argv[3], passes=3)
 """
 
 
+@pytest.mark.fault("F31", "SIGKILL after half of the passes", "the same maps")
 def test_passes_killed_half_way_go_on_to_the_same_bytes(run, scans, tmp_path):
     settings = {"run": run, "scans": scans, "passes": 3}
     predict(Predict(**settings, out=tmp_path / "whole"))

@@ -141,6 +141,7 @@ def test_a_label_is_written_in_the_smallest_unsigned_type(
     assert nib.load(tmp_path / "out.nii.gz").get_data_dtype() == dtype
 
 
+@pytest.mark.fault("X11", "names in NIfTI headers and extensions", "in no output")
 def test_nothing_that_names_a_patient_is_kept_or_written(tmp_path: Path) -> None:
     like = scan(tmp_path)
     assert CANARY in gzip.decompress((tmp_path / "scan.nii.gz").read_bytes())
@@ -161,6 +162,11 @@ def test_the_same_label_makes_the_same_bytes(tmp_path: Path) -> None:
     assert (tmp_path / "a.nii.gz").read_bytes() == (tmp_path / "b.nii.gz").read_bytes()
 
 
+@pytest.mark.fault(
+    "F8",
+    "a full disk while a label is written",
+    "the old file stays, no other appears",
+)
 def test_a_full_disk_leaves_the_old_file_and_no_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -211,6 +217,7 @@ def test_labels_above_255_are_kept(tmp_path: Path) -> None:
     assert read.dtype == np.uint16
 
 
+@pytest.mark.fault("C7", "labels with NaN, negative and broken values", "refused")
 @pytest.mark.parametrize(
     ("bad", "reason"),
     [
@@ -231,6 +238,7 @@ def test_an_impossible_label_value_is_refused(tmp_path: Path, bad: float, reason
     assert str(caught.value).startswith("label.nii.gz: ")
 
 
+@pytest.mark.fault("H2", "labels saved with a slope by nibabel", "rounded with a note")
 @pytest.mark.parametrize("dtype", ["u1", "i2", "i4"])
 @pytest.mark.parametrize("classes", [(0, 1, 2), (0, 1, 2, 4), range(8), range(14), range(105)])
 def test_a_label_that_went_through_nibabel_is_rounded_with_a_note(
@@ -250,6 +258,7 @@ def test_a_label_that_went_through_nibabel_is_rounded_with_a_note(
     assert all(f"scales the stored numbers by {slope:.3g}" in note for note in notes)
 
 
+@pytest.mark.fault("H2", "interpolated labels with a slope", "refused with the slope")
 def test_an_interpolated_label_with_a_slope_is_refused(tmp_path: Path) -> None:
     like = scan(tmp_path)
     label = np.resize(np.arange(8), like.shape).astype(np.int16)
@@ -261,6 +270,7 @@ def test_an_interpolated_label_with_a_slope_is_refused(tmp_path: Path) -> None:
         image.read_label(path, like)
 
 
+@pytest.mark.fault("H14", "a label of several volumes", "says how to split it")
 def test_a_label_of_several_volumes_says_what_to_do(tmp_path: Path) -> None:
     like = scan(tmp_path)
     path = save_label(tmp_path, np.ones((*like.shape, 4), np.uint8))
@@ -269,6 +279,7 @@ def test_a_label_of_several_volumes_says_what_to_do(tmp_path: Path) -> None:
             read()
 
 
+@pytest.mark.fault("H14", "label and scan of one name", "the message has both folders")
 def test_a_label_of_the_same_name_as_its_scan_is_named_with_its_folder(tmp_path: Path) -> None:
     like = scan(tmp_path)
     folder = tmp_path / "labels"
@@ -284,6 +295,7 @@ def moved(millimetres: float) -> np.ndarray:
     return affine
 
 
+@pytest.mark.fault("C8", "a label on another grid", "refused")
 @pytest.mark.parametrize(
     ("affine", "reason"),
     [
@@ -300,6 +312,7 @@ def test_a_label_on_another_grid_is_refused(
         image.read_label(save_label(tmp_path, some_label(like.shape).astype("u1"), affine), like)
 
 
+@pytest.mark.fault("C8", "a label of another shape", "refused")
 def test_a_label_of_another_shape_is_refused(tmp_path: Path) -> None:
     like = scan(tmp_path)
     with pytest.raises(DataError, match=r"shape \(5, 6, 7\) for scan.nii.gz of \(7, 6, 5\)"):
@@ -316,6 +329,7 @@ def test_a_small_difference_that_adds_up_over_a_large_scan_is_another_grid(tmp_p
         image.read_label(save_label(tmp_path, label, np.diag([1.0009, 1, 1, 1])), like)
 
 
+@pytest.mark.fault("C8", "affines that differ by rounding", "accepted")
 def test_an_affine_off_by_rounding_is_the_same_grid(tmp_path: Path) -> None:
     like = scan(tmp_path)
     image.read_label(save_label(tmp_path, some_label(like.shape).astype("u1"), moved(5e-5)), like)

@@ -70,6 +70,11 @@ NAN = float("nan")
 INF = float("inf")
 
 
+@pytest.mark.fault(
+    "N1-N4 N6-N9",
+    "packed NIfTI: empty, a web page, cut at many places, flipped bits, garbage after it",
+    "refused with the reason",
+)
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
@@ -101,6 +106,11 @@ def test_a_damaged_gzip_file_is_refused(tmp_path: Path, content: bytes, reason: 
     refused(save(tmp_path, content, "scan.nii.gz"), reason)
 
 
+@pytest.mark.fault(
+    "N1 N4 N5 N10 N12-N18 N20 N22-N24 N27-N29 N31-N33 N37",
+    "NIfTI: one field of the header wrong or hostile, voxels cut, constant, complex, RGB",
+    "refused with the field",
+)
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
@@ -153,6 +163,11 @@ def test_a_damaged_plain_file_is_refused(tmp_path: Path, content: bytes, reason:
     refused(save(tmp_path, content), reason)
 
 
+@pytest.mark.fault(
+    "N11 X5",
+    "NIfTI-2 of 10^6 voxels an edge, products that overflow",
+    "refused from the header, in no memory",
+)
 def test_dimensions_whose_product_overflows_are_refused_at_once_without_memory(
     tmp_path: Path, record_reads: Callable[..., list[int]], peak_bytes: Callable[..., int]
 ) -> None:
@@ -167,6 +182,11 @@ def test_dimensions_whose_product_overflows_are_refused_at_once_without_memory(
     assert len(sizes) == 2  # the start of each file and no more
 
 
+@pytest.mark.fault(
+    "N19 N21 N28 N29",
+    "NIfTI: bits per voxel, voxel sizes 0 or negative, slope 0 or NaN",
+    "repaired with a note",
+)
 @pytest.mark.parametrize(
     ("content", "note"),
     [
@@ -192,6 +212,7 @@ def test_a_small_flaw_is_repaired_with_a_note(tmp_path: Path, content: bytes, no
     np.testing.assert_array_equal(scan.header["pixdim"][1:4], [2, 2, 3])
 
 
+@pytest.mark.fault("H6", "NIfTI in metres and micrometres", "converted to mm")
 @pytest.mark.parametrize(("unit", "mm"), [("micron", 1e-3), ("meter", 1e3)])
 @pytest.mark.parametrize("forms", [(1, 1), (0, 1), (0, 0)])
 def test_other_units_become_mm_in_any_way_a_grid_is_given(
@@ -219,6 +240,7 @@ def test_other_units_become_mm_in_any_way_a_grid_is_given(
     np.testing.assert_allclose(grids[0], grids[1], rtol=1e-6)
 
 
+@pytest.mark.fault("N25", "NIfTI without sform and qform", "read with a note")
 def test_a_scan_without_sform_and_qform_is_placed_as_nibabel_does_with_a_note(
     tmp_path: Path,
 ) -> None:
@@ -239,6 +261,7 @@ def test_the_qform_is_taken_where_there_is_no_sform(tmp_path: Path) -> None:
     assert scan.notes == ()
 
 
+@pytest.mark.fault("N26", "sform and qform that disagree", "the sform, with a note")
 def test_the_sform_wins_over_another_qform_with_a_note(tmp_path: Path) -> None:
     nifti_image = nib.Nifti1Image(voxels(), AFFINE)
     nifti_image.set_sform(AFFINE @ np.diag([2, 2, 2, 1]), 1)
@@ -249,6 +272,11 @@ def test_the_sform_wins_over_another_qform_with_a_note(tmp_path: Path) -> None:
     assert "disagree" in scan.notes[0]
 
 
+@pytest.mark.fault(
+    "N30",
+    "NaN and infinite voxels",
+    "few become the minimum with a note, more than 1 % are refused",
+)
 def test_few_unusable_voxels_become_the_minimum_and_many_are_refused(tmp_path: Path) -> None:
     data = np.random.default_rng(0).normal(size=(10, 10, 10)).astype("f4")
     data[1, 2, 3] = NAN
@@ -279,6 +307,7 @@ def test_a_double_beyond_single_precision_is_infinite_since_scans_are_prepared_i
     assert scan.notes == ("2 NaN or infinite voxels replaced by the minimum",)
 
 
+@pytest.mark.fault("N28", "a slope that overflows", "refused")
 def test_a_slope_that_overflows_is_refused(tmp_path: Path) -> None:
     refused(save(tmp_path, patched(112, "2f", 3e38, 0)), "NaN or infinite")
 
@@ -290,6 +319,7 @@ def test_frames_are_channels_where_the_data_set_says_so(tmp_path: Path) -> None:
     refused(path, "2 channels are expected", channels=2)
 
 
+@pytest.mark.fault("N34", "trailing axes of one", "dropped")
 def test_trailing_axes_of_one_are_dropped(tmp_path: Path) -> None:
     data = voxels(shape=(6, 5, 4, 1, 1))
     np.testing.assert_array_equal(
@@ -302,6 +332,7 @@ OBLIQUE = nib.affines.from_matvec(
 )
 
 
+@pytest.mark.fault("N35", "all voxel types, byte orders and orientations", "the voxels of nibabel")
 @pytest.mark.parametrize(
     "affine", [AFFINE, OBLIQUE, OBLIQUE @ np.diag([-1, 1, 1, 1])], ids=["flip", "oblique", "left"]
 )
@@ -333,6 +364,7 @@ def test_slope_and_intercept_are_applied_as_nibabel_applies_them(
     )
 
 
+@pytest.mark.fault("N36", "NIfTI extensions of a negative size", "read without a loop")
 def test_an_endless_chain_of_extensions_is_never_walked(tmp_path: Path) -> None:
     raw = bytearray(nifti_bytes())
     struct.pack_into("<f", raw, 108, 384)
@@ -341,11 +373,17 @@ def test_an_endless_chain_of_extensions_is_never_walked(tmp_path: Path) -> None:
     np.testing.assert_array_equal(image.read_image(save(tmp_path, content)).data[0], voxels())
 
 
+@pytest.mark.fault("N37", "files without a known ending", "refused")
 @pytest.mark.parametrize("name", ["scan", "scan.nii.bz2", ".nii.gz"])
 def test_an_unknown_ending_is_refused(tmp_path: Path, name: str) -> None:
     refused(save(tmp_path, nifti_bytes(), name), "unknown kind of file")
 
 
+@pytest.mark.fault(
+    "N38",
+    "folder, pipe and link to /dev/zero in place of a scan",
+    "refused before it is opened",
+)
 @pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo, lambda path: path.symlink_to("/dev/zero")])
 @pytest.mark.parametrize("name", ["scan.nii", "scan.nii.gz", "scan.mha", "scan.nrrd", "scan.png"])
 def test_only_a_regular_file_is_ever_opened(
@@ -370,6 +408,11 @@ def zeros_zipped(header: bytes, megabytes: int) -> bytes:
     )
 
 
+@pytest.mark.fault(
+    "N39 X4",
+    "a gzip bomb of 2 GB, a header of 17 GB",
+    "refused before it is unpacked",
+)
 def test_a_bomb_is_refused_before_it_grows(
     tmp_path: Path, record_reads: Callable[..., list[int]]
 ) -> None:
@@ -384,6 +427,11 @@ def test_a_bomb_is_refused_before_it_grows(
     refused(save(tmp_path, patched(40, "4h", 3, 2048, 2048, 2048)), "17.2 GB")
 
 
+@pytest.mark.fault(
+    "X4",
+    "a stream that unpacks to more than its header says",
+    "refused where it grows beyond",
+)
 def test_a_small_header_cannot_make_a_stream_grow_past_what_it_says(
     tmp_path: Path, peak_bytes: Callable[..., int]
 ) -> None:
@@ -396,6 +444,11 @@ def test_a_small_header_cannot_make_a_stream_grow_past_what_it_says(
     assert peak_bytes(read) < 2 * 2**20  # of 64 MiB
 
 
+@pytest.mark.fault(
+    "H5",
+    "an almost empty mask that packs a thousandfold",
+    "read: only the size is limited",
+)
 def test_a_nearly_empty_label_that_shrinks_a_thousandfold_is_read(tmp_path: Path) -> None:
     """As large ones do that passed through `get_fdata`, which makes eight bytes of each voxel."""
     data = np.zeros((100, 100, 100), "f8")
@@ -405,6 +458,7 @@ def test_a_nearly_empty_label_that_shrinks_a_thousandfold_is_read(tmp_path: Path
     np.testing.assert_array_equal(image.read_image(path).data[0], data)
 
 
+@pytest.mark.fault("N40", "a scan smaller than any crop", "read")
 def test_a_scan_smaller_than_any_crop_is_read(tmp_path: Path) -> None:
     assert image.read_image(save(tmp_path, nifti_bytes(voxels(shape=(2, 2, 2))))).shape == (2, 2, 2)
 
@@ -417,12 +471,18 @@ def test_a_stored_type_is_kept_and_its_memory_never_copied(tmp_path: Path) -> No
     assert isinstance(owner, bytes)  # the inflated stream itself
 
 
+@pytest.mark.fault("X7", "line breaks and escapes in a file name", "one plain line")
 def test_a_name_with_line_breaks_and_escapes_makes_one_plain_line(tmp_path: Path) -> None:
     with pytest.raises(DataError) as caught:
         image.read_image(save(tmp_path, b"", "a\nb\x1b[31m.nii"))
     assert str(caught.value).isprintable()
 
 
+@pytest.mark.fault(
+    "X19",
+    "any byte of a NIfTI header replaced",
+    "read or refused, never an internal error",
+)
 def test_the_reader_survives_any_single_byte_of_the_header(tmp_path: Path) -> None:
     raw = nifti_bytes()
     rng = np.random.default_rng(0)

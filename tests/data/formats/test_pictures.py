@@ -84,6 +84,7 @@ def test_colour_is_three_channels_first(tmp_path: Path) -> None:
         )
 
 
+@pytest.mark.fault("P3", "pictures of one bit", "0 and 255")
 def test_one_bit_becomes_0_and_255(tmp_path: Path) -> None:
     bits = np.array([[True, False, True], [False, False, True]])
     for name in ("a.png", "a.tif"):
@@ -92,6 +93,7 @@ def test_one_bit_becomes_0_and_255(tmp_path: Path) -> None:
         )
 
 
+@pytest.mark.fault("P3", "pictures with a palette", "their colours")
 def test_a_palette_becomes_its_colours(tmp_path: Path) -> None:
     colours = np.array([[10, 20, 30], [40, 50, 60], [70, 80, 90]], "u1")[
         [[0, 1, 2], [2, 1, 0]]
@@ -115,6 +117,7 @@ def test_transparency_is_dropped_and_the_colours_below_it_kept(
     assert scan.notes == ("transparency dropped",)
 
 
+@pytest.mark.fault("P3", "CMYK", "RGB")
 def test_cmyk_becomes_rgb(tmp_path: Path) -> None:
     inks = Pillow.fromarray(
         np.array([[[255, 0, 0, 0], [0, 255, 0, 0]], [[0, 0, 0, 255], [0, 0, 0, 0]]], "u1"), "CMYK"
@@ -125,6 +128,7 @@ def test_cmyk_becomes_rgb(tmp_path: Path) -> None:
     assert scan.notes == ("CMYK converted to RGB",)
 
 
+@pytest.mark.fault("P3", "pictures of 16 bits", "their values")
 @pytest.mark.parametrize("name", ["a.png", "a.tif"])
 def test_sixteen_bits_are_kept(tmp_path: Path, name: str) -> None:
     values = np.array([[0, 255, 256], [4095, 40_000, 65_535]], "u2")
@@ -167,6 +171,7 @@ def test_a_jpeg_reads_as_pillow_reads_it(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.fault("P4", "EXIF rotation of picture and mask", "turned alike, once")
 @pytest.mark.parametrize(
     ("tag", "undo"),
     [
@@ -192,6 +197,7 @@ def test_exif_turns_scan_and_mask_alike_once(tmp_path: Path, tag: int, undo) -> 
     np.testing.assert_array_equal(image.read_label(tmp_path / "out.png", scan), undo(GREY))
 
 
+@pytest.mark.fault("P1", "PNG, JPEG and TIFF, cut", "refused")
 @pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.tif"])
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.9])
 def test_a_cut_file_is_refused(tmp_path: Path, name: str, share: float) -> None:
@@ -203,6 +209,7 @@ def test_a_cut_file_is_refused(tmp_path: Path, name: str, share: float) -> None:
     assert str(caught.value).startswith(name)
 
 
+@pytest.mark.fault("P2", "headers of 12 000 pixels an edge and more", "refused before decoding")
 @pytest.mark.parametrize("edge", [12_000, 60_000, 2**31 - 1])
 def test_too_many_pixels_are_refused_before_they_are_decoded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, edge: int
@@ -215,6 +222,7 @@ def test_too_many_pixels_are_refused_before_they_are_decoded(
     assert decoded == []
 
 
+@pytest.mark.fault("P5", "a mask with smoothed edges", "refused with its values")
 def test_a_blurred_mask_is_refused_naming_its_values(tmp_path: Path) -> None:
     scan = image.read_image(saved(tmp_path / "a.png", COLOUR))
     with pytest.raises(
@@ -223,18 +231,21 @@ def test_a_blurred_mask_is_refused_naming_its_values(tmp_path: Path) -> None:
         image.read_label(saved(tmp_path / "mask.png", GREY), scan, {0, 1})
 
 
+@pytest.mark.fault("P5", "a mask saved as JPEG", "refused")
 def test_a_jpeg_mask_is_refused_even_without_declared_classes(tmp_path: Path) -> None:
     scan = image.read_image(saved(tmp_path / "a.png", COLOUR))
     with pytest.raises(DataError, match="JPEG"):
         image.read_label(saved(tmp_path / "mask.png", GREY, format="JPEG"), scan)
 
 
+@pytest.mark.fault("P6", "a mask of another size", "refused")
 def test_a_mask_of_another_size_is_refused(tmp_path: Path) -> None:
     scan = image.read_image(saved(tmp_path / "a.png", COLOUR))
     with pytest.raises(DataError, match=r"shape \(3, 2\) for a.png of \(2, 3\)"):
         image.read_label(saved(tmp_path / "mask.png", np.ascontiguousarray(GREY.T)), scan)
 
 
+@pytest.mark.fault("P7", "animated PNG, TIFF of several pages", "refused")
 @pytest.mark.parametrize(("name", "kind"), [("a.png", "PNG"), ("a.tif", "TIFF")])
 def test_animations_and_pages_are_refused(tmp_path: Path, name: str, kind: str) -> None:
     saved(
@@ -248,6 +259,7 @@ def test_animations_and_pages_are_refused(tmp_path: Path, name: str, kind: str) 
         image.read_image(tmp_path / name)
 
 
+@pytest.mark.fault("P8 N37", "SVG, HTML, PDF and others named as pictures", "refused")
 @pytest.mark.parametrize(
     "content",
     [
@@ -300,6 +312,7 @@ def test_colours_of_a_ppm_are_kept(tmp_path: Path) -> None:
     np.testing.assert_array_equal(image.read_image(path).data, np.moveaxis(COLOUR, -1, 0))
 
 
+@pytest.mark.fault("P8", "a PNG text chunk that is a bomb", "not unpacked")
 @pytest.mark.parametrize("kind", [b"zTXt", b"iCCP"])
 def test_a_chunk_that_grows_a_thousandfold_is_refused_or_ignored_without_growing(
     tmp_path: Path, peak_bytes: Callable[..., int], kind: bytes
@@ -314,6 +327,7 @@ def test_a_chunk_that_grows_a_thousandfold_is_refused_or_ignored_without_growing
     assert peak_bytes(read) < 8 * 2**20  # of 64 MiB
 
 
+@pytest.mark.fault("P9", "impossible fields of TIFF", "refused, or read right")
 @pytest.mark.parametrize(
     ("tag", "value"),
     [
@@ -394,6 +408,7 @@ def test_real_photographs_read_as_pillow_reads_them() -> None:
         np.testing.assert_array_equal(image.read_image(path).data, expected)
 
 
+@pytest.mark.fault("H14", "a grey picture saved in colour among grey ones", "read as grey")
 def test_a_grey_picture_may_be_saved_in_colour_among_grey_ones_and_the_reverse(
     tmp_path: Path,
 ) -> None:

@@ -34,6 +34,7 @@ def test_seen_scans_are_sorted_and_joined_with_those_seen_earlier():
     assert seen_scans(CASES[:1], {}) == {"subjects": ["a"], "image_hashes": ["X", "x"]}
 
 
+@pytest.mark.fault("C3", "a test scan that was trained on, under another name", "recognised")
 @pytest.mark.parametrize(
     ("subjects", "contents", "leaks"),
     [

@@ -17,6 +17,7 @@ def for_hours(item):
     return item
 
 
+@pytest.mark.fault("F3v", "SIGTERM while workers prepare", "no worker is left")
 def test_a_signal_ends_the_workers_though_their_items_would_take_hours():
     results = parallel.run(for_hours, list(range(10)), workers=2)
     assert next(results) == (0, 0)
@@ -26,6 +27,7 @@ def test_a_signal_ends_the_workers_though_their_items_would_take_hours():
     assert not multiprocessing.active_children()
 
 
+@pytest.mark.fault("X16s F33", "tcp://, tls://, ucx:// addresses without a scheduler", "one line")
 @pytest.mark.parametrize("scheme", ["tcp", "tls", "ucx", "foo"])
 def test_a_cluster_that_cannot_be_reached_is_refused_in_one_line(
     scheme: str, monkeypatch: pytest.MonkeyPatch
@@ -38,6 +40,11 @@ def test_a_cluster_that_cannot_be_reached_is_refused_in_one_line(
     assert not distributed.Client._instances
 
 
+@pytest.mark.fault(
+    "F33c F33",
+    "a dask scheduler that ends during the work",
+    "one line; finished scans are kept",
+)
 @pytest.mark.filterwarnings("ignore")  # dask's own
 def test_a_scheduler_that_is_lost_ends_in_one_line() -> None:
     distributed = pytest.importorskip("distributed")

@@ -105,6 +105,7 @@ def test_a_count_and_a_fraction_together_are_refused(split):
         splits.choose_subset(split, 0, count=3, fraction=0.5)
 
 
+@pytest.mark.fault("C16", "more test subjects than there are", "refused")
 @pytest.mark.parametrize(("test", "validation"), [(30, 0), (20, 10), (-1, 3), (2, -1)])
 def test_a_split_that_leaves_nobody_to_train_is_refused(test, validation):
     with pytest.raises(UsageError):
@@ -134,6 +135,7 @@ def test_a_subject_moved_by_hand_is_noticed_and_a_split_without_checksum_is_not(
     assert len(splits.read_split(path).train) == 18
 
 
+@pytest.mark.fault("K-man", "a damaged split.json", "refused with the file")
 @pytest.mark.parametrize(
     ("key", "value", "reason"),
     [

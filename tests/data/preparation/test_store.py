@@ -151,6 +151,7 @@ def _flip(file: Path) -> None:
     file.write_bytes(content)
 
 
+@pytest.mark.fault("F27", "arrays of a store cut, changed, missing", "named with the remedy")
 @pytest.mark.parametrize(
     "damage", [_flip, lambda f: f.write_bytes(f.read_bytes()[:-1]), lambda f: f.unlink()]
 )
@@ -163,6 +164,7 @@ def test_damage_is_named_with_its_remedy(tmp_path: Path, damage: object) -> None
         store.crop(store.cases[1], (0, 0, 0), (2, 2, 2))
 
 
+@pytest.mark.fault("X1", "a pickle in a .npy array of a store", "refused, nothing runs")
 def test_pickled_objects_are_never_loaded(tmp_path: Path) -> None:
     """An array of objects is a pickle; even with a matching hash it is refused."""
     store, _, _ = a_store(tmp_path)
@@ -214,6 +216,7 @@ HOSTILE = {
 }
 
 
+@pytest.mark.fault("X1b", "hostile .npy headers with a right checksum", "refused as damaged")
 @pytest.mark.parametrize("what", HOSTILE)
 def test_a_file_with_a_right_checksum_is_still_no_array_of_the_case(
     tmp_path: Path, what: str
@@ -223,6 +226,7 @@ def test_a_file_with_a_right_checksum_is_still_no_array_of_the_case(
         store.crop(case, (0, 0, 0), (2, 2, 2))
 
 
+@pytest.mark.fault("F21a", "NaN in an array of a store", "the case is named")
 def test_a_value_that_is_not_finite_names_the_case(tmp_path: Path) -> None:
     values = np.zeros(SHAPE, np.float16)
     values[0, 8, 6, 4] = np.nan
@@ -232,6 +236,7 @@ def test_a_value_that_is_not_finite_names_the_case(tmp_path: Path) -> None:
         store.crop(case, (7, 5, 3), (2, 2, 2))
 
 
+@pytest.mark.fault("F26e", "an array truncated while it is mapped", "an error with the file")
 def test_an_array_that_is_truncated_while_it_is_mapped_is_an_error(tmp_path: Path) -> None:
     """To read it would end the process by SIGBUS."""
     store, _, _ = a_store(tmp_path, shape=(40, 40, 40))
@@ -241,6 +246,7 @@ def test_an_array_that_is_truncated_while_it_is_mapped_is_an_error(tmp_path: Pat
         store.crop(store.cases[0], (38, 38, 38), (2, 2, 2))
 
 
+@pytest.mark.fault("K1 N38", "pipe, folder and link in place of an array", "refused as damaged")
 @pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
 def test_what_is_no_regular_file_is_no_array(tmp_path: Path, make: Callable[[Path], None]) -> None:
     store, _, _ = a_store(tmp_path)
@@ -300,6 +306,7 @@ def test_a_store_travels_to_a_worker_without_its_arrays(tmp_path: Path) -> None:
     np.testing.assert_array_equal(crop, images[1])
 
 
+@pytest.mark.fault("F27m", "a manifest with other shapes and keys", "refused with the key")
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -349,6 +356,7 @@ def test_a_case_that_was_not_prepared_so_is_refused(
         open_store(tmp_path)
 
 
+@pytest.mark.fault("F27m F11-card", "every byte of a manifest changed", "noticed")
 def test_every_other_byte_of_a_manifest_is_noticed(tmp_path: Path) -> None:
     a_store(tmp_path)
     manifest = tmp_path / "manifest.json"

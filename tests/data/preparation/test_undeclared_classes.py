@@ -37,6 +37,7 @@ def smoothed(mask: np.ndarray) -> np.ndarray:
     return np.asarray(large.resize((80, 64), Pillow.Resampling.LANCZOS))
 
 
+@pytest.mark.fault("H8", "label values that nobody declared", "printed with how often they occur")
 def test_the_values_of_the_labels_are_reported_with_how_often_they_occur(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -46,6 +47,7 @@ def test_the_values_of_the_labels_are_reported_with_how_often_they_occur(
     assert sorted(open_store(tmp_path / "store").classes) == [0, 1, 2]
 
 
+@pytest.mark.fault("H8 P5", "anti-aliased masks", "refused")
 def test_masks_with_smoothed_edges_are_refused(tmp_path: Path) -> None:
     """54 values of such masks became classes."""
     mask = smoothed(disc(0))
@@ -58,6 +60,7 @@ def test_masks_with_smoothed_edges_are_refused(tmp_path: Path) -> None:
     assert "smoothed by a drawing program" in rejected
 
 
+@pytest.mark.fault("H8", "masks of 0/1 among masks of 0/255", "a question")
 def test_masks_of_0_and_1_among_masks_of_0_and_255_are_a_question(tmp_path: Path) -> None:
     masks = [disc(number) * (255 if number % 2 else 1) for number in range(4)]
     with pytest.raises(DataError, match="2 labels have the class 1, 2 have 255, none has both"):

@@ -42,6 +42,7 @@ def test_a_ct_in_hounsfield_units_needs_no_note() -> None:
         assert ct_recipe().apply(of(hounsfield(seed))).notes == ()
 
 
+@pytest.mark.fault("H3", "a CT that is not in Hounsfield units", "refused")
 def test_a_ct_with_nothing_in_the_window_is_refused() -> None:
     soft_tissue = Intensity(kind="ct", lower=-100.0, upper=300.0, mean=60.0, std=40.0)
     with pytest.raises(DataError, match=r"nothing of it is in the window from -100 to 300.*-10"):
@@ -57,6 +58,7 @@ def test_a_ct_with_air_at_zero_is_noted() -> None:
     ]
 
 
+@pytest.mark.fault("H3", "a CT windowed to 0 to 255", "a note")
 def test_a_ct_that_was_windowed_for_the_screen_is_noted() -> None:
     screen = ((np.clip(hounsfield(), -1000, 400) + 1000) * (255 / 1400)).astype(np.int16)
     prepared = ct_recipe().apply(of(screen))
@@ -72,6 +74,7 @@ def picture(values: np.ndarray) -> Image:
     return Image(values[None], np.eye(4), "picture.png")
 
 
+@pytest.mark.fault("H3", "pictures of 16 bits and fractions as `photo`", "refused")
 @pytest.mark.parametrize(
     ("factor", "dtype", "accepted"),
     [
@@ -118,6 +121,7 @@ def test_pictures_of_other_ranges_are_rejected_one_by_one(tmp_path: Path) -> Non
     assert rejected.count("where a photo has 0 to 255") == 2
 
 
+@pytest.mark.fault("H6", "a spacing that leaves nothing of a scan", "refused with the option")
 @pytest.mark.parametrize(
     ("own_mm", "spacing_mm", "size"),
     [
@@ -139,6 +143,7 @@ def test_a_spacing_that_leaves_nothing_or_asks_for_far_too_much_is_refused(
         recipe.apply(of(hounsfield(), own_mm))
 
 
+@pytest.mark.fault("H6", "scans in metres and micrometres", "prepared as those in mm")
 def test_scans_in_other_units_are_prepared_as_those_in_mm(tmp_path: Path) -> None:
     for unit, mm in (("mm", 1.0), ("micron", 1e-3), ("meter", 1e3)):
         (tmp_path / unit).mkdir()

@@ -71,6 +71,7 @@ def test_one_stem_in_two_lists_keeps_two_ids_and_one_subject(tmp_path):
     ]
 
 
+@pytest.mark.fault("X2 C15", "`../../etc/passwd` in dataset.json", "refused")
 @pytest.mark.parametrize(
     "path", ["../../../etc/passwd", "/etc/passwd", "a/../../outside.nii.gz", "../outside.nii.gz"]
 )
@@ -94,6 +95,7 @@ def test_an_absolute_path_inside_is_read_from_any_working_folder(tmp_path, monke
         ] == [("a", (named / "imagesTr" / "a.nii.gz",))]
 
 
+@pytest.mark.fault("X2", "a link that leaves the folder", "refused")
 def test_a_link_that_leaves_the_root_is_refused_and_one_that_stays_is_not(tmp_path):
     root = write_dataset(tmp_path / "root", training=["real/a.nii.gz"])
     (tmp_path / "outside.nii.gz").touch()
@@ -138,6 +140,7 @@ def test_missing_files_are_named(tmp_path):
     assert "%1B[31m.nii.gz" in refusal(root)
 
 
+@pytest.mark.fault("C9 C11", "lists, keys and types that do not fit", "refused in one line")
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
@@ -175,6 +178,7 @@ def test_what_cannot_be_meant_is_refused_in_one_line(tmp_path, content, reason):
     assert reason in refusal(tmp_path)
 
 
+@pytest.mark.fault("C11", "a dataset.json that is not strict JSON", "refused with the file")
 @pytest.mark.parametrize(
     "text",
     [
@@ -190,6 +194,7 @@ def test_what_is_not_strict_json_is_refused_by_the_file(tmp_path, text):
     assert "dataset.json" in refusal(tmp_path)
 
 
+@pytest.mark.fault("H11", "MONAI's lists: channels as a list, `testing`", "channels and test scans")
 def test_the_lists_of_monai_have_a_file_per_channel_and_more_keys(tmp_path):
     """As its BraTS and Auto3DSeg tutorials write them."""
     names = [f"{case}/{case}_{kind}.nii.gz" for case in "ab" for kind in ("flair", "t1", "seg")]

@@ -163,6 +163,7 @@ def test_the_affine_is_the_standards_equation(tmp_path):
                 )
 
 
+@pytest.mark.fault("D6", "slopes that differ among slices", "each slice by its own")
 def test_slope_and_intercept_are_those_of_each_slice(tmp_path):
     slices = series()
     for number, slice_ in enumerate(slices):
@@ -174,6 +175,7 @@ def test_slope_and_intercept_are_those_of_each_slice(tmp_path):
         assert np.allclose(image.data[0, ..., number], stored * (0.5 + number) - 10 * number)
 
 
+@pytest.mark.fault("D10 D11", "12 bits, overlays, signs, MONOCHROME1", "the values that are meant")
 @pytest.mark.parametrize(
     ("tags", "dtype", "stored", "expected"),
     [
@@ -272,6 +274,7 @@ def test_what_another_program_compressed_holds_the_same(tmp_path, syntax):
     assert np.array_equal(read(tmp_path / "coded").data, expected)
 
 
+@pytest.mark.fault("D1", "a DICOM series without one slice", "refused with its place")
 def test_a_missing_slice_is_refused_by_its_place(tmp_path):
     slices = series(count=8)
     del slices[3]  # at 30 + 3 * 2.5 mm
@@ -364,6 +367,7 @@ def test_slices_half_a_millimetre_off_are_uneven_and_rounding_is_not(tmp_path):
     assert "unevenly spaced between" in refusal(save(tmp_path / "uneven", slices))
 
 
+@pytest.mark.fault("D2", "two slices at one place", "refused, unless they are copies")
 def test_two_slices_at_one_place_are_refused_unless_they_are_copies(tmp_path):
     slices = series()
     twin = copy.deepcopy(slices[2])
@@ -374,6 +378,7 @@ def test_two_slices_at_one_place_are_refused_unless_they_are_copies(tmp_path):
     assert "two different slices at 35.00 mm" in refusal(save(tmp_path / "echo", [*slices, twin]))
 
 
+@pytest.mark.fault("D3 D4", "several series and orientations in one folder", "separated")
 def test_series_in_one_folder_are_separated_and_so_are_their_orientations(tmp_path):
     first = series(number=1)
     second = series(number=2, count=4)
@@ -465,6 +470,11 @@ def test_a_test_patient_stays_one_when_another_series_renames_the_patient(tmp_pa
     assert len(split.read_split(store / "split.json").train) == 2
 
 
+@pytest.mark.fault(
+    "D3 D15 D16",
+    "localizer, segmentation, DICOMDIR and other files among the slices",
+    "left out and counted",
+)
 def test_what_is_no_slice_of_a_scan_is_left_out_and_counted(tmp_path):
     slices = series()
     slices += series(number=8, count=3, ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])
@@ -489,11 +499,17 @@ def test_what_is_no_slice_of_a_scan_is_left_out_and_counted(tmp_path):
     )
 
 
+@pytest.mark.fault("D21", "a series that declares burned-in text", "a note")
 def test_burned_in_text_is_noted(tmp_path):
     dataset = sources.find_dataset(save(tmp_path, series(BurnedInAnnotation="YES")))
     assert "series with text burned into their pixels, which may name people: 1" in dataset.notes
 
 
+@pytest.mark.fault(
+    "D7",
+    "a declared distance that differs from the positions",
+    "the positions, with a note",
+)
 def test_positions_win_over_spacing_between_slices(tmp_path):
     image = read(save(tmp_path, series(SpacingBetweenSlices="5.0")))
     assert image.spacing_mm == pytest.approx((0.9, 0.7, 2.5))
@@ -537,6 +553,11 @@ def enhanced(slices):
     slices[0].PixelData *= 6
 
 
+@pytest.mark.fault(
+    "D4 D5 D8-D10 D12 D14",
+    "fields missing or wrong: positions, spacings, bits, pixels, colours, frames",
+    "refused with the reason",
+)
 @pytest.mark.parametrize(
     ("spoil", "reason"),
     [
@@ -591,6 +612,7 @@ def test_what_does_not_make_a_volume_is_refused_with_the_reason(tmp_path, spoil,
     assert re.search(reason, refusal(save(tmp_path, slices)))
 
 
+@pytest.mark.fault("D9", "a DICOM file cut within its pixels", "refused")
 def test_a_file_cut_within_its_pixels_is_refused(tmp_path):
     save(tmp_path, series())
     content = (tmp_path / "IM0014.dcm").read_bytes()
@@ -618,6 +640,7 @@ def test_an_odd_number_of_bytes_is_padded_and_read(tmp_path):
     )
 
 
+@pytest.mark.fault("D13", "compressed files without a decoder", "refused with syntax and package")
 def test_a_decoder_that_is_absent_is_named_with_the_syntax(tmp_path, monkeypatch):
     slices = series()
     compressed(uid.JPEGLosslessSV1)(slices)
@@ -676,6 +699,7 @@ def test_one_slice_by_itself_names_the_folder_as_remedy(tmp_path):
         sources.find_dataset(next(tmp_path.iterdir()))
 
 
+@pytest.mark.fault("D17", "no preamble, and one with a program", "read; never copied")
 def test_no_preamble_is_needed_and_a_foreign_one_does_no_harm(tmp_path):
     expected = read(save(tmp_path, series())).data
     for path in tmp_path.iterdir():
@@ -684,6 +708,11 @@ def test_no_preamble_is_needed_and_a_foreign_one_does_no_harm(tmp_path):
     assert np.array_equal(read(tmp_path).data, expected)
 
 
+@pytest.mark.fault(
+    "D18",
+    "sequences nested 5000 deep, lengths of 4 GB, deflated bombs",
+    "left out after 4 MiB at most",
+)
 def test_hostile_files_are_left_out_after_at_most_4_mib_of_each(tmp_path, record_reads):
     save(tmp_path, series())
     head = bytes(128) + b"DICM"
@@ -714,6 +743,7 @@ def test_hostile_files_are_left_out_after_at_most_4_mib_of_each(tmp_path, record
     assert not any("\ufffd" in note or len(note) > 500 for note in dataset.notes)
 
 
+@pytest.mark.fault("D20", "a UID `../../x`", "never part of a path")
 @pytest.mark.filterwarnings("ignore:Invalid value for VR UI")  # of writing it
 def test_a_uid_never_becomes_a_path(tmp_path):
     dataset = sources.find_dataset(
@@ -732,6 +762,11 @@ def test_volumes_in_a_folder_are_read_before_the_dicom_they_came_from(tmp_path):
     assert sources.find_dataset(tmp_path, "dicom").source == "dicom"
 
 
+@pytest.mark.fault(
+    "X11",
+    "a patient's name in names of DICOM files and folders",
+    "in no byte of any output",
+)
 def test_names_of_files_and_folders_reach_no_output(tmp_path, capfd):
     folder = tmp_path / "in" / NAME / NUMBER
     for number in range(2):
@@ -786,6 +821,7 @@ def test_a_table_of_classes_has_no_names_of_slices(tmp_path):
     ).read_text() == f"id,file,class,probability_0\n{case.id},{case.id},0,1\n"
 
 
+@pytest.mark.fault("F26 X11", "a slice that vanishes while it is read", "refused without its name")
 def test_a_slice_that_vanishes_or_is_forbidden_is_not_named(tmp_path):
     save(tmp_path, series())
     (tmp_path / "IM0014.dcm").rename(tmp_path / f"{NAME}.dcm")
@@ -800,6 +836,11 @@ def test_a_slice_that_vanishes_or_is_forbidden_is_not_named(tmp_path):
         assert "JANE" not in message
 
 
+@pytest.mark.fault(
+    "D19 X11",
+    "a patient's name and number in DICOM fields",
+    "in no byte of any output",
+)
 def test_nothing_of_the_patient_reaches_any_output(tmp_path, capfd):
     """From scans to predictions, with a refused series; all bytes and file names are searched."""
     scans = tmp_path / "scans"
@@ -887,6 +928,7 @@ def test_a_real_series_is_stacked_as_simpleitk_stacks_it():
     assert dicom_file.is_dicom(dataset.cases[0].images[0])
 
 
+@pytest.mark.fault("H14", "DICOM files of other endings", "recognised by content")
 @pytest.mark.parametrize("ending", [".img", ".mr", ".dicm", ".x y"])
 def test_files_with_the_magic_word_are_dicom_whatever_their_ending(tmp_path, ending):
     for path in save(tmp_path / "in", series()).iterdir():

@@ -94,6 +94,7 @@ def test_labels_of_another_folder_or_name_are_not_taken(tmp_path):
     assert "1 more" in notes(dataset)
 
 
+@pytest.mark.fault("H1", "two candidates for one label", "a question")
 def test_two_labels_of_one_scan_are_a_question_that_one_word_answers(tmp_path):
     touch(tmp_path, "a.nii.gz", "a_seg.nii.gz", "a_mask.nii.gz", "b.nii.gz", "b_seg.nii.gz")
     with pytest.raises(DataError, match=r"a\.nii\.gz has 2 files that may be its label") as asked:
@@ -185,6 +186,11 @@ def test_links_to_folders_are_not_followed_and_links_to_files_are(tmp_path):
     assert "links to folders not followed: 2" in notes(dataset)
 
 
+@pytest.mark.fault(
+    "C15 X7",
+    "line breaks, escapes and markup in file names",
+    "escaped, on one line",
+)
 def test_hostile_file_names_become_safe_ids_and_one_line_notes(tmp_path):
     for name in (
         b"a\nb.nii.gz",
@@ -205,6 +211,7 @@ def test_hostile_file_names_become_safe_ids_and_one_line_notes(tmp_path):
     assert all(note.isprintable() for note in dataset.notes)
 
 
+@pytest.mark.fault("N38", "a pipe among the pictures", "listing goes on")
 def test_a_pipe_named_like_a_picture_does_not_stop_the_listing(tmp_path):
     os.mkfifo(tmp_path / "a.png")
     assert sources.find_dataset(tmp_path).channel_names == ("image",)

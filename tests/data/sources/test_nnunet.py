@@ -62,6 +62,7 @@ def test_channels_are_joined_in_order_and_labels_found(tmp_path):
     assert dataset.notes == ("1 of 3 cases have no label",)
 
 
+@pytest.mark.fault("C9", "an nnU-Net case without a channel", "refused with case and channel")
 @pytest.mark.parametrize("missing", [0, 1, 2, 3])
 def test_a_missing_channel_names_the_case_and_the_channel(tmp_path, missing):
     root = write_dataset(tmp_path, *(name for place, name in enumerate(TWO) if place != missing))
@@ -227,6 +228,7 @@ def test_labels_may_be_called_as_the_first_channel_is(tmp_path):
     assert labels == ["b_9_0000.nii.gz", "b_10_0000.nii.gz"]
 
 
+@pytest.mark.fault("H7", "imagesTs of nnU-Net", "read as channels")
 @pytest.mark.parametrize(
     ("files", "cases"),
     [

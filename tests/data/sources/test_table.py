@@ -47,6 +47,7 @@ def test_every_column_is_read(folder):
     ]
 
 
+@pytest.mark.fault("C1", "byte order mark, CRLF, semicolons, tabs", "read alike")
 @pytest.mark.parametrize(
     ("text", "encoding"),
     [
@@ -91,6 +92,7 @@ def test_the_one_table_of_images_in_a_folder_is_found_and_two_are_refused(folder
         sources.find_dataset(folder)
 
 
+@pytest.mark.fault("C6", "files that the table does not list", "a note")
 def test_what_is_empty_unused_or_not_listed_is_noted(folder):
     notes = find(folder, "image,grade,age\na.nii.gz,1,30\nb.nii.gz,,\n").notes
     assert "columns not used: age" in notes
@@ -102,6 +104,7 @@ def test_what_is_empty_unused_or_not_listed_is_noted(folder):
     assert "all grades are 1: nothing to tell apart" in notes
 
 
+@pytest.mark.fault("C5", "grades NaN, 1.5, negative", "refused with the line")
 @pytest.mark.parametrize(
     "grade", ["nan", "NaN", "1.0", "-1", "1e0", "inf", "high", "²", "1000", "0x1", "1 2", "=1+1"]
 )
@@ -110,6 +113,11 @@ def test_a_grade_that_is_no_whole_number_is_refused_with_its_line(folder, grade)
     assert f"line 3 has the grade '{grade}'" in message
 
 
+@pytest.mark.fault(
+    "C2 C4 C6 C10",
+    "duplicates, missing columns and files, odd rows, fields of 200 kB, NUL bytes",
+    "refused with the line",
+)
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
@@ -150,6 +158,7 @@ def test_a_table_that_cannot_be_meant_is_refused_in_one_line(folder, text, reaso
     assert reason in refusal(folder, text)
 
 
+@pytest.mark.fault("C1", "UTF-16 and Latin-1", "refused with what to do")
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-32", "latin-1"])
 def test_another_encoding_is_refused_with_what_to_do(folder, encoding):
     assert "UTF-8" in refusal(folder, PLAIN.replace("ann", "änn"), encoding=encoding)
@@ -163,6 +172,7 @@ def test_an_absolute_path_is_the_word_of_a_person_who_names_the_table(folder):
         sources.find_dataset(folder)
 
 
+@pytest.mark.fault("X2", "a link that leads out of the folder", "refused")
 def test_a_link_out_of_the_folder_is_refused(folder):
     (folder / "link.nii.gz").symlink_to(folder.parent / "outside.nii.gz")
     assert "leads out of" in refusal(folder, "image\nlink.nii.gz\n")
@@ -184,6 +194,7 @@ def test_a_written_table_reads_back(folder):
     ]
 
 
+@pytest.mark.fault("H10", "a CSV of grades in a folder of pictures", "the folder is read")
 def test_a_table_that_names_no_file_leaves_the_folder_to_other_sources(tmp_path):
     """As those of EyePACS and HAM10000, next to folders of pictures."""
     (tmp_path / "train").mkdir()
@@ -207,6 +218,7 @@ def test_a_table_with_a_wrong_row_is_reported_rather_than_passed_over(folder):
         sources.find_dataset(folder)
 
 
+@pytest.mark.fault("H10", "a table without file endings", "the files are found")
 def test_the_ending_of_a_file_may_be_missing_where_one_file_has_that_name(folder):
     expected = find(folder, PLAIN).cases
     assert find(folder, PLAIN.replace(".nii.gz", "")).cases == expected
@@ -216,6 +228,7 @@ def test_the_ending_of_a_file_may_be_missing_where_one_file_has_that_name(folder
     assert "names a, which is not a scan that can be read" in refusal(folder, "image\na\n")
 
 
+@pytest.mark.fault("H10", "`image,label` with 0 and 1", "says `grade`")
 def test_a_label_that_is_a_number_is_probably_a_grade(folder):
     message = refusal(folder, "image,label\na.nii.gz,0\nb.nii.gz,1\n")
     assert "number '0' as a label" in message
@@ -235,6 +248,7 @@ def test_one_of_several_columns_of_images_may_be_no_file(folder):
     assert dataset.channel_names == ("image",)
 
 
+@pytest.mark.fault("H14", "Excel's empty columns and `sep=;`", "ignored")
 @pytest.mark.parametrize(
     "text",
     [
@@ -252,6 +266,7 @@ def test_lines_are_counted_from_the_first_of_the_file(folder):
     assert "line 4" in refusal(folder, "sep=;\nimage;grade\na.nii.gz;1\nb.nii.gz;high\n")
 
 
+@pytest.mark.fault("H13", "NFC names in a table, NFD names on disk", "found")
 def test_a_name_with_letters_in_two_pieces_finds_its_file(folder):
     (folder / unicodedata.normalize("NFD", "Müller.nii.gz")).touch()
     text = unicodedata.normalize("NFC", "image\nMüller.nii.gz\n")
