@@ -265,6 +265,7 @@ def finetune(
     subset_seed: int | None = None,
     precision: Literal["auto", "bf16", "fp32"] = "auto",
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto",
+    devices: int | None = None,
     on_metrics: OnMetrics | None = None,
 ) -> Path:
     """Fine-tune an encoder with a few labels to segment, or with grades to classify.
@@ -352,6 +353,8 @@ def finetune(
         subset_seed: seed that chooses the labelled subjects; default: `seed`.
         precision: arithmetic: auto uses bf16 where the processor supports it, else fp32.
         device: device to compute on.
+        devices: devices (processes) of each machine to train on; default: as many as torchrun
+            or SLURM started on it, else 1.
         on_metrics: called as on_metrics(step, metrics) after each logged step; in Python only.
 
     Returns:

@@ -11,8 +11,13 @@ from pathlib import Path
 import pytest
 import torch
 
+import selfvox
+from selfvox.errors import UsageError
 from selfvox.runs.run_folder import read_metrics
 from selfvox.runs.weights import load_tensors
+from selfvox.settings.options import resolve, to_yaml
+from selfvox.settings.verbs import Finetune
+from selfvox.training.devices import batch_per_device
 
 OPTIONS = (
     *("--task", "simclr", "--steps", "4", "--batch", "2", "--crop", "16,16,16"),
@@ -74,6 +79,65 @@ def test_two_nodes_with_a_launcher_each_train_the_encoder_of_two_devices(
     assert ["encoder of 2 levels" in text for text in printed] == [True, False]
     weights = "encoder/weights.safetensors"
     assert (run / weights).read_bytes() == (of_two_devices[0] / weights).read_bytes()
+
+
+FINETUNE = {
+    # nothing is drawn by device: samples follow from their numbers
+    **{"encoder": "none", "augment": "none", "keep": "last", "steps": 6, "validate_every": 3},
+    **{"crop": (16, 16, 16), "device": "cpu", "precision": "fp32"},
+    "network": {"name": "plain", "channels": [4, 8], "norm": "batch"},
+}
+
+
+def weights_of(run):
+    return load_tensors(run / "network" / "weights.safetensors")
+
+
+def assert_same_weights(run, other):
+    expected = weights_of(other)
+    for name, value in weights_of(run).items():
+        # a norm follows: their gradients are 0, but for rounding, which Adam makes steps of
+        if name.endswith(("conv.bias", "running_mean")):
+            continue
+        torch.testing.assert_close(value, expected[name], rtol=1e-3, atol=1e-4)
+
+
+def test_two_devices_fine_tune_as_one_does_with_twice_the_batch_and_one_goes_on_for_them(
+    shapes_store, tmp_path, capsys
+):
+    one, two = tmp_path / "one", tmp_path / "two"
+    selfvox.finetune(shapes_store, out=one, batch=2, **FINETUNE)
+    settings = tmp_path / "settings.yaml"
+    settings.write_text(
+        to_yaml(resolve(Finetune, {"labelled": shapes_store, "out": two, **FINETUNE}))
+    )
+    subprocess.run(
+        [
+            *(sys.executable, *SELFVOX, "finetune", "--config", str(settings)),
+            *("--batch", "1", "--devices", "2"),
+        ],
+        check=True,
+        timeout=600,
+    )
+    assert_same_weights(two, one)
+    last, expected = (read_metrics(run)[-1] for run in (two, one))
+    assert last["loss"] == pytest.approx(expected["loss"], rel=1e-4)
+    assert last["dice_mean"] == pytest.approx(expected["dice_mean"], abs=1e-3)
+    # as if both had been stopped after step 3
+    for file in (two / "checkpoints").glob("*6*"):
+        file.unlink()
+    capsys.readouterr()
+    selfvox.finetune(shapes_store, out=two, batch=1, **FINETUNE, devices=1, resume=True)
+    printed = capsys.readouterr().err
+    assert "resuming from step 3" in printed
+    assert "1 devices instead of 2: each step learns from the same samples, 2 on" in printed
+    assert_same_weights(two, one)
+
+
+def test_a_batch_that_the_devices_cannot_share_is_refused_with_the_numbers_that_can():
+    assert batch_per_device(4, started=2, devices=8, min_batch=1) == 1
+    with pytest.raises(UsageError, match=r"3 cannot share the 8 images .* on 1 or 2 or 4 devices$"):
+        batch_per_device(4, started=2, devices=3, min_batch=2)
 
 
 CHILDREN = "/proc/{0}/task/{0}/children"

@@ -126,7 +126,8 @@ def _finetune(store: Path, encoder: str, run: Path, seed: int) -> None:
             crop=CROP,
             steps=FINETUNE_STEPS,
             seed=seed,
-        )
+        ),
+        is_alone=True,
     )
 
 

@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 from torch import nn
 
@@ -19,19 +20,22 @@ from selfvox.data.preparation.split import Split, write_split
 from selfvox.data.preparation.store import Store, is_store, open_store
 from selfvox.data.preparation.stored_case import StoredCase
 from selfvox.data.sources import Dataset
-from selfvox.errors import UsageError
+from selfvox.errors import Stopped, UsageError
 from selfvox.prediction.calibrate_run import calibrate_run
 from selfvox.prediction.used_scans import store_of_run
-from selfvox.runs.device import make_fabric
+from selfvox.runs.device import Fabric, make_fabric
 from selfvox.runs.fold_folder import check_folds, fold_folder, name_networks, write_folds
-from selfvox.runs.progress import echo
-from selfvox.runs.run_folder import OnMetrics, is_finished, open_run, read_metrics
+from selfvox.runs.launcher import find_launch
+from selfvox.runs.process_watch import ProcessWatch
+from selfvox.runs.progress import echo, silence
+from selfvox.runs.run_folder import OnMetrics, Run, is_finished, open_run, read_metrics
 from selfvox.settings.verbs import Calibrate, Finetune
 from selfvox.training.classification import Classification
 from selfvox.training.downstream import DownstreamTask
 from selfvox.training.finetune_request import check_options, check_request
-from selfvox.training.finetune_run import FinetuneJob, train_network
+from selfvox.training.finetune_run import FinetuneJob, Trained, train_network
 from selfvox.training.finetune_split import cases_of, choose_split
+from selfvox.training.folder_kind import check_prepared
 from selfvox.training.follow_plans import follow_plans
 from selfvox.training.learning_curve import draw_curve
 from selfvox.training.network_teacher import teach_by_network
@@ -50,6 +54,7 @@ def finetune(
     encoder: nn.Module | None = None,
     on_metrics: OnMetrics | None = None,
     clock: Clock = time.monotonic,
+    is_alone: bool = False,
 ) -> Path:
     """Fine-tune an encoder with a few labels to segment, or with grades to classify.
 
@@ -59,6 +64,7 @@ def finetune(
             has.
         on_metrics: called with the step and its metrics after each logged step.
         clock: seconds since some moment; times a few steps where the settings have minutes.
+        is_alone: train apart from the other processes that torchrun or SLURM started.
 
     Returns:
         The run's folder, or that of the folds, which `predict` loads.
@@ -67,8 +73,50 @@ def finetune(
         SelfvoxError: an invalid setting, scan, resource or number, or weights that do not fit; says
             what to do.
     """
+    launch = None if is_alone else find_launch()
+    # DDP has to look for layers without a gradient, which those of a frozen encoder are
+    is_frozen_first = settings.freeze != "never" and settings.encoder != "none"
+    fabric = make_fabric(
+        settings.device, settings.devices, settings.precision, launch, partial=is_frozen_first
+    )
+    is_main = fabric.is_global_zero  # the first of several processes writes and prints
+    if not is_main:
+        silence()
+    with ProcessWatch(fabric) as watch:
+        # processes that this one starts are started when the scans are prepared
+        if launch is not None or not is_main:
+            watch.join()
+        if fabric.world_size > 1 and settings.unlabelled is not None:
+            raise UsageError("unlabelled: trains on one device; use --devices 1")
+        if launch is not None and launch.processes > 1:
+            check_prepared(launch, settings.labelled)
+        try:
+            _train_runs(settings, Processes(fabric, watch), encoder, on_metrics, clock)
+        except Stopped:
+            # the first process reports it; torchrun would end that one at the error of another
+            if is_main:
+                raise
+    return settings.out
+
+
+class Processes(NamedTuple):
+    """The processes that train together."""
+
+    fabric: Fabric
+    watch: ProcessWatch
+
+
+def _train_runs(
+    settings: Finetune,
+    processes: Processes,
+    encoder: nn.Module | None,
+    on_metrics: OnMetrics | None,
+    clock: Clock,
+) -> None:
+    """Train one network, or one for each fold. The arguments are the verb's."""
     if settings.folds is None:
-        return _train_run(settings, encoder, on_metrics, clock)
+        _train_run(settings, processes, encoder, on_metrics, clock)
+        return
     out = settings.out
     check_folds(out)
     for number in range(1, settings.folds + 1):
@@ -78,34 +126,46 @@ def finetune(
             continue
         echo(f"fold {number} of {settings.folds}: {run.out}")
         # every fold starts from the weights that the encoder has
-        _train_run(run, copy.deepcopy(encoder), on_metrics, clock, number)
+        _train_run(run, processes, copy.deepcopy(encoder), on_metrics, clock, number)
+    if not processes.fabric.is_global_zero:
+        return
     write_folds(out, settings.folds)
     _calibrate(settings, out)
     _suggest_predict(out)
-    return out
 
 
 def _train_run(
     settings: Finetune,
+    processes: Processes,
     encoder: nn.Module | None,
     on_metrics: OnMetrics | None,
     clock: Clock,
     fold: int | None = None,
-) -> Path:
+) -> None:
     """Train one network; of `settings.folds`, that of one fold. The arguments are the verb's."""
+    fabric, watch = processes
+    is_main = fabric.is_global_zero
     pretrained = None if encoder is not None else read_pretrained(settings.encoder)
     recipe = None
     if pretrained is None and encoder is None:
         settings, recipe = follow_plans(settings, settings.labelled)
     dataset = check_request(settings, pretrained, encoder)
-    fabric = make_fabric(settings.device, 1, settings.precision)
-    with open_run(settings.out, settings, resume=settings.resume, on_metrics=on_metrics) as run:
+    with open_run(
+        settings.out, settings, resume=settings.resume, main=is_main, on_metrics=on_metrics
+    ) as run:
+        watch.on_end = lambda verdict: run.note(status="failed", reason=verdict.message)
         # all folds have one store, and one of the unlabelled scans
         place = settings.out if fold is None else settings.out.parent
-        store = _open_store(settings, pretrained, dataset, place / "store", recipe)
+        if is_main:
+            store = _open_store(settings, pretrained, dataset, place / "store", recipe)
+            watch.join()
+        else:
+            folder = settings.labelled if is_store(settings.labelled) else place / "store"
+            store = open_store(folder)
         task = _downstream_task(store, settings)
         split = choose_split(store, task, settings, fold)
-        write_split(split, run.path / "split.json")
+        if is_main:
+            write_split(split, run.path / "split.json")
         job = FinetuneJob(
             settings=settings,
             fabric=fabric,
@@ -115,6 +175,7 @@ def _train_run(
             validation=cases_of(store, task, split.validation),
             start=encoder if pretrained is None else pretrained,
             clock=clock,
+            watch=watch,
         )
         if pretrained:
             _report_leaks(pretrained, store, split)
@@ -126,21 +187,30 @@ def _train_run(
             job = replace(job, trainings=settings.rounds + 1)
             pseudo_labels = teach_by_network(run, job, teaching.scans)
         trained = train_network(job, run, run.record.get("steps"), pseudo_labels)
-        curve = run.path / "curve.png"
-        draw_curve(run.path, curve, trained.loss_label)
-        checkpoint = trained.checkpoint
-        echo(f"network: {checkpoint.folder} ({checkpoint.caption})   curve: {curve}")
-        _suggest_longer(settings, run.path, task, trained.built.steps)
-        checkpoint.lost_classes.report()
-        report_gain(run.path, teaching, len(job.validation))
-        if fold is not None:
-            return settings.out
-        if isinstance(task, Segmentation):
-            _suggest_calibrate(settings, run.path, job.validation)
-        elif job.validation:
-            _calibrate(settings, run.path)
-        _suggest_predict(run.path)
-    return settings.out
+        if is_main:
+            _report(settings, run, job, trained)
+            report_gain(run.path, teaching, len(job.validation))
+            if fold is None:
+                _finish(settings, run, job)
+
+
+def _report(settings: Finetune, run: Run, job: FinetuneJob, trained: Trained) -> None:
+    """Draw the curve, and print where the network is."""
+    curve = run.path / "curve.png"
+    draw_curve(run.path, curve, trained.loss_label)
+    checkpoint = trained.checkpoint
+    echo(f"network: {checkpoint.folder} ({checkpoint.caption})   curve: {curve}")
+    _suggest_longer(settings, run.path, job.task, trained.built.steps)
+    checkpoint.lost_classes.report()
+
+
+def _finish(settings: Finetune, run: Run, job: FinetuneJob) -> None:
+    """Calibrate a classifier, and print what to do next."""
+    if isinstance(job.task, Segmentation):
+        _suggest_calibrate(settings, run.path, job.validation)
+    elif job.validation:
+        _calibrate(settings, run.path)
+    _suggest_predict(run.path)
 
 
 def _calibrate(settings: Finetune, out: Path) -> None:

@@ -20,12 +20,12 @@ from selfvox.data.preparation.recipe import Recipe
 from selfvox.data.preparation.store import Store, is_store, open_store
 from selfvox.data.sampling.crop_size import DIVISOR, check_edges
 from selfvox.data.sampling.crops import Crops
-from selfvox.errors import DataError, Stopped, UsageError
+from selfvox.errors import DataError, Stopped
 from selfvox.models.build import check_network, is_python_class, plans_divisor
 from selfvox.models.encoder import Encoder
 from selfvox.pretext import PretextTask
 from selfvox.runs.device import Fabric, make_fabric
-from selfvox.runs.launcher import Launch, find_launch
+from selfvox.runs.launcher import find_launch
 from selfvox.runs.process_watch import ProcessWatch
 from selfvox.runs.progress import echo, silence
 from selfvox.runs.run_folder import OnMetrics, Run, open_run, read_metrics
@@ -33,7 +33,8 @@ from selfvox.runs.weights import save_part
 from selfvox.settings.verbs import Pretrain
 from selfvox.tasks import task_from_setting, task_to_setting
 from selfvox.training.damaged_scans import DamagedScans
-from selfvox.training.folder_kind import check_scans
+from selfvox.training.devices import batch_per_device, started_devices
+from selfvox.training.folder_kind import check_prepared, check_scans
 from selfvox.training.follow_plans import follow_plans
 from selfvox.training.learning_curve import draw_curve
 from selfvox.training.loop import Hooks, train
@@ -84,8 +85,8 @@ def pretrain(
         if launch is not None or not is_main:
             watch.join()
         check_settings(settings, task, encoder)
-        if launch is not None:
-            _check_prepared(settings, launch)
+        if launch is not None and launch.processes > 1:
+            check_prepared(launch, settings.scans, settings.probe)
         recipe = None
         if encoder is None:
             settings, recipe = follow_plans(settings, settings.scans)
@@ -111,22 +112,6 @@ def pretrain(
     return settings.out
 
 
-def _check_prepared(settings: Pretrain, launch: Launch) -> None:
-    """Refuse scans that are not prepared: all other processes would wait for the first one.
-
-    Raises:
-        UsageError: there are several processes, and the scans, or those of the probe, are no store.
-    """
-    for scans in filter(None, (settings.scans, settings.probe)):
-        if launch.processes > 1 and not is_store(scans):
-            raise UsageError(
-                f"{scans}: is not a store; {launch.launcher} started {launch.processes} "
-                "processes, of which one would prepare the scans while the others wait; prepare "
-                f"them first with `selfvox prepare {shlex.quote(str(scans))} --out store/`, and "
-                "name the store"
-            )
-
-
 def _train(
     settings: Pretrain,
     fabric: Fabric,
@@ -141,7 +126,11 @@ def _train(
     """Train in an open run; the arguments are those of the verb, the recipe that of plans."""
     is_main = fabric.is_global_zero
     store = _open_store(settings, fabric, watch, recipe)
-    plan = pretrain_plan(settings, store, fabric.world_size, task=task, encoder=encoder)
+    devices = started_devices(run, fabric)
+    plan = pretrain_plan(settings, store, devices, task=task, encoder=encoder)
+    plan = plan.with_batch(
+        batch_per_device(settings.batch, devices, fabric.world_size, plan.task.min_batch)
+    )
     # a resumed run would count others: the default by its device, minutes by their clock
     steps = fabric.broadcast(run.record.get("steps"))
     plan.check_distinct_scans()

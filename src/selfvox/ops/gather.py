@@ -1,6 +1,8 @@
-"""Gather embeddings over all processes, with and without gradients."""
+"""Sums and rows of all processes that train together, with and without gradients."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 import torch.distributed
@@ -10,6 +12,56 @@ from torch import Tensor
 def is_distributed() -> bool:
     """Whether several processes train together."""
     return torch.distributed.is_available() and torch.distributed.is_initialized()
+
+
+def process_count() -> int:
+    """How many processes train together."""
+    return torch.distributed.get_world_size() if is_distributed() else 1
+
+
+def process_rank() -> int:
+    """The number of this process among them, from 0 on."""
+    return torch.distributed.get_rank() if is_distributed() else 0
+
+
+def sum_over_processes(values: Tensor) -> Tensor:
+    """The sum over all processes; the gradient is that of the sum of all processes' losses.
+
+    DDP takes the mean of the gradients of the processes: where each computes the loss of the joint
+    batch from such sums, or the loss of its own part, the mean is the gradient of the joint loss.
+    """
+    if not is_distributed():
+        return values
+    summed: Tensor = _SumOverProcesses.apply(values)  # type: ignore[no-untyped-call]
+    return summed
+
+
+def mean_over_processes(counts: Tensor) -> Tensor:
+    """The mean over all processes, in float32 and without a gradient.
+
+    A sum divided by it is, in the mean over the processes, the mean over the joint batch.
+    """
+    counts = counts.detach().float()
+    if not is_distributed():
+        return counts
+    total = counts.clone()
+    torch.distributed.all_reduce(total)
+    return total / process_count()
+
+
+def gather_rows(rows: Tensor) -> Tensor:
+    """The rows of all processes, by rank; each gets the gradients of all processes' losses.
+
+    Args:
+        rows: (n, ...) of this process; every process has as many.
+
+    Returns:
+        (processes * n, ...).
+    """
+    if not is_distributed():
+        return rows
+    gathered: Tensor = _GatherRows.apply(rows)  # type: ignore[no-untyped-call]
+    return gathered
 
 
 def gather_embeddings(embeddings: Tensor) -> Tensor:
@@ -61,3 +113,29 @@ def _all_gather(rows: Tensor) -> list[Tensor]:
     # NCCL refuses views of other strides
     torch.distributed.all_gather(by_rank, rows.contiguous())
     return by_rank
+
+
+class _SumOverProcesses(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, values: Tensor) -> Tensor:
+        total = values.detach().clone()
+        torch.distributed.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        total = gradient.contiguous().clone()
+        torch.distributed.all_reduce(total)
+        return total
+
+
+class _GatherRows(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor) -> Tensor:
+        return torch.cat(_all_gather(rows.detach()))
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        total = gradient.contiguous().clone()
+        torch.distributed.all_reduce(total)
+        return total.chunk(process_count())[process_rank()]

@@ -8,7 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from selfvox.ops.gather import gather_views, is_distributed
+from selfvox.ops.gather import (
+    gather_views,
+    is_distributed,
+    mean_over_processes,
+    sum_over_processes,
+)
 
 SMOOTH = 1e-5  # in numerator and denominator of soft Dice
 
@@ -109,8 +114,8 @@ def triplet_loss(
         far = far.clamp(min=1e-12).sqrt()
     if counted is None:
         counted = torch.ones_like(near, dtype=torch.bool)
-    # no division by 0, and no gradient, where none counts
-    share = counted / counted.sum().clamp(min=1)
+    # no division by 0, and no gradient, where none counts; of several devices, less than one may
+    share = counted / mean_over_processes(counted.sum()).clamp(min=1e-6)
     loss = ((near - far + margin).clamp(min=0) * share).sum()
     return Triplets(loss, ((near < far) * share).sum())
 
@@ -268,7 +273,7 @@ def dice_cross_entropy_regions(
 def _trusted_mean(values: Tensor, trusted: Tensor) -> Tensor:
     """Mean of values (batch, *space), each weighed by its trust; 0 if nothing is trusted."""
     # no test for an empty mask, which would wait for the device; the sum above is then 0 too
-    return (values * trusted).sum() / trusted.sum().clamp(min=1e-5)
+    return (values * trusted).sum() / mean_over_processes(trusted.sum()).clamp(min=1e-5)
 
 
 def _negative_dice(
@@ -299,15 +304,21 @@ def _dice(
 ) -> tuple[Tensor, Tensor]:
     """Soft Dice and size of each class, of (batch, class, *space) in float32.
 
-    Batch and voxels are summed before the ratio.
+    Batch and voxels are summed before the ratio, those of all devices.
     """
     counted = truth
     if trusted is not None:
         probability = probability * trusted[:, None]
         counted = truth * trusted[:, None]
     batch_and_space = (0, *range(2, probability.ndim))
-    overlap = (probability * truth).sum(batch_and_space)
-    size = counted.sum(batch_and_space)
+    sums = torch.stack(
+        [
+            (probability * truth).sum(batch_and_space),
+            probability.sum(batch_and_space),
+            counted.sum(batch_and_space),
+        ]
+    )
+    overlap, predicted, size = sum_over_processes(sums)
     # smooth: a class that is absent and not predicted scores 1, not nan
-    dice = (2 * overlap + smooth) / (probability.sum(batch_and_space) + size + smooth)
+    dice = (2 * overlap + smooth) / (predicted + size + smooth)
     return dice, size

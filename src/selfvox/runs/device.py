@@ -73,7 +73,12 @@ with _without_compiler():
 
 
 def make_fabric(
-    device: str, devices: int | None, precision: str, launch: Launch | None = None
+    device: str,
+    devices: int | None,
+    precision: str,
+    launch: Launch | None = None,
+    *,
+    partial: bool = False,
 ) -> Fabric:
     """Fabric on the requested devices.
 
@@ -83,6 +88,7 @@ def make_fabric(
         precision: auto, fp32 or bf16; auto is bf16 where the processor supports it, else fp32.
         launch: the processes that torchrun or SLURM started to train together; None: this process
             is alone, or starts the others itself.
+        partial: some layers may have no gradient in some steps.
 
     Raises:
         ResourceError: a device is missing.
@@ -115,11 +121,14 @@ def make_fabric(
     plugins: list[Any] = [_environment(launch)]
     if precision == "bf16":
         plugins.append(_KeepsInputs("bf16-mixed", device))
+    strategy: DDPStrategy | str = "auto"
+    if nodes * devices > 1:
+        strategy = DDPStrategy(timeout=LONGEST_WAIT, find_unused_parameters=partial)
     return Fabric(
         accelerator=device,
         devices=devices,
         num_nodes=nodes,
-        strategy=DDPStrategy(timeout=LONGEST_WAIT) if nodes * devices > 1 else "auto",
+        strategy=strategy,
         plugins=plugins,
     )
 

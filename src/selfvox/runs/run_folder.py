@@ -41,7 +41,7 @@ FORMAT = 1
 METRICS = "metrics.jsonl"
 LOG = "log.txt"
 # they say where a run computes, not what; a run may be resumed elsewhere
-_NOT_COMPARED = {"resume", "out", "device", "workers", "scheduler"}
+_NOT_COMPARED = {"resume", "out", "device", "devices", "workers", "scheduler"}
 _PACKAGES = (
     "selfvox",
     "torch",
@@ -62,6 +62,7 @@ class _RecordKeys:
     status: str | None = None
     data: Seen | None = None
     steps: Annotated[int, Field(ge=1)] | None = None
+    devices: Annotated[int, Field(ge=1)] | None = None
     warned: list[str] = field(default_factory=list)
     warnings: dict[str, str] = field(default_factory=dict)
     damaged_scans: list[str] = field(default_factory=list)
@@ -83,17 +84,25 @@ MetricsLine = Annotated[dict[str, float], AfterValidator(_check_step)]
 
 
 class Run:
-    """A run folder that this process writes; made by `open_run`."""
+    """A run folder, which the first of several processes writes; made by `open_run`."""
 
-    def __init__(self, path: Path, record: dict[str, Any], on_metrics: OnMetrics | None = None):
+    def __init__(
+        self,
+        path: Path,
+        record: dict[str, Any],
+        on_metrics: OnMetrics | None = None,
+        is_main: bool = True,
+    ):
         self.path = path
         self.record = record
         self._on_metrics = on_metrics
+        self._is_main = is_main  # of several processes only the first one writes
 
     def note(self, **facts: Any) -> None:
         """Add facts to `run.json`."""
         self.record.update(facts)
-        write_checked(self.path / "run.json", self.record)
+        if self._is_main:
+            write_checked(self.path / "run.json", self.record)
 
     def depends_on(self, **facts: Any) -> None:
         """Add facts that the result depends on, and report those that changed since the start."""
@@ -169,7 +178,7 @@ def open_run(
     """
     # of several processes only one may write, or their lines would mix
     if not main:
-        yield Run(path, {})
+        yield Run(path, {}, is_main=False)
         return
     # the split of a store would be overwritten
     if (path / "manifest.json").exists():

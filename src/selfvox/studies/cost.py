@@ -213,7 +213,9 @@ def _time_finetuning(settings: Mapping[str, Any], store: Store, runs: _ShortRuns
 
     def run(varied: dict[str, Any]) -> None:
         # one validation, at the end, so that the rest of the time is that of one
-        finetune(resolve(Finetune, {**fixed, **varied, "validate_every": varied["steps"]}))
+        finetune(
+            resolve(Finetune, {**fixed, **varied, "validate_every": varied["steps"]}), is_alone=True
+        )
 
     return runs.measure(run, images=int(fixed.get("batch", Finetune.batch)))
 

@@ -74,7 +74,8 @@ def run_cell(
         if arm.method.unlabelled_as is not None:
             paths["unlabelled"] = unlabelled_store(plan, arm.method, out, cell.fold)
             share_registrations(out, run)
-        finetune(resolve(Finetune, {**finetuning, **_run_settings(run, paths)}))
+        settings = {**finetuning, **_run_settings(run, paths)}
+        finetune(resolve(Finetune, settings), is_alone=True)
         score_network(plan, run, store)
         # from the run, not from the plan: it says what was trained on
         split = splits.read_split(run / "split.json")
@@ -127,7 +128,8 @@ def pretrain_once(
         if method.is_supervised:
             paths = {"labelled": scans, "encoder": "none"}
             supervised = supervised_settings(settings)
-            finetune(resolve(Finetune, {**supervised, **_run_settings(run, paths), "seed": seed}))
+            values = {**supervised, **_run_settings(run, paths), "seed": seed}
+            finetune(resolve(Finetune, values), is_alone=True)
         else:
             paths = {"scans": scans}
             values = {**settings, **_run_settings(run, paths), "seed": seed}

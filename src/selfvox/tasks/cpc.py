@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from selfvox.errors import UsageError
 from selfvox.models.answer_head import answer_layer
 from selfvox.models.encoder import Encoder
+from selfvox.ops.gather import gather_rows, mean_over_processes, process_rank
 from selfvox.ops.outcome import Batch, Outcome
 from selfvox.pretext import Panel, PretextTask
 from selfvox.settings.verbs import AtLeastOne
@@ -56,7 +57,7 @@ class CPC(PretextTask):
     ] = "infonce"
     negatives: Annotated[
         Literal["image", "batch"],
-        "wrong candidates: all other patches of the image, or of the whole batch",
+        "wrong candidates: all other patches of the image, or of the batch of all devices",
     ] = "image"
 
     def configure(self, crop: Sequence[int], *spacings_mm: Sequence[float]) -> CPC:
@@ -316,10 +317,12 @@ def pairwise_loss(score: Tensor, answer: Tensor) -> Tensor:
         score: (term, candidate); -inf where there is no candidate.
         answer: (term,) the right candidate.
     """
-    right = F.one_hot(answer, score.shape[1]).bool()
-    wrong = ~right & (score > float("-inf"))
+    of_right = F.softplus(-score.gather(1, answer[:, None])).mean()
+    # no choice of elements by a mask, which would wait for the device; softplus of -inf is 0
+    of_wrong = F.softplus(score).scatter(1, answer[:, None], 0.0).sum()
+    wrong = (score > float("-inf")).sum() - len(score)
     # one mean each: a hundred wrong candidates must not outweigh the right one
-    return (F.softplus(-score[right]).mean() + F.softplus(score[wrong]).mean()) / 2
+    return (of_right + of_wrong / mean_over_processes(wrong)) / 2
 
 
 def _scores_within_images(
@@ -333,13 +336,17 @@ def _scores_within_images(
 def _scores_within_batch(
     latents: Tensor, predictions: Tensor, target: Tensor, scan: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Scores (batch * term, batch * position) of the patches of all images, and the right ones."""
+    """Scores (batch * term, candidate) of the patches of all images, and the right ones.
+
+    Candidates are the patches of the images of all devices, by rank.
+    """
     images, positions = latents.shape[:2]
-    score = predictions @ latents.flatten(0, 1).T
-    first_of_image = positions * torch.arange(images, device=target.device)
-    answer = (first_of_image[:, None] + target).flatten()
+    score = predictions @ gather_rows(latents).flatten(0, 1).T
+    number = process_rank() * images + torch.arange(images, device=target.device)
+    answer = (positions * number[:, None] + target).flatten()
     # the same position of the same scan, in the batch twice, would be a wrong candidate
-    same_scan = (scan[:, None] == scan).fill_diagonal_(False)
+    same_scan = scan[:, None] == gather_rows(scan)
+    same_scan = same_scan.scatter(1, number[:, None], False)
     ignored = same_scan.repeat_interleave(positions, 1)[:, None]
     return score.masked_fill(ignored, float("-inf")).flatten(0, 1), answer
 

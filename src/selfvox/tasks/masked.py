@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from selfvox.errors import UsageError
 from selfvox.models.encoder import Encoder
+from selfvox.ops.gather import mean_over_processes
 from selfvox.ops.outcome import Batch, Outcome
 from selfvox.pretext import Panel
 from selfvox.restoration import RestorationTask
@@ -80,7 +81,8 @@ class Masked(RestorationTask):
         hidden = _voxels(batch["hidden"], images, self.block)
         prediction = head(encoder, fill(images, hidden))
         target = details(images, self.block)
-        voxels = hidden.sum() * images.shape[1]
+        # a block that the image's end cuts off has fewer
+        voxels = mean_over_processes(hidden.sum()) * images.shape[1]
         error = ((prediction - target).square() * hidden).sum() / voxels
         variance = (target.square() * hidden).sum() / voxels
         # both branches are computed, so the second must not divide by 0

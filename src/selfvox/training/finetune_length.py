@@ -39,6 +39,7 @@ class FinetuneLength:
     fabric: Fabric
     run: Path  # its folder
     clock: Clock  # times the steps, where the settings have minutes
+    devices: int = 1  # that the run was started with
 
     def count(self, recorded: int | None, crop: Sequence[int], network: nn.Module) -> int:
         """The number of steps, printed with what it means; as recorded where the run was started.
@@ -51,7 +52,8 @@ class FinetuneLength:
         settings = self.settings
         on_cpu = is_cpu(settings.device)
         crop_voxels = math.prod(crop)
-        per_step = settings.batch * crop_voxels
+        images_per_step = settings.batch * self.devices
+        per_step = images_per_step * crop_voxels
         # a scan that is smaller than the crop, or resized to it, is one crop
         voxels = sum(max(math.prod(case.shape), crop_voxels) for case in self.training)
         if isinstance(self.task, Classification):
@@ -66,7 +68,7 @@ class FinetuneLength:
         else:
             default = FINETUNE_BUDGETS.count(voxels, per_step, on_cpu=on_cpu)
             steps = count_steps(
-                settings.steps or default, settings.epochs, len(self.training), settings.batch
+                settings.steps or default, settings.epochs, len(self.training), images_per_step
             )
         cpu_default = is_default and on_cpu
         echo(describe_length(FINETUNE_BUDGETS, steps, voxels, per_step, cpu_default=cpu_default))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -21,6 +20,7 @@ from selfvox.registration.copies import Copies
 from selfvox.runs.card import NetworkCard
 from selfvox.runs.checkpoints import CHECKPOINTS, has_checkpoint
 from selfvox.runs.device import Fabric
+from selfvox.runs.process_watch import ProcessWatch
 from selfvox.runs.progress import echo
 from selfvox.runs.run_folder import Run
 from selfvox.settings.verbs import Finetune
@@ -30,6 +30,7 @@ from selfvox.training.best_checkpoint import (
     validation_interval,
     validation_steps,
 )
+from selfvox.training.devices import batch_per_device, started_devices
 from selfvox.training.downstream import DownstreamTask
 from selfvox.training.finetune_length import FinetuneLength
 from selfvox.training.finetune_network import FinetuneNetwork, build_network
@@ -60,6 +61,7 @@ class FinetuneJob:
     copies: Copies | None = None  # of the labelled scans
     trainings: int = 1  # they share the minutes
     clock: Clock = time.monotonic
+    watch: ProcessWatch | None = None  # of the processes that train together
 
 
 class Trained(NamedTuple):
@@ -83,7 +85,14 @@ def train_network(
     """
     settings = job.settings
     task = job.task if pseudo_labels is None else ignoring_task(job)
-    length = _length(job, run, task)
+    devices = started_devices(run, job.fabric)
+    length = _length(job, run, task, devices)
+    recorded = job.fabric.broadcast(steps or run.record.get("steps"))
+
+    def count_steps(crop: Sequence[int], network: nn.Module) -> int:
+        # of several processes, each may have timed its steps
+        return job.fabric.broadcast(length.count(recorded, crop, network))
+
     # here, so that the new weights do not depend on how many numbers were drawn before
     torch.manual_seed(settings.seed)
     built = build_network(
@@ -92,11 +101,12 @@ def train_network(
         job.training,
         task,
         job.start,
-        functools.partial(length.count, steps or run.record.get("steps")),
+        count_steps,
     )
     # a resumed run would count others: the default by its device, minutes by their clock
     run.note(steps=built.steps)
-    plan = _training_plan(settings, built)
+    batch = batch_per_device(settings.batch, devices, job.fabric.world_size, min_batch=1)
+    plan = _training_plan(settings, built, batch)
     # validation scans too, since they choose the weights
     seen = [*job.training, *job.validation]
     if job.copies:
@@ -131,9 +141,10 @@ def train_network(
         _samples(job, task, built.crop, pseudo_labels),
         plan,
         title="finetune",
-        hooks=Hooks(after_step=checkpoint.after_step),
+        hooks=Hooks(after_step=checkpoint.after_step) if job.fabric.is_global_zero else Hooks(),
         encoder=built.encoder,
         forecast=_forecast(settings, built, job.validation),
+        watch=job.watch,
     )
     return Trained(built, checkpoint, objective.loss_label)
 
@@ -152,7 +163,7 @@ def _forecast(
     return TimeForecast(built.steps, ", ".join(remarks))
 
 
-def _length(job: FinetuneJob, run: Run, task: DownstreamTask) -> FinetuneLength:
+def _length(job: FinetuneJob, run: Run, task: DownstreamTask, devices: int) -> FinetuneLength:
     """Counts the steps; the trainings share the minutes, if the settings have some."""
     settings = job.settings
     if settings.minutes is not None:
@@ -166,6 +177,7 @@ def _length(job: FinetuneJob, run: Run, task: DownstreamTask) -> FinetuneLength:
         fabric=job.fabric,
         run=run.path,
         clock=job.clock,
+        devices=devices,
     )
 
 
@@ -232,10 +244,10 @@ def _describe(
         echo(f"no {task.scans} are left to validate on: the last weights are kept")
 
 
-def _training_plan(settings: Finetune, built: FinetuneNetwork) -> TrainingPlan:
+def _training_plan(settings: Finetune, built: FinetuneNetwork, batch: int) -> TrainingPlan:
     return TrainingPlan(
         steps=built.steps,
-        batch=settings.batch,
+        batch=batch,
         learning_rate=settings.learning_rate,
         weight_decay=settings.weight_decay,
         # `finetune` has no --save-every: a checkpoint is written with every validation

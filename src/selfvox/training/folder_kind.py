@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 from selfvox.data.preparation.store import is_store
 from selfvox.data.sources import find_dataset
-from selfvox.errors import DataError, SelfvoxError, WeightsError
+from selfvox.errors import DataError, SelfvoxError, UsageError, WeightsError
+from selfvox.runs.launcher import Launch
 from selfvox.runs.run_folder import read_run_record
 
 PRETRAIN_FIRST = "pre-train on it first (`selfvox pretrain`), and give that run as --encoder"
@@ -23,6 +25,22 @@ def check_scans(scans: Path) -> None:
         raise DataError(
             f"{scans}: is a run of `selfvox {verb}`, not scans; name the scans, or its store/"
         )
+
+
+def check_prepared(launch: Launch, *folders: Path | None) -> None:
+    """Refuse scans that are not prepared where a launcher started several processes.
+
+    Raises:
+        UsageError: a folder is no store.
+    """
+    for scans in folders:
+        if scans is not None and not is_store(scans):
+            raise UsageError(
+                f"{scans}: is not a store; {launch.launcher} started {launch.processes} "
+                "processes, of which one would prepare the scans while the others wait; prepare "
+                f"them first with `selfvox prepare {shlex.quote(str(scans))} --out store/`, and "
+                "name the store"
+            )
 
 
 def check_encoder(encoder: Path) -> None:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from selfvox.errors import DataError, NumericalError, ResourceError, Stopped
+from selfvox.models.synchronised_norm import synchronise_norms
 from selfvox.ops.outcome import Batch, Outcome
 from selfvox.runs.device import Fabric
 from selfvox.runs.process_watch import ProcessWatch
@@ -105,6 +106,8 @@ def train(
         ResourceError: the device is out of memory, or the disk is full; likewise, if possible.
         Stopped: a signal arrived; a checkpoint was written first.
     """
+    if fabric.world_size > 1:
+        synchronise_norms(objective)
     # before the optimizer's state is loaded: it goes to the device of the weights
     fabric.to_device(objective)
     # taken here, so that names do not depend on how fabric wraps the module

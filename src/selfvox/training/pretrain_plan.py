@@ -65,6 +65,10 @@ class PretrainPlan:
         """The same plan with another number of steps: that of the run, where it is resumed."""
         return dataclasses.replace(self, training=dataclasses.replace(self.training, steps=steps))
 
+    def with_batch(self, batch: int) -> PretrainPlan:
+        """The same plan with another batch on each device: of a run on another number of them."""
+        return dataclasses.replace(self, training=dataclasses.replace(self.training, batch=batch))
+
     def build_encoder(self, module: nn.Module | None = None) -> Encoder:
         """The encoder; new weights are drawn from torch's global generator.
 

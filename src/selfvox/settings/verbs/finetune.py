@@ -17,6 +17,7 @@ from selfvox.settings.verbs._shared import (
     REGIONS,
     TRAINING,
     Device,
+    Devices,
     Minutes,
     Network,
     Precision,
@@ -218,6 +219,7 @@ class Finetune(PreparationSettings):
     ] = None
     precision: Precision = "auto"
     device: Device = "auto"
+    devices: Devices = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
