@@ -105,7 +105,8 @@ def _grid_sample(
 ) -> Tensor:
     """`resample` on any device, by torch."""
     d = x.ndim - 2
-    half = torch.tensor(x.shape[2:], dtype=torch.float32) / 2
+    # made where the maps are, without a copy
+    half = torch.cat([torch.full((1,), edge / 2, device=shifts.device) for edge in x.shape[2:]])
     # grid_sample wants positions in -1 ... 1, the last axis first
     scaled = matrices * half[None, None, :] / half[None, :, None]
     theta = torch.cat([scaled, (shifts / half)[:, :, None]], 2)

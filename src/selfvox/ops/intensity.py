@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from selfvox.ops import numba_kernels
+from selfvox.ops.transfer import copy_together
 
 
 def shift_brightness(x: Tensor, shift: Tensor) -> Tensor:
@@ -55,7 +56,7 @@ def redraw_intensity(x: Tensor, rng: torch.Generator) -> Tensor:
     its plane, since the slope tells where in a coil's field it is, and is standardised. Then its
     contrast is scaled by 0.6 to 1.4 and its brightness shifted by -0.3 to 0.3.
     """
-    factor, shift = torch.rand(2, len(x), generator=rng)
+    factor, shift = torch.rand(2, len(x), generator=rng).to(x.device)
     # in this order: a slope would count as contrast
     x = scale_contrast(standardise(remove_plane(x)), 0.6 + 0.8 * factor)
     return shift_brightness(x, 0.6 * shift - 0.3)
@@ -71,11 +72,12 @@ def add_noise(x: Tensor, sigma: Tensor, rng: torch.Generator) -> Tensor:
     would delay every training step.
     """
     size = x[0].numel()
-    field = torch.randn(2 * size, generator=rng).to(x.device, x.dtype)
-    offset = torch.randint(size + 1, (len(x),), generator=rng).to(x.device)
+    field = torch.randn(2 * size, generator=rng)
+    offset = torch.randint(size + 1, (len(x),), generator=rng)
     sign = torch.randint(2, (len(x),), generator=rng) * 2 - 1
-    noise = field.unfold(0, size, 1).index_select(0, offset).view_as(x)
-    return noise.mul_(_per_sample(sign.to(sigma.device) * sigma, x)).add_(x)
+    field, offset, sign = copy_together(x.device, field, offset, sign)
+    noise = field.to(x.dtype).unfold(0, size, 1).index_select(0, offset).view_as(x)
+    return noise.mul_(_per_sample(sign * sigma.to(sign.device), x)).add_(x)
 
 
 def change_gamma(x: Tensor, power: Tensor, inverted: Tensor) -> Tensor:
@@ -166,8 +168,9 @@ def sobel_magnitude(x: Tensor) -> Tensor:
 
     Flat images give 0.
     """
-    smooth = x.new_tensor([[1.0, 2.0, 1.0]])
-    slope = x.new_tensor([[-1.0, 0.0, 1.0]])
+    # made on the device: 1, 2, 1 and -1, 0, 1
+    slope = torch.arange(-1, 2, device=x.device, dtype=x.dtype)[None]
+    smooth = 2 - slope.abs()
     squares = torch.zeros_like(x)
     for gradient_axis in range(2, x.ndim):
         gradient = x
@@ -196,17 +199,17 @@ def _correlate(x: Tensor, weights: Tensor, axis: int) -> Tensor:
     radius = weights.shape[1] // 2
     size = x.shape[axis]
     # by index: F.pad refuses to reflect an axis of two slices by two voxels
-    padded = x.index_select(axis, _mirrored_indices(size, radius).to(x.device))
+    padded = x.index_select(axis, _mirrored_indices(size, radius, x.device))
     total = padded.narrow(axis, 0, size) * _per_sample(weights[:, 0], x)
     for offset in range(1, weights.shape[1]):
         total.addcmul_(padded.narrow(axis, offset, size), _per_sample(weights[:, offset], x))
     return total
 
 
-def _mirrored_indices(size: int, radius: int) -> Tensor:
+def _mirrored_indices(size: int, radius: int, device: torch.device) -> Tensor:
     """Indices of an axis, mirrored `radius` voxels beyond both ends, which are not repeated."""
     period = max(1, 2 * size - 2)
-    at = torch.arange(-radius, size + radius).abs() % period
+    at = torch.arange(-radius, size + radius, device=device).abs() % period
     return torch.minimum(at, period - at)
 
 

@@ -80,9 +80,14 @@ def rotate_batch(x: Tensor, rotations: Sequence[AxisRotation], chosen: Tensor) -
         rotations: to choose from.
         chosen: (batch,) integers on the CPU.
     """
+    counts = chosen.bincount(minlength=len(rotations)).tolist()
+    # one copy for all rotations: the samples, by their rotation
+    order = chosen.argsort(stable=True).to(x.device)
     out = torch.empty_like(x)
-    for number, rotation in enumerate(rotations):
-        samples = (chosen == number).nonzero().flatten().to(x.device)
-        if len(samples):
+    start = 0
+    for rotation, count in zip(rotations, counts, strict=True):
+        if count:
+            samples = order[start : start + count]
             out[samples] = rotation.apply(x[samples])
+        start += count
     return out

@@ -22,6 +22,7 @@ from selfvox.ops.intensity import scale_contrast, shift_brightness
 from selfvox.ops.losses import nt_xent, triplet_loss
 from selfvox.ops.outcome import Batch, Outcome
 from selfvox.ops.planes import equal_spacing, plane_names, read_planes
+from selfvox.ops.transfer import copy_together
 from selfvox.pretext import Panel, PretextTask
 from selfvox.settings.verbs import NotNegative, Positive
 
@@ -135,17 +136,24 @@ class Exemplar(PretextTask):
         """The same, with the copy of each image made from its partner."""
         count = len(images)
         self.check_batch(count)
-        copies = self._transform(partners, rng)
+        # the order of the draws is part of a run's seed
+        transformation = self._draw_transformation(partners, rng)
+        # the largest of random numbers: an equal chance for each image of another scan
+        score = torch.rand(count, count, generator=rng)
+        drawn = [*transformation, score]
+        if self.bank:
+            drawn.append(torch.randint(self.bank, (count,), generator=rng))
+        matrices, shifts, factor, shift, score, *remembered = copy_together(images.device, *drawn)
+        copies = shift_brightness(
+            scale_contrast(resample(partners, matrices, shifts), factor), shift
+        )
         if scan is None:
             scan = torch.arange(count, device=images.device)
-        # the largest of random numbers: an equal chance for each image of another scan
-        score = torch.rand(count, count, generator=rng).to(images.device)
         # -1 is below every draw
         negative = score.masked_fill(scan[:, None] == scan, -1).argmax(1)
         batch = {"views": torch.cat([images, copies]), "scan": scan.repeat(2), "other": negative}
         if self.bank:
-            remembered = torch.randint(self.bank, (count,), generator=rng)
-            batch["remembered"] = remembered.to(images.device)
+            batch["remembered"] = remembered[0]
         return batch
 
     def loss(self, encoder: Encoder, head: nn.Module, batch: Batch) -> Outcome:
@@ -214,10 +222,16 @@ class Exemplar(PretextTask):
             return nt_xent(unit, self.temperature, scan).loss
         return nt_xent(unit, self.temperature, scan, memory.bank, memory.scan).loss
 
-    def _transform(self, x: Tensor, rng: torch.Generator) -> Tensor:
+    def _draw_transformation(
+        self, x: Tensor, rng: torch.Generator
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Each image flipped along an axis or not, rotated about one, zoomed, brighter or darker.
 
         What comes into view from beyond the edges is mirrored.
+
+        Returns:
+            Matrices and shifts for `resample`, the factor of the contrast, and the shift of the
+            brightness; on the CPU.
         """
         count = len(x)
         d = x.ndim - 2
@@ -226,16 +240,15 @@ class Exemplar(PretextTask):
         def uniform(low: float, high: float, columns: int = 1) -> Tensor:
             return torch.empty(count, columns).uniform_(low, high, generator=rng)
 
-        # the order of the draws is part of a run's seed
         flips = _choose_column(count, d, rng) & (uniform(0, 1) < 0.5)
         angles = torch.deg2rad(uniform(-self.angle, self.angle))
         angles = angles * _choose_column(count, len(planes), rng)
         # uniform in the logarithm: magnified as often as reduced
         scale = torch.exp(uniform(-1, 1) * math.log(self.zoom))
         position = uniform(-1, 1, d)
-        x = resample(x, *view_maps(x.shape[2:], angles, planes, flips, scale, position))
-        x = scale_contrast(x, uniform(0.6, 1.4)[:, 0])
-        return shift_brightness(x, uniform(-0.3, 0.3)[:, 0])
+        matrices, shifts = view_maps(x.shape[2:], angles, planes, flips, scale, position)
+        factor = uniform(0.6, 1.4)[:, 0]
+        return matrices, shifts, factor, uniform(-0.3, 0.3)[:, 0]
 
 
 class _Triplets(NamedTuple):

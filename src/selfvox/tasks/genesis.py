@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from selfvox.models.encoder import Encoder
 from selfvox.ops.outcome import Batch, Outcome
+from selfvox.ops.transfer import copy_together
 from selfvox.pretext import Panel
 from selfvox.restoration import RestorationTask
 
@@ -64,26 +65,35 @@ class Genesis(RestorationTask):
             `target`, the images as they are, and `shown`, deformed.
         """
         count = len(images)
+        shape = images.shape[2:]
 
         def chosen(share: float) -> Tensor:
             rows = torch.rand(count, generator=rng) < share
-            return rows.to(images.device).view(-1, *(1,) * (images.ndim - 1))
+            return rows.view(-1, *(1,) * (images.ndim - 1))
 
         # every change is drawn for every image, so that a choice moves no later draw
-        shown = torch.where(chosen(self.shuffled), _shuffle(images, rng), images)
+        is_shuffled = chosen(self.shuffled)
+        offset, orders, choice = _draw_orders(images, rng)
         control = torch.rand(count, 2, 2, generator=rng)
         falling = torch.rand(count, generator=rng) < 0.5
-        curve = curve_table(control, falling).to(images.device)
-        shown = torch.where(chosen(self.curved), apply_curve(shown, curve), shown)
+        is_curved = chosen(self.curved)
         is_painted = chosen(self.painted)
-        boxes = _boxes(images.shape[2:], count, INSIDE, rng)
-        kept = _boxes(images.shape[2:], count, OUTSIDE, rng)
+        boxes = _boxes(shape, count, INSIDE, rng)
+        kept = _boxes(shape, count, OUTSIDE, rng)
         outside = chosen(self.outside)
-        inner = fill_boxes(boxes, images.shape[2:]).to(images.device)
-        outer = ~fill_boxes(kept, images.shape[2:]).to(images.device)
-        region = torch.where(outside, outer, inner) & is_painted
-        level = torch.rand(count, generator=rng).to(images.device)
-        return {"target": images, "shown": paint(shown, region, level)}
+        level = torch.rand(count, generator=rng)
+        numbers = copy_together(
+            images.device,
+            *(is_shuffled, orders, choice, is_curved, curve_table(control, falling)),
+            *(is_painted, boxes, kept, outside, level),
+        )
+        is_shuffled, orders, choice, is_curved, curve = numbers[:5]
+        is_painted, boxes, kept, outside, level = numbers[5:]
+        shown = shuffle_windows(images, orders[choice], offset)
+        shown = torch.where(is_shuffled, shown, images)
+        shown = torch.where(is_curved, apply_curve(shown, curve), shown)
+        inside = torch.where(outside, ~fill_boxes(kept, shape), fill_boxes(boxes, shape))
+        return {"target": images, "shown": paint(shown, inside & is_painted, level)}
 
     def loss(self, encoder: Encoder, head: nn.Module, batch: Batch) -> Outcome:
         """Mean squared error, and the share of the images' variance that is explained.
@@ -182,9 +192,10 @@ def fill_boxes(boxes: Tensor, shape: Sequence[int]) -> Tensor:
 
     A box is its first voxel and the first one after its end.
     """
-    inside = torch.ones(*boxes.shape[:2], *(1,) * len(shape), dtype=torch.bool)
+    device = boxes.device
+    inside = torch.ones(*boxes.shape[:2], *(1,) * len(shape), dtype=torch.bool, device=device)
     for axis, edge in enumerate(shape):
-        voxel = torch.arange(edge)
+        voxel = torch.arange(edge, device=device)
         start, end = boxes[:, :, :, axis, None].unbind(2)
         along = (voxel >= start) & (voxel < end)
         place = [1] * len(shape)
@@ -212,8 +223,13 @@ def _extremes(x: Tensor) -> tuple[Tensor, Tensor]:
     return x.amin(space, keepdim=True), x.amax(space, keepdim=True)
 
 
-def _shuffle(x: Tensor, rng: torch.Generator) -> Tensor:
-    """Images with half of their windows shuffled, from a random offset that all share."""
+def _draw_orders(x: Tensor, rng: torch.Generator) -> tuple[list[int], Tensor, Tensor]:
+    """How half of the windows of images are shuffled, from a random offset that all share.
+
+    Returns:
+        The offset, orders (order, WINDOW**d), and the number of each window's order (batch,
+        window); on the CPU.
+    """
     d = x.ndim - 2
     offset = torch.randint(WINDOW, (d,), generator=rng).tolist()
     windows = 1
@@ -224,7 +240,7 @@ def _shuffle(x: Tensor, rng: torch.Generator) -> Tensor:
     orders = torch.cat([torch.arange(WINDOW**d)[None], orders])
     choice = torch.randint(1, ORDERS + 1, (len(x), windows), generator=rng)
     choice = choice * (torch.rand(len(x), windows, generator=rng) < 0.5)
-    return shuffle_windows(x, orders.to(x.device)[choice.to(x.device)], offset)
+    return offset, orders, choice
 
 
 def _boxes(

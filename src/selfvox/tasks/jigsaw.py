@@ -29,6 +29,7 @@ from selfvox.ops.tiles import (
     shape_for_tiles,
     tile_grid,
 )
+from selfvox.ops.transfer import copy_together
 from selfvox.pretext import Panel, PretextTask
 from selfvox.settings.verbs import AtLeastOne
 
@@ -124,13 +125,14 @@ class Jigsaw(PretextTask):
         corner = draw_corners(grid, shape, len(images), rng)
         order = torch.rand(len(images), self.permutations, generator=rng).argsort(1)
         answer = order[:, : self.shuffles]
+        corner, answer = copy_together(images.device, corner, answer)
         tiles = gather_tiles(images, corner, grid.tile).flatten(0, 1)
         if self.colour_jitter:
             tiles = redraw_intensity(tiles, rng)
         return {
             "tiles": tiles,
-            "corner": corner.to(images.device),
-            "answer": answer.to(images.device),
+            "corner": corner,
+            "answer": answer,
         }
 
     def loss(self, encoder: Encoder, head: nn.Module, batch: Batch) -> Outcome:

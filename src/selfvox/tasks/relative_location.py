@@ -27,6 +27,7 @@ from selfvox.ops.tiles import (
     shape_for_tiles,
     tile_grid,
 )
+from selfvox.ops.transfer import copy_together
 from selfvox.pretext import Panel, PretextTask
 from selfvox.settings.verbs import AtLeastOne
 
@@ -104,13 +105,14 @@ class RelativeLocation(PretextTask):
         centre = torch.full((len(images), 1), neighbours // 2)
         chosen = torch.cat([centre, _tile_of(answer, len(shape))], 1)
         corner = corner.gather(1, chosen[:, :, None].expand(-1, -1, len(shape)))
+        corner, answer = copy_together(images.device, corner, answer.flatten())
         tiles = gather_tiles(images, corner, grid.tile).flatten(0, 1)
         if self.colour_jitter:
             tiles = redraw_intensity(tiles, rng)
         return {
             "tiles": tiles,
-            "corner": corner.to(images.device),
-            "answer": answer.flatten().to(images.device),
+            "corner": corner,
+            "answer": answer,
         }
 
     def loss(self, encoder: Encoder, head: nn.Module, batch: Batch) -> Outcome:

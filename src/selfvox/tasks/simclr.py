@@ -23,6 +23,7 @@ from selfvox.ops.losses import alignment, nt_xent, uniformity
 from selfvox.ops.outcome import Batch, Outcome
 from selfvox.ops.planes import equal_spacing, plane_names, read_planes
 from selfvox.ops.tiles import split_into_tiles
+from selfvox.ops.transfer import copy_together
 from selfvox.pretext import Panel, PretextTask
 from selfvox.settings.options import as_dict, resolve
 from selfvox.settings.verbs import AtLeastOne, Positive
@@ -244,21 +245,25 @@ class SimCLR(PretextTask):
         sigma_blur = uniform(0.3, 1.0)
         sigma_noise = uniform(0.02, 0.2)
 
-        moved = self._rows(chosen, "rotate", "flip", "crop")
+        rows = copy_together(
+            x.device,
+            self._rows(chosen, "rotate", "flip", "crop"),
+            *(self._rows(chosen, op) for op in ("blur", "sobel", "colour", "noise")),
+            *(matrices, shifts, sigma_blur, factor, shift, sigma_noise),
+        )
+        moved, blurred, edged, coloured, noisy = rows[:5]
+        matrices, shifts, sigma_blur, factor, shift, sigma_noise = rows[5:]
         # one resampling: each interpolation would blur the view a little more
         x = _on_rows(x, moved, lambda views: resample(views, matrices[moved], shifts[moved]))
-        blurred = self._rows(chosen, "blur")
         x = _on_rows(x, blurred, lambda views: intensity.blur(views, sigma_blur[blurred]))
         # Sobel standardises, so it comes before colour
-        x = _on_rows(x, self._rows(chosen, "sobel"), intensity.sobel_magnitude)
-        coloured = self._rows(chosen, "colour")
+        x = _on_rows(x, edged, intensity.sobel_magnitude)
 
         def recolour(views: Tensor) -> Tensor:
             views = intensity.scale_contrast(views, factor[coloured])
             return intensity.shift_brightness(views, shift[coloured])
 
         x = _on_rows(x, coloured, recolour)
-        noisy = self._rows(chosen, "noise")
         return _on_rows(x, noisy, lambda views: intensity.add_noise(views, sigma_noise[noisy], rng))
 
     def _geometry(self, x: Tensor, chosen: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -306,5 +311,4 @@ def _on_rows(x: Tensor, rows: Tensor, change: Callable[[Tensor], Tensor]) -> Ten
     """`x` with `change` applied to some of its samples."""
     if not len(rows):
         return x
-    rows = rows.to(x.device)
     return x.index_copy(0, rows, change(x[rows]))

@@ -14,6 +14,8 @@ from selfvox.runs.device import Fabric
 from selfvox.runs.stop_signals import ignore_stop_signals
 from selfvox.training.schedule import TrainingPlan
 
+# what augmentations draw by; from a GPU, the CPU would wait for it
+USED_ON_CPU = ("spacing",)
 GPU_WORKERS = 4  # processes that read samples while a GPU trains
 
 
@@ -73,7 +75,8 @@ def training_batches(
     for batch in read_batches(data, _Sampler(sample_numbers), workers, pin_memory=on_gpu):
         for text in filter(None, batch.pop("left_out", [])):
             report_left_out(text)
-        yield fabric.to_device(batch)
+        kept = {name: batch.pop(name) for name in USED_ON_CPU if name in batch}
+        yield {**fabric.to_device(batch), **kept}
 
 
 def read_batches(

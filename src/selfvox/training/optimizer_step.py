@@ -76,7 +76,9 @@ class Stepper:
             group["lr"] = rate
         with self._restored_buffers() as restore:
             outcomes = self._accumulate(step, restore)
-            is_finite = self._clip() and all(outcome.loss.isfinite() for outcome in outcomes)
+            # one number, since the CPU waits for the device at each
+            numbers = torch.stack([self._clip(), *(outcome.loss for outcome in outcomes)])
+            is_finite = bool(numbers.isfinite().all())
             # all skip or none: weights must stay the same on all devices
             if largest_of_devices(self.fabric, int(not is_finite)):
                 outcomes = []
@@ -172,13 +174,13 @@ class Stepper:
             outcomes.append(outcome._replace(loss=outcome.loss.detach()))
         return outcomes
 
-    def _clip(self) -> bool:
-        """Clip the gradients' norm; return whether it is finite."""
+    def _clip(self) -> Tensor:
+        """Clip the gradients' norm; return what it was."""
         norm = self.fabric.clip_gradients(
             self.module, self.optimizer, max_norm=self.plan.clip, error_if_nonfinite=False
         )
         assert norm is not None
-        return bool(norm.isfinite())
+        return norm.float()
 
 
 def largest_of_devices(fabric: Fabric, number: int) -> int:
