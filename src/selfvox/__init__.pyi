@@ -92,6 +92,7 @@ def prepare(
     intensity: str = "auto",
     workers: int = 0,
     scheduler: str | None = None,
+    shard: str | None = None,
     check: bool = False,
 ) -> Path:
     """Prepare scans: orient, crop to the body, resample, normalise; one array per scan.
@@ -112,6 +113,9 @@ def prepare(
             channels, or one per channel, separated by commas.
         workers: processes that prepare scans; 0: one per core.
         scheduler: address of a dask.distributed scheduler; its workers prepare the scans.
+        shard: I/N: prepare every N-th scan alone, from the I-th on, next to processes that
+            prepare the others, such as 0/4; the same command without `shard` then completes the
+            store.
         check: read every stored array and compare its checksum; damaged scans are prepared
             again; default: only arrays of another size or time than when they were written.
 

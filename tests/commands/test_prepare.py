@@ -23,11 +23,12 @@ import pytest
 
 import selfvox
 from selfvox.data.formats.image import Image, read_image, read_label
-from selfvox.data.preparation import parallel, split
+from selfvox.data.preparation import fit_recipe, parallel, split
 from selfvox.data.preparation.build_store import open_or_build_store
 from selfvox.data.preparation.normalise import foreground
 from selfvox.data.preparation.recipe import PreparedScan, Recipe
 from selfvox.data.preparation.store import Store, open_store
+from selfvox.data.sources import find_dataset
 from selfvox.errors import DataError, ResourceError, UsageError
 from selfvox.runs import atomic_files
 from selfvox.settings.verbs import PreparationSettings
@@ -316,6 +317,43 @@ def test_only_damaged_arrays_are_prepared_again(scans: Path, tmp_path: Path) -> 
     selfvox.prepare(scans, out=store)
     assert rewritten(earlier | {"s3": stamp}, store) == {"s3", "s4"}
     assert (store / "images" / "s3.npy").read_bytes() == good
+
+
+def test_shards_and_a_last_call_make_the_store_of_one_call(scans: Path, tmp_path: Path) -> None:
+    selfvox.prepare(scans, out=tmp_path / "one", workers=1)
+    for number in (1, 0):
+        selfvox.prepare(scans, out=tmp_path / "shards", workers=1, shard=f"{number}/2")
+        with pytest.raises(DataError, match="this store is unfinished"):
+            open_store(tmp_path / "shards")
+    written = {file: file.stat().st_mtime_ns for file in (tmp_path / "shards").rglob("*.npy")}
+    assert len(written) == len(list((tmp_path / "one").rglob("*.npy")))
+    selfvox.prepare(scans, out=tmp_path / "shards", workers=1)
+    manifests = [(tmp_path / name / "manifest.json").read_bytes() for name in ("one", "shards")]
+    assert manifests[0] == manifests[1]
+    # nothing was prepared twice
+    assert all(file.stat().st_mtime_ns == time for file, time in written.items())
+
+
+@pytest.mark.parametrize("option", [{"test": 1}, {"validation": 1}, {"check": True}])
+def test_what_is_for_the_whole_store_is_refused_in_a_shard(option: dict[str, int]) -> None:
+    with pytest.raises(UsageError, match="is for the whole store; leave it out of a shard"):
+        selfvox.prepare("scans", out="store", shard="0/2", **option)
+
+
+def test_a_recipe_of_many_scans_is_fitted_to_a_sample(
+    scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = find_dataset(scans)
+    assert fit_recipe.drawn_cases(dataset) == dataset.cases
+    monkeypatch.setattr(fit_recipe, "MOST_FITTED", 2)
+    drawn = fit_recipe.drawn_cases(dataset)
+    assert len(drawn) == 2
+    assert set(drawn) < set(dataset.cases)
+    read = []
+    real = fit_recipe.read_spacing
+    monkeypatch.setattr(fit_recipe, "read_spacing", lambda file: read.append(file) or real(file))
+    selfvox.prepare(scans, out=tmp_path / "store", workers=1)
+    assert sorted(read) == sorted(case.images[0] for case in drawn)
 
 
 def flip_last_bit(file: Path) -> None:

@@ -7,14 +7,14 @@ from pathlib import Path
 
 from selfvox.data.checks.check_all import check_store
 from selfvox.data.preparation import split
-from selfvox.data.preparation.build_store import build_store, find_scans
+from selfvox.data.preparation.build_store import build_share, build_store, find_scans
 from selfvox.data.preparation.split import Split
 from selfvox.data.preparation.store import Store, is_store
 from selfvox.data.preparation.stored_case import subject_grades
 from selfvox.errors import UsageError
 from selfvox.ops import regions
 from selfvox.runs.progress import echo
-from selfvox.settings.verbs import Prepare
+from selfvox.settings.verbs import Prepare, parse_shard
 
 _PRINTED = 3  # findings
 
@@ -31,6 +31,10 @@ def prepare(settings: Prepare) -> Path:
     dataset = find_scans(settings.scans, settings.out, settings)
     if settings.regions is not None:
         dataset = dataclasses.replace(dataset, regions=regions.parse_regions(settings.regions))
+    if settings.shard is not None:
+        number, count = parse_shard(settings.shard)
+        build_share(dataset, settings.out, settings, number, count)
+        return settings.out
     store = build_store(dataset, settings.out, settings, check=settings.check)
     _write_split(store, settings)
     _print_worst(store, settings.scans)

@@ -25,11 +25,17 @@ _NO_FOLDER_FSYNC = {errno.EINVAL, errno.EACCES, errno.EBADF, errno.ENOSYS, errno
 
 
 @contextmanager
-def atomic_write(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path, *, sync_file: bool = True, sync_folder: bool = True) -> Iterator[Path]:
     """Yield a temporary path in the folder of `path`; afterwards fsync it and rename it to `path`.
 
     After an error the temporary file is removed and `path` stays as it was. The temporary name
     ends like `path`, since many writers choose the format by the ending.
+
+    Args:
+        path: the file.
+        sync_file: wait until the contents are on the disk; without, they may be missing after a
+            power failure.
+        sync_folder: likewise the name; `fsync_folder` does it once for many files.
 
     Raises:
         ResourceError: the disk is full.
@@ -41,11 +47,13 @@ def atomic_write(path: Path) -> Iterator[Path]:
         # a link that somebody puts there instead is not followed
         os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
         yield temporary
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
+        if sync_file:
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
         temporary.replace(path)
-        # the new name is an entry of the folder, which has to reach the disk too
-        _fsync_folder(path.parent)
+        if sync_folder:
+            # the new name is an entry of the folder, which has to reach the disk too
+            fsync_folder(path.parent)
     except OSError as error:
         if error.errno in DISK_FULL_ERRORS:
             raise ResourceError(
@@ -62,19 +70,19 @@ def remove_temporary_files(folder: Path) -> None:
         file.unlink(missing_ok=True)
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write `text` to `path`, atomically."""
-    with atomic_write(path) as temporary:
+def write_text(path: Path, text: str, *, sync: bool = True) -> None:
+    """Write `text` to `path`, atomically; without `sync` a power failure may take it."""
+    with atomic_write(path, sync_file=sync, sync_folder=sync) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write `value` as JSON, keys in the order given.
+def write_json(path: Path, value: Any, *, sync: bool = True) -> None:
+    """Write `value` as JSON, keys in the order given; `sync` as in `write_text`.
 
     Raises:
         ValueError: a number is NaN or infinite, which JSON does not have.
     """
-    write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+    write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n", sync=sync)
 
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Iterable[Any]]) -> None:
@@ -110,7 +118,7 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _fsync_folder(folder: Path) -> None:
+def fsync_folder(folder: Path) -> None:
     """Fsync a folder; where its file system cannot, that is printed once."""
     try:
         descriptor = os.open(folder, os.O_RDONLY)

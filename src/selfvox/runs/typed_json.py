@@ -20,13 +20,15 @@ LARGEST_BYTES = 2**28  # cards and records of runs have up to 1 kB for each scan
 T = TypeVar("T")
 
 
-def write_checked(file: Path, content: Mapping[str, Any]) -> None:
+def write_checked(file: Path, content: Mapping[str, Any], *, sync: bool = True) -> None:
     """Write a mapping as JSON, with its checksum, atomically.
+
+    Without `sync` a power failure may take it, or damage it, which its checksum shows.
 
     Raises:
         ValueError: a number is NaN or infinite, which JSON does not have.
     """
-    write_json(file, with_checksum(content))
+    write_json(file, with_checksum(content), sync=sync)
 
 
 def with_checksum(content: Mapping[str, Any]) -> dict[str, Any]:

@@ -183,6 +183,44 @@ def build_store(
         return _update_store(dataset, out, settings, recipe, grid, check)
 
 
+def build_share(
+    dataset: Dataset, out: Path, settings: PreparationSettings, number: int, count: int
+) -> None:
+    """Prepare one of several shares of a data set, without a lock: other processes do the others.
+
+    Cases and their arrays are written; `build_store` then finds them, and writes the manifest. All
+    processes fit the same recipe.
+
+    Args:
+        dataset: all scans.
+        out: folder of the store.
+        settings: how to prepare.
+        number: of the share, from 0 on.
+        count: of shares.
+
+    Raises:
+        DataError: no scan can be read.
+    """
+    (out / "cases").mkdir(parents=True, exist_ok=True)
+    manifest = _read_manifest(out)
+    recipe, request = choose_recipe(dataset, settings, None, manifest)
+    if manifest is None:
+        # the same from every process; without its cases the store counts as unfinished
+        store.write_manifest(out, recipe, dataset.classes, None, request, dataset.regions)
+    recipe_hash = store.recipe_digest(recipe, dataset.classes)
+    share = dataclasses.replace(dataset, cases=dataset.cases[number::count])
+    intact = _find_intact_cases(share, out, recipe_hash, check=False)
+    new = [case for case in share.cases if case.id not in intact]
+    rejected = 0
+    for result in _run_jobs(_make_jobs(new, dataset, out, recipe, recipe_hash), settings):
+        rejected += isinstance(result, Rejected)
+    echo(
+        f"shard {number}/{count}: {len(new) - rejected} scans prepared now, {len(intact)} "
+        f"before, {rejected} rejected; once all shards are done, run the same command without "
+        "--shard"
+    )
+
+
 def _update_store(
     dataset: Dataset,
     out: Path,

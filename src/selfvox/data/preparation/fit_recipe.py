@@ -34,6 +34,9 @@ _NAMES: dict[Kind, str] = {
     "photo": r"rgb|r|g|b|red|green|blue|gr[ae]y|lumin\w*|photo\w*|colou?r",
 }
 _READERS = 8  # threads
+# scans that windows and spacings are fitted to, drawn at random from larger data sets: to read all
+# of 100 000 CT scans once more would take as long as to prepare them
+MOST_FITTED = 1000
 _SAMPLES = 3  # scans that are read to choose a kind
 _CT_VOXELS = 10_000_000  # of a channel's foreground, over all scans, that its window is fitted to
 _CT_VOXELS_PER_SCAN = 100_000
@@ -86,13 +89,22 @@ def fit_recipe(dataset: Dataset, settings: PreparationSettings) -> Recipe:
     return recipe
 
 
+def drawn_cases(dataset: Dataset) -> Sequence[Case]:
+    """The cases that a recipe is fitted to: all, or `MOST_FITTED` of them, the same each time."""
+    cases = dataset.cases
+    if len(cases) <= MOST_FITTED:
+        return cases
+    drawn = np.random.default_rng(0).permutation(len(cases))[:MOST_FITTED]
+    return [cases[number] for number in sorted(drawn)]
+
+
 def _median_spacing(dataset: Dataset, samples: Sequence[Image]) -> tuple[float, ...]:
-    """The median spacing of the scans in mm; prints how many differ from it.
+    """The median spacing of the scans in mm, of many of a sample; prints how many differ from it.
 
     Volumes in files tell it in their headers; of DICOM series, which have it in all their slices,
     the samples are taken.
     """
-    files = [case.images[0] for case in dataset.cases if not case.stacked]
+    files = [case.images[0] for case in drawn_cases(dataset) if not case.stacked]
     # most of the time is spent waiting for the disk
     with ThreadPoolExecutor(_READERS) as pool:
         spacings = [spacing for spacing in pool.map(_spacing_of, files) if spacing is not None]
@@ -143,9 +155,9 @@ def _collect_ct_voxels(
     channels = tuple(index for index, kind in enumerate(kinds) if kind == "ct")
     if not channels:
         return voxels
+    cases = drawn_cases(dataset)
     jobs = [
-        (prepare_case.with_absolute_paths(case), channels, len(kinds), len(dataset.cases))
-        for case in dataset.cases
+        (prepare_case.with_absolute_paths(case), channels, len(kinds), len(cases)) for case in cases
     ]
     with progress_bar("reading CT values", len(jobs)) as bar:
         for _, result in parallel.run(read_ct_voxels, jobs, settings.workers, settings.scheduler):

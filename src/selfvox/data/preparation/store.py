@@ -236,6 +236,8 @@ def write_manifest(
 ) -> None:
     """Write the manifest, one line per case.
 
+    With its cases, their files are on the disk first.
+
     Args:
         path: of the store.
         recipe: of its cases.
@@ -256,6 +258,10 @@ def write_manifest(
         "cases": None,
     }
     if cases is not None:
+        # once for all of their files
+        for folder in ("cases", *_KINDS):
+            if (path / folder).is_dir():
+                atomic_files.fsync_folder(path / folder)
         value["cases"] = manifest_entries(cases)
     lines = []
     for name, entry in with_checksum(value).items():
@@ -299,7 +305,8 @@ def write_case(
     for kind, array in arrays.items():
         target = path / kind / f"{case.id}.npy"
         target.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_files.atomic_write(target) as temporary:
+        # a name that a power failure takes is missing, and prepared again
+        with atomic_files.atomic_write(target, sync_folder=False) as temporary:
             np.save(temporary, array, allow_pickle=False)
             digests[kind] = atomic_files.sha256(temporary)
     case = with_stamps(path, dataclasses.replace(case, sha256=digests))
@@ -331,7 +338,8 @@ def write_entry(path: Path, case: StoredCase) -> None:
     """Write a case's JSON, which says that its arrays are complete."""
     entry = path / "cases" / f"{case.id}.json"
     entry.parent.mkdir(parents=True, exist_ok=True)
-    write_checked(entry, case.to_dict())
+    # one that a power failure takes or damages counts as missing: the case is prepared again
+    write_checked(entry, case.to_dict(), sync=False)
 
 
 def read_entry(path: Path, case_id: str) -> StoredCase | None:

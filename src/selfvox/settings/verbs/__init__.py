@@ -7,6 +7,7 @@ their help and defaults, and the keys of `settings.yaml`. There is no second lis
 from __future__ import annotations
 
 from selfvox.settings.bounds import AtLeastOne, NotNegative, Positive
+from selfvox.settings.verbs._checks import parse_shard
 from selfvox.settings.verbs._preparation import PreparationSettings
 from selfvox.settings.verbs.atlas import Atlas
 from selfvox.settings.verbs.calibrate import Calibrate
@@ -25,7 +26,7 @@ from selfvox.settings.verbs.prepare import Prepare
 from selfvox.settings.verbs.pretrain import DEFAULT_TASK, PRETRAIN_STEPS, Pretrain
 from selfvox.settings.verbs.preview import Preview
 from selfvox.settings.verbs.report import Report
-from selfvox.settings.verbs.study import Study, parse_shard
+from selfvox.settings.verbs.study import Study
 from selfvox.settings.verbs.suggest import Suggest
 from selfvox.settings.verbs.tissues import Tissues
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,6 +15,19 @@ def one_of(settings: Any, *names: str) -> None:
     given = [name for name in names if getattr(settings, name) is not None]
     if len(given) > 1:
         raise ValueError(f"{given[0]} and {given[1]}: give one of them, not both")
+
+
+def parse_shard(text: str) -> tuple[int, int]:
+    """`1/4` -> (1, 4): every 4th item from item 1 on.
+
+    Raises:
+        ValueError: it is not I/N with I below N.
+    """
+    if re.fullmatch(r"\d{1,9}/\d{1,9}", text):
+        number, count = map(int, text.split("/"))
+        if number < count:
+            return number, count
+    raise ValueError(f"shard: invalid shard '{text}'; use I/N with I from 0 to N-1, such as 0/4")
 
 
 def check_dropout(settings: Any) -> None:

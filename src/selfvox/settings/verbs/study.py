@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -10,6 +9,7 @@ from typing import Annotated
 import pydantic
 
 from selfvox.settings.options import PathOrName
+from selfvox.settings.verbs._checks import parse_shard
 from selfvox.settings.verbs._shared import COMPUTER
 
 
@@ -57,16 +57,3 @@ class Study:
 
     def __post_init__(self) -> None:
         parse_shard(self.shard)
-
-
-def parse_shard(text: str) -> tuple[int, int]:
-    """`1/4` -> (1, 4): run every 4th cell from cell 1 on.
-
-    Raises:
-        ValueError: it is not I/N with I below N.
-    """
-    if re.fullmatch(r"\d{1,9}/\d{1,9}", text):
-        number, count = map(int, text.split("/"))
-        if number < count:
-            return number, count
-    raise ValueError(f"shard: invalid shard '{text}'; use I/N with I from 0 to N-1, such as 0/4")
