@@ -9,6 +9,7 @@ import torch
 
 from selfvox.models.build import build_encoder, plan_encoder
 from selfvox.models.segmenter import Segmenter
+from selfvox.models.sliding_window import segment_scan
 from selfvox.tasks import task_from_setting, task_names
 from selfvox.training.augment import STRENGTHS, Augmentation
 from selfvox.training.dropout import TrainingDropout
@@ -84,6 +85,20 @@ def test_a_step_of_a_fine_tuning_waits_for_nothing(strength, loss, is_regions):
         objective(batch, 0, torch.Generator().manual_seed(0)).loss.backward()
     assert not traffic.mixed
     assert not traffic.waits
+
+
+def test_a_prediction_copies_nothing_and_waits_once_a_scan():
+    network = Segmenter(encoder_of(3), 3, "instance", linear=False).eval()
+    image = torch.randn(1, 24, 24, 40)
+    with torch.no_grad():
+        expected = segment_scan(network, image, (16, 16, 16), 0.25)
+        move_module(network)
+        with counted() as traffic:
+            probabilities = segment_scan(network, to_gpu(image), (16, 16, 16), 0.25)
+    torch.testing.assert_close(probabilities.inner, expected)
+    assert not traffic.mixed
+    assert not traffic.copies
+    assert sum(traffic.waits.values()) == 1
 
 
 def test_the_stand_in_sees_copies_waits_and_mixed_tensors():
