@@ -68,6 +68,7 @@ def draw_tutorial() -> None:
             labels=6,
             crop=crop,
             steps=150,
+            augment="light",
             validate_every=30,
         )
         selfvox.predict(

@@ -245,7 +245,7 @@ def finetune(
     intensity: str = "auto",
     workers: int = 0,
     scheduler: str | None = None,
-    augment: Literal["none", "light", "strong"] = "light",
+    augment: Literal["none", "light", "strong"] | None = None,
     mirror: str | Sequence[str] | None = None,
     first_conv: Literal["mean", "tile", "random"] | None = None,
     freeze: Literal["warmup", "always", "never"] = "warmup",
@@ -319,12 +319,12 @@ def finetune(
         workers: processes that prepare scans; 0: one per core.
         scheduler: address of a dask.distributed scheduler; its workers prepare the scans.
         augment: how much training scans are varied: light (small rotations and zooms, contrast,
-            brightness, noise) or strong (larger ones, also gamma, blur and low resolution);
-            strong needs more steps.
+            brightness, noise) or strong (larger ones, also gamma, blur and low resolution),
+            which needs 1000 steps or more; default: strong to segment, light to classify.
         mirror: axes along which half of the training scans are mirrored: none, all, or some of
             left-right, front-back, up-down, separated by commas; right where a mirrored scan
             could be a real one, wrong for left-right if classes tell left from right; default:
-            all to classify with light or strong, else none.
+            all to classify, unless with augment="none", else none.
         first_conv: how to adapt the first convolution to scans of other channels than the
             encoder's: weights averaged, repeated or random; default: refuse such scans.
         freeze: when the pre-trained encoder is frozen: in the first steps, always, or never.

@@ -12,7 +12,7 @@ from selfvox.data.preparation.store import open_store
 from selfvox.errors import UsageError
 from selfvox.models.build import build_encoder, plan_encoder
 from selfvox.models.segmenter import Segmenter
-from selfvox.training.augment import LIGHT, Augmentation
+from selfvox.training.augment import LIGHT, STRONG, Augmentation
 from selfvox.training.best_checkpoint import Validator
 from selfvox.training.downstream import Validation
 from selfvox.training.dropout import TrainingDropout
@@ -71,7 +71,7 @@ def test_volumes_and_slices_are_mirrored_along_the_axes_named(
 ):
     settings = {"labelled": store.path, "out": tmp_path, "encoder": "none", "slices": slices}
     task = Segmentation(store, selfvox.finetune.settings(**settings, mirror=setting))
-    assert task.augmentation == Augmentation(LIGHT, axes)
+    assert task.augmentation == Augmentation(STRONG, axes)
 
 
 def test_an_axis_that_slices_do_not_have_is_not_mirrored(store, tmp_path):

@@ -125,6 +125,7 @@ def _finetune(store: Path, encoder: str, run: Path, seed: int) -> None:
             labels=LABELS,
             crop=CROP,
             steps=FINETUNE_STEPS,
+            augment="light",  # strong needs more steps
             seed=seed,
         ),
         is_alone=True,

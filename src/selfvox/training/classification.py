@@ -52,7 +52,8 @@ class Classification(DownstreamTask):
             # of most scans, a mirrored one has the same class
             mirror = ("none",) if settings.augment == "none" else ("all",)
         axes = mirror_axes(mirror, names)
-        self.augmentation = Augmentation(STRENGTHS[settings.augment], axes)
+        self.augment = settings.augment or "light"
+        self.augmentation = Augmentation(STRENGTHS[self.augment], axes)
         self.mirrored = tuple(names[axis] for axis in axes)
 
     def usable(self, case: StoredCase) -> bool:  # noqa: D102

@@ -33,6 +33,8 @@ class DownstreamTask(ABC):
     """
 
     score: str  # selects the best weights, the larger the better; saved as `validation_SCORE`
+    augment: str  # how much its training scans are varied
+    mirrored: tuple[str, ...]  # names of the axes along which these are mirrored
     scans: str  # what the training scans are called, such as "labelled scans"
 
     @abstractmethod

@@ -240,6 +240,8 @@ def _describe(
         f"{len(training)} {task.scans} to train on, {len(validation)} to validate; crops of "
         f"{edges} voxels"
     )
+    mirrored = f", mirrored {' and '.join(task.mirrored)}" if task.mirrored else ""
+    echo(f"augmentation: {task.augment}{mirrored}")
     if not validation:
         echo(f"no {task.scans} are left to validate on: the last weights are kept")
 

@@ -72,7 +72,8 @@ class Segmentation(DownstreamTask):
         names = axis_names(len(store.cases[0].shape), self.axis)
         mirror = mirror_axes(settings.mirror or (), names)
         check_sides(mirror, names, self.classes.values())
-        self.augmentation = Augmentation(STRENGTHS[settings.augment], mirror)
+        self.augment = settings.augment or "strong"
+        self.augmentation = Augmentation(STRENGTHS[self.augment], mirror)
         self.mirrored = tuple(names[axis] for axis in mirror)
         self.regions = _regions(store, settings, self.classes)
         # the label that is written where each region is predicted; None: the outputs are classes

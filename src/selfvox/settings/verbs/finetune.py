@@ -107,18 +107,18 @@ class Finetune(PreparationSettings):
     resume: Resume = False
     network: Network = "plain"
     augment: Annotated[
-        Literal["none", "light", "strong"],
+        Literal["none", "light", "strong"] | None,
         "how much training scans are varied: light (small rotations and zooms, contrast, "
-        "brightness, noise) or strong (larger ones, also gamma, blur and low resolution); strong "
-        "needs more steps",
+        "brightness, noise) or strong (larger ones, also gamma, blur and low resolution), which "
+        "needs 1000 steps or more; default: strong to segment, light to classify",
         TRAINING,
-    ] = "light"
+    ] = None
     mirror: Annotated[
         tuple[str, ...] | None,
         f"axes along which half of the training scans are mirrored: none, all, or some of "
         f"{', '.join(MIRRORS)}, separated by commas; right where a mirrored scan could be a real "
-        "one, wrong for left-right if classes tell left from right; default: all to classify with "
-        "light or strong, else none",
+        "one, wrong for left-right if classes tell left from right; default: all to classify, "
+        "unless with --augment none, else none",
         TRAINING,
     ] = None
     first_conv: Annotated[
