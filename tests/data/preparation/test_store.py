@@ -317,6 +317,7 @@ def test_a_store_travels_to_a_worker_without_its_arrays(tmp_path: Path) -> None:
         ({"cases": "all"}, "damaged"),
         ({"cases": [[]]}, "damaged"),
         ({"recipe": {}}, "damaged"),
+        ({"recipe": None}, "damaged"),
         ({"classes": {"one": "organ"}}, "damaged"),
         ({"asked": []}, "damaged"),
     ],

@@ -211,8 +211,9 @@ def read_manifest(path: Path) -> dict[str, Any]:
         )
     if missing := {"asked", "recipe", "classes", "cases"} - manifest.keys():
         raise _damaged(path, f"has no '{min(missing)}'")
-    if not isinstance(manifest["asked"], dict):
-        raise _damaged(path, "'asked' is no mapping")
+    for name in ("asked", "recipe"):
+        if not isinstance(manifest[name], dict):
+            raise _damaged(path, f"'{name}' is no mapping")
     return manifest
 
 
