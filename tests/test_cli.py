@@ -83,6 +83,7 @@ def test_the_verbs_are_the_public_functions(capsys):
         "embed",
         "suggest",
         "export",
+        "adopt",
         "tissues",
         "download",
         "preview",

@@ -20,6 +20,7 @@ if _TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = [
+    "adopt",
     "atlas",
     "calibrate",
     "correct",
@@ -58,6 +59,7 @@ evaluate = _verb_function("evaluate")
 report = _verb_function("report")
 correct = _verb_function("correct")
 export = _verb_function("export")
+adopt = _verb_function("adopt")
 study = _verb_function("study")
 atlas = _verb_function("atlas")
 embed = _verb_function("embed")

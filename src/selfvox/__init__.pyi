@@ -16,6 +16,7 @@ OnMetrics: TypeAlias = Callable[[int, dict[str, float]], object]
 __version__: str
 
 __all__ = [
+    "adopt",
     "atlas",
     "calibrate",
     "correct",
@@ -772,6 +773,32 @@ def export(
 
     Example:
         selfvox.export("runs/pretrained", to="nnunet", plans="nnUNetPlans.json", out="w.pth")
+    """
+
+def adopt(
+    file: AnyPath,
+    *,
+    layout: Literal["openmind", "medicalnet", "swinunetr", "voco", "nnunet", "torch"],
+    out: AnyPath,
+    network: str | Mapping[str, Any] | None = None,
+) -> Path:
+    """Import the weights of a published or other network, as an encoder that `finetune` takes.
+
+    Args:
+        file: file of weights that you have, such as .pth or .safetensors.
+        layout: who made it: OpenMind (nnssl), MedicalNet, NVIDIA (swinunetr), VoCo, nnU-Net, or
+            your own torch program.
+        out: folder of the encoder, created.
+        network: of nnunet: its plans; of torch: as in pretrain.
+
+    Returns:
+        The folder of the encoder.
+
+    Raises:
+        SelfvoxError: an invalid argument, scan or run; the message names the remedy.
+
+    Example:
+        selfvox.adopt("checkpoint_final.pth", layout="openmind", out="runs/openmind")
     """
 
 def tissues(

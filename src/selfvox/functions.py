@@ -44,6 +44,7 @@ RETURNS: dict[str, Any] = {
     "report": Path,
     "correct": Path,
     "export": Path,
+    "adopt": Path,
     "study": Rows,
     "atlas": list[Path],
     "embed": Path,

@@ -29,6 +29,7 @@ ENCODER = {
     "recipe": RECIPE,
     "task": {"name": "rotation+simclr", "rotation.versions": 1},
     "weights": [1, 0.5],
+    "source": {"title": "weights from elsewhere", "licence": "MIT"},
     "seen": SEEN,
     "scans": {"count": 3},
     "steps": 500,
@@ -121,7 +122,13 @@ KEYS = [
     ]
     for key in entries
     if key
-    not in ("format", "dropout", "mirror", "scans")  # checked where the file is read; optional
+    not in (
+        "format",
+        "dropout",
+        "mirror",
+        "scans",
+        "source",
+    )  # checked where the file is read; optional
 ]
 
 

@@ -17,6 +17,7 @@ from selfvox.models.encoder import Encoder
 from selfvox.models.family import Family, Settings
 from selfvox.plugins import Plugin
 
+SWIN_TRANSFORMER = "SwinTransformer"  # the name of MONAI's class
 TRIAL_EDGE = 64  # voxels; all strides that are common divide it
 
 
@@ -173,6 +174,8 @@ def find_monai_network(name: str) -> Callable[..., nn.Module]:
     Raises:
         UsageError: there is no such network.
     """
+    if name == SWIN_TRANSFORMER:
+        return swin_transformer
     nets = importlib.import_module("monai.networks.nets")
     classes = {key: value for key, value in vars(nets).items() if isinstance(value, type)}
     network = classes.get(name)
@@ -183,6 +186,30 @@ def find_monai_network(name: str) -> Callable[..., nn.Module]:
     # some fetch weights by default
     if "pretrained" in inspect.signature(network).parameters:
         return functools.partial(network, pretrained=False)
+    return network
+
+
+def swin_transformer(
+    spatial_dims: int, in_channels: int, feature_size: int = 48, use_v2: bool = False
+) -> nn.Module:
+    """The encoder of MONAI's SwinUNETR (Tang et al. 2022), which MONAI does not list by name.
+
+    Args:
+        spatial_dims: 2 or 3.
+        in_channels: of the images.
+        feature_size: channels of the finest map, a multiple of 12.
+        use_v2: with a convolution before each level (He et al. 2023).
+    """
+    network: nn.Module = importlib.import_module("monai.networks.nets.swin_unetr").SwinTransformer(
+        in_chans=in_channels,
+        embed_dim=feature_size,
+        window_size=(7,) * spatial_dims,
+        patch_size=(2,) * spatial_dims,
+        depths=(2, 2, 2, 2),
+        num_heads=(3, 6, 12, 24),
+        spatial_dims=spatial_dims,
+        use_v2=use_v2,
+    )
     return network
 
 

@@ -99,7 +99,7 @@ def read_plans(name: str) -> NnunetPlans:
     values = _inherit(configurations, configuration, origin)
     origin = f"{origin}, {configuration}"
     architecture = _entry(values, "architecture", dict, origin)
-    settings = _network_settings(architecture, origin)
+    settings = architecture_settings(architecture, origin)
     axes, slices = _our_axes(plans, len(settings["strides"][0]), origin)
     for key in ("strides", "kernels"):
         if key in settings:
@@ -161,7 +161,7 @@ def _inherit(configurations: Mapping[str, Any], name: str, origin: str) -> dict[
         name = str(parent)
 
 
-def _network_settings(architecture: Mapping[str, Any], origin: str) -> dict[str, Any]:
+def architecture_settings(architecture: Mapping[str, Any], origin: str) -> dict[str, Any]:
     """The settings of the encoder, axes in nnU-Net's order.
 
     Raises:

@@ -135,11 +135,15 @@ class Card:
 class EncoderCard(Card):
     """The card of a pre-trained encoder, `encoder.json`."""
 
+    optional = ("scans", "source")
+
     spacing_mm: tuple[Annotated[float, Field(gt=0)], ...]  # median of the scans
     task: Named  # the pretext task with all its options
     # of the losses of several tasks, in their order; None for one task
     weights: tuple[Annotated[float, Field(ge=0)], ...] | None
     steps: Count  # optimiser steps
+    # of weights from elsewhere: title, licence, citation and scans, in words
+    source: Mapping[str, str] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -67,7 +67,8 @@ def follow_plans(settings: S, scans: Path) -> tuple[S, Recipe | None]:
         # 2D plans have no spacing across the slices, along which nnU-Net does not resample
         if plans.spacing_mm is not None:
             changes["spacing"] = plans.spacing_mm
-            recipe = _ct_recipe(plans)
+            is_ct = "CTNormalization" in plans.normalization
+            recipe = recipe_of_plans(plans) if is_ct else None
     settings = dataclasses.replace(settings, **changes)
     _describe(plans, changes)
     return settings, recipe
@@ -78,25 +79,26 @@ def _intensity_setting(schemes: Sequence[str]) -> str:
     return ",".join(KINDS.get(scheme, "auto") for scheme in schemes) or "auto"
 
 
-def _ct_recipe(plans: NnunetPlans) -> Recipe | None:
-    """The recipe with the plans' numbers of CT; None where there is no CT, or an unknown scheme.
+def recipe_of_plans(plans: NnunetPlans) -> Recipe | None:
+    """The recipe of the plans, with their numbers of CT; None where a scheme is unknown.
 
     Raises:
         DataError: the numbers are missing.
     """
     kinds = [KINDS.get(scheme) for scheme in plans.normalization]
-    if "ct" not in kinds or None in kinds:
+    if None in kinds or not kinds:
         return None
-    if len(plans.foreground) != len(kinds):
+    if "ct" in kinds and len(plans.foreground) != len(kinds):
         raise DataError(
             f"{plans.file}: has the numbers of {len(plans.foreground)} channels where there are "
             f"{len(kinds)}; plan again"
         )
     intensities = []
-    for kind, numbers in zip(kinds, plans.foreground, strict=True):
+    for channel, kind in enumerate(kinds):
         if kind == "mri":
             intensities.append(Intensity(kind="mri"))
             continue
+        numbers = plans.foreground[channel]
         try:
             # as nnU-Net divides
             std = max(float(numbers["std"]), 1e-8)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 from torch import Tensor
 
 from selfvox.runs.card import Card, EncoderCard
+from selfvox.runs.progress import echo
 from selfvox.runs.weights import read_decoder, read_encoder
 from selfvox.training.folder_kind import check_encoder
 
@@ -38,4 +40,14 @@ def read_pretrained(encoder: str) -> Pretrained | None:
         return None
     run = Path(encoder)
     check_encoder(run)
-    return Pretrained(run, *read_encoder(run), read_decoder(run))
+    tensors, card = read_encoder(run)
+    if isinstance(card, EncoderCard) and card.source is not None:
+        echo(describe_source(card.source))
+    return Pretrained(run, tensors, card, read_decoder(run))
+
+
+def describe_source(source: Mapping[str, str]) -> str:
+    """What is printed of weights from elsewhere at each use, in one line."""
+    parts = [source.get("title", ""), f"licence: {source.get('licence', 'not known')}"]
+    parts += [source[key] for key in ("scans", "citation") if source.get(key)]
+    return f"weights of {'; '.join(parts)}"

@@ -9,6 +9,7 @@ from __future__ import annotations
 from selfvox.settings.bounds import AtLeastOne, NotNegative, Positive
 from selfvox.settings.verbs._checks import parse_shard
 from selfvox.settings.verbs._preparation import PreparationSettings
+from selfvox.settings.verbs.adopt import Adopt
 from selfvox.settings.verbs.atlas import Atlas
 from selfvox.settings.verbs.calibrate import Calibrate
 from selfvox.settings.verbs.correct import Correct
@@ -38,6 +39,7 @@ __all__ = [
     "MIRRORS",
     "PRETRAIN_STEPS",
     "VERBS",
+    "Adopt",
     "AtLeastOne",
     "Atlas",
     "Calibrate",
@@ -83,6 +85,7 @@ VERBS: dict[str, type] = {
         Embed,
         Suggest,
         Export,
+        Adopt,
         Tissues,
         Download,
         Preview,
