@@ -120,7 +120,9 @@ def predictions_page(name: str, folder: Path, settings: Report, bundle: Bundle) 
             },
         },
     }
-    return Page(name, f"Predictions {folder.resolve().name}", "predictions", context)
+    folder_name = folder.resolve().name
+    title = "Predictions" if folder_name == "predictions" else f"Predictions {folder_name}"
+    return Page(name, title, "predictions", context)
 
 
 def _row(key: str, voxels: ReadCase, classes: Mapping[int, str], bundle: Bundle) -> CaseRow:
