@@ -43,6 +43,13 @@ def test_a_person_looks_marks_corrects_and_exports(visit, predicted, page, tmp_p
     first, second, _ = review["cases"]
     look.wait_for_case(first["key"])
 
+    # at the place that pictures show
+    voxel = look.page.evaluate(
+        "(() => { const view = selfvox.viewer.niivue;"
+        " return [...view.frac2mm(view.scene.crosshairPos)].slice(0, 3); })()"
+    )
+    np.testing.assert_allclose(voxel, first["focus"], atol=0.5)
+
     # the scan in grey with its outlines in colour
     grey, colour = colours(look, "#canvas-box")
     assert grey > 500

@@ -14,6 +14,7 @@ import pytest
 import selfvox
 from selfvox.commands import report as command
 from selfvox.errors import UsageError
+from selfvox.plotting import informative_level
 from selfvox.reports import page as pages
 
 from ..conftest import write_scan
@@ -84,6 +85,18 @@ def test_dice_is_that_of_the_truth_next_to_the_scans(predicted, page):
     for values in rows.values():
         mean, spread = np.mean(values), np.std(values, ddof=1)
         assert f"Dice {mean:.3f} ± {spread:.3f} (3 cases)" in shown
+
+
+def test_the_viewer_opens_in_the_slice_that_pictures_show(predicted, page):
+    for case in review_of(page / "index.html")["cases"]:
+        written = nib.load(predicted / "predictions" / f"{case['id']}.nii.gz")
+        canonical = nib.as_closest_canonical(written)
+        label = np.asarray(canonical.dataobj)
+        place = np.linalg.inv(canonical.affine) @ [*case["focus"], 1]
+        voxel = tuple(np.rint(place[:3]).astype(int))
+        np.testing.assert_allclose(place[:3], voxel, atol=1e-3)
+        assert voxel[2] == informative_level(label)
+        assert label[voxel] == label.max()
 
 
 def test_trust_is_drawn_against_the_mean_dice_of_each_case(predicted, page):

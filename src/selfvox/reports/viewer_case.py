@@ -10,7 +10,9 @@ import numpy as np
 
 from selfvox.data.formats import image as images
 from selfvox.data.formats.image import Image
+from selfvox.data.preparation.geometry import canonical_orientation, orient
 from selfvox.errors import DataError
+from selfvox.plotting import informative_level
 from selfvox.prediction.output_folder import MAPS_FOLDER
 from selfvox.reports import volumes
 from selfvox.reports.bundle import Bundle
@@ -54,6 +56,26 @@ def read_case(case: PredictedCase) -> ReadCase:
         masks.append(mask)
     label, truth = masks
     return ReadCase(case, image, label, truth, problems)
+
+
+def focus_mm(label: np.ndarray, image: Image) -> list[float] | None:
+    """Where the viewer opens: in the axial slice that all pictures show, in its highest class.
+
+    In mm, RAS+; None for a picture and for an empty label.
+    """
+    if image.spatial_dims == 2 or not label.any():
+        return None
+    orientation = canonical_orientation(image)
+    canonical = orient(label[None], orientation)[0]
+    level = informative_level(canonical)
+    places = np.argwhere(canonical[:, :, level] == canonical.max())
+    # a voxel of the class, also where it is a ring
+    middle = places[((places - places.mean(0)) ** 2).sum(1).argmin()]
+    voxel = np.zeros(3)
+    for axis, (canonical_axis, sign) in enumerate(orientation):
+        index = (*middle, level)[canonical_axis]
+        voxel[axis] = index if sign == 1 else label.shape[axis] - 1 - index
+    return [float(value) for value in image.affine[:3, :3] @ voxel + image.affine[:3, 3]]
 
 
 class CaseWriter:
@@ -100,6 +122,7 @@ class CaseWriter:
             "label_sha256": "" if case.label is None else sha256(case.label),
             "label_file": None if case.label is None else case.label.name,
             "scan_file": case.scan_file,
+            "focus": None,
             "editable": False,
         }
         if image is None:
@@ -111,6 +134,7 @@ class CaseWriter:
                 content = volumes.label_bytes(mask, image, step)
                 shown[name] = self.bundle.add_data(f"{self.key}/{name}", content)
         if label is not None:
+            shown["focus"] = focus_mm(label, image)
             largest = max(int(label.max()), self.largest_class)
             fits = largest <= _LARGEST_DRAWN
             shown["editable"] = step == 1 and image.spatial_dims == 3 and fits

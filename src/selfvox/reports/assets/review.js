@@ -155,6 +155,7 @@
       await showLabels();
       if (shown.maps.length && element("map").value) await showMap();
     });
+    if (shown.focus) viewer.goTo(shown.focus);
     await showSecond();
     if (mine === turn) state(`ready ${shown.key}`);
   }

@@ -101,6 +101,11 @@ selfvox.makeViewer = async function (canvas, onLocation) {
       setStyle(opacity, outlinesOnly);
       apply();
     },
+    /** Move the cross to a place in mm. */
+    goTo(mm) {
+      view.scene.crosshairPos = view.mm2frac(mm);
+      view.drawScene();
+    },
     hideLabel() {
       layers.label = null;
       apply();
