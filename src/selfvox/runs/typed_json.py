@@ -57,7 +57,7 @@ def checked(content: dict[str, Any], origin: str) -> dict[str, Any]:
         DataError: it does not.
     """
     # files of earlier versions have none
-    if CHECKSUM in content and content.pop(CHECKSUM) != _checksum(content):
+    if CHECKSUM in content and content.pop(CHECKSUM) != _hash(content):
         raise DataError(f"{origin}: damaged (its checksum does not match)")
     return content
 
@@ -96,6 +96,9 @@ def _adapter(kind: Any) -> pydantic.TypeAdapter[Any]:
 
 def _checksum(content: Mapping[str, Any]) -> str:
     # as it is read again: tuples are lists, and all keys are texts
-    text = json.dumps(content)
-    canonical = json.dumps(json.loads(text), sort_keys=True)
-    return hashlib.sha256(canonical.encode()).hexdigest()
+    return _hash(json.loads(json.dumps(content)))
+
+
+def _hash(content: Mapping[str, Any]) -> str:
+    """SHA-256 of content as JSON gives it, in any order of its keys."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
