@@ -748,7 +748,7 @@ def suggest(
 def export(
     run: AnyPath,
     *,
-    to: Literal["nnunet", "nnssl"],
+    to: Literal["nnunet", "nnssl", "huggingface"],
     out: AnyPath,
     plans: str | None = None,
     channels: int | None = None,
@@ -758,8 +758,9 @@ def export(
     Args:
         run: a pre-training or fine-tuning run.
         to: nnunet: for nnUNetv2_train -pretrained_weights; nnssl: for nnUNetv2_train_pretrained
-            of nnU-Net's development version.
-        out: the file.
+            of nnU-Net's development version; huggingface: a folder for a model page, without
+            subjects.
+        out: the file, or of huggingface the folder, created.
         plans: of nnunet: the plans of the data set that nnU-Net will train on, such as
             nnUNetPlans.json or nnUNetPlans.json:2d.
         channels: channels of the scans there, if others than the run's: weights of the first

@@ -9,6 +9,7 @@ from pathlib import Path
 from selfvox.errors import UsageError
 from selfvox.models.build import plans_of
 from selfvox.models.nnunet_plans import NnunetPlans
+from selfvox.neighbours.huggingface import write_huggingface
 from selfvox.neighbours.nnssl import write_nnssl
 from selfvox.neighbours.nnunet import UNetWeights, read_unet, write_nnunet
 from selfvox.runs.progress import echo
@@ -31,6 +32,12 @@ def export(settings: Export) -> Path:
     check_encoder(settings.run)
     if settings.plans is not None and settings.to != "nnunet":
         raise UsageError("plans: are those of --to nnunet; leave --plans out")
+    if settings.to == "huggingface":
+        if settings.channels is not None:
+            raise UsageError("channels: are those of the run; leave --channels out")
+        write_huggingface(settings.run, settings.out)
+        echo(f"{settings.out}: read its README.md before you upload it; nothing was uploaded")
+        return settings.out
     _check_file(settings.out, ".pth")
     weights = read_unet(settings.run)
     if settings.to == "nnssl":

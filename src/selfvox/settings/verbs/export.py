@@ -22,11 +22,11 @@ class Export:
 
     run: Annotated[Path, "a pre-training or fine-tuning run"] = field(kw_only=False)
     to: Annotated[
-        Literal["nnunet", "nnssl"],
+        Literal["nnunet", "nnssl", "huggingface"],
         "nnunet: for nnUNetv2_train -pretrained_weights; nnssl: for nnUNetv2_train_pretrained of "
-        "nnU-Net's development version",
+        "nnU-Net's development version; huggingface: a folder for a model page, without subjects",
     ]
-    out: Annotated[Path, "the file"]
+    out: Annotated[Path, "the file, or of huggingface the folder, created"]
     plans: Annotated[
         str | None,
         "of nnunet: the plans of the data set that nnU-Net will train on, such as nnUNetPlans.json "
