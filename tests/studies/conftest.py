@@ -80,7 +80,7 @@ def pretended(monkeypatch):
     """Fake every run, with scores that depend on its name alone; lists the runs that were made."""
     work = []
 
-    def pretrain(settings):
+    def pretrain(settings, is_alone=False):
         work.append(f"pretrain {settings.out.name}")
         store = open_store(settings.scans)
         split = store.split()
@@ -102,7 +102,7 @@ def pretended(monkeypatch):
         (settings.out / "settings.yaml").write_text(f"scans: {settings.scans}\n")
         save_part(settings.out / "encoder", "encoder", torch.nn.Linear(1, 1), card)
 
-    def finetune(settings):
+    def finetune(settings, is_alone=False):
         work.append(f"{settings.out.parent.name} {settings.out.name}")
         split = open_store(settings.labelled).split()
         chosen = splits.choose_subset(

@@ -590,7 +590,7 @@ def test_one_cell_that_diverges_does_not_stop_the_others(
 ):
     run_once = run_cell.finetune
 
-    def diverges(settings):
+    def diverges(settings, is_alone=False):
         if settings.encoder != "none" and "simclr" in settings.encoder and settings.seed == 1:
             raise NumericalError("no finite loss")
         run_once(settings)
@@ -618,7 +618,7 @@ def test_cells_of_a_pre_training_that_failed_are_not_made(
 ):
     pretrain = run_cell.pretrain
 
-    def fails(settings):
+    def fails(settings, is_alone=False):
         if "rotation" in settings.out.name:
             pretended.append("failed")
             raise ResourceError("the device's memory is full")
@@ -635,7 +635,7 @@ def test_cells_of_a_pre_training_that_failed_are_not_made(
 
 
 def test_a_stopped_study_says_how_to_continue(write_plan, pretended, tmp_path, monkeypatch):
-    def stops(settings):
+    def stops(settings, is_alone=False):
         raise Stopped(
             f"{settings.out}: stopped by SIGTERM after step 3, saved; go on with --resume", 15
         )
@@ -649,7 +649,7 @@ def test_a_stopped_study_says_how_to_continue(write_plan, pretended, tmp_path, m
 
 
 def test_where_every_cell_diverges_that_is_the_error(write_plan, pretended, tmp_path, monkeypatch):
-    def diverges(settings):
+    def diverges(settings, is_alone=False):
         raise NumericalError("no finite loss")
 
     monkeypatch.setattr(run_cell, "finetune", diverges)

@@ -232,7 +232,7 @@ def test_unlabelled_scans_of_the_study_are_its_store(write_plan, pretended, tmp_
     seen = []
     finetune = run_cell.finetune
 
-    def look(settings):
+    def look(settings, is_alone=False):
         seen.append(settings.unlabelled)
         finetune(settings)
 
@@ -271,7 +271,7 @@ def test_the_encoder_alone_is_transferred_on_request(write_plan, pretended, tmp_
     encoders = {}
     finetune = run_cell.finetune
 
-    def look(settings):
+    def look(settings, is_alone=False):
         encoders[settings.out.parent.name] = settings.encoder
         finetune(settings)
 
