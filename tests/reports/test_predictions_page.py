@@ -13,9 +13,11 @@ import pytest
 
 import selfvox
 from selfvox.commands import report as command
+from selfvox.data.formats.image import Image
 from selfvox.errors import UsageError
 from selfvox.plotting import informative_level
 from selfvox.reports import page as pages
+from selfvox.reports.viewer_case import focus_mm
 
 from ..conftest import write_scan
 from .conftest import NASTY, SHAPE, TURNED, Elements, volume
@@ -96,7 +98,18 @@ def test_the_viewer_opens_in_the_slice_that_pictures_show(predicted, page):
         voxel = tuple(np.rint(place[:3]).astype(int))
         np.testing.assert_allclose(place[:3], voxel, atol=1e-3)
         assert voxel[2] == informative_level(label)
-        assert label[voxel] == label.max()
+        assert label[voxel] == label[:, :, voxel[2]].max()
+
+
+def test_the_viewer_opens_in_another_class_where_the_slice_lacks_the_highest():
+    label = np.zeros((6, 6, 8), np.uint8)
+    label[2, 3, 1] = 1
+    label[4, 1, 1] = 2
+    label[0, 0, 4:6] = 3
+    image = Image(label[None], np.diag([1.0, 2.0, 3.0, 1.0]), "scan")
+    assert informative_level(label) == 1
+    assert focus_mm(label, image) == [4.0, 2.0, 3.0]
+    assert focus_mm(np.zeros_like(label), image) is None
 
 
 def test_trust_is_drawn_against_the_mean_dice_of_each_case(predicted, page):

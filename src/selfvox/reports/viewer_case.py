@@ -59,7 +59,7 @@ def read_case(case: PredictedCase) -> ReadCase:
 
 
 def focus_mm(label: np.ndarray, image: Image) -> list[float] | None:
-    """Where the viewer opens: in the axial slice that all pictures show, in its highest class.
+    """Where the viewer opens: in the highest class of the axial slice that all pictures show.
 
     In mm, RAS+; None for a picture and for an empty label.
     """
@@ -68,7 +68,9 @@ def focus_mm(label: np.ndarray, image: Image) -> list[float] | None:
     orientation = canonical_orientation(image)
     canonical = orient(label[None], orientation)[0]
     level = informative_level(canonical)
-    places = np.argwhere(canonical[:, :, level] == canonical.max())
+    # the highest class of all may be elsewhere
+    plane = canonical[:, :, level]
+    places = np.argwhere(plane == plane.max())
     # a voxel of the class, also where it is a ring
     middle = places[((places - places.mean(0)) ** 2).sum(1).argmin()]
     voxel = np.zeros(3)
