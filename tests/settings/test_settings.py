@@ -302,3 +302,9 @@ def test_the_help_lists_every_encoder_and_map():
 def test_the_defaults_of_a_single_pass_are_accepted_when_spelled_out():
     spelled_out = {"encoder_dropout": None, "decoder_dropout": None, "dropout_kind": None}
     assert resolve(verbs.Predict, PREDICT | spelled_out) == resolve(verbs.Predict, PREDICT)
+
+
+def test_none_is_a_choice_where_it_is_one_and_else_the_default():
+    required = {"labelled": "scans", "out": "run", "encoder": "none"}
+    assert resolve(verbs.Finetune, {**required, "augment": "none"}).augment == "none"
+    assert resolve(verbs.Finetune, {**required, "slices": "none"}).slices is None

@@ -153,9 +153,10 @@ def _converted(value: Any, option: Option) -> Any:
         raise ValueError(
             f"{option.name}: takes a number, not {'yes' if value else 'no'} ({option.help})"
         )
-    # a shell has no other way to write it
+    # a shell has no other way to write it; but `none` may be one of the choices
+    is_choice = any(value in typing.get_args(kind) for kind in option.kinds)
     if isinstance(value, str) and value.lower() == "none" and type(None) in option.kinds:
-        return None
+        return value if is_choice else None
     if isinstance(value, os.PathLike) and str in option.kinds:  # such as a run of another verb
         return str(value)
     if int in option.kinds and _is_single(value):
