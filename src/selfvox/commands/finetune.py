@@ -131,7 +131,6 @@ def _train_runs(
         return
     write_folds(out, settings.folds)
     _calibrate(settings, out)
-    _suggest_predict(out)
 
 
 def _train_run(
@@ -210,17 +209,19 @@ def _finish(settings: Finetune, run: Run, job: FinetuneJob) -> None:
         _suggest_calibrate(settings, run.path, job.validation)
     elif job.validation:
         _calibrate(settings, run.path)
+        return
     _suggest_predict(run.path)
 
 
 def _calibrate(settings: Finetune, out: Path) -> None:
-    """Calibrate a classifier, which is quick, or the networks of all folds.
+    """Calibrate a classifier, which is quick, or the networks of all folds; says what comes next.
 
     Scans are measured by a network that was not trained on them. Prints why where it cannot be.
     """
     runs = name_networks([out])
     if all(map(is_calibrated, runs)):
         echo("the networks are calibrated")
+        _suggest_predict(out)
         return
     labelled = None
     store = store_of_run(runs[0])
@@ -240,6 +241,7 @@ def _calibrate(settings: Finetune, out: Path) -> None:
         )
     except UsageError as error:
         echo(f"not calibrated: {error}")
+        _suggest_predict(out)
 
 
 def _suggest_calibrate(settings: Finetune, run: Path, validation: Sequence[StoredCase]) -> None:

@@ -23,7 +23,7 @@ from selfvox.settings.verbs import Calibrate, Predict
 from selfvox.uncertainty.calibration import MIN_SUBJECTS
 from selfvox.uncertainty.ensemble import PassSettings, describe_passes
 
-MOST_SCANS = 50  # more would cost as many passes and hardly change the calibration
+MOST_SCANS = 50  # of several passes: more would cost as many and hardly change the calibration
 SEGMENTER_PASSES = 20
 
 
@@ -46,7 +46,7 @@ def calibrate_run(settings: Calibrate) -> Path:
     models = [load_model(run) for run in runs]
     is_segmented = isinstance(models[0], TrainedSegmenter)
     passes = _passes(settings, runs, models)
-    scans = _chosen_scans(settings, runs, models)
+    scans = _chosen_scans(settings, runs, models, MOST_SCANS if passes.passes > 1 else None)
     count = sum(map(len, scans))
     subjects = len(_subjects(scans))
     by_networks = ""
@@ -118,14 +118,15 @@ def _chosen_scans(
     settings: Calibrate,
     runs: Sequence[Path],
     models: Sequence[TrainedSegmenter | TrainedClassifier],
+    most: int | None,
 ) -> list[list[LabelledScan]]:
-    """For each network at most `MOST_SCANS` labelled scans in all, spread over all there are."""
+    """For each network its labelled scans, at most so many in all, spread over all there are."""
     scans = unseen_scans(runs, settings.labelled, settings.source, models)
     _check_subjects(settings, scans)
     together = [scan for of_network in scans for scan in of_network]
-    if len(together) > MOST_SCANS:
-        echo(f"{MOST_SCANS} of {len(together)} scans are taken, which is enough")
-        names = {scan.case for scan in _spread_scans(together, MOST_SCANS)}
+    if most is not None and len(together) > most:
+        echo(f"{most} of {len(together)} scans are taken, which is enough")
+        names = {scan.case for scan in _spread_scans(together, most)}
         scans = [[scan for scan in of_network if scan.case in names] for of_network in scans]
     if settings.labelled is None:
         return scans
