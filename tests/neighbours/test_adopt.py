@@ -73,15 +73,16 @@ def test_a_checkpoint_of_nnssl_computes_the_same_maps_here(nnssl_file, tmp_path,
 
 
 def test_a_checkpoint_of_nnunet_takes_its_plans(write_plans, tmp_path):
-    plans = write_plans(forward=(2, 0, 1), normalization_schemes=["CTNormalization"])
+    plans = write_plans(forward=(1, 0, 2), normalization_schemes=["CTNormalization"])
     theirs = nnunet_network(plans, 1, 2)
     file = save(tmp_path / "w.safetensors", random_state(theirs))
     out = selfvox.adopt(file, layout="nnunet", network=str(plans), out=tmp_path / "encoder")
     encoder, card = load_encoder(out)
-    image = torch.randn(1, 1, 10, 16, 12)
+    # x, y, z of a patch of 10, 12, 16 in nnU-Net's order y, z, x
+    image = torch.randn(1, 1, 16, 10, 12)
     with torch.no_grad():
-        expected = theirs.encoder(as_nnunet_reads(image, (2, 0, 1)))[-1]
-        difference = (as_nnunet_reads(encoder(image)[-1], (2, 0, 1)) - expected).abs().max()
+        expected = theirs.encoder(as_nnunet_reads(image, (1, 0, 2)))[-1]
+        difference = (as_nnunet_reads(encoder(image)[-1], (1, 0, 2)) - expected).abs().max()
     assert float(difference) < 1e-4 * float(expected.abs().max())
     assert card.recipe["intensity"][0]["lower"] == -90
 

@@ -73,7 +73,7 @@ def load_as_nnunet(network, file):
     )
 
 
-@pytest.mark.parametrize("forward", [(0, 1, 2), (2, 0, 1)])
+@pytest.mark.parametrize("forward", [(0, 1, 2), (2, 0, 1), (1, 0, 2)])
 @pytest.mark.parametrize("name", ["plain", "residual"])
 def test_nnunet_reads_the_weights_and_computes_the_same_maps(write_plans, tmp_path, name, forward):
     file = write_plans(name, forward=forward)
@@ -85,7 +85,7 @@ def test_nnunet_reads_the_weights_and_computes_the_same_maps(write_plans, tmp_pa
     load_as_nnunet(theirs, out)
     # output layers are nnU-Net's own: ours for the comparison
     theirs.decoder.seg_layers[-1].load_state_dict(ours.decoder.seg_layers[-1].state_dict())
-    image = torch.randn(1, 1, 10, 16, 12) if forward == (2, 0, 1) else torch.randn(1, 1, 16, 12, 10)
+    image = torch.randn(1, 1, *read_plans(str(file)).patch)
     with torch.no_grad():
         maps = ours.encoder(image)
         turned = as_nnunet_reads(image, forward)
