@@ -13,6 +13,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -323,7 +324,9 @@ class Contact:
             with contextlib.suppress(OSError):
                 self.on_end(self.verdict)
             if self.rank == 0 or "rank 0" in self.verdict.message:
-                pass
+                with contextlib.suppress(OSError):
+                    sys.stderr.write(f"selfvox: {self.verdict.message}\n")
+                    sys.stderr.flush()
             self._end_children()
             self.end(self.verdict.exit_code)
             return
