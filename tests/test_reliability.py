@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import re
 import sys
 from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 
 ROOT = Path(__file__).resolve().parent.parent
+PAGE = ROOT / "docs" / "reliability.md"
 
 
 def load_script():
@@ -37,6 +39,20 @@ def test_every_row_is_tried_by_a_test_or_named_as_not_tried():
     tried = {row for rows, _, _ in marks() for row in script.expand_rows(rows)}
     assert script.missing_rows(tried) == []
     assert tried & set(script.NOT_TRIED) == set()
+
+
+def test_every_line_of_the_page_is_that_of_a_test_or_of_a_row_that_no_test_tries():
+    script = load_script()
+    text = PAGE.read_text(encoding="utf-8")
+    lines = re.findall(r"^\| (?!row|-)(.*?) \| (.*?) \| (.*?) ?\| (.*) \|$", text, re.MULTILINE)
+    assert len(lines) > 200
+    known = {(injected, right) for _, injected, right in marks()}
+    for row, injected, right, happened in lines:
+        if right:
+            assert (injected, right) in known, row
+        else:
+            assert row in script.NOT_TRIED
+            assert happened == f"not run: {script.NOT_TRIED[row][1]}"
 
 
 def test_what_failed_or_was_skipped_is_not_said_to_have_held():
