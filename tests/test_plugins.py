@@ -243,7 +243,7 @@ def test_a_broken_package_is_named_and_the_other_tasks_work(install, module, rea
 def test_entry_points_that_no_option_could_spell_are_left_out(install):
     install("odd", "[selfvox.tasks]\na+b = odd:A\nc.d = odd:C\n[selfvox.encoders]\nx:y = odd:x\n")
     assert tasks.task_names() == sorted(tasks._built_in_names())
-    assert len(encoder_names()) == 4
+    assert encoder_names()[-1] == "resenc"
 
 
 def test_an_encoder_of_a_package_is_offered_planned_and_built(installed):

@@ -192,7 +192,7 @@ def test_what_is_done_counts_as_done_before_anything_is_made(finished, capsys):
     (out / "cells" / "scratch" / "1-labels-seed-0" / "done.json").unlink()
     capsys.readouterr()
     selfvox.study(str(plan), out=out)
-    assert "11/12 done  now scratch, 1 labels, seed 0  8:30 min left" in capsys.readouterr().err
+    assert "11/12 done  now scratch, 1 labels, seed 0  25:10 min left" in capsys.readouterr().err
 
 
 def test_a_step_is_timed_by_the_runs_own_clock_however_long_the_rest_takes(tmp_path):
@@ -580,7 +580,7 @@ def test_a_dry_run_trains_nothing(write_plan, pretended, tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "Estimated times" in printed
     # cells: steps, five regular and four early validations, a test; pre-trainings; a second each
-    seconds = 12 * (500 + 9 + 1) + 2 * 10
+    seconds = 12 * (1500 + 9 + 1) + 2 * 10
     assert f"{seconds // 3600}:{seconds % 3600 // 60:02} h" in printed
 
 

@@ -82,14 +82,14 @@ def test_default_lengths_follow_from_the_voxels_and_the_device():
         for on_cpu in (False, True)
         for labels in (50, 200)
     ]
-    assert counts == [1000 + 20000, 1000 + 80000, 500 + 1000, 500 + 4000]
+    assert counts == [3000 + 20000, 3000 + 80000, 1500 + 1000, 1500 + 4000]
     assert FINETUNE_BUDGETS.count(10**12, 2 * crop, on_cpu=False) == 100_000
 
 
 def test_a_length_is_printed_as_passes_and_that_of_a_cpu_with_the_full_one():
     line = describe_length(FINETUNE_BUDGETS, 510, 400, 100, cpu_default=True)
     assert line.startswith("510 steps, 128 passes over the voxels")
-    assert "on a GPU 1400" in line
+    assert "on a GPU 3400" in line
     assert "GPU" not in describe_length(FINETUNE_BUDGETS, 510, 400, 100, cpu_default=False)
 
 
