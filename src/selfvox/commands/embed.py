@@ -57,7 +57,6 @@ class _Embeddings:
     starts: list[np.ndarray] = dataclasses.field(default_factory=list)  # (crop, axis) of each scan
     pictures: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
-    @property
     def vectors(self) -> np.ndarray:
         """(scan, width): the maximum over the crops, as an encoder's own over a map."""
         return np.stack([crops.max(0) for crops in self.crops])
@@ -111,11 +110,13 @@ def embed(settings: Embed) -> Path:
         workplace = Workplace(settings.run.name, fabric.device)
         rejected = process_scans(cases, len(cases), recipe, work, workplace, "embed")
         if found.cases:
-            _write_vectors(settings, found)
-            _write_table(settings.out, found, properties)
-            _measure_properties(settings.out, found, properties)
+            vectors = found.vectors()
+            apart = distances(vectors)
+            _write_vectors(settings, found, vectors)
+            _write_table(settings.out, found, vectors, apart, properties)
+            _measure_properties(settings.out, found, vectors, properties)
             if query is not None and query.id in found.ids:
-                _write_neighbours(settings.out, found, query)
+                _write_neighbours(settings.out, found, apart, query)
         if rejected:
             rows = [[scan.id, scan.file, scan.reason] for scan in rejected]
             write_csv(settings.out / REJECTED, ["id", "file", "reason"], rows)
@@ -139,9 +140,9 @@ def _find_query(cases: Sequence[Case], query: str) -> Case:
     raise UsageError(f"query: no scan is called {printable(query)}{nearest}")
 
 
-def _write_vectors(settings: Embed, found: _Embeddings) -> None:
+def _write_vectors(settings: Embed, found: _Embeddings, vectors: np.ndarray) -> None:
     """Write the vectors, with those of the crops on request."""
-    arrays = {"id": np.array(found.ids), "vector": found.vectors}
+    arrays = {"id": np.array(found.ids), "vector": vectors}
     if settings.crops:
         counts = [len(crops) for crops in found.crops]
         arrays |= {
@@ -152,19 +153,24 @@ def _write_vectors(settings: Embed, found: _Embeddings) -> None:
     path = settings.out / VECTORS
     with atomic_write(path) as temporary, temporary.open("wb") as file:
         np.savez(file, **arrays)  # type: ignore[arg-type]  # an option of savez has a name, too
-    scans, width = arrays["vector"].shape
+    scans, width = vectors.shape
     echo(f"{path}: {scans} scans, {width} features each")
 
 
-def _write_table(out: Path, found: _Embeddings, properties: dict[str, dict[str, str]]) -> None:
+def _write_table(
+    out: Path,
+    found: _Embeddings,
+    vectors: np.ndarray,
+    apart: np.ndarray,
+    properties: dict[str, dict[str, str]],
+) -> None:
     """Write ids, subjects, places on the map and the nearest scan; draw the map."""
-    points, shares = plane(found.vectors)
-    apart = distances(found.vectors)
-    np.fill_diagonal(apart, np.inf)
+    points, shares = plane(vectors)
+    to_others = apart + np.diag(np.full(len(apart), np.inf))
     several = len(found.cases) > 1
     rows = []
     for number, case in enumerate(found.cases):
-        nearest = int(apart[number].argmin())
+        nearest = int(to_others[number].argmin())
         rows.append(
             [
                 case.id,
@@ -172,7 +178,7 @@ def _write_table(out: Path, found: _Embeddings, properties: dict[str, dict[str, 
                 case.subject,
                 *points[number],
                 found.ids[nearest] if several else "",
-                float(apart[number, nearest]) if several else None,
+                float(to_others[number, nearest]) if several else None,
                 *(values.get(case.id, "") for values in properties.values()),
             ]
         )
@@ -186,10 +192,9 @@ def _write_table(out: Path, found: _Embeddings, properties: dict[str, dict[str, 
 
 
 def _measure_properties(
-    out: Path, found: _Embeddings, properties: dict[str, dict[str, str]]
+    out: Path, found: _Embeddings, vectors: np.ndarray, properties: dict[str, dict[str, str]]
 ) -> None:
     """Probe each property, print the scores, and write them by group."""
-    vectors = found.vectors
     probes: dict[str, Probe] = {}
     for name, values in properties.items():
         known = [number for number, case in enumerate(found.ids) if case in values]
@@ -225,14 +230,14 @@ def _measure_properties(
     echo(f"probes: {out / PROBES}")
 
 
-def _write_neighbours(out: Path, found: _Embeddings, query: Case) -> None:
+def _write_neighbours(out: Path, found: _Embeddings, apart: np.ndarray, query: Case) -> None:
     """List and draw the scans most like the query, which comes first."""
-    apart = distances(found.vectors)[found.ids.index(query.id)]
+    to_query = apart[found.ids.index(query.id)]
     order = [
-        number for number in np.argsort(apart, kind="stable") if found.ids[number] != query.id
+        number for number in np.argsort(to_query, kind="stable") if found.ids[number] != query.id
     ][:_LISTED]
     rows = [
-        [rank, found.ids[number], found.cases[number].subject, float(apart[number])]
+        [rank, found.ids[number], found.cases[number].subject, float(to_query[number])]
         for rank, number in enumerate(order, start=1)
     ]
     write_csv(out / NEIGHBOURS, ["rank", "id", "subject", "distance"], rows)
