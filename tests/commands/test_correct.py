@@ -191,3 +191,17 @@ def test_a_mark_of_an_earlier_prediction_does_not_count(predictions):
         correct(predictions, passed=True)
     rejected = (predictions.parent / "corrected/rejected.csv").read_text()
     assert "was marked when it had another prediction" in rejected
+
+
+def test_labelled_scans_without_labels_are_refused_before_anything_is_written(predictions):
+    edit(predictions / "new_0.nii.gz")
+    with pytest.raises(DataError, match="has no label images; name the labelled scans"):
+        correct(predictions, labelled=predictions.parent / "new")
+    assert not (predictions.parent / "corrected").exists()
+
+
+def test_an_unknown_run_is_printed_since_its_test_subjects_are_unknown(predictions, capsys):
+    edit(predictions / "new_0.nii.gz")
+    (predictions.parent / "run/split.json").unlink()
+    correct(predictions)
+    assert "its run is not found, so that nobody knows its test subjects" in capsys.readouterr().err

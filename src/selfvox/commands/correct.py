@@ -10,7 +10,6 @@ from typing import Any
 
 from selfvox.data.formats.image import write_label
 from selfvox.data.naming import natural_key, printable
-from selfvox.data.preparation.split import read_split_if_present
 from selfvox.data.sources import Case, Dataset, find_dataset
 from selfvox.data.sources._class_table import CLASS_TABLE
 from selfvox.errors import DataError, UsageError
@@ -21,6 +20,7 @@ from selfvox.prediction.predicted_scans import (
     find_predicted_scans,
     predict_settings,
     scans_by_case,
+    tested_subjects,
 )
 from selfvox.prediction.read_predictions import label_files, read_class_names
 from selfvox.prediction.review_marks import MARKS_TABLE, Mark, read_marks
@@ -69,7 +69,9 @@ def correct(settings: Correct) -> Path:
         len(dataset.channel_names),
         settings.passed,
     )
-    tested = _test_subjects(settings.predictions)
+    tested = tested_subjects(settings.predictions)
+    # refused before a label is written
+    labelled = _labelled_rows(settings, dataset)
     rows: list[Row] = []
     rejected: list[tuple[str, str]] = []
     provenance: list[Row] = []
@@ -93,7 +95,7 @@ def correct(settings: Correct) -> Path:
         )
     if rows:
         count = len(rows)
-        rows = [*_labelled_rows(settings, dataset), *rows]
+        rows = [*labelled, *rows]
         _write(settings.out, rows, classes)
         facts = {"format": FORMAT, "network_sha256": card["network_sha256"], "cases": provenance}
         write_checked(settings.out / PROVENANCE, facts)
@@ -151,13 +153,6 @@ def _marks(folder: Path) -> Mapping[str, Mark]:
     return marks
 
 
-def _test_subjects(folder: Path) -> set[str]:
-    """Subjects that the run was or will be tested on; none where the run is gone."""
-    run = predict_settings(folder).get("run")
-    split = None if run is None else read_split_if_present(Path(str(run)) / "split.json")
-    return set() if split is None else set(split.test)
-
-
 def _check_trainable(case: Case, tested: set[str]) -> None:
     """Refuse a test subject, and a scan that a table cannot name.
 
@@ -203,7 +198,7 @@ def _labelled_rows(settings: Correct, predicted: Dataset) -> list[Row]:
     if settings.labelled is None:
         return []
     dataset = find_dataset(settings.labelled)
-    cases = [case for case in dataset.cases if case.label is not None and not case.stacked]
+    cases = [case for case in dataset.cases if case.label is not None]
     if not cases:
         raise DataError(f"{settings.labelled}: has no label images; name the labelled scans")
     if len(dataset.channel_names) != len(predicted.channel_names):

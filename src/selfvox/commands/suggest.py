@@ -8,13 +8,12 @@ from typing import Any
 import numpy as np
 
 from selfvox.data.naming import printable
-from selfvox.data.preparation.split import read_split_if_present
 from selfvox.data.sources import find_dataset
 from selfvox.errors import DataError
 from selfvox.evaluation.embedding_files import read_embeddings
 from selfvox.evaluation.embeddings import distances
 from selfvox.evaluation.suggestions import farthest_first
-from selfvox.prediction.predicted_scans import predict_settings
+from selfvox.prediction.predicted_scans import tested_subjects
 from selfvox.prediction.read_predictions import read_reviews
 from selfvox.runs.atomic_files import write_csv
 from selfvox.runs.progress import echo
@@ -33,7 +32,9 @@ def suggest(settings: Suggest) -> list[dict[str, Any]]:
     """
     ids, subjects, vectors = read_embeddings(settings.embeddings)
     trust = {} if settings.predictions is None else _read_trust(settings.predictions)
-    labelled, held_out = _labelled_subjects(settings.labelled), _tested(settings.predictions)
+    labelled = _labelled_subjects(settings.labelled)
+    # labelled for the test already
+    held_out = set() if settings.predictions is None else tested_subjects(settings.predictions)
     known = [number for number, subject in enumerate(subjects) if subject in labelled]
     candidates = [
         number
@@ -93,10 +94,3 @@ def _labelled_subjects(labelled: Path | None) -> set[str]:
         return set()
     cases = find_dataset(labelled).cases
     return {case.subject for case in cases if case.label is not None or case.grade is not None}
-
-
-def _tested(predictions: Path | None) -> set[str]:
-    """Subjects that the run which predicted is tested on: labelled for that already."""
-    run = None if predictions is None else predict_settings(predictions).get("run")
-    split = None if run is None else read_split_if_present(Path(str(run)) / "split.json")
-    return set() if split is None else set(split.test)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from selfvox.data.naming import printable
+from selfvox.data.preparation.split import read_split_if_present
 from selfvox.data.sources import Case, Dataset, find_dataset
 from selfvox.errors import SelfvoxError
 from selfvox.prediction.output_folder import SETTINGS
@@ -45,6 +46,16 @@ def predict_settings(folder: Path) -> dict[str, Any]:
     """The settings of the `predict` that wrote the folder; none of an earlier version's."""
     path = folder / SETTINGS
     return safe_yaml.read_yaml(path) if path.exists() else {}
+
+
+def tested_subjects(folder: Path) -> set[str]:
+    """The test subjects of the run that predicted a folder; none, which is printed, if unknown."""
+    run = predict_settings(folder).get("run")
+    split = None if run is None else read_split_if_present(Path(str(run)) / "split.json")
+    if split is None:
+        echo(f"{folder}: its run is not found, so that nobody knows its test subjects")
+        return set()
+    return set(split.test)
 
 
 def scans_by_case(dataset: Dataset, records: Mapping[str, Mapping[str, Any]]) -> dict[str, Case]:
