@@ -108,8 +108,10 @@ class ProcessWatch:
             yield
             return
         self.contact.is_busy = True
-        yield
-        self.contact.is_busy = False
+        try:
+            yield
+        finally:
+            self.contact.is_busy = False
 
     @contextlib.contextmanager
     def named(self) -> Iterator[None]:
