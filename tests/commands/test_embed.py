@@ -112,6 +112,9 @@ def test_what_does_not_fit_is_refused(run, scans, tmp_path, embedded):
         embedded(by=("sight",), table=tmp_path / "people.csv")
     with pytest.raises(UsageError, match=r"its column scan names none of the scans"):
         embedded(by=("site",), table=tmp_path / "people.csv")
+    (tmp_path / "people.csv").write_text("scan,site\nscan_0,n/a\n")
+    with pytest.raises(UsageError, match=r"has no site of any of the scans; name another column"):
+        embedded(by=("site",), table=tmp_path / "people.csv")
     assert not (tmp_path / "out").exists()
     embedded()
     with pytest.raises(UsageError, match="contains embeddings already; name another"):

@@ -53,7 +53,9 @@ def read_properties(
         properties[name] = {
             case: value for case, value in values.items() if value.lower() not in _MISSING
         }
-        if not properties[name]:
+        if values and not properties[name]:
+            raise UsageError(f"by: {file} has no {name} of any of the scans; name another column")
+        if not values:
             raise UsageError(
                 f"{file}: its column {columns[0]} names none of the scans, such as "
                 f"{printable(cases[0].id)}; name scans or subjects there"
