@@ -74,10 +74,8 @@ def read_unet(run: Path) -> UNetWeights:
             for name, tensor in network.items()
             if name.startswith("decoder.")
         }
-        origin = "fine-tuned"
     else:
         decoder = read_decoder(run) or {}
-        origin = f"pre-trained by {card.task['name']}" if isinstance(card, EncoderCard) else ""
     decoder = {
         name: tensor for name, tensor in decoder.items() if not name.startswith(OUTPUT_LAYERS)
     }
@@ -87,7 +85,7 @@ def read_unet(run: Path) -> UNetWeights:
         encoder={name.removeprefix("net."): tensor for name, tensor in tensors.items()},
         decoder=decoder or None,
         encoder_origin=_learned_from(card),
-        decoder_origin=origin if decoder else "random",
+        decoder_origin=_learned_from(card) if decoder else "random",
     )
 
 
