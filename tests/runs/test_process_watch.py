@@ -10,7 +10,8 @@ import pytest
 
 from selfvox.errors import DataError
 from selfvox.runs import process_watch
-from selfvox.runs.process_watch import Contact, Judge, ProcessLostError
+from selfvox.runs.lost_process import Beat, Judge
+from selfvox.runs.process_watch import Contact, ProcessLostError
 
 HOST = "127.0.0.1"
 
@@ -126,8 +127,8 @@ def test_a_late_process_is_named_once_and_not_while_it_does_what_the_others_must
 
 
 def test_who_was_stopped_itself_blames_nobody():
-    beats = [process_watch.Beat(1, 0, "rank 0"), process_watch.Beat(1, 0, "rank 1")]
-    judge = Judge(2)
+    beats = [Beat(1, 0, "rank 0"), Beat(1, 0, "rank 1")]
+    judge = Judge(2, process_watch.LOST_AFTER_S, process_watch.LATE_AFTER_S)
     began = time.monotonic()
     assert judge.find_lost(beats, began) is None
     assert judge.find_lost(beats, began + 100.0) is None

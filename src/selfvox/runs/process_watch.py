@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from torch.distributed import DistError, TCPStore  # type: ignore[attr-defined]
 
 from selfvox.errors import ResourceError, SelfvoxError, Stopped
-from selfvox.runs.progress import echo
+from selfvox.runs.lost_process import NO_BEAT, Beat, Judge
 
 if TYPE_CHECKING:
     from selfvox.runs.device import Fabric
@@ -181,7 +181,7 @@ class Contact:
         self._left = threading.Event()
         self._judged = threading.Event()
         self._last_contact = time.monotonic()
-        self._judge = Judge(processes)
+        self._judge = Judge(processes, LOST_AFTER_S, LATE_AFTER_S)
         self._threads = [
             threading.Thread(target=target, daemon=True)
             for target in (self._keep_contact, self._end_stuck)
@@ -266,7 +266,7 @@ class Contact:
         keys = [_beat_key(rank) for rank in range(self.processes)]
         if not self.store.check(keys):
             return [
-                Beat(*json.loads(self.store.get(key))) if self.store.check([key]) else _NO_BEAT
+                Beat(*json.loads(self.store.get(key))) if self.store.check([key]) else NO_BEAT
                 for key in keys
             ]
         return [Beat(*json.loads(value)) for value in self.store.multi_get(keys)]
@@ -332,56 +332,6 @@ class Contact:
             self._end_children()
             self.end(self.verdict.exit_code)
             return
-
-
-class Beat(NamedTuple):
-    """A sign of life."""
-
-    number: int
-    progress: int
-    name: str
-    is_busy: bool = False
-    is_done: bool = False
-
-
-_NO_BEAT = Beat(0, 0, "a process that did not start")
-
-
-class Judge:
-    """Finds the process that gives no sign of life, and prints which one the others wait for."""
-
-    def __init__(self, processes: int):
-        self._beats = [_NO_BEAT] * processes
-        self._beaten = [time.monotonic()] * processes  # when the number of the beat changed
-        self._advanced = [time.monotonic()] * processes  # when the progress changed
-        self._called_late: dict[int, int] = {}
-        self._last = time.monotonic()
-
-    def find_lost(self, beats: Sequence[Beat], now: float) -> str | None:
-        """The name of a process that gave no sign of life for too long; None if all live."""
-        # this process itself was stopped meanwhile: it knows nothing of the others
-        slept = now - self._last > LOST_AFTER_S / 2
-        self._last = now
-        for rank, (before, beat) in enumerate(zip(self._beats, beats, strict=True)):
-            if slept or beat.number != before.number:
-                self._beaten[rank] = now
-            if slept or beat.progress != before.progress:
-                self._advanced[rank] = now
-        self._beats = list(beats)
-        self._name_late(now)
-        for rank, beat in enumerate(beats):
-            if not beat.is_done and now - self._beaten[rank] > LOST_AFTER_S:
-                return beat.name
-        return None
-
-    def _name_late(self, now: float) -> None:
-        furthest = max(beat.progress for beat in self._beats)
-        for rank, beat in enumerate(self._beats):
-            is_late = beat.progress < furthest and now - self._advanced[rank] > LATE_AFTER_S
-            is_free = beat.is_done or beat.is_busy
-            if is_late and not is_free and self._called_late.get(rank) != beat.progress:
-                self._called_late[rank] = beat.progress
-                echo(f"{beat.name} is late: the others wait for it since {LATE_AFTER_S:.0f} s")
 
 
 def _beat_key(rank: int) -> str:
