@@ -5,9 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +17,6 @@ from selfvox.data.preparation.prepare_case import (
     CaseJob,
     PreparedCase,
     Rejected,
-    file_states,
     image_hash,
     make_rejected,
     prepare_case,
@@ -35,6 +32,7 @@ from selfvox.data.preparation.report import (
 )
 from selfvox.data.preparation.store import Store, is_store, open_store
 from selfvox.data.preparation.stored_case import StoredCase
+from selfvox.data.preparation.unchanged_cases import find_unchanged_cases, read_entries
 from selfvox.data.sources import Case, Dataset, find_dataset
 from selfvox.data.subjects import subject_notes
 from selfvox.errors import DataError, UsageError
@@ -209,7 +207,8 @@ def build_share(
         store.write_manifest(out, recipe, dataset.classes, None, request, dataset.regions)
     recipe_hash = store.recipe_digest(recipe, dataset.classes)
     share = dataclasses.replace(dataset, cases=dataset.cases[number::count])
-    intact = _find_intact_cases(share, out, recipe_hash, check=False)
+    entries = read_entries(out, [case.id for case in share.cases])
+    intact = find_unchanged_cases(share.cases, out, entries, recipe_hash, check=False)
     new = [case for case in share.cases if case.id not in intact]
     rejected = 0
     for result in _run_jobs(_make_jobs(new, dataset, out, recipe, recipe_hash), settings):
@@ -240,7 +239,8 @@ def _update_store(
             f"{out}: is a store of other scans, none of which is in {dataset.root}; "
             "name another --out"
         )
-    _check_vanished(dataset, out, stored_ids)
+    entries = read_entries(out, stored_ids)
+    _check_vanished(dataset, out, stored_ids, entries)
     try:
         recipe, request = choose_recipe(dataset, settings, required, manifest, grid)
     except NoUsableScanError as error:
@@ -249,8 +249,8 @@ def _update_store(
     # a case of another recipe counts as changed and is prepared again
     recipe_hash = store.recipe_digest(recipe, dataset.classes)
 
-    _rename_split_subjects(dataset, out, removed_ids)
-    intact = _find_intact_cases(dataset, out, recipe_hash, check)
+    _rename_split_subjects(dataset, out, removed_ids, entries)
+    intact = find_unchanged_cases(dataset.cases, out, entries, recipe_hash, check)
     new = [case for case in dataset.cases if case.id not in intact]
     jobs = _make_jobs(new, dataset, out, recipe, recipe_hash)
     is_changed = bool(jobs or removed_ids) or manifest is None
@@ -283,7 +283,9 @@ def _update_store(
     return open_store(out)
 
 
-def _check_vanished(dataset: Dataset, out: Path, stored_ids: Collection[str]) -> None:
+def _check_vanished(
+    dataset: Dataset, out: Path, stored_ids: Collection[str], entries: Mapping[str, StoredCase]
+) -> None:
     """Print how many scans and labels are gone since the store was made.
 
     Raises:
@@ -291,7 +293,6 @@ def _check_vanished(dataset: Dataset, out: Path, stored_ids: Collection[str]) ->
     """
     present = {case.id for case in dataset.cases}
     unlabelled = {case.id for case in dataset.cases if case.label is None}
-    entries = _read_entries(out, stored_ids)
     labelled = {case_id for case_id, entry in entries.items() if entry.has_label}
     for kind, before, gone in (
         ("scans", set(stored_ids), set(stored_ids) - present),
@@ -319,7 +320,9 @@ def _read_manifest(out: Path) -> dict[str, Any] | None:
         return None
 
 
-def _rename_split_subjects(dataset: Dataset, out: Path, removed_ids: Collection[str]) -> None:
+def _rename_split_subjects(
+    dataset: Dataset, out: Path, removed_ids: Collection[str], entries: Mapping[str, StoredCase]
+) -> None:
     """Give the split the present names of the subjects.
 
     Otherwise a test scan would be trained on as soon as its subject is renamed. A scan with a new
@@ -332,8 +335,7 @@ def _rename_split_subjects(dataset: Dataset, out: Path, removed_ids: Collection[
     stored_split = split.read_split_if_present(file)
     if stored_split is None:
         return
-    removed = _read_entries(out, removed_ids)
-    entries = _read_entries(out, [case.id for case in dataset.cases])
+    removed = [entry for case_id, entry in entries.items() if case_id in removed_ids]
     names = []
     for case in dataset.cases:
         if case.id in entries:
@@ -344,76 +346,13 @@ def _rename_split_subjects(dataset: Dataset, out: Path, removed_ids: Collection[
                 contents = image_hash(case)
                 names += [
                     (entry.subject, case.subject)
-                    for entry in removed.values()
+                    for entry in removed
                     if entry.image_hash == contents
                 ]
     changed = {(old, new) for old, new in names if old != new}
     if changed:
         split.write_split(split.rename_subjects(stored_split, names), file)
         echo(f"{out}: {len(changed)} subjects were renamed; each keeps its part of the split")
-
-
-def _read_entries(out: Path, case_ids: Collection[str]) -> dict[str, StoredCase]:
-    """The stored cases among these ids."""
-    entries = {}
-    for case_id in case_ids:
-        entry = store.read_entry(out, case_id)
-        if entry is not None:
-            entries[case_id] = entry
-    return entries
-
-
-def _find_intact_cases(
-    dataset: Dataset, out: Path, recipe_hash: str, check: bool
-) -> dict[str, StoredCase]:
-    """The cases with unchanged source files (size and time) and undamaged arrays.
-
-    Arrays are undamaged if their size and time are those they were written with, and nothing is
-    to be checked, or else if their contents are.
-    """
-    unchanged = {}
-    for case in dataset.cases:
-        entry = store.read_entry(out, case.id)
-        if entry is None or not _is_unchanged(entry, case, recipe_hash):
-            continue
-        if (entry.subject, entry.grade) != (case.subject, case.grade):
-            entry = dataclasses.replace(entry, subject=case.subject, grade=case.grade)
-            store.write_entry(out, entry)
-        unchanged[case.id] = entry
-    to_check = [
-        entry for entry in unchanged.values() if check or not store.is_untouched(out, entry)
-    ]
-    # hashing releases the interpreter's lock, so threads are enough
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        checks = pool.map(lambda entry: store.is_intact(out, entry), to_check)
-        with progress_bar("checking arrays", len(to_check)) as bar:
-            for entry, is_intact in zip(to_check, checks, strict=True):
-                bar.advance()
-                if is_intact:
-                    unchanged[entry.id] = _stamped(out, entry)
-                else:
-                    echo(f"{entry.id}: its arrays are damaged; preparing it again")
-                    del unchanged[entry.id]
-    return unchanged
-
-
-def _stamped(out: Path, entry: StoredCase) -> StoredCase:
-    """The case with the present times of its arrays, as of a store that was copied."""
-    stamped = store.with_stamps(out, entry)
-    if stamped.stamps != entry.stamps:
-        store.write_entry(out, stamped)
-    return stamped
-
-
-def _is_unchanged(entry: StoredCase, case: Case, recipe_hash: str) -> bool:
-    """Whether the stored case was made in the same way, of files that look untouched."""
-    return (
-        entry.recipe_hash == request_hash(case, recipe_hash)
-        # by an earlier version
-        and entry.profile is not None
-        and entry.has_label == (case.label is not None)
-        and entry.sources == file_states(case)
-    )
 
 
 def _make_jobs(
