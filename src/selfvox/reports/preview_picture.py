@@ -20,7 +20,7 @@ from selfvox.tasks import task_to_setting
 from selfvox.training.batches import batch_generator
 from selfvox.training.pretrain_plan import PretrainPlan, pretrain_plan
 
-_SHOWN = 2  # scans in the page of a run
+_SHOWN = 2  # scans in the page of a run; tasks that compare scans need as many
 
 
 def preview_bytes(run: Path) -> bytes | None:
@@ -29,7 +29,7 @@ def preview_bytes(run: Path) -> bytes | None:
         settings = resolve(Pretrain, safe_yaml.read_yaml(run / "settings.yaml"))
         folder = settings.scans if is_store(settings.scans) else run / "store"
         plan = pretrain_plan(settings, open_store(folder))
-        cases = plan.cases[: max(_SHOWN, 2)]
+        cases = plan.cases[:_SHOWN]
         rows = question_panels(plan, cases, _SHOWN)
     except SelfvoxError:
         return None
