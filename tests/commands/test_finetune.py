@@ -187,6 +187,16 @@ def test_more_labels_than_there_are_is_refused(shapes_store, tmp_path, small):
         selfvox.finetune(shapes_store, out=tmp_path / "run", encoder="none", labels=5, **small)
 
 
+@pytest.mark.parametrize(("augment", "warned"), [(None, True), ("light", False), ("none", False)])
+def test_strong_augmentation_in_a_short_run_is_warned_of(
+    augment, warned, shapes_store, tmp_path, small, capsys
+):
+    selfvox.finetune(
+        shapes_store, out=tmp_path / "run", encoder="none", steps=2, augment=augment, **small
+    )
+    assert ("strong augmentation needs 1000 steps" in capsys.readouterr().err) == warned
+
+
 def test_the_best_step_by_validation_is_kept_and_recorded(shapes_store, tmp_path, small):
     run = selfvox.finetune(
         shapes_store, out=tmp_path / "run", encoder="none", steps=30, validate_every=5, **small

@@ -45,6 +45,7 @@ from selfvox.training.time_forecast import TimeForecast
 
 COPY_SHARE = 0.75  # of the crops of labelled scans
 PSEUDO_SHARE = 0.5  # of all crops
+STRONG_STEPS = 1000  # with fewer, strong augmentation gains nothing: docs/how-to/few-labels.md
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,7 +133,7 @@ def train_network(
         keep=settings.keep,
         resume=has_checkpoint(run.path / CHECKPOINTS),
     )
-    _describe(task, job.training, job.validation, built.crop)
+    _describe(task, job, built)
     run.depends_on(network=card.network, crop=card.crop, data=seen_scans(seen))
     train(
         job.fabric,
@@ -229,20 +230,20 @@ def _card(
     )
 
 
-def _describe(
-    task: DownstreamTask,
-    training: Sequence[StoredCase],
-    validation: Sequence[StoredCase],
-    crop: Sequence[int],
-) -> None:
-    edges = " x ".join(map(str, crop))
+def _describe(task: DownstreamTask, job: FinetuneJob, built: FinetuneNetwork) -> None:
+    edges = " x ".join(map(str, built.crop))
     echo(
-        f"{len(training)} {task.scans} to train on, {len(validation)} to validate; crops of "
-        f"{edges} voxels"
+        f"{len(job.training)} {task.scans} to train on, {len(job.validation)} to validate; crops "
+        f"of {edges} voxels"
     )
     mirrored = f", mirrored {' and '.join(task.mirrored)}" if task.mirrored else ""
     echo(f"augmentation: {task.augment}{mirrored}")
-    if not validation:
+    if task.augment == "strong" and built.steps < STRONG_STEPS:
+        echo(
+            f"strong augmentation needs {STRONG_STEPS} steps or more: with {built.steps}, "
+            "--augment light is as good or better"
+        )
+    if not job.validation:
         echo(f"no {task.scans} are left to validate on: the last weights are kept")
 
 
