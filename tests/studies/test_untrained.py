@@ -198,6 +198,16 @@ def test_registration_alone_carries_the_labels_of_the_drawn_subjects(
         } == set(splits.read_split(split / "split.json").train)
 
 
+def test_registration_is_compared_with_the_plain_network_not_with_its_variants(write_plan):
+    longer = {"pretrain": None, "finetune": {"steps": 50}}
+    registration = {"atlas": {"atlases": 1}}
+    for methods, twin in (
+        ({"longer": longer, "simclr": SIMCLR, "registration": registration}, "scratch"),
+        ({"longer": longer, "registration": registration}, "longer"),
+    ):
+        assert arms_of(write_plan(methods=methods))[1]["registration"].twin == twin
+
+
 def test_what_teaches_unlabelled_scans_is_shared_with_the_twin(write_plan):
     methods = {
         "plain": {},

@@ -66,8 +66,8 @@ class Cell:
 def list_arms(plan: Plan, facts: Mapping[str, MethodFacts]) -> list[Arm]:
     """The methods of a plan and the twins they are compared with, twins before their first method.
 
-    Registration alone and predictions made elsewhere come last; the first network that is trained
-    from scratch is their twin.
+    Registration alone and predictions made elsewhere come last; their twin is the plain network
+    from scratch, or where there is none, the first that is trained from scratch.
 
     A twin has its method's network, data and fine-tuning, and random weights; it is frozen if the
     method is. Methods that agree in these share one twin. Methods without facts are left out.
@@ -81,7 +81,7 @@ def list_arms(plan: Plan, facts: Mapping[str, MethodFacts]) -> list[Arm]:
             for arm in _arms_of(plan, method, facts[method.name], names):
                 arms.setdefault(arm.name, arm)
     baselines = [arm.name for arm in arms.values() if arm.pretrain is None]
-    twin = baselines[0] if baselines else None
+    twin = names.base if names.base in arms else next(iter(baselines), None)
     for method in plan.untrained_methods:
         arms[method.name] = Arm(name=method.name, method=method, finetune={}, twin=twin)
     return list(arms.values())
