@@ -12,6 +12,7 @@ from selfvox.models.nnunet_plans import NnunetPlans
 from selfvox.neighbours.huggingface import write_huggingface
 from selfvox.neighbours.nnssl import write_nnssl
 from selfvox.neighbours.nnunet import UNetWeights, read_unet, write_nnunet
+from selfvox.neighbours.onnx import write_onnx
 from selfvox.runs.progress import echo
 from selfvox.settings.verbs import Export
 from selfvox.training.folder_kind import check_encoder
@@ -32,9 +33,17 @@ def export(settings: Export) -> Path:
     check_encoder(settings.run)
     if settings.plans is not None and settings.to != "nnunet":
         raise UsageError("plans: are those of --to nnunet; leave --plans out")
+    if settings.channels is not None and settings.to not in ("nnunet", "nnssl"):
+        raise UsageError("channels: are those of the run; leave --channels out")
+    if settings.to == "onnx":
+        _check_file(settings.out, ".onnx")
+        write_onnx(settings.run, settings.out)
+        echo(
+            f"{settings.out}: equal to torch in onnxruntime; {settings.out.with_suffix('.json')} "
+            "says how to prepare scans and what the outputs mean"
+        )
+        return settings.out
     if settings.to == "huggingface":
-        if settings.channels is not None:
-            raise UsageError("channels: are those of the run; leave --channels out")
         write_huggingface(settings.run, settings.out)
         echo(f"{settings.out}: read its README.md before you upload it; nothing was uploaded")
         return settings.out

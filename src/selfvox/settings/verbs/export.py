@@ -22,9 +22,10 @@ class Export:
 
     run: Annotated[Path, "a pre-training or fine-tuning run"] = field(kw_only=False)
     to: Annotated[
-        Literal["nnunet", "nnssl", "huggingface"],
+        Literal["nnunet", "nnssl", "huggingface", "onnx"],
         "nnunet: for nnUNetv2_train -pretrained_weights; nnssl: for nnUNetv2_train_pretrained of "
-        "nnU-Net's development version; huggingface: a folder for a model page, without subjects",
+        "nnU-Net's development version; huggingface: a folder for a model page, without subjects; "
+        "onnx: the network of a fine-tuning run for other runtimes, with its recipe as JSON",
     ]
     out: Annotated[Path, "the file, or of huggingface the folder, created"]
     plans: Annotated[
