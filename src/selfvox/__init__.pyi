@@ -748,7 +748,7 @@ def suggest(
 def export(
     run: AnyPath,
     *,
-    to: Literal["nnunet", "nnssl", "huggingface"],
+    to: Literal["nnunet", "nnssl", "huggingface", "onnx"],
     out: AnyPath,
     plans: str | None = None,
     channels: int | None = None,
@@ -759,7 +759,8 @@ def export(
         run: a pre-training or fine-tuning run.
         to: nnunet: for nnUNetv2_train -pretrained_weights; nnssl: for nnUNetv2_train_pretrained
             of nnU-Net's development version; huggingface: a folder for a model page, without
-            subjects.
+            subjects; onnx: the network of a fine-tuning run for other runtimes, with its recipe
+            as JSON.
         out: the file, or of huggingface the folder, created.
         plans: of nnunet: the plans of the data set that nnU-Net will train on, such as
             nnUNetPlans.json or nnUNetPlans.json:2d.
