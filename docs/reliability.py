@@ -39,7 +39,6 @@ SECTIONS = (
 
 # rows that no test tries: what would have to be injected, and why it is not
 NOT_TRIED = {
-    "F15": ("a process that reads and hangs", "a slow disk looks the same; there is no timeout"),
     "F16": ("a process that reads and leaks memory", "takes hours; `prepare` starts new processes"),
     "F19": ("resume on another number of devices", "no test yet"),
     "F30": ("10 000 steps", "takes hours"),

@@ -4,7 +4,6 @@ import dataclasses
 import json
 import os
 import shutil
-import signal
 
 import numpy as np
 import pytest
@@ -13,10 +12,10 @@ import selfvox
 from selfvox.data.preparation import store as stores
 from selfvox.data.preparation.store import open_store
 from selfvox.data.sampling.crops import Crops
-from selfvox.errors import DataError, ResourceError
+from selfvox.errors import DataError
 from selfvox.runs.atomic_files import sha256
 from selfvox.training import segmentation
-from selfvox.training.batches import read_batches
+from selfvox.training.readers import read_batches
 
 
 @pytest.fixture
@@ -110,16 +109,3 @@ def test_an_error_of_a_process_that_reads_is_its_own_one_line(store, workers):
     with pytest.raises(DataError, match="not finite") as error:
         list(read_batches(data, [[0, 1]], workers))
     assert "\n" not in str(error.value)
-
-
-class Killed:
-    """A data set that ends the process that reads it."""
-
-    def __getitem__(self, sample):
-        os.kill(os.getpid(), signal.SIGKILL)
-
-
-@pytest.mark.fault("F13", "SIGKILL of a process that reads", "reported with the remedy")
-def test_a_process_that_reads_and_dies_is_reported_with_the_remedy():
-    with pytest.raises(ResourceError, match="a process that reads the scans died"):
-        list(read_batches(Killed(), [[0]], workers=1))

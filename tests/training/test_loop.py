@@ -2,21 +2,17 @@
 
 import json
 import math
-import os
 from types import SimpleNamespace
 
 import pytest
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 import selfvox
-from selfvox.data.preparation.store import open_store
-from selfvox.data.sampling.crops import Crops
 from selfvox.errors import NumericalError, WeightsError
 from selfvox.models.build import build_encoder
 from selfvox.ops.outcome import Outcome
 from selfvox.runs.run_folder import read_metrics
-from selfvox.runs.stop_signals import STOP_SIGNALS, ignore_stop_signals
 from selfvox.runs.typed_json import write_checked
 from selfvox.runs.weights import load_strictly, load_tensors, read_encoder
 from selfvox.training import monitor, pretext_objective, training_log
@@ -212,21 +208,6 @@ def test_an_encoder_of_another_kind_is_refused_by_its_first_tensor(shapes_store,
         selfvox.finetune(
             shapes_store, out=tmp_path / "seg", encoder=str(run), steps=1, crop=(16, 16, 16)
         )
-
-
-@pytest.mark.fault("F3", "a signal to the processes that read", "no batch is lost")
-def test_a_signal_to_the_processes_that_read_costs_no_batch(shapes_store):
-    store = open_store(shapes_store)
-    data = Crops(store, store.cases, (8, 8, 8), seed=0)
-    loader = DataLoader(
-        data, batch_size=None, sampler=range(200), num_workers=1, worker_init_fn=ignore_stop_signals
-    )
-    batches = iter(loader)
-    subjects = [int(next(batches)["subject"])]
-    for number in STOP_SIGNALS:
-        os.kill(batches._workers[0].pid, number)
-        subjects += [int(next(batches)["subject"]) for _ in range(10)]
-    assert subjects == [int(data[sample]["subject"]) for sample in range(51)]
 
 
 def test_time_between_steps_does_not_count(monkeypatch):

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Iterator
-from typing import Any
+from collections.abc import Callable, Generator, Iterator
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, default_collate
+from torch.utils.data import Dataset
 
-from selfvox.errors import ResourceError, SelfvoxError
 from selfvox.runs.device import Fabric
-from selfvox.runs.stop_signals import ignore_stop_signals
+from selfvox.training.readers import read_batches
 from selfvox.training.schedule import TrainingPlan
 
 # what augmentations draw by; from a GPU, the CPU would wait for it
@@ -77,69 +75,6 @@ def training_batches(
             report_left_out(text)
         kept = {name: batch.pop(name) for name in USED_ON_CPU if name in batch}
         yield {**fabric.to_device(batch), **kept}
-
-
-def read_batches(
-    data: Dataset[dict[str, Tensor]],
-    numbers: Iterable[list[int]],
-    workers: int,
-    *,
-    pin_memory: bool = False,
-) -> Iterator[dict[str, Any]]:
-    """Yield one batch for each list of sample numbers.
-
-    Args:
-        data: samples by number.
-        numbers: of the samples of each batch.
-        workers: processes that read; 0: this one.
-        pin_memory: for faster copies to a GPU.
-
-    Raises:
-        DataError: a scan that cannot be read, and cannot be replaced.
-        ResourceError: a process that reads died.
-    """
-    loader: DataLoader[Any] = DataLoader(
-        _WithErrors(data),
-        batch_sampler=numbers,
-        num_workers=workers,
-        pin_memory=pin_memory,
-        worker_init_fn=ignore_stop_signals,
-        collate_fn=_collate,
-    )
-    try:
-        for batch in loader:
-            if isinstance(batch, SelfvoxError):
-                raise batch
-            yield batch
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
-            raise
-        raise ResourceError(
-            "a process that reads the scans died, most likely of too little memory; use a smaller "
-            "--batch or --crop, or a larger machine"
-        ) from None
-
-
-class _WithErrors(Dataset[Any]):
-    """Samples, or the errors of those that cannot be read.
-
-    A loader would turn an error of its processes into one with a traceback as its message.
-    """
-
-    def __init__(self, data: Dataset[dict[str, Tensor]]):
-        self.data = data
-
-    def __getitem__(self, sample: int) -> dict[str, Tensor] | SelfvoxError:
-        try:
-            return self.data[sample]
-        except SelfvoxError as error:
-            return error
-
-
-def _collate(samples: list[Any]) -> Any:
-    """A batch of these samples, or the first error among them."""
-    errors = [sample for sample in samples if isinstance(sample, SelfvoxError)]
-    return errors[0] if errors else default_collate(samples)
 
 
 class _Sampler:
