@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import safetensors
+import safetensors.numpy
 import yaml
 
 import selfvox
@@ -100,7 +101,8 @@ def test_every_key_is_named(folders, section, file):
 def test_every_key_of_recipe_trail_and_state_is_named(folders):
     manifest = json.loads((folders / "store" / "manifest.json").read_text())
     inner = {**manifest["asked"], **manifest["recipe"], **manifest["recipe"]["intensity"][0]}
-    inner |= {**manifest["cases"][0]["trail"], **manifest["cases"][0]["sha256"]}
+    case = json.loads((folders / "store" / "cases" / "sub-001.json").read_text())
+    inner |= {**manifest["cases"], **case["trail"], **case["sha256"]}
     assert inner.keys() - named("Store") == set()
     card = json.loads((folders / "pre" / "encoder" / "encoder.json").read_text())
     assert card["network"].keys() - named("Encoder and network") == set()
@@ -108,6 +110,12 @@ def test_every_key_of_recipe_trail_and_state_is_named(folders):
         "state"
     ]
     assert state.keys() - named("Checkpoint") == set()
+
+
+def test_every_column_of_the_cases_is_named(folders):
+    columns = safetensors.numpy.load((folders / "store" / "cases.safetensors").read_bytes())
+    names = {name.removesuffix(".text").removesuffix(".starts") for name in columns}
+    assert names - named("Store") == set()
 
 
 def test_tensors_are_called_as_the_page_says(folders):

@@ -1,7 +1,5 @@
 """2D networks of slices, from the volumes' store to predictions on the volumes' own grid."""
 
-import json
-
 import nibabel as nib
 import numpy as np
 import pytest
@@ -86,7 +84,8 @@ def test_subjects_are_chosen_and_kept_apart_as_for_volumes(runs, shapes_store):
     assert len(reduced.train) == 2
     assert (reduced.validation, reduced.test) == (full.validation, full.test)
     assert set(reduced.train) < set(full.train)
-    subjects = json.loads((runs / "flat" / "run.json").read_text())["data"]["subjects"]
+    subjects = read_encoder(runs / "flat")[1].seen["subjects"]
+    assert subjects
     assert not set(subjects) & set(full.test)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import errno
 import json
 import multiprocessing
@@ -24,10 +25,12 @@ import pytest
 import selfvox
 from selfvox.data.formats.image import Image, read_image, read_label
 from selfvox.data.preparation import fit_recipe, parallel, split
+from selfvox.data.preparation import store as stores
 from selfvox.data.preparation.build_store import open_or_build_store
 from selfvox.data.preparation.normalise import foreground
 from selfvox.data.preparation.recipe import PreparedScan, Recipe
 from selfvox.data.preparation.store import Store, open_store
+from selfvox.data.preparation.stored_case import StoredCase
 from selfvox.data.sources import find_dataset
 from selfvox.errors import DataError, ResourceError, UsageError
 from selfvox.runs import atomic_files
@@ -325,8 +328,8 @@ def test_shards_and_a_last_call_make_the_store_of_one_call(scans: Path, tmp_path
         selfvox.prepare(scans, out=tmp_path / "shards", workers=1, shard=f"{number}/2")
         with pytest.raises(DataError, match="this store is unfinished"):
             open_store(tmp_path / "shards")
-    written = {file: file.stat().st_mtime_ns for file in (tmp_path / "shards").rglob("*.npy")}
-    assert len(written) == len(list((tmp_path / "one").rglob("*.npy")))
+    written = {file: file.stat().st_mtime_ns for file in (tmp_path / "shards").glob("*/*.npy")}
+    assert len(written) == len(list((tmp_path / "one").glob("*/*.npy")))
     selfvox.prepare(scans, out=tmp_path / "shards", workers=1)
     manifests = [(tmp_path / name / "manifest.json").read_bytes() for name in ("one", "shards")]
     assert manifests[0] == manifests[1]
@@ -383,7 +386,8 @@ def test_what_was_hashed_is_not_hashed_again_not_even_of_a_copy(
     real = atomic_files.sha256
 
     def counted(path: Path) -> str:
-        hashed.append(path)
+        # the table of the cases is always hashed
+        hashed.extend([path] if path.suffix == ".npy" else [])
         return real(path)
 
     monkeypatch.setattr(atomic_files, "sha256", counted)
@@ -396,6 +400,51 @@ def test_what_was_hashed_is_not_hashed_again_not_even_of_a_copy(
     for _ in range(2):
         selfvox.prepare(scans, out=tmp_path / "copy", workers=1)
         assert len(hashed) == 2 * first
+
+
+def test_a_finished_store_is_brought_up_to_date_without_the_json_of_its_cases(
+    scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = []
+    real = stores.read_entry
+
+    def counted(path: Path, case_id: str) -> StoredCase | None:
+        read.append(case_id)
+        return real(path, case_id)
+
+    out = tmp_path / "store"
+    selfvox.prepare(scans, out=out, workers=1)
+    before = list(open_store(out).cases)
+    monkeypatch.setattr(stores, "read_entry", counted)
+    selfvox.prepare(scans, out=out, workers=1)
+    assert read == []
+    assert list(open_store(out).cases) == before
+    # one that is younger than the table counts, and is read once; one that is gone is prepared
+    changed = dataclasses.replace(before[1], notes=("seen again",))
+    stores.write_entry(out, changed)
+    (out / "cases" / f"{before[2].id}.json").unlink()
+    selfvox.prepare(scans, out=out, workers=1)
+    assert read.count(before[1].id) == 1
+    assert set(read) <= {before[1].id, before[2].id}
+    assert list(open_store(out).cases) == [before[0], changed, *before[2:]]
+    read.clear()
+    selfvox.prepare(scans, out=out, workers=1)
+    assert read == []
+
+
+@pytest.mark.parametrize("damage", [lambda file: file.unlink(), lambda file: file.write_text("x")])
+def test_a_damaged_table_of_cases_is_made_again(
+    scans: Path, tmp_path: Path, damage: Callable[[Path], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "store"
+    selfvox.prepare(scans, out=out, workers=1)
+    before = list(open_store(out).cases)
+    earlier = times(out)
+    damage(out / "cases.safetensors")
+    selfvox.prepare(scans, out=out, workers=1)
+    assert "cases.safetensors" in capsys.readouterr().err
+    assert list(open_store(out).cases) == before
+    assert rewritten(earlier, out) == set()
 
 
 def test_a_damaged_recipe_is_fitted_again(scans: Path, tmp_path: Path) -> None:

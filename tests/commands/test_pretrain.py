@@ -51,7 +51,9 @@ def test_the_encoder_is_all_that_is_needed_to_build_and_load_it(run):
 
 def test_test_subjects_are_never_seen(run, shapes_store):
     split = read_split(shapes_store / "split.json")
-    subjects = json.loads((run / "run.json").read_text())["data"]["subjects"]
+    subjects = read_encoder(run)[1].seen["subjects"]
+    record = json.loads((run / "run.json").read_text())
+    assert record["data"]["cases"] == len(subjects)
     assert subjects == sorted((*split.train, *split.validation))
     assert not set(subjects) & set(split.test)
 

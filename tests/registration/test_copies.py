@@ -131,7 +131,9 @@ def test_a_run_killed_between_two_pairs_goes_on_to_the_same_files(
 def test_a_damaged_unlabelled_scan_is_named_and_left_out(request_of, tmp_path, unlabelled, capsys):
     damaged = unlabelled.cases[1]
     cases = list(request_of().unlabelled.cases)
-    cases[1] = dataclasses.replace(cases[1], sha256={**damaged.sha256, "images": "0" * 64})
+    cases[1] = dataclasses.replace(
+        cases[1], sha256={**damaged.sha256, "images": "0" * 64}, stamps={}
+    )
     scans = dataclasses.replace(unlabelled, cases=tuple(cases))
     made = make_copies(tmp_path, request_of(unlabelled=scans))
     assert len(made.anatomies) == 2

@@ -6,8 +6,10 @@ import shutil
 import pytest
 
 from selfvox.data.preparation import split as splits
+from selfvox.data.preparation.manifest import write_manifest
+from selfvox.data.preparation.store import open_store
+from selfvox.data.preparation.stored_case import StoredCase
 from selfvox.errors import DataError
-from selfvox.runs.typed_json import write_checked
 from selfvox.studies import fingerprint
 
 
@@ -21,11 +23,14 @@ def out(tmp_path, shapes_store):
     return tmp_path
 
 
-def edit_manifest(out, change):
-    file = out / "store" / "manifest.json"
-    manifest = json.loads(file.read_text())
-    change(manifest["cases"])
-    write_checked(file, manifest)
+def edit_cases(out, change):
+    """Prepare the store again, as if the scans had become others."""
+    folder = out / "store"
+    store = open_store(folder)
+    cases = [case.to_dict() for case in store.cases]
+    change(cases)
+    cases = [StoredCase.from_dict(json.loads(json.dumps(case))) for case in cases]
+    write_manifest(folder, store.recipe, store.classes, cases, {}, store.regions)
 
 
 def record_again(out):
@@ -45,7 +50,7 @@ CHANGES = {
 def test_a_case_that_changed_in_anything_that_matters_stops_a_study(name, out):
     record_again(out)
     recorded = (out / fingerprint.FILE).read_bytes()
-    edit_manifest(out, lambda cases: CHANGES[name](cases[0]))
+    edit_cases(out, lambda cases: CHANGES[name](cases[0]))
     with pytest.raises(DataError, match=r"1 differ \(.* has changed\); restore the previous scans"):
         record_again(out)
     assert (out / fingerprint.FILE).read_bytes() == recorded
@@ -53,7 +58,7 @@ def test_a_case_that_changed_in_anything_that_matters_stops_a_study(name, out):
 
 def test_a_case_that_was_prepared_again_from_the_same_files_does_not_stop_a_study(out):
     record_again(out)
-    edit_manifest(out, lambda cases: cases[0].update(notes=["seen again"]))
+    edit_cases(out, lambda cases: cases[0].update(notes=["seen again"]))
     record_again(out)
 
 
@@ -71,7 +76,7 @@ def test_a_subject_that_moves_to_another_part_of_the_split_stops_a_study(out):
 def test_before_anything_is_done_the_scans_may_change(out):
     shutil.rmtree(out / "cells")
     record_again(out)
-    edit_manifest(out, lambda cases: cases[0].update(subject="somebody"))
+    edit_cases(out, lambda cases: cases[0].update(subject="somebody"))
     record_again(out)
 
 

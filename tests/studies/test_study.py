@@ -22,6 +22,7 @@ import selfvox
 from selfvox.data import phantom
 from selfvox.data.formats import image as images
 from selfvox.data.preparation import split as splits
+from selfvox.data.preparation.manifest import write_manifest
 from selfvox.data.preparation.store import open_store
 from selfvox.errors import BusyError, DataError, NumericalError, ResourceError, Stopped, UsageError
 from selfvox.runs.atomic_files import write_csv, write_text
@@ -426,10 +427,9 @@ def test_a_run_that_was_replaced_is_not_mixed_with_what_it_was(tmp_path):
 def test_a_ready_store_may_be_pre_trained_on(finished, write_plan, tmp_path):
     _, out, _ = finished
     shutil.copytree(out / "store", tmp_path / "ready")
-    manifest = json.loads((tmp_path / "ready/manifest.json").read_text())
-    test = splits.read_split(out / "store/split.json").test
-    manifest["cases"] = [case for case in manifest["cases"] if case["subject"] not in test]
-    write_checked(tmp_path / "ready/manifest.json", manifest)
+    ready = open_store(out / "store")
+    cases = list(ready.without_test_subjects())
+    write_manifest(tmp_path / "ready", ready.recipe, ready.classes, cases, {})
     methods = {"stored": {"pretrain": {"task": "rotation", "scans": "ready"}}}
     shutil.copytree(out / "store", tmp_path / "second/store")
     shutil.copy(out / "plan.yaml", tmp_path / "second/plan.yaml")
@@ -439,7 +439,7 @@ def test_a_ready_store_may_be_pre_trained_on(finished, write_plan, tmp_path):
     assert {row["method"] for row in rows} == {"scratch", "stored"}
     assert (tmp_path / "second/scans/stored/cases").resolve() == tmp_path / "ready/cases"
     card = json.loads((tmp_path / "second/pretrain/stored-seed-0/encoder/encoder.json").read_text())
-    assert card["seen"]["subjects"] == sorted({case["subject"] for case in manifest["cases"]})
+    assert card["seen"]["subjects"] == sorted({case.subject for case in cases})
 
 
 @pytest.fixture
@@ -874,10 +874,9 @@ def test_the_figures_are_drawn_from_the_run_folders_alone(finished, monkeypatch)
 
 def test_runs_know_the_subjects_of_their_cases(finished):
     _, out, _ = finished
-    manifest = json.loads((out / "store" / "manifest.json").read_text())
-    for case in manifest["cases"]:
-        case["subject"] = "twins"
-    write_checked(out / "store" / "manifest.json", manifest)
+    store = open_store(out / "store")
+    cases = [dataclasses.replace(case, subject="twins") for case in store.cases]
+    write_manifest(out / "store", store.recipe, store.classes, cases, {})
     loaded = results.read_results(load_plan(out / "plan.yaml"), out)
     assert {run.subjects[case] for run in loaded for case in run.cases()} == {"twins"}
     assert {run.method: run.from_scratch for run in loaded} == {

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import selfvox
-from selfvox.data.preparation import store as stores
+from selfvox.data.preparation.manifest import read_manifest, write_manifest
 from selfvox.data.preparation.store import open_store
 from selfvox.data.sampling.crops import Crops
 from selfvox.errors import DataError
@@ -33,8 +33,8 @@ def spoil(folder, number):
     np.save(file, values)
     spoilt = dataclasses.replace(case, sha256={**case.sha256, "images": sha256(file)})
     cases = [spoilt if other.id == case.id else other for other in opened.cases]
-    request = stores.read_manifest(folder)["asked"]
-    stores.write_manifest(folder, opened.recipe, opened.classes, cases, request)
+    request = read_manifest(folder)["asked"]
+    write_manifest(folder, opened.recipe, opened.classes, cases, request)
     return case.id
 
 

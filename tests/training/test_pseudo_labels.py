@@ -181,7 +181,7 @@ def test_scans_of_low_trust_and_damaged_ones_are_named_and_left_out(
 ):
     teacher = teacher_of()
     damaged = dataclasses.replace(
-        scans.cases[0], sha256={**scans.cases[0].sha256, "images": "0" * 64}
+        scans.cases[0], sha256={**scans.cases[0].sha256, "images": "0" * 64}, stamps={}
     )
     with_damaged = dataclasses.replace(scans, cases=(damaged, *scans.cases[1:]))
     trusts = [label_scan(teacher, read(store, case))[1] for case in scans.cases[1:]]

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from selfvox.data.preparation.store import is_store
+from selfvox.data.preparation.manifest import is_store
 from selfvox.data.sources import find_dataset
 from selfvox.errors import DataError, ResourceError
 from selfvox.machine import convolutions, file_system, gpu, limits, versions

@@ -14,10 +14,11 @@ from torch import nn
 
 from selfvox.data.preparation.build_store import open_or_build_store
 from selfvox.data.preparation.leakage import find_leaks
+from selfvox.data.preparation.manifest import is_store
 from selfvox.data.preparation.recipe import Recipe, recipe_of_card
 from selfvox.data.preparation.scan_range import ScanRange
 from selfvox.data.preparation.split import Split, write_split
-from selfvox.data.preparation.store import Store, is_store, open_store
+from selfvox.data.preparation.store import Store, open_store
 from selfvox.data.preparation.stored_case import StoredCase
 from selfvox.data.sources import Dataset
 from selfvox.errors import Stopped, UsageError

@@ -21,6 +21,7 @@ from selfvox.data.naming import natural_key, printable
 from selfvox.data.preparation import parallel
 from selfvox.data.preparation.build_store import find_scans
 from selfvox.data.preparation.fit_recipe import NoUsableScanError, fit_recipe
+from selfvox.data.preparation.manifest import is_store
 from selfvox.data.preparation.prepare_case import (
     Rejected,
     main_file,
@@ -28,7 +29,6 @@ from selfvox.data.preparation.prepare_case import (
     with_absolute_paths,
 )
 from selfvox.data.preparation.recipe import Recipe
-from selfvox.data.preparation.store import is_store
 from selfvox.data.sources import Case, Dataset, find_dataset
 from selfvox.errors import DataError, UsageError
 from selfvox.reports.scan_sheet import write_sheets

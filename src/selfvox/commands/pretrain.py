@@ -16,8 +16,10 @@ from torch import nn
 
 from selfvox.caches import private_folder
 from selfvox.data.preparation.build_store import open_or_build_store
+from selfvox.data.preparation.case_table import cases_of_subjects, subjects_of
+from selfvox.data.preparation.manifest import is_store
 from selfvox.data.preparation.recipe import Recipe
-from selfvox.data.preparation.store import Store, is_store, open_store
+from selfvox.data.preparation.store import Store, open_store
 from selfvox.data.sampling.crop_size import DIVISOR, check_edges
 from selfvox.data.sampling.crops import Crops
 from selfvox.errors import DataError, Stopped
@@ -163,7 +165,7 @@ def _train(
     hooks = Hooks()
     if is_main:
         plan.describe(network)
-        _record(run, plan, network)
+        _record(run, plan)
         hooks = _monitor(run, fabric, plan, network, probe_encoder)
     title = f"pretrain {task_to_setting(plan.task)['name']}"
     # where minutes were given, a trial was timed already
@@ -241,16 +243,16 @@ def _open_store(
     return store
 
 
-def _record(run: Run, plan: PretrainPlan, encoder: Encoder) -> None:
+def _record(run: Run, plan: PretrainPlan) -> None:
     """Add to `run.json` what the result depends on."""
-    card = plan.card(encoder)
     run.note(steps=plan.training.steps)
+    # the card of the encoder lists the scans; a record is written too often for that
     run.depends_on(
-        task=card.task,
-        weights=card.weights,
-        network=card.network,
-        crop=card.crop,
-        data=card.seen,
+        task=task_to_setting(plan.task),
+        weights=plan.weights,
+        network=plan.network,
+        crop=plan.crop,
+        data=plan.store.record(plan.cases),
     )
 
 
@@ -317,8 +319,7 @@ def _probe(plan: PretrainPlan, encoder: Encoder) -> ProbeEncoder | None:
             recipe=plan.store.recipe,
             need_labels=True,
         )
-    subjects = {case.subject for case in plan.cases}
-    held_out = [case for case in plan.store.cases if case.subject not in subjects]
+    held_out = cases_of_subjects(plan.store.cases, subjects_of(plan.cases), others=True)
     training, test = split_probe_cases(labelled, held_out, settings.seed, scans=settings.probe)
     echo(f"probe: learns from {len(training)} labelled scans, is scored on {len(test)} others")
     return functools.partial(

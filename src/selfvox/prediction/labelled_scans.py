@@ -11,10 +11,11 @@ import numpy as np
 from selfvox.data.formats import image as images
 from selfvox.data.preparation.leakage import content_hashes
 from selfvox.data.preparation.likeness import coarse_picture
+from selfvox.data.preparation.manifest import is_store
 from selfvox.data.preparation.prepare_case import image_hash, read_case
 from selfvox.data.preparation.recipe import PreparedScan
 from selfvox.data.preparation.split import read_split_if_present
-from selfvox.data.preparation.store import Store, image_digest, is_store, open_store
+from selfvox.data.preparation.store import Store, image_digest, open_store
 from selfvox.data.preparation.stored_case import StoredCase
 from selfvox.data.sources import Case, find_dataset
 from selfvox.errors import DataError, UsageError

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from selfvox.data.formats.image import suffix
 from selfvox.data.naming import printable
 from selfvox.data.preparation.geometry import Geometry, place_in_scan
+from selfvox.data.preparation.manifest import is_store
 from selfvox.data.preparation.recipe import Recipe, recipe_of_card
 from selfvox.data.preparation.resample import resample_probabilities_back
 from selfvox.data.preparation.scan_range import ScanRange
-from selfvox.data.preparation.store import is_store
 from selfvox.data.sampling.crop_size import SLICE_AXES
 from selfvox.errors import UsageError, WeightsError
 from selfvox.models.build import build_encoder, is_python_class

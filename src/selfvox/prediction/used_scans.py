@@ -8,8 +8,9 @@ from pathlib import Path
 
 from selfvox.data.preparation.leakage import SeenScans, content_hashes
 from selfvox.data.preparation.likeness import CoarsePictures
+from selfvox.data.preparation.manifest import is_store
 from selfvox.data.preparation.split import Split
-from selfvox.data.preparation.store import Store, is_store, open_store
+from selfvox.data.preparation.store import Store, open_store
 from selfvox.data.preparation.stored_case import StoredCase
 from selfvox.runs.run_folder import read_run_record
 from selfvox.runs.weights import read_network_card

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
-from selfvox.data.preparation.store import is_store, open_store
+from selfvox.data.preparation.manifest import is_store
+from selfvox.data.preparation.store import open_store
 from selfvox.data.preparation.stored_case import StoredCase
 from selfvox.data.sampling.crops import Crops
 from selfvox.errors import SelfvoxError
@@ -39,7 +41,9 @@ def preview_bytes(run: Path) -> bytes | None:
         return path.read_bytes()
 
 
-def question_panels(plan: PretrainPlan, cases: list[StoredCase], count: int) -> list[list[Panel]]:
+def question_panels(
+    plan: PretrainPlan, cases: Sequence[StoredCase], count: int
+) -> list[list[Panel]]:
     """The rows of the picture: one or more for each of the first `count` scans."""
     seed = plan.settings.seed
     crops = Crops(

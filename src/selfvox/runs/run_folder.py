@@ -55,12 +55,20 @@ _PACKAGES = (
 
 
 @dataclass(frozen=True)
+class _DataRecord:
+    """The scans of a pre-training, of which there may be too many to list."""
+
+    cases: int
+    sha256: str
+
+
+@dataclass(frozen=True)
 class _RecordKeys:
     """The keys of `run.json` that a resumed run reads."""
 
     verb: str | None = None
     status: str | None = None
-    data: Seen | None = None
+    data: _DataRecord | Seen | None = None
     steps: Annotated[int, Field(ge=1)] | None = None
     devices: Annotated[int, Field(ge=1)] | None = None
     warned: list[str] = field(default_factory=list)

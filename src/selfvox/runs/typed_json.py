@@ -75,9 +75,18 @@ def parse(kind: Any, content: Any, origin: str) -> Any:
     Raises:
         DataError: the first key that is missing, or has a value of another type.
     """
+    # from text: only there, pydantic takes a list for a tuple and is strict in all else
+    return parse_text(kind, json.dumps(content), origin)
+
+
+def parse_text(kind: Any, text: str | bytes, origin: str) -> Any:
+    """JSON as a value of this type, as in `parse`.
+
+    Raises:
+        DataError: it is no JSON, or as in `parse`.
+    """
     try:
-        # from text: only there, pydantic takes a list for a tuple and is strict in all else
-        return _adapter(kind).validate_json(json.dumps(content), strict=True)
+        return _adapter(kind).validate_json(text, strict=True)
     except pydantic.ValidationError as error:
         first = error.errors(include_url=False)[0]
         place = printable(".".join(map(str, first["loc"])))

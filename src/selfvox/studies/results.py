@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from selfvox.data.naming import natural_key
-from selfvox.data.preparation.store import is_store, open_store
+from selfvox.data.preparation.manifest import is_store
+from selfvox.data.preparation.store import open_store
 from selfvox.errors import DataError
 from selfvox.runs.typed_json import read_checked
 from selfvox.studies import class_scores

@@ -10,10 +10,12 @@ from pathlib import Path
 from selfvox.commands.tissues import tissues
 from selfvox.data.preparation import split as splits
 from selfvox.data.preparation.build_store import count_channels, open_or_build_store
+from selfvox.data.preparation.case_columns import FILE, STAMPS_FILE
 from selfvox.data.preparation.leakage import SeenScans, find_leaks
+from selfvox.data.preparation.manifest import read_manifest
 from selfvox.data.preparation.recipe import recipe_of_card
 from selfvox.data.preparation.split import Split
-from selfvox.data.preparation.store import Store, open_store, read_manifest
+from selfvox.data.preparation.store import Store, open_store
 from selfvox.data.preparation.stored_case import subject_grades
 from selfvox.errors import DataError
 from selfvox.runs import atomic_files
@@ -127,11 +129,11 @@ def make_folds(plan: Plan, store: Store) -> None:
 
 
 def _link(store: Store, folder: Path) -> None:
-    """Make a store of the same cases, with links to the arrays of `store`."""
+    """Make a store of the same cases, with links to the table and the arrays of `store`."""
     folder.mkdir(parents=True, exist_ok=True)
     for path in store.path.iterdir():
         link = folder / path.name
-        if path.is_dir() and not link.is_symlink():
+        if (path.is_dir() or path.name in (FILE, STAMPS_FILE)) and not link.is_symlink():
             # relative, so that the study may be moved
             link.symlink_to(os.path.relpath(path.resolve(), folder.resolve()))
     # last: a folder with a manifest is a complete store

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 from torch import nn
 
-from selfvox.data.preparation.store import is_store, open_store
+from selfvox.data.preparation.manifest import is_store
+from selfvox.data.preparation.store import open_store
 from selfvox.data.sampling.crop_size import DIVISOR, check_edges
 from selfvox.data.sources import Dataset, find_dataset
 from selfvox.errors import DataError, UsageError

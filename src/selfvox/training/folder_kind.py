@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 
-from selfvox.data.preparation.store import is_store
+from selfvox.data.preparation.manifest import is_store
 from selfvox.data.sources import find_dataset
 from selfvox.errors import DataError, SelfvoxError, UsageError, WeightsError
 from selfvox.runs.launcher import Launch

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from selfvox.data.preparation.manifest import is_store
 from selfvox.data.preparation.normalise import Intensity, Kind
 from selfvox.data.preparation.recipe import Recipe
-from selfvox.data.preparation.store import is_store
 from selfvox.errors import DataError, UsageError
 from selfvox.models.build import plans_of
 from selfvox.models.nnunet_plans import NnunetPlans

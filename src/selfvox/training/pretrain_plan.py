@@ -8,12 +8,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from torch import nn
 
+from selfvox.data.preparation.case_table import numbers, subject_numbers
 from selfvox.data.preparation.leakage import seen_scans
 from selfvox.data.preparation.scan_range import describe_cases
 from selfvox.data.preparation.store import Store
-from selfvox.data.preparation.stored_case import StoredCase, cases_by_subject
+from selfvox.data.preparation.stored_case import StoredCase
 from selfvox.data.sampling.crop_size import (
     choose_crop,
     count_containing,
@@ -51,7 +53,7 @@ class PretrainPlan:
 
     settings: Pretrain
     store: Store
-    cases: list[StoredCase]  # those that are not for testing
+    cases: Sequence[StoredCase]  # those that are not for testing
     slice_axis: int | None  # of the prepared volumes; None: volumes or pictures
     crop: tuple[int, ...]  # edges in voxels
     spacing_mm: tuple[float, ...]  # median of the cases, of a slice's axes only
@@ -79,7 +81,12 @@ class PretrainPlan:
         return build_encoder(self.network if module is None else module, len(self.crop), channels)
 
     @property
-    def _planning_cases(self) -> list[StoredCase]:
+    def weights(self) -> tuple[float, ...] | None:
+        """Of the losses of several tasks; None for one task."""
+        return tuple(self.task.weights) if isinstance(self.task, Joint) else None
+
+    @property
+    def _planning_cases(self) -> Sequence[StoredCase]:
         return in_plane_cases(self.cases, self.slice_axis)
 
     def card(self, encoder: Encoder) -> EncoderCard:
@@ -93,7 +100,7 @@ class PretrainPlan:
             spacing_mm=self.spacing_mm,
             recipe=self.store.recipe.to_dict(),
             task=task_to_setting(self.task),
-            weights=tuple(self.task.weights) if isinstance(self.task, Joint) else None,
+            weights=self.weights,
             seen=seen_scans(self.cases),
             scans=describe_cases(self.cases, self.store.recipe.channel_names),
             steps=self.training.steps,
@@ -106,7 +113,7 @@ class PretrainPlan:
         Raises:
             UsageError: they are.
         """
-        if self.task.needs_distinct_scans and len({case.subject for case in self.cases}) == 1:
+        if self.task.needs_distinct_scans and len(self._scans_by_person()) == 1:
             raise UsageError(
                 f"task {task_to_setting(self.task)['name']}: compares scans of different people, "
                 f"and there is only {self.cases[0].subject}; give more scans, or choose another "
@@ -125,13 +132,17 @@ class PretrainPlan:
                 "out, or name the person of each scan in a table with the column `subject`"
             )
 
+    def _scans_by_person(self) -> np.ndarray:
+        """How many scans each person has."""
+        return np.bincount(subject_numbers(self.cases))
+
     def _people_with_several_scans(self) -> int:
-        return sum(len(cases) > 1 for cases in cases_by_subject(self.cases).values())
+        return int((self._scans_by_person() > 1).sum())
 
     def _describe_pairs(self) -> None:
         """Print how many people have several scans, if the task pairs these, or could."""
         count = self._people_with_several_scans()
-        people = len(cases_by_subject(self.cases))
+        people = len(self._scans_by_person())
         if self.task.pairs_scans:
             echo(
                 f"{count} of {people} people have several scans: two of them are a pair; of the "
@@ -272,7 +283,8 @@ def pretrain_plan(
 
 def _count_voxels(cases: Sequence[StoredCase], crop: Sequence[int]) -> int:
     """Voxels of the scans; one that is smaller than the crop is one crop."""
-    return sum(max(math.prod(case.shape), math.prod(crop)) for case in cases)
+    voxels = numbers(cases, "shape").prod(axis=1, dtype=np.int64)
+    return int(voxels.clip(min=math.prod(crop)).sum())
 
 
 def pretext_crop(

@@ -16,8 +16,9 @@ from pathlib import Path
 import numpy as np
 
 from selfvox.data.preparation.build_store import build_store, find_scans
+from selfvox.data.preparation.manifest import is_store
 from selfvox.data.preparation.split import Split
-from selfvox.data.preparation.store import Store, is_store, open_store
+from selfvox.data.preparation.store import Store, open_store
 from selfvox.data.preparation.stored_case import StoredCase
 from selfvox.errors import DataError, UsageError
 from selfvox.registration.copies import Copies, CopyRequest, make_copies

@@ -103,12 +103,12 @@ def test_the_same_place_of_a_scan_of_another_size_is_as_far_along_it(store):
         ((16, 8, 4), [8, 8, 4]),
         ((8, 16, 16), [4, 16, 16]),
     ):
-        data._partner_crop(first, 0, start, None)
+        data._partner_crop(0, 0, start, None)
         assert read[-1] == (second.id, expected)
     # a scan that is smaller than the crop has one place, its middle
     flat = dataclasses.replace(second, shape=(10, 32, 32))
-    data._cases_by_subject = {"ann": [first, flat]}
-    data._partner_crop(first, 0, (16, 8, 4), None)
+    data.cases = [first, flat]
+    data._partner_crop(0, 0, (16, 8, 4), None)
     assert read[-1] == (flat.id, [-3, 8, 4])
 
 

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from selfvox.data import naming
 from selfvox.data.preparation import parallel, split, store
+from selfvox.data.preparation.case_columns import FILE, KINDS, STAMPS_FILE
 from selfvox.data.preparation.choose_recipe import check_options, choose_recipe
 from selfvox.data.preparation.fit_recipe import NoUsableScanError
+from selfvox.data.preparation.manifest import (
+    DamagedManifestError,
+    is_store,
+    read_manifest,
+    write_manifest,
+)
 from selfvox.data.preparation.prepare_case import (
     CaseJob,
     PreparedCase,
@@ -30,7 +36,7 @@ from selfvox.data.preparation.report import (
     report_undeclared_classes,
     write_rejected,
 )
-from selfvox.data.preparation.store import Store, is_store, open_store
+from selfvox.data.preparation.store import Store, open_store
 from selfvox.data.preparation.stored_case import StoredCase
 from selfvox.data.preparation.unchanged_cases import find_unchanged_cases, read_entries
 from selfvox.data.sources import Case, Dataset, find_dataset
@@ -43,8 +49,8 @@ from selfvox.runs.progress import echo, progress_bar
 from selfvox.settings.verbs import PreparationSettings
 
 _MOST_VANISHED = 0.5  # of the scans or labels of a store, when it is prepared again
-_FOLDERS = ("cases", "images", "labels", "foreground")
-_FILES = ("manifest.json", "rejected.csv", "split.json", LOCK, OWNER)
+_FOLDERS = ("cases", *KINDS)
+_FILES = ("manifest.json", FILE, STAMPS_FILE, "rejected.csv", "split.json", LOCK, OWNER)
 
 
 def open_or_build_store(
@@ -204,11 +210,11 @@ def build_share(
     recipe, request = choose_recipe(dataset, settings, None, manifest)
     if manifest is None:
         # the same from every process; without its cases the store counts as unfinished
-        store.write_manifest(out, recipe, dataset.classes, None, request, dataset.regions)
+        write_manifest(out, recipe, dataset.classes, None, request, dataset.regions)
     recipe_hash = store.recipe_digest(recipe, dataset.classes)
     share = dataclasses.replace(dataset, cases=dataset.cases[number::count])
-    entries = read_entries(out, [case.id for case in share.cases])
-    intact = find_unchanged_cases(share.cases, out, entries, recipe_hash, check=False)
+    entries = read_entries(out, [case.id for case in share.cases], manifest)
+    intact = find_unchanged_cases(share.cases, out, entries.by_id, recipe_hash, check=False)
     new = [case for case in share.cases if case.id not in intact]
     rejected = 0
     for result in _run_jobs(_make_jobs(new, dataset, out, recipe, recipe_hash), settings):
@@ -239,7 +245,8 @@ def _update_store(
             f"{out}: is a store of other scans, none of which is in {dataset.root}; "
             "name another --out"
         )
-    entries = read_entries(out, stored_ids)
+    stored = read_entries(out, stored_ids, manifest)
+    entries = stored.by_id
     _check_vanished(dataset, out, stored_ids, entries)
     try:
         recipe, request = choose_recipe(dataset, settings, required, manifest, grid)
@@ -256,7 +263,7 @@ def _update_store(
     is_changed = bool(jobs or removed_ids) or manifest is None
     if is_changed:
         # without its cases the store counts as unfinished, if this process is killed from here on
-        store.write_manifest(out, recipe, dataset.classes, None, request, dataset.regions)
+        write_manifest(out, recipe, dataset.classes, None, request, dataset.regions)
     for case_id in removed_ids:
         store.remove_case(out, case_id)
     prepared: list[PreparedCase] = []
@@ -277,8 +284,9 @@ def _update_store(
     classes = dataset.classes or _classes_of_labels(cases)
     if dataset.regions and classes:
         regions.check_regions(dataset.regions, classes)
-    if is_changed or not _is_up_to_date(manifest, dataset, cases):
-        store.write_manifest(out, recipe, classes, cases, request, dataset.regions)
+    is_listed = stored.is_listed and all(entries.get(case.id) is case for case in cases)
+    if is_changed or not is_listed or not _has_same_regions(manifest, dataset):
+        write_manifest(out, recipe, classes, cases, request, dataset.regions)
     report(out, cases, sum(result.is_new for result in prepared), rejected)
     return open_store(out)
 
@@ -314,8 +322,8 @@ def _read_manifest(out: Path) -> dict[str, Any] | None:
     if not is_store(out):
         return None
     try:
-        return store.read_manifest(out)
-    except store.DamagedManifestError as error:
+        return read_manifest(out)
+    except DamagedManifestError as error:
         echo(f"{str(error).partition(';')[0]}; it is made again")
         return None
 
@@ -400,14 +408,7 @@ def _classes_of_labels(cases: Sequence[StoredCase]) -> dict[int, str] | None:
     return {value: f"class {value}" if value else "background" for value in values}
 
 
-def _is_up_to_date(
-    manifest: Mapping[str, Any] | None, dataset: Dataset, cases: Sequence[StoredCase]
-) -> bool:
-    """Whether the manifest lists exactly these cases, and the regions of the data set."""
-    if manifest is None:
-        return False
-    # as JSON gives them, lists for tuples
-    entries = json.loads(json.dumps(store.manifest_entries(cases)))
-    return manifest["cases"] == entries and manifest.get("regions") == regions.regions_to_json(
-        dataset.regions
-    )
+def _has_same_regions(manifest: Mapping[str, Any] | None, dataset: Dataset) -> bool:
+    """Whether the manifest has the regions of the data set."""
+    declared = regions.regions_to_json(dataset.regions)
+    return manifest is not None and manifest.get("regions") == declared

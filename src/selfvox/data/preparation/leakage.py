@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from selfvox.data.preparation.case_table import cases_of_subjects, subjects_of, texts
 from selfvox.data.preparation.likeness import CoarsePictures
 from selfvox.data.preparation.split import Split
 from selfvox.data.preparation.store import Store
@@ -28,9 +29,9 @@ def seen_scans(
 ) -> dict[str, list[str]]:
     """The subjects and contents of these cases, joined with those of an earlier training."""
     joined = {
-        "subjects": {case.subject for case in cases},
-        "image_hashes": {digest for case in cases for digest in content_hashes(case)},
-        "coarse_pictures": {case.coarse_picture for case in cases if case.coarse_picture},
+        "subjects": set(subjects_of(cases)),
+        "image_hashes": {*texts(cases, "image_hash"), *texts(cases, "array_hash")},
+        "coarse_pictures": set(filter(None, texts(cases, "coarse_picture"))),
     }
     for name, values in (earlier or {}).items():
         joined.get(name, set()).update(values)
@@ -47,11 +48,10 @@ def find_leaks(store: Store, split: Split, training: SeenScans) -> tuple[list[st
     Returns:
         Their ids, and the number of all test scans.
     """
-    test_subjects = set(split.test)
     subjects = set(training["subjects"])
     contents = set(training["image_hashes"])
     pictures = CoarsePictures(training.get("coarse_pictures", ()))
-    test = [case for case in store.cases if case.subject in test_subjects]
+    test = cases_of_subjects(store.cases, split.test)
     leaks = [
         case.id
         for case in test

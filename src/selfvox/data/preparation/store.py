@@ -1,8 +1,10 @@
-"""Prepared cases on disk: one array per scan, read in part, and a manifest.
+"""Prepared cases on disk: one array per scan, read in part, and a table of the cases.
 
-- `manifest.json`: format, recipe, classes and every case.
+- `manifest.json`: format, recipe, classes, and the SHA-256 of the table of the cases.
+- `cases.safetensors`: that table, which is mapped; see `case_columns`.
+- `stamps.npy`: sizes and times of the arrays' files, so that they are not hashed again.
 - `cases/ID.json`: one case: geometry, source files, SHA-256 of its arrays; written last, so a case
-  that has it is complete.
+  that has it is complete. `prepare` makes the table from them; nothing else reads them.
 - `images/ID.npy`: float16 (channel, *space).
 - `labels/ID.npy`: uint8 or uint16 (*space), where the case has a label.
 - `foreground/ID.npy`: int32 (n, 1 + spatial_dims): class and position of up to 1000 voxels of
@@ -22,37 +24,33 @@ import io
 import json
 import resource
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from selfvox.data.preparation import split
+from selfvox.data.preparation import manifest, split
+from selfvox.data.preparation.case_columns import KINDS
+from selfvox.data.preparation.case_table import CaseTable, cases_of_subjects, texts
 from selfvox.data.preparation.recipe import PreparedScan, Recipe
 from selfvox.data.preparation.split import Split
 from selfvox.data.preparation.stored_arrays import StoredArray
-from selfvox.data.preparation.stored_case import StoredCase, sort_cases
+from selfvox.data.preparation.stored_case import StoredCase
 from selfvox.errors import DataError
 from selfvox.ops import regions
 from selfvox.ops.mirrored_crop import mirrored_crop
 from selfvox.ops.regions import Regions
 from selfvox.runs import atomic_files
 from selfvox.runs.card import ClassNumber
-from selfvox.runs.typed_json import parse, read_checked, with_checksum, write_checked
+from selfvox.runs.typed_json import parse, read_checked, write_checked
 
-FORMAT = "selfvox-store"
-VERSION = 1
 FOREGROUND_PER_CLASS = 1000
-# a case takes about 2 kB, and 33 bytes for each DICOM slice: this is enough for half a million
-# scans, or 70 000 series of 400 slices
-_LARGEST_MANIFEST_BYTES = 2**30
 _DESCRIPTORS = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 # arrays kept mapped per process: mapping one again takes longer than reading a crop from it, but
 # each needs a file descriptor
 _MOST_OPEN = 4096 if _DESCRIPTORS == resource.RLIM_INFINITY else min(4096, _DESCRIPTORS // 4)
-_KINDS = ("images", "labels", "foreground")
 
 ClassNames = Mapping[ClassNumber, str] | None  # by number
 # of a file: inode, size, mtime in ns; None if it is missing
@@ -69,7 +67,7 @@ class Store:
     path: Path
     recipe: Recipe
     classes: dict[int, str] | None
-    cases: tuple[StoredCase, ...]  # in the order of their ids
+    cases: Sequence[StoredCase]  # in the order of their ids; a `CaseTable` as it was opened
     regions: Regions | None = None  # sets of classes that the data set declares
     _open: OrderedDict[tuple[str, str], StoredArray] = field(
         default_factory=OrderedDict, repr=False, compare=False
@@ -115,15 +113,16 @@ class Store:
         """Who trains, validates and tests; None if that was not decided."""
         return split.read_split_if_present(self.path / "split.json")
 
-    def without_test_subjects(self) -> list[StoredCase]:
+    def without_test_subjects(self) -> Sequence[StoredCase]:
         """The cases that may be trained on: all except those of the split's test subjects."""
         stored_split = self.split()
-        test = set(stored_split.test) if stored_split else set()
-        return [case for case in self.cases if case.subject not in test]
+        test = stored_split.test if stored_split else ()
+        return cases_of_subjects(self.cases, test, others=True)
 
-    def record(self, cases: Iterable[StoredCase]) -> dict[str, Any]:
+    def record(self, cases: Sequence[StoredCase]) -> dict[str, Any]:
         """Number of cases and one hash of their ids and contents, for the record of a run."""
-        lines = [f"{case.id} {case.source_hash}" for case in sort_cases(cases)]
+        pairs = zip(texts(cases, "id"), texts(cases, "source_hash"), strict=True)
+        lines = [f"{case_id} {contents}" for case_id, contents in sorted(pairs)]
         return {"cases": len(lines), "sha256": hash_texts(*lines)}
 
     def _array(self, case: StoredCase, kind: str) -> np.ndarray:
@@ -133,14 +132,7 @@ class Store:
             return self._open[key].values
         # another process may prepare the store again between two openings
         state = _file_state(self.path / kind / f"{case.id}.npy")
-        # the case of the manifest has no stamps
-        entry = read_entry(self.path, case.id)
-        is_untouched = (
-            entry is not None
-            and entry.sha256.get(kind) == case.sha256.get(kind)
-            and state is not None
-            and entry.stamps.get(kind) == state[1:]
-        )
+        is_untouched = state is not None and case.stamps.get(kind) == state[1:]
         array = StoredArray(
             self.path,
             case,
@@ -148,137 +140,34 @@ class Store:
             channels=len(self.recipe.channel_names),
             check=not is_untouched and (*key, state) not in self._checked,
         )
-        self._checked.add((*key, state))
+        if not is_untouched:
+            self._checked.add((*key, state))
         self._open[key] = array
         if len(self._open) > _MOST_OPEN:
             self._open.popitem(last=False)
         return array.values
 
 
-def is_store(path: Path) -> bool:
-    """Whether the folder looks like a store, finished or not."""
-    return (path / "manifest.json").is_file() and (path / "cases").is_dir()
-
-
 def open_store(path: Path) -> Store:
     """Open a finished store.
 
     Raises:
-        DataError: no store, unfinished, of another version, or its manifest is damaged.
+        DataError: no store, unfinished, of another version, or damaged.
     """
-    manifest = read_manifest(path)
-    if manifest["cases"] is None:
+    content = manifest.read_manifest(path)
+    try:
+        recipe = Recipe.from_dict(content["recipe"])
+        classes = parse(ClassNames, content["classes"], "classes")
+        declared_regions = regions.regions_from_json(content.get("regions"))
+    except (DataError, TypeError, ValueError) as error:
+        raise manifest.damaged(path, str(error)) from None
+    columns = manifest.read_columns(path, content, recipe.spatial_dims)
+    if columns is None:
         raise DataError(
             f"{path}: this store is unfinished; run the same `selfvox prepare` again, it continues "
             "where it stopped"
         )
-    try:
-        opened = Store(
-            path=path,
-            recipe=Recipe.from_dict(manifest["recipe"]),
-            classes=parse(ClassNames, manifest["classes"], "classes"),
-            cases=tuple(StoredCase.from_dict(values) for values in manifest["cases"]),
-            regions=regions.regions_from_json(manifest.get("regions")),
-        )
-    except (DataError, TypeError, ValueError) as error:
-        raise _damaged(path, str(error)) from None
-    if any(len(case.shape) != opened.recipe.spatial_dims for case in opened.cases):
-        raise _damaged(path, "the cases have other axes than the recipe")
-    return opened
-
-
-def read_manifest(path: Path) -> dict[str, Any]:
-    """The manifest as plain values; its `cases` is None while the store is being built.
-
-    Raises:
-        DataError: no store, not JSON, or of another version.
-    """
-    if not is_store(path):
-        raise DataError(f"{path}: not a store; make one with `selfvox prepare SCANS --out {path}`")
-    try:
-        manifest = read_checked(path / "manifest.json", _LARGEST_MANIFEST_BYTES)
-    except DataError as error:
-        raise _damaged(path, str(error)) from None
-    if manifest.get("format") != FORMAT:
-        raise DataError(
-            f"{path / 'manifest.json'}: not the manifest of a store; prepare the scans into "
-            "another folder"
-        )
-    if manifest.get("version") != VERSION:
-        raise DataError(
-            f"{path}: store of version {manifest.get('version')}, but this selfvox reads version "
-            f"{VERSION}; prepare the scans into another folder"
-        )
-    if missing := {"asked", "recipe", "classes", "cases"} - manifest.keys():
-        raise _damaged(path, f"has no '{min(missing)}'")
-    for name in ("asked", "recipe"):
-        if not isinstance(manifest[name], dict):
-            raise _damaged(path, f"'{name}' is no mapping")
-    return manifest
-
-
-class DamagedManifestError(DataError):
-    """A manifest that is not as it was written; `prepare` can make it again."""
-
-
-def _damaged(path: Path, reason: str) -> DamagedManifestError:
-    file = path / "manifest.json"
-    reason = reason.removeprefix(f"{file}: ").removeprefix("damaged ").strip("()")
-    return DamagedManifestError(f"{file}: damaged ({reason}); run the same `selfvox prepare` again")
-
-
-def write_manifest(
-    path: Path,
-    recipe: Recipe,
-    classes: Mapping[int, str] | None,
-    cases: Sequence[StoredCase] | None,
-    request: Mapping[str, Any],
-    declared_regions: Regions | None = None,
-) -> None:
-    """Write the manifest, one line per case.
-
-    With its cases, their files are on the disk first.
-
-    Args:
-        path: of the store.
-        recipe: of its cases.
-        classes: names by number; None if there are no labels.
-        cases: None while the store is being built.
-        request: what the recipe was chosen from; another request needs another recipe.
-        declared_regions: sets of classes that the data set declares.
-    """
-    value = {
-        "format": FORMAT,
-        "version": VERSION,
-        "asked": dict(request),
-        "recipe": recipe.to_dict(),
-        "classes": None
-        if classes is None
-        else {str(number): name for number, name in classes.items()},
-        "regions": regions.regions_to_json(declared_regions),
-        "cases": None,
-    }
-    if cases is not None:
-        # once for all of their files
-        for folder in ("cases", *_KINDS):
-            if (path / folder).is_dir():
-                atomic_files.fsync_folder(path / folder)
-        value["cases"] = manifest_entries(cases)
-    lines = []
-    for name, entry in with_checksum(value).items():
-        text = json.dumps(entry, allow_nan=False)
-        if name == "cases" and cases is not None:
-            text = "[\n  " + ",\n  ".join(json.dumps(case) for case in entry) + "\n ]"
-        lines.append(f" {json.dumps(name)}: {text}")
-    atomic_files.write_text(path / "manifest.json", "{\n" + ",\n".join(lines) + "\n}\n")
-
-
-def manifest_entries(cases: Iterable[StoredCase]) -> list[dict[str, Any]]:
-    """The cases as the manifest lists them: in natural order, without what a copy changes."""
-    entries = [case.to_dict() for case in sort_cases(cases)]
-    for entry in entries:
-        del entry["stamps"]
-    return entries
+    return Store(path, recipe, classes, CaseTable(columns), declared_regions)
 
 
 def write_case(
@@ -358,7 +247,7 @@ def read_entry(path: Path, case_id: str) -> StoredCase | None:
 def remove_case(path: Path, case_id: str) -> None:
     """Remove a case's files; its JSON first, so that a half-removed case does not count."""
     (path / "cases" / f"{case_id}.json").unlink(missing_ok=True)
-    for kind in _KINDS:
+    for kind in KINDS:
         (path / kind / f"{case_id}.npy").unlink(missing_ok=True)
 
 
@@ -415,4 +304,4 @@ def recipe_digest(recipe: Recipe, classes: Mapping[int, str] | None) -> str:
     These are the recipe, the allowed label values and the version of this format.
     """
     values = None if classes is None else sorted(classes)
-    return hash_texts(json.dumps([VERSION, recipe.to_dict(), values], sort_keys=True))
+    return hash_texts(json.dumps([manifest.VERSION, recipe.to_dict(), values], sort_keys=True))

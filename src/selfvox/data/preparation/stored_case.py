@@ -1,11 +1,11 @@
-"""A prepared case, as its JSON and the manifest of a store describe it."""
+"""A prepared case, as its JSON describes it."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from pydantic import Field
 
@@ -14,6 +14,8 @@ from selfvox.data.preparation.geometry import Geometry
 from selfvox.data.preparation.scan_profile import ScanProfile
 from selfvox.errors import DataError
 from selfvox.runs.typed_json import parse
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,8 +37,7 @@ class StoredCase:
     # of each source file: size in bytes and time of the last change in ns
     sources: tuple[tuple[int, int], ...]
     sha256: dict[str, str]  # images, labels, foreground -> digest of the array's file
-    # likewise: size in bytes and time of the last change in ns, when the digest was computed; not
-    # in the manifest, which two preparations of the same scans have in common
+    # likewise: size in bytes and time of the last change in ns, when the digest was computed
     stamps: dict[str, tuple[int, int]] = dataclasses.field(default_factory=dict, compare=False)
     coarse_picture: str = ""  # see `likeness`
     notes: tuple[str, ...] = ()
@@ -95,12 +96,18 @@ def sort_cases(cases: Iterable[StoredCase]) -> list[StoredCase]:
     return sorted(cases, key=lambda case: naming.natural_key(case.id))
 
 
-def cases_by_subject(cases: Iterable[StoredCase]) -> dict[str, list[StoredCase]]:
-    """The cases of each person, in their order."""
-    listed: dict[str, list[StoredCase]] = {}
-    for case in cases:
-        listed.setdefault(case.subject, []).append(case)
-    return listed
+def in_plane_case(case: StoredCase, axis: int) -> StoredCase:
+    """The case with shape, spacing and step of its slices, which have no such axis."""
+
+    def without(values: tuple[T, ...]) -> tuple[T, ...]:
+        return (*values[:axis], *values[axis + 1 :])
+
+    return dataclasses.replace(
+        case,
+        shape=without(case.shape),
+        spacing_mm=without(case.spacing_mm),
+        geometry=dataclasses.replace(case.geometry, step=without(case.geometry.step)),
+    )
 
 
 def subject_grades(cases: Iterable[StoredCase]) -> dict[str, int]:

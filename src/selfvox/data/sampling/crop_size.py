@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Sequence
-from typing import TypeVar
 
 import numpy as np
 
-from selfvox.data.preparation.stored_case import StoredCase
+from selfvox.data.preparation.case_table import CaseTable, numbers
+from selfvox.data.preparation.stored_case import StoredCase, in_plane_case
 from selfvox.errors import UsageError
-
-T = TypeVar("T")
 
 # slices of this name are perpendicular to this axis of a prepared volume: x, y, z
 SLICE_AXES = {"sagittal": 0, "coronal": 1, "axial": 2}
@@ -43,23 +40,13 @@ def volume_edges(size: Sequence[int], axis: int | None) -> tuple[int, ...]:
     return tuple(size) if axis is None else (*size[:axis], 1, *size[axis:])
 
 
-def in_plane_cases(cases: Sequence[StoredCase], axis: int | None) -> list[StoredCase]:
+def in_plane_cases(cases: Sequence[StoredCase], axis: int | None) -> Sequence[StoredCase]:
     """Cases with shape, spacing and step of their slices; unchanged without an axis."""
     if axis is None:
-        return list(cases)
-    return [
-        dataclasses.replace(
-            case,
-            shape=_without(case.shape, axis),
-            spacing_mm=_without(case.spacing_mm, axis),
-            geometry=dataclasses.replace(case.geometry, step=_without(case.geometry.step, axis)),
-        )
-        for case in cases
-    ]
-
-
-def _without(values: Sequence[T], axis: int) -> tuple[T, ...]:
-    return (*values[:axis], *values[axis + 1 :])
+        return cases
+    if isinstance(cases, CaseTable):
+        return cases.in_plane(axis)
+    return [in_plane_case(case, axis) for case in cases]
 
 
 def choose_crop(
@@ -109,7 +96,7 @@ def choose_whole_size(cases: Sequence[StoredCase], divisor: Sequence[int]) -> tu
         divisor: by axis: each edge is a multiple.
     """
     # the median: a few unusual scans do not decide
-    edges = np.median([case.shape for case in cases], axis=0)
+    edges = np.median(numbers(cases, "shape"), axis=0)
     share = _WHOLE_SCAN_CROPS * CROP_VOXELS[len(divisor)] / np.prod(edges)
     reduced = edges * min(1.0, share) ** (1 / len(divisor))
     multiples = np.maximum(1, np.round(reduced / divisor)).astype(int)
@@ -152,7 +139,8 @@ def _check_not_too_large(
         UsageError: it is.
     """
     dims = len(edges)
-    largest = max((case.shape for case in cases), key=math.prod)
+    shapes = numbers(cases, "shape")
+    largest = shapes[shapes.prod(axis=1, dtype=np.int64).argmax()].tolist()
     # three times the largest scan along every axis: beyond that, nearly all voxels are mirrored
     if math.prod(edges) > 3**dims * max(math.prod(largest), math.prod(divisor)):
         raise UsageError(
@@ -168,7 +156,7 @@ def _typical_crop(
 
     Both are cut to `CROP_VOXELS`.
     """
-    shapes = [case.shape for case in cases]
+    shapes = numbers(cases, "shape")
     if inside:
         # down: a crop beyond a scan shows its mirror image, which may give answers away
         multiples = np.floor(np.quantile(shapes, 0.1, axis=0) / divisor)
@@ -246,26 +234,27 @@ def fits_most_scans(crop: Sequence[int], cases: Sequence[StoredCase]) -> bool:
 
 def count_containing(crop: Sequence[int], cases: Sequence[StoredCase]) -> int:
     """How many scans contain the crop."""
-    return int((np.array([case.shape for case in cases]) >= crop).all(1).sum())
+    return int((numbers(cases, "shape") >= crop).all(1).sum())
 
 
 def median_spacing(cases: Sequence[StoredCase]) -> tuple[float, ...]:
     """The median spacing along each axis, in mm."""
-    return tuple(float(mm) for mm in np.median([case.spacing_mm for case in cases], axis=0))
+    return tuple(float(mm) for mm in np.median(numbers(cases, "spacing_mm"), axis=0))
 
 
 def distinct_spacings(cases: Sequence[StoredCase]) -> list[tuple[float, ...]]:
     """Every spacing of the cases, in mm, once."""
-    return list(dict.fromkeys(case.spacing_mm for case in cases))
+    return list(dict.fromkeys(map(tuple, numbers(cases, "spacing_mm").tolist())))
 
 
 def distinct_resolutions(cases: Sequence[StoredCase]) -> list[tuple[float, ...]]:
     """Every resolution of the cases, in mm, once: the spacing, or that of the scan if coarser."""
-    return list(dict.fromkeys(_resolution(case) for case in cases))
+    pairs = np.stack([numbers(cases, "spacing_mm"), numbers(cases, "step")], axis=2).tolist()
+    return list(dict.fromkeys(map(_resolution, pairs)))
 
 
-def _resolution(case: StoredCase) -> tuple[float, ...]:
-    # a step below 1 is interpolation, which adds voxels but no detail
-    axes = zip(case.spacing_mm, case.geometry.step, strict=True)
-    # rounded: headers differ in their last digits
+def _resolution(axes: Sequence[tuple[float, float]]) -> tuple[float, ...]:
+    """The resolution of a case from spacing and step of its axes."""
+    # a step below 1 is interpolation, which adds voxels but no detail; rounded, since headers
+    # differ in their last digits
     return tuple(round(mm / min(1.0, step), 4) for mm, step in axes)

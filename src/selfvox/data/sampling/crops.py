@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from selfvox.data.preparation.case_table import subject_numbers
 from selfvox.data.preparation.store import Store
-from selfvox.data.preparation.stored_case import StoredCase, cases_by_subject
+from selfvox.data.preparation.stored_case import StoredCase
 from selfvox.data.sampling.crop_size import volume_edges
 from selfvox.data.sampling.sample_order import case_index, partner_index, sample_generator
 from selfvox.errors import DataError
@@ -59,7 +60,7 @@ class Crops(Dataset[dict[str, Tensor]]):
         pairs: bool = False,
     ):
         self.store = store
-        self.cases = list(cases)
+        self.cases = cases
         self.size = volume_edges(size, axis)
         self.seed = seed
         self.labels = labels
@@ -67,9 +68,7 @@ class Crops(Dataset[dict[str, Tensor]]):
         self.axis = axis
         self.pairs = pairs
         # numbered in the order of the cases, which is the same on all devices
-        subjects = dict.fromkeys(case.subject for case in cases)
-        self._subject_numbers = {subject: number for number, subject in enumerate(subjects)}
-        self._cases_by_subject = cases_by_subject(self.cases)
+        self._subjects = subject_numbers(cases)
 
     def __getitem__(self, sample: int) -> dict[str, Tensor]:
         if self.labels:
@@ -81,20 +80,21 @@ class Crops(Dataset[dict[str, Tensor]]):
             except DataError as error:
                 if attempt == REPLACEMENTS - 1:
                     raise
-                left_out = left_out or f"{self._case(sample).id}: {error}"
+                left_out = left_out or f"{self.cases[self._case_index(sample)].id}: {error}"
             else:
                 break
         return {**item, "left_out": left_out}
 
-    def _case(self, sample: int) -> StoredCase:
-        return self.cases[case_index(self.seed, sample, len(self.cases))]
+    def _case_index(self, sample: int) -> int:
+        return case_index(self.seed, sample, len(self.cases))
 
     def _item(self, sample: int) -> dict[str, Tensor]:
-        case = self._case(sample)
+        index = self._case_index(sample)
+        case = self.cases[index]
         start, image = self._draw_crop(case, sample_generator(self.seed, sample))
         arrays = {"image": image}
         if self.pairs:
-            arrays["partner"] = self._partner_crop(case, sample, start, image)
+            arrays["partner"] = self._partner_crop(index, sample, start, image)
         if self.labels:
             arrays["label"] = self.store.label_crop(case, start, self.size)
         item = {name: torch.from_numpy(array) for name, array in arrays.items()}
@@ -105,7 +105,7 @@ class Crops(Dataset[dict[str, Tensor]]):
         if self.labels:
             spacing = [mm for axis, mm in enumerate(case.spacing_mm) if axis != self.axis]
             item["spacing"] = torch.tensor(spacing)
-        item["subject"] = torch.tensor(self._subject_numbers[case.subject])
+        item["subject"] = torch.tensor(int(self._subjects[index]))
         return item
 
     def _draw_crop(
@@ -125,13 +125,15 @@ class Crops(Dataset[dict[str, Tensor]]):
         return start, image
 
     def _partner_crop(
-        self, case: StoredCase, sample: int, start: Sequence[int], image: np.ndarray
+        self, index: int, sample: int, start: Sequence[int], image: np.ndarray
     ) -> np.ndarray:
         """The crop of another scan of the person, as far from its ends as `start` is from these."""
-        partners = [other for other in self._cases_by_subject[case.subject] if other.id != case.id]
-        if not partners:
+        scans = np.flatnonzero(self._subjects == self._subjects[index])
+        partners = scans[scans != index]
+        if not len(partners):
             return image
-        partner = partners[partner_index(self.seed, sample, len(partners))]
+        case = self.cases[index]
+        partner = self.cases[partners[partner_index(self.seed, sample, len(partners))]]
         partner_start = []
         axes = zip(start, case.shape, partner.shape, self.size, strict=True)
         for first, extent, partner_extent, edge in axes:

@@ -30,4 +30,5 @@ def partner_index(seed: int, sample: int, count: int) -> int:
 # once per epoch, not per sample; samples of two epochs may take turns
 @functools.lru_cache(maxsize=4)
 def _order(seed: int, epoch: int, count: int) -> np.ndarray:
-    return np.random.default_rng((seed, 0, epoch)).permutation(count)
+    # half the memory of numpy's own integers
+    return np.random.default_rng((seed, 0, epoch)).permutation(count).astype(np.int32)
