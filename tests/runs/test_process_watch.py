@@ -11,6 +11,7 @@ import pytest
 from selfvox.errors import DataError
 from selfvox.runs import process_watch
 from selfvox.runs.lost_process import Beat, Judge
+from selfvox.runs.meeting_point import reach, serve
 from selfvox.runs.process_watch import Contact, ProcessLostError
 
 HOST = "127.0.0.1"
@@ -30,8 +31,8 @@ def contacts():
     started = []
 
     def start(count, children=()):
-        server = process_watch._server(HOST)
-        stores = [server, *(process_watch._client(HOST, server.port) for _ in range(count - 1))]
+        server = serve(HOST, 20.0)
+        stores = [server, *(reach(HOST, server.port, 20.0) for _ in range(count - 1))]
         for rank, store in enumerate(stores):
             ended = []
             contact = Contact(
@@ -139,8 +140,8 @@ def test_who_was_stopped_itself_blames_nobody():
 
 FIRST = f"""
 import time
-from selfvox.runs import process_watch
-server = process_watch._server({HOST!r})
+from selfvox.runs.meeting_point import serve
+server = serve({HOST!r}, 20.0)
 print(server.port, flush=True)
 time.sleep(60)
 """
@@ -151,7 +152,7 @@ def test_a_first_process_that_is_stopped_or_dies_is_named():
     port = int(first.stdout.readline())
     ended = []
     contacts = [
-        Contact(process_watch._client(HOST, port), rank, 3, f"rank {rank}", end=ended.append)
+        Contact(reach(HOST, port, 20.0), rank, 3, f"rank {rank}", end=ended.append)
         for rank in (1, 2)
     ]
     contacts[0].start()

@@ -8,7 +8,6 @@ is lost within half a minute, and end the others with the exit code of the cause
 from __future__ import annotations
 
 import contextlib
-import datetime
 import json
 import os
 import signal
@@ -18,12 +17,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torch.distributed import DistError, TCPStore  # type: ignore[attr-defined]
 
 from selfvox.errors import ResourceError, SelfvoxError, Stopped
 from selfvox.runs.lost_process import NO_BEAT, Beat, Judge
+from selfvox.runs.meeting_point import LOOPBACK, meet_here, reach, serve
 
 if TYPE_CHECKING:
     from selfvox.runs.device import Fabric
@@ -72,25 +72,35 @@ class ProcessWatch:
         """Launch the other processes, or wait for them; from here on they are watched."""
         if self.contact is not None:
             return
-        self.fabric.launch()
+        children = self._launch()
         if self.fabric.world_size == 1:
             return
         rank = self.fabric.global_rank
-        children: list[subprocess.Popen[bytes]] = []
-        launcher = getattr(self.fabric.strategy, "launcher", None)
-        if rank == 0 and launcher is not None:
-            children = list(launcher.procs)
-            # Fabric would end this process by SIGKILL as soon as one of them fails
-            launcher.procs.clear()
         host = os.environ["MASTER_ADDR"]
-        server = _server(host) if rank == 0 else None
+        server = serve(host, LOST_AFTER_S) if rank == 0 else None
         port = self.fabric.broadcast(server.port if server else 0)
         name = f"rank {rank} (process {os.getpid()} of node {self.fabric.node_rank})"
-        store = server or _client(host, port)
+        store = server or reach(host, port, LOST_AFTER_S)
         self.contact = Contact(store, rank, self.fabric.world_size, name, children)
         if rank == 0:
             self.contact.on_end = lambda verdict: self.on_end(verdict)
         self.contact.start()
+
+    def _launch(self) -> list[subprocess.Popen[bytes]]:
+        """The processes that this one started, of ranks 1 and up."""
+        strategy: Any = self.fabric.strategy
+        launcher = strategy.launcher
+        if launcher is None or strategy.cluster_environment.creates_processes_externally:
+            self.fabric.launch()
+            return []
+        # until the end of this process, as what torch would start in its place
+        self._meeting_point = serve(LOOPBACK, LOST_AFTER_S)
+        with meet_here(self._meeting_point):
+            self.fabric.launch()
+        children = list(launcher.procs)
+        # Fabric would end this process by SIGKILL as soon as one of them fails
+        launcher.procs.clear()
+        return children
 
     def advance(self) -> None:
         """Say that this process is as far as it can be without the others.
@@ -352,17 +362,6 @@ def _verdict_of(error: BaseException, name: str) -> Verdict:
     code = getattr(error, "exit_code", 1)
     kind = "" if isinstance(error, SelfvoxError) else f"internal error: {type(error).__name__}: "
     return Verdict(code, f"{name}: {kind}{error}")
-
-
-def _server(host: str) -> TCPStore:
-    return TCPStore(host, 0, is_master=True, wait_for_workers=False, timeout=_TIMEOUT)
-
-
-def _client(host: str, port: int) -> TCPStore:
-    return TCPStore(host, port, is_master=False, wait_for_workers=False, timeout=_TIMEOUT)
-
-
-_TIMEOUT = datetime.timedelta(seconds=LOST_AFTER_S)
 
 
 def _is_of_library(error: RuntimeError) -> bool:
