@@ -17,6 +17,7 @@ import torch
 
 from selfvox.machine import convolutions, file_system, gpu, limits, versions
 from selfvox.machine.check import Check, worst
+from selfvox.runs.free_resources import memory_bytes, usable_cores
 
 
 def outcomes(checks: list[Check]) -> dict[str, str]:
@@ -136,9 +137,9 @@ def system(tmp_path):
 
 def test_the_quota_of_any_group_above_limits_the_cores(system, monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(16)))
-    assert limits.usable_cores(system(proc__self__cgroup="0::/job/step\n")) == 16
-    assert limits.usable_cores(system(sys__fs__cgroup__job__cpuDOTmax="250000 100000\n")) == 3
-    assert limits.usable_cores(system(sys__fs__cgroup__job__step__cpuDOTmax="max 100000\n")) == 3
+    assert usable_cores(system(proc__self__cgroup="0::/job/step\n")) == 16
+    assert usable_cores(system(sys__fs__cgroup__job__cpuDOTmax="250000 100000\n")) == 3
+    assert usable_cores(system(sys__fs__cgroup__job__step__cpuDOTmax="max 100000\n")) == 3
 
 
 def test_the_quota_of_the_first_version_of_groups_counts_too(system, monkeypatch):
@@ -147,12 +148,12 @@ def test_the_quota_of_the_first_version_of_groups_counts_too(system, monkeypatch
         proc__self__cgroup="4:cpu,cpuacct:/job\n",
         sys__fs__cgroup__cpu__job__cpuDOTcfs_quota_us="-1",
     )
-    assert limits.usable_cores(root) == 16
+    assert usable_cores(root) == 16
     system(
         sys__fs__cgroup__cpu__job__cpuDOTcfs_quota_us="400000",
         sys__fs__cgroup__cpu__job__cpuDOTcfs_period_us="100000",
     )
-    assert limits.usable_cores(root) == 4
+    assert usable_cores(root) == 4
 
 
 def test_the_memory_of_a_container_counts_without_its_cached_files(system):
@@ -160,13 +161,13 @@ def test_the_memory_of_a_container_counts_without_its_cached_files(system):
         proc__meminfo="MemTotal: 9000000 kB\nMemAvailable: 8000000 kB\n",
         proc__self__cgroup="0::/job\n",
     )
-    assert limits.memory_bytes(root) == 8e6 * 1024
+    assert memory_bytes(root) == 8e6 * 1024
     system(
         sys__fs__cgroup__job__memoryDOTmax="3000000000",
         sys__fs__cgroup__job__memoryDOTcurrent="2000000000",
         sys__fs__cgroup__job__memoryDOTstat="anon 500000000\ninactive_file 1500000000\n",
     )
-    assert limits.memory_bytes(root) == 2.5e9
+    assert memory_bytes(root) == 2.5e9
 
 
 def test_a_limit_of_the_address_space_counts(system, monkeypatch):
@@ -175,7 +176,7 @@ def test_a_limit_of_the_address_space_counts(system, monkeypatch):
     )
     unlimited = resource.RLIM_INFINITY
     monkeypatch.setattr(resource, "getrlimit", lambda _: (3_000_000 * 1024, unlimited))
-    assert limits.memory_bytes(root) == 2e6 * 1024
+    assert memory_bytes(root) == 2e6 * 1024
 
 
 @pytest.mark.parametrize(

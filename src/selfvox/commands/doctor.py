@@ -20,6 +20,7 @@ from selfvox.machine import convolutions, file_system, gpu, limits, versions
 from selfvox.machine.check import OUTCOMES, Check, worst
 from selfvox.machine.estimate import Estimate, estimate_needs
 from selfvox.runs.device import is_cpu
+from selfvox.runs.free_resources import memory_bytes, usable_cores
 from selfvox.settings.verbs import Doctor, Pretrain
 from selfvox.training.batches import GPU_WORKERS
 
@@ -50,7 +51,7 @@ def doctor(settings: Doctor) -> list[dict[str, Any]]:
 def _checks(settings: Doctor, estimate: Estimate | None) -> list[Check]:
     """All checks, the quick ones first."""
     folder = file_system.existing_parent(settings.out)
-    cores = limits.usable_cores()
+    cores = usable_cores()
     worker_bytes = None if estimate is None else estimate.worker_bytes
     workers = cores if estimate is None else min(cores, estimate.scans)
     needed_memory = None if worker_bytes is None else workers * worker_bytes
@@ -60,7 +61,7 @@ def _checks(settings: Doctor, estimate: Estimate | None) -> list[Check]:
         *versions.check_cudnn(versions.cudnn_version()),
         *gpu.check_gpu(settings.device),
         *limits.check_threads(torch.get_num_threads(), cores),
-        *limits.check_memory(limits.memory_bytes(), needed_memory, workers),
+        *limits.check_memory(memory_bytes(), needed_memory, workers),
         *file_system.check_shared_memory(0 if is_cpu(settings.device) else batch_bytes),
         *limits.check_process_limits(),
         *limits.check_cache(),

@@ -12,8 +12,9 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+import SimpleITK
 
-from selfvox.data.formats import image, nifti
+from selfvox.data.formats import image, nifti, volume
 from selfvox.errors import DataError
 
 SHARED = Path(__file__).parents[3].parent / "shared" / "data"
@@ -425,6 +426,27 @@ def test_a_bomb_is_refused_before_it_grows(
     assert len(sizes) == 1
     assert sizes[0] < len(content) / 10
     refused(save(tmp_path, patched(40, "4h", 3, 2048, 2048, 2048)), "17.2 GB")
+
+
+@pytest.mark.fault(
+    "N39g", "a sparse file of 3.8 GB where 6 GB of memory are free", "refused before it is read"
+)
+@pytest.mark.parametrize("name", ["scan.nii", "scan.mha"])
+def test_a_scan_that_the_memory_cannot_have_is_refused_before_it_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, peak_bytes: Callable[..., int], name: str
+) -> None:
+    header = patched(40, "4h", 3, 1024, 1024, 1812)[:352]
+    if name.endswith(".mha"):
+        small = SimpleITK.Image(2, 2, 2, SimpleITK.sitkInt16)
+        SimpleITK.WriteImage(small, str(tmp_path / "small.mha"))
+        content = (tmp_path / "small.mha").read_bytes()
+        header = content[: -2 * 2**3].replace(b"DimSize = 2 2 2", b"DimSize = 1024 1024 1812")
+    path = save(tmp_path, header, name)
+    with path.open("r+b") as file:
+        file.truncate(len(header) + 2 * 1024 * 1024 * 1812)  # a hole in the file system
+    monkeypatch.setattr(volume, "memory_bytes", lambda: 6e9)
+    reason = r"needs 7.6 GB of memory at least, and 6.0 GB are free"
+    assert peak_bytes(lambda: refused(path, reason)) < 10**7
 
 
 @pytest.mark.fault(

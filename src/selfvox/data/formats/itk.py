@@ -17,6 +17,7 @@ from selfvox.data.formats.volume import (
     LIMIT_BYTES,
     LPS_TO_RAS,
     Volume,
+    check_memory,
     is_usable_affine,
     voxel_edges,
 )
@@ -360,6 +361,7 @@ def _check_voxels(file: BinaryIO, promise: _Promise, limit: int, name: str) -> N
             f"{name}: has {size} bytes of voxels where its header asks for {promise.expected}; "
             "copy it again"
         )
+    check_memory(name, promise.expected)
 
 
 def _check_packed(file: BinaryIO, expected: int, wbits: int, size: int, name: str) -> None:

@@ -17,6 +17,7 @@ from selfvox.data.formats.volume import (
     INFLATE_ERRORS,
     LIMIT_BYTES,
     Volume,
+    check_memory,
     is_usable_affine,
     max_corner_distance_mm,
     voxel_edges,
@@ -317,6 +318,7 @@ def _check_size(end: int, size: int, packed: bool, limit: int, name: str) -> Non
         raise DataError(
             f"{name}: {size} bytes are more than its header accounts for ({end}); export it again"
         )
+    check_memory(name, end)
 
 
 def _contents(content: bytes, end: int, packed: bool, name: str) -> bytes:

@@ -8,6 +8,9 @@ import nibabel as nib
 import numpy as np
 from isal import isal_zlib
 
+from selfvox.errors import DataError
+from selfvox.runs.free_resources import memory_bytes
+
 LIMIT_BYTES = 4 * 10**9  # 1000 voxels cubed in 32 bits
 DEFLATE_RATIO = 1032  # no stream of gzip unpacks to more, <https://zlib.net/zlib_tech.html>
 
@@ -19,6 +22,27 @@ INFLATE_ERRORS: tuple[type[Exception], ...] = (
 
 # ITK and DICOM count millimetres to the left and to the back, NIfTI to the right and to the front
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+
+
+_SMALL_BYTES = 2 * 10**8  # of voxels, for which memory is there
+
+
+def check_memory(name: str, voxel_bytes: int) -> None:
+    """Refuse voxels that the memory cannot have twice: as read, and in another order or type.
+
+    The system would end the process without a word, or take the memory of others.
+
+    Raises:
+        DataError: less memory is free.
+    """
+    if voxel_bytes < _SMALL_BYTES:
+        return
+    free_bytes = memory_bytes()
+    if 2 * voxel_bytes > free_bytes:
+        raise DataError(
+            f"{name}: needs {2 * voxel_bytes / 1e9:.1f} GB of memory at least, and "
+            f"{free_bytes / 1e9:.1f} GB are free; crop or resample it, or use a larger machine"
+        )
 
 
 class Volume(NamedTuple):
