@@ -137,7 +137,7 @@ def test_another_scale_than_that_of_the_pre_training_is_reported(store, tmp_path
     encoder = selfvox.pretrain(store, out=tmp_path / "pre", task="rotation", crop=16, **settings)
     settings |= {"encoder": str(encoder), "freeze": "always"}
     selfvox.finetune(store, out=tmp_path / "whole", **settings)
-    assert "warning" not in capsys.readouterr().err
+    assert "whole scans are resized" not in capsys.readouterr().err
     # 24 pixels become 16
     selfvox.finetune(store, out=tmp_path / "reduced", crop=16, **settings)
     message = capsys.readouterr().err
@@ -253,3 +253,21 @@ def test_of_equal_scores_the_later_step_is_kept_and_undefined_ones_are_reported(
         )
         output = capsys.readouterr().err
         assert output.count("kappa of the validation scans is not defined") == (math.nan in kappas)
+
+
+@pytest.mark.parametrize("constant", [True, False])
+def test_a_network_that_gives_every_scan_the_same_class_is_reported(
+    constant, store, tmp_path, monkeypatch, capsys
+):
+    decide = classification.decide_class
+
+    def decided(probabilities, ordinal):
+        numbers = decide(probabilities, ordinal)
+        # one scan of another class is enough
+        return torch.tensor([2 * int(constant)] + [2] * (len(numbers) - 1))
+
+    monkeypatch.setattr(classification, "decide_class", decided)
+    selfvox.finetune(store, out=tmp_path / "run", steps=1, crop=24, keep="last", **SMALL)
+    output = capsys.readouterr().err
+    assert ("same class, none 0 or 1; train again" in output) == constant
+    assert "the learning rate rises to 0.001" in output

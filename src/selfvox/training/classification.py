@@ -52,6 +52,8 @@ class Classification(DownstreamTask):
             # of most scans, a mirrored one has the same class
             mirror = ("none",) if settings.augment == "none" else ("all",)
         axes = mirror_axes(mirror, names)
+        # at the rate of segmentation it learnt nothing on photographs of the retina
+        self.learning_rate = settings.learning_rate or 1e-3
         self.augment = settings.augment or "light"
         self.augmentation = Augmentation(STRENGTHS[self.augment], axes)
         self.mirrored = tuple(names[axis] for axis in axes)
@@ -129,7 +131,19 @@ class Classification(DownstreamTask):
             "auc": nan_mean(auc_per_class(truth, probabilities.numpy())),
         }
         defined = {name: value for name, value in metrics.items() if not math.isnan(value)}
-        return Validation(defined.get(self.score, -math.inf), defined)
+        return Validation(defined.get(self.score, -math.inf), defined, self._lost(truth, predicted))
+
+    def _lost(self, truth: np.ndarray, predicted: np.ndarray) -> tuple[str, ...]:
+        """The classes that are there and never predicted, where all scans get one class."""
+        if len(np.unique(predicted)) > 1:
+            return ()
+        return tuple(str(self.classes[number]) for number in np.setdiff1d(truth, predicted))
+
+    def describe_lost(self, lost: Sequence[str]) -> tuple[str, str]:  # noqa: D102
+        return (
+            f"every validation scan gets the same class, none {' or '.join(lost)}",
+            "a smaller --learning-rate, a larger --batch, --balance, or more scans",
+        )
 
     def _class_numbers(self, cases: Sequence[StoredCase]) -> dict[str, int]:
         """By case, the place of its grade among the classes."""

@@ -23,7 +23,7 @@ class Validation(NamedTuple):
 
     score: float  # -inf where it is not defined
     metrics: dict[str, float]  # by name, as they are logged
-    lost: tuple[str, ...] = ()  # classes or regions that are not learnt while others are
+    lost: tuple[str, ...] = ()  # classes or regions that are not learnt
 
 
 class DownstreamTask(ABC):
@@ -33,6 +33,7 @@ class DownstreamTask(ABC):
     """
 
     score: str  # selects the best weights, the larger the better; saved as `validation_SCORE`
+    learning_rate: float  # peak, of the layers after the encoder
     augment: str  # how much its training scans are varied
     mirrored: tuple[str, ...]  # names of the axes along which these are mirrored
     scans: str  # what the training scans are called, such as "labelled scans"
@@ -102,3 +103,11 @@ class DownstreamTask(ABC):
         crop: Sequence[int],
     ) -> Validation:
         """The score on whole scans and all metrics; the network is in evaluation mode."""
+
+    @abstractmethod
+    def describe_lost(self, lost: Sequence[str]) -> tuple[str, str]:
+        """What is wrong with a network that has lost these classes, and what may mend it.
+
+        Returns:
+            For `warning: {problem}; train again with {options}`.
+        """

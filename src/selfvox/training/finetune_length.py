@@ -85,7 +85,7 @@ class FinetuneLength:
             plan = TrainingPlan(
                 steps=1,
                 batch=settings.batch,
-                learning_rate=settings.learning_rate,
+                learning_rate=self.task.learning_rate,
                 weight_decay=settings.weight_decay,
                 save_every=1,
                 seed=settings.seed,

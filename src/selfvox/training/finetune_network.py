@@ -115,11 +115,13 @@ def build_network(
             f"{'' if pretrained else is_random}"
         )
     if schedule and frozen_steps < steps:
-        peak = settings.learning_rate * settings.encoder_lr
+        peak = task.learning_rate * settings.encoder_lr
         echo(
             f"the learning rate of the encoder rises to {peak:g}, that of the other layers to "
-            f"{settings.learning_rate:g}"
+            f"{task.learning_rate:g}"
         )
+    elif schedule is None:
+        echo(f"the learning rate rises to {task.learning_rate:g}")
     return FinetuneNetwork(
         network=network,
         encoder=encoder,

@@ -107,7 +107,7 @@ def train_network(
     # a resumed run would count others: the default by its device, minutes by their clock
     run.note(steps=built.steps)
     batch = batch_per_device(settings.batch, devices, job.fabric.world_size, min_batch=1)
-    plan = _training_plan(settings, built, batch)
+    plan = _training_plan(settings, task, built, batch)
     # validation scans too, since they choose the weights
     seen = [*job.training, *job.validation]
     if job.copies:
@@ -128,7 +128,7 @@ def train_network(
             crop=built.crop,
         ),
         card,
-        LostClasses(run, plan.steps, settings.loss),
+        LostClasses(run, plan.steps, task),
         validations=validation_steps(settings.validate_every, plan.steps),
         keep=settings.keep,
         resume=has_checkpoint(run.path / CHECKPOINTS),
@@ -247,11 +247,13 @@ def _describe(task: DownstreamTask, job: FinetuneJob, built: FinetuneNetwork) ->
         echo(f"no {task.scans} are left to validate on: the last weights are kept")
 
 
-def _training_plan(settings: Finetune, built: FinetuneNetwork, batch: int) -> TrainingPlan:
+def _training_plan(
+    settings: Finetune, task: DownstreamTask, built: FinetuneNetwork, batch: int
+) -> TrainingPlan:
     return TrainingPlan(
         steps=built.steps,
         batch=batch,
-        learning_rate=settings.learning_rate,
+        learning_rate=task.learning_rate,
         weight_decay=settings.weight_decay,
         # `finetune` has no --save-every: a checkpoint is written with every validation
         save_every=validation_interval(settings.validate_every, built.steps),

@@ -1,4 +1,4 @@
-"""Classes that a network does not learn while it learns the others: found and reported in time."""
+"""Classes that a network does not learn: found and reported in time."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 
 from selfvox.runs.progress import echo
 from selfvox.runs.run_folder import Run
+from selfvox.training.downstream import DownstreamTask
 
 # mean Dice of the other classes from which a class at 0 is not just slow
 OTHERS_LEARN = 0.3
@@ -41,13 +42,13 @@ class LostClasses:
     Args:
         run: remembers what it warned of before it was resumed.
         steps: of the run.
-        loss: that is minimised, for the remedy.
+        task: has the words for them.
     """
 
-    def __init__(self, run: Run, steps: int, loss: str):
+    def __init__(self, run: Run, steps: int, task: DownstreamTask):
         self.run = run
         self.steps = steps
-        self.loss = loss
+        self.task = task
 
     def check(self, step: int, lost: Sequence[str]) -> None:
         """Warn of the classes that are lost now."""
@@ -58,10 +59,8 @@ class LostClasses:
         new = [name for name in lost if name not in warned]
         if new:
             self.run.note(lost_classes=[*warned, *new])
-            echo(
-                f"warning: step {step}: {self._problem(new)}; if it stays so, stop and train with "
-                f"{self._options}"
-            )
+            problem, options = self.task.describe_lost(new)
+            echo(f"warning: step {step}: {problem}; if it stays so, stop and train with {options}")
 
     def keep(self, lost: Sequence[str]) -> None:
         """Remember which classes the saved weights have lost."""
@@ -72,15 +71,7 @@ class LostClasses:
         """Repeat at the end which classes the saved weights have lost."""
         lost = self.run.record.get("lost_classes_saved", [])
         if lost:
+            problem, options = self.task.describe_lost(lost)
             echo(
-                f"warning: the saved network misses a class: {self._problem(lost)}; train again "
-                f"with {self._options}"
+                f"warning: the saved network misses a class: {problem}; train again with {options}"
             )
-
-    def _problem(self, lost: Sequence[str]) -> str:
-        return f"Dice of {', '.join(lost)} is 0 in every validation scan, while others are learnt"
-
-    @property
-    def _options(self) -> str:
-        options = "larger --class-weights for it, or more scans that have it"
-        return f"--loss log-dice, {options}" if self.loss == "dice" else options

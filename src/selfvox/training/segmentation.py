@@ -72,6 +72,7 @@ class Segmentation(DownstreamTask):
         names = axis_names(len(store.cases[0].shape), self.axis)
         mirror = mirror_axes(settings.mirror or (), names)
         check_sides(mirror, names, self.classes.values())
+        self.learning_rate = settings.learning_rate or 4e-3
         self.augment = settings.augment or "strong"
         self.augmentation = Augmentation(STRENGTHS[self.augment], mirror)
         self.mirrored = tuple(names[axis] for axis in mirror)
@@ -236,6 +237,13 @@ class Segmentation(DownstreamTask):
             dice_per_class(is_inside[label], is_inside[truth], 2)[0]
             for is_inside in membership_matrix(self.regions, MAX_LABEL)
         ]
+
+    def describe_lost(self, lost: Sequence[str]) -> tuple[str, str]:  # noqa: D102
+        options = "larger --class-weights for it, or more scans that have it"
+        return (
+            f"Dice of {', '.join(lost)} is 0 in every validation scan, while others are learnt",
+            f"--loss log-dice, {options}" if self.loss == "dice" else options,
+        )
 
 
 class SegmentationObjective(Objective):

@@ -198,7 +198,12 @@ class Finetune(PreparationSettings):
         Literal["element", "channel"], "drop single units, or whole channels", TRAINING
     ] = "element"
     # 5 labels, 100 steps, two seeds: Dice .48 and .82, by 1e-3 .42 and .62 (docs/results-log.md)
-    learning_rate: Annotated[float, "peak learning rate of AdamW", TRAINING, Positive] = 4e-3
+    learning_rate: Annotated[
+        float | None,
+        "peak learning rate of AdamW; default: 0.004 to segment, 0.001 to classify",
+        TRAINING,
+        Positive,
+    ] = None
     weight_decay: WeightDecay = 1e-2
     validate_every: Annotated[
         int | None,
