@@ -263,7 +263,7 @@ def finetune(
     encoder_dropout: float = 0.0,
     decoder_dropout: float = 0.0,
     dropout_kind: Literal["element", "channel"] = "element",
-    learning_rate: float = 0.004,
+    learning_rate: float | None = None,
     weight_decay: float = 0.01,
     validate_every: int | None = None,
     keep: Literal["best", "last"] = "best",
@@ -350,7 +350,8 @@ def finetune(
             `predict `passes`` then uses it too.
         decoder_dropout: the same for the decoder, or the layers that classify.
         dropout_kind: drop single units, or whole channels.
-        learning_rate: peak learning rate of AdamW.
+        learning_rate: peak learning rate of AdamW; default: 0.004 to segment, 0.001 to
+            classify.
         weight_decay: decoupled weight decay of AdamW.
         validate_every: steps between validations; default: a fifth of the steps, and four times
             before.
