@@ -67,7 +67,7 @@ benchmarks: .venv/benchmarks
 	touch $@
 
 .venv/dev: .venv/core
-	$(PIP) --editable '.[demo,dev,cluster,tissues,jpeg,dicom-seg,onnx]'
+	$(PIP) --editable '.[demo,dev,cluster,tissues,jpeg,dicom-seg,onnx,monai]'
 	touch $@
 
 .venv/docs: .venv/dev

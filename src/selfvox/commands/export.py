@@ -10,6 +10,7 @@ from selfvox.errors import UsageError
 from selfvox.models.build import plans_of
 from selfvox.models.nnunet_plans import NnunetPlans
 from selfvox.neighbours.huggingface import write_huggingface
+from selfvox.neighbours.monai_bundle import write_bundle
 from selfvox.neighbours.nnssl import write_nnssl
 from selfvox.neighbours.nnunet import UNetWeights, read_unet, write_nnunet
 from selfvox.neighbours.onnx import write_onnx
@@ -42,6 +43,10 @@ def export(settings: Export) -> Path:
             f"{settings.out}: equal to torch in onnxruntime; {settings.out.with_suffix('.json')} "
             "says how to prepare scans and what the outputs mean"
         )
+        return settings.out
+    if settings.to == "monai":
+        write_bundle(settings.run, settings.out)
+        echo(f"{settings.out}: docs/README.md there has the command that runs it")
         return settings.out
     if settings.to == "huggingface":
         write_huggingface(settings.run, settings.out)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import shutil
 from pathlib import Path
 
@@ -63,7 +62,7 @@ def write_huggingface(run: Path, out: Path) -> Path:
         tensors, card = read_network(run)
     else:
         tensors, card = read_encoder(run)
-    card = _without_people(card)
+    card = card.without_people()
     temporary = out.with_name(f".{out.name}.part")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
@@ -76,17 +75,6 @@ def write_huggingface(run: Path, out: Path) -> Path:
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return out
-
-
-def _without_people(card: Card) -> Card:
-    """The card without subjects, checksums of scans and names of folders."""
-    card = dataclasses.replace(
-        card, seen={"subjects": [], "image_hashes": [], "coarse_pictures": []}, scans=None
-    )
-    if isinstance(card, NetworkCard):
-        # in words, with the name of the run
-        card = dataclasses.replace(card, encoder="not said here")
-    return card
 
 
 def _page(card: Card, tensors: dict[str, Tensor]) -> str:

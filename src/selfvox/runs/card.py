@@ -125,6 +125,11 @@ class Card:
             entries[self._key(name, entries)] = values[name]
         return entries
 
+    def without_people(self) -> Self:
+        """The card without subjects, checksums and ranges of scans, and names of folders."""
+        nobody: dict[str, list[str]] = {"subjects": [], "image_hashes": [], "coarse_pictures": []}
+        return dataclasses.replace(self, seen=nobody, scans=None)
+
     @classmethod
     def _key(cls, name: str, entries: Mapping[str, Any]) -> str:
         """The key of a field in the file, which may depend on the other entries."""
@@ -161,6 +166,10 @@ class NetworkCard(Card):
     dropout: DropoutRates | None = None
     # names of the axes along which the training mirrored scans; None: along none
     mirror: tuple[str, ...] | None = None
+
+    def without_people(self) -> Self:  # noqa: D102
+        # the words on the encoder have the name of its run
+        return dataclasses.replace(super().without_people(), encoder="not said here")
 
     @property
     def score_name(self) -> str:

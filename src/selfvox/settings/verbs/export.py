@@ -22,12 +22,13 @@ class Export:
 
     run: Annotated[Path, "a pre-training or fine-tuning run"] = field(kw_only=False)
     to: Annotated[
-        Literal["nnunet", "nnssl", "huggingface", "onnx"],
+        Literal["nnunet", "nnssl", "huggingface", "onnx", "monai"],
         "nnunet: for nnUNetv2_train -pretrained_weights; nnssl: for nnUNetv2_train_pretrained of "
         "nnU-Net's development version; huggingface: a folder for a model page, without subjects; "
-        "onnx: the network of a fine-tuning run for other runtimes, with its recipe as JSON",
+        "onnx: the network of a fine-tuning run for other runtimes, with its recipe as JSON; "
+        "monai: a bundle of a fine-tuning run for MONAI and MONAI Label, which calls selfvox",
     ]
-    out: Annotated[Path, "the file, or of huggingface the folder, created"]
+    out: Annotated[Path, "the file, or of huggingface and monai the folder, created"]
     plans: Annotated[
         str | None,
         "of nnunet: the plans of the data set that nnU-Net will train on, such as nnUNetPlans.json "
