@@ -749,7 +749,7 @@ def suggest(
 def export(
     run: AnyPath,
     *,
-    to: Literal["nnunet", "nnssl", "huggingface", "onnx"],
+    to: Literal["nnunet", "nnssl", "huggingface", "onnx", "monai"],
     out: AnyPath,
     plans: str | None = None,
     channels: int | None = None,
@@ -761,8 +761,9 @@ def export(
         to: nnunet: for nnUNetv2_train -pretrained_weights; nnssl: for nnUNetv2_train_pretrained
             of nnU-Net's development version; huggingface: a folder for a model page, without
             subjects; onnx: the network of a fine-tuning run for other runtimes, with its recipe
-            as JSON.
-        out: the file, or of huggingface the folder, created.
+            as JSON; monai: a bundle of a fine-tuning run for MONAI and MONAI Label, which calls
+            selfvox.
+        out: the file, or of huggingface and monai the folder, created.
         plans: of nnunet: the plans of the data set that nnU-Net will train on, such as
             nnUNetPlans.json or nnUNetPlans.json:2d.
         channels: channels of the scans there, if others than the run's: weights of the first
