@@ -38,18 +38,7 @@ SECTIONS = (
 )
 
 # rows that no test tries: what would have to be injected, and why it is not
-NOT_TRIED = {
-    "F16": ("a process that reads and leaks memory", "takes hours; `prepare` starts new processes"),
-    "F19": ("resume on another number of devices", "no test yet"),
-    "F30": ("10 000 steps", "takes hours"),
-    "N39g": (
-        "an unpacked file of 3.8 GB under a limit of 6 GB",
-        "takes minutes; by hand on 2026-11-29: rejected as constant, within the limit",
-    ),
-    "X15": ("`shell=True`", "nothing to inject; forbidden by lint (S602)"),
-    "X16": ("the address at which processes that train together listen", "no test yet"),
-    "G-eq": ("batch statistics and negatives over two processes", "no test yet"),
-}
+NOT_TRIED: dict[str, tuple[str, str]] = {}
 
 
 @dataclass

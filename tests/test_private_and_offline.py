@@ -1,10 +1,12 @@
-"""From scans to predictions without a connection, and with files that nobody else can read."""
+"""From scans to predictions without a connection or a shell, in files that nobody else can read."""
 
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import stat
+import subprocess
 
 import pytest
 
@@ -15,10 +17,12 @@ from .conftest import SMALL
 
 @pytest.fixture(scope="module")
 def journey(shapes_store, tmp_path_factory):
-    """The files of all stages, made under a strict umask, and the connections that were tried."""
+    """The files of all stages, made under a strict umask; the connections and shells tried."""
     folder = tmp_path_factory.mktemp("journey")
     tried = []
+    shells = []
     connect = socket.socket.connect
+    start = subprocess.Popen.__init__
 
     def refuse(self, address):
         # processes of this computer talk to each other
@@ -27,12 +31,22 @@ def journey(shapes_store, tmp_path_factory):
         tried.append(address)
         raise OSError("no network")
 
+    def watch(self, *words, **options):
+        shells.extend(words if options.get("shell") else ())
+        start(self, *words, **options)
+
     before = os.umask(0o077)
     try:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(socket.socket, "connect", refuse)
             patch.setattr(socket, "getaddrinfo", lambda *address, **_: tried.append(address))
-            scans = shapes_store.parent / "scans"
+            patch.setattr(subprocess.Popen, "__init__", watch)
+            patch.setattr(os, "system", shells.append)
+            patch.chdir(folder)
+            scans = (
+                tmp_path_factory.mktemp("named") / "$(touch canary) `touch canary`; touch canary"
+            )
+            shutil.copytree(shapes_store.parent / "scans", scans)
             selfvox.prepare(scans, out=folder / "store", workers=1)
             store = folder / "store"
             selfvox.pretrain(store, out=folder / "pre", task="rotation", steps=1, batch=2, **SMALL)
@@ -44,12 +58,19 @@ def journey(shapes_store, tmp_path_factory):
             selfvox.evaluate(folder / "out", scans / "labels", out=folder / "scores.csv")
     finally:
         os.umask(before)
-    return folder, tried
+    return folder, tried, shells
 
 
 @pytest.mark.fault("X13", "every connection refused", "from scans to scores without one")
 def test_no_stage_opens_a_connection(journey):
     assert journey[1] == []
+
+
+@pytest.mark.fault("X15", "a folder named `$(touch canary)`", "no stage starts a shell")
+def test_no_stage_starts_a_shell(journey):
+    folder, _, shells = journey
+    assert shells == []
+    assert not (folder / "canary").exists()
 
 
 @pytest.mark.fault("X14", "a umask of 077", "no file or folder that others may read")

@@ -2,9 +2,11 @@
 
 import multiprocessing
 import os
+import resource
 import select
 import signal
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -55,6 +57,39 @@ def test_a_process_that_reads_and_dies_is_reported_with_the_remedy():
     dying = Numbers(lambda sample: os.kill(os.getpid(), signal.SIGKILL))
     with pytest.raises(ResourceError, match="a process that reads the scans died"):
         list(read_batches(dying, [[0]], workers=1))
+
+
+def leak(sample, kept=[]):  # noqa: B006
+    """Keep 8 MB for each sample, where 80 MB more may be taken."""
+    if sample == 0:
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+        limit = pages * resource.getpagesize() + 80_000_000
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    kept.append(bytearray(8_000_000))
+
+
+@pytest.mark.fault("F16", "a process that reads leaks memory", "reported with the remedy")
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads /proc")
+def test_a_process_that_reads_and_leaks_memory_is_reported_with_the_remedy():
+    reading = read_batches(Numbers(leak), one_by_one(20), workers=1)
+    with pytest.raises(ResourceError, match=r"the memory is full while scans are read; use a"):
+        list(reading)
+
+
+@pytest.mark.fault("F16", "no memory to read a scan in training", "ends with a checkpoint")
+def test_a_training_without_memory_to_read_ends_with_a_checkpoint(
+    shapes_store, tmp_path, small, monkeypatch
+):
+    def read(self, sample):
+        if sample == 4:
+            raise MemoryError
+        return getitem(self, sample)
+
+    getitem = Crops.__getitem__
+    monkeypatch.setattr(Crops, "__getitem__", read)
+    settings = {**small, "task": "rotation", "steps": 8, "batch": 2}
+    with pytest.raises(ResourceError, match=r"the memory is full.*saved after step 2"):
+        selfvox.pretrain(shapes_store, out=tmp_path / "run", **settings)
 
 
 @pytest.mark.fault("F15", "a process that reads is silent", "reported once, and waited for")

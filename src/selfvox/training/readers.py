@@ -18,6 +18,7 @@ from selfvox.runs.progress import echo, format_seconds
 from selfvox.runs.stop_signals import ignore_stop_signals
 
 SILENT_S = 300  # without a batch, until it is reported; a slow disk is not rare
+_REMEDY = "use a smaller --batch or --crop, or a larger machine"
 GRACE_S = 2.0  # for readers to end by themselves, before they are killed
 
 
@@ -61,8 +62,7 @@ def read_batches(
         if "DataLoader worker" not in str(error):
             raise
         raise ResourceError(
-            "a process that reads the scans died, most likely of too little memory; use a smaller "
-            "--batch or --crop, or a larger machine"
+            f"a process that reads the scans died, most likely of too little memory; {_REMEDY}"
         ) from None
     finally:
         if readers:
@@ -136,6 +136,9 @@ class _WithErrors(Dataset[Any]):
             return self.data[sample]
         except SelfvoxError as error:
             return error
+        except MemoryError:
+            # not the device's, which smaller parts of a batch may fit
+            return ResourceError(f"the memory is full while scans are read; {_REMEDY}")
 
 
 def _collate(samples: list[Any]) -> Any:
