@@ -48,7 +48,9 @@ def checkpoint(tmp_path):
             self.network = network
 
         def measure(self):
-            return Validation(scores[network.weight.item()], {})
+            step = network.weight.item()
+            rows = ({"case": "one", "dice_organ": scores[step]},)
+            return Validation(scores[step], {}, cases=rows)
 
     class Kept(BestCheckpoint):
         def take(self, step, score):
@@ -78,6 +80,14 @@ def test_a_resumed_run_knows_step_and_score_of_the_weights_that_it_has(checkpoin
     # of equal scores the later step
     resumed.take(60, 0.8)
     assert checkpoint.saved()[1].step == 60
+
+
+def test_the_table_of_scans_is_that_of_the_saved_weights(checkpoint, tmp_path):
+    run = checkpoint(resume=False)
+    run.take(40, 0.8)
+    run.take(50, 0.7)
+    table = (tmp_path / "network" / "validation.csv").read_text()
+    assert table == "step,case,dice_organ\n40,one,0.8\n"
 
 
 def test_a_run_that_starts_again_does_not_compare_with_what_the_folder_has(checkpoint):

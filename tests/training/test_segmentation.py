@@ -169,3 +169,23 @@ def test_validation_sees_the_network_in_evaluation_mode_and_leaves_it_in_trainin
     assert validator.measure() == Validation(0.5, {"dice_mean": 0.5})
     assert modes == [False]
     assert network.training
+
+
+def test_each_validation_scan_has_its_own_dice_and_the_mean_is_of_them(store, task, monkeypatch):
+    """The prediction is the truth shifted by a voxel, so that each class has another Dice."""
+    cases = store.cases[:2]
+    truths = {case.id: store.label_crop(case, (0, 0, 0), case.shape) for case in cases}
+    predictions = iter([np.roll(truth, 1, 0) for truth in truths.values()])
+    monkeypatch.setattr(task, "_predict", lambda *_: next(predictions))
+    validation = task.validate(None, None, store, cases, CROP)
+    assert [row["case"] for row in validation.cases] == [case.id for case in cases]
+    for row in validation.cases:
+        truth = truths[row["case"]]
+        shifted = np.roll(truth, 1, 0)
+        for value, name in ((1, "dark"), (2, "bright")):
+            both = ((truth == value) & (shifted == value)).sum()
+            dice = 2 * both / ((truth == value).sum() + (shifted == value).sum())
+            assert row[f"dice_{name}"] == pytest.approx(dice)
+    for name in ("dark", "bright"):
+        mean = np.mean([row[f"dice_{name}"] for row in validation.cases])
+        assert validation.metrics[f"dice_{name}"] == pytest.approx(mean)

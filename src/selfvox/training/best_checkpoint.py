@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
 from selfvox.data.preparation.store import Store
 from selfvox.data.preparation.stored_case import StoredCase
+from selfvox.runs.atomic_files import write_csv
 from selfvox.runs.card import NetworkCard
 from selfvox.runs.device import Fabric
 from selfvox.runs.progress import echo
@@ -23,6 +25,7 @@ from selfvox.training.lost_classes import LostClasses
 REGULAR = 5
 EARLY = 4
 VALIDATIONS = REGULAR + EARLY
+VALIDATION_TABLE = "validation.csv"  # next to the weights
 
 
 def validation_interval(validate_every: int | None, steps: int) -> int:
@@ -113,13 +116,14 @@ class BestCheckpoint:
         """Validate when it is time; return the metrics."""
         if step not in self.validations:
             return {}
-        score, metrics, lost = self.validator.measure()
+        score, metrics, lost, cases = self.validator.measure()
         if self.validator.cases and not math.isfinite(score):
             self._warn_undefined(step)
         # of equal scores the later one: with few scans ties are common, and the weights of a later
         # step were trained for longer
         if (score, step) >= (self.score, self.step) or not self.best_only:
             self._save(step, score)
+            self._write_cases(step, cases)
             self.lost_classes.keep(lost)
         self.lost_classes.check(step, lost)
         return metrics
@@ -131,6 +135,12 @@ class BestCheckpoint:
         saved_score = score if math.isfinite(score) else None
         card = replace(self.card, step=step, score=saved_score)
         save_part(self.folder, "network", self.validator.network, card.to_json())
+
+    def _write_cases(self, step: int, cases: Sequence[Mapping[str, Any]]) -> None:
+        """The scores of each scan by the saved weights; a killed run may leave those of others."""
+        if cases:
+            rows = ([step, *case.values()] for case in cases)
+            write_csv(self.folder / VALIDATION_TABLE, ["step", *cases[0]], rows)
 
     def _warn_undefined(self, step: int) -> None:
         if self._warned:

@@ -131,7 +131,18 @@ class Classification(DownstreamTask):
             "auc": nan_mean(auc_per_class(truth, probabilities.numpy())),
         }
         defined = {name: value for name, value in metrics.items() if not math.isnan(value)}
-        return Validation(defined.get(self.score, -math.inf), defined, self._lost(truth, predicted))
+        listed = zip(cases, truth, predicted, probabilities, strict=True)
+        rows = tuple(
+            {
+                "case": case.id,
+                "true class": self.classes[true],
+                "class": self.classes[number],
+                "probability": float(of_case[number]),
+            }
+            for case, true, number, of_case in listed
+        )
+        lost = self._lost(truth, predicted)
+        return Validation(defined.get(self.score, -math.inf), defined, lost, rows)
 
     def _lost(self, truth: np.ndarray, predicted: np.ndarray) -> tuple[str, ...]:
         """The classes that are there and never predicted, where all scans get one class."""

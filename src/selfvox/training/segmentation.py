@@ -173,7 +173,12 @@ class Segmentation(DownstreamTask):
         score = float(dice[:, outputs].mean())
         lost = find_lost(names[outputs], dice[:, outputs], np.array(contained)[:, outputs])
         by_name = {f"dice_{name}": mean for name, mean in means.items()}
-        return Validation(score, {"dice_mean": score, **by_name}, lost)
+        columns = [f"dice_{name}" for name in names]
+        rows = tuple(
+            {"case": case.id, **dict(zip(columns, of_case, strict=True))}
+            for case, of_case in zip(cases, scores, strict=True)
+        )
+        return Validation(score, {"dice_mean": score, **by_name}, lost, rows)
 
     def _predict(
         self, network: nn.Module, fabric: Fabric, image: Tensor, crop: Sequence[int]
