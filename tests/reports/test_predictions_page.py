@@ -234,7 +234,7 @@ def test_a_report_replaces_a_report_and_nothing_else(predicted, page, tmp_path):
         selfvox.report(predicted / "predictions", out=foreign)
     with pytest.raises(UsageError, match="contains what the report is about"):
         selfvox.report(predicted / "predictions", out=predicted)
-    with pytest.raises(UsageError, match="is no run, no study and no predictions"):
+    with pytest.raises(UsageError, match="is no run, no study, no predictions"):
         selfvox.report(predicted / "scans", out=tmp_path / "other")
     assert {path.name for path in tmp_path.iterdir()} == {"report", "foreign"}
     assert {path.name for path in foreign.iterdir()} == {"thesis.txt"}

@@ -14,6 +14,7 @@ from selfvox.reports.study_page import findings
 from selfvox.runs.folder_lock import folder_lock
 from selfvox.runs.typed_json import write_checked
 
+from ..conftest import make_run
 from .conftest import Elements
 
 STUDY = Path(__file__).parents[2] / "docs" / "studies" / "hippocampus"
@@ -65,7 +66,7 @@ def test_a_pretraining_is_described_by_its_metrics(tmp_path):
     index, page = page_of(run, tmp_path)
     items = " ".join(page.text_of("li") + page.text_of("li", class_="warning"))
     assert "Finished after 100 steps." in items
-    assert "accuracy is 0.40 at the end; random guesses reach 0.10." in items
+    assert "Accuracy is 0.40 at the end; random guesses reach 0.10." in items
     assert "Warning: step 50: accuracy is 0.1, still at chance <b>" in items
     assert "Warning: 2 steps had no finite loss" in items
     # worse than the untrained encoder
@@ -83,6 +84,19 @@ def test_a_pretraining_is_described_by_its_metrics(tmp_path):
     content = index.read_bytes()
     assert b"CANARY" not in content
     assert len(content) < 1e6
+
+
+def test_a_score_at_chance_is_a_warning_and_the_task_is_named_in_words(tmp_path):
+    lines = [line | {"accuracy": 0.11} for line in pretrain_lines()]
+    task = {"name": "rotation", "versions": 1, "planes": "all"}
+    times = {"started": "2026-11-29T17:51:16+0000"}
+    run = write_run(tmp_path / "run", "pretrain", lines, task=task, **times)
+    _, page = page_of(run, tmp_path)
+    assert (
+        "Warning: Accuracy is 0.11 at the end; random guesses reach 0.10, so the task is not "
+        "learnt yet."
+    ) in page.text_of("li", class_="warning")
+    assert {"rotation (versions 1, planes all)", "2026-11-29 17:51 UTC"} <= set(page.text_of("dd"))
 
 
 def test_a_long_run_makes_a_small_page_that_has_its_last_step(tmp_path):
@@ -149,6 +163,34 @@ def test_a_finetuning_shows_validation_split_and_lost_classes(tmp_path):
         )
     ] == ["3", "1", "0"]
     assert page.text_of("figcaption") == ["Loss", "Dice of the validation scans"]
+
+
+@pytest.mark.parametrize(
+    ("table", "words", "order"),
+    [
+        (
+            "step,case,dice_organ,dice_lesion\n0,old,0,0\n1,CASE-a,0.9,0.7\n1,CASE-b,0.5,0.6\n",
+            "The mean Dice of a validation scan is between 0.55 (CASE-b) and 0.80 (CASE-a).",
+            ["CASE-b", "0.5", "0.6", "CASE-a", "0.9", "0.7"],
+        ),
+        (
+            "step,case,true class,class,probability\n1,CASE-a,0,0,0.6\n1,CASE-b,0,2,0.9\n",
+            "1 of 2 validation scans are right.",
+            ["CASE-b", "0", "2", "0.9", "CASE-a", "0", "0", "0.6"],
+        ),
+    ],
+    ids=["segmented", "classified"],
+)
+def test_validation_scans_of_the_kept_weights_are_listed(tmp_path, table, words, order):
+    run = write_run(tmp_path / "run", "finetune", [{"step": 1, "loss": 1.0}])
+    make_run(run)
+    (run / "network" / "validation.csv").write_text(table)
+    _, page = page_of(run, tmp_path)
+    assert words in page.text_of("li")
+    assert "Encoder: from scratch." in page.text_of("li")
+    assert page.text_of("td") == order
+    # no viewer, so no licence of one
+    assert "NiiVue" not in " ".join(page.text_of("summary"))
 
 
 def test_a_study_begins_with_a_count_of_all_differences(tmp_path):

@@ -21,7 +21,7 @@ from selfvox.data.properties import read_properties
 from selfvox.data.sampling.crop_size import SLICE_AXES
 from selfvox.data.sources import Case
 from selfvox.errors import DataError, UsageError, did_you_mean
-from selfvox.evaluation.embedding_files import TABLE, VECTORS
+from selfvox.evaluation.embedding_files import NEIGHBOURS, PROBES, TABLE, VECTORS
 from selfvox.evaluation.embeddings import (
     Probe,
     distances,
@@ -42,8 +42,6 @@ from selfvox.runs.progress import echo
 from selfvox.runs.stop_signals import stop_on_signal
 from selfvox.settings.verbs import Embed
 
-PROBES = "probes.csv"
-NEIGHBOURS = "neighbours.csv"
 REJECTED = "rejected.csv"
 _LISTED = 8  # neighbours of a query
 

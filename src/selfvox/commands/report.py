@@ -1,4 +1,4 @@
-"""The verb `report`: a page for the browser, to look at runs, predictions and studies."""
+"""The verb `report`: a page for the browser of runs, predictions, embeddings and studies."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from selfvox.errors import BusyError, UsageError
+from selfvox.evaluation.embedding_files import VECTORS
 from selfvox.prediction.output_folder import CARD
 from selfvox.reports.bundle import Bundle, new_report
+from selfvox.reports.embedding_page import embedding_page
 from selfvox.reports.finetune_page import finetune_page
 from selfvox.reports.page import Page, write_pages
 from selfvox.reports.predictions_page import predictions_page
@@ -94,7 +96,9 @@ def _trains(folder: Path) -> bool:
 
 def _page(name: str, folder: Path, settings: Report, bundle: Bundle) -> Page:
     if not folder.is_dir():
-        raise UsageError(f"{folder}: no such folder; name a run, predictions or a study")
+        raise UsageError(
+            f"{folder}: no such folder; name a run, predictions, embeddings or a study"
+        )
     if (folder / CARD).is_file():
         return predictions_page(name, folder, settings, bundle)
     verb = read_run_record(folder).get("verb")
@@ -104,9 +108,11 @@ def _page(name: str, folder: Path, settings: Report, bundle: Bundle) -> Page:
         return finetune_page(name, folder)
     if is_study(folder):
         return study_page(name, folder, bundle)
+    if (folder / VECTORS).is_file():
+        return embedding_page(name, folder, bundle)
     raise UsageError(
-        f"{folder}: is no run, no study and no predictions of selfvox; name the folder that was "
-        "--out of pretrain, finetune, predict or study"
+        f"{folder}: is no run, no study, no predictions and no embeddings of selfvox; name the "
+        "folder that was --out of pretrain, finetune, predict, embed or study"
     )
 
 

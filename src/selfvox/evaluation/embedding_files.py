@@ -12,6 +12,8 @@ from selfvox.errors import DataError
 
 VECTORS = "embeddings.npz"
 TABLE = "embeddings.csv"
+PROBES = "probes.csv"
+NEIGHBOURS = "neighbours.csv"
 
 
 class Embeddings(NamedTuple):

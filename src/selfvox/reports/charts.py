@@ -15,6 +15,7 @@ from selfvox.reports.page import number
 
 # points of a curve that are drawn; the metrics of a long run would make a page of megabytes
 MOST_POINTS = 150
+_MOST_DOTS = 3000  # of a map, of which each is a scan
 _GREY = "#888888"  # of axes and text: seen on light and on dark paper
 _STYLE: dict[Any, Any] = {
     # text stays text: it is read aloud, and takes the colour of the page
@@ -33,6 +34,7 @@ _STYLE: dict[Any, Any] = {
 COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9")
 
 _MARKERS = ("o", "s", "^")  # of curves beyond the colours
+MOST_CURVES = len(COLOURS) * len(_MARKERS)  # that are distinguished
 _MOST_INSIDE = 4  # curves with a legend among them; of more it is next to them
 
 
@@ -47,6 +49,7 @@ class Series:
     high: Sequence[float | None] = ()
     dashed: bool = False  # a level to compare with, such as chance
     names: Sequence[str] = ()  # of single points, which no line joins then
+    texts: Sequence[str] = ()  # of single points, in place of names and values
 
 
 @dataclass(frozen=True)
@@ -88,7 +91,9 @@ def draw_chart(
     with mpl.rc_context(salted):
         has_legend = len(series) > 1
         is_crowded = len(series) > _MOST_INSIDE
-        figure = Figure(figsize=(7.6 if is_crowded else 6.2, 3.0), layout="constrained")
+        is_map = any(curve.texts for curve in series)
+        size = (7.6 if is_crowded else 6.2, 4.6 if is_map else 3.0)
+        figure = Figure(figsize=size, layout="constrained")
         axes = figure.subplots()
         axes.grid(alpha=0.25)
         solid = 0
@@ -99,7 +104,7 @@ def draw_chart(
             colour = COLOURS[solid % len(COLOURS)]
             marker = _MARKERS[solid // len(COLOURS) % len(_MARKERS)]
             solid += 1
-            if not curve.names:
+            if not (curve.names or curve.texts):
                 axes.plot(curve.x, curve.y, color=colour, linewidth=1.5)
             gid = f"{identity}-{place}"
             style: dict[str, Any] = {"color": colour, "marker": marker, "markersize": 3.5}
@@ -139,7 +144,7 @@ def points_of(charts: Sequence[Chart]) -> dict[str, Sequence[str]]:
 def _thinned(series: Series) -> Series:
     """Finite points alone, and so many that a page stays small; the last one is kept."""
     kept = [place for place, value in enumerate(series.y) if math.isfinite(value)]
-    step = -(-len(kept) // MOST_POINTS) or 1
+    step = -(-len(kept) // (_MOST_DOTS if series.texts else MOST_POINTS)) or 1
     kept = kept[::-1][::step][::-1]
     low, high = (
         [ends[place] for place in kept] if ends else () for ends in (series.low, series.high)
@@ -152,6 +157,7 @@ def _thinned(series: Series) -> Series:
         high,
         series.dashed,
         [series.names[place] for place in kept] if series.names else (),
+        [series.texts[place] for place in kept] if series.texts else (),
     )
 
 
@@ -162,6 +168,8 @@ def _draw_intervals(axes: Any, curve: Series, colour: str) -> None:
 
 
 def _point_text(curve: Series, place: int, x_label: str) -> str:
+    if curve.texts:
+        return curve.texts[place]
     name = curve.names[place] if curve.names else curve.name
     text = f"{name}: {number(curve.y[place], 4)} at {x_label} {curve.x[place]:g}"
     if curve.low and curve.high and curve.low[place] is not None:
@@ -170,9 +178,11 @@ def _point_text(curve: Series, place: int, x_label: str) -> str:
 
 
 def _alt(title: str, series: Sequence[Series]) -> str:
-    """The first and the last value of each curve in words."""
+    """The first and the last value of each curve in words, or how many dots it has."""
     texts = [
-        f"{curve.name} from {number(curve.y[0])} to {number(curve.y[-1])}"
+        f"{curve.name}, {len(curve.y)} dots"
+        if curve.texts
+        else f"{curve.name} from {number(curve.y[0])} to {number(curve.y[-1])}"
         for curve in series
         if len(curve.y)
     ]

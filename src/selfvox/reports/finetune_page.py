@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import csv
+import statistics
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 from selfvox.data.preparation.split import read_split_if_present
 from selfvox.errors import WeightsError
 from selfvox.reports.charts import Chart, points_of
-from selfvox.reports.page import Page
+from selfvox.reports.page import Page, read_rows
 from selfvox.reports.run_facts import (
     Finding,
     RunFiles,
@@ -23,10 +23,12 @@ from selfvox.reports.run_facts import (
     status_finding,
 )
 from selfvox.runs.weights import read_network_card
+from selfvox.training.best_checkpoint import VALIDATION_TABLE
 from selfvox.training.learning_curve import CLASSIFICATION_SCORES
 from selfvox.training.trend import late_fall, late_rise
 
 _CALIBRATED = "calibration.csv"
+_DICE = "dice_"  # in front of the name of a class
 
 
 def finetune_page(name: str, folder: Path) -> Page:
@@ -47,14 +49,17 @@ def finetune_page(name: str, folder: Path) -> Page:
             "test": len(split.test),
         }
     context = {
-        "findings": _findings(run, folder),
+        "findings": [*_findings(run, folder), *_case_findings(folder)],
         "facts": {**_network_facts(folder), **facts(run)},
         "settings": shown_settings(run),
         "charts": charts,
         "points": points_of(charts),
         "picture": None,
         "split": subsets,
-        "cases": _validation_cases(folder),
+        "tables": {
+            "Scans of the validation, the lowest score first": _validation_cases(folder),
+            "Scans of the calibration": read_rows(folder / "network" / _CALIBRATED),
+        },
         "refresh": is_running(folder),
         "next": "selfvox predict RUN NEW_SCANS/ --passes 20 --maps entropy --out predictions/",
     }
@@ -66,8 +71,14 @@ def _findings(run: RunFiles, folder: Path) -> list[Finding]:
     try:
         card = read_network_card(folder)
         score = "is not defined" if card.score is None else f"is {card.score:.3f}"
-        name = card.score_name.replace("_", " ")
-        findings.append(Finding(f"The kept weights are of step {card.step}; their {name} {score}."))
+        name = "Dice" if card.score_name == "dice" else card.score_name.replace("_", " ")
+        findings.append(
+            Finding(
+                f"The kept weights are of step {card.step}; their {name} in the validation scans "
+                f"{score}."
+            )
+        )
+        findings.append(Finding(f"Encoder: {card.encoder}."))
     except WeightsError:
         findings.append(Finding("There is no network yet."))
     lost = run.record.get("lost_classes_saved") or ()
@@ -111,22 +122,57 @@ def _network_facts(folder: Path) -> dict[str, str]:
         return {}
     classes: Any = card.classes
     names = classes.values() if isinstance(classes, Mapping) else classes
-    return {"encoder": card.encoder, "classes": ", ".join(map(str, names))}
+    return {"classes": ", ".join(map(str, names))}
 
 
-def _validation_cases(folder: Path) -> list[Mapping[str, str]]:
-    """The scans that the network was calibrated by, where `calibrate` measured them."""
-    path = folder / "network" / _CALIBRATED
-    if not path.exists():
+def _validation_cases(folder: Path) -> list[dict[str, str]]:
+    """The scores of the validation scans by the kept weights, the lowest mean first."""
+    rows = read_rows(folder / "network" / VALIDATION_TABLE)
+    try:
+        step = str(read_network_card(folder).step)
+    except WeightsError:
         return []
-    with path.open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
+    # of a run that was killed between the two files, they are of different weights
+    listed = [
+        {name.removeprefix(_DICE): value for name, value in row.items() if name != "step"}
+        for row in rows
+        if row["step"] == step
+    ]
+    return sorted(listed, key=_order)
+
+
+def _order(row: Mapping[str, str]) -> tuple[bool, float]:
+    """Wrong classes come first, then low scores."""
+    if "probability" in row:
+        return row["class"] == row["true class"], float(row["probability"])
+    return False, _mean_dice(row)
+
+
+def _mean_dice(row: Mapping[str, str]) -> float:
+    return statistics.fmean(float(value) for name, value in row.items() if name != "case")
+
+
+def _case_findings(folder: Path) -> list[Finding]:
+    """How the scores of the validation scans differ."""
+    cases = _validation_cases(folder)
+    if not cases:
+        return []
+    if "probability" in cases[0]:
+        wrong = sum(row["class"] != row["true class"] for row in cases)
+        return [Finding(f"{len(cases) - wrong} of {len(cases)} validation scans are right.")]
+    means = [_mean_dice(row) for row in cases]
+    return [
+        Finding(
+            f"The mean Dice of a validation scan is between {means[0]:.2f} ({cases[0]['case']}) "
+            f"and {means[-1]:.2f} ({cases[-1]['case']})."
+        )
+    ]
 
 
 def _charts(run: RunFiles) -> list[Chart]:
     lines = run.lines
     names = list(dict.fromkeys(name for line in lines for name in line))
-    dice = {name: name.removeprefix("dice_") for name in names if name.startswith("dice")}
+    dice = {name: name.removeprefix(_DICE) for name in names if name.startswith(_DICE)}
     scores = {name: name.replace("_", " ") for name in CLASSIFICATION_SCORES if name in names}
     rates = {
         "learning_rate": "learning rate",

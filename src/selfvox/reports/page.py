@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 import functools
 import math
 from collections.abc import Mapping, Sequence
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
 import jinja2
@@ -71,7 +73,7 @@ def write_pages(pages: Sequence[Page], bundle: Bundle, version: str) -> None:
                 version=version,
                 style=_Asset(STYLE, bundle),
                 scripts=[_Asset(name, bundle) for name in scripts[page.name]],
-                licence=(_ASSETS / LICENCE).read_text(encoding="utf-8"),
+                licence=_licence() if VIEWER in scripts[page.name] else None,
                 pages=[] if is_index else links,
                 file=f"{page.name}.html",
                 single_file=bundle.single_file,
@@ -112,6 +114,10 @@ def _inline_text(name: str) -> Markup:
     return Markup(text.replace("</script", "<\\/script"))  # noqa: S704
 
 
+def _licence() -> str:
+    return (_ASSETS / LICENCE).read_text(encoding="utf-8")
+
+
 def _copy(name: str, bundle: Bundle) -> None:
     path = bundle.folder / "assets" / name
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -128,6 +134,7 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
     )
     environment.filters["number"] = number
+    environment.filters["sort_kind"] = sort_kind
     return environment
 
 
@@ -136,3 +143,21 @@ def number(value: float | None, digits: int = 3) -> str:
     if value is None or math.isnan(value):
         return "–"
     return f"{value:.{digits}g}"
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """The rows of a table that selfvox wrote; none where there is no such table."""
+    if not path.exists():
+        return []
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def sort_kind(rows: Sequence[Mapping[str, str]], column: str) -> str:
+    """How a column of a table sorts: by `number` where all of its values are, else by `text`."""
+    try:
+        for row in rows:
+            float(row[column] or 0)
+    except ValueError:
+        return "text"
+    return "number"

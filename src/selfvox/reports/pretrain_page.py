@@ -21,6 +21,7 @@ from selfvox.reports.run_facts import (
     status_finding,
 )
 from selfvox.training.embedding_health import Score, chance_scores
+from selfvox.training.monitor import AT_CHANCE
 from selfvox.training.trend import late_fall
 
 _RECENT = 5  # lines that a score is the mean of
@@ -46,7 +47,7 @@ def pretrain_page(name: str, folder: Path, bundle: Bundle) -> Page:
         "points": points_of(charts),
         "picture": address,
         "split": None,
-        "cases": [],
+        "tables": {},
         "refresh": is_running(folder),
         "next": "selfvox finetune LABELLED/ --encoder RUN --out runs/seg",
     }
@@ -59,12 +60,12 @@ def _findings(run: RunFiles) -> list[Finding]:
     findings += [Finding(text, True) for text in warnings.values()]
     findings += _score_findings(run)
     findings += _probe_findings(run)
-    spread = _last(run, "health/spread")
-    if spread is not None:
+    spreads = [line["health/spread"] for line in run.lines if "health/spread" in line]
+    if spreads:
         findings.append(
             Finding(
-                f"The embeddings of different crops have a spread of {spread:.2f}: 0 is collapsed, "
-                "1 is ideal."
+                f"The embeddings of different crops have a spread of {spreads[-1]:.2f} (at first "
+                f"{spreads[0]:.2f}): 0 is collapsed, 1 is ideal."
             )
         )
     if run.record.get("status") == "finished" and late_fall(run.lines, run.record["steps"]):
@@ -85,8 +86,13 @@ def _score_findings(run: RunFiles) -> list[Finding]:
         scores: list[Score] = [chance_scores(line)[name] for line in scored[-_RECENT:]]
         value = statistics.fmean(score.value for score in scores)
         chance = statistics.fmean(score.chance for score in scores)
+        is_learnt = Score(value, chance).above_chance > AT_CHANCE
         findings.append(
-            Finding(f"{name} is {value:.2f} at the end; random guesses reach {chance:.2f}.")
+            Finding(
+                f"{name.capitalize()} is {value:.2f} at the end; random guesses reach "
+                f"{chance:.2f}{'' if is_learnt else ', so the task is not learnt yet'}.",
+                not is_learnt,
+            )
         )
     return findings
 

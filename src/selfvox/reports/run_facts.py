@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -82,14 +83,14 @@ def facts(run: RunFiles) -> dict[str, str]:
     last = run.lines[-1]
     network = dict(record.get("network") or {})
     entries = {
-        "task": _in_words(record.get("task")),
+        "task": _named(record.get("task") or {}),
         "network": ", ".join(
             f"{name} {_in_words(network[name])}" for name in ("name", "channels") if name in network
         ).removeprefix("name "),
         "crop": " x ".join(map(str, record.get("crop") or ())),
         "subjects": str(len(data.get("subjects", ()))) if data else "",
-        "started": str(record.get("started", "")),
-        "ended": str(record.get("ended", "")),
+        "started": _time(record.get("started")),
+        "ended": _time(record.get("ended")),
         "images per second": f"{last['images_per_s']:.3g}" if "images_per_s" in last else "",
         "waiting for data": f"{last['waiting']:.0%}" if "waiting" in last else "",
         "device": str(record.get("cuda") or record.get("cpu") or ""),
@@ -141,6 +142,18 @@ def _series(lines: Lines, names: Mapping[str, str], dashed: bool) -> list[Series
             steps = [line["step"] for line in measured]
             curves.append(Series(title, steps, [line[name] for line in measured], dashed=dashed))
     return curves
+
+
+def _named(task: Mapping[str, Any]) -> str:
+    """A task with its options: `rotation (versions 1, planes all)`."""
+    options = [f"{name} {_in_words(value)}" for name, value in task.items() if name != "name"]
+    listed = f" ({', '.join(options)})" if options else ""
+    return f"{task.get('name', '')}{listed}"
+
+
+def _time(text: str | None) -> str:
+    """A moment of a record to the minute."""
+    return datetime.fromisoformat(text).strftime("%Y-%m-%d %H:%M %Z") if text else ""
 
 
 def _in_words(value: Any) -> str:

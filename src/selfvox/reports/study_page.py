@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from selfvox.errors import UsageError
 from selfvox.reports.bundle import Bundle
 from selfvox.reports.charts import Chart, Series, draw_chart, points_of
-from selfvox.reports.page import Page
+from selfvox.reports.page import Page, read_rows
 from selfvox.reports.run_facts import Finding
 
 SUMMARY = "summary.csv"
@@ -36,10 +35,10 @@ def study_page(name: str, folder: Path, bundle: Bundle) -> Page:
     Raises:
         UsageError: its table has no rows.
     """
-    summary = _read(folder / SUMMARY)
+    summary = read_rows(folder / SUMMARY)
     if not summary:
         raise UsageError(f"{folder}: has no finished cells yet; make the report when some are done")
-    comparisons = _read(folder / COMPARISONS) if (folder / COMPARISONS).exists() else []
+    comparisons = read_rows(folder / COMPARISONS)
     charts = _charts(summary)
     pictures = []
     for path in sorted((folder / "figures").glob("*.png")):
@@ -169,8 +168,3 @@ def _curves(rows: Sequence[Row], column: str) -> list[Series]:
             )
         )
     return curves
-
-
-def _read(path: Path) -> list[Row]:
-    with path.open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))

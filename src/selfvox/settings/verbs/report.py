@@ -13,11 +13,11 @@ from selfvox.settings.verbs._shared import Source
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """Make a page for the browser from runs, predictions or studies, to look and to mark.
+    """Make a page for the browser from runs, predictions, embeddings or studies, to look.
 
     The page opens offline, without a server. Of predictions it is a table that begins with the
     least trusted case, with a viewer of the scan, its label and its maps; marks are exported as
-    a table.
+    a table. Of embeddings it is a map of the scans.
 
     Returns:
         The page.
@@ -28,7 +28,7 @@ class Report:
 
     folders: Annotated[
         tuple[Path, ...],
-        "runs, folders of predictions, or studies; several make one report",
+        "runs, folders of predictions or embeddings, or studies; several make one report",
         pydantic.Field(min_length=1),
     ] = field(kw_only=False)
     out: Annotated[Path, "folder of the report; an earlier report there is replaced"]
