@@ -5,8 +5,9 @@
 The truth is the corrector: a suggested scan gets its true label. Each order (random, trust,
 coverage, both) starts from the same labelled subjects, and gets as many corrected scans in each
 round; a network from scratch is trained on all labels of the order and scored on test subjects
-that are never suggested. A second call continues; the table is printed at the end: mean Dice by
-the number of corrected scans, and each order minus random on the same seeds, with a t interval.
+that are never suggested. A second call continues, also with more seeds, rounds or orders. At the
+end, a table is printed, mean Dice by the number of corrected scans, and each order minus random on
+the same seeds, with a t interval; OUT/orders.png draws both.
 """
 
 from __future__ import annotations
@@ -15,17 +16,20 @@ import argparse
 import csv
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from matplotlib.figure import Figure
 from scipy import stats
 
 import selfvox
 from selfvox.data.sources import Case, find_dataset
+from selfvox.plotting import save_figure
+from selfvox.reports.charts import COLOURS
 from selfvox.runs.atomic_files import write_csv, write_text
 
 ORDERS = ("random", "trust", "coverage", "both")
 TRAINING = {
-    "steps": 300,
     "crop": (32, 32, 32),
     "network": {"name": "plain", "channels": [8, 16, 32, 64]},
     "augment": "light",
@@ -46,6 +50,9 @@ def main() -> None:
     parser.add_argument("--start", type=int, default=2, help="labelled subjects at the start")
     parser.add_argument("--each", type=int, default=2, help="corrected scans in each round")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--orders", default=",".join(ORDERS))
+    parser.add_argument("--steps", type=int, default=300, help="of each fine-tuning")
+    parser.add_argument("--passes", type=int, default=8, help="that trust is measured by")
     parser.add_argument("--pool", type=int, default=40, help="subjects to suggest from")
     parser.add_argument("--test", type=int, default=30)
     arguments = parser.parse_args()
@@ -58,9 +65,9 @@ def main() -> None:
     embeddings = embed(arguments.out)
     for seed in map(int, arguments.seeds.split(",")):
         start = np.random.default_rng(seed).permutation(pool)[: arguments.start]
-        for order in ORDERS:
+        for order in arguments.orders.split(","):
             run_order(arguments, cases, list(start), pool, seed, order, embeddings)
-    print_table(arguments.out)
+    draw_figure(print_table(arguments.out), arguments, arguments.out / "orders.png")
 
 
 def write_list(file: Path, cases: dict[str, Case], subjects: np.ndarray) -> None:
@@ -75,6 +82,7 @@ def embed(out: Path) -> Path:
     if not (out / "embeddings" / "embeddings.npz").exists():
         if not (out / "encoder" / "encoder").exists():
             settings = {key: TRAINING[key] for key in ("crop", "network", "device", "workers")}
+            settings["resume"] = (out / "encoder" / "settings.yaml").exists()
             selfvox.pretrain(out / "pool.txt", out=out / "encoder", steps=300, batch=4, **settings)
         selfvox.embed(out / "encoder", out / "pool.txt", out=out / "embeddings", device="cpu")
     return out / "embeddings"
@@ -98,27 +106,32 @@ def run_order(
         name = f"{'start' if number == 0 else order}_{seed}_{number}"
         folder = arguments.out / name
         if not (folder / "round.json").exists():
-            write_round(arguments.out, folder, cases, labelled, seed)
+            write_round(arguments, folder, cases, labelled, seed)
         if number == arguments.rounds:
             return
         if order == "random":
             labelled = [*labelled, *shuffled[number * arguments.each :][: arguments.each]]
             continue
-        by = None if order == "both" else order
+        if order != "coverage":
+            predict_pool(arguments, folder)
         rows = selfvox.suggest(
             embeddings,
-            predictions=folder / "pool",
+            predictions=None if order == "coverage" else folder / "pool",
             labelled=folder / "labelled.csv",
             count=arguments.each,
-            by=by,
+            by=None if order == "both" else order,
         )
         labelled = [*labelled, *(row["subject"] for row in rows)]
 
 
 def write_round(
-    out: Path, folder: Path, cases: dict[str, Case], labelled: list[str], seed: int
+    arguments: argparse.Namespace,
+    folder: Path,
+    cases: dict[str, Case],
+    labelled: list[str],
+    seed: int,
 ) -> None:
-    """Train on the labelled subjects, predict the pool by passes, score the test subjects."""
+    """Train on the labelled subjects, and score the test subjects."""
     rows = [
         (str(case.images[0].resolve()), str(case.label.resolve()), case.subject)
         for case in cases.values()
@@ -132,15 +145,14 @@ def write_round(
         folder / "labelled.csv",
         out=folder / "run",
         encoder="none",
+        steps=arguments.steps,
         labels=count,
         seed=seed,
         resume=resume,
         **TRAINING,
     )
-    selfvox.predict(
-        folder / "run", out / "pool.txt", out=folder / "pool", passes=8, device="cpu", force=True
-    )
-    selfvox.predict(folder / "run", out / "test.txt", out=folder / "test", device="cpu", force=True)
+    test = arguments.out / "test.txt"
+    selfvox.predict(folder / "run", test, out=folder / "test", device="cpu", force=True)
     truth = folder / "truth"
     truth.mkdir(exist_ok=True)
     for path in (folder / "test").glob("*.nii.gz"):
@@ -153,7 +165,20 @@ def write_round(
     print(f"{folder.name}: {count} labels, Dice {dice:.3f}", flush=True)
 
 
-def print_table(out: Path) -> None:
+def predict_pool(arguments: argparse.Namespace, folder: Path) -> None:
+    """Predict the pool by passes, once for all orders that ask for its trust."""
+    if not (folder / "pool" / "review.csv").exists():
+        selfvox.predict(
+            folder / "run",
+            arguments.out / "pool.txt",
+            out=folder / "pool",
+            passes=arguments.passes,
+            device="cpu",
+            force=True,
+        )
+
+
+def print_table(out: Path) -> list[list[Any]]:
     """Mean Dice by order and round, and the differences to random; also as a table."""
     found: dict[tuple[str, int, int], float] = {}
     for file in out.glob("*/round.json"):
@@ -165,6 +190,8 @@ def print_table(out: Path) -> None:
     print(f"start: {np.mean([found['start', seed, 0] for seed in seeds]):.3f}, {len(seeds)} seeds")
     for order in ORDERS:
         for number in rounds:
+            if not any((order, seed, number) in found for seed in seeds):
+                continue
             both = [s for s in seeds if (order, s, number) in found]
             gains = [found[order, s, number] - found["random", s, number] for s in both]
             mean = float(np.mean([found[order, s, number] for s in both]))
@@ -179,6 +206,35 @@ def print_table(out: Path) -> None:
     header = ["order", "round", "seeds", "dice", "minus random", "low", "high"]
     with (out / "orders.csv").open("w", newline="") as file:
         csv.writer(file).writerows([header, *rows])
+    return rows
+
+
+def draw_figure(rows: list[list[Any]], arguments: argparse.Namespace, picture: Path) -> None:
+    """Mean Dice of each order, and its difference to random with a 95 % interval."""
+    figure = Figure(figsize=(8.5, 3.4), layout="constrained")
+    scores, differences = figure.subplots(1, 2)
+    orders = list(dict.fromkeys(row[0] for row in rows))
+    differences.axhline(0, color="#888888", linewidth=1)
+    for place, (order, colour) in enumerate(zip(orders, COLOURS, strict=False)):
+        of_order = [row for row in rows if row[0] == order]
+        labels = [row[1] * arguments.each for row in of_order]
+        scores.plot(labels, [row[3] for row in of_order], "o-", color=colour, label=order)
+        if order == "random":
+            continue
+        # next to each other, so that no interval hides another
+        shifted = [label + 0.25 * (place - len(orders) / 2) for label in labels]
+        for x, (*_, gain, low, high) in zip(shifted, of_order, strict=True):
+            differences.plot(x, gain, "o", color=colour)
+            if low is not None:
+                differences.plot([x, x], [low, high], color=colour)
+    scores.set(title="Score", ylabel="mean Dice of the test subjects")
+    differences.set(title=f"Difference to random, {rows[0][2]} seeds", ylabel="Dice, 95 % interval")
+    for axes in (scores, differences):
+        axes.set_xlabel("corrected scans")
+        axes.set_xticks(sorted({row[1] * arguments.each for row in rows}))
+        axes.grid(alpha=0.3)
+    scores.legend()
+    save_figure(figure, picture, 110)
 
 
 if __name__ == "__main__":
