@@ -94,7 +94,7 @@ class OutputFolder:
         answers_only: whether a case has no files, but an answer in its record.
         used: of each network, which scans trained it; recorded with each case.
         label_ending: of the labels of volumes.
-        dicom: whether DICOM series have a DICOM segmentation too.
+        dicom: whether DICOM series have a DICOM segmentation and parametric maps too.
     """
 
     def __init__(
@@ -135,6 +135,13 @@ class OutputFolder:
             ending: folder / f"{case.id}_{ending}{suffix_of_maps}" for ending in self._map_endings
         }
 
+    def dicom_map_files(self, case: Case) -> dict[str, Path]:
+        """The DICOM parametric maps of a case by their ending; empty where there are none."""
+        if self.dicom_file(case) is None:
+            return {}
+        folder = self.path / MAPS_FOLDER
+        return {ending: folder / f"{case.id}_{ending}.dcm" for ending in self._map_endings}
+
     def map_picture(self, case: Case) -> Path:
         """The picture of the maps of a case."""
         return self.path / MAPS_FOLDER / f"{case.id}_maps.png"
@@ -150,7 +157,8 @@ class OutputFolder:
         if segmentation is not None:
             files.append(segmentation)
         if self._map_endings:
-            files += [*self.map_files(case).values(), self.map_picture(case)]
+            maps = (self.map_files(case), self.dicom_map_files(case))
+            files += [*(path for paths in maps for path in paths.values()), self.map_picture(case)]
         return files
 
     @contextlib.contextmanager

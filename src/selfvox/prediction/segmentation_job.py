@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from selfvox.data.formats import image as images
+from selfvox.data.formats.dicom_map import write_parametric_map
 from selfvox.data.formats.dicom_segmentation import write_segmentation
 from selfvox.data.formats.image import Image
 from selfvox.data.preparation.recipe import PreparedScan
@@ -67,8 +68,9 @@ class SegmentationJob(PredictionJob):
             endings,
             used=scans_used(settings),
             label_ending=f".{settings.format}",
-            dicom=settings.dicom,
+            dicom=settings.dicom is not None,
         )
+        self._is_labelmap = settings.dicom == "labelmap"
         self.passes = passes
         self.trained_dropout = [network.dropout for network in models]
         self.recipe = model.recipe
@@ -90,6 +92,8 @@ class SegmentationJob(PredictionJob):
         if settings.format != Predict.format:
             # of the default, cards of earlier versions say nothing
             card["label_format"] = settings.format
+        if self._is_labelmap:
+            card["dicom"] = settings.dicom
         self.card = card
 
     def predict_case(self, work: ScanWork) -> None:
@@ -105,9 +109,8 @@ class SegmentationJob(PredictionJob):
         if result.probabilities is not None:
             images.write_map(folder.probability_file(case), result.probabilities, image)
         images.write_label(folder.label_file(case), result.label, image)
-        segmentation = folder.dicom_file(case)
-        if segmentation is not None:
-            write_segmentation(segmentation, result.label, image, case.images, self.classes)
+        if folder.dicom_file(case) is not None:
+            self._write_dicom(case, image, result.label, result.maps)
         for ending, path in folder.map_files(case).items():
             images.write_compact_map(path, result.maps[ending], image)
         if result.maps:
@@ -121,6 +124,18 @@ class SegmentationJob(PredictionJob):
             notes=comparison.notes,
             distance=comparison.distance,
         )
+
+    def _write_dicom(
+        self, case: Case, image: Image, label: np.ndarray, values: Mapping[str, np.ndarray]
+    ) -> None:
+        """Write the label and the maps of a DICOM series as DICOM objects."""
+        path = self.folder.dicom_file(case)
+        assert path is not None
+        write_segmentation(path, label, image, case.images, self.classes, self._is_labelmap)
+        parts = [*self.segmenter.models[0].output_names, *(self.regions or {})]
+        for ending, file in self.folder.dicom_map_files(case).items():
+            of_map = values[ending]
+            write_parametric_map(file, of_map, image, case.images, ending, parts[: len(of_map)])
 
     def _announce_sizes(self, shape: Sequence[int], prepared_shape: Sequence[int]) -> None:
         """Print once how large the files of a scan are, besides the label."""

@@ -8,6 +8,7 @@ from pydicom import uid
 from pydicom.sr.codedict import codes
 
 from selfvox.data import sources
+from selfvox.data.formats.dicom_map import write_parametric_map
 from selfvox.data.formats.dicom_segmentation import _codes, write_segmentation
 from selfvox.data.preparation.prepare_case import read_case
 from selfvox.errors import DataError
@@ -94,6 +95,74 @@ def test_interpolated_slices_cannot_be_referred_to(tmp_path):
             tmp_path / "label.dcm", np.zeros(image.shape), image, case.images, CLASSES
         )
     assert not (tmp_path / "label.dcm").exists()
+
+
+def world_values(read, pixels):
+    """(LPS position in mm, value) of all voxels of a multi-frame object, by its headers alone."""
+    shared = read.SharedFunctionalGroupsSequence[0]
+    orientation = np.array(shared.PlaneOrientationSequence[0].ImageOrientationPatient, float)
+    along_row, along_column = orientation[:3], orientation[3:]
+    down, right = map(float, shared.PixelMeasuresSequence[0].PixelSpacing)
+    rows, columns = np.indices(pixels.shape[1:])
+    places = []
+    for frame in read.PerFrameFunctionalGroupsSequence:
+        first = np.array(frame.PlanePositionSequence[0].ImagePositionPatient, float)
+        offset = columns[..., None] * right * along_row + rows[..., None] * down * along_column
+        places.append(first + offset)
+    return np.stack(places), pixels
+
+
+def check_places(read, pixels, values, image):
+    """Each voxel of the object is where that of the scan is, and has its value."""
+    places, stored = world_values(read, pixels)
+    to_voxel = np.linalg.inv(np.diag([-1, -1, 1, 1]) @ image.affine)
+    at = places @ to_voxel[:3, :3].T + to_voxel[:3, 3]
+    index = np.rint(at).astype(int)
+    spacing = np.linalg.norm(image.affine[:3, :3], axis=0)
+    np.testing.assert_allclose(at * spacing, index * spacing, atol=1e-3)  # mm
+    assert len({tuple(voxel) for voxel in index.reshape(-1, 3)}) == values.size
+    np.testing.assert_allclose(stored, values[tuple(np.moveaxis(index, -1, 0))], rtol=1e-6)
+
+
+def test_a_labelmap_has_the_class_of_each_voxel_in_its_place(tmp_path, scan):
+    _, case, image = scan
+    label = np.random.default_rng(0).choice([0, 2, 5], image.shape).astype(np.uint16)
+    path = tmp_path / "label.dcm"
+    write_segmentation(path, label, image, case.images, CLASSES, is_labelmap=True)
+    read = pydicom.dcmread(path)
+    assert read.SegmentationType == "LABELMAP"
+    check_places(read, read.pixel_array, label, image)
+    named = {segment.SegmentNumber: segment.SegmentLabel for segment in read.SegmentSequence}
+    assert named == {0: "Background", 2: "left kidney", 5: "tumour"}
+    volume = highdicom.seg.segread(path).get_volume(combine_segments=True, relabel=False)
+    assert sorted(volume.array.ravel()) == sorted(label.ravel())
+
+
+def test_a_parametric_map_has_the_number_of_each_voxel_in_its_place(tmp_path, scan):
+    slices, case, image = scan
+    values = np.random.default_rng(0).random(image.shape, np.float32)
+    path = tmp_path / "entropy.dcm"
+    write_parametric_map(path, values, image, case.images, "entropy", ())
+    read = pydicom.dcmread(path)
+    pixels = np.frombuffer(read.FloatPixelData, np.float32)
+    check_places(read, pixels.reshape(-1, read.Rows, read.Columns), values, image)
+    volume = highdicom.imread(path).get_volume()
+    corner = volume.map_indices_to_reference(np.array([[0, 0, 0]]))[0]
+    to_lps = np.diag([-1, -1, 1, 1]) @ image.affine
+    voxel = (np.linalg.inv(to_lps) @ [*corner, 1])[:3]
+    assert values[tuple(np.rint(voxel).astype(int))] == volume.array[0, 0, 0]
+    assert read.StudyInstanceUID == slices[0].StudyInstanceUID
+    assert read.PatientID == slices[0].PatientID
+
+
+def test_a_map_of_nothing_is_written(tmp_path, scan):
+    _, case, image = scan
+    empty = np.zeros((2, *image.shape), np.float32)
+    path = tmp_path / "variance.dcm"
+    write_parametric_map(path, empty, image, case.images, "variance", ["kidney", "tumour"])
+    read = pydicom.dcmread(path)
+    assert int(read.NumberOfFrames) == 2 * image.shape[2]
+    assert not np.frombuffer(read.FloatPixelData, np.float32).any()
 
 
 @pytest.mark.parametrize(

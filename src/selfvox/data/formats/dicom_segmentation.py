@@ -39,7 +39,7 @@ _MAY_BE_EMPTY = (
     "StudyTime",
     "ReferringPhysicianName",
 )
-_SERIES_NUMBER = 900  # far from those of scanners
+SERIES_NUMBER = 900  # far from those of scanners
 
 
 def check_installed() -> None:
@@ -57,9 +57,14 @@ def check_installed() -> None:
 
 
 def write_segmentation(
-    path: Path, label: np.ndarray, like: Image, sources: Sequence[Path], classes: Mapping[int, str]
+    path: Path,
+    label: np.ndarray,
+    like: Image,
+    sources: Sequence[Path],
+    classes: Mapping[int, str],
+    is_labelmap: bool = False,
 ) -> None:
-    """Write a label as a binary SEG, one segment for each class, present or not.
+    """Write a label as a SEG, one segment for each class, present or not.
 
     Args:
         path: the file, .dcm.
@@ -67,42 +72,48 @@ def write_segmentation(
         like: the scan, as it was read from its slices.
         sources: the files of the slices, in any order.
         classes: name by class number; the background, 0, is no segment.
+        is_labelmap: one frame for each slice, with class numbers (Supplement 243 of 2024), which
+            few viewers read yet; else binary, a frame for each slice and class.
 
     Raises:
         DataError: slices of the scan were interpolated, or cannot be referred to.
     """
     import highdicom as hd  # only here: it is optional, and takes seconds
 
-    slices = _slices_in_order(sources, like)
+    slices = slices_in_order(sources, like)
     values = [value for value in sorted(classes) if value != 0]
-    # segments are numbered without gaps; frames have rows first
-    frames = np.zeros((label.shape[2], label.shape[1], label.shape[0], len(values)), bool)
-    for number, value in enumerate(values):
-        frames[..., number] = (label == value).transpose(2, 1, 0)
+    # a labelmap has the class numbers; binary segments are numbered without gaps
+    numbers = values if is_labelmap else range(1, len(values) + 1)
+    kind = hd.seg.SegmentationTypeValues.LABELMAP
+    # frames have rows first
+    frames = label.transpose(2, 1, 0).astype(np.uint16)
+    if not is_labelmap:
+        kind = hd.seg.SegmentationTypeValues.BINARY
+        frames = np.stack([frames == value for value in values], axis=-1)
     algorithm = hd.AlgorithmIdentificationSequence(
         name="selfvox", version=version("selfvox"), family=codes.DCM.ArtificialIntelligence
     )
     descriptions = [
         _describe(hd, number, classes[value], algorithm)
-        for number, value in enumerate(values, start=1)
+        for number, value in zip(numbers, values, strict=True)
     ]
     try:
         segmentation = hd.seg.Segmentation(
             source_images=slices,
             pixel_array=frames,
-            segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
+            segmentation_type=kind,
             segment_descriptions=descriptions,
             series_instance_uid=uid.generate_uid(),
-            series_number=_SERIES_NUMBER,
+            series_number=SERIES_NUMBER,
             sop_instance_uid=uid.generate_uid(),
             instance_number=1,
             manufacturer="selfvox",
             manufacturer_model_name="selfvox",
             software_versions=version("selfvox"),
             device_serial_number="0",
-            pixel_measures=_pixel_measures(hd, like),
+            pixel_measures=pixel_measures(hd, like),
             # a class without a voxel would otherwise be an error
-            omit_empty_frames=bool(frames.any()),
+            omit_empty_frames=bool(frames.any()) and not is_labelmap,
         )
     except (ValueError, TypeError, AttributeError, KeyError) as error:
         raise DataError(
@@ -113,7 +124,7 @@ def write_segmentation(
         segmentation.save_as(temporary)
 
 
-def _pixel_measures(hd: Any, like: Image) -> Any:
+def pixel_measures(hd: Any, like: Image) -> Any:
     """Distances of the voxels; headers may lack that of the slices, or have another one."""
     x, y, z = (round(float(np.linalg.norm(like.affine[:3, axis])), 6) for axis in range(3))
     return hd.PixelMeasuresSequence(
@@ -121,7 +132,7 @@ def _pixel_measures(hd: Any, like: Image) -> Any:
     )
 
 
-def _slices_in_order(sources: Sequence[Path], like: Image) -> list[pydicom.Dataset]:
+def slices_in_order(sources: Sequence[Path], like: Image) -> list[pydicom.Dataset]:
     """The headers of the slices, in the order of the planes of the scan.
 
     Raises:

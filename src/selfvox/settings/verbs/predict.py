@@ -58,10 +58,10 @@ class Predict:
         "that format, or in DICOM, which filters of SimpleITK ask for",
     ] = "nii.gz"
     dicom: Annotated[
-        bool,
-        "also write the labels of DICOM series as DICOM segmentations, which have the patient and "
-        "study of the series",
-    ] = False
+        Literal["binary", "labelmap"] | None,
+        "also write the labels of DICOM series as DICOM segmentations of this type, and maps as "
+        "parametric maps, which have the patient and study of the series",
+    ] = None
     force: Annotated[
         bool, "also predict scans that are unlike those that the run was trained on"
     ] = False
