@@ -1,9 +1,12 @@
 """A page in headless Chromium, with the network cut; skipped where it is not installed."""
 
 import contextlib
+import io
 import shutil
 
+import numpy as np
 import pytest
+from PIL import Image as Pillow
 
 CHROMIUM = shutil.which("chromium")
 FLAGS = [
@@ -64,3 +67,15 @@ def browser():
 
         yield visit
         chromium.close()
+
+
+def colours(visit, selector):
+    """How many pixels of an element are grey but not black, and how many have a colour."""
+    picture = visit.page.locator(selector).screenshot(timeout=120_000)
+    pixels = np.asarray(Pillow.open(io.BytesIO(picture)).convert("RGB")).astype(int)
+    spread = pixels.max(-1) - pixels.min(-1)
+    return int(((spread < 12) & (pixels.max(-1) > 40)).sum()), int((spread > 60).sum())
+
+
+def texts(visit, selector):
+    return visit.page.locator(selector).all_inner_texts()

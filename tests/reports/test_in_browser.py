@@ -1,19 +1,17 @@
 """A person's way through the page of predictions, in a browser: look, mark, correct, export."""
 
 import gzip
-import io
 import json
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
-from PIL import Image as Pillow
 
 import selfvox
 from selfvox.prediction.review_marks import read_marks
 
-from .browser import browser
+from .browser import browser, colours, texts
 
 STUDY = Path(__file__).parents[2] / "docs" / "studies" / "hippocampus"
 
@@ -22,18 +20,6 @@ STUDY = Path(__file__).parents[2] / "docs" / "studies" / "hippocampus"
 def visit():
     with browser() as open_page:
         yield open_page
-
-
-def colours(visit, selector):
-    """How many pixels of an element are grey but not black, and how many have a colour."""
-    picture = visit.page.locator(selector).screenshot(timeout=120_000)
-    pixels = np.asarray(Pillow.open(io.BytesIO(picture)).convert("RGB")).astype(int)
-    spread = pixels.max(-1) - pixels.min(-1)
-    return int(((spread < 12) & (pixels.max(-1) > 40)).sum()), int((spread > 60).sum())
-
-
-def texts(visit, selector):
-    return visit.page.locator(selector).all_inner_texts()
 
 
 def test_a_person_looks_marks_corrects_and_exports(visit, predicted, page, tmp_path):

@@ -222,6 +222,9 @@
     element("maps").hidden = !shown.maps.length;
     element("labels").hidden = !shown.label;
     element("brush").hidden = !shown.label;
+    // a picture has one plane, and no left of a patient
+    element("planes-label").hidden = element("radiological-label").hidden = shown.flat;
+    element("view").hidden = shown.flat && !shown.truth;
     fill(element("map"), shown.maps.map((each) => each.name), "none");
     element("map").value = String(Math.max(shown.maps.findIndex((each) => each.name === map), -1)).replace("-1", "");
     if (!viewer || !shown.channels.length) {
@@ -263,7 +266,8 @@
   function showCommands() {
     const scans = element("folder-scans").value || "SCANS";
     const predictions = element("folder-predictions").value || "PREDICTIONS";
-    if (!current || !current.label_file || !current.scan_file) {
+    element("elsewhere").hidden = !current || !current.label_file || !current.scan_file;
+    if (element("elsewhere").hidden) {
       element("commands").textContent = "";
       return;
     }
@@ -327,6 +331,7 @@
   }
 
   function choosePlanes(name) {
+    if (element("planes-label").hidden) return;
     element("planes").value = name;
     element("planes").dispatchEvent(new Event("change"));
   }
