@@ -165,6 +165,15 @@ def test_a_finetuning_shows_validation_split_and_lost_classes(tmp_path):
     assert page.text_of("figcaption") == ["Loss", "Dice of the validation scans"]
 
 
+def test_a_classifier_that_always_answers_the_same_is_a_warning(tmp_path):
+    lines = [{"step": 100, "loss": 1.0, "kappa": 0.0}]
+    run = write_run(tmp_path / "run", "finetune", lines, lost_classes_saved=["0", "2"])
+    _, page = page_of(run, tmp_path)
+    assert "Warning: Every validation scan gets the same class, none 0 or 2." in page.text_of(
+        "li", class_="warning"
+    )
+
+
 @pytest.mark.parametrize(
     ("table", "words", "order"),
     [

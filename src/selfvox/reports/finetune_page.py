@@ -83,13 +83,13 @@ def _findings(run: RunFiles, folder: Path) -> list[Finding]:
         findings.append(Finding("There is no network yet."))
     lost = run.record.get("lost_classes_saved") or ()
     if lost:
-        findings.append(
-            Finding(
-                f"Dice of {', '.join(lost)} is 0 in every validation scan, while others are "
-                "learnt.",
-                True,
-            )
+        is_segmented = any("dice_mean" in line for line in run.lines)
+        problem = (
+            f"Dice of {', '.join(lost)} is 0 in every validation scan, while others are learnt"
         )
+        if not is_segmented:
+            problem = f"Every validation scan gets the same class, none {' or '.join(lost)}"
+        findings.append(Finding(f"{problem}.", True))
     findings += _trend_findings(run)
     return findings
 

@@ -221,7 +221,8 @@
     element("truth-label").hidden = element("linked-label").hidden = !shown.truth;
     element("maps").hidden = !shown.maps.length;
     element("labels").hidden = !shown.label;
-    element("brush").hidden = !shown.label;
+    element("brush").hidden = !shown.label || shown.flat;
+    element("canvas-box").classList.toggle("flat", shown.flat);
     // a picture has one plane, and no left of a patient
     element("planes-label").hidden = element("radiological-label").hidden = shown.flat;
     element("view").hidden = shown.flat && !shown.truth;
