@@ -131,18 +131,18 @@ class Classification(DownstreamTask):
             "auc": nan_mean(auc_per_class(truth, probabilities.numpy())),
         }
         defined = {name: value for name, value in metrics.items() if not math.isnan(value)}
-        listed = zip(cases, truth, predicted, probabilities, strict=True)
-        rows = tuple(
+        columns = zip(cases, truth, predicted, probabilities, strict=True)
+        case_scores = tuple(
             {
                 "case": case.id,
                 "true class": self.classes[true],
                 "class": self.classes[number],
                 "probability": float(of_case[number]),
             }
-            for case, true, number, of_case in listed
+            for case, true, number, of_case in columns
         )
         lost = self._lost(truth, predicted)
-        return Validation(defined.get(self.score, -math.inf), defined, lost, rows)
+        return Validation(defined.get(self.score, -math.inf), defined, lost, case_scores)
 
     def _lost(self, truth: np.ndarray, predicted: np.ndarray) -> tuple[str, ...]:
         """The classes that are there and never predicted, where all scans get one class."""
