@@ -381,7 +381,7 @@ def predict(
     subset: Literal["all", "train", "validation", "test", "unlabelled"] = "all",
     replace: bool = False,
     format: Literal["nii.gz", "nrrd", "mha"] = "nii.gz",
-    dicom: bool = False,
+    dicom: Literal["binary", "labelmap"] | None = None,
     force: bool = False,
     probabilities: bool = False,
     overlap: float = 0.5,
@@ -412,8 +412,8 @@ def predict(
             old prediction; by default it becomes a case of its own, NAME~HASH.
         format: file format of the labels of volumes; nrrd and mha have the exact geometry of a
             scan in that format, or in DICOM, which filters of SimpleITK ask for.
-        dicom: also write the labels of DICOM series as DICOM segmentations, which have the
-            patient and study of the series.
+        dicom: also write the labels of DICOM series as DICOM segmentations of this type, and
+            maps as parametric maps, which have the patient and study of the series.
         force: also predict scans that are unlike those that the run was trained on.
         probabilities: also write the probability of every class.
         overlap: overlap of neighbouring windows, as a share of their size.
@@ -532,14 +532,15 @@ def report(
     single_file: bool = False,
     source: str = "auto",
 ) -> Path:
-    """Make a page for the browser from runs, predictions or studies, to look and to mark.
+    """Make a page for the browser from runs, predictions, embeddings or studies, to look.
 
     The page opens offline, without a server. Of predictions it is a table that begins with the
     least trusted case, with a viewer of the scan, its label and its maps; marks are exported as
-    a table.
+    a table. Of embeddings it is a map of the scans.
 
     Args:
-        folders: runs, folders of predictions, or studies; several make one report.
+        folders: runs, folders of predictions or embeddings, or studies; several make one
+            report.
         out: folder of the report; an earlier report there is replaced.
         scans: the scans that were predicted; default: the folder that was named to `predict`.
         truth: folder or data set with true labels; default: the labels next to the scans, if
