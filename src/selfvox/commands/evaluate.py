@@ -12,6 +12,7 @@ from selfvox.evaluation.calibration import report_calibration
 from selfvox.evaluation.certainty import report_certainty
 from selfvox.evaluation.classification import evaluate_classes
 from selfvox.evaluation.pairs import LabelPair, find_truth, pair_cases
+from selfvox.evaluation.regression import evaluate_targets, has_targets
 from selfvox.evaluation.segmentation import Row, mean_dice, print_summary, score_pairs
 from selfvox.ops.regions import Regions, parse_regions
 from selfvox.prediction import output_folder, read_predictions
@@ -28,7 +29,8 @@ def evaluate(settings: Evaluate) -> list[dict[str, Any]]:
         case, class, name, dice, and in 3D hd95_mm, surface_distance_mm, predicted_volume_ml,
         true_volume_ml; in 2D, where pixels have no known size, hd95_px, surface_distance_px,
         predicted_area_px, true_area_px. Distances are nan where a mask is empty. Of classified
-        scans, one row per score: score, class, value.
+        scans, one row per score: score, class, value. Of predicted numbers, one row per score:
+        score, value, low, high, the ends of its 95 % interval.
 
     Raises:
         DataError: nothing can be compared, or at least one pair could not; the others were.
@@ -37,6 +39,12 @@ def evaluate(settings: Evaluate) -> list[dict[str, Any]]:
     out = settings.out
     if out is not None and (out.suffix.lower() != ".csv" or out.is_dir()):
         raise UsageError(f"{out}: is no name for a table; end it in .csv")
+    if has_targets(settings.predictions):
+        if settings.regions is not None:
+            raise UsageError(
+                f"regions: {settings.predictions} has numbers of whole scans; leave --regions out"
+            )
+        return evaluate_targets(settings)
     if not (settings.predictions / output_folder.CLASS_TABLE).is_file():
         return _evaluate_segmentations(settings)
     if settings.regions is not None:

@@ -1,4 +1,4 @@
-"""The verb `finetune`: a network that segments or classifies, from an encoder and a few labels."""
+"""The verb `finetune`: a network that segments, classifies or predicts a number, by labels."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from selfvox.runs.run_folder import OnMetrics, Run, is_finished, open_run, read_
 from selfvox.settings.verbs import Calibrate, Finetune
 from selfvox.training.classification import Classification
 from selfvox.training.downstream import DownstreamTask
-from selfvox.training.finetune_request import check_options, check_request
+from selfvox.training.finetune_request import check_options, check_request, kind_of_truth
 from selfvox.training.finetune_run import FinetuneJob, Trained, train_network
 from selfvox.training.finetune_split import cases_of, choose_split
 from selfvox.training.folder_kind import check_prepared
@@ -41,6 +41,7 @@ from selfvox.training.follow_plans import follow_plans
 from selfvox.training.learning_curve import draw_curve
 from selfvox.training.network_teacher import teach_by_network
 from selfvox.training.pretrained import Pretrained, read_pretrained
+from selfvox.training.regression import Regression
 from selfvox.training.segmentation import Segmentation
 from selfvox.training.time_budget import Clock
 from selfvox.training.trend import late_rise, twice_as_long
@@ -299,10 +300,12 @@ def _count_channels(settings: Finetune, dataset: Dataset | None) -> int:
 
 
 def _downstream_task(store: Store, settings: Finetune) -> DownstreamTask:
-    """Segmentation where there are labels, else classification."""
-    has_labels = any(case.has_label for case in store.cases)
-    check_options(settings, store.path, has_labels=has_labels)
-    return Segmentation(store, settings) if has_labels else Classification(store, settings)
+    """Segmentation where there are labels, else classification, or regression of targets."""
+    truth = kind_of_truth(store.cases) or "labels"
+    check_options(settings, store.path, truth)
+    if truth == "targets":
+        return Regression(store, settings)
+    return Classification(store, settings) if truth == "grades" else Segmentation(store, settings)
 
 
 def _suggest_longer(settings: Finetune, run: Path, task: DownstreamTask, steps: int) -> None:

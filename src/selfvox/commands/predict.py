@@ -59,7 +59,9 @@ def predict(settings: Predict) -> list[Path]:
         job.folder.write_rejected(rejected, len(cases))
         echo(f"predictions: {job.result} ({len(cases)} scans)")
         echo(f"next: selfvox evaluate {settings.out} {job.truth} --out scores.csv")
-        echo(f"look: selfvox report {shlex.quote(str(settings.out))} --out report/")
+        # a report does not show numbers of whole scans
+        if job.classes:
+            echo(f"look: selfvox report {shlex.quote(str(settings.out))} --out report/")
     return job.outputs(cases)
 
 

@@ -91,7 +91,8 @@ def _make_split(store: Store, settings: Prepare) -> Split:
     grades = subject_grades(store.cases)
     subjects = {case.subject for case in store.cases if case.has_label}
     if not subjects:
-        subjects = set(grades) or {case.subject for case in store.cases}
+        targets = {case.subject for case in store.cases if case.target is not None}
+        subjects = set(grades) or targets or {case.subject for case in store.cases}
     # sorted: the split follows from the seed, not from the order of the files
     return split.make_split(
         sorted(subjects), settings.test, settings.validation, settings.seed, grades

@@ -93,4 +93,4 @@ def _labelled_subjects(labelled: Path | None) -> set[str]:
     if labelled is None:
         return set()
     cases = find_dataset(labelled).cases
-    return {case.subject for case in cases if case.label is not None or case.grade is not None}
+    return {case.subject for case in cases if case.is_labelled}

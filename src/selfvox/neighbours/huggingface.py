@@ -9,7 +9,14 @@ from torch import Tensor
 
 from selfvox.errors import UsageError
 from selfvox.runs.atomic_files import sha256, write_text
-from selfvox.runs.card import Card, ClassifierCard, EncoderCard, NetworkCard, SegmenterCard
+from selfvox.runs.card import (
+    Card,
+    ClassifierCard,
+    EncoderCard,
+    NetworkCard,
+    RegressorCard,
+    SegmenterCard,
+)
 from selfvox.runs.typed_json import write_checked
 from selfvox.runs.weights import read_encoder, read_network, save_tensors
 
@@ -19,6 +26,7 @@ TAGS = {
     EncoderCard: "image-feature-extraction",
     SegmenterCard: "image-segmentation",
     ClassifierCard: "image-classification",
+    RegressorCard: "other",
 }
 PAGE = """\
 ---
@@ -88,6 +96,8 @@ def _page(card: Card, tensors: dict[str, Tensor]) -> str:
         what = f"A network that segments {', '.join(card.classes.values())}."
     if isinstance(card, ClassifierCard):
         what = f"A network that classifies scans as {', '.join(card.classes)}."
+    if isinstance(card, RegressorCard):
+        what = "A network that predicts a number of whole scans."
     return PAGE.format(
         tag=TAGS[type(card)],
         title=f"selfvox {part}",

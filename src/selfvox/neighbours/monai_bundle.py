@@ -12,7 +12,7 @@ import torch
 from selfvox.data.preparation.recipe import Recipe, recipe_of_card
 from selfvox.errors import UsageError
 from selfvox.runs.atomic_files import sha256, write_json, write_text
-from selfvox.runs.card import ClassifierCard, SegmenterCard
+from selfvox.runs.card import SegmenterCard
 from selfvox.runs.typed_json import write_checked
 from selfvox.runs.weights import read_network, save_tensors
 
@@ -47,8 +47,10 @@ def write_bundle(run: Path, out: Path) -> Path:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UsageError(f"{out}: exists and is not an empty folder; name another --out")
     tensors, card = read_network(run)
-    if isinstance(card, ClassifierCard):
-        raise UsageError(f"{run}: classifies scans, and the bundle is of segmenters; use --to onnx")
+    if not isinstance(card, SegmenterCard):
+        raise UsageError(
+            f"{run}: is of whole scans, and the bundle is of segmenters; use --to onnx"
+        )
     recipe = recipe_of_card(card, str(run))
     if recipe.spatial_dims != 3:
         raise UsageError(f"{run}: segments pictures, and the bundle is of volumes; use --to onnx")

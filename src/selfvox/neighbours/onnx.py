@@ -13,25 +13,38 @@ from torch import Tensor, nn
 
 from selfvox.errors import NumericalError, UsageError
 from selfvox.prediction.segment import OVERLAP
-from selfvox.prediction.trained_model import TrainedClassifier, TrainedSegmenter, load_model
+from selfvox.prediction.trained_model import (
+    TrainedClassifier,
+    TrainedModel,
+    TrainedRegressor,
+    TrainedSegmenter,
+    load_model,
+)
 from selfvox.runs.atomic_files import atomic_write, sha256, write_json
 
 INPUT = "image"
+OUTPUTS = {
+    TrainedSegmenter: "logits",
+    TrainedClassifier: "probabilities",
+    TrainedRegressor: "target",
+}
+RESIZE = "linear, to the size of the input"
 TOLERANCE = 1e-4  # between torch and onnxruntime, as a share of the largest output above 1
 # two, since the exporter would take a batch of one for a constant
 EXAMPLE_BATCH = 2
 
 
-class _ClassProbabilities(nn.Module):
-    """A classifier with probabilities as its output, ordered classes or not."""
+class _WholeScanNetwork(nn.Module):
+    """A classifier with probabilities as its output, ordered classes or not; or a regressor."""
 
-    def __init__(self, model: TrainedClassifier):
+    def __init__(self, model: TrainedClassifier | TrainedRegressor):
         super().__init__()
         self.network = model.network
 
     def forward(self, images: Tensor) -> Tensor:
-        """(batch, channel, *space) -> (batch, class)."""
-        return self.network.probabilities(self.network(images))
+        """(batch, channel, *space) -> (batch, class), or (batch, 1)."""
+        output: Tensor = self.network.probabilities(self.network(images))
+        return output
 
 
 def check_installed() -> None:
@@ -68,9 +81,9 @@ def write_onnx(run: Path, out: Path) -> Path:
     """
     check_installed()
     model = load_model(run)
-    network = model.network if isinstance(model, TrainedSegmenter) else _ClassProbabilities(model)
+    network = model.network if isinstance(model, TrainedSegmenter) else _WholeScanNetwork(model)
     network.eval()
-    output = "logits" if isinstance(model, TrainedSegmenter) else "probabilities"
+    output = OUTPUTS[type(model)]
     shape = (len(model.recipe.channel_names), *_edges(model))
     example = torch.randn(EXAMPLE_BATCH, *shape, generator=torch.Generator().manual_seed(0))
     content = _convert(network, example, output, str(run))
@@ -86,7 +99,7 @@ def write_onnx(run: Path, out: Path) -> Path:
     return out
 
 
-def describe(model: TrainedSegmenter | TrainedClassifier) -> dict[str, Any]:
+def describe(model: TrainedModel) -> dict[str, Any]:
     """What a program needs for predictions with a network, and nothing of the people.
 
     Args:
@@ -109,12 +122,14 @@ def describe(model: TrainedSegmenter | TrainedClassifier) -> dict[str, Any]:
             "the mean over mirror images",
         ],
     }
+    if isinstance(model, TrainedRegressor):
+        return entries | {"predicts": "number of a scan", "resize": RESIZE}
     if isinstance(model, TrainedClassifier):
         return entries | {
             "predicts": "class of a scan",
             "classes": list(model.classes),
             "ordered": model.network.ordinal,
-            "resize": "linear, to the size of the input",
+            "resize": RESIZE,
         }
     entries["left_out"].append("the mean over windows")
     return entries | {
@@ -135,11 +150,13 @@ def describe(model: TrainedSegmenter | TrainedClassifier) -> dict[str, Any]:
     }
 
 
-def _edges(model: TrainedSegmenter | TrainedClassifier) -> tuple[int, ...]:
+def _edges(model: TrainedModel) -> tuple[int, ...]:
     return model.window if isinstance(model, TrainedSegmenter) else model.input_size
 
 
-def _output_shape(model: TrainedSegmenter | TrainedClassifier) -> list[int]:
+def _output_shape(model: TrainedModel) -> list[int]:
+    if isinstance(model, TrainedRegressor):
+        return [1]
     if isinstance(model, TrainedClassifier):
         return [len(model.classes)]
     return [len(model.outputs), *model.window]

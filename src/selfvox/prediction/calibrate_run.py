@@ -10,12 +10,19 @@ from typing import cast
 import numpy as np
 
 from selfvox.errors import UsageError
-from selfvox.prediction import classify, segment
+from selfvox.prediction import classify, regress, segment
 from selfvox.prediction.calibration_job import CalibrationJob
 from selfvox.prediction.labelled_scans import LabelledScan, leave_out_seen_voxels, unseen_scans
 from selfvox.prediction.measure_classes import calibrate_classifiers
 from selfvox.prediction.measure_segmentations import calibrate_segmenters
-from selfvox.prediction.trained_model import TrainedClassifier, TrainedSegmenter, load_model
+from selfvox.prediction.measure_targets import calibrate_regressors
+from selfvox.prediction.trained_model import (
+    TrainedClassifier,
+    TrainedModel,
+    TrainedRegressor,
+    TrainedSegmenter,
+    load_model,
+)
 from selfvox.runs.device import make_fabric
 from selfvox.runs.fold_folder import name_networks
 from selfvox.runs.progress import echo
@@ -71,6 +78,8 @@ def calibrate_run(settings: Calibrate) -> Path:
     )
     if is_segmented:
         files = calibrate_segmenters(job, cast(list[TrainedSegmenter], models))
+    elif isinstance(models[0], TrainedRegressor):
+        files = calibrate_regressors(job, cast(list[TrainedRegressor], models))
     else:
         files = calibrate_classifiers(job, cast(list[TrainedClassifier], models))
     calibration = files[0] if len(files) == 1 else f"{files[0]} and those of the other folds"
@@ -86,7 +95,7 @@ def calibrate_run(settings: Calibrate) -> Path:
 def _passes(
     settings: Calibrate,
     runs: Sequence[Path],
-    models: Sequence[TrainedSegmenter | TrainedClassifier],
+    models: Sequence[TrainedModel],
 ) -> PassSettings:
     """The passes that `predict` would make with the same settings."""
     is_segmented = isinstance(models[0], TrainedSegmenter)
@@ -109,6 +118,8 @@ def _passes(
     passes = PassSettings.from_verb(prediction, models[0].dropout)
     if is_segmented:
         segment.check_vote(cast(list[TrainedSegmenter], models), passes, runs)
+    elif isinstance(models[0], TrainedRegressor):
+        regress.check_vote(cast(list[TrainedRegressor], models), passes, runs)
     else:
         classify.check_vote(cast(list[TrainedClassifier], models), passes, runs)
     return passes
@@ -117,7 +128,7 @@ def _passes(
 def _chosen_scans(
     settings: Calibrate,
     runs: Sequence[Path],
-    models: Sequence[TrainedSegmenter | TrainedClassifier],
+    models: Sequence[TrainedModel],
     most: int | None,
 ) -> list[list[LabelledScan]]:
     """For each network its labelled scans, at most so many in all, spread over all there are."""

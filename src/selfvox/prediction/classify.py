@@ -14,7 +14,7 @@ from selfvox.errors import UsageError
 from selfvox.ops.flips import mean_of_classes
 from selfvox.ops.resize import resize
 from selfvox.prediction.scan_check import compare_scan
-from selfvox.prediction.trained_model import TrainedClassifier
+from selfvox.prediction.trained_model import TrainedClassifier, TrainedRegressor
 from selfvox.runs.device import Fabric, inference_mode, make_fabric
 from selfvox.uncertainty import ensemble
 from selfvox.uncertainty.class_votes import ClassVotes, count_class_votes
@@ -86,8 +86,64 @@ def check_vote(
     ensemble.check_vote(settings, models[0].classes)
 
 
+class ScanPasses:
+    """Networks of whole scans on their device, ready for one scan after the other.
+
+    Args:
+        models: the leading one first; its recipe prepares the scans.
+        settings: of passes and votes.
+        fabric: device and arithmetic.
+
+    Raises:
+        UsageError: dropout is asked for and a network has no activation to drop units after.
+    """
+
+    def __init__(
+        self,
+        models: Sequence[TrainedClassifier | TrainedRegressor],
+        settings: PassSettings,
+        fabric: Fabric,
+    ):
+        self.networks = models
+        self.settings = settings
+        self.fabric = fabric
+        self._masks: list[DropoutMasks] = []
+        for model in models:
+            fabric.to_device(model.network)
+            if settings.passes > 1:
+                # once for all scans: a pass is the same network on each of them
+                network = model.network
+                self._masks.append(DropoutMasks(network.encoder, network.head, settings.dropout))
+
+    @property
+    def votes(self) -> bool:
+        """Whether there are several predictions of each scan."""
+        return self.settings.has_several(len(self.networks))
+
+    def passes(self, data: np.ndarray) -> torch.Tensor:
+        """Probabilities (pass, class), or numbers (pass, 1), of a scan (channel, *space)."""
+        count = self.settings.passes
+        rows = []
+        with inference_mode(self.fabric):
+            for number, model in enumerate(self.networks):
+                scan = torch.from_numpy(data)[None]
+                image = self.fabric.to_device(resize(scan, model.input_size))
+                axes = model.mirror_axes if self.settings.mirror else ()
+                if count == 1:
+                    rows.append(mean_of_classes(model.probabilities, image, axes))
+                    continue
+                # passes are numbered across the networks: no two have the same masks
+                passes = range(number * count, (number + 1) * count)
+                rows.append(
+                    run_mirrored_class_passes(
+                        model.network, self._masks[number], image, passes, axes
+                    )
+                )
+            return torch.cat(rows).cpu()
+
+
 class ScanClassifier:
-    """Networks on their device, ready to classify one scan after the other.
+    """Classifiers on their device, ready to classify one scan after the other.
 
     Args:
         models: the leading one first; its recipe prepares the scans.
@@ -101,43 +157,15 @@ class ScanClassifier:
     def __init__(self, models: Sequence[TrainedClassifier], settings: PassSettings, fabric: Fabric):
         self.models = models
         self.settings = settings
-        self.fabric = fabric
-        self._masks: list[DropoutMasks] = []
-        for model in models:
-            fabric.to_device(model.network)
-            if settings.passes > 1:
-                # once for all scans: a pass is the same network on each of them
-                network = model.network
-                self._masks.append(DropoutMasks(network.encoder, network.head, settings.dropout))
+        self._passes = ScanPasses(models, settings, fabric)
 
     @property
     def votes(self) -> bool:
         """Whether several predictions of each scan vote."""
-        return self.settings.has_several(len(self.models))
+        return self._passes.votes
 
     def classify(self, prepared: PreparedScan) -> ClassVotes:
         """Classify one prepared scan by all passes of all networks."""
-        passes = self._passes(prepared.data)
+        passes = self._passes.passes(prepared.data)
         model = self.models[0]
         return count_class_votes(passes, model.network.ordinal, model.classes, self.settings)
-
-    def _passes(self, data: np.ndarray) -> torch.Tensor:
-        """Probabilities (pass, class) of a prepared scan (channel, *space)."""
-        count = self.settings.passes
-        probabilities = []
-        with inference_mode(self.fabric):
-            for number, model in enumerate(self.models):
-                scan = torch.from_numpy(data)[None]
-                image = self.fabric.to_device(resize(scan, model.input_size))
-                axes = model.mirror_axes if self.settings.mirror else ()
-                if count == 1:
-                    probabilities.append(mean_of_classes(model.probabilities, image, axes))
-                    continue
-                # passes are numbered across the networks: no two have the same masks
-                passes = range(number * count, (number + 1) * count)
-                probabilities.append(
-                    run_mirrored_class_passes(
-                        model.network, self._masks[number], image, passes, axes
-                    )
-                )
-            return torch.cat(probabilities).cpu()

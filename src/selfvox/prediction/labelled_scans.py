@@ -20,14 +20,19 @@ from selfvox.data.preparation.stored_case import StoredCase
 from selfvox.data.sources import Case, find_dataset
 from selfvox.errors import DataError, UsageError
 from selfvox.prediction.scan_check import compare_scan
-from selfvox.prediction.trained_model import TrainedClassifier, TrainedSegmenter
+from selfvox.prediction.trained_model import (
+    TrainedClassifier,
+    TrainedModel,
+    TrainedRegressor,
+    TrainedSegmenter,
+)
 from selfvox.prediction.used_scans import TESTED, TRAINED, UsedScans, store_of_run, used_scans
 from selfvox.runs.progress import echo, progress_bar
 
-Model = TrainedSegmenter | TrainedClassifier
-# of a scan: its label on its own grid (*space), class numbers; or its grade, where networks
-# classify whole scans
-Truth = np.ndarray | int
+Model = TrainedModel
+# of a scan: its label on its own grid (*space), class numbers; or its grade or target, where
+# networks are of whole scans
+Truth = np.ndarray | int | float
 
 
 @dataclass(frozen=True)
@@ -192,9 +197,9 @@ def _scans_of_files(
 
 
 def _has_truth(case: Case | StoredCase, model: Model) -> bool:
-    """Whether a case has what the model predicts: a label, or a grade."""
-    if isinstance(model, TrainedClassifier):
-        return case.grade is not None
+    """Whether a case has what the model predicts: a label, a grade or a target."""
+    if not isinstance(model, TrainedSegmenter):
+        return _truth_of_scan(case, model) is not None
     return case.has_label if isinstance(case, StoredCase) else case.label is not None
 
 
@@ -213,10 +218,17 @@ def _stored_scans(
             f"{store.path}: its scans were resampled, so it has no labels on their own grids; name "
             f"the scans and label files: `selfvox calibrate {run} LABELLED/`"
         )
-    return [_scan_of_store(store, case, is_segmenter) for case in cases]
+    return [_scan_of_store(store, case, model) for case in cases]
 
 
-def _scan_of_store(store: Store, case: StoredCase, is_segmented: bool) -> LabelledScan:
+def _truth_of_scan(
+    case: Case | StoredCase, model: TrainedClassifier | TrainedRegressor
+) -> int | float | None:
+    """The grade or the target of a case, by the kind of the network."""
+    return case.grade if isinstance(model, TrainedClassifier) else case.target
+
+
+def _scan_of_store(store: Store, case: StoredCase, model: Model) -> LabelledScan:
     def read() -> tuple[PreparedScan, Truth]:
         start = (0,) * len(case.shape)
         prepared = PreparedScan(
@@ -225,9 +237,10 @@ def _scan_of_store(store: Store, case: StoredCase, is_segmented: bool) -> Labell
             affine=np.array(case.affine),
             geometry=case.geometry,
         )
-        if not is_segmented:
-            assert case.grade is not None
-            return prepared, case.grade
+        if not isinstance(model, TrainedSegmenter):
+            truth = _truth_of_scan(case, model)
+            assert truth is not None
+            return prepared, truth
         label = store.label_crop(case, start, case.shape)
         return prepared, store.recipe.undo(label, case.geometry)
 
@@ -244,9 +257,10 @@ def _scan_of_file(case: Case, model: Model, used: UsedScans) -> LabelledScan:
         )
         for note in comparison.notes:
             echo(f"{image.name}: {note}")
-        if isinstance(model, TrainedClassifier):
-            assert case.grade is not None
-            return prepared, case.grade
+        if not isinstance(model, TrainedSegmenter):
+            truth = _truth_of_scan(case, model)
+            assert truth is not None
+            return prepared, truth
         assert case.label is not None
         return prepared, images.read_label(case.label, image, model.classes)
 

@@ -4,7 +4,8 @@
   `ID_probabilities.nii.gz` or `.tif`, and `ID.dcm`, the label as a DICOM segmentation.
 - `classes.json`: the name of each number. `regions.json`: the numbers of each region, where the run
   has some.
-- `predictions.csv` instead of these, where whole scans were classified.
+- `predictions.csv` instead of these, where whole scans were classified; `targets.csv`, where a
+  number was predicted of them.
 - `predictions.json`: the network and what predictions depend on. `settings.yaml`: all settings of
   the last `predict`, such as where the scans are. `cases.jsonl`: file, hashes and work of each
   scan, and hashes of its predictions.
@@ -44,6 +45,7 @@ CARD = "predictions.json"
 CLASS_NAMES = "classes.json"
 REGION_CLASSES = "regions.json"
 CLASS_TABLE = "predictions.csv"
+TARGET_TABLE = "targets.csv"
 LEDGER = "cases.jsonl"
 REVIEW_TABLE = "review.csv"
 REJECTED_TABLE = "rejected.csv"
@@ -52,7 +54,15 @@ SETTINGS = "settings.yaml"
 MAPS_FOLDER = "maps"
 PROBABILITY_ENDING = "_probabilities"
 # files that are not of one case; found in a folder without a card, they are somebody else's
-_TABLES = (CLASS_TABLE, CLASS_NAMES, REGION_CLASSES, LEDGER, REVIEW_TABLE, REJECTED_TABLE)
+_TABLES = (
+    CLASS_TABLE,
+    TARGET_TABLE,
+    CLASS_NAMES,
+    REGION_CLASSES,
+    LEDGER,
+    REVIEW_TABLE,
+    REJECTED_TABLE,
+)
 _RECORD_KEYS = (
     "id",
     "scan",
@@ -216,7 +226,8 @@ class OutputFolder:
             self._check_no_foreign_files(cases)
             write_checked(self.path / CARD, card)
         names = {str(value): name for value, name in classes.items()}
-        write_json(self.path / CLASS_NAMES, names)
+        if names:
+            write_json(self.path / CLASS_NAMES, names)
         if regions is not None:
             write_json(self.path / REGION_CLASSES, regions_to_json(regions))
         named = self._with_own_names(cases, replace)

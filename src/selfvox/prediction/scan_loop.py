@@ -182,8 +182,8 @@ def _cases_of_subset(dataset: Dataset, settings: Predict) -> list[Case]:
 
 
 def _unlabelled_cases(dataset: Dataset) -> list[Case]:
-    """The cases that have neither a label nor a grade."""
-    cases = [case for case in dataset.cases if case.label is None and case.grade is None]
+    """The cases that have no label, grade or target."""
+    cases = [case for case in dataset.cases if not case.is_labelled]
     if not cases:
         raise DataError(
             f"{dataset.root}: all {len(dataset.cases)} scans have a label; leave --subset out"

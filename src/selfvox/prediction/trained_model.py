@@ -23,10 +23,18 @@ from selfvox.data.sampling.crop_size import SLICE_AXES
 from selfvox.errors import UsageError, WeightsError
 from selfvox.models.build import build_encoder, is_python_class
 from selfvox.models.classifier import Classifier
+from selfvox.models.regressor import Regressor
 from selfvox.models.segmenter import Segmenter
 from selfvox.ops.flips import named_axes
 from selfvox.ops.regions import Regions, decode_regions, region_labels
-from selfvox.runs.card import ClassifierCard, DropoutRates, NetworkCard, SegmenterCard
+from selfvox.runs.card import (
+    AnyNetworkCard,
+    ClassifierCard,
+    DropoutRates,
+    NetworkCard,
+    RegressorCard,
+    SegmenterCard,
+)
 from selfvox.runs.fold_folder import fold_folder, fold_runs
 from selfvox.runs.progress import echo
 from selfvox.runs.run_folder import read_run_record
@@ -131,7 +139,33 @@ class TrainedClassifier:
         return self.network.probabilities(self.network(images))
 
 
-def load_model(run: Path) -> TrainedSegmenter | TrainedClassifier:
+@dataclass(frozen=True)
+class TrainedRegressor:
+    """A trained network that predicts a number of whole scans, and the recipe of its scans."""
+
+    network: Regressor
+    recipe: Recipe
+    input_size: tuple[int, ...]  # edges in voxels that every scan is resized to
+    sha256: str  # of its weights
+    dropout: DropoutRates | None = None  # that it was trained with
+    mirror_axes: tuple[int, ...] = ()  # of space, along which the training mirrored scans
+    scans: ScanRange | None = None  # that it was trained on; None: the run does not say
+
+    @property
+    def constant(self) -> float:
+        """Median of the training targets: what to predict without looking at a scan."""
+        return float(self.network.median)
+
+    def probabilities(self, images: Tensor) -> Tensor:
+        """(batch, channel, *input_size) -> (batch, 1), without dropout."""
+        prediction: Tensor = self.network(images)
+        return prediction
+
+
+TrainedModel = TrainedSegmenter | TrainedClassifier | TrainedRegressor
+
+
+def load_model(run: Path) -> TrainedModel:
     """Load the network of a fine-tuning run, or of its `network/` folder; its card says the kind.
 
     Raises:
@@ -139,6 +173,8 @@ def load_model(run: Path) -> TrainedSegmenter | TrainedClassifier:
             fine-tuning run.
     """
     tensors, card = _read_network(run)
+    if isinstance(card, RegressorCard):
+        return _build(run, card, tensors, _regressor_from_card)
     if isinstance(card, ClassifierCard):
         return _build(run, card, tensors, _classifier_from_card)
     return _build(run, card, tensors, _segmenter_from_card)
@@ -170,6 +206,8 @@ def load_segmenter(run: Path, encoder: nn.Module | None = None) -> TrainedSegmen
         WeightsError: as `load_model`, or the run classifies whole scans.
     """
     tensors, card = _read_network(run)
+    if isinstance(card, RegressorCard):
+        raise WeightsError(f"{run}: predicts a number of whole scans; use selfvox.predict")
     if isinstance(card, ClassifierCard):
         raise WeightsError(f"{run}: classifies whole scans; load it with load_classifier")
     return _build(run, card, tensors, _segmenter_from_card, encoder)
@@ -186,6 +224,8 @@ def load_classifier(run: Path, encoder: nn.Module | None = None) -> TrainedClass
         WeightsError: as `load_model`, or the run segments.
     """
     tensors, card = _read_network(run)
+    if isinstance(card, RegressorCard):
+        raise WeightsError(f"{run}: predicts a number of whole scans; use selfvox.predict")
     if isinstance(card, SegmenterCard):
         raise WeightsError(f"{run}: segments; load it with load_segmenter")
     return _build(run, card, tensors, _classifier_from_card, encoder)
@@ -205,8 +245,8 @@ def _decode_classes(probabilities: Iterable[np.ndarray], values: np.ndarray) -> 
     return decided
 
 
-AnyCard = TypeVar("AnyCard", SegmenterCard, ClassifierCard)
-Model = TypeVar("Model", TrainedSegmenter, TrainedClassifier)
+AnyCard = TypeVar("AnyCard", SegmenterCard, ClassifierCard, RegressorCard)
+Model = TypeVar("Model", TrainedSegmenter, TrainedClassifier, TrainedRegressor)
 
 
 def _build(
@@ -287,7 +327,20 @@ def _classifier_from_card(card: ClassifierCard, encoder: nn.Module | None) -> Tr
     )
 
 
-def _read_network(run: Path) -> tuple[dict[str, Tensor], SegmenterCard | ClassifierCard]:
+def _regressor_from_card(card: RegressorCard, encoder: nn.Module | None) -> TrainedRegressor:
+    built = build_encoder(encoder or card.network, card.spatial_dims, card.in_channels)
+    return TrainedRegressor(
+        network=Regressor(built, card.is_linear),
+        recipe=recipe_of_card(card, "the network"),
+        input_size=card.crop,
+        sha256=card.sha256,
+        dropout=card.dropout,
+        mirror_axes=_mirror_axes(card),
+        scans=_scan_range(card),
+    )
+
+
+def _read_network(run: Path) -> tuple[dict[str, Tensor], AnyNetworkCard]:
     """Tensors and card of a run's network.
 
     Raises:

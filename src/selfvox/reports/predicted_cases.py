@@ -14,7 +14,7 @@ from selfvox.data.sources import Case
 from selfvox.errors import DataError
 from selfvox.evaluation.pairs import find_truth
 from selfvox.prediction.class_table import read_class_table
-from selfvox.prediction.output_folder import CLASS_TABLE, LEDGER, CaseRecord
+from selfvox.prediction.output_folder import CLASS_TABLE, LEDGER, TARGET_TABLE, CaseRecord
 from selfvox.prediction.predicted_scans import (
     find_predicted_scans,
     predict_settings,
@@ -71,6 +71,11 @@ def list_cases(folder: Path, settings: Report) -> list[PredictedCase]:
     Raises:
         DataError: there is none, or the folder is damaged.
     """
+    if (folder / TARGET_TABLE).exists():
+        raise DataError(
+            f"{folder}: has numbers of whole scans, which a report does not show; open "
+            f"{TARGET_TABLE} there"
+        )
     if (folder / CLASS_TABLE).exists():
         labels: Mapping[str, Path | None] = dict.fromkeys(
             read_class_table(folder / CLASS_TABLE).predicted

@@ -226,12 +226,28 @@ class ClassifierCard(NetworkCard):
         return "validation_kappa" if entries.get("ordinal") else "validation_balanced_accuracy"
 
 
-def parse_network_card(entries: Mapping[str, Any], file: Path) -> SegmenterCard | ClassifierCard:
+@dataclass(frozen=True, kw_only=True)
+class RegressorCard(NetworkCard):
+    """The card of a network that predicts a number of whole scans."""
+
+    predicts: Literal["target"]
+
+    @classmethod
+    def _key(cls, name: str, entries: Mapping[str, Any]) -> str:
+        return "validation_skill" if name == "score" else name
+
+
+AnyNetworkCard = SegmenterCard | ClassifierCard | RegressorCard
+
+
+def parse_network_card(entries: Mapping[str, Any], file: Path) -> AnyNetworkCard:
     """The card in `network.json`.
 
     Raises:
         WeightsError: as `Card.from_json`.
     """
+    if "predicts" in entries:
+        return RegressorCard.from_json(entries, file)
     # only a classifier's card says whether its classes have an order
     if "ordinal" in entries:
         return ClassifierCard.from_json(entries, file)

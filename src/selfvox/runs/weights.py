@@ -20,10 +20,9 @@ from selfvox.runs import typed_json
 from selfvox.runs.atomic_files import atomic_write, sha256
 from selfvox.runs.card import (
     FORMAT,
+    AnyNetworkCard,
     Card,
-    ClassifierCard,
     EncoderCard,
-    SegmenterCard,
     parse_network_card,
 )
 
@@ -262,7 +261,7 @@ def part_folder(run: Path, name: str) -> Path:
     return run / name if (run / name).is_dir() else run
 
 
-def read_network_card(run: Path) -> SegmenterCard | ClassifierCard:
+def read_network_card(run: Path) -> AnyNetworkCard:
     """The card of a fine-tuning run, or of its `network/` folder, without the weights.
 
     Raises:
@@ -272,7 +271,7 @@ def read_network_card(run: Path) -> SegmenterCard | ClassifierCard:
     return parse_network_card(_read_entries(folder, "network"), folder / "network.json")
 
 
-def read_network(run: Path) -> tuple[dict[str, Tensor], SegmenterCard | ClassifierCard]:
+def read_network(run: Path) -> tuple[dict[str, Tensor], AnyNetworkCard]:
     """The tensors and the card of a fine-tuning run, or of its `network/` folder.
 
     Raises:

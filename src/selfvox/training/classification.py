@@ -17,6 +17,7 @@ from selfvox.data.sampling.whole_scans import WholeScans, resized_scan
 from selfvox.errors import DataError
 from selfvox.models.classifier import Classifier, decide_class
 from selfvox.models.encoder import Encoder
+from selfvox.models.regressor import Regressor
 from selfvox.ops.metrics import auc_per_class, confusion, kappa, nan_mean, recalls
 from selfvox.ops.outcome import Batch, Outcome
 from selfvox.runs.card import ClassifierCard
@@ -29,23 +30,12 @@ from selfvox.training.loop import Objective
 from selfvox.training.mirror import axis_names, mirror_axes
 
 
-class Classification(DownstreamTask):
-    """Classify whole scans, resized to the crop's edges, from the encoder's embedding of them."""
-
-    scans = "scans with a class"
+class WholeScanTask(DownstreamTask):
+    """What tasks on whole scans share: a size that all are resized to, and how they are varied."""
 
     def __init__(self, store: Store, settings: Finetune):
-        self.classes = sorted({case.grade for case in store.cases if case.grade is not None})
-        if len(self.classes) < 2:
-            raise DataError(
-                f"{store.path}: all scans have the same grade, {self.classes[0]}; give scans of at "
-                "least two grades"
-            )
-        self.ordinal = settings.ordinal
-        self.balance = settings.balance
         self.linear = settings.head == "linear"
         self.dropout = dropout_rates(settings)
-        self.score = "kappa" if self.ordinal else "balanced_accuracy"
         names = axis_names(len(store.cases[0].shape))
         mirror = settings.mirror
         if mirror is None:
@@ -58,12 +48,6 @@ class Classification(DownstreamTask):
         self.augmentation = Augmentation(STRENGTHS[self.augment], axes)
         self.mirrored = tuple(names[axis] for axis in axes)
 
-    def usable(self, case: StoredCase) -> bool:  # noqa: D102
-        return case.grade is not None
-
-    def strata(self, cases: Sequence[StoredCase]) -> dict[str, int]:  # noqa: D102
-        return subject_grades(cases)
-
     def input_size(  # noqa: D102
         self,
         requested: Sequence[int] | None,
@@ -73,6 +57,30 @@ class Classification(DownstreamTask):
         if requested is not None:
             return choose_crop(requested, cases, divisor)
         return choose_whole_size(cases, divisor or (DIVISOR,) * len(cases[0].shape))
+
+
+class Classification(WholeScanTask):
+    """Classify whole scans, resized to the crop's edges, from the encoder's embedding of them."""
+
+    scans = "scans with a class"
+
+    def __init__(self, store: Store, settings: Finetune):
+        super().__init__(store, settings)
+        self.classes = sorted({case.grade for case in store.cases if case.grade is not None})
+        if len(self.classes) < 2:
+            raise DataError(
+                f"{store.path}: all scans have the same grade, {self.classes[0]}; give scans of at "
+                "least two grades"
+            )
+        self.ordinal = settings.ordinal
+        self.balance = settings.balance
+        self.score = "kappa" if self.ordinal else "balanced_accuracy"
+
+    def usable(self, case: StoredCase) -> bool:  # noqa: D102
+        return case.grade is not None
+
+    def strata(self, cases: Sequence[StoredCase]) -> dict[str, int]:  # noqa: D102
+        return subject_grades(cases)
 
     def network(self, encoder: Encoder, spec: Mapping[str, Any]) -> Classifier:  # noqa: D102
         return Classifier(encoder, len(self.classes), self.ordinal, self.linear)
@@ -162,11 +170,11 @@ class Classification(DownstreamTask):
 
 
 class ClassificationObjective(Objective):
-    """A classifier and the loss of its predictions."""
+    """A network of whole scans and the loss of its predictions."""
 
     def __init__(
         self,
-        network: Classifier,
+        network: Classifier | Regressor,
         augmentation: Augmentation,
         frozen_steps: int,
         dropout: TrainingDropout,

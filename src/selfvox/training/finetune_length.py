@@ -16,7 +16,7 @@ from selfvox.runs.device import Fabric, is_cpu
 from selfvox.runs.progress import echo
 from selfvox.settings.verbs import Finetune
 from selfvox.training.best_checkpoint import VALIDATIONS, Validator
-from selfvox.training.classification import Classification
+from selfvox.training.classification import WholeScanTask
 from selfvox.training.downstream import DownstreamTask
 from selfvox.training.schedule import (
     FINETUNE_BUDGETS,
@@ -56,7 +56,7 @@ class FinetuneLength:
         per_step = images_per_step * crop_voxels
         # a scan that is smaller than the crop, or resized to it, is one crop
         voxels = sum(max(math.prod(case.shape), crop_voxels) for case in self.training)
-        if isinstance(self.task, Classification):
+        if isinstance(self.task, WholeScanTask):
             voxels = len(self.training) * crop_voxels
         is_default = settings.steps is settings.epochs is settings.minutes is None
         if recorded is not None:

@@ -30,7 +30,7 @@ from selfvox.runs.progress import echo
 from selfvox.runs.weights import adapt_first_convolutions, load_strictly, state_tensors
 from selfvox.settings.options import as_dict, resolve
 from selfvox.settings.verbs import Finetune
-from selfvox.training.classification import Classification
+from selfvox.training.classification import WholeScanTask
 from selfvox.training.downstream import DownstreamTask
 from selfvox.training.pretrained import Pretrained
 from selfvox.training.schedule import EncoderSchedule
@@ -87,7 +87,7 @@ def build_network(
     crop = task.input_size(settings.crop, cases, encoder.strides[-1])
     check_input(spec, crop)
     card = pretrained.card if isinstance(pretrained, Pretrained) else None
-    if isinstance(card, EncoderCard) and isinstance(task, Classification):
+    if isinstance(card, EncoderCard) and isinstance(task, WholeScanTask):
         _warn_of_other_scale(cases, crop, card.spacing_mm)
     network = task.network(encoder, spec)
     new_values = _count_values(network) - _count_values(encoder)

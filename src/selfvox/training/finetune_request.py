@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +10,9 @@ from torch import nn
 
 from selfvox.data.preparation.manifest import is_store
 from selfvox.data.preparation.store import open_store
+from selfvox.data.preparation.stored_case import StoredCase
 from selfvox.data.sampling.crop_size import DIVISOR, check_edges
-from selfvox.data.sources import Dataset, find_dataset
+from selfvox.data.sources import Case, Dataset, find_dataset
 from selfvox.errors import DataError, UsageError
 from selfvox.models.build import build_encoder, check_network, is_python_class, plans_divisor
 from selfvox.ops.regions import parse_regions
@@ -19,17 +21,20 @@ from selfvox.training.folder_kind import check_scans
 from selfvox.training.pretrained import Pretrained
 from selfvox.uncertainty.mc_dropout import dropout_layers
 
-# settings that mean nothing for labels, or for grades, and their options
+# settings that mean nothing for labels, grades or targets, and their options
+_OF_GRADES = {"balance": "--balance", "ordinal": "--no-ordinal"}
+_OF_LABELS = {
+    "slices": "--slices",
+    "regions": "--regions",
+    "train_on": "--train-on",
+    "loss": "--loss",
+    "unlabelled": "--unlabelled",
+    "class_weights": "--class-weights",
+}
 FOREIGN_OPTIONS = {
-    "labels": {"balance": "--balance", "ordinal": "--no-ordinal"},
-    "grades": {
-        "slices": "--slices",
-        "regions": "--regions",
-        "train_on": "--train-on",
-        "loss": "--loss",
-        "unlabelled": "--unlabelled",
-        "class_weights": "--class-weights",
-    },
+    "labels": _OF_GRADES,
+    "grades": _OF_LABELS,
+    "targets": _OF_LABELS | _OF_GRADES,
 }
 
 
@@ -49,7 +54,7 @@ def check_request(
 
     Raises:
         UsageError: an option that does not fit the labels, the encoder or the other options.
-        DataError: the scans are missing, or there are no labels and no grades.
+        DataError: the scans are missing, or there are no labels, grades and targets.
     """
     if pretrained is not None:
         _check_slices(settings, pretrained)
@@ -64,17 +69,37 @@ def check_request(
     return dataset
 
 
-def check_options(settings: Finetune, place: Path, *, has_labels: bool) -> None:
-    """Refuse options of classification for labels, and options of segmentation for grades.
+def check_options(settings: Finetune, place: Path, truth: str) -> None:
+    """Refuse options of another task.
+
+    Args:
+        settings: of the verb.
+        place: of the scans, for messages.
+        truth: what they have: `labels`, `grades` or `targets`.
 
     Raises:
         UsageError: such an option is not at its default.
     """
-    truth = "labels" if has_labels else "grades"
-    task = "classification" if has_labels else "segmentation"
     for name, option in FOREIGN_OPTIONS[truth].items():
         if getattr(settings, name) != getattr(Finetune, name):  # the default
+            task = "classification" if name in _OF_GRADES else "segmentation"
             raise UsageError(f"{name}: is for {task}, but {place} has {truth}; leave {option} out")
+
+
+def kind_of_truth(cases: Sequence[Case | StoredCase]) -> str | None:
+    """What the scans are learnt from: `labels`, or else `grades`, or else `targets`; None: nothing.
+
+    Args:
+        cases: of the data set or the store.
+    """
+    return next((kind for kind in FOREIGN_OPTIONS if any(has_truth(c, kind) for c in cases)), None)
+
+
+def has_truth(case: Case | StoredCase, kind: str) -> bool:
+    """Whether a case has a truth of this kind: `labels`, `grades` or `targets`."""
+    if kind == "labels":
+        return case.has_label if isinstance(case, StoredCase) else case.label is not None
+    return (case.grade if kind == "grades" else case.target) is not None
 
 
 def _check_slices(settings: Finetune, pretrained: Pretrained) -> None:
@@ -133,38 +158,31 @@ def _check_labels(settings: Finetune, dataset: Dataset | None) -> None:
     """Compare the options with the labels that the scans come with."""
     place = settings.labelled
     besides = ""
-    if dataset is None:
-        store = open_store(place)
-        has_labels = any(case.has_label for case in store.cases)
-        has_grades = any(case.grade is not None for case in store.cases)
-        subjects = {
-            case.subject
-            for case in store.cases
-            if (case.has_label if has_labels else case.grade is not None)
-        }
-        split = store.split()
-        # `--fold` makes a new split of all subjects, `--folds` one of all but those of the test
-        if split is not None and settings.fold is None:
-            subjects -= set(split.test)
-            if settings.folds is None:
-                subjects -= set(split.validation)
-                besides = (
-                    f", besides {len(split.validation)} for validation and {len(split.test)} for "
-                    "testing"
-                )
-    else:
-        cases = dataset.cases
-        has_labels = any(case.label is not None for case in cases)
-        has_grades = any(case.grade is not None for case in cases)
-        subjects = {
-            case.subject for case in cases if (case.label if has_labels else case.grade) is not None
-        }
-    if not has_labels and not has_grades:
+    store = open_store(place) if dataset is None else None
+    cases: Sequence[Case | StoredCase] = dataset.cases if dataset else store.cases if store else ()
+    truth = kind_of_truth(cases)
+    if truth is None:
         raise DataError(
             f"{place}: has neither labels nor grades; name a data set with labels, or a table with "
-            "a grade; `selfvox pretrain` takes scans without"
+            "a grade or a target; `selfvox pretrain` takes scans without"
         )
-    check_options(settings, place, has_labels=has_labels)
+    if truth == "grades" and any(has_truth(case, "targets") for case in cases):
+        raise UsageError(
+            f"{place}: has grades, which are classified, and targets, which are numbers to "
+            "predict; name a table with one of the two columns"
+        )
+    subjects = {case.subject for case in cases if has_truth(case, truth)}
+    split = None if store is None else store.split()
+    # `--fold` makes a new split of all subjects, `--folds` one of all but those of the test
+    if split is not None and settings.fold is None:
+        subjects -= set(split.test)
+        if settings.folds is None:
+            subjects -= set(split.validation)
+            besides = (
+                f", besides {len(split.validation)} for validation and {len(split.test)} for "
+                "testing"
+            )
+    check_options(settings, place, truth)
     _check_counts(settings, len(subjects), besides)
 
 

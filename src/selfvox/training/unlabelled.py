@@ -235,7 +235,9 @@ def _prepare(scans: Path, out: Path, settings: Finetune, labelled: Store) -> Sto
             f"{scans}: has {channels} channels where the labelled scans have "
             f"{len(labelled.recipe.channel_names)}; name scans with the same channels"
         )
-    cases = tuple(dataclasses.replace(case, label=None, grade=None) for case in dataset.cases)
+    cases = tuple(
+        dataclasses.replace(case, label=None, grade=None, target=None) for case in dataset.cases
+    )
     return build_store(
         dataclasses.replace(dataset, cases=cases, classes=None, regions=None),
         out,

@@ -1,4 +1,4 @@
-"""Monte-Carlo dropout passes of a classifier."""
+"""Monte-Carlo dropout passes of a network of whole scans."""
 
 from __future__ import annotations
 
@@ -7,13 +7,19 @@ from collections.abc import Sequence
 import torch
 
 from selfvox.models.classifier import Classifier
+from selfvox.models.regressor import Regressor
 from selfvox.uncertainty.mc_dropout import PASSES_AT_ONCE, DropoutMasks
 
 
 def run_class_passes(
-    network: Classifier, masks: DropoutMasks, image: torch.Tensor, passes: Sequence[int]
+    network: Classifier | Regressor,
+    masks: DropoutMasks,
+    image: torch.Tensor,
+    passes: Sequence[int],
 ) -> torch.Tensor:
     """Probabilities (pass, class) of one image (1, channel, *space) by these sub-networks.
+
+    Of a regression network, its numbers (pass, 1).
 
     What the passes share is computed once: all of the encoder, if no dropout is in it.
     """

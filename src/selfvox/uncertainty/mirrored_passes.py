@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from selfvox.models.classifier import Classifier
+from selfvox.models.regressor import Regressor
 from selfvox.models.sliding_window import WindowCounter
 from selfvox.ops.flips import flip, flips
 from selfvox.uncertainty.accumulator import ScanPart
@@ -86,7 +87,7 @@ def mirrored_part(part: ScanPart, axes: Sequence[int], space: Sequence[int]) -> 
 
 
 def run_mirrored_class_passes(
-    network: Classifier,
+    network: Classifier | Regressor,
     masks: DropoutMasks,
     image: Tensor,
     passes: Sequence[int],

@@ -101,18 +101,19 @@ def open_or_build_store(
     if need_labels and not any(case.is_labelled for case in ready.cases):
         raise DataError(
             f"{scans}: has neither labels nor grades; name a data set with labels, or a table with "
-            "a grade"
+            "a grade or a target"
         )
     return ready
 
 
 def _labelled_scans(dataset: Dataset) -> Dataset:
-    """The scans with a label, or without any label those with a grade; all where none has either.
+    """The scans with a label, or else those with a grade, or else those with a target; else all.
 
     Without any, the caller refuses them.
     """
     labelled = [case for case in dataset.cases if case.label is not None]
-    cases = labelled or [case for case in dataset.cases if case.grade is not None]
+    graded = [case for case in dataset.cases if case.grade is not None]
+    cases = labelled or graded or [case for case in dataset.cases if case.target is not None]
     others = len(dataset.cases) - len(cases)
     if not cases or not others:
         return dataset

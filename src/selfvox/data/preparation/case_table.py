@@ -177,13 +177,14 @@ class _Rest:
     sha256: dict[str, str]
     notes: tuple[str, ...]
     profile: ScanProfile | None
+    target: float | None = None  # of stores of earlier versions
 
 
 def _make_case(columns: CaseColumns, row: int) -> StoredCase:
     """The case in a row."""
     column = columns.numbers
     rest: _Rest = parse_text(_Rest, columns.texts[REST][row], REST)
-    text = {name: columns.texts[name][row] for name in TEXTS}
+    text: dict[str, Any] = {name: columns.texts[name][row] for name in TEXTS}
     array_hash = text.pop("array_hash")
     shape = tuple(column["shape"][row].tolist())
     grade = int(column["grade"][row])
@@ -210,6 +211,7 @@ def _make_case(columns: CaseColumns, row: int) -> StoredCase:
         stamps=_stamps(columns, row),
         notes=rest.notes,
         profile=rest.profile,
+        target=rest.target,
     )
     case.check()
     return case

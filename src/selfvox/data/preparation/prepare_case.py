@@ -212,7 +212,13 @@ def _prepare(job: CaseJob) -> PreparedCase | Rejected:
     source_hash = store.hash_texts(job.recipe_hash, *digests)
     unchanged = _stored_case(job, source_hash)
     if unchanged is not None and states is not None:
-        unchanged = replace(unchanged, subject=case.subject, grade=case.grade, sources=states)
+        unchanged = replace(
+            unchanged,
+            subject=case.subject,
+            grade=case.grade,
+            target=case.target,
+            sources=states,
+        )
         store.write_entry(job.store, unchanged)
         return PreparedCase(unchanged, is_new=False)
 
@@ -235,6 +241,7 @@ def _prepare(job: CaseJob) -> PreparedCase | Rejected:
         id=case.id,
         subject=case.subject,
         grade=case.grade,
+        target=case.target,
         shape=prepared.data.shape[1:],
         spacing_mm=prepared.spacing_mm,
         affine=tuple(tuple(float(value) for value in row) for row in prepared.affine),

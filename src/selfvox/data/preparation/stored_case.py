@@ -42,6 +42,7 @@ class StoredCase:
     coarse_picture: str = ""  # see `likeness`
     notes: tuple[str, ...] = ()
     profile: ScanProfile | None = None  # None: prepared before profiles were measured
+    target: float | None = None  # a number to predict, such as an age
 
     def check(self) -> None:
         """Refuse values that do not belong together.
@@ -60,8 +61,8 @@ class StoredCase:
 
     @property
     def is_labelled(self) -> bool:
-        """Whether it has a label, or a grade."""
-        return self.has_label or self.grade is not None
+        """Whether it has a label, a grade or a target."""
+        return self.has_label or self.grade is not None or self.target is not None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON; the file calls the geometry `trail`."""

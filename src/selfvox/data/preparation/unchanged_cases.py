@@ -104,8 +104,11 @@ def find_unchanged_cases(
         entry = entries.get(case.id)
         if entry is None or not _is_unchanged(entry, case, recipe_hash):
             continue
-        if (entry.subject, entry.grade) != (case.subject, case.grade):
-            entry = dataclasses.replace(entry, subject=case.subject, grade=case.grade)
+        renewed = dataclasses.replace(
+            entry, subject=case.subject, grade=case.grade, target=case.target
+        )
+        if renewed != entry:
+            entry = renewed
             store.write_entry(out, entry)
         unchanged[case.id] = entry
     to_check = [

@@ -1,4 +1,4 @@
-"""Whole scans of one shape, each with its class: the samples of a classification."""
+"""Whole scans of one shape, each with its class or target: samples of tasks on whole scans."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from selfvox.ops.resize import resize
 class WholeScans(Dataset[dict[str, Tensor]]):
     """Stored cases, resized, without end: sample `i` of a run is always the same case.
 
-    An item is `image` (channel, *size) float32, `answer` (the number of its class), and `spacing`
-    (d,) of the resized image, in mm.
+    An item is `image` (channel, *size) float32, `answer` (the number of its class, or its target in
+    float32), and `spacing` (d,) of the resized image, in mm.
 
     Args:
         store: prepared cases.
         cases: those to draw from; each epoch shows every case once.
         size: edges that every image is resized to, in voxels.
         seed: of the order.
-        answers: number of the class by case id.
+        answers: number of the class, or target, by case id.
         balance: draw a class first, uniformly, and then one of its cases.
     """
 
@@ -35,7 +35,7 @@ class WholeScans(Dataset[dict[str, Tensor]]):
         cases: Sequence[StoredCase],
         size: Sequence[int],
         seed: int,
-        answers: Mapping[str, int],
+        answers: Mapping[str, int] | Mapping[str, float],
         *,
         balance: bool = False,
     ):

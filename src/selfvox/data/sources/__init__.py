@@ -38,6 +38,7 @@ class Case:
     images: tuple[Path, ...]
     label: Path | None = None
     grade: int | None = None
+    target: float | None = None  # a number to predict, such as an age
     stacked: bool = False  # the images are slices of one volume, not its channels
     allow_gap: bool = False  # slices may be missing
     # of the first image, from the folder that was named; of a DICOM series the id. `find_dataset`
@@ -45,6 +46,11 @@ class Case:
     file: str = ""
     listed: bool = False  # a person's list or table says that it is a scan, whatever its voxels
     modality: str | None = None  # as DICOM names it, such as MR, where the data set says so
+
+    @property
+    def is_labelled(self) -> bool:
+        """Whether it has a label, a grade or a target."""
+        return any(truth is not None for truth in (self.label, self.grade, self.target))
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""A table (CSV or TSV) with one case per row: `image`, `label`, `subject`, `grade`.
+"""A table (CSV or TSV) with one case per row: `image`, `label`, `subject`, `grade`, `target`.
 
 Several channels have a column each, `image_NAME`. Every column but the image is optional and may
 have empty cells; other columns are not used. Columns are separated by `,`, `;` or tab. A table that
@@ -41,9 +41,12 @@ from selfvox.data.sources._table_text import (
 from selfvox.errors import DataError, did_you_mean
 
 _ENDINGS = (".csv", ".tsv")
-_OPTIONAL = ("label", "subject", "grade")
+_OPTIONAL = ("label", "subject", "grade", "target")
 _IMAGE = re.compile(r"image(?:_(.+))?")
 _GRADE = re.compile(r"\d{1,3}", re.ASCII)
+_NUMBER = re.compile(
+    r"[+-]?(\d{1,15}(\.\d{0,15})?|\.\d{1,15})(e[+-]?\d{1,2})?", re.ASCII | re.IGNORECASE
+)
 _SAME_AS_IMAGE = ("path", "file", "filename", "name", "id")  # `image_path` is no channel `path`
 _MOST_GRADES = 20  # different ones, in a column that may be of grades
 _LOOKED_AT = 20  # rows, to see whether a column names files
@@ -70,6 +73,7 @@ class _Row:
     label: Path | None
     subject: str
     grade: int | None
+    target: float | None
 
 
 def looks_like(root: Path) -> bool:
@@ -102,6 +106,7 @@ def read_dataset(root: Path) -> Dataset:
             images=row.images,
             label=row.label,
             grade=row.grade,
+            target=row.target,
             listed=True,
         )
         for id, subject_of_path, row in zip(ids, subjects, rows, strict=True)
@@ -306,7 +311,24 @@ def _row(
         label=_label(label, table, absolute, stems) if label else None,
         subject=cells.get("subject", ""),
         grade=int(grade) if grade else None,
+        target=_target(cells.get("target", ""), location),
     )
+
+
+def _target(cell: str, location: str) -> float | None:
+    """The number to predict; None where the cell is empty.
+
+    Raises:
+        DataError: it is no number.
+    """
+    if not cell:
+        return None
+    # of Python's numbers, those that a table has: no nan, inf or 1_000
+    if not _NUMBER.fullmatch(cell):
+        raise DataError(
+            f"{location} has the target '{printable(cell[:20])}'; write a number, or nothing"
+        )
+    return float(cell)
 
 
 def _label(cell: str, table: Path, absolute: bool, stems: _Stems) -> Path:
@@ -373,6 +395,7 @@ def _remarks(rows: Sequence[_Row]) -> list[str]:
     for column, missing in (
         ("label", sum(row.label is None for row in rows)),
         ("grade", sum(row.grade is None for row in rows)),
+        ("target", sum(row.target is None for row in rows)),
         ("subject", sum(not row.subject for row in rows)),
     ):
         if 0 < missing < len(rows):

@@ -34,7 +34,7 @@ FINETUNE_STEPS = 1500
 
 @dataclass(frozen=True, kw_only=True)
 class Finetune(PreparationSettings):
-    """Fine-tune an encoder with a few labels to segment, or with grades to classify.
+    """Fine-tune an encoder to segment by labels, to classify by grades, or to predict numbers.
 
     `--encoder none` trains from scratch.
 
@@ -45,9 +45,9 @@ class Finetune(PreparationSettings):
         selfvox finetune labelled/ --encoder runs/pretrained --labels 10 --out runs/seg
     """
 
-    labelled: Annotated[Path, "folder of scans with labels, table with grades, or a store"] = field(
-        kw_only=False
-    )
+    labelled: Annotated[
+        Path, "folder of scans with labels, table with grades or targets, or a store"
+    ] = field(kw_only=False)
     out: Annotated[Path, "the run: a folder, created"]
     encoder: Annotated[
         str,
@@ -200,7 +200,7 @@ class Finetune(PreparationSettings):
     # 5 labels, 100 steps, two seeds: Dice .48 and .82, by 1e-3 .42 and .62 (docs/results-log.md)
     learning_rate: Annotated[
         float | None,
-        "peak learning rate of AdamW; default: 0.004 to segment, 0.001 to classify",
+        "peak learning rate of AdamW; default: 0.004 to segment, else 0.001",
         TRAINING,
         Positive,
     ] = None

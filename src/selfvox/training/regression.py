@@ -1,0 +1,104 @@
+"""Fine-tuning for regression: a number for every scan, such as an age."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from selfvox.data.preparation.store import Store
+from selfvox.data.preparation.stored_case import StoredCase
+from selfvox.data.sampling.whole_scans import WholeScans, resized_scan
+from selfvox.errors import DataError
+from selfvox.models.encoder import Encoder
+from selfvox.models.regressor import Regressor
+from selfvox.runs.card import RegressorCard
+from selfvox.runs.device import Fabric
+from selfvox.settings.verbs import Finetune
+from selfvox.training.classification import ClassificationObjective, WholeScanTask
+from selfvox.training.downstream import Validation
+from selfvox.training.dropout import TrainingDropout
+
+
+class Regression(WholeScanTask):
+    """Predict a number of whole scans, resized to the crop's edges, from their embedding."""
+
+    scans = "scans with a target"
+    # 1 minus the mean absolute error, as a share of that of the median of the training targets
+    score = "skill"
+
+    def __init__(self, store: Store, settings: Finetune):
+        super().__init__(store, settings)
+        if len({case.target for case in store.cases if case.target is not None}) < 2:
+            raise DataError(f"{store.path}: all scans have the same target; give different ones")
+
+    def usable(self, case: StoredCase) -> bool:  # noqa: D102
+        return case.target is not None
+
+    def strata(self, cases: Sequence[StoredCase]) -> dict[str, int]:  # noqa: D102
+        return {}
+
+    def describe_lost(self, lost: Sequence[str]) -> tuple[str, str]:  # noqa: D102
+        # `validate` reports none: a network that gives one number has a skill of about 0
+        return "every validation scan gets the same number", "a smaller --learning-rate"
+
+    def network(self, encoder: Encoder, spec: Mapping[str, Any]) -> Regressor:  # noqa: D102
+        return Regressor(encoder, self.linear)
+
+    def card(self, **shared: Any) -> RegressorCard:  # noqa: D102
+        return RegressorCard(
+            **shared, predicts="target", dropout=self.dropout, mirror=self.mirrored or None
+        )
+
+    def objective(  # noqa: D102
+        self, network: nn.Module, training: Sequence[StoredCase], frozen_steps: int
+    ) -> ClassificationObjective:
+        assert isinstance(network, Regressor)
+        targets = list(_targets(training).values())
+        if len(set(targets)) < 2:
+            raise DataError(
+                f"all {len(targets)} scans to train on have the target {targets[0]:g}; give more "
+                "--labels"
+            )
+        network.start_at(targets)
+        dropout = TrainingDropout(network.encoder, network.head, self.dropout)
+        return ClassificationObjective(network, self.augmentation, frozen_steps, dropout)
+
+    def data(  # noqa: D102
+        self, store: Store, training: Sequence[StoredCase], crop: Sequence[int], seed: int
+    ) -> WholeScans:
+        return WholeScans(store, training, crop, seed, _targets(training))
+
+    @torch.no_grad()
+    def validate(  # noqa: D102
+        self,
+        network: nn.Module,
+        fabric: Fabric,
+        store: Store,
+        cases: Sequence[StoredCase],
+        crop: Sequence[int],
+    ) -> Validation:
+        assert isinstance(network, Regressor)
+        predicted = []
+        for case in cases:
+            image = fabric.to_device(resized_scan(store, case, crop)[None])
+            with fabric.autocast():
+                predicted.append(float(network(image)))
+        targets = _targets(cases)
+        truth = np.array([targets[case.id] for case in cases])
+        error = float(np.abs(np.array(predicted) - truth).mean())
+        constant = float(np.abs(network.median.item() - truth).mean())
+        metrics = {"mean_absolute_error": error, "error_of_a_constant": constant}
+        if constant == 0:
+            return Validation(-math.inf, metrics)
+        skill = 1 - error / constant
+        return Validation(skill, {"skill": skill, **metrics})
+
+
+def _targets(cases: Sequence[StoredCase]) -> dict[str, float]:
+    """By case."""
+    return {case.id: case.target for case in cases if case.target is not None}
