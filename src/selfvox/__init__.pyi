@@ -273,12 +273,12 @@ def finetune(
     devices: int | None = None,
     on_metrics: OnMetrics | None = None,
 ) -> Path:
-    """Fine-tune an encoder with a few labels to segment, or with grades to classify.
+    """Fine-tune an encoder to segment by labels, to classify by grades, or to predict numbers.
 
     `encoder="none"` trains from scratch.
 
     Args:
-        labelled: folder of scans with labels, table with grades, or a store.
+        labelled: folder of scans with labels, table with grades or targets, or a store.
         out: the run: a folder, created.
         encoder: a pre-training run, its encoder/ folder, a fine-tuning run, or none: train from
             scratch.
@@ -350,8 +350,7 @@ def finetune(
             `predict `passes`` then uses it too.
         decoder_dropout: the same for the decoder, or the layers that classify.
         dropout_kind: drop single units, or whole channels.
-        learning_rate: peak learning rate of AdamW; default: 0.004 to segment, 0.001 to
-            classify.
+        learning_rate: peak learning rate of AdamW; default: 0.004 to segment, else 0.001.
         weight_decay: decoupled weight decay of AdamW.
         validate_every: steps between validations; default: a fifth of the steps, and four times
             before.
