@@ -10,6 +10,7 @@ from pathlib import Path
 from selfvox.data.formats.dicom_segmentation import check_installed
 from selfvox.data.sources import Case
 from selfvox.errors import UsageError
+from selfvox.prediction.bids_names import check_names, write_bids
 from selfvox.prediction.jobs import load_job
 from selfvox.prediction.output_folder import SETTINGS
 from selfvox.prediction.prediction_job import PredictionJob
@@ -48,12 +49,16 @@ def predict(settings: Predict) -> list[Path]:
     cases = chosen_cases(settings, job.recipe)
     if settings.dicom:
         _check_dicom(job, cases)
+    if settings.bids:
+        _check_bids(job, settings, cases)
     with job.folder.lock(), stop_on_signal(settings.out):
         describe_passes(job.passes, job.trained_dropout)
         cases, todo = job.folder.open(cases, job.card, job.classes, job.regions, settings.replace)
         write_text(settings.out / SETTINGS, to_yaml(settings))
         rejected = process_scans(todo, len(cases), job.recipe, job.predict_case, job.workplace)
         job.write_tables(cases)
+        if settings.bids:
+            _write_bids(job, cases)
         if settings.subset != "train":
             _warn_of_trained_scans(job, cases)
         job.folder.write_rejected(rejected, len(cases))
@@ -75,6 +80,29 @@ def _check_dicom(job: PredictionJob, cases: Sequence[Case]) -> None:
         raise UsageError("dicom: none of the scans is a DICOM series; leave --dicom out")
     if others:
         echo(f"dicom: {len(others)} scans, such as {others[0].id}, are no DICOM series")
+
+
+def _check_bids(job: PredictionJob, settings: Predict, cases: Sequence[Case]) -> None:
+    """Refuse BIDS derivatives of what is no segmentation, no NIfTI file, or has no BIDS name."""
+    if not isinstance(job, SegmentationJob):
+        raise UsageError("bids: the run is of whole scans and writes no labels; leave --bids out")
+    if settings.format != "nii.gz":
+        raise UsageError(f"bids: its labels are NIfTI files; leave --format {settings.format} out")
+    check_names(cases)
+
+
+def _write_bids(job: PredictionJob, cases: Sequence[Case]) -> None:
+    files = zip(cases, job.outputs(cases), strict=True)
+    labels = {case.id: path for case, path in files if path.exists()}
+    folder = write_bids(
+        job.folder.path,
+        labels,
+        cases,
+        job.classes,
+        job.folder.records(),
+        job.card["network_sha256"],
+    )
+    echo(f"BIDS derivatives: {folder} ({len(labels)} labels)")
 
 
 def _warn_of_trained_scans(job: PredictionJob, cases: Sequence[Case]) -> None:

@@ -12,6 +12,7 @@
 - `review.csv`: of several passes, which predictions to review first.
 - `maps/`: of several passes, on request: `ID_entropy.nii.gz` and so on, and their picture
   `ID_maps.png`.
+- `bids/`: on request, copies of the labels as BIDS derivatives.
 - `rejected.csv`: scans that could not be predicted, and why.
 - `log.txt`: what every command printed, with time stamps.
 """
@@ -285,6 +286,10 @@ class OutputFolder:
     def answers(self) -> dict[str, Mapping[str, Any]]:
         """The answer of each case that has one, by its id."""
         return self._compared("answer")
+
+    def records(self) -> dict[str, dict[str, Any]]:
+        """What is recorded of each case, by its id."""
+        return _read_ledger(self.path / LEDGER)
 
     def trained_on(self, cases: Sequence[Case]) -> list[str]:
         """Ids of those predicted cases that trained a network."""

@@ -62,6 +62,10 @@ class Predict:
         "also write the labels of DICOM series as DICOM segmentations of this type, and maps as "
         "parametric maps, which have the patient and study of the series",
     ] = None
+    bids: Annotated[
+        bool,
+        "also write the labels of scans with BIDS names as BIDS derivatives, into OUT/bids",
+    ] = False
     force: Annotated[
         bool, "also predict scans that are unlike those that the run was trained on"
     ] = False
