@@ -50,6 +50,7 @@ selfvox.makeViewer = async function (canvas, onLocation) {
   /** NiiVue draws the border of a label with an opacity of its own; 0 would hide all of it. */
   function setStyle(opacity, outlinesOnly) {
     view.opts.atlasOutline = outlinesOnly ? opacity : 0;
+    view.drawOpacity = opacity * 0.6; // a drawing has no outline, and the scan below is seen
     if (layers.label) layers.label.opacity = outlinesOnly ? 0.01 : opacity;
   }
 
