@@ -199,6 +199,13 @@ def test_a_single_file_has_everything_and_fits_the_budget(predicted, tmp_path):
     for _, element in elements.elements:
         for name in ("src", "href"):
             assert element.get(name, "#")[:5] in ("#", "#main", "data:"), element
+    # no byte says where scans are, or what is in their headers, packed or not
+    packed = [text for tag, element, text in elements.texts if "data-name" in element]
+    contents = [gzip.decompress(base64.b64decode(text)) for text in packed]
+    assert len(contents) >= 9  # scan, label and truth of three cases
+    for content in (index.read_bytes(), *contents):
+        assert b"CANARY" not in content
+        assert b"DOE^JANE" not in content
     case = review_of(index)["cases"][0]
     (text,) = elements.text_of("script", **{"data-name": case["label"]})
     label = nib.Nifti1Image.from_bytes(gzip.decompress(base64.b64decode(text)))
