@@ -193,7 +193,7 @@ def test_what_is_done_counts_as_done_before_anything_is_made(finished, capsys):
     (out / "cells" / "scratch" / "1-labels-seed-0" / "done.json").unlink()
     capsys.readouterr()
     selfvox.study(str(plan), out=out)
-    assert "11/12 done  now scratch, 1 labels, seed 0  25:10 min left" in capsys.readouterr().err
+    assert "11/12 done  now scratch, 1 label, seed 0  25:10 min left" in capsys.readouterr().err
 
 
 def test_a_step_is_timed_by_the_runs_own_clock_however_long_the_rest_takes(tmp_path):
@@ -597,7 +597,7 @@ def test_one_cell_that_diverges_does_not_stop_the_others(
 
     monkeypatch.setattr(run_cell, "finetune", diverges)
     with pytest.raises(
-        NumericalError, match="2 of 12 cells failed; the first, simclr, 1 labels, seed 1: no finite"
+        NumericalError, match="2 of 12 cells failed; the first, simclr, 1 label, seed 1: no finite"
     ):
         selfvox.study(str(write_plan()), out=tmp_path / "out")
     assert len(list(tmp_path.glob("out/cells/*/*/done.json"))) == 10
@@ -654,7 +654,7 @@ def test_where_every_cell_diverges_that_is_the_error(write_plan, pretended, tmp_
 
     monkeypatch.setattr(run_cell, "finetune", diverges)
     with pytest.raises(
-        NumericalError, match="6 of 6 cells failed; the first, scratch, 1 labels, seed 0: no finite"
+        NumericalError, match="6 of 6 cells failed; the first, scratch, 1 label, seed 0: no finite"
     ):
         selfvox.study(str(write_plan(seeds=[0])), out=tmp_path / "out")
 

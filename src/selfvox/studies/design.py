@@ -56,7 +56,7 @@ class Cell:
 
     def __str__(self) -> str:
         if self.fraction is None:
-            amount = f"{self.labels} labels"
+            amount = f"{self.labels} label{'' if self.labels == 1 else 's'}"
         else:
             amount = f"{100 * self.fraction:g} % of the labels"
         fold = "" if self.fold is None else f", fold {self.fold}"
