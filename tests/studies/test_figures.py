@@ -134,6 +134,14 @@ def test_curves_by_steps_are_means_over_the_runs_with_a_band_of_one_standard_dev
     assert band[20] == pytest.approx((0.75 - sd[1], 0.75 + sd[1]))
 
 
+def test_the_legend_by_steps_has_the_methods_that_have_steps(tmp_path):
+    trained = run_of(tmp_path, 0, {10: 0.2, 20: 0.6})
+    registered = dataclasses.replace(run_of(tmp_path, 1, {}), method="registration")
+    looks = {"registration": LOOK | {"label": "registration"}, "m": LOOK | {"label": "m"}}
+    figure = figures._by_steps([registered, trained], looks)
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["m"]
+
+
 def test_nothing_is_drawn_by_steps_without_validation_scores(tmp_path):
     assert figures._by_steps([run_of(tmp_path, 0, {})], {"m": LOOK}) is None
 

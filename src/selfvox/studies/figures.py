@@ -190,17 +190,19 @@ def _by_steps(results: Sequence[Result], looks: Looks) -> Figure | None:
     counts = sorted({labels for (labels, _), values in curves.items() if values})
     if not counts:
         return None
+    # registration alone has no steps
+    trained = {method for (_, method), values in curves.items() if values}
     title = _title(metric.removesuffix("_mean"))
     figure, panels = make_panels(len(counts), f"{title} of the validation subjects")
     for axes, count in zip(panels, counts, strict=True):
-        for method, look in looks.items():
+        for method in filter(trained.__contains__, looks):
             points = curves.get((count, method), {})
             means = [float(np.mean(values)) for values in points.values()]
             sds = [
                 float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
                 for values in points.values()
             ]
-            draw_band(axes, list(points), means, sds, look)
+            draw_band(axes, list(points), means, sds, looks[method])
         to_choose = next(result for result in results if result.labels == count).validation_labels
         axes.set_title(f"{labels_text(count, to_choose)} label{'s' * (count != 1)}")
         axes.set_xlabel("fine-tuning step")
