@@ -82,6 +82,7 @@ def test_the_verbs_are_the_public_functions(capsys):
         "atlas",
         "embed",
         "suggest",
+        "convert",
         "export",
         "adopt",
         "tissues",

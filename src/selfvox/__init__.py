@@ -23,6 +23,7 @@ __all__ = [
     "adopt",
     "atlas",
     "calibrate",
+    "convert",
     "correct",
     "demo",
     "doctor",
@@ -58,6 +59,7 @@ calibrate = _verb_function("calibrate")
 evaluate = _verb_function("evaluate")
 report = _verb_function("report")
 correct = _verb_function("correct")
+convert = _verb_function("convert")
 export = _verb_function("export")
 adopt = _verb_function("adopt")
 study = _verb_function("study")

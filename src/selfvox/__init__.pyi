@@ -19,6 +19,7 @@ __all__ = [
     "adopt",
     "atlas",
     "calibrate",
+    "convert",
     "correct",
     "demo",
     "doctor",
@@ -746,6 +747,30 @@ def suggest(
 
     Example:
         selfvox.suggest("embeddings/", predictions="predictions/")
+    """
+
+def convert(
+    scans: AnyPath,
+    *,
+    out: AnyPath,
+    source: str = "auto",
+) -> list[Path]:
+    """Write scans of any layout and format as NIfTI files, without texts of their headers.
+
+    Args:
+        scans: a folder of scans, one scan, or a .txt file with one scan a line.
+        out: the folder, created; of scans with labels, a data set as nnU-Net has it.
+        source: layout of the scans on disk: auto, bids (or bids:T1w), brats, decathlon, dicom
+            (or dicom:allow-gap), folder, nnunet or table.
+
+    Returns:
+        The files, a scan with its channels after the other.
+
+    Raises:
+        SelfvoxError: an invalid argument, scan or run; the message names the remedy.
+
+    Example:
+        selfvox.convert("dicom/", out="nifti/")
     """
 
 def export(

@@ -43,6 +43,7 @@ RETURNS: dict[str, Any] = {
     "evaluate": Rows,
     "report": Path,
     "correct": Path,
+    "convert": list[Path],
     "export": Path,
     "adopt": Path,
     "study": Rows,

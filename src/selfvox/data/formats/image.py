@@ -199,6 +199,17 @@ def write_label(path: Path, label: np.ndarray, like: Image) -> None:
     _write(path, label.astype(smallest_unsigned(int(label.max()))), like, (".png",))
 
 
+def write_volume(path: Path, values: np.ndarray, like: Image) -> None:
+    """Write one channel (x, y, z) on the grid of `like` as NIfTI, in the type that it has.
+
+    Numbers of 8 bytes are written in 4, which is what formats of scans store.
+    """
+    assert values.shape == like.shape, f"scan {values.shape} for {like.name} {like.shape}"
+    if values.dtype.itemsize == 8:
+        values = values.astype(np.float32 if values.dtype.kind == "f" else np.int32)
+    _write(path, values, like, ())
+
+
 def write_map(path: Path, values: np.ndarray, like: Image) -> None:
     """Write numbers (*space) or (class, *space) on the grid of `like` as float32.
 

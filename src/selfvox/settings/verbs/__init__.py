@@ -12,6 +12,7 @@ from selfvox.settings.verbs._preparation import PreparationSettings
 from selfvox.settings.verbs.adopt import Adopt
 from selfvox.settings.verbs.atlas import Atlas
 from selfvox.settings.verbs.calibrate import Calibrate
+from selfvox.settings.verbs.convert import Convert
 from selfvox.settings.verbs.correct import Correct
 from selfvox.settings.verbs.demo import Demo
 from selfvox.settings.verbs.doctor import Doctor
@@ -43,6 +44,7 @@ __all__ = [
     "AtLeastOne",
     "Atlas",
     "Calibrate",
+    "Convert",
     "Correct",
     "Demo",
     "Doctor",
@@ -84,6 +86,7 @@ VERBS: dict[str, type] = {
         Atlas,
         Embed,
         Suggest,
+        Convert,
         Export,
         Adopt,
         Tissues,
