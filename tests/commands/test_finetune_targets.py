@@ -36,7 +36,7 @@ def write_spheres(folder, count, seed):
         centre = rng.uniform(6.5, 8.5, (3, 1, 1, 1))
         sphere = ((at - centre) ** 2).sum(0) < radius**2
         data = 100 + 5 * rng.normal(size=sphere.shape) + 100 * sphere
-        name = f"scan_{number:02}.nii.gz"
+        name = f"scan_{seed}{number:02}.nii.gz"  # no scan of another folder
         nib.save(nib.Nifti1Image(data.astype(np.float32), np.eye(4)), folder / name)
         # below 0 as well: their cells have a quote in tables
         lines.append(f"{name},{radius - 4:.4f}")
