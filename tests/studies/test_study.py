@@ -563,6 +563,17 @@ def test_more_labels_than_there_are_is_refused_before_anything_is_trained(
     assert pretended == []
 
 
+def test_targets_are_refused_before_anything_is_trained(
+    write_plan, pretended, study_scans, tmp_path
+):
+    scans = sorted((study_scans / "images").iterdir())
+    lines = [f"{scan},{20 + number}" for number, scan in enumerate(scans)]
+    (tmp_path / "ages.csv").write_text("\n".join(["image,target", *lines]) + "\n")
+    with pytest.raises(UsageError, match="has targets, and a study compares segmentations"):
+        selfvox.study(str(write_plan(data="ages.csv")), out=tmp_path / "out")
+    assert pretended == []
+
+
 def test_shares_that_are_the_same_number_of_labels_are_refused(write_plan, pretended, tmp_path):
     with pytest.raises(
         UsageError,

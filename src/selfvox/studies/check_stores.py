@@ -51,7 +51,12 @@ def _check_method_leakage(
 
 
 def _check_labels(plan: Plan, store: Store) -> None:
-    """Refuse more labels than there are, and shares that are the same number of subjects."""
+    """Refuse targets, more labels than there are, and two shares that are as many subjects."""
+    if not any(case.has_label or case.grade is not None for case in store.cases):
+        raise UsageError(
+            f"data: {plan.data} has targets, and a study compares segmentations or classes; "
+            "compare runs by `selfvox evaluate`"
+        )
     split = split_of(store)
     count = len(trainable_subjects(store))
     if plan.labels and max(plan.labels) > count:
