@@ -67,7 +67,8 @@ def main() -> None:
         start = np.random.default_rng(seed).permutation(pool)[: arguments.start]
         for order in arguments.orders.split(","):
             run_order(arguments, cases, list(start), pool, seed, order, embeddings)
-    draw_figure(print_table(arguments.out), arguments, arguments.out / "orders.png")
+    start, rows = print_table(arguments.out)
+    draw_figure(start, rows, arguments.each, arguments.out / "orders.png")
 
 
 def write_list(file: Path, cases: dict[str, Case], subjects: np.ndarray) -> None:
@@ -178,7 +179,7 @@ def predict_pool(arguments: argparse.Namespace, folder: Path) -> None:
         )
 
 
-def print_table(out: Path) -> list[list[Any]]:
+def print_table(out: Path) -> tuple[float, list[list[Any]]]:
     """Mean Dice by order and round, and the differences to random; also as a table."""
     found: dict[tuple[str, int, int], float] = {}
     for file in out.glob("*/round.json"):
@@ -187,7 +188,8 @@ def print_table(out: Path) -> list[list[Any]]:
     seeds = sorted({seed for _, seed, _ in found})
     rounds = sorted({number for _, _, number in found if number > 0})
     rows = []
-    print(f"start: {np.mean([found['start', seed, 0] for seed in seeds]):.3f}, {len(seeds)} seeds")
+    start = float(np.mean([found["start", seed, 0] for seed in seeds]))
+    print(f"start: {start:.3f}, {len(seeds)} seeds")
     for order in ORDERS:
         for number in rounds:
             if not any((order, seed, number) in found for seed in seeds):
@@ -206,10 +208,10 @@ def print_table(out: Path) -> list[list[Any]]:
     header = ["order", "round", "seeds", "dice", "minus random", "low", "high"]
     with (out / "orders.csv").open("w", newline="") as file:
         csv.writer(file).writerows([header, *rows])
-    return rows
+    return start, rows
 
 
-def draw_figure(rows: list[list[Any]], arguments: argparse.Namespace, picture: Path) -> None:
+def draw_figure(start: float, rows: list[list[Any]], each: int, picture: Path) -> None:
     """Mean Dice of each order, and its difference to random with a 95 % interval."""
     figure = Figure(figsize=(8.5, 3.4), layout="constrained")
     scores, differences = figure.subplots(1, 2)
@@ -217,8 +219,9 @@ def draw_figure(rows: list[list[Any]], arguments: argparse.Namespace, picture: P
     differences.axhline(0, color="#888888", linewidth=1)
     for place, (order, colour) in enumerate(zip(orders, COLOURS, strict=False)):
         of_order = [row for row in rows if row[0] == order]
-        labels = [row[1] * arguments.each for row in of_order]
-        scores.plot(labels, [row[3] for row in of_order], "o-", color=colour, label=order)
+        labels = [row[1] * each for row in of_order]
+        means = [start, *(row[3] for row in of_order)]
+        scores.plot([0, *labels], means, "o-", color=colour, label=order)
         if order == "random":
             continue
         # next to each other, so that no interval hides another
@@ -231,7 +234,7 @@ def draw_figure(rows: list[list[Any]], arguments: argparse.Namespace, picture: P
     differences.set(title=f"Difference to random, {rows[0][2]} seeds", ylabel="Dice, 95 % interval")
     for axes in (scores, differences):
         axes.set_xlabel("corrected scans")
-        axes.set_xticks(sorted({row[1] * arguments.each for row in rows}))
+        axes.set_xticks(sorted({0, *(row[1] * each for row in rows)}))
         axes.grid(alpha=0.3)
     scores.legend()
     save_figure(figure, picture, 110)
