@@ -98,10 +98,8 @@ class CaseTable(Sequence[StoredCase]):
 
     def texts(self, name: str) -> list[str]:
         """A column of texts."""
-        column = self.columns.texts[name]
-        if self._rows is None:
-            return column.to_list()
-        return [column[row] for row in self._rows.tolist()]
+        column = self.columns.texts[name].to_list()
+        return column if self._rows is None else [column[row] for row in self._rows.tolist()]
 
     def _with_rows(self, rows: np.ndarray) -> CaseTable:
         # half the memory of numpy's own integers

@@ -244,13 +244,20 @@ def median_spacing(cases: Sequence[StoredCase]) -> tuple[float, ...]:
 
 def distinct_spacings(cases: Sequence[StoredCase]) -> list[tuple[float, ...]]:
     """Every spacing of the cases, in mm, once."""
-    return list(dict.fromkeys(map(tuple, numbers(cases, "spacing_mm").tolist())))
+    return list(map(tuple, _distinct(numbers(cases, "spacing_mm")).tolist()))
 
 
 def distinct_resolutions(cases: Sequence[StoredCase]) -> list[tuple[float, ...]]:
     """Every resolution of the cases, in mm, once: the spacing, or that of the scan if coarser."""
-    pairs = np.stack([numbers(cases, "spacing_mm"), numbers(cases, "step")], axis=2).tolist()
-    return list(dict.fromkeys(map(_resolution, pairs)))
+    pairs = np.stack([numbers(cases, "spacing_mm"), numbers(cases, "step")], axis=2)
+    return list(dict.fromkeys(map(_resolution, _distinct(pairs).tolist())))
+
+
+def _distinct(values: np.ndarray) -> np.ndarray:
+    """The rows (m, ...) that differ, in the order in which they occur."""
+    _, first = np.unique(values, axis=0, return_index=True)
+    distinct: np.ndarray = values[np.sort(first)]
+    return distinct
 
 
 def _resolution(axes: Sequence[tuple[float, float]]) -> tuple[float, ...]:
