@@ -17,8 +17,12 @@ from selfvox.runs.typed_json import write_checked
 from selfvox.runs.weights import load_strictly, load_tensors, read_encoder
 from selfvox.training import monitor, pretext_objective, training_log
 from selfvox.training.batches import batch_generator, training_batches
-from selfvox.training.loop import MAX_SKIPPED_IN_A_ROW, STEPS_PER_SKIPPED, _SkippedSteps
 from selfvox.training.schedule import TrainingPlan
+from selfvox.training.skipped_steps import (
+    MAX_SKIPPED_IN_A_ROW,
+    STEPS_PER_SKIPPED,
+    SkippedSteps,
+)
 from selfvox.training.training_log import TrainingLog
 
 
@@ -240,7 +244,7 @@ def test_the_speed_that_a_run_logs_is_that_of_its_steps(shapes_store, tmp_path, 
 
 def test_skipped_steps_in_a_row_are_counted_from_the_last_good_step(tmp_path):
     in_total = 4 * MAX_SKIPPED_IN_A_ROW
-    skips = _SkippedSteps(tmp_path, STEPS_PER_SKIPPED * in_total, 0)
+    skips = SkippedSteps(tmp_path, STEPS_PER_SKIPPED * in_total, 0)
     for step in range(in_total):
         skips.count(step, is_skipped=True)
         if step % MAX_SKIPPED_IN_A_ROW == MAX_SKIPPED_IN_A_ROW - 1:

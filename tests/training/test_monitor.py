@@ -67,7 +67,9 @@ def watched(tmp_path, views):
                 metrics["simclr/embedding_std"] = torch.tensor(vectors(step))
                 if chance == 0:
                     metrics = {"masked/explained": torch.tensor(score(step))}
-                watching.before_update(step, Outcome(torch.tensor(loss(step)), metrics))
+                outcome = Outcome(torch.tensor(loss(step)), metrics)
+                watching.before_update(step, outcome)
+                watching.learned(outcome)
                 watching.after_step(step)
             return run.record.get("warned", [])
 

@@ -51,15 +51,19 @@ def optimise(folder, objective, data, training_plan, hooks=None):
     return run
 
 
-def adamw(gradients, training_plan):
-    """The weights after these steps, one number at a time (Loshchilov and Hutter 2019, alg. 2)."""
+def adamw(gradients, training_plan, steps=None):
+    """The weights after these steps, one number at a time (Loshchilov and Hutter 2019, alg. 2).
+
+    `steps` are their numbers, if some between them were skipped.
+    """
+    steps = steps or range(len(gradients))
     weights = list(START)
     first = [0.0] * len(weights)
     second = [0.0] * len(weights)
     for step, gradient in enumerate(gradients):
         norm = math.sqrt(sum(value**2 for value in gradient))
         clipped = [value * min(1.0, training_plan.clip / norm) for value in gradient]
-        rate = training_plan.learning_rate_at(step)
+        rate = training_plan.learning_rate_at(steps[step])
         for place, value in enumerate(clipped):
             first[place] = 0.9 * first[place] + 0.1 * value
             second[place] = 0.999 * second[place] + 0.001 * value**2
@@ -153,14 +157,59 @@ def test_skipped_steps_are_in_no_mean_and_change_no_weight(tmp_path):
             return outcome._replace(loss=outcome.loss * math.nan) if step == 1 else outcome
 
     weights = []
+    learned = []
     objective = Poisoned()
-    hooks = Hooks(after_step=lambda step: weights.append(objective.weight.tolist()) or {})
+    hooks = Hooks(
+        learned=lambda outcome: learned.append(float(outcome.metrics["size"])),
+        after_step=lambda step: weights.append(objective.weight.tolist()) or {},
+    )
     run = optimise(tmp_path, objective, Gradients(), plan(steps=3), hooks)
     assert weights[0] == weights[1] != weights[2]
+    # nor a moment of the gradients, nor how many there were
+    expected = adamw([GRADIENTS[0], GRADIENTS[2]], plan(steps=3), steps=[0, 2])
+    assert weights[2] == pytest.approx(expected, rel=1e-5)
+    assert learned == pytest.approx([1.12, 0.04])
     (line,) = read_metrics(run.path)
     assert line["skipped"] == 1
     assert line["size"] == pytest.approx((1.12 + 0.04) / 2)
     assert math.isfinite(line["loss"])
+
+
+def test_nothing_is_read_from_the_device_but_at_every_tenth_step(tmp_path, monkeypatch):
+    """To read a number is to wait for all that the device was given."""
+    reads = set()
+    taken = 0
+
+    def counted(real):
+        def read(tensor, *arguments):
+            # whole numbers are seeds, drawn on the CPU
+            if tensor.dtype != torch.int64:
+                reads.add(taken)
+            return real(tensor, *arguments)
+
+        return read
+
+    for name in ("item", "tolist", "__bool__", "__float__", "__int__", "numpy"):
+        monkeypatch.setattr(torch.Tensor, name, counted(getattr(torch.Tensor, name)))
+
+    def after_step(step):
+        nonlocal taken
+        taken = step
+        return {}
+
+    monkeypatch.setattr(
+        Gradients, "__getitem__", lambda self, number: {"gradient": torch.full((2,), 0.1 * number)}
+    )
+    objective = Linear()
+    optimise(
+        tmp_path,
+        objective,
+        Gradients(),
+        plan(steps=25, save_every=17),
+        Hooks(after_step=after_step),
+    )
+    # before each line and each checkpoint, which is written after its step
+    assert reads - {10, 17, 20, 25} == {9, 16, 19, 24}
 
 
 def out_of_memory(monkeypatch, forward, error, largest, at_step=0):

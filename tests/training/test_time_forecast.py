@@ -1,5 +1,7 @@
 """What the first steps of a training predict of its time."""
 
+import re
+
 import pytest
 
 import selfvox
@@ -46,5 +48,7 @@ def test_a_training_forecasts_its_time_unless_it_was_given(
     monkeypatch.setattr(time_forecast, "SHORT_S", 0.0)
     length = {"steps": 11} if minutes is None else {"minutes": minutes}
     selfvox.finetune(shapes_store, out=tmp_path / "run", encoder="none", **length, **small)
-    forecasts = capsys.readouterr().err.count("1 more take about 0 s, without the validations")
-    assert forecasts == (1 if minutes is None else 0)
+    printed = capsys.readouterr().err
+    # how many seconds depends on what else the machine does
+    forecasts = re.findall(r" 1 more take about .*, without the validations", printed)
+    assert len(forecasts) == (1 if minutes is None else 0)

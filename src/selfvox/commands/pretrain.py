@@ -298,6 +298,7 @@ def _monitor(
     monitor = TrainingMonitor(run, fabric, encoder, views, plan.training.steps, probe_encoder)
     return Hooks(
         before_update=monitor.before_update,
+        learned=monitor.learned,
         after_step=monitor.after_step,
         left_out=DamagedScans(run, len(plan.cases)).note,
     )

@@ -8,33 +8,30 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from selfvox.errors import DataError, NumericalError, ResourceError, Stopped
+from selfvox.errors import DataError, ResourceError, Stopped
 from selfvox.models.synchronised_norm import synchronise_norms
 from selfvox.ops.outcome import Batch, Outcome
 from selfvox.runs.device import Fabric
 from selfvox.runs.process_watch import ProcessWatch
-from selfvox.runs.progress import echo, progress_bar
+from selfvox.runs.progress import progress_bar
 from selfvox.runs.run_folder import Run
 from selfvox.runs.weights import state_tensors
 from selfvox.training.batches import training_batches
 from selfvox.training.optimizer_step import BeforeUpdate, Stepper, largest_of_devices
 from selfvox.training.schedule import TrainingPlan
+from selfvox.training.skipped_steps import SkippedSteps
 from selfvox.training.stop_after_step import StopSignals
 from selfvox.training.time_forecast import TimeForecast
 from selfvox.training.training_log import TrainingLog
 from selfvox.training.training_state import CheckpointSaver, Position, restore
 
 LOG_EVERY = 10  # steps between lines of `metrics.jsonl`
-# a run may skip so many steps in a row, and in all as many or one in a hundred; then it ends
-MAX_SKIPPED_IN_A_ROW = 3
-STEPS_PER_SKIPPED = 100
 
 
 class Objective(nn.Module, ABC):
@@ -60,12 +57,16 @@ class Hooks:
 
     Args:
         before_update: called with the number of a step, from 1 on, and the outcome of its last
-            batch, when the gradients are there and finite.
+            batch, when the gradients are there, finite or not. To read a number there is to wait
+            for the device.
+        learned: called with the outcome of the last batch of each step that was not skipped, in
+            their order, some steps later: at the latest before a line is logged.
         after_step: called with the number of steps taken; what it returns is logged with the step.
         left_out: called with the reason for which a sample was replaced by another one.
     """
 
     before_update: BeforeUpdate = lambda step, outcome: None
+    learned: Callable[[Outcome], None] = lambda outcome: None
     after_step: Callable[[int], Mapping[str, float]] = lambda step: {}
     left_out: Callable[[str], None] = lambda reason: None
 
@@ -118,10 +119,17 @@ def train(
     )
     restored = restore(fabric, run, objective, optimizer)
     step = restored.step
-    skips = _SkippedSteps(run.path, plan.steps, restored.skipped)
+    skips = SkippedSteps(run.path, plan.steps, restored.skipped)
     module, optimizer = fabric.setup(objective, optimizer)
     saver = CheckpointSaver(fabric, run, tensors, optimizer)
     log = TrainingLog(plan.batch * fabric.world_size, objective.loss_label)
+
+    def read_outcomes() -> None:
+        # the CPU waits for the device here
+        for outcomes in skips.read():
+            log.add(outcomes)
+            hooks.learned(outcomes[-1])
+
     watch = watch or ProcessWatch(fabric)
     with (
         contextlib.closing(training_batches(fabric, data, plan, step, hooks.left_out)) as batches,
@@ -143,27 +151,32 @@ def train(
             began = time.monotonic()
             try:
                 with watch.named():
-                    outcomes = stepper.take(step)
+                    skips.add(stepper.take(step))
             except (DataError, ResourceError) as error:
                 # weights and buffers are those after the last step
+                read_outcomes()
                 state = Position(step, skips.total, stepper.parts)
                 raise saver.save_after(error, state) from error
-            seconds = time.monotonic() - began
-            skips.count(step, is_skipped=not outcomes)
-            log.add(outcomes)
             step += 1
-            if forecast is not None:
-                forecast.add(step, seconds)
             is_last = step == plan.steps
+            is_logged = is_last or step % LOG_EVERY == 0
+            is_timed = forecast is not None and not forecast.is_done
+            if is_logged or is_timed or step % plan.save_every == 0:
+                with watch.named():
+                    read_outcomes()
+            if forecast is not None:
+                forecast.add(step, time.monotonic() - began)
             with log.paused(), watch.busy():
                 extra = dict(hooks.after_step(step))
-            if extra or is_last or step % LOG_EVERY == 0:
+            if extra or is_logged:
+                read_outcomes()
                 line = log.flush(plan.rates_at(step - 1), skips.total) | extra
                 if fabric.is_global_zero:
                     run.log(step, line)
             bar.advance(log.caption)
             signal_number = largest_of_devices(fabric, stop.number)
             if signal_number or is_last or step % plan.save_every == 0:
+                read_outcomes()
                 state = Position(step, skips.total, stepper.parts)
                 with watch.busy():
                     saver.save(state, patient=not signal_number)
@@ -195,27 +208,3 @@ def _parameter_groups(objective: Objective, encoder: nn.Module | None) -> list[d
     numbers = {id(parameter) for parameter in encoder_parameters}
     others = [parameter for parameter in objective.parameters() if id(parameter) not in numbers]
     return [{"params": others}, {"params": encoder_parameters}]
-
-
-class _SkippedSteps:
-    """Counts steps without a finite loss or gradient, and ends the run if there are too many."""
-
-    def __init__(self, run: Path, steps: int, total: int):
-        self.run = run
-        self.steps = steps
-        self.total = total
-        self._in_a_row = 0
-
-    def count(self, step: int, *, is_skipped: bool) -> None:
-        if not is_skipped:
-            self._in_a_row = 0
-            return
-        self._in_a_row += 1
-        self.total += 1
-        limit = max(MAX_SKIPPED_IN_A_ROW, self.steps // STEPS_PER_SKIPPED)
-        if self._in_a_row > MAX_SKIPPED_IN_A_ROW or self.total > limit:
-            raise NumericalError(
-                f"{self.run}: step {step} has no finite loss or gradient, and {self.total - 1} "
-                "before it; lower --learning-rate, or use --precision fp32"
-            )
-        echo(f"step {step}: loss or gradient is not finite; the step was skipped")

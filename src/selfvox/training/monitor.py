@@ -104,17 +104,21 @@ class TrainingMonitor:
         self.untrained_spread = self._health().get("health/spread", 0.0)
         self.untrained_probe = self._probe()
 
-    def before_update(self, step: int, outcome: Outcome) -> None:
-        """Record the scores, and at some steps how much of the encoder has a gradient."""
+    def learned(self, outcome: Outcome) -> None:
+        """Record the scores of a step."""
         scores = embedding_health.chance_scores(outcome.metrics)
         for name, score in scores.items():
             self.recent[name].append(score)
         for name, value in outcome.metrics.items():
             if name.endswith("embedding_std"):
                 self.spreads[name].append(float(value))
+
+    def before_update(self, step: int, outcome: Outcome) -> None:
+        """At some steps, record how much of the encoder has a gradient."""
+        if step != REACHED_STEP and not self._is_measured(step):
+            return
         # a loss of 0, as of triplets beyond their margin, has no gradient
-        is_due = step == REACHED_STEP or self._is_measured(step)
-        if is_due and bool(outcome.loss):
+        if bool(outcome.loss.isfinite() & (outcome.loss != 0)):
             share = embedding_health.share_with_gradient(self.encoder.parameters())
             self.reached.append(share)
 

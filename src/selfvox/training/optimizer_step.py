@@ -1,5 +1,7 @@
 """One optimiser step: accumulated gradients, clipped; skipped where something is not finite.
 
+The device skips it by itself: the CPU does not wait for it to learn whether it did.
+
 Where the device is out of memory, each batch is computed in parts, and their gradients are added.
 """
 
@@ -7,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -23,6 +25,14 @@ from selfvox.training.training_log import TrainingLog
 BeforeUpdate = Callable[[int, Outcome], None]
 
 
+class StepOutcome(NamedTuple):
+    """What a step did."""
+
+    step: int  # number of steps taken before
+    outcomes: list[Outcome]  # of its batches, detached
+    is_skipped: Tensor  # (), on the device: 1 where something was not finite; to read it is to wait
+
+
 class Stepper:
     """Takes the optimiser's steps.
 
@@ -34,7 +44,7 @@ class Stepper:
         batches: of this device, in order.
         log: measures how long batches take to arrive.
         before_update: called with the number of a step, from 1 on, and the outcome of its last
-            batch when the gradients are there and finite.
+            batch when the gradients are there, finite or not.
         min_batch: the smallest number of images with a loss to learn from.
         parts: of each batch, computed one after the other; more of them if memory is full.
     """
@@ -61,11 +71,11 @@ class Stepper:
         self.min_batch = min_batch
         self.parts = parts
 
-    def take(self, step: int) -> list[Outcome]:
-        """Take one step; return the outcome of each of its batches, detached.
+    def take(self, step: int) -> StepOutcome:
+        """Take one step.
 
-        Where a loss or the gradient of any device is not finite, no outcome is returned, and
-        weights and buffers stay what they were.
+        Where a loss or the gradient of any device is not finite, weights, moments and buffers stay
+        what they were.
 
         Raises:
             ResourceError: the device is out of memory.
@@ -76,36 +86,41 @@ class Stepper:
             group["lr"] = rate
         with self._restored_buffers() as restore:
             outcomes = self._accumulate(step, restore)
-            # one number, since the CPU waits for the device at each
             numbers = torch.stack([self._clip(), *(outcome.loss for outcome in outcomes)])
-            is_finite = bool(numbers.isfinite().all())
-            # all skip or none: weights must stay the same on all devices
-            if largest_of_devices(self.fabric, int(not is_finite)):
-                outcomes = []
-                restore()
-            else:
-                self.before_update(step + 1, outcomes[-1])
-                self.optimizer.step()
+            is_skipped = (~numbers.isfinite().all()).float()
+            if self.fabric.world_size > 1:
+                # all skip or none: weights must stay the same on all devices
+                reduced = self.fabric.all_reduce(is_skipped, reduce_op="max")
+                assert isinstance(reduced, Tensor)
+                is_skipped = reduced
+            self.before_update(step + 1, outcomes[-1])
+            # as of a gradient scaler: the fused update changes nothing where it is 1
+            self.optimizer.optimizer.found_inf = is_skipped
+            self.optimizer.step()
+            restore(is_skipped > 0)
             self.optimizer.zero_grad()
-        return outcomes
+        return StepOutcome(step, outcomes, is_skipped)
 
     @contextlib.contextmanager
-    def _restored_buffers(self) -> Iterator[Callable[[], None]]:
-        """Yield a function that gives all buffers their values of now; an error calls it too."""
+    def _restored_buffers(self) -> Iterator[Callable[[Tensor | None], None]]:
+        """Yield a function that gives all buffers their values of now, where a flag is true.
+
+        An error calls it too.
+        """
         # a batch norm's statistics; most networks have no buffers
         buffers = [buffer.clone() for buffer in self.module.buffers()]
 
-        def restore() -> None:
+        def restore(flag: Tensor | None = None) -> None:
             for buffer, value in zip(self.module.buffers(), buffers, strict=True):
-                buffer.copy_(value)
+                buffer.copy_(value if flag is None else torch.where(flag, value, buffer))
 
         try:
             yield restore
         except BaseException:
-            restore()
+            restore(None)
             raise
 
-    def _accumulate(self, step: int, restore: Callable[[], None]) -> list[Outcome]:
+    def _accumulate(self, step: int, restore: Callable[[Tensor | None], None]) -> list[Outcome]:
         """Add the gradients of the step's batches; in more parts, if memory is full.
 
         Raises:
@@ -127,7 +142,7 @@ class Stepper:
                 return outcomes
             # after the error is gone, which keeps the tensors of its frames
             self.optimizer.zero_grad()
-            restore()
+            restore(None)
             self._halve(step)
 
     def _halve(self, step: int) -> None:

@@ -24,7 +24,7 @@ class TimeForecast:
         self.remark = remark
         self._count = 0
         self._timed_s = 0.0
-        self._is_done = False
+        self.is_done = False  # no step is timed any more
 
     def add(self, step: int, seconds: float) -> None:
         """Count one step.
@@ -35,11 +35,11 @@ class TimeForecast:
         """
         self._count += 1
         timed = self._count - WARM_UP_STEPS
-        if self._is_done or timed <= 0:
+        if self.is_done or timed <= 0:
             return
         self._timed_s += seconds
         if timed >= TIMED_STEPS or self._timed_s >= PATIENCE_S:
-            self._is_done = True
+            self.is_done = True
             self._report(self._timed_s / timed, self.steps - step)
 
     def _report(self, step_s: float, left: int) -> None:
