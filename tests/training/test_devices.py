@@ -102,39 +102,55 @@ def assert_same_weights(run, other):
         torch.testing.assert_close(value, expected[name], rtol=1e-3, atol=1e-4)
 
 
+def finetune_on_two(store, out, *options):
+    """Fine-tune in two processes; what they printed."""
+    settings = out.with_suffix(".yaml")
+    settings.write_text(to_yaml(resolve(Finetune, {"labelled": store, "out": out, **FINETUNE})))
+    finished = subprocess.run(
+        [
+            *(sys.executable, *SELFVOX, "finetune", "--config", str(settings)),
+            *(*options, "--devices", "2"),
+        ],
+        check=True,
+        timeout=600,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    return finished.stderr
+
+
+def forget_last_checkpoint(run):
+    """As if the run had been stopped after step 3."""
+    for file in (run / "checkpoints").glob("*6*"):
+        file.unlink()
+
+
 @pytest.mark.fault(
     "F19 G5 G6", "resume on another number of devices", "the same samples in each step; printed"
 )
-def test_two_devices_fine_tune_as_one_does_with_twice_the_batch_and_one_goes_on_for_them(
+def test_two_devices_fine_tune_as_one_does_with_twice_the_batch_and_each_goes_on_for_the_other(
     shapes_store, tmp_path, capsys
 ):
     one, two = tmp_path / "one", tmp_path / "two"
     selfvox.finetune(shapes_store, out=one, batch=2, **FINETUNE)
-    settings = tmp_path / "settings.yaml"
-    settings.write_text(
-        to_yaml(resolve(Finetune, {"labelled": shapes_store, "out": two, **FINETUNE}))
-    )
-    subprocess.run(
-        [
-            *(sys.executable, *SELFVOX, "finetune", "--config", str(settings)),
-            *("--batch", "1", "--devices", "2"),
-        ],
-        check=True,
-        timeout=600,
-    )
+    finetune_on_two(shapes_store, two, "--batch", "1")
     assert_same_weights(two, one)
     last, expected = (read_metrics(run)[-1] for run in (two, one))
     assert last["loss"] == pytest.approx(expected["loss"], rel=1e-4)
     assert last["dice_mean"] == pytest.approx(expected["dice_mean"], abs=1e-3)
-    # as if both had been stopped after step 3
-    for file in (two / "checkpoints").glob("*6*"):
-        file.unlink()
+    forget_last_checkpoint(two)
     capsys.readouterr()
     selfvox.finetune(shapes_store, out=two, batch=1, **FINETUNE, devices=1, resume=True)
     printed = capsys.readouterr().err
     assert "resuming from step 3" in printed
     assert "1 devices instead of 2: each step learns from the same samples, 2 on" in printed
     assert_same_weights(two, one)
+    # and two for the one
+    forget_last_checkpoint(one)
+    printed = finetune_on_two(shapes_store, one, "--batch", "2", "--resume")
+    assert "resuming from step 3" in printed
+    assert "2 devices instead of 1: each step learns from the same samples, 1 on" in printed
+    assert_same_weights(one, two)
 
 
 def test_a_batch_that_the_devices_cannot_share_is_refused_with_the_numbers_that_can():

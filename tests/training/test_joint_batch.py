@@ -1,6 +1,6 @@
-"""Two processes have the loss and the gradient of one with the joint batch: every task and loss.
+"""Processes have the loss and the gradient of one with the joint batch: every task and loss.
 
-Batches are made once, one for each process; the joint batch is both, one after the other.
+Batches are made once, one for each process; the joint batch is all of them, one after the other.
 """
 
 import itertools
@@ -23,10 +23,9 @@ from selfvox.training.classification import ClassificationObjective
 from selfvox.training.dropout import TrainingDropout
 from selfvox.training.segmentation import LOSSES, SegmentationObjective
 
-PROCESSES = 2
 IMAGES = 3  # of each process
 EDGE = 48
-SCANS = [[0, 0, 1], [1, 2, 2]]
+SCANS = [[0, 0, 1], [1, 2, 2], [3, 3, 4], [0, 5, 5]]
 PRETEXT = {
     **{name: {"name": name} for name in task_names()},
     # blocks that the image's end cuts off: other numbers of hidden voxels
@@ -51,7 +50,7 @@ SEGMENTATION = {
     f"{loss} {'regions' if regions else 'classes'}{' ignored' * ignored}": (loss, regions, ignored)
     for (loss, regions), ignored in itertools.product(LOSSES, (False, True))
 }
-CASES = [*PRETEXT, *SEGMENTATION, "grades", "ordinal grades", "regions, batch norm"]
+OF_TWO = [*PRETEXT, *SEGMENTATION, "grades", "ordinal grades", "regions, batch norm"]
 
 
 def images_of(rank):
@@ -67,7 +66,11 @@ def encoder_of(norm="instance"):
     return build_encoder(spec, 2, 1)
 
 
-def pretext_case(name):
+# that gather embeddings of all processes, or statistics
+OF_FOUR = ["simclr scans", "batch norm contrastive"]
+
+
+def pretext_case(name, processes):
     """A module of encoder and head, the batch of each process, and a loss of both."""
     setting = dict(PRETEXT[name])
     encoder = encoder_of(setting.pop("norm", "instance"))
@@ -77,7 +80,7 @@ def pretext_case(name):
         task.make_batch(
             images_of(rank), torch.Generator().manual_seed(7 + rank), torch.tensor(SCANS[rank])
         )
-        for rank in range(PROCESSES)
+        for rank in range(processes)
     ]
     return module, batches, lambda batch: task.loss(*module, batch).loss
 
@@ -86,9 +89,7 @@ def downstream_case(name):
     """The same of a fine-tuning."""
     encoder = encoder_of("batch" if "batch norm" in name else "instance")
     augmentation = Augmentation(STRENGTHS["none"], ())
-    batches = [
-        {"image": images_of(rank), "spacing": torch.ones(IMAGES, 2)} for rank in range(PROCESSES)
-    ]
+    batches = [{"image": images_of(rank), "spacing": torch.ones(IMAGES, 2)} for rank in range(2)]
     if "grades" in name:
         network = Classifier(encoder, 3, ordinal=name == "ordinal grades", linear=True)
         objective = ClassificationObjective(
@@ -122,8 +123,8 @@ def downstream_case(name):
     return objective, batches, lambda batch: objective(batch, 0, torch.Generator()).loss
 
 
-def case_of(name):
-    return pretext_case(name) if name in PRETEXT else downstream_case(name)
+def case_of(name, processes):
+    return pretext_case(name, processes) if name in PRETEXT else downstream_case(name)
 
 
 def join(batches):
@@ -154,45 +155,62 @@ def result_of(module, loss):
     return {"loss": loss.detach(), **gradients, **dict(module.named_buffers())}
 
 
-def work(rank, folder):
+def work(rank, folder, processes):
     """One of the processes: what it computes of each case, gradients as DDP takes their mean."""
     torch.distributed.init_process_group(
-        "gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=PROCESSES
+        "gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=processes
     )
     results = {}
-    for name in CASES:
-        module, batches, loss_of = case_of(name)
+    for name in OF_TWO if processes == 2 else OF_FOUR:
+        module, batches, loss_of = case_of(name, processes)
         synchronise_norms(module)
         result = result_of(module, loss_of(batches[rank]))
         for key in ["loss", *dict(module.named_parameters())]:
             torch.distributed.all_reduce(result[key])
-            result[key] = result[key] / PROCESSES
+            result[key] = result[key] / processes
         results[name] = result
     torch.save(results, f"{folder}/{rank}.pt")
 
 
-@pytest.fixture(scope="module")
-def computed(tmp_path_factory):
-    """By process, what both computed together."""
-    folder = tmp_path_factory.mktemp("together")
+def compute_together(folder, count):
+    """By process, what all computed together."""
     processes = [
-        subprocess.Popen([sys.executable, __file__, str(rank), str(folder)])
-        for rank in range(PROCESSES)
+        subprocess.Popen([sys.executable, __file__, str(rank), str(folder), str(count)])
+        for rank in range(count)
     ]
     try:
-        assert [process.wait(600) for process in processes] == [0, 0]
+        assert [process.wait(600) for process in processes] == [0] * count
     finally:
         for process in processes:
             process.kill()
-    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(PROCESSES)]
+    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(count)]
+
+
+@pytest.fixture(scope="module")
+def of_two(tmp_path_factory):
+    return compute_together(tmp_path_factory.mktemp("two"), 2)
+
+
+@pytest.fixture(scope="module")
+def of_four(tmp_path_factory):
+    return compute_together(tmp_path_factory.mktemp("four"), 4)
 
 
 @pytest.mark.fault(
     "G-eq", "losses, batch norms and negatives over two processes", "those of one joint batch"
 )
-@pytest.mark.parametrize("name", CASES)
-def test_two_processes_compute_the_loss_the_gradient_and_the_buffers_of_one(name, computed):
-    module, batches, loss_of = case_of(name)
+@pytest.mark.parametrize("name", OF_TWO)
+def test_two_processes_compute_the_loss_the_gradient_and_the_buffers_of_one(name, of_two):
+    assert_same_as_of_one(name, of_two)
+
+
+@pytest.mark.parametrize("name", OF_FOUR)
+def test_four_processes_compute_the_loss_the_gradient_and_the_buffers_of_one(name, of_four):
+    assert_same_as_of_one(name, of_four)
+
+
+def assert_same_as_of_one(name, computed):
+    module, batches, loss_of = case_of(name, len(computed))
     expected = result_of(module, loss_of(join(batches)))
     for results in computed:
         assert results[name].keys() == expected.keys()
@@ -205,4 +223,4 @@ def test_two_processes_compute_the_loss_the_gradient_and_the_buffers_of_one(name
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    work(int(sys.argv[1]), Path(sys.argv[2]))
+    work(int(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]))
