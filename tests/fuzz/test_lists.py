@@ -166,8 +166,15 @@ def test_a_damaged_settings_file_is_read_or_refused(folder, count, changes):
     count("settings", "refused" if message else "read")
 
 
+# as BIDS wants them: by chance, none of the others is
+BIDS_PATHS = [
+    (["sub-01", "anat"], "sub-01_T1w", ".nii.gz"),
+    (["sub-01", "anat"], "sub-01_dseg", ".nii.gz"),
+    (["sub-02", "ses-1", "anat"], "sub-02_ses-1_T1w", ".nii.gz"),
+]
 PATHS = st.lists(
-    st.tuples(
+    st.sampled_from(BIDS_PATHS)
+    | st.tuples(
         st.lists(st.sampled_from(PARTS), max_size=4),
         st.sampled_from(STEMS) | st.text("ab-_.1é\n", max_size=6),
         st.sampled_from(ENDINGS),
