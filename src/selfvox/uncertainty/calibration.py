@@ -13,11 +13,10 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 import pydantic
 
-from selfvox.uncertainty.calibration_file import passes_mismatch
-from selfvox.uncertainty.conformal import conformal_quantile, largest_of_subjects, promised_level
+from selfvox.uncertainty.calibration_file import AnyCalibration, Rate, made_with, passes_mismatch
+from selfvox.uncertainty.conformal import conformal_quantile, largest_of_subjects
 from selfvox.uncertainty.ensemble import PassSettings
 
-FORMAT = 1
 MIN_SUBJECTS = 3  # fewer leave two subjects for a line, and promise two chances in three
 # cases that a class's slope is worth before it has any: it starts from the slope of all classes,
 # and that from 1
@@ -28,9 +27,6 @@ RELATIVE_FLOOR = 0.05  # of the volume
 ABSOLUTE_FLOOR = {"ml": 0.001, "px": 1.0}
 
 Unit = Literal["ml", "px"]
-Share = Annotated[float, pydantic.Field(ge=0, le=1)]
-Rate = Annotated[float, pydantic.Field(ge=0, lt=1)]
-Count = Annotated[int, pydantic.Field(ge=1)]
 Finite = Annotated[float, pydantic.Field(allow_inf_nan=False)]
 Positive = Annotated[float, pydantic.Field(ge=0, allow_inf_nan=False)]
 
@@ -80,23 +76,11 @@ class Estimate(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Calibration:
+class Calibration(AnyCalibration):
     """The calibration of a network, for passes like those it was made with."""
 
-    format: Literal[1] = 1
-    network_sha256: str
-    passes: Count
-    encoder_dropout: Rate
-    decoder_dropout: Rate
-    dropout_kind: Literal["element", "channel"]
     vote: str
     overlap: Rate
-    seed: Annotated[int, pydantic.Field(ge=0)]
-    scans: str  # which, in words
-    cases: Count
-    subjects: Count
-    networks: Count = 1  # that measured: each of several, scans that it was not trained on
-    level: Share  # that the ranges of Dice and the intervals of volumes promise
     volumes_in: Unit
     classes: Mapping[str, PartCalibration]  # by class number
     regions: Mapping[str, PartCalibration]  # by name
@@ -252,21 +236,12 @@ def make_calibration(
         networks: that measured, each its own scans.
     """
     measured = of_classes or of_regions
+    cases = len(next(iter(measured.values())))
     subjects = len(subjects_of(measured))
     return Calibration(
-        network_sha256=sha256,
-        passes=settings.passes,
-        encoder_dropout=settings.dropout.encoder,
-        decoder_dropout=settings.dropout.decoder,
-        dropout_kind=settings.dropout.kind,
+        **made_with(settings, sha256, scans, cases, subjects, networks),
         vote=settings.vote,
         overlap=overlap,
-        seed=settings.dropout.seed,
-        scans=scans,
-        cases=len(next(iter(measured.values()))),
-        subjects=subjects,
-        networks=networks,
-        level=promised_level(subjects),
         volumes_in=unit,
         classes=fit_parts(of_classes, unit) if of_classes else {},
         regions=fit_parts(of_regions, unit) if of_regions else {},

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+
+import pydantic
 
 from selfvox.data.naming import printable
 from selfvox.errors import DataError
@@ -15,6 +17,7 @@ from selfvox.runs.fold_folder import fold_runs
 from selfvox.runs.progress import echo
 from selfvox.runs.typed_json import parse, read_checked, write_checked
 from selfvox.runs.weights import part_folder, read_network_card
+from selfvox.uncertainty.conformal import promised_level
 from selfvox.uncertainty.ensemble import PassSettings
 
 if TYPE_CHECKING:
@@ -23,27 +26,67 @@ if TYPE_CHECKING:
 FILE = "calibration.json"
 
 
-class AnyCalibration(Protocol):
-    """What calibrations of either kind say."""
+Share = Annotated[float, pydantic.Field(ge=0, le=1)]
+Rate = Annotated[float, pydantic.Field(ge=0, lt=1)]
+Count = Annotated[int, pydantic.Field(ge=1)]
 
-    @property
-    def network_sha256(self) -> str: ...  # noqa: D102
-    @property
-    def encoder_dropout(self) -> float: ...  # noqa: D102
-    @property
-    def decoder_dropout(self) -> float: ...  # noqa: D102
-    @property
-    def dropout_kind(self) -> Literal["element", "channel"]: ...  # noqa: D102
-    @property
-    def passes(self) -> int: ...  # noqa: D102
-    @property
-    def seed(self) -> int: ...  # noqa: D102
-    @property
-    def scans(self) -> str: ...  # noqa: D102
-    @property
-    def subjects(self) -> int: ...  # noqa: D102
-    @property
-    def networks(self) -> int: ...  # noqa: D102
+
+@dataclass(frozen=True, kw_only=True)
+class AnyCalibration:
+    """What calibrations of all kinds of networks say: what they were made with."""
+
+    format: Literal[1] = 1
+    network_sha256: str
+    passes: Count  # 1: a plain prediction, without dropout
+    encoder_dropout: Rate
+    decoder_dropout: Rate
+    dropout_kind: Literal["element", "channel"]
+    seed: Annotated[int, pydantic.Field(ge=0)]
+    scans: str  # which, in words
+    cases: Count
+    subjects: Count
+    networks: Count = 1  # that measured: each of several, scans that it was not trained on
+    level: Share  # that ranges, intervals and sets promise
+
+
+class WholeScanCalibration(AnyCalibration):
+    """What calibrations share whose networks give one answer for a whole scan."""
+
+    def mismatch(self, settings: PassSettings, sha256: str) -> str | None:
+        """Why it says nothing about such predictions of a network; None where it does."""
+        reason = passes_mismatch(self, settings, sha256)
+        if reason is None and (settings.passes > 1) != (self.passes > 1):
+            kind = "several passes" if self.passes > 1 else "a single pass"
+            return f"the run is calibrated for {kind}"
+        return reason
+
+
+def made_with(
+    settings: PassSettings, sha256: str, scans: str, cases: int, subjects: int, networks: int
+) -> dict[str, Any]:
+    """The fields of `AnyCalibration`.
+
+    Args:
+        settings: of the passes that measured.
+        sha256: of the network's weights; of several that measured, those of the first.
+        scans: which scans were measured, in words.
+        cases: how many these are.
+        subjects: of how many people.
+        networks: that measured, each its own scans.
+    """
+    return {
+        "network_sha256": sha256,
+        "passes": settings.passes,
+        "encoder_dropout": settings.dropout.encoder,
+        "decoder_dropout": settings.dropout.decoder,
+        "dropout_kind": settings.dropout.kind,
+        "seed": settings.dropout.seed,
+        "scans": scans,
+        "cases": cases,
+        "subjects": subjects,
+        "networks": networks,
+        "level": promised_level(subjects),
+    }
 
 
 def passes_mismatch(made: AnyCalibration, settings: PassSettings, sha256: str) -> str | None:

@@ -10,24 +10,24 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
 import pydantic
 from scipy import optimize
 
-from selfvox.uncertainty.calibration_file import describe_origin, passes_mismatch
-from selfvox.uncertainty.conformal import conformal_quantile, largest_of_subjects, promised_level
+from selfvox.uncertainty.calibration_file import (
+    Share,
+    WholeScanCalibration,
+    describe_origin,
+    made_with,
+)
+from selfvox.uncertainty.conformal import conformal_quantile, largest_of_subjects
 from selfvox.uncertainty.ensemble import PassSettings
 
-FORMAT = 1
 # of 1 / temperature: at 0 all classes are equally probable
 SHARPNESS = (0.02, 20.0)
 LEAST = 1e-6  # a probability that is taken for 0: files have six digits
-
-Share = Annotated[float, pydantic.Field(ge=0, le=1)]
-Rate = Annotated[float, pydantic.Field(ge=0, lt=1)]
-Count = Annotated[int, pydantic.Field(ge=1)]
 
 
 @dataclass(frozen=True)
@@ -41,31 +41,11 @@ class ClassMeasure:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClassCalibration:
+class ClassCalibration(WholeScanCalibration):
     """The calibration of a classifier, for passes like those it was made with."""
 
-    format: Literal[1] = 1
-    network_sha256: str
-    passes: Count  # 1: a plain prediction, without dropout
-    encoder_dropout: Rate
-    decoder_dropout: Rate
-    dropout_kind: Literal["element", "channel"]
-    seed: Annotated[int, pydantic.Field(ge=0)]
-    scans: str  # which, in words
-    cases: Count
-    subjects: Count
-    networks: Count = 1  # that measured: each of several, scans that it was not trained on
-    level: Share  # that the sets promise
     temperature: Annotated[float, pydantic.Field(gt=0, allow_inf_nan=False)]
     largest_score: Share  # 1 - probability of a class, up to which it is in the set
-
-    def mismatch(self, settings: PassSettings, sha256: str) -> str | None:
-        """Why it says nothing about such predictions of a network; None where it does."""
-        reason = passes_mismatch(self, settings, sha256)
-        if reason is None and (settings.passes > 1) != (self.passes > 1):
-            kind = "several passes" if self.passes > 1 else "a single pass"
-            return f"the run is calibrated for {kind}"
-        return reason
 
 
 class CalibratedClasses(NamedTuple):
@@ -201,17 +181,7 @@ def make_class_calibration(
     scores = [max(0.0, 1 - measure.probabilities[measure.truth]) for measure in measures]
     of_subjects = largest_of_subjects([measure.subject for measure in measures], scores)
     return ClassCalibration(
-        network_sha256=sha256,
-        passes=settings.passes,
-        encoder_dropout=settings.dropout.encoder,
-        decoder_dropout=settings.dropout.decoder,
-        dropout_kind=settings.dropout.kind,
-        seed=settings.dropout.seed,
-        scans=scans,
-        cases=len(measures),
-        subjects=len(of_subjects),
-        networks=networks,
-        level=promised_level(len(of_subjects)),
+        **made_with(settings, sha256, scans, len(measures), len(of_subjects), networks),
         temperature=fit_temperature(probabilities, truth),
         largest_score=conformal_quantile(of_subjects),
     )
