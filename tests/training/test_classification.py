@@ -18,7 +18,7 @@ from selfvox.errors import UsageError
 from selfvox.runs.atomic_files import sha256
 from selfvox.runs.weights import read_encoder, read_network
 from selfvox.training import classification
-from selfvox.training.classification import ClassificationObjective
+from selfvox.training.whole_scan_task import WholeScanObjective
 
 SMALL = {"network": {"name": "plain", "channels": [4, 8]}, "device": "cpu", "encoder": "none"}
 
@@ -82,7 +82,7 @@ def test_grades_are_learnt_predicted_and_scored(pictures, store, tmp_path):
 def test_a_run_that_crashed_resumes_to_the_same_bytes(store, tmp_path, monkeypatch):
     settings = {**SMALL, "steps": 6, "batch": 4, "crop": 16, "validate_every": 2}
     selfvox.finetune(store, out=tmp_path / "alone", **settings)
-    forward = ClassificationObjective.forward
+    forward = WholeScanObjective.forward
 
     def crash(self, batch, step, rng):
         if step == 3:
@@ -90,7 +90,7 @@ def test_a_run_that_crashed_resumes_to_the_same_bytes(store, tmp_path, monkeypat
         return forward(self, batch, step, rng)
 
     with monkeypatch.context() as patched:
-        patched.setattr(ClassificationObjective, "forward", crash)
+        patched.setattr(WholeScanObjective, "forward", crash)
         with pytest.raises(KeyboardInterrupt):
             selfvox.finetune(store, out=tmp_path / "run", **settings)
     selfvox.finetune(store, out=tmp_path / "run", resume=True, **settings)

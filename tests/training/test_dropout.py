@@ -19,8 +19,8 @@ from selfvox.runs.weights import read_network_card
 from selfvox.settings.verbs import Predict
 from selfvox.training import segmentation
 from selfvox.training.augment import Augmentation
-from selfvox.training.classification import ClassificationObjective
 from selfvox.training.dropout import TrainingDropout
+from selfvox.training.whole_scan_task import WholeScanObjective
 from selfvox.uncertainty.mc_dropout import Dropout, DropoutMasks, dropping
 from selfvox.uncertainty.passes import SubNetworks
 
@@ -100,7 +100,7 @@ def test_a_classifier_of_pictures_is_trained_with_dropout_in_encoder_and_head(mo
 
     def loss(dropout):
         torch.manual_seed(3)
-        objective = ClassificationObjective(network, Augmentation(None), 0, dropout)
+        objective = WholeScanObjective(network, Augmentation(None), 0, dropout)
         return objective(batch, 0, torch.Generator().manual_seed(0)).loss
 
     dropped = loss(TrainingDropout(network.encoder, network.head, rates))

@@ -19,9 +19,9 @@ from selfvox.models.segmenter import Segmenter
 from selfvox.models.synchronised_norm import synchronise_norms
 from selfvox.tasks import task_from_setting, task_names
 from selfvox.training.augment import STRENGTHS, Augmentation
-from selfvox.training.classification import ClassificationObjective
 from selfvox.training.dropout import TrainingDropout
 from selfvox.training.segmentation import LOSSES, SegmentationObjective
+from selfvox.training.whole_scan_task import WholeScanObjective
 
 IMAGES = 3  # of each process
 EDGE = 48
@@ -92,7 +92,7 @@ def downstream_case(name):
     batches = [{"image": images_of(rank), "spacing": torch.ones(IMAGES, 2)} for rank in range(2)]
     if "grades" in name:
         network = Classifier(encoder, 3, ordinal=name == "ordinal grades", linear=True)
-        objective = ClassificationObjective(
+        objective = WholeScanObjective(
             network, augmentation, 0, TrainingDropout(encoder, network.head, None)
         )
         for rank, batch in enumerate(batches):

@@ -12,51 +12,17 @@ from torch import nn
 
 from selfvox.data.preparation.store import Store
 from selfvox.data.preparation.stored_case import StoredCase, subject_grades
-from selfvox.data.sampling.crop_size import DIVISOR, choose_crop, choose_whole_size
 from selfvox.data.sampling.whole_scans import WholeScans, resized_scan
 from selfvox.errors import DataError
 from selfvox.models.classifier import Classifier, decide_class
 from selfvox.models.encoder import Encoder
-from selfvox.models.regressor import Regressor
 from selfvox.ops.metrics import auc_per_class, confusion, kappa, nan_mean, recalls
-from selfvox.ops.outcome import Batch, Outcome
 from selfvox.runs.card import ClassifierCard
 from selfvox.runs.device import Fabric
 from selfvox.settings.verbs import Finetune
-from selfvox.training.augment import STRENGTHS, Augmentation, augment_whole
-from selfvox.training.downstream import DownstreamTask, Validation
-from selfvox.training.dropout import TrainingDropout, dropout_rates
-from selfvox.training.loop import Objective
-from selfvox.training.mirror import axis_names, mirror_axes
-
-
-class WholeScanTask(DownstreamTask):
-    """What tasks on whole scans share: a size that all are resized to, and how they are varied."""
-
-    def __init__(self, store: Store, settings: Finetune):
-        self.linear = settings.head == "linear"
-        self.dropout = dropout_rates(settings)
-        names = axis_names(len(store.cases[0].shape))
-        mirror = settings.mirror
-        if mirror is None:
-            # of most scans, a mirrored one has the same class
-            mirror = ("none",) if settings.augment == "none" else ("all",)
-        axes = mirror_axes(mirror, names)
-        # at the rate of segmentation it learnt nothing on photographs of the retina
-        self.learning_rate = settings.learning_rate or 1e-3
-        self.augment = settings.augment or "light"
-        self.augmentation = Augmentation(STRENGTHS[self.augment], axes)
-        self.mirrored = tuple(names[axis] for axis in axes)
-
-    def input_size(  # noqa: D102
-        self,
-        requested: Sequence[int] | None,
-        cases: Sequence[StoredCase],
-        divisor: Sequence[int] | None = None,
-    ) -> tuple[int, ...]:
-        if requested is not None:
-            return choose_crop(requested, cases, divisor)
-        return choose_whole_size(cases, divisor or (DIVISOR,) * len(cases[0].shape))
+from selfvox.training.downstream import Validation
+from selfvox.training.dropout import TrainingDropout
+from selfvox.training.whole_scan_task import WholeScanObjective, WholeScanTask
 
 
 class Classification(WholeScanTask):
@@ -96,7 +62,7 @@ class Classification(WholeScanTask):
 
     def objective(  # noqa: D102
         self, network: nn.Module, training: Sequence[StoredCase], frozen_steps: int
-    ) -> ClassificationObjective:
+    ) -> WholeScanObjective:
         assert isinstance(network, Classifier)
         numbers = list(self._class_numbers(training).values())
         # the untrained network predicts the frequencies that it will be trained on
@@ -104,7 +70,7 @@ class Classification(WholeScanTask):
         # balanced batches show all classes equally often
         network.start_at([1] * len(counts) if self.balance else counts)
         dropout = TrainingDropout(network.encoder, network.head, self.dropout)
-        return ClassificationObjective(network, self.augmentation, frozen_steps, dropout)
+        return WholeScanObjective(network, self.augmentation, frozen_steps, dropout)
 
     def data(  # noqa: D102
         self, store: Store, training: Sequence[StoredCase], crop: Sequence[int], seed: int
@@ -167,32 +133,3 @@ class Classification(WholeScanTask):
     def _class_numbers(self, cases: Sequence[StoredCase]) -> dict[str, int]:
         """By case, the place of its grade among the classes."""
         return {case.id: self.classes.index(case.grade) for case in cases if case.grade is not None}
-
-
-class ClassificationObjective(Objective):
-    """A network of whole scans and the loss of its predictions."""
-
-    def __init__(
-        self,
-        network: Classifier | Regressor,
-        augmentation: Augmentation,
-        frozen_steps: int,
-        dropout: TrainingDropout,
-    ):
-        super().__init__()
-        self.network = network
-        self.augmentation = augmentation
-        self.frozen_steps = frozen_steps
-        self.dropout = dropout
-
-    def forward(self, batch: Batch, step: int, rng: torch.Generator) -> Outcome:
-        """Augment, classify, compare."""
-        image = augment_whole(batch["image"], batch["spacing"], self.augmentation, rng)
-        is_frozen = step < self.frozen_steps
-        # in training mode a batch norm would still update its statistics
-        self.network.encoder.train(not is_frozen)
-        with self.dropout.active():
-            with torch.set_grad_enabled(not is_frozen):
-                embedding = self.network.encoder.embed(image)
-            logits = self.network.classify(embedding)
-        return Outcome(self.network.loss(logits, batch["answer"]), {})

@@ -16,7 +16,6 @@ from selfvox.runs.device import Fabric, is_cpu
 from selfvox.runs.progress import echo
 from selfvox.settings.verbs import Finetune
 from selfvox.training.best_checkpoint import VALIDATIONS, Validator
-from selfvox.training.classification import WholeScanTask
 from selfvox.training.downstream import DownstreamTask
 from selfvox.training.schedule import (
     FINETUNE_BUDGETS,
@@ -25,6 +24,7 @@ from selfvox.training.schedule import (
     describe_length,
 )
 from selfvox.training.time_budget import Clock, TimeBudget, same_generators, time_training
+from selfvox.training.whole_scan_task import WholeScanTask
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -30,10 +30,10 @@ from selfvox.runs.progress import echo
 from selfvox.runs.weights import adapt_first_convolutions, load_strictly, state_tensors
 from selfvox.settings.options import as_dict, resolve
 from selfvox.settings.verbs import Finetune
-from selfvox.training.classification import WholeScanTask
 from selfvox.training.downstream import DownstreamTask
 from selfvox.training.pretrained import Pretrained
 from selfvox.training.schedule import EncoderSchedule
+from selfvox.training.whole_scan_task import WholeScanTask
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,9 +19,9 @@ from selfvox.models.regressor import Regressor
 from selfvox.runs.card import RegressorCard
 from selfvox.runs.device import Fabric
 from selfvox.settings.verbs import Finetune
-from selfvox.training.classification import ClassificationObjective, WholeScanTask
 from selfvox.training.downstream import Validation
 from selfvox.training.dropout import TrainingDropout
+from selfvox.training.whole_scan_task import WholeScanObjective, WholeScanTask
 
 
 class Regression(WholeScanTask):
@@ -56,7 +56,7 @@ class Regression(WholeScanTask):
 
     def objective(  # noqa: D102
         self, network: nn.Module, training: Sequence[StoredCase], frozen_steps: int
-    ) -> ClassificationObjective:
+    ) -> WholeScanObjective:
         assert isinstance(network, Regressor)
         targets = list(_targets(training).values())
         if len(set(targets)) < 2:
@@ -66,7 +66,7 @@ class Regression(WholeScanTask):
             )
         network.start_at(targets)
         dropout = TrainingDropout(network.encoder, network.head, self.dropout)
-        return ClassificationObjective(network, self.augmentation, frozen_steps, dropout)
+        return WholeScanObjective(network, self.augmentation, frozen_steps, dropout)
 
     def data(  # noqa: D102
         self, store: Store, training: Sequence[StoredCase], crop: Sequence[int], seed: int
