@@ -613,8 +613,8 @@ def test_one_cell_that_diverges_does_not_stop_the_others(
         selfvox.study(str(write_plan()), out=tmp_path / "out")
     assert len(list(tmp_path.glob("out/cells/*/*/done.json"))) == 10
     assert (tmp_path / "out" / "summary.csv").exists()
-    failed = "simclr, {} labels, seed 1: failed (no finite loss)"
-    expected = [failed.format(1), failed.format(3)]
+    failed = "simclr, {}, seed 1: failed (no finite loss)"
+    expected = [failed.format("1 label"), failed.format("3 labels")]
     assert results.missing_cells(load_plan(tmp_path / "out" / "plan.yaml"), tmp_path / "out") == (
         expected,
         12,
