@@ -209,4 +209,3 @@ def test_other_predictions_than_the_calibrated_ones_are_named(
     mismatch = calibration.mismatch(dataclasses.replace(SETTINGS, **change), sha256, overlap)
     assert (mismatch is None) == (reason is None)
     assert reason is None or reason in mismatch
-    assert module.FORMAT == 1
