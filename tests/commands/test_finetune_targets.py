@@ -6,6 +6,7 @@ import json
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 
 import selfvox
 from selfvox.commands import finetune
@@ -13,6 +14,7 @@ from selfvox.errors import DataError, UsageError, WeightsError
 from selfvox.evaluation.regression import score_targets
 from selfvox.prediction.target_table import PredictedTarget
 from selfvox.prediction.trained_model import load_model
+from selfvox.training.regression import Regression
 
 OPTIONS = {
     "encoder": "none",
@@ -77,6 +79,28 @@ def test_the_radius_of_new_spheres_is_predicted_better_than_by_a_constant(traine
     of_constant = np.mean([abs(constant - number) for number in truth.values()])
     assert values["error_of_a_constant"]["value"] == pytest.approx(of_constant, rel=1e-4)
     assert len(rows_of(tmp_path / "scores.csv")) == len(scores)
+
+
+@pytest.mark.parametrize("error", [0.0, 1e6])
+def test_a_network_that_is_no_better_than_the_constant_is_reported(
+    error, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(finetune, "draw_curve", lambda *_: None)
+    monkeypatch.setattr(
+        Regression,
+        "predict",
+        lambda self, network, fabric, store, cases, size: torch.tensor(
+            [[case.target + error] for case in cases]
+        ),
+    )
+    table = write_spheres(tmp_path / "labelled", 12, 2)
+    run = selfvox.finetune(table, out=tmp_path / "run", steps=1, **OPTIONS)
+    output = capsys.readouterr().err
+    assert ("no better than by the median of the training targets; train again" in output) == (
+        error > 0
+    )
+    record = json.loads((run / "run.json").read_text())
+    assert ("no better than by the median" in record.get("lost_problem", "")) == (error > 0)
 
 
 def test_intervals_are_those_of_the_calibration(trained, tmp_path):

@@ -146,7 +146,12 @@ def test_a_finetuning_shows_validation_split_and_lost_classes(tmp_path):
         {"step": step, "loss": 1.0, "dice_mean": step / 100, "dice_organ": 0.5, "skipped": 0.0}
         for step in range(20, 101, 20)
     ]
-    run = write_run(tmp_path / "run", "finetune", lines, lost_classes_saved=["lesion"])
+    run = write_run(
+        tmp_path / "run",
+        "finetune",
+        lines,
+        lost_problem="Dice of lesion is 0 in every validation scan",
+    )
     split = {"train": ["a", "b", "c"], "validation": ["d"], "test": [], "seed": 0}
     (run / "split.json").write_text(json.dumps(split))
     _, page = page_of(run, tmp_path)
@@ -167,7 +172,12 @@ def test_a_finetuning_shows_validation_split_and_lost_classes(tmp_path):
 
 def test_a_classifier_that_always_answers_the_same_is_a_warning(tmp_path):
     lines = [{"step": 100, "loss": 1.0, "kappa": 0.0}]
-    run = write_run(tmp_path / "run", "finetune", lines, lost_classes_saved=["0", "2"])
+    run = write_run(
+        tmp_path / "run",
+        "finetune",
+        lines,
+        lost_problem="every validation scan gets the same class, none 0 or 2",
+    )
     _, page = page_of(run, tmp_path)
     assert "Warning: Every validation scan gets the same class, none 0 or 2." in page.text_of(
         "li", class_="warning"

@@ -82,15 +82,9 @@ def _findings(run: RunFiles, folder: Path) -> list[Finding]:
         findings.append(Finding(f"Encoder: {card.encoder}."))
     except WeightsError:
         findings.append(Finding("There is no network yet."))
-    lost = run.record.get("lost_classes_saved") or ()
-    if lost:
-        is_segmented = any("dice_mean" in line for line in run.lines)
-        problem = (
-            f"Dice of {', '.join(lost)} is 0 in every validation scan, while others are learnt"
-        )
-        if not is_segmented:
-            problem = f"Every validation scan gets the same class, none {' or '.join(lost)}"
-        findings.append(Finding(f"{problem}.", True))
+    problem = run.record.get("lost_problem")
+    if problem:
+        findings.append(Finding(f"{problem[0].upper()}{problem[1:]}.", True))
     findings += _trend_findings(run)
     return findings
 

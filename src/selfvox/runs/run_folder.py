@@ -76,6 +76,7 @@ class _RecordKeys:
     damaged_scans: list[str] = field(default_factory=list)
     lost_classes: list[str] = field(default_factory=list)
     lost_classes_saved: list[str] = field(default_factory=list)
+    lost_problem: str = ""  # of the saved weights, in words
     teacher: str | None = None
 
 

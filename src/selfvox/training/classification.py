@@ -7,12 +7,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from torch import nn
 
 from selfvox.data.preparation.store import Store
 from selfvox.data.preparation.stored_case import StoredCase, subject_grades
-from selfvox.data.sampling.whole_scans import WholeScans, resized_scan
+from selfvox.data.sampling.whole_scans import WholeScans
 from selfvox.errors import DataError
 from selfvox.models.classifier import Classifier, decide_class
 from selfvox.models.encoder import Encoder
@@ -78,7 +77,6 @@ class Classification(WholeScanTask):
         numbers = self._class_numbers(training)
         return WholeScans(store, training, crop, seed, numbers, balance=self.balance)
 
-    @torch.no_grad()
     def validate(  # noqa: D102
         self,
         network: nn.Module,
@@ -88,12 +86,7 @@ class Classification(WholeScanTask):
         crop: Sequence[int],
     ) -> Validation:
         assert isinstance(network, Classifier)
-        rows = []
-        for case in cases:
-            image = fabric.to_device(resized_scan(store, case, crop)[None])
-            with fabric.autocast():
-                rows.append(network.probabilities(network(image)).cpu())
-        probabilities = torch.cat(rows)
+        probabilities = self.predict(network, fabric, store, cases, crop)
         numbers = self._class_numbers(cases)
         truth = np.array([numbers[case.id] for case in cases])
         predicted = decide_class(probabilities, self.ordinal).numpy()

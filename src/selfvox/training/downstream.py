@@ -23,7 +23,7 @@ class Validation(NamedTuple):
 
     score: float  # -inf where it is not defined
     metrics: dict[str, float]  # by name, as they are logged
-    lost: tuple[str, ...] = ()  # classes or regions that are not learnt
+    lost: tuple[str, ...] = ()  # what is not learnt: classes, regions or the target
     cases: tuple[Mapping[str, Any], ...] = ()  # a row for each scan, with the same columns
 
 

@@ -65,7 +65,8 @@ class LostClasses:
     def keep(self, lost: Sequence[str]) -> None:
         """Remember which classes the saved weights have lost."""
         if list(lost) != self.run.record.get("lost_classes_saved", []):
-            self.run.note(lost_classes_saved=list(lost))
+            problem = self.task.describe_lost(lost)[0] if lost else ""
+            self.run.note(lost_classes_saved=list(lost), lost_problem=problem)
 
     def report(self) -> None:
         """Repeat at the end which classes the saved weights have lost."""
@@ -73,5 +74,6 @@ class LostClasses:
         if lost:
             problem, options = self.task.describe_lost(lost)
             echo(
-                f"warning: the saved network misses a class: {problem}; train again with {options}"
+                f"warning: the saved network has not learnt all: {problem}; train again with "
+                f"{options}"
             )

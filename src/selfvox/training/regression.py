@@ -7,12 +7,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from torch import nn
 
 from selfvox.data.preparation.store import Store
 from selfvox.data.preparation.stored_case import StoredCase
-from selfvox.data.sampling.whole_scans import WholeScans, resized_scan
+from selfvox.data.sampling.whole_scans import WholeScans
 from selfvox.errors import DataError
 from selfvox.models.encoder import Encoder
 from selfvox.models.regressor import Regressor
@@ -42,10 +41,6 @@ class Regression(WholeScanTask):
     def strata(self, cases: Sequence[StoredCase]) -> dict[str, int]:  # noqa: D102
         return {}
 
-    def describe_lost(self, lost: Sequence[str]) -> tuple[str, str]:  # noqa: D102
-        # `validate` reports none: a network that gives one number has a skill of about 0
-        return "every validation scan gets the same number", "a smaller --learning-rate"
-
     def network(self, encoder: Encoder, spec: Mapping[str, Any]) -> Regressor:  # noqa: D102
         return Regressor(encoder, self.linear)
 
@@ -73,7 +68,6 @@ class Regression(WholeScanTask):
     ) -> WholeScans:
         return WholeScans(store, training, crop, seed, _targets(training))
 
-    @torch.no_grad()
     def validate(  # noqa: D102
         self,
         network: nn.Module,
@@ -83,20 +77,24 @@ class Regression(WholeScanTask):
         crop: Sequence[int],
     ) -> Validation:
         assert isinstance(network, Regressor)
-        predicted = []
-        for case in cases:
-            image = fabric.to_device(resized_scan(store, case, crop)[None])
-            with fabric.autocast():
-                predicted.append(float(network(image)))
+        predicted = self.predict(network, fabric, store, cases, crop)[:, 0].double().numpy()
         targets = _targets(cases)
         truth = np.array([targets[case.id] for case in cases])
-        error = float(np.abs(np.array(predicted) - truth).mean())
+        error = float(np.abs(predicted - truth).mean())
         constant = float(np.abs(network.median.item() - truth).mean())
         metrics = {"mean_absolute_error": error, "error_of_a_constant": constant}
         if constant == 0:
             return Validation(-math.inf, metrics)
         skill = 1 - error / constant
-        return Validation(skill, {"skill": skill, **metrics})
+        lost = () if skill > 0 else ("target",)
+        return Validation(skill, {"skill": skill, **metrics}, lost)
+
+    def describe_lost(self, lost: Sequence[str]) -> tuple[str, str]:  # noqa: D102
+        return (
+            "the validation scans are predicted no better than by the median of the training "
+            "targets",
+            "more steps, more scans, or a pre-trained encoder",
+        )
 
 
 def _targets(cases: Sequence[StoredCase]) -> dict[str, float]:

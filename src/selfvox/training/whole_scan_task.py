@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
 from selfvox.data.preparation.store import Store
 from selfvox.data.preparation.stored_case import StoredCase
 from selfvox.data.sampling.crop_size import DIVISOR, choose_crop, choose_whole_size
+from selfvox.data.sampling.whole_scans import resized_scan
 from selfvox.models.classifier import Classifier
 from selfvox.models.regressor import Regressor
 from selfvox.ops.outcome import Batch, Outcome
+from selfvox.runs.device import Fabric
 from selfvox.settings.verbs import Finetune
 from selfvox.training.augment import STRENGTHS, Augmentation, augment_whole
 from selfvox.training.downstream import DownstreamTask
@@ -47,6 +50,23 @@ class WholeScanTask(DownstreamTask):
         if requested is not None:
             return choose_crop(requested, cases, divisor)
         return choose_whole_size(cases, divisor or (DIVISOR,) * len(cases[0].shape))
+
+    @torch.no_grad()
+    def predict(
+        self,
+        network: Classifier | Regressor,
+        fabric: Fabric,
+        store: Store,
+        cases: Sequence[StoredCase],
+        size: Sequence[int],
+    ) -> Tensor:
+        """Probabilities (case, class), or numbers (case, 1), of whole scans, on the CPU."""
+        rows = []
+        for case in cases:
+            image = fabric.to_device(resized_scan(store, case, size)[None])
+            with fabric.autocast():
+                rows.append(network.probabilities(network(image)).cpu())
+        return torch.cat(rows)
 
 
 class WholeScanObjective(Objective):
