@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from selfvox.data.formats.dicom_segmentation import check_installed
+from selfvox.data.formats.dicom_object import check_installed
 from selfvox.data.sources import Case
 from selfvox.errors import UsageError
 from selfvox.prediction.bids_names import check_names, write_bids

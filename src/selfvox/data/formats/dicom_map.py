@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
-from pydicom import uid
 from pydicom.sr.codedict import codes
 
-from selfvox.data.formats.dicom_segmentation import SERIES_NUMBER, pixel_measures, slices_in_order
+from selfvox.data.formats.dicom_object import (
+    SERIES_NUMBER,
+    pixel_measures,
+    series_of_selfvox,
+    slices_in_order,
+    write_object,
+)
 from selfvox.data.formats.image import Image
-from selfvox.errors import DataError
-from selfvox.runs.atomic_files import atomic_write
 
 _LABEL = 16  # characters that a short text may have
 _EXPLANATION = 64  # and a long one
@@ -60,29 +62,18 @@ def write_parametric_map(
     top = float(frames.max())
     # from black to the largest value; a width of 0 is not allowed
     window = hd.VOILUTTransformation(window_center=top / 2, window_width=max(top, 1e-6))
-    try:
-        parametric_map = hd.pm.ParametricMap(
+    write_object(
+        path,
+        like,
+        lambda: hd.pm.ParametricMap(
             source_images=slices_in_order(sources, like),
             pixel_array=frames,
-            series_instance_uid=uid.generate_uid(),
-            series_number=SERIES_NUMBER + 1,
-            sop_instance_uid=uid.generate_uid(),
-            instance_number=1,
-            manufacturer="selfvox",
-            manufacturer_model_name="selfvox",
-            software_versions=version("selfvox"),
-            device_serial_number="0",
             contains_recognizable_visual_features=False,
             real_world_value_mappings=mappings,
             voi_lut_transformations=[window],
             content_description=name[:_EXPLANATION],
             content_label="UNCERTAINTY",
-            pixel_measures=pixel_measures(hd, like),
-        )
-    except (ValueError, TypeError, AttributeError, KeyError) as error:
-        raise DataError(
-            f"{like.name}: its DICOM headers cannot be referred to ({' '.join(str(error).split())})"
-            "; predict it without --dicom"
-        ) from None
-    with atomic_write(path) as temporary:
-        parametric_map.save_as(temporary)
+            pixel_measures=pixel_measures(like),
+            **series_of_selfvox(SERIES_NUMBER + 1),
+        ),
+    )

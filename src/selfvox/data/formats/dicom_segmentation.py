@@ -13,47 +13,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pydicom
 from pydicom import uid
 from pydicom.sr.codedict import codes
 
+from selfvox.data.formats.dicom_object import (
+    SERIES_NUMBER,
+    pixel_measures,
+    series_of_selfvox,
+    slices_in_order,
+    write_object,
+)
 from selfvox.data.formats.image import Image
-from selfvox.data.formats.volume import LPS_TO_RAS
-from selfvox.errors import DataError, UsageError
-from selfvox.runs.atomic_files import atomic_write
 
-_SAME_PLACE_MM = 1e-2  # headers round positions
 # words of a class's name, and the code of what it is
 _LESIONS = re.compile(r"lesion|abnormal", re.IGNORECASE)
 _NEOPLASMS = re.compile(r"tumou?r|neoplasm|cancer|carcinoma|metasta|sarcoma|glioma", re.IGNORECASE)
-# attributes of patient and study that may be empty but not absent (type 2); files that were
-# de-identified often lack them
-_MAY_BE_EMPTY = (
-    "PatientID",
-    "PatientName",
-    "PatientBirthDate",
-    "PatientSex",
-    "AccessionNumber",
-    "StudyID",
-    "StudyDate",
-    "StudyTime",
-    "ReferringPhysicianName",
-)
-SERIES_NUMBER = 900  # far from those of scanners
-
-
-def check_installed() -> None:
-    """Refuse to go on without highdicom.
-
-    Raises:
-        UsageError: it is not installed.
-    """
-    try:
-        import highdicom  # noqa: F401 - an optional dependency, which takes seconds
-    except ImportError:
-        raise UsageError(
-            "dicom: needs highdicom; install it with `pip install selfvox[dicom-seg]`"
-        ) from None
 
 
 def write_segmentation(
@@ -97,69 +71,20 @@ def write_segmentation(
         _describe(hd, number, classes[value], algorithm)
         for number, value in zip(numbers, values, strict=True)
     ]
-    try:
-        segmentation = hd.seg.Segmentation(
+    write_object(
+        path,
+        like,
+        lambda: hd.seg.Segmentation(
             source_images=slices,
             pixel_array=frames,
             segmentation_type=kind,
             segment_descriptions=descriptions,
-            series_instance_uid=uid.generate_uid(),
-            series_number=SERIES_NUMBER,
-            sop_instance_uid=uid.generate_uid(),
-            instance_number=1,
-            manufacturer="selfvox",
-            manufacturer_model_name="selfvox",
-            software_versions=version("selfvox"),
-            device_serial_number="0",
-            pixel_measures=pixel_measures(hd, like),
+            pixel_measures=pixel_measures(like),
             # a class without a voxel would otherwise be an error
             omit_empty_frames=bool(frames.any()) and not is_labelmap,
-        )
-    except (ValueError, TypeError, AttributeError, KeyError) as error:
-        raise DataError(
-            f"{like.name}: its DICOM headers cannot be referred to ({' '.join(str(error).split())})"
-            "; predict it without --dicom"
-        ) from None
-    with atomic_write(path) as temporary:
-        segmentation.save_as(temporary)
-
-
-def pixel_measures(hd: Any, like: Image) -> Any:
-    """Distances of the voxels; headers may lack that of the slices, or have another one."""
-    x, y, z = (round(float(np.linalg.norm(like.affine[:3, axis])), 6) for axis in range(3))
-    return hd.PixelMeasuresSequence(
-        pixel_spacing=[y, x], slice_thickness=z, spacing_between_slices=z
+            **series_of_selfvox(SERIES_NUMBER),
+        ),
     )
-
-
-def slices_in_order(sources: Sequence[Path], like: Image) -> list[pydicom.Dataset]:
-    """The headers of the slices, in the order of the planes of the scan.
-
-    Raises:
-        DataError: a plane has no slice of its own.
-    """
-    headers = [pydicom.dcmread(path, stop_before_pixels=True) for path in sources]
-    for header in headers:
-        for name in _MAY_BE_EMPTY:
-            if name not in header:
-                setattr(header, name, None)
-        if "SliceThickness" not in header:
-            header.SliceThickness = round(float(np.linalg.norm(like.affine[:3, 2])), 6)
-    positions = np.array([header.ImagePositionPatient for header in headers], float)
-    planes = np.arange(like.shape[2])
-    # of the first voxel of each plane, in DICOM's world
-    to_lps = np.linalg.inv(LPS_TO_RAS) @ like.affine
-    expected = to_lps[:3, 3] + planes[:, None] * to_lps[:3, 2]
-    apart = np.linalg.norm(expected[:, None] - positions[None], axis=2)
-    nearest = apart.argmin(1)
-    # a stack of rounded positions is fitted through all of them
-    gap_mm = float(np.linalg.norm(to_lps[:3, 2]))
-    if (apart[planes, nearest] > max(_SAME_PLACE_MM, 0.05 * gap_mm)).any():
-        raise DataError(
-            f"{like.name}: slices of it were interpolated, and have no DICOM file to refer to; "
-            "predict it without --dicom"
-        )
-    return [headers[number] for number in nearest]
 
 
 def _describe(hd: Any, number: int, name: str, algorithm: Any) -> Any:
