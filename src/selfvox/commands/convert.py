@@ -13,7 +13,7 @@ from selfvox.data.naming import printable
 from selfvox.data.preparation.prepare_case import Rejected, make_rejected, read_case
 from selfvox.data.sources import Case, Dataset, find_dataset
 from selfvox.errors import DataError, UsageError
-from selfvox.runs.atomic_files import write_csv, write_json
+from selfvox.runs.atomic_files import check_new_folder, write_csv, write_json
 from selfvox.runs.progress import echo, progress_bar
 from selfvox.settings.verbs import Convert
 from selfvox.training.folder_kind import check_scans
@@ -33,8 +33,7 @@ def convert(settings: Convert) -> list[Path]:
     """
     out = settings.out
     check_scans(settings.scans)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UsageError(f"{out}: exists and is not an empty folder; name another --out")
+    check_new_folder(out)
     if settings.scans.is_dir() and out.resolve().is_relative_to(settings.scans.resolve()):
         raise UsageError(f"{out}: is among the scans; name another --out")
     dataset = find_dataset(settings.scans, settings.source)

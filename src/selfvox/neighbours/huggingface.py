@@ -7,8 +7,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from selfvox.errors import UsageError
-from selfvox.runs.atomic_files import sha256, write_text
+from selfvox.runs.atomic_files import check_new_folder, sha256, write_text
 from selfvox.runs.card import (
     Card,
     ClassifierCard,
@@ -63,8 +62,7 @@ def write_huggingface(run: Path, out: Path) -> Path:
         UsageError: the folder is not empty.
         WeightsError: the run has no intact weights.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UsageError(f"{out}: exists and is not an empty folder; name another --out")
+    check_new_folder(out)
     card: Card
     if (run / "network").is_dir():
         tensors, card = read_network(run)

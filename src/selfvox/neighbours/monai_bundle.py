@@ -11,7 +11,7 @@ import torch
 
 from selfvox.data.preparation.recipe import Recipe, recipe_of_card
 from selfvox.errors import UsageError
-from selfvox.runs.atomic_files import sha256, write_json, write_text
+from selfvox.runs.atomic_files import check_new_folder, sha256, write_json, write_text
 from selfvox.runs.card import SegmenterCard
 from selfvox.runs.typed_json import write_checked
 from selfvox.runs.weights import read_network, save_tensors
@@ -44,8 +44,7 @@ def write_bundle(run: Path, out: Path) -> Path:
         UsageError: the folder is not empty, or the run classifies, or is of pictures.
         WeightsError: the run has no intact network.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UsageError(f"{out}: exists and is not an empty folder; name another --out")
+    check_new_folder(out)
     tensors, card = read_network(run)
     if not isinstance(card, SegmenterCard):
         raise UsageError(

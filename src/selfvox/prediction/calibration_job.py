@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from selfvox.prediction.labelled_scans import LabelledScan
+from selfvox.prediction.trained_model import TrainedModel
 from selfvox.runs.device import Fabric
-from selfvox.uncertainty.calibration_file import calibration_file
+from selfvox.uncertainty.calibration_file import (
+    AnyCalibration,
+    calibration_file,
+    write_calibration,
+)
 from selfvox.uncertainty.ensemble import PassSettings
 
 
@@ -33,6 +39,13 @@ class CalibrationJob:
         """Where the measures of the scans are written."""
         file = calibration_file(self.place if len(self.runs) > 1 else self.runs[0])
         return file.with_suffix(".csv")
+
+    def write(self, calibration: AnyCalibration, models: Sequence[TrainedModel]) -> list[Path]:
+        """Write the calibration of all networks next to the weights of each."""
+        return [
+            write_calibration(run, dataclasses.replace(calibration, network_sha256=model.sha256))
+            for run, model in zip(self.runs, models, strict=True)
+        ]
 
     @property
     def network_of(self) -> dict[str, str]:

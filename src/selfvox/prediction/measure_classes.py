@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +16,6 @@ from selfvox.prediction.labelled_scans import LabelledScan
 from selfvox.prediction.trained_model import TrainedClassifier
 from selfvox.runs.atomic_files import write_csv
 from selfvox.runs.progress import echo, progress_bar
-from selfvox.uncertainty.calibration_file import write_calibration
 from selfvox.uncertainty.class_calibration import (
     CalibratedClasses,
     ClassCalibration,
@@ -57,10 +55,7 @@ def calibrate_classifiers(job: CalibrationJob, models: Sequence[TrainedClassifie
     ]
     _write_measures(job, models[0].classes, measures, predicted, calibrated)
     _describe(calibration, measures, calibrated)
-    return [
-        write_calibration(run, dataclasses.replace(calibration, network_sha256=model.sha256))
-        for run, model in zip(job.runs, models, strict=True)
-    ]
+    return job.write(calibration, models)
 
 
 def _measure(classifier: ScanClassifier, scan: LabelledScan) -> tuple[ClassMeasure, int]:

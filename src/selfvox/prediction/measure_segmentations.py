@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,7 +18,6 @@ from selfvox.prediction.trained_model import TrainedSegmenter
 from selfvox.runs.atomic_files import write_csv
 from selfvox.runs.progress import echo, progress_bar
 from selfvox.uncertainty.calibration import Measure, held_out_dice, make_calibration
-from selfvox.uncertainty.calibration_file import write_calibration
 from selfvox.uncertainty.review import part_names, parts, written_voxel
 
 
@@ -62,10 +60,7 @@ def calibrate_segmenters(job: CalibrationJob, models: Sequence[TrainedSegmenter]
     )
     _write_measures(job, {**of_classes, **of_regions}, names)
     _describe(of_classes or of_regions, calibration.level, calibration.subjects)
-    return [
-        write_calibration(run, dataclasses.replace(calibration, network_sha256=model.sha256))
-        for run, model in zip(job.runs, models, strict=True)
-    ]
+    return job.write(calibration, models)
 
 
 def _measure(

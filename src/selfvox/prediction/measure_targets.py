@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +12,6 @@ from selfvox.prediction.regress import predict_number
 from selfvox.prediction.trained_model import TrainedRegressor
 from selfvox.runs.atomic_files import write_csv
 from selfvox.runs.progress import echo, progress_bar
-from selfvox.uncertainty.calibration_file import write_calibration
 from selfvox.uncertainty.target_calibration import TargetMeasure, make_target_calibration
 
 
@@ -52,7 +50,4 @@ def calibrate_regressors(job: CalibrationJob, models: Sequence[TrainedRegressor]
         f"mean absolute error {mean:.3g}; intervals of {calibration.largest_error:.3g} to either "
         f"side contain the true number of {100 * calibration.level:.0f} % of such scans{few}"
     )
-    return [
-        write_calibration(run, dataclasses.replace(calibration, network_sha256=model.sha256))
-        for run, model in zip(job.runs, models, strict=True)
-    ]
+    return job.write(calibration, models)

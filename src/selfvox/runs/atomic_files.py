@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from selfvox.errors import DISK_FULL_ERRORS, ResourceError
+from selfvox.errors import DISK_FULL_ERRORS, ResourceError, UsageError
 from selfvox.runs.progress import echo_once
 from selfvox.runs.safe_open import open_regular
 
@@ -68,6 +68,16 @@ def remove_temporary_files(folder: Path) -> None:
     """Remove what killed writers left in this folder; call it under the folder's lock."""
     for file in folder.glob(".*.part.*"):
         file.unlink(missing_ok=True)
+
+
+def check_new_folder(path: Path) -> None:
+    """Refuse a folder to write into that has something in it, or is a file.
+
+    Raises:
+        UsageError: it has.
+    """
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise UsageError(f"{path}: exists and is not an empty folder; name another --out")
 
 
 def write_text(path: Path, text: str, *, sync: bool = True) -> None:
