@@ -3,32 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from selfvox.data.sources import Case
 from selfvox.prediction import output_folder
 from selfvox.prediction.class_table import write_class_table
 from selfvox.prediction.classify import ScanClassifier
-from selfvox.prediction.output_folder import OutputFolder
-from selfvox.prediction.prediction_job import (
-    PredictionJob,
-    precision_of,
-    scans_used,
-    workplace_of,
-)
-from selfvox.prediction.scan_check import ScanCheck
 from selfvox.prediction.scan_loop import ScanWork
 from selfvox.prediction.trained_model import TrainedClassifier
+from selfvox.prediction.whole_scan_job import WholeScanJob
 from selfvox.runs.device import Fabric
 from selfvox.runs.progress import echo
 from selfvox.settings.verbs import Predict
-from selfvox.uncertainty import class_votes, ensemble
+from selfvox.uncertainty import class_votes
 from selfvox.uncertainty.calibration_file import note_other_passes, read_calibrations
 from selfvox.uncertainty.class_calibration import ClassCalibration, EnsembleClassCalibration
 from selfvox.uncertainty.ensemble import PassSettings
 
 
-class ClassificationJob(PredictionJob):
+class ClassificationJob(WholeScanJob):
     """Classifies whole scans: one table for all of them.
 
     Args:
@@ -45,25 +37,10 @@ class ClassificationJob(PredictionJob):
         settings: Predict,
         fabric: Fabric,
     ):
-        model = models[0]
-        self._runs = (settings.run, *settings.ensemble)
+        super().__init__(models, passes, settings, fabric, output_folder.CLASS_TABLE)
         self.classifier = ScanClassifier(models, passes, fabric)
-        self.workplace = workplace_of(settings, fabric)
-        self.folder = OutputFolder(settings.out, answers_only=True, used=scans_used(settings))
-        self.passes = passes
-        self.trained_dropout = [network.dropout for network in models]
-        self.recipe = model.recipe
-        self.check = ScanCheck.from_verb([network.scans for network in models], settings)
-        self.classes = dict(enumerate(model.classes))
-        self.regions = None
-        self.result = settings.out / output_folder.CLASS_TABLE
-        self.truth = "TRUTH.csv"
-        self.card = {
-            "network_sha256": model.sha256,
-            "ordinal": model.network.ordinal,
-            "precision": precision_of(fabric),
-            **ensemble.passes_card(passes, [network.sha256 for network in models]),
-        }
+        self.classes = dict(enumerate(models[0].classes))
+        self.card = {**self.card, "ordinal": models[0].network.ordinal}
 
     def predict_case(self, work: ScanWork) -> None:
         """Record the class."""
@@ -97,7 +74,7 @@ class ClassificationJob(PredictionJob):
         """The calibrations of all networks; prints why there are none, where there are none."""
         models = self.classifier.models
         calibrations = read_calibrations(
-            self._runs,
+            self.runs,
             ClassCalibration,
             lambda made, number: made.mismatch(self.passes, models[number].sha256),
             "no sets of classes and no calibrated probabilities",
@@ -111,7 +88,3 @@ class ClassificationJob(PredictionJob):
             f"scans (calibrated on {calibration.origin})"
         )
         return calibration
-
-    def outputs(self, cases: Sequence[Case]) -> list[Path]:
-        """The table."""
-        return [self.result]

@@ -3,27 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from selfvox.data.sources import Case
-from selfvox.prediction import output_folder
 from selfvox.prediction.classify import ScanPasses
-from selfvox.prediction.output_folder import OutputFolder
-from selfvox.prediction.prediction_job import (
-    PredictionJob,
-    precision_of,
-    scans_used,
-    workplace_of,
-)
+from selfvox.prediction.output_folder import TARGET_TABLE
 from selfvox.prediction.regress import predict_number
-from selfvox.prediction.scan_check import ScanCheck
 from selfvox.prediction.scan_loop import ScanWork
 from selfvox.prediction.target_table import write_target_table
 from selfvox.prediction.trained_model import TrainedRegressor
+from selfvox.prediction.whole_scan_job import WholeScanJob
 from selfvox.runs.device import Fabric
 from selfvox.runs.progress import echo
 from selfvox.settings.verbs import Predict
-from selfvox.uncertainty import ensemble
 from selfvox.uncertainty.calibration_file import (
     describe_origin,
     note_other_passes,
@@ -33,7 +24,7 @@ from selfvox.uncertainty.ensemble import PassSettings
 from selfvox.uncertainty.target_calibration import TargetCalibration, largest_error
 
 
-class RegressionJob(PredictionJob):
+class RegressionJob(WholeScanJob):
     """Predicts numbers of whole scans: one table for all of them.
 
     Args:
@@ -50,25 +41,10 @@ class RegressionJob(PredictionJob):
         settings: Predict,
         fabric: Fabric,
     ):
-        model = models[0]
+        super().__init__(models, passes, settings, fabric, TARGET_TABLE)
         self._models = models
-        self._runs = (settings.run, *settings.ensemble)
         self._passes = ScanPasses(models, passes, fabric)
-        self.workplace = workplace_of(settings, fabric)
-        self.folder = OutputFolder(settings.out, answers_only=True, used=scans_used(settings))
-        self.passes = passes
-        self.trained_dropout = [network.dropout for network in models]
-        self.recipe = model.recipe
-        self.check = ScanCheck.from_verb([network.scans for network in models], settings)
         self.classes = {}
-        self.regions = None
-        self.result = settings.out / output_folder.TARGET_TABLE
-        self.truth = "TRUTH.csv"
-        self.card = {
-            "network_sha256": model.sha256,
-            "precision": precision_of(fabric),
-            **ensemble.passes_card(passes, [network.sha256 for network in models]),
-        }
 
     def predict_case(self, work: ScanWork) -> None:
         """Record the number."""
@@ -97,7 +73,7 @@ class RegressionJob(PredictionJob):
     def _promise(self) -> tuple[float, float] | None:
         """The largest error of the calibrations, and its probability; prints why there is none."""
         calibrations = read_calibrations(
-            self._runs,
+            self.runs,
             TargetCalibration,
             lambda made, number: made.mismatch(self.passes, self._models[number].sha256),
             "no intervals of the numbers",
@@ -111,7 +87,3 @@ class RegressionJob(PredictionJob):
             f"on {describe_origin(calibrations)})"
         )
         return error, level
-
-    def outputs(self, cases: Sequence[Case]) -> list[Path]:
-        """The table."""
-        return [self.result]
