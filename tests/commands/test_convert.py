@@ -40,7 +40,9 @@ def test_a_header_loses_its_texts_and_keeps_its_grid(tmp_path):
     matrix = affine(turn=0.4, axes=(1, 2, 0), signs=(1, -1, 1))
     scan = write_scan(tmp_path / "scans" / "a.nii.gz", blob((20, 17, 12)), matrix)
     assert b"DOE^JANE" in content_of(scan)
-    (path,) = selfvox.convert(tmp_path / "scans", out=tmp_path / "out")
+    # a name that nnU-Net's folders have means nothing
+    (path,) = selfvox.convert(tmp_path / "scans", out=tmp_path / "imagesTr")
+    assert path.name == "a.nii.gz"
     assert b"DOE^JANE" not in content_of(path)
     before, after = nib.load(scan), nib.load(path)
     np.testing.assert_array_equal(np.asarray(after.dataobj), np.asarray(before.dataobj))

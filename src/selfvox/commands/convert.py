@@ -40,15 +40,14 @@ def convert(settings: Convert) -> list[Path]:
     for note in dataset.notes:
         echo(note)
     is_labelled = any(case.label is not None for case in dataset.cases)
-    folder = out / "imagesTr" if is_labelled else out
-    folder.mkdir(parents=True, exist_ok=True)
+    out.mkdir(parents=True, exist_ok=True)
     files: list[Path] = []
     values: set[int] = set()
     rejected: list[Rejected] = []
     with progress_bar("convert", len(dataset.cases)) as bar:
         for case in dataset.cases:
             try:
-                files += _write_case(case, dataset, folder, values)
+                files += _write_case(case, dataset, out, values, is_labelled)
             except DataError as error:
                 rejected.append(make_rejected(case, str(error)))
                 echo(f"{rejected[-1].file}: {rejected[-1].reason}")
@@ -66,7 +65,9 @@ def convert(settings: Convert) -> list[Path]:
     return files
 
 
-def _write_case(case: Case, dataset: Dataset, folder: Path, values: set[int]) -> list[Path]:
+def _write_case(
+    case: Case, dataset: Dataset, out: Path, values: set[int], is_labelled: bool
+) -> list[Path]:
     """Write a scan and its label; adds the values of the label to `values`.
 
     Raises:
@@ -80,7 +81,8 @@ def _write_case(case: Case, dataset: Dataset, folder: Path, values: set[int]) ->
         label = images.read_label(case.label, image, dataset.classes)
     # without the header, of which fields may name a person
     bare = Image(image.data, image.affine, printable(case.id))
-    is_labelled = folder.name == "imagesTr"
+    folder = out / "imagesTr" if is_labelled else out
+    folder.mkdir(parents=True, exist_ok=True)
     numbered = is_labelled or len(image.data) > 1
     files = []
     for number, channel in enumerate(image.data):
@@ -89,7 +91,7 @@ def _write_case(case: Case, dataset: Dataset, folder: Path, values: set[int]) ->
         files.append(path)
     if label is not None:
         values |= set(np.unique(label).tolist())
-        labels = folder.with_name("labelsTr")
+        labels = out / "labelsTr"
         labels.mkdir(exist_ok=True)
         images.write_label(labels / f"{case.id}.nii.gz", label, bare)
     return files

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -58,9 +59,9 @@ def embedding_page(name: str, folder: Path, bundle: Bundle) -> Page:
 def _findings(rows: Sequence[Row]) -> list[Finding]:
     """How many scans there are, and whether those of one subject are alike."""
     subject_of = {row["id"]: row["subject"] for row in rows}
-    subjects = list(subject_of.values())
-    lines = [Finding(f"{len(rows)} scans of {len(set(subjects))} subjects.")]
-    again = [row for row in rows if subjects.count(row["subject"]) > 1]
+    counts = Counter(subject_of.values())
+    lines = [Finding(f"{len(rows)} scans of {len(counts)} subjects.")]
+    again = [row for row in rows if counts[row["subject"]] > 1]
     if again:
         same = sum(subject_of.get(row["nearest"]) == row["subject"] for row in again)
         lines.append(
