@@ -27,6 +27,7 @@ from selfvox.data.preparation import prepare_case
 from selfvox.data.sources import Case
 from selfvox.errors import BusyError, DataError, Stopped, UsageError, WeightsError
 from selfvox.prediction import segment
+from selfvox.prediction.case_files import CaseFiles
 from selfvox.prediction.output_folder import OutputFolder
 from selfvox.runs import progress
 from selfvox.settings.verbs import Evaluate, Predict
@@ -193,6 +194,7 @@ import sys
 from pathlib import Path
 
 from selfvox.commands.predict import predict
+from selfvox.prediction.case_files import CaseFiles
 from selfvox.prediction.output_folder import OutputFolder
 from selfvox.settings.verbs import Predict
 
@@ -326,7 +328,7 @@ def test_a_corrected_label_is_kept_though_its_probabilities_are_gone(run, scans,
 @pytest.mark.fault("F25b", "two processes predict into one folder", "the second is refused")
 def test_a_folder_that_another_process_predicts_into_is_left_alone(run, scans, tmp_path):
     with (
-        OutputFolder(tmp_path / "out").lock(),
+        OutputFolder(CaseFiles(tmp_path / "out")).lock(),
         pytest.raises(BusyError, match="name another --out"),
     ):
         predict(Predict(run=run, scans=scans, out=tmp_path / "out"))

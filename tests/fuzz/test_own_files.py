@@ -14,6 +14,7 @@ import selfvox
 from selfvox.data.preparation.store import open_store
 from selfvox.errors import SelfvoxError
 from selfvox.models.build import load_encoder
+from selfvox.prediction.case_files import CaseFiles
 from selfvox.prediction.output_folder import OutputFolder
 from selfvox.prediction.read_predictions import (
     has_region_probabilities,
@@ -90,7 +91,7 @@ def use_predictions(root):
 
 
 def use_ledger(root):
-    folder = OutputFolder(root / "out")
+    folder = OutputFolder(CaseFiles(root / "out"))
     folder.reviews()
     folder.answers()
     has_region_probabilities(root / "out")

@@ -47,7 +47,7 @@ def atlas(settings: Atlas) -> list[Path]:
     scans = shlex.quote(str(settings.scans))
     echo(f"look: selfvox report {shlex.quote(str(settings.out))} --scans {scans} --out report/")
     echo(f"next: selfvox evaluate {settings.out} TRUTH/ --out scores.csv")
-    return [predictions.folder.label_file(case) for case in predicted]
+    return [predictions.folder.files.label_file(case) for case in predicted]
 
 
 def _atlases(settings: Atlas) -> Store:

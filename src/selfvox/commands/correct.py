@@ -13,9 +13,10 @@ from selfvox.data.naming import natural_key, printable
 from selfvox.data.sources import Case, Dataset, find_dataset
 from selfvox.data.sources._class_table import CLASS_TABLE
 from selfvox.errors import DataError, UsageError
+from selfvox.prediction.case_ledger import LEDGER, CaseRecord
 from selfvox.prediction.corrections import CORRECTED, Correction, CorrectionFinder
 from selfvox.prediction.nnunet_names import join_channels
-from selfvox.prediction.output_folder import CARD, LEDGER, CaseRecord
+from selfvox.prediction.output_folder import CARD
 from selfvox.prediction.predicted_scans import (
     find_predicted_scans,
     predict_settings,

@@ -18,7 +18,8 @@ from selfvox.ops.boxes import bounding_box
 from selfvox.ops.metrics import auc
 from selfvox.ops.regions import Regions
 from selfvox.plotting import save_figure
-from selfvox.prediction import output_folder, read_predictions
+from selfvox.prediction import read_predictions
+from selfvox.prediction.case_files import probability_file
 from selfvox.runs.atomic_files import write_csv
 from selfvox.runs.progress import echo
 
@@ -186,7 +187,7 @@ def report_calibration(
     scores: dict[str, dict[str, float]] = {}
     table = np.zeros((3, BINS))
     for case, pair in pairs.items():
-        if not output_folder.probability_file(pair.prediction).exists():
+        if not probability_file(pair.prediction).exists():
             continue
         try:
             scores[case], of_case = measure_case(pair, values, regions)
@@ -237,7 +238,7 @@ def measure_case(
     Raises:
         DataError: a file cannot be used, or its maps are no probabilities of the classes.
     """
-    file = output_folder.probability_file(pair.prediction)
+    file = probability_file(pair.prediction)
     grid = images.read_grid(pair.prediction)
     probabilities = images.read_map(file, len(regions or values), grid)
     truth = images.read_label(pair.truth, grid, values)

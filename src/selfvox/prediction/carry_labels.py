@@ -31,6 +31,7 @@ from selfvox.data.preparation.stored_case import StoredCase
 from selfvox.data.sources import Case
 from selfvox.errors import DataError
 from selfvox.prediction import output_folder
+from selfvox.prediction.case_files import CaseFiles
 from selfvox.prediction.output_folder import OutputFolder
 from selfvox.prediction.work_record import Workplace
 from selfvox.registration import register
@@ -166,7 +167,7 @@ class AtlasPredictions:
     """
 
     def __init__(self, out: Path, labelled: Store, atlases: int):
-        self.folder = OutputFolder(out)
+        self.folder = OutputFolder(CaseFiles(out))
         self.labelled = labelled
         self._workplace = Workplace(labelled.path.name, torch.device("cpu"))
         self.atlases = atlases
@@ -187,7 +188,7 @@ class AtlasPredictions:
         # read again: the worker sends the labels alone
         image = read_case(case, len(self.labelled.recipe.channel_names))
         label, review = self._vote(carried)
-        images.write_label(self.folder.label_file(case), label, image)
+        images.write_label(self.folder.files.label_file(case), label, image)
         for failure in carried.failures:
             echo(f"{case.id}: without the atlas {failure}")
         notes = [*image.notes, *carried.failures]

@@ -14,7 +14,7 @@ from selfvox.data.preparation.prepare_case import read_case
 from selfvox.data.sources import Case
 from selfvox.errors import DataError
 from selfvox.ops.metrics import dice_per_class
-from selfvox.prediction.output_folder import CaseRecord
+from selfvox.prediction.case_ledger import CaseRecord
 from selfvox.prediction.review_marks import Mark
 from selfvox.runs.atomic_files import sha256
 

@@ -26,17 +26,18 @@ from pathlib import Path
 from typing import Any
 
 from selfvox.data.formats import image as images
-from selfvox.data.formats.image import SUFFIXES_2D, suffix
-from selfvox.data.naming import printable, stem
+from selfvox.data.naming import printable
 from selfvox.data.preparation.prepare_case import Rejected, combine_hashes, main_file
 from selfvox.data.sources import Case
 from selfvox.errors import DataError, UsageError
 from selfvox.ops.regions import Regions, regions_to_json
+from selfvox.prediction.case_files import MAPS_FOLDER, CaseFiles
+from selfvox.prediction.case_ledger import LEDGER, read_ledger
 from selfvox.prediction.used_scans import TRAINED, UsedScans
 from selfvox.prediction.work_record import Facts
 from selfvox.runs.atomic_files import sha256, write_csv, write_json
 from selfvox.runs.folder_lock import folder_lock
-from selfvox.runs.ledger import append_record, read_records, write_records
+from selfvox.runs.ledger import append_record, write_records
 from selfvox.runs.log_file import log_to
 from selfvox.runs.progress import echo
 from selfvox.runs.typed_json import read_checked, with_checksum, write_checked
@@ -47,13 +48,10 @@ CLASS_NAMES = "classes.json"
 REGION_CLASSES = "regions.json"
 CLASS_TABLE = "predictions.csv"
 TARGET_TABLE = "targets.csv"
-LEDGER = "cases.jsonl"
 REVIEW_TABLE = "review.csv"
 REJECTED_TABLE = "rejected.csv"
 LOG = "log.txt"
 SETTINGS = "settings.yaml"
-MAPS_FOLDER = "maps"
-PROBABILITY_ENDING = "_probabilities"
 # files that are not of one case; found in a folder without a card, they are somebody else's
 _TABLES = (
     CLASS_TABLE,
@@ -64,113 +62,21 @@ _TABLES = (
     REVIEW_TABLE,
     REJECTED_TABLE,
 )
-_RECORD_KEYS = (
-    "id",
-    "scan",
-    "files",
-    "file",
-    "work",
-    "trained_on",
-    "review",
-    "answer",
-    "notes",
-    "distance",
-)
 _TEMPORARY = ".*.part.*"  # files of a process that was killed while it wrote
-
-
-@dataclasses.dataclass(frozen=True)
-class CaseRecord:
-    """A line of the ledger: a predicted case."""
-
-    id: str
-    scan: list[str]  # SHA-256 of its files
-    files: dict[str, str]  # SHA-256 of each file of its prediction
-    review: dict[str, Any] = dataclasses.field(default_factory=dict)
-    answer: dict[str, Any] = dataclasses.field(default_factory=dict)
-    notes: list[str] = dataclasses.field(default_factory=list)
-    file: str | None = None
-    work: dict[str, Any] | None = None
-    trained_on: bool = False
-    distance: float | None = None
 
 
 class OutputFolder:
     """A folder of predictions that this process writes.
 
     Args:
-        path: of the folder.
-        probabilities: whether each case has a file of probabilities too.
-        map_endings: endings of the maps of each case.
-        answers_only: whether a case has no files, but an answer in its record.
+        files: where those of each case are.
         used: of each network, which scans trained it; recorded with each case.
-        label_ending: of the labels of volumes.
-        dicom: whether DICOM series have a DICOM segmentation and parametric maps too.
     """
 
-    def __init__(
-        self,
-        path: Path,
-        probabilities: bool = False,
-        map_endings: Sequence[str] = (),
-        answers_only: bool = False,
-        used: Sequence[UsedScans] = (),
-        label_ending: str = ".nii.gz",
-        dicom: bool = False,
-    ):
-        self.path = path
-        self.probabilities = probabilities
-        self._map_endings = tuple(map_endings)
-        self._answers_only = answers_only
+    def __init__(self, files: CaseFiles, used: Sequence[UsedScans] = ()):
+        self.path = files.path
+        self.files = files
         self._used = tuple(used)
-        self._label_ending = label_ending
-        self._dicom = dicom
-
-    def label_file(self, case: Case) -> Path:
-        """The file of class numbers of a case."""
-        return self.path / f"{case.id}{'.png' if _is_picture(case) else self._label_ending}"
-
-    def probability_file(self, case: Case) -> Path:
-        """The file of probabilities of a case."""
-        return probability_file(self.label_file(case))
-
-    def dicom_file(self, case: Case) -> Path | None:
-        """The DICOM segmentation of a case; None where there is none."""
-        return self.path / f"{case.id}.dcm" if self._dicom and case.stacked else None
-
-    def map_files(self, case: Case) -> dict[str, Path]:
-        """Files of the maps of a case by their ending, in a folder of their own."""
-        suffix_of_maps = ".tif" if _is_picture(case) else ".nii.gz"
-        folder = self.path / MAPS_FOLDER
-        return {
-            ending: folder / f"{case.id}_{ending}{suffix_of_maps}" for ending in self._map_endings
-        }
-
-    def dicom_map_files(self, case: Case) -> dict[str, Path]:
-        """The DICOM parametric maps of a case by their ending; empty where there are none."""
-        if self.dicom_file(case) is None:
-            return {}
-        folder = self.path / MAPS_FOLDER
-        return {ending: folder / f"{case.id}_{ending}.dcm" for ending in self._map_endings}
-
-    def map_picture(self, case: Case) -> Path:
-        """The picture of the maps of a case."""
-        return self.path / MAPS_FOLDER / f"{case.id}_maps.png"
-
-    def files(self, case: Case) -> list[Path]:
-        """All files of a case, its label first."""
-        if self._answers_only:
-            return []
-        files = [self.label_file(case)]
-        if self.probabilities:
-            files.append(self.probability_file(case))
-        segmentation = self.dicom_file(case)
-        if segmentation is not None:
-            files.append(segmentation)
-        if self._map_endings:
-            maps = (self.map_files(case), self.dicom_map_files(case))
-            files += [*(path for paths in maps for path in paths.values()), self.map_picture(case)]
-        return files
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
@@ -214,7 +120,7 @@ class OutputFolder:
         Raises:
             UsageError: the folder contains something else, or predictions of another card.
         """
-        if self._map_endings:
+        if self.files.map_endings:
             (self.path / MAPS_FOLDER).mkdir(exist_ok=True)
         # the folder is locked, so that no living process writes them
         for folder in (self.path, self.path / MAPS_FOLDER):
@@ -263,7 +169,7 @@ class OutputFolder:
             "id": case.id,
             "file": main_file(case),
             "scan": digests,
-            "files": {path.name: sha256(path) for path in self.files(case)},
+            "files": {path.name: sha256(path) for path in self.files.of(case)},
             "work": work,
         }
         contents = {combine_hashes(case, digests)}
@@ -289,7 +195,7 @@ class OutputFolder:
 
     def records(self) -> dict[str, dict[str, Any]]:
         """What is recorded of each case, by its id."""
-        return _read_ledger(self.path / LEDGER)
+        return read_ledger(self.path)
 
     def trained_on(self, cases: Sequence[Case]) -> list[str]:
         """Ids of those predicted cases that trained a network."""
@@ -319,7 +225,7 @@ class OutputFolder:
         )
 
     def _recorded(self, key: str) -> dict[str, Any]:
-        records = _read_ledger(self.path / LEDGER)
+        records = read_ledger(self.path)
         return {case: record[key] for case, record in records.items() if key in record}
 
     def _compared(self, key: str) -> dict[str, Mapping[str, Any]]:
@@ -349,7 +255,7 @@ class OutputFolder:
     def _check_no_foreign_files(self, cases: Sequence[Case]) -> None:
         """Refuse to write over files of somebody else."""
         names = [self.path / name for name in _TABLES]
-        names += [path for case in cases for path in self.files(case)]
+        names += [path for case in cases for path in self.files.of(case)]
         foreign = [path for path in names if path.exists()]
         if foreign:
             raise UsageError(
@@ -361,7 +267,7 @@ class OutputFolder:
 
         Such as one with an earlier name of a scan that was renamed since.
         """
-        others = sorted(_read_ledger(self.path / LEDGER).keys() - {case.id for case in cases})
+        others = sorted(read_ledger(self.path).keys() - {case.id for case in cases})
         if others:
             echo(
                 f"{self.path}: has {len(others)} predictions of scans that are not among these, "
@@ -375,7 +281,7 @@ class OutputFolder:
         its label.
         """
         ledger = self.path / LEDGER
-        records = _read_ledger(ledger)
+        records = read_ledger(self.path)
         named = []
         for case in cases:
             digests = _digests(case) if case.id in records else []
@@ -402,7 +308,7 @@ class OutputFolder:
     def _finished(self, cases: Sequence[Case]) -> set[str]:
         """Ids of the cases with complete predictions; removes the records of the others."""
         ledger = self.path / LEDGER
-        records = _read_ledger(ledger)
+        records = read_ledger(self.path)
         finished = set()
         for case in cases:
             if case.id not in records:
@@ -419,7 +325,7 @@ class OutputFolder:
 
         A corrected label is never overwritten.
         """
-        files = self.files(case)
+        files = self.files.of(case)
         if self._has_corrected_label(case, digests):
             echo(
                 f"{files[0].name}: was changed since it was predicted; kept as it is, "
@@ -430,27 +336,8 @@ class OutputFolder:
 
     def _has_corrected_label(self, case: Case, digests: Mapping[str, str]) -> bool:
         """Whether somebody changed the label of a case since it was predicted."""
-        files = self.files(case)
+        files = self.files.of(case)
         return bool(files) and _is_corrected(files[0], digests.get(files[0].name))
-
-
-def probability_file(label: Path) -> Path:
-    """The file of probabilities that belongs to a file of class numbers."""
-    ending = suffix(label)
-    probability_suffix = ".tif" if ending in SUFFIXES_2D else ".nii.gz"
-    return label.with_name(f"{stem(label, ending)}{PROBABILITY_ENDING}{probability_suffix}")
-
-
-def _is_picture(case: Case) -> bool:
-    return suffix(case.images[0]) in SUFFIXES_2D
-
-
-def _read_ledger(ledger: Path) -> dict[str, dict[str, Any]]:
-    """The record of each case by its id; of several, the last."""
-    records = {}
-    for content in read_records(ledger, CaseRecord):
-        records[content["id"]] = {key: content[key] for key in _RECORD_KEYS if key in content}
-    return records
 
 
 def _is_corrected(label: Path, digest: str | None) -> bool:

@@ -10,14 +10,13 @@ from selfvox.data.formats.image import SUFFIXES_2D, SUFFIXES_3D, suffix
 from selfvox.data.naming import printable, stem
 from selfvox.errors import DataError
 from selfvox.ops.regions import Regions, regions_from_json
+from selfvox.prediction.case_files import PROBABILITY_ENDING
+from selfvox.prediction.case_ledger import LEDGER, CaseRecord
 from selfvox.prediction.output_folder import (
     CARD,
     CLASS_NAMES,
-    LEDGER,
-    PROBABILITY_ENDING,
     REGION_CLASSES,
     REVIEW_TABLE,
-    CaseRecord,
 )
 from selfvox.runs import strict_json
 from selfvox.runs.ledger import read_records

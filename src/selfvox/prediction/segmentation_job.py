@@ -17,6 +17,7 @@ from selfvox.data.preparation.recipe import PreparedScan
 from selfvox.data.sources import Case
 from selfvox.errors import DataError
 from selfvox.prediction import output_folder
+from selfvox.prediction.case_files import CaseFiles
 from selfvox.prediction.output_folder import OutputFolder
 from selfvox.prediction.prediction_job import (
     PredictionJob,
@@ -62,14 +63,14 @@ class SegmentationJob(PredictionJob):
         self.segmenter = ScanSegmenter(models, passes, settings.overlap, fabric)
         self.workplace = workplace_of(settings, fabric)
         endings = maps.map_files(passes.maps)
-        self.folder = OutputFolder(
+        files = CaseFiles(
             settings.out,
             settings.probabilities,
             endings,
-            used=scans_used(settings),
             label_ending=f".{settings.format}",
             dicom=settings.dicom is not None,
         )
+        self.folder = OutputFolder(files, scans_used(settings))
         self._is_labelmap = settings.dicom == "labelmap"
         self.passes = passes
         self.trained_dropout = [network.dropout for network in models]
@@ -104,14 +105,14 @@ class SegmentationJob(PredictionJob):
         comparison = self.check.compare(case, image, work.prepared)
         self._announce_sizes(image.shape, work.prepared.data.shape[1:])
         result = self.segmenter.segment(
-            work.prepared, folder.probabilities, folder.path, work.report
+            work.prepared, folder.files.probabilities, folder.path, work.report
         )
         if result.probabilities is not None:
-            images.write_map(folder.probability_file(case), result.probabilities, image)
-        images.write_label(folder.label_file(case), result.label, image)
-        if folder.dicom_file(case) is not None:
+            images.write_map(folder.files.probability_file(case), result.probabilities, image)
+        images.write_label(folder.files.label_file(case), result.label, image)
+        if folder.files.dicom_file(case) is not None:
             self._write_dicom(case, image, result.label, result.maps)
-        for ending, path in folder.map_files(case).items():
+        for ending, path in folder.files.map_files(case).items():
             images.write_compact_map(path, result.maps[ending], image)
         if result.maps:
             assert result.voted is not None
@@ -129,17 +130,17 @@ class SegmentationJob(PredictionJob):
         self, case: Case, image: Image, label: np.ndarray, values: Mapping[str, np.ndarray]
     ) -> None:
         """Write the label and the maps of a DICOM series as DICOM objects."""
-        path = self.folder.dicom_file(case)
+        path = self.folder.files.dicom_file(case)
         assert path is not None
         write_segmentation(path, label, image, case.images, self.classes, self._is_labelmap)
         parts = [*self.segmenter.models[0].output_names, *(self.regions or {})]
-        for ending, file in self.folder.dicom_map_files(case).items():
+        for ending, file in self.folder.files.dicom_map_files(case).items():
             of_map = values[ending]
             write_parametric_map(file, of_map, image, case.images, ending, parts[: len(of_map)])
 
     def _announce_sizes(self, shape: Sequence[int], prepared_shape: Sequence[int]) -> None:
         """Print once how large the files of a scan are, besides the label."""
-        if self._announced or not (self.passes.maps or self.folder.probabilities):
+        if self._announced or not (self.passes.maps or self.folder.files.probabilities):
             return
         self._announced = True
         model = self.segmenter.models[0]
@@ -152,7 +153,7 @@ class SegmentationJob(PredictionJob):
             bytes_each = 2 if len(shape) == 3 else 4
             layers = maps.count_layers(self.passes.maps, outputs, regions)
             sizes.append(f"maps of {_megabytes(bytes_each * layers * voxels)}")
-        if self.folder.probabilities:
+        if self.folder.files.probabilities:
             sizes.append(f"probabilities of {_megabytes(4 * outputs * voxels)}")
         if any(maps.MAPS[name].stores_passes for name in self.passes.maps):
             passes = self.passes.passes * len(self.segmenter.models)
@@ -208,7 +209,7 @@ class SegmentationJob(PredictionJob):
 
     def outputs(self, cases: Sequence[Case]) -> list[Path]:
         """The label of each case, in the order of the cases."""
-        return [self.folder.label_file(case) for case in cases]
+        return [self.folder.files.label_file(case) for case in cases]
 
     def _draw_maps(
         self, case: Case, image: Image, prepared: PreparedScan, voted: VotedScan
@@ -242,7 +243,7 @@ class SegmentationJob(PredictionJob):
             percentiles=percentiles or None,
             spacing_mm=prepared.spacing_mm,
         )
-        maps.draw_maps(self.folder.map_picture(case), picture)
+        maps.draw_maps(self.folder.files.map_picture(case), picture)
 
 
 def _megabytes(count: int) -> str:

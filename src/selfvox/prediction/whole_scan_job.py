@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from selfvox.data.sources import Case
+from selfvox.prediction.case_files import CaseFiles
 from selfvox.prediction.output_folder import OutputFolder
 from selfvox.prediction.prediction_job import (
     PredictionJob,
@@ -45,7 +46,7 @@ class WholeScanJob(PredictionJob):
     ):
         self.runs = (settings.run, *settings.ensemble)
         self.workplace = workplace_of(settings, fabric)
-        self.folder = OutputFolder(settings.out, answers_only=True, used=scans_used(settings))
+        self.folder = OutputFolder(CaseFiles(settings.out, answers_only=True), scans_used(settings))
         self.passes = passes
         self.trained_dropout = [network.dropout for network in models]
         self.recipe = models[0].recipe

@@ -14,7 +14,7 @@ from selfvox.errors import DataError
 from selfvox.evaluation.calibration import measure_case, summary
 from selfvox.evaluation.pairs import LabelPair
 from selfvox.ops.regions import Regions
-from selfvox.prediction.output_folder import probability_file
+from selfvox.prediction.case_files import probability_file
 from selfvox.reports.charts import Chart, Series, draw_chart
 from selfvox.reports.run_facts import Finding
 from selfvox.runs.progress import echo

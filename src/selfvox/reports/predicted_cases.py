@@ -13,8 +13,9 @@ from selfvox.data.preparation.prepare_case import read_case
 from selfvox.data.sources import Case
 from selfvox.errors import DataError
 from selfvox.evaluation.pairs import find_truth
+from selfvox.prediction.case_ledger import LEDGER, CaseRecord
 from selfvox.prediction.class_table import read_class_table
-from selfvox.prediction.output_folder import CLASS_TABLE, LEDGER, TARGET_TABLE, CaseRecord
+from selfvox.prediction.output_folder import CLASS_TABLE, TARGET_TABLE
 from selfvox.prediction.predicted_scans import (
     find_predicted_scans,
     predict_settings,

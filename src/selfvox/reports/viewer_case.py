@@ -13,7 +13,7 @@ from selfvox.data.formats.image import Image
 from selfvox.data.preparation.geometry import canonical_orientation, orient
 from selfvox.errors import DataError
 from selfvox.plotting import informative_level
-from selfvox.prediction.output_folder import MAPS_FOLDER
+from selfvox.prediction.case_files import MAPS_FOLDER
 from selfvox.reports import volumes
 from selfvox.reports.bundle import Bundle
 from selfvox.reports.predicted_cases import PredictedCase, is_picture

@@ -28,6 +28,7 @@ from selfvox.data.preparation.prepare_case import CaseJob, prepare_case, read_ca
 from selfvox.data.preparation.recipe import Recipe
 from selfvox.data.preparation.store import open_store
 from selfvox.errors import DataError, UsageError
+from selfvox.prediction.case_files import CaseFiles
 from selfvox.prediction.class_table import write_class_table
 from selfvox.prediction.output_folder import OutputFolder
 
@@ -811,7 +812,7 @@ def test_a_table_of_classes_has_no_names_of_slices(tmp_path):
     for path in (tmp_path / "in").iterdir():
         path.rename(path.with_stem(f"{NAME}_{path.stem}"))
     (case,) = sources.find_dataset(tmp_path / "in").cases
-    folder = OutputFolder(tmp_path, answers_only=True)
+    folder = OutputFolder(CaseFiles(tmp_path, answers_only=True))
     folder.record(case, {}, answer={"class": "0", "probabilities": [1.0]})
     write_class_table(
         tmp_path / "predictions.csv", [case], folder.answers(), ["0"], with_votes=False
