@@ -94,8 +94,9 @@ class Workshop:
             return Verdict("caught", f"no end within {SECONDS} s", seconds)
         if exit_code == 0:
             return Verdict("SURVIVED", "", seconds)
-        if exit_code == TESTS_FAILED:
-            return Verdict("caught", self._first_failure(), seconds)
+        failure = self._first_failure()  # none where pytest itself broke, also with this exit code
+        if exit_code == TESTS_FAILED and failure:
+            return Verdict("caught", failure, seconds)
         return Verdict("stale", f"pytest ended with {exit_code}", seconds)
 
     def why_stale(self, mutation: Mutation) -> str:
@@ -142,7 +143,9 @@ class Workshop:
         selfvox = importlib.import_module("selfvox")
         assert Path(selfvox.__file__).is_relative_to(self.folder), selfvox.__file__
         pytest = importlib.import_module("pytest")
-        code = pytest.main(["-q", "-n", "0", "-p", "no:cacheprovider", "-rfE", *arguments])
+        # packages of HEAVY may have a plugin for pytest, which is then imported before pytest
+        options = ["-W", "ignore::pytest.PytestAssertRewriteWarning", "-p", "no:cacheprovider"]
+        code = pytest.main(["-q", "-n", "0", "-rfE", *options, *arguments])
         sys.stdout.flush()
         os._exit(int(code))
 

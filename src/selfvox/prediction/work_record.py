@@ -48,7 +48,7 @@ class Workplace:
     def facts_with_costs(self, began: float) -> Facts:
         """`facts`, and what the work cost that began at this monotonic time."""
         costs: Facts = {
-            "seconds": round(time.monotonic() - began, 2),
+            "seconds": round(time.monotonic() - began, 4),
             "peak_memory_gb": round(_peak_memory_bytes() / 1e9, 3),
         }
         if self.device.type == "cuda":
