@@ -382,7 +382,7 @@ CAUGHT_EARLIER = (
         "training/whole_scan_task.py",
         "torch.set_grad_enabled(not is_frozen)",
         "torch.set_grad_enabled(True)",
-        "training/test_classification.py::test_a_pre_trained_encoder_is_loaded_and_frozen",
+        "training/test_frozen_encoder.py",
     ),
     m(
         "a constant classifier is not reported",
