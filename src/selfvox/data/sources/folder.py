@@ -19,7 +19,7 @@ from selfvox.data import pairing
 from selfvox.data.formats.image import SUFFIXES_2D, SUFFIXES_3D, suffix
 from selfvox.data.naming import natural_key, printable
 from selfvox.data.pairing import Pairing
-from selfvox.data.sources import Case, ChoiceNeeded, Dataset, case_key, table
+from selfvox.data.sources import Case, ChoiceNeeded, Dataset, case_key
 from selfvox.data.sources._class_table import read_class_table
 from selfvox.data.sources._files import (
     channels_of,
@@ -31,6 +31,7 @@ from selfvox.data.sources._files import (
     read_lines,
     resolve_inside,
 )
+from selfvox.data.sources._table_files import unread_note
 from selfvox.errors import DataError, UsageError
 
 _NO_LABELS = "none"
@@ -123,7 +124,7 @@ def _read_folder(root: Path, words: Sequence[str] = ()) -> Dataset:
     """The scans of a folder; `words` say which files a person takes where names leave it open."""
     contents = _walk(root)
     files, notes = _one_kind(root, contents.scans)
-    notes += _ignored_notes(contents) + table.unread_note(root)
+    notes += _ignored_notes(contents) + unread_note(root)
     scans, labels = pairing.tell_labels([file.relative_to(root) for file in files])
     if words == (_NO_LABELS,):
         notes += [f"{count_of(len(labels), 'label')} left out, as requested"] if labels else []

@@ -10,7 +10,6 @@ may not. Grades are whole numbers from 0.
 
 from __future__ import annotations
 
-import csv
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -25,34 +24,35 @@ from selfvox.data.sources._class_table import read_class_table
 from selfvox.data.sources._files import (
     channels_of,
     count_of,
-    existing_spelling,
     first_names,
     name_scans,
     resolve_inside,
+)
+from selfvox.data.sources._table_files import (
+    ENDINGS,
+    IMAGE_COLUMN,
+    LOOKED_AT,
+    Stems,
+    is_scan,
+    tables_in,
+    with_ending,
 )
 from selfvox.data.sources._table_text import (
     SEPARATORS,
     Rows,
     column_names,
-    first_rows,
     read_rows,
     read_table_text,
 )
 from selfvox.errors import DataError, did_you_mean
 
-_ENDINGS = (".csv", ".tsv")
 _OPTIONAL = ("label", "subject", "grade", "target")
-_IMAGE = re.compile(r"image(?:_(.+))?")
 _GRADE = re.compile(r"\d{1,3}", re.ASCII)
 _NUMBER = re.compile(
     r"[+-]?(\d{1,15}(\.\d{0,15})?|\.\d{1,15})(e[+-]?\d{1,2})?", re.ASCII | re.IGNORECASE
 )
 _SAME_AS_IMAGE = ("path", "file", "filename", "name", "id")  # `image_path` is no channel `path`
 _MOST_GRADES = 20  # different ones, in a column that may be of grades
-_LOOKED_AT = 20  # rows, to see whether a column names files
-
-# of each folder, the files by their name without ending; it is filled when a folder is needed
-_Stems = dict[Path, dict[str, list[Path]]]
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class _Row:
 
 def looks_like(root: Path) -> bool:
     """A CSV or TSV file, or a folder with one that names files in a column of images."""
-    return root.suffix.lower() in _ENDINGS if root.is_file() else bool(_tables(root))
+    return root.suffix.lower() in ENDINGS if root.is_file() else bool(tables_in(root))
 
 
 def read_dataset(root: Path) -> Dataset:
@@ -89,7 +89,7 @@ def read_dataset(root: Path) -> Dataset:
     """
     table = root if root.is_file() else _only_table(root)
     content = _read_content(table)
-    stems: _Stems = {}
+    stems: Stems = {}
     rows = [
         _row(number, cells, list(content.channels), table, root.is_file(), stems)
         for number, cells in content.rows
@@ -122,7 +122,7 @@ def read_dataset(root: Path) -> Dataset:
 
 
 def _only_table(folder: Path) -> Path:
-    tables = _tables(folder)
+    tables = tables_in(folder)
     if not tables:
         raise DataError(
             f"{printable(folder)}: no CSV or TSV with a column 'image'; add one, or name a table"
@@ -132,70 +132,6 @@ def _only_table(folder: Path) -> Path:
             f"{printable(folder)}: several tables with images ({first_names(tables)}); name one"
         )
     return tables[0]
-
-
-def unread_note(folder: Path) -> list[str]:
-    """Tables in a folder that have a column of images, but name no file, and what they lack."""
-    notes = []
-    for table in _files(folder):
-        cells = _image_cells(table)
-        if cells and not _name_files(cells, folder):
-            notes.append(
-                f"{printable(table.name)} not read: no file '{printable(cells[0][:60])}' of its "
-                "column of images is there; write paths in a column 'image', and the class of "
-                "each scan in a column 'grade'"
-            )
-    return notes
-
-
-def _tables(folder: Path) -> list[Path]:
-    """The tables of a folder that name files in it."""
-    return [path for path in _files(folder) if _name_files(_image_cells(path), folder)]
-
-
-def _files(folder: Path) -> list[Path]:
-    try:
-        files = sorted(folder.iterdir())
-    except OSError:
-        return []
-    return [path for path in files if path.suffix.lower() in _ENDINGS]
-
-
-def _image_cells(table: Path) -> list[str]:
-    """What is in the columns of images of the first rows; empty where there is no such column."""
-    try:
-        rows = first_rows(read_table_text(table), _LOOKED_AT)
-    except (DataError, OSError, csv.Error):
-        return []
-    cells = [cell for row in rows for name, cell in row.items() if _IMAGE.fullmatch(name)]
-    return [cell for cell in cells if cell]
-
-
-def _name_files(cells: Sequence[str], folder: Path) -> bool:
-    """Whether any of the cells names a scan in the folder."""
-    stems: _Stems = {}
-    return any(_is_scan(cell, folder, stems) for cell in cells)
-
-
-def _is_scan(cell: str, folder: Path, stems: _Stems) -> bool:
-    try:
-        path = _with_ending(folder / cell, stems)
-        return bool(suffix(path)) and path.is_file()
-    except (OSError, ValueError):  # a name that is too long, or that contains NUL
-        return False
-
-
-def _with_ending(path: Path, stems: _Stems) -> Path:
-    """The path, or that of the only scan with this name and an ending, where it has none."""
-    if suffix(path):
-        return existing_spelling(path)
-    if path.parent not in stems:
-        by_stem = stems.setdefault(path.parent, {})
-        for file in path.parent.iterdir() if path.parent.is_dir() else ():
-            if suffix(file) and not file.name.startswith("."):
-                by_stem.setdefault(naming.stem(file, suffix(file)), []).append(file)
-    files = stems[path.parent].get(path.name, [])
-    return files[0] if len(files) == 1 else path
 
 
 def _read_content(table: Path) -> _Content:
@@ -221,16 +157,16 @@ def _channels(columns: Sequence[str], rows: Rows, folder: Path) -> dict[str, str
     Where some of several such columns name files, those are meant (`image_id` next to
     `image_path`).
     """
-    candidates = {name: match[1] for name in columns if (match := _IMAGE.fullmatch(name))}
-    stems: _Stems = {}
+    candidates = {name: match[1] for name in columns if (match := IMAGE_COLUMN.fullmatch(name))}
+    stems: Stems = {}
     filled = {
-        name: [cells[name] for _, cells in rows[:_LOOKED_AT] if cells[name]] for name in candidates
+        name: [cells[name] for _, cells in rows[:LOOKED_AT] if cells[name]] for name in candidates
     }
     # an empty column is reported with its first row
     with_files = [
         name
         for name, cells in filled.items()
-        if not cells or any(_is_scan(cell, folder, stems) for cell in cells)
+        if not cells or any(is_scan(cell, folder, stems) for cell in cells)
     ]
     chosen = with_files or list(candidates)
     if len(chosen) == 1 and candidates[chosen[0]] in _SAME_AS_IMAGE:
@@ -275,7 +211,7 @@ def _row(
     channels: Sequence[str],
     table: Path,
     absolute: bool,
-    stems: _Stems,
+    stems: Stems,
 ) -> _Row:
     place = f"line {number}"
     location = f"{printable(table)} {place}"
@@ -284,7 +220,7 @@ def _row(
         raise DataError(f"{location} has no {printable(empty[0])}; add its path or remove the row")
     folder = table.parent
     images = tuple(
-        _with_ending(resolve_inside(folder, cells[name], table, absolute), stems)
+        with_ending(resolve_inside(folder, cells[name], table, absolute), stems)
         for name in channels
     )
     unreadable = [image for image in images if not suffix(image)]
@@ -331,8 +267,8 @@ def _target(cell: str, location: str) -> float | None:
     return float(cell)
 
 
-def _label(cell: str, table: Path, absolute: bool, stems: _Stems) -> Path:
-    return _with_ending(resolve_inside(table.parent, cell, table, absolute), stems)
+def _label(cell: str, table: Path, absolute: bool, stems: Stems) -> Path:
+    return with_ending(resolve_inside(table.parent, cell, table, absolute), stems)
 
 
 def _check_files(table: Path, rows: Sequence[_Row]) -> None:
