@@ -30,6 +30,7 @@ from selfvox.runs.launcher import find_launch
 from selfvox.runs.process_watch import ProcessWatch
 from selfvox.runs.progress import echo, silence
 from selfvox.runs.run_folder import OnMetrics, Run, is_finished, open_run, read_metrics
+from selfvox.runs.tracker import check_tracker, tracked
 from selfvox.settings.verbs import Calibrate, Finetune
 from selfvox.training.classification import Classification
 from selfvox.training.downstream import DownstreamTask
@@ -151,9 +152,13 @@ def _train_run(
     if pretrained is None and encoder is None:
         settings, recipe = follow_plans(settings, settings.labelled)
     dataset = check_request(settings, pretrained, encoder)
-    with open_run(
-        settings.out, settings, resume=settings.resume, main=is_main, on_metrics=on_metrics
-    ) as run:
+    check_tracker(settings.log_to)
+    with (
+        open_run(
+            settings.out, settings, resume=settings.resume, main=is_main, on_metrics=on_metrics
+        ) as run,
+        tracked(run, settings.log_to, settings),
+    ):
         watch.on_end = lambda verdict: run.note(status="failed", reason=verdict.message)
         # all folds have one store, and one of the unlabelled scans
         place = settings.out if fold is None else settings.out.parent

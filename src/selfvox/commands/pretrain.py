@@ -31,6 +31,7 @@ from selfvox.runs.launcher import find_launch
 from selfvox.runs.process_watch import ProcessWatch
 from selfvox.runs.progress import echo, silence
 from selfvox.runs.run_folder import OnMetrics, Run, open_run, read_metrics
+from selfvox.runs.tracker import check_tracker, tracked
 from selfvox.runs.weights import save_part
 from selfvox.settings.verbs import Pretrain
 from selfvox.tasks import task_from_setting, task_to_setting
@@ -92,9 +93,13 @@ def pretrain(
         recipe = None
         if encoder is None:
             settings, recipe = follow_plans(settings, settings.scans)
-        with open_run(
-            settings.out, settings, resume=settings.resume, main=is_main, on_metrics=on_metrics
-        ) as run:
+        check_tracker(settings.log_to)
+        with (
+            open_run(
+                settings.out, settings, resume=settings.resume, main=is_main, on_metrics=on_metrics
+            ) as run,
+            tracked(run, settings.log_to, settings),
+        ):
             watch.on_end = lambda verdict: run.note(status="failed", reason=verdict.message)
             try:
                 _train(

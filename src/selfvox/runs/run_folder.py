@@ -41,7 +41,7 @@ FORMAT = 1
 METRICS = "metrics.jsonl"
 LOG = "log.txt"
 # they say where a run computes, not what; a run may be resumed elsewhere
-_NOT_COMPARED = {"resume", "out", "device", "devices", "workers", "scheduler"}
+_NOT_COMPARED = {"resume", "out", "device", "devices", "workers", "scheduler", "log_to"}
 _PACKAGES = (
     "selfvox",
     "torch",
@@ -78,6 +78,7 @@ class _RecordKeys:
     lost_classes_saved: list[str] = field(default_factory=list)
     lost_problem: str = ""  # of the saved weights, in words
     teacher: str | None = None
+    tracked: dict[str, str] = field(default_factory=dict)
 
 
 OnMetrics = Callable[[int, dict[str, float]], object]
@@ -104,13 +105,13 @@ class Run:
     ):
         self.path = path
         self.record = record
-        self._on_metrics = on_metrics
-        self._is_main = is_main  # of several processes only the first one writes
+        self.on_metrics = [on_metrics] if on_metrics else []
+        self.is_main = is_main  # of several processes only the first one writes
 
     def note(self, **facts: Any) -> None:
         """Add facts to `run.json`."""
         self.record.update(facts)
-        if self._is_main:
+        if self.is_main:
             write_checked(self.path / "run.json", self.record)
 
     def depends_on(self, **facts: Any) -> None:
@@ -129,8 +130,8 @@ class Run:
         """Append one step's metrics to `metrics.jsonl` and to TensorBoard's file."""
         append_record(self.path / METRICS, {"step": step, **metrics})
         tensorboard.add_scalars(self.path / "tensorboard", step, metrics)
-        if self._on_metrics is not None:
-            self._on_metrics(step, dict(metrics))
+        for receive in self.on_metrics:
+            receive(step, dict(metrics))
 
     def save_checkpoint(self, checkpoint: Checkpoint) -> None:
         """Write a checkpoint and remove all but the last two.

@@ -35,7 +35,7 @@ CORPUS = "corpus"  # as the `scans` of a method: the corpus of the plan
 _PREPARATION = {entry.name for entry in dataclasses.fields(PreparationSettings)}
 _DECIDED = {
     Prepare: {"scans", "out", "test", "validation", "seed"},
-    Pretrain: {"out", "minutes", "seed", "resume", "devices"} | _PREPARATION - {"source"},
+    Pretrain: {"out", "minutes", "seed", "resume", "devices", "log_to"} | _PREPARATION - {"source"},
     Atlas: {"labelled", "scans", "out", *_PREPARATION},
     Finetune: {
         "labelled",
@@ -49,6 +49,7 @@ _DECIDED = {
         "seed",
         "subset_seed",
         "resume",
+        "log_to",
         *_PREPARATION,
     },
 }

@@ -17,7 +17,7 @@ _PREPARATION = {entry.name for entry in dataclasses.fields(PreparationSettings)}
 _COMMON = (
     {entry.name for entry in dataclasses.fields(Pretrain)}
     & {entry.name for entry in dataclasses.fields(Finetune)}
-) - {"out", "seed", "resume", "minutes", *_PREPARATION}
+) - {"out", "seed", "resume", "minutes", "log_to", *_PREPARATION}
 
 
 def check_supervised(pretrain: Mapping[str, Any], prefix: str) -> None:

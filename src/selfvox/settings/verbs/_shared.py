@@ -35,6 +35,12 @@ Devices = Annotated[
     COMPUTER,
     AtLeastOne,
 ]
+LogTo = Annotated[
+    Literal["wandb", "mlflow"] | None,
+    "send the metrics to Weights & Biases (offline, unless WANDB_MODE says online) or MLflow too; "
+    "never scans, their names or paths",
+    COMPUTER,
+]
 Network = Annotated[
     str | dict[str, Any],
     PathOrName,

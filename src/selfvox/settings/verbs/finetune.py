@@ -18,6 +18,7 @@ from selfvox.settings.verbs._shared import (
     TRAINING,
     Device,
     Devices,
+    LogTo,
     Minutes,
     Network,
     Precision,
@@ -225,6 +226,7 @@ class Finetune(PreparationSettings):
     precision: Precision = "auto"
     device: Device = "auto"
     devices: Devices = None
+    log_to: LogTo = None
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -14,6 +14,7 @@ from selfvox.settings.verbs._shared import (
     TRAINING,
     Device,
     Devices,
+    LogTo,
     Minutes,
     Network,
     Precision,
@@ -86,6 +87,7 @@ class Pretrain(PreparationSettings):
     precision: Precision = "auto"
     device: Device = "auto"
     devices: Devices = None
+    log_to: LogTo = None
     compile: Annotated[
         bool, "compile the encoder by torch.compile; worth it on long runs", COMPUTER
     ] = False
