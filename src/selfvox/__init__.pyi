@@ -160,6 +160,7 @@ def pretrain(
     precision: Literal["auto", "bf16", "fp32"] = "auto",
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto",
     devices: int | None = None,
+    log_to: Literal["wandb", "mlflow"] | None = None,
     compile: bool = False,
     encoder: nn.Module | None = None,
     on_metrics: OnMetrics | None = None,
@@ -204,6 +205,8 @@ def pretrain(
         device: device to compute on.
         devices: devices (processes) of each machine to train on; default: as many as torchrun
             or SLURM started on it, else 1.
+        log_to: send the metrics to Weights & Biases (offline, unless WANDB_MODE says online) or
+            MLflow too; never scans, their names or paths.
         compile: compile the encoder by torch.compile; worth it on long runs.
         encoder: a module to train, instead of `network`; it starts from the weights it has; in
             Python only.
@@ -272,6 +275,7 @@ def finetune(
     precision: Literal["auto", "bf16", "fp32"] = "auto",
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto",
     devices: int | None = None,
+    log_to: Literal["wandb", "mlflow"] | None = None,
     on_metrics: OnMetrics | None = None,
 ) -> Path:
     """Fine-tune an encoder to segment by labels, to classify by grades, or to predict numbers.
@@ -361,6 +365,8 @@ def finetune(
         device: device to compute on.
         devices: devices (processes) of each machine to train on; default: as many as torchrun
             or SLURM started on it, else 1.
+        log_to: send the metrics to Weights & Biases (offline, unless WANDB_MODE says online) or
+            MLflow too; never scans, their names or paths.
         on_metrics: called as on_metrics(step, metrics) after each logged step; in Python only.
 
     Returns:
