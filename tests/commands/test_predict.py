@@ -33,7 +33,7 @@ from selfvox.runs import progress
 from selfvox.settings.verbs import Evaluate, Predict
 from selfvox.settings.verbs.predict import MAPS
 
-from ..conftest import affine, blob, content, make_run, write_scan
+from ..conftest import CLASSES, affine, blob, content, make_run, write_scan
 
 GRIDS = {
     "straight": affine(),
@@ -70,6 +70,8 @@ def test_a_prediction_has_the_grid_of_its_scan(run, tmp_path, matrix):
     prediction = nib.load(path)
     assert path == tmp_path / "out" / "a.nii.gz"
     assert prediction.shape == original.shape
+    (names,) = prediction.header.extensions
+    assert all(f">{name}</Label>".encode() in names.content for name in CLASSES.values())
     np.testing.assert_array_equal(prediction.affine, original.affine)
     for field in (
         "pixdim",

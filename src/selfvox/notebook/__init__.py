@@ -99,7 +99,7 @@ class SegmentedScan:
 
     def save(self, path: AnyPath) -> Path:
         """Write the label: .nii.gz or .nii for a volume, .png for a picture."""
-        images.write_label(Path(path), self.label, self.image)
+        images.write_label(Path(path), self.label, self.image, self.classes)
         return Path(path)
 
 

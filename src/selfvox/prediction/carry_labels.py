@@ -188,7 +188,7 @@ class AtlasPredictions:
         # read again: the worker sends the labels alone
         image = read_case(case, len(self.labelled.recipe.channel_names))
         label, review = self._vote(carried)
-        images.write_label(self.folder.files.label_file(case), label, image)
+        images.write_label(self.folder.files.label_file(case), label, image, self.classes)
         for failure in carried.failures:
             echo(f"{case.id}: without the atlas {failure}")
         notes = [*image.notes, *carried.failures]

@@ -109,7 +109,7 @@ class SegmentationJob(PredictionJob):
         )
         if result.probabilities is not None:
             images.write_map(folder.files.probability_file(case), result.probabilities, image)
-        images.write_label(folder.files.label_file(case), result.label, image)
+        images.write_label(folder.files.label_file(case), result.label, image, self.classes)
         if folder.files.dicom_file(case) is not None:
             self._write_dicom(case, image, result.label, result.maps)
         for ending, path in folder.files.map_files(case).items():

@@ -69,8 +69,8 @@ def scan_bytes(image: Image, channel: int, step: int) -> bytes:
 def label_bytes(label: np.ndarray, like: Image, step: int) -> bytes:
     """Class numbers (*space) as NIfTI.
 
-    Of a volume at full resolution, it has the very header that `predict` writes, so that a label
-    that is drawn in the browser can be saved with it.
+    Of a volume at full resolution, it has the header that `predict` writes, without the names of
+    classes, so that a label that is drawn in the browser can be saved with it.
     """
     if like.spatial_dims == 2:
         return _pack(_turned(label), np.eye(4))

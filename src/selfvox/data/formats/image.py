@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 
@@ -11,6 +11,7 @@ import nibabel as nib
 import numpy as np
 
 from selfvox.data.formats import dicom_series, itk, nifti, pictures
+from selfvox.data.formats.label_table import NO_EXTENSION, label_table
 from selfvox.data.formats.label_values import check_declared, class_numbers, smallest_unsigned
 from selfvox.data.formats.volume import LIMIT_BYTES, Volume, max_corner_distance_mm
 from selfvox.data.naming import printable
@@ -190,13 +191,18 @@ def read_grid(path: Path) -> Image:
     return Image(volume.data[None], volume.affine, name, volume.header, volume.notes)
 
 
-def write_label(path: Path, label: np.ndarray, like: Image) -> None:
+def write_label(
+    path: Path, label: np.ndarray, like: Image, classes: Mapping[int, str] | None = None
+) -> None:
     """Write class numbers (*space) on the grid of `like`, in the smallest unsigned type.
 
-    As NIfTI, NRRD or MetaImage for a volume, by the ending of the path; as PNG for a picture.
+    As NIfTI, NRRD or MetaImage for a volume, by the ending of the path; as PNG for a picture. The
+    names of `classes` go into the header of NIfTI; other formats have no place for them.
     """
     assert label.shape == like.shape, f"label {label.shape} for {like.name} {like.shape}"
-    _write(path, label.astype(smallest_unsigned(int(label.max()))), like, (".png",))
+    values = label.astype(smallest_unsigned(int(label.max())))
+    extension = label_table(classes) if classes else NO_EXTENSION
+    _write(path, values, like, (".png",), extension=extension)
 
 
 def write_volume(path: Path, values: np.ndarray, like: Image) -> None:
@@ -309,6 +315,7 @@ def _write(
     like: Image,
     picture_suffixes: tuple[str, ...],
     slope: float = 1.0,
+    extension: bytes = NO_EXTENSION,
 ) -> None:
     volume_suffixes = (".nii.gz", ".nii", *itk.WRITTEN_SUFFIXES)
     endings = picture_suffixes if like.spatial_dims == 2 else volume_suffixes
@@ -321,7 +328,7 @@ def _write(
     if suffix(path) in itk.WRITTEN_SUFFIXES:
         itk.write_itk(path, classes_last, like.affine)
         return
-    nifti.write_nifti(path, classes_last, like.affine, like.header, slope)
+    nifti.write_nifti(path, classes_last, like.affine, like.header, slope, extension)
 
 
 def _read_volume(path: Path) -> Volume:

@@ -12,6 +12,7 @@ import numpy as np
 from isal import isal_zlib
 from nibabel.spatialimages import HeaderDataError
 
+from selfvox.data.formats.label_table import NO_EXTENSION
 from selfvox.data.formats.volume import (
     DEFLATE_RATIO,
     INFLATE_ERRORS,
@@ -140,11 +141,12 @@ def write_nifti(
     affine: np.ndarray,
     header: nib.Nifti1Header | None,
     slope: float = 1.0,
+    extension: bytes = NO_EXTENSION,
 ) -> None:
     """Write (x, y, z) or (x, y, z, frame) on the grid of `header`, or of `affine` without one.
 
     sform, qform and their codes are kept; all that is not geometry is reset. Readers multiply the
-    stored numbers by `slope`.
+    stored numbers by `slope`. `extension` is what is between the header and the voxels.
     """
     # little-endian, as the voxels are written
     written = _new_header(affine) if header is None else header.as_byteswapped("<")
@@ -155,9 +157,9 @@ def write_nifti(
     written.set_data_dtype(data.dtype)
     written["pixdim"][4:] = 1  # in a time series: the time between frames
     written["scl_slope"] = slope
-    written["vox_offset"] = written.single_vox_offset
+    written["vox_offset"] = written.sizeof_hdr + len(extension)
     written["magic"] = written.single_magic
-    content = written.binaryblock.ljust(written.single_vox_offset, b"\0")
+    content = written.binaryblock + extension
     content += data.astype(data.dtype.newbyteorder("<"), copy=False).tobytes(order="F")
     if path.name.lower().endswith(".gz"):
         # 31: with the header and checksum of gzip
