@@ -12,6 +12,7 @@ from torch import nn
 
 from selfvox.data.preparation.store import Store
 from selfvox.data.preparation.stored_case import StoredCase
+from selfvox.models.low_rank import merged
 from selfvox.runs.atomic_files import write_csv
 from selfvox.runs.card import NetworkCard
 from selfvox.runs.device import Fabric
@@ -134,7 +135,7 @@ class BestCheckpoint:
         # JSON has no infinity
         saved_score = score if math.isfinite(score) else None
         card = replace(self.card, step=step, score=saved_score)
-        save_part(self.folder, "network", self.validator.network, card.to_json())
+        save_part(self.folder, "network", merged(self.validator.network), card.to_json())
 
     def _write_cases(self, step: int, cases: Sequence[Mapping[str, Any]]) -> None:
         """The scores of each scan by the saved weights; a killed run may leave those of others."""

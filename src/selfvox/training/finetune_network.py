@@ -23,6 +23,7 @@ from selfvox.models.build import (
     plans_divisor,
 )
 from selfvox.models.encoder import Encoder
+from selfvox.models.low_rank import add_low_rank
 from selfvox.models.segmenter import OUTPUT_LAYERS, LinearReadout, Segmenter
 from selfvox.models.unet import PLAIN, RESIDUAL, Architecture
 from selfvox.runs.card import EncoderCard
@@ -96,32 +97,27 @@ def build_network(
         new_values -= loaded
         report = f"{report}; {decoder_report}"
     echo(f"encoder: {report}; after it {new_values / 1e6:.2f} M random values")
+    if settings.freeze == "lora":
+        values = _count_values(encoder)
+        trained = add_low_rank(encoder)
+        echo(
+            f"the {values / 1e6:.2f} M values of the encoder are frozen; {trained / 1e6:.3f} M of "
+            "low-rank changes of its layers are trained, and merged into it where it is saved"
+        )
     steps = count_steps(crop, network)
     # random weights have nothing that a warm-up could save
     warmup = 0.0 if pretrained is None else settings.warmup
-    share = {"never": 0.0, "always": 1.0, "warmup": warmup}[settings.freeze]
+    share = {"never": 0.0, "always": 1.0, "warmup": warmup, "lora": 0.0}[settings.freeze]
     frozen_steps = round(share * steps)
     schedule = None
-    if pretrained is not None:
+    # low-rank changes start at 0: they have nothing to lose either
+    if pretrained is not None and settings.freeze != "lora":
         schedule = EncoderSchedule(
             release=frozen_steps,
             factor=settings.encoder_lr,
             sawtooth=settings.schedule == "sawtooth",
         )
-    if frozen_steps:
-        is_random = ", with random weights: only as a baseline of frozen encoders"
-        echo(
-            f"the encoder is frozen for {frozen_steps} of {steps} steps"
-            f"{'' if pretrained else is_random}"
-        )
-    if schedule and frozen_steps < steps:
-        peak = task.learning_rate * settings.encoder_lr
-        echo(
-            f"the learning rate of the encoder rises to {peak:g}, that of the other layers to "
-            f"{task.learning_rate:g}"
-        )
-    elif schedule is None:
-        echo(f"the learning rate rises to {task.learning_rate:g}")
+    _describe_rates(task.learning_rate, schedule, frozen_steps, steps, pretrained is not None)
     return FinetuneNetwork(
         network=network,
         encoder=encoder,
@@ -132,6 +128,29 @@ def build_network(
         spec=spec,
         origin=report,
     )
+
+
+def _describe_rates(
+    learning_rate: float,
+    schedule: EncoderSchedule | None,
+    frozen_steps: int,
+    steps: int,
+    is_pretrained: bool,
+) -> None:
+    if frozen_steps:
+        is_random = ", with random weights: only as a baseline of frozen encoders"
+        echo(
+            f"the encoder is frozen for {frozen_steps} of {steps} steps"
+            f"{'' if is_pretrained else is_random}"
+        )
+    if schedule is None:
+        echo(f"the learning rate rises to {learning_rate:g}")
+    elif frozen_steps < steps:
+        peak = learning_rate * schedule.factor
+        echo(
+            f"the learning rate of the encoder rises to {peak:g}, that of the other layers to "
+            f"{learning_rate:g}"
+        )
 
 
 def _warn_of_other_scale(

@@ -16,6 +16,7 @@ from selfvox.data.preparation.scan_range import describe_cases
 from selfvox.data.preparation.store import Store
 from selfvox.data.preparation.stored_case import StoredCase
 from selfvox.data.sampling.mixture import Mixture
+from selfvox.models.low_rank import merge_low_rank
 from selfvox.registration.copies import Copies
 from selfvox.runs.card import NetworkCard
 from selfvox.runs.checkpoints import CHECKPOINTS, has_checkpoint
@@ -147,6 +148,7 @@ def train_network(
         forecast=_forecast(settings, built, job.validation),
         watch=job.watch,
     )
+    merge_low_rank(built.network)
     return Trained(built, checkpoint, objective.loss_label)
 
 

@@ -129,8 +129,9 @@ class Finetune(PreparationSettings):
         TRAINING,
     ] = None
     freeze: Annotated[
-        Literal["warmup", "always", "never"],
-        "when the pre-trained encoder is frozen: in the first steps, always, or never",
+        Literal["warmup", "always", "never", "lora"],
+        "when the pre-trained encoder is frozen: in the first steps, always, never, or always but "
+        "for low-rank changes of its layers (lora)",
         TRAINING,
     ] = "warmup"
     warmup: Annotated[
