@@ -253,7 +253,7 @@ def finetune(
     augment: Literal["none", "light", "strong"] | None = None,
     mirror: str | Sequence[str] | None = None,
     first_conv: Literal["mean", "tile", "random"] | None = None,
-    freeze: Literal["warmup", "always", "never"] = "warmup",
+    freeze: Literal["warmup", "always", "never", "lora"] = "warmup",
     warmup: float = 0.0625,
     schedule: Literal["ramp", "sawtooth"] = "ramp",
     encoder_lr: float = 0.1,
@@ -333,7 +333,8 @@ def finetune(
             all to classify, unless with augment="none", else none.
         first_conv: how to adapt the first convolution to scans of other channels than the
             encoder's: weights averaged, repeated or random; default: refuse such scans.
-        freeze: when the pre-trained encoder is frozen: in the first steps, always, or never.
+        freeze: when the pre-trained encoder is frozen: in the first steps, always, never, or
+            always but for low-rank changes of its layers (lora).
         warmup: share of the steps with a frozen encoder; in the papers 25 of 400 epochs.
         schedule: learning rates with a pre-trained encoder: ramp: the encoder's rises at its
             release; sawtooth: that of the decoder also falls to 0 before the release, and rises
