@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 import selfvox
+from selfvox.runs.weights import read_network_card
 
 NAMES = ("macula", "exudate")
 
@@ -67,3 +68,72 @@ def test_every_table_and_page_has_the_names(eyes, tmp_path, capsys):
         ):
             assert name in text
     assert "class 1" not in printed + index.read_text()
+
+
+GRADES = {0: "no disease", 2: "moderate (NPDR)", 3: "severe"}
+
+
+@pytest.fixture
+def graded_eyes(tmp_path):
+    """Pictures with grades, in a table."""
+    rng = np.random.default_rng(0)
+    folder = tmp_path / "graded"
+    folder.mkdir()
+    with (folder / "table.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["image", "grade", "subject"])
+        for number in range(12):
+            grade = list(GRADES)[number % 3]
+            grey = rng.integers(0, 60, (20, 20)) + 60 * grade
+            Image.fromarray(grey.astype(np.uint8)).save(folder / f"eye_{number}.png")
+            writer.writerow([f"eye_{number}.png", grade, f"person_{number}"])
+    return folder
+
+
+def classify(table, out):
+    """The printed scores of a few steps, and the folders of run, predictions and reports."""
+    run = selfvox.finetune(
+        table, out=out / "run", encoder="none", steps=2, labels=6, crop=(16, 16),
+        network={"name": "plain", "channels": [4, 8]}, device="cpu", workers=1,
+    )  # fmt: skip
+    selfvox.predict(run, table, out=out / "predictions", passes=3, device="cpu")
+    selfvox.evaluate(out / "predictions", table, out=out / "scores.csv")
+    selfvox.report(out / "predictions", out=out / "report")
+    selfvox.report(run, out=out / "report-of-run")
+    return run
+
+
+def test_grades_have_the_names_in_every_table_and_page(graded_eyes, tmp_path, capsys):
+    names = "".join(f"{value},{name}\n" for value, name in GRADES.items())
+    (graded_eyes / "classes.csv").write_text(f"value,name\n{names}")
+    run = classify(graded_eyes / "table.csv", tmp_path)
+    printed = "".join(capsys.readouterr())
+    folder = tmp_path / "predictions"
+    assert read_network_card(run).names == tuple(GRADES.values())
+    assert json.loads((folder / "classes.json").read_text()) == {
+        str(value): name for value, name in GRADES.items()
+    }
+    for table in (folder / "predictions.csv", folder / "review.csv"):
+        with table.open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        assert len(rows) == 12
+        assert all(row["name"] == GRADES[int(row["class"])] for row in rows)
+    with (tmp_path / "scores.csv").open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["class"]]
+    assert {(int(row["class"]), row["name"]) for row in rows} == set(GRADES.items())
+    assert "taken_for_3" in {row["score"] for row in rows}
+    for name in GRADES.values():
+        assert name in printed
+        assert name in (tmp_path / "report" / "index.html").read_text()
+        assert name in (tmp_path / "report-of-run" / "index.html").read_text()
+    classifier = selfvox.load_classifier(run)
+    scan = classifier.predict(graded_eyes / "eye_0.png")
+    assert (classifier.classes, classifier.names) == (("0", "2", "3"), tuple(GRADES.values()))
+    assert scan.name == GRADES[int(scan.value)]
+
+
+def test_grades_without_names_are_called_as_they_are(graded_eyes, tmp_path, capsys):
+    (graded_eyes / "classes.csv").write_text("value,name\n3,severe\n")
+    run = classify(graded_eyes / "table.csv", tmp_path)
+    assert read_network_card(run).names == ("0", "2", "severe")
+    assert "background" not in "".join(capsys.readouterr())

@@ -65,6 +65,7 @@ CLASSIFIER = {
     "head": "full",
     "classes": ["0", "1", "3"],
     "ordinal": True,
+    "names": ["none", "mild", "severe"],
     "seen": SEEN,
     "scans": {"count": 3},
     "step": 40,
@@ -99,6 +100,12 @@ CARDS = [
 ]
 VALUES = ("?", 1.5, -1, [], [[]], ["?"], {}, {"?": 1}, None)
 # those of them that a key may have; no other key may have any
+
+
+def without(entries, key):
+    return {name: value for name, value in entries.items() if name != key}
+
+
 ACCEPTED = {
     "slices": [None],
     "recipe": [{}, {"?": 1}],
@@ -117,8 +124,9 @@ KEYS = [
     for card, entries in [
         (EncoderCard, ENCODER),
         (SegmenterCard, {**SEGMENTER, "trained_on": "classes"}),
-        (ClassifierCard, CLASSIFIER),
-        (ClassifierCard, UNORDERED),
+        # names are optional, and have to be as many as the classes
+        (ClassifierCard, without(CLASSIFIER, "names")),
+        (ClassifierCard, without(UNORDERED, "names")),
     ]
     for key in entries
     if key
@@ -272,3 +280,8 @@ def test_outputs_are_regions_as_declared_or_classes_by_number():
     assert card.output_names == ["whole", "core"]
     card = dataclasses.replace(card, trained_on="classes")
     assert card.output_names == ["background", "oedema", "core"]
+
+
+def test_names_of_other_classes_are_refused():
+    message = refusal(ClassifierCard, {**CLASSIFIER, "names": ["none", "mild"]})
+    assert "'names' are 2, of 3 classes" in message

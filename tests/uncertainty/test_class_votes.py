@@ -116,7 +116,7 @@ PASSES = torch.tensor([[0.6, 0.3, 0.1], [0.52, 0.38, 0.1], [0.1, 0.2, 0.7], [0.0
 def test_passes_decide_and_are_trusted_as_they_vote(ordinal, options, expected, votes):
     settings = PassSettings(passes=4, **options)
     result = class_votes.count_class_votes(PASSES, ordinal, ("a", "b", "c"), settings)
-    assert (result.name, result.votes) == (expected, votes)
+    assert (result.value, result.votes) == (expected, votes)
     assert result.trust == votes["abc".index(expected)] / 4
     assert result.probabilities == pytest.approx([0.305, 0.32, 0.375])
     assert result.low[2] == pytest.approx(0.1)

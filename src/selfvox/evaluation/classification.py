@@ -24,12 +24,12 @@ from selfvox.ops.metrics import auc_per_class, confusion, kappa, nan_mean, recal
 from selfvox.plotting import save_figure
 from selfvox.prediction.class_table import ClassTable, read_class_table
 from selfvox.prediction.output_folder import CLASS_TABLE
-from selfvox.prediction.read_predictions import warn_of_trained_scans
+from selfvox.prediction.read_predictions import read_class_names, warn_of_trained_scans
 from selfvox.runs.atomic_files import write_csv
 from selfvox.runs.progress import echo
 from selfvox.settings.verbs import Evaluate
 
-Row = dict[str, Any]  # score, class, value
+Row = dict[str, Any]  # score, class, name where classes have names, value
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,8 @@ class ScoredCases:
     truth: np.ndarray  # (case,)
     predicted: np.ndarray  # (case,)
     probabilities: np.ndarray  # (case, class)
-    classes: tuple[str, ...]
+    classes: tuple[str, ...]  # grades
+    names: tuple[str, ...]
 
     @functools.cached_property
     def confusion(self) -> np.ndarray:
@@ -94,7 +95,7 @@ def evaluate_classes(settings: Evaluate) -> list[Row]:
     _print_confusion(cases)
     known = {case: truth[case] for case in truth.keys() & table.predicted.keys()}
     certainty = report_class_certainty(table, known)
-    rows += [{"score": name, "class": "", "value": value} for name, value in certainty.items()]
+    rows += [_row(name, "", value, cases) for name, value in certainty.items()]
     if settings.out is not None:
         settings.out.parent.mkdir(parents=True, exist_ok=True)
         write_csv(settings.out, list(rows[0]), (row.values() for row in rows))
@@ -137,11 +138,13 @@ def _match(settings: Evaluate, table: ClassTable, truth: Mapping[str, int]) -> S
         if names:
             echo(f"{len(names)} {reason} and are left out")
     warn_of_trained_scans(settings.predictions, common)
+    name_of = read_class_names(settings.predictions) or {}
     return ScoredCases(
         truth=np.array([truth[case] for case in common]),
         predicted=np.array([table.predicted[case] for case in common]),
         probabilities=np.array([table.probabilities[case] for case in common]),
         classes=table.classes,
+        names=tuple(name_of.get(int(value), value) for value in table.classes),
     )
 
 
@@ -155,7 +158,15 @@ def _score(cases: ScoredCases) -> list[Row]:
     for true, counts in zip(cases.classes, cases.confusion.tolist(), strict=True):
         for predicted, count in zip(cases.classes, counts, strict=True):
             scores.append((f"taken_for_{predicted}", true, count))
-    return [{"score": score, "class": name, "value": value} for score, name, value in scores]
+    return [_row(*score, cases) for score in scores]
+
+
+def _row(score: str, value_of_class: str, value: float | int, cases: ScoredCases) -> Row:
+    row: Row = {"score": score, "class": value_of_class}
+    if cases.names != cases.classes:
+        by_class = dict(zip(cases.classes, cases.names, strict=True))
+        row["name"] = by_class.get(value_of_class, "")
+    return {**row, "value": value}
 
 
 def _print_scores(rows: Sequence[Row]) -> None:
@@ -174,9 +185,9 @@ def _print_confusion(cases: ScoredCases) -> None:
     table = Table(
         title="true class (rows), predicted class (columns)", title_justify="left", box=SIMPLE
     )
-    for heading in ("", *cases.classes, "recall"):
+    for heading in ("", *cases.names, "recall"):
         table.add_column(Text(printable(heading)), justify="right")
-    rows = zip(cases.classes, cases.confusion.tolist(), cases.recall, strict=True)
+    rows = zip(cases.names, cases.confusion.tolist(), cases.recall, strict=True)
     for name, counts, recall in rows:
         # Text: rich would take a name in brackets for a style
         table.add_row(Text(printable(name)), *map(str, counts), _cell(recall))
@@ -202,7 +213,7 @@ def _draw_confusion(cases: ScoredCases, out: Path) -> None:
         # white is legible on dark blue
         colour = "white" if shares[row, column] > 0.6 else "black"
         axes.text(column, row, str(count), ha="center", va="center", color=colour)
-    names = [printable(name) for name in cases.classes]
+    names = [printable(name) for name in cases.names]
     rotation = 45 if max(map(len, names)) > 3 else 0
     places = range(len(names))
     # names are no formulas, whatever dollar signs they have

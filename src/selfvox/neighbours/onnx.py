@@ -128,6 +128,7 @@ def describe(model: TrainedModel) -> dict[str, Any]:
         return entries | {
             "predicts": "class of a scan",
             "classes": list(model.classes),
+            "names": list(model.names),
             "ordered": model.network.ordinal,
             "resize": RESIZE,
         }

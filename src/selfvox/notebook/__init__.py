@@ -272,8 +272,13 @@ class LoadedClassifier:
 
     @property
     def classes(self) -> Sequence[str]:
-        """Names of the classes."""
+        """Grades of the classes, in the order of their probabilities."""
         return self.models[0].classes
+
+    @property
+    def names(self) -> Sequence[str]:
+        """Names of the classes, in the same order; their grades, where they have none."""
+        return self.models[0].names
 
     @shows_options(PassOptions)
     @python_errors("predict")

@@ -17,9 +17,10 @@ from selfvox.uncertainty.class_calibration import EnsembleClassCalibration
 ID_COLUMN = "id"
 FILE_COLUMN = "file"
 CLASS_COLUMN = "class"
+NAME_COLUMN = "name"  # of the class, where it is not the grade
 PROBABILITY_PREFIX = "probability"
 CALIBRATED_PREFIX = "calibrated"
-SET_COLUMN = "set"  # names of classes, separated by spaces
+SET_COLUMN = "set"  # classes, separated by spaces
 LEVEL_COLUMN = "level"
 
 # columns of one class each, `PREFIX_CLASS`: prefix and key of the answer
@@ -58,6 +59,7 @@ def write_class_table(
     classes: Sequence[str],
     with_votes: bool,
     calibration: EnsembleClassCalibration | None = None,
+    names: Sequence[str] | None = None,
 ) -> None:
     """Write the answers that exist, in the order of the cases.
 
@@ -65,13 +67,16 @@ def write_class_table(
         path: of the table.
         cases: of the data set.
         answers: by case id, as `ClassVotes.to_json` gives them.
-        classes: their names.
+        classes: their grades.
         with_votes: whether the answers are of several passes.
         calibration: of the networks; adds calibrated probabilities and sets of classes.
+        names: of the classes; a column, where they are not the grades.
     """
+    has_names = names is not None and names != classes
     class_columns = {**_CLASS_COLUMNS, **(_VOTE_COLUMNS if with_votes else {})}
     scan_columns = _SCAN_COLUMNS if with_votes else ()
     header = [ID_COLUMN, FILE_COLUMN, CLASS_COLUMN]
+    header += [NAME_COLUMN] if has_names else []
     header += [f"{prefix}_{name}" for prefix in class_columns for name in classes]
     header += scan_columns
     if calibration is not None:
@@ -81,14 +86,16 @@ def write_class_table(
         if case.id not in answers:
             continue
         answer = answers[case.id]
+        number = classes.index(answer["class"])
         row = [case.id, main_file(case), answer["class"]]
+        row += [names[number]] if names is not None and has_names else []
         for key in class_columns.values():
             row += answer[key]
         row += [answer[key] for key in scan_columns]
         if calibration is not None:
-            calibrated = calibration.apply(answer["probabilities"], classes.index(answer["class"]))
-            names = " ".join(classes[number] for number in calibrated.set)
-            row += [*calibrated.probabilities, names, calibration.level]
+            calibrated = calibration.apply(answer["probabilities"], number)
+            in_set = " ".join(classes[each] for each in calibrated.set)
+            row += [*calibrated.probabilities, in_set, calibration.level]
         rows.append(row)
     write_csv(path, header, rows)
 

@@ -39,7 +39,8 @@ class ClassificationJob(WholeScanJob):
     ):
         super().__init__(models, passes, settings, fabric, output_folder.CLASS_TABLE)
         self.classifier = ScanClassifier(models, passes, fabric)
-        self.classes = dict(enumerate(models[0].classes))
+        values = map(int, models[0].classes)
+        self.classes = dict(zip(values, models[0].names, strict=True))
         self.card = {**self.card, "ordinal": models[0].network.ordinal}
 
     def predict_case(self, work: ScanWork) -> None:
@@ -58,13 +59,21 @@ class ClassificationJob(WholeScanJob):
 
     def write_tables(self, cases: Sequence[Case]) -> None:
         """Write the classes, and which of them to review first, if several passes voted."""
-        names = list(self.classes.values())
+        model = self.classifier.models[0]
         answers = self.folder.answers()
         calibration = self._calibration() if answers else None
-        write_class_table(self.result, cases, answers, names, self.classifier.votes, calibration)
+        write_class_table(
+            self.result,
+            cases,
+            answers,
+            model.classes,
+            self.classifier.votes,
+            calibration,
+            model.names,
+        )
         if self.classifier.votes and answers:
             table = self.folder.path / output_folder.REVIEW_TABLE
-            class_votes.write_class_review(table, answers, names)
+            class_votes.write_class_review(table, answers, model.classes, model.names)
             echo(f"review these first: {table}")
             # passes of several networks are no draws of one kind
             if len(self.classifier.models) == 1:

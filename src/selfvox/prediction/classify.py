@@ -168,4 +168,6 @@ class ScanClassifier:
         """Classify one prepared scan by all passes of all networks."""
         passes = self._passes.passes(prepared.data)
         model = self.models[0]
-        return count_class_votes(passes, model.network.ordinal, model.classes, self.settings)
+        return count_class_votes(
+            passes, model.network.ordinal, model.classes, self.settings, model.names
+        )

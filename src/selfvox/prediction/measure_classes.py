@@ -78,7 +78,7 @@ def _measure(classifier: ScanClassifier, scan: LabelledScan) -> tuple[ClassMeasu
         probabilities=tuple(votes.probabilities),
         truth=names.index(str(grade)),
     )
-    return measure, names.index(votes.name)
+    return measure, names.index(votes.value)
 
 
 def _write_measures(

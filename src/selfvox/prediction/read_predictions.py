@@ -97,8 +97,8 @@ def read_reviews(folder: Path) -> dict[str, dict[str, float]]:
         for row in csv.DictReader(lines):
             case = row.pop("case", "")
             # the columns of words
-            row.pop("notes", None)
-            row.pop("class", None)
+            for column in ("notes", "class", "name"):
+                row.pop(column, None)
             try:
                 reviews[case] = {name: float(value) for name, value in row.items() if value}
             except (TypeError, ValueError):

@@ -128,11 +128,17 @@ class TrainedClassifier:
     network: Classifier
     recipe: Recipe
     input_size: tuple[int, ...]  # edges in voxels that every scan is resized to
-    classes: tuple[str, ...]
+    classes: tuple[str, ...]  # grades, as tables write them
     sha256: str  # of its weights
     dropout: DropoutRates | None = None  # that it was trained with
     mirror_axes: tuple[int, ...] = ()  # of space, along which the training mirrored scans
     scans: ScanRange | None = None  # that it was trained on; None: the run does not say
+    class_names: tuple[str, ...] | None = None  # where the data set has names
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What the classes are called: by default as their grades."""
+        return self.class_names or self.classes
 
     def probabilities(self, images: Tensor) -> Tensor:
         """(batch, channel, *input_size) -> (batch, class), without dropout."""
@@ -324,6 +330,7 @@ def _classifier_from_card(card: ClassifierCard, encoder: nn.Module | None) -> Tr
         dropout=card.dropout,
         mirror_axes=_mirror_axes(card),
         scans=_scan_range(card),
+        class_names=card.names,
     )
 
 

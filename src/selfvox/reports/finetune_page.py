@@ -22,7 +22,7 @@ from selfvox.reports.run_facts import (
     skipped_finding,
     status_finding,
 )
-from selfvox.runs.card import RegressorCard
+from selfvox.runs.card import ClassifierCard, RegressorCard
 from selfvox.runs.weights import read_network_card
 from selfvox.training.best_checkpoint import VALIDATION_TABLE
 from selfvox.training.learning_curve import CLASSIFICATION_SCORES
@@ -118,6 +118,8 @@ def _network_facts(folder: Path) -> dict[str, str]:
     if isinstance(card, RegressorCard):
         return {"encoder": card.encoder, "predicts": "a number of a scan"}
     classes: Any = card.classes
+    if isinstance(card, ClassifierCard):
+        classes = card.names or card.classes
     names = classes.values() if isinstance(classes, Mapping) else classes
     return {"classes": ", ".join(map(str, names))}
 

@@ -130,6 +130,7 @@ def _row(key: str, voxels: ReadCase, classes: Mapping[int, str], bundle: Bundle)
     case = voxels.case
     parts = _parts(voxels, classes)
     answer = case.record.get("answer", {})
+    grade = None if case.scan is None else case.scan.grade
     picture = None
     if voxels.image is not None:
         pixels = draw_mosaic(voxels.image, voxels.label, voxels.truth)
@@ -142,12 +143,12 @@ def _row(key: str, voxels: ReadCase, classes: Mapping[int, str], bundle: Bundle)
         entropy=case.review.get("entropy"),
         parts=parts,
         dice=_dice(voxels, classes),
-        answer=str(answer.get("class", "")),
+        answer=_class_name(answer["class"], classes) if answer else "",
         probability=max(answer["probabilities"]) if answer else None,
-        grade="" if case.scan is None or case.scan.grade is None else str(case.scan.grade),
+        grade="" if grade is None else _class_name(grade, classes),
         flags=[*_flags(case), *voxels.problems],
         picture=picture,
-        alt=_alt(voxels, parts),
+        alt=_alt(voxels, parts, classes),
     )
 
 
@@ -196,10 +197,17 @@ def _flags(case: PredictedCase) -> list[str]:
     return flags
 
 
-def _alt(voxels: ReadCase, parts: Mapping[str, Mapping[str, Any]]) -> str:
+def _class_name(value: str | int, classes: Mapping[int, str]) -> str:
+    """Of the class of a whole scan."""
+    return classes.get(int(value), str(value))
+
+
+def _alt(
+    voxels: ReadCase, parts: Mapping[str, Mapping[str, Any]], classes: Mapping[int, str]
+) -> str:
     answer = voxels.case.record.get("answer")
     if answer:
-        return f"The scan {voxels.case.id}, predicted as class {answer['class']}"
+        return f"The scan {voxels.case.id}, predicted as {_class_name(answer['class'], classes)}"
     sizes = [f"{name} {number(part['value'])} {part['unit']}" for name, part in parts.items()]
     truth = "; the dotted outlines are the truth" if voxels.truth is not None else ""
     return f"Slices of {voxels.case.id} with outlines: {', '.join(sizes) or 'no classes'}{truth}"

@@ -155,7 +155,7 @@ class EncoderCard(Card):
 class NetworkCard(Card):
     """What the cards of fine-tuned networks, `network.json`, have in common."""
 
-    optional = ("scans", "dropout", "mirror")
+    optional: ClassVar[tuple[str, ...]] = ("scans", "dropout", "mirror")
 
     encoder: str  # where the encoder came from, in words
     head: Literal["full", "linear"]
@@ -216,8 +216,16 @@ class SegmenterCard(NetworkCard):
 class ClassifierCard(NetworkCard):
     """The card of a network that classifies whole scans."""
 
-    classes: Annotated[tuple[str, ...], Field(min_length=1)]
+    optional = (*NetworkCard.optional, "names")
+
+    classes: Annotated[tuple[str, ...], Field(min_length=1)]  # grades, as tables write them
     ordinal: bool  # whether the classes have an order
+    names: tuple[str, ...] | None = None  # of the classes, where the data set has some
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.names is not None and len(self.names) != len(self.classes):
+            raise ValueError(f"'names' are {len(self.names)}, of {len(self.classes)} classes")
 
     @classmethod
     def _key(cls, name: str, entries: Mapping[str, Any]) -> str:

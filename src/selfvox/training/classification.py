@@ -37,6 +37,8 @@ class Classification(WholeScanTask):
                 f"{store.path}: all scans have the same grade, {self.classes[0]}; give scans of at "
                 "least two grades"
             )
+        declared = store.classes or {}
+        self.names = tuple(declared.get(grade, str(grade)) for grade in self.classes)
         self.ordinal = settings.ordinal
         self.balance = settings.balance
         self.score = "kappa" if self.ordinal else "balanced_accuracy"
@@ -51,9 +53,11 @@ class Classification(WholeScanTask):
         return Classifier(encoder, len(self.classes), self.ordinal, self.linear)
 
     def card(self, **shared: Any) -> ClassifierCard:  # noqa: D102
+        classes = tuple(map(str, self.classes))
         return ClassifierCard(
             **shared,
-            classes=tuple(str(value) for value in self.classes),
+            classes=classes,
+            names=None if self.names == classes else self.names,
             ordinal=self.ordinal,
             dropout=self.dropout,
             mirror=self.mirrored or None,
@@ -102,8 +106,8 @@ class Classification(WholeScanTask):
         case_scores = tuple(
             {
                 "case": case.id,
-                "true class": self.classes[true],
-                "class": self.classes[number],
+                "true class": self.names[true],
+                "class": self.names[number],
                 "probability": float(of_case[number]),
             }
             for case, true, number, of_case in columns
@@ -115,7 +119,7 @@ class Classification(WholeScanTask):
         """The classes that are there and never predicted, where all scans get one class."""
         if len(np.unique(predicted)) > 1:
             return ()
-        return tuple(str(self.classes[number]) for number in np.setdiff1d(truth, predicted))
+        return tuple(self.names[number] for number in np.setdiff1d(truth, predicted))
 
     def describe_lost(self, lost: Sequence[str]) -> tuple[str, str]:  # noqa: D102
         return (

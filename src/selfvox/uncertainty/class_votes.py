@@ -30,17 +30,18 @@ STABLE = 0.05  # error of the trust, a share of the passes, that hardly changes 
 class ClassVotes:
     """What the passes over one scan decide on; sequences are in the order of the classes."""
 
-    name: str  # of the class that they decide on
+    value: str  # of the class that they decide on: its grade, as tables write it
     probabilities: Sequence[float]  # mean over the passes
     low: Sequence[float]  # 5th percentile over the passes
     high: Sequence[float]  # 95th percentile over the passes
     votes: Sequence[int]  # passes that vote for each class
     entropy: float  # of the mean, in nats
     trust: float  # share of the passes that vote for the class
+    name: str  # of the class
 
     def to_json(self, with_votes: bool) -> dict[str, Any]:
         """As `cases.jsonl` stores it; of a single pass, the class and the probabilities alone."""
-        answer = {"class": self.name, "probabilities": _rounded(self.probabilities)}
+        answer = {"class": self.value, "probabilities": _rounded(self.probabilities)}
         if not with_votes:
             return answer
         return {
@@ -54,7 +55,11 @@ class ClassVotes:
 
 
 def count_class_votes(
-    passes: Tensor, ordinal: bool, names: Sequence[str], settings: PassSettings
+    passes: Tensor,
+    ordinal: bool,
+    classes: Sequence[str],
+    settings: PassSettings,
+    names: Sequence[str] | None = None,
 ) -> ClassVotes:
     """Let the passes over one scan decide on its class.
 
@@ -64,32 +69,37 @@ def count_class_votes(
     Args:
         passes: (pass, class) probabilities.
         ordinal: whether the classes have an order.
-        names: of the classes.
+        classes: their grades.
         settings: of the vote.
+        names: of the classes; default: their grades.
     """
     mean = passes.mean(0)
     votes = decide_class(passes, ordinal)
-    ballots = torch.bincount(votes, minlength=len(names))
+    ballots = torch.bincount(votes, minlength=len(classes))
     rule = VOTE_RULES[settings.vote]
     if rule.averages_probabilities:
         number = int(decide_class(mean[None], ordinal))
     else:
         totals = VoteTotals(ballots, passes.sum(0), borda_points(passes), len(passes))
-        number = int(winner(rule.score(totals, settings.options(names))))
+        number = int(winner(rule.score(totals, settings.options(classes))))
     low, high = np.percentile(passes.numpy(), INTERVAL, axis=0)
     return ClassVotes(
-        name=names[number],
+        value=classes[number],
         probabilities=mean.tolist(),
         low=low.tolist(),
         high=high.tolist(),
         votes=ballots.tolist(),
         entropy=float(entropy(mean)),
         trust=float(ballots[number] / len(passes)),
+        name=(names or classes)[number],
     )
 
 
 def write_class_review(
-    path: Path, answers: Mapping[str, Mapping[str, Any]], names: Sequence[str]
+    path: Path,
+    answers: Mapping[str, Mapping[str, Any]],
+    classes: Sequence[str],
+    names: Sequence[str],
 ) -> None:
     """Write the cases as a table, the least trusted first, then those of larger entropy.
 
@@ -98,7 +108,8 @@ def write_class_review(
     Args:
         path: of the table.
         answers: by case id, as `ClassVotes.to_json` gives them.
-        names: of the classes.
+        classes: their grades.
+        names: of the classes; a column, where they are not the grades.
     """
     cases = sorted(
         answers,
@@ -112,12 +123,14 @@ def write_class_review(
     rows = []
     for case in cases:
         answer = answers[case]
-        number = names.index(answer["class"])
+        number = classes.index(answer["class"])
         shares = [answer[key][number] for key in ("probabilities", "low", "high")]
-        measures = [answer["trust"], answer["entropy"], answer["class"], *shares]
+        name = [] if names == classes else [names[number]]
+        measures = [answer["trust"], answer["entropy"], answer["class"], *name, *shares]
         rows.append([case, *measures, *comparison_cells(answer)])
-    header = ["case", "trust", "entropy", "class", "probability"]
-    header += ["spread low", "spread high"]
+    header = ["case", "trust", "entropy", "class"]
+    header += [] if names == classes else ["name"]
+    header += ["probability", "spread low", "spread high"]
     write_csv(path, [*header, *COMPARISON_COLUMNS], rows)
 
 

@@ -12,8 +12,14 @@ CLASS_TABLE = "classes.csv"
 _LARGEST = 2**16 - 1
 
 
-def read_class_table(folder: Path) -> tuple[dict[int, str] | None, tuple[str, ...]]:
-    """The names by class number, background included, and notes; None where there is no table.
+def read_class_table(
+    folder: Path, of_labels: bool = True
+) -> tuple[dict[int, str] | None, tuple[str, ...]]:
+    """The names by class number, and notes; None where there is no table.
+
+    Args:
+        folder: of the data set.
+        of_labels: the classes are those of label images, in which 0 is the background.
 
     Raises:
         DataError: a row is damaged, a number is no class, or a number or name is there twice.
@@ -38,4 +44,5 @@ def read_class_table(folder: Path) -> tuple[dict[int, str] | None, tuple[str, ..
         classes[int(value)] = name
     if not classes:
         raise DataError(f"{printable(file)}: names no class; add a row for each, or remove it")
-    return dict(sorted({0: "background", **classes}.items())), ()
+    background = {0: "background"} if of_labels else {}
+    return dict(sorted({**background, **classes}.items())), ()

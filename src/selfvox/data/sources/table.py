@@ -116,7 +116,9 @@ def read_dataset(root: Path) -> Dataset:
     if channel_names == ("image",):
         # one channel or those of colours, as one file has; the others are checked when read
         channel_names = channels_of(first_images[0])
-    classes, class_notes = read_class_table(table.parent)
+    is_graded = any(row.grade is not None for row in rows)
+    has_labels = any(row.label is not None for row in rows)
+    classes, class_notes = read_class_table(table.parent, has_labels or not is_graded)
     notes = (*content.notes, *_remarks(rows), *class_notes)
     return Dataset(table.parent, "table", tuple(cases), channel_names, classes, notes)
 
