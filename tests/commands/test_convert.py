@@ -3,6 +3,7 @@
 import csv
 import gzip
 import json
+import re
 
 import nibabel as nib
 import numpy as np
@@ -81,3 +82,80 @@ def test_what_cannot_be_converted_is_listed_and_the_rest_is_written(tmp_path):
         selfvox.convert(tmp_path / "scans", out=tmp_path / "out")
     with pytest.raises(UsageError, match="is among the scans"):
         selfvox.convert(tmp_path / "scans", out=tmp_path / "scans" / "out")
+
+
+def write_labelled(root, *subjects):
+    """Scans of two channels with labels, as a table."""
+    rows = ["image_T1,image_FLAIR,label,subject"]
+    for number, subject in enumerate(subjects):
+        names = [f"{kind}{number}.nii.gz" for kind in ("t1_", "flair_", "label_")]
+        data = blob((20, 17, 12), number)
+        matrix = affine(turn=0.1 * number)
+        for name, values in zip(names, (data, data[::-1], data > 800), strict=True):
+            write_scan(root / name, values.astype(np.int16), matrix)
+        rows.append(",".join([*names, subject]))
+    (root / "table.csv").write_text("\n".join(rows) + "\n")
+    (root / "classes.csv").write_text("value,name\n1,lesion\n")
+    return root / "table.csv"
+
+
+def test_a_bids_folder_is_read_back_with_subjects_sessions_and_labels(tmp_path):
+    table = write_labelled(tmp_path / "scans", "p_1", "p_2", "p_1")
+    out = tmp_path / "bids"
+    files = selfvox.convert(table, out=out, bids=("T1w", "FLAIR"))
+    assert len(files) == 6
+    original = find_dataset(table)
+    for suffix, channel in (("T1w", 0), ("FLAIR", 1)):
+        dataset = find_dataset(out, f"bids:{suffix},dseg")
+        assert "3 of 3 scans have a label" in dataset.notes
+        assert not any("participants" in note for note in dataset.notes)
+        assert [(case.id, case.subject) for case in dataset.cases] == [
+            (f"sub-p1_ses-01_{suffix}", "sub-p1"),
+            (f"sub-p1_ses-02_{suffix}", "sub-p1"),
+            (f"sub-p2_ses-01_{suffix}", "sub-p2"),
+        ]
+        expected = [case for subject in ("p_1", "p_2") for case in original.cases
+                    if case.subject == subject]  # fmt: skip
+        for case, source in zip(dataset.cases, expected, strict=True):
+            before, after = read_case(source, 2), read_case(case, 1)
+            np.testing.assert_array_equal(after.data[0], before.data[channel])
+            np.testing.assert_allclose(after.affine, before.affine, atol=1e-4)
+            label = np.asarray(nib.load(source.label).dataobj)
+            np.testing.assert_array_equal(np.asarray(nib.load(case.label).dataobj), label)
+    assert (out / "derivatives" / "labels" / "dseg.tsv").read_text() == (
+        "index\tname\n0\tbackground\n1\tlesion\n"
+    )
+    for folder, kind in ((out, "raw"), (out / "derivatives" / "labels", "derivative")):
+        description = json.loads((folder / "dataset_description.json").read_text())
+        assert description["DatasetType"] == kind
+    assert not any(b"DOE^JANE" in content_of(path) for path in out.rglob("*") if path.is_file())
+
+
+def test_a_dicom_series_becomes_a_bids_folder_without_the_person(tmp_path):
+    slices = series(PatientName="KANARIA^ANNA", PatientID="KANARIA-7", StudyDescription="KANARIA")
+    save(tmp_path / "dicom", slices)
+    selfvox.convert(tmp_path / "dicom", out=tmp_path / "out", bids=("T1w",))
+    (case,) = find_dataset(tmp_path / "out").cases
+    (scan,) = find_dataset(tmp_path / "dicom").cases
+    np.testing.assert_array_equal(read_case(case, 1).data, read_case(scan, 1).data)
+    for path in (tmp_path / "out").rglob("*"):
+        assert CANARY.decode() not in str(path.relative_to(tmp_path))
+        assert path.is_dir() or CANARY not in content_of(path)
+    participants = (tmp_path / "out" / "participants.tsv").read_text().split()
+    assert participants == ["participant_id", case.subject]
+
+
+@pytest.mark.parametrize(
+    ("subjects", "suffixes", "message"),
+    [
+        (("a", "b"), ("T1w",), "scans have 2 channels (t1, flair); give one suffix for each"),
+        (("a", "b"), ("T1w", "T1w"), "give one suffix for each"),
+        (("a", "b"), ("T1w", "../x"), "'../x' is no suffix of BIDS"),
+        (("a_1", "a1"), ("T1w", "FLAIR"), "the subject a_1 cannot be called sub-a1"),
+    ],
+)
+def test_names_that_bids_does_not_allow_are_refused(tmp_path, subjects, suffixes, message):
+    table = write_labelled(tmp_path / "scans", *subjects)
+    with pytest.raises(UsageError, match=re.escape(message)):
+        selfvox.convert(table, out=tmp_path / "bids", bids=suffixes)
+    assert not (tmp_path / "bids").exists()

@@ -23,5 +23,11 @@ class Convert:
     scans: Annotated[Path, "a folder of scans, one scan, or a .txt file with one scan a line"] = (
         field(kw_only=False)
     )
-    out: Annotated[Path, "the folder, created; of scans with labels, a data set as nnU-Net has it"]
+    out: Annotated[
+        Path, "the folder, created; of scans with labels, without --bids, a data set of nnU-Net"
+    ]
     source: Source = "auto"
+    bids: Annotated[
+        tuple[str, ...] | None,
+        "write a BIDS folder instead; the suffix of each channel, such as T1w or T1w,FLAIR",
+    ] = None
