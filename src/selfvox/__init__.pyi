@@ -760,13 +760,15 @@ def convert(
     scans: AnyPath,
     *,
     out: AnyPath,
+    bids: str | Sequence[str] | None = None,
     source: str = "auto",
 ) -> list[Path]:
     """Write scans of any layout and format as NIfTI files, without texts of their headers.
 
     Args:
         scans: a folder of scans, one scan, or a .txt file with one scan a line.
-        out: the folder, created; of scans with labels, a data set as nnU-Net has it.
+        out: the folder, created; of scans with labels, without `bids`, a data set of nnU-Net.
+        bids: write a BIDS folder instead; the suffix of each channel, such as T1w or T1w,FLAIR.
         source: layout of the scans on disk: auto, bids (or bids:T1w), brats, decathlon, dicom
             (or dicom:allow-gap), folder, nnunet or table.
 
