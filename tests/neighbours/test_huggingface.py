@@ -7,6 +7,7 @@ import torch
 
 import selfvox
 from selfvox.errors import UsageError
+from selfvox.runs.seen_scans import write_seen
 from selfvox.runs.weights import read_network
 
 from ..conftest import make_run
@@ -16,7 +17,8 @@ def test_a_folder_has_the_weights_and_is_a_network_again(tmp_path):
     run = make_run(tmp_path / "run")
     file = run / "network" / "network.json"
     entries = json.loads(file.read_text())
-    entries["seen"] = {"subjects": ["ANNA_KANARIA"], "image_hashes": ["c0ffee"]}
+    seen = {"subjects": ["ANNA_KANARIA"], "image_hashes": ["c0ffee"]}
+    entries["seen_sha256"] = write_seen(file.parent, seen)
     entries["encoder"] = "pre-trained by the labels of KANARIA"
     del entries["checksum"]
     file.write_text(json.dumps(entries))

@@ -16,6 +16,7 @@ import torch
 import selfvox
 from selfvox.errors import DataError, UsageError
 from selfvox.neighbours.monai_parts import ReadScand, ScanNetwork
+from selfvox.runs.seen_scans import write_seen
 from selfvox.runs.weights import read_network
 
 from ..conftest import affine, blob, make_run, write_scan
@@ -29,9 +30,10 @@ CLASSES = {"0": "background", "2": "organ", "7": "lesion"}
 def bundle(tmp_path, change_json):
     """A run with a canary among its subjects, and its bundle."""
     run = make_run(tmp_path / "run", classes=CLASSES, spacing_mm=(1.5, 1.5, 1.5))
+    digest = write_seen(run / "network", {"subjects": [CANARY], "image_hashes": ["c0ffee"]})
     change_json(
         run / "network" / "network.json",
-        seen={"subjects": [CANARY], "image_hashes": ["c0ffee"]},
+        seen_sha256=digest,
         encoder=f"pre-trained on {CANARY}",
     )
     return run, selfvox.export(run, to="monai", out=tmp_path / "bundle")

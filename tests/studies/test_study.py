@@ -26,7 +26,9 @@ from selfvox.data.preparation.manifest import write_manifest
 from selfvox.data.preparation.store import open_store
 from selfvox.errors import BusyError, DataError, NumericalError, ResourceError, Stopped, UsageError
 from selfvox.runs.atomic_files import write_csv, write_text
+from selfvox.runs.seen_scans import write_seen
 from selfvox.runs.typed_json import write_checked
+from selfvox.runs.weights import read_encoder
 from selfvox.studies import (
     check_stores,
     cost,
@@ -438,8 +440,8 @@ def test_a_ready_store_may_be_pre_trained_on(finished, write_plan, tmp_path):
     )
     assert {row["method"] for row in rows} == {"scratch", "stored"}
     assert (tmp_path / "second/scans/stored/cases").resolve() == tmp_path / "ready/cases"
-    card = json.loads((tmp_path / "second/pretrain/stored-seed-0/encoder/encoder.json").read_text())
-    assert card["seen"]["subjects"] == sorted({case.subject for case in cases})
+    _, card = read_encoder(tmp_path / "second/pretrain/stored-seed-0")
+    assert card.seen["subjects"] == sorted({case.subject for case in cases})
 
 
 @pytest.fixture
@@ -681,12 +683,8 @@ def test_folds_score_every_subject_once_without_having_trained_on_it(
         split = splits.read_split(
             tmp_path / f"out/cells/rotation/100-percent-seed-0-pretrain-0-fold-{number}/split.json"
         )
-        card = json.loads(
-            (
-                tmp_path / f"out/pretrain/rotation-seed-0-fold-{number}/encoder/encoder.json"
-            ).read_text()
-        )
-        assert not set(split.test) & {*split.train, *split.validation, *card["seen"]["subjects"]}
+        _, card = read_encoder(tmp_path / f"out/pretrain/rotation-seed-0-fold-{number}")
+        assert not set(split.test) & {*split.train, *split.validation, *card.seen["subjects"]}
         tested += split.test
     assert len(tested) == len(set(tested)) == 8
     assert {(row["method"], row["runs"]) for row in rows} == {
@@ -747,10 +745,12 @@ def test_a_run_that_has_seen_a_test_scan_is_refused_before_anything_is_trained(
     _, reference, work = finished
     work.clear()
     run = reference / "pretrain" / "rotation-seed-0"
-    card = json.loads((run / "encoder" / "encoder.json").read_text())
+    file = run / "encoder" / "encoder.json"
+    _, encoder_card = read_encoder(run)
+    seen = encoder_card.seen
     test = splits.read_split(reference / "store" / "split.json").test[0]
-    seen = {**card["seen"], "subjects": [*card["seen"]["subjects"], test]}
-    write_checked(run / "encoder" / "encoder.json", {**card, "seen": seen})
+    digest = write_seen(file.parent, {**seen, "subjects": [*seen["subjects"], test]})
+    write_checked(file, {**json.loads(file.read_text()), "seen_sha256": digest})
     plan = write_plan(methods={"mine": {"pretrain": str(run)}})
     with pytest.raises(
         DataError, match=f"rotation-seed-0: pre-training has seen 1 of 2 test scans.*{test} first"
@@ -778,10 +778,9 @@ def test_without_scans_of_its_own_a_transductive_method_sees_the_test_scans(
     write_plan, pretended, tmp_path
 ):
     selfvox.study(str(write_plan(transductive=True, labels=[1], seeds=[0])), out=tmp_path / "out")
-    card = json.loads((tmp_path / "out/pretrain/rotation-seed-0/encoder/encoder.json").read_text())
-    assert set(splits.read_split(tmp_path / "out/store/split.json").test) < set(
-        card["seen"]["subjects"]
-    )
+    _, card = read_encoder(tmp_path / "out/pretrain/rotation-seed-0")
+    test = splits.read_split(tmp_path / "out/store/split.json").test
+    assert set(test) < set(card.seen["subjects"])
     assert (tmp_path / "out/scans/all/images").is_symlink()  # none is prepared twice
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +13,10 @@ from pydantic import AfterValidator, Field
 
 from selfvox.errors import DataError, WeightsError
 from selfvox.runs import typed_json
+from selfvox.runs.seen_scans import LISTS, SeenFile, are_base64
 
 FORMAT = 1  # of a card
-_BASE64 = re.compile(r"([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{3}=|[A-Za-z0-9+/]{2}==)?")
+_NOBODY: Mapping[str, list[str]] = {name: [] for name in LISTS}
 
 Count = Annotated[int, Field(ge=0, lt=2**63)]
 Edge = Annotated[int, Field(ge=1, lt=2**16)]  # in voxels
@@ -34,13 +34,15 @@ def _check_named(values: Mapping[str, Any]) -> Mapping[str, Any]:
 def _check_seen(values: Mapping[str, list[str]]) -> Mapping[str, list[str]]:
     if not {"subjects", "image_hashes"} <= values.keys():
         raise ValueError("has no lists of subjects and image_hashes")
-    if not all(map(_BASE64.fullmatch, values.get("coarse_pictures", []))):
+    if not are_base64(values.get("coarse_pictures", ())):
         raise ValueError("has coarse_pictures that are not in base64")
     return values
 
 
-# `subjects`, `image_hashes` and `coarse_pictures` of scans
+# `subjects`, `image_hashes` and `coarse_pictures` of scans, as JSON lists them
 Seen = Annotated[Mapping[str, list[str]], AfterValidator(_check_seen)]
+# in place of these lists, the SHA-256 of the file that has them
+SEEN_CHECKSUM = "seen_sha256"
 Named = Annotated[Mapping[str, Any], AfterValidator(_check_named)]
 
 
@@ -99,6 +101,11 @@ class Card:
         Raises:
             WeightsError: a key is missing, or its value is of another type.
         """
+        seen = None
+        # cards of earlier versions have the lists themselves
+        if SEEN_CHECKSUM in entries:
+            seen = SeenFile(file.parent, entries[SEEN_CHECKSUM])
+            entries = {**entries, "seen": _NOBODY}
         # absent, a field with a default would get it
         names = {field.name: cls._key(field.name, entries) for field in dataclasses.fields(cls)}
         required = {name: key for name, key in names.items() if name not in cls.optional}
@@ -113,11 +120,14 @@ class Card:
         except DataError as error:
             reason = str(error).replace("'score'", f"'{names.get('score')}'")
             raise WeightsError(f"{reason}; copy it again") from None
-        return card
+        return card if seen is None else dataclasses.replace(card, seen=seen)
 
     def to_json(self) -> dict[str, Any]:
-        """The content of the file."""
-        values = pydantic.TypeAdapter(type(self)).dump_python(self, mode="json")
+        """The content of the file, with the lists that `save_part` writes to one of their own."""
+        # as they are: mapped, they may be of a million scans
+        listed = dataclasses.replace(self, seen=_NOBODY)
+        values = pydantic.TypeAdapter(type(self)).dump_python(listed, mode="json")
+        values["seen"] = self.seen
         left_out = {name for name in self.optional if values[name] is None}
         entries: dict[str, Any] = {"format": FORMAT}
         # those that decide about the names of others come before them
@@ -127,8 +137,7 @@ class Card:
 
     def without_people(self) -> Self:
         """The card without subjects, checksums and ranges of scans, and names of folders."""
-        nobody: dict[str, list[str]] = {"subjects": [], "image_hashes": [], "coarse_pictures": []}
-        return dataclasses.replace(self, seen=nobody, scans=None)
+        return dataclasses.replace(self, seen=_NOBODY, scans=None)
 
     @classmethod
     def _key(cls, name: str, entries: Mapping[str, Any]) -> str:

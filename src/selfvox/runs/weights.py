@@ -20,11 +20,13 @@ from selfvox.runs import typed_json
 from selfvox.runs.atomic_files import atomic_write, sha256
 from selfvox.runs.card import (
     FORMAT,
+    SEEN_CHECKSUM,
     AnyNetworkCard,
     Card,
     EncoderCard,
     parse_network_card,
 )
+from selfvox.runs.seen_scans import write_seen
 
 # of a file of weights, about 100 for each tensor; a network has hundreds of them
 _MOST_HEADER_BYTES = 4_000_000
@@ -213,7 +215,8 @@ def save_part(folder: Path, name: str, module: torch.nn.Module, card: Mapping[st
     """Save a part of a network with its card.
 
     Args:
-        folder: gets `weights.safetensors` and the card `NAME.json`.
+        folder: gets `weights.safetensors`, the card `NAME.json`, and `seen.safetensors` if the
+            card says what was seen.
         name: `encoder`, `decoder` or `network`.
         module: the weights.
         card: what is needed to build the module and to use it.
@@ -221,10 +224,11 @@ def save_part(folder: Path, name: str, module: torch.nn.Module, card: Mapping[st
     folder.mkdir(parents=True, exist_ok=True)
     weights = folder / "weights.safetensors"
     save_tensors(weights, state_tensors(module))
-    # the card comes last: its checksum says that the weights are complete
-    typed_json.write_checked(
-        folder / f"{name}.json", {"format": FORMAT, **card, "sha256": sha256(weights)}
-    )
+    entries = {"format": FORMAT, **card, "sha256": sha256(weights)}
+    if "seen" in entries:
+        entries[SEEN_CHECKSUM] = write_seen(folder, entries.pop("seen"))
+    # the card comes last: its checksums say that the others are complete
+    typed_json.write_checked(folder / f"{name}.json", entries)
 
 
 def _load_weights(folder: Path, checksum: str) -> dict[str, Tensor]:

@@ -1,17 +1,12 @@
 """The file of a store's cases: columns of numbers and of texts, mapped into memory.
 
 `cases.safetensors` has a row for each case, in the natural order of their ids. What is looked at in
-all cases at once has a column of its own; the rest of a case is one text, as JSON. The texts of a
-column are one after the other in `NAME.text`, and `NAME.starts` says where each starts. Processes
-share the pages that they read.
+all cases at once has a column of its own; the rest of a case is one text, as JSON.
 """
 
 from __future__ import annotations
 
-import itertools
 import json
-import math
-import mmap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,11 +14,11 @@ from typing import Any
 
 import numpy as np
 import safetensors
-import safetensors.numpy
 
 from selfvox.data.preparation.stored_case import StoredCase, sort_cases
 from selfvox.errors import DataError
 from selfvox.runs import atomic_files
+from selfvox.runs.mapped_columns import Texts, map_arrays, write_columns
 
 FILE = "cases.safetensors"
 STAMPS_FILE = "stamps.npy"
@@ -32,14 +27,6 @@ NO_GRADE = np.iinfo(np.int64).min
 SUBJECTS = "subjects"  # the name of each person; `subject` is the number of one of them
 REST = "rest"
 BY_AXIS = ("shape", "spacing_mm", "step")
-_MOST_HEADER_BYTES = 100_000
-_DTYPES = {
-    "BOOL": np.dtype(bool),
-    "U8": np.dtype("<u1"),
-    "I32": np.dtype("<i4"),
-    "I64": np.dtype("<i8"),
-    "F64": np.dtype("<f8"),
-}
 
 NUMBERS: Mapping[str, tuple[type[np.generic], Callable[[StoredCase], Any]]] = {
     "shape": (np.int32, lambda case: case.shape),
@@ -55,43 +42,6 @@ TEXTS: Mapping[str, Callable[[StoredCase], str]] = {
     "array_hash": lambda case: case.sha256.get("images", ""),
     "coarse_picture": lambda case: case.coarse_picture,
 }
-
-
-@dataclass(frozen=True)
-class Texts:
-    """The texts of a column."""
-
-    starts: np.ndarray  # of each text, and the end of the last: int64 (n + 1,)
-    content: np.ndarray  # UTF-8, uint8
-
-    @classmethod
-    def of(cls, texts: Sequence[str]) -> Texts:
-        """The column of these texts."""
-        encoded = [text.encode() for text in texts]
-        starts = np.cumsum([0, *map(len, encoded)], dtype=np.int64)
-        return cls(starts, np.frombuffer(b"".join(encoded), np.uint8))
-
-    def check(self, count: int) -> None:
-        """Refuse what is no column of so many texts.
-
-        Raises:
-            ValueError: it is not.
-        """
-        if self.starts.dtype != np.int64 or self.content.dtype != np.uint8:
-            raise ValueError("it has texts of another type")
-        if self.starts.shape != (count + 1,) or self.content.ndim != 1 or self.starts[0] != 0:
-            raise ValueError(f"it has texts that are not those of {count}")
-        if (np.diff(self.starts) < 0).any() or self.starts[-1] != len(self.content):
-            raise ValueError("it has texts that are outside of their column")
-
-    def __getitem__(self, row: int) -> str:
-        return self.content[self.starts[row] : self.starts[row + 1]].tobytes().decode()
-
-    def to_list(self) -> list[str]:
-        """All texts."""
-        content = self.content.tobytes()
-        ends = itertools.pairwise(self.starts.tolist())
-        return [content[start:end].decode() for start, end in ends]
 
 
 @dataclass(frozen=True)
@@ -147,11 +97,8 @@ class CaseColumns:
         """
         try:
             identity = _identity(file)
-            arrays = _map_arrays(file)
-            texts = {
-                name: Texts(arrays.pop(f"{name}.starts"), arrays.pop(f"{name}.text"))
-                for name in (*TEXTS, SUBJECTS, REST)
-            }
+            arrays = map_arrays(file)
+            texts = {name: Texts.take(arrays, name) for name in (*TEXTS, SUBJECTS, REST)}
             _check_columns(arrays, texts, count, axes)
         # a header of bad will has any value for any key
         except (safetensors.SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
@@ -165,18 +112,12 @@ class CaseColumns:
         Returns:
             The SHA-256 of the file of the columns.
         """
-        columns = dict(self.numbers)
-        for name, texts in self.texts.items():
-            columns |= {f"{name}.starts": texts.starts, f"{name}.text": texts.content}
         if self.stamps is not None:
             # without them arrays are hashed when they are used
             stamps = file.with_name(STAMPS_FILE)
             with atomic_files.atomic_write(stamps, sync_file=False) as temporary:
                 np.save(temporary, self.stamps, allow_pickle=False)
-        with atomic_files.atomic_write(file) as temporary:
-            # the library's own writer hides a full disk in a text
-            temporary.write_bytes(safetensors.numpy.save(columns))
-            return atomic_files.sha256(temporary)
+        return write_columns(file, self.numbers, self.texts)
 
 
 def _rest(case: StoredCase) -> str:
@@ -189,23 +130,6 @@ def _rest(case: StoredCase) -> str:
     del values["trail"]["prepared"]
     values["sha256"].pop("images", None)
     return json.dumps(values, allow_nan=False, separators=(",", ":"))
-
-
-def _map_arrays(file: Path) -> dict[str, np.ndarray]:
-    """The arrays of a safetensors file, on its mapped pages."""
-    # the library refuses a header that does not fit the file; its own arrays are copies
-    with safetensors.safe_open(file, framework="numpy"), file.open("rb") as opened:
-        mapped = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
-    begin = 8 + int.from_bytes(mapped[:8], "little")
-    if begin > _MOST_HEADER_BYTES:
-        raise ValueError("its header is too large")
-    arrays = {}
-    for name, entry in json.loads(mapped[8:begin]).items():
-        first = begin + entry["data_offsets"][0]
-        count = math.prod(entry["shape"])
-        values = np.frombuffer(mapped, _DTYPES[entry["dtype"]], count, first if count else 0)
-        arrays[name] = values.reshape(entry["shape"])
-    return arrays
 
 
 def _check_columns(
