@@ -179,3 +179,33 @@ def test_tables_and_requests_that_cannot_be_are_refused(trained, tmp_path):
         selfvox.finetune(table, out=tmp_path / "ordinal", steps=1, ordinal=False, **OPTIONS)
     with pytest.raises(WeightsError, match="predicts a number of whole scans"):
         selfvox.load_classifier(run)
+
+
+def test_the_page_of_a_run_shows_true_and_predicted_numbers(trained, tmp_path):
+    run, _ = trained
+    page = selfvox.report(run, out=tmp_path / "report").read_text(encoding="utf-8")
+    card = json.loads((run / "network" / "network.json").read_text())
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    (kept,) = [line for line in lines if line["step"] == card["step"]]
+    rows = rows_of(run / "network" / "validation.csv")
+    numbers = [
+        (row["case"], float(row["true target"].removeprefix("'")),
+         float(row["target"].removeprefix("'")))
+        for row in rows
+    ]  # fmt: skip
+    split = json.loads((run / "split.json").read_text())
+    assert len(numbers) == len(split["validation"])
+    error = np.mean([abs(true - predicted) for _, true, predicted in numbers])
+    assert kept["mean_absolute_error"] == pytest.approx(error, rel=1e-4)
+    assert f"validation scans is {error:.3g}; a constant" in page
+    assert f"has {kept['error_of_a_constant']:.3g}." in page
+    points = json.loads(page.split('id="points">')[1].split("</script>")[0])
+    texts = [
+        f"{case}: {predicted:.4g} at true target {true:g}" for case, true, predicted in numbers
+    ]
+    assert sorted(points["targets-0"]) == sorted(texts)
+    # the largest error comes first
+    worst = max(numbers, key=lambda row: abs(row[1] - row[2]))[0]
+    table = page[page.index("Scans of the validation, the worst first") :]
+    assert min((case for case, *_ in numbers), key=table.index) == worst
+    assert len(points["error-0"]) == sum("mean_absolute_error" in line for line in lines)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from selfvox.data.preparation.split import read_split_if_present
 from selfvox.errors import WeightsError
-from selfvox.reports.charts import Chart, points_of
-from selfvox.reports.page import Page, read_rows
+from selfvox.reports.charts import Chart, Series, draw_chart, points_of
+from selfvox.reports.page import Page, number, read_rows
 from selfvox.reports.run_facts import (
     Finding,
     RunFiles,
@@ -30,6 +30,7 @@ from selfvox.training.trend import late_fall, late_rise
 
 _CALIBRATED = "calibration.csv"
 _DICE = "dice_"  # in front of the name of a class
+_TARGET = "true target"  # column of a scan with a target
 
 
 def finetune_page(name: str, folder: Path) -> Page:
@@ -40,7 +41,7 @@ def finetune_page(name: str, folder: Path) -> Page:
         folder: of the run.
     """
     run = read_run(folder)
-    charts = _charts(run)
+    charts = [*_charts(run), *_target_charts(_validation_cases(folder))]
     split = read_split_if_present(folder / "split.json")
     subsets = None
     if split is not None:
@@ -50,7 +51,11 @@ def finetune_page(name: str, folder: Path) -> Page:
             "test": len(split.test),
         }
     context = {
-        "findings": [*_findings(run, folder), *_case_findings(folder)],
+        "findings": [
+            *_findings(run, folder),
+            *_case_findings(folder),
+            *_error_findings(run, folder),
+        ],
         "facts": {**_network_facts(folder), **facts(run)},
         "settings": shown_settings(run),
         "charts": charts,
@@ -58,7 +63,7 @@ def finetune_page(name: str, folder: Path) -> Page:
         "picture": None,
         "split": subsets,
         "tables": {
-            "Scans of the validation, the lowest score first": _validation_cases(folder),
+            "Scans of the validation, the worst first": _validation_cases(folder),
             "Scans of the calibration": read_rows(folder / "network" / _CALIBRATED),
         },
         "refresh": is_running(folder),
@@ -94,7 +99,7 @@ def _trend_findings(run: RunFiles) -> list[Finding]:
     steps = run.record.get("steps")
     if run.record.get("status") != "finished" or not steps:
         return []
-    for metric in ("dice_mean", "kappa", "balanced_accuracy"):
+    for metric in ("dice_mean", "kappa", "balanced_accuracy", "skill"):
         if any(metric in line for line in run.lines):
             rise = late_rise(run.lines, metric, steps)
             if rise is None:
@@ -125,7 +130,7 @@ def _network_facts(folder: Path) -> dict[str, str]:
 
 
 def _validation_cases(folder: Path) -> list[dict[str, str]]:
-    """The scores of the validation scans by the kept weights, the lowest mean first."""
+    """The scores of the validation scans by the kept weights, the worst first."""
     rows = read_rows(folder / "network" / VALIDATION_TABLE)
     try:
         step = str(read_network_card(folder).step)
@@ -141,10 +146,17 @@ def _validation_cases(folder: Path) -> list[dict[str, str]]:
 
 
 def _order(row: Mapping[str, str]) -> tuple[bool, float]:
-    """Wrong classes come first, then low scores."""
+    """Wrong classes come first, then low scores, or large errors."""
+    if _TARGET in row:
+        return False, -abs(_target(row, "target") - _target(row, _TARGET))
     if "probability" in row:
         return row["class"] == row["true class"], float(row["probability"])
     return False, _mean_dice(row)
+
+
+def _target(row: Mapping[str, str], name: str) -> float:
+    # a negative number has the quote that keeps spreadsheets from running formulas
+    return float(row[name].removeprefix("'"))
 
 
 def _mean_dice(row: Mapping[str, str]) -> float:
@@ -154,7 +166,7 @@ def _mean_dice(row: Mapping[str, str]) -> float:
 def _case_findings(folder: Path) -> list[Finding]:
     """How the scores of the validation scans differ."""
     cases = _validation_cases(folder)
-    if not cases:
+    if not cases or _TARGET in cases[0]:
         return []
     if "probability" in cases[0]:
         wrong = sum(row["class"] != row["true class"] for row in cases)
@@ -168,6 +180,43 @@ def _case_findings(folder: Path) -> list[Finding]:
     ]
 
 
+def _error_findings(run: RunFiles, folder: Path) -> list[Finding]:
+    """The error of predicted numbers by the kept weights, and that of a constant."""
+    try:
+        step = read_network_card(folder).step
+    except WeightsError:
+        return []
+    errors = [
+        (line["mean_absolute_error"], line["error_of_a_constant"])
+        for line in run.lines
+        if line["step"] == step and "mean_absolute_error" in line
+    ]
+    if not errors:
+        return []
+    error, constant = errors[-1]
+    text = (
+        f"The mean absolute error in the validation scans is {number(error)}; a constant, the "
+        f"median of the training targets, has {number(constant)}."
+    )
+    return [Finding(text, error >= constant)]
+
+
+def _target_charts(cases: Sequence[Mapping[str, str]]) -> list[Chart]:
+    """True and predicted numbers of the validation scans, with the line on which they are equal."""
+    if not cases or _TARGET not in cases[0]:
+        return []
+    true = [_target(case, _TARGET) for case in cases]
+    ends = [min(true), max(true)]
+    predicted = [_target(case, "target") for case in cases]
+    names = [case["case"] for case in cases]
+    series = [
+        Series("scans of the validation", true, predicted, names=names),
+        Series("predicted as true", ends, ends, dashed=True),
+    ]
+    title = "True and predicted targets"
+    return [draw_chart("targets", title, series, "true target", "predicted target")]
+
+
 def _charts(run: RunFiles) -> list[Chart]:
     lines = run.lines
     names = list(dict.fromkeys(name for line in lines for name in line))
@@ -177,9 +226,13 @@ def _charts(run: RunFiles) -> list[Chart]:
         "learning_rate": "learning rate",
         "encoder_learning_rate": "of the encoder",
     }
+    errors = {"mean_absolute_error": "of the network"}
+    constant = {"error_of_a_constant": "of a constant"}
+    title = "Mean absolute error of the validation scans"
     return [
         *metric_chart("loss", "Loss", lines, {"loss": "loss"}, "loss"),
         *metric_chart("dice", "Dice of the validation scans", lines, dice, "Dice", (0, 1)),
         *metric_chart("class-scores", "Scores of the validation scans", lines, scores, "score"),
+        *metric_chart("error", title, lines, errors, "error", dashed=constant),
         *metric_chart("rate", "Learning rate", lines, rates, "learning rate"),
     ]

@@ -83,11 +83,15 @@ class Regression(WholeScanTask):
         error = float(np.abs(predicted - truth).mean())
         constant = float(np.abs(network.median.item() - truth).mean())
         metrics = {"mean_absolute_error": error, "error_of_a_constant": constant}
+        rows = tuple(
+            {"case": case.id, "true target": true, "target": number}
+            for case, true, number in zip(cases, truth.tolist(), predicted.tolist(), strict=True)
+        )
         if constant == 0:
-            return Validation(-math.inf, metrics)
+            return Validation(-math.inf, metrics, cases=rows)
         skill = 1 - error / constant
         lost = () if skill > 0 else ("target",)
-        return Validation(skill, {"skill": skill, **metrics}, lost)
+        return Validation(skill, {"skill": skill, **metrics}, lost, rows)
 
     def describe_lost(self, lost: Sequence[str]) -> tuple[str, str]:  # noqa: D102
         return (
