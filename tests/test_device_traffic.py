@@ -11,7 +11,7 @@ from selfvox.models.build import build_encoder, plan_encoder
 from selfvox.models.segmenter import Segmenter
 from selfvox.models.sliding_window import segment_scan
 from selfvox.tasks import task_from_setting, task_names
-from selfvox.training.augment import STRENGTHS, Augmentation
+from selfvox.training.augment import STRENGTHS, Augmentation, augment
 from selfvox.training.dropout import TrainingDropout
 from selfvox.training.segmentation import LOSSES, SegmentationObjective
 
@@ -61,7 +61,7 @@ def test_a_step_of_a_task_copies_little_waits_for_nothing_and_has_the_batch_of_t
 
 @pytest.mark.parametrize("strength", STRENGTHS)
 @pytest.mark.parametrize(("loss", "is_regions"), [("log-dice", False), ("dice+ce", True)])
-def test_a_step_of_a_fine_tuning_waits_for_nothing(strength, loss, is_regions):
+def test_a_step_of_a_fine_tuning_copies_little_and_waits_for_nothing(strength, loss, is_regions):
     assert (loss, is_regions) in LOSSES
     encoder = encoder_of(3)
     network = Segmenter(encoder, 3, "instance", linear=False)
@@ -81,10 +81,32 @@ def test_a_step_of_a_fine_tuning_waits_for_nothing(strength, loss, is_regions):
         "label": to_gpu(torch.randint(3, (2, 16, 16, 16), dtype=torch.uint8)),
         "spacing": torch.ones(2, 3),
     }
-    with counted() as traffic:
-        objective(batch, 0, torch.Generator().manual_seed(0)).loss.backward()
-    assert not traffic.mixed
-    assert not traffic.waits
+    with counted():
+        # constants are copied in the first step
+        objective(batch, 0, torch.Generator().manual_seed(0))
+    for seed in range(5):
+        with counted() as traffic:
+            objective(batch, 0, torch.Generator().manual_seed(seed)).loss.backward()
+        assert not traffic.mixed
+        assert not traffic.waits
+        assert sum(traffic.copies.values()) <= MOST_COPIES
+
+
+@pytest.mark.parametrize("strength", STRENGTHS)
+def test_a_batch_is_varied_on_a_gpu_as_on_the_cpu(strength):
+    image = torch.randn(4, 2, 12, 10, 8)
+    label = torch.randint(3, (4, 12, 10, 8), dtype=torch.uint8)
+    spacing = torch.tensor([[1.0, 1.0, 2.0]]).expand(4, 3)
+    augmentation = Augmentation(STRENGTHS[strength], (0,))
+    for seed in range(3):
+        rng = torch.Generator().manual_seed(seed)
+        expected, _ = augment(image, label, spacing, augmentation, rng)
+        rng = torch.Generator().manual_seed(seed)
+        with counted() as traffic:
+            actual, _ = augment(to_gpu(image), to_gpu(label), spacing, augmentation, rng)
+        # the numbers of all changes together, and a field of noise
+        assert sum(traffic.copies.values()) <= 2
+        torch.testing.assert_close(actual.inner, expected, rtol=1e-3, atol=2e-3)
 
 
 def test_a_prediction_copies_nothing_and_waits_once_a_scan():

@@ -96,7 +96,9 @@ def resample_label(
     channel = label[:, None]
     if label.device.type == "cpu":
         return resample_nearest(channel, matrices, shifts, fill)[:, 0]
-    fills = None if fill is None else torch.full((len(label), 1), float(fill))
+    fills = None
+    if fill is not None:
+        fills = torch.full((len(label), 1), float(fill), device=label.device)
     return _grid_sample(channel, matrices, shifts, "nearest", fills)[:, 0]
 
 

@@ -6,6 +6,8 @@ draw random numbers, from the generator that is passed in.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -121,12 +123,32 @@ def lower_resolution(x: Tensor, share: Tensor) -> Tensor:
         x: the images.
         share: (batch, d) in 0 ... 1; 1 leaves an axis as it is.
     """
+    return interpolate_kept(x, *kept_voxels(x.shape[2:], share))
+
+
+def kept_voxels(shape: Sequence[int], share: Tensor) -> list[Tensor]:
+    """What `interpolate_kept` takes to do `lower_resolution`: three tensors for each axis.
+
+    Args:
+        shape: of the images (*space).
+        share: (batch, d), on the CPU.
+    """
+    return [
+        values
+        for axis, size in enumerate(shape)
+        for values in _kept_along_axis(size, share[:, axis])
+    ]
+
+
+def interpolate_kept(x: Tensor, *kept: Tensor) -> Tensor:
+    """Interpolate linearly between the voxels that are kept, along one axis after the other."""
     for axis in range(2, x.ndim):
-        x = _interpolate_axis(x, *_kept_voxels(x.shape[axis], share[:, axis - 2]), axis)
+        lower, upper, share = kept[3 * axis - 6 : 3 * axis - 3]
+        x = _interpolate_axis(x, lower, upper, share, axis)
     return x
 
 
-def _kept_voxels(size: int, share: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _kept_along_axis(size: int, share: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Of each voxel of an axis: the kept voxels before and behind it, and how close the latter is.
 
     All are (batch, size). As `F.interpolate`: "nearest-exact" down, then "linear" up.

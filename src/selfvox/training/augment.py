@@ -14,6 +14,7 @@ from torch import Tensor
 from selfvox.ops import intensity
 from selfvox.ops.affine import resample, resample_label, rotation_matrices
 from selfvox.ops.planes import Plane
+from selfvox.ops.transfer import copy_together
 
 
 class Change(NamedTuple):
@@ -110,9 +111,14 @@ def augment(
     """
     strength = augmentation.strength
     matrices = _draw_matrices(strength, augmentation.mirror, spacing, rng)
-    image = _move_image(image, matrices, strength)
-    label = _move_label(label, matrices, strength)
-    return _vary_intensity(image, spacing, strength, rng), label
+    moves = _drawn_moves(matrices, _move_label, strength)
+    changes = [
+        *_drawn_moves(matrices, _move_image, strength),
+        *_draw_intensities(image, spacing, strength, rng),
+    ]
+    drawn = _on_device(image.device, [*moves, *changes])
+    label = _apply(label.clone(), drawn[: len(moves)])
+    return _apply(image.clone(), drawn[len(moves) :]), label
 
 
 def augment_whole(
@@ -131,8 +137,59 @@ def augment_whole(
         # no label is cut to steps, so light rotates in every plane
         strength = replace(LIGHT, evenness=0.0)
     matrices = _draw_matrices(strength, augmentation.mirror, spacing, rng)
-    image = _move_image(image, matrices, strength)
-    return _vary_intensity(image, spacing, strength, rng)
+    changes = [
+        *_drawn_moves(matrices, _move_image, strength),
+        *_draw_intensities(image, spacing, strength, rng),
+    ]
+    return _apply(image.clone(), _on_device(image.device, changes))
+
+
+class _Drawn(NamedTuple):
+    """A change of some samples, as it was drawn."""
+
+    change: Callable[..., Tensor]  # of these samples and their magnitudes
+    samples: Tensor | None  # their numbers; None: all
+    magnitudes: Sequence[Tensor]
+
+
+def _drawn(change: Callable[..., Tensor], is_changed: Tensor, *magnitudes: Tensor) -> list[_Drawn]:
+    """The change where `is_changed` (batch,), of magnitudes (batch, ...); none if it is nowhere."""
+    if is_changed.all():
+        return [_Drawn(change, None, magnitudes)]
+    if not is_changed.any():
+        return []
+    samples = is_changed.nonzero().flatten()
+    return [_Drawn(change, samples, [values[samples] for values in magnitudes])]
+
+
+def _on_device(device: torch.device, drawn: Sequence[_Drawn]) -> list[_Drawn]:
+    """The same with all numbers on the device, by a single copy."""
+    if not drawn:
+        return []
+    numbers: list[Tensor] = []
+    for change in drawn:
+        if change.samples is not None:
+            numbers.append(change.samples)
+        numbers += change.magnitudes
+    copies = iter(copy_together(device, *numbers))
+    return [
+        _Drawn(
+            change.change,
+            None if change.samples is None else next(copies),
+            [next(copies) for _ in change.magnitudes],
+        )
+        for change in drawn
+    ]
+
+
+def _apply(x: Tensor, drawn: Sequence[_Drawn]) -> Tensor:
+    """`x` with all changes, one after the other; it may be overwritten."""
+    for change, samples, magnitudes in drawn:
+        if samples is None:
+            x = change(x, *magnitudes)
+        else:
+            x[samples] = change(x[samples], *magnitudes)
+    return x
 
 
 def _draw_matrices(
@@ -173,73 +230,52 @@ def _draw_flips(mirror: Sequence[int], count: int, d: int, rng: torch.Generator)
     return flips
 
 
-def _move_image(image: Tensor, matrices: Tensor, strength: Strength | None) -> Tensor:
-    """A new tensor: every image mapped by its matrix."""
-    fill = None
-    if strength is not None and strength.fills_with_background:
-        fill = image.flatten(2).amin(2)
-
-    def move(part: Tensor, maps: Tensor, *fills: Tensor) -> Tensor:
-        return resample(part, maps, maps.new_zeros(maps.shape[:2]), *fills)
-
-    values = () if fill is None else (fill,)
-    return _change_samples(image.clone(), _is_moved(matrices), move, matrices, *values)
-
-
-def _move_label(label: Tensor, matrices: Tensor, strength: Strength | None) -> Tensor:
-    """A new tensor: every label mapped by its matrix."""
+def _drawn_moves(
+    matrices: Tensor, move: Callable[..., Tensor], strength: Strength | None
+) -> list[_Drawn]:
+    is_moved = (matrices != torch.eye(matrices.shape[1])).flatten(1).any(1)
     fills = strength is not None and strength.fills_with_background
-
-    def move(part: Tensor, maps: Tensor) -> Tensor:
-        shifts = maps.new_zeros(maps.shape[:2])
-        return resample_label(part, maps, shifts, fill=0 if fills else None)
-
-    return _change_samples(label.clone(), _is_moved(matrices), move, matrices)
+    return _drawn(partial(move, fills=fills), is_moved, matrices)
 
 
-def _is_moved(matrices: Tensor) -> Tensor:
-    return (matrices != torch.eye(matrices.shape[1])).flatten(1).any(1)
+def _move_image(part: Tensor, maps: Tensor, fills: bool) -> Tensor:
+    """Every image mapped by its matrix; with `fills`, its lowest value is outside of it."""
+    fill = part.flatten(2).amin(2) if fills else None
+    return resample(part, maps, maps.new_zeros(maps.shape[:2]), fill)
 
 
-def _vary_intensity(
+def _move_label(part: Tensor, maps: Tensor, fills: bool) -> Tensor:
+    """Every label mapped by its matrix; with `fills`, 0 is outside of it."""
+    return resample_label(part, maps, maps.new_zeros(maps.shape[:2]), fill=0 if fills else None)
+
+
+def _draw_intensities(
     image: Tensor, spacing: Tensor, strength: Strength | None, rng: torch.Generator
-) -> Tensor:
-    """Change the intensities of each image in place and by its own draws."""
+) -> list[_Drawn]:
+    """Changes of the intensities of each image by its own draws; noise is drawn when added."""
     if strength is None:
-        return image
+        return []
+    drawn: list[_Drawn] = []
     count = (len(image),)
     if strength.gamma is not None:
         powers, is_changed = strength.gamma.draw(count, rng)
         is_inverted = torch.rand(count, generator=rng) < strength.inverted_gamma
-        image = _change_samples(image, is_changed, intensity.change_gamma, powers, is_inverted)
+        drawn += _drawn(intensity.change_gamma, is_changed, powers, is_inverted)
     factors, is_changed = strength.contrast.draw(count, rng)
-    image = _change_samples(image, is_changed, intensity.scale_contrast, factors)
+    drawn += _drawn(intensity.scale_contrast, is_changed, factors)
     shifts, is_changed = strength.brightness.draw(count, rng)
-    image = _change_samples(image, is_changed, intensity.shift_brightness, shifts)
+    drawn += _drawn(intensity.shift_brightness, is_changed, shifts)
     # shortest edge of a voxel by that along each axis (batch, d)
     fineness = (spacing.amin(1, keepdim=True) / spacing).cpu().float()
     if strength.blur is not None:
         widths, is_changed = strength.blur.draw(count, rng)
         # as many mm along every axis
-        image = _change_samples(image, is_changed, intensity.blur, widths[:, None] * fineness)
+        drawn += _drawn(intensity.blur, is_changed, widths[:, None] * fineness)
     if strength.resolution is not None:
         shares, is_changed = strength.resolution.draw(count, rng)
         # coarse axes already are what the finest one becomes
         kept = (shares[:, None] / fineness).clamp(max=1)
-        image = _change_samples(image, is_changed, intensity.lower_resolution, kept)
+        voxels = intensity.kept_voxels(image.shape[2:], kept)
+        drawn += _drawn(intensity.interpolate_kept, is_changed, *voxels)
     sigmas, is_changed = strength.noise.draw(count, rng)
-    add_noise = partial(intensity.add_noise, rng=rng)
-    return _change_samples(image, is_changed, add_noise, sigmas)
-
-
-def _change_samples(
-    x: Tensor, is_changed: Tensor, change: Callable[..., Tensor], *magnitudes: Tensor
-) -> Tensor:
-    """`x` with `change(part of x, magnitudes...)` where `is_changed`; `x` may be overwritten."""
-    if is_changed.all():
-        return change(x, *magnitudes)
-    if is_changed.any():
-        samples = is_changed.nonzero().flatten()
-        at = samples.to(x.device)
-        x[at] = change(x[at], *(values[samples] for values in magnitudes))
-    return x
+    return drawn + _drawn(partial(intensity.add_noise, rng=rng), is_changed, sigmas)

@@ -293,6 +293,7 @@ class SegmentationObjective(Objective):
 
     def forward(self, batch: Batch, step: int, rng: torch.Generator) -> Outcome:
         """Augment, segment, compare."""
+        self._move_constants(batch["label"].device)
         image, label = augment(
             batch["image"], batch["label"], batch["spacing"], self.augmentation, rng
         )
@@ -316,8 +317,16 @@ class SegmentationObjective(Objective):
     def _target(self, label: Tensor) -> Tensor:
         """Output numbers (batch, *space), or region masks (batch, region, *space)."""
         if self.membership is None:
-            return torch.searchsorted(self.values.to(label.device), label)
-        return self.membership.to(label.device)[:, label].movedim(0, 1)
+            return torch.searchsorted(self.values, label)
+        return self.membership[:, label].movedim(0, 1)
+
+    def _move_constants(self, device: torch.device) -> None:
+        """Once; as buffers they would be saved with the weights."""
+        self.values = self.values.to(device)
+        if self.membership is not None:
+            self.membership = self.membership.to(device)
+        if self.class_weights is not None:
+            self.class_weights = self.class_weights.to(device)
 
 
 LOSS_LABELS = {
