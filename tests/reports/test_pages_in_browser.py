@@ -82,3 +82,57 @@ def test_a_colour_picture_is_seen_in_colour_with_its_map(visit, tmp_path):
     look.page.keyboard.press("j")
     look.wait_for_case("page-1/0002")
     look.check_that_nothing_left_the_machine()
+
+
+def test_pixels_drawn_into_a_picture_come_back_as_png_and_are_accepted(visit, tmp_path):
+    rng = np.random.default_rng(0)
+    (tmp_path / "images").mkdir()
+    picture = rng.integers(0, 255, (40, 48, 3), dtype=np.uint8)  # rows, columns
+    Pillow.fromarray(picture).save(tmp_path / "images" / "eye.png")
+    run = make_run(tmp_path / "run", channel_names=("red", "green", "blue"), spatial_dims=2)
+    out = tmp_path / "predictions"
+    selfvox.predict(run, tmp_path / "images", out=out, device="cpu")
+    predicted = np.array(Pillow.open(out / "eye.png"))
+    number = int(predicted.max())
+    assert number > 0
+    # the background where there is a class, and a class where there is none
+    erased = tuple(np.argwhere(predicted == number)[0])
+    drawn = tuple(np.argwhere(predicted == 0)[0]) if (predicted == 0).any() else erased
+    look = visit()
+    look.go(selfvox.report(out, out=tmp_path / "report"))
+    look.wait_for_case("page-1/0001")
+    look.page.keyboard.press("d")
+    look.page.wait_for_selector('html[data-drawing="true"]', state="attached")
+    # NiiVue counts rows from below
+    for (row, column), value in ((drawn, number), (erased, 0)):
+        place = [int(column), len(predicted) - 1 - int(row), 0, value]
+        look.page.evaluate("([x, y, z, n]) => selfvox.viewer.niivue.drawPt(x, y, z, n)", place)
+    # a stroke of the mouse with a brush of one pixel
+    look.page.locator("#pen").select_option("0")
+    look.page.locator("#pen-size").fill("1")
+    box = look.page.locator("#canvas-box").bounding_box()
+    middle = (box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    look.page.mouse.move(*middle)
+    look.page.mouse.down()
+    look.page.mouse.move(middle[0] + 40, middle[1], steps=4)
+    look.page.mouse.up()
+    with look.page.expect_download() as download:
+        look.page.locator("#export-label").click()
+    assert download.value.suggested_filename == "eye.png"
+    (tmp_path / "corrections").mkdir()
+    file = tmp_path / "corrections" / "eye.png"
+    download.value.save_as(file)
+    exported = Pillow.open(file)
+    assert (exported.format, exported.mode, exported.size) == ("PNG", "L", (48, 40))
+    pixels = np.array(exported)
+    assert (pixels[drawn], pixels[erased]) == (number, 0)
+    changed = np.argwhere(pixels != predicted)
+    stroke = [place for place in map(tuple, changed) if place not in {drawn, erased}]
+    rows = {row for row, _ in stroke}
+    assert stroke
+    assert len(rows) == 1  # along a row
+    assert abs(rows.pop() - 20) <= 1
+    selfvox.correct(out, corrections=file.parent, out=tmp_path / "new")
+    (label,) = (tmp_path / "new").rglob("eye*.png")
+    np.testing.assert_array_equal(np.array(Pillow.open(label)), pixels)
+    look.check_that_nothing_left_the_machine()

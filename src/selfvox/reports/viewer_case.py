@@ -139,7 +139,7 @@ class CaseWriter:
             shown["focus"] = focus_mm(label, image)
             largest = max(int(label.max()), self.largest_class)
             fits = largest <= _LARGEST_DRAWN
-            shown["editable"] = step == 1 and image.spatial_dims == 3 and fits
+            shown["editable"] = step == 1 and fits
         shown["maps"] = self._maps(image, step)
         return shown
 

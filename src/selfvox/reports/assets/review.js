@@ -221,7 +221,7 @@
     element("truth-label").hidden = element("linked-label").hidden = !shown.truth;
     element("maps").hidden = !shown.maps.length;
     element("labels").hidden = !shown.label;
-    element("brush").hidden = !shown.label || shown.flat;
+    element("brush").hidden = !shown.label;
     element("canvas-box").classList.toggle("flat", shown.flat);
     // a picture has one plane, and no left of a patient
     element("planes-label").hidden = element("radiological-label").hidden = shown.flat;
@@ -258,9 +258,10 @@
       message("Nothing is drawn yet: choose “draw” first.");
       return;
     }
-    const name = `${current.id}.nii.gz`;
-    const content = await selfvox.brush.file(await load(current.label), await viewer.drawnVoxels());
-    selfvox.data.save(name, content, "application/gzip");
+    const name = current.id + (current.flat ? ".png" : ".nii.gz");
+    const write = current.flat ? selfvox.brush.png : selfvox.brush.file;
+    const content = await write(await load(current.label), await viewer.drawnVoxels());
+    selfvox.data.save(name, content, current.flat ? "image/png" : "application/gzip");
     change({ corrected: name });
   }
 
