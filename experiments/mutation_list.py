@@ -802,7 +802,7 @@ NEW = (
     ),
     m(
         "the worst checkpoint is kept",
-        "training/best_checkpoint.py",
+        "training/kept_weights.py",
         "(score, step) >= (self.score, self.step)",
         "(score, step) <= (self.score, self.step)",
         "commands/test_finetune.py::test_the_best_step_by_validation_is_kept_and_recorded "
@@ -810,17 +810,17 @@ NEW = (
     ),
     m(
         "best checkpoint: a resumed run forgets the step of its weights",
-        "training/best_checkpoint.py",
+        "training/kept_weights.py",
         "            self.step = saved.step\n",
         "            self.step = 0\n",
-        "training/test_best_checkpoint.py",
+        "training/test_kept_weights.py",
     ),
     m(
         "best checkpoint: a run that starts again compares with the folder",
-        "training/best_checkpoint.py",
+        "training/kept_weights.py",
         "if resume and file.exists():",
         "if file.exists():",
-        "training/test_best_checkpoint.py",
+        "training/test_kept_weights.py",
     ),
     m(
         "monitor: collapse is not compared with the untrained spread",

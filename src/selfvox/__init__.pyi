@@ -270,7 +270,7 @@ def finetune(
     learning_rate: float | None = None,
     weight_decay: float = 0.01,
     validate_every: int | None = None,
-    keep: Literal["best", "last"] = "best",
+    keep: Literal["last", "best"] = "last",
     subset_seed: int | None = None,
     precision: Literal["auto", "bf16", "fp32"] = "auto",
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto",
@@ -360,7 +360,7 @@ def finetune(
         weight_decay: decoupled weight decay of AdamW.
         validate_every: steps between validations; default: a fifth of the steps, and four times
             before.
-        keep: weights to keep: the best by validation, or the last.
+        keep: weights to keep: the last, or the best by validation.
         subset_seed: seed that chooses the labelled subjects; default: `seed`.
         precision: arithmetic: auto uses bf16 where the processor supports it, else fp32.
         device: device to compute on.

@@ -22,7 +22,7 @@ def eyes(tmp_path):
     with (folder / "table.csv").open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["image", "label", "subject"])
-        for number in range(4):
+        for number in range(5):
             label = np.zeros((24, 20), np.uint8)
             label[4:12, 3:9] = 1
             label[14:20, 8:16] = 3

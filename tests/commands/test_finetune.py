@@ -243,8 +243,8 @@ def test_label_values_with_gaps_are_learnt_and_written_as_they_are(tmp_path, sma
 
 
 def test_as_many_labels_as_there_are_train_and_none_is_left_to_validate(tmp_path, small):
-    phantom.write(tmp_path / "scans", "shapes", count=4)
-    for labels, validation in ((4, 0), (3, 1), (None, 1)):
+    phantom.write(tmp_path / "scans", "shapes", count=5)
+    for labels, validation in ((5, 0), (4, 1), (None, 1)):
         run = selfvox.finetune(
             tmp_path / "scans",
             out=tmp_path / f"run{labels}",
@@ -254,7 +254,7 @@ def test_as_many_labels_as_there_are_train_and_none_is_left_to_validate(tmp_path
             **small,
         )
         split = read_split(run / "split.json")
-        assert (len(split.train), len(split.validation)) == (labels or 3, validation)
+        assert (len(split.train), len(split.validation)) == (labels or 4, validation)
 
 
 def test_test_scans_that_the_encoder_has_seen_are_reported(shapes_store, tmp_path, small, capsys):

@@ -73,7 +73,7 @@ def test_the_network_teaches_after_a_training_on_the_labels_alone(
 
     monkeypatch.setattr(pseudo_labels, "label_scan", watched)
     out = tmp_path / "run"
-    options = {**small, **OPTIONS}
+    options = {**small, **OPTIONS, "keep": "best"}
     selfvox.finetune(shapes_store, out=tmp_path / "plain", **options)
     selfvox.finetune(shapes_store, out=out, unlabelled=scans, teacher="network", **options)
     printed = capsys.readouterr().err

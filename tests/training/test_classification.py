@@ -235,7 +235,7 @@ def test_volumes_are_classified_the_same_way(tmp_path):
 def test_of_equal_scores_the_later_step_is_kept_and_undefined_ones_are_reported(
     store, tmp_path, monkeypatch, capsys
 ):
-    settings = {**SMALL, "steps": 5, "batch": 2, "crop": 16, "validate_every": 1}
+    settings = {**SMALL, "steps": 5, "batch": 2, "crop": 16, "validate_every": 1, "keep": "best"}
     for number, (kappas, kept_step) in enumerate(
         (
             ([0.1, 0.5, 0.5, 0.5, 0.2], 4),

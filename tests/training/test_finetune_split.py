@@ -22,6 +22,31 @@ def fold(number, labels=None, seed=0):
     return choose_split(STORE, TASK, settings)
 
 
+def without_split(count, labels=None, seed=0):
+    store = SimpleNamespace(cases=STORE.cases[:count], split=lambda: None)
+    settings = {"fold": None, "labels": labels, "fraction": None, "subset_seed": None}
+    return choose_split(store, TASK, SimpleNamespace(seed=seed, **settings))
+
+
+@pytest.mark.parametrize(
+    ("count", "labels", "validating"),
+    [
+        (1, None, 0),
+        (4, None, 0),
+        (5, None, 1),
+        (9, None, 1),
+        (10, None, 2),
+        (10, 9, 1),
+        (10, 10, 0),
+    ],
+)
+def test_without_a_split_a_fifth_validates_but_nobody_of_fewer_than_five(count, labels, validating):
+    split = without_split(count, labels)
+    assert len(split.validation) == validating
+    assert len(split.train) == (count - validating if labels is None else labels)
+    assert without_split(count, labels, seed=1).validation == split.validation
+
+
 @pytest.mark.parametrize("labels", [None, 1, 4])
 @pytest.mark.parametrize("seed", [0, 1])
 def test_a_fold_tests_the_same_subjects_whatever_the_labels_and_the_seed(labels, seed):

@@ -20,7 +20,7 @@ from selfvox.errors import ResourceError, Stopped, UsageError, WeightsError
 from selfvox.runs.atomic_files import sha256
 from selfvox.runs.device import make_fabric
 from selfvox.runs.run_folder import Run, read_metrics
-from selfvox.training import best_checkpoint, pretext_objective, segmentation, training_state
+from selfvox.training import kept_weights, pretext_objective, segmentation, training_state
 from selfvox.training.batches import training_batches
 from selfvox.training.schedule import TrainingPlan
 
@@ -267,9 +267,9 @@ def test_a_second_interrupt_ends_at_once_and_the_checkpoint_before_is_intact(
 def test_a_signal_while_validating_is_obeyed_after_the_step(
     shapes_store, tmp_path, small, monkeypatch, number
 ):
-    measure = best_checkpoint.Validator.measure
+    measure = kept_weights.Validator.measure
     monkeypatch.setattr(
-        best_checkpoint.Validator,
+        kept_weights.Validator,
         "measure",
         lambda self: signal.raise_signal(number) or measure(self),
     )
@@ -371,7 +371,7 @@ def test_a_run_with_its_folder_removed_ends_in_one_line(
 
 def test_a_validation_dice_of_zero_is_not_forgotten(shapes_store, tmp_path, small, monkeypatch):
     monkeypatch.setattr(segmentation, "dice_per_class", lambda *_: [0.0, 0.0])
-    settings = {**small, "encoder": "none", "steps": 6, "validate_every": 2}
+    settings = {**small, "encoder": "none", "steps": 6, "validate_every": 2, "keep": "best"}
     with monkeypatch.context() as patched:
         crash_at(patched, segmentation.SegmentationObjective, 3)
         with pytest.raises(Crash):

@@ -13,9 +13,9 @@ from selfvox.errors import UsageError
 from selfvox.models.build import build_encoder, plan_encoder
 from selfvox.models.segmenter import Segmenter
 from selfvox.training.augment import LIGHT, STRONG, Augmentation
-from selfvox.training.best_checkpoint import Validator
 from selfvox.training.downstream import Validation
 from selfvox.training.dropout import TrainingDropout
+from selfvox.training.kept_weights import Validator
 from selfvox.training.segmentation import LOSSES, Segmentation, SegmentationObjective
 
 CROP = (8, 8, 8)

@@ -24,7 +24,7 @@ from selfvox.reports.run_facts import (
 )
 from selfvox.runs.card import ClassifierCard, RegressorCard
 from selfvox.runs.weights import read_network_card
-from selfvox.training.best_checkpoint import VALIDATION_TABLE
+from selfvox.training.kept_weights import VALIDATION_TABLE
 from selfvox.training.learning_curve import CLASSIFICATION_SCORES
 from selfvox.training.trend import late_fall, late_rise
 

@@ -53,8 +53,7 @@ from selfvox.studies.stores import (
     unlabelled_store,
 )
 from selfvox.studies.supervised import supervised_settings
-from selfvox.training.best_checkpoint import validation_steps
-from selfvox.training.finetune_split import VALIDATION_SHARE
+from selfvox.training.kept_weights import validation_steps
 from selfvox.training.pretrain_plan import pretrain_plan
 from selfvox.training.pseudo_labels import PASSES
 from selfvox.training.schedule import count_steps
@@ -287,7 +286,8 @@ def _pretrain_steps(settings: Mapping[str, Any], scans: Path) -> int:
 def _supervised_steps(settings: Mapping[str, Any], store: Store) -> int:
     """Steps of a supervised pre-training; a fifth of the subjects validate."""
     epochs = settings.get("epochs")
-    labelled = round((1 - VALIDATION_SHARE) * sum(case.is_labelled for case in store.cases))
+    labelled = sum(case.is_labelled for case in store.cases)
+    labelled -= splits.default_validation(labelled)
     batch = int(settings.get("batch", Finetune.batch))
     return count_steps(int(settings.get("steps") or PRETRAIN_STEPS), epochs, labelled, batch)
 

@@ -118,7 +118,9 @@ class Plan:
     data: Annotated[Path, "scans with labels, in any layout; relative to the plan"]
     methods: Annotated[dict[str, Any], "by name: `pretrain` and `finetune` settings, or `scratch`"]
     validation: Annotated[
-        int, "subjects that choose the best weights, the same in every cell", NotNegative
+        int,
+        "subjects to validate on, the same in every cell; they choose weights by `keep: best`",
+        NotNegative,
     ]
     test: Annotated[
         int,

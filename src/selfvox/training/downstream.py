@@ -33,7 +33,7 @@ class DownstreamTask(ABC):
     `finetune` does everything that all downstream tasks have in common.
     """
 
-    score: str  # selects the best weights, the larger the better; saved as `validation_SCORE`
+    score: str  # of a validation, the larger the better; saved as `validation_SCORE`
     learning_rate: float  # peak, of the layers after the encoder
     augment: str  # how much its training scans are varied
     mirrored: tuple[str, ...]  # names of the axes along which these are mirrored

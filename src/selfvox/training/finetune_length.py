@@ -15,8 +15,8 @@ from selfvox.data.preparation.stored_case import StoredCase
 from selfvox.runs.device import Fabric, is_cpu
 from selfvox.runs.progress import echo
 from selfvox.settings.verbs import Finetune
-from selfvox.training.best_checkpoint import VALIDATIONS, Validator
 from selfvox.training.downstream import DownstreamTask
+from selfvox.training.kept_weights import VALIDATIONS, Validator
 from selfvox.training.schedule import (
     FINETUNE_BUDGETS,
     TrainingPlan,

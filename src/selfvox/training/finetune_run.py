@@ -25,16 +25,16 @@ from selfvox.runs.process_watch import ProcessWatch
 from selfvox.runs.progress import echo
 from selfvox.runs.run_folder import Run
 from selfvox.settings.verbs import Finetune
-from selfvox.training.best_checkpoint import (
-    BestCheckpoint,
-    Validator,
-    validation_interval,
-    validation_steps,
-)
 from selfvox.training.devices import batch_per_device, started_devices
 from selfvox.training.downstream import DownstreamTask
 from selfvox.training.finetune_length import FinetuneLength
 from selfvox.training.finetune_network import FinetuneNetwork, build_network
+from selfvox.training.kept_weights import (
+    KeptWeights,
+    Validator,
+    validation_interval,
+    validation_steps,
+)
 from selfvox.training.loop import Hooks, train
 from selfvox.training.lost_classes import LostClasses
 from selfvox.training.pretrained import Pretrained
@@ -70,7 +70,7 @@ class Trained(NamedTuple):
     """What a training ends with."""
 
     built: FinetuneNetwork  # with the last weights
-    checkpoint: BestCheckpoint
+    checkpoint: KeptWeights
     loss_label: str
 
 
@@ -109,7 +109,7 @@ def train_network(
     run.note(steps=built.steps)
     batch = batch_per_device(settings.batch, devices, job.fabric.world_size, min_batch=1)
     plan = _training_plan(settings, task, built, batch)
-    # validation scans too, since they choose the weights
+    # validation scans too: they may choose the weights
     seen = [*job.training, *job.validation]
     if job.copies:
         seen += job.copies.anatomies
@@ -118,7 +118,7 @@ def train_network(
     pretrained = job.start if isinstance(job.start, Pretrained) else None
     card = _card(job, task, built, seen, pretrained)
     objective = task.objective(built.network, job.training, built.frozen_steps)
-    checkpoint = BestCheckpoint(
+    checkpoint = KeptWeights(
         run.path / "network",
         Validator(
             task=task,
@@ -246,7 +246,9 @@ def _describe(task: DownstreamTask, job: FinetuneJob, built: FinetuneNetwork) ->
             "--augment light is as good or better"
         )
     if not job.validation:
-        echo(f"no {task.scans} are left to validate on: the last weights are kept")
+        subjects = {case.subject for case in job.training}
+        remedy = "; with --folds, each validates once" if len(subjects) > 1 else ""
+        echo(f"no {task.scans} are left to validate on: the network is not scored{remedy}")
 
 
 def _training_plan(

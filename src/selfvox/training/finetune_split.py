@@ -5,14 +5,18 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Mapping
 
-from selfvox.data.preparation.split import Split, choose_subset, make_folds, make_split
+from selfvox.data.preparation.split import (
+    Split,
+    choose_subset,
+    default_validation,
+    make_folds,
+    make_split,
+)
 from selfvox.data.preparation.store import Store
 from selfvox.data.preparation.stored_case import StoredCase
 from selfvox.runs.progress import echo
 from selfvox.settings.verbs import Finetune
 from selfvox.training.downstream import DownstreamTask
-
-VALIDATION_SHARE = 0.2  # of the subjects, where the store has no split
 
 
 def choose_split(
@@ -98,6 +102,6 @@ def _ensemble_split(
 def _new_split(subjects: set[str], labels: int | None, strata: Mapping[str, int]) -> Split:
     """A fifth of the subjects validate, or fewer, if the requested labels leave fewer."""
     spare = len(subjects) - (labels or 1)
-    validation = max(1, round(VALIDATION_SHARE * len(subjects)))
+    validation = max(0, min(spare, default_validation(len(subjects))))
     # seed 0: runs of all seeds validate on the same subjects
-    return make_split(subjects, 0, max(0, min(spare, validation)), 0, strata)
+    return make_split(subjects, 0, validation, 0, strata)

@@ -48,7 +48,7 @@ MAX_LABEL = 2**16 - 1  # labels are uint16 at most
 
 
 class Segmentation(DownstreamTask):
-    """Segment volumes, slices or pictures with a U-Net; the best weights have the best Dice.
+    """Segment volumes, slices or pictures with a U-Net; validated by their mean Dice.
 
     Training crops are drawn around a labelled voxel half of the time.
 

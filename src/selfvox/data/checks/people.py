@@ -11,9 +11,8 @@ from selfvox.data.checks.findings import Finding, Severity, counted, first_of
 from selfvox.data.checks.scan_facts import ScanFacts
 from selfvox.data.naming import natural_key, printable
 from selfvox.data.preparation.likeness import CoarsePictures
-from selfvox.data.preparation.split import make_split
+from selfvox.data.preparation.split import default_validation, make_split
 
-VALIDATION_SHARE = 0.2  # of the subjects, as `finetune` sets them aside
 _USES = ("train", "validation")
 _BLOCK = 64  # scans
 _NUMBER = re.compile(r"\d+")
@@ -45,8 +44,7 @@ def describe_split(facts: Sequence[ScanFacts]) -> list[Finding]:
             "validate or test on; name subjects in a table, if they are several people"
         )
         return [Finding("warning", "split", text)]
-    count = max(1, round(VALIDATION_SHARE * len(subjects)))
-    split = make_split(subjects, 0, count, seed=0)
+    split = make_split(subjects, 0, default_validation(len(subjects)), seed=0)
     kind = "labelled scan" if labelled else "scan"
     parts = {use: [scan for scan in scans if scan.subject in getattr(split, use)] for use in _USES}
     texts = [

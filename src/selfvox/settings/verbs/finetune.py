@@ -213,11 +213,12 @@ class Finetune(PreparationSettings):
         TRAINING,
         AtLeastOne,
     ] = None
+    # of few validation scans, the best step is chosen by chance (docs/results-log.md)
     keep: Annotated[
-        Literal["best", "last"],
-        "weights to keep: the best by validation, or the last",
+        Literal["last", "best"],
+        "weights to keep: the last, or the best by validation",
         TRAINING,
-    ] = "best"
+    ] = "last"
     subset_seed: Annotated[
         int | None,
         "seed that chooses the labelled subjects; default: --seed",

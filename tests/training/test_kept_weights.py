@@ -8,8 +8,8 @@ from torch import nn
 
 from selfvox.runs.card import SegmenterCard
 from selfvox.runs.weights import read_network
-from selfvox.training.best_checkpoint import BestCheckpoint, validation_steps
 from selfvox.training.downstream import Validation
+from selfvox.training.kept_weights import KeptWeights, validation_steps
 
 
 @pytest.mark.parametrize(
@@ -36,7 +36,7 @@ CARD = SegmenterCard(
 
 @pytest.fixture
 def checkpoint(tmp_path):
-    """Makes a `BestCheckpoint`; its network has one weight, which is the step."""
+    """Makes a `KeptWeights`; its network has one weight, which is the step."""
     network = nn.Linear(1, 1, bias=False)
     scores = {}
 
@@ -52,7 +52,7 @@ def checkpoint(tmp_path):
             rows = ({"case": "one", "dice_organ": scores[step]},)
             return Validation(scores[step], {}, cases=rows)
 
-    class Kept(BestCheckpoint):
+    class Kept(KeptWeights):
         def take(self, step, score):
             nn.init.constant_(network.weight, step)
             scores[float(step)] = score

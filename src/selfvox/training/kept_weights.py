@@ -1,4 +1,4 @@
-"""Validate during fine-tuning and keep the best weights."""
+"""Validate during fine-tuning, and keep the last weights or the best."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Validator:
         return scores
 
 
-class BestCheckpoint:
+class KeptWeights:
     """Validates every so often, and saves the weights that the run ends with.
 
     Args:
@@ -71,7 +71,7 @@ class BestCheckpoint:
         card: saved with the weights, next to their step and score.
         lost_classes: warns of classes that are not learnt.
         validations: the steps that a validation follows.
-        keep: `best` weights by validation, where there are scans to validate on, or `last`.
+        keep: the `last` weights, or the `best` by validation, where there are scans to validate on.
         resume: compare with the weights that the folder has already.
     """
 
