@@ -92,9 +92,11 @@ class CoarsePictures:
             return None
         different = np.bitwise_count(pictures ^ _packed_bits(text)).sum(1)
         best = int(different.argmin())
-        share = 1 - different[best] / (8 * pictures.shape[1])
+        share = 1 - different[best] / (8 * len(base64.b64decode(text)))
         return self._places[len(text)][best] if share >= ALIKE else None
 
 
 def _packed_bits(text: str) -> np.ndarray:
-    return np.frombuffer(base64.b64decode(text), dtype=np.uint8)
+    """The bits in words of 64, which are compared faster than bytes; zeros at the end."""
+    content = base64.b64decode(text)
+    return np.frombuffer(content + bytes(-len(content) % 8), dtype=np.uint64)
