@@ -1,9 +1,10 @@
-"""What a store of many scans costs: growth with the number of cases, whose arrays are empty files.
+"""What a store of many scans costs: growth with the number of cases, which share nine arrays.
 
 For several numbers of cases, in a process of its own each: CPU time to write the table of the
 cases, to write the JSON of each, to open the store, to plan a pre-training on it, and to find out
-that nothing changed; memory of a process that opened the store, of one that planned a pre-training,
-and of a loader's worker. Memory is what a process has for itself; pages of the mapped table that
+that nothing changed; and of the whole command `pretrain` of one small step, and of the same again
+with `--resume`; memory of a process that opened the store, of one that planned a pre-training, and
+of a loader's worker. Memory is what a process has for itself; pages of the mapped table that
 processes share are a column of their own. Prints the growth exponents, fitted to the logarithms: 1
 means that twice as many cases cost twice as much.
 
@@ -17,6 +18,7 @@ import base64
 import gc
 import json
 import pickle
+import resource
 import subprocess
 import sys
 import tempfile
@@ -37,6 +39,8 @@ MEASURES = (
     "worker_mb",
     "case_us",
     "unchanged_s",
+    "pretrain_s",
+    "resume_s",
 )
 
 
@@ -128,7 +132,11 @@ def write_store(folder: Path, count: int, entries: int) -> dict[str, float]:
     source.touch()
     cases = []
     for case in cases_of(count, source):
-        (folder / "images" / f"{case.id}.npy").touch()
+        # one array for each shape
+        array = folder / f"{case.shape[0]}.npy"
+        if not array.exists():
+            np.save(array, np.zeros((1, *case.shape), np.float16))
+        (folder / "images" / f"{case.id}.npy").hardlink_to(array)
         cases.append(store.with_stamps(folder, case))
     meter = Meter()
     for case in cases[:entries]:
@@ -220,7 +228,26 @@ def measure_unchanged(folder: Path) -> dict[str, float]:
     return {"unchanged_s": meter.seconds()}
 
 
-STEPS = {"start": measure_start, "worker": measure_worker, "unchanged": measure_unchanged}
+def measure_command(folder: Path) -> dict[str, float]:
+    """The whole command of one small step, and the same again with `--resume`."""
+    options = "--task rotation --steps 1 --crop 16 --batch 2 --device cpu --workers 0".split()
+    command = [sys.executable, "-m", "selfvox", "pretrain", str(folder), *options]
+    command += ["--out", str(folder / "run")]
+    results = {}
+    for name, resume in (("pretrain_s", []), ("resume_s", ["--resume"])):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        subprocess.run([*command, *resume], check=True, capture_output=True)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        results[name] = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return results
+
+
+STEPS = {
+    "start": measure_start,
+    "worker": measure_worker,
+    "unchanged": measure_unchanged,
+    "command": measure_command,
+}
 
 
 def measure(count: int) -> dict[str, float]:
