@@ -24,6 +24,7 @@ from selfvox.reports.run_facts import (
 )
 from selfvox.runs.card import ClassifierCard, RegressorCard
 from selfvox.runs.weights import read_network_card
+from selfvox.training.feature_survival import METRIC
 from selfvox.training.kept_weights import VALIDATION_TABLE
 from selfvox.training.learning_curve import CLASSIFICATION_SCORES
 from selfvox.training.trend import late_fall, late_rise
@@ -87,11 +88,26 @@ def _findings(run: RunFiles, folder: Path) -> list[Finding]:
         findings.append(Finding(f"Encoder: {card.encoder}."))
     except WeightsError:
         findings.append(Finding("There is no network yet."))
+    findings += _survival_finding(run)
     problem = run.record.get("lost_problem")
     if problem:
         findings.append(Finding(f"{problem[0].upper()}{problem[1:]}.", True))
     findings += _trend_findings(run)
     return findings
+
+
+def _survival_finding(run: RunFiles) -> list[Finding]:
+    """What the last validation found of the pre-trained features."""
+    lines = [line for line in run.lines if any(name.startswith(METRIC) for name in line)]
+    if not lines:
+        return []
+    values = [f"{value:.2f}" for name, value in lines[-1].items() if name.startswith(METRIC)]
+    return [
+        Finding(
+            f"Of the pre-trained features is left at step {lines[-1]['step']:.0f}, by linear CKA "
+            f"of each level, the finest first (1: all): {', '.join(values)}."
+        )
+    ]
 
 
 def _trend_findings(run: RunFiles) -> list[Finding]:
@@ -229,10 +245,15 @@ def _charts(run: RunFiles) -> list[Chart]:
     errors = {"mean_absolute_error": "of the network"}
     constant = {"error_of_a_constant": "of a constant"}
     title = "Mean absolute error of the validation scans"
+    levels = {name: name.removeprefix(METRIC) for name in names if name.startswith(METRIC)}
+    survival = {name: f"level {level}" for name, level in levels.items()}
     return [
         *metric_chart("loss", "Loss", lines, {"loss": "loss"}, "loss"),
         *metric_chart("dice", "Dice of the validation scans", lines, dice, "Dice", (0, 1)),
         *metric_chart("class-scores", "Scores of the validation scans", lines, scores, "score"),
         *metric_chart("error", title, lines, errors, "error", dashed=constant),
+        *metric_chart(
+            "survival", "Pre-trained features that are left", lines, survival, "linear CKA", (0, 1)
+        ),
         *metric_chart("rate", "Learning rate", lines, rates, "learning rate"),
     ]

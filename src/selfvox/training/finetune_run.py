@@ -27,6 +27,7 @@ from selfvox.runs.run_folder import Run
 from selfvox.settings.verbs import Finetune
 from selfvox.training.devices import batch_per_device, started_devices
 from selfvox.training.downstream import DownstreamTask
+from selfvox.training.feature_survival import FeatureSurvival
 from selfvox.training.finetune_length import FinetuneLength
 from selfvox.training.finetune_network import FinetuneNetwork, build_network
 from selfvox.training.kept_weights import (
@@ -46,6 +47,7 @@ from selfvox.training.time_forecast import TimeForecast
 
 COPY_SHARE = 0.75  # of the crops of labelled scans
 PSEUDO_SHARE = 0.5  # of all crops
+SURVIVAL_STEPS = 300  # of fewer, what is left of the encoder is measured at the end alone: 1 % CPU
 STRONG_STEPS = 1000  # with fewer, strong augmentation gains nothing: docs/how-to/few-labels.md
 
 
@@ -134,22 +136,43 @@ def train_network(
         keep=settings.keep,
         resume=has_checkpoint(run.path / CHECKPOINTS),
     )
+    samples = _samples(job, task, built.crop, pseudo_labels)
+    survival = _survival(job, built, samples)
+
+    def after_step(step: int) -> dict[str, float]:
+        metrics = checkpoint.after_step(step)
+        has_time = plan.steps >= SURVIVAL_STEPS or step == plan.steps
+        if survival is None or step not in checkpoint.validations or not has_time:
+            return metrics
+        return {**metrics, **survival.measure()}
+
     _describe(task, job, built)
     run.depends_on(network=card.network, crop=card.crop, data=seen_scans(seen))
     train(
         job.fabric,
         run,
         objective,
-        _samples(job, task, built.crop, pseudo_labels),
+        samples,
         plan,
         title="finetune",
-        hooks=Hooks(after_step=checkpoint.after_step) if job.fabric.is_global_zero else Hooks(),
+        hooks=Hooks(after_step=after_step) if job.fabric.is_global_zero else Hooks(),
         encoder=built.encoder,
         forecast=_forecast(settings, built, job.validation),
         watch=job.watch,
     )
     merge_low_rank(built.network)
     return Trained(built, checkpoint, objective.loss_label)
+
+
+def _survival(
+    job: FinetuneJob, built: FinetuneNetwork, samples: Dataset[dict[str, Tensor]]
+) -> FeatureSurvival | None:
+    """Of an encoder that was pre-trained and is trained on; the first process measures."""
+    is_trained = job.start is not None and built.frozen_steps < built.steps
+    if not is_trained or not job.fabric.is_global_zero:
+        return None
+    job.fabric.to_device(built.network)
+    return FeatureSurvival(built.encoder, samples, job.fabric)
 
 
 def _forecast(
