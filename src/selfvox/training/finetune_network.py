@@ -100,9 +100,11 @@ def build_network(
     if settings.freeze == "lora":
         values = _count_values(encoder)
         trained = add_low_rank(encoder)
+        is_random = "" if pretrained else ", random ones, only as a baseline"
         echo(
-            f"the {values / 1e6:.2f} M values of the encoder are frozen; {trained / 1e6:.3f} M of "
-            "low-rank changes of its layers are trained, and merged into it where it is saved"
+            f"the {values / 1e6:.2f} M values of the encoder are frozen{is_random}; "
+            f"{trained / 1e6:.3f} M of low-rank changes of its layers are trained, and merged into "
+            "it where it is saved"
         )
     steps = count_steps(crop, network)
     # random weights have nothing that a warm-up could save
