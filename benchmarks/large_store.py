@@ -230,7 +230,20 @@ def measure_unchanged(folder: Path) -> dict[str, float]:
 
 def measure_command(folder: Path) -> dict[str, float]:
     """The whole command of one small step, and the same again with `--resume`."""
-    options = "--task rotation --steps 1 --crop 16 --batch 2 --device cpu --workers 0".split()
+    options = [
+        "--task",
+        "rotation",
+        "--steps",
+        "1",
+        "--crop",
+        "16",
+        "--batch",
+        "2",
+        "--device",
+        "cpu",
+        "--workers",
+        "0",
+    ]
     command = [sys.executable, "-m", "selfvox", "pretrain", str(folder), *options]
     command += ["--out", str(folder / "run")]
     results = {}
