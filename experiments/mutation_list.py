@@ -537,22 +537,22 @@ SURVIVED_EARLIER = (
     m(
         "augmentation: label interpolated linearly",
         "training/augment.py",
-        "resample_label(part, maps, shifts, fill=0 if fills else None)",
-        "resample(part[:, None].float(), maps, shifts)[:, 0].to(part.dtype)",
+        "resample_label(part, maps, maps.new_zeros(maps.shape[:2]), fill=0 if fills else None)",
+        "resample(part[:, None].float(), maps, maps[:, 0] * 0)[:, 0].to(part.dtype)",
         "training/test_augment.py",
     ),
     m(
         "augmentation: label moved by another matrix",
         "training/augment.py",
-        "label = _move_label(label, matrices, strength)",
-        "label = _move_label(label, matrices.roll(1, 0), strength)",
+        "moves = _drawn_moves(matrices, _move_label, strength)",
+        "moves = _drawn_moves(matrices.roll(1, 0), _move_label, strength)",
         "training/test_augment.py",
     ),
     m(
         "augmentation: no contrast",
         "training/augment.py",
-        "is_changed, intensity.scale_contrast, factors)",
-        "is_changed, intensity.scale_contrast, factors * 0 + 1)",
+        "_drawn(intensity.scale_contrast, is_changed, factors)",
+        "_drawn(intensity.scale_contrast, is_changed, factors * 0 + 1)",
         "training/test_augment.py",
     ),
     m(
@@ -668,8 +668,8 @@ NEW = (
     m(
         "augmentation: every sample is blurred",
         "training/augment.py",
-        "image = _change_samples(image, is_changed, intensity.blur,",
-        "image = _change_samples(image, is_changed | True, intensity.blur,",
+        "_drawn(intensity.blur, is_changed,",
+        "_drawn(intensity.blur, is_changed | True,",
         "training/test_augment.py",
     ),
     m(
