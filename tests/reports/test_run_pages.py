@@ -10,6 +10,7 @@ import pytest
 import selfvox
 from selfvox.commands import report as command
 from selfvox.errors import UsageError
+from selfvox.reports.page import shortened
 from selfvox.reports.study_page import findings
 from selfvox.runs.folder_lock import folder_lock
 from selfvox.runs.typed_json import write_checked
@@ -264,3 +265,9 @@ def test_a_study_without_rows_is_refused(tmp_path):
     (tmp_path / "study" / "summary.csv").write_text("method,labels\n")
     with pytest.raises(UsageError, match="has no finished cells yet"):
         selfvox.report(tmp_path / "study", out=tmp_path / "report")
+
+
+def test_fractions_of_tables_are_short_and_names_stay():
+    cells = ("0.00889138", "-12.345678", "140", "0.25", "20260131", "scan_0.12345", "", "1e-05")
+    short = ("0.00889", "-12.3", "140", "0.25", "20260131", "scan_0.12345", "", "1e-05")
+    assert tuple(map(shortened, cells)) == short

@@ -6,6 +6,7 @@ import csv
 import dataclasses
 import functools
 import math
+import re
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
@@ -135,6 +136,7 @@ def _environment() -> jinja2.Environment:
     )
     environment.filters["number"] = number
     environment.filters["sort_kind"] = sort_kind
+    environment.filters["shortened"] = shortened
     return environment
 
 
@@ -143,6 +145,12 @@ def number(value: float | None, digits: int = 3) -> str:
     if value is None or math.isnan(value):
         return "–"
     return f"{value:.{digits}g}"
+
+
+def shortened(cell: str) -> str:
+    """A fraction in a table in three digits; other cells as they are."""
+    is_fraction = re.fullmatch(r"-?\d+\.\d{3,}(e-?\d+)?", str(cell))
+    return number(float(cell)) if is_fraction else cell
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:
