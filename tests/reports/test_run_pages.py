@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 import selfvox
 from selfvox.commands import report as command
 from selfvox.errors import UsageError
+from selfvox.reports.charts import COLOURS
 from selfvox.reports.page import shortened
 from selfvox.reports.study_page import findings
 from selfvox.runs.folder_lock import folder_lock
@@ -258,6 +260,20 @@ def test_intervals_that_hold_at_all_labels_count_before_others():
             [row | {"low": "", "high": "", "low_simultaneous": "", "high_simultaneous": ""}]
         )[1].text
     )
+
+
+def test_a_method_has_one_colour_in_all_charts_of_a_study(tmp_path):
+    page = selfvox.report(STUDY, out=tmp_path / "report").read_text()
+    charts = re.findall(r"<svg.*?</svg>", page, re.DOTALL)
+    with (STUDY / "summary.csv").open(newline="") as file:
+        methods = list(dict.fromkeys(row["method"] for row in csv.DictReader(file)))
+    compared = [method for method in methods if not method.endswith("scratch")]
+    for identity, chart_methods in (("score-0", methods), ("difference-0", compared)):
+        (chart,) = [text for text in charts if f'id="{identity}-0"' in text]
+        for place, method in enumerate(chart_methods):
+            marks = chart[chart.index(f'id="{identity}-{place}"') :]
+            colour = COLOURS[methods.index(method) % len(COLOURS)]
+            assert re.search(r"fill: (#[0-9a-f]{6})", marks)[1] == colour
 
 
 def test_a_study_without_rows_is_refused(tmp_path):

@@ -50,6 +50,7 @@ class Series:
     dashed: bool = False  # a level to compare with, such as chance
     names: Sequence[str] = ()  # of single points, which no line joins then
     texts: Sequence[str] = ()  # of single points, in place of names and values
+    place: int | None = None  # among the colours; None: that among the curves of the chart
 
 
 @dataclass(frozen=True)
@@ -101,8 +102,9 @@ def draw_chart(
             if curve.dashed:
                 axes.plot(curve.x, curve.y, "--", color=_GREY, label=curve.name, linewidth=1.5)
                 continue
-            colour = COLOURS[solid % len(COLOURS)]
-            marker = _MARKERS[solid // len(COLOURS) % len(_MARKERS)]
+            number = solid if curve.place is None else curve.place
+            colour = COLOURS[number % len(COLOURS)]
+            marker = _MARKERS[number // len(COLOURS) % len(_MARKERS)]
             solid += 1
             if not (curve.names or curve.texts):
                 axes.plot(curve.x, curve.y, color=colour, linewidth=1.5)
@@ -158,6 +160,7 @@ def _thinned(series: Series) -> Series:
         series.dashed,
         [series.names[place] for place in kept] if series.names else (),
         [series.texts[place] for place in kept] if series.texts else (),
+        series.place,
     )
 
 

@@ -108,6 +108,7 @@ def _interval(row: Row) -> tuple[float, float] | None:
 def _charts(summary: Sequence[Row]) -> list[Chart]:
     """For each class: the score by labels, and the difference to the baseline by labels."""
     charts = []
+    methods = list(dict.fromkeys(row["method"] for row in summary))
     names = list(dict.fromkeys(row["name"] for row in summary))
     # the overall score first
     names.sort(key=lambda name: name not in _OVERALL)
@@ -119,7 +120,7 @@ def _charts(summary: Sequence[Row]) -> list[Chart]:
             draw_chart(
                 f"score-{place}",
                 f"{name}: {score}",
-                _curves(rows, "mean"),
+                _curves(rows, "mean", methods),
                 "labels",
                 score,
                 ticks=levels,
@@ -132,7 +133,7 @@ def _charts(summary: Sequence[Row]) -> list[Chart]:
                 draw_chart(
                     f"difference-{place}",
                     f"{name}: difference to the baseline",
-                    [*_curves(compared, "difference"), zero],
+                    [*_curves(compared, "difference", methods), zero],
                     "labels",
                     "difference",
                     ticks=levels,
@@ -141,8 +142,11 @@ def _charts(summary: Sequence[Row]) -> list[Chart]:
     return charts
 
 
-def _curves(rows: Sequence[Row], column: str) -> list[Series]:
-    """A curve of each method by its labels; a difference has its interval, a mean its spread."""
+def _curves(rows: Sequence[Row], column: str, methods: Sequence[str]) -> list[Series]:
+    """A curve of each method by its labels; a difference has its interval, a mean its spread.
+
+    A method has the same colour in all charts, by its place among all `methods`.
+    """
     curves = []
     for method in dict.fromkeys(row["method"] for row in rows):
         own = sorted(
@@ -165,6 +169,7 @@ def _curves(rows: Sequence[Row], column: str) -> list[Series]:
                 values,
                 [low for low, _ in ends],
                 [high for _, high in ends],
+                place=methods.index(method),
             )
         )
     return curves
