@@ -13,7 +13,7 @@ from selfvox.data.preparation.split import read_split
 from selfvox.data.sampling.crop_size import SLICE_AXES
 from selfvox.errors import UsageError
 from selfvox.models.sliding_window import segment_scan
-from selfvox.prediction.trained_model import load_segmenter
+from selfvox.prediction.load_model import load_segmenter
 from selfvox.reports.figures import montage
 from selfvox.runs.run_folder import read_metrics
 from selfvox.runs.weights import read_encoder, read_network

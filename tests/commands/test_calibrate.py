@@ -22,7 +22,7 @@ from selfvox.data.preparation.store import open_store
 from selfvox.data.sources import find_dataset
 from selfvox.errors import UsageError
 from selfvox.prediction import calibrate_run, labelled_scans
-from selfvox.prediction.trained_model import load_model
+from selfvox.prediction.load_model import load_model
 from selfvox.runs.typed_json import write_checked
 from selfvox.settings.verbs import Finetune
 from selfvox.uncertainty.calibration import Calibration

@@ -15,7 +15,7 @@ from selfvox.data.preparation.split import read_split
 from selfvox.data.sources import find_dataset
 from selfvox.errors import DataError, UsageError
 from selfvox.models.build import build_encoder
-from selfvox.prediction.trained_model import load_segmenter
+from selfvox.prediction.load_model import load_segmenter
 from selfvox.runs.weights import read_encoder, read_network
 
 

@@ -12,8 +12,8 @@ import selfvox
 from selfvox.commands import finetune
 from selfvox.errors import DataError, UsageError, WeightsError
 from selfvox.evaluation.regression import score_targets
+from selfvox.prediction.load_model import load_model
 from selfvox.prediction.target_table import PredictedTarget
-from selfvox.prediction.trained_model import load_model
 from selfvox.training.regression import Regression
 
 OPTIONS = {

@@ -15,6 +15,7 @@ from selfvox.data.preparation.store import open_store
 from selfvox.errors import SelfvoxError
 from selfvox.models.build import load_encoder
 from selfvox.prediction.case_files import CaseFiles
+from selfvox.prediction.load_model import load_model
 from selfvox.prediction.output_folder import OutputFolder
 from selfvox.prediction.read_predictions import (
     has_region_probabilities,
@@ -23,7 +24,6 @@ from selfvox.prediction.read_predictions import (
     read_trust,
     warn_of_trained_scans,
 )
-from selfvox.prediction.trained_model import load_model
 from selfvox.runs.checkpoints import read_last_checkpoint
 from selfvox.runs.run_folder import read_metrics, read_run_record
 from selfvox.runs.typed_json import CHECKSUM, with_checksum

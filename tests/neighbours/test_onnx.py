@@ -17,7 +17,7 @@ from selfvox.errors import NumericalError, UsageError
 from selfvox.models.build import build_encoder, plan_encoder
 from selfvox.models.classifier import Classifier
 from selfvox.neighbours import onnx
-from selfvox.prediction.trained_model import load_model
+from selfvox.prediction.load_model import load_model
 from selfvox.runs.weights import save_part
 
 from ..conftest import blob, make_run, write_scan

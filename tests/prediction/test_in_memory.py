@@ -14,7 +14,8 @@ from selfvox.errors import UsageError
 from selfvox.models.build import build_encoder, plan_encoder
 from selfvox.models.classifier import Classifier
 from selfvox.prediction import classify, segment
-from selfvox.prediction.trained_model import TrainedClassifier, load_segmenter
+from selfvox.prediction.load_model import load_segmenter
+from selfvox.prediction.trained_model import TrainedClassifier
 from selfvox.runs.device import make_fabric
 from selfvox.settings.verbs import MAPS, Predict
 from selfvox.uncertainty.ensemble import PassSettings

@@ -18,7 +18,7 @@ from selfvox.errors import UsageError
 from selfvox.models.sliding_window import segment_scan
 from selfvox.ops.flips import mean_over_flips
 from selfvox.ops.resize import resize
-from selfvox.prediction.trained_model import load_classifier, load_segmenter
+from selfvox.prediction.load_model import load_classifier, load_segmenter
 from selfvox.runs.typed_json import write_checked
 from selfvox.runs.weights import read_network_card
 

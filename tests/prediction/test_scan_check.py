@@ -18,8 +18,8 @@ from selfvox.data.preparation.scan_profile import measure_profile
 from selfvox.data.preparation.scan_range import NOTED, REFUSED, ScanRange
 from selfvox.data.preparation.store import open_store
 from selfvox.errors import DataError, WeightsError
+from selfvox.prediction.load_model import load_model
 from selfvox.prediction.scan_check import compare_scan
-from selfvox.prediction.trained_model import load_model
 from selfvox.runs.typed_json import write_checked
 from selfvox.settings.verbs import Predict
 

@@ -7,13 +7,8 @@ from PIL import Image as Pillow
 
 import selfvox
 from selfvox.errors import WeightsError
-from selfvox.prediction.trained_model import (
-    TrainedClassifier,
-    TrainedSegmenter,
-    load_classifier,
-    load_model,
-    load_segmenter,
-)
+from selfvox.prediction.load_model import load_classifier, load_model, load_segmenter
+from selfvox.prediction.trained_model import TrainedClassifier, TrainedSegmenter
 from selfvox.runs.typed_json import write_checked
 
 from ..conftest import SMALL, make_run

@@ -7,7 +7,7 @@ import torch
 
 import selfvox
 from selfvox.models.low_rank import RANK
-from selfvox.prediction.trained_model import load_segmenter
+from selfvox.prediction.load_model import load_segmenter
 from selfvox.runs.weights import read_encoder, read_network, state_tensors
 from selfvox.training import segmentation
 

@@ -17,9 +17,9 @@ from selfvox.data.formats.image import Image, write_label
 from selfvox.data.preparation.prepare_case import read_case
 from selfvox.data.sources import Case, find_dataset
 from selfvox.errors import DataError
+from selfvox.prediction.load_model import load_segmenter
 from selfvox.prediction.scan_loop import all_cases
 from selfvox.prediction.segment import predict_image
-from selfvox.prediction.trained_model import load_segmenter
 from selfvox.runs.device import make_fabric
 
 

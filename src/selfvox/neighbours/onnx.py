@@ -12,13 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from selfvox.errors import NumericalError, UsageError
+from selfvox.prediction.load_model import load_model
 from selfvox.prediction.segment import OVERLAP
 from selfvox.prediction.trained_model import (
     TrainedClassifier,
     TrainedModel,
     TrainedRegressor,
     TrainedSegmenter,
-    load_model,
 )
 from selfvox.runs.atomic_files import atomic_write, sha256, write_json
 

@@ -34,7 +34,7 @@ from selfvox.notebook.options import (
     shows_options,
 )
 from selfvox.notebook.scans import AnyPath, Scan, read_scan
-from selfvox.prediction import classify, segment, trained_model
+from selfvox.prediction import classify, load_model, segment
 from selfvox.prediction.segmentation_result import Segmentation
 from selfvox.prediction.trained_model import TrainedClassifier, TrainedSegmenter
 from selfvox.runs.card import Card
@@ -317,7 +317,7 @@ def load_segmenter(
     """As `selfvox.load_segmenter`."""
     with python_errors("predict", _paths(runs)):
         networks = name_networks(_paths(runs))
-        models = [trained_model.load_segmenter(run, encoder) for run in networks]
+        models = [load_model.load_segmenter(run, encoder) for run in networks]
         return LoadedSegmenter(models, make_fabric(device, 1, precision))
 
 
@@ -326,9 +326,7 @@ def load_classifier(
 ) -> LoadedClassifier:
     """As `selfvox.load_classifier`."""
     with python_errors("predict", _paths(runs)):
-        models = [
-            trained_model.load_classifier(run, encoder) for run in name_networks(_paths(runs))
-        ]
+        models = [load_model.load_classifier(run, encoder) for run in name_networks(_paths(runs))]
         return LoadedClassifier(models, make_fabric(device, 1, precision))
 
 

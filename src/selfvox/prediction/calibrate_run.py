@@ -13,6 +13,7 @@ from selfvox.errors import UsageError
 from selfvox.prediction import classify, regress, segment
 from selfvox.prediction.calibration_job import CalibrationJob
 from selfvox.prediction.labelled_scans import LabelledScan, leave_out_seen_voxels, unseen_scans
+from selfvox.prediction.load_model import load_model
 from selfvox.prediction.measure_classes import calibrate_classifiers
 from selfvox.prediction.measure_segmentations import calibrate_segmenters
 from selfvox.prediction.measure_targets import calibrate_regressors
@@ -21,7 +22,6 @@ from selfvox.prediction.trained_model import (
     TrainedModel,
     TrainedRegressor,
     TrainedSegmenter,
-    load_model,
 )
 from selfvox.runs.device import make_fabric
 from selfvox.runs.fold_folder import name_networks

@@ -8,6 +8,7 @@ from pathlib import Path
 from selfvox.errors import UsageError
 from selfvox.prediction import classify, regress, segment
 from selfvox.prediction.classification_job import ClassificationJob
+from selfvox.prediction.load_model import load_model, warn_if_unfinished
 from selfvox.prediction.prediction_job import PredictionJob
 from selfvox.prediction.regression_job import RegressionJob
 from selfvox.prediction.segmentation_job import SegmentationJob
@@ -16,8 +17,6 @@ from selfvox.prediction.trained_model import (
     TrainedModel,
     TrainedRegressor,
     TrainedSegmenter,
-    load_model,
-    warn_if_unfinished,
 )
 from selfvox.runs.device import make_fabric
 from selfvox.settings.verbs import Predict
