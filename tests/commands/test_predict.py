@@ -26,7 +26,7 @@ from selfvox.commands.predict import predict
 from selfvox.data.preparation import prepare_case
 from selfvox.data.sources import Case
 from selfvox.errors import BusyError, DataError, Stopped, UsageError, WeightsError
-from selfvox.prediction import segment
+from selfvox.prediction import scan_segmenter
 from selfvox.prediction.case_files import CaseFiles
 from selfvox.prediction.output_folder import OutputFolder
 from selfvox.runs import progress
@@ -57,9 +57,9 @@ def bright(network):
 def thresholding(monkeypatch):
     """A network that thresholds its input, so that its prediction is known voxel by voxel."""
     for name in ("segment_scan", "segment_parts"):
-        real = getattr(segment, name)
+        real = getattr(scan_segmenter, name)
         thresholded = lambda network, *rest, real=real, **how: real(bright(network), *rest, **how)  # noqa: E731
-        monkeypatch.setattr(segment, name, thresholded)
+        monkeypatch.setattr(scan_segmenter, name, thresholded)
 
 
 @pytest.mark.parametrize("matrix", GRIDS.values(), ids=GRIDS)
@@ -240,7 +240,7 @@ def test_a_batch_killed_at_any_scan_goes_on_to_the_same_bytes(run, scans, tmp_pa
 def test_a_signal_stops_at_once_and_what_is_finished_stays(
     run, scans, tmp_path, monkeypatch, capsys, number
 ):
-    real = segment.segment_parts
+    real = scan_segmenter.segment_parts
     calls = []
     went_on = []
 
@@ -251,7 +251,7 @@ def test_a_signal_stops_at_once_and_what_is_finished_stays(
             went_on.append(1)
         return real(*args, **kwargs)
 
-    monkeypatch.setattr(segment, "segment_parts", stopped_in_the_second_scan)
+    monkeypatch.setattr(scan_segmenter, "segment_parts", stopped_in_the_second_scan)
     handler = signal.getsignal(number)
     with pytest.raises(Stopped) as stopped:
         predict(Predict(run=run, scans=scans, out=tmp_path / "out"))
@@ -281,7 +281,7 @@ def test_progress_is_shown_within_a_scan(run, tmp_path, monkeypatch, capsys, how
 def test_finished_predictions_are_not_made_again(run, scans, tmp_path, monkeypatch, capsys):
     first = predict(Predict(run=run, scans=scans, out=tmp_path / "out"))
     before = content(tmp_path / "out")
-    monkeypatch.setattr(segment, "segment_parts", None)
+    monkeypatch.setattr(scan_segmenter, "segment_parts", None)
     assert predict(Predict(run=run, scans=scans, out=tmp_path / "out")) == first
     assert content(tmp_path / "out") == before
     said = capsys.readouterr().err
@@ -360,7 +360,7 @@ def test_a_scan_that_memory_has_no_room_for_is_rejected_and_the_others_are_predi
     run, scans, tmp_path, monkeypatch, error
 ):
     asked = []
-    plain = segment.segment_parts
+    plain = scan_segmenter.segment_parts
 
     def full_once(*given, **how):
         asked.append(given)
@@ -368,7 +368,7 @@ def test_a_scan_that_memory_has_no_room_for_is_rejected_and_the_others_are_predi
             raise error
         return plain(*given, **how)
 
-    monkeypatch.setattr(segment, "segment_parts", full_once)
+    monkeypatch.setattr(scan_segmenter, "segment_parts", full_once)
     with pytest.raises(DataError, match="1 of 3 scans could not be predicted"):
         predict(Predict(run=run, scans=scans, out=tmp_path / "out"))
     assert [(tmp_path / "out" / f"scan_{number}.nii.gz").exists() for number in range(3)] == [
@@ -380,7 +380,9 @@ def test_a_scan_that_memory_has_no_room_for_is_rejected_and_the_others_are_predi
 
 
 def test_any_other_failure_is_not_taken_for_full_memory(run, scans, tmp_path, monkeypatch):
-    monkeypatch.setattr(segment, "segment_parts", mock.Mock(side_effect=RuntimeError("shapes")))
+    monkeypatch.setattr(
+        scan_segmenter, "segment_parts", mock.Mock(side_effect=RuntimeError("shapes"))
+    )
     with pytest.raises(RuntimeError, match="shapes"):
         predict(Predict(run=run, scans=scans, out=tmp_path / "out"))
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from selfvox.prediction.segment import _measure_network
+from selfvox.prediction.scan_segmenter import _measure_network
 from selfvox.uncertainty.accumulator import VoteAccumulator
 from selfvox.uncertainty.labelling import ClassLabelling
 from selfvox.uncertainty.review import review_votes

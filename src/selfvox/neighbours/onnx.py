@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from selfvox.errors import NumericalError, UsageError
 from selfvox.prediction.load_model import load_model
-from selfvox.prediction.segment import OVERLAP
+from selfvox.prediction.scan_segmenter import OVERLAP
 from selfvox.prediction.trained_model import (
     TrainedClassifier,
     TrainedModel,

@@ -10,10 +10,9 @@ from typing import Any
 import numpy as np
 
 from selfvox.ops.metrics import dice_per_class
-from selfvox.prediction import segment
 from selfvox.prediction.calibration_job import CalibrationJob
 from selfvox.prediction.labelled_scans import LabelledScan
-from selfvox.prediction.segment import ScanSegmenter
+from selfvox.prediction.scan_segmenter import OVERLAP, ScanSegmenter
 from selfvox.prediction.trained_model import TrainedSegmenter
 from selfvox.runs.atomic_files import write_csv
 from selfvox.runs.progress import echo, progress_bar
@@ -36,7 +35,7 @@ def calibrate_segmenters(job: CalibrationJob, models: Sequence[TrainedSegmenter]
     names: dict[str, str] = {}
     with progress_bar("calibrate", job.count) as bar:
         for model, scans in zip(models, job.scans, strict=True):
-            segmenter = ScanSegmenter([model], job.passes, segment.OVERLAP, job.fabric)
+            segmenter = ScanSegmenter([model], job.passes, OVERLAP, job.fabric)
             for scan in scans:
                 review, measures = _measure(segmenter, scan)
                 entries = zip(
@@ -51,7 +50,7 @@ def calibrate_segmenters(job: CalibrationJob, models: Sequence[TrainedSegmenter]
     calibration = make_calibration(
         job.passes,
         models[0].sha256,
-        segment.OVERLAP,
+        OVERLAP,
         job.origin,
         of_classes,
         of_regions,

@@ -24,7 +24,7 @@ from selfvox.data.preparation.split import Split, read_split_if_present
 from selfvox.data.sources import Case, Dataset, find_dataset
 from selfvox.errors import DataError, UsageError
 from selfvox.prediction.nnunet_names import join_channels
-from selfvox.prediction.segment import ShareReceiver
+from selfvox.prediction.scan_segmenter import ShareReceiver
 from selfvox.prediction.work_record import Workplace
 from selfvox.runs.progress import echo, progress_bar
 from selfvox.settings.verbs import Predict

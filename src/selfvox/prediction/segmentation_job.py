@@ -27,7 +27,7 @@ from selfvox.prediction.prediction_job import (
 )
 from selfvox.prediction.scan_check import ScanCheck
 from selfvox.prediction.scan_loop import ScanWork
-from selfvox.prediction.segment import ScanSegmenter
+from selfvox.prediction.scan_segmenter import ScanSegmenter
 from selfvox.prediction.segmentation_result import VotedScan
 from selfvox.prediction.trained_model import TrainedSegmenter
 from selfvox.runs.device import Fabric
