@@ -1,1 +1,1 @@
-"""File formats: one file per format, each checked before its contents are used."""
+"""File formats: one reader per format, which checks a file before it uses it."""
