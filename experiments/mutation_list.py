@@ -258,7 +258,7 @@ CAUGHT_EARLIER = (
     ),
     m(
         "DICOM: MONOCHROME1 not inverted",
-        "data/formats/dicom_file.py",
+        "data/formats/dicom_pixels.py",
         'if photometric == "MONOCHROME1":',
         'if photometric == "NEVER":',
         "data/sources/test_dicom.py::test_stored_bits_become_the_values_they_mean",

@@ -20,7 +20,7 @@ from pydicom.sequence import Sequence
 
 import selfvox
 from selfvox.data import sources
-from selfvox.data.formats import dicom_file
+from selfvox.data.formats import dicom_header, dicom_pixels, dicom_slice
 from selfvox.data.formats import image as images
 from selfvox.data.preparation import split
 from selfvox.data.preparation.normalise import Intensity
@@ -645,7 +645,7 @@ def test_an_odd_number_of_bytes_is_padded_and_read(tmp_path):
 def test_a_decoder_that_is_absent_is_named_with_the_syntax(tmp_path, monkeypatch):
     slices = series()
     compressed(uid.JPEGLosslessSV1)(slices)
-    monkeypatch.setattr(dicom_file, "get_decoder", lambda syntax: NoDecoder())
+    monkeypatch.setattr(dicom_pixels, "get_decoder", lambda syntax: NoDecoder())
     assert re.search(
         r"is compressed \(JPEG Lossless.*pip install 'selfvox\[jpeg\]'",
         refusal(save(tmp_path, slices)),
@@ -682,7 +682,7 @@ def test_more_pixels_than_any_slice_has_are_refused_before_they_are_decoded(tmp_
         slice_.compress(uid.RLELossless, generate_instance_uid=False)
         slice_.Rows = slice_.Columns = 65535
     decoded = []
-    monkeypatch.setattr(dicom_file, "get_decoder", decoded.append)
+    monkeypatch.setattr(dicom_pixels, "get_decoder", decoded.append)
     assert "asks for 65535 x 65535 pixels" in refusal(save(tmp_path, slices))
     assert decoded == []
 
@@ -737,9 +737,11 @@ def test_hostile_files_are_left_out_after_at_most_4_mib_of_each(tmp_path, record
     with (tmp_path / "f").open("wb") as file:
         file.write(explicit)
         file.truncate(2**28)  # one value of zeros after the slice
-    sizes = record_reads(dicom_file)
+    sizes = record_reads(dicom_header)
+    slices = record_reads(dicom_slice)
     dataset = sources.find_dataset(tmp_path)
     assert max(sizes) <= 4 * 2**20
+    assert slices == []
     assert len(dataset.cases) == 1
     assert not any("\ufffd" in note or len(note) > 500 for note in dataset.notes)
 
@@ -926,7 +928,7 @@ def test_a_real_series_is_stacked_as_simpleitk_stacks_it():
     assert np.allclose(
         (image.affine @ [255, 255, 0, 1])[:3], np.array(place) * [-1, -1, 1], atol=0.1
     )
-    assert dicom_file.is_dicom(dataset.cases[0].images[0])
+    assert dicom_header.is_dicom(dataset.cases[0].images[0])
 
 
 @pytest.mark.fault("H14", "DICOM files of other endings", "recognised by content")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from selfvox.data.formats.dicom_file import Slice, read_slice
+from selfvox.data.formats.dicom_slice import Slice, read_slice
 from selfvox.data.formats.volume import LIMIT_BYTES, LPS_TO_RAS, Volume
 from selfvox.errors import DataError
 

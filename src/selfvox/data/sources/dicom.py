@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from pydicom import uid
 
-from selfvox.data.formats.dicom_file import DicomHeader, is_dicom, read_header, says_dicom
+from selfvox.data.formats.dicom_header import DicomHeader, is_dicom, read_header, says_dicom
 from selfvox.data.formats.image import SUFFIXES_2D, SUFFIXES_3D, suffix
 from selfvox.data.naming import printable
 from selfvox.data.sources import Case, Dataset, case_key
