@@ -6,7 +6,7 @@ from torch import nn
 import selfvox
 from selfvox.commands.finetune import finetune
 from selfvox.data import phantom, sources
-from selfvox.data.preparation.build_store import open_or_build_store
+from selfvox.data.preparation.open_or_build_store import open_or_build_store
 from selfvox.data.preparation.split import read_split
 from selfvox.errors import DataError, UsageError, WeightsError
 from selfvox.models.build import build_encoder, plan_encoder
@@ -130,7 +130,7 @@ def test_scans_are_listed_once(scans, tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("selfvox.training.finetune_request.find_dataset", find_dataset)
-    monkeypatch.setattr("selfvox.data.preparation.build_store.find_dataset", find_dataset)
+    monkeypatch.setattr("selfvox.data.preparation.open_or_build_store.find_dataset", find_dataset)
     monkeypatch.setattr("selfvox.commands.finetune.open_or_build_store", prepare)
     with pytest.raises(KeyboardInterrupt):
         selfvox.finetune(scans, out=tmp_path / "run", encoder="none", workers=1, device="cpu")

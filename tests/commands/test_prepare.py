@@ -26,8 +26,8 @@ import selfvox
 from selfvox.data.formats.image import Image, read_image, read_label
 from selfvox.data.preparation import fit_recipe, parallel, split
 from selfvox.data.preparation import store as stores
-from selfvox.data.preparation.build_store import open_or_build_store
 from selfvox.data.preparation.normalise import foreground
+from selfvox.data.preparation.open_or_build_store import open_or_build_store
 from selfvox.data.preparation.recipe import PreparedScan, Recipe
 from selfvox.data.preparation.store import Store, open_store
 from selfvox.data.preparation.stored_case import StoredCase

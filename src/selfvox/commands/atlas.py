@@ -6,7 +6,7 @@ import dataclasses
 import shlex
 from pathlib import Path
 
-from selfvox.data.preparation.build_store import open_or_build_store
+from selfvox.data.preparation.open_or_build_store import open_or_build_store
 from selfvox.data.preparation.store import Store
 from selfvox.errors import DataError
 from selfvox.prediction.carry_labels import AtlasPredictions, carry_to_scans

@@ -12,9 +12,9 @@ from typing import NamedTuple
 
 from torch import nn
 
-from selfvox.data.preparation.build_store import open_or_build_store
 from selfvox.data.preparation.leakage import find_leaks
 from selfvox.data.preparation.manifest import is_store
+from selfvox.data.preparation.open_or_build_store import open_or_build_store
 from selfvox.data.preparation.recipe import Recipe, recipe_of_card
 from selfvox.data.preparation.scan_range import ScanRange
 from selfvox.data.preparation.split import Split, write_split

@@ -19,9 +19,9 @@ from selfvox.data.checks.findings import SEVERITIES, Finding, counted
 from selfvox.data.checks.inspect_scan import Inspection, InspectJob, inspect_case
 from selfvox.data.naming import natural_key, printable
 from selfvox.data.preparation import parallel
-from selfvox.data.preparation.build_store import find_scans
 from selfvox.data.preparation.fit_recipe import NoUsableScanError, fit_recipe
 from selfvox.data.preparation.manifest import is_store
+from selfvox.data.preparation.open_or_build_store import find_scans
 from selfvox.data.preparation.prepare_case import (
     Rejected,
     main_file,

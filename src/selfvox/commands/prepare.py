@@ -7,8 +7,9 @@ from pathlib import Path
 
 from selfvox.data.checks.check_all import check_store
 from selfvox.data.preparation import split
-from selfvox.data.preparation.build_store import build_share, build_store, find_scans
+from selfvox.data.preparation.build_store import build_share, build_store
 from selfvox.data.preparation.manifest import is_store
+from selfvox.data.preparation.open_or_build_store import find_scans
 from selfvox.data.preparation.split import Split
 from selfvox.data.preparation.store import Store
 from selfvox.data.preparation.stored_case import subject_grades

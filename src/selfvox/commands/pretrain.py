@@ -15,9 +15,9 @@ import torch
 from torch import nn
 
 from selfvox.caches import private_folder
-from selfvox.data.preparation.build_store import open_or_build_store
 from selfvox.data.preparation.case_table import cases_of_subjects, subjects_of
 from selfvox.data.preparation.manifest import is_store
+from selfvox.data.preparation.open_or_build_store import open_or_build_store
 from selfvox.data.preparation.recipe import Recipe
 from selfvox.data.preparation.store import Store, open_store
 from selfvox.data.sampling.crop_size import DIVISOR, check_edges

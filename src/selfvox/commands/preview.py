@@ -6,8 +6,8 @@ import dataclasses
 import tempfile
 from pathlib import Path
 
-from selfvox.data.preparation.build_store import open_or_build_store
 from selfvox.data.preparation.manifest import is_store
+from selfvox.data.preparation.open_or_build_store import open_or_build_store
 from selfvox.errors import UsageError
 from selfvox.pretext import PretextTask
 from selfvox.reports.figures import draw_preview

@@ -9,10 +9,10 @@ from pathlib import Path
 
 from selfvox.commands.tissues import tissues
 from selfvox.data.preparation import split as splits
-from selfvox.data.preparation.build_store import count_channels, open_or_build_store
 from selfvox.data.preparation.case_columns import FILE, STAMPS_FILE
 from selfvox.data.preparation.leakage import SeenScans, find_leaks
 from selfvox.data.preparation.manifest import read_manifest
+from selfvox.data.preparation.open_or_build_store import count_channels, open_or_build_store
 from selfvox.data.preparation.recipe import recipe_of_card
 from selfvox.data.preparation.split import Split
 from selfvox.data.preparation.store import Store, open_store

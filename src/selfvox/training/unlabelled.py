@@ -15,8 +15,9 @@ from pathlib import Path
 
 import numpy as np
 
-from selfvox.data.preparation.build_store import build_store, find_scans
+from selfvox.data.preparation.build_store import build_store
 from selfvox.data.preparation.manifest import is_store
+from selfvox.data.preparation.open_or_build_store import find_scans
 from selfvox.data.preparation.split import Split
 from selfvox.data.preparation.store import Store, open_store
 from selfvox.data.preparation.stored_case import StoredCase

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from selfvox.data import naming
-from selfvox.data.preparation import parallel, split, store
+from selfvox.data.preparation import parallel, store
 from selfvox.data.preparation.case_columns import FILE, KINDS, STAMPS_FILE
-from selfvox.data.preparation.choose_recipe import check_options, choose_recipe
+from selfvox.data.preparation.choose_recipe import choose_recipe
 from selfvox.data.preparation.fit_recipe import NoUsableScanError
 from selfvox.data.preparation.manifest import (
     DamagedManifestError,
@@ -23,7 +21,6 @@ from selfvox.data.preparation.prepare_case import (
     CaseJob,
     PreparedCase,
     Rejected,
-    image_hash,
     make_rejected,
     prepare_case,
     request_hash,
@@ -37,9 +34,10 @@ from selfvox.data.preparation.report import (
     write_rejected,
 )
 from selfvox.data.preparation.store import Store, open_store
+from selfvox.data.preparation.store_changes import check_vanished, rename_split_subjects
 from selfvox.data.preparation.stored_case import StoredCase
 from selfvox.data.preparation.unchanged_cases import find_unchanged_cases, read_entries
-from selfvox.data.sources import Case, Dataset, find_dataset
+from selfvox.data.sources import Case, Dataset
 from selfvox.data.subjects import subject_notes
 from selfvox.errors import DataError, UsageError
 from selfvox.ops import regions
@@ -48,105 +46,8 @@ from selfvox.runs.folder_lock import LOCK, OWNER, folder_lock
 from selfvox.runs.progress import echo, progress_bar
 from selfvox.settings.verbs import PreparationSettings
 
-_MOST_VANISHED = 0.5  # of the scans or labels of a store, when it is prepared again
 _FOLDERS = ("cases", *KINDS)
 _FILES = ("manifest.json", FILE, STAMPS_FILE, "rejected.csv", "split.json", LOCK, OWNER)
-
-
-def open_or_build_store(
-    scans: Path,
-    out: Path,
-    settings: PreparationSettings,
-    recipe: Recipe | None = None,
-    need_labels: bool = False,
-    first: int | None = None,
-    dataset: Dataset | None = None,
-    grid: Recipe | None = None,
-) -> Store:
-    """Open `scans` if it is a store; otherwise build a store of them in `out`.
-
-    Args:
-        scans: a store, or anything that `find_dataset` finds cases in.
-        out: where a store is built.
-        settings: how to prepare.
-        recipe: of an encoder, which the scans must follow; default: chosen from the scans.
-        need_labels: prepare the scans with a label, or else a grade, alone; refuse a data set
-            without any.
-        first: prepare only so many cases, for a preview; default: all.
-        dataset: the scans, if they are listed already; default: they are listed here.
-        grid: of an encoder with other channels; the scans get its size or spacing.
-
-    Raises:
-        DataError: the store follows another recipe, no scan can be used, or there are no labels.
-        UsageError: an option contradicts the recipe of the store or of the encoder.
-    """
-    if recipe is not None:
-        check_options(settings, recipe, "the encoder's scans were", "pre-train with it too")
-    if is_store(scans):
-        ready = open_store(scans)
-        if grid is not None:
-            recipe = ready.recipe.with_grid_of(grid)
-        if recipe is not None and not ready.recipe.is_equivalent(recipe):
-            raise DataError(
-                f"{scans}: was prepared in another way than the encoder's scans; name the scans, "
-                "not the store"
-            )
-        check_options(settings, ready.recipe, f"{scans} was", "name the scans")
-    else:
-        dataset = find_scans(scans, out, settings, dataset)
-        if need_labels:
-            dataset = _labelled_scans(dataset)
-        dataset = dataclasses.replace(dataset, cases=dataset.cases[:first])
-        ready = build_store(dataset, out, settings, recipe, grid)
-    if need_labels and not any(case.is_labelled for case in ready.cases):
-        raise DataError(
-            f"{scans}: has neither labels nor grades; name a data set with labels, or a table with "
-            "a grade or a target"
-        )
-    return ready
-
-
-def _labelled_scans(dataset: Dataset) -> Dataset:
-    """The scans with a label, or else those with a grade, or else those with a target; else all.
-
-    Without any, the caller refuses them.
-    """
-    labelled = [case for case in dataset.cases if case.label is not None]
-    graded = [case for case in dataset.cases if case.grade is not None]
-    cases = labelled or graded or [case for case in dataset.cases if case.target is not None]
-    others = len(dataset.cases) - len(cases)
-    if not cases or not others:
-        return dataset
-    echo(f"{others} of {len(dataset.cases)} scans have no label and are not prepared")
-    return dataclasses.replace(dataset, cases=tuple(cases))
-
-
-def count_channels(scans: Path, source: str) -> int:
-    """Number of channels of scans, or of the scans in a store."""
-    if is_store(scans):
-        return len(open_store(scans).recipe.channel_names)
-    return len(find_dataset(scans, source).channel_names)
-
-
-def find_scans(
-    scans: Path, out: Path, settings: PreparationSettings, dataset: Dataset | None = None
-) -> Dataset:
-    """The data set in `scans`, listed here unless it is given.
-
-    Raises:
-        UsageError: `out` is inside a plain folder of scans, which later would include our files.
-    """
-    dataset = dataset or find_dataset(scans, settings.source)
-    if (
-        dataset.source == "folder"
-        and scans.is_dir()
-        and out.resolve().is_relative_to(scans.resolve())
-    ):
-        raise UsageError(
-            f"{out}: is inside the folder of the scans, so its pictures would be read as scans; "
-            "name another --out"
-        )
-    return dataset
 
 
 def build_store(
@@ -164,7 +65,7 @@ def build_store(
         out: folder of the store.
         settings: how to prepare.
         recipe: of an encoder, which the scans must follow; default: chosen from the scans.
-        grid: as in `open_or_build_store`.
+        grid: of an encoder with other channels; the scans get its size or spacing.
         check: read all arrays and compare their SHA-256, also where size and time are unchanged.
 
     Raises:
@@ -248,7 +149,7 @@ def _update_store(
         )
     stored = read_entries(out, stored_ids, manifest)
     entries = stored.by_id
-    _check_vanished(dataset, out, stored_ids, entries)
+    check_vanished(dataset, out, stored_ids, entries)
     try:
         recipe, request = choose_recipe(dataset, settings, required, manifest, grid)
     except NoUsableScanError as error:
@@ -257,7 +158,7 @@ def _update_store(
     # a case of another recipe counts as changed and is prepared again
     recipe_hash = store.recipe_digest(recipe, dataset.classes)
 
-    _rename_split_subjects(dataset, out, removed_ids, entries)
+    rename_split_subjects(dataset, out, removed_ids, entries)
     intact = find_unchanged_cases(dataset.cases, out, entries, recipe_hash, check)
     new = [case for case in dataset.cases if case.id not in intact]
     jobs = _make_jobs(new, dataset, out, recipe, recipe_hash)
@@ -292,32 +193,6 @@ def _update_store(
     return open_store(out)
 
 
-def _check_vanished(
-    dataset: Dataset, out: Path, stored_ids: Collection[str], entries: Mapping[str, StoredCase]
-) -> None:
-    """Print how many scans and labels are gone since the store was made.
-
-    Raises:
-        UsageError: more than half of them are gone, such as after a disk was not mounted.
-    """
-    present = {case.id for case in dataset.cases}
-    unlabelled = {case.id for case in dataset.cases if case.label is None}
-    labelled = {case_id for case_id, entry in entries.items() if entry.has_label}
-    for kind, before, gone in (
-        ("scans", set(stored_ids), set(stored_ids) - present),
-        ("labels", labelled, labelled & unlabelled),
-    ):
-        if not gone:
-            continue
-        example = naming.printable(min(gone, key=naming.natural_key))
-        text = f"{len(gone)} of the {len(before)} {kind} in this store are gone, such as {example}"
-        if len(gone) > _MOST_VANISHED * len(before):
-            raise UsageError(
-                f"{out}: {text}; mount or restore what is missing, or name another --out"
-            )
-        echo(f"{out}: {text}")
-
-
 def _read_manifest(out: Path) -> dict[str, Any] | None:
     """The manifest of the store; None where there is none, or a damaged one, to be made again."""
     if not is_store(out):
@@ -327,41 +202,6 @@ def _read_manifest(out: Path) -> dict[str, Any] | None:
     except DamagedManifestError as error:
         echo(f"{str(error).partition(';')[0]}; it is made again")
         return None
-
-
-def _rename_split_subjects(
-    dataset: Dataset, out: Path, removed_ids: Collection[str], entries: Mapping[str, StoredCase]
-) -> None:
-    """Give the split the present names of the subjects.
-
-    Otherwise a test scan would be trained on as soon as its subject is renamed. A scan with a new
-    id is recognised by its contents, if the scan with the old id is gone.
-
-    Raises:
-        DataError: a subject would have two uses.
-    """
-    file = out / "split.json"
-    stored_split = split.read_split_if_present(file)
-    if stored_split is None:
-        return
-    removed = [entry for case_id, entry in entries.items() if case_id in removed_ids]
-    names = []
-    for case in dataset.cases:
-        if case.id in entries:
-            names.append((entries[case.id].subject, case.subject))
-        elif removed:
-            # a file that cannot be read is reported by its preparation
-            with contextlib.suppress(DataError):
-                contents = image_hash(case)
-                names += [
-                    (entry.subject, case.subject)
-                    for entry in removed
-                    if entry.image_hash == contents
-                ]
-    changed = {(old, new) for old, new in names if old != new}
-    if changed:
-        split.write_split(split.rename_subjects(stored_split, names), file)
-        echo(f"{out}: {len(changed)} subjects were renamed; each keeps its part of the split")
 
 
 def _make_jobs(
