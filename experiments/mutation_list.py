@@ -153,14 +153,14 @@ CAUGHT_EARLIER = (
     ),
     m(
         "frozen encoder trains",
-        "training/segmentation.py",
+        "training/segmentation_objective.py",
         "torch.set_grad_enabled(not is_frozen)",
         "torch.set_grad_enabled(True)",
         "commands/test_finetune.py::test_an_encoder_frozen_for_good_keeps_every_weight_and_statistic",
     ),
     m(
         "frozen encoder: norm statistics change",
-        "training/segmentation.py",
+        "training/segmentation_objective.py",
         "self.network.encoder.train(not is_frozen)",
         "self.network.encoder.train()",
         "commands/test_finetune.py::test_an_encoder_frozen_for_good_keeps_every_weight_and_statistic",

@@ -13,7 +13,7 @@ from selfvox.models.sliding_window import segment_scan
 from selfvox.tasks import task_from_setting, task_names
 from selfvox.training.augment import STRENGTHS, Augmentation, augment
 from selfvox.training.dropout import TrainingDropout
-from selfvox.training.segmentation import LOSSES, SegmentationObjective
+from selfvox.training.segmentation_objective import LOSSES, SegmentationObjective
 
 from .marked_device import counted, move_module, to_gpu
 

@@ -16,7 +16,7 @@ from selfvox.errors import UsageError, WeightsError
 from selfvox.prediction import calibrate_run
 from selfvox.runs.atomic_files import sha256
 from selfvox.runs.weights import read_network
-from selfvox.training.segmentation import SegmentationObjective
+from selfvox.training.segmentation_objective import SegmentationObjective
 from selfvox.uncertainty.calibration import Calibration
 from selfvox.uncertainty.calibration_file import read_calibration, write_calibration
 

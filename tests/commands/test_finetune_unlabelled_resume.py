@@ -16,7 +16,7 @@ from selfvox.data import phantom
 from selfvox.registration import copies, register, registered_pairs, transfer
 from selfvox.registration.register import Registration
 from selfvox.runs.atomic_files import sha256
-from selfvox.training import pseudo_labels, segmentation, unlabelled
+from selfvox.training import pseudo_labels, segmentation_objective, unlabelled
 
 OPTIONS = {"encoder": "none", "labels": 2, "steps": 4, "workers": 1, "validate_every": 2}
 ROOT = Path(__file__).parents[2]
@@ -63,7 +63,7 @@ def test_a_run_taught_by_a_network_resumes_to_the_same_weights(
     options["rounds"] = 2
     selfvox.finetune(shapes_store, out=tmp_path / "alone", **options)
     out = tmp_path / "resumed"
-    objective = segmentation.SegmentationObjective
+    objective = segmentation_objective.SegmentationObjective
     forward, label_scan = objective.forward, pseudo_labels.label_scan
     kills = [
         (objective, "forward", killed_at(forward, 4)),  # the last step of the first teacher
@@ -127,7 +127,7 @@ def test_a_run_taught_by_the_atlas_resumes_to_the_same_weights_from_every_stage(
     calls = []
     registers_quickly(monkeypatch, calls)
     quick = register.register
-    objective = segmentation.SegmentationObjective
+    objective = segmentation_objective.SegmentationObjective
     kills = [
         # during the last registration: one pair has its copies
         (register, "register", killed_at(quick, 4)),

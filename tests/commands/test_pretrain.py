@@ -20,7 +20,7 @@ from selfvox.runs.run_folder import read_metrics
 from selfvox.runs.weights import load_strictly, read_encoder, read_network_card
 from selfvox.tasks.exemplar import Exemplar
 from selfvox.tasks.rotation import Rotation
-from selfvox.training import pretext_objective, segmentation
+from selfvox.training import pretext_objective, segmentation_objective
 
 
 @pytest.fixture(scope="module")
@@ -354,7 +354,7 @@ def test_the_seed_decides_on_the_weights_and_on_the_crops(
         settings["task"] = "rotation"
     else:
         settings["encoder"] = "none"
-        objective = segmentation.SegmentationObjective
+        objective = segmentation_objective.SegmentationObjective
     zero, repeated, first = (
         first_batch(
             monkeypatch, getattr(selfvox, verb), objective, shapes_store,

@@ -14,7 +14,7 @@ from selfvox.data.preparation.store import open_store
 from selfvox.data.sampling.crops import Crops
 from selfvox.errors import DataError
 from selfvox.runs.atomic_files import sha256
-from selfvox.training import segmentation
+from selfvox.training import segmentation_objective
 from selfvox.training.readers import read_batches
 
 
@@ -78,7 +78,7 @@ def test_a_fine_tuning_whose_scan_is_truncated_goes_on_to_the_same_weights(
 ):
     settings = {**small, "encoder": "none", "steps": 8, "validate_every": 8, "labels": 2}
     alone = selfvox.finetune(store, out=tmp_path / "alone", **settings)
-    forward = segmentation.SegmentationObjective.forward
+    forward = segmentation_objective.SegmentationObjective.forward
     files = [*(store / "images").glob("*.npy")]
     contents = {file: file.read_bytes() for file in files}
 
@@ -89,7 +89,7 @@ def test_a_fine_tuning_whose_scan_is_truncated_goes_on_to_the_same_weights(
         return forward(self, batch, step, rng)
 
     with monkeypatch.context() as patched:
-        patched.setattr(segmentation.SegmentationObjective, "forward", truncating)
+        patched.setattr(segmentation_objective.SegmentationObjective, "forward", truncating)
         with pytest.raises(DataError, match=r"it was truncated.*saved after step 4"):
             selfvox.finetune(store, out=tmp_path / "run", **settings)
     for file, content in contents.items():

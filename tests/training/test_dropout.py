@@ -17,7 +17,7 @@ from selfvox.runs.atomic_files import sha256
 from selfvox.runs.card import DropoutRates
 from selfvox.runs.weights import read_network_card
 from selfvox.settings.verbs import Predict
-from selfvox.training import segmentation
+from selfvox.training import segmentation_objective
 from selfvox.training.augment import Augmentation
 from selfvox.training.dropout import TrainingDropout
 from selfvox.training.whole_scan_task import WholeScanObjective
@@ -135,14 +135,14 @@ def test_a_resumed_run_is_the_same_and_predicts_with_the_rates_of_its_training(
     selfvox.finetune(shapes_store, out=tmp_path / "plain", **settings)
     settings |= {"encoder_dropout": 0.4, "decoder_dropout": 0.2}
     selfvox.finetune(shapes_store, out=tmp_path / "alone", **settings)
-    forward = segmentation.SegmentationObjective.forward
+    forward = segmentation_objective.SegmentationObjective.forward
 
     def crashing(self, batch, step, rng):
         assert step < 2
         return forward(self, batch, step, rng)
 
     with monkeypatch.context() as patched:
-        patched.setattr(segmentation.SegmentationObjective, "forward", crashing)
+        patched.setattr(segmentation_objective.SegmentationObjective, "forward", crashing)
         with pytest.raises(AssertionError):
             selfvox.finetune(shapes_store, out=tmp_path / "resumed", **settings)
     selfvox.finetune(shapes_store, out=tmp_path / "resumed", resume=True, **settings)

@@ -8,7 +8,7 @@ from selfvox.models.classifier import Classifier
 from selfvox.models.segmenter import Segmenter
 from selfvox.training.augment import Augmentation
 from selfvox.training.dropout import TrainingDropout
-from selfvox.training.segmentation import SegmentationObjective
+from selfvox.training.segmentation_objective import SegmentationObjective
 from selfvox.training.whole_scan_task import WholeScanObjective
 
 FROZEN_STEPS = 2

@@ -20,7 +20,7 @@ from selfvox.models.synchronised_norm import synchronise_norms
 from selfvox.tasks import task_from_setting, task_names
 from selfvox.training.augment import STRENGTHS, Augmentation
 from selfvox.training.dropout import TrainingDropout
-from selfvox.training.segmentation import LOSSES, SegmentationObjective
+from selfvox.training.segmentation_objective import LOSSES, SegmentationObjective
 from selfvox.training.whole_scan_task import WholeScanObjective
 
 IMAGES = 3  # of each process

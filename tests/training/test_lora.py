@@ -9,7 +9,7 @@ import selfvox
 from selfvox.models.low_rank import RANK
 from selfvox.prediction.load_model import load_segmenter
 from selfvox.runs.weights import read_encoder, read_network, state_tensors
-from selfvox.training import segmentation
+from selfvox.training import segmentation_objective
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +62,7 @@ def test_the_saved_encoder_differs_by_matrices_of_low_rank(
 
 @pytest.mark.fault("F1", "fine-tuning of low-rank changes stopped and resumed", "the same weights")
 def test_it_resumes_to_the_same_weights(shapes_store, tmp_path, settings, monkeypatch):
-    forward = segmentation.SegmentationObjective.forward
+    forward = segmentation_objective.SegmentationObjective.forward
 
     def crashing(self, batch, step, rng):
         if step == 3:
@@ -71,7 +71,7 @@ def test_it_resumes_to_the_same_weights(shapes_store, tmp_path, settings, monkey
 
     selfvox.finetune(shapes_store, out=tmp_path / "alone", **settings)
     with monkeypatch.context() as patched:
-        patched.setattr(segmentation.SegmentationObjective, "forward", crashing)
+        patched.setattr(segmentation_objective.SegmentationObjective, "forward", crashing)
         with pytest.raises(KeyError):
             selfvox.finetune(shapes_store, out=tmp_path / "resumed", **settings)
     selfvox.finetune(shapes_store, out=tmp_path / "resumed", resume=True, **settings)

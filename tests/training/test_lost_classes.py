@@ -6,7 +6,7 @@ import pytest
 import selfvox
 from selfvox.commands import finetune
 from selfvox.errors import UsageError
-from selfvox.training import segmentation
+from selfvox.training import segmentation_objective
 from selfvox.training.lost_classes import find_lost
 from selfvox.training.segmentation import Segmentation
 
@@ -100,13 +100,13 @@ def test_class_weights_are_one_for_each_class(weights, shapes_store, tmp_path, s
 def test_class_weights_reach_the_loss(shapes_store, tmp_path, small, monkeypatch):
     monkeypatch.setattr(finetune, "draw_curve", lambda *_: None)
     received = []
-    loss = segmentation.LOSSES["log-dice", False]
+    loss = segmentation_objective.LOSSES["log-dice", False]
 
     def recorded(logits, target, weights, trusted):
         received.append(weights.tolist())
         return loss(logits, target, weights, trusted=trusted)
 
-    monkeypatch.setitem(segmentation.LOSSES, ("log-dice", False), recorded)
+    monkeypatch.setitem(segmentation_objective.LOSSES, ("log-dice", False), recorded)
     selfvox.finetune(
         shapes_store,
         out=tmp_path / "run",

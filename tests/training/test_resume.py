@@ -20,7 +20,13 @@ from selfvox.errors import ResourceError, Stopped, UsageError, WeightsError
 from selfvox.runs.atomic_files import sha256
 from selfvox.runs.device import make_fabric
 from selfvox.runs.run_folder import Run, read_metrics
-from selfvox.training import kept_weights, pretext_objective, segmentation, training_state
+from selfvox.training import (
+    kept_weights,
+    pretext_objective,
+    segmentation,
+    segmentation_objective,
+    training_state,
+)
 from selfvox.training.batches import training_batches
 from selfvox.training.schedule import TrainingPlan
 
@@ -109,7 +115,7 @@ def test_fine_tuning_resumes_to_the_same_best_weights(
     settings |= {"augment": strength, "mirror": ("left-right",)}
     selfvox.finetune(shapes_store, out=tmp_path / "alone", **settings)
     with monkeypatch.context() as patched:
-        crash_at(patched, segmentation.SegmentationObjective, step)
+        crash_at(patched, segmentation_objective.SegmentationObjective, step)
         with pytest.raises(Crash):
             selfvox.finetune(shapes_store, out=tmp_path / "resumed", **settings)
     selfvox.finetune(shapes_store, out=tmp_path / "resumed", resume=True, **settings)
@@ -373,7 +379,7 @@ def test_a_validation_dice_of_zero_is_not_forgotten(shapes_store, tmp_path, smal
     monkeypatch.setattr(segmentation, "dice_per_class", lambda *_: [0.0, 0.0])
     settings = {**small, "encoder": "none", "steps": 6, "validate_every": 2, "keep": "best"}
     with monkeypatch.context() as patched:
-        crash_at(patched, segmentation.SegmentationObjective, 3)
+        crash_at(patched, segmentation_objective.SegmentationObjective, 3)
         with pytest.raises(Crash):
             selfvox.finetune(shapes_store, out=tmp_path / "run", **settings)
     monkeypatch.setattr(segmentation, "dice_per_class", lambda *_: [-1.0, -1.0])

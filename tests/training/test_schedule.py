@@ -12,7 +12,7 @@ from selfvox.data.preparation.store import open_store
 from selfvox.data.sampling.crops import Crops
 from selfvox.models.build import load_encoder
 from selfvox.runs.run_folder import Run, read_metrics
-from selfvox.training import finetune_length, segmentation
+from selfvox.training import finetune_length, segmentation_objective
 from selfvox.training.schedule import (
     FINETUNE_BUDGETS,
     PRETRAIN_BUDGETS,
@@ -174,7 +174,7 @@ def test_both_schedules_resume_to_the_same_weights(
     """From before the release, from the step of it, and from later on."""
     settings = {"steps": 12, "warmup": 0.5, "validate_every": 3, "schedule": schedule}
     alone = finetuned(shapes_store, tmp_path / "alone", pretrained, **settings)
-    forward = segmentation.SegmentationObjective.forward
+    forward = segmentation_objective.SegmentationObjective.forward
 
     def crashing(self, batch, step, rng):
         if step == stop:
@@ -182,7 +182,7 @@ def test_both_schedules_resume_to_the_same_weights(
         return forward(self, batch, step, rng)
 
     with monkeypatch.context() as patched:
-        patched.setattr(segmentation.SegmentationObjective, "forward", crashing)
+        patched.setattr(segmentation_objective.SegmentationObjective, "forward", crashing)
         with pytest.raises(KeyboardInterrupt):
             finetuned(shapes_store, tmp_path / "resumed", pretrained, **settings)
     resumed = finetuned(shapes_store, tmp_path / "resumed", pretrained, resume=True, **settings)

@@ -16,7 +16,8 @@ from selfvox.training.augment import LIGHT, STRONG, Augmentation
 from selfvox.training.downstream import Validation
 from selfvox.training.dropout import TrainingDropout
 from selfvox.training.kept_weights import Validator
-from selfvox.training.segmentation import LOSSES, Segmentation, SegmentationObjective
+from selfvox.training.segmentation import Segmentation
+from selfvox.training.segmentation_objective import LOSSES, SegmentationObjective
 
 CROP = (8, 8, 8)
 

@@ -15,7 +15,7 @@ from selfvox.runs.weights import read_encoder, read_network
 from selfvox.settings.options import resolve
 from selfvox.settings.verbs import Finetune, Pretrain
 from selfvox.studies.read_plan import read_plan
-from selfvox.training.segmentation import SegmentationObjective
+from selfvox.training.segmentation_objective import SegmentationObjective
 from selfvox.training.time_budget import TimeBudget, same_generators
 
 NETWORK = {"name": "plain", "channels": [4, 8], "norm": "batch"}
