@@ -421,8 +421,8 @@ CAUGHT_EARLIER = (
     ),
     m(
         "a corrected label is overwritten",
-        "prediction/output_folder.py",
-        "return bool(files) and _is_corrected(",
+        "prediction/kept_predictions.py",
+        "return bool(paths) and _is_corrected(",
         "return False and _is_corrected(",
         "commands/test_predict.py::test_a_damaged_prediction_is_made_again_and_a_corrected_one_kept",
     ),

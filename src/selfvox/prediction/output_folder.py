@@ -1,4 +1,4 @@
-"""The folder that `predict` writes and `evaluate` reads: its files and what is finished in it.
+"""The folder that `predict` writes and `evaluate` reads: its files, card, records and lock.
 
 - `ID.nii.gz` or, for pictures, `ID.png`: class numbers; `.nrrd` or `.mha` on request, and
   `ID_probabilities.nii.gz` or `.tif`, and `ID.dcm`, the label as a DICOM segmentation.
@@ -20,12 +20,9 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-from selfvox.data.formats import image as images
 from selfvox.data.naming import printable
 from selfvox.data.preparation.prepare_case import Rejected, combine_hashes, main_file
 from selfvox.data.sources import Case
@@ -33,11 +30,12 @@ from selfvox.errors import DataError, UsageError
 from selfvox.ops.regions import Regions, regions_to_json
 from selfvox.prediction.case_files import MAPS_FOLDER, CaseFiles
 from selfvox.prediction.case_ledger import LEDGER, read_ledger
+from selfvox.prediction.kept_predictions import keep_finished, scan_digests, with_own_names
 from selfvox.prediction.used_scans import TRAINED, UsedScans
 from selfvox.prediction.work_record import Facts
 from selfvox.runs.atomic_files import sha256, write_csv, write_json
 from selfvox.runs.folder_lock import folder_lock
-from selfvox.runs.ledger import append_record, write_records
+from selfvox.runs.ledger import append_record
 from selfvox.runs.log_file import log_to
 from selfvox.runs.progress import echo
 from selfvox.runs.typed_json import read_checked, with_checksum, write_checked
@@ -137,8 +135,8 @@ class OutputFolder:
             write_json(self.path / CLASS_NAMES, names)
         if regions is not None:
             write_json(self.path / REGION_CLASSES, regions_to_json(regions))
-        named = self._with_own_names(cases, replace)
-        finished = self._finished(named)
+        named = with_own_names(self.files, cases, replace)
+        finished = keep_finished(self.files, named)
         if finished:
             echo(f"{len(finished)} of {len(cases)} predictions exist already and are kept")
         self._mention_others(named)
@@ -164,7 +162,7 @@ class OutputFolder:
             notes: what the reader assumed about the scan, and how it differs from the training.
             distance: from the scans of the training, where it is known.
         """
-        digests = _digests(case)
+        digests = scan_digests(case)
         record: dict[str, Any] = {
             "id": case.id,
             "file": main_file(case),
@@ -273,93 +271,3 @@ class OutputFolder:
                 f"{self.path}: has {len(others)} predictions of scans that are not among these, "
                 f"such as {printable(others[0])}"
             )
-
-    def _with_own_names(self, cases: Sequence[Case], replace: bool) -> list[Case]:
-        """The cases, with another name where their own is that of another scan's prediction.
-
-        With `replace`, the record of that prediction is removed instead, unless somebody corrected
-        its label.
-        """
-        ledger = self.path / LEDGER
-        records = read_ledger(self.path)
-        named = []
-        for case in cases:
-            digests = _digests(case) if case.id in records else []
-            if case.id not in records or records[case.id]["scan"] == digests:
-                named.append(case)
-                continue
-            if replace and not self._has_corrected_label(case, records[case.id]["files"]):
-                echo(f"{case.id}: is another scan than the one predicted before, which is replaced")
-                del records[case.id]
-                named.append(case)
-                continue
-            new_id = f"{case.id}~{combine_hashes(case, digests)[:8]}"
-            if new_id not in records:
-                remedy = "its label was corrected" if replace else "--replace replaces it"
-                echo(
-                    f"{case.id}: is another scan than the one predicted before; predicted as "
-                    f"{new_id} ({remedy})"
-                )
-            named.append(dataclasses.replace(case, id=new_id))
-        if replace:
-            write_records(ledger, records.values())
-        return named
-
-    def _finished(self, cases: Sequence[Case]) -> set[str]:
-        """Ids of the cases with complete predictions; removes the records of the others."""
-        ledger = self.path / LEDGER
-        records = read_ledger(self.path)
-        finished = set()
-        for case in cases:
-            if case.id not in records:
-                continue
-            if self._is_finished(case, records[case.id]["files"]):
-                finished.add(case.id)
-            else:
-                del records[case.id]
-        write_records(ledger, map(with_checksum, records.values()))
-        return finished
-
-    def _is_finished(self, case: Case, digests: Mapping[str, str]) -> bool:
-        """Whether the files of a case are intact, or somebody corrected its label.
-
-        A corrected label is never overwritten.
-        """
-        files = self.files.of(case)
-        if self._has_corrected_label(case, digests):
-            echo(
-                f"{files[0].name}: was changed since it was predicted; kept as it is, "
-                "and the case not predicted again"
-            )
-            return True
-        return all(_is_intact(path, digests.get(path.name)) for path in files)
-
-    def _has_corrected_label(self, case: Case, digests: Mapping[str, str]) -> bool:
-        """Whether somebody changed the label of a case since it was predicted."""
-        files = self.files.of(case)
-        return bool(files) and _is_corrected(files[0], digests.get(files[0].name))
-
-
-def _is_corrected(label: Path, digest: str | None) -> bool:
-    """Whether the file is a readable label, but not the one that was predicted."""
-    if digest is None or not label.is_file() or sha256(label) == digest:
-        return False
-    try:
-        images.read_grid(label)
-    except DataError:
-        return False
-    return True
-
-
-def _is_intact(path: Path, digest: str | None) -> bool:
-    if digest is None or not path.is_file():
-        return False
-    if sha256(path) != digest:
-        echo(f"{path.name}: damaged; predicting it again")
-        return False
-    return True
-
-
-def _digests(case: Case) -> list[str]:
-    # a missing file is reported when the case is read
-    return [sha256(path) if path.is_file() else "" for path in case.images]
