@@ -606,7 +606,7 @@ SURVIVED_EARLIER = (
     ),
     m(
         "figures: band of two standard deviations",
-        "studies/figures.py",
+        "studies/figure_parts.py",
         "mean - sd, mean + sd",
         "mean - 2 * sd, mean + 2 * sd",
         "studies/test_figures.py",

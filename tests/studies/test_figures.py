@@ -9,7 +9,7 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from selfvox.runs.ledger import write_records
-from selfvox.studies import figures
+from selfvox.studies import figure_parts, figures
 from selfvox.studies.results import Result
 
 LOOK = {"color": "black", "label": "method", "marker": "o"}
@@ -41,7 +41,7 @@ def band_of(axes):
 
 
 def test_a_band_reaches_one_standard_deviation_to_each_side():
-    _, (axes,) = figures.make_panels(1, "Dice")
+    _, (axes,) = figure_parts.make_panels(1, "Dice")
     rows = [row("m", 0.5, 0.7, sd=0.04), row("m", 0.1, 0.4, sd=0.1), row("m", 1.0, 0.8, sd=None)]
     figures._draw_by_labels(axes, rows, LOOK)
     expected = {0.1: (0.3, 0.5), 0.5: (0.66, 0.74), 1.0: (0.8, 0.8)}
@@ -53,25 +53,25 @@ def test_a_band_reaches_one_standard_deviation_to_each_side():
 
 
 def test_an_interval_reaches_from_its_low_to_its_high_end():
-    _, (axes,) = figures.make_panels(1, "Dice")
+    _, (axes,) = figure_parts.make_panels(1, "Dice")
     rows = [
         {"difference": 0.1, "low": -0.2, "high": 0.15},
         {"difference": 0, "low": 0, "high": 0.3},
     ]
-    figures.draw_intervals(axes, [5, 10], rows, LOOK)
+    figure_parts.draw_intervals(axes, [5, 10], rows, LOOK)
     _, _, (bars,) = axes.containers[0].lines  # after them, the simultaneous ones
     drawn = [segment.ravel().tolist() for segment in bars.get_segments()]
     assert drawn == [pytest.approx([5, -0.2, 5, 0.15]), pytest.approx([10, 0, 10, 0.3])]
 
 
 def test_differences_show_how_many_twins_they_rest_on_and_no_interval_of_one_draw():
-    _, (axes,) = figures.make_panels(1, "Dice")
+    _, (axes,) = figure_parts.make_panels(1, "Dice")
     wide = {"low_simultaneous": -0.3, "high_simultaneous": 0.25, "twins": 5}
     rows = [
         {"difference": 0.1, "low": -0.2, "high": 0.15, **wide},
         {"difference": 0.2, "low": None, "high": None, "twins": 1},
     ]
-    figures.draw_intervals(axes, [5, 10], rows, LOOK)
+    figure_parts.draw_intervals(axes, [5, 10], rows, LOOK)
     assert [text.get_text() for text in axes.texts] == ["5", "1"]
     for container, ends in zip(axes.containers, ([-0.2, 0.15], [-0.3, 0.25]), strict=True):
         first, second = container.lines[2][0].get_segments()
@@ -104,8 +104,8 @@ def test_the_labels_that_choose_the_weights_are_shown_too():
         row("a", share, 0.5, "scratch", difference=0.1, low=0, high=1, validation_labels=number)
         for share, number in ((0.1, 12), (0.5, 12), (1.0, 0))
     ]
-    _, (axes,) = figures.make_panels(1, "Dice")
-    figures.label_shares(axes, rows)
+    _, (axes,) = figure_parts.make_panels(1, "Dice")
+    figure_parts.label_shares(axes, rows)
     ticks = [tick.get_text() for tick in axes.get_xticklabels()]
     assert ticks == ["10 %\n2 + 12", "50 %\n10 + 12", "100 %\n20"]
     axes = figures._differences(rows, {"a": LOOK}, "minus its twin's").axes[0]
@@ -149,13 +149,13 @@ def test_nothing_is_drawn_by_steps_without_validation_scores(tmp_path):
 @pytest.mark.parametrize("count", [1, 8, 15])
 @pytest.mark.parametrize("panels", [1, 3])
 def test_a_legend_is_within_its_figure_however_many_and_long_its_names_are(count, panels):
-    with mpl.style.context(figures.STYLE):
-        figure, axes = figures.make_panels(panels, "Dice")
+    with mpl.style.context(figure_parts.STYLE):
+        figure, axes = figure_parts.make_panels(panels, "Dice")
         for number in range(count):
             axes[0].plot(
                 [1, 2], [number, number], label=f"relative_location of other heads {number}"
             )
-        figures.draw_legend(figure, axes)
+        figure_parts.draw_legend(figure, axes)
         canvas = FigureCanvasAgg(figure)
         canvas.draw()
         box = figure.legends[0].get_window_extent(canvas.get_renderer())
@@ -204,12 +204,12 @@ def test_twins_are_grey_and_a_method_keeps_its_colour_in_2d():
         result("b", "scratch", transductive=True),
         result("2D-b", "2D-scratch", "axial"),
     ]
-    looks = figures.looks_of(results, equal=["longer"])
-    assert looks["scratch"]["color"] == looks["longer"]["color"] == figures.GREY
+    looks = figure_parts.looks_of(results, equal=["longer"])
+    assert looks["scratch"]["color"] == looks["longer"]["color"] == figure_parts.GREY
     assert len({looks[name]["color"] for name in ("scratch", "a", "b")}) == 3
     assert looks["2D-b"]["color"] == looks["b"]["color"]
     styles = {name: look["linestyle"] for name, look in looks.items()}
     assert styles == {"scratch": "-", "longer": ":", "a": "-", "b": "-", "2D-b": "--"}
     assert looks["b"]["label"] == "b (transductive), n = 1"
     more = [*results, result("a", "scratch"), dataclasses.replace(result("a"), labels=8)]
-    assert figures.looks_of(more)["a"]["label"] == "a, n = 1 to 2"
+    assert figure_parts.looks_of(more)["a"]["label"] == "a, n = 1 to 2"

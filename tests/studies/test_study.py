@@ -32,6 +32,7 @@ from selfvox.runs.weights import read_encoder
 from selfvox.studies import (
     check_stores,
     cost,
+    figure_parts,
     figures,
     results,
     run_cell,
@@ -908,7 +909,7 @@ def test_curves_show_the_score_that_is_compared(finished):
         for file in out.glob("cells/*/*/metrics.jsonl"):
             file.write_text(json.dumps({"step": 3, "loss": 1, **line}) + "\n")
         loaded = [dataclasses.replace(run, key=key) for run in reference]
-        axes = figures._by_steps(loaded, figures.looks_of(loaded)).axes[0]
+        axes = figures._by_steps(loaded, figure_parts.looks_of(loaded)).axes[0]
         assert axes.get_ylabel() == f"{title} of the validation subjects"
         assert [float(entry.get_ydata()[0]) for entry in axes.lines] == [expected] * 3
 

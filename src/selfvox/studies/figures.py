@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,22 +10,27 @@ import matplotlib as mpl
 import matplotlib.style
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullLocator
 
-from selfvox.plotting import save_figure
 from selfvox.studies.compute import total_seconds
 from selfvox.studies.convergence import VALIDATION_METRICS, curve
+from selfvox.studies.figure_parts import (
+    GREY,
+    STYLE,
+    Looks,
+    Rows,
+    draw_band,
+    draw_intervals,
+    draw_legend,
+    label_shares,
+    labels_of,
+    looks_of,
+    make_panels,
+    save_figures,
+)
 from selfvox.studies.plan import Plan
 from selfvox.studies.reference import StatedScore, stated_scores
 from selfvox.studies.results import Result, labels_text
-
-STYLE = Path(__file__).parent / "figures.mplstyle"
-GREY = "0.35"
-LEGEND_ROW = 0.2  # inches
-Rows = Sequence[Mapping[str, Any]]
-Looks = Mapping[str, dict[str, Any]]  # by method: arguments of `Axes.plot`
 
 
 def draw(
@@ -65,55 +69,6 @@ def draw(
             name = kind.replace(" ", "-")
             figures[name] = _differences(shown, looks, f"difference, {kind}")
         return save_figures(figures, folder)
-
-
-def save_figures(figures: Mapping[str, Figure | None], folder: Path) -> list[Path]:
-    """Save figures by name; those that are None have nothing to show."""
-    paths = []
-    for name, figure in figures.items():
-        if figure is not None:
-            paths.append(folder / f"{name}.png")
-            save_figure(figure, paths[-1])
-    return paths
-
-
-def looks_of(results: Sequence[Result], equal: Collection[str] = ()) -> dict[str, dict[str, Any]]:
-    """How each method is drawn.
-
-    Each has a colour, the same in 2D, where it is dashed; from-scratch twins are grey.
-
-    Args:
-        results: the runs.
-        equal: names of the twins at equal compute, which are dotted.
-    """
-    methods = {result.method: result for result in results}
-    twins = {name for name, result in methods.items() if result.twin is None or name in equal}
-    pretrained = dict.fromkeys(name.removeprefix("2D-") for name in methods if name not in twins)
-    cycle = [entry["color"] for entry in mpl.rcParams["axes.prop_cycle"]]
-    colours = {name: cycle[number % len(cycle)] for number, name in enumerate(pretrained)}
-    looks: dict[str, dict[str, Any]] = {}
-    for name, result in methods.items():
-        linestyle = "-"
-        if name in equal:
-            linestyle = ":"
-        elif result.slices:
-            linestyle = "--"
-        looks[name] = {
-            "color": GREY if name in twins else colours[name.removeprefix("2D-")],
-            "linestyle": linestyle,
-            "marker": "s" if name in twins else "o",
-            "label": _label(name, results),
-        }
-    return looks
-
-
-def _label(name: str, results: Sequence[Result]) -> str:
-    """A method with its number of runs at each number of labels: `rotation, n = 6 to 10`."""
-    runs = [result for result in results if result.method == name]
-    counts = Counter(result.labels for result in runs).values()
-    number = f"{min(counts)}" if min(counts) == max(counts) else f"{min(counts)} to {max(counts)}"
-    transductive = " (transductive)" if any(result.transductive for result in runs) else ""
-    return f"{name}{transductive}, n = {number}"
 
 
 def _by_labels(plan: Plan, summary: Rows, looks: Looks) -> Figure:
@@ -164,20 +119,6 @@ def _draw_by_labels(axes: Axes, rows: Rows, look: Mapping[str, Any]) -> None:
     fractions = [row["fraction"] for row in rows]
     sds = [row["sd"] or 0.0 for row in rows]
     draw_band(axes, fractions, [row["mean"] for row in rows], sds, look)
-
-
-def draw_band(
-    axes: Axes,
-    x: Sequence[float],
-    means: Sequence[float],
-    sds: Sequence[float],
-    look: Mapping[str, Any],
-) -> None:
-    """Draw a curve of means, and a band of one standard deviation to each side."""
-    mean = np.array(means)
-    sd = np.array(sds)
-    axes.plot(x, mean, **look)
-    axes.fill_between(x, mean - sd, mean + sd, color=look["color"], alpha=0.15, linewidth=0)
 
 
 def _by_steps(results: Sequence[Result], looks: Looks) -> Figure | None:
@@ -245,7 +186,7 @@ def _differences(rows: Rows, looks: Looks, kind: str) -> Figure | None:
     names = list(dict.fromkeys(row["name"] for row in compared))
     methods = [method for method in looks if any(row["method"] == method for row in compared)]
     counts = sorted({row["labels"] for row in compared})
-    texts = {row["labels"]: _labels_of(row) for row in rows}
+    texts = {row["labels"]: labels_of(row) for row in rows}
     figure, panels = make_panels(len(names), f"{_title(rows[0]['score'])} {kind}, 95 %")
     for axes, name in zip(panels, names, strict=True):
         axes.axhline(0, color="black", linewidth=1)
@@ -260,53 +201,6 @@ def _differences(rows: Rows, looks: Looks, kind: str) -> Figure | None:
         axes.set_xlabel("labels")
     draw_legend(figure, panels)
     return figure
-
-
-def draw_intervals(
-    axes: Axes,
-    x: Sequence[float] | np.ndarray,
-    rows: Rows,
-    look: Mapping[str, Any],
-    label: str | None = None,
-) -> None:
-    """Draw the differences of rows, with their intervals from `low` to `high`.
-
-    The simultaneous interval, where rows have one, is drawn thin behind it. Above each point is the
-    number of twins that it is compared with, where rows have it.
-    """
-    differences = _column(rows, "difference")
-    axes.errorbar(
-        x,
-        differences,
-        _reach(rows, differences, "low", "high"),
-        fmt=look["marker"],
-        color=look["color"],
-        label=label,
-        capsize=3,
-    )
-    simultaneous = _reach(rows, differences, "low_simultaneous", "high_simultaneous")
-    axes.errorbar(x, differences, simultaneous, fmt="none", ecolor=look["color"], elinewidth=0.7)
-    for place, row, difference in zip(x, rows, differences, strict=True):
-        if row.get("twins"):
-            axes.annotate(
-                f"{row['twins']}",
-                (place, difference),
-                xytext=(2, 2),
-                textcoords="offset points",
-                fontsize="xx-small",
-            )
-
-
-def _column(rows: Rows, name: str) -> np.ndarray:
-    """A column of rows; nan where a row has no value."""
-    return np.array([row.get(name) for row in rows], dtype=float)
-
-
-def _reach(rows: Rows, differences: np.ndarray, low: str, high: str) -> np.ndarray:
-    """How far intervals reach below and above the differences: (2, row), nan without one."""
-    reach = np.array([differences - _column(rows, low), _column(rows, high) - differences])
-    reached: np.ndarray = np.maximum(reach, 0)  # rounding may put an end on the wrong side
-    return reached
 
 
 def _draw_stated(axes: Axes, stated: Sequence[StatedScore], looks: Looks) -> None:
@@ -324,55 +218,6 @@ def _draw_stated(axes: Axes, stated: Sequence[StatedScore], looks: Looks) -> Non
             markersize=4,
             label=f"paper A states: {model}",
         )
-
-
-def make_panels(count: int, score: str) -> tuple[Figure, list[Axes]]:
-    """A figure of `count` panels, at most three in a row; `score` labels the vertical axes."""
-    columns = 2 if count == 4 else min(count, 3)
-    rows = -(-count // columns)  # rounded up
-    figure = Figure(figsize=(4.2 * columns + 0.4, 3.4 * rows + 0.7))
-    grid = figure.subplots(rows, columns, squeeze=False).ravel()
-    for axes in grid[count:]:
-        axes.set_visible(False)
-    for axes in grid[:count:columns]:
-        axes.set_ylabel(score)
-    return figure, list(grid[:count])
-
-
-def label_shares(axes: Axes, rows: Rows) -> None:
-    """Label the horizontal axis by shares of the labels, each with the number of labels.
-
-    The axis is logarithmic: methods differ most where labels are few.
-    """
-    axes.set_xlabel("share of the labels; number that trains + that chooses the weights")
-    axes.set_xscale("log")
-    counts = dict(sorted((float(row["fraction"]), _labels_of(row)) for row in rows))
-    ticks = [f"{_percent(share)}\n{count}" for share, count in counts.items()]
-    axes.set_xticks(list(counts), ticks, fontsize="small")
-    axes.xaxis.set_minor_locator(NullLocator())
-
-
-def _labels_of(row: Mapping[str, Any]) -> str:
-    return labels_text(int(row["labels"]), row.get("validation_labels"))
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.0f} %" if share >= 0.1 else f"{100 * share:.1f} %"
-
-
-def draw_legend(figure: Figure, panels: Sequence[Axes]) -> None:
-    """Draw one legend for all panels below them, in as many columns as fit into the figure."""
-    handles, labels = panels[0].get_legend_handles_labels()
-    # the width of a legend is known once it is drawn
-    renderer = FigureCanvasAgg(figure).get_renderer()  # type: ignore[no-untyped-call]
-    for columns in range(min(4, max(1, len(labels))), 0, -1):
-        legend = figure.legend(handles, labels, loc="outside lower center", ncols=columns)
-        if columns == 1 or legend.get_window_extent(renderer).width <= figure.bbox.width:
-            break
-        legend.remove()
-    rows = -(-len(labels) // columns)  # rounded up
-    # the figure has room for two rows
-    figure.set_figheight(figure.get_figheight() + LEGEND_ROW * max(0, rows - 2))
 
 
 def _title(score: str) -> str:

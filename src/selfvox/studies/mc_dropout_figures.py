@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from selfvox.runs.atomic_files import atomic_write
-from selfvox.studies.figures import (
+from selfvox.studies.figure_parts import (
     GREY,
     STYLE,
     Looks,
