@@ -14,7 +14,7 @@ from selfvox.data.preparation.leakage import seen_scans
 from selfvox.data.preparation.store import open_store
 from selfvox.runs.atomic_files import write_csv, write_text
 from selfvox.runs.weights import save_part
-from selfvox.studies import cost, figures, run_cell, run_once
+from selfvox.studies import figures, measure_facts, run_cell, run_once
 from selfvox.studies.facts import MethodFacts
 
 FACTS = MethodFacts(
@@ -132,7 +132,7 @@ def pretended(monkeypatch):
 
     for name, fake in (("pretrain", pretrain), ("finetune", finetune), ("score_network", score)):
         monkeypatch.setattr(run_cell, name, fake)
-    monkeypatch.setattr(cost, "_measure_method", measure)
+    monkeypatch.setattr(measure_facts, "_measure_method", measure)
     monkeypatch.setattr(run_once, "Meter", SteadyMeter)
     monkeypatch.setattr(
         figures, "draw", lambda plan, results, summary, further, folder: []

@@ -9,7 +9,7 @@ import pytest
 
 from selfvox.errors import UsageError
 from selfvox.models.build import plan_encoder as encoder_plan
-from selfvox.studies import cost, design, read_plan, setup
+from selfvox.studies import cost, design, measure_facts, read_plan, setup
 from selfvox.studies import plan as plans
 from selfvox.tasks import task_from_setting
 
@@ -422,8 +422,8 @@ def test_epochs_count_every_scan_of_a_subject(write_plan):
 
 def test_a_frozen_encoder_is_timed_frozen():
     frozen = {"freeze": "always", "warmup": 0.5, "steps": 9}
-    assert cost._without_steps(frozen) == {"freeze": "always"}
-    assert cost._without_steps({**frozen, "freeze": "warmup"}) == {}
+    assert measure_facts._without_steps(frozen) == {"freeze": "always"}
+    assert measure_facts._without_steps({**frozen, "freeze": "warmup"}) == {}
 
 
 def test_scale_shrinks_the_steps_and_nothing_else():

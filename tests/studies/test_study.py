@@ -31,9 +31,9 @@ from selfvox.runs.typed_json import write_checked
 from selfvox.runs.weights import read_encoder
 from selfvox.studies import (
     check_stores,
-    cost,
     figure_parts,
     figures,
+    measure_facts,
     results,
     run_cell,
     run_once,
@@ -208,7 +208,7 @@ def test_a_step_is_timed_by_the_runs_own_clock_however_long_the_rest_takes(tmp_p
         line = {"step": how["steps"], "images_per_s": 400.0}
         write_text(how["out"] / "metrics.jsonl", json.dumps(line) + "\n")
 
-    step_s, rest, flop = cost._ShortRuns(tmp_path, count_flop=False).measure(run, 4)
+    step_s, rest, flop = measure_facts._ShortRuns(tmp_path, count_flop=False).measure(run, 4)
     assert (step_s, flop) == (0.01, 0)
     assert 0 <= rest < 0.1
 
@@ -240,7 +240,7 @@ def test_a_plan_may_grow_but_not_change(finished, write_plan):
 
 def refuses(monkeypatch, wrong):
     """Let measuring refuse the methods that `wrong` picks; lists the methods that are measured."""
-    tried, measure = [], cost._measure_method
+    tried, measure = [], measure_facts._measure_method
 
     def refuse(plan, out, method):
         tried.append(method.name)
@@ -248,7 +248,7 @@ def refuses(monkeypatch, wrong):
             raise UsageError(f"crop: does not fit {method.name}")
         return measure(plan, out, method)
 
-    monkeypatch.setattr(cost, "_measure_method", refuse)
+    monkeypatch.setattr(measure_facts, "_measure_method", refuse)
     return tried
 
 

@@ -12,7 +12,16 @@ from selfvox.data.preparation import split as splits
 from selfvox.data.preparation.store import open_store
 from selfvox.errors import DataError, UsageError
 from selfvox.runs.typed_json import write_checked
-from selfvox.studies import check_paths, cost, design, read_plan, run_cell, run_untrained, stores
+from selfvox.studies import (
+    check_paths,
+    cost,
+    design,
+    measure_facts,
+    read_plan,
+    run_cell,
+    run_untrained,
+    stores,
+)
 from selfvox.studies.made_elsewhere import folder_of
 
 from .conftest import FACTS, rotation
@@ -328,7 +337,7 @@ def test_a_method_without_a_network_is_measured_by_its_voxels(write_plan, preten
     plan = read_plan.read_plan(str(path))
     out = tmp_path / "out"
     selfvox.study(str(write_plan(methods=rotation(), labels=[1])), out=out, dry_run=True)
-    facts = cost._measure_untrained(plan, out, plan.untrained_methods[0])
+    facts = measure_facts._measure_untrained(plan, out, plan.untrained_methods[0])
     voxels = sum(
         case.shape[0] * case.shape[1] * case.shape[2]
         for case in open_store(out / "store").cases

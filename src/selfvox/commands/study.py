@@ -11,8 +11,9 @@ from selfvox.runs.progress import echo
 from selfvox.settings.verbs import Study, parse_shard
 from selfvox.studies import mc_dropout
 from selfvox.studies.check_paths import check_paths
-from selfvox.studies.cost import measure_facts, show_costs
+from selfvox.studies.cost import show_costs
 from selfvox.studies.design import Cell, list_cells
+from selfvox.studies.measure_facts import measure_facts
 from selfvox.studies.plan import Plan, load_plan
 from selfvox.studies.read_plan import read_plan
 from selfvox.studies.results import read_results
