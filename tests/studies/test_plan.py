@@ -38,7 +38,7 @@ def method_of(plan, name):
         ({"seeds": [1, 1]}, "seeds: a value is given twice"),
         ({"test": 0}, "test and folds: give one of them"),
         ({"folds": 3}, "test and folds: give one of them"),
-        ({"validation": None}, r"required settings are missing: validation \(subjects that"),
+        ({"validation": None}, r"required settings are missing: validation \(subjects to"),
         ({"reference": "brats2019"}, r"reference: .* did you mean 'brats2018'\?"),
         ({"methods": {}}, "methods: is empty"),
         (
@@ -236,7 +236,7 @@ def test_a_method_of_its_own_from_scratch_has_the_network_that_the_others_share(
 def test_frozen_features_are_compared_with_random_ones_and_with_no_longer_training(
     write_plan,
 ):
-    probe = {"head": "linear", "freeze": "always", "warmup": 0.5}
+    probe = {"head": "linear", "freeze": "always"}
     _, by_name, _ = arms(write_plan(methods=rotation(finetune=probe), equal_compute="time"))
     assert list(by_name) == ["scratch frozen", "rotation"]
     assert by_name["scratch frozen"].finetune == {
