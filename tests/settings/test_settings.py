@@ -151,6 +151,25 @@ def test_two_options_for_one_thing_are_refused_together_and_accepted_alone(verb,
         resolve(verb, {name: value for name, value in values.items() if name != omitted})
 
 
+@pytest.mark.parametrize(
+    ("freeze", "refused"),
+    [
+        ("warmup", ()),
+        ("never", ("warmup", "schedule")),
+        ("always", ("warmup", "schedule", "encoder_lr")),
+        ("lora", ("warmup", "schedule", "encoder_lr")),
+    ],
+)
+def test_rates_of_an_encoder_that_is_not_released_are_refused(freeze, refused):
+    for name, value in {"warmup": 0.2, "schedule": "sawtooth", "encoder_lr": 0.3}.items():
+        values = {**FINETUNE, "freeze": freeze, name: value}
+        if name in refused:
+            with pytest.raises(UsageError, match=f"^{name}: has no effect with --freeze {freeze}"):
+                resolve(verbs.Finetune, values)
+        else:
+            assert resolve(verbs.Finetune, values).freeze == freeze
+
+
 def test_settings_survive_yaml(tmp_path):
     original = resolve(
         verbs.Pretrain, PRETRAIN | {"crop": "8,8", "task": {"name": "simclr", "temperature": 0.1}}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
@@ -31,6 +32,15 @@ from selfvox.settings.verbs._shared import (
 MIRRORS = ("left-right", "front-back", "up-down")  # axes of a prepared volume, in their order
 # in studies, where neither steps nor epochs are given
 FINETUNE_STEPS = 1500
+# by the value of `freeze`: options that have no effect with it, and why
+_IDLE: Mapping[str, tuple[tuple[str, ...], str]] = {
+    "always": (("warmup", "schedule", "encoder_lr"), "the encoder is never trained"),
+    "lora": (
+        ("warmup", "schedule", "encoder_lr"),
+        "low-rank changes are trained from the first step, at --learning-rate",
+    ),
+    "never": (("warmup", "schedule"), "the encoder is trained from the first step"),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -249,6 +259,13 @@ class Finetune(PreparationSettings):
             raise ValueError("registrations: the network needs none; choose --teacher both")
         if self.teacher == "atlas" and not is_default(self, "rounds"):
             raise ValueError("rounds: are those of the network; choose --teacher both")
+        idle, reason = _IDLE.get(self.freeze, ((), ""))
+        for name in idle:
+            if not is_default(self, name):
+                raise ValueError(
+                    f"{name}: has no effect with --freeze {self.freeze}, since {reason}; leave it "
+                    "out"
+                )
         one_of(self, "fold", "folds")
         if self.fold is not None:
             _check_fold(self.fold)
