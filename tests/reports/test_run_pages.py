@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import re
 import shutil
 from pathlib import Path
@@ -12,7 +13,7 @@ import selfvox
 from selfvox.commands import report as command
 from selfvox.errors import UsageError
 from selfvox.reports.charts import COLOURS
-from selfvox.reports.page import shortened
+from selfvox.reports.page import number, shortened
 from selfvox.reports.study_page import findings
 from selfvox.runs.folder_lock import folder_lock
 from selfvox.runs.typed_json import write_checked
@@ -173,6 +174,18 @@ def test_a_finetuning_shows_validation_split_and_lost_classes(tmp_path):
     assert page.text_of("figcaption") == ["Loss", "Dice of the validation scans"]
 
 
+def test_a_finetuning_without_validation_says_that_it_has_no_score(tmp_path):
+    run = write_run(tmp_path / "run", "finetune", [{"step": 10, "loss": 1.0}])
+    make_run(run)
+    card = json.loads((run / "network" / "network.json").read_text())
+    write_checked(run / "network" / "network.json", {**card, "validation_dice": None})
+    for validation, words in (([], "no subject validates"), (["c"], "is not defined")):
+        split = {"train": ["a", "b"], "validation": validation, "test": [], "seed": 0}
+        (run / "split.json").write_text(json.dumps(split))
+        _, page = page_of(run, tmp_path / words.replace(" ", "-"))
+        assert words in " ".join(page.text_of("li"))
+
+
 def test_a_classifier_that_always_answers_the_same_is_a_warning(tmp_path):
     lines = [{"step": 100, "loss": 1.0, "kappa": 0.0}]
     run = write_run(
@@ -281,6 +294,13 @@ def test_a_study_without_rows_is_refused(tmp_path):
     (tmp_path / "study" / "summary.csv").write_text("method,labels\n")
     with pytest.raises(UsageError, match="has no finished cells yet"):
         selfvox.report(tmp_path / "study", out=tmp_path / "report")
+
+
+def test_large_numbers_have_no_exponent():
+    values = (6847.0, 999.7, 12.345, 0.00012345, -1234.5, math.nan, None)
+    assert [number(value) for value in values] == [
+        "6847", "1000", "12.3", "0.000123", "-1234", "–", "–",
+    ]  # fmt: skip
 
 
 def test_fractions_of_tables_are_short_and_names_stay():

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from selfvox.data.preparation.split import read_split_if_present
+from selfvox.data.preparation.split import Split, read_split_if_present
 from selfvox.errors import WeightsError
 from selfvox.reports.charts import Chart, Series, draw_chart, points_of
 from selfvox.reports.page import Page, number, read_rows
@@ -53,7 +53,7 @@ def finetune_page(name: str, folder: Path) -> Page:
         }
     context = {
         "findings": [
-            *_findings(run, folder),
+            *_findings(run, folder, split),
             *_case_findings(folder),
             *_error_findings(run, folder),
         ],
@@ -73,18 +73,16 @@ def finetune_page(name: str, folder: Path) -> Page:
     return Page(name, f"Fine-tuning {folder.resolve().name}", "run", context)
 
 
-def _findings(run: RunFiles, folder: Path) -> list[Finding]:
+def _findings(run: RunFiles, folder: Path, split: Split | None) -> list[Finding]:
     findings = [status_finding(run), *skipped_finding(run)]
     try:
         card = read_network_card(folder)
         score = "is not defined" if card.score is None else f"is {card.score:.3f}"
         name = "Dice" if card.score_name == "dice" else card.score_name.replace("_", " ")
-        findings.append(
-            Finding(
-                f"The kept weights are of step {card.step}; their {name} in the validation scans "
-                f"{score}."
-            )
-        )
+        scored = f"their {name} in the validation scans {score}"
+        if split is not None and not split.validation:
+            scored = "no subject validates, so they have no score"
+        findings.append(Finding(f"The kept weights are of step {card.step}; {scored}."))
         findings.append(Finding(f"Encoder: {card.encoder}."))
     except WeightsError:
         findings.append(Finding("There is no network yet."))

@@ -141,10 +141,12 @@ def _environment() -> jinja2.Environment:
 
 
 def number(value: float | None, digits: int = 3) -> str:
-    """A number in so many digits, or a dash where there is none."""
+    """A number in so many digits, or all of a larger whole one; a dash where there is none."""
     if value is None or math.isnan(value):
         return "–"
-    return f"{value:.{digits}g}"
+    text = f"{value:.{digits}g}"
+    # large sizes, such as pixels, are read as whole numbers
+    return f"{value:.0f}" if "e+" in text else text
 
 
 def shortened(cell: str) -> str:

@@ -271,7 +271,8 @@ def _describe(task: DownstreamTask, job: FinetuneJob, built: FinetuneNetwork) ->
     if not job.validation:
         subjects = {case.subject for case in job.training}
         remedy = "; with --folds, each validates once" if len(subjects) > 1 else ""
-        echo(f"no {task.scans} are left to validate on: the network is not scored{remedy}")
+        best = " and its last weights are kept" if job.settings.keep == "best" else ""
+        echo(f"no {task.scans} are left to validate on: the network is not scored{best}{remedy}")
 
 
 def _training_plan(

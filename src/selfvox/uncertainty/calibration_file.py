@@ -200,7 +200,10 @@ def read_calibrations(
         if reason is not None:
             where = f" ({run})" if len(runs) > 1 and calibration is not None else ""
             command = f"selfvox calibrate {shlex.quote(str(_folder_of_folds(runs) or run))}"
-            echo(f"{lost}, since {reason}{where}; `{command}` makes one")
+            echo(
+                f"{lost}, since {reason}{where}; `{command}` makes one, or `{command} LABELLED/` "
+                "where too few subjects validated"
+            )
             return None
     return tuple(calibrations)
 
