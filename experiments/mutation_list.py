@@ -585,14 +585,14 @@ SURVIVED_EARLIER = (
     ),
     m(
         "pre-training: weights ignore --seed",
-        "commands/pretrain.py",
+        "training/pretrain_run.py",
         "torch.manual_seed(settings.seed)",
         "torch.manual_seed(0)",
         "commands/test_pretrain.py::test_the_seed_decides_on_the_weights_and_on_the_crops",
     ),
     m(
         "pre-training: crops ignore --seed",
-        "commands/pretrain.py",
+        "training/pretrain_run.py",
         "settings.seed,\n        axis=plan.slice_axis",
         "0,\n        axis=plan.slice_axis",
         "commands/test_pretrain.py::test_the_seed_decides_on_the_weights_and_on_the_crops",
@@ -1031,8 +1031,8 @@ NEW = (
     m(
         "pretrain imports MONAI at its start",
         "commands/pretrain.py",
-        "import torch\nfrom torch import nn\n",
-        "import monai\nimport torch\nfrom torch import nn\n",
+        "from torch import nn\n",
+        "import monai\nfrom torch import nn\n",
         "test_layers.py::test_a_command_starts_without_libraries_that_it_may_not_need",
     ),
     m(
