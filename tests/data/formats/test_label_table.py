@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from selfvox.data.formats import image
+from selfvox.data.formats.label_table import label_table
 from selfvox.plotting import class_colour
 
 from ...conftest import affine, blob, write_scan
@@ -63,3 +64,9 @@ def test_a_label_written_like_one_with_names_has_none(tmp_path):
     second = nib.load(tmp_path / "second.nii.gz")
     assert not second.header.extensions
     np.testing.assert_array_equal(np.asarray(second.dataobj), label)
+
+
+def test_characters_that_xml_cannot_have_are_replaced():
+    name = "a\x01\ud800\tb\U0001f9e0"
+    (label,) = ElementTree.fromstring(label_table({1: name})[12:]).iter("Label")
+    assert label.text == "a\ufffd\ufffd\tb\U0001f9e0"

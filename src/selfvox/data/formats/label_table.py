@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Mapping
 from xml.sax.saxutils import escape
@@ -11,6 +12,8 @@ from selfvox.plotting import class_colour
 NO_EXTENSION = bytes(4)  # after a header without one
 _CARET = 30  # code of the extension, <https://nifti.nimh.nih.gov/nifti-1/documentation/faq>
 _EXTENSION_EDGE = 16  # bytes; lengths are multiples
+# no characters of XML 1.0: control characters and halves of pairs, which JSON can have
+_NOT_IN_XML = re.compile("[^\t\n\r -\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 def label_table(classes: Mapping[int, str]) -> bytes:
@@ -34,7 +37,8 @@ def label_table(classes: Mapping[int, str]) -> bytes:
 def _label(value: int, name: str) -> str:
     colour = bytes.fromhex(class_colour(value)[1:]) if value else bytes(3)
     red, green, blue = (f"{part / 255:.3g}" for part in colour)
+    text = escape(_NOT_IN_XML.sub("\ufffd", name))
     return (
         f'<Label Key="{value}" Red="{red}" Green="{green}" Blue="{blue}" '
-        f'Alpha="{min(value, 1)}">{escape(name)}</Label>'
+        f'Alpha="{min(value, 1)}">{text}</Label>'
     )
