@@ -152,7 +152,7 @@ def label_shares(axes: Axes, rows: Rows) -> None:
 
     The axis is logarithmic: methods differ most where labels are few.
     """
-    axes.set_xlabel("share of the labels; number that trains + that chooses the weights")
+    axes.set_xlabel("share of the labels; number that trains + that validates")
     axes.set_xscale("log")
     counts = dict(sorted((float(row["fraction"]), labels_of(row)) for row in rows))
     ticks = [f"{_percent(share)}\n{count}" for share, count in counts.items()]
