@@ -156,7 +156,7 @@ CAUGHT_EARLIER = (
         "training/segmentation_objective.py",
         "torch.set_grad_enabled(not is_frozen)",
         "torch.set_grad_enabled(True)",
-        "commands/test_finetune.py::test_an_encoder_frozen_for_good_keeps_every_weight_and_statistic",
+        "training/test_frozen_encoder.py",
     ),
     m(
         "frozen encoder: norm statistics change",
