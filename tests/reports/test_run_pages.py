@@ -209,12 +209,17 @@ def test_a_classifier_that_always_answers_the_same_is_a_warning(tmp_path):
             ["CASE-b", "0.5", "0.6", "CASE-a", "0.9", "0.7"],
         ),
         (
+            "step,case,dice_organ,dice_lesion\n1,CASE-a,0.9,0.7\n",
+            "The mean Dice of the validation scan is 0.80.",
+            ["CASE-a", "0.9", "0.7"],
+        ),
+        (
             "step,case,true class,class,probability\n1,CASE-a,0,0,0.6\n1,CASE-b,0,2,0.9\n",
             "1 of 2 validation scans are right.",
             ["CASE-b", "0", "2", "0.9", "CASE-a", "0", "0", "0.6"],
         ),
     ],
-    ids=["segmented", "classified"],
+    ids=["segmented", "one", "classified"],
 )
 def test_validation_scans_of_the_kept_weights_are_listed(tmp_path, table, words, order):
     run = write_run(tmp_path / "run", "finetune", [{"step": 1, "loss": 1.0}])

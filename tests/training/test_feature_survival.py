@@ -71,7 +71,7 @@ def test_it_is_measured_at_validations_and_changes_no_weight(shapes_store, tmp_p
     lines = {line["step"]: levels & line.keys() for line in read_metrics(run)}
     assert lines == {2: levels, 4: levels}
     page = selfvox.report(run, out=tmp_path / "report").read_text()
-    assert "Of the pre-trained features is left at step 4" in page
+    assert "Pre-trained features that are left at step 4" in page
     assert "level 2" in page
     # of a frozen encoder everything is left, and of random weights nothing is worth keeping
     for name, changed in (("frozen", {"freeze": "always"}), ("scratch", {"encoder": "none"})):

@@ -102,8 +102,8 @@ def _survival_finding(run: RunFiles) -> list[Finding]:
     values = [f"{value:.2f}" for name, value in lines[-1].items() if name.startswith(METRIC)]
     return [
         Finding(
-            f"Of the pre-trained features is left at step {lines[-1]['step']:.0f}, by linear CKA "
-            f"of each level, the finest first (1: all): {', '.join(values)}."
+            f"Pre-trained features that are left at step {lines[-1]['step']:.0f}, as linear CKA of "
+            f"each level, the finest first (1: all): {', '.join(values)}."
         )
     ]
 
@@ -186,6 +186,8 @@ def _case_findings(folder: Path) -> list[Finding]:
         wrong = sum(row["class"] != row["true class"] for row in cases)
         return [Finding(f"{len(cases) - wrong} of {len(cases)} validation scans are right.")]
     means = [_mean_dice(row) for row in cases]
+    if len(cases) == 1:
+        return [Finding(f"The mean Dice of the validation scan is {means[0]:.2f}.")]
     return [
         Finding(
             f"The mean Dice of a validation scan is between {means[0]:.2f} ({cases[0]['case']}) "
