@@ -130,6 +130,19 @@ def test_the_labelled_scans_are_in_the_table_too(predictions, tmp_path):
     assert len(labels) == 3
 
 
+def test_a_scan_that_is_corrected_again_is_listed_with_its_last_label(predictions, tmp_path):
+    edit(predictions / "new_0.nii.gz")
+    edit(predictions / "new_1.nii.gz")
+    first = correct(predictions).rename(tmp_path / "first")
+    table = (first / "labelled.csv").read_text()
+    (first / "labelled.csv").write_text(table.replace("/corrected/", "/first/"))
+    again = edit(predictions / "new_1.nii.gz", value=1)
+    out = correct(predictions, labelled=first / "labelled.csv")
+    found = {row["subject"]: row["label"] for row in rows(out)}
+    assert len(rows(out)) == len(found) == 2
+    assert np.array_equal(np.asarray(nib.load(found["new_1"]).dataobj), again)
+
+
 @pytest.mark.parametrize(
     ("change", "reason"),
     [

@@ -96,7 +96,7 @@ def correct(settings: Correct) -> Path:
         )
     if rows:
         count = len(rows)
-        rows = [*labelled, *rows]
+        rows = [*_without_replaced(labelled, rows), *rows]
         _write(settings.out, rows, classes)
         facts = {"format": FORMAT, "network_sha256": card["network_sha256"], "cases": provenance}
         write_checked(settings.out / PROVENANCE, facts)
@@ -208,6 +208,19 @@ def _labelled_rows(settings: Correct, predicted: Dataset) -> list[Row]:
             f"predicted scans have {', '.join(predicted.channel_names)}"
         )
     return [_row(case, case.label, "labelled", dataset.channel_names) for case in cases]
+
+
+def _without_replaced(labelled: Sequence[Row], corrected: Sequence[Row]) -> list[Row]:
+    """The rows of scans that have no corrected label: each scan is listed with its last one."""
+
+    def images(row: Row) -> tuple[str, ...]:
+        return tuple(sorted(value for name, value in row.items() if name.startswith("image")))
+
+    replaced = {images(row) for row in corrected}
+    kept = [row for row in labelled if images(row) not in replaced]
+    if len(kept) < len(labelled):
+        echo(f"{len(labelled) - len(kept)} labels from before are replaced by corrected ones")
+    return kept
 
 
 def _record(name: str, case: Case, correction: Correction, mark: Mark | None) -> Row:
