@@ -97,8 +97,8 @@ def test_nnunet_reads_the_weights_and_computes_the_same_maps(write_plans, tmp_pa
     assert float((logits - expected).abs().max()) < 1e-4 * float(expected.abs().max())
 
 
-@pytest.mark.parametrize("decoder", ["random", "pretrained"])
-def test_an_encoder_is_exported_with_its_decoder_or_a_random_one(write_plans, tmp_path, decoder):
+@pytest.mark.parametrize("decoder", ["random", "pretrained", "fine-tuned"])
+def test_only_a_fine_tuned_decoder_is_exported_with_the_encoder(write_plans, tmp_path, decoder):
     file = write_plans()
     ours = save_run(tmp_path / "run", file, decoder=decoder)
     out = selfvox.export(
@@ -112,9 +112,8 @@ def test_an_encoder_is_exported_with_its_decoder_or_a_random_one(write_plans, tm
         ours.encoder.net.stages[0][0].convs[0].norm.weight,
     )
     is_ours = torch.equal(weights[f"decoder.{key}"], dict(ours.decoder.named_parameters())[key])
-    assert is_ours == (decoder == "pretrained")
-    described = {"random": "random", "pretrained": "pre-trained by masked"}
-    assert content["selfvox"]["decoder"] == described[decoder]
+    assert is_ours == (decoder == "fine-tuned")
+    assert ("random" in content["selfvox"]["decoder"]) == (decoder != "fine-tuned")
     load_as_nnunet(nnunet_network(file, 1, 5), out)
 
 
@@ -168,7 +167,7 @@ def test_weights_of_another_network_are_refused_and_nothing_is_written(
     write_plans, tmp_path, change, message
 ):
     file = write_plans()
-    save_run(tmp_path / "run", file)
+    save_run(tmp_path / "run", file, decoder="fine-tuned")
     plans = json.loads(file.read_text())
     plans["configurations"]["3d_fullres"]["architecture"]["arch_kwargs"] |= change
     other = tmp_path / "other.json"

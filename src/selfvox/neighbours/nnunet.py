@@ -28,7 +28,6 @@ from selfvox.runs.card import Card, EncoderCard, SegmenterCard
 from selfvox.runs.weights import (
     adapt_first_convolutions,
     copy_strictly,
-    read_decoder,
     read_encoder,
     read_network,
     state_tensors,
@@ -67,18 +66,15 @@ def read_unet(run: Path) -> UNetWeights:
             "U-Nets; pre-train with --network nnUNetPlans.json"
         )
     architecture = resolve(Architecture, card.network, prefix="network.")
+    decoder = {}
+    # that of a pre-training kept nnU-Net from learning in a short trial (docs/results-log.md)
     if isinstance(card, SegmenterCard) and not card.is_linear:
         network, _ = read_network(run)
         decoder = {
             name.removeprefix("decoder."): tensor
             for name, tensor in network.items()
-            if name.startswith("decoder.")
+            if name.startswith("decoder.") and not name.startswith(f"decoder.{OUTPUT_LAYERS}")
         }
-    else:
-        decoder = read_decoder(run) or {}
-    decoder = {
-        name: tensor for name, tensor in decoder.items() if not name.startswith(OUTPUT_LAYERS)
-    }
     return UNetWeights(
         card=card,
         architecture=architecture,
