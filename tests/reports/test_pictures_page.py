@@ -86,7 +86,7 @@ def test_classes_of_whole_pictures_are_listed_with_the_true_ones(pictures, tmp_p
         rows = list(csv.DictReader(file))
     assert page.text_of("button", class_="case") == [row["case"] for row in rows]
     right = sum(int(row["case"][-1]) % 2 == int(row["class"]) for row in rows)
-    assert f"{right} of 3 scans with a known class are right." in page.text_of("p")
+    assert f"The class of {right} of 3 scans with a known class is right." in page.text_of("p")
     cells = page.text_of("td", class_="number")
     assert cells == [f"{float(row['probability']):.3g}" for row in rows]
     assert len(page.text_of("td", class_="wrong")) == 3 - right
