@@ -23,6 +23,7 @@ from selfvox.data.preparation.store import open_store
 from selfvox.data.sampling.crops import Crops
 from selfvox.models.build import load_encoder
 from selfvox.training import finetune_run
+from selfvox.training.feature_survival import linear_cka
 from selfvox.training.schedule import TrainingPlan
 
 SINCE_RELEASE = (5, 20, 100)
@@ -133,14 +134,6 @@ def features(encoder: nn.Module, images: Tensor) -> list[Tensor]:
         flat = maps.double().movedim(1, -1).flatten(0, -2)
         result.append(flat[torch.randperm(len(flat), generator=drawn)[:VOXELS]])
     return result
-
-
-def linear_cka(first: Tensor, second: Tensor) -> float:
-    """||Y'X||^2 / (||X'X|| ||Y'Y||) of centred features (Kornblith et al. 2019)."""
-    first = first - first.mean(0)
-    second = second - second.mean(0)
-    cross = (second.T @ first).square().sum()
-    return float(cross / ((first.T @ first).norm() * (second.T @ second).norm()))
 
 
 if __name__ == "__main__":
