@@ -129,21 +129,25 @@ def test_gamma_of_a_flat_channel_changes_nothing():
     assert torch.equal(intensity.change_gamma(flat, torch.tensor([0.7, 1.5]), inverted), flat)
 
 
+def lower_resolution(x, share):
+    return intensity.lower_resolution(x, *intensity.kept_voxels(x.shape[2:], share))
+
+
 @pytest.mark.parametrize("kept", [0.5, 0.65, 0.9, 1.0])
 def test_low_resolution_is_nearest_down_and_linear_up(x, kept):
     size = [round(edge * kept) for edge in x.shape[2:]]
     small = functional.interpolate(x, size=size, mode="nearest-exact")
     linear = "bilinear" if x.ndim == 4 else "trilinear"
     expected = functional.interpolate(small, size=x.shape[2:], mode=linear)
-    actual = intensity.lower_resolution(x, torch.full((3, x.ndim - 2), kept))
+    actual = lower_resolution(x, torch.full((3, x.ndim - 2), kept))
     torch.testing.assert_close(actual, expected, atol=1e-5, rtol=0)
 
 
 def test_each_sample_and_axis_has_its_own_resolution(x):
     kept = torch.tensor([[0.5, 1.0, 0.7], [1.0, 1.0, 1.0], [0.8, 0.6, 1.0]])[:, : x.ndim - 2]
-    actual = intensity.lower_resolution(x, kept)
+    actual = lower_resolution(x, kept)
     for number in range(3):
-        alone = intensity.lower_resolution(x[number : number + 1], kept[number : number + 1])
+        alone = lower_resolution(x[number : number + 1], kept[number : number + 1])
         assert torch.equal(actual[number : number + 1], alone)
     assert torch.equal(actual[1], x[1])
 

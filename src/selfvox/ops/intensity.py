@@ -114,24 +114,13 @@ def _length(flat: Tensor) -> Tensor:
     return length
 
 
-def lower_resolution(x: Tensor, share: Tensor) -> Tensor:
-    """Keep a share of the voxels along each axis and interpolate linearly between them.
-
-    The nearest voxels are kept, not averaged: a scan with gaps between its slices looks so.
-
-    Args:
-        x: the images.
-        share: (batch, d) in 0 ... 1; 1 leaves an axis as it is.
-    """
-    return interpolate_kept(x, *kept_voxels(x.shape[2:], share))
-
-
 def kept_voxels(shape: Sequence[int], share: Tensor) -> list[Tensor]:
-    """What `interpolate_kept` takes to do `lower_resolution`: three tensors for each axis.
+    """Which voxels `lower_resolution` keeps, as three tensors for each axis.
 
     Args:
         shape: of the images (*space).
-        share: (batch, d), on the CPU.
+        share: of the voxels along each axis, (batch, d) in 0 ... 1, on the CPU; 1 leaves it as it
+            is.
     """
     return [
         values
@@ -140,8 +129,15 @@ def kept_voxels(shape: Sequence[int], share: Tensor) -> list[Tensor]:
     ]
 
 
-def interpolate_kept(x: Tensor, *kept: Tensor) -> Tensor:
-    """Interpolate linearly between the voxels that are kept, along one axis after the other."""
+def lower_resolution(x: Tensor, *kept: Tensor) -> Tensor:
+    """Keep some voxels along each axis and interpolate linearly between them.
+
+    The nearest voxels are kept, not averaged: a scan with gaps between its slices looks so.
+
+    Args:
+        x: the images.
+        kept: of `kept_voxels`, on their device.
+    """
     for axis in range(2, x.ndim):
         lower, upper, share = kept[3 * axis - 6 : 3 * axis - 3]
         x = _interpolate_axis(x, lower, upper, share, axis)

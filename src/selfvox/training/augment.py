@@ -276,6 +276,6 @@ def _draw_intensities(
         # coarse axes already are what the finest one becomes
         kept = (shares[:, None] / fineness).clamp(max=1)
         voxels = intensity.kept_voxels(image.shape[2:], kept)
-        drawn += _drawn(intensity.interpolate_kept, is_changed, *voxels)
+        drawn += _drawn(intensity.lower_resolution, is_changed, *voxels)
     sigmas, is_changed = strength.noise.draw(count, rng)
     return drawn + _drawn(partial(intensity.add_noise, rng=rng), is_changed, sigmas)
