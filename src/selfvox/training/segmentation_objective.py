@@ -63,17 +63,24 @@ class SegmentationObjective(Objective):
         self.augmentation = augmentation
         self.frozen_steps = frozen_steps
         self.dropout = dropout
-        self.values = torch.tensor(values)
-        self.membership = None if membership is None else torch.from_numpy(membership)
+        # on the device of the network, and not saved with its weights
+        self.values: Tensor
+        self.membership: Tensor | None
+        self.class_weights: Tensor | None
+        constants = {
+            "values": torch.tensor(values),
+            "membership": None if membership is None else torch.from_numpy(membership),
+            "class_weights": None if class_weights is None else torch.tensor(class_weights),
+        }
+        for name, constant in constants.items():
+            self.register_buffer(name, constant, persistent=False)
         # soft Dice is minimised with a minus sign, so the loss may be negative
         self.loss_label = LOSS_LABELS[loss]
         self.loss = LOSSES[loss, membership is not None]
-        self.class_weights = None if class_weights is None else torch.tensor(class_weights)
         self.ignored = ignored
 
     def forward(self, batch: Batch, step: int, rng: torch.Generator) -> Outcome:
         """Augment, segment, compare."""
-        self._move_constants(batch["label"].device)
         image, label = augment(
             batch["image"], batch["label"], batch["spacing"], self.augmentation, rng
         )
@@ -99,11 +106,3 @@ class SegmentationObjective(Objective):
         if self.membership is None:
             return torch.searchsorted(self.values, label)
         return self.membership[:, label].movedim(0, 1)
-
-    def _move_constants(self, device: torch.device) -> None:
-        """Once; as buffers they would be saved with the weights."""
-        self.values = self.values.to(device)
-        if self.membership is not None:
-            self.membership = self.membership.to(device)
-        if self.class_weights is not None:
-            self.class_weights = self.class_weights.to(device)
