@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from selfvox.runs.ledger import read_records
+from selfvox.runs.ledger import read_records, write_records
+from selfvox.runs.typed_json import with_checksum
 
 LEDGER = "cases.jsonl"
 
@@ -34,3 +36,13 @@ def read_ledger(folder: Path) -> dict[str, dict[str, Any]]:
     for content in read_records(folder / LEDGER, CaseRecord):
         records[content["id"]] = {key: content[key] for key in content if key in known}
     return records
+
+
+def write_ledger(folder: Path, records: Mapping[str, Mapping[str, Any]]) -> None:
+    """Replace all records, atomically.
+
+    Args:
+        folder: of the predictions.
+        records: of each case by its id.
+    """
+    write_records(folder / LEDGER, map(with_checksum, records.values()))

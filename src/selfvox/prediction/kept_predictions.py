@@ -11,11 +11,9 @@ from selfvox.data.preparation.prepare_case import combine_hashes
 from selfvox.data.sources import Case
 from selfvox.errors import DataError
 from selfvox.prediction.case_files import CaseFiles
-from selfvox.prediction.case_ledger import LEDGER, read_ledger
+from selfvox.prediction.case_ledger import read_ledger, write_ledger
 from selfvox.runs.atomic_files import sha256
-from selfvox.runs.ledger import write_records
 from selfvox.runs.progress import echo
-from selfvox.runs.typed_json import with_checksum
 
 
 def with_own_names(files: CaseFiles, cases: Sequence[Case], replace: bool) -> list[Case]:
@@ -48,7 +46,7 @@ def with_own_names(files: CaseFiles, cases: Sequence[Case], replace: bool) -> li
             )
         named.append(dataclasses.replace(case, id=new_id))
     if replace:
-        write_records(files.path / LEDGER, records.values())
+        write_ledger(files.path, records)
     return named
 
 
@@ -63,7 +61,7 @@ def keep_finished(files: CaseFiles, cases: Sequence[Case]) -> set[str]:
             finished.add(case.id)
         else:
             del records[case.id]
-    write_records(files.path / LEDGER, map(with_checksum, records.values()))
+    write_ledger(files.path, records)
     return finished
 
 
