@@ -42,7 +42,8 @@ def finetune_page(name: str, folder: Path) -> Page:
         folder: of the run.
     """
     run = read_run(folder)
-    charts = [*_charts(run), *_target_charts(_validation_cases(folder))]
+    cases = _validation_cases(folder)
+    charts = [*_charts(run), *_target_charts(cases)]
     split = read_split_if_present(folder / "split.json")
     subsets = None
     if split is not None:
@@ -54,7 +55,7 @@ def finetune_page(name: str, folder: Path) -> Page:
     context = {
         "findings": [
             *_findings(run, folder, split),
-            *_case_findings(folder),
+            *_case_findings(cases),
             *_error_findings(run, folder),
         ],
         "facts": {**_network_facts(folder), **facts(run)},
@@ -64,7 +65,7 @@ def finetune_page(name: str, folder: Path) -> Page:
         "picture": None,
         "split": subsets,
         "tables": {
-            "Scans of the validation, the worst first": _validation_cases(folder),
+            "Scans of the validation, the worst first": cases,
             "Scans of the calibration": read_rows(folder / "network" / _CALIBRATED),
         },
         "refresh": is_running(folder),
@@ -177,9 +178,8 @@ def _mean_dice(row: Mapping[str, str]) -> float:
     return statistics.fmean(float(value) for name, value in row.items() if name != "case")
 
 
-def _case_findings(folder: Path) -> list[Finding]:
+def _case_findings(cases: Sequence[Mapping[str, str]]) -> list[Finding]:
     """How the scores of the validation scans differ."""
-    cases = _validation_cases(folder)
     if not cases or _TARGET in cases[0]:
         return []
     if "probability" in cases[0]:
