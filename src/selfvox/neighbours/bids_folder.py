@@ -12,7 +12,7 @@ from selfvox.data.naming import printable
 from selfvox.data.sources import Case, Dataset
 from selfvox.errors import UsageError
 from selfvox.prediction.bids_names import BIDS_VERSION
-from selfvox.runs.atomic_files import write_json
+from selfvox.runs.atomic_files import write_json, write_text
 
 LABELS = Path("derivatives", "labels")
 
@@ -65,7 +65,7 @@ class BidsFolder:
         _write_table(self.out / "participants.tsv", ["participant_id", *participants])
         if classes is not None:
             _write_description(self.out / LABELS, "derivative")
-            rows = [f"{value}\t{name}" for value, name in classes.items()]
+            rows = [f"{value}\t{printable(name)}" for value, name in classes.items()]
             _write_table(self.out / LABELS / "dseg.tsv", ["index\tname", *rows])
 
     def _file(self, root: Path, case: Case, suffix: str) -> Path:
@@ -118,4 +118,4 @@ def _write_description(folder: Path, kind: str) -> None:
 
 
 def _write_table(path: Path, lines: Sequence[str]) -> None:
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    write_text(path, "\n".join(lines) + "\n")
