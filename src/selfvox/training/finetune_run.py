@@ -141,8 +141,9 @@ def train_network(
 
     def after_step(step: int) -> dict[str, float]:
         metrics = checkpoint.after_step(step)
-        has_time = plan.steps >= SURVIVAL_STEPS or step == plan.steps
-        if survival is None or step not in checkpoint.validations or not has_time:
+        is_long = plan.steps >= SURVIVAL_STEPS
+        is_measured = step == plan.steps or (is_long and step in checkpoint.validations)
+        if survival is None or not is_measured:
             return metrics
         return {**metrics, **survival.measure()}
 
