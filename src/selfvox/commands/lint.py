@@ -15,9 +15,9 @@ from rich.table import Table
 from rich.text import Text
 
 from selfvox.data.checks.check_all import check_inspections
-from selfvox.data.checks.findings import SEVERITIES, Finding, counted
+from selfvox.data.checks.findings import SEVERITIES, Finding
 from selfvox.data.checks.inspect_scan import Inspection, InspectJob, inspect_case
-from selfvox.data.naming import natural_key, printable
+from selfvox.data.naming import count_of, natural_key, printable
 from selfvox.data.preparation import parallel
 from selfvox.data.preparation.fit_recipe import NoUsableScanError, fit_recipe
 from selfvox.data.preparation.manifest import is_store
@@ -66,14 +66,14 @@ def lint(settings: Lint) -> list[dict[str, Any]]:
     if settings.out is not None:
         _write(settings.out, dataset, inspections, findings, channel_names)
     counts = Counter(finding.severity for finding in findings)
-    summary = ", ".join(counted(counts[severity], severity) for severity in SEVERITIES)
-    usable = counted(len(inspections), "scan")
+    summary = ", ".join(count_of(counts[severity], severity) for severity in SEVERITIES)
+    usable = count_of(len(inspections), "scan")
     echo(f"{usable} can be used, {len(rejected)} cannot; {summary}")
     if settings.out is None:
         echo("pictures of all scans, and tables: add --out lint/")
     if counts["error"]:
         raise DataError(
-            f"{settings.scans}: {counted(counts['error'], 'error')} in these scans; mend them, or "
+            f"{settings.scans}: {count_of(counts['error'], 'error')} in these scans; mend them, or "
             "leave the scans out"
         )
     return [dataclasses.asdict(finding) for finding in findings]

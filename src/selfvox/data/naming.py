@@ -65,6 +65,7 @@ _GROUP = re.compile(
 )
 _BIDS = re.compile(r"(sub-[A-Za-z0-9]+)(?:_|$)")
 _MAX_BYTES = 150  # of a name, so that it and an ending fit the 255 bytes of file systems
+_NAMED = 3  # of many names in a message
 _HASH_DIGITS = 12  # that keep long names apart
 # separators and reserved characters of any file system; what it does with `.`, `-` and spaces at
 # the ends of a name
@@ -95,6 +96,17 @@ def safe_name(text: str) -> str:
         # long names that begin alike stay apart
         return f"{start}~{hashlib.sha256(encoded).hexdigest()[:_HASH_DIGITS]}"
     return escaped or "%"
+
+
+def count_of(number: int, noun: str) -> str:
+    """`1 file`, `2 files`."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def first_of(names: Sequence[str]) -> str:
+    """The first names, printable, and how many more there are."""
+    rest = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return ", ".join(printable(name) for name in names[:_NAMED]) + rest
 
 
 def is_safe_name(name: str) -> bool:

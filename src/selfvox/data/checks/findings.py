@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-from selfvox.data.naming import printable
+from selfvox.data.naming import first_of
 
 Severity = Literal["error", "warning", "note"]
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")  # the worst first
-_NAMED = 3
 
 
 @dataclass(frozen=True)
@@ -40,14 +39,3 @@ def sort_findings(findings: Iterable[Finding]) -> list[Finding]:
         findings,
         key=lambda finding: (SEVERITIES.index(finding.severity), -len(finding.scans)),
     )
-
-
-def counted(number: int, noun: str) -> str:
-    """`1 scan`, `2 scans`."""
-    return f"{number} {noun}{'' if number == 1 else 's'}"
-
-
-def first_of(names: Sequence[str]) -> str:
-    """The first three names, and how many more there are."""
-    rest = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-    return ", ".join(printable(name) for name in names[:_NAMED]) + rest

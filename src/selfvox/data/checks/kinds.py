@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from selfvox.data.checks.findings import Finding, first_of
+from selfvox.data.checks.findings import Finding
 from selfvox.data.checks.scan_facts import ScanFacts
+from selfvox.data.naming import first_of
 from selfvox.data.preparation.scan_range import ScanRange, coordinates, describe_differences
 
 # scans are alike up to this distance, in the least differences of `scan_range`; by measurement

@@ -7,9 +7,9 @@ from collections import defaultdict
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import TypeVar
 
-from selfvox.data.checks.findings import Finding, Severity, counted, first_of
+from selfvox.data.checks.findings import Finding, Severity
 from selfvox.data.checks.scan_facts import ScanFacts
-from selfvox.data.naming import natural_key, printable
+from selfvox.data.naming import count_of, first_of, natural_key, printable
 from selfvox.data.preparation.likeness import CoarsePictures
 from selfvox.data.preparation.split import default_validation, make_split
 
@@ -48,7 +48,7 @@ def describe_split(facts: Sequence[ScanFacts]) -> list[Finding]:
     kind = "labelled scan" if labelled else "scan"
     parts = {use: [scan for scan in scans if scan.subject in getattr(split, use)] for use in _USES}
     texts = [
-        f"{counted(len(parts[use]), kind)} of {counted(len(getattr(split, use)), 'subject')} "
+        f"{count_of(len(parts[use]), kind)} of {count_of(len(getattr(split, use)), 'subject')} "
         f"for {use}"
         for use in _USES
     ]
@@ -147,7 +147,7 @@ def _start_of_name(subject: str) -> str | None:
 def _count_scans(facts: Sequence[ScanFacts]) -> list[Finding]:
     groups = _groups(facts, lambda scan: scan.subject)
     several = [group for group in groups.values() if len(group) > 1]
-    text = f"{counted(len(facts), 'scan')} of {counted(len(groups), 'subject')}"
+    text = f"{count_of(len(facts), 'scan')} of {count_of(len(groups), 'subject')}"
     if several:
         largest = max(several, key=len)
         names = first_of([scan.id for scan in largest])

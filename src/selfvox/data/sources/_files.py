@@ -13,7 +13,7 @@ from PIL import Image as Pillow
 
 from selfvox.data import naming
 from selfvox.data.formats.image import SUFFIXES_2D, suffix
-from selfvox.data.naming import printable
+from selfvox.data.naming import first_of, printable
 from selfvox.data.sources import Case
 from selfvox.errors import DataError
 from selfvox.runs.safe_open import open_regular
@@ -171,13 +171,7 @@ def unlabelled_note(cases: Sequence[Case]) -> list[str]:
 
 def first_names(paths: Sequence[Path]) -> str:
     """The first three names, and how many more."""
-    rest = f" and {len(paths) - 3} more" if len(paths) > 3 else ""
-    return ", ".join(printable(path.name) for path in paths[:3]) + rest
-
-
-def count_of(number: int, noun: str) -> str:
-    """`1 file`, `2 files`."""
-    return f"{number} {noun}{'' if number == 1 else 's'}"
+    return first_of([path.name for path in paths])
 
 
 def _encodable(text: str) -> bool:

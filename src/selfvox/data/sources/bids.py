@@ -16,9 +16,9 @@ from pathlib import Path
 
 from selfvox.data import naming, pairing
 from selfvox.data.formats.image import suffix
-from selfvox.data.naming import printable
+from selfvox.data.naming import count_of, printable
 from selfvox.data.sources import Case, ChoiceNeeded, Dataset, case_key
-from selfvox.data.sources._files import count_of, first_names, read_lines, walk_visible
+from selfvox.data.sources._files import first_names, read_lines, walk_visible
 from selfvox.errors import DataError, UsageError, did_you_mean
 
 _FOLDERS = ("sub-*/anat", "sub-*/ses-*/anat")

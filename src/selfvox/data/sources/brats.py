@@ -19,10 +19,9 @@ import numpy as np
 from selfvox.data import naming
 from selfvox.data.formats import image as images
 from selfvox.data.formats.image import SUFFIXES_2D, suffix
-from selfvox.data.naming import printable
+from selfvox.data.naming import count_of, printable
 from selfvox.data.sources import Case, Dataset, case_key
 from selfvox.data.sources._files import (
-    count_of,
     first_names,
     raise_unlistable,
     unlabelled_note,

@@ -20,9 +20,9 @@ from pydicom import uid
 
 from selfvox.data.formats.dicom_header import DicomHeader, is_dicom, read_header, says_dicom
 from selfvox.data.formats.image import SUFFIXES_2D, SUFFIXES_3D, suffix
-from selfvox.data.naming import printable
+from selfvox.data.naming import count_of, printable
 from selfvox.data.sources import Case, Dataset, case_key
-from selfvox.data.sources._files import count_of, raise_unlistable, walk_visible
+from selfvox.data.sources._files import raise_unlistable, walk_visible
 from selfvox.errors import DataError, UsageError, did_you_mean
 
 _DICOM_ENDINGS = (".dcm", ".dicom", ".ima")  # .ima: of Siemens

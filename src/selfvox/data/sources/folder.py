@@ -17,13 +17,12 @@ from pathlib import Path, PurePath
 
 from selfvox.data import pairing
 from selfvox.data.formats.image import SUFFIXES_2D, SUFFIXES_3D, suffix
-from selfvox.data.naming import natural_key, printable
+from selfvox.data.naming import count_of, natural_key, printable
 from selfvox.data.pairing import Pairing
 from selfvox.data.sources import Case, ChoiceNeeded, Dataset, case_key
 from selfvox.data.sources._class_table import read_class_table
 from selfvox.data.sources._files import (
     channels_of,
-    count_of,
     first_names,
     is_hidden,
     name_scans,

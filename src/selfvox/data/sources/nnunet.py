@@ -16,11 +16,10 @@ from typing import Any
 
 from selfvox.data import naming
 from selfvox.data.formats.image import SUFFIXES_2D, suffix
-from selfvox.data.naming import printable
+from selfvox.data.naming import count_of, printable
 from selfvox.data.sources import Case, Dataset, case_key
 from selfvox.data.sources._files import (
     channels_of,
-    count_of,
     first_names,
     numbered_names,
     unlabelled_note,

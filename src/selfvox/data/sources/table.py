@@ -18,12 +18,11 @@ from pathlib import Path
 
 from selfvox.data import naming
 from selfvox.data.formats.image import SUFFIXES_2D, suffix
-from selfvox.data.naming import printable
+from selfvox.data.naming import count_of, printable
 from selfvox.data.sources import Case, Dataset, case_key
 from selfvox.data.sources._class_table import read_class_table
 from selfvox.data.sources._files import (
     channels_of,
-    count_of,
     first_names,
     name_scans,
     resolve_inside,
