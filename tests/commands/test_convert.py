@@ -8,6 +8,7 @@ import re
 import nibabel as nib
 import numpy as np
 import pytest
+from PIL import Image
 
 import selfvox
 from selfvox.data.preparation.prepare_case import read_case
@@ -97,6 +98,17 @@ def write_labelled(root, *subjects):
     (root / "table.csv").write_text("\n".join(rows) + "\n")
     (root / "classes.csv").write_text("value,name\n1,lesion\n")
     return root / "table.csv"
+
+
+@pytest.mark.parametrize("bids", [None, ("T1w",)])
+def test_where_no_scan_can_be_converted_nothing_is_written(tmp_path, bids):
+    for name in "ab":
+        path = tmp_path / "scans" / f"{name}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(blob((20, 17)).astype(np.uint8)).save(path)
+    with pytest.raises(DataError, match=r"none of 2 scans could be converted.*is a picture"):
+        selfvox.convert(tmp_path / "scans", out=tmp_path / "out", bids=bids)
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_bids_folder_is_read_back_with_subjects_sessions_and_labels(tmp_path):

@@ -9,7 +9,7 @@ import numpy as np
 
 from selfvox.data.formats import image as images
 from selfvox.data.formats.image import Image
-from selfvox.data.naming import printable
+from selfvox.data.naming import count_of, printable
 from selfvox.data.preparation.prepare_case import Rejected, make_rejected, read_case
 from selfvox.data.sources import Case, Dataset, find_dataset
 from selfvox.errors import DataError, UsageError
@@ -44,7 +44,6 @@ def convert(settings: Convert) -> list[Path]:
     layout: BidsFolder | _PlainFolder = _PlainFolder(out, dataset)
     if settings.bids is not None:
         layout = BidsFolder(out, dataset, settings.bids)
-    out.mkdir(parents=True, exist_ok=True)
     files: list[Path] = []
     values: set[int] = set()
     rejected: list[Rejected] = []
@@ -58,6 +57,11 @@ def convert(settings: Convert) -> list[Path]:
                 rejected.append(make_rejected(case, str(error)))
                 echo(f"{rejected[-1].file}: {rejected[-1].reason}")
             bar.advance()
+    if not written:
+        raise DataError(
+            f"{settings.scans}: none of {count_of(len(rejected), 'scan')} could be "
+            f"converted, such as {rejected[0].file}: {rejected[0].reason}"
+        )
     is_labelled = any(case.label is not None for case in dataset.cases)
     layout.describe(written, _class_names(dataset, values) if is_labelled else None)
     echo(f"{len(written)} scans: {out}; their names are those of the files")
