@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from selfvox.settings.verbs import Finetune, Pretrain
-from selfvox.training.trend import late_fall, late_rise, twice_as_long
+from selfvox.training.trend import final_drop, late_fall, late_rise, twice_as_long
 
 
 def scores(*values):
@@ -20,6 +20,13 @@ def test_a_score_rises_late_where_the_best_is_in_the_last_fifth_and_clearly_bett
     assert late_rise(scores(0.1, 0.4, 0.8, 0.7, 0.75), "dice", 100) is None
     assert late_rise([{"step": 100, "dice": 0.7}], "dice", 100) is None
     assert late_rise([{"step": 100, "loss": 1.0}], "dice", 100) is None
+
+
+def test_the_last_score_has_dropped_where_it_is_clearly_below_the_best():
+    assert final_drop(scores(0.1, 0.8, 0.6, 0.7), "dice") == (pytest.approx(0.1), 40)
+    assert final_drop(scores(0.1, 0.8, 0.6, 0.78), "dice") is None
+    assert final_drop(scores(0.1, 0.4, 0.8), "dice") is None
+    assert final_drop([{"step": 100, "loss": 1.0}], "dice") is None
 
 
 def losses(curve, noise, steps=1000):

@@ -45,7 +45,7 @@ from selfvox.training.pretrained import Pretrained, read_pretrained
 from selfvox.training.regression import Regression
 from selfvox.training.segmentation import Segmentation
 from selfvox.training.time_budget import Clock
-from selfvox.training.trend import late_rise, twice_as_long
+from selfvox.training.trend import final_drop, late_rise, twice_as_long
 from selfvox.training.unlabelled import report_gain, teach
 from selfvox.uncertainty.calibration import MIN_SUBJECTS
 from selfvox.uncertainty.calibration_file import is_calibrated
@@ -206,7 +206,7 @@ def _report(settings: Finetune, run: Run, job: FinetuneJob, trained: Trained) ->
     draw_curve(run.path, curve, trained.loss_label)
     checkpoint = trained.checkpoint
     echo(f"network: {checkpoint.folder} ({checkpoint.caption})   curve: {curve}")
-    _suggest_longer(settings, run.path, job.task, trained.built.steps)
+    _report_trend(settings, run.path, job.task, trained.built.steps)
     checkpoint.lost_classes.report()
 
 
@@ -313,14 +313,22 @@ def _downstream_task(store: Store, settings: Finetune) -> DownstreamTask:
     return Classification(store, settings) if truth == "grades" else Segmentation(store, settings)
 
 
-def _suggest_longer(settings: Finetune, run: Path, task: DownstreamTask, steps: int) -> None:
-    """Say if the validation score still rose at the end."""
+def _report_trend(settings: Finetune, run: Path, task: DownstreamTask, steps: int) -> None:
+    """Say if the validation score rose to the end, or if the last weights are not the best."""
     metric = "dice_mean" if task.score == "dice" else task.score
-    rise = late_rise(read_metrics(run), metric, steps)
+    lines = read_metrics(run)
+    rise = late_rise(lines, metric, steps)
     if rise is not None:
         echo(
             f"validation was still rising, by {rise:.3f} in the last fifth of the steps: train "
             f"longer, such as {twice_as_long(settings, steps)}"
+        )
+    drop = final_drop(lines, metric) if settings.keep == "last" else None
+    if drop is not None:
+        echo(
+            f"the last weights are kept, and their validation score is {drop[0]:.3f} below that of "
+            f"step {drop[1]}: look at curve.png; where this is more than noise, train with --steps "
+            f"{drop[1]}, or with --keep best"
         )
 
 

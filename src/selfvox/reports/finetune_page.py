@@ -27,7 +27,7 @@ from selfvox.runs.weights import read_network_card
 from selfvox.training.feature_survival import METRIC
 from selfvox.training.kept_weights import VALIDATION_TABLE
 from selfvox.training.learning_curve import CLASSIFICATION_SCORES
-from selfvox.training.trend import late_fall, late_rise
+from selfvox.training.trend import final_drop, late_fall, late_rise
 
 _CALIBRATED = "calibration.csv"
 _DICE = "dice_"  # in front of the name of a class
@@ -117,6 +117,14 @@ def _trend_findings(run: RunFiles) -> list[Finding]:
     for metric in ("dice_mean", "kappa", "balanced_accuracy", "skill"):
         if any(metric in line for line in run.lines):
             rise = late_rise(run.lines, metric, steps)
+            drop = final_drop(run.lines, metric)
+            if drop is not None:
+                return [
+                    Finding(
+                        f"The last validation score is {drop[0]:.3f} below that of step {drop[1]}: "
+                        "by chance, or it was trained for too long."
+                    )
+                ]
             if rise is None:
                 return [Finding("The validation score did not rise any more at the end.")]
             return [

@@ -11,6 +11,7 @@ from selfvox.settings.verbs import Finetune, Pretrain
 
 LAST = 0.8  # share of the steps before the last fifth
 RISE = 0.01  # of a score between 0 and 1; less is within the noise of a few validation scans
+DROP = 0.05  # of a score, from its best to its last
 # of the loss: share of all that it fell by
 FALL = 0.05
 
@@ -31,6 +32,24 @@ def late_rise(lines: Lines, score: str, steps: int) -> float | None:
         return None
     rise = max(late) - max(early)
     return float(rise) if rise > RISE else None
+
+
+def final_drop(lines: Lines, score: str) -> tuple[float, int] | None:
+    """How far the last score is below the best; None where the last is about as good.
+
+    Args:
+        lines: of `metrics.jsonl`.
+        score: its name there.
+
+    Returns:
+        The drop, and the step of the best score.
+    """
+    scores = [(line[score], line["step"]) for line in lines if score in line]
+    if not scores:
+        return None
+    best, step = max(scores)
+    drop = best - scores[-1][0]
+    return (float(drop), int(step)) if drop > DROP else None
 
 
 def late_fall(lines: Lines, steps: int) -> float | None:
