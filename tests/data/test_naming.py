@@ -160,6 +160,33 @@ def test_names_that_differ_only_in_case_are_told_apart_or_refused():
             ["a_20060502.nii.gz", "a_2007-05-02.nii.gz", "a_slice12.nii.gz", "a_ED.nii.gz"],
             ["a"] * 4,
         ),
+        *(
+            (
+                [f"{start}_{end}.nii.gz" for start in ("p1", "p2") for end in ends],
+                ["p1"] * 2 + ["p2"] * 2,
+            )
+            for ends in (
+                ("z012", "z013"),
+                ("Z_0012", "Z_0013"),
+                ("20190212T101112", "2019-02-13_10-11-12"),
+                ("m06", "m12"),
+                ("bl", "fu"),
+                ("v1", "v2_T1w"),
+                ("scan1", "scan2_FLAIR"),
+                ("portal", "arterial"),
+                ("axial", "sagittal"),
+                ("acq1", "img_3"),
+            )
+        ),
+        (["p1/2012/t1.nii.gz", "p1/2013/t1.nii.gz", "p2/2012/t1.nii.gz"], ["p1", "p1", "p2"]),
+        (["p1/scan_a/t1.nii.gz", "p1/scan_b/t1.nii.gz", "p2/x.nii.gz"], ["p1", "p1", "x"]),
+        # a number after what names no person is the person's
+        (["img_3.nii.gz", "img_4.nii.gz", "v1.nii.gz"], ["img_3", "img_4", "v1"]),
+        (["siteA_scan1.nii.gz", "siteB_scan1.nii.gz"], ["siteA_scan1", "siteB_scan1"]),
+        (["benign_img_3.nii.gz", "other_img_3.nii.gz"], ["benign_img_3", "other_img_3"]),
+        # what all share is the data set's
+        (["FLARE22_img_3.nii.gz", "FLARE22_img_4.nii.gz"], ["FLARE22_img_3", "FLARE22_img_4"]),
+        (["2012/t1.nii.gz", "2013/t1.nii.gz"], ["2012", "2013"]),
     ],
 )
 def test_scans_of_one_person_share_a_subject(paths, subjects):

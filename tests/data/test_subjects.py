@@ -53,6 +53,43 @@ def test_a_folder_for_many_people_is_no_question(tmp_path, name):
     assert len(notes(tmp_path, *[file for file in files if Path(file).parent.name == name])) == 1
 
 
+@pytest.mark.fault("H4", "a number after a person's", "a question")
+@pytest.mark.parametrize(
+    "pattern",
+    ["case0{n}_0001{m}.nii", "p{n}_201{m}.nii", "ann{n}-x{m}_T1w.nii", "site{n}_scan{m}.nii"],
+)
+def test_a_number_after_one_of_several_beginnings_is_a_question(tmp_path, pattern):
+    files = [pattern.format(n=n, m=m) for n in range(3) for m in range(3)]
+    (_, question) = notes(tmp_path, *files)
+    assert question.startswith("the names of 9 subjects have 3 beginnings, then a number, such as ")
+    assert question.endswith("in a table with the columns image, label and subject")
+
+
+@pytest.mark.parametrize(
+    "pattern", ["hippocampus_{n}{m}.nii", "OAS1_{n}{m}.nii", "{word}_{m}.nii", "p{n}{m}_7.nii"]
+)
+def test_a_number_after_the_name_of_the_data_set_or_of_a_class_is_no_question(tmp_path, pattern):
+    words = ("benign", "other")
+    files = {pattern.format(n=n, m=m, word=words[n]) for n in range(2) for m in range(3)}
+    assert len(notes(tmp_path, *files)) == 1
+
+
+def test_a_numbered_scan_of_a_site_or_a_data_set_is_a_question(tmp_path):
+    (_, question) = notes(tmp_path, *(f"siteA_scan{n}.nii" for n in range(9)))
+    assert question.startswith("the names of 9 subjects have 1 beginning, then a number")
+
+
+def test_a_table_without_subjects_leaves_the_same_open(tmp_path):
+    files = [f"p{n}_{m}.nii" for n in range(2) for m in range(2)]
+    notes(tmp_path, *files)
+    (tmp_path / "scans.csv").write_text("image\n" + "".join(f"{file}\n" for file in files))
+    (_, question) = notes(tmp_path)
+    assert "have 2 beginnings" in question
+    rows = "".join(f"{file},{Path(file).stem}\n" for file in files)
+    (tmp_path / "scans.csv").write_text("image,subject\n" + rows)
+    assert notes(tmp_path) == ["subjects: 4, one scan each, such as p0_0"]
+
+
 def test_a_table_says_it_all(tmp_path):
     files = [f"p{n}/{n}{letter}.nii.gz" for n in (1, 2) for letter in "xy"]
     notes(tmp_path, *files)

@@ -1,4 +1,4 @@
-"""Words in names of files and folders: which of them say label, scan, kind of scan or subset."""
+"""Words in names of files and folders: which say label, scan, kind, subset, time, side or group."""
 
 from __future__ import annotations
 
@@ -56,6 +56,47 @@ _HUMP = re.compile(r"(?<=[a-z])(?=[A-Z])")  # in `TrainingMask`
 _HALVES = re.compile(r"ground truths?|\d(st|nd|rd|th) ho")
 # `label0001`, `imagestr`
 _GLUED = re.compile(rf"({_LABEL}|{_SCAN})(\d+|{_SUBSET})")
+
+_ANY_KIND = rf"{KIND}|image|img|scan|volume|vol|data|raw"
+_DATE = (
+    r"(?:19|20)\d\d[-_.]?(?:0[1-9]|1[0-2])[-_.]?(?:0[1-9]|[12]\d|3[01])|"
+    r"(?:0[1-9]|[12]\d|3[01])[-.](?:0[1-9]|[12]\d|3[01])[-.](?:19|20)\d\d"
+)
+_TIME = (
+    r"(?:ses|session|visit|run|timepoint|time|tp|t|mr|frame|phase|day|week|month|year|slice|sl)"
+    r"[-_]?\d+|"
+    r"(?:ses|run|acq|rec|echo|dir|task|desc|space)-[a-z0-9]+|"
+    r"pre|post|before|after|baseline|bl|(?:follow[-_]?up|fu)[-_]?\d*|"
+    r"native|arterial|portal|venous|portal[-_]?venous|delayed|"  # phases of the contrast agent
+    r"axial|sagittal|coronal|transversal|ax|sag|cor|tra|"
+    r"ed|es|sa|la|[234]ch|4d|cine|half_sequence|"  # phases and views of the heart
+    rf"{_DATE}"
+)
+# words whose number may be a slice, a visit or a part of a scan, but also a person
+COUNTED = r"z|m|w|v|scan|acq|im|img|image|patch"
+_SIDE = r"left|right|od|os|l|r|cc|mlo"  # eyes and breasts of one person, and views of them
+ENDING = re.compile(rf"[-_.](?:{_ANY_KIND}|{_TIME}|{_SIDE})$|(?<=\d)[lr]$", re.IGNORECASE)
+# only after the number of a person
+COUNTED_ENDING = re.compile(
+    rf"[-_. ](?:(?:{COUNTED})[-_]?\d+|(?:{_DATE})[-_T](?:\d\d[-_.]?){{3}})$", re.IGNORECASE
+)
+# only in a person's folder
+COUNTED_FOLDER = re.compile(rf"(?:19|20)\d\d|(?:{COUNTED})[-_ ]?(?:\d+|[a-z])", re.IGNORECASE)
+# a name, then a number with or without a word: `case01_00012`, `p1_echo2`
+NUMBERED = re.compile(r"(.+?)[-_. ]+(?:([a-z]{1,8})[-_. ]?)?\d+", re.IGNORECASE)
+NO_SUBJECT = re.compile(
+    rf"(?:{_ANY_KIND}|{_TIME}|{_SIDE}|anat|func|fmap|perf|nii|nifti|"
+    r"train|training|val|valid|validation|test|testing|"
+    r"images|imagestr|imagests|imagesval|imgs|scans|volumes)",
+    re.IGNORECASE,
+)
+DATED = re.compile(rf"(?<!\d)(?:{_DATE})(?!\d)")
+# of people, not one of them: `siteA`, `batch_2`, `fold 3`
+GROUP = re.compile(
+    r"(?:site|cent(?:er|re)|hospital|clinic|scanner|vendor|batch|part|fold|subset|group|class|grade|"
+    r"cohort|study|dataset|set|release|version|v)[-_ ]?[a-z]?\d*",
+    re.IGNORECASE,
+)
 
 
 def same_spelling(text: str) -> str:

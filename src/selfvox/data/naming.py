@@ -13,9 +13,15 @@ The rules, in the order in which they apply:
   date, a modality, a side or a subset of the data (`ses-1`, `2006-05-02`, `anat`, `left`, `train`,
   `imagesTr`) count only without any other. A stem that numbers people within a site or a class is
   part of the name (`siteA/001.nii.gz` -> `siteA_001`), one that numbers slices in a person's folder
-  is not (`p07/001.png` -> `p07`).
+  is not (`p07/001.png` -> `p07`). Folders for a year or a numbered scan (`2012`, `scan_a`) do not
+  count below a person's: `p07/2012/t1.png` -> `p07`.
 - Else the subject is the stem without endings for session, visit, run, time, date, frame, slice,
-  modality, view and side: `ann_ses-2_T1w`, `ann_20060502`, `ann_frame01` and `ann_left` -> `ann`.
+  modality, phase, plane, view and side: `ann_ses-2_T1w`, `ann_20060502`, `ann_frame01`,
+  `ann_portal` and `ann_left` -> `ann`.
+- Endings that number people as often as scans (`_z012`, `_m06`, `_v1`, `_scan1`, `_img_3`) are left
+  out only after a person's number: `p07_scan1` -> `p07`, `siteA_scan1` stays. They are kept where
+  all files would become one subject, which is the data set rather than a person.
+- A plain number at the end is kept: `case01_00012` may be a slice or a person. `subjects` asks.
 - Subjects that differ only in upper and lower case are one, written as the first of them.
 
 Wherever names leave it open, more scans are one subject rather than fewer: a split that separates
@@ -31,38 +37,21 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path, PurePath
 
-from selfvox.data.name_words import KIND, Role, words_of
+from selfvox.data.name_words import (
+    COUNTED,
+    COUNTED_ENDING,
+    COUNTED_FOLDER,
+    DATED,
+    ENDING,
+    GROUP,
+    NO_SUBJECT,
+    NUMBERED,
+    Role,
+    words_of,
+)
 from selfvox.errors import DataError, percent_encoded
 from selfvox.errors import printable as printable
 
-_KIND = rf"{KIND}|image|img|scan|volume|vol|data|raw"
-_DATE = (
-    r"(?:19|20)\d\d[-_.]?(?:0[1-9]|1[0-2])[-_.]?(?:0[1-9]|[12]\d|3[01])|"
-    r"(?:0[1-9]|[12]\d|3[01])[-.](?:0[1-9]|[12]\d|3[01])[-.](?:19|20)\d\d"
-)
-_TIME = (
-    r"(?:ses|session|visit|run|timepoint|time|tp|t|mr|frame|phase|day|week|month|year|slice|sl)"
-    r"[-_]?\d+|"
-    r"(?:ses|run|acq|rec|echo|dir|task|desc|space)-[a-z0-9]+|"
-    r"pre|post|before|after|baseline|follow[-_]?up[-_]?\d*|"
-    r"ed|es|sa|la|[234]ch|4d|cine|half_sequence|"  # phases and views of the heart
-    rf"{_DATE}"
-)
-_SIDE = r"left|right|od|os|l|r|cc|mlo"  # eyes and breasts of one person, and views of them
-_ENDING = re.compile(rf"[-_.](?:{_KIND}|{_TIME}|{_SIDE})$|(?<=\d)[lr]$", re.IGNORECASE)
-_NO_SUBJECT = re.compile(
-    rf"(?:{_KIND}|{_TIME}|{_SIDE}|anat|func|fmap|perf|nii|nifti|"
-    r"train|training|val|valid|validation|test|testing|"
-    r"images|imagestr|imagests|imagesval|imgs|scans|volumes)",
-    re.IGNORECASE,
-)
-_DATED = re.compile(rf"(?<!\d)(?:{_DATE})(?!\d)")
-# of people, not one of them: `siteA`, `batch_2`, `fold 3`
-_GROUP = re.compile(
-    r"(?:site|cent(?:er|re)|hospital|clinic|scanner|vendor|batch|part|fold|subset|group|class|grade|"
-    r"cohort|study|dataset|set|release|version|v)[-_ ]?[a-z]?\d*",
-    re.IGNORECASE,
-)
 _BIDS = re.compile(r"(sub-[A-Za-z0-9]+)(?:_|$)")
 _MAX_BYTES = 150  # of a name, so that it and an ending fit the 255 bytes of file systems
 _NAMED = 3  # of many names in a message
@@ -157,29 +146,28 @@ def case_ids(paths: Sequence[PurePath], endings: Sequence[str]) -> list[str]:
 
 def subject_names(paths: Sequence[PurePath], endings: Sequence[str]) -> list[str]:
     """The subject of each path (relative to the data set's root), by the rules above."""
-    stems = [stem(path, ending) for path, ending in zip(paths, endings, strict=True)]
-    folders = [_subject_folders(path) for path in paths]
-    own_folders = [_own_folder(path, name) for path, name in zip(paths, stems, strict=True)]
-    # one folder that all names repeat is the data set's
-    are_peoples = len({folder for folder in own_folders if folder}) > 1
-    alike = _folders_with_like_names(stems, folders)
-    subjects = []
-    spelling: dict[str, str] = {}
-    for path, name, parents, own_folder in zip(paths, stems, folders, own_folders, strict=True):
-        if own_folder and are_peoples and not _bids_subject(path):
-            subject = own_folder
-        else:
-            subject = _subject(path, name, parents, parents in alike)
-        subject = safe_name(subject)
-        # on some file systems two spellings are one file
-        subjects.append(spelling.setdefault(subject.casefold(), subject))
-    return subjects
+    subjects = _subject_names(paths, endings, without_counts=True)
+    # what all names share is the data set's
+    return subjects if len(set(subjects)) > 1 else _subject_names(paths, endings)
+
+
+def numbered_name(subject: str) -> tuple[str, bool] | None:
+    """What is before the number at the end of a name that may be a person's, or None.
+
+    Whether a word such as `scan` or `v` precedes the number is the second value: if none does, the
+    beginning needs a number of its own (`case01_00012`), since `benign_12` is of a class.
+    """
+    match = NUMBERED.fullmatch(subject)
+    if match is None or _says_only_kind(match[1]):
+        return None
+    is_counted = re.fullmatch(COUNTED, match[2] or "", re.IGNORECASE) is not None
+    return (match[1], is_counted) if is_counted or names_person(match[1]) else None
 
 
 def names_person(folder: str) -> bool:
     """Whether a folder may be one person's, by its name: it has a number and is of no group."""
     has_number = any(character.isdecimal() for character in folder)
-    return has_number and not _GROUP.fullmatch(folder) and not _NO_SUBJECT.fullmatch(folder)
+    return has_number and not GROUP.fullmatch(folder) and not NO_SUBJECT.fullmatch(folder)
 
 
 def relative_paths(paths: Sequence[Path], root: Path) -> list[PurePath]:
@@ -202,14 +190,51 @@ def _natural_piece(piece: str) -> tuple[int, int, str]:
     return (1, 0, piece.casefold())
 
 
-def _subject_folders(path: PurePath) -> tuple[str, ...]:
-    """The folders of a path that may name a subject; one with a date only without any other."""
+def _subject_names(
+    paths: Sequence[PurePath], endings: Sequence[str], without_counts: bool = False
+) -> list[str]:
+    """As `subject_names`.
+
+    Args:
+        paths: relative to the data set's root.
+        endings: of the paths.
+        without_counts: whether a numbered scan of a person's is the person's.
+    """
+    stems = [stem(path, ending) for path, ending in zip(paths, endings, strict=True)]
+    folders = [_subject_folders(path, without_counts) for path in paths]
+    own_folders = [_own_folder(path, name) for path, name in zip(paths, stems, strict=True)]
+    # one folder that all names repeat is the data set's
+    are_peoples = len({folder for folder in own_folders if folder}) > 1
+    alike = _folders_with_like_names(stems, folders)
+    subjects = []
+    spelling: dict[str, str] = {}
+    for path, name, parents, own_folder in zip(paths, stems, folders, own_folders, strict=True):
+        if own_folder and are_peoples and not _bids_subject(path):
+            subject = own_folder
+        else:
+            shorter = _without_counts(name) if without_counts else name
+            subject = _subject(path, shorter, parents, parents in alike)
+        subject = safe_name(subject)
+        # on some file systems two spellings are one file
+        subjects.append(spelling.setdefault(subject.casefold(), subject))
+    return subjects
+
+
+def _subject_folders(path: PurePath, without_counts: bool) -> tuple[str, ...]:
+    """The folders of a path that may name a subject; one with a date only without any other.
+
+    Args:
+        path: of a file.
+        without_counts: leave out a year and a numbered scan in a person's folder.
+    """
     folders = tuple(
         folder
         for folder in path.parent.parts
-        if not (_NO_SUBJECT.fullmatch(folder) or _says_only_kind(folder))
+        if not (NO_SUBJECT.fullmatch(folder) or _says_only_kind(folder))
     )
-    return tuple(folder for folder in folders if not _DATED.search(folder)) or folders
+    folders = tuple(folder for folder in folders if not DATED.search(folder)) or folders
+    others = tuple(folder for folder in folders if not COUNTED_FOLDER.fullmatch(folder))
+    return others if without_counts and any(map(names_person, others)) else folders
 
 
 def _folders_with_like_names(
@@ -229,7 +254,7 @@ def _says_only_kind(name: str) -> bool:
 
 def _names_only_kind(name: str) -> bool:
     """Whether the stem of a file names no person, but the kind or the time of a scan."""
-    return _says_only_kind(name) or bool(_NO_SUBJECT.fullmatch(name))
+    return _says_only_kind(name) or bool(NO_SUBJECT.fullmatch(name))
 
 
 def _own_folder(path: PurePath, name: str) -> str:
@@ -286,8 +311,18 @@ def _subject(path: PurePath, name: str, folders: tuple[str, ...], alike: bool) -
 def _without_endings(name: str) -> str:
     while True:
         # one ending at a time: a name may have several
-        shorter = _ENDING.sub("", name)
+        shorter = ENDING.sub("", name)
         if shorter in (name, ""):
+            return name
+        name = shorter
+
+
+def _without_counts(name: str) -> str:
+    """The name without endings such as `_scan1`, if a person's number remains."""
+    while True:
+        # the others may come before and after: `p07_scan1_T1w`
+        shorter = COUNTED_ENDING.sub("", _without_endings(name))
+        if shorter == name or not names_person(shorter):
             return name
         name = shorter
 

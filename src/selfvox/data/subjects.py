@@ -23,10 +23,13 @@ def subject_notes(dataset: Dataset) -> list[str]:
 
 def subject_questions(dataset: Dataset) -> list[str]:
     """What names of files and folders leave open about the people, with the remedy."""
-    # the other sources know the subjects, or have all scans in one folder
-    if dataset.source != "folder":
+    if not dataset.guesses_subjects:
         return []
-    return _folders_note(dataset.cases) + _names_note(dataset.cases)
+    return [
+        *_folders_note(dataset.cases),
+        *_names_note(dataset.cases),
+        *_numbers_note(dataset.cases),
+    ]
 
 
 def _count_note(cases_of: Mapping[str, Sequence[Case]], scan_count: int) -> str:
@@ -92,3 +95,28 @@ def _is_person_in_other_folders(namesakes: Sequence[Case]) -> bool:
     stem = namesakes[0].images[0].name.partition(".")[0]
     folders = [case.images[0].parent.name for case in namesakes]
     return naming.names_person(stem) and not any(map(naming.names_person, folders))
+
+
+def _numbers_note(cases: Sequence[Case]) -> list[str]:
+    """Subjects with one beginning and a number: slices or visits of a person, or several people."""
+    subjects_of: dict[str, set[str]] = defaultdict(set)
+    counted = set()
+    for case in cases:
+        name = naming.numbered_name(case.subject)
+        if name is not None:
+            start, is_counted = name
+            subjects_of[start.casefold()].add(case.subject)
+            counted |= {start.casefold()} if is_counted else set()
+    repeated = [start for start, subjects in subjects_of.items() if len(subjects) > 1]
+    # one beginning of all is the data set's
+    if not repeated or (len(subjects_of) == 1 and not counted):
+        return []
+    count = sum(len(subjects_of[start]) for start in repeated)
+    example = sorted(subjects_of[repeated[0]], key=naming.natural_key)[:2]
+    listed = ", ".join(map(printable, example))
+    beginnings = naming.count_of(len(repeated), "beginning")
+    return [
+        f"the names of {count} subjects have {beginnings}, then a number, such as {listed}: is "
+        "each beginning one person? if so, say so in a table with the columns image, label and "
+        "subject"
+    ]

@@ -66,6 +66,7 @@ class Dataset:
     notes: tuple[str, ...] = ()  # what was left out or assumed, one line each
     # sets of classes, which may overlap; None: not declared
     regions: Mapping[str, tuple[int, ...]] | None = None
+    guesses_subjects: bool = False  # from the names of files and folders, since nothing else says
 
 
 class ChoiceNeeded(DataError):  # noqa: N818 - a question rather than an error

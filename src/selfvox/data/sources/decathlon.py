@@ -110,6 +110,7 @@ def read_dataset(root: Path) -> Dataset:
         classes=classes,
         notes=(*unlabelled_note(cases), *_unread_note(content)),
         regions=_regions(classes),
+        guesses_subjects=True,
     )
 
 

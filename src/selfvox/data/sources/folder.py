@@ -294,4 +294,5 @@ def _dataset(
         notes = [f"{len(labels)} of {len(cases)} scans have a label, such as {pair}", *notes]
     channels = channels_of(cases[0].images[0])
     classes, class_notes = read_class_table(root)
-    return Dataset(root, "folder", tuple(cases), channels, classes, (*notes, *class_notes))
+    notes = (*notes, *class_notes)
+    return Dataset(root, "folder", tuple(cases), channels, classes, notes, guesses_subjects=True)

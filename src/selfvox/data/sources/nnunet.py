@@ -85,7 +85,9 @@ def read_dataset(root: Path) -> Dataset:
         classes: dict[int, str] | None = _classes_of_regions(content, regions)
     else:
         classes = _classes(content, root, notes)
-    return Dataset(root, "nnunet", tuple(cases), channel_names, classes, tuple(notes), regions)
+    return Dataset(
+        root, "nnunet", tuple(cases), channel_names, classes, tuple(notes), regions, True
+    )
 
 
 def _dataset_folders(root: Path) -> list[Path]:

@@ -119,7 +119,15 @@ def read_dataset(root: Path) -> Dataset:
     has_labels = any(row.label is not None for row in rows)
     classes, class_notes = read_class_table(table.parent, has_labels or not is_graded)
     notes = (*content.notes, *_remarks(rows), *class_notes)
-    return Dataset(table.parent, "table", tuple(cases), channel_names, classes, notes)
+    return Dataset(
+        root=table.parent,
+        source="table",
+        cases=tuple(cases),
+        channel_names=channel_names,
+        classes=classes,
+        notes=notes,
+        guesses_subjects=not any(row.subject for row in rows),
+    )
 
 
 def _only_table(folder: Path) -> Path:
