@@ -128,6 +128,7 @@ def test_curves_by_steps_are_means_over_the_runs_with_a_band_of_one_standard_dev
     results = [run_of(tmp_path, 0, {10: 0.2, 20: 0.6}), run_of(tmp_path, 1, {10: 0.4, 20: 0.9})]
     axes = figures._by_steps(results, {"m": LOOK}).axes[0]
     assert axes.lines[0].get_xydata() == pytest.approx(np.array([[10, 0.3], [20, 0.75]]))
+    assert axes.get_xscale() == "log"  # the first validations are a doubling of steps apart
     sd = [np.std([0.2, 0.4], ddof=1), np.std([0.6, 0.9], ddof=1)]
     band = band_of(axes)
     assert band[10] == pytest.approx((0.3 - sd[0], 0.3 + sd[0]))
@@ -210,6 +211,27 @@ def test_twins_are_grey_and_a_method_keeps_its_colour_in_2d():
     assert looks["2D-b"]["color"] == looks["b"]["color"]
     styles = {name: look["linestyle"] for name, look in looks.items()}
     assert styles == {"scratch": "-", "longer": ":", "a": "-", "b": "-", "2D-b": "--"}
+    points = {(look["color"], look["marker"]) for look in looks.values()}
+    assert len(points) == len(looks)  # intervals have no line to tell them apart
     assert looks["b"]["label"] == "b (transductive), n = 1"
     more = [*results, result("a", "scratch"), dataclasses.replace(result("a"), labels=8)]
     assert figure_parts.looks_of(more)["a"]["label"] == "a, n = 1 to 2"
+
+
+def test_networks_from_scratch_that_no_method_is_compared_with_differ_in_colour():
+    def result(method, twin=None):
+        rows = ({"case": "x", "class": "1", "name": "all", "dice": "0.5"},)
+        return Result(
+            paths=(Path(),), method=method, twin=twin, labels=4, fraction=0.5, seed=0,
+            pretrain_seed=None, transductive=False, slices=None, key="dice", rows=rows,
+        )  # fmt: skip
+
+    scratch = [result("scratch"), result("scratch unlabelled"), result("registration")]
+    colours = {look["color"] for look in figure_parts.looks_of(scratch).values()}
+    assert len(colours) == 3
+    assert figure_parts.GREY not in colours
+    pretrained = [result("rotation", "scratch"), result("frozen", "scratch unlabelled")]
+    looks = figure_parts.looks_of([*scratch, *pretrained])
+    greys = [name for name, look in looks.items() if look["color"] == figure_parts.GREY]
+    assert greys == ["scratch"]
+    assert len({look["color"] for look in looks.values()}) == 5

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -35,33 +36,44 @@ def save_figures(figures: Mapping[str, Figure | None], folder: Path) -> list[Pat
 
 
 def looks_of(results: Sequence[Result], equal: Collection[str] = ()) -> dict[str, dict[str, Any]]:
-    """How each method is drawn.
+    """How each method is drawn: no two alike, as long as there are colours.
 
-    Each has a colour, the same in 2D, where it is dashed; from-scratch twins are grey.
+    Each has a colour, the same in 2D, where it is dashed; the from-scratch twin is grey. If there
+    are several twins, the first is grey.
 
     Args:
         results: the runs.
         equal: names of the twins at equal compute, which are dotted.
     """
     methods = {result.method: result for result in results}
-    twins = {name for name, result in methods.items() if result.twin is None or name in equal}
-    pretrained = dict.fromkeys(name.removeprefix("2D-") for name in methods if name not in twins)
-    cycle = [entry["color"] for entry in mpl.rcParams["axes.prop_cycle"]]
-    colours = {name: cycle[number % len(cycle)] for number, name in enumerate(pretrained)}
+    of_results = {result.twin for result in results}
+    twins = [name for name in methods if name in of_results and name not in equal]
+    longer = [name for name in methods if name in equal]
+    greys = {_name_in_3d(names[0]) for names in (twins, longer) if names}
+    coloured = [name for name in dict.fromkeys(map(_name_in_3d, methods)) if name not in greys]
+    cycle = itertools.cycle(entry["color"] for entry in mpl.rcParams["axes.prop_cycle"])
+    colours = dict(zip(coloured, cycle, strict=False))
     looks: dict[str, dict[str, Any]] = {}
     for name, result in methods.items():
-        linestyle = "-"
+        is_2d = bool(result.slices)
+        linestyle = "--" if is_2d else "-"
+        markers = "o^"
         if name in equal:
             linestyle = ":"
-        elif result.slices:
-            linestyle = "--"
+            markers = "PX"
+        elif name in twins:
+            markers = "sD"
         looks[name] = {
-            "color": GREY if name in twins else colours[name.removeprefix("2D-")],
+            "color": colours.get(_name_in_3d(name), GREY),
             "linestyle": linestyle,
-            "marker": "s" if name in twins else "o",
+            "marker": markers[is_2d],
             "label": _label(name, results),
         }
     return looks
+
+
+def _name_in_3d(name: str) -> str:
+    return name.removeprefix("2D-")
 
 
 def _label(name: str, results: Sequence[Result]) -> str:

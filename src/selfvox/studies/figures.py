@@ -11,6 +11,7 @@ import matplotlib.style
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator, ScalarFormatter
 
 from selfvox.studies.compute import total_seconds
 from selfvox.studies.convergence import VALIDATION_METRICS, curve
@@ -146,6 +147,11 @@ def _by_steps(results: Sequence[Result], looks: Looks) -> Figure | None:
             draw_band(axes, list(points), means, sds, looks[method])
         to_choose = next(result for result in results if result.labels == count).validation_labels
         axes.set_title(f"{labels_text(count, to_choose)} label{'s' * (count != 1)}")
+        # the first validations are close together: they say how fast a method learns
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter(ScalarFormatter())
+        axes.xaxis.set_minor_locator(NullLocator())
         axes.set_xlabel("fine-tuning step")
     draw_legend(figure, panels)
     return figure
