@@ -1,5 +1,6 @@
 """Whether runs were long enough, from metrics that are written by hand."""
 
+import csv
 import dataclasses
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from selfvox.runs.ledger import write_records
 from selfvox.studies import table
 from selfvox.studies.convergence import late_change
+from selfvox.studies.results import Cost
 
 from .test_table import result
 
@@ -41,6 +43,25 @@ def test_the_summary_says_in_how_many_runs_the_score_still_rose(run_with):
     # the mean of both is .525 at step 90, and .5 before
     assert row["late_change"] == pytest.approx(0.025)
     assert table.summarise(runs[2:])[0]["rising"] is None
+
+
+def test_the_table_of_scores_says_of_each_run_how_its_curve_ends_and_what_it_took(
+    run_with, tmp_path
+):
+    runs = [run_with(0, dice_mean=RISES), run_with(1, dice_mean=LEVEL), run_with(2)]
+    runs[1] = dataclasses.replace(runs[1], cost=Cost("gpu", 7.0, {"encoder": 3.0}, 512.0))
+    table._write_scores(runs, tmp_path / "table.csv")
+    with (tmp_path / "table.csv").open(newline="") as lines:
+        rows = {row["seed"]: row for row in csv.DictReader(lines)}
+    columns = ("late_change", "rising", "cost_unit", "cost_s", "pretrain_cost_s")
+    values = {seed: [row[name] for name in columns] for seed, row in rows.items()}
+    # the best of the last fifth is .6, of the steps before .5
+    assert values == {
+        "0": ["0.1", "1", "", "", ""],
+        "1": ["", "0", "gpu", "7", "3"],
+        "2": ["", "", "", "", ""],
+    }
+    assert [row["peak_memory_mib"] for row in rows.values()] == ["", "512", ""]
 
 
 def test_without_validation_the_loss_decides(run_with):

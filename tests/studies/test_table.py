@@ -10,7 +10,7 @@ import sklearn.metrics
 
 from selfvox.studies import class_scores, statistics, table
 from selfvox.studies.random_effects import error_of_mean
-from selfvox.studies.results import MEAN, MEAN_OF_REGIONS, Result
+from selfvox.studies.results import MEAN, MEAN_OF_REGIONS, Cost, Result
 
 
 def result(method, labels, seed, scores, twin=None, pretrain_seed=None):
@@ -329,6 +329,46 @@ def test_a_comparison_with_another_method_is_computed_like_that_with_the_twin():
     ours = table.compare_methods(results, [("scratch", "scratch")])
     assert {(row["difference"], row["low"], row["high"]) for row in ours} == {(0, 0, 0)}
     assert {row["wins"] for row in ours} == {0}  # equal is not better
+
+
+def test_familywise_intervals_are_right_for_all_methods_at_all_numbers_of_labels():
+    rng = np.random.default_rng(7)
+    results = random_study(rng, pretrain_seeds=(None,))
+    others = [
+        result("other", run.labels, run.seed, {case: rng.random(2) for case in "xyz"}, "scratch")
+        for run in results
+        if run.method == "method"
+    ]
+    results += others
+    pairs = [("method", "scratch"), ("other", "scratch")]
+    rows = [
+        *(row for row in table.summarise(results) if row["twin"]),
+        *table.compare_methods(results, pairs),
+    ]
+    assert len(rows) == 2 * 2 * 2 * 3  # tables, methods, numbers of labels, classes and mean
+    groups = table.group_results(results)
+    for row in rows:
+        of_row = [groups[method, row["labels"]] for method in (row["method"], "scratch")]
+        compared = statistics.compare(statistics.pair_runs(*of_row), row["name"])
+        for suffix, count in (("simultaneous", 2), ("familywise", 4)):
+            expected = compared.error.interval(row["difference"], 0.95 ** (1 / count))
+            assert (row[f"low_{suffix}"], row[f"high_{suffix}"]) == pytest.approx(expected)
+
+
+def test_a_comparison_has_the_ratio_of_all_compute_pre_training_included():
+    def costing(run):
+        seconds = {"scratch": 20.0, "method": 5.0}[run.method]
+        encoder = {"encoder": 10.0} if run.method == "method" else {}
+        return dataclasses.replace(run, cost=Cost("cpu", seconds, encoder, 100.0))
+
+    rng = np.random.default_rng(7)
+    results = [costing(run) for run in random_study(rng, pretrain_seeds=(None,))]
+    rows = table.compare_methods(results, [("method", "scratch"), ("scratch", "method")])
+    ratios = {(row["method"], row["cost_ratio"]) for row in rows}
+    assert ratios == {("method", 15 / 20), ("scratch", 20 / 15)}
+    unknown = [dataclasses.replace(run, cost=None) for run in results if run.labels == 2]
+    rows = table.compare_methods(unknown, [("method", "scratch")])
+    assert {row["cost_ratio"] for row in rows} == {None}
 
 
 def test_runs_of_two_pre_trained_methods_are_paired_by_pre_training_too():

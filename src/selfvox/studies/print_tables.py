@@ -15,7 +15,7 @@ from selfvox.runs.progress import format_seconds
 from selfvox.studies.random_effects import FACTORS
 from selfvox.studies.results import Result, labels_text
 
-WIDTH = 220  # columns that a row needs
+WIDTH = 250  # columns that a row needs
 Row = Mapping[str, Any]
 
 
@@ -51,7 +51,15 @@ def _compute_text(row: Row) -> str:
         text += " + ?"
     elif row["pretrain_cost_s"]:
         text += f" + {format_seconds(row['pretrain_cost_s'])}"
-    return text if row["cost_ratio"] is None else f"{text}, x {row['cost_ratio']:.1f}"
+    return text if row["cost_ratio"] is None else f"{text}, {_ratio_text(row)}"
+
+
+def _ratio_text(row: Row) -> str:
+    return "" if row["cost_ratio"] is None else f"x {row['cost_ratio']:.2f}"
+
+
+def _memory_text(row: Row) -> str:
+    return "" if row["peak_memory_mib"] is None else f"{row['peak_memory_mib']:.0f} MiB"
 
 
 _DIFFERENCE = (
@@ -60,6 +68,10 @@ _DIFFERENCE = (
     _Column(
         "95 %, all labels",
         lambda row: interval_text(row["low_simultaneous"], row["high_simultaneous"]),
+    ),
+    _Column(
+        "95 %, all methods",
+        lambda row: interval_text(row["low_familywise"], row["high_familywise"]),
     ),
     _Column("median", lambda row: f"{row['difference_median']:+.3f}"),
     _Column("wins", lambda row: f"{row['wins']} of {row['twins']}"),
@@ -74,7 +86,7 @@ def print_summary(summary: Sequence[Row], results: Sequence[Result]) -> None:
     score = key.replace("_", " ").capitalize()
     table = _new_table(
         f"{score}, {overall}, {len(results[0].cases())} test cases",
-        ("labels", "runs", "rising", "compute", "mean ± sd", "minus twin: mean"),
+        ("labels", "runs", "rising", "compute", "memory", "mean ± sd", "minus twin: mean"),
     )
     rows = [row for row in summary if row["name"] == overall]
     for labels in sorted({row["labels"] for row in rows}):
@@ -93,7 +105,8 @@ def _summary_cells(row: Row) -> list[str]:
     labels = labels_text(row["labels"], row["validation_labels"])
     rising = "" if row["rising"] is None else str(row["rising"])
     compute = _compute_text(row)
-    cells = [name, labels, str(row["runs"]), rising, compute, f"{row['mean']:.3f}{sd}"]
+    score = f"{row['mean']:.3f}{sd}"
+    cells = [name, labels, str(row["runs"]), rising, compute, _memory_text(row), score]
     return cells + _difference_cells(row) if row["twin"] else cells
 
 
@@ -104,16 +117,16 @@ def _footnotes(rows: Sequence[Row], result: Result) -> list[str]:
         "sd: over runs. Differences are paired by seed and case with the from-scratch twin: same",
         "network, labels and steps. Wins: twins that are worse than the mean of the runs paired",
         "with them. 95 %: over pre-trainings, draws of labels and subjects, if there are several;",
-        "all labels: right at all numbers of labels together. Labels saved: how many more the twin",
-        "needs for the same score, by its curve; unknown if that has one point or has not",
-        "converged (summary.csv has the reason).",
+        "all labels: right at all numbers of labels of a method together; all methods: and of all",
+        "methods here. Labels saved: how many more the twin needs for the same score, by its",
+        "curve; unknown if that has one point or has not converged (summary.csv has the reason).",
     ]
     units = {row["cost_unit"] for row in rows} - {None}
     if units:
         named = " or ".join(sorted({"cpu": "processor", "gpu": "GPU"}[unit] for unit in units))
         lines += [
             f"Compute: {named} time of a run, + of its pre-training, which may serve several runs;",
-            "x: how many times that of the twin, pre-training included.",
+            "x: how many times that of the twin, pre-training included. Memory: the most of a run.",
         ]
     if any(row["low"] is not None and FACTORS[0] not in row["over"] for row in rows):
         lines.append("Of methods with one pre-training, intervals are about this one.")
@@ -132,10 +145,10 @@ def print_comparison(title: str, rows: Sequence[Row]) -> None:
     """Print a comparison with others than the twins, if there is one."""
     if not rows:
         return
-    table = _new_table(title, ("labels", "difference: mean"))
+    table = _new_table(title, ("labels", "compute", "difference: mean"))
     for row in sorted(rows, key=lambda row: int(row["labels"])):
         name = f"{row['method']} - {row['twin']}"
-        _add_row(table, [name, str(row["labels"]), *_difference_cells(row)])
+        _add_row(table, [name, str(row["labels"]), _ratio_text(row), *_difference_cells(row)])
     _wide_console().print(table)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,13 +58,15 @@ COMPARISON_COLUMNS = (
     "high",
     "low_simultaneous",
     "high_simultaneous",
+    "low_familywise",
+    "high_familywise",
     "error",
     "over",
     "labels_saved",
     "labels_saved_low",
     "labels_saved_high",
 )
-AGAINST_COLUMNS = ("method", "labels", "name", "score", *COMPARISON_COLUMNS)
+AGAINST_COLUMNS = ("method", "labels", "name", "score", "cost_ratio", *COMPARISON_COLUMNS)
 Groups = Mapping[tuple[str, int], Sequence[Result]]
 
 
@@ -118,15 +120,17 @@ def make_tables(plan: Plan, out: Path) -> list[dict[str, Any]]:
 
 
 def _write_scores(results: Sequence[Result], path: Path) -> None:
-    """Write every score of every run."""
+    """Write every score of every run, with what the run took and how its curve ends."""
     scores = [name for name in results[0].rows[0] if name not in _CASE_COLUMNS]
     rows = []
     for result in results:
-        run = [getattr(result, name) for name in _RUN_COLUMNS]
+        run = {name: getattr(result, name) for name in _RUN_COLUMNS}
+        run |= _convergence([result]) | costs([result])
         rows += [
-            run + [row.get(name, "") for name in (*_CASE_COLUMNS, *scores)] for row in result.rows
+            [*run.values(), *(row.get(name, "") for name in (*_CASE_COLUMNS, *scores))]
+            for row in result.rows
         ]
-    write_csv(path, [*_RUN_COLUMNS, *_CASE_COLUMNS, *scores], rows)
+    write_csv(path, [*run, *_CASE_COLUMNS, *scores], rows)
 
 
 def summarise(results: Sequence[Result]) -> list[dict[str, Any]]:
@@ -183,8 +187,10 @@ def compare_methods(
         for (name_of_group, labels), group in groups.items():
             if name_of_group != method or (reference, labels) not in groups:
                 continue
+            ratio = cost_ratio(group, groups[reference, labels])
             for name in group[0].names():
                 row = {"method": method, "labels": labels, "name": name, "score": group[0].key}
+                row["cost_ratio"] = ratio
                 columns, error = _compared(groups, group, reference, name)
                 if columns["twin"] is not None:
                     rows.append(row | columns)
@@ -232,6 +238,8 @@ def _compared(
         "wins": int((comparison.by_twin > 0).sum()),
         "low_simultaneous": None,
         "high_simultaneous": None,
+        "low_familywise": None,
+        "high_familywise": None,
         "error": error.error if error else None,
         "over": " ".join(error.over) if error else None,
         "labels_saved": str(saved),
@@ -242,16 +250,20 @@ def _compared(
 
 
 def _add_simultaneous(rows: Sequence[dict[str, Any]], errors: Sequence[MeanError | None]) -> None:
-    """Add the intervals that are right at all numbers of labels together, with 95 %."""
+    """Add the intervals that are right together, with 95 %.
+
+    `simultaneous` ones at all numbers of labels of one method, `familywise` ones of all methods
+    at all numbers of labels; each for one class, region or mean.
+    """
     compared = [(row, error) for row, error in zip(rows, errors, strict=True) if error is not None]
-    counts = Counter(_curve_of(row) for row, _ in compared)
-    for row, error in compared:
-        confidence = simultaneous(counts[_curve_of(row)])
-        low, high = error.interval(row["difference"], confidence)
-        row["low_simultaneous"] = low
-        row["high_simultaneous"] = high
-
-
-def _curve_of(row: Row) -> tuple[str, str, str]:
-    """What the rows of one method have in common at all numbers of labels."""
-    return row["method"], row["twin"], row["name"]
+    families: tuple[tuple[str, Callable[[Row], Hashable]], ...] = (
+        ("simultaneous", lambda row: (row["method"], row["twin"], row["name"])),
+        ("familywise", lambda row: row["name"]),
+    )
+    for suffix, family_of in families:
+        counts = Counter(family_of(row) for row, _ in compared)
+        for row, error in compared:
+            confidence = simultaneous(counts[family_of(row)])
+            low, high = error.interval(row["difference"], confidence)
+            row[f"low_{suffix}"] = low
+            row[f"high_{suffix}"] = high
