@@ -91,6 +91,14 @@ def test_dice_is_that_of_the_truth_next_to_the_scans(predicted, page):
     for values in rows.values():
         mean, spread = np.mean(values), np.std(values, ddof=1)
         assert f"Dice {mean:.3f} ± {spread:.3f} (3 cases)" in shown
+    # the column sorts by the mean of the classes
+    means = {row["case"]: [] for row in selfvox_rows(predicted)}
+    for row in selfvox_rows(predicted):
+        if row["name"] in rows:
+            means[row["case"]].append(row["dice"])
+    cells = [float(cell["data-value"]) for cell in index.of("td") if cell.get("class") == "dice"]
+    cases = index.text_of("button", class_="case")
+    np.testing.assert_allclose(cells, [np.mean(means[case]) for case in cases])
 
 
 def test_the_viewer_opens_in_the_slice_that_pictures_show(predicted, page):

@@ -95,6 +95,7 @@ def predictions_page(name: str, folder: Path, settings: Report, bundle: Bundle) 
         "has_trust": any(row.trust is not None for row in rows),
         "has_predicted_dice": any(row.predicted_dice is not None for row in rows),
         "has_truth": any(row.dice for row in rows),
+        "mean_dice": known.dice,
         "has_answer": any(row.answer for row in rows),
         "has_grade": any(row.grade for row in rows),
         "right": sum(row.answer == row.grade for row in rows if row.grade),
