@@ -4,12 +4,13 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 import selfvox
 from selfvox.data import phantom
 from selfvox.data.preparation.store import open_store
 from selfvox.ops.metrics import dice_per_class
-from selfvox.registration import copies, registered_pairs
+from selfvox.registration import copies, picture, registered_pairs
 from selfvox.registration.copies import CopyRequest, check_volumes, make_copies
 from selfvox.registration.pairs import choose_pairs
 from selfvox.registration.register import centred_positions, warp_label
@@ -178,3 +179,9 @@ def test_a_volume_unlike_those_of_the_other_pairs_is_implausible():
     # all alike: a labelled person with small ventricles is no failure
     alike = [pair(100, 900), pair(90, 950), pair(110, 880)]
     assert not any(item.failure for item in check_volumes(alike, ["organ", "lesion"]))
+
+
+def test_the_slices_of_pairs_have_the_directions_of_their_edges():
+    axes = Figure().subplots()
+    picture._draw(axes, np.zeros((6, 5, 4)), np.zeros((6, 5, 4), dtype=int))
+    assert [text.get_text() for text in axes.texts] == ["L", "A"]

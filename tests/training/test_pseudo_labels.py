@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from selfvox.data.preparation.store import open_store
 from selfvox.errors import DataError, UsageError
 from selfvox.models.build import build_encoder, plan_encoder
 from selfvox.runs.device import make_fabric
-from selfvox.training import pseudo_labels
+from selfvox.training import pseudo_label_picture, pseudo_labels
 from selfvox.training.pseudo_labels import PASSES, Teacher, label_scan, make_pseudo_labels
 from selfvox.training.segmentation import Segmentation, unused_label
 from selfvox.uncertainty.mc_dropout import Dropout
@@ -219,3 +220,20 @@ def test_ignored_voxels_get_a_value_that_is_no_class():
     assert unused_label([*range(256), 300]) == 256
     with pytest.raises(UsageError, match="--teacher atlas"):
         unused_label(range(256))
+
+
+def test_the_picture_names_the_directions_of_every_slice(tmp_path, monkeypatch):
+    figures = []
+    monkeypatch.setattr(
+        pseudo_label_picture, "save_figure", lambda figure, out: figures.append(figure)
+    )
+    image = np.zeros((1, 6, 5, 4), dtype=np.float32)
+    scans = SimpleNamespace(
+        crop=lambda case, start, shape: image, label_crop=lambda case, start, shape: image[0]
+    )
+    case = SimpleNamespace(shape=image.shape[1:])
+    draw_pseudo_labels = pseudo_label_picture.draw_pseudo_labels
+    draw_pseudo_labels(tmp_path / "picture.png", scans, [(case, 0.5)], ["scan"], None)
+    # left and upper edge, as in every axial slice
+    for axes in figures[0].axes:
+        assert [text.get_text() for text in axes.texts] == ["L", "A"]

@@ -10,7 +10,7 @@ import numpy as np
 
 from selfvox.data.preparation.store import Store
 from selfvox.data.preparation.stored_case import StoredCase
-from selfvox.plotting import axial_slice, informative_level, outline, save_figure
+from selfvox.plotting import axial_slice, informative_level, outline, save_figure, write_letters
 from selfvox.registration.registered_pairs import RegisteredPair, copies_of, read_label, read_scan
 
 if TYPE_CHECKING:
@@ -63,6 +63,7 @@ def _draw(axes: Axes, image: np.ndarray, label: np.ndarray) -> None:
     axes.set_axis_off()
     mask = axial_slice(label, level)
     outline(axes, mask, [int(value) for value in np.unique(mask)])
+    write_letters(axes, image)
 
 
 def _case(scans: Store, case_id: str) -> StoredCase:

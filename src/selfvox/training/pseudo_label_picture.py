@@ -9,7 +9,7 @@ import numpy as np
 
 from selfvox.data.preparation.store import Store
 from selfvox.data.preparation.stored_case import StoredCase
-from selfvox.plotting import axial_slice, informative_level, outline, save_figure
+from selfvox.plotting import axial_slice, informative_level, outline, save_figure, write_letters
 
 ROWS = 3  # the scan that is trusted least, the one in the middle, and the most trusted
 
@@ -53,6 +53,7 @@ def draw_pseudo_labels(
             axes.imshow(plane, cmap="gray", vmin=low, vmax=high)
             axes.set_axis_off()
             axes.set_title(caption, fontsize=8)
+            write_letters(axes, image)
         outline(row[1], mask, [int(value) for value in np.unique(mask)])
         veil = np.zeros((*is_ignored.shape, 4))
         veil[is_ignored] = (1, 0.8, 0, 0.7)
