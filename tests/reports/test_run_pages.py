@@ -140,6 +140,42 @@ def test_a_run_is_watched_until_its_process_ends(tmp_path, monkeypatch):
     assert "Finished after 100 steps." in index.read_text()
 
 
+def test_a_run_without_metrics_is_waited_for(tmp_path, monkeypatch, capsys):
+    run = write_run(tmp_path / "run", "pretrain", [], status="running")
+    waits = []
+
+    def next_minute(seconds):
+        waits.append(seconds)
+        if len(waits) == 2:
+            finished = write_run(tmp_path / "finished", "pretrain", pretrain_lines())
+            shutil.copytree(finished, run, dirs_exist_ok=True)
+
+    monkeypatch.setattr(command.time, "sleep", next_minute)
+    with folder_lock(run):
+        index = selfvox.report(run, out=tmp_path / "report", watch=True)
+    assert waits == [60, 60]
+    assert capsys.readouterr().err.count("has no metrics yet") == 1
+    assert "Finished after 100 steps." in index.read_text()
+
+
+def test_the_last_page_of_a_watched_run_is_not_loaded_again(tmp_path, monkeypatch):
+    run = write_run(tmp_path / "run", "pretrain", pretrain_lines(50), status="running")
+    finished = write_run(tmp_path / "finished", "pretrain", pretrain_lines())
+    make = command._make
+
+    def run_ends_after_the_page(*args):
+        index = make(*args)
+        shutil.copytree(finished, run, dirs_exist_ok=True)
+        return index
+
+    monkeypatch.setattr(command, "_make", run_ends_after_the_page)
+    monkeypatch.setattr(command.time, "sleep", lambda seconds: None)
+    with folder_lock(run):
+        index = selfvox.report(run, out=tmp_path / "report", watch=True)
+    page = Elements(index.read_text(encoding="utf-8"))
+    assert all(meta.get("http-equiv") != "refresh" for meta in page.of("meta"))
+
+
 def test_a_killed_run_is_not_watched(tmp_path):
     run = write_run(tmp_path / "run", "pretrain", pretrain_lines(50), status="running")
     selfvox.report(run, out=tmp_path / "report", watch=True)

@@ -21,7 +21,7 @@ from selfvox.reports.study_page import is_study, study_page
 from selfvox.runs.fold_folder import name_networks
 from selfvox.runs.folder_lock import folder_lock
 from selfvox.runs.progress import echo, quiet_console
-from selfvox.runs.run_folder import read_run_record
+from selfvox.runs.run_folder import read_metrics, read_run_record
 from selfvox.settings.verbs import Report
 
 EVERY_SECONDS = 60  # between two pages of a run that trains; the page reloads as often
@@ -43,12 +43,27 @@ def report(settings: Report) -> Path:
     folders = name_networks(list(settings.folders))
     for folder in folders:
         _check_separate(folder, settings.out)
+    if settings.watch:
+        _wait_for_metrics(folders)
+    trains = _any_trains(folders)
     index = _make(folders, settings)
-    while settings.watch and any(_trains(folder) for folder in folders):
+    while settings.watch and trains:
         time.sleep(EVERY_SECONDS)
+        # asked before the page is made, so that the last page is of a run that has ended
+        trains = _any_trains(folders)
         with quiet_console():
             _make(folders, settings)
     return index
+
+
+def _wait_for_metrics(folders: Sequence[Path]) -> None:
+    """Wait until each run that trains has its first metrics."""
+    is_told = False
+    while fresh := [folder for folder in folders if _trains(folder) and not read_metrics(folder)]:
+        if not is_told:
+            echo(f"{fresh[0]}: has no metrics yet; the page is made when it has")
+        is_told = True
+        time.sleep(EVERY_SECONDS)
 
 
 def _make(folders: Sequence[Path], settings: Report) -> Path:
@@ -81,6 +96,10 @@ def _make_once(folders: Sequence[Path], settings: Report, step: int) -> None:
 def _size(folder: Path) -> int:
     """Bytes of all files."""
     return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+
+
+def _any_trains(folders: Sequence[Path]) -> bool:
+    return any(_trains(folder) for folder in folders)
 
 
 def _trains(folder: Path) -> bool:
