@@ -148,3 +148,29 @@ def test_charts_show_their_values_and_tables_sort(visit, tmp_path):
     values = [float(text) for text in means.all_inner_texts()]
     assert values == sorted(values, reverse=True)
     look.check_that_nothing_left_the_machine()
+
+
+def test_page_keys_walk_through_the_slices_of_the_plane(visit, page):
+    look = visit()
+    look.go(page / "index.html")
+    look.wait_for_case("page-1/0001")
+    look.page.locator("#canvas").focus()
+
+    def voxel():
+        place = look.page.evaluate(
+            "[...selfvox.viewer.niivue.frac2vox(selfvox.viewer.niivue.scene.crosshairPos)]"
+        )
+        return np.array(place)
+
+    # right, anterior, superior
+    for planes, axis in (("1", 2), ("2", 2), ("3", 1), ("4", 0)):
+        look.page.keyboard.press(planes)
+        before = voxel()
+        look.page.keyboard.press("PageUp")
+        look.page.keyboard.press("PageUp")
+        expected = before.copy()
+        expected[axis] += 2
+        np.testing.assert_array_equal(voxel(), expected)
+        look.page.keyboard.press("PageDown")
+        expected[axis] -= 1
+        np.testing.assert_array_equal(voxel(), expected)

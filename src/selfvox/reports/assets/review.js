@@ -357,6 +357,8 @@
     2: () => choosePlanes("axial"),
     3: () => choosePlanes("coronal"),
     4: () => choosePlanes("sagittal"),
+    PageUp: () => viewer?.step(1),
+    PageDown: () => viewer?.step(-1),
   };
   document.addEventListener(
     "keydown",
@@ -364,8 +366,8 @@
       const typing = event.target.matches("input[type=text]");
       if (typing && event.key === "Escape") event.target.blur();
       if (typing || event.ctrlKey || event.metaKey || event.altKey) return;
-      // sliders and lists keep their arrows
-      if (event.key.startsWith("Arrow") && event.target.matches("input, select")) return;
+      // sliders and lists keep their keys
+      if (/^(Arrow|Page)/.test(event.key) && event.target.matches("input, select")) return;
       const action = keys[event.key];
       if (!action) return;
       event.preventDefault();

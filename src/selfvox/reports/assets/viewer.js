@@ -148,6 +148,14 @@ selfvox.makeViewer = async function (canvas, onLocation) {
     setPlanes: (name) => view.setSliceType(planes[name]),
     setRadiological: (is) => view.setRadiologicalConvention(is),
     follow: (other) => view.broadcastTo([other.niivue], { "2d": true, "3d": true }),
+    /** Move the cross by a slice of the plane that is shown; of all three, of the axial one. */
+    step(by) {
+      if (!view.opts.isOrientationTextVisible) return; // a picture has one slice
+      const isCoronal = view.opts.sliceType === planes.coronal;
+      const isSagittal = view.opts.sliceType === planes.sagittal;
+      const isAxial = !isCoronal && !isSagittal;
+      view.moveCrosshairInVox(isSagittal ? by : 0, isCoronal ? by : 0, isAxial ? by : 0);
+    },
     /** Turn a label into a drawing that can be changed. */
     async startDrawing(base64, names, colours) {
       const label = await image("label", base64, {});
