@@ -11,6 +11,7 @@ import pytest
 import selfvox
 from selfvox.prediction.review_marks import read_marks
 
+from ..conftest import make_run, write_scan
 from .browser import browser, colours, texts
 
 STUDY = Path(__file__).parents[2] / "docs" / "studies" / "hippocampus"
@@ -148,6 +149,118 @@ def test_charts_show_their_values_and_tables_sort(visit, tmp_path):
     values = [float(text) for text in means.all_inner_texts()]
     assert values == sorted(values, reverse=True)
     look.check_that_nothing_left_the_machine()
+
+
+def draw(look, points, number=2):
+    look.page.locator("#draw").check()
+    look.page.wait_for_selector('html[data-drawing="true"]', state="attached")
+    for point in points:
+        look.page.evaluate(
+            "([x, y, z, number]) => selfvox.viewer.niivue.drawPt(x, y, z, number)",
+            [*point, number],
+        )
+
+
+def label_of(file):
+    """In RAS orientation, as it is drawn on."""
+    return nib.as_closest_canonical(nib.load(file)).get_fdata().copy()
+
+
+def exported_label(look, file):
+    with look.page.expect_download() as download:
+        look.page.locator("#export-label").click()
+    download.value.save_as(file)
+    return label_of(file)
+
+
+def test_a_drawing_is_kept_while_other_cases_are_shown_until_it_is_exported(
+    visit, predicted, page, tmp_path
+):
+    look = visit()
+    look.go(page / "index.html")
+    review = json.loads(look.page.locator("#review").text_content())
+    first, second, _ = review["cases"]
+    look.wait_for_case(first["key"])
+    draw(look, [(3, 4, 5)])
+    look.page.locator("#canvas").focus()
+    look.page.keyboard.press("j")
+    look.wait_for_case(second["key"])
+    assert texts(look, "td.mark") == ["drawn", "", ""]
+    assert not look.page.evaluate("selfvox.viewer.isDrawn()")
+    draw(look, [(9, 8, 7)])
+    # faster than scans are read
+    look.page.keyboard.press("k")
+    look.page.keyboard.press("j")
+    look.page.keyboard.press("k")
+    look.wait_for_case(first["key"])
+    assert texts(look, "td.mark") == ["", "drawn", ""]
+    assert not look.page.locator("#draw").is_checked()
+    draw(look, [(10, 2, 7)])
+
+    # the browser asks before the drawings are lost
+    with look.page.expect_event("dialog") as asked:
+        look.page.close(run_before_unload=True)
+    assert asked.value.type == "beforeunload"
+    asked.value.dismiss()
+
+    # the next case is chosen while the file is written
+    with look.page.expect_download() as download:
+        look.page.evaluate(
+            "document.getElementById('export-label').click();"
+            "document.getElementById('next').click()"
+        )
+    look.wait_for_case(second["key"])
+    assert download.value.suggested_filename == f"{first['id']}.nii.gz"
+    download.value.save_as(tmp_path / "first.nii.gz")
+    look.page.wait_for_selector("td.mark:text-is('corrected')")
+    assert texts(look, "td.mark") == ["corrected", "", ""]
+    exported_label(look, tmp_path / "second.nii.gz")
+    drawn = {"first": [(3, 4, 5), (10, 2, 7)], "second": [(9, 8, 7)]}
+    for name, case in (("first", first), ("second", second)):
+        expected = label_of(predicted / "predictions" / f"{case['id']}.nii.gz")
+        for point in drawn[name]:
+            expected[point] = 2
+        np.testing.assert_array_equal(label_of(tmp_path / f"{name}.nii.gz"), expected)
+    assert texts(look, "td.mark") == ["corrected", "corrected", ""]
+
+    # nothing is lost any more
+    with look.page.expect_event("close"):
+        look.page.close(run_before_unload=True)
+    assert look.errors == []
+
+
+def test_a_drawing_goes_on_in_another_channel(visit, tmp_path):
+    rng = np.random.default_rng(0)
+    for name in ("t1", "t2"):
+        scan = rng.normal(size=(20, 17, 12)).astype(np.float32)
+        write_scan(tmp_path / "scans" / "images" / f"scan_{name}.nii.gz", scan)
+    (tmp_path / "scans.csv").write_text(
+        "image_t1,image_t2\nscans/images/scan_t1.nii.gz,scans/images/scan_t2.nii.gz\n"
+    )
+    run = make_run(tmp_path / "run", channel_names=("t1", "t2"))
+    out = tmp_path / "predictions"
+    selfvox.predict(run, tmp_path / "scans.csv", out=out, device="cpu")
+    look = visit()
+    look.go(selfvox.report(out, out=tmp_path / "report"))
+    look.wait_for_case("page-1/0001")
+    (file,) = out.glob("*.nii.gz")
+    predicted = label_of(file)
+    places = [tuple(place) for place in np.argwhere(predicted != 1)[[0, -1]]]
+    draw(look, [list(map(int, places[0]))], 1)
+    look.page.locator("#channel").select_option("1")
+    look.page.wait_for_selector('html[data-state^="loading"]', state="detached")
+    look.page.wait_for_timeout(1000)
+    assert look.page.locator("#draw").is_checked()
+    draw(look, [list(map(int, places[1]))], 1)
+    # a stroke of the mouse
+    box = look.page.locator("#canvas-box").bounding_box()
+    look.page.mouse.move(box["x"] + 150, box["y"] + 150)
+    look.page.mouse.down()
+    look.page.mouse.move(box["x"] + 180, box["y"] + 150, steps=4)
+    look.page.mouse.up()
+    label = exported_label(look, tmp_path / "drawn.nii.gz")
+    assert [label[place] for place in places] == [1, 1]
+    assert look.errors == []
 
 
 def test_page_keys_walk_through_the_slices_of_the_plane(visit, page):

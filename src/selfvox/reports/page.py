@@ -32,6 +32,7 @@ _SCRIPTS: Mapping[str, Sequence[str]] = {
         "viewer.js",
         "marks.js",
         "brush.js",
+        "drawings.js",
         "review.js",
     ),
 }

@@ -4,21 +4,23 @@ var selfvox = window.selfvox || {};
 window.selfvox = selfvox;
 
 selfvox.data = (() => {
-  const waiting = new Map(); // by name: what to call with the data
+  const waiting = new Map(); // by name: promised data, and what to call with them
 
   function receive(name, text) {
-    const resolve = waiting.get(name);
+    const request = waiting.get(name);
     waiting.delete(name);
-    if (resolve) resolve(text);
+    if (request) request.resolve(text);
   }
 
   /** The base64 text that was added as `name`. */
   function load(name) {
     const inside = document.querySelector(`script[data-name="${CSS.escape(name)}"]`);
     if (inside) return Promise.resolve(inside.textContent);
-    return new Promise((resolve, reject) => {
+    if (waiting.has(name)) return waiting.get(name).promise;
+    const request = {};
+    request.promise = new Promise((resolve, reject) => {
       const script = document.createElement("script");
-      waiting.set(name, resolve);
+      request.resolve = resolve;
       script.src = `data/${name}.js`;
       script.onload = () => script.remove();
       script.onerror = () => {
@@ -27,6 +29,8 @@ selfvox.data = (() => {
       };
       document.head.append(script);
     });
+    waiting.set(name, request);
+    return request.promise;
   }
 
   /** The bytes of base64 text. */

@@ -7,9 +7,11 @@
   const rows = new Map([...document.querySelectorAll("#cases tbody tr[data-key]")].map((row) => [row.dataset.key, row]));
   const cases = new Map(review.cases.map((shown) => [shown.key, shown]));
   let viewer = null; // null where the browser has no WebGL2
+  let drawings = null; // of all cases
   let second = null; // the linked view
   let current = null;
   let turn = 0; // a case that is left while it loads is not shown any more
+  let showing = Promise.resolve(); // ends when the viewer shows what was asked for last
   const texts = {}; // data of the case that is shown, by name
 
   function state(text) {
@@ -25,7 +27,8 @@
   function showMark(shown) {
     const { mark = "", note = "", corrected = "" } = marks.get(shown);
     const cell = rows.get(shown.key).querySelector("td.mark");
-    cell.textContent = [mark, note && "✎", corrected && "corrected"].filter(Boolean).join(" ");
+    const drawn = shown !== current && drawings?.isUnexported(shown) && "drawn"; // not exported
+    cell.textContent = [mark, note && "✎", corrected && "corrected", drawn].filter(Boolean).join(" ");
     cell.title = note;
     cell.className = `mark mark-${mark}`;
     if (shown === current) {
@@ -38,10 +41,10 @@
     element("marks-count").textContent = `${count} of ${review.cases.length} marked`;
   }
 
-  function change(changes) {
-    if (!current) return;
-    if (!marks.change(current, changes)) message("This browser keeps no marks: export them before you close the page.");
-    showMark(current);
+  function change(changes, shown = current) {
+    if (!shown) return;
+    if (!marks.change(shown, changes)) message("This browser keeps no marks: export them before you close the page.");
+    showMark(shown);
   }
 
   function toggleMark(mark) {
@@ -144,17 +147,24 @@
     describeWindow(...first);
   }
 
-  async function showChannel() {
+  /** One after another: a scan that loads slowly would replace the next one. */
+  function showChannel() {
     const mine = ++turn;
+    showing = showing.catch(() => {}).then(() => mine === turn && showScan(mine));
+    return showing;
+  }
+
+  async function showScan(mine) {
     const shown = current;
     const text = await load(channel().data);
     if (mine !== turn) return;
     prepareWindow();
     await viewer.together(async () => {
       await viewer.showScan(text, channel().window, shown.flat, element("planes").value);
-      await showLabels();
+      if (!drawings.has(shown)) await showLabels();
       if (shown.maps.length && element("map").value) await showMap();
     });
+    if (drawings.has(shown)) await openDrawing();
     if (shown.focus) viewer.goTo(shown.focus);
     await showSecond();
     if (mine === turn) state(`ready ${shown.key}`);
@@ -197,7 +207,10 @@
   async function select(shown) {
     if (shown === current) return;
     const map = element("map").selectedOptions[0]?.textContent; // the same map of the next case
+    const before = current;
     current = shown;
+    drawings?.close();
+    if (before) showMark(before);
     for (const name of Object.keys(texts)) delete texts[name];
     state(`loading ${shown.key}`);
     message("");
@@ -215,6 +228,7 @@
     showMark(shown);
     showCommands();
     element("draw").checked = false;
+    document.documentElement.dataset.drawing = "false";
     element("brush").disabled = !shown.editable;
     element("channel-label").hidden = shown.channels.length < 2;
     fill(element("channel"), shown.channels.map((each) => each.name));
@@ -229,6 +243,7 @@
     fill(element("map"), shown.maps.map((each) => each.name), "none");
     element("map").value = String(Math.max(shown.maps.findIndex((each) => each.name === map), -1)).replace("-1", "");
     if (!viewer || !shown.channels.length) {
+      turn++;
       state(`ready ${shown.key}`);
       return;
     }
@@ -242,13 +257,24 @@
 
   // ---------------------------------------------------------------- correcting
 
+  async function openDrawing() {
+    const shown = current;
+    if (viewer.isDrawn()) return;
+    const label = await viewer.readLabel(await load(shown.label));
+    if (shown !== current || viewer.isDrawn()) return;
+    viewer.hideLabel();
+    drawings.open(shown, label, review.classes, review.colours);
+  }
+
   async function draw() {
-    if (!viewer || !current.label) return;
-    const is = element("draw").checked;
-    if (is && !viewer.isDrawn()) {
-      viewer.hideLabel();
-      await viewer.startDrawing(await load(current.label), review.classes, review.colours);
+    const shown = current;
+    if (!viewer || !shown.label) return;
+    if (element("draw").checked) {
+      await showing; // a drawing needs the scan of its case
+      await openDrawing();
     }
+    if (shown !== current) return;
+    const is = element("draw").checked;
     viewer.draw(is, Number(element("pen").value), Number(element("pen-size").value));
     document.documentElement.dataset.drawing = String(is);
   }
@@ -258,11 +284,16 @@
       message("Nothing is drawn yet: choose “draw” first.");
       return;
     }
-    const name = current.id + (current.flat ? ".png" : ".nii.gz");
-    const write = current.flat ? selfvox.brush.png : selfvox.brush.file;
-    const content = await write(await load(current.label), await viewer.drawnVoxels());
-    selfvox.data.save(name, content, current.flat ? "image/png" : "application/gzip");
-    change({ corrected: name });
+    // another case may be chosen before the file is written
+    const shown = current;
+    const changed = drawings.differences();
+    const voxels = viewer.drawnVoxels();
+    const name = shown.id + (shown.flat ? ".png" : ".nii.gz");
+    const write = shown.flat ? selfvox.brush.png : selfvox.brush.file;
+    const content = await write(await load(shown.label), await voxels);
+    selfvox.data.save(name, content, shown.flat ? "image/png" : "application/gzip");
+    drawings.setExported(shown, changed);
+    change({ corrected: name }, shown);
   }
 
   function showCommands() {
@@ -377,6 +408,10 @@
     true,
   );
 
+  window.addEventListener("beforeunload", (event) => {
+    if (drawings?.hasUnexported()) event.preventDefault(); // the browser asks
+  });
+
   // ---------------------------------------------------------------- start
 
   element("folder-scans").value = review.folders.scans || "";
@@ -403,6 +438,7 @@
       element("location").textContent = location.string;
     });
     selfvox.viewer = viewer;
+    drawings = selfvox.makeDrawings(viewer);
   } catch {
     element("canvas-box").hidden = true;
     message("This browser has no WebGL2, so that only the pictures are shown.");

@@ -79,9 +79,11 @@ selfvox.makeViewer = async function (canvas, onLocation) {
       }
       apply();
     },
-    /** Forget the case before, and show a scan; base64 of NIfTI, and the values of black and white. */
+    /**
+     * Show a scan without label and map; base64 of NIfTI, and the values of black and white.
+     * A drawing stays: it is on the grid of all channels of a case.
+     */
     async showScan(base64, window_, flat, planesName) {
-      if (view.drawBitmap) view.closeDrawing();
       layers.scan = await image("scan", base64, {
         colormap: "gray",
         cal_min: window_[0],
@@ -156,9 +158,9 @@ selfvox.makeViewer = async function (canvas, onLocation) {
       const isAxial = !isCoronal && !isSagittal;
       view.moveCrosshairInVox(isSagittal ? by : 0, isCoronal ? by : 0, isAxial ? by : 0);
     },
-    /** Turn a label into a drawing that can be changed. */
-    async startDrawing(base64, names, colours) {
-      const label = await image("label", base64, {});
+    readLabel: (base64) => image("label", base64, {}),
+    /** Turn a label, read, into a drawing that can be changed. */
+    startDrawing(label, names, colours) {
       const map = { ...colourTable(names, colours), min: 0, max: 0 };
       if (!view.loadDrawing(label)) throw new Error("the label does not fit the scan");
       view.drawLut = window.niivue.cmapper.makeDrawLut(map);
@@ -170,8 +172,21 @@ selfvox.makeViewer = async function (canvas, onLocation) {
       view.opts.penSize = size;
       view.setPenValue(number, false);
     },
+    /** Replace the drawing; `undo` goes back to this one at most. */
+    redraw(voxels) {
+      view.drawBitmap.set(voxels);
+      view.drawClearAllUndoBitmaps();
+      view.drawAddUndoBitmap();
+      view.refreshDrawing(true);
+    },
+    closeDrawing() {
+      view.setDrawingEnabled(false);
+      view.closeDrawing();
+    },
     undo: () => view.drawUndo(),
     isDrawn: () => Boolean(view.drawBitmap),
+    /** The drawn class numbers in the order of the viewer; null where nothing is drawn. */
+    drawing: () => view.drawBitmap,
     /** The drawn class numbers in the order of the file, one byte each. */
     async drawnVoxels() {
       const file = await view.saveImage({ filename: "", isSaveDrawing: true });
