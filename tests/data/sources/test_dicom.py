@@ -23,6 +23,7 @@ from selfvox.data import sources
 from selfvox.data.formats import dicom_header, dicom_pixels, dicom_slice
 from selfvox.data.formats import image as images
 from selfvox.data.preparation import split
+from selfvox.data.preparation.geometry import canonical_orientation, canonical_spacing
 from selfvox.data.preparation.normalise import Intensity
 from selfvox.data.preparation.prepare_case import CaseJob, prepare_case, read_case
 from selfvox.data.preparation.recipe import Recipe
@@ -517,6 +518,50 @@ def test_positions_win_over_spacing_between_slices(tmp_path):
     assert image.notes == (
         "SpacingBetweenSlices says 5 mm, the positions 2.5 mm: the positions are used",
     )
+
+
+@pytest.mark.parametrize("directions", [STRAIGHT, turned(20, 0), turned(90, 10), turned(-90, 90)])
+def test_the_spacing_of_the_list_is_that_of_the_read_volume(tmp_path, directions):
+    folder = save(tmp_path / "scan", series(count=7, directions=directions, gap=1.3))
+    (case,) = sources.find_dataset(folder).cases
+    image = read_case(case, 1)
+    spacing_mm = canonical_spacing(image, canonical_orientation(image))
+    assert case.spacing_mm == pytest.approx(spacing_mm, abs=1e-3)
+
+
+def test_a_missing_or_doubled_slice_leaves_the_spacing_of_the_list_as_it_is(tmp_path):
+    slices = series(count=7, gap=1.3)
+    folder = save(tmp_path / "scan", [*slices[:2], *slices[3:], copy.deepcopy(slices[0])])
+    (case,) = sources.find_dataset(folder).cases
+    assert case.spacing_mm == pytest.approx((0.9, 0.7, 1.3))
+
+
+@pytest.mark.parametrize(
+    "tags",
+    [
+        {"PixelSpacing": None},
+        {"PixelSpacing": [0, 0.9]},
+        {"PixelSpacing": [1e300, 0.9]},
+        {"ImagePositionPatient": None},
+        {"ImagePositionPatient": [1e200, 1e200, 1e200]},
+        {"ImageOrientationPatient": [0, 0, 0, 0, 0, 0]},
+        {"ImageOrientationPatient": [1e200, 0, 0, 0, 1e200, 0]},
+    ],
+)
+def test_slices_without_a_usable_geometry_have_no_spacing_in_the_list(tmp_path, tags):
+    folder = save(tmp_path / "scan", series(**tags))
+    (case,) = sources.find_dataset(folder).cases
+    assert case.spacing_mm is None
+
+
+def test_the_median_spacing_is_that_of_all_series(tmp_path, capsys):
+    # the samples are the first, the third and the fifth series
+    for number, gap in enumerate([3.0, 1.0, 3.0, 1.0, 1.0, 1.0]):
+        scan = series(gap=gap, number=number, patient=f"P{number}", shape=(16, 16), count=16)
+        save(tmp_path / "scans" / str(number), scan)
+    selfvox.prepare(tmp_path / "scans", out=tmp_path / "store", workers=1)
+    text = "spacing: 2 of 6 scans differ by more than a fifth from the median, 0.9 x 0.7 x 1 mm"
+    assert text in capsys.readouterr().err
 
 
 def without(tag):

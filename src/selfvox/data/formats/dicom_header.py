@@ -40,6 +40,8 @@ _HEADER_TAGS = [
     "NumberOfFrames",
     "Rows",
     "ImageOrientationPatient",
+    "ImagePositionPatient",
+    "PixelSpacing",
 ]
 
 
@@ -57,6 +59,8 @@ class DicomHeader(NamedTuple):
     frames: int
     has_pixels: bool
     directions: tuple[float, ...]  # of a row and of a column; () if absent
+    position: tuple[float, ...]  # of the first pixel's centre in mm; () if absent
+    spacing: tuple[float, ...]  # mm between rows, between columns; () if absent
 
 
 def is_dicom(path: Path) -> bool:
@@ -102,6 +106,8 @@ def read_header(path: Path) -> DicomHeader | None:
                 frames=integer_of(dataset.get("NumberOfFrames")) or 1,
                 has_pixels="Rows" in dataset,
                 directions=numbers_of(dataset.get("ImageOrientationPatient"), 6),
+                position=numbers_of(dataset.get("ImagePositionPatient"), 3),
+                spacing=numbers_of(dataset.get("PixelSpacing"), 2),
             )
     except Exception:  # a damaged or hostile file may make the parser raise anything
         return None

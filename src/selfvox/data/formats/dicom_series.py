@@ -7,14 +7,16 @@ from pathlib import Path
 
 import numpy as np
 
+from selfvox.data.formats.dicom_header import DicomHeader
 from selfvox.data.formats.dicom_slice import Slice, read_slice
-from selfvox.data.formats.volume import LIMIT_BYTES, LPS_TO_RAS, Volume
+from selfvox.data.formats.volume import LIMIT_BYTES, LPS_TO_RAS, Volume, spacing_along_ras
 from selfvox.errors import DataError
 
 _SAME_PLACE_MM = 0.01  # closer than slices of any scanner
 _UNEVEN = 0.05  # of the median gap: headers round positions to a tenth of a millimetre
 _TILT = 0.05  # tangent of the angle between the stack and its slices' normal
 _SAME_DIRECTION = 1e-3  # of a cosine: a twentieth of a degree
+_LARGEST_MM = 1000  # edge of a voxel that a damaged header may declare; no scan has such
 
 
 def read_series(paths: Sequence[Path], name: str, allow_gap: bool = False) -> Volume:
@@ -69,6 +71,36 @@ def read_series(paths: Sequence[Path], name: str, allow_gap: bool = False) -> Vo
     if all(slice_.whole_numbers for slice_ in slices) and _fits_int16(data):
         data = np.rint(data).astype(np.int16)
     return Volume(data, _affine(first, positions[0], step), None, tuple(notes))
+
+
+# the numbers of a damaged header may be of any size
+@np.errstate(over="ignore", invalid="ignore")
+def declared_spacing(headers: Sequence[DicomHeader]) -> tuple[float, ...] | None:
+    """Edges of a voxel in mm, along the axes of the nearest RAS+ grid, by the slices' headers.
+
+    None where these have no usable geometry; `read_series` says what is wrong with it.
+
+    Args:
+        headers: of the slices of one series, in any order.
+    """
+    first = headers[0]
+    positions = [header.position for header in headers]
+    if not (first.directions and first.spacing and all(positions)):
+        return None
+    along, down = np.array(first.directions).reshape(2, 3)
+    normal = np.cross(along, down)
+    if not np.allclose([along @ along, down @ down, along @ down], [1, 1, 0], atol=1e-2):
+        return None
+    heights = np.sort(np.array(positions) @ normal)
+    gaps = np.diff(heights)
+    gaps = gaps[gaps > _SAME_PLACE_MM]
+    # the median: a missing slice hardly moves it
+    edges = (first.spacing[1], first.spacing[0], float(np.median(gaps)) if len(gaps) else 0.0)
+    if not all(0 < edge < _LARGEST_MM for edge in edges):
+        return None
+    affine = np.eye(4)
+    affine[:3, :3] = LPS_TO_RAS[:3, :3] @ (np.stack([along, down, normal], axis=1) * edges)
+    return spacing_along_ras(affine)
 
 
 def _read_slices(paths: Sequence[Path], name: str) -> list[Slice]:

@@ -13,7 +13,12 @@ import numpy as np
 from selfvox.data.formats import dicom_series, itk, nifti, pictures
 from selfvox.data.formats.label_table import NO_EXTENSION, label_table
 from selfvox.data.formats.label_values import check_declared, class_numbers, smallest_unsigned
-from selfvox.data.formats.volume import LIMIT_BYTES, Volume, max_corner_distance_mm
+from selfvox.data.formats.volume import (
+    LIMIT_BYTES,
+    Volume,
+    max_corner_distance_mm,
+    spacing_along_ras,
+)
 from selfvox.data.naming import printable
 from selfvox.errors import DataError
 
@@ -107,11 +112,7 @@ def read_spacing(path: Path) -> tuple[float, ...]:
         affine = itk.read_affine(path)
     else:
         raise DataError(f"{printable(path.name)}: is no volume, so its voxels have no size in mm")
-    lengths = np.linalg.norm(affine[:3, :3], axis=0)
-    canonical_axes = nib.orientations.io_orientation(affine)[:, 0].astype(int)
-    spacing = np.empty(3)
-    spacing[canonical_axes] = lengths
-    return tuple(float(length) for length in spacing)
+    return spacing_along_ras(affine)
 
 
 def read_slices(paths: Sequence[Path], name: str, allow_gap: bool = False) -> Image:

@@ -64,6 +64,15 @@ def is_usable_affine(affine: np.ndarray) -> bool:
     return bool(abs(np.linalg.det(affine[:3, :3])) > 1e-6 * lengths.prod())
 
 
+def spacing_along_ras(affine: np.ndarray) -> tuple[float, ...]:
+    """Edges of a voxel in mm along the axes of the nearest RAS+ grid, of a usable affine (4, 4)."""
+    lengths = np.linalg.norm(affine[:3, :3], axis=0)
+    axes = nib.orientations.io_orientation(affine)[:, 0].astype(int)
+    spacing = np.empty(3)
+    spacing[axes] = lengths
+    return tuple(float(length) for length in spacing)
+
+
 def voxel_edges(affine: np.ndarray) -> str:
     """The edges of a voxel, for a note: `: voxels of 1 x 1 x 3 mm`."""
     lengths = np.linalg.norm(affine[:3, :3], axis=0)

@@ -6,7 +6,6 @@ import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 
@@ -101,13 +100,13 @@ def drawn_cases(dataset: Dataset) -> Sequence[Case]:
 def _median_spacing(dataset: Dataset, samples: Sequence[Image]) -> tuple[float, ...]:
     """The median spacing of the scans in mm, of many of a sample; prints how many differ from it.
 
-    Volumes in files tell it in their headers; of DICOM series, which have it in all their slices,
-    the samples are taken.
+    Volumes in files tell it in their headers, and DICOM series told it when they were listed; the
+    samples are taken where no scan does.
     """
-    files = [case.images[0] for case in drawn_cases(dataset) if not case.stacked]
     # most of the time is spent waiting for the disk
     with ThreadPoolExecutor(_READERS) as pool:
-        spacings = [spacing for spacing in pool.map(_spacing_of, files) if spacing is not None]
+        read = pool.map(_spacing_of, drawn_cases(dataset))
+        spacings = [spacing for spacing in read if spacing is not None]
     spacings = spacings or [
         canonical_spacing(image, canonical_orientation(image)) for image in samples
     ]
@@ -123,10 +122,12 @@ def _median_spacing(dataset: Dataset, samples: Sequence[Image]) -> tuple[float, 
     return median
 
 
-def _spacing_of(file: Path) -> tuple[float, ...] | None:
+def _spacing_of(case: Case) -> tuple[float, ...] | None:
     """The spacing of a volume; None where the preparation will report that it cannot be read."""
+    if case.stacked:
+        return case.spacing_mm
     try:
-        return read_spacing(file)
+        return read_spacing(case.images[0])
     except (DataError, OSError):
         return None
 

@@ -46,6 +46,8 @@ class Case:
     file: str = ""
     listed: bool = False  # a person's list or table says that it is a scan, whatever its voxels
     modality: str | None = None  # as DICOM names it, such as MR, where the data set says so
+    # edges of a voxel along the axes of the nearest RAS+ grid, where listing the scans showed it
+    spacing_mm: tuple[float, ...] | None = None
 
     @property
     def is_labelled(self) -> bool:

@@ -19,6 +19,7 @@ import numpy as np
 from pydicom import uid
 
 from selfvox.data.formats.dicom_header import DicomHeader, is_dicom, read_header, says_dicom
+from selfvox.data.formats.dicom_series import declared_spacing
 from selfvox.data.formats.image import SUFFIXES_2D, SUFFIXES_3D, suffix
 from selfvox.data.naming import count_of, printable
 from selfvox.data.sources import Case, Dataset, case_key
@@ -103,6 +104,7 @@ def read_dataset(root: Path) -> Dataset:
             tuple(path for path, _ in stack),
             stacked=True,
             modality=stack[0][1].modality or None,
+            spacing_mm=declared_spacing([header for _, header in stack]),
         )
         for (id, stack), subject in zip(stacks.items(), subjects, strict=True)
     ]
