@@ -1,4 +1,4 @@
-"""Draw the pictures of the pages: `python docs/pictures.py [tasks|tutorial]`.
+"""Draw the pictures of the pages: `python docs/pictures.py [tasks|tutorial|copies]`.
 
 All scans are synthetic brains.
 """
@@ -89,6 +89,26 @@ def draw_tutorial() -> None:
             _save_small(path, IMAGES / f"tutorial-{name}.png", grey=name == "preview")
 
 
+def draw_copies() -> None:
+    """Draw docs/images/copies.png: copies of one labelled brain on three others."""
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        phantom.write(root / "scans", kind="brains", count=4, labelled=1)
+        selfvox.finetune(
+            root / "scans",
+            out=root / "seg",
+            encoder="none",
+            labels=1,
+            unlabelled=root / "scans" / "images",
+            teacher="atlas",
+            registrations=3,
+            network={"name": "plain", "channels": [4, 8]},
+            crop=(16, 16, 16),
+            steps=1,
+        )
+        _save_small(root / "seg" / "copies" / "copies.png", IMAGES / "copies.png", grey=False)
+
+
 def _without_title(picture: Image.Image) -> Image.Image:
     """Cut the title off a preview: everything above the captions of the first row of images."""
     filled = (np.asarray(picture.convert("L")) < WHITE).any(axis=1)
@@ -105,6 +125,6 @@ def _save_small(source: Path, target: Path, grey: bool) -> None:
 
 
 if __name__ == "__main__":
-    drawings = {"tasks": draw_tasks, "tutorial": draw_tutorial}
+    drawings = {"tasks": draw_tasks, "tutorial": draw_tutorial, "copies": draw_copies}
     for name in sys.argv[1:] or drawings:
         drawings[name]()
