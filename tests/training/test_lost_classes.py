@@ -1,13 +1,19 @@
 """A class that is not learnt is reported while there is time, and at the end."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 import selfvox
 from selfvox.commands import finetune
+from selfvox.data import phantom
+from selfvox.data.preparation.store import open_store
 from selfvox.errors import UsageError
+from selfvox.runs.run_folder import read_metrics, read_run_record
+from selfvox.runs.weights import read_network_card
 from selfvox.training import segmentation_objective
-from selfvox.training.lost_classes import find_lost
+from selfvox.training.lost_classes import find_lost, scans_to_look_at
 from selfvox.training.segmentation import Segmentation
 
 
@@ -87,6 +93,72 @@ def test_a_class_that_is_late_is_not_reported(finetuned):
         return truth if validation > 2 else without_lesion(truth, validation)
 
     assert finetuned(late) == []
+
+
+def test_a_class_that_no_loss_teaches_is_reported_with_a_single_labelled_scan(
+    tmp_path, small, monkeypatch, capsys
+):
+    monkeypatch.setattr(finetune, "draw_curve", lambda *_: None)
+    phantom.write(tmp_path / "scans", "shapes", count=1)
+    run = selfvox.finetune(
+        tmp_path / "scans",
+        out=tmp_path / "run",
+        encoder="none",
+        # without weight in the loss, `bright` is never learnt
+        class_weights=(1, 1, 0),
+        steps=100,
+        learning_rate=0.01,
+        augment="none",
+        workers=1,
+        **small | {"network": {"name": "plain", "channels": [8, 16]}},
+    )
+    during, end = [line for line in capsys.readouterr().err.splitlines() if "warning" in line]
+    assert "Dice of bright is 0 in every segmented training scan" in during
+    assert "the saved network has not learnt all: Dice of bright is 0" in end
+    assert read_run_record(run)["lost_classes_saved"] == ["bright"]
+    # a training scan gives no score
+    assert read_network_card(run).score is None
+    assert not any("dice" in name for line in read_metrics(run) for name in line)
+    assert not (run / "network" / "validation.csv").exists()
+
+
+def test_training_scans_are_looked_at_late_and_only_where_none_validates(
+    shapes_store, tmp_path, small, monkeypatch
+):
+    monkeypatch.setattr(finetune, "draw_curve", lambda *_: None)
+    validate = Segmentation.validate
+    looks = []
+
+    def watched(self, network, fabric, store, cases, crop):
+        looks.append([case.id for case in cases])
+        return validate(self, network, fabric, store, cases, crop)
+
+    monkeypatch.setattr(Segmentation, "validate", watched)
+    phantom.write(tmp_path / "scans", "shapes", count=4)
+    options = {**small, "encoder": "none", "steps": 6, "validate_every": 1, "workers": 1}
+    selfvox.finetune(tmp_path / "scans", out=tmp_path / "alone", **options)
+    # of six steps, those after the second; three of four scans
+    assert looks == [looks[0]] * 4
+    assert len(set(looks[0])) == 3
+    looks.clear()
+    selfvox.finetune(shapes_store, out=tmp_path / "validated", **options)
+    assert looks == [list(open_store(shapes_store).split().validation)] * 6
+
+
+def test_the_scans_that_are_looked_at_have_all_classes_and_are_small(shapes_store):
+    first = open_store(shapes_store).cases[0]
+
+    def case(name, edge, *values):
+        return replace(first, id=name, shape=(edge,) * 3, label_values=values)
+
+    large = case("large", 40, 0, 1, 2)
+    small = case("small", 20, 0, 1, 2)
+    rare = case("rare", 50, 0, 3)
+    plain = case("plain", 30, 0, 1)
+    empty = case("empty", 10, 0)
+    # both classes in the smaller scan, the third class, and of those with nothing new the smallest
+    assert scans_to_look_at([large, plain, rare, empty, small]) == [small, rare, empty]
+    assert scans_to_look_at([large]) == [large]
 
 
 @pytest.mark.parametrize("weights", [(1.0, 2.0), (0.0, 0.0, 0.0)])

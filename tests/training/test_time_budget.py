@@ -8,6 +8,7 @@ import torch
 
 import selfvox
 from selfvox.commands import finetune, pretrain
+from selfvox.data import phantom
 from selfvox.errors import UsageError
 from selfvox.runs.device import make_fabric
 from selfvox.runs.run_folder import Run, read_metrics
@@ -89,6 +90,15 @@ def test_minutes_give_the_weights_of_as_many_steps(shapes_store, tmp_path, capsy
     expected, same_card = read_network(same / "network")
     assert card.sha256 == same_card.sha256
     assert all(torch.equal(tensors[name], tensor) for name, tensor in expected.items())
+
+
+def test_looks_at_training_scans_take_their_part_of_the_minutes(tmp_path, capsys):
+    phantom.write(tmp_path / "scans", "shapes", count=4)
+    finetuned(tmp_path / "scans", tmp_path / "run", ticking(), minutes=0.301, workers=1)
+    # nine checkpoints of a tick; two looks of three in thirds of the run, each a tick for a scan
+    else_s = (9 + 9 * 2 / 3 * 3) * TICK_S
+    steps = int((18.06 - 7 * TICK_S - else_s) / (TICK_S / 5))
+    assert f"all else {else_s:.0f} s: {steps} steps" in capsys.readouterr().err
 
 
 def test_pre_training_for_minutes_gives_the_weights_of_as_many_steps(

@@ -1,11 +1,15 @@
 """Whether a run was long enough, on curves whose trend is known."""
 
+import json
 import math
 
 import numpy as np
 import pytest
 
+from selfvox.commands.finetune import _report_trend
+from selfvox.data.preparation.store import open_store
 from selfvox.settings.verbs import Finetune, Pretrain
+from selfvox.training.segmentation import Segmentation
 from selfvox.training.trend import final_drop, late_fall, late_rise, twice_as_long
 
 
@@ -45,6 +49,24 @@ def test_a_loss_falls_late_where_the_fall_is_more_than_noise_and_not_small():
     assert late_fall(losses(lambda t: math.exp(-10 * t), 0.0), 1000) is None
     # too short to say
     assert late_fall(losses(lambda t: 2 - t, 0.0, steps=40), 40) is None
+
+
+def test_a_segmenter_that_nobody_validates_is_judged_by_its_loss(shapes_store, tmp_path, capsys):
+    settings = Finetune(labelled=shapes_store, out=tmp_path, encoder="none", steps=1000)
+    task = Segmentation(open_store(shapes_store), settings)
+
+    def said(lines):
+        (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        _report_trend(settings, tmp_path, task, 1000)
+        return " ".join(capsys.readouterr().err.split())
+
+    falling = losses(lambda t: 2 - t, 0.0)
+    advice = said(falling)
+    assert "no scan validates, and the loss was still falling, by 0.2 in the last fifth" in advice
+    assert "such as --steps 2000" in advice
+    assert said(losses(lambda t: math.exp(-10 * t), 0.0)) == ""
+    # a score says more than the loss
+    assert said([*falling, {"step": 400, "dice_mean": 0.7}, {"step": 1000, "dice_mean": 0.7}]) == ""
 
 
 @pytest.mark.parametrize(

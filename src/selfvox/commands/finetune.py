@@ -45,7 +45,7 @@ from selfvox.training.pretrained import Pretrained, read_pretrained
 from selfvox.training.regression import Regression
 from selfvox.training.segmentation import Segmentation
 from selfvox.training.time_budget import Clock
-from selfvox.training.trend import final_drop, late_rise, twice_as_long
+from selfvox.training.trend import describe_fall, describe_scores
 from selfvox.training.unlabelled import report_gain, teach
 from selfvox.uncertainty.calibration import MIN_SUBJECTS
 from selfvox.uncertainty.calibration_file import is_calibrated
@@ -314,22 +314,16 @@ def _downstream_task(store: Store, settings: Finetune) -> DownstreamTask:
 
 
 def _report_trend(settings: Finetune, run: Path, task: DownstreamTask, steps: int) -> None:
-    """Say if the validation score rose to the end, or if the last weights are not the best."""
+    """Say if the run still improved at its end, or if the last weights are not the best."""
     metric = "dice_mean" if task.score == "dice" else task.score
     lines = read_metrics(run)
-    rise = late_rise(lines, metric, steps)
-    if rise is not None:
-        echo(
-            f"validation was still rising, by {rise:.3f} in the last fifth of the steps: train "
-            f"longer, such as {twice_as_long(settings, steps)}"
-        )
-    drop = final_drop(lines, metric) if settings.keep == "last" else None
-    if drop is not None:
-        echo(
-            f"the last weights are kept, and their validation score is {drop[0]:.3f} below that of "
-            f"step {drop[1]}: look at curve.png; where this is more than noise, train with --steps "
-            f"{drop[1]}, or with --keep best"
-        )
+    if any(metric in line for line in lines):
+        for advice in describe_scores(lines, metric, settings, steps):
+            echo(advice)
+    elif isinstance(task, Segmentation):
+        fall = describe_fall(lines, settings, steps)
+        if fall is not None:
+            echo(f"no scan validates, and {fall}")
 
 
 def _report_leaks(pretrained: Pretrained, store: Store, split: Split) -> None:

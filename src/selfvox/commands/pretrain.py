@@ -29,7 +29,7 @@ from selfvox.training.follow_plans import follow_plans
 from selfvox.training.learning_curve import draw_curve
 from selfvox.training.pretrain_run import train_encoder
 from selfvox.training.time_budget import Clock
-from selfvox.training.trend import late_fall, twice_as_long
+from selfvox.training.trend import describe_fall
 
 
 def pretrain(
@@ -173,12 +173,9 @@ def _open_store(
 
 def _suggest_longer(settings: Pretrain, run: Path, steps: int) -> None:
     """Say if the loss still fell at the end."""
-    fall = late_fall(read_metrics(run), steps)
-    if fall is not None:
-        echo(
-            f"the loss was still falling, by {fall:.3g} in the last fifth of the steps: train "
-            f"longer, such as {twice_as_long(settings, steps)}"
-        )
+    advice = describe_fall(read_metrics(run), settings, steps)
+    if advice is not None:
+        echo(advice)
 
 
 def _suggest_next(settings: Pretrain, run: Path, needs_object: bool) -> None:

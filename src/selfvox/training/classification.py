@@ -121,9 +121,9 @@ class Classification(WholeScanTask):
             return ()
         return tuple(self.names[number] for number in np.setdiff1d(truth, predicted))
 
-    def describe_lost(self, lost: Sequence[str]) -> tuple[str, str]:  # noqa: D102
+    def describe_lost(self, lost: Sequence[str], scan: str) -> tuple[str, str]:  # noqa: D102
         return (
-            f"every validation scan gets the same class, none {' or '.join(lost)}",
+            f"every {scan} gets the same class, none {' or '.join(lost)}",
             "a smaller --learning-rate, a larger --batch, --balance, or more scans",
         )
 

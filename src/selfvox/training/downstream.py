@@ -106,8 +106,12 @@ class DownstreamTask(ABC):
         """The score on whole scans and all metrics; the network is in evaluation mode."""
 
     @abstractmethod
-    def describe_lost(self, lost: Sequence[str]) -> tuple[str, str]:
+    def describe_lost(self, lost: Sequence[str], scan: str) -> tuple[str, str]:
         """What is wrong with a network that has lost these classes, and what may mend it.
+
+        Args:
+            lost: as of a validation.
+            scan: what they were looked for in, such as "validation scan".
 
         Returns:
             For `warning: {problem}; train again with {options}`.

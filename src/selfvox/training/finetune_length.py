@@ -17,6 +17,7 @@ from selfvox.runs.progress import echo
 from selfvox.settings.verbs import Finetune
 from selfvox.training.downstream import DownstreamTask
 from selfvox.training.kept_weights import VALIDATIONS, Validator
+from selfvox.training.lost_classes import EARLY
 from selfvox.training.schedule import (
     FINETUNE_BUDGETS,
     TrainingPlan,
@@ -36,6 +37,7 @@ class FinetuneLength:
     store: Store
     training: Sequence[StoredCase]
     validation: Sequence[StoredCase]
+    looked_at: Sequence[StoredCase]  # where none validates
     fabric: Fabric
     run: Path  # its folder
     clock: Clock  # times the steps, where the settings have minutes
@@ -107,10 +109,15 @@ class FinetuneLength:
     def _validation_seconds(
         self, budget: TimeBudget, crop: Sequence[int], network: nn.Module
     ) -> float:
-        """Seconds of a validation: those of the scan of median size, times their number."""
-        if not self.validation:
+        """Seconds of a validation: those of the scan of median size, times their number.
+
+        Or of a look for lost classes, of which there are none early in the run.
+        """
+        cases = self.validation or self.looked_at
+        if not cases:
             return 0.0
-        by_size = sorted(self.validation, key=lambda case: math.prod(case.shape))
+        share = 1 if self.validation else 1 - EARLY
+        by_size = sorted(cases, key=lambda case: math.prod(case.shape))
         validator = Validator(
             task=self.task,
             network=network,
@@ -121,4 +128,4 @@ class FinetuneLength:
         )
         # the first one loads libraries
         validator.measure()
-        return len(self.validation) * budget.time(validator.measure)
+        return share * len(cases) * budget.time(validator.measure)

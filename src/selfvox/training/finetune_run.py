@@ -37,7 +37,7 @@ from selfvox.training.kept_weights import (
     validation_steps,
 )
 from selfvox.training.loop import Hooks, train
-from selfvox.training.lost_classes import LostClasses
+from selfvox.training.lost_classes import LostClasses, scans_to_look_at
 from selfvox.training.pretrained import Pretrained
 from selfvox.training.pseudo_labels import PseudoLabels
 from selfvox.training.schedule import TrainingPlan
@@ -66,6 +66,13 @@ class FinetuneJob:
     trainings: int = 1  # they share the minutes
     clock: Clock = time.monotonic
     watch: ProcessWatch | None = None  # of the processes that train together
+
+    @property
+    def looked_at(self) -> list[StoredCase]:
+        """Training scans that show which classes are lost, where no scan validates."""
+        if self.validation or not isinstance(self.task, Segmentation):
+            return []
+        return scans_to_look_at(self.training)
 
 
 class Trained(NamedTuple):
@@ -129,9 +136,10 @@ def train_network(
             store=job.store,
             cases=job.validation,
             crop=built.crop,
+            looked_at=job.looked_at,
         ),
         card,
-        LostClasses(run, plan.steps, task),
+        LostClasses(run, plan.steps, task, _searched_scan(job)),
         validations=validation_steps(settings.validate_every, plan.steps),
         keep=settings.keep,
         resume=has_checkpoint(run.path / CHECKPOINTS),
@@ -158,11 +166,16 @@ def train_network(
         title="finetune",
         hooks=Hooks(after_step=after_step) if job.fabric.is_global_zero else Hooks(),
         encoder=built.encoder,
-        forecast=_forecast(settings, built, job.validation),
+        forecast=_forecast(job, built),
         watch=job.watch,
     )
     merge_low_rank(built.network)
     return Trained(built, checkpoint, objective.loss_label)
+
+
+def _searched_scan(job: FinetuneJob) -> str:
+    """What lost classes are looked for in."""
+    return "validation scan" if job.validation else "segmented training scan"
 
 
 def _survival(
@@ -176,15 +189,15 @@ def _survival(
     return FeatureSurvival(built.encoder, samples, job.fabric)
 
 
-def _forecast(
-    settings: Finetune, built: FinetuneNetwork, validation: Sequence[StoredCase]
-) -> TimeForecast | None:
+def _forecast(job: FinetuneJob, built: FinetuneNetwork) -> TimeForecast | None:
     """Of the steps alone; where minutes were given, a trial was timed already."""
-    if settings.minutes is not None:
+    if job.settings.minutes is not None:
         return None
     remarks = []
-    if validation:
+    if job.validation:
         remarks.append("without the validations")
+    elif job.looked_at:
+        remarks.append("without the looks for lost classes")
     if 0 < built.frozen_steps < built.steps:
         remarks.append("longer once the encoder is trained too")
     return TimeForecast(built.steps, ", ".join(remarks))
@@ -201,6 +214,7 @@ def _length(job: FinetuneJob, run: Run, task: DownstreamTask, devices: int) -> F
         store=job.store,
         training=job.training,
         validation=job.validation,
+        looked_at=job.looked_at,
         fabric=job.fabric,
         run=run.path,
         clock=job.clock,
@@ -274,6 +288,9 @@ def _describe(task: DownstreamTask, job: FinetuneJob, built: FinetuneNetwork) ->
         remedy = "; with --folds, each validates once" if len(subjects) > 1 else ""
         best = " and its last weights are kept" if job.settings.keep == "best" else ""
         echo(f"no {task.scans} are left to validate on: the network is not scored{best}{remedy}")
+        if job.looked_at:
+            names = ", ".join(case.id for case in job.looked_at)
+            echo(f"classes that are not learnt are looked for in training scans: {names}")
 
 
 def _training_plan(

@@ -43,7 +43,11 @@ def validation_steps(validate_every: int | None, steps: int) -> list[int]:
 
 @dataclass(frozen=True, kw_only=True)
 class Validator:
-    """Scores a network on whole scans that do not train it; there may be none."""
+    """Scores a network on whole scans that do not train it; there may be none.
+
+    Where there are none, `looked_at` are training scans that show which classes are lost: their
+    Dice is that of scans that the network has learnt by heart, and is no score.
+    """
 
     task: DownstreamTask
     network: nn.Module
@@ -51,13 +55,21 @@ class Validator:
     store: Store
     cases: Sequence[StoredCase]
     crop: Sequence[int]
+    looked_at: Sequence[StoredCase] = ()
 
     def measure(self) -> Validation:
         """The score and all metrics; without scans none is defined."""
         if not self.cases:
             return Validation(-math.inf, {})
+        return self._validate(self.cases)
+
+    def look(self) -> tuple[str, ...]:
+        """The classes that are lost on the training scans that are looked at."""
+        return self._validate(self.looked_at).lost if self.looked_at else ()
+
+    def _validate(self, cases: Sequence[StoredCase]) -> Validation:
         self.network.eval()
-        scores = self.task.validate(self.network, self.fabric, self.store, self.cases, self.crop)
+        scores = self.task.validate(self.network, self.fabric, self.store, cases, self.crop)
         self.network.train()
         return scores
 
@@ -118,7 +130,9 @@ class KeptWeights:
         if step not in self.validations:
             return {}
         score, metrics, lost, cases = self.validator.measure()
-        if self.validator.cases and not math.isfinite(score):
+        if not self.validator.cases:
+            lost = self.validator.look() if self.lost_classes.is_late(step) else ()
+        elif not math.isfinite(score):
             self._warn_undefined(step)
         # of equal scores the later one: with few scans ties are common, and the weights of a later
         # step were trained for longer

@@ -93,10 +93,9 @@ class Regression(WholeScanTask):
         lost = () if skill > 0 else ("target",)
         return Validation(skill, {"skill": skill, **metrics}, lost, rows)
 
-    def describe_lost(self, lost: Sequence[str]) -> tuple[str, str]:  # noqa: D102
+    def describe_lost(self, lost: Sequence[str], scan: str) -> tuple[str, str]:  # noqa: D102
         return (
-            "the validation scans are predicted no better than by the median of the training "
-            "targets",
+            f"the {scan}s are predicted no better than by the median of the training targets",
             "more steps, more scans, or a pre-trained encoder",
         )
 

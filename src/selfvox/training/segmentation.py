@@ -241,10 +241,10 @@ class Segmentation(DownstreamTask):
             for is_inside in membership_matrix(self.regions, MAX_LABEL)
         ]
 
-    def describe_lost(self, lost: Sequence[str]) -> tuple[str, str]:  # noqa: D102
+    def describe_lost(self, lost: Sequence[str], scan: str) -> tuple[str, str]:  # noqa: D102
         options = "larger --class-weights for it, or more scans that have it"
         return (
-            f"Dice of {', '.join(lost)} is 0 in every validation scan, while others are learnt",
+            f"Dice of {', '.join(lost)} is 0 in every {scan}, while others are learnt",
             f"--loss log-dice, {options}" if self.loss == "dice" else options,
         )
 

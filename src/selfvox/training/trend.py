@@ -70,6 +70,49 @@ def late_fall(lines: Lines, steps: int) -> float | None:
     return fall if fall > max(2 * error, FALL * whole) else None
 
 
+def describe_scores(lines: Lines, score: str, settings: Finetune, steps: int) -> list[str]:
+    """The advice where the score rose to the end, and where the last weights are not the best.
+
+    Args:
+        lines: of `metrics.jsonl`.
+        score: its name there.
+        settings: of the run.
+        steps: of the run.
+    """
+    advice = []
+    rise = late_rise(lines, score, steps)
+    if rise is not None:
+        advice.append(
+            f"validation was still rising, by {rise:.3f} in the last fifth of the steps: train "
+            f"longer, such as {twice_as_long(settings, steps)}"
+        )
+    drop = final_drop(lines, score) if settings.keep == "last" else None
+    if drop is not None:
+        advice.append(
+            f"the last weights are kept, and their validation score is {drop[0]:.3f} below that of "
+            f"step {drop[1]}: look at curve.png; where this is more than noise, train with --steps "
+            f"{drop[1]}, or with --keep best"
+        )
+    return advice
+
+
+def describe_fall(lines: Lines, settings: Pretrain | Finetune, steps: int) -> str | None:
+    """The advice to train longer, where the loss still fell in the last fifth of the steps.
+
+    Args:
+        lines: of `metrics.jsonl`.
+        settings: of the run.
+        steps: of the run.
+    """
+    fall = late_fall(lines, steps)
+    if fall is None:
+        return None
+    return (
+        f"the loss was still falling, by {fall:.3g} in the last fifth of the steps: train longer, "
+        f"such as {twice_as_long(settings, steps)}"
+    )
+
+
 def twice_as_long(settings: Pretrain | Finetune, steps: int) -> str:
     """The option, of the kind that was given, that trains twice as long: `--minutes 60`.
 
