@@ -1,3 +1,4 @@
+import math
 from dataclasses import replace
 from itertools import count
 from types import SimpleNamespace
@@ -11,10 +12,10 @@ from selfvox.data.preparation.split import Split
 from selfvox.data.preparation.store import Store, open_store
 from selfvox.errors import DataError, UsageError
 from selfvox.runs.atomic_files import sha256
-from selfvox.runs.run_folder import Run
+from selfvox.runs.run_folder import Run, read_metrics, read_run_record
 from selfvox.runs.weights import read_network, state_tensors
 from selfvox.settings.verbs import Finetune
-from selfvox.training import pseudo_labels, segmentation, unlabelled
+from selfvox.training import network_teacher, pseudo_labels, segmentation, unlabelled
 from selfvox.training.downstream import Validation
 from selfvox.training.unlabelled import Teaching
 
@@ -48,6 +49,12 @@ def test_copies_on_unlabelled_anatomies_train_too(shapes_store, tmp_path, small,
     )
 
 
+def trust_all(monkeypatch):
+    """Let a network teach that has hardly learnt."""
+    monkeypatch.setattr(network_teacher, "LEAST_DICE", -math.inf)
+    monkeypatch.setattr(pseudo_labels, "LEAST_TRUST", 0.0)
+
+
 def weights(run):
     return sha256(run / "network" / "weights.safetensors")
 
@@ -58,8 +65,7 @@ OPTIONS = {"encoder": "none", "labels": 2, "steps": 6, "workers": 1, "validate_e
 def test_the_network_teaches_after_a_training_on_the_labels_alone(
     shapes_store, tmp_path, small, scans, monkeypatch, capsys
 ):
-    # of a network that has hardly learnt, no pseudo-label is trusted
-    monkeypatch.setattr(pseudo_labels, "LEAST_TRUST", 0.0)
+    trust_all(monkeypatch)
     scores = count(0, -1)
     monkeypatch.setattr(
         segmentation.Segmentation, "validate", lambda *_: Validation(next(scores), {})
@@ -95,6 +101,35 @@ def test_the_network_teaches_after_a_training_on_the_labels_alone(
     assert len(labelling) == 2
 
 
+@pytest.mark.parametrize(("teacher", "kept"), [("network", "none"), ("both", "atlas")])
+def test_a_network_that_has_not_learnt_does_not_teach_and_is_kept(
+    teacher, kept, shapes_store, tmp_path, small, scans, monkeypatch, capsys
+):
+    monkeypatch.setattr(unlabelled, "check_installed", lambda: None)
+    monkeypatch.setattr(unlabelled, "carries_labels", lambda *_: True)
+    monkeypatch.setattr(unlabelled, "make_copies", lambda *_: None)
+    monkeypatch.setattr(
+        segmentation.Segmentation, "validate", lambda *_: Validation(0.29, {"dice_mean": 0.29})
+    )
+
+    def label_scan(*_):
+        raise AssertionError("a scan was labelled")
+
+    monkeypatch.setattr(pseudo_labels, "label_scan", label_scan)
+    out = tmp_path / "run"
+    options = {**small, **OPTIONS, "unlabelled": scans, "teacher": teacher}
+    selfvox.finetune(shapes_store, out=out, **options)
+    printed = " ".join(capsys.readouterr().err.split())
+    assert "the network does not teach: its validation Dice of 0.29 is below 0.3" in printed
+    assert "before the network taught itself" not in printed
+    assert weights(out) == weights(out / "teacher-1")
+    assert read_metrics(out) == read_metrics(out / "teacher-1")
+    record = read_run_record(out)
+    assert (record["teacher"], record["status"]) == (kept, "finished")
+    selfvox.finetune(shapes_store, out=out, resume=True, **options)
+    assert weights(out) == weights(out / "teacher-1")
+
+
 def test_without_validation_scans_nothing_is_said_to_help(tmp_path, monkeypatch, capsys):
     card = SimpleNamespace(score=None, score_name="dice")
     monkeypatch.setattr(unlabelled, "read_network_card", lambda _: card)
@@ -119,6 +154,7 @@ def test_without_validation_scans_nothing_is_said_to_help(tmp_path, monkeypatch,
 def test_a_scan_of_an_earlier_round_counts_as_seen(
     shapes_store, tmp_path, small, scans, monkeypatch
 ):
+    monkeypatch.setattr(network_teacher, "LEAST_DICE", -math.inf)
     monkeypatch.setattr(pseudo_labels, "PASSES", 2)
     trusted = count()
 
@@ -136,7 +172,7 @@ def test_a_scan_of_an_earlier_round_counts_as_seen(
 def test_the_network_teaches_where_registration_does_not_carry_labels(
     shapes_store, tmp_path, small, scans, monkeypatch, capsys
 ):
-    monkeypatch.setattr(pseudo_labels, "LEAST_TRUST", 0.0)
+    trust_all(monkeypatch)
     monkeypatch.setattr("selfvox.registration.transfer.LEAST_DICE", 1.01)
     options = {**small, **OPTIONS, "steps": 2, "labels": 1, "unlabelled": scans}
     selfvox.finetune(shapes_store, out=tmp_path / "run", **options)
@@ -178,7 +214,7 @@ def test_a_store_keeps_its_own_test_and_validation_subjects_out(
 def test_unlabelled_scans_are_prepared_once_for_all_folds(
     shapes_store, tmp_path, small, scans, monkeypatch
 ):
-    monkeypatch.setattr(pseudo_labels, "LEAST_TRUST", 0.0)
+    trust_all(monkeypatch)
     monkeypatch.setattr(pseudo_labels, "PASSES", 2)
     options = {**small, **OPTIONS, "labels": 4, "steps": 1, "teacher": "network", "folds": 2}
     out = selfvox.finetune(shapes_store, out=tmp_path / "run", unlabelled=scans, **options)

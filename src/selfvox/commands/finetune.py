@@ -192,6 +192,8 @@ def _train_run(
         if teaching.scans is not None:
             job = replace(job, trainings=settings.rounds + 1)
             pseudo_labels = teach_by_network(run, job, teaching.scans)
+            if pseudo_labels is None:
+                teaching = replace(teaching, scans=None)
         trained = train_network(job, run, run.record.get("steps"), pseudo_labels)
         if is_main:
             _report(settings, run, job, trained)
