@@ -55,6 +55,25 @@ def test_an_impossible_request_is_refused(scans, tmp_path, settings, reason):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("counts", [{"labels": 1}, {"fraction": 0.3}])
+def test_with_one_labelled_subject_the_teacher_is_asked_for(scans, tmp_path, counts):
+    options = {"out": tmp_path / "run", "encoder": "none", "unlabelled": scans, **counts}
+    with pytest.raises(UsageError, match=r'"atlas" for anatomy .*"network" for lesions'):
+        selfvox.finetune(scans, **options)
+    assert not (tmp_path / "run").exists()
+    for teacher in ("network", "both", "atlas"):
+        with pytest.raises(AssertionError, match="a scan was prepared"):
+            selfvox.finetune(scans, teacher=teacher, **options | {"out": tmp_path / teacher})
+
+
+def test_two_subjects_that_train_or_validate_choose_the_teacher(scans, shapes_store, tmp_path):
+    options = {"encoder": "none", "unlabelled": scans}
+    # two of the store validate
+    for place, labels in ((scans, 2), (shapes_store, 1)):
+        with pytest.raises(AssertionError, match="a scan was prepared"):
+            selfvox.finetune(place, out=tmp_path / str(labels), labels=labels, **options)
+
+
 def test_scans_without_labels_are_refused(tmp_path):
     phantom.write(tmp_path / "bare", "shapes", count=2, labelled=0)
     with pytest.raises(DataError, match=r"has neither labels nor grades; .*`selfvox pretrain`"):

@@ -234,7 +234,12 @@ def taught(shapes_store, tmp_path, monkeypatch):
     settings = Finetune(
         labelled=shapes_store, encoder="none", out=tmp_path, unlabelled=shapes_store
     )
-    return lambda run: unlabelled.teach(run, settings, store, None, [], [], tmp_path)
+
+    def teach(run, subjects=2):
+        training = store.cases[:subjects]
+        return unlabelled.teach(run, settings, store, None, training, [], tmp_path)
+
+    return teach
 
 
 def no_greedy():
@@ -250,6 +255,11 @@ def test_a_resumed_run_keeps_its_teacher(taught, tmp_path, monkeypatch):
     monkeypatch.setattr(unlabelled, "check_installed", no_greedy)
     with pytest.raises(UsageError, match="greedy is not installed"):
         taught(Run(tmp_path, run.record))
+
+
+def test_the_teacher_of_a_single_labelled_subject_is_not_chosen(taught, tmp_path):
+    with pytest.raises(UsageError, match="with one labelled subject nothing shows who should"):
+        taught(Run(tmp_path, {}), subjects=1)
 
 
 def test_a_teacher_of_another_run_is_not_used_again(taught, tmp_path):

@@ -9,6 +9,7 @@ import numpy as np
 from torch import nn
 
 from selfvox.data.preparation.manifest import is_store
+from selfvox.data.preparation.split import Split
 from selfvox.data.preparation.store import open_store
 from selfvox.data.preparation.stored_case import StoredCase
 from selfvox.data.sampling.crop_size import DIVISOR, check_edges
@@ -17,8 +18,10 @@ from selfvox.errors import DataError, UsageError
 from selfvox.models.build import build_encoder, check_network, is_python_class, plans_divisor
 from selfvox.ops.regions import parse_regions
 from selfvox.settings.verbs import Finetune
+from selfvox.training.finetune_split import count_validation
 from selfvox.training.folder_kind import check_scans
 from selfvox.training.pretrained import Pretrained
+from selfvox.training.unlabelled import check_teacher
 from selfvox.uncertainty.mc_dropout import dropout_layers
 
 # settings that mean nothing for labels, grades or targets, and their options
@@ -173,6 +176,7 @@ def _check_labels(settings: Finetune, dataset: Dataset | None) -> None:
         )
     subjects = {case.subject for case in cases if has_truth(case, truth)}
     split = None if store is None else store.split()
+    labelled = set(subjects)
     # `--fold` makes a new split of all subjects, `--folds` one of all but those of the test
     if split is not None and settings.fold is None:
         subjects -= set(split.test)
@@ -184,6 +188,33 @@ def _check_labels(settings: Finetune, dataset: Dataset | None) -> None:
             )
     check_options(settings, place, truth)
     _check_counts(settings, len(subjects), besides)
+    _check_teacher(settings, labelled, split)
+
+
+def _check_teacher(settings: Finetune, labelled: set[str], split: Split | None) -> None:
+    """Refuse a single labelled subject where the labelled scans choose the teacher.
+
+    Args:
+        settings: of the verb.
+        labelled: the subjects.
+        split: of the store; with folds it is not used as it is, and `teach` checks again.
+    """
+    if settings.fold is not None or settings.folds is not None:
+        return
+    if split is None:
+        validation = count_validation(len(labelled), settings.labels)
+        training = len(labelled) - validation
+    else:
+        validation = len(labelled.intersection(split.validation))
+        training = len(labelled.intersection(split.train))
+    check_teacher(settings, _count_chosen(settings, training) + validation)
+
+
+def _count_chosen(settings: Finetune, subjects: int) -> int:
+    """How many of the subjects train, as `choose_subset` counts them."""
+    if settings.fraction is not None:
+        return max(1, round(settings.fraction * subjects))
+    return settings.labels or subjects
 
 
 def _check_counts(settings: Finetune, subjects: int, besides: str) -> None:
@@ -201,9 +232,7 @@ def _check_counts(settings: Finetune, subjects: int, besides: str) -> None:
             f"{subjects} to train on{besides}; give 1 to {subjects}"
         )
     folds = settings.folds
-    chosen = settings.labels or subjects
-    if settings.fraction is not None:
-        chosen = max(1, round(settings.fraction * subjects))
+    chosen = _count_chosen(settings, subjects)
     if settings.fold is not None:
         folds = int(settings.fold.partition("/")[2])
         chosen = subjects

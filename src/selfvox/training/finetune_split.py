@@ -60,6 +60,17 @@ def choose_split(
     return dataclasses.replace(usable, train=chosen, seed=seed)
 
 
+def count_validation(subjects: int, labels: int | None) -> int:
+    """How many of the labelled subjects validate where the store has no split.
+
+    Args:
+        subjects: with a label.
+        labels: of them that were requested for training.
+    """
+    spare = subjects - (labels or 1)
+    return max(0, min(spare, default_validation(subjects)))
+
+
 def cases_of(store: Store, task: DownstreamTask, subjects: Iterable[str]) -> list[StoredCase]:
     """The cases of these subjects that the task can learn from."""
     names = set(subjects)
@@ -101,7 +112,5 @@ def _ensemble_split(
 
 def _new_split(subjects: set[str], labels: int | None, strata: Mapping[str, int]) -> Split:
     """A fifth of the subjects validate, or fewer, if the requested labels leave fewer."""
-    spare = len(subjects) - (labels or 1)
-    validation = max(0, min(spare, default_validation(len(subjects))))
     # seed 0: runs of all seeds validate on the same subjects
-    return make_split(subjects, 0, validation, 0, strata)
+    return make_split(subjects, 0, count_validation(len(subjects), labels), 0, strata)

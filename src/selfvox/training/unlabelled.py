@@ -69,11 +69,13 @@ def teach(
 
     Raises:
         DataError: the unlabelled scans cannot be used.
-        UsageError: greedy is not installed, and the setting or the resumed run needs it.
+        UsageError: nothing shows who should teach; or greedy is not installed, and the setting or
+            the resumed run needs it.
         ResourceError: the disk is full.
     """
     if settings.unlabelled is None:
         return Teaching()
+    check_teacher(settings, len({case.subject for case in [*training, *validation]}))
     prepared = _prepare(settings.unlabelled, place / "unlabelled", settings, store)
     usable = keep_usable(prepared, store, split)
     folder = settings.out / "copies"
@@ -101,6 +103,23 @@ def teach(
     scans = _draw(usable, settings.seed)
     _announce(scans, settings.rounds)
     return Teaching(copies, scans)
+
+
+def check_teacher(settings: Finetune, subjects: int) -> None:
+    """Refuse that the labelled scans choose a teacher where there is nothing to compare.
+
+    Args:
+        settings: of the verb.
+        subjects: that train or validate.
+
+    Raises:
+        UsageError: the teacher is `auto`, and there is a single one.
+    """
+    if settings.unlabelled is not None and settings.teacher == "auto" and subjects < 2:
+        raise UsageError(
+            "teacher: with one labelled subject nothing shows who should teach; give --teacher "
+            "atlas for anatomy that all people have, --teacher network for lesions"
+        )
 
 
 def report_gain(run: Path, teaching: Teaching, validation: int) -> None:

@@ -97,14 +97,15 @@ class Finetune(PreparationSettings):
         Path | None,
         "more scans like these, without labels, to train on too; --teacher says how. They can also "
         "do harm: the labelled scans decide who teaches, and those that validate show the gain; "
-        "with a single labelled scan nothing does",
+        "with a single labelled scan nothing does, and --teacher has to be given",
     ] = None
     teacher: Annotated[
         Literal["auto", "atlas", "network", "both"],
         "who teaches on unlabelled scans: atlas (copies of the labelled scans are moved onto their "
         "anatomies by registration), network (a first network labels them, and a second one learns "
         "what its passes agree on), both, or auto: atlas where registration carries labels from "
-        "one labelled scan to another, else network",
+        "one labelled scan to another, else network; with a single labelled scan nothing shows who "
+        "should teach: atlas for anatomy that all people have, network for lesions",
     ] = "auto"
     registrations: Annotated[
         int, "of the atlas: at most so many registrations to unlabelled scans", AtLeastOne
