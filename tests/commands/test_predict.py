@@ -26,7 +26,7 @@ from selfvox.commands.predict import predict
 from selfvox.data.preparation import prepare_case
 from selfvox.data.sources import Case
 from selfvox.errors import BusyError, DataError, Stopped, UsageError, WeightsError
-from selfvox.prediction import scan_segmenter
+from selfvox.prediction import scan_segmenter, segmentation_job
 from selfvox.prediction.case_files import CaseFiles
 from selfvox.prediction.output_folder import OutputFolder
 from selfvox.runs import progress
@@ -276,6 +276,19 @@ def test_progress_is_shown_within_a_scan(run, tmp_path, monkeypatch, capsys, how
     assert len(shares) > 2
     assert shares == sorted(shares, key=int)
     assert shares[-1] == "100"
+
+
+@pytest.mark.parametrize("calibrated", [False, True])
+def test_a_single_pass_names_what_several_would_say(
+    run, scans, tmp_path, monkeypatch, capsys, calibrated
+):
+    monkeypatch.setattr(segmentation_job, "is_calibrated", lambda _: calibrated)
+    predict(Predict(run=run, scans=scans, out=tmp_path / "once"))
+    printed = " ".join(capsys.readouterr().err.split())
+    assert printed.count("--passes 20 names the predictions to review first") == 1
+    assert ("with the predicted Dice of each class" in printed) == calibrated
+    predict(Predict(run=run, scans=scans, out=tmp_path / "twice", passes=2, encoder_dropout=0.3))
+    assert "--passes 20 names" not in " ".join(capsys.readouterr().err.split())
 
 
 def test_finished_predictions_are_not_made_again(run, scans, tmp_path, monkeypatch, capsys):

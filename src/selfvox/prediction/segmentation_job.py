@@ -35,7 +35,7 @@ from selfvox.runs.progress import echo
 from selfvox.settings.verbs import Predict
 from selfvox.uncertainty import ensemble, maps, review, review_table
 from selfvox.uncertainty.calibration import Calibration
-from selfvox.uncertainty.calibration_file import note_other_passes, read_calibrations
+from selfvox.uncertainty.calibration_file import is_calibrated, note_other_passes, read_calibrations
 from selfvox.uncertainty.ensemble import PassSettings
 from selfvox.uncertainty.ensemble_calibration import EnsembleCalibration
 
@@ -164,8 +164,11 @@ class SegmentationJob(PredictionJob):
 
     def write_tables(self, cases: Sequence[Case]) -> None:
         """Write which predictions to review first, if several passes voted."""
+        if not self.segmenter.votes:
+            self._suggest_passes()
+            return
         reviews = self.folder.reviews()
-        if self.segmenter.votes and reviews:
+        if reviews:
             table = self.folder.path / output_folder.REVIEW_TABLE
             calibration = self._calibration()
             review_table.write_review(table, reviews, self.classes, calibration)
@@ -174,6 +177,13 @@ class SegmentationJob(PredictionJob):
                     echo(line)
             echo(f"review these first: {table}")
             self._describe_precision(reviews)
+
+    def _suggest_passes(self) -> None:
+        """Name what several passes would add."""
+        gain = "names the predictions to review first"
+        if is_calibrated(self._runs[0]):
+            gain += ", with the predicted Dice of each class and intervals of the volumes"
+        echo(f"a single pass does not say how far to trust it: --passes 20 {gain}")
 
     def _calibration(self) -> EnsembleCalibration | None:
         """The calibrations of all networks; prints why there are none, where there are none."""
