@@ -218,6 +218,9 @@ def test_dotted_options_become_the_dict_of_the_setting(capsys):
         capsys, *base, "--network.strides", "[[1,1,1], [2, 2,1]]", "--network.norm", "batch"
     )
     assert shown["network"] == {"name": "plain", "strides": [[1, 1, 1], [2, 2, 1]], "norm": "batch"}
+    assert "valid tuple (per level and axis, such as '[[1,1,1],[2,2,2]]'" in refused(
+        capsys, *base, "--network.strides", "1,2,2"
+    )
     assert "--network.strides: not plain YAML" in refused(
         capsys, *base, "--network.strides", "[[1,1,1],[2,2,1]"
     )

@@ -59,11 +59,11 @@ class Architecture:
     )
     strides: Annotated[
         tuple[tuple[Stride, ...], ...] | None,
-        "per level and axis; default: by crop and spacing",
+        "per level and axis, such as '[[1,1,1],[2,2,2]]'; default: by crop and spacing",
     ] = None
     kernels: Annotated[
         tuple[tuple[KernelEdge, ...], ...] | None,
-        "edges of the kernels in voxels, per level and axis; default: 3",
+        "kernel edges in voxels, per level and axis, such as '[[1,3,3],[3,3,3]]'; default: 3",
     ] = None
     decoder_blocks: Annotated[
         Blocks | tuple[Blocks, ...],
