@@ -96,6 +96,13 @@ def test_each_mistake_is_named_with_its_scan(shapes, a_scan, tmp_path):
         assert named == scans, check
 
 
+def test_labels_without_a_scan_are_a_warning_with_the_remedy(shapes, tmp_path):
+    shutil.copy(shapes / "labels" / "sub-001.nii.gz", shapes / "elsewhere_0077_seg.nii.gz")
+    (found,) = about(findings(shapes, tmp_path / "lint"), "layout", "warning")
+    assert "elsewhere_0077_seg" in found["finding"]
+    assert "pair them in a table with the columns image and label" in found["finding"]
+
+
 def test_headers_and_names_that_reveal_people_are_named_but_not_quoted(tmp_path, capsys):
     rng = np.random.default_rng(0)
     for number in range(3):

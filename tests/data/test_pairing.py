@@ -39,6 +39,8 @@ def pairs(*names):
         ("raw/ann.nii.gz", "seg-lungs/ann.nii.gz"),
         ("1 (2).png", "1 (2)_mask_1.png"),
         ("masks_2024/7/image.png", "masks_2024/7/mask.png"),
+        ("Bilder/1.png", "Masken/1.png"),
+        ("p1/p1_t2.nii.gz", "p1/p1_tumorseg.nii.gz"),
         ("x/images/train/a.png", "x/labels/train/a.png"),
     ],
 )

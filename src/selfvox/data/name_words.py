@@ -28,13 +28,13 @@ class Word:
 
 
 _LABEL = (
-    r"segs?|segms?|segmentations?|dsegs?|labels?|labelmaps?|lbls?|masks?|msks?|gts?|"
+    r"segs?|segms?|segmentations?|dsegs?|labels?|labelmaps?|lbls?|masks?|msks?|masken?|tumou?rsegs?|gts?|"
     r"groundtruths?|truths?|annos?|annots?|annotations?|manual|contours?|delineations?|rois?|"
     r"\d(?:st|nd|rd|th)ho"  # the first and the second human observer
 )
 _SCAN = (
     r"images?|imgs?|imaging|scans?|volumes?|vols?|orig|originals?|raw|rawdata|data|inputs?|"
-    r"pictures?|photos?"
+    r"pictures?|photos?|bild|bilder"
 )
 KIND = (
     r"t1|t1w|t1n|t1c|t1ce|t1gd|t1km|t2|t2w|t2f|flair|dwi|adc|swi|bold|pd|pdw|mr|mri|"

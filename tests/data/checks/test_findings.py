@@ -200,6 +200,19 @@ def test_modalities_that_are_mixed_and_ct_without_units_are_errors():
     assert check_values([a_scan(str(number)) for number in range(3)], ["MR"]) == []
 
 
+def test_a_scan_of_another_scale_is_named_and_the_spread_of_mr_is_not():
+    def highest(value):
+        return (dataclasses.replace(CHANNEL, before=(0.0, 0.0, value / 9, value, 1.2 * value)),)
+
+    # the hippocampi of the decathlon differ by 8 times, without those of another scale
+    values = [110.0, 300.0, 500.0, 877.0, 900.0, 1000.0, 1500.0, 2000.0]
+    mr = [with_profile(f"mr{n}", channels=highest(value)) for n, value in enumerate(values)]
+    assert check_values(mr, ["image"]) == []
+    high = with_profile("high", channels=highest(877_000.0))
+    low = with_profile("low", channels=highest(0.877))
+    assert found(check_values([*mr, high, low], ["image"]), "values", "note") == [{"high", "low"}]
+
+
 def test_orientations_are_spelt_as_nibabel_does():
     affine = np.array([[0, -2, 0, 0], [0, 0, 3, 0], [-1, 0, 0, 0], [0, 0, 0, 1.0]])
     orientation = tuple(

@@ -52,7 +52,7 @@ def check_inspections(
     facts = [inspection.facts for inspection in inspections]
     findings = [
         *_check_rejected(rejected),
-        *(Finding("note", "layout", note) for note in dataset.notes),
+        *_layout_notes(dataset),
         *(Finding("warning", "people", text) for text in subject_questions(dataset)),
         *_check_label_files(inspections),
         *_check_identity(dataset.cases, inspections),
@@ -73,6 +73,13 @@ def _check_facts(
         *check_kinds(facts, channel_names),
         *check_grids(facts),
         *check_labels(facts, classes),
+    ]
+
+
+def _layout_notes(dataset: Dataset) -> list[Finding]:
+    return [
+        Finding("warning" if note in dataset.warnings else "note", "layout", note)
+        for note in dataset.notes
     ]
 
 

@@ -68,6 +68,7 @@ class Dataset:
     notes: tuple[str, ...] = ()  # what was left out or assumed, one line each
     # sets of classes, which may overlap; None: not declared
     regions: Mapping[str, tuple[int, ...]] | None = None
+    warnings: tuple[str, ...] = ()  # those of the notes that are probably about a mistake
     guesses_subjects: bool = False  # from the names of files and folders, since nothing else says
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePath
 
 from selfvox.data import pairing
@@ -131,7 +131,8 @@ def _read_folder(root: Path, words: Sequence[str] = ()) -> Dataset:
     else:
         scans, labels = _restrict(root, scans, labels, words)
     pairs = pairing.match_labels(scans, labels)
-    notes += _unmatched_note(root, pairs)
+    unmatched = _unmatched_note(root, pairs)
+    notes += unmatched
     if not scans:
         endings = ", ".join(sorted([*SUFFIXES_3D, *SUFFIXES_2D]))
         details = "; ".join(notes) or "the folder is empty"
@@ -144,7 +145,8 @@ def _read_folder(root: Path, words: Sequence[str] = ()) -> Dataset:
     if question:
         raise ChoiceNeeded(question)
     labels_of = {root / scan: root / label for scan, label in pairs.labels.items()}
-    return _dataset(root, [root / scan for scan in scans], labels_of, notes)
+    dataset = _dataset(root, [root / scan for scan in scans], labels_of, notes)
+    return replace(dataset, warnings=tuple(unmatched))
 
 
 def _restrict(
@@ -173,7 +175,9 @@ def _unmatched_note(root: Path, pairs: Pairing) -> list[str]:
         return []
     files = [root / label for label in pairs.unmatched]
     return [
-        f"named like labels, but no scan of the same name exists, left out: {first_names(files)}"
+        f"named like labels, but no scan of the same name exists, left out: {first_names(files)}; "
+        "if they belong to scans of other names, pair them in a table with the columns image and "
+        "label"
     ]
 
 
