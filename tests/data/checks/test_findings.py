@@ -122,9 +122,14 @@ def labelled(*labels):
     ]
 
 
-def test_one_structure_with_two_numbers_is_a_warning():
-    findings = check_labels(labelled((0, 1), (0, 1), (0, 255)), None)
+def test_one_structure_with_two_numbers_is_a_warning_and_an_error_where_prepare_refuses_it():
+    findings = check_labels(labelled((0, 1), (0, 1), (0, 2)), None)
     assert found(findings, "labels", "warning") == [{"s2"}]
+    two_numbers = labelled((0, 1), (0, 1), (0, 255))
+    assert found(check_labels(two_numbers, None), "labels", "error") == [{"s2"}]
+    declared = check_labels(two_numbers, {0: "background", 1: "cyst", 255: "tumour"})
+    assert found(declared, "labels", "error") == []
+    assert found(declared, "labels", "warning") == [{"s2"}]
 
 
 def test_values_of_few_labels_and_classes_of_none_are_named():

@@ -9,9 +9,10 @@ import numpy as np
 
 from selfvox.data.checks.scan_facts import ScanFacts
 from selfvox.data.checks.scan_views import draw_views
-from selfvox.data.formats import image as images
 from selfvox.data.formats.header_texts import personal_fields
 from selfvox.data.formats.image import Image
+from selfvox.data.preparation.case_label import CaseLabel, read_case_label
+from selfvox.data.preparation.geometry import Geometry
 from selfvox.data.preparation.likeness import coarse_picture
 from selfvox.data.preparation.prepare_case import Rejected, image_hash, make_rejected, read_case
 from selfvox.data.preparation.recipe import Recipe
@@ -59,8 +60,9 @@ def _inspect(job: InspectJob) -> Inspection:
     case = job.case
     image = read_case(case, len(job.recipe.channel_names))
     prepared = job.recipe.apply(image)
-    label, label_error = _read_label(job, image)
-    values, counts = np.unique(label if label is not None else (), return_counts=True)
+    label, label_error = _read_label(job, image, prepared.geometry)
+    voxels = None if label is None else label.values
+    values, counts = np.unique(() if voxels is None else voxels, return_counts=True)
     facts = ScanFacts(
         id=case.id,
         subject=case.subject,
@@ -71,7 +73,7 @@ def _inspect(job: InspectJob) -> Inspection:
         coarse_picture=coarse_picture(prepared.data),
         has_label=label is not None,
         label_values=tuple(int(value) for value in values),
-        notes=(*image.notes, *prepared.notes),
+        notes=(*image.notes, *prepared.notes, *(label.notes if label else ())),
     )
     # the files of a series have the same texts
     files = case.images[:1] if case.stacked else case.images
@@ -81,15 +83,17 @@ def _inspect(job: InspectJob) -> Inspection:
         label_voxels={int(value): int(count) for value, count in zip(values, counts, strict=True)},
         label_error=label_error,
         personal=tuple(sorted(fields)),
-        views=draw_views(image, prepared.geometry, label) if job.with_views else None,
+        views=draw_views(image, prepared.geometry, voxels) if job.with_views else None,
     )
 
 
-def _read_label(job: InspectJob, image: Image) -> tuple[np.ndarray | None, str | None]:
-    """The label (*space) if there is one, or why it cannot be used."""
+def _read_label(
+    job: InspectJob, image: Image, geometry: Geometry
+) -> tuple[CaseLabel | None, str | None]:
+    """The label if there is one, or why it cannot be used."""
     if job.case.label is None:
         return None, None
     try:
-        return images.read_label(job.case.label, image, job.classes), None
+        return read_case_label(job.case.label, image, geometry, job.classes), None
     except DataError as error:
         return None, str(error)

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from selfvox.data.checks.findings import Finding, Severity
 from selfvox.data.checks.scan_facts import ScanFacts
+from selfvox.data.formats.label_values import two_numbers_of_one_class
 
 _RARE = 0.1  # share of the labels below which a value is mentioned
 _MOST_VALUES = 200  # of one label: more are grey values
@@ -34,7 +35,7 @@ def check_labels(facts: Sequence[ScanFacts], classes: Mapping[int, str] | None) 
         text = "the label is background only; is there really nothing to see?"
         findings.append(Finding(severity, "labels", text, empty))
     findings += _check_many_values(labelled)
-    findings += _check_two_ways(labelled) or _check_rare(labelled, classes)
+    findings += _check_two_ways(labelled, classes) or _check_rare(labelled, classes)
     return findings
 
 
@@ -53,7 +54,9 @@ def _check_many_values(labelled: Sequence[ScanFacts]) -> list[Finding]:
     return [Finding("error", "labels", text, tuple(scan.id for scan in scans))]
 
 
-def _check_two_ways(labelled: Sequence[ScanFacts]) -> list[Finding]:
+def _check_two_ways(
+    labelled: Sequence[ScanFacts], classes: Mapping[int, str] | None
+) -> list[Finding]:
     """One structure that some labels number in another way, such as 1 and 255."""
     groups = Counter(_classes_of(scan) for scan in labelled if _classes_of(scan))
     single = [values for values, _ in groups.most_common() if len(values) == 1]
@@ -61,6 +64,9 @@ def _check_two_ways(labelled: Sequence[ScanFacts]) -> list[Finding]:
         return []
     usual = single[0]
     others = tuple(scan.id for scan in labelled if _classes_of(scan) and _classes_of(scan) != usual)
+    refused = two_numbers_of_one_class([scan.label_values for scan in labelled])
+    if refused and classes is None:
+        return [Finding("error", "labels", refused, others)]
     listed = ", ".join(f"{min(values)} in {groups[values]}" for values in single[:_LISTED])
     text = (
         f"every label has a single value, but not the same one ({listed}); one structure written "

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections import Counter
+from collections.abc import Collection, Sequence
 
 import numpy as np
 
@@ -10,6 +11,7 @@ from selfvox.errors import DataError
 
 _ROUNDING = 1e-5  # a slope such as 1/255 leaves 1.0000001
 _BLOCK_VOXELS = 2**16
+_WHITE = 255  # of a mask that a drawing program saved
 _MOST_CLASSES = 512  # of an undeclared atlas
 # of a mask with smoothed edges: how bright its white is, how many values are at its edges at least,
 # and which share of it they are at most
@@ -96,6 +98,23 @@ def check_undeclared(label: np.ndarray, name: str) -> list[str]:
     if main[0] != 0 and counts[main[0]] > label.size / 2:
         return [f"most of its label is {main[0]}, while 0 counts as the background"]
     return []
+
+
+def two_numbers_of_one_class(labels: Sequence[Collection[int]]) -> str | None:
+    """What is wrong with masks of which some have 0 and 1, others 0 and 255; None of all others.
+
+    Args:
+        labels: the values of each, where no classes are declared.
+    """
+    counts = Counter(value for values in labels for value in {*values} - {0})
+    both = sum({1, _WHITE} <= {*values} for values in labels)
+    if set(counts) != {1, _WHITE} or both:
+        return None
+    return (
+        f"{counts[1]} labels have the class 1, {counts[_WHITE]} have {_WHITE}, none has both: "
+        "write one number for one class, declare two classes in a dataset.json, or leave the "
+        "labels out with --source folder:none"
+    )
 
 
 def values_of(label: np.ndarray) -> list[int]:

@@ -12,21 +12,18 @@ import numpy as np
 
 from selfvox.data.formats import image as images
 from selfvox.data.formats.image import Image
-from selfvox.data.formats.label_values import check_undeclared
 from selfvox.data.naming import printable
 from selfvox.data.preparation import store
-from selfvox.data.preparation.geometry import crop_to_box
+from selfvox.data.preparation.case_label import read_case_label
 from selfvox.data.preparation.label_maps import label_map_evidence
 from selfvox.data.preparation.likeness import coarse_picture
-from selfvox.data.preparation.recipe import PreparedScan, Recipe
+from selfvox.data.preparation.recipe import Recipe
 from selfvox.data.preparation.scan_profile import measure_profile
 from selfvox.data.preparation.stored_case import StoredCase
 from selfvox.data.sources import Case
 from selfvox.errors import DataError, SelfvoxError
 from selfvox.runs.safe_open import open_regular
 
-# share of a class's labelled voxels that may be outside the foreground box, where no network looks
-MOST_OUTSIDE = 0.01
 LOOKS_LIKE_A_LABEL = "looks like a label map"
 LABEL_REMEDY = (
     "pair labels with their scans in a table (image, label), or list them in a text file if they "
@@ -228,13 +225,10 @@ def _prepare(job: CaseJob) -> PreparedCase | Rejected:
     label_values: tuple[int, ...] = ()
     notes = (*image.notes, *prepared.notes)
     if case.label is not None:
-        original, label_notes = images.read_label_with_notes(case.label, image, job.classes)
-        if job.classes is None:
-            name = printable(f"{case.label.parent.name}/{case.label.name}")
-            label_notes = (*label_notes, *check_undeclared(original, name))
-        label = job.recipe.apply_label(original, prepared.geometry)
-        label_values = tuple(int(value) for value in np.unique(original))
-        notes = (*notes, *label_notes, *_notes_of_label(original, prepared, image.name))
+        original = read_case_label(case.label, image, prepared.geometry, job.classes)
+        label = job.recipe.apply_label(original.values, prepared.geometry)
+        label_values = tuple(int(value) for value in np.unique(original.values))
+        notes = (*notes, *original.notes)
     if states is None or file_states(case) != states:
         raise DataError(f"{image.name}: changed while it was read; run the same command again")
     stored = StoredCase(
@@ -266,28 +260,6 @@ def _stored_case(job: CaseJob, source_hash: str) -> StoredCase | None:
     if stored is None or stored.source_hash != source_hash or stored.profile is None:
         return None
     return stored if store.is_intact(job.store, stored) else None
-
-
-def _notes_of_label(label: np.ndarray, prepared: PreparedScan, name: str) -> list[str]:
-    """A note if the foreground box does not contain the whole label: the rest is cut off.
-
-    Raises:
-        DataError: it is more than stray voxels of a class.
-    """
-    inside = crop_to_box(label, prepared.geometry)
-    outside = np.count_nonzero(label) - np.count_nonzero(inside)
-    if not outside:
-        return []
-    values, counts = np.unique(label[label > 0], return_counts=True)
-    for value, count in zip(values, counts, strict=True):
-        lost = count - np.count_nonzero(inside == value)
-        if lost > MOST_OUTSIDE * count:
-            raise DataError(
-                f"{name}: its label has {lost} of {count} voxels of class {value} in the empty "
-                "background, outside the box around the foreground; is it the label of this scan? "
-                "Correct it, or leave the scan out"
-            )
-    return [f"{outside} labelled voxels are cut off: they are outside the foreground box"]
 
 
 def _files(case: Case) -> tuple[Path, ...]:

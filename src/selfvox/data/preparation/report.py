@@ -6,8 +6,8 @@ from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
+from selfvox.data.formats.label_values import two_numbers_of_one_class
 from selfvox.data.naming import natural_key
-from selfvox.data.preparation.normalise import WHITE
 from selfvox.data.preparation.prepare_case import LABEL_REMEDY, LOOKS_LIKE_A_LABEL, Rejected
 from selfvox.data.preparation.stored_case import StoredCase, sort_cases
 from selfvox.data.sources import Dataset
@@ -81,14 +81,9 @@ def report_undeclared_classes(root: Path, cases: Sequence[StoredCase]) -> None:
     listed = [f"{value} (in {labels_with[value]})" for value in sorted(labels_with)[:_CLASSES]]
     rest = ", ..." if len(labels_with) > _CLASSES else ""
     echo(f"classes by the values of {len(labelled)} labels: 0, {', '.join(listed)}{rest}")
-    if set(labels_with) == {1, WHITE} and not any(
-        {1, WHITE} <= {*case.label_values} for case in labelled
-    ):
-        raise DataError(
-            f"{root}: {labels_with[1]} labels have the class 1, {labels_with[WHITE]} have "
-            f"{WHITE}, none has both: write one number for one class, declare two classes in a "
-            "dataset.json, or leave the labels out with --source folder:none"
-        )
+    problem = two_numbers_of_one_class([case.label_values for case in labelled])
+    if problem:
+        raise DataError(f"{root}: {problem}")
 
 
 def _label_maps_line(label_maps: Sequence[Rejected]) -> str:
