@@ -155,3 +155,11 @@ def test_a_store_and_a_folder_among_the_scans_are_refused(shapes, shapes_store):
         selfvox.lint(shapes_store)
     with pytest.raises(UsageError, match="inside the folder of the scans"):
         selfvox.lint(shapes / "images", out=shapes / "images" / "lint")
+
+
+@pytest.mark.parametrize("scans", [3, 4, 6])
+def test_an_empty_validation_is_no_warning(scans: int, tmp_path: Path) -> None:
+    """Fewer than five subjects all train; with six one of them validates."""
+    phantom.write(tmp_path / "scans", "shapes", count=scans)
+    found = selfvox.lint(tmp_path / "scans", workers=1)
+    assert [row["text"] for row in found if row["severity"] == "warning"] == []

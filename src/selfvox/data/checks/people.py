@@ -59,7 +59,8 @@ def describe_split(facts: Sequence[ScanFacts]) -> list[Finding]:
     for use, members in parts.items():
         present = {value for scan in members for value in scan.label_values}
         missing = ", ".join(map(str, sorted(every - present)[:10]))
-        if labelled and missing:
+        # with few subjects there is no validation
+        if labelled and members and missing:
             text = f"no {use} scan has the label values {missing}; name them in a split of your own"
             findings.append(Finding("warning", "split", text))
     return findings
