@@ -1,11 +1,15 @@
 """The scripts of the page on nightly jobs do what the page says."""
 
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from selfvox.cli import main
+from selfvox.prediction import scan_loop, scan_segmenter
 
 from .conftest import blob, write_scan
 from .test_readme import DOCS, blocks
@@ -64,6 +68,38 @@ def test_a_night_predicts_what_is_new_and_reports_what_is_bad(scripts, run, scan
     )
     assert third.returncode == 4
     assert "stopped with code 4" in third.stdout
+
+
+@pytest.mark.fault(
+    "F31", "SIGTERM at night, under --quiet", "the lost scan and the bad ones are named"
+)
+def test_a_night_that_is_stopped_names_the_lost_scan_and_lists_the_bad_ones(
+    run, scans, tmp_path, monkeypatch, capsys
+):
+    (scans / "a_torn.nii.gz").write_bytes(b"no scan")
+    real = scan_segmenter.segment_parts
+    calls = []
+
+    def stopped_in_the_second_scan(*args, **kwargs):
+        calls.append(1)
+        if len(calls) == 2:
+            signal.raise_signal(signal.SIGTERM)
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(scan_segmenter, "segment_parts", stopped_in_the_second_scan)
+    out = tmp_path / "out"
+    words = ["predict", str(run), str(scans), "--out", str(out), "--quiet"]
+    assert main(words) == 128 + signal.SIGTERM
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == (
+        f"selfvox: error: {out}: stopped by SIGTERM; scan_1.nii.gz was being worked on and is "
+        "lost; 2 of 4 scans are done; run the same command again to continue"
+    )
+    assert "a_torn.nii.gz" in (out / "rejected.csv").read_text()
+    # a night that is stopped before it meets one keeps the table
+    monkeypatch.setattr(scan_loop, "_read", lambda *_: signal.raise_signal(signal.SIGTERM))
+    assert main(words) == 128 + signal.SIGTERM
+    assert "a_torn.nii.gz" in (out / "rejected.csv").read_text()
 
 
 def test_the_tasks_of_an_array_share_the_scans(scripts, run, scans, tmp_path):

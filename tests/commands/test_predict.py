@@ -238,7 +238,7 @@ def test_a_batch_killed_at_any_scan_goes_on_to_the_same_bytes(run, scans, tmp_pa
 )
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_stops_at_once_and_what_is_finished_stays(
-    run, scans, tmp_path, monkeypatch, capsys, number
+    run, scans, tmp_path, monkeypatch, number
 ):
     real = scan_segmenter.segment_parts
     calls = []
@@ -257,8 +257,9 @@ def test_a_signal_stops_at_once_and_what_is_finished_stays(
         predict(Predict(run=run, scans=scans, out=tmp_path / "out"))
     assert (len(calls), went_on) == (2, [])
     assert stopped.value.exit_code == 128 + number
-    lost = "scan_1.nii.gz: was being worked on, and is lost; 1 of 3 scans are done"
-    assert lost in capsys.readouterr().err
+    lost = "scan_1.nii.gz was being worked on and is lost; 1 of 3 scans are done"
+    assert lost in str(stopped.value)
+    assert lost in (tmp_path / "out" / "log.txt").read_text()
     assert [path.name for path in sorted((tmp_path / "out").glob("*.nii.gz"))] == ["scan_0.nii.gz"]
     assert not list((tmp_path / "out").glob(".*.part.*"))
     assert signal.getsignal(number) == handler

@@ -16,6 +16,7 @@ from rich.text import Text
 
 from selfvox.data.checks.scan_views import draw_views
 from selfvox.data.naming import printable
+from selfvox.data.preparation.prepare_case import Rejected
 from selfvox.data.preparation.recipe import recipe_of_card
 from selfvox.data.properties import read_properties
 from selfvox.data.sampling.crop_size import SLICE_AXES
@@ -106,7 +107,8 @@ def embed(settings: Embed) -> Path:
         stop_on_signal(settings.out),
     ):
         workplace = Workplace(settings.run.name, fabric.device)
-        rejected = process_scans(cases, len(cases), recipe, work, workplace, "embed")
+        rejected: list[Rejected] = []
+        process_scans(cases, len(cases), recipe, work, workplace, rejected, "embed")
         if found.cases:
             vectors = found.vectors()
             apart = distances(vectors)

@@ -55,13 +55,13 @@ def predict(settings: Predict) -> list[Path]:
         describe_passes(job.passes, job.trained_dropout)
         cases, todo = job.folder.open(cases, job.card, job.classes, job.regions, settings.replace)
         write_text(settings.out / SETTINGS, to_yaml(settings))
-        rejected = process_scans(todo, len(cases), job.recipe, job.predict_case, job.workplace)
-        job.write_tables(cases)
-        if settings.bids:
-            _write_bids(job, cases)
-        if settings.subset != "train":
-            _warn_of_trained_scans(job, cases)
-        job.folder.write_rejected(rejected, len(cases))
+        with job.folder.rejecting(len(cases)) as rejected:
+            process_scans(todo, len(cases), job.recipe, job.predict_case, job.workplace, rejected)
+            job.write_tables(cases)
+            if settings.bids:
+                _write_bids(job, cases)
+            if settings.subset != "train":
+                _warn_of_trained_scans(job, cases)
         echo(f"predictions: {job.result} ({len(cases)} scans)")
         echo(f"next: selfvox evaluate {settings.out} {job.truth} --out scores.csv")
         # a report does not show numbers of whole scans

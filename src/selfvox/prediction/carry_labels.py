@@ -262,18 +262,21 @@ def carry_to_scans(
     with folder.lock(), stop_on_signal(folder.path):
         regions = predictions.labelled.regions
         cases, todo = folder.open(cases, predictions.card, predictions.classes, regions)
-        rejected = _carry_to_scans(todo, len(cases), predictions, workers)
-        predictions.write_review()
-        folder.write_rejected(rejected, len(cases))
+        with folder.rejecting(len(cases)) as rejected:
+            _carry_to_scans(todo, len(cases), predictions, workers, rejected)
+            predictions.write_review()
     return cases
 
 
 def _carry_to_scans(
-    todo: Sequence[Case], total: int, predictions: AtlasPredictions, workers: int
-) -> list[Rejected]:
-    """Predict each case and write it; returns those that cannot be used."""
+    todo: Sequence[Case],
+    total: int,
+    predictions: AtlasPredictions,
+    workers: int,
+    rejected: list[Rejected],
+) -> None:
+    """Predict each case and write it; those that cannot be used are added to `rejected`."""
     jobs = [CarryJob(case, predictions.labelled, predictions.atlases) for case in todo]
-    rejected = []
     with progress_bar("atlas", total, total - len(todo)) as bar:
         for number, carried in parallel.run(carry_labels, jobs, workers):
             case = todo[number]
@@ -288,4 +291,3 @@ def _carry_to_scans(
                 rejected.append(carried)
                 echo(f"{carried.file}: {carried.reason}")
             bar.advance(f"{len(rejected)} rejected" if rejected else "")
-    return rejected

@@ -200,27 +200,43 @@ class OutputFolder:
         recorded = self._recorded("trained_on")
         return [case.id for case in cases if case.id in recorded]
 
-    def write_rejected(self, rejected: Sequence[Rejected], total: int) -> None:
-        """Write which of all scans could not be predicted, and why; no file where there is none.
+    @contextlib.contextmanager
+    def rejecting(self, total: int) -> Iterator[list[Rejected]]:
+        """Yield a list for the scans that cannot be predicted, and write it as a table afterwards.
+
+        Without any, the table is removed. A stop leaves a table too: a job that is stopped every
+        night would never have one.
+
+        Args:
+            total: number of all scans.
 
         Raises:
             DataError: there are some.
         """
-        table = self.path / REJECTED_TABLE
+        rejected: list[Rejected] = []
+        try:
+            yield rejected
+        except BaseException:
+            if rejected:
+                self._write_rejected(rejected)
+            raise
         if not rejected:
-            table.unlink(missing_ok=True)
+            (self.path / REJECTED_TABLE).unlink(missing_ok=True)
             return
+        self._write_rejected(rejected)
+        raise DataError(
+            f"{self.path}: {len(rejected)} of {total} scans could not be predicted, "
+            f"see {REJECTED_TABLE} there; repair or remove them and run the same command again"
+        )
+
+    def _write_rejected(self, rejected: Sequence[Rejected]) -> None:
         facts = list(dict.fromkeys(name for scan in rejected for name in scan.work))
         header = ["id", "file", "reason", *(name.replace("_", " ") for name in facts)]
         rows = [
             [scan.id, scan.file, scan.reason, *(scan.work.get(name) for name in facts)]
             for scan in rejected
         ]
-        write_csv(table, header, rows)
-        raise DataError(
-            f"{self.path}: {len(rejected)} of {total} scans could not be predicted, "
-            f"see {REJECTED_TABLE} there; repair or remove them and run the same command again"
-        )
+        write_csv(self.path / REJECTED_TABLE, header, rows)
 
     def _recorded(self, key: str) -> dict[str, Any]:
         records = read_ledger(self.path)

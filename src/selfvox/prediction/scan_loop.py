@@ -89,9 +89,12 @@ def process_scans(
     recipe: Recipe,
     work: ScanFunction,
     workplace: Workplace,
+    rejected: list[Rejected],
     title: str = "predict",
-) -> list[Rejected]:
-    """Read, prepare and work on each case; returns those that cannot be used.
+) -> None:
+    """Read, prepare and work on each case.
+
+    A stop gets the name of the case that is lost as a note.
 
     Args:
         todo: cases.
@@ -99,9 +102,9 @@ def process_scans(
         recipe: prepares the scans.
         work: what to do with each.
         workplace: recorded with those that cannot be used.
+        rejected: gets those that cannot be used.
         title: of the progress bar.
     """
-    rejected = []
     with progress_bar(title, total, total - len(todo)) as bar:
         for case in todo:
             began = time.monotonic()
@@ -114,14 +117,13 @@ def process_scans(
                 facts = workplace.facts_with_costs(began)
                 rejected.append(replace(make_rejected(case, str(error)), work=facts))
                 echo(f"{rejected[-1].file}: {rejected[-1].reason}")
-            except KeyboardInterrupt:
-                echo(
-                    f"{main_file(case)}: was being worked on, and is lost; {bar.done} of {total} "
+            except KeyboardInterrupt as request:
+                request.add_note(
+                    f"{main_file(case)} was being worked on and is lost; {bar.done} of {total} "
                     "scans are done"
                 )
                 raise
             bar.advance(f"{len(rejected)} rejected" if rejected else "")
-    return rejected
 
 
 @contextlib.contextmanager

@@ -62,6 +62,8 @@ def request_stop(number: int, frame: FrameType | None) -> NoReturn:
 def stop_on_signal(out: Path) -> Iterator[None]:
     """End as `Stopped` on a stop signal, at once; the same command continues the work.
 
+    Notes that the work added to the exception, such as what is lost, are part of the message.
+
     Args:
         out: the folder of the work, for the message.
     """
@@ -71,8 +73,9 @@ def stop_on_signal(out: Path) -> Iterator[None]:
     except KeyboardInterrupt as request:
         number = getattr(request, "signal_number", signal.SIGINT)
         name = signal.Signals(number).name
+        notes = "".join(f"; {note}" for note in getattr(request, "__notes__", ()))
         raise Stopped(
-            f"{out}: stopped by {name}; run the same command again to continue", number
+            f"{out}: stopped by {name}{notes}; run the same command again to continue", number
         ) from None
 
 
