@@ -8,9 +8,10 @@ import stat
 
 import numpy as np
 import pytest
+import torch
 
 from selfvox.errors import ResourceError
-from selfvox.runs import atomic_files
+from selfvox.runs import atomic_files, weights
 from selfvox.runs.progress import echo_once
 
 
@@ -163,15 +164,53 @@ def test_a_file_system_that_cannot_fsync_a_folder_is_used_and_this_is_printed_on
     assert capsys.readouterr().err.count("cannot fsync a folder") == 1
 
 
-@pytest.mark.fault("F29", "fsync of a file fails with EIO", "an error, the old file stays")
-def test_a_file_that_cannot_be_fsynced_is_an_error(tmp_path, monkeypatch):
+def failing_fsync(monkeypatch, number: int, times: int) -> list[float]:
+    """Let fsync of files fail so often; returns the seconds that were waited, filled later."""
+    fsync = os.fsync
+    failures = iter([number] * times)
+    waited: list[float] = []
+
     def fail(descriptor):
-        raise OSError(errno.EIO, os.strerror(errno.EIO))
+        failure = next(failures, None)
+        if failure is not None:
+            # as the kernel does, which forgets the pages that it could not write
+            os.ftruncate(os.open(f"/proc/self/fd/{descriptor}", os.O_WRONLY), 0)
+            raise OSError(failure, os.strerror(failure))
+        fsync(descriptor)
 
     monkeypatch.setattr(os, "fsync", fail)
+    monkeypatch.setattr(atomic_files.time, "sleep", waited.append)
+    return waited
+
+
+@pytest.mark.fault(
+    "F29",
+    "fsync of a file fails with EIO",
+    "tried three times, then an error; the old file stays",
+)
+def test_a_file_is_written_again_after_an_input_output_error(tmp_path, monkeypatch, capsys):
+    (tmp_path / "a").write_text("old")
+    waited = failing_fsync(monkeypatch, errno.EIO, times=3)
     with pytest.raises(OSError, match="Input/output"):
+        atomic_files.write_text(tmp_path / "a", "new")
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+    assert (tmp_path / "a").read_text() == "old"
+    assert waited == list(atomic_files.RETRY_IO_ERROR_AFTER_S)
+    failing_fsync(monkeypatch, errno.EIO, times=2)
+    atomic_files.write_text(tmp_path / "a", "new")
+    # a second fsync of the same file would have left it empty
+    assert (tmp_path / "a").read_text() == "new"
+    assert f"{tmp_path / 'a'}: Input/output error; writing again" in capsys.readouterr().err
+
+
+def test_weights_are_written_again_and_other_errors_end_at_once(tmp_path, monkeypatch):
+    failing_fsync(monkeypatch, errno.EIO, times=1)
+    weights.save_tensors(tmp_path / "w.safetensors", {"a": torch.arange(3.0)})
+    assert weights.load_tensors(tmp_path / "w.safetensors")["a"].tolist() == [0, 1, 2]
+    waited = failing_fsync(monkeypatch, errno.EROFS, times=1)
+    with pytest.raises(OSError, match="Read-only"):
         atomic_files.write_text(tmp_path / "a", "x")
-    assert not list(tmp_path.iterdir())
+    assert waited == []
 
 
 @pytest.mark.fault("X2l", "a link in place of a temporary file", "not followed")

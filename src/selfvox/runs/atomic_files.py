@@ -9,19 +9,22 @@ import io
 import json
 import math
 import os
-from collections.abc import Iterable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from selfvox.errors import DISK_FULL_ERRORS, ResourceError, UsageError
-from selfvox.runs.progress import echo_once
+from selfvox.runs.progress import echo, echo_once
 from selfvox.runs.safe_open import open_regular
 
 # a spreadsheet evaluates cells that begin like this
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 # of CIFS and of some FUSE file systems
 _NO_FOLDER_FSYNC = {errno.EINVAL, errno.EACCES, errno.EBADF, errno.ENOSYS, errno.EOPNOTSUPP}
+
+RETRY_IO_ERROR_AFTER_S = (0.2, 1.0)
 
 
 @contextmanager
@@ -49,7 +52,7 @@ def atomic_write(path: Path, *, sync_file: bool = True, sync_folder: bool = True
         yield temporary
         if sync_file:
             with temporary.open("rb") as file:
-                os.fsync(file.fileno())
+                _fsync(file.fileno(), path)
         temporary.replace(path)
         if sync_folder:
             # the new name is an entry of the folder, which has to reach the disk too
@@ -62,6 +65,14 @@ def atomic_write(path: Path, *, sync_file: bool = True, sync_folder: bool = True
         raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _fsync(descriptor: int, path: Path) -> None:
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        # the system's error has no name of a file
+        raise OSError(error.errno, error.strerror, str(path)) from None
 
 
 def remove_temporary_files(folder: Path) -> None:
@@ -80,10 +91,36 @@ def check_new_folder(path: Path) -> None:
         raise UsageError(f"{path}: exists and is not an empty folder; name another --out")
 
 
+def retry_io_errors(write: Callable[[], None]) -> None:
+    """Call `write`, again after an input/output error (EIO), three times in all.
+
+    A network drive that was away for a moment answers EIO. The whole file has to be written again:
+    the system forgets what it could not write, so that a second fsync alone would hide the loss.
+    """
+    for seconds in RETRY_IO_ERROR_AFTER_S:
+        try:
+            return write()
+        except OSError as error:
+            if error.errno != errno.EIO:
+                raise
+            echo(f"{error.filename or 'a file'}: {error.strerror}; writing again in {seconds} s")
+        time.sleep(seconds)
+    write()
+
+
+def write_bytes(path: Path, content: bytes, *, sync: bool = True) -> None:
+    """Write `content` to `path`, atomically; without `sync` a power failure may take it."""
+
+    def write() -> None:
+        with atomic_write(path, sync_file=sync, sync_folder=sync) as temporary:
+            temporary.write_bytes(content)
+
+    retry_io_errors(write)
+
+
 def write_text(path: Path, text: str, *, sync: bool = True) -> None:
-    """Write `text` to `path`, atomically; without `sync` a power failure may take it."""
-    with atomic_write(path, sync_file=sync, sync_folder=sync) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    """Write `text` to `path`; as `write_bytes`."""
+    write_bytes(path, text.encode(), sync=sync)
 
 
 def write_json(path: Path, value: Any, *, sync: bool = True) -> None:
@@ -133,7 +170,7 @@ def fsync_folder(folder: Path) -> None:
     try:
         descriptor = os.open(folder, os.O_RDONLY)
         try:
-            os.fsync(descriptor)
+            _fsync(descriptor, folder)
         finally:
             os.close(descriptor)
     except OSError as error:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from selfvox.errors import DataError, NumericalError, WeightsError
 from selfvox.runs import typed_json
-from selfvox.runs.atomic_files import atomic_write, sha256
+from selfvox.runs.atomic_files import atomic_write, retry_io_errors, sha256
 from selfvox.runs.card import (
     FORMAT,
     SEEN_CHECKSUM,
@@ -169,9 +169,13 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
             )
     # safetensors refuses tensors that are not contiguous
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    retry_io_errors(lambda: _write_tensors(path, plain))
+
+
+def _write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
     with atomic_write(path) as temporary:
         try:
-            safetensors.torch.save_file(plain, temporary)
+            safetensors.torch.save_file(tensors, temporary)
         except safetensors.SafetensorError as error:
             # it hides the system's error number in its text: "No space left (os error 28)"
             match = re.search(r"os error (\d+)", str(error))

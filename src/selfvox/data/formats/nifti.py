@@ -21,7 +21,7 @@ from selfvox.data.formats.volume import (
 )
 from selfvox.data.naming import printable
 from selfvox.errors import DataError
-from selfvox.runs.atomic_files import atomic_write
+from selfvox.runs.atomic_files import write_bytes
 from selfvox.runs.safe_open import open_regular
 
 _GZIP_MAGIC = b"\x1f\x8b"
@@ -116,8 +116,7 @@ def write_nifti(
     if path.name.lower().endswith(".gz"):
         # 31: with the header and checksum of gzip
         content = isal_zlib.compress(content, wbits=31)
-    with atomic_write(path) as temporary:
-        temporary.write_bytes(content)
+    write_bytes(path, content)
 
 
 def _new_header(affine: np.ndarray) -> nib.Nifti1Header:
