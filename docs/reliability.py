@@ -2,6 +2,9 @@
 
 A test names its fault by `@pytest.mark.fault(rows, injected, right)`. The page has a line for each
 of them, with its outcome here and now, and names the rows that no test tries.
+
+`python docs/reliability.py --new` runs only faults that the page does not have, in seconds; the
+others keep their outcomes, and lines without a test go.
 """
 
 from __future__ import annotations
@@ -22,6 +25,8 @@ import selfvox
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "reliability.md"
+
+OPTIONS = ("-m", "fault", "-p", "no:cacheprovider", "-n", "0")
 
 # heading, first letters of the rows, and the numbers of the rows that have to be there
 SECTIONS = (
@@ -52,10 +57,21 @@ class Fault:
     outcomes: Counter[str] = field(default_factory=Counter)
     reason: str = ""  # why it was not run
     again: int = 0  # variants that failed, and held when they were run once more
+    earlier: str = ""  # what the page says, if it was not run now
+
+    @property
+    def variants(self) -> int:
+        """How many were run."""
+        if not self.earlier:
+            return sum(self.outcomes.values())
+        number = re.search(r"(\d+) variants|of (\d+)", self.earlier)
+        return int(number[1] or number[2]) if number else 1
 
     @property
     def happened(self) -> str:
         """The outcome in words."""
+        if self.earlier:
+            return self.earlier
         total = sum(self.outcomes.values())
         times = f", {total} variants" if total > 1 else ""
         if self.again:
@@ -141,7 +157,7 @@ def page(faults: list[Fault]) -> str:
     """The whole page."""
     tried = {row for fault in faults for row in fault.rows}
     counts = Counter(fault.happened.partition(",")[0].partition(":")[0] for fault in faults)
-    variants = sum(sum(fault.outcomes.values()) for fault in faults)
+    variants = sum(fault.variants for fault in faults)
     today = datetime.datetime.now(tz=datetime.UTC).date().isoformat()
     lines = [
         "# Reliability",
@@ -154,6 +170,7 @@ def page(faults: list[Fault]) -> str:
         f"in {variants} variants; {counts['held']} held, {counts['**failed**']} failed, "
         f"{counts['not run']} not run. {len(NOT_TRIED)} more are named without a test.",
         "",
+        *_which_ran(faults),
         "A row may have several lines. H1 to H14 are habits of data sets rather than damage.",
     ]
     for heading, letter, _ in SECTIONS:
@@ -162,6 +179,20 @@ def page(faults: list[Fault]) -> str:
         lines += _section(faults, letter)
     assert not missing_rows(tried), f"no test and no reason: {missing_rows(tried)}"
     return "\n".join(lines) + "\n"
+
+
+def _which_ran(faults: list[Fault]) -> list[str]:
+    """A sentence if some outcomes are of an earlier day."""
+    now = sum(not fault.earlier for fault in faults)
+    if now == len(faults):
+        return []
+    return [f"{now} of these faults were run on that day, the others on an earlier one.", ""]
+
+
+def outcomes_of(text: str) -> dict[tuple[str, str], str]:
+    """What a page says to have happened, by what was injected and what is right."""
+    lines = re.findall(r"^\| (?!row|-).*? \| (.*?) \| (.*?) ?\| (.*) \|$", text, re.MULTILINE)
+    return {(injected, right): happened for injected, right, happened in lines if right}
 
 
 def _section(faults: list[Fault], letter: str) -> list[str]:
@@ -197,30 +228,55 @@ def _order(row: str) -> tuple[int, str]:
 
 
 def _line(cells: tuple[str, ...]) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+    return "| " + " | ".join(map(_cell, cells)) + " |"
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
 
 
 def _place(nodeid: str) -> str:
     return nodeid.partition("[")[0]
 
 
-def main() -> int:
-    """Run the tests and write the page; 1 if a fault did not end as it should."""
+def _run(places: list[str]) -> list[Fault]:
+    """Run tests with a fault, all of them if no place is named; what fails is run once more."""
     recorder = Recorder()
-    os.chdir(ROOT)
-    # as `python -m pytest` does: processes that a test starts import the test
-    sys.path.insert(0, str(ROOT))
-    options = ["-m", "fault", "-p", "no:cacheprovider", "-n", "0"]
-    pytest.main([*options, *sys.argv[1:]], [recorder])
+    pytest.main([*OPTIONS, *places], [recorder])
     if recorder.failed():
         # a busy computer is late, which tests of signals and of signs of life may take for death
         second = Recorder()
-        pytest.main([*options, *recorder.failed()], [second])
+        pytest.main([*OPTIONS, *recorder.failed()], [second])
         recorder.repeat(second)
-    faults = list(recorder.faults.values())
+    return list(recorder.faults.values())
+
+
+def _run_new() -> list[Fault]:
+    """All faults; those that the page has are not run again."""
+    earlier = outcomes_of(PAGE.read_text(encoding="utf-8"))
+    recorder = Recorder()
+    pytest.main([*OPTIONS, "--collect-only", "-q"], [recorder])
+    new = []
+    kept = []
+    for place, fault in recorder.faults.items():
+        fault.earlier = earlier.get((_cell(fault.injected), _cell(fault.right)), "")
+        if fault.earlier and not fault.earlier.startswith("**failed**"):
+            kept.append(fault)
+        else:
+            new.append(place)
+    return [*kept, *(_run(new) if new else [])]
+
+
+def main() -> int:
+    """Run the tests and write the page; 1 if a fault did not end as it should."""
+    os.chdir(ROOT)
+    # as `python -m pytest` does: processes that a test starts import the test
+    sys.path.insert(0, str(ROOT))
+    arguments = sys.argv[1:]
+    faults = _run_new() if arguments == ["--new"] else _run(arguments)
     PAGE.write_text(page(faults), encoding="utf-8")
     print(f"wrote {PAGE.relative_to(ROOT)}")
-    return int(any(fault.outcomes["failed"] for fault in faults))
+    return int(any(fault.happened.startswith("**failed**") for fault in faults))
 
 
 if __name__ == "__main__":

@@ -55,6 +55,33 @@ def test_every_line_of_the_page_is_that_of_a_test_or_of_a_row_that_no_test_tries
             assert happened == f"not run: {script.NOT_TRIED[row][1]}"
 
 
+def test_every_mark_of_a_test_is_on_the_page():
+    script = load_script()
+    on_page = script.outcomes_of(PAGE.read_text(encoding="utf-8"))
+    cells = [(script._cell(injected), script._cell(right)) for _, injected, right in marks()]
+    missing = sorted(set(cells) - set(on_page))
+    assert missing == [], "run: python docs/reliability.py --new"
+
+
+def test_the_page_is_read_back_as_it_was_written():
+    script = load_script()
+    rows = tuple(script.required_rows())
+    outcomes = ({"passed": 1}, {"passed": 2, "failed": 1}, {"passed": 6, "skipped": 1})
+    faults = [
+        script.Fault(rows, f"{number} a|b", "refused", "", Counter(counts), "no data")
+        for number, counts in enumerate(outcomes)
+    ]
+    text = script.page(faults)
+    read = script.outcomes_of(text)
+    for fault in faults:
+        fault.earlier = read[script._cell(fault.injected), "refused"]
+        assert fault.variants == fault.outcomes.total()
+        fault.outcomes.clear()
+    again = script.page(faults)
+    assert "0 of these faults were run on that day" in again
+    assert again.partition("##")[2] == text.partition("##")[2]
+
+
 def test_what_failed_or_was_skipped_is_not_said_to_have_held():
     script = load_script()
 
