@@ -11,9 +11,14 @@ from PIL import Image
 import selfvox
 from selfvox.data.formats import image as images
 from selfvox.errors import UsageError
+from selfvox.evaluation.calibration import SCORE_NAMES
 from selfvox.runs.atomic_files import write_csv
 from selfvox.runs.card import SegmenterCard
 from selfvox.studies import mc_dropout, mc_dropout_figures
+from selfvox.studies.mc_dropout_calibration import calibration_columns
+from selfvox.studies.random_effects import error_of_mean
+
+from .test_table import result
 
 CARD = SegmenterCard(
     network={"name": "plain"},
@@ -65,7 +70,7 @@ def predicted_study(write_plan, pretended, tmp_path, monkeypatch):
             gain = 0 if way == "without" else GAIN + 0.01 * chance(way)
             scores.append([*case, f"{chance(run.parent.name, run.name, *case) + gain:.9g}"])
         write_csv(settings.out, ["case", "class", "name", "dice"], scores)
-        header = ["case", *mc_dropout.CALIBRATION]
+        header = ["case", *SCORE_NAMES]
         write_csv(
             settings.out.with_name("scores_calibration.csv"), header, [["a", 0.2, 0.3, 0.4, ""]]
         )
@@ -129,7 +134,37 @@ def test_what_dropout_changes_is_computed_for_the_same_networks_and_scans(predic
         assert float(row["difference"]) == pytest.approx(np.mean(differences), abs=1e-5)
         assert (row["low"], row["high"]) == ("", "")  # of one draw of labels
         assert (row["ece"], row["brier"], row["error_area"]) == ("0.2", "0.3", "")
+        assert (row["ece_difference"], row["ece_low"], row["ece_difference_low"]) == ("0", "", "")
     assert len(summary) == 3 * (2 * 12 + 2 * 2)  # classes and their mean
+
+
+def test_calibration_has_intervals_over_draws_and_subjects_and_a_paired_difference(tmp_path):
+    rng = np.random.default_rng(0)
+    values = {way: rng.random((3, 4)) for way in ("with", "without")}  # (draw, scan)
+    pairs = []
+    for seed in range(3):
+        runs = []
+        for way, of_way in values.items():
+            path = tmp_path / way / str(seed)
+            path.mkdir(parents=True)
+            lines = [
+                [case, value, value**2, value, ""]
+                for case, value in zip("xyzu", of_way[seed], strict=True)
+            ]
+            write_csv(path / "scores_calibration.csv", ["case", *SCORE_NAMES], lines)
+            runs.append(dataclasses.replace(result("m", 2, seed, {"x": [1, 1]}), paths=(path,)))
+        pairs.append(runs)
+    columns = calibration_columns(*map(list, zip(*pairs, strict=True)))
+    change = values["with"] - values["without"]
+    squares = values["with"] ** 2
+    for name, array in (("ece", values["with"]), ("brier", squares), ("ece_difference", change)):
+        low, high = error_of_mean(array[None]).interval(array.mean())
+        numbers = [columns[name + suffix] for suffix in ("", "_low", "_high")]
+        assert numbers == pytest.approx([array.mean(), low, high], abs=1e-5)
+    assert {value for name, value in columns.items() if name.startswith("error_area")} == {None}
+    # paired by scan: no change is certain, however much the scans differ
+    same = [run for run, _ in pairs]
+    assert calibration_columns(same, same)["ece_difference_high"] == 0
 
 
 def test_shards_predict_what_one_process_predicts(predicted_study, capsys):

@@ -6,20 +6,16 @@ each run. Tables and figures follow from these folders.
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from selfvox.commands.evaluate import evaluate
 from selfvox.commands.predict import predict
 from selfvox.errors import UsageError
-from selfvox.evaluation.calibration import SCORE_NAMES
 from selfvox.runs.atomic_files import write_csv
 from selfvox.runs.card import SegmenterCard
 from selfvox.runs.progress import echo
@@ -27,6 +23,7 @@ from selfvox.runs.weights import read_network_card
 from selfvox.settings.options import resolve
 from selfvox.settings.verbs import Evaluate, Predict, parse_shard
 from selfvox.studies import mc_dropout_figures, results
+from selfvox.studies.mc_dropout_calibration import calibration_columns
 from selfvox.studies.mc_dropout_variants import (
     ENCODER,
     FOREGROUND_WEIGHT,
@@ -45,8 +42,6 @@ from selfvox.studies.statistics import compare, pair_runs
 from selfvox.studies.table import group_results, mean_and_sd
 from selfvox.uncertainty.ensemble import region_votes
 from selfvox.uncertainty.vote_rules import VOTE_RULES
-
-CALIBRATION = SCORE_NAMES  # columns of `evaluate`
 
 
 @dataclass(frozen=True)
@@ -205,10 +200,17 @@ def summarise_passes(out: Path, plan: Plan) -> None:
             echo(
                 f"{row['method']}, {row['labels']} labels, Dice of {overall}: "
                 f"{row['difference']:+.3f} by Monte-Carlo dropout, "
-                f"95 % {interval_text(row['low'], row['high'])}"
+                f"95 % {interval_text(row['low'], row['high'])}{_ece_text(row)}"
             )
     pictures = mc_dropout_figures.draw(predicted, shown, out / "figures")
     echo(f"dropout: {out / 'dropout.csv'}   figures: {'  '.join(map(str, pictures))}")
+
+
+def _ece_text(row: Mapping[str, Any]) -> str:
+    if row["ece_difference"] is None:
+        return ""
+    interval = interval_text(row["ece_difference_low"], row["ece_difference_high"])
+    return f"; ECE {row['ece_difference']:+.3f}, {interval}"
 
 
 def _scored(result: Result, variant: Variant) -> Result | None:
@@ -232,6 +234,8 @@ def _summarise(predicted: Sequence[Result]) -> Iterator[dict[str, Any]]:
                 continue
             results_with = [result for result, _ in pairs]
             results_without = [result for _, result in pairs]
+            # of all classes together
+            calibration = calibration_columns(results_with, results_without)
             for name in results_with[0].names():
                 yield {
                     "method": method,
@@ -246,7 +250,7 @@ def _summarise(predicted: Sequence[Result]) -> Iterator[dict[str, Any]]:
                     "runs": len(pairs),
                     **mean_and_sd([result.mean(name) for result in results_with]),
                     **_change(results_with, results_without, name),
-                    **_calibration(results_with),
+                    **calibration,
                 }
 
 
@@ -267,18 +271,3 @@ def _change(
     """The difference that dropout makes to the same networks and scans, with its interval."""
     comparison = compare(pair_runs(results_with, results_without), name)
     return comparison.columns() if comparison else dict.fromkeys(("difference", "low", "high"))
-
-
-def _calibration(scored: Sequence[Result]) -> dict[str, float | None]:
-    """Mean over runs and scans of each measure of calibration; None where there is none."""
-    values: dict[str, list[float]] = {name: [] for name in CALIBRATION}
-    for path in (path for result in scored for path in result.paths):
-        file = path / "scores_calibration.csv"
-        if not file.exists():  # `evaluate` has reported why no scan could be measured
-            continue
-        with file.open(encoding="utf-8", newline="") as lines:
-            for row in csv.DictReader(lines):
-                for name in CALIBRATION:
-                    if row[name]:
-                        values[name].append(float(row[name]))
-    return {name: float(np.mean(column)) if column else None for name, column in values.items()}

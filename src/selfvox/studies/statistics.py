@@ -77,6 +77,13 @@ def compare(pairs: Pairs, name: str) -> Comparison | None:
     )
 
 
+def mean_of_runs(results: Sequence[Result], name: str) -> tuple[float, MeanError | None]:
+    """The mean score of runs in one class or region, and its error; each has it in one case."""
+    parts = [contributions(result, name, result.scored(name)) for result in results]
+    by_subject = [(result, part.by_subject) for result, part in zip(results, parts, strict=True)]
+    return float(np.mean([part.score for part in parts])), error_of_mean(as_array(by_subject))
+
+
 class Contributions(NamedTuple):
     """The score of a run, and what each subject contributes to it."""
 
