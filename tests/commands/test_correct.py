@@ -11,6 +11,7 @@ import pytest
 
 import selfvox
 from selfvox.data import sources
+from selfvox.data.preparation.store import open_store
 from selfvox.errors import DataError, UsageError
 from selfvox.prediction.review_marks import COLUMNS
 from selfvox.runs.atomic_files import sha256
@@ -218,3 +219,45 @@ def test_an_unknown_run_is_printed_since_its_test_subjects_are_unknown(predictio
     (predictions.parent / "run/split.json").unlink()
     correct(predictions)
     assert "its run is not found, so that nobody knows its test subjects" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("layout", ["folder", "decathlon"])
+def test_several_channels_in_one_file_are_corrected_and_prepared_again(layout, tmp_path):
+    run = make_run(tmp_path / "run", channel_names=("t1", "flair"))
+    for number in range(2):
+        scan = np.stack([blob((20, 17, 12), number), blob((20, 17, 12), number + 9)], -1)
+        write_scan(tmp_path / f"new/imagesTr/new_{number}.nii.gz", scan)
+    if layout == "decathlon":
+        names = ["imagesTr/new_0.nii.gz", "imagesTr/new_1.nii.gz"]
+        content = {"modality": {"0": "t1", "1": "flair"}, "test": names, "training": []}
+        (tmp_path / "new/dataset.json").write_text(json.dumps(content))
+    selfvox.predict(run, tmp_path / "new", out=tmp_path / "predictions", device="cpu")
+    label = edit(tmp_path / "predictions/new_1.nii.gz")
+    out = correct(tmp_path / "predictions")
+    store = selfvox.prepare(out / "labelled.csv", out=tmp_path / "store", workers=1)
+    prepared = open_store(store)
+    assert prepared.recipe.channel_names == ("t1", "flair")
+    (case,) = prepared.cases
+    whole = ((0, 0, 0), case.shape)
+    assert len(prepared.crop(case, *whole)) == 2
+    assert (prepared.label_crop(case, *whole) == 2).sum() == (label == 2).sum()
+    # the table goes on to grow: the next round takes it as the labelled scans
+    edit(tmp_path / "predictions/new_0.nii.gz")
+    selfvox.correct(tmp_path / "predictions", labelled=out / "labelled.csv", out=tmp_path / "again")
+    assert [row["subject"] for row in rows(tmp_path / "again")] == ["new_0", "new_1"]
+
+
+def test_a_file_per_channel_does_not_join_one_file_of_all_channels(tmp_path):
+    run = make_run(tmp_path / "run", channel_names=("t1", "flair"))
+    scan = np.stack([blob((20, 17, 12), 0), blob((20, 17, 12), 9)], -1)
+    write_scan(tmp_path / "new/new_0.nii.gz", scan)
+    selfvox.predict(run, tmp_path / "new", out=tmp_path / "predictions", device="cpu")
+    edit(tmp_path / "predictions/new_0.nii.gz")
+    for name in ("t1", "flair"):
+        write_scan(tmp_path / f"old/{name}.nii.gz", blob((20, 17, 12), 1))
+    write_scan(tmp_path / "old/label.nii.gz", (blob((20, 17, 12), 1) > 0).astype(np.uint8))
+    table = tmp_path / "old/table.csv"
+    table.write_text("image_t1,image_flair,label\nt1.nii.gz,flair.nii.gz,label.nii.gz\n")
+    with pytest.raises(DataError, match="has a file per channel where the predicted scans have"):
+        correct(tmp_path / "predictions", labelled=table)
+    assert not (tmp_path / "corrected").exists()

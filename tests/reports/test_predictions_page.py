@@ -7,6 +7,7 @@ import hashlib
 import json
 import shutil
 import struct
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -20,7 +21,7 @@ from selfvox.plotting import informative_level
 from selfvox.reports import page as pages
 from selfvox.reports.viewer_case import focus_mm
 
-from ..conftest import write_scan
+from ..conftest import blob, make_run, write_scan
 from .conftest import NASTY, SHAPE, TURNED, Elements, volume
 
 NIIVUE_SHA256 = "47b896b77ec4a5be3ef1949c33ad393b6f45629921f326c279000bcf51bdb4af"
@@ -282,6 +283,44 @@ def test_a_label_that_was_corrected_by_hand_is_flagged(predicted, tmp_path):
     index = selfvox.report(copy, out=tmp_path / "report", scans=predicted / "scans")
     flags = read(index).text_of("td", class_="flags")
     assert [text for text in flags if "corrected by hand" in text]
+
+
+@pytest.mark.parametrize("layout", ["folder", "decathlon", "nnU-Net's names"])
+def test_each_channel_of_a_scan_is_shown_by_the_name_that_the_network_knows(layout, tmp_path):
+    run = make_run(tmp_path / "run", channel_names=("t1", "flair"))
+    channels = [blob(SHAPE, 0), blob(SHAPE, 9)]
+    if layout == "nnU-Net's names":
+        for number, channel in enumerate(channels):
+            write_scan(tmp_path / f"scans/a_{number:04}.nii.gz", channel)
+    else:
+        write_scan(tmp_path / "scans/a.nii.gz", np.stack(channels, -1))
+    if layout == "decathlon":
+        content = {"modality": {"0": "t1", "1": "flair"}, "test": ["a.nii.gz"], "training": []}
+        (tmp_path / "scans/dataset.json").write_text(json.dumps(content))
+    selfvox.predict(run, tmp_path / "scans", out=tmp_path / "predictions", device="cpu")
+    index = selfvox.report(tmp_path / "predictions", out=tmp_path / "report")
+    (case,) = review_of(index)["cases"]
+    assert [channel["name"] for channel in case["channels"]] == ["t1", "flair"]
+    for shown, channel in zip(case["channels"], channels, strict=True):
+        values = np.asarray(volume(index.parent, shown["data"]).dataobj).squeeze()
+        assert np.corrcoef(values.ravel(), channel.ravel())[0, 1] > 0.99
+
+
+@pytest.mark.parametrize("named", ["scans", "scans/sub/a.nii.gz", "scans/list.txt", "scans/t.csv"])
+def test_commands_for_other_viewers_name_files_that_exist(named, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_scan(Path("scans/sub/a.nii.gz"), blob(SHAPE, 0))
+    if named.endswith("t.csv"):
+        Path(named).write_text("image\nsub/a.nii.gz\n")
+    if named.endswith("list.txt"):
+        Path(named).write_text("sub/a.nii.gz\n")
+    selfvox.predict(make_run(Path("run")), Path(named), out=Path("predictions"), device="cpu")
+    review = review_of(selfvox.report(Path("predictions"), out=Path("report")))
+    (case,) = review["cases"]
+    folders = review["folders"]
+    # as `showCommands` of review.js joins them
+    assert Path(f"{folders['scans']}/{case['scan_file']}").samefile("scans/sub/a.nii.gz")
+    assert Path(f"{folders['predictions']}/{case['label_file']}").is_file()
 
 
 def test_several_folders_make_one_report_with_a_list(predicted, tmp_path):

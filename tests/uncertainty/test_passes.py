@@ -295,7 +295,7 @@ def test_one_pass_writes_what_was_written_without_passes(run, scans, tmp_path):
     predict(Predict(run=run, scans=scans, out=tmp_path / "plain"))
     assert content(tmp_path / "one") == content(tmp_path / "plain")
     assert set(json.loads((tmp_path / "plain" / "predictions.json").read_text())) == {
-        *("format", "network_sha256", "overlap", "precision", "checksum")
+        *("format", "network_sha256", "channel_names", "overlap", "precision", "checksum")
     }
 
 

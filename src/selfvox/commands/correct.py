@@ -11,11 +11,11 @@ from typing import Any
 from selfvox.data.formats.image import write_label
 from selfvox.data.naming import natural_key, printable
 from selfvox.data.sources import Case, Dataset, find_dataset
+from selfvox.data.sources._channel_table import CHANNEL_TABLE
 from selfvox.data.sources._class_table import CLASS_TABLE
 from selfvox.errors import DataError, UsageError
 from selfvox.prediction.case_ledger import LEDGER, CaseRecord
 from selfvox.prediction.corrections import CORRECTED, Correction, CorrectionFinder
-from selfvox.prediction.nnunet_names import join_channels
 from selfvox.prediction.output_folder import CARD
 from selfvox.prediction.predicted_scans import (
     find_predicted_scans,
@@ -97,7 +97,7 @@ def correct(settings: Correct) -> Path:
     if rows:
         count = len(rows)
         rows = [*_without_replaced(labelled, rows), *rows]
-        _write(settings.out, rows, classes)
+        _write(settings.out, rows, classes, dataset.channel_names)
         facts = {"format": FORMAT, "network_sha256": card["network_sha256"], "cases": provenance}
         write_checked(settings.out / PROVENANCE, facts)
         _summarise(settings, rows, count, provenance)
@@ -130,10 +130,6 @@ def _predicted_cases(
     dataset = find_predicted_scans(folder, settings.scans, settings.source)
     if dataset is None:
         raise DataError(f"{folder}: its scans are not found; name them with --scans")
-    # files of one scan each, as nnU-Net names them
-    dataset = join_channels(
-        dataset, max((len(record.scan) for record in records.values()), default=1)
-    )
     scans = scans_by_case(
         dataset, {name: {"file": record.file} for name, record in records.items()}
     )
@@ -194,7 +190,7 @@ def _labelled_rows(settings: Correct, predicted: Dataset) -> list[Row]:
     """The scans that were labelled before.
 
     Raises:
-        DataError: they have other channels, or no labels.
+        DataError: they have other channels, or channels in other files, or no labels.
     """
     if settings.labelled is None:
         return []
@@ -207,7 +203,17 @@ def _labelled_rows(settings: Correct, predicted: Dataset) -> list[Row]:
             f"{settings.labelled}: has the channels {', '.join(dataset.channel_names)} where the "
             f"predicted scans have {', '.join(predicted.channel_names)}"
         )
+    if {_file_count(case) for case in cases} != {_file_count(case) for case in predicted.cases}:
+        raise DataError(
+            f"{settings.labelled}: has a file per channel where the predicted scans have one for "
+            "all, or the reverse, which one table cannot name; convert either"
+        )
     return [_row(case, case.label, "labelled", dataset.channel_names) for case in cases]
+
+
+def _file_count(case: Case) -> int:
+    """How many files a table names for the image."""
+    return 1 if case.stacked else len(case.images)
 
 
 def _without_replaced(labelled: Sequence[Row], corrected: Sequence[Row]) -> list[Row]:
@@ -238,11 +244,15 @@ def _record(name: str, case: Case, correction: Correction, mark: Mark | None) ->
     return record
 
 
-def _write(out: Path, rows: Sequence[Row], classes: Mapping[int, str]) -> None:
+def _write(
+    out: Path, rows: Sequence[Row], classes: Mapping[int, str], channel_names: Sequence[str]
+) -> None:
     names = sorted({name for row in rows for name in row}, key=lambda name: name[:5] != "image")
     header = [*(name for name in names if name.startswith("image")), "label", "subject", "origin"]
     write_csv(out / TABLE, header, ([row.get(name, "") for name in header] for row in rows))
     write_csv(out / CLASS_TABLE, ["value", "name"], sorted(classes.items()))
+    if "image" in header and len(channel_names) > 1:
+        write_csv(out / CHANNEL_TABLE, ["name"], ([name] for name in channel_names))
 
 
 def _summarise(

@@ -32,7 +32,7 @@ from selfvox.data.sources import Case
 from selfvox.errors import DataError
 from selfvox.prediction import output_folder
 from selfvox.prediction.case_files import CaseFiles
-from selfvox.prediction.output_folder import OutputFolder
+from selfvox.prediction.output_folder import CHANNEL_NAMES, OutputFolder
 from selfvox.prediction.work_record import Workplace
 from selfvox.registration import register
 from selfvox.registration.registered_pairs import read_label, read_scan
@@ -176,6 +176,7 @@ class AtlasPredictions:
         self.card: dict[str, Any] = {
             # what `predict` calls the hash of its network: other labels are other predictions
             "network_sha256": hash_texts(register.SETTINGS, *contents),
+            CHANNEL_NAMES: list(labelled.recipe.channel_names),
             "atlases": atlases,
         }
 

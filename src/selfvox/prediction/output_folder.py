@@ -42,6 +42,7 @@ from selfvox.runs.typed_json import read_checked, with_checksum, write_checked
 
 FORMAT = 1  # of predictions.json
 CARD = "predictions.json"
+CHANNEL_NAMES = "channel_names"  # in the card
 CLASS_NAMES = "classes.json"
 REGION_CLASSES = "regions.json"
 CLASS_TABLE = "predictions.csv"
@@ -259,8 +260,9 @@ class OutputFolder:
             raise UsageError(
                 f"{self.path}: contains predictions of another run; name another --out"
             )
+        # the network decides them, and cards of earlier versions lack them
         for name in {**existing, **card}:
-            if existing.get(name) != card.get(name):
+            if name != CHANNEL_NAMES and existing.get(name) != card.get(name):
                 raise UsageError(
                     f"{self.path}: was predicted with {name} {existing.get(name)}, "
                     f"not {card.get(name)}; name another --out, or use the same settings"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,19 @@ from selfvox.data.naming import printable
 from selfvox.data.preparation.split import read_split_if_present
 from selfvox.data.sources import Case, Dataset, find_dataset
 from selfvox.errors import SelfvoxError
-from selfvox.prediction.output_folder import SETTINGS
+from selfvox.prediction.case_ledger import LEDGER, CaseRecord
+from selfvox.prediction.nnunet_names import join_channels
+from selfvox.prediction.output_folder import CARD, CHANNEL_NAMES, SETTINGS
+from selfvox.runs.ledger import read_records
 from selfvox.runs.progress import echo
+from selfvox.runs.typed_json import read_checked
 from selfvox.settings import safe_yaml
 
 
 def find_predicted_scans(folder: Path, scans: Path | None, source: str) -> Dataset | None:
     """The data set that was predicted; None where it is not there any more, which is printed.
+
+    Its channels have the names that the network knows: files alone may not say how many they have.
 
     Args:
         folder: of the predictions.
@@ -26,6 +33,19 @@ def find_predicted_scans(folder: Path, scans: Path | None, source: str) -> Datas
     Raises:
         SelfvoxError: `scans` cannot be read in this layout.
     """
+    dataset = _find_scans(folder, scans, source)
+    if dataset is None:
+        return None
+    records = read_records(folder / LEDGER, CaseRecord)
+    # files of one scan each, as nnU-Net names them
+    dataset = join_channels(dataset, max((len(record["scan"]) for record in records), default=1))
+    card = folder / CARD
+    names = read_checked(card).get(CHANNEL_NAMES) if card.exists() else None
+    return dataset if names is None else replace(dataset, channel_names=tuple(names))
+
+
+def _find_scans(folder: Path, scans: Path | None, source: str) -> Dataset | None:
+    """As `find_predicted_scans`, with the channels that the layout declares."""
     if scans is not None:
         return find_dataset(scans, source)
     recorded = predict_settings(folder)

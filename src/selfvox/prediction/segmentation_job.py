@@ -18,7 +18,7 @@ from selfvox.data.sources import Case
 from selfvox.errors import DataError
 from selfvox.prediction import output_folder
 from selfvox.prediction.case_files import CaseFiles
-from selfvox.prediction.output_folder import OutputFolder
+from selfvox.prediction.output_folder import CHANNEL_NAMES, OutputFolder
 from selfvox.prediction.prediction_job import (
     PredictionJob,
     precision_of,
@@ -82,6 +82,7 @@ class SegmentationJob(PredictionJob):
         self.truth = "TRUTH/"
         card: dict[str, Any] = {
             "network_sha256": model.sha256,
+            CHANNEL_NAMES: list(model.recipe.channel_names),
             "overlap": settings.overlap,
             "precision": precision_of(fabric),
         }

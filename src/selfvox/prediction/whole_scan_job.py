@@ -7,7 +7,7 @@ from pathlib import Path
 
 from selfvox.data.sources import Case
 from selfvox.prediction.case_files import CaseFiles
-from selfvox.prediction.output_folder import OutputFolder
+from selfvox.prediction.output_folder import CHANNEL_NAMES, OutputFolder
 from selfvox.prediction.prediction_job import (
     PredictionJob,
     precision_of,
@@ -54,6 +54,7 @@ class WholeScanJob(PredictionJob):
         self.result = settings.out / table
         self.card = {
             "network_sha256": models[0].sha256,
+            CHANNEL_NAMES: list(self.recipe.channel_names),
             "precision": precision_of(fabric),
             **ensemble.passes_card(passes, [network.sha256 for network in models]),
         }

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePath
 from typing import Any
 
 from selfvox.data.formats.image import SUFFIXES_2D, Image, suffix
@@ -16,11 +16,7 @@ from selfvox.evaluation.pairs import find_truth
 from selfvox.prediction.case_ledger import LEDGER, CaseRecord
 from selfvox.prediction.class_table import read_class_table
 from selfvox.prediction.output_folder import CLASS_TABLE, TARGET_TABLE
-from selfvox.prediction.predicted_scans import (
-    find_predicted_scans,
-    predict_settings,
-    scans_by_case,
-)
+from selfvox.prediction.predicted_scans import find_predicted_scans, scans_by_case
 from selfvox.prediction.read_predictions import label_files, read_reviews
 from selfvox.runs.atomic_files import sha256
 from selfvox.runs.ledger import read_records
@@ -54,8 +50,7 @@ class PredictedCase:
     @property
     def scan_file(self) -> str | None:
         """The path of the scan from the folder of the scans; None for the slices of DICOM."""
-        is_file = self.scan is not None and not self.scan.stacked
-        return self.record.get("file") if is_file else None
+        return None if self.scan is None or self.scan.stacked else self.scan.file
 
     @property
     def is_corrected(self) -> bool:
@@ -120,12 +115,16 @@ def is_picture(case: PredictedCase) -> bool:
     return bool(files) and suffix(files[0]) in SUFFIXES_2D
 
 
-def scans_folder(folder: Path, settings: Report) -> Path | None:
-    """Where the scans of predictions are: as named now, or to `predict`; None if unknown."""
-    if settings.scans is not None:
-        return settings.scans
-    scans = predict_settings(folder).get("scans")
-    return Path(str(scans)) if scans else None
+def scans_folder(cases: Sequence[PredictedCase]) -> Path | None:
+    """The folder from which the paths of the scans are shown; None where no scan is found."""
+    for case in cases:
+        if case.scan is None or case.scan_file is None:
+            continue
+        image = case.scan.images[0]
+        folder = image.parents[len(PurePath(case.scan_file).parts) - 1]
+        if folder / case.scan_file == image:
+            return folder
+    return None
 
 
 def _find_truths(settings: Report) -> Mapping[str, Path]:

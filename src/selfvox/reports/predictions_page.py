@@ -116,7 +116,7 @@ def predictions_page(name: str, folder: Path, settings: Report, bundle: Bundle) 
             "cases": shown,
             "marks": marks,
             "folders": {
-                "scans": _shown_folder(scans_folder(folder, settings)),
+                "scans": _shown_folder(scans_folder(cases)),
                 "predictions": _shown_folder(folder),
             },
         },

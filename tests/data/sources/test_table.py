@@ -307,3 +307,21 @@ def test_another_table_of_classes_is_not_read(folder):
 def test_a_table_of_classes_with_a_wrong_row_is_refused(folder, rows, reason):
     with pytest.raises(DataError, match=reason):
         classes_of(folder, f"value,name\n{rows}")
+
+
+def test_channels_of_one_file_have_the_names_of_their_table(folder):
+    (folder / "channels.csv").write_text("name\nt1\nflair\n")
+    assert find(folder, PLAIN).channel_names == ("t1", "flair")
+    # columns of their own say it themselves
+    assert find(folder, "image_x,image_y\na.nii.gz,b.nii.gz\n").channel_names == ("x", "y")
+    (folder / "channels.csv").write_text("electrode\nF1\n")
+    dataset = find(folder, PLAIN)
+    assert dataset.channel_names == ("image",)
+    assert any(note.startswith("channels.csv not read") for note in dataset.notes)
+
+
+@pytest.mark.parametrize("names", ["", "t1\nt1\n"])
+def test_a_table_of_channels_without_names_or_with_one_twice_is_refused(folder, names):
+    (folder / "channels.csv").write_text(f"name\n{names}")
+    with pytest.raises(DataError, match=r"channels\.csv: write one name for each channel"):
+        find(folder, PLAIN)

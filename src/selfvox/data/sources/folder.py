@@ -4,7 +4,8 @@ Which files are labels, and of which scan, is decided by `pairing`. Where a scan
 labels, or a label belongs to one of several scans, the person is asked: `folder:WORD` takes the
 files in a folder of that name, or with a name that begins or ends with it, `folder:WORD,WORD` also
 says which scans, and `folder:none` takes no labels. Volumes and pictures are never mixed. The lines
-of a list are absolute, or relative to the list and then inside its folder.
+of a list are absolute, or relative to the list and then inside its folder. `channels.csv` in the
+folder names several channels of each file.
 """
 
 from __future__ import annotations
@@ -20,9 +21,9 @@ from selfvox.data.formats.image import SUFFIXES_2D, SUFFIXES_3D, suffix
 from selfvox.data.naming import count_of, natural_key, printable
 from selfvox.data.pairing import Pairing
 from selfvox.data.sources import Case, ChoiceNeeded, Dataset, case_key
+from selfvox.data.sources._channel_table import read_channel_names
 from selfvox.data.sources._class_table import read_class_table
 from selfvox.data.sources._files import (
-    channels_of,
     first_names,
     is_hidden,
     name_scans,
@@ -296,7 +297,7 @@ def _dataset(
         image, label = min(labels.items(), key=lambda pair: natural_key(str(pair[0])))
         pair = f"{printable(label.relative_to(root))} of {printable(image.relative_to(root))}"
         notes = [f"{len(labels)} of {len(cases)} scans have a label, such as {pair}", *notes]
-    channels = channels_of(cases[0].images[0])
+    channels, channel_notes = read_channel_names(root, cases[0].images[0])
     classes, class_notes = read_class_table(root)
-    notes = (*notes, *class_notes)
+    notes = (*notes, *channel_notes, *class_notes)
     return Dataset(root, "folder", tuple(cases), channels, classes, notes, guesses_subjects=True)

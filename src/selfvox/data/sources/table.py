@@ -1,7 +1,8 @@
 """A table (CSV or TSV) with one case per row: `image`, `label`, `subject`, `grade`, `target`.
 
-Several channels have a column each, `image_NAME`. Every column but the image is optional and may
-have empty cells; other columns are not used. Columns are separated by `,`, `;` or tab. A table that
+Several channels have a column each, `image_NAME`, or are in one file, and `channels.csv` next to the
+table names them. Every column but the image is optional and may have empty cells; other columns are
+not used. Columns are separated by `,`, `;` or tab. A table that
 is found in a folder counts only if its first rows name files. Paths are relative to the table and
 stay inside its folder, links resolved; the ending of a file may be missing where one file has that
 name. A person who names the table itself may have absolute paths in it; a table found in a folder
@@ -20,9 +21,9 @@ from selfvox.data import naming
 from selfvox.data.formats.image import SUFFIXES_2D, suffix
 from selfvox.data.naming import count_of, printable
 from selfvox.data.sources import Case, Dataset, case_key
+from selfvox.data.sources._channel_table import read_channel_names
 from selfvox.data.sources._class_table import read_class_table
 from selfvox.data.sources._files import (
-    channels_of,
     first_names,
     name_scans,
     resolve_inside,
@@ -112,13 +113,14 @@ def read_dataset(root: Path) -> Dataset:
     ]
     cases.sort(key=case_key)
     channel_names = tuple(content.channels.values())
+    channel_notes: tuple[str, ...] = ()
     if channel_names == ("image",):
-        # one channel or those of colours, as one file has; the others are checked when read
-        channel_names = channels_of(first_images[0])
+        # those of one file; the others are checked when read
+        channel_names, channel_notes = read_channel_names(table.parent, first_images[0])
     is_graded = any(row.grade is not None for row in rows)
     has_labels = any(row.label is not None for row in rows)
     classes, class_notes = read_class_table(table.parent, has_labels or not is_graded)
-    notes = (*content.notes, *_remarks(rows), *class_notes)
+    notes = (*content.notes, *_remarks(rows), *channel_notes, *class_notes)
     return Dataset(
         root=table.parent,
         source="table",
