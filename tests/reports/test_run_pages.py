@@ -17,6 +17,8 @@ from selfvox.reports.page import number, shortened
 from selfvox.reports.study_page import findings
 from selfvox.runs.folder_lock import folder_lock
 from selfvox.runs.typed_json import write_checked
+from selfvox.settings.options import to_yaml
+from selfvox.settings.verbs import Finetune, Pretrain
 
 from ..conftest import make_run
 from .conftest import Elements
@@ -110,6 +112,43 @@ def test_a_long_run_makes_a_small_page_that_has_its_last_step(tmp_path):
     curves = json.loads(page.text_of("script", id="points")[0])
     assert all(len(texts) <= 150 for texts in curves.values())
     assert curves["loss-0"][-1].endswith("at step 20000")
+
+
+@pytest.mark.parametrize(
+    ("verb", "settings"),
+    [
+        (
+            Pretrain(
+                scans=Path("/home/CANARY/scans"),
+                out=Path("/home/CANARY/run"),
+                network="/home/CANARY/pretrained",
+                probe=Path("/home/CANARY/probe"),
+                scheduler="tcp://CANARY:8786",
+            ),
+            {"network": "pretrained", "seed": "0"},
+        ),
+        (
+            Finetune(
+                labelled=Path("/home/CANARY/labelled"),
+                out=Path("/home/CANARY/run"),
+                encoder="/home/CANARY/pretrained",
+                network={"name": "/home/CANARY/nnUNetPlans.json:2d", "width": 8},
+                unlabelled=Path("/home/CANARY/more"),
+            ),
+            {"encoder": "pretrained", "network": "{name: 'nnUNetPlans.json:2d', width: 8}"},
+        ),
+    ],
+    ids=["pretrain", "finetune"],
+)
+def test_the_settings_of_a_run_are_shown_without_any_path(verb, settings, tmp_path):
+    name = type(verb).__name__.lower()
+    run = write_run(tmp_path / "run", name, pretrain_lines())
+    (run / "settings.yaml").write_text(to_yaml(verb))
+    index, page = page_of(run, tmp_path)
+    for file in index.parent.rglob("*"):
+        assert not file.is_file() or b"CANARY" not in file.read_bytes(), file
+    texts = dict(zip(page.text_of("dt"), page.text_of("dd"), strict=True))
+    assert settings.items() <= texts.items()
 
 
 def test_a_run_that_trains_is_loaded_again_every_minute(tmp_path):
@@ -288,6 +327,18 @@ def test_a_study_begins_with_a_count_of_all_differences(tmp_path):
     masked = next(texts for texts in curves.values() if texts[0].startswith("masked: "))
     wanted = [row for row in overall if row["method"] == "masked"]
     assert len(masked) == len(wanted)
+
+
+def test_the_page_of_a_study_names_no_folder_of_its_plan(tmp_path):
+    folder = tmp_path / "CANARY" / "study"
+    shutil.copytree(STUDY, folder)
+    plan = folder / "plan.yaml"
+    text, count = re.subn(r"(?m)^(data:).*", r"\1 /home/CANARY", plan.read_text())
+    assert count
+    plan.write_text(text)
+    index = selfvox.report(folder, out=tmp_path / "report")
+    for file in index.parent.rglob("*"):
+        assert not file.is_file() or b"CANARY" not in file.read_bytes(), file
 
 
 def test_intervals_that_hold_at_all_labels_count_before_others():

@@ -13,11 +13,11 @@ from selfvox.errors import UsageError
 from selfvox.reports.charts import Chart, Series, draw_chart
 from selfvox.runs.run_folder import read_metrics, read_run_record
 from selfvox.settings import safe_yaml
+from selfvox.settings.options import without_paths
+from selfvox.settings.verbs import VERBS
 
 Lines = Sequence[Mapping[str, Any]]
 _PACKAGES = ("selfvox", "torch", "python")
-# where a person keeps files; a report is for others, too
-_PATHS = {"scans", "labelled", "out", "probe", "unlabelled", "encoder", "scheduler"}
 
 
 class Finding(NamedTuple):
@@ -100,12 +100,15 @@ def facts(run: RunFiles) -> dict[str, str]:
 
 
 def shown_settings(run: RunFiles) -> dict[str, str]:
-    """The settings without paths, which name where a person keeps files."""
-    return {
-        name: _in_words(value)
-        for name, value in run.settings.items()
-        if name not in _PATHS and value is not None
-    }
+    """The settings without paths: a report is for others, and paths say where a person's files are.
+
+    None where the verb is unknown.
+    """
+    verb = VERBS.get(str(run.record.get("verb")))
+    if verb is None:
+        return {}
+    values = without_paths(verb, run.settings)
+    return {name: _in_words(value) for name, value in values.items() if value is not None}
 
 
 def metric_chart(

@@ -17,7 +17,7 @@ from typing import Any
 from selfvox.errors import UsageError
 from selfvox.runs.progress import echo
 from selfvox.runs.run_folder import Run, read_metrics
-from selfvox.settings.options import as_dict, options
+from selfvox.settings.options import as_dict, without_paths
 
 PROJECT = "selfvox"  # project or experiment, unless the environment names another
 _MLFLOW_REFUSES = re.compile(r"[^\w\-. :/]", re.ASCII)  # in the name of a metric
@@ -105,16 +105,8 @@ def tracked(run: Run, name: str | None, settings: Any) -> Iterator[None]:
 
 def sent_settings(settings: Any) -> dict[str, Any]:
     """The settings without paths and addresses; of a run, such as the encoder, its name."""
-    values = as_dict(settings)
-    sent = {}
-    for option in options(type(settings)):
-        value = values[option.name]
-        if Path in option.kinds or option.name in {"scheduler", "resume", "log_to"}:
-            continue
-        if option.accepts_path and isinstance(value, str):
-            value = Path(value).name
-        sent[option.name] = value
-    return sent
+    values = without_paths(type(settings), as_dict(settings))
+    return {name: value for name, value in values.items() if name not in {"resume", "log_to"}}
 
 
 def _start_wandb(folder: Path, settings: dict[str, Any], run_id: str | None) -> Tracker:

@@ -128,6 +128,31 @@ def as_dict(settings: Any) -> dict[str, Any]:
     }
 
 
+def without_paths(settings: type, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Values for others to see: no path and no address, but the name of what a text may name.
+
+    Args:
+        settings: the dataclass that the values are of.
+        values: as `as_dict` returns them, or as a `settings.yaml` has them.
+    """
+    shown = {}
+    for option in options(settings):
+        is_private = Path in option.kinds or option.name == "scheduler"
+        if option.name in values and not is_private:
+            value = values[option.name]
+            shown[option.name] = _name_alone(value) if option.accepts_path else value
+    return shown
+
+
+def _name_alone(value: Any) -> Any:
+    """The last part of a text that may be a path, also where it is the name in a mapping."""
+    if isinstance(value, str):
+        return Path(value).name
+    if isinstance(value, dict) and "name" in value:
+        return {**value, "name": _name_alone(value["name"])}
+    return value
+
+
 def to_yaml(settings: Any) -> str:
     """Settings as YAML, one per line, each followed by its help as a comment."""
     values = as_dict(settings)

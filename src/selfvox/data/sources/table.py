@@ -1,8 +1,8 @@
 """A table (CSV or TSV) with one case per row: `image`, `label`, `subject`, `grade`, `target`.
 
-Several channels have a column each, `image_NAME`, or are in one file, and `channels.csv` next to the
-table names them. Every column but the image is optional and may have empty cells; other columns are
-not used. Columns are separated by `,`, `;` or tab. A table that
+Several channels have a column each, `image_NAME`, or are in one file, and `channels.csv` next to
+the table names them. Every column but the image is optional and may have empty cells; other columns
+are not used. Columns are separated by `,`, `;` or tab. A table that
 is found in a folder counts only if its first rows name files. Paths are relative to the table and
 stay inside its folder, links resolved; the ending of a file may be missing where one file has that
 name. A person who names the table itself may have absolute paths in it; a table found in a folder
