@@ -76,6 +76,10 @@ def test_it_belongs_to_the_study_and_not_to_the_series(tmp_path, scan):
     assert plain.Modality == "SEG"
     labels = [segment.SegmentLabel for segment in plain.SegmentSequence]
     assert labels == ["left kidney", "tumour"]
+    kidney, tumour = (part.SegmentedPropertyTypeCodeSequence[0] for part in plain.SegmentSequence)
+    (side,) = kidney.SegmentedPropertyTypeModifierCodeSequence
+    assert (kidney.CodeMeaning, side.CodeValue, side.CodeMeaning) == ("Kidney", "7771000", "Left")
+    assert "SegmentedPropertyTypeModifierCodeSequence" not in tumour
 
 
 def test_an_empty_label_is_written(tmp_path, scan):
@@ -176,4 +180,20 @@ def test_a_map_of_nothing_is_written(tmp_path, scan):
     ],
 )
 def test_codes_follow_the_name(name, category, kind):
-    assert _codes(name) == (getattr(codes.SCT, category), getattr(codes.SCT, kind))
+    assert _codes(name)[:2] == (getattr(codes.SCT, category), getattr(codes.SCT, kind))
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "side"),
+    [
+        ("left kidney", "Kidney", "Left"),
+        ("Left-Hippocampus", "Hippocampus", "Left"),
+        ("kidney_right", "Kidney", "Right"),
+        ("liver", "Liver", None),
+        ("bright spot", "AnatomicalStructure", None),
+        ("left and right kidney", "AnatomicalStructure", None),
+    ],
+)
+def test_a_side_is_a_modifier_of_the_structure(name, kind, side):
+    expected = None if side is None else getattr(codes.SCT, side)
+    assert _codes(name)[1:] == (getattr(codes.SCT, kind), expected)

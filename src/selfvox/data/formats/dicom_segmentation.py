@@ -26,6 +26,7 @@ from selfvox.data.formats.dicom_object import (
 from selfvox.data.formats.image import Image
 
 # words of a class's name, and the code of what it is
+_SIDES = re.compile(r"(?<![A-Za-z])(left|right)(?![A-Za-z])", re.IGNORECASE)
 _LESIONS = re.compile(r"lesion|abnormal", re.IGNORECASE)
 _NEOPLASMS = re.compile(r"tumou?r|neoplasm|cancer|carcinoma|metasta|sarcoma|glioma", re.IGNORECASE)
 
@@ -88,8 +89,8 @@ def write_segmentation(
 
 
 def _describe(hd: Any, number: int, name: str, algorithm: Any) -> Any:
-    category, kind = _codes(name)
-    return hd.seg.SegmentDescription(
+    category, kind, side = _codes(name)
+    description = hd.seg.SegmentDescription(
         segment_number=number,
         # a short text: 64 characters
         segment_label=name[:64],
@@ -100,14 +101,31 @@ def _describe(hd: Any, number: int, name: str, algorithm: Any) -> Any:
         tracking_uid=uid.generate_uid(),
         tracking_id=name[:64],
     )
+    if side is not None:
+        # highdicom has no argument for it
+        (property_type,) = description.SegmentedPropertyTypeCodeSequence
+        modifier = hd.sr.CodedConcept.from_code(side)
+        property_type.SegmentedPropertyTypeModifierCodeSequence = [modifier]
+    return description
 
 
-def _codes(name: str) -> tuple[Any, Any]:
-    """SNOMED CT codes of the category and of the kind of a class, by its name.
+def _codes(name: str) -> tuple[Any, Any, Any]:
+    """SNOMED CT codes of the category, the kind and the side of a class, by its name.
 
-    A name that DICOM's dictionary has, such as `liver` or `caudate nucleus`, has its own code;
-    others are anatomical structures, and the label has the name.
+    A name that DICOM's dictionary has, such as `liver` or `Left-Hippocampus`, has its own code;
+    others are anatomical structures, and the label has the name. The side is None where the name
+    has none.
     """
+    sides = {word.lower() for word in _SIDES.findall(name)}
+    side = None
+    if len(sides) == 1:
+        side = codes.SCT.Left if sides == {"left"} else codes.SCT.Right
+        name = _SIDES.sub(" ", name)
+    return *_category_and_kind(name), side
+
+
+def _category_and_kind(name: str) -> tuple[Any, Any]:
+    """As `_codes`, of a name without a side."""
     if _NEOPLASMS.search(name):
         return codes.SCT.MorphologicallyAbnormalStructure, codes.SCT.Neoplasm
     if _LESIONS.search(name):
