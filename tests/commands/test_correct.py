@@ -1,6 +1,7 @@
 """`correct`: what a person changed becomes labels, and nothing else does."""
 
 import csv
+import gzip
 import json
 import re
 import shutil
@@ -17,6 +18,7 @@ from selfvox.prediction.review_marks import COLUMNS
 from selfvox.runs.atomic_files import sha256
 
 from ..conftest import blob, make_run, write_scan
+from ..data.sources.test_dicom import NAME, NUMBER, save, series
 
 
 @pytest.fixture
@@ -261,3 +263,27 @@ def test_a_file_per_channel_does_not_join_one_file_of_all_channels(tmp_path):
     with pytest.raises(DataError, match="has a file per channel where the predicted scans have"):
         correct(tmp_path / "predictions", labelled=table)
     assert not (tmp_path / "corrected").exists()
+
+
+def test_a_corrected_series_of_dicom_becomes_a_file_that_can_be_prepared(tmp_path):
+    slices = save(tmp_path / "new", series(shape=(20, 17), count=12))
+    run = make_run(tmp_path / "run")
+    (prediction,) = selfvox.predict(run, slices, out=tmp_path / "predictions", device="cpu")
+    label = edit(prediction)
+    out = correct(tmp_path / "predictions")
+    (row,) = rows(out)
+    (converted,) = selfvox.convert(slices, out=tmp_path / "converted")
+    for made in (nib.load(row["image"]), nib.load(converted)):
+        np.testing.assert_array_equal(made.affine, nib.load(prediction).affine)
+        np.testing.assert_array_equal(made.get_fdata(), nib.load(converted).get_fdata())
+    np.testing.assert_array_equal(np.asarray(nib.load(row["label"]).dataobj), label)
+    for file in (*out.rglob("*.nii.gz"), out / "labelled.csv"):
+        content = file.read_bytes()
+        content = gzip.decompress(content) if file.suffix == ".gz" else content
+        assert not any(secret.encode() in content for secret in (NAME, NUMBER))
+    selfvox.prepare(out / "labelled.csv", out=tmp_path / "store", workers=1)
+    # corrected once more, it replaces the row of before
+    again = tmp_path / "again"
+    edit(prediction, value=1)
+    selfvox.correct(tmp_path / "predictions", labelled=out / "labelled.csv", out=again)
+    assert [row["origin"] for row in rows(again)] == ["corrected"]

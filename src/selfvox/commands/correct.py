@@ -5,10 +5,11 @@ from __future__ import annotations
 import shlex
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from selfvox.data.formats.image import write_label
+from selfvox.data.formats.image import Image, write_label, write_volume
 from selfvox.data.naming import natural_key, printable
 from selfvox.data.sources import Case, Dataset, find_dataset
 from selfvox.data.sources._channel_table import CHANNEL_TABLE
@@ -33,6 +34,7 @@ from selfvox.settings.verbs import Correct
 
 TABLE = "labelled.csv"
 PROVENANCE = "corrections.json"
+SERIES = "dicom_series"  # a folder
 REJECTED = "rejected.csv"
 FORMAT = 1
 
@@ -83,7 +85,8 @@ def correct(settings: Correct) -> Path:
                 if correction is not None:
                     _check_trainable(case, tested)
                     label = _write_label(settings.out, name, case, correction)
-                    rows.append(_row(case, label, correction.origin, dataset.channel_names))
+                    scan = _in_table(settings.out, name, case, correction.image)
+                    rows.append(_row(scan, label, correction.origin, dataset.channel_names))
                     provenance.append(_record(name, case, correction, finder.marks.get(name)))
             except DataError as error:
                 rejected.append((name, str(error)))
@@ -151,7 +154,7 @@ def _marks(folder: Path) -> Mapping[str, Mark]:
 
 
 def _check_trainable(case: Case, tested: set[str]) -> None:
-    """Refuse a test subject, and a scan that a table cannot name.
+    """Refuse a test subject.
 
     Raises:
         DataError: it is one.
@@ -161,8 +164,22 @@ def _check_trainable(case: Case, tested: set[str]) -> None:
             f"is of {printable(case.subject)}, a test subject of the run: trained on, its score "
             "would no longer be that of an unseen scan"
         )
-    if case.stacked:
-        raise DataError("is a series of DICOM files; convert it to NIfTI, and predict that")
+
+
+def _in_table(out: Path, name: str, case: Case, image: Image) -> Case:
+    """The case as a table can name it: slices of DICOM become a NIfTI file, as `convert` makes it.
+
+    Raises:
+        DataError: the slices have several channels.
+    """
+    if not case.stacked:
+        return case
+    if len(image.data) > 1:
+        raise DataError("is a DICOM series with several channels; convert it, and predict that")
+    path = out / SERIES / f"{name}.nii.gz"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_volume(path, image.data[0], Image(image.data, image.affine, name))
+    return replace(case, images=(path,), stacked=False)
 
 
 def _write_label(out: Path, name: str, case: Case, correction: Correction) -> Path:
@@ -174,7 +191,7 @@ def _write_label(out: Path, name: str, case: Case, correction: Correction) -> Pa
 
 
 def _row(case: Case, label: Path | str | None, origin: str, channel_names: Sequence[str]) -> Row:
-    """A row of the table; the scan is named where it is, and not copied."""
+    """A row of the table; the scan is named where it is."""
     names = ["image"]
     if len(case.images) > 1:
         known = len(channel_names) == len(case.images)
@@ -220,7 +237,11 @@ def _without_replaced(labelled: Sequence[Row], corrected: Sequence[Row]) -> list
     """The rows of scans that have no corrected label: each scan is listed with its last one."""
 
     def images(row: Row) -> tuple[str, ...]:
-        return tuple(sorted(value for name, value in row.items() if name.startswith("image")))
+        paths = sorted(value for name, value in row.items() if name.startswith("image"))
+        # each `correct` writes a series again, under a name that has its hash
+        return tuple(
+            Path(path).name if Path(path).parent.name == SERIES else path for path in paths
+        )
 
     replaced = {images(row) for row in corrected}
     kept = [row for row in labelled if images(row) not in replaced]
