@@ -303,11 +303,14 @@ def finetune(
         slices: train in 2D on these slices of the volumes; default: train on the volumes.
         unlabelled: more scans like these, without labels, to train on too; `teacher` says how.
             They can also do harm: the labelled scans decide who teaches, and those that
-            validate show the gain; with a single labelled scan nothing does.
+            validate show the gain; with a single labelled scan nothing does, and `teacher` has
+            to be given.
         teacher: who teaches on unlabelled scans: atlas (copies of the labelled scans are moved
             onto their anatomies by registration), network (a first network labels them, and a
             second one learns what its passes agree on), both, or auto: atlas where registration
-            carries labels from one labelled scan to another, else network.
+            carries labels from one labelled scan to another, else network; with a single
+            labelled scan nothing shows who should teach: atlas for anatomy that all people
+            have, network for lesions.
         registrations: of the atlas: at most so many registrations to unlabelled scans.
         rounds: of the network as a teacher: how often it labels the scans and is trained again.
         seed: seed of all random numbers.
