@@ -86,7 +86,14 @@ def read_dataset(root: Path) -> Dataset:
     else:
         classes = _classes(content, root, notes)
     return Dataset(
-        root, "nnunet", tuple(cases), channel_names, classes, tuple(notes), regions, True
+        root,
+        "nnunet",
+        tuple(cases),
+        channel_names,
+        classes,
+        tuple(notes),
+        regions,
+        guesses_subjects=True,
     )
 
 
