@@ -39,6 +39,11 @@ def pairs(*names):
         ("raw/ann.nii.gz", "seg-lungs/ann.nii.gz"),
         ("1 (2).png", "1 (2)_mask_1.png"),
         ("masks_2024/7/image.png", "masks_2024/7/mask.png"),
+        ("p1/T1.nii.gz", "p1/lesion.nii.gz"),
+        ("ct_7.nii.gz", "tumor_7.nii.gz"),
+        ("IMD001/IMD001_Dermoscopic_Image/IMD001.bmp", "IMD001/IMD001_lesion/IMD001_lesion.bmp"),
+        ("input/1.png", "target/1.png"),
+        ("lesion_1.png", "lesion_1_mask.png"),
         ("Bilder/1.png", "Masken/1.png"),
         ("p1/p1_t2.nii.gz", "p1/p1_tumorseg.nii.gz"),
         ("x/images/train/a.png", "x/labels/train/a.png"),
@@ -64,6 +69,23 @@ def test_a_label_of_another_scan_finds_none(scan, label):
     found = pairing.pair_files(paths(scan, label))
     assert found.labels == {}
     assert found.unmatched == (PurePath(label),)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("tumor/1.png", "normal/1.png"),
+        ("no_tumor/1.png", "glioma_tumor/1.png", "healthy/1.png"),
+        ("tumor_1/1.png", "normal_1/1.png"),
+        ("tumor/tumor_1.png", "normal/normal_1.png"),
+        ("tumor_1.png", "no_tumor_1.png", "glioma_1.png"),
+        ("lesion_1.png", "lesion_2.png"),
+        ("target_1.png",),
+    ],
+)
+def test_classes_that_are_called_after_a_disease_are_scans(names):
+    scans, labels = pairing.tell_labels(paths(*names))
+    assert (scans, labels) == (paths(*names), [])
 
 
 def test_the_strictest_way_wins_so_that_no_scan_gets_the_label_of_another():

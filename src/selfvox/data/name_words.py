@@ -32,6 +32,8 @@ _LABEL = (
     r"groundtruths?|truths?|annos?|annots?|annotations?|manual|contours?|delineations?|rois?|"
     r"\d(?:st|nd|rd|th)ho"  # the first and the second human observer
 )
+# of a label, but also of a scan that shows it, and of a class of scans
+MAYBE_LABEL = re.compile(r"lesions?|tumou?rs?|targets?")
 _SCAN = (
     r"images?|imgs?|imaging|scans?|volumes?|vols?|orig|originals?|raw|rawdata|data|inputs?|"
     r"pictures?|photos?|bild|bilder"

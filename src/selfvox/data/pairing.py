@@ -13,6 +13,10 @@ From the strictest way to the most lenient, each label takes the first that find
 4. one name begins with the other, and what follows contains no number;
 5. one of both is named by its folder alone, and they share that folder.
 
+`lesion`, `tumor` and `target` are words for labels only where a scan without them is found in this
+way (`T1` next to `lesion`): `tumor_001` and `normal_001` are classes, and `tumor` may be the folder
+of one.
+
 Except for the first way, the label's folder, or the folder that contains the folder of labels, must
 contain the scan too, and one must not be of training where the other is of test.
 """
@@ -27,7 +31,7 @@ from functools import cached_property
 from pathlib import PurePath
 
 from selfvox.data.formats.image import suffix
-from selfvox.data.name_words import Role, Word, same_spelling, subset_of, words_of
+from selfvox.data.name_words import MAYBE_LABEL, Role, Word, same_spelling, subset_of, words_of
 from selfvox.data.naming import NaturalKey, natural_key, stem
 
 _Key = tuple[str, ...]
@@ -71,9 +75,19 @@ def tell_labels(files: Sequence[PurePath]) -> tuple[list[PurePath], list[PurePat
         for name in in_folder
         if (name.path.parent, name.core) not in mates or name.core in elsewhere
     }
-    scans = [name.path for name in names if name.path not in with_word | by_folder]
-    labels = [name.path for name in names if name.path in with_word | by_folder]
+    certain = with_word | by_folder
+    certain |= _with_maybe_word([name.path for name in names if name.path not in certain])
+    scans = [name.path for name in names if name.path not in certain]
+    labels = [name.path for name in names if name.path in certain]
     return scans, labels
+
+
+def _with_maybe_word(files: Sequence[PurePath]) -> set[PurePath]:
+    """The files with a word that may be for labels, if a scan without such a word fits them."""
+    as_labels = [_Name(file, maybe_label=True) for file in files]
+    possible = {name.path: name for name in as_labels if (name.says_label or name.in_label_folder)}
+    candidates = _Candidates([_Name(file) for file in files if file not in possible])
+    return {path for path, name in possible.items() if candidates.of_label(name)}
 
 
 def match_labels(scans: Sequence[PurePath], labels: Sequence[PurePath]) -> Pairing:
@@ -89,6 +103,7 @@ def match_labels(scans: Sequence[PurePath], labels: Sequence[PurePath]) -> Pairi
     unmatched = []
     for path in sorted(labels, key=_order):
         partners = candidates.of_label(_Name(path))
+        partners = partners or candidates.of_label(_Name(path, maybe_label=True))
         if not partners:
             unmatched.append(path)
         elif len(partners) > 1:
@@ -136,12 +151,23 @@ def shortest_word(path: PurePath, others: Iterable[PurePath]) -> str:
 
 
 class _Name:
-    """The name of a file in words, taken apart when they are needed."""
+    """The name of a file in words, taken apart when they are needed.
 
-    def __init__(self, path: PurePath):
+    With `maybe_label`, `lesion`, `tumor` and `target` are words for labels. A folder `tumor` is
+    of a class as often; `IMD001_lesion/IMD001_lesion.bmp` is not.
+    """
+
+    def __init__(self, path: PurePath, maybe_label: bool = False):
         self.path = path
         self.words = words_of(_stem(path))
         self.folders = [words_of(folder) for folder in path.parent.parts]
+        if maybe_label:
+            plain = self.words
+            self.words = _as_labels(plain)
+            self.folders = [
+                _as_labels(words) if _is_of_labels(words, self.words != plain) else words
+                for words in self.folders
+            ]
 
     @property
     def says_label(self) -> bool:
@@ -279,6 +305,25 @@ def _nearest(label: _Name, scans: Sequence[_Name]) -> Sequence[_Name]:
     folders = set(label.folder_names)
     shared = [len(folders.intersection(scan.folder_names)) for scan in scans]
     return [scan for scan, count in zip(scans, shared, strict=True) if count == max(shared)]
+
+
+def _as_labels(words: Sequence[Word]) -> tuple[Word, ...]:
+    """The words, those that may be for labels as if they were."""
+    return tuple(
+        Word(word.text, Role.LABEL) if MAYBE_LABEL.fullmatch(word.text) else word for word in words
+    )
+
+
+def _is_of_labels(folder: Sequence[Word], names_label: bool) -> bool:
+    """Whether a folder with a word that may be for labels is of labels, not of a class of scans.
+
+    Args:
+        folder: its words.
+        names_label: whether its file has such a word too.
+    """
+    texts = [word.text for word in folder]
+    has_number = any(character.isdecimal() for text in texts for character in text)
+    return (names_label and has_number) or any(text.startswith("target") for text in texts)
 
 
 def _core(words: Sequence[Word]) -> _Key:
