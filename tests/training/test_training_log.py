@@ -1,5 +1,9 @@
 """The progress line says what the metrics are, with what random guesses reach."""
 
+import re
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
 
@@ -26,6 +30,21 @@ def test_the_chance_of_loss_and_accuracy_is_shown_where_it_is_defined():
         "loss 1.234 (chance 2.303)  accuracy 0.45 (chance 0.10)  12.3 images/s  1 % waiting"
     )
     assert caption({"loss": 1.2345, **SPEED}) == "loss 1.234  12.3 images/s  1 % waiting"
+
+
+def test_the_memory_is_that_of_the_process():
+    log = TrainingLog(1)
+    log.add([Outcome(torch.tensor(2.0), {})])
+    log.flush({}, 0)
+    assert re.fullmatch(r".* 0 % waiting  \d+\.\d GB", log.caption)
+    held = np.ones(10**8)
+    log.add([Outcome(torch.tensor(2.0), {})])
+    peak_gb = log.flush({}, 0)["peak_memory_gb"]
+    status = Path("/proc/self/status").read_text()
+    resident_gb = int(re.search(r"VmRSS:\s+(\d+) kB", status)[1]) * 1024 / 1e9
+    assert held.nbytes / 1e9 < resident_gb <= peak_gb + 0.01 < 50
+    line = {"loss": 1.0, **SPEED, "peak_memory_gb": 2.14, "peak_gpu_memory_gb": 9.96}
+    assert caption(line).endswith("1 % waiting  10.0 GB of the GPU  2.1 GB")
 
 
 def test_a_negative_loss_is_explained_by_its_name():

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import platform
-import resource
-import sys
 import time
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
 import torch
+
+from selfvox.runs.usage import peak_memory_gb
 
 Facts = dict[str, Any]
 
@@ -49,16 +49,6 @@ class Workplace:
         """`facts`, and what the work cost that began at this monotonic time."""
         costs: Facts = {
             "seconds": round(time.monotonic() - began, 4),
-            "peak_memory_gb": round(_peak_memory_bytes() / 1e9, 3),
+            **peak_memory_gb(),
         }
-        if self.device.type == "cuda":
-            peak = torch.cuda.max_memory_allocated(self.device)
-            costs["peak_gpu_memory_gb"] = round(peak / 1e9, 3)
         return self.facts() | costs
-
-
-def _peak_memory_bytes() -> int:
-    """The largest memory that this process has had until now."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    # in kilobytes, but in bytes on macOS
-    return peak if sys.platform == "darwin" else 1024 * peak

@@ -93,6 +93,10 @@ def facts(run: RunFiles) -> dict[str, str]:
         "ended": _time(record.get("ended")),
         "images per second": f"{last['images_per_s']:.3g}" if "images_per_s" in last else "",
         "waiting for data": f"{last['waiting']:.0%}" if "waiting" in last else "",
+        "peak memory": f"{last['peak_memory_gb']:.1f} GB" if "peak_memory_gb" in last else "",
+        "peak memory of the GPU": (
+            f"{last['peak_gpu_memory_gb']:.1f} GB" if "peak_gpu_memory_gb" in last else ""
+        ),
         "device": str(record.get("cuda") or record.get("cpu") or ""),
         "versions": ", ".join(f"{name} {versions[name]}" for name in _PACKAGES if name in versions),
     }

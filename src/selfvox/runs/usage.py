@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import resource
+import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -58,6 +59,17 @@ def joined(first: Mapping[str, float], second: Mapping[str, float]) -> dict[str,
         else round(first.get(name, 0) + second.get(name, 0), 1)
         for name in names
     }
+
+
+def peak_memory_gb() -> dict[str, float]:
+    """The most memory that this process has had, and of a GPU, if it uses one."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    # in kilobytes, but in bytes on macOS
+    peak_bytes = peak if sys.platform == "darwin" else 1024 * peak
+    memory = {"peak_memory_gb": round(peak_bytes / 1e9, 3)}
+    if _has_gpu():
+        memory["peak_gpu_memory_gb"] = round(torch.cuda.max_memory_allocated() / 1e9, 3)
+    return memory
 
 
 def _has_gpu() -> bool:

@@ -1,4 +1,4 @@
-"""What a run reports about its steps: mean loss and scores, speed, and time spent waiting."""
+"""What a run reports about its steps: mean loss and scores, speed, time spent waiting, memory."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 
 from selfvox.ops.outcome import Outcome
+from selfvox.runs.usage import peak_memory_gb
 from selfvox.training.embedding_health import chance_scores
 
 
@@ -69,6 +70,7 @@ class TrainingLog:
             "skipped": float(skipped),
             "images_per_s": self._batches * self.samples_per_batch / elapsed,
             "waiting": self._waited / elapsed,
+            **peak_memory_gb(),
         }
         self._outcomes = []
         self._restart(end)
@@ -87,10 +89,10 @@ def mean_metrics(outcomes: Iterable[Outcome]) -> dict[str, float]:
 
 
 def caption(line: Mapping[str, float], loss_label: str = "loss") -> str:
-    """`loss 1.23 (chance 2.30)  accuracy 0.45 (chance 0.10)  12.3 images/s  1 % waiting`.
+    """`loss 1.23 (chance 2.30)  accuracy 0.45 (chance 0.10)  12.3 images/s  1 % waiting  2.1 GB`.
 
     `chance` is what random guesses score, where the task defines it. Of several tasks, each score
-    is called after its task.
+    is called after its task. The memory is the most until then.
     """
     loss = f"{loss_label} {line['loss']:.3f}"
     if "loss_chance" in line:
@@ -101,4 +103,7 @@ def caption(line: Mapping[str, float], loss_label: str = "loss") -> str:
         parts.append(f"{label} {score.value:z.2f} (chance {score.chance:.2f})")
     parts.append(f"{line['images_per_s']:.1f} images/s")
     parts.append(f"{100 * line['waiting']:.0f} % waiting")
+    for name, label in (("peak_gpu_memory_gb", "GB of the GPU"), ("peak_memory_gb", "GB")):
+        if name in line:
+            parts.append(f"{line[name]:.1f} {label}")
     return "  ".join(parts)
