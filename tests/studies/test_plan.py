@@ -9,7 +9,7 @@ import pytest
 
 from selfvox.errors import UsageError
 from selfvox.models.build import plan_encoder as encoder_plan
-from selfvox.studies import cost, design, measure_facts, read_plan, setup
+from selfvox.studies import cost, design, measure_facts, read_plan, saved_plan, setup
 from selfvox.studies import plan as plans
 from selfvox.tasks import task_from_setting
 
@@ -186,7 +186,7 @@ def test_a_plan_is_kept_in_its_order_and_as_its_paths_were_written(write_plan, m
     )
     grown = dict(reversed(first.items()))
     write_plan(methods={"a": {"pretrain": {"task": "rotation"}}, **grown, "none": "scratch"})
-    aligned = plans.align_with_saved(read_plan.read_plan("plan.yaml"), saved)
+    aligned = saved_plan.align_with_saved(read_plan.read_plan("plan.yaml"), saved)
     assert list(aligned.methods) == ["none", "b", "c", "d", "a"]
     for name in ("none", "b", "c"):
         assert aligned.methods[name] == saved.methods[name]
@@ -197,8 +197,8 @@ def test_a_saved_plan_is_read_as_it_was(write_plan, tmp_path):
     plan = read_plan.read_plan(
         str(write_plan(prepare={"spacing": [1, 1, 2]}, finetune={"crop": [16, 16, 8]})), scale=0.5
     )
-    plans.save_plan(plan, tmp_path / "kept.yaml")
-    assert plans.load_plan(tmp_path / "kept.yaml") == plan
+    saved_plan.save_plan(plan, tmp_path / "kept.yaml")
+    assert saved_plan.load_plan(tmp_path / "kept.yaml") == plan
 
 
 def test_a_twin_shares_all_of_its_method_but_the_encoder(write_plan):

@@ -10,8 +10,8 @@ from selfvox.runs.atomic_files import write_csv, write_json
 from selfvox.studies import figures, results
 from selfvox.studies.design import list_cells
 from selfvox.studies.facts import save_facts
-from selfvox.studies.plan import save_plan
 from selfvox.studies.read_plan import read_plan
+from selfvox.studies.saved_plan import save_plan
 
 from .conftest import FACTS
 

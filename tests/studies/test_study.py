@@ -40,8 +40,8 @@ from selfvox.studies import (
     run_study,
     score_run,
 )
-from selfvox.studies.plan import load_plan
 from selfvox.studies.read_plan import read_plan
+from selfvox.studies.saved_plan import load_plan
 
 from .conftest import PLAN, rotation
 

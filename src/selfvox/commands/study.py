@@ -14,11 +14,12 @@ from selfvox.studies.check_paths import check_paths
 from selfvox.studies.cost import show_costs
 from selfvox.studies.design import Cell, list_cells
 from selfvox.studies.measure_facts import measure_facts
-from selfvox.studies.plan import Plan, load_plan
+from selfvox.studies.plan import Plan
 from selfvox.studies.read_plan import read_plan
 from selfvox.studies.results import read_results
 from selfvox.studies.run_once import study_lock
 from selfvox.studies.run_study import StudyRunner
+from selfvox.studies.saved_plan import load_plan
 from selfvox.studies.setup import set_up
 from selfvox.studies.table import make_tables
 

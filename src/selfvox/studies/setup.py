@@ -18,8 +18,9 @@ from selfvox.studies import fingerprint
 from selfvox.studies.check_stores import check_stores
 from selfvox.studies.design import amounts, fold_numbers
 from selfvox.studies.facts import forget_methods, load_facts
-from selfvox.studies.plan import Plan, align_with_saved, folder_name, load_plan, save_plan
+from selfvox.studies.plan import Plan, folder_name
 from selfvox.studies.run_once import study_lock
+from selfvox.studies.saved_plan import align_with_saved, load_plan, save_plan
 from selfvox.studies.stores import (
     STORE,
     draw_subjects,
