@@ -41,7 +41,6 @@ def save_study(write_plan, tmp_path, monkeypatch):
             (out / cell.folder).mkdir(parents=True)
             record = {
                 "method": cell.arm.name,
-                "twin": cell.arm.twin,
                 "labels": cell.labels or 4,
                 "fraction": cell.fraction or 0.5,
                 "seed": cell.seed,

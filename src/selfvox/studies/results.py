@@ -27,7 +27,6 @@ ALL = "all classes"  # name of the score of classified scans
 
 _OF_DONE = (
     "method",
-    "twin",
     "labels",
     "fraction",
     "seed",
@@ -214,6 +213,8 @@ def _read_result(
     return Result(
         paths=(run,),
         rows=read_rows(run, record["fold"]),
+        # of the plan, since a method that was added may bring another
+        twin=arm.twin,
         key=record["score"],
         from_scratch=arm.pretrain is None,
         is_network=arm.method.is_network,

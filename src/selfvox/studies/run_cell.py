@@ -83,7 +83,6 @@ def run_cell(
         chooses = finetuning.get("keep", Finetune.keep) == "best"
         return {
             "method": arm.name,
-            "twin": arm.twin,
             "labels": len(trained_on),
             "validation_labels": len(split.validation) if chooses else 0,
             "fraction": len(trained_on) / len(trainable_subjects(store)),
