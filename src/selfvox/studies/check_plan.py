@@ -23,6 +23,7 @@ from selfvox.studies.plan import (
     MethodSettings,
     Plan,
     PredictedMethod,
+    baseline_name,
     folder_name,
     kind_of_method,
 )
@@ -129,8 +130,24 @@ def check_plan(plan: Plan, folder: Path) -> Plan:
             if isinstance(method.pretrain, dict):
                 _check_network(method.pretrain, f"methods.{method.name}.pretrain.")
             _check_network(method.finetune, f"methods.{method.name}.finetune.")
+    with problems.collect():
+        _check_against(plan)
     problems.report()
     return plan
+
+
+def _check_against(plan: Plan) -> None:
+    """Refuse a comparison with a plain `scratch` that only gives the baselines their names."""
+    trained = [method.name for method in plan.trained_methods]
+    pretrained = [method for method in plan.trained_methods if method.pretrain is not None]
+    for method in plan.resolved_methods:
+        baselines = {baseline_name(method.name, other.finetune) for other in pretrained}
+        has_cells = method.name in trained or method.name in baselines or not method.is_network
+        if method.name in plan.against and not has_cells:
+            raise UsageError(
+                f"against: {method.name} has no cells; the baselines are called "
+                f"{' and '.join(sorted(baselines))}, and are compared with anyway; remove it"
+            )
 
 
 def _fill_in_corpus(plan: Plan) -> Plan:

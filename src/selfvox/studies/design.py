@@ -12,7 +12,15 @@ from typing import Any
 
 from selfvox.settings.verbs import FINETUNE_STEPS, PRETRAIN_STEPS, Finetune
 from selfvox.studies.facts import MethodFacts
-from selfvox.studies.plan import SCRATCH, Method, Plan, folder_name, scale_steps
+from selfvox.studies.plan import (
+    SCRATCH,
+    Method,
+    Plan,
+    baseline_name,
+    folder_name,
+    is_frozen,
+    scale_steps,
+)
 from selfvox.training.schedule import count_steps
 
 
@@ -114,13 +122,7 @@ def _arms_of(plan: Plan, method: Method, facts: MethodFacts, names: _TwinNames) 
     """A pre-trained method, after its twin and its twin at equal compute."""
     frozen = is_frozen(method.finetune)
     finetune = _shared_with_twin(method.finetune) | {"network": facts.network}
-    base = names.base
-    if method.finetune.get("slices"):
-        base = f"2D-{base}"
-    if method.finetune.get("unlabelled"):
-        base = f"{base} unlabelled"
-    if frozen:
-        base = f"{base} frozen"
+    base = baseline_name(names.base, method.finetune)
     # twins of equal settings are one twin, which is trained once
     settings = json.dumps([finetune, facts.store], sort_keys=True)
     twin = names.choose(settings, base, f"{base} for {method.name}")
@@ -248,11 +250,6 @@ def finetune_steps(settings: Mapping[str, Any], cell: Cell, facts: MethodFacts) 
     batch = int(settings.get("batch", Finetune.batch))
     epochs = None if settings.get("epochs") is None else float(settings["epochs"])
     return count_steps(int(settings.get("steps") or FINETUNE_STEPS), epochs, scans, batch)
-
-
-def is_frozen(finetune: Mapping[str, Any]) -> bool:
-    """Whether the encoder is never trained."""
-    return finetune.get("freeze") == "always"
 
 
 def pretrain_settings(plan: Plan, method: Method) -> dict[str, Any]:

@@ -22,9 +22,9 @@ from selfvox.runs.run_folder import read_metrics
 from selfvox.runs.weights import read_network_card
 from selfvox.settings.options import resolve
 from selfvox.settings.verbs import PRETRAIN_STEPS, Finetune, Pretrain
-from selfvox.studies.design import fold_numbers, is_frozen, pretrain_settings
+from selfvox.studies.design import fold_numbers, pretrain_settings
 from selfvox.studies.facts import MethodFacts, load_facts, save_facts
-from selfvox.studies.plan import Method, Plan
+from selfvox.studies.plan import Method, Plan, is_frozen
 from selfvox.studies.run_once import study_lock
 from selfvox.studies.score_run import score_network
 from selfvox.studies.stores import (

@@ -87,7 +87,7 @@ class Method:
     scans_as: str | None = None  # the first method with these `scans`: its name is on their store
     # the first method with these `unlabelled` scans: its name is on their store
     unlabelled_as: str | None = None
-    is_plain_scratch: bool = False  # written as `scratch`: only names the baseline of the others
+    is_plain_scratch: bool = False  # written as `scratch`: names the baseline of the others too
     atlases: int | None = None  # of registration alone: at most so many labelled scans vote
     predictions: str | None = None  # of predictions made elsewhere: their folder, with {labels}
 
@@ -205,11 +205,19 @@ class Plan:
     def trained_methods(self) -> list[Method]:
         """The networks with cells of their own.
 
-        A plain `scratch` has none: it names the baseline, which each method brings with it. Where
-        no other network is in the plan, it is trained itself.
+        A plain `scratch` has none where a pre-trained method brings it as its baseline.
         """
         networks = [method for method in self.resolved_methods if method.is_network]
-        return [method for method in networks if not method.is_plain_scratch] or networks
+        pretrained = [method.finetune for method in networks if method.pretrain is not None]
+        return [
+            method
+            for method in networks
+            if not method.is_plain_scratch
+            # named after the method itself, or after the settings that all methods share
+            or {baseline_name(method.name, finetune) for finetune in pretrained}.isdisjoint(
+                {method.name, baseline_name(method.name, method.finetune)}
+            )
+        ]
 
     @property
     def untrained_methods(self) -> list[Method]:
@@ -230,6 +238,21 @@ class Plan:
         for name in self.against:
             if name not in self.methods:
                 raise ValueError(f"against: no method {name}{did_you_mean(name, self.methods)}")
+
+
+def baseline_name(scratch: str, finetune: Mapping[str, Any]) -> str:
+    """The name of the from-scratch baseline of a fine-tuning, after the plain one's."""
+    name = scratch
+    if finetune.get("slices"):
+        name = f"2D-{name}"
+    if finetune.get("unlabelled"):
+        name = f"{name} unlabelled"
+    return f"{name} frozen" if is_frozen(finetune) else name
+
+
+def is_frozen(finetune: Mapping[str, Any]) -> bool:
+    """Whether the encoder is never trained."""
+    return finetune.get("freeze") == "always"
 
 
 def folder_name(name: str) -> str:
