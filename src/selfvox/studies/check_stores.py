@@ -8,6 +8,8 @@ from selfvox.data.preparation.leakage import content_hashes, seen_scans
 from selfvox.data.preparation.likeness import CoarsePictures
 from selfvox.data.preparation.store import Store, open_store
 from selfvox.errors import DataError, UsageError
+from selfvox.settings.options import resolve
+from selfvox.settings.verbs import Finetune
 from selfvox.studies.design import fold_numbers, sees_other_scans
 from selfvox.studies.plan import Method, Plan
 from selfvox.studies.stores import (
@@ -19,6 +21,7 @@ from selfvox.studies.stores import (
     split_of,
     trainable_subjects,
 )
+from selfvox.training.finetune_request import check_options, kind_of_truth
 
 
 def check_stores(plan: Plan, out: Path) -> None:
@@ -28,6 +31,7 @@ def check_stores(plan: Plan, out: Path) -> None:
     for fold in fold_numbers(plan):
         store = open_store(fold_store(out / STORE, fold))
         _check_labels(plan, store)
+        _check_truth(plan, store, out)
         check_duplicates(store, trains_unlabelled)
         for method in methods:
             _check_method_leakage(plan, method, store, out, fold)
@@ -74,6 +78,23 @@ def _check_labels(plan: Plan, store: Store) -> None:
                 f"fractions: {100 * first:g} % and {100 * share:g} % of {count} subjects to train "
                 f"on are both {labels}; remove one"
             )
+
+
+def _check_truth(plan: Plan, store: Store, out: Path) -> None:
+    """Refuse methods and settings that need label images where there are only grades."""
+    truth = kind_of_truth(store.cases)
+    assert truth is not None
+    for method in plan.untrained_methods:
+        if truth != "labels":
+            raise UsageError(
+                f"methods.{method.name}: segments, but {plan.data} has no label images; remove it"
+            )
+    for method in plan.trained_methods:
+        values = {"labelled": plan.data, "out": out, "encoder": "-", **method.finetune}
+        try:
+            check_options(resolve(Finetune, values), plan.data, truth)
+        except UsageError as error:
+            raise UsageError(f"methods.{method.name}.finetune.{error}") from None
 
 
 def check_duplicates(store: Store, trains_unlabelled: bool) -> None:

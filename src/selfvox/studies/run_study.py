@@ -16,6 +16,7 @@ from selfvox.errors import (
     NumericalError,
     ResourceError,
     SelfvoxError,
+    UsageError,
     WeightsError,
 )
 from selfvox.runs.progress import echo, format_seconds
@@ -27,7 +28,7 @@ from selfvox.studies.plan import Plan
 from selfvox.studies.run_once import is_done, note_failure
 
 # what ends a cell; others go on
-_FAILURES = (DataError, NumericalError, ResourceError, WeightsError)
+_FAILURES = (DataError, NumericalError, ResourceError, UsageError, WeightsError)
 PATIENCE_S = 2  # before looking again at cells that other processes make
 _ONE_AT_A_TIME = threading.Lock()  # torch has one random state for all threads of a worker
 

@@ -9,7 +9,6 @@ from typing import Any
 
 from selfvox.data.preparation.store import Store, open_store
 from selfvox.data.sources import find_dataset
-from selfvox.errors import UsageError
 from selfvox.prediction.carry_labels import AtlasPredictions, carry_to_scans
 from selfvox.settings.verbs import Atlas, PreparationSettings
 from selfvox.studies.design import Cell
@@ -26,14 +25,9 @@ def run_untrained(plan: Plan, out: Path, cell: Cell, wait: bool = False) -> None
     Raises:
         BusyError: another process works on it, and `wait` is False.
         DataError: predictions are missing, or a scan cannot be registered.
-        UsageError: the data set has no label images.
     """
     store = open_store(fold_store(out / STORE, cell.fold))
     method = cell.arm.method
-    if not any(case.has_label for case in store.cases):
-        raise UsageError(
-            f"methods.{method.name}: segments, but {plan.data} has no label images; remove it"
-        )
     subjects = draw_subjects(store, cell.seed, cell.labels, cell.fraction)
     test = cases_to_test(store)
     identity: dict[str, Any] = {
@@ -60,7 +54,6 @@ def run_untrained(plan: Plan, out: Path, cell: Cell, wait: bool = False) -> None
         score_predictions(plan, run)
         return {
             "method": cell.arm.name,
-            "twin": cell.arm.twin,
             "labels": len(subjects),
             "validation_labels": 0,
             "fraction": len(subjects) / len(trainable_subjects(store)),
