@@ -96,18 +96,11 @@ class StudyRunner:
             The cells that failed, each with the reason.
         """
         failed: dict[str, SelfvoxError] = {}
-        pretrainings: dict[Path, _Job] = {}
-        from_scratch: list[_Job] = []
-        pretrained: list[_Job] = []
-        for cell in cells:
-            folder = self._pretrain_folder(cell)
-            if folder is None:
-                from_scratch.append(_Job(self, cell))
-            else:
-                pretrainings[folder] = _Job(self, cell, only_pretrain=True)
-                pretrained.append(_Job(self, cell))
-        # all pre-trainings before the cells, since two workers would wait for one
-        for jobs in ([*pretrainings.values(), *from_scratch], pretrained):
+        stages = self._stages(cells)
+        # before any is done
+        expected = [[self._job_seconds(job) for job in jobs] for jobs in stages]
+        pace = _Pace(sum(map(sum, expected)))
+        for jobs, seconds in zip(stages, expected, strict=True):
             results = parallel.run(_make, jobs, 1, scheduler)
             for count, (number, result) in enumerate(results, start=1):
                 job = jobs[number]
@@ -119,8 +112,35 @@ class StudyRunner:
                 if reason and not job.only_pretrain:
                     failed[str(job.cell)] = reason
                     note_failure(self.out / job.cell.folder, str(reason))
-                echo(f"{count}/{len(jobs)}  {job}  {reason or 'done'}")
+                left = pace.time_left(seconds[number], counts=reason is None)
+                echo(f"{count}/{len(jobs)}  {job}  {reason or 'done'}{left}")
         return failed
+
+    def _stages(self, cells: Sequence[Cell]) -> tuple[list[_Job], list[_Job]]:
+        """What a cluster makes first, and what needs this: two workers would wait for one."""
+        pretrainings: dict[Path, _Job] = {}
+        from_scratch: list[_Job] = []
+        pretrained: list[_Job] = []
+        for cell in cells:
+            folder = self._pretrain_folder(cell)
+            if folder is None:
+                from_scratch.append(_Job(self, cell))
+            else:
+                pretrainings[folder] = _Job(self, cell, only_pretrain=True)
+                pretrained.append(_Job(self, cell))
+        return [*pretrainings.values(), *from_scratch], pretrained
+
+    def _job_seconds(self, job: _Job) -> float:
+        """What a job is expected to take; nothing if it is done."""
+        facts = self.facts[job.cell.arm.method.name]
+        folder = self._pretrain_folder(job.cell) if job.only_pretrain else job.cell.folder
+        if folder is None or is_done(self.out / folder):
+            return 0.0
+        return (
+            pretrain_seconds(facts)
+            if job.only_pretrain
+            else cell_seconds(self.plan, job.cell, facts)
+        )
 
     def make(self, cell: Cell, wait: bool = False) -> None:
         """Make one cell unless it is done."""
@@ -179,6 +199,30 @@ def _make(job: _Job) -> SelfvoxError | None:
         except _FAILURES as error:
             return error
     return None
+
+
+class _Pace:
+    """The time left by the pace so far, of all workers of a cluster together."""
+
+    def __init__(self, expected_s: float) -> None:
+        self._began = time.monotonic()
+        self._left_s = expected_s
+        self._done_s = 0.0
+
+    def time_left(self, expected_s: float, counts: bool) -> str:
+        """The time left as text once a job has ended; empty where nothing was timed yet.
+
+        Args:
+            expected_s: seconds that the job was expected to take.
+            counts: whether it tells of the pace: one that failed does not.
+        """
+        self._left_s -= expected_s
+        if counts:
+            self._done_s += expected_s
+        if not self._done_s:
+            return ""
+        seconds = (time.monotonic() - self._began) * self._left_s / self._done_s
+        return f"  {format_seconds(seconds)} left"
 
 
 class _TimeEstimate:
