@@ -26,6 +26,7 @@ from selfvox.data.preparation.manifest import write_manifest
 from selfvox.data.preparation.store import open_store
 from selfvox.errors import BusyError, DataError, NumericalError, ResourceError, Stopped, UsageError
 from selfvox.runs.atomic_files import write_csv, write_text
+from selfvox.runs.progress import format_seconds
 from selfvox.runs.seen_scans import write_seen
 from selfvox.runs.typed_json import write_checked
 from selfvox.runs.weights import read_encoder
@@ -722,7 +723,8 @@ def test_a_test_scan_seen_in_pre_training_is_refused(finished, tmp_path, study_s
     plan = write_plan(methods={"transfer": {"pretrain": {"task": "rotation", "scans": "other"}}})
     with pytest.raises(
         DataError,
-        match=f"other: pre-training has seen 1 of 2 test scans.*{test}.*transductive: true",
+        match=f"other: pre-training has seen 1 of 2 test scans: 1 by contents .{test} first.; "
+        "pre-train without .*transductive: true",
     ):
         selfvox.study(str(plan), out=tmp_path / "leaky")
     assert work == []
@@ -753,9 +755,10 @@ def test_a_run_that_has_seen_a_test_scan_is_refused_before_anything_is_trained(
     digest = write_seen(file.parent, {**seen, "subjects": [*seen["subjects"], test]})
     write_checked(file, {**json.loads(file.read_text()), "seen_sha256": digest})
     plan = write_plan(methods={"mine": {"pretrain": str(run)}})
-    with pytest.raises(
-        DataError, match=f"rotation-seed-0: pre-training has seen 1 of 2 test scans.*{test} first"
-    ):
+    message = (
+        f"rotation-seed-0: .* seen 1 of 2 test scans: 1 by the name of the subject .{test} first"
+    )
+    with pytest.raises(DataError, match=f"{message}.; .* a table with a column `subject`"):
         selfvox.study(str(plan), out=tmp_path / "leaky")
     assert work == []
 
@@ -931,3 +934,14 @@ def test_a_dask_cluster_makes_each_piece_once_and_the_same_tables(finished, tmp_
     )  # first 2 pre-trainings and 4 cells from scratch, then 8 cells
     assert "6/6" in printed
     assert "8/8" in printed
+    assert "done  0 s left" in printed  # after the last
+
+
+def test_the_time_left_on_a_cluster_follows_from_the_pace_so_far(monkeypatch):
+    clock = iter([100.0, 110.0, 130.0])
+    monkeypatch.setattr(run_study.time, "monotonic", lambda: next(clock))
+    pace = run_study._Pace(12.0)
+    assert pace.time_left(0.0, counts=True) == ""  # was done before
+    # 4 of 12 expected seconds took 10, so that the other 8 take 20
+    assert pace.time_left(4.0, counts=True) == f"  {format_seconds(20)} left"
+    assert pace.time_left(2.0, counts=False) == f"  {format_seconds(30 * 6 / 4)} left"

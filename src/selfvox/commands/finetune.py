@@ -330,12 +330,11 @@ def _report_trend(settings: Finetune, run: Path, task: DownstreamTask, steps: in
 
 def _report_leaks(pretrained: Pretrained, store: Store, split: Split) -> None:
     """Print which test scans the encoder has seen, by their contents or their subjects."""
-    leaks, count = find_leaks(store, split, pretrained.card.seen)
-    if leaks:
+    leaks = find_leaks(store, split, pretrained.card.seen)
+    if leaks.ids:
         echo(
-            f"{len(leaks)} of {count} test scans ({leaks[0]} first) or subjects of their name were "
-            "seen in pre-training: their scores are not those of unseen scans; pre-train from a "
-            "store with this split"
+            f"pre-training has seen {leaks}; their scores are not those of unseen scans; "
+            f"{leaks.remedy_for_names}pre-train from a store with this split"
         )
 
 

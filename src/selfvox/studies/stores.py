@@ -244,11 +244,10 @@ def check_leakage(store: Store, name: str, scans_seen: SeenScans, transductive: 
     Raises:
         DataError: some were, and `transductive` is False.
     """
-    leaks, count = find_leaks(store, split_of(store), scans_seen)
-    if leaks and not transductive:
+    leaks = find_leaks(store, split_of(store), scans_seen)
+    if leaks.ids and not transductive:
         raise DataError(
-            f"{name}: pre-training has seen {len(leaks)} of {count} test scans, or other scans of "
-            f"their subjects ({leaks[0]} first); pre-train without them, or write "
-            "`transductive: true` into the plan"
+            f"{name}: pre-training has seen {leaks}; {leaks.remedy_for_names}pre-train without "
+            "them, or write `transductive: true` into the plan"
         )
-    return len(leaks)
+    return len(leaks.ids)

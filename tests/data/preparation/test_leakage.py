@@ -36,21 +36,26 @@ def test_seen_scans_are_sorted_and_joined_with_those_seen_earlier():
 
 @pytest.mark.fault("C3", "a test scan that was trained on, under another name", "recognised")
 @pytest.mark.parametrize(
-    ("subjects", "contents", "leaks"),
+    ("subjects", "contents", "by_contents", "by_subject"),
     [
-        ((), (), []),
-        (("a",), (), ["a1", "a2"]),
-        ((), ("x",), ["a1"]),
-        ((), ("Y",), ["a2"]),  # of the voxels alone
-        (("b", "c"), ("y",), ["a2"]),
+        ((), (), [], []),
+        (("a",), (), [], ["a1", "a2"]),
+        ((), ("x",), ["a1"], []),
+        ((), ("Y",), ["a2"], []),  # of the voxels alone
+        (("b", "c"), ("y",), ["a2"], []),
+        (("a",), ("y",), ["a2"], ["a1"]),
     ],
 )
 def test_leaks_are_test_scans_with_a_subject_or_contents_seen_in_training(
-    subjects, contents, leaks
+    subjects, contents, by_contents, by_subject
 ):
     split = Split(train=("b", "c"), validation=(), test=("a",), seed=0)
     training = {"subjects": subjects, "image_hashes": contents}
-    assert find_leaks(SimpleNamespace(cases=CASES), split, training) == (leaks, 2)
+    assert find_leaks(SimpleNamespace(cases=CASES), split, training) == (
+        by_contents,
+        by_subject,
+        2,
+    )
 
 
 def test_a_scan_that_is_compressed_again_and_turned_is_recognised(tmp_path):

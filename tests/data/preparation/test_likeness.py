@@ -86,7 +86,7 @@ def test_a_resampled_copy_under_another_name_is_a_leak(tmp_path):
         selfvox.prepare(tmp_path / name, out=tmp_path / f"{name}_store")
     training, test = (open_store(tmp_path / f"{name}_store") for name in ("first", "second"))
     split = Split(train=(), validation=(), test=("second",), seed=0)
-    assert find_leaks(test, split, seen_scans(training.cases)) == (["second"], 1)
+    assert find_leaks(test, split, seen_scans(training.cases)) == (["second"], [], 1)
 
 
 @pytest.mark.skipif(not HEADS.is_dir(), reason=f"{HEADS} is absent")

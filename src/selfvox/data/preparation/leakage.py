@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 from selfvox.data.preparation.case_table import cases_of_subjects, subjects_of, texts
 from selfvox.data.preparation.likeness import CoarsePictures
@@ -40,23 +41,51 @@ def seen_scans(
     return {name: sorted(joined[name]) for name in joined if joined[name] or name in required}
 
 
-def find_leaks(store: Store, split: Split, training: SeenScans) -> tuple[list[str], int]:
-    """The test scans that were seen in training, by their contents or their subjects.
+class Leaks(NamedTuple):
+    """The ids of test scans that were seen in training, by what tells so."""
+
+    by_contents: list[str]  # the same scans, or resampled copies
+    by_subject: list[str]  # only the name of the subject is the same
+    total: int  # of all test scans
+
+    @property
+    def ids(self) -> list[str]:
+        """All of them."""
+        return self.by_contents + self.by_subject
+
+    def __str__(self) -> str:
+        kinds = []
+        if self.by_contents:
+            kinds.append(f"{len(self.by_contents)} by contents ({self.by_contents[0]} first)")
+        if self.by_subject:
+            kinds.append(
+                f"{len(self.by_subject)} by the name of the subject ({self.by_subject[0]} first)"
+            )
+        return f"{len(self.ids)} of {self.total} test scans: {' and '.join(kinds)}"
+
+    @property
+    def remedy_for_names(self) -> str:
+        """What helps where other people have the names of the test subjects."""
+        if not self.by_subject:
+            return ""
+        return "if these are different people, name them in a table with a column `subject`, or "
+
+
+def find_leaks(store: Store, split: Split, training: SeenScans) -> Leaks:
+    """The test scans that were seen in training, by their contents or else by their subjects.
 
     A resampled copy counts too: its coarse picture is nearly the same.
-
-    Returns:
-        Their ids, and the number of all test scans.
     """
     subjects = set(training["subjects"])
     contents = set(training["image_hashes"])
     pictures = CoarsePictures(training.get("coarse_pictures", ()))
     test = cases_of_subjects(store.cases, split.test)
-    leaks = [
-        case.id
-        for case in test
-        if case.subject in subjects
-        or content_hashes(case) & contents
-        or pictures.find(case.coarse_picture) is not None
-    ]
-    return leaks, len(test)
+    by_contents = []
+    by_subject = []
+    for case in test:
+        is_copy = pictures.find(case.coarse_picture) is not None
+        if is_copy or content_hashes(case) & contents:
+            by_contents.append(case.id)
+        elif case.subject in subjects:
+            by_subject.append(case.id)
+    return Leaks(by_contents, by_subject, len(test))
