@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import math
 
 import pytest
 
@@ -25,6 +26,7 @@ def run_with(tmp_path):
             {"step": step, name: value}
             for name, values in metrics.items()
             for step, value in zip(steps, values, strict=True)
+            if not math.isnan(value)
         ]
         write_records(path / "metrics.jsonl", lines)
         return dataclasses.replace(result("m", 2, seed, {"x": [0.5, 0.5]}), paths=(path,))
@@ -58,7 +60,7 @@ def test_the_table_of_scores_says_of_each_run_how_its_curve_ends_and_what_it_too
     # the best of the last fifth is .6, of the steps before .5
     assert values == {
         "0": ["0.1", "1", "", "", ""],
-        "1": ["", "0", "gpu", "7", "3"],
+        "1": ["0", "0", "gpu", "7", "3"],
         "2": ["", "", "", "", ""],
     }
     assert [row["peak_memory_mib"] for row in rows.values()] == ["", "512", ""]
@@ -67,4 +69,19 @@ def test_the_table_of_scores_says_of_each_run_how_its_curve_ends_and_what_it_too
 def test_without_validation_the_loss_decides(run_with):
     falls = [1 - score for score in RISES]
     assert late_change([run_with(0, loss=falls)]) == pytest.approx(0.5 - 0.575)
-    assert late_change([run_with(1, loss=falls, dice_mean=LEVEL)]) is None
+    assert late_change([run_with(1, loss=falls, dice_mean=LEVEL)]) == 0
+
+
+def test_a_single_validation_leaves_the_loss_to_decide(run_with):
+    once = [math.nan] * 9 + [0.6]
+    falls = [1 - score for score in RISES]
+    assert late_change([run_with(0, loss=falls, dice_mean=once)]) == pytest.approx(0.5 - 0.575)
+    assert late_change([run_with(1, loss=[0.5] * 10, dice_mean=once)]) == 0
+
+
+def test_what_the_metrics_do_not_tell_is_not_taken_for_converged(run_with):
+    once = [math.nan] * 9 + [0.6]
+    run = run_with(0, dice_mean=once)
+    assert late_change([run]) is None
+    assert table.summarise([run])[0]["rising"] is None
+    assert late_change([run_with(1)]) is None

@@ -124,6 +124,15 @@ def test_nothing_is_said_where_the_metrics_of_a_twin_were_not_kept(tmp_path):
     assert str(labels_saved(group, twins, "a")) == expected
 
 
+def test_nothing_is_said_where_the_metrics_of_a_twin_are_too_few_to_tell(tmp_path):
+    twins = {n: [run_of("s", n, 0, 0.1 * math.log(n), tmp_path)] for n in COUNTS}
+    (tmp_path / "once").mkdir()
+    write_records(tmp_path / "once" / "metrics.jsonl", [{"step": 100, "dice_mean": 0.5}])
+    twins[20] = [dataclasses.replace(run, paths=(tmp_path / "once",)) for run in twins[20]]
+    expected = "unknown: the baseline has too few metrics to tell whether it has converged at 20"
+    assert expected in str(labels_saved([run_of("m", 10, 0, 0.3, tmp_path)], twins, "a"))
+
+
 def test_without_an_effect_labels_saved_are_centred_on_zero(saved_of):
     rng = np.random.default_rng(0)
     studies = 40

@@ -20,8 +20,9 @@ def scores(*values):
 
 def test_a_score_rises_late_where_the_best_is_in_the_last_fifth_and_clearly_better():
     assert late_rise(scores(0.1, 0.4, 0.6, 0.7, 0.75), "dice", 100) == pytest.approx(0.05)
-    assert late_rise(scores(0.1, 0.4, 0.6, 0.7, 0.705), "dice", 100) is None
-    assert late_rise(scores(0.1, 0.4, 0.8, 0.7, 0.75), "dice", 100) is None
+    assert late_rise(scores(0.1, 0.4, 0.6, 0.7, 0.705), "dice", 100) == 0
+    assert late_rise(scores(0.1, 0.4, 0.8, 0.7, 0.75), "dice", 100) == 0
+    # too few to say
     assert late_rise([{"step": 100, "dice": 0.7}], "dice", 100) is None
     assert late_rise([{"step": 100, "loss": 1.0}], "dice", 100) is None
 
@@ -43,10 +44,10 @@ def losses(curve, noise, steps=1000):
 
 def test_a_loss_falls_late_where_the_fall_is_more_than_noise_and_not_small():
     assert late_fall(losses(lambda t: 2 - t, 0.1), 1000) == pytest.approx(0.2, abs=0.1)
-    assert late_fall(losses(lambda t: 2 - t, 5.0), 1000) is None
-    assert late_fall(losses(lambda t: 2.0, 0.0), 1000) is None
+    assert late_fall(losses(lambda t: 2 - t, 5.0), 1000) == 0
+    assert late_fall(losses(lambda t: 2.0, 0.0), 1000) == 0
     # has converged: 95 % of the fall is over
-    assert late_fall(losses(lambda t: math.exp(-10 * t), 0.0), 1000) is None
+    assert late_fall(losses(lambda t: math.exp(-10 * t), 0.0), 1000) == 0
     # too short to say
     assert late_fall(losses(lambda t: 2 - t, 0.0, steps=40), 40) is None
 

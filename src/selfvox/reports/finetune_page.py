@@ -125,7 +125,9 @@ def _trend_findings(run: RunFiles) -> list[Finding]:
                         "by chance, or it was trained for too long."
                     )
                 ]
-            if rise is None:
+            if rise is None:  # too few validations to tell
+                break
+            if not rise:
                 return [Finding("The validation score did not rise any more at the end.")]
             return [
                 Finding(

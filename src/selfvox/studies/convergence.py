@@ -34,19 +34,22 @@ def has_curve(result: Result) -> bool:
 def late_change(results: Sequence[Result]) -> float | None:
     """How much the mean of some runs still improved in the last fifth of their steps.
 
-    By the validation score; by the loss, as a negative number, if nothing was validated. See
-    `training.trend` for what counts.
+    By the validation score; by the loss, as a negative number, where the last fifth or the steps
+    before it have no score. See `training.trend` for what counts.
 
     Returns:
-        None if it did not improve, or if there are no metrics.
+        0 if it did not improve; None if the metrics do not tell.
     """
     score = VALIDATION_METRICS[results[0].key]
-    for metric in (score, "loss"):
-        means = {step: float(np.mean(values)) for step, values in curve(results, metric).items()}
-        lines = [{"step": step, metric: mean} for step, mean in means.items()]
-        if lines and metric == score:
-            return late_rise(lines, metric, max(means))
-        if lines:
-            fall = late_fall(lines, max(means))
-            return None if fall is None else -fall
-    return None
+    curves = {metric: curve(results, metric) for metric in (score, "loss")}
+    lines = [
+        {"step": step, metric: float(np.mean(values))}
+        for metric, by_step in curves.items()
+        for step, values in by_step.items()
+    ]
+    steps = max((step for by_step in curves.values() for step in by_step), default=0)
+    rise = late_rise(lines, score, steps)
+    if rise is not None:
+        return rise
+    fall = late_fall(lines, steps)
+    return -fall if fall else fall

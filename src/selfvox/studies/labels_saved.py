@@ -63,14 +63,9 @@ def labels_saved(
     counts = sorted(matched)
     if labels not in counts or len(counts) < 2:
         return _unknown("the baseline has its seeds at one number of labels only")
-    rising = [count for count in counts if late_change(matched[count]) is not None]
-    if rising:
-        listed = ", ".join(map(str, rising))
-        return _unknown(f"the baseline has not converged at {listed} labels")
-    silent = [count for count in counts if not all(map(has_curve, matched[count]))]
-    if silent:
-        listed = ", ".join(map(str, silent))
-        return _unknown(f"the baseline has no metrics at {listed} labels")
+    reason = _unfinished(matched)
+    if reason:
+        return _unknown(reason)
     runs = [run for run, _ in pair_runs(group, matched[labels])]
     compared = itertools.chain(runs, *matched.values())
     cases = set.intersection(*(run.scored(name) for run in compared))
@@ -104,6 +99,24 @@ def labels_saved(
         high=None if high is None else math.exp(high) - labels,
         has_interval=has_interval,
     )
+
+
+def _unfinished(twins: Mapping[int, Sequence[Result]]) -> str | None:
+    """Why the twin cannot be taken for converged at all numbers of labels; None if it can."""
+    changes = {count: late_change(runs) for count, runs in sorted(twins.items())}
+    # of the mean of some of the runs nothing can be said
+    kept = {count: all(map(has_curve, twins[count])) for count in changes}
+    reasons = {
+        "has not converged": [count for count, change in changes.items() if change],
+        "has no metrics": [count for count in changes if not kept[count]],
+        "has too few metrics to tell whether it has converged": [
+            count for count, change in changes.items() if change is None
+        ],
+    }
+    for reason, counts in reasons.items():
+        if counts:
+            return f"the baseline {reason} at {', '.join(map(str, counts))} labels"
+    return None
 
 
 def _unknown(reason: str) -> LabelsSaved:

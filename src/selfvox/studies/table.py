@@ -14,7 +14,7 @@ from selfvox.runs.atomic_files import write_csv
 from selfvox.runs.progress import echo
 from selfvox.studies import figures
 from selfvox.studies.compute import cost_ratio, costs
-from selfvox.studies.convergence import has_curve, late_change
+from selfvox.studies.convergence import late_change
 from selfvox.studies.labels_saved import labels_saved
 from selfvox.studies.plan import Plan
 from selfvox.studies.print_tables import Row, print_comparison, print_summary
@@ -166,8 +166,9 @@ def summarise(results: Sequence[Result]) -> list[dict[str, Any]]:
 
 def _convergence(group: Sequence[Result]) -> dict[str, Any]:
     """How their curves end: of the mean of all runs, and in how many runs it still improved."""
-    known = [result for result in group if has_curve(result)]
-    rising = sum(late_change([result]) is not None for result in known)
+    changes = [late_change([result]) for result in group]
+    known = [change for change in changes if change is not None]
+    rising = sum(change != 0 for change in known)
     return {"late_change": late_change(group), "rising": rising if known else None}
 
 

@@ -19,19 +19,22 @@ Lines = Sequence[Mapping[str, Any]]
 
 
 def late_rise(lines: Lines, score: str, steps: int) -> float | None:
-    """How much the best score rose in the last fifth of the steps; None where it did not.
+    """How much the best score rose in the last fifth of the steps; 0 where it did not.
 
     Args:
         lines: of `metrics.jsonl`.
         score: its name there.
         steps: of the run.
+
+    Returns:
+        None where the last fifth or the steps before it have no score.
     """
     early = [line[score] for line in lines if score in line and line["step"] <= LAST * steps]
     late = [line[score] for line in lines if score in line and line["step"] > LAST * steps]
     if not early or not late:
         return None
     rise = max(late) - max(early)
-    return float(rise) if rise > RISE else None
+    return float(rise) if rise > RISE else 0.0
 
 
 def final_drop(lines: Lines, score: str) -> tuple[float, int] | None:
@@ -53,9 +56,12 @@ def final_drop(lines: Lines, score: str) -> tuple[float, int] | None:
 
 
 def late_fall(lines: Lines, steps: int) -> float | None:
-    """How much the loss fell from the fourth fifth of the steps to the last; None if it did not.
+    """How much the loss fell from the fourth fifth of the steps to the last; 0 if it did not.
 
     A fall counts if it is more than two standard errors, and not small next to all of it.
+
+    Returns:
+        None where these fifths have too few values, or the first has none.
     """
     fifths: list[list[float]] = [[] for _ in range(5)]
     for line in lines:
@@ -67,7 +73,7 @@ def late_fall(lines: Lines, steps: int) -> float | None:
     fall = statistics.fmean(fourth) - statistics.fmean(last)
     error = math.hypot(*(statistics.stdev(part) / math.sqrt(len(part)) for part in (fourth, last)))
     whole = statistics.fmean(first) - statistics.fmean(last)
-    return fall if fall > max(2 * error, FALL * whole) else None
+    return fall if fall > max(2 * error, FALL * whole) else 0.0
 
 
 def describe_scores(lines: Lines, score: str, settings: Finetune, steps: int) -> list[str]:
@@ -81,7 +87,7 @@ def describe_scores(lines: Lines, score: str, settings: Finetune, steps: int) ->
     """
     advice = []
     rise = late_rise(lines, score, steps)
-    if rise is not None:
+    if rise:
         advice.append(
             f"validation was still rising, by {rise:.3f} in the last fifth of the steps: train "
             f"longer, such as {twice_as_long(settings, steps)}"
@@ -105,7 +111,7 @@ def describe_fall(lines: Lines, settings: Pretrain | Finetune, steps: int) -> st
         steps: of the run.
     """
     fall = late_fall(lines, steps)
-    if fall is None:
+    if not fall:
         return None
     return (
         f"the loss was still falling, by {fall:.3g} in the last fifth of the steps: train longer, "
