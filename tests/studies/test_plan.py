@@ -129,10 +129,23 @@ def test_everything_that_is_missing_is_named_at_once(tmp_path):
         assert f"{name} (" in str(refused.value)
 
 
-def test_a_misspelt_setting_is_named_before_what_is_missing(tmp_path):
-    (tmp_path / "plan.yaml").write_text("validaton: 3\n")
-    with pytest.raises(UsageError, match="did you mean 'validation'"):
+def test_misspelt_and_missing_settings_are_named_together(tmp_path):
+    (tmp_path / "plan.yaml").write_text("validaton: 3\nlable: [1]\n")
+    with pytest.raises(UsageError) as refused:
         read_plan.read_plan(str(tmp_path / "plan.yaml"))
+    for text in ("did you mean 'validation'", "did you mean 'labels'", "missing: data ("):
+        assert text in str(refused.value)
+
+
+def test_all_rules_that_a_plan_breaks_and_all_unknown_names_of_a_section_are_named(write_plan):
+    with pytest.raises(UsageError) as refused:
+        read_plan.read_plan(str(write_plan(test=0, seeds=[1, 1], against=["rotatoin"])))
+    for text in ("test and folds", "seeds: a value is given twice", "against: no method rotatoin"):
+        assert text in str(refused.value)
+    with pytest.raises(UsageError) as refused:
+        read_plan.read_plan(str(write_plan(finetune={"stesp": 3, "bacth": 2})))
+    assert "finetune.stesp" in str(refused.value)
+    assert "finetune.bacth" in str(refused.value)
 
 
 def test_a_name_that_is_no_plan_is_refused(tmp_path):

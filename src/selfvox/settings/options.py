@@ -115,10 +115,14 @@ def resolve(settings: type[T], values: Mapping[str, Any], prefix: str = "") -> T
 
 
 def check_names(choices: Collection[str], names: Iterable[str], prefix: str) -> None:
-    """Refuse a name that is not a setting; `prefix` begins it in the message."""
-    for name in names:
-        if name not in choices:
-            raise UsageError(f"{prefix}{name}: no such setting{did_you_mean(str(name), choices)}")
+    """Refuse names that are not settings, all at once; `prefix` begins them in the message."""
+    unknown = [
+        f"{prefix}{name}: no such setting{did_you_mean(str(name), choices)}"
+        for name in names
+        if name not in choices
+    ]
+    if unknown:
+        raise UsageError("; ".join(unknown))
 
 
 def as_dict(settings: Any) -> dict[str, Any]:

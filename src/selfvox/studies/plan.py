@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -225,19 +225,25 @@ class Plan:
         return [method for method in self.resolved_methods if not method.is_network]
 
     def __post_init__(self) -> None:
+        problems = list(self._broken_rules())
+        if problems:
+            raise ValueError("; ".join(problems))
+
+    def _broken_rules(self) -> Iterator[str]:
+        """What is wrong between settings that are each valid."""
         if (self.labels is None) == (self.fractions is None):
-            raise ValueError("labels and fractions: give one of them")
+            yield "labels and fractions: give one of them"
         if (self.test > 0) == (self.folds is not None):
-            raise ValueError("test and folds: give one of them; it decides who is scored")
+            yield "test and folds: give one of them; it decides who is scored"
         for name in ("labels", "fractions", "seeds", "pretrain_seeds"):
             values = getattr(self, name) or ()
             if len(set(values)) < len(values):
-                raise ValueError(f"{name}: a value is given twice")
+                yield f"{name}: a value is given twice"
         if not self.methods:
-            raise ValueError("methods: is empty; name at least one")
+            yield "methods: is empty; name at least one"
         for name in self.against:
             if name not in self.methods:
-                raise ValueError(f"against: no method {name}{did_you_mean(name, self.methods)}")
+                yield f"against: no method {name}{did_you_mean(name, self.methods)}"
 
 
 def baseline_name(scratch: str, finetune: Mapping[str, Any]) -> str:

@@ -81,13 +81,19 @@ def _leave_out_corpus(values: dict[str, Any]) -> None:
 
 
 def _check_complete(values: Mapping[str, Any]) -> None:
-    """Name everything that is missing at once, so that a plan is completed in one go."""
+    """Refuse a plan with unknown or missing settings, all of them at once."""
     settings = options(Plan)
-    check_names([option.name for option in settings], values, "")
+    problems = []
+    try:
+        check_names([option.name for option in settings], values, "")
+    except UsageError as error:
+        problems.append(str(error))
     missing = [
         f"{option.name} ({option.help})"
         for option in settings
         if option.required and option.name not in values
     ]
     if missing:
-        raise UsageError(f"required settings are missing: {', '.join(missing)}")
+        problems.append(f"required settings are missing: {', '.join(missing)}")
+    if problems:
+        raise UsageError("; ".join(problems))
