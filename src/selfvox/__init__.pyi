@@ -711,7 +711,8 @@ def embed(
         crops: also write one vector for each crop of a scan, with its place.
         query: id, file or subject of one of the scans: list and draw the scans most like it.
         by: columns of `table`, or grade, separated by commas: colour the map by them, and
-            measure how well the vectors tell them, such as sex,site.
+            measure how well the vectors tell them, and how unequally for the groups of the
+            others, such as age,sex.
         table: CSV or TSV table with a row for each scan or subject, named in its first column;
             default: participants.tsv next to the scans.
         source: layout of the scans on disk: auto, bids (or bids:T1w), brats, decathlon, dicom

@@ -96,7 +96,12 @@ def test_a_property_is_probed(scans, embedded, capsys):
     table = read(out / "embeddings.csv")
     # one scan is not in the table
     assert {row["id"]: row["site"] for row in table}["scan_11"] == ""
-    probes = [row for row in read(out / "probes.csv") if not row["group"]]
+    rows = read(out / "probes.csv")
+    of_age = {row["group"]: row for row in rows if row["groups by"] == "site" != row["property"]}
+    assert of_age.keys() == {"", "a", "b"}
+    gap = abs(float(of_age["a"]["score"]) - float(of_age["b"]["score"]))
+    assert float(of_age[""]["largest gap"]) == pytest.approx(gap, abs=1e-3)
+    probes = [row for row in rows if not row["group"] and row["groups by"] == row["property"]]
     assert [(row["property"], row["scans"]) for row in probes] == [("site", "11"), ("age", "11")]
     assert [row["score of"] for row in probes] == ["balanced accuracy", "mean absolute error"]
     assert (out / "map.png").exists()

@@ -66,6 +66,38 @@ def test_scans_of_a_person_are_in_one_fold():
     assert by_person.score < 0.7
 
 
+def test_a_probe_is_scored_in_groups_of_another_property():
+    rng = np.random.default_rng(5)
+    values = np.array(["ill", "well"] * 60)
+    sexes = rng.permutation(["f", "m"] * 60)
+    # in men the vectors say nothing
+    signal = np.where(sexes == "f", (values == "ill") * 6.0, rng.normal(size=120))
+    vectors = np.column_stack([signal, rng.normal(size=(120, 3))])
+    probe = probe_property(vectors, values.tolist(), subjects(120))
+    by_sex = probe.by(["" if number == 0 else sex for number, sex in enumerate(sexes)])
+    for sex in "fm":
+        right = {"ill": [], "well": []}
+        for number in range(1, 120):
+            if sexes[number] == sex:
+                right[values[number]].append(probe.predicted[number] == values[number])
+        assert by_sex.groups[sex] == pytest.approx(np.mean([np.mean(r) for r in right.values()]))
+    assert by_sex.score == probe.score
+    assert by_sex.largest_gap > 0.3
+
+
+def test_the_error_of_a_number_is_scored_in_groups():
+    rng = np.random.default_rng(6)
+    ages = rng.uniform(20, 80, 60)
+    vectors = np.column_stack([ages, rng.normal(size=(60, 2))])
+    probe = probe_property(vectors, [f"{age:.3f}" for age in ages], subjects(60))
+    sites = ["a", "b", "b"] * 20
+    errors = {"a": [], "b": []}
+    for site, age, predicted in zip(sites, ages, probe.predicted, strict=True):
+        errors[site].append(abs(predicted - age))
+    means = {site: np.mean(values) for site, values in errors.items()}
+    assert probe.by(sites).groups == pytest.approx(means, abs=1e-3)
+
+
 def test_a_class_of_one_person_cannot_be_probed():
     assert probe_property(np.ones((4, 2)), ["a", "a", "a", "b"], subjects(4)) is None
 

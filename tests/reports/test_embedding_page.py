@@ -97,9 +97,12 @@ def test_a_measured_property_has_four_ranges_of_as_many_scans(tmp_path):
 
 def test_probes_and_neighbours_of_a_query_are_shown(embedded, tmp_path):
     folder, *_ = embedded
-    header = "property,score of,scans,group,score,chance,largest gap\n"
+    header = "property,groups by,score of,scans,group,score,chance,largest gap\n"
     (folder / "probes.csv").write_text(
-        header + "site,balanced accuracy,5,,0.75,0.5,0.2\nsite,balanced accuracy,5,north,0.8,,\n"
+        header
+        + "site,site,balanced accuracy,5,,0.75,0.5,0.2\n"
+        + "site,site,balanced accuracy,5,north,0.8,,\n"
+        + "site,sex,balanced accuracy,5,,0.75,0.5,0.31\n"
     )
     (folder / "neighbours.csv").write_text("rank,id,subject,distance\n1,scan_04,c,0.5\n")
     (folder / "neighbours").mkdir()
@@ -108,6 +111,11 @@ def test_probes_and_neighbours_of_a_query_are_shown(embedded, tmp_path):
     assert (
         "A linear probe reads site of 5 scans with a balanced accuracy of 0.75; a guess has 0.50."
     ) in page.text_of("li")
+    gap = "The balanced accuracy for site differs by 0.31 between groups of sex."
+    assert [text for text in page.text_of("li") if "for site" in text or "reads site" in text] == [
+        "A linear probe reads site of 5 scans with a balanced accuracy of 0.75; a guess has 0.50.",
+        gap,
+    ]
     (picture,) = page.of("img")
     assert (index.parent / picture["src"]).read_bytes() == b"a picture"
     assert "Most like the query" in page.text_of("h2")

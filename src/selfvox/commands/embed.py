@@ -18,7 +18,7 @@ from selfvox.data.checks.scan_views import draw_views
 from selfvox.data.naming import printable
 from selfvox.data.preparation.prepare_case import Rejected
 from selfvox.data.preparation.recipe import recipe_of_card
-from selfvox.data.properties import read_properties
+from selfvox.data.properties import is_number, read_properties
 from selfvox.data.sampling.crop_size import SLICE_AXES
 from selfvox.data.sources import Case
 from selfvox.errors import DataError, UsageError, did_you_mean
@@ -195,7 +195,7 @@ def _measure_properties(
     out: Path, found: _Embeddings, vectors: np.ndarray, properties: dict[str, dict[str, str]]
 ) -> None:
     """Probe each property, print the scores, and write them by group."""
-    probes: dict[str, Probe] = {}
+    probes: dict[tuple[str, str], Probe] = {}  # by property and what the groups differ in
     for name, values in properties.items():
         known = [number for number, case in enumerate(found.ids) if case in values]
         of_known = [values[found.ids[number]] for number in known]
@@ -203,28 +203,34 @@ def _measure_properties(
         probe = probe_property(vectors[known], of_known, subjects) if known else None
         if probe is None:
             echo(f"{name}: each of its values needs at least two persons to be probed")
-        else:
-            probes[name] = probe
+            continue
+        probes[name, name] = probe
+        for other in sorted(properties.keys() - {name}):
+            groups = [properties[other].get(found.ids[number], "") for number in known]
+            named = [group for group in groups if group]
+            if len(set(named)) > 1 and not is_number(named):
+                probes[name, other] = probe.by(groups)
     if not probes:
         return
     rows = []
     table = Table(box=SIMPLE, title="A linear probe, cross-validated over persons")
     for heading in ("property", "scans", "score", "chance", "groups", "largest gap"):
         table.add_column(heading)
-    for name, probe in probes.items():
-        groups = "  ".join(f"{group} {score:.2f}" for group, score in probe.groups.items())
+    for (name, by), probe in probes.items():
+        scores = "  ".join(f"{group} {score:.2f}" for group, score in probe.groups.items())
         table.add_row(
-            Text(name),
+            Text(name if by == name else f"{name} by {by}"),
             str(probe.scans),
             f"{probe.score:.2f} ({probe.measure})",
             f"{probe.chance:.2f}",
-            Text(groups),
+            Text(scores),
             f"{probe.largest_gap:.2f}",
         )
-        common = [name, probe.measure, probe.scans]
+        common = [name, by, probe.measure, probe.scans]
         rows.append([*common, "", probe.score, probe.chance, probe.largest_gap])
         rows += [[*common, group, score, None, None] for group, score in probe.groups.items()]
-    header = ["property", "score of", "scans", "group", "score", "chance", "largest gap"]
+    of_probe = ["property", "groups by", "score of", "scans"]
+    header = [*of_probe, "group", "score", "chance", "largest gap"]
     write_csv(out / PROBES, header, rows)
     Console(highlight=False, width=max(100, shutil.get_terminal_size().columns)).print(table)
     echo(f"probes: {out / PROBES}")

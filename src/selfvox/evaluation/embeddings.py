@@ -21,12 +21,40 @@ class Probe(NamedTuple):
     score: float
     chance: float  # of a guess: one class for all, or the median
     groups: dict[str, float]  # the same by group: recall of a class, mean absolute error
-    scans: int
+    values: np.ndarray  # of each scan, a class or a number
+    predicted: np.ndarray  # the same, by a probe that was not fitted to this person
+
+    @property
+    def scans(self) -> int:
+        """How many scans were probed."""
+        return len(self.values)
 
     @property
     def largest_gap(self) -> float:
         """Difference between the best and the worst group."""
         return max(self.groups.values()) - min(self.groups.values())
+
+    def by(self, groups: Sequence[str]) -> Probe:
+        """The same probe, scored in each group of scans by another property, such as sex.
+
+        The score of a group is the mean recall of the classes that occur in it, or the mean
+        absolute error.
+
+        Args:
+            groups: that of each scan; scans of no group, "", count in none.
+        """
+        members = {group: np.array(groups) == group for group in sorted(set(groups) - {""})}
+        scores = {
+            group: self._score(self.values[those], self.predicted[those])
+            for group, those in members.items()
+        }
+        return self._replace(groups=scores)
+
+    def _score(self, values: np.ndarray, predicted: np.ndarray) -> float:
+        if values.dtype.kind == "f":
+            return float(np.abs(predicted - values).mean())
+        recalls = [(predicted[values == value] == value).mean() for value in np.unique(values)]
+        return float(np.mean(recalls))
 
 
 def standardise(vectors: np.ndarray) -> np.ndarray:
@@ -108,7 +136,8 @@ def _classify(vectors: np.ndarray, values: np.ndarray, subjects: Sequence[str]) 
         float(np.mean(list(recalls.values()))),
         1 / len(classes),
         recalls,
-        len(values),
+        values,
+        predicted,
     )
 
 
@@ -123,7 +152,8 @@ def _regress(vectors: np.ndarray, values: np.ndarray, subjects: Sequence[str]) -
         return None
     model = make_pipeline(StandardScaler(), RidgeCV(np.logspace(0, 4, 9)))
     folds = GroupKFold(min(_FOLDS, people), shuffle=True, random_state=0)
-    errors = np.abs(cross_val_predict(model, vectors, values, groups=subjects, cv=folds) - values)
+    predicted = cross_val_predict(model, vectors, values, groups=subjects, cv=folds)
+    errors = np.abs(predicted - values)
     middle = np.median(values)
     halves = {
         f"up to {middle:g}": float(errors[values <= middle].mean()),
@@ -134,5 +164,6 @@ def _regress(vectors: np.ndarray, values: np.ndarray, subjects: Sequence[str]) -
         float(errors.mean()),
         float(np.abs(values - middle).mean()),
         halves,
-        len(values),
+        values,
+        predicted,
     )

@@ -82,7 +82,15 @@ def _findings(rows: Sequence[Row]) -> list[Finding]:
 
 
 def _probe_findings(rows: Sequence[Row]) -> list[Finding]:
-    """How well each property is read from the vectors."""
+    """How well each property is read from the vectors, and how unequally for groups of scans."""
+    gaps = [
+        Finding(
+            f"The {row['score of']} for {row['property']} differs by "
+            f"{float(row['largest gap']):.2f} between groups of {row['groups by']}."
+        )
+        for row in rows
+        if not row["group"] and row["groups by"] != row["property"]
+    ]
     return [
         Finding(
             f"A linear probe reads {row['property']} of {row['scans']} scans with a "
@@ -90,8 +98,8 @@ def _probe_findings(rows: Sequence[Row]) -> list[Finding]:
             f"{float(row['chance']):.2f}."
         )
         for row in rows
-        if not row["group"]
-    ]
+        if not row["group"] and row["groups by"] == row["property"]
+    ] + gaps
 
 
 def _maps(rows: Sequence[Row], points: np.ndarray, shares: np.ndarray) -> list[Chart]:

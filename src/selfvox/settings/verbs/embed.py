@@ -35,7 +35,8 @@ class Embed:
     by: Annotated[
         tuple[str, ...],
         "columns of --table, or grade, separated by commas: colour the map by them, and measure "
-        "how well the vectors tell them, such as sex,site",
+        "how well the vectors tell them, and how unequally for the groups of the others, such as "
+        "age,sex",
     ] = ()
     table: Annotated[
         Path | None,
