@@ -58,6 +58,9 @@ def teach_by_network(run: Run, job: FinetuneJob, scans: Store) -> PseudoLabels |
                 f"the network does not teach: its validation Dice of {score:.2f} is below "
                 f"{LEAST_DICE}, so its labels would mislead; the first network is kept"
             )
+            if job.fabric.is_global_zero:
+                _copy_training(run.path / "teacher-1", run.path)
+            job.fabric.barrier()
             _keep_first_teacher(run)
             return None
         pseudo_labels = _label(network, job, folder, scans, pseudo_labels)
@@ -66,16 +69,19 @@ def teach_by_network(run: Run, job: FinetuneJob, scans: Store) -> PseudoLabels |
     return pseudo_labels
 
 
-def _keep_first_teacher(run: Run) -> None:
-    """Take the training of the first teacher as the last one: it would give the same weights."""
-    teacher = run.path / "teacher-1"
+def _copy_training(teacher: Path, run: Path) -> None:
+    """Take the training of a teacher as that of the run: it would give the same weights."""
     for name in _TRAINED:
         source = teacher / name
         if source.is_dir():
-            shutil.copytree(source, run.path / name, dirs_exist_ok=True)
+            shutil.copytree(source, run / name, dirs_exist_ok=True)
         elif source.exists():
-            shutil.copyfile(source, run.path / name)
-    record = read_run_record(teacher)
+            shutil.copyfile(source, run / name)
+
+
+def _keep_first_teacher(run: Run) -> None:
+    """Record that nobody teaches, and what the first teacher has lost."""
+    record = read_run_record(run.path / "teacher-1")
     # last, since a resumed run then goes on without a teacher
     others = {"network": "none", "both": "atlas"}
     facts = {name: record[name] for name in _LOST if name in record}
