@@ -147,6 +147,18 @@ def test_what_was_assumed_of_a_scan_is_noted_with_its_prediction(run, tmp_path):
         ]
 
 
+def test_file_names_that_say_who_it_is_are_pointed_out_by_prepare_and_predict(
+    run, tmp_path, capsys
+):
+    scans = tmp_path / "scans"
+    write_scan(scans / "a_19701231.nii.gz", blob((20, 17, 12)))
+    write_scan(scans / "b.nii.gz", blob((20, 17, 12), 1))
+    selfvox.prepare(scans, out=tmp_path / "store")
+    assert capsys.readouterr().err.count("the file names of 1 scan have a date") == 1
+    predict(Predict(run=run, scans=scans, out=tmp_path / "out"))
+    assert capsys.readouterr().err.count("the file names of 1 scan have a date") == 1
+
+
 @pytest.mark.parametrize("channels", [1, 3])
 def test_a_picture_becomes_a_png_of_its_size(tmp_path, thresholding, channels):
     run = make_run(

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from selfvox.data import sources
-from selfvox.data.subjects import subject_notes
+from selfvox.data.subjects import identity_notes, subject_notes
 
 
 def notes(root, *names, source="auto"):
@@ -96,3 +96,25 @@ def test_a_table_says_it_all(tmp_path):
     rows = "".join(f"{file},{number}\n" for number, file in enumerate(files))
     (tmp_path / "scans.csv").write_text("image,subject\n" + rows)
     assert notes(tmp_path) == ["subjects: 4, one scan each, such as 0"]
+
+
+@pytest.mark.parametrize(
+    ("name", "is_personal"),
+    [
+        ("a_19701231.nii.gz", True),
+        ("1970-12-31/t1.nii.gz", True),
+        ("DOE^JANE.nii.gz", True),
+        ("sub-01/sub-01_T1w.nii.gz", False),
+        ("case_20251.nii.gz", False),
+    ],
+)
+def test_names_that_say_who_it_is_are_counted_and_not_repeated(tmp_path, name, is_personal):
+    for file in (name, "other.nii.gz"):
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).touch()
+    notes_on_names = identity_notes(sources.find_dataset(tmp_path).cases)
+    assert len(notes_on_names) == is_personal
+    for note in notes_on_names:
+        assert note.startswith("the file names of 1 scan have a date")
+        assert "1970" not in note
+        assert "DOE" not in note

@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 from selfvox.data import naming
+from selfvox.data.formats.header_texts import is_personal_name
 from selfvox.data.naming import printable
 from selfvox.data.sources import Case, Dataset
 
@@ -19,6 +20,27 @@ def subject_notes(dataset: Dataset) -> list[str]:
         cases_of[case.subject].append(case)
     notes = [_count_note(cases_of, len(dataset.cases))] if cases_of else []
     return notes + subject_questions(dataset)
+
+
+def personally_named(cases: Sequence[Case]) -> list[Case]:
+    """The cases with a date or a person's name in the names of their files or folders."""
+    # the id of a DICOM series is no name of its files
+    return [
+        case
+        for case in cases
+        if not case.stacked and is_personal_name(case.file or case.images[0].name)
+    ]
+
+
+def identity_notes(cases: Sequence[Case]) -> list[str]:
+    """What results would say of the people, since they are named after files; no name is in it."""
+    named = len(personally_named(cases))
+    if not named:
+        return []
+    return [
+        f"the file names of {naming.count_of(named, 'scan')} have a date or a person's name, and "
+        "what is written is named after them: if they say who it is, rename the files first"
+    ]
 
 
 def subject_questions(dataset: Dataset) -> list[str]:

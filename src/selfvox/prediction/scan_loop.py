@@ -22,6 +22,7 @@ from selfvox.data.preparation.prepare_case import (
 from selfvox.data.preparation.recipe import PreparedScan, Recipe
 from selfvox.data.preparation.split import Split, read_split_if_present
 from selfvox.data.sources import Case, Dataset, find_dataset
+from selfvox.data.subjects import identity_notes
 from selfvox.errors import DataError, UsageError
 from selfvox.prediction.nnunet_names import join_channels
 from selfvox.prediction.scan_segmenter import ShareReceiver
@@ -150,7 +151,7 @@ def _memory_errors_as_data_errors() -> Iterator[None]:
 
 def _list_scans(scans: Path, source: str, recipe: Recipe) -> Dataset:
     dataset = find_dataset(scans, source)
-    for note in dataset.notes:
+    for note in (*dataset.notes, *identity_notes(dataset.cases)):
         echo(note)
     return join_channels(dataset, len(recipe.channel_names))
 

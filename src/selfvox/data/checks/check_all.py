@@ -14,12 +14,11 @@ from selfvox.data.checks.labels import check_labels
 from selfvox.data.checks.people import check_people, describe_split
 from selfvox.data.checks.scan_facts import ScanFacts, facts_of_case
 from selfvox.data.checks.values import check_values
-from selfvox.data.formats.header_texts import is_personal_name
 from selfvox.data.naming import printable
-from selfvox.data.preparation.prepare_case import Rejected, main_file
+from selfvox.data.preparation.prepare_case import Rejected
 from selfvox.data.preparation.store import Store
 from selfvox.data.sources import Case, Dataset
-from selfvox.data.subjects import subject_questions
+from selfvox.data.subjects import personally_named, subject_questions
 
 _NUMBERS = re.compile(r"\d+(?:\.\d+)?(?:e-?\d+)?")
 
@@ -114,10 +113,7 @@ def _check_identity(cases: Sequence[Case], inspections: Sequence[Inspection]) ->
             "selfvox stores none of them, but remove them before you pass the files on"
         )
         findings.append(Finding("warning", "identity", text, tuple(ids)))
-    # the id of a DICOM series is no name of its files
-    dated = tuple(
-        case.id for case in cases if not case.stacked and is_personal_name(main_file(case))
-    )
+    dated = tuple(case.id for case in personally_named(cases))
     if dated:
         text = "the file's name has a date or a person's name, and results are named after it"
         findings.append(Finding("warning", "identity", text, dated))

@@ -38,7 +38,7 @@ from selfvox.data.preparation.store_changes import check_vanished, rename_split_
 from selfvox.data.preparation.stored_case import StoredCase
 from selfvox.data.preparation.unchanged_cases import find_unchanged_cases, read_entries
 from selfvox.data.sources import Case, Dataset
-from selfvox.data.subjects import subject_notes
+from selfvox.data.subjects import identity_notes, subject_notes
 from selfvox.errors import DataError, UsageError
 from selfvox.ops import regions
 from selfvox.runs import atomic_files
@@ -74,7 +74,8 @@ def build_store(
         BusyError: another process writes to the store.
     """
     # before the work, so that a wrong layout is noticed early
-    for note in (*dataset.notes, *subject_notes(dataset)):
+    notes = (*dataset.notes, *subject_notes(dataset), *identity_notes(dataset.cases))
+    for note in notes:
         echo(note)
     if not dataset.cases:
         raise DataError(f"{dataset.root}: contains no scans; name the folder of the scans")
