@@ -6,6 +6,7 @@ likes, with another seed each time. What was read and what was refused is counte
 
 import collections
 import os
+import signal
 
 import hypothesis
 import pytest
@@ -22,6 +23,12 @@ hypothesis.settings.register_profile(
     "long", max_examples=int(os.environ.get("FUZZ_EXAMPLES", "1000")), **COMMON
 )
 hypothesis.settings.load_profile("long" if "FUZZ_EXAMPLES" in os.environ else "short")
+
+
+if "FUZZ_EXAMPLES" in os.environ:
+    # to end a long run early, with its counts; a shell lets jobs in the background ignore SIGINT
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
