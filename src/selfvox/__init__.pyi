@@ -392,6 +392,7 @@ def predict(
     replace: bool = False,
     format: Literal["nii.gz", "nrrd", "mha"] = "nii.gz",
     dicom: Literal["binary", "labelmap"] | None = None,
+    codes: AnyPath | None = None,
     bids: bool = False,
     force: bool = False,
     probabilities: bool = False,
@@ -425,6 +426,8 @@ def predict(
             scan in that format, or in DICOM, which filters of SimpleITK ask for.
         dicom: also write the labels of DICOM series as DICOM segmentations of this type, and
             maps as parametric maps, which have the patient and study of the series.
+        codes: of `dicom`: table of the codes of classes, with the columns name, code, scheme
+            (SCT for SNOMED CT) and meaning; default: by the name of the class.
         bids: also write the labels of scans with BIDS names as BIDS derivatives, into OUT/bids.
         force: also predict scans that are unlike those that the run was trained on.
         probabilities: also write the probability of every class.

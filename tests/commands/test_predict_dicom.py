@@ -10,7 +10,7 @@ import pytest
 from pydicom import uid
 
 import selfvox
-from selfvox.errors import UsageError
+from selfvox.errors import DataError, UsageError
 
 from ..data.sources.test_dicom import save, series
 
@@ -76,3 +76,54 @@ def test_other_scans_and_a_missing_library_are_refused(run, scans, tmp_path, mon
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(UsageError, match=r"needs highdicom; .*selfvox\[dicom-seg\]"):
         selfvox.predict(run, scans, out=tmp_path / "out", dicom="binary")
+
+
+def test_codes_of_a_table_are_those_of_the_segments(run, tmp_path):
+    save(tmp_path / "scan", series(FrameOfReferenceUID=uid.generate_uid()))
+    table = tmp_path / "codes.csv"
+    table.write_text("name,code,scheme,meaning\norgan,10200004,SCT,Liver\n")
+    settings = {"out": tmp_path / "out", "dicom": "binary", "device": "cpu"}
+    (path,) = selfvox.predict(run, tmp_path / "scan", codes=table, **settings)
+    segmentation = highdicom.seg.segread(path.with_name(path.name.replace(".nii.gz", ".dcm")))
+    found = {
+        description.segment_label: description.segmented_property_type
+        for description in map(segmentation.get_segment_description, (1, 2))
+    }
+    assert found["organ"] == highdicom.sr.CodedConcept("10200004", "SCT", "Liver")
+    assert found["organ"].meaning == "Liver"
+    assert found["lesion"].value == "52988006"  # by its name
+    # other codes would be another prediction
+    table.write_text("name,code,scheme,meaning\norgan,64033007,SCT,Kidney\n")
+    with pytest.raises(UsageError, match="codes"):
+        selfvox.predict(run, tmp_path / "scan", codes=table, **settings)
+    with pytest.raises(UsageError, match="codes: are those of DICOM segmentations"):
+        selfvox.predict(run, tmp_path / "scan", out=tmp_path / "other", codes=table)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("name,code\norgan,1\n", r"codes.csv: has no column scheme, meaning; write the columns"),
+        (
+            "name,code,scheme,meaning\norgn,1,SCT,a\n",
+            r"line 2: 'orgn' is no class of the run; did you mean 'organ'\?",
+        ),
+        (
+            "name,code,scheme,meaning\norgan,1,SCT,a\norgan,2,SCT,b\n",
+            "line 3: organ is there twice",
+        ),
+        ("name,code,scheme,meaning\norgan,,SCT,a\n", "line 2: code needs 1 to 16 characters"),
+    ],
+)
+def test_a_table_of_codes_that_does_not_fit_is_refused(run, tmp_path, text, message):
+    save(tmp_path / "scan", series(FrameOfReferenceUID=uid.generate_uid()))
+    (tmp_path / "codes.csv").write_text(text)
+    with pytest.raises(DataError, match=message):
+        selfvox.predict(
+            run,
+            tmp_path / "scan",
+            out=tmp_path / "out",
+            dicom="binary",
+            codes=tmp_path / "codes.csv",
+        )
+    assert not (tmp_path / "out").exists()

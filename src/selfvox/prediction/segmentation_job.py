@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from selfvox.data.code_table import read_code_table
 from selfvox.data.formats import image as images
 from selfvox.data.formats.dicom_map import write_parametric_map
-from selfvox.data.formats.dicom_segmentation import write_segmentation
+from selfvox.data.formats.dicom_segmentation import Code, write_segmentation
 from selfvox.data.formats.image import Image
 from selfvox.data.preparation.recipe import PreparedScan
 from selfvox.data.sources import Case
@@ -72,6 +73,9 @@ class SegmentationJob(PredictionJob):
         )
         self.folder = OutputFolder(files, scans_used(settings))
         self._is_labelmap = settings.dicom == "labelmap"
+        self._codes: dict[str, Code] = {}
+        if settings.codes is not None:
+            self._codes = read_code_table(settings.codes, model.classes.values())
         self.passes = passes
         self.trained_dropout = [network.dropout for network in models]
         self.recipe = model.recipe
@@ -96,6 +100,8 @@ class SegmentationJob(PredictionJob):
             card["label_format"] = settings.format
         if self._is_labelmap:
             card["dicom"] = settings.dicom
+        if self._codes:
+            card["codes"] = {name: list(code) for name, code in self._codes.items()}
         self.card = card
 
     def predict_case(self, work: ScanWork) -> None:
@@ -133,7 +139,9 @@ class SegmentationJob(PredictionJob):
         """Write the label and the maps of a DICOM series as DICOM objects."""
         path = self.folder.files.dicom_file(case)
         assert path is not None
-        write_segmentation(path, label, image, case.images, self.classes, self._is_labelmap)
+        write_segmentation(
+            path, label, image, case.images, self.classes, self._is_labelmap, self._codes
+        )
         parts = [*self.segmenter.models[0].output_names, *(self.regions or {})]
         for ending, file in self.folder.files.dicom_map_files(case).items():
             of_map = values[ending]

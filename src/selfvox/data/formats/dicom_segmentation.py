@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from pydicom import uid
@@ -31,6 +31,14 @@ _LESIONS = re.compile(r"lesion|abnormal", re.IGNORECASE)
 _NEOPLASMS = re.compile(r"tumou?r|neoplasm|cancer|carcinoma|metasta|sarcoma|glioma", re.IGNORECASE)
 
 
+class Code(NamedTuple):
+    """What a class is, in a terminology such as SNOMED CT (SCT)."""
+
+    value: str
+    scheme: str
+    meaning: str
+
+
 def write_segmentation(
     path: Path,
     label: np.ndarray,
@@ -38,6 +46,7 @@ def write_segmentation(
     sources: Sequence[Path],
     classes: Mapping[int, str],
     is_labelmap: bool = False,
+    own_codes: Mapping[str, Code] | None = None,
 ) -> None:
     """Write a label as a SEG, one segment for each class, present or not.
 
@@ -49,6 +58,7 @@ def write_segmentation(
         classes: name by class number; the background, 0, is no segment.
         is_labelmap: one frame for each slice, with class numbers (Supplement 243 of 2024), which
             few viewers read yet; else binary, a frame for each slice and class.
+        own_codes: of classes by name, in place of those that their names give.
 
     Raises:
         DataError: slices of the scan were interpolated, or cannot be referred to.
@@ -69,7 +79,7 @@ def write_segmentation(
         name="selfvox", version=version("selfvox"), family=codes.DCM.ArtificialIntelligence
     )
     descriptions = [
-        _describe(hd, number, classes[value], algorithm)
+        _describe(hd, number, classes[value], algorithm, (own_codes or {}).get(classes[value]))
         for number, value in zip(numbers, values, strict=True)
     ]
     write_object(
@@ -88,8 +98,11 @@ def write_segmentation(
     )
 
 
-def _describe(hd: Any, number: int, name: str, algorithm: Any) -> Any:
+def _describe(hd: Any, number: int, name: str, algorithm: Any, own: Code | None) -> Any:
     category, kind, side = _codes(name)
+    if own is not None:
+        # it says the side, if there is one
+        kind, side = hd.sr.CodedConcept(*own), None
     description = hd.seg.SegmentDescription(
         segment_number=number,
         # a short text: 64 characters

@@ -62,6 +62,11 @@ class Predict:
         "also write the labels of DICOM series as DICOM segmentations of this type, and maps as "
         "parametric maps, which have the patient and study of the series",
     ] = None
+    codes: Annotated[
+        Path | None,
+        "of --dicom: table of the codes of classes, with the columns name, code, scheme (SCT for "
+        "SNOMED CT) and meaning; default: by the name of the class",
+    ] = None
     bids: Annotated[
         bool,
         "also write the labels of scans with BIDS names as BIDS derivatives, into OUT/bids",
@@ -119,6 +124,8 @@ class Predict:
     device: Device = "auto"
 
     def __post_init__(self) -> None:
+        if self.codes is not None and self.dicom is None:
+            raise ValueError("codes: are those of DICOM segmentations; give --dicom binary too")
         if self.passes > 1:
             check_dropout(self)
         for name in ("encoder_dropout", "decoder_dropout", "dropout_kind"):
