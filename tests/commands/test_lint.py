@@ -17,7 +17,7 @@ from selfvox.cli import main
 from selfvox.data import phantom
 from selfvox.errors import DataError, UsageError
 
-from ..conftest import write_scan
+from ..conftest import blob, write_scan
 
 
 def rows(path: Path) -> list[dict[str, str]]:
@@ -163,3 +163,13 @@ def test_an_empty_validation_is_no_warning(scans: int, tmp_path: Path) -> None:
     phantom.write(tmp_path / "scans", "shapes", count=scans)
     found = selfvox.lint(tmp_path / "scans", workers=1)
     assert [row["text"] for row in found if row["severity"] == "warning"] == []
+
+
+def test_people_with_numbered_scans_are_asked_about_once(tmp_path):
+    for number in range(6):
+        name = f"p{number // 2}_echo{number % 2}.nii.gz"
+        write_scan(tmp_path / "scans" / name, blob((20, 17, 12), number))
+    findings = selfvox.lint(tmp_path / "scans", workers=1)
+    of_people = [row["text"] for row in findings if row["check"] == "people"]
+    (question,) = [text for text in of_people if "p0_echo0" in text]
+    assert "is each beginning one person?" in question

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from selfvox.data.checks.findings import Finding, Severity
 from selfvox.data.checks.scan_facts import ScanFacts
-from selfvox.data.naming import count_of, first_of, natural_key, printable
+from selfvox.data.naming import count_of, first_of, natural_key, numbered_name, printable
 from selfvox.data.preparation.likeness import CoarsePictures
 from selfvox.data.preparation.split import default_validation, make_split
 
@@ -140,8 +140,11 @@ def _plain_name(subject: str) -> str:
 
 
 def _start_of_name(subject: str) -> str | None:
-    """`P01` of `P01a` and `P01-pre`; None of a name that does not go on after its number."""
-    match = _SAME_START.fullmatch(subject)
+    """`P01` of `P01a` and `P01-pre`; None of a name that does not go on after its number.
+
+    None also of `P01_echo2`: about numbers after a name, `subjects` asks.
+    """
+    match = None if numbered_name(subject) else _SAME_START.fullmatch(subject)
     return match[1].casefold() if match else None
 
 
