@@ -63,10 +63,7 @@ def joined(first: Mapping[str, float], second: Mapping[str, float]) -> dict[str,
 
 def peak_memory_gb() -> dict[str, float]:
     """The most memory that this process has had, and of a GPU, if it uses one."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    # in kilobytes, but in bytes on macOS
-    peak_bytes = peak if sys.platform == "darwin" else 1024 * peak
-    memory = {"peak_memory_gb": round(peak_bytes / 1e9, 3)}
+    memory = {"peak_memory_gb": round(_peak_bytes() / 1e9, 3)}
     if _has_gpu():
         memory["peak_gpu_memory_gb"] = round(torch.cuda.max_memory_allocated() / 1e9, 3)
     return memory
@@ -91,4 +88,11 @@ def _peak_mib() -> float:
                 return int(line.split()[1]) / 1024
     except OSError:
         pass
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return _peak_bytes() / 2**20
+
+
+def _peak_bytes() -> int:
+    """Most memory of this process since it began."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    # in kilobytes, but in bytes on macOS
+    return peak if sys.platform == "darwin" else 1024 * peak
