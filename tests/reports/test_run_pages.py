@@ -162,8 +162,8 @@ def test_a_run_that_trains_is_loaded_again_every_minute(tmp_path):
     assert index.exists()
 
 
-def test_a_run_is_watched_until_its_process_ends(tmp_path, monkeypatch):
-    run = write_run(tmp_path / "run", "pretrain", pretrain_lines(50), status="running")
+def finish_in_the_second_minute(run, tmp_path, monkeypatch):
+    """Let a run be finished after two waits; returns the seconds of all waits."""
     waits = []
 
     def next_minute(seconds):
@@ -173,6 +173,12 @@ def test_a_run_is_watched_until_its_process_ends(tmp_path, monkeypatch):
             shutil.copytree(finished, run, dirs_exist_ok=True)
 
     monkeypatch.setattr(command.time, "sleep", next_minute)
+    return waits
+
+
+def test_a_run_is_watched_until_its_process_ends(tmp_path, monkeypatch):
+    run = write_run(tmp_path / "run", "pretrain", pretrain_lines(50), status="running")
+    waits = finish_in_the_second_minute(run, tmp_path, monkeypatch)
     with folder_lock(run):
         index = selfvox.report(run, out=tmp_path / "report", watch=True)
     assert waits == [60, 60]
@@ -181,15 +187,7 @@ def test_a_run_is_watched_until_its_process_ends(tmp_path, monkeypatch):
 
 def test_a_run_without_metrics_is_waited_for(tmp_path, monkeypatch, capsys):
     run = write_run(tmp_path / "run", "pretrain", [], status="running")
-    waits = []
-
-    def next_minute(seconds):
-        waits.append(seconds)
-        if len(waits) == 2:
-            finished = write_run(tmp_path / "finished", "pretrain", pretrain_lines())
-            shutil.copytree(finished, run, dirs_exist_ok=True)
-
-    monkeypatch.setattr(command.time, "sleep", next_minute)
+    waits = finish_in_the_second_minute(run, tmp_path, monkeypatch)
     with folder_lock(run):
         index = selfvox.report(run, out=tmp_path / "report", watch=True)
     assert waits == [60, 60]
