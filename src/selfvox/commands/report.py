@@ -58,11 +58,11 @@ def report(settings: Report) -> Path:
 
 def _wait_for_metrics(folders: Sequence[Path]) -> None:
     """Wait until each run that trains has its first metrics."""
-    is_told = False
+    is_announced = False
     while fresh := [folder for folder in folders if _trains(folder) and not read_metrics(folder)]:
-        if not is_told:
+        if not is_announced:
             echo(f"{fresh[0]}: has no metrics yet; the page is made when it has")
-        is_told = True
+        is_announced = True
         time.sleep(EVERY_SECONDS)
 
 

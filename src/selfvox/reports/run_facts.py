@@ -106,7 +106,7 @@ def facts(run: RunFiles) -> dict[str, str]:
 def shown_settings(run: RunFiles) -> dict[str, str]:
     """The settings without paths: a report is for others, and paths say where a person's files are.
 
-    None where the verb is unknown.
+    Empty where the verb is unknown.
     """
     verb = VERBS.get(str(run.record.get("verb")))
     if verb is None:
