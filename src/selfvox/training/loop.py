@@ -30,6 +30,7 @@ from selfvox.training.stop_after_step import StopSignals
 from selfvox.training.time_forecast import TimeForecast
 from selfvox.training.training_log import TrainingLog
 from selfvox.training.training_state import CheckpointSaver, Position, restore
+from selfvox.training.weight_layout import lay_out_weights
 
 LOG_EVERY = 10  # steps between lines of `metrics.jsonl`
 
@@ -111,6 +112,7 @@ def train(
         synchronise_norms(objective)
     # before the optimizer's state is loaded: it goes to the device of the weights
     fabric.to_device(objective)
+    lay_out_weights(objective, fabric.device)
     # taken here, so that names do not depend on how fabric wraps the module
     tensors = state_tensors(objective)
     groups = _parameter_groups(objective, encoder if plan.encoder else None)

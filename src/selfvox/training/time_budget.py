@@ -27,6 +27,7 @@ from selfvox.training.schedule import TrainingPlan
 from selfvox.training.time_forecast import WARM_UP_STEPS
 from selfvox.training.training_log import TrainingLog
 from selfvox.training.training_state import Position, checkpoint_of
+from selfvox.training.weight_layout import lay_out_weights
 
 Clock = Callable[[], float]  # seconds since some moment
 
@@ -109,6 +110,7 @@ def time_training(
     # loaders read ahead: as if the training went on
     plan = dataclasses.replace(plan, steps=100 * last, encoder=None)
     fabric.to_device(objective)
+    lay_out_weights(objective, fabric.device)
     tensors = state_tensors(objective)
     optimizer: Any = torch.optim.AdamW(
         objective.parameters(), lr=plan.learning_rate, weight_decay=plan.weight_decay, fused=True
