@@ -147,6 +147,24 @@ def test_nothing_is_drawn_by_steps_without_validation_scores(tmp_path):
     assert figures._by_steps([run_of(tmp_path, 0, {})], {"m": LOOK}) is None
 
 
+@pytest.mark.parametrize(
+    ("minutes", "numbers"),
+    [((4, 9), {"4", "5", "6", "7", "8", "9"}), ((4, 70), {"5", "10", "20", "50"})],
+)
+def test_the_axis_of_compute_has_plain_numbers(minutes, numbers):
+    costs = dict(zip(("short", "long"), minutes, strict=True))
+    rows = [
+        row(name, 0.5, 0.8, cost_s=60 * cost, pretrain_cost_s=0, cost_unit="cpu")
+        for name, cost in costs.items()
+    ]
+    figure = figures._by_compute(rows, {name: LOOK for name in costs})
+    FigureCanvasAgg(figure).draw()
+    axes = figure.axes[0]
+    low, high = axes.get_xlim()
+    ticks = zip(axes.get_xticks(), axes.get_xticklabels(), strict=True)
+    assert {text.get_text() for place, text in ticks if low <= place <= high} == numbers
+
+
 @pytest.mark.parametrize("count", [1, 8, 15])
 @pytest.mark.parametrize("panels", [1, 3])
 def test_a_legend_is_within_its_figure_however_many_and_long_its_names_are(count, panels):

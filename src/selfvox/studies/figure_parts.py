@@ -13,7 +13,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullLocator
+from matplotlib.ticker import LogLocator, NullLocator, ScalarFormatter
 
 from selfvox.plotting import save_figure
 from selfvox.studies.results import Result, labels_text
@@ -169,6 +169,17 @@ def label_shares(axes: Axes, rows: Rows) -> None:
     counts = dict(sorted((float(row["fraction"]), labels_of(row)) for row in rows))
     ticks = [f"{_percent(share)}\n{count}" for share, count in counts.items()]
     axes.set_xticks(list(counts), ticks, fontsize="small")
+    axes.xaxis.set_minor_locator(NullLocator())
+
+
+def use_log_axis(axes: Axes) -> None:
+    """Make the horizontal axis of what is drawn logarithmic, with plain numbers, such as 20."""
+    axes.set_xscale("log")
+    low, high = axes.get_xlim()
+    # in less than a decade, 1, 2 and 5 leave one number or two
+    steps = (1, 2, 5) if high > 10 * low else tuple(range(1, 10))
+    axes.xaxis.set_major_locator(LogLocator(subs=steps))
+    axes.xaxis.set_major_formatter(ScalarFormatter())
     axes.xaxis.set_minor_locator(NullLocator())
 
 

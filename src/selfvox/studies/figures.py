@@ -11,7 +11,6 @@ import matplotlib.style
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullLocator, ScalarFormatter
 
 from selfvox.studies.compute import total_seconds
 from selfvox.studies.convergence import VALIDATION_METRICS, curve
@@ -28,6 +27,7 @@ from selfvox.studies.figure_parts import (
     looks_of,
     make_panels,
     save_figures,
+    use_log_axis,
 )
 from selfvox.studies.plan import Plan
 from selfvox.studies.reference import StatedScore, stated_scores
@@ -148,10 +148,7 @@ def _by_steps(results: Sequence[Result], looks: Looks) -> Figure | None:
         to_choose = next(result for result in results if result.labels == count).validation_labels
         axes.set_title(f"{labels_text(count, to_choose)} label{'s' * (count != 1)}")
         # the first validations are close together: they say how fast a method learns
-        axes.set_xscale("log")
-        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axes.xaxis.set_major_formatter(ScalarFormatter())
-        axes.xaxis.set_minor_locator(NullLocator())
+        use_log_axis(axes)
         axes.set_xlabel("fine-tuning step")
     draw_legend(figure, panels)
     return figure
@@ -177,7 +174,7 @@ def _by_compute(rows: Rows, looks: Looks) -> Figure | None:
                 axes.errorbar(
                     total_seconds(row) / 60, row["mean"], row["sd"] or 0.0, capsize=3, **look
                 )
-        axes.set_xscale("log")
+        use_log_axis(axes)
         axes.set_title(f"{count} label{'s' * (count != 1)}")
         axes.set_xlabel(f"{unit} minutes of a run and its pre-training")
     draw_legend(figure, panels)
