@@ -165,7 +165,7 @@ def _restore_optimizer(
     optimizer.load_state_dict(
         {"state": moments, "param_groups": optimizer.state_dict()["param_groups"]}
     )
-    # the fused optimizer takes their layout in memory for that of the weights
+    # the fused optimizer assumes moments in the memory layout of their weights, without a check
     for parameter, state in optimizer.state.items():
         for name in ("exp_avg", "exp_avg_sq"):
             state[name] = torch.empty_like(parameter).copy_(state[name])
