@@ -46,6 +46,22 @@ def test_gradients_are_those_of_the_usual_layout(monkeypatch):
     torch.testing.assert_close(*gradients)
 
 
+def test_a_training_has_the_losses_of_the_usual_layout(monkeypatch, shapes_store, tmp_path, small):
+    settings = {**small, "task": "masked", "batch": 2, "steps": 6}
+    settings["network"] = {"name": "plain", "norm": "group", "channels": [4, 8]}
+    losses = []
+
+    def note(step, metrics):
+        losses.append(metrics["loss"])
+
+    for capability in ("AVX2", "AVX512"):
+        processor(monkeypatch, capability)
+        out = tmp_path / capability
+        selfvox.pretrain(shapes_store, out=out, on_metrics=note, **settings)
+    laid_out, usual = losses[: len(losses) // 2], losses[len(losses) // 2 :]
+    assert laid_out == pytest.approx(usual, rel=1e-4)
+
+
 @pytest.mark.parametrize(
     ("capability", "norm", "device"),
     [("AVX2", "instance", "cpu"), ("AVX512", "group", "cpu"), ("AVX2", "group", "cuda")],
