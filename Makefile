@@ -3,6 +3,8 @@ PYTHON ?= python3
 # a module is compiled when it is first imported; to compile all 20 000 takes a minute
 PIP = .venv/bin/python -m pip install --quiet --no-compile --constraint constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
+# what was compiled is kept, also where a container's image says otherwise: torch alone takes seconds each time
+export PYTHONDONTWRITEBYTECODE =
 
 .PHONY: demo test fast fuzz reliability check stub wheel docs docs-text benchmarks clean
 
