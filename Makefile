@@ -12,7 +12,7 @@ demo: .venv/demo
 	.venv/bin/selfvox demo --out demo
 
 test: .venv/dev
-	.venv/bin/python -m pytest -n 2
+	.venv/bin/python -m pytest -n 2 --dist worksteal
 
 # the tests that train nothing, in under a minute on two cores
 fast: .venv/dev
@@ -32,7 +32,7 @@ check: .venv/dev .venv/docs
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 	.venv/bin/lint-imports
-	.venv/bin/python -m pytest -n 2
+	.venv/bin/python -m pytest -n 2 --dist worksteal
 	.venv/bin/mkdocs build --strict --quiet
 
 # what type checkers see of the public functions
