@@ -91,6 +91,18 @@ def test_what_was_written_is_read(tmp_path: Path) -> None:
     )
 
 
+def test_a_store_of_another_folder_does_not_read_the_arrays_of_the_first(tmp_path: Path) -> None:
+    first, _, _ = a_store(tmp_path / "first")
+    second, images, label = a_store(tmp_path / "second", shape=(5, 7, 9))
+    case = second.cases[0]
+    assert case.id == first.cases[0].id
+    for read in (first.crop, first.label_crop):
+        read(first.cases[0], (0, 0, 0), (2, 2, 2))
+    moved = dataclasses.replace(first, path=second.path, cases=second.cases)
+    np.testing.assert_array_equal(moved.crop(case, (0, 0, 0), case.shape), images[0])
+    np.testing.assert_array_equal(moved.label_crop(case, (0, 0, 0), case.shape), label)
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_a_crop_is_a_slice_of_the_symmetric_padding(seed: int) -> None:
     rng = np.random.default_rng(seed)

@@ -69,11 +69,12 @@ class Store:
     classes: dict[int, str] | None
     cases: Sequence[StoredCase]  # in the order of their ids; a `CaseTable` as it was opened
     regions: Regions | None = None  # sets of classes that the data set declares
+    # no arguments: a store of another path or of other cases, by `dataclasses.replace`, has its own
     _open: OrderedDict[tuple[str, str], StoredArray] = field(
-        default_factory=OrderedDict, repr=False, compare=False
+        default_factory=OrderedDict, init=False, repr=False, compare=False
     )
     _checked: set[tuple[str, str, _FileState]] = field(
-        default_factory=set, repr=False, compare=False
+        default_factory=set, init=False, repr=False, compare=False
     )
 
     def __reduce__(self) -> tuple[Callable[..., Store], tuple[Any, ...]]:
