@@ -18,6 +18,10 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
 
+# before torch is imported, as in tests/conftest.py: a run that goes on with other threads is not
+# bit-identical
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import pytest
 import torch
 
