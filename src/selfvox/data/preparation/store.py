@@ -69,12 +69,12 @@ class Store:
     classes: dict[int, str] | None
     cases: Sequence[StoredCase]  # in the order of their ids; a `CaseTable` as it was opened
     regions: Regions | None = None  # sets of classes that the data set declares
-    # no arguments: a store of another path or of other cases, by `dataclasses.replace`, has its own
-    _open: OrderedDict[tuple[str, str], StoredArray] = field(
-        default_factory=OrderedDict, init=False, repr=False, compare=False
+    # shared by the stores that `dataclasses.replace` makes, so that one limit holds for all of them
+    _open: OrderedDict[tuple[Path, str, str], StoredArray] = field(
+        default_factory=OrderedDict, repr=False, compare=False
     )
-    _checked: set[tuple[str, str, _FileState]] = field(
-        default_factory=set, init=False, repr=False, compare=False
+    _checked: set[tuple[Path, str, str, _FileState]] = field(
+        default_factory=set, repr=False, compare=False
     )
 
     def __reduce__(self) -> tuple[Callable[..., Store], tuple[Any, ...]]:
@@ -127,7 +127,7 @@ class Store:
         return {"cases": len(lines), "sha256": hash_texts(*lines)}
 
     def _array(self, case: StoredCase, kind: str) -> np.ndarray:
-        key = (kind, case.id)
+        key = (self.path, kind, case.id)
         if key in self._open:
             self._open.move_to_end(key)
             return self._open[key].values
