@@ -67,7 +67,7 @@ def intensity_store(tmp_path_factory):
             ("labels", truth[case.id].astype(np.uint8)),
             ("foreground", np.argwhere(truth[case.id])[:, [0, 0, 1, 2]]),
         ):
-            store._open[kind, case.id] = SimpleNamespace(values=values)
+            store._open[store.path, kind, case.id] = SimpleNamespace(values=values)
     return store
 
 
@@ -88,9 +88,9 @@ def test_the_score_is_that_of_the_test_cases(intensity_store, monkeypatch):
     training, test = split_probe_cases(intensity_store, (), seed=0)
     for case in test:
         # every voxel looks like the class before its own: all predictions are wrong
-        labels = intensity_store._open["labels", case.id].values
-        wrong = SimpleNamespace(values=(labels + 1) % 3)
-        monkeypatch.setitem(intensity_store._open, ("labels", case.id), wrong)
+        labels = (intensity_store.path, "labels", case.id)
+        wrong = SimpleNamespace(values=(intensity_store._open[labels].values + 1) % 3)
+        monkeypatch.setitem(intensity_store._open, labels, wrong)
     scores = probe(Sees(), intensity_store, training, test, CROP, 0)
     assert (scores["linear"], scores["knn"]) == (0.0, 0.0)
     assert probe(Sees(), intensity_store, training, training, CROP, 0)["linear"] == 1.0

@@ -60,13 +60,13 @@ def test_a_process_that_reads_and_dies_is_reported_with_the_remedy():
 
 
 def leak(sample, kept=[]):  # noqa: B006
-    """Keep 8 MB for each sample, where 80 MB more may be taken."""
+    """Keep 1 GB for each sample, where 1.5 GB more may be taken."""
     if sample == 0:
         pages = int(Path("/proc/self/statm").read_text().split()[0])
-        limit = pages * resource.getpagesize() + 200_000_000
+        limit = pages * resource.getpagesize() + 1_500_000_000
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-    # too large for memory that is free in the process already, and never touched
-    kept.append(bytearray(64_000_000))
+    # more than earlier tests left free in this process, and never touched
+    kept.append(bytearray(1_000_000_000))
 
 
 @pytest.mark.fault("F16", "a process that reads leaks memory", "reported with the remedy")
