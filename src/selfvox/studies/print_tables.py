@@ -15,7 +15,7 @@ from selfvox.runs.progress import format_seconds
 from selfvox.studies.random_effects import FACTORS
 from selfvox.studies.results import Result, labels_text
 
-WIDTH = 250  # columns that a row needs
+WIDTH = 250  # characters: wider than any row
 Row = Mapping[str, Any]
 
 
@@ -43,7 +43,7 @@ def _saved_text(row: Row) -> str:
 
 
 def _compute_text(row: Row) -> str:
-    """Time of a run, and of its encoder: `3 min + 40 min`, and how many times that of the twin."""
+    """Time of a run, and of its pre-training: `3 min + 40 min`."""
     if row["cost_s"] is None:
         return ""
     text = format_seconds(row["cost_s"])
@@ -51,7 +51,7 @@ def _compute_text(row: Row) -> str:
         text += " + ?"
     elif row["pretrain_cost_s"]:
         text += f" + {format_seconds(row['pretrain_cost_s'])}"
-    return text if row["cost_ratio"] is None else f"{text}, {_ratio_text(row)}"
+    return text
 
 
 def _ratio_text(row: Row) -> str:
@@ -63,7 +63,7 @@ def _memory_text(row: Row) -> str:
 
 
 _DIFFERENCE = (
-    _Column("mean", lambda row: f"{row['difference']:+.3f}"),
+    _Column("difference", lambda row: f"{row['difference']:+.3f}"),
     _Column("95 %", lambda row: interval_text(row["low"], row["high"])),
     _Column(
         "95 %, all labels",
@@ -80,13 +80,13 @@ _DIFFERENCE = (
 
 
 def print_summary(summary: Sequence[Row], results: Sequence[Result]) -> None:
-    """Print the rows of the overall mean; all rows are in `summary.csv`."""
+    """Print the rows of the overall mean, and their differences; all rows are in `summary.csv`."""
     overall = results[0].overall
     key = results[0].key
     score = key.replace("_", " ").capitalize()
     table = _new_table(
         f"{score}, {overall}, {len(results[0].cases())} test cases",
-        ("labels", "runs", "rising", "compute", "memory", "mean ± sd", "minus twin: mean"),
+        ("labels", "runs", "rising", "compute", "memory", "mean ± sd"),
     )
     rows = [row for row in summary if row["name"] == overall]
     for labels in sorted({row["labels"] for row in rows}):
@@ -94,39 +94,49 @@ def print_summary(summary: Sequence[Row], results: Sequence[Result]) -> None:
             if row["labels"] == labels:
                 _add_row(table, _summary_cells(row))
         table.add_section()
-    console = _wide_console()
-    console.print(table)
-    console.print("\n".join(_footnotes(rows, results[0])), soft_wrap=True)
+    _wide_console().print(table)
+    print_comparison(
+        "Minus the from-scratch baseline: same network, labels and steps",
+        [row for row in rows if row["twin"]],
+    )
+
+
+def print_notes(summary: Sequence[Row], result: Result) -> None:
+    """Print what the columns of the tables mean, after the last of them."""
+    rows = [row for row in summary if row["name"] == result.overall]
+    console = Console(highlight=False)
+    for note in _notes(rows, result):
+        console.print(note, soft_wrap=not console.is_terminal)
 
 
 def _summary_cells(row: Row) -> list[str]:
-    name = row["method"] + (" (transductive)" if row["transductive"] else "")
     sd = "" if row["sd"] is None else f" ± {row['sd']:.3f}"
-    labels = labels_text(row["labels"], row["validation_labels"])
     rising = "" if row["rising"] is None else str(row["rising"])
-    compute = _compute_text(row)
     score = f"{row['mean']:.3f}{sd}"
-    cells = [name, labels, str(row["runs"]), rising, compute, _memory_text(row), score]
-    return cells + _difference_cells(row) if row["twin"] else cells
+    compute = _compute_text(row)
+    return [_name(row), _labels(row), str(row["runs"]), rising, compute, _memory_text(row), score]
 
 
-def _footnotes(rows: Sequence[Row], result: Result) -> list[str]:
+def _notes(rows: Sequence[Row], result: Result) -> list[str]:
     lines = [
-        "Labels: subjects that train, + those that choose the weights. Rising: runs with a",
-        "validation score (or loss) that improved until the last fifth of the steps; train longer.",
-        "sd: over runs. Differences are paired by seed and case with the from-scratch twin: same",
-        "network, labels and steps. Wins: twins that are worse than the mean of the runs paired",
-        "with them. 95 %: over pre-trainings, draws of labels and subjects, if there are several;",
-        "all labels: right at all numbers of labels of a method together; all methods: and of all",
-        "methods here. Labels saved: how many more the twin needs for the same score, by its",
-        "curve; unknown if that has one point or has not converged (summary.csv has the reason).",
+        "Labels: subjects that train, + those that choose the weights.",
+        "Rising: runs with a validation score (or loss) that improved until the last fifth of the "
+        "steps; train longer.",
+        "sd: over runs. Differences are paired by seed and case.",
+        "95 %: over pre-trainings, draws of labels and subjects, if there are several; all labels: "
+        "right at all numbers of labels of a method together; all methods: and of all methods "
+        "here.",
+        "Wins: baselines that are worse than the mean of the runs paired with them.",
+        "Labels saved: how many more the baseline needs for the same score, by its curve; unknown "
+        "if that has one point or has not converged (summary.csv has the reason).",
     ]
     units = {row["cost_unit"] for row in rows} - {None}
     if units:
         named = " or ".join(sorted({"cpu": "processor", "gpu": "GPU"}[unit] for unit in units))
         lines += [
-            f"Compute: {named} time of a run, + of its pre-training, which may serve several runs;",
-            "x: how many times that of the twin, pre-training included. Memory: the most of a run.",
+            f"Compute: {named} time of a run, + of its pre-training, which may serve several runs; "
+            "x: how many times the baseline's, pre-training included.",
+            "Memory: the most of a run.",
         ]
     if any(row["low"] is not None and FACTORS[0] not in row["over"] for row in rows):
         lines.append("Of methods with one pre-training, intervals are about this one.")
@@ -142,28 +152,33 @@ def _footnotes(rows: Sequence[Row], result: Result) -> list[str]:
 
 
 def print_comparison(title: str, rows: Sequence[Row]) -> None:
-    """Print a comparison with others than the twins, if there is one."""
+    """Print the differences to other methods, if there are any; the title says to which."""
     if not rows:
         return
-    table = _new_table(title, ("labels", "compute", "difference: mean"))
-    for row in sorted(rows, key=lambda row: int(row["labels"])):
-        name = f"{row['method']} - {row['twin']}"
-        _add_row(table, [name, str(row["labels"]), _ratio_text(row), *_difference_cells(row)])
+    texts = {column.heading: [column.text(row) for row in rows] for column in _DIFFERENCE}
+    single = texts["95 %"]
+    # wider intervals, unless there is a single number of labels, or a single row
+    shown = [name for name, cells in texts.items() if name == "95 %" or cells != single]
+    table = _new_table(title, ("labels", "compute", *shown))
+    for number, row in sorted(enumerate(rows), key=lambda entry: int(entry[1]["labels"])):
+        cells = [texts[name][number] for name in shown]
+        _add_row(table, [_name(row), _labels(row), _ratio_text(row), *cells])
     _wide_console().print(table)
 
 
-def _difference_cells(row: Row) -> list[str]:
-    return [column.text(row) for column in _DIFFERENCE]
+def _name(row: Row) -> str:
+    return str(row["method"]) + (" (transductive)" if row.get("transductive") else "")
+
+
+def _labels(row: Row) -> str:
+    return labels_text(row["labels"], row.get("validation_labels", 0))
 
 
 def _new_table(title: str, headings: Sequence[str]) -> Table:
-    """A table with a column of names, these columns and those of a difference.
-
-    The last heading is that of the mean difference.
-    """
+    """A table with a column of names and these columns."""
     table = Table(title=title, title_justify="left", box=SIMPLE)
     table.add_column("", justify="left", no_wrap=True)
-    for heading in (*headings, *(column.heading for column in _DIFFERENCE[1:])):
+    for heading in headings:
         table.add_column(heading, justify="right", no_wrap=True)
     return table
 

@@ -17,7 +17,7 @@ from selfvox.studies.compute import cost_ratio, costs
 from selfvox.studies.convergence import late_change
 from selfvox.studies.labels_saved import labels_saved
 from selfvox.studies.plan import Plan
-from selfvox.studies.print_tables import Row, print_comparison, print_summary
+from selfvox.studies.print_tables import Row, print_comparison, print_notes, print_summary
 from selfvox.studies.random_effects import MeanError, simultaneous
 from selfvox.studies.results import (
     Result,
@@ -32,7 +32,7 @@ from selfvox.studies.statistics import compare, pair_runs
 EQUAL_COMPUTE = "equal compute"
 MINUS_2D = "3D minus 2D"
 TITLES = {
-    EQUAL_COMPUTE: "Minus the from-scratch twin at equal compute: "
+    EQUAL_COMPUTE: "Minus the from-scratch baseline of equal compute: "
     "trained longer, by the cost of the pre-training",
     MINUS_2D: "3D minus 2D",
 }
@@ -104,6 +104,7 @@ def make_tables(plan: Plan, out: Path) -> list[dict[str, Any]]:
     write_csv(out / "comparisons.csv", ["comparison", *AGAINST_COLUMNS], lines)
     for kind, rows in comparisons.items():
         print_comparison(titles[kind], [row for row in rows if row["name"] == results[0].overall])
+    print_notes(summary, results[0])
     pictures = figures.draw(plan, results, summary, comparisons, out / "figures")
     missing, total = missing_cells(plan, out)
     if missing:
