@@ -94,6 +94,26 @@ def test_a_curve_that_sinks_is_level_there(saved_of):
     assert saved_of(20, [[0.55]], twins).estimate == pytest.approx(5 * 2 ** (2 / 3) - 20)
 
 
+def test_a_run_that_is_missing_leaves_the_interval_about_as_wide(tmp_path):
+    rng = np.random.default_rng(0)
+    group = []
+    twins = {count: [] for count in COUNTS}
+    for seed in range(3):
+        for count in COUNTS:
+            scores = 0.1 * math.log(count) + rng.normal(0, 0.01, 6)
+            twins[count].append(run_of("s", count, seed, scores, tmp_path))
+        for pretraining in range(2):
+            scores = 0.1 * math.log(15) + rng.normal(0, 0.01, 6)
+            run = run_of("m", 10, seed, scores, tmp_path)
+            group.append(dataclasses.replace(run, pretrain_seed=pretraining))
+    complete = labels_saved(group, twins, "a")
+    unfinished = labels_saved(group[1:], twins, "a")
+    assert complete.low < complete.estimate < complete.high
+    ratio = (unfinished.high - unfinished.low) / (complete.high - complete.low)
+    assert 0.5 < ratio < 2
+    assert unfinished.low < unfinished.estimate < unfinished.high
+
+
 def test_of_one_draw_there_is_no_interval_and_of_one_count_no_number(saved_of):
     twins = {count: [[0.1, 0.2]] for count in COUNTS}
     assert not saved_of(10, [[0.3, 0.4]], twins).has_interval

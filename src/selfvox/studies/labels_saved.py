@@ -194,7 +194,7 @@ def _interval(
         difference = ours - (1 - share) * theirs[right - 1] - share * theirs[right]
         error = error_of_mean(difference)
         assert error is not None
-        if error.confidence_at(float(difference.mean())) <= CONFIDENCE:
+        if error.confidence_at(float(np.nanmean(difference))) <= CONFIDENCE:
             inside.append(float(position))
     first = min(inside, default=positions[-1] if place > 0 else positions[0])
     last = max(inside, default=first)
