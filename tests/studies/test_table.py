@@ -371,6 +371,21 @@ def test_a_comparison_has_the_ratio_of_all_compute_pre_training_included():
     assert {row["cost_ratio"] for row in rows} == {None}
 
 
+def test_all_methods_are_compared_with_a_pre_trained_one():
+    results = random_study(np.random.default_rng(7), labels=(2,))
+    ours = {
+        (row["name"], row["pairs"]): row
+        for row in table.compare_methods(results, [("method", "scratch")])
+    }
+    against = table.compare_methods(results, [("scratch", "method")])
+    assert {(row["name"], row["pairs"]) for row in against} == ours.keys()
+    for row in against:
+        other = ours[row["name"], row["pairs"]]
+        assert row["difference"] == pytest.approx(-other["difference"])
+        assert row["low"] == pytest.approx(-other["high"])
+        assert row["twins"] == 6  # each pre-training in each draw
+
+
 def test_runs_of_two_pre_trained_methods_are_paired_by_pre_training_too():
     results = random_study(np.random.default_rng(7))
     twin_run = [

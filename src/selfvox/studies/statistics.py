@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -31,16 +32,22 @@ class Comparison(NamedTuple):
 def pair_runs(group: Sequence[Result], twins: Sequence[Result]) -> list[tuple[Result, Result]]:
     """Pair each run with its twin's of the same seed.
 
-    The pre-training seed agrees too where the twin is pre-trained itself. Pairs that were not
-    scored on one case in common are left out.
+    Where both are pre-trained, the pre-training seed agrees too. A run without pre-training is
+    paired with each pre-training of the twin, as a run of that pre-training seed. Pairs that were
+    not scored on one case in common are left out.
     """
-    by_seeds = {(twin.seed, twin.pretrain_seed): twin for twin in twins}
     pairs = []
     for result in group:
-        from_scratch = by_seeds.get((result.seed, None))
-        twin = by_seeds.get((result.seed, result.pretrain_seed), from_scratch)
-        if twin and set(result.cases()) & set(twin.cases()):
-            pairs.append((result, twin))
+        for twin in twins:
+            seeds = (result.pretrain_seed, twin.pretrain_seed)
+            agree = None in seeds or len(set(seeds)) == 1
+            is_scored_alike = bool(set(result.cases()) & set(twin.cases()))
+            if twin.seed != result.seed or not agree or not is_scored_alike:
+                continue
+            if result.pretrain_seed is None:
+                pairs.append((replace(result, pretrain_seed=twin.pretrain_seed), twin))
+            else:
+                pairs.append((result, twin))
     return pairs
 
 
