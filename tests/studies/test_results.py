@@ -62,6 +62,26 @@ def save_study(write_plan, tmp_path, monkeypatch):
     return keep
 
 
+def test_a_region_with_the_name_of_a_class_is_a_score_of_its_own(tmp_path):
+    header = ["case", "class", "name", "dice"]
+    rows = [
+        ["x", "1", "kidney", 0.5],
+        ["x", "2", "tumour", 0.9],
+        ["x", "1+2", "kidney", 0.7],
+        ["x", "2", "tumour", 0.9],
+    ]
+    write_csv(tmp_path / "scores.csv", header, rows)
+    names = [row["name"] for row in results.read_rows(tmp_path, None)]
+    assert names == ["kidney", "tumour", "kidney (region)", "tumour (region)"]
+
+
+def test_seeds_that_the_plan_has_no_more_are_left_out(save_study, write_plan):
+    plan, out = save_study(lambda cell: True, seeds=[0, 1, 2])
+    assert {run.seed for run in results.read_results(plan, out)} == {0, 1, 2}
+    fewer = read_plan(str(write_plan(seeds=[0, 2])))
+    assert {run.seed for run in results.read_results(fewer, out)} == {0, 2}
+
+
 def test_a_leak_in_any_fold_is_reported(save_study):
     plan, out = save_study(lambda cell: True, **FOLDS)
     study = {run.method: run for run in results.read_results(plan, out)}

@@ -24,7 +24,7 @@ class MethodFacts:
     pretrain_step_flop: float  # 0 unless the plan compares at equal operations
     step_s: float  # of fine-tuning
     step_flop: float
-    validation_s: float  # of all validation subjects, once
+    validation_s: float  # to start, validate all subjects once, and save
     test_s: float  # to predict and score all test subjects
     training: int  # labelled subjects available for training
     scans_per_subject: float  # of these, in the mean

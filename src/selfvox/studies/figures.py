@@ -31,7 +31,7 @@ from selfvox.studies.figure_parts import (
 )
 from selfvox.studies.plan import Plan
 from selfvox.studies.reference import StatedScore, stated_scores
-from selfvox.studies.results import Result, labels_text
+from selfvox.studies.results import EQUAL_COMPUTE, Result, labels_text
 
 
 def draw(
@@ -57,7 +57,7 @@ def draw(
     names = [*results[0].averaged(), overall]
     rows = [row for row in summary if row["name"] in names]
     with mpl.style.context(STYLE):
-        looks = looks_of(results, {row["twin"] for row in comparisons["equal compute"]})
+        looks = looks_of(results, {row["twin"] for row in comparisons[EQUAL_COMPUTE]})
         figures = {
             "labels": _by_labels(plan, rows, looks),
             "methods": _by_method([row for row in rows if row["name"] == overall], looks),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,6 +23,7 @@ from selfvox.studies.run_once import failure_of
 
 MEAN = "mean of classes"
 MEAN_OF_REGIONS = "mean of regions"
+EQUAL_COMPUTE = "equal compute"  # the comparison with the twins at equal compute
 ALL = "all classes"  # name of the score of classified scans
 
 _OF_DONE = (
@@ -53,11 +54,6 @@ class Cost(NamedTuple):
     def pretraining_s(self) -> float | None:
         """Seconds of all pre-trainings, each once."""
         return None if self.pretrainings is None else sum(self.pretrainings.values())
-
-    @property
-    def total_s(self) -> float | None:
-        """With pre-training; None where that is not known."""
-        return None if self.pretraining_s is None else self.seconds + self.pretraining_s
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,18 +147,20 @@ def _first_region(classes: list[str]) -> int:
 
 
 def read_results(plan: Plan, out: Path) -> list[Result]:
-    """The cells that are done in all of their folds, by method, labels and seed."""
-    arms = {arm.name: arm for arm in list_arms(plan, load_facts(out))}
+    """The cells of the plan that are done in all of their folds, by method, labels and seed."""
+    facts = load_facts(out)
+    arms = [arm.name for arm in list_arms(plan, facts)]
+    arm_of = {cell.folder: cell.arm for cell in list_cells(plan, facts)}
     subjects = _subjects(out)
     results: dict[tuple[str, str], Result] = {}
     files = sorted(out.glob("cells/*/*/done.json"), key=lambda path: natural_key(str(path.parent)))
     for file in files:
-        record = read_checked(file)
         run = file.parent
-        arm = arms.get(str(record.get("method")))
-        # left out of the plan since then: its runs stay on disk
+        arm = arm_of.get(run.relative_to(out))
+        # left out of the plan since then: it stays on disk
         if arm is None:
             continue
+        record = read_checked(file)
         cell = (run.name.rpartition("-fold-")[0] or run.name, arm.name)
         try:
             cost = _read_cost(plan, out, arm, record)
@@ -172,11 +170,10 @@ def read_results(plan: Plan, out: Path) -> list[Result]:
         results[cell] = _join_folds(results[cell], result) if cell in results else result
     # a mean over some of the folds would be over other subjects
     complete = [result for result in results.values() if len(result.paths) == (plan.folds or 1)]
-    order = list(arms)
     return sorted(
         complete,
         key=lambda result: (
-            order.index(result.method),
+            arms.index(result.method),
             result.labels,
             result.seed,
             result.pretrain_seed or 0,
@@ -258,7 +255,22 @@ def read_rows(run: Path, fold: int | None) -> tuple[dict[str, str], ...]:
         file = run / "answers.csv"
         columns |= {"class": "", "name": ALL}
     with file.open(newline="", encoding="utf-8") as lines:
-        return tuple(columns | row for row in csv.DictReader(lines))
+        return _with_distinct_names([columns | row for row in csv.DictReader(lines)])
+
+
+def _with_distinct_names(rows: Sequence[dict[str, str]]) -> tuple[dict[str, str], ...]:
+    """Rows of scores in which no region has the name of a class: it becomes `NAME (region)`."""
+    seen: set[tuple[str, str]] = set()
+    is_region = []
+    for row in rows:
+        is_region.append("+" in row["class"] or (row["case"], row["class"]) in seen)
+        seen.add((row["case"], row["class"]))
+    pairs = list(zip(rows, is_region, strict=True))
+    of_classes = {row["name"] for row, region in pairs if not region}
+    return tuple(
+        row | {"name": f"{row['name']} (region)"} if region and row["name"] in of_classes else row
+        for row, region in pairs
+    )
 
 
 def pairs_at_equal_compute(plan: Plan, out: Path) -> list[tuple[str, str]]:

@@ -20,6 +20,7 @@ from selfvox.studies.plan import Plan
 from selfvox.studies.print_tables import Row, print_comparison, print_notes, print_summary
 from selfvox.studies.random_effects import MeanError, simultaneous
 from selfvox.studies.results import (
+    EQUAL_COMPUTE,
     Result,
     missing_cells,
     pairs_against,
@@ -29,7 +30,6 @@ from selfvox.studies.results import (
 )
 from selfvox.studies.statistics import compare, pair_runs
 
-EQUAL_COMPUTE = "equal compute"
 MINUS_2D = "3D minus 2D"
 TITLES = {
     EQUAL_COMPUTE: "Minus the from-scratch baseline of equal compute: "
@@ -143,6 +143,8 @@ def summarise(results: Sequence[Result]) -> list[dict[str, Any]]:
     rows = []
     errors = []
     for (method, labels), group in groups.items():
+        convergence = _convergence(group)
+        cost = costs(group)
         for name in group[0].names():
             row = {
                 "method": method,
@@ -153,9 +155,9 @@ def summarise(results: Sequence[Result]) -> list[dict[str, Any]]:
                 "name": name,
                 "score": group[0].key,
                 "runs": len(group),
-                **_convergence(group),
+                **convergence,
                 **mean_and_sd([result.mean(name) for result in group]),
-                **costs(group),
+                **cost,
             }
             columns, error = _compared(groups, group, group[0].twin, name)
             twins = groups.get((group[0].twin or "", labels), [])
