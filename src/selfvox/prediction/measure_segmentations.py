@@ -32,7 +32,7 @@ def calibrate_segmenters(job: CalibrationJob, models: Sequence[TrainedSegmenter]
     """
     of_classes: dict[str, list[Measure]] = {}
     of_regions: dict[str, list[Measure]] = {}
-    names: dict[str, str] = {}
+    class_names: dict[str, str] = {}
     with progress_bar("calibrate", job.count) as bar:
         for model, scans in zip(models, job.scans, strict=True):
             segmenter = ScanSegmenter([model], job.passes, OVERLAP, job.fabric)
@@ -42,10 +42,11 @@ def calibrate_segmenters(job: CalibrationJob, models: Sequence[TrainedSegmenter]
                     parts(review), part_names(review, model.classes), measures, strict=True
                 )
                 for part, name, measure in entries:
-                    group = of_regions if "region" in part else of_classes
-                    key = part["region"] if "region" in part else str(part["class"])
-                    group.setdefault(key, []).append(measure)
-                    names[key] = name
+                    if "region" in part:
+                        of_regions.setdefault(part["region"], []).append(measure)
+                    else:
+                        of_classes.setdefault(str(part["class"]), []).append(measure)
+                        class_names[str(part["class"])] = name
                 bar.advance()
     calibration = make_calibration(
         job.passes,
@@ -57,7 +58,7 @@ def calibrate_segmenters(job: CalibrationJob, models: Sequence[TrainedSegmenter]
         review["volumes_in"],
         len(models),
     )
-    _write_measures(job, {**of_classes, **of_regions}, names)
+    _write_measures(job, of_classes, of_regions, class_names)
     _describe(of_classes or of_regions, calibration.level, calibration.subjects)
     return job.write(calibration, models)
 
@@ -93,19 +94,21 @@ def _measure(
 
 
 def _write_measures(
-    job: CalibrationJob, measured: Mapping[str, Sequence[Measure]], names: Mapping[str, str]
+    job: CalibrationJob,
+    of_classes: Mapping[str, Sequence[Measure]],
+    of_regions: Mapping[str, Sequence[Measure]],
+    class_names: Mapping[str, str],
 ) -> None:
     """Write the measures as a table, with the Dice that was predicted without the subject."""
     header = ["case", "subject", "network", "name", "agreement", "predicted_dice", "dice"]
     header += ["volume", "spread", "true_volume"]
-    predicted = held_out_dice(measured)
     networks = job.network_of
     rows = [
         [
             measure.case,
             measure.subject,
             networks[measure.case],
-            names[key],
+            name,
             measure.agreement,
             dice,
             measure.dice,
@@ -113,8 +116,11 @@ def _write_measures(
             measure.spread,
             measure.true_volume,
         ]
-        for key, measures in measured.items()
-        for measure, dice in zip(measures, predicted[key], strict=True)
+        # classes and regions are calibrated apart
+        for parts_measured, names in ((of_classes, class_names), (of_regions, {}))
+        for key, predicted in held_out_dice(parts_measured).items()
+        for name in [names.get(key, key)]
+        for measure, dice in zip(parts_measured[key], predicted, strict=True)
     ]
     write_csv(job.table, header, rows)
 
