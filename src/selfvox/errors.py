@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import errno
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import PurePath
 
 DISK_FULL_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}  # of the operating system
@@ -67,6 +67,14 @@ def is_out_of_memory(error: BaseException) -> bool:
     # torch has no exception of its own for the memory of a CPU
     texts = ("can't allocate memory", "not enough memory")
     return isinstance(error, RuntimeError) and any(text in str(error) for text in texts)
+
+
+def list_problems(problems: Sequence[str]) -> str:
+    """Several problems in one line, `2 problems: (1) ...; (2) ...`; a single one as it is."""
+    if len(problems) == 1:
+        return problems[0]
+    numbered = "; ".join(f"({number}) {text}" for number, text in enumerate(problems, 1))
+    return f"{len(problems)} problems: {numbered}"
 
 
 def did_you_mean(word: str, choices: Iterable[str]) -> str:

@@ -243,6 +243,17 @@ def test_runs_without_calibration_are_summarised_all_the_same(predicted_study):
     assert {row["ece"] for row in rows(out / "dropout.csv")} == {""}
 
 
+def test_linear_heads_are_in_the_figures_of_rates_and_votes(predicted_study, monkeypatch):
+    out, _ = predicted_study
+    linear = dataclasses.replace(CARD, head="linear")
+    monkeypatch.setattr(mc_dropout, "read_network_card", lambda _: linear)
+    selfvox.study("gone.yaml", out=out, passes=2)
+    monkeypatch.setattr(mc_dropout_figures, "draw", DRAW)
+    selfvox.study("gone.yaml", out=out, table=True)
+    names = {path.name for path in (out / "figures").iterdir()}
+    assert {"dropout-rates.png", "dropout-votes.png"} <= names
+
+
 def test_tables_and_figures_follow_from_the_folders_alone(predicted_study, monkeypatch):
     out, requests = predicted_study
     selfvox.study("gone.yaml", out=out, table=True)

@@ -40,6 +40,7 @@ from selfvox.studies import (
     run_once,
     run_study,
     score_run,
+    stores,
 )
 from selfvox.studies.read_plan import read_plan
 from selfvox.studies.saved_plan import load_plan
@@ -304,7 +305,8 @@ def test_a_method_that_was_refused_is_corrected_and_others_stay(
         selfvox.study(
             str(write_plan(methods={**PLAN["methods"], "masked": {"pretrain": new}})), out=out
         )
-    for folder in ("labelled/masked", "labelled/masked-folds/0"):
+    own = ("labelled/masked", "labelled/masked-folds/0", "scans/masked-tissues", "tissues/masked")
+    for folder in own:
         (out / folder).mkdir(parents=True)
     new = {"task": "masked", "scans": "right"}
     selfvox.study(
@@ -313,7 +315,7 @@ def test_a_method_that_was_refused_is_corrected_and_others_stay(
     assert tried == ["masked", "masked"]
     assert {entry.split()[0] for entry in work[count:]} == {"pretrain", "masked"}
     assert len(open_store(out / "scans" / "masked").cases) == 4
-    assert not list((out / "labelled").iterdir())
+    assert not any((out / folder).exists() for folder in own)
 
 
 SLOWER = {**PLAN["methods"], "rotation": {"pretrain": {"task": "rotation", "steps": 7}}}
@@ -528,8 +530,11 @@ def test_the_plan_s_source_says_how_the_truth_is_read_too(write_plan, tmp_path, 
     requests = []
     for name in ("predict", "evaluate"):
         monkeypatch.setattr(score_run, name, requests.append)
+    write_text(tmp_path / "settings.yaml", "precision: fp32\ndevice: auto\n")
     score_run.score_network(read_plan(str(write_plan(prepare={"source": "table"}))), tmp_path, None)
     assert [entry.source for entry in requests] == ["table", "table"]
+    # as the run was trained, also where a method of the plan has settings of its own
+    assert (requests[0].precision, requests[0].device) == ("fp32", "auto")
 
 
 def test_cases_without_a_grade_have_no_answer(write_plan, tmp_path, monkeypatch):
@@ -537,6 +542,7 @@ def test_cases_without_a_grade_have_no_answer(write_plan, tmp_path, monkeypatch)
         monkeypatch.setattr(score_run, name, lambda settings: None)
     header = ["id", "class", "probability_0", "probability_2"]
     (tmp_path / "predictions").mkdir()
+    write_text(tmp_path / "settings.yaml", "device: auto\n")
     rows = [["a", "2", 0, 1], ["b", "0", 1, 0], ["c", "0", 1, 0]]
     write_csv(tmp_path / "predictions" / "predictions.csv", header, rows)
     cases = [
@@ -730,6 +736,34 @@ def test_a_test_scan_seen_in_pre_training_is_refused(finished, tmp_path, study_s
     assert work == []
 
 
+def test_test_subjects_of_other_scans_that_their_own_split_sets_aside_are_not_seen(
+    finished, tmp_path, study_scans, write_plan
+):
+    test = splits.read_split(finished[1] / "store" / "split.json").test
+    selfvox.prepare(study_scans, out=tmp_path / "own", workers=1)
+    others = [case.subject for case in open_store(tmp_path / "own").cases]
+    train = tuple(subject for subject in others if subject not in test)
+    splits.write_split(splits.Split(train, (), tuple(test), 0), tmp_path / "own" / "split.json")
+    methods = {"transfer": {"pretrain": {"task": "rotation", "scans": "own"}}}
+    rows = selfvox.study(str(write_plan(methods=methods)), out=tmp_path / "apart")
+    assert {row["transductive"] for row in rows} == {False}
+
+
+def test_where_some_scans_have_label_images_a_grade_alone_is_no_label(finished):
+    store = open_store(finished[1] / "store")
+    graded, *others = stores.trainable_subjects(store)
+    cases = [
+        dataclasses.replace(case, grade=1, has_label=case.subject != graded) for case in store.cases
+    ]
+    mixed = dataclasses.replace(store, cases=tuple(cases))
+    assert stores.trainable_subjects(mixed) == set(others)
+    drawn = [stores.draw_subjects(mixed, seed, 1, None) for seed in range(20)]
+    assert {subject for subjects in drawn for subject in subjects} == set(others)
+    grades = [dataclasses.replace(case, has_label=False) for case in cases]
+    no_images = dataclasses.replace(store, cases=tuple(grades))
+    assert stores.trainable_subjects(no_images) == {graded, *others}
+
+
 def test_a_transductive_plan_may_and_its_tables_say_so(
     finished, tmp_path, study_scans, write_plan, capsys
 ):
@@ -915,6 +949,64 @@ def test_curves_show_the_score_that_is_compared(finished):
         axes = figures._by_steps(loaded, figure_parts.looks_of(loaded)).axes[0]
         assert axes.get_ylabel() == f"{title} of the validation subjects"
         assert [float(entry.get_ydata()[0]) for entry in axes.lines] == [expected] * 3
+
+
+@pytest.mark.filterwarnings("ignore")  # dask's own
+def test_a_cluster_tries_a_pre_training_that_fails_once(
+    write_plan, pretended, tmp_path, monkeypatch
+):
+    distributed = pytest.importorskip("distributed")
+
+    def fails(settings, is_alone=False):
+        pretended.append("failed")
+        raise ResourceError("the device's memory is full")
+
+    monkeypatch.setattr(run_cell, "pretrain", fails)
+    plan, out = str(write_plan(methods=rotation())), tmp_path / "out"
+    with distributed.LocalCluster(
+        n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None
+    ) as cluster:
+        address = cluster.scheduler_address
+        with pytest.raises(
+            ResourceError, match=r"4 of 8 cells failed; the first, rotation, .* full"
+        ):
+            selfvox.study(plan, out=out, scheduler=address)
+    assert pretended.count("failed") == 1
+    assert len(list(out.glob("cells/*/*/failed.json"))) == 4
+
+
+def test_finished_cells_need_no_pre_training_any_more(write_plan, pretended, tmp_path):
+    plan, out = str(write_plan()), tmp_path / "out"
+    rows = selfvox.study(plan, out=out)
+    shutil.rmtree(out / "pretrain")
+    pretended.clear()
+    again = selfvox.study(plan, out=out)
+    assert pretended == []
+    assert [row["mean"] for row in again] == [row["mean"] for row in rows]
+
+
+def test_a_cell_of_another_process_is_announced_once_with_the_remedy(
+    write_plan, pretended, tmp_path, monkeypatch, capsys
+):
+    out, rounds = tmp_path / "out", []
+    with contextlib.ExitStack() as other_process:
+        cell = "cells/scratch/1-labels-seed-0"
+
+        def wait(seconds):
+            rounds.append(seconds)
+            if len(rounds) == 3:
+                other_process.close()
+
+        monkeypatch.setattr(run_study.time, "sleep", wait)
+        selfvox.study(str(write_plan(seeds=[0])), out=out, dry_run=True)
+        other_process.enter_context(run_once.study_lock(out, cell))
+        capsys.readouterr()
+        selfvox.study(str(write_plan(seeds=[0])), out=out)
+    printed = capsys.readouterr().err
+    assert len(rounds) == 3
+    assert printed.count("now scratch, 1 label, seed 0") == 1
+    assert printed.count("scratch, 1 label, seed 0: later (") == 1
+    assert "is writing here; wait for it" in printed
 
 
 @pytest.mark.filterwarnings("ignore")  # dask's own

@@ -95,7 +95,7 @@ def test_all_that_is_not_there_is_named_before_a_scan_is_read(write_plan, tmp_pa
     methods = {
         "a": {"pretrain": "no-run"},
         "b": {"pretrain": {"task": "rotation", "scans": "no-scans"}},
-        "c": {**SIMCLR, "finetune": {"unlabelled": "others"}},
+        "c": {**SIMCLR, "finetune": {"unlabelled": "others", "teacher": "network"}},
         "d": {"predictions": "nnunet/{labels}"},
     }
     path = write_plan(methods=methods, data="nowhere")
@@ -205,6 +205,39 @@ def test_registration_alone_carries_the_labels_of_the_drawn_subjects(
             for row in listed
             if (row["labels"], row["seed"]) == (f"{labels}", f"{seed}")
         } == set(splits.read_split(split / "split.json").train)
+
+
+def test_regions_of_the_plan_are_those_of_methods_without_a_network_too(
+    write_plan, pretended, predicted, tmp_path
+):
+    predicted("mine")
+    methods = {"mine": {"predictions": "mine"}}
+    plan = write_plan(
+        methods=methods, labels=[1], seeds=[0], finetune={"regions": "both=1,2;bright=2"}
+    )
+    (row,) = [
+        row
+        for row in selfvox.study(str(plan), out=tmp_path / "out")
+        if row["name"] == "mean of regions"
+    ]
+    assert (row["method"], row["mean"]) == ("mine", 1)
+
+
+def test_a_teacher_that_the_labelled_scans_would_choose_is_refused(write_plan):
+    methods = rotation(finetune={"unlabelled": "others"})
+    with pytest.raises(UsageError, match=r"rotation\.finetune\.teacher: auto .*; write atlas, net"):
+        read_plan.read_plan(str(write_plan(methods=methods)))
+
+
+def test_a_seed_that_is_added_first_is_no_second_draw_of_predictions_made_elsewhere(
+    write_plan, pretended, predicted, tmp_path
+):
+    predicted("mine")
+    methods = {**rotation(), "mine": {"predictions": "mine"}}
+    for seeds in ([0], [7, 0]):
+        plan = write_plan(methods=methods, labels=[1], seeds=seeds)
+        rows = selfvox.study(str(plan), out=tmp_path / "out")
+        assert {(row["runs"], row["low"]) for row in rows if row["method"] == "mine"} == {(1, None)}
 
 
 def test_registration_is_compared_with_the_plain_network_not_with_its_variants(write_plan):

@@ -6,7 +6,7 @@ import importlib.util
 from collections.abc import Iterator
 from pathlib import Path
 
-from selfvox.errors import DataError, SelfvoxError, UsageError
+from selfvox.errors import DataError, SelfvoxError, UsageError, list_problems
 from selfvox.registration.register import check_installed
 from selfvox.studies.design import Cell, list_cells
 from selfvox.studies.facts import MethodFacts
@@ -25,8 +25,7 @@ def check_paths(plan: Plan) -> None:
     if len(problems) == 1:
         raise next(_problems(plan))
     if problems:
-        numbered = "; ".join(f"({number}) {text}" for number, text in enumerate(problems, 1))
-        raise DataError(f"{len(problems)} problems: {numbered}")
+        raise DataError(list_problems(problems))
 
 
 def _problems(plan: Plan) -> Iterator[SelfvoxError]:

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from selfvox.errors import UsageError, did_you_mean
+from selfvox.errors import UsageError, did_you_mean, list_problems
 from selfvox.models.build import check_network
 from selfvox.settings.options import resolve
 from selfvox.settings.verbs import Atlas, Finetune, PreparationSettings, Prepare, Pretrain
@@ -76,12 +76,8 @@ class _Problems:
         Raises:
             UsageError: something was.
         """
-        messages = list(self._messages)
-        if len(messages) == 1:
-            raise UsageError(messages[0])
-        if messages:
-            numbered = "; ".join(f"({number}) {text}" for number, text in enumerate(messages, 1))
-            raise UsageError(f"{len(messages)} problems: {numbered}")
+        if self._messages:
+            raise UsageError(list_problems(list(self._messages)))
 
 
 def check_plan(plan: Plan, folder: Path) -> Plan:
@@ -225,18 +221,25 @@ def _check_method(plan: Plan, name: Any, entry: Any, folder: Path) -> str | dict
         raise UsageError(
             f"{place}: is pre-trained, so its name cannot start with {SCRATCH}; rename it"
         )
-    _check_section(
+    finetune = _check_section(
         Finetune,
         {**plan.finetune, **settings.finetune},
         f"{place}.finetune.",
         encoder="none" if pretrain is None else "-",
     )
+    if finetune.unlabelled is not None and finetune.teacher == "auto":
+        raise UsageError(
+            f"{place}.finetune.teacher: auto would make another method of each draw; write atlas, "
+            "network or both"
+        )
     if pretrain is None and settings.transfer != MethodSettings.transfer:
         raise UsageError(f"{place}.transfer: nothing is pre-trained; remove it")
     if pretrain is None and not settings.finetune:
         return SCRATCH
-    finetune = _with_absolute_paths(folder, settings.finetune)
-    checked: dict[str, Any] = {"pretrain": pretrain, "finetune": finetune}
+    checked: dict[str, Any] = {
+        "pretrain": pretrain,
+        "finetune": _with_absolute_paths(folder, settings.finetune),
+    }
     if settings.transfer != MethodSettings.transfer:
         checked["transfer"] = settings.transfer
     return checked

@@ -50,7 +50,8 @@ def _check_method_leakage(
         card = encoder_card(Path(method.pretrain))
         check_leakage(store, method.pretrain, card.seen, plan.transductive)
     elif method.pretrain is not None and method.scans_as is not None:
-        cases = open_store(pretrain_store(plan, method, out, fold)).cases
+        # test subjects of a split of their own are not pre-trained on
+        cases = open_store(pretrain_store(plan, method, out, fold)).without_test_subjects()
         check_leakage(store, method.pretrain["scans"], seen_scans(cases), plan.transductive)
 
 

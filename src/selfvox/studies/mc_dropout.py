@@ -38,6 +38,7 @@ from selfvox.studies.plan import Plan
 from selfvox.studies.print_tables import interval_text
 from selfvox.studies.results import Result
 from selfvox.studies.run_once import is_done, run_once
+from selfvox.studies.score_run import hardware
 from selfvox.studies.statistics import compare, pair_runs
 from selfvox.studies.table import group_results, mean_and_sd
 from selfvox.uncertainty.ensemble import region_votes
@@ -157,9 +158,7 @@ def _predict_settings(plan: Plan, prediction: _Prediction, passes: int) -> dict[
     """Settings of `predict`, except its paths."""
     variant = prediction.variant
     settings: dict[str, Any] = {"subset": "test", "source": plan.source, "probabilities": True}
-    for name in ("device", "precision"):
-        if name in plan.finetune:
-            settings[name] = plan.finetune[name]
+    settings |= hardware(prediction.run)
     if variant != WITHOUT:
         settings |= {
             "passes": passes,

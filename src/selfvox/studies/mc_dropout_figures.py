@@ -27,7 +27,6 @@ from selfvox.studies.figure_parts import (
     save_figures,
 )
 from selfvox.studies.mc_dropout_variants import (
-    DECODER,
     ENCODER,
     MAPS,
     PLACES,
@@ -134,8 +133,9 @@ def _draw_before_after(axes: Axes, rows: Rows, looks: Looks, column: str) -> Non
 
 def _by_variant(rows: Rows, variants: Mapping[str, Variant], title: str) -> Figure | None:
     """Score by labels in each variant, one panel per pre-trained method."""
-    # runs from scratch are not predicted in all variants
-    methods = list(dict.fromkeys(row["method"] for row in rows if row["variant"] == DECODER))
+    # runs from scratch are predicted without dropout and with that of paper B alone
+    shown_variants = set(variants.values()) - {WITHOUT, ENCODER}
+    methods = list(dict.fromkeys(row["method"] for row in rows if row["variant"] in shown_variants))
     if not methods:
         return None
     figure, panels = make_panels(len(methods), f"Dice, {rows[0]['name']}")

@@ -32,6 +32,7 @@ from selfvox.studies.stores import (
     encoder_card,
     finetune_store,
     fold_store,
+    labelled_cases,
     pretrain_store,
     split_of,
     trainable_subjects,
@@ -114,7 +115,7 @@ def _measure_method(plan: Plan, out: Path, method: Method) -> MethodFacts:
         unlabelled = unlabelled_store(plan, method, out, first_fold)
         teacher_s = _teacher_seconds(method, unlabelled, store, test_s)
     subjects = trainable_subjects(store)
-    scans_count = sum(case.is_labelled and case.subject in subjects for case in store.cases)
+    scans_count = sum(case.subject in subjects for case in labelled_cases(store))
     return MethodFacts(
         network=architecture,
         store=store_name,

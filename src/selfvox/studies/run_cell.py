@@ -22,7 +22,7 @@ from selfvox.studies.design import (
 )
 from selfvox.studies.facts import MethodFacts
 from selfvox.studies.plan import Method, Plan
-from selfvox.studies.run_once import run_once
+from selfvox.studies.run_once import is_done, run_once
 from selfvox.studies.run_untrained import run_untrained
 from selfvox.studies.score_run import compared_score, score_network
 from selfvox.studies.stores import (
@@ -54,7 +54,11 @@ def run_cell(
         run_untrained(plan, out, cell, wait)
         return
     method_facts = facts[arm.method.name]
-    encoder = _encoder_of(plan, out, cell, wait)
+    # a finished cell needs no pre-training, which may have been removed since
+    if isinstance(arm.pretrain, dict) and not is_done(out / cell.folder):
+        assert cell.pretrain_seed is not None
+        pretrain_once(plan, out, arm.method, cell.pretrain_seed, cell.fold, wait)
+    encoder = _encoder_of(plan, out, cell)
     finetuning = finetune_settings(plan, cell, method_facts)
     # what identifies the cell: a cell of other settings is refused
     identity: dict[str, Any] = {**finetuning, "pretrain": arm.pretrain}
@@ -97,8 +101,8 @@ def run_cell(
     run_once(out, cell.folder, identity, work, wait)
 
 
-def _encoder_of(plan: Plan, out: Path, cell: Cell, wait: bool) -> str:
-    """The encoder that a cell starts from, pre-trained first if need be; `none` from scratch."""
+def _encoder_of(plan: Plan, out: Path, cell: Cell) -> str:
+    """The encoder that a cell starts from; `none` from scratch."""
     pretrain = cell.arm.pretrain
     if pretrain is None:
         return "none"
@@ -106,7 +110,6 @@ def _encoder_of(plan: Plan, out: Path, cell: Cell, wait: bool) -> str:
         run = Path(pretrain)
     else:
         assert cell.pretrain_seed is not None
-        pretrain_once(plan, out, cell.arm.method, cell.pretrain_seed, cell.fold, wait)
         run = out / pretrain_folder(plan, cell.arm.method, cell.pretrain_seed, cell.fold)
     # the folder of the encoder alone: a decoder that was pre-trained too is not read
     alone = run / "encoder"

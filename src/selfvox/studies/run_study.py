@@ -54,6 +54,7 @@ class StudyRunner:
         estimate = _TimeEstimate()
         # finished cells first: wrong settings show before any work
         waiting = sorted(cells, key=lambda cell: not self._is_done(cell))
+        waited_for: set[str] = set()  # announced once: their turn comes every few seconds
         while waiting:
             busy: list[Cell] = []
             for number, cell in enumerate(waiting):
@@ -64,7 +65,8 @@ class StudyRunner:
                 left_s = estimate.correct(self.expected_seconds([cell, *remaining]))
                 finished = len(cells) - len(remaining) - 1
                 time_left = format_seconds(left_s)
-                echo(f"{finished}/{len(cells)} done  now {cell}  {time_left} left")
+                if str(cell) not in waited_for:
+                    echo(f"{finished}/{len(cells)} done  now {cell}  {time_left} left")
                 pretraining = self._pretrain_folder(cell)
                 try:
                     if pretraining in failed_pretrainings:
@@ -72,7 +74,10 @@ class StudyRunner:
                     with estimate.compare(self.expected_seconds([cell])):
                         self.make(cell)
                 # another process makes it: looked at again after the others
-                except BusyError:
+                except BusyError as error:
+                    if str(cell) not in waited_for:
+                        echo(f"{cell}: later ({error})")
+                    waited_for.add(str(cell))
                     busy.append(cell)
                 except _FAILURES as error:
                     echo(f"{cell}: failed ({error})")
@@ -96,22 +101,38 @@ class StudyRunner:
             The cells that failed, each with the reason.
         """
         failed: dict[str, SelfvoxError] = {}
+        failed_pretrainings: dict[Path | None, SelfvoxError] = {}
         stages = self._stages(cells)
-        # before any is done
-        expected = [[self._job_seconds(job) for job in jobs] for jobs in stages]
-        pace = _Pace(sum(map(sum, expected)))
-        for jobs, seconds in zip(stages, expected, strict=True):
-            results = parallel.run(_make, jobs, 1, scheduler)
-            for count, (number, result) in enumerate(results, start=1):
+        pace = _Pace(sum(self._job_seconds(job) for jobs in stages for job in jobs))
+
+        def note(job: _Job, error: SelfvoxError) -> None:
+            failed[str(job.cell)] = error
+            note_failure(self.out / job.cell.folder, str(error))
+
+        for stage in stages:
+            jobs = []
+            for job in stage:
+                error = failed_pretrainings.get(self._pretrain_folder(job.cell))
+                if error is None:
+                    jobs.append(job)
+                else:
+                    note(job, error)
+                    pace.time_left(self._job_seconds(job), counts=False)
+            # before any is done
+            seconds = [self._job_seconds(job) for job in jobs]
+            for count, (number, result) in enumerate(
+                parallel.run(_make, jobs, 1, scheduler), start=1
+            ):
                 job = jobs[number]
                 if isinstance(result, parallel.WorkerDiedError):
                     reason: SelfvoxError | None = ResourceError("its worker died")
                 else:
                     reason = result
-                # a pre-training that failed fails again in the cells that need it
                 if reason and not job.only_pretrain:
-                    failed[str(job.cell)] = reason
-                    note_failure(self.out / job.cell.folder, str(reason))
+                    note(job, reason)
+                # what killed one worker may not kill another
+                elif reason and not isinstance(result, parallel.WorkerDiedError):
+                    failed_pretrainings[self._pretrain_folder(job.cell)] = reason
                 left = pace.time_left(seconds[number], counts=reason is None)
                 echo(f"{count}/{len(jobs)}  {job}  {reason or 'done'}{left}")
         return failed
@@ -125,9 +146,10 @@ class StudyRunner:
             folder = self._pretrain_folder(cell)
             if folder is None:
                 from_scratch.append(_Job(self, cell))
-            else:
+                continue
+            if not self._is_done(cell):
                 pretrainings[folder] = _Job(self, cell, only_pretrain=True)
-                pretrained.append(_Job(self, cell))
+            pretrained.append(_Job(self, cell))
         return [*pretrainings.values(), *from_scratch], pretrained
 
     def _job_seconds(self, job: _Job) -> float:

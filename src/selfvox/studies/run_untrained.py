@@ -51,7 +51,8 @@ def run_untrained(plan: Plan, out: Path, cell: Cell, wait: bool = False) -> None
 
     def work() -> dict[str, Any]:
         predict()
-        score_predictions(plan, run)
+        # those that the networks of the plan are scored in
+        score_predictions(plan, run, plan.finetune.get("regions"))
         return {
             "method": cell.arm.name,
             "labels": len(subjects),

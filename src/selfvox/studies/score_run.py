@@ -13,8 +13,9 @@ from selfvox.prediction import class_table, output_folder
 from selfvox.runs import atomic_files
 from selfvox.runs.card import ClassifierCard
 from selfvox.runs.weights import read_network_card
+from selfvox.settings import safe_yaml
 from selfvox.settings.options import resolve
-from selfvox.settings.verbs import Evaluate, Predict
+from selfvox.settings.verbs import Evaluate, Finetune, Predict
 from selfvox.studies import class_scores
 from selfvox.studies.plan import Plan
 
@@ -25,14 +26,10 @@ def score_network(plan: Plan, run: Path, store: Store) -> None:
     """Predict the test subjects and score them, into the run's folder.
 
     Args:
-        plan: says where the scans are, and on which device to predict.
+        plan: says where the scans are.
         run: fine-tuned.
         store: what the run was trained on.
     """
-    # on the device of the training; the other settings of `finetune` are none of `predict`
-    hardware: dict[str, Any] = {
-        name: plan.finetune[name] for name in ("device", "precision") if name in plan.finetune
-    }
     settings: dict[str, Any] = {
         "run": run,
         "scans": plan.data,
@@ -40,21 +37,39 @@ def score_network(plan: Plan, run: Path, store: Store) -> None:
         "subset": "test",
         "source": plan.source,
     }
-    predict(resolve(Predict, {**settings, **hardware}))
+    predict(resolve(Predict, {**settings, **hardware(run)}))
     score_predictions(plan, run)
     table = run / PREDICTIONS / output_folder.CLASS_TABLE
     if table.exists():
         _write_answers(table, store, run / "answers.csv")
 
 
-def score_predictions(plan: Plan, run: Path) -> None:
-    """Score the predictions in the folder of a run."""
+def hardware(run: Path) -> dict[str, Any]:
+    """The settings of `predict` that are those of the training, where they are no defaults."""
+    trained = safe_yaml.read_yaml(run / "settings.yaml")
+    defaults = {"device": Finetune.device, "precision": Finetune.precision}
+    return {
+        name: trained[name]
+        for name, default in defaults.items()
+        if trained.get(name, default) != default
+    }
+
+
+def score_predictions(plan: Plan, run: Path, regions: str | None = None) -> None:
+    """Score the predictions in the folder of a run.
+
+    Args:
+        plan: says where the truth is.
+        run: has them.
+        regions: to score; None: those that the predictions or the scans declare.
+    """
     evaluate(
         Evaluate(
             predictions=run / PREDICTIONS,
             truth=plan.data,
             out=run / "scores.csv",
             source=plan.source,
+            regions=regions,
         )
     )
 

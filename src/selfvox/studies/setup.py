@@ -18,7 +18,7 @@ from selfvox.studies import fingerprint
 from selfvox.studies.check_stores import check_stores
 from selfvox.studies.design import amounts, fold_numbers
 from selfvox.studies.facts import forget_methods, load_facts
-from selfvox.studies.plan import Plan, folder_name
+from selfvox.studies.plan import Method, Plan, folder_name
 from selfvox.studies.run_once import study_lock
 from selfvox.studies.saved_plan import align_with_saved, load_plan, save_plan
 from selfvox.studies.stores import (
@@ -146,12 +146,17 @@ def _discard_outdated(plan: Plan, saved: Plan, out: Path) -> None:
                     f"{out}: contains a study with another method {name}; "
                     "name another --out, or rename the method"
                 )
-        stores = [folder for name in changed for folder in _stores_of(name)]
+        stores = [
+            folder
+            for method in saved.resolved_methods
+            if method.name in changed
+            for folder in _stores_of(method)
+        ]
         # a method of this name was measured, then left out of the plan, and is new again
         added = plan.methods.keys() - saved.methods.keys()
         outdated = measured & {name for name in added if folder_name(name) not in begun}
     elif difference or changed or measured - saved.methods.keys():
-        stores = [f"{STORE}-folds", "scans", "labelled", "unlabelled"]
+        stores = [f"{STORE}-folds", "scans", "labelled", "unlabelled", "tissues"]
         outdated = set(measured)
         # preparation is expensive: the store stays unless the scans or their recipe change
         if (plan.data.resolve(), plan.prepare) != (saved.data.resolve(), saved.prepare):
@@ -164,14 +169,18 @@ def _discard_outdated(plan: Plan, saved: Plan, out: Path) -> None:
             fingerprint.forget(out, *stores)
 
 
-def _stores_of(name: str) -> list[str]:
-    """The folders of a method's own stores."""
-    folder = folder_name(name)
+def _stores_of(method: Method) -> list[str]:
+    """The folders of a method's own stores, also those that it may not have."""
+    folder = folder_name(method.name)
+    unlabelled = folder_name(method.unlabelled_as or method.name)
     return [
         f"scans/{folder}",
+        f"scans/{folder}-tissues",
+        f"tissues/{folder}",
         f"labelled/{folder}",
         f"labelled/{folder}-folds",
         f"unlabelled/{folder}",
+        f"unlabelled/{unlabelled}-{folder}",
     ]
 
 

@@ -16,7 +16,7 @@ from selfvox.data.preparation.open_or_build_store import count_channels, open_or
 from selfvox.data.preparation.recipe import recipe_of_card
 from selfvox.data.preparation.split import Split
 from selfvox.data.preparation.store import Store, open_store
-from selfvox.data.preparation.stored_case import subject_grades
+from selfvox.data.preparation.stored_case import StoredCase, subject_grades
 from selfvox.errors import DataError
 from selfvox.runs import atomic_files
 from selfvox.runs.card import Card
@@ -25,6 +25,7 @@ from selfvox.runs.weights import read_encoder
 from selfvox.settings.options import resolve
 from selfvox.settings.verbs import PreparationSettings, Tissues
 from selfvox.studies.plan import Method, Plan, folder_name
+from selfvox.training.finetune_request import has_truth, kind_of_truth
 
 STORE = "store"
 
@@ -113,7 +114,7 @@ def _make_finetune_store(plan: Plan, method: Method, encoder: str, store: Store,
 def make_folds(plan: Plan, store: Store) -> None:
     """Make a store for each fold, with its own split; the arrays are those of `store`."""
     assert plan.folds is not None
-    labelled = sorted({case.subject for case in store.cases if case.is_labelled})
+    labelled = sorted({case.subject for case in labelled_cases(store)})
     unlabelled = sorted({case.subject for case in store.cases} - set(labelled))
     # every fold gets about the same share of each grade; -1 where there are none
     classes = dict.fromkeys(labelled, -1) | subject_grades(store.cases)
@@ -199,9 +200,15 @@ def split_of(store: Store) -> Split:
     return split
 
 
+def labelled_cases(store: Store) -> list[StoredCase]:
+    """The cases with what is learnt from: label images if there are any, else grades."""
+    kind = kind_of_truth(store.cases)
+    return [case for case in store.cases if kind is not None and has_truth(case, kind)]
+
+
 def trainable_subjects(store: Store) -> set[str]:
     """The labelled subjects that may be trained on."""
-    return {case.subject for case in store.cases if case.is_labelled} & set(split_of(store).train)
+    return {case.subject for case in labelled_cases(store)} & set(split_of(store).train)
 
 
 def draw_subjects(
