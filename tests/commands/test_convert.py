@@ -171,3 +171,23 @@ def test_names_that_bids_does_not_allow_are_refused(tmp_path, subjects, suffixes
     with pytest.raises(UsageError, match=re.escape(message)):
         selfvox.convert(table, out=tmp_path / "bids", bids=suffixes)
     assert not (tmp_path / "bids").exists()
+
+
+def test_scans_without_a_label_are_no_training_scans_of_nnunet(tmp_path):
+    for number in range(3):
+        data = blob((20, 17, 12), number)
+        write_scan(tmp_path / "scans" / "images" / f"s{number}.nii.gz", data)
+        if number:
+            label = (data > 800).astype(np.uint8)
+            write_scan(tmp_path / "scans" / "labels" / f"s{number}.nii.gz", label)
+    out = tmp_path / "out"
+    selfvox.convert(tmp_path / "scans", out=out)
+    names = {str(path.relative_to(out)) for path in out.rglob("*.nii.gz")}
+    assert names == {
+        "imagesTs/s0_0000.nii.gz",
+        *(f"imagesTr/s{number}_0000.nii.gz" for number in (1, 2)),
+        *(f"labelsTr/s{number}.nii.gz" for number in (1, 2)),
+    }
+    assert json.loads((out / "dataset.json").read_text())["numTraining"] == 2
+    # read back, none is lost
+    assert {case.id for case in find_dataset(out).cases} == {"s0", "s1", "s2"}

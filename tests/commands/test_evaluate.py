@@ -258,3 +258,17 @@ def test_the_truth_is_read_as_its_source_says(pair):
                 predictions=pair / "predictions", truth=pair / "data" / "labels", source="decathlon"
             )
         )
+
+
+def test_where_nothing_has_a_class_nothing_is_scored_and_that_is_an_error(tmp_path):
+    for folder in ("predictions", "truth"):
+        write_scan(tmp_path / folder / "a.nii.gz", boxes())
+    with pytest.raises(DataError, match="neither predictions nor truth have a class above 0"):
+        evaluate(
+            Evaluate(
+                predictions=tmp_path / "predictions",
+                truth=tmp_path / "truth",
+                out=tmp_path / "scores.csv",
+            )
+        )
+    assert not (tmp_path / "scores.csv").exists()

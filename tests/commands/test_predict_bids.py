@@ -62,3 +62,14 @@ def test_other_names_and_formats_are_refused(run, scans, tmp_path):
     with pytest.raises(UsageError, match="its labels are NIfTI files"):
         selfvox.predict(run, scans, out=tmp_path / "out", bids=True, format="mha", device="cpu")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_scan_that_is_a_derivative_keeps_its_space(run, tmp_path):
+    name = "sub-01_space-MNI152NLin2009cAsym_res-2_desc-preproc_T1w"
+    write_scan(tmp_path / "scans" / "sub-01" / "anat" / f"{name}.nii.gz", blob((20, 17, 12), 1))
+    selfvox.predict(run, tmp_path / "scans", out=tmp_path / "out", bids=True, device="cpu")
+    (label,) = (tmp_path / "out" / "bids").rglob("*.nii.gz")
+    assert label.name == "sub-01_space-MNI152NLin2009cAsym_res-2_desc-selfvox_dseg.nii.gz"
+    details = json.loads(label.with_name(label.name.replace(".nii.gz", ".json")).read_text())
+    assert "SpatialReference" not in details
+    assert details["Sources"] == [f"bids:raw:sub-01/anat/{name}.nii.gz"]

@@ -7,6 +7,7 @@ import torch
 from selfvox.errors import UsageError
 from selfvox.ops.losses import dice_cross_entropy_regions, soft_dice_regions
 from selfvox.ops.regions import (
+    check_region_names,
     decode_regions,
     membership_matrix,
     parse_regions,
@@ -140,3 +141,10 @@ def test_a_region_that_is_empty_and_not_found_scores_one():
     assert float(
         soft_dice_regions(logits, torch.zeros(1, 1, 8, dtype=torch.bool))
     ) == pytest.approx(-1)
+
+
+def test_a_region_is_not_called_like_a_class_of_other_voxels():
+    names = {0: "background", 1: "kidney", 2: "tumour"}
+    check_region_names({"tumour": (2,), "both": (1, 2)}, names)
+    with pytest.raises(UsageError, match=r"kidney is the name of class 1 too.*'whole kidney'"):
+        check_region_names({"kidney": (1, 2), "tumour": (2,)}, names)

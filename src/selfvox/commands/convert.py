@@ -85,7 +85,9 @@ class _PlainFolder:
 
     def image_files(self, case: Case) -> list[Path]:
         if self.is_labelled:
-            return self._numbered(case, self.out / "imagesTr")
+            # nnU-Net refuses training scans without a label
+            folder = "imagesTs" if case.label is None else "imagesTr"
+            return self._numbered(case, self.out / folder)
         if len(self.channel_names) > 1:
             return self._numbered(case, self.out)
         return [self.out / f"{case.id}.nii.gz"]
@@ -105,7 +107,7 @@ class _PlainFolder:
         description = {
             "channel_names": {str(number): name for number, name in enumerate(self.channel_names)},
             "labels": {name: value for value, name in classes.items()},
-            "numTraining": len(written),
+            "numTraining": sum(case.label is not None for case in written),
             "file_ending": ".nii.gz",
         }
         write_json(self.out / "dataset.json", description)

@@ -14,7 +14,7 @@ from selfvox.evaluation.classification import evaluate_classes
 from selfvox.evaluation.pairs import LabelPair, find_truth, pair_cases
 from selfvox.evaluation.regression import evaluate_targets, has_targets
 from selfvox.evaluation.segmentation import Row, mean_dice, print_summary, score_pairs
-from selfvox.ops.regions import Regions, parse_regions
+from selfvox.ops.regions import Regions, check_region_names, parse_regions
 from selfvox.prediction import output_folder, read_predictions
 from selfvox.runs.atomic_files import write_csv
 from selfvox.runs.progress import echo
@@ -62,9 +62,15 @@ def _evaluate_segmentations(settings: Evaluate) -> list[Row]:
     class_names = read_predictions.read_class_names(folder) or truth.class_names
     # the option, else what the network was trained with, else what the data set declares
     regions = requested or read_predictions.read_region_classes(folder) or truth.regions or {}
+    check_region_names(regions, class_names or {})
     pairs = pair_cases(predictions, truth.labels, folder, settings.truth)
     read_predictions.warn_of_trained_scans(folder, pairs)
     rows, failed = score_pairs(pairs, class_names, regions)
+    if not rows and not failed:
+        raise DataError(
+            f"{folder}: neither predictions nor truth have a class above 0, and no class is "
+            "declared, so that nothing can be scored; correct the labels, or declare the classes"
+        )
     if rows:
         print_summary(rows, len(pairs) - failed)
         if settings.out is not None:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from selfvox.data.formats.dicom_object import check_installed
+from selfvox.data.naming import printable
 from selfvox.data.sources import Case
 from selfvox.errors import UsageError
 from selfvox.prediction.bids_names import check_names, write_bids
@@ -88,21 +89,32 @@ def _check_bids(job: PredictionJob, settings: Predict, cases: Sequence[Case]) ->
         raise UsageError("bids: the run is of whole scans and writes no labels; leave --bids out")
     if settings.format != "nii.gz":
         raise UsageError(f"bids: its labels are NIfTI files; leave --format {settings.format} out")
+    pictures = [case for case, path in _labels(job, cases) if path.suffix == ".png"]
+    if pictures:
+        raise UsageError(
+            f"bids: {printable(pictures[0].images[0].name)} is a picture, which BIDS has no label "
+            "files for; leave --bids out"
+        )
     check_names(cases)
 
 
 def _write_bids(job: PredictionJob, cases: Sequence[Case]) -> None:
-    files = zip(cases, job.outputs(cases), strict=True)
-    labels = {case.id: path for case, path in files if path.exists()}
+    records = job.folder.records()
+    labels = {case.id: path for case, path in _labels(job, cases) if case.id in records}
     folder = write_bids(
         job.folder.path,
         labels,
         cases,
         job.classes,
-        job.folder.records(),
+        records,
         job.card["network_sha256"],
     )
     echo(f"BIDS derivatives: {folder} ({len(labels)} labels)")
+
+
+def _labels(job: PredictionJob, cases: Sequence[Case]) -> list[tuple[Case, Path]]:
+    """Each case with the file of its label."""
+    return list(zip(cases, job.outputs(cases), strict=True))
 
 
 def _warn_of_trained_scans(job: PredictionJob, cases: Sequence[Case]) -> None:

@@ -67,6 +67,26 @@ def check_regions(regions: Regions, classes: Collection[int]) -> None:
             )
 
 
+def check_region_names(regions: Regions, names: Mapping[int, str]) -> None:
+    """Refuse a region that is called like a class and is not this class alone.
+
+    Tables have one column for both.
+
+    Args:
+        regions: by name.
+        names: of the classes, by number.
+
+    Raises:
+        UsageError: names the first such region.
+    """
+    for value, name in names.items():
+        if regions.get(name, (value,)) != (value,):
+            raise UsageError(
+                f"regions: {name} is the name of class {value} too, and another set of voxels; "
+                f"rename the region, such as 'whole {name}'"
+            )
+
+
 def region_labels(regions: Regions, classes: Collection[int]) -> list[int]:
     """For each region the one class that it has and no later region: the label to write for it.
 

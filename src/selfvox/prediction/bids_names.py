@@ -97,18 +97,22 @@ def _write_case(
     folder.mkdir(parents=True, exist_ok=True)
     # of two kinds of scans, such as T1w and T2w, the labels would have one name
     description = f"desc-selfvox{kind if names_kind else ''}"
-    target = folder / f"{entities}_space-orig_{description}_dseg.nii.gz"
+    # of a scan that is a derivative itself: its own description is replaced, its space is kept
+    entities = re.sub(r"_desc-[A-Za-z0-9]+", "", entities)
+    has_space = "_space-" in entities
+    space = "" if has_space else "_space-orig"
+    target = folder / f"{entities}{space}_{description}_dseg.nii.gz"
     if target.exists():
         raise DataError(f"{printable(target.name)}: two scans would have this name; rename one")
     shutil.copyfile(label, target)
     base = target.name.removesuffix(".nii.gz")
     rows = [f"{value}\t{classes[value]}" for value in sorted(classes)]
     (folder / f"{base}.tsv").write_text("\n".join(["index\tname", *rows]) + "\n", encoding="utf-8")
-    # the file in its folder, without the folders of this computer
-    sources = [f"bids:raw:{subject}/{session + '/' if session else ''}anat/{case.images[0].name}"]
+    # the files in their folder, without the folders of this computer
+    place = f"{subject}/{session + '/' if session else ''}anat"
     details = {
-        "Sources": sources,
-        "SpatialReference": "orig",
+        "Sources": [f"bids:raw:{place}/{path.name}" for path in case.images],
+        **({} if has_space else {"SpatialReference": "orig"}),
         "Selfvox": {key: value for key, value in facts.items() if value},
     }
     write_json(folder / f"{base}.json", details)

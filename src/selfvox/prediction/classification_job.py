@@ -55,6 +55,7 @@ class ClassificationJob(WholeScanJob):
             answer=answer,
             notes=comparison.notes,
             distance=comparison.distance,
+            is_unlike=comparison.is_far,
         )
 
     def write_tables(self, cases: Sequence[Case]) -> None:

@@ -22,19 +22,19 @@ def with_own_names(files: CaseFiles, cases: Sequence[Case], replace: bool) -> li
     Args:
         files: of each case in the folder, which is locked.
         cases: to predict.
-        replace: the record of that prediction is removed instead, unless somebody corrected its
-            label.
+        replace: that prediction is removed instead, unless somebody corrected its label.
     """
     records = read_ledger(files.path)
     named = []
     for case in cases:
         digests = scan_digests(case) if case.id in records else []
-        if case.id not in records or records[case.id]["scan"] == digests:
+        if case.id not in records or _is_same_scan(case, records[case.id]["scan"], digests):
             named.append(case)
             continue
         if replace and not _has_corrected_label(files, case, records[case.id]["files"]):
             echo(f"{case.id}: is another scan than the one predicted before, which is replaced")
             del records[case.id]
+            _remove_files(files, case)
             named.append(case)
             continue
         new_id = f"{case.id}~{combine_hashes(case, digests)[:8]}"
@@ -51,7 +51,7 @@ def with_own_names(files: CaseFiles, cases: Sequence[Case], replace: bool) -> li
 
 
 def keep_finished(files: CaseFiles, cases: Sequence[Case]) -> set[str]:
-    """Ids of the cases whose predictions are complete; removes the records of the others."""
+    """Ids of the cases whose predictions are complete; removes what there is of the others."""
     records = read_ledger(files.path)
     finished = set()
     for case in cases:
@@ -61,8 +61,15 @@ def keep_finished(files: CaseFiles, cases: Sequence[Case]) -> set[str]:
             finished.add(case.id)
         else:
             del records[case.id]
+            _remove_files(files, case)
     write_ledger(files.path, records)
     return finished
+
+
+def _remove_files(files: CaseFiles, case: Case) -> None:
+    """Remove a prediction that is made again: if that fails, it must not be taken for the new."""
+    for path in files.of(case):
+        path.unlink(missing_ok=True)
 
 
 def _is_finished(files: CaseFiles, case: Case, digests: Mapping[str, str]) -> bool:
@@ -78,6 +85,13 @@ def _is_finished(files: CaseFiles, case: Case, digests: Mapping[str, str]) -> bo
         )
         return True
     return all(_is_intact(path, digests.get(path.name)) for path in paths)
+
+
+def _is_same_scan(case: Case, recorded: Sequence[str], digests: Sequence[str]) -> bool:
+    """Whether the files are those of the record; slices may have other names, in another order."""
+    if case.stacked:
+        return sorted(recorded) == sorted(digests)
+    return recorded == digests
 
 
 def _has_corrected_label(files: CaseFiles, case: Case, digests: Mapping[str, str]) -> bool:

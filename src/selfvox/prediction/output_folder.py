@@ -152,6 +152,7 @@ class OutputFolder:
         answer: Mapping[str, Any] | None = None,
         notes: Sequence[str] = (),
         distance: float | None = None,
+        is_unlike: bool = False,
     ) -> None:
         """Record a predicted case; called last, since a case without a record is predicted again.
 
@@ -162,6 +163,7 @@ class OutputFolder:
             answer: the prediction itself, where a case has no files.
             notes: what the reader assumed about the scan, and how it differs from the training.
             distance: from the scans of the training, where it is known.
+            is_unlike: whether it is so far from them that it was predicted by force.
         """
         digests = scan_digests(case)
         record: dict[str, Any] = {
@@ -182,6 +184,8 @@ class OutputFolder:
             record["notes"] = list(notes)
         if distance is not None:
             record["distance"] = distance
+        if is_unlike:
+            record["unlike"] = True
         append_record(self.path / LEDGER, with_checksum(record))
 
     def reviews(self) -> dict[str, Mapping[str, Any]]:
@@ -244,11 +248,17 @@ class OutputFolder:
         return {case: record[key] for case, record in records.items() if key in record}
 
     def _compared(self, key: str) -> dict[str, Mapping[str, Any]]:
-        """The entry `key` of each record that has it, with the distance and notes of its scan."""
+        """The entry `key` of each record that has it, with how its scan compares."""
         distances = self._recorded("distance")
         notes = self._recorded("notes")
+        unlike = self._recorded("unlike")
         return {
-            case: {**entry, "distance": distances.get(case), "notes": notes.get(case, ())}
+            case: {
+                **entry,
+                "distance": distances.get(case),
+                "notes": notes.get(case, ()),
+                "unlike": case in unlike,
+            }
             for case, entry in self._recorded(key).items()
         }
 

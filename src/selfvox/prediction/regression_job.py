@@ -56,6 +56,7 @@ class RegressionJob(WholeScanJob):
             answer=number.to_json(self._passes.votes),
             notes=comparison.notes,
             distance=comparison.distance,
+            is_unlike=comparison.is_far,
         )
 
     def write_tables(self, cases: Sequence[Case]) -> None:
@@ -82,8 +83,9 @@ class RegressionJob(WholeScanJob):
             return None
         note_other_passes(calibrations, self.passes)
         error, level = largest_error(calibrations)
+        about = "about " if len(calibrations) > 1 else ""
         echo(
-            f"intervals contain the true number of {100 * level:.0f} % of such scans (calibrated "
-            f"on {describe_origin(calibrations)})"
+            f"intervals contain the true number of {about}{100 * level:.0f} % of such scans "
+            f"(calibrated on {describe_origin(calibrations)})"
         )
         return error, level

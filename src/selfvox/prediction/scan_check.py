@@ -25,6 +25,7 @@ class ScanComparison(NamedTuple):
 
     distance: float | None  # beyond their range; None if the run does not say what they were
     notes: tuple[str, ...] = ()
+    is_far: bool = False  # so far that it is refused unless forced
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ def compare_scan(
     if not comparison.is_far:
         return ScanComparison(distance, (f"differs from {text}",))
     if force:
-        return ScanComparison(distance, (f"unlike {text}",))
+        return ScanComparison(distance, (f"unlike {text}",), is_far=True)
     raise DataError(
         f"{image.name}: unlike {text}; leave it out, or predict it all the same with --force"
     )

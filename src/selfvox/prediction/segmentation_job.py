@@ -116,7 +116,6 @@ class SegmentationJob(PredictionJob):
         )
         if result.probabilities is not None:
             images.write_map(folder.files.probability_file(case), result.probabilities, image)
-        images.write_label(folder.files.label_file(case), result.label, image, self.classes)
         if folder.files.dicom_file(case) is not None:
             self._write_dicom(case, image, result.label, result.maps)
         for ending, path in folder.files.map_files(case).items():
@@ -124,6 +123,8 @@ class SegmentationJob(PredictionJob):
         if result.maps:
             assert result.voted is not None
             self._draw_maps(case, image, work.prepared, result.voted)
+        # last of the files: a scan that is refused for one of the others has no label
+        images.write_label(folder.files.label_file(case), result.label, image, self.classes)
         facts = self.workplace.facts_with_costs(work.began)
         folder.record(
             case,
@@ -131,6 +132,7 @@ class SegmentationJob(PredictionJob):
             review=result.review,
             notes=comparison.notes,
             distance=comparison.distance,
+            is_unlike=comparison.is_far,
         )
 
     def _write_dicom(

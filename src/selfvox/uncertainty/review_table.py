@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from selfvox.data.naming import natural_key, printable
-from selfvox.data.preparation.scan_range import REFUSED
 from selfvox.runs.atomic_files import write_csv
 from selfvox.uncertainty.ensemble_calibration import EnsembleCalibration
 from selfvox.uncertainty.review import part_names, parts
@@ -87,8 +86,8 @@ def sort_reviews(
 
 
 def is_unlike(review: Review) -> bool:
-    """Whether the scan is far from those of the training, so that agreement means little."""
-    return (review.get("distance") or 0.0) >= REFUSED
+    """Whether the scan was predicted by force: too far from the training for trust to mean much."""
+    return bool(review.get("unlike"))
 
 
 def comparison_cells(review: Review) -> list[Any]:

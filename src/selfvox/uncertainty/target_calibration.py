@@ -63,9 +63,11 @@ def make_target_calibration(
 
 
 def largest_error(calibrations: Sequence[TargetCalibration]) -> tuple[float, float]:
-    """The error that the mean of several networks does not exceed, and how often that is promised.
+    """The error that the mean of several networks is taken to have at most, and how often.
 
-    The error of their mean is at most the mean of their errors, so the mean is taken of these too.
+    Of each scan, the error of the mean is at most the mean of the errors. This is not so of their
+    quantiles, of which the mean is taken here: of networks that err on different scans, the level
+    is an estimate and no promise.
     """
     error = statistics.fmean(calibration.largest_error for calibration in calibrations)
     return error, min(calibration.level for calibration in calibrations)

@@ -197,3 +197,34 @@ def test_codes_follow_the_name(name, category, kind):
 def test_a_side_is_a_modifier_of_the_structure(name, kind, side):
     expected = None if side is None else getattr(codes.SCT, side)
     assert _codes(name)[1:] == (getattr(codes.SCT, kind), expected)
+
+
+def test_a_header_that_cannot_be_referred_to_is_refused_without_its_values(tmp_path, recwarn):
+    slices = series(FrameOfReferenceUID=uid.generate_uid())
+    for slice_ in slices:
+        slice_.add(pydicom.DataElement(0x00100030, "LO", "31.12.1955"))
+        slice_[0x00100030].VR = "DA"
+    folder = save(tmp_path / "scan", slices)
+    case = sources.find_dataset(folder).cases[0]
+    image = read_case(case, 1)
+    label = np.zeros(image.shape, np.uint8)
+    with pytest.raises(DataError, match="cannot be referred to") as refused:
+        write_segmentation(tmp_path / "label.dcm", label, image, case.images, CLASSES)
+    warned = [str(warning.message) for warning in recwarn]
+    assert not any("1955" in text for text in (str(refused.value), *warned))
+    assert not (tmp_path / "label.dcm").exists()
+
+
+def test_slices_without_the_preamble_of_dicom_get_a_segmentation_too(tmp_path):
+    folder = save(tmp_path / "scan", series(FrameOfReferenceUID=uid.generate_uid()))
+    for path in folder.iterdir():
+        path.write_bytes(path.read_bytes()[132:])
+    case = sources.find_dataset(folder).cases[0]
+    image = read_case(case, 1)
+    label = np.full(image.shape, 2, np.uint8)
+    object_ = written(tmp_path / "label.dcm", label, (None, case, image))
+    frames = object_.get_pixels_by_source_instance(
+        [source[2] for source in object_.get_source_image_uids()],
+        ignore_spatial_locations=True,
+    )
+    assert frames.sum() == label.size

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -361,3 +362,27 @@ def test_real_labels_have_the_grid_of_their_scans_and_survive_a_round_trip(
         )
         assert written.GetDirection() == pytest.approx(original.GetDirection(), abs=1e-6)
         assert written.GetOrigin() == pytest.approx(original.GetOrigin(), abs=1e-4)
+
+
+def test_axes_that_are_not_perpendicular_are_noted_with_what_they_cost(tmp_path):
+    sheared = np.eye(4)
+    sheared[0, 1] = math.tan(math.radians(20))
+    data = np.random.default_rng(0).normal(size=(8, 8, 8)).astype("f4")
+    nib.save(nib.Nifti1Image(data, sheared), tmp_path / "a.nii.gz")
+    (note,) = image.read_image(tmp_path / "a.nii.gz").notes
+    # a voxel of 1 mm³ with an edge of 1 / cos 20°
+    assert note.startswith("its axes are not perpendicular: volumes are 6 % too large")
+    nib.save(nib.Nifti1Image(data, np.eye(4)), tmp_path / "b.nii.gz")
+    assert image.read_image(tmp_path / "b.nii.gz").notes == ()
+
+
+def test_whole_numbers_beyond_four_bytes_are_not_written(tmp_path):
+    values = np.zeros((4, 4, 4), np.int64)
+    like = image.Image(values[None], np.eye(4), "a")
+    values[0, 0, 0] = 2**31 - 1
+    image.write_volume(tmp_path / "a.nii.gz", values, like)
+    assert np.asarray(nib.load(tmp_path / "a.nii.gz").dataobj).max() == 2**31 - 1
+    values[0, 0, 0] = 3_000_000_000
+    with pytest.raises(DataError, match="do not fit into 4 bytes"):
+        image.write_volume(tmp_path / "b.nii.gz", values, like)
+    assert not (tmp_path / "b.nii.gz").exists()

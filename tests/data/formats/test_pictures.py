@@ -427,3 +427,21 @@ def test_a_grey_picture_may_be_saved_in_colour_among_grey_ones_and_the_reverse(
     assert len(read(colour, 3).data) == 3
     with pytest.raises(DataError, match="has 3 channels where the data set has 1"):
         read(colour, 1)
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+def test_a_grey_mask_of_few_bits_has_the_numbers_that_are_stored(tmp_path: Path, bits: int) -> None:
+    rows, columns = 6, 8
+    numbers = np.random.default_rng(bits).integers(0, min(2**bits, 9), (rows, columns), dtype="u1")
+    packed = [
+        np.packbits(np.unpackbits(row[:, None], axis=1)[:, 8 - bits :].ravel()) for row in numbers
+    ]
+    header = struct.pack(">IIBBBBB", columns, rows, bits, 0, 0, 0, 0)
+    lines = b"".join(b"\0" + line.tobytes() for line in packed)
+    content = b"\x89PNG\r\n\x1a\n"
+    for kind, body in ((b"IHDR", header), (b"IDAT", zlib.compress(lines)), (b"IEND", b"")):
+        content += struct.pack(">I", len(body)) + kind + body
+        content += struct.pack(">I", zlib.crc32(kind + body))
+    (tmp_path / "mask.png").write_bytes(content)
+    scan = image.read_image(saved(tmp_path / "a.png", np.arange(48, dtype="u1").reshape(6, 8)))
+    np.testing.assert_array_equal(image.read_label(tmp_path / "mask.png", scan), numbers)

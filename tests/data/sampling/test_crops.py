@@ -25,7 +25,7 @@ from selfvox.data.sampling.crop_size import (
 )
 from selfvox.data.sampling.crops import Crops
 from selfvox.data.sampling.sample_order import case_index, sample_generator
-from selfvox.errors import UsageError
+from selfvox.errors import DataError, UsageError
 from selfvox.ops.mirrored_crop import mirrored_crop
 
 OASIS = Path(__file__).parents[3].parent / "shared" / "data" / "oasis_subcortical"
@@ -397,3 +397,19 @@ def test_every_spacing_of_the_cases_is_listed_once():
         Scan((9, 9, 9), spacing) for spacing in ((1.0, 1.0, 1.5), (2.0, 2.0, 4.0), (1.0, 1.0, 1.5))
     ]
     assert distinct_spacings(scans) == [(1.0, 1.0, 1.5), (2.0, 2.0, 4.0)]
+
+
+def test_a_partner_that_cannot_be_read_costs_the_pair_and_not_the_sample(store, monkeypatch):
+    cases = of_people(store, "ann", "ann", "ann", "bob")
+    damaged = cases[2].id
+    crop = type(store).crop
+
+    def read(self, case, start, size):
+        if case.id == damaged:
+            raise DataError("damaged")
+        return crop(self, case, start, size)
+
+    monkeypatch.setattr(type(store), "crop", read)
+    data = Crops(store, cases, (16, 16, 16), 3, pairs=True)
+    reported = {item["left_out"].partition(":")[0] for item in map(data.__getitem__, range(40))}
+    assert reported == {"", damaged}

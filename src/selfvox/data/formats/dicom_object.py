@@ -11,6 +11,7 @@ import numpy as np
 import pydicom
 from pydicom import uid
 
+from selfvox.data.formats.dicom_tags import quiet
 from selfvox.data.formats.image import Image
 from selfvox.data.formats.volume import LPS_TO_RAS
 from selfvox.errors import DataError, UsageError
@@ -68,11 +69,13 @@ def write_object(path: Path, like: Image, make: Callable[[], pydicom.Dataset]) -
         DataError: it cannot be made of the headers of the scan.
     """
     try:
-        made = make()
+        with quiet():
+            made = make()
     except (ValueError, TypeError, AttributeError, KeyError) as error:
+        # without the text of the error, which may quote a name or a date of birth
         raise DataError(
-            f"{like.name}: its DICOM headers cannot be referred to ({' '.join(str(error).split())})"
-            "; predict it without --dicom"
+            f"{like.name}: its DICOM headers cannot be referred to ({type(error).__name__}); "
+            "predict it without --dicom"
         ) from None
     with atomic_write(path) as temporary:
         made.save_as(temporary)
@@ -94,7 +97,9 @@ def slices_in_order(sources: Sequence[Path], like: Image) -> list[pydicom.Datase
     Raises:
         DataError: a plane has no slice of its own.
     """
-    headers = [pydicom.dcmread(path, stop_before_pixels=True) for path in sources]
+    with quiet():
+        # as scans are read: also files without the preamble of DICOM
+        headers = [pydicom.dcmread(path, stop_before_pixels=True, force=True) for path in sources]
     for header in headers:
         for name in _MAY_BE_EMPTY:
             if name not in header:

@@ -30,6 +30,7 @@ SUFFIXES_2D = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".gif", ".bmp", ".ppm",
 AFFINE_TOLERANCE_VOXELS = 1e-3
 # at the grid's corners, where a small turn or difference in spacing adds up
 CORNER_TOLERANCE_VOXELS = 0.1
+NOTED_SKEW = 0.005  # of the volume of a voxel, by axes that are not perpendicular
 MAX_UNUSABLE_SHARE = 0.01  # of the voxels: a few are repaired, more are a damaged scan
 _BLOCK_VOXELS = 2**16
 _LARGEST_UINT16 = 2**16 - 1
@@ -62,6 +63,12 @@ class Image:
         # columns, which keep their length in a rotated scan
         lengths = np.linalg.norm(self.affine[:3, :3], axis=0)
         return tuple(float(length) for length in lengths[: self.spatial_dims])
+
+    @property
+    def skew(self) -> float:
+        """By which share the product of the edges is larger than a voxel: 0 of a block."""
+        volume = abs(float(np.linalg.det(self.affine[:3, :3])))
+        return float(np.prod(np.linalg.norm(self.affine[:3, :3], axis=0))) / volume - 1
 
 
 def suffix(path: PurePath) -> str:
@@ -210,10 +217,18 @@ def write_volume(path: Path, values: np.ndarray, like: Image) -> None:
     """Write one channel (x, y, z) on the grid of `like` as NIfTI, in the type that it has.
 
     Numbers of 8 bytes are written in 4, which is what formats of scans store.
+
+    Raises:
+        DataError: whole numbers do not fit into 4 bytes.
     """
     assert values.shape == like.shape, f"scan {values.shape} for {like.name} {like.shape}"
-    if values.dtype.itemsize == 8:
-        values = values.astype(np.float32 if values.dtype.kind == "f" else np.int32)
+    if values.dtype == np.float64:
+        values = values.astype(np.float32)
+    elif values.dtype.itemsize == 8:
+        limits = np.iinfo(np.int32)
+        if values.min() < limits.min or values.max() > limits.max:
+            raise DataError(f"{like.name}: has numbers that do not fit into 4 bytes; rescale it")
+        values = values.astype(np.int32)
     _write(path, values, like, ())
 
 
@@ -284,6 +299,12 @@ def check_image(image: Image) -> Image:
     """The image without NaN and infinity; refused where a channel is constant."""
     data, count = _replace_unusable(image.data, image.name)
     notes = image.notes
+    if image.spatial_dims == 3 and image.skew > NOTED_SKEW:
+        notes = (
+            *notes,
+            f"its axes are not perpendicular: volumes are {100 * image.skew:.0f} % too large, "
+            "distances are approximate; resample it to perpendicular axes for exact ones",
+        )
     if count:
         notes = (*notes, f"{count} NaN or infinite voxels replaced by the minimum")
     for number, channel in enumerate(data):

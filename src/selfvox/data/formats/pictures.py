@@ -30,6 +30,7 @@ _GREY = {
     "I": "I",
     "F": "F",
 }
+_SHADES = {"L;2": 85, "L;4": 17}  # of grey of 2 and 4 bits, by the raw mode of the file
 _COLOUR = ("RGB", "RGBA", "RGBX", "P", "PA", "CMYK", "YCbCr")
 
 
@@ -74,6 +75,10 @@ def read_label(path: Path, limit_pixels: int = LIMIT_PIXELS) -> tuple[np.ndarray
         # its programs order the palette as they like: 1 may be black in one file, white in another
         picture = picture.convert("RGB")
     values = _native(np.asarray(picture))
+    raw_mode = picture.info["selfvox raw mode"]
+    if raw_mode in _SHADES:
+        # Pillow spreads them over the range of a byte
+        values = values // _SHADES[raw_mode]
     if picture.mode == "1":
         values = values.astype(np.uint8)
     elif picture.mode in ("RGB", "RGBA", "LA") and _colours_equal(values):
@@ -131,6 +136,8 @@ def _open(path: Path, limit_pixels: int) -> tuple[Pillow.Image, tuple[str, ...]]
             picture = Pillow.open(file, formats=formats)  # reads the header only
             _check_header(picture, limit_pixels, name)
             file_format = picture.format
+            tiles = getattr(picture, "tile", ())  # empty once it is loaded
+            raw_mode = str(tiles[0][3]) if tiles else ""
             notes = _notes(picture)
             picture.load()
             upright = ImageOps.exif_transpose(picture)
@@ -144,7 +151,8 @@ def _open(path: Path, limit_pixels: int) -> tuple[Pillow.Image, tuple[str, ...]]
             raise DataError(f"{name}: far too many pixels; crop or shrink it") from error
         except Exception as error:  # decoders fail in many ways, all of which mean a damaged file
             raise DataError(f"{name}: damaged picture; copy it again from its source") from error
-    upright.info["selfvox format"] = file_format  # a transposed picture has none
+    # a transposed picture has none
+    upright.info |= {"selfvox format": file_format, "selfvox raw mode": raw_mode}
     messages = {" ".join(str(warning.message).split()) for warning in caught}
     return upright, (*notes, *sorted(messages))
 

@@ -187,6 +187,7 @@ def _update_store(
     classes = dataset.classes or _classes_of_labels(cases)
     if dataset.regions and classes:
         regions.check_regions(dataset.regions, classes)
+        regions.check_region_names(dataset.regions, classes)
     is_listed = stored.is_listed and all(entries.get(case.id) is case for case in cases)
     if is_changed or not is_listed or not _has_same_regions(manifest, dataset):
         write_manifest(out, recipe, classes, cases, request, dataset.regions)

@@ -94,7 +94,11 @@ class Crops(Dataset[dict[str, Tensor]]):
         start, image = self._draw_crop(case, sample_generator(self.seed, sample))
         arrays = {"image": image}
         if self.pairs:
-            arrays["partner"] = self._partner_crop(index, sample, start, image)
+            try:
+                arrays["partner"] = self._partner_crop(index, sample, start, image)
+            except DataError:
+                # its own samples report it
+                arrays["partner"] = image
         if self.labels:
             arrays["label"] = self.store.label_crop(case, start, self.size)
         item = {name: torch.from_numpy(array) for name, array in arrays.items()}

@@ -45,10 +45,11 @@ class WholeScans(Dataset[dict[str, Tensor]]):
         self.seed = seed
         self.answers = dict(answers)
         self.balance = balance
-        self._by_class = [
-            [case for case in self.cases if self.answers[case.id] == answer]
-            for answer in sorted(set(self.answers.values()))
-        ]
+        by_class: dict[float, list[StoredCase]] = {}
+        if balance:
+            for case in self.cases:
+                by_class.setdefault(self.answers[case.id], []).append(case)
+        self._by_class = [by_class[answer] for answer in sorted(by_class)]
 
     def __getitem__(self, sample: int) -> dict[str, Tensor]:
         case = self._draw_case(sample)
