@@ -71,7 +71,10 @@ def test_where_all_scans_are_held_out_none_is_left(shapes_store):
         keep_usable(store, store, Split(train=(), validation=(), test=names, seed=0))
 
 
-@pytest.mark.parametrize(("labelled", "unlabelled", "most"), [(1, 9, 4), (3, 6, 6), (3, 4, 99)])
+@pytest.mark.parametrize(
+    ("labelled", "unlabelled", "most"),
+    [(1, 9, 4), (3, 6, 6), (3, 4, 99), (100, 5, 24), (6, 2, 6), (6, 4, 24)],
+)
 def test_pairs_are_different_and_every_scan_has_a_partner_first(labelled, unlabelled, most):
     movings = [case(f"l{number}") for number in range(labelled)]
     fixeds = [case(f"u{number}") for number in range(unlabelled)]

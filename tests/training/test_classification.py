@@ -1,6 +1,7 @@
 """Fine-tuning that classifies whole scans: it learns, resumes to the same bytes, and predicts."""
 
 import csv
+import dataclasses
 import json
 import math
 
@@ -15,6 +16,8 @@ from selfvox.data.preparation.split import read_split
 from selfvox.data.preparation.store import open_store
 from selfvox.data.sampling.whole_scans import WholeScans
 from selfvox.errors import UsageError
+from selfvox.models.build import build_encoder, plan_encoder
+from selfvox.models.classifier import Classifier
 from selfvox.runs.atomic_files import sha256
 from selfvox.runs.weights import read_encoder, read_network
 from selfvox.training import classification
@@ -273,3 +276,25 @@ def test_a_network_that_gives_every_scan_the_same_class_is_reported(
     output = capsys.readouterr().err
     assert ("same class, none 0 or 1; train again" in output) == constant
     assert "the learning rate rises to 0.001" in output
+
+
+def test_one_class_alone_is_refused(store, tmp_path):
+    case, *others = open_store(store).without_test_subjects()
+    alike = [case, *(other for other in others if other.grade == case.grade)]
+    task = classification.Classification(
+        open_store(store), selfvox.finetune.settings(labelled=store, out=tmp_path, encoder="none")
+    )
+    encoder = build_encoder(plan_encoder(SMALL["network"], (24, 24), (1, 1)), 2, 1)
+    with pytest.raises(UsageError, match=f"all {len(alike)} training scans have the class 0"):
+        task.objective(Classifier(encoder, 3, True), alike, 0)
+    assert case.grade == 0
+    assert task.untaught(alike) == ["1", "2"]
+
+
+def test_classes_named_after_sides_are_not_mirrored_by_default(store, tmp_path):
+    named = dataclasses.replace(open_store(store), classes={0: "left eye", 1: "right eye"})
+    settings = {"labelled": store, "out": tmp_path, "encoder": "none"}
+    with pytest.raises(UsageError, match=r"mirror: .* leave left-right out of --mirror"):
+        classification.Classification(named, selfvox.finetune.settings(**settings))
+    upright = selfvox.finetune.settings(**settings, mirror=("up-down",))
+    assert classification.Classification(named, upright).mirrored == ("up-down",)

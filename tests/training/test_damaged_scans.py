@@ -66,6 +66,9 @@ def test_too_many_damaged_scans_end_the_run_with_a_checkpoint(store, tmp_path, s
     assert "saved after step" in str(error.value)
     assert sorted(record(tmp_path / "run")["damaged_scans"]) == sorted(damaged)
     assert list((tmp_path / "run" / "checkpoints").glob("*.json"))
+    # resumed without a repair, it ends again
+    with pytest.raises(DataError, match="2 damaged scans, and at most 1 may"):
+        selfvox.pretrain(store, out=tmp_path / "run", resume=True, **settings)
 
 
 @pytest.mark.fault(
@@ -109,3 +112,14 @@ def test_an_error_of_a_process_that_reads_is_its_own_one_line(store, workers):
     with pytest.raises(DataError, match="not finite") as error:
         list(read_batches(data, [[0, 1]], workers))
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.fault("F14", "a NaN voxel in a validation scan", "an error with a checkpoint")
+def test_a_damaged_validation_scan_ends_a_fine_tuning_with_a_checkpoint(store, tmp_path, small):
+    validation = open_store(store).split().validation
+    training = open_store(store).without_test_subjects()
+    spoil(store, [case.subject for case in training].index(validation[0]))
+    settings = {**small, "encoder": "none", "steps": 8, "validate_every": 3}
+    with pytest.raises(DataError, match=r"not finite.*saved after step 3"):
+        selfvox.finetune(store, out=tmp_path / "run", **settings)
+    assert list((tmp_path / "run" / "checkpoints").glob("*.json"))

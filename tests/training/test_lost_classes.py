@@ -188,3 +188,20 @@ def test_class_weights_reach_the_loss(shapes_store, tmp_path, small, monkeypatch
         **small,
     )
     assert received == [[1, 2, 5]]
+
+
+def test_a_class_that_no_training_scan_has_is_named_at_the_start(
+    shapes_store, tmp_path, small, monkeypatch, capsys
+):
+    opened = Segmentation.untaught
+    monkeypatch.setattr(finetune, "draw_curve", lambda *_: None)
+
+    def without_bright(self, training):
+        cases = [replace(case, label_values=(0, 1)) for case in training]
+        return opened(self, cases)
+
+    monkeypatch.setattr(Segmentation, "untaught", without_bright)
+    selfvox.finetune(shapes_store, out=tmp_path / "run", encoder="none", steps=1, **small)
+    printed = capsys.readouterr().err
+    assert "warning: no training scan has the class bright, which cannot be learnt" in printed
+    assert "has the class dark" not in printed

@@ -13,7 +13,13 @@ from selfvox.models.encoder import Encoder
 from selfvox.ops.outcome import Outcome
 from selfvox.runs.device import make_fabric
 from selfvox.runs.run_folder import open_run, read_metrics
-from selfvox.training.monitor import AT_CHANCE_STEP, CROPS, TrainingMonitor, overlapping_views
+from selfvox.training.monitor import (
+    AT_CHANCE_STEP,
+    CROPS,
+    PROBES,
+    TrainingMonitor,
+    overlapping_views,
+)
 
 CROP = (16, 16, 16)
 
@@ -200,3 +206,14 @@ def test_a_run_writes_its_health_and_no_alarm(shapes_store, tmp_path, small):
         assert 1 <= line["health/rank"] <= CROPS
         assert line["health/reached"] == 1
     assert "warned" not in json.loads((run / "run.json").read_text())
+
+
+@pytest.mark.parametrize("steps", [1, 7, 10, 499, 1003])
+def test_the_probe_runs_at_most_as_often_as_its_help_says(views, tmp_path, steps):
+    settings = selfvox.pretrain.settings(scans="s", out=tmp_path / "run")
+    with open_run(tmp_path / "run", settings, resume=True) as run:
+        watching = TrainingMonitor(run, make_fabric("cpu", 1, "fp32"), fresh(), views, steps)
+    every = watching.probe_every
+    probed = [step for step in range(1, steps + 1) if step % every == 0 or step == steps]
+    assert 1 <= len(probed) <= PROBES
+    assert probed[-1] == steps

@@ -78,7 +78,8 @@ def finetune(
     """
     launch = None if is_alone else find_launch()
     # DDP has to look for layers without a gradient, which those of a frozen encoder are
-    is_frozen_first = settings.freeze != "never" and settings.encoder != "none"
+    is_pretrained = settings.encoder != "none"
+    is_frozen_first = settings.freeze == "always" or (is_pretrained and settings.freeze != "never")
     fabric = make_fabric(
         settings.device, settings.devices, settings.precision, launch, partial=is_frozen_first
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
@@ -98,10 +99,10 @@ def choose_pairs(
         seed: of the order of the unlabelled scans.
     """
     order = np.random.default_rng((seed, 3)).permutation(len(unlabelled))
+    # after as many pairs both kinds are back at the first, and one of them is shifted by one
+    period = math.lcm(len(labelled), len(unlabelled))
     pairs = []
     for number in range(min(most, len(labelled) * len(unlabelled))):
-        turn, place = divmod(number, len(unlabelled))
-        # each turn shifts the partners by one, so that no pair comes twice
-        moving = labelled[(place + turn) % len(labelled)]
-        pairs.append((moving, unlabelled[order[place]]))
+        place = (number + number // period) % len(unlabelled)
+        pairs.append((labelled[number % len(labelled)], unlabelled[order[place]]))
     return pairs

@@ -51,6 +51,7 @@ class PairJob:
             register.SETTINGS,
             str([round(strength, 6) for strength in self.strengths]),
             str(self.fixed.has_label),
+            str(self.classes),
             *(
                 case.sha256[kind]
                 for case in (self.moving, self.fixed)

@@ -12,7 +12,7 @@ from torch import nn
 from selfvox.data.preparation.store import Store
 from selfvox.data.preparation.stored_case import StoredCase, subject_grades
 from selfvox.data.sampling.whole_scans import WholeScans
-from selfvox.errors import DataError
+from selfvox.errors import DataError, UsageError
 from selfvox.models.classifier import Classifier, decide_class
 from selfvox.models.encoder import Encoder
 from selfvox.ops.metrics import auc_per_class, confusion, kappa, nan_mean, recalls
@@ -21,6 +21,7 @@ from selfvox.runs.device import Fabric
 from selfvox.settings.verbs import Finetune
 from selfvox.training.downstream import Validation
 from selfvox.training.dropout import TrainingDropout
+from selfvox.training.mirror import axis_names, check_sides
 from selfvox.training.whole_scan_task import WholeScanObjective, WholeScanTask
 
 
@@ -39,12 +40,18 @@ class Classification(WholeScanTask):
             )
         declared = store.classes or {}
         self.names = tuple(declared.get(grade, str(grade)) for grade in self.classes)
+        check_sides(self.augmentation.mirror, axis_names(len(store.cases[0].shape)), self.names)
         self.ordinal = settings.ordinal
         self.balance = settings.balance
         self.score = "kappa" if self.ordinal else "balanced_accuracy"
 
     def usable(self, case: StoredCase) -> bool:  # noqa: D102
         return case.grade is not None
+
+    def untaught(self, training: Sequence[StoredCase]) -> list[str]:  # noqa: D102
+        seen = {case.grade for case in training}
+        pairs = zip(self.classes, self.names, strict=True)
+        return [name for grade, name in pairs if grade not in seen]
 
     def strata(self, cases: Sequence[StoredCase]) -> dict[str, int]:  # noqa: D102
         return subject_grades(cases)
@@ -68,6 +75,11 @@ class Classification(WholeScanTask):
     ) -> WholeScanObjective:
         assert isinstance(network, Classifier)
         numbers = list(self._class_numbers(training).values())
+        if len(set(numbers)) < 2:
+            raise UsageError(
+                f"labels: all {len(numbers)} training scans have the class "
+                f"{self.names[numbers[0]]}, so that nothing can be learnt; use more of them"
+            )
         # the untrained network predicts the frequencies that it will be trained on
         counts = [numbers.count(number) for number in range(len(self.classes))]
         # balanced batches show all classes equally often

@@ -32,12 +32,13 @@ class DamagedScans:
         """
         case = text.partition(": ")[0]
         damaged = self.run.record.get("damaged_scans", [])
-        if case in damaged:
-            return
-        echo(f"{text}; left out where it is damaged")
-        self.run.note(damaged_scans=[*damaged, case])
-        if len(damaged) == self.limit:
+        if case not in damaged:
+            echo(f"{text}; left out where it is damaged")
+            damaged = [*damaged, case]
+            self.run.note(damaged_scans=damaged)
+        # also of a run that is resumed without a repair
+        if len(damaged) > self.limit:
             raise DataError(
-                f"{self.run.path}: {len(damaged) + 1} damaged scans, and at most {self.limit} may "
+                f"{self.run.path}: {len(damaged)} damaged scans, and at most {self.limit} may "
                 f"be left out; the last is {text}"
             )

@@ -43,6 +43,10 @@ class DownstreamTask(ABC):
     def usable(self, case: StoredCase) -> bool:
         """Whether the case has the truth that this task learns from."""
 
+    def untaught(self, training: Sequence[StoredCase]) -> list[str]:
+        """The names of the classes that no training case has."""
+        return []
+
     @abstractmethod
     def strata(self, cases: Sequence[StoredCase]) -> dict[str, int]:
         """A class by subject, to stratify the split by; empty where subjects have no class."""

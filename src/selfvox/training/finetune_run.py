@@ -283,6 +283,8 @@ def _describe(task: DownstreamTask, job: FinetuneJob, built: FinetuneNetwork) ->
             f"strong augmentation needs {STRONG_STEPS} steps or more: with {built.steps}, "
             "--augment light is as good or better"
         )
+    for name in task.untaught(job.training):
+        echo(f"warning: no training scan has the class {name}, which cannot be learnt; add one")
     if not job.validation:
         subjects = {case.subject for case in job.training}
         remedy = "; with --folds, each validates once" if len(subjects) > 1 else ""

@@ -17,8 +17,10 @@ Lines = list[dict[str, Any]]
 DrawPanel = Callable[["Axes", Lines], None]
 
 CHANCE_STYLE: dict[str, Any] = {"color": "black", "linestyle": "--", "linewidth": 1}
-# scores of validation, where whole scans are classified
+# scores of validation, where whole scans are classified, or a number is predicted of them too
 CLASSIFICATION_SCORES = ("kappa", "accuracy", "balanced_accuracy", "auc")
+WHOLE_SCAN_SCORES = (*CLASSIFICATION_SCORES, "skill")
+CAN_BE_NEGATIVE = ("kappa", "skill", "explained")
 FEW_POINTS = 50  # a curve of fewer points marks each
 
 
@@ -77,9 +79,14 @@ def _draw_loss(axes: Axes, lines: Lines) -> None:
 def _draw_scores(axes: Axes, lines: Lines) -> None:
     """The scores of the task with their chance levels, or the scores of validation."""
     axes.set_ylabel("score")
-    # kappa alone can be negative
-    lowest = min((line["kappa"] for line in lines if "kappa" in line), default=0)
-    axes.set_ylim(min(0, lowest), 1)
+    negative = [
+        value
+        for line in lines
+        for name, value in line.items()
+        if name in CAN_BE_NEGATIVE or name.endswith("/explained")
+    ]
+    # below -1 a score says no more than that it is bad
+    axes.set_ylim(max(-1, min([0, *negative])), 1)
     with_chance = list(dict.fromkeys(name for line in lines for name in chance_scores(line)))
     for number, name in enumerate(with_chance):
         color = f"C{number}"
@@ -90,8 +97,8 @@ def _draw_scores(axes: Axes, lines: Lines) -> None:
         label = "chance" if len(with_chance) == 1 else None
         axes.plot([line["step"] for line in scored], chance, label=label, **style)
     for name in _metric_names(lines):
-        is_class_score = name in CLASSIFICATION_SCORES and name not in with_chance
-        if name.startswith("dice") or is_class_score:
+        is_score = name in WHOLE_SCAN_SCORES and name not in with_chance
+        if name.startswith("dice") or is_score:
             _plot(axes, lines, name)
     if axes.get_legend_handles_labels()[0]:
         axes.legend(loc="best", title="dashed: chance" if len(with_chance) > 1 else None)

@@ -168,8 +168,13 @@ def train(
                     read_outcomes()
             if forecast is not None:
                 forecast.add(step, time.monotonic() - began)
-            with log.paused(), watch.busy():
-                extra = dict(hooks.after_step(step))
+            try:
+                with log.paused(), watch.busy():
+                    extra = dict(hooks.after_step(step))
+            except (DataError, ResourceError) as error:
+                # of a scan that validates or probes
+                read_outcomes()
+                raise saver.save_after(error, Position(step, skips.total, stepper.parts)) from error
             if extra or is_logged:
                 read_outcomes()
                 line = log.flush(plan.rates_at(step - 1), skips.total) | extra

@@ -96,7 +96,7 @@ class TrainingMonitor:
         interval -= interval % LOG_EVERY
         self.every = max(MIN_INTERVAL, interval)
         self.probe = probe
-        self.probe_every = max(1, steps // PROBES)
+        self.probe_every = math.ceil(steps / PROBES)
         self.recent: defaultdict[str, deque[Score]] = defaultdict(lambda: deque(maxlen=RECENT))
         self.spreads: defaultdict[str, deque[float]] = defaultdict(lambda: deque(maxlen=RECENT))
         # share of the parameters with a gradient, at the steps where that is measured

@@ -176,7 +176,7 @@ class PretrainPlan:
         )
         echo(
             f"{len(self.cases)} scans, crops of {_edges(self.crop)} voxels, "
-            f"{self.training.batch} a step"
+            f"{self.voxels_per_step // math.prod(self.crop)} a step"
         )
         self._describe_pairs()
         settings = self.settings

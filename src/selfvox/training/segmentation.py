@@ -22,6 +22,7 @@ from selfvox.ops.metrics import dice_per_class
 from selfvox.ops.regions import (
     REGIONS_EXAMPLE,
     Regions,
+    check_region_names,
     check_regions,
     decode_regions,
     membership_matrix,
@@ -100,6 +101,10 @@ class Segmentation(DownstreamTask):
 
     def usable(self, case: StoredCase) -> bool:  # noqa: D102
         return case.has_label
+
+    def untaught(self, training: Sequence[StoredCase]) -> list[str]:  # noqa: D102
+        seen = {value for case in training for value in case.label_values}
+        return [name for value, name in self.classes.items() if value and value not in seen]
 
     def strata(self, cases: Sequence[StoredCase]) -> dict[str, int]:  # noqa: D102
         return {}
@@ -271,6 +276,7 @@ def _regions(store: Store, settings: Finetune, classes: Mapping[int, str]) -> Re
     else:
         regions = parse_regions(settings.regions)
         check_regions(regions, classes)
+    check_region_names(regions, classes)
     if settings.train_on == "regions" and not regions:
         raise UsageError(
             f"train_on: {store.path} declares no regions; give them with "

@@ -118,7 +118,16 @@ def time_training(
     module, optimizer = fabric.setup(objective, optimizer)
     log = TrainingLog(plan.batch)
     with contextlib.closing(training_batches(fabric, data, plan, 0)) as batches:
-        stepper = Stepper(fabric, module, optimizer, plan, batches, log, lambda step, outcome: None)
+        stepper = Stepper(
+            fabric,
+            module,
+            optimizer,
+            plan,
+            batches,
+            log,
+            lambda step, outcome: None,
+            min_batch=objective.min_batch,
+        )
         for step in range(warm_up):
             stepper.take(step)
 

@@ -87,7 +87,10 @@ class Finetune(PreparationSettings):
         AtLeastOne,
     ] = None
     epochs: Annotated[
-        float | None, "passes over the labelled training scans, instead of --steps", Positive
+        float | None,
+        "passes over the labelled training scans, instead of --steps; of copies and "
+        "pseudo-labels, as if all crops were of labelled scans",
+        Positive,
     ] = None
     minutes: Minutes = None
     batch: Annotated[int, "crops per step and device", AtLeastOne] = 2
@@ -122,15 +125,15 @@ class Finetune(PreparationSettings):
         Literal["none", "light", "strong"] | None,
         "how much training scans are varied: light (small rotations and zooms, contrast, "
         "brightness, noise) or strong (larger ones, also gamma, blur and low resolution), which "
-        "needs 1000 steps or more; default: strong to segment, light to classify",
+        "needs 1000 steps or more; default: strong to segment, else light",
         TRAINING,
     ] = None
     mirror: Annotated[
         tuple[str, ...] | None,
         f"axes along which half of the training scans are mirrored: none, all, or some of "
         f"{', '.join(MIRRORS)}, separated by commas; right where a mirrored scan could be a real "
-        "one, wrong for left-right if classes tell left from right; default: all to classify, "
-        "unless with --augment none, else none",
+        "one, wrong for left-right if classes tell left from right; default: none to "
+        "segment or with --augment none, else all",
         TRAINING,
     ] = None
     first_conv: Annotated[

@@ -65,7 +65,7 @@ class Pretrain(PreparationSettings):
     ] = None
     epochs: Annotated[float | None, "passes over the scans, instead of --steps", Positive] = None
     minutes: Minutes = None
-    batch: Annotated[int, "images per step and device", AtLeastOne] = 8
+    batch: Annotated[int, "images per batch and device", AtLeastOne] = 8
     crop: Annotated[
         CropEdges | None, "size of the crops in voxels, such as 64,64,64; default: from the scans"
     ] = None
