@@ -178,7 +178,7 @@ def pretrain(
         epochs: passes over the scans, instead of `steps`.
         minutes: train for about so many minutes, instead of `steps`: a few steps are timed, and
             the number that fits is recorded in the run.
-        batch: images per step and device.
+        batch: images per batch and device.
         crop: size of the crops in voxels, such as (64, 64, 64); default: from the scans.
         slices: train in 2D on these slices of the volumes; default: train on the volumes.
         probe: labelled scans, or a store of such, for a linear and a nearest-neighbour probe of
@@ -295,7 +295,8 @@ def finetune(
             ....
         steps: optimiser steps; default, unless `epochs` is given: by the voxels of the labelled
             scans, fewer on a CPU.
-        epochs: passes over the labelled training scans, instead of `steps`.
+        epochs: passes over the labelled training scans, instead of `steps`; of copies and
+            pseudo-labels, as if all crops were of labelled scans.
         minutes: train for about so many minutes, instead of `steps`: a few steps are timed, and
             the number that fits is recorded in the run.
         batch: crops per step and device.
@@ -329,11 +330,11 @@ def finetune(
         scheduler: address of a dask.distributed scheduler; its workers prepare the scans.
         augment: how much training scans are varied: light (small rotations and zooms, contrast,
             brightness, noise) or strong (larger ones, also gamma, blur and low resolution),
-            which needs 1000 steps or more; default: strong to segment, light to classify.
+            which needs 1000 steps or more; default: strong to segment, else light.
         mirror: axes along which half of the training scans are mirrored: none, all, or some of
             left-right, front-back, up-down, separated by commas; right where a mirrored scan
             could be a real one, wrong for left-right if classes tell left from right; default:
-            all to classify, unless with augment="none", else none.
+            none to segment or with augment="none", else all.
         first_conv: how to adapt the first convolution to scans of other channels than the
             encoder's: weights averaged, repeated or random; default: refuse such scans.
         freeze: when the pre-trained encoder is frozen: in the first steps, always, never, or

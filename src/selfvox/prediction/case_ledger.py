@@ -27,6 +27,7 @@ class CaseRecord:
     work: dict[str, Any] | None = None
     trained_on: bool = False
     distance: float | None = None
+    unlike: bool = False
 
 
 def read_ledger(folder: Path) -> dict[str, dict[str, Any]]:
