@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import textwrap
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -21,6 +22,7 @@ from selfvox.studies.results import Result, labels_text
 STYLE = Path(__file__).parent / "figures.mplstyle"
 GREY = "0.35"
 LEGEND_ROW = 0.2  # inches
+LABEL_WIDTH = 46  # characters along the height of a panel
 Rows = Sequence[Mapping[str, Any]]
 Looks = Mapping[str, dict[str, Any]]  # by method: arguments of `Axes.plot`
 
@@ -94,7 +96,8 @@ def make_panels(count: int, score: str) -> tuple[Figure, list[Axes]]:
     for axes in grid[count:]:
         axes.set_visible(False)
     for axes in grid[:count:columns]:
-        axes.set_ylabel(score)
+        # a longer line than a panel is high would be cut off
+        axes.set_ylabel(textwrap.fill(score, LABEL_WIDTH))
     return figure, list(grid[:count])
 
 

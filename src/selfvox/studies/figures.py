@@ -190,7 +190,9 @@ def _differences(rows: Rows, looks: Looks, kind: str) -> Figure | None:
     methods = [method for method in looks if any(row["method"] == method for row in compared)]
     counts = sorted({row["labels"] for row in compared})
     texts = {row["labels"]: labels_of(row) for row in rows}
-    figure, panels = make_panels(len(names), f"{_title(rows[0]['score'])} {kind}, 95 %")
+    figure, panels = make_panels(
+        len(names), f"{_title(rows[0]['score'])} {kind}, 95\N{NO-BREAK SPACE}%"
+    )
     for axes, name in zip(panels, names, strict=True):
         axes.axhline(0, color="black", linewidth=1)
         for number, method in enumerate(methods):
