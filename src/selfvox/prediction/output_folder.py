@@ -249,17 +249,15 @@ class OutputFolder:
 
     def _compared(self, key: str) -> dict[str, Mapping[str, Any]]:
         """The entry `key` of each record that has it, with how its scan compares."""
-        distances = self._recorded("distance")
-        notes = self._recorded("notes")
-        unlike = self._recorded("unlike")
         return {
             case: {
-                **entry,
-                "distance": distances.get(case),
-                "notes": notes.get(case, ()),
-                "unlike": case in unlike,
+                **record[key],
+                "distance": record.get("distance"),
+                "notes": record.get("notes", ()),
+                "unlike": record.get("unlike", False),
             }
-            for case, entry in self._recorded(key).items()
+            for case, record in self.records().items()
+            if key in record
         }
 
     def _check_card(self, card: Mapping[str, Any]) -> None:
