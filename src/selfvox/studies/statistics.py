@@ -39,15 +39,12 @@ def pair_runs(group: Sequence[Result], twins: Sequence[Result]) -> list[tuple[Re
     pairs = []
     for result in group:
         for twin in twins:
-            seeds = (result.pretrain_seed, twin.pretrain_seed)
-            agree = None in seeds or len(set(seeds)) == 1
-            is_scored_alike = bool(set(result.cases()) & set(twin.cases()))
-            if twin.seed != result.seed or not agree or not is_scored_alike:
+            # the pre-training that both belong to
+            own = twin.pretrain_seed if result.pretrain_seed is None else result.pretrain_seed
+            if (twin.seed, twin.pretrain_seed) not in ((result.seed, own), (result.seed, None)):
                 continue
-            if result.pretrain_seed is None:
-                pairs.append((replace(result, pretrain_seed=twin.pretrain_seed), twin))
-            else:
-                pairs.append((result, twin))
+            if set(result.cases()) & set(twin.cases()):
+                pairs.append((replace(result, pretrain_seed=own), twin))
     return pairs
 
 
